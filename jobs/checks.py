@@ -1,0 +1,119 @@
+"""What a field of a fetch may hold. Each check raises InvalidFetchError naming the field."""
+
+import re
+from collections.abc import Mapping
+
+from jobs.errors import InvalidFetchError
+from jobs.urls import UrlError, parse_url
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+BODYLESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+MAX_HEADER_BYTES = 16 * 1024
+MAX_DEST_BYTES = 1024
+MAX_DEST_PART_BYTES = 255
+
+# Fields of the connection or of the message's framing are ours (RFC 9110 §7.6.1, RFC 9112 §6).
+RESERVED_HEADERS = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5: no CR, LF, NUL
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def url(value: str) -> str:
+    """The URL in canonical form."""
+    try:
+        return parse_url(value).text
+    except UrlError as error:
+        raise InvalidFetchError(f"url: {error}") from None
+
+
+def method(value: str) -> str:
+    """The method in upper case."""
+    if value.upper() not in METHODS:
+        raise InvalidFetchError(f"method: {value!r} is not one of {', '.join(sorted(METHODS))}")
+    return value.upper()
+
+
+def headers(value: Mapping[str, str]) -> None:
+    """Names are tokens, values hold no line break, none belongs to the connection."""
+    for name, text in value.items():
+        _header(name, text)
+    size = sum(len(name) + len(text) + 4 for name, text in value.items())
+    if size > MAX_HEADER_BYTES:
+        raise InvalidFetchError(f"headers: {size} bytes are more than {MAX_HEADER_BYTES}")
+
+
+def _header(name: str, text: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        raise InvalidFetchError(f"headers: {name!r} is not a header name")
+    if not _FIELD_VALUE.fullmatch(text):
+        raise InvalidFetchError(
+            f"headers: the value of {name} holds a line break, a control or a non-Latin-1 character"
+        )
+    if name.lower() in RESERVED_HEADERS or name.lower().startswith("proxy-"):
+        raise InvalidFetchError(f"headers: {name} belongs to the connection; leave it out")
+
+
+def body(value: str, with_method: str) -> None:
+    """Only methods that carry content have a body."""
+    if with_method in BODYLESS_METHODS:
+        raise InvalidFetchError(f"body: {with_method} carries none; leave it out or use POST")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise InvalidFetchError("body: holds half a surrogate pair, which is not text")
+
+
+def dest(value: str) -> None:
+    """A relative path of plain names: it can name nothing outside the out folder."""
+    if value.startswith("/"):
+        raise InvalidFetchError(f"dest: {value!r} is absolute; give a path relative to the out folder")
+    if "\\" in value or _CONTROL.search(value):
+        raise InvalidFetchError("dest: holds a backslash or a control character")
+    if len(value.encode(errors="replace")) > MAX_DEST_BYTES:
+        raise InvalidFetchError(f"dest: is longer than {MAX_DEST_BYTES} bytes")
+    for part in value.split("/"):
+        _dest_part(part, value)
+
+
+def _dest_part(part: str, value: str) -> None:
+    if part == "..":
+        raise InvalidFetchError(f"dest: {value!r} climbs out of the out folder")
+    if part in {"", "."}:
+        raise InvalidFetchError(f"dest: {value!r} has an empty part; use names joined by single /")
+    if part.startswith(".fetchfleet"):
+        raise InvalidFetchError(f"dest: {part!r} is a name the workers keep for themselves")
+    if len(part.encode(errors="replace")) > MAX_DEST_PART_BYTES:
+        raise InvalidFetchError(f"dest: a name is longer than {MAX_DEST_PART_BYTES} bytes")
+
+
+def sha256(value: str) -> str:
+    """The digest in lower case."""
+    if not _SHA256.fullmatch(value):
+        raise InvalidFetchError("sha256: is not 64 hex digits")
+    return value.lower()
+
+
+def max_bytes(value: int) -> None:
+    """At least one byte."""
+    if value < 1:
+        raise InvalidFetchError(f"max_bytes: {value} is less than 1")
+
+
+def deadline(value_s: float, most_s: float) -> None:
+    """More than nothing, and not so far off that a batch would never end."""
+    if not 0 < value_s <= most_s:
+        raise InvalidFetchError(f"deadline_s: {value_s} is not within 0 (exclusive) and {most_s:.0f}")

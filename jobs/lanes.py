@@ -1,0 +1,9 @@
+"""Which lane a fetch belongs to: the one of its host."""
+
+
+def lane_of_url(canonical_url: str) -> str:
+    """The lane of a URL in canonical form (jobs.urls): its host, an IPv6 address without brackets."""
+    authority = canonical_url.split("/", 3)[2]
+    if authority.startswith("["):
+        return authority[1 : authority.index("]")]
+    return authority.partition(":")[0]

@@ -1,0 +1,53 @@
+-- Shared by every script; put in front of each when it is loaded.
+-- A lane's hash (jobs/keys.py, lane): state is idle (or absent), scheduled or held.
+
+local FETCH_ID_CHARS = 25
+local DEADLINE_CHARS = 13
+local HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
+
+-- Redis's clock is the only one that counts: workers' and producers' clocks may be wrong.
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function int(n)
+  return string.format('%.0f', n)
+end
+
+local function id_of(element)
+  return string.sub(element, 1, FETCH_ID_CHARS)
+end
+
+local function deadline_of(element)
+  return tonumber(string.sub(element, FETCH_ID_CHARS + 1, HEAD_CHARS)) or 0
+end
+
+-- Only the owner with the current token may change a held lane.
+local function fenced(lane_key, token)
+  local lane = redis.call('HMGET', lane_key, 'state', 'token')
+  return lane[1] == 'held' and lane[2] == token
+end
+
+-- Makes the lane due at due_ms under a new generation; a hand-off of an older one is ignored.
+local function schedule(lane_key, attention_key, serial_key, name, due_ms, grace_ms)
+  local generation = redis.call('INCR', serial_key)
+  redis.call('HSET', lane_key, 'state', 'scheduled', 'generation', generation, 'due_ms', int(due_ms))
+  redis.call('HDEL', lane_key, 'owner', 'token')
+  redis.call('PERSIST', lane_key)
+  redis.call('ZADD', attention_key, int(due_ms + grace_ms), name)
+  return generation
+end
+
+-- After fetches were added: {generation, ms until due} if the lane must be woken, else nil.
+-- A lane that cools down is woken for the earliest deadline, so that no fetch outlives its own.
+local function wake_for_new(lane_key, attention_key, serial_key, name, deadline_ms, now, grace_ms)
+  local lane = redis.call('HMGET', lane_key, 'state', 'due_ms', 'shut_until_ms')
+  if lane[1] == 'held' then return nil end
+  local shut_until = tonumber(lane[3]) or 0
+  local due = now
+  if shut_until > now then due = math.max(now, math.min(shut_until, deadline_ms)) end
+  if lane[1] == 'scheduled' and tonumber(lane[2]) <= due then return nil end
+  return {schedule(lane_key, attention_key, serial_key, name, due, grace_ms), due - now}
+end
+

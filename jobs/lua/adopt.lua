@@ -1,0 +1,7 @@
+-- Rewrites claimed elements, whose ledgers the new owner has brought up to date.
+-- KEYS: lane, claimed
+-- ARGV: token, elements
+-- Returns 1, or 0 to a stale owner.
+if not fenced(KEYS[1], ARGV[1]) then return 0 end
+for i = 2, #ARGV do redis.call('HSET', KEYS[2], id_of(ARGV[i]), ARGV[i]) end
+return 1

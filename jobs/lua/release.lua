@@ -1,0 +1,47 @@
+-- held → scheduled when there is more to do, else idle. Whatever is still claimed goes to the front.
+-- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial
+-- ARGV: token, lane name, shut until (Unix ms, 0 for open), why, the gate's state, gate TTL ms,
+--       grace ms, then elements of claimed fetches whose ledgers have changed
+-- Returns {1} when idle, {1, generation, ms until due} when scheduled; {} to a stale owner.
+if not fenced(KEYS[1], ARGV[1]) then return {} end
+local name, shut_until, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
+local now = now_ms()
+
+for i = 8, #ARGV do
+  local id = id_of(ARGV[i])
+  if redis.call('HEXISTS', KEYS[2], id) == 1 then redis.call('HSET', KEYS[2], id, ARGV[i]) end
+end
+local returned = redis.call('HVALS', KEYS[2])
+table.sort(returned, function(a, b) return a > b end)
+for _, element in ipairs(returned) do redis.call('LPUSH', KEYS[4], element) end
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[1], 'gate', ARGV[5], 'shut_until_ms', int(shut_until), 'why', ARGV[4])
+
+local next_retry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+local waits, earliest_deadline = false, math.huge
+for i = 4, 7 do
+  local head = redis.call('LINDEX', KEYS[i], 0)
+  if head then
+    waits = true
+    earliest_deadline = math.min(earliest_deadline, deadline_of(head))
+  end
+end
+
+if not waits and not next_retry then
+  redis.call('HSET', KEYS[1], 'state', 'idle')
+  redis.call('HDEL', KEYS[1], 'owner', 'token')
+  redis.call('PEXPIRE', KEYS[1], ARGV[6])
+  redis.call('ZREM', KEYS[8], name)
+  return {1}
+end
+
+local due = waits and now or tonumber(next_retry)
+if shut_until > now then
+  for _, element in ipairs(redis.call('ZRANGE', KEYS[3], 0, 999)) do
+    earliest_deadline = math.min(earliest_deadline, deadline_of(element))
+  end
+  due = math.min(math.max(due, shut_until), earliest_deadline)
+end
+due = math.max(due, now)
+local generation = schedule(KEYS[1], KEYS[8], KEYS[9], name, due, grace)
+return {1, generation, due - now}

@@ -1,0 +1,13 @@
+-- Prolongs the leases of many lanes in one call.
+-- KEYS: attention, lanes
+-- ARGV: lease ms, then for each lane: name, token
+-- Returns now, then 1 or 0 for each lane: 0 when it is no longer this owner's.
+local now = now_ms()
+local reply = {now}
+for i = 2, #KEYS do
+  local name, token = ARGV[2 * i - 2], ARGV[2 * i - 1]
+  local held = fenced(KEYS[i], token)
+  if held then redis.call('ZADD', KEYS[1], int(now + ARGV[1]), name) end
+  reply[#reply + 1] = held and 1 or 0
+end
+return reply

@@ -1,0 +1,18 @@
+-- scheduled → held: gives the lane to a worker, under a new token and a lease.
+-- KEYS: lane, claimed, attention, serial
+-- ARGV: lane name, generation, owner, lease ms
+-- Returns {'taken', token, now, gate, element …}: the elements are what a dead owner had claimed;
+-- {'early', ms until due}; or {'stale'} when this hand-off is no longer the lane's current one.
+local EARLY_ALLOWED_MS = 50
+local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate')
+if lane[1] ~= 'scheduled' or lane[2] ~= ARGV[2] then return {'stale'} end
+local now = now_ms()
+local early = tonumber(lane[3]) - now
+if early > EARLY_ALLOWED_MS then return {'early', early} end
+
+local token = redis.call('INCR', KEYS[4])
+redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', token)
+redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
+local reply = {'taken', token, now, lane[4] or ''}
+for _, element in ipairs(redis.call('HVALS', KEYS[2])) do reply[#reply + 1] = element end
+return reply

@@ -1,0 +1,187 @@
+"""The contract: what a producer asks for (Fetch) and what it gets back (Result).
+
+Both are JSON on the wire and checked whenever they are made or decoded, so that a Fetch that
+exists is a Fetch that may be sent.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from jobs import checks
+from jobs.errors import InvalidFetchError
+
+MAX_MESSAGE_BYTES = 1 << 20
+DEFAULT_DEADLINE_S = 24 * 3600.0
+MAX_DEADLINE_S = 7 * 24 * 3600.0
+
+
+class Outcome(StrEnum):
+    """How a fetch ended; closed."""
+
+    STORED = "stored"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Reason(StrEnum):
+    """Why a fetch failed; closed. jobs/README.md says what each asks of the caller."""
+
+    BAD_DEST = "bad_dest"
+    CONNECT = "connect"
+    CONNECT_TIMEOUT = "connect_timeout"
+    DEADLINE = "deadline"
+    DIGEST_MISMATCH = "digest_mismatch"
+    DISK = "disk"
+    DNS = "dns"
+    EGRESS_REFUSED = "egress_refused"
+    HTTP_STATUS = "http_status"
+    INTERNAL = "internal"
+    INVALID = "invalid"
+    POISON = "poison"
+    POOL_TIMEOUT = "pool_timeout"
+    PROTOCOL = "protocol"
+    READ = "read"
+    READ_TIMEOUT = "read_timeout"
+    REDIRECT_REFUSED = "redirect_refused"
+    THROTTLED = "throttled"
+    TLS = "tls"
+    TOO_LARGE = "too_large"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    TOTAL_TIMEOUT = "total_timeout"
+    TRUNCATED = "truncated"
+    WRITE = "write"
+    WRITE_TIMEOUT = "write_timeout"
+
+
+class Priority(StrEnum):
+    """Which of a lane's fetches go first; within one priority, first come first served."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One request and where its body goes.
+
+    url: http or https, without user and password; kept in canonical form.
+    method: GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.
+    headers: sent as given; not those that belong to the connection (Host, Content-Length, …).
+    body: text sent as UTF-8; not with GET, HEAD or OPTIONS.
+    dest: a relative path inside the workers' out folder; without it the name comes from the id.
+    sha256: 64 hex digits that the body must have.
+    max_bytes: a larger body fails with `too_large`.
+    priority: high, normal or low.
+    deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
+    meta: any JSON; comes back in the result, is never sent.
+
+    Raises InvalidFetchError, which names the field.
+    """
+
+    url: str
+    method: str = "GET"
+    headers: dict[str, str] = {}
+    body: str | None = None
+    dest: str | None = None
+    sha256: str | None = None
+    max_bytes: int | None = None
+    priority: Priority = Priority.NORMAL
+    deadline_s: float | None = None
+    meta: Any = None
+
+    def __post_init__(self) -> None:
+        """Check every field; put the URL, the method and the digest into canonical form."""
+        msgspec.structs.force_setattr(self, "url", checks.url(self.url))
+        if self.method != "GET":
+            msgspec.structs.force_setattr(self, "method", checks.method(self.method))
+        if self.headers:
+            checks.headers(self.headers)
+        if self.body is not None:
+            checks.body(self.body, self.method)
+        if self.dest is not None:
+            checks.dest(self.dest)
+        if self.sha256 is not None:
+            msgspec.structs.force_setattr(self, "sha256", checks.sha256(self.sha256))
+        if self.max_bytes is not None:
+            checks.max_bytes(self.max_bytes)
+        if self.deadline_s is not None:
+            checks.deadline(self.deadline_s, MAX_DEADLINE_S)
+
+    @property
+    def deadline_ms(self) -> int:
+        """How long this fetch may take from submit to its end, in ms."""
+        return int((self.deadline_s or DEFAULT_DEADLINE_S) * 1000)
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of a fetch went, in ms; null where it never came so far.
+
+    queue_ms: from submit to the start of the last attempt. connect_ms: TCP and TLS of that attempt,
+    0 on a reused connection. ttfb_ms: from the start of that attempt to the head of its answer.
+    total_ms: from submit to the end.
+    """
+
+    queue_ms: float | None = None
+    connect_ms: float | None = None
+    ttfb_ms: float | None = None
+    total_ms: float | None = None
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """How one fetch ended; exactly one is written for each.
+
+    path is relative to the out folder. attempts, throttles and interruptions are three separate
+    ledgers: only attempts are bounded by the policy.
+    """
+
+    id: str
+    url: str
+    outcome: Outcome
+    worker: str
+    final_url: str | None = None
+    reason: Reason | None = None
+    status: int | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    path: str | None = None
+    attempts: int = 0
+    throttles: int = 0
+    interruptions: int = 0
+    timings: Timings = Timings()
+    meta: Any = None
+
+
+_fetch_decoder = msgspec.json.Decoder(Fetch)
+_result_decoder = msgspec.json.Decoder(Result)
+encode = msgspec.json.Encoder().encode
+
+
+def decode_fetch(line: bytes | str) -> Fetch:
+    """One Fetch out of its JSON; raises InvalidFetchError."""
+    if len(line) > MAX_MESSAGE_BYTES:
+        raise InvalidFetchError(f"the fetch has more than {MAX_MESSAGE_BYTES} bytes")
+    try:
+        return _fetch_decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFetchError(str(error)) from None
+
+
+def decode_result(line: bytes) -> Result:
+    """One Result out of its JSON; raises msgspec.DecodeError."""
+    return _result_decoder.decode(line)
+
+
+def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
+    """A Fetch from what producers have at hand: itself, a URL, or the JSON fields as a dict."""
+    if isinstance(item, Fetch):
+        return item
+    if isinstance(item, str):
+        return Fetch(url=item)
+    try:
+        return msgspec.convert(dict(item), Fetch)
+    except msgspec.ValidationError as error:
+        raise InvalidFetchError(str(error)) from None

@@ -1,0 +1,39 @@
+"""Ids and the names made of them.
+
+A batch id is 16 hex digits of chance. A fetch id is its batch's id, a hyphen and the fetch's place
+in the batch as 8 hex digits, so it is unique, sortable, and says where the result will be.
+"""
+
+import re
+
+BATCH_ID_CHARS = 16
+FETCH_ID_CHARS = BATCH_ID_CHARS + 1 + 8
+MAX_BATCH_FETCHES = 16**8
+
+_BATCH_ID = re.compile(r"[0-9a-f]{16}")
+_FETCH_ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
+
+
+def is_batch_id(text: str) -> bool:
+    """Whether text has the form of a batch id."""
+    return _BATCH_ID.fullmatch(text) is not None
+
+
+def is_fetch_id(text: str) -> bool:
+    """Whether text has the form of a fetch id."""
+    return _FETCH_ID.fullmatch(text) is not None
+
+
+def fetch_id(batch_id: str, place: int) -> str:
+    """The id of the fetch at that place (from 0) of the batch."""
+    return f"{batch_id}-{place:08x}"
+
+
+def batch_of(fetch_id: str) -> str:
+    """The id of the batch that a fetch belongs to."""
+    return fetch_id[:BATCH_ID_CHARS]
+
+
+def path_of(fetch_id: str) -> str:
+    """Where a body without a `dest` goes: a folder a batch, in it folders of 256 files each."""
+    return f"{batch_of(fetch_id)}/{fetch_id[-8:-2]}/{fetch_id}"

@@ -1,0 +1,264 @@
+"""The one way a URL enters the fleet: text in, a canonical `FetchUrl` or a `UrlError` out.
+
+What later code may rely on: two spellings of a host are one host, so one lane; every later parser
+reads the same host as this one; nothing in the text can end a request line or a header.
+No socket is opened here: whether an address may be dialled is egress's question, at connect.
+"""
+
+import re
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+from urllib.parse import quote
+
+import idna
+
+MAX_URL_BYTES = 8192
+MAX_HOST_BYTES = 253  # RFC 1035 §2.3.4, without the root's dot
+MAX_PORT = 65535
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# A batch repeats few origins many times. A miss costs microseconds and never changes a result.
+_CACHED_AUTHORITIES = 4096
+# A message goes to logs and terminals: enough of a host to recognise it.
+_SHOWN_CHARS = 80
+
+# Controls (C0, DEL, C1), space, backslash (which browsers read as a slash), lone surrogates.
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\\ud800-\udfff]")
+
+# RFC 3986 §3, narrowed: http or https, no userinfo, a port of ASCII digits.
+_SPLIT = re.compile(
+    r"([Hh][Tt][Tt][Pp][Ss]?)://"
+    r"([^/?#@:\[\]]+|\[[^/?#@\]]*\])"  # host, or [IPv6]
+    r"(?::([0-9]{1,5}))?"  # port
+    r"(/[^?#]*)?"  # path
+    r"(\?[^#]*)?"  # query
+    r"(?:#.*)?"  # fragment, which is never sent
+)
+_AUTHORITY_END = re.compile(r"[/?#]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+# What RFC 3986 §3.3 and §3.4 do not let stand in a path or query, brackets apart (`?ids[]=1` is
+# everywhere and every server takes it), and a `%` that begins no escape.
+_UNSAFE = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]%]|%(?![0-9A-Fa-f]{2})")
+
+# RFC 1123 §2.1, and what resolves in the wild: inner underscores, a hyphen at a label's end.
+_LABEL = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9-])?"
+_PLAIN_HOST = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+_HAS_A_LABEL = re.compile(r"(?:^|\.)xn--")
+# WHATWG URL, "ends in a number checker": such a host is an IPv4 address, or an error.
+_ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+
+
+class UrlError(ValueError):
+    """Says what is wrong with a URL and what to do; never quotes its userinfo, path or query."""
+
+
+class FetchUrl(NamedTuple):
+    """A canonical http or https URL; make one with `parse_url` or `join_url`.
+
+    `text` is what is requested: fragment dropped, default port dropped, path never empty.
+    `host` is lower-case A-labels without the root's dot, or an IP address without brackets.
+    `port` is always filled in.
+    """
+
+    text: str
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def origin(self) -> str:
+        """`scheme://host:port`, the port always written (RFC 6454 §4)."""
+        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+
+
+def parse_url(text: str) -> FetchUrl:
+    """The canonical form of an absolute http(s) URL; parsing its `text` again changes nothing.
+
+    Non-ASCII in the path and query becomes percent-encoded UTF-8, percent-escapes stay as they
+    are, dot segments go (RFC 3986 §6.2.2.3). Raises `UrlError` for everything else.
+    """
+    _refuse_long(text)
+    _refuse_forbidden(text)
+    parts = _SPLIT.fullmatch(text)
+    if parts is None:
+        raise UrlError(_diagnosis(text))
+    raw_scheme, raw_host, raw_port, path, query = parts.groups("")
+    prefix, scheme, host, port = _authority(raw_scheme, raw_host, raw_port)
+    canonical = prefix + _target(path, query)
+    _refuse_long(canonical)
+    return FetchUrl(canonical, scheme, host, port)
+
+
+def join_url(base: FetchUrl, location: str) -> FetchUrl:
+    """Where a redirect from `base` leads (RFC 9110 §10.2.2, RFC 3986 §5.2).
+
+    Servers write raw spaces in a Location; they are percent-encoded, as browsers do. Raises
+    `UrlError` for what is empty, over `MAX_URL_BYTES`, or not http(s) once resolved.
+    """
+    _refuse_long(location)
+    if not location:
+        raise UrlError("the Location is empty; the server must name where to go")
+    reference = location.replace(" ", "%20")
+    _refuse_forbidden(reference)
+    return parse_url(_resolved(base, reference))
+
+
+def same_origin(a: FetchUrl, b: FetchUrl) -> bool:
+    """Whether scheme, host and port are all equal (RFC 6454 §5)."""
+    return a[1:] == b[1:]
+
+
+def lane_of(url: FetchUrl) -> str:
+    """The name of the lane that fetches this URL: its host, whatever the scheme and port."""
+    return url.host
+
+
+def _refuse_long(text: str) -> None:
+    """Characters are counted: canonical text is ASCII, where they are bytes."""
+    if len(text) > MAX_URL_BYTES:
+        raise UrlError(f"longer than {MAX_URL_BYTES} bytes; shorten it or send a body")
+
+
+def _refuse_forbidden(text: str) -> None:
+    found = _FORBIDDEN.search(text)
+    if found is not None:
+        raise UrlError(f"{found[0]!a} at position {found.start()}; percent-encode or remove it")
+
+
+def _diagnosis(text: str) -> str:
+    """What `_SPLIT` could not read in `text`."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() not in DEFAULT_PORTS:
+        return "not an http or https URL; write http://host/path or https://host/path"
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    if "@" in authority:
+        return "a user or password before the host; send an Authorization header instead"
+    if not authority or authority.startswith(":"):
+        return "no host; write http://host/path or https://host/path"
+    if "[" in authority and "]" not in authority:
+        return "a bracket is not closed; write an IPv6 host as [2606:4700::1111]"
+    return f"no host and port in {_shown(authority)}; write host or host:port, port in digits"
+
+
+@lru_cache(maxsize=_CACHED_AUTHORITIES)
+def _authority(raw_scheme: str, raw_host: str, raw_port: str) -> tuple[str, str, str, int]:
+    """Canonical `(scheme://host[:port], scheme, host, port)`."""
+    scheme = raw_scheme.lower()
+    host = _ipv6(raw_host[1:-1]) if raw_host.startswith("[") else _name_or_ipv4(raw_host)
+    default = DEFAULT_PORTS[scheme]
+    port = _port(raw_port) if raw_port else default
+    suffix = "" if port == default else f":{port}"
+    return f"{scheme}://{_bracketed(host)}{suffix}", scheme, host, port
+
+
+def _port(digits: str) -> int:
+    port = int(digits)
+    if not 1 <= port <= MAX_PORT:
+        raise UrlError(f"port {port} does not exist; use 1 to {MAX_PORT}")
+    return port
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _ipv6(inner: str) -> str:
+    """The RFC 5952 text of an IPv6 literal."""
+    if "%" in inner:
+        raise UrlError("an IPv6 zone id; it means something on one machine only, remove it")
+    try:
+        address = IPv6Address(inner)
+    except ValueError:
+        raise UrlError(f"{_shown(inner)} is no IPv6 address; write it as 2606:4700::1111") from None
+    # str() of a mapped address differs between Python 3.12 and 3.13; a lane's name must not.
+    mapped = address.ipv4_mapped
+    return str(address) if mapped is None else f"::ffff:{mapped}"
+
+
+def _name_or_ipv4(raw_host: str) -> str:
+    host = _ascii_host(raw_host)
+    if len(host) > MAX_HOST_BYTES:
+        raise UrlError(f"the host is longer than {MAX_HOST_BYTES} bytes; DNS has no such name")
+    if _PLAIN_HOST.fullmatch(host) is None:
+        raise UrlError(
+            f"host {_shown(host)} is no DNS name; labels are 1 to 63 of a-z 0-9 - _, "
+            "and begin with a letter or digit"
+        )
+    return _ipv4(host) if _ENDS_IN_NUMBER.fullmatch(host) else host
+
+
+def _ascii_host(raw_host: str) -> str:
+    """Lower-case ASCII without the root's dot; A-labels only if they decode (RFC 5891 §5)."""
+    host = raw_host.lower()
+    if not host.isascii() or _HAS_A_LABEL.search(host):
+        host = _idna(host)
+    return host.removesuffix(".")
+
+
+def _idna(host: str) -> str:
+    """UTS 46 mapping: full-width forms, circled digits and ideographic dots become ASCII."""
+    try:
+        return idna.encode(host, uts46=True).decode("ascii")
+    except Exception as error:  # idna raises from several trees, and more in its older releases
+        raise UrlError(f"host {_shown(host)} is no international name; check its spelling") from error
+
+
+def _ipv4(host: str) -> str:
+    """The host itself: `ipaddress` takes dotted decimal without leading zeros and nothing else."""
+    try:
+        IPv4Address(host)
+    except ValueError:
+        raise UrlError(
+            f"host {_shown(host)} is a non-canonical IPv4 address; write a.b.c.d in decimal"
+        ) from None
+    return host
+
+
+def _shown(host: str) -> str:
+    return ascii(host[:_SHOWN_CHARS])
+
+
+def _target(path: str, query: str) -> str:
+    """The request target: path, never empty, and query, in RFC 3986 characters."""
+    if "/." in path:
+        path = _without_dot_segments(path)
+    return _UNSAFE.sub(_percent_encoded, (path or "/") + query)
+
+
+def _percent_encoded(unsafe: re.Match[str]) -> str:
+    return quote(unsafe[0], safe="")
+
+
+def _without_dot_segments(path: str) -> str:
+    """RFC 3986 §5.2.4, for a path that begins with a slash."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in {".", ".."}:
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+def _resolved(base: FetchUrl, reference: str) -> str:
+    """An absolute URL, dot segments still in it (RFC 3986 §5.2.2)."""
+    if _SCHEME.match(reference):
+        return reference
+    if reference.startswith("//"):
+        return f"{base.scheme}:{reference}"
+    root_end = base.text.index("/", len(base.scheme) + len("://"))
+    root, path = base.text[:root_end], base.text[root_end:].partition("?")[0]
+    match reference[0]:
+        case "/":
+            return root + reference
+        case "?":
+            return root + path + reference
+        case "#":
+            return base.text
+        case _:
+            return root + path[: path.rindex("/") + 1] + reference
