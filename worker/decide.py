@@ -1,0 +1,222 @@
+"""What an attempt's outcome means for the fetch. Pure: the clock and chance are arguments.
+
+Three ledgers are kept apart: failures cost an attempt, throttles and interruptions never do. One
+deadline bounds them all.
+"""
+
+import msgspec
+
+from jobs.entry import Entry, Hop
+from jobs.model import Outcome, Reason
+from worker.backoff import full_jitter_s
+from worker.gate.gate import Seen
+from worker.policy import LanePolicy
+
+RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110 §9.2.2
+MAX_CRASHES = 3
+DISK_PAUSE_S = 5.0
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """The body came whole and is at its path."""
+
+    status: int
+    path: str | None
+    size_bytes: int
+    sha256: str | None
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """The host answered, without a body for us. wait_s is what its Retry-After asks for."""
+
+    status: int
+    wait_s: float | None = None
+
+
+class Broke(msgspec.Struct, frozen=True, kw_only=True):
+    """No usable answer came. sent: the request may have reached the host. final: trying again is vain."""
+
+    reason: Reason
+    sent: bool = True
+    final: bool = False
+    status: int | None = None
+    note: str = ""
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """We stopped it ourselves: nobody's fault."""
+
+    reason: Reason | None = None
+    wait_s: float = 0.0
+    note: str = ""
+
+
+class Moved(msgspec.Struct, frozen=True, kw_only=True):
+    """A redirect leads where other limits hold."""
+
+    hop: Hop
+    hops: int
+    status: int
+
+
+Happened = Stored | Answered | Broke | Held | Moved
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """The fetch ends."""
+
+    outcome: Outcome
+    reason: Reason | None = None
+
+
+class Again(msgspec.Struct, frozen=True, kw_only=True):
+    """The fetch waits in its lane; entry holds the ledgers after this attempt."""
+
+    entry: Entry
+    wait_s: float
+    reason: Reason | None
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """The fetch goes on in another lane."""
+
+    entry: Entry
+
+
+Decision = Finish | Again | Transfer
+
+
+def is_throttle(status: int, wait_s: float | None) -> bool:
+    """429 (RFC 6585 §4), or 503 that says when to come back (RFC 9110 §15.6.4)."""
+    return status == 429 or (status == 503 and wait_s is not None)
+
+
+def asks_for_quiet(happened: Happened) -> Answered | None:
+    """The answer, if it is a throttle."""
+    if isinstance(happened, Answered) and is_throttle(happened.status, happened.wait_s):
+        return happened
+    return None
+
+
+def what_it_says_of_the_host(happened: Happened) -> Seen:
+    """Whether the attempt counts for or against the host: a 4xx is an answer, our own faults nothing."""
+    match happened:
+        case Answered(status=status, wait_s=wait_s):
+            failed = status >= 500 and not is_throttle(status, wait_s)
+            return Seen.FAILED if failed else Seen.ANSWERED
+        case Broke(reason=reason):
+            return _BROKEN_SAYS.get(reason, Seen.FAILED)
+        case Held():
+            return Seen.NOTHING
+        case Stored() | Moved():
+            return Seen.ANSWERED
+
+
+_BROKEN_SAYS = {
+    Reason.BAD_DEST: Seen.ANSWERED,
+    Reason.DIGEST_MISMATCH: Seen.ANSWERED,
+    Reason.TOO_LARGE: Seen.ANSWERED,
+    Reason.REDIRECT_REFUSED: Seen.ANSWERED,
+    Reason.TOO_MANY_REDIRECTS: Seen.ANSWERED,
+    Reason.EGRESS_REFUSED: Seen.NOTHING,
+    Reason.INTERNAL: Seen.NOTHING,
+    Reason.POOL_TIMEOUT: Seen.NOTHING,
+}
+
+
+def decide(
+    entry: Entry,
+    happened: Happened,
+    policy: LanePolicy,
+    now_ms: int,
+    shut_until_ms: int,
+    chance: float,
+) -> Decision:
+    """What becomes of the fetch. shut_until_ms: when its lane opens again; chance in [0, 1)."""
+    match happened:
+        case Stored():
+            return Finish(outcome=Outcome.STORED)
+        case Answered(status=304):
+            return Finish(outcome=Outcome.UNCHANGED)
+        case Answered(status=status, wait_s=wait_s) if is_throttle(status, wait_s):
+            return _throttled(entry, now_ms, shut_until_ms)
+        case Answered(status=status) if status in RETRY_STATUSES:
+            return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, chance, may_repeat=may_repeat(entry))
+        case Answered():
+            return Finish(outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS)
+        case Broke(final=True, reason=reason):
+            return Finish(outcome=Outcome.FAILED, reason=reason)
+        case Broke(reason=reason, sent=sent):
+            may = not sent or may_repeat(entry)
+            return _failed(entry, reason, policy, now_ms, chance, may_repeat=may)
+        case Held(reason=reason, wait_s=wait_s):
+            return _interrupted(entry, reason, now_ms, wait_s)
+        case Moved(hop=hop, hops=hops):
+            return Transfer(entry=msgspec.structs.replace(entry, hop=hop, hops=hops))
+
+
+def may_repeat(entry: Entry) -> bool:
+    """Whether its request may reach the host twice: by its method, or by an Idempotency-Key."""
+    request = entry.request
+    keyed = any(name.lower() == "idempotency-key" for name, _ in request.headers)
+    return keyed or request.method in IDEMPOTENT_METHODS
+
+
+def expired(entry: Entry, now_ms: int) -> Finish | None:
+    """The end of a fetch whose deadline has passed, None while there is time."""
+    if now_ms < entry.deadline_ms:
+        return None
+    throttled = entry.last is Reason.THROTTLED
+    return Finish(outcome=Outcome.FAILED, reason=Reason.THROTTLED if throttled else Reason.DEADLINE)
+
+
+def crashed(entry: Entry) -> Entry:
+    """The entry after the worker that had claimed it died."""
+    return msgspec.structs.replace(entry, interruptions=entry.interruptions + 1, crashes=entry.crashes + 1)
+
+
+def interrupted(entry: Entry) -> Entry:
+    """The entry after it was handed back unfinished, which is nobody's fault."""
+    return msgspec.structs.replace(entry, interruptions=entry.interruptions + 1)
+
+
+def poisoned(entry: Entry) -> Finish | None:
+    """The end of a fetch that workers keep dying of."""
+    if entry.crashes < MAX_CRASHES:
+        return None
+    return Finish(outcome=Outcome.FAILED, reason=Reason.POISON)
+
+
+def _failed(
+    entry: Entry,
+    reason: Reason,
+    policy: LanePolicy,
+    now_ms: int,
+    chance: float,
+    *,
+    may_repeat: bool,
+) -> Decision:
+    attempts = entry.attempts + 1
+    if not may_repeat or attempts >= policy.attempts:
+        return Finish(outcome=Outcome.FAILED, reason=reason)
+    wait_s = full_jitter_s(attempts, policy.retry_base_s, policy.retry_cap_s, chance)
+    after = msgspec.structs.replace(entry, attempts=attempts, last=reason, hop=None, hops=0)
+    return _unless_too_late(after, wait_s, reason, now_ms)
+
+
+def _throttled(entry: Entry, now_ms: int, shut_until_ms: int) -> Decision:
+    after = msgspec.structs.replace(entry, throttles=entry.throttles + 1, last=Reason.THROTTLED)
+    wait_s = max(0, shut_until_ms - now_ms) / 1000
+    return _unless_too_late(after, wait_s, Reason.THROTTLED, now_ms)
+
+
+def _interrupted(entry: Entry, reason: Reason | None, now_ms: int, wait_s: float) -> Decision:
+    return _unless_too_late(interrupted(entry), wait_s, reason, now_ms)
+
+
+def _unless_too_late(entry: Entry, wait_s: float, reason: Reason | None, now_ms: int) -> Decision:
+    if now_ms + wait_s * 1000 < entry.deadline_ms:
+        return Again(entry=entry, wait_s=wait_s, reason=reason)
+    late = reason if reason in {Reason.THROTTLED, Reason.DISK} else Reason.DEADLINE
+    return Finish(outcome=Outcome.FAILED, reason=late)

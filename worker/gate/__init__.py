@@ -1,0 +1,1 @@
+"""What protects a host: cool-down, pace, breaker and concurrency of one lane. Pure."""

@@ -1,0 +1,96 @@
+"""The breaker: pybreaker's counting and states, our state and our clock. Pure.
+
+Its own notion of time is never asked: when an open breaker lets a probe through is decided by the
+gate, from open_until_ms.
+"""
+
+from contextlib import suppress
+from datetime import datetime
+
+import pybreaker
+from msgspec.structs import replace
+
+from worker.gate.state import Breaker, GateState
+
+
+class _Failed(Exception):  # noqa: N818 a signal to pybreaker, never seen by anybody else
+    """The host failed."""
+
+
+class _Storage(pybreaker.CircuitBreakerStorage):
+    """What pybreaker reads and writes, for the length of one call."""
+
+    def __init__(self, state: GateState) -> None:
+        super().__init__("lane")
+        self._state, self._counter = state.breaker.value, state.failures
+        self._success_counter = 0
+
+    @property
+    def state(self) -> str:
+        return self._state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._state = state
+
+    def increment_counter(self) -> None:
+        self._counter += 1
+
+    def reset_counter(self) -> None:
+        self._counter = 0
+
+    def increment_success_counter(self) -> None:
+        self._success_counter += 1
+
+    def reset_success_counter(self) -> None:
+        self._success_counter = 0
+
+    @property
+    def counter(self) -> int:
+        return self._counter
+
+    @property
+    def success_counter(self) -> int:
+        return self._success_counter
+
+    @property
+    def opened_at(self) -> datetime | None:
+        return None
+
+    @opened_at.setter
+    def opened_at(self, datetime: datetime) -> None:
+        """The gate keeps the time."""
+
+
+def after(state: GateState, *, failed: bool, fail_max: int, reset_ms: int, now_ms: int) -> GateState:
+    """The state after the host answered or failed once. What comes in while open is old news."""
+    if state.breaker is Breaker.OPEN or (not failed and _calm(state)):
+        return state
+    storage = _Storage(state)
+    breaker = pybreaker.CircuitBreaker(fail_max=fail_max, state_storage=storage)
+    with suppress(_Failed, pybreaker.CircuitBreakerError):
+        breaker.call(_fail if failed else _succeed)
+    opened = storage.state == pybreaker.STATE_OPEN
+    return replace(
+        state,
+        breaker=Breaker(storage.state),
+        failures=storage.counter,
+        open_until_ms=now_ms + reset_ms if opened else 0,
+    )
+
+
+def probing(state: GateState) -> GateState:
+    """Open → half-open: the probe is on its way."""
+    return replace(state, breaker=Breaker.HALF_OPEN) if state.breaker is Breaker.OPEN else state
+
+
+def _calm(state: GateState) -> bool:
+    return state.breaker is Breaker.CLOSED and state.failures == 0
+
+
+def _fail() -> None:
+    raise _Failed
+
+
+def _succeed() -> None:
+    return

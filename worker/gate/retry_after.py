@@ -1,0 +1,39 @@
+"""What a Retry-After field asks for (RFC 9110 §10.2.3, RFC 6585 §4). Pure."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+_DELAY_SECONDS = re.compile(r"\d{1,12}")
+_WEEKDAY_FIRST = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", re.IGNORECASE)
+
+
+def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | None:
+    """The wait in seconds that the host asked for, None where it asked for none that makes sense.
+
+    date is the answer's own Date field: an HTTP-date counts from there, so that clocks that differ
+    do not matter; from now_ms without one. Zero, the past and junk are None: they say nothing of
+    when to come back.
+    """
+    if not value:
+        return None
+    text = value.strip()
+    if _DELAY_SECONDS.fullmatch(text):
+        return float(text) or None
+    until = http_date(text)
+    if until is None:
+        return None
+    since = http_date(date) or datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=now_ms)
+    wait_s = (until - since).total_seconds()
+    return wait_s if wait_s > 0 else None
+
+
+def http_date(text: str | None) -> datetime | None:
+    """An HTTP-date in any of its three forms (RFC 9110 §5.6.7), None for anything else."""
+    if not text or not _WEEKDAY_FIRST.match(text.strip()):
+        return None
+    try:
+        found = parsedate_to_datetime(text.strip())
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

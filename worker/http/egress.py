@@ -1,0 +1,198 @@
+"""Which addresses the fleet may dial: pure, asked for every resolved address before it is dialled.
+
+The table is our own. `ipaddress.is_global` changes between Python releases and is true for
+multicast, Azure's 168.63.129.16, `::127.0.0.1`, `64:ff9b::a9fe:a9fe` and others that reach inside.
+IPv4 is open except for what the table names; IPv6 is shut except for 2000::/3 less the table.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import NamedTuple, Self
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class Refusal(StrEnum):
+    """Why an address may not be dialled; closed."""
+
+    BENCHMARKING = "benchmarking"
+    BROADCAST = "broadcast"
+    CGNAT = "cgnat"
+    CLOUD_METADATA = "cloud_metadata"
+    DOCUMENTATION = "documentation"
+    IPV4_COMPATIBLE = "ipv4_compatible"
+    IPV4_TRANSLATED = "ipv4_translated"
+    LINK_LOCAL = "link_local"
+    LOOPBACK = "loopback"
+    MULTICAST = "multicast"
+    NAT64 = "nat64"
+    NOT_AN_ADDRESS = "not_an_address"
+    PRIVATE = "private"
+    RESERVED = "reserved"
+    SIX_TO_FOUR = "six_to_four"
+    TEREDO = "teredo"
+    UNSPECIFIED = "unspecified"
+    ZONE_ID = "zone_id"
+
+
+class Row(NamedTuple):
+    """One network nobody may dial, why, and who says so."""
+
+    network: Network
+    refusal: Refusal
+    source: str
+
+
+def _row(network: str, refusal: Refusal, source: str) -> Row:
+    return Row(ip_network(network), refusal, source)
+
+
+# The first row that holds an address names the refusal, so narrower rows stand above wider ones.
+
+# IANA IPv4 Special-Purpose Address Registry, whole, globally reachable entries too (none of them
+# serves files); with multicast, class E, and addresses the clouds answer on.
+IPV4_TABLE = (
+    _row("100.100.100.200/32", Refusal.CLOUD_METADATA, "Alibaba Cloud instance metadata"),
+    _row("168.63.129.16/32", Refusal.CLOUD_METADATA, "Azure wire server"),
+    _row("169.254.169.254/32", Refusal.CLOUD_METADATA, "AWS, Azure, GCP instance metadata"),
+    _row("169.254.170.2/32", Refusal.CLOUD_METADATA, "AWS ECS task credentials"),
+    _row("192.0.0.192/32", Refusal.CLOUD_METADATA, "Oracle Cloud Classic instance metadata"),
+    _row("0.0.0.0/8", Refusal.UNSPECIFIED, "RFC 791 §3.2"),
+    _row("10.0.0.0/8", Refusal.PRIVATE, "RFC 1918"),
+    _row("100.64.0.0/10", Refusal.CGNAT, "RFC 6598"),
+    _row("127.0.0.0/8", Refusal.LOOPBACK, "RFC 1122 §3.2.1.3"),
+    _row("169.254.0.0/16", Refusal.LINK_LOCAL, "RFC 3927"),
+    _row("172.16.0.0/12", Refusal.PRIVATE, "RFC 1918"),
+    _row("192.0.0.0/24", Refusal.RESERVED, "RFC 6890 §2.1, IETF protocol assignments"),
+    _row("192.0.2.0/24", Refusal.DOCUMENTATION, "RFC 5737"),
+    _row("192.31.196.0/24", Refusal.RESERVED, "RFC 7535, AS112"),
+    _row("192.52.193.0/24", Refusal.RESERVED, "RFC 7450, AMT relays"),
+    _row("192.88.99.0/24", Refusal.SIX_TO_FOUR, "RFC 7526, 6to4 relay anycast"),
+    _row("192.168.0.0/16", Refusal.PRIVATE, "RFC 1918"),
+    _row("192.175.48.0/24", Refusal.RESERVED, "RFC 7534, AS112"),
+    _row("198.18.0.0/15", Refusal.BENCHMARKING, "RFC 2544"),
+    _row("198.51.100.0/24", Refusal.DOCUMENTATION, "RFC 5737"),
+    _row("203.0.113.0/24", Refusal.DOCUMENTATION, "RFC 5737"),
+    _row("224.0.0.0/4", Refusal.MULTICAST, "RFC 5771"),
+    _row("255.255.255.255/32", Refusal.BROADCAST, "RFC 919 §7"),
+    _row("240.0.0.0/4", Refusal.RESERVED, "RFC 1112 §4"),
+)
+
+# IANA IPv6 Special-Purpose Address Registry and RFC 4291 §2.4. Addresses that carry an IPv4
+# address to a translator are refused whatever they carry: where it would take us is not known.
+IPV6_TABLE = (
+    _row("fd00:ec2::254/128", Refusal.CLOUD_METADATA, "AWS instance metadata"),
+    _row("fd20:ce::254/128", Refusal.CLOUD_METADATA, "GCP instance metadata"),
+    _row("::/128", Refusal.UNSPECIFIED, "RFC 4291 §2.5.2"),
+    _row("::1/128", Refusal.LOOPBACK, "RFC 4291 §2.5.3"),
+    _row("::/96", Refusal.IPV4_COMPATIBLE, "RFC 4291 §2.5.5.1, deprecated"),
+    _row("::ffff:0:0:0/96", Refusal.IPV4_TRANSLATED, "RFC 2765 §2.1"),
+    _row("64:ff9b::/96", Refusal.NAT64, "RFC 6052 §2.1"),
+    _row("64:ff9b:1::/48", Refusal.NAT64, "RFC 8215"),
+    _row("2001::/32", Refusal.TEREDO, "RFC 4380"),
+    _row("2001::/23", Refusal.RESERVED, "RFC 2928, IETF protocol assignments"),
+    _row("2001:db8::/32", Refusal.DOCUMENTATION, "RFC 3849"),
+    _row("2002::/16", Refusal.SIX_TO_FOUR, "RFC 3056"),
+    _row("2620:4f:8000::/48", Refusal.RESERVED, "RFC 7534, AS112"),
+    _row("3fff::/20", Refusal.DOCUMENTATION, "RFC 9637"),
+    _row("fc00::/7", Refusal.PRIVATE, "RFC 4193"),
+    _row("fe80::/10", Refusal.LINK_LOCAL, "RFC 4291 §2.5.6"),
+    _row("fec0::/10", Refusal.PRIVATE, "RFC 3879, site-local, deprecated"),
+    _row("ff00::/8", Refusal.MULTICAST, "RFC 4291 §2.7"),
+)
+
+# The one block IANA allocates unicast addresses from (RFC 4291 §2.4, IANA IPv6 Address Space).
+IPV6_UNICAST = IPv6Network("2000::/3")
+IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """The egress rule of a worker: the table, less the networks its operator allows."""
+
+    allowed: tuple[Network, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The rule that also allows `text`: networks or addresses in CIDR form, comma-separated.
+
+        Empty text allows nothing more. Raises ValueError naming the entry and the remedy.
+        """
+        entries = (entry.strip() for entry in text.split(","))
+        return cls(tuple(_allowed_network(entry) for entry in entries if entry))
+
+    def refusal(self, address: str | Address) -> Refusal | None:
+        """Why `address` may not be dialled, or None if it may; never raises.
+
+        An IPv4-mapped IPv6 address is judged as the IPv4 address it reaches, so an allowed IPv4
+        network covers it. A zone id is refused even inside an allowed network.
+        """
+        parsed = _address(address)
+        if parsed is None:
+            return Refusal.NOT_AN_ADDRESS
+        if isinstance(parsed, IPv6Address) and parsed.scope_id is not None:
+            return Refusal.ZONE_ID
+        reached = _unmapped(parsed)
+        if any(reached in network for network in self.allowed):
+            return None
+        return _table_refusal(reached)
+
+
+def _allowed_network(entry: str) -> Network:
+    try:
+        network = ip_network(entry)
+    except ValueError as error:
+        raise ValueError(
+            f"allowed network {entry!r}: {error}; write it like 10.1.0.0/16 or fd00:1::/32"
+        ) from None
+    _refuse_unmatchable(entry, network)
+    return network
+
+
+def _refuse_unmatchable(entry: str, network: Network) -> None:
+    """An entry that no address could ever match is a mistake its author should hear of."""
+    if isinstance(network, IPv4Network):
+        return
+    if network.network_address.scope_id is not None:
+        raise ValueError(f"allowed network {entry!r} has a zone id, which is never dialled")
+    if network.subnet_of(IPV4_MAPPED):
+        raise ValueError(f"allowed network {entry!r} is IPv4-mapped; write the IPv4 network")
+
+
+def _address(address: str | Address) -> Address | None:
+    if not isinstance(address, str):
+        return address
+    try:
+        return ip_address(address)
+    except ValueError:
+        return None
+
+
+def _unmapped(address: Address) -> Address:
+    """The IPv4 address inside an IPv4-mapped one (RFC 4291 §2.5.5.2); any other as it is."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address if mapped is None else mapped
+
+
+def _table_refusal(address: Address) -> Refusal | None:
+    table = IPV4_TABLE if isinstance(address, IPv4Address) else IPV6_TABLE
+    for row in table:
+        if address in row.network:
+            return row.refusal
+    return _unlisted_refusal(address)
+
+
+def _unlisted_refusal(address: Address) -> Refusal | None:
+    """IPv4 outside the table is public; IPv6 only inside the block that is handed out."""
+    if isinstance(address, IPv4Address) or address in IPV6_UNICAST:
+        return None
+    return Refusal.RESERVED

@@ -1,0 +1,106 @@
+"""Where a 3xx answer leads, and what of the request may go there (RFC 9110 §15.4).
+
+Redirects are followed by hand: httpx carries API keys, Proxy-Authorization and a shared cookie jar
+to other origins, and dials each hop unvetted. The caller counts hops and dials the next one
+through the same egress check as the first.
+"""
+
+import msgspec
+
+from jobs.entry import Hop
+from jobs.urls import FetchUrl, UrlError, join_url, same_origin
+
+MAX_HOPS = 10
+
+Headers = tuple[tuple[str, str], ...]
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SEE_OTHER = 303
+_POST_MAY_BECOME_GET = frozenset({301, 302})  # RFC 9110 §15.4.2 and §15.4.3, notes
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
+
+# What another origin may see. Everything else may be a secret under any name.
+CROSS_ORIGIN_HEADERS = frozenset(
+    {"accept", "accept-encoding", "accept-language", "if-range", "range", "user-agent"}
+)
+# Describes a body, so goes when the body does (RFC 9110 §15.4 step 5, RFC 9530), as do Content-*.
+_BODY_HEADERS = frozenset(
+    {"digest", "expect", "last-modified", "repr-digest", "trailer", "transfer-encoding"}
+)
+
+
+class RedirectRefused(msgspec.Struct, frozen=True):
+    """A redirect that is not followed; the message says why and quotes no secret."""
+
+    message: str
+
+
+def is_redirect(status: int) -> bool:
+    """Whether the status asks for another request: 301, 302, 303, 307 or 308.
+
+    300, 304, 305 and 306 do not (RFC 9110 §15.4.1, §15.4.5 to §15.4.7).
+    """
+    return status in _REDIRECTS
+
+
+def follow(
+    method: str,
+    url: FetchUrl,
+    headers: Headers,
+    body: str | None,
+    status: int,
+    location: str | None,
+    *,
+    repeat_safe: bool,
+) -> Hop | RedirectRefused:
+    """The request that a redirect asks for, or why it is not made; `is_redirect(status)` holds.
+
+    `repeat_safe`: the caller said that a method which is not idempotent may be sent twice.
+    """
+    assert is_redirect(status), f"{status} is no redirect"
+    if location is None:
+        return RedirectRefused(f"{status} without a Location; nothing says where to go")
+    try:
+        target = join_url(url, location)
+    except UrlError as error:
+        return RedirectRefused(f"{status} to a Location that is no URL: {error}")
+    hop = _rewritten(method, target, headers, body, status)
+    why_not = _why_not(url, target, hop, repeat_safe=repeat_safe)
+    if why_not is not None:
+        return RedirectRefused(f"{status} {why_not}")
+    return hop if same_origin(url, target) else _without_secrets(hop)
+
+
+def _rewritten(method: str, target: FetchUrl, headers: Headers, body: str | None, status: int) -> Hop:
+    """The request by the status alone: kept whole, or a GET without a body (RFC 9110 §15.4)."""
+    if _keeps_method(status, method):
+        return Hop(method, target.text, headers, body)
+    without_body = tuple(header for header in headers if not _describes_body(header[0]))
+    return Hop("HEAD" if method == "HEAD" else "GET", target.text, without_body, None)
+
+
+def _keeps_method(status: int, method: str) -> bool:
+    if status in _POST_MAY_BECOME_GET:
+        return method != "POST"
+    return status != _SEE_OTHER
+
+
+def _describes_body(name: str) -> bool:
+    lowered = name.lower()
+    return lowered.startswith("content-") or lowered in _BODY_HEADERS
+
+
+def _why_not(url: FetchUrl, target: FetchUrl, hop: Hop, *, repeat_safe: bool) -> str | None:
+    """Why `hop` must not leave, or None; names only origins, never a path or query."""
+    if url.scheme == "https" and target.scheme == "http":
+        return f"from https to {target.origin}; what was private would be sent in the clear"
+    if hop.body is not None and not same_origin(url, target):
+        return f"would send the {hop.method} body to {target.origin}, which it was not meant for"
+    if hop.method not in _IDEMPOTENT and not repeat_safe:
+        return f"would send the {hop.method} twice; allow repeats if that is safe"
+    return None
+
+
+def _without_secrets(hop: Hop) -> Hop:
+    kept = tuple(header for header in hop.headers if header[0].lower() in CROSS_ORIGIN_HEADERS)
+    return msgspec.structs.replace(hop, headers=kept)

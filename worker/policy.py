@@ -1,0 +1,144 @@
+"""How each host wants to be treated: defaults, overridden by host, from a TOML file.
+
+    [default]
+    concurrency = 8
+
+    [host."api.example.com"]
+    rate_per_s = 5
+
+    [host."*.cdn.net"]
+    concurrency = 32
+
+A host's own table wins over a pattern, a longer pattern over a shorter one. Pure.
+"""
+
+import tomllib
+from typing import Any
+
+import msgspec
+
+
+class PolicyError(ValueError):
+    """A policy that cannot be used; the message names the table, the key and the fault."""
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every wait of one attempt has its bound, in seconds. read_s is between two pieces of an answer."""
+
+    connect_s: float
+    read_s: float
+    write_s: float
+    pool_s: float
+    total_s: float
+
+    def __post_init__(self) -> None:
+        """All are more than nothing."""
+        for name in self.__struct_fields__:
+            if not getattr(self, name) > 0:
+                raise PolicyError(f"timeout.{name} must be more than 0 s")
+
+
+PROFILES = {
+    "api": Timeouts(connect_s=2, read_s=5, write_s=2, pool_s=2, total_s=10),
+    "upload": Timeouts(connect_s=5, read_s=60, write_s=60, pool_s=5, total_s=120),
+    # A stream may last, yet it must move and it must end: where nothing bounds a read, a dead
+    # host holds its lane for ever.
+    "stream": Timeouts(connect_s=5, read_s=30, write_s=5, pool_s=5, total_s=3600),
+    "internal": Timeouts(connect_s=1, read_s=3, write_s=1, pool_s=1, total_s=5),
+}
+
+
+class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one host is treated by the whole fleet.
+
+    concurrency: fetches in flight at once, 1 to 1000.
+    rate_per_s: fetches started each second, 0 for no pacing; burst: how many may start together.
+    attempts: tries that may fail before the fetch does, 1 to 100.
+    retry_base_s, retry_cap_s: the wait before a retry is random within a bound that doubles.
+    throttle_cap_s: the longest cool-down that a host can ask for.
+    timeout: a profile (api, upload, stream, internal) or a table of all five.
+    breaker_failures: failures in a row that park the lane; breaker_reset_s: for how long.
+    http2: offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback.
+    max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
+    """
+
+    concurrency: int = 8
+    rate_per_s: float = 0.0
+    burst: int = 1
+    attempts: int = 5
+    retry_base_s: float = 1.0
+    retry_cap_s: float = 60.0
+    throttle_cap_s: float = 3600.0
+    timeout: str | Timeouts = "stream"
+    breaker_failures: int = 5
+    breaker_reset_s: float = 30.0
+    http2: bool = False
+    max_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges; raises PolicyError."""
+        _within("concurrency", self.concurrency, 1, 1000)
+        _within("rate_per_s", self.rate_per_s, 0, 100_000)
+        _within("burst", self.burst, 1, 100_000)
+        _within("attempts", self.attempts, 1, 100)
+        _within("retry_base_s", self.retry_base_s, 0.001, 3600)
+        _within("retry_cap_s", self.retry_cap_s, self.retry_base_s, 24 * 3600)
+        _within("throttle_cap_s", self.throttle_cap_s, 0.001, 24 * 3600)
+        _within("breaker_failures", self.breaker_failures, 1, 1000)
+        _within("breaker_reset_s", self.breaker_reset_s, 0.001, 24 * 3600)
+        _within("max_bytes", self.max_bytes, 0, 1 << 50)
+        if isinstance(self.timeout, str) and self.timeout not in PROFILES:
+            raise PolicyError(f"timeout: {self.timeout!r} is not one of {', '.join(PROFILES)}")
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The five bounds, by whichever way they were given."""
+        return PROFILES[self.timeout] if isinstance(self.timeout, str) else self.timeout
+
+
+class Policy:
+    """The policy of every lane."""
+
+    def __init__(self, default: LanePolicy | None = None, hosts: dict[str, LanePolicy] | None = None) -> None:
+        self.default = default or LanePolicy()
+        self._hosts = hosts or {}
+        suffixes = [pattern[1:] for pattern in self._hosts if pattern.startswith("*.")]
+        self._suffixes = sorted(suffixes, key=len, reverse=True)
+
+    def for_lane(self, name: str) -> LanePolicy:
+        """The policy of a lane: its host's, else that of the longest pattern, else the default."""
+        if name in self._hosts:
+            return self._hosts[name]
+        for suffix in self._suffixes:
+            if name.endswith(suffix):
+                return self._hosts["*" + suffix]
+        return self.default
+
+
+def parse_policy(text: str) -> Policy:
+    """The policy that a TOML text describes; raises PolicyError."""
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyError(f"not TOML: {error}") from None
+    unknown = tables.keys() - {"default", "host"}
+    if unknown:
+        raise PolicyError(f'unknown table [{min(unknown)}]; there are [default] and [host."NAME"]')
+    default = tables.get("default", {})
+    hosts = tables.get("host", {})
+    return Policy(
+        _lane_policy("default", default),
+        {name.lower(): _lane_policy(f'host."{name}"', {**default, **table}) for name, table in hosts.items()},
+    )
+
+
+def _lane_policy(table: str, values: dict[str, Any]) -> LanePolicy:
+    try:
+        return msgspec.convert(values, LanePolicy)
+    except (msgspec.ValidationError, PolicyError) as error:
+        raise PolicyError(f"[{table}] {error}") from None
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise PolicyError(f"{name}: {value} is not within {least} and {most}")
