@@ -1,0 +1,1 @@
+"""The runtime: takes lanes, fetches, writes bodies and results."""

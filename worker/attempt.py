@@ -1,0 +1,129 @@
+"""One attempt at a fetch: the request, its redirects, the body to disk. It says what happened."""
+
+import asyncio
+
+from jobs.entry import Entry, Hop
+from jobs.lanes import lane_of_url
+from jobs.model import Reason
+from jobs.urls import parse_url
+from worker import lines
+from worker.decide import Answered, Broke, Happened, Held, Moved, Stored, may_repeat
+from worker.gate.gate import Go, started
+from worker.gate.retry_after import retry_after_s
+from worker.http import errors
+from worker.http.engine import Answer, Trace
+from worker.http.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
+from worker.lane import Lane
+from worker.parts import Parts
+from worker.sink.files import Expected
+
+
+class Attempt:
+    """One attempt; `trace` and `hops` tell afterwards how far it came."""
+
+    def __init__(self, entry: Entry, lane: Lane, parts: Parts) -> None:
+        self.entry = entry
+        self.lane = lane
+        self.parts = parts
+        self.trace = Trace()
+        self.request = entry.request
+        self.hops = entry.hops
+        self.status: int | None = None
+
+    async def run(self) -> Happened:
+        """What happened; never raises but for cancellation."""
+        try:
+            async with asyncio.timeout(self._time_left_s()):
+                while True:
+                    happened = await self._exchange()
+                    if happened is not None:
+                        return happened
+        except Exception as error:  # noqa: BLE001 whatever it is, the fetch must get its due
+            return self._broken(error)
+
+    async def _exchange(self) -> Happened | None:
+        """One request and its answer; None when another is to follow at once."""
+        self.status = None
+        timeouts = self.lane.policy.timeouts
+        async with self.parts.engine.open(self.request, self.lane.pool, timeouts, self.trace) as answer:
+            self.status = answer.status
+            if 200 <= answer.status < 300:
+                return await self._keep(answer)
+            await answer.discard()
+            if is_redirect(answer.status):
+                return self._redirected(answer)
+            return self._refused(answer)
+
+    async def _keep(self, answer: Answer) -> Happened:
+        """The body to disk; checked against its length and the caller's digest."""
+        if answer.status == 206 and not self._asked_for("range"):
+            raise errors.BadAnswerError("206 although no range was asked for")
+        if self.request.method == "HEAD":
+            await answer.discard()
+            return Stored(status=answer.status, path=None, size_bytes=0, sha256=None)
+        expected = Expected(answer.length_bytes, self.entry.fetch.sha256, self._max_bytes())
+        async with self.parts.sink.receive(self.entry, self.lane.token, expected) as part:
+            async for chunk in answer.chunks():
+                await part.write(chunk)
+            kept = await part.commit(lambda: self.lane.live)
+        if kept is None:
+            return Held()
+        return Stored(status=answer.status, path=kept.path, size_bytes=kept.size_bytes, sha256=kept.sha256)
+
+    def _redirected(self, answer: Answer) -> Happened | None:
+        """Followed at once within the lane while its gate is open, else through the lane of its host."""
+        if self.hops >= MAX_HOPS:
+            return Broke(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=answer.status)
+        request = self.request
+        hop = follow(
+            request.method,
+            parse_url(request.url),
+            request.headers,
+            request.body,
+            answer.status,
+            answer.header("location"),
+            repeat_safe=may_repeat(self.entry),
+        )
+        if isinstance(hop, RedirectRefused):
+            note = hop.message
+            return Broke(reason=Reason.REDIRECT_REFUSED, final=True, status=answer.status, note=note)
+        if not self._may_follow(hop):
+            return Moved(hop=hop, hops=self.hops + 1, status=answer.status)
+        self.request = hop
+        self.hops += 1
+        return None
+
+    def _may_follow(self, hop: Hop) -> bool:
+        lane = self.lane
+        if lane_of_url(hop.url) != lane.name or not isinstance(lane.verdict(besides=1), Go):
+            return False
+        lane.gate = started(lane.gate, lane.policy, lane.clock.now_ms())
+        return True
+
+    def _refused(self, answer: Answer) -> Happened:
+        """An answer without a body for us."""
+        if answer.status == 304 and not (
+            self._asked_for("if-none-match") or self._asked_for("if-modified-since")
+        ):
+            raise errors.BadAnswerError("304 although nothing conditional was asked")
+        wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), self.lane.clock.now_ms())
+        return Answered(status=answer.status, wait_s=wait_s)
+
+    def _broken(self, error: Exception) -> Happened:
+        happened = errors.happened(error, status=self.status)
+        if happened is None:
+            lines.bug(error, self.entry, self.lane.name, self.parts.log)
+            return Broke(reason=Reason.INTERNAL, status=self.status, note=repr(error))
+        return happened
+
+    def _asked_for(self, header: str) -> bool:
+        return any(name.lower() == header for name, _ in self.request.headers)
+
+    def _max_bytes(self) -> int:
+        caps = (self.entry.fetch.max_bytes or 0, self.lane.policy.max_bytes)
+        return min((cap for cap in caps if cap), default=0)
+
+    def _time_left_s(self) -> float:
+        """The policy's total, or what the fetch's own deadline leaves of it."""
+        until_deadline_s = (self.entry.deadline_ms - self.lane.clock.now_ms()) / 1000
+        return min(self.lane.policy.timeouts.total_s, max(0.0, until_deadline_s))

@@ -1,0 +1,230 @@
+"""A lane's stay with this worker: take over, serve while it may be served, give back."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from redis.exceptions import RedisError
+
+from jobs.entry import BadElementError, Entry, from_element, to_element
+from jobs.model import Outcome, Reason, Result
+from jobs.names import FETCH_ID_CHARS, is_fetch_id
+from worker import lines, settle
+from worker.decide import crashed, interrupted
+from worker.fetching import end_untried, run_fetch
+from worker.gate.gate import Full, Go, Shut
+from worker.lane import Lane
+from worker.log import Event
+from worker.parts import Parts
+from worker.store import LaneLostError
+
+STAY_S = 0.5
+"""A wait no longer than this is sat out; for a longer one the lane is given back."""
+
+POLL_S = 0.5
+"""How often a lane with fetches in flight, and none waiting, looks for new ones."""
+
+EXPIRED_AT_ONCE = 256
+REDIS_PAUSE_S = 0.5
+
+T = TypeVar("T")
+
+
+async def drain(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
+    """Hold the lane until it is empty, must wait, or is to leave; then give it back."""
+    parts.pools.open(lane.pool, lane.policy)
+    try:
+        await _adopt(lane, orphans, parts)
+        await _end_expired(lane, parts)
+        while lane.serving:
+            wait_s = await _step(lane, parts)
+            if wait_s is None:
+                break
+            if wait_s:
+                await lane.changed(wait_s)
+        await _leave(lane, parts)
+    except LaneLostError:
+        lane.lose()
+    finally:
+        await _stop(lane, parts)
+
+
+async def _step(lane: Lane, parts: Parts) -> float | None:
+    """Start a fetch if one may start.
+
+    How long to wait before the next step (inf: for a change), None when nothing is left to stay for.
+    """
+    verdict = lane.verdict()
+    if isinstance(verdict, Shut):
+        return _sit_out(lane, (verdict.until_ms - lane.clock.now_ms()) / 1000)
+    if isinstance(verdict, Full):
+        return math.inf
+    if not lane.ready:
+        wait_s = await _claim(lane, parts)
+        if not lane.ready:
+            return wait_s
+    entry = lane.ready.popleft()
+    if end_untried(entry, lane, parts):
+        return 0
+    await _start(entry, lane, parts)
+    return 0
+
+
+async def _start(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """Start the fetch, if the lane still lets it when the worker has a slot for it."""
+    await parts.slots.acquire()
+    if not lane.serving or not isinstance(lane.verdict(), Go):
+        parts.slots.release()
+        lane.ready.appendleft(entry)
+        return
+    task = lane.start(entry.id, run_fetch(entry, lane, parts))
+    task.add_done_callback(lambda done: _ended(entry, done, lane, parts))
+
+
+def _ended(entry: Entry, task: asyncio.Task[None], lane: Lane, parts: Parts) -> None:
+    """The slot is free. A bug of ours counts as a crash, so that it cannot go round for ever."""
+    parts.slots.release()
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        lines.bug(error, entry, lane.name, parts.log)
+        lane.entries[entry.id] = crashed(entry)
+
+
+def _sit_out(lane: Lane, wait_s: float) -> float | None:
+    """Stay for a short wait, or as long as something is in flight anyway."""
+    if lane.in_flight or wait_s <= STAY_S:
+        return max(wait_s, 0.001)
+    return None
+
+
+async def _claim(lane: Lane, parts: Parts) -> float | None:
+    """Claim as many as may run at once; how long to wait if none came, None if none will."""
+    if parts.settler.full:
+        return POLL_S
+    count = lane.policy.concurrency
+    claim = await _patiently(lane, parts, lambda: parts.store.claim(lane.name, lane.token, count))
+    lane.clock.sync(claim.now_ms)
+    _hold(lane, claim.elements, parts)
+    if claim.elements:
+        return 0
+    retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000
+    if lane.in_flight:
+        return min(retry_s, POLL_S)
+    return retry_s if retry_s <= STAY_S else None
+
+
+async def _end_expired(lane: Lane, parts: Parts) -> None:
+    """A lane that is shut is taken only so that fetches do not outlive their deadlines in it."""
+    while lane.shut() is not None:
+        claim = await _patiently(
+            lane,
+            parts,
+            lambda: parts.store.claim(lane.name, lane.token, EXPIRED_AT_ONCE, only_expired=True),
+        )
+        lane.clock.sync(claim.now_ms)
+        _hold(lane, claim.elements, parts)
+        while lane.ready and end_untried(lane.ready[0], lane, parts):
+            lane.ready.popleft()
+        if len(claim.elements) < EXPIRED_AT_ONCE:
+            return
+
+
+async def _adopt(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
+    """Take over what a dead owner had claimed, each counted as a crash."""
+    _hold(lane, orphans, parts)
+    adopted = sorted((crashed(entry) for entry in lane.ready), key=lambda entry: entry.id)
+    lane.ready.clear()
+    for entry in adopted:
+        lane.hold(entry)
+    if adopted:
+        elements = [to_element(entry) for entry in adopted]
+        await _patiently(lane, parts, lambda: parts.store.adopt(lane.name, lane.token, elements))
+
+
+async def _patiently(lane: Lane, parts: Parts, call: Callable[[], Awaitable[T]]) -> T:
+    """Ask Redis until it answers, as long as the lane is ours.
+
+    A call whose reply was lost may have been carried out: what it claimed is handed back when the
+    lane is released.
+    """
+    while True:
+        try:
+            return await call()
+        except (RedisError, OSError) as error:
+            lines.redis_trouble(error, parts.log)
+        await lane.changed(REDIS_PAUSE_S)
+        if lane.lost:
+            raise LaneLostError
+
+
+def _hold(lane: Lane, elements: list[bytes], parts: Parts) -> None:
+    for element in elements:
+        try:
+            lane.hold(from_element(element))
+        except BadElementError as error:
+            _bury(lane, element, error, parts)
+
+
+def _bury(lane: Lane, element: bytes, error: BadElementError, parts: Parts) -> None:
+    """What is no entry goes to the dead letters; if it has an id, its batch gets its result too."""
+    fetch_id = element[:FETCH_ID_CHARS].decode("latin-1")
+    reason = str(error)
+
+    def tell() -> None:
+        parts.log.error(Event.LANE_INVALID, lane=lane.name, error=reason)
+
+    parts.settler.add(lane, settle.buried(element[:FETCH_ID_CHARS], reason, tell))
+    if not is_fetch_id(fetch_id):
+        parts.settler.add(lane, settle.dropped(element[:FETCH_ID_CHARS]))
+        return
+    result = Result(
+        id=fetch_id,
+        url="",
+        outcome=Outcome.FAILED,
+        reason=Reason.INVALID,
+        worker=parts.settings.worker_id,
+    )
+    parts.settler.add(lane, settle.finished(result, lambda: None))
+
+
+async def _leave(lane: Lane, parts: Parts) -> None:
+    """Let what is in flight end, then give the lane back with what is left in our hands."""
+    while lane.in_flight and not lane.lost:
+        await lane.changed(math.inf)
+    await parts.settler.flushed(lane)
+    if lane.lost:
+        return
+    shut = lane.shut()
+    left = [_as_left(entry, lane) for entry in lane.entries.values()]
+    wake = await _patiently(
+        lane,
+        parts,
+        lambda: parts.store.release(
+            lane.name,
+            lane.token,
+            lane.gate,
+            shut.until_ms if shut else 0,
+            shut.why.value if shut else "",
+            [to_element(entry) for entry in left],
+        ),
+    )
+    lane.released = True
+    lines.released(lane, shut, wake, len(left), parts.log)
+    if wake is not None:
+        await parts.wake([wake])
+
+
+def _as_left(entry: Entry, lane: Lane) -> Entry:
+    return interrupted(entry) if entry.id in lane.cut else entry
+
+
+async def _stop(lane: Lane, parts: Parts) -> None:
+    """Nothing of the lane is left running in this worker."""
+    tasks = list(lane.in_flight.values())
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await parts.pools.close(lane.pool)
+    if lane.lost:
+        parts.log.warning(Event.LANE_LOST, lane=lane.name)

@@ -1,0 +1,98 @@
+"""The life of a claimed fetch in this worker: attempt, learn, decide, settle, say so."""
+
+from redis.exceptions import RedisError
+
+from jobs.entry import Entry, to_element
+from jobs.lanes import lane_of_url
+from worker import lines, settle
+from worker.attempt import Attempt
+from worker.decide import (
+    Again,
+    Decision,
+    Finish,
+    Happened,
+    Held,
+    Transfer,
+    asks_for_quiet,
+    decide,
+    expired,
+    poisoned,
+    what_it_says_of_the_host,
+)
+from worker.gate import gate
+from worker.lane import Lane
+from worker.parts import Parts
+from worker.report import result_of
+from worker.store import LaneLostError
+
+
+async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """One attempt at a claimed fetch, from the request to its settlement."""
+    attempt = Attempt(entry, lane, parts)
+    happened = await attempt.run()
+    learn(lane, happened, parts)
+    match _decided(entry, lane, happened, parts):
+        case Finish() as finish:
+            _finish(attempt, lane, parts, finish, happened)
+        case Again() as again:
+            _again(entry, lane, parts, again, happened)
+        case Transfer(entry=moved):
+            await _transfer(moved, lane, parts)
+
+
+def learn(lane: Lane, happened: Happened, parts: Parts) -> None:
+    """What the attempt says of the host goes into the lane's gate, and to Redis soon."""
+    before, now_ms = lane.gate, lane.clock.now_ms()
+    lane.gate = gate.saw(lane.gate, lane.policy, what_it_says_of_the_host(happened), now_ms)
+    wait = asks_for_quiet(happened)
+    if wait is not None:
+        chance = parts.chance()
+        lane.gate = gate.throttled(lane.gate, lane.policy, wait.wait_s, now_ms, chance)
+    if lane.gate is not before:
+        lines.gate_changed(lane, before, parts.log)
+        parts.settler.save_gate(lane)
+
+
+def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
+    """Whether the fetch ends before it is tried: its deadline has passed, or workers die of it."""
+    finish = poisoned(entry) or expired(entry, lane.clock.now_ms())
+    if finish is not None:
+        _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+    return finish is not None
+
+
+def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
+    now_ms, shut = lane.clock.now_ms(), lane.shut()
+    opens_ms = shut.until_ms if shut else now_ms
+    return decide(entry, happened, lane.policy, now_ms, opens_ms, parts.chance())
+
+
+def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
+    result = result_of(attempt, finish, happened, parts.settings.worker_id)
+    line = lines.finished(result, attempt.entry, lane, happened, parts.log)
+    parts.settler.add(lane, settle.finished(result, line))
+
+
+def _again(entry: Entry, lane: Lane, parts: Parts, again: Again, happened: Happened) -> None:
+    line = lines.retry(entry, lane, again, happened, parts.log)
+    parts.settler.add(lane, settle.again(again.entry, again.wait_s, line))
+
+
+async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """To the lane of the host that the redirect names; its limits hold from there on."""
+    assert entry.hop is not None
+    to_lane, priority = lane_of_url(entry.hop.url), entry.fetch.priority.value
+    element = to_element(entry)
+    try:
+        wake = await parts.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority)
+    except LaneLostError:
+        lane.lose()
+        return
+    except (RedisError, OSError) as error:
+        # Still claimed by us, or already there: either way it is in Redis, and leaving the lane
+        # hands back what is left.
+        lines.redis_trouble(error, parts.log)
+        return
+    lane.drop(entry.id)
+    if wake is not None:
+        await parts.wake([wake])

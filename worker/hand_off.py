@@ -1,0 +1,117 @@
+"""arq's part in a worker: the hand-off job, the sweep as cron, the loop that runs both.
+
+This file and worker/main.py are the only ones that know arq's Worker.
+"""
+
+import asyncio
+import logging
+import signal
+from typing import Any
+
+from arq import Retry, cron, func
+from arq.worker import Worker
+from redis.exceptions import RedisError
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from jobs import keys
+from jobs.connect import connection_pool
+from jobs.wake import TAKE_LANE, arq_client, deserialize, serialize
+from worker import lines
+from worker.runtime import Runtime
+from worker.settings import Settings
+
+POLL_DELAY_S = 0.1
+HAND_OFF_TIMEOUT_S = 10
+HAND_OFFS_AT_ONCE = 64
+MAX_HAND_OFF_TRIES = 1000
+EARLY_AGAIN_S = 0.05
+SWEEP_EVERY_S = 2
+
+logging.getLogger("arq").setLevel(logging.WARNING)
+
+
+async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
+    """The hand-off: take the lane's lease and return; the lane goes on in the runtime."""
+    runtime: Runtime = ctx["runtime"]
+    early = await runtime.take_lane(lane, generation)
+    if early is not None:
+        raise Retry(defer=max(early.due_in_ms / 1000, EARLY_AGAIN_S))
+
+
+async def sweep(ctx: dict[str, Any]) -> None:
+    """Every few seconds one worker of the fleet wakes the lanes that need it."""
+    runtime: Runtime = ctx["runtime"]
+    await runtime.sweep()
+
+
+FUNCTIONS = [
+    func(
+        take_lane,
+        name=TAKE_LANE,
+        timeout=HAND_OFF_TIMEOUT_S,
+        keep_result=0,
+        max_tries=MAX_HAND_OFF_TRIES,
+    )
+]
+CRON_JOBS = [
+    cron(
+        sweep,
+        name="sweep",
+        second=set(range(0, 60, SWEEP_EVERY_S)),
+        timeout=HAND_OFF_TIMEOUT_S,
+    )
+]
+
+
+async def run_worker(settings: Settings) -> None:
+    """Run one worker until SIGTERM or SIGINT; a Redis that goes away ends nothing."""
+    runtime = Runtime(settings)
+    await runtime.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    hand_offs = asyncio.create_task(_take_hand_offs(runtime), name="arq")
+    await asyncio.wait([hand_offs, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+    hand_offs.cancel()
+    await asyncio.gather(hand_offs, return_exceptions=True)
+    await runtime.stop()
+
+
+async def _take_hand_offs(runtime: Runtime) -> None:
+    """Arq's loop ends when Redis blinks: start it again. The lanes that we hold do not notice."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type((RedisError, OSError)),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        before_sleep=lambda state: lines.redis_trouble(state.outcome, runtime.log),
+    ):
+        with attempt:
+            await _arq_loop(runtime)
+
+
+async def _arq_loop(runtime: Runtime) -> None:
+    worker = Worker(
+        FUNCTIONS,
+        cron_jobs=CRON_JOBS,
+        redis_pool=arq_client(connection_pool(runtime.settings.redis_url)),
+        queue_name=keys.QUEUE,
+        ctx={"runtime": runtime},
+        handle_signals=False,
+        poll_delay=POLL_DELAY_S,
+        max_jobs=HAND_OFFS_AT_ONCE,
+        keep_result=0,
+        job_serializer=serialize,
+        job_deserializer=deserialize,
+    )
+    try:
+        await worker.async_run()
+    finally:
+        await _close(worker)
+
+
+async def _close(worker: Worker) -> None:
+    """Arq's close waits for hand-offs that it has just cancelled, and raises what they raise."""
+    try:
+        await asyncio.shield(worker.close())
+    except (asyncio.CancelledError, RedisError, OSError):
+        await worker.pool.aclose(close_connection_pool=True)

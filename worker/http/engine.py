@@ -1,0 +1,121 @@
+"""The exchange behind a small port: a request goes out, a status, headers and chunks come back."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import httpx
+
+from jobs.entry import Hop
+from worker.clock import mono_s
+from worker.http.client import httpx_timeout
+from worker.http.errors import BadAnswerError
+from worker.http.transport import LANE
+from worker.policy import Timeouts
+
+DISCARD_BYTES = 64 * 1024
+"""A body that nobody wants is read up to here, so that its connection can be used again."""
+
+
+class Trace:
+    """When the stages of an attempt came, monotonic seconds; the last exchange's count."""
+
+    def __init__(self) -> None:
+        self.started_s = mono_s()
+        self.connect_s = 0.0
+        self.head_s: float | None = None
+        self._connecting_s = 0.0
+
+    async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
+        """httpcore2's trace hook."""
+        if event == "connection.connect_tcp.started":
+            self._connecting_s = mono_s()
+        elif event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
+            self.connect_s = mono_s() - self._connecting_s
+
+    def head_came(self) -> None:
+        """The head of an answer is here."""
+        self.head_s = mono_s()
+
+
+class Answer(Protocol):
+    """What an engine brings back; valid inside the engine's context."""
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+
+    def header(self, name: str) -> str | None:
+        """The field's value, its lines joined with a comma; None if it is absent."""
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The Content-Length of the body that is to come, None if it is not known."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it was sent."""
+
+    async def discard(self) -> None:
+        """Read a small body away, to keep the connection."""
+
+
+class HttpxEngine:
+    """The shared httpx client as an engine."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    @asynccontextmanager
+    async def open(
+        self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
+    ) -> AsyncIterator["HttpxAnswer"]:
+        """One exchange on the lane's pool; raises httpx.TransportError or HttpError."""
+        async with self._client.stream(
+            request.method,
+            request.url,
+            headers=request.headers,
+            content=request.body.encode() if request.body is not None else None,
+            timeout=httpx_timeout(timeouts),
+            extensions={LANE: lane, "trace": trace},
+        ) as response:
+            trace.head_came()
+            yield HttpxAnswer(response, request.method)
+
+
+class HttpxAnswer:
+    """An answer from httpx."""
+
+    def __init__(self, response: httpx.Response, method: str) -> None:
+        self._response = response
+        self._bodyless = method == "HEAD"
+        self.status = response.status_code
+
+    def header(self, name: str) -> str | None:
+        """The field's value, its lines joined with a comma; None if it is absent."""
+        value: str | None = self._response.headers.get(name)
+        return value
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The Content-Length of the body that is to come, None if it is not known.
+
+        Raises BadAnswerError where two framings contradict each other (RFC 9112 §6.3).
+        """
+        length = self.header("content-length")
+        if self._bodyless or length is None:
+            return 0 if self._bodyless else None
+        if self.header("transfer-encoding") is not None:
+            raise BadAnswerError("both Content-Length and Transfer-Encoding")
+        return int(length)
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it was sent."""
+        return self._response.aiter_raw()
+
+    async def discard(self) -> None:
+        """Read a small body away, to keep the connection."""
+        seen = 0
+        async for chunk in self._response.aiter_raw():
+            seen += len(chunk)
+            if seen > DISCARD_BYTES:
+                return

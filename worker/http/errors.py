@@ -1,0 +1,143 @@
+"""Foreign errors become ours here and nowhere else.
+
+HttpError
+├── BadAnswerError       a broken protocol that the client below us lets pass
+├── BadDestError         the body cannot be put where the caller wants it
+├── DigestMismatchError  the body is not the one the caller named
+├── EgressRefusedError   an address that may not be dialled
+├── OverlongBodyError    more than may be taken
+├── TruncatedBodyError   the body ended before its Content-Length
+└── UnresolvedError      a host name without an address
+"""
+
+import errno
+import ssl
+
+import httpcore2
+import httpx
+
+from jobs.model import Reason
+from worker.decide import DISK_PAUSE_S, Broke, Happened, Held
+
+
+class HttpError(Exception):
+    """What our side of an exchange refuses."""
+
+
+class EgressRefusedError(HttpError):
+    """The address may not be dialled; the message names the rule."""
+
+
+class UnresolvedError(HttpError):
+    """The host name has no address, or the resolver did not say."""
+
+
+class OverlongBodyError(HttpError):
+    """The body is larger than may be taken."""
+
+
+class TruncatedBodyError(HttpError):
+    """The body ended before its Content-Length."""
+
+
+class DigestMismatchError(HttpError):
+    """The body is not the one whose sha256 the caller gave."""
+
+
+class BadDestError(HttpError):
+    """The body cannot be put where the caller wants it."""
+
+
+class BadAnswerError(HttpError):
+    """The answer breaks the protocol in a way that the client below us lets pass."""
+
+
+TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
+    getattr(httpcore2, name): getattr(httpx, name)
+    for name in (
+        "ConnectError",
+        "ConnectTimeout",
+        "LocalProtocolError",
+        "PoolTimeout",
+        "ReadError",
+        "ReadTimeout",
+        "RemoteProtocolError",
+        "UnsupportedProtocol",
+        "WriteError",
+        "WriteTimeout",
+    )
+}
+"""httpcore2's errors under the names that httpx's users know."""
+
+_BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, UnresolvedError)
+_FINAL = (EgressRefusedError, OverlongBodyError, BadDestError, httpx.LocalProtocolError)
+
+_REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
+    (EgressRefusedError, Reason.EGRESS_REFUSED),
+    (UnresolvedError, Reason.DNS),
+    (OverlongBodyError, Reason.TOO_LARGE),
+    (TruncatedBodyError, Reason.TRUNCATED),
+    (DigestMismatchError, Reason.DIGEST_MISMATCH),
+    (BadDestError, Reason.BAD_DEST),
+    (BadAnswerError, Reason.PROTOCOL),
+    (httpx.ConnectTimeout, Reason.CONNECT_TIMEOUT),
+    (httpx.PoolTimeout, Reason.POOL_TIMEOUT),
+    (httpx.ReadTimeout, Reason.READ_TIMEOUT),
+    (httpx.WriteTimeout, Reason.WRITE_TIMEOUT),
+    (httpx.ConnectError, Reason.CONNECT),
+    (httpx.ReadError, Reason.READ),
+    (httpx.WriteError, Reason.WRITE),
+    (httpx.ProtocolError, Reason.PROTOCOL),
+    (TimeoutError, Reason.TOTAL_TIMEOUT),
+)
+
+_DEST_ERRNOS = frozenset(
+    {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY}
+)
+"""The name is at fault; every other error of the disk is nobody's."""
+
+
+def happened(error: Exception, *, status: int | None) -> Happened | None:
+    """What an error of the exchange or the disk means; None for one that nobody foresaw: a bug of ours.
+
+    status: of the answer, if its head had come; then a broken protocol is a body cut short.
+    """
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return _disk(error)
+    reason = _reason(error, status)
+    if reason is None:
+        return None
+    return Broke(
+        reason=reason,
+        sent=not isinstance(error, _BEFORE_SENDING),
+        final=isinstance(error, _FINAL) or _cause(error, ssl.SSLCertVerificationError),
+        status=status,
+        note=str(error),
+    )
+
+
+def _disk(error: OSError) -> Happened:
+    """The network's OSErrors were mapped below us, so these are the disk's."""
+    if error.errno in _DEST_ERRNOS:
+        return Broke(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
+    return Held(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
+
+
+def _reason(error: Exception, status: int | None) -> Reason | None:
+    if _cause(error, ssl.SSLError):
+        return Reason.TLS
+    if isinstance(error, httpx.RemoteProtocolError) and status is not None:
+        return Reason.TRUNCATED
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    return None
+
+
+def _cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether an error of that kind is behind this one, at whatever depth."""
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__
+    return False

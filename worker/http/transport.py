@@ -1,0 +1,105 @@
+"""httpx's transport over httpcore2: each lane has a small connection pool of its own.
+
+One big pool is slow (every request looks at every connection) and lets one slow host take every
+slot; a lane's pool holds as many connections as its policy lets fetches run, so none ever waits.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import httpcore2
+import httpx
+
+from worker.http.errors import TO_HTTPX
+from worker.http.network import GuardedNetwork
+from worker.policy import LanePolicy
+
+LANE = "fetchfleet.lane"
+"""The request extension that names the lane whose pool is to be used."""
+
+KEEPALIVE_EXPIRY_S = 30.0
+
+
+class LanePools(httpx.AsyncBaseTransport):
+    """Connection pools by lane: `open` before the first request of a lane, `close` after the last."""
+
+    def __init__(self, network: GuardedNetwork) -> None:
+        self._network = network
+        self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
+        # ALPN is set on the context, so the two kinds of pool must not share one.
+        self._ssl = {http2: ssl.create_default_context() for http2 in (False, True)}
+
+    def open(self, lane: str, policy: LanePolicy) -> None:
+        """Make the lane's pool."""
+        self._pools[lane] = httpcore2.AsyncConnectionPool(
+            ssl_context=self._ssl[policy.http2],
+            max_connections=policy.concurrency,
+            max_keepalive_connections=policy.concurrency,
+            keepalive_expiry=KEEPALIVE_EXPIRY_S,
+            http2=policy.http2,
+            retries=0,
+            network_backend=self._network,
+        )
+
+    async def close(self, lane: str) -> None:
+        """Close the lane's connections; nothing if it has none."""
+        pool = self._pools.pop(lane, None)
+        if pool is not None:
+            await pool.aclose()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """One exchange on the pool of the lane that the request names."""
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        pool = self._pools[request.extensions[LANE]]
+        url = request.url
+        with _as_httpx_errors():
+            response = await pool.handle_async_request(
+                httpcore2.Request(
+                    method=request.method,
+                    url=httpcore2.URL(
+                        scheme=url.raw_scheme,
+                        host=url.raw_host,
+                        port=url.port,
+                        target=url.raw_path,
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        return httpx.Response(
+            status_code=response.status,
+            headers=response.headers,
+            stream=_Body(response),
+            extensions=response.extensions,
+        )
+
+    async def aclose(self) -> None:
+        """Close every lane's connections."""
+        for lane in list(self._pools):
+            await self.close(lane)
+
+
+class _Body(httpx.AsyncByteStream):
+    """The body of an answer; its errors are httpx's too."""
+
+    def __init__(self, response: httpcore2.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx_errors():
+            async for chunk in self._response.aiter_stream():
+                yield chunk
+
+    async def aclose(self) -> None:
+        with _as_httpx_errors():
+            await self._response.aclose()
+
+
+@contextmanager
+def _as_httpx_errors() -> Iterator[None]:
+    try:
+        yield
+    except tuple(TO_HTTPX) as error:
+        raise TO_HTTPX[type(error)](str(error)) from error

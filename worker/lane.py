@@ -1,0 +1,127 @@
+"""A lane while this worker holds it."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from jobs.entry import Entry
+from worker.clock import RedisClock, mono_s
+from worker.gate import gate
+from worker.gate.gate import Shut, Verdict
+from worker.gate.state import GateState
+from worker.policy import LanePolicy
+
+
+class Lane:
+    """One host's queue in our hands: its gate, what is claimed, what is in flight.
+
+    A lane ends in one of two ways: `leaving` (we give it back) or `lost` (the lease is gone, and with
+    it every right to touch the lane's fetches).
+    """
+
+    def __init__(
+        self, name: str, token: int, policy: LanePolicy, state: GateState, clock: RedisClock
+    ) -> None:
+        self.name = name
+        self.token = token
+        self.policy = policy
+        self.gate = state
+        self.saved_gate = state
+        self.clock = clock
+        self.ready: deque[Entry] = deque()
+        self.in_flight: dict[str, asyncio.Task[None]] = {}
+        self.entries: dict[str, Entry] = {}
+        self.cut: set[str] = set()
+        self.leaving = False
+        self.lost = False
+        self.released = False
+        self.lease_ends_s = 0.0
+        self.task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost else "leaving" if self.leaving else "held"
+        return (
+            f"<Lane {self.name} {state} {len(self.in_flight)}/{self.policy.concurrency} in flight, "
+            f"{len(self.ready)} ready, gate {self.gate.breaker.value}>"
+        )
+
+    @property
+    def pool(self) -> str:
+        """The name of this stay's connection pool; a later stay of the same lane has another."""
+        return f"{self.name}#{self.token}"
+
+    @property
+    def serving(self) -> bool:
+        """Whether fetches may be started."""
+        return not (self.leaving or self.lost)
+
+    @property
+    def live(self) -> bool:
+        """Whether the lease holds by our own clock: only then may a file be put in its place."""
+        return not self.lost and mono_s() < self.lease_ends_s
+
+    def verdict(self, *, besides: int = 0) -> Verdict:
+        """Whether a fetch may start now, with `besides` of those in flight left out of account."""
+        in_flight = len(self.in_flight) - besides
+        return gate.admit(self.gate, self.policy, in_flight, self.clock.now_ms())
+
+    def shut(self) -> Shut | None:
+        """Until when the lane is shut and why, None while it is open."""
+        return gate.shut_until(self.gate, self.policy, self.clock.now_ms())
+
+    def hold(self, entry: Entry) -> None:
+        """The fetch is claimed: it is to be settled by us, and by nobody else."""
+        self.entries[entry.id] = entry
+        self.ready.append(entry)
+
+    def drop(self, fetch_id: str | bytes) -> None:
+        """The fetch is settled."""
+        self.entries.pop(fetch_id, None)  # type: ignore[arg-type]
+
+    def start(self, fetch_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run work as the fetch's task, which counts as in flight until it ends."""
+        self.gate = gate.started(self.gate, self.policy, self.clock.now_ms())
+        task = asyncio.create_task(work, name=f"fetch {fetch_id}")
+        self.in_flight[fetch_id] = task
+        task.add_done_callback(lambda _: self._ended(fetch_id))
+        return task
+
+    def lose(self) -> None:
+        """Stop all network and disk work: somebody else may have the lane now."""
+        self.lost = True
+        self._cancel()
+        self.notify()
+
+    def cut_short(self) -> None:
+        """Stop what is in flight; it is handed back with the lane, as interrupted."""
+        self.cut |= self.in_flight.keys()
+        self._cancel()
+
+    def leave(self) -> None:
+        """Start nothing more; what is in flight may end."""
+        self.leaving = True
+        self.notify()
+
+    def notify(self) -> None:
+        """Something changed: whoever waits in `changed` looks again."""
+        self._changed.set()
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait for a change, timeout_s at most (inf: for as long as it takes)."""
+        try:
+            async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._changed.clear()
+
+    def _cancel(self) -> None:
+        for task in self.in_flight.values():
+            task.cancel()
+
+    def _ended(self, fetch_id: str) -> None:
+        del self.in_flight[fetch_id]
+        self.notify()

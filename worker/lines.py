@@ -1,0 +1,122 @@
+"""The log lines of fetches and lanes; which fields each event has is decided here and only here."""
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from jobs.entry import Entry
+from jobs.model import Result
+from jobs.wake import Wake
+from worker import redact
+from worker.decide import Again, Broke, Happened, Held, Moved
+from worker.gate.gate import Shut
+from worker.gate.state import Breaker, GateState
+from worker.lane import Lane
+from worker.log import Event
+
+_BREAKER_EVENTS = {
+    Breaker.OPEN: Event.LANE_BREAKER_OPEN,
+    Breaker.HALF_OPEN: Event.LANE_BREAKER_HALF_OPEN,
+    Breaker.CLOSED: Event.LANE_BREAKER_CLOSED,
+}
+
+
+def finished(result: Result, entry: Entry, lane: Lane, happened: Happened, log: Any) -> Callable[[], None]:
+    """Writes the canonical line of a fetch, once its result is in Redis."""
+
+    def tell() -> None:
+        timings = result.timings
+        log.info(
+            Event.FETCH_FINISHED,
+            id=result.id,
+            batch=entry.batch_id,
+            lane=lane.name,
+            method=entry.fetch.method,
+            url=redact.url(result.url),
+            status=result.status,
+            outcome=result.outcome.value,
+            reason=result.reason.value if result.reason else None,
+            note=_note(happened),
+            bytes=result.bytes,
+            attempts=result.attempts,
+            throttles=result.throttles,
+            interruptions=result.interruptions,
+            queue_ms=timings.queue_ms,
+            connect_ms=timings.connect_ms,
+            ttfb_ms=timings.ttfb_ms,
+            total_ms=timings.total_ms,
+        )
+
+    return tell
+
+
+def retry(entry: Entry, lane: Lane, again: Again, happened: Happened, log: Any) -> Callable[[], None]:
+    """Writes the line of a fetch that waits for another attempt."""
+
+    def tell() -> None:
+        log.info(
+            Event.FETCH_RETRY,
+            id=entry.id,
+            batch=entry.batch_id,
+            lane=lane.name,
+            url=redact.url(entry.fetch.url),
+            status=None if isinstance(happened, Held | Moved) else happened.status,
+            reason=again.reason.value if again.reason else None,
+            note=_note(happened),
+            wait_s=round(again.wait_s, 3),
+            attempts=again.entry.attempts,
+            throttles=again.entry.throttles,
+            interruptions=again.entry.interruptions,
+        )
+
+    return tell
+
+
+def gate_changed(lane: Lane, before: GateState, log: Any) -> None:
+    """A line for each thing that the gate has newly learnt of the host."""
+    after = lane.gate
+    if after.cool_until_ms > before.cool_until_ms:
+        wait_s = (after.cool_until_ms - lane.clock.now_ms()) / 1000
+        log.info(
+            Event.LANE_COOLING,
+            lane=lane.name,
+            until_ms=after.cool_until_ms,
+            wait_s=round(wait_s, 3),
+            incidents=after.incidents,
+        )
+    if after.breaker is not before.breaker:
+        event = _BREAKER_EVENTS[after.breaker]
+        log.info(event, lane=lane.name, failures=after.failures, until_ms=after.open_until_ms)
+
+
+def released(lane: Lane, shut: Shut | None, wake: Wake | None, handed_back: int, log: Any) -> None:
+    """The lane was given back."""
+    log.info(
+        Event.LANE_RELEASED,
+        lane=lane.name,
+        more=wake is not None,
+        due_in_ms=wake.due_in_ms if wake else None,
+        why=shut.why.value if shut else None,
+        handed_back=handed_back,
+    )
+
+
+def bug(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
+    """An error of ours, with where it came from."""
+    log.error(
+        Event.FETCH_BUG,
+        id=entry.id,
+        lane=lane_name,
+        error=redact.text(repr(error)),
+        trace=redact.text("".join(traceback.format_tb(error.__traceback__)[-3:])),
+    )
+
+
+def redis_trouble(error: object, log: Any) -> None:
+    """Redis did not do what it was asked."""
+    log.warning(Event.REDIS_TROUBLE, error=redact.text(repr(error)))
+
+
+def _note(happened: Happened) -> str | None:
+    note = happened.note if isinstance(happened, Broke | Held) else ""
+    return redact.text(note) if note else None

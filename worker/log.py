@@ -1,0 +1,98 @@
+"""Every log event, what it means, and how lines are written: JSON, or pretty on a terminal."""
+
+import logging
+import sys
+from enum import StrEnum
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+
+from worker import redact
+
+
+class Event(StrEnum):
+    """The closed list of events."""
+
+    FETCH_FINISHED = "fetch.finished"
+    """Exactly one a fetch: its result is in Redis."""
+    FETCH_RETRY = "fetch.retry"
+    """An attempt is over and the fetch waits for the next: wait_s, reason."""
+    FETCH_BUG = "fetch.bug"
+    """An error of ours; the fetch goes on as after a failed attempt."""
+    LANE_TAKEN = "lane.taken"
+    LANE_COOLING = "lane.cooling"
+    """The host asked for quiet, until_ms (Unix)."""
+    LANE_BREAKER_OPEN = "lane.breaker_open"
+    LANE_BREAKER_HALF_OPEN = "lane.breaker_half_open"
+    LANE_BREAKER_CLOSED = "lane.breaker_closed"
+    LANE_RELEASED = "lane.released"
+    """Given back: more says whether something waits, why and due_in_ms until when."""
+    LANE_LOST = "lane.lost"
+    """The lease ended before we gave the lane back; its work was stopped."""
+    LANE_INVALID = "lane.invalid"
+    """Something in the lane was no entry; it is among the dead letters."""
+    LANE_RESCUED = "lane.rescued"
+    """The sweep woke a lane whose owner died or whose hand-off was lost."""
+    WORKER_STARTED = "worker.started"
+    WORKER_STOPPING = "worker.stopping"
+    WORKER_STOPPED = "worker.stopped"
+    REDIS_TROUBLE = "redis.trouble"
+    """Redis did not answer; we keep what we hold and ask again."""
+    REDIS_BACK = "redis.back"
+    LIBRARY = "library"
+    """A warning of a library that we use."""
+
+
+def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None) -> None:
+    """Send every line, ours and the libraries' warnings, to the stream."""
+    if stream.isatty() if pretty is None else pretty:
+        _configure_pretty(stream)
+    else:
+        _configure_json(stream)
+    root = logging.getLogger()
+    root.handlers = [_LibraryHandler()]
+    root.setLevel(logging.WARNING)
+
+
+def get_logger(**fields: Any) -> Any:
+    """A logger whose lines all carry the fields."""
+    return structlog.get_logger(**fields)
+
+
+class _LibraryHandler(logging.Handler):
+    """Warnings of libraries as events of ours. Their INFO lines hold URLs with secrets: never asked for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = get_logger(library=record.name)
+        log.warning(Event.LIBRARY, message=redact.text(record.getMessage()))
+
+
+def _configure_json(stream: TextIO) -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(serializer=_json),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _configure_pretty(stream: TextIO) -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(pad_event_to=20),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _json(line: dict[str, Any], **_: Any) -> str:
+    return msgspec.json.encode(line, enc_hook=str).decode()

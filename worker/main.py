@@ -1,0 +1,50 @@
+"""A worker for those who live in arq's CLI; settings come from the environment (FETCHFLEET_…).
+
+arq worker.main.WorkerSettings
+"""
+
+import asyncio
+import os
+from typing import Any, ClassVar
+
+import uvloop
+
+from jobs import keys
+from jobs.connect import connection_pool
+from jobs.wake import arq_client, deserialize, serialize
+from worker import log
+from worker.hand_off import CRON_JOBS, FUNCTIONS, HAND_OFFS_AT_ONCE, POLL_DELAY_S
+from worker.runtime import Runtime
+from worker.settings import load_settings
+
+settings = load_settings({}, os.environ)
+
+
+async def startup(ctx: dict[str, Any]) -> None:
+    """Make the runtime."""
+    log.configure()
+    ctx["runtime"] = Runtime(settings)
+    await ctx["runtime"].start()
+
+
+async def shutdown(ctx: dict[str, Any]) -> None:
+    """Hand everything back."""
+    await ctx["runtime"].stop()
+
+
+class WorkerSettings:
+    """What arq's CLI reads."""
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+    functions: ClassVar = FUNCTIONS
+    cron_jobs: ClassVar = CRON_JOBS
+    on_startup = startup
+    on_shutdown = shutdown
+    redis_pool = arq_client(connection_pool(settings.redis_url))
+    queue_name = keys.QUEUE
+    poll_delay = POLL_DELAY_S
+    max_jobs = HAND_OFFS_AT_ONCE
+    keep_result = 0
+    job_serializer = serialize
+    job_deserializer = deserialize

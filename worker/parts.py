@@ -1,0 +1,34 @@
+"""What a lane needs of its worker, named once and handed down."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.wake import Wake
+from worker.clock import RedisClock
+from worker.http.engine import HttpxEngine
+from worker.http.transport import LanePools
+from worker.settings import Settings
+from worker.settle import Settler
+from worker.sink.files import FileSink
+from worker.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The shared parts of one worker process."""
+
+    settings: Settings
+    store: Store
+    settler: Settler
+    engine: HttpxEngine
+    pools: LanePools
+    sink: FileSink
+    clock: RedisClock
+    slots: asyncio.Semaphore
+    """As many fetches as may be in flight in this process, over all lanes."""
+    wake: Callable[[Iterable[Wake]], Awaitable[None]]
+    chance: Callable[[], float]
+    """A fraction in [0, 1): the only source of chance."""
+    log: Any

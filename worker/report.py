@@ -1,0 +1,44 @@
+"""The result of a fetch, out of how its last attempt went."""
+
+from jobs.model import Result, Timings
+from worker.attempt import Attempt
+from worker.clock import mono_s
+from worker.decide import Answered, Broke, Finish, Happened, Held, Stored, asks_for_quiet
+
+
+def result_of(attempt: Attempt, finish: Finish, happened: Happened, worker_id: str) -> Result:
+    """What the producer gets to read."""
+    entry = attempt.entry
+    stored = happened if isinstance(happened, Stored) else None
+    throttled = asks_for_quiet(happened) is not None
+    tried = isinstance(happened, Stored | Answered | Broke) and not throttled
+    return Result(
+        id=entry.id,
+        url=entry.fetch.url,
+        final_url=None if isinstance(happened, Held) else attempt.request.url,
+        outcome=finish.outcome,
+        reason=finish.reason,
+        status=None if isinstance(happened, Held) else happened.status,
+        bytes=stored.size_bytes if stored else None,
+        sha256=stored.sha256 if stored else None,
+        path=stored.path if stored else None,
+        attempts=entry.attempts + tried,
+        throttles=entry.throttles + throttled,
+        interruptions=entry.interruptions,
+        worker=worker_id,
+        timings=_timings(attempt),
+        meta=entry.fetch.meta,
+    )
+
+
+def _timings(attempt: Attempt) -> Timings:
+    trace = attempt.trace
+    total_ms = float(attempt.lane.clock.now_ms() - attempt.entry.submitted_ms)
+    ran_ms = (mono_s() - trace.started_s) * 1000
+    answered = trace.head_s is not None
+    return Timings(
+        queue_ms=round(max(0.0, total_ms - ran_ms), 1),
+        connect_ms=round(trace.connect_s * 1000, 1) if answered else None,
+        ttfb_ms=round((trace.head_s - trace.started_s) * 1000, 1) if trace.head_s else None,
+        total_ms=total_ms,
+    )

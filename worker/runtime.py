@@ -1,0 +1,239 @@
+"""The composition root: makes a worker's parts, takes lanes that arq hands over, keeps them alive.
+
+The only file that knows arq's Worker is worker/main.py; here a hand-off is one method call.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from jobs import keys
+from jobs.connect import connect
+from jobs.wake import Wake, arq_client, wake
+from worker import lines
+from worker.clock import RedisClock, mono_s
+from worker.drain import drain
+from worker.http.client import build_client, build_pools
+from worker.http.engine import HttpxEngine
+from worker.lane import Lane
+from worker.log import Event, get_logger
+from worker.parts import Parts
+from worker.settings import Settings
+from worker.settle import Settler
+from worker.sink.files import FileSink
+from worker.store import Early, Held, Store
+
+RENEWALS_A_LEASE = 3
+LEASE_MARGIN_S = 1.0
+"""We let go of a lane this long before Redis would give it to somebody else."""
+
+SIGN_OF_LIFE_S = 1.0
+
+
+class RefusedRedisError(Exception):
+    """A Redis that would lose fetches; the message holds the remedy."""
+
+
+class Runtime:
+    """One worker process. start() → take_lane() … → stop(); each may be called again without harm."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lanes: dict[str, Lane] = {}
+        self.stopping = False
+        self.log = get_logger(worker=settings.worker_id)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._client: httpx.AsyncClient | None = None
+
+    async def start(self) -> None:
+        """Make the parts, the one client among them, and begin to show signs of life.
+
+        Raises RefusedRedisError, redis.exceptions.RedisError or OSError.
+        """
+        self.redis: Redis = connect(self.settings.redis_url)
+        await _refuse_lossy(self.redis)
+        self._arq = arq_client(self.redis.connection_pool)
+        self._pools = build_pools(self.settings)
+        self._client = build_client(self.settings, self._pools)
+        self._settler = Settler(self.redis, self._trouble)
+        self.parts = await self._make_parts()
+        loops = {
+            "settle": self._settler.run(),
+            "renew": self._renew_loop(),
+            "sign of life": self._life_loop(),
+        }
+        self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+        self.log.info(Event.WORKER_STARTED, out=str(self.settings.out))
+
+    async def take_lane(self, name: str, generation: int) -> Early | None:
+        """Take over a lane that is due and serve it in a task of its own; Early if it is not due yet."""
+        if self.stopping:
+            return Early(0)
+        asked_s = mono_s()
+        held = await self.parts.store.take(name, generation)
+        if not isinstance(held, Held):
+            return held
+        self.parts.clock.sync(held.now_ms)
+        policy = self.settings.policy.for_lane(name)
+        lane = Lane(name, held.token, policy, held.gate, self.parts.clock)
+        lane.lease_ends_s = self._lease_end_s(asked_s)
+        self.lanes[lane.pool] = lane
+        self.log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
+        lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
+        return None
+
+    async def sweep(self) -> None:
+        """Wake lanes whose owner died or whose hand-off was lost."""
+        rescued = await self.parts.store.rescue()
+        for found, owner in rescued:
+            self.log.warning(Event.LANE_RESCUED, lane=found.lane, owner=owner or None)
+        await self._wake([found for found, _ in rescued])
+
+    async def stop(self) -> None:
+        """Take nothing more, let short fetches end, hand the rest back, close everything."""
+        if self.stopping:
+            return
+        self.stopping = True
+        self.log.info(Event.WORKER_STOPPING, lanes=len(self.lanes))
+        for lane in self.lanes.values():
+            lane.leave()
+        served = [lane.task for lane in self.lanes.values() if lane.task]
+        if served:
+            await asyncio.wait(served, timeout=self.settings.grace_s)
+        for lane in self.lanes.values():
+            lane.cut_short()
+        if served:
+            await asyncio.wait(served, timeout=self.settings.lease_s)
+        await self._close()
+        self.log.info(Event.WORKER_STOPPED)
+
+    async def _close(self) -> None:
+        still = [lane.task for lane in self.lanes.values() if lane.task]
+        for task in (*still, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*still, *self._tasks, return_exceptions=True)
+        if self._client is not None:
+            await self._client.aclose()
+        with contextlib.suppress(RedisError, OSError):
+            await self.redis.zrem(keys.WORKERS, self.settings.worker_id)
+            await self.redis.delete(keys.worker(self.settings.worker_id))
+        await self.redis.aclose()
+        await self.redis.connection_pool.aclose()
+
+    async def _make_parts(self) -> Parts:
+        assert self._client is not None
+        clock = RedisClock()
+        seconds, micros = await self.redis.time()
+        clock.sync(seconds * 1000 + micros // 1000)
+        sink = FileSink(self.settings.out)
+        sink.open()
+        return Parts(
+            settings=self.settings,
+            store=Store(self.redis, self.settings.worker_id, int(self.settings.lease_s * 1000)),
+            settler=self._settler,
+            engine=HttpxEngine(self._client),
+            pools=self._pools,
+            sink=sink,
+            clock=clock,
+            slots=asyncio.Semaphore(self.settings.max_in_flight),
+            wake=self._wake,
+            chance=random.random,
+            log=self.log,
+        )
+
+    async def _serve(self, lane: Lane, orphans: list[bytes]) -> None:
+        try:
+            await drain(lane, orphans, self.parts)
+        finally:
+            del self.lanes[lane.pool]
+
+    async def _wake(self, wakes: Iterable[Wake]) -> None:
+        """A wake that cannot be sent is made good by a sweep."""
+        try:
+            await wake(self._arq, wakes)
+        except (RedisError, OSError) as error:
+            self._trouble(error)
+
+    async def _renew_loop(self) -> None:
+        """Prolong every lease in one call, off the path of any fetch."""
+        while True:
+            await asyncio.sleep(self.settings.lease_s / RENEWALS_A_LEASE)
+            lanes = list(self.lanes.values())
+            if lanes:
+                await self._renew(lanes)
+            for lane in lanes:
+                if not lane.live and not lane.lost:
+                    lane.lose()
+
+    async def _renew(self, lanes: list[Lane]) -> None:
+        asked_s = mono_s()
+        try:
+            async with asyncio.timeout(self.settings.lease_s / RENEWALS_A_LEASE):
+                reply = await self.parts.store.renew([(lane.name, lane.token) for lane in lanes])
+        except (RedisError, OSError) as error:
+            self._trouble(error)
+            return
+        now_ms, kept = reply
+        self.parts.clock.sync(now_ms)
+        for lane, ours in zip(lanes, kept, strict=True):
+            if ours:
+                lane.lease_ends_s = self._lease_end_s(asked_s)
+            elif self.lanes.get(lane.pool) is lane and not lane.released:
+                lane.lose()
+
+    def _lease_end_s(self, asked_s: float) -> float:
+        """By our own clock, counted from before we asked: earlier than Redis's end of it."""
+        margin_s = min(LEASE_MARGIN_S, self.settings.lease_s / 4)
+        return asked_s + self.settings.lease_s - margin_s
+
+    async def _life_loop(self) -> None:
+        while True:
+            try:
+                await self._show_life()
+            except (RedisError, OSError) as error:
+                self._trouble(error)
+            await asyncio.sleep(SIGN_OF_LIFE_S)
+
+    async def _show_life(self) -> None:
+        now_ms, worker_id = self.parts.clock.now_ms(), self.settings.worker_id
+        async with self.redis.pipeline(transaction=False) as pipe:
+            pipe.zadd(keys.WORKERS, {worker_id: now_ms})
+            pipe.zremrangebyscore(keys.WORKERS, "-inf", now_ms - keys.WORKER_TTL_MS)
+            pipe.set(keys.worker(worker_id), self._portrait(), px=keys.WORKER_TTL_MS)
+            await pipe.execute()
+
+    def _portrait(self) -> bytes:
+        """What this worker is at: for each lane how many fetches are in flight, and why it waits."""
+        lanes = {}
+        for lane in self.lanes.values():
+            shut = lane.shut()
+            lanes[lane.name] = {
+                "in_flight": len(lane.in_flight),
+                "why": shut.why.value if shut else None,
+                "until_ms": shut.until_ms if shut else None,
+            }
+        return msgspec.json.encode({"lanes": lanes})
+
+    def _trouble(self, error: BaseException) -> None:
+        lines.redis_trouble(error, self.log)
+
+
+async def _refuse_lossy(redis: Redis) -> None:
+    """A Redis that evicts keys would drop fetches silently."""
+    try:
+        found: dict[str, Any] = await redis.config_get("maxmemory-policy")
+    except ResponseError:
+        return  # a managed Redis may not tell
+    policy = found.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction":
+        raise RefusedRedisError(
+            f"Redis has maxmemory-policy {policy}, which drops fetches when memory is short;"
+            " set it to noeviction: redis-cli CONFIG SET maxmemory-policy noeviction"
+        )

@@ -1,0 +1,123 @@
+"""What a worker is told: flags over environment over defaults, checked all at once. Frozen."""
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobs.connect import connection_pool
+from worker.http.egress import Egress
+from worker.policy import Policy, PolicyError, parse_policy
+from worker.redact import url as redacted_url
+
+ENGINES = ("httpx",)
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names each with its remedy, one a line."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker process.
+
+    redis_url: the fleet's Redis. out: the folder for bodies, made when missing. allow_net: networks
+    that may be dialled although they are not public. max_in_flight: fetches at once over all lanes.
+    grace_s: how long fetches may go on after SIGTERM before they are handed back. lease_s: how long
+    a lane stays with a worker that shows no sign of life. user_agent: sent with every request.
+    """
+
+    redis_url: str = "redis://127.0.0.1:6379"
+    out: Path = Path("data")
+    policy: Policy = msgspec.field(default_factory=Policy)
+    allow_net: str = ""
+    engine: str = "httpx"
+    user_agent: str = "fetchfleet/0.1"
+    max_in_flight: int = 256
+    grace_s: float = 10.0
+    lease_s: float = 8.0
+    worker_id: str = ""
+
+    @property
+    def egress(self) -> Egress:
+        """The egress rule that allow_net makes."""
+        return Egress.parse(self.allow_net)
+
+    def __repr__(self) -> str:
+        return f"<Settings {redacted_url(self.redis_url)} out={self.out} id={self.worker_id}>"
+
+
+_ENVIRONMENT = {
+    "redis_url": "FETCHFLEET_REDIS_URL",
+    "out": "FETCHFLEET_OUT",
+    "policy": "FETCHFLEET_POLICY",
+    "allow_net": "FETCHFLEET_ALLOW_NET",
+    "engine": "FETCHFLEET_ENGINE",
+    "user_agent": "FETCHFLEET_USER_AGENT",
+    "max_in_flight": "FETCHFLEET_MAX_IN_FLIGHT",
+    "grace_s": "FETCHFLEET_GRACE_S",
+    "lease_s": "FETCHFLEET_LEASE_S",
+    "worker_id": "FETCHFLEET_WORKER_ID",
+}
+
+
+def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    """The settings that flags (None: not given) and the environment make; raises SettingsError."""
+    given: dict[str, Any] = {}
+    for name, variable in _ENVIRONMENT.items():
+        value = flags.get(name)
+        if value is None:
+            value = environment.get(variable) or None
+        if value is not None:
+            given[name] = value
+    errors: list[str] = []
+    _read_policy(given, errors)
+    given.setdefault("worker_id", f"{socket.gethostname()}-{os.getpid()}")
+    for name, kind in (("max_in_flight", int), ("grace_s", float), ("lease_s", float)):
+        _read_number(given, name, kind, errors)
+    settings = Settings(**{**given, "out": Path(given.get("out", "data"))})
+    errors += _faults(settings)
+    if errors:
+        raise SettingsError("\n".join(errors))
+    return settings
+
+
+def _read_policy(given: dict[str, Any], errors: list[str]) -> None:
+    path = given.pop("policy", None)
+    if path is None:
+        return
+    try:
+        given["policy"] = parse_policy(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, PolicyError) as error:
+        errors.append(f"--policy {path}: {error}")
+
+
+def _read_number(given: dict[str, Any], name: str, kind: type[int | float], errors: list[str]) -> None:
+    if name not in given:
+        return
+    try:
+        given[name] = kind(given[name])
+    except ValueError:
+        errors.append(f"{_ENVIRONMENT[name]}: {given.pop(name)!r} is not a number")
+
+
+def _faults(settings: Settings) -> list[str]:
+    faults: list[str] = []
+    if settings.engine not in ENGINES:
+        faults.append(f"--engine {settings.engine}: there is {', '.join(ENGINES)}")
+    if not 1 <= settings.max_in_flight <= 100_000:
+        faults.append("FETCHFLEET_MAX_IN_FLIGHT: must be within 1 and 100000")
+    if not settings.lease_s >= 1:
+        faults.append("FETCHFLEET_LEASE_S: must be at least 1")
+    if not settings.grace_s >= 0:
+        faults.append("FETCHFLEET_GRACE_S: must be at least 0")
+    if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
+        faults.append("FETCHFLEET_USER_AGENT: must be printable ASCII")
+    for check in (lambda: settings.egress, lambda: connection_pool(settings.redis_url)):
+        try:
+            check()
+        except ValueError as error:
+            faults.append(str(error))
+    return faults

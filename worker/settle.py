@@ -1,0 +1,168 @@
+"""Writes what became of fetches to Redis: many at a time, again until Redis has it.
+
+A result that cannot be written waits in memory: the body is on disk and must not be fetched again.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from jobs import keys, scripts
+from jobs.entry import Entry, to_element
+from jobs.model import Result, encode
+from jobs.names import batch_of
+from worker.gate.state import to_json
+from worker.lane import Lane
+
+GATHER_S = 0.01
+"""How long settlements are gathered before they are written: the price of a result in latency."""
+
+MAX_WAITING = 20_000
+"""With as many results waiting for Redis, lanes claim nothing more."""
+
+
+class Settlement(NamedTuple):
+    """What becomes of one claimed fetch; `done` is called once it is in Redis."""
+
+    fetch_id: str | bytes
+    args: Sequence[scripts.Arg]
+    batch_id: str | None
+    done: Callable[[], None]
+
+
+def finished(result: Result, done: Callable[[], None]) -> Settlement:
+    """The fetch has its result."""
+    args = [result.outcome.value, result.bytes or 0, encode(result)]
+    return Settlement(result.id, args, batch_of(result.id), done)
+
+
+def again(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement:
+    """The fetch waits for its next attempt."""
+    return Settlement(entry.id, ["again", int(wait_s * 1000), to_element(entry)], None, done)
+
+
+def buried(fetch_id: str | bytes, reason: str, done: Callable[[], None]) -> Settlement:
+    """What was claimed is no entry: a copy goes to the dead letters. `finished` or `dropped` follows."""
+    return Settlement(fetch_id, ["dead", reason], None, done)
+
+
+def dropped(fetch_id: bytes) -> Settlement:
+    """What was claimed is no fetch of any batch."""
+    return Settlement(fetch_id, ["drop"], None, lambda: None)
+
+
+class Settler:
+    """One for a worker process; `run` is its task."""
+
+    def __init__(self, redis: Redis, on_trouble: Callable[[BaseException], None]) -> None:
+        self._redis = redis
+        self._on_trouble = on_trouble
+        self._waiting: dict[Lane, list[Settlement]] = {}
+        self._writing: set[Lane] = set()
+        self._some = asyncio.Event()
+        self._written = asyncio.Condition()
+        self.count = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits for Redis that nothing more should be begun."""
+        return self.count >= MAX_WAITING
+
+    def add(self, lane: Lane, settlement: Settlement) -> None:
+        """Write it soon."""
+        self._waiting.setdefault(lane, []).append(settlement)
+        self.count += 1
+        self._some.set()
+
+    def save_gate(self, lane: Lane) -> None:
+        """Write the lane's gate soon, although nothing was settled."""
+        self._waiting.setdefault(lane, [])
+        self._some.set()
+
+    async def flushed(self, lane: Lane) -> None:
+        """Return when nothing of the lane waits to be written."""
+        async with self._written:
+            await self._written.wait_for(lambda: lane.lost or not self._has(lane))
+
+    async def run(self) -> None:
+        """Write what comes, until cancelled."""
+        while True:
+            await self._some.wait()
+            await asyncio.sleep(GATHER_S)
+            self._some.clear()
+            taken, self._waiting = self._waiting, {}
+            self._writing = set(taken)
+            await self._write(taken)
+            async with self._written:
+                self._writing = set()
+                self._written.notify_all()
+
+    def _has(self, lane: Lane) -> bool:
+        return lane in self._waiting or lane in self._writing
+
+    async def _write(self, taken: dict[Lane, list[Settlement]]) -> None:
+        """Try until Redis has answered for every lane; what it has it passes over when sent again."""
+        calls = {lane: self._call(lane, settlements) for lane, settlements in taken.items()}
+        async for attempt in _until_redis_answers(self._on_trouble):
+            with attempt:
+                replies = await scripts.run_many(self._redis, list(calls.values()))
+                for lane, reply in zip(list(calls), replies, strict=True):
+                    if _is_trouble(reply):
+                        continue
+                    self._settled(lane, taken[lane], reply)
+                    del calls[lane]
+                _raise_first(replies)
+
+    def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> scripts.Call:
+        names = [keys.lane(lane.name), keys.claimed(lane.name), keys.later(lane.name), keys.DEAD]
+        gate = to_json(lane.gate) if lane.gate is not lane.saved_gate else b""
+        lane.saved_gate = lane.gate
+        args: list[Any] = [lane.token, gate, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS]
+        args.append(keys.DEAD_LENGTH)
+        batches: dict[str, int] = {}
+        for item in settlements:
+            args.append(item.fetch_id)
+            if item.batch_id is not None:
+                args += ["done", batches.setdefault(item.batch_id, len(batches) + 1)]
+            args += item.args
+        for batch in batches:
+            names += [keys.batch(batch), keys.results(batch)]
+        return scripts.Call("settle", names, args)
+
+    def _settled(self, lane: Lane, settlements: list[Settlement], reply: Any) -> None:
+        self.count -= len(settlements)
+        if not reply:
+            lane.lose()
+            return
+        lane.clock.sync(reply[0])
+        for item in settlements:
+            lane.drop(item.fetch_id)
+            item.done()
+        lane.notify()
+
+
+def _is_trouble(reply: Any) -> bool:
+    return isinstance(reply, Exception)
+
+
+def _raise_first(replies: Iterable[Any]) -> None:
+    for reply in replies:
+        if _is_trouble(reply):
+            raise reply
+
+
+def _until_redis_answers(on_trouble: Callable[[BaseException], None]) -> AsyncRetrying:
+    def tell(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            on_trouble(error)
+
+    return AsyncRetrying(
+        retry=retry_if_exception_type((RedisError, OSError)),
+        wait=wait_random_exponential(multiplier=0.2, max=2),
+        before_sleep=tell,
+    )

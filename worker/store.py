@@ -1,0 +1,138 @@
+"""Lanes in Redis, as a worker sees them. What is decided there is in jobs/lua."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from jobs import keys, scripts
+from jobs.wake import GRACE_MS, Wake
+from worker.gate.state import GateState, from_json, to_json
+
+
+class LaneLostError(Exception):
+    """The lane is no longer this worker's: its lease lapsed and somebody else may have it."""
+
+
+class Held(NamedTuple):
+    """A lane that was taken: by which token, its gate, and what a dead owner had claimed."""
+
+    token: int
+    now_ms: int
+    gate: GateState
+    orphans: list[bytes]
+
+
+class Early(NamedTuple):
+    """The hand-off came before the lane is due."""
+
+    due_in_ms: int
+
+
+class Claim(NamedTuple):
+    """What a claim brought. next_retry_ms: until the lane's next retry, None if there is none."""
+
+    now_ms: int
+    elements: list[bytes]
+    waiting: int
+    next_retry_ms: int | None
+
+
+class Store:
+    """Every call carries the lane's token; LaneLostError when it is no longer the current one."""
+
+    def __init__(self, redis: Redis, owner: str, lease_ms: int) -> None:
+        self._redis = redis
+        self._owner = owner
+        self._lease_ms = lease_ms
+
+    async def take(self, lane: str, generation: int) -> Held | Early | None:
+        """Take a scheduled lane; None when this hand-off is stale."""
+        names = [keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL]
+        args: list[scripts.Arg] = [lane, generation, self._owner, self._lease_ms]
+        reply = await scripts.run(self._redis, "take", names, args)
+        match reply:
+            case [b"taken", token, now_ms, gate, *orphans]:
+                return Held(token, now_ms, from_json(gate), orphans)
+            case [b"early", due_in_ms]:
+                return Early(due_in_ms)
+            case _:
+                return None
+
+    async def claim(self, lane: str, token: int, count: int, *, only_expired: bool = False) -> Claim:
+        """Claim up to count waiting fetches."""
+        names = [keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]
+        reply = await scripts.run(self._redis, "claim", names, [token, count, int(only_expired)])
+        now_ms, elements, waiting, retry_ms = _fenced(reply)
+        return Claim(now_ms, elements, waiting, retry_ms if retry_ms >= 0 else None)
+
+    async def adopt(self, lane: str, token: int, elements: Sequence[bytes]) -> None:
+        """Rewrite claimed elements whose ledgers have changed."""
+        names = [keys.lane(lane), keys.claimed(lane)]
+        _fenced(await scripts.run(self._redis, "adopt", names, [token, *elements]))
+
+    async def transfer(
+        self, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str
+    ) -> Wake | None:
+        """Hand a claimed fetch to another lane; what to wake, if anything."""
+        names = [
+            *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL),
+            *(keys.lane(to_lane), keys.waiting_at(to_lane, priority)),
+        ]
+        args: list[scripts.Arg] = [token, fetch_id, element, to_lane, GRACE_MS]
+        _, *wake = _fenced(await scripts.run(self._redis, "transfer", names, args))
+        return Wake(to_lane, *wake) if wake else None
+
+    async def release(
+        self,
+        lane: str,
+        token: int,
+        gate: GateState,
+        shut_until_ms: int,
+        why: str,
+        changed: Sequence[bytes],
+    ) -> Wake | None:
+        """Give the lane back; what to wake, None when it is idle."""
+        names = [
+            *(keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)),
+            *(keys.ATTENTION, keys.SERIAL),
+        ]
+        args: list[scripts.Arg] = [
+            *(token, lane, shut_until_ms, why, to_json(gate), keys.GATE_TTL_MS, GRACE_MS),
+            *changed,
+        ]
+        _, *wake = _fenced(await scripts.run(self._redis, "release", names, args))
+        return Wake(lane, *wake) if wake else None
+
+    async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:
+        """Prolong all leases in one call: Redis's time, and for each lane whether it is still ours."""
+        names = [keys.ATTENTION, *(keys.lane(name) for name, _ in lanes)]
+        args: list[Any] = [self._lease_ms]
+        for name, token in lanes:
+            args += [name, token]
+        now_ms, *kept = await scripts.run(self._redis, "renew", names, args)
+        return now_ms, [bool(flag) for flag in kept]
+
+    async def rescue(self, limit: int = 200) -> list[tuple[Wake, str]]:
+        """Re-schedule lanes that are overdue: what to wake, and the owner that was lost ('' if none)."""
+        seconds, micros = await self._redis.time()
+        now_ms = seconds * 1000 + micros // 1000
+        overdue = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms, 0, limit)
+        names = [name.decode() for name in overdue]
+        calls = [
+            scripts.Call("wake", [keys.lane(name), keys.ATTENTION, keys.SERIAL], [name, GRACE_MS])
+            for name in names
+        ]
+        replies = await scripts.run_many(self._redis, calls) if calls else []
+        return [
+            (Wake(name, reply[0], 0), reply[1].decode())
+            for name, reply in zip(names, replies, strict=True)
+            if isinstance(reply, list) and reply
+        ]
+
+
+def _fenced(reply: Any) -> Any:
+    """The reply, or LaneLostError when the script refused our token."""
+    if reply in ([], 0):
+        raise LaneLostError
+    return reply if isinstance(reply, list) else [reply]
