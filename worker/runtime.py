@@ -28,6 +28,7 @@ from worker.parts import Parts
 from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
+from worker.snapshot import Portrait, WorkerPortrait
 from worker.store import Early, Held, Store
 
 RENEWALS_A_LEASE = 3
@@ -211,18 +212,21 @@ class Runtime:
 
     def _portrait(self) -> bytes:
         """What this worker is at: for each lane how many fetches are in flight, and why it waits."""
-        lanes = {}
-        for lane in self.lanes.values():
-            shut = lane.shut()
-            lanes[lane.name] = {
-                "in_flight": len(lane.in_flight),
-                "why": shut.why.value if shut else None,
-                "until_ms": shut.until_ms if shut else None,
-            }
-        return msgspec.json.encode({"lanes": lanes})
+        lanes = {lane.name: _portrait_of(lane) for lane in self.lanes.values()}
+        received_bytes = self.parts.sink.received_bytes
+        return msgspec.json.encode(WorkerPortrait(lanes=lanes, received_bytes=received_bytes))
 
     def _trouble(self, error: BaseException) -> None:
         lines.redis_trouble(error, self.log)
+
+
+def _portrait_of(lane: Lane) -> Portrait:
+    shut = lane.shut()
+    return Portrait(
+        in_flight=len(lane.in_flight),
+        why=shut.why.value if shut else None,
+        until_ms=shut.until_ms if shut else None,
+    )
 
 
 async def _refuse_lossy(redis: Redis) -> None:

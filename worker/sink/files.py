@@ -49,6 +49,7 @@ class FileSink:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.parts = out / STATE_FOLDER / "parts"
+        self.received_bytes = 0
         self._folders: set[Path] = set()
 
     def open(self) -> None:
@@ -111,6 +112,7 @@ class Part:
     async def write(self, chunk: bytes) -> None:
         """Take a chunk; large blocks go to disk off the loop. Raises OverlongBodyError."""
         self.size_bytes += len(chunk)
+        self._sink.received_bytes += len(chunk)
         self._refuse_overlong(self.size_bytes)
         self._blocks.append(chunk)
         self._buffered_bytes += len(chunk)

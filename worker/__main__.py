@@ -1,0 +1,5 @@
+"""`python -m worker` is `fetchfleet`."""
+
+from worker.cli import main
+
+main()

