@@ -1,0 +1,145 @@
+"""The demo's crowd: hosts of every temper on loopback addresses, and what to fetch from each."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from tests.support.origin import (
+    Behaviour,
+    Exchange,
+    big,
+    by_path,
+    fail_for,
+    latency,
+    ok,
+    redirect,
+    slow,
+    status,
+    throttle_window,
+    truncated,
+)
+
+HEALTHY = tuple(f"127.0.0.{number}" for number in range(21, 33))
+LIMITED = "127.0.0.41"
+HEALING = "127.0.0.42"
+DOWN = "127.0.0.43"
+CUTTING = "127.0.0.44"
+TRICKLING = "127.0.0.45"
+POINTING = ("127.0.0.46", "127.0.0.47")
+BIG = "127.0.0.48"
+
+BODY = bytes(range(256)) * 40
+BIG_BYTES = 110_000_000
+HEALS_AFTER_S = 4.0
+LIMIT_PER_S = 20
+ASKS_TO_WAIT_S = 2.0
+
+POLICY = f"""\
+[default]
+concurrency = 8
+retry_base_s = 0.2
+retry_cap_s = 2
+breaker_reset_s = 1
+
+[host."{TRICKLING}"]
+concurrency = 12
+
+[host."{BIG}"]
+concurrency = 2
+"""
+CONCURRENCY = {TRICKLING: 12, BIG: 2}
+DEFAULT_CONCURRENCY = 8
+
+TEMPERS = {
+    **dict.fromkeys(HEALTHY, "healthy"),
+    LIMITED: f"429 above {LIMIT_PER_S} a second",
+    HEALING: f"503 for its first {HEALS_AFTER_S:.0f} s",
+    DOWN: "down",
+    CUTTING: "cuts every third body short",
+    TRICKLING: "trickles",
+    POINTING[0]: "redirects, here and there",
+    POINTING[1]: "redirects, here and there",
+    BIG: f"bodies of {BIG_BYTES // 1_000_000} MB",
+}
+
+
+class Group(NamedTuple):
+    """Fetches of one kind from one host; url(i) makes the i-th path, expect says how they must end."""
+
+    host: str
+    count: int
+    path: Callable[[int], str]
+    expect: str = "stored"
+    fields: Mapping[str, Any] = {}
+
+
+GROUPS = (
+    *(Group(host, 205, lambda i: f"/files/{i}") for host in HEALTHY),
+    *(Group(host, 1, lambda i: f"/gone/{i}", "failed") for host in HEALTHY[:4]),
+    Group(LIMITED, 80, lambda i: f"/api/{i}"),
+    Group(HEALING, 100, lambda i: f"/files/{i}"),
+    Group(DOWN, 20, lambda i: f"/files/{i}", "failed", {"deadline_s": 12}),
+    Group(CUTTING, 60, lambda i: f"/files/{i}"),
+    Group(CUTTING, 3, lambda i: f"/never-whole/{i}", "failed"),
+    Group(TRICKLING, 24, lambda i: f"/drop/{i}"),
+    Group(BIG, 3, lambda i: f"/image/{i}"),
+)
+REDIRECTS_EACH_WAY = 110
+
+
+def town() -> Mapping[str, Behaviour]:
+    """The hosts and how they behave; for tests.support.origin_process."""
+    files = by_path({"/gone": status(404)}, otherwise=ok(BODY))
+    return {
+        **{host: latency(0.002 * place, files) for place, host in enumerate(HEALTHY)},
+        LIMITED: throttle_window(LIMIT_PER_S, ASKS_TO_WAIT_S, ok(BODY)),
+        HEALING: fail_for(HEALS_AFTER_S, 503, ok(BODY)),
+        CUTTING: by_path({"/never-whole": _cut()}, otherwise=_cut_every_third()),
+        TRICKLING: slow(b"drip" * 64, every_s=0.25, total_chunks=8),
+        **{host: by_path({"/to/": redirect(_there)}, otherwise=ok(BODY)) for host in POINTING},
+        BIG: big(BIG_BYTES),
+    }
+
+
+def fetches(urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Every fetch of the demo as JSON fields, hosts mixed; urls gives each host's origin."""
+    urls = {**urls, DOWN: f"http://{DOWN}:1"}
+    queues = [_of_group(group, urls) for group in GROUPS]
+    queues += [_redirects(urls, POINTING[0], POINTING[1]), _redirects(urls, POINTING[1], POINTING[0])]
+    while queues:
+        for queue in list(queues):
+            item = next(queue, None)
+            if item is None:
+                queues.remove(queue)
+            else:
+                yield item
+
+
+def _of_group(group: Group, urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for i in range(group.count):
+        url = urls[group.host] + group.path(i)
+        yield {"url": url, "meta": {"expect": group.expect}, **group.fields}
+
+
+def _redirects(urls: Mapping[str, str], via: str, to: str) -> Iterator[dict[str, Any]]:
+    for i in range(REDIRECTS_EACH_WAY):
+        target = f"{urls[to]}/moved/{i}" if i % 2 else f"/here/{i}"
+        yield {"url": f"{urls[via]}/to/{target}", "meta": {"expect": "stored"}}
+
+
+def _there(target: str) -> str:
+    return target.removeprefix("/to/")
+
+
+def _cut() -> Behaviour:
+    return truncated(BODY[: len(BODY) // 2], len(BODY))
+
+
+def _cut_every_third() -> Behaviour:
+    whole, cut, count = ok(BODY), _cut(), 0
+
+    async def answer(x: Exchange) -> None:
+        nonlocal count
+        count += 1
+        await (whole if count % 3 else cut)(x)
+
+    return answer
