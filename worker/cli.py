@@ -21,7 +21,7 @@ from worker import run as runs
 from worker.embedded import EmbeddedRedisError
 from worker.hand_off import run_worker
 from worker.local import WorkersError
-from worker.runtime import RefusedRedisError
+from worker.runtime import RefusedRedisError, UnreachableRedisError
 from worker.settings import Settings, SettingsError, load_settings
 
 T = TypeVar("T")
@@ -159,7 +159,7 @@ def _complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
 
 _FORESEEN: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((EmbeddedRedisError, runs.UnfinishedRunError), BAD_USE),
-    ((WorkersError, RefusedRedisError, JobsError, RedisError, OSError), FAILED),
+    ((WorkersError, RefusedRedisError, UnreachableRedisError, JobsError, RedisError, OSError), FAILED),
 )
 
 

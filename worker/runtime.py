@@ -12,12 +12,14 @@ from typing import Any
 import httpx
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs import keys
 from jobs.connect import connect
 from jobs.wake import Wake, arq_client, wake
-from worker import lines
+from worker import lines, redact
 from worker.clock import RedisClock, mono_s
 from worker.drain import drain
 from worker.http.client import build_client, build_pools
@@ -42,6 +44,10 @@ class RefusedRedisError(Exception):
     """A Redis that would lose fetches; the message holds the remedy."""
 
 
+class UnreachableRedisError(Exception):
+    """No Redis at the URL."""
+
+
 class Runtime:
     """One worker process. start() → take_lane() … → stop(); each may be called again without harm."""
 
@@ -59,7 +65,7 @@ class Runtime:
         Raises RefusedRedisError, redis.exceptions.RedisError or OSError.
         """
         self.redis: Redis = connect(self.settings.redis_url)
-        await _refuse_lossy(self.redis)
+        await self._reach_redis()
         self._arq = arq_client(self.redis.connection_pool)
         self._pools = build_pools(self.settings)
         self._client = build_client(self.settings, self._pools)
@@ -127,6 +133,14 @@ class Runtime:
             await self.redis.delete(keys.worker(self.settings.worker_id))
         await self.redis.aclose()
         await self.redis.connection_pool.aclose()
+
+    async def _reach_redis(self) -> None:
+        """At the start a Redis that does not answer is an error; later it is only waited for."""
+        try:
+            await _refuse_lossy(self.redis)
+        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            where = redact.url(self.settings.redis_url)
+            raise UnreachableRedisError(f"cannot reach Redis at {where}: {error}") from error
 
     async def _make_parts(self) -> Parts:
         assert self._client is not None

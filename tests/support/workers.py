@@ -1,0 +1,66 @@
+"""Worker processes for tests, as a user would start them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from worker.local import WorkerProcess, worker_processes
+
+ALLOW_LOOPBACK = ("--allow-net", "127.0.0.0/8")
+QUICK_POLICY = """\
+[default]
+retry_base_s = 0.05
+retry_cap_s = 0.2
+breaker_reset_s = 0.5
+"""
+
+
+@contextmanager
+def workers(count: int, redis_url: str, folder: Path, policy: str = QUICK_POLICY) -> Iterator["Workers"]:
+    """That many worker processes on one Redis; bodies go to `folder`/bodies."""
+    folder.mkdir(exist_ok=True)
+    (folder / "policy.toml").write_text(policy)
+    arguments = ["--redis", redis_url, "--out", str(folder / "bodies"), *ALLOW_LOOPBACK]
+    arguments += ["--policy", str(folder / "policy.toml")]
+    with worker_processes(count, arguments, folder) as processes:
+        yield Workers(processes, folder)
+
+
+class Workers:
+    """The processes, where their bodies are, what they logged."""
+
+    def __init__(self, processes: list[WorkerProcess], folder: Path) -> None:
+        self.processes = [process.process for process in processes]
+        self.out = folder / "bodies"
+        self._folder = folder
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Every log line of that event, of all the workers."""
+        logs = sorted(self._folder.glob("*.log"))
+        lines = [line for log in logs for line in log.read_text().splitlines()]
+        found = [json.loads(line) for line in lines if line.startswith("{")]
+        return [line for line in found if line["event"] == name]
+
+    def started(self) -> bool:
+        """Whether every worker is ready to take lanes."""
+        return len(self.events("worker.started")) >= len(self.processes)
+
+
+def fetchfleet(
+    *arguments: str | Path, stdin: str = "", **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """What the command says and how it ends."""
+    return subprocess.run(
+        [sys.executable, "-m", "worker", *map(str, arguments)],
+        input=stdin,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
