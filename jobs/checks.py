@@ -9,6 +9,7 @@ from jobs.urls import UrlError, parse_url
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BODYLESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 MAX_HEADER_BYTES = 16 * 1024
+MAX_BODY_BYTES = 1 << 20
 MAX_DEST_BYTES = 1024
 MAX_DEST_PART_BYTES = 255
 
@@ -29,9 +30,10 @@ RESERVED_HEADERS = frozenset(
 )
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
-_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # RFC 9110 §5.5: no CR, LF, NUL
+# RFC 9110 §5.5, without obs-text: httpx sends ASCII, h11 no space at an end.
+_FIELD_VALUE = re.compile(r"(?:[!-~]+(?:[\t ]+[!-~]+)*)?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 
 
 def url(value: str) -> str:
@@ -63,7 +65,8 @@ def _header(name: str, text: str) -> None:
         raise InvalidFetchError(f"headers: {name!r} is not a header name")
     if not _FIELD_VALUE.fullmatch(text):
         raise InvalidFetchError(
-            f"headers: the value of {name} holds a line break, a control or a non-Latin-1 character"
+            f"headers: the value of {name} holds a line break, a control or a non-ASCII character,"
+            " or begins or ends with a space"
         )
     if name.lower() in RESERVED_HEADERS or name.lower().startswith("proxy-"):
         raise InvalidFetchError(f"headers: {name} belongs to the connection; leave it out")
@@ -75,15 +78,17 @@ def body(value: str, with_method: str) -> None:
         raise InvalidFetchError(f"body: {with_method} carries none; leave it out or use POST")
     if any("\ud800" <= char <= "\udfff" for char in value):
         raise InvalidFetchError("body: holds half a surrogate pair, which is not text")
+    if len(value.encode()) > MAX_BODY_BYTES:
+        raise InvalidFetchError(f"body: is longer than {MAX_BODY_BYTES} bytes")
 
 
 def dest(value: str) -> None:
     """A relative path of plain names: it can name nothing outside the out folder."""
     if value.startswith("/"):
         raise InvalidFetchError(f"dest: {value!r} is absolute; give a path relative to the out folder")
-    if "\\" in value or _CONTROL.search(value):
-        raise InvalidFetchError("dest: holds a backslash or a control character")
-    if len(value.encode(errors="replace")) > MAX_DEST_BYTES:
+    if _NOT_IN_A_NAME.search(value):
+        raise InvalidFetchError("dest: holds a backslash, a control character or half a surrogate pair")
+    if len(value.encode()) > MAX_DEST_BYTES:
         raise InvalidFetchError(f"dest: is longer than {MAX_DEST_BYTES} bytes")
     for part in value.split("/"):
         _dest_part(part, value)
@@ -96,7 +101,7 @@ def _dest_part(part: str, value: str) -> None:
         raise InvalidFetchError(f"dest: {value!r} has an empty part; use names joined by single /")
     if part.startswith(".fetchfleet"):
         raise InvalidFetchError(f"dest: {part!r} is a name the workers keep for themselves")
-    if len(part.encode(errors="replace")) > MAX_DEST_PART_BYTES:
+    if len(part.encode()) > MAX_DEST_PART_BYTES:
         raise InvalidFetchError(f"dest: a name is longer than {MAX_DEST_PART_BYTES} bytes")
 
 

@@ -27,9 +27,10 @@ def connection_pool(redis_url: str) -> ConnectionPool:
         options["ssl_check_hostname"] = True
     try:
         return ConnectionPool.from_url(redis_url, **options)
-    except ValueError as error:
+    except ValueError:  # its message quotes what may be a password
         raise RedisSetupError(
-            f"not a Redis URL ({error}); use redis://HOST:PORT/DB, rediss://… or unix:///PATH"
+            "not a Redis URL; use redis://HOST:PORT/DB, rediss://… or unix:///PATH, special characters"
+            " of a password percent-encoded"
         ) from None
 
 

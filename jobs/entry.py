@@ -112,7 +112,7 @@ def from_element(element: bytes) -> Entry:
     fetch_id, deadline = _split_head(element)
     try:
         body = _decode(element[HEAD_CHARS:])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadElementError(f"{fetch_id}: {error}") from None
     if body.v != ENTRY_VERSION:
         raise BadElementError(f"{fetch_id}: version {body.v} is not {ENTRY_VERSION}")

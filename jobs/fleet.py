@@ -5,7 +5,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from jobs import keys, scripts
 from jobs.batch import Batch
@@ -24,6 +24,7 @@ CHUNK_FETCHES = 500
 CHUNK_BYTES = 4 << 20
 
 Fetchable = Fetch | str | Mapping[str, Any]
+T = TypeVar("T")
 
 
 class Fleet:
@@ -69,11 +70,11 @@ class Fleet:
 
         batch_id: 16 hex digits of your own, for a batch that must be found again after a crash.
         """
-        if isinstance(fetches, Sequence):
-            fetches = [_checked(i, item) for i, item in enumerate(fetches)]
         batch = self.batch(batch_id or secrets.token_hex(BATCH_ID_CHARS // 2))
-        number = 0
-        async for number, chunk in _numbered(_chunks(batch.id, _each(fetches))):
+        chunks = _chunks(batch.id, _each(fetches))
+        if isinstance(fetches, Sequence):
+            chunks = _each([chunk async for chunk in chunks])
+        async for number, chunk in _numbered(chunks):
             await self._submit_chunk(batch.id, number, chunk)
         await self._seal(batch.id)
         return batch
@@ -134,7 +135,7 @@ def _element(fetch_id: str, place: int, fetch: Fetch) -> bytes:
     return element
 
 
-async def _each(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> AsyncIterator[Fetchable]:
+async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item

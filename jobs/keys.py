@@ -30,7 +30,7 @@ UNFINISHED_TTL_MS = 9 * 24 * 3600 * 1000
 GATE_TTL_MS = 2 * 3600 * 1000
 """How long an idle lane remembers how its host behaved: more than the longest cool-down."""
 
-WORKER_TTL_MS = 10_000
+WORKER_TTL_MS = 5_000
 """How long a worker counts as alive after its last sign of life."""
 
 

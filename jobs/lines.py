@@ -35,7 +35,7 @@ def read_fetches(lines: Iterable[str]) -> list[Fetch]:
 def read_fetch(text: str) -> Fetch:
     """The fetch that one line stands for; raises InvalidFetchError."""
     if text.startswith("{"):
-        return decode_fetch(text.encode(errors="replace"))
+        return decode_fetch(text)
     return Fetch(url=text)
 
 

@@ -40,6 +40,7 @@ class Reason(StrEnum):
     EGRESS_REFUSED = "egress_refused"
     HTTP_STATUS = "http_status"
     INTERNAL = "internal"
+    INTERRUPTED = "interrupted"
     INVALID = "invalid"
     POISON = "poison"
     POOL_TIMEOUT = "pool_timeout"
@@ -108,6 +109,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             msgspec.structs.force_setattr(self, "sha256", checks.sha256(self.sha256))
         if self.max_bytes is not None:
             checks.max_bytes(self.max_bytes)
+        if self.priority is not Priority.NORMAL:
+            msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
         if self.deadline_s is not None:
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
 
@@ -155,6 +158,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     meta: Any = None
 
 
+def _priority(value: str) -> Priority:
+    try:
+        return Priority(value)
+    except ValueError:
+        raise InvalidFetchError(f"priority: {value!r} is not one of {', '.join(Priority)}") from None
+
+
 _fetch_decoder = msgspec.json.Decoder(Fetch)
 _result_decoder = msgspec.json.Decoder(Result)
 encode = msgspec.json.Encoder().encode
@@ -162,11 +172,12 @@ encode = msgspec.json.Encoder().encode
 
 def decode_fetch(line: bytes | str) -> Fetch:
     """One Fetch out of its JSON; raises InvalidFetchError."""
-    if len(line) > MAX_MESSAGE_BYTES:
-        raise InvalidFetchError(f"the fetch has more than {MAX_MESSAGE_BYTES} bytes")
     try:
-        return _fetch_decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        text = line.encode() if isinstance(line, str) else line
+        if len(text) > MAX_MESSAGE_BYTES:
+            raise InvalidFetchError(f"the fetch has more than {MAX_MESSAGE_BYTES} bytes")
+        return _fetch_decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidFetchError(str(error)) from None
 
 
@@ -183,5 +194,5 @@ def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
         return Fetch(url=item)
     try:
         return msgspec.convert(dict(item), Fetch)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidFetchError(str(error)) from None

@@ -139,7 +139,7 @@ def _diagnosis(text: str) -> str:
         return "no host; write http://host/path or https://host/path"
     if "[" in authority and "]" not in authority:
         return "a bracket is not closed; write an IPv6 host as [2606:4700::1111]"
-    return f"no host and port in {_shown(authority)}; write host or host:port, port in digits"
+    return "no host and port after ://; write host or host:port, port in digits"
 
 
 @lru_cache(maxsize=_CACHED_AUTHORITIES)

@@ -63,10 +63,10 @@ TEMPERS = {
 
 
 class Group(NamedTuple):
-    """Fetches of one kind from one host; url(i) makes the i-th path, expect says how they must end."""
+    """Fetches of one kind from one host; path(i) makes the i-th path, expect says how they must end."""
 
     host: str
-    count: int
+    number: int
     path: Callable[[int], str]
     expect: str = "stored"
     fields: Mapping[str, Any] = {}
@@ -115,7 +115,7 @@ def fetches(urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
 
 
 def _of_group(group: Group, urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for i in range(group.count):
+    for i in range(group.number):
         url = urls[group.host] + group.path(i)
         yield {"url": url, "meta": {"expect": group.expect}, **group.fields}
 

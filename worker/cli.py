@@ -129,9 +129,10 @@ def _read(file: str) -> list[Fetch]:
     """All fetches of the file; any bad line ends the command before anything is enqueued."""
     try:
         if file == "-":
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
             fetches = read_fetches(sys.stdin)
         else:
-            with Path(file).open(encoding="utf-8", errors="replace") as lines:
+            with Path(file).open(encoding="utf-8", errors="surrogateescape") as lines:
                 fetches = read_fetches(lines)
     except OSError as error:
         _fail(f"{file}: {error.strerror}", BAD_USE)

@@ -45,7 +45,7 @@ class Broke(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """We stopped it ourselves: nobody's fault."""
+    """We stopped it ourselves, after the request may have reached the host: nobody's fault."""
 
     reason: Reason | None = None
     wait_s: float = 0.0
@@ -163,11 +163,14 @@ def may_repeat(entry: Entry) -> bool:
     return keyed or request.method in IDEMPOTENT_METHODS
 
 
-def expired(entry: Entry, now_ms: int) -> Finish | None:
-    """The end of a fetch whose deadline has passed, None while there is time."""
+def expired(entry: Entry, now_ms: int, *, cooling: bool = False) -> Finish | None:
+    """The end of a fetch whose deadline has passed, None while there is time.
+
+    cooling: it waits because its host has asked for quiet, be it of another fetch.
+    """
     if now_ms < entry.deadline_ms:
         return None
-    throttled = entry.last is Reason.THROTTLED
+    throttled = cooling or entry.last is Reason.THROTTLED
     return Finish(outcome=Outcome.FAILED, reason=Reason.THROTTLED if throttled else Reason.DEADLINE)
 
 
@@ -182,7 +185,9 @@ def interrupted(entry: Entry) -> Entry:
 
 
 def poisoned(entry: Entry) -> Finish | None:
-    """The end of a fetch that workers keep dying of."""
+    """The end of a fetch that workers keep dying of, or that was cut off and may not be repeated."""
+    if entry.interruptions and not may_repeat(entry):
+        return Finish(outcome=Outcome.FAILED, reason=Reason.INTERRUPTED)
     if entry.crashes < MAX_CRASHES:
         return None
     return Finish(outcome=Outcome.FAILED, reason=Reason.POISON)
@@ -201,7 +206,8 @@ def _failed(
     if not may_repeat or attempts >= policy.attempts:
         return Finish(outcome=Outcome.FAILED, reason=reason)
     wait_s = full_jitter_s(attempts, policy.retry_base_s, policy.retry_cap_s, chance)
-    after = msgspec.structs.replace(entry, attempts=attempts, last=reason, hop=None, hops=0)
+    # Its hop stays: the fetch's own URL belongs to another lane, and its method may not be repeatable.
+    after = msgspec.structs.replace(entry, attempts=attempts, last=reason)
     return _unless_too_late(after, wait_s, reason, now_ms)
 
 
@@ -212,6 +218,8 @@ def _throttled(entry: Entry, now_ms: int, shut_until_ms: int) -> Decision:
 
 
 def _interrupted(entry: Entry, reason: Reason | None, now_ms: int, wait_s: float) -> Decision:
+    if not may_repeat(entry):
+        return Finish(outcome=Outcome.FAILED, reason=reason or Reason.INTERRUPTED)
     return _unless_too_late(interrupted(entry), wait_s, reason, now_ms)
 
 

@@ -2,10 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-from redis.exceptions import RedisError
 
 from jobs.entry import BadElementError, Entry, from_element, to_element
 from jobs.model import Outcome, Reason, Result
@@ -17,6 +13,7 @@ from worker.gate.gate import Full, Go, Shut
 from worker.lane import Lane
 from worker.log import Event
 from worker.parts import Parts
+from worker.patience import patiently
 from worker.store import LaneLostError
 
 STAY_S = 0.5
@@ -26,9 +23,6 @@ POLL_S = 0.5
 """How often a lane with fetches in flight, and none waiting, looks for new ones."""
 
 EXPIRED_AT_ONCE = 256
-REDIS_PAUSE_S = 0.5
-
-T = TypeVar("T")
 
 
 async def drain(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
@@ -103,7 +97,7 @@ async def _claim(lane: Lane, parts: Parts) -> float | None:
     if parts.settler.full:
         return POLL_S
     count = lane.policy.concurrency
-    claim = await _patiently(lane, parts, lambda: parts.store.claim(lane.name, lane.token, count))
+    claim = await patiently(lane, parts, lambda: parts.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
     _hold(lane, claim.elements, parts)
     if claim.elements:
@@ -117,7 +111,7 @@ async def _claim(lane: Lane, parts: Parts) -> float | None:
 async def _end_expired(lane: Lane, parts: Parts) -> None:
     """A lane that is shut is taken only so that fetches do not outlive their deadlines in it."""
     while lane.shut() is not None:
-        claim = await _patiently(
+        claim = await patiently(
             lane,
             parts,
             lambda: parts.store.claim(lane.name, lane.token, EXPIRED_AT_ONCE, only_expired=True),
@@ -139,23 +133,7 @@ async def _adopt(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
         lane.hold(entry)
     if adopted:
         elements = [to_element(entry) for entry in adopted]
-        await _patiently(lane, parts, lambda: parts.store.adopt(lane.name, lane.token, elements))
-
-
-async def _patiently(lane: Lane, parts: Parts, call: Callable[[], Awaitable[T]]) -> T:
-    """Ask Redis until it answers, as long as the lane is ours.
-
-    A call whose reply was lost may have been carried out: what it claimed is handed back when the
-    lane is released.
-    """
-    while True:
-        try:
-            return await call()
-        except (RedisError, OSError) as error:
-            lines.redis_trouble(error, parts.log)
-        await lane.changed(REDIS_PAUSE_S)
-        if lane.lost:
-            raise LaneLostError
+        await patiently(lane, parts, lambda: parts.store.adopt(lane.name, lane.token, elements))
 
 
 def _hold(lane: Lane, elements: list[bytes], parts: Parts) -> None:
@@ -197,7 +175,7 @@ async def _leave(lane: Lane, parts: Parts) -> None:
         return
     shut = lane.shut()
     left = [_as_left(entry, lane) for entry in lane.entries.values()]
-    wake = await _patiently(
+    wake = await patiently(
         lane,
         parts,
         lambda: parts.store.release(

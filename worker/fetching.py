@@ -1,7 +1,5 @@
 """The life of a claimed fetch in this worker: attempt, learn, decide, settle, say so."""
 
-from redis.exceptions import RedisError
-
 from jobs.entry import Entry, to_element
 from jobs.lanes import lane_of_url
 from worker import lines, settle
@@ -20,8 +18,10 @@ from worker.decide import (
     what_it_says_of_the_host,
 )
 from worker.gate import gate
+from worker.gate.gate import Why
 from worker.lane import Lane
 from worker.parts import Parts
+from worker.patience import patiently
 from worker.report import result_of
 from worker.store import LaneLostError
 
@@ -55,7 +55,9 @@ def learn(lane: Lane, happened: Happened, parts: Parts) -> None:
 
 def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
     """Whether the fetch ends before it is tried: its deadline has passed, or workers die of it."""
-    finish = poisoned(entry) or expired(entry, lane.clock.now_ms())
+    shut = lane.shut()
+    cooling = shut is not None and shut.why is Why.COOLING
+    finish = poisoned(entry) or expired(entry, lane.clock.now_ms(), cooling=cooling)
     if finish is not None:
         _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
     return finish is not None
@@ -84,14 +86,13 @@ async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
     to_lane, priority = lane_of_url(entry.hop.url), entry.fetch.priority.value
     element = to_element(entry)
     try:
-        wake = await parts.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority)
+        wake = await patiently(
+            lane,
+            parts,
+            lambda: parts.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority),
+        )
     except LaneLostError:
         lane.lose()
-        return
-    except (RedisError, OSError) as error:
-        # Still claimed by us, or already there: either way it is in Redis, and leaving the lane
-        # hands back what is left.
-        lines.redis_trouble(error, parts.log)
         return
     lane.drop(entry.id)
     if wake is not None:

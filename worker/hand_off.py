@@ -16,15 +16,19 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 from jobs import keys
 from jobs.connect import connection_pool
 from jobs.wake import TAKE_LANE, arq_client, deserialize, serialize
-from worker import lines
+from worker import lines, tasks
 from worker.runtime import Runtime
 from worker.settings import Settings
+from worker.store import Early, Enough
 
 POLL_DELAY_S = 0.1
 HAND_OFF_TIMEOUT_S = 10
 HAND_OFFS_AT_ONCE = 64
 MAX_HAND_OFF_TRIES = 1000
-EARLY_AGAIN_S = 0.05
+AGAIN_S = 0.05
+MAX_DECLINES = 40
+"""A worker with its share of lanes leaves one to others so many times: they may be at a standstill."""
+
 SWEEP_EVERY_S = 2
 
 logging.getLogger("arq").setLevel(logging.WARNING)
@@ -33,9 +37,12 @@ logging.getLogger("arq").setLevel(logging.WARNING)
 async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
     """The hand-off: take the lane's lease and return; the lane goes on in the runtime."""
     runtime: Runtime = ctx["runtime"]
-    early = await runtime.take_lane(lane, generation)
-    if early is not None:
-        raise Retry(defer=max(early.due_in_ms / 1000, EARLY_AGAIN_S))
+    insist = ctx["job_try"] > MAX_DECLINES
+    match await runtime.take_lane(lane, generation, insist=insist):
+        case Early(due_in_ms=due_in_ms):
+            raise Retry(defer=max(due_in_ms / 1000, AGAIN_S))
+        case Enough():
+            raise Retry(defer=AGAIN_S)
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
@@ -73,8 +80,7 @@ async def run_worker(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     hand_offs = asyncio.create_task(_take_hand_offs(runtime), name="arq")
     await asyncio.wait([hand_offs, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
-    hand_offs.cancel()
-    await asyncio.gather(hand_offs, return_exceptions=True)
+    await tasks.end(hand_offs)
     await runtime.stop()
 
 
@@ -83,7 +89,9 @@ async def _take_hand_offs(runtime: Runtime) -> None:
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type((RedisError, OSError)),
         wait=wait_random_exponential(multiplier=0.1, max=2),
-        before_sleep=lambda state: lines.redis_trouble(state.outcome, runtime.log),
+        before_sleep=lambda state: lines.redis_trouble(
+            state.outcome and state.outcome.exception(), runtime.log
+        ),
     ):
         with attempt:
             await _arq_loop(runtime)
@@ -110,8 +118,7 @@ async def _arq_loop(runtime: Runtime) -> None:
 
 
 async def _close(worker: Worker) -> None:
-    """Arq's close waits for hand-offs that it has just cancelled, and raises what they raise."""
-    try:
-        await asyncio.shield(worker.close())
-    except (asyncio.CancelledError, RedisError, OSError):
-        await worker.pool.aclose(close_connection_pool=True)
+    """Arq's own close raises what its cancelled hand-offs raise, and then leaves connections open."""
+    worker.handle_sig(signal.SIGTERM)
+    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+    await worker.pool.aclose(close_connection_pool=True)

@@ -56,7 +56,7 @@ class Lane:
     @property
     def serving(self) -> bool:
         """Whether fetches may be started."""
-        return not (self.leaving or self.lost)
+        return self.live and not self.leaving
 
     @property
     def live(self) -> bool:

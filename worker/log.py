@@ -39,7 +39,6 @@ class Event(StrEnum):
     WORKER_STOPPED = "worker.stopped"
     REDIS_TROUBLE = "redis.trouble"
     """Redis did not answer; we keep what we hold and ask again."""
-    REDIS_BACK = "redis.back"
     LIBRARY = "library"
     """A warning of a library that we use."""
 

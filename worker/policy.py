@@ -13,9 +13,12 @@ A host's own table wins over a pattern, a longer pattern over a shorter one. Pur
 """
 
 import tomllib
-from typing import Any
 
 import msgspec
+
+from jobs.urls import UrlError, parse_url
+
+MAX_TIMEOUT_S = 24 * 3600
 
 
 class PolicyError(ValueError):
@@ -32,10 +35,10 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     total_s: float
 
     def __post_init__(self) -> None:
-        """All are more than nothing."""
+        """All are more than nothing, and end within a day."""
         for name in self.__struct_fields__:
-            if not getattr(self, name) > 0:
-                raise PolicyError(f"timeout.{name} must be more than 0 s")
+            if not 0 < getattr(self, name) <= MAX_TIMEOUT_S:
+                raise PolicyError(f"timeout.{name} must be more than 0 s and at most {MAX_TIMEOUT_S} s")
 
 
 PROFILES = {
@@ -126,13 +129,32 @@ def parse_policy(text: str) -> Policy:
         raise PolicyError(f'unknown table [{min(unknown)}]; there are [default] and [host."NAME"]')
     default = tables.get("default", {})
     hosts = tables.get("host", {})
-    return Policy(
-        _lane_policy("default", default),
-        {name.lower(): _lane_policy(f'host."{name}"', {**default, **table}) for name, table in hosts.items()},
-    )
+    if not isinstance(hosts, dict):
+        raise PolicyError('[host] holds tables; write [host."NAME"]')
+    base = _lane_policy("default", default)
+    by_lane: dict[str, LanePolicy] = {}
+    for name, table in hosts.items():
+        lane = _lane_of(name)
+        if lane in by_lane:
+            raise PolicyError(f'[host."{name}"] names {lane} a second time')
+        values = {**default, **table} if isinstance(table, dict) else table
+        by_lane[lane] = _lane_policy(f'host."{name}"', values)
+    return Policy(base, by_lane)
 
 
-def _lane_policy(table: str, values: dict[str, Any]) -> LanePolicy:
+def _lane_of(name: str) -> str:
+    """The lane or pattern that a table's name stands for; one that no lane can match is a fault."""
+    host = name.removeprefix("*.")
+    try:
+        url = parse_url(f"http://[{host}]/" if ":" in host else f"http://{host}/")
+    except UrlError as error:
+        raise PolicyError(f'[host."{name}"] {error}') from None
+    if set("/?#") & set(host):
+        raise PolicyError(f'[host."{name}"] is no host name; leave the path out')
+    return name[: len(name) - len(host)] + url.host
+
+
+def _lane_policy(table: str, values: object) -> LanePolicy:
     try:
         return msgspec.convert(values, LanePolicy)
     except (msgspec.ValidationError, PolicyError) as error:

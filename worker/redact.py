@@ -4,7 +4,8 @@ import re
 from urllib.parse import urlsplit
 
 MAX_TEXT_CHARS = 300
-_URL = re.compile(r"(?:https?|rediss?|unix)://[^\s'\"<>]+", re.IGNORECASE)
+_URL = re.compile(r"(?:https?|rediss?|unix)://(?:[^\s/]*@)?[^\s'\"]*", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _VALUE = re.compile(r"=[^&]*")
 
@@ -15,9 +16,11 @@ def url(text: str) -> str:
         parts = urlsplit(text)
     except ValueError:
         return "(unreadable URL)"
-    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme not in {"http", "https"} and "@" in parts.path + parts.query + parts.fragment:
+        return "(unreadable URL)"  # a password pasted raw: a / or # in it ends what looks like the host
     query = "?" + _query(parts.query) if parts.query else ""
-    return _visible(f"{parts.scheme}://{host}{parts.path}{query}")
+    # Everywhere: another URL may be in the path, or glued to this one in an error's text.
+    return _visible(_USERINFO.sub("", f"{parts.scheme}://{parts.netloc}{parts.path}{query}"))
 
 
 def text(value: object) -> str:

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from jobs import keys
 from jobs.connect import connect
 from jobs.wake import Wake, arq_client, wake
-from worker import lines, redact
+from worker import lines, redact, tasks
 from worker.clock import RedisClock, mono_s
 from worker.drain import drain
 from worker.http.client import build_client, build_pools
@@ -31,7 +31,7 @@ from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
 from worker.snapshot import Portrait, WorkerPortrait
-from worker.store import Early, Held, Store
+from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
 
 RENEWALS_A_LEASE = 3
 LEASE_MARGIN_S = 1.0
@@ -57,6 +57,7 @@ class Runtime:
         self.stopping = False
         self.log = get_logger(worker=settings.worker_id)
         self._tasks: list[asyncio.Task[None]] = []
+        self._life: asyncio.Task[None] | None = None
         self._client: httpx.AsyncClient | None = None
 
     async def start(self) -> None:
@@ -74,17 +75,23 @@ class Runtime:
         loops = {
             "settle": self._settler.run(),
             "renew": self._renew_loop(),
-            "sign of life": self._life_loop(),
         }
         self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+        await self._show_life()
+        self._life = asyncio.create_task(self._life_loop(), name="sign of life")
         self.log.info(Event.WORKER_STARTED, out=str(self.settings.out))
 
-    async def take_lane(self, name: str, generation: int) -> Early | None:
-        """Take over a lane that is due and serve it in a task of its own; Early if it is not due yet."""
+    async def take_lane(self, name: str, generation: int, *, insist: bool = False) -> Early | Enough | None:
+        """Take over a lane that is due and serve it in a task of its own.
+
+        Early if it is not due yet, Enough if this worker has its share of the lanes; insist: take it
+        all the same, since nobody else did.
+        """
         if self.stopping:
-            return Early(0)
+            return Enough()
         asked_s = mono_s()
-        held = await self.parts.store.take(name, generation)
+        share = TAKE_ANYWAY if insist else len(self.lanes)
+        held = await self.parts.store.take(name, generation, share)
         if not isinstance(held, Held):
             return held
         self.parts.clock.sync(held.now_ms)
@@ -111,6 +118,7 @@ class Runtime:
         self.log.info(Event.WORKER_STOPPING, lanes=len(self.lanes))
         for lane in self.lanes.values():
             lane.leave()
+        await self._leave_the_fleet()
         served = [lane.task for lane in self.lanes.values() if lane.task]
         if served:
             await asyncio.wait(served, timeout=self.settings.grace_s)
@@ -121,16 +129,19 @@ class Runtime:
         await self._close()
         self.log.info(Event.WORKER_STOPPED)
 
-    async def _close(self) -> None:
-        still = [lane.task for lane in self.lanes.values() if lane.task]
-        for task in (*still, *self._tasks):
-            task.cancel()
-        await asyncio.gather(*still, *self._tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
+    async def _leave_the_fleet(self) -> None:
+        """No sign of life any more: our share of the lanes is the others'."""
+        if self._life is not None:
+            await tasks.end(self._life)
         with contextlib.suppress(RedisError, OSError):
             await self.redis.zrem(keys.WORKERS, self.settings.worker_id)
             await self.redis.delete(keys.worker(self.settings.worker_id))
+
+    async def _close(self) -> None:
+        still = [lane.task for lane in self.lanes.values() if lane.task]
+        await tasks.end(*still, *self._tasks)
+        if self._client is not None:
+            await self._client.aclose()
         await self.redis.aclose()
         await self.redis.connection_pool.aclose()
 
@@ -210,11 +221,11 @@ class Runtime:
 
     async def _life_loop(self) -> None:
         while True:
+            await asyncio.sleep(SIGN_OF_LIFE_S)
             try:
                 await self._show_life()
             except (RedisError, OSError) as error:
                 self._trouble(error)
-            await asyncio.sleep(SIGN_OF_LIFE_S)
 
     async def _show_life(self) -> None:
         now_ms, worker_id = self.parts.clock.now_ms(), self.settings.worker_id

@@ -48,6 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"<Settings {redacted_url(self.redis_url)} out={self.out} id={self.worker_id}>"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What rich shows in a traceback; msgspec's own would show the password."""
+        return [("redis_url", redacted_url(self.redis_url)), ("out", self.out), ("worker_id", self.worker_id)]
+
 
 _ENVIRONMENT = {
     "redis_url": "FETCHFLEET_REDIS_URL",
@@ -109,10 +113,10 @@ def _faults(settings: Settings) -> list[str]:
         faults.append(f"--engine {settings.engine}: there is {', '.join(ENGINES)}")
     if not 1 <= settings.max_in_flight <= 100_000:
         faults.append("FETCHFLEET_MAX_IN_FLIGHT: must be within 1 and 100000")
-    if not settings.lease_s >= 1:
-        faults.append("FETCHFLEET_LEASE_S: must be at least 1")
-    if not settings.grace_s >= 0:
-        faults.append("FETCHFLEET_GRACE_S: must be at least 0")
+    if not 1 <= settings.lease_s <= 3600:
+        faults.append("FETCHFLEET_LEASE_S: must be within 1 and 3600")
+    if not 0 <= settings.grace_s <= 3600:
+        faults.append("FETCHFLEET_GRACE_S: must be within 0 and 3600")
     if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
         faults.append("FETCHFLEET_USER_AGENT: must be printable ASCII")
     for check in (lambda: settings.egress, lambda: connection_pool(settings.redis_url)):

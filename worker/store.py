@@ -29,6 +29,13 @@ class Early(NamedTuple):
     due_in_ms: int
 
 
+class Enough(NamedTuple):
+    """The owner has its share of the lanes: another worker should have this one."""
+
+
+TAKE_ANYWAY = -1
+
+
 class Claim(NamedTuple):
     """What a claim brought. next_retry_ms: until the lane's next retry, None if there is none."""
 
@@ -46,16 +53,22 @@ class Store:
         self._owner = owner
         self._lease_ms = lease_ms
 
-    async def take(self, lane: str, generation: int) -> Held | Early | None:
-        """Take a scheduled lane; None when this hand-off is stale."""
-        names = [keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL]
+    async def take(self, lane: str, generation: int, held: int = TAKE_ANYWAY) -> Held | Early | Enough | None:
+        """Take a scheduled lane; None when this hand-off is stale.
+
+        held: how many lanes the owner has, for it is to have no more than its share of the fleet's.
+        """
+        names = [keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS]
         args: list[scripts.Arg] = [lane, generation, self._owner, self._lease_ms]
+        args += [held, keys.WORKER_TTL_MS]
         reply = await scripts.run(self._redis, "take", names, args)
         match reply:
             case [b"taken", token, now_ms, gate, *orphans]:
                 return Held(token, now_ms, from_json(gate), orphans)
             case [b"early", due_in_ms]:
                 return Early(due_in_ms)
+            case [b"enough"]:
+                return Enough()
             case _:
                 return None
 

@@ -41,17 +41,18 @@ end
 take_retries()
 for i = 4, 7 do take_waiting(KEYS[i]) end
 
-if #got > 0 then
-  local pairs_ = {}
-  for _, element in ipairs(got) do
-    pairs_[#pairs_ + 1] = id_of(element)
-    pairs_[#pairs_ + 1] = element
+-- Two elements of one id are not of our making; the second waits, at the end, for the first to be settled.
+local mine = {}
+for _, element in ipairs(got) do
+  if redis.call('HSETNX', KEYS[2], id_of(element), element) == 1 then
+    mine[#mine + 1] = element
+  else
+    redis.call('RPUSH', KEYS[7], element)
   end
-  redis.call('HSET', KEYS[2], unpack(pairs_))
 end
 
 local waiting = 0
 for i = 4, 7 do waiting = waiting + redis.call('LLEN', KEYS[i]) end
 local next_retry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 local retry_in = next_retry[2] and math.max(0, tonumber(next_retry[2]) - now) or -1
-return {now, got, waiting, retry_in}
+return {now, mine, waiting, retry_in}

@@ -30,6 +30,13 @@ local function bury(id, reason)
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'reason', reason, 'element', element)
 end
 
+-- Whether the fetch was still claimed; it no longer is. What is claimed just as it was to be postponed has
+-- come back since: this settlement was sent before, and the next attempt is not its to take.
+local function let_go(id, postponed)
+  if postponed and redis.call('HGET', KEYS[2], id) == postponed then return false end
+  return redis.call('HDEL', KEYS[2], id) == 1
+end
+
 local at = 6
 while at <= #ARGV do
   local id, action = ARGV[at], ARGV[at + 1]
@@ -37,7 +44,7 @@ while at <= #ARGV do
     bury(id, ARGV[at + 2])
     at = at + 3
   else
-    local mine = redis.call('HDEL', KEYS[2], id) == 1
+    local mine = let_go(id, action == 'again' and ARGV[at + 3])
     if action == 'done' then
       if mine then finish(tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]) end
       at = at + 6

@@ -1,14 +1,19 @@
 -- scheduled → held: gives the lane to a worker, under a new token and a lease.
--- KEYS: lane, claimed, attention, serial
--- ARGV: lane name, generation, owner, lease ms
+-- KEYS: lane, claimed, attention, serial, workers
+-- ARGV: lane name, generation, owner, lease ms, lanes that the owner holds already,
+--       after how many ms without a sign of life a worker is dead
 -- Returns {'taken', token, now, gate, element …}: the elements are what a dead owner had claimed;
--- {'early', ms until due}; or {'stale'} when this hand-off is no longer the lane's current one.
+-- {'early', ms until due}; {'enough'} when the owner has its share of the lanes, so that another
+-- worker should have this one (-1 lanes held: it takes it all the same); or {'stale'} when this hand-off is no longer the lane's current one.
 local EARLY_ALLOWED_MS = 50
 local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate')
 if lane[1] ~= 'scheduled' or lane[2] ~= ARGV[2] then return {'stale'} end
 local now = now_ms()
 local early = tonumber(lane[3]) - now
 if early > EARLY_ALLOWED_MS then return {'early', early} end
+
+local workers = math.max(1, redis.call('ZCOUNT', KEYS[5], int(now - ARGV[6]), '+inf'))
+if tonumber(ARGV[5]) >= math.ceil(redis.call('ZCARD', KEYS[3]) / workers) then return {'enough'} end
 
 local token = redis.call('INCR', KEYS[4])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', token)

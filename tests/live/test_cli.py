@@ -62,6 +62,19 @@ def test_bad_lines_are_named_and_nothing_is_enqueued(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) -> None:
+    """Bytes that are no text are not turned into another URL."""
+    listed = tmp_path / "list"
+    listed.write_bytes(b"http://127.0.0.1/\nhttp://127.0.0.1/caf\xe9\n")
+    command = [sys.executable, "-m", "worker", "run", str(listed) if from_file else "-"]
+    with listed.open("rb") as stdin:
+        ended = subprocess.run(command, stdin=stdin, capture_output=True, timeout=60, check=False)
+
+    assert 2 == ended.returncode
+    assert b"line 2: url:" in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -88,6 +88,14 @@ def serve_folder(
             yield StaticServer(kind, urls, site.access_log)
 
 
+@contextmanager
+def serve_nginx(servers: str, hosts: list[str], prefix: Path) -> Iterator[int]:
+    """The port of an nginx with `servers` in its http block, {port} filled in; its files are in prefix."""
+    site = _Site(prefix, hosts, _free_port(hosts, 0), prefix)
+    with _running(_nginx_command(site, servers.replace("{port}", str(site.port))), site):
+        yield site.port
+
+
 def _free_port(hosts: list[str], wanted: int) -> int:
     """The wanted port, or any; OSError when another server, which would look ready, has it."""
     port = wanted
@@ -97,11 +105,15 @@ def _free_port(hosts: list[str], wanted: int) -> int:
     return port
 
 
-def _nginx_command(site: _Site) -> list[str]:
+def _static_nginx(site: _Site) -> list[str]:
     servers = (f"    server {{ listen {host}:{site.port} backlog=4096; }}" for host in site.hosts)
+    return _nginx_command(site, "\n".join(servers))
+
+
+def _nginx_command(site: _Site, servers: str) -> list[str]:
     # Started by root, nginx would else serve as a user who may not read a pytest tmp_path.
     user = "user root;" if os.geteuid() == 0 else ""
-    config = NGINX_CONFIG.format(user=user, folder=site.folder, servers="\n".join(servers))
+    config = NGINX_CONFIG.format(user=user, folder=site.folder, servers=servers)
     (site.prefix / "nginx.conf").write_text(config)
     return ["nginx", "-p", str(site.prefix), "-c", "nginx.conf", "-e", "stderr"]
 
@@ -112,7 +124,7 @@ def _python_command(site: _Site) -> list[str]:
 
 
 _COMMANDS: dict[Kind, Callable[[_Site], list[str]]] = {
-    "nginx": _nginx_command,
+    "nginx": _static_nginx,
     "http.server": _python_command,
 }
 

@@ -13,7 +13,7 @@ from worker.policy import LanePolicy
 THROTTLE_BASE_S = 1.0
 THROTTLE_CURVE_CAP_S = 600.0
 QUIET_MS = 60_000
-"""One step of the throttle curve is forgiven for each such time without a throttle."""
+"""One step of the throttle curve is forgiven for each such time without a cool-down."""
 
 
 class Why(StrEnum):
@@ -107,11 +107,12 @@ def throttled(
         return replace(state, cool_until_ms=max(state.cool_until_ms, now_ms + _ms(wait_s)))
     if state.cool_until_ms > now_ms:
         return state
-    forgiven = (now_ms - state.incident_ms) // QUIET_MS
+    # Counted from the end of the cool-down: the quiet in it was ours, not the host's forgiveness.
+    forgiven = (now_ms - state.cool_until_ms) // QUIET_MS
     incidents = max(0, state.incidents - forgiven) + 1
     cap_s = min(THROTTLE_CURVE_CAP_S, policy.throttle_cap_s)
     wait_s = upward_jitter_s(exponential_s(incidents, min(THROTTLE_BASE_S, cap_s), cap_s), chance)
-    return replace(state, incidents=incidents, incident_ms=now_ms, cool_until_ms=now_ms + _ms(wait_s))
+    return replace(state, incidents=incidents, cool_until_ms=now_ms + _ms(wait_s))
 
 
 def _paced_until_ms(state: GateState, policy: LanePolicy) -> int:

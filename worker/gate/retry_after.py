@@ -4,7 +4,10 @@ import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-_DELAY_SECONDS = re.compile(r"\d{1,12}")
+MAX_WAIT_S = 2.0**31
+"""What a larger number of seconds means (RFC 9111 §1.2.2)."""
+
+_DELAY_SECONDS = re.compile(r"[0-9]+")
 _WEEKDAY_FIRST = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", re.IGNORECASE)
 
 
@@ -19,7 +22,7 @@ def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | N
         return None
     text = value.strip()
     if _DELAY_SECONDS.fullmatch(text):
-        return float(text) or None
+        return min(float(text), MAX_WAIT_S) or None
     until = http_date(text)
     if until is None:
         return None

@@ -18,14 +18,13 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     cool_until_ms: until then the host has asked for quiet (reactive).
     paced_ms: the theoretical arrival time of GCRA (proactive).
-    incidents, incident_ms: throttles without a stated wait, in a row, and when the last one began.
+    incidents: throttles without a stated wait, in a row.
     breaker, failures, open_until_ms: the breaker, its failures in a row, when it lets a probe through.
     """
 
     cool_until_ms: int = 0
     paced_ms: float = 0.0
     incidents: int = 0
-    incident_ms: int = 0
     breaker: Breaker = Breaker.CLOSED
     failures: int = 0
     open_until_ms: int = 0
@@ -43,5 +42,5 @@ def from_json(text: bytes) -> GateState:
     """The state that was saved; a fresh one for what cannot be read: the host will teach us again."""
     try:
         return _decoder.decode(text) if text else GateState()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return GateState()

@@ -1,5 +1,7 @@
 """The exchange behind a small port: a request goes out, a status, headers and chunks come back."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -14,6 +16,7 @@ from worker.http.transport import LANE
 from worker.policy import Timeouts
 
 DISCARD_BYTES = 64 * 1024
+DISCARD_S = 0.5
 """A body that nobody wants is read up to here, so that its connection can be used again."""
 
 
@@ -113,9 +116,11 @@ class HttpxAnswer:
         return self._response.aiter_raw()
 
     async def discard(self) -> None:
-        """Read a small body away, to keep the connection."""
+        """Read a small body away, to keep the connection; the head counts, even if the body breaks off."""
         seen = 0
-        async for chunk in self._response.aiter_raw():
-            seen += len(chunk)
-            if seen > DISCARD_BYTES:
-                return
+        with contextlib.suppress(httpx.TransportError, TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                async for chunk in self._response.aiter_raw():
+                    seen += len(chunk)
+                    if seen > DISCARD_BYTES:
+                        return

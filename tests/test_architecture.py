@@ -1,0 +1,140 @@
+"""The arrows between the rooms, and the sizes that keep them readable."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted([*(ROOT / "jobs").rglob("*.py"), *(ROOT / "worker").rglob("*.py")])
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+PURE = (
+    "jobs/checks.py",
+    "jobs/entry.py",
+    "jobs/lanes.py",
+    "jobs/lines.py",
+    "jobs/model.py",
+    "jobs/names.py",
+    "jobs/urls.py",
+    "worker/backoff.py",
+    "worker/decide.py",
+    "worker/gate/breaker.py",
+    "worker/gate/gate.py",
+    "worker/gate/retry_after.py",
+    "worker/gate/state.py",
+    "worker/http/egress.py",
+    "worker/http/redirects.py",
+    "worker/policy.py",
+    "worker/redact.py",
+)
+IMPURE = {"aiofiles", "arq", "asyncio", "httpcore2", "httpx", "os", "random", "redis", "socket", "time"}
+
+MAX_FILE_LINES = 320
+MAX_FUNCTION_LINES = 45
+ARQS_WORKER_IS_KNOWN_TO = {"worker/hand_off.py", "worker/main.py"}
+
+
+def name_of(path: Path) -> str:
+    """The file's path in the project."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function of the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_what_decides_imports_nothing_that_acts(name: str) -> None:
+    """No clock, chance, network or disk is within reach of a decision."""
+    roots = {module.partition(".")[0] for module in imports(ROOT / name)}
+
+    assert set() == roots & IMPURE
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_what_decides_leans_only_on_what_decides(name: str) -> None:
+    """The arrow points to the pure part and never out of it."""
+    ours = {module for module in imports(ROOT / name) if module.startswith(("jobs", "worker"))}
+    pure = {path.removesuffix(".py").replace("/", ".") for path in PURE}
+
+    assert set() == ours - pure - {"jobs", "jobs.errors", "worker", "worker.gate"}
+
+
+def test_the_contract_knows_nothing_of_the_runtime() -> None:
+    """No module of jobs/ imports worker/."""
+    knowing = {
+        name_of(path)
+        for path in (ROOT / "jobs").rglob("*.py")
+        if any(module.startswith("worker") for module in imports(path))
+    }
+
+    assert set() == knowing
+
+
+def test_arqs_worker_is_known_to_two_files() -> None:
+    """A move to another queue is a matter of those two and jobs/wake.py."""
+    knowing = {
+        name_of(path)
+        for path in SOURCES
+        if imports(path) & {"arq", "arq.worker"} and name_of(path).startswith("worker")
+    }
+
+    assert ARQS_WORKER_IS_KNOWN_TO >= knowing
+
+
+def test_redis_keys_are_spelt_in_one_file() -> None:
+    """`ff:` stands in jobs/keys.py and nowhere else."""
+    spelling = {name_of(path) for path in SOURCES if '"ff:' in path.read_text()}
+
+    assert {"jobs/keys.py"} == spelling
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    """A ratchet: a file has at most 320 lines, a function 45, its contract included."""
+    long = {
+        node.name for node in functions(path) if (node.end_lineno or 0) - node.lineno > MAX_FUNCTION_LINES
+    }
+
+    assert set() == long
+    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
+
+
+def test_every_test_says_in_a_sentence_what_it_shows() -> None:
+    """A test without a docstring is a riddle to whoever breaks it."""
+    silent = [
+        f"{name_of(path)}::{node.name}"
+        for path in TESTS
+        for node in functions(path)
+        if node.name.startswith("test_") and not ast.get_docstring(node)
+    ]
+
+    assert [] == silent
+
+
+def test_importing_the_contract_brings_no_runtime_along() -> None:
+    """Producers pay neither for arq nor for httpx nor for the command line."""
+    program = (
+        "import jobs, sys; print(sorted({'arq', 'httpx', 'httpcore2', 'typer', 'rich'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert "[]" == said.stdout.strip()

@@ -1,0 +1,133 @@
+"""Docs are true or gone: what they name exists, what they show runs."""
+
+import ast
+import asyncio
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jobs import Fetch, Outcome, Reason, Result
+from tests.support.origin import Origin, ok
+from tests.support.workers import fetchfleet, workers
+from worker.log import Event
+from worker.policy import LanePolicy, parse_policy
+from worker.settings import _ENVIRONMENT
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md")])
+ROOMS = ("jobs", "worker", "scripts", "tests", "ops")
+
+_LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+_CODE = re.compile(r"`([^`\n]+)`")
+_PATH = re.compile(r"(?:\./)?(?:[\w.-]+/)*[\w.-]+\.(?:py|lua|md|toml|lock)|(?:\./)?(?:[\w.-]+/)+")
+_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+def name_of(page: Path) -> str:
+    """The page's path in the project."""
+    return page.relative_to(ROOT).as_posix()
+
+
+def fenced(page: Path, language: str) -> list[str]:
+    """The page's code blocks in that language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    """Links and paths in code style are real, from the page's folder or the project's."""
+    text = page.read_text()
+    named = set(_LINK.findall(text))
+    named |= {code for code in _CODE.findall(text) if _PATH.fullmatch(code)}
+    missing = {path for path in named if not ((page.parent / path).exists() or (ROOT / path).exists())}
+
+    assert set() == missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_script_that_a_page_names_can_be_run(page: Path) -> None:
+    """`./scripts/x` is there and executable."""
+    scripts = set(re.findall(r"\./(scripts/\w+)", page.read_text()))
+    dead = {script for script in scripts if not shutil.which(ROOT / script)}
+
+    assert set() == dead
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    """A promise without its test is a wish."""
+    named = _TEST.findall((ROOT / "README.md").read_text())
+    missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()]
+
+    assert len(named) >= 10
+    assert [] == missing
+
+
+async def test_the_readmes_producer_runs(
+    redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ten lines, with our Redis and host in place of theirs."""
+    (program,) = fenced(ROOT / "README.md", "python")
+    async with Origin.serving("127.0.0.181", ok(b"body")) as origin:
+        program = program.replace("redis://localhost:6379", redis_url).replace("10_000", "10")
+        program = program.replace("https://example.com", origin.url("").rstrip("/"))
+        program = program.replace("asyncio.run(main())", "")
+        scope: dict[str, object] = {}
+        exec(compile(ast.parse(program), "README.md", "exec"), scope)
+        with workers(1, redis_url, tmp_path):
+            await asyncio.wait_for(scope["main"](), 60)  # type: ignore[operator]
+
+    assert 10 == capsys.readouterr().out.count("stored http://127.0.0.181")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_policy_shown_is_a_policy(page: Path) -> None:
+    """TOML blocks parse, with every key known."""
+    for block in fenced(page, "toml"):
+        parse_policy(block)
+
+
+def test_the_policy_page_shows_every_key_with_its_default() -> None:
+    """What the page says of defaults is what the code does."""
+    shown = parse_policy(fenced(ROOT / "worker" / "README.md", "toml")[0])
+
+    assert LanePolicy() == shown.default
+    assert set() == {
+        key
+        for key in LanePolicy.__struct_fields__
+        if f"\n{key} =" not in (ROOT / "worker/README.md").read_text()
+    }
+
+
+def test_the_contracts_page_has_every_field_outcome_and_reason() -> None:
+    """The closed lists on the page are the code's."""
+    text = (ROOT / "jobs" / "README.md").read_text()
+    words = [*Fetch.__struct_fields__, *Result.__struct_fields__, *Outcome, *Reason]
+
+    assert [] == [word for word in words if f"`{word}`" not in text]
+
+
+def test_the_settings_page_has_every_variable() -> None:
+    """No setting is a secret."""
+    text = (ROOT / "worker" / "README.md").read_text()
+
+    assert [] == [variable for variable in _ENVIRONMENT.values() if f"`{variable}`" not in text]
+
+
+@pytest.mark.parametrize("command", ["run", "submit", "worker"])
+def test_every_flag_that_a_page_names_is_known_to_the_command(command: str) -> None:
+    """Flags in the pages are flags of the command."""
+    said = fetchfleet(command, "--help").stdout
+    text = "".join(page.read_text() for page in PAGES)
+    lines = [line for line in text.splitlines() if f"fetchfleet {command} " in line]
+    flags = {flag for line in lines for flag in re.findall(r"--[a-z-]+", line)}
+
+    assert set() == {flag for flag in flags if flag not in said}
+
+
+def test_every_event_is_in_use() -> None:
+    """The closed list of log events has no dead entry."""
+    code = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
+
+    assert [] == [event.name for event in Event if f"Event.{event.name}" not in code]

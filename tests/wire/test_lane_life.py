@@ -1,0 +1,499 @@
+"""A lane's life: who may take it, in which order it is served, who is refused, how it is given back."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from jobs import Fetch, Fleet, Priority, keys
+from jobs.entry import from_element, to_element
+from jobs.wake import GRACE_MS
+from tests.support.lanes import (
+    HOUR_MS,
+    LANE,
+    LEASE_MS,
+    Stay,
+    ask,
+    attention_ms,
+    claimed,
+    entry,
+    everything,
+    fields,
+    interrupted,
+    lapse,
+    later,
+    live_a_lane_life,
+    now_ms,
+    paths,
+    put,
+    retried,
+    state,
+    stored,
+    url,
+    waiting,
+)
+from worker.gate.state import GateState
+from worker.store import TAKE_ANYWAY, Early, Enough, Held, LaneLostError, Store
+
+OTHER = "b.example"
+GATE = GateState(failures=3, paced_ms=1.5)
+
+
+@pytest.fixture
+def store(redis: Redis) -> Store:
+    """Redis as one worker sees it."""
+    return Store(redis, "owner", LEASE_MS)
+
+
+async def generation(redis: Redis, lane: str = LANE) -> int:
+    return int((await fields(redis, lane))["generation"])
+
+
+async def with_claimed(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Stay, list[bytes]]:
+    """A held lane with so many claimed fetches."""
+    await fleet.submit([url(f"/{i}") for i in range(count)])
+    stay = await Stay.begin(redis)
+    return stay, (await stay.claim(count)).elements
+
+
+async def test_a_lane_lives_its_life(redis_url: str, redis: Redis) -> None:
+    """Submit, take, claim, retry, crash, rescue and finish fit together."""
+    await live_a_lane_life(redis_url, redis)
+
+
+# Taking
+
+
+async def test_taking_gives_a_lease(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """The lane has an owner, and needs attention when the lease ends."""
+    await fleet.submit([url("/x")])
+    held = await store.take(LANE, await generation(redis))
+    assert isinstance(held, Held)
+    assert held.orphans == []
+    assert held.gate == GateState()
+    assert (await fields(redis))["owner"] == "owner"
+    assert await attention_ms(redis) == held.now_ms + LEASE_MS
+
+
+async def test_tokens_grow(fleet: Fleet, redis: Redis) -> None:
+    """Whoever takes a lane later has the larger token, whichever lane it is."""
+    tokens = []
+    for lane in (LANE, OTHER, LANE):
+        await fleet.submit([url("/x", lane)])
+        stay = await Stay.begin(redis, name=lane)
+        tokens.append(stay.held.token)
+        await stay.finish()
+    assert tokens == sorted(set(tokens))
+
+
+@pytest.mark.parametrize("off_by", [-1, 1])
+async def test_a_hand_off_of_another_generation_is_ignored(
+    fleet: Fleet, redis: Redis, store: Store, off_by: int
+) -> None:
+    """Only the hand-off that the lane waits for takes it."""
+    await fleet.submit([url("/x")])
+    before = await everything(redis)
+    assert await store.take(LANE, await generation(redis) + off_by) is None
+    assert await everything(redis) == before
+
+
+async def test_a_hand_off_that_was_overtaken_is_ignored(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """A lane that was rescued is taken by its new hand-off only."""
+    await fleet.submit([url("/x")])
+    old = await generation(redis)
+    await lapse(redis)
+    await store.rescue()
+    assert await store.take(LANE, old) is None
+    assert isinstance(await store.take(LANE, await generation(redis)), Held)
+
+
+async def test_a_hand_off_delivered_twice_takes_once(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """A held lane is nobody else's."""
+    await fleet.submit([url("/x")])
+    number = await generation(redis)
+    assert isinstance(await store.take(LANE, number), Held)
+    assert await store.take(LANE, number) is None
+
+
+async def test_a_lane_that_never_was_is_not_taken(redis: Redis, store: Store) -> None:
+    """A hand-off of nothing makes nothing."""
+    assert await store.take(LANE, 1) is None
+    assert await redis.keys("*") == []
+
+
+async def test_an_idle_lane_is_not_taken(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """Its last hand-off is worth nothing once it was given back."""
+    await fleet.submit([url("/x")])
+    number = await generation(redis)
+    await (await Stay.begin(redis)).finish()
+    assert await store.take(LANE, number) is None
+
+
+async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """A clock that runs ahead brings the hand-off back later, and changes nothing."""
+    await fleet.submit([url("/x")])
+    await (await Stay.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    before = await everything(redis)
+    early = await store.take(LANE, await generation(redis))
+    assert isinstance(early, Early)
+    assert HOUR_MS - 60_000 < early.due_in_ms <= HOUR_MS
+    assert await everything(redis) == before
+
+
+@pytest.mark.parametrize(
+    ("held", "taken"), [(0, True), (1, True), (2, False), (3, False), (TAKE_ANYWAY, True)]
+)
+async def test_a_worker_takes_its_share_of_the_lanes(
+    fleet: Fleet, redis: Redis, store: Store, held: int, *, taken: bool
+) -> None:
+    """Of three lanes and two live workers none takes a third; a dead worker is not counted."""
+    lanes = [LANE, OTHER, "c.example"]
+    await fleet.submit([url("/x", lane) for lane in lanes])
+    alive_ms = await now_ms(redis)
+    await redis.zadd(keys.WORKERS, {"owner": alive_ms, "rival": alive_ms, "dead": 1})
+    before = await everything(redis)
+    found = await store.take(LANE, await generation(redis), held)
+    assert isinstance(found, Held if taken else Enough)
+    assert (await everything(redis) != before) is taken
+
+
+async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
+    """What the lane has learned of its host comes with the next take, also after it was idle."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(stored(element))
+    assert await stay.release(gate=GATE) is None
+    await fleet.submit([url("/2")])
+    assert (await Stay.begin(redis)).held.gate == GATE
+
+
+# Claiming
+
+
+async def test_claims_are_served_in_order(fleet: Fleet, redis: Redis) -> None:
+    """Due retries, then what was handed back, then by priority, each first come first served."""
+    await fleet.submit([url("/retry"), url("/back1"), url("/back2")])
+    stay = await Stay.begin(redis)
+    retry, *_ = (await stay.claim(3)).elements
+    await stay.settle(retried(retry, 0))
+    await stay.release()
+    for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
+        await fleet.submit([Fetch(url=url(f"/{priority}{i}"), priority=priority) for i in (1, 2)])
+    stay = await Stay.begin(redis)
+    order = [path for _ in range(9) for path in paths((await stay.claim(1)).elements)]
+    waiting_order = ["/high1", "/high2", "/normal1", "/normal2", "/low1", "/low2"]
+    assert order == ["/retry", "/back1", "/back2", *waiting_order]
+
+
+async def test_one_claim_crosses_all_queues(fleet: Fleet, redis: Redis) -> None:
+    """A claim takes as many as it asks for, in the same order as many small ones."""
+    for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
+        await fleet.submit([Fetch(url=url(f"/{priority}"), priority=priority)])
+    stay = await Stay.begin(redis)
+    claim = await stay.claim(2)
+    assert paths(claim.elements) == ["/high", "/normal"]
+    assert (claim.waiting, claim.next_retry_ms) == (1, None)
+    assert await claimed(redis) == sorted(claim.elements)
+
+
+async def test_a_claim_of_nothing_brings_nothing(fleet: Fleet, redis: Redis) -> None:
+    """An empty lane answers with an empty claim, which is not a refusal."""
+    stay, _ = await with_claimed(fleet, redis)
+    claim = await stay.claim()
+    assert (claim.elements, claim.waiting, claim.next_retry_ms) == ([], 0, None)
+
+
+async def test_a_claim_tells_of_the_next_retry(fleet: Fleet, redis: Redis) -> None:
+    """A retry that is not due stays where it is, and the claim says how long."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(retried(element, 3600))
+    claim = await stay.claim()
+    assert claim.elements == []
+    assert claim.next_retry_ms is not None
+    assert HOUR_MS - 60_000 < claim.next_retry_ms <= HOUR_MS
+
+
+async def test_a_claim_may_be_as_large_as_any_policy_asks(fleet: Fleet, redis: Redis) -> None:
+    """The largest concurrency does not overflow Lua's stack."""
+    _, elements = await with_claimed(fleet, redis, 1000)
+    assert len(elements) == 1000
+    assert await claimed(redis) == sorted(elements)
+
+
+async def test_only_what_has_expired_may_be_claimed(redis: Redis, fleet: Fleet) -> None:
+    """A shut lane gives up the fetches at the heads of its queues whose deadline has passed."""
+    await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
+    late = [to_element(entry(place, deadline_ms=1)) for place in range(4)]
+    live = to_element(entry(4))
+    await put(redis, late[0], where="returned")
+    await put(redis, late[1], late[2], live, where="normal")
+    await redis.zadd(keys.later(LANE), {late[3]: 9e12, to_element(entry(5)): 1})
+    stay = await Stay.begin(redis)
+    assert paths((await stay.claim(only_expired=True)).elements) == ["/3", "/0", "/1", "/2"]
+    assert (await stay.claim(only_expired=True)).elements == []
+    assert paths(await waiting(redis, "normal")) == ["/4"]
+    assert paths(list(await later(redis))) == ["/5"]
+
+
+async def test_a_claim_of_expired_fetches_keeps_to_its_count(redis: Redis, fleet: Fleet) -> None:
+    """No more than asked for, over retries and lists together."""
+    await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
+    await redis.zadd(keys.later(LANE), {to_element(entry(0, deadline_ms=1)): 9e12})
+    await put(redis, to_element(entry(1, deadline_ms=1)), to_element(entry(2, deadline_ms=1)))
+    stay = await Stay.begin(redis)
+    assert paths((await stay.claim(2, only_expired=True)).elements) == ["/0", "/1"]
+    assert paths((await stay.claim(2, only_expired=True)).elements) == ["/2"]
+
+
+# A wrong token
+
+Use = Callable[[Stay, bytes], Awaitable[Any]]
+USES: dict[str, Use] = {
+    "claim": lambda stay, _: stay.claim(),
+    "claim of expired": lambda stay, _: stay.claim(only_expired=True),
+    "adopt": lambda stay, element: stay.adopt(interrupted(element)),
+    "transfer": lambda stay, element: stay.transfer(element, OTHER),
+    "release": lambda stay, element: stay.release(interrupted(element), gate=GATE),
+}
+
+
+async def rescued(redis: Redis, stay: Stay) -> None:
+    """The lease has lapsed; nobody has the lane yet."""
+    await lapse(redis)
+    await stay.store.rescue()
+
+
+async def taken_by_another(redis: Redis, stay: Stay) -> None:
+    """The lease has lapsed and somebody else has the lane."""
+    await rescued(redis, stay)
+    await Stay.begin(redis, "rival")
+
+
+async def taken_again_by_itself(redis: Redis, stay: Stay) -> None:
+    """The same worker has the lane a second time."""
+    await rescued(redis, stay)
+    await Stay.begin(redis, "owner")
+
+
+Loss = Callable[[Redis, Stay], Awaitable[None]]
+LOSSES = pytest.mark.parametrize("lost", [rescued, taken_by_another, taken_again_by_itself])
+
+
+@LOSSES
+@pytest.mark.parametrize("use", USES)
+async def test_a_stale_owner_is_refused(fleet: Fleet, redis: Redis, lost: Loss, use: str) -> None:
+    """Whoever has lost the lane can do nothing with it, and changes nothing by trying."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await fleet.submit([url("/waiting")])
+    await lost(redis, stay)
+    before = await everything(redis)
+    with pytest.raises(LaneLostError):
+        await USES[use](stay, element)
+    assert await everything(redis) == before
+
+
+@LOSSES
+async def test_a_stale_owner_can_neither_settle_nor_renew(fleet: Fleet, redis: Redis, lost: Loss) -> None:
+    """The calls that speak for many lanes say which are lost."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await lost(redis, stay)
+    stay.lane.gate = GATE
+    before = await everything(redis)
+    assert await stay.settle(stored(element)) == []
+    assert await stay.settle(retried(element, 0)) == []
+    assert not await stay.renew()
+    assert await everything(redis) == before
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_a_lane_that_was_given_back_is_refused(fleet: Fleet, redis: Redis, use: str) -> None:
+    """The token of an idle lane opens nothing."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(stored(element))
+    await stay.release()
+    before = await everything(redis)
+    with pytest.raises(LaneLostError):
+        await USES[use](stay, element)
+    assert await everything(redis) == before
+
+
+async def test_one_call_renews_the_lanes_that_are_still_ours(fleet: Fleet, redis: Redis) -> None:
+    """Each lane gets its own answer, in order, and only ours a longer lease."""
+    lanes = [LANE, OTHER, "c.example"]
+    await fleet.submit([url("/x", lane) for lane in lanes])
+    stays = [await Stay.begin(redis, name=lane) for lane in lanes]
+    for lane in lanes:
+        await redis.zadd(keys.ATTENTION, {lane: 1})
+    tokens = [stay.held.token for stay in stays]
+    now, kept = await stays[0].store.renew([(LANE, tokens[0]), (OTHER, tokens[0]), (lanes[2], tokens[2])])
+    assert kept == [True, False, True]
+    assert [await attention_ms(redis, lane) for lane in lanes] == [now + LEASE_MS, 1, now + LEASE_MS]
+
+
+async def test_what_was_adopted_has_its_new_ledger(fleet: Fleet, redis: Redis) -> None:
+    """Should this owner die too, the next one sees what the first death has cost."""
+    stay, (one, two) = await with_claimed(fleet, redis, 2)
+    await stay.adopt(interrupted(one))
+    assert await claimed(redis) == [interrupted(one), two]
+
+
+# Giving back
+
+
+async def test_an_empty_lane_becomes_idle(fleet: Fleet, redis: Redis) -> None:
+    """It has no owner, needs no attention, and remembers its host for a while."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(stored(element))
+    assert await stay.release(gate=GATE, why="cool-down") is None
+    hash_ = await fields(redis)
+    assert hash_["state"] == "idle"
+    assert hash_["why"] == "cool-down"
+    assert not {"owner", "token"} & hash_.keys()
+    assert await attention_ms(redis) is None
+    assert 0 < await redis.pttl(keys.lane(LANE)) <= keys.GATE_TTL_MS
+
+
+async def test_a_lane_that_is_used_again_is_not_forgotten(fleet: Fleet, redis: Redis) -> None:
+    """The TTL of an idle lane ends when fetches come."""
+    stay, _ = await with_claimed(fleet, redis)
+    await stay.finish()
+    await fleet.submit([url("/x")])
+    assert await redis.pttl(keys.lane(LANE)) == -1
+
+
+async def test_a_lane_with_waiting_fetches_is_due_now(fleet: Fleet, redis: Redis) -> None:
+    """Under a new generation, for whichever worker comes first."""
+    await fleet.submit([url("/x")])
+    before = await generation(redis)
+    wake = await (await Stay.begin(redis)).release()
+    assert wake is not None
+    assert wake.generation == await generation(redis) > before
+    assert (wake.lane, wake.due_in_ms) == (LANE, 0)
+    assert not {"owner", "token"} & (await fields(redis)).keys()
+    assert await attention_ms(redis) == int((await fields(redis))["due_ms"]) + GRACE_MS
+
+
+async def test_a_lane_with_only_retries_is_due_at_the_next_one(fleet: Fleet, redis: Redis) -> None:
+    """Nobody looks at it before there is something to do."""
+    stay, (one, two) = await with_claimed(fleet, redis, 2)
+    await stay.settle(retried(one, 7200), retried(two, 3600))
+    wake = await stay.release()
+    assert wake is not None
+    assert HOUR_MS - 60_000 < wake.due_in_ms <= HOUR_MS
+    assert int((await fields(redis))["due_ms"]) == min((await later(redis)).values())
+
+
+async def test_a_retry_that_is_due_makes_the_lane_due_now(fleet: Fleet, redis: Redis) -> None:
+    """A due time in the past is no negative wait."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(retried(element, 0))
+    await redis.zadd(keys.later(LANE), dict.fromkeys(await later(redis), 1))
+    wake = await stay.release()
+    assert wake is not None
+    assert wake.due_in_ms == 0
+
+
+async def test_a_shut_lane_is_due_when_it_opens(fleet: Fleet, redis: Redis) -> None:
+    """A host that must wait costs nobody a slot until then."""
+    stay, _ = await with_claimed(fleet, redis)
+    until_ms = await now_ms(redis) + HOUR_MS
+    await stay.release(shut_until_ms=until_ms, why="cool-down")
+    hash_ = await fields(redis)
+    assert (hash_["due_ms"], hash_["shut_until_ms"]) == (str(until_ms), str(until_ms))
+    assert hash_["why"] == "cool-down"
+    assert await attention_ms(redis) == until_ms + GRACE_MS
+
+
+@pytest.mark.parametrize("retry_in_s", [60, 7200])
+async def test_a_shut_lane_with_a_retry_is_due_at_the_later_of_both(
+    fleet: Fleet, redis: Redis, retry_in_s: int
+) -> None:
+    """Neither the quiet nor the back-off is broken."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(retried(element, retry_in_s))
+    until_ms = await now_ms(redis) + HOUR_MS
+    await stay.release(shut_until_ms=until_ms)
+    (retry_ms,) = (await later(redis)).values()
+    assert int((await fields(redis))["due_ms"]) == max(until_ms, retry_ms)
+
+
+@pytest.mark.parametrize("where", ["returned", "high", "normal", "low", "later"])
+async def test_a_shut_lane_is_due_earlier_for_a_deadline(fleet: Fleet, redis: Redis, where: str) -> None:
+    """A fetch ends when its time is up, although its host is not asked."""
+    stay, _ = await with_claimed(fleet, redis)
+    deadline_ms = await now_ms(redis) + 600_000
+    element = to_element(entry(deadline_ms=deadline_ms))
+    if where == "later":
+        await redis.zadd(keys.later(LANE), {element: 9e12})
+    else:
+        await put(redis, element, where=where)
+    if where == "returned":
+        await ask(redis, "DEL", keys.claimed(LANE))
+    await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    assert int((await fields(redis))["due_ms"]) == deadline_ms
+
+
+async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redis) -> None:
+    """In order, before what was handed back earlier and before what waits."""
+    stay, _ = await with_claimed(fleet, redis, 12)
+    await put(redis, to_element(entry(99)), where="returned")
+    await fleet.submit([Fetch(url=url("/waiting"), priority=Priority.HIGH)])
+    await stay.release()
+    assert await claimed(redis) == []
+    order = paths((await (await Stay.begin(redis)).claim()).elements)
+    assert order == [*(f"/{i}" for i in range(12)), "/99", "/waiting"]
+
+
+async def test_ledgers_that_changed_are_handed_back(fleet: Fleet, redis: Redis) -> None:
+    """What an interruption has cost is not forgotten; the others go back as they were."""
+    stay, (one, two) = await with_claimed(fleet, redis, 2)
+    await stay.release(interrupted(two))
+    assert await waiting(redis, "returned") == [one, interrupted(two)]
+
+
+async def test_a_ledger_of_what_is_not_claimed_is_passed_over(fleet: Fleet, redis: Redis) -> None:
+    """A fetch that was settled does not rise again."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(stored(element))
+    assert await stay.release(interrupted(element)) is None
+    assert await waiting(redis, "returned") == []
+
+
+# Transfer
+
+
+async def test_a_transfer_wakes_the_other_lane(fleet: Fleet, redis: Redis) -> None:
+    """The fetch waits where the redirect leads, and that lane's worker is sent for."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    wake = await stay.transfer(interrupted(element), OTHER, "high")
+    assert wake == (OTHER, await generation(redis, OTHER), 0)
+    assert await waiting(redis, "high", OTHER) == [interrupted(element)]
+    assert await claimed(redis) == []
+    assert await stay.release() is None
+
+
+async def test_a_transfer_sent_twice_moves_once(fleet: Fleet, redis: Redis) -> None:
+    """A call whose reply was lost may be sent again."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.transfer(element, OTHER)
+    before = await everything(redis)
+    assert await stay.transfer(element, OTHER) is None
+    assert await everything(redis) == before
+
+
+async def test_a_transfer_to_a_held_lane_wakes_nobody(fleet: Fleet, redis: Redis) -> None:
+    """Its owner finds the fetch by itself."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await fleet.submit([url("/there", OTHER)])
+    there = await Stay.begin(redis, "rival", OTHER)
+    assert await stay.transfer(element, OTHER) is None
+    assert paths((await there.claim()).elements) == ["/there", "/0"]
+
+
+async def test_a_transfer_to_the_same_lane_loses_nothing(fleet: Fleet, redis: Redis) -> None:
+    """The fetch goes to the end of the lane that it is in."""
+    stay, (one, two) = await with_claimed(fleet, redis, 2)
+    assert await stay.transfer(one, LANE) is None
+    assert await state(redis) == "held"
+    assert (await stay.claim()).elements == [one]
+    assert from_element(two).id in {from_element(element).id for element in await claimed(redis)}

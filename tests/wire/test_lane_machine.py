@@ -1,0 +1,320 @@
+"""Whatever two workers do to a lane, in whichever order: no fetch is lost, none has two results."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from jobs import Batch, Fetch, Fleet, Outcome, Priority, Reason, keys
+from jobs.connect import connect
+from jobs.entry import HEAD_CHARS
+from jobs.names import FETCH_ID_CHARS
+from tests.support.lanes import (
+    HOUR_MS,
+    LANE,
+    LEASE_MS,
+    Stay,
+    ask,
+    attention_ms,
+    claimed,
+    ended,
+    everything,
+    fields,
+    interrupted,
+    lapse,
+    later,
+    now_ms,
+    results,
+    retried,
+    state,
+    stored,
+    url,
+    waiting,
+)
+from tests.support.redis import flush
+from worker.settle import Settlement
+from worker.store import Early, Held, LaneLostError, Store
+
+T = TypeVar("T")
+OWNERS = st.sampled_from(["a", "b"])
+COUNTS = st.integers(1, 4)
+LISTS = ["returned", *Priority]
+SETTLEMENTS: dict[str, Callable[[bytes], Settlement]] = {
+    "stored": stored,
+    "failed": lambda element: ended(element, Outcome.FAILED, reason=Reason.READ),
+    "now": lambda element: retried(element, 0),
+    "later": lambda element: retried(element, 3600),
+}
+SETTINGS = settings(
+    max_examples=25,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+def id_of(element: bytes) -> str:
+    return element[:FETCH_ID_CHARS].decode()
+
+
+class LaneMachine(RuleBasedStateMachine):
+    """One lane, one producer, two workers; each knows only what it was told."""
+
+    def __init__(self, redis_url: str) -> None:
+        super().__init__()
+        flush(redis_url)
+        self.runner = asyncio.Runner()
+        self.redis = self.run(self._connected(redis_url))
+        self.fleet = Fleet(redis_url)
+        self.batches: list[Batch] = []
+        self.stays: dict[str, Stay] = {}
+        self.hands: dict[str, list[bytes]] = {"a": [], "b": []}
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The outcome of async work, on the machine's own loop."""
+        return self.runner.run(work)
+
+    async def _connected(self, redis_url: str) -> Any:
+        return connect(redis_url)
+
+    @initialize()
+    def begins(self) -> None:
+        """Something waits from the first."""
+        self.run(self._submit(3, Priority.NORMAL))
+
+    @rule(count=COUNTS, priority=st.sampled_from(list(Priority)))
+    def submit(self, count: int, priority: Priority) -> None:
+        """A producer adds a batch."""
+        self.run(self._submit(count, priority))
+
+    @rule(owner=OWNERS, off_by=st.sampled_from([0, 0, 0, -1, 1]))
+    def take(self, owner: str, off_by: int) -> None:
+        """A hand-off arrives, perhaps one of another generation."""
+        self.run(self._take(owner, off_by))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS, count=COUNTS)
+    def claim(self, owner: str, count: int) -> None:
+        """A worker asks for more."""
+        if owner in self.stays:
+            self.run(self._claim(owner, count))
+
+    @precondition(lambda self: any(self.hands.values()))
+    @rule(owner=OWNERS, count=COUNTS, how=st.sampled_from(list(SETTLEMENTS)))
+    def settle(self, owner: str, count: int, how: str) -> None:
+        """A worker ends or postpones what it has in hand, and says so twice."""
+        if self.hands[owner]:
+            self.run(self._settle(owner, count, how))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS, shut=st.booleans(), changed=st.booleans())
+    def release(self, owner: str, *, shut: bool, changed: bool) -> None:
+        """A worker gives the lane back with what it has in hand."""
+        if owner in self.stays:
+            self.run(self._release(owner, shut=shut, changed=changed))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS)
+    def renew(self, owner: str) -> None:
+        """A worker asks for a longer lease."""
+        if owner in self.stays:
+            self.run(self._renew(owner))
+
+    @rule()
+    def lapse_and_rescue(self) -> None:
+        """The lease or the wake is lost, and a sweep sees it."""
+        self.run(self._rescue(lapsed=True))
+
+    @rule()
+    def sweep(self) -> None:
+        """A sweep finds nothing overdue."""
+        self.run(self._rescue(lapsed=False))
+
+    @rule()
+    def time_passes(self) -> None:
+        """Every retry is due, and a cool-down is over."""
+        self.run(self._time_passes())
+
+    @invariant()
+    def every_fetch_is_in_one_place(self) -> None:
+        """Waiting, postponed, claimed, or ended with one result."""
+        self.run(self._check_places())
+
+    @invariant()
+    def the_lane_agrees_with_itself(self) -> None:
+        """Its state, its owner, its TTL and its mark in ATTENTION fit together."""
+        self.run(self._check_lane())
+
+    def teardown(self) -> None:
+        """Whatever has happened, one worker can end it all; then nothing is left."""
+        try:
+            self.run(self._end_all())
+        finally:
+            self.run(self._close())
+            self.runner.close()
+
+    async def _submit(self, count: int, priority: Priority) -> None:
+        before = await state(self.redis)
+        batch = await self.fleet.submit([Fetch(url=url("/x"), priority=priority) for _ in range(count)])
+        self.batches.append(batch)
+        assert await state(self.redis) == ("held" if before == "held" else "scheduled")
+
+    async def _take(self, owner: str, off_by: int) -> None:
+        hash_ = await fields(self.redis)
+        orphans = await claimed(self.redis)
+        before = await everything(self.redis)
+        held = await Store(self.redis, owner, LEASE_MS).take(LANE, int(hash_["generation"]) + off_by)
+        if hash_["state"] != "scheduled" or off_by:
+            assert held is None
+        elif int(hash_["due_ms"]) > await now_ms(self.redis) + 1000:
+            assert isinstance(held, Early)
+        else:
+            assert isinstance(held, Held)
+            assert sorted(held.orphans) == orphans
+            assert all(held.token > stay.held.token for stay in self.stays.values())
+            self.stays[owner] = Stay(self.redis, Store(self.redis, owner, LEASE_MS), LANE, held)
+            self.hands[owner] = orphans
+            return
+        assert await everything(self.redis) == before
+
+    async def _ours(self, owner: str) -> bool:
+        hash_ = await fields(self.redis)
+        token = self.stays[owner].held.token
+        return (hash_["state"], hash_.get("token")) == ("held", str(token))
+
+    async def _refused(self, work: Coroutine[Any, Any, object]) -> None:
+        before = await everything(self.redis)
+        with pytest.raises(LaneLostError):
+            await work
+        assert await everything(self.redis) == before
+
+    async def _claim(self, owner: str, count: int) -> None:
+        work = self.stays[owner].claim(count)
+        if not await self._ours(owner):
+            await self._refused(work)
+            return
+        before = await self._waiting()
+        due = [element for element, ms in (await later(self.redis)).items() if ms <= 1]
+        claim = await work
+        assert len(claim.elements) >= min(count, len(due) + len(before))
+        taken = [element for element in claim.elements if element in before]
+        assert taken == before[: len(taken)]
+        self.hands[owner] += claim.elements
+
+    async def _waiting(self) -> list[bytes]:
+        return [element for where in LISTS for element in await waiting(self.redis, where)]
+
+    async def _settle(self, owner: str, count: int, how: str) -> None:
+        hands = self.hands[owner]
+        elements, self.hands[owner] = hands[:count], hands[count:]
+        ours = await self._ours(owner)
+        before = await everything(self.redis)
+        settlements = [SETTLEMENTS[how](element) for element in elements]
+        assert bool(await self.stays[owner].settle(*settlements)) is ours
+        assert (await everything(self.redis) != before) is ours
+        after = await everything(self.redis)
+        await self.stays[owner].settle(*settlements)
+        assert await everything(self.redis) == after
+
+    async def _release(self, owner: str, *, shut: bool, changed: bool) -> None:
+        shut_until_ms = await now_ms(self.redis) + HOUR_MS if shut else 0
+        ledgers = [interrupted(element) for element in self.hands[owner]] if changed else []
+        work = self.stays[owner].release(*ledgers, shut_until_ms=shut_until_ms)
+        if not await self._ours(owner):
+            await self._refused(work)
+            return
+        back = [id_of(element) for element in await claimed(self.redis)]
+        before = [id_of(element) for element in await self._waiting()]
+        wake = await work
+        assert [id_of(element) for element in await self._waiting()] == back + before
+        assert (wake is None) == (await state(self.redis) == "idle")
+        if shut and wake:
+            assert wake.due_in_ms > HOUR_MS // 2
+        self.hands[owner] = []
+
+    async def _renew(self, owner: str) -> None:
+        ours = await self._ours(owner)
+        assert await self.stays[owner].renew() is ours
+
+    async def _rescue(self, *, lapsed: bool) -> None:
+        hash_ = await fields(self.redis)
+        busy = hash_["state"] != "idle"
+        if lapsed and busy:
+            await lapse(self.redis)
+        found = await Store(self.redis, "sweeper", LEASE_MS).rescue()
+        assert len(found) == (lapsed and busy)
+        for _, lost in found:
+            assert lost == (hash_["owner"] if hash_["state"] == "held" else "")
+
+    async def _time_passes(self) -> None:
+        for element in await later(self.redis):
+            await self.redis.zadd(keys.later(LANE), {element: 1})
+        await ask(self.redis, "HSET", keys.lane(LANE), "due_ms", 1, "shut_until_ms", 1)
+
+    async def _check_places(self) -> None:
+        places = Counter(id_of(element) for element in await self._waiting())
+        places.update(id_of(element) for element in await later(self.redis))
+        places.update(id_of(element) for element in await claimed(self.redis))
+        assert all(len(element) > HEAD_CHARS for element in await self._waiting())
+        total = 0
+        for batch in self.batches:
+            found = await results(self.redis, batch)
+            places.update(result.id for result in found)
+            counts = await batch.counts()
+            assert counts.done == len(found)
+            assert counts.ended == (counts.total == len(found))
+            total += counts.total
+        assert set(places.values()) <= {1}
+        assert len(places) == total
+
+    async def _check_lane(self) -> None:
+        if not self.batches:
+            return
+        hash_ = await fields(self.redis)
+        idle, held = hash_["state"] == "idle", hash_["state"] == "held"
+        assert hash_["state"] in {"idle", "scheduled", "held"}
+        assert ("token" in hash_, "owner" in hash_) == (held, held)
+        assert (await self.redis.pttl(keys.lane(LANE)) == -1) is not idle
+        assert (await attention_ms(self.redis) is None) is idle
+        if idle:
+            assert not await self._waiting()
+            assert not await later(self.redis)
+            assert not await claimed(self.redis)
+
+    async def _end_all(self) -> None:
+        await self._time_passes()
+        if await state(self.redis) == "held":
+            await self._rescue(lapsed=True)
+        if await state(self.redis) == "scheduled":
+            stay = await Stay.begin(self.redis, "last")
+            await stay.settle(*(stored(element) for element in stay.held.orphans))
+            await stay.finish(count=1000)
+        assert await state(self.redis) == "idle"
+        await self._check_places()
+        for batch in self.batches:
+            assert (await batch.counts()).ended
+
+    async def _close(self) -> None:
+        await self.fleet.aclose()
+        await self.redis.aclose()
+        await self.redis.connection_pool.aclose()
+
+
+@pytest.mark.timeout(600)  # Hypothesis takes its time to shrink what it has found
+def test_a_lane_never_loses_a_fetch(redis_url: str) -> None:
+    """Two workers, one lane, any order of events: each fetch is in one place and has one result."""
+    machine: Any = partial(LaneMachine, redis_url)
+    run_state_machine_as_test(machine, settings=SETTINGS)

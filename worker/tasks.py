@@ -1,0 +1,20 @@
+"""Ending tasks for sure."""
+
+import asyncio
+from typing import Any
+
+CANCEL_AGAIN_S = 1.0
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel the tasks and return when all have ended, however they do.
+
+    One cancellation is not always enough: on Python 3.11 asyncio.wait_for, which redis-py sends every
+    command through, forgets one that comes just as it is done.
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
