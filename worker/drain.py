@@ -105,6 +105,9 @@ async def _claim(lane: Lane, parts: Parts) -> float | None:
     retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000
     if lane.in_flight:
         return min(retry_s, POLL_S)
+    if parts.settler.has(lane):  # a retry on its way to Redis may be due soon
+        await parts.settler.flushed(lane)
+        return 0
     return retry_s if retry_s <= STAY_S else None
 
 

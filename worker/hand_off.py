@@ -10,7 +10,6 @@ from typing import Any
 
 from arq import Retry, cron, func
 from arq.worker import Worker
-from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from jobs import keys
@@ -78,16 +77,19 @@ async def run_worker(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    hand_offs = asyncio.create_task(_take_hand_offs(runtime), name="arq")
+    hand_offs = asyncio.create_task(take_hand_offs(runtime), name="arq")
     await asyncio.wait([hand_offs, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     await tasks.end(hand_offs)
     await runtime.stop()
 
 
-async def _take_hand_offs(runtime: Runtime) -> None:
-    """Arq's loop ends when Redis blinks: start it again. The lanes that we hold do not notice."""
+async def take_hand_offs(runtime: Runtime) -> None:
+    """Arq's loop ends when Redis blinks, or by a fault of its own: start it again.
+
+    The lanes that we hold do not notice.
+    """
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type((RedisError, OSError)),
+        retry=retry_if_exception_type(Exception),
         wait=wait_random_exponential(multiplier=0.1, max=2),
         before_sleep=lambda state: lines.redis_trouble(
             state.outcome and state.outcome.exception(), runtime.log

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs import Batch, Counts, Outcome, Result
+from worker import tasks
 from worker.clock import mono_s
 from worker.snapshot import LaneSnapshot, snapshot
 
@@ -75,8 +76,7 @@ class Progress:
         try:
             yield
         finally:
-            showing.cancel()
-            await asyncio.gather(showing, return_exceptions=True)
+            await tasks.end(showing)
 
     async def _show_live(self) -> None:
         with Live(console=self._console, auto_refresh=False, transient=True) as live:

@@ -86,7 +86,7 @@ class Settler:
     async def flushed(self, lane: Lane) -> None:
         """Return when nothing of the lane waits to be written."""
         async with self._written:
-            await self._written.wait_for(lambda: lane.lost or not self._has(lane))
+            await self._written.wait_for(lambda: lane.lost or not self.has(lane))
 
     async def run(self) -> None:
         """Write what comes, until cancelled."""
@@ -101,7 +101,8 @@ class Settler:
                 self._writing = set()
                 self._written.notify_all()
 
-    def _has(self, lane: Lane) -> bool:
+    def has(self, lane: Lane) -> bool:
+        """Whether something of the lane waits to be written."""
         return lane in self._waiting or lane in self._writing
 
     async def _write(self, taken: dict[Lane, list[Settlement]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from jobs import Batch, Fetch, Fleet, Result
 from worker import tasks
-from worker.hand_off import _take_hand_offs
+from worker.hand_off import take_hand_offs
 from worker.policy import LanePolicy, Policy
 from worker.runtime import Runtime
 from worker.settings import Settings
@@ -48,7 +48,7 @@ class OneWorker:
 
     async def __aenter__(self) -> Self:
         await self.runtime.start()
-        self._hand_offs = asyncio.create_task(_take_hand_offs(self.runtime), name="arq")
+        self._hand_offs = asyncio.create_task(take_hand_offs(self.runtime), name="arq")
         return self
 
     async def __aexit__(
