@@ -30,8 +30,14 @@ class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
     body: str | None = None
 
 
-class _Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The JSON behind an element's head."""
+class Ledgers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What waits in a lane: the fetch, and what it has cost so far.
+
+    attempts counts those that the host answered badly or not at all, throttles the waits it asked for,
+    interruptions what was nobody's fault, crashes those interruptions in which the worker died; last is
+    why it waits again. hop is the request to make in place of the fetch's own, hops how many redirects
+    led there.
+    """
 
     v: int = ENTRY_VERSION
     fetch: Fetch
@@ -44,25 +50,11 @@ class _Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hops: int = 0
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One waiting or claimed fetch.
-
-    hop is the request to make in place of the fetch's own, hops how many redirects led there.
-    deadline_ms is Unix time by Redis's clock. attempts counts those that the host answered badly or
-    not at all, throttles the waits it asked for, interruptions what was nobody's fault, crashes those
-    interruptions in which the worker died; last is why it waits again.
-    """
+class Entry(Ledgers, frozen=True, kw_only=True):
+    """One waiting or claimed fetch. deadline_ms is Unix time by Redis's clock."""
 
     id: str
     deadline_ms: int
-    fetch: Fetch
-    attempts: int = 0
-    throttles: int = 0
-    interruptions: int = 0
-    crashes: int = 0
-    last: Reason | None = None
-    hop: Hop | None = None
-    hops: int = 0
 
     @property
     def batch_id(self) -> str:
@@ -84,50 +76,30 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Body).decode
+_decode = msgspec.json.Decoder(Ledgers).decode
 
 
 def new_element(fetch_id: str, fetch: Fetch) -> bytes:
     """The element of a fetch not yet in Redis: its head holds the time allowed, not yet a deadline."""
-    return _head(fetch_id, fetch.deadline_ms) + _encode(_Body(fetch=fetch))
+    return _head(fetch_id, fetch.deadline_ms) + _encode(Ledgers(fetch=fetch))
 
 
 def to_element(entry: Entry) -> bytes:
     """The element that stands for the entry."""
-    body = _Body(
-        fetch=entry.fetch,
-        attempts=entry.attempts,
-        throttles=entry.throttles,
-        interruptions=entry.interruptions,
-        crashes=entry.crashes,
-        last=entry.last,
-        hop=entry.hop,
-        hops=entry.hops,
-    )
-    return _head(entry.id, entry.deadline_ms) + _encode(body)
+    ledgers = Ledgers(**{name: getattr(entry, name) for name in Ledgers.__struct_fields__})
+    return _head(entry.id, entry.deadline_ms) + _encode(ledgers)
 
 
 def from_element(element: bytes) -> Entry:
     """The entry that an element stands for; raises BadElementError. Nothing in Redis is trusted."""
     fetch_id, deadline = _split_head(element)
     try:
-        body = _decode(element[HEAD_CHARS:])
+        ledgers = _decode(element[HEAD_CHARS:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadElementError(f"{fetch_id}: {error}") from None
-    if body.v != ENTRY_VERSION:
-        raise BadElementError(f"{fetch_id}: version {body.v} is not {ENTRY_VERSION}")
-    return Entry(
-        id=fetch_id,
-        deadline_ms=deadline,
-        fetch=body.fetch,
-        attempts=body.attempts,
-        throttles=body.throttles,
-        interruptions=body.interruptions,
-        crashes=body.crashes,
-        last=body.last,
-        hop=body.hop,
-        hops=body.hops,
-    )
+    if ledgers.v != ENTRY_VERSION:
+        raise BadElementError(f"{fetch_id}: version {ledgers.v} is not {ENTRY_VERSION}")
+    return Entry(id=fetch_id, deadline_ms=deadline, **msgspec.structs.asdict(ledgers))
 
 
 def _head(fetch_id: str, deadline_ms: int) -> bytes:

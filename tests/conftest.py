@@ -51,7 +51,10 @@ async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails the test that leaves a child process or a task behind."""
+    """Fails the test that leaves a child process or a task behind; the pure ones start none."""
+    if request.path.parent.name == "pure":
+        yield
+        return
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("no_task_left_running")
     before = left_behind.children()

@@ -6,7 +6,7 @@ import math
 from jobs.entry import BadElementError, Entry, from_element, to_element
 from jobs.model import Outcome, Reason, Result
 from jobs.names import FETCH_ID_CHARS, is_fetch_id
-from worker import lines, settle
+from worker import lines, settle, tasks
 from worker.decide import crashed, interrupted
 from worker.fetching import end_untried, run_fetch
 from worker.gate.gate import Full, Go, Shut
@@ -72,7 +72,9 @@ async def _start(entry: Entry, lane: Lane, parts: Parts) -> None:
         parts.slots.release()
         lane.ready.appendleft(entry)
         return
+    before = lane.gate
     task = lane.start(entry.id, run_fetch(entry, lane, parts))
+    lines.gate_changed(lane, before, parts.log)
     task.add_done_callback(lambda done: _ended(entry, done, lane, parts))
 
 
@@ -202,10 +204,7 @@ def _as_left(entry: Entry, lane: Lane) -> Entry:
 
 async def _stop(lane: Lane, parts: Parts) -> None:
     """Nothing of the lane is left running in this worker."""
-    tasks = list(lane.in_flight.values())
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await tasks.end(*lane.in_flight.values())
     await parts.pools.close(lane.pool)
     if lane.lost:
         parts.log.warning(Event.LANE_LOST, lane=lane.name)

@@ -79,7 +79,8 @@ class Runtime:
         self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
         await self._show_life()
         self._life = asyncio.create_task(self._life_loop(), name="sign of life")
-        self.log.info(Event.WORKER_STARTED, out=str(self.settings.out))
+        loop = type(asyncio.get_running_loop()).__module__
+        self.log.info(Event.WORKER_STARTED, out=str(self.settings.out), loop=loop)
 
     async def take_lane(self, name: str, generation: int, *, insist: bool = False) -> Early | Enough | None:
         """Take over a lane that is due and serve it in a task of its own.

@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from jobs import keys, scripts
@@ -112,11 +118,10 @@ class Settler:
             with attempt:
                 replies = await scripts.run_many(self._redis, list(calls.values()))
                 for lane, reply in zip(list(calls), replies, strict=True):
-                    if _is_trouble(reply):
-                        continue
-                    self._settled(lane, taken[lane], reply)
-                    del calls[lane]
-                _raise_first(replies)
+                    if not _may_pass(reply):
+                        self._settled(lane, taken[lane], reply)
+                        del calls[lane]
+                _raise_first(reply for reply in replies if _may_pass(reply))
 
     def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> scripts.Call:
         names = [keys.lane(lane.name), keys.claimed(lane.name), keys.later(lane.name), keys.DEAD]
@@ -136,7 +141,10 @@ class Settler:
 
     def _settled(self, lane: Lane, settlements: list[Settlement], reply: Any) -> None:
         self.count -= len(settlements)
-        if not reply:
+        if isinstance(reply, Exception):
+            # What is at the lane's keys is not ours: this lane stops, the others must not wait for it.
+            self._on_trouble(reply)
+        if not reply or isinstance(reply, Exception):
             lane.lose()
             return
         lane.clock.sync(reply[0])
@@ -146,14 +154,16 @@ class Settler:
         lane.notify()
 
 
-def _is_trouble(reply: Any) -> bool:
+def _may_pass(reply: Any) -> bool:
+    """Whether this is trouble of Redis's, to be waited out, and not of this one call."""
+    if isinstance(reply, ResponseError):
+        return isinstance(reply, NoPermissionError | OutOfMemoryError | ReadOnlyError)
     return isinstance(reply, Exception)
 
 
-def _raise_first(replies: Iterable[Any]) -> None:
+def _raise_first(replies: Iterable[Exception]) -> None:
     for reply in replies:
-        if _is_trouble(reply):
-            raise reply
+        raise reply
 
 
 def _until_redis_answers(on_trouble: Callable[[BaseException], None]) -> AsyncRetrying:

@@ -57,6 +57,7 @@ async def test_a_killed_workers_lanes_run_elsewhere(redis_url: str, fleet: Fleet
         with workers(1, redis_url, tmp_path / "second") as second:
             await wait_until(lambda: second.events("lane.rescued"), "the rescue", CRASH_RECOVERY_S)
             results = [result async for result in batch.results()]
+            loops = {line["loop"] for line in second.events("worker.started")}
         high_water = origin.high_water
 
     assert 20 == len({result.id for result in results})
@@ -64,6 +65,7 @@ async def test_a_killed_workers_lanes_run_elsewhere(redis_url: str, fleet: Fleet
     assert sum(result.interruptions for result in results) >= 1
     assert {1} == {result.attempts for result in results}
     assert high_water <= 8
+    assert {"uvloop"} == loops
 
 
 @contextmanager
@@ -104,3 +106,4 @@ async def test_arqs_own_command_runs_a_worker_and_sigterm_ends_it_with_0(
     assert [Outcome.STORED] * 20 == [result.outcome for result in results]
     assert 0 == ended_with
     assert b"worker.stopped" in (tmp_path / "arq.log").read_bytes()
+    assert b'"loop":"uvloop"' in (tmp_path / "arq.log").read_bytes()

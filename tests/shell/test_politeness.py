@@ -167,8 +167,8 @@ async def test_the_breaker_parks_a_host_that_keeps_failing(
     assert all(seen.arrived_s >= origin.requests[probe].finished_s for seen in origin.requests[probe + 1 :])
     assert {result.outcome for result in results} == {Outcome.STORED}
     breaker = [line["event"] for line in lines if line["event"].startswith("lane.breaker")]
-    assert breaker[0] == "lane.breaker_open"
-    assert breaker[-1] == "lane.breaker_closed"
+    openings = breaker.count("lane.breaker_open")
+    assert breaker == ["lane.breaker_open", "lane.breaker_half_open"] * openings + ["lane.breaker_closed"]
 
 
 async def test_answers_that_blame_the_request_never_open_the_breaker(

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from jobs import Batch, Fetch, Fleet, Result
@@ -51,12 +50,7 @@ class OneWorker:
         self._hand_offs = asyncio.create_task(take_hand_offs(self.runtime), name="arq")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
         await self.fleet.aclose()
 

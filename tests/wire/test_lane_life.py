@@ -238,11 +238,13 @@ async def test_only_what_has_expired_may_be_claimed(redis: Redis, fleet: Fleet) 
 async def test_a_claim_of_expired_fetches_keeps_to_its_count(redis: Redis, fleet: Fleet) -> None:
     """No more than asked for, over retries and lists together."""
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
-    await redis.zadd(keys.later(LANE), {to_element(entry(0, deadline_ms=1)): 9e12})
-    await put(redis, to_element(entry(1, deadline_ms=1)), to_element(entry(2, deadline_ms=1)))
+    late = [to_element(entry(place, deadline_ms=1)) for place in range(5)]
+    await redis.zadd(keys.later(LANE), dict.fromkeys(late[:3], 9e12))
+    await put(redis, *late[3:])
     stay = await Stay.begin(redis)
     assert paths((await stay.claim(2, only_expired=True)).elements) == ["/0", "/1"]
-    assert paths((await stay.claim(2, only_expired=True)).elements) == ["/2"]
+    assert paths((await stay.claim(2, only_expired=True)).elements) == ["/2", "/3"]
+    assert paths((await stay.claim(2, only_expired=True)).elements) == ["/4"]
 
 
 # A wrong token
@@ -355,9 +357,10 @@ async def test_an_empty_lane_becomes_idle(fleet: Fleet, redis: Redis) -> None:
 
 async def test_a_lane_that_is_used_again_is_not_forgotten(fleet: Fleet, redis: Redis) -> None:
     """The TTL of an idle lane ends when fetches come."""
-    stay, _ = await with_claimed(fleet, redis)
-    await stay.finish()
-    await fleet.submit([url("/x")])
+    await fleet.submit([url("/1")])
+    await (await Stay.begin(redis)).finish()
+    assert await state(redis) == "idle"
+    await fleet.submit([url("/2")])
     assert await redis.pttl(keys.lane(LANE)) == -1
 
 
