@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -23,6 +24,7 @@ from worker.hand_off import run_worker
 from worker.local import WorkersError
 from worker.runtime import RefusedRedisError, UnreachableRedisError
 from worker.settings import Settings, SettingsError, load_settings
+from worker.snapshot import is_alive
 
 T = TypeVar("T")
 
@@ -111,6 +113,15 @@ def worker(
     settings = _settings(redis_url=redis, out=out, policy=policy, allow_net=allow_net, engine=engine)
     log.configure()
     _complete(run_worker(settings), "interrupted")
+
+
+@app.command()
+def health(redis: RedisUrl = None) -> None:
+    """Exit 0 if a worker of this machine (or container) shows signs of life, else 1."""
+    settings = _settings(redis_url=redis)
+    name = os.environ.get("FETCHFLEET_WORKER_ID") or socket.gethostname()
+    if not _complete(is_alive(settings.redis_url, name), "interrupted"):
+        _fail("no worker of this machine has shown a sign of life; its log may say why", FAILED)
 
 
 def main() -> None:

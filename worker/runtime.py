@@ -58,6 +58,7 @@ class Runtime:
         self.log = get_logger(worker=settings.worker_id)
         self._tasks: list[asyncio.Task[None]] = []
         self._life: asyncio.Task[None] | None = None
+        self._renewed_s = mono_s()
         self._client: httpx.AsyncClient | None = None
 
     async def start(self) -> None:
@@ -191,6 +192,7 @@ class Runtime:
     async def _renew_loop(self) -> None:
         """Prolong every lease in one call, off the path of any fetch."""
         while True:
+            self._renewed_s = mono_s()
             await asyncio.sleep(self.settings.lease_s / RENEWALS_A_LEASE)
             lanes = list(self.lanes.values())
             if lanes:
@@ -223,6 +225,8 @@ class Runtime:
     async def _life_loop(self) -> None:
         while True:
             await asyncio.sleep(SIGN_OF_LIFE_S)
+            if mono_s() - self._renewed_s > self.settings.lease_s:
+                continue  # whoever asks shall see that we no longer renew
             try:
                 await self._show_life()
             except (RedisError, OSError) as error:

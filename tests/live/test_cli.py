@@ -159,6 +159,22 @@ async def test_submit_prints_the_batch_and_with_wait_follows_it(
     assert 30 == len(report.read_text().splitlines())
 
 
+async def test_health_tells_whether_this_machines_worker_shows_signs_of_life(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """For a container's health check: 0 while its worker lives, 1 before and after."""
+    asked = {"FETCHFLEET_REDIS_URL": redis_url, "FETCHFLEET_WORKER_ID": "worker-1"}
+    before = fetchfleet("health", **asked)
+    with workers(1, redis_url, tmp_path) as running:
+        await wait_until(running.started, "the worker to start")
+        during = await asyncio.to_thread(fetchfleet, "health", **asked)
+        another = await asyncio.to_thread(fetchfleet, "health", **{**asked, "FETCHFLEET_WORKER_ID": "w"})
+    after = fetchfleet("health", **asked)
+
+    assert [1, 0, 1, 1] == [ended.returncode for ended in (before, during, another, after)]
+    assert "sign of life" in before.stderr
+
+
 async def test_a_run_elsewhere_than_on_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
     """No escape sequences in a log file; who waits and why is in the lines."""
     async with Origin.serving("127.0.0.166", slow(b"drop", 0.2, 30)) as origin:

@@ -156,6 +156,19 @@ async def test_stop_lets_short_fetches_end_and_hands_back_the_rest(
     assert again.attempts == 1
 
 
+async def test_a_worker_that_cannot_renew_shows_no_sign_of_life(start: Start, redis: Redis) -> None:
+    """Its share of the lanes goes to others, and a health check sees it."""
+    worker = await start(lease_s=1.0)
+    renewing = next(task for task in worker.runtime._tasks if task.get_name() == "renew")
+    await tasks.end(renewing)
+    alive = keys.worker(worker.settings.worker_id)
+
+    async def is_silent() -> bool:
+        return not await redis.exists(alive)
+
+    await wait_until(is_silent, "the sign of life to fade", 20)
+
+
 async def test_stop_leaves_nothing_of_the_worker(origin: Origin, start: Start, redis: Redis) -> None:
     """No sign of life, no lane, no task, no open client; a second stop does no harm."""
     worker = await start()
