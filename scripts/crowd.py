@@ -29,7 +29,7 @@ BIG = "127.0.0.48"
 
 BODY = bytes(range(256)) * 40
 BIG_BYTES = 110_000_000
-HEALS_AFTER_S = 4.0
+HEALS_AFTER_S = 3.0
 LIMIT_PER_S = 20
 ASKS_TO_WAIT_S = 2.0
 
@@ -54,7 +54,7 @@ TEMPERS = {
     LIMITED: f"429 above {LIMIT_PER_S} a second",
     HEALING: f"503 for its first {HEALS_AFTER_S:.0f} s",
     DOWN: "down",
-    CUTTING: "cuts every third body short",
+    CUTTING: "cuts every third body short, once",
     TRICKLING: "trickles",
     POINTING[0]: "redirects, here and there",
     POINTING[1]: "redirects, here and there",
@@ -135,11 +135,14 @@ def _cut() -> Behaviour:
 
 
 def _cut_every_third() -> Behaviour:
-    whole, cut, count = ok(BODY), _cut(), 0
+    """Every third file is cut short the first time that it is asked for."""
+    whole, cut = ok(BODY), _cut()
+    asked: set[str] = set()
 
     async def answer(x: Exchange) -> None:
-        nonlocal count
-        count += 1
-        await (whole if count % 3 else cut)(x)
+        target = x.request.target
+        first = target not in asked
+        asked.add(target)
+        await (cut if first and len(asked) % 3 == 0 else whole)(x)
 
     return answer

@@ -16,7 +16,7 @@ from tests.support.origin import requests_inside
 from tests.support.origin_process import Report, origins_in_child
 
 WORKERS = 2
-ON_THE_WIRE_S = 0.25
+ON_THE_WIRE_S = 0.5
 """Requests that were on their way when the host said 429 are nobody's fault."""
 
 console = Console()

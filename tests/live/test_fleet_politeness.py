@@ -20,7 +20,7 @@ CONCURRENCY = 3
 STEADY = [f"127.0.0.{number}" for number in range(131, 137)]
 LIMITED = [f"127.0.0.{number}" for number in range(137, 141)]
 POINTING = "127.0.0.141"
-ON_THE_WIRE_S = 0.25
+ON_THE_WIRE_S = 0.4
 
 POLICY = QUICK_POLICY + f"concurrency = {CONCURRENCY}\n"
 
