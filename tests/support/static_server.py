@@ -186,9 +186,13 @@ class _Handler(SimpleHTTPRequestHandler):
 def _serve_with_python(folder: str, port: str, *hosts: str) -> None:
     """Serves until killed, with a thread a host and a thread a connection."""
     handler = partial(_Handler, directory=folder)
-    for host in hosts:
-        server = ThreadingHTTPServer((host, int(port)), handler)
-        Thread(target=server.serve_forever).start()
+    servers = [ThreadingHTTPServer((host, int(port)), handler) for host in hosts]
+    threads = [Thread(target=server.serve_forever) for server in servers]
+    for thread in threads:
+        thread.start()
+    # Python 3.12 starts no thread once the main one has ended.
+    for thread in threads:
+        thread.join()
 
 
 if __name__ == "__main__":
