@@ -3,5 +3,8 @@
 -- ARGV: token, elements
 -- Returns 1, or 0 to a stale owner.
 if not fenced(KEYS[1], ARGV[1]) then return 0 end
-for i = 2, #ARGV do redis.call('HSET', KEYS[2], id_of(ARGV[i]), ARGV[i]) end
+for i = 2, #ARGV do
+  local id = id_of(ARGV[i])
+  if redis.call('HEXISTS', KEYS[2], id) == 1 then redis.call('HSET', KEYS[2], id, ARGV[i]) end
+end
 return 1
