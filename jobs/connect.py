@@ -37,3 +37,9 @@ def connection_pool(redis_url: str) -> ConnectionPool:
 def connect(redis_url: str) -> Redis:
     """A client on a pool of its own; close it with `aclose()`."""
     return Redis.from_pool(connection_pool(redis_url))
+
+
+async def redis_now_ms(redis: Redis) -> int:
+    """Redis's Unix time in ms, the only clock that counts."""
+    seconds, micros = await redis.time()
+    return int(seconds * 1000 + micros // 1000)

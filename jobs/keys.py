@@ -4,8 +4,6 @@ arq keeps keys of its own (`arq:job:…`, `arq:retry:…`, `arq:in-progress:…`
 they expire by arq's rules.
 """
 
-PREFIX = "ff:"
-
 QUEUE = "ff:queue"
 """zset, arq's queue: one job for each lane that is due. Members go when the job ends."""
 

@@ -13,7 +13,7 @@ from worker.gate.gate import Seen
 from worker.policy import LanePolicy
 
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # RFC 9110 §9.2.2
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 MAX_CRASHES = 3
 DISK_PAUSE_S = 5.0
 

@@ -1,6 +1,6 @@
 """The composition root: makes a worker's parts, takes lanes that arq hands over, keeps them alive.
 
-The only file that knows arq's Worker is worker/main.py; here a hand-off is one method call.
+arq's Worker is not known here: a hand-off (worker/hand_off.py) is one method call.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs import keys
-from jobs.connect import connect
+from jobs.connect import connect, redis_now_ms
 from jobs.wake import Wake, arq_client, wake
 from worker import lines, redact, tasks
 from worker.clock import RedisClock, mono_s
@@ -64,7 +64,7 @@ class Runtime:
     async def start(self) -> None:
         """Make the parts, the one client among them, and begin to show signs of life.
 
-        Raises RefusedRedisError, redis.exceptions.RedisError or OSError.
+        Raises RefusedRedisError, UnreachableRedisError, redis.exceptions.RedisError or OSError.
         """
         self.redis: Redis = connect(self.settings.redis_url)
         await self._reach_redis()
@@ -158,8 +158,7 @@ class Runtime:
     async def _make_parts(self) -> Parts:
         assert self._client is not None
         clock = RedisClock()
-        seconds, micros = await self.redis.time()
-        clock.sync(seconds * 1000 + micros // 1000)
+        clock.sync(await redis_now_ms(self.redis))
         sink = FileSink(self.settings.out)
         sink.open()
         return Parts(

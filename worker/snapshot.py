@@ -6,7 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from jobs import keys
-from jobs.connect import connect
+from jobs.connect import connect, redis_now_ms
 
 MAX_LANES = 500
 
@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
 
 async def snapshot(redis: Redis) -> Snapshot:
     """Every lane that is not idle, the fullest first; MAX_LANES at most. A few round trips."""
-    now_ms = await _now_ms(redis)
+    now_ms = await redis_now_ms(redis)
     names = [name.decode() for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
     workers = await _workers(redis)
     portraits = {name: at for worker in workers for name, at in worker.lanes.items()}
@@ -58,14 +58,9 @@ async def snapshot(redis: Redis) -> Snapshot:
 async def is_alive(redis_url: str, name: str) -> bool:
     """Whether a worker of that id, or of that host (its id is host-pid), has shown life of late."""
     async with connect(redis_url) as redis:
-        now_ms = await _now_ms(redis)
+        now_ms = await redis_now_ms(redis)
         workers = await redis.zrangebyscore(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf")
     return any(f"{worker.decode()}-".startswith(f"{name}-") for worker in workers)
-
-
-async def _now_ms(redis: Redis) -> int:
-    seconds, micros = await redis.time()
-    return int(seconds * 1000 + micros // 1000)
 
 
 async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:

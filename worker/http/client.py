@@ -1,5 +1,6 @@
 """The one httpx client of a worker process: made at startup, shared by all, closed at shutdown."""
 
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
@@ -36,6 +37,7 @@ def build_client(settings: Settings, pools: LanePools) -> httpx.AsyncClient:
     )
 
 
+@lru_cache(maxsize=1024)
 def httpx_timeout(timeouts: Timeouts) -> httpx.Timeout:
     """Httpx's four waits; the total is held around the whole attempt, since httpx knows none."""
     return httpx.Timeout(

@@ -9,6 +9,7 @@ import msgspec
 
 from jobs.entry import Hop
 from jobs.urls import FetchUrl, UrlError, join_url, same_origin
+from worker.decide import IDEMPOTENT_METHODS
 
 MAX_HOPS = 10
 
@@ -17,7 +18,6 @@ Headers = tuple[tuple[str, str], ...]
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SEE_OTHER = 303
 _POST_MAY_BECOME_GET = frozenset({301, 302})  # RFC 9110 §15.4.2 and §15.4.3, notes
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 
 # What another origin may see. Everything else may be a secret under any name.
 CROSS_ORIGIN_HEADERS = frozenset(
@@ -96,7 +96,7 @@ def _why_not(url: FetchUrl, target: FetchUrl, hop: Hop, *, repeat_safe: bool) ->
         return f"from https to {target.origin}; what was private would be sent in the clear"
     if hop.body is not None and not same_origin(url, target):
         return f"would send the {hop.method} body to {target.origin}, which it was not meant for"
-    if hop.method not in _IDEMPOTENT and not repeat_safe:
+    if hop.method not in IDEMPOTENT_METHODS and not repeat_safe:
         return f"would send the {hop.method} twice; allow repeats if that is safe"
     return None
 
