@@ -8,23 +8,47 @@ async with Fleet("redis://localhost:6379") as fleet:
         print(result.outcome, result.path)
 """
 
-from jobs.batch import Batch, Counts
-from jobs.errors import InvalidFetchError, JobsError, RedisSetupError, UnknownBatchError
+from jobs.batch import Batch, BatchSummary, Counts, Results, Submitted
+from jobs.dead import DeadLetter, DeadLetters, Which
+from jobs.errors import (
+    BatchCancelledError,
+    BatchError,
+    BatchExistsError,
+    FleetFullError,
+    FullError,
+    InvalidFetchError,
+    JobsError,
+    RedisFullError,
+    RedisSetupError,
+    UnknownBatchError,
+)
 from jobs.fleet import Fleet
 from jobs.model import Fetch, Outcome, Priority, Reason, Result, Timings
 
 __all__ = [
     "Batch",
+    "BatchCancelledError",
+    "BatchError",
+    "BatchExistsError",
+    "BatchSummary",
     "Counts",
+    "DeadLetter",
+    "DeadLetters",
     "Fetch",
     "Fleet",
+    "FleetFullError",
+    "FullError",
     "InvalidFetchError",
     "JobsError",
     "Outcome",
     "Priority",
     "Reason",
+    "RedisFullError",
     "RedisSetupError",
     "Result",
+    "Results",
+    "Submitted",
     "Timings",
     "UnknownBatchError",
+    "Which",
 ]

@@ -12,6 +12,7 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 1 << 20
 MAX_DEST_BYTES = 1024
 MAX_DEST_PART_BYTES = 255
+MAX_KEY_BYTES = 200
 
 # Fields of the connection or of the message's framing are ours (RFC 9110 §7.6.1, RFC 9112 §6).
 RESERVED_HEADERS = frozenset(
@@ -33,6 +34,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 # RFC 9110 §5.5, without obs-text: httpx sends ASCII, h11 no space at an end.
 _FIELD_VALUE = re.compile(r"(?:[!-~]+(?:[\t ]+[!-~]+)*)?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_NOT_IN_A_KEY = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 
 
@@ -122,3 +124,11 @@ def deadline(value_s: float, most_s: float) -> None:
     """More than nothing, and not so far off that a batch would never end."""
     if not 0 < value_s <= most_s:
         raise InvalidFetchError(f"deadline_s: {value_s} is not within 0 (exclusive) and {most_s:.0f}")
+
+
+def key(value: str) -> None:
+    """Something to tell fetches apart by."""
+    if not value or len(value.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
+        raise InvalidFetchError(f"key: must have 1 to {MAX_KEY_BYTES} bytes")
+    if _NOT_IN_A_KEY.search(value):
+        raise InvalidFetchError("key: holds a control character or half a surrogate pair")

@@ -84,6 +84,12 @@ def new_element(fetch_id: str, fetch: Fetch) -> bytes:
     return _head(fetch_id, fetch.deadline_ms) + _encode(Ledgers(fetch=fetch))
 
 
+def placed(element: bytes, now_ms: int) -> bytes:
+    """A new element as it is in a lane once it was submitted at now_ms."""
+    fetch_id, allowed_ms = _split_head(element)
+    return _head(fetch_id, now_ms + allowed_ms) + element[HEAD_CHARS:]
+
+
 def to_element(entry: Entry) -> bytes:
     """The element that stands for the entry."""
     ledgers = Ledgers(**{name: getattr(entry, name) for name in Ledgers.__struct_fields__})

@@ -1,7 +1,10 @@
 """Every Redis key, with its type and how long it lives. No key is spelt anywhere else.
 
-arq keeps keys of its own (`arq:job:…`, `arq:retry:…`, `arq:in-progress:…`) for the jobs on QUEUE;
-they expire by arq's rules.
+arq keeps keys of its own (`arq:job:…`, `arq:retry:…`, `arq:in-progress:…`, `arq:result:…`,
+`ff:queue:health-check`) for the jobs on QUEUE; they expire by arq's rules.
+
+What producers write and what only workers may see are under different prefixes, so that an ACL can
+tell them apart (ops/users.acl).
 """
 
 QUEUE = "ff:queue"
@@ -14,10 +17,35 @@ ATTENTION = "ff:attention"
 """zset: lane → Unix ms when somebody must look at it (lease end, or due time + grace).
 A lane is in it as long as it is not idle."""
 
+BACKLOG = "ff:backlog"
+"""string: how many fetches are submitted and have no result yet, in all lanes. Lives for ever."""
+
+INBOX = "ff:inbox"
+"""list: what other languages push, a message each (jobs/README.md). Gone when empty."""
+
+TAKEN = "ff:inbox:taken"
+"""list: messages out of the inbox that a worker is enqueuing. Gone when empty."""
+
+INTAKE = "ff:intake"
+"""hash: who empties the inbox: token, until_ms, and the batch that TAKEN becomes. INTAKE_TTL_MS."""
+
+INTAKE_TTL_MS = 3600 * 1000
+
+ALL_RESULTS = "ff:results"
+"""stream, for consumer groups: field `r` holds a result as JSON, of every batch. Lives for ever; the
+sweep trims it to the settings' length and to RESULTS_TTL_MS."""
+
 DEAD = "ff:dead"
-"""stream: what was found in a lane and is no entry, with the reason. Trimmed to DEAD_LENGTH."""
+"""stream: fetches that failed and what was no fetch at all: door, reason, note, lane, id, element.
+Lives for ever, trimmed to DEAD_LENGTH."""
 
 DEAD_LENGTH = 10_000
+
+BATCHES = "ff:batches"
+"""zset: batch id → Unix ms of its making. The sweep removes those that have expired."""
+
+CANCELS = "ff:cancels"
+"""string, a counter: whenever a batch is cancelled in a lane it goes up. Lives for ever."""
 
 RESULTS_TTL_MS = 24 * 3600 * 1000
 """How long a finished batch is kept after its last result."""
@@ -32,8 +60,12 @@ WORKER_TTL_MS = 5_000
 """How long a worker counts as alive after its last sign of life."""
 
 
+KEY_TTL_MS = 24 * 3600 * 1000
+"""How long a fetch's `key` stands for that fetch, or as long as its deadline if that is longer."""
+
+
 def batch(batch_id: str) -> str:
-    """hash: total, sealed, chunks, done, bytes, created_ms and a count for each outcome.
+    """hash: total, sealed, chunks, done, bytes, created_ms, cancel_ms and a count for each outcome.
 
     RESULTS_TTL_MS after the last result, UNFINISHED_TTL_MS before that.
     """
@@ -41,41 +73,65 @@ def batch(batch_id: str) -> str:
 
 
 def results(batch_id: str) -> str:
-    """stream: field `r` holds a result as JSON. Lives as long as its batch."""
+    """stream: field `r` holds a result as JSON.
+
+    Lives as long as its batch; UNFINISHED_TTL_MS if the batch was sealed after its last result.
+    """
     return f"ff:batch:{batch_id}:results"
 
 
-def lane(name: str) -> str:
-    """hash: state, generation, due_ms, shut_until_ms, why, owner, token, gate.
+def batch_lanes(batch_id: str) -> str:
+    """set: the lanes that fetches of the batch have gone to. Lives as long as its batch."""
+    return f"ff:batch:{batch_id}:lanes"
 
-    No TTL while the lane is not idle, GATE_TTL_MS when it is.
+
+def digests(batch_id: str) -> str:
+    """list: of a batch with an id of the producer's own, what each chunk held. Lives as long as its batch."""
+    return f"ff:batch:{batch_id}:digests"
+
+
+def key(text: str) -> str:
+    """string: the id of the fetch that has this `key`. KEY_TTL_MS."""
+    return f"ff:key:{text}"
+
+
+def lane(name: str) -> str:
+    """hash: state, generation, due_ms, shut_until_ms, why, owner, token, gate, open.
+
+    open: how many of its fetches have no result yet. No TTL while the lane is not idle, GATE_TTL_MS
+    when it is.
     """
     return f"ff:lane:{name}"
 
 
 def claimed(name: str) -> str:
     """hash: fetch id → element of what the lane's owner is at work on. Gone when empty."""
-    return f"ff:lane:{name}:claimed"
+    return f"ff:claimed:{name}"
 
 
 def later(name: str) -> str:
     """zset: element → Unix ms of its next attempt. Gone when empty."""
-    return f"ff:lane:{name}:later"
+    return f"ff:later:{name}"
+
+
+def cancelled(name: str) -> str:
+    """set: cancelled batches whose fetches are still to be taken out of the lane. UNFINISHED_TTL_MS."""
+    return f"ff:cancelled:{name}"
 
 
 def waiting(name: str) -> tuple[str, str, str, str]:
     """Lists of elements, in the order they are served: handed back, high, normal, low. Gone when empty."""
     return (
-        f"ff:lane:{name}:returned",
-        f"ff:lane:{name}:high",
-        f"ff:lane:{name}:normal",
-        f"ff:lane:{name}:low",
+        f"ff:waiting:{name}:returned",
+        f"ff:waiting:{name}:high",
+        f"ff:waiting:{name}:normal",
+        f"ff:waiting:{name}:low",
     )
 
 
 def waiting_at(name: str, priority: str) -> str:
     """The list in which fetches of that priority wait."""
-    return f"ff:lane:{name}:{priority}"
+    return f"ff:waiting:{name}:{priority}"
 
 
 def worker(worker_id: str) -> str:

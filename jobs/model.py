@@ -78,6 +78,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     max_bytes: a larger body fails with `too_large`.
     priority: high, normal or low.
     deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
+    key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
     meta: any JSON; comes back in the result, is never sent.
 
     Raises InvalidFetchError, which names the field.
@@ -92,6 +93,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     max_bytes: int | None = None
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = None
+    key: str | None = None
     meta: Any = None
 
     def __post_init__(self) -> None:
@@ -113,6 +115,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
         if self.deadline_s is not None:
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
+        if self.key is not None:
+            checks.key(self.key)
 
     @property
     def deadline_ms(self) -> int:

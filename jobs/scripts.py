@@ -6,7 +6,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
 Arg = str | bytes | int | float
 
@@ -32,6 +32,13 @@ _DIGESTS = {name: hashlib.sha1(text).hexdigest() for name, text in SOURCES.items
 async def run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
     """The script's reply. One round trip, two when Redis did not know the script."""
     try:
+        return await _run(redis, script, keys, args)
+    except ResponseError as error:
+        raise _named(error) from None
+
+
+async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+    try:
         return await redis.evalsha(_DIGESTS[script], len(keys), *keys, *args)  # type: ignore[misc, arg-type]
     except NoScriptError:
         return await redis.eval(SOURCES[script].decode(), len(keys), *keys, *args)  # type: ignore[misc, arg-type]
@@ -46,7 +53,14 @@ async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
         again = await _pipelined(redis, [calls[i] for i in unknown])
         for i, reply in zip(unknown, again, strict=True):
             replies[i] = reply
-    return replies
+    return [_named(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
+
+
+def _named(error: ResponseError) -> ResponseError:
+    """Redis before 7 hides what went wrong in a script behind "Error running script"."""
+    if "OOM command not allowed" in str(error):
+        return OutOfMemoryError(str(error))
+    return error
 
 
 async def _pipelined(redis: Redis, calls: Sequence[Call]) -> list[Any]:

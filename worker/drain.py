@@ -3,13 +3,13 @@
 import asyncio
 import math
 
-from jobs.entry import BadElementError, Entry, from_element, to_element
-from jobs.model import Outcome, Reason, Result
-from jobs.names import FETCH_ID_CHARS, is_fetch_id
-from worker import lines, settle, tasks
+from jobs.entry import Entry, to_element
+from worker import lines, tasks
+from worker.cancelling import end_cancelled_batches
 from worker.decide import crashed, interrupted
 from worker.fetching import end_untried, run_fetch
 from worker.gate.gate import Full, Go, Shut
+from worker.holding import hold
 from worker.lane import Lane
 from worker.log import Event
 from worker.parts import Parts
@@ -32,6 +32,8 @@ async def drain(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
         await _adopt(lane, orphans, parts)
         await _end_expired(lane, parts)
         while lane.serving:
+            if lane.cancelled:
+                await end_cancelled_batches(lane, parts)
             wait_s = await _step(lane, parts)
             if wait_s is None:
                 break
@@ -67,7 +69,9 @@ async def _step(lane: Lane, parts: Parts) -> float | None:
 
 async def _start(entry: Entry, lane: Lane, parts: Parts) -> None:
     """Start the fetch, if the lane still lets it when the worker has a slot for it."""
-    await parts.slots.acquire()
+    if not await _slot(lane, parts):
+        lane.ready.appendleft(entry)
+        return
     if not lane.serving or not isinstance(lane.verdict(), Go):
         parts.slots.release()
         lane.ready.appendleft(entry)
@@ -76,6 +80,21 @@ async def _start(entry: Entry, lane: Lane, parts: Parts) -> None:
     task = lane.start(entry.id, run_fetch(entry, lane, parts))
     lines.gate_changed(lane, before, parts.log)
     task.add_done_callback(lambda done: _ended(entry, done, lane, parts))
+
+
+async def _slot(lane: Lane, parts: Parts) -> bool:
+    """Whether the worker has a slot; False when the lane must be seen to before it has."""
+    if not parts.slots.locked():
+        return await parts.slots.acquire()
+    asking = asyncio.create_task(parts.slots.acquire(), name=f"slot {lane.name}")
+    asking.add_done_callback(lambda _: lane.notify())
+    try:
+        while lane.serving and not lane.cancelled and not asking.done():
+            await lane.changed(math.inf)
+    finally:
+        if not asking.done():
+            await tasks.end(asking)
+    return not asking.cancelled()
 
 
 def _ended(entry: Entry, task: asyncio.Task[None], lane: Lane, parts: Parts) -> None:
@@ -101,7 +120,7 @@ async def _claim(lane: Lane, parts: Parts) -> float | None:
     count = lane.policy.concurrency
     claim = await patiently(lane, parts, lambda: parts.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
-    _hold(lane, claim.elements, parts)
+    hold(lane, claim.elements, parts)
     if claim.elements:
         return 0
     retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000
@@ -122,7 +141,7 @@ async def _end_expired(lane: Lane, parts: Parts) -> None:
             lambda: parts.store.claim(lane.name, lane.token, EXPIRED_AT_ONCE, only_expired=True),
         )
         lane.clock.sync(claim.now_ms)
-        _hold(lane, claim.elements, parts)
+        hold(lane, claim.elements, parts)
         while lane.ready and end_untried(lane.ready[0], lane, parts):
             lane.ready.popleft()
         if len(claim.elements) < EXPIRED_AT_ONCE:
@@ -131,7 +150,7 @@ async def _end_expired(lane: Lane, parts: Parts) -> None:
 
 async def _adopt(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
     """Take over what a dead owner had claimed, each counted as a crash."""
-    _hold(lane, orphans, parts)
+    hold(lane, orphans, parts)
     adopted = sorted((crashed(entry) for entry in lane.ready), key=lambda entry: entry.id)
     lane.ready.clear()
     for entry in adopted:
@@ -139,36 +158,6 @@ async def _adopt(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
     if adopted:
         elements = [to_element(entry) for entry in adopted]
         await patiently(lane, parts, lambda: parts.store.adopt(lane.name, lane.token, elements))
-
-
-def _hold(lane: Lane, elements: list[bytes], parts: Parts) -> None:
-    for element in elements:
-        try:
-            lane.hold(from_element(element))
-        except BadElementError as error:
-            _bury(lane, element, error, parts)
-
-
-def _bury(lane: Lane, element: bytes, error: BadElementError, parts: Parts) -> None:
-    """What is no entry goes to the dead letters; if it has an id, its batch gets its result too."""
-    fetch_id = element[:FETCH_ID_CHARS].decode("latin-1")
-    reason = str(error)
-
-    def tell() -> None:
-        parts.log.error(Event.LANE_INVALID, lane=lane.name, error=reason)
-
-    parts.settler.add(lane, settle.buried(element[:FETCH_ID_CHARS], reason, tell))
-    if not is_fetch_id(fetch_id):
-        parts.settler.add(lane, settle.dropped(element[:FETCH_ID_CHARS]))
-        return
-    result = Result(
-        id=fetch_id,
-        url="",
-        outcome=Outcome.FAILED,
-        reason=Reason.INVALID,
-        worker=parts.settings.worker_id,
-    )
-    parts.settler.add(lane, settle.finished(result, lambda: None))
 
 
 async def _leave(lane: Lane, parts: Parts) -> None:

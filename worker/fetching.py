@@ -2,6 +2,7 @@
 
 from jobs.entry import Entry, to_element
 from jobs.lanes import lane_of_url
+from jobs.model import Outcome
 from worker import lines, settle
 from worker.attempt import Attempt
 from worker.decide import (
@@ -23,7 +24,7 @@ from worker.lane import Lane
 from worker.parts import Parts
 from worker.patience import patiently
 from worker.report import result_of
-from worker.store import LaneLostError
+from worker.store import Cancelled, LaneLostError
 
 
 async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
@@ -63,6 +64,11 @@ def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
     return finish is not None
 
 
+def end_cancelled(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """The fetch ends because its batch was cancelled."""
+    _finish(Attempt(entry, lane, parts), lane, parts, Finish(outcome=Outcome.CANCELLED), Held())
+
+
 def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
     now_ms, shut = lane.clock.now_ms(), lane.shut()
     opens_ms = shut.until_ms if shut else now_ms
@@ -72,6 +78,8 @@ def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Deci
 def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
     result = result_of(attempt, finish, happened, parts.settings.worker_id)
     line = lines.finished(result, attempt.entry, lane, happened, parts.log)
+    if finish.outcome is Outcome.FAILED:
+        parts.settler.add(lane, settle.failed(result, lines.note(happened) or ""))
     parts.settler.add(lane, settle.finished(result, line))
 
 
@@ -93,6 +101,9 @@ async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
         )
     except LaneLostError:
         lane.lose()
+        return
+    if isinstance(wake, Cancelled):
+        end_cancelled(entry, lane, parts)
         return
     lane.drop(entry.id)
     if wake is not None:

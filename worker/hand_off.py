@@ -4,6 +4,7 @@ This file and worker/main.py are the only ones that know arq's Worker.
 """
 
 import asyncio
+import functools
 import logging
 import signal
 from typing import Any
@@ -14,8 +15,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from jobs import keys
 from jobs.connect import connection_pool
-from jobs.wake import TAKE_LANE, arq_client, deserialize, serialize
-from worker import lines, tasks
+from jobs.errors import FullError, InvalidFetchError
+from jobs.wake import TAKE_LANE, arq_client
+from worker import doors, lines, tasks
+from worker.doors import FETCH, REFUSED, write_result
 from worker.runtime import Runtime
 from worker.settings import Settings
 from worker.store import Early, Enough
@@ -28,6 +31,12 @@ AGAIN_S = 0.05
 MAX_DECLINES = 40
 """A worker with its share of lanes leaves one to others so many times: they may be at a standstill."""
 
+FETCH_TIMEOUT_S = 3600
+"""Enqueuing a list of millions takes its time; cut off, the rest of it would be lost."""
+FULL_PAUSE_S = 1
+RECEIPT_TTL_S = 3600
+
+SWEEP = "sweep"
 SWEEP_EVERY_S = 2
 
 logging.getLogger("arq").setLevel(logging.WARNING)
@@ -44,6 +53,23 @@ async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
             raise Retry(defer=AGAIN_S)
 
 
+async def fetch(ctx: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arq door: enqueues what it is given, and returns the receipt (worker/doors.py)."""
+    runtime: Runtime = ctx["runtime"]
+    run_id = f"{ctx['job_id']} {ctx['enqueue_time']}"
+    try:
+        return await runtime.arq_door.fetch(run_id, args, kwargs)
+    except FullError:
+        raise Retry(defer=FULL_PAUSE_S) from None
+
+
+async def refused(ctx: dict[str, Any], note: str, found: str) -> None:
+    """What was no job of ours is put aside, and the reason is its result."""
+    runtime: Runtime = ctx["runtime"]
+    await runtime.arq_door.refuse(note, found)
+    raise InvalidFetchError(note)
+
+
 async def sweep(ctx: dict[str, Any]) -> None:
     """Every few seconds one worker of the fleet wakes the lanes that need it."""
     runtime: Runtime = ctx["runtime"]
@@ -57,16 +83,22 @@ FUNCTIONS = [
         timeout=HAND_OFF_TIMEOUT_S,
         keep_result=0,
         max_tries=MAX_HAND_OFF_TRIES,
-    )
+    ),
+    func(fetch, name=FETCH, timeout=FETCH_TIMEOUT_S, keep_result=RECEIPT_TTL_S, max_tries=MAX_HAND_OFF_TRIES),
+    func(refused, name=REFUSED, timeout=HAND_OFF_TIMEOUT_S, keep_result=RECEIPT_TTL_S),
 ]
 CRON_JOBS = [
     cron(
         sweep,
-        name="sweep",
+        name=SWEEP,
         second=set(range(0, 60, SWEEP_EVERY_S)),
         timeout=HAND_OFF_TIMEOUT_S,
     )
 ]
+KNOWN = frozenset({TAKE_LANE, FETCH, REFUSED, SWEEP})
+
+read_job = functools.partial(doors.read_job, KNOWN)
+"""arq's deserializer: nothing is ever unpickled."""
 
 
 async def run_worker(settings: Settings) -> None:
@@ -110,8 +142,8 @@ async def _arq_loop(runtime: Runtime) -> None:
         poll_delay=POLL_DELAY_S,
         max_jobs=HAND_OFFS_AT_ONCE,
         keep_result=0,
-        job_serializer=serialize,
-        job_deserializer=deserialize,
+        job_serializer=write_result,
+        job_deserializer=read_job,
     )
     try:
         await worker.async_run()

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from jobs.entry import Entry
+from jobs.names import batch_of
 from worker.clock import RedisClock, mono_s
 from worker.gate import gate
 from worker.gate.gate import Shut, Verdict
@@ -34,6 +35,7 @@ class Lane:
         self.in_flight: dict[str, asyncio.Task[None]] = {}
         self.entries: dict[str, Entry] = {}
         self.cut: set[str] = set()
+        self.cancelled: set[str] = set()
         self.leaving = False
         self.lost = False
         self.released = False
@@ -99,6 +101,15 @@ class Lane:
         """Stop what is in flight; it is handed back with the lane, as interrupted."""
         self.cut |= self.in_flight.keys()
         self._cancel()
+
+    def cancel(self, batches: set[str]) -> None:
+        """Stop what is in flight of these batches; the rest of them is to be withdrawn."""
+        self.cancelled |= batches
+        for fetch_id, task in self.in_flight.items():
+            if batch_of(fetch_id) in batches:
+                self.cut.add(fetch_id)
+                task.cancel()
+        self.notify()
 
     def leave(self) -> None:
         """Start nothing more; what is in flight may end."""

@@ -36,7 +36,7 @@ def finished(result: Result, entry: Entry, lane: Lane, happened: Happened, log: 
             status=result.status,
             outcome=result.outcome.value,
             reason=result.reason.value if result.reason else None,
-            note=_note(happened),
+            note=note(happened),
             bytes=result.bytes,
             attempts=result.attempts,
             throttles=result.throttles,
@@ -62,7 +62,7 @@ def retry(entry: Entry, lane: Lane, again: Again, happened: Happened, log: Any) 
             url=redact.url(entry.fetch.url),
             status=None if isinstance(happened, Held | Moved) else happened.status,
             reason=again.reason.value if again.reason else None,
-            note=_note(happened),
+            note=note(happened),
             wait_s=round(again.wait_s, 3),
             attempts=again.entry.attempts,
             throttles=again.entry.throttles,
@@ -117,6 +117,7 @@ def redis_trouble(error: object, log: Any) -> None:
     log.warning(Event.REDIS_TROUBLE, error=redact.text(repr(error)))
 
 
-def _note(happened: Happened) -> str | None:
-    note = happened.note if isinstance(happened, Broke | Held) else ""
-    return redact.text(note) if note else None
+def note(happened: Happened) -> str | None:
+    """What exactly was wrong, fit to be seen."""
+    said = happened.note if isinstance(happened, Broke | Held) else ""
+    return redact.text(said) if said else None

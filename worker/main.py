@@ -11,9 +11,10 @@ import uvloop
 
 from jobs import keys
 from jobs.connect import connection_pool
-from jobs.wake import arq_client, deserialize, serialize
+from jobs.wake import arq_client
 from worker import log
-from worker.hand_off import CRON_JOBS, FUNCTIONS, HAND_OFFS_AT_ONCE, POLL_DELAY_S
+from worker.doors import write_result
+from worker.hand_off import CRON_JOBS, FUNCTIONS, HAND_OFFS_AT_ONCE, POLL_DELAY_S, read_job
 from worker.runtime import Runtime
 from worker.settings import load_settings
 
@@ -46,5 +47,5 @@ class WorkerSettings:
     poll_delay = POLL_DELAY_S
     max_jobs = HAND_OFFS_AT_ONCE
     keep_result = 0
-    job_serializer = serialize
-    job_deserializer = deserialize
+    job_serializer = write_result
+    job_deserializer = read_job

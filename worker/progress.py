@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -18,11 +18,11 @@ from rich.text import Text
 from jobs import Batch, Counts, Outcome, Result
 from worker import tasks
 from worker.clock import mono_s
+from worker.rate import Rate
 from worker.snapshot import LaneSnapshot, snapshot
 
 LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 5.0
-RATE_OVER_S = 5.0
 LANES_SHOWN = 16
 WAITS_NAMED = 4
 
@@ -41,21 +41,6 @@ class Tally:
         self.retries += max(0, result.attempts - 1)
         self.throttles += result.throttles
         self.interruptions += result.interruptions
-
-
-class Rate:
-    """Bytes a second over the last few seconds."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def add(self, at_s: float, total_bytes: int) -> float:
-        """The rate after total_bytes were seen at at_s."""
-        self._seen.append((at_s, total_bytes))
-        while len(self._seen) > 2 and at_s - self._seen[0][0] > RATE_OVER_S:
-            self._seen.popleft()
-        (first_s, first_bytes), (last_s, last_bytes) = self._seen[0], self._seen[-1]
-        return max(0.0, (last_bytes - first_bytes) / (last_s - first_s)) if last_s > first_s else 0.0
 
 
 class Progress:

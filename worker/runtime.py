@@ -4,40 +4,39 @@ arq's Worker is not known here: a hand-off (worker/hand_off.py) is one method ca
 """
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Iterable
 from typing import Any
 
 import httpx
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobs import keys
 from jobs.connect import connect, redis_now_ms
+from jobs.submit import Limits, Submitter
 from jobs.wake import Wake, arq_client, wake
 from worker import lines, redact, tasks
 from worker.clock import RedisClock, mono_s
+from worker.doors import ArqDoor
 from worker.drain import drain
+from worker.housekeeping import Housekeeping
 from worker.http.client import build_client, build_pools
 from worker.http.engine import HttpxEngine
+from worker.intake import Intake
 from worker.lane import Lane
+from worker.life import Life
 from worker.log import Event, get_logger
 from worker.parts import Parts
 from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
-from worker.snapshot import Portrait, WorkerPortrait
 from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
 
 RENEWALS_A_LEASE = 3
 LEASE_MARGIN_S = 1.0
 """We let go of a lane this long before Redis would give it to somebody else."""
-
-SIGN_OF_LIFE_S = 1.0
 
 
 class RefusedRedisError(Exception):
@@ -57,7 +56,7 @@ class Runtime:
         self.stopping = False
         self.log = get_logger(worker=settings.worker_id)
         self._tasks: list[asyncio.Task[None]] = []
-        self._life: asyncio.Task[None] | None = None
+        self._own: list[asyncio.Task[None]] = []
         self._renewed_s = mono_s()
         self._client: httpx.AsyncClient | None = None
 
@@ -71,15 +70,17 @@ class Runtime:
         self._arq = arq_client(self.redis.connection_pool)
         self._pools = build_pools(self.settings)
         self._client = build_client(self.settings, self._pools)
-        self._settler = Settler(self.redis, self._trouble)
+        self._settler = Settler(self.redis, self._trouble, for_all=self.settings.results_length > 0)
         self.parts = await self._make_parts()
+        self._make_doors()
         loops = {
             "settle": self._settler.run(),
             "renew": self._renew_loop(),
         }
         self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
-        await self._show_life()
-        self._life = asyncio.create_task(self._life_loop(), name="sign of life")
+        await self._life.show()
+        ours = {"sign of life": self._life.run(self._look), "intake": self._intake.run()}
+        self._own = [asyncio.create_task(loop, name=name) for name, loop in ours.items()]
         loop = type(asyncio.get_running_loop()).__module__
         self.log.info(Event.WORKER_STARTED, out=str(self.settings.out), loop=loop)
 
@@ -100,7 +101,9 @@ class Runtime:
         policy = self.settings.policy.for_lane(name)
         lane = Lane(name, held.token, policy, held.gate, self.parts.clock)
         lane.lease_ends_s = self._lease_end_s(asked_s)
+        lane.cancel(held.cancelled)
         self.lanes[lane.pool] = lane
+        self._life.look_again()  # a batch may have been cancelled between the taking and here
         self.log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
         lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
         return None
@@ -111,6 +114,7 @@ class Runtime:
         for found, owner in rescued:
             self.log.warning(Event.LANE_RESCUED, lane=found.lane, owner=owner or None)
         await self._wake([found for found, _ in rescued])
+        await self._housekeeping.run()
 
     async def stop(self) -> None:
         """Take nothing more, let short fetches end, hand the rest back, close everything."""
@@ -132,16 +136,15 @@ class Runtime:
         self.log.info(Event.WORKER_STOPPED)
 
     async def _leave_the_fleet(self) -> None:
-        """No sign of life any more: our share of the lanes is the others'."""
-        if self._life is not None:
-            await tasks.end(self._life)
-        with contextlib.suppress(RedisError, OSError):
-            await self.redis.zrem(keys.WORKERS, self.settings.worker_id)
-            await self.redis.delete(keys.worker(self.settings.worker_id))
+        """The inbox, and our share of the lanes, are the others'."""
+        await tasks.end(*self._own)
+        await self._intake.leave()
+        await self._life.end()
 
     async def _close(self) -> None:
         still = [lane.task for lane in self.lanes.values() if lane.task]
         await tasks.end(*still, *self._tasks)
+        await self._intake.aclose()
         if self._client is not None:
             await self._client.aclose()
         await self.redis.aclose()
@@ -154,6 +157,16 @@ class Runtime:
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
             where = redact.url(self.settings.redis_url)
             raise UnreachableRedisError(f"cannot reach Redis at {where}: {error}") from error
+
+    def _make_doors(self) -> None:
+        """Whatever comes in, and how this worker shows itself to the others."""
+        settings = self.settings
+        submitter = Submitter(self.redis, self._send_wakes, Limits(settings.max_backlog))
+        self.arq_door = ArqDoor(self.redis, submitter, self.log)
+        self._intake = Intake(settings.redis_url, settings.worker_id, submitter, self.log)
+        self._housekeeping = Housekeeping(self.redis, settings.results_length, self.log)
+        clock = self.parts.clock
+        self._life = Life(self.redis, settings.worker_id, clock, self._cancel_in_lanes, self._trouble)
 
     async def _make_parts(self) -> Parts:
         assert self._client is not None
@@ -184,9 +197,12 @@ class Runtime:
     async def _wake(self, wakes: Iterable[Wake]) -> None:
         """A wake that cannot be sent is made good by a sweep."""
         try:
-            await wake(self._arq, wakes)
+            await self._send_wakes(wakes)
         except (RedisError, OSError) as error:
             self._trouble(error)
+
+    async def _send_wakes(self, wakes: Iterable[Wake]) -> None:
+        await wake(self._arq, wakes)
 
     async def _renew_loop(self) -> None:
         """Prolong every lease in one call, off the path of any fetch."""
@@ -221,41 +237,19 @@ class Runtime:
         margin_s = min(LEASE_MARGIN_S, self.settings.lease_s / 4)
         return asked_s + self.settings.lease_s - margin_s
 
-    async def _life_loop(self) -> None:
-        while True:
-            await asyncio.sleep(SIGN_OF_LIFE_S)
-            if mono_s() - self._renewed_s > self.settings.lease_s:
-                continue  # whoever asks shall see that we no longer renew
-            try:
-                await self._show_life()
-            except (RedisError, OSError) as error:
-                self._trouble(error)
+    async def _cancel_in_lanes(self) -> None:
+        """Some batch was cancelled somewhere; see in which of our lanes."""
+        lanes = list(self.lanes.values())
+        found = await self.parts.store.cancelled([lane.name for lane in lanes])
+        for lane, batches in zip(lanes, found, strict=True):
+            lane.cancel(batches)
 
-    async def _show_life(self) -> None:
-        now_ms, worker_id = self.parts.clock.now_ms(), self.settings.worker_id
-        async with self.redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.WORKERS, {worker_id: now_ms})
-            pipe.zremrangebyscore(keys.WORKERS, "-inf", now_ms - keys.WORKER_TTL_MS)
-            pipe.set(keys.worker(worker_id), self._portrait(), px=keys.WORKER_TTL_MS)
-            await pipe.execute()
-
-    def _portrait(self) -> bytes:
-        """What this worker is at: for each lane how many fetches are in flight, and why it waits."""
-        lanes = {lane.name: _portrait_of(lane) for lane in self.lanes.values()}
-        received_bytes = self.parts.sink.received_bytes
-        return msgspec.json.encode(WorkerPortrait(lanes=lanes, received_bytes=received_bytes))
+    def _look(self) -> None:
+        self._life.renews = mono_s() - self._renewed_s <= self.settings.lease_s
+        self._life.saw(self.lanes.values(), self._settler.finished, self.parts.sink.received_bytes)
 
     def _trouble(self, error: BaseException) -> None:
         lines.redis_trouble(error, self.log)
-
-
-def _portrait_of(lane: Lane) -> Portrait:
-    shut = lane.shut()
-    return Portrait(
-        in_flight=len(lane.in_flight),
-        why=shut.why.value if shut else None,
-        until_ms=shut.until_ms if shut else None,
-    )
 
 
 async def _refuse_lossy(redis: Redis) -> None:

@@ -27,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     that may be dialled although they are not public. max_in_flight: fetches at once over all lanes.
     grace_s: how long fetches may go on after SIGTERM before they are handed back. lease_s: how long
     a lane stays with a worker that shows no sign of life. user_agent: sent with every request.
+    max_backlog: with so many fetches without a result the inbox and the arq door wait, 0: no limit.
+    results_length: how many results the stream of all batches keeps, 0: there is none.
     """
 
     redis_url: str = "redis://127.0.0.1:6379"
@@ -38,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: int = 256
     grace_s: float = 10.0
     lease_s: float = 8.0
+    max_backlog: int = 0
+    results_length: int = 100_000
     worker_id: str = ""
 
     @property
@@ -63,8 +67,19 @@ _ENVIRONMENT = {
     "max_in_flight": "FETCHFLEET_MAX_IN_FLIGHT",
     "grace_s": "FETCHFLEET_GRACE_S",
     "lease_s": "FETCHFLEET_LEASE_S",
+    "max_backlog": "FETCHFLEET_MAX_BACKLOG",
+    "results_length": "FETCHFLEET_RESULTS_LENGTH",
     "worker_id": "FETCHFLEET_WORKER_ID",
 }
+
+
+_NUMBERS: tuple[tuple[str, type[int | float]], ...] = (
+    ("max_in_flight", int),
+    ("grace_s", float),
+    ("lease_s", float),
+    ("max_backlog", int),
+    ("results_length", int),
+)
 
 
 def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
@@ -79,7 +94,7 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     errors: list[str] = []
     _read_policy(given, errors)
     given.setdefault("worker_id", f"{socket.gethostname()}-{os.getpid()}")
-    for name, kind in (("max_in_flight", int), ("grace_s", float), ("lease_s", float)):
+    for name, kind in _NUMBERS:
         _read_number(given, name, kind, errors)
     settings = Settings(**{**given, "out": Path(given.get("out", "data"))})
     errors += _faults(settings)
@@ -117,6 +132,10 @@ def _faults(settings: Settings) -> list[str]:
         faults.append("FETCHFLEET_LEASE_S: must be within 1 and 3600")
     if not 0 <= settings.grace_s <= 3600:
         faults.append("FETCHFLEET_GRACE_S: must be within 0 and 3600")
+    if settings.max_backlog < 0:
+        faults.append("FETCHFLEET_MAX_BACKLOG: must be 0 (no limit) or more")
+    if not 0 <= settings.results_length <= 10_000_000:
+        faults.append("FETCHFLEET_RESULTS_LENGTH: must be within 0 (none) and 10000000")
     if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
         faults.append("FETCHFLEET_USER_AGENT: must be printable ASCII")
     for check in (lambda: settings.egress, lambda: connection_pool(settings.redis_url)):

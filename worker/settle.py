@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from jobs import keys, scripts
 from jobs.entry import Entry, to_element
-from jobs.model import Result, encode
+from jobs.model import Reason, Result, encode
 from jobs.names import batch_of
 from worker.gate.state import to_json
 from worker.lane import Lane
@@ -46,14 +46,19 @@ def finished(result: Result, done: Callable[[], None]) -> Settlement:
     return Settlement(result.id, args, batch_of(result.id), done)
 
 
+def failed(result: Result, note: str) -> Settlement:
+    """A copy of the fetch goes to the dead letters; `finished` follows."""
+    return buried(result.id, result.reason or Reason.INTERNAL, note, lambda: None)
+
+
 def again(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement:
     """The fetch waits for its next attempt."""
     return Settlement(entry.id, ["again", int(wait_s * 1000), to_element(entry)], None, done)
 
 
-def buried(fetch_id: str | bytes, reason: str, done: Callable[[], None]) -> Settlement:
-    """What was claimed is no entry: a copy goes to the dead letters. `finished` or `dropped` follows."""
-    return Settlement(fetch_id, ["dead", reason], None, done)
+def buried(fetch_id: str | bytes, reason: Reason, note: str, done: Callable[[], None]) -> Settlement:
+    """A copy of what was claimed goes to the dead letters. `finished` or `dropped` follows."""
+    return Settlement(fetch_id, ["dead", reason.value, note], None, done)
 
 
 def dropped(fetch_id: bytes) -> Settlement:
@@ -62,16 +67,21 @@ def dropped(fetch_id: bytes) -> Settlement:
 
 
 class Settler:
-    """One for a worker process; `run` is its task."""
+    """One for a worker process; `run` is its task. for_all: results go to the stream of all batches too."""
 
-    def __init__(self, redis: Redis, on_trouble: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, redis: Redis, on_trouble: Callable[[BaseException], None], *, for_all: bool = True
+    ) -> None:
         self._redis = redis
+        self._for_all = for_all
         self._on_trouble = on_trouble
         self._waiting: dict[Lane, list[Settlement]] = {}
         self._writing: set[Lane] = set()
         self._some = asyncio.Event()
         self._written = asyncio.Condition()
+        self._rounds = 0
         self.count = 0
+        self.finished = 0
 
     @property
     def full(self) -> bool:
@@ -94,6 +104,12 @@ class Settler:
         async with self._written:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane))
 
+    async def caught_up(self, lane: Lane) -> None:
+        """Return when all that waited to be written of the lane is; more may have come since."""
+        enough = self._rounds + 2  # the one under way may have begun before it was added
+        async with self._written:
+            await self._written.wait_for(lambda: lane.lost or not self.has(lane) or self._rounds >= enough)
+
     async def run(self) -> None:
         """Write what comes, until cancelled."""
         while True:
@@ -105,6 +121,7 @@ class Settler:
             await self._write(taken)
             async with self._written:
                 self._writing = set()
+                self._rounds += 1
                 self._written.notify_all()
 
     def has(self, lane: Lane) -> bool:
@@ -124,11 +141,12 @@ class Settler:
                 _raise_first(reply for reply in replies if _may_pass(reply))
 
     def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> scripts.Call:
-        names = [keys.lane(lane.name), keys.claimed(lane.name), keys.later(lane.name), keys.DEAD]
+        names = [keys.lane(lane.name), keys.claimed(lane.name), keys.later(lane.name)]
+        names += [keys.DEAD, keys.ALL_RESULTS, keys.BACKLOG]
         gate = to_json(lane.gate) if lane.gate is not lane.saved_gate else b""
         lane.saved_gate = lane.gate
         args: list[Any] = [lane.token, gate, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS]
-        args.append(keys.DEAD_LENGTH)
+        args += [keys.DEAD_LENGTH, lane.name, int(self._for_all)]
         batches: dict[str, int] = {}
         for item in settlements:
             args.append(item.fetch_id)
@@ -150,6 +168,7 @@ class Settler:
         lane.clock.sync(reply[0])
         for item in settlements:
             lane.drop(item.fetch_id)
+            self.finished += item.batch_id is not None
             item.done()
         lane.notify()
 

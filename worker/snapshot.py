@@ -30,10 +30,13 @@ class Portrait(msgspec.Struct):
 
 
 class WorkerPortrait(msgspec.Struct):
-    """What a worker says of itself, once a second. received_bytes: of bodies, since it started."""
+    """What a worker says of itself, once a second. finished, received_bytes: since it started."""
 
     lanes: dict[str, Portrait] = {}
+    finished: int = 0
+    finished_per_s: float = 0.0
     received_bytes: int = 0
+    received_bytes_per_s: float = 0.0
 
 
 class Snapshot(NamedTuple):

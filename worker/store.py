@@ -1,12 +1,13 @@
 """Lanes in Redis, as a worker sees them. What is decided there is in jobs/lua."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
 from jobs import keys, scripts
 from jobs.connect import redis_now_ms
+from jobs.names import batch_of
 from jobs.wake import GRACE_MS, Wake
 from worker.gate.state import GateState, from_json, to_json
 
@@ -16,11 +17,15 @@ class LaneLostError(Exception):
 
 
 class Held(NamedTuple):
-    """A lane that was taken: by which token, its gate, and what a dead owner had claimed."""
+    """A lane that was taken, and by which token.
+
+    cancelled: batches whose fetches may still be in it; orphans: what a dead owner had claimed.
+    """
 
     token: int
     now_ms: int
     gate: GateState
+    cancelled: set[str]
     orphans: list[bytes]
 
 
@@ -46,6 +51,20 @@ class Claim(NamedTuple):
     next_retry_ms: int | None
 
 
+class Withdrawal(NamedTuple):
+    """What a withdrawal brought. go_on: the offset of the next stretch, None at the end."""
+
+    elements: list[bytes]
+    go_on: int | None
+
+
+class Cancelled(NamedTuple):
+    """The fetch is one of a cancelled batch."""
+
+
+LOOK_AT = 1000
+
+
 class Store:
     """Every call carries the lane's token; LaneLostError when it is no longer the current one."""
 
@@ -60,12 +79,13 @@ class Store:
         held: how many lanes the owner has, for it is to have no more than its share of the fleet's.
         """
         names = [keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS]
+        names.append(keys.cancelled(lane))
         args: list[scripts.Arg] = [lane, generation, self._owner, self._lease_ms]
         args += [held, keys.WORKER_TTL_MS]
         reply = await scripts.run(self._redis, "take", names, args)
         match reply:
-            case [b"taken", token, now_ms, gate, *orphans]:
-                return Held(token, now_ms, from_json(gate), orphans)
+            case [b"taken", token, now_ms, gate, cancelled, *orphans]:
+                return Held(token, now_ms, from_json(gate), _texts(cancelled), orphans)
             case [b"early", due_in_ms]:
                 return Early(due_in_ms)
             case [b"enough"]:
@@ -87,15 +107,44 @@ class Store:
 
     async def transfer(
         self, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str
-    ) -> Wake | None:
-        """Hand a claimed fetch to another lane; what to wake, if anything."""
+    ) -> Wake | Cancelled | None:
+        """Hand a claimed fetch to another lane; what to wake, if anything.
+
+        Cancelled if the fetch stays here because its batch is cancelled.
+        """
+        batch = batch_of(fetch_id)
         names = [
             *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL),
             *(keys.lane(to_lane), keys.waiting_at(to_lane, priority)),
+            *(keys.batch(batch), keys.batch_lanes(batch)),
         ]
         args: list[scripts.Arg] = [token, fetch_id, element, to_lane, GRACE_MS]
-        _, *wake = _fenced(await scripts.run(self._redis, "transfer", names, args))
-        return Wake(to_lane, *wake) if wake else None
+        match _fenced(await scripts.run(self._redis, "transfer", names, args)):
+            case [0]:
+                return Cancelled()
+            case [_, *wake] if wake:
+                return Wake(to_lane, *wake)
+        return None
+
+    async def withdraw(self, lane: str, token: int, batch_id: str, queue: str, offset: int) -> Withdrawal:
+        """Claim the fetches of a batch out of one stretch of a queue, however far back they wait."""
+        names = [keys.lane(lane), keys.claimed(lane), queue]
+        reply = await scripts.run(self._redis, "withdraw", names, [token, batch_id, offset, LOOK_AT])
+        _, elements, go_on = _fenced(reply)
+        return Withdrawal(elements, go_on if go_on >= 0 else None)
+
+    async def withdrawn(self, lane: str, token: int, batches: set[str]) -> list[bytes]:
+        """No fetch of these cancelled batches is left in the lane; else those that are claimed."""
+        names = [keys.lane(lane), keys.claimed(lane), keys.cancelled(lane)]
+        reply: list[bytes] = _fenced(await scripts.run(self._redis, "withdrawn", names, [token, *batches]))
+        return reply[1:]
+
+    async def cancelled(self, lanes: Sequence[str]) -> list[set[str]]:
+        """For each lane the cancelled batches whose fetches may still be in it."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for lane in lanes:
+                pipe.smembers(keys.cancelled(lane))
+            return [_texts(found) for found in await pipe.execute()]
 
     async def release(
         self,
@@ -109,7 +158,7 @@ class Store:
         """Give the lane back; what to wake, None when it is idle."""
         names = [
             *(keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)),
-            *(keys.ATTENTION, keys.SERIAL),
+            *(keys.ATTENTION, keys.SERIAL, keys.BACKLOG, keys.cancelled(lane)),
         ]
         args: list[scripts.Arg] = [
             *(token, lane, shut_until_ms, why, to_json(gate), keys.GATE_TTL_MS, GRACE_MS),
@@ -142,6 +191,10 @@ class Store:
             for name, reply in zip(names, replies, strict=True)
             if isinstance(reply, list) and reply
         ]
+
+
+def _texts(found: Iterable[bytes]) -> set[str]:
+    return {text.decode() for text in found}
 
 
 def _fenced(reply: Any) -> Any:

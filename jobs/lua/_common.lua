@@ -1,6 +1,7 @@
 -- Shared by every script; put in front of each when it is loaded.
 -- A lane's hash (jobs/keys.py, lane): state is idle (or absent), scheduled or held.
 
+local BATCH_ID_CHARS = 16
 local FETCH_ID_CHARS = 25
 local DEADLINE_CHARS = 13
 local HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
@@ -17,6 +18,10 @@ end
 
 local function id_of(element)
   return string.sub(element, 1, FETCH_ID_CHARS)
+end
+
+local function batch_of(element)
+  return string.sub(element, 1, BATCH_ID_CHARS)
 end
 
 local function deadline_of(element)
@@ -51,3 +56,17 @@ local function wake_for_new(lane_key, attention_key, serial_key, name, deadline_
   return {schedule(lane_key, attention_key, serial_key, name, due, grace_ms), due - now}
 end
 
+
+-- Marks a batch as whole; the TTL that it is to have.
+local function seal(batch_key, finished_ttl, unfinished_ttl)
+  redis.call('HSET', batch_key, 'sealed', 1)
+  local batch = redis.call('HMGET', batch_key, 'total', 'done')
+  return (tonumber(batch[2]) or 0) >= (tonumber(batch[1]) or 0) and finished_ttl or unfinished_ttl
+end
+
+-- How many fetches without a result there are, in the lane and in the fleet.
+local function count_open(lane_key, backlog_key, by)
+  if by == 0 then return end
+  redis.call('HINCRBY', lane_key, 'open', by)
+  if backlog_key then redis.call('INCRBY', backlog_key, by) end
+end

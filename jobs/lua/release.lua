@@ -1,5 +1,5 @@
 -- held → scheduled when there is more to do, else idle. Whatever is still claimed goes to the front.
--- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial
+-- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial, backlog, its cancelled batches
 -- ARGV: token, lane name, shut until (Unix ms, 0 for open), why, the gate's state, gate TTL ms,
 --       grace ms, then elements of claimed fetches whose ledgers have changed
 -- Returns {1} when idle, {1, generation, ms until due} when scheduled; {} to a stale owner.
@@ -28,6 +28,9 @@ for i = 4, 7 do
 end
 
 if not waits and not next_retry then
+  -- Nothing is here, whatever the count says: what foreign hands took away is put right.
+  count_open(KEYS[1], KEYS[10], -(tonumber(redis.call('HGET', KEYS[1], 'open')) or 0))
+  redis.call('DEL', KEYS[11])
   redis.call('HSET', KEYS[1], 'state', 'idle')
   redis.call('HDEL', KEYS[1], 'owner', 'token')
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
@@ -42,6 +45,7 @@ if shut_until > now then
   end
   due = math.min(math.max(due, shut_until), earliest_deadline)
 end
+if redis.call('EXISTS', KEYS[11]) == 1 then due = now end
 due = math.max(due, now)
 local generation = schedule(KEYS[1], KEYS[8], KEYS[9], name, due, grace)
 return {1, generation, due - now}

@@ -1,11 +1,10 @@
 -- Marks a batch as whole: no more fetches will come.
--- KEYS: batch, results
--- ARGV: finished TTL ms, unfinished TTL ms
+-- KEYS: batch, its lanes, its digests, batches
+-- ARGV: batch id, finished TTL ms, unfinished TTL ms
 redis.call('HSETNX', KEYS[1], 'total', 0)
-redis.call('HSETNX', KEYS[1], 'created_ms', int(now_ms()))
-redis.call('HSET', KEYS[1], 'sealed', 1)
-local batch = redis.call('HMGET', KEYS[1], 'total', 'done')
-local ttl = (tonumber(batch[2]) or 0) >= tonumber(batch[1]) and ARGV[1] or ARGV[2]
-redis.call('PEXPIRE', KEYS[1], ttl)
-redis.call('PEXPIRE', KEYS[2], ttl)
+if redis.call('HSETNX', KEYS[1], 'created_ms', int(now_ms())) == 1 then
+  redis.call('ZADD', KEYS[4], redis.call('HGET', KEYS[1], 'created_ms'), ARGV[1])
+end
+local ttl = seal(KEYS[1], ARGV[2], ARGV[3])
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ttl) end
 return 1

@@ -1,38 +1,101 @@
 -- Appends one chunk of a batch to its lanes; all of it or nothing. Safe to send again: a chunk that
 -- was taken before changes nothing.
--- KEYS: batch, attention, serial, then for each group of fetches: lane, list
--- ARGV: chunk number (from 1), fetches in it, batch TTL ms, grace ms, then for each group:
---       lane name, number of elements, the elements, whose heads hold the time allowed
--- Returns for each lane to wake: its name, generation, ms until due.
-local chunk, fetches, ttl, grace = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-if chunk <= (tonumber(redis.call('HGET', KEYS[1], 'chunks')) or 0) then return {} end
-
+-- KEYS: batch, its lanes, its digests, batches, attention, serial, backlog, then the lanes whose room is
+--       looked at, then for each group of fetches: lane, list; then one for each fetch with a key
+-- ARGV: batch id, chunk number (from 1), fetches in it, the chunk's digest ('' for none), '1' if it is the
+--       last, finished TTL ms, unfinished TTL ms, grace ms,
+--       most fetches in the fleet and in a lane (0: no limit), how many are to come,
+--       number of lanes to look at, for each how many are to come;
+--       number of groups, for each: lane name, number of elements, the elements, whose heads hold the
+--       time allowed; number of fetches with a key, for each: fetch id, TTL ms
+-- Returns {'taken', now, repeats, wakes}: repeats are pairs of a fetch's id and the id that has its key
+-- already; wakes are for each lane to wake: its name, generation, ms until due.
+-- Or {'full', 'fleet' or 'lane', which, how many it holds}, {'cancelled'}, {'other'} when the batch holds
+-- other fetches already.
+local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
+local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms')
+local taken_before = chunk <= (tonumber(batch[1]) or 0)
+if batch[2] then return {'cancelled'} end
+if taken_before and digest ~= '' and redis.call('LINDEX', KEYS[3], chunk - 1) ~= digest then return {'other'} end
 local now = now_ms()
 
--- Appends count elements from ARGV[from] on; returns the earliest of their deadlines.
+local room_lanes = tonumber(ARGV[12])
+local groups_at = 13 + room_lanes
+local groups = tonumber(ARGV[groups_at])
+local keyed_keys_at = 8 + room_lanes + 2 * groups
+
+local function full(which, open_now, to_come, limit)
+  open_now = math.max(0, tonumber(open_now or '0'))
+  if limit > 0 and open_now > 0 and open_now + to_come > limit then return {'full', which[1], which[2], open_now} end
+end
+
+local function refused_for_room()
+  local refusal = full({'fleet', ''}, redis.call('GET', KEYS[7]) or '0', tonumber(ARGV[11]), tonumber(ARGV[9]))
+  for i = 1, room_lanes do
+    local lane_key = KEYS[7 + i]
+    refusal = refusal
+      or full({'lane', lane_key}, redis.call('HGET', lane_key, 'open') or '0', tonumber(ARGV[12 + i]), tonumber(ARGV[10]))
+  end
+  return refusal
+end
+
+local refusal = not taken_before and refused_for_room()
+if refusal then return refusal end
+
+-- Skip over the groups to the keys: they decide which elements are appended.
+local at = groups_at + 1
+for _ = 1, groups do at = at + 2 + tonumber(ARGV[at + 1]) end
+local repeats, repeated = {}, {}
+for i = 1, tonumber(ARGV[at]) do
+  local id, ttl = ARGV[at + 2 * i - 1], ARGV[at + 2 * i]
+  local key = KEYS[keyed_keys_at + i - 1]
+  local has = redis.call('GET', key)
+  if not has and not taken_before then
+    redis.call('SET', key, id, 'PX', ttl)
+  elseif has and has ~= id then
+    repeats[#repeats + 1] = {id, has}
+    repeated[id] = true
+  end
+end
+if taken_before then return {'taken', now, repeats, {}} end
+
+-- Appends count elements from ARGV[from] on; returns the earliest of their deadlines and how many.
 local function append(list_key, from, count)
   local elements, earliest = {}, math.huge
   for i = 1, count do
     local element = ARGV[from + i - 1]
-    local deadline = now + deadline_of(element)
-    elements[i] = id_of(element) .. string.format('%013.0f', deadline) .. string.sub(element, HEAD_CHARS + 1)
-    earliest = math.min(earliest, deadline)
+    if not repeated[id_of(element)] then
+      local deadline = now + deadline_of(element)
+      elements[#elements + 1] = id_of(element) .. string.format('%013.0f', deadline) .. string.sub(element, HEAD_CHARS + 1)
+      earliest = math.min(earliest, deadline)
+    end
   end
-  redis.call('RPUSH', list_key, unpack(elements))
-  return earliest
+  if #elements > 0 then redis.call('RPUSH', list_key, unpack(elements)) end
+  return earliest, #elements
 end
 
-local wakes, at = {}, 5
-for key = 4, #KEYS, 2 do
+local wakes, names, added_in_all = {}, {}, 0
+at = groups_at + 1
+for group = 1, groups do
+  local lane_key, list_key = KEYS[6 + room_lanes + 2 * group], KEYS[7 + room_lanes + 2 * group]
   local name, count = ARGV[at], tonumber(ARGV[at + 1])
-  local earliest = append(KEYS[key + 1], at + 2, count)
-  local wake = wake_for_new(KEYS[key], KEYS[2], KEYS[3], name, earliest, now, grace)
-  if wake then wakes[#wakes + 1] = {name, wake[1], wake[2]} end
+  local earliest, added = append(list_key, at + 2, count)
+  if added > 0 then
+    count_open(lane_key, KEYS[7], added)
+    local wake = wake_for_new(lane_key, KEYS[5], KEYS[6], name, earliest, now, tonumber(ARGV[8]))
+    if wake then wakes[#wakes + 1] = {name, wake[1], wake[2]} end
+    names[#names + 1] = name
+    added_in_all = added_in_all + added
+  end
   at = at + 2 + count
 end
 
-redis.call('HSETNX', KEYS[1], 'created_ms', int(now))
+if redis.call('HSETNX', KEYS[1], 'created_ms', int(now)) == 1 then redis.call('ZADD', KEYS[4], int(now), batch_id) end
 redis.call('HSET', KEYS[1], 'chunks', chunk)
-redis.call('HINCRBY', KEYS[1], 'total', fetches)
-redis.call('PEXPIRE', KEYS[1], ttl)
-return wakes
+redis.call('HINCRBY', KEYS[1], 'total', added_in_all)
+if digest ~= '' then redis.call('RPUSH', KEYS[3], digest) end
+if #names > 0 then redis.call('SADD', KEYS[2], unpack(names)) end
+local ttl = ARGV[7]
+if ARGV[5] == '1' then ttl = seal(KEYS[1], ARGV[6], ARGV[7]) end
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ttl) end
+return {'taken', now, repeats, wakes}

@@ -1,10 +1,15 @@
 -- Hands a claimed fetch to another lane, whose limits then hold for it: where a redirect leads.
--- KEYS: lane, claimed, attention, serial, other lane, other list
+-- KEYS: lane, claimed, attention, serial, other lane, other list, batch, its lanes
 -- ARGV: token, id, element, other lane's name, grace ms
--- Returns {1} or {1, generation, ms until due} if the other lane must be woken; {} to a stale owner.
+-- Returns {1} or {1, generation, ms until due} if the other lane must be woken, {0} when the fetch stays here
+-- because its batch is cancelled; {} to a stale owner.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
+if redis.call('HEXISTS', KEYS[7], 'cancel_ms') == 1 then return {0} end
 if redis.call('HDEL', KEYS[2], ARGV[2]) == 0 then return {1} end
 redis.call('RPUSH', KEYS[6], ARGV[3])
+redis.call('SADD', KEYS[8], ARGV[4])
+count_open(KEYS[1], nil, -1)
+count_open(KEYS[5], nil, 1)
 local wake = wake_for_new(KEYS[5], KEYS[3], KEYS[4], ARGV[4], deadline_of(ARGV[3]), now_ms(), tonumber(ARGV[5]))
 if wake then return {1, wake[1], wake[2]} end
 return {1}

@@ -16,7 +16,7 @@ from worker.gate.state import GateState
 from worker.lane import Lane
 from worker.policy import LanePolicy
 from worker.settle import Settlement, Settler
-from worker.store import Claim, Held, Store
+from worker.store import Cancelled, Claim, Held, Store
 
 LANE = "a.example"
 LEASE_MS = 60_000
@@ -62,6 +62,8 @@ async def _value(redis: Redis, name: bytes) -> Any:
     match await redis.type(name):
         case b"hash":
             return await ask(redis, "HGETALL", name)
+        case b"set":
+            return sorted(await ask(redis, "SMEMBERS", name))
         case b"list":
             return await ask(redis, "LRANGE", name, 0, -1)
         case b"zset":
@@ -202,7 +204,9 @@ class Stay:
             self.lane.name, self.held.token, gate or GateState(), shut_until_ms, why, changed
         )
 
-    async def transfer(self, element: bytes, to_lane: str, priority: str = "normal") -> Wake | None:
+    async def transfer(
+        self, element: bytes, to_lane: str, priority: str = "normal"
+    ) -> Wake | Cancelled | None:
         """Hand a claimed fetch to another lane."""
         of = from_element(element).id
         return await self.store.transfer(self.lane.name, self.held.token, of, element, to_lane, priority)

@@ -109,8 +109,7 @@ def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
 def _unattended(client: Any) -> list[str]:
     """A lane that is not idle is in ATTENTION, and no other is."""
     watched = set(client.zrange(keys.ATTENTION, 0, -1))
-    hashes = [name for name in client.keys("ff:lane:*") if client.type(name) == "hash"]
-    names = {name.removeprefix("ff:lane:") for name in hashes if not name.endswith(":claimed")}
+    names = {name.removeprefix("ff:lane:") for name in client.keys("ff:lane:*")}
     busy = {name for name in names if _state(client, name) in BUSY}
     return [
         *(f"lane {name} is busy, yet not in {keys.ATTENTION}" for name in sorted(busy - watched)),
@@ -144,17 +143,26 @@ def _never(_: Any, __: re.Match[str]) -> bool:
 _MayStay = Callable[[Any, re.Match[str]], bool]
 _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.SERIAL, "string", _for_ever),
+    (keys.BACKLOG, "string", _for_ever),
+    (keys.CANCELS, "string", _for_ever),
+    (keys.BATCHES, "zset", _for_ever),
+    (keys.INTAKE, "hash", _never),
+    (keys.ALL_RESULTS, "stream", _for_ever),
     (keys.DEAD, "stream", _for_ever),
     (keys.ATTENTION, "zset", _for_ever),  # its members: see _unattended
     (keys.WORKERS, "zset", _for_ever),
     (keys.QUEUE, "zset", _only_known_jobs),
     (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own
-    (r"arq:(job|retry|in-progress):.+", "string", _never),
+    (r"arq:(job|retry|in-progress|result):.+", "string", _never),
     (r"ff:worker:.+", "string", _never),
     (r"ff:batch:[0-9a-f]{16}", "hash", _never),
     (r"ff:batch:[0-9a-f]{16}:results", "stream", _never),
-    (r"ff:lane:(?P<lane>.+):claimed", "hash", _of_busy_lane),
-    (r"ff:lane:(?P<lane>.+):later", "zset", _of_busy_lane),
-    (r"ff:lane:(?P<lane>.+):(returned|high|normal|low)", "list", _of_busy_lane),
+    (r"ff:batch:[0-9a-f]{16}:lanes", "set", _never),
+    (r"ff:batch:[0-9a-f]{16}:digests", "list", _never),
+    (r"ff:key:.+", "string", _never),
+    (r"ff:claimed:(?P<lane>.+)", "hash", _of_busy_lane),
+    (r"ff:later:(?P<lane>.+)", "zset", _of_busy_lane),
+    (r"ff:waiting:(?P<lane>.+):(returned|high|normal|low)", "list", _of_busy_lane),
+    (r"ff:cancelled:(?P<lane>.+)", "set", _never),
     (r"ff:lane:(?P<lane>.+)", "hash", _of_busy_lane),
 ]

@@ -70,9 +70,15 @@ async def ttl_ms(redis: Redis, batch: Batch) -> list[int]:
 
 
 async def letters(redis: Redis) -> list[tuple[str, bytes]]:
-    """The dead letters: reason and element."""
+    """The dead letters: what was wrong, and the element."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
-    return [(row[b"reason"].decode(), row[b"element"]) for _, row in rows]
+    return [(row[b"note"].decode(), row[b"element"]) for _, row in rows]
+
+
+async def seal(redis: Redis, batch: Batch) -> None:
+    """No more will come to the batch."""
+    names = [keys.batch(batch.id), keys.batch_lanes(batch.id), keys.digests(batch.id), keys.BATCHES]
+    await scripts.run(redis, "seal", names, [batch.id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
 
 
 async def test_a_settled_fetch_has_its_result(fleet: Fleet, redis: Redis) -> None:
@@ -155,10 +161,9 @@ async def test_a_batch_that_is_still_being_submitted_has_not_ended(fleet: Fleet,
     assert not (await batch.counts()).ended
     for ttl in await ttl_ms(redis, batch):
         assert ttl > keys.RESULTS_TTL_MS
-    await fleet._seal(batch.id)
+    await seal(redis, batch)
     assert (await batch.counts()).ended
-    for ttl in await ttl_ms(redis, batch):
-        assert 0 < ttl <= keys.RESULTS_TTL_MS
+    assert 0 < (await ttl_ms(redis, batch))[0] <= keys.RESULTS_TTL_MS
 
 
 async def test_a_late_result_of_a_forgotten_batch_is_forgotten_too(fleet: Fleet, redis: Redis) -> None:
@@ -258,7 +263,9 @@ async def test_garbage_is_claimed_and_buried(fleet: Fleet, redis: Redis, name: s
     with pytest.raises(BadElementError):
         from_element(bad)
     head = garbage[:25]
-    await stay.settle(settle.buried(head, "no entry", lambda: None), settle.dropped(head), stored(good))
+    await stay.settle(
+        settle.buried(head, Reason.INVALID, "no entry", lambda: None), settle.dropped(head), stored(good)
+    )
     assert await letters(redis) == [("no entry", garbage)]
     assert await claimed(redis) == []
     assert await stay.release() is None
@@ -285,7 +292,7 @@ async def test_a_broken_entry_ends_its_fetch(fleet: Fleet, redis: Redis) -> None
     broken = element[:60]
     await ask(redis, "HSET", keys.claimed(LANE), broken[:25], broken)
     await stay.settle(
-        settle.buried(broken[:25], "no entry", lambda: None),
+        settle.buried(broken[:25], Reason.INVALID, "no entry", lambda: None),
         ended(element, Outcome.FAILED, reason=Reason.INVALID),
     )
     assert await letters(redis) == [("no entry", broken)]
@@ -298,7 +305,9 @@ async def test_a_burial_sent_twice_leaves_one_letter(fleet: Fleet, redis: Redis)
     await put(redis, b"garbage", where="high")
     stay = await Stay.begin(redis)
     await stay.claim(1)
-    call = stay.settlement(settle.buried(b"garbage", "no entry", lambda: None), settle.dropped(b"garbage"))
+    call = stay.settlement(
+        settle.buried(b"garbage", Reason.INVALID, "no entry", lambda: None), settle.dropped(b"garbage")
+    )
     await scripts.run(redis, *call)
     await scripts.run(redis, *call)
     assert await letters(redis) == [("no entry", b"garbage")]
@@ -315,7 +324,9 @@ async def test_garbage_that_begins_alike_is_not_lost(fleet: Fleet, redis: Redis)
         for element in (await stay.claim()).elements:
             if element in pickles:
                 head = element[:25]
-                await stay.settle(settle.buried(head, "no entry", lambda: None), settle.dropped(head))
+                await stay.settle(
+                    settle.buried(head, Reason.INVALID, "no entry", lambda: None), settle.dropped(head)
+                )
             else:
                 await stay.settle(stored(element))
     assert sorted(element for _, element in await letters(redis)) == sorted(pickles)

@@ -1,0 +1,10 @@
+-- Cancels a batch: nothing more may be submitted to it, and it counts as whole.
+-- KEYS: batch, its lanes, its digests
+-- ARGV: finished TTL ms, unfinished TTL ms
+-- Returns the lanes where its fetches are, nil if there is no such batch.
+if redis.call('EXISTS', KEYS[1]) == 0 then return nil end
+redis.call('HSETNX', KEYS[1], 'cancel_ms', int(now_ms()))
+redis.call('HSETNX', KEYS[1], 'total', 0)
+local ttl = seal(KEYS[1], ARGV[1], ARGV[2])
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ttl) end
+return redis.call('SMEMBERS', KEYS[2])

@@ -1,0 +1,105 @@
+"""The arq door: jobs that plain arq enqueued, whose result is a receipt."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from jobs import keys
+from jobs.doors import read_arguments
+from jobs.errors import InvalidFetchError, JobsError
+from jobs.model import Reason
+from jobs.names import BATCH_ID_CHARS
+from jobs.submit import Submitter
+from worker import redact
+from worker.log import Event
+
+FETCH = "fetch"
+REFUSED = "refused"
+"""What a job becomes that is no JSON, or asks for something that we do not do."""
+
+EXCERPT_CHARS = 200
+
+
+class ArqDoor:
+    """Enqueues what the jobs ask for; what they may not ask for becomes a dead letter."""
+
+    def __init__(self, redis: Redis, submitter: Submitter, log: Any) -> None:
+        self._redis = redis
+        self._submitter = submitter
+        self._log = log
+
+    async def fetch(self, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The receipt. run_id: the same for each run of the same job, so that it is enqueued once.
+
+        Raises InvalidFetchError, BatchError or FullError.
+        """
+        try:
+            order = read_arguments(*_bound(*args, **kwargs))
+            batch_id = order.batch or _batch_id_for(run_id)
+            receipt = await self._submitter.submit(order.fetches, batch_id=batch_id)
+        except InvalidFetchError as error:
+            await self.refuse(str(error), repr(args))
+            raise
+        return {"batch": receipt.handle, "ids": receipt.ids}
+
+    async def refuse(self, note: str, found: str) -> None:
+        """A dead letter and a log line for what was no order."""
+        letter = {
+            "door": "arq",
+            "reason": Reason.INVALID.value,
+            "note": note,
+            "element": found[:EXCERPT_CHARS],
+        }
+        await self._redis.xadd(keys.DEAD, letter, maxlen=keys.DEAD_LENGTH)  # type: ignore[arg-type]
+        self._log.warning(Event.INTAKE_REFUSED, door="arq", error=redact.text(note))
+
+
+class _Job(msgspec.Struct):
+    """An arq job as arq's serializer is given it."""
+
+    f: str
+    a: list[Any]
+    k: dict[str, Any]
+    et: int
+    t: int | None = None
+
+
+_decode = msgspec.json.Decoder(_Job).decode
+
+
+def read_job(known: frozenset[str], raw: bytes) -> dict[str, Any]:
+    """The job that arq found, or one of REFUSED that says what is wrong; nothing is ever unpickled."""
+    try:
+        job = _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        note = "not an arq job as JSON; set the JSON serializer (a pickle is never loaded)"
+        return _refusal(note, repr(raw[:EXCERPT_CHARS]))
+    if job.f not in known:
+        return _refusal(f"there is no function {job.f!r} here; call {FETCH!r}", repr(job.a))
+    return msgspec.structs.asdict(job)
+
+
+def write_result(result: Any) -> bytes:
+    """A job's result as JSON; an exception as what it says."""
+    return msgspec.json.encode(result, enc_hook=_as_text)
+
+
+def _refusal(note: str, found: str) -> dict[str, Any]:
+    return {"f": REFUSED, "a": [note, found[:EXCERPT_CHARS]], "k": {}, "et": 0, "t": None}
+
+
+def _as_text(value: Any) -> str:
+    return str(value) if isinstance(value, JobsError) else repr(value)
+
+
+def _bound(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """The fetches, and the batch id if one was given."""
+    if len(args) != 1 or kwargs.keys() - {"batch"}:
+        raise InvalidFetchError("call fetch(what) or fetch(what, batch=…); what is a fetch or a list of them")
+    return args[0], kwargs.get("batch")
+
+
+def _batch_id_for(run_id: str) -> str:
+    return hashlib.sha256(run_id.encode()).hexdigest()[:BATCH_ID_CHARS]
