@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted([*(ROOT / "jobs").rglob("*.py"), *(ROOT / "worker").rglob("*.py")])
+SOURCES = sorted(path for room in ("jobs", "worker", "examples") for path in (ROOT / room).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 PURE = (
@@ -78,11 +78,12 @@ def test_what_decides_leans_only_on_what_decides(name: str) -> None:
     assert set() == ours - pure - {"jobs", "jobs.errors", "worker", "worker.gate"}
 
 
-def test_the_contract_knows_nothing_of_the_runtime() -> None:
-    """No module of jobs/ imports worker/."""
+@pytest.mark.parametrize("room", ["jobs", "examples"])
+def test_producers_know_nothing_of_the_runtime(room: str) -> None:
+    """No module of the contract or of the examples imports worker/."""
     knowing = {
         name_of(path)
-        for path in (ROOT / "jobs").rglob("*.py")
+        for path in (ROOT / room).rglob("*.py")
         if any(module.startswith("worker") for module in imports(path))
     }
 

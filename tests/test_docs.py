@@ -17,7 +17,7 @@ from worker.settings import _ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md")])
-ROOMS = ("jobs", "worker", "scripts", "tests", "ops")
+ROOMS = ("jobs", "worker", "examples", "scripts", "tests", "ops")
 
 _LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 _CODE = re.compile(r"`([^`\n]+)`")
