@@ -16,7 +16,15 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
-from jobs import Batch, Fleet, InvalidFetchError, Outcome, UnknownBatchError
+from jobs import (
+    Batch,
+    BatchExistsError,
+    Fleet,
+    FullError,
+    InvalidFetchError,
+    Outcome,
+    UnknownBatchError,
+)
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
 RETRY_AFTER_S = 5
@@ -89,7 +97,7 @@ async def create(
     fetches = [
         {"url": url, "meta": {"import": order.name, "place": place}} for place, url in enumerate(order.urls)
     ]
-    batch_id = batch_id_of(idempotency_key, order) if idempotency_key else None
+    batch_id = batch_id_of(idempotency_key) if idempotency_key else None
     batch = await fleet.submit(fetches, batch_id=batch_id)
     status = response.headers["Location"] = f"/imports/{batch.id}"
     return Accepted(id=batch.id, total=len(fetches), status=status)
@@ -100,6 +108,13 @@ async def show(batch: TheBatch) -> Progress:
     """How far the import is."""
     counts = await batch.counts()
     return Progress(id=batch.id, done=counts.done, ended=counts.ended, **msgspec.structs.asdict(counts))
+
+
+@app.delete("/imports/{import_id}", status_code=202)
+async def cancel(batch: TheBatch) -> Progress:
+    """Stop the import; what has not come yet ends as cancelled."""
+    await batch.cancel()
+    return await show(batch)
 
 
 @app.get("/imports/{import_id}/results")
@@ -116,14 +131,15 @@ async def lines(batch: Batch, outcome: Outcome | None) -> AsyncIterator[bytes]:
             yield msgspec.json.encode(result) + b"\n"
 
 
-def batch_id_of(key: str, order: Order) -> str:
-    """The same key with the same order is the same batch; with another order it is another."""
-    return hashlib.sha256(f"{key}\n{order.model_dump_json()}".encode()).hexdigest()[:16]
+def batch_id_of(key: str) -> str:
+    """The same key is the same batch, which takes one order only."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
+@app.exception_handler(BatchExistsError)
 @app.exception_handler(InvalidFetchError)
-async def bad_item(_: Request, error: InvalidFetchError) -> JSONResponse:
-    """The client's fault; the message names the item, and nothing was enqueued."""
+async def bad_order(_: Request, error: Exception) -> JSONResponse:
+    """The client's fault: a bad item, or a key used for another order. Nothing was enqueued."""
     return JSONResponse({"detail": str(error)}, 422)
 
 
@@ -133,8 +149,9 @@ async def unknown_import(_: Request, error: UnknownBatchError) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 404)
 
 
+@app.exception_handler(FullError)
 @app.exception_handler(RedisError)
-async def no_redis(_: Request, __: RedisError) -> JSONResponse:
+async def no_room(_: Request, __: Exception) -> JSONResponse:
     """Away, loading or full: nobody's fault here. The details stay here, for they may name hosts."""
     headers = {"Retry-After": str(RETRY_AFTER_S)}
-    return JSONResponse({"detail": "the queue cannot be reached; ask again"}, 503, headers)
+    return JSONResponse({"detail": "the queue takes nothing now; ask again"}, 503, headers)

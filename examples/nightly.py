@@ -11,12 +11,11 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from jobs import Batch, Fetch, Fleet, Outcome, UnknownBatchError
+from jobs import BatchExistsError, Fetch, Fleet, FullError, Outcome
 from jobs.lines import read_fetches
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
@@ -30,8 +29,10 @@ def main(argv: Sequence[str]) -> int:
         with options.list.open(encoding="utf-8") as lines:
             fetches = read_fetches(lines)
         return asyncio.run(fetch_all(options, fetches))
-    except RedisError as error:
-        return complain(f"cannot reach Redis: {error}", 1)
+    except (FullError, RedisError) as error:
+        return complain(f"Redis takes nothing now: {error}", 1)
+    except BatchExistsError:
+        return complain("today's list was another; rename the list to fetch it as well", 2)
     except (OSError, ValueError) as error:
         return complain(str(error), 2)
 
@@ -58,7 +59,7 @@ async def fetch_all(options: argparse.Namespace, fetches: list[Fetch]) -> int:
     """Enqueue what is not there yet, name each failure on standard error, sum up in one line."""
     run = f"{options.date} {options.list.name}"
     async with Fleet(options.redis) as fleet:
-        batch = await begin(fleet, hashlib.sha256(run.encode()).hexdigest()[:16], fetches)
+        batch = await fleet.submit(fetches, batch_id=hashlib.sha256(run.encode()).hexdigest()[:16])
         async for result in batch.results():
             if result.outcome not in WELL:
                 complain(f"{result.outcome} {result.url} {result.reason} status={result.status}", 1)
@@ -66,22 +67,6 @@ async def fetch_all(options: argparse.Namespace, fetches: list[Fetch]) -> int:
     came = counts.stored + counts.unchanged
     print(f"{run}: {came} of {counts.total} came, {counts.bytes} bytes, batch {batch.id}")
     return 0 if came == counts.total else 1
-
-
-async def begin(fleet: Fleet, batch_id: str, fetches: list[Fetch]) -> Batch:
-    """The day's batch, new or begun before; ValueError when that one was made of another list.
-
-    A batch takes no more once it is sealed; one that is not was cut off while it was submitted, and
-    submitting the same list again adds what is missing.
-    """
-    with suppress(UnknownBatchError):
-        counts = await fleet.batch(batch_id).counts()
-        if counts.sealed and counts.total != len(fetches):
-            raise ValueError(
-                f"today's batch {batch_id} has {counts.total} fetches and the list now has {len(fetches)};"
-                " rename the list to fetch it as another"
-            )
-    return await fleet.submit(fetches, batch_id=batch_id)
 
 
 def complain(sentence: str, code: int) -> int:

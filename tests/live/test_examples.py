@@ -140,7 +140,7 @@ async def test_results_stream_while_the_import_goes_on(redis_url: str, tmp_path:
 
 
 async def test_the_same_idempotency_key_is_the_same_import(redis_url: str, tmp_path: Path) -> None:
-    """Sent twice, fetched once; the key with another order loses no URL of that order."""
+    """Sent twice, fetched once; the key with another order is refused."""
     async with (
         Origin.serving("127.0.0.193", ok()) as origin,
         service(redis_url, tmp_path) as client,
@@ -152,14 +152,33 @@ async def test_the_same_idempotency_key_is_the_same_import(redis_url: str, tmp_p
                 await client.post("/imports", json=order, headers={"Idempotency-Key": "logos-7"})
                 for order in orders
             ]
-            first, second, other = (reply.json() for reply in replies)
-            progress = [await ended(client, reply["status"]) for reply in (first, other)]
+            first, second, other = replies
+            progress = await ended(client, first.json()["status"])
 
-    assert first == second
-    assert first["id"] != other["id"]
-    assert [20, 1] == [shown["stored"] for shown in progress]
-    assert {*(f"/{i}" for i in range(20)), "/other"} == times_seen(origin).keys()
-    assert 21 == len(origin.requests)
+    assert first.json() == second.json()
+    assert 422 == other.status_code
+    assert 20 == progress["stored"]
+    assert {f"/{i}": 1 for i in range(20)} == times_seen(origin)
+
+
+async def test_an_import_can_be_stopped(redis_url: str, tmp_path: Path) -> None:
+    """What has not come yet ends as cancelled, on the wire as in the results."""
+    never = asyncio.Event()
+
+    async def held(_: Exchange) -> None:
+        await never.wait()
+
+    async with Origin.serving("127.0.0.197", held) as origin, service(redis_url, tmp_path) as client:
+        with workers(1, redis_url, tmp_path):
+            order = {"urls": [origin.url(f"/{i}") for i in range(20)]}
+            link = (await client.post("/imports", json=order)).headers["Location"]
+            await wait_until(lambda: origin.requests, "a request")
+            stopped = await client.delete(link)
+            progress = await ended(client, link)
+        never.set()
+
+    assert 202 == stopped.status_code
+    assert 20 == progress["cancelled"]
 
 
 async def test_what_is_not_valid_is_refused_and_nothing_enqueued(
@@ -262,7 +281,7 @@ async def test_a_second_start_on_the_same_day_enqueues_nothing(redis_url: str, t
     assert {f"/{i}": 1 for i in range(20)} == once
     assert {f"/{i}": 2 for i in range(20)} == times_seen(origin)
     assert 2 == shorter.returncode
-    assert "20 fetches and the list now has 1" in shorter.stderr
+    assert "today's list was another" in shorter.stderr
 
 
 async def test_a_failure_is_named_on_standard_error_and_ends_with_1(redis_url: str, tmp_path: Path) -> None:
@@ -285,7 +304,7 @@ async def test_a_failure_is_named_on_standard_error_and_ends_with_1(redis_url: s
         (b"http://a.example/\nftp://a.example/\n", "redis://127.0.0.1:1", 2, "line 2: url:"),
         (b"http://a.example/caf\xe9\n", "redis://127.0.0.1:1", 2, "utf-8"),
         (b"http://a.example/\n", "http://127.0.0.1/", 2, "not a Redis URL"),
-        (b"http://a.example/\n", "redis://:hunter2@127.0.0.1:1", 1, "cannot reach Redis"),
+        (b"http://a.example/\n", "redis://:hunter2@127.0.0.1:1", 1, "Redis takes nothing now"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(
