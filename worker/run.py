@@ -5,7 +5,7 @@ import hashlib
 import json
 from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -14,6 +14,7 @@ from jobs import Batch, Counts, Fetch, Fleet, UnknownBatchError
 from jobs.connect import connect
 from jobs.model import encode
 from jobs.names import BATCH_ID_CHARS
+from jobs.submit import WhenFull
 from worker.clock import mono_s
 from worker.embedded import EmbeddedRedis
 from worker.local import WorkerProcess, worker_processes
@@ -59,12 +60,19 @@ async def run(
         return counts
 
 
+class Room(NamedTuple):
+    """How much the fleet may have to do for more to be enqueued (0: no limit), and what if it has more."""
+
+    max_backlog: int = 0
+    when_full: WhenFull = "raise"
+
+
 async def submit(
-    fetches: list[Fetch], redis_url: str, *, wait: bool, report: Path | None, console: Console
+    fetches: list[Fetch], redis_url: str, room: Room, *, wait: bool, report: Path | None, console: Console
 ) -> tuple[Batch, Counts | None]:
     """Enqueue the list to a running fleet; with wait, follow it to its end."""
-    async with Fleet(redis_url) as fleet:
-        batch = await fleet.submit(fetches)
+    async with Fleet(redis_url, max_backlog=room.max_backlog) as fleet:
+        batch = await fleet.submit(fetches, when_full=room.when_full)
         if not wait:
             return batch, None
         return batch, await follow(redis_url, batch, report, console, append=False)

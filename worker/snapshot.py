@@ -11,14 +11,21 @@ from jobs.connect import connect, redis_now_ms
 MAX_LANES = 500
 
 
-class LaneSnapshot(NamedTuple):
-    """One lane that is not idle. opens_in_s: until it may start again, 0 while it may."""
+class LaneSnapshot(msgspec.Struct, frozen=True):
+    """One lane that is not idle. why it waits, '' if it need not; opens_in_s: until it may start again."""
 
     name: str
     in_flight: int
     waiting: int
     why: str
     opens_in_s: float
+
+    @property
+    def state(self) -> str:
+        """busy, waiting (for a worker) or shut, with the reason."""
+        if self.why:
+            return self.why
+        return "busy" if self.in_flight else "waiting"
 
 
 class Portrait(msgspec.Struct):
@@ -50,10 +57,10 @@ async def snapshot(redis: Redis) -> Snapshot:
     """Every lane that is not idle, the fullest first; MAX_LANES at most. A few round trips."""
     now_ms = await redis_now_ms(redis)
     names = [name.decode() for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
-    workers = await _workers(redis)
-    portraits = {name: at for worker in workers for name, at in worker.lanes.items()}
+    workers = (await portraits(redis)).values()
+    at = {name: portrait for worker in workers for name, portrait in worker.lanes.items()}
     rows = await _rows(redis, names)
-    lanes = [_lane(name, row, portraits.get(name), now_ms) for name, row in zip(names, rows, strict=True)]
+    lanes = [_lane(name, row, at.get(name), now_ms) for name, row in zip(names, rows, strict=True)]
     received_bytes = sum(worker.received_bytes for worker in workers)
     return Snapshot(sorted(lanes, key=lambda lane: (-lane.waiting, lane.name)), received_bytes)
 
@@ -80,13 +87,17 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
     return [replies[i : i + width] for i in range(0, len(replies), width)]
 
 
-async def _workers(redis: Redis) -> list[WorkerPortrait]:
-    """What the living workers say of themselves."""
-    workers = await redis.zrange(keys.WORKERS, 0, -1)
+async def portraits(redis: Redis) -> dict[str, WorkerPortrait]:
+    """What the living workers say of themselves, by their ids."""
+    workers = [worker.decode() for worker in await redis.zrange(keys.WORKERS, 0, -1)]
     if not workers:
-        return []
-    found = await redis.mget([keys.worker(worker.decode()) for worker in workers])
-    return [msgspec.json.decode(text, type=WorkerPortrait) for text in found if text]
+        return {}
+    found = await redis.mget([keys.worker(worker) for worker in workers])
+    return {
+        worker: msgspec.json.decode(text, type=WorkerPortrait)
+        for worker, text in zip(workers, found, strict=True)
+        if text
+    }
 
 
 def _lane(name: str, row: list[Any], portrait: Portrait | None, now_ms: int) -> LaneSnapshot:

@@ -1,0 +1,79 @@
+"""What every command shares: settings, how it ends, how it says what went wrong."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from rich.console import Console
+
+from jobs import JobsError
+from worker import redact
+from worker.embedded import EmbeddedRedisError
+from worker.local import WorkersError
+from worker.run import UnfinishedRunError
+from worker.runtime import RefusedRedisError, UnreachableRedisError
+from worker.settings import Settings, SettingsError, load_settings
+
+T = TypeVar("T")
+
+FAILED = 1
+BAD_USE = 2
+INTERRUPTED = 130
+
+console = Console(stderr=True)
+
+RedisUrl = Annotated[str | None, typer.Option("--redis", help="The fleet's Redis (FETCHFLEET_REDIS_URL).")]
+
+_FORESEEN: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
+    ((EmbeddedRedisError, UnfinishedRunError), BAD_USE),
+    ((WorkersError, RefusedRedisError, UnreachableRedisError, JobsError, RedisError, OSError), FAILED),
+)
+
+
+def settings_of(**flags: Any) -> Settings:
+    """The settings that flags and environment make; bad ones end the command."""
+    try:
+        return load_settings(flags, os.environ)
+    except SettingsError as error:
+        fail(str(error), BAD_USE)
+
+
+def complete(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") -> T:
+    """The work's result; an error that can be foreseen ends the command with one sentence."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return uvloop.run(work)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        fail(if_interrupted, INTERRUPTED)
+    except Exception as error:
+        first = _first(error)
+        for kinds, code in _FORESEEN:
+            if isinstance(first, kinds):
+                fail(redact.text(first) + _remedy(first), code)
+        raise
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what is wrong and end the command."""
+    console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def _remedy(error: BaseException) -> str:
+    if isinstance(error, RedisConnectionError | RedisTimeoutError):
+        return "\nIs Redis there? Its URL is what --redis or FETCHFLEET_REDIS_URL says."
+    return ""
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error itself, out of whatever groups it is in."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,265 @@
+"""The commands that look after a running fleet: status, batches, results, cancel, dead."""
+
+import asyncio
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from redis.exceptions import RedisError
+from rich.console import Console, RenderableType
+
+from jobs import Batch, Counts, Fleet, Outcome, Which
+from jobs.batch import FROM_THE_START
+from jobs.connect import connect, redis_now_ms
+from jobs.errors import JobsError
+from jobs.names import is_batch_id
+from worker import tables
+from worker.command import BAD_USE, RedisUrl, complete, console, fail, settings_of
+from worker.status import fleet_status
+
+COMPLETE_WITHIN_S = 2.0
+CANCEL_PATIENCE_S = 10.0
+WIDE = 200
+
+Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+
+
+def _known_batches(incomplete: str) -> list[str]:
+    """For the shell's completion: what comes within a moment, or nothing."""
+
+    async def ask() -> list[str]:
+        async with asyncio.timeout(COMPLETE_WITHIN_S), Fleet(settings_of().redis_url) as fleet:
+            return [batch.id for batch in await fleet.batches(100) if batch.id.startswith(incomplete)]
+
+    try:
+        return asyncio.run(ask())
+    except (RedisError, JobsError, OSError, TimeoutError, typer.Exit):
+        return []
+
+
+BatchId = Annotated[str, typer.Argument(help="The batch's id.", autocompletion=_known_batches)]
+OfBatch = Annotated[str | None, typer.Option("--batch", help="Those of this batch.")]
+OfHost = Annotated[str | None, typer.Option("--host", help="Those of this host.")]
+OfReason = Annotated[str | None, typer.Option("--reason", help="Those with this reason.")]
+All = Annotated[bool, typer.Option("--all", help="All of them.")]
+
+dead = typer.Typer(
+    name="dead", help="What failed for good: look at it, try it again, drop it.", no_args_is_help=True
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Make the commands part of the app."""
+    for command in (status, batches, results, cancel):
+        app.command()(command)
+    app.add_typer(dead)
+
+
+def status(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+    """Show workers, lanes and the backlog."""
+
+    async def look(url: str) -> Any:
+        async with connect(url) as client:
+            return await fleet_status(client)
+
+    found = complete(look(settings_of(redis_url=redis).redis_url))
+    if as_json:
+        rates = {
+            "finished_per_s": found.finished_per_s,
+            "received_bytes_per_s": found.received_bytes_per_s,
+        }
+        _say_json({**msgspec.to_builtins(found), **rates})
+    else:
+        _show(tables.status_of(found))
+
+
+def batches(redis: RedisUrl = None, limit: Limit = 50, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+    """List the newest batches."""
+
+    async def look(url: str) -> Any:
+        async with Fleet(url) as fleet, connect(url) as client:
+            return await fleet.batches(limit), await redis_now_ms(client)
+
+    found, now_ms = complete(look(settings_of(redis_url=redis).redis_url))
+    if as_json:
+        for batch in found:
+            _say_json({**msgspec.to_builtins(batch), "state": tables.state_of(batch)})
+    else:
+        _show(tables.batches_of(found, now_ms))
+
+
+def results(
+    batch: BatchId,
+    redis: RedisUrl = None,
+    after: Annotated[str, typer.Option(help="Begin behind this position.")] = FROM_THE_START,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait until the batch has ended.")] = False,  # noqa: FBT002
+    outcome: Annotated[Outcome | None, typer.Option(help="Only these.")] = None,
+    as_json: Json = False,  # noqa: FBT002 a flag
+) -> None:
+    """Print the results of a batch, and where the next reading may begin."""
+    _check_position(after)
+
+    async def read(url: str) -> str:
+        async with Fleet(url) as fleet:
+            rows = _batch(fleet, batch).results(after=after, follow=follow)
+            async for result in rows:
+                if outcome in {None, result.outcome}:
+                    typer.echo(msgspec.json.encode(result) if as_json else tables.result_line(result))
+            return rows.position
+
+    position = complete(read(settings_of(redis_url=redis).redis_url))
+    console.print(f"to go on from here: --after {position}", highlight=False)
+
+
+def cancel(batch: BatchId, redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+    """End every fetch of a batch that has no result yet."""
+
+    async def stop(url: str) -> Counts:
+        async with Fleet(url) as fleet:
+            handle = _batch(fleet, batch)
+            counts = await handle.cancel()
+            try:
+                async with asyncio.timeout(CANCEL_PATIENCE_S):
+                    return await handle.wait()
+            except TimeoutError:
+                return counts
+
+    counts = complete(stop(settings_of(redis_url=redis).redis_url))
+    if as_json:
+        _say_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
+        return
+    typer.echo(f"{counts.cancelled} fetches cancelled, {counts.done - counts.cancelled} had ended before")
+    if not counts.ended:
+        left = counts.total - counts.done
+        console.print(f"{left} are still to be ended; a worker does it as soon as one runs", highlight=False)
+
+
+@dead.command("list")
+def dead_list(
+    redis: RedisUrl = None,
+    batch: OfBatch = None,
+    host: OfHost = None,
+    reason: OfReason = None,
+    limit: Limit = 100,
+    as_json: Json = False,  # noqa: FBT002 a flag
+) -> None:
+    """List dead letters, the oldest first."""
+
+    async def read(url: str) -> list[Any]:
+        found: list[Any] = []
+        async with Fleet(url) as fleet:
+            async for letter in fleet.dead.each(Which(batch, host, reason)):
+                found.append(letter)
+                if len(found) == limit:
+                    break
+        return found
+
+    found = complete(read(settings_of(redis_url=redis).redis_url))
+    if as_json:
+        for letter in found:
+            _say_json(letter)
+    else:
+        _show(tables.dead_of(found))
+
+
+@dead.command("show")
+def dead_show(
+    position: Annotated[str, typer.Argument(help="As in the list.")],
+    redis: RedisUrl = None,
+    as_json: Json = False,  # noqa: FBT002 a flag
+) -> None:
+    """Show one dead letter whole."""
+    _check_position(position)
+
+    async def read(url: str) -> Any:
+        async with Fleet(url) as fleet:
+            return [letter async for letter in fleet.dead.each(Which(position=position))]
+
+    found = complete(read(settings_of(redis_url=redis).redis_url))
+    if not found:
+        fail(f"no dead letter is at {position}; see: fetchfleet dead list", 1)
+    if as_json:
+        _say_json(found[0])
+    else:
+        Console().print_json(msgspec.json.encode(found[0]).decode())
+
+
+@dead.command("retry")
+def dead_retry(
+    redis: RedisUrl = None,
+    batch: OfBatch = None,
+    host: OfHost = None,
+    reason: OfReason = None,
+    everything: All = False,  # noqa: FBT002 a flag
+    as_json: Json = False,  # noqa: FBT002 a flag
+) -> None:
+    """Enqueue the fetches again, as new batches, and drop their letters."""
+    which = _which(batch, host, reason, everything=everything)
+
+    async def retry(url: str) -> Any:
+        async with Fleet(url) as fleet:
+            return await fleet.dead.retry(which)
+
+    done = complete(retry(settings_of(redis_url=redis).redis_url))
+    if as_json:
+        _say_json(done)
+        return
+    typer.echo(f"{tables.count(done.fetches, 'fetch', 'fetches')} enqueued again")
+    for batch_id in done.batches:
+        typer.echo(batch_id)
+    if done.left:
+        console.print(f"{tables.count(done.left, 'letter')} held no fetch and stayed", highlight=False)
+
+
+@dead.command("purge")
+def dead_purge(
+    redis: RedisUrl = None,
+    batch: OfBatch = None,
+    host: OfHost = None,
+    reason: OfReason = None,
+    everything: All = False,  # noqa: FBT002 a flag
+    as_json: Json = False,  # noqa: FBT002 a flag
+) -> None:
+    """Drop dead letters for good."""
+    which = _which(batch, host, reason, everything=everything)
+
+    async def purge(url: str) -> int:
+        async with Fleet(url) as fleet:
+            return await fleet.dead.purge(which)
+
+    count = complete(purge(settings_of(redis_url=redis).redis_url))
+    if as_json:
+        _say_json({"purged": count})
+    else:
+        typer.echo(f"{tables.count(count, 'dead letter')} dropped")
+
+
+def _which(batch: str | None, host: str | None, reason: str | None, *, everything: bool) -> Which:
+    which = Which(batch, host, reason)
+    if everything == any(which):
+        fail("say which: --batch, --host or --reason (together they narrow it down), or --all", BAD_USE)
+    return which
+
+
+def _batch(fleet: Fleet, batch_id: str) -> Batch:
+    if not is_batch_id(batch_id):
+        fail(f"{batch_id} is no batch id, which has 16 hex digits; see: fetchfleet batches", BAD_USE)
+    return fleet.batch(batch_id)
+
+
+def _check_position(position: str) -> None:
+    ms, _, sequence = position.partition("-")
+    if not (ms.isdigit() and (sequence or "0").isdigit()):
+        fail(f"{position} is no position; those look like 1700000000000-0", BAD_USE)
+
+
+def _say_json(value: Any) -> None:
+    typer.echo(msgspec.json.encode(value))
+
+
+def _show(what: RenderableType) -> None:
+    """On standard output: as wide as the terminal, or wide enough for whatever reads it."""
+    width = None if sys.stdout.isatty() else WIDE
+    Console(highlight=False, width=width).print(what)
