@@ -1,4 +1,4 @@
-"""The demo's crowd: hosts of every temper on loopback addresses, and what to fetch from each."""
+"""The demo's crowd: hosts of every temper by their names, and what to fetch from each."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,36 +18,20 @@ from tests.support.origin import (
     truncated,
 )
 
-HEALTHY = tuple(f"127.0.0.{number}" for number in range(21, 33))
-LIMITED = "127.0.0.41"
-HEALING = "127.0.0.42"
-DOWN = "127.0.0.43"
-CUTTING = "127.0.0.44"
-TRICKLING = "127.0.0.45"
-POINTING = ("127.0.0.46", "127.0.0.47")
-BIG = "127.0.0.48"
+HEALTHY = tuple(f"healthy-{number}" for number in range(1, 13))
+LIMITED = "limited"
+HEALING = "healing"
+DOWN = "down"
+CUTTING = "cutting"
+TRICKLING = "trickling"
+POINTING = ("pointing-1", "pointing-2")
+BIG = "big"
 
 BODY = bytes(range(256)) * 40
 BIG_BYTES = 110_000_000
 HEALS_AFTER_S = 3.0
 LIMIT_PER_S = 20
 ASKS_TO_WAIT_S = 2.0
-
-POLICY = f"""\
-[default]
-concurrency = 8
-retry_base_s = 0.2
-retry_cap_s = 2
-breaker_reset_s = 1
-
-[host."{TRICKLING}"]
-concurrency = 12
-
-[host."{BIG}"]
-concurrency = 2
-"""
-CONCURRENCY = {TRICKLING: 12, BIG: 2}
-DEFAULT_CONCURRENCY = 8
 
 TEMPERS = {
     **dict.fromkeys(HEALTHY, "healthy"),
@@ -60,6 +44,30 @@ TEMPERS = {
     POINTING[1]: "redirects, here and there",
     BIG: f"bodies of {BIG_BYTES // 1_000_000} MB",
 }
+
+# A lane is a host, whatever the port. On one machine each host is a loopback address; in containers
+# each is a name of the same one (docker-compose.yml), and the ports tell them apart.
+LOOPBACK = {name: f"127.0.0.{number}" for number, name in enumerate(TEMPERS, 21)}
+PORTS = {name: port for port, name in enumerate(TEMPERS, 8001)}
+DESK_PORT = 8000
+"""Where the crowd in a container says what its hosts saw."""
+NOBODYS_PORT = 1
+
+DEFAULT_CONCURRENCY = 8
+CONCURRENCY = {TRICKLING: 12, BIG: 2}
+
+
+def policy(hosts: Mapping[str, str]) -> str:
+    """A policy that does not keep an onlooker waiting; hosts gives each host as URLs spell it."""
+    tables = [f'[host."{hosts[name]}"]\nconcurrency = {limit}' for name, limit in CONCURRENCY.items()]
+    default = [
+        "[default]",
+        f"concurrency = {DEFAULT_CONCURRENCY}",
+        "retry_base_s = 0.2",
+        "retry_cap_s = 2",
+        "breaker_reset_s = 1",
+    ]
+    return "\n".join([*default, "", *tables, ""])
 
 
 class Group(NamedTuple):
@@ -79,7 +87,7 @@ GROUPS = (
     Group(HEALING, 100, lambda i: f"/files/{i}"),
     Group(DOWN, 20, lambda i: f"/files/{i}", "failed", {"deadline_s": 12}),
     Group(CUTTING, 60, lambda i: f"/files/{i}"),
-    Group(CUTTING, 3, lambda i: f"/never-whole/{i}", "failed"),
+    Group(CUTTING, 1, lambda i: f"/never-whole/{i}", "failed"),
     Group(TRICKLING, 24, lambda i: f"/drop/{i}"),
     Group(BIG, 3, lambda i: f"/image/{i}"),
 )
@@ -87,7 +95,7 @@ REDIRECTS_EACH_WAY = 110
 
 
 def town() -> Mapping[str, Behaviour]:
-    """The hosts and how they behave; for tests.support.origin_process."""
+    """The hosts that listen and how they behave, by name."""
     files = by_path({"/gone": status(404)}, otherwise=ok(BODY))
     return {
         **{host: latency(0.002 * place, files) for place, host in enumerate(HEALTHY)},
@@ -102,7 +110,6 @@ def town() -> Mapping[str, Behaviour]:
 
 def fetches(urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """Every fetch of the demo as JSON fields, hosts mixed; urls gives each host's origin."""
-    urls = {**urls, DOWN: f"http://{DOWN}:1"}
     queues = [_of_group(group, urls) for group in GROUPS]
     queues += [_redirects(urls, POINTING[0], POINTING[1]), _redirects(urls, POINTING[1], POINTING[0])]
     while queues:

@@ -1,6 +1,7 @@
 """What every test may ask for, and what none may leave behind."""
 
 import inspect
+import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -9,18 +10,36 @@ from redis.asyncio import Redis
 
 from jobs import Fleet
 from jobs.connect import connect
-from tests.support import left_behind
-from tests.support.redis import flush, leftovers, serve_redis
+from tests.support import containers, left_behind, session_redis
+from tests.support.redis import flush, leftovers
 
 # A slow machine is no reason to fail: how long an example takes is never what a test is about.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+CHOICE = pytest.StashKey[session_redis.Choice]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses the run's Redis before anything is collected; what cannot be used ends the run here."""
+    try:
+        asked = os.environ.get(session_redis.VARIABLE, "")
+        config.stash[CHOICE] = choice = session_redis.choose(asked, containers.docker_trouble)
+        session_redis.refuse_what_is_not_ours(choice)
+    except session_redis.ChoiceError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Says which Redis the run uses, and why."""
+    return f"redis: {config.stash[CHOICE]}"
+
+
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[str]:
+def redis_server(pytestconfig: pytest.Config) -> Iterator[str]:
     """The URL of the session's Redis; ask for `redis_url`, which empties it."""
-    with serve_redis() as url:
+    with session_redis.serve(pytestconfig.stash[CHOICE]) as url:
         yield url
 
 

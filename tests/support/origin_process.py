@@ -85,7 +85,7 @@ async def _serve(pipe: Pipe, town: Mapping[str, Behaviour]) -> None:
         }
         pipe.send({host: origin.url("") for host, origin in origins.items()})
         while await asyncio.to_thread(_is_asked, pipe):
-            pipe.send({host: _report(origin) for host, origin in origins.items()})
+            pipe.send({host: report_of(origin) for host, origin in origins.items()})
 
 
 def _is_asked(pipe: Pipe) -> bool:
@@ -96,5 +96,6 @@ def _is_asked(pipe: Pipe) -> bool:
     return True
 
 
-def _report(origin: Origin) -> Report:
+def report_of(origin: Origin) -> Report:
+    """What the origin has seen until now."""
     return Report(origin.requests, origin.windows, origin.connections_opened, origin.high_water)
