@@ -37,7 +37,9 @@ class Reason(StrEnum):
     DIGEST_MISMATCH = "digest_mismatch"
     DISK = "disk"
     DNS = "dns"
+    DNS_NXDOMAIN = "dns_nxdomain"
     EGRESS_REFUSED = "egress_refused"
+    HOST_DEAD = "host_dead"
     HTTP_STATUS = "http_status"
     INTERNAL = "internal"
     INTERRUPTED = "interrupted"
@@ -78,6 +80,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     max_bytes: a larger body fails with `too_large`.
     priority: high, normal or low.
     deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
+    retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
     key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
     meta: any JSON; comes back in the result, is never sent.
 
@@ -93,6 +96,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     max_bytes: int | None = None
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = None
+    retry_unsafe: bool = False
     key: str | None = None
     meta: Any = None
 

@@ -7,9 +7,13 @@ from jobs.lanes import lane_of_url
 from jobs.model import Reason
 from jobs.urls import parse_url
 from worker import lines
+from worker.clock import mono_s
 from worker.decide import Answered, Broke, Happened, Held, Moved, Stored, may_repeat
-from worker.gate.gate import Go, started
+from worker.gate import gate
+from worker.gate.gate import Go, Seen, Signal, started
+from worker.gate.quota import quota_of
 from worker.gate.retry_after import retry_after_s
+from worker.gate.state import Breaker
 from worker.http import errors
 from worker.http.engine import Answer, Trace
 from worker.http.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
@@ -30,6 +34,11 @@ class Attempt:
         self.hops = entry.hops
         self.status: int | None = None
 
+    @property
+    def started_ms(self) -> int:
+        """When it began, by Redis's clock."""
+        return self.lane.clock.now_ms() - int((mono_s() - self.trace.started_s) * 1000)
+
     async def run(self) -> Happened:
         """What happened; never raises but for cancellation."""
         try:
@@ -47,12 +56,28 @@ class Attempt:
         timeouts = self.lane.policy.timeouts
         async with self.parts.engine.open(self.request, self.lane.pool, timeouts, self.trace) as answer:
             self.status = answer.status
+            self._head_came(answer)
             if 200 <= answer.status < 300:
                 return await self._keep(answer)
             await answer.discard()
             if is_redirect(answer.status):
                 return self._redirected(answer)
             return self._refused(answer)
+
+    def _head_came(self, answer: Answer) -> None:
+        """A probe is answered by its head, however big its body; and the head may name a quota."""
+        lane, now_ms = self.lane, self.lane.clock.now_ms()
+        before = lane.gate
+        if lane.gate.breaker is Breaker.HALF_OPEN and answer.status < 500:
+            alive = Signal(Seen.ANSWERED, self.started_ms, len(lane.in_flight))
+            lane.gate = gate.saw(lane.gate, lane.policy, alive, now_ms, 0.0)
+        quota = quota_of(answer.header, now_ms) if lane.policy.quota else None
+        # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
+        if quota is not None and answer.header("retry-after") is None:
+            lane.gate = gate.told(lane.gate, quota, len(lane.in_flight) - 1, now_ms)
+        if lane.gate is not before:
+            lines.gate_changed(lane, before, self.parts.log)
+            lane.notify()
 
     async def _keep(self, answer: Answer) -> Happened:
         """The body to disk; checked against its length and the caller's digest."""

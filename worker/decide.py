@@ -4,12 +4,14 @@ Three ledgers are kept apart: failures cost an attempt, throttles and interrupti
 deadline bounds them all.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from jobs.entry import Entry, Hop
 from jobs.model import Outcome, Reason
 from worker.backoff import full_jitter_s
-from worker.gate.gate import Seen
+from worker.gate.gate import Seen, Signal
 from worker.policy import LanePolicy
 
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -99,12 +101,13 @@ def asks_for_quiet(happened: Happened) -> Answered | None:
     return None
 
 
-def what_it_says_of_the_host(happened: Happened) -> Seen:
+def seen_of(happened: Happened) -> Seen:
     """Whether the attempt counts for or against the host: a 4xx is an answer, our own faults nothing."""
     match happened:
         case Answered(status=status, wait_s=wait_s):
-            failed = status >= 500 and not is_throttle(status, wait_s)
-            return Seen.FAILED if failed else Seen.ANSWERED
+            if is_throttle(status, wait_s) or status == 503:
+                return Seen.REFUSED
+            return Seen.FAILED if status >= 500 else Seen.ANSWERED
         case Broke(reason=reason):
             return _BROKEN_SAYS.get(reason, Seen.FAILED)
         case Held():
@@ -113,16 +116,48 @@ def what_it_says_of_the_host(happened: Happened) -> Seen:
             return Seen.ANSWERED
 
 
+def signal_of(happened: Happened, started_ms: int, in_flight: int, latency_ms: float | None) -> Signal:
+    """What the attempt teaches the gate; latency_ms: until the head of the answer came."""
+    seen = seen_of(happened)
+    match happened:
+        case Broke(reason=reason):
+            what = reason.value
+        case Held():
+            what = ""
+        case _:
+            what = str(happened.status)
+    good = latency_ms if seen is Seen.ANSWERED and not isinstance(happened, Broke) else None
+    throttle = asks_for_quiet(happened) is not None
+    return Signal(seen, started_ms, in_flight, good, what, throttle)
+
+
 _BROKEN_SAYS = {
     Reason.BAD_DEST: Seen.ANSWERED,
+    Reason.CONNECT_TIMEOUT: Seen.TIMED_OUT,
     Reason.DIGEST_MISMATCH: Seen.ANSWERED,
-    Reason.TOO_LARGE: Seen.ANSWERED,
-    Reason.REDIRECT_REFUSED: Seen.ANSWERED,
-    Reason.TOO_MANY_REDIRECTS: Seen.ANSWERED,
+    Reason.DNS_NXDOMAIN: Seen.NAMELESS,
     Reason.EGRESS_REFUSED: Seen.NOTHING,
     Reason.INTERNAL: Seen.NOTHING,
     Reason.POOL_TIMEOUT: Seen.NOTHING,
+    Reason.READ_TIMEOUT: Seen.TIMED_OUT,
+    Reason.REDIRECT_REFUSED: Seen.ANSWERED,
+    Reason.TOO_LARGE: Seen.ANSWERED,
+    Reason.TOO_MANY_REDIRECTS: Seen.ANSWERED,
+    Reason.TOTAL_TIMEOUT: Seen.TIMED_OUT,
+    Reason.WRITE_TIMEOUT: Seen.TIMED_OUT,
 }
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate says of the host as a decision is made.
+
+    opens_ms: when its lane opens; retry_ms: when its budget allows one more retry; dead: it gives no answer
+    any more.
+    """
+
+    opens_ms: int = 0
+    retry_ms: int = 0
+    dead: bool = False
 
 
 def decide(
@@ -130,26 +165,27 @@ def decide(
     happened: Happened,
     policy: LanePolicy,
     now_ms: int,
-    shut_until_ms: int,
+    host: Host,
     chance: float,
 ) -> Decision:
-    """What becomes of the fetch. shut_until_ms: when its lane opens again; chance in [0, 1)."""
+    """What becomes of the fetch; chance in [0, 1)."""
     match happened:
         case Stored():
             return Finish(outcome=Outcome.STORED)
         case Answered(status=304):
             return Finish(outcome=Outcome.UNCHANGED)
         case Answered(status=status, wait_s=wait_s) if is_throttle(status, wait_s):
-            return _throttled(entry, now_ms, shut_until_ms)
+            return _throttled(entry, now_ms, host.opens_ms)
         case Answered(status=status) if status in RETRY_STATUSES:
-            return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, chance, may_repeat=may_repeat(entry))
+            may = may_repeat(entry)
+            return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, host, chance, may_repeat=may)
         case Answered():
             return Finish(outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS)
         case Broke(final=True, reason=reason):
             return Finish(outcome=Outcome.FAILED, reason=reason)
         case Broke(reason=reason, sent=sent):
             may = not sent or may_repeat(entry)
-            return _failed(entry, reason, policy, now_ms, chance, may_repeat=may)
+            return _failed(entry, reason, policy, now_ms, host, chance, may_repeat=may)
         case Held(reason=reason, wait_s=wait_s):
             return _interrupted(entry, reason, now_ms, wait_s)
         case Moved(hop=hop, hops=hops):
@@ -157,10 +193,10 @@ def decide(
 
 
 def may_repeat(entry: Entry) -> bool:
-    """Whether its request may reach the host twice: by its method, or by an Idempotency-Key."""
+    """Whether its request may reach the host twice: by its method, an Idempotency-Key, or its caller."""
     request = entry.request
     keyed = any(name.lower() == "idempotency-key" for name, _ in request.headers)
-    return keyed or request.method in IDEMPOTENT_METHODS
+    return keyed or request.method in IDEMPOTENT_METHODS or entry.fetch.retry_unsafe
 
 
 def expired(entry: Entry, now_ms: int, *, cooling: bool = False) -> Finish | None:
@@ -198,6 +234,7 @@ def _failed(
     reason: Reason,
     policy: LanePolicy,
     now_ms: int,
+    host: Host,
     chance: float,
     *,
     may_repeat: bool,
@@ -205,7 +242,10 @@ def _failed(
     attempts = entry.attempts + 1
     if not may_repeat or attempts >= policy.attempts:
         return Finish(outcome=Outcome.FAILED, reason=reason)
+    if host.dead:
+        return Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
     wait_s = full_jitter_s(attempts, policy.retry_base_s, policy.retry_cap_s, chance)
+    wait_s = max(wait_s, (host.retry_ms - now_ms) / 1000)
     # Its hop stays: the fetch's own URL belongs to another lane, and its method may not be repeatable.
     after = msgspec.structs.replace(entry, attempts=attempts, last=reason)
     return _unless_too_late(after, wait_s, reason, now_ms)
@@ -228,3 +268,17 @@ def _unless_too_late(entry: Entry, wait_s: float, reason: Reason | None, now_ms:
         return Again(entry=entry, wait_s=wait_s, reason=reason)
     late = reason if reason in {Reason.THROTTLED, Reason.DISK} else Reason.DEADLINE
     return Finish(outcome=Outcome.FAILED, reason=late)
+
+
+def cheapest(entries: Sequence[Entry]) -> int:
+    """Which of the entries makes the best probe: one that asks little of a host that may be ill."""
+    return min(range(len(entries)), key=lambda place: _cost(entries[place]))
+
+
+def _cost(entry: Entry) -> tuple[int, int, int]:
+    request, most = entry.request, entry.fetch.max_bytes
+    method = _PROBE_METHODS.get(request.method, len(_PROBE_METHODS))
+    return method, len(request.body or ""), most if most is not None else 1 << 60
+
+
+_PROBE_METHODS = {"HEAD": 0, "OPTIONS": 1, "GET": 2}

@@ -6,9 +6,11 @@ import math
 from jobs.entry import Entry, to_element
 from worker import lines, tasks
 from worker.cancelling import end_cancelled_batches
-from worker.decide import crashed, interrupted
+from worker.decide import cheapest, crashed, interrupted
 from worker.fetching import end_untried, run_fetch
+from worker.gate import gate
 from worker.gate.gate import Full, Go, Shut
+from worker.gate.state import Breaker
 from worker.holding import hold
 from worker.lane import Lane
 from worker.log import Event
@@ -21,6 +23,9 @@ STAY_S = 0.5
 
 POLL_S = 0.5
 """How often a lane with fetches in flight, and none waiting, looks for new ones."""
+
+PROBE_CHOICE = 32
+"""Out of so many the probe of a host is chosen that may be ill."""
 
 EXPIRED_AT_ONCE = 256
 
@@ -60,11 +65,21 @@ async def _step(lane: Lane, parts: Parts) -> float | None:
         wait_s = await _claim(lane, parts)
         if not lane.ready:
             return wait_s
-    entry = lane.ready.popleft()
+    entry = _next(lane)
     if end_untried(entry, lane, parts):
         return 0
     await _start(entry, lane, parts)
     return 0
+
+
+def _next(lane: Lane) -> Entry:
+    """The first in line; to a host that may be ill the one that asks least of it."""
+    if lane.gate.breaker is Breaker.CLOSED:
+        return lane.ready.popleft()
+    place = cheapest(lane.ready)
+    entry = lane.ready[place]
+    del lane.ready[place]
+    return entry
 
 
 async def _start(entry: Entry, lane: Lane, parts: Parts) -> None:
@@ -117,7 +132,8 @@ async def _claim(lane: Lane, parts: Parts) -> float | None:
     """Claim as many as may run at once; how long to wait if none came, None if none will."""
     if parts.settler.full:
         return POLL_S
-    count = lane.policy.concurrency
+    closed = lane.gate.breaker is Breaker.CLOSED
+    count = gate.room(lane.gate, lane.policy) if closed else PROBE_CHOICE
     claim = await patiently(lane, parts, lambda: parts.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
     hold(lane, claim.elements, parts)

@@ -11,14 +11,15 @@ from worker.decide import (
     Finish,
     Happened,
     Held,
+    Host,
     Transfer,
     asks_for_quiet,
     decide,
     expired,
     poisoned,
-    what_it_says_of_the_host,
+    signal_of,
 )
-from worker.gate import gate
+from worker.gate import budget, gate
 from worker.gate.gate import Why
 from worker.lane import Lane
 from worker.parts import Parts
@@ -31,7 +32,7 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
     """One attempt at a claimed fetch, from the request to its settlement."""
     attempt = Attempt(entry, lane, parts)
     happened = await attempt.run()
-    learn(lane, happened, parts)
+    learn(attempt, happened, lane, parts)
     match _decided(entry, lane, happened, parts):
         case Finish() as finish:
             _finish(attempt, lane, parts, finish, happened)
@@ -41,10 +42,11 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
             await _transfer(moved, lane, parts)
 
 
-def learn(lane: Lane, happened: Happened, parts: Parts) -> None:
+def learn(attempt: Attempt, happened: Happened, lane: Lane, parts: Parts) -> None:
     """What the attempt says of the host goes into the lane's gate, and to Redis soon."""
     before, now_ms = lane.gate, lane.clock.now_ms()
-    lane.gate = gate.saw(lane.gate, lane.policy, what_it_says_of_the_host(happened), now_ms)
+    signal = signal_of(happened, attempt.started_ms, len(lane.in_flight), attempt.trace.latency_ms)
+    lane.gate = gate.saw(lane.gate, lane.policy, signal, now_ms, parts.chance())
     wait = asks_for_quiet(happened)
     if wait is not None:
         chance = parts.chance()
@@ -71,8 +73,15 @@ def end_cancelled(entry: Entry, lane: Lane, parts: Parts) -> None:
 
 def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
     now_ms, shut = lane.clock.now_ms(), lane.shut()
-    opens_ms = shut.until_ms if shut else now_ms
-    return decide(entry, happened, lane.policy, now_ms, opens_ms, parts.chance())
+    host = Host(
+        opens_ms=shut.until_ms if shut else now_ms,
+        retry_ms=budget.retry_not_before_ms(lane.gate, now_ms),
+        dead=gate.dead(lane.gate, lane.policy, now_ms),
+    )
+    decision = decide(entry, happened, lane.policy, now_ms, host, parts.chance())
+    if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
+        lane.gate = budget.retried(lane.gate, now_ms + int(decision.wait_s * 1000), now_ms)
+    return decision
 
 
 def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:

@@ -46,7 +46,7 @@ class Lane:
     def __repr__(self) -> str:
         state = "lost" if self.lost else "leaving" if self.leaving else "held"
         return (
-            f"<Lane {self.name} {state} {len(self.in_flight)}/{self.policy.concurrency} in flight, "
+            f"<Lane {self.name} {state} {len(self.in_flight)}/{gate.room(self.gate, self.policy)} in flight, "
             f"{len(self.ready)} ready, gate {self.gate.breaker.value}>"
         )
 

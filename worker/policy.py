@@ -51,21 +51,37 @@ PROFILES = {
 }
 
 
+class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds within which a host's concurrency is found by trying."""
+
+    min: int = 1
+    max: int = 64
+
+    def __post_init__(self) -> None:
+        """At least one, at most a thousand, in this order."""
+        _within("concurrency.min", self.min, 1, 1000)
+        _within("concurrency.max", self.max, self.min, 1000)
+
+
 class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one host is treated by the whole fleet.
 
-    concurrency: fetches in flight at once, 1 to 1000.
+    concurrency: fetches in flight at once, 1 to 1000; or {min, max}: found by trying, within these.
     rate_per_s: fetches started each second, 0 for no pacing; burst: how many may start together.
     attempts: tries that may fail before the fetch does, 1 to 100.
     retry_base_s, retry_cap_s: the wait before a retry is random within a bound that doubles.
     throttle_cap_s: the longest cool-down that a host can ask for.
     timeout: a profile (api, upload, stream, internal) or a table of all five.
-    breaker_failures: failures in a row that park the lane; breaker_reset_s: for how long.
+    breaker_failures: failures in a row that park the lane; breaker_reset_s: for how long the first time,
+    breaker_cap_s at most: each time in a row it is breaker_reset_s longer.
+    give_up_s: a host that gives no answer for so long is dead: what waits for it fails; give_up_dns_s: one
+    whose name does not exist.
+    quota: heed RateLimit fields. paused: start nothing.
     http2: offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback.
     max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
     """
 
-    concurrency: int = 8
+    concurrency: int | Range = 8
     rate_per_s: float = 0.0
     burst: int = 1
     attempts: int = 5
@@ -75,12 +91,18 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     timeout: str | Timeouts = "stream"
     breaker_failures: int = 5
     breaker_reset_s: float = 30.0
+    breaker_cap_s: float = 600.0
+    give_up_s: float = 3600.0
+    give_up_dns_s: float = 60.0
+    quota: bool = True
+    paused: bool = False
     http2: bool = False
     max_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges; raises PolicyError."""
-        _within("concurrency", self.concurrency, 1, 1000)
+        if isinstance(self.concurrency, int):
+            _within("concurrency", self.concurrency, 1, 1000)
         _within("rate_per_s", self.rate_per_s, 0, 100_000)
         _within("burst", self.burst, 1, 100_000)
         _within("attempts", self.attempts, 1, 100)
@@ -89,9 +111,17 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         _within("throttle_cap_s", self.throttle_cap_s, 0.001, 24 * 3600)
         _within("breaker_failures", self.breaker_failures, 1, 1000)
         _within("breaker_reset_s", self.breaker_reset_s, 0.001, 24 * 3600)
+        _within("breaker_cap_s", self.breaker_cap_s, 0.001, 24 * 3600)
+        _within("give_up_s", self.give_up_s, 0.001, 7 * 24 * 3600)
+        _within("give_up_dns_s", self.give_up_dns_s, 0.001, 7 * 24 * 3600)
         _within("max_bytes", self.max_bytes, 0, 1 << 50)
         if isinstance(self.timeout, str) and self.timeout not in PROFILES:
             raise PolicyError(f"timeout: {self.timeout!r} is not one of {', '.join(PROFILES)}")
+
+    @property
+    def most_at_once(self) -> int:
+        """More than so many fetches are never in flight."""
+        return self.concurrency.max if isinstance(self.concurrency, Range) else self.concurrency
 
     @property
     def timeouts(self) -> Timeouts:

@@ -4,12 +4,15 @@ Its own notion of time is never asked: when an open breaker lets a probe through
 gate, from open_until_ms.
 """
 
+import math
 from contextlib import suppress
 from datetime import datetime
+from typing import NamedTuple
 
 import pybreaker
 from msgspec.structs import replace
 
+from worker.backoff import upward_jitter_s
 from worker.gate.state import Breaker, GateState
 
 
@@ -62,20 +65,41 @@ class _Storage(pybreaker.CircuitBreakerStorage):
         """The gate keeps the time."""
 
 
-def after(state: GateState, *, failed: bool, fail_max: int, reset_ms: int, now_ms: int) -> GateState:
-    """The state after the host answered or failed once. What comes in while open is old news."""
+class Rules(NamedTuple):
+    """failures in a row that open it; the first time for reset_s, each time that much longer, up to cap_s."""
+
+    failures: int
+    reset_s: float
+    cap_s: float
+
+
+def after(state: GateState, rules: Rules, *, failed: bool, now_ms: int, chance: float) -> GateState:
+    """The state after the host answered or failed once. What comes in while open is old news.
+
+    chance in [0, 1) only ever lengthens the time for which it is open.
+    """
     if state.breaker is Breaker.OPEN or (not failed and _calm(state)):
         return state
     storage = _Storage(state)
-    breaker = pybreaker.CircuitBreaker(fail_max=fail_max, state_storage=storage)
+    breaker = pybreaker.CircuitBreaker(fail_max=rules.failures, state_storage=storage)
     with suppress(_Failed, pybreaker.CircuitBreakerError):
         breaker.call(_fail if failed else _succeed)
-    opened = storage.state == pybreaker.STATE_OPEN
+    state = replace(state, breaker=Breaker(storage.state), failures=storage.counter)
+    if state.breaker is Breaker.OPEN:
+        return _opened(state, rules, now_ms, chance)
+    if state.breaker is Breaker.CLOSED and state.opens:
+        return replace(state, open_until_ms=0, opens=0, down_since_ms=0, nameless=False)
+    return state
+
+
+def _opened(state: GateState, rules: Rules, now_ms: int, chance: float) -> GateState:
+    opens = state.opens + 1
+    wait_s = upward_jitter_s(min(rules.reset_s * opens, max(rules.cap_s, rules.reset_s)), chance)
     return replace(
         state,
-        breaker=Breaker(storage.state),
-        failures=storage.counter,
-        open_until_ms=now_ms + reset_ms if opened else 0,
+        opens=opens,
+        open_until_ms=now_ms + math.ceil(wait_s * 1000),
+        down_since_ms=state.down_since_ms or now_ms,
     )
 
 

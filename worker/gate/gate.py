@@ -6,14 +6,21 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from worker.backoff import exponential_s, upward_jitter_s
-from worker.gate import breaker
-from worker.gate.state import Breaker, GateState
-from worker.policy import LanePolicy
+from worker.gate import breaker, budget, limit
+from worker.gate.quota import Quota
+from worker.gate.state import Breaker, GateState, Limit, Said
+from worker.policy import LanePolicy, Range
 
 THROTTLE_BASE_S = 1.0
 THROTTLE_CURVE_CAP_S = 600.0
 QUIET_MS = 60_000
 """One step of the throttle curve is forgiven for each such time without a cool-down."""
+
+
+PAUSE_LOOK_MS = 600_000
+"""A paused lane is looked at so often; resuming it wakes it at once."""
+
+ANSWERS_KEPT = 5
 
 
 class Why(StrEnum):
@@ -22,6 +29,8 @@ class Why(StrEnum):
     COOLING = "cooling"
     BREAKER = "breaker"
     PACING = "pacing"
+    QUOTA = "quota"
+    PAUSED = "paused"
 
 
 class Go(NamedTuple):
@@ -46,8 +55,27 @@ class Seen(StrEnum):
     """What an attempt says about its host; closed."""
 
     ANSWERED = "answered"
+    REFUSED = "refused"
+    """It answers, yet it has too much to do: a throttle, a 503."""
     FAILED = "failed"
+    TIMED_OUT = "timed out"
+    NAMELESS = "nameless"
+    """Its name does not exist."""
     NOTHING = "nothing"
+
+
+class Signal(NamedTuple):
+    """What an attempt has taught: what was seen, when its request was sent, with how many in flight.
+
+    latency_ms: from the request to the head of a good answer, None without one. what: a status or a reason.
+    """
+
+    seen: Seen
+    started_ms: int
+    in_flight: int
+    latency_ms: float | None = None
+    what: str = ""
+    throttle: bool = False
 
 
 def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> Verdict:
@@ -55,43 +83,96 @@ def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> 
     shut = shut_until(state, policy, now_ms)
     if shut is not None:
         return shut
-    probing = state.breaker is not Breaker.CLOSED
-    if in_flight >= (1 if probing else policy.concurrency):
+    if in_flight >= room(state, policy):
         return Full()
     return Go()
 
 
+def room(state: GateState, policy: LanePolicy) -> int:
+    """How many may be in flight: one while a breaker is not closed, else the policy's or what was learnt."""
+    if state.breaker is not Breaker.CLOSED:
+        return 1
+    if isinstance(policy.concurrency, int):
+        return policy.concurrency
+    return limit.allowed(state.limit, policy.concurrency)
+
+
 def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None:
     """When the lane opens by the clock alone, None if it is open."""
+    if policy.paused:
+        return Shut(now_ms + PAUSE_LOOK_MS, Why.PAUSED)
+    quota_ms = min(_spaced_until_ms(state, state.quota_interval_ms, 1), state.quota_until_ms)
+    pace_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0
     waits = [
         Shut(state.cool_until_ms, Why.COOLING),
         Shut(state.open_until_ms if state.breaker is Breaker.OPEN else 0, Why.BREAKER),
-        Shut(_paced_until_ms(state, policy), Why.PACING),
+        Shut(quota_ms if policy.quota else 0, Why.QUOTA),
+        Shut(_spaced_until_ms(state, pace_ms, policy.burst) if pace_ms else 0, Why.PACING),
     ]
     longest = max(waits, key=lambda wait: wait.until_ms)
     return longest if longest.until_ms > now_ms else None
 
 
+def dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
+    """Whether the host has given no answer for so long that what waits for it need not wait on."""
+    if state.breaker is not Breaker.OPEN:
+        return False
+    patience_s = policy.give_up_dns_s if state.nameless else policy.give_up_s
+    return now_ms - state.down_since_ms >= patience_s * 1000
+
+
 def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     """The state after a fetch was let through."""
-    state = breaker.probing(state)
-    if policy.rate_per_s:
-        interval_ms = 1000 / policy.rate_per_s
+    state = budget.sent(breaker.probing(state), now_ms)
+    interval_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0.0
+    if policy.quota and now_ms < state.quota_until_ms:
+        interval_ms = max(interval_ms, state.quota_interval_ms)
+    if interval_ms:
         state = replace(state, paced_ms=max(state.paced_ms, now_ms) + interval_ms)
     return state
 
 
-def saw(state: GateState, policy: LanePolicy, seen: Seen, now_ms: int) -> GateState:
+def saw(state: GateState, policy: LanePolicy, signal: Signal, now_ms: int, chance: float) -> GateState:
     """The state after an attempt ended. A throttle counts as an answer: the host is alive."""
-    if seen is Seen.NOTHING:
+    if signal.what:
+        said = Said(now_ms, signal.what)
+        state = replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], said))
+    if signal.seen is Seen.NOTHING:
         return state
-    return breaker.after(
-        state,
-        failed=seen is Seen.FAILED,
-        fail_max=policy.breaker_failures,
-        reset_ms=int(policy.breaker_reset_s * 1000),
-        now_ms=now_ms,
+    if isinstance(policy.concurrency, Range):
+        state = replace(state, limit=_learnt(state.limit, policy.concurrency, signal, now_ms))
+    failed = signal.seen in {Seen.FAILED, Seen.TIMED_OUT, Seen.NAMELESS} or (
+        signal.seen is Seen.REFUSED and not signal.throttle
     )
+    if failed and state.nameless is not (signal.seen is Seen.NAMELESS):
+        state = replace(state, nameless=signal.seen is Seen.NAMELESS)
+    rules = breaker.Rules(policy.breaker_failures, policy.breaker_reset_s, policy.breaker_cap_s)
+    return breaker.after(state, rules, failed=failed, now_ms=now_ms, chance=chance)
+
+
+def told(state: GateState, quota: Quota, in_flight: int, now_ms: int) -> GateState:
+    """The state after the host said how much it will still take.
+
+    What is in flight it may not have counted yet. As long as the lane's own pace keeps within what
+    remains, nothing changes; else what remains is spread over the window.
+    """
+    left = max(0, quota.remaining - in_flight)
+    until_ms = now_ms + _ms(quota.window_s)
+    if budget.recent(state, now_ms) / budget.WINDOW_MS * quota.window_s * 1000 <= left:
+        return replace(state, quota_until_ms=0, quota_interval_ms=0.0) if state.quota_until_ms else state
+    interval_ms = quota.window_s * 1000 / left if left else float(until_ms - now_ms)
+    state = replace(state, quota_until_ms=until_ms, quota_interval_ms=interval_ms)
+    if not left:
+        state = replace(state, paced_ms=max(state.paced_ms, float(until_ms)))
+    return state
+
+
+def _learnt(learnt: Limit, within: Range, signal: Signal, now_ms: int) -> Limit:
+    if signal.seen in {Seen.REFUSED, Seen.TIMED_OUT}:
+        return limit.refused(learnt, within, signal.in_flight, signal.started_ms, now_ms)
+    if signal.seen is Seen.ANSWERED and signal.latency_ms is not None:
+        return limit.good(learnt, within, signal.in_flight, signal.latency_ms, signal.started_ms, now_ms)
+    return learnt
 
 
 def throttled(
@@ -104,7 +185,8 @@ def throttled(
     """
     if asked_s is not None:
         wait_s = upward_jitter_s(min(asked_s, policy.throttle_cap_s), chance)
-        return replace(state, cool_until_ms=max(state.cool_until_ms, now_ms + _ms(wait_s)))
+        until_ms = max(state.cool_until_ms, now_ms + _ms(wait_s))
+        return replace(state, cool_until_ms=until_ms, cool_since_ms=now_ms)
     if state.cool_until_ms > now_ms:
         return state
     # Counted from the end of the cool-down: the quiet in it was ours, not the host's forgiveness.
@@ -112,15 +194,13 @@ def throttled(
     incidents = max(0, state.incidents - forgiven) + 1
     cap_s = min(THROTTLE_CURVE_CAP_S, policy.throttle_cap_s)
     wait_s = upward_jitter_s(exponential_s(incidents, min(THROTTLE_BASE_S, cap_s), cap_s), chance)
-    return replace(state, incidents=incidents, cool_until_ms=now_ms + _ms(wait_s))
+    until_ms = now_ms + _ms(wait_s)
+    return replace(state, incidents=incidents, cool_until_ms=until_ms, cool_since_ms=now_ms)
 
 
-def _paced_until_ms(state: GateState, policy: LanePolicy) -> int:
+def _spaced_until_ms(state: GateState, interval_ms: float, burst: int) -> int:
     """GCRA: a fetch conforms when it comes no earlier than its time less the burst's worth."""
-    if not policy.rate_per_s:
-        return 0
-    interval_ms = 1000 / policy.rate_per_s
-    return -int(-(state.paced_ms - (policy.burst - 1) * interval_ms) // 1)
+    return -int(-(state.paced_ms - (burst - 1) * interval_ms) // 1)
 
 
 def _ms(wait_s: float) -> int:

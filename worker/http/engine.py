@@ -29,6 +29,13 @@ class Trace:
         self.head_s: float | None = None
         self._connecting_s = 0.0
 
+    @property
+    def latency_ms(self) -> float | None:
+        """From the request to the head of its answer, without the time that connecting took."""
+        if self.head_s is None:
+            return None
+        return max(0.0, self.head_s - self.started_s - self.connect_s) * 1000
+
     async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
         """httpcore2's trace hook."""
         if event == "connection.connect_tcp.started":

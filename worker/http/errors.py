@@ -8,6 +8,7 @@ HttpError
 ├── OverlongBodyError    more than may be taken
 ├── TruncatedBodyError   the body ended before its Content-Length
 └── UnresolvedError      a host name without an address
+    └── NoSuchNameError  there is no such name
 """
 
 import errno
@@ -30,6 +31,10 @@ class EgressRefusedError(HttpError):
 
 class UnresolvedError(HttpError):
     """The host name has no address, or the resolver did not say."""
+
+
+class NoSuchNameError(UnresolvedError):
+    """The resolver says that there is no such name."""
 
 
 class OverlongBodyError(HttpError):
@@ -74,6 +79,7 @@ _FINAL = (EgressRefusedError, OverlongBodyError, BadDestError, httpx.LocalProtoc
 
 _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (EgressRefusedError, Reason.EGRESS_REFUSED),
+    (NoSuchNameError, Reason.DNS_NXDOMAIN),
     (UnresolvedError, Reason.DNS),
     (OverlongBodyError, Reason.TOO_LARGE),
     (TruncatedBodyError, Reason.TRUNCATED),

@@ -13,10 +13,12 @@ import httpcore2
 from httpcore2 import AnyIOBackend
 
 from worker.http.egress import Egress
-from worker.http.errors import EgressRefusedError, UnresolvedError
+from worker.http.errors import EgressRefusedError, NoSuchNameError, UnresolvedError
 
 MAX_ADDRESSES = 8
 """How many addresses of one name are tried: a name with a thousand of them is not worth more."""
+
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
 
 class GuardedNetwork(httpcore2.AsyncNetworkBackend):
@@ -36,7 +38,7 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         """A connection within timeout seconds, resolving included.
 
-        Raises EgressRefusedError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout.
+        Raises EgressRefusedError, NoSuchNameError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -88,6 +90,9 @@ async def _resolve(host: str, port: int) -> Sequence[str]:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
+    except socket.gaierror as error:
+        kind = NoSuchNameError if error.errno in _NO_SUCH_NAME else UnresolvedError
+        raise kind(f"{host}: {error}") from None
+    except UnicodeError as error:
         raise UnresolvedError(f"{host}: {error}") from None
     return list(dict.fromkeys(str(row[4][0]) for row in found))

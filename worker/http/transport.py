@@ -34,8 +34,8 @@ class LanePools(httpx.AsyncBaseTransport):
         """Make the lane's pool."""
         self._pools[lane] = httpcore2.AsyncConnectionPool(
             ssl_context=self._ssl[policy.http2],
-            max_connections=policy.concurrency,
-            max_keepalive_connections=policy.concurrency,
+            max_connections=policy.most_at_once,
+            max_keepalive_connections=policy.most_at_once,
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
             http2=policy.http2,
             retries=0,
