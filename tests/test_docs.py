@@ -12,7 +12,8 @@ from jobs import Fetch, Outcome, Reason, Result
 from tests.support.origin import Origin, ok
 from tests.support.workers import fetchfleet, workers
 from worker.log import Event
-from worker.policy import LanePolicy, parse_policy
+from worker.policies import parse_policy
+from worker.policy import LanePolicy
 from worker.settings import _ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]

@@ -1,22 +1,6 @@
-"""How each host wants to be treated: defaults, overridden by host, from a TOML file.
-
-    [default]
-    concurrency = 8
-
-    [host."api.example.com"]
-    rate_per_s = 5
-
-    [host."*.cdn.net"]
-    concurrency = 32
-
-A host's own table wins over a pattern, a longer pattern over a shorter one. Pure.
-"""
-
-import tomllib
+"""How one host wants to be treated: every key, its default and its range. Pure."""
 
 import msgspec
-
-from jobs.urls import UrlError, parse_url
 
 MAX_TIMEOUT_S = 24 * 3600
 
@@ -127,68 +111,6 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def timeouts(self) -> Timeouts:
         """The five bounds, by whichever way they were given."""
         return PROFILES[self.timeout] if isinstance(self.timeout, str) else self.timeout
-
-
-class Policy:
-    """The policy of every lane."""
-
-    def __init__(self, default: LanePolicy | None = None, hosts: dict[str, LanePolicy] | None = None) -> None:
-        self.default = default or LanePolicy()
-        self._hosts = hosts or {}
-        suffixes = [pattern[1:] for pattern in self._hosts if pattern.startswith("*.")]
-        self._suffixes = sorted(suffixes, key=len, reverse=True)
-
-    def for_lane(self, name: str) -> LanePolicy:
-        """The policy of a lane: its host's, else that of the longest pattern, else the default."""
-        if name in self._hosts:
-            return self._hosts[name]
-        for suffix in self._suffixes:
-            if name.endswith(suffix):
-                return self._hosts["*" + suffix]
-        return self.default
-
-
-def parse_policy(text: str) -> Policy:
-    """The policy that a TOML text describes; raises PolicyError."""
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"not TOML: {error}") from None
-    unknown = tables.keys() - {"default", "host"}
-    if unknown:
-        raise PolicyError(f'unknown table [{min(unknown)}]; there are [default] and [host."NAME"]')
-    default = tables.get("default", {})
-    hosts = tables.get("host", {})
-    if not isinstance(hosts, dict):
-        raise PolicyError('[host] holds tables; write [host."NAME"]')
-    base = _lane_policy("default", default)
-    by_lane: dict[str, LanePolicy] = {}
-    for name, table in hosts.items():
-        lane = _lane_of(name)
-        if lane in by_lane:
-            raise PolicyError(f'[host."{name}"] names {lane} a second time')
-        values = {**default, **table} if isinstance(table, dict) else table
-        by_lane[lane] = _lane_policy(f'host."{name}"', values)
-    return Policy(base, by_lane)
-
-
-def _lane_of(name: str) -> str:
-    """The lane or pattern that a table's name stands for; one that no lane can match is a fault."""
-    host = name.removeprefix("*.")
-    try:
-        url = parse_url(f"http://[{host}]/" if ":" in host else f"http://{host}/")
-    except UrlError as error:
-        raise PolicyError(f'[host."{name}"] {error}') from None
-    if set("/?#") & set(host):
-        raise PolicyError(f'[host."{name}"] is no host name; leave the path out')
-    return name[: len(name) - len(host)] + url.host
-
-
-def _lane_policy(table: str, values: object) -> LanePolicy:
-    try:
-        return msgspec.convert(values, LanePolicy)
-    except (msgspec.ValidationError, PolicyError) as error:
-        raise PolicyError(f"[{table}] {error}") from None
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:

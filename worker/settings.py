@@ -10,7 +10,8 @@ import msgspec
 
 from jobs.connect import connection_pool
 from worker.http.egress import Egress
-from worker.policy import Policy, PolicyError, parse_policy
+from worker.policies import Policy, parse_policy
+from worker.policy import PolicyError
 from worker.redact import url as redacted_url
 
 ENGINES = ("httpx",)

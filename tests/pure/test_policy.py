@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.policy import PROFILES, LanePolicy, Policy, PolicyError, Timeouts, parse_policy
+from worker.policies import Policy, parse_policy
+from worker.policy import PROFILES, LanePolicy, PolicyError, Timeouts
 
 FIVE = "connect_s = 1\nread_s = 2\nwrite_s = 3\npool_s = 4\ntotal_s = 5\n"
 

@@ -8,7 +8,8 @@ from typing import Any, Self
 from jobs import Batch, Fetch, Fleet, Result
 from worker import tasks
 from worker.hand_off import take_hand_offs
-from worker.policy import LanePolicy, Policy
+from worker.policies import Policy
+from worker.policy import LanePolicy
 from worker.runtime import Runtime
 from worker.settings import Settings
 
@@ -35,10 +36,9 @@ class OneWorker:
         **settings: Any,
     ) -> None:
         default = {**IMPATIENT, **(policy or {})}
-        tables = {host: LanePolicy(**{**default, **table}) for host, table in (hosts or {}).items()}
         given = {"worker_id": "one", "allow_net": "127.0.0.0/8", **settings}
         self.settings = Settings(
-            redis_url=redis_url, out=out, policy=Policy(LanePolicy(**default), tables), **given
+            redis_url=redis_url, out=out, policy=Policy(LanePolicy(**default), hosts), **given
         )
         self.out = out
         self.runtime = Runtime(self.settings)

@@ -41,7 +41,7 @@ def _structured(value: str | None) -> list[Quota]:
         items = http_sf.parse(value.encode("latin-1"), tltype="list")
     except (http_sf.StructuredFieldError, ValueError, UnicodeError):
         return []
-    found = (_item(item) for item in items)
+    found = (_item(item) for item in items) if isinstance(items, list) else ()
     return [quota for quota in found if quota is not None]
 
 
