@@ -25,7 +25,7 @@ class Fleet:
     def __init__(self, redis_url: str, *, max_backlog: int = 0, max_lane_backlog: int = 0) -> None:
         self._redis = connect(redis_url)
         self._arq: ArqRedis | None = None
-        self._submitter = Submitter(self._redis, self._wake, Limits(max_backlog, max_lane_backlog))
+        self._submitter = Submitter(self._redis, self.send_wakes, Limits(max_backlog, max_lane_backlog))
 
     async def __aenter__(self) -> Self:
         return self
@@ -45,7 +45,7 @@ class Fleet:
 
     def batch(self, batch_id: str) -> Batch:
         """A handle on a batch made earlier, by whichever process; raises ValueError for no batch id."""
-        return Batch(self._redis, checked_batch_id(batch_id), self._wake)
+        return Batch(self._redis, checked_batch_id(batch_id), self.send_wakes)
 
     async def batches(self, limit: int = 50) -> list[BatchSummary]:
         """The newest batches, the newest first."""
@@ -72,9 +72,10 @@ class Fleet:
         BatchCancelledError, and redis.exceptions.RedisError.
         """
         receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full)
-        return Submitted(self._redis, receipt, self._wake)
+        return Submitted(self._redis, receipt, self.send_wakes)
 
-    async def _wake(self, wakes: Iterable[Wake]) -> None:
+    async def send_wakes(self, wakes: Iterable[Wake]) -> None:
+        """Ask arq to hand lanes to workers; for those who change a lane by other means."""
         wakes = list(wakes)
         if wakes:
             self._arq = self._arq or arq_client(self._redis.connection_pool)

@@ -35,6 +35,12 @@ ALL_RESULTS = "ff:results"
 """stream, for consumer groups: field `r` holds a result as JSON, of every batch. Lives for ever; the
 sweep trims it to the settings' length and to RESULTS_TTL_MS."""
 
+POLICY = "ff:policy"
+"""hash: host, pattern or `default` → JSON table laid over the workers' policy files. Lives for ever."""
+
+POLICY_VERSION = "ff:policy-version"
+"""string, a counter: goes up with each change of POLICY. Lives for ever."""
+
 DEAD = "ff:dead"
 """stream: fetches that failed and what was no fetch at all: door, reason, note, lane, id, element.
 Lives for ever, trimmed to DEAD_LENGTH."""

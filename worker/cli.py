@@ -12,7 +12,7 @@ import typer
 from jobs import Counts, InvalidFetchError
 from jobs.lines import read_fetches
 from jobs.model import Fetch
-from worker import log, operate
+from worker import log, operate, steer
 from worker import run as runs
 from worker.command import BAD_USE, FAILED, RedisUrl, complete, console, fail, settings_of
 from worker.hand_off import run_worker
@@ -133,6 +133,7 @@ def health(redis: RedisUrl = None) -> None:
 
 
 operate.register(app)
+steer.register(app)
 
 
 def main() -> None:

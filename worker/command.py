@@ -6,6 +6,7 @@ import signal
 from collections.abc import Coroutine
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import msgspec
 import typer
 import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -29,6 +30,7 @@ INTERRUPTED = 130
 
 console = Console(stderr=True)
 
+Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
 RedisUrl = Annotated[str | None, typer.Option("--redis", help="The fleet's Redis (FETCHFLEET_REDIS_URL).")]
 
 _FORESEEN: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
@@ -58,6 +60,11 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") 
             if isinstance(first, kinds):
                 fail(redact.text(first) + _remedy(first), code)
         raise
+
+
+def say_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    typer.echo(msgspec.json.encode(value))
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Signs of life: once a second a worker says what it is at, and hears of cancelled batches."""
+"""Signs of life: once a second a worker says what it is at, and hears what has changed."""
 
 import asyncio
 import contextlib
@@ -26,12 +26,14 @@ class Life:
         worker_id: str,
         clock: RedisClock,
         on_cancels: Callable[[], Awaitable[None]],
+        on_policy: Callable[[bytes], Awaitable[None]],
         on_trouble: Callable[[BaseException], None],
     ) -> None:
         self._redis = redis
         self._worker_id = worker_id
         self._clock = clock
         self._on_cancels = on_cancels
+        self._on_policy = on_policy
         self._on_trouble = on_trouble
         self._cancels: bytes | None = None
         self._finished = Rate()
@@ -76,7 +78,9 @@ class Life:
             portrait = msgspec.json.encode(self.portrait)
             pipe.set(keys.worker(self._worker_id), portrait, px=keys.WORKER_TTL_MS)
             pipe.get(keys.CANCELS)
-            *_, cancels = await pipe.execute()
+            pipe.get(keys.POLICY_VERSION)
+            *_, cancels, policy_version = await pipe.execute()
+        await self._on_policy(policy_version or b"")
         if cancels != self._cancels:
             self._cancels = cancels
             await self._on_cancels()

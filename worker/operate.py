@@ -15,14 +15,13 @@ from jobs.connect import connect, redis_now_ms
 from jobs.errors import JobsError
 from jobs.names import is_batch_id
 from worker import tables
-from worker.command import BAD_USE, RedisUrl, complete, console, fail, settings_of
+from worker.command import BAD_USE, Json, RedisUrl, complete, console, fail, say_json, settings_of
 from worker.status import fleet_status
 
 COMPLETE_WITHIN_S = 2.0
 CANCEL_PATIENCE_S = 10.0
 WIDE = 200
 
-Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
 
 
@@ -70,7 +69,7 @@ def status(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT0
             "finished_per_s": found.finished_per_s,
             "received_bytes_per_s": found.received_bytes_per_s,
         }
-        _say_json({**msgspec.to_builtins(found), **rates})
+        say_json({**msgspec.to_builtins(found), **rates})
     else:
         _show(tables.status_of(found))
 
@@ -85,7 +84,7 @@ def batches(redis: RedisUrl = None, limit: Limit = 50, as_json: Json = False) ->
     found, now_ms = complete(look(settings_of(redis_url=redis).redis_url))
     if as_json:
         for batch in found:
-            _say_json({**msgspec.to_builtins(batch), "state": tables.state_of(batch)})
+            say_json({**msgspec.to_builtins(batch), "state": tables.state_of(batch)})
     else:
         _show(tables.batches_of(found, now_ms))
 
@@ -128,7 +127,7 @@ def cancel(batch: BatchId, redis: RedisUrl = None, as_json: Json = False) -> Non
 
     counts = complete(stop(settings_of(redis_url=redis).redis_url))
     if as_json:
-        _say_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
+        say_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
         return
     typer.echo(f"{counts.cancelled} fetches cancelled, {counts.done - counts.cancelled} had ended before")
     if not counts.ended:
@@ -159,7 +158,7 @@ def dead_list(
     found = complete(read(settings_of(redis_url=redis).redis_url))
     if as_json:
         for letter in found:
-            _say_json(letter)
+            say_json(letter)
     else:
         _show(tables.dead_of(found))
 
@@ -181,7 +180,7 @@ def dead_show(
     if not found:
         fail(f"no dead letter is at {position}; see: fetchfleet dead list", 1)
     if as_json:
-        _say_json(found[0])
+        say_json(found[0])
     else:
         Console().print_json(msgspec.json.encode(found[0]).decode())
 
@@ -204,7 +203,7 @@ def dead_retry(
 
     done = complete(retry(settings_of(redis_url=redis).redis_url))
     if as_json:
-        _say_json(done)
+        say_json(done)
         return
     typer.echo(f"{tables.count(done.fetches, 'fetch', 'fetches')} enqueued again")
     for batch_id in done.batches:
@@ -231,7 +230,7 @@ def dead_purge(
 
     count = complete(purge(settings_of(redis_url=redis).redis_url))
     if as_json:
-        _say_json({"purged": count})
+        say_json({"purged": count})
     else:
         typer.echo(f"{tables.count(count, 'dead letter')} dropped")
 
@@ -253,10 +252,6 @@ def _check_position(position: str) -> None:
     ms, _, sequence = position.partition("-")
     if not (ms.isdigit() and (sequence or "0").isdigit()):
         fail(f"{position} is no position; those look like 1700000000000-0", BAD_USE)
-
-
-def _say_json(value: Any) -> None:
-    typer.echo(msgspec.json.encode(value))
 
 
 def _show(what: RenderableType) -> None:

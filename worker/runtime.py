@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from jobs.connect import connect, redis_now_ms
 from jobs.submit import Limits, Submitter
 from jobs.wake import Wake, arq_client, wake
-from worker import lines, redact, tasks
+from worker import lines, overrides, redact, tasks
 from worker.clock import RedisClock, mono_s
 from worker.doors import ArqDoor
 from worker.drain import drain
@@ -29,6 +29,7 @@ from worker.lane import Lane
 from worker.life import Life
 from worker.log import Event, get_logger
 from worker.parts import Parts
+from worker.policy import PolicyError
 from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
@@ -56,6 +57,8 @@ class Runtime:
         self.stopping = False
         self.log = get_logger(worker=settings.worker_id)
         self._tasks: list[asyncio.Task[None]] = []
+        self._policy = settings.policy
+        self._policy_version = b""
         self._own: list[asyncio.Task[None]] = []
         self._renewed_s = mono_s()
         self._client: httpx.AsyncClient | None = None
@@ -98,7 +101,9 @@ class Runtime:
         if not isinstance(held, Held):
             return held
         self.parts.clock.sync(held.now_ms)
-        policy = self.settings.policy.for_lane(name)
+        if held.policy_version != self._policy_version:
+            await self._new_policy(held.policy_version)  # before a pause, or its end, is missed
+        policy = self._policy.for_lane(name)
         lane = Lane(name, held.token, policy, held.gate, self.parts.clock)
         lane.lease_ends_s = self._lease_end_s(asked_s)
         lane.cancel(held.cancelled)
@@ -166,7 +171,9 @@ class Runtime:
         self._intake = Intake(settings.redis_url, settings.worker_id, submitter, self.log)
         self._housekeeping = Housekeeping(self.redis, settings.results_length, self.log)
         clock = self.parts.clock
-        self._life = Life(self.redis, settings.worker_id, clock, self._cancel_in_lanes, self._trouble)
+        self._life = Life(
+            self.redis, settings.worker_id, clock, self._cancel_in_lanes, self._new_policy, self._trouble
+        )
 
     async def _make_parts(self) -> Parts:
         assert self._client is not None
@@ -236,6 +243,25 @@ class Runtime:
         """By our own clock, counted from before we asked: earlier than Redis's end of it."""
         margin_s = min(LEASE_MARGIN_S, self.settings.lease_s / 4)
         return asked_s + self.settings.lease_s - margin_s
+
+    async def _new_policy(self, version: bytes) -> None:
+        """The fleet's tables have changed: they hold from now on, in our lanes too."""
+        if version == self._policy_version:
+            return
+        try:
+            tables = await overrides.read(self.redis)
+            self._policy_version = version
+            self._policy = self.settings.policy.overridden(tables)
+        except (RedisError, OSError) as error:
+            self._trouble(error)
+            return
+        except PolicyError as error:
+            self.log.warning(Event.POLICY_REFUSED, error=str(error))
+            return
+        self.log.info(Event.POLICY_CHANGED, tables=sorted(tables))
+        for lane in self.lanes.values():
+            lane.policy = self._policy.for_lane(lane.name)
+            lane.notify()
 
     async def _cancel_in_lanes(self) -> None:
         """Some batch was cancelled somewhere; see in which of our lanes."""

@@ -65,6 +65,19 @@ async def snapshot(redis: Redis) -> Snapshot:
     return Snapshot(sorted(lanes, key=lambda lane: (-lane.waiting, lane.name)), received_bytes)
 
 
+async def lane_snapshot(redis: Redis, name: str) -> LaneSnapshot:
+    """One lane, be it idle."""
+    found = (at.lanes[name] for at in (await portraits(redis)).values() if name in at.lanes)
+    (row,) = await _rows(redis, [name])
+    return _lane(name, row, next(found, None), await redis_now_ms(redis))
+
+
+async def is_anybody_alive(redis: Redis) -> bool:
+    """Whether any worker has shown life of late."""
+    now_ms = await redis_now_ms(redis)
+    return bool(await redis.zcount(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf"))
+
+
 async def is_alive(redis_url: str, name: str) -> bool:
     """Whether a worker of that id, or of that host (its id is host-pid), has shown life of late."""
     async with connect(redis_url) as redis:

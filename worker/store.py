@@ -19,12 +19,14 @@ class LaneLostError(Exception):
 class Held(NamedTuple):
     """A lane that was taken, and by which token.
 
-    cancelled: batches whose fetches may still be in it; orphans: what a dead owner had claimed.
+    policy_version: of the tables that were set at run time. cancelled: batches whose fetches may still be
+    in it; orphans: what a dead owner had claimed.
     """
 
     token: int
     now_ms: int
     gate: GateState
+    policy_version: bytes
     cancelled: set[str]
     orphans: list[bytes]
 
@@ -79,13 +81,13 @@ class Store:
         held: how many lanes the owner has, for it is to have no more than its share of the fleet's.
         """
         names = [keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS]
-        names.append(keys.cancelled(lane))
+        names += [keys.cancelled(lane), keys.POLICY_VERSION]
         args: list[scripts.Arg] = [lane, generation, self._owner, self._lease_ms]
         args += [held, keys.WORKER_TTL_MS]
         reply = await scripts.run(self._redis, "take", names, args)
         match reply:
-            case [b"taken", token, now_ms, gate, cancelled, *orphans]:
-                return Held(token, now_ms, from_json(gate), _texts(cancelled), orphans)
+            case [b"taken", token, now_ms, gate, policy, cancelled, *orphans]:
+                return Held(token, now_ms, from_json(gate), policy, _texts(cancelled), orphans)
             case [b"early", due_in_ms]:
                 return Early(due_in_ms)
             case [b"enough"]:

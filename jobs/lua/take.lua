@@ -1,8 +1,8 @@
 -- scheduled → held: gives the lane to a worker, under a new token and a lease.
--- KEYS: lane, claimed, attention, serial, workers, its cancelled batches
+-- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version
 -- ARGV: lane name, generation, owner, lease ms, lanes that the owner holds already,
 --       after how many ms without a sign of life a worker is dead
--- Returns {'taken', token, now, gate, {cancelled batch …}, element …}: the elements are what a dead owner had
+-- Returns {'taken', token, now, gate, policy version, {cancelled batch …}, element …}: the elements are what a dead owner had
 -- claimed; {'early', ms until due}; {'enough'} when the owner has its share of the lanes, so that another
 -- worker should have this one (-1 lanes held: it takes it all the same); or {'stale'} when this hand-off is no longer the lane's current one.
 local EARLY_ALLOWED_MS = 50
@@ -18,6 +18,6 @@ if tonumber(ARGV[5]) >= math.ceil(redis.call('ZCARD', KEYS[3]) / workers) then r
 local token = redis.call('INCR', KEYS[4])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', token)
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
-local reply = {'taken', token, now, lane[4] or '', redis.call('SMEMBERS', KEYS[6])}
+local reply = {'taken', token, now, lane[4] or '', redis.call('GET', KEYS[7]) or '', redis.call('SMEMBERS', KEYS[6])}
 for _, element in ipairs(redis.call('HVALS', KEYS[2])) do reply[#reply + 1] = element end
 return reply

@@ -145,6 +145,8 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.SERIAL, "string", _for_ever),
     (keys.BACKLOG, "string", _for_ever),
     (keys.CANCELS, "string", _for_ever),
+    (keys.POLICY, "hash", _for_ever),
+    (keys.POLICY_VERSION, "string", _for_ever),
     (keys.BATCHES, "zset", _for_ever),
     (keys.INTAKE, "hash", _never),
     (keys.ALL_RESULTS, "stream", _for_ever),

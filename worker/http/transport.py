@@ -1,7 +1,7 @@
 """httpx's transport over httpcore2: each lane has a small connection pool of its own.
 
 One big pool is slow (every request looks at every connection) and lets one slow host take every
-slot; a lane's pool holds as many connections as its policy lets fetches run, so none ever waits.
+slot; a lane's pool is its own, and what bounds its connections is the gate, so no fetch ever waits for one.
 """
 
 import ssl
@@ -19,6 +19,8 @@ LANE = "fetchfleet.lane"
 """The request extension that names the lane whose pool is to be used."""
 
 KEEPALIVE_EXPIRY_S = 30.0
+MAX_CONNECTIONS = 1000
+"""Never reached: the gate lets no more fetches run than the policy of the moment says."""
 
 
 class LanePools(httpx.AsyncBaseTransport):
@@ -34,7 +36,7 @@ class LanePools(httpx.AsyncBaseTransport):
         """Make the lane's pool."""
         self._pools[lane] = httpcore2.AsyncConnectionPool(
             ssl_context=self._ssl[policy.http2],
-            max_connections=policy.most_at_once,
+            max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=policy.most_at_once,
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
             http2=policy.http2,

@@ -1,0 +1,90 @@
+"""The policy's tables that are set at run time, for the whole fleet: kept in Redis, laid over the file."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from jobs import keys, scripts
+from jobs.submit import SendWakes
+from jobs.wake import GRACE_MS, Wake
+from worker.policies import DEFAULT, Policy, Table, lane_named
+from worker.policy import PolicyError
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+async def read(redis: Redis) -> dict[str, Table]:
+    """Every table; what is no table is left out: nothing in Redis is trusted."""
+    found: Mapping[bytes, bytes] = await redis.hgetall(keys.POLICY)  # type: ignore[misc]
+    tables: dict[str, Table] = {}
+    for name, text in found.items():
+        try:
+            tables[name.decode()] = _decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+    return tables
+
+
+async def change(
+    redis: Redis, send_wakes: SendWakes, host: str, values: Mapping[str, Any | None]
+) -> dict[str, Table]:
+    """Set keys of a host's table (None: take the key out) and wake what they may have parked.
+
+    host: a host, a pattern or `default`. Workers see it within a second or so. The tables as they are
+    now; raises PolicyError, and nothing has changed, when they cannot be used.
+    """
+    name = host if host == DEFAULT else lane_named(host)
+    tables = await read(redis)
+    table = {**tables.get(name, {}), **values}
+    tables[name] = {key: value for key, value in table.items() if value is not None}
+    Policy().overridden(tables)
+    async with redis.pipeline(transaction=True) as pipe:
+        if tables[name]:
+            pipe.hset(keys.POLICY, name, msgspec.json.encode(tables[name]).decode())
+        else:
+            pipe.hdel(keys.POLICY, name)
+            del tables[name]
+        pipe.incr(keys.POLICY_VERSION)
+        await pipe.execute()
+    await _nudge(redis, send_wakes, name)
+    return tables
+
+
+async def _nudge(redis: Redis, send_wakes: SendWakes, name: str) -> None:
+    lanes = [lane.decode() for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
+    concerned = [lane for lane in lanes if _concerns(name, lane)]
+    calls = [
+        scripts.Call("nudge", [keys.lane(lane), keys.ATTENTION, keys.SERIAL], [lane, GRACE_MS])
+        for lane in concerned
+    ]
+    replies = await scripts.run_many(redis, calls) if calls else []
+    await send_wakes(
+        [
+            Wake(lane, *reply)
+            for lane, reply in zip(concerned, replies, strict=True)
+            if reply and not isinstance(reply, Exception)
+        ]
+    )
+
+
+def _concerns(name: str, lane: str) -> bool:
+    return name in {DEFAULT, lane} or (name.startswith("*.") and lane.endswith(name[1:]))
+
+
+def parsed(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` pairs as they are typed: values are JSON where they can be, else text.
+
+    Raises PolicyError.
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise PolicyError(f"{pair!r} is not KEY=VALUE")
+        try:
+            values[key] = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            values[key] = text
+    return values
