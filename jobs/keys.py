@@ -102,10 +102,10 @@ def key(text: str) -> str:
 
 
 def lane(name: str) -> str:
-    """hash: state, generation, due_ms, shut_until_ms, why, owner, token, gate, open.
+    """hash: state, generation, due_ms, shut_until_ms, why, owner, token, gate, open, earliest_ms.
 
-    open: how many of its fetches have no result yet. No TTL while the lane is not idle, GATE_TTL_MS
-    when it is.
+    open: how many of its fetches have no result yet; earliest_ms: no deadline of those that wait is earlier.
+    No TTL while the lane is not idle, GATE_TTL_MS when it is.
     """
     return f"ff:lane:{name}"
 

@@ -1,29 +1,29 @@
-"""Ends the fetches of cancelled batches in a lane that this worker holds, however far back they wait."""
+"""Ends the fetches of cancelled batches in a lane that this worker holds."""
 
 import functools
 import math
 from collections import deque
-from collections.abc import Iterable
 
-from jobs import keys
 from jobs.entry import Entry
 from jobs.names import batch_of
-from worker.fetching import end_cancelled
-from worker.holding import entries_of
+from worker.decide import CANCELLED
+from worker.fetching import end_untried_with
 from worker.lane import Lane
 from worker.log import Event
 from worker.parts import Parts
 from worker.patience import patiently
+from worker.store import Kind
+from worker.withdrawing import end_all, withdraw
 
 
 async def end_cancelled_batches(lane: Lane, parts: Parts) -> None:
     """Every fetch of the lane's cancelled batches gets its result. Nothing is claimed meanwhile."""
     batches = set(lane.cancelled)
+    end = functools.partial(end_untried_with, CANCELLED, lane, parts)
     await _stopped(lane, batches)
     count = await _end_in_hand(lane, batches, parts)
     for batch in batches:
-        for queue in (*keys.waiting(lane.name), keys.later(lane.name)):
-            count += await _end_waiting(lane, batch, queue, parts)
+        count += (await withdraw(lane, Kind("batch", batch), end, parts)).ended
     count += await _end_unseen(lane, batches, parts)
     if not lane.lost:
         lane.cancelled -= batches
@@ -40,39 +40,20 @@ async def _end_in_hand(lane: Lane, batches: set[str], parts: Parts) -> int:
     """What had its settlement before it was stopped keeps it; the rest that we hold is cancelled."""
     await parts.settler.caught_up(lane)
     lane.ready = deque(entry for entry in lane.ready if entry.batch_id not in batches)
-    return _end(lane, [entry for entry in lane.entries.values() if entry.batch_id in batches], parts)
-
-
-async def _end_waiting(lane: Lane, batch: str, queue: str, parts: Parts) -> int:
-    """Through the whole queue, a stretch at a time."""
-    count, offset = 0, 0
-    while True:
-        if parts.settler.full:
-            await parts.settler.flushed(lane)
-        withdraw = functools.partial(parts.store.withdraw, lane.name, lane.token, batch, queue, offset)
-        found = await patiently(lane, parts, withdraw)
-        count += _end(lane, entries_of(found.elements, lane, parts), parts)
-        if found.go_on is None:
-            return count
-        offset = found.go_on
+    held: list[Entry] = [entry for entry in lane.entries.values() if entry.batch_id in batches]
+    for entry in held:
+        end_untried_with(CANCELLED, lane, parts, entry)
+    return len(held)
 
 
 async def _end_unseen(lane: Lane, batches: set[str], parts: Parts) -> int:
     """What a withdrawal claimed although its reply was lost."""
     count = 0
+    end = functools.partial(end_untried_with, CANCELLED, lane, parts)
     while not lane.lost:
         await parts.settler.caught_up(lane)
         left = await patiently(lane, parts, lambda: parts.store.withdrawn(lane.name, lane.token, batches))
         if not left:
             break
-        count += _end(lane, entries_of(left, lane, parts), parts)
-    return count
-
-
-def _end(lane: Lane, entries: Iterable[Entry], parts: Parts) -> int:
-    count = 0
-    for entry in entries:
-        lane.entries[entry.id] = entry
-        end_cancelled(entry, lane, parts)
-        count += 1
+        count += end_all(lane, left, end, parts)
     return count

@@ -72,6 +72,10 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
 
 
+CANCELLED = Finish(outcome=Outcome.CANCELLED)
+HOST_DEAD = Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
+
+
 class Again(msgspec.Struct, frozen=True, kw_only=True):
     """The fetch waits in its lane; entry holds the ledgers after this attempt."""
 
@@ -243,7 +247,7 @@ def _failed(
     if not may_repeat or attempts >= policy.attempts:
         return Finish(outcome=Outcome.FAILED, reason=reason)
     if host.dead:
-        return Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
+        return HOST_DEAD
     wait_s = full_jitter_s(attempts, policy.retry_base_s, policy.retry_cap_s, chance)
     wait_s = max(wait_s, (host.retry_ms - now_ms) / 1000)
     # Its hop stays: the fetch's own URL belongs to another lane, and its method may not be repeatable.

@@ -7,9 +7,10 @@ from jobs.entry import Entry, to_element
 from worker import lines, tasks
 from worker.cancelling import end_cancelled_batches
 from worker.decide import cheapest, crashed, interrupted
+from worker.expiring import LOOK_EVERY_S, end_expired, end_if_dead
 from worker.fetching import end_untried, run_fetch
 from worker.gate import gate
-from worker.gate.gate import Full, Go, Shut
+from worker.gate.gate import Full, Go, Shut, Why
 from worker.gate.state import Breaker
 from worker.holding import hold
 from worker.lane import Lane
@@ -27,23 +28,23 @@ POLL_S = 0.5
 PROBE_CHOICE = 32
 """Out of so many the probe of a host is chosen that may be ill."""
 
-EXPIRED_AT_ONCE = 256
-
 
 async def drain(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
     """Hold the lane until it is empty, must wait, or is to leave; then give it back."""
     parts.pools.open(lane.pool, lane.policy)
     try:
         await _adopt(lane, orphans, parts)
-        await _end_expired(lane, parts)
+        if lane.shut() is None:  # else it may have been taken for the sake of a deadline
+            lane.look_ms = lane.clock.now_ms() + int(LOOK_EVERY_S * 1000)
         while lane.serving:
             if lane.cancelled:
                 await end_cancelled_batches(lane, parts)
+            await end_expired(lane, parts)
             wait_s = await _step(lane, parts)
             if wait_s is None:
                 break
             if wait_s:
-                await lane.changed(wait_s)
+                await lane.changed(min(wait_s, LOOK_EVERY_S))
         await _leave(lane, parts)
     except LaneLostError:
         lane.lose()
@@ -58,6 +59,8 @@ async def _step(lane: Lane, parts: Parts) -> float | None:
     """
     verdict = lane.verdict()
     if isinstance(verdict, Shut):
+        if verdict.why is Why.BREAKER and await end_if_dead(lane, parts):
+            return None if not lane.in_flight else math.inf
         return _sit_out(lane, (verdict.until_ms - lane.clock.now_ms()) / 1000)
     if isinstance(verdict, Full):
         return math.inf
@@ -146,22 +149,6 @@ async def _claim(lane: Lane, parts: Parts) -> float | None:
         await parts.settler.flushed(lane)
         return 0
     return retry_s if retry_s <= STAY_S else None
-
-
-async def _end_expired(lane: Lane, parts: Parts) -> None:
-    """A lane that is shut is taken only so that fetches do not outlive their deadlines in it."""
-    while lane.shut() is not None:
-        claim = await patiently(
-            lane,
-            parts,
-            lambda: parts.store.claim(lane.name, lane.token, EXPIRED_AT_ONCE, only_expired=True),
-        )
-        lane.clock.sync(claim.now_ms)
-        hold(lane, claim.elements, parts)
-        while lane.ready and end_untried(lane.ready[0], lane, parts):
-            lane.ready.popleft()
-        if len(claim.elements) < EXPIRED_AT_ONCE:
-            return
 
 
 async def _adopt(lane: Lane, orphans: list[bytes], parts: Parts) -> None:

@@ -6,6 +6,7 @@ from jobs.model import Outcome
 from worker import lines, settle
 from worker.attempt import Attempt
 from worker.decide import (
+    CANCELLED,
     Again,
     Decision,
     Finish,
@@ -58,17 +59,28 @@ def learn(attempt: Attempt, happened: Happened, lane: Lane, parts: Parts) -> Non
 
 def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
     """Whether the fetch ends before it is tried: its deadline has passed, or workers die of it."""
-    shut = lane.shut()
-    cooling = shut is not None and shut.why is Why.COOLING
-    finish = poisoned(entry) or expired(entry, lane.clock.now_ms(), cooling=cooling)
+    finish = poisoned(entry) or expired(entry, lane.clock.now_ms(), cooling=_is_cooling(lane))
     if finish is not None:
-        _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+        end_untried_with(finish, lane, parts, entry)
     return finish is not None
 
 
-def end_cancelled(entry: Entry, lane: Lane, parts: Parts) -> None:
-    """The fetch ends because its batch was cancelled."""
-    _finish(Attempt(entry, lane, parts), lane, parts, Finish(outcome=Outcome.CANCELLED), Held())
+def end_if_expired(entry: Entry, lane: Lane, parts: Parts) -> bool:
+    """Whether the fetch ends because its deadline has passed."""
+    finish = expired(entry, lane.clock.now_ms(), cooling=_is_cooling(lane))
+    if finish is not None:
+        end_untried_with(finish, lane, parts, entry)
+    return finish is not None
+
+
+def end_untried_with(finish: Finish, lane: Lane, parts: Parts, entry: Entry) -> None:
+    """The fetch ends so, without another attempt."""
+    _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+
+
+def _is_cooling(lane: Lane) -> bool:
+    shut = lane.shut()
+    return shut is not None and shut.why is Why.COOLING
 
 
 def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
@@ -112,7 +124,7 @@ async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
         lane.lose()
         return
     if isinstance(wake, Cancelled):
-        end_cancelled(entry, lane, parts)
+        end_untried_with(CANCELLED, lane, parts, entry)
         return
     lane.drop(entry.id)
     if wake is not None:

@@ -40,6 +40,7 @@ class Lane:
         self.lost = False
         self.released = False
         self.lease_ends_s = 0.0
+        self.look_ms = 0
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 

@@ -34,6 +34,8 @@ class Event(StrEnum):
     """Something in the lane was no entry; it is among the dead letters."""
     LANE_RESCUED = "lane.rescued"
     """The sweep woke a lane whose owner died or whose hand-off was lost."""
+    LANE_DEAD = "lane.dead"
+    """The host gives no answer any more: what waited for it has failed."""
     LANE_CANCELLED = "lane.cancelled"
     """The fetches of cancelled batches in the lane have their results."""
     INTAKE_TAKEN = "intake.taken"

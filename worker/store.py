@@ -53,11 +53,27 @@ class Claim(NamedTuple):
     next_retry_ms: int | None
 
 
+class Kind(NamedTuple):
+    """Which fetches: of a batch, with a deadline that has passed, or all."""
+
+    name: str
+    batch: str = ""
+
+
+EXPIRED = Kind("expired")
+ALL = Kind("all")
+
+
 class Withdrawal(NamedTuple):
-    """What a withdrawal brought. go_on: the offset of the next stretch, None at the end."""
+    """What a withdrawal brought.
+
+    go_on: the offset of the next stretch, None at the end. earliest_ms: the earliest deadline of those that
+    stay in this one, 0 if none does.
+    """
 
     elements: list[bytes]
     go_on: int | None
+    earliest_ms: int
 
 
 class Cancelled(NamedTuple):
@@ -128,12 +144,22 @@ class Store:
                 return Wake(to_lane, *wake)
         return None
 
-    async def withdraw(self, lane: str, token: int, batch_id: str, queue: str, offset: int) -> Withdrawal:
-        """Claim the fetches of a batch out of one stretch of a queue, however far back they wait."""
+    async def withdraw(self, lane: str, token: int, kind: Kind, queue: str, offset: int) -> Withdrawal:
+        """Claim fetches of a kind out of one stretch of a queue, however far back they wait."""
         names = [keys.lane(lane), keys.claimed(lane), queue]
-        reply = await scripts.run(self._redis, "withdraw", names, [token, batch_id, offset, LOOK_AT])
-        _, elements, go_on = _fenced(reply)
-        return Withdrawal(elements, go_on if go_on >= 0 else None)
+        args: list[scripts.Arg] = [token, kind.name, kind.batch, offset, LOOK_AT]
+        _, elements, go_on, earliest_ms = _fenced(await scripts.run(self._redis, "withdraw", names, args))
+        return Withdrawal(elements, go_on if go_on >= 0 else None, earliest_ms)
+
+    async def earliest_ms(self, lane: str) -> int | None:
+        """No fetch that waits has an earlier deadline; None if none waits."""
+        found = await self._redis.hget(keys.lane(lane), "earliest_ms")  # type: ignore[misc]
+        return int(found) if found else None
+
+    async def note_earliest(self, lane: str, token: int, earliest_ms: int | None) -> None:
+        """What looking through the lane has found; None before it, so that what comes meanwhile counts."""
+        noted = "" if earliest_ms is None else earliest_ms
+        _fenced(await scripts.run(self._redis, "earliest", [keys.lane(lane)], [token, noted]))
 
     async def withdrawn(self, lane: str, token: int, batches: set[str]) -> list[bytes]:
         """No fetch of these cancelled batches is left in the lane; else those that are claimed."""

@@ -44,6 +44,12 @@ local function schedule(lane_key, attention_key, serial_key, name, due_ms, grace
   return generation
 end
 
+-- Some fetch in the lane must end then: the lane is looked through in time, whatever it waits for.
+local function note_deadline(lane_key, deadline_ms)
+  local earliest = tonumber(redis.call('HGET', lane_key, 'earliest_ms') or 'inf')
+  if deadline_ms < earliest then redis.call('HSET', lane_key, 'earliest_ms', int(deadline_ms)) end
+end
+
 -- After fetches were added: {generation, ms until due} if the lane must be woken, else nil.
 -- A lane that cools down is woken for the earliest deadline, so that no fetch outlives its own.
 local function wake_for_new(lane_key, attention_key, serial_key, name, deadline_ms, now, grace_ms)

@@ -2,7 +2,9 @@
 -- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial, backlog, its cancelled batches
 -- ARGV: token, lane name, shut until (Unix ms, 0 for open), why, the gate's state, gate TTL ms,
 --       grace ms, then elements of claimed fetches whose ledgers have changed
+-- A lane that is shut is due when the first of its fetches must end, so that none outlives its deadline.
 -- Returns {1} when idle, {1, generation, ms until due} when scheduled; {} to a stale owner.
+local LOOK_THROUGH_EVERY_MS = 1000
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local name, shut_until, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local now = now_ms()
@@ -18,21 +20,15 @@ redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'gate', ARGV[5], 'shut_until_ms', int(shut_until), 'why', ARGV[4])
 
 local next_retry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
-local waits, earliest_deadline = false, math.huge
-for i = 4, 7 do
-  local head = redis.call('LINDEX', KEYS[i], 0)
-  if head then
-    waits = true
-    earliest_deadline = math.min(earliest_deadline, deadline_of(head))
-  end
-end
+local waits = false
+for i = 4, 7 do waits = waits or redis.call('EXISTS', KEYS[i]) == 1 end
 
 if not waits and not next_retry then
   -- Nothing is here, whatever the count says: what foreign hands took away is put right.
   count_open(KEYS[1], KEYS[10], -(tonumber(redis.call('HGET', KEYS[1], 'open')) or 0))
   redis.call('DEL', KEYS[11])
   redis.call('HSET', KEYS[1], 'state', 'idle')
-  redis.call('HDEL', KEYS[1], 'owner', 'token')
+  redis.call('HDEL', KEYS[1], 'owner', 'token', 'earliest_ms')
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
   redis.call('ZREM', KEYS[8], name)
   return {1}
@@ -40,10 +36,8 @@ end
 
 local due = waits and now or tonumber(next_retry)
 if shut_until > now then
-  for _, element in ipairs(redis.call('ZRANGE', KEYS[3], 0, 999)) do
-    earliest_deadline = math.min(earliest_deadline, deadline_of(element))
-  end
-  due = math.min(math.max(due, shut_until), earliest_deadline)
+  local earliest = tonumber(redis.call('HGET', KEYS[1], 'earliest_ms') or 'inf')
+  due = math.max(math.min(math.max(due, shut_until), earliest), now + LOOK_THROUGH_EVERY_MS)
 end
 if redis.call('EXISTS', KEYS[11]) == 1 then due = now end
 due = math.max(due, now)

@@ -83,6 +83,7 @@ for group = 1, groups do
   local earliest, added = append(list_key, at + 2, count)
   if added > 0 then
     count_open(lane_key, KEYS[7], added)
+    note_deadline(lane_key, earliest)
     local wake = wake_for_new(lane_key, KEYS[5], KEYS[6], name, earliest, now, tonumber(ARGV[8]))
     if wake then wakes[#wakes + 1] = {name, wake[1], wake[2]} end
     names[#names + 1] = name

@@ -10,6 +10,7 @@ redis.call('RPUSH', KEYS[6], ARGV[3])
 redis.call('SADD', KEYS[8], ARGV[4])
 count_open(KEYS[1], nil, -1)
 count_open(KEYS[5], nil, 1)
+note_deadline(KEYS[5], deadline_of(ARGV[3]))
 local wake = wake_for_new(KEYS[5], KEYS[3], KEYS[4], ARGV[4], deadline_of(ARGV[3]), now_ms(), tonumber(ARGV[5]))
 if wake then return {1, wake[1], wake[2]} end
 return {1}

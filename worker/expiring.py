@@ -1,0 +1,60 @@
+"""Ends what must not wait any longer: fetches past their deadline, and all that waits for a dead host."""
+
+import functools
+from collections import deque
+
+from jobs.entry import Entry
+from worker.decide import HOST_DEAD
+from worker.fetching import end_if_expired, end_untried_with
+from worker.gate import gate
+from worker.lane import Lane
+from worker.log import Event
+from worker.parts import Parts
+from worker.patience import patiently
+from worker.store import ALL, EXPIRED
+from worker.withdrawing import withdraw
+
+LOOK_EVERY_S = 2.0
+"""How often a lane asks Redis for the earliest deadline: a producer may have added an earlier one."""
+
+
+async def end_expired(lane: Lane, parts: Parts) -> None:
+    """Every fetch past its deadline ends, wherever in the lane it waits. Cheap until one is due."""
+    now_ms = lane.clock.now_ms()
+    if now_ms < lane.look_ms:
+        return
+    lane.ready = deque(entry for entry in lane.ready if not end_if_expired(entry, lane, parts))
+    earliest_ms = await patiently(lane, parts, lambda: parts.store.earliest_ms(lane.name))
+    if earliest_ms is not None and earliest_ms <= now_ms:
+        earliest_ms = await _look_through(lane, parts)
+    lane.look_ms = now_ms + int(LOOK_EVERY_S * 1000)
+    if earliest_ms:
+        lane.look_ms = min(lane.look_ms, max(earliest_ms, now_ms + 1000))
+
+
+async def end_if_dead(lane: Lane, parts: Parts) -> bool:
+    """Whether the host is dead; then all that waits for it ends, without being tried."""
+    if not gate.dead(lane.gate, lane.policy, lane.clock.now_ms()):
+        return False
+    end = functools.partial(end_untried_with, HOST_DEAD, lane, parts)
+    count = len(lane.ready)
+    while lane.ready:
+        end(lane.ready.popleft())
+    count += (await withdraw(lane, ALL, end, parts)).ended
+    if count:
+        since_ms = lane.gate.down_since_ms
+        parts.log.warning(Event.LANE_DEAD, lane=lane.name, fetches=count, down_since_ms=since_ms)
+    return True
+
+
+async def _look_through(lane: Lane, parts: Parts) -> int | None:
+    """End what has expired; the earliest deadline of what stays."""
+    await patiently(lane, parts, lambda: parts.store.note_earliest(lane.name, lane.token, None))
+
+    def end(entry: Entry) -> None:
+        end_if_expired(entry, lane, parts)
+
+    found = await withdraw(lane, EXPIRED, end, parts)
+    earliest_ms = found.earliest_ms
+    await patiently(lane, parts, lambda: parts.store.note_earliest(lane.name, lane.token, earliest_ms))
+    return earliest_ms or None

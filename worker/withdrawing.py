@@ -1,0 +1,45 @@
+"""Takes fetches of one kind out of a lane that this worker holds, however far back they wait."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jobs import keys
+from jobs.entry import Entry
+from worker.holding import entries_of
+from worker.lane import Lane
+from worker.parts import Parts
+from worker.patience import patiently
+from worker.store import Kind
+
+
+class Withdrawn(NamedTuple):
+    """How many were ended, and the earliest deadline (Unix ms) of those that stay, 0 if none does."""
+
+    ended: int
+    earliest_ms: int
+
+
+async def withdraw(lane: Lane, kind: Kind, end: Callable[[Entry], None], parts: Parts) -> Withdrawn:
+    """Claim them, a stretch of a queue at a time, and end each. Nothing else is claimed meanwhile."""
+    count, deadlines = 0, list[int]()
+    for queue in (*keys.waiting(lane.name), keys.later(lane.name)):
+        offset: int | None = 0
+        while offset is not None:
+            if parts.settler.full:
+                await parts.settler.flushed(lane)
+            call = functools.partial(parts.store.withdraw, lane.name, lane.token, kind, queue, offset)
+            found = await patiently(lane, parts, call)
+            count += end_all(lane, found.elements, end, parts)
+            deadlines += [found.earliest_ms] if found.earliest_ms else []
+            offset = found.go_on
+    return Withdrawn(count, min(deadlines, default=0))
+
+
+def end_all(lane: Lane, elements: list[bytes], end: Callable[[Entry], None], parts: Parts) -> int:
+    """Hold what was claimed and end it; how many."""
+    entries = entries_of(elements, lane, parts)
+    for entry in entries:
+        lane.entries[entry.id] = entry
+        end(entry)
+    return len(entries)
