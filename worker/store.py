@@ -111,10 +111,10 @@ class Store:
             case _:
                 return None
 
-    async def claim(self, lane: str, token: int, count: int, *, only_expired: bool = False) -> Claim:
+    async def claim(self, lane: str, token: int, count: int) -> Claim:
         """Claim up to count waiting fetches."""
         names = [keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]
-        reply = await scripts.run(self._redis, "claim", names, [token, count, int(only_expired)])
+        reply = await scripts.run(self._redis, "claim", names, [token, count])
         now_ms, elements, waiting, retry_ms = _fenced(reply)
         return Claim(now_ms, elements, waiting, retry_ms if retry_ms >= 0 else None)
 

@@ -17,10 +17,10 @@ end
 
 local mine, earliest = {}, 0
 for i, element in ipairs(found) do
-  if wanted(element) then
+  -- Two elements of one id are not of our making; the second stays until the first is settled.
+  if wanted(element) and redis.call('HSETNX', KEYS[2], id_of(element), element) == 1 then
     mine[#mine + 1] = element
     if is_list then redis.call('LSET', KEYS[3], offset + i - 1, GONE) else redis.call('ZREM', KEYS[3], element) end
-    redis.call('HSETNX', KEYS[2], id_of(element), element)
   elseif earliest == 0 or deadline_of(element) < earliest then
     earliest = deadline_of(element)
   end

@@ -137,10 +137,10 @@ async def test_the_next_address_is_tried_when_one_refuses(
 
 
 async def test_a_name_without_an_address_is_tried_again(start: Start, resolver: Resolver) -> None:
-    """The resolver may know it later; the reason is its own."""
+    """The resolver may know it later; that there is no such name is a reason of its own."""
     worker = await start(policy={"attempts": 3})
     resolver.answers = [[]]
 
     result = await worker.one(f"http://{NAME}/")
 
-    assert (result.reason, result.attempts, resolver.asked) == (Reason.DNS, 3, 3)
+    assert (result.reason, result.attempts, resolver.asked) == (Reason.DNS_NXDOMAIN, 3, 3)

@@ -16,7 +16,7 @@ from worker.gate.state import GateState
 from worker.lane import Lane
 from worker.policy import LanePolicy
 from worker.settle import Settlement, Settler
-from worker.store import Cancelled, Claim, Held, Store
+from worker.store import Cancelled, Claim, Held, Kind, Store, Withdrawal
 
 LANE = "a.example"
 LEASE_MS = 60_000
@@ -179,9 +179,15 @@ class Stay:
         assert isinstance(held, Held), held
         return cls(redis, store, name, held)
 
-    async def claim(self, count: int = 100, *, only_expired: bool = False) -> Claim:
+    async def claim(self, count: int = 100) -> Claim:
         """Claim waiting fetches."""
-        return await self.store.claim(self.lane.name, self.held.token, count, only_expired=only_expired)
+        return await self.store.claim(self.lane.name, self.held.token, count)
+
+    async def withdraw(self, kind: Kind, where: str = "normal", offset: int = 0) -> Withdrawal:
+        """Claim fetches of a kind, wherever in that queue they wait."""
+        name = self.lane.name
+        queue = keys.later(name) if where == "later" else keys.waiting_at(name, where)
+        return await self.store.withdraw(name, self.held.token, kind, queue, offset)
 
     def settlement(self, *settlements: Settlement) -> scripts.Call:
         """The call that writes these settlements."""

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+import worker.store
 from jobs import Fetch, Fleet, Priority, keys
 from jobs.entry import from_element, to_element
 from jobs.wake import GRACE_MS
@@ -13,8 +14,8 @@ from tests.support.lanes import (
     HOUR_MS,
     LANE,
     LEASE_MS,
+    NEVER_MS,
     Stay,
-    ask,
     attention_ms,
     claimed,
     entry,
@@ -34,7 +35,7 @@ from tests.support.lanes import (
     waiting,
 )
 from worker.gate.state import GateState
-from worker.store import TAKE_ANYWAY, Early, Enough, Held, LaneLostError, Store
+from worker.store import ALL, EXPIRED, TAKE_ANYWAY, Early, Enough, Held, LaneLostError, Store
 
 OTHER = "b.example"
 GATE = GateState(failures=3, paced_ms=1.5)
@@ -220,31 +221,41 @@ async def test_a_claim_may_be_as_large_as_any_policy_asks(fleet: Fleet, redis: R
     assert await claimed(redis) == sorted(elements)
 
 
-async def test_only_what_has_expired_may_be_claimed(redis: Redis, fleet: Fleet) -> None:
-    """A shut lane gives up the fetches at the heads of its queues whose deadline has passed."""
+async def test_what_has_expired_is_found_wherever_it_waits(redis: Redis, fleet: Fleet) -> None:
+    """Behind others that have time left; they stay, in their order, and tell when the next must end."""
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
-    late = [to_element(entry(place, deadline_ms=1)) for place in range(4)]
-    live = to_element(entry(4))
-    await put(redis, late[0], where="returned")
-    await put(redis, late[1], late[2], live, where="normal")
-    await redis.zadd(keys.later(LANE), {late[3]: 9e12, to_element(entry(5)): 1})
+    late = [to_element(entry(place, deadline_ms=1)) for place in range(3)]
+    live = [to_element(entry(place, deadline_ms=NEVER_MS - place)) for place in (7, 8, 9)]
+    await put(redis, live[0], late[0], live[1], late[1], where="normal")
+    await redis.zadd(keys.later(LANE), {live[2]: 1, late[2]: 9e12})
     stay = await Stay.begin(redis)
-    assert paths((await stay.claim(only_expired=True)).elements) == ["/3", "/0", "/1", "/2"]
-    assert (await stay.claim(only_expired=True)).elements == []
-    assert paths(await waiting(redis, "normal")) == ["/4"]
-    assert paths(list(await later(redis))) == ["/5"]
+    found = await stay.withdraw(EXPIRED)
+    retry = await stay.withdraw(EXPIRED, "later")
+    assert (["/0", "/1"], None, NEVER_MS - 8) == (paths(found.elements), found.go_on, found.earliest_ms)
+    assert (["/2"], None, NEVER_MS - 9) == (paths(retry.elements), retry.go_on, retry.earliest_ms)
+    assert ["/7", "/8"] == paths(await waiting(redis, "normal"))
+    assert ["/9"] == paths(list(await later(redis)))
+    assert sorted(late) == await claimed(redis)
 
 
-async def test_a_claim_of_expired_fetches_keeps_to_its_count(redis: Redis, fleet: Fleet) -> None:
-    """No more than asked for, over retries and lists together."""
+async def test_a_queue_is_looked_through_in_stretches(
+    redis: Redis, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each goes on where the one before it ended, whatever it took out."""
+    monkeypatch.setattr(worker.store, "LOOK_AT", 3)
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
-    late = [to_element(entry(place, deadline_ms=1)) for place in range(5)]
-    await redis.zadd(keys.later(LANE), dict.fromkeys(late[:3], 9e12))
-    await put(redis, *late[3:])
+    late = {1, 2, 5, 6}
+    await put(redis, *(to_element(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
     stay = await Stay.begin(redis)
-    assert paths((await stay.claim(2, only_expired=True)).elements) == ["/0", "/1"]
-    assert paths((await stay.claim(2, only_expired=True)).elements) == ["/2", "/3"]
-    assert paths((await stay.claim(2, only_expired=True)).elements) == ["/4"]
+    offsets, found, offset = [], [], 0
+    while offset is not None:
+        offsets.append(offset)
+        stretch = await stay.withdraw(EXPIRED, offset=offset)
+        found += paths(stretch.elements)
+        offset = stretch.go_on  # type: ignore[assignment]
+    assert [0, 1, 3] == offsets
+    assert ["/1", "/2", "/5", "/6"] == found
+    assert ["/0", "/3", "/4", "/7"] == paths(await waiting(redis, "normal"))
 
 
 # A wrong token
@@ -252,7 +263,7 @@ async def test_a_claim_of_expired_fetches_keeps_to_its_count(redis: Redis, fleet
 Use = Callable[[Stay, bytes], Awaitable[Any]]
 USES: dict[str, Use] = {
     "claim": lambda stay, _: stay.claim(),
-    "claim of expired": lambda stay, _: stay.claim(only_expired=True),
+    "withdraw": lambda stay, _: stay.withdraw(ALL),
     "adopt": lambda stay, element: stay.adopt(interrupted(element)),
     "transfer": lambda stay, element: stay.transfer(element, OTHER),
     "release": lambda stay, element: stay.release(interrupted(element), gate=GATE),
@@ -420,20 +431,27 @@ async def test_a_shut_lane_with_a_retry_is_due_at_the_later_of_both(
     assert int((await fields(redis))["due_ms"]) == max(until_ms, retry_ms)
 
 
-@pytest.mark.parametrize("where", ["returned", "high", "normal", "low", "later"])
-async def test_a_shut_lane_is_due_earlier_for_a_deadline(fleet: Fleet, redis: Redis, where: str) -> None:
-    """A fetch ends when its time is up, although its host is not asked."""
+async def test_a_shut_lane_is_due_when_the_first_of_its_fetches_must_end(fleet: Fleet, redis: Redis) -> None:
+    """A fetch ends when its time is up, although its host is not asked; one behind it may be the first."""
     stay, _ = await with_claimed(fleet, redis)
-    deadline_ms = await now_ms(redis) + 600_000
-    element = to_element(entry(deadline_ms=deadline_ms))
-    if where == "later":
-        await redis.zadd(keys.later(LANE), {element: 9e12})
-    else:
-        await put(redis, element, where=where)
-    if where == "returned":
-        await ask(redis, "DEL", keys.claimed(LANE))
+    before_ms = await now_ms(redis)
+    await fleet.submit([Fetch(url=url("/1"), deadline_s=700), Fetch(url=url("/2"), deadline_s=600)])
     await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
-    assert int((await fields(redis))["due_ms"]) == deadline_ms
+    assert before_ms + 600_000 <= int((await fields(redis))["due_ms"]) < before_ms + 650_000
+
+
+async def test_a_lane_that_was_looked_through_knows_its_first_deadline(fleet: Fleet, redis: Redis) -> None:
+    """What is noted is what still waits, or what has come since the looking began."""
+    await fleet.submit([Fetch(url=url("/1"), deadline_s=60)])
+    stay = await Stay.begin(redis)
+    store, name, token = stay.store, stay.lane.name, stay.held.token
+    await store.note_earliest(name, token, None)
+    assert None is await store.earliest_ms(name)
+    await store.note_earliest(name, token, NEVER_MS)
+    assert NEVER_MS == await store.earliest_ms(name)
+    await fleet.submit([Fetch(url=url("/2"), deadline_s=30)])
+    await store.note_earliest(name, token, NEVER_MS)
+    assert await now_ms(redis) + 31_000 > (await store.earliest_ms(name) or NEVER_MS)
 
 
 async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redis) -> None:
