@@ -255,10 +255,11 @@ class Runtime:
 async def _refuse_lossy(redis: Redis) -> None:
     """A Redis that evicts keys would drop fetches silently."""
     try:
-        found: dict[str, Any] = await redis.config_get("maxmemory-policy")
+        # Not CONFIG GET: who may call that may read Redis's own passwords.
+        found: dict[str, Any] = await redis.info("memory")
     except ResponseError:
         return  # a managed Redis may not tell
-    policy = found.get("maxmemory-policy", "noeviction")
+    policy = found.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise RefusedRedisError(
             f"Redis has maxmemory-policy {policy}, which drops fetches when memory is short;"
