@@ -22,9 +22,10 @@ from worker import run as runs
 from worker.embedded import EmbeddedRedisError
 from worker.hand_off import run_worker
 from worker.local import WorkersError
-from worker.runtime import RefusedRedisError, UnreachableRedisError
+from worker.runtime import RefusedRedisError
 from worker.settings import Settings, SettingsError, load_settings
 from worker.snapshot import is_alive
+from worker.unreachable import UnreachableRedisError
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from worker.local import WorkerProcess, worker_processes
 from worker.progress import Progress, summary
 from worker.settings import Settings
 from worker.sink.files import STATE_FOLDER
+from worker.unreachable import redis_at
 
 KEEP_ALIVE_S = 0.5
 
@@ -64,7 +65,8 @@ async def submit(
 ) -> tuple[Batch, Counts | None]:
     """Enqueue the list to a running fleet; with wait, follow it to its end."""
     async with Fleet(redis_url) as fleet:
-        batch = await fleet.submit(fetches)
+        with redis_at(redis_url):
+            batch = await fleet.submit(fetches)
         if not wait:
             return batch, None
         return batch, await follow(redis_url, batch, report, console, append=False)

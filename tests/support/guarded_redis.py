@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import pytest
 import redis
@@ -55,6 +56,14 @@ class GuardedRedis:
         """The URL of that user, password and all."""
         return f"unix://{user}:{self._passwords[user]}@{self._socket}"
 
+    def over_tls(self, user: str, host: str, port: int, **parameters: str) -> str:
+        """The URL of that user over TLS; the parameters go behind it."""
+        return f"rediss://{user}:{self._passwords[user]}@{host}:{port}?{urlencode(parameters)}"
+
+    def password(self, user: str) -> str:
+        """What the user comes in with."""
+        return self._passwords[user]
+
     @property
     def admin_url(self) -> str:
         """The URL of one who may do everything, as no user of the file may."""
@@ -92,9 +101,16 @@ def recipe() -> str:
     return str(block)
 
 
+def why_no_tls() -> str | None:
+    """Why the server of the tests speaks no TLS; None if it does."""
+    command = [server_binary(), "--port", "0", "--tls-port", "0"]  # listens nowhere, and so ends at once
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return "here is a redis-server without TLS" if "Bad directive" in ended.stdout + ended.stderr else None
+
+
 @contextmanager
-def serve_guarded() -> Iterator[GuardedRedis]:
-    """A Redis with our users, ready, until the end of the block."""
+def serve_guarded(**more: str) -> Iterator[GuardedRedis]:
+    """A Redis with our users, ready, until the end of the block; more: options, _ for -."""
     with TemporaryDirectory(prefix="ff-") as name:
         folder = Path(name)
         passwords = fill_in(folder)
@@ -102,6 +118,7 @@ def serve_guarded() -> Iterator[GuardedRedis]:
             users.write(ADMIN_RULES)
         guarded = GuardedRedis(folder / "redis.sock", passwords)
         options = {"aclfile": "users.acl", "port": "0", "unixsocket": "redis.sock"}
+        options |= {name.replace("_", "-"): value for name, value in more.items()}
         with serve(folder, options, guarded.admin_url):
             yield guarded
 
