@@ -18,7 +18,7 @@ from tests.shell.conftest import HOST, Lines, Start
 from tests.support import guarded_redis
 from tests.support import origin as o
 from tests.support.guarded_redis import PRODUCERS_SCRIPTS, WORKERS_SCRIPTS, GuardedRedis, Ran, count_scripts
-from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse
+from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, now_ms, state
 from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Origin
 from tests.support.redis import leftovers
@@ -112,6 +112,21 @@ async def takes_from_plain_arq(guarded: GuardedRedis, producer: Fleet, origin: O
     await arq.aclose(close_connection_pool=True)
 
 
+async def waits_for_a_lane_that_is_not_due(guarded: GuardedRedis, admin: Redis) -> None:
+    """A hand-off that comes early is put off, and then taken."""
+    name = "early.example"
+    lane = {"state": "scheduled", "generation": "1", "due_ms": str(await now_ms(admin) + 300)}
+    await admin.hset(keys.lane(name), mapping=lane)  # type: ignore[misc]
+    arq = arq_client(connection_pool(guarded.url("producer")))
+    await arq.enqueue_job("take_lane", name, 1, _job_id=keys.wake_job(name, 1))
+    await arq.aclose(close_connection_pool=True)
+    await wait_until(partial(_is_idle, admin, name), "the lane to be taken and released")
+
+
+async def _is_idle(admin: Redis, name: str) -> bool:
+    return await state(admin, name) == "idle"
+
+
 async def test_a_workers_whole_life_is_allowed(
     guarded: GuardedRedis,
     admin: Redis,
@@ -146,10 +161,11 @@ async def test_a_workers_whole_life_is_allowed(
     await takes_from_the_inbox(guarded, producer, origin)
     await takes_from_plain_arq(guarded, producer, origin)
     await ends_what_it_cancels(producer, origin)
-    await guarded_redis.submit_more_than_fits(guarded.url("worker"), admin)
+    await waits_for_a_lane_that_is_not_due(guarded, admin)
     await worker.runtime.sweep()
     assert 2 == await admin.xlen(keys.ALL_RESULTS)
     await worker.stop()
+    await guarded_redis.submit_more_than_fits(guarded.url("worker"), admin)
 
     assert set() == guarded.refused()
     assert {"redis.trouble"} & {line["event"] for line in lines} == set()

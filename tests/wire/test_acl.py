@@ -45,6 +45,7 @@ from tests.support.lanes import (
 )
 from tests.support.redis import leftovers
 from worker import settle
+from worker.progress import Progress
 from worker.snapshot import snapshot
 from worker.store import Held, Store
 
@@ -139,6 +140,16 @@ async def test_a_producer_that_may_not_trim_reads_all_the_same(
         await (await begin(worker, admin)).finish()
         assert 2 == len([result async for result in batch.results(trim=True)])
     assert {Refusal("producer", "xtrim")} == guarded.refused()
+
+
+async def test_a_producer_that_may_not_see_lanes_sees_how_far_its_batch_is(guarded: GuardedRedis) -> None:
+    """The display does without what it is refused, and asks for it once."""
+    async with Fleet(guarded.url("producer")) as fleet, connect(guarded.url("producer")) as client:
+        progress = Progress(client, await fleet.submit([url("/1")]))
+        for _ in range(2):
+            counts, lanes, _ = await progress._look()
+            assert (1, []) == (counts.total, lanes)
+    assert {Refusal("producer", "zrange")} == guarded.refused()
 
 
 async def test_plain_arq_is_a_producer(guarded: GuardedRedis) -> None:
