@@ -79,7 +79,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     priority: high, normal or low.
     deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
     key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
-    meta: any JSON; comes back in the result, is never sent.
+    meta: any JSON, at most 100 levels deep; comes back in the result, is never sent.
 
     Raises InvalidFetchError, which names the field.
     """
@@ -117,6 +117,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
         if self.key is not None:
             checks.key(self.key)
+        checks.meta(self.meta)
 
     @property
     def deadline_ms(self) -> int:
@@ -191,12 +192,17 @@ def decode_result(line: bytes) -> Result:
 
 
 def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
-    """A Fetch from what producers have at hand: itself, a URL, or the JSON fields as a dict."""
+    """A Fetch from what producers have at hand: itself, a URL, or the JSON fields as a dict.
+
+    Raises InvalidFetchError for everything else.
+    """
     if isinstance(item, Fetch):
         return item
     if isinstance(item, str):
         return Fetch(url=item)
     try:
-        return msgspec.convert(dict(item), Fetch)
+        given: Any = item
+        fetch: Fetch = msgspec.convert(dict(given) if isinstance(given, Mapping) else given, Fetch | str)
     except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidFetchError(str(error)) from None
+    return fetch
