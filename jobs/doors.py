@@ -20,7 +20,9 @@ MAX_DOOR_BYTES = 8 << 20
 
 T = TypeVar("T")
 
-_ITEMS = {"items": {"anyOf": [{"$ref": "#/$defs/Fetch"}, {"type": "string"}]}}
+# What the JSON Schema says beyond the types: the check itself is in words that help (check_batch).
+_ITEM = {"anyOf": [{"$ref": "#/$defs/Fetch"}, {"type": "string"}]}
+_BATCH = {"pattern": f"^[0-9a-f]{{{BATCH_ID_CHARS}}}$"}
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,8 +32,8 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: 16 hex digits of your own, for a batch that can be found again; pushed twice, it is enqueued once.
     """
 
-    fetches: Annotated[list[msgspec.Raw], msgspec.Meta(extra_json_schema=_ITEMS)]
-    batch: str | None = None
+    fetches: list[Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_ITEM)]]
+    batch: Annotated[str | None, msgspec.Meta(extra_json_schema=_BATCH)] = None
 
     def __post_init__(self) -> None:
         """Check the batch id."""

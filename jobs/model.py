@@ -128,8 +128,9 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of a fetch went, in ms; null where it never came so far.
 
-    queue_ms: from submit to the start of the last attempt. connect_ms: TCP and TLS of that attempt,
-    0 on a reused connection. ttfb_ms: from the start of that attempt to the head of its answer.
+    queue_ms: from submit to the start of the last attempt.
+    connect_ms: TCP and TLS of that attempt, 0 on a reused connection.
+    ttfb_ms: from the start of that attempt to the head of its answer.
     total_ms: from submit to the end.
     """
 
@@ -142,8 +143,21 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """How one fetch ended; exactly one is written for each.
 
-    path is relative to the out folder. attempts, throttles and interruptions are three separate
-    ledgers: only attempts are bounded by the policy.
+    id: of the fetch: its batch's id, a hyphen, and its place in the batch as 8 hex digits.
+    url: of the fetch, in canonical form.
+    outcome: stored, unchanged, failed or cancelled.
+    worker: which one wrote the result.
+    final_url: where redirects led.
+    reason: why it failed; null for the other outcomes.
+    status: of the last answer; null where none came.
+    bytes: of the body on disk.
+    sha256: of the body on disk, 64 hex digits.
+    path: of the body, relative to the out folder.
+    attempts: tries, the last one included; bounded by the policy.
+    throttles: waits that the host asked for; they charge no attempt.
+    interruptions: what was nobody's fault (deploys, crashes, a full disk); they charge no attempt.
+    timings: where the time went.
+    meta: that of the fetch.
     """
 
     id: str
