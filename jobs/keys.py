@@ -94,7 +94,10 @@ def digests(batch_id: str) -> str:
 
 
 def key(text: str) -> str:
-    """string: the id of the fetch that has this `key`. KEY_TTL_MS."""
+    """string: the id of the fetch that has this `key`, with + behind it once another batch was told of it.
+
+    KEY_TTL_MS, or the fetch's deadline if that is longer.
+    """
     return f"ff:key:{text}"
 
 

@@ -51,12 +51,14 @@ local repeats, repeated = {}, {}
 for i = 1, tonumber(ARGV[at]) do
   local id, ttl = ARGV[at + 2 * i - 1], ARGV[at + 2 * i]
   local key = KEYS[keyed_keys_at + i - 1]
-  local has = redis.call('GET', key)
+  local holder = redis.call('GET', key)
+  local has = holder and id_of(holder)
   if not has and not taken_before then
     redis.call('SET', key, id, 'PX', ttl)
   elseif has and has ~= id then
     repeats[#repeats + 1] = {id, has}
     repeated[id] = true
+    if holder == has and batch_of(has) ~= batch_id then redis.call('SET', key, has .. COUNTED_ON, 'KEEPTTL') end
   end
 end
 if taken_before then return {'taken', now, repeats, {}} end
