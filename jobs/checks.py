@@ -1,7 +1,8 @@
 """What a field of a fetch may hold. Each check raises InvalidFetchError naming the field."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from jobs.errors import InvalidFetchError
 from jobs.urls import UrlError, parse_url
@@ -13,6 +14,7 @@ MAX_BODY_BYTES = 1 << 20
 MAX_DEST_BYTES = 1024
 MAX_DEST_PART_BYTES = 255
 MAX_KEY_BYTES = 200
+MAX_META_DEPTH = 100
 
 # Fields of the connection or of the message's framing are ours (RFC 9110 §7.6.1, RFC 9112 §6).
 RESERVED_HEADERS = frozenset(
@@ -132,3 +134,23 @@ def key(value: str) -> None:
         raise InvalidFetchError(f"key: must have 1 to {MAX_KEY_BYTES} bytes")
     if _NOT_IN_A_KEY.search(value):
         raise InvalidFetchError("key: holds a control character or half a surrogate pair")
+
+
+def meta(value: Any) -> None:
+    """Not nested so deeply that somebody's JSON parser could not follow."""
+    level = _containers([value])
+    for _ in range(MAX_META_DEPTH):
+        if not level:
+            return
+        level = _containers(child for item in level for child in _children(item))
+    if level:
+        raise InvalidFetchError(f"meta: is nested deeper than {MAX_META_DEPTH} levels")
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    """Each once: what holds itself would grow without end."""
+    return list({id(value): value for value in values if isinstance(value, dict | list | tuple)}.values())
+
+
+def _children(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container

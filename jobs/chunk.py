@@ -11,7 +11,7 @@ from jobs import keys
 from jobs.entry import new_element, placed
 from jobs.errors import InvalidFetchError
 from jobs.lanes import lane_of_url
-from jobs.model import MAX_MESSAGE_BYTES, Fetch, as_fetch
+from jobs.model import Fetch, as_fetch
 from jobs.names import MAX_BATCH_FETCHES, fetch_id
 from jobs.scripts import Arg
 
@@ -116,9 +116,6 @@ def _checked(place: int, item: Fetchable) -> Fetch:
 
 def _element(fetch_id: str, place: int, fetch: Fetch) -> bytes:
     try:
-        element = new_element(fetch_id, fetch)
-    except (TypeError, ValueError) as error:
-        raise InvalidFetchError(f"item {place}: meta: cannot be JSON: {error}") from None
-    if len(element) > MAX_MESSAGE_BYTES:
-        raise InvalidFetchError(f"item {place}: has more than {MAX_MESSAGE_BYTES} bytes as JSON")
-    return element
+        return new_element(fetch_id, fetch)
+    except InvalidFetchError as error:
+        raise InvalidFetchError(f"item {place}: {error}") from None

@@ -1,6 +1,5 @@
 """The dead letters: fetches that failed for good, and what was no fetch at all."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ from redis.asyncio import Redis
 from jobs import keys
 from jobs.entry import BadElementError, from_element
 from jobs.model import Fetch
-from jobs.names import BATCH_ID_CHARS, batch_of
+from jobs.names import batch_of
 from jobs.submit import Submitter
 
 READ_COUNT = 500
@@ -81,17 +80,20 @@ class DeadLetters:
                 yield letter
 
     async def retry(self, which: Which = ANY) -> Retried:
-        """Submit the fetches again, as new ones, and drop their letters; safe to repeat after a crash."""
+        """Submit the fetches again, as new ones, and drop their letters; safe to repeat after a crash.
+
+        Letters that come meanwhile stay. Raises what Fleet.submit raises.
+        """
         fetches, batches, left = 0, list[str](), 0
         async for letters in self._pieces(which):
             found = {letter.position: letter.fetch for letter in letters if letter.fetch is not None}
             left += len(letters) - len(found)
             if found:
-                again = [msgspec.structs.replace(fetch, key=None) for fetch in found.values()]
-                receipt = await self._submitter.submit(again, batch_id=_batch_id_for(found))
+                again = [_again(position, fetch) for position, fetch in found.items()]
+                receipt = await self._submitter.submit(again)
                 await self._redis.xdel(keys.DEAD, *found)
                 fetches += len(found)
-                batches.append(receipt.batch_id)
+                batches += dict.fromkeys(batch_of(of) for of in receipt.ids)
         return Retried(fetches=fetches, batches=batches, left=left)
 
     async def purge(self, which: Which = ANY) -> int:
@@ -103,16 +105,18 @@ class DeadLetters:
         return count
 
     async def _pieces(self, which: Which) -> AsyncIterator[list[DeadLetter]]:
-        start = "-"
-        while rows := await self._redis.xrange(keys.DEAD, start, "+", READ_COUNT):
+        """Those that are there now: what is enqueued again may soon be among them again."""
+        newest = await self._redis.xrevrange(keys.DEAD, count=1)
+        start, end = "-", newest[0][0] if newest else "-"
+        while rows := await self._redis.xrange(keys.DEAD, start, end, READ_COUNT):
             letters = [_letter(position.decode(), fields) for position, fields in rows]
             yield [letter for letter in letters if which.takes(letter)]
             start = f"({letters[-1].position}"
 
 
-def _batch_id_for(positions: dict[str, Fetch]) -> str:
-    """The same letters become the same batch, which is enqueued once."""
-    return hashlib.sha256(" ".join(positions).encode()).hexdigest()[:BATCH_ID_CHARS]
+def _again(position: str, fetch: Fetch) -> Fetch:
+    """The fetch with its letter for a key: each letter becomes one fetch, however often it is retried."""
+    return msgspec.structs.replace(fetch, key=f"dead letter {position}")
 
 
 def _letter(position: str, fields: dict[bytes, bytes]) -> DeadLetter:

@@ -4,25 +4,36 @@ A message of the inbox is a fetch as in a list of fetches (a URL, or JSON), or a
 `{"batch": …, "fetches": […]}`. The arq door takes the same things as arguments.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from jobs.entry import new_element
 from jobs.errors import InvalidFetchError
-from jobs.lines import read_fetch
-from jobs.model import Fetch, as_fetch
-from jobs.names import BATCH_ID_CHARS, is_batch_id
+from jobs.lines import SPACE
+from jobs.model import Fetch, as_fetch, decode_fetch
+from jobs.names import BATCH_ID_CHARS, fetch_id, is_batch_id
 
 MAX_DOOR_BYTES = 8 << 20
-"""The most that one message of the inbox may hold."""
+"""The most that one message of the inbox, or one arq job, may hold."""
+
+T = TypeVar("T")
+
+# What the JSON Schema says beyond the types: the check itself is in words that help (check_batch).
+_ITEM = {"anyOf": [{"$ref": "#/$defs/Fetch"}, {"type": "string"}]}
+_BATCH = {"pattern": f"^[0-9a-f]{{{BATCH_ID_CHARS}}}$"}
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Many fetches in one message. batch: 16 hex digits, for a batch that can be found again."""
+    """Many fetches in one message of the inbox.
 
-    fetches: list[Fetch | str]
-    batch: str | None = None
+    fetches: each a URL, or an object as in fetch.json; one that is refused refuses the message.
+    batch: 16 hex digits of your own, for a batch that can be found again; pushed twice, it is enqueued once.
+    """
+
+    fetches: list[Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_ITEM)]]
+    batch: Annotated[str | None, msgspec.Meta(extra_json_schema=_BATCH)] = None
 
     def __post_init__(self) -> None:
         """Check the batch id."""
@@ -36,54 +47,74 @@ class Order(msgspec.Struct, frozen=True):
     batch: str | None = None
 
 
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _envelope = msgspec.json.Decoder(Envelope)
+_url = msgspec.json.Decoder(Fetch | str)
 
 
 def read_message(message: bytes) -> Order:
     """The order that a message of the inbox stands for; raises InvalidFetchError."""
+    if len(message) > MAX_DOOR_BYTES:
+        raise InvalidFetchError(f"the message has {len(message)} bytes, {MAX_DOOR_BYTES} are the most")
     try:
-        text = message.decode().strip()
+        text = message.decode().strip(SPACE)
     except UnicodeDecodeError:
         raise InvalidFetchError("neither JSON nor a URL (a pickle is never loaded)") from None
-    if text.startswith("{") and _is_envelope(text):
-        try:
+    if not text.startswith("{"):
+        return Order([_whole(text)])
+    try:
+        if "fetches" in _fields.decode(text):
             envelope = _envelope.decode(text)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidFetchError(str(error)) from None
-        return Order(numbered(envelope.fetches), envelope.batch)
-    return Order([read_fetch(text)])
+            return Order(_numbered(envelope.fetches, _of_raw), envelope.batch)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidFetchError(str(error)) from None
+    return Order([_fits(decode_fetch(text))])
 
 
 def read_arguments(what: Any, batch: Any = None) -> Order:
     """The order that the arguments of an arq job stand for; raises InvalidFetchError."""
     check_batch(batch)
-    if isinstance(what, str | dict):
-        return Order([as_fetch(what)], batch)
-    if not isinstance(what, Sequence):
-        raise InvalidFetchError(f"expected a fetch or a list of them, found {type(what).__name__}")
-    return Order(numbered(what), batch)
+    if isinstance(what, list):
+        return Order(_numbered(what, _whole), batch)
+    return Order([_whole(what)], batch)
 
 
 def check_batch(batch: Any) -> None:
     """Raises InvalidFetchError for what is given and is no batch id."""
     if batch is not None and not (isinstance(batch, str) and is_batch_id(batch)):
-        raise InvalidFetchError(f"batch: {batch!r} is not {BATCH_ID_CHARS} hex digits")
+        shown = msgspec.json.encode(batch).decode()[:60] if isinstance(batch, str) else type(batch).__name__
+        raise InvalidFetchError(f"batch: {shown} is not a string of {BATCH_ID_CHARS} hex digits")
 
 
-def numbered(items: Sequence[Any]) -> list[Fetch]:
+def _numbered(items: Sequence[T], read: Callable[[T], Fetch]) -> list[Fetch]:
     """The fetches; an error names the item by its place, from 0."""
     fetches: list[Fetch] = []
     for place, item in enumerate(items):
         try:
-            fetches.append(as_fetch(item))
-        except (InvalidFetchError, TypeError, ValueError) as error:
+            fetches.append(read(item))
+        except InvalidFetchError as error:
             raise InvalidFetchError(f"item {place}: {error}") from None
     return fetches
 
 
-def _is_envelope(text: str) -> bool:
-    """Whether the JSON object has `fetches`; what is no JSON has not, and is told so as a fetch."""
+def _whole(item: Any) -> Fetch:
+    return _fits(as_fetch(item))
+
+
+def _of_raw(item: msgspec.Raw) -> Fetch:
+    raw = bytes(item)
+    if raw.lstrip().startswith(b"{"):
+        return _fits(decode_fetch(raw))
     try:
-        return "fetches" in msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, RecursionError):
-        return False
+        return _whole(_url.decode(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFetchError(str(error)) from None
+
+
+_ANY_ID = fetch_id("0" * BATCH_ID_CHARS, 0)
+
+
+def _fits(fetch: Fetch) -> Fetch:
+    """The fetch, if it can be enqueued: one that cannot must not hold up what comes with it."""
+    new_element(_ANY_ID, fetch)
+    return fetch

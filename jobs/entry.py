@@ -6,7 +6,8 @@ Unix ms by Redis's clock), then JSON. The fixed head lets Lua see both without p
 
 import msgspec
 
-from jobs.model import Fetch, Reason
+from jobs.errors import InvalidFetchError
+from jobs.model import MAX_MESSAGE_BYTES, Fetch, Reason
 from jobs.names import FETCH_ID_CHARS, batch_of, is_fetch_id
 
 ENTRY_VERSION = 1
@@ -80,8 +81,17 @@ _decode = msgspec.json.Decoder(Ledgers).decode
 
 
 def new_element(fetch_id: str, fetch: Fetch) -> bytes:
-    """The element of a fetch not yet in Redis: its head holds the time allowed, not yet a deadline."""
-    return _head(fetch_id, fetch.deadline_ms) + _encode(Ledgers(fetch=fetch))
+    """The element of a fetch not yet in Redis: its head holds the time allowed, not yet a deadline.
+
+    Raises InvalidFetchError for what is too long, or holds what cannot be JSON.
+    """
+    try:
+        element = _head(fetch_id, fetch.deadline_ms) + _encode(Ledgers(fetch=fetch))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidFetchError(f"meta: cannot be JSON: {error}") from None
+    if len(element) > MAX_MESSAGE_BYTES:
+        raise InvalidFetchError(f"has more than {MAX_MESSAGE_BYTES} bytes as JSON")
+    return element
 
 
 def placed(element: bytes, now_ms: int) -> bytes:

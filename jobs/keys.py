@@ -27,7 +27,10 @@ TAKEN = "ff:inbox:taken"
 """list: messages out of the inbox that a worker is enqueuing. Gone when empty."""
 
 INTAKE = "ff:intake"
-"""hash: who empties the inbox: token, until_ms, and the batch that TAKEN becomes. INTAKE_TTL_MS."""
+"""hash: who empties the inbox: token, until_ms, and the batch that TAKEN becomes.
+
+INTAKE_TTL_MS, but no TTL while something is in TAKEN: its batch must be known however long no worker runs.
+"""
 
 INTAKE_TTL_MS = 3600 * 1000
 
@@ -97,7 +100,10 @@ def digests(batch_id: str) -> str:
 
 
 def key(text: str) -> str:
-    """string: the id of the fetch that has this `key`. KEY_TTL_MS."""
+    """string: the id of the fetch that has this `key`, with + behind it once another batch was told of it.
+
+    KEY_TTL_MS, or the fetch's deadline if that is longer.
+    """
     return f"ff:key:{text}"
 
 

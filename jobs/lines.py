@@ -6,6 +6,8 @@ from jobs.errors import InvalidFetchError
 from jobs.model import Fetch, decode_fetch
 
 MAX_NAMED_ERRORS = 20
+SPACE = " \t\r\n"
+"""What may stand around a fetch: JSON's white space."""
 
 
 class BadLinesError(InvalidFetchError):
@@ -41,6 +43,6 @@ def read_fetch(text: str) -> Fetch:
 
 def _meaningful(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(lines, start=1):
-        text = line.strip(" \t\r\n")
+        text = line.strip(SPACE)
         if text and not text.startswith("#"):
             yield number, text

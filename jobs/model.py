@@ -82,7 +82,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
     retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
     key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
-    meta: any JSON; comes back in the result, is never sent.
+    meta: any JSON, at most 100 levels deep; comes back in the result, is never sent.
 
     Raises InvalidFetchError, which names the field.
     """
@@ -121,6 +121,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
         if self.key is not None:
             checks.key(self.key)
+        checks.meta(self.meta)
 
     @property
     def deadline_ms(self) -> int:
@@ -131,8 +132,9 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time of a fetch went, in ms; null where it never came so far.
 
-    queue_ms: from submit to the start of the last attempt. connect_ms: TCP and TLS of that attempt,
-    0 on a reused connection. ttfb_ms: from the start of that attempt to the head of its answer.
+    queue_ms: from submit to the start of the last attempt.
+    connect_ms: TCP and TLS of that attempt, 0 on a reused connection.
+    ttfb_ms: from the start of that attempt to the head of its answer.
     total_ms: from submit to the end.
     """
 
@@ -145,8 +147,21 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """How one fetch ended; exactly one is written for each.
 
-    path is relative to the out folder. attempts, throttles and interruptions are three separate
-    ledgers: only attempts are bounded by the policy.
+    id: of the fetch: its batch's id, a hyphen, and its place in the batch as 8 hex digits.
+    url: of the fetch, in canonical form.
+    outcome: stored, unchanged, failed or cancelled.
+    worker: which one wrote the result.
+    final_url: where redirects led.
+    reason: why it failed; null for the other outcomes.
+    status: of the last answer; null where none came.
+    bytes: of the body on disk.
+    sha256: of the body on disk, 64 hex digits.
+    path: of the body, relative to the out folder.
+    attempts: tries, the last one included; bounded by the policy.
+    throttles: waits that the host asked for; they charge no attempt.
+    interruptions: what was nobody's fault (deploys, crashes, a full disk); they charge no attempt.
+    timings: where the time went.
+    meta: that of the fetch.
     """
 
     id: str
@@ -195,12 +210,17 @@ def decode_result(line: bytes) -> Result:
 
 
 def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
-    """A Fetch from what producers have at hand: itself, a URL, or the JSON fields as a dict."""
+    """A Fetch from what producers have at hand: itself, a URL, or the JSON fields as a dict.
+
+    Raises InvalidFetchError for everything else.
+    """
     if isinstance(item, Fetch):
         return item
     if isinstance(item, str):
         return Fetch(url=item)
     try:
-        return msgspec.convert(dict(item), Fetch)
+        given: Any = item
+        fetch: Fetch = msgspec.convert(dict(given) if isinstance(given, Mapping) else given, Fetch | str)
     except (msgspec.ValidationError, RecursionError) as error:
         raise InvalidFetchError(str(error)) from None
+    return fetch

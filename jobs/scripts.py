@@ -6,9 +6,12 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ResponseError
 
 Arg = str | bytes | int | float
+
+_REFUSALS = ("The user executing the script can't", "ACL failure in script")
+"""What Redis 7.0, and what 7.2 says when a script does what its user may not."""
 
 
 class Call(NamedTuple):
@@ -57,9 +60,12 @@ async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
 
 
 def _named(error: ResponseError) -> ResponseError:
-    """Redis before 7 hides what went wrong in a script behind "Error running script"."""
-    if "OOM command not allowed" in str(error):
-        return OutOfMemoryError(str(error))
+    """Redis hides some of what went wrong in a script behind a general error: before 7 all of it."""
+    text = str(error)
+    if "OOM command not allowed" in text:
+        return OutOfMemoryError(text)
+    if any(refusal in text for refusal in _REFUSALS):
+        return NoPermissionError(text)
     return error
 
 

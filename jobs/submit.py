@@ -135,7 +135,8 @@ class _Submission:
             for piece in pieces:
                 taken_ms = await self.send(piece, room, last=piece is pieces[-1])
                 self._sent.append((piece, taken_ms))
-                room = Counter()  # there was room for the whole list
+                if room is not None:
+                    room = Counter()  # there was room for the whole list
         except RedisFullError:
             await self._take_back()
         if not pieces:
@@ -221,8 +222,10 @@ class _Submission:
             left = await scripts.run(self._redis, "undo", names, args)
         if left:
             self._count = left
-            begun = f"{left} fetches of batch {self.batch_id} have begun"
-            raise self._redis_full(f"{begun}, the rest was taken back")
+            stay = (
+                f"{left} fetches of batch {self.batch_id} stay, for they have begun or others count on them"
+            )
+            raise self._redis_full(f"{stay}; the rest was taken back, submit it again as another batch")
         self._count = 0
         raise self._redis_full("nothing was enqueued; submit again later")
 

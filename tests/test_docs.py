@@ -4,13 +4,18 @@ import ast
 import asyncio
 import re
 import shutil
+import subprocess
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs import Fetch, Outcome, Reason, Result
 from tests.support.origin import Origin, ok
+from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
+from worker import tasks
 from worker.log import Event
 from worker.policies import parse_policy
 from worker.policy import LanePolicy
@@ -80,6 +85,70 @@ async def test_the_readmes_producer_runs(
             await asyncio.wait_for(scope["main"](), 60)  # type: ignore[operator]
 
     assert 10 == capsys.readouterr().out.count("stored http://127.0.0.181")
+
+
+CONTRACT = ROOT / "jobs" / "README.md"
+
+
+def main_of(
+    program: str, redis_url: str, origin: Origin, **scope: Any
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """The program's main, with our Redis and host in place of theirs."""
+    program = program.replace("redis://localhost:6379", redis_url)
+    program = program.replace("https://example.com", origin.url("").rstrip("/"))
+    program = program.replace("asyncio.run(main())", "")
+    exec(compile(ast.parse(program), "README.md", "exec"), scope)
+    return scope["main"]  # type: ignore[no-any-return]
+
+
+async def test_the_contracts_python_runs(redis_url: str, tmp_path: Path) -> None:
+    """The client, plain arq, and a consumer group that sees what came of both."""
+    said: list[tuple[Any, ...]] = []
+    heard: list[str] = []
+    async with Origin.serving("127.0.0.182", ok(b"body")) as origin:
+        programs = [
+            main_of(text, redis_url, origin, print=lambda *words: said.append(words))
+            for text in fenced(CONTRACT, "python")[:2]
+        ]
+        consume = main_of(fenced(CONTRACT, "python")[2], redis_url, origin, print=heard.append)
+        with workers(1, redis_url, tmp_path):
+            consumer = asyncio.create_task(consume())
+            for program in programs:
+                await asyncio.wait_for(program(), 60)
+            await wait_until(lambda: len(heard) >= 4, "the results of both")
+            await tasks.end(consumer)
+        wanted = [origin.url("/a.bin"), origin.url("/b.bin")]
+
+    assert sorted(wanted) == sorted(words[1] for words in said[:2])
+    assert "fedcba9876543210" == said[2][0]["batch"]
+    assert sorted(wanted * 2) == sorted(heard)
+
+
+async def test_the_contracts_redis_cli_runs(redis_url: str, tmp_path: Path) -> None:
+    """Three messages, and the result of the one that has a batch."""
+    if not shutil.which("redis-cli"):
+        pytest.skip("redis-cli is not installed")
+    [block] = fenced(CONTRACT, "bash")
+    async with Origin.serving("127.0.0.183", ok(b"body")) as origin:
+        block = block.replace("redis-cli", f"redis-cli -s {redis_url.removeprefix('unix://')}")
+        block = block.replace("https://example.com", origin.url("").rstrip("/"))
+        *pushes, reads = block.splitlines()
+        for push in pushes:
+            await shell(push)
+        with workers(1, redis_url, tmp_path):
+            result = await wait_until(lambda: shell(reads), "the result")
+            await wait_until(lambda: len(origin.requests) >= 3, "the requests")
+            await wait_until((tmp_path / "bodies" / "b.bin").exists, "the file")
+
+    assert '"outcome":"stored"' in result
+
+
+async def shell(command: str) -> str:
+    """What the command prints."""
+    ended = await asyncio.to_thread(
+        subprocess.run, command, shell=True, capture_output=True, text=True, check=True, timeout=30
+    )
+    return ended.stdout.strip()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

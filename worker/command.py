@@ -3,15 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 import typer
 import uvloop
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from rich.console import Console
 
 from jobs import JobsError
@@ -19,8 +17,9 @@ from worker import redact
 from worker.embedded import EmbeddedRedisError
 from worker.local import WorkersError
 from worker.run import UnfinishedRunError
-from worker.runtime import RefusedRedisError, UnreachableRedisError
+from worker.runtime import RefusedRedisError
 from worker.settings import Settings, SettingsError, load_settings
+from worker.unreachable import UnreachableRedisError, redis_at
 
 T = TypeVar("T")
 
@@ -47,6 +46,17 @@ def settings_of(**flags: Any) -> Settings:
         fail(str(error), BAD_USE)
 
 
+def ask(redis: str | None, question: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+    """What the fleet's Redis answers; the question is given its URL."""
+    url = settings_of(redis_url=redis).redis_url
+
+    async def asked() -> T:
+        with redis_at(url):
+            return await question(url)
+
+    return complete(asked())
+
+
 def complete(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") -> T:
     """The work's result; an error that can be foreseen ends the command with one sentence."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -58,7 +68,7 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") 
         first = _first(error)
         for kinds, code in _FORESEEN:
             if isinstance(first, kinds):
-                fail(redact.text(first) + _remedy(first), code)
+                fail(redact.text(first), code)
         raise
 
 
@@ -71,12 +81,6 @@ def fail(message: str, code: int) -> NoReturn:
     """Say what is wrong and end the command."""
     console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
-
-
-def _remedy(error: BaseException) -> str:
-    if isinstance(error, RedisConnectionError | RedisTimeoutError):
-        return "\nIs Redis there? Its URL is what --redis or FETCHFLEET_REDIS_URL says."
-    return ""
 
 
 def _first(error: BaseException) -> BaseException:

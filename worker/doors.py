@@ -1,13 +1,15 @@
 """The arq door: jobs that plain arq enqueued, whose result is a receipt."""
 
+import asyncio
 import hashlib
-from typing import Any
+import reprlib
+from typing import Annotated, Any
 
 import msgspec
 from redis.asyncio import Redis
 
 from jobs import keys
-from jobs.doors import read_arguments
+from jobs.doors import MAX_DOOR_BYTES, read_arguments
 from jobs.errors import InvalidFetchError, JobsError
 from jobs.model import Reason
 from jobs.names import BATCH_ID_CHARS
@@ -20,6 +22,8 @@ REFUSED = "refused"
 """What a job becomes that is no JSON, or asks for something that we do not do."""
 
 EXCERPT_CHARS = 200
+MAX_TIME_MS = 1 << 45
+MAX_TRY = 1_000_000
 
 
 class ArqDoor:
@@ -36,11 +40,12 @@ class ArqDoor:
         Raises InvalidFetchError, BatchError or FullError.
         """
         try:
-            order = read_arguments(*_bound(*args, **kwargs))
+            # In a thread: there may be fetches by the hundred thousand, and lanes want their leases.
+            order = await asyncio.to_thread(read_arguments, *_bound(*args, **kwargs))
             batch_id = order.batch or _batch_id_for(run_id)
             receipt = await self._submitter.submit(order.fetches, batch_id=batch_id)
         except InvalidFetchError as error:
-            await self.refuse(str(error), repr(args))
+            await self.refuse(str(error), _excerpt(args))
             raise
         return {"batch": receipt.handle, "ids": receipt.ids}
 
@@ -62,8 +67,8 @@ class _Job(msgspec.Struct):
     f: str
     a: list[Any]
     k: dict[str, Any]
-    et: int
-    t: int | None = None
+    et: Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME_MS)]
+    t: Annotated[int, msgspec.Meta(ge=0, le=MAX_TRY)] | None = None
 
 
 _decode = msgspec.json.Decoder(_Job).decode
@@ -71,23 +76,36 @@ _decode = msgspec.json.Decoder(_Job).decode
 
 def read_job(known: frozenset[str], raw: bytes) -> dict[str, Any]:
     """The job that arq found, or one of REFUSED that says what is wrong; nothing is ever unpickled."""
+    if len(raw) > MAX_DOOR_BYTES:
+        note = f"the job has {len(raw)} bytes, {MAX_DOOR_BYTES} are the most"
+        return _refusal(note, repr(raw[:EXCERPT_CHARS]))
     try:
         job = _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         note = "not an arq job as JSON; set the JSON serializer (a pickle is never loaded)"
         return _refusal(note, repr(raw[:EXCERPT_CHARS]))
     if job.f not in known:
-        return _refusal(f"there is no function {job.f!r} here; call {FETCH!r}", repr(job.a))
+        return _refusal(f"there is no function {job.f!r} here; call {FETCH!r}", _excerpt(job.a))
     return msgspec.structs.asdict(job)
 
 
 def write_result(result: Any) -> bytes:
-    """A job's result as JSON; an exception as what it says."""
-    return msgspec.json.encode(result, enc_hook=_as_text)
+    """A job's result as JSON; an exception as what it says. Arguments that cannot be JSON are left out."""
+    try:
+        return msgspec.json.encode(result, enc_hook=_as_text)
+    except (ValueError, RecursionError):
+        return msgspec.json.encode({**result, "a": [], "k": {}}, enc_hook=_as_text)
 
 
 def _refusal(note: str, found: str) -> dict[str, Any]:
-    return {"f": REFUSED, "a": [note, found[:EXCERPT_CHARS]], "k": {}, "et": 0, "t": None}
+    return {"f": REFUSED, "a": [note[:EXCERPT_CHARS], found[:EXCERPT_CHARS]], "k": {}, "et": 0, "t": None}
+
+
+def _excerpt(value: Any) -> str:
+    """The beginning of what may be long or deep."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = EXCERPT_CHARS
+    return short.repr(value)[:EXCERPT_CHARS]
 
 
 def _as_text(value: Any) -> str:

@@ -90,7 +90,7 @@ async def _start(entry: Entry, lane: Lane, parts: Parts) -> None:
     if not await _slot(lane, parts):
         lane.ready.appendleft(entry)
         return
-    if not lane.serving or not isinstance(lane.verdict(), Go):
+    if not lane.serving or lane.cancelled or not isinstance(lane.verdict(), Go):
         parts.slots.release()
         lane.ready.appendleft(entry)
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 from arq import Retry, cron, func
 from arq.worker import Worker
+from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from jobs import keys
@@ -31,9 +32,11 @@ AGAIN_S = 0.05
 MAX_DECLINES = 40
 """A worker with its share of lanes leaves one to others so many times: they may be at a standstill."""
 
-FETCH_TIMEOUT_S = 3600
-"""Enqueuing a list of millions takes its time; cut off, the rest of it would be lost."""
-FULL_PAUSE_S = 1
+FETCH_TIMEOUT_S = 120
+"""A job of 8 MiB takes seconds. For as long as this arq gives the jobs of a dead worker to nobody."""
+AGAIN_LATER_S = 1
+MAX_FETCH_TRIES = 1_000_000
+"""While the fleet is full, or Redis in trouble, a job is tried again until it expires by arq's rules."""
 RECEIPT_TTL_S = 3600
 
 SWEEP = "sweep"
@@ -53,14 +56,14 @@ async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
             raise Retry(defer=AGAIN_S)
 
 
-async def fetch(ctx: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """The arq door: enqueues what it is given, and returns the receipt (worker/doors.py)."""
     runtime: Runtime = ctx["runtime"]
     run_id = f"{ctx['job_id']} {ctx['enqueue_time']}"
     try:
         return await runtime.arq_door.fetch(run_id, args, kwargs)
-    except FullError:
-        raise Retry(defer=FULL_PAUSE_S) from None
+    except (FullError, RedisError, OSError):
+        raise Retry(defer=AGAIN_LATER_S) from None  # the same job becomes the same batch: nothing comes twice
 
 
 async def refused(ctx: dict[str, Any], note: str, found: str) -> None:
@@ -84,7 +87,13 @@ FUNCTIONS = [
         keep_result=0,
         max_tries=MAX_HAND_OFF_TRIES,
     ),
-    func(fetch, name=FETCH, timeout=FETCH_TIMEOUT_S, keep_result=RECEIPT_TTL_S, max_tries=MAX_HAND_OFF_TRIES),
+    func(
+        fetch,  # type: ignore[arg-type]  # any name may be among the arguments
+        name=FETCH,
+        timeout=FETCH_TIMEOUT_S,
+        keep_result=RECEIPT_TTL_S,
+        max_tries=MAX_FETCH_TRIES,
+    ),
     func(refused, name=REFUSED, timeout=HAND_OFF_TIMEOUT_S, keep_result=RECEIPT_TTL_S),
 ]
 CRON_JOBS = [

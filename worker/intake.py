@@ -11,30 +11,42 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from jobs import keys, scripts
 from jobs.connect import connect
 from jobs.doors import MAX_DOOR_BYTES, Order, read_message
 from jobs.errors import BatchError, FullError, InvalidFetchError
-from jobs.model import Fetch
 from jobs.submit import Submitter, new_batch_id
-from worker import lines, redact
+from worker import lines, redact, tasks
 from worker.log import Event
 
 MESSAGES_AT_ONCE = 500
 BYTES_AT_ONCE = 4 << 20
 LEASE_MS = 5_000
+RENEWALS_A_LEASE = 3
 WAIT_S = 1
 """How long the inbox is listened at before its lease is renewed."""
 OTHERS_S = 1.0
 """How often a worker looks whether the one that empties the inbox is still there."""
 FULL_PAUSE_S = 0.5
 TROUBLE_PAUSE_S = 0.5
+MAX_NOTE_CHARS = 1000
+
+
+KEPT_BYTES = 64 << 10
+"""So much of a refused message is kept: enough to know it by, and Redis is not its archive."""
+
+
+class Asked(NamedTuple):
+    """A message that is an order."""
+
+    order: Order
+    message: bytes
 
 
 class Refused(NamedTuple):
-    """A message that is no order, and why."""
+    """A message that is no order, or cannot be followed, and why."""
 
     note: str
     message: bytes
@@ -48,20 +60,23 @@ class Intake:
         self._token = f"{worker_id} {new_batch_id()}"
         self._submitter = submitter
         self._log = log
+        self._full = False
 
     async def run(self) -> None:
         """Empty the inbox whenever something is in it and nobody else does, until cancelled."""
         while True:
             try:
                 await self._once()
-            except (RedisError, OSError) as error:
+            except OutOfMemoryError as error:
+                await self._wait_for_room(error)
+            except Exception as error:  # noqa: BLE001 whatever is wrong, nobody else would take up the inbox
                 lines.redis_trouble(error, self._log)
                 await asyncio.sleep(TROUBLE_PAUSE_S)
 
     async def leave(self) -> None:
         """Let another worker have the inbox at once."""
         with contextlib.suppress(RedisError, OSError):
-            await scripts.run(self._redis, "leave_inbox", [keys.INTAKE], [self._token])
+            await self._hold(0)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -73,6 +88,7 @@ class Intake:
             case [b"taken", batch_id, *messages]:
                 await self._enqueue(batch_id.decode(), messages)
             case [b"empty"]:
+                self._full = False
                 # From the head to the head: nothing moves, but it returns as soon as a message is there.
                 await self._redis.blmove(keys.INBOX, keys.INBOX, WAIT_S, "LEFT", "LEFT")
             case _:
@@ -84,47 +100,81 @@ class Intake:
         args += [MESSAGES_AT_ONCE, BYTES_AT_ONCE, MAX_DOOR_BYTES, new_batch_id(), keys.DEAD_LENGTH]
         return await scripts.run(self._redis, "take_in", names, args)
 
-    async def _enqueue(self, batch_id: str, messages: Sequence[bytes]) -> None:
-        """Under one batch what came without one; a batch of its own for what came with its id."""
-        orders, refused = read_all(messages)
-        loose = [fetch for order, _ in orders if order.batch is None for fetch in order.fetches]
-        try:
-            if loose:
-                await self._submitter.submit(loose, batch_id=batch_id)
-            for order, message in orders:
-                if order.batch is not None:
-                    refused += await self._enqueue_named(order.fetches, order.batch, message)
-        except FullError as error:
-            self._log.warning(Event.INTAKE_FULL, error=str(error))
-            await asyncio.sleep(FULL_PAUSE_S)
-            return
-        await self._took(batch_id, len(messages), refused)
+    async def _hold(self, lease_ms: int) -> bool:
+        """Keep the inbox for so long; whether it is still ours."""
+        return bool(await scripts.run(self._redis, "hold_inbox", [keys.INTAKE], [self._token, lease_ms]))
 
-    async def _enqueue_named(self, fetches: list[Fetch], batch_id: str, message: bytes) -> list[Refused]:
+    async def _keep_holding(self) -> None:
+        """Renew the lease until the inbox is another worker's."""
+        ours = True
+        while ours:
+            await asyncio.sleep(LEASE_MS / 1000 / RENEWALS_A_LEASE)
+            with contextlib.suppress(RedisError, OSError):
+                ours = await self._hold(LEASE_MS)
+
+    async def _enqueue(self, batch_id: str, messages: Sequence[bytes]) -> None:
+        """The inbox stays ours however long that takes; if it does not, another worker has the messages."""
+        holding = asyncio.create_task(self._keep_holding(), name="hold the inbox")
+        try:
+            # In a thread: a message may hold fetches by the hundred thousand, and lanes want their leases.
+            asked, refused = await asyncio.to_thread(read_all, messages)
+            while not holding.done():
+                try:
+                    refused += await self._submit(batch_id, asked)
+                except FullError as error:
+                    await self._wait_for_room(error)
+                else:
+                    await self._took(batch_id, len(messages), refused)
+                    return
+        finally:
+            await tasks.end(holding)
+
+    async def _submit(self, batch_id: str, asked: Sequence[Asked]) -> list[Refused]:
+        """Under one batch what came without one; a batch of its own for what came with its id."""
+        loose = [item for item in asked if item.order.batch is None]
+        refused = await self._submit_as(batch_id, loose)
+        for item in asked:
+            if item.order.batch is not None:
+                refused += await self._submit_as(item.order.batch, [item])
+        return refused
+
+    async def _submit_as(self, batch_id: str, asked: Sequence[Asked]) -> list[Refused]:
+        """What cannot go into that batch: it holds other fetches, or was cancelled."""
+        if not asked:
+            return []
+        fetches = [fetch for item in asked for fetch in item.order.fetches]
         try:
             await self._submitter.submit(fetches, batch_id=batch_id)
         except BatchError as error:
-            return [Refused(str(error), message)]
+            return [Refused(str(error), item.message) for item in asked]
         return []
 
     async def _took(self, batch_id: str, count: int, refused: list[Refused]) -> None:
-        args: list[scripts.Arg] = [self._token, keys.DEAD_LENGTH]
+        args: list[scripts.Arg] = [self._token, keys.INTAKE_TTL_MS, keys.DEAD_LENGTH]
         for item in refused:
-            args += [item.note, item.message]
+            args += [item.note, item.message[:KEPT_BYTES]]
         if not await scripts.run(self._redis, "took_in", [keys.TAKEN, keys.INTAKE, keys.DEAD], args):
             return  # we were away for too long: another worker has them, and says so
+        self._full = False
         self._log.info(Event.INTAKE_TAKEN, batch=batch_id, messages=count, refused=len(refused))
         for item in refused:
             self._log.warning(Event.INTAKE_REFUSED, door="inbox", error=redact.text(item.note))
 
+    async def _wait_for_room(self, error: Exception) -> None:
+        """Told once, however long it lasts."""
+        if not self._full:
+            self._log.warning(Event.INTAKE_FULL, error=redact.text(error))
+        self._full = True
+        await asyncio.sleep(FULL_PAUSE_S)
 
-def read_all(messages: Sequence[bytes]) -> tuple[list[tuple[Order, bytes]], list[Refused]]:
-    """The orders, each with the message that it was, and the messages that are none."""
-    orders: list[tuple[Order, bytes]] = []
+
+def read_all(messages: Sequence[bytes]) -> tuple[list[Asked], list[Refused]]:
+    """The messages that are orders, and those that are none."""
+    asked: list[Asked] = []
     refused: list[Refused] = []
     for message in messages:
         try:
-            orders.append((read_message(message), message))
+            asked.append(Asked(read_message(message), message))
         except InvalidFetchError as error:
-            refused.append(Refused(str(error), message))
-    return orders, refused
+            refused.append(Refused(str(error)[:MAX_NOTE_CHARS], message))
+    return asked, refused

@@ -83,7 +83,11 @@ class Life:
         await self._on_policy(policy_version or b"")
         if cancels != self._cancels:
             self._cancels = cancels
-            await self._on_cancels()
+            try:
+                await self._on_cancels()
+            except BaseException:
+                self.look_again()
+                raise
 
     async def end(self) -> None:
         """No sign of life any more: our share of the lanes is the others'."""

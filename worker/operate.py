@@ -15,7 +15,7 @@ from jobs.connect import connect, redis_now_ms
 from jobs.errors import JobsError
 from jobs.names import is_batch_id
 from worker import tables
-from worker.command import BAD_USE, Json, RedisUrl, complete, console, fail, say_json, settings_of
+from worker.command import BAD_USE, Json, RedisUrl, ask, console, fail, say_json, settings_of
 from worker.status import fleet_status
 
 COMPLETE_WITHIN_S = 2.0
@@ -63,7 +63,7 @@ def status(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT0
         async with connect(url) as client:
             return await fleet_status(client)
 
-    found = complete(look(settings_of(redis_url=redis).redis_url))
+    found = ask(redis, look)
     if as_json:
         rates = {
             "finished_per_s": found.finished_per_s,
@@ -81,7 +81,7 @@ def batches(redis: RedisUrl = None, limit: Limit = 50, as_json: Json = False) ->
         async with Fleet(url) as fleet, connect(url) as client:
             return await fleet.batches(limit), await redis_now_ms(client)
 
-    found, now_ms = complete(look(settings_of(redis_url=redis).redis_url))
+    found, now_ms = ask(redis, look)
     if as_json:
         for batch in found:
             say_json({**msgspec.to_builtins(batch), "state": tables.state_of(batch)})
@@ -108,7 +108,7 @@ def results(
                     typer.echo(msgspec.json.encode(result) if as_json else tables.result_line(result))
             return rows.position
 
-    position = complete(read(settings_of(redis_url=redis).redis_url))
+    position = ask(redis, read)
     console.print(f"to go on from here: --after {position}", highlight=False)
 
 
@@ -125,7 +125,7 @@ def cancel(batch: BatchId, redis: RedisUrl = None, as_json: Json = False) -> Non
             except TimeoutError:
                 return counts
 
-    counts = complete(stop(settings_of(redis_url=redis).redis_url))
+    counts = ask(redis, stop)
     if as_json:
         say_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
         return
@@ -155,7 +155,7 @@ def dead_list(
                     break
         return found
 
-    found = complete(read(settings_of(redis_url=redis).redis_url))
+    found = ask(redis, read)
     if as_json:
         for letter in found:
             say_json(letter)
@@ -176,7 +176,7 @@ def dead_show(
         async with Fleet(url) as fleet:
             return [letter async for letter in fleet.dead.each(Which(position=position))]
 
-    found = complete(read(settings_of(redis_url=redis).redis_url))
+    found = ask(redis, read)
     if not found:
         fail(f"no dead letter is at {position}; see: fetchfleet dead list", 1)
     if as_json:
@@ -201,7 +201,7 @@ def dead_retry(
         async with Fleet(url) as fleet:
             return await fleet.dead.retry(which)
 
-    done = complete(retry(settings_of(redis_url=redis).redis_url))
+    done = ask(redis, retry)
     if as_json:
         say_json(done)
         return
@@ -228,7 +228,7 @@ def dead_purge(
         async with Fleet(url) as fleet:
             return await fleet.dead.purge(which)
 
-    count = complete(purge(settings_of(redis_url=redis).redis_url))
+    count = ask(redis, purge)
     if as_json:
         say_json({"purged": count})
     else:

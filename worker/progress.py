@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -19,7 +19,7 @@ from jobs import Batch, Counts, Outcome, Result
 from worker import tasks
 from worker.clock import mono_s
 from worker.rate import Rate
-from worker.snapshot import LaneSnapshot, snapshot
+from worker.snapshot import LaneSnapshot, Snapshot, snapshot
 
 LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 5.0
@@ -51,6 +51,7 @@ class Progress:
         self._redis = redis
         self._batch = batch
         self._console = console or Console(file=sys.stderr)
+        self._may_see_lanes = True
         self._rate = Rate()
         self._rate.add(mono_s(), 0)
 
@@ -85,7 +86,12 @@ class Progress:
 
     async def _look(self) -> tuple[Counts, list[LaneSnapshot], float]:
         counts = await self._batch.counts()
-        fleet = await snapshot(self._redis)
+        fleet = Snapshot([], counts.bytes)
+        if self._may_see_lanes:
+            try:
+                fleet = await snapshot(self._redis)
+            except NoPermissionError:  # a producer's user sees its batch (ops/users.acl)
+                self._may_see_lanes = False
         return counts, fleet.lanes, self._rate.add(mono_s(), fleet.received_bytes)
 
 

@@ -21,6 +21,7 @@ from worker.local import WorkerProcess, worker_processes
 from worker.progress import Progress, summary
 from worker.settings import Settings
 from worker.sink.files import STATE_FOLDER
+from worker.unreachable import redis_at
 
 KEEP_ALIVE_S = 0.5
 
@@ -72,7 +73,8 @@ async def submit(
 ) -> tuple[Batch, Counts | None]:
     """Enqueue the list to a running fleet; with wait, follow it to its end."""
     async with Fleet(redis_url, max_backlog=room.max_backlog) as fleet:
-        batch = await fleet.submit(fetches, when_full=room.when_full)
+        with redis_at(redis_url):
+            batch = await fleet.submit(fetches, when_full=room.when_full)
         if not wait:
             return batch, None
         return batch, await follow(redis_url, batch, report, console, append=False)

@@ -10,14 +10,12 @@ from typing import Any
 
 import httpx
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs.connect import connect, redis_now_ms
 from jobs.submit import Limits, Submitter
 from jobs.wake import Wake, arq_client, wake
-from worker import lines, overrides, redact, tasks
+from worker import lines, overrides, tasks
 from worker.clock import RedisClock, mono_s
 from worker.doors import ArqDoor
 from worker.drain import drain
@@ -34,6 +32,7 @@ from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
 from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
+from worker.unreachable import redis_at
 
 RENEWALS_A_LEASE = 3
 LEASE_MARGIN_S = 1.0
@@ -42,10 +41,6 @@ LEASE_MARGIN_S = 1.0
 
 class RefusedRedisError(Exception):
     """A Redis that would lose fetches; the message holds the remedy."""
-
-
-class UnreachableRedisError(Exception):
-    """No Redis at the URL."""
 
 
 class Runtime:
@@ -157,11 +152,8 @@ class Runtime:
 
     async def _reach_redis(self) -> None:
         """At the start a Redis that does not answer is an error; later it is only waited for."""
-        try:
+        with redis_at(self.settings.redis_url):
             await _refuse_lossy(self.redis)
-        except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            where = redact.url(self.settings.redis_url)
-            raise UnreachableRedisError(f"cannot reach Redis at {where}: {error}") from error
 
     def _make_doors(self) -> None:
         """Whatever comes in, and how this worker shows itself to the others."""
@@ -281,10 +273,11 @@ class Runtime:
 async def _refuse_lossy(redis: Redis) -> None:
     """A Redis that evicts keys would drop fetches silently."""
     try:
-        found: dict[str, Any] = await redis.config_get("maxmemory-policy")
+        # Not CONFIG GET: who may call that may read Redis's own passwords.
+        found: dict[str, Any] = await redis.info("memory")
     except ResponseError:
         return  # a managed Redis may not tell
-    policy = found.get("maxmemory-policy", "noeviction")
+    policy = found.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise RefusedRedisError(
             f"Redis has maxmemory-policy {policy}, which drops fetches when memory is short;"

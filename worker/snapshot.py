@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from jobs import keys
 from jobs.connect import connect, redis_now_ms
+from worker.unreachable import redis_at
 
 MAX_LANES = 500
 
@@ -81,8 +82,9 @@ async def is_anybody_alive(redis: Redis) -> bool:
 async def is_alive(redis_url: str, name: str) -> bool:
     """Whether a worker of that id, or of that host (its id is host-pid), has shown life of late."""
     async with connect(redis_url) as redis:
-        now_ms = await redis_now_ms(redis)
-        workers = await redis.zrangebyscore(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf")
+        with redis_at(redis_url):
+            now_ms = await redis_now_ms(redis)
+            workers = await redis.zrangebyscore(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf")
     return any(f"{worker.decode()}-".startswith(f"{name}-") for worker in workers)
 
 

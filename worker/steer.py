@@ -12,7 +12,7 @@ from jobs import Fleet
 from jobs.connect import connect
 from jobs.names import is_fetch_id
 from worker import overrides
-from worker.command import BAD_USE, Json, RedisUrl, complete, fail, say_json, settings_of
+from worker.command import BAD_USE, Json, RedisUrl, ask, fail, say_json, settings_of
 from worker.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
 from worker.policies import lane_named
 from worker.policy import PolicyError
@@ -41,7 +41,7 @@ def explain(
 ) -> None:
     """Say why a host or a fetch is waiting, and until when."""
     settings = settings_of(redis_url=redis, policy=policy_file)
-    found = complete(_explained(settings, what))
+    found = ask(redis, lambda _: _explained(settings, what))
     if as_json:
         say_json(found)
     elif isinstance(found, FetchExplained):
@@ -98,11 +98,11 @@ def policy_show(
     """Show what was set at run time; for a host all that holds for it, the file's values included."""
     settings = settings_of(redis_url=redis, policy=policy_file)
 
-    async def read() -> Mapping[str, Any]:
-        async with connect(settings.redis_url) as client:
+    async def read(url: str) -> Mapping[str, Any]:
+        async with connect(url) as client:
             return await overrides.read(client)
 
-    tables = complete(read())
+    tables = ask(redis, read)
     try:
         held = settings.policy.overridden(tables).for_lane(lane_named(host)) if host else tables
     except PolicyError as error:
@@ -114,17 +114,15 @@ def policy_show(
 
 
 def _change(host: str, values: Mapping[str, Any | None], redis: str | None) -> None:
-    settings = settings_of(redis_url=redis)
-
-    async def change() -> str | None:
-        async with Fleet(settings.redis_url) as fleet, connect(settings.redis_url) as client:
+    async def change(url: str) -> str | None:
+        async with Fleet(url) as fleet, connect(url) as client:
             try:
                 await overrides.change(client, fleet.send_wakes, host, values)
             except PolicyError as error:
                 return str(error)
             return None
 
-    refused = complete(change())
+    refused = ask(redis, change)
     if refused is not None:
         fail(refused, BAD_USE)
 

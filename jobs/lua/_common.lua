@@ -6,6 +6,9 @@ local FETCH_ID_CHARS = 25
 local DEADLINE_CHARS = 13
 local HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
 
+-- Behind the id that a `key` holds: a fetch of another batch was told of it.
+local COUNTED_ON = '+'
+
 -- Redis's clock is the only one that counts: workers' and producers' clocks may be wrong.
 local function now_ms()
   local t = redis.call('TIME')

@@ -16,7 +16,8 @@ local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed')
 local taken_before = chunk <= (tonumber(batch[1]) or 0)
 if batch[2] then return {'cancelled'} end
-if batch[3] and not taken_before then return {'other'} end
+local whole_differs = not taken_before or (ARGV[5] == '1' and chunk < tonumber(batch[1]))
+if batch[3] and whole_differs then return {'other'} end
 if taken_before and digest ~= '' and redis.call('LINDEX', KEYS[3], chunk - 1) ~= digest then return {'other'} end
 local now = now_ms()
 
@@ -50,12 +51,14 @@ local repeats, repeated = {}, {}
 for i = 1, tonumber(ARGV[at]) do
   local id, ttl = ARGV[at + 2 * i - 1], ARGV[at + 2 * i]
   local key = KEYS[keyed_keys_at + i - 1]
-  local has = redis.call('GET', key)
+  local holder = redis.call('GET', key)
+  local has = holder and id_of(holder)
   if not has and not taken_before then
     redis.call('SET', key, id, 'PX', ttl)
   elseif has and has ~= id then
     repeats[#repeats + 1] = {id, has}
     repeated[id] = true
+    if holder == has and batch_of(has) ~= batch_id then redis.call('SET', key, has .. COUNTED_ON, 'KEEPTTL') end
   end
 end
 if taken_before then return {'taken', now, repeats, {}} end

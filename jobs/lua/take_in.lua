@@ -1,5 +1,6 @@
 -- The inbox, as the one worker sees it that empties it: a few messages are moved to where only it takes
 -- them from, under the id of the batch that they become; again the same ones until it says that they are in.
+-- As long as that takes, the id is kept.
 -- KEYS: inbox, taken, intake, dead
 -- ARGV: token, lease ms, intake TTL ms, most messages, most bytes of them, most bytes of one, a new batch id,
 --       dead length
@@ -8,9 +9,12 @@ local now = now_ms()
 local intake = redis.call('HMGET', KEYS[3], 'token', 'until_ms', 'batch')
 if intake[1] and intake[1] ~= ARGV[1] and tonumber(intake[2]) > now then return {'other'} end
 redis.call('HSET', KEYS[3], 'token', ARGV[1], 'until_ms', int(now + ARGV[2]))
-redis.call('PEXPIRE', KEYS[3], ARGV[3])
 local before = redis.call('LRANGE', KEYS[2], 0, -1)
-if #before > 0 and intake[3] then return {'taken', intake[3], unpack(before)} end
+if #before > 0 then
+  redis.call('HSETNX', KEYS[3], 'batch', ARGV[7])
+  return {'taken', redis.call('HGET', KEYS[3], 'batch'), unpack(before)}
+end
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
 
 local function bury(message)
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[8], '*', 'door', 'inbox', 'reason', 'invalid',
@@ -31,4 +35,5 @@ end
 if #messages == 0 then return {'empty'} end
 redis.call('RPUSH', KEYS[2], unpack(messages))
 redis.call('HSET', KEYS[3], 'batch', ARGV[7])
+redis.call('PERSIST', KEYS[3])
 return {'taken', ARGV[7], unpack(messages)}

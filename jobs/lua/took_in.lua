@@ -1,12 +1,14 @@
 -- The messages are enqueued; those that could not be are dead letters.
+-- It frees before it adds: Redis may be out of memory.
 -- KEYS: taken, intake, dead
--- ARGV: token, dead length, then for each refused message: note, message
+-- ARGV: token, intake TTL ms, dead length, then for each refused message: note, message
 -- Returns 1, or 0 to a worker that no longer empties the inbox.
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('HDEL', KEYS[2], 'batch')
-for i = 3, #ARGV, 2 do
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[2], '*', 'door', 'inbox', 'reason', 'invalid',
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+for i = 4, #ARGV, 2 do
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'door', 'inbox', 'reason', 'invalid',
     'note', ARGV[i], 'element', ARGV[i + 1])
 end
 return 1

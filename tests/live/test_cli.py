@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs import Fleet
-from tests.support.origin import Origin, by_path, latency, ok, slow, status
+from tests.support.origin import Origin, by_path, latency, ok, sequence, slow, status
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
 
@@ -111,7 +111,7 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_goes_on(tmp_pat
     listed, out = tmp_path / "list", tmp_path / "out"
     async with (
         Origin.serving("127.0.0.163", ok(b"quick")) as quick,
-        Origin.serving("127.0.0.164", slow(b"s", 0.1, 50)) as slow_one,
+        Origin.serving("127.0.0.164", sequence(slow(b"s", 0.1, 900), ok(b"s"))) as slow_one,
     ):
         listed.write_text("\n".join([slow_one.url("/s"), *(quick.url(f"/{i}") for i in range(20))]))
         first = subprocess.Popen(  # noqa: ASYNC220 it only starts it

@@ -231,7 +231,7 @@ def test_without_redis_every_command_says_where_its_url_comes_from(command: str)
     said = fetchfleet(*command.split(), "--redis", "redis://127.0.0.1:1")
 
     assert 1 == said.returncode
-    assert "--redis or FETCHFLEET_REDIS_URL" in said.stderr
+    assert "(--redis, FETCHFLEET_REDIS_URL)" in said.stderr
     assert "Traceback" not in said.stderr
 
 

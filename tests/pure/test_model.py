@@ -53,6 +53,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"url": URL, "deadline_s": 0.001},
     {"url": URL, "deadline_s": MAX_DEADLINE_S},
     {"url": URL, "meta": {"any": [1, None, "é"]}},
+    *({"url": URL, "key": k} for k in ("a", " ", "a:b", "*", "é", "x" * 200, "é" * 100, "\u2028")),
 ]
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
@@ -122,6 +123,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     *(("max_bytes", {"url": URL, "max_bytes": n}) for n in (0, -1, "5", 1.5, True)),
     *(("deadline_s", {"url": URL, "deadline_s": s}) for s in (0, -1, MAX_DEADLINE_S + 0.1, 1e308, "5")),
     *(("priority", {"url": URL, "priority": p}) for p in ("urgent", "", "HIGH", 1, None)),
+    *(
+        ("key", {"url": URL, "key": k})
+        for k in ("", "x" * 201, "é" * 101, "a\x00", "\n", "a\x1f", "\x7f", "\ud800", "a\udfff", 5)
+    ),
 ]
 
 JSON = st.recursive(
@@ -324,3 +329,25 @@ def test_no_accepted_dest_leaves_the_out_folder(parts: list[str]) -> None:
     assert dest == made.dest
     assert not {"..", ".", "", ".fetchfleet"} & set(parts)
     assert "\\" not in dest
+
+
+@given(st.text() | st.text("a \x00\x1f\x7f\ud800é", max_size=4) | st.text("é", min_size=95, max_size=105))
+def test_an_accepted_key_is_short_text_that_names_one_redis_key(key: str) -> None:
+    """What is accepted is kept as it is, and can be written down and read again."""
+    try:
+        made = Fetch(url=URL, key=key)
+    except InvalidFetchError:
+        return
+
+    assert key == made.key
+    assert 1 <= len(key.encode()) <= 200
+    assert not {chr(code) for code in (*range(32), 127)} & set(key)
+    assert made == decode_fetch(encode(made))
+
+
+@given(st.none() | st.floats(0.001, MAX_DEADLINE_S))
+def test_a_fetch_without_a_deadline_has_a_day(deadline_s: float | None) -> None:
+    """In whole ms, never more than was given."""
+    made = Fetch(url=URL, deadline_s=deadline_s)
+
+    assert int((deadline_s or 24 * 3600) * 1000) == made.deadline_ms

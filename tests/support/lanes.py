@@ -1,6 +1,7 @@
 """Lanes as tests drive them: by the Store and the Settler, with the bare keys to look at."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, Self
 
 from redis.asyncio import Redis
@@ -120,6 +121,16 @@ async def hand_offs(redis: Redis) -> dict[str, float]:
     return {job.decode(): due_ms for job, due_ms in found}
 
 
+async def backlog(redis: Redis) -> int:
+    """How many fetches without a result the fleet counts."""
+    return int(await redis.get(keys.BACKLOG) or 0)
+
+
+async def open_in(redis: Redis, lane: str = LANE) -> int:
+    """How many fetches without a result the lane counts."""
+    return int((await fields(redis, lane)).get("open", 0))
+
+
 async def lapse(redis: Redis, lane: str = LANE) -> None:
     """The lease ended long ago, or the wake was lost long ago."""
     await redis.zadd(keys.ATTENTION, {lane: 1})
@@ -183,7 +194,7 @@ class Stay:
         """Claim waiting fetches."""
         return await self.store.claim(self.lane.name, self.held.token, count)
 
-    async def withdraw(self, kind: Kind, where: str = "normal", offset: int = 0) -> Withdrawal:
+    async def take_out(self, kind: Kind, where: str = "normal", offset: int = 0) -> Withdrawal:
         """Claim fetches of a kind, wherever in that queue they wait."""
         name = self.lane.name
         queue = keys.later(name) if where == "later" else keys.waiting_at(name, where)
@@ -216,6 +227,24 @@ class Stay:
         """Hand a claimed fetch to another lane."""
         of = from_element(element).id
         return await self.store.transfer(self.lane.name, self.held.token, of, element, to_lane, priority)
+
+    async def withdraw(self, *batches: Batch) -> list[bytes]:
+        """Claim all that waits of cancelled batches, and give it its results; what it was."""
+        found: list[bytes] = []
+        for batch, queue in product(batches, (*keys.waiting(self.lane.name), keys.later(self.lane.name))):
+            offset: int | None = 0
+            while offset is not None:
+                kind = Kind("batch", batch.id)
+                found_here = await self.store.withdraw(self.lane.name, self.held.token, kind, queue, offset)
+                found += found_here.elements
+                offset = found_here.go_on
+        await self.settle(*(ended(element, Outcome.CANCELLED) for element in found))
+        return found
+
+    async def withdrawn(self, *batches: Batch) -> list[bytes]:
+        """Say that nothing of these batches waits here; what of them is claimed still."""
+        ids = {batch.id for batch in batches}
+        return await self.store.withdrawn(self.lane.name, self.held.token, ids)
 
     async def adopt(self, *elements: bytes) -> None:
         """Rewrite claimed elements."""

@@ -5,10 +5,16 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from jobs import Batch, Fleet, InvalidFetchError, RedisSetupError, UnknownBatchError
+from jobs import Batch, Fleet, InvalidFetchError, RedisSetupError, UnknownBatchError, keys
 from jobs import batch as batch_module
 from tests.support.lanes import BATCH_ID, Stay, ask, results, stored, url
 from tests.support.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for results asks again soon."""
+    monkeypatch.setattr(batch_module, "READ_BLOCK_MS", 20)
 
 
 @pytest.fixture
@@ -91,6 +97,67 @@ async def test_results_are_read_as_they_come(fleet: Fleet, redis: Redis) -> None
     assert seen == urls(3)
 
 
+@pytest.mark.parametrize("count", [1, 3, 7])
+async def test_a_reader_goes_on_where_another_stood(
+    fleet: Fleet, redis: Redis, redis_url: str, short_reads: None, count: int
+) -> None:
+    """At every position, in whichever process: what is behind it is read, each result once."""
+    batch = await finished(fleet, redis, count)
+    async with Fleet(redis_url) as elsewhere:
+        for taken in range(count + 1):
+            reader = batch.results()
+            before = [(await anext(reader)).url for _ in range(taken)]
+            after = elsewhere.batch(batch.id).results(after=reader.position)
+            assert urls(count) == before + [of.url async for of in after]
+
+
+async def test_a_position_outlives_what_was_trimmed(fleet: Fleet, redis: Redis, short_reads: None) -> None:
+    """A reader that trims may stop anywhere and be followed by one that stands where it stood."""
+    batch = await finished(fleet, redis, 7)
+    reader = batch.results(trim=True)
+    before = [(await anext(reader)).url for _ in range(5)]
+    after = batch.results(after=reader.position, trim=True)
+
+    assert urls(7) == before + [of.url async for of in after]
+    assert [] == await results(redis, batch)
+    assert [] == [of async for of in batch.results(after=after.position)]
+    assert [] == [of async for of in batch.results(after=reader.position)]
+
+
+async def test_a_reader_at_the_end_waits_for_what_comes(fleet: Fleet, redis: Redis) -> None:
+    """Its position is that of the last result, not of the last look."""
+    batch = await fleet.submit(urls(2))
+    stay = await Stay.begin(redis)
+    one, two = (await stay.claim()).elements
+    await stay.settle(stored(one))
+    first = batch.results()
+    assert url("/0") == (await anext(first)).url
+    following = asyncio.create_task(read_after(batch, first.position))
+    await stay.settle(stored(two))
+    await stay.release()
+
+    assert [url("/1")] == await following
+
+
+async def read_after(batch: Batch, position: str) -> list[str]:
+    return [of.url async for of in batch.results(after=position)]
+
+
+async def test_who_does_not_follow_reads_what_is_there(fleet: Fleet, redis: Redis, short_reads: None) -> None:
+    """And stops, although the batch has not ended; nothing there is nothing read."""
+    batch = await fleet.submit(urls(9))
+    assert [] == [of async for of in batch.results(follow=False)]
+    stay = await Stay.begin(redis)
+    await stay.settle(*(stored(element) for element in (await stay.claim(4)).elements))
+    reader = batch.results(follow=False)
+    assert urls(9)[:4] == [of.url async for of in reader]
+    await stay.settle(*(stored(element) for element in (await stay.claim()).elements))
+    await stay.release()
+
+    later = batch.results(after=reader.position, follow=False)
+    assert urls(9)[4:] == [of.url async for of in later]
+
+
 async def test_a_batch_is_waited_for(fleet: Fleet, redis: Redis) -> None:
     """The counters come back once all has its result."""
     batch = await fleet.submit(urls(2))
@@ -119,6 +186,10 @@ async def test_an_unknown_batch_is_said_to_be_unknown(fleet: Fleet) -> None:
         await batch.wait()
     with pytest.raises(UnknownBatchError):
         await read(batch)
+    with pytest.raises(UnknownBatchError):
+        await anext(batch.results(follow=False))
+    with pytest.raises(UnknownBatchError):
+        await anext(batch.results(after="1-1"))
 
 
 @pytest.mark.parametrize("batch_id", ["", "x", "0" * 15, "0" * 17, "G" * 16, "A" * 16, "0" * 16 + "\n"])
@@ -133,6 +204,22 @@ async def test_a_url_in_place_of_a_list_is_refused(fleet: Fleet, redis: Redis) -
     with pytest.raises(InvalidFetchError):
         await fleet.submit("http://a.example/")
     assert await ask(redis, "DBSIZE") == 0
+
+
+async def test_batches_are_listed_the_newest_first(fleet: Fleet, redis: Redis) -> None:
+    """Those that hold a fetch, with how far they are and when they were cancelled."""
+    one = await fleet.submit(urls(2))
+    await fleet.submit([])
+    await redis.zadd(keys.BATCHES, {one.id: 1})
+    two = await fleet.submit(urls(1))
+    await one.cancel()
+    newest, oldest = await fleet.batches()
+
+    assert (two.id, None, 1) == (newest.id, newest.cancel_ms, newest.counts.total)
+    assert (one.id, 2, True) == (oldest.id, oldest.counts.total, oldest.counts.sealed)
+    assert oldest.cancel_ms
+    assert oldest.cancel_ms >= oldest.created_ms
+    assert [newest] == await fleet.batches(limit=1)
 
 
 async def test_what_is_no_redis_url_is_refused() -> None:

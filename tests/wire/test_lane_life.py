@@ -229,8 +229,8 @@ async def test_what_has_expired_is_found_wherever_it_waits(redis: Redis, fleet: 
     await put(redis, live[0], late[0], live[1], late[1], where="normal")
     await redis.zadd(keys.later(LANE), {live[2]: 1, late[2]: 9e12})
     stay = await Stay.begin(redis)
-    found = await stay.withdraw(EXPIRED)
-    retry = await stay.withdraw(EXPIRED, "later")
+    found = await stay.take_out(EXPIRED)
+    retry = await stay.take_out(EXPIRED, "later")
     assert (["/0", "/1"], None, NEVER_MS - 8) == (paths(found.elements), found.go_on, found.earliest_ms)
     assert (["/2"], None, NEVER_MS - 9) == (paths(retry.elements), retry.go_on, retry.earliest_ms)
     assert ["/7", "/8"] == paths(await waiting(redis, "normal"))
@@ -250,7 +250,7 @@ async def test_a_queue_is_looked_through_in_stretches(
     offsets, found, offset = [], [], 0
     while offset is not None:
         offsets.append(offset)
-        stretch = await stay.withdraw(EXPIRED, offset=offset)
+        stretch = await stay.take_out(EXPIRED, offset=offset)
         found += paths(stretch.elements)
         offset = stretch.go_on  # type: ignore[assignment]
     assert [0, 1, 3] == offsets
@@ -263,7 +263,7 @@ async def test_a_queue_is_looked_through_in_stretches(
 Use = Callable[[Stay, bytes], Awaitable[Any]]
 USES: dict[str, Use] = {
     "claim": lambda stay, _: stay.claim(),
-    "withdraw": lambda stay, _: stay.withdraw(ALL),
+    "withdraw": lambda stay, _: stay.take_out(ALL),
     "adopt": lambda stay, element: stay.adopt(interrupted(element)),
     "transfer": lambda stay, element: stay.transfer(element, OTHER),
     "release": lambda stay, element: stay.release(interrupted(element), gate=GATE),

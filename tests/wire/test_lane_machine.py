@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 from jobs import Batch, Fetch, Fleet, Outcome, Priority, Reason, keys
 from jobs.connect import connect
 from jobs.entry import HEAD_CHARS
-from jobs.names import FETCH_ID_CHARS
+from jobs.names import FETCH_ID_CHARS, batch_of
 from tests.support.lanes import (
     HOUR_MS,
     LANE,
@@ -29,6 +29,7 @@ from tests.support.lanes import (
     Stay,
     ask,
     attention_ms,
+    backlog,
     claimed,
     ended,
     everything,
@@ -37,6 +38,7 @@ from tests.support.lanes import (
     lapse,
     later,
     now_ms,
+    open_in,
     results,
     retried,
     state,
@@ -46,11 +48,12 @@ from tests.support.lanes import (
 )
 from tests.support.redis import flush
 from worker.settle import Settlement
-from worker.store import Early, Held, LaneLostError, Store
+from worker.store import Cancelled, Early, Held, LaneLostError, Store
 
 T = TypeVar("T")
 OWNERS = st.sampled_from(["a", "b"])
 COUNTS = st.integers(1, 4)
+OTHER = "b.example"
 LISTS = ["returned", *Priority]
 SETTLEMENTS: dict[str, Callable[[bytes], Settlement]] = {
     "stored": stored,
@@ -64,6 +67,10 @@ SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+def ids_of(elements: Iterable[bytes]) -> list[str]:
+    return [id_of(element) for element in elements]
 
 
 def id_of(element: bytes) -> str:
@@ -80,6 +87,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.redis = self.run(self._connected(redis_url))
         self.fleet = Fleet(redis_url)
         self.batches: list[Batch] = []
+        self.cancelled: dict[str, Batch] = {}
         self.stays: dict[str, Stay] = {}
         self.hands: dict[str, list[bytes]] = {"a": [], "b": []}
 
@@ -133,6 +141,25 @@ class LaneMachine(RuleBasedStateMachine):
         if owner in self.stays:
             self.run(self._renew(owner))
 
+    @precondition(lambda self: any(self.hands.values()))
+    @rule(owner=OWNERS, count=COUNTS)
+    def transfer(self, owner: str, count: int) -> None:
+        """A redirect leads to another host, and the worker says so twice."""
+        if self.hands[owner]:
+            self.run(self._transfer(owner, count))
+
+    @rule(place=st.integers(0, 100))
+    def cancel(self, place: int) -> None:
+        """Somebody cancels a batch, perhaps for the second time, perhaps too late."""
+        self.run(self._cancel(self.batches[place % len(self.batches)]))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS)
+    def withdraw(self, owner: str) -> None:
+        """A worker has heard of cancelled batches and ends what it finds of them."""
+        if owner in self.stays:
+            self.run(self._withdraw(owner))
+
     @rule()
     def lapse_and_rescue(self) -> None:
         """The lease or the wake is lost, and a sweep sees it."""
@@ -152,6 +179,16 @@ class LaneMachine(RuleBasedStateMachine):
     def every_fetch_is_in_one_place(self) -> None:
         """Waiting, postponed, claimed, or ended with one result."""
         self.run(self._check_places())
+
+    @invariant()
+    def every_open_fetch_is_counted(self) -> None:
+        """In its lane and in the fleet, neither more nor fewer."""
+        self.run(self._check_counts())
+
+    @invariant()
+    def nothing_cancelled_is_forgotten(self) -> None:
+        """A lane where something of a cancelled batch is knows of it, and is looked at soon."""
+        self.run(self._check_cancelled())
 
     @invariant()
     def the_lane_agrees_with_itself(self) -> None:
@@ -184,6 +221,7 @@ class LaneMachine(RuleBasedStateMachine):
         else:
             assert isinstance(held, Held)
             assert sorted(held.orphans) == orphans
+            assert held.cancelled == await self._flagged()
             assert all(held.token > stay.held.token for stay in self.stays.values())
             self.stays[owner] = Stay(self.redis, Store(self.redis, owner, LEASE_MS), LANE, held)
             self.hands[owner] = orphans
@@ -242,8 +280,63 @@ class LaneMachine(RuleBasedStateMachine):
         assert [id_of(element) for element in await self._waiting()] == back + before
         assert (wake is None) == (await state(self.redis) == "idle")
         if shut and wake:
-            assert wake.due_in_ms > HOUR_MS // 2
+            assert wake.due_in_ms == 0 if await self._flagged() else wake.due_in_ms > HOUR_MS // 2
         self.hands[owner] = []
+
+    async def _transfer(self, owner: str, count: int) -> None:
+        elements = self.hands[owner][:count]
+        if not await self._ours(owner):
+            await self._refused(self.stays[owner].transfer(elements[0], OTHER))
+            return
+        for element in elements:
+            stays = batch_of(id_of(element)) in self.cancelled
+            moved = await self.stays[owner].transfer(element, OTHER)
+            assert isinstance(moved, Cancelled) is stays
+            assert (element in await claimed(self.redis)) is stays
+            if not stays:
+                self.hands[owner].remove(element)
+            before = await everything(self.redis)
+            await self.stays[owner].transfer(element, OTHER)
+            assert await everything(self.redis) == before
+
+    async def _cancel(self, batch: Batch) -> None:
+        ended_before = (await batch.counts()).ended
+        before = await everything(self.redis)
+        await batch.cancel()
+        assert not ended_before or await everything(self.redis) == before
+        if not ended_before:
+            self.cancelled[batch.id] = batch
+        if not ended_before and await state(self.redis) != "idle":
+            assert batch.id in await self._flagged()
+
+    async def _withdraw(self, owner: str) -> None:
+        batches = [self.cancelled[of] for of in await self._flagged()]
+        stay = self.stays[owner]
+        if not await self._ours(owner):
+            if batches:
+                await self._refused(stay.withdraw(*batches))
+            return
+        others = [element for element in await self._in_lane(LANE) if self._is_of(element, batches) is False]
+        await self._end_cancelled(stay, batches, self.hands[owner])
+        self.hands[owner] = [element for element in self.hands[owner] if not self._is_of(element, batches)]
+        assert await self._in_lane(LANE) == others
+        assert await self._flagged() == set()
+
+    async def _end_cancelled(self, stay: Stay, batches: list[Batch], hands: list[bytes]) -> None:
+        ours = [element for element in hands if self._is_of(element, batches)]
+        await stay.settle(*(ended(element, Outcome.CANCELLED) for element in ours))
+        await stay.withdraw(*batches)
+        assert not batches or await stay.withdrawn(*batches) == []
+
+    def _is_of(self, element: bytes, batches: list[Batch]) -> bool:
+        return batch_of(id_of(element)) in {batch.id for batch in batches}
+
+    async def _flagged(self, lane: str = LANE) -> set[str]:
+        return {of.decode() for of in await ask(self.redis, "SMEMBERS", keys.cancelled(lane))}
+
+    async def _in_lane(self, lane: str) -> list[bytes]:
+        waits = [element for where in LISTS for element in await waiting(self.redis, where, lane)]
+        return waits + sorted(await later(self.redis, lane)) + await claimed(self.redis, lane)
 
     async def _renew(self, owner: str) -> None:
         ours = await self._ours(owner)
@@ -254,7 +347,8 @@ class LaneMachine(RuleBasedStateMachine):
         busy = hash_["state"] != "idle"
         if lapsed and busy:
             await lapse(self.redis)
-        found = await Store(self.redis, "sweeper", LEASE_MS).rescue()
+        rescued = await Store(self.redis, "sweeper", LEASE_MS).rescue()
+        found = [(wake, lost) for wake, lost in rescued if wake.lane == LANE]
         assert len(found) == (lapsed and busy)
         for _, lost in found:
             assert lost == (hash_["owner"] if hash_["state"] == "held" else "")
@@ -265,9 +359,8 @@ class LaneMachine(RuleBasedStateMachine):
         await ask(self.redis, "HSET", keys.lane(LANE), "due_ms", 1, "shut_until_ms", 1)
 
     async def _check_places(self) -> None:
-        places = Counter(id_of(element) for element in await self._waiting())
-        places.update(id_of(element) for element in await later(self.redis))
-        places.update(id_of(element) for element in await claimed(self.redis))
+        places = Counter(ids_of(await self._in_lane(LANE)))
+        places.update(ids_of(await self._in_lane(OTHER)))
         assert all(len(element) > HEAD_CHARS for element in await self._waiting())
         total = 0
         for batch in self.batches:
@@ -279,6 +372,20 @@ class LaneMachine(RuleBasedStateMachine):
             total += counts.total
         assert set(places.values()) <= {1}
         assert len(places) == total
+
+    async def _check_counts(self) -> None:
+        here, there = [len(await self._in_lane(lane)) for lane in (LANE, OTHER)]
+        assert (here, there) == (await open_in(self.redis), await open_in(self.redis, OTHER))
+        assert here + there == await backlog(self.redis)
+
+    async def _check_cancelled(self) -> None:
+        for lane in (LANE, OTHER):
+            flagged = await self._flagged(lane)
+            unheard = [batch for of, batch in self.cancelled.items() if of not in flagged]
+            assert not [element for element in await self._in_lane(lane) if self._is_of(element, unheard)]
+            hash_ = await fields(self.redis, lane)
+            if flagged and hash_["state"] == "scheduled":
+                assert int(hash_["due_ms"]) <= await now_ms(self.redis)
 
     async def _check_lane(self) -> None:
         if not self.batches:
@@ -298,11 +405,14 @@ class LaneMachine(RuleBasedStateMachine):
         await self._time_passes()
         if await state(self.redis) == "held":
             await self._rescue(lapsed=True)
-        if await state(self.redis) == "scheduled":
-            stay = await Stay.begin(self.redis, "last")
-            await stay.settle(*(stored(element) for element in stay.held.orphans))
-            await stay.finish(count=1000)
-        assert await state(self.redis) == "idle"
+        for lane in (LANE, OTHER):
+            if await state(self.redis, lane) == "scheduled":
+                stay = await Stay.begin(self.redis, "last", lane)
+                orphans = stay.held.orphans
+                await self._end_cancelled(stay, [self.cancelled[of] for of in stay.held.cancelled], orphans)
+                await stay.settle(*(stored(element) for element in orphans))
+                await stay.finish(count=1000)
+            assert await state(self.redis, lane) in {"idle", None}
         await self._check_places()
         for batch in self.batches:
             assert (await batch.counts()).ended

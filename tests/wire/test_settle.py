@@ -284,7 +284,7 @@ async def test_garbage_survives_a_crash_and_a_shut_lane(fleet: Fleet, redis: Red
     assert await waiting(redis, "returned") == [GARBAGE[name]]
     await ask(redis, "HSET", keys.lane(LANE), "due_ms", 1)
     stay = await Stay.begin(redis)
-    assert set((await stay.withdraw(EXPIRED, "returned")).elements) <= {GARBAGE[name]}
+    assert set((await stay.take_out(EXPIRED, "returned")).elements) <= {GARBAGE[name]}
 
 
 async def test_a_broken_entry_ends_its_fetch(fleet: Fleet, redis: Redis) -> None:

@@ -7,7 +7,8 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -133,7 +134,7 @@ class Part:
         self._check()
         if not may_place():
             return None
-        await asyncio.to_thread(self._place, last)
+        await _to_the_end(asyncio.to_thread(self._place, last))
         self._file = None
         return Kept(self._path, self.size_bytes, self._digest.hexdigest())
 
@@ -167,3 +168,12 @@ class Part:
     def _refuse_overlong(self, size_bytes: int) -> None:
         if self._expected.max_bytes and size_bytes > self._expected.max_bytes:
             raise OverlongBodyError(f"{size_bytes} bytes are more than {self._expected.max_bytes}")
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Let the work end although we are cancelled: what it has put in place counts, and is told."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    task.result()

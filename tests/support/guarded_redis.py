@@ -1,0 +1,204 @@
+"""A Redis with the users of ops/users.acl, and one that speaks TLS only."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import pytest
+import redis
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from jobs import Fetch, RedisFullError, scripts
+from jobs.chunk import CHUNK_FETCHES
+from jobs.connect import connect
+from jobs.submit import Submitter
+from tests.support.redis import server_binary
+from worker.embedded import die_with_parent
+
+ROOT = Path(__file__).parents[2]
+ADMIN, ADMIN_PASSWORD = "admin", "test"
+ADMIN_RULES = f"user {ADMIN} on >{ADMIN_PASSWORD} ~* &* +@all\n"
+READY_WITHIN_S = 10.0
+POLL_S = 0.01
+OLDEST = 7
+
+PRODUCERS_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
+WORKERS_SCRIPTS = scripts.SOURCES.keys() - {"cancel", "cancel_in_lane"}
+
+Ran = defaultdict[str, set[str]]
+
+
+class Refusal(NamedTuple):
+    """What Redis refused a user: a command or a key."""
+
+    user: str
+    what: str
+
+
+class GuardedRedis:
+    """A running server; `url(user)` is how that user comes in."""
+
+    def __init__(self, socket: Path, passwords: dict[str, str]) -> None:
+        self._socket = socket
+        self._passwords = {**passwords, ADMIN: ADMIN_PASSWORD}
+
+    def url(self, user: str) -> str:
+        """The URL of that user, password and all."""
+        return f"unix://{user}:{self._passwords[user]}@{self._socket}"
+
+    def over_tls(self, user: str, host: str, port: int, **parameters: str) -> str:
+        """The URL of that user over TLS; the parameters go behind it."""
+        return f"rediss://{user}:{self._passwords[user]}@{host}:{port}?{urlencode(parameters)}"
+
+    def password(self, user: str) -> str:
+        """What the user comes in with."""
+        return self._passwords[user]
+
+    @property
+    def admin_url(self) -> str:
+        """The URL of one who may do everything, as no user of the file may."""
+        return self.url(ADMIN)
+
+    def refused(self) -> set[Refusal]:
+        """All that was refused to anybody."""
+        with redis.Redis.from_url(self.admin_url, decode_responses=True) as client:
+            log: list[dict[str, Any]] = client.acl_log()
+            return {Refusal(row["username"], row["object"]) for row in log}
+
+
+def why_unguarded() -> str | None:
+    """Why the server of the tests cannot load ops/users.acl; None if it can."""
+    said = subprocess.run([server_binary(), "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v=(\d+)", said)
+    if found and int(found[1]) >= OLDEST:
+        return None
+    return f"users with selectors need Redis {OLDEST} or newer, here is: {said.strip()}"
+
+
+def fill_in(folder: Path) -> dict[str, str]:
+    """Put passwords into a copy of ops/users.acl, as ops/README.md says; the password of each user."""
+    (folder / "ops").symlink_to(ROOT / "ops")
+    said = subprocess.run(
+        ["bash", "-euc", recipe()], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
+    return dict(line.split() for line in said.splitlines())
+
+
+def recipe() -> str:
+    """The commands of ops/README.md that make users.acl."""
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "ops" / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "ops/users.acl" in block]
+    return str(block)
+
+
+def why_no_tls() -> str | None:
+    """Why the server of the tests speaks no TLS; None if it does."""
+    command = [server_binary(), "--port", "0", "--tls-port", "0"]  # listens nowhere, and so ends at once
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return "here is a redis-server without TLS" if "Bad directive" in ended.stdout + ended.stderr else None
+
+
+@contextmanager
+def serve_guarded(**more: str) -> Iterator[GuardedRedis]:
+    """A Redis with our users, ready, until the end of the block; more: options, _ for -."""
+    with TemporaryDirectory(prefix="ff-") as name:
+        folder = Path(name)
+        passwords = fill_in(folder)
+        with (folder / "users.acl").open("a") as users:
+            users.write(ADMIN_RULES)
+        guarded = GuardedRedis(folder / "redis.sock", passwords)
+        options = {"aclfile": "users.acl", "port": "0", "unixsocket": "redis.sock"}
+        options |= {name.replace("_", "-"): value for name, value in more.items()}
+        with serve(folder, options, guarded.admin_url):
+            yield guarded
+
+
+@contextmanager
+def serve(folder: Path, options: dict[str, str], url: str) -> Iterator[None]:
+    """A redis-server with these options in that folder, until the end of the block; url: to await it."""
+    log = folder / "redis.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command(options),
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - we start no thread before
+        )
+    try:
+        _await_ready(child, url, log)
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def command(options: dict[str, str]) -> list[str]:
+    """The server's command line."""
+    always = {"save": "", "appendonly": "no", "daemonize": "no"}
+    return [
+        server_binary(),
+        *(word for name, value in {**always, **options}.items() for word in (f"--{name}", value)),
+    ]
+
+
+def _await_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    give_up_s = time.monotonic() + READY_WITHIN_S
+    while not _answers(url):
+        if child.poll() is not None or time.monotonic() > give_up_s:
+            raise RuntimeError(f"Redis did not start: {log.read_text(errors='replace')}")
+        time.sleep(POLL_S)
+
+
+def _answers(url: str) -> bool:
+    with redis.Redis.from_url(url) as client, suppress(RedisError, OSError):
+        return bool(client.ping())
+    return False
+
+
+def count_scripts(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """Which scripts each user runs from here on."""
+    ran: Ran = defaultdict(set)
+    run, run_many = scripts.run, scripts.run_many
+
+    def user(client: Redis) -> str:
+        return str(client.connection_pool.connection_kwargs["username"])
+
+    async def counted(client: Redis, script: str, *call: Any) -> Any:
+        ran[user(client)].add(script)
+        return await run(client, script, *call)
+
+    async def counted_many(client: Redis, calls: Any) -> Any:
+        ran[user(client)].update(call.script for call in calls)
+        return await run_many(client, calls)
+
+    monkeypatch.setattr(scripts, "run", counted)
+    monkeypatch.setattr(scripts, "run_many", counted_many)
+    return ran
+
+
+async def submit_more_than_fits(url: str, admin: Redis) -> None:
+    """Submit a list for the second half of which Redis has no memory, so that the first is taken back."""
+
+    async def no_more_room(_: Any) -> None:
+        await admin.config_set("maxmemory", 1)
+
+    fetches = [Fetch(url=f"http://a.example/{i}", key=f"undone {i}") for i in range(CHUNK_FETCHES + 1)]
+    async with connect(url) as client:
+        try:
+            with pytest.raises(RedisFullError, match="nothing was enqueued"):
+                await Submitter(client, no_more_room).submit(fetches)
+        finally:
+            await admin.config_set("maxmemory", 0)
