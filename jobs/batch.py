@@ -178,13 +178,24 @@ class Submitted(Batch):
 
 async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
     """The newest batches that hold a fetch, the newest first."""
-    names = [name.decode() for name in await redis.zrange(keys.BATCHES, 0, limit - 1, desc=True)]
+    found: list[BatchSummary] = []
+    start = 0
+    while len(found) < limit:
+        names = await redis.zrange(keys.BATCHES, start, start + limit - 1, desc=True)
+        if not names:
+            break
+        start += len(names)
+        summaries = await _summaries(redis, [name.decode() for name in names])
+        found += [summary for summary in summaries if summary and summary.counts.total]
+    return found[:limit]
+
+
+async def _summaries(redis: Redis, names: list[str]) -> list[BatchSummary | None]:
     async with redis.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.hmget(keys.batch(name), ["created_ms", "cancel_ms", *Counts.__struct_fields__])
         rows = await pipe.execute()
-    found = (_summary(name, row) for name, row in zip(names, rows, strict=True))
-    return [summary for summary in found if summary and summary.counts.total]
+    return [_summary(name, row) for name, row in zip(names, rows, strict=True)]
 
 
 def _summary(name: str, row: list[bytes | None]) -> BatchSummary | None:

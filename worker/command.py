@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from jobs import JobsError
-from worker import redact
+from worker import redact, tasks
 from worker.embedded import EmbeddedRedisError
 from worker.local import WorkersError
 from worker.run import UnfinishedRunError
@@ -59,9 +59,8 @@ def ask(redis: str | None, question: Callable[[str], Coroutine[Any, Any, T]]) ->
 
 def complete(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") -> T:
     """The work's result; an error that can be foreseen ends the command with one sentence."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        return uvloop.run(work)
+        return uvloop.run(_unless_interrupted(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         fail(if_interrupted, INTERRUPTED)
     except Exception as error:
@@ -70,6 +69,25 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") 
             if isinstance(first, kinds):
                 fail(redact.text(first), code)
         raise
+
+
+async def _unless_interrupted(work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; CancelledError once SIGINT or SIGTERM came and the work has ended.
+
+    One cancellation may be forgotten on its way (worker/tasks.py), and then the signal was for nothing.
+    """
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
+    task = asyncio.create_task(work)
+    waiting = asyncio.create_task(interrupted.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    await tasks.end(waiting)
+    if not task.done():
+        await tasks.end(task)
+        raise asyncio.CancelledError
+    return await task
 
 
 def say_json(value: Any) -> None:
