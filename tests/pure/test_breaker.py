@@ -5,11 +5,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from worker.gate import breaker
-from worker.gate.state import Breaker, GateState, from_json, to_json
+from worker.gate.breaker import Rules
+from worker.gate.state import Breaker, GateState, Limit, Said, from_json, to_json
 
 NOW_MS = 1_700_000_000_000
 RESET_MS = 30_000
+CAP_MS = 100_000
 
+CHANCES = st.floats(0, 1, exclude_max=True)
 STATES = st.builds(
     GateState,
     cool_until_ms=st.integers(0, 2**50),
@@ -18,16 +21,34 @@ STATES = st.builds(
     breaker=st.sampled_from(Breaker),
     failures=st.integers(0, 10**9),
     open_until_ms=st.integers(0, 2**50),
+    opens=st.integers(0, 10**9),
+    down_since_ms=st.integers(0, 2**50),
+    nameless=st.booleans(),
+    quota_left=st.integers(0, 2**50),
+    traffic=st.floats(0, 2**50),
+    limit=st.builds(Limit, now=st.floats(0, 1000), ceiling=st.integers(0, 1000), felt=st.integers(0, 99)),
+    answers=st.lists(st.builds(Said, st.integers(0, 2**50), st.text()), max_size=5).map(tuple),
 )
 
 
-def after(state: GateState, answers: str, fail_max: int = 3) -> GateState:
+def after(
+    state: GateState, answers: str, fail_max: int = 3, now_ms: int = NOW_MS, chance: float = 0.0
+) -> GateState:
     """The state after answers: F is a failure, S a success."""
+    rules = Rules(failures=fail_max, reset_s=RESET_MS / 1000, cap_s=CAP_MS / 1000)
     for answer in answers:
-        state = breaker.after(
-            state, failed=answer == "F", fail_max=fail_max, reset_ms=RESET_MS, now_ms=NOW_MS
-        )
+        state = breaker.after(state, rules, failed=answer == "F", now_ms=now_ms, chance=chance)
     return state
+
+
+def open_times_ms(count: int, chance: float = 0.0) -> list[int]:
+    """For how long it is open, each time that the probe fails again."""
+    state, now_ms, times = after(GateState(), "FF"), NOW_MS, []
+    for _ in range(count):
+        state = after(breaker.probing(state), "F", now_ms=now_ms, chance=chance)
+        times.append(state.open_until_ms - now_ms)
+        now_ms = state.open_until_ms
+    return times
 
 
 OPEN = after(GateState(), "FFF")
@@ -73,11 +94,57 @@ def test_a_probe_that_succeeds_closes_it() -> None:
 
 
 def test_a_probe_that_fails_opens_it_for_another_while() -> None:
-    """One failure is enough."""
+    """One failure is enough; the second time is twice as long."""
     later_ms = NOW_MS + RESET_MS
-    state = breaker.after(HALF_OPEN, failed=True, fail_max=3, reset_ms=RESET_MS, now_ms=later_ms)
+    state = after(HALF_OPEN, "F", now_ms=later_ms)
 
-    assert (Breaker.OPEN, later_ms + RESET_MS) == (state.breaker, state.open_until_ms)
+    assert (Breaker.OPEN, later_ms + 2 * RESET_MS) == (state.breaker, state.open_until_ms)
+
+
+def test_each_time_in_a_row_it_is_open_for_longer_up_to_the_cap() -> None:
+    """A host that stays away is asked less and less often."""
+    assert [30_000, 60_000, 90_000, 100_000, 100_000] == open_times_ms(5)
+
+
+@given(CHANCES)
+def test_chance_only_lengthens_an_open_time_and_by_a_tenth_at_most(chance: float) -> None:
+    """A fleet's lanes do not all probe at once, and none of them early."""
+    for least_ms, open_ms in zip(open_times_ms(5), open_times_ms(5, chance), strict=True):
+        assert least_ms <= open_ms <= least_ms * 1.1 + 1
+
+
+def test_a_cap_below_the_first_time_does_not_shorten_it() -> None:
+    """What the policy says of the first time holds."""
+    rules = Rules(failures=1, reset_s=30, cap_s=1)
+    state = breaker.after(GateState(), rules, failed=True, now_ms=NOW_MS, chance=0.0)
+
+    assert NOW_MS + 30_000 == state.open_until_ms
+
+
+def test_a_host_that_came_back_is_new_to_the_breaker() -> None:
+    """The next outage begins with the shortest time, and is dated from its own beginning."""
+    again = after(after(after(HALF_OPEN, "F"), "S"), "S")
+    closed = after(breaker.probing(again), "S")
+    later_ms = NOW_MS + 3_600_000
+    reopened = after(closed, "FFF", now_ms=later_ms)
+
+    assert GateState() == closed
+    assert (1, later_ms, later_ms + RESET_MS) == (
+        reopened.opens,
+        reopened.down_since_ms,
+        reopened.open_until_ms,
+    )
+
+
+def test_an_outage_is_dated_from_the_first_time_it_opened() -> None:
+    """Through every probe, while it is half-open too."""
+    state, now_ms = OPEN, NOW_MS
+    for _ in range(4):
+        now_ms = state.open_until_ms
+        state = breaker.probing(state)
+        assert NOW_MS == state.down_since_ms
+        state = after(state, "F", now_ms=now_ms)
+        assert NOW_MS == state.down_since_ms
 
 
 def test_a_limit_that_was_lowered_holds_from_the_next_failure() -> None:
@@ -104,14 +171,15 @@ def test_a_success_always_closes_it_once_a_probe_is_through(state: GateState, fa
 
 @given(STATES, st.text("FS", max_size=3))
 def test_it_leaves_the_rest_of_the_gate_alone(state: GateState, answers: str) -> None:
-    """Cool-down and pace are not its business."""
+    """Cool-down, pace and limit are not its business."""
     changed = after(state, answers)
 
     assert (
         state.cool_until_ms,
         state.paced_ms,
         state.incidents,
-    ) == (changed.cool_until_ms, changed.paced_ms, changed.incidents)
+        state.limit,
+    ) == (changed.cool_until_ms, changed.paced_ms, changed.incidents, changed.limit)
 
 
 @given(STATES)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,10 +22,12 @@ from worker.decide import (
     Finish,
     Happened,
     Held,
+    Host,
     Moved,
     Stored,
     Transfer,
     asks_for_quiet,
+    cheapest,
     crashed,
     decide,
     expired,
@@ -32,9 +35,11 @@ from worker.decide import (
     is_throttle,
     may_repeat,
     poisoned,
-    what_it_says_of_the_host,
+    seen_of,
+    signal_of,
 )
-from worker.gate.gate import Seen
+from worker.gate.gate import Seen, Signal, saw
+from worker.gate.state import Breaker, GateState
 from worker.policy import LanePolicy
 
 NOW_MS = 1_700_000_000_000
@@ -43,12 +48,19 @@ POLICY = LanePolicy(attempts=3, retry_base_s=1, retry_cap_s=60)
 GET = Fetch(url="http://a.example/")
 POST = Fetch(url="http://a.example/", method="POST", body="x")
 KEYED_POST = Fetch(url="http://a.example/", method="POST", headers={"Idempotency-Key": "k"})
+UNSAFE_POST = Fetch(url="http://a.example/", method="POST", body="x", retry_unsafe=True)
 HOP = Hop("GET", "http://b.example/")
 STORED = Stored(status=200, path="a", size_bytes=1, sha256=None)
 STATUSES = range(100, 600)
 
 FETCHES = st.sampled_from(
-    [GET, POST, KEYED_POST, *(Fetch(url="http://a.example/", method=m) for m in ("PUT", "PATCH", "DELETE"))]
+    [
+        GET,
+        POST,
+        KEYED_POST,
+        UNSAFE_POST,
+        *(Fetch(url="http://a.example/", method=m) for m in ("PUT", "PATCH", "DELETE")),
+    ]
 )
 ENTRIES = st.builds(
     Entry,
@@ -86,9 +98,17 @@ def entry(fetch: Fetch = GET, *, left_ms: int = HOUR_MS, **ledgers: int) -> Entr
 
 
 def decided(
-    waiting: Entry, happened: Happened, *, shut_ms: int = 0, chance: float = 0.5, policy: LanePolicy = POLICY
+    waiting: Entry,
+    happened: Happened,
+    *,
+    shut_ms: int = 0,
+    retry_ms: int = 0,
+    dead: bool = False,
+    chance: float = 0.5,
+    policy: LanePolicy = POLICY,
 ) -> Decision:
-    return decide(waiting, happened, policy, NOW_MS, NOW_MS + shut_ms, chance)
+    host = Host(opens_ms=NOW_MS + shut_ms, retry_ms=NOW_MS + retry_ms, dead=dead)
+    return decide(waiting, happened, policy, NOW_MS, host, chance)
 
 
 def failed(reason: Reason) -> Finish:
@@ -147,14 +167,14 @@ def test_a_throttle_is_429_or_503_that_says_when(
         (Answered(status=304), Seen.ANSWERED),
         (Answered(status=404), Seen.ANSWERED),
         (Answered(status=408), Seen.ANSWERED),
-        (Answered(status=429), Seen.ANSWERED),
+        (Answered(status=429), Seen.REFUSED),
         (Answered(status=499), Seen.ANSWERED),
         (Answered(status=500), Seen.FAILED),
-        (Answered(status=503), Seen.FAILED),
-        (Answered(status=503, wait_s=1.0), Seen.ANSWERED),
+        (Answered(status=503), Seen.REFUSED),
+        (Answered(status=503, wait_s=1.0), Seen.REFUSED),
         (Answered(status=599), Seen.FAILED),
         (Broke(reason=Reason.CONNECT), Seen.FAILED),
-        (Broke(reason=Reason.READ_TIMEOUT), Seen.FAILED),
+        (Broke(reason=Reason.READ_TIMEOUT), Seen.TIMED_OUT),
         (Broke(reason=Reason.TLS), Seen.FAILED),
         (Broke(reason=Reason.TOO_LARGE), Seen.ANSWERED),
         (Broke(reason=Reason.DIGEST_MISMATCH), Seen.ANSWERED),
@@ -167,15 +187,81 @@ def test_a_throttle_is_429_or_503_that_says_when(
     ],
 )
 def test_only_the_hosts_own_failures_count_against_it(happened: Happened, seen: Seen) -> None:
-    """4xx and throttles are answers; what we did ourselves says nothing."""
-    assert what_it_says_of_the_host(happened) is seen
+    """4xx are answers, throttles and 503 refusals; what we did ourselves says nothing."""
+    assert seen_of(happened) is seen
+
+
+LATE, HERE = 80.0, 3
+
+
+@pytest.mark.parametrize(
+    ("happened", "signal"),
+    [
+        (STORED, Signal(Seen.ANSWERED, NOW_MS, HERE, LATE, "200")),
+        (Moved(hop=HOP, hops=1, status=302), Signal(Seen.ANSWERED, NOW_MS, HERE, LATE, "302")),
+        (Answered(status=404), Signal(Seen.ANSWERED, NOW_MS, HERE, LATE, "404")),
+        (Answered(status=429), Signal(Seen.REFUSED, NOW_MS, HERE, None, "429", throttle=True)),
+        (Answered(status=503, wait_s=1.0), Signal(Seen.REFUSED, NOW_MS, HERE, None, "503", throttle=True)),
+        (Answered(status=503), Signal(Seen.REFUSED, NOW_MS, HERE, None, "503")),
+        (Answered(status=500), Signal(Seen.FAILED, NOW_MS, HERE, None, "500")),
+        (Broke(reason=Reason.READ), Signal(Seen.FAILED, NOW_MS, HERE, None, "read")),
+        (Broke(reason=Reason.TOTAL_TIMEOUT), Signal(Seen.TIMED_OUT, NOW_MS, HERE, None, "total_timeout")),
+        (Broke(reason=Reason.DNS_NXDOMAIN), Signal(Seen.NAMELESS, NOW_MS, HERE, None, "dns_nxdomain")),
+        (Broke(reason=Reason.TOO_LARGE, status=200), Signal(Seen.ANSWERED, NOW_MS, HERE, None, "too_large")),
+        (Held(reason=Reason.DISK), Signal(Seen.NOTHING, NOW_MS, HERE)),
+    ],
+)
+def test_an_attempt_teaches_the_gate(happened: Happened, signal: Signal) -> None:
+    """Only a good answer's latency counts: a quick refusal is not a fast host."""
+    assert signal == signal_of(happened, NOW_MS, HERE, LATE)
+
+
+@given(HAPPENED)
+def test_whatever_happened_teaches_something(happened: Happened) -> None:
+    """No outcome is without a signal, and none of a failure has a latency."""
+    signal = signal_of(happened, NOW_MS, HERE, LATE)
+
+    assert signal.seen is seen_of(happened)
+    assert signal.latency_ms is None or signal.seen is Seen.ANSWERED
+    assert signal.throttle is (asks_for_quiet(happened) is not None)
 
 
 def test_every_5xx_that_asks_for_no_wait_counts_and_no_other_status() -> None:
     """For each of 100 to 599."""
-    counted = [s for s in STATUSES if what_it_says_of_the_host(Answered(status=s)) is Seen.FAILED]
+    fragile = LanePolicy(breaker_failures=1)
+    signals = {status: signal_of(Answered(status=status), NOW_MS, 1, 5.0) for status in STATUSES}
+    states = {status: saw(GateState(), fragile, signal, NOW_MS, 0.0) for status, signal in signals.items()}
+    counted = [status for status, state in states.items() if state.breaker is Breaker.OPEN]
 
     assert list(range(500, 600)) == counted
+
+
+def url(number: int, **fields: Any) -> Fetch:
+    return Fetch(url=f"http://a.example/{number}", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fetches", "best"),
+    [
+        ([url(0)], 0),
+        ([url(0), url(1)], 0),
+        ([url(0), url(1, method="HEAD")], 1),
+        ([url(0, method="PUT", body="x"), url(1, method="DELETE"), url(2)], 2),
+        ([url(0, method="PUT", body="x"), url(1, method="DELETE")], 1),
+        ([url(0, method="PUT", body="xx"), url(1, method="PUT", body="x")], 1),
+        ([url(0), url(1, max_bytes=9), url(2, max_bytes=5)], 2),
+        ([url(0, max_bytes=5), url(1, method="HEAD")], 1),
+        ([url(0, method="OPTIONS"), url(1, method="GET")], 0),
+    ],
+)
+def test_the_probe_is_the_fetch_that_asks_least(fetches: list[Fetch], best: int) -> None:
+    """HEAD before GET, nothing to send before something, a small answer before an unknown one."""
+    assert best == cheapest([entry(fetch) for fetch in fetches])
+
+
+def test_a_probe_is_judged_by_the_request_that_goes_out() -> None:
+    """After a redirect that is the hop's: this POST has become a GET."""
+    assert 1 == cheapest([entry(POST), replace(entry(POST), hop=HOP, hops=1)])
 
 
 @pytest.mark.parametrize(("attempts", "wait_s"), [(0, 0.5), (1, 1.0)])
@@ -185,6 +271,58 @@ def test_a_failure_is_retried_after_a_wait_that_doubles(attempts: int, wait_s: f
     after = replace(before, attempts=attempts + 1, last=Reason.READ)
 
     assert Again(entry=after, wait_s=wait_s, reason=Reason.READ) == decided(before, Broke(reason=Reason.READ))
+
+
+@pytest.mark.parametrize(("retry_ms", "wait_s"), [(-1, 0.5), (499, 0.5), (501, 0.501), (9000, 9.0)])
+def test_a_retry_waits_for_the_budget_of_its_lane(retry_ms: int, wait_s: float) -> None:
+    """Its own wait is half a second here: the longer one counts."""
+    decision = decided(entry(), Broke(reason=Reason.READ), retry_ms=retry_ms)
+
+    assert isinstance(decision, Again)
+    assert wait_s == decision.wait_s
+
+
+@pytest.mark.parametrize("happened", [Answered(status=429), Held(wait_s=0.0)])
+def test_only_failures_need_the_budget(happened: Happened) -> None:
+    """A throttled fetch waits for its lane, an interrupted one for nothing."""
+    decision = decided(entry(), happened, retry_ms=9000)
+
+    assert isinstance(decision, Again)
+    assert 0 == decision.wait_s
+
+
+def test_a_budget_beyond_the_deadline_is_the_end() -> None:
+    """It would come too late."""
+    assert failed(Reason.DEADLINE) == decided(entry(left_ms=5000), Broke(reason=Reason.READ), retry_ms=5000)
+
+
+@pytest.mark.parametrize(
+    ("happened", "reason"),
+    [
+        (Broke(reason=Reason.CONNECT), Reason.HOST_DEAD),
+        (Broke(reason=Reason.DNS_NXDOMAIN, sent=False), Reason.HOST_DEAD),
+        (Answered(status=503), Reason.HOST_DEAD),
+        (Broke(reason=Reason.TLS, final=True), Reason.TLS),
+        (Answered(status=404), Reason.HTTP_STATUS),
+    ],
+)
+def test_what_would_be_retried_at_a_dead_host_ends(happened: Happened, reason: Reason) -> None:
+    """What ends anyway says why by itself."""
+    assert failed(reason) == decided(entry(), happened, dead=True)
+
+
+def test_a_last_attempt_at_a_dead_host_says_what_it_died_of() -> None:
+    """So does what may not be repeated."""
+    assert failed(Reason.READ) == decided(entry(attempts=2), Broke(reason=Reason.READ), dead=True)
+    assert failed(Reason.READ) == decided(entry(POST), Broke(reason=Reason.READ), dead=True)
+
+
+@pytest.mark.parametrize(
+    "happened", [STORED, Answered(status=429), Held(), Moved(hop=HOP, hops=1, status=302)]
+)
+def test_a_host_that_answers_is_not_dead(happened: Happened) -> None:
+    """Nor do our own interruptions ask."""
+    assert decided(entry(), happened) == decided(entry(), happened, dead=True)
 
 
 def test_the_last_attempt_that_fails_ends_the_fetch() -> None:
@@ -298,6 +436,13 @@ def test_a_post_with_an_idempotency_key_is_repeated_like_a_get() -> None:
     """The caller said so."""
     for happened in sent_and_unanswered():
         assert type(decided(entry(KEYED_POST), happened)) is type(decided(entry(), happened))
+
+
+def test_a_post_whose_caller_takes_the_risk_is_repeated_like_a_get() -> None:
+    """retry_unsafe: also after a crash."""
+    for happened in sent_and_unanswered():
+        assert type(decided(entry(UNSAFE_POST), happened)) is type(decided(entry(), happened))
+    assert poisoned(crashed(entry(UNSAFE_POST))) is None
 
 
 def test_a_post_that_was_cut_off_ends_before_another_try() -> None:

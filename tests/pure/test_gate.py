@@ -14,15 +14,18 @@ from worker.gate.gate import (
     Go,
     Seen,
     Shut,
+    Signal,
     Why,
     admit,
+    dead,
+    room,
     saw,
     shut_until,
     started,
     throttled,
 )
-from worker.gate.state import Breaker, GateState
-from worker.policy import LanePolicy
+from worker.gate.state import Breaker, GateState, Limit
+from worker.policy import LanePolicy, Range
 
 NOW_MS = 1_700_000_000_000
 FRESH = GateState()
@@ -38,6 +41,10 @@ STATES = st.builds(
     incidents=st.integers(0, 10**9),
     breaker=st.sampled_from(Breaker),
     open_until_ms=MOMENTS_MS,
+    quota_until_ms=MOMENTS_MS,
+    quota_left=st.integers(0, 100),
+    quota_interval_ms=st.floats(0, 600_000),
+    traffic_ms=MOMENTS_MS,
 )
 
 
@@ -59,9 +66,21 @@ def incidents_in_a_row(count: int, pause_ms: int = 0, policy: LanePolicy = PLAIN
     return waits
 
 
+def after(
+    state: GateState,
+    seen: Seen,
+    now_ms: int = NOW_MS,
+    policy: LanePolicy = FRAGILE,
+    *,
+    throttle: bool = False,
+) -> GateState:
+    """The state after an attempt that was sent just now."""
+    return saw(state, policy, Signal(seen, now_ms, 1, throttle=throttle), now_ms, 0.0)
+
+
 def failed(state: GateState, times: int = 1, now_ms: int = NOW_MS) -> GateState:
     for _ in range(times):
-        state = saw(state, FRAGILE, Seen.FAILED, now_ms)
+        state = after(state, Seen.FAILED, now_ms)
     return state
 
 
@@ -211,7 +230,7 @@ def test_time_without_starts_saves_up_no_more_than_the_burst() -> None:
 def test_without_a_rate_nothing_is_paced() -> None:
     """A time left over from another policy does not matter."""
     assert goes(GateState(paced_ms=NOW_MS + 9999.0), PLAIN, 0, NOW_MS)
-    assert FRESH == started(FRESH, PLAIN, NOW_MS)
+    assert FRESH.paced_ms == started(FRESH, PLAIN, NOW_MS).paced_ms
 
 
 @given(st.floats(0.01, 2000), st.integers(1, 50), st.lists(st.integers(0, 3000), max_size=60))
@@ -260,15 +279,25 @@ def test_no_probe_goes_out_beside_fetches_from_before() -> None:
 def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
     """A deploy in the middle of a probe does not park a lane for ever."""
     probing = started(failed(FRESH, 2), FRAGILE, NOW_MS + 30_000)
-    after = saw(probing, FRAGILE, Seen.NOTHING, NOW_MS + 31_000)
+    told_nothing = after(probing, Seen.NOTHING, NOW_MS + 31_000)
 
-    assert goes(after, FRAGILE, 0, NOW_MS + 31_000)
+    assert goes(told_nothing, FRAGILE, 0, NOW_MS + 31_000)
 
 
-@pytest.mark.parametrize(("seen", "failures"), [(Seen.ANSWERED, 0), (Seen.NOTHING, 1), (Seen.FAILED, 2)])
+@pytest.mark.parametrize(
+    ("seen", "failures"),
+    [
+        (Seen.ANSWERED, 0),
+        (Seen.NOTHING, 1),
+        (Seen.FAILED, 2),
+        (Seen.TIMED_OUT, 2),
+        (Seen.NAMELESS, 2),
+        (Seen.REFUSED, 2),
+    ],
+)
 def test_what_was_seen_counts_against_the_host_or_not(seen: Seen, failures: int) -> None:
-    """After one failure: an answer clears it, our own faults leave it."""
-    assert failures == saw(failed(FRESH), FRAGILE, seen, NOW_MS).failures
+    """After one failure: an answer clears it, our own faults leave it, a 503 that says no time adds to it."""
+    assert failures == after(failed(FRESH), seen).failures
 
 
 @given(st.lists(st.none() | st.floats(0.1, 100), max_size=30))
@@ -276,10 +305,114 @@ def test_throttles_never_open_the_breaker(asked: list[float | None]) -> None:
     """A host that throttles is alive; it is cooling, not broken."""
     state = failed(FRESH)
     for asked_s in asked:
-        state = saw(state, FRAGILE, Seen.ANSWERED, NOW_MS)
+        state = after(state, Seen.REFUSED, throttle=True)
         state = throttled(state, FRAGILE, asked_s, NOW_MS, 0.0)
 
+        assert state.failures == 0
+
     assert state.breaker is Breaker.CLOSED
+
+
+def test_while_there_is_concurrency_to_give_up_the_curve_does_not_grow() -> None:
+    """A limit that is tried out is refused now and then; a host that throttles even the least grows it."""
+    policy = LanePolicy(concurrency=Range(min=2, max=20))
+    yielding, least = GateState(limit=Limit(now=10.0)), GateState(limit=Limit(now=2.0))
+    for _ in range(4):
+        yielding = throttled(yielding, policy, None, yielding.cool_until_ms + 1, 0.0)
+        least = throttled(least, policy, None, least.cool_until_ms + 1, 0.0)
+
+    assert (0, 4) == (yielding.incidents, least.incidents)
+    assert 1000 == yielding.cool_until_ms - yielding.cool_since_ms
+    assert 8000 == least.cool_until_ms - least.cool_since_ms
+
+
+@pytest.mark.parametrize(
+    ("state", "most"),
+    [
+        (GateState(), 4),
+        (GateState(limit=Limit(now=9.9)), 9),
+        (GateState(limit=Limit(now=99.0)), 20),
+        (GateState(limit=Limit(now=9.9), breaker=Breaker.OPEN), 1),
+        (GateState(limit=Limit(now=9.9), breaker=Breaker.HALF_OPEN), 1),
+    ],
+)
+def test_as_many_as_was_learnt_may_be_in_flight(state: GateState, most: int) -> None:
+    """Within 2 and 20 here; a host that may be ill gets one."""
+    policy = LanePolicy(concurrency=Range(min=2, max=20))
+
+    assert most == room(state, policy)
+    assert isinstance(admit(state, policy, most - 1, NOW_MS), Go)
+    assert isinstance(admit(state, policy, most, NOW_MS), Full)
+
+
+@pytest.mark.parametrize("seen", Seen)
+def test_a_concurrency_that_is_given_is_not_learnt(seen: Seen) -> None:
+    """Whatever was seen."""
+    assert Limit() == after(FRESH, seen).limit
+
+
+def test_a_paused_lane_starts_nothing() -> None:
+    """Until the policy says otherwise."""
+    paused = LanePolicy(paused=True)
+
+    assert isinstance(admit(FRESH, paused, 0, NOW_MS), Shut)
+    assert Why.PAUSED is admit(FRESH, paused, 0, NOW_MS)[1]  # type: ignore[misc]
+
+
+def outage(seen: Seen, policy: LanePolicy) -> tuple[float, GateState]:
+    """After how many seconds a host that was only ever seen so is dead."""
+    state, now_ms = FRESH, NOW_MS
+    while not dead(state, policy, now_ms):
+        assert now_ms < NOW_MS + 24 * 3_600_000
+        shut = shut_until(state, policy, now_ms)
+        now_ms = shut.until_ms if shut else now_ms
+        state = after(started(state, policy, now_ms), seen, now_ms, policy)
+    return (now_ms - NOW_MS) / 1000, state
+
+
+@pytest.mark.parametrize(
+    ("seen", "least_s", "most_s"),
+    [(Seen.FAILED, 3600, 4200), (Seen.TIMED_OUT, 3600, 4200), (Seen.NAMELESS, 60, 120)],
+)
+def test_a_host_that_gives_no_answer_is_dead_in_the_end(seen: Seen, least_s: float, most_s: float) -> None:
+    """At the first probe after give_up_s; much sooner where there is no such name."""
+    dead_after_s, state = outage(seen, LanePolicy())
+
+    assert least_s <= dead_after_s <= most_s
+    assert (seen is Seen.NAMELESS) is state.nameless
+
+
+def test_one_answer_brings_a_dead_host_back() -> None:
+    """The next outage has all the time again."""
+    _, state = outage(Seen.FAILED, LanePolicy())
+    now_ms = state.open_until_ms
+    back = after(started(state, LanePolicy(), now_ms), Seen.ANSWERED, now_ms, LanePolicy())
+    down_again = failed(back, 2, now_ms)
+
+    assert not dead(back, FRAGILE, now_ms)
+    assert Breaker.OPEN is down_again.breaker
+    assert not dead(down_again, FRAGILE, now_ms + 3_599_999)
+
+
+def test_a_name_that_is_there_again_gets_the_longer_time() -> None:
+    """What was last seen decides."""
+    state = failed(after(FRESH, Seen.NAMELESS))
+    then_ms = NOW_MS + 61_000
+
+    assert not dead(state, FRAGILE, then_ms)
+    assert dead(after(failed(FRESH), Seen.NAMELESS), FRAGILE, then_ms)
+
+
+def test_the_last_five_answers_are_kept() -> None:
+    """For whoever asks how a lane is doing; what we did ourselves is no answer."""
+    state = FRESH
+    for number in range(8):
+        signal = Signal(Seen.ANSWERED, NOW_MS, 1, what=str(200 + number))
+        state = saw(state, PLAIN, signal, NOW_MS + number, 0.0)
+    after_ours = after(state, Seen.NOTHING)
+
+    assert ["203", "204", "205", "206", "207"] == [said.what for said in state.answers]
+    assert state == after_ours
 
 
 class Host:
@@ -293,6 +426,7 @@ class Host:
         self.quiet_until_ms = 0
         self.failures = 0
         self.parked_until_ms = 0
+        self.times_parked = 0
         self.parked = self.probing = False
 
     def wait(self, ms: int) -> None:
@@ -306,28 +440,29 @@ class Host:
             self.in_flight += 1
             self.probing = self.parked
 
-            assert self.in_flight <= (1 if self.parked else self.policy.concurrency)
+            assert self.in_flight <= (1 if self.parked else self.policy.most_at_once)
             assert self.now_ms >= max(self.quiet_until_ms, self.parked_until_ms)
 
-    def end(self, seen: Seen) -> None:
+    def end(self, seen: Seen, *, throttle: bool = False) -> None:
         """One ends."""
         if not self.in_flight:
             return
         self.in_flight -= 1
-        self.state = saw(self.state, self.policy, seen, self.now_ms)
+        self.state = after(self.state, seen, self.now_ms, self.policy, throttle=throttle)
         if seen is Seen.NOTHING or (self.parked and not self.probing):
             return
-        self.failures = self.failures + 1 if seen is Seen.FAILED else 0
+        self.failures = 0 if throttle or seen is Seen.ANSWERED else self.failures + 1
         self.parked = self.failures >= self.policy.breaker_failures
         self.probing = False
+        self.times_parked = self.times_parked + 1 if self.parked else 0
         if self.parked:
-            self.parked_until_ms = self.now_ms + 1000
+            self.parked_until_ms = self.now_ms + 1000 * self.times_parked
 
     def throttle(self, asked_s: float | None) -> None:
         """One ends with a throttle."""
         if not self.in_flight:
             return
-        self.end(Seen.ANSWERED)
+        self.end(Seen.REFUSED, throttle=True)
         self.state = throttled(self.state, self.policy, asked_s, self.now_ms, 0.0)
         if asked_s is not None or self.now_ms >= self.quiet_until_ms:
             quiet_ms = int((asked_s or 1.0) * 1000)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.policies import Policy, parse_policy
-from worker.policy import PROFILES, LanePolicy, PolicyError, Timeouts
+from worker.policy import PROFILES, LanePolicy, PolicyError, Range, Timeouts
 
 FIVE = "connect_s = 1\nread_s = 2\nwrite_s = 3\npool_s = 4\ntotal_s = 5\n"
 
@@ -40,6 +40,13 @@ REFUSED = [
     ("[default]\nconcurency = 3", "`concurency`"),
     ('[default]\nconcurrency = "3"', "$.concurrency"),
     ("[default]\nconcurrency = true", "$.concurrency"),
+    ("[default]\nconcurrency = {min = 0}", "concurrency.min"),
+    ("[default]\nconcurrency = {min = 5, max = 4}", "concurrency.max"),
+    ("[default]\nconcurrency = {max = 1001}", "concurrency.max"),
+    ("[default]\nconcurrency = {least = 1}", "`least`"),
+    ("[default]\nconcurrency = {max = 1.5}", "$.concurrency.max"),
+    ("[default]\nquota = 1", "$.quota"),
+    ("[default]\ngive_up_s = 0", "give_up_s"),
     ("[default]\nattempts = 1.5", "$.attempts"),
     ('[default]\ntimeout = "slow"', "timeout: 'slow'"),
     ("[default]\ntimeout = 3", "$.timeout"),
@@ -101,6 +108,23 @@ def test_an_empty_text_is_all_defaults() -> None:
     assert parse_policy("").for_lane("a.example") == LanePolicy() == Policy().for_lane("b.example")
 
 
+@pytest.mark.parametrize(
+    ("table", "concurrency", "most"),
+    [
+        ("{min = 2, max = 20}", Range(min=2, max=20), 20),
+        ("{max = 20}", Range(min=1, max=20), 20),
+        ("{}", Range(min=1, max=64), 64),
+        ("{min = 3, max = 3}", Range(min=3, max=3), 3),
+        ("7", 7, 7),
+    ],
+)
+def test_a_concurrency_may_be_a_table_of_bounds(table: str, concurrency: int | Range, most: int) -> None:
+    """It is found by trying, within them."""
+    policy = parse_policy(f"[default]\nconcurrency = {table}").default
+
+    assert (concurrency, most) == (policy.concurrency, policy.most_at_once)
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_timeout_may_be_a_profile(name: str) -> None:
     """By its name."""
@@ -134,7 +158,17 @@ def test_a_number_may_be_the_least_and_the_most_and_no_more(key: str, least: int
 
 
 @pytest.mark.parametrize(
-    "key", ["rate_per_s", "retry_base_s", "retry_cap_s", "throttle_cap_s", "breaker_reset_s"]
+    "key",
+    [
+        "rate_per_s",
+        "retry_base_s",
+        "retry_cap_s",
+        "throttle_cap_s",
+        "breaker_reset_s",
+        "breaker_cap_s",
+        "give_up_s",
+        "give_up_dns_s",
+    ],
 )
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-0.001", "1e9"])
 def test_a_time_or_rate_is_a_number_that_can_be_waited(key: str, value: str) -> None:

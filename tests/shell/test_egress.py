@@ -30,6 +30,7 @@ class Resolver:
     def __init__(self) -> None:
         self.answers: list[list[str]] = []
         self.asked = 0
+        self.error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     async def __call__(self, host: str, port: int, **_: Any) -> list[Any]:
         """The rows of getaddrinfo."""
@@ -38,7 +39,7 @@ class Resolver:
             addresses = self.answers[min(self.asked, len(self.answers) - 1)]
             self.asked += 1
         if not addresses:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            raise self.error
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
 
@@ -136,11 +137,16 @@ async def test_the_next_address_is_tried_when_one_refuses(
     assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
 
 
-async def test_a_name_without_an_address_is_tried_again(start: Start, resolver: Resolver) -> None:
-    """The resolver may know it later; that there is no such name is a reason of its own."""
+@pytest.mark.parametrize(
+    ("error", "reason"), [(socket.EAI_NONAME, Reason.DNS_NXDOMAIN), (socket.EAI_AGAIN, Reason.DNS)]
+)
+async def test_a_name_without_an_address_is_tried_again(
+    start: Start, resolver: Resolver, error: int, reason: Reason
+) -> None:
+    """The resolver may know it later; the reason says whether there is no such name or no telling."""
     worker = await start(policy={"attempts": 3})
-    resolver.answers = [[]]
+    resolver.answers, resolver.error = [[]], socket.gaierror(error, "nothing")
 
     result = await worker.one(f"http://{NAME}/")
 
-    assert (result.reason, result.attempts, resolver.asked) == (Reason.DNS_NXDOMAIN, 3, 3)
+    assert (result.reason, result.attempts, resolver.asked) == (reason, 3, 3)

@@ -16,7 +16,6 @@ THROTTLE_CURVE_CAP_S = 600.0
 QUIET_MS = 60_000
 """One step of the throttle curve is forgiven for each such time without a cool-down."""
 
-
 PAUSE_LOOK_MS = 600_000
 """A paused lane is looked at so often; resuming it wakes it at once."""
 
@@ -101,12 +100,11 @@ def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None
     """When the lane opens by the clock alone, None if it is open."""
     if policy.paused:
         return Shut(now_ms + PAUSE_LOOK_MS, Why.PAUSED)
-    quota_ms = min(_spaced_until_ms(state, state.quota_interval_ms, 1), state.quota_until_ms)
     pace_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0
     waits = [
         Shut(state.cool_until_ms, Why.COOLING),
         Shut(state.open_until_ms if state.breaker is Breaker.OPEN else 0, Why.BREAKER),
-        Shut(quota_ms if policy.quota else 0, Why.QUOTA),
+        Shut(_quota_until_ms(state) if policy.quota else 0, Why.QUOTA),
         Shut(_spaced_until_ms(state, pace_ms, policy.burst) if pace_ms else 0, Why.PACING),
     ]
     longest = max(waits, key=lambda wait: wait.until_ms)
@@ -124,11 +122,10 @@ def dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
 def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     """The state after a fetch was let through."""
     state = budget.sent(breaker.probing(state), now_ms)
-    interval_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0.0
-    if policy.quota and now_ms < state.quota_until_ms:
-        interval_ms = max(interval_ms, state.quota_interval_ms)
-    if interval_ms:
-        state = replace(state, paced_ms=max(state.paced_ms, now_ms) + interval_ms)
+    if policy.rate_per_s:
+        state = replace(state, paced_ms=max(state.paced_ms, now_ms) + 1000 / policy.rate_per_s)
+    if now_ms < state.quota_until_ms:
+        state = replace(state, quota_left=max(0, state.quota_left - 1))
     return state
 
 
@@ -144,7 +141,7 @@ def saw(state: GateState, policy: LanePolicy, signal: Signal, now_ms: int, chanc
     failed = signal.seen in {Seen.FAILED, Seen.TIMED_OUT, Seen.NAMELESS} or (
         signal.seen is Seen.REFUSED and not signal.throttle
     )
-    if failed and state.nameless is not (signal.seen is Seen.NAMELESS):
+    if state.nameless is not (signal.seen is Seen.NAMELESS):
         state = replace(state, nameless=signal.seen is Seen.NAMELESS)
     rules = breaker.Rules(policy.breaker_failures, policy.breaker_reset_s, policy.breaker_cap_s)
     return breaker.after(state, rules, failed=failed, now_ms=now_ms, chance=chance)
@@ -153,18 +150,18 @@ def saw(state: GateState, policy: LanePolicy, signal: Signal, now_ms: int, chanc
 def told(state: GateState, quota: Quota, in_flight: int, now_ms: int) -> GateState:
     """The state after the host said how much it will still take.
 
-    What is in flight it may not have counted yet. As long as the lane's own pace keeps within what
-    remains, nothing changes; else what remains is spread over the window.
+    What is in flight it may not have counted yet. No more than what is left may start in the window; it is
+    spread over the window unless the lane's own pace keeps within it.
     """
+    window_ms = quota.window_s * 1000
     left = max(0, quota.remaining - in_flight)
-    until_ms = now_ms + _ms(quota.window_s)
-    if budget.recent(state, now_ms) / budget.WINDOW_MS * quota.window_s * 1000 <= left:
-        return replace(state, quota_until_ms=0, quota_interval_ms=0.0) if state.quota_until_ms else state
-    interval_ms = quota.window_s * 1000 / left if left else float(until_ms - now_ms)
-    state = replace(state, quota_until_ms=until_ms, quota_interval_ms=interval_ms)
-    if not left:
-        state = replace(state, paced_ms=max(state.paced_ms, float(until_ms)))
-    return state
+    pace_fits = budget.recent(state, now_ms) / budget.WINDOW_MS * window_ms <= left
+    return replace(
+        state,
+        quota_until_ms=now_ms + _ms(quota.window_s),
+        quota_left=left,
+        quota_interval_ms=0.0 if pace_fits else window_ms / max(1, left),
+    )
 
 
 def _learnt(learnt: Limit, within: Range, signal: Signal, now_ms: int) -> Limit:
@@ -181,7 +178,8 @@ def throttled(
     """The state after the host asked for quiet: for asked_s, or by a curve where it did not say.
 
     The curve grows once an incident: answers that were in flight when the cool-down began are part of
-    it. chance in [0, 1) only ever lengthens the wait.
+    it. It does not grow while there is concurrency to give up instead: a limit that is found by trying
+    is refused now and then. chance in [0, 1) only ever lengthens the wait.
     """
     if asked_s is not None:
         wait_s = upward_jitter_s(min(asked_s, policy.throttle_cap_s), chance)
@@ -191,11 +189,23 @@ def throttled(
         return state
     # Counted from the end of the cool-down: the quiet in it was ours, not the host's forgiveness.
     forgiven = (now_ms - state.cool_until_ms) // QUIET_MS
-    incidents = max(0, state.incidents - forgiven) + 1
+    incidents = max(0, state.incidents - forgiven) + (0 if _can_yield(state, policy) else 1)
     cap_s = min(THROTTLE_CURVE_CAP_S, policy.throttle_cap_s)
     wait_s = upward_jitter_s(exponential_s(incidents, min(THROTTLE_BASE_S, cap_s), cap_s), chance)
     until_ms = now_ms + _ms(wait_s)
     return replace(state, incidents=incidents, cool_until_ms=until_ms, cool_since_ms=now_ms)
+
+
+def _can_yield(state: GateState, policy: LanePolicy) -> bool:
+    within = policy.concurrency
+    return isinstance(within, Range) and limit.allowed(state.limit, within) > within.min
+
+
+def _quota_until_ms(state: GateState) -> int:
+    """Until when the host's quota holds the next fetch back: after the last start, by the window's end."""
+    if not state.quota_left:
+        return state.quota_until_ms
+    return min(state.traffic_ms - int(-state.quota_interval_ms // 1), state.quota_until_ms)
 
 
 def _spaced_until_ms(state: GateState, interval_ms: float, burst: int) -> int:

@@ -39,7 +39,7 @@ def _structured(value: str | None) -> list[Quota]:
         return []
     try:
         items = http_sf.parse(value.encode("latin-1"), tltype="list")
-    except (http_sf.StructuredFieldError, ValueError, UnicodeError):
+    except ValueError:
         return []
     found = (_item(item) for item in items) if isinstance(items, list) else ()
     return [quota for quota in found if quota is not None]
@@ -48,7 +48,7 @@ def _structured(value: str | None) -> list[Quota]:
 def _item(item: object) -> Quota | None:
     match item:
         case (str(), {"r": int(remaining), "t": int(window_s)}):
-            return _checked(remaining, window_s)
+            return None if bool in {type(remaining), type(window_s)} else _checked(remaining, window_s)
     return None
 
 

@@ -18,7 +18,8 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     now: how many, 0 before anything was learnt. ceiling: with so many in flight it refused, 0 for never.
     hold_until_ms, hold_s: until when, and for how long, the ceiling is not tried. probes_left: good answers
-    at the ceiling that would lift it. cut_ms: the last cut. usual_ms, recent_ms: latency.
+    at the ceiling that would lift it. cut_ms: the last cut. usual_ms, recent_ms: latency; felt: from how many
+    answers since the last cut.
     """
 
     now: float = 0.0
@@ -29,6 +30,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cut_ms: int = 0
     usual_ms: float = 0.0
     recent_ms: float = 0.0
+    felt: int = 0
 
 
 class Said(msgspec.Struct, frozen=True, array_like=True):
@@ -44,7 +46,8 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cool_until_ms: until then the host has asked for quiet (reactive), since cool_since_ms.
     paced_ms: the theoretical arrival time of GCRA (proactive).
     incidents: throttles without a stated wait, in a row.
-    quota_until_ms, quota_interval_ms: until when the host's own quota spaces fetches, and how far apart.
+    quota_until_ms, quota_left, quota_interval_ms: the host's own quota: until when how many may start, and
+    how far apart.
     breaker, failures, open_until_ms: the breaker, its failures in a row, when it lets a probe through.
     opens, down_since_ms: how often in a row it has opened, and since when; nameless: for want of a name.
     traffic, traffic_ms, retry_ms: the retry budget (worker/gate/budget.py).
@@ -56,6 +59,7 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     paced_ms: float = 0.0
     incidents: int = 0
     quota_until_ms: int = 0
+    quota_left: int = 0
     quota_interval_ms: float = 0.0
     breaker: Breaker = Breaker.CLOSED
     failures: int = 0

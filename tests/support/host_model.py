@@ -1,0 +1,136 @@
+"""A host and the lane that fetches from it, on a clock of their own."""
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from worker.decide import Answered, Happened, Stored, asks_for_quiet, signal_of
+from worker.gate import gate
+from worker.gate.gate import Go, Shut
+from worker.gate.state import GateState
+from worker.policy import LanePolicy
+
+START_MS = 1_700_000_000_000
+GOOD = Stored(status=200, path="a", size_bytes=1, sha256=None)
+Times = Callable[[random.Random], float]
+
+
+@dataclass(kw_only=True)
+class HostModel:
+    """capacity: how many it serves at once; what is above it refuses with status, or queues without one.
+
+    service_s: how long one takes; refusal_s: how long it takes to be refused.
+    """
+
+    capacity: int
+    service_s: Times
+    status: int | None = 429
+    wait_s: float | None = None
+    refusal_s: float = 0.005
+    serving: int = 0
+    queue: list[int] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Minute:
+    """What was seen from one look to the next."""
+
+    requests: int = 0
+    refused: int = 0
+    ended: int = 0
+    limits_ms: float = 0.0
+    ms: int = 0
+
+    @property
+    def mean_limit(self) -> float:
+        """The limit, averaged over time."""
+        return self.limits_ms / self.ms
+
+    @property
+    def refused_share(self) -> float:
+        """Of the requests, how many were refused."""
+        return self.refused / max(1, self.requests)
+
+
+class Simulation:
+    """A lane with always more to fetch, a host, and the time."""
+
+    def __init__(self, host: HostModel, policy: LanePolicy, seed: int = 1) -> None:
+        self.host = host
+        self.policy = policy
+        self.state = GateState()
+        self.random = random.Random(seed)
+        self.now_ms = START_MS
+        self.in_flight: dict[int, int] = {}
+        self._number = 0
+        self._ends: list[tuple[int, int, bool]] = []
+
+    @property
+    def limit(self) -> int:
+        """How many may be in flight now."""
+        return gate.room(self.state, self.policy)
+
+    def run(self, for_s: float, until: Callable[[], bool] = lambda: False) -> Minute:
+        """Time passes: for so long, or until something has become true."""
+        seen, end_ms = Minute(), self.now_ms + int(for_s * 1000)
+        while self.now_ms < end_ms and not until():
+            self._start_all(seen)
+            next_ms = min(self._next_ms(), end_ms)
+            seen.limits_ms += self.limit * (next_ms - self.now_ms)
+            seen.ms += next_ms - self.now_ms
+            self.now_ms = next_ms
+            while self._ends and self._ends[0][0] <= self.now_ms:
+                self._end(seen)
+        return seen
+
+    def _start_all(self, seen: Minute) -> None:
+        while isinstance(gate.admit(self.state, self.policy, len(self.in_flight), self.now_ms), Go):
+            self.state = gate.started(self.state, self.policy, self.now_ms)
+            self._number += 1
+            self.in_flight[self._number] = self.now_ms
+            seen.requests += 1
+            self._arrive(self._number)
+
+    def _arrive(self, number: int) -> None:
+        if self.host.serving < self.host.capacity:
+            self._serve(number)
+        elif self.host.status is None:
+            self.host.queue.append(number)
+        else:
+            heapq.heappush(self._ends, (self.now_ms + int(self.host.refusal_s * 1000), number, False))
+
+    def _serve(self, number: int) -> None:
+        self.host.serving += 1
+        took_ms = max(1, round(self.host.service_s(self.random) * 1000))
+        heapq.heappush(self._ends, (self.now_ms + took_ms, number, True))
+
+    def _next_ms(self) -> int:
+        times = [self._ends[0][0]] if self._ends else []
+        verdict = gate.admit(self.state, self.policy, len(self.in_flight), self.now_ms)
+        if isinstance(verdict, Shut):
+            times.append(verdict.until_ms)
+        return min(times)
+
+    def _end(self, seen: Minute) -> None:
+        _, number, good = heapq.heappop(self._ends)
+        started_ms = self.in_flight[number]
+        if good:
+            self.host.serving -= 1
+            if self.host.queue and self.host.serving < self.host.capacity:
+                self._serve(self.host.queue.pop(0))
+            self._learn(GOOD, started_ms)
+        else:
+            seen.refused += 1
+            self._learn(Answered(status=self.host.status or 0, wait_s=self.host.wait_s), started_ms)
+        seen.ended += 1
+        del self.in_flight[number]
+
+    def _learn(self, happened: Happened, started_ms: int) -> None:
+        """As worker/fetching.py does."""
+        signal = signal_of(happened, started_ms, len(self.in_flight), float(self.now_ms - started_ms))
+        self.state = gate.saw(self.state, self.policy, signal, self.now_ms, self.random.random())
+        quiet = asks_for_quiet(happened)
+        if quiet is not None:
+            chance = self.random.random()
+            self.state = gate.throttled(self.state, self.policy, quiet.wait_s, self.now_ms, chance)
