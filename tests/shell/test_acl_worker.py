@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from jobs import Batch, Fleet, Outcome, UnknownBatchError, keys, scripts
+from jobs import Batch, Fleet, Outcome, Reason, UnknownBatchError, keys, scripts
 from jobs.connect import connect, connection_pool
 from jobs.names import fetch_id
 from jobs.wake import arq_client
 from tests.shell.conftest import HOST, Lines, Start
 from tests.support import guarded_redis
 from tests.support import origin as o
-from tests.support.guarded_redis import PRODUCERS_SCRIPTS, WORKERS_SCRIPTS, GuardedRedis, Ran, count_scripts
+from tests.support.guarded_redis import OPERATORS_SCRIPTS, WORKERS_SCRIPTS, GuardedRedis, Ran, count_scripts
 from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, now_ms, state
 from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Origin
@@ -79,6 +79,13 @@ async def ends_what_it_cancels(producer: Fleet, origin: Origin) -> None:
     await wait_until(lambda: origin.in_progress, "a request")
     await cancelled.cancel()
     assert {Outcome.CANCELLED} == {result.outcome for result in await results_of(cancelled)}
+
+
+async def ends_what_is_too_late(producer: Fleet, origin: Origin) -> None:
+    """A deadline in the middle of a cool-down is kept."""
+    await results_of(await producer.submit([{"url": origin.url("/429"), "deadline_s": 5}]))
+    late = await producer.submit([{"url": origin.url("/ok"), "deadline_s": 0.5}])
+    assert [Reason.THROTTLED] == [result.reason for result in await results_of(late)]
 
 
 async def takes_from_the_inbox(guarded: GuardedRedis, producer: Fleet, origin: Origin) -> None:
@@ -144,6 +151,7 @@ async def test_a_workers_whole_life_is_allowed(
             "/302": o.redirect(other.url("/there")),
             "/stall": o.stall_headers(60),
             "/404": o.NOT_FOUND,
+            "/429": o.retry_after(60),
             "/": o.OK,
         }
     )
@@ -162,6 +170,7 @@ async def test_a_workers_whole_life_is_allowed(
     await takes_from_plain_arq(guarded, producer, origin)
     await ends_what_it_cancels(producer, origin)
     await waits_for_a_lane_that_is_not_due(guarded, admin)
+    await ends_what_is_too_late(producer, origin)
     await worker.runtime.sweep()
     assert 2 == await admin.xlen(keys.ALL_RESULTS)
     await worker.stop()
@@ -173,8 +182,8 @@ async def test_a_workers_whole_life_is_allowed(
 
 
 def test_every_script_is_some_users() -> None:
-    """A new script is run by a producer, a worker, or both."""
-    assert scripts.SOURCES.keys() == PRODUCERS_SCRIPTS | WORKERS_SCRIPTS
+    """A new script is run by a producer, an operator, a worker, or several of them."""
+    assert scripts.SOURCES.keys() == OPERATORS_SCRIPTS | WORKERS_SCRIPTS
 
 
 def test_every_command_of_its_scripts_is_the_workers() -> None:

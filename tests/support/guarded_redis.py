@@ -33,7 +33,8 @@ POLL_S = 0.01
 OLDEST = 7
 
 PRODUCERS_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
-WORKERS_SCRIPTS = scripts.SOURCES.keys() - {"cancel", "cancel_in_lane"}
+OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {"nudge"}
+WORKERS_SCRIPTS = scripts.SOURCES.keys() - {"cancel", "cancel_in_lane", "nudge"}
 
 Ran = defaultdict[str, set[str]]
 

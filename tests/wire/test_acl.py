@@ -44,7 +44,9 @@ from tests.support.lanes import (
     url,
 )
 from tests.support.redis import leftovers
-from worker import settle
+from worker import overrides, settle
+from worker.explain import explain_fetch, explain_lane
+from worker.policies import Policy
 from worker.progress import Progress
 from worker.snapshot import snapshot
 from worker.store import Held, Store
@@ -210,4 +212,8 @@ async def test_an_operator_looks_at_everything_and_retries_dead_letters(
         assert 1 == await fleet.dead.purge()
         assert 2 == len(await fleet.batches())
         await batch.cancel()
+        await overrides.change(client, fleet.send_wakes, LANE, {"paused": True})
+        await overrides.change(client, fleet.send_wakes, LANE, {"paused": None})
+        assert LANE == (await explain_lane(client, Policy(), LANE)).lane
+        assert "cancelled" not in (await explain_fetch(client, Policy(), batch.ids[0])).state
     assert set() == guarded.refused()
