@@ -13,6 +13,7 @@ import pytest
 
 from jobs import Fetch, Outcome, Reason, Result
 from tests.support.origin import Origin, ok
+from tests.support.redis import cli_arguments
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
 from worker import tasks
@@ -130,7 +131,7 @@ async def test_the_contracts_redis_cli_runs(redis_url: str, tmp_path: Path) -> N
         pytest.skip("redis-cli is not installed")
     [block] = fenced(CONTRACT, "bash")
     async with Origin.serving("127.0.0.183", ok(b"body")) as origin:
-        block = block.replace("redis-cli", f"redis-cli -s {redis_url.removeprefix('unix://')}")
+        block = block.replace("redis-cli", f"redis-cli {' '.join(cli_arguments(redis_url))}")
         block = block.replace("https://example.com", origin.url("").rstrip("/"))
         *pushes, reads = block.splitlines()
         for push in pushes:

@@ -17,6 +17,7 @@ from jobs.model import Result, decode_result
 from tests.support.lanes import ask, now_ms
 from tests.support.origin import Origin, latency, ok
 from tests.support.plain_arq import QUEUE, enqueue, plain_arq, said_of
+from tests.support.redis import cli_arguments
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
 
@@ -60,7 +61,7 @@ async def dead(redis: Redis) -> list[tuple[str, str]]:
 
 async def test_redis_cli_alone_is_a_producer(redis_url: str, redis: Redis, tmp_path: Path) -> None:
     """A URL, one fetch and many are pushed; all are stored, what is none is a dead letter."""
-    cli = (program("redis-cli"), "-s", redis_url.removeprefix("unix://"))
+    cli = (program("redis-cli"), *cli_arguments(redis_url))
     async with Origin.serving("127.0.0.191", ok(b"body")) as origin:
         one = json.dumps({"url": origin.url("/b"), "dest": "b.bin"})
         many = json.dumps({"batch": BATCH, "fetches": [origin.url("/c"), {"url": origin.url("/d")}]})
@@ -83,8 +84,7 @@ async def test_node_without_a_package_pushes_and_reads_its_results(redis_url: st
     async with Origin.serving("127.0.0.192", ok(b"body")) as origin:
         one = json.dumps({"url": origin.url("/b"), "meta": {"name": "é"}})
         with workers(1, redis_url, tmp_path):
-            path = redis_url.removeprefix("unix://")
-            said = await said_by(node, str(SUPPORT / "inbox.mjs"), path, origin.url("/a"), one)
+            said = await said_by(node, str(SUPPORT / "inbox.mjs"), redis_url, origin.url("/a"), one)
     by_url = {result["url"]: result for result in map(json.loads, said.splitlines())}
 
     assert {origin.url("/a"), origin.url("/b")} == set(by_url)

@@ -1,9 +1,10 @@
 // The inbox from another language: node without any package, some lines of RESP over a socket.
-// node inbox.mjs <path of Redis's socket> <message>…   prints a line of JSON for each result.
+// node inbox.mjs redis://HOST:PORT|unix:///PATH <message>…   prints a line of JSON for each result.
 import net from "node:net";
 
-const [path, ...messages] = process.argv.slice(2);
-const socket = net.connect({ path });
+const [url, ...messages] = process.argv.slice(2);
+const { protocol, hostname, port, pathname } = new URL(url);
+const socket = net.connect(protocol === "unix:" ? { path: pathname } : { host: hostname, port: port || 6379 });
 let buffer = Buffer.alloc(0);
 let wake = () => {};
 socket.on("data", (data) => { buffer = Buffer.concat([buffer, data]); wake(); });

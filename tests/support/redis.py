@@ -168,3 +168,8 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (r"ff:cancelled:(?P<lane>.+)", "set", _never),
     (r"ff:lane:(?P<lane>.+)", "hash", _of_busy_lane),
 ]
+
+
+def cli_arguments(url: str) -> tuple[str, str]:
+    """How redis-cli is told of that Redis."""
+    return ("-s", url.removeprefix("unix://")) if url.startswith("unix://") else ("-u", url)

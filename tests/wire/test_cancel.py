@@ -58,15 +58,16 @@ async def everywhere(fleet: Fleet, redis: Redis) -> tuple[Batch, Batch]:
     for priority in Priority:
         for place in range(3):
             for batch, name in ((one, "one"), (two, "two")):
-                await _add(redis, batch, Fetch(url=url(f"/{name}-{priority}-{place}"), priority=priority))
+                await _add(
+                    fleet, redis, batch, Fetch(url=url(f"/{name}-{priority}-{place}"), priority=priority)
+                )
     return one, two
 
 
-async def _add(redis: Redis, batch: Batch, fetch: Fetch) -> None:
+async def _add(fleet: Fleet, redis: Redis, batch: Batch, fetch: Fetch) -> None:
     """One more fetch of a batch, as if its producer had not sealed it."""
     total = int(await ask(redis, "HGET", keys.batch(batch.id), "total"))
-    async with Fleet(f"unix://{redis.connection_pool.connection_kwargs['path']}") as fleet:
-        made = await fleet.submit([fetch])
+    made = await fleet.submit([fetch])
     (element,) = await ask(redis, "LRANGE", keys.waiting_at(LANE, fetch.priority.value), -1, -1)
     ours = f"{batch.id}-{total:08x}".encode() + element[25:]
     await ask(redis, "LSET", keys.waiting_at(LANE, fetch.priority.value), -1, ours)
