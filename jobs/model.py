@@ -50,6 +50,7 @@ class Reason(StrEnum):
     READ = "read"
     READ_TIMEOUT = "read_timeout"
     REDIRECT_REFUSED = "redirect_refused"
+    ROBOTS_DISALLOWED = "robots_disallowed"
     THROTTLED = "throttled"
     TLS = "tls"
     TOO_LARGE = "too_large"

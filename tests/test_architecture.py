@@ -30,6 +30,7 @@ PURE = (
     "worker/http/redirects.py",
     "worker/policy.py",
     "worker/redact.py",
+    "worker/robots.py",
 )
 IMPURE = {"aiofiles", "arq", "asyncio", "httpcore2", "httpx", "os", "random", "redis", "socket", "time"}
 

@@ -2,7 +2,7 @@
 
 from jobs.entry import Entry, to_element
 from jobs.lanes import lane_of_url
-from jobs.model import Outcome
+from jobs.model import Outcome, Reason
 from worker import lines, settle
 from worker.attempt import Attempt
 from worker.decide import (
@@ -17,10 +17,12 @@ from worker.decide import (
     decide,
     expired,
     poisoned,
+    put_off,
     signal_of,
 )
 from worker.gate import budget, gate
 from worker.gate.gate import Why
+from worker.http.engine import Trace
 from worker.lane import Lane
 from worker.parts import Parts
 from worker.patience import patiently
@@ -32,7 +34,7 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
     """One attempt at a claimed fetch, from the request to its settlement."""
     attempt = Attempt(entry, lane, parts)
     happened = await attempt.run()
-    learn(attempt, happened, lane, parts)
+    learn(attempt.trace, happened, lane, parts)
     match _decided(entry, lane, happened, parts):
         case Finish() as finish:
             _finish(attempt, lane, parts, finish, happened)
@@ -42,10 +44,11 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
             await _transfer(moved, lane, parts)
 
 
-def learn(attempt: Attempt, happened: Happened, lane: Lane, parts: Parts) -> None:
-    """What the attempt says of the host goes into the lane's gate, and to Redis soon."""
+def learn(trace: Trace, happened: Happened, lane: Lane, parts: Parts) -> None:
+    """What the exchange says of the host goes into the lane's gate, and to Redis soon."""
     before, now_ms = lane.gate, lane.clock.now_ms()
-    signal = signal_of(happened, attempt.started_ms, len(lane.in_flight), attempt.trace.latency_ms)
+    started_ms = lane.since_ms(trace.started_s)
+    signal = signal_of(happened, started_ms, len(lane.in_flight), trace.latency_ms)
     lane.gate = gate.saw(lane.gate, lane.policy, signal, now_ms, parts.chance())
     wait = asks_for_quiet(happened)
     if wait is not None:
@@ -71,14 +74,33 @@ def end_cancelled(entry: Entry, lane: Lane, parts: Parts) -> None:
     _finish(Attempt(entry, lane, parts), lane, parts, Finish(outcome=Outcome.CANCELLED), Held())
 
 
-def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
+def end_disallowed(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """The fetch ends because its host's robots.txt says so."""
+    finish = Finish(outcome=Outcome.FAILED, reason=Reason.ROBOTS_DISALLOWED)
+    _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+
+
+def wait_for_robots(entry: Entry, happened: Happened, lane: Lane, parts: Parts) -> None:
+    """The fetch waits because its host did not say what its robots.txt allows; happened: what it said."""
+    match put_off(entry, happened, lane.clock.now_ms(), _host(lane)):
+        case Finish() as finish:
+            _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+        case Again() as again:
+            _again(entry, lane, parts, again, happened)
+
+
+def _host(lane: Lane) -> Host:
     now_ms, shut = lane.clock.now_ms(), lane.shut()
-    host = Host(
+    return Host(
         opens_ms=shut.until_ms if shut else now_ms,
         retry_ms=budget.retry_not_before_ms(lane.gate, now_ms),
         dead=gate.dead(lane.gate, lane.policy, now_ms),
     )
-    decision = decide(entry, happened, lane.policy, now_ms, host, parts.chance())
+
+
+def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
+    now_ms = lane.clock.now_ms()
+    decision = decide(entry, happened, lane.policy, now_ms, _host(lane), parts.chance())
     if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
         lane.gate = budget.retried(lane.gate, now_ms + int(decision.wait_s * 1000), now_ms)
     return decision

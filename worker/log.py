@@ -34,6 +34,8 @@ class Event(StrEnum):
     """Something in the lane was no entry; it is among the dead letters."""
     LANE_RESCUED = "lane.rescued"
     """The sweep woke a lane whose owner died or whose hand-off was lost."""
+    LANE_ROBOTS = "lane.robots"
+    """An origin was asked for its robots.txt: what came, a status or a reason."""
     LANE_CANCELLED = "lane.cancelled"
     """The fetches of cancelled batches in the lane have their results."""
     INTAKE_TAKEN = "intake.taken"

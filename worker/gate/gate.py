@@ -31,6 +31,7 @@ class Why(StrEnum):
     PACING = "pacing"
     QUOTA = "quota"
     PAUSED = "paused"
+    ROBOTS = "robots"
 
 
 class Go(NamedTuple):
@@ -102,12 +103,13 @@ def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None
     if policy.paused:
         return Shut(now_ms + PAUSE_LOOK_MS, Why.PAUSED)
     quota_ms = min(_spaced_until_ms(state, state.quota_interval_ms, 1), state.quota_until_ms)
-    pace_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0
+    pace_ms, burst = _pace(state, policy)
     waits = [
         Shut(state.cool_until_ms, Why.COOLING),
         Shut(state.open_until_ms if state.breaker is Breaker.OPEN else 0, Why.BREAKER),
         Shut(quota_ms if policy.quota else 0, Why.QUOTA),
-        Shut(_spaced_until_ms(state, pace_ms, policy.burst) if pace_ms else 0, Why.PACING),
+        Shut(_spaced_until_ms(state, pace_ms, burst) if pace_ms else 0, Why.PACING),
+        Shut(state.robots_until_ms if _obeys(policy) else 0, Why.ROBOTS),
     ]
     longest = max(waits, key=lambda wait: wait.until_ms)
     return longest if longest.until_ms > now_ms else None
@@ -124,7 +126,7 @@ def dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
 def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     """The state after a fetch was let through."""
     state = budget.sent(breaker.probing(state), now_ms)
-    interval_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0.0
+    interval_ms, _ = _pace(state, policy)
     if policy.quota and now_ms < state.quota_until_ms:
         interval_ms = max(interval_ms, state.quota_interval_ms)
     if interval_ms:
@@ -165,6 +167,36 @@ def told(state: GateState, quota: Quota, in_flight: int, now_ms: int) -> GateSta
     if not left:
         state = replace(state, paced_ms=max(state.paced_ms, float(until_ms)))
     return state
+
+
+def kept_out(state: GateState, policy: LanePolicy, now_ms: int, chance: float) -> GateState:
+    """The state after the host did not say what its robots.txt allows: nothing, until it is asked again.
+
+    The wait doubles with each failure in a row, as that of a retry does.
+    """
+    wait_s = exponential_s(state.failures, policy.retry_base_s, policy.retry_cap_s)
+    return replace(state, robots_until_ms=now_ms + _ms(upward_jitter_s(wait_s, chance)))
+
+
+def spaced(state: GateState, delay_s: float, asked_ms: int) -> GateState:
+    """The state once it is known how far apart the robots.txt wants requests to be.
+
+    asked_ms: when it was asked for, since that was a request too; 0 if it was known to somebody.
+    """
+    paced_ms = max(state.paced_ms, asked_ms + delay_s * 1000) if asked_ms and delay_s else state.paced_ms
+    return replace(state, crawl_delay_s=delay_s, paced_ms=paced_ms)
+
+
+def _pace(state: GateState, policy: LanePolicy) -> tuple[float, int]:
+    """How far apart fetches start, 0 for no pacing, and how many may start together."""
+    pace_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0.0
+    if _obeys(policy) and state.crawl_delay_s:
+        return max(pace_ms, state.crawl_delay_s * 1000), 1
+    return pace_ms, policy.burst
+
+
+def _obeys(policy: LanePolicy) -> bool:
+    return policy.robots == "obey"
 
 
 def _learnt(learnt: Limit, within: Range, signal: Signal, now_ms: int) -> Limit:
