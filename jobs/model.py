@@ -82,6 +82,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     priority: high, normal or low.
     deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
     retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
+    fallback: "stale": when the host is down, what was stored before is the result; "none": never. Without it
+    the workers' policy says which.
     key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
     meta: any JSON; comes back in the result, is never sent.
 
@@ -98,6 +100,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = None
     retry_unsafe: bool = False
+    fallback: str | None = None
     key: str | None = None
     meta: Any = None
 
@@ -120,6 +123,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
         if self.deadline_s is not None:
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
+        checks.fallback(self.fallback)
         if self.key is not None:
             checks.key(self.key)
 
@@ -146,7 +150,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """How one fetch ended; exactly one is written for each.
 
-    path is relative to the out folder. attempts, throttles and interruptions are three separate
+    path is relative to the out folder. stale: the host is down, and path is what was stored before; reason
+    says what was wrong. attempts, throttles and interruptions are three separate
     ledgers: only attempts are bounded by the policy.
     """
 
@@ -160,6 +165,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int | None = None
     sha256: str | None = None
     path: str | None = None
+    stale: bool = False
     attempts: int = 0
     throttles: int = 0
     interruptions: int = 0

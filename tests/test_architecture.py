@@ -22,6 +22,7 @@ PURE = (
     "jobs/urls.py",
     "worker/backoff.py",
     "worker/decide.py",
+    "worker/fallback.py",
     "worker/gate/breaker.py",
     "worker/gate/gate.py",
     "worker/gate/retry_after.py",

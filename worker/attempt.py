@@ -8,6 +8,7 @@ from jobs.model import Reason
 from jobs.urls import parse_url
 from worker import lines
 from worker.decide import Answered, Broke, Happened, Held, Moved, Stored, may_repeat
+from worker.fallback import in_force
 from worker.gate import gate
 from worker.gate.gate import Go, Seen, Signal, started
 from worker.gate.quota import quota_of
@@ -86,7 +87,8 @@ class Attempt:
             await answer.discard()
             return Stored(status=answer.status, path=None, size_bytes=0, sha256=None)
         expected = Expected(answer.length_bytes, self.entry.fetch.sha256, self._max_bytes())
-        async with self.parts.sink.receive(self.entry, self.lane.token, expected) as part:
+        remember = in_force(self.entry.fetch, self.parts.policy_of(self.entry.fetch))
+        async with self.parts.sink.receive(self.entry, self.lane.token, expected, remember=remember) as part:
             async for chunk in answer.chunks():
                 await part.write(chunk)
             kept = await part.commit(lambda: self.lane.live)

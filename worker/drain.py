@@ -72,7 +72,7 @@ async def _step(lane: Lane, parts: Parts) -> float | None:
         if not lane.ready:
             return wait_s
     entry = _next(lane)
-    if end_untried(entry, lane, parts):
+    if await end_untried(entry, lane, parts):
         return 0
     return await _serve(entry, lane, parts)
 
@@ -81,6 +81,9 @@ async def _serve(entry: Entry, lane: Lane, parts: Parts) -> float:
     """Start the fetch, or ask its origin's robots.txt first; how long to wait before the next step."""
     url = entry.request.url
     rules = await rules_for(entry, lane, parts)
+    if lane.cancelled:  # perhaps this one, while we looked
+        lane.ready.appendleft(entry)
+        return 0
     if rules is None and lane.is_asking(url):
         lane.ready.appendleft(entry)
         return math.inf
@@ -181,7 +184,7 @@ async def _end_expired(lane: Lane, parts: Parts) -> None:
         )
         lane.clock.sync(claim.now_ms)
         hold(lane, claim.elements, parts)
-        while lane.ready and end_untried(lane.ready[0], lane, parts):
+        while lane.ready and await end_untried(lane.ready[0], lane, parts):
             lane.ready.popleft()
         if len(claim.elements) < EXPIRED_AT_ONCE:
             return

@@ -3,7 +3,7 @@
 from jobs.entry import Entry, to_element
 from jobs.lanes import lane_of_url
 from jobs.model import Outcome, Reason
-from worker import lines, settle
+from worker import fallback, lines, settle
 from worker.attempt import Attempt
 from worker.decide import (
     Again,
@@ -20,6 +20,7 @@ from worker.decide import (
     put_off,
     signal_of,
 )
+from worker.fallback import Old
 from worker.gate import budget, gate
 from worker.gate.gate import Why
 from worker.http.engine import Trace
@@ -37,7 +38,7 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
     learn(attempt.trace, happened, lane, parts)
     match _decided(entry, lane, happened, parts):
         case Finish() as finish:
-            _finish(attempt, lane, parts, finish, happened)
+            await _finish(attempt, lane, parts, finish, happened)
         case Again() as again:
             _again(entry, lane, parts, again, happened)
         case Transfer(entry=moved):
@@ -59,32 +60,32 @@ def learn(trace: Trace, happened: Happened, lane: Lane, parts: Parts) -> None:
         parts.settler.save_gate(lane)
 
 
-def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
+async def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
     """Whether the fetch ends before it is tried: its deadline has passed, or workers die of it."""
     shut = lane.shut()
     cooling = shut is not None and shut.why is Why.COOLING
     finish = poisoned(entry) or expired(entry, lane.clock.now_ms(), cooling=cooling)
     if finish is not None:
-        _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+        await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
     return finish is not None
 
 
 def end_cancelled(entry: Entry, lane: Lane, parts: Parts) -> None:
     """The fetch ends because its batch was cancelled."""
-    _finish(Attempt(entry, lane, parts), lane, parts, Finish(outcome=Outcome.CANCELLED), Held())
+    _settle(Attempt(entry, lane, parts), lane, parts, Finish(outcome=Outcome.CANCELLED), Held())
 
 
 def end_disallowed(entry: Entry, lane: Lane, parts: Parts) -> None:
     """The fetch ends because its host's robots.txt says so."""
     finish = Finish(outcome=Outcome.FAILED, reason=Reason.ROBOTS_DISALLOWED)
-    _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+    _settle(Attempt(entry, lane, parts), lane, parts, finish, Held())
 
 
-def wait_for_robots(entry: Entry, happened: Happened, lane: Lane, parts: Parts) -> None:
+async def wait_for_robots(entry: Entry, happened: Happened, lane: Lane, parts: Parts) -> None:
     """The fetch waits because its host did not say what its robots.txt allows; happened: what it said."""
     match put_off(entry, happened, lane.clock.now_ms(), _host(lane)):
         case Finish() as finish:
-            _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+            await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
         case Again() as again:
             _again(entry, lane, parts, again, happened)
 
@@ -106,10 +107,27 @@ def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Deci
     return decision
 
 
-def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
-    result = result_of(attempt, finish, happened, parts.settings.worker_id)
+async def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
+    """Settle the fetch; where its host is down, with what was stored before if that is wanted."""
+    entry, shut, old = attempt.entry, lane.shut(), None
+    if fallback.instead(entry, finish, happened, shut.why if shut else None) and fallback.in_force(
+        entry.fetch, parts.policy_of(entry.fetch)
+    ):
+        old = await parts.sink.old(entry.fetch)
+    _settle(attempt, lane, parts, finish, happened, old)
+
+
+def _settle(
+    attempt: Attempt,
+    lane: Lane,
+    parts: Parts,
+    finish: Finish,
+    happened: Happened,
+    old: Old | None = None,
+) -> None:
+    result = result_of(attempt, finish, happened, parts.settings.worker_id, old)
     line = lines.finished(result, attempt.entry, lane, happened, parts.log)
-    if finish.outcome is Outcome.FAILED:
+    if result.outcome is Outcome.FAILED:
         parts.settler.add(lane, settle.failed(result, lines.note(happened) or ""))
     parts.settler.add(lane, settle.finished(result, line))
 

@@ -38,6 +38,7 @@ def finished(result: Result, entry: Entry, lane: Lane, happened: Happened, log: 
             reason=result.reason.value if result.reason else None,
             note=note(happened),
             bytes=result.bytes,
+            stale=result.stale,
             attempts=result.attempts,
             throttles=result.throttles,
             interruptions=result.interruptions,

@@ -49,7 +49,7 @@ async def ask_first(entry: Entry, lane: Lane, parts: Parts) -> None:
     if not asks_for_quiet(asked.happened):
         lane.gate = gate.kept_out(lane.gate, lane.policy, lane.clock.now_ms(), parts.chance())
         parts.settler.save_gate(lane)
-    wait_for_robots(entry, asked.happened, lane, parts)
+    await wait_for_robots(entry, asked.happened, lane, parts)
 
 
 async def _kept(asked: Asked, lane: Lane, parts: Parts) -> Kept | None:

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from jobs.checks import FALLBACKS
 from jobs.urls import UrlError, parse_url
 
 MAX_TIMEOUT_S = 24 * 3600
@@ -80,6 +81,8 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     whose name does not exist.
     quota: heed RateLimit fields. paused: start nothing.
     robots: "obey" asks each origin's robots.txt first and does as it says, "ignore" never asks.
+    fallback: "stale" answers with what was stored before where the host is down, "none" fails; a fetch may
+    say otherwise.
     http2: offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback.
     max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
     """
@@ -100,6 +103,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     quota: bool = True
     paused: bool = False
     robots: str = "ignore"
+    fallback: str = "none"
     http2: bool = False
     max_bytes: int = 0
 
@@ -122,6 +126,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if isinstance(self.timeout, str):
             _one_of("timeout", self.timeout, PROFILES)
         _one_of("robots", self.robots, ROBOTS)
+        _one_of("fallback", self.fallback, FALLBACKS)
 
     @property
     def most_at_once(self) -> int:
