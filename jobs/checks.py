@@ -9,6 +9,7 @@ from jobs.urls import UrlError, parse_url
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BODYLESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+FALLBACKS = ("none", "stale")
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 1 << 20
 MAX_DEST_BYTES = 1024
@@ -126,6 +127,12 @@ def deadline(value_s: float, most_s: float) -> None:
     """More than nothing, and not so far off that a batch would never end."""
     if not 0 < value_s <= most_s:
         raise InvalidFetchError(f"deadline_s: {value_s} is not within 0 (exclusive) and {most_s:.0f}")
+
+
+def fallback(value: str | None) -> None:
+    """What may stand in for a body that cannot be had; None for what the policy says."""
+    if value is not None and value not in FALLBACKS:
+        raise InvalidFetchError(f"fallback: {value!r} is not one of {', '.join(FALLBACKS)}")
 
 
 def key(value: str) -> None:

@@ -107,6 +107,11 @@ def key(text: str) -> str:
     return f"ff:key:{text}"
 
 
+def robots(origin: str) -> str:
+    """string: what the origin's robots.txt said, JSON. A day at most, an hour where there was none."""
+    return f"ff:robots:{origin}"
+
+
 def lane(name: str) -> str:
     """hash: state, generation, due_ms, shut_until_ms, why, owner, token, gate, open, earliest_ms.
 

@@ -1,4 +1,4 @@
-"""Which lane a fetch belongs to: the one of its host."""
+"""Which lane and which origin a fetch belongs to: those of its host."""
 
 
 def lane_of_url(canonical_url: str) -> str:
@@ -7,3 +7,8 @@ def lane_of_url(canonical_url: str) -> str:
     if authority.startswith("["):
         return authority[1 : authority.index("]")]
     return authority.partition(":")[0]
+
+
+def origin_of_url(canonical_url: str) -> str:
+    """The scheme, host and port of a URL in canonical form, a default port left out."""
+    return canonical_url[: canonical_url.index("/", len("https://"))]

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     READ = "read"
     READ_TIMEOUT = "read_timeout"
     REDIRECT_REFUSED = "redirect_refused"
+    ROBOTS_DISALLOWED = "robots_disallowed"
     THROTTLED = "throttled"
     TLS = "tls"
     TOO_LARGE = "too_large"
@@ -81,6 +82,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     priority: high, normal or low.
     deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
     retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
+    fallback: "stale": when the host is down, what was stored before is the result; "none": never. Without it
+    the workers' policy says which.
     key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
     meta: any JSON, at most 100 levels deep; comes back in the result, is never sent.
 
@@ -97,6 +100,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = None
     retry_unsafe: bool = False
+    fallback: str | None = None
     key: str | None = None
     meta: Any = None
 
@@ -119,6 +123,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
         if self.deadline_s is not None:
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
+        checks.fallback(self.fallback)
         if self.key is not None:
             checks.key(self.key)
         checks.meta(self.meta)
@@ -152,11 +157,12 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     outcome: stored, unchanged, failed or cancelled.
     worker: which one wrote the result.
     final_url: where redirects led.
-    reason: why it failed; null for the other outcomes.
+    reason: why it failed; null for the other outcomes unless stale.
     status: of the last answer; null where none came.
     bytes: of the body on disk.
     sha256: of the body on disk, 64 hex digits.
     path: of the body, relative to the out folder.
+    stale: the host is down, and path is what was stored before; reason says what was wrong.
     attempts: tries, the last one included; bounded by the policy.
     throttles: waits that the host asked for; they charge no attempt.
     interruptions: what was nobody's fault (deploys, crashes, a full disk); they charge no attempt.
@@ -174,6 +180,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int | None = None
     sha256: str | None = None
     path: str | None = None
+    stale: bool = False
     attempts: int = 0
     throttles: int = 0
     interruptions: int = 0

@@ -23,6 +23,7 @@ PURE = (
     "jobs/urls.py",
     "worker/backoff.py",
     "worker/decide.py",
+    "worker/fallback.py",
     "worker/gate/breaker.py",
     "worker/gate/budget.py",
     "worker/gate/gate.py",
@@ -35,6 +36,7 @@ PURE = (
     "worker/policies.py",
     "worker/policy.py",
     "worker/redact.py",
+    "worker/robots.py",
 )
 IMPURE = {"aiofiles", "arq", "asyncio", "httpcore2", "httpx", "os", "random", "redis", "socket", "time"}
 

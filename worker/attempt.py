@@ -2,13 +2,13 @@
 
 import asyncio
 
-from jobs.entry import Entry, Hop
+from jobs.entry import Entry
 from jobs.lanes import lane_of_url
 from jobs.model import Reason
 from jobs.urls import parse_url
 from worker import lines
-from worker.clock import mono_s
 from worker.decide import Answered, Broke, Happened, Held, Moved, Stored, may_repeat
+from worker.fallback import in_force
 from worker.gate import gate
 from worker.gate.gate import Go, Seen, Signal, started
 from worker.gate.quota import quota_of
@@ -37,7 +37,7 @@ class Attempt:
     @property
     def started_ms(self) -> int:
         """When it began, by Redis's clock."""
-        return self.lane.clock.now_ms() - int((mono_s() - self.trace.started_s) * 1000)
+        return self.lane.since_ms(self.trace.started_s)
 
     async def run(self) -> Happened:
         """What happened; never raises but for cancellation."""
@@ -87,7 +87,8 @@ class Attempt:
             await answer.discard()
             return Stored(status=answer.status, path=None, size_bytes=0, sha256=None)
         expected = Expected(answer.length_bytes, self.entry.fetch.sha256, self._max_bytes())
-        async with self.parts.sink.receive(self.entry, self.lane.token, expected) as part:
+        remember = in_force(self.entry.fetch, self.parts.policy_of(self.entry.fetch))
+        async with self.parts.sink.receive(self.entry, self.lane.token, expected, remember=remember) as part:
             async for chunk in answer.chunks():
                 await part.write(chunk)
             kept = await part.commit(lambda: self.lane.live)
@@ -112,15 +113,18 @@ class Attempt:
         if isinstance(hop, RedirectRefused):
             note = hop.message
             return Broke(reason=Reason.REDIRECT_REFUSED, final=True, status=answer.status, note=note)
-        if not self._may_follow(hop):
+        rules = self.lane.rules(hop.url) if lane_of_url(hop.url) == self.lane.name else None
+        if rules is not None and not rules.allows(hop.url):
+            return Broke(reason=Reason.ROBOTS_DISALLOWED, final=True, status=answer.status)
+        if rules is None or not self._may_follow():
             return Moved(hop=hop, hops=self.hops + 1, status=answer.status)
         self.request = hop
         self.hops += 1
         return None
 
-    def _may_follow(self, hop: Hop) -> bool:
+    def _may_follow(self) -> bool:
         lane = self.lane
-        if lane_of_url(hop.url) != lane.name or not isinstance(lane.verdict(besides=1), Go):
+        if not isinstance(lane.verdict(besides=1), Go):
             return False
         lane.gate = started(lane.gate, lane.policy, lane.clock.now_ms())
         return True

@@ -42,7 +42,7 @@ async def _end_in_hand(lane: Lane, batches: set[str], parts: Parts) -> int:
     lane.ready = deque(entry for entry in lane.ready if entry.batch_id not in batches)
     held: list[Entry] = [entry for entry in lane.entries.values() if entry.batch_id in batches]
     for entry in held:
-        end_untried_with(CANCELLED, lane, parts, entry)
+        await end_untried_with(CANCELLED, lane, parts, entry)
     return len(held)
 
 
@@ -55,5 +55,5 @@ async def _end_unseen(lane: Lane, batches: set[str], parts: Parts) -> int:
         left = await patiently(lane, parts, lambda: parts.store.withdrawn(lane.name, lane.token, batches))
         if not left:
             break
-        count += end_all(lane, left, end, parts)
+        count += await end_all(lane, left, end, parts)
     return count

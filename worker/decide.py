@@ -145,6 +145,7 @@ _BROKEN_SAYS = {
     Reason.POOL_TIMEOUT: Seen.NOTHING,
     Reason.READ_TIMEOUT: Seen.TIMED_OUT,
     Reason.REDIRECT_REFUSED: Seen.ANSWERED,
+    Reason.ROBOTS_DISALLOWED: Seen.ANSWERED,
     Reason.TOO_LARGE: Seen.ANSWERED,
     Reason.TOO_MANY_REDIRECTS: Seen.ANSWERED,
     Reason.TOTAL_TIMEOUT: Seen.TIMED_OUT,
@@ -194,6 +195,20 @@ def decide(
             return _interrupted(entry, reason, now_ms, wait_s)
         case Moved(hop=hop, hops=hops):
             return Transfer(entry=msgspec.structs.replace(entry, hop=hop, hops=hops))
+
+
+def put_off(entry: Entry, happened: Happened, now_ms: int, host: Host) -> Decision:
+    """What becomes of a fetch whose host does not say what its robots.txt allows.
+
+    No attempt is charged: nothing was asked of the fetch's own URL.
+    """
+    if host.dead:
+        return Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
+    if asks_for_quiet(happened):
+        return _throttled(entry, now_ms, host.opens_ms)
+    reason = happened.reason if isinstance(happened, Broke) else Reason.HTTP_STATUS
+    after = msgspec.structs.replace(entry, last=reason)
+    return _unless_too_late(after, max(0, host.opens_ms - now_ms) / 1000, reason, now_ms)
 
 
 def may_repeat(entry: Entry) -> bool:

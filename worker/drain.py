@@ -2,19 +2,23 @@
 
 import asyncio
 import math
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from jobs.entry import Entry, to_element
+from jobs.lanes import origin_of_url
 from worker import lines, tasks
 from worker.cancelling import end_cancelled_batches
 from worker.decide import cheapest, crashed, interrupted
 from worker.expiring import LOOK_EVERY_S, end_expired, end_if_dead
-from worker.fetching import end_untried, run_fetch
+from worker.fetching import end_disallowed, end_untried, run_fetch
 from worker.gate import gate
 from worker.gate.gate import Full, Go, Shut, Why
 from worker.gate.state import Breaker
 from worker.holding import hold
 from worker.lane import Lane
 from worker.log import Event
+from worker.obeying import ask_first, rules_for
 from worker.parts import Parts
 from worker.patience import patiently
 from worker.store import LaneLostError
@@ -27,6 +31,8 @@ POLL_S = 0.5
 
 PROBE_CHOICE = 32
 """Out of so many the probe of a host is chosen that may be ill."""
+
+Work = Callable[[Entry, Lane, Parts], Coroutine[Any, Any, None]]
 
 
 async def drain(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
@@ -69,9 +75,28 @@ async def _step(lane: Lane, parts: Parts) -> float | None:
         if not lane.ready:
             return wait_s
     entry = _next(lane)
-    if end_untried(entry, lane, parts):
+    if await end_untried(entry, lane, parts):
         return 0
-    await _start(entry, lane, parts)
+    return await _serve(entry, lane, parts)
+
+
+async def _serve(entry: Entry, lane: Lane, parts: Parts) -> float:
+    """Start the fetch, or ask its origin's robots.txt first; how long to wait before the next step."""
+    url = entry.request.url
+    rules = await rules_for(entry, lane, parts)
+    if lane.cancelled:  # perhaps this one, while we looked
+        lane.ready.appendleft(entry)
+        return 0
+    if rules is None and lane.is_asking(url):
+        lane.ready.appendleft(entry)
+        return math.inf
+    if rules is None:
+        if await _start(entry, ask_first, lane, parts):
+            lane.asking[origin_of_url(url)] = entry.id
+    elif rules.allows(url):
+        await _start(entry, run_fetch, lane, parts)
+    else:
+        end_disallowed(entry, lane, parts)
     return 0
 
 
@@ -85,19 +110,20 @@ def _next(lane: Lane) -> Entry:
     return entry
 
 
-async def _start(entry: Entry, lane: Lane, parts: Parts) -> None:
-    """Start the fetch, if the lane still lets it when the worker has a slot for it."""
+async def _start(entry: Entry, work: Work, lane: Lane, parts: Parts) -> bool:
+    """Start work for the fetch, if the lane still lets it when the worker has a slot for it."""
     if not await _slot(lane, parts):
         lane.ready.appendleft(entry)
-        return
+        return False
     if not lane.serving or lane.cancelled or not isinstance(lane.verdict(), Go):
         parts.slots.release()
         lane.ready.appendleft(entry)
-        return
+        return False
     before = lane.gate
-    task = lane.start(entry.id, run_fetch(entry, lane, parts))
+    task = lane.start(entry.id, work(entry, lane, parts))
     lines.gate_changed(lane, before, parts.log)
     task.add_done_callback(lambda done: _ended(entry, done, lane, parts))
+    return True
 
 
 async def _slot(lane: Lane, parts: Parts) -> bool:

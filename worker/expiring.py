@@ -1,7 +1,6 @@
 """Ends what must not wait any longer: fetches past their deadline, and all that waits for a dead host."""
 
 import functools
-from collections import deque
 
 from jobs.entry import Entry
 from worker.decide import HOST_DEAD
@@ -23,7 +22,9 @@ async def end_expired(lane: Lane, parts: Parts) -> None:
     now_ms = lane.clock.now_ms()
     if now_ms < lane.look_ms:
         return
-    lane.ready = deque(entry for entry in lane.ready if not end_if_expired(entry, lane, parts))
+    for entry in list(lane.ready):
+        if await end_if_expired(entry, lane, parts):
+            lane.ready.remove(entry)
     earliest_ms = await patiently(lane, parts, lambda: parts.store.earliest_ms(lane.name))
     if earliest_ms is not None and earliest_ms <= now_ms:
         earliest_ms = await _look_through(lane, parts)
@@ -39,7 +40,7 @@ async def end_if_dead(lane: Lane, parts: Parts) -> bool:
     end = functools.partial(end_untried_with, HOST_DEAD, lane, parts)
     count = len(lane.ready)
     while lane.ready:
-        end(lane.ready.popleft())
+        await end(lane.ready.popleft())
     count += (await withdraw(lane, ALL, end, parts)).ended
     if count:
         since_ms = lane.gate.down_since_ms
@@ -51,8 +52,8 @@ async def _look_through(lane: Lane, parts: Parts) -> int | None:
     """End what has expired; the earliest deadline of what stays."""
     await patiently(lane, parts, lambda: parts.store.note_earliest(lane.name, lane.token, None))
 
-    def end(entry: Entry) -> None:
-        end_if_expired(entry, lane, parts)
+    async def end(entry: Entry) -> None:
+        await end_if_expired(entry, lane, parts)
 
     found = await withdraw(lane, EXPIRED, end, parts)
     earliest_ms = found.earliest_ms

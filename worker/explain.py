@@ -127,6 +127,8 @@ def why_shut(why: Why, state: GateState, policy: LanePolicy) -> str:
             return "the host says that its quota is nearly used up (RateLimit)"
         case Why.PAUSED:
             return "an operator has paused it; go on with: fetchfleet resume"
+        case Why.ROBOTS:
+            return "the host does not say what its robots.txt allows; it will be asked again"
 
 
 def ordinal(number: int) -> str:

@@ -2,8 +2,8 @@
 
 from jobs.entry import Entry, to_element
 from jobs.lanes import lane_of_url
-from jobs.model import Outcome
-from worker import lines, settle
+from jobs.model import Outcome, Reason
+from worker import fallback, lines, settle
 from worker.attempt import Attempt
 from worker.decide import (
     CANCELLED,
@@ -18,10 +18,13 @@ from worker.decide import (
     decide,
     expired,
     poisoned,
+    put_off,
     signal_of,
 )
+from worker.fallback import Old
 from worker.gate import budget, gate
 from worker.gate.gate import Why
+from worker.http.engine import Trace
 from worker.lane import Lane
 from worker.parts import Parts
 from worker.patience import patiently
@@ -33,20 +36,21 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
     """One attempt at a claimed fetch, from the request to its settlement."""
     attempt = Attempt(entry, lane, parts)
     happened = await attempt.run()
-    learn(attempt, happened, lane, parts)
+    learn(attempt.trace, happened, lane, parts)
     match _decided(entry, lane, happened, parts):
         case Finish() as finish:
-            _finish(attempt, lane, parts, finish, happened)
+            await _finish(attempt, lane, parts, finish, happened)
         case Again() as again:
             _again(entry, lane, parts, again, happened)
         case Transfer(entry=moved):
             await _transfer(moved, lane, parts)
 
 
-def learn(attempt: Attempt, happened: Happened, lane: Lane, parts: Parts) -> None:
-    """What the attempt says of the host goes into the lane's gate, and to Redis soon."""
+def learn(trace: Trace, happened: Happened, lane: Lane, parts: Parts) -> None:
+    """What the exchange says of the host goes into the lane's gate, and to Redis soon."""
     before, now_ms = lane.gate, lane.clock.now_ms()
-    signal = signal_of(happened, attempt.started_ms, len(lane.in_flight), attempt.trace.latency_ms)
+    started_ms = lane.since_ms(trace.started_s)
+    signal = signal_of(happened, started_ms, len(lane.in_flight), trace.latency_ms)
     lane.gate = gate.saw(lane.gate, lane.policy, signal, now_ms, parts.chance())
     wait = asks_for_quiet(happened)
     if wait is not None:
@@ -57,25 +61,25 @@ def learn(attempt: Attempt, happened: Happened, lane: Lane, parts: Parts) -> Non
         parts.settler.save_gate(lane)
 
 
-def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
+async def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
     """Whether the fetch ends before it is tried: its deadline has passed, or workers die of it."""
     finish = poisoned(entry) or expired(entry, lane.clock.now_ms(), cooling=_is_cooling(lane))
     if finish is not None:
-        end_untried_with(finish, lane, parts, entry)
+        await end_untried_with(finish, lane, parts, entry)
     return finish is not None
 
 
-def end_if_expired(entry: Entry, lane: Lane, parts: Parts) -> bool:
+async def end_if_expired(entry: Entry, lane: Lane, parts: Parts) -> bool:
     """Whether the fetch ends because its deadline has passed."""
     finish = expired(entry, lane.clock.now_ms(), cooling=_is_cooling(lane))
     if finish is not None:
-        end_untried_with(finish, lane, parts, entry)
+        await end_untried_with(finish, lane, parts, entry)
     return finish is not None
 
 
-def end_untried_with(finish: Finish, lane: Lane, parts: Parts, entry: Entry) -> None:
+async def end_untried_with(finish: Finish, lane: Lane, parts: Parts, entry: Entry) -> None:
     """The fetch ends so, without another attempt."""
-    _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+    await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
 
 
 def _is_cooling(lane: Lane) -> bool:
@@ -83,23 +87,59 @@ def _is_cooling(lane: Lane) -> bool:
     return shut is not None and shut.why is Why.COOLING
 
 
-def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
+def end_disallowed(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """The fetch ends because its host's robots.txt says so."""
+    finish = Finish(outcome=Outcome.FAILED, reason=Reason.ROBOTS_DISALLOWED)
+    _settle(Attempt(entry, lane, parts), lane, parts, finish, Held())
+
+
+async def wait_for_robots(entry: Entry, happened: Happened, lane: Lane, parts: Parts) -> None:
+    """The fetch waits because its host did not say what its robots.txt allows; happened: what it said."""
+    match put_off(entry, happened, lane.clock.now_ms(), _host(lane)):
+        case Finish() as finish:
+            await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+        case Again() as again:
+            _again(entry, lane, parts, again, happened)
+
+
+def _host(lane: Lane) -> Host:
     now_ms, shut = lane.clock.now_ms(), lane.shut()
-    host = Host(
+    return Host(
         opens_ms=shut.until_ms if shut else now_ms,
         retry_ms=budget.retry_not_before_ms(lane.gate, now_ms),
         dead=gate.dead(lane.gate, lane.policy, now_ms),
     )
-    decision = decide(entry, happened, lane.policy, now_ms, host, parts.chance())
+
+
+def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
+    now_ms = lane.clock.now_ms()
+    decision = decide(entry, happened, lane.policy, now_ms, _host(lane), parts.chance())
     if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
         lane.gate = budget.retried(lane.gate, now_ms + int(decision.wait_s * 1000), now_ms)
     return decision
 
 
-def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
-    result = result_of(attempt, finish, happened, parts.settings.worker_id)
+async def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
+    """Settle the fetch; where its host is down, with what was stored before if that is wanted."""
+    entry, shut, old = attempt.entry, lane.shut(), None
+    if fallback.instead(entry, finish, happened, shut.why if shut else None) and fallback.in_force(
+        entry.fetch, parts.policy_of(entry.fetch)
+    ):
+        old = await parts.sink.old(entry.fetch)
+    _settle(attempt, lane, parts, finish, happened, old)
+
+
+def _settle(
+    attempt: Attempt,
+    lane: Lane,
+    parts: Parts,
+    finish: Finish,
+    happened: Happened,
+    old: Old | None = None,
+) -> None:
+    result = result_of(attempt, finish, happened, parts.settings.worker_id, old)
     line = lines.finished(result, attempt.entry, lane, happened, parts.log)
-    if finish.outcome is Outcome.FAILED:
+    if result.outcome is Outcome.FAILED:
         parts.settler.add(lane, settle.failed(result, lines.note(happened) or ""))
     parts.settler.add(lane, settle.finished(result, line))
 
@@ -124,7 +164,7 @@ async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
         lane.lose()
         return
     if isinstance(wake, Cancelled):
-        end_untried_with(CANCELLED, lane, parts, entry)
+        await end_untried_with(CANCELLED, lane, parts, entry)
         return
     lane.drop(entry.id)
     if wake is not None:

@@ -7,12 +7,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 from jobs.entry import Entry
+from jobs.lanes import origin_of_url
 from jobs.names import batch_of
 from worker.clock import RedisClock, mono_s
 from worker.gate import gate
 from worker.gate.gate import Shut, Verdict
 from worker.gate.state import GateState
 from worker.policy import LanePolicy
+from worker.robots import ALLOW_ALL, Known, Rules
 
 
 class Lane:
@@ -35,6 +37,9 @@ class Lane:
         self.in_flight: dict[str, asyncio.Task[None]] = {}
         self.entries: dict[str, Entry] = {}
         self.cut: set[str] = set()
+        self.robots = Known()
+        self.asking: dict[str, str] = {}
+        """By origin, the fetch in whose place its robots.txt is asked for."""
         self.cancelled: set[str] = set()
         self.leaving = False
         self.lost = False
@@ -75,6 +80,20 @@ class Lane:
         """Until when the lane is shut and why, None while it is open."""
         return gate.shut_until(self.gate, self.policy, self.clock.now_ms())
 
+    def rules(self, url: str) -> Rules | None:
+        """What the URL's origin lets us do, None if it must be asked first."""
+        if self.policy.robots == "ignore":
+            return ALLOW_ALL
+        return self.robots.rules(origin_of_url(url), self.clock.now_ms())
+
+    def is_asking(self, url: str) -> bool:
+        """Whether the URL's origin is being asked."""
+        return self.asking.get(origin_of_url(url)) in self.in_flight
+
+    def since_ms(self, started_s: float) -> int:
+        """By Redis's clock, what our monotonic clock called started_s."""
+        return self.clock.now_ms() - int((mono_s() - started_s) * 1000)
+
     def hold(self, entry: Entry) -> None:
         """The fetch is claimed: it is to be settled by us, and by nobody else."""
         self.entries[entry.id] = entry
@@ -99,8 +118,8 @@ class Lane:
         self.notify()
 
     def cut_short(self) -> None:
-        """Stop what is in flight; it is handed back with the lane, as interrupted."""
-        self.cut |= self.in_flight.keys()
+        """Stop what is in flight; it is handed back with the lane, as interrupted if it had begun."""
+        self.cut |= self.in_flight.keys() - self.asking.values()
         self._cancel()
 
     def cancel(self, batches: set[str]) -> None:

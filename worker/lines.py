@@ -8,7 +8,7 @@ from jobs.entry import Entry
 from jobs.model import Result
 from jobs.wake import Wake
 from worker import redact
-from worker.decide import Again, Broke, Happened, Held, Moved
+from worker.decide import Again, Answered, Broke, Happened, Held, Moved
 from worker.gate.gate import Shut
 from worker.gate.state import Breaker, GateState
 from worker.lane import Lane
@@ -38,6 +38,7 @@ def finished(result: Result, entry: Entry, lane: Lane, happened: Happened, log: 
             reason=result.reason.value if result.reason else None,
             note=note(happened),
             bytes=result.bytes,
+            stale=result.stale,
             attempts=result.attempts,
             throttles=result.throttles,
             interruptions=result.interruptions,
@@ -98,6 +99,18 @@ def released(lane: Lane, shut: Shut | None, wake: Wake | None, handed_back: int,
         due_in_ms=wake.due_in_ms if wake else None,
         why=shut.why.value if shut else None,
         handed_back=handed_back,
+    )
+
+
+def robots(lane: Lane, origin: str, happened: Happened, log: Any) -> None:
+    """An origin was asked for its robots.txt."""
+    log.info(
+        Event.LANE_ROBOTS,
+        lane=lane.name,
+        origin=origin,
+        status=happened.status if isinstance(happened, Answered | Broke) else None,
+        reason=happened.reason.value if isinstance(happened, Broke) else None,
+        note=note(happened),
     )
 
 

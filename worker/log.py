@@ -36,6 +36,8 @@ class Event(StrEnum):
     """The sweep woke a lane whose owner died or whose hand-off was lost."""
     LANE_DEAD = "lane.dead"
     """The host gives no answer any more: what waited for it has failed."""
+    LANE_ROBOTS = "lane.robots"
+    """An origin was asked for its robots.txt: what came, a status or a reason."""
     LANE_CANCELLED = "lane.cancelled"
     """The fetches of cancelled batches in the lane have their results."""
     INTAKE_TAKEN = "intake.taken"

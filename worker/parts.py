@@ -5,10 +5,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.lanes import lane_of_url
+from jobs.model import Fetch
 from jobs.wake import Wake
 from worker.clock import RedisClock
 from worker.http.engine import HttpxEngine
 from worker.http.transport import LanePools
+from worker.policy import LanePolicy
 from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
@@ -32,3 +35,7 @@ class Parts:
     chance: Callable[[], float]
     """A fraction in [0, 1): the only source of chance."""
     log: Any
+
+    def policy_of(self, fetch: Fetch) -> LanePolicy:
+        """The policy of the host that the fetch itself names, wherever redirects have led it."""
+        return self.settings.policy.for_lane(lane_of_url(fetch.url))

@@ -1,8 +1,13 @@
 """How one host wants to be treated: every key, its default and its range. Pure."""
 
+from collections.abc import Iterable
+
 import msgspec
 
+from jobs.checks import FALLBACKS
+
 MAX_TIMEOUT_S = 24 * 3600
+ROBOTS = ("ignore", "obey")
 
 
 class PolicyError(ValueError):
@@ -61,6 +66,9 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     give_up_s: a host that gives no answer for so long is dead: what waits for it fails; give_up_dns_s: one
     whose name does not exist.
     quota: heed RateLimit fields. paused: start nothing.
+    robots: "obey" asks each origin's robots.txt first and does as it says, "ignore" never asks.
+    fallback: "stale" answers with what was stored before where the host is down, "none" fails; a fetch may
+    say otherwise.
     http2: offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback.
     max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
     """
@@ -80,6 +88,8 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     give_up_dns_s: float = 60.0
     quota: bool = True
     paused: bool = False
+    robots: str = "ignore"
+    fallback: str = "none"
     http2: bool = False
     max_bytes: int = 0
 
@@ -99,8 +109,10 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         _within("give_up_s", self.give_up_s, 0.001, 7 * 24 * 3600)
         _within("give_up_dns_s", self.give_up_dns_s, 0.001, 7 * 24 * 3600)
         _within("max_bytes", self.max_bytes, 0, 1 << 50)
-        if isinstance(self.timeout, str) and self.timeout not in PROFILES:
-            raise PolicyError(f"timeout: {self.timeout!r} is not one of {', '.join(PROFILES)}")
+        if isinstance(self.timeout, str):
+            _one_of("timeout", self.timeout, PROFILES)
+        _one_of("robots", self.robots, ROBOTS)
+        _one_of("fallback", self.fallback, FALLBACKS)
 
     @property
     def most_at_once(self) -> int:
@@ -116,3 +128,8 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def _within(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
         raise PolicyError(f"{name}: {value} is not within {least} and {most}")
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise PolicyError(f"{name}: {value!r} is not one of {', '.join(known)}")

@@ -1,27 +1,31 @@
 """The result of a fetch, out of how its last attempt went."""
 
-from jobs.model import Result, Timings
+from jobs.model import Outcome, Result, Timings
 from worker.attempt import Attempt
 from worker.clock import mono_s
 from worker.decide import Answered, Broke, Finish, Happened, Held, Stored, asks_for_quiet
+from worker.fallback import Old
 
 
-def result_of(attempt: Attempt, finish: Finish, happened: Happened, worker_id: str) -> Result:
-    """What the producer gets to read."""
+def result_of(
+    attempt: Attempt, finish: Finish, happened: Happened, worker_id: str, old: Old | None
+) -> Result:
+    """What the producer gets to read; old: what stands in for the body."""
     entry = attempt.entry
-    stored = happened if isinstance(happened, Stored) else None
+    kept = happened if isinstance(happened, Stored) else old
     throttled = asks_for_quiet(happened) is not None
     tried = isinstance(happened, Stored | Answered | Broke) and not throttled
     return Result(
         id=entry.id,
         url=entry.fetch.url,
         final_url=None if isinstance(happened, Held) else attempt.request.url,
-        outcome=finish.outcome,
+        outcome=Outcome.UNCHANGED if old else finish.outcome,
         reason=finish.reason,
         status=None if isinstance(happened, Held) else happened.status,
-        bytes=stored.size_bytes if stored else None,
-        sha256=stored.sha256 if stored else None,
-        path=stored.path if stored else None,
+        bytes=kept.size_bytes if kept else None,
+        sha256=kept.sha256 if kept else None,
+        path=kept.path if kept else None,
+        stale=old is not None,
         attempts=entry.attempts + tried,
         throttles=entry.throttles + throttled,
         interruptions=entry.interruptions,

@@ -41,8 +41,9 @@ class Settlement(NamedTuple):
 
 
 def finished(result: Result, done: Callable[[], None]) -> Settlement:
-    """The fetch has its result."""
-    args = [result.outcome.value, result.bytes or 0, encode(result)]
+    """The fetch has its result. What was there before is not counted: nothing came."""
+    received_bytes = 0 if result.stale else result.bytes or 0
+    args = [result.outcome.value, received_bytes, encode(result)]
     return Settlement(result.id, args, batch_of(result.id), done)
 
 

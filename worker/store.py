@@ -84,7 +84,7 @@ LOOK_AT = 1000
 
 
 class Store:
-    """Every call carries the lane's token; LaneLostError when it is no longer the current one."""
+    """Every call about a lane carries its token; LaneLostError when it is no longer the current one."""
 
     def __init__(self, redis: Redis, owner: str, lease_ms: int) -> None:
         self._redis = redis
@@ -203,6 +203,15 @@ class Store:
             args += [name, token]
         now_ms, *kept = await scripts.run(self._redis, "renew", names, args)
         return now_ms, [bool(flag) for flag in kept]
+
+    async def robots(self, origin: str) -> bytes | None:
+        """What the origin's robots.txt said, None if nobody knows."""
+        text: bytes | None = await self._redis.get(keys.robots(origin))
+        return text
+
+    async def keep_robots(self, origin: str, text: bytes, ttl_ms: int) -> None:
+        """Tell the fleet what an origin's robots.txt says."""
+        await self._redis.set(keys.robots(origin), text, px=ttl_ms)
 
     async def rescue(self, limit: int = 200) -> list[tuple[Wake, str]]:
         """Re-schedule lanes that are overdue: what to wake, and the owner that was lost ('' if none)."""

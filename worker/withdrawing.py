@@ -1,7 +1,7 @@
 """Takes fetches of one kind out of a lane that this worker holds, however far back they wait."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from jobs import keys
@@ -12,6 +12,9 @@ from worker.parts import Parts
 from worker.patience import patiently
 from worker.store import Kind
 
+End = Callable[[Entry], Awaitable[object]]
+"""What becomes of each."""
+
 
 class Withdrawn(NamedTuple):
     """How many were ended, and the earliest deadline (Unix ms) of those that stay, 0 if none does."""
@@ -20,7 +23,7 @@ class Withdrawn(NamedTuple):
     earliest_ms: int
 
 
-async def withdraw(lane: Lane, kind: Kind, end: Callable[[Entry], None], parts: Parts) -> Withdrawn:
+async def withdraw(lane: Lane, kind: Kind, end: End, parts: Parts) -> Withdrawn:
     """Claim them, a stretch of a queue at a time, and end each. Nothing else is claimed meanwhile."""
     count, deadlines = 0, list[int]()
     for queue in (*keys.waiting(lane.name), keys.later(lane.name)):
@@ -30,16 +33,16 @@ async def withdraw(lane: Lane, kind: Kind, end: Callable[[Entry], None], parts: 
                 await parts.settler.flushed(lane)
             call = functools.partial(parts.store.withdraw, lane.name, lane.token, kind, queue, offset)
             found = await patiently(lane, parts, call)
-            count += end_all(lane, found.elements, end, parts)
+            count += await end_all(lane, found.elements, end, parts)
             deadlines += [found.earliest_ms] if found.earliest_ms else []
             offset = found.go_on
     return Withdrawn(count, min(deadlines, default=0))
 
 
-def end_all(lane: Lane, elements: list[bytes], end: Callable[[Entry], None], parts: Parts) -> int:
+async def end_all(lane: Lane, elements: list[bytes], end: End, parts: Parts) -> int:
     """Hold what was claimed and end it; how many."""
     entries = entries_of(elements, lane, parts)
     for entry in entries:
         lane.entries[entry.id] = entry
-        end(entry)
+        await end(entry)
     return len(entries)

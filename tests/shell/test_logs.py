@@ -19,7 +19,7 @@ from worker import log
 
 FIELDS = {
     *("event", "worker", "id", "batch", "lane", "method", "url"),
-    *("status", "outcome", "reason", "note", "bytes"),
+    *("status", "outcome", "reason", "note", "bytes", "stale"),
     *("attempts", "throttles", "interruptions"),
     *("queue_ms", "connect_ms", "ttfb_ms", "total_ms"),
 }

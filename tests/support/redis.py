@@ -162,6 +162,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (r"ff:batch:[0-9a-f]{16}:lanes", "set", _never),
     (r"ff:batch:[0-9a-f]{16}:digests", "list", _never),
     (r"ff:key:.+", "string", _never),
+    (r"ff:robots:https?://.+", "string", _never),
     (r"ff:claimed:(?P<lane>.+)", "hash", _of_busy_lane),
     (r"ff:later:(?P<lane>.+)", "zset", _of_busy_lane),
     (r"ff:waiting:(?P<lane>.+):(returned|high|normal|low)", "list", _of_busy_lane),

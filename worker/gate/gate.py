@@ -30,6 +30,7 @@ class Why(StrEnum):
     PACING = "pacing"
     QUOTA = "quota"
     PAUSED = "paused"
+    ROBOTS = "robots"
 
 
 class Go(NamedTuple):
@@ -100,12 +101,13 @@ def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None
     """When the lane opens by the clock alone, None if it is open."""
     if policy.paused:
         return Shut(now_ms + PAUSE_LOOK_MS, Why.PAUSED)
-    pace_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0
+    pace_ms, burst = _pace(state, policy)
     waits = [
         Shut(state.cool_until_ms, Why.COOLING),
         Shut(state.open_until_ms if state.breaker is Breaker.OPEN else 0, Why.BREAKER),
         Shut(_quota_until_ms(state) if policy.quota else 0, Why.QUOTA),
-        Shut(_spaced_until_ms(state, pace_ms, policy.burst) if pace_ms else 0, Why.PACING),
+        Shut(_spaced_until_ms(state, pace_ms, burst) if pace_ms else 0, Why.PACING),
+        Shut(state.robots_until_ms if _obeys(policy) else 0, Why.ROBOTS),
     ]
     longest = max(waits, key=lambda wait: wait.until_ms)
     return longest if longest.until_ms > now_ms else None
@@ -122,8 +124,9 @@ def dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
 def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     """The state after a fetch was let through."""
     state = budget.sent(breaker.probing(state), now_ms)
-    if policy.rate_per_s:
-        state = replace(state, paced_ms=max(state.paced_ms, now_ms) + 1000 / policy.rate_per_s)
+    interval_ms, _ = _pace(state, policy)
+    if interval_ms:
+        state = replace(state, paced_ms=max(state.paced_ms, now_ms) + interval_ms)
     if now_ms < state.quota_until_ms:
         state = replace(state, quota_left=max(0, state.quota_left - 1))
     return state
@@ -162,6 +165,36 @@ def told(state: GateState, quota: Quota, in_flight: int, now_ms: int) -> GateSta
         quota_left=left,
         quota_interval_ms=0.0 if pace_fits else window_ms / max(1, left),
     )
+
+
+def kept_out(state: GateState, policy: LanePolicy, now_ms: int, chance: float) -> GateState:
+    """The state after the host did not say what its robots.txt allows: nothing, until it is asked again.
+
+    The wait doubles with each failure in a row, as that of a retry does.
+    """
+    wait_s = exponential_s(state.failures, policy.retry_base_s, policy.retry_cap_s)
+    return replace(state, robots_until_ms=now_ms + _ms(upward_jitter_s(wait_s, chance)))
+
+
+def spaced(state: GateState, delay_s: float, asked_ms: int) -> GateState:
+    """The state once it is known how far apart the robots.txt wants requests to be.
+
+    asked_ms: when it was asked for, since that was a request too; 0 if it was known to somebody.
+    """
+    paced_ms = max(state.paced_ms, asked_ms + delay_s * 1000) if asked_ms and delay_s else state.paced_ms
+    return replace(state, crawl_delay_s=delay_s, paced_ms=paced_ms)
+
+
+def _pace(state: GateState, policy: LanePolicy) -> tuple[float, int]:
+    """How far apart fetches start, 0 for no pacing, and how many may start together."""
+    pace_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0.0
+    if _obeys(policy) and state.crawl_delay_s:
+        return max(pace_ms, state.crawl_delay_s * 1000), 1
+    return pace_ms, policy.burst
+
+
+def _obeys(policy: LanePolicy) -> bool:
+    return policy.robots == "obey"
 
 
 def _learnt(learnt: Limit, within: Range, signal: Signal, now_ms: int) -> Limit:

@@ -50,6 +50,8 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     how far apart.
     breaker, failures, open_until_ms: the breaker, its failures in a row, when it lets a probe through.
     opens, down_since_ms: how often in a row it has opened, and since when; nameless: for want of a name.
+    robots_until_ms: until then nobody could say what the host's robots.txt allows, so nothing is.
+    crawl_delay_s: how far apart it wants requests to be.
     traffic, traffic_ms, retry_ms: the retry budget (worker/gate/budget.py).
     limit: adaptive concurrency. answers: the last few, the newest last.
     """
@@ -67,6 +69,8 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     opens: int = 0
     down_since_ms: int = 0
     nameless: bool = False
+    robots_until_ms: int = 0
+    crawl_delay_s: float = 0.0
     traffic: float = 0.0
     traffic_ms: int = 0
     retry_ms: float = 0.0

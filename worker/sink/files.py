@@ -15,13 +15,16 @@ from typing import Any, NamedTuple, Self
 import aiofiles
 
 from jobs.entry import Entry
+from jobs.model import Fetch
 from jobs.names import path_of
+from worker.fallback import Old, key_of
 from worker.http.errors import (
     BadDestError,
     DigestMismatchError,
     OverlongBodyError,
     TruncatedBodyError,
 )
+from worker.sink import stored
 
 BLOCK_BYTES = 512 * 1024
 STALE_PART_S = 24 * 3600
@@ -50,6 +53,7 @@ class FileSink:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.parts = out / STATE_FOLDER / "parts"
+        self.stored = out / STATE_FOLDER / "stored"
         self.received_bytes = 0
         self._folders: set[Path] = set()
 
@@ -61,10 +65,23 @@ class FileSink:
             if part.stat().st_mtime < oldest:
                 part.unlink(missing_ok=True)
 
-    def receive(self, entry: Entry, token: int, expected: Expected) -> "Part":
-        """A part for the body of a fetch; the lane's token keeps two owners' parts apart."""
+    def receive(self, entry: Entry, token: int, expected: Expected, *, remember: bool = False) -> "Part":
+        """A part for the body of a fetch; the lane's token keeps two owners' parts apart.
+
+        remember: `old` is to find the body when the same is asked for again.
+        """
         path = entry.fetch.dest or path_of(entry.id)
-        return Part(self, path, self.parts / f"{entry.id}.{token}", expected)
+        key = key_of(entry.fetch) if remember else ""
+        return Part(self, path, self.parts / f"{entry.id}.{token}", expected, key)
+
+    async def old(self, fetch: Fetch) -> Old | None:
+        """What was stored for the fetch before and is still there, or at its `dest`."""
+        return await asyncio.to_thread(stored.look_up, self.out, self.stored, fetch)
+
+    def remember(self, part: Path, path: str, key: str, sha256: str) -> None:
+        """Note that the body of that key is at the path."""
+        temporary = part.with_name(f"{part.name}.stored")
+        stored.remember(self.stored, key, temporary, self.out / path, path, sha256)
 
     def place(self, part: Path, path: str) -> None:
         """Rename a part to its name; raises BadDestError or OSError when it cannot stand there."""
@@ -90,9 +107,10 @@ class FileSink:
 class Part:
     """A body on its way to disk. An async context manager: what is not committed is gone after it."""
 
-    def __init__(self, sink: FileSink, path: str, temporary: Path, expected: Expected) -> None:
+    def __init__(self, sink: FileSink, path: str, temporary: Path, expected: Expected, key: str) -> None:
         self._sink = sink
         self._path = path
+        self._key = key
         self._temporary = temporary
         self._expected = expected
         self._file: Any = None
@@ -164,6 +182,8 @@ class Part:
         except BaseException:
             self._temporary.unlink(missing_ok=True)
             raise
+        if self._key:
+            self._sink.remember(self._temporary, self._path, self._key, self._digest.hexdigest())
 
     def _refuse_overlong(self, size_bytes: int) -> None:
         if self._expected.max_bytes and size_bytes > self._expected.max_bytes:

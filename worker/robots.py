@@ -1,0 +1,159 @@
+"""What a robots.txt lets us do (RFC 9309). Pure: the text, the clock and our name come in as arguments.
+
+protego reads the rules. It is given the groups that are for us and no others: a file that names ten
+thousand robots costs no more than one that names us.
+"""
+
+import re
+from enum import Enum
+
+import msgspec
+from protego import Protego
+
+MAX_BYTES = 500 * 1024
+"""What is read of a robots.txt (RFC 9309 §2.5)."""
+
+MAX_HOPS = 5
+"""How many redirects are followed to it (RFC 9309 §2.3.1.2)."""
+
+MAX_CRAWL_DELAY_S = 60.0
+KEPT_S = 24 * 3600.0
+"""A robots.txt is believed for a day (RFC 9309 §2.4)."""
+
+KEPT_MISSING_S = 3600.0
+"""That there is none is believed for an hour: one may be put there any time."""
+
+KEPT_UNASKABLE_S = 60.0
+
+_AGENT = re.compile(r"user[- ]?agent[ \t]*[: \t][ \t]*([^#]*)", re.IGNORECASE)
+_RULE = re.compile(
+    r"(?:allow|disallow|dissallow|dissalow|disalow|diasllow|disallaw|crawl[- ]delay)[ \t]*[: \t]",
+    re.IGNORECASE,
+)
+_TOKEN_END = re.compile(r"[/*\s]")
+
+
+class Means(Enum):
+    """What the status of a robots.txt says (RFC 9309 §2.3.1)."""
+
+    RULES = "rules"
+    """Its body is to be read."""
+    NONE = "none"
+    """There is none: everything is allowed."""
+    WAIT = "wait"
+    """Nobody can say now: nothing is allowed yet."""
+
+
+class Rules:
+    """What one origin allows us."""
+
+    def __init__(self, groups: str, token: str) -> None:
+        self._protego = Protego.parse(groups) if groups else None
+        self._token = token
+        delay_s = self._protego.crawl_delay(token) if self._protego else None
+        self.crawl_delay_s = min(delay_s or 0.0, MAX_CRAWL_DELAY_S)
+
+    def allows(self, url: str) -> bool:
+        """Whether the URL, in canonical form, may be fetched."""
+        return self._protego is None or self._protego.can_fetch(url, self._token)
+
+
+ALLOW_ALL = Rules("", "*")
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """An origin's answer as the fleet keeps it: the groups for the robot named token, until until_ms."""
+
+    token: str
+    groups: str
+    until_ms: int
+
+
+class Known:
+    """What is known of a lane's origins."""
+
+    def __init__(self) -> None:
+        self._by_origin: dict[str, tuple[Rules, int]] = {}
+
+    def learn(self, origin: str, rules: Rules, until_ms: int) -> None:
+        """These are the origin's rules until then."""
+        self._by_origin[origin] = rules, until_ms
+
+    def rules(self, origin: str, now_ms: int) -> Rules | None:
+        """The origin's rules, None if it must be asked."""
+        rules, until_ms = self._by_origin.get(origin, (None, 0))
+        return rules if now_ms < until_ms else None
+
+    def crawl_delay_s(self) -> float:
+        """The longest that any of the origins asks for: they are one host."""
+        return max((rules.crawl_delay_s for rules, _ in self._by_origin.values()), default=0.0)
+
+
+def meaning(status: int) -> Means:
+    """What the status says; a redirect that leads nowhere is as good as no robots.txt."""
+    if 200 <= status < 300:
+        return Means.RULES
+    return Means.WAIT if status == 429 or status >= 500 else Means.NONE
+
+
+def token_of(user_agent: str) -> str:
+    """The product token by which a robots.txt names us (RFC 9309 §2.2.1)."""
+    return _TOKEN_END.split(user_agent.strip(), maxsplit=1)[0].lower() or "*"
+
+
+def text_of(body: bytes) -> str:
+    """The text of a body that was read up to MAX_BYTES; a last line that was cut is no line."""
+    if len(body) >= MAX_BYTES:
+        body = body[:MAX_BYTES]
+        body = body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
+    return body.decode("utf-8-sig", errors="replace")
+
+
+def groups_for(token: str, text: str) -> str:
+    """The groups of a robots.txt that are for that robot or for all, and nothing else of it."""
+    kept: list[str] = []
+    ours, in_rules = False, True
+    for line in map(str.strip, text.splitlines()):
+        agent = _AGENT.match(line)
+        if agent is not None:
+            name = agent[1].strip()
+            head = "*" if name == "*" else _TOKEN_END.split(name, maxsplit=1)[0].lower()
+            ours = head in {token, "*"} or (ours and not in_rules)
+            in_rules = False
+            if head in {token, "*"}:
+                kept.append(f"User-agent: {head}")
+        elif _RULE.match(line):
+            in_rules = True
+            if ours:
+                kept.append(line)
+    return "\n".join(kept)
+
+
+def unaskable(token: str, now_ms: int) -> Kept:
+    """What stands for the answer of an origin that our own rules, or its certificate, let nobody ask."""
+    return Kept(token=token, groups="", until_ms=now_ms + int(KEPT_UNASKABLE_S * 1000))
+
+
+def kept_of(token: str, status: int, body: bytes, now_ms: int) -> Kept:
+    """What the fleet keeps of an answer that need not be waited for."""
+    if meaning(status) is Means.RULES:
+        groups = groups_for(token, text_of(body))
+        return Kept(token=token, groups=groups, until_ms=now_ms + int(KEPT_S * 1000))
+    return Kept(token=token, groups="", until_ms=now_ms + int(KEPT_MISSING_S * 1000))
+
+
+_decode = msgspec.json.Decoder(Kept).decode
+
+
+def to_json(kept: Kept) -> bytes:
+    """The answer as it is saved."""
+    return msgspec.json.encode(kept)
+
+
+def from_json(text: bytes, token: str, now_ms: int) -> Kept | None:
+    """The answer that was saved, None if it cannot be read, is too old or was for another robot."""
+    try:
+        kept = _decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return kept if kept.token == token and now_ms < kept.until_ms <= now_ms + KEPT_S * 1000 else None
