@@ -87,7 +87,8 @@ class Attempt:
             await answer.discard()
             return Stored(status=answer.status, path=None, size_bytes=0, sha256=None)
         expected = Expected(answer.length_bytes, self.entry.fetch.sha256, self._max_bytes())
-        remember = in_force(self.entry.fetch, self.parts.policy_of(self.entry.fetch))
+        policy = self.parts.policy_of(self.entry.fetch) if self.hops else self.lane.policy
+        remember = in_force(self.entry.fetch, policy)
         async with self.parts.sink.receive(self.entry, self.lane.token, expected, remember=remember) as part:
             async for chunk in answer.chunks():
                 await part.write(chunk)

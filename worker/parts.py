@@ -11,6 +11,7 @@ from jobs.wake import Wake
 from worker.clock import RedisClock
 from worker.http.engine import HttpxEngine
 from worker.http.transport import LanePools
+from worker.policies import Policy
 from worker.policy import LanePolicy
 from worker.settings import Settings
 from worker.settle import Settler
@@ -31,6 +32,8 @@ class Parts:
     clock: RedisClock
     slots: asyncio.Semaphore
     """As many fetches as may be in flight in this process, over all lanes."""
+    policy: Callable[[], Policy]
+    """The policy of the moment: it may change at run time."""
     wake: Callable[[Iterable[Wake]], Awaitable[None]]
     chance: Callable[[], float]
     """A fraction in [0, 1): the only source of chance."""
@@ -38,4 +41,4 @@ class Parts:
 
     def policy_of(self, fetch: Fetch) -> LanePolicy:
         """The policy of the host that the fetch itself names, wherever redirects have led it."""
-        return self.settings.policy.for_lane(lane_of_url(fetch.url))
+        return self.policy().for_lane(lane_of_url(fetch.url))

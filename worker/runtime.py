@@ -182,6 +182,7 @@ class Runtime:
             sink=sink,
             clock=clock,
             slots=asyncio.Semaphore(self.settings.max_in_flight),
+            policy=lambda: self._policy,
             wake=self._wake,
             chance=random.random,
             log=self.log,
