@@ -115,7 +115,7 @@ def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Deci
     now_ms = lane.clock.now_ms()
     decision = decide(entry, happened, lane.policy, now_ms, _host(lane), parts.chance())
     if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
-        lane.gate = budget.retried(lane.gate, now_ms + int(decision.wait_s * 1000), now_ms)
+        lane.gate = budget.retried(lane.gate, now_ms)
     return decision
 
 
