@@ -150,15 +150,17 @@ def saw(state: GateState, policy: LanePolicy, signal: Signal, now_ms: int, chanc
     return breaker.after(state, rules, failed=failed, now_ms=now_ms, chance=chance)
 
 
-def told(state: GateState, quota: Quota, in_flight: int, now_ms: int) -> GateState:
+def told(state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: int = 0) -> GateState:
     """The state after the host said how much it will still take.
 
     What is in flight it may not have counted yet. As long as the lane's own pace keeps within what
-    remains, nothing changes; else what remains is spread over the window.
+    remains, and so do the at_once fetches that may start before the next answer, nothing changes; else
+    what remains is spread over the window.
     """
     left = max(0, quota.remaining - in_flight)
     until_ms = now_ms + _ms(quota.window_s)
-    if budget.recent(state, now_ms) / budget.WINDOW_MS * quota.window_s * 1000 <= left:
+    at_this_pace = budget.recent(state, now_ms) / budget.WINDOW_MS * quota.window_s * 1000
+    if max(at_this_pace, at_once) <= left:
         return replace(state, quota_until_ms=0, quota_interval_ms=0.0) if state.quota_until_ms else state
     interval_ms = quota.window_s * 1000 / left if left else float(until_ms - now_ms)
     state = replace(state, quota_until_ms=until_ms, quota_interval_ms=interval_ms)
