@@ -74,7 +74,8 @@ class Attempt:
         quota = quota_of(answer.header, now_ms) if lane.policy.quota else None
         # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
         if quota is not None and answer.header("retry-after") is None:
-            lane.gate = gate.told(lane.gate, quota, len(lane.in_flight) - 1, now_ms)
+            at_once = gate.room(lane.gate, lane.policy)
+            lane.gate = gate.told(lane.gate, quota, len(lane.in_flight) - 1, now_ms, at_once)
         if lane.gate is not before:
             lines.gate_changed(lane, before, self.parts.log)
             lane.notify()

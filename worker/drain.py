@@ -122,6 +122,8 @@ async def _start(entry: Entry, work: Work, lane: Lane, parts: Parts) -> bool:
     before = lane.gate
     task = lane.start(entry.id, work(entry, lane, parts))
     lines.gate_changed(lane, before, parts.log)
+    if lane.gate.paced_ms != before.paced_ms:
+        parts.settler.save_gate(lane)  # whoever takes over from us after a crash keeps the pace too
     task.add_done_callback(lambda done: _ended(entry, done, lane, parts))
     return True
 

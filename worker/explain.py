@@ -104,6 +104,9 @@ def judged(
         return "busy", None, f"{snapshot.in_flight} of {room} are in flight{full}"
     if not anybody:
         return "no worker", None, "no worker is running; start one: fetchfleet worker"
+    if retry_ms is not None and snapshot.why in set(Why):  # what the workers' policy file says, not ours
+        until_ms = now_ms + int(snapshot.opens_in_s * 1000)
+        return snapshot.why, until_ms, why_shut(Why(snapshot.why), state, policy)
     if retry_ms is not None:
         return "retry", retry_ms, "what waits is a retry that is not due yet"
     return "waiting", None, "its turn comes as soon as a worker has a slot"
@@ -122,6 +125,8 @@ def why_shut(why: Why, state: GateState, policy: LanePolicy) -> str:
                 f"the host does not answer ({last}{dead}); its breaker is open, {ordinal(state.opens)} time"
             )
         case Why.PACING:
+            if not policy.rate_per_s:
+                return "the workers' policy paces it; name their file with --policy to see how"
             return f"the policy lets {policy.rate_per_s:g} fetches start a second"
         case Why.QUOTA:
             return "the host says that its quota is nearly used up (RateLimit)"

@@ -53,7 +53,8 @@ async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
         case Early(due_in_ms=due_in_ms):
             raise Retry(defer=max(due_in_ms / 1000, AGAIN_S))
         case Enough():
-            raise Retry(defer=AGAIN_S)
+            # After a fixed time the same worker would be the first to meet the lane again.
+            raise Retry(defer=AGAIN_S + POLL_DELAY_S * runtime.parts.chance())
 
 
 async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -148,7 +149,8 @@ async def _arq_loop(runtime: Runtime) -> None:
         queue_name=keys.QUEUE,
         ctx={"runtime": runtime},
         handle_signals=False,
-        poll_delay=POLL_DELAY_S,
+        # Each worker has an interval of its own, so that none is always a moment behind another.
+        poll_delay=POLL_DELAY_S * (0.7 + 0.6 * runtime.parts.chance()),
         max_jobs=HAND_OFFS_AT_ONCE,
         keep_result=0,
         job_serializer=write_result,

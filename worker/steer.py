@@ -14,7 +14,7 @@ from jobs.names import is_fetch_id
 from worker import overrides
 from worker.command import BAD_USE, Json, RedisUrl, ask, fail, say_json, settings_of
 from worker.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
-from worker.policies import lane_named
+from worker.policies import DEFAULT, Table, lane_named
 from worker.policy import PolicyError
 from worker.settings import Settings
 
@@ -58,7 +58,11 @@ def pause(host: Host, redis: RedisUrl = None) -> None:
 
 def resume(host: Host, redis: RedisUrl = None) -> None:
     """Let a paused host's fetches go on."""
-    _change(host, {"paused": None}, redis)
+    tables = _change(host, {"paused": None}, redis)
+    name = host if host == DEFAULT else lane_named(host)
+    held = settings_of(redis_url=redis).policy.overridden(tables)
+    if (held.default if host == DEFAULT else held.for_lane(name)).paused:  # by a wider table, or the file's
+        _change(host, {"paused": False}, redis)
     typer.echo(f"{host} goes on")
 
 
@@ -113,18 +117,20 @@ def policy_show(
         Console().print_json(msgspec.json.encode(held).decode())
 
 
-def _change(host: str, values: Mapping[str, Any | None], redis: str | None) -> None:
-    async def change(url: str) -> str | None:
+def _change(host: str, values: Mapping[str, Any | None], redis: str | None) -> Mapping[str, Table]:
+    """The tables as they are now."""
+
+    async def change(url: str) -> Mapping[str, Table] | str:
         async with Fleet(url) as fleet, connect(url) as client:
             try:
-                await overrides.change(client, fleet.send_wakes, host, values)
+                return await overrides.change(client, fleet.send_wakes, host, values)
             except PolicyError as error:
                 return str(error)
-            return None
 
-    refused = ask(redis, change)
-    if refused is not None:
-        fail(refused, BAD_USE)
+    changed = ask(redis, change)
+    if isinstance(changed, str):
+        fail(changed, BAD_USE)
+    return changed
 
 
 async def _explained(settings: Settings, what: str) -> LaneExplained | FetchExplained:

@@ -1,5 +1,6 @@
 """A worker and two hostile origins for each test that asks for them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 from tests.support import origin as o
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
+from tests.support.resolver import Resolver
 from worker import hand_off
 
 HOST = "127.0.0.11"
@@ -46,6 +48,14 @@ async def start(
 async def worker(start: Start) -> OneWorker:
     """A running worker."""
     return await start()
+
+
+@pytest.fixture
+async def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
+    """A resolver that the test answers for."""
+    made = Resolver()
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", made)
+    return made
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Nothing is dialled that the operator did not allow, by whichever way a fetch gets there."""
 
-import asyncio
 import socket
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -11,36 +8,7 @@ from jobs import Outcome, Reason, Result
 from tests.shell.conftest import HOST, OTHER_HOST, Start
 from tests.support import origin as o
 from tests.support.origin import Origin
-
-NAME = "origin.example"
-Answers = Callable[[], list[str]]
-
-
-@pytest.fixture
-async def resolver(monkeypatch: pytest.MonkeyPatch) -> "Resolver":
-    """A resolver that the test answers for."""
-    made = Resolver()
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", made)
-    return made
-
-
-class Resolver:
-    """Takes the place of loop.getaddrinfo; NAME is at `answers`, in turn, anything else at itself."""
-
-    def __init__(self) -> None:
-        self.answers: list[list[str]] = []
-        self.asked = 0
-        self.error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    async def __call__(self, host: str, port: int, **_: Any) -> list[Any]:
-        """The rows of getaddrinfo."""
-        addresses = [host]
-        if host == NAME:
-            addresses = self.answers[min(self.asked, len(self.answers) - 1)]
-            self.asked += 1
-        if not addresses:
-            raise self.error
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+from tests.support.resolver import NAME, Resolver
 
 
 def port_of(origin: Origin) -> str:

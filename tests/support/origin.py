@@ -44,7 +44,10 @@ BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as it was seen; `finished_s` is infinite while its answer is under way."""
+    """One request as it was seen; `finished_s` is infinite while its answer is under way.
+
+    status: of the answer, None as long as there is none.
+    """
 
     method: str
     target: str
@@ -55,6 +58,7 @@ class Seen:
     finished_s: float = math.inf
     body: bytes = b""
     aborted: bool = False
+    status: int | None = None
 
 
 class Exchange:
@@ -63,6 +67,7 @@ class Exchange:
     def __init__(self, request: Seen, writer: asyncio.StreamWriter, windows: list[Window]) -> None:
         self.request = request
         self.windows = windows
+        self.status: int | None = None
         self.keep_alive = _asks_to_stay(request)
         self.ended = False
         self._writer = writer
@@ -102,6 +107,7 @@ class Exchange:
         self._writer.transport.abort()
 
     def _head(self, status: int, headers: Headers, reason: str | None = None) -> bytes:
+        self.status = status
         self.keep_alive = self.keep_alive and _lets_stay(status, headers)
         farewell = () if self.keep_alive else (("Connection", "close"),)
         return head_bytes(status, (*headers, *farewell), reason)
@@ -226,7 +232,8 @@ class _Connection:
         try:
             await self._answer(exchange, place)
         finally:
-            self._origin.finish(place, aborted=self._is_client_gone and not exchange.ended)
+            aborted = self._is_client_gone and not exchange.ended
+            self._origin.finish(place, exchange.status, aborted=aborted)
             exchange.ended = True
         return exchange.keep_alive
 
@@ -304,10 +311,12 @@ class Origin:
             self.requests[place] = replace(self.requests[place], body=body)
         return self.requests[place]
 
-    def finish(self, place: int, *, aborted: bool) -> None:
-        """Records the end of an answer."""
+    def finish(self, place: int, status: int | None, *, aborted: bool) -> None:
+        """Records the end of an answer, and its status if it had one."""
         self.in_progress -= 1
-        self.requests[place] = replace(self.requests[place], finished_s=time.monotonic(), aborted=aborted)
+        self.requests[place] = replace(
+            self.requests[place], finished_s=time.monotonic(), aborted=aborted, status=status
+        )
 
     def keep(self, connection: _Connection, serving: asyncio.Task[None]) -> None:
         """Remembers a connection for as long as it is served."""

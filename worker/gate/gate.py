@@ -150,20 +150,21 @@ def saw(state: GateState, policy: LanePolicy, signal: Signal, now_ms: int, chanc
     return breaker.after(state, rules, failed=failed, now_ms=now_ms, chance=chance)
 
 
-def told(state: GateState, quota: Quota, in_flight: int, now_ms: int) -> GateState:
+def told(state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: int = 0) -> GateState:
     """The state after the host said how much it will still take.
 
     What is in flight it may not have counted yet. No more than what is left may start in the window; it is
-    spread over the window unless the lane's own pace keeps within it.
+    spread over the window unless the lane's own pace, and the at_once fetches that may start before the next
+    answer, keep within it.
     """
     window_ms = quota.window_s * 1000
     left = max(0, quota.remaining - in_flight)
-    pace_fits = budget.recent(state, now_ms) / budget.WINDOW_MS * window_ms <= left
+    at_this_pace = budget.recent(state, now_ms) / budget.WINDOW_MS * window_ms
     return replace(
         state,
         quota_until_ms=now_ms + _ms(quota.window_s),
         quota_left=left,
-        quota_interval_ms=0.0 if pace_fits else window_ms / max(1, left),
+        quota_interval_ms=0.0 if max(at_this_pace, at_once) <= left else window_ms / max(1, left),
     )
 
 
