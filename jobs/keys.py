@@ -48,7 +48,7 @@ DEAD = "ff:dead"
 """stream: fetches that failed and what was no fetch at all: door, reason, note, lane, id, element.
 Lives for ever, trimmed to DEAD_LENGTH."""
 
-DEAD_LENGTH = 10_000
+DEAD_LENGTH = 100_000
 
 BATCHES = "ff:batches"
 """zset: batch id → Unix ms of its making. The sweep removes those that have expired."""

@@ -11,7 +11,14 @@ from worker.policy import LanePolicy
 
 NOW_MS = 1_700_000_000_000
 POLICY = LanePolicy(concurrency=50)
-FIELDS = ["ratelimit", "ratelimit-remaining", "ratelimit-reset", "x-ratelimit-remaining", "x-ratelimit-reset"]
+FIELDS = [
+    "ratelimit",
+    "ratelimit-policy",
+    "ratelimit-remaining",
+    "ratelimit-reset",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+]
 
 
 def read(**fields: str) -> Quota | None:
@@ -38,6 +45,35 @@ def read(**fields: str) -> Quota | None:
 def test_the_structured_field_says_what_remains(value: str, quota: Quota | None) -> None:
     """A List of Strings (RFC 9651); the last of two parameters counts, the tightest of several items."""
     assert quota == read(ratelimit=value)
+
+
+@pytest.mark.parametrize(
+    ("ratelimit", "policy", "quota"),
+    [
+        (None, '"burst";q=100;w=60', Quota(100, 60.0)),
+        (None, '"burst";q=100;w=60,"daily";q=1000;w=86400', Quota(100, 60.0)),
+        ('"burst";r=50;t=30', '"burst";q=100;w=60', Quota(50, 30.0)),
+        ('"burst";r=50', '"burst";q=100;w=60', Quota(50, 60.0)),
+        ('"daily";r=9000;t=40000', '"daily";q=10000;w=86400,"burst";q=10;w=1', Quota(10, 1.0)),
+        ('"bytes";r=0;t=30', '"bytes";q=100;w=60;qu="content-bytes"', None),
+        ('"a";r=7;t=30', '"slots";q=1;qu="concurrent-requests"', Quota(7, 30.0)),
+        ('"a";r=7;t=30', '"a";q=10', Quota(7, 30.0)),
+        ('"a";r=7', '"a";q=10', None),
+        (None, '"a";q=1.5;w=60', None),
+        (None, '"a";q=?1;w=60', None),
+        (None, '"a";q=10;w="60"', None),
+        (None, '"a";q=10;w=0', None),
+        (None, "a;q=10;w=60", None),
+        ("junk;;", '"a";q=10;w=60', Quota(10, 60.0)),
+        ('"a";r=7;t=30', "junk;;", Quota(7, 30.0)),
+    ],
+)
+def test_a_policy_holds_where_no_quota_is_told_of(
+    ratelimit: str | None, policy: str, quota: Quota | None
+) -> None:
+    """It fills in what its quota leaves out; what is counted in anything but requests is not for us."""
+    fields = {"ratelimit_policy": policy, **({"ratelimit": ratelimit} if ratelimit else {})}
+    assert quota == read(**fields)
 
 
 @pytest.mark.parametrize(
