@@ -4,7 +4,6 @@ Its clients post lists of URLs and come back for the results; the workers run el
 needs of the fleet is `jobs` alone.
 """
 
-import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from jobs import (
     InvalidFetchError,
     Outcome,
     UnknownBatchError,
+    batch_id_for,
 )
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
@@ -97,7 +97,7 @@ async def create(
     fetches = [
         {"url": url, "meta": {"import": order.name, "place": place}} for place, url in enumerate(order.urls)
     ]
-    batch_id = batch_id_of(idempotency_key) if idempotency_key else None
+    batch_id = batch_id_for(idempotency_key) if idempotency_key else None  # which takes one order only
     batch = await fleet.submit(fetches, batch_id=batch_id)
     status = response.headers["Location"] = f"/imports/{batch.id}"
     return Accepted(id=batch.id, total=len(fetches), status=status)
@@ -129,11 +129,6 @@ async def lines(batch: Batch, outcome: Outcome | None) -> AsyncIterator[bytes]:
     async for result in batch.results():
         if outcome in {None, result.outcome}:
             yield msgspec.json.encode(result) + b"\n"
-
-
-def batch_id_of(key: str) -> str:
-    """The same key is the same batch, which takes one order only."""
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 @app.exception_handler(BatchExistsError)

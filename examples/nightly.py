@@ -7,7 +7,6 @@ or after a crash, enqueues nothing twice: it waits for the batch that is there.
 import argparse
 import asyncio
 import datetime as dt
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from jobs import BatchExistsError, Fetch, Fleet, FullError, Outcome
+from jobs import BatchExistsError, Fetch, Fleet, FullError, Outcome, batch_id_for
 from jobs.lines import read_fetches
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
@@ -59,7 +58,7 @@ async def fetch_all(options: argparse.Namespace, fetches: list[Fetch]) -> int:
     """Enqueue what is not there yet, name each failure on standard error, sum up in one line."""
     run = f"{options.date} {options.list.name}"
     async with Fleet(options.redis) as fleet:
-        batch = await fleet.submit(fetches, batch_id=hashlib.sha256(run.encode()).hexdigest()[:16])
+        batch = await fleet.submit(fetches, batch_id=batch_id_for(run))
         async for result in batch.results():
             if result.outcome not in WELL:
                 complain(f"{result.outcome} {result.url} {result.reason} status={result.status}", 1)

@@ -24,6 +24,7 @@ from jobs.errors import (
 )
 from jobs.fleet import Fleet
 from jobs.model import Fetch, Outcome, Priority, Reason, Result, Timings
+from jobs.names import batch_id_for
 
 __all__ = [
     "Batch",
@@ -51,4 +52,5 @@ __all__ = [
     "Timings",
     "UnknownBatchError",
     "Which",
+    "batch_id_for",
 ]

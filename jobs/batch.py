@@ -12,7 +12,7 @@ from jobs import keys, scripts
 from jobs.errors import UnknownBatchError
 from jobs.model import Result, decode_result
 from jobs.submit import Receipt, SendWakes
-from jobs.wake import GRACE_MS, Wake
+from jobs.wake import GRACE_MS, wakes_of
 
 READ_COUNT = 500
 READ_BLOCK_MS = 500
@@ -117,9 +117,7 @@ class Batch:
         replies = await scripts.run_many(self._redis, [self._cancel_in(lane) for lane in names_of_lanes])
         for error in (reply for reply in replies if isinstance(reply, Exception)):
             raise error
-        await self._send_wakes(
-            Wake(lane, *reply) for lane, reply in zip(names_of_lanes, replies, strict=True) if reply
-        )
+        await self._send_wakes(wakes_of(names_of_lanes, replies))
         return await self.counts()
 
     def _cancel_in(self, lane: str) -> scripts.Call:

@@ -87,8 +87,8 @@ async def chunks(
         place = next(places)
         if place >= MAX_BATCH_FETCHES:
             raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
-        fetch, of = _checked(place, item), fetch_id(batch_id, place)
-        chunk.add(of, fetch, _element(of, place, fetch))
+        of = fetch_id(batch_id, place)
+        chunk.add(of, *_read(of, place, item))
         if chunk.full:
             yield chunk
             chunk = Chunk()
@@ -107,15 +107,10 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
             yield item
 
 
-def _checked(place: int, item: Fetchable) -> Fetch:
+def _read(of: str, place: int, item: Fetchable) -> tuple[Fetch, bytes]:
+    """The fetch, and its element under that id."""
     try:
-        return as_fetch(item)
-    except InvalidFetchError as error:
-        raise InvalidFetchError(f"item {place}: {error}") from None
-
-
-def _element(fetch_id: str, place: int, fetch: Fetch) -> bytes:
-    try:
-        return new_element(fetch_id, fetch)
+        fetch = as_fetch(item)
+        return fetch, new_element(of, fetch)
     except InvalidFetchError as error:
         raise InvalidFetchError(f"item {place}: {error}") from None

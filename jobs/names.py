@@ -4,6 +4,7 @@ A batch id is 16 hex digits of chance. A fetch id is its batch's id, a hyphen an
 in the batch as 8 hex digits, so it is unique, sortable, and says where the result will be.
 """
 
+import hashlib
 import re
 
 BATCH_ID_CHARS = 16
@@ -17,6 +18,11 @@ _FETCH_ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 def is_batch_id(text: str) -> bool:
     """Whether text has the form of a batch id."""
     return _BATCH_ID.fullmatch(text) is not None
+
+
+def batch_id_for(text: str) -> str:
+    """A batch id out of any text: the same one for the same text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:BATCH_ID_CHARS]
 
 
 def is_fetch_id(text: str) -> bool:

@@ -4,7 +4,7 @@ arq is imported when the first lane is woken, so that importing `jobs` stays che
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -28,6 +28,15 @@ class Wake(NamedTuple):
     lane: str
     generation: int
     due_in_ms: int
+
+
+def wakes_of(lanes: Sequence[str], replies: Sequence[Any]) -> list[Wake]:
+    """Those of the lanes that a script says must be woken: its replies hold a generation and ms until due."""
+    return [
+        Wake(lane, *reply)
+        for lane, reply in zip(lanes, replies, strict=True)
+        if reply and not isinstance(reply, Exception)
+    ]
 
 
 def arq_client(pool: Any) -> "ArqRedis":

@@ -5,13 +5,11 @@ from typing import NamedTuple
 
 from jobs.entry import Entry, Hop
 from jobs.lanes import lane_of_url
-from jobs.model import Reason
 from jobs.urls import FetchUrl, UrlError, join_url, parse_url
-from worker import lines
-from worker.decide import Answered, Broke, Happened, Held
-from worker.gate.gate import Go, Shut, Why, started
+from worker.attempt import broken
+from worker.decide import Answered, Happened, Held
+from worker.gate.gate import Go, Shut, Why
 from worker.gate.retry_after import retry_after_s
-from worker.http import errors
 from worker.http.engine import Answer, Trace
 from worker.http.redirects import is_redirect
 from worker.lane import Lane
@@ -50,7 +48,7 @@ class Question:
                 async with asyncio.timeout(min(self.lane.policy.timeouts.total_s, MAX_EXCHANGE_S)):
                     asked, target = await self._exchange(url)
             except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must get its due
-                return Asked(self._broken(error))
+                return Asked(broken(error, self._status, self._entry, self.lane, self.parts))
             if target is None:
                 break
             url = target
@@ -79,20 +77,13 @@ class Question:
         while lane.serving:
             match lane.verdict(besides=1):
                 case Go():
-                    lane.gate = started(lane.gate, lane.policy, lane.clock.now_ms())
+                    lane.count_start()
                     return True
                 case Shut(until_ms=until_ms, why=Why.PACING):
                     await lane.changed(max(0.001, (until_ms - lane.clock.now_ms()) / 1000))
                 case _:
                     return False
         return False
-
-    def _broken(self, error: Exception) -> Happened:
-        happened = errors.happened(error, status=self._status)
-        if happened is None:
-            lines.bug(error, self._entry, self.lane.name, self.parts.log)
-            return Broke(reason=Reason.INTERNAL, status=self._status, note=repr(error))
-        return happened
 
 
 async def _beginning(answer: Answer) -> bytes:

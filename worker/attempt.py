@@ -10,7 +10,7 @@ from worker import lines
 from worker.decide import Answered, Broke, Happened, Held, Moved, Stored, may_repeat
 from worker.fallback import in_force
 from worker.gate import gate
-from worker.gate.gate import Go, Seen, Signal, started
+from worker.gate.gate import Go, Seen, Signal
 from worker.gate.quota import quota_of
 from worker.gate.retry_after import retry_after_s
 from worker.gate.state import Breaker
@@ -48,7 +48,7 @@ class Attempt:
                     if happened is not None:
                         return happened
         except Exception as error:  # noqa: BLE001 whatever it is, the fetch must get its due
-            return self._broken(error)
+            return broken(error, self.status, self.entry, self.lane, self.parts)
 
     async def _exchange(self) -> Happened | None:
         """One request and its answer; None when another is to follow at once."""
@@ -125,10 +125,9 @@ class Attempt:
         return None
 
     def _may_follow(self) -> bool:
-        lane = self.lane
-        if not isinstance(lane.verdict(besides=1), Go):
+        if not isinstance(self.lane.verdict(besides=1), Go):
             return False
-        lane.gate = started(lane.gate, lane.policy, lane.clock.now_ms())
+        self.lane.count_start()
         return True
 
     def _refused(self, answer: Answer) -> Happened:
@@ -139,13 +138,6 @@ class Attempt:
             raise errors.BadAnswerError("304 although nothing conditional was asked")
         wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), self.lane.clock.now_ms())
         return Answered(status=answer.status, wait_s=wait_s)
-
-    def _broken(self, error: Exception) -> Happened:
-        happened = errors.happened(error, status=self.status)
-        if happened is None:
-            lines.bug(error, self.entry, self.lane.name, self.parts.log)
-            return Broke(reason=Reason.INTERNAL, status=self.status, note=repr(error))
-        return happened
 
     def _asked_for(self, header: str) -> bool:
         return any(name.lower() == header for name, _ in self.request.headers)
@@ -158,3 +150,12 @@ class Attempt:
         """The policy's total, or what the fetch's own deadline leaves of it."""
         until_deadline_s = (self.entry.deadline_ms - self.lane.clock.now_ms()) / 1000
         return min(self.lane.policy.timeouts.total_s, max(0.0, until_deadline_s))
+
+
+def broken(error: Exception, status: int | None, entry: Entry, lane: Lane, parts: Parts) -> Happened:
+    """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
+    happened = errors.happened(error, status=status)
+    if happened is None:
+        lines.bug(error, entry, lane.name, parts.log)
+        return Broke(reason=Reason.INTERNAL, status=status, note=repr(error))
+    return happened

@@ -13,7 +13,7 @@ from worker.log import Event
 from worker.parts import Parts
 from worker.patience import patiently
 from worker.store import Kind
-from worker.withdrawing import end_all, withdraw
+from worker.withdrawing import End, end_all, withdraw
 
 
 async def end_cancelled_batches(lane: Lane, parts: Parts) -> None:
@@ -21,10 +21,10 @@ async def end_cancelled_batches(lane: Lane, parts: Parts) -> None:
     batches = set(lane.cancelled)
     end = functools.partial(end_untried_with, CANCELLED, lane, parts)
     await _stopped(lane, batches)
-    count = await _end_in_hand(lane, batches, parts)
+    count = await _end_in_hand(lane, batches, end, parts)
     for batch in batches:
         count += (await withdraw(lane, Kind("batch", batch), end, parts)).ended
-    count += await _end_unseen(lane, batches, parts)
+    count += await _end_unseen(lane, batches, end, parts)
     if not lane.lost:
         lane.cancelled -= batches
         parts.log.info(Event.LANE_CANCELLED, lane=lane.name, batches=sorted(batches), fetches=count)
@@ -36,20 +36,19 @@ async def _stopped(lane: Lane, batches: set[str]) -> None:
         await lane.changed(math.inf)
 
 
-async def _end_in_hand(lane: Lane, batches: set[str], parts: Parts) -> int:
+async def _end_in_hand(lane: Lane, batches: set[str], end: End, parts: Parts) -> int:
     """What had its settlement before it was stopped keeps it; the rest that we hold is cancelled."""
     await parts.settler.caught_up(lane)
     lane.ready = deque(entry for entry in lane.ready if entry.batch_id not in batches)
     held: list[Entry] = [entry for entry in lane.entries.values() if entry.batch_id in batches]
     for entry in held:
-        await end_untried_with(CANCELLED, lane, parts, entry)
+        await end(entry)
     return len(held)
 
 
-async def _end_unseen(lane: Lane, batches: set[str], parts: Parts) -> int:
+async def _end_unseen(lane: Lane, batches: set[str], end: End, parts: Parts) -> int:
     """What a withdrawal claimed although its reply was lost."""
     count = 0
-    end = functools.partial(end_untried_with, CANCELLED, lane, parts)
     while not lane.lost:
         await parts.settler.caught_up(lane)
         left = await patiently(lane, parts, lambda: parts.store.withdrawn(lane.name, lane.token, batches))

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -76,23 +75,21 @@ async def _unless_interrupted(work: Coroutine[Any, Any, T]) -> T:
 
     One cancellation may be forgotten on its way (worker/tasks.py), and then the signal was for nothing.
     """
-    interrupted = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted.set)
     task = asyncio.create_task(work)
-    waiting = asyncio.create_task(interrupted.wait())
-    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
-    await tasks.end(waiting)
+    await tasks.until_signal(task)
     if not task.done():
         await tasks.end(task)
         raise asyncio.CancelledError
     return await task
 
 
-def say_json(value: Any) -> None:
-    """One line of JSON on standard output."""
-    typer.echo(msgspec.json.encode(value))
+def say_json(value: Any, *, pretty: bool = False) -> None:
+    """JSON on standard output: one line for machines, or pretty for people."""
+    text = msgspec.json.encode(value)
+    if pretty:
+        Console().print_json(text.decode())
+    else:
+        typer.echo(text)
 
 
 def fail(message: str, code: int) -> NoReturn:

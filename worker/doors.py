@@ -1,7 +1,6 @@
 """The arq door: jobs that plain arq enqueued, whose result is a receipt."""
 
 import asyncio
-import hashlib
 import reprlib
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from jobs import keys
 from jobs.doors import MAX_DOOR_BYTES, read_arguments
 from jobs.errors import InvalidFetchError, JobsError
 from jobs.model import Reason
-from jobs.names import BATCH_ID_CHARS
+from jobs.names import batch_id_for
 from jobs.submit import Submitter
 from worker import redact
 from worker.log import Event
@@ -42,7 +41,7 @@ class ArqDoor:
         try:
             # In a thread: there may be fetches by the hundred thousand, and lanes want their leases.
             order = await asyncio.to_thread(read_arguments, *_bound(*args, **kwargs))
-            batch_id = order.batch or _batch_id_for(run_id)
+            batch_id = order.batch or batch_id_for(run_id)
             receipt = await self._submitter.submit(order.fetches, batch_id=batch_id)
         except InvalidFetchError as error:
             await self.refuse(str(error), _excerpt(args))
@@ -117,7 +116,3 @@ def _bound(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     if len(args) != 1 or kwargs.keys() - {"batch"}:
         raise InvalidFetchError("call fetch(what) or fetch(what, batch=…); what is a fetch or a list of them")
     return args[0], kwargs.get("batch")
-
-
-def _batch_id_for(run_id: str) -> str:
-    return hashlib.sha256(run_id.encode()).hexdigest()[:BATCH_ID_CHARS]

@@ -14,7 +14,7 @@ from worker.gate.gate import Why
 from worker.gate.state import GateState, from_json
 from worker.policies import Policy
 from worker.policy import LanePolicy
-from worker.snapshot import LaneSnapshot, is_anybody_alive, lane_snapshot
+from worker.snapshot import LaneSnapshot, lane_snapshot, living
 
 LOOK_AT = 1000
 MAX_LOOKED_AT = 200_000
@@ -56,7 +56,7 @@ class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
 async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained:
     """What a host's lane is at."""
     now_ms = await redis_now_ms(redis)
-    snapshot = await lane_snapshot(redis, name)
+    snapshot = await lane_snapshot(redis, name, now_ms)
     owner, state_of, due_ms, saved = await redis.hmget(  # type: ignore[misc]
         keys.lane(name), ["owner", "state", "due_ms", "gate"]
     )
@@ -68,7 +68,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         rules,
         now_ms,
         retry_ms=retry_ms,
-        anybody=await is_anybody_alive(redis),
+        anybody=bool(await living(redis, now_ms)),
     )
     return LaneExplained(
         lane=name,

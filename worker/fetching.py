@@ -63,15 +63,15 @@ def learn(trace: Trace, happened: Happened, lane: Lane, parts: Parts) -> None:
 
 async def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
     """Whether the fetch ends before it is tried: its deadline has passed, or workers die of it."""
-    finish = poisoned(entry) or expired(entry, lane.clock.now_ms(), cooling=_is_cooling(lane))
-    if finish is not None:
-        await end_untried_with(finish, lane, parts, entry)
-    return finish is not None
+    return await _end_by(poisoned(entry) or _expired(entry, lane), entry, lane, parts)
 
 
 async def end_if_expired(entry: Entry, lane: Lane, parts: Parts) -> bool:
     """Whether the fetch ends because its deadline has passed."""
-    finish = expired(entry, lane.clock.now_ms(), cooling=_is_cooling(lane))
+    return await _end_by(_expired(entry, lane), entry, lane, parts)
+
+
+async def _end_by(finish: Finish | None, entry: Entry, lane: Lane, parts: Parts) -> bool:
     if finish is not None:
         await end_untried_with(finish, lane, parts, entry)
     return finish is not None
@@ -82,9 +82,10 @@ async def end_untried_with(finish: Finish, lane: Lane, parts: Parts, entry: Entr
     await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
 
 
-def _is_cooling(lane: Lane) -> bool:
+def _expired(entry: Entry, lane: Lane) -> Finish | None:
     shut = lane.shut()
-    return shut is not None and shut.why is Why.COOLING
+    cooling = shut is not None and shut.why is Why.COOLING
+    return expired(entry, lane.clock.now_ms(), cooling=cooling)
 
 
 def end_disallowed(entry: Entry, lane: Lane, parts: Parts) -> None:
@@ -121,12 +122,18 @@ def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Deci
 
 async def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
     """Settle the fetch; where its host is down, with what was stored before if that is wanted."""
-    entry, shut, old = attempt.entry, lane.shut(), None
-    if fallback.instead(entry, finish, happened, shut.why if shut else None) and fallback.in_force(
-        entry.fetch, parts.policy_of(entry.fetch)
-    ):
-        old = await parts.sink.old(entry.fetch)
+    failed = finish.outcome is Outcome.FAILED
+    old = await _stored_before(attempt.entry, lane, parts, finish, happened) if failed else None
     _settle(attempt, lane, parts, finish, happened, old)
+
+
+async def _stored_before(
+    entry: Entry, lane: Lane, parts: Parts, finish: Finish, happened: Happened
+) -> Old | None:
+    shut = lane.shut()
+    down = fallback.instead(entry, finish, happened, shut.why if shut else None)
+    wanted = down and fallback.in_force(entry.fetch, parts.policy_of(entry.fetch))
+    return await parts.sink.old(entry.fetch) if wanted else None
 
 
 def _settle(

@@ -115,12 +115,8 @@ async def run_worker(settings: Settings) -> None:
     """Run one worker until SIGTERM or SIGINT; a Redis that goes away ends nothing."""
     runtime = Runtime(settings)
     await runtime.start()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     hand_offs = asyncio.create_task(take_hand_offs(runtime), name="arq")
-    await asyncio.wait([hand_offs, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+    await tasks.until_signal(hand_offs)
     await tasks.end(hand_offs)
     await runtime.stop()
 

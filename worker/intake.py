@@ -32,8 +32,6 @@ OTHERS_S = 1.0
 FULL_PAUSE_S = 0.5
 TROUBLE_PAUSE_S = 0.5
 MAX_NOTE_CHARS = 1000
-
-
 KEPT_BYTES = 64 << 10
 """So much of a refused message is kept: enough to know it by, and Redis is not its archive."""
 

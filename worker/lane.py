@@ -103,9 +103,13 @@ class Lane:
         """The fetch is settled."""
         self.entries.pop(fetch_id, None)  # type: ignore[arg-type]
 
+    def count_start(self) -> None:
+        """A request goes out: the gate counts it, be it a fetch's first or where a redirect leads."""
+        self.gate = gate.started(self.gate, self.policy, self.clock.now_ms())
+
     def start(self, fetch_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work as the fetch's task, which counts as in flight until it ends."""
-        self.gate = gate.started(self.gate, self.policy, self.clock.now_ms())
+        self.count_start()
         task = asyncio.create_task(work, name=f"fetch {fetch_id}")
         self.in_flight[fetch_id] = task
         task.add_done_callback(lambda _: self._ended(fetch_id))

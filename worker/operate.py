@@ -179,10 +179,7 @@ def dead_show(
     found = ask(redis, read)
     if not found:
         fail(f"no dead letter is at {position}; see: fetchfleet dead list", 1)
-    if as_json:
-        say_json(found[0])
-    else:
-        Console().print_json(msgspec.json.encode(found[0]).decode())
+    say_json(found[0], pretty=not as_json)
 
 
 @dead.command("retry")

@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 
 from jobs import keys, scripts
 from jobs.submit import SendWakes
-from jobs.wake import GRACE_MS, Wake
-from worker.policies import DEFAULT, Policy, Table, lane_named
+from jobs.wake import GRACE_MS, wakes_of
+from worker.policies import DEFAULT, Policy, Table, covers, table_named
 from worker.policy import PolicyError
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -35,7 +35,7 @@ async def change(
     host: a host, a pattern or `default`. Workers see it within a second or so. The tables as they are
     now; raises PolicyError, and nothing has changed, when they cannot be used.
     """
-    name = host if host == DEFAULT else lane_named(host)
+    name = table_named(host)
     tables = await read(redis)
     table = {**tables.get(name, {}), **values}
     tables[name] = {key: value for key, value in table.items() if value is not None}
@@ -54,23 +54,13 @@ async def change(
 
 async def _nudge(redis: Redis, send_wakes: SendWakes, name: str) -> None:
     lanes = [lane.decode() for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
-    concerned = [lane for lane in lanes if _concerns(name, lane)]
+    concerned = [lane for lane in lanes if name in {DEFAULT, lane} or covers(name, lane)]
     calls = [
         scripts.Call("nudge", [keys.lane(lane), keys.ATTENTION, keys.SERIAL], [lane, GRACE_MS])
         for lane in concerned
     ]
     replies = await scripts.run_many(redis, calls) if calls else []
-    await send_wakes(
-        [
-            Wake(lane, *reply)
-            for lane, reply in zip(concerned, replies, strict=True)
-            if reply and not isinstance(reply, Exception)
-        ]
-    )
-
-
-def _concerns(name: str, lane: str) -> bool:
-    return name in {DEFAULT, lane} or (name.startswith("*.") and lane.endswith(name[1:]))
+    await send_wakes(wakes_of(concerned, replies))
 
 
 def parsed(pairs: list[str]) -> dict[str, Any]:

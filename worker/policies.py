@@ -59,7 +59,7 @@ class Policy:
         """Default, the patterns that the name falls under from the shortest on, its own table."""
         values = msgspec.structs.asdict(self.default)
         for pattern in sorted(self.tables, key=len):
-            if pattern.startswith("*.") and name.endswith(pattern[1:]):
+            if covers(pattern, name):
                 values |= self.tables[pattern]
         return _lane_policy(f'host."{name}"', {**values, **self.tables[name]})
 
@@ -79,6 +79,16 @@ def parse_policy(text: str) -> Policy:
     if errors:
         raise PolicyError("\n".join(errors))
     return Policy(_lane_policy(DEFAULT, default), tables)
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Whether a lane, or a narrower pattern, falls under a pattern such as *.cdn.net."""
+    return pattern.startswith("*.") and name.endswith(pattern[1:])
+
+
+def table_named(name: str) -> str:
+    """What a table of that name is kept under: `default`, a lane or a pattern; raises PolicyError."""
+    return name if name == DEFAULT else lane_named(name)
 
 
 def lane_named(name: str) -> str:

@@ -19,7 +19,7 @@ from jobs import Batch, Counts, Outcome, Result
 from worker import tasks
 from worker.clock import mono_s
 from worker.rate import Rate
-from worker.snapshot import LaneSnapshot, Snapshot, snapshot
+from worker.snapshot import LaneSnapshot, snapshot
 
 LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 5.0
@@ -86,13 +86,14 @@ class Progress:
 
     async def _look(self) -> tuple[Counts, list[LaneSnapshot], float]:
         counts = await self._batch.counts()
-        fleet = Snapshot([], counts.bytes)
+        lanes, received_bytes = list[LaneSnapshot](), counts.bytes
         if self._may_see_lanes:
             try:
                 fleet = await snapshot(self._redis)
+                lanes, received_bytes = fleet.lanes, fleet.received_bytes
             except NoPermissionError:  # a producer's user sees its batch (ops/users.acl)
                 self._may_see_lanes = False
-        return counts, fleet.lanes, self._rate.add(mono_s(), fleet.received_bytes)
+        return counts, lanes, self._rate.add(mono_s(), received_bytes)
 
 
 def picture(

@@ -48,44 +48,48 @@ class WorkerPortrait(msgspec.Struct):
 
 
 class Snapshot(NamedTuple):
-    """The fleet: its lanes that are not idle, and what its living workers have received."""
+    """The fleet at now_ms: its lanes that are not idle, and what its living workers say of themselves."""
 
+    now_ms: int
     lanes: list[LaneSnapshot]
-    received_bytes: int
+    workers: dict[str, WorkerPortrait]
+
+    @property
+    def received_bytes(self) -> int:
+        """Of bodies, by all of the workers since they started."""
+        return sum(worker.received_bytes for worker in self.workers.values())
 
 
 async def snapshot(redis: Redis) -> Snapshot:
     """Every lane that is not idle, the fullest first; MAX_LANES at most. A few round trips."""
     now_ms = await redis_now_ms(redis)
     names = [name.decode() for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
-    workers = (await portraits(redis)).values()
-    at = {name: portrait for worker in workers for name, portrait in worker.lanes.items()}
+    workers = await _portraits(redis)
+    at = {name: portrait for worker in workers.values() for name, portrait in worker.lanes.items()}
     rows = await _rows(redis, names)
     lanes = [_lane(name, row, at.get(name), now_ms) for name, row in zip(names, rows, strict=True)]
-    received_bytes = sum(worker.received_bytes for worker in workers)
-    return Snapshot(sorted(lanes, key=lambda lane: (-lane.waiting, lane.name)), received_bytes)
+    return Snapshot(now_ms, sorted(lanes, key=lambda lane: (-lane.waiting, lane.name)), workers)
 
 
-async def lane_snapshot(redis: Redis, name: str) -> LaneSnapshot:
+async def lane_snapshot(redis: Redis, name: str, now_ms: int) -> LaneSnapshot:
     """One lane, be it idle."""
-    found = (at.lanes[name] for at in (await portraits(redis)).values() if name in at.lanes)
+    found = (at.lanes[name] for at in (await _portraits(redis)).values() if name in at.lanes)
     (row,) = await _rows(redis, [name])
-    return _lane(name, row, next(found, None), await redis_now_ms(redis))
+    return _lane(name, row, next(found, None), now_ms)
 
 
-async def is_anybody_alive(redis: Redis) -> bool:
-    """Whether any worker has shown life of late."""
-    now_ms = await redis_now_ms(redis)
-    return bool(await redis.zcount(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf"))
+async def living(redis: Redis, now_ms: int) -> list[str]:
+    """The ids of the workers that have shown life of late."""
+    found = await redis.zrangebyscore(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf")
+    return [worker.decode() for worker in found]
 
 
 async def is_alive(redis_url: str, name: str) -> bool:
     """Whether a worker of that id, or of that host (its id is host-pid), has shown life of late."""
     async with connect(redis_url) as redis:
         with redis_at(redis_url):
-            now_ms = await redis_now_ms(redis)
-            workers = await redis.zrangebyscore(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf")
-    return any(f"{worker.decode()}-".startswith(f"{name}-") for worker in workers)
+            workers = await living(redis, await redis_now_ms(redis))
+    return any(f"{worker}-".startswith(f"{name}-") for worker in workers)
 
 
 async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
@@ -102,7 +106,7 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
     return [replies[i : i + width] for i in range(0, len(replies), width)]
 
 
-async def portraits(redis: Redis) -> dict[str, WorkerPortrait]:
+async def _portraits(redis: Redis) -> dict[str, WorkerPortrait]:
     """What the living workers say of themselves, by their ids."""
     workers = [worker.decode() for worker in await redis.zrange(keys.WORKERS, 0, -1)]
     if not workers:

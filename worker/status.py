@@ -4,9 +4,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from jobs import keys
-from jobs.connect import redis_now_ms
 from jobs.entry import BadElementError, from_element
-from worker.snapshot import LaneSnapshot, WorkerPortrait, portraits, snapshot
+from worker.snapshot import LaneSnapshot, Snapshot, WorkerPortrait, snapshot
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,11 +55,11 @@ async def fleet_status(redis: Redis) -> FleetStatus:
         pipe.xlen(keys.DEAD)
         lanes_in_all, backlog, inbox, dead = await pipe.execute()
     return FleetStatus(
-        workers=[_worker(name, portrait) for name, portrait in sorted((await portraits(redis)).items())],
+        workers=[_worker(name, portrait) for name, portrait in sorted(fleet.workers.items())],
         lanes=fleet.lanes,
         lanes_in_all=lanes_in_all,
         backlog=max(0, int(backlog or 0)),
-        oldest_s=await _oldest_s(redis, [lane.name for lane in fleet.lanes]),
+        oldest_s=await _oldest_s(redis, fleet),
         inbox=inbox,
         dead=dead,
     )
@@ -76,16 +75,16 @@ def _worker(name: str, portrait: WorkerPortrait) -> WorkerStatus:
     )
 
 
-async def _oldest_s(redis: Redis, lanes: list[str]) -> float | None:
+async def _oldest_s(redis: Redis, fleet: Snapshot) -> float | None:
     """By the heads of the queues and the next retries, which were there before what is behind them."""
     async with redis.pipeline(transaction=False) as pipe:
-        for lane in lanes:
-            for queue in keys.waiting(lane):
+        for lane in fleet.lanes:
+            for queue in keys.waiting(lane.name):
                 pipe.lrange(queue, 0, 0)
-            pipe.zrange(keys.later(lane), 0, 0)
-        heads = [element for found in await pipe.execute() for element in found] if lanes else []
+            pipe.zrange(keys.later(lane.name), 0, 0)
+        heads = [element for found in await pipe.execute() for element in found] if fleet.lanes else []
     submitted = [at for at in map(_submitted_ms, heads) if at is not None]
-    return round(max(0, await redis_now_ms(redis) - min(submitted)) / 1000, 3) if submitted else None
+    return round(max(0, fleet.now_ms - min(submitted)) / 1000, 3) if submitted else None
 
 
 def _submitted_ms(element: bytes) -> int | None:

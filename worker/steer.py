@@ -4,9 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import msgspec
 import typer
-from rich.console import Console
 
 from jobs import Fleet
 from jobs.connect import connect
@@ -14,7 +12,7 @@ from jobs.names import is_fetch_id
 from worker import overrides
 from worker.command import BAD_USE, Json, RedisUrl, ask, fail, say_json, settings_of
 from worker.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
-from worker.policies import DEFAULT, Table, lane_named
+from worker.policies import Table, lane_named, table_named
 from worker.policy import PolicyError
 from worker.settings import Settings
 
@@ -59,9 +57,8 @@ def pause(host: Host, redis: RedisUrl = None) -> None:
 def resume(host: Host, redis: RedisUrl = None) -> None:
     """Let a paused host's fetches go on."""
     tables = _change(host, {"paused": None}, redis)
-    name = host if host == DEFAULT else lane_named(host)
     held = settings_of(redis_url=redis).policy.overridden(tables)
-    if (held.default if host == DEFAULT else held.for_lane(name)).paused:  # by a wider table, or the file's
+    if held.for_lane(table_named(host)).paused:  # by a wider table, or the file's
         _change(host, {"paused": False}, redis)
     typer.echo(f"{host} goes on")
 
@@ -111,10 +108,7 @@ def policy_show(
         held = settings.policy.overridden(tables).for_lane(lane_named(host)) if host else tables
     except PolicyError as error:
         fail(str(error), BAD_USE)
-    if as_json:
-        say_json(held)
-    else:
-        Console().print_json(msgspec.json.encode(held).decode())
+    say_json(held, pretty=not as_json)
 
 
 def _change(host: str, values: Mapping[str, Any | None], redis: str | None) -> Mapping[str, Table]:

@@ -1,6 +1,7 @@
 """Ending tasks for sure."""
 
 import asyncio
+import signal
 from typing import Any
 
 CANCEL_AGAIN_S = 1.0
@@ -18,3 +19,14 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until_signal(task: asyncio.Task[Any]) -> None:
+    """Return when the task has ended, or SIGINT or SIGTERM has come; another one changes nothing."""
+    signalled = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, signalled.set)
+    waiting = asyncio.create_task(signalled.wait(), name="signal")
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    await end(waiting)

@@ -65,12 +65,35 @@ local function wake_for_new(lane_key, attention_key, serial_key, name, deadline_
   return {schedule(lane_key, attention_key, serial_key, name, due, grace_ms), due - now}
 end
 
+-- Wakes a lane that is due later: {generation, 0}; {} for one that is due, held or idle.
+local function wake_now(lane_key, attention_key, serial_key, name, grace_ms)
+  local lane = redis.call('HMGET', lane_key, 'state', 'due_ms')
+  local now = now_ms()
+  if lane[1] ~= 'scheduled' or tonumber(lane[2]) <= now then return {} end
+  return {schedule(lane_key, attention_key, serial_key, name, now, grace_ms), 0}
+end
+
+-- A batch that is new has the time of its making, and is on the list of batches.
+local function list_if_new(batch_key, batches_key, batch_id, now)
+  if redis.call('HSETNX', batch_key, 'created_ms', int(now)) == 1 then redis.call('ZADD', batches_key, int(now), batch_id) end
+end
+
+-- A message of the inbox that is none goes to the dead letters.
+local function bury_message(dead_key, dead_length, note, message)
+  redis.call('XADD', dead_key, 'MAXLEN', '~', dead_length, '*', 'door', 'inbox', 'reason', 'invalid',
+    'note', note, 'element', message)
+end
+
+-- Whether all of a batch is submitted and has its results.
+local function has_ended(batch_key)
+  local batch = redis.call('HMGET', batch_key, 'sealed', 'total', 'done')
+  return batch[1] == '1' and (tonumber(batch[3]) or 0) >= (tonumber(batch[2]) or 0)
+end
 
 -- Marks a batch as whole; the TTL that it is to have.
 local function seal(batch_key, finished_ttl, unfinished_ttl)
   redis.call('HSET', batch_key, 'sealed', 1)
-  local batch = redis.call('HMGET', batch_key, 'total', 'done')
-  return (tonumber(batch[2]) or 0) >= (tonumber(batch[1]) or 0) and finished_ttl or unfinished_ttl
+  return has_ended(batch_key) and finished_ttl or unfinished_ttl
 end
 
 -- How many fetches without a result there are, in the lane and in the fleet.

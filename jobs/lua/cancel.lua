@@ -3,8 +3,7 @@
 -- ARGV: finished TTL ms, unfinished TTL ms
 -- Returns the lanes where its fetches are, nil if there is no such batch.
 if redis.call('EXISTS', KEYS[1]) == 0 then return nil end
-local batch = redis.call('HMGET', KEYS[1], 'sealed', 'total', 'done')
-if batch[1] == '1' and (tonumber(batch[3]) or 0) >= (tonumber(batch[2]) or 0) then return {} end
+if has_ended(KEYS[1]) then return {} end
 redis.call('HSETNX', KEYS[1], 'cancel_ms', int(now_ms()))
 redis.call('HSETNX', KEYS[1], 'total', 0)
 local ttl = seal(KEYS[1], ARGV[1], ARGV[2])

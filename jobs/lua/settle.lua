@@ -67,9 +67,7 @@ for i = 7, #KEYS, 2 do
     for field, by in pairs(count) do
       if by > 0 then redis.call('HINCRBY', KEYS[i], field, int(by)) end
     end
-    local batch = redis.call('HMGET', KEYS[i], 'sealed', 'total', 'done')
-    local ended = batch[1] == '1' and tonumber(batch[3]) >= (tonumber(batch[2]) or 0)
-    local ttl = ended and ARGV[3] or ARGV[4]
+    local ttl = has_ended(KEYS[i]) and ARGV[3] or ARGV[4]
     redis.call('PEXPIRE', KEYS[i], ttl)
     redis.call('PEXPIRE', KEYS[i + 1], ttl)
   end

@@ -32,11 +32,11 @@ local function full(which, open_now, to_come, limit)
 end
 
 local function refused_for_room()
-  local refusal = full({'fleet', ''}, redis.call('GET', KEYS[7]) or '0', tonumber(ARGV[11]), tonumber(ARGV[9]))
+  local refusal = full({'fleet', ''}, redis.call('GET', KEYS[7]), tonumber(ARGV[11]), tonumber(ARGV[9]))
   for i = 1, room_lanes do
     local lane_key = KEYS[7 + i]
     refusal = refusal
-      or full({'lane', lane_key}, redis.call('HGET', lane_key, 'open') or '0', tonumber(ARGV[12 + i]), tonumber(ARGV[10]))
+      or full({'lane', lane_key}, redis.call('HGET', lane_key, 'open'), tonumber(ARGV[12 + i]), tonumber(ARGV[10]))
   end
   return refusal
 end
@@ -95,7 +95,7 @@ for group = 1, groups do
   at = at + 2 + count
 end
 
-if redis.call('HSETNX', KEYS[1], 'created_ms', int(now)) == 1 then redis.call('ZADD', KEYS[4], int(now), batch_id) end
+list_if_new(KEYS[1], KEYS[4], batch_id, now)
 redis.call('HSET', KEYS[1], 'chunks', chunk)
 redis.call('HINCRBY', KEYS[1], 'total', added_in_all)
 if digest ~= '' then redis.call('RPUSH', KEYS[3], digest) end

@@ -17,8 +17,8 @@ end
 redis.call('PEXPIRE', KEYS[3], ARGV[3])
 
 local function bury(message)
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[8], '*', 'door', 'inbox', 'reason', 'invalid',
-    'note', 'the message has ' .. #message .. ' bytes, ' .. ARGV[6] .. ' are the most', 'element', string.sub(message, 1, 1000))
+  local note = 'the message has ' .. #message .. ' bytes, ' .. ARGV[6] .. ' are the most'
+  bury_message(KEYS[4], ARGV[8], note, string.sub(message, 1, 1000))
 end
 
 local messages, bytes = {}, 0

@@ -7,8 +7,5 @@ if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('HDEL', KEYS[2], 'batch')
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-for i = 4, #ARGV, 2 do
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[3], '*', 'door', 'inbox', 'reason', 'invalid',
-    'note', ARGV[i], 'element', ARGV[i + 1])
-end
+for i = 4, #ARGV, 2 do bury_message(KEYS[3], ARGV[3], ARGV[i], ARGV[i + 1]) end
 return 1
