@@ -1,15 +1,16 @@
 """What one submit made: its counters and its stream of results."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from jobs import keys, scripts
-from jobs.errors import UnknownBatchError
+from jobs.errors import ForeignKeyError, UnknownBatchError
 from jobs.model import Result, decode_result
 from jobs.submit import Receipt, SendWakes
 from jobs.wake import GRACE_MS, wakes_of
@@ -82,7 +83,8 @@ class Batch:
 
     async def counts(self) -> Counts:
         """How far the batch is; raises UnknownBatchError."""
-        fields = await self._redis.hmget(keys.batch(self.id), Counts.__struct_fields__)  # type: ignore[misc, arg-type]
+        with foreign_at(keys.batch(self.id), "hash"):
+            fields = await self._redis.hmget(keys.batch(self.id), Counts.__struct_fields__)  # type: ignore[misc, arg-type]
         counts = _counts(fields)
         if counts is None:
             raise self._unknown()
@@ -147,7 +149,8 @@ class Batch:
 
     async def _read(self, after: str, *, wait: bool) -> list[tuple[bytes, dict[bytes, bytes]]]:
         block = READ_BLOCK_MS if wait else None
-        reply: list[Any] = await self._redis.xread({keys.results(self.id): after}, READ_COUNT, block)
+        with foreign_at(keys.results(self.id), "stream"):
+            reply: list[Any] = await self._redis.xread({keys.results(self.id): after}, READ_COUNT, block)
         return reply[0][1] if reply else []
 
     async def _forget(self, position: str) -> bool:
@@ -159,6 +162,17 @@ class Batch:
         except NoPermissionError:
             return False
         return True
+
+
+@contextmanager
+def foreign_at(key: str, wanted: str) -> Iterator[None]:
+    """Raises ForeignKeyError if the key turns out to hold something else."""
+    try:
+        yield
+    except ResponseError as error:
+        if "WRONGTYPE" in str(error):
+            raise ForeignKeyError(key, "value of another type", wanted) from None
+        raise
 
 
 class Submitted(Batch):

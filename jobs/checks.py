@@ -1,5 +1,6 @@
 """What a field of a fetch may hold. Each check raises InvalidFetchError naming the field."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from jobs.urls import UrlError, parse_url
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BODYLESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 FALLBACKS = ("none", "stale")
+REPLACE = "replace"
+IF_EXISTS = (REPLACE, "skip", "fail")
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 1 << 20
 MAX_DEST_BYTES = 1024
@@ -77,10 +80,8 @@ def _header(name: str, text: str) -> None:
         raise InvalidFetchError(f"headers: {name} belongs to the connection; leave it out")
 
 
-def body(value: str, with_method: str) -> None:
-    """Only methods that carry content have a body."""
-    if with_method in BODYLESS_METHODS:
-        raise InvalidFetchError(f"body: {with_method} carries none; leave it out or use POST")
+def body(value: str) -> None:
+    """Text, and not too much of it."""
     if any("\ud800" <= char <= "\udfff" for char in value):
         raise InvalidFetchError("body: holds half a surrogate pair, which is not text")
     if len(value.encode()) > MAX_BODY_BYTES:
@@ -89,25 +90,40 @@ def body(value: str, with_method: str) -> None:
 
 def dest(value: str) -> None:
     """A relative path of plain names: it can name nothing outside the out folder."""
+    relative_path("dest", value, "out")
+
+
+def relative_path(field: str, value: str, folder: str) -> None:
+    """Plain names joined by single slashes: they can name nothing outside the folder."""
     if value.startswith("/"):
-        raise InvalidFetchError(f"dest: {value!r} is absolute; give a path relative to the out folder")
+        raise InvalidFetchError(
+            f"{field}: {value!r} is absolute; give a path relative to the {folder} folder"
+        )
     if _NOT_IN_A_NAME.search(value):
-        raise InvalidFetchError("dest: holds a backslash, a control character or half a surrogate pair")
+        raise InvalidFetchError(f"{field}: holds a backslash, a control character or half a surrogate pair")
     if len(value.encode()) > MAX_DEST_BYTES:
-        raise InvalidFetchError(f"dest: is longer than {MAX_DEST_BYTES} bytes")
+        raise InvalidFetchError(f"{field}: is longer than {MAX_DEST_BYTES} bytes")
     for part in value.split("/"):
-        _dest_part(part, value)
+        _path_part(field, part, value, folder)
 
 
-def _dest_part(part: str, value: str) -> None:
+def _path_part(field: str, part: str, value: str, folder: str) -> None:
     if part == "..":
-        raise InvalidFetchError(f"dest: {value!r} climbs out of the out folder")
+        raise InvalidFetchError(f"{field}: {value!r} climbs out of the {folder} folder")
     if part in {"", "."}:
-        raise InvalidFetchError(f"dest: {value!r} has an empty part; use names joined by single /")
+        raise InvalidFetchError(f"{field}: {value!r} has an empty part; use names joined by single /")
     if part.startswith(".fetchfleet"):
-        raise InvalidFetchError(f"dest: {part!r} is a name the workers keep for themselves")
+        raise InvalidFetchError(f"{field}: {part!r} is a name the workers keep for themselves")
     if len(part.encode()) > MAX_DEST_PART_BYTES:
-        raise InvalidFetchError(f"dest: a name is longer than {MAX_DEST_PART_BYTES} bytes")
+        raise InvalidFetchError(f"{field}: a name is longer than {MAX_DEST_PART_BYTES} bytes")
+
+
+def if_exists(value: str, with_dest: str | None) -> None:
+    """What becomes of a file that stands at dest; without one no name is ever taken twice."""
+    if value not in IF_EXISTS:
+        raise InvalidFetchError(f"if_exists: {value!r} is not one of {', '.join(IF_EXISTS)}")
+    if value != REPLACE and with_dest is None:
+        raise InvalidFetchError(f"if_exists: {value!r} needs a dest; give one, or leave if_exists out")
 
 
 def sha256(value: str) -> str:
@@ -121,6 +137,12 @@ def max_bytes(value: int) -> None:
     """At least one byte."""
     if value < 1:
         raise InvalidFetchError(f"max_bytes: {value} is less than 1")
+
+
+def decode(with_headers: Mapping[str, str], *, wanted: bool) -> None:
+    """Not of a part: what is in the middle of a compressed body cannot be decoded."""
+    if wanted and any(name.lower() == "range" for name in with_headers):
+        raise InvalidFetchError("decode: a part of a body cannot be decoded; leave out decode or the Range")
 
 
 def deadline(value_s: float, most_s: float) -> None:
@@ -144,7 +166,7 @@ def key(value: str) -> None:
 
 
 def meta(value: Any) -> None:
-    """Not nested so deeply that somebody's JSON parser could not follow."""
+    """Nothing that JSON would make null of, and not so deep that somebody's parser could not follow."""
     level = _containers([value])
     for _ in range(MAX_META_DEPTH):
         if not level:
@@ -156,7 +178,13 @@ def meta(value: Any) -> None:
 
 def _containers(values: Iterable[Any]) -> list[Any]:
     """Each once: what holds itself would grow without end."""
-    return list({id(value): value for value in values if isinstance(value, dict | list | tuple)}.values())
+    found: dict[int, Any] = {}
+    for value in values:
+        if isinstance(value, dict | list | tuple):
+            found[id(value)] = value
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InvalidFetchError(f"meta: holds {value}, which JSON cannot say; leave it out or use a text")
+    return list(found.values())
 
 
 def _children(container: Any) -> Iterable[Any]:

@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import ConnectionPool, SSLConnection
+from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from jobs.errors import RedisSetupError
 
@@ -18,6 +19,56 @@ _CHECKS = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
+_NO_WRITES = ("READONLY ", "MASTERDOWN ", "NOREPLICAS ", "MISCONF ")
+"""A replica, a primary that misses its replicas, one that cannot save: as Redis 7 says it, and 6.2 too, which
+puts it behind a general error when a script meets it."""
+
+
+def takes_no_writes(error: ResponseError) -> bool:
+    """Whether Redis, or the one that has become of it, takes no writes for the time being."""
+    text = str(error)
+    return isinstance(error, ReadOnlyError) or any(code in text for code in _NO_WRITES)
+
+
+class _Pool(ConnectionPool):
+    """A pool that lets go of a Redis that takes no writes.
+
+    After a failover another Redis takes them behind the same address, and the connections to the one that
+    was the primary stay up.
+    """
+
+    def __init__(self, connection_class: type[AbstractConnection] = Connection, **options: Any) -> None:
+        heeding = type(f"Heeding{connection_class.__name__}", (_Heeding, connection_class), {})
+        super().__init__(connection_class=heeding, **options)
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a connection back; if its Redis takes no writes, drop it and those that wait with it."""
+        await super().release(connection)
+        if getattr(connection, "takes_no_writes", False):
+            for idle in list(self._available_connections):
+                await idle.disconnect(nowait=True)
+
+
+class _Heeding:
+    """Remembers of a connection that its Redis took no write."""
+
+    takes_no_writes = False
+
+    async def connect(self) -> None:
+        """Connect, perhaps to another Redis."""
+        if not self.is_connected:  # type: ignore[attr-defined]
+            self.takes_no_writes = False
+        await super().connect()  # type: ignore[misc]
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """What Redis says."""
+        try:
+            return await super().read_response(*args, **options)  # type: ignore[misc]
+        except ResponseError as error:
+            self.takes_no_writes = self.takes_no_writes or takes_no_writes(error)
+            raise
+
+
 def connection_pool(redis_url: str) -> ConnectionPool:
     """A pool for redis://, rediss:// (certificate and host name checked) or unix://.
 
@@ -27,7 +78,7 @@ def connection_pool(redis_url: str) -> ConnectionPool:
     """
     try:
         _refuse_torn(redis_url)
-        pool = ConnectionPool.from_url(
+        pool = _Pool.from_url(
             redis_url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,

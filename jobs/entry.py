@@ -4,8 +4,11 @@ In Redis an entry is one string, the *element*: the id (25 characters), the dead
 Unix ms by Redis's clock), then JSON. The fixed head lets Lua see both without parsing anything.
 """
 
+from typing import Annotated
+
 import msgspec
 
+from jobs.conditions import headers_of
 from jobs.errors import InvalidFetchError
 from jobs.model import MAX_MESSAGE_BYTES, Fetch, Reason
 from jobs.names import FETCH_ID_CHARS, batch_of, is_fetch_id
@@ -19,6 +22,16 @@ class BadElementError(ValueError):
     """Something in a lane that is no entry of ours."""
 
 
+class NewerElementError(BadElementError):
+    """An entry that only a newer worker can read; url is that of its fetch, '' if it cannot be told."""
+
+    def __init__(self, message: str, fetch_id: str, deadline_ms: int, url: str) -> None:
+        super().__init__(message)
+        self.fetch_id = fetch_id
+        self.deadline_ms = deadline_ms
+        self.url = url
+
+
 class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
     """One request as it goes out: the fetch's own, or what a redirect asks for in its place.
 
@@ -29,6 +42,29 @@ class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
     url: str
     headers: tuple[tuple[str, str], ...] = ()
     body: str | None = None
+    body_base64: str | None = None
+    body_file: str | None = None
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it sends one, from wherever it comes."""
+        return (self.body, self.body_base64, self.body_file) != (None, None, None)
+
+
+class PartNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Half a body on some worker's disk, and what must still hold for the rest of it to be asked for.
+
+    token: of the stay in which it was written, by which its file is found; offset_bytes: so many are safe
+    on disk. of: which URL it is of, as a digest. etag or last_modified: what the host called this version
+    of it; total_bytes: how long it is as a whole, where that is known.
+    """
+
+    token: Annotated[int, msgspec.Meta(ge=0)]
+    offset_bytes: Annotated[int, msgspec.Meta(ge=1)]
+    of: str
+    etag: str | None = None
+    last_modified: str | None = None
+    total_bytes: int | None = None
 
 
 class Ledgers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,7 +73,8 @@ class Ledgers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempts counts those that the host answered badly or not at all, throttles the waits it asked for,
     interruptions what was nobody's fault, crashes those interruptions in which the worker died; last is
     why it waits again. hop is the request to make in place of the fetch's own, hops how many redirects
-    led there.
+    led there. begun: the worker that has claimed it was about to begin it; noted only where a crash would
+    leave it in doubt (worker/crashes.py). part: the half of its body that is there already.
     """
 
     v: int = ENTRY_VERSION
@@ -49,6 +86,8 @@ class Ledgers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last: Reason | None = None
     hop: Hop | None = None
     hops: int = 0
+    begun: bool = False
+    part: PartNote | None = None
 
 
 class Entry(Ledgers, frozen=True, kw_only=True):
@@ -68,7 +107,8 @@ class Entry(Ledgers, frozen=True, kw_only=True):
         if self.hop is not None:
             return self.hop
         fetch = self.fetch
-        return Hop(fetch.method, fetch.url, tuple(fetch.headers.items()), fetch.body)
+        headers = (*fetch.headers.items(), *headers_of(fetch.etag, fetch.last_modified))
+        return Hop(fetch.method, fetch.url, headers, fetch.body, fetch.body_base64, fetch.body_file)
 
     @property
     def submitted_ms(self) -> int:
@@ -76,8 +116,20 @@ class Entry(Ledgers, frozen=True, kw_only=True):
         return self.deadline_ms - self.fetch.deadline_ms
 
 
+class _FetchGlimpse(msgspec.Struct):
+    url: str = ""
+
+
+class _Glimpse(msgspec.Struct):
+    """As much of an entry as every version has."""
+
+    v: int = ENTRY_VERSION
+    fetch: _FetchGlimpse = msgspec.field(default_factory=_FetchGlimpse)
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Ledgers).decode
+_glimpse = msgspec.json.Decoder(_Glimpse).decode
 
 
 def new_element(fetch_id: str, fetch: Fetch) -> bytes:
@@ -107,9 +159,16 @@ def to_element(entry: Entry) -> bytes:
 
 
 def from_element(element: bytes) -> Entry:
-    """The entry that an element stands for; raises BadElementError. Nothing in Redis is trusted."""
+    """The entry that an element stands for. Nothing in Redis is trusted.
+
+    Raises NewerElementError for what a newer worker has written, else BadElementError.
+    """
     fetch_id, deadline = _split_head(element)
     try:
+        glimpse = _glimpse(element[HEAD_CHARS:])
+        if glimpse.v > ENTRY_VERSION:
+            note = f"{fetch_id}: version {glimpse.v}; {ENTRY_VERSION} is the newest known here"
+            raise NewerElementError(note, fetch_id, deadline, glimpse.fetch.url)
         ledgers = _decode(element[HEAD_CHARS:])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadElementError(f"{fetch_id}: {error}") from None

@@ -5,12 +5,16 @@ JobsError
 │   ├── BatchCancelledError   the batch was cancelled: nothing more may be submitted to it
 │   ├── BatchExistsError      the id is that of a batch of other fetches
 │   └── UnknownBatchError     no such batch: never made, or its results have expired
+├── ForeignKeyError          something else than fetchfleet has written to one of its Redis keys
 ├── FullError
 │   ├── FleetFullError        as many fetches wait as the caller's limits allow
 │   └── RedisFullError        Redis has no memory for more
 ├── InvalidFetchError         a fetch that may not be enqueued; nothing of its call was
+├── NewerMessageError         what came in by a door says that only a newer worker can read it
 └── RedisSetupError           the Redis URL is no Redis URL, or one that checks no certificate
 """
+
+from redis.exceptions import ResponseError
 
 
 class JobsError(Exception):
@@ -19,6 +23,23 @@ class JobsError(Exception):
 
 class InvalidFetchError(JobsError, ValueError):
     """A fetch that may not be enqueued; the message names the field, the fault and the remedy."""
+
+
+class NewerMessageError(JobsError):
+    """A message, or an arq job, whose `v` this release does not know: it is for a newer worker."""
+
+
+class ForeignKeyError(JobsError, ResponseError):
+    """`key` is of the type `found`, where fetchfleet has a `wanted`. Nothing was changed."""
+
+    def __init__(self, key: str, found: str, wanted: str) -> None:
+        super().__init__(
+            f"the Redis key {key} is a {found}, not a {wanted}: something else has written it;"
+            " RENAME or DEL it (of most keys a running worker sees to that) and try again"
+        )
+        self.key = key
+        self.found = found
+        self.wanted = wanted
 
 
 class RedisSetupError(JobsError, ValueError):

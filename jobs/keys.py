@@ -161,6 +161,28 @@ WORKERS = "ff:workers"
 by the next sign of life of any worker."""
 
 
+FIXED: dict[str, str] = {
+    **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS), "counter"),
+    **dict.fromkeys((QUEUE, ATTENTION, BATCHES, WORKERS), "zset"),
+    **dict.fromkeys((INBOX, TAKEN), "list"),
+    **dict.fromkeys((INTAKE, POLICY), "hash"),
+    **dict.fromkeys((ALL_RESULTS, DEAD), "stream"),
+}
+"""The keys that a fleet has once, each with its kind: a type, or counter for a string that counts."""
+
+
+def kinds_of_lane(name: str) -> dict[str, str]:
+    """The keys of a lane, each with its type."""
+    lists = dict.fromkeys(waiting(name), "list")
+    return {lane(name): "hash", claimed(name): "hash", later(name): "zset", cancelled(name): "set", **lists}
+
+
+def kinds_of_batch(batch_id: str) -> dict[str, str]:
+    """The keys of a batch, each with its type."""
+    kinds = {batch(batch_id): "hash", results(batch_id): "stream"}
+    return {**kinds, batch_lanes(batch_id): "set", digests(batch_id): "list"}
+
+
 def wake_job(lane_name: str, generation: int) -> str:
     """The arq job id of one hand-off of a lane."""
     return f"lane:{lane_name}:{generation}"

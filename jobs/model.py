@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from jobs import checks
+from jobs import bodies, checks, conditions
 from jobs.errors import InvalidFetchError
 
-MAX_MESSAGE_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 2 << 20
+"""Of a fetch as JSON: a body of 1 MiB in base64, and what goes with it."""
 DEFAULT_DEADLINE_S = 24 * 3600.0
 MAX_DEADLINE_S = 7 * 24 * 3600.0
 
@@ -31,6 +32,8 @@ class Reason(StrEnum):
     """Why a fetch failed; closed. jobs/README.md says what each asks of the caller."""
 
     BAD_DEST = "bad_dest"
+    BAD_ENCODING = "bad_encoding"
+    BAD_LINE = "bad_line"
     CONNECT = "connect"
     CONNECT_TIMEOUT = "connect_timeout"
     DEADLINE = "deadline"
@@ -39,11 +42,13 @@ class Reason(StrEnum):
     DNS = "dns"
     DNS_NXDOMAIN = "dns_nxdomain"
     EGRESS_REFUSED = "egress_refused"
+    EXISTS = "exists"
     HOST_DEAD = "host_dead"
     HTTP_STATUS = "http_status"
     INTERNAL = "internal"
     INTERRUPTED = "interrupted"
     INVALID = "invalid"
+    NO_BODY_FILE = "no_body_file"
     POISON = "poison"
     POOL_TIMEOUT = "pool_timeout"
     PROTOCOL = "protocol"
@@ -55,6 +60,7 @@ class Reason(StrEnum):
     TLS = "tls"
     TOO_LARGE = "too_large"
     TOO_MANY_REDIRECTS = "too_many_redirects"
+    TOO_SLOW = "too_slow"
     TOTAL_TIMEOUT = "total_timeout"
     TRUNCATED = "truncated"
     WRITE = "write"
@@ -76,9 +82,18 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     method: GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS.
     headers: sent as given; not those that belong to the connection (Host, Content-Length, …).
     body: text sent as UTF-8; not with GET, HEAD or OPTIONS.
+    body_base64: the same for any bytes, 1 MiB at most before that.
+    body_file: the same from a file: a relative path inside the workers' in folder.
     dest: a relative path inside the workers' out folder; without it the name comes from the id.
+    if_exists: what becomes of a file at dest: "replace" (in one step), "skip" (it stays, and no request is
+    made), "fail" (with `exists`).
     sha256: 64 hex digits that the body must have.
     max_bytes: a larger body fails with `too_large`.
+    etag: that of an earlier result: what still has it is not sent again, and the fetch ends as unchanged.
+    last_modified: the same by the date of the last change; where both are given, hosts go by the etag.
+    revalidate: the workers do the same by themselves, while the file that they have stored is as it was.
+    decode: ask for a compressed body and store it decoded; sha256 and max_bytes are then of the decoded one.
+    lines: the body must be JSON Lines; a line that is none fails with `bad_line`.
     priority: high, normal or low.
     deadline_s: from submit to the end, over all attempts and waits; 24 h unless given, 7 days at most.
     retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
@@ -94,9 +109,17 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     method: str = "GET"
     headers: dict[str, str] = {}
     body: str | None = None
+    body_base64: str | None = None
+    body_file: str | None = None
     dest: str | None = None
+    if_exists: str = checks.REPLACE
     sha256: str | None = None
     max_bytes: int | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    revalidate: bool = False
+    decode: bool = False
+    lines: bool = False
     priority: Priority = Priority.NORMAL
     deadline_s: float | None = None
     retry_unsafe: bool = False
@@ -111,14 +134,18 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             msgspec.structs.force_setattr(self, "method", checks.method(self.method))
         if self.headers:
             checks.headers(self.headers)
-        if self.body is not None:
-            checks.body(self.body, self.method)
+        bodies.check(self.method, self.body, self.body_base64, self.body_file)
         if self.dest is not None:
             checks.dest(self.dest)
+        checks.if_exists(self.if_exists, self.dest)
         if self.sha256 is not None:
             msgspec.structs.force_setattr(self, "sha256", checks.sha256(self.sha256))
         if self.max_bytes is not None:
             checks.max_bytes(self.max_bytes)
+        conditions.check(self.method, self.headers.items(), self.etag, self.last_modified)
+        if self.revalidate:
+            conditions.check_revalidate(self.method, self.headers.items(), self.etag, self.last_modified)
+        checks.decode(self.headers, wanted=self.decode)
         if self.priority is not Priority.NORMAL:
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
         if self.deadline_s is not None:
@@ -162,7 +189,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes: of the body on disk.
     sha256: of the body on disk, 64 hex digits.
     path: of the body, relative to the out folder.
+    etag: of what was stored or is unchanged; null where the host gave none that can be sent back.
+    last_modified: the same.
+    content_encoding: the body on disk is still compressed so, as it was sent; null where it is plain.
+    lines: how many records the body holds; null where nobody asked.
+    bad_line: the number of the first line that is no JSON, from 1.
     stale: the host is down, and path is what was stored before; reason says what was wrong.
+    unverified: only the end of the connection ended the body, so nothing shows that it is whole.
     attempts: tries, the last one included; bounded by the policy.
     throttles: waits that the host asked for; they charge no attempt.
     interruptions: what was nobody's fault (deploys, crashes, a full disk); they charge no attempt.
@@ -180,7 +213,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int | None = None
     sha256: str | None = None
     path: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    content_encoding: str | None = None
+    lines: int | None = None
+    bad_line: int | None = None
     stale: bool = False
+    unverified: bool = False
     attempts: int = 0
     throttles: int = 0
     interruptions: int = 0

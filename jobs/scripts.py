@@ -1,17 +1,30 @@
 """The Lua scripts: loaded once, run by digest, sent again when Redis has forgotten them."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import (
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+
+from jobs.connect import takes_no_writes
+from jobs.errors import ForeignKeyError
 
 Arg = str | bytes | int | float
 
 _REFUSALS = ("The user executing the script can't", "ACL failure in script")
 """What Redis 7.0, and what 7.2 says when a script does what its user may not."""
+
+_FOREIGN = re.compile(r'WRONGTYPE at "(.*)": a (\w+), not a (\w+)', re.DOTALL)
+"""What `must_be` of jobs/lua/_common.lua says."""
 
 
 class Call(NamedTuple):
@@ -64,8 +77,12 @@ def _named(error: ResponseError) -> ResponseError:
     text = str(error)
     if "OOM command not allowed" in text:
         return OutOfMemoryError(text)
+    if foreign := _FOREIGN.search(text):
+        return ForeignKeyError(*foreign.groups())
     if any(refusal in text for refusal in _REFUSALS):
         return NoPermissionError(text)
+    if takes_no_writes(error):
+        return ReadOnlyError(text)
     return error
 
 

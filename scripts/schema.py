@@ -32,22 +32,37 @@ def write() -> None:
 def files() -> dict[str, str]:
     """The name and the text of each file."""
     return {
-        "fetch.json": _file({"$ref": "#/$defs/Fetch"}, Fetch, Priority),
+        "fetch.json": _file({"$ref": "#/$defs/Fetch"}, _definitions(Fetch, Priority)),
         "message.json": _file(
             {
                 "title": "Message",
                 "description": "What the inbox takes beside a URL: one fetch, or many.",
-                "anyOf": [{"$ref": "#/$defs/Fetch"}, {"$ref": "#/$defs/Envelope"}],
+                "anyOf": [{"$ref": "#/$defs/FetchMessage"}, {"$ref": "#/$defs/Envelope"}],
             },
-            *(Fetch, Envelope, Priority),
+            _with_fetch_message(_definitions(Fetch, Envelope, Priority)),
         ),
-        "result.json": _file({"$ref": "#/$defs/Result"}, Result, Timings, Outcome, Reason),
+        "result.json": _file({"$ref": "#/$defs/Result"}, _definitions(Result, Timings, Outcome, Reason)),
     }
 
 
-def _file(top: dict[str, Any], *types: Any) -> str:
+def _definitions(*types: Any) -> dict[str, Any]:
     _, found = msgspec.json.schema_components(TYPES, ref_template="#/$defs/{name}")
-    definitions = {of.__name__: _described(of, found[of.__name__]) for of in types}
+    return {of.__name__: _described(of, found[of.__name__]) for of in types}
+
+
+def _with_fetch_message(definitions: dict[str, Any]) -> dict[str, Any]:
+    """A message that is one fetch has the message's version beside the fetch's own fields."""
+    fetch, version = definitions["Fetch"], definitions["Envelope"]["properties"]["v"]
+    message = {
+        **fetch,
+        "title": "FetchMessage",
+        "description": "One fetch as a message of the inbox.",
+        "properties": {**fetch["properties"], "v": version},
+    }
+    return {**definitions, "FetchMessage": message}
+
+
+def _file(top: dict[str, Any], definitions: dict[str, Any]) -> str:
     return json.dumps({"$schema": DIALECT, **top, "$defs": definitions}, indent=2, ensure_ascii=False) + "\n"
 
 

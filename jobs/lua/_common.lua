@@ -31,16 +31,65 @@ local function deadline_of(element)
   return tonumber(string.sub(element, FETCH_ID_CHARS + 1, HEAD_CHARS)) or 0
 end
 
+-- Calls each(first, last) for slices of a list of that length: Lua's stack holds some 8,000 values at most.
+local SLICE = 2000
+local function in_slices(length, each)
+  for first = 1, length, SLICE do each(first, math.min(length, first + SLICE - 1)) end
+end
+
+-- The values of many fields of a hash, false for those that it does not have.
+local function values_of(hash_key, fields)
+  local values = {}
+  in_slices(#fields, function(first, last)
+    for _, value in ipairs(redis.call('HMGET', hash_key, unpack(fields, first, last))) do values[#values + 1] = value end
+  end)
+  return values
+end
+
+-- The type of what is at a key, if it is not of this kind; a counter is a string that Redis can count with.
+local COUNTER_CHARS = 18
+local function foreign(kind, key)
+  local found = redis.call('TYPE', key)['ok']
+  if found == 'none' or found == kind then return nil end
+  if found ~= 'string' or kind ~= 'counter' then return found end
+  local text = redis.call('GET', key)
+  local whole = #text <= COUNTER_CHARS and (text == '0' or string.find(text, '^-?[1-9]%d*$'))
+  return not whole and found or nil
+end
+
+-- Something else than ours at a key must be found before the first write: a script that fails is not undone.
+-- The message is read by jobs/scripts.py.
+local function must_be(kind, key)
+  local found = foreign(kind, key)
+  if found then error('WRONGTYPE at "' .. key .. '": a ' .. found .. ', not a ' .. kind) end
+end
+
+-- A number that something else than us may have written: 0 if it is none.
+local function number(text)
+  local found = tonumber(text or 0) or 0
+  if found ~= found or found == math.huge or found == -math.huge then return 0 end
+  return found
+end
+
 -- Only the owner with the current token may change a held lane.
 local function fenced(lane_key, token)
   local lane = redis.call('HMGET', lane_key, 'state', 'token')
   return lane[1] == 'held' and lane[2] == token
 end
 
+-- A number greater than any before it. It grows with the clock, not only by one: a Redis that has come back
+-- without its last second must not give a token again that somebody has from that second.
+local function next_serial(serial_key)
+  local t = redis.call('TIME')
+  local clock = t[1] * 1000000 + t[2]
+  local last = number(redis.call('GET', serial_key))
+  return redis.call('INCRBY', serial_key, int(math.max(1, clock - last)))
+end
+
 -- Makes the lane due at due_ms under a new generation; a hand-off of an older one is ignored.
 local function schedule(lane_key, attention_key, serial_key, name, due_ms, grace_ms)
-  local generation = redis.call('INCR', serial_key)
-  redis.call('HSET', lane_key, 'state', 'scheduled', 'generation', generation, 'due_ms', int(due_ms))
+  local generation = next_serial(serial_key)
+  redis.call('HSET', lane_key, 'state', 'scheduled', 'generation', int(generation), 'due_ms', int(due_ms))
   redis.call('HDEL', lane_key, 'owner', 'token')
   redis.call('PERSIST', lane_key)
   redis.call('ZADD', attention_key, int(due_ms + grace_ms), name)
@@ -96,9 +145,15 @@ local function seal(batch_key, finished_ttl, unfinished_ttl)
   return has_ended(batch_key) and finished_ttl or unfinished_ttl
 end
 
+-- How many fetches without a result there are in the fleet. What is no count there stops nobody: a worker
+-- puts it aside and counts again (worker/foreign.py).
+local function count_in_fleet(backlog_key, by)
+  redis.pcall('INCRBY', backlog_key, by)
+end
+
 -- How many fetches without a result there are, in the lane and in the fleet.
 local function count_open(lane_key, backlog_key, by)
   if by == 0 then return end
-  redis.call('HINCRBY', lane_key, 'open', by)
-  if backlog_key then redis.call('INCRBY', backlog_key, by) end
+  redis.call('HSET', lane_key, 'open', int(number(redis.call('HGET', lane_key, 'open')) + by))
+  if backlog_key then count_in_fleet(backlog_key, by) end
 end

@@ -2,6 +2,7 @@
 -- KEYS: batch, its lanes, its digests
 -- ARGV: finished TTL ms, unfinished TTL ms
 -- Returns the lanes where its fetches are, nil if there is no such batch.
+for i, kind in ipairs({'hash', 'set', 'list'}) do must_be(kind, KEYS[i]) end
 if redis.call('EXISTS', KEYS[1]) == 0 then return nil end
 if has_ended(KEYS[1]) then return {} end
 redis.call('HSETNX', KEYS[1], 'cancel_ms', int(now_ms()))

@@ -2,6 +2,7 @@
 -- KEYS: lane, its cancelled batches, cancels, attention, serial
 -- ARGV: lane name, batch id, unfinished TTL ms, grace ms
 -- Returns {generation, 0} when the lane must be woken, {} when not.
+for i, kind in ipairs({'hash', 'set', 'counter', 'zset', 'counter'}) do must_be(kind, KEYS[i]) end
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= 'held' and state ~= 'scheduled' then return {} end
 redis.call('SADD', KEYS[2], ARGV[2])

@@ -3,33 +3,47 @@
 -- KEYS: lane, claimed, later, returned, high, normal, low
 -- ARGV: token, how many
 -- Returns {now, elements, how many still wait, ms until the next retry or -1}; {} to a stale owner.
+-- As many commands for one fetch as for many. All keys are looked at before anything is taken out of one.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local want = tonumber(ARGV[2])
 local now = now_ms()
-local got = {}
+local claimed_before = redis.call('HLEN', KEYS[2])
+local next_retry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+local lengths = {}
+for i = 4, 7 do lengths[i] = redis.call('LLEN', KEYS[i]) end
 
-for _, element in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(now), 'LIMIT', 0, want)) do
-  redis.call('ZREM', KEYS[3], element)
-  got[#got + 1] = element
+local got = {}
+if next_retry and tonumber(next_retry) <= now then
+  got = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(now), 'LIMIT', 0, want)
+  in_slices(#got, function(first, last) redis.call('ZREM', KEYS[3], unpack(got, first, last)) end)
+  next_retry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 end
+local waiting = 0
 for i = 4, 7 do
-  if #got < want then
-    for _, element in ipairs(redis.call('LPOP', KEYS[i], want - #got) or {}) do got[#got + 1] = element end
+  local count = math.min(lengths[i], want - #got)
+  if count > 0 then
+    for _, element in ipairs(redis.call('LPOP', KEYS[i], count)) do got[#got + 1] = element end
   end
+  waiting = waiting + lengths[i] - count
 end
 
 -- Two elements of one id are not of our making; the second waits, at the end, for the first to be settled.
-local mine = {}
-for _, element in ipairs(got) do
-  if redis.call('HSETNX', KEYS[2], id_of(element), element) == 1 then
-    mine[#mine + 1] = element
-  else
+local ids = {}
+for i, element in ipairs(got) do ids[i] = id_of(element) end
+local taken = claimed_before > 0 and values_of(KEYS[2], ids) or {}
+local mine, pairs_of_mine, seen = {}, {}, {}
+for i, element in ipairs(got) do
+  if taken[i] or seen[ids[i]] then
     redis.call('RPUSH', KEYS[7], element)
+    waiting = waiting + 1
+  else
+    seen[ids[i]] = true
+    mine[#mine + 1] = element
+    pairs_of_mine[#pairs_of_mine + 1] = ids[i]
+    pairs_of_mine[#pairs_of_mine + 1] = element
   end
 end
+in_slices(#pairs_of_mine, function(first, last) redis.call('HSET', KEYS[2], unpack(pairs_of_mine, first, last)) end)
 
-local waiting = 0
-for i = 4, 7 do waiting = waiting + redis.call('LLEN', KEYS[i]) end
-local next_retry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-local retry_in = next_retry[2] and math.max(0, tonumber(next_retry[2]) - now) or -1
+local retry_in = next_retry and math.max(0, tonumber(next_retry) - now) or -1
 return {now, mine, waiting, retry_in}

@@ -1,6 +1,7 @@
 -- Marks a batch as whole: no more fetches will come.
 -- KEYS: batch, its lanes, its digests, batches
 -- ARGV: batch id, finished TTL ms, unfinished TTL ms
+for i, kind in ipairs({'hash', 'set', 'list', 'zset'}) do must_be(kind, KEYS[i]) end
 redis.call('HSETNX', KEYS[1], 'total', 0)
 list_if_new(KEYS[1], KEYS[4], ARGV[1], now_ms())
 local ttl = seal(KEYS[1], ARGV[2], ARGV[3])

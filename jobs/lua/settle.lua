@@ -5,72 +5,132 @@
 --       lane name, '1' if results go to the stream of all batches too, then for each fetch its id and
 --       'done', number of its batch (from 1), outcome, bytes, result
 --       'again', ms from now, element
+--       'back', ms from now: as it is claimed
+--       'begun', element: it stays claimed, as this
 --       'dead', reason, note: a copy to the dead letters; 'done' or 'drop' follows
 --       'drop'
 -- Returns {now}; {} to a stale owner.
-if not fenced(KEYS[1], ARGV[1]) then return {} end
+-- Beside the results themselves, as many commands for one fetch as for many. All is decided, and every key
+-- looked at, before the first write.
+local lane = redis.call('HMGET', KEYS[1], 'state', 'token', 'open')
+if lane[1] ~= 'held' or lane[2] ~= ARGV[1] then return {} end
 local now = now_ms()
-if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'gate', ARGV[2]) end
+
+local TAKES = {done = 6, again = 4, back = 3, begun = 3, dead = 4, drop = 2}
+local ids = {}
+local at = 8
+while at <= #ARGV do
+  ids[#ids + 1] = ARGV[at]
+  at = at + TAKES[ARGV[at + 1]]
+end
+local claimed = {} -- id → element, as it is after what was decided so far
+for i, element in ipairs(values_of(KEYS[2], ids)) do claimed[ids[i]] = element or nil end
 
 local counts = {} -- batch number → outcome → how many, and bytes
+local results, letters, postponed, gone, begun = {}, {}, {}, {}, {}
+local done = 0
 
-local function finish(batch, outcome, bytes, result)
-  local key = KEYS[5 + 2 * batch]
-  redis.call('XADD', KEYS[6 + 2 * batch], '*', 'r', result)
-  if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', result) end
-  local count = counts[key] or {done = 0, bytes = 0}
+local function let_go(id)
+  claimed[id] = nil
+  gone[#gone + 1] = id
+end
+
+local function postpone(id, ms, element)
+  let_go(id)
+  postponed[#postponed + 1] = int(now + ms)
+  postponed[#postponed + 1] = element
+end
+
+local actions = {}
+
+function actions.done(id, batch, outcome, bytes, result)
+  let_go(id)
+  batch = tonumber(batch)
+  results[#results + 1] = {batch, result}
+  local count = counts[batch] or {done = 0, bytes = 0}
   count.done = count.done + 1
   count.bytes = count.bytes + tonumber(bytes)
   count[outcome] = (count[outcome] or 0) + 1
-  counts[key] = count
+  counts[batch] = count
+  done = done + 1
 end
 
-local function bury(id, reason, note)
-  local element = redis.call('HGET', KEYS[2], id)
-  if not element then return end
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', reason, 'note', note,
-    'lane', ARGV[6], 'id', id, 'element', element)
+-- What is claimed just as it was to be postponed has come back since: this settlement was sent before, and
+-- the next attempt is not its to take.
+function actions.again(id, ms, element)
+  if claimed[id] ~= element then postpone(id, ms, element) end
 end
 
--- Whether the fetch was still claimed; it no longer is. What is claimed just as it was to be postponed has
--- come back since: this settlement was sent before, and the next attempt is not its to take.
-local function let_go(id, postponed)
-  if postponed and redis.call('HGET', KEYS[2], id) == postponed then return false end
-  return redis.call('HDEL', KEYS[2], id) == 1
+function actions.back(id, ms)
+  postpone(id, ms, claimed[id])
 end
 
-local at = 8
+function actions.begun(id, element)
+  claimed[id] = element
+  begun[id] = true
+end
+
+function actions.dead(id, reason, note)
+  letters[#letters + 1] = {reason, note, id, claimed[id]}
+end
+
+actions.drop = let_go
+
+at = 8
 while at <= #ARGV do
   local id, action = ARGV[at], ARGV[at + 1]
-  if action == 'dead' then
-    bury(id, ARGV[at + 2], ARGV[at + 3])
-    at = at + 4
-  else
-    local mine = let_go(id, action == 'again' and ARGV[at + 3])
-    if action == 'done' then
-      if mine then finish(tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]) end
-      at = at + 6
-    elseif action == 'again' then
-      if mine then redis.call('ZADD', KEYS[3], int(now + ARGV[at + 2]), ARGV[at + 3]) end
-      at = at + 4
-    else
-      at = at + 2
-    end
+  if claimed[id] then actions[action](id, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]) end
+  at = at + TAKES[action]
+end
+
+if #letters > 0 then must_be('stream', KEYS[4]) end
+if #postponed > 0 then must_be('zset', KEYS[3]) end
+if done > 0 and ARGV[7] == '1' then must_be('stream', KEYS[5]) end
+local ended, changed = {}, {} -- batch number → whether all of it has its results; its new counts
+for batch, count in pairs(counts) do
+  must_be('stream', KEYS[6 + 2 * batch])
+  local fields = {'sealed', 'total', 'done'}
+  for field, by in pairs(count) do
+    if by > 0 and field ~= 'done' then fields[#fields + 1] = field end
+  end
+  local before = redis.call('HMGET', KEYS[5 + 2 * batch], unpack(fields))
+  local now_done = number(before[3]) + count.done
+  ended[batch] = before[1] == '1' and now_done >= number(before[2])
+  changed[batch] = {'done', int(now_done)}
+  for i = 4, #fields do
+    table.insert(changed[batch], fields[i])
+    table.insert(changed[batch], int(number(before[i]) + count[fields[i]]))
   end
 end
 
-local done = 0
-for i = 7, #KEYS, 2 do
-  local count = counts[KEYS[i]]
-  if count then
-    done = done + count.done
-    for field, by in pairs(count) do
-      if by > 0 then redis.call('HINCRBY', KEYS[i], field, int(by)) end
-    end
-    local ttl = has_ended(KEYS[i]) and ARGV[3] or ARGV[4]
-    redis.call('PEXPIRE', KEYS[i], ttl)
-    redis.call('PEXPIRE', KEYS[i + 1], ttl)
+-- A full Redis refuses a first write that adds, and then nothing is written; after one that frees it takes all.
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'gate', ARGV[2]) end
+for _, letter in ipairs(letters) do
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', letter[1], 'note', letter[2],
+    'lane', ARGV[6], 'id', letter[3], 'element', letter[4])
+end
+in_slices(#gone, function(first, last) redis.call('HDEL', KEYS[2], unpack(gone, first, last)) end)
+local still = {}
+for id in pairs(begun) do
+  if claimed[id] then
+    still[#still + 1] = id
+    still[#still + 1] = claimed[id]
   end
 end
-count_open(KEYS[1], KEYS[6], -done)
+in_slices(#still, function(first, last) redis.call('HSET', KEYS[2], unpack(still, first, last)) end)
+in_slices(#postponed, function(first, last) redis.call('ZADD', KEYS[3], unpack(postponed, first, last)) end)
+for _, result in ipairs(results) do
+  redis.call('XADD', KEYS[6 + 2 * result[1]], '*', 'r', result[2])
+  if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', result[2]) end
+end
+for batch, fields in pairs(changed) do
+  redis.call('HSET', KEYS[5 + 2 * batch], unpack(fields))
+  local ttl = ended[batch] and ARGV[3] or ARGV[4]
+  redis.call('PEXPIRE', KEYS[5 + 2 * batch], ttl)
+  redis.call('PEXPIRE', KEYS[6 + 2 * batch], ttl)
+end
+if done > 0 then
+  redis.call('HSET', KEYS[1], 'open', int(number(lane[3]) - done))
+  count_in_fleet(KEYS[6], -done)
+end
 return {now}

@@ -12,6 +12,7 @@
 -- already; wakes are for each lane to wake: its name, generation, ms until due.
 -- Or {'full', 'fleet' or 'lane', which, how many it holds}, {'cancelled'}, {'other'} when the batch holds
 -- other fetches already.
+for i, kind in ipairs({'hash', 'set', 'list', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed')
 local taken_before = chunk <= (tonumber(batch[1]) or 0)
@@ -27,7 +28,7 @@ local groups = tonumber(ARGV[groups_at])
 local keyed_keys_at = 8 + room_lanes + 2 * groups
 
 local function full(which, open_now, to_come, limit)
-  open_now = math.max(0, tonumber(open_now or '0'))
+  open_now = math.max(0, number(open_now))
   if limit > 0 and open_now > 0 and open_now + to_come > limit then return {'full', which[1], which[2], open_now} end
 end
 
@@ -41,6 +42,11 @@ local function refused_for_room()
   return refusal
 end
 
+for i = 8 + room_lanes, keyed_keys_at - 1, 2 do
+  must_be('hash', KEYS[i])
+  must_be('list', KEYS[i + 1])
+end
+for i = keyed_keys_at, #KEYS do must_be('string', KEYS[i]) end
 local refusal = not taken_before and refused_for_room()
 if refusal then return refusal end
 

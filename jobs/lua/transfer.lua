@@ -4,6 +4,7 @@
 -- Returns {1} or {1, generation, ms until due} if the other lane must be woken, {0} when the fetch stays here
 -- because its batch is cancelled; {} to a stale owner.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
+for i, kind in ipairs({'hash', 'hash', 'zset', 'counter', 'hash', 'list', 'hash', 'set'}) do must_be(kind, KEYS[i]) end
 if redis.call('HEXISTS', KEYS[7], 'cancel_ms') == 1 then return {0} end
 if redis.call('HDEL', KEYS[2], ARGV[2]) == 0 then return {1} end
 redis.call('RPUSH', KEYS[6], ARGV[3])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jobs.doors import MAX_DOOR_BYTES, Order, read_arguments, read_message
 from jobs.entry import new_element
-from jobs.errors import FleetFullError, InvalidFetchError
+from jobs.errors import FleetFullError, InvalidFetchError, NewerMessageError
 from jobs.model import MAX_MESSAGE_BYTES, Fetch, as_fetch
 from jobs.names import fetch_id
 from worker.doors import REFUSED, read_job, write_result
@@ -22,7 +22,11 @@ A, B = Fetch(url="http://a.example/"), Fetch(url="http://b.example/", method="PO
 KNOWN = frozenset({"fetch", REFUSED})
 
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -35,6 +39,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
         st.sampled_from(["A", "Host", "b:"]), st.sampled_from(["", "x", "\n"]), max_size=2
     ),
     "body": st.text(max_size=5),
+    "body_base64": st.sampled_from(["", "YQ==", "YQ", "é"]),
+    "body_file": st.sampled_from(["a", "../a", "a/b", ""]),
+    "etag": st.sampled_from(['"e"', 'W/"e"', "*", ""]),
+    "last_modified": st.sampled_from(["Sun, 06 Nov 1994 08:49:37 GMT", "never"]),
+    "revalidate": st.booleans(),
     "dest": st.sampled_from(["a", "../a", "a/b", "/a", ""]),
     "sha256": st.sampled_from(["0" * 64, "F" * 64, "0"]),
     "max_bytes": st.integers(-1, 10**30) | st.floats(allow_nan=False),
@@ -50,6 +59,7 @@ OBJECTS = st.builds(
     st.fixed_dictionaries({}, optional={name: values | JSON_VALUES for name, values in FIELDS.items()}),
 )
 ITEMS = URLS | OBJECTS | JSON_VALUES
+NO_VERSIONS = [b"0", b"-1", b"1.0", b"1.5", b'"1"', b"true", b"null", b"[]", b"{}"]
 
 
 def nested(depth: int) -> bytes:
@@ -68,6 +78,8 @@ def nested(depth: int) -> bytes:
         (b'{"fetches":["http://a.example/"]}', Order([A])),
         (b'{"fetches":[ "http://a.example/" ,{"url":"http://a.example"}],"batch":null}', Order([A, A])),
         (b'{"batch":"0123456789abcdef","fetches":[{"url":"http://a.example/"}]}', Order([A], BATCH)),
+        (b'{"v":1,"url":"http://b.example/","method":"POST","body":"x"}', Order([B])),
+        (b'{"fetches":["http://a.example/"],"v": 1 }', Order([A])),
         (b'{"url":"http://a.example/","meta":' + nested(100) + b"}", None),
         ("http://ü.example/".encode(), Order([Fetch(url="http://xn--tda.example/")])),
     ],
@@ -112,6 +124,10 @@ def test_a_message_is_a_url_a_fetch_or_many(message: bytes, order: Order | None)
         (b'{"fetches":[],"batch":5}', "Expected `str | null`"),
         (b'{"fetches":[],"batch":"0123456789ABCDEF"}', "batch: "),
         (b'{"batch":"0123456789abcdef"}', "unknown field `batch`"),
+        *((b'{"url":"http://a.example/","v":' + v + b"}", "v: is not a whole number") for v in NO_VERSIONS),
+        (b'{"fetches":[],"v":0}', "v: is not a whole number"),
+        (b'{"url":"http://a.example/","v":1' + b"0" * 5000 + b"}", "out of range"),
+        (b'{"fetches":[{"url":"http://a.example/","v":1}]}', "item 0: Object contains unknown field `v`"),
         (b'{"url":"http://a.example/","batch":"0123456789abcdef"}', "unknown field `batch`"),
     ],
 )
@@ -182,6 +198,17 @@ def test_other_arguments_are_refused_with_their_reason(arguments: tuple[Any, ...
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    "message",
+    [b'{"url":"http://a.example/","v":2}', b'{"fetches":7,"colour":"red","v":2}', b'{"v":2}'],
+)
+def test_a_message_for_a_newer_worker_is_neither_an_order_nor_refused(message: bytes) -> None:
+    """Whatever else it holds: its form may be one of later."""
+    with pytest.raises(NewerMessageError):
+        read_message(message)
+    assert ([], [], [message]) == read_all([message])
+
+
 @given(
     st.binary()
     | st.builds(lambda a, b: a + b, st.sampled_from([b"{", b'{"fetches":', b'{"url":']), st.binary())
@@ -189,9 +216,9 @@ def test_other_arguments_are_refused_with_their_reason(arguments: tuple[Any, ...
 @example(b"\x80\x04\x95")
 def test_any_bytes_are_an_order_or_refused(message: bytes) -> None:
     """Nothing that somebody pushes raises anything else, and the reason can be written down."""
-    asked, refused = read_all([message])
+    asked, refused, newer = read_all([message])
 
-    assert 1 == len(asked) + len(refused)
+    assert 1 == len(asked) + len(refused) + len(newer)
     assert all(item.note.encode() for item in refused)
 
 
@@ -202,8 +229,7 @@ def test_any_json_is_an_order_or_refused(items: list[Any], batch: Any, cut: int)
     """Whole or cut short."""
     text = msgspec.json.encode({"batch": batch, "fetches": items})
     for message in (text, text[: len(text) - cut], text[cut:]):
-        asked, refused = read_all([message])
-        assert 1 == len(asked) + len(refused)
+        assert 1 == sum(len(found) for found in read_all([message]))
 
 
 def outcome(read: Any, *arguments: Any) -> Fetch | str:
@@ -237,7 +263,7 @@ def test_the_three_doors_agree(item: Any) -> None:
     assert by_python == outcome(read_message, b'{"fetches":[' + text + b"]}")
     if not isinstance(item, list):
         assert by_python == outcome(read_arguments, item)
-    if isinstance(item, dict) and "fetches" not in item:
+    if isinstance(item, dict) and not {"fetches", "v"} & item.keys():
         assert by_python == outcome(read_message, text)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from jobs.checks import MAX_BODY_BYTES
 from jobs.errors import InvalidFetchError
 from jobs.model import (
     DEFAULT_DEADLINE_S,
@@ -39,7 +40,16 @@ ACCEPTED: list[dict[str, Any]] = [
     {"url": URL, "headers": {"X": "x" * (16 * 1024 - 5)}},
     {**POST, "body": ""},
     {**POST, "body": "é\x00\n€"},
-    {**POST, "body": "x" * MAX_MESSAGE_BYTES},
+    {**POST, "body": "x" * MAX_BODY_BYTES},
+    {**POST, "body_base64": ""},
+    {**POST, "body_base64": "AP/+/w=="},
+    {**POST, "body_base64": "AAAA" * (MAX_BODY_BYTES // 3)},
+    {**POST, "body_file": "a"},
+    {**POST, "body_file": "a/b.c/..d/ f /-"},
+    *({"url": URL, "method": m, "body_file": "a"} for m in ("PUT", "PATCH", "DELETE")),
+    {"url": URL, "etag": 'W/"x"', "last_modified": "Sun, 06 Nov 1994 08:49:37 GMT"},
+    {"url": URL, "method": "HEAD", "etag": '""'},
+    {"url": URL, "revalidate": True},
     {"url": URL, "dest": "a"},
     {"url": URL, "dest": "a/b.c/..d/e../...x/ f /-"},
     {"url": URL, "dest": "é" * 127},
@@ -47,6 +57,9 @@ ACCEPTED: list[dict[str, Any]] = [
     {"url": URL, "dest": "/".join(["a" * 127] * 8)},
     {"url": URL, "dest": "a.fetchfleet"},
     {"url": URL, "sha256": "0" * 64},
+    {"url": URL, "decode": True, "lines": True},
+    {"url": URL, "decode": False, "headers": {"Range": "bytes=0-1"}},
+    {"url": URL, "decode": True, "headers": {"Accept-Encoding": "br", "Ranges": "x"}},
     {"url": URL, "max_bytes": 1},
     {"url": URL, "max_bytes": 1 << 60},
     *({"url": URL, "priority": p} for p in ("high", "normal", "low")),
@@ -103,8 +116,38 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     *(("body", {"url": URL, "method": m, "body": ""}) for m in ("GET", "HEAD", "OPTIONS", "get")),
     ("body", {**POST, "body": 5}),
     ("body", {**POST, "body": "\ud800"}),
-    ("body", {**POST, "body": "x" * (MAX_MESSAGE_BYTES + 1)}),
-    ("body", {**POST, "body": "é" * (MAX_MESSAGE_BYTES // 2 + 1)}),
+    ("body", {**POST, "body": "x" * (MAX_BODY_BYTES + 1)}),
+    ("body", {**POST, "body": "é" * (MAX_BODY_BYTES // 2 + 1)}),
+    *(
+        (name, {"url": URL, "method": m, name: "YQ=="})
+        for name in ("body_base64", "body_file")
+        for m in ("GET", "HEAD", "OPTIONS")
+    ),
+    *(
+        ("body_base64", {**POST, "body_base64": text})
+        for text in ("YQ", "Y", "Y Q=", "-_-_", "é", "YQ==\n", 5)
+    ),
+    ("body_base64", {**POST, "body_base64": "AAAA" * (MAX_BODY_BYTES // 3 + 1)}),
+    *(
+        ("body_file", {**POST, "body_file": path})
+        for path in (
+            "",
+            "/a",
+            "../a",
+            "a/../b",
+            "a//b",
+            "./a",
+            "a/",
+            "a\\b",
+            "a\x00",
+            ".fetchfleet/x",
+            "a" * 256,
+            5,
+        )
+    ),
+    ("body_base64", {**POST, "body": "", "body_base64": ""}),
+    ("body_file", {**POST, "body": "", "body_file": "a"}),
+    ("body_file", {**POST, "body_base64": "", "body_file": "a"}),
     *(
         ("dest", {"url": URL, "dest": dest})
         for dest in (
@@ -120,6 +163,12 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         ("sha256", {"url": URL, "sha256": s})
         for s in ("", "0" * 63, "0" * 65, "g" * 64, "\u0660" * 64, "0" * 64 + "\n")
     ),
+    *(("decode", {"url": URL, "decode": d}) for d in (1, "true", None)),
+    *(
+        ("decode", {"url": URL, "decode": True, "headers": {name: "bytes=0-1"}})
+        for name in ("Range", "rANGE")
+    ),
+    *(("lines", {"url": URL, "lines": n}) for n in (1, "true", None)),
     *(("max_bytes", {"url": URL, "max_bytes": n}) for n in (0, -1, "5", 1.5, True)),
     *(("deadline_s", {"url": URL, "deadline_s": s}) for s in (0, -1, MAX_DEADLINE_S + 0.1, 1e308, "5")),
     *(("priority", {"url": URL, "priority": p}) for p in ("urgent", "", "HIGH", 1, None)),
@@ -204,7 +253,7 @@ def test_a_fetch_is_made_of_what_producers_have_at_hand(item: Any) -> None:
     assert Fetch(url=URL) == as_fetch(item)
 
 
-def test_a_fetch_may_have_1_mib_of_json_and_no_more() -> None:
+def test_a_fetch_may_have_2_mib_of_json_and_no_more() -> None:
     """Bytes are counted, not characters."""
     least = len(encode(Fetch(url=URL, meta="")))  # an empty text is still a meta
     longest = encode(Fetch(url=URL, meta="x" * (MAX_MESSAGE_BYTES - least)))
@@ -215,7 +264,7 @@ def test_a_fetch_may_have_1_mib_of_json_and_no_more() -> None:
         longest.decode() + " ",
         '{"url":"http://a/é"}' + " " * (MAX_MESSAGE_BYTES - 20),
     ):
-        with pytest.raises(InvalidFetchError, match="1048576 bytes"):
+        with pytest.raises(InvalidFetchError, match=f"{MAX_MESSAGE_BYTES} bytes"):
             decode_fetch(line)
 
 
@@ -282,6 +331,7 @@ def test_an_unknown_outcome_priority_or_reason_is_refused(kind: type[Outcome], c
 @given(st.dictionaries(st.sampled_from(Fetch.__struct_fields__), JSON), st.sampled_from([URL, "x", ""]))
 @example({"headers": {"\r\n": ""}}, URL)
 @example({"priority": "low"}, URL)
+@example({"meta": float("inf")}, URL)
 def test_arbitrary_fields_are_a_fetch_or_an_invalid_fetch_error(fields: dict[str, Any], url: str) -> None:
     """And what is a fetch comes out of its own JSON unchanged."""
     try:

@@ -1,5 +1,6 @@
 """Ids, the paths and lanes made of them, and an entry's one string in Redis."""
 
+import base64
 import json
 from contextlib import suppress
 
@@ -7,12 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from jobs.checks import MAX_BODY_BYTES
 from jobs.entry import (
     DEADLINE_CHARS,
     HEAD_CHARS,
     BadElementError,
     Entry,
     Hop,
+    NewerElementError,
     from_element,
     new_element,
     to_element,
@@ -62,6 +65,7 @@ ENTRIES = st.builds(
     last=st.none() | st.sampled_from(Reason),
     hop=st.none() | st.builds(Hop, st.just("GET"), st.just("http://b.example/"), st.just((("X", "y"),))),
     hops=st.integers(0, 10),
+    begun=st.booleans(),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
@@ -202,6 +206,7 @@ def test_an_entry_comes_out_of_its_element_unchanged(entry: Entry) -> None:
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"last":"other"}',
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"attempts":"1"}',
         GOOD[:HEAD_CHARS] + b'{"v":2,"fetch":{"url":"http://a/"}}',
+        GOOD[:HEAD_CHARS] + b'{"v":0,"fetch":{"url":"http://a/"}}',
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","meta":"\xff"}}',
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","meta":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
     ],
@@ -210,6 +215,22 @@ def test_what_is_no_entry_is_a_bad_element(element: bytes) -> None:
     """Cut, garbled, of another version, or a fetch that may not be sent."""
     with pytest.raises(BadElementError):
         from_element(element)
+
+
+@pytest.mark.parametrize(
+    ("body", "url"),
+    [
+        (b'{"v":2,"fetch":{"url":"http://a/","colour":"blue"},"shade":1}', "http://a/"),
+        (b'{"v":3,"fetch":{}}', ""),
+        (b'{"v":4}', ""),
+    ],
+)
+def test_a_newer_element_is_told_from_a_bad_one(body: bytes, url: str) -> None:
+    """Its fields may be any; what every version has is read of it."""
+    with pytest.raises(NewerElementError) as raised:
+        from_element(GOOD[:HEAD_CHARS] + body)
+
+    assert (ID, 86_400_000, url) == (raised.value.fetch_id, raised.value.deadline_ms, raised.value.url)
 
 
 @given(st.binary() | JSON.map(lambda body: GOOD[:HEAD_CHARS] + json.dumps(body).encode()))
@@ -225,3 +246,10 @@ def test_a_damaged_element_is_an_entry_or_a_bad_element(place: int, damage: byte
     """A good one with a few bytes in it exchanged."""
     with suppress(BadElementError):
         assert isinstance(from_element(GOOD[:place] + damage + GOOD[place + 1 :]), Entry)
+
+
+def test_a_body_of_1_mib_in_base64_can_be_enqueued() -> None:
+    """Its JSON is larger than itself."""
+    body = base64.b64encode(bytes(MAX_BODY_BYTES)).decode()
+
+    assert new_element(ID, Fetch(url="http://a.example/", method="POST", body_base64=body))

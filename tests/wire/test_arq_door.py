@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
-from jobs import BatchExistsError, Fleet, InvalidFetchError, keys
+from jobs import BatchExistsError, Fleet, InvalidFetchError, doors, keys
 from jobs.submit import NO_LIMITS, Limits, Submitter
 from jobs.wake import Wake
 from tests.support.lanes import BATCH_ID, ask, paths, url, waiting
@@ -79,6 +79,10 @@ async def test_a_job_that_was_cut_off_goes_on_where_it_was(redis: Redis) -> None
         (("no URL",), {}),
         (([url("/1"), "no URL"],), {}),
         ((url("/1"),), {"batch": "mine"}),
+        ((url("/1"),), {"v": 0}),
+        ((url("/1"),), {"v": "2"}),
+        ((url("/1"),), {"v": True}),
+        ((url("/1"), 5), {"v": 1}),
         ((["x" * 10_000_000],), {}),
     ],
 )
@@ -117,6 +121,27 @@ async def test_a_job_waits_while_the_fleet_is_full(redis: Redis, fleet: Fleet) -
 
     assert ["/1"] == paths(await waiting(redis))
     assert (by_name["fetch"].max_tries or 0) >= 24 * 3600
+
+
+async def test_i27_a_job_for_a_newer_worker_is_put_off_until_one_takes_it(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its arguments; it is told of once, and is no dead letter."""
+    old, newer = door_to(redis), door_to(redis)
+    with capture_logs() as lines:
+        for kwargs in ({"v": 2}, {"v": 2, "colour": "red"}):
+            with pytest.raises(Retry) as caught:
+                await run_as_job(old, url("/1"), **kwargs)
+            assert hand_off.NEWER_AGAIN_S * 1000 == caught.value.defer_score
+    waited = await waiting(redis)
+    monkeypatch.setattr(doors, "MESSAGE_VERSION", 2)
+    receipt = await run_as_job(newer, url("/1"), v=2)
+
+    assert [] == waited
+    assert [] == await letters(redis)
+    assert 1 == len(receipt["ids"])
+    assert ["/1"] == paths(await waiting(redis))
+    assert [("intake.newer", "arq")] == [(line["event"], line["door"]) for line in lines]
 
 
 async def test_a_job_is_tried_again_when_redis_goes_away(

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from jobs import Fleet, keys, scripts
 from jobs.doors import MAX_DOOR_BYTES
 from jobs.entry import from_element
+from jobs.model import MAX_MESSAGE_BYTES
 from jobs.submit import NO_LIMITS, Limits, Submitter
 from jobs.wake import Wake
 from tests.support.lanes import BATCH_ID, LANE, Stay, ask, paths, url, waiting
@@ -22,6 +23,7 @@ from worker import intake as module
 from worker import tasks
 from worker.intake import Intake, read_all
 from worker.log import get_logger
+from worker.trouble import Trouble
 
 OTHER_LANE = "b.example"
 OTHER_ID = "fedcba9876543210"
@@ -52,7 +54,8 @@ async def worker(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) 
     async with AsyncExitStack() as stack:
 
         def make(name: str = "one", send_wakes: Any = nothing, limits: Limits = NO_LIMITS) -> Intake:
-            made = Intake(redis_url, name, Submitter(redis, send_wakes, limits), get_logger())
+            log = get_logger()
+            made = Intake(redis_url, name, Submitter(redis, send_wakes, limits), Trouble(log), log)
             stack.push_async_callback(made.aclose)
             return made
 
@@ -191,8 +194,7 @@ async def test_a_worker_that_was_away_too_long_changes_nothing(redis: Redis, wor
     await drain(redis, two)
     await push(redis, url("/2"))
     await two._take()
-    asked, _ = read_all(messages)
-    await one._submit(batch.decode(), asked)
+    await one._submit(batch.decode(), read_all(messages).asked)
     await one._took(batch.decode(), 1, [module.Refused("late", b"late")])
 
     assert 1 == await left(redis)
@@ -292,7 +294,7 @@ async def test_each_message_that_is_none_is_a_dead_letter_once_with_its_reason(
 ) -> None:
     """The good ones around it are in."""
     nested = b'{"url":"http://a.example/","meta":' + b"[" * 985 + b"]" * 985 + b"}"
-    large = {"fetches": [url("/no"), {"url": url("/no"), "method": "POST", "body": "x" * (1 << 20)}]}
+    large = {"fetches": [url("/no"), {"url": url("/no"), "method": "POST", "meta": "x" * MAX_MESSAGE_BYTES}]}
     bad: list[str | bytes] = ["", "ftp://a/", "{", '{"fetches":["x"]}', nested]
     with capture_logs() as lines:
         for message in bad:

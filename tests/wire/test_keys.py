@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from jobs import Fetch, Fleet, Submitted, keys
 from jobs.chunk import CHUNK_FETCHES
 from jobs.entry import from_element
+from jobs.names import batch_of
 from tests.support.lanes import BATCH_ID, LANE, Stay, ask, backlog, everything, url, waiting
 from tests.support.redis import flush
 from tests.support.waiting import wait_until
@@ -106,7 +107,7 @@ async def test_a_batch_with_nothing_new_of_two_others_has_ended(fleet: Fleet) ->
     assert (await both.counts()).ended
 
 
-async def test_racing_producers_make_one_fetch_of_a_key(redis_url: str, redis: Redis) -> None:
+async def test_i29_racing_producers_make_one_fetch_of_a_key(redis_url: str, redis: Redis) -> None:
     """Many at once, each with all keys in an order of its own: every one is told of the same ids."""
     names = [f"k{number}" for number in range(60)]
     async with AsyncExitStack() as doors:
@@ -120,6 +121,19 @@ async def test_racing_producers_make_one_fetch_of_a_key(redis_url: str, redis: R
     assert [told[0]] * len(fleets) == told
     assert sorted(told[0].values()) == sorted(await ids_waiting(redis))
     assert len(names) == await backlog(redis)
+
+
+async def test_i29_fifty_racing_producers_of_a_key_have_one_fetch_and_its_batch(
+    redis_url: str, redis: Redis
+) -> None:
+    """Whoever was first: all get its id and a handle on its batch, where its result will be."""
+    async with AsyncExitStack() as doors:
+        fleets = [await doors.enter_async_context(Fleet(redis_url)) for _ in range(50)]
+        made = await asyncio.gather(*(fleet.submit([keyed("k")]) for fleet in fleets))
+        (fetch,) = await ids_waiting(redis)
+        assert {(fetch,)} == {tuple(batch.ids) for batch in made}
+        assert {batch_of(fetch)} == {batch.id for batch in made}
+        assert [1] * len(made) == [(await batch.counts()).total for batch in made]
 
 
 async def test_racing_iterators_make_one_fetch_of_a_key(redis_url: str, redis: Redis) -> None:
@@ -171,7 +185,7 @@ async def test_a_new_key_has_its_whole_time(fleet: Fleet, redis: Redis) -> None:
     assert (DAY_S, 3 * DAY_S) == (round(short / 1000, -2), round(long / 1000, -2))
 
 
-async def test_an_expired_key_is_free(fleet: Fleet, redis: Redis) -> None:
+async def test_i29_an_expired_key_is_free(fleet: Fleet, redis: Redis) -> None:
     """The next fetch with it is a new one."""
     first = await fleet.submit([keyed("k")])
     await redis.pexpire(keys.key("k"), 1)

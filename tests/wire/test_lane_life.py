@@ -88,6 +88,23 @@ async def test_tokens_grow(fleet: Fleet, redis: Redis) -> None:
     assert tokens == sorted(set(tokens))
 
 
+async def test_i11_a_redis_that_lost_its_last_second_gives_no_token_twice(fleet: Fleet, redis: Redis) -> None:
+    """Who has a token of that second is refused, although nobody remembers him."""
+    await fleet.submit([url("/1")])
+    hash_, serial = await fields(redis), await redis.get(keys.SERIAL)
+    forgotten = await Stay.begin(redis, "forgotten")
+
+    await redis.hdel(keys.lane(LANE), "owner", "token")  # type: ignore[misc]
+    await redis.hset(keys.lane(LANE), mapping=hash_)  # type: ignore[misc]
+    await redis.set(keys.SERIAL, serial)
+    now = await Stay.begin(redis, "now")
+
+    assert now.held.token > forgotten.held.token
+    with pytest.raises(LaneLostError):
+        await forgotten.claim()
+    assert ["/1"] == paths((await now.claim()).elements)
+
+
 @pytest.mark.parametrize("off_by", [-1, 1])
 async def test_a_hand_off_of_another_generation_is_ignored(
     fleet: Fleet, redis: Redis, store: Store, off_by: int
@@ -148,10 +165,13 @@ async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Red
 async def test_a_worker_takes_its_share_of_the_lanes(
     fleet: Fleet, redis: Redis, store: Store, held: int, *, taken: bool
 ) -> None:
-    """Of three lanes and two live workers none takes a third; a dead worker is not counted."""
+    """Of three lanes and two live workers none takes a third; the dead and the cooling count for nothing."""
     lanes = [LANE, OTHER, "c.example"]
     await fleet.submit([url("/x", lane) for lane in lanes])
     alive_ms = await now_ms(redis)
+    for cooling in ("d.example", "e.example"):
+        await fleet.submit([url("/x", cooling)])
+        await (await Stay.begin(redis, name=cooling)).release(shut_until_ms=alive_ms + HOUR_MS)
     await redis.zadd(keys.WORKERS, {"owner": alive_ms, "rival": alive_ms, "dead": 1})
     before = await everything(redis)
     found = await store.take(LANE, await generation(redis), held)
@@ -446,12 +466,12 @@ async def test_a_lane_that_was_looked_through_knows_its_first_deadline(fleet: Fl
     stay = await Stay.begin(redis)
     store, name, token = stay.store, stay.lane.name, stay.held.token
     await store.note_earliest(name, token, None)
-    assert None is await store.earliest_ms(name)
+    assert None is (await store.look(name)).earliest_ms
     await store.note_earliest(name, token, NEVER_MS)
-    assert NEVER_MS == await store.earliest_ms(name)
+    assert NEVER_MS == (await store.look(name)).earliest_ms
     await fleet.submit([Fetch(url=url("/2"), deadline_s=30)])
     await store.note_earliest(name, token, NEVER_MS)
-    assert await now_ms(redis) + 31_000 > (await store.earliest_ms(name) or NEVER_MS)
+    assert await now_ms(redis) + 31_000 > ((await store.look(name)).earliest_ms or NEVER_MS)
 
 
 async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redis) -> None:

@@ -22,6 +22,7 @@ from jobs import Batch, Fetch, Fleet, Outcome, Priority, Reason, keys
 from jobs.connect import connect
 from jobs.entry import HEAD_CHARS
 from jobs.names import FETCH_ID_CHARS, batch_of
+from tests.support import shifted_clock
 from tests.support.lanes import (
     HOUR_MS,
     LANE,
@@ -34,10 +35,10 @@ from tests.support.lanes import (
     ended,
     everything,
     fields,
+    handed_back,
     interrupted,
-    lapse,
     later,
-    now_ms,
+    noted,
     open_in,
     results,
     retried,
@@ -55,14 +56,16 @@ OWNERS = st.sampled_from(["a", "b"])
 COUNTS = st.integers(1, 4)
 OTHER = "b.example"
 LISTS = ["returned", *Priority]
+JUMPS_S = st.sampled_from([1, LEASE_MS // 1000 + 1, 2 * HOUR_MS // 1000, -1, -300])
 SETTLEMENTS: dict[str, Callable[[bytes], Settlement]] = {
+    "handed back": handed_back,
     "stored": stored,
     "failed": lambda element: ended(element, Outcome.FAILED, reason=Reason.READ),
     "now": lambda element: retried(element, 0),
     "later": lambda element: retried(element, 3600),
 }
 SETTINGS = settings(
-    max_examples=25,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
@@ -90,6 +93,8 @@ class LaneMachine(RuleBasedStateMachine):
         self.cancelled: dict[str, Batch] = {}
         self.stays: dict[str, Stay] = {}
         self.hands: dict[str, list[bytes]] = {"a": [], "b": []}
+        self.set_back_s = 0
+        self.sent: list[tuple[Stay, list[Settlement]]] = []
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The outcome of async work, on the machine's own loop."""
@@ -119,6 +124,51 @@ class LaneMachine(RuleBasedStateMachine):
         """A worker asks for more."""
         if owner in self.stays:
             self.run(self._claim(owner, count))
+
+    @rule(owner=OWNERS)
+    def take_unheard(self, owner: str) -> None:
+        """The reply to a hand-off is lost: the lane is held, and nobody knows."""
+        self.run(self._take_unheard(owner))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS, count=COUNTS)
+    def claim_unheard(self, owner: str, count: int) -> None:
+        """The reply to a claim is lost."""
+        if owner in self.stays:
+            self.run(self._claim_unheard(owner, count))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS)
+    def find_unheard(self, owner: str) -> None:
+        """A worker asks what it has claimed."""
+        if owner in self.stays:
+            self.run(self._find_unheard(owner))
+
+    @precondition(lambda self: any(self.hands.values()))
+    @rule(owner=OWNERS, count=COUNTS)
+    def begin(self, owner: str, count: int) -> None:
+        """A worker notes that it begins what it has in hand."""
+        if self.hands[owner]:
+            self.run(self._begin(owner, count))
+
+    @precondition(lambda self: self.sent)
+    @rule(place=st.integers(0, 100))
+    def settle_again(self, place: int) -> None:
+        """What was settled long ago is sent once more: its reply was lost."""
+        self.run(self._settle_again(place))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS)
+    def crash(self, owner: str) -> None:
+        """A worker dies with all that it has in hand."""
+        self.stays.pop(owner, None)
+        self.hands[owner] = []
+
+    @rule(by_s=JUMPS_S)
+    def clock_jumps(self, by_s: int) -> None:
+        """Redis's clock is set forward or back."""
+        self.run(shifted_clock.shift(self.redis, by_s))
+        self.set_back_s += max(0, -by_s)
 
     @precondition(lambda self: any(self.hands.values()))
     @rule(owner=OWNERS, count=COUNTS, how=st.sampled_from(list(SETTLEMENTS)))
@@ -162,12 +212,12 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule()
     def lapse_and_rescue(self) -> None:
-        """The lease or the wake is lost, and a sweep sees it."""
+        """So much time goes by that the lease or the wake is lost, and a sweep sees it."""
         self.run(self._rescue(lapsed=True))
 
     @rule()
     def sweep(self) -> None:
-        """A sweep finds nothing overdue."""
+        """A sweep finds what is overdue, and nothing else."""
         self.run(self._rescue(lapsed=False))
 
     @rule()
@@ -214,11 +264,12 @@ class LaneMachine(RuleBasedStateMachine):
         orphans = await claimed(self.redis)
         before = await everything(self.redis)
         held = await Store(self.redis, owner, LEASE_MS).take(LANE, int(hash_["generation"]) + off_by)
+        early_ms = int(hash_["due_ms"]) - await shifted_clock.now_ms(self.redis)
         if hash_["state"] != "scheduled" or off_by:
             assert held is None
-        elif int(hash_["due_ms"]) > await now_ms(self.redis) + 1000:
+        elif early_ms > 1000:
             assert isinstance(held, Early)
-        else:
+        elif early_ms <= 0 or isinstance(held, Held):
             assert isinstance(held, Held)
             assert sorted(held.orphans) == orphans
             assert held.cancelled == await self._flagged()
@@ -227,6 +278,48 @@ class LaneMachine(RuleBasedStateMachine):
             self.hands[owner] = orphans
             return
         assert await everything(self.redis) == before
+
+    async def _take_unheard(self, owner: str) -> None:
+        hash_ = await fields(self.redis)
+        await Store(self.redis, owner, LEASE_MS).take(LANE, int(hash_["generation"]))
+
+    async def _claim_unheard(self, owner: str, count: int) -> None:
+        work = self.stays[owner].claim(count)
+        if await self._ours(owner):
+            await work
+        else:
+            await self._refused(work)
+
+    async def _find_unheard(self, owner: str) -> None:
+        work = self.stays[owner].store.claims(LANE, self.stays[owner].held.token)
+        if await self._ours(owner):
+            self.hands[owner] = await work
+            assert sorted(self.hands[owner]) == await claimed(self.redis)
+        else:
+            await self._refused(work)
+
+    async def _begin(self, owner: str, count: int) -> None:
+        elements, kept = self.hands[owner][:count], self.hands[owner][count:]
+        ours = await self._ours(owner)
+        before = await everything(self.redis)
+        assert bool(await self.stays[owner].settle(*(noted(element) for element in elements))) is ours
+        if ours:
+            begun = {id_of(element) for element in elements}
+            self.hands[owner] = [*kept, *(e for e in await claimed(self.redis) if id_of(e) in begun)]
+        else:
+            assert await everything(self.redis) == before
+
+    async def _settle_again(self, place: int) -> None:
+        stay, settlements = self.sent[place % len(self.sent)]
+        done = await self._done()
+        await stay.settle(*settlements)
+        assert await self._done() == done
+        for owner, hands in self.hands.items():
+            still = {id_of(element) for element in await claimed(self.redis)}
+            self.hands[owner] = [element for element in hands if id_of(element) in still]
+
+    async def _done(self) -> int:
+        return sum([len(await results(self.redis, batch)) for batch in self.batches])
 
     async def _ours(self, owner: str) -> bool:
         hash_ = await fields(self.redis)
@@ -245,7 +338,8 @@ class LaneMachine(RuleBasedStateMachine):
             await self._refused(work)
             return
         before = await self._waiting()
-        due = [element for element, ms in (await later(self.redis)).items() if ms <= 1]
+        now_ms = await shifted_clock.now_ms(self.redis)
+        due = [element for element, ms in (await later(self.redis)).items() if ms <= now_ms]
         claim = await work
         assert len(claim.elements) >= min(count, len(due) + len(before))
         taken = [element for element in claim.elements if element in before]
@@ -261,6 +355,7 @@ class LaneMachine(RuleBasedStateMachine):
         ours = await self._ours(owner)
         before = await everything(self.redis)
         settlements = [SETTLEMENTS[how](element) for element in elements]
+        self.sent.append((self.stays[owner], settlements))
         assert bool(await self.stays[owner].settle(*settlements)) is ours
         assert (await everything(self.redis) != before) is ours
         after = await everything(self.redis)
@@ -268,7 +363,7 @@ class LaneMachine(RuleBasedStateMachine):
         assert await everything(self.redis) == after
 
     async def _release(self, owner: str, *, shut: bool, changed: bool) -> None:
-        shut_until_ms = await now_ms(self.redis) + HOUR_MS if shut else 0
+        shut_until_ms = await shifted_clock.now_ms(self.redis) + HOUR_MS if shut else 0
         ledgers = [interrupted(element) for element in self.hands[owner]] if changed else []
         work = self.stays[owner].release(*ledgers, shut_until_ms=shut_until_ms)
         if not await self._ours(owner):
@@ -326,7 +421,9 @@ class LaneMachine(RuleBasedStateMachine):
         ours = [element for element in hands if self._is_of(element, batches)]
         await stay.settle(*(ended(element, Outcome.CANCELLED) for element in ours))
         await stay.withdraw(*batches)
-        assert not batches or await stay.withdrawn(*batches) == []
+        unheard = await stay.withdrawn(*batches) if batches else []
+        await stay.settle(*(ended(element, Outcome.CANCELLED) for element in unheard))
+        assert not unheard or await stay.withdrawn(*batches) == []
 
     def _is_of(self, element: bytes, batches: list[Batch]) -> bool:
         return batch_of(id_of(element)) in {batch.id for batch in batches}
@@ -345,11 +442,14 @@ class LaneMachine(RuleBasedStateMachine):
     async def _rescue(self, *, lapsed: bool) -> None:
         hash_ = await fields(self.redis)
         busy = hash_["state"] != "idle"
-        if lapsed and busy:
-            await lapse(self.redis)
+        attention = await attention_ms(self.redis)
+        if lapsed and attention is not None:
+            overdue_s = int(attention - await shifted_clock.now_ms(self.redis)) // 1000 + 1
+            await shifted_clock.shift(self.redis, max(0, overdue_s))
+        overdue = attention is not None and attention <= await shifted_clock.now_ms(self.redis)
         rescued = await Store(self.redis, "sweeper", LEASE_MS).rescue()
         found = [(wake, lost) for wake, lost in rescued if wake.lane == LANE]
-        assert len(found) == (lapsed and busy)
+        assert len(found) == (busy and overdue)
         for _, lost in found:
             assert lost == (hash_["owner"] if hash_["state"] == "held" else "")
 
@@ -385,7 +485,8 @@ class LaneMachine(RuleBasedStateMachine):
             assert not [element for element in await self._in_lane(lane) if self._is_of(element, unheard)]
             hash_ = await fields(self.redis, lane)
             if flagged and hash_["state"] == "scheduled":
-                assert int(hash_["due_ms"]) <= await now_ms(self.redis)
+                now_ms = await shifted_clock.now_ms(self.redis)
+                assert int(hash_["due_ms"]) <= now_ms + 1000 * self.set_back_s
 
     async def _check_lane(self) -> None:
         if not self.batches:
@@ -418,13 +519,17 @@ class LaneMachine(RuleBasedStateMachine):
             assert (await batch.counts()).ended
 
     async def _close(self) -> None:
+        await shifted_clock.unshift(self.redis)
         await self.fleet.aclose()
         await self.redis.aclose()
         await self.redis.connection_pool.aclose()
 
 
 @pytest.mark.timeout(600)  # Hypothesis takes its time to shrink what it has found
-def test_a_lane_never_loses_a_fetch(redis_url: str) -> None:
-    """Two workers, one lane, any order of events: each fetch is in one place and has one result."""
+def test_i02_a_lane_never_loses_a_fetch_and_ends_none_twice(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers, one lane, crashes, lost replies and clock jumps in any order: one place, one result."""
+    shifted_clock.shiftable(monkeypatch)
     machine: Any = partial(LaneMachine, redis_url)
     run_state_machine_as_test(machine, settings=SETTINGS)

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from jobs import Batch, Counts, Fleet, Outcome, Reason, keys, scripts
-from jobs.entry import BadElementError, from_element, to_element
+from jobs.entry import BadElementError, PartNote, from_element, to_element
 from jobs.names import fetch_id
 from tests.support.lanes import (
     BATCH_ID,
@@ -22,6 +23,8 @@ from tests.support.lanes import (
     entry,
     everything,
     fields,
+    interrupted,
+    lapse,
     later,
     now_ms,
     paths,
@@ -36,7 +39,7 @@ from tests.support.lanes import (
 from tests.support.waiting import wait_until
 from worker import settle
 from worker.gate.state import GateState, from_json
-from worker.settle import Settler
+from worker.settle import Settlement, Settler
 from worker.store import EXPIRED
 
 GATE = GateState(failures=3)
@@ -74,6 +77,16 @@ async def letters(redis: Redis) -> list[tuple[str, bytes]]:
     """The dead letters: what was wrong, and the element."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     return [(row[b"note"].decode(), row[b"element"]) for _, row in rows]
+
+
+def handed_back(element: bytes) -> Settlement:
+    """The fetch waits for an hour, as it is."""
+    return Settlement(element[:25], ["back", HOUR_MS], None, lambda: None)
+
+
+def begins(element: bytes) -> Settlement:
+    """The fetch is begun, and this is its element from now on."""
+    return Settlement(element[:25], ["begun", element], None, lambda: None)
 
 
 async def seal(redis: Redis, batch: Batch) -> None:
@@ -233,6 +246,71 @@ async def test_a_fetch_may_be_retried_many_times(fleet: Fleet, redis: Redis) -> 
     assert from_element(element).attempts == 5
     await stay.settle(stored(element))
     assert len(await results(redis, batch)) == 1
+
+
+# Handed back, and begun
+
+
+async def test_what_is_handed_back_waits_unchanged(fleet: Fleet, redis: Redis) -> None:
+    """It lies in `later` as it was claimed, due by Redis's clock, and is claimed no more."""
+    batch, stay, (one, two) = await begun(fleet, redis, 2)
+    (now,) = await stay.settle(handed_back(one))
+    assert await later(redis) == {one: now + HOUR_MS}
+    assert await claimed(redis) == [two]
+    assert await results(redis, batch) == []
+
+
+async def test_what_is_no_longer_claimed_is_not_handed_back(fleet: Fleet, redis: Redis) -> None:
+    """After its result, or after it was handed back, nothing of it comes to wait."""
+    _, stay, (one, two) = await begun(fleet, redis, 2)
+    await stay.settle(stored(one), handed_back(two))
+    before = await everything(redis)
+    await stay.settle(handed_back(one), handed_back(two))
+    assert await everything(redis) == before
+
+
+async def test_what_is_begun_stays_claimed_with_its_new_ledger(fleet: Fleet, redis: Redis) -> None:
+    """Whoever takes the lane over after a crash finds what was written before the fetch was begun."""
+    _, stay, (one, two) = await begun(fleet, redis, 2)
+    await stay.settle(begins(interrupted(one)))
+    assert await claimed(redis) == [interrupted(one), two]
+    await lapse(redis)
+    await stay.store.rescue()
+    heir = await Stay.begin(redis, "heir")
+    assert sorted(heir.held.orphans) == [interrupted(one), two]
+    assert await stay.settle(begins(two)) == []
+
+
+async def test_what_is_no_longer_claimed_is_not_begun(fleet: Fleet, redis: Redis) -> None:
+    """A fetch that has ended or waits does not come back into anybody's hands."""
+    _, stay, (one, two) = await begun(fleet, redis, 2)
+    await stay.settle(stored(one), handed_back(two))
+    before = await everything(redis)
+    await stay.settle(begins(one), begins(two))
+    assert await everything(redis) == before
+
+
+async def test_what_is_begun_may_end_in_the_same_call(fleet: Fleet, redis: Redis) -> None:
+    """Settlements count in the order in which they were made; a dead letter is what was claimed last."""
+    batch, stay, (one, two) = await begun(fleet, redis, 2)
+    buried = settle.buried(two[:25], Reason.INTERNAL, "note", lambda: None)
+    await stay.settle(begins(interrupted(one)), stored(one), begins(interrupted(two)), buried, stored(two))
+    assert await claimed(redis) == []
+    assert await letters(redis) == [("note", interrupted(two))]
+    assert (await batch.counts()).stored == 2
+
+
+async def test_thousands_are_claimed_and_settled_in_one_call(fleet: Fleet, redis: Redis) -> None:
+    """More than Lua's stack holds values."""
+    batch, stay, elements = await begun(fleet, redis, 9000)
+    assert len(elements) == 9000
+    await stay.settle(*(retried(element, 0) for element in elements))
+    again = (await stay.claim(9000)).elements
+    assert len(again) == 9000
+    await stay.settle(*(begins(element) for element in again))
+    assert await stay.settle(*(stored(element) for element in again))
+    assert await batch.counts() == Counts(total=9000, sealed=True, stored=9000, bytes=27_000)
+    assert await stay.release() is None
 
 
 # The gate
@@ -445,3 +523,30 @@ async def test_an_entry_of_an_unknown_batch_is_settled(fleet: Fleet, redis: Redi
     stay = await Stay.begin(redis)
     assert await stay.finish() == ["/good", "/5"]
     assert await state(redis) == "idle"
+
+
+async def test_a_note_that_is_overtaken_is_not_written_over_what_came_after(
+    fleet: Fleet, redis: Redis, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint and the end of its attempt are sent twice; in between the next attempt is claimed."""
+    _, stay, (element,) = await begun(fleet, redis)
+    run_many, again = scripts.run_many, retried(element, 0)
+    lost: list[bytes] = []
+
+    async def reply_lost_once(*call: Any) -> Any:
+        replies = await run_many(*call)
+        if lost:
+            return replies
+        lost.extend((await stay.claim()).elements)
+        raise ConnectionError
+
+    monkeypatch.setattr(scripts, "run_many", reply_lost_once)
+    part = PartNote(token=1, offset_bytes=1, of="")
+    running.settler.add(stay.lane, settle.noted(replace(from_element(element), part=part)))
+    running.settler.add(stay.lane, again)
+    await running.settler.flushed(stay.lane)
+
+    assert lost
+    assert await claimed(redis) == lost
+    assert await later(redis) == {}
+    assert running.settler.count == 0

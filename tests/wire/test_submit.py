@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from jobs import Fetch, Fleet, InvalidFetchError, Priority, RedisFullError, keys
 from jobs.chunk import CHUNK_FETCHES
 from jobs.entry import from_element
+from jobs.model import MAX_MESSAGE_BYTES
 from jobs.submit import Submitter
 from jobs.wake import Wake
 from tests.support.lanes import (
@@ -159,7 +160,7 @@ async def test_a_producer_that_died_is_made_good(fleet: Fleet, redis: Redis) -> 
         "ftp://a.example/",
         {"url": "http://a.example/", "colour": "red"},
         Fetch(url=url("/x"), meta=object()),
-        Fetch(url=url("/x"), meta="x" * (1 << 20)),
+        Fetch(url=url("/x"), meta="x" * MAX_MESSAGE_BYTES),
     ],
     ids=["url", "unknown field", "meta that is no JSON", "too large"],
 )

@@ -1,0 +1,12 @@
+-- Messages that only a newer worker can read go from what was taken back to the end of the inbox.
+-- Not if some of what was taken is enqueued already, by a newer worker that died: it belongs together.
+-- KEYS: inbox, taken, intake, the batch that the taken messages become
+-- ARGV: token, messages
+-- Returns {'back', how many messages are in the inbox}, {'begun'} when they must stay,
+-- or {'other'} to a worker that no longer empties the inbox.
+if redis.call('HGET', KEYS[3], 'token') ~= ARGV[1] then return {'other'} end
+if redis.call('EXISTS', KEYS[4]) == 1 then return {'begun'} end
+for i = 2, #ARGV do
+  if redis.call('LREM', KEYS[2], 1, ARGV[i]) == 1 then redis.call('RPUSH', KEYS[1], ARGV[i]) end
+end
+return {'back', redis.call('LLEN', KEYS[1])}

@@ -1,0 +1,17 @@
+-- After something foreign was at a lane's keys, or at the list of lanes: whoever waits in the lane is seen to.
+-- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial
+-- ARGV: lane name, lease ms
+-- Returns 1 if the lane has to be begun anew, else 0.
+local lane = redis.call('HMGET', KEYS[1], 'state', 'due_ms')
+local state, now = lane[1], now_ms()
+if state == 'held' or state == 'scheduled' then
+  local due = state == 'held' and now + ARGV[2] or math.max(now, number(lane[2]))
+  if not redis.call('ZSCORE', KEYS[8], ARGV[1]) then redis.call('ZADD', KEYS[8], int(due), ARGV[1]) end
+  return 0
+end
+local waits = redis.call('HLEN', KEYS[2]) + redis.call('ZCARD', KEYS[3])
+for i = 4, 7 do waits = waits + redis.call('LLEN', KEYS[i]) end
+if waits == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'open', waits)
+schedule(KEYS[1], KEYS[8], KEYS[9], ARGV[1], now, 0)
+return 1

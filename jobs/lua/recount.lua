@@ -1,0 +1,10 @@
+-- The backlog, counted again from its lanes.
+-- KEYS: backlog, lanes
+-- Returns how many fetches without a result there are.
+local open = 0
+for i = 2, #KEYS do
+  local found = redis.pcall('HGET', KEYS[i], 'open')
+  if type(found) == 'string' then open = open + number(found) end
+end
+redis.call('SET', KEYS[1], int(open))
+return open
