@@ -5,6 +5,7 @@ import hashlib
 import msgspec
 
 from jobs import checks
+from jobs.conditions import CONDITIONS, is_etag, is_http_date
 from jobs.entry import Entry
 from jobs.errors import InvalidFetchError
 from jobs.model import Fetch, Outcome, Reason
@@ -14,19 +15,22 @@ from worker.policy import LanePolicy
 
 _DOWN = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.DNS, Reason.DNS_NXDOMAIN, Reason.HOST_DEAD})
 _SHUT_BY_THE_HOST = frozenset({Why.BREAKER, Why.COOLING, Why.ROBOTS})
-_CONDITIONS = frozenset({"if-modified-since", "if-none-match"})
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of a body: its path in the out folder, and what tells its file from another.
 
-    stored_ms: the file's own time of change.
+    stored_ms: the file's own time of change. url: whose answer it was, wherever redirects had led; etag and
+    last_modified: what that answer said of its version.
     """
 
     path: str
     bytes: int
     sha256: str
     stored_ms: int
+    url: str = ""
+    etag: str | None = None
+    last_modified: str | None = None
 
 
 class Old(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +65,9 @@ def instead(entry: Entry, finish: Finish, happened: Happened, shut: Why | None) 
 def key_of(fetch: Fetch) -> str:
     """Under which name a body is remembered: by its URL, and the headers that may choose another body."""
     headers = sorted((name.lower(), value) for name, value in fetch.headers.items())
-    chosen = [header for header in headers if header[0] not in _CONDITIONS]
+    chosen = [header for header in headers if header[0] not in CONDITIONS]
+    if fetch.decode:
+        chosen.append(("accept-encoding", "any"))
     text = msgspec.json.encode([fetch.url, chosen]) if chosen else fetch.url.encode()
     return hashlib.sha256(text).hexdigest()
 
@@ -88,7 +94,13 @@ def from_json(text: bytes) -> Record | None:
         checks.dest(record.path)
     except (msgspec.DecodeError, UnicodeError, RecursionError, InvalidFetchError):
         return None
-    return record
+    return record if _is_sendable(record) else None
+
+
+def _is_sendable(record: Record) -> bool:
+    """Whether what it would be asked by is what a host can have said."""
+    tag, date = record.etag, record.last_modified
+    return (tag is None or is_etag(tag)) and (date is None or is_http_date(date))
 
 
 def _is_failing(happened: Happened) -> bool:

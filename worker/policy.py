@@ -8,6 +8,7 @@ from jobs.checks import FALLBACKS
 
 MAX_TIMEOUT_S = 24 * 3600
 ROBOTS = ("ignore", "obey")
+DURABILITIES = ("none", "file", "full")
 
 
 class PolicyError(ValueError):
@@ -69,8 +70,14 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     robots: "obey" asks each origin's robots.txt first and does as it says, "ignore" never asks.
     fallback: "stale" answers with what was stored before where the host is down, "none" fails; a fetch may
     say otherwise.
+    durability: what stands a machine's loss of power once a result says `stored`: "none" nothing for sure,
+    "file" that no half body is at its name, "full" body and name. A process that dies harms none of them.
     http2: offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback.
     max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
+    min_rate_bytes_per_s: a body that brings less over min_rate_window_s of waiting for it is given up; 0:
+    none is, since a host that says little while it works cannot be told from one that trickles.
+    max_decode_ratio: how many times larger decoding may make a body, beyond its first MiB; 0 for no cap.
+    max_line_bytes: the longest line taken where a fetch asks for lines, 1 byte to 256 MiB.
     """
 
     concurrency: int | Range = 8
@@ -90,8 +97,13 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     paused: bool = False
     robots: str = "ignore"
     fallback: str = "none"
+    durability: str = "none"
     http2: bool = False
     max_bytes: int = 0
+    min_rate_bytes_per_s: float = 0.0
+    min_rate_window_s: float = 30.0
+    max_decode_ratio: int = 200
+    max_line_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:
         """Check the ranges; raises PolicyError."""
@@ -109,10 +121,15 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         _within("give_up_s", self.give_up_s, 0.001, 7 * 24 * 3600)
         _within("give_up_dns_s", self.give_up_dns_s, 0.001, 7 * 24 * 3600)
         _within("max_bytes", self.max_bytes, 0, 1 << 50)
+        _within("min_rate_bytes_per_s", self.min_rate_bytes_per_s, 0, 1 << 40)
+        _within("min_rate_window_s", self.min_rate_window_s, 0.001, MAX_TIMEOUT_S)
+        _within("max_decode_ratio", self.max_decode_ratio, 0, 1_000_000)
+        _within("max_line_bytes", self.max_line_bytes, 1, 256 << 20)
         if isinstance(self.timeout, str):
             _one_of("timeout", self.timeout, PROFILES)
         _one_of("robots", self.robots, ROBOTS)
         _one_of("fallback", self.fallback, FALLBACKS)
+        _one_of("durability", self.durability, DURABILITIES)
 
     @property
     def most_at_once(self) -> int:

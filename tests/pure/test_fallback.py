@@ -112,13 +112,14 @@ def test_only_a_get_falls_back() -> None:
 
 
 def test_a_body_is_remembered_by_what_chose_it() -> None:
-    """Another Range or Authorization is another body; a condition is none."""
+    """Another Range or Authorization is another body, as is one to be decoded; a condition is none."""
     url = "http://a/x"
     plain = fallback.key_of(Fetch(url=url))
 
     assert 64 == len(plain)
     assert plain == fallback.key_of(Fetch(url="HTTP://A:80/x#y", headers={"If-None-Match": '"e"'}))
     assert plain != fallback.key_of(Fetch(url="http://a/y"))
+    assert plain != fallback.key_of(Fetch(url=url, decode=True))
     others = [{"Range": "bytes=0-1"}, {"Authorization": "one"}, {"Authorization": "two"}]
     assert 4 == len({plain, *(fallback.key_of(Fetch(url=url, headers=headers)) for headers in others)})
 

@@ -75,6 +75,9 @@ RANGES = [
     ("attempts", 1, 100),
     ("breaker_failures", 1, 1000),
     ("max_bytes", 0, 1 << 50),
+    ("min_rate_bytes_per_s", 0, 1 << 40),
+    ("max_decode_ratio", 0, 1_000_000),
+    ("max_line_bytes", 1, 256 << 20),
 ]
 
 
@@ -168,6 +171,7 @@ def test_a_number_may_be_the_least_and_the_most_and_no_more(key: str, least: int
         "breaker_cap_s",
         "give_up_s",
         "give_up_dns_s",
+        "min_rate_window_s",
     ],
 )
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-0.001", "1e9"])

@@ -62,8 +62,8 @@ def redirected(
     body: str | None = None,
     repeat_safe: bool = False,
 ) -> Hop | RedirectRefused:
-    url = parse_url(start)
-    return follow(method, url, headers, body, status, location, repeat_safe=repeat_safe)
+    request = Hop(method, parse_url(start).text, headers, body)
+    return follow(request, status, location, repeat_safe=repeat_safe)
 
 
 def refusal_of(verdict: Hop | RedirectRefused) -> str:
@@ -138,6 +138,19 @@ def test_a_body_never_goes_to_another_origin(status: int, method: str, location:
     verdict = redirected(method, status, location, body="secret", repeat_safe=True)
 
     assert "body" in refusal_of(verdict)
+
+
+@pytest.mark.parametrize(
+    "body", [{"body_base64": "YQ=="}, {"body_file": "a"}], ids=lambda body: next(iter(body))
+)
+def test_a_body_is_one_wherever_it_comes_from(body: dict[str, str]) -> None:
+    """Bytes and files are kept, dropped and kept back as text is."""
+    put, post = (Hop(method, HERE, BODY_HEADERS, **body) for method in ("PUT", "POST"))
+
+    assert Hop("PUT", SAME, BODY_HEADERS, **body) == follow(put, 307, SAME, repeat_safe=False)
+    assert Hop("GET", SAME) == follow(post, 303, SAME, repeat_safe=False)
+    assert "body" in refusal_of(follow(put, 307, OTHER, repeat_safe=True))
+    assert "twice" in refusal_of(follow(post, 308, SAME, repeat_safe=False))
 
 
 @pytest.mark.parametrize(("status", "method"), [(301, "PATCH"), (302, "PATCH"), (307, "POST"), (308, "POST")])

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 
 from jobs.entry import Hop
 from worker.clock import mono_s
+from worker.http import head
 from worker.http.client import httpx_timeout
+from worker.http.content import content_of, framing_of
 from worker.http.errors import BadAnswerError
 from worker.http.transport import LANE
 from worker.policy import Timeouts
@@ -38,6 +41,7 @@ class Trace:
 
     async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
         """httpcore2's trace hook."""
+        head.saw(event)
         if event == "connection.connect_tcp.started":
             self._connecting_s = mono_s()
         elif event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
@@ -62,6 +66,10 @@ class Answer(Protocol):
     def length_bytes(self) -> int | None:
         """The Content-Length of the body that is to come, None if it is not known."""
 
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the end of the connection ends the body (RFC 9112 §6.3, last case)."""
+
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it was sent."""
 
@@ -72,22 +80,26 @@ class Answer(Protocol):
 class HttpxEngine:
     """The shared httpx client as an engine."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, in_folder: Path | None = None) -> None:
         self._client = client
+        self._in_folder = in_folder
 
     @asynccontextmanager
     async def open(
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AsyncIterator["HttpxAnswer"]:
-        """One exchange on the lane's pool; raises httpx.TransportError or HttpError."""
-        async with self._client.stream(
-            request.method,
-            request.url,
-            headers=request.headers,
-            content=request.body.encode() if request.body is not None else None,
-            timeout=httpx_timeout(timeouts),
-            extensions={LANE: lane, "trace": trace},
-        ) as response:
+        """One exchange on the lane's pool; raises httpx.TransportError, HttpError or OSError."""
+        async with (
+            content_of(request, self._in_folder) as content,
+            self._client.stream(
+                request.method,
+                request.url,
+                headers=request.headers + framing_of(content),
+                content=content,
+                timeout=httpx_timeout(timeouts),
+                extensions={LANE: lane, "trace": trace},
+            ) as response,
+        ):
             trace.head_came()
             yield HttpxAnswer(response, request.method)
 
@@ -117,6 +129,15 @@ class HttpxAnswer:
         if self.header("transfer-encoding") is not None:
             raise BadAnswerError("both Content-Length and Transfer-Encoding")
         return int(length)
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether nothing but the end of the connection ends the body (RFC 9112 §6.3, last case)."""
+        framed = (
+            self._bodyless or self.status in {204, 205, 304} or "content-length" in self._response.headers
+        )
+        chunked = (self.header("transfer-encoding") or "").lower().endswith("chunked")
+        return self._response.http_version.startswith("HTTP/1") and not framed and not chunked
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it was sent."""

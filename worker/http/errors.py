@@ -3,12 +3,19 @@
 HttpError
 ├── BadAnswerError       a broken protocol that the client below us lets pass
 ├── BadDestError         the body cannot be put where the caller wants it
+│   └── InTheWayError    something stands there that is no file or folder of ours
+├── BodyFileChangedError the file that was being sent is not the one that was opened
 ├── DigestMismatchError  the body is not the one the caller named
 ├── EgressRefusedError   an address that may not be dialled
+├── ExistsError          a file stands where the caller wants none replaced
+├── NoBodyFileError      the file that is to be sent cannot be had
 ├── OverlongBodyError    more than may be taken
+├── TooSlowError         the body comes too slowly to be waited for
 ├── TruncatedBodyError   the body ended before its Content-Length
 └── UnresolvedError      a host name without an address
     └── NoSuchNameError  there is no such name
+
+What worker/decoding.py and worker/records.py refuse gets its reason here, too.
 """
 
 import errno
@@ -19,6 +26,8 @@ import httpx
 
 from jobs.model import Reason
 from worker.decide import DISK_PAUSE_S, Broke, Happened, Held
+from worker.decoding import CorruptError, CutShortError, InflatedError, UnknownCodingError
+from worker.records import BadLineError, CutLineError
 
 
 class HttpError(Exception):
@@ -53,6 +62,26 @@ class BadDestError(HttpError):
     """The body cannot be put where the caller wants it."""
 
 
+class InTheWayError(BadDestError):
+    """Something stands in the way in the out folder; the message names it and says what it is."""
+
+
+class ExistsError(HttpError):
+    """A file stands where the body was to go, and is not to be replaced."""
+
+
+class NoBodyFileError(HttpError):
+    """The file that is to be sent is not there, or is none; trying again would be vain."""
+
+
+class BodyFileChangedError(HttpError):
+    """The file was changed while it was sent."""
+
+
+class TooSlowError(HttpError):
+    """The body comes below the rate that the policy asks for."""
+
+
 class BadAnswerError(HttpError):
     """The answer breaks the protocol in a way that the client below us lets pass."""
 
@@ -74,18 +103,44 @@ TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
 }
 """httpcore2's errors under the names that httpx's users know."""
 
-_BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, UnresolvedError)
-_FINAL = (EgressRefusedError, OverlongBodyError, BadDestError, httpx.LocalProtocolError)
+_BEFORE_SENDING = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    UnresolvedError,
+    NoBodyFileError,
+)
+_FINAL = (
+    EgressRefusedError,
+    OverlongBodyError,
+    InflatedError,
+    UnknownCodingError,
+    BadLineError,
+    BadDestError,
+    ExistsError,
+    NoBodyFileError,
+    httpx.LocalProtocolError,
+)
 
 _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (EgressRefusedError, Reason.EGRESS_REFUSED),
     (NoSuchNameError, Reason.DNS_NXDOMAIN),
     (UnresolvedError, Reason.DNS),
     (OverlongBodyError, Reason.TOO_LARGE),
+    (InflatedError, Reason.TOO_LARGE),
     (TruncatedBodyError, Reason.TRUNCATED),
+    (CutShortError, Reason.TRUNCATED),
+    (CutLineError, Reason.TRUNCATED),
+    (CorruptError, Reason.BAD_ENCODING),
+    (UnknownCodingError, Reason.BAD_ENCODING),
+    (BadLineError, Reason.BAD_LINE),
     (DigestMismatchError, Reason.DIGEST_MISMATCH),
     (BadDestError, Reason.BAD_DEST),
+    (ExistsError, Reason.EXISTS),
     (BadAnswerError, Reason.PROTOCOL),
+    (NoBodyFileError, Reason.NO_BODY_FILE),
+    (BodyFileChangedError, Reason.NO_BODY_FILE),
+    (TooSlowError, Reason.TOO_SLOW),
     (httpx.ConnectTimeout, Reason.CONNECT_TIMEOUT),
     (httpx.PoolTimeout, Reason.POOL_TIMEOUT),
     (httpx.ReadTimeout, Reason.READ_TIMEOUT),
@@ -118,6 +173,7 @@ def happened(error: Exception, *, status: int | None) -> Happened | None:
         sent=not isinstance(error, _BEFORE_SENDING),
         final=isinstance(error, _FINAL) or _cause(error, ssl.SSLCertVerificationError),
         status=status,
+        line=error.line if isinstance(error, BadLineError) else None,
         note=str(error),
     )
 

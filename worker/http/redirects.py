@@ -8,7 +8,7 @@ through the same egress check as the first.
 import msgspec
 
 from jobs.entry import Hop
-from jobs.urls import FetchUrl, UrlError, join_url, same_origin
+from jobs.urls import FetchUrl, UrlError, join_url, parse_url, same_origin
 from worker.decide import IDEMPOTENT_METHODS
 
 MAX_HOPS = 10
@@ -43,40 +43,32 @@ def is_redirect(status: int) -> bool:
     return status in _REDIRECTS
 
 
-def follow(
-    method: str,
-    url: FetchUrl,
-    headers: Headers,
-    body: str | None,
-    status: int,
-    location: str | None,
-    *,
-    repeat_safe: bool,
-) -> Hop | RedirectRefused:
-    """The request that a redirect asks for, or why it is not made; `is_redirect(status)` holds.
+def follow(request: Hop, status: int, location: str | None, *, repeat_safe: bool) -> Hop | RedirectRefused:
+    """The request that a redirect of this one asks for, or why it is not made; `is_redirect(status)` holds.
 
     `repeat_safe`: the caller said that a method which is not idempotent may be sent twice.
     """
     assert is_redirect(status), f"{status} is no redirect"
     if location is None:
         return RedirectRefused(f"{status} without a Location; nothing says where to go")
+    url = parse_url(request.url)
     try:
         target = join_url(url, location)
     except UrlError as error:
         return RedirectRefused(f"{status} to a Location that is no URL: {error}")
-    hop = _rewritten(method, target, headers, body, status)
+    hop = _rewritten(request, target, status)
     why_not = _why_not(url, target, hop, repeat_safe=repeat_safe)
     if why_not is not None:
         return RedirectRefused(f"{status} {why_not}")
     return hop if same_origin(url, target) else _without_secrets(hop)
 
 
-def _rewritten(method: str, target: FetchUrl, headers: Headers, body: str | None, status: int) -> Hop:
+def _rewritten(request: Hop, target: FetchUrl, status: int) -> Hop:
     """The request by the status alone: kept whole, or a GET without a body (RFC 9110 §15.4)."""
-    if _keeps_method(status, method):
-        return Hop(method, target.text, headers, body)
-    without_body = tuple(header for header in headers if not _describes_body(header[0]))
-    return Hop("HEAD" if method == "HEAD" else "GET", target.text, without_body, None)
+    if _keeps_method(status, request.method):
+        return msgspec.structs.replace(request, url=target.text)
+    without_body = tuple(header for header in request.headers if not _describes_body(header[0]))
+    return Hop("HEAD" if request.method == "HEAD" else "GET", target.text, without_body)
 
 
 def _keeps_method(status: int, method: str) -> bool:
@@ -94,7 +86,7 @@ def _why_not(url: FetchUrl, target: FetchUrl, hop: Hop, *, repeat_safe: bool) ->
     """Why `hop` must not leave, or None; names only origins, never a path or query."""
     if url.scheme == "https" and target.scheme == "http":
         return f"from https to {target.origin}; what was private would be sent in the clear"
-    if hop.body is not None and not same_origin(url, target):
+    if hop.has_body and not same_origin(url, target):
         return f"would send the {hop.method} body to {target.origin}, which it was not meant for"
     if hop.method not in IDEMPOTENT_METHODS and not repeat_safe:
         return f"would send the {hop.method} twice; allow repeats if that is safe"

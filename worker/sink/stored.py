@@ -1,26 +1,38 @@
-"""What was stored under which URL, beside the bodies: written only for fetches that may fall back on it."""
+"""What was stored under which URL, beside the bodies: written only for fetches that may come back to it.
+
+A record's own time of change says when somebody last asked for it.
+"""
 
 import contextlib
 import hashlib
 import os
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from jobs.model import Fetch
 from worker.fallback import Old, Record, fits, from_json, key_of, to_json
+from worker.http.errors import BadDestError
+from worker.sink.folders import STATE_FOLDER, Folders
+from worker.validators import usable
+
+STORED = f"{STATE_FOLDER}/stored"
 
 
-def remember(folder: Path, key: str, temporary: Path, file: Path, path: str, sha256: str) -> None:
+def remember(folders: Folders, key: str, part: str, record: Record) -> None:
     """Note which file holds a body. It is no fault of the body if that fails."""
-    with contextlib.suppress(OSError):
-        found = file.stat()
-        record = Record(path=path, bytes=found.st_size, sha256=sha256, stored_ms=_changed_ms(found))
-        place = _place(folder, key)
-        place.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError, BadDestError):
+        found = folders.stat(record.path)
+        if found is None:
+            return
+        record = replace(record, bytes=found.st_size, stored_ms=_changed_ms(found))
+        file = folders.create(part)
         try:
-            temporary.write_bytes(to_json(record))
-            temporary.replace(place)
+            os.write(file, to_json(record))
+            folders.put(part, f"{STORED}/{_place(key)}")
         finally:
-            temporary.unlink(missing_ok=True)
+            os.close(file)
+            folders.drop(part)
 
 
 def look_up(out: Path, folder: Path, fetch: Fetch) -> Old | None:
@@ -28,23 +40,55 @@ def look_up(out: Path, folder: Path, fetch: Fetch) -> Old | None:
 
     What stands at the fetch's own `dest` comes first, even where nobody remembers what it is.
     """
-    record = _record(folder, key_of(fetch))
+    record = _record(folder, fetch)
     if fetch.dest is not None and (record is None or record.path != fetch.dest):
         found = _stat(out, fetch.dest)
         if found is not None and fits(fetch, found.st_size, None):
             return Old(path=fetch.dest, size_bytes=found.st_size, sha256=None)
-    if record is None or not fits(fetch, record.bytes, record.sha256) or not _holds(out, record):
+    if record is None or not fits(fetch, record.bytes, record.sha256) or not holds(out, record):
         return None
     return Old(path=record.path, size_bytes=record.bytes, sha256=record.sha256)
 
 
-def _record(folder: Path, key: str) -> Record | None:
+def known(out: Path, folder: Path, fetch: Fetch) -> Record | None:
+    """What was stored before and still is, where the fetch would have it."""
+    record = _record(folder, fetch)
+    return record if record is not None and usable(fetch, record) and holds(out, record) else None
+
+
+def at_dest(out: Path, folder: Path, fetch: Fetch) -> Old | None:
+    """The file at the fetch's own `dest`; sha256 is None where nobody remembers what it is."""
+    found = _stat(out, fetch.dest) if fetch.dest is not None else None
+    if fetch.dest is None or found is None:
+        return None
+    record = _record(folder, fetch)
+    ours = record is not None and record.path == fetch.dest and holds(out, record)
+    return Old(path=fetch.dest, size_bytes=found.st_size, sha256=record.sha256 if record and ours else None)
+
+
+def sweep(folder: Path, oldest_s: float) -> int:
+    """Drop the records of one folder that nobody has asked for since (Unix time); how many they were."""
+    dropped = 0
     with contextlib.suppress(OSError):
-        return from_json(_place(folder, key).read_bytes())
+        for record in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if record.lstat().st_mtime < oldest_s:
+                    record.unlink()
+                    dropped += 1
+    return dropped
+
+
+def _record(folder: Path, fetch: Fetch) -> Record | None:
+    """What is remembered of the fetch; it counts as asked for."""
+    place = folder / _place(key_of(fetch))
+    with contextlib.suppress(OSError):
+        record = from_json(place.read_bytes())
+        os.utime(place)
+        return record
     return None
 
 
-def _holds(out: Path, record: Record) -> bool:
+def holds(out: Path, record: Record) -> bool:
     """Whether the file is the one that was stored: untouched since, or with the same digest."""
     found = _stat(out, record.path)
     if found is None or found.st_size != record.bytes:
@@ -66,8 +110,8 @@ def _stat(out: Path, path: str) -> os.stat_result | None:
     return None
 
 
-def _place(folder: Path, key: str) -> Path:
-    return folder / key[:2] / f"{key}.json"
+def _place(key: str) -> str:
+    return f"{key[:2]}/{key}.json"
 
 
 def _changed_ms(found: os.stat_result) -> int:

@@ -1,0 +1,153 @@
+"""The body of an answer on its way from the wire to the sink: decoded and looked through, where asked for."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing
+
+import msgspec
+
+from jobs.entry import Hop
+from jobs.model import Fetch
+from worker.clock import mono_s
+from worker.decoding import ACCEPT_ENCODING, STEP_BYTES, Chain, UnknownCodingError, codings_of
+from worker.http.engine import Answer
+from worker.http.errors import OverlongBodyError, TooSlowError, TruncatedBodyError
+from worker.pace import Floor, Window, after
+from worker.policy import LanePolicy
+from worker.records import Records
+
+IN_PLACE_BYTES = 16 * 1024
+"""What is no larger is decoded, or checked, where it is: a thread would cost more than that."""
+
+SLACK_BYTES = 64 * 1024
+"""Coding makes a body smaller, or hardly larger than an eighth and so much."""
+
+MAX_CODING_CHARS = 100
+"""A result holds no more of what a host calls its coding."""
+
+
+def asked_for(request: Hop, fetch: Fetch) -> Hop:
+    """The request, with the codings that its answer may have; the caller's own word on it stands."""
+    if not fetch.decode or any(name.lower() == "accept-encoding" for name, _ in request.headers):
+        return request
+    headers = (*request.headers, ("Accept-Encoding", ACCEPT_ENCODING))
+    return msgspec.structs.replace(request, headers=headers)
+
+
+class Body:
+    """The body of one answer, as its fetch wants it kept.
+
+    length_bytes: what is to be kept has so many bytes, None if that is not known; coding: it is kept in
+    these codings, None if in none. Raises UnknownCodingError.
+    """
+
+    def __init__(self, answer: Answer, fetch: Fetch, policy: LanePolicy, max_bytes: int = 0) -> None:
+        self._answer = answer
+        self._coded_bytes = answer.length_bytes
+        self._max_coded_bytes = max_bytes + max_bytes // 8 + SLACK_BYTES if max_bytes else 0
+        codings = codings_of(answer.header("content-encoding"))
+        if answer.length_bytes == 0 or answer.status == 204:
+            codings = ()  # nothing is nothing, in whatever coding
+        if codings and fetch.lines and not fetch.decode:
+            raise UnknownCodingError(
+                f"coded as {', '.join(codings)[:MAX_CODING_CHARS]}: lines need decode, too"
+            )
+        self._chain = Chain(codings, policy.max_decode_ratio) if codings and fetch.decode else None
+        self._floor = Floor(policy.min_rate_bytes_per_s, policy.min_rate_window_s)
+        self._records = Records(policy.max_line_bytes) if fetch.lines else None
+        self.coding = ", ".join(codings)[:MAX_CODING_CHARS] if codings and not fetch.decode else None
+        self.length_bytes = answer.length_bytes if self._chain is None else None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether what is kept is not what was sent."""
+        return self._chain is not None
+
+    @property
+    def lines(self) -> int | None:
+        """How many records came; None where nobody asked."""
+        return self._records.count if self._records is not None else None
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The bytes that are to be kept, as they come.
+
+        Raises CodingError, BadLineError, CutLineError, OverlongBodyError, TooSlowError or TruncatedBodyError.
+        """
+        async with AsyncExitStack() as stages:
+            pieces = self._answer.chunks()
+            if self._floor.bytes_per_s:
+                pieces = await stages.enter_async_context(aclosing(_paced(pieces, self._floor)))
+            if self._chain is not None:
+                pieces = await stages.enter_async_context(aclosing(self._decoded(pieces, self._chain)))
+            if self._records is not None:
+                pieces = await stages.enter_async_context(aclosing(self._checked(pieces, self._records)))
+            async for piece in pieces:
+                yield piece
+
+    async def _decoded(self, chunks: AsyncIterator[bytes], chain: Chain) -> AsyncGenerator[bytes, None]:
+        came_bytes = 0
+        async for chunk in chunks:
+            came_bytes += len(chunk)
+            if self._max_coded_bytes and came_bytes > self._max_coded_bytes:
+                raise OverlongBodyError(f"{came_bytes} coded bytes are more than {self._max_coded_bytes}")
+            pieces, small = chain.feed(chunk), len(chunk) <= IN_PLACE_BYTES
+            # However small a chunk is, no more than its first step is made on the loop.
+            piece = _step(pieces) if small else await asyncio.to_thread(_step, pieces)
+            while piece:
+                yield piece
+                piece = b"" if len(piece) < STEP_BYTES else await asyncio.to_thread(_step, pieces)
+        # Content-Length counts coded bytes (RFC 9110 §8.6).
+        if self._coded_bytes is not None and came_bytes != self._coded_bytes:
+            raise TruncatedBodyError(f"{came_bytes} of {self._coded_bytes} coded bytes came")
+        chain.finish()
+
+    async def _checked(self, pieces: AsyncIterator[bytes], records: Records) -> AsyncGenerator[bytes, None]:
+        block: list[bytes] = []
+        block_bytes = 0
+        async for piece in pieces:
+            block.append(piece)
+            block_bytes += len(piece)
+            if block_bytes >= STEP_BYTES:
+                await asyncio.to_thread(records.feed, b"".join(block))
+                block, block_bytes = [], 0
+            yield piece
+        last, whole = b"".join(block), self._is_framed()
+        if len(last) <= IN_PLACE_BYTES:
+            _check_last(records, last, whole=whole)
+        else:
+            await asyncio.to_thread(_check_last, records, last, whole=whole)
+
+    def _is_framed(self) -> bool:
+        """Whether the end of the body is more than the end of its connection (RFC 9112 §6.3)."""
+        length_known = self._answer.length_bytes is not None
+        return length_known or self._chain is not None or self._answer.header("transfer-encoding") is not None
+
+
+async def _paced(chunks: AsyncIterator[bytes], floor: Floor) -> AsyncGenerator[bytes, None]:
+    """The chunks; raises TooSlowError where they come below the floor."""
+    window = Window()
+    asked_s = mono_s()
+    async for chunk in chunks:
+        fast_enough = after(window, floor, len(chunk), mono_s() - asked_s)
+        if fast_enough is None:
+            raise TooSlowError(f"less than {floor.bytes_per_s:g} bytes a second over {floor.window_s:g} s")
+        window = fast_enough
+        yield chunk
+        asked_s = mono_s()
+
+
+def _step(pieces: Iterator[bytes]) -> bytes:
+    """STEP_BYTES of what there is, up to one more piece; less only at the end."""
+    step: list[bytes] = []
+    step_bytes = 0
+    for piece in pieces:
+        step.append(piece)
+        step_bytes += len(piece)
+        if step_bytes >= STEP_BYTES:
+            break
+    return b"".join(step)
+
+
+def _check_last(records: Records, block: bytes, *, whole: bool) -> None:
+    records.feed(block)
+    records.finish(whole=whole)

@@ -1,0 +1,42 @@
+"""What a request sends along, in blocks: each has its own write timeout, and the length is always said."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from jobs.bodies import inline
+from jobs.entry import Hop
+from worker.upload import Upload, opened
+
+BLOCK_BYTES = 64 * 1024
+
+Header = tuple[str, str]
+
+
+class Blocks:
+    """Bytes at hand; every iteration begins at the first."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length_bytes = len(body)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """One block after the other."""
+        for at in range(0, len(self._body), BLOCK_BYTES):
+            yield self._body[at : at + BLOCK_BYTES]
+
+
+@asynccontextmanager
+async def content_of(request: Hop, in_folder: Path | None) -> AsyncIterator[Blocks | Upload | None]:
+    """What the request sends, None for nothing; raises NoBodyFileError or OSError."""
+    if request.body_file is not None:
+        async with opened(in_folder, request.body_file) as upload:
+            yield upload
+    else:
+        body = inline(request.body, request.body_base64)
+        yield None if body is None else Blocks(body)
+
+
+def framing_of(content: Blocks | Upload | None) -> tuple[Header, ...]:
+    """The header that says how long it is: never chunked, which many hosts do not take (RFC 9112 §6.2)."""
+    return () if content is None else (("Content-Length", str(content.length_bytes)),)

@@ -1,0 +1,49 @@
+"""How much may come before the head of an answer is whole.
+
+The parser below us bounds one head, but not how many interim ones (1xx, RFC 9110 §15.2) come before the
+last: without a bound of ours a host that sends nothing else has a worker's processor for the attempt's total.
+"""
+
+from contextvars import ContextVar
+from typing import Any
+
+import httpcore2
+
+from worker.http.over import Over
+
+MAX_HEAD_BYTES = 512 * 1024
+"""More than the largest single head that is taken, and a read of the body with it (worker/http/wide.py)."""
+
+# Of the exchange that runs in this task. A context, since a connection does not know whose answer it reads.
+_left_bytes: ContextVar[int | None] = ContextVar("left_bytes", default=None)
+
+
+def saw(event: str) -> None:
+    """Follow httpcore2's trace: a head is being waited for, or no longer."""
+    if event == "http11.receive_response_headers.started":
+        _left_bytes.set(MAX_HEAD_BYTES)
+    elif event.startswith("http11.receive_response_headers."):
+        _left_bytes.set(None)
+
+
+def _came(size_bytes: int) -> None:
+    left_bytes = _left_bytes.get()
+    if left_bytes is None:
+        return
+    if size_bytes > left_bytes:
+        raise httpcore2.RemoteProtocolError(f"no head of an answer within {MAX_HEAD_BYTES} bytes")
+    _left_bytes.set(left_bytes - size_bytes)
+
+
+class Counted(Over):
+    """A connection that counts what it reads of a head."""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 httpcore2's
+        """As the connection does; raises httpcore2.RemoteProtocolError for a head without an end."""
+        data = await super().read(max_bytes, timeout)
+        _came(len(data))
+        return data
+
+    async def start_tls(self, *how: Any, **named: Any) -> httpcore2.AsyncNetworkStream:
+        """What comes through it is counted likewise."""
+        return Counted(await super().start_tls(*how, **named))

@@ -1,0 +1,32 @@
+"""A connection over another one: what changes one thing of it says only that."""
+
+from typing import Any
+
+import httpcore2
+
+
+class Over(httpcore2.AsyncNetworkStream):
+    """Does as the connection below does."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 httpcore2's
+        """What has come."""
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 httpcore2's
+        """Send all of it."""
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Hang up."""
+        await self._stream.aclose()
+
+    async def start_tls(self, *how: Any, **named: Any) -> httpcore2.AsyncNetworkStream:
+        """The same connection under TLS."""
+        return await self._stream.start_tls(*how, **named)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Of the connection below."""
+        return self._stream.get_extra_info(info)

@@ -1,0 +1,192 @@
+"""Going on with a body that broke off: its first half is kept on disk, and its note with the fetch."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from jobs.entry import Entry, Hop, PartNote
+from worker import settle, tasks
+from worker.clock import mono_s
+from worker.http.engine import Answer
+from worker.http.errors import BadDestError, DigestMismatchError, OverlongBodyError
+from worker.lane import Lane
+from worker.parts import Parts
+from worker.resume import (
+    Append,
+    Validator,
+    Verdict,
+    asked_on,
+    asks_on,
+    judged,
+    url_digest,
+    validator_of,
+)
+from worker.sink.part import Part
+from worker.sink.taking import Taken
+
+CHECKPOINT_BYTES = 64 << 20
+CHECKPOINT_S = 10.0
+"""So much of a body, or what comes in so long, is fetched again after a crash."""
+
+_OF_NO_USE = (DigestMismatchError, OverlongBodyError, BadDestError)
+"""After these what is on disk is not half of what is wanted."""
+
+
+class Resuming:
+    """One attempt's dealings with the half of a body: `note` is what the fetch is to carry on."""
+
+    def __init__(self, entry: Entry, lane: Lane, parts: Parts) -> None:
+        self._id = entry.id
+        self._batch_id = entry.batch_id
+        self._whole_only = entry.fetch.decode or entry.fetch.lines
+        """What is looked into as it comes is looked into from its beginning."""
+        self._lane = lane
+        self._parts = parts
+        self.note = entry.part
+        self.taken: Taken | None = None
+        self.verdict: Append | Verdict = Verdict.NOTHING
+
+    async def asked(self, request: Hop) -> Hop:
+        """The request, for the rest of the body if its first half is here."""
+        self.close()
+        self.verdict = Verdict.NOTHING
+        if self.note is None or not asks_on(request, self.note):
+            return request
+        await self._take(self.note)
+        return asked_on(request, self.note) if self.taken is not None else request
+
+    def judge(self, answer: Answer) -> Append | Verdict:
+        """What the answer means for the half that is here; NOTHING where nothing was asked on."""
+        if self.taken is None or self.note is None:
+            return Verdict.NOTHING
+        self.verdict = judged(self.note, answer.status, answer.header)
+        if self.verdict in {Verdict.RESTART, Verdict.REFUSE}:
+            self.taken.drop()
+            self.taken = None
+            self._carry(None)
+        return self.verdict
+
+    def close(self) -> None:
+        """What was taken and not used stays for another attempt."""
+        if self.taken is not None:
+            self.taken.close()
+            self.taken = None
+
+    async def hash_by(self, names: Collection[str]) -> None:
+        """Have the half that is here hashed by these too. Raises OSError."""
+        if self.taken is None or not names:
+            return
+        stop = threading.Event()
+        hashing = asyncio.create_task(asyncio.to_thread(self.taken.hash_by, names, stop))
+        try:
+            await asyncio.shield(hashing)
+        finally:
+            stop.set()
+            await tasks.end_of(hashing)
+
+    def whole_bytes(self, answer: Answer) -> int | None:
+        """How long the whole body is, None if it is not known."""
+        match self.verdict:
+            case Append(total_bytes):
+                return total_bytes
+            case Verdict.COMPLETE if self.note is not None:
+                return self.note.offset_bytes
+            case _:
+                return answer.length_bytes
+
+    @asynccontextmanager
+    async def kept(self, part: Part, request: Hop, answer: Answer) -> AsyncIterator["Checkpoints"]:
+        """What has come of the body when this block breaks off is kept, where it may be gone on with."""
+        if self.note is not None and self.taken is None:  # of another URL than the body that comes now
+            self._parts.sink.forget(self._id, self.note)
+            self._carry(None)
+        note = self._note_of(request, answer)
+        try:
+            yield Checkpoints(self, part, note)
+        except _OF_NO_USE:
+            self._carry(None)
+            raise
+        except BaseException:
+            await self._keep(part, note)
+            raise
+
+    def carry(self, note: PartNote) -> None:
+        """The fetch carries the note from now on, also in Redis."""
+        self._carry(note)
+        entry = self._lane.entries.get(self._id)
+        if entry is not None and not self._lane.lost:
+            self._parts.settler.add(self._lane, settle.noted(entry))
+
+    async def _take(self, note: PartNote) -> None:
+        """The part as ours. It is hashed anew, which takes as long as reading it."""
+        stop, token = threading.Event(), self._lane.token
+        taking = asyncio.create_task(asyncio.to_thread(self._parts.sink.take, self._id, note, token, stop))
+        try:
+            self.taken = await asyncio.shield(taking)
+        finally:
+            if not taking.done():
+                stop.set()
+                await tasks.end_of(taking)
+                self.taken = taking.result()
+            if self.taken is not None:
+                self.carry(msgspec.structs.replace(note, token=token))
+        if self.taken is None:
+            self._carry(None)
+
+    async def _keep(self, part: Part, note: PartNote | None) -> None:
+        wanted = not self._lane.lost and self._batch_id not in self._lane.cancelled
+        if note is not None and note.total_bytes is not None:
+            wanted = wanted and part.size_bytes <= note.total_bytes
+        offset_bytes = await part.keep() if note is not None and wanted else 0
+        if note is None or not offset_bytes:
+            self._carry(None)
+            return
+        self._carry(msgspec.structs.replace(note, offset_bytes=offset_bytes))
+
+    def _note_of(self, request: Hop, answer: Answer) -> PartNote | None:
+        """What to carry, but for the offset, if this body breaks off; None if it may not be gone on with."""
+        total_bytes = self.whole_bytes(answer)
+        if isinstance(self.verdict, Append) and self.note is not None:
+            return msgspec.structs.replace(self.note, total_bytes=total_bytes)
+        validator: Validator | None = validator_of(request, answer.status, answer.header)
+        if validator is None or self._whole_only:
+            return None
+        return PartNote(
+            token=self._lane.token,
+            offset_bytes=1,
+            of=url_digest(request.url),
+            etag=validator.etag,
+            last_modified=validator.last_modified,
+            total_bytes=total_bytes,
+        )
+
+    def _carry(self, note: PartNote | None) -> None:
+        """Whoever settles the fetch, or hands it back, finds the note with it."""
+        self.note = note
+        entry = self._lane.entries.get(self._id)
+        if entry is not None:
+            self._lane.entries[self._id] = msgspec.structs.replace(entry, part=note)
+
+
+class Checkpoints:
+    """From time to time what has come is brought to disk for good and noted in Redis, against a crash."""
+
+    def __init__(self, resuming: Resuming, part: Part, note: PartNote | None) -> None:
+        self._resuming = resuming
+        self._part = part
+        self._note = note
+        self._last_s = mono_s()
+        self._last_bytes = part.size_bytes
+
+    async def after_chunk(self) -> None:
+        """Once it is time. Raises OSError."""
+        came_bytes = self._part.size_bytes - self._last_bytes
+        late = came_bytes >= CHECKPOINT_BYTES or mono_s() - self._last_s >= CHECKPOINT_S
+        if self._note is None or not late or not self._part.worth_keeping:
+            return
+        offset_bytes = await self._part.sync()
+        self._last_s, self._last_bytes = mono_s(), offset_bytes
+        self._resuming.carry(msgspec.structs.replace(self._note, offset_bytes=offset_bytes))

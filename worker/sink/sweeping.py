@@ -1,0 +1,44 @@
+"""What nobody comes for goes: parts at the start and every hour, records of bodies once after a start."""
+
+import asyncio
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from worker.http.errors import InTheWayError
+from worker.sink import stored
+from worker.sink.folders import Folders
+
+STALE_PART_S = 24 * 3600
+SWEEP_EVERY_S = 3600.0
+UNUSED_S = 30 * 24 * 3600
+PAUSE_S = 1.0
+
+
+async def sweep_parts(folders: Folders) -> None:
+    """Look again and again, until cancelled."""
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        with suppress(OSError, InTheWayError):
+            await asyncio.to_thread(drop_stale_parts, folders)
+
+
+def drop_stale_parts(folders: Folders) -> None:
+    """Remove the parts that nobody has written to for a day: what is still wanted starts again then.
+
+    Raises InTheWayError and OSError.
+    """
+    folders.drop_old_parts(time.time() - STALE_PART_S)
+
+
+async def sweep_records(folder: Path) -> None:
+    """Look once through all records, folder by folder, slowly; the bodies themselves are the caller's."""
+    for below in await asyncio.to_thread(_folders, folder):
+        await asyncio.to_thread(stored.sweep, below, time.time() - UNUSED_S)
+        await asyncio.sleep(PAUSE_S)
+
+
+def _folders(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return sorted(below for below in folder.iterdir() if below.is_dir())
+    return []
