@@ -1,14 +1,16 @@
 """One attempt at a fetch: the request, its redirects, the body to disk. It says what happened."""
 
 import asyncio
+from contextlib import aclosing
 
 from jobs.entry import Entry
 from jobs.lanes import lane_of_url
 from jobs.model import Reason
-from jobs.urls import parse_url
-from worker import lines
+from worker import existing, lines
+from worker.body import Body, asked_for
 from worker.decide import Answered, Broke, Happened, Held, Moved, Stored, may_repeat
-from worker.fallback import in_force
+from worker.digests import digests_of
+from worker.fallback import Record, in_force
 from worker.gate import gate
 from worker.gate.gate import Go, Seen, Signal
 from worker.gate.quota import quota_of
@@ -19,7 +21,12 @@ from worker.http.engine import Answer, Trace
 from worker.http.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
 from worker.lane import Lane
 from worker.parts import Parts
-from worker.sink.files import Expected
+from worker.resume import Verdict
+from worker.resuming import Resuming
+from worker.revalidating import known_of, not_modified
+from worker.sink.files import Care
+from worker.sink.part import Expected, Kept
+from worker.validators import Validators, asking, validators_of
 
 
 class Attempt:
@@ -33,6 +40,8 @@ class Attempt:
         self.request = entry.request
         self.hops = entry.hops
         self.status: int | None = None
+        self._known: Record | None = None
+        self.resuming = Resuming(entry, lane, parts)
 
     @property
     def started_ms(self) -> int:
@@ -43,23 +52,36 @@ class Attempt:
         """What happened; never raises but for cancellation."""
         try:
             async with asyncio.timeout(self._time_left_s()):
+                self._known = await known_of(self.entry.fetch, self.parts.sink)
                 while True:
                     happened = await self._exchange()
                     if happened is not None:
                         return happened
         except Exception as error:  # noqa: BLE001 whatever it is, the fetch must get its due
             return broken(error, self.status, self.entry, self.lane, self.parts)
+        finally:
+            self.resuming.close()
 
     async def _exchange(self) -> Happened | None:
         """One request and its answer; None when another is to follow at once."""
         self.status = None
+        if not self.lane.live:
+            return Held()
         timeouts = self.lane.policy.timeouts
-        async with self.parts.engine.open(self.request, self.lane.pool, timeouts, self.trace) as answer:
+        request = await self.resuming.asked(asked_for(self.request, self.entry.fetch))
+        if self.resuming.taken is None:  # else a newer version is told by the range's own condition
+            request = asking(request, self._known)
+        async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
             self.status = answer.status
             self._head_came(answer)
-            if 200 <= answer.status < 300:
+            verdict = self.resuming.judge(answer)
+            if verdict is not Verdict.REFUSE and (200 <= answer.status < 300 or verdict is Verdict.COMPLETE):
                 return await self._keep(answer)
             await answer.discard()
+            if verdict is Verdict.REFUSE:
+                return None if self._may_follow() else Held()
+            if answer.status == 304:
+                return await not_modified(answer, request, self.entry.fetch, self._known, self.parts.sink)
             if is_redirect(answer.status):
                 return self._redirected(answer)
             return self._refused(answer)
@@ -82,36 +104,74 @@ class Attempt:
 
     async def _keep(self, answer: Answer) -> Happened:
         """The body to disk; checked against its length and the caller's digest."""
-        if answer.status == 206 and not self._asked_for("range"):
+        if answer.status == 206 and self.resuming.taken is None and not self._asked_for("range"):
             raise errors.BadAnswerError("206 although no range was asked for")
+        found = validators_of(self.request.url, answer.header)
         if self.request.method == "HEAD":
             await answer.discard()
-            return Stored(status=answer.status, path=None, size_bytes=0, sha256=None)
-        expected = Expected(answer.length_bytes, self.entry.fetch.sha256, self._max_bytes())
+            return Stored(
+                status=answer.status,
+                path=None,
+                size_bytes=0,
+                sha256=None,
+                etag=found.etag,
+                last_modified=found.last_modified,
+            )
+        body = Body(answer, self.entry.fetch, self.lane.policy, self._max_bytes())
+        expected = await self._expected(answer, body)
+        kept = await self._received(answer, body, expected, found)
+        if not isinstance(kept, Kept):
+            return kept
+        return Stored(
+            status=answer.status,
+            path=kept.path,
+            size_bytes=kept.size_bytes,
+            sha256=kept.sha256,
+            etag=found.etag,
+            last_modified=found.last_modified,
+            coding=body.coding,
+            lines=body.lines,
+            unverified=answer.ends_with_connection and not expected.shows_the_whole and not body.decodes,
+        )
+
+    async def _received(
+        self, answer: Answer, body: Body, expected: Expected, found: Validators
+    ) -> Kept | Happened:
+        """The body in its place, or why it is not there; half of one is kept, if it may be gone on with."""
         policy = self.parts.policy_of(self.entry.fetch) if self.hops else self.lane.policy
-        remember = in_force(self.entry.fetch, policy)
-        async with self.parts.sink.receive(self.entry, self.lane.token, expected, remember=remember) as part:
-            async for chunk in answer.chunks():
-                await part.write(chunk)
-            kept = await part.commit(lambda: self.lane.live)
-        if kept is None:
-            return Held()
-        return Stored(status=answer.status, path=kept.path, size_bytes=kept.size_bytes, sha256=kept.sha256)
+        remember = found if in_force(self.entry.fetch, policy) or self.entry.fetch.revalidate else None
+        care, taken = Care(remember, policy.durability), self.resuming.taken
+        async with (
+            self.parts.sink.receive(self.entry, self.lane.token, expected, care, taken) as part,
+            self.resuming.kept(part, self.request, answer) as checkpoints,
+        ):
+            if self.resuming.verdict is not Verdict.COMPLETE:
+                async with aclosing(body.pieces()) as pieces:
+                    async for piece in pieces:
+                        await part.write(piece)
+                        await checkpoints.after_chunk()
+            try:
+                return await part.commit(lambda: self.lane.live) or Held()
+            except errors.ExistsError as error:
+                return await existing.since_then(self.entry, answer.status, error, self.parts)
+
+    async def _expected(self, answer: Answer, body: Body) -> Expected:
+        """What the body must be, by its host's word and its caller's."""
+        sha256, max_bytes = self.entry.fetch.sha256, self._max_bytes()
+        if body.decodes:  # what its host says is of the coded one
+            return Expected(None, sha256, max_bytes)
+        resumed = answer.status == 206 and self.resuming.taken is not None
+        whole = answer.status in {200, 203} and self.request.method == "GET"
+        digests = digests_of(answer.header, whole=whole, resumed=resumed) if answer.status != 416 else ()
+        await self.resuming.hash_by(dict(digests))
+        return Expected(self.resuming.whole_bytes(answer), sha256, max_bytes, digests)
 
     def _redirected(self, answer: Answer) -> Happened | None:
         """Followed at once within the lane while its gate is open, else through the lane of its host."""
         if self.hops >= MAX_HOPS:
             return Broke(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=answer.status)
-        request = self.request
-        hop = follow(
-            request.method,
-            parse_url(request.url),
-            request.headers,
-            request.body,
-            answer.status,
-            answer.header("location"),
-            repeat_safe=may_repeat(self.entry),
-        )
+        safe = may_repeat(self.entry)
+        hop = follow(self.request, answer.status, answer.header("location"), repeat_safe=safe)
         if isinstance(hop, RedirectRefused):
             note = hop.message
             return Broke(reason=Reason.REDIRECT_REFUSED, final=True, status=answer.status, note=note)
@@ -132,10 +192,6 @@ class Attempt:
 
     def _refused(self, answer: Answer) -> Happened:
         """An answer without a body for us."""
-        if answer.status == 304 and not (
-            self._asked_for("if-none-match") or self._asked_for("if-modified-since")
-        ):
-            raise errors.BadAnswerError("304 although nothing conditional was asked")
         wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), self.lane.clock.now_ms())
         return Answered(status=answer.status, wait_s=wait_s)
 
@@ -154,6 +210,8 @@ class Attempt:
 
 def broken(error: Exception, status: int | None, entry: Entry, lane: Lane, parts: Parts) -> Happened:
     """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
+    if isinstance(error, errors.InTheWayError):
+        lines.in_the_way(error, entry, lane.name, parts.log)
     happened = errors.happened(error, status=status)
     if happened is None:
         lines.bug(error, entry, lane.name, parts.log)

@@ -15,6 +15,7 @@ from jobs.model import Fetch
 from worker import log, operate, steer
 from worker import run as runs
 from worker.command import BAD_USE, FAILED, RedisUrl, complete, console, fail, settings_of
+from worker.gather import STREAMS, Where, asking
 from worker.hand_off import run_worker
 from worker.snapshot import is_alive
 
@@ -35,6 +36,7 @@ class WhenFullChoice(StrEnum):
 
 File = Annotated[str, typer.Argument(help="URLs or JSON fetches, one a line; - for standard input.")]
 Out = Annotated[str | None, typer.Option(help="Folder for bodies (FETCHFLEET_OUT), ./data by default.")]
+In = Annotated[str | None, typer.Option("--in", help="Folder of files to send (FETCHFLEET_IN).")]
 PolicyFile = Annotated[str | None, typer.Option("--policy", help="TOML (FETCHFLEET_POLICY).")]
 AllowNet = Annotated[
     str | None,
@@ -42,6 +44,17 @@ AllowNet = Annotated[
 ]
 Engine = Annotated[str | None, typer.Option(help="httpx (FETCHFLEET_ENGINE).")]
 Report = Annotated[Path | None, typer.Option(help="Write each result as a JSON line to this file.")]
+LinesTo = Annotated[
+    str | None,
+    typer.Option(
+        "--lines-to",
+        help="Ask for JSON Lines and gather the records of all bodies in this file; - or stream: on standard"
+        " output.",
+    ),
+]
+WorkersOut = Annotated[
+    str | None, typer.Option("--out", help="The workers' folder, where --lines-to reads (FETCHFLEET_OUT).")
+]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Show progress until all is fetched.")]
 MaxBacklog = Annotated[
@@ -55,15 +68,19 @@ def run(
     file: File,
     workers: Workers = 1,
     out: Out = None,
+    in_folder: In = None,
     policy: PolicyFile = None,
     allow_net: AllowNet = None,
     report: Report = None,
+    lines_to: LinesTo = None,
+    *,
     engine: Engine = None,
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
-    settings = settings_of(out=out, policy=policy, allow_net=allow_net, engine=engine)
-    fetches = _read(file)
-    flags = {"--out": out, "--policy": policy, "--allow-net": allow_net, "--engine": engine}
+    settings = settings_of(out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, engine=engine)
+    fetches = _with_lines(_read(file), lines_to, report)
+    flags = {"--out": out, "--in": in_folder, "--policy": policy}
+    flags |= {"--allow-net": allow_net, "--engine": engine}
     arguments = [part for flag, value in flags.items() if value is not None for part in (flag, value)]
     counts = complete(
         runs.run(
@@ -73,6 +90,7 @@ def run(
             worker_arguments=arguments,
             report=report,
             console=console,
+            lines_to=lines_to,
         ),
         "interrupted; the same command goes on where this one stopped",
     )
@@ -86,20 +104,23 @@ def submit(
     redis: RedisUrl = None,
     wait: Wait = False,  # noqa: FBT002 a flag
     report: Report = None,
+    lines_to: LinesTo = None,
+    out: WorkersOut = None,
     max_backlog: MaxBacklog = 0,
     when_full: WhenFull = WhenFullChoice.RAISE,
 ) -> None:
     """Enqueue FILE to a running fleet."""
-    settings = settings_of(redis_url=redis)
-    fetches = _read(file)
+    settings = settings_of(redis_url=redis, out=out)
+    fetches = _with_lines(_read(file), lines_to, report)
     batch, counts = complete(
         runs.submit(
             fetches,
             settings.redis_url,
             runs.Room(max_backlog, when_full.value),
-            wait=wait or report is not None,
+            wait=wait or report is not None or lines_to is not None,
             report=report,
             console=console,
+            lines_to=Where(lines_to, settings.out) if lines_to else None,
         ),
         "interrupted; what was enqueued is fetched all the same",
     )
@@ -113,12 +134,15 @@ def submit(
 def worker(
     redis: RedisUrl = None,
     out: Out = None,
+    in_folder: In = None,
     policy: PolicyFile = None,
     allow_net: AllowNet = None,
     engine: Engine = None,
 ) -> None:
     """Run one worker until SIGTERM, which hands back what it holds."""
-    settings = settings_of(redis_url=redis, out=out, policy=policy, allow_net=allow_net, engine=engine)
+    settings = settings_of(
+        redis_url=redis, out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, engine=engine
+    )
     log.configure()
     complete(run_worker(settings), "interrupted")
 
@@ -157,6 +181,19 @@ def _read(file: str) -> list[Fetch]:
     if not fetches:
         fail(f"{file}: holds no fetch; give a URL or a JSON object a line", BAD_USE)
     return fetches
+
+
+def _with_lines(fetches: list[Fetch], lines_to: str | None, report: Path | None) -> list[Fetch]:
+    """The fetches, asking for lines if these are to be gathered; a place where they cannot be is bad use."""
+    if lines_to is None:
+        return fetches
+    if lines_to not in STREAMS:
+        place = Path(lines_to)
+        if place.is_dir() or not place.parent.is_dir():
+            fail(f"--lines-to {lines_to}: is a folder, or in a folder that is not there", BAD_USE)
+        if report is not None and place.resolve() == report.resolve():
+            fail("--lines-to and --report are the same file: give each its own", BAD_USE)
+    return asking(fetches)
 
 
 def _exit_by(counts: Counts) -> NoReturn:

@@ -14,9 +14,10 @@ from rich.console import Console
 from jobs import JobsError
 from worker import redact, tasks
 from worker.embedded import EmbeddedRedisError
+from worker.gather import LinesError
 from worker.local import WorkersError
+from worker.reach import RefusedRedisError
 from worker.run import UnfinishedRunError
-from worker.runtime import RefusedRedisError
 from worker.settings import Settings, SettingsError, load_settings
 from worker.unreachable import UnreachableRedisError, redis_at
 
@@ -33,7 +34,10 @@ RedisUrl = Annotated[str | None, typer.Option("--redis", help="The fleet's Redis
 
 _FORESEEN: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
     ((EmbeddedRedisError, UnfinishedRunError), BAD_USE),
-    ((WorkersError, RefusedRedisError, UnreachableRedisError, JobsError, RedisError, OSError), FAILED),
+    (
+        (LinesError, WorkersError, RefusedRedisError, UnreachableRedisError, JobsError, RedisError, OSError),
+        FAILED,
+    ),
 )
 
 

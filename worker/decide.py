@@ -4,8 +4,6 @@ Three ledgers are kept apart: failures cost an attempt, throttles and interrupti
 deadline bounds them all.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 
 from jobs.entry import Entry, Hop
@@ -16,17 +14,46 @@ from worker.policy import LanePolicy
 
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
-MAX_CRASHES = 3
 DISK_PAUSE_S = 5.0
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """The body came whole and is at its path."""
+    """The body came whole and is at its path; coding: it is kept coded so; lines: its records.
+
+    unverified: it is whole as far as anybody can tell.
+    """
 
     status: int
     path: str | None
     size_bytes: int
     sha256: str | None
+    etag: str | None = None
+    last_modified: str | None = None
+    coding: str | None = None
+    lines: int | None = None
+    unverified: bool = False
+
+
+class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
+    """The host has nothing newer (304); path, size and sha256 are those of what is here, if it is."""
+
+    status: int = 304
+    path: str | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A file stands at the fetch's dest, and stays; status: of an answer whose body came all the same."""
+
+    path: str
+    size_bytes: int
+    status: int | None = None
+    sha256: None = None
+    etag: None = None
+    last_modified: None = None
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,12 +64,16 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Broke(msgspec.Struct, frozen=True, kw_only=True):
-    """No usable answer came. sent: the request may have reached the host. final: trying again is vain."""
+    """No usable answer came. sent: the request may have reached the host. final: trying again is vain.
+
+    line: of the body, where that line is at fault.
+    """
 
     reason: Reason
     sent: bool = True
     final: bool = False
     status: int | None = None
+    line: int | None = None
     note: str = ""
 
 
@@ -62,7 +93,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     status: int
 
 
-Happened = Stored | Answered | Broke | Held | Moved
+Happened = Stored | Unchanged | Found | Answered | Broke | Held | Moved
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +104,8 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CANCELLED = Finish(outcome=Outcome.CANCELLED)
+UNCHANGED = Finish(outcome=Outcome.UNCHANGED)
+EXISTS = Finish(outcome=Outcome.FAILED, reason=Reason.EXISTS)
 HOST_DEAD = Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
 
 
@@ -116,7 +149,7 @@ def seen_of(happened: Happened) -> Seen:
             return _BROKEN_SAYS.get(reason, Seen.FAILED)
         case Held():
             return Seen.NOTHING
-        case Stored() | Moved():
+        case Stored() | Unchanged() | Found() | Moved():
             return Seen.ANSWERED
 
 
@@ -137,17 +170,22 @@ def signal_of(happened: Happened, started_ms: int, in_flight: int, latency_ms: f
 
 _BROKEN_SAYS = {
     Reason.BAD_DEST: Seen.ANSWERED,
+    Reason.BAD_ENCODING: Seen.ANSWERED,
+    Reason.BAD_LINE: Seen.ANSWERED,
     Reason.CONNECT_TIMEOUT: Seen.TIMED_OUT,
     Reason.DIGEST_MISMATCH: Seen.ANSWERED,
     Reason.DNS_NXDOMAIN: Seen.NAMELESS,
     Reason.EGRESS_REFUSED: Seen.NOTHING,
+    Reason.EXISTS: Seen.ANSWERED,
     Reason.INTERNAL: Seen.NOTHING,
+    Reason.NO_BODY_FILE: Seen.NOTHING,
     Reason.POOL_TIMEOUT: Seen.NOTHING,
     Reason.READ_TIMEOUT: Seen.TIMED_OUT,
     Reason.REDIRECT_REFUSED: Seen.ANSWERED,
     Reason.ROBOTS_DISALLOWED: Seen.ANSWERED,
     Reason.TOO_LARGE: Seen.ANSWERED,
     Reason.TOO_MANY_REDIRECTS: Seen.ANSWERED,
+    Reason.TOO_SLOW: Seen.TIMED_OUT,
     Reason.TOTAL_TIMEOUT: Seen.TIMED_OUT,
     Reason.WRITE_TIMEOUT: Seen.TIMED_OUT,
 }
@@ -177,8 +215,8 @@ def decide(
     match happened:
         case Stored():
             return Finish(outcome=Outcome.STORED)
-        case Answered(status=304):
-            return Finish(outcome=Outcome.UNCHANGED)
+        case Unchanged() | Found() | Answered(status=304):
+            return UNCHANGED
         case Answered(status=status, wait_s=wait_s) if is_throttle(status, wait_s):
             return _throttled(entry, now_ms, host.opens_ms)
         case Answered(status=status) if status in RETRY_STATUSES:
@@ -229,25 +267,6 @@ def expired(entry: Entry, now_ms: int, *, cooling: bool = False) -> Finish | Non
     return Finish(outcome=Outcome.FAILED, reason=Reason.THROTTLED if throttled else Reason.DEADLINE)
 
 
-def crashed(entry: Entry) -> Entry:
-    """The entry after the worker that had claimed it died."""
-    return msgspec.structs.replace(entry, interruptions=entry.interruptions + 1, crashes=entry.crashes + 1)
-
-
-def interrupted(entry: Entry) -> Entry:
-    """The entry after it was handed back unfinished, which is nobody's fault."""
-    return msgspec.structs.replace(entry, interruptions=entry.interruptions + 1)
-
-
-def poisoned(entry: Entry) -> Finish | None:
-    """The end of a fetch that workers keep dying of, or that was cut off and may not be repeated."""
-    if entry.interruptions and not may_repeat(entry):
-        return Finish(outcome=Outcome.FAILED, reason=Reason.INTERRUPTED)
-    if entry.crashes < MAX_CRASHES:
-        return None
-    return Finish(outcome=Outcome.FAILED, reason=Reason.POISON)
-
-
 def _failed(
     entry: Entry,
     reason: Reason,
@@ -279,7 +298,8 @@ def _throttled(entry: Entry, now_ms: int, shut_until_ms: int) -> Decision:
 def _interrupted(entry: Entry, reason: Reason | None, now_ms: int, wait_s: float) -> Decision:
     if not may_repeat(entry):
         return Finish(outcome=Outcome.FAILED, reason=reason or Reason.INTERRUPTED)
-    return _unless_too_late(interrupted(entry), wait_s, reason, now_ms)
+    after = msgspec.structs.replace(entry, interruptions=entry.interruptions + 1)
+    return _unless_too_late(after, wait_s, reason, now_ms)
 
 
 def _unless_too_late(entry: Entry, wait_s: float, reason: Reason | None, now_ms: int) -> Decision:
@@ -287,17 +307,3 @@ def _unless_too_late(entry: Entry, wait_s: float, reason: Reason | None, now_ms:
         return Again(entry=entry, wait_s=wait_s, reason=reason)
     late = reason if reason in {Reason.THROTTLED, Reason.DISK} else Reason.DEADLINE
     return Finish(outcome=Outcome.FAILED, reason=late)
-
-
-def cheapest(entries: Sequence[Entry]) -> int:
-    """Which of the entries makes the best probe: one that asks little of a host that may be ill."""
-    return min(range(len(entries)), key=lambda place: _cost(entries[place]))
-
-
-def _cost(entry: Entry) -> tuple[int, int, int]:
-    request, most = entry.request, entry.fetch.max_bytes
-    method = _PROBE_METHODS.get(request.method, len(_PROBE_METHODS))
-    return method, len(request.body or ""), most if most is not None else 1 << 60
-
-
-_PROBE_METHODS = {"HEAD": 0, "OPTIONS": 1, "GET": 2}

@@ -8,13 +8,14 @@ import msgspec
 from redis.asyncio import Redis
 
 from jobs import keys
-from jobs.doors import MAX_DOOR_BYTES, read_arguments
-from jobs.errors import InvalidFetchError, JobsError
+from jobs.doors import MAX_DOOR_BYTES, check_version, read_arguments
+from jobs.errors import InvalidFetchError, JobsError, NewerMessageError
 from jobs.model import Reason
 from jobs.names import batch_id_for
 from jobs.submit import Submitter
 from worker import redact
 from worker.log import Event
+from worker.newer import Newer
 
 FETCH = "fetch"
 REFUSED = "refused"
@@ -32,11 +33,12 @@ class ArqDoor:
         self._redis = redis
         self._submitter = submitter
         self._log = log
+        self._newer = Newer("arq", log)
 
     async def fetch(self, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The receipt. run_id: the same for each run of the same job, so that it is enqueued once.
 
-        Raises InvalidFetchError, BatchError or FullError.
+        Raises InvalidFetchError, NewerMessageError, BatchError or FullError.
         """
         try:
             # In a thread: there may be fetches by the hundred thousand, and lanes want their leases.
@@ -45,6 +47,9 @@ class ArqDoor:
             receipt = await self._submitter.submit(order.fetches, batch_id=batch_id)
         except InvalidFetchError as error:
             await self.refuse(str(error), _excerpt(args))
+            raise
+        except NewerMessageError as error:
+            self._newer.tell(str(error))
             raise
         return {"batch": receipt.handle, "ids": receipt.ids}
 
@@ -112,7 +117,10 @@ def _as_text(value: Any) -> str:
 
 
 def _bound(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """The fetches, and the batch id if one was given."""
-    if len(args) != 1 or kwargs.keys() - {"batch"}:
-        raise InvalidFetchError("call fetch(what) or fetch(what, batch=…); what is a fetch or a list of them")
+    """The fetches, and the batch id if one was given. The version first: a newer call may have any form."""
+    check_version(kwargs.get("v", 1))
+    if len(args) != 1 or kwargs.keys() - {"batch", "v"}:
+        raise InvalidFetchError(
+            "call fetch(what), with batch=… or v=… if you like; what is a fetch or a list of them"
+        )
     return args[0], kwargs.get("batch")

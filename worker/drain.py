@@ -5,11 +5,13 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
+
 from jobs.entry import Entry, to_element
 from jobs.lanes import origin_of_url
 from worker import lines, tasks
 from worker.cancelling import end_cancelled_batches
-from worker.decide import cheapest, crashed, interrupted
+from worker.crashes import crashed, interrupted
 from worker.expiring import LOOK_EVERY_S, end_expired, end_if_dead
 from worker.fetching import end_disallowed, end_untried, run_fetch
 from worker.gate import gate
@@ -21,6 +23,7 @@ from worker.log import Event
 from worker.obeying import ask_first, rules_for
 from worker.parts import Parts
 from worker.patience import patiently
+from worker.probe import cheapest
 from worker.store import LaneLostError
 
 STAY_S = 0.5
@@ -149,7 +152,7 @@ def _ended(entry: Entry, task: asyncio.Task[None], lane: Lane, parts: Parts) -> 
     error = None if task.cancelled() else task.exception()
     if error is not None:
         lines.bug(error, entry, lane.name, parts.log)
-        lane.entries[entry.id] = crashed(entry)
+        lane.entries[entry.id] = crashed(msgspec.structs.replace(entry, begun=True))
 
 
 def _sit_out(lane: Lane, wait_s: float) -> float | None:

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 PING_EVERY_S = 0.02
+SOCKETS_PREFIX = "fetchfleet-"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,7 +58,7 @@ class EmbeddedRedis:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._sockets = Path()
+        self._sockets: Path | None = None
         self._lock: IO[str] | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
@@ -74,9 +75,8 @@ class EmbeddedRedis:
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock_folder()
-        # Not in the folder itself: a socket's path may have no more than about 100 characters.
-        self._sockets = Path(tempfile.mkdtemp(prefix="fetchfleet-"))
         try:
+            self._make_sockets_folder()
             self._start()
         except BaseException:
             self.stop()
@@ -96,7 +96,8 @@ class EmbeddedRedis:
                 self._server.kill()
                 self._server.wait()
         self._server = None
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -107,7 +108,7 @@ class EmbeddedRedis:
             client.flushall()
 
     def _lock_folder(self) -> None:
-        self._lock = (self._folder / "lock").open("w")
+        self._lock = (self._folder / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -115,6 +116,21 @@ class EmbeddedRedis:
             raise EmbeddedRedisError(
                 f"another run uses {self._folder}; wait for it, or give another --out"
             ) from None
+
+    def _make_sockets_folder(self) -> None:
+        """Not in the folder itself: a socket's path may have no more than about 100 characters.
+
+        Noted in the lock: what a killed run could not remove goes with the next.
+        """
+        assert self._lock is not None
+        self._lock.seek(0)
+        left = Path(self._lock.read())
+        if left.name.startswith(SOCKETS_PREFIX) and left.parent == Path(tempfile.gettempdir()):
+            shutil.rmtree(left, ignore_errors=True)
+        self._sockets = Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX))
+        self._lock.truncate(0)
+        self._lock.write(str(self._sockets))
+        self._lock.flush()
 
     def _start(self) -> None:
         options = {

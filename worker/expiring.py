@@ -11,10 +11,11 @@ from worker.log import Event
 from worker.parts import Parts
 from worker.patience import patiently
 from worker.store import ALL, EXPIRED
+from worker.unseen import hold_unseen
 from worker.withdrawing import withdraw
 
 LOOK_EVERY_S = 2.0
-"""How often a lane asks Redis for the earliest deadline: a producer may have added an earlier one."""
+"""How often a lane looks at Redis: a producer may have added an earlier deadline."""
 
 
 async def end_expired(lane: Lane, parts: Parts) -> None:
@@ -25,7 +26,9 @@ async def end_expired(lane: Lane, parts: Parts) -> None:
     for entry in list(lane.ready):
         if await end_if_expired(entry, lane, parts):
             lane.ready.remove(entry)
-    earliest_ms = await patiently(lane, parts, lambda: parts.store.earliest_ms(lane.name))
+    earliest_ms, claimed = await patiently(lane, parts, lambda: parts.store.look(lane.name))
+    if claimed > len(lane.entries):
+        await hold_unseen(lane, parts)
     if earliest_ms is not None and earliest_ms <= now_ms:
         earliest_ms = await _look_through(lane, parts)
     lane.look_ms = now_ms + int(LOOK_EVERY_S * 1000)

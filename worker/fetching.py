@@ -1,10 +1,14 @@
 """The life of a claimed fetch in this worker: attempt, learn, decide, settle, say so."""
 
+import msgspec
+
 from jobs.entry import Entry, to_element
 from jobs.lanes import lane_of_url
 from jobs.model import Outcome, Reason
-from worker import fallback, lines, settle
+from worker import existing, fallback, lines, settle
 from worker.attempt import Attempt
+from worker.beginning import beginning
+from worker.crashes import poisoned
 from worker.decide import (
     CANCELLED,
     Again,
@@ -17,7 +21,6 @@ from worker.decide import (
     asks_for_quiet,
     decide,
     expired,
-    poisoned,
     put_off,
     signal_of,
 )
@@ -34,9 +37,11 @@ from worker.store import Cancelled, LaneLostError
 
 async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
     """One attempt at a claimed fetch, from the request to its settlement."""
-    attempt = Attempt(entry, lane, parts)
-    happened = await attempt.run()
+    async with beginning(entry, lane, parts):
+        attempt = Attempt(entry, lane, parts)
+        happened = await attempt.run()
     learn(attempt.trace, happened, lane, parts)
+    entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
     match _decided(entry, lane, happened, parts):
         case Finish() as finish:
             await _finish(attempt, lane, parts, finish, happened)
@@ -62,8 +67,13 @@ def learn(trace: Trace, happened: Happened, lane: Lane, parts: Parts) -> None:
 
 
 async def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
-    """Whether the fetch ends before it is tried: its deadline has passed, or workers die of it."""
-    return await _end_by(poisoned(entry) or _expired(entry, lane), entry, lane, parts)
+    """Whether the fetch ends untried: its deadline has passed, workers die of it, or its dest is taken."""
+    if await _end_by(poisoned(entry) or _expired(entry, lane), entry, lane, parts):
+        return True
+    found = await existing.at_dest(entry, parts)
+    if found is not None:
+        await _finish(Attempt(entry, lane, parts), lane, parts, *existing.meaning(entry, found))
+    return found is not None
 
 
 async def end_if_expired(entry: Entry, lane: Lane, parts: Parts) -> bool:
@@ -144,6 +154,9 @@ def _settle(
     happened: Happened,
     old: Old | None = None,
 ) -> None:
+    note = attempt.resuming.note
+    if note is not None:
+        parts.sink.forget(attempt.entry.id, note)
     result = result_of(attempt, finish, happened, parts.settings.worker_id, old)
     line = lines.finished(result, attempt.entry, lane, happened, parts.log)
     if result.outcome is Outcome.FAILED:

@@ -7,6 +7,7 @@ import asyncio
 import functools
 import logging
 import signal
+import time
 from typing import Any
 
 from arq import Retry, cron, func
@@ -16,9 +17,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from jobs import keys
 from jobs.connect import connection_pool
-from jobs.errors import FullError, InvalidFetchError
+from jobs.errors import FullError, InvalidFetchError, NewerMessageError
 from jobs.wake import TAKE_LANE, arq_client
-from worker import doors, lines, tasks
+from worker import doors, tasks
 from worker.doors import FETCH, REFUSED, write_result
 from worker.runtime import Runtime
 from worker.settings import Settings
@@ -35,6 +36,7 @@ MAX_DECLINES = 40
 FETCH_TIMEOUT_S = 120
 """A job of 8 MiB takes seconds. For as long as this arq gives the jobs of a dead worker to nobody."""
 AGAIN_LATER_S = 1
+NEWER_AGAIN_S = 5
 MAX_FETCH_TRIES = 1_000_000
 """While the fleet is full, or Redis in trouble, a job is tried again until it expires by arq's rules."""
 RECEIPT_TTL_S = 3600
@@ -54,7 +56,12 @@ async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
             raise Retry(defer=max(due_in_ms / 1000, AGAIN_S))
         case Enough():
             # After a fixed time the same worker would be the first to meet the lane again.
-            raise Retry(defer=AGAIN_S + POLL_DELAY_S * runtime.parts.chance())
+            raise Retry(defer=AGAIN_S + POLL_DELAY_S * runtime.parts.chance() - _ahead_s(runtime))
+
+
+def _ahead_s(runtime: Runtime) -> float:
+    """How far this machine's clock, which arq goes by, is ahead: others would see the job so much later."""
+    return max(0.0, time.time() - runtime.parts.clock.now_ms() / 1000)
 
 
 async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -63,6 +70,8 @@ async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, 
     run_id = f"{ctx['job_id']} {ctx['enqueue_time']}"
     try:
         return await runtime.arq_door.fetch(run_id, args, kwargs)
+    except NewerMessageError:
+        raise Retry(defer=NEWER_AGAIN_S) from None  # whoever comes first then has it: a newer worker, in time
     except (FullError, RedisError, OSError):
         raise Retry(defer=AGAIN_LATER_S) from None  # the same job becomes the same batch: nothing comes twice
 
@@ -112,13 +121,24 @@ read_job = functools.partial(doors.read_job, KNOWN)
 
 
 async def run_worker(settings: Settings) -> None:
-    """Run one worker until SIGTERM or SIGINT; a Redis that goes away ends nothing."""
+    """Run one worker until SIGTERM or SIGINT; a Redis that goes away ends nothing.
+
+    Raises what Runtime.start raises.
+    """
     runtime = Runtime(settings)
+    work = asyncio.create_task(_start_and_serve(runtime), name="arq")
+    await tasks.until_signal(work)
+    signalled = not work.done()
+    await tasks.end(work)
+    if runtime.started:
+        await runtime.stop()
+    elif not signalled:
+        await work
+
+
+async def _start_and_serve(runtime: Runtime) -> None:
     await runtime.start()
-    hand_offs = asyncio.create_task(take_hand_offs(runtime), name="arq")
-    await tasks.until_signal(hand_offs)
-    await tasks.end(hand_offs)
-    await runtime.stop()
+    await take_hand_offs(runtime)
 
 
 async def take_hand_offs(runtime: Runtime) -> None:
@@ -128,10 +148,8 @@ async def take_hand_offs(runtime: Runtime) -> None:
     """
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(Exception),
-        wait=wait_random_exponential(multiplier=0.1, max=2),
-        before_sleep=lambda state: lines.redis_trouble(
-            state.outcome and state.outcome.exception(), runtime.log
-        ),
+        wait=wait_random_exponential(multiplier=0.1, max=1),
+        before_sleep=lambda state: runtime.tell(state.outcome and state.outcome.exception()),
     ):
         with attempt:
             await _arq_loop(runtime)

@@ -2,21 +2,26 @@
 
 from collections.abc import Iterable
 
-from jobs.entry import BadElementError, Entry, from_element
+from jobs.entry import BadElementError, Entry, NewerElementError, from_element
 from jobs.model import Outcome, Reason, Result
-from jobs.names import FETCH_ID_CHARS, is_fetch_id
+from jobs.names import FETCH_ID_CHARS, batch_of, is_fetch_id
 from worker import settle
 from worker.lane import Lane
 from worker.log import Event
 from worker.parts import Parts
 
+HAND_BACK_S = 5.0
+"""After so long a newer worker may have the lane, or this one tries to find it one again."""
+
 
 def entries_of(elements: Iterable[bytes], lane: Lane, parts: Parts) -> list[Entry]:
-    """The entries that the elements stand for; the others are buried."""
+    """The entries that the elements stand for; the others are buried, or left to newer workers."""
     entries: list[Entry] = []
     for element in elements:
         try:
             entries.append(from_element(element))
+        except NewerElementError as error:
+            _hand_back(lane, error, parts)
         except BadElementError as error:
             _bury(lane, element, error, parts)
     return entries
@@ -26,6 +31,29 @@ def hold(lane: Lane, elements: Iterable[bytes], parts: Parts) -> None:
     """The elements are the lane's to serve."""
     for entry in entries_of(elements, lane, parts):
         lane.hold(entry)
+
+
+def _hand_back(lane: Lane, newer: NewerElementError, parts: Parts) -> None:
+    """A fetch that only a newer worker can read waits for one, unless it must end."""
+    note, now_ms = str(newer), lane.clock.now_ms()
+
+    def tell() -> None:
+        parts.log.warning(Event.LANE_NEWER, lane=lane.name, id=newer.fetch_id, error=note)
+
+    if newer.deadline_ms <= now_ms or batch_of(newer.fetch_id) in lane.cancelled:
+        late = newer.deadline_ms <= now_ms
+        result = Result(
+            id=newer.fetch_id,
+            url=newer.url,
+            outcome=Outcome.FAILED if late else Outcome.CANCELLED,
+            reason=Reason.DEADLINE if late else None,
+            worker=parts.settings.worker_id,
+        )
+        if late:
+            parts.settler.add(lane, settle.failed(result, note))
+        parts.settler.add(lane, settle.finished(result, tell))
+        return
+    parts.settler.add(lane, settle.handed_back(newer.fetch_id, HAND_BACK_S, tell))
 
 
 def _bury(lane: Lane, element: bytes, error: BadElementError, parts: Parts) -> None:

@@ -7,7 +7,7 @@ the same id, which changes nothing for those that were in.
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -16,10 +16,11 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from jobs import keys, scripts
 from jobs.connect import connect
 from jobs.doors import MAX_DOOR_BYTES, Order, read_message
-from jobs.errors import BatchError, FullError, InvalidFetchError
+from jobs.errors import BatchError, FullError, InvalidFetchError, NewerMessageError
 from jobs.submit import Submitter, new_batch_id
-from worker import lines, redact, tasks
+from worker import redact, tasks
 from worker.log import Event
+from worker.newer import Newer
 
 MESSAGES_AT_ONCE = 500
 BYTES_AT_ONCE = 4 << 20
@@ -31,6 +32,10 @@ OTHERS_S = 1.0
 """How often a worker looks whether the one that empties the inbox is still there."""
 FULL_PAUSE_S = 0.5
 TROUBLE_PAUSE_S = 0.5
+NEWER_PAUSE_S = 3.0
+"""For so long a worker leaves an inbox to others in which everything is for a newer one."""
+NEWER_IN_A_ROW = 10_000
+"""So many messages for newer workers are looked through at a time for others behind them."""
 MAX_NOTE_CHARS = 1000
 KEPT_BYTES = 64 << 10
 """So much of a refused message is kept: enough to know it by, and Redis is not its archive."""
@@ -50,15 +55,34 @@ class Refused(NamedTuple):
     message: bytes
 
 
+class Read(NamedTuple):
+    """Messages that were read; newer: those that a newer worker must read."""
+
+    asked: list[Asked]
+    refused: list[Refused]
+    newer: list[bytes]
+
+
 class Intake:
     """One for a worker process; `run` is its task."""
 
-    def __init__(self, redis_url: str, worker_id: str, submitter: Submitter, log: Any) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        worker_id: str,
+        submitter: Submitter,
+        on_trouble: Callable[[BaseException], None],
+        log: Any,
+    ) -> None:
         self._redis: Redis = connect(redis_url)
         self._token = f"{worker_id} {new_batch_id()}"
         self._submitter = submitter
+        self._trouble = on_trouble
         self._log = log
         self._full = False
+        self._newer = Newer("inbox", log)
+        self._newer_in_a_row = 0
+        self._makes_way = False
 
     async def run(self) -> None:
         """Empty the inbox whenever something is in it and nobody else does, until cancelled."""
@@ -68,7 +92,7 @@ class Intake:
             except OutOfMemoryError as error:
                 await self._wait_for_room(error)
             except Exception as error:  # noqa: BLE001 whatever is wrong, nobody else would take up the inbox
-                lines.redis_trouble(error, self._log)
+                self._trouble(error)
                 await asyncio.sleep(TROUBLE_PAUSE_S)
 
     async def leave(self) -> None:
@@ -85,8 +109,11 @@ class Intake:
         match await self._take():
             case [b"taken", batch_id, *messages]:
                 await self._enqueue(batch_id.decode(), messages)
+                if self._makes_way:
+                    await self._make_way()
             case [b"empty"]:
                 self._full = False
+                self._newer_in_a_row = 0
                 # From the head to the head: nothing moves, but it returns as soon as a message is there.
                 await self._redis.blmove(keys.INBOX, keys.INBOX, WAIT_S, "LEFT", "LEFT")
             case _:
@@ -115,17 +142,43 @@ class Intake:
         holding = asyncio.create_task(self._keep_holding(), name="hold the inbox")
         try:
             # In a thread: a message may hold fetches by the hundred thousand, and lanes want their leases.
-            asked, refused = await asyncio.to_thread(read_all, messages)
+            asked, refused, newer = read = await asyncio.to_thread(read_all, messages)
+            if newer and not await self._hand_back(batch_id, read):
+                return
             while not holding.done():
                 try:
                     refused += await self._submit(batch_id, asked)
                 except FullError as error:
                     await self._wait_for_room(error)
                 else:
-                    await self._took(batch_id, len(messages), refused)
+                    await self._took(batch_id, len(messages) - len(newer), refused)
                     return
         finally:
             await tasks.end(holding)
+
+    async def _hand_back(self, batch_id: str, read: Read) -> bool:
+        """Back to the inbox with what is for newer workers, before anything is enqueued; whether it went.
+
+        So the batch is always made of the same messages, whichever worker goes on after a crash.
+        """
+        self._newer.tell(f"{len(read.newer)} messages are for a newer worker")
+        names = [keys.INBOX, keys.TAKEN, keys.INTAKE, keys.batch(batch_id)]
+        reply = await scripts.run(self._redis, "hand_back", names, [self._token, *read.newer])
+        match reply:
+            case [b"back", waiting]:
+                nothing_else = not read.asked and not read.refused
+                self._newer_in_a_row = self._newer_in_a_row + len(read.newer) if nothing_else else 0
+                self._makes_way = nothing_else and self._newer_in_a_row >= min(waiting, NEWER_IN_A_ROW)
+                return True
+            case [b"begun"]:
+                self._makes_way = True
+        return False
+
+    async def _make_way(self) -> None:
+        """A newer worker may have the inbox, if there is one."""
+        self._makes_way, self._newer_in_a_row = False, 0
+        await self.leave()
+        await asyncio.sleep(NEWER_PAUSE_S)
 
     async def _submit(self, batch_id: str, asked: Sequence[Asked]) -> list[Refused]:
         """Under one batch what came without one; a batch of its own for what came with its id."""
@@ -154,7 +207,8 @@ class Intake:
         if not await scripts.run(self._redis, "took_in", [keys.TAKEN, keys.INTAKE, keys.DEAD], args):
             return  # we were away for too long: another worker has them, and says so
         self._full = False
-        self._log.info(Event.INTAKE_TAKEN, batch=batch_id, messages=count, refused=len(refused))
+        if count:
+            self._log.info(Event.INTAKE_TAKEN, batch=batch_id, messages=count, refused=len(refused))
         for item in refused:
             self._log.warning(Event.INTAKE_REFUSED, door="inbox", error=redact.text(item.note))
 
@@ -166,13 +220,14 @@ class Intake:
         await asyncio.sleep(FULL_PAUSE_S)
 
 
-def read_all(messages: Sequence[bytes]) -> tuple[list[Asked], list[Refused]]:
-    """The messages that are orders, and those that are none."""
-    asked: list[Asked] = []
-    refused: list[Refused] = []
+def read_all(messages: Sequence[bytes]) -> Read:
+    """The messages that are orders, those that are none, and those that nobody can tell here."""
+    asked, refused, newer = read = Read([], [], [])
     for message in messages:
         try:
             asked.append(Asked(read_message(message), message))
         except InvalidFetchError as error:
             refused.append(Refused(str(error)[:MAX_NOTE_CHARS], message))
-    return asked, refused
+        except NewerMessageError:
+            newer.append(message)
+    return read

@@ -20,8 +20,9 @@ from worker.robots import ALLOW_ALL, Known, Rules
 class Lane:
     """One host's queue in our hands: its gate, what is claimed, what is in flight.
 
-    A lane ends in one of two ways: `leaving` (we give it back) or `lost` (the lease is gone, and with
-    it every right to touch the lane's fetches).
+    A lane ends in one of two ways: `leaving` (we give it back) or `lost` (it is somebody else's, and with
+    it every right to touch the lane's fetches). When its lease lapses by our own clock, because Redis does
+    not answer, it stops and leaves: whether it is lost, Redis will say.
     """
 
     def __init__(
@@ -43,14 +44,18 @@ class Lane:
         self.cancelled: set[str] = set()
         self.leaving = False
         self.lost = False
+        self.lapsed = False
         self.released = False
         self.lease_ends_s = 0.0
         self.look_ms = 0
+        self.unwanted_until_s = 0.0
+        """Nobody else took it: until then it is not given back for balance."""
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
-        state = "lost" if self.lost else "leaving" if self.leaving else "held"
+        states = {"lost": self.lost, "lapsed": self.lapsed, "leaving": self.leaving, "held": True}
+        state = next(name for name, holds in states.items() if holds)
         return (
             f"<Lane {self.name} {state} {len(self.in_flight)}/{gate.room(self.gate, self.policy)} in flight, "
             f"{len(self.ready)} ready, gate {self.gate.breaker.value}>"
@@ -116,10 +121,16 @@ class Lane:
         return task
 
     def lose(self) -> None:
-        """Stop all network and disk work: somebody else may have the lane now."""
+        """Stop all network and disk work: somebody else has the lane now."""
         self.lost = True
         self._cancel()
         self.notify()
+
+    def lapse(self) -> None:
+        """Stop all network and disk work: somebody else may have the lane now. What is done may be told."""
+        self.lapsed = True
+        self.cut_short()
+        self.leave()
 
     def cut_short(self) -> None:
         """Stop what is in flight; it is handed back with the lane, as interrupted if it had begun."""

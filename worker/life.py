@@ -9,12 +9,16 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from jobs import keys
+from jobs.wake import busy_within_ms
+from worker.balance import Fleet
 from worker.clock import RedisClock, mono_s
 from worker.lane import Lane
 from worker.rate import Rate
 from worker.snapshot import Portrait, WorkerPortrait
 
 SIGN_OF_LIFE_S = 1.0
+SLOW_S = 2.0
+"""A Redis that takes so long to answer was away: others may have results to tell it first."""
 
 
 class Life:
@@ -24,16 +28,20 @@ class Life:
         self,
         redis: Redis,
         worker_id: str,
+        lease_ms: int,
         clock: RedisClock,
         on_cancels: Callable[[], Awaitable[None]],
         on_policy: Callable[[bytes], Awaitable[None]],
+        on_fleet: Callable[[Fleet], None],
         on_trouble: Callable[[BaseException], None],
     ) -> None:
         self._redis = redis
         self._worker_id = worker_id
+        self._busy_within_ms = busy_within_ms(lease_ms)
         self._clock = clock
         self._on_cancels = on_cancels
         self._on_policy = on_policy
+        self._on_fleet = on_fleet
         self._on_trouble = on_trouble
         self._cancels: bytes | None = None
         self._finished = Rate()
@@ -64,10 +72,13 @@ class Life:
             look()
             if not self.renews:
                 continue
+            asked_s = mono_s()
             try:
                 await self.show()
             except (RedisError, OSError) as error:
                 self._on_trouble(error)
+            if mono_s() - asked_s > SLOW_S:
+                self._on_trouble(TimeoutError(f"Redis took {mono_s() - asked_s:.1f} s to answer"))
 
     async def show(self) -> None:
         """One sign of life."""
@@ -79,7 +90,10 @@ class Life:
             pipe.set(keys.worker(self._worker_id), portrait, px=keys.WORKER_TTL_MS)
             pipe.get(keys.CANCELS)
             pipe.get(keys.POLICY_VERSION)
-            *_, cancels, policy_version = await pipe.execute()
+            pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
+            pipe.zcard(keys.WORKERS)
+            *_, cancels, policy_version, busy, workers = await pipe.execute()
+        self._on_fleet(Fleet(busy, workers))
         await self._on_policy(policy_version or b"")
         if cancels != self._cancels:
             self._cancels = cancels

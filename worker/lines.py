@@ -8,11 +8,13 @@ from jobs.entry import Entry
 from jobs.model import Result
 from jobs.wake import Wake
 from worker import redact
+from worker.balance import Fleet
 from worker.decide import Again, Answered, Broke, Happened, Held, Moved
 from worker.gate.gate import Shut
 from worker.gate.state import Breaker, GateState
 from worker.lane import Lane
 from worker.log import Event
+from worker.space import Space
 
 _BREAKER_EVENTS = {
     Breaker.OPEN: Event.LANE_BREAKER_OPEN,
@@ -102,6 +104,18 @@ def released(lane: Lane, shut: Shut | None, wake: Wake | None, handed_back: int,
     )
 
 
+def yielded(lane: Lane, held: int, fleet: Fleet, log: Any) -> None:
+    """The lane is given back for another worker to have it; held: how many we have with it."""
+    log.info(
+        Event.LANE_YIELDED,
+        lane=lane.name,
+        in_flight=len(lane.in_flight),
+        held=held,
+        busy=fleet.busy,
+        workers=fleet.workers,
+    )
+
+
 def robots(lane: Lane, origin: str, happened: Happened, log: Any) -> None:
     """An origin was asked for its robots.txt."""
     log.info(
@@ -125,9 +139,34 @@ def bug(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
     )
 
 
+def in_the_way(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
+    """Something was put where a body was to go, and not by us; the message names it."""
+    log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=redact.text(str(error)))
+
+
+def disk_full(space: Space, wanting: str, log: Any) -> None:
+    """There is no room for bodies any more."""
+    log.error(Event.DISK_FULL, wanting=wanting, free_bytes=space.free_bytes, free_files=space.free_files)
+
+
+def disk_ok(space: Space, log: Any) -> None:
+    """There is room for bodies again."""
+    log.info(Event.DISK_OK, free_bytes=space.free_bytes, free_files=space.free_files)
+
+
 def redis_trouble(error: object, log: Any) -> None:
     """Redis did not do what it was asked."""
     log.warning(Event.REDIS_TROUBLE, error=redact.text(repr(error)))
+
+
+def redis_refusal(error: object, log: Any) -> None:
+    """Redis refuses this worker something, and will until somebody changes that."""
+    log.error(Event.REDIS_REFUSAL, error=redact.text(repr(error)))
+
+
+def foreign(key: str, found: str, wanted: str, log: Any) -> None:
+    """Something else's was at a key of ours."""
+    log.error(Event.REDIS_FOREIGN, key=key, found=found, wanted=wanted)
 
 
 def note(happened: Happened) -> str | None:

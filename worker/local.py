@@ -69,11 +69,13 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker_processes(count: int, arguments: list[str], logs: Path) -> Iterator[list[WorkerProcess]]:
-    """That many workers, all ended when the block is left."""
+def worker_processes(
+    count: int, arguments: list[str], logs: Path, *, first: int = 1
+) -> Iterator[list[WorkerProcess]]:
+    """That many workers, numbered from `first`, all ended when the block is left."""
     workers: list[WorkerProcess] = []
     try:
-        for number in range(1, count + 1):
+        for number in range(first, first + count):
             name = f"worker-{number}"
             workers.append(WorkerProcess(name, arguments, logs / f"{name}.log"))
         yield workers

@@ -79,4 +79,4 @@ async def _share(origin: str, kept: Kept, asked: Asked, lane: Lane, parts: Parts
     try:
         await parts.store.keep_robots(origin, robots.to_json(kept), ttl_ms)
     except (RedisError, OSError) as error:
-        lines.redis_trouble(error, parts.log)
+        parts.trouble(error)

@@ -9,6 +9,7 @@ from jobs.lanes import lane_of_url
 from jobs.model import Fetch
 from jobs.wake import Wake
 from worker.clock import RedisClock
+from worker.foreign import Foreign
 from worker.http.engine import HttpxEngine
 from worker.http.transport import LanePools
 from worker.policies import Policy
@@ -25,6 +26,7 @@ class Parts:
 
     settings: Settings
     store: Store
+    foreign: Foreign
     settler: Settler
     engine: HttpxEngine
     pools: LanePools
@@ -32,11 +34,15 @@ class Parts:
     clock: RedisClock
     slots: asyncio.Semaphore
     """As many fetches as may be in flight in this process, over all lanes."""
+    suspects: asyncio.Semaphore
+    """Of the fetches that workers may be dying of one is tried at a time."""
     policy: Callable[[], Policy]
     """The policy of the moment: it may change at run time."""
     wake: Callable[[Iterable[Wake]], Awaitable[None]]
     chance: Callable[[], float]
     """A fraction in [0, 1): the only source of chance."""
+    trouble: Callable[[BaseException], None]
+    """Says what Redis did not do."""
     log: Any
 
     def policy_of(self, fetch: Fetch) -> LanePolicy:

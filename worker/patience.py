@@ -5,7 +5,8 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from worker import lines
+from jobs import keys
+from jobs.lanes import origin_of_url
 from worker.lane import Lane
 from worker.parts import Parts
 from worker.store import LaneLostError
@@ -25,7 +26,21 @@ async def patiently(lane: Lane, parts: Parts, call: Callable[[], Awaitable[T]]) 
         try:
             return await call()
         except (RedisError, OSError) as error:
-            lines.redis_trouble(error, parts.log)
+            parts.trouble(error)
+            if await _mended(error, lane, parts):
+                continue
         await lane.changed(REDIS_PAUSE_S)
         if lane.lost:
             raise LaneLostError
+
+
+async def _mended(error: Exception, lane: Lane, parts: Parts) -> bool:
+    """Whether something foreign stood in the way, and does no longer."""
+    others: dict[str, str] = {}
+    for entry in lane.entries.values():
+        others |= keys.kinds_of_batch(entry.batch_id)
+        others[keys.robots(origin_of_url(entry.request.url))] = "string"
+    try:
+        return await parts.foreign.mend(error, lane.name, others)
+    except (RedisError, OSError):
+        return False

@@ -3,7 +3,7 @@
 from jobs.model import Outcome, Result, Timings
 from worker.attempt import Attempt
 from worker.clock import mono_s
-from worker.decide import Answered, Broke, Finish, Happened, Held, Stored, asks_for_quiet
+from worker.decide import Broke, Finish, Found, Happened, Held, Moved, Stored, Unchanged, asks_for_quiet
 from worker.fallback import Old
 
 
@@ -12,20 +12,28 @@ def result_of(
 ) -> Result:
     """What the producer gets to read; old: what stands in for the body."""
     entry = attempt.entry
-    kept = happened if isinstance(happened, Stored) else old
+    stored = happened if isinstance(happened, Stored) else None
+    kept = happened if isinstance(happened, Stored | Unchanged | Found) else old
     throttled = asks_for_quiet(happened) is not None
-    tried = isinstance(happened, Stored | Answered | Broke) and not throttled
+    unasked = isinstance(happened, Held) or (isinstance(happened, Found) and happened.status is None)
+    tried = not unasked and not isinstance(happened, Moved) and not throttled
     return Result(
         id=entry.id,
         url=entry.fetch.url,
-        final_url=None if isinstance(happened, Held) else attempt.request.url,
+        final_url=None if unasked else attempt.request.url,
         outcome=Outcome.UNCHANGED if old else finish.outcome,
         reason=finish.reason,
         status=None if isinstance(happened, Held) else happened.status,
         bytes=kept.size_bytes if kept else None,
         sha256=kept.sha256 if kept else None,
         path=kept.path if kept else None,
+        etag=None if kept is None or isinstance(kept, Old) else kept.etag,
+        last_modified=None if kept is None or isinstance(kept, Old) else kept.last_modified,
+        content_encoding=stored.coding if stored else None,
+        lines=stored.lines if stored else None,
+        bad_line=happened.line if isinstance(happened, Broke) else None,
         stale=old is not None,
+        unverified=isinstance(happened, Stored) and happened.unverified,
         attempts=entry.attempts + tried,
         throttles=entry.throttles + throttled,
         interruptions=entry.interruptions,

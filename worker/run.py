@@ -11,16 +11,18 @@ import msgspec
 from rich.console import Console
 
 from jobs import Batch, Counts, Fetch, Fleet, UnknownBatchError
+from jobs.batch import FROM_THE_START
 from jobs.connect import connect
 from jobs.model import encode
 from jobs.names import BATCH_ID_CHARS
 from jobs.submit import WhenFull
 from worker.clock import mono_s
 from worker.embedded import EmbeddedRedis
+from worker.gather import Where, gathered
 from worker.local import WorkerProcess, worker_processes
 from worker.progress import Progress, summary
 from worker.settings import Settings
-from worker.sink.files import STATE_FOLDER
+from worker.sink.folders import STATE_FOLDER
 from worker.unreachable import redis_at
 
 KEEP_ALIVE_S = 0.5
@@ -38,12 +40,14 @@ async def run(
     worker_arguments: list[str],
     report: Path | None,
     console: Console,
+    lines_to: str | None = None,
 ) -> Counts:
     """Fetch the list with a fleet of this machine's own; an interrupted run of it goes on.
 
-    Raises UnfinishedRunError, EmbeddedRedisError, WorkersError.
+    Raises UnfinishedRunError, EmbeddedRedisError, WorkersError, LinesError.
     """
     state = settings.out / STATE_FOLDER
+    where = Where(lines_to, settings.out, state / "lines.json") if lines_to else None
     batch_id = batch_id_of(fetches)
     with EmbeddedRedis(state / "redis") as redis:
         goes_on = await _goes_on(redis, batch_id, state / "run.json")
@@ -53,11 +57,13 @@ async def run(
                 watch = group.create_task(_keep_alive(processes))
                 batch = fleet.batch(batch_id)
                 if not goes_on:
+                    (state / "lines.json").unlink(missing_ok=True)
                     batch = await fleet.submit(fetches, batch_id=batch_id)
                     (state / "run.json").write_text(json.dumps({"batch": batch_id}))
-                counts = await follow(redis.url, batch, report, console, append=goes_on)
+                counts = await follow(redis.url, batch, report, console, append=goes_on, lines_to=where)
                 watch.cancel()
-        (state / "run.json").unlink(missing_ok=True)
+        for note in ("run.json", "lines.json"):
+            (state / note).unlink(missing_ok=True)
         return counts
 
 
@@ -69,7 +75,14 @@ class Room(NamedTuple):
 
 
 async def submit(
-    fetches: list[Fetch], redis_url: str, room: Room, *, wait: bool, report: Path | None, console: Console
+    fetches: list[Fetch],
+    redis_url: str,
+    room: Room,
+    *,
+    wait: bool,
+    report: Path | None,
+    console: Console,
+    lines_to: Where | None = None,
 ) -> tuple[Batch, Counts | None]:
     """Enqueue the list to a running fleet; with wait, follow it to its end."""
     async with Fleet(redis_url, max_backlog=room.max_backlog) as fleet:
@@ -77,25 +90,44 @@ async def submit(
             batch = await fleet.submit(fetches, when_full=room.when_full)
         if not wait:
             return batch, None
-        return batch, await follow(redis_url, batch, report, console, append=False)
+        return batch, await follow(redis_url, batch, report, console, append=False, lines_to=lines_to)
 
 
 async def follow(
-    redis_url: str, batch: Batch, report: Path | None, console: Console, *, append: bool
+    redis_url: str,
+    batch: Batch,
+    report: Path | None,
+    console: Console,
+    *,
+    append: bool,
+    lines_to: Where | None = None,
 ) -> Counts:
-    """Show the batch's progress and write its results until it has ended."""
+    """Show the batch's progress and write its results, and their records, until it has ended.
+
+    append: it was followed before. Raises LinesError.
+    """
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(connect(redis_url))
         progress = Progress(redis, batch, console)
         mode = "ab" if append else "wb"
         lines: IO[bytes] | None = stack.enter_context(report.open(mode) if report else nullcontext())
+        gather = stack.enter_context(gathered(lines_to, batch.id, console, goes_on=append))
+        after = gather.position if gather else FROM_THE_START
+        trim = report is not None or (lines_to is not None and lines_to.note is not None)
+        results = batch.results(after=after, trim=trim)
         async with progress.shown():
-            async for result in batch.results(trim=report is not None):
+            async for result in results:
                 progress.tally.add(result)
                 if lines is not None:
                     lines.write(encode(result) + b"\n")
+                if gather is not None:
+                    if lines is not None:
+                        lines.flush()  # what is noted as read is not read again
+                    await gather.add(result, results.position)
         counts = await batch.counts()
         console.print(summary(counts, progress.tally, mono_s() - progress.tally.started_s))
+        if gather is not None:
+            gather.check(counts.done)
         return counts
 
 

@@ -6,41 +6,41 @@ arq's Worker is not known here: a hand-off (worker/hand_off.py) is one method ca
 import asyncio
 import random
 from collections.abc import Iterable
-from typing import Any
 
 import httpx
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from jobs.connect import connect, redis_now_ms
-from jobs.submit import Limits, Submitter
+from jobs.submit import Limits
 from jobs.wake import Wake, arq_client, wake
-from worker import lines, overrides, tasks
+from worker import overrides, tasks
+from worker.balancing import UNWANTED_S, Balancer
 from worker.clock import RedisClock, mono_s
 from worker.doors import ArqDoor
 from worker.drain import drain
+from worker.foreign import Foreign, PatientSubmitter, is_foreign
 from worker.housekeeping import Housekeeping
 from worker.http.client import build_client, build_pools
 from worker.http.engine import HttpxEngine
 from worker.intake import Intake
 from worker.lane import Lane
+from worker.leases import Leases
 from worker.life import Life
 from worker.log import Event, get_logger
 from worker.parts import Parts
 from worker.policy import PolicyError
+from worker.reach import allowed, reach
+from worker.room import LEFT_ALONE_S, Room
 from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
+from worker.sink.sweeping import sweep_parts, sweep_records
 from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
-from worker.unreachable import redis_at
+from worker.trouble import Trouble
 
-RENEWALS_A_LEASE = 3
-LEASE_MARGIN_S = 1.0
-"""We let go of a lane this long before Redis would give it to somebody else."""
-
-
-class RefusedRedisError(Exception):
-    """A Redis that would lose fetches; the message holds the remedy."""
+OWNERS_FIRST_S = 3.0
+"""For so long after trouble with Redis nothing is swept: who held a lane may have results to tell."""
 
 
 class Runtime:
@@ -49,38 +49,70 @@ class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.lanes: dict[str, Lane] = {}
+        self.started = False
         self.stopping = False
         self.log = get_logger(worker=settings.worker_id)
+        self.tell = Trouble(self.log)
         self._tasks: list[asyncio.Task[None]] = []
         self._policy = settings.policy
         self._policy_version = b""
         self._own: list[asyncio.Task[None]] = []
-        self._renewed_s = mono_s()
+        self._troubled_s = mono_s()
         self._client: httpx.AsyncClient | None = None
+        self._sink = FileSink(settings.out)
+        self._intake: Intake | None = None
+        self._taking = 0
+        self._balancer = Balancer(self.lanes, self.log)
 
     async def start(self) -> None:
         """Make the parts, the one client among them, and begin to show signs of life.
 
-        Raises RefusedRedisError, UnreachableRedisError, redis.exceptions.RedisError or OSError.
+        Waits for a Redis that is still reading what it kept. Raises RefusedRedisError,
+        UnreachableRedisError, redis.exceptions.RedisError or OSError.
         """
         self.redis: Redis = connect(self.settings.redis_url)
-        await self._reach_redis()
+        try:
+            with allowed():
+                await self._start()
+        except BaseException:
+            await self._close()
+            raise
+        self.started = True
+        loop = type(asyncio.get_running_loop()).__module__
+        self.log.info(Event.WORKER_STARTED, out=str(self.settings.out), loop=loop)
+
+    async def _start(self) -> None:
+        await reach(self.redis, self.settings.redis_url, self.log)
         self._arq = arq_client(self.redis.connection_pool)
         self._pools = build_pools(self.settings)
         self._client = build_client(self.settings, self._pools)
-        self._settler = Settler(self.redis, self._trouble, for_all=self.settings.results_length > 0)
+        self._foreign = Foreign(self.redis, int(self.settings.lease_s * 1000), self.log)
+        for_all = self.settings.results_length > 0
+        self._settler = Settler(self.redis, self._trouble, for_all=for_all, foreign=self._foreign)
         self.parts = await self._make_parts()
-        self._make_doors()
+        lease_s = self.settings.lease_s
+        self._leases = Leases(
+            self.lanes, lease_s, self.parts.store, self.parts.clock, self._trouble, self.log
+        )
+        self._room = Room(self._sink.space, self.settings.min_free_bytes, self.lanes, self.log)
+        await self._room.look()
+        intake = self._make_doors()
         loops = {
             "settle": self._settler.run(),
-            "renew": self._renew_loop(),
+            "renew": self._leases.run(),
+            "foreign": self._foreign.run(),
+            "room": self._room.run(),
         }
         self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+        await self.parts.store.renew([])  # whether we may run scripts
         await self._life.show()
-        ours = {"sign of life": self._life.run(self._look), "intake": self._intake.run()}
+        ours = {
+            "sign of life": self._life.run(self._look),
+            "intake": intake.run(),
+            "parts": sweep_parts(self.parts.sink.folders),
+            "records": sweep_records(self.parts.sink.stored),
+        }
         self._own = [asyncio.create_task(loop, name=name) for name, loop in ours.items()]
-        loop = type(asyncio.get_running_loop()).__module__
-        self.log.info(Event.WORKER_STARTED, out=str(self.settings.out), loop=loop)
 
     async def take_lane(self, name: str, generation: int, *, insist: bool = False) -> Early | Enough | None:
         """Take over a lane that is due and serve it in a task of its own.
@@ -90,9 +122,23 @@ class Runtime:
         """
         if self.stopping:
             return Enough()
+        if self._room.lacking:
+            return Early(int(LEFT_ALONE_S * 1000))
+        share = TAKE_ANYWAY if insist else len(self.lanes) + self._taking
+        self._taking += 1  # many are handed over at once, and none of them is ours yet
+        try:
+            return await self._take_lane(name, generation, share)
+        finally:
+            self._taking -= 1
+
+    async def _take_lane(self, name: str, generation: int, share: int) -> Early | Enough | None:
         asked_s = mono_s()
-        share = TAKE_ANYWAY if insist else len(self.lanes)
-        held = await self.parts.store.take(name, generation, share)
+        try:
+            held = await self.parts.store.take(name, generation, share)
+        except ResponseError as error:
+            if not await self._foreign.mend(error, name):
+                raise
+            return Early(0)
         if not isinstance(held, Held):
             return held
         self.parts.clock.sync(held.now_ms)
@@ -100,8 +146,10 @@ class Runtime:
             await self._new_policy(held.policy_version)  # before a pause, or its end, is missed
         policy = self._policy.for_lane(name)
         lane = Lane(name, held.token, policy, held.gate, self.parts.clock)
-        lane.lease_ends_s = self._lease_end_s(asked_s)
+        lane.lease_ends_s = self._leases.end_s(asked_s)
         lane.cancel(held.cancelled)
+        if share == TAKE_ANYWAY:
+            lane.unwanted_until_s = asked_s + UNWANTED_S
         self.lanes[lane.pool] = lane
         self._life.look_again()  # a batch may have been cancelled between the taking and here
         self.log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
@@ -109,8 +157,13 @@ class Runtime:
         return None
 
     async def sweep(self) -> None:
-        """Wake lanes whose owner died or whose hand-off was lost."""
-        rescued = await self.parts.store.rescue()
+        """Wake lanes whose owner died or whose hand-off was lost; not while Redis may just have come back."""
+        if mono_s() - self._troubled_s < OWNERS_FIRST_S:
+            return
+        broken: list[tuple[str, Exception]] = []
+        rescued = await self.parts.store.rescue(broken=broken)
+        for name, error in broken:
+            await self._foreign.mend(error, name)
         for found, owner in rescued:
             self.log.warning(Event.LANE_RESCUED, lane=found.lane, owner=owner or None)
         await self._wake([found for found, _ in rescued])
@@ -138,53 +191,62 @@ class Runtime:
     async def _leave_the_fleet(self) -> None:
         """The inbox, and our share of the lanes, are the others'."""
         await tasks.end(*self._own)
-        await self._intake.leave()
+        if self._intake is not None:
+            await self._intake.leave()
         await self._life.end()
 
     async def _close(self) -> None:
         still = [lane.task for lane in self.lanes.values() if lane.task]
-        await tasks.end(*still, *self._tasks)
-        await self._intake.aclose()
+        await tasks.end(*still, *self._own, *self._tasks)
+        if self._intake is not None:
+            await self._intake.aclose()
         if self._client is not None:
             await self._client.aclose()
+        self._sink.close()
         await self.redis.aclose()
         await self.redis.connection_pool.aclose()
 
-    async def _reach_redis(self) -> None:
-        """At the start a Redis that does not answer is an error; later it is only waited for."""
-        with redis_at(self.settings.redis_url):
-            await _refuse_lossy(self.redis)
-
-    def _make_doors(self) -> None:
-        """Whatever comes in, and how this worker shows itself to the others."""
+    def _make_doors(self) -> Intake:
+        """Whatever comes in (the intake is to be run), and how this worker shows itself to the others."""
         settings = self.settings
-        submitter = Submitter(self.redis, self._send_wakes, Limits(settings.max_backlog))
+        limits = Limits(settings.max_backlog)
+        submitter = PatientSubmitter(self._foreign, self.redis, self._send_wakes, limits)
         self.arq_door = ArqDoor(self.redis, submitter, self.log)
-        self._intake = Intake(settings.redis_url, settings.worker_id, submitter, self.log)
+        self._intake = intake = Intake(settings.redis_url, settings.worker_id, submitter, self.tell, self.log)
         self._housekeeping = Housekeeping(self.redis, settings.results_length, self.log)
         clock = self.parts.clock
         self._life = Life(
-            self.redis, settings.worker_id, clock, self._cancel_in_lanes, self._new_policy, self._trouble
+            self.redis,
+            settings.worker_id,
+            int(settings.lease_s * 1000),
+            clock,
+            self._cancel_in_lanes,
+            self._new_policy,
+            self._balancer.look,
+            self._trouble,
         )
+        return intake
 
     async def _make_parts(self) -> Parts:
         assert self._client is not None
         clock = RedisClock()
         clock.sync(await redis_now_ms(self.redis))
-        sink = FileSink(self.settings.out)
-        sink.open()
+        self._sink.open()
         return Parts(
             settings=self.settings,
             store=Store(self.redis, self.settings.worker_id, int(self.settings.lease_s * 1000)),
             settler=self._settler,
-            engine=HttpxEngine(self._client),
+            foreign=self._foreign,
+            engine=HttpxEngine(self._client, self.settings.in_folder),
             pools=self._pools,
-            sink=sink,
+            sink=self._sink,
             clock=clock,
             slots=asyncio.Semaphore(self.settings.max_in_flight),
+            suspects=asyncio.Semaphore(1),
             policy=lambda: self._policy,
             wake=self._wake,
             chance=random.random,
+            trouble=self._trouble,
             log=self.log,
         )
 
@@ -203,39 +265,6 @@ class Runtime:
 
     async def _send_wakes(self, wakes: Iterable[Wake]) -> None:
         await wake(self._arq, wakes)
-
-    async def _renew_loop(self) -> None:
-        """Prolong every lease in one call, off the path of any fetch."""
-        while True:
-            self._renewed_s = mono_s()
-            await asyncio.sleep(self.settings.lease_s / RENEWALS_A_LEASE)
-            lanes = list(self.lanes.values())
-            if lanes:
-                await self._renew(lanes)
-            for lane in lanes:
-                if not lane.live and not lane.lost:
-                    lane.lose()
-
-    async def _renew(self, lanes: list[Lane]) -> None:
-        asked_s = mono_s()
-        try:
-            async with asyncio.timeout(self.settings.lease_s / RENEWALS_A_LEASE):
-                reply = await self.parts.store.renew([(lane.name, lane.token) for lane in lanes])
-        except (RedisError, OSError) as error:
-            self._trouble(error)
-            return
-        now_ms, kept = reply
-        self.parts.clock.sync(now_ms)
-        for lane, ours in zip(lanes, kept, strict=True):
-            if ours:
-                lane.lease_ends_s = self._lease_end_s(asked_s)
-            elif self.lanes.get(lane.pool) is lane and not lane.released:
-                lane.lose()
-
-    def _lease_end_s(self, asked_s: float) -> float:
-        """By our own clock, counted from before we asked: earlier than Redis's end of it."""
-        margin_s = min(LEASE_MARGIN_S, self.settings.lease_s / 4)
-        return asked_s + self.settings.lease_s - margin_s
 
     async def _new_policy(self, version: bytes) -> None:
         """The fleet's tables have changed: they hold from now on, in our lanes too."""
@@ -264,23 +293,12 @@ class Runtime:
             lane.cancel(batches)
 
     def _look(self) -> None:
-        self._life.renews = mono_s() - self._renewed_s <= self.settings.lease_s
+        self._life.renews = self._leases.renews
         self._life.saw(self.lanes.values(), self._settler.finished, self.parts.sink.received_bytes)
 
     def _trouble(self, error: BaseException) -> None:
-        lines.redis_trouble(error, self.log)
-
-
-async def _refuse_lossy(redis: Redis) -> None:
-    """A Redis that evicts keys would drop fetches silently."""
-    try:
-        # Not CONFIG GET: who may call that may read Redis's own passwords.
-        found: dict[str, Any] = await redis.info("memory")
-    except ResponseError:
-        return  # a managed Redis may not tell
-    policy = found.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        raise RefusedRedisError(
-            f"Redis has maxmemory-policy {policy}, which drops fetches when memory is short;"
-            " set it to noeviction: redis-cli CONFIG SET maxmemory-policy noeviction"
-        )
+        if is_foreign(error):
+            self._foreign.look_soon()
+        else:
+            self._troubled_s = mono_s()
+        self.tell(error)

@@ -24,16 +24,19 @@ class SettingsError(ValueError):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One worker process.
 
-    redis_url: the fleet's Redis. out: the folder for bodies, made when missing. allow_net: networks
-    that may be dialled although they are not public. max_in_flight: fetches at once over all lanes.
+    redis_url: the fleet's Redis. out: the folder for bodies, made when missing. in_folder: the one that
+    `body_file` names files in, none by default. allow_net: networks that may be dialled although they are
+    not public. max_in_flight: fetches at once over all lanes.
     grace_s: how long fetches may go on after SIGTERM before they are handed back. lease_s: how long
     a lane stays with a worker that shows no sign of life. user_agent: sent with every request.
     max_backlog: with so many fetches without a result the inbox and the arq door wait, 0: no limit.
     results_length: how many results the stream of all batches keeps, 0: there is none.
+    min_free_bytes: with less than that free on the disk of the out folder the worker takes no lanes.
     """
 
     redis_url: str = "redis://127.0.0.1:6379"
     out: Path = Path("data")
+    in_folder: Path | None = None
     policy: Policy = msgspec.field(default_factory=Policy)
     allow_net: str = ""
     engine: str = "httpx"
@@ -43,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 8.0
     max_backlog: int = 0
     results_length: int = 100_000
+    min_free_bytes: int = 64 << 20
     worker_id: str = ""
 
     @property
@@ -61,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 _ENVIRONMENT = {
     "redis_url": "FETCHFLEET_REDIS_URL",
     "out": "FETCHFLEET_OUT",
+    "in_folder": "FETCHFLEET_IN",
     "policy": "FETCHFLEET_POLICY",
     "allow_net": "FETCHFLEET_ALLOW_NET",
     "engine": "FETCHFLEET_ENGINE",
@@ -70,6 +75,7 @@ _ENVIRONMENT = {
     "lease_s": "FETCHFLEET_LEASE_S",
     "max_backlog": "FETCHFLEET_MAX_BACKLOG",
     "results_length": "FETCHFLEET_RESULTS_LENGTH",
+    "min_free_bytes": "FETCHFLEET_MIN_FREE_BYTES",
     "worker_id": "FETCHFLEET_WORKER_ID",
 }
 
@@ -80,6 +86,7 @@ _NUMBERS: tuple[tuple[str, type[int | float]], ...] = (
     ("lease_s", float),
     ("max_backlog", int),
     ("results_length", int),
+    ("min_free_bytes", int),
 )
 
 
@@ -97,7 +104,8 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     given.setdefault("worker_id", f"{socket.gethostname()}-{os.getpid()}")
     for name, kind in _NUMBERS:
         _read_number(given, name, kind, errors)
-    settings = Settings(**{**given, "out": Path(given.get("out", "data"))})
+    given |= {name: Path(given[name]) for name in ("out", "in_folder") if name in given}
+    settings = Settings(**given)
     errors += _faults(settings)
     if errors:
         raise SettingsError("\n".join(errors))
@@ -127,6 +135,24 @@ def _faults(settings: Settings) -> list[str]:
     faults: list[str] = []
     if settings.engine not in ENGINES:
         faults.append(f"--engine {settings.engine}: there is {', '.join(ENGINES)}")
+    faults += _out_of_range(settings)
+    if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
+        faults.append("FETCHFLEET_USER_AGENT: must be printable ASCII")
+    checks = (
+        lambda: settings.egress,
+        lambda: connection_pool(settings.redis_url),
+        lambda: _in_folder(settings.in_folder),
+    )
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            faults.append(str(error))
+    return faults
+
+
+def _out_of_range(settings: Settings) -> list[str]:
+    faults: list[str] = []
     if not 1 <= settings.max_in_flight <= 100_000:
         faults.append("FETCHFLEET_MAX_IN_FLIGHT: must be within 1 and 100000")
     if not 1 <= settings.lease_s <= 3600:
@@ -137,11 +163,11 @@ def _faults(settings: Settings) -> list[str]:
         faults.append("FETCHFLEET_MAX_BACKLOG: must be 0 (no limit) or more")
     if not 0 <= settings.results_length <= 10_000_000:
         faults.append("FETCHFLEET_RESULTS_LENGTH: must be within 0 (none) and 10000000")
-    if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
-        faults.append("FETCHFLEET_USER_AGENT: must be printable ASCII")
-    for check in (lambda: settings.egress, lambda: connection_pool(settings.redis_url)):
-        try:
-            check()
-        except ValueError as error:
-            faults.append(str(error))
+    if not 0 <= settings.min_free_bytes <= 1 << 60:
+        faults.append("FETCHFLEET_MIN_FREE_BYTES: must be within 0 (however few) and 1152921504606846976")
     return faults
+
+
+def _in_folder(folder: Path | None) -> None:
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"--in {folder}: is no folder; name the one that holds the files to send")

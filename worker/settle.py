@@ -19,30 +19,35 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from jobs import keys, scripts
 from jobs.entry import Entry, to_element
-from jobs.model import Reason, Result, encode
+from jobs.model import Outcome, Reason, Result, encode
 from jobs.names import batch_of
+from worker.foreign import Foreign
 from worker.gate.state import to_json
 from worker.lane import Lane
 
 GATHER_S = 0.01
 """How long settlements are gathered before they are written: the price of a result in latency."""
 
+MAX_PAUSE_S = 1.0
+"""Redis is asked again so soon: before the sweeps give the lanes away that waited for it."""
+
 MAX_WAITING = 20_000
 """With as many results waiting for Redis, lanes claim nothing more."""
 
 
 class Settlement(NamedTuple):
-    """What becomes of one claimed fetch; `done` is called once it is in Redis."""
+    """What becomes of one claimed fetch; `done` is called once it is in Redis. ends: it is ours no more."""
 
     fetch_id: str | bytes
     args: Sequence[scripts.Arg]
     batch_id: str | None
     done: Callable[[], None]
+    ends: bool = True
 
 
 def finished(result: Result, done: Callable[[], None]) -> Settlement:
     """The fetch has its result. What was there before is not counted: nothing came."""
-    received_bytes = 0 if result.stale else result.bytes or 0
+    received_bytes = result.bytes or 0 if result.outcome is Outcome.STORED else 0
     args = [result.outcome.value, received_bytes, encode(result)]
     return Settlement(result.id, args, batch_of(result.id), done)
 
@@ -55,6 +60,21 @@ def failed(result: Result, note: str) -> Settlement:
 def again(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement:
     """The fetch waits for its next attempt."""
     return Settlement(entry.id, ["again", int(wait_s * 1000), to_element(entry)], None, done)
+
+
+def begun(entry: Entry, done: Callable[[], None]) -> Settlement:
+    """The fetch stays claimed, and whoever claims it after a crash knows that it was begun."""
+    return Settlement(entry.id, ["begun", to_element(entry)], None, done, ends=False)
+
+
+def noted(entry: Entry) -> Settlement:
+    """The fetch stays claimed, as this entry: whoever claims it after a crash goes on from there."""
+    return begun(entry, lambda: None)
+
+
+def handed_back(fetch_id: str, wait_s: float, done: Callable[[], None]) -> Settlement:
+    """The element waits, as it is, for somebody who can read it."""
+    return Settlement(fetch_id, ["back", int(wait_s * 1000)], None, done)
 
 
 def buried(fetch_id: str | bytes, reason: Reason, note: str, done: Callable[[], None]) -> Settlement:
@@ -71,10 +91,16 @@ class Settler:
     """One for a worker process; `run` is its task. for_all: results go to the stream of all batches too."""
 
     def __init__(
-        self, redis: Redis, on_trouble: Callable[[BaseException], None], *, for_all: bool = True
+        self,
+        redis: Redis,
+        on_trouble: Callable[[BaseException], None],
+        *,
+        for_all: bool = True,
+        foreign: Foreign | None = None,
     ) -> None:
         self._redis = redis
         self._for_all = for_all
+        self._foreign = foreign
         self._on_trouble = on_trouble
         self._waiting: dict[Lane, list[Settlement]] = {}
         self._writing: set[Lane] = set()
@@ -135,11 +161,21 @@ class Settler:
         async for attempt in _until_redis_answers(self._on_trouble):
             with attempt:
                 replies = await scripts.run_many(self._redis, list(calls.values()))
-                for lane, reply in zip(list(calls), replies, strict=True):
-                    if not _may_pass(reply):
+                asked = dict(zip(list(calls), replies, strict=True))
+                for lane, reply in asked.items():
+                    if not _may_pass(reply) and not await self._mended(lane, taken[lane], reply):
                         self._settled(lane, taken[lane], reply)
                         del calls[lane]
-                _raise_first(reply for reply in replies if _may_pass(reply))
+                _raise_first(reply for lane, reply in asked.items() if lane in calls)
+
+    async def _mended(self, lane: Lane, settlements: Iterable[Settlement], reply: Any) -> bool:
+        """Whether something foreign stood in the way, and does no longer."""
+        if self._foreign is None:
+            return False
+        others: dict[str, str] = {}
+        for batch in {item.batch_id for item in settlements if item.batch_id}:
+            others |= keys.kinds_of_batch(batch)
+        return await self._foreign.mend(reply, lane.name, others)
 
     def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> scripts.Call:
         names = [keys.lane(lane.name), keys.claimed(lane.name), keys.later(lane.name)]
@@ -149,7 +185,7 @@ class Settler:
         args: list[Any] = [lane.token, gate, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS]
         args += [keys.DEAD_LENGTH, lane.name, int(self._for_all)]
         batches: dict[str, int] = {}
-        for item in settlements:
+        for item in _not_overtaken(settlements):
             args.append(item.fetch_id)
             if item.batch_id is not None:
                 args += ["done", batches.setdefault(item.batch_id, len(batches) + 1)]
@@ -168,10 +204,21 @@ class Settler:
             return
         lane.clock.sync(reply[0])
         for item in settlements:
-            lane.drop(item.fetch_id)
+            if item.ends:
+                lane.drop(item.fetch_id)
             self.finished += item.batch_id is not None
             item.done()
         lane.notify()
+
+
+def _not_overtaken(settlements: Iterable[Settlement]) -> list[Settlement]:
+    """Without notes of fetches that go on to end in the same call.
+
+    Sent again after a lost reply, such a note would be written over what has been claimed since.
+    """
+    items = list(settlements)
+    ending = {item.fetch_id for item in items if item.ends}
+    return [item for item in items if item.ends or item.fetch_id not in ending]
 
 
 def _may_pass(reply: Any) -> bool:
@@ -194,6 +241,6 @@ def _until_redis_answers(on_trouble: Callable[[BaseException], None]) -> AsyncRe
 
     return AsyncRetrying(
         retry=retry_if_exception_type((RedisError, OSError)),
-        wait=wait_random_exponential(multiplier=0.2, max=2),
+        wait=wait_random_exponential(multiplier=0.2, max=MAX_PAUSE_S),
         before_sleep=tell,
     )

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from jobs import keys, scripts
 from jobs.connect import redis_now_ms
 from jobs.names import batch_of
-from jobs.wake import GRACE_MS, Wake
+from jobs.wake import GRACE_MS, Wake, busy_within_ms
 from worker.gate.state import GateState, from_json, to_json
 
 
@@ -76,6 +76,16 @@ class Withdrawal(NamedTuple):
     earliest_ms: int
 
 
+class Look(NamedTuple):
+    """How a lane is.
+
+    earliest_ms: no fetch that waits has an earlier deadline, None if none waits; claimed: how many are.
+    """
+
+    earliest_ms: int | None
+    claimed: int
+
+
 class Cancelled(NamedTuple):
     """The fetch is one of a cancelled batch."""
 
@@ -99,7 +109,7 @@ class Store:
         names = [keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS]
         names += [keys.cancelled(lane), keys.POLICY_VERSION]
         args: list[scripts.Arg] = [lane, generation, self._owner, self._lease_ms]
-        args += [held, keys.WORKER_TTL_MS]
+        args += [held, keys.WORKER_TTL_MS, busy_within_ms(self._lease_ms)]
         reply = await scripts.run(self._redis, "take", names, args)
         match reply:
             case [b"taken", token, now_ms, gate, policy, cancelled, *orphans]:
@@ -151,10 +161,19 @@ class Store:
         _, elements, go_on, earliest_ms = _fenced(await scripts.run(self._redis, "withdraw", names, args))
         return Withdrawal(elements, go_on if go_on >= 0 else None, earliest_ms)
 
-    async def earliest_ms(self, lane: str) -> int | None:
-        """No fetch that waits has an earlier deadline; None if none waits."""
-        found = await self._redis.hget(keys.lane(lane), "earliest_ms")  # type: ignore[misc]
-        return int(found) if found else None
+    async def look(self, lane: str) -> Look:
+        """See whether the lane wants to be looked through."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hget(keys.lane(lane), "earliest_ms")
+            pipe.hlen(keys.claimed(lane))
+            earliest_ms, claimed = await pipe.execute()
+        return Look(int(earliest_ms) if earliest_ms else None, claimed)
+
+    async def claims(self, lane: str, token: int) -> list[bytes]:
+        """All that is claimed in the lane, whether its owner knows of it or not."""
+        names = [keys.lane(lane), keys.claimed(lane)]
+        reply: list[bytes] = _fenced(await scripts.run(self._redis, "claims", names, [token]))
+        return reply[1:]
 
     async def note_earliest(self, lane: str, token: int, earliest_ms: int | None) -> None:
         """What looking through the lane has found; None before it, so that what comes meanwhile counts."""
@@ -213,21 +232,43 @@ class Store:
         """Tell the fleet what an origin's robots.txt says."""
         await self._redis.set(keys.robots(origin), text, px=ttl_ms)
 
-    async def rescue(self, limit: int = 200) -> list[tuple[Wake, str]]:
-        """Re-schedule lanes that are overdue: what to wake, and the owner that was lost ('' if none)."""
+    async def rescue(
+        self, limit: int = 200, broken: list[tuple[str, Exception]] | None = None
+    ) -> list[tuple[Wake, str]]:
+        """Re-schedule lanes that are overdue: what to wake, and the owner that was lost ('' if none).
+
+        broken: to which lanes are added that cannot be, each with what Redis says.
+        """
         now_ms = await redis_now_ms(self._redis)
         overdue = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms, 0, limit)
-        names = [name.decode() for name in overdue]
+        names = await self._only_names(overdue)
         calls = [
             scripts.Call("wake", [keys.lane(name), keys.ATTENTION, keys.SERIAL], [name, GRACE_MS])
             for name in names
         ]
         replies = await scripts.run_many(self._redis, calls) if calls else []
+        if broken is not None:
+            broken += [pair for pair in zip(names, replies, strict=True) if isinstance(pair[1], Exception)]
         return [
             (Wake(name, reply[0], 0), reply[1].decode())
             for name, reply in zip(names, replies, strict=True)
             if isinstance(reply, list) and reply
         ]
+
+    async def _only_names(self, found: Sequence[bytes]) -> list[str]:
+        """What can be the name of a lane; the rest was never ours, and goes."""
+        others = [name for name in found if not _is_text(name)]
+        if others:
+            await self._redis.zrem(keys.ATTENTION, *others)
+        return [name.decode() for name in found if _is_text(name)]
+
+
+def _is_text(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _texts(found: Iterable[bytes]) -> set[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import suppress
 from typing import Any
 
 CANCEL_AGAIN_S = 1.0
@@ -19,6 +20,13 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def end_of(task: asyncio.Task[Any]) -> None:
+    """Return when the task has ended by itself, however often we are cancelled meanwhile."""
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
 
 
 async def until_signal(task: asyncio.Task[Any]) -> None:

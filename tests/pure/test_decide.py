@@ -1,6 +1,6 @@
 """What an outcome means for a fetch: three ledgers, one deadline, nothing repeated that must not be."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from jobs.entry import Entry, Hop
 from jobs.model import Fetch, Outcome, Reason
+from worker.crashes import MAX_CRASHES, crashed, interrupted, must_be_noted, poisoned
 from worker.decide import (
     DISK_PAUSE_S,
     IDEMPOTENT_METHODS,
-    MAX_CRASHES,
     Again,
     Answered,
     Broke,
@@ -26,21 +26,19 @@ from worker.decide import (
     Moved,
     Stored,
     Transfer,
+    Unchanged,
     asks_for_quiet,
-    cheapest,
-    crashed,
     decide,
     expired,
-    interrupted,
     is_throttle,
     may_repeat,
-    poisoned,
     seen_of,
     signal_of,
 )
 from worker.gate.gate import Seen, Signal, saw
 from worker.gate.state import Breaker, GateState
 from worker.policy import LanePolicy
+from worker.probe import cheapest
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -74,6 +72,7 @@ ENTRIES = st.builds(
     last=st.none() | st.sampled_from(Reason),
     hop=st.none() | st.just(HOP),
     hops=st.integers(0, 10),
+    begun=st.booleans(),
 )
 HAPPENED: st.SearchStrategy[Happened] = st.one_of(
     st.just(STORED),
@@ -127,6 +126,11 @@ def test_a_body_that_came_whole_is_stored() -> None:
     assert Finish(outcome=Outcome.STORED) == decided(entry(attempts=2, left_ms=-1), STORED)
 
 
+def test_what_is_not_newer_is_unchanged() -> None:
+    """Whatever is known of what is here."""
+    assert Finish(outcome=Outcome.UNCHANGED) == decided(entry(attempts=2), Unchanged(path="a", size_bytes=1))
+
+
 @pytest.mark.parametrize("status", STATUSES)
 def test_each_status_is_unchanged_a_throttle_a_retry_or_the_end(status: int) -> None:
     """304; 429; six more that may pass by themselves; all others."""
@@ -165,6 +169,7 @@ def test_a_throttle_is_429_or_503_that_says_when(
         (STORED, Seen.ANSWERED),
         (Moved(hop=HOP, hops=1, status=302), Seen.ANSWERED),
         (Answered(status=304), Seen.ANSWERED),
+        (Unchanged(), Seen.ANSWERED),
         (Answered(status=404), Seen.ANSWERED),
         (Answered(status=408), Seen.ANSWERED),
         (Answered(status=429), Seen.REFUSED),
@@ -179,8 +184,12 @@ def test_a_throttle_is_429_or_503_that_says_when(
         (Broke(reason=Reason.TOO_LARGE), Seen.ANSWERED),
         (Broke(reason=Reason.DIGEST_MISMATCH), Seen.ANSWERED),
         (Broke(reason=Reason.BAD_DEST), Seen.ANSWERED),
+        (Broke(reason=Reason.BAD_ENCODING), Seen.ANSWERED),
+        (Broke(reason=Reason.BAD_LINE, line=7), Seen.ANSWERED),
         (Broke(reason=Reason.EGRESS_REFUSED), Seen.NOTHING),
         (Broke(reason=Reason.POOL_TIMEOUT), Seen.NOTHING),
+        (Broke(reason=Reason.TOO_SLOW), Seen.TIMED_OUT),
+        (Broke(reason=Reason.NO_BODY_FILE), Seen.NOTHING),
         (Broke(reason=Reason.INTERNAL), Seen.NOTHING),
         (Held(), Seen.NOTHING),
         (Held(reason=Reason.DISK), Seen.NOTHING),
@@ -447,8 +456,8 @@ def test_a_post_whose_caller_takes_the_risk_is_repeated_like_a_get() -> None:
 
 def test_a_post_that_was_cut_off_ends_before_another_try() -> None:
     """By a crash or a deploy: whether the host did it is not known."""
-    assert failed(Reason.INTERRUPTED) == poisoned(crashed(entry(POST)))
-    assert failed(Reason.INTERRUPTED) == poisoned(interrupted(entry(POST)))
+    assert failed(Reason.INTERRUPTED) == poisoned(crashed(entry(POST, begun=True)))
+    assert failed(Reason.INTERRUPTED) == poisoned(interrupted(entry(POST, begun=True)))
     assert poisoned(entry(POST)) is None
     assert poisoned(crashed(entry(KEYED_POST))) is None
 
@@ -457,6 +466,26 @@ def test_a_crash_is_an_interruption_that_is_also_counted_by_itself() -> None:
     """A deploy is one that is not."""
     assert entry(attempts=1, interruptions=1, crashes=1) == crashed(entry(attempts=1))
     assert entry(attempts=1, interruptions=1) == interrupted(entry(attempts=1))
+
+
+@pytest.mark.parametrize("cut_off", [crashed, interrupted])
+@given(ENTRIES)
+def test_what_had_not_been_begun_for_sure_costs_nothing(
+    cut_off: Callable[[Entry], Entry], fetch: Entry
+) -> None:
+    """Neither a POST that was only claimed, nor what one more crash would condemn; all others count."""
+    after = cut_off(fetch)
+    if must_be_noted(fetch) and not fetch.begun:
+        assert fetch == after
+    else:
+        assert (fetch.interruptions + 1, False) == (after.interruptions, after.begun)
+
+
+def test_only_what_had_begun_is_condemned_with_a_dead_worker() -> None:
+    """Of two that have had two crashes the one that was tried is poison, the other waits on."""
+    assert failed(Reason.POISON) == poisoned(crashed(entry(crashes=2, begun=True)))
+    assert poisoned(crashed(entry(crashes=2))) is None
+    assert poisoned(crashed(entry(crashes=1))) is None
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.session_redis import Choice, ChoiceError, choose
+from tests.support.session_redis import Choice, ChoiceError, choose, refuse_to_share
 
 NO_ENGINE = "nobody answers at /var/run/docker.sock"
 
@@ -53,6 +53,14 @@ def test_anything_else_is_an_error_that_quotes_nothing(asked: str) -> None:
         choose(asked, never_asked)
 
     assert asked not in str(caught.value)
+
+
+def test_a_redis_that_is_there_is_for_one_process() -> None:
+    """Several would empty it under each other; whatever is made for a run is made for each."""
+    with pytest.raises(ChoiceError, match="-n 0"):
+        refuse_to_share(choose("redis://h:1", never_asked), 2)
+    refuse_to_share(choose("redis://h:1", never_asked), 0)
+    refuse_to_share(choose("embedded", never_asked), 2)
 
 
 def test_the_header_shows_no_password() -> None:

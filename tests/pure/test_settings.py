@@ -14,11 +14,13 @@ SECRET_URL = "redis://user:hunter2@redis.internal:6379/0"
 ROWS: list[tuple[str, str, Any, str, Any, Any]] = [
     ("redis_url", "FETCHFLEET_REDIS_URL", "redis://f", "redis://e", "redis://f", "redis://e"),
     ("out", "FETCHFLEET_OUT", "f", "e", Path("f"), Path("e")),
+    ("in_folder", "FETCHFLEET_IN", "/", "/proc", Path("/"), Path("/proc")),
     ("allow_net", "FETCHFLEET_ALLOW_NET", "10.0.0.0/8", "10.0.0.1/32", "10.0.0.0/8", "10.0.0.1/32"),
     ("user_agent", "FETCHFLEET_USER_AGENT", "f", "e", "f", "e"),
     ("max_in_flight", "FETCHFLEET_MAX_IN_FLIGHT", 7, "8", 7, 8),
     ("grace_s", "FETCHFLEET_GRACE_S", 0, "1.5", 0.0, 1.5),
     ("lease_s", "FETCHFLEET_LEASE_S", 2, "1", 2.0, 1.0),
+    ("min_free_bytes", "FETCHFLEET_MIN_FREE_BYTES", 0, "5", 0, 5),
     ("worker_id", "FETCHFLEET_WORKER_ID", "f", "e", "f", "e"),
 ]
 
@@ -27,6 +29,8 @@ FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"redis_url": "http://h"}, {}, "not a Redis URL"),
     ({"allow_net": "10.0.0.0/99"}, {}, "10.0.0.0/99"),
     ({"policy": "/nowhere/policy.toml"}, {}, "--policy /nowhere/policy.toml"),
+    ({"in_folder": "/nowhere"}, {}, "--in /nowhere"),
+    ({}, {"FETCHFLEET_IN": "/dev/null"}, "--in /dev/null"),
     ({}, {"FETCHFLEET_MAX_IN_FLIGHT": "many"}, "FETCHFLEET_MAX_IN_FLIGHT: 'many'"),
     ({}, {"FETCHFLEET_MAX_IN_FLIGHT": "1.5"}, "FETCHFLEET_MAX_IN_FLIGHT"),
     ({}, {"FETCHFLEET_MAX_IN_FLIGHT": "0"}, "FETCHFLEET_MAX_IN_FLIGHT"),
@@ -38,6 +42,8 @@ FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({}, {"FETCHFLEET_LEASE_S": "0.9"}, "FETCHFLEET_LEASE_S"),
     ({}, {"FETCHFLEET_LEASE_S": "nan"}, "FETCHFLEET_LEASE_S"),
     ({}, {"FETCHFLEET_LEASE_S": "inf"}, "FETCHFLEET_LEASE_S"),
+    ({}, {"FETCHFLEET_MIN_FREE_BYTES": "1 GiB"}, "FETCHFLEET_MIN_FREE_BYTES: '1 GiB'"),
+    ({}, {"FETCHFLEET_MIN_FREE_BYTES": "-1"}, "FETCHFLEET_MIN_FREE_BYTES"),
     ({"user_agent": "a\r\nb"}, {}, "FETCHFLEET_USER_AGENT"),
     ({"user_agent": "é"}, {}, "FETCHFLEET_USER_AGENT"),
 ]
