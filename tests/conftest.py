@@ -1,17 +1,24 @@
 """What every test may ask for, and what none may leave behind."""
 
 import inspect
+import io
+import logging
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 
 import pytest
+import structlog
 from hypothesis import settings
 from redis.asyncio import Redis
 
 from jobs import Fleet
 from jobs.connect import connect
 from tests.support import containers, left_behind, session_redis
-from tests.support.redis import flush, leftovers
+from tests.support.redis import flush, nothing_stranded
+from tests.support.waiting import wait_until
+from worker import log
 
 # A slow machine is no reason to fail: how long an example takes is never what a test is about.
 settings.register_profile("patient", deadline=None)
@@ -23,12 +30,22 @@ CHOICE = pytest.StashKey[session_redis.Choice]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Chooses the run's Redis before anything is collected; what cannot be used ends the run here."""
+    _make_temporary_files_ours(config)
     try:
         asked = os.environ.get(session_redis.VARIABLE, "")
         config.stash[CHOICE] = choice = session_redis.choose(asked, containers.docker_trouble)
         session_redis.refuse_what_is_not_ours(choice)
+        session_redis.refuse_to_share(choice, config.getoption("numprocesses", None) or 0)
     except session_redis.ChoiceError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _make_temporary_files_ours(config: pytest.Config) -> None:
+    """They go to a folder of the run's own, where nobody else leaves any; tmp_path stays where it was."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.TemporaryDirectory(prefix="ff-tests-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder.name
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -47,9 +64,8 @@ def redis_server(pytestconfig: pytest.Config) -> Iterator[str]:
 def redis_url(redis_server: str) -> Iterator[str]:
     """The URL of an empty Redis, in which the test may leave only what keys.py allows."""
     flush(redis_server)
-    yield redis_server
-    left = leftovers(redis_server)
-    assert not left, "left in Redis:\n" + "\n".join(left)
+    with nothing_stranded(redis_server):
+        yield redis_server
 
 
 @pytest.fixture
@@ -68,23 +84,48 @@ async def fleet(redis_url: str) -> AsyncIterator[Fleet]:
         yield door
 
 
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """Where the log goes for the length of a test, configured as a worker configures it."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers, root.level
+    written = io.StringIO()
+    log.configure(written)
+    yield written
+    structlog.configure(**before)
+    root.handlers = handlers
+    root.setLevel(level)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails the test that leaves a child process or a task behind; the pure ones start none."""
+    """Fails the test that leaves a process, a task, a socket or a file behind; the pure ones make none."""
     if request.path.parent.name == "pure":
         yield
         return
     if inspect.iscoroutinefunction(request.function):
-        request.getfixturevalue("no_task_left_running")
-    before = left_behind.children()
+        request.getfixturevalue("nothing_left_in_the_loop")
+    before, open_before = left_behind.children(), left_behind.Things()
     yield
     left = {pid: name for pid, name in left_behind.children().items() if pid not in before}
     assert not left, f"child processes left behind: {left}"
+    if not inspect.iscoroutinefunction(request.function):
+        assert_nothing_left(open_before)
 
 
 @pytest.fixture
-async def no_task_left_running() -> AsyncIterator[None]:
-    """Fails the test that leaves an asyncio task behind."""
+async def nothing_left_in_the_loop() -> AsyncIterator[None]:
+    """Fails the test that leaves an asyncio task behind, or what is closed by the loop and was not."""
+    before = left_behind.Things()
     yield
     left = left_behind.tasks()
     assert not left, f"tasks left behind: {left}"
+    with suppress(AssertionError):  # a transport closes in a later round of the loop
+        await wait_until(lambda: not before.since(), "everything to be closed", timeout_s=2)
+    assert_nothing_left(before)
+
+
+def assert_nothing_left(before: left_behind.Things) -> None:
+    """All sockets and files that have been opened since are closed, temporary ones removed."""
+    left = before.since()
+    assert not left, f"sockets and files left behind: {left}"

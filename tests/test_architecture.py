@@ -13,7 +13,9 @@ SOURCES = sorted(path for room in ("jobs", "worker", "examples") for path in (RO
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 PURE = (
+    "jobs/bodies.py",
     "jobs/checks.py",
+    "jobs/conditions.py",
     "jobs/doors.py",
     "jobs/entry.py",
     "jobs/lanes.py",
@@ -22,7 +24,11 @@ PURE = (
     "jobs/names.py",
     "jobs/urls.py",
     "worker/backoff.py",
+    "worker/balance.py",
+    "worker/crashes.py",
     "worker/decide.py",
+    "worker/decoding.py",
+    "worker/digests.py",
     "worker/fallback.py",
     "worker/gate/breaker.py",
     "worker/gate/budget.py",
@@ -33,10 +39,16 @@ PURE = (
     "worker/gate/state.py",
     "worker/http/egress.py",
     "worker/http/redirects.py",
+    "worker/pace.py",
     "worker/policies.py",
     "worker/policy.py",
+    "worker/probe.py",
+    "worker/records.py",
     "worker/redact.py",
+    "worker/resume.py",
     "worker/robots.py",
+    "worker/space.py",
+    "worker/validators.py",
 )
 IMPURE = {"aiofiles", "arq", "asyncio", "httpcore2", "httpx", "os", "random", "redis", "socket", "time"}
 

@@ -55,7 +55,7 @@ def test_no_server_anywhere_says_what_to_install(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
 async def test_it_ends_even_when_its_parent_is_killed(tmp_path: Path) -> None:
-    """After kill -9 of the parent no Redis is left."""
+    """After kill -9 of the parent no Redis is left, and the folder of its socket goes with the next start."""
     program = (
         "import sys, pathlib; from worker.embedded import EmbeddedRedis\n"
         "server = EmbeddedRedis(pathlib.Path(sys.argv[1])); server.__enter__()\n"
@@ -66,6 +66,10 @@ async def test_it_ends_even_when_its_parent_is_killed(tmp_path: Path) -> None:
     )
     with parent:
         assert parent.stdout is not None
-        pid, _ = parent.stdout.readline().decode().split()
+        pid, url = parent.stdout.readline().decode().split()
         parent.kill()
     await wait_until(lambda: not Path(f"/proc/{pid}").exists(), "Redis to end", 20)
+    left = Path(url.removeprefix("unix://")).parent
+    assert left.exists()
+    with EmbeddedRedis(tmp_path):
+        assert not left.exists()

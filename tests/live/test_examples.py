@@ -20,8 +20,18 @@ import pytest
 from redis.asyncio import Redis
 
 from examples.nightly import main
-from tests.support.origin import Exchange, Origin, by_path, ok, retry_after, sequence, status, truncated
-from tests.support.redis import serve_redis
+from tests.support.origin import (
+    Origin,
+    by_path,
+    held,
+    ok,
+    retry_after,
+    sequence,
+    stall_headers,
+    status,
+    truncated,
+)
+from tests.support.redis import nothing_stranded, serve_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
 from worker.embedded import die_with_parent
@@ -116,13 +126,8 @@ async def test_an_import_is_accepted_ends_and_tells_its_results(redis_url: str, 
 async def test_results_stream_while_the_import_goes_on(redis_url: str, tmp_path: Path) -> None:
     """The first line is there before the last fetch may end."""
     may_end = asyncio.Event()
-
-    async def held(x: Exchange) -> None:
-        await may_end.wait()
-        await x.respond(200)
-
     async with (
-        Origin.serving("127.0.0.192", by_path({"/held": held}, otherwise=ok())) as origin,
+        Origin.serving("127.0.0.192", by_path({"/held": held(may_end)}, otherwise=ok())) as origin,
         service(redis_url, tmp_path) as client,
     ):
         with workers(1, redis_url, tmp_path):
@@ -163,19 +168,16 @@ async def test_the_same_idempotency_key_is_the_same_import(redis_url: str, tmp_p
 
 async def test_an_import_can_be_stopped(redis_url: str, tmp_path: Path) -> None:
     """What has not come yet ends as cancelled, on the wire as in the results."""
-    never = asyncio.Event()
-
-    async def held(_: Exchange) -> None:
-        await never.wait()
-
-    async with Origin.serving("127.0.0.197", held) as origin, service(redis_url, tmp_path) as client:
+    async with (
+        Origin.serving("127.0.0.197", stall_headers(60)) as origin,
+        service(redis_url, tmp_path) as client,
+    ):
         with workers(1, redis_url, tmp_path):
             order = {"urls": [origin.url(f"/{i}") for i in range(20)]}
             link = (await client.post("/imports", json=order)).headers["Location"]
             await wait_until(lambda: origin.requests, "a request")
             stopped = await client.delete(link)
             progress = await ended(client, link)
-        never.set()
 
     assert 202 == stopped.status_code
     assert 20 == progress["cancelled"]
@@ -202,6 +204,7 @@ async def test_without_redis_the_service_asks_for_patience(tmp_path: Path) -> No
     """503 with Retry-After on every route, not a word about where Redis was, no stream ended as if whole."""
     with ExitStack() as while_redis_lives:
         redis_url = while_redis_lives.enter_context(serve_redis())
+        while_redis_lives.enter_context(nothing_stranded(redis_url))
         async with service(redis_url, tmp_path) as client:
             order = {"urls": ["http://a.example/"]}
             link = (await client.post("/imports", json=order)).headers["Location"]

@@ -139,7 +139,7 @@ BAD = {
 GOOD = {f"well {number}": (f"127.0.3.{number}", latency(0.01, ok(b"well"))) for number in range(31, 37)}
 
 
-async def test_bad_neighbours_with_most_of_the_backlog_stop_nobody(
+async def test_i15_bad_neighbours_with_most_of_the_backlog_stop_nobody(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
     """The healthy hosts are done while the throttled, the slow and the dead one still wait."""

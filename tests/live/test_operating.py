@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from jobs import Fleet, keys
 from jobs.batch import Batch
-from tests.support.origin import Exchange, Origin, by_path, ok, retry_after, status
+from tests.support.origin import Origin, by_path, held, ok, retry_after, stall_headers, status
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers, fetchfleet, workers
 
@@ -84,10 +84,6 @@ async def test_status_shows_who_is_busy_and_who_cools_down(
     """One host is at work on an answer, one has asked for quiet, each lane says so."""
     may_end = asyncio.Event()
 
-    async def held(x: Exchange) -> None:
-        await may_end.wait()
-        await x.respond(200)
-
     async def busy_and_cooling() -> dict[str, Any] | None:
         (read,) = await operator.reads("status")
         lanes = {lane["name"]: lane for lane in read["lanes"]}
@@ -96,7 +92,7 @@ async def test_status_shows_who_is_busy_and_who_cools_down(
         return read if found else None
 
     async with (
-        Origin.serving("127.0.0.201", held) as slow,
+        Origin.serving("127.0.0.201", held(may_end)) as slow,
         Origin.serving("127.0.0.202", retry_after(60)) as throttling,
     ):
         with workers(1, redis_url, tmp_path):
@@ -189,17 +185,11 @@ async def test_cancel_ends_a_batch_and_says_how_far_it_was(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
     """By a worker at once; without one it is told who will do it."""
-    never = asyncio.Event()
-
-    async def held(_: Exchange) -> None:
-        await never.wait()
-
-    async with Origin.serving("127.0.0.205", held) as origin:
+    async with Origin.serving("127.0.0.205", stall_headers(60)) as origin:
         with workers(1, redis_url, tmp_path):
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(30)])
             await wait_until(lambda: origin.requests, "a request")
             (read,) = await operator.reads("cancel", batch.id)
-        never.set()
 
     assert (30, True) == (read["cancelled"], read["ended"])
 

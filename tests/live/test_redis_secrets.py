@@ -1,7 +1,6 @@
 """The password of Redis is in no rendering, no log line and no message, whatever goes wrong."""
 
 import io
-import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +8,6 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 import pytest
-import structlog
 from redis.exceptions import RedisError
 from rich.console import Console
 
@@ -19,7 +17,6 @@ from jobs.submit import Submitter
 from tests.support.guarded_redis import serve
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers, fetchfleet, workers
-from worker import log
 from worker.clock import RedisClock
 from worker.intake import Intake
 from worker.life import Life
@@ -57,19 +54,6 @@ def secrets_in(text: str) -> set[str]:
     return {secret for secret in SECRETS if secret in text}
 
 
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """Where the log goes for the length of a test, configured as a worker configures it."""
-    before, root = structlog.get_config(), logging.getLogger()
-    handlers, level = root.handlers, root.level
-    written = io.StringIO()
-    log.configure(written)
-    yield written
-    structlog.configure(**before)
-    root.handlers = handlers
-    root.setLevel(level)
-
-
 def shown(*things: object) -> str:
     """All that a log line, a prompt or a pretty traceback could show of them."""
     screen = io.StringIO()
@@ -84,8 +68,8 @@ async def test_nothing_that_holds_the_url_shows_it(url: str, tmp_path: Path) -> 
     settings = Settings(redis_url=url, out=tmp_path)
     async with Fleet(url) as fleet, connect(url) as redis:
         submitter = Submitter(redis, fleet.send_wakes)
-        life = Life(redis, "w", RedisClock(), fleet.send_wakes, fleet.send_wakes, print)  # type: ignore[arg-type]
-        intake = Intake(url, "w", submitter, None)
+        life = Life(redis, "w", 8000, RedisClock(), fleet.send_wakes, fleet.send_wakes, print, print)  # type: ignore[arg-type]
+        intake = Intake(url, "w", submitter, print, None)
         things = [settings, Runtime(settings), life, intake, submitter, redis, redis.connection_pool]
         things += [fleet, fleet.batch("0" * 16), fleet.dead]
         assert set() == secrets_in(shown(*things))
@@ -203,4 +187,5 @@ async def test_a_worker_logs_none_of_it_while_redis_goes_away_or_refuses_it(
 
 def trouble(running: Workers, said: str) -> bool:
     """Whether the worker has logged such trouble with Redis."""
-    return any(said in line["error"].lower() for line in running.events("redis.trouble"))
+    lines = running.events("redis.trouble") + running.events("redis.refusal")
+    return any(said in line["error"].lower() for line in lines)

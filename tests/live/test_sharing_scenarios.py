@@ -139,7 +139,7 @@ def _used_and_not_pressed(seen: list[judge.Seen], capacity: int) -> None:
 
 
 MANY = [f"127.0.4.{number}" for number in range(1, 41)]
-EACH, FIRST = 25, 600
+EACH, FIRST = 40, 1200
 
 
 async def test_every_lane_moves_although_slots_are_few(

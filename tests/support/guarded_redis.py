@@ -22,7 +22,7 @@ from jobs import Fetch, RedisFullError, scripts
 from jobs.chunk import CHUNK_FETCHES
 from jobs.connect import connect
 from jobs.submit import Submitter
-from tests.support.redis import server_binary
+from tests.support.redis import nothing_stranded, server_binary
 from worker.embedded import die_with_parent
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def serve_guarded(**more: str) -> Iterator[GuardedRedis]:
         guarded = GuardedRedis(folder / "redis.sock", passwords)
         options = {"aclfile": "users.acl", "port": "0", "unixsocket": "redis.sock"}
         options |= {name.replace("_", "-"): value for name, value in more.items()}
-        with serve(folder, options, guarded.admin_url):
+        with serve(folder, options, guarded.admin_url), nothing_stranded(guarded.admin_url):
             yield guarded
 
 

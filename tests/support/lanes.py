@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, Self
 
+import msgspec
 from redis.asyncio import Redis
 
 from jobs import Batch, Fetch, Fleet, Outcome, Reason, Result, keys, scripts
 from jobs.entry import Entry, from_element, to_element
 from jobs.model import decode_result
-from jobs.names import fetch_id
+from jobs.names import FETCH_ID_CHARS, fetch_id
 from jobs.wake import Wake
 from worker import settle
 from worker.clock import RedisClock
@@ -136,6 +137,12 @@ async def lapse(redis: Redis, lane: str = LANE) -> None:
     await redis.zadd(keys.ATTENTION, {lane: 1})
 
 
+async def lose_a_claim(redis: Redis, lane: str = LANE) -> None:
+    """The next fetch is claimed, and nobody hears of it."""
+    element: bytes = await ask(redis, "LPOP", keys.waiting_at(lane, "normal"))
+    await ask(redis, "HSET", keys.claimed(lane), element[:FETCH_ID_CHARS], element)
+
+
 async def put(redis: Redis, *elements: bytes, where: str = "normal", lane: str = LANE) -> None:
     """Put elements into a lane behind everybody's back."""
     await ask(redis, "RPUSH", keys.waiting_at(lane, where), *elements)
@@ -162,6 +169,16 @@ def retried(element: bytes, wait_s: float) -> Settlement:
     of = from_element(element)
     after = Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, attempts=of.attempts + 1)
     return settle.again(after, wait_s, lambda: None)
+
+
+def noted(element: bytes) -> Settlement:
+    """The fetch is about to be begun."""
+    return settle.begun(msgspec.structs.replace(from_element(element), begun=True), lambda: None)
+
+
+def handed_back(element: bytes) -> Settlement:
+    """The element is put back as it is."""
+    return settle.handed_back(from_element(element).id, 0, lambda: None)
 
 
 def interrupted(element: bytes) -> bytes:

@@ -518,6 +518,31 @@ def stall_headers(for_s: float) -> Behaviour:
     return answer
 
 
+def held(may_end: asyncio.Event, then: Behaviour = OK) -> Behaviour:
+    """Says nothing until it is let go."""
+
+    async def answer(x: Exchange) -> None:
+        await may_end.wait()
+        await then(x)
+
+    return answer
+
+
+class HalfBody:
+    """Sends half of a body, and the other half once it is let go."""
+
+    def __init__(self, half_bytes: int = 1 << 20) -> None:
+        self.go_on = asyncio.Event()
+        self._half = b"x" * half_bytes
+
+    async def __call__(self, x: Exchange) -> None:
+        """One body in two halves."""
+        await x.send_head(200, [("Content-Length", str(2 * len(self._half)))])
+        await x.send(self._half)
+        await self.go_on.wait()
+        await x.send(self._half)
+
+
 def garbage(raw: bytes) -> Behaviour:
     """Sends these bytes instead of HTTP, then closes."""
 

@@ -95,6 +95,14 @@ def leftovers(url: str) -> list[str]:
         return faults + _unattended(client)
 
 
+@contextmanager
+def nothing_stranded(url: str) -> Iterator[None]:
+    """Fails if the Redis holds anything against jobs/keys.py when the block is left."""
+    yield
+    left = leftovers(url)
+    assert not left, "left in Redis:\n" + "\n".join(left)
+
+
 def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
     for pattern, want, may_stay in _KEYS:
         if match := re.fullmatch(pattern, name):
@@ -148,6 +156,8 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.POLICY, "hash", _for_ever),
     (keys.POLICY_VERSION, "string", _for_ever),
     (keys.BATCHES, "zset", _for_ever),
+    (keys.INBOX, "list", _never),
+    (keys.TAKEN, "list", _never),
     (keys.INTAKE, "hash", _never),
     (keys.ALL_RESULTS, "stream", _for_ever),
     (keys.DEAD, "stream", _for_ever),

@@ -68,6 +68,12 @@ def refuse_what_is_not_ours(choice: Choice) -> None:
         )
 
 
+def refuse_to_share(choice: Choice, processes: int) -> None:
+    """Raises ChoiceError when several processes would empty the one Redis that a URL names."""
+    if choice.kind == "url" and processes:
+        raise ChoiceError(f"{VARIABLE}: {processes} processes cannot share one Redis; run pytest with -n 0")
+
+
 @contextmanager
 def serve(choice: Choice) -> Iterator[str]:
     """The URL of the chosen Redis for the length of a block; it ends empty or gone."""

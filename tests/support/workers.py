@@ -21,13 +21,15 @@ breaker_reset_s = 0.5
 
 
 @contextmanager
-def workers(count: int, redis_url: str, folder: Path, policy: str = QUICK_POLICY) -> Iterator["Workers"]:
-    """That many worker processes on one Redis; bodies go to `folder`/bodies."""
+def workers(
+    count: int, redis_url: str, folder: Path, policy: str = QUICK_POLICY, *, first: int = 1
+) -> Iterator["Workers"]:
+    """That many worker processes on one Redis, numbered from `first`; bodies go to `folder`/bodies."""
     folder.mkdir(exist_ok=True)
     (folder / "policy.toml").write_text(policy)
     arguments = ["--redis", redis_url, "--out", str(folder / "bodies"), *ALLOW_LOOPBACK]
     arguments += ["--policy", str(folder / "policy.toml")]
-    with worker_processes(count, arguments, folder) as processes:
+    with worker_processes(count, arguments, folder, first=first) as processes:
         yield Workers(processes, folder)
 
 
@@ -42,8 +44,9 @@ class Workers:
     def events(self, name: str) -> list[dict[str, Any]]:
         """Every log line of that event, of all the workers."""
         logs = sorted(self._folder.glob("*.log"))
-        lines = [line for log in logs for line in log.read_text().splitlines()]
-        found = [json.loads(line) for line in lines if line.startswith("{")]
+        lines = [line for log in logs for line in log.read_text().splitlines(keepends=True)]
+        # A line that a worker is just writing, or died of writing, does not count.
+        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
         return [line for line in found if line["event"] == name]
 
     def started(self) -> bool:

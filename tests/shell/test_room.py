@@ -1,0 +1,185 @@
+"""A disk without room: nobody is blamed, nothing is hammered, and the work goes on when there is room."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import Outcome
+from tests.shell.conftest import Lines, Start
+from tests.support import origin as o
+from tests.support.disks import mounted
+from tests.support.one_worker import OneWorker, results_of
+from tests.support.origin import Origin
+from tests.support.waiting import wait_until
+from worker import room, runtime
+from worker.http import errors
+from worker.sink.files import FileSink
+from worker.sink.folders import Folders
+from worker.sink.pump import BLOCK_BYTES
+from worker.space import Space
+
+LEAST_BYTES = 1000
+
+
+class Disk:
+    """What the disk is said to have left."""
+
+    def __init__(self) -> None:
+        self.space = Space(2 * LEAST_BYTES)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """A disk that is as full as the test says, looked at many times a second."""
+    made = Disk()
+
+    async def space(_: FileSink) -> Space:
+        return made.space
+
+    monkeypatch.setattr(FileSink, "space", space)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait is longer than a test can sit out."""
+    monkeypatch.setattr(room, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(runtime, "LEFT_ALONE_S", 0.05)
+    monkeypatch.setattr(errors, "DISK_PAUSE_S", 0.05)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB where bodies go, 3 of them taken."""
+    with mounted(tmp_path / "out") as out:
+        (out / "filler").write_bytes(b"x" * (3 << 20))
+        yield out
+
+
+def said(lines: Lines, event: str) -> list[Any]:
+    """Every line of that event."""
+    return [line for line in lines if line["event"] == event]
+
+
+def count_offers(worker: OneWorker, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lanes that are offered to the worker from here on."""
+    offers: list[str] = []
+    take = worker.runtime.take_lane
+
+    async def counted(name: str, *args: Any, **kwargs: Any) -> Any:
+        offers.append(name)
+        return await take(name, *args, **kwargs)
+
+    monkeypatch.setattr(worker.runtime, "take_lane", counted)
+    return offers
+
+
+@pytest.mark.parametrize(
+    ("space", "wanting"),
+    [
+        (Space(LEAST_BYTES - 1), "bytes"),
+        (Space(1 << 40, free_files=0), "files"),
+        (Space(1 << 40, read_only=True), "writing"),
+    ],
+)
+async def test_without_room_no_lane_is_taken_until_there_is_some(
+    disk: Disk,
+    origin: Origin,
+    start: Start,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    space: Space,
+    wanting: str,
+) -> None:
+    """It is said once, with what is wanting, and once that it is over; no host is asked for anything."""
+    worker = await start(min_free_bytes=LEAST_BYTES)
+    disk.space = space
+    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    offers = count_offers(worker, monkeypatch)
+    batch = await worker.submit([origin.url()])
+    await wait_until(lambda: len(offers) >= 3, "the lane to be offered again and again")
+    assert (origin.requests, said(lines, "disk.ok")) == ([], [])
+    disk.space = Space(2 * LEAST_BYTES)
+
+    [result] = await results_of(batch)
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 0)
+    [full], [ok] = said(lines, "disk.full"), said(lines, "disk.ok")
+    assert (full["log_level"], full["wanting"], full["free_bytes"]) == ("error", wanting, space.free_bytes)
+    assert ok["free_bytes"] == 2 * LEAST_BYTES
+
+
+async def test_lanes_at_hand_go_to_a_worker_with_room(
+    disk: Disk, origin: Origin, start: Start, lines: Lines
+) -> None:
+    """What is in flight ends where it is; what waits behind it is another's."""
+    may_end = asyncio.Event()
+    origin.behaviour = o.held(may_end)
+    narrow = await start(worker_id="narrow", min_free_bytes=LEAST_BYTES, policy={"concurrency": 1})
+    batch = await narrow.submit([origin.url("/first"), origin.url("/second"), origin.url("/third")])
+    await wait_until(lambda: origin.requests, "the first to be in flight")
+    disk.space = Space(LEAST_BYTES - 1)
+    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    await start(worker_id="wide", min_free_bytes=0, policy={"concurrency": 1})
+    may_end.set()
+
+    first, *others = await results_of(batch)
+
+    assert (first.outcome, first.worker) == (Outcome.STORED, "narrow")
+    assert [(result.outcome, result.worker) for result in others] == [(Outcome.STORED, "wide")] * 2
+    assert len(origin.requests) == 3
+
+
+async def test_a_real_disk_that_is_full_is_noticed_and_waited_for(
+    small_disk: Path, origin: Origin, start: Start, lines: Lines
+) -> None:
+    """It is the free space of the out folder that counts."""
+    worker = await start(min_free_bytes=2 << 20)
+    batch = await worker.submit([origin.url()])
+    [line] = said(lines, "disk.full")
+    assert 0 < line["free_bytes"] <= 1 << 20
+    (small_disk / "filler").unlink()
+
+    [result] = await results_of(batch)
+    await worker.stop()
+
+    assert result.outcome is Outcome.STORED
+    assert len(said(lines, "disk.full")) == len(said(lines, "disk.ok")) == 1
+
+
+@pytest.mark.parametrize("size_bytes", [10, 2 * BLOCK_BYTES], ids=["small", "large"])
+@pytest.mark.parametrize("step", ["create", "put"])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO], ids=errno.errorcode.get
+)
+async def test_a_disk_that_refuses_is_nobodys_fault(
+    origin: Origin,
+    worker: OneWorker,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    step: str,
+    size_bytes: int,
+) -> None:
+    """No attempt is charged, nothing is left, and the fetch goes on when the disk does."""
+    real, refusals = getattr(Folders, step), iter([True, True])
+
+    def refuses_twice(self: Folders, *args: Any, **kwargs: Any) -> Any:
+        if next(refusals, False):
+            raise OSError(number, os.strerror(number))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Folders, step, refuses_twice)
+    origin.behaviour = o.ok(b"x" * size_bytes)
+
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 2)
+    assert [line["reason"] for line in said(lines, "fetch.retry")] == ["disk", "disk"]
+    assert worker.files() == {result.path}
+    assert not worker.parts()

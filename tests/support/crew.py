@@ -1,0 +1,153 @@
+"""Workers of which each is started, killed, frozen and watched by its name."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobs import Fleet, Result
+from tests.support.origin import Origin, Seen
+from tests.support.waiting import wait_until
+from tests.support.workers import ALLOW_LOOPBACK, QUICK_POLICY
+from worker.embedded import die_with_parent
+
+BATCH_S = 60.0
+START_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 40.0
+
+
+def asker(seen: Seen) -> str:
+    """The worker that made the request."""
+    return Origin.header(seen, "User-Agent") or ""
+
+
+async def results_of(fleet: Fleet, batch_id: str) -> dict[str, Result]:
+    """By URL; more than one for a fetch would be an error."""
+    async with asyncio.timeout(BATCH_S):
+        found = [result async for result in fleet.batch(batch_id).results()]
+    assert [1] == list(set(Counter(result.id for result in found).values()))
+    return {result.url: result for result in found}
+
+
+class Member:
+    """One worker process. Its User-Agent is its name, so that an origin knows who asks."""
+
+    def __init__(self, name: str, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        self.name = name
+        self._log = log
+        self._begins = log.stat().st_size if log.exists() else 0
+        identity = {"FETCHFLEET_WORKER_ID": name, "FETCHFLEET_USER_AGENT": name}
+        with log.open("ab") as lines:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=lines,
+                stderr=lines,
+                env={**os.environ, **identity, **environment},
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 no threads hold locks here
+            )
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once; frozen or not, it is gone when this returns."""
+        self.process.kill()
+        self.process.wait()
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Its log lines of that event since it was started."""
+        with self._log.open("rb") as log:
+            log.seek(self._begins)
+            lines = [
+                msgspec.json.decode(line) for line in log if line.startswith(b"{") and line.endswith(b"}\n")
+            ]
+        return [line for line in lines if line["event"] == event]
+
+    async def started(self) -> None:
+        """Return when it is ready to take lanes."""
+
+        def is_ready() -> bool:
+            assert self.process.poll() is None, f"{self.name} ended: {self._log.read_text()[-2000:]}"
+            return bool(self.said("worker.started"))
+
+        await wait_until(is_ready, f"{self.name} to start", START_TIMEOUT_S, 0.05)
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        await wait_until(
+            lambda: self.process.poll() is not None, f"the end of {self.name}", END_TIMEOUT_S, 0.05
+        )
+        return self.process.returncode
+
+    async def terminated(self) -> int:
+        """Its exit code after SIGTERM."""
+        self.send(signal.SIGTERM)
+        return await self.ended()
+
+
+class Crew:
+    """Workers on one Redis that share a folder; those of the same name follow one another."""
+
+    def __init__(self, redis_url: str, folder: Path, policy: str, environment: dict[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.out = folder / "bodies"
+        self.members: dict[str, Member] = {}
+        self._folder = folder
+        self._environment = environment
+        (folder / "policy.toml").write_text(policy)
+        self._command = [sys.executable, "-m", "worker", "worker", "--redis", redis_url, *ALLOW_LOOPBACK]
+        self._command += ["--out", str(self.out), "--policy", str(folder / "policy.toml")]
+
+    def start(self, name: str, **environment: str) -> Member:
+        """A worker of that name; the one before must have ended."""
+        variables = {**self._environment, **environment}
+        member = Member(name, self._command, self._folder / f"{name}.log", variables)
+        self.members[name] = member
+        return member
+
+    async def start_all(self, *names: str, **environment: str) -> list[Member]:
+        """Workers of these names, ready."""
+        members = [self.start(name, **environment) for name in names]
+        await asyncio.gather(*(member.started() for member in members))
+        return members
+
+    def alive(self) -> list[str]:
+        """The names of those that run."""
+        return [name for name, member in self.members.items() if member.process.poll() is None]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of that event of all that were started."""
+        return [line for member in self.members.values() for line in member.said(event)]
+
+    def files(self) -> set[str]:
+        """What stands in the out folder under a final name."""
+        return {name for name in self._names() if not name.startswith(".fetchfleet/")}
+
+    def parts(self) -> set[str]:
+        """What stands in the out folder under a temporary name."""
+        return self._names() - self.files()
+
+    def _names(self) -> set[str]:
+        return {str(path.relative_to(self.out)) for path in self.out.rglob("*") if not path.is_dir()}
+
+
+@contextmanager
+def crew(redis_url: str, folder: Path, policy: str = QUICK_POLICY, **environment: str) -> Iterator[Crew]:
+    """A crew for the length of a block; whoever still runs is killed then."""
+    made = Crew(redis_url, folder, policy, environment)
+    try:
+        yield made
+    finally:
+        for member in made.members.values():
+            member.kill()

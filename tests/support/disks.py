@@ -1,0 +1,74 @@
+"""Disks to fill up, and sinks on them, for tests."""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import Fetch
+from jobs.entry import Entry
+from jobs.names import batch_of, fetch_id
+from worker.sink.files import Care, FileSink
+from worker.sink.part import Expected, Kept
+
+ID = "0123456789abcdef-00000007"
+
+
+@contextmanager
+def mounted(folder: Path, size: str = "4m") -> Iterator[Path]:
+    """A disk of that size at the folder; skips the test where none may be mounted."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root may mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def opened(out: Path) -> Iterator[FileSink]:
+    """A sink on the folder."""
+    sink = FileSink(out)
+    sink.open()
+    try:
+        yield sink
+    finally:
+        sink.close()
+
+
+async def keep(
+    sink: FileSink,
+    body: bytes,
+    dest: str | None = None,
+    care: Care | None = None,
+    *,
+    expected: Expected | None = None,
+    place: int = 7,
+    **fields: Any,
+) -> Kept | None:
+    """The body received and committed; place: of the fetch in its batch, fields: more of its own."""
+    fetch = Fetch(url="http://x/", dest=dest, **fields)
+    entry = Entry(id=fetch_id(batch_of(ID), place), deadline_ms=0, fetch=fetch)
+    expected = expected or Expected(len(body), fetch.sha256)
+    async with sink.receive(entry, 1, expected, care) as part:
+        for at in range(0, len(body), 60_000):
+            await part.write(body[at : at + 60_000])
+        return await part.commit(lambda: True)
+
+
+def files(folder: Path) -> set[str]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def some_bytes(size_bytes: int) -> bytes:
+    """A body of which no two blocks are alike."""
+    pieces = (hashlib.sha256(str(place).encode()).digest() for place in range(size_bytes // 32 + 1))
+    return b"".join(pieces)[:size_bytes]

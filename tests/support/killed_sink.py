@@ -1,0 +1,105 @@
+"""A sink whose process is killed at each of its steps in turn, in a child process that forks.
+
+A step is a call that changes the disk. Before the first of them the process is killed in its first life,
+before the second in its second life, and so on, until a life ends by itself. What stands at the final name
+after each death is written out, as JSON.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support.disks import files, keep, opened, some_bytes
+from worker.sink.files import Care
+from worker.sink.part import Part
+
+STEPS = ("mkdir", "open", "write", "fsync", "rename", "link", "unlink", "close")
+ROOT = Path(__file__).parents[2]
+DEST = "folder/deeper/a"
+
+
+def deaths(folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None) -> Any:
+    """For each life, what it leaves: `killed`, the steps it came to, and what is at the final name."""
+    arguments = [str(folder), str(size_bytes), durability, if_exists, "" if old is None else old.decode()]
+    command = [sys.executable, "-m", "tests.support.killed_sink", *arguments]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def _live(out: Path, body: bytes, care: Care, if_exists: str, dies_at: int, steps: int) -> None:
+    """One life, which dies before its step of that number, and writes each step to a descriptor before it."""
+    count = 0
+
+    def step(name: str) -> None:
+        nonlocal count
+        os_write(steps, name.encode() + b" ")
+        count += 1
+        if count == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(name: str) -> Callable[..., Any]:
+        real = getattr(os, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            step(name)
+            return real(*args, **kwargs)
+
+        return call
+
+    async def block(self: Any, left: memoryview) -> None:
+        step("block")
+        await write_block(self, left)
+
+    async def life() -> None:
+        with opened(out) as sink:
+            for name in STEPS:
+                setattr(os, name, counted(name))
+            Part._write = block  # type: ignore[method-assign]
+            await keep(sink, body, DEST, care, if_exists=if_exists)
+
+    os_write, write_block = os.write, Part._write
+    asyncio.run(life())
+
+
+def _tell(folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None) -> None:
+    body = some_bytes(size_bytes)
+    lives: list[dict[str, Any]] = []
+    killed = True
+    while killed:
+        out = folder / str(len(lives))
+        if old is not None:
+            (out / DEST).parent.mkdir(parents=True)
+            (out / DEST).write_bytes(old)
+        steps, told = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                _live(out, body, Care(durability=durability), if_exists, len(lives) + 1, told)
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 - it must not go on as the parent
+                traceback.print_exc()
+                sys.stderr.flush()
+            finally:
+                os._exit(1)
+        ended = os.waitpid(child, 0)[1]
+        killed = os.WIFSIGNALED(ended)
+        assert killed or ended == 0, "a life ended by an error, see above"
+        os.close(told)
+        came_to = os.read(steps, 1 << 16).decode().split()
+        os.close(steps)
+        found = (out / DEST).read_bytes() if (out / DEST).exists() else None
+        what = {old: "old", body: "whole", None: "nothing"}.get(found, "half")
+        left = sorted(files(out / ".fetchfleet/parts"))
+        lives.append({"killed": killed, "steps": came_to, "found": what, "parts": left})
+    sys.stdout.write(json.dumps(lives))
+
+
+if __name__ == "__main__":
+    where, size, how, exists, before = sys.argv[1:]
+    _tell(Path(where), int(size), how, exists, before.encode() or None)

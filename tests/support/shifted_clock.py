@@ -1,0 +1,42 @@
+"""Redis's clock set to what a test likes, for all that asks it: the scripts and the sweep."""
+
+import hashlib
+
+import pytest
+from redis.asyncio import Redis
+
+from jobs import connect, scripts
+from worker import store
+
+KEY = "ff:shifted_s"
+_SHIFTED = (
+    f"local function shifted_time()\n  local t = redis.call('TIME')\n"
+    f"  t[1] = t[1] + (redis.call('GET', '{KEY}') or 0)\n  return t\nend\n"
+)
+
+
+def shiftable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real scripts, but for where they have the time from."""
+    sources = {
+        name: (_SHIFTED + text.decode().replace("redis.call('TIME')", "shifted_time()")).encode()
+        for name, text in scripts.SOURCES.items()
+    }
+    digests = {name: hashlib.sha1(text).hexdigest() for name, text in sources.items()}
+    monkeypatch.setattr(scripts, "SOURCES", sources)
+    monkeypatch.setattr(scripts, "_DIGESTS", digests)
+    monkeypatch.setattr(store, "redis_now_ms", now_ms)
+
+
+async def now_ms(redis: Redis) -> int:
+    """What the shifted clock says."""
+    return await connect.redis_now_ms(redis) + 1000 * int(await redis.get(KEY) or 0)
+
+
+async def shift(redis: Redis, by_s: int) -> None:
+    """The clock jumps."""
+    await redis.incrby(KEY, by_s)
+
+
+async def unshift(redis: Redis) -> None:
+    """The clock is right again."""
+    await redis.delete(KEY)

@@ -1,0 +1,63 @@
+"""A server that answers every request with two bytes, on many loopback hosts, in a child process.
+
+It looks at nothing but the ends of requests, so that what is measured is not the server.
+"""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from worker.embedded import die_with_parent
+
+ROOT = Path(__file__).parents[2]
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok"
+BACKLOG = 1024
+
+
+@contextmanager
+def tiny_server(hosts: list[str]) -> Iterator[list[str]]:
+    """The base URL of each host, served until the end of the block."""
+    sockets = [socket.create_server((host, 0), backlog=BACKLOG) for host in hosts]
+    urls = [f"http://{host}:{found.getsockname()[1]}" for host, found in zip(hosts, sockets, strict=True)]
+    numbers = [found.fileno() for found in sockets]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.tiny_server", *map(str, numbers)],
+        cwd=ROOT,
+        pass_fds=numbers,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - we start no thread before
+    )
+    try:
+        yield urls  # connections wait in the sockets until the child takes them
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        for found in sockets:
+            found.close()
+
+
+class _Answers(asyncio.Protocol):
+    """One connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(ANSWER * data.count(b"\r\n\r\n"))
+
+
+async def _serve(numbers: list[int]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        await loop.create_server(_Answers, sock=socket.socket(fileno=number), backlog=BACKLOG)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve([int(number) for number in sys.argv[1:]]))
