@@ -1,0 +1,104 @@
+"""Which faults come when: a pure function of the seed."""
+
+import random
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Kind(StrEnum):
+    """What may happen to a fleet."""
+
+    WORKER_KILLED = "worker killed (-9)"
+    WORKER_STOPPED = "worker stopped longer than its lease"
+    WORKER_REPLACED = "worker replaced (SIGTERM)"
+    ALL_REPLACED = "all workers replaced, in turn"
+    LINE_CUT = "a worker's connections to Redis cut"
+    LINE_BLACK = "a worker's connections to Redis black-holed"
+    LINE_SLOW = "a worker's connections to Redis slow"
+    REDIS_RESTARTED = "Redis restarted"
+    REDIS_KILLED = "Redis killed (-9)"
+    REDIS_FROZEN = "Redis frozen"
+    REDIS_READONLY = "Redis read-only"
+    CLIENTS_KILLED = "every connection to Redis cut"
+    CLIENTS_REFUSED = "Redis refuses new connections"
+
+
+class Weight(NamedTuple):
+    """How often a kind is drawn, and for how long it lasts."""
+
+    often: int
+    least_s: float
+    most_s: float
+
+
+LEASE_S = 4.0
+"""Shorter than a worker's own, so that a run of a minute sees many a lease end."""
+
+WEIGHTS = {
+    Kind.WORKER_KILLED: Weight(6, 0.0, 3.0),
+    Kind.WORKER_STOPPED: Weight(3, LEASE_S + 1, 2 * LEASE_S),
+    Kind.WORKER_REPLACED: Weight(4, 0.0, 0.5),
+    Kind.ALL_REPLACED: Weight(1, 0.0, 0.5),
+    Kind.LINE_CUT: Weight(2, 0.0, 0.0),
+    Kind.LINE_BLACK: Weight(4, LEASE_S - 2, 2.5 * LEASE_S),
+    Kind.LINE_SLOW: Weight(2, 1.0, 6.0),
+    Kind.REDIS_RESTARTED: Weight(2, 0.0, 5.0),
+    Kind.REDIS_KILLED: Weight(2, 0.0, 5.0),
+    Kind.REDIS_FROZEN: Weight(2, 1.0, 12.0),
+    Kind.REDIS_READONLY: Weight(1, 0.5, 5.0),
+    Kind.CLIENTS_KILLED: Weight(2, 0.0, 0.0),
+    Kind.CLIENTS_REFUSED: Weight(1, 0.5, 3.0),
+}
+OF_ONE_WORKER = frozenset(
+    {
+        Kind.WORKER_KILLED,
+        Kind.WORKER_STOPPED,
+        Kind.WORKER_REPLACED,
+        Kind.LINE_CUT,
+        Kind.LINE_BLACK,
+        Kind.LINE_SLOW,
+    }
+)
+BETWEEN_S = 2.0
+"""From one fault to the next, on average."""
+
+QUIET_S = 2.0
+"""At the start, for the fleet to be at work when the first fault comes."""
+
+
+class Fault(NamedTuple):
+    """One fault to come: at_s after the start, lasting length_s; worker: which, from 0, if it is of one."""
+
+    at_s: float
+    kind: Kind
+    worker: int | None
+    length_s: float
+
+
+def plan(seed: int, lasts_s: float, workers: int) -> list[Fault]:
+    """The faults of a run in the order of their times; each kind comes once before any comes by chance."""
+    chance = random.Random(f"faults {seed}")  # noqa: S311 a seed that can be told is the point
+    at_s, faults = QUIET_S, list[Fault]()
+    for kind in _kinds(chance):
+        if at_s >= lasts_s:
+            return faults
+        faults.append(_fault(kind, at_s, workers, chance))
+        at_s += chance.uniform(0.2, 2 * BETWEEN_S - 0.2)
+    raise AssertionError
+
+
+def _kinds(chance: random.Random) -> Iterator[Kind]:
+    first = list(Kind)
+    chance.shuffle(first)
+    yield from first
+    often: Sequence[int] = [WEIGHTS[kind].often for kind in Kind]
+    while True:
+        yield from chance.choices(list(Kind), often)
+
+
+def _fault(kind: Kind, at_s: float, workers: int, chance: random.Random) -> Fault:
+    weight = WEIGHTS[kind]
+    worker = chance.randrange(workers) if kind in OF_ONE_WORKER else None
+    length_s = chance.uniform(weight.least_s, weight.most_s)
+    return Fault(round(at_s, 3), kind, worker, round(length_s, 3))

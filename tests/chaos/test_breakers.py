@@ -1,0 +1,59 @@
+"""A host goes down and comes back while the workers that probe it die."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+from jobs import Fleet, Outcome
+from tests.support import judge
+from tests.support.crew import asker, crew, results_of
+from tests.support.origin import OK, Origin, stall_headers, status
+from tests.support.waiting import wait_until
+
+HOST = "127.0.0.221"
+LEASE_S = 1.5
+POLICY = """\
+[default]
+concurrency = 4
+attempts = 100
+retry_base_s = 0.05
+retry_cap_s = 0.2
+breaker_failures = 3
+breaker_reset_s = 0.5
+breaker_cap_s = 1
+"""
+
+
+async def test_i17_one_probe_at_a_time_whoever_dies_of_it_and_closed_once_the_host_is_well(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """The host stalls its probe, and the worker that waits for the answer is killed; twice."""
+    async with Origin.serving(HOST, status(500)) as origin:
+        with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S=str(LEASE_S)) as hands:
+            await hands.start_all("one", "two", "three")
+            batch = await fleet.submit([origin.url(f"/{number}") for number in range(20)])
+            await wait_until(lambda: hands.said("lane.breaker_open"), "the breaker to open", 20)
+            await wait_until(lambda: not origin.in_progress, "the last of those before it", 20)
+            down_s = max(seen.finished_s for seen in origin.requests)
+            origin.behaviour = stall_headers(60)
+            for _ in range(2):
+                seen = len(origin.requests)
+                await wait_until(partial(_more_than, seen, origin), "a probe", 30)
+                hands.members[asker(origin.requests[-1])].kill()
+                await wait_until(lambda: not origin.in_progress, "its connection to close")
+            origin.behaviour = OK
+            results = await results_of(fleet, batch.id)
+            closed = hands.said("lane.breaker_closed")
+    probes = [seen for seen in origin.requests if seen.arrived_s > down_s and seen.status != 200]
+    well = min(seen.finished_s for seen in origin.requests if seen.status == 200)
+    first = [seen for seen in origin.requests if down_s < seen.arrived_s < well]
+
+    assert {Outcome.STORED} == {result.outcome for result in results.values()}
+    assert len(probes) >= 2
+    assert 1 == judge.most_at_once(first)
+    assert all(math.isfinite(seen.finished_s) for seen in probes)
+    assert closed
+
+
+def _more_than(count: int, origin: Origin) -> bool:
+    return len(origin.requests) > count

@@ -1,0 +1,45 @@
+"""A fleet under faults drawn by a seed: ./scripts/chaos, for as long as a run of all tests can wait."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.havoc.ledgers import Acknowledged, Attempted, Ended, Ledgers
+
+SEED = 2026
+MINUTES = 0.8
+LOST = "0123456789abcdef-00000001"
+
+
+def chaos(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    """What the driver says and how it ends."""
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.chaos_run", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_i01_no_acknowledged_fetch_is_lost() -> None:
+    """Each kind of fault comes; what was acknowledged ends once and rightly, and no host is pressed."""
+    run = chaos("--seed", SEED, "--minutes", MINUTES)
+
+    assert 0 == run.returncode, f"seed {SEED}:\n{run.stdout}\n{run.stderr}"
+
+
+def test_a_breach_ends_with_1_and_is_named(tmp_path: Path) -> None:
+    """An id without a result is a breach, whatever else is right."""
+    book = Ledgers(tmp_path)
+    url = "http://127.0.8.1/gone/one"
+    book.add("producer", [Attempted([url]), Acknowledged([LOST], [url])])
+    book.add(
+        "ended", [Ended("0123456789abcdef-00000000", url, "failed", "http_status", 404, None, None, 1, 0)]
+    )
+    run = chaos("--judge", tmp_path)
+
+    assert (1, "") == (run.returncode, run.stderr)
+    assert f"acknowledged and lost: {LOST}" in run.stdout

@@ -1,0 +1,68 @@
+"""Wall clocks that are five minutes off, at workers and at producers."""
+
+import asyncio
+from pathlib import Path
+
+from jobs import Batch, Fleet, Outcome
+from tests.support.crew import crew
+from tests.support.judge import closer_than
+from tests.support.origin import OK, Origin, latency, requests_inside, retry_after, sequence
+from tests.support.waiting import wait_until
+from tests.support.workers import QUICK_POLICY, fetchfleet
+
+SHIM = str(Path(__file__).parents[1] / "support" / "skewed")
+OFF_S = 300.0
+QUIET_S = 2.0
+ON_THE_WIRE_S = 0.4
+PROMPT_S = 15.0
+"""A fetch that one of the wrong clocks delays comes after minutes."""
+
+PACED, COOLING = "127.0.0.211", "127.0.0.212"
+PACE_PER_S = 10
+POLICY = f"{QUICK_POLICY}concurrency = 4\n[host.'{PACED}']\nrate_per_s = {PACE_PER_S}\n"
+
+
+def skewed(by_s: float) -> dict[str, str]:
+    """The environment of a process whose wall clock is off by so much."""
+    return {"PYTHONPATH": SHIM, "FETCHFLEET_TEST_SKEW_S": str(by_s)}
+
+
+async def test_i30_clocks_that_are_five_minutes_off_change_nothing(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """A worker behind, one ahead, a producer ahead: all ends soon, pace and quiet are kept."""
+    async with (
+        Origin.serving(PACED, latency(0.01, OK)) as paced,
+        Origin.serving(COOLING, sequence(OK, retry_after(QUIET_S), OK)) as cooling,
+    ):
+
+        def urls(of: str, count: int) -> list[str]:
+            return [origin.url(f"/{of}/{n}") for n in range(count) for origin in (paced, cooling)]
+
+        with crew(redis_url, tmp_path / "fleet", POLICY) as hands:
+            await hands.start_all("behind", **skewed(-OFF_S))
+            said = await asyncio.to_thread(
+                fetchfleet,
+                "submit",
+                "-",
+                "--redis",
+                redis_url,
+                stdin="\n".join(urls("a", 5)),
+                **skewed(OFF_S),
+            )
+            of_ahead = fleet.batch(said.stdout.strip())
+            await wait_until(lambda: _ended(of_ahead), "the end of what came from ahead", PROMPT_S)
+            await hands.start_all("ahead", **skewed(OFF_S))
+            batch = await fleet.submit(urls("b", 20))
+            await wait_until(lambda: _ended(batch), "the end of the rest", PROMPT_S)
+            results = [result for of in (of_ahead, batch) async for result in of.results()]
+
+    assert 50 == len({result.id for result in results})
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert [] == closer_than(paced.requests, 1 / PACE_PER_S, burst=1, slack_s=0.1)
+    assert [] == requests_inside(cooling.windows, cooling.requests, ON_THE_WIRE_S)
+    assert max(paced.high_water, cooling.high_water) <= 4
+
+
+async def _ended(batch: Batch) -> bool:
+    return (await batch.counts()).ended

@@ -1,0 +1,127 @@
+"""Workers die by kill -9: their lanes run elsewhere soon, and a fetch that kills is found out alone."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from jobs import Fleet, Outcome, Reason, Result
+from tests.support.crew import Crew, asker, crew, results_of
+from tests.support.origin import Exchange, Origin, Seen, by_path, held, latency, slow
+from tests.support.waiting import wait_until
+from tests.support.workers import QUICK_POLICY
+
+RECOVERY_S = 15.0
+POISON_S = 60.0
+CONCURRENCY = 3
+POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
+
+LONG, BUSY, STEADY = "127.0.0.213", "127.0.0.214", "127.0.0.215"
+DEADLY, BESIDE = "127.0.0.216", "127.0.0.217"
+
+
+def under_way(origin: Origin) -> list[Seen]:
+    """The requests without an end."""
+    return [seen for seen in origin.requests if seen.finished_s == math.inf]
+
+
+async def test_i04_i05_i14_what_a_killed_worker_held_runs_elsewhere_within_15_s(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """However long its fetches are; no attempt is charged, no host sees more than it may.
+
+    A fetch of many renewals' length with another worker is made once.
+    """
+    may_end = asyncio.Event()
+    async with (
+        Origin.serving(LONG, held(may_end)) as long,
+        Origin.serving(BUSY, latency(0.05)) as busy,
+        Origin.serving(STEADY, slow(b"drop", 0.25, 40)) as steady,
+    ):
+        with crew(redis_url, tmp_path / "fleet", POLICY) as hands:
+            await hands.start_all("one", "two", "three")
+            urls = [long.url(f"/{n}") for n in range(2 * CONCURRENCY)]
+            batch = await fleet.submit(urls)
+            await wait_until(lambda: len(under_way(long)) == CONCURRENCY, "long fetches")
+            slowly = await fleet.submit([steady.url("/")])  # by another worker, which holds no lane yet
+            await wait_until(lambda: under_way(steady), "the steady fetch")
+            short = await fleet.submit(busy.url(f"/{n}") for n in range(400))
+            await wait_until(lambda: under_way(busy), "short fetches")
+            held_by = asker(long.requests[0])
+            hands.members[held_by].kill()
+            await wait_until(
+                lambda: any(asker(seen) != held_by for seen in long.requests), "their new owner", RECOVERY_S
+            )
+            may_end.set()
+            results = await results_of(fleet, batch.id)
+            shorts = await results_of(fleet, short.id) | await results_of(fleet, slowly.id)
+
+    assert {Outcome.STORED} == {result.outcome for result in (results | shorts).values()}
+    assert {1} == {result.attempts for result in (results | shorts).values()}
+    assert CONCURRENCY <= sum(results[url].interruptions for url in urls)
+    assert {0, 1} >= {result.interruptions for result in (results | shorts).values()}
+    assert [CONCURRENCY, CONCURRENCY] == [long.high_water, busy.high_water]
+    assert 1 == len(steady.requests)
+
+
+@asynccontextmanager
+async def restarted(hands: Crew) -> AsyncIterator[None]:
+    """Whoever dies is started again, as a supervisor does."""
+
+    async def watch() -> None:
+        while True:
+            for name, member in list(hands.members.items()):
+                if member.process.poll() is not None:
+                    hands.start(name)
+            await asyncio.sleep(0.05)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def test_i07_a_fetch_that_kills_its_worker_three_times_is_given_up_and_nobody_else(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """It ends as poison, with a dead letter; long ones beside it, in its lane and in others, are stored."""
+    may_end = asyncio.Event()
+    with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="1") as hands:
+
+        async def deadly(x: Exchange) -> None:
+            hands.members[asker(x.request)].kill()
+            await asyncio.Event().wait()
+
+        long = held(may_end)
+        async with (
+            Origin.serving(DEADLY, by_path({"/poison": deadly, "/": long})) as origin,
+            Origin.serving(BESIDE, long) as beside,
+        ):
+            await hands.start_all("one", "two")
+            poison = origin.url("/poison")
+            batch = await fleet.submit(
+                [poison, *(of.url(f"/{n}") for n in range(4) for of in (origin, beside))]
+            )
+            async with restarted(hands):
+                await wait_until(lambda: len(_of(origin, "/poison")) == 2, "the second death", POISON_S)
+                may_end.set()
+                results = await results_of(fleet, batch.id)
+            letters = [letter async for letter in fleet.dead.each()]
+            made = _of(origin, "/poison")
+
+    assert (Outcome.FAILED, Reason.POISON, 3) == _end(results.pop(poison))
+    assert {Outcome.STORED} == {result.outcome for result in results.values()}, results
+    assert {1} == {result.attempts for result in results.values()}
+    assert 3 == len(made)
+    assert ["poison"] == [letter.reason for letter in letters]
+
+
+def _of(origin: Origin, target: str) -> list[Seen]:
+    return [seen for seen in origin.requests if seen.target == target]
+
+
+def _end(result: Result) -> tuple[Outcome, Reason | None, int]:
+    return result.outcome, result.reason, result.interruptions

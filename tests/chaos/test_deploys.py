@@ -1,0 +1,217 @@
+"""Workers are told to end, at any moment, again and again: nothing is lost, charged or done twice."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs import Batch, Fleet, Outcome
+from tests.support.crew import Member, asker, crew, results_of
+from tests.support.origin import Behaviour, Exchange, Origin, latency, ok
+from tests.support.own_redis import OwnRedis, own_redis
+from tests.support.waiting import wait_until
+from tests.support.workers import QUICK_POLICY
+
+GRACE_S = 0.5
+SHORTS = 200
+"""More than are made in the grace."""
+
+RESTARTS = 10
+LONG, BUSY = "127.0.2.60", "127.0.2.61"
+SOON_S = 20.0
+POLICY = f"{QUICK_POLICY}concurrency = 4\n"
+
+
+class Stage:
+    """An origin that holds an answer before its head, in its body, or not, and the fetches for it."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    async def head(self, x: Exchange) -> None:
+        """Says nothing until it is let go."""
+        await self.go_on.wait()
+        await x.respond(200, (), b"whole")
+
+    async def body(self, x: Exchange) -> None:
+        """Sends a part of the body, and the rest once it is let go."""
+        await x.send_head(200, [("Content-Length", "10")])
+        await x.send(b"whole")
+        await self.go_on.wait()
+        await x.send(b"whole")
+
+
+@dataclass
+class Scene:
+    """One worker, its Redis and its host, at the moment of a SIGTERM."""
+
+    worker: Member
+    origin: Origin
+    batch: Batch
+    server: OwnRedis
+    stage: Stage
+
+
+Moment = Callable[[Scene], Awaitable[object]]
+
+
+async def _at_start(_: Scene) -> None:
+    """As soon as it is ready, with lanes to take."""
+
+
+async def _taking(scene: Scene) -> None:
+    await wait_until(lambda: scene.worker.said("lane.taken"), "a lane", SOON_S, 0)
+
+
+async def _asking(scene: Scene) -> None:
+    await wait_until(lambda: scene.origin.connections_opened, "a connection", SOON_S, 0)
+
+
+async def _in_flight(scene: Scene) -> None:
+    await wait_until(lambda: scene.origin.in_progress, "a request", SOON_S)
+
+
+async def _settling(scene: Scene) -> None:
+    await wait_until(lambda: len(scene.origin.requests) >= 10, "answers", SOON_S, 0)
+
+
+async def _idle(scene: Scene) -> None:
+    await wait_until(lambda: _ended(scene.batch), "the end of all", SOON_S)
+
+
+async def _without_redis(scene: Scene) -> None:
+    await _in_flight(scene)
+    await asyncio.to_thread(scene.server.stop)
+
+
+async def _stopping(scene: Scene) -> None:
+    await _in_flight(scene)
+    scene.worker.send(signal.SIGTERM)
+    await wait_until(lambda: scene.worker.said("worker.stopping"), "the stop", SOON_S)
+
+
+SHORT = "short"
+MOMENTS: dict[str, tuple[Moment, str]] = {
+    "at its start": (_at_start, SHORT),
+    "while it takes a lane": (_taking, SHORT),
+    "while it connects": (_asking, SHORT),
+    "while it waits for a head": (_in_flight, "head"),
+    "in a body": (_in_flight, "body"),
+    "while it settles": (_settling, SHORT),
+    "while it is idle": (_idle, SHORT),
+    "while redis is away": (_without_redis, "body"),
+    "while it stops": (_stopping, "head"),
+}
+
+
+async def _ended(batch: Batch) -> bool:
+    return (await batch.counts()).ended
+
+
+async def terminated_at(name: str, place: int, folder: Path) -> None:
+    """A worker is ended at the moment, and another does what is left; each fetch has one result."""
+    moment, kind = MOMENTS[name]
+    stage = Stage()
+    answers: dict[str, Behaviour] = {
+        "head": stage.head,
+        "body": stage.body,
+        SHORT: latency(0.05, ok(b"whole")),
+    }
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(Origin.serving(f"127.0.2.{place}", answers[kind]))
+        server = stack.enter_context(own_redis())
+        await wait_until(server.answers, "Redis")
+        fleet = await stack.enter_async_context(Fleet(server.url))
+        variables = {"FETCHFLEET_GRACE_S": str(GRACE_S), "FETCHFLEET_LEASE_S": "2"}
+        hands = stack.enter_context(crew(server.url, folder / str(place), POLICY, **variables))
+        count = SHORTS if kind == SHORT else 2
+        batch = await fleet.submit(origin.url(f"/{n}") for n in range(count))
+        worker = hands.start("first")
+        await worker.started()
+        await moment(Scene(worker, origin, batch, server, stage))
+
+        assert 0 == await worker.terminated(), name
+        made = len(origin.requests)
+        if name == "while redis is away":
+            server.start()
+            await wait_until(server.answers, "Redis")
+        stage.go_on.set()
+        await hands.start_all("second")
+        results = await results_of(fleet, batch.id)
+
+        assert {(Outcome.STORED, 1)} == {(result.outcome, result.attempts) for result in results.values()}, (
+            name
+        )
+        assert {0, 1} >= {result.interruptions for result in results.values()}, name
+        assert count == len(results)
+        assert all(asker(seen) == "second" for seen in origin.requests[made:])
+        assert not hands.parts(), name
+        if kind == SHORT and moment is not _idle:
+            assert made < SHORTS, name
+        if kind != SHORT:
+            assert {1} == {result.interruptions for result in results.values()}, name
+            assert all(seen.aborted for seen in origin.requests[:made]), name
+
+
+async def test_i08_a_grace_that_is_long_enough_lets_a_long_fetch_end(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """The worker ends after it, and nothing is handed back."""
+    stage = Stage()
+    async with Origin.serving(LONG, stage.body) as long:
+        with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="60") as hands:
+            [worker] = await hands.start_all("worker")
+            batch = await fleet.submit([long.url("/")])
+            await wait_until(lambda: long.in_progress, "the long fetch", SOON_S)
+            worker.send(signal.SIGTERM)
+            await wait_until(lambda: worker.said("worker.stopping"), "the stop", SOON_S)
+            stage.go_on.set()
+            assert 0 == await worker.ended()
+            [result] = (await results_of(fleet, batch.id)).values()
+
+    assert (Outcome.STORED, 1, 0) == (result.outcome, result.attempts, result.interruptions)
+    assert 1 == len(long.requests)
+
+
+async def test_i08_sigterm_at_any_moment_loses_nothing_and_ends_with_0(tmp_path: Path) -> None:
+    """Nothing is begun after it, no attempt is charged, what is cut off is done by another."""
+    ended = await asyncio.gather(
+        *(terminated_at(name, place, tmp_path) for place, name in enumerate(MOMENTS, 1)),
+        return_exceptions=True,
+    )
+    failed = [error for error in ended if error is not None]
+    assert not failed, failed
+
+
+async def test_i07_ten_rolling_restarts_cost_one_long_fetch_nothing(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """It is interrupted and begun again, its attempts stay one; many short ones beside it are made once."""
+    stage = Stage()
+    async with (
+        Origin.serving(LONG, stage.body) as long,
+        Origin.serving(BUSY, latency(0.05, ok(b"short"))) as busy,
+    ):
+        with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="0.3") as hands:
+            await hands.start_all("a", "b")
+            batch = await fleet.submit([long.url("/"), *(busy.url(f"/{n}") for n in range(1500))])
+            await wait_until(lambda: long.in_progress, "the long fetch", SOON_S)
+            codes: list[int] = []
+            for _ in range(RESTARTS // 2):
+                for old, new in (("a", "b"), ("b", "a")):
+                    codes.append(await hands.members[old].terminated())
+                    replaced = hands.start(old)
+                    await wait_until(lambda: long.in_progress, f"the long fetch at {new}", SOON_S)
+                    await replaced.started()
+            stage.go_on.set()
+            results = await results_of(fleet, batch.id)
+            last = results.pop(long.url("/"))
+
+    assert [0] * RESTARTS == codes
+    assert (Outcome.STORED, 1) == (last.outcome, last.attempts)
+    assert 2 <= last.interruptions == len(long.requests) - 1
+    assert {(Outcome.STORED, 1)} == {(result.outcome, result.attempts) for result in results.values()}
+    assert 1500 == len(results)
+    assert busy.high_water <= 4

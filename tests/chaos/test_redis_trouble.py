@@ -1,0 +1,309 @@
+"""Redis goes away, freezes, takes no writes, lets nobody in, loses its place, is still loading."""
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from jobs import Batch, Fleet, Outcome, keys
+from jobs.connect import connect
+from tests.support.crew import crew, results_of
+from tests.support.origin import OK, Origin, held, latency
+from tests.support.own_redis import OwnRedis, own_redis
+from tests.support.waiting import wait_until
+from tests.support.workers import QUICK_POLICY, fetchfleet
+
+LEASE_S = 2.0
+AWAY_S = 4.0
+"""Longer than a lease, and than the time after which a sweep gives away what nobody renews."""
+
+RESUMED_S = 10.0
+TROUBLE_S = 30.0
+CONCURRENCY = 2
+POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
+
+Step = Callable[[OwnRedis, Redis], Awaitable[object]]
+"""What is done to a Redis; the client was connected before."""
+
+
+async def _shut_down(server: OwnRedis, _: Redis) -> None:
+    await asyncio.to_thread(server.shut_down)
+
+
+async def _kill(server: OwnRedis, _: Redis) -> None:
+    await asyncio.to_thread(server.stop)
+
+
+async def _start(server: OwnRedis, _: Redis) -> None:
+    server.start()
+    await wait_until(server.answers, "Redis", TROUBLE_S)
+
+
+async def _freeze(server: OwnRedis, _: Redis) -> None:
+    server.freeze()
+
+
+async def _thaw(server: OwnRedis, _: Redis) -> None:
+    server.thaw()
+
+
+async def _demote(_: OwnRedis, client: Redis) -> None:
+    await client.replicaof("127.0.0.1", 1)
+
+
+async def _promote(_: OwnRedis, client: Redis) -> None:
+    await client.replicaof("NO", "ONE")
+
+
+async def _crowd(_: OwnRedis, client: Redis) -> None:
+    """Everybody is thrown out, and the place is full."""
+    await client.config_set("maxclients", 1)
+    await client.client_kill_filter(_type="normal", skipme=True)
+
+
+async def _clear(_: OwnRedis, client: Redis) -> None:
+    await client.config_set("maxclients", 1000)
+
+
+FAULTS: dict[str, tuple[Step, Step]] = {
+    "restarted": (_shut_down, _start),
+    "killed": (_kill, _start),
+    "frozen": (_freeze, _thaw),
+    "read-only": (_demote, _promote),
+    "crowded": (_crowd, _clear),
+}
+HOST = "127.0.1.60"
+
+
+async def through(fault: str, place: int, folder: Path) -> None:
+    """Two workers and their hosts live through the fault, and nobody loses anything."""
+    begin, end = FAULTS[fault]
+    may_end = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        busy, long = [
+            await stack.enter_async_context(Origin.serving(f"127.0.1.{place}{n}", behaviour))
+            for n, behaviour in enumerate((latency(0.04), held(may_end)))
+        ]
+        server = stack.enter_context(own_redis())
+        await wait_until(server.answers, "Redis")
+        client = await stack.enter_async_context(connect(server.url))
+        fleet = await stack.enter_async_context(Fleet(server.url))
+        hands = stack.enter_context(crew(server.url, folder / fault, POLICY, FETCHFLEET_LEASE_S=f"{LEASE_S}"))
+        await hands.start_all("one", "two")
+        batch = await fleet.submit(
+            [*(busy.url(f"/{n}") for n in range(120)), *(long.url(f"/{n}") for n in range(CONCURRENCY))]
+        )
+        await wait_until(lambda: len(busy.requests) >= 20 and long.in_progress == CONCURRENCY, "the work")
+
+        await begin(server, client)
+        may_end.set()  # these bodies end while their results cannot be written
+        await asyncio.sleep(AWAY_S)  # the fault itself: nothing is waited for
+        assert ["one", "two"] == hands.alive()
+        seen = len(busy.requests)
+        await end(server, client)
+        await wait_until(lambda: len(busy.requests) > seen, f"work after {fault}", RESUMED_S)
+        results = await results_of(fleet, batch.id)
+
+        assert {Outcome.STORED} == {result.outcome for result in results.values()}
+        assert {1} == {result.attempts for result in results.values()}
+        assert 122 == (await batch.counts()).done
+        assert ["one", "two"] == hands.alive()
+        assert any(member.said("redis.trouble") for member in hands.members.values())
+        for origin in (busy, long):
+            assert [] == answered_twice(origin)
+            assert origin.high_water <= CONCURRENCY
+
+
+def answered_twice(origin: Origin) -> list[str]:
+    """What was answered in full more than once."""
+    whole = Counter(seen.target for seen in origin.requests if seen.status == 200 and not seen.aborted)
+    return [target for target, times in whole.items() if times > 1]
+
+
+async def test_i09_i10_a_redis_in_trouble_ends_no_worker_and_costs_no_body(tmp_path: Path) -> None:
+    """Restarted, killed, frozen, read-only or full for longer than a lease: one result for each fetch."""
+    places = enumerate(FAULTS, 1)
+    ended = await asyncio.gather(
+        *(through(fault, place, tmp_path) for place, fault in places), return_exceptions=True
+    )
+    failed = {fault: error for fault, error in zip(FAULTS, ended, strict=True) if error is not None}
+    if failed:
+        raise ExceptionGroup(
+            f"not through: {', '.join(failed)}", [e for e in failed.values() if isinstance(e, Exception)]
+        )
+
+
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_i09_a_failover_behind_the_same_address_is_noticed(tmp_path: Path) -> None:
+    """The old primary stays up as a replica: the worker lets go of it, and finds the new one."""
+    ports = free_port(), free_port()
+    address = tmp_path / "redis.sock"
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(Origin.serving(HOST, OK))
+        old, new = [stack.enter_context(own_redis("--port", str(port), *AT_ONCE)) for port in ports]
+        old_client, new_client = [await stack.enter_async_context(connect(of.url)) for of in (old, new)]
+        for server in (old, new):
+            await wait_until(server.answers, "Redis")
+        await new_client.replicaof("127.0.0.1", ports[0])
+        await wait_until(lambda: _follows(new_client), "the replica", TROUBLE_S)
+        address.symlink_to(old.socket)
+        hands = stack.enter_context(crew(f"unix://{address}", tmp_path / "fleet", QUICK_POLICY))
+        await hands.start_all("worker")
+
+        await new_client.replicaof("NO", "ONE")
+        await old_client.replicaof("127.0.0.1", ports[1])
+        address.unlink()
+        address.symlink_to(new.socket)
+        fleet = await stack.enter_async_context(Fleet(f"unix://{address}"))
+        batch = await fleet.submit([origin.url("/after")])
+        results = await results_of(fleet, batch.id)
+
+    assert [Outcome.STORED] == [result.outcome for result in results.values()]
+
+
+async def _follows(client: Redis) -> bool:
+    return bool((await client.info("replication")).get("master_link_status") == "up")
+
+
+SLOWLY = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
+"""Of each key it has to load Redis makes 50 ms, and listens meanwhile."""
+KEYS = 400
+
+
+async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path: Path) -> None:
+    """It says so once; SIGTERM ends one that waits with 0. One that ran before lives through it."""
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(Origin.serving(HOST, OK))
+        server = stack.enter_context(own_redis("--appendonly", "no"))
+        await wait_until(server.answers, "Redis")
+        async with connect(server.url) as client:
+            await client.mset({f"filler:{n}": os.urandom(2048) for n in range(KEYS)})
+            await client.save()
+        async with Fleet(server.url) as fleet:
+            hands = stack.enter_context(crew(server.url, tmp_path, QUICK_POLICY))
+            await hands.start_all("veteran")
+            server.stop()
+            server.start(*SLOWLY)
+            await wait_until(lambda: _says(server, "LOADING"), "Redis to load")
+            members = [hands.start("patient"), hands.start("called off")]
+            for member in members:
+                await wait_until(partial(member.said, "redis.loading"), "the worker to wait", TROUBLE_S)
+            assert 0 == await members[1].terminated()
+            assert [] == members[0].said("worker.started")
+            await _tell(server, b"CONFIG SET key-load-delay 0\r\n")
+            await members[0].started()
+            batch = await fleet.submit([origin.url()])
+            results = await results_of(fleet, batch.id)
+            async with connect(server.url) as client:
+                await wait_until(lambda: client.zscore(keys.WORKERS, "veteran"), "a sign of life", RESUMED_S)
+
+    assert [Outcome.STORED] == [result.outcome for result in results.values()]
+    assert [1, 1] == [len(member.said("redis.loading")) for member in members]
+
+
+async def _tell(server: OwnRedis, command: bytes) -> None:
+    """A client of redis-py would not get in."""
+    reader, writer = await asyncio.open_unix_connection(server.socket)
+    writer.write(command)
+    assert b"+OK\r\n" == await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def _says(server: OwnRedis, what: str) -> bool:
+    async with Redis.from_url(server.url) as client:
+        try:
+            await client.ping()
+        except (RedisError, OSError) as error:
+            return what.lower() in repr(error).lower()
+    return False
+
+
+async def _acl(admin: Redis, *rules: str) -> None:
+    await admin.execute_command("ACL", "SETUSER", "u", *rules)  # type: ignore[no-untyped-call]
+
+
+async def test_what_redis_refuses_is_said_at_once_and_in_one_sentence(tmp_path: Path) -> None:
+    """At the start it ends the worker; later it is an error, told once, until it is mended."""
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(Origin.serving(HOST, OK))
+        server = stack.enter_context(own_redis())
+        await wait_until(server.answers, "Redis")
+        admin = await stack.enter_async_context(connect(server.url))
+        await _acl(admin, "on", ">pw", "~*", "&*", "+@all")
+        url = server.url.replace("unix://", "unix://u:pw@")
+        hands = stack.enter_context(crew(url, tmp_path / "fleet", QUICK_POLICY))
+        [worker] = await hands.start_all("worker")
+
+        await _acl(admin, "-@all")
+        await wait_until(lambda: worker.said("redis.refusal"), "the refusal", TROUBLE_S)
+        ended = await asyncio.to_thread(
+            fetchfleet, "worker", "--redis", url, FETCHFLEET_OUT=str(tmp_path / "o")
+        )
+        assert (1, 1) == (ended.returncode, len(ended.stderr.splitlines())), ended.stderr
+        assert "ops/README.md" in ended.stderr
+        await _acl(admin, "+@all")
+        async with Fleet(server.url) as fleet:
+            batch = await fleet.submit([origin.url()])
+            results = await results_of(fleet, batch.id)
+        refusals = worker.said("redis.refusal")
+
+        await admin.config_set("maxmemory-policy", "allkeys-lru")
+        evicts = await asyncio.to_thread(
+            fetchfleet, "worker", "--redis", url, FETCHFLEET_OUT=str(tmp_path / "o")
+        )
+        assert (1, 1) == (evicts.returncode, len(evicts.stderr.splitlines()))
+        assert "CONFIG SET maxmemory-policy noeviction" in evicts.stderr
+
+    assert [Outcome.STORED] == [result.outcome for result in results.values()]
+    assert {"error"} == {line["level"] for line in refusals}
+    assert [] == [text for text, times in Counter(line["error"] for line in refusals).items() if times > 1]
+    assert all("NoPermissionError" in line["error"] for line in refusals)
+
+
+async def test_i11_a_redis_that_syncs_always_loses_no_batch_that_was_acknowledged(tmp_path: Path) -> None:
+    """Killed in a burst of submits: all that producers were told is in is in, whole and waiting."""
+    acknowledged: list[Batch] = []
+    with own_redis("--appendfsync", "always") as server:
+        await wait_until(server.answers, "Redis")
+
+        async def produce(name: int) -> None:
+            async with Fleet(server.url) as fleet:
+                while True:
+                    batch = await fleet.submit(f"http://host-{name}.example/{n}" for n in range(20))
+                    acknowledged.append(batch)
+
+        producers = [asyncio.create_task(produce(name)) for name in range(4)]
+        await wait_until(lambda: len(acknowledged) >= 100, "a burst", TROUBLE_S)
+        await asyncio.to_thread(server.stop)
+        ended = await asyncio.gather(*producers, return_exceptions=True)
+        server.start()
+        await wait_until(server.answers, "Redis", TROUBLE_S)
+        async with Fleet(server.url) as fleet, connect(server.url) as client:
+            totals = [(await fleet.batch(batch.id).counts()).total for batch in acknowledged]
+            waiting = [
+                element[:16].decode()
+                for name in range(4)
+                for element in await client.lrange(keys.waiting_at(f"host-{name}.example", "normal"), 0, -1)  # type: ignore[misc]
+            ]
+
+    assert all(isinstance(error, RedisError | OSError) for error in ended)
+    assert {20} == set(totals)
+    held_of = Counter(waiting)
+    assert [] == [batch.id for batch in acknowledged if held_of[batch.id] != 20]
