@@ -13,7 +13,17 @@ from worker.decide import RETRY_STATUSES, Answered, Broke, Finish, Happened
 from worker.gate.gate import Why
 from worker.policy import LanePolicy
 
-_DOWN = frozenset({Reason.CONNECT, Reason.CONNECT_TIMEOUT, Reason.DNS, Reason.DNS_NXDOMAIN, Reason.HOST_DEAD})
+_DOWN = frozenset(
+    {
+        Reason.CONNECT,
+        Reason.CONNECT_TIMEOUT,
+        Reason.DNS,
+        Reason.DNS_NXDOMAIN,
+        Reason.DNS_SERVFAIL,
+        Reason.DNS_TIMEOUT,
+        Reason.HOST_DEAD,
+    }
+)
 _SHUT_BY_THE_HOST = frozenset({Why.BREAKER, Why.COOLING, Why.ROBOTS})
 
 
