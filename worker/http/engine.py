@@ -30,6 +30,8 @@ class Trace:
         self.started_s = mono_s()
         self.connect_s = 0.0
         self.head_s: float | None = None
+        self.opened = False
+        """Whether the last exchange made a connection of its own; else it took one that was there."""
         self._connecting_s = 0.0
 
     @property
@@ -43,9 +45,14 @@ class Trace:
         """httpcore2's trace hook."""
         head.saw(event)
         if event == "connection.connect_tcp.started":
+            self.opened = True
             self._connecting_s = mono_s()
         elif event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
             self.connect_s = mono_s() - self._connecting_s
+
+    def begins(self) -> None:
+        """An exchange begins."""
+        self.opened = False
 
     def head_came(self) -> None:
         """The head of an answer is here."""
@@ -89,6 +96,7 @@ class HttpxEngine:
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AsyncIterator["HttpxAnswer"]:
         """One exchange on the lane's pool; raises httpx.TransportError, HttpError or OSError."""
+        trace.begins()
         async with (
             content_of(request, self._in_folder) as content,
             self._client.stream(
