@@ -15,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from jobs.connect import connect, redis_now_ms
 from jobs.submit import Limits
 from jobs.wake import Wake, arq_client, wake
-from worker import lines, overrides, tasks
+from worker import lines, tasks
 from worker.balancing import UNWANTED_S, Balancer
 from worker.clock import RedisClock, mono_s
 from worker.doors import ArqDoor
@@ -30,13 +30,13 @@ from worker.leases import Leases
 from worker.life import Life
 from worker.log import Event, get_logger
 from worker.parts import Parts
-from worker.policy import PolicyError
 from worker.reach import allowed, reach
 from worker.room import LEFT_ALONE_S, Room
 from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
 from worker.sink.sweeping import sweep_parts, sweep_records
+from worker.steered import Steered
 from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
 from worker.trouble import Trouble
 
@@ -60,8 +60,7 @@ class Runtime:
         self.log = get_logger(worker=settings.worker_id)
         self.tell = Trouble(self.log)
         self._tasks: list[asyncio.Task[None]] = []
-        self._policy = settings.policy
-        self._policy_version = b""
+        self._steered = Steered(settings.policy, self.lanes.values, self._trouble, self.log)
         self._own: list[asyncio.Task[None]] = []
         self._troubled_s = mono_s()
         self._client: httpx.AsyncClient | None = None
@@ -157,9 +156,8 @@ class Runtime:
         if not isinstance(held, Held):
             return held
         self.parts.clock.sync(held.now_ms)
-        if held.policy_version != self._policy_version:
-            await self._new_policy(held.policy_version)  # before a pause, or its end, is missed
-        policy = self._policy.for_lane(name)
+        await self._new_policy(held.policy_version)  # before a pause, or its end, is missed
+        policy = self._steered.policy.for_lane(name)
         lane = Lane(name, held.token, policy, held.gate, self.parts.clock)
         lane.lease_ends_s = self._leases.end_s(asked_s)
         lane.cancel(held.cancelled)
@@ -268,7 +266,7 @@ class Runtime:
             clock=clock,
             slots=asyncio.Semaphore(self.settings.max_in_flight),
             suspects=asyncio.Semaphore(1),
-            policy=lambda: self._policy,
+            policy=lambda: self._steered.policy,
             wake=self._wake,
             chance=random.random,
             trouble=self._trouble,
@@ -292,23 +290,7 @@ class Runtime:
         await wake(self._arq, wakes)
 
     async def _new_policy(self, version: bytes) -> None:
-        """The fleet's tables have changed: they hold from now on, in our lanes too."""
-        if version == self._policy_version:
-            return
-        try:
-            tables = await overrides.read(self.redis)
-            self._policy_version = version
-            self._policy = self.settings.policy.overridden(tables)
-        except (RedisError, OSError) as error:
-            self._trouble(error)
-            return
-        except PolicyError as error:
-            self.log.warning(Event.POLICY_REFUSED, error=str(error))
-            return
-        self.log.info(Event.POLICY_CHANGED, tables=sorted(tables))
-        for lane in self.lanes.values():
-            lane.policy = self._policy.for_lane(lane.name)
-            lane.notify()
+        await self._steered.heed(self.redis, version)
 
     async def _cancel_in_lanes(self) -> None:
         """Some batch was cancelled somewhere; see in which of our lanes."""
