@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from jobs import keys, scripts
 from jobs.errors import ForeignKeyError, UnknownBatchError
+from jobs.found import number_of, text_of
 from jobs.model import Result, decode_result
 from jobs.submit import Receipt, SendWakes
 from jobs.wake import GRACE_MS, wakes_of
@@ -115,7 +116,7 @@ class Batch:
         lanes = await scripts.run(self._redis, "cancel", names, [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
         if lanes is None:
             raise self._unknown()
-        names_of_lanes = [lane.decode() for lane in lanes]
+        names_of_lanes = [text_of(lane) for lane in lanes]
         replies = await scripts.run_many(self._redis, [self._cancel_in(lane) for lane in names_of_lanes])
         for error in (reply for reply in replies if isinstance(reply, Exception)):
             raise error
@@ -197,7 +198,7 @@ async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
         if not names:
             break
         start += len(names)
-        summaries = await _summaries(redis, [name.decode() for name in names])
+        summaries = await _summaries(redis, [text_of(name) for name in names])
         found += [summary for summary in summaries if summary and summary.counts.total]
     return found[:limit]
 
@@ -217,8 +218,8 @@ def _summary(name: str, row: list[bytes | None]) -> BatchSummary | None:
         return None
     return BatchSummary(
         id=name,
-        created_ms=int(created_ms or 0),
-        cancel_ms=int(cancel_ms) if cancel_ms else None,
+        created_ms=number_of(created_ms) or 0,
+        cancel_ms=number_of(cancel_ms),
         counts=counts,
     )
 
@@ -226,7 +227,7 @@ def _summary(name: str, row: list[bytes | None]) -> BatchSummary | None:
 def _counts(fields: list[bytes | None]) -> Counts | None:
     """What a batch's hash says; None if there is no such batch."""
     given = {
-        name: text.decode()
+        name: text_of(text)
         for name, text in zip(Counts.__struct_fields__, fields, strict=True)
         if text is not None
     }

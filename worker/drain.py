@@ -152,7 +152,7 @@ def _ended(entry: Entry, task: asyncio.Task[None], lane: Lane, parts: Parts) -> 
     error = None if task.cancelled() else task.exception()
     if error is not None:
         lines.bug(error, entry, lane.name, parts.log)
-        lane.entries[entry.id] = crashed(msgspec.structs.replace(entry, begun=True))
+        lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
 
 
 def _sit_out(lane: Lane, wait_s: float) -> float | None:

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from jobs import keys
 from jobs.connect import redis_now_ms
+from jobs.found import number_of, text_of
 from jobs.model import Result, decode_result
 from jobs.names import FETCH_ID_CHARS, batch_of
 from worker.gate import gate
@@ -61,7 +62,8 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         keys.lane(name), ["owner", "state", "due_ms", "gate"]
     )
     state, rules = from_json(saved or b""), policy.for_lane(name)
-    retry_ms = int(due_ms) if state_of == b"scheduled" and int(due_ms or 0) > now_ms else None
+    due_at_ms = number_of(due_ms) or 0
+    retry_ms = due_at_ms if state_of == b"scheduled" and due_at_ms > now_ms else None
     found, until_ms, why = judged(
         snapshot,
         state,
@@ -78,7 +80,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         in_flight=snapshot.in_flight,
         waiting=snapshot.waiting,
         concurrency=gate.room(state, rules),
-        owner=owner.decode() if owner else None,
+        owner=text_of(owner) if owner else None,
         answers=[HostAnswer(said.at_ms, said.what) for said in state.answers],
     )
 
@@ -148,7 +150,7 @@ async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExp
     result = await _result(redis, batch, fetch_id)
     if result is not None:
         return FetchExplained(id=fetch_id, state=result.outcome.value, why="it has ended", result=result)
-    lanes = sorted(lane.decode() for lane in await redis.smembers(keys.batch_lanes(batch)))  # type: ignore[misc]
+    lanes = sorted(text_of(lane) for lane in await redis.smembers(keys.batch_lanes(batch)))  # type: ignore[misc]
     for name in lanes:
         found = await _in_lane(redis, name, fetch_id)
         if found is not None:

@@ -11,6 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 from jobs import keys, scripts
 from jobs.chunk import Fetchable
 from jobs.errors import ForeignKeyError
+from jobs.found import is_text, text_of
 from jobs.submit import Limits, Receipt, SendWakes, Submitter, WhenFull
 from worker import lines
 
@@ -75,7 +76,7 @@ class Foreign:
         names = [name for name in kinds if name != keys.DEAD]
         args: list[scripts.Arg] = [keys.DEAD_LENGTH, KEPT_BYTES, *(kinds[name] for name in names)]
         reply = await scripts.run(self._redis, "put_aside", [keys.DEAD, *names], args)
-        moved = [Found(*(text.decode() for text in row)) for row in reply]
+        moved = [Found(*map(text_of, row)) for row in reply]
         for found in moved:
             lines.foreign(found.key, found.type, found.kind, self._log)
         if moved:
@@ -91,6 +92,24 @@ class Foreign:
             await scripts.run_many(self._redis, [self._mending(name) for name in lanes])
         if keys.BACKLOG in moved:
             await scripts.run(self._redis, "recount", [keys.BACKLOG, *map(keys.lane, lanes)], [])
+
+    async def clear_queue(self) -> None:
+        """What cannot be the id of a job goes out of arq's queue: its loop would end there for ever."""
+        first = 0
+        while found := await self._redis.zrange(keys.QUEUE, first, first + SCAN_COUNT - 1):
+            others = [member for member in found if not is_text(member)]
+            if others:
+                await self._bury(keys.QUEUE, others)
+            first += len(found) - len(others)
+
+    async def _bury(self, key: str, members: Sequence[bytes]) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for member in members:
+                letter = {"door": "key", "reason": "invalid", "note": f"{key} held it", "element": member}
+                pipe.xadd(keys.DEAD, letter, maxlen=keys.DEAD_LENGTH)  # type: ignore[arg-type]
+            pipe.zrem(key, *members)
+            await pipe.execute()
+        lines.foreign(key, "member that is no text", "id of a job", self._log)
 
     def _mending(self, lane: str) -> scripts.Call:
         names = [keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]

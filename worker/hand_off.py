@@ -41,6 +41,9 @@ MAX_FETCH_TRIES = 1_000_000
 """While the fleet is full, or Redis in trouble, a job is tried again until it expires by arq's rules."""
 RECEIPT_TTL_S = 3600
 
+HANG_UP_S = 2.0
+"""Hand-offs under way are waited for so long before the grace of fetches begins to run out."""
+
 SWEEP = "sweep"
 SWEEP_EVERY_S = 2
 
@@ -129,10 +132,11 @@ async def run_worker(settings: Settings) -> None:
     work = asyncio.create_task(_start_and_serve(runtime), name="arq")
     await tasks.until_signal(work)
     signalled = not work.done()
-    await tasks.end(work)
-    if runtime.started:
-        await runtime.stop()
-    elif not signalled:
+    runtime.leave()  # at once: what follows takes a while where Redis does not answer
+    async with tasks.ended(work, HANG_UP_S):
+        if runtime.started:
+            await runtime.stop()
+    if not runtime.started and not signalled:
         await work
 
 
@@ -152,6 +156,7 @@ async def take_hand_offs(runtime: Runtime) -> None:
         before_sleep=lambda state: runtime.tell(state.outcome and state.outcome.exception()),
     ):
         with attempt:
+            await runtime.clear_queue()
             await _arq_loop(runtime)
 
 

@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 
 from jobs import keys, scripts
 from jobs.connect import redis_now_ms
+from jobs.found import text_of
 from worker.clock import mono_s
 from worker.log import Event
 
@@ -36,7 +37,7 @@ class Housekeeping:
         names = list({*oldest, *some})
         async with self._redis.pipeline(transaction=False) as pipe:
             for name in names:
-                pipe.exists(keys.batch(name.decode()))
+                pipe.exists(keys.batch(text_of(name)))
             there = await pipe.execute() if names else []
         gone = [name for name, exists in zip(names, there, strict=True) if not exists]
         if gone:

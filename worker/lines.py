@@ -139,6 +139,16 @@ def bug(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
     )
 
 
+def worker_bug(what: str, error: BaseException, log: Any) -> None:
+    """An error of ours in one of the worker's own loops, with where it came from."""
+    log.error(
+        Event.WORKER_BUG,
+        loop=what,
+        error=redact.text(repr(error)),
+        trace=redact.text("".join(traceback.format_tb(error.__traceback__)[-3:])),
+    )
+
+
 def in_the_way(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
     """Something was put where a body was to go, and not by us; the message names it."""
     log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=redact.text(str(error)))

@@ -65,6 +65,8 @@ class Event(StrEnum):
     WORKER_STARTED = "worker.started"
     WORKER_STOPPING = "worker.stopping"
     WORKER_STOPPED = "worker.stopped"
+    WORKER_BUG = "worker.bug"
+    """An error of ours in a loop of the worker's own; the loop is begun again."""
     REDIS_TROUBLE = "redis.trouble"
     """Redis did not answer; we keep what we hold and ask again."""
     REDIS_REFUSAL = "redis.refusal"

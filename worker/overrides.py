@@ -7,6 +7,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from jobs import keys, scripts
+from jobs.found import text_of
 from jobs.submit import SendWakes
 from jobs.wake import GRACE_MS, wakes_of
 from worker.policies import DEFAULT, Policy, Table, covers, table_named
@@ -53,7 +54,7 @@ async def change(
 
 
 async def _nudge(redis: Redis, send_wakes: SendWakes, name: str) -> None:
-    lanes = [lane.decode() for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
+    lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
     concerned = [lane for lane in lanes if name in {DEFAULT, lane} or covers(name, lane)]
     calls = [
         scripts.Call("nudge", [keys.lane(lane), keys.ATTENTION, keys.SERIAL], [lane, GRACE_MS])

@@ -4,8 +4,9 @@ arq's Worker is not known here: a hand-off (worker/hand_off.py) is one method ca
 """
 
 import asyncio
+import functools
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import httpx
 from redis.asyncio import Redis
@@ -14,7 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from jobs.connect import connect, redis_now_ms
 from jobs.submit import Limits
 from jobs.wake import Wake, arq_client, wake
-from worker import overrides, tasks
+from worker import lines, tasks
 from worker.balancing import UNWANTED_S, Balancer
 from worker.clock import RedisClock, mono_s
 from worker.doors import ArqDoor
@@ -29,15 +30,18 @@ from worker.leases import Leases
 from worker.life import Life
 from worker.log import Event, get_logger
 from worker.parts import Parts
-from worker.policy import PolicyError
 from worker.reach import allowed, reach
 from worker.room import LEFT_ALONE_S, Room
 from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
 from worker.sink.sweeping import sweep_parts, sweep_records
+from worker.steered import Steered
 from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
 from worker.trouble import Trouble
+
+LEAVE_S = 2.0
+"""A Redis that does not answer for so long is not told that we leave the fleet: it finds out by itself."""
 
 OWNERS_FIRST_S = 3.0
 """For so long after trouble with Redis nothing is swept: who held a lane may have results to tell."""
@@ -51,11 +55,12 @@ class Runtime:
         self.lanes: dict[str, Lane] = {}
         self.started = False
         self.stopping = False
+        self._stopped = False
+        self._grace_ends_s = 0.0
         self.log = get_logger(worker=settings.worker_id)
         self.tell = Trouble(self.log)
         self._tasks: list[asyncio.Task[None]] = []
-        self._policy = settings.policy
-        self._policy_version = b""
+        self._steered = Steered(settings.policy, self.lanes.values, self._trouble, self.log)
         self._own: list[asyncio.Task[None]] = []
         self._troubled_s = mono_s()
         self._client: httpx.AsyncClient | None = None
@@ -98,21 +103,30 @@ class Runtime:
         await self._room.look()
         intake = self._make_doors()
         loops = {
-            "settle": self._settler.run(),
-            "renew": self._leases.run(),
-            "foreign": self._foreign.run(),
-            "room": self._room.run(),
+            "settle": self._settler.run,
+            "renew": self._leases.run,
+            "foreign": self._foreign.run,
+            "room": self._room.run,
         }
-        self._tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
+        self._tasks = [self._keep(name, loop) for name, loop in loops.items()]
         await self.parts.store.renew([])  # whether we may run scripts
         await self._life.show()
         ours = {
-            "sign of life": self._life.run(self._look),
-            "intake": intake.run(),
-            "parts": sweep_parts(self.parts.sink.folders),
-            "records": sweep_records(self.parts.sink.stored),
+            "sign of life": lambda: self._life.run(self._look),
+            "intake": intake.run,
+            "parts": lambda: sweep_parts(self.parts.sink.folders),
+            "records": lambda: sweep_records(self.parts.sink.stored),
         }
-        self._own = [asyncio.create_task(loop, name=name) for name, loop in ours.items()]
+        self._own = [self._keep(name, loop) for name, loop in ours.items()]
+
+    def _keep(self, name: str, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """A loop of the worker's own, in a task: a bug in it is told, and it goes on."""
+        on_bug = functools.partial(lines.worker_bug, name, log=self.log)
+        return asyncio.create_task(tasks.keep_going(loop, on_bug), name=name)
+
+    async def clear_queue(self) -> None:
+        """Nothing is in the hand-offs' queue that would end the loop that takes them."""
+        await self._foreign.clear_queue()
 
     async def take_lane(self, name: str, generation: int, *, insist: bool = False) -> Early | Enough | None:
         """Take over a lane that is due and serve it in a task of its own.
@@ -142,15 +156,16 @@ class Runtime:
         if not isinstance(held, Held):
             return held
         self.parts.clock.sync(held.now_ms)
-        if held.policy_version != self._policy_version:
-            await self._new_policy(held.policy_version)  # before a pause, or its end, is missed
-        policy = self._policy.for_lane(name)
+        await self._new_policy(held.policy_version)  # before a pause, or its end, is missed
+        policy = self._steered.policy.for_lane(name)
         lane = Lane(name, held.token, policy, held.gate, self.parts.clock)
         lane.lease_ends_s = self._leases.end_s(asked_s)
         lane.cancel(held.cancelled)
         if share == TAKE_ANYWAY:
             lane.unwanted_until_s = asked_s + UNWANTED_S
         self.lanes[lane.pool] = lane
+        if self.stopping:
+            lane.leave()
         self._life.look_again()  # a batch may have been cancelled between the taking and here
         self.log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
         lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
@@ -169,18 +184,26 @@ class Runtime:
         await self._wake([found for found, _ in rescued])
         await self._housekeeping.run()
 
-    async def stop(self) -> None:
-        """Take nothing more, let short fetches end, hand the rest back, close everything."""
-        if self.stopping:
+    def leave(self) -> None:
+        """Take no lane and begin no fetch any more; the grace of those in flight begins."""
+        if self.stopping or not self.started:
             return
         self.stopping = True
+        self._grace_ends_s = mono_s() + self.settings.grace_s
         self.log.info(Event.WORKER_STOPPING, lanes=len(self.lanes))
         for lane in self.lanes.values():
             lane.leave()
-        await self._leave_the_fleet()
+
+    async def stop(self) -> None:
+        """Take nothing more, let short fetches end, hand the rest back, close everything."""
+        self.leave()
+        if self._stopped:
+            return
+        self._stopped = True
+        await tasks.for_at_most(LEAVE_S, self._leave_the_fleet())
         served = [lane.task for lane in self.lanes.values() if lane.task]
         if served:
-            await asyncio.wait(served, timeout=self.settings.grace_s)
+            await asyncio.wait(served, timeout=max(0.0, self._grace_ends_s - mono_s()))
         for lane in self.lanes.values():
             lane.cut_short()
         if served:
@@ -243,7 +266,7 @@ class Runtime:
             clock=clock,
             slots=asyncio.Semaphore(self.settings.max_in_flight),
             suspects=asyncio.Semaphore(1),
-            policy=lambda: self._policy,
+            policy=lambda: self._steered.policy,
             wake=self._wake,
             chance=random.random,
             trouble=self._trouble,
@@ -267,23 +290,7 @@ class Runtime:
         await wake(self._arq, wakes)
 
     async def _new_policy(self, version: bytes) -> None:
-        """The fleet's tables have changed: they hold from now on, in our lanes too."""
-        if version == self._policy_version:
-            return
-        try:
-            tables = await overrides.read(self.redis)
-            self._policy_version = version
-            self._policy = self.settings.policy.overridden(tables)
-        except (RedisError, OSError) as error:
-            self._trouble(error)
-            return
-        except PolicyError as error:
-            self.log.warning(Event.POLICY_REFUSED, error=str(error))
-            return
-        self.log.info(Event.POLICY_CHANGED, tables=sorted(tables))
-        for lane in self.lanes.values():
-            lane.policy = self._policy.for_lane(lane.name)
-            lane.notify()
+        await self._steered.heed(self.redis, version)
 
     async def _cancel_in_lanes(self) -> None:
         """Some batch was cancelled somewhere; see in which of our lanes."""

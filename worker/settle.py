@@ -145,11 +145,21 @@ class Settler:
             self._some.clear()
             taken, self._waiting = self._waiting, {}
             self._writing = set(taken)
-            await self._write(taken)
+            try:
+                await self._write(taken)
+            except Exception:
+                self._put_back(taken)
+                raise
             async with self._written:
                 self._writing = set()
                 self._rounds += 1
                 self._written.notify_all()
+
+    def _put_back(self, taken: dict[Lane, list[Settlement]]) -> None:
+        """What Redis has of it already it passes over when it is sent again."""
+        for lane, settlements in taken.items():
+            self._waiting[lane] = settlements + self._waiting.get(lane, [])
+        self._some.set()
 
     def has(self, lane: Lane) -> bool:
         """Whether something of the lane waits to be written."""

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from jobs import keys
 from jobs.connect import connect, redis_now_ms
+from jobs.found import number_of, text_of
 from worker.unreachable import redis_at
 
 MAX_LANES = 500
@@ -63,7 +64,7 @@ class Snapshot(NamedTuple):
 async def snapshot(redis: Redis) -> Snapshot:
     """Every lane that is not idle, the fullest first; MAX_LANES at most. A few round trips."""
     now_ms = await redis_now_ms(redis)
-    names = [name.decode() for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
+    names = [text_of(name) for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
     workers = await _portraits(redis)
     at = {name: portrait for worker in workers.values() for name, portrait in worker.lanes.items()}
     rows = await _rows(redis, names)
@@ -81,7 +82,7 @@ async def lane_snapshot(redis: Redis, name: str, now_ms: int) -> LaneSnapshot:
 async def living(redis: Redis, now_ms: int) -> list[str]:
     """The ids of the workers that have shown life of late."""
     found = await redis.zrangebyscore(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf")
-    return [worker.decode() for worker in found]
+    return [text_of(worker) for worker in found]
 
 
 async def is_alive(redis_url: str, name: str) -> bool:
@@ -108,7 +109,7 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
 
 async def _portraits(redis: Redis) -> dict[str, WorkerPortrait]:
     """What the living workers say of themselves, by their ids."""
-    workers = [worker.decode() for worker in await redis.zrange(keys.WORKERS, 0, -1)]
+    workers = [text_of(worker) for worker in await redis.zrange(keys.WORKERS, 0, -1)]
     if not workers:
         return {}
     found = await redis.mget([keys.worker(worker) for worker in workers])
@@ -127,10 +128,11 @@ def _lane(name: str, row: list[Any], portrait: Portrait | None, now_ms: int) -> 
         held_why = at.why or ""
         waiting = sum(queued) + max(0, claimed - at.in_flight)
         return LaneSnapshot(name, at.in_flight, waiting, held_why, _in_s(opens_ms, now_ms))
-    due = int(due_ms or now_ms)
-    shut = int(shut_until_ms or 0) > now_ms
-    parked = (why or b"").decode() if shut else "retry" if due > now_ms else ""
-    opens_ms = int(shut_until_ms) if shut else due
+    due = number_of(due_ms) or now_ms
+    shut_until = number_of(shut_until_ms) or 0
+    shut = shut_until > now_ms
+    parked = text_of(why or b"") if shut else "retry" if due > now_ms else ""
+    opens_ms = shut_until if shut else due
     return LaneSnapshot(name, 0, sum(queued) + claimed, parked, _in_s(opens_ms, now_ms))
 
 

@@ -5,6 +5,7 @@ from redis.asyncio import Redis
 
 from jobs import keys
 from jobs.entry import BadElementError, from_element
+from jobs.found import number_of
 from worker.snapshot import LaneSnapshot, Snapshot, WorkerPortrait, snapshot
 
 
@@ -58,7 +59,7 @@ async def fleet_status(redis: Redis) -> FleetStatus:
         workers=[_worker(name, portrait) for name, portrait in sorted(fleet.workers.items())],
         lanes=fleet.lanes,
         lanes_in_all=lanes_in_all,
-        backlog=max(0, int(backlog or 0)),
+        backlog=max(0, number_of(backlog) or 0),
         oldest_s=await _oldest_s(redis, fleet),
         inbox=inbox,
         dead=dead,

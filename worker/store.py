@@ -7,7 +7,8 @@ from redis.asyncio import Redis
 
 from jobs import keys, scripts
 from jobs.connect import redis_now_ms
-from jobs.names import batch_of
+from jobs.found import is_text, number_of, text_of
+from jobs.names import batch_of, is_batch_id
 from jobs.wake import GRACE_MS, Wake, busy_within_ms
 from worker.gate.state import GateState, from_json, to_json
 
@@ -113,7 +114,8 @@ class Store:
         reply = await scripts.run(self._redis, "take", names, args)
         match reply:
             case [b"taken", token, now_ms, gate, policy, cancelled, *orphans]:
-                return Held(token, now_ms, from_json(gate), policy, _texts(cancelled), orphans)
+                batches = await self._batches(lane, cancelled)
+                return Held(token, now_ms, from_json(gate), policy, batches, orphans)
             case [b"early", due_in_ms]:
                 return Early(due_in_ms)
             case [b"enough"]:
@@ -167,7 +169,7 @@ class Store:
             pipe.hget(keys.lane(lane), "earliest_ms")
             pipe.hlen(keys.claimed(lane))
             earliest_ms, claimed = await pipe.execute()
-        return Look(int(earliest_ms) if earliest_ms else None, claimed)
+        return Look(number_of(earliest_ms), claimed)
 
     async def claims(self, lane: str, token: int) -> list[bytes]:
         """All that is claimed in the lane, whether its owner knows of it or not."""
@@ -191,7 +193,16 @@ class Store:
         async with self._redis.pipeline(transaction=False) as pipe:
             for lane in lanes:
                 pipe.smembers(keys.cancelled(lane))
-            return [_texts(found) for found in await pipe.execute()]
+            found = await pipe.execute()
+        return [await self._batches(lane, names) for lane, names in zip(lanes, found, strict=True)]
+
+    async def _batches(self, lane: str, found: Iterable[bytes]) -> set[str]:
+        """Those that can be ids of batches; a lane would look for the others for ever, so they go."""
+        names = {name: text_of(name) for name in found}
+        others = [name for name, text in names.items() if not is_batch_id(text)]
+        if others:
+            await self._redis.srem(keys.cancelled(lane), *others)  # type: ignore[misc]
+        return set(names.values()) - {names[name] for name in others}
 
     async def release(
         self,
@@ -243,36 +254,31 @@ class Store:
         overdue = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms, 0, limit)
         names = await self._only_names(overdue)
         calls = [
-            scripts.Call("wake", [keys.lane(name), keys.ATTENTION, keys.SERIAL], [name, GRACE_MS])
+            scripts.Call(
+                "wake", [keys.lane(name), keys.ATTENTION, keys.SERIAL, *_contents(name)], [name, GRACE_MS]
+            )
             for name in names
         ]
         replies = await scripts.run_many(self._redis, calls) if calls else []
         if broken is not None:
             broken += [pair for pair in zip(names, replies, strict=True) if isinstance(pair[1], Exception)]
         return [
-            (Wake(name, reply[0], 0), reply[1].decode())
+            (Wake(name, reply[0], 0), text_of(reply[1]))
             for name, reply in zip(names, replies, strict=True)
             if isinstance(reply, list) and reply
         ]
 
     async def _only_names(self, found: Sequence[bytes]) -> list[str]:
         """What can be the name of a lane; the rest was never ours, and goes."""
-        others = [name for name in found if not _is_text(name)]
+        others = [name for name in found if not is_text(name)]
         if others:
             await self._redis.zrem(keys.ATTENTION, *others)
-        return [name.decode() for name in found if _is_text(name)]
+        return [name.decode() for name in found if is_text(name)]
 
 
-def _is_text(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _texts(found: Iterable[bytes]) -> set[str]:
-    return {text.decode() for text in found}
+def _contents(lane: str) -> list[str]:
+    """Wherever a fetch of the lane may be."""
+    return [keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]
 
 
 def _fenced(reply: Any) -> Any:

@@ -2,10 +2,12 @@
 
 import asyncio
 import signal
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 CANCEL_AGAIN_S = 1.0
+BEGIN_AGAIN_S = 1.0
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
@@ -20,6 +22,34 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def ended(task: asyncio.Task[Any], patience_s: float) -> AsyncIterator[None]:
+    """End the task: the block begins once it has ended, or after patience_s, and ends no sooner than it."""
+    ending = asyncio.create_task(end(task), name="ending")
+    await asyncio.wait([ending], timeout=patience_s)
+    try:
+        yield
+    finally:
+        await ending
+
+
+async def for_at_most(timeout_s: float, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work, and no more of it after timeout_s; what it raises is not told."""
+    task = asyncio.create_task(work, name="for at most")
+    await asyncio.wait([task], timeout=timeout_s)
+    await end(task)
+
+
+async def keep_going(loop: Callable[[], Awaitable[None]], on_bug: Callable[[Exception], None]) -> None:
+    """Run the loop until it returns; what it raises is told, and after a moment it is begun again."""
+    while True:
+        try:
+            return await loop()
+        except Exception as error:  # noqa: BLE001 whatever it is, the worker needs the loop
+            on_bug(error)
+            await asyncio.sleep(BEGIN_AGAIN_S)
 
 
 async def end_of(task: asyncio.Task[Any]) -> None:

@@ -27,6 +27,10 @@ local function batch_of(element)
   return string.sub(element, 1, BATCH_ID_CHARS)
 end
 
+local function is_batch_id(text)
+  return text and #text == BATCH_ID_CHARS and not string.find(text, '[^0-9a-f]')
+end
+
 local function deadline_of(element)
   return tonumber(string.sub(element, FETCH_ID_CHARS + 1, HEAD_CHARS)) or 0
 end
@@ -71,6 +75,11 @@ local function number(text)
   return found
 end
 
+-- A time by which something must be done: the end of time if somebody else has written what is none.
+local function deadline(text)
+  return tonumber(text or 'inf') or math.huge
+end
+
 -- Only the owner with the current token may change a held lane.
 local function fenced(lane_key, token)
   local lane = redis.call('HMGET', lane_key, 'state', 'token')
@@ -98,7 +107,7 @@ end
 
 -- Some fetch in the lane must end then: the lane is looked through in time, whatever it waits for.
 local function note_deadline(lane_key, deadline_ms)
-  local earliest = tonumber(redis.call('HGET', lane_key, 'earliest_ms') or 'inf')
+  local earliest = deadline(redis.call('HGET', lane_key, 'earliest_ms'))
   if deadline_ms < earliest then redis.call('HSET', lane_key, 'earliest_ms', int(deadline_ms)) end
 end
 
@@ -107,10 +116,10 @@ end
 local function wake_for_new(lane_key, attention_key, serial_key, name, deadline_ms, now, grace_ms)
   local lane = redis.call('HMGET', lane_key, 'state', 'due_ms', 'shut_until_ms')
   if lane[1] == 'held' then return nil end
-  local shut_until = tonumber(lane[3]) or 0
+  local shut_until = number(lane[3])
   local due = now
   if shut_until > now then due = math.max(now, math.min(shut_until, deadline_ms)) end
-  if lane[1] == 'scheduled' and tonumber(lane[2]) <= due then return nil end
+  if lane[1] == 'scheduled' and number(lane[2]) <= due then return nil end
   return {schedule(lane_key, attention_key, serial_key, name, due, grace_ms), due - now}
 end
 
@@ -118,7 +127,7 @@ end
 local function wake_now(lane_key, attention_key, serial_key, name, grace_ms)
   local lane = redis.call('HMGET', lane_key, 'state', 'due_ms')
   local now = now_ms()
-  if lane[1] ~= 'scheduled' or tonumber(lane[2]) <= now then return {} end
+  if lane[1] ~= 'scheduled' or number(lane[2]) <= now then return {} end
   return {schedule(lane_key, attention_key, serial_key, name, now, grace_ms), 0}
 end
 
@@ -136,7 +145,7 @@ end
 -- Whether all of a batch is submitted and has its results.
 local function has_ended(batch_key)
   local batch = redis.call('HMGET', batch_key, 'sealed', 'total', 'done')
-  return batch[1] == '1' and (tonumber(batch[3]) or 0) >= (tonumber(batch[2]) or 0)
+  return batch[1] == '1' and number(batch[3]) >= number(batch[2])
 end
 
 -- Marks a batch as whole; the TTL that it is to have.
@@ -149,6 +158,13 @@ end
 -- puts it aside and counts again (worker/foreign.py).
 local function count_in_fleet(backlog_key, by)
   redis.pcall('INCRBY', backlog_key, by)
+end
+
+-- How many fetches are in a lane. KEYS from first on: claimed, later, and the four lists that wait.
+local function waits_in(first)
+  local count = redis.call('HLEN', KEYS[first]) + redis.call('ZCARD', KEYS[first + 1])
+  for i = first + 2, first + 5 do count = count + redis.call('LLEN', KEYS[i]) end
+  return count
 end
 
 -- How many fetches without a result there are, in the lane and in the fleet.

@@ -9,8 +9,7 @@ if state == 'held' or state == 'scheduled' then
   if not redis.call('ZSCORE', KEYS[8], ARGV[1]) then redis.call('ZADD', KEYS[8], int(due), ARGV[1]) end
   return 0
 end
-local waits = redis.call('HLEN', KEYS[2]) + redis.call('ZCARD', KEYS[3])
-for i = 4, 7 do waits = waits + redis.call('LLEN', KEYS[i]) end
+local waits = waits_in(2)
 if waits == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'open', waits)
 schedule(KEYS[1], KEYS[8], KEYS[9], ARGV[1], now, 0)

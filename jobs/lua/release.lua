@@ -25,7 +25,7 @@ for i = 4, 7 do waits = waits or redis.call('EXISTS', KEYS[i]) == 1 end
 
 if not waits and not next_retry then
   -- Nothing is here, whatever the count says: what foreign hands took away is put right.
-  count_open(KEYS[1], KEYS[10], -(tonumber(redis.call('HGET', KEYS[1], 'open')) or 0))
+  count_open(KEYS[1], KEYS[10], -number(redis.call('HGET', KEYS[1], 'open')))
   redis.call('DEL', KEYS[11])
   redis.call('HSET', KEYS[1], 'state', 'idle')
   redis.call('HDEL', KEYS[1], 'owner', 'token', 'earliest_ms')
@@ -36,7 +36,7 @@ end
 
 local due = waits and now or tonumber(next_retry)
 if shut_until > now then
-  local earliest = tonumber(redis.call('HGET', KEYS[1], 'earliest_ms') or 'inf')
+  local earliest = deadline(redis.call('HGET', KEYS[1], 'earliest_ms'))
   due = math.max(math.min(math.max(due, shut_until), earliest), now + LOOK_THROUGH_EVERY_MS)
 end
 if redis.call('EXISTS', KEYS[11]) == 1 then due = now end

@@ -15,9 +15,9 @@
 for i, kind in ipairs({'hash', 'set', 'list', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed')
-local taken_before = chunk <= (tonumber(batch[1]) or 0)
+local taken_before = chunk <= number(batch[1])
 if batch[2] then return {'cancelled'} end
-local whole_differs = not taken_before or (ARGV[5] == '1' and chunk < tonumber(batch[1]))
+local whole_differs = not taken_before or (ARGV[5] == '1' and chunk < number(batch[1]))
 if batch[3] and whole_differs then return {'other'} end
 if taken_before and digest ~= '' and redis.call('LINDEX', KEYS[3], chunk - 1) ~= digest then return {'other'} end
 local now = now_ms()

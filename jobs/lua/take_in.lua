@@ -7,12 +7,13 @@
 -- Returns {'taken', batch id, message …}, {'empty'}, or {'other'} when another worker empties the inbox.
 local now = now_ms()
 local intake = redis.call('HMGET', KEYS[3], 'token', 'until_ms', 'batch')
-if intake[1] and intake[1] ~= ARGV[1] and tonumber(intake[2]) > now then return {'other'} end
+if intake[1] and intake[1] ~= ARGV[1] and number(intake[2]) > now then return {'other'} end
 redis.call('HSET', KEYS[3], 'token', ARGV[1], 'until_ms', int(now + ARGV[2]))
 local before = redis.call('LRANGE', KEYS[2], 0, -1)
 if #before > 0 then
-  redis.call('HSETNX', KEYS[3], 'batch', ARGV[7])
-  return {'taken', redis.call('HGET', KEYS[3], 'batch'), unpack(before)}
+  local batch = is_batch_id(intake[3]) and intake[3] or ARGV[7]
+  redis.call('HSET', KEYS[3], 'batch', batch)
+  return {'taken', batch, unpack(before)}
 end
 redis.call('PEXPIRE', KEYS[3], ARGV[3])
 

@@ -11,6 +11,7 @@ from jobs.names import batch_of
 from scripts.havoc import town
 from scripts.havoc.ledgers import Acknowledged, Attempted, Cancelling, Ended, Fault, Record, Saw
 from scripts.havoc.plan import Kind
+from worker.crashes import MAX_CRASHES
 
 ON_THE_WIRE_S = 0.4
 """Requests that were on their way when the host said 429 are nobody's fault."""
@@ -32,6 +33,19 @@ TAKES_ITS_LANES = frozenset(
         Kind.LINE_SLOW,
     }
 )
+
+
+DEADLY = frozenset(
+    {
+        Kind.WORKER_KILLED,
+        Kind.WORKER_STOPPED,
+        Kind.LINE_BLACK,
+        Kind.REDIS_RESTARTED,
+        Kind.REDIS_KILLED,
+        Kind.REDIS_FROZEN,
+    }
+)
+"""What may make orphans of the fetches that a worker has claimed: it dies, or cannot renew its leases."""
 
 
 class Recovery(NamedTuple):
@@ -74,7 +88,7 @@ class _Facts:
         self.targets = Counter(saw.target for saw in record.saw)
         charged = (saw for saw in record.saw if saw.act in town.CHARGED)
         self.charged = Counter(town.name_of(saw.target) for saw in charged)
-        self.deaths = sum(fault.kind is not Kind.CLIENTS_KILLED for fault in record.faults)
+        self.deaths = [fault for fault in record.faults if fault.kind in DEADLY]
 
     def _note(self, line: Attempted | Acknowledged | Cancelling) -> None:
         match line:
@@ -171,10 +185,22 @@ def _wrong_end(one: Ended, facts: _Facts) -> str | None:
 
 def _may_fail(one: Ended, kind: str, facts: _Facts) -> bool:
     if one.reason == Reason.POISON:
-        return facts.deaths >= 3
+        return len(facts.deaths) >= MAX_CRASHES and _was_in_hand(town.name_of(one.url), facts)
     if kind == "gone":
         return (one.reason, one.status) == (Reason.HTTP_STATUS, 404)
     return kind == "post" and one.reason == Reason.INTERRUPTED
+
+
+def _was_in_hand(name: str, facts: _Facts) -> bool:
+    """Whether the fetch was under way in a death: the last of the three must have met it begun."""
+    asked = [saw for saw in facts.record.saw if town.name_of(saw.target) == name]
+    return any(_meets(death, saw) for death in facts.deaths for saw in asked)
+
+
+def _meets(death: Fault, saw: Saw) -> bool:
+    ends_s = ALL_THE_TIME_S if saw.finished_s is None else saw.finished_s
+    of_its_worker = death.by in {saw.by, ""}
+    return of_its_worker and saw.arrived_s <= death.until_s and death.from_s <= ends_s + ON_THE_WIRE_S
 
 
 def _wrong_bodies(record: Record) -> Iterator[str]:

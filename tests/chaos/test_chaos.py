@@ -1,5 +1,6 @@
 """A fleet under faults drawn by a seed: ./scripts/chaos, for as long as a run of all tests can wait."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from scripts.havoc.ledgers import Acknowledged, Attempted, Ended, Ledgers
+from scripts.havoc.plan import Kind
 
 SEED = 2026
-MINUTES = 0.8
+MINUTES = 1
+FEWEST = 500
+"""A run in which less is done shows nothing."""
+
 LOST = "0123456789abcdef-00000001"
 
 
@@ -26,9 +31,15 @@ def chaos(*arguments: object) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.timeout(300)
 def test_i01_no_acknowledged_fetch_is_lost() -> None:
     """Each kind of fault comes; what was acknowledged ends once and rightly, and no host is pressed."""
-    run = chaos("--seed", SEED, "--minutes", MINUTES)
+    run = chaos("--seed", SEED, "--minutes", MINUTES, "--keep")
+    said = f"seed {SEED}:\n{run.stdout}\n{run.stderr}"
+    assert 0 == run.returncode, said
 
-    assert 0 == run.returncode, f"seed {SEED}:\n{run.stdout}\n{run.stderr}"
+    folder = Path(run.stdout.rpartition("the ledgers and logs are in ")[2].splitlines()[0])
+    record = Ledgers(folder).read()
+    shutil.rmtree(folder)
+    assert set(Kind) == {fault.kind for fault in record.faults}, said
+    assert len(record.ended) >= FEWEST, said
 
 
 def test_a_breach_ends_with_1_and_is_named(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ async def test_i07_a_fetch_that_kills_its_worker_three_times_is_given_up_and_nob
 ) -> None:
     """It ends as poison, with a dead letter; long ones beside it, in its lane and in others, are stored."""
     may_end = asyncio.Event()
-    with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="1") as hands:
+    with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as hands:
 
         async def deadly(x: Exchange) -> None:
             hands.members[asker(x.request)].kill()

@@ -52,7 +52,7 @@ async def test_i03_i06_a_worker_that_stood_still_writes_nothing_and_hangs_up(
     """
     come, due = Halves(), Halves()
     async with Origin.serving(COMING, come) as whole, Origin.serving(DUE, due) as half:
-        with crew(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="1.5") as hands:
+        with crew(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:
             [first] = await hands.start_all("first")
             batch = await fleet.submit([whole.url("/body"), half.url("/body")])
             await wait_until(lambda: len(hands.parts()) == 2, "two halves on disk")
@@ -83,7 +83,7 @@ async def test_i06_a_lane_that_is_taken_away_is_let_go_of_within_a_renewal(
     """With another's token on it, or gone: its request ends, its part goes, the next owner does it again."""
     by_token, by_name = Halves(), Halves()
     async with Origin.serving(RETOKENED, by_token) as one, Origin.serving(RENAMED, by_name) as two:
-        with crew(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="1.5") as hands:
+        with crew(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:
             [worker] = await hands.start_all("worker")
             batch = await fleet.submit([one.url("/body"), two.url("/body")])
             await wait_until(lambda: len(hands.parts()) == 2, "two halves on disk")

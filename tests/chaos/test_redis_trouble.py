@@ -9,10 +9,13 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from jobs import Batch, Fleet, Outcome, keys
+from jobs import connect as connecting
 from jobs.connect import connect
 from tests.support.crew import crew, results_of
 from tests.support.origin import OK, Origin, held, latency
@@ -20,11 +23,11 @@ from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, fetchfleet
 
-LEASE_S = 2.0
-AWAY_S = 4.0
+LEASE_S = 4.0
+AWAY_S = 7.0
 """Longer than a lease, and than the time after which a sweep gives away what nobody renews."""
 
-RESUMED_S = 10.0
+RESUMED_S = 5.0
 TROUBLE_S = 30.0
 CONCURRENCY = 2
 POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
@@ -110,6 +113,7 @@ async def through(fault: str, place: int, folder: Path) -> None:
         await end(server, client)
         await wait_until(lambda: len(busy.requests) > seen, f"work after {fault}", RESUMED_S)
         results = await results_of(fleet, batch.id)
+        await server.clean()
 
         assert {Outcome.STORED} == {result.outcome for result in results.values()}
         assert {1} == {result.attempts for result in results.values()}
@@ -138,6 +142,20 @@ async def test_i09_i10_a_redis_in_trouble_ends_no_worker_and_costs_no_body(tmp_p
         raise ExceptionGroup(
             f"not through: {', '.join(failed)}", [e for e in failed.values() if isinstance(e, Exception)]
         )
+
+
+async def test_i10_a_redis_that_hangs_is_found_by_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the socket: nobody has to put a limit of his own around a call."""
+    monkeypatch.setattr(connecting, "SOCKET_TIMEOUT_S", 0.2)
+    with own_redis() as server:
+        await wait_until(server.answers, "Redis")
+        async with connect(server.url) as client:
+            await client.ping()
+            server.freeze()
+            with pytest.raises(RedisTimeoutError):
+                await client.ping()
+            server.thaw()
+            await wait_until(server.answers, "Redis again")
 
 
 AT_ONCE = ("--repl-diskless-sync-delay", "0")

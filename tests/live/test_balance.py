@@ -22,8 +22,7 @@ CONCURRENCY = 2
 POLICY = QUICK_POLICY + f"concurrency = {CONCURRENCY}\n"
 SLOTS_A_HOST = 8
 
-BALANCED_WITHIN_S = 15.0
-"""10 s are promised; the rest is for a machine that has other things to do."""
+BALANCED_WITHIN_S = 10.0
 
 Town = Mapping[str, Origin]
 

@@ -112,6 +112,13 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
         "ended wrongly",
         {"ended": [ended(0, outcome="failed", reason="poison"), *GOOD.ended[1:]]},
     ),
+    "poison that no death explains": (
+        "ended wrongly",
+        {
+            "ended": [ended(0, outcome="failed", reason="poison", path=None), *GOOD.ended[1:]],
+            "faults": [Fault(Kind.WORKER_KILLED, "w2.1", n, n) for n in range(3)],
+        },
+    ),
     "a cancellation that nobody asked for": (
         "ended wrongly",
         {"ended": [ended(0, outcome="cancelled"), *GOOD.ended[1:]]},

@@ -20,6 +20,7 @@ from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Origin
 from tests.support.waiting import wait_until
 from worker import foreign
+from worker.status import fleet_status
 
 TURNS = range(5)
 COUNT = 10_000
@@ -128,6 +129,60 @@ async def test_i26_something_foreign_at_a_running_lanes_keys_stops_nobody(
     assert not (tmp_path / "canary").exists()
     await worker.stop()
     await redis.flushall()
+
+
+NO_TEXT = b"\xff\xfe"
+
+
+def of_the_right_type(lane: str) -> list[tuple[str | bytes, ...]]:
+    """Commands that put into keys of ours what is not ours, without changing their types."""
+    return [
+        ("ZADD", keys.QUEUE, "1", NO_TEXT),
+        ("ZADD", keys.ATTENTION, "1", NO_TEXT),
+        ("ZADD", keys.BATCHES, "1", NO_TEXT),
+        ("ZADD", keys.WORKERS, "9999999999999", NO_TEXT),
+        ("HSET", keys.POLICY, NO_TEXT, NO_TEXT),
+        ("HSET", keys.INTAKE, "token", NO_TEXT, "until_ms", NO_TEXT, "batch", NO_TEXT),
+        ("RPUSH", keys.TAKEN, '{"url": "http://127.0.0.1:9/taken"}'),
+        ("RPUSH", keys.INBOX, NO_TEXT),
+        ("SADD", keys.cancelled(lane), NO_TEXT),
+        ("HSET", keys.lane(lane), "open", NO_TEXT, "earliest_ms", NO_TEXT, "shut_until_ms", NO_TEXT),
+        ("HSET", keys.lane(lane), "why", NO_TEXT, "due_ms", NO_TEXT, "gate", NO_TEXT),
+    ]
+
+
+@pytest.mark.parametrize("while_held", [False, True], ids=["idle", "held"])
+async def test_i26_foreign_members_of_our_own_keys_stop_nobody(
+    origin: Origin, start: Start, redis: Redis, *, while_held: bool
+) -> None:
+    """Nothing that has the right type and the wrong content ends a loop of a worker, or holds up a lane."""
+    origin.behaviour = o.by_path({"/slow": o.latency(0.5, o.OK), "/": o.OK})
+    worker = await start(lease_s=2.0)
+    lane = origin.url("/").split("/")[2].partition(":")[0]
+    before = await worker.submit([origin.url("/slow")] if while_held else [])
+    if while_held:
+        await wait_until(lambda: origin.in_progress, "a request")
+    for command in of_the_right_type(lane):
+        await ask(redis, *command)
+
+    batch = await submitted(worker, origin.url("/after"))
+    await ask(redis, "RPUSH", keys.INBOX, msgspec.json.encode({"url": origin.url("/inbox")}))
+    assert [Outcome.STORED] == [result.outcome for result in await results_of(batch)]
+    await wait_until(lambda: "/inbox" in [seen.target for seen in origin.requests], "the message's fetch")
+    await wait_until(partial(ended, before), "what was in flight")
+    again = await worker.submit([origin.url("/again")])
+    assert [Outcome.STORED] == [result.outcome for result in await results_of(again)]
+    assert (await fleet_status(redis)).workers
+    for key in (keys.QUEUE, keys.ATTENTION, keys.BATCHES):
+        await wait_until(partial(is_clean, redis, key), f"{key} to be clean")
+    assert not await redis.exists(keys.cancelled(lane))
+    await redis.delete(keys.POLICY)
+    await redis.zrem(keys.WORKERS, NO_TEXT)
+
+
+async def is_clean(redis: Redis, key: str) -> bool:
+    """Whether what is no text is gone."""
+    return await redis.zscore(key, NO_TEXT) is None
 
 
 def garbage(chance: random.Random, place: int, canary: Path) -> bytes:

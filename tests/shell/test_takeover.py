@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from jobs import Batch, Outcome, Result, keys
+from jobs.connect import connect
 from jobs.entry import from_element
 from tests.shell.conftest import HOST, Lines, Start
 from tests.support import origin as o
@@ -15,7 +16,7 @@ from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Origin
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
-from worker import tasks
+from worker import settle, tasks
 
 LEASE_S = 1.0
 
@@ -233,6 +234,7 @@ async def test_nothing_is_lost_while_redis_is_away(
     redis_of_its_own.start()
     await wait_until(redis_of_its_own.answers, "Redis again")
     results = await finished_by(worker, batch)
+    await redis_of_its_own.clean()
     await worker.stop()
 
     assert [worker.body(result) for result in results] == [b"/%d" % n for n in range(60)]
@@ -240,3 +242,31 @@ async def test_nothing_is_lost_while_redis_is_away(
     assert "redis.trouble" in {line["event"] for line in lines}
     assert len(origin.requests) == 60
     assert {result.interruptions for result in results} == {0}
+
+
+async def test_a_lane_begins_nothing_more_once_enough_results_wait(
+    redis_of_its_own: OwnRedis, origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long Redis takes no writes, what is kept in memory is bounded; then all results are written."""
+    monkeypatch.setattr(settle, "MAX_WAITING", 5)
+    await wait_until(redis_of_its_own.answers, "Redis")
+    worker = await start(redis_url=redis_of_its_own.url, policy={"concurrency": 2})
+    origin.behaviour = o.latency(0.02, o.OK)
+    async with connect(redis_of_its_own.url) as client:
+        batch = await worker.submit(origin.url(f"/{n}") for n in range(200))
+        await wait_until(lambda: len(origin.requests) >= 10, "the work to begin")
+        await client.config_set("maxmemory", 1)
+        await wait_until(lambda: worker.runtime.parts.settler.full, "results to wait")
+        await wait_until(lambda: not origin.in_progress, "what was begun to end")
+        await asyncio.sleep(0.5)  # the stretch in which nothing may begin
+        begun = len(origin.requests)
+        waiting = worker.runtime.parts.settler.count
+        await client.config_set("maxmemory", 0)
+        results = await finished_by(worker, batch)
+        await redis_of_its_own.clean()
+        await worker.stop()
+
+    assert begun < 200
+    assert waiting <= 5 + 2 * 2
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert 200 == len(origin.requests)

@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 from redis.asyncio import Redis
 
-from tests.support.redis import server_binary
+from tests.support.redis import leftovers, server_binary
+from tests.support.waiting import wait_until
 from worker.embedded import die_with_parent
 
 ALWAYS = ("--port", "0", "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction")
@@ -59,6 +60,10 @@ class OwnRedis:
                 return bool(await client.ping())
             except Exception:  # noqa: BLE001 - whatever it is, it is no answer
                 return False
+
+    async def clean(self) -> None:
+        """Return once it holds nothing against jobs/keys.py; the workers must still be there."""
+        await wait_until(lambda: not leftovers(self.url), "nothing to be left in Redis", every_s=0.1)
 
     def _signal(self, number: int) -> None:
         assert self._child is not None

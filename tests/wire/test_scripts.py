@@ -10,7 +10,8 @@ from tests.support.lanes import LANE, ask, attention_ms, lapse, now_ms
 
 STALE = 0
 ADOPT = Call("adopt", [keys.lane(LANE), keys.claimed(LANE)], [1])
-SWEEP = Call("wake", [keys.lane(LANE), keys.ATTENTION, keys.SERIAL], [LANE, 1000])
+CONTENTS = [keys.claimed(LANE), keys.later(LANE), *keys.waiting(LANE)]
+SWEEP = Call("wake", [keys.lane(LANE), keys.ATTENTION, keys.SERIAL, *CONTENTS], [LANE, 1000])
 WRONG = Call("adopt", [keys.ATTENTION, keys.claimed(LANE)], [1])
 
 

@@ -50,6 +50,24 @@ async def test_the_lane_of_a_dead_worker_is_rescued(fleet: Fleet, redis: Redis, 
     assert not {"owner", "token"} & (await fields(redis)).keys()
 
 
+@pytest.mark.parametrize("found", [b"\xff", b"idle", None], ids=["junk", "idle", "nothing"])
+async def test_i26_a_lane_whose_state_is_not_what_we_wrote_is_served_all_the_same(
+    fleet: Fleet, redis: Redis, store: Store, found: bytes | None
+) -> None:
+    """What waits in it does not wait for the next submit; one with nothing in it is let go."""
+    await fleet.submit([url("/x")])
+    for lane in (LANE, "empty.example"):
+        await redis.delete(keys.lane(lane))
+        if found is not None:
+            await ask(redis, "HSET", keys.lane(lane), "state", found)
+        await ask(redis, "ZADD", keys.ATTENTION, "1", lane)
+    ((wake, owner),) = await store.rescue()
+    assert (LANE, "") == (wake.lane, owner)
+    assert ["/x"] == await (await Stay.begin(redis, "heir")).finish()
+    assert await redis.zscore(keys.ATTENTION, "empty.example") is None
+    await redis.delete(keys.lane("empty.example"))
+
+
 async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store: Store) -> None:
     """What the dead worker had claimed is the next one's, and the dead one is refused."""
     batch = await fleet.submit([url(f"/{i}") for i in range(3)])
