@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from jobs import bodies, checks, conditions
+from jobs import bodies, checks, conditions, context
 from jobs.errors import InvalidFetchError
 
 MAX_MESSAGE_BYTES = 2 << 20
@@ -103,6 +103,9 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
     fallback: "stale": when the host is down, what was stored before is the result; "none": never. Without it
     the workers' policy says which.
+    traceparent: the trace that this fetch is part of (W3C Trace Context); hosts are told of it only where the
+    workers' policy says so.
+    tracestate: what goes with it.
     key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
     meta: any JSON, at most 100 levels deep; comes back in the result, is never sent.
 
@@ -128,6 +131,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     deadline_s: float | None = None
     retry_unsafe: bool = False
     fallback: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
     key: str | None = None
     meta: Any = None
 
@@ -155,6 +160,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         if self.deadline_s is not None:
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
         checks.fallback(self.fallback)
+        if self.traceparent is not None or self.tracestate is not None:
+            context.check(self.traceparent, self.tracestate)
         if self.key is not None:
             checks.key(self.key)
         checks.meta(self.meta)
