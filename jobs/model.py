@@ -160,8 +160,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         if self.deadline_s is not None:
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
         checks.fallback(self.fallback)
-        if self.traceparent is not None or self.tracestate is not None:
-            context.check(self.traceparent, self.tracestate)
+        context.check(self.traceparent, self.tracestate)
         if self.key is not None:
             checks.key(self.key)
         checks.meta(self.meta)
