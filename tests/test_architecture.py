@@ -42,6 +42,7 @@ PURE = (
     "worker/http/egress.py",
     "worker/http/redirects.py",
     "worker/pace.py",
+    "worker/percentiles.py",
     "worker/policies.py",
     "worker/policy.py",
     "worker/probe.py",

@@ -36,7 +36,7 @@ class Attempt:
         self.entry = entry
         self.lane = lane
         self.parts = parts
-        self.trace = Trace()
+        self.trace = Trace(entry)
         self.request = entry.request
         self.hops = entry.hops
         self.status: int | None = None

@@ -130,6 +130,17 @@ def robots(lane: Lane, origin: str, happened: Happened, log: Any) -> None:
     )
 
 
+def exchange(entry: Entry | None, log: Any, **fields: Any) -> None:
+    """A request was answered: a fetch's own, that of a redirect, or its origin's robots.txt."""
+    of_fetch = {"id": entry.id, **context.fields(entry.fetch)} if entry is not None else {}
+    log.debug(Event.FETCH_EXCHANGE, **of_fetch, **fields)
+
+
+def heartbeat(log: Any, **fields: Any) -> None:
+    """How a worker is; worker/README.md says what each field means."""
+    log.info(Event.WORKER_HEARTBEAT, **fields)
+
+
 def bug(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
     """An error of ours, with where it came from."""
     log.error(

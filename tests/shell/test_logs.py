@@ -86,11 +86,11 @@ async def test_a_lane_that_is_given_back_says_why(origin: Origin, worker: OneWor
 
 
 async def test_a_worker_tells_when_it_starts_and_stops(worker: OneWorker, lines: Lines) -> None:
-    """The first line and the last are the worker's own."""
+    """The first line and the last are the worker's own; how it was comes before the very last."""
     await worker.stop()
 
     assert lines[0]["event"] == "worker.started"
-    assert [line["event"] for line in lines[-2:]] == ["worker.stopping", "worker.stopped"]
+    assert [line["event"] for line in lines[-3:]] == ["worker.stopping", "worker.heartbeat", "worker.stopped"]
 
 
 @pytest.mark.parametrize(
