@@ -12,6 +12,7 @@ import msgspec
 
 from jobs import bodies, checks, conditions, context
 from jobs.errors import InvalidFetchError
+from jobs.urls import shown_origin
 
 MAX_MESSAGE_BYTES = 2 << 20
 """Of a fetch as JSON: a body of 1 MiB in base64, and what goes with it."""
@@ -165,6 +166,13 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             checks.key(self.key)
         checks.meta(self.meta)
 
+    def __repr__(self) -> str:
+        return f"<Fetch {self.method} {shown_origin(self.url)}>"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        """What rich shows in a traceback: the rest may be secret."""
+        return [("method", self.method), ("origin", shown_origin(self.url))]
+
     @property
     def deadline_ms(self) -> int:
         """How long this fetch may take from submit to its end, in ms."""
@@ -193,7 +201,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     url: of the fetch, in canonical form.
     outcome: stored, unchanged, failed or cancelled.
     worker: which one wrote the result.
-    final_url: where redirects led.
+    final_url: where redirects led; values of parameters whose names are those of secrets are hidden.
     reason: why it failed; null for the other outcomes unless stale.
     status: of the last answer; null where none came.
     bytes: of the body on disk.
