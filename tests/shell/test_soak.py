@@ -25,7 +25,7 @@ POLICY = {
     "attempts": 1,  # retries would wait, and waiting is not what is looked at
     "concurrency": 24,
     "breaker_failures": 1000,
-    "timeout": Timeouts(connect_s=5, read_s=0.3, write_s=5, pool_s=5, total_s=10),
+    "timeout": Timeouts(connect_s=5, read_s=0.3, write_s=5, pool_s=5, total_s=60),
 }
 MOST_MORE_BYTES = 48 << 20
 MOST_MORE_FILES = 16
@@ -50,7 +50,7 @@ def weather(other: Origin) -> o.Behaviour:
         number = int(x.request.target.rpartition("/")[2])
         await faults.get(number % 40, o.OK)(x)
 
-    return o.by_path({"/held/": o.held(asyncio.Event()), "/": answer})
+    return o.by_path({"/endless/": o.slow(b"x", 0.1, 10_000), "/": answer})
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ class Held:
 
 async def a_round(worker: OneWorker, origin: Origin, numbers: Iterator[int]) -> list[Result]:
     """Some hundred fetches, and a batch that is cancelled while it is under way; then quiet."""
-    to_be_cancelled = await worker.submit(origin.url(f"/held/{n}") for n in range(CANCELLED_A_ROUND))
-    await wait_until(lambda: origin.in_progress >= CANCELLED_A_ROUND // 2, "the held requests")
+    to_be_cancelled = await worker.submit(origin.url(f"/endless/{n}") for n in range(CANCELLED_A_ROUND))
+    await wait_until(lambda: origin.in_progress >= CANCELLED_A_ROUND // 2, "the endless bodies")
     batch = await worker.submit(origin.url(f"/{next(numbers)}") for _ in range(A_ROUND))
     await to_be_cancelled.cancel()
     results = await results_of(batch) + await results_of(to_be_cancelled)
