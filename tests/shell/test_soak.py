@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 from worker.heartbeat import open_files, rss_bytes
 from worker.policy import Timeouts
 
-FETCHES = int(os.environ.get("FETCHFLEET_TEST_SOAK_FETCHES", "2000"))
+FETCHES = int(os.environ.get("FETCHFLEET_TEST_SOAK_FETCHES", "1500"))
 A_ROUND = 500
 CANCELLED_A_ROUND = 24
 HOST, OTHER_HOST = "127.0.63.11", "127.0.63.12"
@@ -81,6 +81,7 @@ async def a_round(worker: OneWorker, origin: Origin, numbers: Iterator[int]) -> 
     return results
 
 
+@pytest.mark.timeout(120 + FETCHES // 50)
 async def test_all_that_a_worker_holds_goes_back_to_what_it_was(
     origins: tuple[Origin, Origin], start: Start, lines: Lines
 ) -> None:
