@@ -70,7 +70,9 @@ def headers(value: Mapping[str, str]) -> None:
 
 def _header(name: str, text: str) -> None:
     if not _TOKEN.fullmatch(name):
-        raise InvalidFetchError(f"headers: {name!r} is not a header name")
+        # No more of it: who forgets where a name ends has put the value there too.
+        begins = found[0] if (found := _TOKEN.match(name)) else ""
+        raise InvalidFetchError(f"headers: what begins {begins!r} is not a header name")
     if not _FIELD_VALUE.fullmatch(text):
         raise InvalidFetchError(
             f"headers: the value of {name} holds a line break, a control or a non-ASCII character,"

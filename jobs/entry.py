@@ -12,6 +12,7 @@ from jobs.conditions import headers_of
 from jobs.errors import InvalidFetchError
 from jobs.model import MAX_MESSAGE_BYTES, Fetch, Reason
 from jobs.names import FETCH_ID_CHARS, batch_of, is_fetch_id
+from jobs.urls import shown_origin
 
 ENTRY_VERSION = 1
 DEADLINE_CHARS = 13
@@ -44,6 +45,13 @@ class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
     body: str | None = None
     body_base64: str | None = None
     body_file: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Hop {self.method} {shown_origin(self.url)}>"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        """What rich shows in a traceback: the rest may be secret."""
+        return [("method", self.method), ("origin", shown_origin(self.url))]
 
     @property
     def has_body(self) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from jobs import bodies, checks, conditions
+from jobs import bodies, checks, conditions, context
 from jobs.errors import InvalidFetchError
+from jobs.urls import shown_origin
 
 MAX_MESSAGE_BYTES = 2 << 20
 """Of a fetch as JSON: a body of 1 MiB in base64, and what goes with it."""
@@ -103,6 +104,9 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
     fallback: "stale": when the host is down, what was stored before is the result; "none": never. Without it
     the workers' policy says which.
+    traceparent: the trace that this fetch is part of (W3C Trace Context); hosts are told of it only where the
+    workers' policy says so.
+    tracestate: what goes with it.
     key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
     meta: any JSON, at most 100 levels deep; comes back in the result, is never sent.
 
@@ -128,6 +132,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     deadline_s: float | None = None
     retry_unsafe: bool = False
     fallback: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
     key: str | None = None
     meta: Any = None
 
@@ -155,9 +161,17 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         if self.deadline_s is not None:
             checks.deadline(self.deadline_s, MAX_DEADLINE_S)
         checks.fallback(self.fallback)
+        context.check(self.traceparent, self.tracestate)
         if self.key is not None:
             checks.key(self.key)
         checks.meta(self.meta)
+
+    def __repr__(self) -> str:
+        return f"<Fetch {self.method} {shown_origin(self.url)}>"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        """What rich shows in a traceback: the rest may be secret."""
+        return [("method", self.method), ("origin", shown_origin(self.url))]
 
     @property
     def deadline_ms(self) -> int:
@@ -187,7 +201,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     url: of the fetch, in canonical form.
     outcome: stored, unchanged, failed or cancelled.
     worker: which one wrote the result.
-    final_url: where redirects led.
+    final_url: where redirects led; values of parameters whose names are those of secrets are hidden.
     reason: why it failed; null for the other outcomes unless stale.
     status: of the last answer; null where none came.
     bytes: of the body on disk.

@@ -115,6 +115,14 @@ def lane_of(url: FetchUrl) -> str:
     return url.host
 
 
+def shown_origin(text: str) -> str:
+    """The origin of a URL, for those who may see no more of it; a text that is none has none."""
+    try:
+        return parse_url(text).origin
+    except UrlError:
+        return "(unreadable URL)"
+
+
 def _refuse_long(text: str) -> None:
     """Characters are counted: canonical text is ASCII, where they are bytes."""
     if len(text) > MAX_URL_BYTES:

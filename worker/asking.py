@@ -34,7 +34,7 @@ class Question:
         self.origin = origin
         self.lane = lane
         self.parts = parts
-        self.trace = Trace()
+        self.trace = Trace(entry)
         self._entry = entry
         self._status: int | None = None
 

@@ -3,10 +3,10 @@
 import asyncio
 from contextlib import aclosing
 
-from jobs.entry import Entry
+from jobs.entry import Entry, Hop
 from jobs.lanes import lane_of_url
 from jobs.model import Reason
-from worker import existing, lines
+from worker import context, existing, lines
 from worker.body import Body, asked_for
 from worker.decide import Answered, Broke, Happened, Held, Moved, Stored, may_repeat
 from worker.digests import digests_of
@@ -36,7 +36,7 @@ class Attempt:
         self.entry = entry
         self.lane = lane
         self.parts = parts
-        self.trace = Trace()
+        self.trace = Trace(entry)
         self.request = entry.request
         self.hops = entry.hops
         self.status: int | None = None
@@ -71,6 +71,8 @@ class Attempt:
         request = await self.resuming.asked(asked_for(self.request, self.entry.fetch))
         if self.resuming.taken is None:  # else a newer version is told by the range's own condition
             request = asking(request, self._known)
+        if self.lane.policy.context:
+            request = self._with_context(request)
         async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
             self.status = answer.status
             self._head_came(answer)
@@ -85,6 +87,10 @@ class Attempt:
             if is_redirect(answer.status):
                 return self._redirected(answer)
             return self._refused(answer)
+
+    def _with_context(self, request: Hop) -> Hop:
+        chance = self.parts.chance
+        return context.carried(request, self.entry.fetch, self.entry.id, chance(), chance())
 
     def _head_came(self, answer: Answer) -> None:
         """A probe is answered by its head, however big its body; and the head may name a quota."""

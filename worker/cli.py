@@ -143,7 +143,7 @@ def worker(
     settings = settings_of(
         redis_url=redis, out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, engine=engine
     )
-    log.configure()
+    log.configure(level=settings.log_level)
     complete(run_worker(settings), "interrupted")
 
 

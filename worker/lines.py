@@ -7,7 +7,7 @@ from typing import Any
 from jobs.entry import Entry
 from jobs.model import Result
 from jobs.wake import Wake
-from worker import redact
+from worker import context, redact
 from worker.balance import Fleet
 from worker.decide import Again, Answered, Broke, Happened, Held, Moved
 from worker.gate.gate import Shut
@@ -48,6 +48,7 @@ def finished(result: Result, entry: Entry, lane: Lane, happened: Happened, log: 
             connect_ms=timings.connect_ms,
             ttfb_ms=timings.ttfb_ms,
             total_ms=timings.total_ms,
+            **context.fields(entry.fetch),
         )
 
     return tell
@@ -70,6 +71,7 @@ def retry(entry: Entry, lane: Lane, again: Again, happened: Happened, log: Any) 
             attempts=again.entry.attempts,
             throttles=again.entry.throttles,
             interruptions=again.entry.interruptions,
+            **context.fields(entry.fetch),
         )
 
     return tell
@@ -128,6 +130,17 @@ def robots(lane: Lane, origin: str, happened: Happened, log: Any) -> None:
     )
 
 
+def exchange(entry: Entry | None, log: Any, **fields: Any) -> None:
+    """A request was answered: a fetch's own, that of a redirect, or its origin's robots.txt."""
+    of_fetch = {"id": entry.id, **context.fields(entry.fetch)} if entry is not None else {}
+    log.debug(Event.FETCH_EXCHANGE, **of_fetch, **fields)
+
+
+def heartbeat(log: Any, **fields: Any) -> None:
+    """How a worker is; worker/README.md says what each field means."""
+    log.info(Event.WORKER_HEARTBEAT, **fields)
+
+
 def bug(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
     """An error of ours, with where it came from."""
     log.error(
@@ -136,6 +149,7 @@ def bug(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
         lane=lane_name,
         error=redact.text(repr(error)),
         trace=redact.text("".join(traceback.format_tb(error.__traceback__)[-3:])),
+        **context.fields(entry.fetch),
     )
 
 
@@ -151,7 +165,8 @@ def worker_bug(what: str, error: BaseException, log: Any) -> None:
 
 def in_the_way(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
     """Something was put where a body was to go, and not by us; the message names it."""
-    log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=redact.text(str(error)))
+    said, trace = redact.text(str(error)), context.fields(entry.fetch)
+    log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=said, **trace)
 
 
 def disk_full(space: Space, wanting: str, log: Any) -> None:

@@ -18,6 +18,8 @@ class Event(StrEnum):
     """Exactly one a fetch: its result is in Redis."""
     FETCH_RETRY = "fetch.retry"
     """An attempt is over and the fetch waits for the next: wait_s, reason."""
+    FETCH_EXCHANGE = "fetch.exchange"
+    """A request was answered: its status, version and ms, whether on a connection that was there; debug."""
     FETCH_BUG = "fetch.bug"
     """An error of ours; the fetch goes on as after a failed attempt."""
     LANE_TAKEN = "lane.taken"
@@ -63,6 +65,8 @@ class Event(StrEnum):
     POLICY_REFUSED = "policy.refused"
     """The tables in Redis do not go with this worker's policy file: the old ones hold on."""
     WORKER_STARTED = "worker.started"
+    WORKER_HEARTBEAT = "worker.heartbeat"
+    """Every ten seconds, and at the end: connections, waits, the loop's lag, memory, open files."""
     WORKER_STOPPING = "worker.stopping"
     WORKER_STOPPED = "worker.stopped"
     WORKER_BUG = "worker.bug"
@@ -87,12 +91,15 @@ class Event(StrEnum):
     """A warning of a library that we use."""
 
 
-def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None) -> None:
-    """Send every line, ours and the libraries' warnings, to the stream."""
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
+
+
+def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:
+    """Send every line of that level on, ours and the libraries' warnings, to the stream."""
     if stream.isatty() if pretty is None else pretty:
-        _configure_pretty(stream)
+        _configure_pretty(stream, LEVELS[level])
     else:
-        _configure_json(stream)
+        _configure_json(stream, LEVELS[level])
     root = logging.getLogger()
     root.handlers = [_LibraryHandler()]
     root.setLevel(logging.WARNING)
@@ -111,27 +118,27 @@ class _LibraryHandler(logging.Handler):
         log.warning(Event.LIBRARY, message=redact.text(record.getMessage()))
 
 
-def _configure_json(stream: TextIO) -> None:
+def _configure_json(stream: TextIO, level: int) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(serializer=_json),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
 
 
-def _configure_pretty(stream: TextIO) -> None:
+def _configure_pretty(stream: TextIO, level: int) -> None:
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.dev.ConsoleRenderer(pad_event_to=20),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )

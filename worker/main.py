@@ -23,7 +23,7 @@ settings = load_settings({}, os.environ)
 
 async def startup(ctx: dict[str, Any]) -> None:
     """Make the runtime."""
-    log.configure()
+    log.configure(level=settings.log_level)
     ctx["runtime"] = Runtime(settings)
     await ctx["runtime"].start()
 

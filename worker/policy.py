@@ -72,6 +72,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     say otherwise.
     durability: what stands a machine's loss of power once a result says `stored`: "none" nothing for sure,
     "file" that no half body is at its name, "full" body and name. A process that dies harms none of them.
+    context: tell the host the fetch's id (X-Request-ID) and its trace (traceparent, tracestate).
     http2: offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback.
     max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
     min_rate_bytes_per_s: a body that brings less over min_rate_window_s of waiting for it is given up; 0:
@@ -98,6 +99,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     robots: str = "ignore"
     fallback: str = "none"
     durability: str = "none"
+    context: bool = False
     http2: bool = False
     max_bytes: int = 0
     min_rate_bytes_per_s: float = 0.0

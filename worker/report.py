@@ -1,6 +1,7 @@
 """The result of a fetch, out of how its last attempt went."""
 
 from jobs.model import Outcome, Result, Timings
+from worker import redact
 from worker.attempt import Attempt
 from worker.clock import mono_s
 from worker.decide import Broke, Finish, Found, Happened, Held, Moved, Stored, Unchanged, asks_for_quiet
@@ -20,7 +21,7 @@ def result_of(
     return Result(
         id=entry.id,
         url=entry.fetch.url,
-        final_url=None if unasked else attempt.request.url,
+        final_url=None if unasked else _final_url(attempt),
         outcome=Outcome.UNCHANGED if old else finish.outcome,
         reason=finish.reason,
         status=None if isinstance(happened, Held) else happened.status,
@@ -41,6 +42,12 @@ def result_of(
         timings=_timings(attempt),
         meta=entry.fetch.meta,
     )
+
+
+def _final_url(attempt: Attempt) -> str:
+    """The caller knows his own; one that a host has named may hold what is only for us."""
+    own, last = attempt.entry.fetch.url, attempt.request.url
+    return own if last == own else redact.final_url(last)
 
 
 def _timings(attempt: Attempt) -> Timings:

@@ -21,9 +21,11 @@ from worker.clock import RedisClock, mono_s
 from worker.doors import ArqDoor
 from worker.drain import drain
 from worker.foreign import Foreign, PatientSubmitter, is_foreign
+from worker.heartbeat import Heartbeat
 from worker.housekeeping import Housekeeping
 from worker.http.client import build_client, build_pools
 from worker.http.engine import HttpxEngine
+from worker.http.traffic import Traffic
 from worker.intake import Intake
 from worker.lane import Lane
 from worker.leases import Leases
@@ -68,6 +70,7 @@ class Runtime:
         self._intake: Intake | None = None
         self._taking = 0
         self._balancer = Balancer(self.lanes, self.log)
+        self._traffic = Traffic()
 
     async def start(self) -> None:
         """Make the parts, the one client among them, and begin to show signs of life.
@@ -89,11 +92,12 @@ class Runtime:
     async def _start(self) -> None:
         await reach(self.redis, self.settings.redis_url, self.log)
         self._arq = arq_client(self.redis.connection_pool)
-        self._pools = build_pools(self.settings)
-        self._client = build_client(self.settings, self._pools)
+        self._pools = build_pools(self.settings, self._traffic)
+        self._client = build_client(self.settings, self._pools, self.log)
         self._foreign = Foreign(self.redis, int(self.settings.lease_s * 1000), self.log)
         for_all = self.settings.results_length > 0
         self._settler = Settler(self.redis, self._trouble, for_all=for_all, foreign=self._foreign)
+        self._heartbeat = Heartbeat(self._traffic, self.lanes, self._settler, self.log)
         self.parts = await self._make_parts()
         lease_s = self.settings.lease_s
         self._leases = Leases(
@@ -107,6 +111,7 @@ class Runtime:
             "renew": self._leases.run,
             "foreign": self._foreign.run,
             "room": self._room.run,
+            "heartbeat": self._heartbeat.run,
         }
         self._tasks = [self._keep(name, loop) for name, loop in loops.items()]
         await self.parts.store.renew([])  # whether we may run scripts
@@ -209,6 +214,7 @@ class Runtime:
         if served:
             await asyncio.wait(served, timeout=self.settings.lease_s)
         await self._close()
+        self._heartbeat.tell()
         self.log.info(Event.WORKER_STOPPED)
 
     async def _leave_the_fleet(self) -> None:
@@ -260,7 +266,7 @@ class Runtime:
             store=Store(self.redis, self.settings.worker_id, int(self.settings.lease_s * 1000)),
             settler=self._settler,
             foreign=self._foreign,
-            engine=HttpxEngine(self._client, self.settings.in_folder),
+            engine=HttpxEngine(self._client, self.settings.in_folder, self._traffic),
             pools=self._pools,
             sink=self._sink,
             clock=clock,

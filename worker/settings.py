@@ -10,6 +10,7 @@ import msgspec
 
 from jobs.connect import connection_pool
 from worker.http.egress import Egress
+from worker.log import LEVELS
 from worker.policies import Policy, parse_policy
 from worker.policy import PolicyError
 from worker.redact import url as redacted_url
@@ -32,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog: with so many fetches without a result the inbox and the arq door wait, 0: no limit.
     results_length: how many results the stream of all batches keeps, 0: there is none.
     min_free_bytes: with less than that free on the disk of the out folder the worker takes no lanes.
+    log_level: info, or debug: a line for each exchange, too.
     """
 
     redis_url: str = "redis://127.0.0.1:6379"
@@ -47,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog: int = 0
     results_length: int = 100_000
     min_free_bytes: int = 64 << 20
+    log_level: str = "info"
     worker_id: str = ""
 
     @property
@@ -76,6 +79,7 @@ _ENVIRONMENT = {
     "max_backlog": "FETCHFLEET_MAX_BACKLOG",
     "results_length": "FETCHFLEET_RESULTS_LENGTH",
     "min_free_bytes": "FETCHFLEET_MIN_FREE_BYTES",
+    "log_level": "FETCHFLEET_LOG_LEVEL",
     "worker_id": "FETCHFLEET_WORKER_ID",
 }
 
@@ -135,6 +139,8 @@ def _faults(settings: Settings) -> list[str]:
     faults: list[str] = []
     if settings.engine not in ENGINES:
         faults.append(f"--engine {settings.engine}: there is {', '.join(ENGINES)}")
+    if settings.log_level not in LEVELS:
+        faults.append(f"FETCHFLEET_LOG_LEVEL: {settings.log_level!r} is not one of {', '.join(LEVELS)}")
     faults += _out_of_range(settings)
     if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
         faults.append("FETCHFLEET_USER_AGENT: must be printable ASCII")

@@ -51,7 +51,35 @@ TEXTS = [
     ("two\nlines\x00", "two\\u000alines\\u0000"),
     (ValueError("http://u:hunter2@a/"), "http://a/"),
     ("\u2028\u202a\u2066\u2069\x9b", "\\u2028\\u202a\\u2066\\u2069\\u009b"),
+    ("illegal header line: bytearray(b'Set-Cookie hunter2')", "illegal header line: ***"),
+    ("bytearray(b\"hun'ter2\") bytearray(b'hunt\\'er2\\\\') x", "*** *** x"),
     (None, "None"),
+]
+
+FINAL_URLS = [
+    ("http://a/", "http://a/"),
+    ("http://a/?", "http://a/?"),
+    ("http://a/b?page=2&sort=name", "http://a/b?page=2&sort=name"),
+    ("http://a/?token=hunter2", "http://a/?token=***"),
+    ("http://a/?token=&x=1", "http://a/?token=&x=1"),
+    ("http://a/?x=1&access_token=hunter2&y=2", "http://a/?x=1&access_token=***&y=2"),
+    ("http://a/?X-Amz-Signature=hunter2&X-Amz-Date=1", "http://a/?X-Amz-Signature=***&X-Amz-Date=1"),
+    ("http://a/?X-Amz-Security-Token=hunter2", "http://a/?X-Amz-Security-Token=***"),
+    ("http://a/?X-Goog-Credential=hunter2", "http://a/?X-Goog-Credential=***"),
+    ("http://a/?sv=1&sig=hunter2", "http://a/?sv=1&sig=***"),
+    ("http://a/?a=1;password=hunter2;b=2", "http://a/?a=1;password=***;b=2"),
+    (
+        "http://a/?apiKey=hunter2&api-key=hunter2&API_KEY=hunter2",
+        "http://a/?apiKey=***&api-key=***&API_KEY=***",
+    ),
+    ("http://a/?%74oken=hunter2", "http://a/?%74oken=***"),
+    ("http://a/?client%5Fsecret=hunter2", "http://a/?client%5Fsecret=***"),
+    ("http://a/?auth%5Bkey%5D=hunter2", "http://a/?auth%5Bkey%5D=***"),
+    ("http://a/?token=hunter2=?hunter2", "http://a/?token=***"),
+    ("http://a/?code=hunter2&state=x", "http://a/?code=***&state=x"),
+    ("http://a/?monkey=1&encode=2&tokens=3", "http://a/?monkey=1&encode=2&tokens=3"),
+    ("http://u:hunter2@a/?b=1", "http://a/?b=1"),
+    ("http://a/token=1/key=2", "http://a/token=1/key=2"),
 ]
 
 PASSWORDS = st.from_regex(r"[A-Za-z0-9!$&()*+,;=:%/?#<>\[\]-]{6,20}", fullmatch=True).map("S3C{}RET".format)
@@ -61,6 +89,25 @@ PASSWORDS = st.from_regex(r"[A-Za-z0-9!$&()*+,;=:%/?#<>\[\]-]{6,20}", fullmatch=
 def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
     """No user, password, fragment or value of a query; controls are escaped."""
     assert shown == redact.url(url)
+
+
+@pytest.mark.parametrize(("url", "shown"), FINAL_URLS)
+def test_where_redirects_led_is_told_without_what_is_secret_by_its_name(url: str, shown: str) -> None:
+    """What else it says stays, so that it can be read."""
+    assert shown == redact.final_url(url)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["token", "x_sig", "Key", "a", "%41uth"]), st.text("abc%3D+=", max_size=5))
+    )
+)
+def test_hiding_twice_changes_nothing_and_no_name_is_lost(pairs: list[tuple[str, str]]) -> None:
+    """Whatever stands between the parameters."""
+    shown = redact.final_url("http://a/?" + "&".join(f"{name}={value}" for name, value in pairs))
+
+    assert shown == redact.final_url(shown)
+    assert [name for name, _ in pairs] == [part.partition("=")[0] for part in shown[10:].split("&") if part]
 
 
 @pytest.mark.parametrize(("value", "shown"), TEXTS)

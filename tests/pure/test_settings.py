@@ -21,6 +21,7 @@ ROWS: list[tuple[str, str, Any, str, Any, Any]] = [
     ("grace_s", "FETCHFLEET_GRACE_S", 0, "1.5", 0.0, 1.5),
     ("lease_s", "FETCHFLEET_LEASE_S", 2, "1", 2.0, 1.0),
     ("min_free_bytes", "FETCHFLEET_MIN_FREE_BYTES", 0, "5", 0, 5),
+    ("log_level", "FETCHFLEET_LOG_LEVEL", "debug", "debug", "debug", "debug"),
     ("worker_id", "FETCHFLEET_WORKER_ID", "f", "e", "f", "e"),
 ]
 
@@ -44,6 +45,7 @@ FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({}, {"FETCHFLEET_LEASE_S": "inf"}, "FETCHFLEET_LEASE_S"),
     ({}, {"FETCHFLEET_MIN_FREE_BYTES": "1 GiB"}, "FETCHFLEET_MIN_FREE_BYTES: '1 GiB'"),
     ({}, {"FETCHFLEET_MIN_FREE_BYTES": "-1"}, "FETCHFLEET_MIN_FREE_BYTES"),
+    ({}, {"FETCHFLEET_LOG_LEVEL": "DEBUG"}, "FETCHFLEET_LOG_LEVEL: 'DEBUG'"),
     ({"user_agent": "a\r\nb"}, {}, "FETCHFLEET_USER_AGENT"),
     ({"user_agent": "é"}, {}, "FETCHFLEET_USER_AGENT"),
 ]

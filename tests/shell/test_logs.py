@@ -13,6 +13,7 @@ from tests.support import origin as o
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
 from tests.support.waiting import wait_until
+from worker import log
 
 FIELDS = {
     *("event", "worker", "id", "batch", "lane", "method", "url"),
@@ -86,11 +87,11 @@ async def test_a_lane_that_is_given_back_says_why(origin: Origin, worker: OneWor
 
 
 async def test_a_worker_tells_when_it_starts_and_stops(worker: OneWorker, lines: Lines) -> None:
-    """The first line and the last are the worker's own."""
+    """The first line and the last are the worker's own; how it was comes before the very last."""
     await worker.stop()
 
     assert lines[0]["event"] == "worker.started"
-    assert [line["event"] for line in lines[-2:]] == ["worker.stopping", "worker.stopped"]
+    assert [line["event"] for line in lines[-3:]] == ["worker.stopping", "worker.heartbeat", "worker.stopped"]
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,41 @@ async def test_libraries_warnings_are_lines_too(stream: io.StringIO) -> None:
     [line] = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert (line["event"], line["library"]) == ("library", "arq.worker")
     assert SECRET not in stream.getvalue()
+
+
+async def test_at_debug_level_each_exchange_has_its_line(origin: Origin, start: Start, lines: Lines) -> None:
+    """Whose it was, what came, and whether a connection was used again."""
+    worker = await start(log_level="debug")
+    origin.behaviour = o.by_path({"/a": o.redirect(f"/b?token={SECRET}"), "/b": o.NOT_FOUND})
+
+    result = await worker.one(origin.url("/a"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    first, second = of_event(lines, "fetch.exchange")
+
+    assert (first["id"], first["trace_id"], first["lane"]) == (result.id, "a" * 32, "127.0.0.11")
+    assert (first["method"], first["version"], first["log_level"]) == ("GET", "HTTP/1.1", "debug")
+    assert (first["url"], second["url"]) == (origin.url("/a"), origin.url("/b?token=***"))
+    assert [line["status"] for line in (first, second)] == [302, 404]
+    assert [line["reused"] for line in (first, second)] == [False, True]
+    assert all(line["ms"] > 0 for line in (first, second))
+
+
+async def test_at_info_level_an_exchange_costs_nothing(
+    origin: Origin, worker: OneWorker, lines: Lines
+) -> None:
+    """There is nothing to call, so nothing is said."""
+    await worker.one(origin.url())
+
+    client = worker.runtime._client
+    assert client is not None
+    assert client.event_hooks == {"request": [], "response": []}
+    assert of_event(lines, "fetch.exchange") == []
+
+
+@pytest.mark.parametrize(("level", "written"), [("info", ["two"]), ("debug", ["one", "two"])])
+def test_lines_below_the_level_are_not_written(stream: io.StringIO, level: str, written: list[str]) -> None:
+    """Debug is for who looks closely."""
+    log.configure(stream, level=level)
+    log.get_logger().debug("one")
+    log.get_logger().info("two")
+
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == written

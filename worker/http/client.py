@@ -2,25 +2,29 @@
 
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 
 import httpx
 
+from worker.http.exchanges import hooks
 from worker.http.network import GuardedNetwork
+from worker.http.traffic import Traffic, WatchedNetwork
 from worker.http.transport import LanePools
 from worker.policy import Timeouts
 from worker.settings import Settings
 
 
-def build_pools(settings: Settings) -> LanePools:
-    """The transport: pools per lane behind the egress guard."""
-    return LanePools(GuardedNetwork(settings.egress))
+def build_pools(settings: Settings, traffic: Traffic) -> LanePools:
+    """The transport: pools per lane behind the egress guard, their connections counted."""
+    return LanePools(WatchedNetwork(GuardedNetwork(settings.egress), traffic))
 
 
-def build_client(settings: Settings, pools: LanePools) -> httpx.AsyncClient:
+def build_client(settings: Settings, pools: LanePools, log: Any) -> httpx.AsyncClient:
     """The client: nothing from the environment, no cookie kept, no redirect followed by itself.
 
     Its timeouts are the default policy's; each request brings those of its lane. Its limits are the
-    pools': as many connections to a host as the lane's policy lets fetches run.
+    pools': as many connections to a host as the lane's policy lets fetches run. At debug level it tells of
+    each exchange; else there is nothing to call.
     """
     return httpx.AsyncClient(
         transport=pools,
@@ -33,6 +37,7 @@ def build_client(settings: Settings, pools: LanePools) -> httpx.AsyncClient:
         },
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
+        event_hooks=hooks(log) if settings.log_level == "debug" else None,
         trust_env=False,
     )
 

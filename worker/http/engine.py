@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 import httpx
 
-from jobs.entry import Hop
+from jobs.entry import Entry, Hop
 from worker.clock import mono_s
 from worker.http import head
 from worker.http.client import httpx_timeout
 from worker.http.content import content_of, framing_of
 from worker.http.errors import BadAnswerError
+from worker.http.traffic import Traffic
 from worker.http.transport import LANE
 from worker.policy import Timeouts
 
@@ -26,13 +27,17 @@ DISCARD_S = 0.5
 class Trace:
     """When the stages of an attempt came, monotonic seconds; the last exchange's count."""
 
-    def __init__(self) -> None:
+    def __init__(self, entry: Entry | None = None) -> None:
+        self.entry = entry
+        """Whose attempt it is, for the log."""
         self.started_s = mono_s()
         self.connect_s = 0.0
         self.head_s: float | None = None
         self.opened = False
         """Whether the last exchange made a connection of its own; else it took one that was there."""
         self._connecting_s = 0.0
+        self._traffic: Traffic | None = None
+        self._handed_over_s: float | None = None
 
     @property
     def latency_ms(self) -> float | None:
@@ -44,15 +49,29 @@ class Trace:
     async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
         """httpcore2's trace hook."""
         head.saw(event)
+        if self._handed_over_s is not None:
+            self._has_connection(event)
         if event == "connection.connect_tcp.started":
             self.opened = True
             self._connecting_s = mono_s()
         elif event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
             self.connect_s = mono_s() - self._connecting_s
 
-    def begins(self) -> None:
-        """An exchange begins."""
+    def begins(self, traffic: Traffic) -> None:
+        """An exchange begins, one of that traffic's."""
         self.opened = False
+        self._traffic = traffic
+
+    def handed_over(self) -> None:
+        """The request is its pool's, which has a connection for it or not."""
+        self._handed_over_s = mono_s()
+
+    def _has_connection(self, first_event: str) -> None:
+        assert self._handed_over_s is not None
+        if self._traffic is not None:
+            reused = first_event != "connection.connect_tcp.started"
+            self._traffic.waited(mono_s() - self._handed_over_s, reused=reused)
+        self._handed_over_s = None
 
     def head_came(self) -> None:
         """The head of an answer is here."""
@@ -87,8 +106,11 @@ class Answer(Protocol):
 class HttpxEngine:
     """The shared httpx client as an engine."""
 
-    def __init__(self, client: httpx.AsyncClient, in_folder: Path | None = None) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, in_folder: Path | None = None, traffic: Traffic | None = None
+    ) -> None:
         self._client = client
+        self._traffic = traffic or Traffic()
         self._in_folder = in_folder
 
     @asynccontextmanager
@@ -96,7 +118,7 @@ class HttpxEngine:
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AsyncIterator["HttpxAnswer"]:
         """One exchange on the lane's pool; raises httpx.TransportError, HttpError or OSError."""
-        trace.begins()
+        trace.begins(self._traffic)
         async with (
             content_of(request, self._in_folder) as content,
             self._client.stream(

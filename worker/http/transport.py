@@ -12,7 +12,6 @@ import httpcore2
 import httpx
 
 from worker.http.errors import TO_HTTPX
-from worker.http.network import GuardedNetwork
 from worker.policy import LanePolicy
 
 LANE = "fetchfleet.lane"
@@ -26,7 +25,7 @@ MAX_CONNECTIONS = 1000
 class LanePools(httpx.AsyncBaseTransport):
     """Connection pools by lane: `open` before the first request of a lane, `close` after the last."""
 
-    def __init__(self, network: GuardedNetwork) -> None:
+    def __init__(self, network: httpcore2.AsyncNetworkBackend) -> None:
         self._network = network
         self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
         # ALPN is set on the context, so the two kinds of pool must not share one.
@@ -55,6 +54,8 @@ class LanePools(httpx.AsyncBaseTransport):
         assert isinstance(request.stream, httpx.AsyncByteStream)
         pool = self._pools[request.extensions[LANE]]
         url = request.url
+        if (trace := request.extensions.get("trace")) is not None:
+            trace.handed_over()
         with _as_httpx_errors():
             response = await pool.handle_async_request(
                 httpcore2.Request(

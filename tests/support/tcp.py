@@ -1,0 +1,29 @@
+"""The kernel's own list of TCP connections (proc_net_tcp(5)), by state."""
+
+import socket
+import sys
+from collections import Counter
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+# include/net/tcp_states.h, from 1.
+STATES = (
+    *("established", "syn_sent", "syn_recv", "fin_wait1", "fin_wait2", "time_wait"),
+    *("close", "close_wait", "last_ack", "listen", "closing", "new_syn_recv"),
+)
+
+
+def connections(*urls: str) -> Counter[str]:
+    """How many ends of connections with these origins, at IPv4 addresses, there are in each state."""
+    wanted = {_as_listed(urlsplit(url)) for url in urls}
+    found: Counter[str] = Counter()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        if wanted & {local, remote}:
+            found[STATES[int(state, 16) - 1]] += 1
+    return found
+
+
+def _as_listed(origin: SplitResult) -> str:
+    address = int.from_bytes(socket.inet_aton(origin.hostname or ""), sys.byteorder)
+    return f"{address:08X}:{origin.port:04X}"
