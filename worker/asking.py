@@ -1,6 +1,7 @@
 """Asks an origin for its robots.txt, in the place of a fetch and under the same limits."""
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import NamedTuple
 
 from jobs.entry import Entry, Hop
@@ -59,7 +60,10 @@ class Question:
         self._status = None
         timeouts = self.lane.policy.timeouts
         request = Hop("GET", url.text)
-        async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
+        async with (
+            self._pool(url) as pool,
+            self.parts.engine.open(request, pool, timeouts, self.trace) as answer,
+        ):
             self._status = answer.status
             if meaning(answer.status) is Means.RULES:
                 return Asked(Answered(status=answer.status), await _beginning(answer)), None
@@ -68,6 +72,14 @@ class Question:
             wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), now_ms)
             target = _target(url, answer) if is_redirect(answer.status) else None
             return Asked(Answered(status=answer.status, wait_s=wait_s)), target
+
+    def _pool(self, url: FetchUrl) -> AbstractAsyncContextManager[str]:
+        """The lane's, but for another host one with that host's own trust: ours is not shown to it."""
+        name = lane_of_url(url.text)
+        if name == self.lane.name:
+            return nullcontext(self.lane.pool)
+        policy = self.parts.policy().for_lane(name)
+        return self.parts.pools.opened(f"{self.lane.pool} robots {self.origin} {name}", policy)
 
     async def _turn(self, url: FetchUrl) -> bool:
         """Whether a redirect may be followed, once the lane's pace lets it; another host's is not ours."""

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from jobs.connect import connect, redis_now_ms
 from jobs.submit import Limits
 from jobs.wake import Wake, arq_client, wake
-from worker import overrides, tasks
+from worker import lines, overrides, tasks
 from worker.balancing import UNWANTED_S, Balancer
 from worker.clock import RedisClock, mono_s
 from worker.doors import ArqDoor
@@ -68,7 +68,7 @@ class Runtime:
         """Make the parts, the one client among them, and begin to show signs of life.
 
         Waits for a Redis that is still reading what it kept. Raises RefusedRedisError,
-        UnreachableRedisError, redis.exceptions.RedisError or OSError.
+        UnreachableRedisError, PolicyError, redis.exceptions.RedisError or OSError.
         """
         self.redis: Redis = connect(self.settings.redis_url)
         try:
@@ -153,6 +153,8 @@ class Runtime:
         self.lanes[lane.pool] = lane
         self._life.look_again()  # a batch may have been cancelled between the taking and here
         self.log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
+        if not policy.verify:
+            lines.unverified_tls(lane, self.log)
         lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
         return None
 

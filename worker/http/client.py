@@ -7,13 +7,14 @@ import httpx
 
 from worker.http.network import GuardedNetwork
 from worker.http.transport import LanePools
+from worker.http.trust import Contexts
 from worker.policy import Timeouts
 from worker.settings import Settings
 
 
 def build_pools(settings: Settings) -> LanePools:
-    """The transport: pools per lane behind the egress guard."""
-    return LanePools(GuardedNetwork(settings.egress))
+    """The transport: pools per lane behind the egress guard; PolicyError where TLS cannot be had so."""
+    return LanePools(GuardedNetwork(settings.egress), Contexts(settings.policy))
 
 
 def build_client(settings: Settings, pools: LanePools) -> httpx.AsyncClient:
