@@ -42,18 +42,25 @@ class Question:
     async def ask(self) -> Asked:
         """What happened; never raises but for cancellation."""
         url, asked = parse_url(f"{self.origin}/robots.txt"), Asked(Answered(status=404))
+        timeouts = self.lane.policy.timeouts
         for hop in range(MAX_HOPS + 1):
             if hop and not await self._turn(url):
                 return Asked(Held())
             try:
-                async with asyncio.timeout(min(self.lane.policy.timeouts.total_s, MAX_EXCHANGE_S)):
+                async with asyncio.timeout(min(self._left_s(), timeouts.total_s, MAX_EXCHANGE_S)):
                     asked, target = await self._exchange(url)
             except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must get its due
+                if isinstance(error, TimeoutError) and not self._left_s():
+                    return Asked(Held())  # another fetch may have the time to ask
                 return Asked(broken(error, self._status, self._entry, self.lane, self.parts))
             if target is None:
                 break
             url = target
         return asked
+
+    def _left_s(self) -> float:
+        """Until the deadline of the fetch in whose place we ask."""
+        return max(0.0, (self._entry.deadline_ms - self.lane.clock.now_ms()) / 1000)
 
     async def _exchange(self, url: FetchUrl) -> tuple[Asked, FetchUrl | None]:
         """One request and its answer, and where a redirect leads that can be followed."""

@@ -158,7 +158,8 @@ def _faults(where: str, table: object) -> list[str]:
 def _fault(where: str, table: Table) -> str | None:
     try:
         if where == DEFAULT:
-            _refuse(ONE_HOSTS, where, table, "would be shown to every host; set it for some hosts")
+            shown = [key for key in ONE_HOSTS if table.get(key)]
+            _refuse(shown, where, table, "would be shown to every host; set it for some hosts")
         _lane_policy(where, table)
     except PolicyError as error:
         return str(error)

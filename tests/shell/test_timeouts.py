@@ -14,7 +14,9 @@ from jobs import Outcome, Reason
 from tests.shell.conftest import Start
 from tests.shell.test_trickles import EARLY, LINE, endless
 from tests.support import origin as o
+from tests.support.one_worker import results_of
 from tests.support.origin import Behaviour, Exchange, Origin
+from tests.support.waiting import wait_until
 from worker.http import transport
 from worker.policy import Timeouts
 
@@ -136,3 +138,35 @@ async def test_a_post_that_the_deadline_cuts_off_is_not_sent_again(origin: Origi
     result = await worker.one(origin.url(), method="POST", body="x", deadline_s=1.0)
 
     assert (result.reason, len(origin.requests)) == (Reason.DEADLINE, 1)
+
+
+async def test_who_waits_for_a_slot_of_the_worker_waits_until_its_deadline(
+    origin: Origin, other: Origin, start: Start
+) -> None:
+    """Though all slots are taken for longer than that, it ends; so does what waits behind it."""
+    may_end = asyncio.Event()
+    origin.behaviour = o.held(may_end)
+    worker = await start(max_in_flight=1, policy={"concurrency": 1})
+    holding = await worker.submit([origin.url()])
+    await wait_until(lambda: origin.requests, "the only slot to be taken")
+
+    behind = await worker.submit([{"url": other.url(f"/{n}"), "deadline_s": 1} for n in range(3)])
+    async with asyncio.timeout(20):
+        reasons = {result.reason async for result in behind.results()}
+    may_end.set()
+
+    assert reasons == {Reason.DEADLINE}
+    assert [result.outcome for result in await results_of(holding)] == [Outcome.STORED]
+    assert not other.requests
+
+
+async def test_a_robots_txt_that_drips_costs_no_more_than_the_deadline(origin: Origin, start: Start) -> None:
+    """The fetch in whose place it is asked for ends like those that wait for the answer."""
+    worker = await start(policy={"robots": "obey", "timeout": PATIENT})
+    origin.behaviour = o.slow(b"x", 0.05, 100_000)
+
+    async with asyncio.timeout(20):
+        results = await worker.results([{"url": origin.url(f"/{n}"), "deadline_s": 1} for n in range(3)])
+
+    assert {result.reason for result in results} == {Reason.DEADLINE}
+    assert {seen.target for seen in origin.requests} == {"/robots.txt"}

@@ -200,7 +200,7 @@ def happened(error: Exception, *, status: int | None) -> Happened | None:
 
     status: of the answer, if its head had come; then a broken protocol is a body cut short.
     """
-    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
         return _disk(error)
     reason = _reason(error, status)
     if reason is None:
