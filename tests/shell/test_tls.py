@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
-from jobs import Outcome, Reason
+from jobs import Outcome, Reason, keys
 from tests.shell.conftest import Lines, Start
 from tests.support.certificates import HAS_OPENSSL, Authority, Certificate
 from tests.support.origin import Origin
@@ -70,7 +71,7 @@ def as_it_is(_: ssl.SSLContext) -> None:
         ("expired", as_it_is, "expired"),
         ("of_another_host", as_it_is, "IP address mismatch"),
         ("of_another_ca", as_it_is, "unable to get local issuer"),
-        ("self_signed", as_it_is, "self-signed"),
+        ("self_signed", as_it_is, "signed certificate"),
         ("good", old(ssl.TLSVersion.TLSv1), "PROTOCOL"),
         ("good", old(ssl.TLSVersion.TLSv1_1), "PROTOCOL"),
     ],
@@ -196,6 +197,20 @@ async def test_an_unverified_host_speaks_tls_1_2_all_the_same(files: Files, star
         result = await worker.one(server.url)
 
     assert (result.reason, result.attempts, server.requests) == (Reason.TLS, 1, [])
+
+
+async def test_redis_cannot_say_whom_to_believe(
+    files: Files, start: Start, lines: Lines, redis: Redis
+) -> None:
+    """Who writes there past our commands is refused by the worker, and told of; the file's word holds."""
+    await redis.hset(keys.POLICY, HERE, '{"verify": false}')  # type: ignore[misc]
+    await redis.incr(keys.POLICY_VERSION)
+    with TlsServer(HERE, context(files.self_signed)) as server:
+        worker = await start()
+        result = await worker.one(server.url)
+
+    assert (result.reason, server.requests) == (Reason.TLS, [])
+    assert any(line["event"] == "policy.refused" and "verify" in line["error"] for line in lines)
 
 
 @pytest.mark.parametrize("allowed", [False, True])
