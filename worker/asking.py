@@ -1,6 +1,7 @@
 """Asks an origin for its robots.txt, in the place of a fetch and under the same limits."""
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import NamedTuple
 
 from jobs.entry import Entry, Hop
@@ -41,25 +42,35 @@ class Question:
     async def ask(self) -> Asked:
         """What happened; never raises but for cancellation."""
         url, asked = parse_url(f"{self.origin}/robots.txt"), Asked(Answered(status=404))
+        timeouts = self.lane.policy.timeouts
         for hop in range(MAX_HOPS + 1):
             if hop and not await self._turn(url):
                 return Asked(Held())
             try:
-                async with asyncio.timeout(min(self.lane.policy.timeouts.total_s, MAX_EXCHANGE_S)):
+                async with asyncio.timeout(min(self._left_s(), timeouts.total_s, MAX_EXCHANGE_S)):
                     asked, target = await self._exchange(url)
             except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must get its due
+                if isinstance(error, TimeoutError) and not self._left_s():
+                    return Asked(Held())  # another fetch may have the time to ask
                 return Asked(broken(error, self._status, self._entry, self.lane, self.parts))
             if target is None:
                 break
             url = target
         return asked
 
+    def _left_s(self) -> float:
+        """Until the deadline of the fetch in whose place we ask."""
+        return max(0.0, (self._entry.deadline_ms - self.lane.clock.now_ms()) / 1000)
+
     async def _exchange(self, url: FetchUrl) -> tuple[Asked, FetchUrl | None]:
         """One request and its answer, and where a redirect leads that can be followed."""
         self._status = None
         timeouts = self.lane.policy.timeouts
         request = Hop("GET", url.text)
-        async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
+        async with (
+            self._pool(url) as pool,
+            self.parts.engine.open(request, pool, timeouts, self.trace) as answer,
+        ):
             self._status = answer.status
             if meaning(answer.status) is Means.RULES:
                 return Asked(Answered(status=answer.status), await _beginning(answer)), None
@@ -68,6 +79,14 @@ class Question:
             wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), now_ms)
             target = _target(url, answer) if is_redirect(answer.status) else None
             return Asked(Answered(status=answer.status, wait_s=wait_s)), target
+
+    def _pool(self, url: FetchUrl) -> AbstractAsyncContextManager[str]:
+        """The lane's, but for another host one with that host's own trust: ours is not shown to it."""
+        name = lane_of_url(url.text)
+        if name == self.lane.name:
+            return nullcontext(self.lane.pool)
+        policy = self.parts.policy().for_lane(name)
+        return self.parts.pools.opened(f"{self.lane.pool} robots {self.origin} {name}", policy)
 
     async def _turn(self, url: FetchUrl) -> bool:
         """Whether a redirect may be followed, once the lane's pace lets it; another host's is not ours."""

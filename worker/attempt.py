@@ -50,14 +50,18 @@ class Attempt:
 
     async def run(self) -> Happened:
         """What happened; never raises but for cancellation."""
+        left_s, late = self._time_left()
+        bound = asyncio.timeout(left_s)
         try:
-            async with asyncio.timeout(self._time_left_s()):
+            async with bound:
                 self._known = await known_of(self.entry.fetch, self.parts.sink)
                 while True:
                     happened = await self._exchange()
                     if happened is not None:
                         return happened
         except Exception as error:  # noqa: BLE001 whatever it is, the fetch must get its due
+            if isinstance(error, TimeoutError) and bound.expired():
+                return Broke(reason=late, final=late is Reason.DEADLINE, status=self.status)
             return broken(error, self.status, self.entry, self.lane, self.parts)
         finally:
             self.resuming.close()
@@ -177,7 +181,9 @@ class Attempt:
         if self.hops >= MAX_HOPS:
             return Broke(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=answer.status)
         safe = may_repeat(self.entry)
-        hop = follow(self.request, answer.status, answer.header("location"), repeat_safe=safe)
+        clear = self.lane.policy.https_to_http
+        location = answer.header("location")
+        hop = follow(self.request, answer.status, location, repeat_safe=safe, https_to_http=clear)
         if isinstance(hop, RedirectRefused):
             note = hop.message
             return Broke(reason=Reason.REDIRECT_REFUSED, final=True, status=answer.status, note=note)
@@ -208,10 +214,13 @@ class Attempt:
         caps = (self.entry.fetch.max_bytes or 0, self.lane.policy.max_bytes)
         return min((cap for cap in caps if cap), default=0)
 
-    def _time_left_s(self) -> float:
-        """The policy's total, or what the fetch's own deadline leaves of it."""
-        until_deadline_s = (self.entry.deadline_ms - self.lane.clock.now_ms()) / 1000
-        return min(self.lane.policy.timeouts.total_s, max(0.0, until_deadline_s))
+    def _time_left(self) -> tuple[float, Reason]:
+        """How many seconds the attempt has, and what ends it then: its policy's total or its own deadline."""
+        total_s = self.lane.policy.timeouts.total_s
+        left_s = (self.entry.deadline_ms - self.lane.clock.now_ms()) / 1000
+        if left_s <= total_s:
+            return max(0.0, left_s), Reason.DEADLINE
+        return total_s, Reason.TOTAL_TIMEOUT
 
 
 def broken(error: Exception, status: int | None, entry: Entry, lane: Lane, parts: Parts) -> Happened:

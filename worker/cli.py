@@ -14,7 +14,7 @@ from jobs.lines import read_fetches
 from jobs.model import Fetch
 from worker import log, operate, steer
 from worker import run as runs
-from worker.command import BAD_USE, FAILED, RedisUrl, complete, console, fail, settings_of
+from worker.command import BAD_USE, FAILED, RedisUrl, complete, console, fail, settings_of, work_settings_of
 from worker.gather import STREAMS, Where, asking
 from worker.hand_off import run_worker
 from worker.snapshot import is_alive
@@ -77,7 +77,9 @@ def run(
     engine: Engine = None,
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
-    settings = settings_of(out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, engine=engine)
+    settings = work_settings_of(
+        out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, engine=engine
+    )
     fetches = _with_lines(_read(file), lines_to, report)
     flags = {"--out": out, "--in": in_folder, "--policy": policy}
     flags |= {"--allow-net": allow_net, "--engine": engine}
@@ -140,7 +142,7 @@ def worker(
     engine: Engine = None,
 ) -> None:
     """Run one worker until SIGTERM, which hands back what it holds."""
-    settings = settings_of(
+    settings = work_settings_of(
         redis_url=redis, out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, engine=engine
     )
     log.configure(level=settings.log_level)

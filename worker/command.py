@@ -15,7 +15,9 @@ from jobs import JobsError
 from worker import redact, tasks
 from worker.embedded import EmbeddedRedisError
 from worker.gather import LinesError
+from worker.http.trust import check
 from worker.local import WorkersError
+from worker.policy import PolicyError
 from worker.reach import RefusedRedisError
 from worker.run import UnfinishedRunError
 from worker.settings import Settings, SettingsError, load_settings
@@ -47,6 +49,16 @@ def settings_of(**flags: Any) -> Settings:
         return load_settings(flags, os.environ)
     except SettingsError as error:
         fail(str(error), BAD_USE)
+
+
+def work_settings_of(**flags: Any) -> Settings:
+    """The same for those who fetch: the files that the policy names must be there."""
+    settings = settings_of(**flags)
+    try:
+        check(settings.policy)
+    except PolicyError as error:
+        fail(f"--policy: {error}", BAD_USE)
+    return settings
 
 
 def ask(redis: str | None, question: Callable[[str], Coroutine[Any, Any, T]]) -> T:

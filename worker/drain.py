@@ -115,7 +115,7 @@ def _next(lane: Lane) -> Entry:
 
 async def _start(entry: Entry, work: Work, lane: Lane, parts: Parts) -> bool:
     """Start work for the fetch, if the lane still lets it when the worker has a slot for it."""
-    if not await _slot(lane, parts):
+    if not await _slot(entry, lane, parts):
         lane.ready.appendleft(entry)
         return False
     if not lane.serving or lane.cancelled or not isinstance(lane.verdict(), Go):
@@ -131,19 +131,32 @@ async def _start(entry: Entry, work: Work, lane: Lane, parts: Parts) -> bool:
     return True
 
 
-async def _slot(lane: Lane, parts: Parts) -> bool:
-    """Whether the worker has a slot; False when the lane must be seen to before it has."""
+async def _slot(entry: Entry, lane: Lane, parts: Parts) -> bool:
+    """Whether the worker has a slot for the fetch; False when it, or its lane, must be seen to first."""
     if not parts.slots.locked():
         return await parts.slots.acquire()
     asking = asyncio.create_task(parts.slots.acquire(), name=f"slot {lane.name}")
     asking.add_done_callback(lambda _: lane.notify())
     try:
-        while lane.serving and not lane.cancelled and not asking.done():
-            await lane.changed(math.inf)
-    finally:
-        if not asking.done():
-            await tasks.end(asking)
+        await _wait_for(asking, entry, lane, parts)
+    except BaseException:
+        await tasks.end(asking)
+        if not asking.cancelled():
+            parts.slots.release()
+        raise
+    if not asking.done():
+        await tasks.end(asking)
     return not asking.cancelled()
+
+
+async def _wait_for(asking: asyncio.Task[Any], entry: Entry, lane: Lane, parts: Parts) -> None:
+    """Until the slot is there, or the fetch or its lane must be seen to; deadlines hold meanwhile."""
+    while lane.serving and not lane.cancelled and not asking.done():
+        left_s = (entry.deadline_ms - lane.clock.now_ms()) / 1000
+        if left_s <= 0:
+            return
+        await lane.changed(min(left_s, LOOK_EVERY_S))
+        await end_expired(lane, parts)
 
 
 def _ended(entry: Entry, task: asyncio.Task[None], lane: Lane, parts: Parts) -> None:

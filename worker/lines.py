@@ -118,6 +118,11 @@ def yielded(lane: Lane, held: int, fleet: Fleet, log: Any) -> None:
     )
 
 
+def unverified_tls(lane: Lane, log: Any) -> None:
+    """Whoever answers for the lane's host is believed, because its policy says so."""
+    log.warning(Event.LANE_UNVERIFIED_TLS, lane=lane.name)
+
+
 def robots(lane: Lane, origin: str, happened: Happened, log: Any) -> None:
     """An origin was asked for its robots.txt."""
     log.info(

@@ -23,6 +23,8 @@ class Event(StrEnum):
     FETCH_BUG = "fetch.bug"
     """An error of ours; the fetch goes on as after a failed attempt."""
     LANE_TAKEN = "lane.taken"
+    LANE_UNVERIFIED_TLS = "lane.unverified_tls"
+    """The policy says `verify = false`: whoever answers for the host is believed. Said as it is taken."""
     LANE_COOLING = "lane.cooling"
     """The host asked for quiet, until_ms (Unix)."""
     LANE_BREAKER_OPEN = "lane.breaker_open"

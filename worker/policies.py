@@ -13,7 +13,7 @@ Key by key the most specific table wins: a host's own, then the longest pattern,
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +22,12 @@ from jobs.urls import UrlError, parse_url
 from worker.policy import LanePolicy, PolicyError
 
 DEFAULT = "default"
+
+FILE_ONLY = ("ca_file", "client_cert", "client_key", "verify", "https_to_http")
+"""These name files of a worker's disk, or lower its guard: whoever can write to Redis may not set them."""
+
+ONE_HOSTS = ("client_cert", "client_key")
+"""Who we are is shown to those hosts only that are to know."""
 
 Table = Mapping[str, Any]
 
@@ -46,7 +52,12 @@ class Policy:
         return self.default
 
     def overridden(self, overrides: Mapping[str, Table]) -> "Policy":
-        """A policy with tables laid over ours, one a host, pattern or `default`; raises PolicyError."""
+        """A policy with tables laid over ours, one a host, pattern or `default`; raises PolicyError.
+
+        The tables come from Redis: they change nothing of what guards the worker.
+        """
+        for name, table in overrides.items():
+            _refuse(FILE_ONLY, _where(name), table, "is set in the workers' policy file, never at run time")
         default = _lane_policy(
             DEFAULT, {**msgspec.structs.asdict(self.default), **overrides.get(DEFAULT, {})}
         )
@@ -55,13 +66,19 @@ class Policy:
             default, {name: {**self.tables.get(name, {}), **overrides.get(name, {})} for name in names}
         )
 
+    def named(self) -> Iterator[tuple[str, LanePolicy]]:
+        """Every policy that a lane may have, each with its table's name as it stands in a file."""
+        yield DEFAULT, self.default
+        for name, policy in self._lanes.items():
+            yield _where(name), policy
+
     def _merged(self, name: str) -> LanePolicy:
         """Default, the patterns that the name falls under from the shortest on, its own table."""
         values = msgspec.structs.asdict(self.default)
         for pattern in sorted(self.tables, key=len):
             if covers(pattern, name):
                 values |= self.tables[pattern]
-        return _lane_policy(f'host."{name}"', {**values, **self.tables[name]})
+        return _lane_policy(_where(name), {**values, **self.tables[name]})
 
 
 def parse_policy(text: str) -> Policy:
@@ -116,7 +133,7 @@ def _checked_tables(hosts: object, errors: list[str]) -> dict[str, Table]:
             continue
         if lane in tables:
             errors.append(f'[host."{name}"] names {lane} a second time')
-        errors += _faults(f'host."{name}"', table)
+        errors += _faults(_where(name), table)
         tables[lane] = table
     return tables
 
@@ -140,10 +157,24 @@ def _faults(where: str, table: object) -> list[str]:
 
 def _fault(where: str, table: Table) -> str | None:
     try:
+        if where == DEFAULT:
+            shown = [key for key in ONE_HOSTS if table.get(key)]
+            _refuse(shown, where, table, "would be shown to every host; set it for some hosts")
         _lane_policy(where, table)
     except PolicyError as error:
         return str(error)
     return None
+
+
+def _where(name: str) -> str:
+    """The table's name as it stands in a file."""
+    return DEFAULT if name == DEFAULT else f'host."{name}"'
+
+
+def _refuse(keys: Iterable[str], where: str, table: Table, why: str) -> None:
+    for key in keys:
+        if key in table:
+            raise PolicyError(f"[{where}] {key}: {why}")
 
 
 def _lane_policy(where: str, values: object) -> LanePolicy:

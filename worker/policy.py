@@ -16,7 +16,12 @@ class PolicyError(ValueError):
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every wait of one attempt has its bound, in seconds. read_s is between two pieces of an answer."""
+    """Every wait of one attempt has its bound, in seconds.
+
+    connect_s: for the connection, names resolved, and as long again for the TLS handshake. read_s: until the
+    first byte of an answer, and between two pieces of it. write_s: for each block of a body to be taken.
+    pool_s: for a connection to be free. total_s: for all of it.
+    """
 
     connect_s: float
     read_s: float
@@ -53,6 +58,15 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         _within("concurrency.max", self.max, self.min, 1000)
 
 
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may vouch for a host, and how we show ourselves to it."""
+
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    verify: bool = True
+
+
 class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one host is treated by the whole fleet.
 
@@ -74,6 +88,9 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     "file" that no half body is at its name, "full" body and name. A process that dies harms none of them.
     context: tell the host the fetch's id (X-Request-ID) and its trace (traceparent, tracestate).
     http2: offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback.
+    ca_file: the PEM file of those who may vouch for the host, in place of those that the system trusts.
+    client_cert, client_key: PEM files by which we show ourselves; the key may be in the certificate's.
+    verify: false takes whoever answers for the host. https_to_http: follow a redirect into the clear.
     max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
     min_rate_bytes_per_s: a body that brings less over min_rate_window_s of waiting for it is given up; 0:
     none is, since a host that says little while it works cannot be told from one that trickles.
@@ -101,6 +118,11 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     durability: str = "none"
     context: bool = False
     http2: bool = False
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    verify: bool = True
+    https_to_http: bool = False
     max_bytes: int = 0
     min_rate_bytes_per_s: float = 0.0
     min_rate_window_s: float = 30.0
@@ -132,11 +154,23 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         _one_of("robots", self.robots, ROBOTS)
         _one_of("fallback", self.fallback, FALLBACKS)
         _one_of("durability", self.durability, DURABILITIES)
+        if self.client_key and not self.client_cert:
+            raise PolicyError("client_key: names the key of no client_cert")
 
     @property
     def most_at_once(self) -> int:
         """More than so many fetches are never in flight."""
         return self.concurrency.max if isinstance(self.concurrency, Range) else self.concurrency
+
+    @property
+    def tls(self) -> Tls:
+        """What concerns trust."""
+        return Tls(
+            ca_file=self.ca_file,
+            client_cert=self.client_cert,
+            client_key=self.client_key,
+            verify=self.verify,
+        )
 
     @property
     def timeouts(self) -> Timeouts:

@@ -76,7 +76,7 @@ class Runtime:
         """Make the parts, the one client among them, and begin to show signs of life.
 
         Waits for a Redis that is still reading what it kept. Raises RefusedRedisError,
-        UnreachableRedisError, redis.exceptions.RedisError or OSError.
+        UnreachableRedisError, PolicyError, redis.exceptions.RedisError or OSError.
         """
         self.redis: Redis = connect(self.settings.redis_url)
         try:
@@ -173,6 +173,8 @@ class Runtime:
             lane.leave()
         self._life.look_again()  # a batch may have been cancelled between the taking and here
         self.log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
+        if not policy.verify:
+            lines.unverified_tls(lane, self.log)
         lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
         return None
 

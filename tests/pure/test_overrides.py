@@ -126,6 +126,56 @@ def test_tables_that_do_not_go_with_the_files_are_refused(tables: dict[str, Any]
     assert named in str(caught.value)
 
 
+TRUST = parse_policy("""
+[default]
+ca_file = "ca.pem"
+
+[host."*.example.com"]
+client_cert = "us.pem"
+https_to_http = true
+
+[host."a.example.com"]
+verify = false
+""")
+
+LANES = st.sampled_from(["a.example.com", "b.example.com", "b.a.example.com", "other.example"])
+
+
+@pytest.mark.parametrize("name", ["default", "a.example.com", "*.example.com", "new.example"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ca_file", "/proc/self/environ"),
+        ("client_cert", ""),
+        ("client_key", "x"),
+        ("verify", True),
+        ("verify", False),
+        ("https_to_http", False),
+    ],
+)
+def test_whom_to_trust_is_never_said_by_redis(name: str, key: str, value: object) -> None:
+    """Who can write there names no file of a worker's disk and lowers no guard; nor can he raise one."""
+    where = name if name == "default" else f'host."{name}"'
+    with pytest.raises(PolicyError) as caught:
+        TRUST.overridden({name: {key: value}})
+
+    assert f"[{where}] {key}: is set in the workers' policy file" in str(caught.value)
+
+
+@given(
+    st.dictionaries(
+        st.one_of(LANES, st.sampled_from(["default", "*.example.com", "*.a.example.com", "*.com"])),
+        st.fixed_dictionaries({}, optional={"burst": st.integers(1, 9), "http2": st.booleans()}),
+    ),
+    LANES,
+)
+def test_no_table_changes_what_the_file_says_of_trust(tables: dict[str, Any], lane: str) -> None:
+    """Whatever else it says, and of whom."""
+    over = TRUST.overridden(tables).for_lane(lane)
+    assert (TRUST.for_lane(lane).tls, TRUST.for_lane(lane).https_to_http) == (over.tls, over.https_to_http)
+    assert over.tls in {policy.tls for _, policy in TRUST.named()}
+
+
 def test_everything_that_is_wrong_with_a_file_is_named_at_once() -> None:
     """Nobody mends a file fault by fault."""
     with pytest.raises(PolicyError) as caught:

@@ -68,6 +68,22 @@ REFUSED = [
     ('[host.""]', '[host.""]'),
 ]
 
+TRUST_REFUSED = [
+    ('[default]\nclient_cert = "us.pem"', "[default] client_cert: would be shown to every host"),
+    ('[default]\nclient_key = "us.key"', "[default] client_key: would be shown to every host"),
+    ('[host."a.example"]\nclient_key = "us.key"', '[host."a.example"] client_key: names the key of no'),
+    ('[default]\nverify = "no"', "$.verify"),
+    ("[default]\nca_file = true", "$.ca_file"),
+]
+
+PROFILE_NUMBERS = {
+    "api": (2, 5, 2, 10),
+    "upload": (5, 60, 60, 120),
+    "stream": (5, 30, 5, 3600),
+    "internal": (1, 3, 1, 5),
+}
+"""connect, read, write, total; a stream would have neither read nor total, yet no wait is without an end."""
+
 RANGES = [
     ("concurrency", 1, 1000),
     ("rate_per_s", 0, 100_000),
@@ -196,3 +212,32 @@ def test_arbitrary_text_is_a_policy_or_a_policy_error(text: str) -> None:
             assert isinstance(parse_policy(toml).for_lane("a.example"), LanePolicy)
         except PolicyError:
             continue
+
+
+def test_the_profiles_have_these_numbers() -> None:
+    """A wait that changes does so for all who named its profile; the pool is as patient as connecting."""
+    found = {name: (it.connect_s, it.read_s, it.write_s, it.total_s) for name, it in PROFILES.items()}
+    assert PROFILE_NUMBERS == found
+    assert all(it.pool_s == it.connect_s for it in PROFILES.values())
+
+
+@pytest.mark.parametrize(("text", "named"), TRUST_REFUSED)
+def test_who_we_are_is_for_some_hosts_to_see(text: str, named: str) -> None:
+    """A certificate of ours stands in the tables of those that are to ask for it."""
+    with pytest.raises(PolicyError) as caught:
+        parse_policy(text)
+
+    assert named in str(caught.value)
+
+
+def test_lanes_that_trust_alike_share_it() -> None:
+    """However else they are treated, so that what is made of it is made once."""
+    policy = parse_policy("""
+[host."a.example"]
+ca_file = "ca.pem"
+burst = 2
+[host."b.example"]
+ca_file = "ca.pem"
+""")
+    assert policy.for_lane("a.example").tls == policy.for_lane("b.example").tls
+    assert len({lane.tls for _, lane in policy.named()}) == 2

@@ -139,13 +139,13 @@ async def test_half_a_body_never_has_its_name(
 
 
 async def test_a_host_that_says_nothing_is_given_up(origin: Origin, start: Start) -> None:
-    """The policy's read timeout ends an attempt that stalls before the head."""
+    """The policy's read timeout ends an attempt that stalls before the head, by a reason of its own."""
     worker = await start(policy={"timeout": replace(SHORT, read_s=0.1), "attempts": 2})
     origin.behaviour = o.stall_headers(10)
 
     result = await worker.one(origin.url())
 
-    assert (result.reason, result.attempts, len(origin.requests)) == (Reason.READ_TIMEOUT, 2, 2)
+    assert (result.reason, result.attempts, len(origin.requests)) == (Reason.FIRST_BYTE_TIMEOUT, 2, 2)
     assert all(seen.aborted for seen in origin.requests)
 
 

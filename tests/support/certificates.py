@@ -7,6 +7,19 @@ from typing import NamedTuple
 
 HAS_OPENSSL = shutil.which("openssl") is not None
 
+_OF_A_CA = """
+[ca]
+default_ca = us
+[us]
+database = index.txt
+new_certs_dir = .
+default_md = sha256
+policy = any
+rand_serial = yes
+[any]
+commonName = supplied
+"""
+
 
 class Certificate(NamedTuple):
     """The files of one."""
@@ -28,12 +41,28 @@ class Authority:
 
     def issue(self, name: str, *names: str) -> Certificate:
         """A certificate for those names, such as IP:127.0.0.1 or DNS:localhost."""
+        of = self._asked(name, *names)
+        ca = ["-CA", f"{self._name}.pem", "-CAkey", f"{self._name}.key", "-CAcreateserial"]
+        self._openssl("x509", "-req", *of, *ca, "-days", "2")
+        return self._files(name)
+
+    def issue_expired(self, name: str, *names: str) -> Certificate:
+        """One that was good for a day, years ago."""
+        of = self._asked(name, *names)
+        (self._folder / "index.txt").touch()
+        (self._folder / "ca.cnf").write_text(_OF_A_CA)
+        ca = ["-cert", f"{self._name}.pem", "-keyfile", f"{self._name}.key", "-config", "ca.cnf", "-batch"]
+        self._openssl("ca", *of, *ca, "-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
+        return self._files(name)
+
+    def _asked(self, name: str, *names: str) -> list[str]:
+        """The certificate is asked for; what openssl is to be told of it."""
         self._openssl("req", *self._new(name, "csr"))
         extensions = f"subjectAltName={','.join(names)}\nauthorityKeyIdentifier=keyid\n"
         (self._folder / f"{name}.ext").write_text(extensions)
-        ca = ["-CA", f"{self._name}.pem", "-CAkey", f"{self._name}.key", "-CAcreateserial"]
-        of = ["-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext"]
-        self._openssl("x509", "-req", *of, *ca, "-days", "2")
+        return ["-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext"]
+
+    def _files(self, name: str) -> Certificate:
         return Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key")
 
     def _new(self, name: str, kind: str = "pem") -> list[str]:

@@ -10,13 +10,18 @@ from worker.http.exchanges import hooks
 from worker.http.network import GuardedNetwork
 from worker.http.traffic import Traffic, WatchedNetwork
 from worker.http.transport import LanePools
+from worker.http.trust import Contexts
 from worker.policy import Timeouts
 from worker.settings import Settings
 
 
 def build_pools(settings: Settings, traffic: Traffic) -> LanePools:
-    """The transport: pools per lane behind the egress guard, their connections counted."""
-    return LanePools(WatchedNetwork(GuardedNetwork(settings.egress), traffic))
+    """The transport: pools per lane behind the egress guard, their connections counted.
+
+    Raises PolicyError where TLS cannot be had as the policy says.
+    """
+    network = WatchedNetwork(GuardedNetwork(settings.egress), traffic)
+    return LanePools(network, Contexts(settings.policy))
 
 
 def build_client(settings: Settings, pools: LanePools, log: Any) -> httpx.AsyncClient:

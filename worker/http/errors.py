@@ -8,8 +8,10 @@ HttpError
 ├── DigestMismatchError  the body is not the one the caller named
 ├── EgressRefusedError   an address that may not be dialled
 ├── ExistsError          a file stands where the caller wants none replaced
+├── FirstByteTimeoutError  no byte of an answer in time
 ├── NoBodyFileError      the file that is to be sent cannot be had
 ├── OverlongBodyError    more than may be taken
+├── TlsError             the TLS handshake failed, or did not end in time (TlsTimeoutError)
 ├── TooSlowError         the body comes too slowly to be waited for
 ├── TruncatedBodyError   the body ended before its Content-Length
 └── UnresolvedError      a host name without an address
@@ -20,6 +22,7 @@ What worker/decoding.py and worker/records.py refuse gets its reason here, too.
 
 import errno
 import ssl
+from typing import TypeVar
 
 import httpcore2
 import httpx
@@ -28,6 +31,8 @@ from jobs.model import Reason
 from worker.decide import DISK_PAUSE_S, Broke, Happened, Held
 from worker.decoding import CorruptError, CutShortError, InflatedError, UnknownCodingError
 from worker.records import BadLineError, CutLineError
+
+E = TypeVar("E", bound=BaseException)
 
 
 class HttpError(Exception):
@@ -44,6 +49,18 @@ class UnresolvedError(HttpError):
 
 class NoSuchNameError(UnresolvedError):
     """The resolver says that there is no such name."""
+
+
+class TlsError(HttpError):
+    """The TLS handshake failed; its argument is the error below, if that says anything."""
+
+
+class TlsTimeoutError(TlsError):
+    """The TLS handshake did not end in time."""
+
+
+class FirstByteTimeoutError(HttpError):
+    """The request is sent, and no byte of an answer came in time."""
 
 
 class OverlongBodyError(HttpError):
@@ -107,6 +124,7 @@ _BEFORE_SENDING = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
     httpx.PoolTimeout,
+    TlsError,
     UnresolvedError,
     NoBodyFileError,
 )
@@ -121,6 +139,22 @@ _FINAL = (
     NoBodyFileError,
     httpx.LocalProtocolError,
 )
+
+_HOPELESS = frozenset(
+    {
+        *("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION"),
+        *("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_INSUFFICIENT_SECURITY", "TLSV1_UNRECOGNIZED_NAME"),
+        *("DH_KEY_TOO_SMALL", "UNSAFE_LEGACY_RENEGOTIATION_DISABLED", "WRONG_SIGNATURE_TYPE"),
+        *("TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_ACCESS_DENIED"),
+        *("SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"),
+        *("SSLV3_ALERT_CERTIFICATE_REVOKED", "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    }
+)
+"""OpenSSL's names for what is a matter of how either side is set up: the next handshake ends like this one.
+
+What is not here (a record garbled on its way, an internal error of the host) is tried again.
+"""
 
 _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (EgressRefusedError, Reason.EGRESS_REFUSED),
@@ -141,6 +175,9 @@ _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (NoBodyFileError, Reason.NO_BODY_FILE),
     (BodyFileChangedError, Reason.NO_BODY_FILE),
     (TooSlowError, Reason.TOO_SLOW),
+    (TlsTimeoutError, Reason.TLS_TIMEOUT),
+    (TlsError, Reason.TLS),
+    (FirstByteTimeoutError, Reason.FIRST_BYTE_TIMEOUT),
     (httpx.ConnectTimeout, Reason.CONNECT_TIMEOUT),
     (httpx.PoolTimeout, Reason.POOL_TIMEOUT),
     (httpx.ReadTimeout, Reason.READ_TIMEOUT),
@@ -163,7 +200,7 @@ def happened(error: Exception, *, status: int | None) -> Happened | None:
 
     status: of the answer, if its head had come; then a broken protocol is a body cut short.
     """
-    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
         return _disk(error)
     reason = _reason(error, status)
     if reason is None:
@@ -171,7 +208,7 @@ def happened(error: Exception, *, status: int | None) -> Happened | None:
     return Broke(
         reason=reason,
         sent=not isinstance(error, _BEFORE_SENDING),
-        final=isinstance(error, _FINAL) or _cause(error, ssl.SSLCertVerificationError),
+        final=isinstance(error, _FINAL) or _is_hopeless(_cause(error, ssl.SSLError)),
         status=status,
         line=error.line if isinstance(error, BadLineError) else None,
         note=str(error),
@@ -196,13 +233,17 @@ def _reason(error: Exception, status: int | None) -> Reason | None:
     return None
 
 
-def _cause(error: BaseException | None, kind: type[BaseException]) -> bool:
-    """Whether an error of that kind is behind this one, at whatever depth."""
+def _is_hopeless(error: ssl.SSLError | None) -> bool:
+    return isinstance(error, ssl.SSLCertVerificationError) or getattr(error, "reason", None) in _HOPELESS
+
+
+def _cause(error: BaseException | None, kind: type[E]) -> E | None:
+    """The error of that kind that is behind this one, at whatever depth."""
     while error is not None:
         if isinstance(error, kind):
-            return True
+            return error
         error = error.__cause__ or _wrapped(error)
-    return False
+    return None
 
 
 def _wrapped(error: BaseException) -> BaseException | None:

@@ -1,4 +1,4 @@
-"""How much may come before the head of an answer is whole.
+"""How much may come before the head of an answer is whole, and whether anything of it has come.
 
 The parser below us bounds one head, but not how many interim ones (1xx, RFC 9110 §15.2) come before the
 last: without a bound of ours a host that sends nothing else has a worker's processor for the attempt's total.
@@ -9,6 +9,7 @@ from typing import Any
 
 import httpcore2
 
+from worker.http.errors import FirstByteTimeoutError
 from worker.http.over import Over
 
 MAX_HEAD_BYTES = 512 * 1024
@@ -39,8 +40,17 @@ class Counted(Over):
     """A connection that counts what it reads of a head."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 httpcore2's
-        """As the connection does; raises httpcore2.RemoteProtocolError for a head without an end."""
-        data = await super().read(max_bytes, timeout)
+        """As the connection does.
+
+        Raises httpcore2.RemoteProtocolError for a head without an end, FirstByteTimeoutError for one without
+        a beginning.
+        """
+        try:
+            data = await super().read(max_bytes, timeout)
+        except httpcore2.ReadTimeout:
+            if _left_bytes.get() == MAX_HEAD_BYTES:
+                raise FirstByteTimeoutError(f"nothing came within {timeout} s") from None
+            raise
         _came(len(data))
         return data
 

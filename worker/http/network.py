@@ -14,6 +14,7 @@ from httpcore2 import AnyIOBackend
 
 from worker.http.egress import Egress
 from worker.http.errors import EgressRefusedError, NoSuchNameError, UnresolvedError
+from worker.http.handshake import Shaken
 from worker.http.head import Counted
 from worker.http.wide import Wide
 
@@ -45,7 +46,7 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
         try:
             async with asyncio.timeout(timeout):
                 addresses = self._vetted(host, await _resolve(host, port))
-                return Counted(Wide(await self._dial(addresses, port, local_address, socket_options)))
+                return Counted(Shaken(Wide(await self._dial(addresses, port, local_address, socket_options))))
         except TimeoutError:
             raise httpcore2.ConnectTimeout(f"no connection within {timeout} s") from None
 

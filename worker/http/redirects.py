@@ -29,6 +29,9 @@ _BODY_HEADERS = frozenset(
 )
 
 
+_IN_THE_CLEAR = "from https to {}; what was private would be sent in the clear (https_to_http allows it)"
+
+
 class RedirectRefused(msgspec.Struct, frozen=True):
     """A redirect that is not followed; the message says why and quotes no secret."""
 
@@ -43,10 +46,13 @@ def is_redirect(status: int) -> bool:
     return status in _REDIRECTS
 
 
-def follow(request: Hop, status: int, location: str | None, *, repeat_safe: bool) -> Hop | RedirectRefused:
+def follow(
+    request: Hop, status: int, location: str | None, *, repeat_safe: bool, https_to_http: bool = False
+) -> Hop | RedirectRefused:
     """The request that a redirect of this one asks for, or why it is not made; `is_redirect(status)` holds.
 
     `repeat_safe`: the caller said that a method which is not idempotent may be sent twice.
+    `https_to_http`: the host's policy lets what came over TLS go on in the clear.
     """
     assert is_redirect(status), f"{status} is no redirect"
     if location is None:
@@ -57,6 +63,8 @@ def follow(request: Hop, status: int, location: str | None, *, repeat_safe: bool
     except UrlError as error:
         return RedirectRefused(f"{status} to a Location that is no URL: {error}")
     hop = _rewritten(request, target, status)
+    if url.scheme == "https" and target.scheme == "http" and not https_to_http:
+        return RedirectRefused(f"{status} {_IN_THE_CLEAR.format(target.origin)}")
     why_not = _why_not(url, target, hop, repeat_safe=repeat_safe)
     if why_not is not None:
         return RedirectRefused(f"{status} {why_not}")
@@ -84,8 +92,6 @@ def _describes_body(name: str) -> bool:
 
 def _why_not(url: FetchUrl, target: FetchUrl, hop: Hop, *, repeat_safe: bool) -> str | None:
     """Why `hop` must not leave, or None; names only origins, never a path or query."""
-    if url.scheme == "https" and target.scheme == "http":
-        return f"from https to {target.origin}; what was private would be sent in the clear"
     if hop.has_body and not same_origin(url, target):
         return f"would send the {hop.method} body to {target.origin}, which it was not meant for"
     if hop.method not in IDEMPOTENT_METHODS and not repeat_safe:

@@ -4,14 +4,14 @@ One big pool is slow (every request looks at every connection) and lets one slow
 slot; a lane's pool is its own, and what bounds its connections is the gate, so no fetch ever waits for one.
 """
 
-import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import httpcore2
 import httpx
 
 from worker.http.errors import TO_HTTPX
+from worker.http.trust import Contexts
 from worker.policy import LanePolicy
 
 LANE = "fetchfleet.lane"
@@ -25,16 +25,15 @@ MAX_CONNECTIONS = 1000
 class LanePools(httpx.AsyncBaseTransport):
     """Connection pools by lane: `open` before the first request of a lane, `close` after the last."""
 
-    def __init__(self, network: httpcore2.AsyncNetworkBackend) -> None:
+    def __init__(self, network: httpcore2.AsyncNetworkBackend, contexts: Contexts) -> None:
         self._network = network
+        self._contexts = contexts
         self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
-        # ALPN is set on the context, so the two kinds of pool must not share one.
-        self._ssl = {http2: ssl.create_default_context() for http2 in (False, True)}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Make the lane's pool."""
         self._pools[lane] = httpcore2.AsyncConnectionPool(
-            ssl_context=self._ssl[policy.http2],
+            ssl_context=self._contexts.of(policy),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=policy.most_at_once,
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
@@ -48,6 +47,15 @@ class LanePools(httpx.AsyncBaseTransport):
         pool = self._pools.pop(lane, None)
         if pool is not None:
             await pool.aclose()
+
+    @asynccontextmanager
+    async def opened(self, lane: str, policy: LanePolicy) -> AsyncIterator[str]:
+        """A pool for the length of a block."""
+        self.open(lane, policy)
+        try:
+            yield lane
+        finally:
+            await self.close(lane)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """One exchange on the pool of the lane that the request names."""
