@@ -23,6 +23,7 @@ from worker.foreign import Foreign, PatientSubmitter, is_foreign
 from worker.housekeeping import Housekeeping
 from worker.http.client import build_client, build_pools
 from worker.http.engine import HttpxEngine
+from worker.http.own_redis import whereabouts
 from worker.intake import Intake
 from worker.lane import Lane
 from worker.leases import Leases
@@ -84,7 +85,7 @@ class Runtime:
     async def _start(self) -> None:
         await reach(self.redis, self.settings.redis_url, self.log)
         self._arq = arq_client(self.redis.connection_pool)
-        self._pools = build_pools(self.settings)
+        self._pools = build_pools(self.settings, await whereabouts(self.redis))
         self._client = build_client(self.settings, self._pools)
         self._foreign = Foreign(self.redis, int(self.settings.lease_s * 1000), self.log)
         for_all = self.settings.results_length > 0
@@ -283,6 +284,7 @@ class Runtime:
         self.log.info(Event.POLICY_CHANGED, tables=sorted(tables))
         for lane in self.lanes.values():
             lane.policy = self._policy.for_lane(lane.name)
+            self._pools.heed(lane.pool, lane.policy)
             lane.notify()
 
     async def _cancel_in_lanes(self) -> None:

@@ -1,19 +1,25 @@
 """Nothing is dialled that the operator did not allow, by whichever way a fetch gets there."""
 
-import socket
-
 import pytest
 
 from jobs import Outcome, Reason, Result
 from tests.shell.conftest import HOST, OTHER_HOST, Start
 from tests.support import origin as o
+from tests.support.nameserver import (
+    FORMERR,
+    NAME,
+    NO_SUCH_NAME,
+    REFUSED,
+    SERVFAIL,
+    SILENCE,
+    Nameserver,
+    Says,
+    alias,
+    at,
+    fails,
+)
 from tests.support.origin import Origin
-from tests.support.resolver import NAME, Resolver
-
-
-def port_of(origin: Origin) -> str:
-    """The port, as text."""
-    return origin.url().split(":")[2].rstrip("/")
+from worker.policy import Timeouts
 
 
 def was_refused(result: Result) -> bool:
@@ -34,7 +40,7 @@ async def test_no_spelling_of_loopback_gets_through(start: Start, host: str) -> 
     """A name and a mapped address are the same address in the end."""
     async with Origin.serving("127.0.0.1", o.OK) as origin:
         worker = await start(allow_net="")
-        result = await worker.one(f"http://{host}:{port_of(origin)}/")
+        result = await worker.one(f"http://{host}:{origin.port}/")
 
     assert was_refused(result)
     assert origin.connections_opened == 0
@@ -52,11 +58,11 @@ async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: 
     assert (origin.connections_opened, other.connections_opened) == (1, 0)
 
 
-async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, resolver: Resolver) -> None:
+async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, names: Nameserver) -> None:
     """A name with mixed answers is trusted for none of them, wherever the bad one stands."""
-    worker = await start(allow_net=f"{HOST}/32")
-    resolver.answers = [[HOST, OTHER_HOST], [OTHER_HOST, HOST], [*[HOST] * 20, "10.0.0.1"]]
-    url = f"http://{NAME}:{port_of(origin)}/"
+    worker = await start(allow_net=f"{HOST}/32", nameservers=names.address)
+    names.says[NAME] = [at(HOST, OTHER_HOST), at(OTHER_HOST, HOST), at(*[HOST] * 20, "10.0.0.1")]
+    url = f"http://{NAME}:{origin.port}/"
 
     results = [await worker.one(url) for _ in range(3)]
 
@@ -65,26 +71,26 @@ async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, re
 
 
 async def test_the_address_that_was_vetted_is_the_one_dialled(
-    origin: Origin, other: Origin, start: Start, resolver: Resolver
+    origin: Origin, other: Origin, start: Start, names: Nameserver
 ) -> None:
     """A name is resolved once a connection: what it is changed to afterwards is not asked."""
-    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1})
-    resolver.answers = [[HOST], [OTHER_HOST]]
-    url = f"http://{NAME}:{port_of(origin)}/"
+    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
+    names.says[NAME] = [at(HOST), at(OTHER_HOST)]
+    url = f"http://{NAME}:{origin.port}/"
 
     results = await worker.results([url] * 5)
 
     assert {result.outcome for result in results} == {Outcome.STORED}
-    assert (resolver.asked, origin.connections_opened, other.connections_opened) == (1, 1, 0)
-    assert Origin.header(origin.requests[0], "Host") == f"{NAME}:{port_of(origin)}"
+    assert (names.asked(), origin.connections_opened, other.connections_opened) == (1, 1, 0)
+    assert Origin.header(origin.requests[0], "Host") == f"{NAME}:{origin.port}"
 
 
-async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start, resolver: Resolver) -> None:
+async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start, names: Nameserver) -> None:
     """The next connection asks anew, and believes no more than the first."""
-    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1})
-    resolver.answers = [[HOST], [OTHER_HOST]]
+    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
+    names.says[NAME] = [at(HOST), at(OTHER_HOST)]
     origin.behaviour = o.ok(b"ok", [("Connection", "close")])
-    url = f"http://{NAME}:{port_of(origin)}/"
+    url = f"http://{NAME}:{origin.port}/"
 
     first, second = await worker.results([url] * 2)
 
@@ -94,27 +100,39 @@ async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start,
 
 
 async def test_the_next_address_is_tried_when_one_refuses(
-    origin: Origin, start: Start, resolver: Resolver
+    origin: Origin, start: Start, names: Nameserver
 ) -> None:
     """A dead address of a name does not hide the living one."""
-    worker = await start()
-    resolver.answers = [[OTHER_HOST, HOST]]
+    worker = await start(nameservers=names.address)
+    names.says[NAME] = [at(OTHER_HOST, HOST)]
 
-    result = await worker.one(f"http://{NAME}:{port_of(origin)}/")
+    result = await worker.one(f"http://{NAME}:{origin.port}/")
 
     assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"), [(socket.EAI_NONAME, Reason.DNS_NXDOMAIN), (socket.EAI_AGAIN, Reason.DNS)]
+    ("says", "reason"),
+    [
+        (NO_SUCH_NAME, Reason.DNS_NXDOMAIN),
+        (Says(), Reason.DNS_NXDOMAIN),
+        (alias(NAME, "other.example", NAME), Reason.DNS_NXDOMAIN),
+        (fails(SERVFAIL), Reason.DNS_SERVFAIL),
+        (fails(REFUSED), Reason.DNS_SERVFAIL),
+        (fails(FORMERR), Reason.DNS_SERVFAIL),
+        (SILENCE, Reason.DNS_TIMEOUT),
+    ],
 )
 async def test_a_name_without_an_address_is_tried_again(
-    start: Start, resolver: Resolver, error: int, reason: Reason
+    start: Start, names: Nameserver, says: Says, reason: Reason
 ) -> None:
-    """The resolver may know it later; the reason says whether there is no such name or no telling."""
-    worker = await start(policy={"attempts": 3})
-    resolver.answers, resolver.error = [[]], socket.gaierror(error, "nothing")
+    """It may be known later; the reason says whether there is no such name, no telling, or no answer."""
+    hasty = {"connect_s": 0.2, "read_s": 1, "write_s": 1, "pool_s": 1, "total_s": 5}
+    policy = {"attempts": 3, "timeout": Timeouts(**hasty)}
+    worker = await start(policy=policy, nameservers=names.address)
+    names.says[NAME] = [says]
 
     result = await worker.one(f"http://{NAME}/")
 
-    assert (result.reason, result.attempts, resolver.asked) == (reason, 3, 3)
+    assert (result.reason, result.attempts) == (reason, 3)
+    assert names.asked() >= 1

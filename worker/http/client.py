@@ -5,15 +5,19 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
+from worker.http.names import parse_nameservers
 from worker.http.network import GuardedNetwork
+from worker.http.own_redis import Whereabouts
+from worker.http.resolver import Resolver
 from worker.http.transport import LanePools
 from worker.policy import Timeouts
 from worker.settings import Settings
 
 
-def build_pools(settings: Settings) -> LanePools:
+def build_pools(settings: Settings, own_redis: Whereabouts) -> LanePools:
     """The transport: pools per lane behind the egress guard."""
-    return LanePools(GuardedNetwork(settings.egress))
+    resolver = Resolver(parse_nameservers(settings.nameservers))
+    return LanePools(GuardedNetwork(settings.egress, resolver, own_redis))
 
 
 def build_client(settings: Settings, pools: LanePools) -> httpx.AsyncClient:

@@ -12,7 +12,7 @@ import httpcore2
 import httpx
 
 from worker.http.errors import TO_HTTPX
-from worker.http.network import GuardedNetwork
+from worker.http.network import GuardedNetwork, LaneNetwork
 from worker.policy import LanePolicy
 
 LANE = "fetchfleet.lane"
@@ -28,12 +28,14 @@ class LanePools(httpx.AsyncBaseTransport):
 
     def __init__(self, network: GuardedNetwork) -> None:
         self._network = network
+        self._networks: dict[str, LaneNetwork] = {}
         self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
         # ALPN is set on the context, so the two kinds of pool must not share one.
         self._ssl = {http2: ssl.create_default_context() for http2 in (False, True)}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Make the lane's pool."""
+        self._networks[lane] = LaneNetwork(self._network, policy.ports)
         self._pools[lane] = httpcore2.AsyncConnectionPool(
             ssl_context=self._ssl[policy.http2],
             max_connections=MAX_CONNECTIONS,
@@ -41,11 +43,17 @@ class LanePools(httpx.AsyncBaseTransport):
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
             http2=policy.http2,
             retries=0,
-            network_backend=self._network,
+            network_backend=self._networks[lane],
         )
+
+    def heed(self, lane: str, policy: LanePolicy) -> None:
+        """The lane's policy is another: connections that are made from now on go by its ports."""
+        if lane in self._networks:
+            self._networks[lane].ports = policy.ports
 
     async def close(self, lane: str) -> None:
         """Close the lane's connections; nothing if it has none."""
+        self._networks.pop(lane, None)
         pool = self._pools.pop(lane, None)
         if pool is not None:
             await pool.aclose()
@@ -81,6 +89,7 @@ class LanePools(httpx.AsyncBaseTransport):
         """Close every lane's connections."""
         for lane in list(self._pools):
             await self.close(lane)
+        await self._network.aclose()
 
 
 class _Body(httpx.AsyncByteStream):
