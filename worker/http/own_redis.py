@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from worker.clock import mono_s
 from worker.http.egress import Address, OwnRedis, reached
+from worker.http.errors import UnresolvedError
 
 LOOK_AGAIN_S = 30.0
 DEFAULT_PORT = 6379
@@ -26,21 +27,26 @@ class Whereabouts:
         self._until_s = 0.0
 
     async def at(self, port: int) -> OwnRedis | None:
-        """Where it is, if it may listen on that port: at whatever its name has led to so far."""
+        """Where it is, if it may listen on that port: at whatever its name has led to so far.
+
+        Raises UnresolvedError while that is not known: then it may be anywhere.
+        """
         if port != self._port:
             return None
         if self._host is not None and mono_s() >= self._until_s:
             await self._look(self._host)
+        if self._host is not None and not self._seen:
+            raise UnresolvedError("where our own Redis is, which listens on this port, is not known now")
         here = self._host is None or any(map(_is_here, self._seen))
         return OwnRedis(port, frozenset(self._seen), here)
 
     async def _look(self, host: str) -> None:
         """By the system's resolver, as redis-py does it; where that fails, what was seen counts on."""
-        self._until_s = mono_s() + LOOK_AGAIN_S
         with suppress(OSError, UnicodeError):
             rows = await asyncio.get_running_loop().getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
             found = (reached(str(row[4][0]).partition("%")[0]) for row in rows)
             self._seen |= {address for address in found if address is not None}
+            self._until_s = mono_s() + LOOK_AGAIN_S
 
 
 async def whereabouts(redis: Redis) -> Whereabouts:
@@ -48,8 +54,10 @@ async def whereabouts(redis: Redis) -> Whereabouts:
     where: dict[str, Any] = redis.connection_pool.connection_kwargs
     if where.get("path") is not None:
         return Whereabouts(None, await _tcp_port(redis))
-    found = Whereabouts(where.get("host", "localhost"), int(where.get("port", DEFAULT_PORT)))
-    await found.at(int(where.get("port", DEFAULT_PORT)))
+    port = int(where.get("port", DEFAULT_PORT))
+    found = Whereabouts(where.get("host", "localhost"), port)
+    with suppress(UnresolvedError):
+        await found.at(port)
     return found
 
 
