@@ -84,9 +84,9 @@ def test_a_name_that_led_nowhere_is_forgotten() -> None:
     """And one that was never known can be forgotten too."""
     cache = NameCache()
     cache.put("a", HERE, 10, 0)
-    cache.forget("a")
-    cache.forget("b")
 
+    assert cache.forget("a")
+    assert not cache.forget("b")
     assert cache.get("a", 1) is None
 
 

@@ -19,7 +19,13 @@ from tests.support.nameserver import (
     fails,
 )
 from tests.support.origin import Origin
-from worker.policy import Timeouts
+from worker.http.egress import Egress
+from worker.http.errors import EgressRefusedError
+from worker.http.network import GuardedNetwork
+from worker.http.own_redis import Whereabouts
+from worker.http.resolver import Resolver
+from worker.http.transport import LanePools
+from worker.policy import LanePolicy, Timeouts
 
 
 def was_refused(result: Result) -> bool:
@@ -44,6 +50,57 @@ async def test_no_spelling_of_loopback_gets_through(start: Start, host: str) -> 
 
     assert was_refused(result)
     assert origin.connections_opened == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("metadata.google.internal", "169.254.169.254"),
+        ("wire.azure.example", "168.63.129.16"),
+        ("six.example", "fd00:ec2::254"),
+        ("translated.example", "64:ff9b::a9fe:a9fe"),
+        ("mapped.example", "::ffff:10.0.0.1"),
+    ],
+)
+async def test_a_name_is_judged_by_where_it_leads(
+    start: Start, names: Nameserver, name: str, address: str
+) -> None:
+    """There is no list of names: what counts is the address."""
+    worker = await start(allow_net="", nameservers=names.address)
+    names.says[name] = [at(address)]
+
+    assert was_refused(await worker.one(f"http://{name}/"))
+
+
+async def test_what_is_denied_is_refused_also_where_it_is_allowed(
+    origin: Origin, other: Origin, start: Start
+) -> None:
+    """The rest of the network stays open."""
+    worker = await start(allow_net="127.0.0.0/8", deny_net=f"{OTHER_HOST}/32")
+
+    assert was_refused(await worker.one(other.url()))
+    assert (await worker.one(origin.url())).outcome is Outcome.STORED
+    assert other.connections_opened == 0
+
+
+async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Nameserver) -> None:
+    """The addresses may be remembered, the verdict never is; and a lane's policy counts as it is now."""
+    names.says[NAME] = [at("8.8.8.8", ttl_s=300)]
+    network = GuardedNetwork(Egress(), Resolver([names.address]), Whereabouts("127.0.0.1", 6379))
+    pools = LanePools(network)
+    pools.open(NAME, LanePolicy())
+    try:
+        lane = pools._networks[NAME]
+        assert list(await network.vetted(NAME, 443, lane.ports)) == ["8.8.8.8"]
+        with pytest.raises(EgressRefusedError, match=r"port 8080 .*`ports`"):
+            await network.vetted(NAME, 8080, lane.ports)
+        pools.heed(NAME, LanePolicy(ports=(8080,)))
+        assert list(await network.vetted(NAME, 8080, lane.ports)) == ["8.8.8.8"]
+        with pytest.raises(EgressRefusedError, match="port 443"):
+            await network.vetted(NAME, 443, lane.ports)
+    finally:
+        await pools.aclose()
+    assert names.asked() == 1
 
 
 async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: Origin, start: Start) -> None:

@@ -27,9 +27,9 @@ def no_sealed_net() -> str | None:
 
 
 WHY_NOT = no_sealed_net()
-TRIED = {"port": 4, "rebound": 1}
+TRIED = {"port": 5, "rebound": 1}
 LENT_FROM = 32768
-CALLERS = {"8.8.8.8", "9.9.9.9", "::1", "2606:4700:4700::1111"}
+CALLERS = {"8.8.8.8", "1.1.1.1", "9.9.9.9", "::1", "2606:4700:4700::1111"}
 
 
 def test_i24_no_packet_reaches_a_denied_address(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_i24_no_packet_reaches_a_denied_address(tmp_path: Path) -> None:
     sent = {to for to in seen["sent"] if not is_answer(to)}
 
     assert many > 100
-    assert ["stored"] * 3 == [outcome for _, outcome, _ in seen["stored"]]
+    assert ["stored"] * 4 == [outcome for _, outcome, _ in seen["stored"]]
     assert TRIED | dict.fromkeys(("literal", "name", "mixed", "redirect"), many) == {
         way: len(results) for way, results in seen["refused"].items()
     }
@@ -55,7 +55,7 @@ def test_i24_no_packet_reaches_a_denied_address(tmp_path: Path) -> None:
         for what in results
         if what[1:] != ["failed", "egress_refused"]
     ]
-    assert {"8.8.8.8 80", "2606:4700:4700::1111 80"} == sent
+    assert {"8.8.8.8 80", "2606:4700:4700::1111 80", "1.1.1.1 8080"} == sent
 
 
 def seen_in_a_sealed_net(out: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from worker import hand_off, log
 from worker.http.egress import Egress
 
 PUBLIC, PUBLIC_6, NAMESERVER = "8.8.8.8", "2606:4700:4700::1111", "9.9.9.9"
+OPENED, OPENED_PORT = "1.1.1.1", 8080
 LEADS_HERE = (
     "link set lo up",
     "route add local 0.0.0.0/0 dev lo",
@@ -93,6 +94,12 @@ async def _leads_on(exchange: Exchange) -> None:
     await exchange.respond(302 if to else 200, [*where, ("Connection", "close")], b"ok")
 
 
+def _allowed() -> list[str]:
+    """Public, at the ports of the web and at one that the policy has; a name, the first time."""
+    opened = f"http://{OPENED}:{OPENED_PORT}/"
+    return [f"http://{PUBLIC}/", f"http://{_host(PUBLIC_6)}/", opened, "http://rebound.example/"]
+
+
 def _urls() -> dict[str, list[str]]:
     """By which ways a fetch may get to where it must not."""
     return {
@@ -100,7 +107,7 @@ def _urls() -> dict[str, list[str]]:
         "name": [f"http://name{number}.example/" for number in range(len(DIALLABLE))],
         "mixed": [f"http://mixed{number}.example/" for number in range(len(DIALLABLE))],
         "redirect": [f"http://{PUBLIC}/to/{_host(address)}" for address in DIALLABLE],
-        "port": [f"http://{PUBLIC}:{port}/" for port in (22, 25, 6379, 8080)],
+        "port": [f"http://{PUBLIC}:{port}/" for port in (22, 25, 6379, 8080)] + [f"http://{OPENED}/"],
         "rebound": ["http://rebound.example/"],
     }
 
@@ -111,24 +118,23 @@ async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
     async with (
         nameserver(NAMESERVER) as names,
         Origin.serving(PUBLIC, o.OK, 80) as public,
-        Origin.serving(PUBLIC_6, o.OK, 80) as public_6,
+        Origin.serving(PUBLIC_6, o.OK, 80),
+        Origin.serving(OPENED, o.OK, OPENED_PORT),
     ):
         for number, address in enumerate(DIALLABLE):
             names.says[f"name{number}.example"] = [at(address)]
             names.says[f"mixed{number}.example"] = [at(PUBLIC, address), at(address, PUBLIC)]
         names.says["rebound.example"] = [at(PUBLIC), at("169.254.169.254")]
         public.behaviour = _leads_on
-        policy = {"concurrency": 32}
-        worker = OneWorker(redis_url, out, allow_net="", policy=policy, nameservers=names.address)
+        hosts = {OPENED: {"ports": [OPENED_PORT]}}
+        worker = OneWorker(redis_url, out, allow_net="", hosts=hosts, nameservers=names.address)
         with Packets().counted() as packets:
             async with worker:
-                allowed = [f"http://{PUBLIC}/", f"http://{_host(PUBLIC_6)}/", "http://rebound.example/"]
-                stored = await worker.results(allowed)
+                stored = await worker.results(_allowed())
                 refused = {way: await worker.results(urls) for way, urls in _urls().items()}
             sent = dict(packets.sent)
             await _dial("10.0.0.1")
             await wait_until(lambda: packets.sent["10.0.0.1 80"], "the counter to see a denied address")
-    assert public_6.connections_opened
     return {
         "vectors": DIALLABLE,
         "stored": [_said(result) for result in stored],

@@ -73,9 +73,9 @@ class NameCache:
         while len(self._kept) > self._most:
             del self._kept[next(iter(self._kept))]
 
-    def forget(self, name: str) -> None:
-        """It is to be asked for again."""
-        self._kept.pop(name, None)
+    def forget(self, name: str) -> bool:
+        """It is to be asked for again; whether anything was known of it."""
+        return self._kept.pop(name, None) is not None
 
 
 def to_try(addresses: Sequence[str], most: int) -> list[str]:

@@ -75,8 +75,8 @@ class Resolver:
 
     def forget(self, host: str) -> None:
         """What is known of the host led nowhere: ask anew next time."""
-        self._cache.forget(host)
-        self._renew()
+        if self._cache.forget(host):
+            self._renew()
 
     async def aclose(self) -> None:
         """Give up what is asked for."""
