@@ -40,6 +40,7 @@ PURE = (
     "worker/gate/retry_after.py",
     "worker/gate/state.py",
     "worker/http/egress.py",
+    "worker/http/names.py",
     "worker/http/redirects.py",
     "worker/pace.py",
     "worker/percentiles.py",

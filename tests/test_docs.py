@@ -62,9 +62,10 @@ def test_every_script_that_a_page_names_can_be_run(page: Path) -> None:
     assert set() == dead
 
 
-def test_every_promise_names_a_test_that_exists() -> None:
+@pytest.mark.parametrize("page", ["README.md", "tests/README.md"])
+def test_every_promise_names_a_test_that_exists(page: str) -> None:
     """A promise without its test is a wish."""
-    named = _TEST.findall((ROOT / "README.md").read_text())
+    named = _TEST.findall((ROOT / page).read_text())
     missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()]
 
     assert len(named) >= 10

@@ -42,6 +42,10 @@ AllowNet = Annotated[
     str | None,
     typer.Option(help="CIDR[,CIDR] that may be dialled although not public (FETCHFLEET_ALLOW_NET)."),
 ]
+DenyNet = Annotated[
+    str | None,
+    typer.Option(help="CIDR[,CIDR] that is never dialled, allowed or public (FETCHFLEET_DENY_NET)."),
+]
 Engine = Annotated[str | None, typer.Option(help="httpx (FETCHFLEET_ENGINE).")]
 Report = Annotated[Path | None, typer.Option(help="Write each result as a JSON line to this file.")]
 LinesTo = Annotated[
@@ -71,18 +75,19 @@ def run(
     in_folder: In = None,
     policy: PolicyFile = None,
     allow_net: AllowNet = None,
+    deny_net: DenyNet = None,
     report: Report = None,
-    lines_to: LinesTo = None,
     *,
+    lines_to: LinesTo = None,
     engine: Engine = None,
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
     settings = work_settings_of(
-        out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, engine=engine
+        out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, deny_net=deny_net, engine=engine
     )
     fetches = _with_lines(_read(file), lines_to, report)
     flags = {"--out": out, "--in": in_folder, "--policy": policy}
-    flags |= {"--allow-net": allow_net, "--engine": engine}
+    flags |= {"--allow-net": allow_net, "--deny-net": deny_net, "--engine": engine}
     arguments = [part for flag, value in flags.items() if value is not None for part in (flag, value)]
     counts = complete(
         runs.run(
@@ -139,11 +144,18 @@ def worker(
     in_folder: In = None,
     policy: PolicyFile = None,
     allow_net: AllowNet = None,
+    deny_net: DenyNet = None,
     engine: Engine = None,
 ) -> None:
     """Run one worker until SIGTERM, which hands back what it holds."""
     settings = work_settings_of(
-        redis_url=redis, out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, engine=engine
+        redis_url=redis,
+        out=out,
+        in_folder=in_folder,
+        policy=policy,
+        allow_net=allow_net,
+        deny_net=deny_net,
+        engine=engine,
     )
     log.configure(level=settings.log_level)
     complete(run_worker(settings), "interrupted")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from jobs.checks import FALLBACKS
+from worker.http.egress import WEB_PORTS
 
 MAX_TIMEOUT_S = 24 * 3600
 ROBOTS = ("ignore", "obey")
@@ -91,6 +92,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ca_file: the PEM file of those who may vouch for the host, in place of those that the system trusts.
     client_cert, client_key: PEM files by which we show ourselves; the key may be in the certificate's.
     verify: false takes whoever answers for the host. https_to_http: follow a redirect into the clear.
+    ports: those of public addresses that may be dialled, 1 to 65535.
     max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
     min_rate_bytes_per_s: a body that brings less over min_rate_window_s of waiting for it is given up; 0:
     none is, since a host that says little while it works cannot be told from one that trickles.
@@ -123,6 +125,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     client_key: str = ""
     verify: bool = True
     https_to_http: bool = False
+    ports: tuple[int, ...] = WEB_PORTS
     max_bytes: int = 0
     min_rate_bytes_per_s: float = 0.0
     min_rate_window_s: float = 30.0
@@ -149,6 +152,8 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         _within("min_rate_window_s", self.min_rate_window_s, 0.001, MAX_TIMEOUT_S)
         _within("max_decode_ratio", self.max_decode_ratio, 0, 1_000_000)
         _within("max_line_bytes", self.max_line_bytes, 1, 256 << 20)
+        for port in self.ports:
+            _within("ports", port, 1, 65535)
         if isinstance(self.timeout, str):
             _one_of("timeout", self.timeout, PROFILES)
         _one_of("robots", self.robots, ROBOTS)

@@ -25,6 +25,7 @@ from worker.heartbeat import Heartbeat
 from worker.housekeeping import Housekeeping
 from worker.http.client import build_client, build_pools
 from worker.http.engine import HttpxEngine
+from worker.http.own_redis import whereabouts
 from worker.http.traffic import Traffic
 from worker.intake import Intake
 from worker.lane import Lane
@@ -40,6 +41,7 @@ from worker.sink.files import FileSink
 from worker.sink.sweeping import sweep_parts, sweep_records
 from worker.steered import Steered
 from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
+from worker.sweep import Sweep
 from worker.trouble import Trouble
 
 LEAVE_S = 2.0
@@ -62,7 +64,7 @@ class Runtime:
         self.log = get_logger(worker=settings.worker_id)
         self.tell = Trouble(self.log)
         self._tasks: list[asyncio.Task[None]] = []
-        self._steered = Steered(settings.policy, self.lanes.values, self._trouble, self.log)
+        self._steered = Steered(settings.policy, self.lanes.values, self._changed, self._trouble, self.log)
         self._own: list[asyncio.Task[None]] = []
         self._troubled_s = mono_s()
         self._client: httpx.AsyncClient | None = None
@@ -92,7 +94,7 @@ class Runtime:
     async def _start(self) -> None:
         await reach(self.redis, self.settings.redis_url, self.log)
         self._arq = arq_client(self.redis.connection_pool)
-        self._pools = build_pools(self.settings, self._traffic)
+        self._pools = build_pools(self.settings, await whereabouts(self.redis), self._traffic)
         self._client = build_client(self.settings, self._pools, self.log)
         self._foreign = Foreign(self.redis, int(self.settings.lease_s * 1000), self.log)
         for_all = self.settings.results_length > 0
@@ -182,13 +184,7 @@ class Runtime:
         """Wake lanes whose owner died or whose hand-off was lost; not while Redis may just have come back."""
         if mono_s() - self._troubled_s < OWNERS_FIRST_S:
             return
-        broken: list[tuple[str, Exception]] = []
-        rescued = await self.parts.store.rescue(broken=broken)
-        for name, error in broken:
-            await self._foreign.mend(error, name)
-        for found, owner in rescued:
-            self.log.warning(Event.LANE_RESCUED, lane=found.lane, owner=owner or None)
-        await self._wake([found for found, _ in rescued])
+        await self._sweep.run()
         await self._housekeeping.run()
 
     def leave(self) -> None:
@@ -244,6 +240,7 @@ class Runtime:
         submitter = PatientSubmitter(self._foreign, self.redis, self._send_wakes, limits)
         self.arq_door = ArqDoor(self.redis, submitter, self.log)
         self._intake = intake = Intake(settings.redis_url, settings.worker_id, submitter, self.tell, self.log)
+        self._sweep = Sweep(self.parts.store, self._foreign, self._wake, self.log)
         self._housekeeping = Housekeeping(self.redis, settings.results_length, self.log)
         clock = self.parts.clock
         self._life = Life(
@@ -299,6 +296,9 @@ class Runtime:
 
     async def _new_policy(self, version: bytes) -> None:
         await self._steered.heed(self.redis, version)
+
+    def _changed(self, lane: Lane) -> None:
+        self._pools.heed(lane.pool, lane.policy)
 
     async def _cancel_in_lanes(self) -> None:
         """Some batch was cancelled somewhere; see in which of our lanes."""

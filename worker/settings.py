@@ -10,6 +10,7 @@ import msgspec
 
 from jobs.connect import connection_pool
 from worker.http.egress import Egress
+from worker.http.names import parse_nameservers
 from worker.log import LEVELS
 from worker.policies import Policy, parse_policy
 from worker.policy import PolicyError
@@ -27,7 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     redis_url: the fleet's Redis. out: the folder for bodies, made when missing. in_folder: the one that
     `body_file` names files in, none by default. allow_net: networks that may be dialled although they are
-    not public. max_in_flight: fetches at once over all lanes.
+    not public; deny_net: those that are never dialled, be they allowed. nameservers: who is asked for names;
+    none: whom the system asks. max_in_flight: fetches at once over all lanes.
     grace_s: how long fetches may go on after SIGTERM before they are handed back. lease_s: how long
     a lane stays with a worker that shows no sign of life. user_agent: sent with every request.
     max_backlog: with so many fetches without a result the inbox and the arq door wait, 0: no limit.
@@ -41,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     in_folder: Path | None = None
     policy: Policy = msgspec.field(default_factory=Policy)
     allow_net: str = ""
+    deny_net: str = ""
+    nameservers: str = ""
     engine: str = "httpx"
     user_agent: str = "fetchfleet/0.1"
     max_in_flight: int = 256
@@ -54,8 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def egress(self) -> Egress:
-        """The egress rule that allow_net makes."""
-        return Egress.parse(self.allow_net)
+        """The egress rule that allow_net and deny_net make."""
+        return Egress.parse(self.allow_net, self.deny_net)
 
     def __repr__(self) -> str:
         return f"<Settings {redacted_url(self.redis_url)} out={self.out} id={self.worker_id}>"
@@ -71,6 +75,8 @@ _ENVIRONMENT = {
     "in_folder": "FETCHFLEET_IN",
     "policy": "FETCHFLEET_POLICY",
     "allow_net": "FETCHFLEET_ALLOW_NET",
+    "deny_net": "FETCHFLEET_DENY_NET",
+    "nameservers": "FETCHFLEET_NAMESERVERS",
     "engine": "FETCHFLEET_ENGINE",
     "user_agent": "FETCHFLEET_USER_AGENT",
     "max_in_flight": "FETCHFLEET_MAX_IN_FLIGHT",
@@ -146,6 +152,7 @@ def _faults(settings: Settings) -> list[str]:
         faults.append("FETCHFLEET_USER_AGENT: must be printable ASCII")
     checks = (
         lambda: settings.egress,
+        lambda: parse_nameservers(settings.nameservers),
         lambda: connection_pool(settings.redis_url),
         lambda: _in_folder(settings.in_folder),
     )

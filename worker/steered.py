@@ -20,6 +20,7 @@ class Steered:
         self,
         policy: Policy,
         lanes: Callable[[], Iterable[Lane]],
+        on_change: Callable[[Lane], None],
         on_trouble: Callable[[BaseException], None],
         log: Any,
     ) -> None:
@@ -27,6 +28,7 @@ class Steered:
         self._file = policy
         self._version = b""
         self._lanes = lanes
+        self._on_change = on_change
         self._trouble = on_trouble
         self._log = log
 
@@ -47,4 +49,5 @@ class Steered:
         self._log.info(Event.POLICY_CHANGED, tables=sorted(tables))
         for lane in self._lanes():
             lane.policy = self.policy.for_lane(lane.name)
+            self._on_change(lane)
             lane.notify()

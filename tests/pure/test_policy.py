@@ -48,6 +48,10 @@ REFUSED = [
     ("[default]\nquota = 1", "$.quota"),
     ("[default]\ngive_up_s = 0", "give_up_s"),
     ("[default]\nattempts = 1.5", "$.attempts"),
+    ("[default]\nports = [80, 0]", "ports: 0"),
+    ("[default]\nports = [65536]", "ports: 65536"),
+    ("[default]\nports = 80", "$.ports"),
+    ('[default]\nports = ["http"]', "$.ports"),
     ('[default]\ntimeout = "slow"', "timeout: 'slow'"),
     ("[default]\ntimeout = 3", "$.timeout"),
     ("[default.timeout]\nconnect_s = 1", "`read_s`"),
@@ -142,6 +146,14 @@ def test_a_concurrency_may_be_a_table_of_bounds(table: str, concurrency: int | R
     policy = parse_policy(f"[default]\nconcurrency = {table}").default
 
     assert (concurrency, most) == (policy.concurrency, policy.most_at_once)
+
+
+def test_ports_are_those_of_the_web_until_a_table_says_otherwise() -> None:
+    """A host's table has its own, and not the default's besides."""
+    policy = parse_policy('[default]\nports = [443]\n[host."a.example"]\nports = [8080, 8443]')
+
+    assert (80, 443) == LanePolicy().ports
+    assert ((443,), (8080, 8443)) == (policy.default.ports, policy.for_lane("a.example").ports)
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -1,6 +1,5 @@
 """A worker and two hostile origins for each test that asks for them."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support import origin as o
+from tests.support.nameserver import Nameserver, nameserver
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
-from tests.support.resolver import Resolver
 from worker import hand_off
 
 HOST = "127.0.0.11"
@@ -51,11 +50,10 @@ async def worker(start: Start) -> OneWorker:
 
 
 @pytest.fixture
-async def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
-    """A resolver that the test answers for."""
-    made = Resolver()
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", made)
-    return made
+async def names() -> AsyncIterator[Nameserver]:
+    """A nameserver that the test answers for; workers are told of its address."""
+    async with nameserver("127.0.53.1") as serving:
+        yield serving
 
 
 @pytest.fixture

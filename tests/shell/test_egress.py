@@ -1,19 +1,34 @@
 """Nothing is dialled that the operator did not allow, by whichever way a fetch gets there."""
 
-import socket
-
 import pytest
 
 from jobs import Outcome, Reason, Result
 from tests.shell.conftest import HOST, OTHER_HOST, Start
 from tests.support import origin as o
+from tests.support.nameserver import (
+    FORMERR,
+    NAME,
+    NO_SUCH_NAME,
+    REFUSED,
+    SERVFAIL,
+    SILENCE,
+    Nameserver,
+    Says,
+    alias,
+    at,
+    fails,
+)
 from tests.support.origin import Origin
-from tests.support.resolver import NAME, Resolver
-
-
-def port_of(origin: Origin) -> str:
-    """The port, as text."""
-    return origin.url().split(":")[2].rstrip("/")
+from worker.http.egress import Egress
+from worker.http.errors import EgressRefusedError
+from worker.http.network import GuardedNetwork
+from worker.http.own_redis import Whereabouts
+from worker.http.resolver import Resolver
+from worker.http.traffic import Traffic
+from worker.http.transport import LanePools
+from worker.http.trust import Contexts
+from worker.policies import Policy
+from worker.policy import LanePolicy, Timeouts
 
 
 def was_refused(result: Result) -> bool:
@@ -34,10 +49,61 @@ async def test_no_spelling_of_loopback_gets_through(start: Start, host: str) -> 
     """A name and a mapped address are the same address in the end."""
     async with Origin.serving("127.0.0.1", o.OK) as origin:
         worker = await start(allow_net="")
-        result = await worker.one(f"http://{host}:{port_of(origin)}/")
+        result = await worker.one(f"http://{host}:{origin.port}/")
 
     assert was_refused(result)
     assert origin.connections_opened == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("metadata.google.internal", "169.254.169.254"),
+        ("wire.azure.example", "168.63.129.16"),
+        ("six.example", "fd00:ec2::254"),
+        ("translated.example", "64:ff9b::a9fe:a9fe"),
+        ("mapped.example", "::ffff:10.0.0.1"),
+    ],
+)
+async def test_a_name_is_judged_by_where_it_leads(
+    start: Start, names: Nameserver, name: str, address: str
+) -> None:
+    """There is no list of names: what counts is the address."""
+    worker = await start(allow_net="", nameservers=names.address)
+    names.says[name] = [at(address)]
+
+    assert was_refused(await worker.one(f"http://{name}/"))
+
+
+async def test_what_is_denied_is_refused_also_where_it_is_allowed(
+    origin: Origin, other: Origin, start: Start
+) -> None:
+    """The rest of the network stays open."""
+    worker = await start(allow_net="127.0.0.0/8", deny_net=f"{OTHER_HOST}/32")
+
+    assert was_refused(await worker.one(other.url()))
+    assert (await worker.one(origin.url())).outcome is Outcome.STORED
+    assert other.connections_opened == 0
+
+
+async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Nameserver) -> None:
+    """The addresses may be remembered, the verdict never is; and a lane's policy counts as it is now."""
+    names.says[NAME] = [at("8.8.8.8", ttl_s=300)]
+    network = GuardedNetwork(Egress(), Resolver([names.address]), Whereabouts("127.0.0.1", 6379))
+    pools = LanePools(network, Contexts(Policy()), Traffic())
+    pools.open(NAME, LanePolicy())
+    try:
+        lane = pools._networks[NAME]
+        assert list(await network.vetted(NAME, 443, lane.ports)) == ["8.8.8.8"]
+        with pytest.raises(EgressRefusedError, match=r"port 8080 .*`ports`"):
+            await network.vetted(NAME, 8080, lane.ports)
+        pools.heed(NAME, LanePolicy(ports=(8080,)))
+        assert list(await network.vetted(NAME, 8080, lane.ports)) == ["8.8.8.8"]
+        with pytest.raises(EgressRefusedError, match="port 443"):
+            await network.vetted(NAME, 443, lane.ports)
+    finally:
+        await pools.aclose()
+    assert names.asked() == 1
 
 
 async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: Origin, start: Start) -> None:
@@ -52,11 +118,11 @@ async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: 
     assert (origin.connections_opened, other.connections_opened) == (1, 0)
 
 
-async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, resolver: Resolver) -> None:
+async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, names: Nameserver) -> None:
     """A name with mixed answers is trusted for none of them, wherever the bad one stands."""
-    worker = await start(allow_net=f"{HOST}/32")
-    resolver.answers = [[HOST, OTHER_HOST], [OTHER_HOST, HOST], [*[HOST] * 20, "10.0.0.1"]]
-    url = f"http://{NAME}:{port_of(origin)}/"
+    worker = await start(allow_net=f"{HOST}/32", nameservers=names.address)
+    names.says[NAME] = [at(HOST, OTHER_HOST), at(OTHER_HOST, HOST), at(*[HOST] * 20, "10.0.0.1")]
+    url = f"http://{NAME}:{origin.port}/"
 
     results = [await worker.one(url) for _ in range(3)]
 
@@ -65,26 +131,26 @@ async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, re
 
 
 async def test_the_address_that_was_vetted_is_the_one_dialled(
-    origin: Origin, other: Origin, start: Start, resolver: Resolver
+    origin: Origin, other: Origin, start: Start, names: Nameserver
 ) -> None:
     """A name is resolved once a connection: what it is changed to afterwards is not asked."""
-    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1})
-    resolver.answers = [[HOST], [OTHER_HOST]]
-    url = f"http://{NAME}:{port_of(origin)}/"
+    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
+    names.says[NAME] = [at(HOST), at(OTHER_HOST)]
+    url = f"http://{NAME}:{origin.port}/"
 
     results = await worker.results([url] * 5)
 
     assert {result.outcome for result in results} == {Outcome.STORED}
-    assert (resolver.asked, origin.connections_opened, other.connections_opened) == (1, 1, 0)
-    assert Origin.header(origin.requests[0], "Host") == f"{NAME}:{port_of(origin)}"
+    assert (names.asked(), origin.connections_opened, other.connections_opened) == (1, 1, 0)
+    assert Origin.header(origin.requests[0], "Host") == f"{NAME}:{origin.port}"
 
 
-async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start, resolver: Resolver) -> None:
+async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start, names: Nameserver) -> None:
     """The next connection asks anew, and believes no more than the first."""
-    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1})
-    resolver.answers = [[HOST], [OTHER_HOST]]
+    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
+    names.says[NAME] = [at(HOST), at(OTHER_HOST)]
     origin.behaviour = o.ok(b"ok", [("Connection", "close")])
-    url = f"http://{NAME}:{port_of(origin)}/"
+    url = f"http://{NAME}:{origin.port}/"
 
     first, second = await worker.results([url] * 2)
 
@@ -94,27 +160,39 @@ async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start,
 
 
 async def test_the_next_address_is_tried_when_one_refuses(
-    origin: Origin, start: Start, resolver: Resolver
+    origin: Origin, start: Start, names: Nameserver
 ) -> None:
     """A dead address of a name does not hide the living one."""
-    worker = await start()
-    resolver.answers = [[OTHER_HOST, HOST]]
+    worker = await start(nameservers=names.address)
+    names.says[NAME] = [at(OTHER_HOST, HOST)]
 
-    result = await worker.one(f"http://{NAME}:{port_of(origin)}/")
+    result = await worker.one(f"http://{NAME}:{origin.port}/")
 
     assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"), [(socket.EAI_NONAME, Reason.DNS_NXDOMAIN), (socket.EAI_AGAIN, Reason.DNS)]
+    ("says", "reason"),
+    [
+        (NO_SUCH_NAME, Reason.DNS_NXDOMAIN),
+        (Says(), Reason.DNS_NXDOMAIN),
+        (alias(NAME, "other.example", NAME), Reason.DNS_NXDOMAIN),
+        (fails(SERVFAIL), Reason.DNS_SERVFAIL),
+        (fails(REFUSED), Reason.DNS_SERVFAIL),
+        (fails(FORMERR), Reason.DNS_SERVFAIL),
+        (SILENCE, Reason.DNS_TIMEOUT),
+    ],
 )
 async def test_a_name_without_an_address_is_tried_again(
-    start: Start, resolver: Resolver, error: int, reason: Reason
+    start: Start, names: Nameserver, says: Says, reason: Reason
 ) -> None:
-    """The resolver may know it later; the reason says whether there is no such name or no telling."""
-    worker = await start(policy={"attempts": 3})
-    resolver.answers, resolver.error = [[]], socket.gaierror(error, "nothing")
+    """It may be known later; the reason says whether there is no such name, no telling, or no answer."""
+    hasty = {"connect_s": 0.2, "read_s": 1, "write_s": 1, "pool_s": 1, "total_s": 5}
+    policy = {"attempts": 3, "timeout": Timeouts(**hasty)}
+    worker = await start(policy=policy, nameservers=names.address)
+    names.says[NAME] = [says]
 
     result = await worker.one(f"http://{NAME}/")
 
-    assert (result.reason, result.attempts, resolver.asked) == (reason, 3, 3)
+    assert (result.reason, result.attempts) == (reason, 3)
+    assert names.asked() >= 1

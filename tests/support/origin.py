@@ -293,6 +293,11 @@ class Origin:
         host, port = self._address
         return f"http://{host}:{port}{path}"
 
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._address[1]
+
     @staticmethod
     def header(seen: Seen, name: str) -> str | None:
         """The first header of this name in any case, or None."""

@@ -7,21 +7,25 @@ from typing import Any
 import httpx
 
 from worker.http.exchanges import hooks
+from worker.http.names import parse_nameservers
 from worker.http.network import GuardedNetwork
-from worker.http.traffic import Traffic, WatchedNetwork
+from worker.http.own_redis import Whereabouts
+from worker.http.resolver import Resolver
+from worker.http.traffic import Traffic
 from worker.http.transport import LanePools
 from worker.http.trust import Contexts
 from worker.policy import Timeouts
 from worker.settings import Settings
 
 
-def build_pools(settings: Settings, traffic: Traffic) -> LanePools:
+def build_pools(settings: Settings, own_redis: Whereabouts, traffic: Traffic) -> LanePools:
     """The transport: pools per lane behind the egress guard, their connections counted.
 
     Raises PolicyError where TLS cannot be had as the policy says.
     """
-    network = WatchedNetwork(GuardedNetwork(settings.egress), traffic)
-    return LanePools(network, Contexts(settings.policy))
+    resolver = Resolver(parse_nameservers(settings.nameservers))
+    network = GuardedNetwork(settings.egress, resolver, own_redis)
+    return LanePools(network, Contexts(settings.policy), traffic)
 
 
 def build_client(settings: Settings, pools: LanePools, log: Any) -> httpx.AsyncClient:

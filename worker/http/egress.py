@@ -1,10 +1,11 @@
-"""Which addresses the fleet may dial: pure, asked for every resolved address before it is dialled.
+"""Which addresses and ports the fleet may dial: pure, asked for every address before any is dialled.
 
 The table is our own. `ipaddress.is_global` changes between Python releases and is true for
 multicast, Azure's 168.63.129.16, `::127.0.0.1`, `64:ff9b::a9fe:a9fe` and others that reach inside.
 IPv4 is open except for what the table names; IPv6 is shut except for 2000::/3 less the table.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import (
@@ -28,6 +29,7 @@ class Refusal(StrEnum):
     BROADCAST = "broadcast"
     CGNAT = "cgnat"
     CLOUD_METADATA = "cloud_metadata"
+    DENIED = "denied"
     DOCUMENTATION = "documentation"
     IPV4_COMPATIBLE = "ipv4_compatible"
     IPV4_TRANSLATED = "ipv4_translated"
@@ -36,6 +38,8 @@ class Refusal(StrEnum):
     MULTICAST = "multicast"
     NAT64 = "nat64"
     NOT_AN_ADDRESS = "not_an_address"
+    OWN_REDIS = "own_redis"
+    PORT = "port"
     PRIVATE = "private"
     RESERVED = "reserved"
     SIX_TO_FOUR = "six_to_four"
@@ -115,57 +119,111 @@ IPV6_UNICAST = IPv6Network("2000::/3")
 IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
+WEB_PORTS = (80, 443)
+"""The ports of public addresses that are dialled unless a policy says otherwise."""
+
+_REMEDIES = {
+    Refusal.DENIED: "a network of --deny-net, which wins over --allow-net",
+    Refusal.OWN_REDIS: "the fleet's own Redis, which nothing lets a fetch reach",
+    Refusal.PORT: "the policy's `ports` would let it through",
+    Refusal.ZONE_ID: "which link it means is this machine's affair",
+}
+
+
+def remedy(refusal: Refusal) -> str:
+    """What would let it through, or why nothing does."""
+    return _REMEDIES.get(refusal, "--allow-net would let it through")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRedis:
+    """Where the fleet's Redis listens; here: on this machine, so at every address of it."""
+
+    port: int
+    addresses: frozenset[Address] = frozenset()
+    here: bool = False
+
+    def is_at(self, address: Address, port: int, is_ours: Callable[[Address], bool]) -> bool:
+        """Whether dialling this would reach it; is_ours: whether an address is this machine's."""
+        if port != self.port:
+            return False
+        return address in self.addresses or (self.here and (_is_loopback(address) or is_ours(address)))
+
+
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """The egress rule of a worker: the table, less the networks its operator allows."""
+    """The egress rule of a worker: the table, less the networks its operator allows, plus those he denies."""
 
     allowed: tuple[Network, ...] = ()
+    denied: tuple[Network, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """The rule that also allows `text`: networks or addresses in CIDR form, comma-separated.
+    def parse(cls, allow: str, deny: str = "") -> Self:
+        """The rule that also allows `allow` and never dials `deny`: networks or addresses, comma-separated.
 
-        Empty text allows nothing more. Raises ValueError naming the entry and the remedy.
+        Empty text is no network. Raises ValueError naming the entry and the remedy.
         """
-        entries = (entry.strip() for entry in text.split(","))
-        return cls(tuple(_allowed_network(entry) for entry in entries if entry))
+        return cls(_networks("allowed", allow), _networks("denied", deny))
 
-    def refusal(self, address: str | Address) -> Refusal | None:
-        """Why `address` may not be dialled, or None if it may; never raises.
+    def refusal(
+        self, address: str | Address, port: int, ports: Collection[int] = WEB_PORTS
+    ) -> Refusal | None:
+        """Why that port of `address` may not be dialled, or None if it may; never raises.
 
-        An IPv4-mapped IPv6 address is judged as the IPv4 address it reaches, so an allowed IPv4
-        network covers it. A zone id is refused even inside an allowed network.
+        ports: those of public addresses; in a network that is allowed every port is. An IPv4-mapped IPv6
+        address is judged as the IPv4 address it reaches, so a network that holds that one covers it. A zone
+        id is refused even inside an allowed network.
         """
-        parsed = _address(address)
+        parsed = reached(address)
         if parsed is None:
             return Refusal.NOT_AN_ADDRESS
         if isinstance(parsed, IPv6Address) and parsed.scope_id is not None:
             return Refusal.ZONE_ID
-        reached = _unmapped(parsed)
-        if any(reached in network for network in self.allowed):
+        if any(parsed in network for network in self.denied):
+            return Refusal.DENIED
+        if any(parsed in network for network in self.allowed):
             return None
-        return _table_refusal(reached)
+        return _table_refusal(parsed) or (None if port in ports else Refusal.PORT)
 
 
-def _allowed_network(entry: str) -> Network:
+def _networks(kind: str, text: str) -> tuple[Network, ...]:
+    entries = (entry.strip() for entry in text.split(","))
+    return tuple(_network(kind, entry) for entry in entries if entry)
+
+
+def _network(kind: str, entry: str) -> Network:
     try:
         network = ip_network(entry)
     except ValueError as error:
         raise ValueError(
-            f"allowed network {entry!r}: {error}; write it like 10.1.0.0/16 or fd00:1::/32"
+            f"{kind} network {entry!r}: {error}; write it like 10.1.0.0/16 or fd00:1::/32"
         ) from None
-    _refuse_unmatchable(entry, network)
+    _refuse_unmatchable(kind, entry, network)
     return network
 
 
-def _refuse_unmatchable(entry: str, network: Network) -> None:
+def _refuse_unmatchable(kind: str, entry: str, network: Network) -> None:
     """An entry that no address could ever match is a mistake its author should hear of."""
     if isinstance(network, IPv4Network):
         return
     if network.network_address.scope_id is not None:
-        raise ValueError(f"allowed network {entry!r} has a zone id, which is never dialled")
+        raise ValueError(f"{kind} network {entry!r} has a zone id, which is never dialled")
     if network.subnet_of(IPV4_MAPPED):
-        raise ValueError(f"allowed network {entry!r} is IPv4-mapped; write the IPv4 network")
+        raise ValueError(f"{kind} network {entry!r} is IPv4-mapped; write the IPv4 network")
+
+
+def reached(address: str | Address) -> Address | None:
+    """The address that is reached by dialling this one: the IPv4 one inside if it is mapped.
+
+    None if it is no address.
+    """
+    parsed = _address(address)
+    return None if parsed is None else _unmapped(parsed)
+
+
+def _is_loopback(address: Address) -> bool:
+    """Loopback, or unspecified: Linux dials loopback for that."""
+    return address.is_loopback or address.is_unspecified
 
 
 def _address(address: str | Address) -> Address | None:
@@ -178,9 +236,10 @@ def _address(address: str | Address) -> Address | None:
 
 
 def _unmapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv4-mapped one (RFC 4291 §2.5.5.2); any other as it is."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return address if mapped is None else mapped
+    """The IPv4 address inside an IPv4-mapped one (RFC 4291 §2.5.5.2); any other, or with a zone, as it is."""
+    if isinstance(address, IPv4Address) or address.scope_id is not None:
+        return address
+    return address.ipv4_mapped or address
 
 
 def _table_refusal(address: Address) -> Refusal | None:

@@ -15,7 +15,9 @@ HttpError
 ├── TooSlowError         the body comes too slowly to be waited for
 ├── TruncatedBodyError   the body ended before its Content-Length
 └── UnresolvedError      a host name without an address
-    └── NoSuchNameError  there is no such name
+    ├── NameServerError  the nameserver failed, or is not there
+    ├── NameTimeoutError the nameserver did not answer in time
+    └── NoSuchNameError  there is no such name, or it has no address
 
 What worker/decoding.py and worker/records.py refuse gets its reason here, too.
 """
@@ -26,10 +28,12 @@ from typing import TypeVar
 
 import httpcore2
 import httpx
+from aiodns import error as ares
 
 from jobs.model import Reason
 from worker.decide import DISK_PAUSE_S, Broke, Happened, Held
 from worker.decoding import CorruptError, CutShortError, InflatedError, UnknownCodingError
+from worker.http.names import Failure
 from worker.records import BadLineError, CutLineError
 
 E = TypeVar("E", bound=BaseException)
@@ -48,7 +52,15 @@ class UnresolvedError(HttpError):
 
 
 class NoSuchNameError(UnresolvedError):
-    """The resolver says that there is no such name."""
+    """The nameserver says that there is no such name, or none with an address."""
+
+
+class NameServerError(UnresolvedError):
+    """The nameserver failed, refuses us, or is not there."""
+
+
+class NameTimeoutError(UnresolvedError):
+    """The nameserver did not answer in time."""
 
 
 class TlsError(HttpError):
@@ -120,6 +132,27 @@ TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
 }
 """httpcore2's errors under the names that httpx's users know."""
 
+_NAME_FAILURES = {
+    ares.ARES_ENOTFOUND: Failure.NO_SUCH_NAME,
+    ares.ARES_ENODATA: Failure.NO_SUCH_NAME,
+    ares.ARES_EBADNAME: Failure.NO_SUCH_NAME,
+    ares.ARES_ESERVFAIL: Failure.SERVER_FAILED,
+    ares.ARES_EREFUSED: Failure.SERVER_FAILED,
+    ares.ARES_EFORMERR: Failure.SERVER_FAILED,
+    ares.ARES_ENOTIMP: Failure.SERVER_FAILED,
+    ares.ARES_EBADRESP: Failure.SERVER_FAILED,
+    ares.ARES_ECONNREFUSED: Failure.SERVER_FAILED,
+    ares.ARES_ETIMEOUT: Failure.TIMED_OUT,
+}
+"""What c-ares says, by its codes; whatever else it says is about this machine."""
+
+_UNRESOLVED = {
+    Failure.NO_SUCH_NAME: NoSuchNameError,
+    Failure.NOT_ASKED: UnresolvedError,
+    Failure.SERVER_FAILED: NameServerError,
+    Failure.TIMED_OUT: NameTimeoutError,
+}
+
 _BEFORE_SENDING = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -159,6 +192,8 @@ What is not here (a record garbled on its way, an internal error of the host) is
 _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (EgressRefusedError, Reason.EGRESS_REFUSED),
     (NoSuchNameError, Reason.DNS_NXDOMAIN),
+    (NameServerError, Reason.DNS_SERVFAIL),
+    (NameTimeoutError, Reason.DNS_TIMEOUT),
     (UnresolvedError, Reason.DNS),
     (OverlongBodyError, Reason.TOO_LARGE),
     (InflatedError, Reason.TOO_LARGE),
@@ -193,6 +228,16 @@ _DEST_ERRNOS = frozenset(
     {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY}
 )
 """The name is at fault; every other error of the disk is nobody's."""
+
+
+def name_failure(error: ares.DNSError) -> Failure:
+    """What c-ares' error says of the name."""
+    return _NAME_FAILURES.get(error.args[0], Failure.NOT_ASKED)
+
+
+def unresolved(host: str, failure: Failure) -> UnresolvedError:
+    """The error for a name that has no address for us."""
+    return _UNRESOLVED[failure](f"{host}: {failure.value}")
 
 
 def happened(error: Exception, *, status: int | None) -> Happened | None:

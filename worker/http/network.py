@@ -1,60 +1,112 @@
 """The egress guard: names are resolved here, and only a vetted numeric address is ever dialled.
 
 Checking a name first and connecting to it later would leave a gap in which it may change; so the
-check is made on the very address that is dialled. Host, SNI and certificate keep the name, since they
-come from the request above.
+check is made on the very addresses that are dialled, for each connection anew. Host, SNI and certificate
+keep the name, since they come from the request above.
 """
 
 import asyncio
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import httpcore2
-from httpcore2 import AnyIOBackend
+from aiohappyeyeballs import AddrInfoType, start_connection
+from anyio.abc import SocketStream
+from httpcore2._backends.anyio import AnyIOStream
 
-from worker.http.egress import Egress
-from worker.http.errors import EgressRefusedError, NoSuchNameError, UnresolvedError
+from worker.http.egress import Egress, OwnRedis, Refusal, reached, remedy
+from worker.http.errors import EgressRefusedError, NameTimeoutError
 from worker.http.handshake import Shaken
 from worker.http.head import Counted
+from worker.http.names import to_try
+from worker.http.own_redis import Whereabouts, is_ours
+from worker.http.resolver import Resolver
 from worker.http.wide import Wide
 
 MAX_ADDRESSES = 8
 """How many addresses of one name are tried: a name with a thousand of them is not worth more."""
 
-_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+NEXT_ADDRESS_S = 0.25
+"""How long an address has before the next is tried beside it (RFC 8305 §5, Connection Attempt Delay)."""
+
+_Options = Iterable[httpcore2.SOCKET_OPTION]
+_NO_DELAY: httpcore2.SOCKET_OPTION = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-class GuardedNetwork(httpcore2.AsyncNetworkBackend):
-    """Dials what the egress rule lets through; all of httpcore2's connections are made here."""
+class GuardedNetwork:
+    """What all lanes dial through: the egress rule, where our own Redis is, what is known of names."""
 
-    def __init__(self, egress: Egress) -> None:
+    def __init__(self, egress: Egress, resolver: Resolver, own_redis: Whereabouts) -> None:
+        self.resolver = resolver
         self._egress = egress
-        self._backend = AnyIOBackend()
+        self._own_redis = own_redis
+
+    async def vetted(self, host: str, port: int, ports: Collection[int]) -> Sequence[str]:
+        """The addresses of the host; EgressRefusedError if any of them may not be dialled.
+
+        Raises UnresolvedError.
+        """
+        addresses = await self.resolver.addresses(host)
+        own = await self._own_redis.at(port)
+        for address in addresses:
+            refusal = self._refusal(address, port, ports, own)
+            if refusal is not None:
+                raise EgressRefusedError(
+                    f"{host} is at {address}, port {port} ({refusal.value}): {remedy(refusal)}"
+                )
+        return addresses
+
+    def _refusal(
+        self, address: str, port: int, ports: Collection[int], own: OwnRedis | None
+    ) -> Refusal | None:
+        parsed = reached(address)
+        if own is not None and parsed is not None and own.is_at(parsed, port, is_ours):
+            return Refusal.OWN_REDIS
+        return self._egress.refusal(address, port, ports)
+
+    async def aclose(self) -> None:
+        """Ask for no more names."""
+        await self.resolver.aclose()
+
+
+class LaneNetwork(httpcore2.AsyncNetworkBackend):
+    """The network as one lane may use it; ports: those of public addresses, as its policy has them now."""
+
+    def __init__(self, network: GuardedNetwork, ports: Collection[int]) -> None:
+        self.ports = ports
+        self._network = network
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
         timeout: float | None = None,  # noqa: ASYNC109 httpcore2's signature
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+        local_address: str | None = None,  # noqa: ARG002 nobody has one
+        socket_options: _Options | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """A connection within timeout seconds, resolving included.
 
-        Raises EgressRefusedError, NoSuchNameError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout.
+        Raises EgressRefusedError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout.
         """
+        addresses: Sequence[str] = ()
         try:
             async with asyncio.timeout(timeout):
-                addresses = self._vetted(host, await _resolve(host, port))
-                return Counted(Shaken(Wide(await self._dial(addresses, port, local_address, socket_options))))
+                addresses = await self._network.vetted(host, port, self.ports)
+                return await _dialled(addresses, port, socket_options or ())
         except TimeoutError:
+            if not addresses:
+                raise NameTimeoutError(f"{host}: no answer within {timeout} s") from None
+            self._network.resolver.forget(host)
             raise httpcore2.ConnectTimeout(f"no connection within {timeout} s") from None
+        except httpcore2.ConnectError:
+            self._network.resolver.forget(host)
+            raise
 
     async def connect_unix_socket(
         self,
         path: str,  # noqa: ARG002
         timeout: float | None = None,  # noqa: ARG002, ASYNC109 httpcore2's signature
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002
+        socket_options: _Options | None = None,  # noqa: ARG002
     ) -> httpcore2.AsyncNetworkStream:
         """Never: a fetch goes over TCP."""
         raise EgressRefusedError("unix sockets are never dialled")
@@ -63,39 +115,37 @@ class GuardedNetwork(httpcore2.AsyncNetworkBackend):
         """Wait, for httpcore2's own retries, which we do not use."""
         await asyncio.sleep(seconds)
 
-    def _vetted(self, host: str, addresses: Sequence[str]) -> Sequence[str]:
-        """All the addresses, or EgressRefusedError if any of them is refused."""
-        for address in addresses:
-            refusal = self._egress.refusal(address)
-            if refusal is not None:
-                raise EgressRefusedError(
-                    f"{host} is at {address} ({refusal.value}); --allow-net would let it through"
-                )
-        return addresses[:MAX_ADDRESSES]
 
-    async def _dial(
-        self,
-        addresses: Sequence[str],
-        port: int,
-        local_address: str | None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None,
-    ) -> httpcore2.AsyncNetworkStream:
-        for address in addresses[:-1]:
-            try:
-                return await self._backend.connect_tcp(address, port, None, local_address, socket_options)
-            except httpcore2.ConnectError:
-                continue
-        return await self._backend.connect_tcp(addresses[-1], port, None, local_address, socket_options)
+async def _dialled(addresses: Sequence[str], port: int, options: _Options) -> httpcore2.AsyncNetworkStream:
+    """A connection to the first of the addresses that takes one; raises httpcore2.ConnectError."""
+    options = (_NO_DELAY, *options)
 
+    def made(info: AddrInfoType) -> socket.socket:
+        dialling = socket.socket(*info[:3])
+        for option in options:
+            dialling.setsockopt(*option)
+        return dialling
 
-async def _resolve(host: str, port: int) -> Sequence[str]:
-    """Every address of the host, in the resolver's order, each once."""
-    loop = asyncio.get_running_loop()
+    infos = [_info(address, port) for address in to_try(addresses, MAX_ADDRESSES)]
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        kind = NoSuchNameError if error.errno in _NO_SUCH_NAME else UnresolvedError
-        raise kind(f"{host}: {error}") from None
-    except UnicodeError as error:
-        raise UnresolvedError(f"{host}: {error}") from None
-    return list(dict.fromkeys(str(row[4][0]) for row in found))
+        connected = await start_connection(
+            infos, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, socket_factory=made
+        )
+        return Counted(Shaken(Wide(AnyIOStream(await _stream(connected)))))
+    except (OSError, RuntimeError) as error:  # uvloop has the latter, too
+        raise httpcore2.ConnectError(str(error)) from error
+
+
+async def _stream(connected: socket.socket) -> SocketStream:
+    try:
+        return await SocketStream.from_socket(connected)
+    except BaseException as error:
+        connected.close()
+        if isinstance(error, ValueError):  # the host has reset it meanwhile
+            raise ConnectionResetError(str(error)) from None
+        raise
+
+
+def _info(address: str, port: int) -> AddrInfoType:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)

@@ -11,6 +11,8 @@ import httpcore2
 import httpx
 
 from worker.http.errors import TO_HTTPX
+from worker.http.network import GuardedNetwork, LaneNetwork
+from worker.http.traffic import Traffic, WatchedNetwork
 from worker.http.trust import Contexts
 from worker.policy import LanePolicy
 
@@ -25,13 +27,16 @@ MAX_CONNECTIONS = 1000
 class LanePools(httpx.AsyncBaseTransport):
     """Connection pools by lane: `open` before the first request of a lane, `close` after the last."""
 
-    def __init__(self, network: httpcore2.AsyncNetworkBackend, contexts: Contexts) -> None:
+    def __init__(self, network: GuardedNetwork, contexts: Contexts, traffic: Traffic) -> None:
         self._network = network
         self._contexts = contexts
+        self._traffic = traffic
+        self._networks: dict[str, LaneNetwork] = {}
         self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Make the lane's pool."""
+        self._networks[lane] = LaneNetwork(self._network, policy.ports)
         self._pools[lane] = httpcore2.AsyncConnectionPool(
             ssl_context=self._contexts.of(policy),
             max_connections=MAX_CONNECTIONS,
@@ -39,11 +44,17 @@ class LanePools(httpx.AsyncBaseTransport):
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
             http2=policy.http2,
             retries=0,
-            network_backend=self._network,
+            network_backend=WatchedNetwork(self._networks[lane], self._traffic),
         )
+
+    def heed(self, lane: str, policy: LanePolicy) -> None:
+        """The lane's policy is another: connections that are made from now on go by its ports."""
+        if lane in self._networks:
+            self._networks[lane].ports = policy.ports
 
     async def close(self, lane: str) -> None:
         """Close the lane's connections; nothing if it has none."""
+        self._networks.pop(lane, None)
         pool = self._pools.pop(lane, None)
         if pool is not None:
             await pool.aclose()
@@ -90,6 +101,7 @@ class LanePools(httpx.AsyncBaseTransport):
         """Close every lane's connections."""
         for lane in list(self._pools):
             await self.close(lane)
+        await self._network.aclose()
 
 
 class _Body(httpx.AsyncByteStream):

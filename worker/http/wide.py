@@ -43,5 +43,6 @@ def _pause_after_each_piece(stream: httpcore2.AsyncNetworkStream) -> None:
         received(data)
         transport.pause_reading()
 
+    transport.pause_reading()  # until somebody reads
     protocol.data_received = receive_and_pause  # type: ignore[method-assign]
     transport.set_protocol(protocol)  # uvloop keeps the method itself

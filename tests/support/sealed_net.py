@@ -1,0 +1,169 @@
+"""A worker in a network of its own, where every packet is counted: run as a process under `unshare -n`.
+
+Every address leads back into that network, so that a packet to any of them is sent, and seen. Prints as JSON
+what became of the fetches and how many packets went to which address and port.
+"""
+
+import asyncio
+import json
+import socket
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from jobs import Result
+from jobs.connect import connect
+from tests.pure.test_egress import REFUSED, SMOKESCREEN
+from tests.support import origin as o
+from tests.support.nameserver import at, nameserver
+from tests.support.one_worker import OneWorker
+from tests.support.origin import Exchange, Origin
+from tests.support.waiting import wait_until
+from worker import hand_off, log
+from worker.http.egress import Egress
+
+PUBLIC, PUBLIC_6, NAMESERVER = "8.8.8.8", "2606:4700:4700::1111", "9.9.9.9"
+OPENED, OPENED_PORT = "1.1.1.1", 8080
+LEADS_HERE = (
+    "link set lo up",
+    "route add local 0.0.0.0/0 dev lo",
+    "-6 route add local ::/0 dev lo",
+    f"-6 address add {PUBLIC_6}/128 dev lo nodad",
+)
+TCP, UDP, ETH_P_ALL, SO_RCVBUFFORCE = 6, 17, 3, 33
+VECTORS = sorted({address for address, _ in (*REFUSED, *SMOKESCREEN) if Egress().refusal(address, 80)})
+DIALLABLE = [address for address in VECTORS if "%" not in address]
+
+
+class Packets:
+    """How many TCP and UDP packets left for which address and port."""
+
+    def __init__(self) -> None:
+        self.sent: Counter[str] = Counter()
+        self._tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+        self._tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        self._tap.setblocking(False)  # noqa: FBT003
+
+    @contextmanager
+    def counted(self) -> Iterator["Packets"]:
+        """For the length of a block."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._tap, self._read)
+        try:
+            yield self
+        finally:
+            loop.remove_reader(self._tap)
+            self._tap.close()
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            while True:
+                packet, (_, _, kind, *_) = self._tap.recvfrom(128)
+                to = _destination(packet)
+                if kind == socket.PACKET_OUTGOING and to:
+                    self.sent[to] += 1
+
+
+def _destination(packet: bytes) -> str | None:
+    """ADDRESS PORT of a TCP or UDP packet."""
+    if packet[0] >> 4 == 4:
+        protocol, address, rest = packet[9], packet[16:20], packet[(packet[0] & 15) * 4 :]
+    else:
+        protocol, address, rest = packet[6], packet[24:40], packet[40:]
+    if protocol not in {TCP, UDP}:
+        return None
+    return f"{ip_address(address)} {struct.unpack('!H', rest[2:4])[0]}"
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+async def _leads_on(exchange: Exchange) -> None:
+    """An allowed origin leads on to the address that a path names; each request has its own connection."""
+    _, _, to = exchange.request.target.partition("/to/")
+    where = [("Location", f"http://{to}/")] if to else []
+    await exchange.respond(302 if to else 200, [*where, ("Connection", "close")], b"ok")
+
+
+def _allowed() -> list[str]:
+    """Public, at the ports of the web and at one that the policy has; a name, the first time."""
+    opened = f"http://{OPENED}:{OPENED_PORT}/"
+    return [f"http://{PUBLIC}/", f"http://{_host(PUBLIC_6)}/", opened, "http://rebound.example/"]
+
+
+def _urls() -> dict[str, list[str]]:
+    """By which ways a fetch may get to where it must not."""
+    return {
+        "literal": [f"http://{_host(address)}/" for address in DIALLABLE],
+        "name": [f"http://name{number}.example/" for number in range(len(DIALLABLE))],
+        "mixed": [f"http://mixed{number}.example/" for number in range(len(DIALLABLE))],
+        "redirect": [f"http://{PUBLIC}/to/{_host(address)}" for address in DIALLABLE],
+        "port": [f"http://{PUBLIC}:{port}/" for port in (22, 25, 6379, 8080)] + [f"http://{OPENED}/"],
+        "rebound": ["http://rebound.example/"],
+    }
+
+
+async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
+    hand_off.POLL_DELAY_S = 0.02
+    await wait_until(lambda: _answers(redis_url), "Redis")
+    async with (
+        nameserver(NAMESERVER) as names,
+        Origin.serving(PUBLIC, o.OK, 80) as public,
+        Origin.serving(PUBLIC_6, o.OK, 80),
+        Origin.serving(OPENED, o.OK, OPENED_PORT),
+    ):
+        for number, address in enumerate(DIALLABLE):
+            names.says[f"name{number}.example"] = [at(address)]
+            names.says[f"mixed{number}.example"] = [at(PUBLIC, address), at(address, PUBLIC)]
+        names.says["rebound.example"] = [at(PUBLIC), at("169.254.169.254")]
+        public.behaviour = _leads_on
+        hosts = {OPENED: {"ports": [OPENED_PORT]}}
+        worker = OneWorker(redis_url, out, allow_net="", hosts=hosts, nameservers=names.address)
+        with Packets().counted() as packets:
+            async with worker:
+                stored = await worker.results(_allowed())
+                refused = {way: await worker.results(urls) for way, urls in _urls().items()}
+            sent = dict(packets.sent)
+            await _dial("10.0.0.1")
+            await wait_until(lambda: packets.sent["10.0.0.1 80"], "the counter to see a denied address")
+    return {
+        "vectors": DIALLABLE,
+        "stored": [_said(result) for result in stored],
+        "refused": {way: [_said(result) for result in results] for way, results in refused.items()},
+        "sent": sent,
+    }
+
+
+async def _answers(redis_url: str) -> bool:
+    try:
+        async with connect(redis_url) as redis:
+            return bool(await redis.ping())
+    except RedisError:
+        return False
+
+
+async def _dial(address: str) -> None:
+    """What the guard is there to prevent: the counter must see it."""
+    with suppress(OSError), socket.socket() as dialling:
+        dialling.setblocking(False)  # noqa: FBT003
+        dialling.connect((address, 80))
+
+
+def _said(result: Result) -> list[Any]:
+    return [result.url, result.outcome.value, result.reason and result.reason.value]
+
+
+if __name__ == "__main__":
+    for arguments in LEADS_HERE:
+        subprocess.run(["ip", *arguments.split()], check=True)
+    log.configure()
+    print(json.dumps(asyncio.run(_trial(sys.argv[1], Path(sys.argv[2])))))  # noqa: T201
