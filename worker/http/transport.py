@@ -13,6 +13,7 @@ import httpx
 
 from worker.http.errors import TO_HTTPX
 from worker.http.network import GuardedNetwork
+from worker.http.pool import LanePool
 from worker.policy import LanePolicy
 
 LANE = "fetchfleet.lane"
@@ -28,19 +29,18 @@ class LanePools(httpx.AsyncBaseTransport):
 
     def __init__(self, network: GuardedNetwork) -> None:
         self._network = network
-        self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
+        self._pools: dict[str, LanePool] = {}
         # ALPN is set on the context, so the two kinds of pool must not share one.
         self._ssl = {http2: ssl.create_default_context() for http2 in (False, True)}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Make the lane's pool."""
-        self._pools[lane] = httpcore2.AsyncConnectionPool(
+        self._pools[lane] = LanePool(
             ssl_context=self._ssl[policy.http2],
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=policy.most_at_once,
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
             http2=policy.http2,
-            retries=0,
             network_backend=self._network,
         )
 
