@@ -59,6 +59,11 @@ class Http2Connection:
         return not self.closed and not self._session.draining
 
     @property
+    def settled(self) -> bool:
+        """Whether its room is what the host gives, and not yet a guess."""
+        return self._session.settled
+
+    @property
     def gone(self) -> bool:
         """Whether it is closed, and its socket too."""
         return self._running is not None and self._running.done()
@@ -195,7 +200,7 @@ class Http2Connection:
 
     def _over(self, error: Exception | None) -> None:
         if not self.closed:
-            self.closed = True
+            self.closed = self._stopping = True
             self._session.fail(lambda stream: _why(stream, error))
             self._changed()
 

@@ -44,7 +44,8 @@ class Session:
         """Whether it takes no more streams."""
         self._frames = Frames()
         self._h2 = h2.connection.H2Connection(config=_CONFIG)
-        self._settled = False
+        self.settled = False
+        """Whether the host has said how many streams it takes."""
         self._owed_bytes = 0
         self._out = bytearray()
         self._begin()
@@ -54,7 +55,7 @@ class Session:
         """How many more streams it takes now; one until the host has said how many."""
         if self.draining:
             return 0
-        most = min(self._h2.remote_settings.max_concurrent_streams, MAX_STREAMS) if self._settled else 1
+        most = min(self._h2.remote_settings.max_concurrent_streams, MAX_STREAMS) if self.settled else 1
         return max(0, most - len(self.streams))
 
     @property
@@ -183,7 +184,7 @@ class Session:
 
     def _happened(self, event: h2.events.Event) -> None:
         stream_id: int | None = getattr(event, "stream_id", None)
-        self._settled = self._settled or isinstance(event, h2.events.RemoteSettingsChanged)
+        self.settled = self.settled or isinstance(event, h2.events.RemoteSettingsChanged)
         if not stream_id:  # the windows of all may have grown
             for each in self.streams.values():
                 each.changed.set()
@@ -247,7 +248,7 @@ def _unchecked(stream: h2.stream.H2Stream) -> None:
     It would end the whole connection for one that is wrong, where RFC 9113 §8.1.1 ends the
     stream; and it shows no way to say so.
     """
-    stream._initialize_content_length = lambda _: None  # type: ignore[method-assign]  # noqa: SLF001
+    stream._initialize_content_length = lambda _: None  # type: ignore[assignment,method-assign]  # noqa: SLF001
 
 
 def _reset_by_host(stream: Stream, code: ErrorCodes | int | None) -> Exception:

@@ -50,6 +50,8 @@ class SharedConnections(httpcore2.AsyncConnectionInterface):
 
     async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
         """As httpcore2's connections do; raises PoolTimeout where no stream is free in time."""
+        if self._http1 is not None:
+            return await self._http1.handle_async_request(request)
         if self._closed:
             raise httpcore2.ConnectionNotAvailable
         self._exchanges += 1
@@ -116,7 +118,8 @@ class SharedConnections(httpcore2.AsyncConnectionInterface):
 
     def _may_dial(self) -> bool:
         usable = self._usable()
-        return not usable or (len(usable) < MAX_CONNECTIONS and not self._alone)
+        full = len(usable) >= MAX_CONNECTIONS or self._alone
+        return not usable or not (full or any(not connection.settled for connection in usable))
 
     async def _dial(self, request: httpcore2.Request) -> Http2Connection | Http11Connection | None:
         """A new connection; None where the first must do. Others wait for what comes of it."""
