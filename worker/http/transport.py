@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import httpcore2
 import httpx
 
+from worker.decide import IDEMPOTENT_METHODS
+from worker.http import head
 from worker.http.errors import TO_HTTPX
 from worker.http.network import GuardedNetwork
 from worker.http.pool import LanePool
@@ -51,9 +53,23 @@ class LanePools(httpx.AsyncBaseTransport):
             await pool.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """One exchange on the pool of the lane that the request names."""
-        assert isinstance(request.stream, httpx.AsyncByteStream)
+        """One exchange on the pool of the lane that the request names.
+
+        Hosts close idle connections as they like, and may as we send (RFC 9112 §9.3.1). What may be
+        repeated is then sent once more, on a connection that was not idle.
+        """
         pool = self._pools[request.extensions[LANE]]
+        try:
+            return await self._exchange(pool, request)
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            if request.method not in IDEMPOTENT_METHODS or not head.unheard():
+                raise
+        await pool.drop_idle()
+        return await self._exchange(pool, request)
+
+    async def _exchange(self, pool: LanePool, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        head.begins()
         url = request.url
         with _as_httpx_errors():
             response = await pool.handle_async_request(

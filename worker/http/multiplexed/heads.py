@@ -57,6 +57,9 @@ def answered(fields: Iterable[Field], method: bytes) -> Head:
         raise BadHeadError(f"no status: {statuses}")
     status = int(statuses[0])
     length_bytes = _length_bytes(plain)
+    if length_bytes is not None:  # said once, however often it was
+        plain = [field for field in plain if field[0] != b"content-length"]
+        plain.append((b"content-length", str(length_bytes).encode()))
     return Head(status, plain, 0 if method == b"HEAD" or status in _BODYLESS else length_bytes)
 
 
