@@ -38,6 +38,8 @@ PURE = (
     "worker/gate/retry_after.py",
     "worker/gate/state.py",
     "worker/http/egress.py",
+    "worker/http/multiplexed/frames.py",
+    "worker/http/multiplexed/heads.py",
     "worker/http/redirects.py",
     "worker/pace.py",
     "worker/policies.py",

@@ -256,7 +256,7 @@ async def test_an_answer_that_broke_off_in_its_head_is_an_attempt(origin: Origin
 
 @asynccontextmanager
 async def tls_origin(authority: Authority, answer: bytes) -> AsyncIterator[tuple[str, list[int]]]:
-    """Its URL, and the count of its connections; each request is answered with these bytes, record by record."""
+    """Its URL, and its connections; it answers with these bytes, record by record."""
     opened: list[int] = []
     ended = asyncio.Event()
 
@@ -286,11 +286,13 @@ async def test_a_second_response_in_a_tls_record_of_its_own_is_seen(
     """Though it has left the kernel, and nobody has read it; a connection without one is used again."""
     authority = Authority(tmp_path_factory.mktemp("ca"))
     trusting = ssl.create_default_context(cafile=authority.cert)
-    async with tls_origin(authority, answer) as (url, opened):
-        async with LanePool(
+    async with (
+        tls_origin(authority, answer) as (url, opened),
+        LanePool(
             ssl_context=trusting, keepalive_expiry=30.0, network_backend=httpcore2.AnyIOBackend()
-        ) as pool:
-            for _ in range(3):
-                answer_ = await pool.request("GET", url)
-                assert answer_.content == b"ok"
+        ) as pool,
+    ):
+        for _ in range(3):
+            answer_ = await pool.request("GET", url)
+            assert answer_.content == b"ok"
     assert len(opened) == connections

@@ -1,4 +1,4 @@
-"""HTTP/2 on the wire: streams that are given up, stand still, are refused or reset, on one or two connections."""
+"""HTTP/2 on the wire: streams that are given up, stand still, are refused or reset, and their connections."""
 
 import asyncio
 import ssl
@@ -25,6 +25,7 @@ from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.http2_origin import Exchange, Http2Origin, server_tls
 from tests.support.waiting import wait_until
 from worker.http.multiplexed.session import STREAM_WINDOW_BYTES
+from worker.http.multiplexed.shared import SharedConnections
 from worker.http.multiplexed.stream import MAX_INTERIM
 from worker.http.pool import LanePool
 
@@ -73,13 +74,15 @@ async def asking(
     through: LanePool, url: str, method: str = "GET", body: bytes | None = None, **timeouts: float
 ) -> AsyncIterator[httpcore2.Response]:
     """An exchange, from the head of its answer to the end of the block."""
-    headers = {} if body is None else {"Content-Length": str(len(body))}
+    headers: list[tuple[bytes | str, bytes | str]] = []
+    if body is not None:
+        headers.append(("Content-Length", str(len(body))))
 
     async def pieces() -> AsyncIterator[bytes]:
         for at in range(0, len(body or b""), 1 << 16):
             yield (body or b"")[at : at + (1 << 16)]
 
-    content = None if body is None else Again(pieces)
+    content: Any = None if body is None else Again(pieces)
     extensions = {"timeout": {**PATIENT, **timeouts}}
     async with through.stream(method, url, headers=headers, content=content, extensions=extensions) as answer:
         yield answer
@@ -239,7 +242,7 @@ async def test_a_limit_that_falls_and_rises_is_kept(origin: Http2Origin, pool: L
     await wait_until(lambda: len(origin.requests) == 5, "the first five")
     origin.max_streams = 0
     await origin.peers[0].allow(0)
-    assert await asyncio.wait_for(_lowered(pool), 10) is None
+    await wait_until(lambda: not has_room(pool), "the limit to arrive")
     go_on.set()
     assert await asyncio.gather(*first) == [b"ok"] * 5
 
@@ -252,9 +255,11 @@ async def test_a_limit_that_falls_and_rises_is_kept(origin: Http2Origin, pool: L
     assert len(origin.peers) == 2
 
 
-async def _lowered(pool: LanePool) -> None:
-    shared = pool.connections[0]
-    await wait_until(lambda: not any(each.room for each in shared._connections), "the limit to arrive")
+def has_room(pool: LanePool) -> bool:
+    """Whether a stream could be opened now."""
+    [shared] = pool.connections
+    assert isinstance(shared, SharedConnections)
+    return any(connection.room for connection in shared._connections)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
