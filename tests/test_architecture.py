@@ -40,6 +40,8 @@ PURE = (
     "worker/gate/retry_after.py",
     "worker/gate/state.py",
     "worker/http/egress.py",
+    "worker/http/multiplexed/frames.py",
+    "worker/http/multiplexed/heads.py",
     "worker/http/names.py",
     "worker/http/redirects.py",
     "worker/pace.py",

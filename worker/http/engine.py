@@ -21,6 +21,9 @@ from worker.policy import Timeouts
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 0.5
+MIN_STATUS, MAX_STATUS = 200, 599
+"""What else stands there is no answer (RFC 9110 §15)."""
+MAX_LENGTH_DIGITS = 18
 """A body that nobody wants is read up to here, so that its connection can be used again."""
 
 
@@ -131,6 +134,8 @@ class HttpxEngine:
             ) as response,
         ):
             trace.head_came()
+            if not MIN_STATUS <= response.status_code <= MAX_STATUS:
+                raise BadAnswerError(f"{response.status_code} is no status")
             yield HttpxAnswer(response, request.method)
 
 
@@ -151,13 +156,17 @@ class HttpxAnswer:
     def length_bytes(self) -> int | None:
         """The Content-Length of the body that is to come, None if it is not known.
 
-        Raises BadAnswerError where two framings contradict each other (RFC 9112 §6.3).
+        Raises BadAnswerError where two framings contradict each other (RFC 9112 §6.3), or one the status.
         """
-        length = self.header("content-length")
+        length, chunked = self.header("content-length"), self.header("transfer-encoding") is not None
+        if self.status == 204 and (chunked or int(length or 0)):
+            raise BadAnswerError("204 with a body")
         if self._bodyless or length is None:
             return 0 if self._bodyless else None
-        if self.header("transfer-encoding") is not None:
+        if chunked:
             raise BadAnswerError("both Content-Length and Transfer-Encoding")
+        if len(length) > MAX_LENGTH_DIGITS:
+            raise BadAnswerError(f"a Content-Length of {len(length)} digits")
         return int(length)
 
     @property

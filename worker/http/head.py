@@ -17,14 +17,28 @@ MAX_HEAD_BYTES = 512 * 1024
 
 # Of the exchange that runs in this task. A context, since a connection does not know whose answer it reads.
 _left_bytes: ContextVar[int | None] = ContextVar("left_bytes", default=None)
+_connected: ContextVar[bool] = ContextVar("connected", default=False)
+
+
+def begins() -> None:
+    """An exchange begins."""
+    _left_bytes.set(None)
+    _connected.set(False)
 
 
 def saw(event: str) -> None:
-    """Follow httpcore2's trace: a head is being waited for, or no longer."""
-    if event == "http11.receive_response_headers.started":
+    """Follow httpcore2's trace: a connection is made, a head is being waited for, or it has come."""
+    if event == "connection.connect_tcp.started":
+        _connected.set(True)
+    elif event == "http11.receive_response_headers.started":
         _left_bytes.set(MAX_HEAD_BYTES)
-    elif event.startswith("http11.receive_response_headers."):
+    elif event == "http11.receive_response_headers.complete":
         _left_bytes.set(None)
+
+
+def unheard() -> bool:
+    """Whether the exchange took a connection that was there, and not a byte came of an answer."""
+    return not _connected.get() and _left_bytes.get() == MAX_HEAD_BYTES
 
 
 def _came(size_bytes: int) -> None:

@@ -10,8 +10,11 @@ from contextlib import asynccontextmanager, contextmanager
 import httpcore2
 import httpx
 
+from worker.decide import IDEMPOTENT_METHODS
+from worker.http import head
 from worker.http.errors import TO_HTTPX
 from worker.http.network import GuardedNetwork, LaneNetwork
+from worker.http.pool import LanePool
 from worker.http.traffic import Traffic, WatchedNetwork
 from worker.http.trust import Contexts
 from worker.policy import LanePolicy
@@ -32,18 +35,17 @@ class LanePools(httpx.AsyncBaseTransport):
         self._contexts = contexts
         self._traffic = traffic
         self._networks: dict[str, LaneNetwork] = {}
-        self._pools: dict[str, httpcore2.AsyncConnectionPool] = {}
+        self._pools: dict[str, LanePool] = {}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Make the lane's pool."""
         self._networks[lane] = LaneNetwork(self._network, policy.ports)
-        self._pools[lane] = httpcore2.AsyncConnectionPool(
+        self._pools[lane] = LanePool(
             ssl_context=self._contexts.of(policy),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=policy.most_at_once,
             keepalive_expiry=KEEPALIVE_EXPIRY_S,
             http2=policy.http2,
-            retries=0,
             network_backend=WatchedNetwork(self._networks[lane], self._traffic),
         )
 
@@ -69,9 +71,23 @@ class LanePools(httpx.AsyncBaseTransport):
             await self.close(lane)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """One exchange on the pool of the lane that the request names."""
-        assert isinstance(request.stream, httpx.AsyncByteStream)
+        """One exchange on the pool of the lane that the request names.
+
+        Hosts close idle connections as they like, and may as we send (RFC 9112 §9.3.1). What may be
+        repeated is then sent once more, on a connection that was not idle.
+        """
         pool = self._pools[request.extensions[LANE]]
+        try:
+            return await self._exchange(pool, request)
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            if request.method not in IDEMPOTENT_METHODS or not head.unheard():
+                raise
+        await pool.drop_idle()
+        return await self._exchange(pool, request)
+
+    async def _exchange(self, pool: LanePool, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        head.begins()
         url = request.url
         if (trace := request.extensions.get("trace")) is not None:
             trace.handed_over()
