@@ -58,6 +58,7 @@ class Nameserver:
         self.questions: Counter[tuple[str, int]] = Counter()
         self.mute: set[int] = set()
         """Kinds of records that it does not answer for."""
+        self.streams: set[asyncio.StreamWriter] = set()
 
     def asked(self, name: str = NAME) -> int:
         """How often it was asked where the name is."""
@@ -87,6 +88,8 @@ async def nameserver(host: str) -> AsyncIterator[Nameserver]:
     finally:
         datagrams.close()
         server.close()
+        for stream in serving.streams:
+            stream.close()  # from Python 3.12 on they are waited for
         await server.wait_closed()
 
 
@@ -104,6 +107,7 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 async def _stream(server: Nameserver, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    server.streams.add(writer)
     try:
         while True:
             (length,) = struct.unpack("!H", await reader.readexactly(2))
