@@ -59,5 +59,9 @@ class Counted(Over):
         return data
 
     async def start_tls(self, *how: Any, **named: Any) -> httpcore2.AsyncNetworkStream:
-        """What comes through it is counted likewise."""
-        return Counted(await super().start_tls(*how, **named))
+        """What comes through it is counted likewise; a handshake that is given up leaves no socket."""
+        try:
+            return Counted(await super().start_tls(*how, **named))
+        except BaseException:
+            await self.aclose()
+            raise
