@@ -622,6 +622,44 @@ async def test_an_idle_connection_expires(authority: Authority, origin: Http2Ori
         await wait_until(lambda: origin.open == 1, "the first to be closed")
 
 
+async def test_a_second_connection_that_is_not_needed_expires(
+    authority: Authority, origin: Http2Origin
+) -> None:
+    """Though the first one is in use all the time."""
+    origin.max_streams = 1
+    go_on = asyncio.Event()
+
+    async def held(x: Exchange) -> None:
+        await x.head()
+        if x.seen.path == "/long":
+            await go_on.wait()
+        await x.send(b"ok", last=True)
+
+    origin.behaviour = held
+    async with (
+        make_pool(authority.cert, keepalive_expiry=0.01) as pool,
+        asking(pool, origin.url("/long")) as long,
+    ):
+        await fetch(pool, origin.url())
+        assert origin.open == 2
+        await asyncio.sleep(0.05)
+        await fetch(pool, origin.url())
+        await wait_until(lambda: origin.open == 2, "the idle one to be closed")
+        go_on.set()
+        assert await long.aread() == b"ok"
+
+    assert [seen.connection for seen in origin.requests] == [1, 2, 3]
+
+
+async def test_a_request_that_cannot_be_said_is_our_fault(origin: Http2Origin, pool: LanePool) -> None:
+    """It is not sent, and not tried again."""
+    with pytest.raises(httpcore2.LocalProtocolError):
+        await pool.request("GET", origin.url(), headers=[(":odd", "x")], extensions={"timeout": PATIENT})
+
+    assert await fetch(pool, origin.url()) == b"ok"
+    assert len(origin.requests) == 1
+
+
 async def test_closing_the_pool_says_farewell(authority: Authority, origin: Http2Origin) -> None:
     """The host hears that we go, and nothing is left of the connection."""
     async with make_pool(authority.cert) as pool:

@@ -1,15 +1,17 @@
 """One httpx client in a worker process, for all fetches and nothing but them."""
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 
 from jobs import Outcome
-from tests.shell.conftest import Start
+from tests.shell.conftest import HOST, Start
 from tests.support import origin as o
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -123,3 +125,22 @@ async def test_httpx_follows_nothing_by_itself(clients: list[httpx.AsyncClient],
 
     assert (client.follow_redirects, client.trust_env) == (False, False)
     assert client.timeout.read is not None
+
+
+async def test_a_handshake_that_is_cut_short_leaves_no_connection(start: Start) -> None:
+    """A host that takes connections and says nothing, and a worker that stops meanwhile."""
+    came, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+        gone.set()
+
+    worker = await start(grace_s=0.0)
+    async with await asyncio.start_server(silent, HOST, 0) as server:
+        await worker.submit([f"https://{HOST}:{server.sockets[0].getsockname()[1]}/"])
+        await wait_until(came.is_set, "the connection")
+        await worker.stop()
+        await wait_until(gone.is_set, "the end of the connection")

@@ -22,9 +22,6 @@ class Shaken(Over):
             raise TlsTimeoutError(f"no TLS handshake within {named.get('timeout')} s") from None
         except httpcore2.ConnectError as error:
             raise TlsError(error if str(error) else "the host hung up in the TLS handshake") from error
-        except BaseException:  # cancelled, the one below would stay open
-            await self.aclose()
-            raise
 
 
 class Sealed(Over):

@@ -24,8 +24,15 @@ class Over(httpcore2.AsyncNetworkStream):
         await self._stream.aclose()
 
     async def start_tls(self, *how: Any, **named: Any) -> httpcore2.AsyncNetworkStream:
-        """The same connection under TLS."""
-        return await self._stream.start_tls(*how, **named)
+        """The same connection under TLS; where that fails, or is given up, this one is closed.
+
+        httpcore2 closes it for errors alone: a cancelled handshake would leave its socket open.
+        """
+        try:
+            return await self._stream.start_tls(*how, **named)
+        except BaseException:
+            await self.aclose()
+            raise
 
     def get_extra_info(self, info: str) -> Any:
         """Of the connection below."""

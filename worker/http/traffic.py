@@ -49,13 +49,9 @@ class Watched(Over):
         await super().aclose()
 
     async def start_tls(self, *how: Any, **named: Any) -> httpcore2.AsyncNetworkStream:
-        """The same connection under TLS, counted on; closed where that fails, for nobody else holds it."""
+        """The same connection under TLS, counted on."""
         began_s = mono_s()
-        try:
-            under_tls = await super().start_tls(*how, **named)
-        except BaseException:
-            await self.aclose()
-            raise
+        under_tls = await super().start_tls(*how, **named)
         self._traffic.tls_s.add(mono_s() - began_s)
         self._counts = False
         return Watched(under_tls, self._traffic)

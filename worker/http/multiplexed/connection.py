@@ -11,6 +11,7 @@ from typing import Any
 
 import httpcore2
 
+from worker.clock import mono_s
 from worker.http.errors import FirstByteTimeoutError
 from worker.http.multiplexed.heads import asked
 from worker.http.multiplexed.session import Session
@@ -32,6 +33,8 @@ class Http2Connection:
 
     def __init__(self, network: httpcore2.AsyncNetworkStream, changed: Callable[[], None]) -> None:
         self.closed = False
+        self.idle_since_s = mono_s()
+        """When the last exchange on it ended; counts where there is none."""
         self._network = network
         self._changed = changed
         self._session = Session()
@@ -124,6 +127,7 @@ class Http2Connection:
         self._sending.discard(stream)
         if stream.id in self._session.streams:
             self._session.drop(stream)
+            self.idle_since_s = mono_s()
             self._flush()
             self._stop_if_done()
             self._changed()
@@ -212,13 +216,15 @@ class Http2Connection:
             if not data:
                 return
             self._reads += 1
+            before = self.room, self.usable
             try:
                 self._session.receive(data)
             finally:
                 self._flush()
             if self._session.draining and not self._session.streams:
                 return
-            self._changed()
+            if before != (self.room, self.usable):
+                self._changed()
 
     async def _write(self) -> None:
         """An end of it is for the reader to find out: the host may have answered before it hung up."""

@@ -66,14 +66,17 @@ class Session:
     def open(self, fields: list[Field], method: bytes, *, whole: bool) -> Stream:
         """A request goes out, with nothing to follow if it is whole; there is room for it.
 
-        Raises RefusedError where the connection can have no more.
+        Raises RefusedError where the connection can have no more, or httpcore2.LocalProtocolError.
         """
         try:
             stream_id = self._h2.get_next_available_stream_id()
             self._h2.send_headers(stream_id, fields, end_stream=whole)
-        except h2.exceptions.ProtocolError as error:
+        except (h2.exceptions.NoAvailableStreamIDError, h2.exceptions.TooManyStreamsError) as error:
             self.draining = True
             raise RefusedError(str(error)) from error
+        except h2.exceptions.ProtocolError as error:
+            self.draining = True  # half of the head may be in the compressor's memory
+            raise httpcore2.LocalProtocolError(str(error)) from error
         _unchecked(self._h2.streams[stream_id])
         stream = self.streams[stream_id] = Stream(stream_id, method, STREAM_WINDOW_BYTES)
         self._said()

@@ -54,6 +54,7 @@ class SharedConnections(httpcore2.AsyncConnectionInterface):
             return await self._http1.handle_async_request(request)
         if self._closed:
             raise httpcore2.ConnectionNotAvailable
+        self._retire_spare()
         self._exchanges += 1
         self._idle_since_s = None
         try:
@@ -115,6 +116,13 @@ class SharedConnections(httpcore2.AsyncConnectionInterface):
             if connection is not other_than and connection.room:
                 return connection
         return None
+
+    def _retire_spare(self) -> None:
+        """The second goes when it has not been needed for as long as an idle one is kept."""
+        long_ago_s = mono_s() - self._keepalive_expiry_s
+        for connection in self._usable()[1:]:
+            if not connection.streams and connection.idle_since_s < long_ago_s:
+                connection.retire()
 
     def _may_dial(self) -> bool:
         usable = self._usable()
