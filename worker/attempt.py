@@ -74,7 +74,7 @@ class Attempt:
         async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
             self.status = answer.status
             self._head_came(answer)
-            verdict = self.resuming.judge(answer)
+            verdict = await self.resuming.judge(answer)
             if verdict is not Verdict.REFUSE and (200 <= answer.status < 300 or verdict is Verdict.COMPLETE):
                 return await self._keep(answer)
             await answer.discard()

@@ -110,7 +110,7 @@ class Runtime:
             "sign of life": self._life.run(self._look),
             "intake": intake.run(),
             "parts": sweep_parts(self.parts.sink.folders),
-            "records": sweep_records(self.parts.sink.stored),
+            "records": sweep_records(self.parts.sink.folders),
         }
         self._own = [asyncio.create_task(loop, name=name) for name, loop in ours.items()]
 

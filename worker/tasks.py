@@ -22,7 +22,7 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def end_of(task: asyncio.Task[Any]) -> None:
+async def end_of(task: asyncio.Future[Any]) -> None:
     """Return when the task has ended by itself, however often we are cancelled meanwhile."""
     while not task.done():
         with suppress(asyncio.CancelledError):
