@@ -158,11 +158,12 @@ class Attempt:
     async def _expected(self, answer: Answer, body: Body) -> Expected:
         """What the body must be, by its host's word and its caller's."""
         sha256, max_bytes = self.entry.fetch.sha256, self._max_bytes()
-        if body.decodes:  # what its host says is of the coded one
-            return Expected(None, sha256, max_bytes)
         resumed = answer.status == 206 and self.resuming.taken is not None
         whole = answer.status in {200, 203} and self.request.method == "GET"
         digests = digests_of(answer.header, whole=whole, resumed=resumed) if answer.status != 416 else ()
+        if body.decodes:  # what its host says is of the coded one (RFC 9530 §2, §3)
+            body.check_coded(digests)
+            return Expected(None, sha256, max_bytes)
         await self.resuming.hash_by(dict(digests))
         return Expected(self.resuming.whole_bytes(answer), sha256, max_bytes, digests)
 
