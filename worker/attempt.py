@@ -27,6 +27,10 @@ from worker.revalidating import known_of, not_modified
 from worker.sink.files import Care
 from worker.sink.part import Expected, Kept
 from worker.validators import Validators, asking, validators_of
+from worker.windows import OneWindow
+
+BUSY_PAUSE_S = 5.0
+"""Before a body is asked for again whose host coded it as it was not offered, while no window was free."""
 
 
 class Attempt:
@@ -41,6 +45,7 @@ class Attempt:
         self.hops = entry.hops
         self.status: int | None = None
         self._known: Record | None = None
+        self._window = OneWindow(parts.windows)
         self.resuming = Resuming(entry, lane, parts)
 
     @property
@@ -61,6 +66,7 @@ class Attempt:
             return broken(error, self.status, self.entry, self.lane, self.parts)
         finally:
             self.resuming.close()
+            self._window.give_back()
 
     async def _exchange(self) -> Happened | None:
         """One request and its answer; None when another is to follow at once."""
@@ -68,7 +74,7 @@ class Attempt:
         if not self.lane.live:
             return Held()
         timeouts = self.lane.policy.timeouts
-        request = await self.resuming.asked(asked_for(self.request, self.entry.fetch))
+        request = await self.resuming.asked(asked_for(self.request, self.entry.fetch, self._window))
         if self.resuming.taken is None:  # else a newer version is told by the range's own condition
             request = asking(request, self._known)
         async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
@@ -118,6 +124,8 @@ class Attempt:
                 last_modified=found.last_modified,
             )
         body = Body(answer, self.entry.fetch, self.lane.policy, self._max_bytes())
+        if not body.may_come(self._window) and may_repeat(self.entry):
+            return Held(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
         expected = await self._expected(answer, body)
         kept = await self._received(answer, body, expected, found)
         if not isinstance(kept, Kept):

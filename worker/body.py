@@ -10,13 +10,14 @@ import msgspec
 from jobs.entry import Hop
 from jobs.model import Fetch
 from worker.clock import mono_s
-from worker.decoding import ACCEPT_ENCODING, STEP_BYTES, Chain, UnknownCodingError, codings_of
+from worker.decoding import ACCEPT_ENCODING, SMALL_WINDOWS, STEP_BYTES, Chain, UnknownCodingError, codings_of
 from worker.http.engine import Answer
 from worker.http.errors import DigestMismatchError, OverlongBodyError, TooSlowError, TruncatedBodyError
 from worker.pace import Floor, Window, after
 from worker.policy import LanePolicy
 from worker.records import Records
 from worker.threads import CODING, run_in
+from worker.windows import LARGE, OneWindow
 
 IN_PLACE_BYTES = 16 * 1024
 """What is no larger is decoded, or checked, where it is: a thread would cost more than that."""
@@ -31,11 +32,15 @@ MAX_CODING_CHARS = 100
 """A result holds no more of what a host calls its coding."""
 
 
-def asked_for(request: Hop, fetch: Fetch) -> Hop:
-    """The request, with the codings that its answer may have; the caller's own word on it stands."""
+def asked_for(request: Hop, fetch: Fetch, window: OneWindow) -> Hop:
+    """The request, with the codings that its answer may have; the caller's own word on it stands.
+
+    window: taken, if there is one, to be offered what needs it.
+    """
     if not fetch.decode or any(name.lower() == "accept-encoding" for name, _ in request.headers):
         return request
-    headers = (*request.headers, ("Accept-Encoding", ACCEPT_ENCODING))
+    offered = ACCEPT_ENCODING if window.take() else SMALL_WINDOWS
+    headers = (*request.headers, ("Accept-Encoding", offered))
     return msgspec.structs.replace(request, headers=headers)
 
 
@@ -58,6 +63,7 @@ class Body:
                 f"coded as {', '.join(codings)[:MAX_CODING_CHARS]}: lines need decode, too"
             )
         self._chain = Chain(codings, policy.max_decode_ratio) if codings and fetch.decode else None
+        self._large_window = self._chain is not None and not LARGE.isdisjoint(codings)
         self._wanted_digests: dict[str, bytes] = {}
         self._coded_digests: dict[str, Any] = {}
         self._floor = Floor(policy.min_rate_bytes_per_s, policy.min_rate_window_s)
@@ -69,6 +75,12 @@ class Body:
     def decodes(self) -> bool:
         """Whether what is kept is not what was sent."""
         return self._chain is not None
+
+    def may_come(self, window: OneWindow) -> bool:
+        """Whether there is a window for its decoder, if it needs a large one; else ours is another's."""
+        if not self._large_window:
+            window.give_back()
+        return not self._large_window or window.take()
 
     @property
     def lines(self) -> int | None:

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 import brotli
 from backports import zstd
 
-STEP_BYTES = 256 * 1024
+STEP_BYTES = 128 * 1024
 """No decoder hands out more at a time, however well a body is packed."""
 
 SLICE_BYTES = 8 * 1024
@@ -30,6 +30,9 @@ ZSTD_WINDOW_LOG_MAX = 23
 """8 MiB: more, no encoder may ask of a receiver (RFC 9659 §3)."""
 
 ACCEPT_ENCODING = "gzip, deflate, br, zstd"
+
+SMALL_WINDOWS = "gzip, deflate"
+"""Those whose decoders take next to nothing, 32 KiB each."""
 
 
 class CodingError(Exception):

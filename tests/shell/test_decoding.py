@@ -16,9 +16,10 @@ from backports import zstd
 from jobs import Fetch, Outcome, Reason
 from tests.shell.conftest import Start
 from tests.support import origin as o
-from tests.support.one_worker import OneWorker
+from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Behaviour, Exchange, Headers, Origin
 from tests.support.waiting import wait_until
+from worker import attempt
 from worker.body import STEP_PIECES
 
 BODY = os.urandom(100_000) + bytes(900_000)
@@ -81,6 +82,41 @@ async def test_what_can_be_decoded_is_asked_for(origin: Origin, worker: OneWorke
     asked = [Origin.header(seen, "Accept-Encoding") for seen in origin.requests]
     assert asked == ["gzip, deflate, br, zstd"] * 2 + ["br", "identity"]
     assert all([name for name, _ in seen.headers].count("accept-encoding") == 1 for seen in origin.requests)
+
+
+@pytest.mark.parametrize("second", ["honest", "heedless"])
+async def test_large_windows_are_few(
+    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    """While a body has one the next is asked for in what needs none; one that needs it all the same waits."""
+    monkeypatch.setattr(attempt, "BUSY_PAUSE_S", 0.02)
+    may_end = asyncio.Event()
+    (_, br), (_, gzipped) = ENCODED["br"], ENCODED["gzip"]
+
+    async def first(x: Exchange) -> None:
+        await x.send_head(200, [("Content-Encoding", "br"), ("Content-Length", str(len(br)))])
+        await x.send(br[:1000])
+        await may_end.wait()
+        await x.send(br[1000:])
+
+    then = encoded("gzip", gzipped) if second == "honest" else encoded("br", br)
+    origin.behaviour = o.by_path({"/first": first, "/second": then})
+    batch = await worker.submit([Fetch(url=origin.url("/first"), decode=True)])
+    await wait_until(lambda: origin.requests, "the first body")
+    later = await worker.submit([Fetch(url=origin.url("/second"), decode=True)])
+    await wait_until(
+        lambda: len(origin.requests) > (1 if second == "honest" else 2), "the second, once or twice"
+    )
+    may_end.set()
+
+    [one, other] = [*await results_of(batch), *await results_of(later)]
+
+    assert [worker.body(one), worker.body(other)] == [BODY, BODY]
+    asked = [Origin.header(seen, "Accept-Encoding") for seen in origin.requests]
+    assert asked[:2] == ["gzip, deflate, br, zstd", "gzip, deflate"]
+    assert (other.attempts, other.interruptions > 0) == (1, second == "heedless")
+    await worker.one(origin.url("/second"), decode=True)
+    assert Origin.header(origin.requests[-1], "Accept-Encoding") == "gzip, deflate, br, zstd"
 
 
 async def test_a_body_that_is_not_compressed_is_stored_as_it_is(origin: Origin, worker: OneWorker) -> None:
