@@ -221,6 +221,8 @@ def broken(error: Exception, status: int | None, entry: Entry, lane: Lane, parts
     """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
     if isinstance(error, errors.InTheWayError):
         lines.in_the_way(error, entry, lane.name, parts.log)
+    if errors.is_of_the_disk(error):
+        parts.sink.refused()
     happened = errors.happened(error, status=status)
     if happened is None:
         lines.bug(error, entry, lane.name, parts.log)

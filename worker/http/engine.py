@@ -23,6 +23,9 @@ DISCARD_S = 0.5
 """A body that nobody wants is read up to here, so that its connection can be used again."""
 
 
+MAX_LENGTH_DIGITS = 18
+
+
 class Trace:
     """When the stages of an attempt came, monotonic seconds; the last exchange's count."""
 
@@ -128,7 +131,7 @@ class HttpxAnswer:
             return 0 if self._bodyless else None
         if self.header("transfer-encoding") is not None:
             raise BadAnswerError("both Content-Length and Transfer-Encoding")
-        return int(length)
+        return _one_length(length)
 
     @property
     def ends_with_connection(self) -> bool:
@@ -152,3 +155,12 @@ class HttpxAnswer:
                     seen += len(chunk)
                     if seen > DISCARD_BYTES:
                         return
+
+
+def _one_length(value: str) -> int:
+    """Of a Content-Length, also one that was sent twice (RFC 9110 §8.6); raises BadAnswerError."""
+    said = {one.strip(" \t") for one in value.split(",")}
+    length = said.pop()
+    if said or not (length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS):
+        raise BadAnswerError(f"Content-Length {value[:100]!r}")
+    return int(length)

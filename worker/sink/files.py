@@ -5,6 +5,7 @@ At the final name there is a whole body or nothing, whatever happens in between.
 
 import errno
 import os
+import secrets
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +16,7 @@ from jobs.checks import REPLACE
 from jobs.entry import Entry, PartNote
 from jobs.model import Fetch
 from jobs.names import path_of
+from worker.clock import mono_s
 from worker.fallback import Old, Record, key_of
 from worker.http.errors import InTheWayError
 from worker.sink import stored
@@ -22,13 +24,16 @@ from worker.sink.folders import PARTS, Folders
 from worker.sink.part import Expected, Note, Part, Place
 from worker.sink.sweeping import drop_stale_parts
 from worker.sink.taking import Taken, take
-from worker.space import Space
+from worker.space import Refusals, Space, refused
 from worker.threads import HASHING, run_in, run_stoppable
 from worker.validators import Validators, usable
 
 THREADS = 8
 """For blocks of large bodies, and as many for small ones and names: neither waits for the other, and nobody
 who asks a resolver waits for either."""
+
+
+TRIAL = bytes(4096)
 
 
 class Care(NamedTuple):
@@ -50,6 +55,9 @@ class FileSink:
         self.parts = out / PARTS
         self.folders = Folders(out)
         self.received_bytes = 0
+        self._trial = f"trial.{secrets.token_hex(8)}"
+        self.refusals = Refusals()
+        self._tried = self.refusals
         self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
         self.for_names = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
 
@@ -139,11 +147,35 @@ class FileSink:
     async def space(self) -> Space:
         """What room there is for bodies; raises OSError."""
         found = await run_in(self.for_names, os.statvfs, self.folders.root)
+        refuses = mono_s() < self.refusals.until_s
+        if not refuses and self.refusals != self._tried:
+            tried = self.refusals
+            refuses = not await run_in(self.for_names, self._takes)
+            self._tried = self._tried if refuses else tried
         return Space(
             free_bytes=found.f_bavail * found.f_frsize,
             free_files=found.f_favail if found.f_files else None,
             read_only=bool(found.f_flag & os.ST_RDONLY),
+            refuses=refuses,
         )
+
+    def refused(self) -> None:
+        """The disk did not take a body: the next look at its room tries whether it takes anything."""
+        self.refusals = refused(self.refusals, mono_s())
+
+    def _takes(self) -> bool:
+        """Whether the disk takes a small file for good."""
+        try:
+            file = self.folders.create(self._trial)
+            try:
+                os.write(file, TRIAL)
+                os.fsync(file)
+            finally:
+                os.close(file)
+                self.folders.drop(self._trial)
+        except (OSError, InTheWayError):
+            return False
+        return True
 
     def place(self, place: Place, sha256: str) -> None:
         """Give a part its name; raises BadDestError, ExistsError or OSError when it cannot stand there."""
@@ -153,6 +185,8 @@ class FileSink:
         if place.note is not None and found is not None:
             record = stored.record_of(found, place.path, sha256, place.note.validators)
             stored.remember(self.folders, place.note.key, f"{place.part}.stored", record)
+        if self.refusals.in_a_row:
+            self.refusals = self._tried = Refusals()
 
 
 def _part(fetch_id: str, token: int) -> str:
