@@ -27,6 +27,10 @@ from worker.revalidating import known_of, not_modified
 from worker.sink.files import Care
 from worker.sink.part import Expected, Kept
 from worker.validators import Validators, asking, validators_of
+from worker.windows import OneWindow
+
+BUSY_PAUSE_S = 5.0
+"""Before a body is asked for again whose host coded it as it was not offered, while no window was free."""
 
 
 class Attempt:
@@ -41,6 +45,7 @@ class Attempt:
         self.hops = entry.hops
         self.status: int | None = None
         self._known: Record | None = None
+        self._window = OneWindow(parts.windows)
         self.resuming = Resuming(entry, lane, parts)
 
     @property
@@ -65,6 +70,7 @@ class Attempt:
             return broken(error, self.status, self.entry, self.lane, self.parts)
         finally:
             self.resuming.close()
+            self._window.give_back()
 
     async def _exchange(self) -> Happened | None:
         """One request and its answer; None when another is to follow at once."""
@@ -72,7 +78,7 @@ class Attempt:
         if not self.lane.live:
             return Held()
         timeouts = self.lane.policy.timeouts
-        request = await self.resuming.asked(asked_for(self.request, self.entry.fetch))
+        request = await self.resuming.asked(asked_for(self.request, self.entry.fetch, self._window))
         if self.resuming.taken is None:  # else a newer version is told by the range's own condition
             request = asking(request, self._known)
         if self.lane.policy.context:
@@ -80,7 +86,7 @@ class Attempt:
         async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
             self.status = answer.status
             self._head_came(answer)
-            verdict = self.resuming.judge(answer)
+            verdict = await self.resuming.judge(answer)
             if verdict is not Verdict.REFUSE and (200 <= answer.status < 300 or verdict is Verdict.COMPLETE):
                 return await self._keep(answer)
             await answer.discard()
@@ -128,6 +134,8 @@ class Attempt:
                 last_modified=found.last_modified,
             )
         body = Body(answer, self.entry.fetch, self.lane.policy, self._max_bytes())
+        if not body.may_come(self._window) and may_repeat(self.entry):
+            return Held(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
         expected = await self._expected(answer, body)
         kept = await self._received(answer, body, expected, found)
         if not isinstance(kept, Kept):
@@ -168,11 +176,12 @@ class Attempt:
     async def _expected(self, answer: Answer, body: Body) -> Expected:
         """What the body must be, by its host's word and its caller's."""
         sha256, max_bytes = self.entry.fetch.sha256, self._max_bytes()
-        if body.decodes:  # what its host says is of the coded one
-            return Expected(None, sha256, max_bytes)
         resumed = answer.status == 206 and self.resuming.taken is not None
         whole = answer.status in {200, 203} and self.request.method == "GET"
         digests = digests_of(answer.header, whole=whole, resumed=resumed) if answer.status != 416 else ()
+        if body.decodes:  # what its host says is of the coded one (RFC 9530 §2, §3)
+            body.check_coded(digests)
+            return Expected(None, sha256, max_bytes)
         await self.resuming.hash_by(dict(digests))
         return Expected(self.resuming.whole_bytes(answer), sha256, max_bytes, digests)
 
@@ -227,6 +236,8 @@ def broken(error: Exception, status: int | None, entry: Entry, lane: Lane, parts
     """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
     if isinstance(error, errors.InTheWayError):
         lines.in_the_way(error, entry, lane.name, parts.log)
+    if errors.is_of_the_disk(error):
+        parts.sink.refused()
     happened = errors.happened(error, status=status)
     if happened is None:
         lines.bug(error, entry, lane.name, parts.log)

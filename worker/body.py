@@ -1,23 +1,29 @@
 """The body of an answer on its way from the wire to the sink: decoded and looked through, where asked for."""
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing
+from typing import Any
 
 import msgspec
 
 from jobs.entry import Hop
 from jobs.model import Fetch
 from worker.clock import mono_s
-from worker.decoding import ACCEPT_ENCODING, STEP_BYTES, Chain, UnknownCodingError, codings_of
+from worker.decoding import ACCEPT_ENCODING, SMALL_WINDOWS, STEP_BYTES, Chain, UnknownCodingError, codings_of
 from worker.http.engine import Answer
-from worker.http.errors import OverlongBodyError, TooSlowError, TruncatedBodyError
+from worker.http.errors import DigestMismatchError, OverlongBodyError, TooSlowError, TruncatedBodyError
 from worker.pace import Floor, Window, after
 from worker.policy import LanePolicy
 from worker.records import Records
+from worker.threads import CODING, run_in
+from worker.windows import LARGE, OneWindow
 
 IN_PLACE_BYTES = 16 * 1024
 """What is no larger is decoded, or checked, where it is: a thread would cost more than that."""
+
+STEP_PIECES = 256
+"""Members and frames take their time even where they bring nothing."""
 
 SLACK_BYTES = 64 * 1024
 """Coding makes a body smaller, or hardly larger than an eighth and so much."""
@@ -26,11 +32,15 @@ MAX_CODING_CHARS = 100
 """A result holds no more of what a host calls its coding."""
 
 
-def asked_for(request: Hop, fetch: Fetch) -> Hop:
-    """The request, with the codings that its answer may have; the caller's own word on it stands."""
+def asked_for(request: Hop, fetch: Fetch, window: OneWindow) -> Hop:
+    """The request, with the codings that its answer may have; the caller's own word on it stands.
+
+    window: taken, if there is one, to be offered what needs it.
+    """
     if not fetch.decode or any(name.lower() == "accept-encoding" for name, _ in request.headers):
         return request
-    headers = (*request.headers, ("Accept-Encoding", ACCEPT_ENCODING))
+    offered = ACCEPT_ENCODING if window.take() else SMALL_WINDOWS
+    headers = (*request.headers, ("Accept-Encoding", offered))
     return msgspec.structs.replace(request, headers=headers)
 
 
@@ -53,6 +63,9 @@ class Body:
                 f"coded as {', '.join(codings)[:MAX_CODING_CHARS]}: lines need decode, too"
             )
         self._chain = Chain(codings, policy.max_decode_ratio) if codings and fetch.decode else None
+        self._large_window = self._chain is not None and not LARGE.isdisjoint(codings)
+        self._wanted_digests: dict[str, bytes] = {}
+        self._coded_digests: dict[str, Any] = {}
         self._floor = Floor(policy.min_rate_bytes_per_s, policy.min_rate_window_s)
         self._records = Records(policy.max_line_bytes) if fetch.lines else None
         self.coding = ", ".join(codings)[:MAX_CODING_CHARS] if codings and not fetch.decode else None
@@ -63,15 +76,27 @@ class Body:
         """Whether what is kept is not what was sent."""
         return self._chain is not None
 
+    def may_come(self, window: OneWindow) -> bool:
+        """Whether there is a window for its decoder, if it needs a large one; else ours is another's."""
+        if not self._large_window:
+            window.give_back()
+        return not self._large_window or window.take()
+
     @property
     def lines(self) -> int | None:
         """How many records came; None where nobody asked."""
         return self._records.count if self._records is not None else None
 
+    def check_coded(self, digests: Iterable[tuple[str, bytes]]) -> None:
+        """Have the bytes as they come, before they are decoded, held against these; by hashlib's names."""
+        self._wanted_digests = dict(digests)
+        self._coded_digests = {name: hashlib.new(name) for name in self._wanted_digests}
+
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The bytes that are to be kept, as they come.
 
-        Raises CodingError, BadLineError, CutLineError, OverlongBodyError, TooSlowError or TruncatedBodyError.
+        Raises CodingError, BadLineError, CutLineError, DigestMismatchError, OverlongBodyError, TooSlowError
+        or TruncatedBodyError.
         """
         async with AsyncExitStack() as stages:
             pieces = self._answer.chunks()
@@ -90,16 +115,27 @@ class Body:
             came_bytes += len(chunk)
             if self._max_coded_bytes and came_bytes > self._max_coded_bytes:
                 raise OverlongBodyError(f"{came_bytes} coded bytes are more than {self._max_coded_bytes}")
-            pieces, small = chain.feed(chunk), len(chunk) <= IN_PLACE_BYTES
+            pieces = self._coded(chunk, chain)
             # However small a chunk is, no more than its first step is made on the loop.
-            piece = _step(pieces) if small else await asyncio.to_thread(_step, pieces)
-            while piece:
-                yield piece
-                piece = b"" if len(piece) < STEP_BYTES else await asyncio.to_thread(_step, pieces)
+            in_place = len(chunk) <= IN_PLACE_BYTES
+            step, more = _step(pieces) if in_place else await run_in(CODING, _step, pieces)
+            while step or more:
+                if step:
+                    yield step
+                step, more = await run_in(CODING, _step, pieces) if more else (b"", False)
         # Content-Length counts coded bytes (RFC 9110 §8.6).
         if self._coded_bytes is not None and came_bytes != self._coded_bytes:
             raise TruncatedBodyError(f"{came_bytes} of {self._coded_bytes} coded bytes came")
         chain.finish()
+        for name, digest in self._coded_digests.items():
+            if digest.digest() != self._wanted_digests[name]:
+                raise DigestMismatchError(f"its {name}, coded, is {digest.hexdigest()}")
+
+    def _coded(self, chunk: bytes, chain: Chain) -> Iterator[bytes]:
+        """See Chain.feed."""
+        for digest in self._coded_digests.values():
+            digest.update(chunk)
+        yield from chain.feed(chunk)
 
     async def _checked(self, pieces: AsyncIterator[bytes], records: Records) -> AsyncGenerator[bytes, None]:
         block: list[bytes] = []
@@ -108,14 +144,14 @@ class Body:
             block.append(piece)
             block_bytes += len(piece)
             if block_bytes >= STEP_BYTES:
-                await asyncio.to_thread(records.feed, b"".join(block))
+                await run_in(CODING, records.feed, b"".join(block))
                 block, block_bytes = [], 0
             yield piece
         last, whole = b"".join(block), self._is_framed()
         if len(last) <= IN_PLACE_BYTES:
-            _check_last(records, last, whole=whole)
+            _check_last(records, last, whole)
         else:
-            await asyncio.to_thread(_check_last, records, last, whole=whole)
+            await run_in(CODING, _check_last, records, last, whole)
 
     def _is_framed(self) -> bool:
         """Whether the end of the body is more than the end of its connection (RFC 9112 §6.3)."""
@@ -136,18 +172,18 @@ async def _paced(chunks: AsyncIterator[bytes], floor: Floor) -> AsyncGenerator[b
         asked_s = mono_s()
 
 
-def _step(pieces: Iterator[bytes]) -> bytes:
-    """STEP_BYTES of what there is, up to one more piece; less only at the end."""
+def _step(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
+    """STEP_BYTES of what there is, up to one more piece, or STEP_PIECES; and whether there may be more."""
     step: list[bytes] = []
     step_bytes = 0
     for piece in pieces:
         step.append(piece)
         step_bytes += len(piece)
-        if step_bytes >= STEP_BYTES:
-            break
-    return b"".join(step)
+        if step_bytes >= STEP_BYTES or len(step) == STEP_PIECES:
+            return b"".join(step), True
+    return b"".join(step), False
 
 
-def _check_last(records: Records, block: bytes, *, whole: bool) -> None:
+def _check_last(records: Records, block: bytes, whole: bool) -> None:  # noqa: FBT001 as run_in calls it
     records.feed(block)
     records.finish(whole=whole)

@@ -15,6 +15,8 @@ from worker.policy import LanePolicy
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 DISK_PAUSE_S = 5.0
+DISK_DOUBLINGS = 4
+"""A fetch that a disk refuses waits 5 s, then 10, up to 80."""
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +304,8 @@ def _interrupted(entry: Entry, reason: Reason | None, now_ms: int, wait_s: float
     if not may_repeat(entry):
         return Finish(outcome=Outcome.FAILED, reason=reason or Reason.INTERRUPTED)
     after = msgspec.structs.replace(entry, interruptions=entry.interruptions + 1)
+    if reason is Reason.DISK:  # each time its host sends the body again
+        wait_s *= 2 ** min(entry.interruptions, DISK_DOUBLINGS)
     return _unless_too_late(after, wait_s, reason, now_ms)
 
 

@@ -11,8 +11,16 @@ from typing import ClassVar, Protocol
 import brotli
 from backports import zstd
 
-STEP_BYTES = 256 * 1024
+STEP_BYTES = 128 * 1024
 """No decoder hands out more at a time, however well a body is packed."""
+
+SLICE_BYTES = 8 * 1024
+"""No decoder is fed more at a time: what it leaves over at the end of a member is copied."""
+
+FREE_STREAMS = 1000
+STREAM_BYTES = 32
+"""Beyond the free ones a member or frame takes, on average, so many of the bytes that came: each costs a
+decoder of its own, also one that holds nothing, which no cap on what comes out would notice."""
 
 MAX_CODINGS = 2
 FREE_BYTES = 1 << 20
@@ -22,6 +30,9 @@ ZSTD_WINDOW_LOG_MAX = 23
 """8 MiB: more, no encoder may ask of a receiver (RFC 9659 §3)."""
 
 ACCEPT_ENCODING = "gzip, deflate, br, zstd"
+
+SMALL_WINDOWS = "gzip, deflate"
+"""Those whose decoders take next to nothing, 32 KiB each."""
 
 
 class CodingError(Exception):
@@ -48,7 +59,10 @@ class Decoder(Protocol):
     """Undoes one coding."""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What the chunk brings, STEP_BYTES at most at a time; to be taken whole. Raises CorruptError."""
+        """What the chunk brings, STEP_BYTES at most at a time; to be taken whole. Raises CorruptError.
+
+        An empty piece says that a member or frame has come to its end.
+        """
 
     def finish(self) -> None:
         """Nothing more comes; raises CutShortError if something should."""
@@ -76,12 +90,13 @@ class Chain:
         self._decoders = [_DECODERS[name]() for name in reversed(codings)]
         self._came_bytes = [0] * len(codings)
         self._fed_bytes = 0
+        self._streams = 0
         self._max_ratio = max_ratio
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """What the chunk brings, STEP_BYTES at most at a time; to be taken to its end.
 
-        Raises CorruptError or InflatedError.
+        An empty piece brings nothing, but has taken its time, too. Raises CorruptError or InflatedError.
         """
         self._fed_bytes += len(chunk)
         yield from self._through(chunk, 0)
@@ -95,9 +110,19 @@ class Chain:
         if at == len(self._decoders):
             yield chunk
             return
-        for piece in self._decoders[at].feed(chunk):
-            self._count(at, len(piece))
-            yield from self._through(piece, at + 1)
+        for start in range(0, len(chunk), SLICE_BYTES):
+            for piece in self._decoders[at].feed(chunk[start : start + SLICE_BYTES]):
+                if piece:
+                    self._count(at, len(piece))
+                    yield from self._through(piece, at + 1)
+                else:
+                    self._count_stream()
+                    yield piece
+
+    def _count_stream(self) -> None:
+        self._streams += 1
+        if self._streams > FREE_STREAMS + self._fed_bytes // STREAM_BYTES:
+            raise CorruptError(f"{self._fed_bytes} coded bytes hold {self._streams} streams")
 
     def _count(self, at: int, piece_bytes: int) -> None:
         self._came_bytes[at] += piece_bytes
@@ -125,6 +150,7 @@ class _Gzip:
             if not self._member.eof:
                 return
             chunk, self._member = self._member.unused_data, None
+            yield b""
 
     def finish(self) -> None:
         """See Decoder."""
@@ -193,21 +219,38 @@ class _Zstd:
     """zstd (RFC 8878): all frames, each against its checksum if it has one."""
 
     OPTIONS: ClassVar[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
+    HEAD_BYTES = 8
+    """Every frame is longer; that of one to be skipped says in so many how much there is to skip (§3.1.2)."""
 
     def __init__(self) -> None:
         self._frame: zstd.ZstdDecompressor | None = None
+        self._head = b""
+        self._skip_bytes = 0
         self._began = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """See Decoder."""
         while chunk:
+            if self._skip_bytes:
+                self._skip_bytes, chunk = max(0, self._skip_bytes - len(chunk)), chunk[self._skip_bytes :]
+                continue
             if self._frame is None:
-                self._frame = zstd.ZstdDecompressor(options=self.OPTIONS)
+                chunk, self._head = self._head + chunk, b""
+                if len(chunk) < self.HEAD_BYTES:
+                    self._head = chunk
+                    return
                 self._began = True
+                if _is_skippable(chunk):
+                    self._skip_bytes = int.from_bytes(chunk[4:8], "little")
+                    chunk = chunk[self.HEAD_BYTES :]
+                    yield b""
+                    continue
+                self._frame = zstd.ZstdDecompressor(options=self.OPTIONS)
             yield from self._of_frame(self._frame, chunk)
             if not self._frame.eof:
                 return
             chunk, self._frame = self._frame.unused_data, None
+            yield b""
 
     def _of_frame(self, frame: zstd.ZstdDecompressor, chunk: bytes) -> Iterator[bytes]:
         while True:
@@ -223,7 +266,7 @@ class _Zstd:
 
     def finish(self) -> None:
         """See Decoder."""
-        if self._frame is not None or not self._began:
+        if self._frame is not None or self._head or self._skip_bytes or not self._began:
             raise CutShortError("the zstd body ends before its end")
 
 
@@ -245,6 +288,11 @@ def _inflated(name: str, stream: "zlib._Decompress", chunk: bytes) -> Iterator[b
 def _is_zlib(head: bytes) -> bool:
     """Whether this is zlib's header (RFC 1950 §2.2); a bare stream begins so only if its padding is not 0."""
     return head[0] & 0x0F == 8 and (head[0] * 256 + head[1]) % 31 == 0
+
+
+def _is_skippable(head: bytes) -> bool:
+    """Whether a frame of zstd holds nothing (RFC 8878 §3.1.2)."""
+    return 0x50 <= head[0] <= 0x5F and head[1:4] == b"\x2a\x4d\x18"
 
 
 _ALIASES = {"x-gzip": "gzip"}  # RFC 9110 §8.4.1.3

@@ -30,7 +30,8 @@ _SHUT_BY_THE_HOST = frozenset({Why.BREAKER, Why.COOLING, Why.ROBOTS})
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of a body: its path in the out folder, and what tells its file from another.
 
-    stored_ms: the file's own time of change. url: whose answer it was, wherever redirects had led; etag and
+    stored_ms: the file's own time of change; inode: its number, 0 where it was not noted: two files may be
+    changed within one tick of that clock. url: whose answer it was, wherever redirects had led; etag and
     last_modified: what that answer said of its version.
     """
 
@@ -38,6 +39,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     sha256: str
     stored_ms: int
+    inode: int = 0
     url: str = ""
     etag: str | None = None
     last_modified: str | None = None

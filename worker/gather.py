@@ -19,7 +19,9 @@ from rich.console import Console
 from jobs import Fetch, Outcome, Result
 from jobs.batch import FROM_THE_START
 from worker import tasks
+from worker.http.errors import InTheWayError
 from worker.records import records_in
+from worker.sink.folders import Folders
 
 T = TypeVar("T")
 
@@ -122,7 +124,10 @@ class Gather:
     def _records_of(self, result: Result, path: str) -> Iterator[int]:
         """Writes them if the body is still the one that was stored; how many bytes that were at each step."""
         try:
-            body = (self._where.out / path).open("rb")
+            body = self._opened(path)
+        except InTheWayError as error:
+            self._miss(result, str(error))
+            return
         except OSError as error:
             self._miss(result, error.strerror or "cannot be read")
             return
@@ -136,6 +141,15 @@ class Gather:
                 return
             body.seek(0)
             yield from self._copied(body)
+
+    def _opened(self, path: str) -> IO[bytes]:
+        """A body, by its place in the out folder; no link in it is followed."""
+        folders = Folders(self._where.out)
+        try:
+            folders.open(make=False)
+            return os.fdopen(folders.open_file(path), "rb")
+        finally:
+            folders.close()
 
     def _copied(self, body: IO[bytes]) -> Iterator[int]:
         """See _records_of."""

@@ -84,7 +84,7 @@ class Event(StrEnum):
     """Something else has written to one of our keys: it is put aside, a dead letter says which and what."""
     DISK_FULL = "disk.full"
     """No room for bodies, said once: the worker takes no lanes. Wanting: bytes, files or, where the disk is
-    read-only, writing."""
+    read-only or refuses what is written (a quota, a failing disk), writing."""
     DISK_OK = "disk.ok"
     """There is room again: the worker takes lanes."""
     DISK_IN_THE_WAY = "disk.in_the_way"

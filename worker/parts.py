@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.lanes import lane_of_url
@@ -18,6 +18,7 @@ from worker.settings import Settings
 from worker.settle import Settler
 from worker.sink.files import FileSink
 from worker.store import Store
+from worker.windows import Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Parts:
     trouble: Callable[[BaseException], None]
     """Says what Redis did not do."""
     log: Any
+    windows: Windows = field(default_factory=Windows)
+    """For the decoders of bodies that need large ones."""
 
     def policy_of(self, fetch: Fetch) -> LanePolicy:
         """The policy of the host that the fetch itself names, wherever redirects have led it."""

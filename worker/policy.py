@@ -130,7 +130,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     min_rate_bytes_per_s: float = 0.0
     min_rate_window_s: float = 30.0
     max_decode_ratio: int = 200
-    max_line_bytes: int = 16 << 20
+    max_line_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:
         """Check the ranges; raises PolicyError."""

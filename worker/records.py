@@ -42,9 +42,10 @@ class Records:
         """The next bytes of the body, cut anywhere; raises BadLineError."""
         end = block.rfind(b"\n")
         if end >= 0:
-            whole = b"".join((*self._begun, block[:end]))
-            self._begun, self._begun_bytes = [], 0
-            self._check_all(whole)
+            first = block.index(b"\n")
+            self._end_begun(block[:first])
+            if first < end:
+                self._check_all(block[first + 1 : end])
             block = block[end + 1 :]
         self._begun.append(block)
         self._begun_bytes += len(block)
@@ -57,14 +58,18 @@ class Records:
 
         whole: it is known to have come to its end; else a bad last line without an end raises CutLineError.
         """
-        last = b"".join(self._begun)
-        self._begun, self._begun_bytes = [], 0
         try:
-            self._check_one(last)
+            self._end_begun(b"")
         except BadLineError:
             if whole:
                 raise
             raise CutLineError(f"the body ends in the middle of line {self._lines}") from None
+
+    def _end_begun(self, end: bytes) -> None:
+        """The line that has begun ends so."""
+        line = b"".join((*self._begun, end))
+        self._begun, self._begun_bytes = [], 0
+        self._check_one(line)
 
     def _check_all(self, lines: bytes) -> None:
         for line in lines.split(b"\n"):

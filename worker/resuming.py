@@ -1,14 +1,13 @@
 """Going on with a body that broke off: its first half is kept on disk, and its note with the fetch."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from jobs.entry import Entry, Hop, PartNote
-from worker import settle, tasks
+from worker import settle
 from worker.clock import mono_s
 from worker.http.engine import Answer
 from worker.http.errors import BadDestError, DigestMismatchError, OverlongBodyError
@@ -26,6 +25,7 @@ from worker.resume import (
 )
 from worker.sink.part import Part
 from worker.sink.taking import Taken
+from worker.threads import HASHING, run_in, run_stoppable
 
 CHECKPOINT_BYTES = 64 << 20
 CHECKPOINT_S = 10.0
@@ -58,13 +58,13 @@ class Resuming:
         await self._take(self.note)
         return asked_on(request, self.note) if self.taken is not None else request
 
-    def judge(self, answer: Answer) -> Append | Verdict:
+    async def judge(self, answer: Answer) -> Append | Verdict:
         """What the answer means for the half that is here; NOTHING where nothing was asked on."""
         if self.taken is None or self.note is None:
             return Verdict.NOTHING
         self.verdict = judged(self.note, answer.status, answer.header)
         if self.verdict in {Verdict.RESTART, Verdict.REFUSE}:
-            self.taken.drop()
+            await run_in(self._parts.sink.for_names, self.taken.drop)
             self.taken = None
             self._carry(None)
         return self.verdict
@@ -79,13 +79,7 @@ class Resuming:
         """Have the half that is here hashed by these too. Raises OSError."""
         if self.taken is None or not names:
             return
-        stop = threading.Event()
-        hashing = asyncio.create_task(asyncio.to_thread(self.taken.hash_by, names, stop))
-        try:
-            await asyncio.shield(hashing)
-        finally:
-            stop.set()
-            await tasks.end_of(hashing)
+        await run_stoppable(HASHING, self.taken.hash_by, names)
 
     def whole_bytes(self, answer: Answer) -> int | None:
         """How long the whole body is, None if it is not known."""
@@ -101,7 +95,7 @@ class Resuming:
     async def kept(self, part: Part, request: Hop, answer: Answer) -> AsyncIterator["Checkpoints"]:
         """What has come of the body when this block breaks off is kept, where it may be gone on with."""
         if self.note is not None and self.taken is None:  # of another URL than the body that comes now
-            self._parts.sink.forget(self._id, self.note)
+            await asyncio.wrap_future(self._parts.sink.forget(self._id, self.note))
             self._carry(None)
         note = self._note_of(request, answer)
         try:
@@ -122,17 +116,15 @@ class Resuming:
 
     async def _take(self, note: PartNote) -> None:
         """The part as ours. It is hashed anew, which takes as long as reading it."""
-        stop, token = threading.Event(), self._lane.token
-        taking = asyncio.create_task(asyncio.to_thread(self._parts.sink.take, self._id, note, token, stop))
-        try:
-            self.taken = await asyncio.shield(taking)
-        finally:
-            if not taking.done():
-                stop.set()
-                await tasks.end_of(taking)
-                self.taken = taking.result()
-            if self.taken is not None:
-                self.carry(msgspec.structs.replace(note, token=token))
+        ours = msgspec.structs.replace(note, token=self._lane.token)
+
+        def took(taken: Taken | None) -> None:
+            self.taken = taken
+            if taken is not None:
+                self.carry(ours)
+
+        take = self._parts.sink.take
+        took(await run_stoppable(HASHING, take, self._id, note, ours.token, in_vain=took))
         if self.taken is None:
             self._carry(None)
 

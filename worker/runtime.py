@@ -122,7 +122,7 @@ class Runtime:
             "sign of life": lambda: self._life.run(self._look),
             "intake": intake.run,
             "parts": lambda: sweep_parts(self.parts.sink.folders),
-            "records": lambda: sweep_records(self.parts.sink.stored),
+            "records": lambda: sweep_records(self.parts.sink.folders),
         }
         self._own = [self._keep(name, loop) for name, loop in ours.items()]
 

@@ -52,7 +52,7 @@ async def keep_going(loop: Callable[[], Awaitable[None]], on_bug: Callable[[Exce
             await asyncio.sleep(BEGIN_AGAIN_S)
 
 
-async def end_of(task: asyncio.Task[Any]) -> None:
+async def end_of(task: asyncio.Future[Any]) -> None:
     """Return when the task has ended by itself, however often we are cancelled meanwhile."""
     while not task.done():
         with suppress(asyncio.CancelledError):

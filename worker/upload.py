@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from worker.http.errors import BodyFileChangedError, NoBodyFileError
+from worker.http.errors import BodyFileChangedError, NoBodyFileError, UnreadableBodyFileError
+from worker.threads import SENDING, run_in
 
 BLOCK_BYTES = 256 * 1024
 
@@ -35,12 +36,12 @@ class Upload:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The file in blocks; the last one only once it is known that the file is still the same.
 
-        Raises BodyFileChangedError or OSError.
+        Raises BodyFileChangedError or UnreadableBodyFileError.
         """
         at = 0
         while at < self.length_bytes:
             wanted = min(BLOCK_BYTES, self.length_bytes - at)
-            self._reading = asyncio.create_task(asyncio.to_thread(self._read, at, wanted))
+            self._reading = asyncio.create_task(run_in(SENDING, self._read, at, wanted))
             block = await asyncio.shield(self._reading)
             at += len(block)
             yield block
@@ -59,8 +60,11 @@ class Upload:
 
     def _read(self, at: int, wanted: int) -> bytes:
         """Runs off the loop."""
-        block = os.pread(self._descriptor, wanted, at)
-        now = os.fstat(self._descriptor)
+        try:
+            block = os.pread(self._descriptor, wanted, at)
+            now = os.fstat(self._descriptor)
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
         if not block or (now.st_size, now.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns):
             raise BodyFileChangedError(f"body_file {self._path!r}: was changed while it was sent")
         return block
@@ -68,12 +72,12 @@ class Upload:
 
 @asynccontextmanager
 async def opened(folder: Path | None, path: str) -> AsyncIterator[Upload]:
-    """The file at that path below the folder; raises NoBodyFileError or OSError."""
+    """The file at that path below the folder; raises NoBodyFileError or UnreadableBodyFileError."""
     if folder is None:
         raise NoBodyFileError(
             f"body_file {path!r}: this worker has no in folder; start it with --in or FETCHFLEET_IN"
         )
-    opening = asyncio.create_task(asyncio.to_thread(_open, folder, path))
+    opening = asyncio.create_task(run_in(SENDING, _open, folder, path))
     try:
         upload = await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -96,12 +100,16 @@ def _open(folder: Path, path: str) -> Upload:
         descriptor = _descend(folder, path)
     except OSError as error:
         if error.errno not in _NOT_THERE:
-            raise
+            raise _unreadable(path, error) from None
         raise NoBodyFileError(f"body_file {path!r}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise NoBodyFileError(f"body_file {path!r}: is no regular file")
     return Upload(path, descriptor)
+
+
+def _unreadable(path: str, error: OSError) -> UnreadableBodyFileError:
+    return UnreadableBodyFileError(f"body_file {path!r}: {error.strerror}")
 
 
 def _descend(folder: Path, path: str) -> int:

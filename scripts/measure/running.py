@@ -1,4 +1,4 @@
-"""Runs one program to its end and watches it: how long it took, how much memory its largest process had."""
+"""Runs one program to its end and watches it: how long it took, how much memory its processes had."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ class BenchError(Exception):
 def run(name: str, command: list[str], folder: Path) -> Run:
     """Run the command, its temporary files in the folder; BenchError if it fails or does not end."""
     began_s = time.monotonic()
-    peak_bytes = 0
+    peaks_bytes: dict[int, int] = {}
     with subprocess.Popen(  # noqa: S603
         command,
         stdout=subprocess.DEVNULL,
@@ -28,7 +28,8 @@ def run(name: str, command: list[str], folder: Path) -> Run:
         env={**os.environ, "TMPDIR": str(folder)},
     ) as process:
         while process.poll() is None:
-            peak_bytes = max([peak_bytes, *(_peak_bytes(pid) for pid in _family(process.pid))])
+            for pid in _family(process.pid):
+                peaks_bytes[pid] = max(peaks_bytes.get(pid, 0), _peak_bytes(pid))
             if time.monotonic() - began_s > GIVE_UP_S:
                 process.kill()
                 raise BenchError(f"{name} did not end within {GIVE_UP_S:.0f} s")
@@ -39,7 +40,7 @@ def run(name: str, command: list[str], folder: Path) -> Run:
         said = process.stderr.read().decode(errors="replace")
     if process.returncode != 0:
         raise BenchError(f"{name} ended with {process.returncode}: {said[-500:]}")
-    return Run(took_s, peak_bytes)
+    return Run(took_s, [*peaks_bytes.values()] or [0])
 
 
 def _family(pid: int) -> Iterator[int]:

@@ -1,17 +1,28 @@
 """Memory of a worker process that has many large bodies in flight."""
 
+import asyncio
+import gzip
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from jobs import Fleet, Outcome
+import brotli
+import pytest
+
+from jobs import Fetch, Fleet, Outcome
+from tests.support.origin import Behaviour, Exchange, Header, Origin
+from tests.support.ranged import body_of
 from tests.support.static_server import serve_folder
 from tests.support.waiting import wait_until
-from tests.support.workers import workers
+from tests.support.workers import QUICK_POLICY, workers
 
 AT_ONCE = 8
+MANY = 64
 BODY_BYTES = 64 << 20
 MIB = 1 << 20
+RECORD_BYTES = MIB - 100
 
 
 def most_memory_bytes(pid: int) -> int:
@@ -44,3 +55,71 @@ async def test_large_bodies_at_once_take_no_more_than_their_share_of_memory(
     assert [Outcome.STORED] * AT_ONCE == [result.outcome for result in results]
     assert {BODY_BYTES} == sizes
     assert most_bytes <= (100 + 2 * AT_ONCE) * MIB
+
+
+class Looked(NamedTuple):
+    """Bodies that are looked into as they come.
+
+    coded: by the codings that are offered, its headers and bytes.
+    """
+
+    at_once: int
+    fields: dict[str, Any]
+    coded: Callable[[str], tuple[list[Header], bytes]]
+
+
+def packed(body: bytes) -> Callable[[str], tuple[list[Header], bytes]]:
+    """In br with the largest of windows, where it is offered, else in gzip."""
+    br = brotli.compress(body, quality=2, lgwin=24)
+    gzipped = gzip.compress(body, 1)
+    return lambda offered: (
+        ([("Content-Encoding", "br")], br) if "br" in offered else ([("Content-Encoding", "gzip")], gzipped)
+    )
+
+
+def lines_of(size_bytes: int) -> bytes:
+    """Records nearly as long as a line may be."""
+    record = b'"' + b"x" * (RECORD_BYTES - 2) + b'"\n'
+    return record * (size_bytes // len(record))
+
+
+LOOKED: dict[str, Callable[[], Looked]] = {
+    "decode": lambda: Looked(AT_ONCE, {"decode": True}, packed(body_of(20 * MIB))),
+    "many": lambda: Looked(MANY, {"decode": True}, packed(body_of(4 * MIB))),
+    "lines": lambda: Looked(AT_ONCE, {"lines": True}, lambda _: ([], lines_of(20 * MIB))),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED)
+async def test_bodies_that_are_looked_into_take_no_more_either(
+    redis_url: str, fleet: Fleet, tmp_path: Path, name: str
+) -> None:
+    """Decoders with large windows are few, one line at most waits; all bodies are in flight to the last."""
+    at_once, fields, coded = LOOKED[name]()
+    all_there = asyncio.Barrier(at_once)
+    policy = f"{QUICK_POLICY}concurrency = {at_once}\n"
+    async with Origin.serving("127.0.0.112", in_step(coded, all_there)) as origin:
+        with workers(1, redis_url, tmp_path / "fleet", policy) as running:
+            await wait_until(running.started, "the worker to start")
+            batch = await fleet.submit([Fetch(url=origin.url(f"/{n}"), **fields) for n in range(at_once)])
+            results = [result async for result in batch.results()]
+            most_bytes = most_memory_bytes(running.processes[0].pid)
+            shutil.rmtree(running.out)
+
+    assert [(result.outcome, result.attempts) for result in results] == [(Outcome.STORED, 1)] * at_once
+    assert most_bytes <= (100 + 2 * at_once) * MIB
+
+
+def in_step(coded: Callable[[str], tuple[list[Header], bytes]], all_there: asyncio.Barrier) -> Behaviour:
+    """Sends nine tenths of each body, and the rest once all have come so far."""
+
+    async def answer(x: Exchange) -> None:
+        headers, body = coded(Origin.header(x.request, "Accept-Encoding") or "")
+        await x.send_head(200, [*headers, ("Content-Length", str(len(body)))])
+        most = len(body) * 9 // 10
+        for at in range(0, most, MIB):
+            await x.send(body[at : min(at + MIB, most)])
+        await all_there.wait()
+        await x.send(body[most:])
+
+    return answer

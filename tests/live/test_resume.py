@@ -77,8 +77,8 @@ async def test_after_kill_9_a_body_goes_on_at_its_checkpoint(
     second = tmp_path / ("fleet" if same_disk else "elsewhere")
     async with Origin.serving(HOST, large) as origin:
         with (
-            crew(redis_url, tmp_path / "fleet", FETCHFLEET_LEASE_S="1") as hands,
-            crew(redis_url, second, FETCHFLEET_LEASE_S="1") as others,
+            crew(redis_url, tmp_path / "fleet", FETCHFLEET_LEASE_S="3") as hands,
+            crew(redis_url, second, FETCHFLEET_LEASE_S="3") as others,
         ):
             await hands.start_all("one")
             batch = await fleet.submit([origin.url()])

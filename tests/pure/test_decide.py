@@ -365,6 +365,19 @@ def test_a_full_disk_costs_no_attempt() -> None:
     )
 
 
+@pytest.mark.parametrize(("before", "wait_s"), [(0, 5.0), (1, 10.0), (3, 40.0), (4, 80.0), (1000, 80.0)])
+def test_a_disk_that_refuses_again_is_tried_later(before: int, wait_s: float) -> None:
+    """Each time the host sends the body again; a stop of our own waits no longer for that."""
+    held = Held(reason=Reason.DISK, wait_s=5.0)
+
+    assert decided(entry(interruptions=before), held) == Again(
+        entry=entry(interruptions=before + 1), wait_s=wait_s, reason=Reason.DISK
+    )
+    assert decided(entry(interruptions=before), Held(wait_s=5.0)) == Again(
+        entry=entry(interruptions=before + 1), wait_s=5.0, reason=None
+    )
+
+
 def test_a_redirect_to_another_host_goes_on_in_its_lane_with_its_ledgers() -> None:
     """No attempt is charged: the host answered."""
     before = entry(attempts=1, throttles=2)

@@ -47,38 +47,38 @@ def validator(request: Hop = GET, /, **fields: str) -> Validator | None:
     return validator_of(request, 200, {name.replace("_", "-"): value for name, value in fields.items()}.get)
 
 
-@pytest.mark.parametrize("fails_on_error", [False, True])
+def test_the_rest_is_asked_for_by_the_notes_validator() -> None:
+    """Who has no note asks as if for the first time."""
+    assert asks_on(GET, NOTE)
+    assert dict(asked_on(GET, NOTE).headers) == {"Range": "bytes=100-", "If-Range": ETAG}
+    assert not asks_on(GET, None)
+
+
 @pytest.mark.parametrize(
-    ("resumed", "is_416", "has_range", "verdict"),
+    ("status", "content_range", "verdict"),
     [
-        (False, False, False, None),
-        (False, False, True, None),
-        (False, True, False, None),
-        (False, True, True, None),
-        (True, False, False, Verdict.RESTART),
-        (True, False, True, Append(300)),
-        (True, True, False, Verdict.REFUSE),
-        (True, True, True, Verdict.COMPLETE),
+        (200, None, Verdict.RESTART),
+        (200, "bytes 3/7", Verdict.RESTART),
+        (206, None, Verdict.REFUSE),
+        (206, "bytes 3/7", Verdict.REFUSE),
+        (206, REST, Append(300)),
+        (416, None, Verdict.REFUSE),
+        (416, "bytes */2", Verdict.REFUSE),
+        (416, "bytes */300", Verdict.REFUSE),
+        (416, "bytes */100", Verdict.REFUSE),
     ],
 )
-def test_curls_matrix_of_resuming(
-    *, resumed: bool, is_416: bool, fails_on_error: bool, has_range: bool, verdict: Append | Verdict | None
+def test_what_an_answer_to_the_question_for_the_rest_means(
+    status: int, content_range: str | None, verdict: Append | Verdict
 ) -> None:
-    """The sixteen rows of lib1156: curl's option to fail on 4xx has no counterpart, for it is always on.
+    """A Content-Range counts in a 206 and a 416 only (RFC 9110 §14.4); tests/shell has curl's matrix."""
+    assert judged(NOTE, status, {"content-range": content_range}.get) == verdict
 
-    What was not resumed is not asked on, so that its answer is judged by its status alone.
-    """
-    del fails_on_error
-    about = note(offset_bytes=300) if is_416 else NOTE
-    request = asked_on(GET, about) if resumed else GET
-    asked = dict(request.headers)
-    assert asks_on(GET, about if resumed else None) is resumed
-    assert asked == ({"Range": f"bytes={about.offset_bytes}-", "If-Range": ETAG} if resumed else {})
 
-    if verdict is not None:
-        told = {"content_range": "bytes */300" if is_416 else REST} if has_range else {}
-        status = 416 if is_416 else 206 if has_range else 200
-        assert said(status, about, **told) == verdict
+def test_a_416_that_names_what_is_here_as_the_whole_is_the_end() -> None:
+    """Nothing was missing."""
+    assert said(416, note(offset_bytes=300), content_range="bytes */300") is Verdict.COMPLETE
+    assert said(416, note(offset_bytes=300)) is Verdict.REFUSE
 
 
 @pytest.mark.parametrize(

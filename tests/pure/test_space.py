@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.space import Space, lack
+from worker.space import FEW, LONGEST_PAUSE_S, PAUSE_S, Refusals, Space, lack, refused
 
 MANY = st.integers(0, 1 << 50)
 
@@ -18,10 +18,11 @@ MANY = st.integers(0, 1 << 50)
         (Space(64, free_files=0), "files"),
         (Space(64, free_files=9, read_only=True), "writing"),
         (Space(0, free_files=0, read_only=True), "writing"),
+        (Space(1 << 40, free_files=9, refuses=True), "writing"),
     ],
 )
 def test_what_is_wanting_is_named(space: Space, wanting: str | None) -> None:
-    """Bytes below the least, no file left (where the disk counts them), or a disk that is read-only."""
+    """Bytes below the least, no file left (where the disk counts them), or a disk that takes nothing."""
     assert lack(space, 64, lacked=False) == wanting
 
 
@@ -39,3 +40,20 @@ def test_bytes_are_never_wanting_where_none_are_asked_for(free_bytes: int) -> No
     """0 turns that look off."""
     assert lack(Space(free_bytes), 0, lacked=False) is None
     assert lack(Space(free_bytes), 0, lacked=True) is None
+
+
+@given(st.lists(st.floats(0, 1000), max_size=40))
+def test_a_disk_that_goes_on_refusing_is_tried_ever_less_often(gaps_s: list[float]) -> None:
+    """A few refusals cost nothing; then the pauses double, to a minute; what falls into one adds nothing."""
+    refusals, now_s, pauses_s = Refusals(), 0.0, []
+    for gap_s in gaps_s:
+        now_s += gap_s
+        after = refused(refusals, now_s)
+        if now_s < refusals.until_s:
+            assert after == refusals
+        else:
+            pauses_s.append(after.until_s - now_s)
+        refusals = after
+
+    wanted_s = [0.0] * (FEW - 1) + [min(PAUSE_S * 2**doublings, LONGEST_PAUSE_S) for doublings in range(40)]
+    assert pauses_s == pytest.approx(wanted_s[: len(pauses_s)])

@@ -1,9 +1,11 @@
 """Compressed bodies: asked for, decoded as they stream, and stored whole and plain or not at all."""
 
 import asyncio
+import base64
 import gzip
 import hashlib
 import os
+import threading
 import zlib
 from typing import Any
 
@@ -14,9 +16,11 @@ from backports import zstd
 from jobs import Fetch, Outcome, Reason
 from tests.shell.conftest import Start
 from tests.support import origin as o
-from tests.support.one_worker import OneWorker
+from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Behaviour, Exchange, Headers, Origin
 from tests.support.waiting import wait_until
+from worker import attempt
+from worker.body import STEP_PIECES
 
 BODY = os.urandom(100_000) + bytes(900_000)
 HALF = BODY[: len(BODY) // 2]
@@ -78,6 +82,41 @@ async def test_what_can_be_decoded_is_asked_for(origin: Origin, worker: OneWorke
     asked = [Origin.header(seen, "Accept-Encoding") for seen in origin.requests]
     assert asked == ["gzip, deflate, br, zstd"] * 2 + ["br", "identity"]
     assert all([name for name, _ in seen.headers].count("accept-encoding") == 1 for seen in origin.requests)
+
+
+@pytest.mark.parametrize("second", ["honest", "heedless"])
+async def test_large_windows_are_few(
+    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    """While a body has one the next is asked for in what needs none; one that needs it all the same waits."""
+    monkeypatch.setattr(attempt, "BUSY_PAUSE_S", 0.02)
+    may_end = asyncio.Event()
+    (_, br), (_, gzipped) = ENCODED["br"], ENCODED["gzip"]
+
+    async def first(x: Exchange) -> None:
+        await x.send_head(200, [("Content-Encoding", "br"), ("Content-Length", str(len(br)))])
+        await x.send(br[:1000])
+        await may_end.wait()
+        await x.send(br[1000:])
+
+    then = encoded("gzip", gzipped) if second == "honest" else encoded("br", br)
+    origin.behaviour = o.by_path({"/first": first, "/second": then})
+    batch = await worker.submit([Fetch(url=origin.url("/first"), decode=True)])
+    await wait_until(lambda: origin.requests, "the first body")
+    later = await worker.submit([Fetch(url=origin.url("/second"), decode=True)])
+    await wait_until(
+        lambda: len(origin.requests) > (1 if second == "honest" else 2), "the second, once or twice"
+    )
+    may_end.set()
+
+    [one, other] = [*await results_of(batch), *await results_of(later)]
+
+    assert [worker.body(one), worker.body(other)] == [BODY, BODY]
+    asked = [Origin.header(seen, "Accept-Encoding") for seen in origin.requests]
+    assert asked[:2] == ["gzip, deflate, br, zstd", "gzip, deflate"]
+    assert (other.attempts, other.interruptions > 0) == (1, second == "heedless")
+    await worker.one(origin.url("/second"), decode=True)
+    assert Origin.header(origin.requests[-1], "Accept-Encoding") == "gzip, deflate, br, zstd"
 
 
 async def test_a_body_that_is_not_compressed_is_stored_as_it_is(origin: Origin, worker: OneWorker) -> None:
@@ -157,12 +196,82 @@ async def test_a_body_is_capped_as_it_is_decoded(origin: Origin, worker: OneWork
 
 
 async def test_what_decodes_to_nothing_is_capped_too(origin: Origin, worker: OneWorker) -> None:
-    """Members without content could come for ever."""
-    origin.behaviour = chunked("gzip", gzip.compress(b"") * 10_000, 20_000)
+    """Blocks without content could come for ever."""
+    nothing = zlib.compress(b"")[:2] + b"\0\0\0\xff\xff" * 40_000
+    origin.behaviour = chunked("deflate", nothing, 20_000)
 
     result = await worker.one(origin.url(), decode=True, max_bytes=1000)
 
     assert result.reason is Reason.TOO_LARGE
+
+
+async def test_a_body_of_tiny_members_is_decoded_in_small_steps(
+    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each member costs more than its bytes say: of a chunk, however small, few are decoded on the loop."""
+    record = os.urandom(15)
+    member = gzip.compress(record)
+    times = 16_384 // len(member)
+    chunk = member * times
+    made: list[int] = []
+    make = zlib.decompressobj
+
+    def counted(*how: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            made.append(1)
+        return make(*how)
+
+    monkeypatch.setattr(zlib, "decompressobj", counted)
+    origin.behaviour = chunked("gzip", chunk, len(chunk))
+
+    result = await worker.one(origin.url(), decode=True)
+
+    assert worker.body(result) == record * times
+    assert len(made) <= STEP_PIECES + 1 < times
+
+
+async def test_a_body_of_members_that_hold_nothing_is_given_up(origin: Origin, worker: OneWorker) -> None:
+    """They could come for ever, too, and cost a decoder each."""
+    origin.behaviour = chunked("gzip", gzip.compress(b"") * 10_000, 20_000)
+
+    result = await worker.one(origin.url(), decode=True)
+
+    assert result.reason is Reason.BAD_ENCODING
+    assert not worker.files() | worker.parts()
+
+
+DIGESTS = {
+    "content": ("Content-Digest", True, Outcome.STORED),
+    "another content": ("Content-Digest", False, Outcome.FAILED),
+    "representation": ("Repr-Digest", True, Outcome.STORED),
+    "another representation": ("Repr-Digest", False, Outcome.FAILED),
+}
+
+
+@pytest.mark.parametrize("chunk_bytes", [1000, 200_000], ids=["small", "large"])
+@pytest.mark.parametrize("name", DIGESTS)
+async def test_a_hosts_digest_is_of_what_was_coded(
+    origin: Origin, start: Start, name: str, chunk_bytes: int
+) -> None:
+    """As RFC 9530 has it; a body that is decoded is held against it as any other."""
+    header, right, outcome = DIGESTS[name]
+    coded = gzip.compress(BODY)
+    digest = hashlib.sha256(coded if right else BODY).digest()
+    said = f"sha-256=:{base64.b64encode(digest).decode()}:"
+    worker = await start(policy={"attempts": 1})
+
+    async def answer(x: Exchange) -> None:
+        told = [("Content-Encoding", "gzip"), (header, said), ("Content-Length", str(len(coded)))]
+        await x.send_head(200, told)
+        for at in range(0, len(coded), chunk_bytes):
+            await x.send(coded[at : at + chunk_bytes])
+
+    origin.behaviour = answer
+    result = await worker.one(origin.url(), decode=True, sha256=hashlib.sha256(BODY).hexdigest())
+
+    assert result.outcome is outcome
+    assert result.reason is (None if right else Reason.DIGEST_MISMATCH)
+    assert not worker.parts()
 
 
 async def test_the_policy_says_how_much_a_body_may_grow(origin: Origin, start: Start) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,11 +16,12 @@ from jobs.lanes import lane_of_url
 from tests.shell.conftest import Start
 from tests.support import origin as o
 from tests.support.one_worker import OneWorker, results_of
-from tests.support.origin import Exchange, Header, Origin
+from tests.support.origin import Behaviour, Exchange, Header, Origin
 from tests.support.ranged import Ranged, Twisted, body_of, range_of
 from tests.support.waiting import wait_until
 from worker import resuming
 from worker.policy import Timeouts
+from worker.sink.folders import PARTS, Folders
 
 BODY = body_of(3_000_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -68,7 +70,7 @@ async def test_a_body_goes_on_after_a_reset(origin: Origin, worker: OneWorker) -
 
 async def test_a_body_goes_on_after_a_timeout(origin: Origin, start: Start) -> None:
     """The attempt's total ran out in the middle: the next one takes the rest."""
-    limits = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=1.5)
+    limits = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=4)
     worker = await start(policy={"timeout": limits})
     whole = Ranged(BODY)
 
@@ -152,6 +154,57 @@ async def test_what_does_not_fit_is_never_appended(
     assert is_the_body(result, worker)
     assert [range_of(seen) for seen in origin.requests] == [None, f"bytes={BREAK}-", None]
     assert result.attempts == 2
+
+
+RANGE = "bytes=3-1000000"
+OF_THE_CALLER = {"Range": RANGE}
+ANEW = [None, f"bytes={BREAK}-", None]
+
+CURLS: list[tuple[dict[str, str], int, str, tuple[Outcome, int], list[str | None]]] = [
+    # the caller's headers, the answer's status and Content-Range; what comes of it, what was asked for
+    (OF_THE_CALLER, 200, "", (Outcome.STORED, 200), [RANGE]),  # curl: ok, ok
+    (OF_THE_CALLER, 200, "bytes 3/7", (Outcome.STORED, 200), [RANGE]),  # ok, ok
+    (OF_THE_CALLER, 416, "", (Outcome.FAILED, 416), [RANGE]),  # ok, an error
+    (OF_THE_CALLER, 416, "bytes */2", (Outcome.FAILED, 416), [RANGE]),  # ok, an error
+    ({}, 200, "", (Outcome.STORED, 200), ANEW[:2]),  # a range error, a range error
+    ({}, 200, "bytes 3/7", (Outcome.STORED, 200), ANEW[:2]),  # appended, appended
+    ({}, 416, "", (Outcome.STORED, 200), ANEW),  # taken for whole, an error
+    ({}, 416, "bytes */2", (Outcome.STORED, 200), ANEW),  # taken for whole, an error
+]
+"""The sixteen rows of curl's test 1156, two a line: without its --fail and with it.
+
+Here a 4xx always is an error, so that both come to the same. What is resumed ends as what the host has: a
+half that does not fit is not kept, as curl does, but replaced.
+"""
+
+
+@pytest.mark.parametrize(("headers", "status", "content_range", "ends", "asked"), CURLS)
+async def test_curls_matrix_of_ranges_and_resuming(
+    origin: Origin,
+    worker: OneWorker,
+    headers: dict[str, str],
+    status: int,
+    content_range: str,
+    ends: tuple[Outcome, int],
+    asked: list[str | None],
+) -> None:
+    """A caller's own range is sent, what comes of it told as it is; a half is gone on with or had anew."""
+    told = [("Content-Range", content_range)] if content_range else []
+    content = BODY if status == 200 else b"body"
+
+    async def caller(x: Exchange) -> None:
+        await x.respond(status, told, content)
+
+    ranged = Ranged(BODY, breaks=[BREAK], twist=lambda *_: (status, told, content))
+    origin.behaviour = caller if headers else ranged
+
+    result = await worker.one(origin.url(), headers=headers)
+
+    assert (result.outcome, result.status) == ends
+    assert result.reason is (Reason.HTTP_STATUS if status == 416 and headers else None)
+    assert [range_of(seen) for seen in origin.requests] == asked
+    assert result.outcome is Outcome.FAILED or is_the_body(result, worker)
+    assert not worker.parts()
 
 
 async def test_416_at_the_end_is_the_end(origin: Origin, worker: OneWorker) -> None:
@@ -320,3 +373,34 @@ async def test_a_checkpoint_is_noted_while_a_body_streams(
     assert (note.etag, note.total_bytes) == ('"one"', len(BODY))
     assert 1 << 20 <= note.offset_bytes <= BREAK
     assert part.name.endswith(f".{note.token}")
+
+
+async def test_halves_that_are_wanted_no_more_are_removed_off_the_loop(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gigabytes take a while: of a changed body, of one that failed, and of one that is elsewhere now."""
+    on_the_loop: list[bool] = []
+    drop = Folders.drop
+
+    def noted(self: Folders, part: str) -> None:
+        if (worker.out / PARTS / part).exists():
+            on_the_loop.append(threading.current_thread() is threading.main_thread())
+        drop(self, part)
+
+    monkeypatch.setattr(Folders, "drop", noted)
+    worker = await start(policy={"attempts": 2})
+    half, changed = Ranged(BODY, breaks=[BREAK]), Ranged(BODY[::-1], [("ETag", '"two"')])
+    routes: dict[str, Behaviour] = {
+        "/changed": o.sequence(half, changed),
+        "/fails": Ranged(BODY, breaks=[BREAK, 10]),
+        "/moves": o.sequence(Ranged(BODY, breaks=[BREAK]), o.redirect("/new")),
+        "/new": o.ok(BODY),
+    }
+    origin.behaviour = o.by_path(routes)
+
+    results = [await worker.one(origin.url(path)) for path in routes]
+
+    stored = Outcome.STORED
+    assert [result.outcome for result in results] == [stored, Outcome.FAILED, stored, stored]
+    await wait_until(lambda: not worker.parts(), "the parts' end")
+    assert on_the_loop == [False] * 3

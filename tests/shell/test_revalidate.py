@@ -11,12 +11,12 @@ from jobs import Outcome, Reason, Result
 from jobs.names import batch_of
 from tests.shell.conftest import Start
 from tests.support import origin as o
+from tests.support.disks import opened
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Exchange, Origin
 from tests.support.waiting import wait_until
 from worker.sink import sweeping
-from worker.sink.files import FileSink
-from worker.sink.stored import sweep
+from worker.sink.stored import STORED, sweep
 
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 
@@ -261,13 +261,16 @@ async def test_a_redirect_to_somewhere_else_brings_the_whole_body(origin: Origin
 
 def test_records_that_nobody_asks_for_are_dropped(tmp_path: Path) -> None:
     """The old ones go, the young ones stay, and what is not there is no trouble."""
+    (tmp_path / "out" / "0a").mkdir(parents=True)
     for name, age_s in (("old", 0.0), ("young", 200.0)):
-        (tmp_path / name).write_bytes(b"{}")
-        os.utime(tmp_path / name, (age_s, age_s))
+        (tmp_path / "out" / "0a" / name).write_bytes(b"{}")
+        os.utime(tmp_path / "out" / "0a" / name, (age_s, age_s))
 
-    assert sweep(tmp_path, 100.0) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["young"]
-    assert sweep(tmp_path / "nowhere", 100.0) == 0
+    with opened(tmp_path / "out") as sink:
+        assert sweep(sink.folders, "0a", 100.0) == 1
+        assert sink.folders.names("0a") == ["young"]
+        assert sweep(sink.folders, "nowhere", 100.0) == 0
+        assert sink.folders.names("nowhere") == []
 
 
 async def test_a_worker_sweeps_when_it_starts_and_asking_keeps_a_record(
@@ -279,7 +282,7 @@ async def test_a_worker_sweeps_when_it_starts_and_asking_keeps_a_record(
     one = await start(worker_id="one")
     for path in ("/asked", "/forgotten"):
         await one.one(origin.url(path), revalidate=True)
-    records = FileSink(one.out).stored
+    records = one.out / STORED
     for record in records.rglob("*.json"):
         os.utime(record, (0, 0))
     await one.one(origin.url("/asked"), revalidate=True)

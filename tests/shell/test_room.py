@@ -4,6 +4,8 @@ import asyncio
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import pytest
 from jobs import Outcome
 from tests.shell.conftest import Lines, Start
 from tests.support import origin as o
-from tests.support.disks import mounted
+from tests.support.disks import mounted, remount
 from tests.support.one_worker import OneWorker, results_of
-from tests.support.origin import Origin
+from tests.support.origin import Exchange, Origin
 from tests.support.waiting import wait_until
 from worker import room, runtime
+from worker import space as space_module
 from worker.http import errors
 from worker.sink.files import FileSink
 from worker.sink.folders import Folders
@@ -169,10 +172,10 @@ async def test_a_disk_that_refuses_is_nobodys_fault(
     """No attempt is charged, nothing is left, and the fetch goes on when the disk does."""
     real, refusals = getattr(Folders, step), iter([True, True])
 
-    def refuses_twice(self: Folders, *args: Any, **kwargs: Any) -> Any:
-        if next(refusals, False):
+    def refuses_twice(self: Folders, part: str, *args: Any, **kwargs: Any) -> Any:
+        if not part.startswith("trial") and next(refusals, False):
             raise OSError(number, os.strerror(number))
-        return real(self, *args, **kwargs)
+        return real(self, part, *args, **kwargs)
 
     monkeypatch.setattr(Folders, step, refuses_twice)
     origin.behaviour = o.ok(b"x" * size_bytes)
@@ -183,3 +186,111 @@ async def test_a_disk_that_refuses_is_nobodys_fault(
     assert [line["reason"] for line in said(lines, "fetch.retry")] == ["disk", "disk"]
     assert worker.files() == {result.path}
     assert not worker.parts()
+
+
+class Refusing:
+    """A step of the sink that fails while it is told to; trials: whether also for the worker's own."""
+
+    def __init__(self, step: str, number: int, *, trials: bool) -> None:
+        self.now = True
+        self.refused = 0
+        self._real = getattr(Folders, step)
+        self._number = number
+        self._trials = trials
+
+    def __call__(self, folders: Folders, part: str, *args: Any, **kwargs: Any) -> Any:
+        """The step, or the error."""
+        trial = part.startswith("trial")
+        if self.now and (self._trials or not trial):
+            self.refused += not trial
+            raise OSError(self._number, os.strerror(self._number))
+        return self._real(folders, part, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("step", "trials"), [("create", True), ("put", False)], ids=["everything", "only bodies"]
+)
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
+async def test_a_disk_that_goes_on_refusing_stops_the_claims(
+    origin: Origin,
+    start: Start,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    step: str,
+    trials: bool,  # noqa: FBT001
+) -> None:
+    """A quota, or a disk that fails, has room by its own word: what it does counts; no host pays for it."""
+    refusing = Refusing(step, number, trials=trials)
+    monkeypatch.setattr(Folders, step, partialmethod(refusing))
+    monkeypatch.setattr(space_module, "PAUSE_S", 0.5)
+    worker = await start(policy={"concurrency": 2})
+    batch = await worker.submit([origin.url(f"/{n}") for n in range(20)])
+    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    asked = len(origin.requests)
+    offers = count_offers(worker, monkeypatch)
+    await wait_until(lambda: len(offers) >= 3, "the lane to be offered again and again")
+    if trials:
+        assert len(origin.requests) == asked
+    refusing.now = False
+
+    results = await results_of(batch)
+
+    assert {(result.outcome, result.attempts) for result in results} == {(Outcome.STORED, 1)}
+    assert asked <= 20
+    assert {line["wanting"] for line in said(lines, "disk.full")} == {"writing"}
+    assert len(said(lines, "disk.full")) == len(said(lines, "disk.ok"))
+    assert not worker.parts()
+
+
+async def test_a_disk_without_a_file_left_is_noticed(
+    tmp_path: Path, origin: Origin, start: Start, lines: Lines
+) -> None:
+    """Bytes are not all that a disk can lack."""
+    with mounted(tmp_path / "out", files=12) as out:
+        worker = await start(min_free_bytes=0)
+        fillers = [out / f"filler{n}" for n in range(12)]
+        with suppress(OSError):
+            for filler in fillers:
+                filler.touch()
+        await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+        batch = await worker.submit([origin.url()])
+        for filler in fillers:
+            filler.unlink(missing_ok=True)
+        [result] = await results_of(batch)
+        await worker.stop()
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert [line["wanting"] for line in said(lines, "disk.full")] == ["files"]
+
+
+async def test_a_disk_that_is_mounted_read_only_in_the_middle_of_a_body_is_waited_for(
+    tmp_path: Path, origin: Origin, start: Start, lines: Lines
+) -> None:
+    """The kernel does so after an error of the disk; what was on its way comes again, uncharged."""
+    half, may_end = asyncio.Event(), asyncio.Event()
+
+    async def in_two(x: Exchange) -> None:
+        await x.send_head(200, [("Content-Length", "10")])
+        await x.send(b"12345")
+        half.set()
+        await may_end.wait()
+        await x.send(b"67890")
+
+    origin.behaviour = in_two
+    with mounted(tmp_path / "out") as out:
+        worker = await start(min_free_bytes=0)
+        batch = await worker.submit([origin.url()])
+        await wait_until(half.is_set, "half a body")
+        remount(out, "ro")
+        may_end.set()
+        await wait_until(lambda: said(lines, "fetch.retry"), "the refusal")
+        await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+        remount(out, "rw")
+        [result] = await results_of(batch)
+        await worker.stop()
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert {line["wanting"] for line in said(lines, "disk.full")} == {"writing"}
+    assert {line["reason"] for line in said(lines, "fetch.retry")} == {"disk"}

@@ -1,6 +1,7 @@
 """Half a body on disk: who may go on with it, and what is read of it then."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
@@ -153,6 +154,54 @@ async def test_what_a_full_disk_did_not_take_is_not_kept(
     monkeypatch.setattr(os, "fsync", fails)
 
     assert await half(sink) == 0
+    assert names(sink) == set()
+
+
+async def test_what_an_fsync_once_failed_for_is_not_kept(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells an error once: the next fsync succeeds, and what it lost is lost all the same."""
+    real, failures = os.fsync, iter([OSError(errno.EIO, os.strerror(errno.EIO))])
+
+    def fails_once(file: int) -> None:
+        for failure in failures:
+            raise failure
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    async with sink.receive(ENTRY, 1, Expected(len(BODY))) as part:
+        await write(part, BODY[:HALF])
+        with pytest.raises(OSError, match="Input/output"):
+            await part.sync()
+        assert await part.keep() == 0
+
+    assert names(sink) == set()
+
+
+async def test_what_an_fsync_failed_for_that_nobody_waited_for_is_not_kept(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch that is cancelled in the middle of a checkpoint heeds how that ends."""
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def fails_once(_: int) -> None:
+        if not syncing.is_set():
+            syncing.set()
+            go_on.wait(30)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    async with sink.receive(ENTRY, 1, Expected(len(BODY))) as part:
+        await write(part, BODY[:HALF])
+        checkpoint = asyncio.create_task(part.sync())
+        await wait_until(syncing.is_set, "the checkpoint")
+        checkpoint.cancel()
+        await asyncio.wait([checkpoint])
+        keeping = asyncio.create_task(part.keep())
+        await asyncio.wait([keeping], timeout=0.05)
+        go_on.set()
+        assert await keeping == 0
+
     assert names(sink) == set()
 
 

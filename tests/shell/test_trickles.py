@@ -1,7 +1,9 @@
 """Hosts that send too little, too much or no end: every one of them comes to an end."""
 
 import asyncio
+import gzip
 import itertools
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -10,13 +12,13 @@ from jobs import Outcome, Reason
 from tests.shell.conftest import Start
 from tests.support import origin as o
 from tests.support.origin import Behaviour, Exchange, Origin
+from worker.http.wide import READ_BYTES
 from worker.policy import Timeouts
 
 SHORT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=1)
 FLOOR = {"attempts": 1, "min_rate_bytes_per_s": 1000, "min_rate_window_s": 0.3}
 DRIP = o.slow(b"x", 0.05, 100_000)
-CHUNK_BYTES = 64 * 1024
-"""As much as is read at once."""
+LONG = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=20)
 
 
 def endless(first: bytes, pieces: Iterator[bytes], every_s: float) -> Behaviour:
@@ -84,6 +86,7 @@ async def test_a_drip_ends_with_the_fetchs_deadline(origin: Origin, start: Start
 
 
 LINE = b"HTTP/1.1 200 OK\r\n"
+GZIPPED = [("Content-Encoding", "gzip")]
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
 
 
@@ -112,7 +115,8 @@ async def test_a_head_that_does_not_end_is_given_up(
     origin: Origin, other: Origin, start: Start, answer: Behaviour, reason: Reason
 ) -> None:
     """By its size where it is large, by the total where it only lasts; another host is served meanwhile."""
-    worker = await start(policy={"attempts": 1, "timeout": SHORT})
+    timeout = SHORT if reason is Reason.TOTAL_TIMEOUT else LONG
+    worker = await start(policy={"attempts": 1, "timeout": timeout})
     origin.behaviour = answer
 
     results = await worker.run([origin.url("/bad"), *(other.url(f"/{n}") for n in range(5))])
@@ -141,14 +145,36 @@ async def test_a_large_head_and_a_few_interim_ones_are_none_of_that(
     assert origin.connections_opened == 1
 
 
-async def test_of_a_body_that_is_too_large_no_more_than_a_piece_is_taken(
-    origin: Origin, start: Start
-) -> None:
-    """What comes after the bound is not read."""
-    worker = await start()
-    origin.behaviour = o.chunked([b"x" * CHUNK_BYTES] * 100)
+def until_it_closes(body: bytes) -> Behaviour:
+    """A body that only the end of its connection ends."""
 
-    result = await worker.one(origin.url(), max_bytes=200_000)
+    async def answer(x: Exchange) -> None:
+        await x.raw(LINE + b"Connection: close\r\n\r\n" + body)
+        x.close()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields"),
+    [
+        (o.chunked([b"x" * 64_000] * 100), {}),
+        (until_it_closes(b"x" * 6_400_000), {}),
+        (o.ok(gzip.compress(random.Random(1).randbytes(6_400_000)), GZIPPED), {"decode": True}),
+        (o.ok(gzip.compress(b"x" * 6_400_000), GZIPPED), {"decode": True}),
+        (o.chunked([b"1234567890\n" * 6000] * 100), {"lines": True}),
+    ],
+    ids=["chunked", "until it closes", "decoded", "decoded a bomb", "lines"],
+)
+async def test_of_a_body_that_is_too_large_no_more_than_a_chunk_is_taken(
+    origin: Origin, start: Start, answer: Behaviour, fields: dict[str, bool]
+) -> None:
+    """What comes after the bound is neither read nor decoded."""
+    worker = await start()
+    origin.behaviour = answer
+
+    result = await worker.one(origin.url(), max_bytes=200_000, **fields)
 
     assert result.reason is Reason.TOO_LARGE
-    assert worker.runtime.parts.sink.received_bytes <= 200_000 + CHUNK_BYTES
+    assert 200_000 < worker.runtime.parts.sink.received_bytes <= 200_000 + READ_BYTES
+    assert not worker.files() | worker.parts()

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import hashlib
 import os
 import socket
@@ -22,7 +23,9 @@ from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin, Seen
 from tests.support.waiting import wait_until
 from worker import tasks, upload
+from worker.http import errors
 from worker.policy import Timeouts
+from worker.space import Refusals
 
 BYTES = bytes(range(256)) * 1000
 IMPATIENT = Timeouts(connect_s=5, read_s=30, write_s=0.3, pool_s=5, total_s=60)
@@ -298,6 +301,31 @@ async def test_a_large_file_is_sent_in_blocks(sender: OneWorker, folder: Path) -
     assert result.outcome is Outcome.STORED
     assert digest.hexdigest() == hashlib.sha256(bytes(size_bytes)).hexdigest()
     assert most_bytes < 16 * upload.BLOCK_BYTES
+
+
+@pytest.mark.parametrize("step", ["open", "pread"])
+async def test_a_disk_that_does_not_give_the_file_is_named_and_waited_for(
+    origin: Origin, start: Start, folder: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It is not that of the bodies, where nothing is tried for it."""
+    monkeypatch.setattr(errors, "DISK_PAUSE_S", 0.02)
+    (folder / "file").write_bytes(BYTES)
+    worker = await start(in_folder=folder)
+    does, failures = getattr(os, step), iter([True])
+
+    def fails_once(file: Any, *how: Any, **named: Any) -> Any:
+        if (step == "pread" or file == "file") and next(failures, False):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return does(file, *how, **named)
+
+    monkeypatch.setattr(os, step, fails_once)
+
+    result = await worker.one(origin.url(), method="PUT", body_file="file")
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1)
+    [retry] = [line for line in lines if line["event"] == "fetch.retry"]
+    assert (retry["reason"], retry["note"]) == ("disk", "body_file 'file': Input/output error")
+    assert worker.runtime.parts.sink.refusals == Refusals()
 
 
 @pytest.mark.parametrize("step", ["open", "pread"])

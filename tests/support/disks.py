@@ -20,16 +20,22 @@ ID = "0123456789abcdef-00000007"
 
 
 @contextmanager
-def mounted(folder: Path, size: str = "4m") -> Iterator[Path]:
-    """A disk of that size at the folder; skips the test where none may be mounted."""
+def mounted(folder: Path, size: str = "4m", *, files: int = 0) -> Iterator[Path]:
+    """A disk of that size at the folder, for so many files if said; skips where none may be mounted."""
     folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    options = f"size={size},nr_inodes={files}" if files else f"size={size}"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("only root may mount a tmpfs")
     try:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(folder: Path, how: str) -> None:
+    """Have the disk at the folder be `ro` or `rw`."""
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
 
 
 @contextmanager

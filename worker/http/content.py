@@ -28,7 +28,7 @@ class Blocks:
 
 @asynccontextmanager
 async def content_of(request: Hop, in_folder: Path | None) -> AsyncIterator[Blocks | Upload | None]:
-    """What the request sends, None for nothing; raises NoBodyFileError or OSError."""
+    """What the request sends, None for nothing; raises NoBodyFileError or UnreadableBodyFileError."""
     if request.body_file is not None:
         async with opened(in_folder, request.body_file) as upload:
             yield upload

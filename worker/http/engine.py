@@ -21,10 +21,12 @@ from worker.policy import Timeouts
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 0.5
+"""A body that nobody wants is read up to here, so that its connection can be used again."""
+
 MIN_STATUS, MAX_STATUS = 200, 599
 """What else stands there is no answer (RFC 9110 §15)."""
+
 MAX_LENGTH_DIGITS = 18
-"""A body that nobody wants is read up to here, so that its connection can be used again."""
 
 
 class Trace:
@@ -158,16 +160,15 @@ class HttpxAnswer:
 
         Raises BadAnswerError where two framings contradict each other (RFC 9112 §6.3), or one the status.
         """
-        length, chunked = self.header("content-length"), self.header("transfer-encoding") is not None
-        if self.status == 204 and (chunked or int(length or 0)):
+        if self._bodyless:
+            return 0
+        said, chunked = self.header("content-length"), self.header("transfer-encoding") is not None
+        length_bytes = None if said is None else _one_length(said)
+        if self.status == 204 and (chunked or length_bytes):
             raise BadAnswerError("204 with a body")
-        if self._bodyless or length is None:
-            return 0 if self._bodyless else None
-        if chunked:
+        if chunked and length_bytes is not None:
             raise BadAnswerError("both Content-Length and Transfer-Encoding")
-        if len(length) > MAX_LENGTH_DIGITS:
-            raise BadAnswerError(f"a Content-Length of {len(length)} digits")
-        return int(length)
+        return length_bytes
 
     @property
     def ends_with_connection(self) -> bool:
@@ -191,3 +192,12 @@ class HttpxAnswer:
                     seen += len(chunk)
                     if seen > DISCARD_BYTES:
                         return
+
+
+def _one_length(value: str) -> int:
+    """Of a Content-Length, also one that was sent twice (RFC 9110 §8.6); raises BadAnswerError."""
+    said = {one.strip(" \t") for one in value.split(",")}
+    length = said.pop()
+    if said or not (length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS):
+        raise BadAnswerError(f"Content-Length {value[:100]!r}")
+    return int(length)

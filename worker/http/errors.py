@@ -14,6 +14,7 @@ HttpError
 ├── TlsError             the TLS handshake failed, or did not end in time (TlsTimeoutError)
 ├── TooSlowError         the body comes too slowly to be waited for
 ├── TruncatedBodyError   the body ended before its Content-Length
+├── UnreadableBodyFileError the disk does not give the file that is being sent
 └── UnresolvedError      a host name without an address
     ├── NameServerError  the nameserver failed, or is not there
     ├── NameTimeoutError the nameserver did not answer in time
@@ -105,6 +106,10 @@ class NoBodyFileError(HttpError):
 
 class BodyFileChangedError(HttpError):
     """The file was changed while it was sent."""
+
+
+class UnreadableBodyFileError(HttpError):
+    """The disk of the file that is being sent does not give it; the message names the file."""
 
 
 class TooSlowError(HttpError):
@@ -247,6 +252,8 @@ def happened(error: Exception, *, status: int | None) -> Happened | None:
     """
     if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
         return _disk(error)
+    if isinstance(error, UnreadableBodyFileError):
+        return Held(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
     reason = _reason(error, status)
     if reason is None:
         return None
@@ -260,8 +267,14 @@ def happened(error: Exception, *, status: int | None) -> Happened | None:
     )
 
 
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether the disk of the out folder did not take a body: the network's OSErrors were mapped below us."""
+    if not isinstance(error, OSError) or isinstance(error, TimeoutError):
+        return False
+    return error.errno not in _DEST_ERRNOS
+
+
 def _disk(error: OSError) -> Happened:
-    """The network's OSErrors were mapped below us, so these are the disk's."""
     if error.errno in _DEST_ERRNOS:
         return Broke(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
     return Held(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))

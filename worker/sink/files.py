@@ -5,31 +5,35 @@ At the final name there is a whole body or nothing, whatever happens in between.
 
 import errno
 import os
+import secrets
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from jobs.checks import REPLACE
 from jobs.entry import Entry, PartNote
 from jobs.model import Fetch
 from jobs.names import path_of
+from worker.clock import mono_s
 from worker.fallback import Old, Record, key_of
 from worker.http.errors import InTheWayError
 from worker.sink import stored
 from worker.sink.folders import PARTS, Folders
-from worker.sink.part import Expected, Note, Part, Place, run_in
+from worker.sink.part import Expected, Note, Part, Place
 from worker.sink.sweeping import drop_stale_parts
 from worker.sink.taking import Taken, take
-from worker.space import Space
-from worker.validators import Validators
-
-T = TypeVar("T")
+from worker.space import Refusals, Space, refused
+from worker.threads import HASHING, run_in, run_stoppable
+from worker.validators import Validators, usable
 
 THREADS = 8
 """For blocks of large bodies, and as many for small ones and names: neither waits for the other, and nobody
 who asks a resolver waits for either."""
+
+
+TRIAL = bytes(4096)
 
 
 class Care(NamedTuple):
@@ -49,9 +53,11 @@ class FileSink:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.parts = out / PARTS
-        self.stored = out / stored.STORED
         self.folders = Folders(out)
         self.received_bytes = 0
+        self._trial = f"trial.{secrets.token_hex(8)}"
+        self.refusals = Refusals()
+        self._tried = self.refusals
         self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
         self.for_names = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
 
@@ -59,7 +65,8 @@ class FileSink:
         """Make the folders and drop parts that no living worker can still be at; raises OSError."""
         self.folders.open()
         try:
-            drop_stale_parts(self.folders)
+            with self.folders.way(PARTS):
+                drop_stale_parts(self.folders)
         except InTheWayError as error:
             raise OSError(errno.ENOTDIR, f"the out folder cannot be used, remove this: {error}") from None
 
@@ -96,14 +103,20 @@ class FileSink:
         there, ours = _part(fetch_id, note.token), _part(fetch_id, token)
         return take(self.folders, there, ours, note.offset_bytes, stop)
 
-    def forget(self, fetch_id: str, note: PartNote) -> None:
-        """The half body of a note is wanted no more."""
+    def forget(self, fetch_id: str, note: PartNote) -> Future[None]:
+        """The half body of a note is wanted no more; it goes in a thread: a large one takes a while."""
+        return self.for_names.submit(self._forget, _part(fetch_id, note.token))
+
+    def _forget(self, part: str) -> None:
         with suppress(OSError, InTheWayError):
-            self.folders.drop(_part(fetch_id, note.token))
+            self.folders.drop(part)
 
     async def old(self, fetch: Fetch) -> Old | None:
         """What was stored for the fetch before and is still there, or at its `dest`."""
-        return await run_in(self.for_names, stored.look_up, self.out, self.stored, fetch)
+        found = await run_in(self.for_names, stored.look_up, self.folders, fetch)
+        if not isinstance(found, Record):
+            return found
+        return stored.old_of(found) if await self.holds(found) else None
 
     async def size_of(self, path: str) -> int | None:
         """Of the file at a path; None where there is none, or the disk does not say."""
@@ -114,32 +127,66 @@ class FileSink:
 
     async def known(self, fetch: Fetch) -> Record | None:
         """What was stored before, is as it was, and is where the fetch would have it."""
-        return await run_in(self.for_names, stored.known, self.out, self.stored, fetch)
+        record = await run_in(self.for_names, stored.recorded, self.folders, fetch)
+        if record is None or not usable(fetch, record):
+            return None
+        return record if await self.holds(record) else None
 
     async def holds(self, record: Record) -> bool:
         """Whether what was stored is still as it was."""
-        return await run_in(self.for_names, stored.holds, self.out, record)
+        untouched = await run_in(self.for_names, stored.untouched, self.folders, record)
+        if untouched is not None:
+            return untouched
+        return await run_stoppable(HASHING, stored.has_its_digest, self.folders, record)
 
     async def at_dest(self, fetch: Fetch) -> Old | None:
         """What is at the fetch's own `dest`."""
-        return await run_in(self.for_names, stored.at_dest, self.out, self.stored, fetch)
+        found, record = await run_in(self.for_names, stored.at_dest, self.folders, fetch)
+        return stored.old_of(record) if record is not None and await self.holds(record) else found
 
     async def space(self) -> Space:
         """What room there is for bodies; raises OSError."""
         found = await run_in(self.for_names, os.statvfs, self.folders.root)
+        refuses = mono_s() < self.refusals.until_s
+        if not refuses and self.refusals != self._tried:
+            tried = self.refusals
+            refuses = not await run_in(self.for_names, self._takes)
+            self._tried = self._tried if refuses else tried
         return Space(
             free_bytes=found.f_bavail * found.f_frsize,
             free_files=found.f_favail if found.f_files else None,
             read_only=bool(found.f_flag & os.ST_RDONLY),
+            refuses=refuses,
         )
+
+    def refused(self) -> None:
+        """The disk did not take a body: the next look at its room tries whether it takes anything."""
+        self.refusals = refused(self.refusals, mono_s())
+
+    def _takes(self) -> bool:
+        """Whether the disk takes a small file for good."""
+        try:
+            file = self.folders.create(self._trial)
+            try:
+                os.write(file, TRIAL)
+                os.fsync(file)
+            finally:
+                os.close(file)
+                self.folders.drop(self._trial)
+        except (OSError, InTheWayError):
+            return False
+        return True
 
     def place(self, place: Place, sha256: str) -> None:
         """Give a part its name; raises BadDestError, ExistsError or OSError when it cannot stand there."""
+        # Before it has its name: by then another fetch's body may be at that.
+        found = self.folders.stat(f"{PARTS}/{place.part}") if place.note is not None else None
         self.folders.put(place.part, place.path, replace=place.replace, sync=place.durability == "full")
-        if place.note is not None:
-            key, validators = place.note
-            record = Record(path=place.path, bytes=0, sha256=sha256, stored_ms=0, **validators._asdict())
-            stored.remember(self.folders, key, f"{place.part}.stored", record)
+        if place.note is not None and found is not None:
+            record = stored.record_of(found, place.path, sha256, place.note.validators)
+            stored.remember(self.folders, place.note.key, f"{place.part}.stored", record)
+        if self.refusals.in_a_row:
+            self.refusals = self._tried = Refusals()
 
 
 def _part(fetch_id: str, token: int) -> str:

@@ -29,10 +29,11 @@ class Folders:
         self._out = out
         self._root: int | None = None
 
-    def open(self) -> None:
-        """Make the out folder where it is missing, and hold it; it may be a link itself."""
+    def open(self, *, make: bool = True) -> None:
+        """Hold the out folder; it may be a link itself. make: where it is missing it is made."""
         self.close()
-        self._out.mkdir(parents=True, exist_ok=True)
+        if make:
+            self._out.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self._out, _FOLDER)
 
     def close(self) -> None:
@@ -113,13 +114,33 @@ class Folders:
             return found if stat.S_ISREG(found.st_mode) else None
         return None
 
-    def drop_old_parts(self, before_s: float) -> None:
-        """Remove the parts that were last written to before that time."""
-        with self.way(PARTS) as way:
+    def open_file(self, path: str) -> int:
+        """The file at a path, open for reading; raises InTheWayError where there is no file, and OSError."""
+        folder, _, name = path.rpartition("/")
+        with self.way(folder, make=False) as way:
+            _refuse_what_is_no_file(way[-1], name, path)
+            # What it is may have changed since: a link is not followed, a pipe not waited for.
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=way[-1])
+
+    def names(self, path: str) -> list[str]:
+        """What is in a folder, none if it is not there; raises InTheWayError and OSError."""
+        with suppress(FileNotFoundError), self.way(path, make=False) as way:
+            return sorted(os.listdir(way[-1]))  # noqa: PTH208 - by descriptor
+        return []
+
+    def drop_old(self, path: str, before_s: float) -> int:
+        """Remove the files of a folder that were last written to before that time; how many they were.
+
+        None, where it is not there. Raises InTheWayError and OSError.
+        """
+        dropped = 0
+        with suppress(FileNotFoundError), self.way(path, make=False) as way:
             for name in os.listdir(way[-1]):  # noqa: PTH208 - by descriptor
                 with suppress(OSError):
                     if os.stat(name, dir_fd=way[-1], follow_symlinks=False).st_mtime < before_s:
                         os.unlink(name, dir_fd=way[-1])
+                        dropped += 1
+        return dropped
 
 
 def _enter(parent: int, name: str, path: str, *, make: bool) -> int:

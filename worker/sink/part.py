@@ -1,10 +1,11 @@
 """A body on its way to disk: a temporary file, its digests, its checks, its name."""
 
 import asyncio
+import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Executor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
@@ -14,6 +15,7 @@ from worker import tasks
 from worker.http.errors import DigestMismatchError, OverlongBodyError, TruncatedBodyError
 from worker.sink.pump import Pump
 from worker.sink.taking import SHA256, Taken, lock, worth_keeping
+from worker.threads import run_in
 from worker.validators import Validators
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class Part:
         self._pump = Pump(self._take)
         self._file: Any = None
         self._on_disk = False
+        self._syncing = threading.Lock()
+        self._damaged = False
         self._digests = {name: hashlib.new(name) for name in (SHA256, *dict(expected.digests))}
         self.size_bytes = 0
         if expected.length_bytes is not None:
@@ -132,7 +136,7 @@ class Part:
         """Bring what has come to disk for good; how many bytes that is. Raises OSError."""
         size_bytes = self.size_bytes
         await self._pump.flush()
-        await run_in(self._sink.for_blocks, os.fsync, self._file.fileno())
+        await run_in(self._sink.for_blocks, self._sync, self._file.fileno())
         return size_bytes
 
     async def keep(self) -> int:
@@ -176,9 +180,23 @@ class Part:
         file, self._file = self._file, None
         try:
             if self._synced:
-                await run_in(self._sink.for_blocks, os.fsync, file.fileno())
+                await run_in(self._sink.for_blocks, self._sync, file.fileno())
         finally:
             await file.close()
+
+    def _sync(self, number: int) -> None:
+        """Runs off the loop. The kernel tells an error once: whoever asks again is told that all is well.
+
+        One after the other: who is cancelled does not wait for its own.
+        """
+        with self._syncing:
+            if self._damaged:
+                raise OSError(errno.EIO, "what has come did not reach the disk")
+            try:
+                os.fsync(number)
+            except OSError:
+                self._damaged = True
+                raise
 
     def _create(self, part: str, _flags: int = 0) -> int:
         file = self._sink.folders.create(part)
@@ -251,11 +269,6 @@ class Part:
     def _refuse_overlong(self, size_bytes: int) -> None:
         if self._expected.max_bytes and size_bytes > self._expected.max_bytes:
             raise OverlongBodyError(f"{size_bytes} bytes are more than {self._expected.max_bytes}")
-
-
-async def run_in(threads: Executor, work: Callable[..., T], *arguments: Any) -> T:
-    """What the work returns, done in one of the threads."""
-    return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:

@@ -3,11 +3,10 @@
 import asyncio
 import time
 from contextlib import suppress
-from pathlib import Path
 
 from worker.http.errors import InTheWayError
 from worker.sink import stored
-from worker.sink.folders import Folders
+from worker.sink.folders import PARTS, Folders
 
 STALE_PART_S = 24 * 3600
 SWEEP_EVERY_S = 3600.0
@@ -28,17 +27,11 @@ def drop_stale_parts(folders: Folders) -> None:
 
     Raises InTheWayError and OSError.
     """
-    folders.drop_old_parts(time.time() - STALE_PART_S)
+    folders.drop_old(PARTS, time.time() - STALE_PART_S)
 
 
-async def sweep_records(folder: Path) -> None:
+async def sweep_records(folders: Folders) -> None:
     """Look once through all records, folder by folder, slowly; the bodies themselves are the caller's."""
-    for below in await asyncio.to_thread(_folders, folder):
-        await asyncio.to_thread(stored.sweep, below, time.time() - UNUSED_S)
+    for below in await asyncio.to_thread(stored.below, folders):
+        await asyncio.to_thread(stored.sweep, folders, below, time.time() - UNUSED_S)
         await asyncio.sleep(PAUSE_S)
-
-
-def _folders(folder: Path) -> list[Path]:
-    with suppress(OSError):
-        return sorted(below for below in folder.iterdir() if below.is_dir())
-    return []

@@ -43,7 +43,7 @@ class Taken(NamedTuple):
     def hash_by(self, names: Iterable[str], stop: threading.Event) -> None:
         """Have it hashed by these too; reads the file again for those that are new. Raises OSError."""
         for name in set(names) - self.digests.keys():
-            self.digests[name] = _hashed(self.file, self.offset_bytes, name, stop)
+            self.digests[name] = hashed(self.file, self.offset_bytes, name, stop)
 
 
 def lock(number: int) -> bool:
@@ -95,14 +95,14 @@ def _taken(
         folders.drop(there)
         return None
     file.truncate(offset_bytes)
-    digest = _hashed(file, offset_bytes, SHA256, stop)
+    digest = hashed(file, offset_bytes, SHA256, stop)
     if stop.is_set():
         return None
     folders.rename_part(there, ours)
     return Taken(file, folders, ours, offset_bytes, {SHA256: digest})
 
 
-def _hashed(file: FileIO, size_bytes: int, algorithm: str, stop: threading.Event) -> Any:
+def hashed(file: FileIO, size_bytes: int, algorithm: str, stop: threading.Event) -> Any:
     """All of the file in blocks; it stands at its end then."""
     digest = hashlib.new(algorithm)
     file.seek(0)
