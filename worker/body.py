@@ -144,7 +144,7 @@ class Body:
             block.append(piece)
             block_bytes += len(piece)
             if block_bytes >= STEP_BYTES:
-                await run_in(CODING, records.feed, b"".join(block))
+                await run_in(CODING, _check, records, block)
                 block, block_bytes = [], 0
             yield piece
         last, whole = b"".join(block), self._is_framed()
@@ -182,6 +182,11 @@ def _step(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
         if step_bytes >= STEP_BYTES or len(step) == STEP_PIECES:
             return b"".join(step), True
     return b"".join(step), False
+
+
+def _check(records: Records, block: list[bytes]) -> None:
+    """Joined here, in a thread: many blocks may be waiting for one."""
+    records.feed(b"".join(block))
 
 
 def _check_last(records: Records, block: bytes, whole: bool) -> None:  # noqa: FBT001 as run_in calls it

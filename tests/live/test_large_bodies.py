@@ -79,7 +79,7 @@ def packed(body: bytes) -> Callable[[str], tuple[list[Header], bytes]]:
 
 def lines_of(size_bytes: int) -> bytes:
     """Records nearly as long as a line may be."""
-    record = b'"' + b"x" * (RECORD_BYTES - 2) + b'"\n'
+    record = b'"' + body_of(RECORD_BYTES // 2).hex().encode() + b'"\n'
     return record * (size_bytes // len(record))
 
 
@@ -87,6 +87,7 @@ LOOKED: dict[str, Callable[[], Looked]] = {
     "decode": lambda: Looked(AT_ONCE, {"decode": True}, packed(body_of(20 * MIB))),
     "many": lambda: Looked(MANY, {"decode": True}, packed(body_of(4 * MIB))),
     "lines": lambda: Looked(AT_ONCE, {"lines": True}, lambda _: ([], lines_of(20 * MIB))),
+    "many, decoded lines": lambda: Looked(MANY, {"decode": True, "lines": True}, packed(lines_of(5 * MIB))),
 }
 
 

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-BLOCK_BYTES = 512 * 1024
+BLOCK_BYTES = 384 * 1024
 
 
 class Pump:
