@@ -117,7 +117,7 @@ class Lane:
         self.count_start()
         task = asyncio.create_task(work, name=f"fetch {fetch_id}")
         self.in_flight[fetch_id] = task
-        task.add_done_callback(lambda _: self._ended(fetch_id))
+        task.add_done_callback(lambda done: self._ended(fetch_id, done))
         return task
 
     def lose(self) -> None:
@@ -168,6 +168,8 @@ class Lane:
         for task in self.in_flight.values():
             task.cancel()
 
-    def _ended(self, fetch_id: str) -> None:
-        del self.in_flight[fetch_id]
+    def _ended(self, fetch_id: str, task: asyncio.Task[None]) -> None:
+        """Unless the fetch was started again as its question for a robots.txt ended, a moment before this."""
+        if self.in_flight.get(fetch_id) is task:
+            del self.in_flight[fetch_id]
         self.notify()

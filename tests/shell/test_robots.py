@@ -13,7 +13,10 @@ from tests.support import origin as o
 from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Behaviour, Exchange, Origin, requests_inside
 from tests.support.waiting import wait_until
-from worker.policy import Timeouts
+from worker.clock import RedisClock
+from worker.gate.state import GateState
+from worker.lane import Lane
+from worker.policy import LanePolicy, Timeouts
 from worker.robots import MAX_BYTES
 
 OBEY = {"robots": "obey"}
@@ -389,3 +392,27 @@ async def test_a_stop_while_asking_is_no_interruption(origin: Origin, start: Sta
 
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 0)
     assert ["GET", "GET", "POST"] == [seen.method for seen in origin.requests]
+
+
+async def test_a_fetch_that_is_started_as_its_question_ends_is_in_flight() -> None:
+    """The end of the question, told a moment later, is not that of the fetch."""
+    clock = RedisClock()
+    clock.sync(0)
+    lane = Lane("a.example", 1, LanePolicy(), GateState(), clock)
+    go_on = asyncio.Event()
+
+    async def fetch() -> None:
+        await go_on.wait()
+
+    async def question() -> None:
+        lane.start("1", fetch())
+
+    asked = lane.start("1", question())
+    await asyncio.wait([asked])
+    await asyncio.sleep(0)
+
+    fetched = lane.in_flight["1"]
+    go_on.set()
+    await asyncio.wait([fetched])
+    await asyncio.sleep(0)
+    assert not lane.in_flight
