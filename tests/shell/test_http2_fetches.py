@@ -16,7 +16,8 @@ from worker.policy import Timeouts
 pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs openssl")
 
 HOST = "127.0.95.3"
-SHORT = Timeouts(connect_s=5, read_s=0.3, write_s=0.3, pool_s=0.3, total_s=20)
+PATIENT = Timeouts(connect_s=10, read_s=20, write_s=20, pool_s=20, total_s=40)
+SHORT = Timeouts(connect_s=10, read_s=1, write_s=1, pool_s=1, total_s=20)
 BODY = bytes(range(256)) * 8192
 ETAG = ("etag", '"1"')
 
@@ -39,6 +40,13 @@ async def host(authority: Authority) -> AsyncIterator[Http2Origin]:
 async def worker(authority: Authority, start: Start, monkeypatch: pytest.MonkeyPatch) -> OneWorker:
     """A worker that offers HTTP/2, trusts the origin, and tries once."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+    return await start(policy={"http2": True, "attempts": 1, "timeout": PATIENT})
+
+
+@pytest.fixture
+async def hurried(start: Start, worker: OneWorker) -> OneWorker:
+    """Such a worker that does not wait for long."""
+    await worker.stop()
     return await start(policy={"http2": True, "attempts": 1, "timeout": SHORT})
 
 
@@ -155,17 +163,17 @@ async def is_odd(x: Exchange) -> None:
     ids=lambda each: getattr(each, "__name__", ""),
 )
 async def test_each_fault_has_its_reason(
-    host: Http2Origin, worker: OneWorker, fault: Behaviour, reason: Reason
+    host: Http2Origin, hurried: OneWorker, fault: Behaviour, reason: Reason
 ) -> None:
     """None is stored, and none hangs."""
     host.behaviour = fault
 
-    result = await worker.one(host.url())
+    result = await hurried.one(host.url())
 
     same = {Reason.READ, Reason.TRUNCATED} if fault is hangs_up_in_the_middle else {reason}
     assert result.outcome is Outcome.FAILED
     assert result.reason in same
-    assert not worker.files() | worker.parts()
+    assert not hurried.files() | hurried.parts()
 
 
 async def test_bodies_far_beyond_their_windows_come_side_by_side(
