@@ -12,8 +12,11 @@ import pytest
 
 from jobs import Fetch, Outcome, Reason
 from tests.shell.conftest import HOST, Lines, Start
+from tests.support import http2_origin
 from tests.support import origin as o
-from tests.support.one_worker import OneWorker
+from tests.support.certificates import HAS_OPENSSL, Authority
+from tests.support.http2_origin import Http2Origin, server_tls
+from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Behaviour, Exchange, Origin
 from tests.support.waiting import wait_until
 from tests.support.warc import read, record_of, segments
@@ -22,6 +25,8 @@ from worker.sink.folders import Folders
 from worker.sink.pump import BLOCK_BYTES
 from worker.warc.segment import Segment, recover
 from worker.warc.sink import WarcPart
+
+HTTP2_HOST = "127.0.203.1"
 
 Left = Callable[[bytes], dict[str, bytes]]
 
@@ -214,6 +219,71 @@ async def test_half_a_body_is_had_again_from_its_start(origin: Origin, worker: O
     assert not worker.parts()
 
 
+async def test_the_half_that_a_worker_with_files_has_kept_is_of_no_use(origin: Origin, start: Start) -> None:
+    """A fleet may be turned over to segments while it works: the body comes from its start."""
+    etag = [("ETag", '"1"')]
+
+    async def cut(x: Exchange) -> None:
+        await x.send_head(200, [*etag, ("Content-Length", str(len(LARGE)))])
+        await x.send(LARGE[:-1])
+        x.close()
+
+    origin.behaviour = o.sequence(cut, o.ok(LARGE, etag))
+    before = await start(policy={"retry_base_s": 0.5, "retry_cap_s": 0.5})
+    batch = await before.submit([origin.url()])
+    await wait_until(before.parts, "the half")
+    await before.stop()
+    after = await start(sink="warc", worker_id="two")
+    [result] = await results_of(batch)
+
+    assert record_of(after.out, result).payload == LARGE
+    assert origin.header(origin.requests[-1], "Range") is None
+
+
+async def test_revalidate_has_nothing_to_go_by(origin: Origin, worker: OneWorker) -> None:
+    """What is in a segment is not remembered: the body comes whole, and is recorded, each time."""
+    origin.behaviour = o.ok(b"same", [("ETag", '"1"')])
+
+    results = [await worker.one(origin.url(), revalidate=True) for _ in range(2)]
+
+    assert [Outcome.STORED] * 2 == [result.outcome for result in results]
+    assert results[0].offset != results[1].offset
+
+
+async def test_a_file_that_was_sent_is_cut_from_the_record(
+    origin: Origin, start: Start, tmp_path: Path
+) -> None:
+    """The request's record says so; it may be as large as any."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a").write_bytes(b"sent")
+    worker = await start(sink="warc", in_folder=tmp_path / "in")
+
+    result = await worker.one(origin.url(), method="PUT", body_file="a")
+    [_, request, _] = read(segments(worker.out)[str(result.path)])
+
+    assert (request.field("WARC-Truncated"), request.payload) == ("length", b"")
+    assert request.http.get_header("Content-Length") == "4"
+
+
+@pytest.mark.skipif(not HAS_OPENSSL, reason="needs openssl")
+async def test_an_answer_over_http2_is_recorded(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As HTTP/1.1, which readers know; the record says what it was."""
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+    tls = server_tls(authority.issue("host", f"IP:{HTTP2_HOST}"))
+    async with Http2Origin.serving(HTTP2_HOST, tls, http2_origin.ok) as host:
+        worker = await start(sink="warc", policy={"http2": True})
+        result = await worker.one(host.url("/a"))
+        record = record_of(worker.out, result)
+
+    assert (record.http.protocol, record.http.get_statuscode()) == ("HTTP/1.1", "200")
+    assert record.field("WARC-Protocol") == "h2"
+    assert record.field("WARC-IP-Address") == HTTP2_HOST
+    assert hashlib.sha256(record.payload).hexdigest() == result.sha256
+
+
 async def test_a_worker_that_stops_gives_its_segment_its_name(origin: Origin, worker: OneWorker) -> None:
     """Until then it has `.open` behind it; results name it as it will be."""
     result = await worker.one(origin.url())
@@ -259,7 +329,12 @@ async def test_what_is_told_is_written_and_synced_where_that_is_asked_for(
     """Many records share one sync; without `durability` there is none."""
     synced: list[int] = []
     fdatasync = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda file: (synced.append(file), fdatasync(file)))
+
+    def counted(file: int) -> None:
+        synced.append(file)
+        fdatasync(file)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
     worker = await start(sink="warc", policy={"durability": durability, "concurrency": 8})
 
     results = await worker.results([origin.url(f"/{n}") for n in range(24)])
