@@ -398,6 +398,26 @@ async def test_nothing_is_recorded_once_the_lane_is_lost(
     assert kinds == ["warcinfo", "request", "response"]
 
 
+async def test_a_segment_that_was_removed_takes_nothing_more(origin: Origin, worker: OneWorker) -> None:
+    """Whoever cleans up under a worker loses what was there, and nothing that comes after."""
+    await worker.one(origin.url("/1"))
+    for path in (worker.out / "warc").iterdir():
+        path.unlink()
+    (worker.out / "warc").rmdir()
+
+    assert record_of(worker.out, await worker.one(origin.url("/2"))).payload == b"ok"
+
+
+async def test_without_a_folder_for_segments_no_worker_starts(start: Start, tmp_path: Path) -> None:
+    """The error says what is in the way."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/warc").write_bytes(b"mine")
+
+    with pytest.raises(OSError, match="'warc' is a file"):
+        await start(sink="warc")
+    assert (tmp_path / "out/warc").read_bytes() == b"mine"
+
+
 @pytest.fixture
 def left(tmp_path: Path) -> Left:
     """Leaves a segment as its writer may have died in it, and has it recovered; what it is like then."""

@@ -55,6 +55,11 @@ class Segment:
                     os.unlink(name + OPEN, dir_fd=way[-1])
                 raise
 
+    @property
+    def gone(self) -> bool:
+        """Whether somebody has removed it: what is appended would be nowhere."""
+        return os.fstat(self._file).st_nlink == 0
+
     def append(self, blocks: Sequence[Block]) -> None:
         """All of them, or nothing and OSError."""
         with self._whole_or_nothing():

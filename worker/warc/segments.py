@@ -169,9 +169,11 @@ class Segments:
 
     def _that_takes(self, more_bytes: int) -> Segment:
         """The segment for so much more; raises OSError or InTheWayError."""
-        if self._open is not None and self._open.size_bytes + more_bytes > self._limits.max_bytes:
-            self.close()
-        self.close_old()
+        at_hand = self._open
+        if at_hand is not None:
+            too_large = at_hand.size_bytes + more_bytes > self._limits.max_bytes
+            if too_large or at_hand.gone or mono_s() >= at_hand.opened_s + self._limits.max_age_s:
+                self.close()
         if self._open is None:
             self._open = self._next()
         return self._open

@@ -1,5 +1,6 @@
 """Bodies as records of WARC segments: no file a fetch, none to create, none to rename."""
 
+import errno
 import hashlib
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from jobs.entry import Entry, PartNote
 from jobs.model import Fetch
 from worker import tasks
 from worker.fallback import Old, Record
+from worker.http.errors import InTheWayError
 from worker.sink.files import Care, FileSink, part_of
 from worker.sink.part import Expected, Kept, Part, Place
 from worker.sink.port import Came
@@ -36,9 +38,12 @@ class WarcSink(FileSink):
         self.writer = Writer(Segments(self.folders, worker_id, user_agent, limits))
 
     def open(self) -> None:
-        """As FileSink does; segments that a dead writer has left are made whole."""
+        """As FileSink does; segments that a dead writer has left are made whole. Raises OSError."""
         super().open()
-        recover(self.folders)
+        try:
+            recover(self.folders)
+        except InTheWayError as error:
+            raise OSError(errno.ENOTDIR, f"no segments can be written, remove this: {error}") from None
 
     def close(self) -> None:
         """Close the segment at hand and let go of the out folder; again without harm."""
