@@ -206,7 +206,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     status: of the last answer; null where none came.
     bytes: of the body on disk.
     sha256: of the body on disk, 64 hex digits.
-    path: of the body, relative to the out folder.
+    path: of the body, relative to the out folder; or of the WARC segment that has it.
+    offset: of the body's record in that segment; null where path is the body.
+    length: of that record, in bytes.
     etag: of what was stored or is unchanged; null where the host gave none that can be sent back.
     last_modified: the same.
     content_encoding: the body on disk is still compressed so, as it was sent; null where it is plain.
@@ -231,6 +233,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int | None = None
     sha256: str | None = None
     path: str | None = None
+    offset: int | None = None
+    length: int | None = None
     etag: str | None = None
     last_modified: str | None = None
     content_encoding: str | None = None

@@ -44,6 +44,7 @@ PURE = (
     "worker/http/multiplexed/heads.py",
     "worker/http/names.py",
     "worker/http/redirects.py",
+    "worker/http/wire.py",
     "worker/pace.py",
     "worker/percentiles.py",
     "worker/policies.py",
@@ -55,6 +56,7 @@ PURE = (
     "worker/robots.py",
     "worker/space.py",
     "worker/validators.py",
+    "worker/warc/records.py",
 )
 IMPURE = {"aiofiles", "arq", "asyncio", "httpcore2", "httpx", "os", "random", "redis", "socket", "time"}
 

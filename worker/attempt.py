@@ -26,6 +26,7 @@ from worker.resuming import Resuming
 from worker.revalidating import known_of, not_modified
 from worker.sink.files import Care
 from worker.sink.part import Expected, Kept
+from worker.sink.port import Came, Receiver
 from worker.validators import Validators, asking, validators_of
 from worker.windows import OneWindow
 
@@ -44,6 +45,7 @@ class Attempt:
         self.request = entry.request
         self.hops = entry.hops
         self.status: int | None = None
+        self._sink: Receiver = parts.sink
         self._known: Record | None = None
         self._window = OneWindow(parts.windows)
         self.resuming = Resuming(entry, lane, parts)
@@ -124,15 +126,7 @@ class Attempt:
             raise errors.BadAnswerError("206 although no range was asked for")
         found = validators_of(self.request.url, answer.header)
         if self.request.method == "HEAD":
-            await answer.discard()
-            return Stored(
-                status=answer.status,
-                path=None,
-                size_bytes=0,
-                sha256=None,
-                etag=found.etag,
-                last_modified=found.last_modified,
-            )
+            return await self._keep_head(answer, found)
         body = Body(answer, self.entry.fetch, self.lane.policy, self._max_bytes())
         if not body.may_come(self._window) and may_repeat(self.entry):
             return Held(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
@@ -150,6 +144,30 @@ class Attempt:
             coding=body.coding,
             lines=body.lines,
             unverified=answer.ends_with_connection and not expected.shows_the_whole and not body.decodes,
+            offset=kept.offset,
+            length=kept.length,
+        )
+
+    async def _keep_head(self, answer: Answer, found: Validators) -> Happened:
+        """An answer without a body; it has a place where heads are kept."""
+        await answer.discard()
+        kept: Kept | None = None
+        if self._sink.keeps_heads:
+            care = Care(durability=self.lane.policy.durability)
+            came = Came(self.request, answer)
+            async with self._sink.receive(self.entry, self.lane.token, Expected(), care, came=came) as part:
+                kept = await part.commit(lambda: self.lane.live)
+            if kept is None:
+                return Held()
+        return Stored(
+            status=answer.status,
+            path=kept.path if kept else None,
+            size_bytes=0,
+            sha256=None,
+            etag=found.etag,
+            last_modified=found.last_modified,
+            offset=kept.offset if kept else None,
+            length=kept.length if kept else None,
         )
 
     async def _received(
@@ -159,8 +177,9 @@ class Attempt:
         policy = self.parts.policy_of(self.entry.fetch) if self.hops else self.lane.policy
         remember = found if in_force(self.entry.fetch, policy) or self.entry.fetch.revalidate else None
         care, taken = Care(remember, policy.durability), self.resuming.taken
+        came = Came(self.request, answer)
         async with (
-            self.parts.sink.receive(self.entry, self.lane.token, expected, care, taken) as part,
+            self._sink.receive(self.entry, self.lane.token, expected, care, taken, came) as part,
             self.resuming.kept(part, self.request, answer) as checkpoints,
         ):
             if self.resuming.verdict is not Verdict.COMPLETE:

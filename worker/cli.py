@@ -17,6 +17,7 @@ from worker import run as runs
 from worker.command import BAD_USE, FAILED, RedisUrl, complete, console, fail, settings_of, work_settings_of
 from worker.gather import STREAMS, Where, asking
 from worker.hand_off import run_worker
+from worker.settings import WARC
 from worker.snapshot import is_alive
 
 app = typer.Typer(
@@ -47,6 +48,9 @@ DenyNet = Annotated[
     typer.Option(help="CIDR[,CIDR] that is never dialled, allowed or public (FETCHFLEET_DENY_NET)."),
 ]
 Engine = Annotated[str | None, typer.Option(help="httpx (FETCHFLEET_ENGINE).")]
+Sink = Annotated[
+    str | None, typer.Option(help="files, a body each, or warc: WARC segments (FETCHFLEET_SINK).")
+]
 Report = Annotated[Path | None, typer.Option(help="Write each result as a JSON line to this file.")]
 LinesTo = Annotated[
     str | None,
@@ -80,14 +84,23 @@ def run(
     *,
     lines_to: LinesTo = None,
     engine: Engine = None,
+    sink: Sink = None,
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
     settings = work_settings_of(
-        out=out, in_folder=in_folder, policy=policy, allow_net=allow_net, deny_net=deny_net, engine=engine
+        out=out,
+        in_folder=in_folder,
+        policy=policy,
+        allow_net=allow_net,
+        deny_net=deny_net,
+        engine=engine,
+        sink=sink,
     )
+    if lines_to is not None and settings.sink == WARC:
+        fail("--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE)
     fetches = _with_lines(_read(file), lines_to, report)
     flags = {"--out": out, "--in": in_folder, "--policy": policy}
-    flags |= {"--allow-net": allow_net, "--deny-net": deny_net, "--engine": engine}
+    flags |= {"--allow-net": allow_net, "--deny-net": deny_net, "--engine": engine, "--sink": sink}
     arguments = [part for flag, value in flags.items() if value is not None for part in (flag, value)]
     counts = complete(
         runs.run(
@@ -146,6 +159,7 @@ def worker(
     allow_net: AllowNet = None,
     deny_net: DenyNet = None,
     engine: Engine = None,
+    sink: Sink = None,
 ) -> None:
     """Run one worker until SIGTERM, which hands back what it holds."""
     settings = work_settings_of(
@@ -156,6 +170,7 @@ def worker(
         allow_net=allow_net,
         deny_net=deny_net,
         engine=engine,
+        sink=sink,
     )
     log.configure(level=settings.log_level)
     complete(run_worker(settings), "interrupted")

@@ -22,7 +22,7 @@ DISK_DOUBLINGS = 4
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """The body came whole and is at its path; coding: it is kept coded so; lines: its records.
 
-    unverified: it is whole as far as anybody can tell.
+    unverified: it is whole as far as anybody can tell. offset, length: of its record, if path is a segment.
     """
 
     status: int
@@ -34,6 +34,8 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     coding: str | None = None
     lines: int | None = None
     unverified: bool = False
+    offset: int | None = None
+    length: int | None = None
 
 
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True):

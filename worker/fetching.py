@@ -70,6 +70,11 @@ async def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
     """Whether the fetch ends untried: its deadline has passed, workers die of it, or its dest is taken."""
     if await _end_by(poisoned(entry) or _expired(entry, lane), entry, lane, parts):
         return True
+    refusal = parts.sink.refusal(entry.fetch)
+    if refusal is not None:
+        finish = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
+        await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held(note=refusal))
+        return True
     found = await existing.at_dest(entry, parts)
     if found is not None:
         await _finish(Attempt(entry, lane, parts), lane, parts, *existing.meaning(entry, found))

@@ -123,6 +123,9 @@ class Gather:
 
     def _records_of(self, result: Result, path: str) -> Iterator[int]:
         """Writes them if the body is still the one that was stored; how many bytes that were at each step."""
+        if result.offset is not None:
+            self._miss(result, "is a WARC segment, which is not read here")
+            return
         try:
             body = self._opened(path)
         except InTheWayError as error:

@@ -28,6 +28,8 @@ def result_of(
         bytes=kept.size_bytes if kept else None,
         sha256=kept.sha256 if kept else None,
         path=kept.path if kept else None,
+        offset=stored.offset if stored else None,
+        length=stored.length if stored else None,
         etag=None if kept is None or isinstance(kept, Old) else kept.etag,
         last_modified=None if kept is None or isinstance(kept, Old) else kept.last_modified,
         content_encoding=stored.coding if stored else None,

@@ -23,7 +23,7 @@ from worker.resume import (
     url_digest,
     validator_of,
 )
-from worker.sink.part import Part
+from worker.sink.port import Coming
 from worker.sink.taking import Taken
 from worker.threads import HASHING, run_in, run_stoppable
 
@@ -92,7 +92,7 @@ class Resuming:
                 return answer.length_bytes
 
     @asynccontextmanager
-    async def kept(self, part: Part, request: Hop, answer: Answer) -> AsyncIterator["Checkpoints"]:
+    async def kept(self, part: Coming, request: Hop, answer: Answer) -> AsyncIterator["Checkpoints"]:
         """What has come of the body when this block breaks off is kept, where it may be gone on with."""
         if self.note is not None and self.taken is None:  # of another URL than the body that comes now
             await asyncio.wrap_future(self._parts.sink.forget(self._id, self.note))
@@ -128,7 +128,7 @@ class Resuming:
         if self.taken is None:
             self._carry(None)
 
-    async def _keep(self, part: Part, note: PartNote | None) -> None:
+    async def _keep(self, part: Coming, note: PartNote | None) -> None:
         wanted = not self._lane.lost and self._batch_id not in self._lane.cancelled
         if note is not None and note.total_bytes is not None:
             wanted = wanted and part.size_bytes <= note.total_bytes
@@ -166,7 +166,7 @@ class Resuming:
 class Checkpoints:
     """From time to time what has come is brought to disk for good and noted in Redis, against a crash."""
 
-    def __init__(self, resuming: Resuming, part: Part, note: PartNote | None) -> None:
+    def __init__(self, resuming: Resuming, part: Coming, note: PartNote | None) -> None:
         self._resuming = resuming
         self._part = part
         self._note = note

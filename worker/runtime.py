@@ -37,7 +37,7 @@ from worker.reach import allowed, reach
 from worker.room import LEFT_ALONE_S, Room
 from worker.settings import Settings
 from worker.settle import Settler
-from worker.sink.files import FileSink
+from worker.sink.choice import sink_of
 from worker.sink.sweeping import sweep_parts, sweep_records
 from worker.steered import Steered
 from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
@@ -68,7 +68,7 @@ class Runtime:
         self._own: list[asyncio.Task[None]] = []
         self._troubled_s = mono_s()
         self._client: httpx.AsyncClient | None = None
-        self._sink = FileSink(settings.out)
+        self._sink = sink_of(settings)
         self._intake: Intake | None = None
         self._taking = 0
         self._balancer = Balancer(self.lanes, self.log)

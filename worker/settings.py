@@ -17,6 +17,8 @@ from worker.policy import PolicyError
 from worker.redact import url as redacted_url
 
 ENGINES = ("httpx",)
+FILES, WARC = "files", "warc"
+SINKS = (FILES, WARC)
 
 
 class SettingsError(ValueError):
@@ -35,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog: with so many fetches without a result the inbox and the arq door wait, 0: no limit.
     results_length: how many results the stream of all batches keeps, 0: there is none.
     min_free_bytes: with less than that free on the disk of the out folder the worker takes no lanes.
+    sink: where bodies go, `files` or `warc`; warc_max_bytes, warc_max_age_s: when a segment is closed.
     log_level: info, or debug: a line for each exchange, too.
     """
 
@@ -46,6 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deny_net: str = ""
     nameservers: str = ""
     engine: str = "httpx"
+    sink: str = FILES
+    warc_max_bytes: int = 1 << 30
+    warc_max_age_s: float = 3600.0
     user_agent: str = "fetchfleet/0.1"
     max_in_flight: int = 256
     grace_s: float = 10.0
@@ -78,6 +84,9 @@ _ENVIRONMENT = {
     "deny_net": "FETCHFLEET_DENY_NET",
     "nameservers": "FETCHFLEET_NAMESERVERS",
     "engine": "FETCHFLEET_ENGINE",
+    "sink": "FETCHFLEET_SINK",
+    "warc_max_bytes": "FETCHFLEET_WARC_MAX_BYTES",
+    "warc_max_age_s": "FETCHFLEET_WARC_MAX_AGE_S",
     "user_agent": "FETCHFLEET_USER_AGENT",
     "max_in_flight": "FETCHFLEET_MAX_IN_FLIGHT",
     "grace_s": "FETCHFLEET_GRACE_S",
@@ -97,6 +106,8 @@ _NUMBERS: tuple[tuple[str, type[int | float]], ...] = (
     ("max_backlog", int),
     ("results_length", int),
     ("min_free_bytes", int),
+    ("warc_max_bytes", int),
+    ("warc_max_age_s", float),
 )
 
 
@@ -145,6 +156,8 @@ def _faults(settings: Settings) -> list[str]:
     faults: list[str] = []
     if settings.engine not in ENGINES:
         faults.append(f"--engine {settings.engine}: there is {', '.join(ENGINES)}")
+    if settings.sink not in SINKS:
+        faults.append(f"--sink {settings.sink}: there is {', '.join(SINKS)}")
     if settings.log_level not in LEVELS:
         faults.append(f"FETCHFLEET_LOG_LEVEL: {settings.log_level!r} is not one of {', '.join(LEVELS)}")
     faults += _out_of_range(settings)
@@ -178,6 +191,10 @@ def _out_of_range(settings: Settings) -> list[str]:
         faults.append("FETCHFLEET_RESULTS_LENGTH: must be within 0 (none) and 10000000")
     if not 0 <= settings.min_free_bytes <= 1 << 60:
         faults.append("FETCHFLEET_MIN_FREE_BYTES: must be within 0 (however few) and 1152921504606846976")
+    if not 1 << 16 <= settings.warc_max_bytes <= 1 << 60:
+        faults.append("FETCHFLEET_WARC_MAX_BYTES: must be within 65536 and 1152921504606846976")
+    if not 1 <= settings.warc_max_age_s <= 30 * 86_400:
+        faults.append("FETCHFLEET_WARC_MAX_AGE_S: must be within 1 and 2592000")
     return faults
 
 

@@ -17,6 +17,7 @@ from worker.http.content import content_of, framing_of
 from worker.http.errors import BadAnswerError
 from worker.http.traffic import Traffic
 from worker.http.transport import LANE
+from worker.http.wire import Wire
 from worker.policy import Timeouts
 
 DISCARD_BYTES = 64 * 1024
@@ -107,6 +108,9 @@ class Answer(Protocol):
     async def discard(self) -> None:
         """Read a small body away, to keep the connection."""
 
+    def wire(self) -> Wire:
+        """The heads as they were sent."""
+
 
 class HttpxEngine:
     """The shared httpx client as an engine."""
@@ -192,6 +196,23 @@ class HttpxAnswer:
                     seen += len(chunk)
                     if seen > DISCARD_BYTES:
                         return
+
+    def wire(self) -> Wire:
+        """The heads as they were sent; what HTTP/2 packs into fields of its own is not among the headers."""
+        response, request = self._response, self._response.request
+        network = response.extensions.get("network_stream")
+        peer = network.get_extra_info("server_addr") if network is not None else None
+        return Wire(
+            url=str(request.url),
+            method=request.method,
+            target=request.url.raw_path,
+            request_headers=request.headers.raw,
+            version=response.http_version,
+            status=response.status_code,
+            phrase=response.extensions.get("reason_phrase", b""),
+            headers=response.headers.raw,
+            address=peer[0] if peer else None,
+        )
 
 
 def _one_length(value: str) -> int:

@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jobs.checks import REPLACE
 from jobs.entry import Entry, PartNote
@@ -27,6 +27,9 @@ from worker.sink.taking import Taken, take
 from worker.space import Refusals, Space, refused
 from worker.threads import HASHING, run_in, run_stoppable
 from worker.validators import Validators, usable
+
+if TYPE_CHECKING:
+    from worker.sink.port import Came
 
 THREADS = 8
 """For blocks of large bodies, and as many for small ones and names: neither waits for the other, and nobody
@@ -49,6 +52,8 @@ class Care(NamedTuple):
 
 class FileSink:
     """Bodies as files under one folder; open() first, close() at the end."""
+
+    keeps_heads = False
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -76,6 +81,10 @@ class FileSink:
             threads.shutdown(wait=False)
         self.folders.close()
 
+    def refusal(self, fetch: Fetch) -> str | None:  # noqa: ARG002 others do less
+        """None: everything that a fetch may ask for is done."""
+        return None
+
     def receive(
         self,
         entry: Entry,
@@ -83,6 +92,7 @@ class FileSink:
         expected: Expected,
         care: Care | None = None,
         taken: Taken | None = None,
+        came: "Came | None" = None,  # noqa: ARG002 a file is its body alone
     ) -> Part:
         """A part for the body of a fetch; the lane's token keeps two owners' parts apart.
 
@@ -90,7 +100,7 @@ class FileSink:
         """
         fetch, care = entry.fetch, care or Care()
         place = Place(
-            _part(entry.id, token),
+            part_of(entry.id, token),
             fetch.dest or path_of(entry.id),
             None if care.remember is None else Note(key_of(fetch), care.remember),
             care.durability,
@@ -100,12 +110,12 @@ class FileSink:
 
     def take(self, fetch_id: str, note: PartNote, token: int, stop: threading.Event) -> Taken | None:
         """The half body of a note, ours from now on; None if this disk does not have it. Blocks."""
-        there, ours = _part(fetch_id, note.token), _part(fetch_id, token)
+        there, ours = part_of(fetch_id, note.token), part_of(fetch_id, token)
         return take(self.folders, there, ours, note.offset_bytes, stop)
 
     def forget(self, fetch_id: str, note: PartNote) -> Future[None]:
         """The half body of a note is wanted no more; it goes in a thread: a large one takes a while."""
-        return self.for_names.submit(self._forget, _part(fetch_id, note.token))
+        return self.for_names.submit(self._forget, part_of(fetch_id, note.token))
 
     def _forget(self, part: str) -> None:
         with suppress(OSError, InTheWayError):
@@ -189,5 +199,6 @@ class FileSink:
             self.refusals = self._tried = Refusals()
 
 
-def _part(fetch_id: str, token: int) -> str:
+def part_of(fetch_id: str, token: int) -> str:
+    """The temporary name of a body."""
     return f"{fetch_id}.{token}"

@@ -25,11 +25,16 @@ T = TypeVar("T")
 
 
 class Kept(NamedTuple):
-    """A body in its place; path is relative to the out folder."""
+    """A body in its place; path is relative to the out folder.
+
+    offset, length: of its record in that file, where it is not alone in it.
+    """
 
     path: str
     size_bytes: int
     sha256: str
+    offset: int | None = None
+    length: int | None = None
 
 
 class Expected(NamedTuple):

@@ -1,0 +1,55 @@
+"""WARC segments as warcio reads them, every digest checked."""
+
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from warcio.archiveiterator import ArchiveIterator
+
+from jobs import Result
+
+
+class Found(NamedTuple):
+    """One record: what it is, where, its own head, that of its message, and what comes after that."""
+
+    kind: str
+    offset: int
+    head: Any
+    http: Any
+    payload: bytes
+
+    def field(self, name: str) -> str | None:
+        """A field of the record's own head."""
+        value: str | None = self.head.get_header(name)
+        return value
+
+
+def read(segment: bytes) -> list[Found]:
+    """Every record; whatever warcio finds wrong with it, or with a digest, is an error."""
+    found = []
+    records = ArchiveIterator(io.BytesIO(segment), check_digests="raise")
+    for record in records:
+        payload = record.raw_stream.read()
+        assert record.digest_checker.passed is not False, record.digest_checker.problems
+        head, http = record.rec_headers, record.http_headers
+        found.append(Found(record.rec_type, records.get_record_offset(), head, http, payload))
+        if record.rec_type == "response":
+            assert record.digest_checker.passed, "a response has digests"
+    return found
+
+
+def segments(out: Path) -> dict[str, bytes]:
+    """The segments of an out folder by the path that results give, closed or not."""
+    found = sorted((out / "warc").glob("*"))
+    return {f"warc/{path.name.removesuffix('.open')}": path.read_bytes() for path in found}
+
+
+def record_of(out: Path, result: Result) -> Found:
+    """The record of a result, which is all that is at its place."""
+    assert result.path is not None, result
+    assert result.offset is not None, result
+    assert result.length is not None, result
+    there = segments(out)[result.path][result.offset : result.offset + result.length]
+    assert len(there) == result.length
+    [record] = read(there)
+    return record

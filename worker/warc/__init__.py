@@ -1,0 +1,1 @@
+"""Bodies as records of WARC segments (ISO 28500)."""
