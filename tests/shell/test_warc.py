@@ -1,5 +1,6 @@
 """Bodies as records of WARC segments: warcio reads what went over the wire, and results point at it."""
 
+import asyncio
 import errno
 import gzip
 import hashlib
@@ -223,16 +224,21 @@ async def test_the_half_that_a_worker_with_files_has_kept_is_of_no_use(origin: O
     """A fleet may be turned over to segments while it works: the body comes from its start."""
     etag = [("ETag", '"1"')]
 
-    async def cut(x: Exchange) -> None:
+    async def stands_still(x: Exchange) -> None:
         await x.send_head(200, [*etag, ("Content-Length", str(len(LARGE)))])
         await x.send(LARGE[:-1])
-        x.close()
+        await asyncio.Event().wait()
 
-    origin.behaviour = o.sequence(cut, o.ok(LARGE, etag))
-    before = await start(policy={"retry_base_s": 0.5, "retry_cap_s": 0.5})
+    origin.behaviour = o.sequence(stands_still, o.ok(LARGE, etag))
+    before = await start(grace_s=0)
     batch = await before.submit([origin.url()])
-    await wait_until(before.parts, "the half")
+
+    def half() -> bool:
+        return any((before.out / part).stat().st_size >= 2 * BLOCK_BYTES for part in before.parts())
+
+    await wait_until(half, "the half")
     await before.stop()
+    assert before.parts()
     after = await start(sink="warc", worker_id="two")
     [result] = await results_of(batch)
 
