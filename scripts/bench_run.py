@@ -34,8 +34,8 @@ FULL = {
 }
 FULL_ENQUEUE = enqueueing.Load(100_000, 10_000, 5)
 QUICK = {
-    "small": Load(2_000, 10 * KB, HOSTS, 5, budget_s=75),
-    "large": Load(8, 32 * MB, 1, 5, budget_s=40),
+    "small": Load(2_000, 10 * KB, HOSTS, 5, budget_s=80),
+    "large": Load(8, 64 * MB, 1, 5, budget_s=60),
 }
 QUICK_ENQUEUE = enqueueing.Load(50_000, 2_000, 3)
 
@@ -51,7 +51,10 @@ def bench(
     enqueued: Annotated[int | None, typer.Option(min=1, help="How many fetches are enqueued.")] = None,
     json_to: JsonTo = None,
 ) -> None:
-    """Peers side by side; what is not installed is named as absent. Without a command: all of it."""
+    """Peers side by side; who is not there is named. Without a command: small, large and enqueue.
+
+    BENCH_PYTHON names a Python that has aiohttp and Scrapy.
+    """
     if context.invoked_subcommand is not None:
         return
     loads, enqueue = (QUICK, QUICK_ENQUEUE) if quick else (FULL, FULL_ENQUEUE)
@@ -104,7 +107,7 @@ def profile(files: Files = 5_000, engine: str = "httpx", sink: str = "files", js
     with _reported(json_to) as found:
         of = profiling.profile(Load(files, 10 * KB, HOSTS, 1), engine, sink)
         found["profile"] = {f"{engine}, {sink}": of}
-        console.print(tables.where(of, f"{files:,} of 10 KB over {HOSTS} hosts, {engine}, {sink}"))
+        _show(tables.where(of, f"{files:,} of 10 KB over {HOSTS} hosts, {engine}, {sink}"), found)
 
 
 @contextmanager
@@ -127,18 +130,22 @@ def _reported(json_to: Path | None) -> Iterator[dict[str, Any]]:
 
 def _small(load: Load, found: dict[str, Any]) -> None:
     measured = _measured(load, "per_s")
-    found["small"] = measured.found
-    found["server"] = measured.server
+    _note(measured, found, "small")
     title = f"{load.files:,} of {load.size_bytes // KB} KB over {load.hosts} hosts from {measured.server}"
-    console.print(tables.files(measured.found, "per_s", f"{title}, median of {measured.rounds}"))
+    _show(tables.files(measured.found, "per_s", f"{title}, median of {measured.rounds}"), found)
 
 
 def _large(load: Load, found: dict[str, Any], name: str) -> None:
     measured = _measured(load, "mb_per_s")
+    _note(measured, found, name)
+    title = f"{load.files} of {load.size_bytes // MB} MB from {measured.server}"
+    _show(tables.files(measured.found, "mb_per_s", f"{title}, median of {measured.rounds}"), found)
+
+
+def _note(measured: Measured, found: dict[str, Any], name: str) -> None:
     found[name] = measured.found
     found["server"] = measured.server
-    title = f"{load.files} of {load.size_bytes // MB} MB from {measured.server}"
-    console.print(tables.files(measured.found, "mb_per_s", f"{title}, median of {measured.rounds}"))
+    found.setdefault("rounds", {})[name] = measured.rounds
 
 
 def _measured(load: Load, unit: str) -> Measured:
@@ -147,8 +154,14 @@ def _measured(load: Load, unit: str) -> Measured:
 
 def _enqueue(load: enqueueing.Load, found: dict[str, Any]) -> None:
     found["enqueue"] = enqueueing.measure(load, _tell)
+    found.setdefault("rounds", {})["enqueue"] = load.rounds
     title = f"{load.fetches:,} fetches, {load.jobs:,} of arq's jobs, median of {load.rounds}"
-    console.print(tables.rates(found["enqueue"], title))
+    _show(tables.rates(found["enqueue"], title), found)
+
+
+def _show(sheet: tables.Sheet, found: dict[str, Any]) -> None:
+    console.print(sheet.rich)
+    found.setdefault("markdown", []).append(sheet.markdown)
 
 
 def _tell(line: str) -> None:

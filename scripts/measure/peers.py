@@ -5,7 +5,9 @@ run fetchfleet is one more line of PEERS.
 """
 
 import importlib.util
+import os
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +20,8 @@ from worker import settings
 
 A_HOST = 8
 PROGRAMS = "scripts.measure.programs"
+PYTHON = os.environ.get("BENCH_PYTHON") or sys.executable
+"""Has aiohttp and Scrapy, if they are to be measured: where structlog finds Twisted, it loads it."""
 
 
 class Task(NamedTuple):
@@ -71,17 +75,18 @@ def _curl(task: Task) -> list[str]:
     return ["curl", *options, "--output-dir", str(task.out), "--config", str(config)]
 
 
-def _program(name: str, task: Task) -> list[str]:
-    return [sys.executable, "-m", f"{PROGRAMS}.{name}", str(task.listed), str(task.out), str(task.at_once)]
+def _program(python: str, name: str, task: Task) -> list[str]:
+    return [python, "-m", f"{PROGRAMS}.{name}", str(task.listed), str(task.out), str(task.at_once)]
 
 
 def _command(program: str, command: Command) -> Peer:
     return Peer(program, command, shutil.which(program.split(maxsplit=1)[0]) is not None)
 
 
-def _library(name: str, program: str, library: str = "") -> Peer:
-    there = not library or importlib.util.find_spec(library) is not None
-    return Peer(name, partial(_program, program), there)
+def _library(name: str, program: str, library: str) -> Peer:
+    asked = [PYTHON, "-c", f"import {library}"]
+    there = subprocess.run(asked, capture_output=True, check=False).returncode == 0  # noqa: S603
+    return Peer(name, partial(_program, PYTHON, program), there)
 
 
 def _own(how: str = "", *, workers: int = 1, engine: str = "httpx", sink: str = "files") -> Peer:
@@ -106,7 +111,7 @@ PEERS = (
     _own(", reqwest", engine="reqwest"),
     _own(", reqwest, warc", engine="reqwest", sink="warc"),
     _own(", reqwest, warc, 2 workers", engine="reqwest", sink="warc", workers=2),
-    _library("arq + httpx by hand", "by_hand"),
+    Peer("arq + httpx by hand", partial(_program, sys.executable, "by_hand"), there=True),
     _library("aiohttp script", "with_aiohttp", "aiohttp"),
     _library("scrapy", "with_scrapy", "scrapy"),
     _command("aria2c", _aria2c),

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from jobs import Batch, Counts, Fleet
 from scripts.measure import bodies
 from scripts.measure.peers import A_HOST
-from scripts.measure.rooms import room_of
+from scripts.measure.rooms import room_of, room_of_thread
 from scripts.measure.running import BenchError
 from scripts.measure.sampling import Sampler
 from scripts.measure.side_by_side import Load
@@ -72,7 +72,9 @@ def _per_fetch(sampler: Sampler, took_s: float, redis_s: float, count: int) -> d
     def us(spent_s: float) -> float:
         return round(spent_s / count * 1e6, 1)
 
-    spent_s = sampler.spent_s | {f"threads: {name}": s for name, s in sampler.threads_s.items()}
+    spent_s = sampler.spent_s.copy()
+    for name, own_s in sampler.threads_s.items():
+        spent_s[room_of_thread(name)] += own_s
     return {
         "cpu": {room: us(s) for room, s in _by_size(spent_s)} | {"all": us(sum(spent_s.values()))},
         "redis_server": us(redis_s),

@@ -15,6 +15,7 @@ ROOMS = {
     "lane": ("/worker/", "/jobs/"),
 }
 OTHERS = "loop"
+THREADS = {"blocks": "sink", "names": "sink", "hashing": "sink", "sending": "engine", "coding": "decoding"}
 
 
 def room_of(files: Iterable[str]) -> str:
@@ -24,3 +25,8 @@ def room_of(files: Iterable[str]) -> str:
             if any(part in file for part in parts):
                 return room
     return OTHERS
+
+
+def room_of_thread(name: str) -> str:
+    """The room of a thread that is named so (worker/threads.py, worker/sink/files.py)."""
+    return f"{THREADS.get(name.partition('_')[0], 'other work')}, in threads"

@@ -38,7 +38,7 @@ class Sampler:
         signal.signal(signal.SIGPROF, self._handler)
         for thread in threading.enumerate():
             if thread is not threading.main_thread() and thread.native_id is not None:
-                self.threads_s[thread.name.rpartition("_")[0]] += _used_s(thread.native_id)
+                self.threads_s[thread.name] += _used_s(thread.native_id)
 
     def _look(self, _signal: int, frame: FrameType | None) -> None:
         now_s = time.thread_time()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scripts.measure import bodies
 from scripts.measure.figures import MB, Run, another_fits, is_own, of_files, of_rates, with_ratios
 from scripts.measure.peers import PEERS
-from scripts.measure.rooms import OTHERS, room_of
+from scripts.measure.rooms import OTHERS, room_of, room_of_thread
+from scripts.measure.tables import rates
 
 rates_per_s = st.floats(1, 1e4)
 
@@ -106,3 +107,19 @@ def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
 def test_time_belongs_to_the_innermost_room_of_a_stack(stack: list[str], room: str) -> None:
     """Whoever called it does not pay for it."""
     assert room == room_of(stack)
+
+
+def test_what_threads_do_is_their_rooms() -> None:
+    """By what the worker calls them."""
+    assert "sink, in threads" == room_of_thread("names_3") == room_of_thread("blocks_0")
+    assert "other work, in threads" == room_of_thread("uvloop_0")
+
+
+def test_a_table_is_the_same_on_a_page() -> None:
+    """A row a program, and beside each peer how often fetchfleet is as fast."""
+    measured = {"fetchfleet": of_rates([2000.0]), "arq": of_rates([1000.0])}
+
+    lines = rates(with_ratios(measured, "per_s"), "Enqueued").markdown.splitlines()
+
+    assert "| fetchfleet | 2,000 | 2,000 to 2,000 |  |" in lines
+    assert "| arq | 1,000 | 1,000 to 1,000 | 2.00 |" in lines
