@@ -1,117 +1,171 @@
 """Peers side by side: the same task from the same server, in turn, several rounds, medians and ratios."""
 
 import json
-import os
-import platform
-import shutil
 import sys
-import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from scripts.measure import figures, peers
-from scripts.measure.figures import Run
-from scripts.measure.peers import PEERS, Peer, Task
-from scripts.measure.running import BenchError, run
-from tests.support.static_server import serve_folder
+from scripts.measure import enqueueing, machine, profiling, tables
+from scripts.measure.figures import MB
+from scripts.measure.peers import PEERS
+from scripts.measure.running import BenchError
+from scripts.measure.side_by_side import Load, Measured, side_by_side
 
 WIDE = 120
-BLOCK_BYTES = 16 << 20
+KB = 1_000
+HOSTS = 20
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+progress = Console(stderr=True, highlight=False)
+
+Files = Annotated[int, typer.Option(min=1, help="How many files.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often each has its turn.")]
+JsonTo = Annotated[Path | None, typer.Option("--json", help="Write the figures there.")]
+
+FULL = {
+    "small": Load(10_000, 10 * KB, HOSTS, 5),
+    "large": Load(8, 256 * MB, 1, 5),
+}
+FULL_ENQUEUE = enqueueing.Load(100_000, 10_000, 5)
+QUICK = {
+    "small": Load(2_000, 10 * KB, HOSTS, 5, budget_s=80),
+    "large": Load(8, 64 * MB, 1, 5, budget_s=60),
+}
+QUICK_ENQUEUE = enqueueing.Load(50_000, 2_000, 3)
 
 
-@app.callback()
-def bench() -> None:
-    """Peers side by side; what is not installed is named as absent."""
+@app.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller, within three minutes.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each has its turn.")] = None,
+    small: Annotated[int | None, typer.Option(min=1, help="How many small files.")] = None,
+    large_mb: Annotated[int | None, typer.Option(min=1, help="How large a large file is.")] = None,
+    enqueued: Annotated[int | None, typer.Option(min=1, help="How many fetches are enqueued.")] = None,
+    json_to: JsonTo = None,
+) -> None:
+    """Peers side by side; who is not there is named. Without a command: small, large and enqueue.
+
+    BENCH_PYTHON names a Python that has aiohttp and Scrapy.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    loads, enqueue = (QUICK, QUICK_ENQUEUE) if quick else (FULL, FULL_ENQUEUE)
+    of_small, of_large = loads["small"], loads["large"]
+    of_small = of_small._replace(files=small or of_small.files, rounds=rounds or of_small.rounds)
+    size_bytes = large_mb * MB if large_mb else of_large.size_bytes
+    of_large = of_large._replace(size_bytes=size_bytes, rounds=rounds or of_large.rounds)
+    count = enqueued or enqueue.fetches
+    enqueue = enqueueing.Load(count, min(enqueue.jobs, count), rounds or enqueue.rounds)
+    with _reported(json_to) as found:
+        _small(of_small, found)
+        _large(of_large, found, "large")
+        _enqueue(enqueue, found)
+
+
+@app.command()
+def small(files: Files = 10_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
+    """Small files of 20 hosts to disk: fetches/s of the whole command."""
+    with _reported(json_to) as found:
+        _small(Load(files, kb * KB, HOSTS, rounds), found)
 
 
 @app.command()
 def bodies(
-    files: Annotated[int, typer.Option(min=1, help="How many files.")] = 8,
+    files: Files = 8,
     mb: Annotated[int, typer.Option(min=1, help="How large each is, in millions of bytes.")] = 256,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each has its turn.")] = 3,
-    json_to: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+    rounds: Rounds = 3,
+    json_to: JsonTo = None,
 ) -> None:
     """Large bodies from a server on loopback to disk: MB/s of the whole command, and its peak memory."""
-    there = [peer for peer in PEERS if peer.there]
-    with tempfile.TemporaryDirectory(prefix="ff-bench-") as folder:
-        try:
-            found, server = _bodies(Path(folder), there, files, mb * figures.MB, rounds)
-        except BenchError as error:
-            console.print(str(error), style="red", markup=False)
-            raise typer.Exit(1) from None
+    with _reported(json_to) as found:
+        _large(Load(files, mb * MB, 1, rounds), found, "bodies")
+
+
+@app.command()
+def enqueue(
+    fetches: Annotated[int, typer.Option(min=1)] = 100_000,
+    jobs: Annotated[int, typer.Option(min=1, help="How many with arq.")] = 10_000,
+    rounds: Rounds = 5,
+    json_to: JsonTo = None,
+) -> None:
+    """What one producer enqueues a second: Fleet.submit, and arq's enqueue_job one by one."""
+    with _reported(json_to) as found:
+        _enqueue(enqueueing.Load(fetches, jobs, rounds), found)
+
+
+@app.command()
+def profile(files: Files = 5_000, engine: str = "httpx", sink: str = "files", json_to: JsonTo = None) -> None:
+    """Where the time of a fetch goes in one worker, by room, µs of processor."""
+    with _reported(json_to) as found:
+        of = profiling.profile(Load(files, 10 * KB, HOSTS, 1), engine, sink)
+        found["profile"] = {f"{engine}, {sink}": of}
+        _show(tables.where(of, f"{files:,} of 10 KB over {HOSTS} hosts, {engine}, {sink}"), found)
+
+
+@contextmanager
+def _reported(json_to: Path | None) -> Iterator[dict[str, Any]]:
+    """What is found is written, and who is not there; exit 1 if a program did not do its task."""
     absent = [peer.name for peer in PEERS if not peer.there]
-    title = f"{files} of {mb} MB from {server}, {peers.AT_ONCE} at once, median of {rounds}"
-    console.print(_table(found, title))
-    if absent:
-        console.print(f"not installed: {', '.join(absent)}")
-    if json_to is not None:
-        written = {"bodies": found, "absent": absent, "server": server, "machine": platform.platform()}
-        json_to.write_text(json.dumps(written, indent=2) + "\n")
-
-
-def _bodies(
-    folder: Path, there: list[Peer], files: int, size_bytes: int, rounds: int
-) -> tuple[dict[str, Any], str]:
-    """The figures of each, and the server's name."""
-    served = folder / "served"
-    served.mkdir()
-    for number in range(files):
-        _write(served / f"{number}.bin", size_bytes)
-    runs: dict[str, list[Run]] = {peer.name: [] for peer in there}
-    with serve_folder(served, ["127.0.7.1"]) as server:
-        urls = [f"{server.base_urls[0]}/{number}.bin" for number in range(files)]
-        listed = folder / "urls.txt"
-        listed.write_text("\n".join(urls) + "\n")
-        for _ in range(rounds):
-            for peer in there:
-                task = Task(urls, listed, folder / "out")
-                runs[peer.name].append(_turn(peer, task, files * size_bytes))
-    measured = {name: figures.of_bodies(own, files * size_bytes) for name, own in runs.items()}
-    return figures.with_ratios(measured, "fetchfleet", "mb_per_s"), server.name
-
-
-def _write(file: Path, size_bytes: int) -> None:
-    """Real bytes, the same ones again and again: what is sparse, or packs well, is no body as they come."""
-    block = os.urandom(min(BLOCK_BYTES, size_bytes))
-    with file.open("wb") as served:
-        for at in range(0, size_bytes, len(block)):
-            served.write(block[: size_bytes - at])
-
-
-def _turn(peer: Peer, task: Task, wanted_bytes: int) -> Run:
-    """One run, after which all the bytes must be there; then they go."""
-    task.out.mkdir()
+    began_s = time.monotonic()
+    found: dict[str, Any] = {"absent": absent, "machine": machine.machine(), "versions": machine.versions()}
     try:
-        done = run(peer.name, peer.command(task), task.out.parent)
-        found = sum(path.stat().st_size for path in task.out.rglob("*") if path.is_file() and _is_body(path))
-        if found != wanted_bytes:
-            raise BenchError(f"{peer.name} stored {found:,} of {wanted_bytes:,} bytes")
-        return done
-    finally:
-        shutil.rmtree(task.out)
+        yield found
+    except BenchError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+    if absent:
+        console.print(f"not there: {'; '.join(absent)}")
+    found["took_s"] = round(time.monotonic() - began_s, 1)
+    if json_to is not None:
+        json_to.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def _is_body(path: Path) -> bool:
-    return ".fetchfleet" not in path.parts
+def _small(load: Load, found: dict[str, Any]) -> None:
+    measured = _measured(load, "per_s")
+    _note(measured, found, "small")
+    title = f"{load.files:,} of {load.size_bytes // KB} KB over {load.hosts} hosts from {measured.server}"
+    _show(tables.files(measured.found, "per_s", f"{title}, median of {measured.rounds}"), found)
 
 
-def _table(found: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    table = Table(title=title)
-    table.add_column("")
-    for name in ("MB/s", "peak RSS, MB: all processes", "the largest", "fetchfleet is … times as fast"):
-        table.add_column(name, justify="right")
-    for name, figure in found.items():
-        ratio = figure.get("fetchfleet_is_times")
-        shown = [f"{figure[unit]:.0f}" for unit in ("mb_per_s", "peak_rss_mb", "largest_rss_mb")]
-        table.add_row(name, *shown, f"{ratio:.2f}" if ratio else "")
-    return table
+def _large(load: Load, found: dict[str, Any], name: str) -> None:
+    measured = _measured(load, "mb_per_s")
+    _note(measured, found, name)
+    title = f"{load.files} of {load.size_bytes // MB} MB from {measured.server}"
+    _show(tables.files(measured.found, "mb_per_s", f"{title}, median of {measured.rounds}"), found)
+
+
+def _note(measured: Measured, found: dict[str, Any], name: str) -> None:
+    found[name] = measured.found
+    found["server"] = measured.server
+    found.setdefault("rounds", {})[name] = measured.rounds
+
+
+def _measured(load: Load, unit: str) -> Measured:
+    return side_by_side(load, [peer for peer in PEERS if peer.there], unit, _tell)
+
+
+def _enqueue(load: enqueueing.Load, found: dict[str, Any]) -> None:
+    found["enqueue"] = enqueueing.measure(load, _tell)
+    found.setdefault("rounds", {})["enqueue"] = load.rounds
+    title = f"{load.fetches:,} fetches, {load.jobs:,} of arq's jobs, median of {load.rounds}"
+    _show(tables.rates(found["enqueue"], title), found)
+
+
+def _show(sheet: tables.Sheet, found: dict[str, Any]) -> None:
+    console.print(sheet.rich)
+    found.setdefault("markdown", []).append(sheet.markdown)
+
+
+def _tell(line: str) -> None:
+    progress.print(line, style="dim", markup=False)
 
 
 if __name__ == "__main__":

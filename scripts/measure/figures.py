@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 MB = 1_000_000
+OWN = "fetchfleet"
 
 
 class Run(NamedTuple):
@@ -14,19 +15,50 @@ class Run(NamedTuple):
     peaks_bytes: Sequence[int]
 
 
-def of_bodies(runs: Sequence[Run], bytes_a_run: int) -> dict[str, float]:
+def of_files(runs: Sequence[Run], files: int, bytes_a_run: int) -> dict[str, float]:
     """What one program did in all its rounds; memory is that of the worst, all processes and the largest."""
+    took_s = statistics.median(run.took_s for run in runs)
     return {
-        "mb_per_s": round(bytes_a_run / MB / statistics.median(run.took_s for run in runs), 1),
+        "per_s": round(files / took_s, 1),
+        "mb_per_s": round(bytes_a_run / MB / took_s, 1),
+        "took_s": round(took_s, 3),
+        "least_s": round(min(run.took_s for run in runs), 3),
+        "most_s": round(max(run.took_s for run in runs), 3),
         "peak_rss_mb": round(max(sum(run.peaks_bytes) for run in runs) / MB, 1),
         "largest_rss_mb": round(max(max(run.peaks_bytes) for run in runs) / MB, 1),
     }
 
 
-def with_ratios(figures: Mapping[str, Mapping[str, float]], of: str, unit: str) -> dict[str, Any]:
-    """The figures, and beside each other program's how often `of` did what it did in the same time."""
-    own = figures[of][unit]
+def of_rates(rates_per_s: Sequence[float]) -> dict[str, float]:
+    """The same where rounds were measured as rates."""
     return {
-        name: dict(figure) if name == of else {**figure, f"{of}_is_times": round(own / figure[unit], 2)}
-        for name, figure in figures.items()
+        "per_s": round(statistics.median(rates_per_s), 1),
+        "least_per_s": round(min(rates_per_s), 1),
+        "most_per_s": round(max(rates_per_s), 1),
     }
+
+
+def with_ratios(figures: Mapping[str, Mapping[str, float]], unit: str) -> dict[str, Any]:
+    """The figures, with each peer how often fetchfleet did what it did in the same time.
+
+    And with each way to run fetchfleet, how often it did what each peer did, by the peer's name.
+    """
+    rates = {name: figure[unit] for name, figure in figures.items()}
+    peers = [name for name in rates if not is_own(name)]
+    found: dict[str, Any] = {name: dict(figure) for name, figure in figures.items()}
+    for name, figure in found.items():
+        if is_own(name):
+            figure["times"] = {peer: round(rates[name] / rates[peer], 2) for peer in peers}
+        elif OWN in rates:
+            figure[f"{OWN}_is_times"] = round(rates[OWN] / rates[name], 2)
+    return found
+
+
+def is_own(name: str) -> bool:
+    """Whether that is fetchfleet, in whichever way it is run."""
+    return name.split(",", maxsplit=1)[0] == OWN
+
+
+def another_fits(round_took_s: Sequence[float], budget_s: float) -> bool:
+    """Whether one more round, as long as the longest was, ends within the budget."""
+    return sum(round_took_s) + max(round_took_s) <= budget_s

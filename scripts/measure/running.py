@@ -3,7 +3,7 @@
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ class BenchError(Exception):
     """A program did not do its task; the message says which and how it ended."""
 
 
-def run(name: str, command: list[str], folder: Path) -> Run:
+def run(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> Run:
     """Run the command, its temporary files in the folder; BenchError if it fails or does not end."""
     began_s = time.monotonic()
     peaks_bytes: dict[int, int] = {}
@@ -25,7 +25,7 @@ def run(name: str, command: list[str], folder: Path) -> Run:
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(folder)},
+        env={**os.environ, **environment, "TMPDIR": str(folder)},
     ) as process:
         while process.poll() is None:
             for pid in _family(process.pid):

@@ -1,6 +1,7 @@
 """HTTP/1.1 by httpcore2, less the connections of which nobody knows what would come next on them."""
 
 import ssl
+from functools import cached_property
 
 import httpcore2
 
@@ -27,7 +28,13 @@ class Http11Connection(httpcore2.AsyncHTTP11Connection):
 
     def _more_came(self) -> bool:
         """Beyond the answer; what is still with the kernel is looked for by httpcore2."""
-        return bool(self._h11_state.trailing_data[0]) or _unread(self._network_stream)
+        return bool(self._h11_state.trailing_data[0]) or _unread(self._tls)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLObject | None:
+        """Looked for once: each idle connection is asked several times a fetch."""
+        tls: ssl.SSLObject | None = self._network_stream.get_extra_info("ssl_object")
+        return tls
 
 
 class Dialler(httpcore2.AsyncHTTPConnection):
@@ -49,12 +56,11 @@ class Dialler(httpcore2.AsyncHTTPConnection):
         return await self._connection.handle_async_request(request)
 
 
-def _unread(network: httpcore2.AsyncNetworkStream) -> bool:
+def _unread(tls: ssl.SSLObject | None) -> bool:
     """Whether TLS has something that nobody has read: records come together, and are read one by one.
 
     In memory: this reads nothing from the network.
     """
-    tls: ssl.SSLObject | None = network.get_extra_info("ssl_object")
     if tls is None:
         return False
     try:

@@ -5,6 +5,8 @@ MiB of each connection would come into memory at once, however slow the disk is.
 """
 
 import asyncio
+import select
+from collections.abc import Callable
 from typing import Any
 
 import httpcore2
@@ -20,11 +22,39 @@ class Wide(Over):
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         super().__init__(stream)
+        self._unread = _unread(stream)
         _pause_after_each_piece(stream)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         """What has come; more than max_bytes perhaps."""
         return await self._stream.read(max(max_bytes, READ_BYTES), timeout)
+
+    def get_extra_info(self, info: str) -> Any:
+        """Of the connection below. Each idle one is asked several times a fetch if something has come."""
+        if info == "is_readable" and self._unread is not None:
+            return self._unread()
+        return super().get_extra_info(info)
+
+
+def _unread(stream: httpcore2.AsyncNetworkStream) -> Callable[[], bool] | None:
+    """Tells whether something has come that nobody has read, or the connection is closed.
+
+    httpcore2 and anyio put a table of attributes together to find the socket, each time that they are asked.
+    """
+    transport: Any = getattr(getattr(stream, "_stream", None), "_transport", None)
+    connected: Any = None if transport is None else transport.get_extra_info("socket")
+    if connected is None:
+        return None
+    number = connected.fileno()
+
+    def unread() -> bool:
+        if transport.is_closing():  # and the number perhaps another's
+            return True
+        poll = select.poll()
+        poll.register(number, select.POLLIN)
+        return bool(poll.poll(0))
+
+    return unread
 
 
 def _pause_after_each_piece(stream: httpcore2.AsyncNetworkStream) -> None:

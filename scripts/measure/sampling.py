@@ -1,0 +1,67 @@
+"""Where the processor time of a process goes: a signal that comes as it is used looks at the main thread.
+
+Each look adds what that thread has used since the last one, by its own clock, to the room of what it is at.
+So waiting costs nothing, and what lets go of the interpreter is not looked at more often than what does not,
+as it would be by a thread beside it. Of the other threads it is known what they have used, by their names.
+"""
+
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Self
+
+EVERY_S = 0.001
+
+
+class Sampler:
+    """For the main thread, in a context: `spent_s` by room, `detail_s` by function, `threads_s` by name."""
+
+    def __init__(self, room_of: Callable[[Iterable[str]], str]) -> None:
+        self.spent_s: defaultdict[str, float] = defaultdict(float)
+        self.detail_s: defaultdict[str, float] = defaultdict(float)
+        self.threads_s: defaultdict[str, float] = defaultdict(float)
+        self._room_of = room_of
+        self._before_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._handler = signal.signal(signal.SIGPROF, self._look)
+        signal.siginterrupt(signal.SIGPROF, False)  # noqa: FBT003 theirs
+        self._before_s = time.thread_time()
+        signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, self._handler)
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread() and thread.native_id is not None:
+                self.threads_s[thread.name] += _used_s(thread.native_id)
+
+    def _look(self, _signal: int, frame: FrameType | None) -> None:
+        now_s = time.thread_time()
+        used_s, self._before_s = now_s - self._before_s, now_s
+        room = self._room_of(_files(frame))
+        self.spent_s[room] += used_s
+        if frame is not None:
+            self.detail_s[f"{room} {_name(frame)}"] += used_s
+
+
+def _used_s(native_id: int) -> float:
+    """What the thread has used of a processor; the clock's number is Linux's for a thread (clock_gettime)."""
+    try:
+        return time.clock_gettime(~native_id << 3 | 6)
+    except OSError:
+        return 0.0
+
+
+def _files(frame: FrameType | None) -> Iterator[str]:
+    while frame is not None:
+        yield frame.f_code.co_filename
+        frame = frame.f_back
+
+
+def _name(frame: FrameType) -> str:
+    return f"{'/'.join(frame.f_code.co_filename.split('/')[-2:])}:{frame.f_code.co_name}"
