@@ -9,16 +9,9 @@ import pytest
 from jobs import Outcome, Reason
 from tests.support import origin as o
 from tests.support.one_worker import OneWorker
-from tests.support.origin import Behaviour, Exchange, Origin
+from tests.support.origin import Behaviour, Origin
 
 ZERO_BYTES_SHA256 = hashlib.sha256(b"").hexdigest()
-
-
-async def endless(x: Exchange) -> None:
-    """A body that only the end of the connection ends."""
-    await x.send_head(200)
-    await x.send(b"until the end")
-    x.close()
 
 
 @pytest.mark.parametrize(
@@ -29,7 +22,7 @@ async def endless(x: Exchange) -> None:
         (o.status(204), b""),
         (o.chunked([b"one ", b"two ", b"x" * 100]), b"one two " + b"x" * 100),
         (o.ok(gzip.compress(b"as sent"), [("Content-Encoding", "gzip")]), gzip.compress(b"as sent")),
-        (endless, b"until the end"),
+        (o.unframed, b"until the end"),
     ],
     ids=["plain", "empty", "204", "chunked", "gzip", "no-length"],
 )

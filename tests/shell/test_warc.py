@@ -47,13 +47,6 @@ async def odd(x: Exchange) -> None:
     await x.send(head + b"Empty:\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
-async def until_the_end(x: Exchange) -> None:
-    """A body that only the end of the connection ends."""
-    await x.send_head(200)
-    await x.send(b"until the end")
-    x.close()
-
-
 @pytest.mark.parametrize(
     ("behaviour", "body"),
     [
@@ -62,7 +55,7 @@ async def until_the_end(x: Exchange) -> None:
         (o.status(204), b""),
         (o.chunked([b"one ", b"two ", b"x" * 100]), b"one two " + b"x" * 100),
         (o.ok(gzip.compress(b"as sent"), [("Content-Encoding", "gzip")]), gzip.compress(b"as sent")),
-        (until_the_end, b"until the end"),
+        (o.unframed, b"until the end"),
         (odd, b"\r\n\r\nWARC/1.1\r\n"),
         (o.ok(LARGE), LARGE),
         (o.chunked([LARGE, b"more"]), LARGE + b"more"),

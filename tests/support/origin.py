@@ -569,6 +569,13 @@ def reset_after(n_bytes: int) -> Behaviour:
     return answer
 
 
+async def unframed(x: Exchange) -> None:
+    """A body that only the end of the connection ends."""
+    await x.send_head(200)
+    await x.send(b"until the end")
+    x.close()
+
+
 async def reset(x: Exchange) -> None:
     """Resets the connection without a byte of an answer."""
     x.abort()
