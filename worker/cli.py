@@ -47,7 +47,7 @@ DenyNet = Annotated[
     str | None,
     typer.Option(help="CIDR[,CIDR] that is never dialled, allowed or public (FETCHFLEET_DENY_NET)."),
 ]
-Engine = Annotated[str | None, typer.Option(help="httpx (FETCHFLEET_ENGINE).")]
+Engine = Annotated[str | None, typer.Option(help="httpx or reqwest (FETCHFLEET_ENGINE).")]
 Sink = Annotated[
     str | None, typer.Option(help="files, a body each, or warc: WARC segments (FETCHFLEET_SINK).")
 ]

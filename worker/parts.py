@@ -10,8 +10,7 @@ from jobs.model import Fetch
 from jobs.wake import Wake
 from worker.clock import RedisClock
 from worker.foreign import Foreign
-from worker.http.engine import HttpxEngine
-from worker.http.transport import LanePools
+from worker.http.engine import Engine, Pools
 from worker.policies import Policy
 from worker.policy import LanePolicy
 from worker.settings import Settings
@@ -29,8 +28,8 @@ class Parts:
     store: Store
     foreign: Foreign
     settler: Settler
-    engine: HttpxEngine
-    pools: LanePools
+    engine: Engine
+    pools: Pools
     sink: FileSink
     clock: RedisClock
     slots: asyncio.Semaphore

@@ -8,7 +8,6 @@ import functools
 import random
 from collections.abc import Awaitable, Callable, Iterable
 
-import httpx
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
@@ -23,8 +22,7 @@ from worker.drain import drain
 from worker.foreign import Foreign, PatientSubmitter, is_foreign
 from worker.heartbeat import Heartbeat
 from worker.housekeeping import Housekeeping
-from worker.http.client import build_client, build_pools
-from worker.http.engine import HttpxEngine
+from worker.http.engines import Exchanging, build_engine
 from worker.http.own_redis import whereabouts
 from worker.http.traffic import Traffic
 from worker.intake import Intake
@@ -67,7 +65,7 @@ class Runtime:
         self._steered = Steered(settings.policy, self.lanes.values, self._changed, self._trouble, self.log)
         self._own: list[asyncio.Task[None]] = []
         self._troubled_s = mono_s()
-        self._client: httpx.AsyncClient | None = None
+        self._http: Exchanging | None = None
         self._sink = sink_of(settings)
         self._intake: Intake | None = None
         self._taking = 0
@@ -94,8 +92,7 @@ class Runtime:
     async def _start(self) -> None:
         await reach(self.redis, self.settings.redis_url, self.log)
         self._arq = arq_client(self.redis.connection_pool)
-        self._pools = build_pools(self.settings, await whereabouts(self.redis), self._traffic)
-        self._client = build_client(self.settings, self._pools, self.log)
+        self._http = build_engine(self.settings, await whereabouts(self.redis), self._traffic, self.log)
         self._foreign = Foreign(self.redis, int(self.settings.lease_s * 1000), self.log)
         for_all = self.settings.results_length > 0
         self._settler = Settler(self.redis, self._trouble, for_all=for_all, foreign=self._foreign)
@@ -227,8 +224,8 @@ class Runtime:
         await tasks.end(*still, *self._own, *self._tasks)
         if self._intake is not None:
             await self._intake.aclose()
-        if self._client is not None:
-            await self._client.aclose()
+        if self._http is not None:
+            await self._http.aclose()
         self._sink.close()
         await self.redis.aclose()
         await self.redis.connection_pool.aclose()
@@ -256,7 +253,7 @@ class Runtime:
         return intake
 
     async def _make_parts(self) -> Parts:
-        assert self._client is not None
+        assert self._http is not None
         clock = RedisClock()
         clock.sync(await redis_now_ms(self.redis))
         self._sink.open()
@@ -265,8 +262,8 @@ class Runtime:
             store=Store(self.redis, self.settings.worker_id, int(self.settings.lease_s * 1000)),
             settler=self._settler,
             foreign=self._foreign,
-            engine=HttpxEngine(self._client, self.settings.in_folder, self._traffic),
-            pools=self._pools,
+            engine=self._http.engine,
+            pools=self._http.pools,
             sink=self._sink,
             clock=clock,
             slots=asyncio.Semaphore(self.settings.max_in_flight),
@@ -298,7 +295,7 @@ class Runtime:
         await self._steered.heed(self.redis, version)
 
     def _changed(self, lane: Lane) -> None:
-        self._pools.heed(lane.pool, lane.policy)
+        self.parts.pools.heed(lane.pool, lane.policy)
 
     async def _cancel_in_lanes(self) -> None:
         """Some batch was cancelled somewhere; see in which of our lanes."""

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from jobs.connect import connection_pool
+from worker.http import which
 from worker.http.egress import Egress
 from worker.http.names import parse_nameservers
 from worker.log import LEVELS
@@ -16,7 +17,6 @@ from worker.policies import Policy, parse_policy
 from worker.policy import PolicyError
 from worker.redact import url as redacted_url
 
-ENGINES = ("httpx",)
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
 
@@ -154,8 +154,7 @@ def _read_number(given: dict[str, Any], name: str, kind: type[int | float], erro
 
 def _faults(settings: Settings) -> list[str]:
     faults: list[str] = []
-    if settings.engine not in ENGINES:
-        faults.append(f"--engine {settings.engine}: there is {', '.join(ENGINES)}")
+    faults += which.faults(settings.engine, settings.policy)
     if settings.sink not in SINKS:
         faults.append(f"--sink {settings.sink}: there is {', '.join(SINKS)}")
     if settings.log_level not in LEVELS:

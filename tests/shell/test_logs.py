@@ -14,6 +14,7 @@ from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
 from tests.support.waiting import wait_until
 from worker import log
+from worker.http.engine import HttpxEngine
 
 FIELDS = {
     *("event", "worker", "id", "batch", "lane", "method", "url"),
@@ -176,9 +177,9 @@ async def test_at_info_level_an_exchange_costs_nothing(
     """There is nothing to call, so nothing is said."""
     await worker.one(origin.url())
 
-    client = worker.runtime._client
-    assert client is not None
-    assert client.event_hooks == {"request": [], "response": []}
+    engine = worker.runtime.parts.engine
+    assert isinstance(engine, HttpxEngine)
+    assert engine._client.event_hooks == {"request": [], "response": []}
     assert of_event(lines, "fetch.exchange") == []
 
 

@@ -23,9 +23,12 @@ def build_pools(settings: Settings, own_redis: Whereabouts, traffic: Traffic) ->
 
     Raises PolicyError where TLS cannot be had as the policy says.
     """
-    resolver = Resolver(parse_nameservers(settings.nameservers))
-    network = GuardedNetwork(settings.egress, resolver, own_redis)
-    return LanePools(network, Contexts(settings.policy), traffic)
+    return LanePools(build_network(settings, own_redis), Contexts(settings.policy), traffic)
+
+
+def build_network(settings: Settings, own_redis: Whereabouts) -> GuardedNetwork:
+    """The egress guard, and the names it asks for."""
+    return GuardedNetwork(settings.egress, Resolver(parse_nameservers(settings.nameservers)), own_redis)
 
 
 def build_client(settings: Settings, pools: LanePools, log: Any) -> httpx.AsyncClient:

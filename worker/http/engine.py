@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from worker.http.errors import BadAnswerError
 from worker.http.traffic import Traffic
 from worker.http.transport import LANE
 from worker.http.wire import Wire
-from worker.policy import Timeouts
+from worker.policy import LanePolicy, Timeouts
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 0.5
@@ -112,6 +112,31 @@ class Answer(Protocol):
         """The heads as they were sent."""
 
 
+class Engine(Protocol):
+    """Makes exchanges."""
+
+    def open(
+        self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
+    ) -> AbstractAsyncContextManager[Answer]:
+        """One exchange on the lane's connections; raises httpx.TransportError, HttpError or OSError."""
+
+
+class Pools(Protocol):
+    """What an engine keeps by lane: `open` before the first request of a lane, `close` after the last."""
+
+    def open(self, lane: str, policy: LanePolicy) -> None:
+        """Begin the lane's stay."""
+
+    def heed(self, lane: str, policy: LanePolicy) -> None:
+        """The lane's policy is another."""
+
+    async def close(self, lane: str) -> None:
+        """Close the lane's connections; nothing if it has none."""
+
+    def opened(self, lane: str, policy: LanePolicy) -> AbstractAsyncContextManager[str]:
+        """A stay for the length of a block."""
+
+
 class HttpxEngine:
     """The shared httpx client as an engine."""
 
@@ -145,18 +170,21 @@ class HttpxEngine:
             yield HttpxAnswer(response, request.method)
 
 
-class HttpxAnswer:
-    """An answer from httpx."""
+class Framed:
+    """What the head of an answer says of its body, whichever engine brought it."""
 
-    def __init__(self, response: httpx.Response, method: str) -> None:
-        self._response = response
+    def __init__(self, status: int, method: str, *, is_http1: bool) -> None:
+        self.status = status
         self._bodyless = method == "HEAD"
-        self.status = response.status_code
+        self._is_http1 = is_http1
 
     def header(self, name: str) -> str | None:
         """The field's value, its lines joined with a comma; None if it is absent."""
-        value: str | None = self._response.headers.get(name)
-        return value
+        raise NotImplementedError
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it was sent."""
+        raise NotImplementedError
 
     @property
     def length_bytes(self) -> int | None:
@@ -177,25 +205,36 @@ class HttpxAnswer:
     @property
     def ends_with_connection(self) -> bool:
         """Whether nothing but the end of the connection ends the body (RFC 9112 §6.3, last case)."""
-        framed = (
-            self._bodyless or self.status in {204, 205, 304} or "content-length" in self._response.headers
-        )
+        framed = self._bodyless or self.status in {204, 205, 304} or self.header("content-length") is not None
         chunked = (self.header("transfer-encoding") or "").lower().endswith("chunked")
-        return self._response.http_version.startswith("HTTP/1") and not framed and not chunked
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it was sent."""
-        return self._response.aiter_raw()
+        return self._is_http1 and not framed and not chunked
 
     async def discard(self) -> None:
         """Read a small body away, to keep the connection; the head counts, even if the body breaks off."""
         seen = 0
         with contextlib.suppress(httpx.TransportError, TimeoutError):
             async with asyncio.timeout(DISCARD_S):
-                async for chunk in self._response.aiter_raw():
+                async for chunk in self.chunks():
                     seen += len(chunk)
                     if seen > DISCARD_BYTES:
                         return
+
+
+class HttpxAnswer(Framed):
+    """An answer from httpx."""
+
+    def __init__(self, response: httpx.Response, method: str) -> None:
+        super().__init__(response.status_code, method, is_http1=response.http_version.startswith("HTTP/1"))
+        self._response = response
+
+    def header(self, name: str) -> str | None:
+        """The field's value, its lines joined with a comma; None if it is absent."""
+        value: str | None = self._response.headers.get(name)
+        return value
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it was sent."""
+        return self._response.aiter_raw()
 
     def wire(self) -> Wire:
         """The heads as they were sent; what HTTP/2 packs into fields of its own is not among the headers."""

@@ -16,9 +16,13 @@ from worker.percentiles import Recent
 
 
 class Traffic:
-    """One for a worker process. opened, reused, closed: since it started."""
+    """One for a worker process. opened, reused, closed: since it started.
+
+    counted: whether the engine lets its connections be counted.
+    """
 
     def __init__(self) -> None:
+        self.counted = True
         self.opened = 0
         self.reused = 0
         self.closed = 0
