@@ -148,11 +148,11 @@ async def _sent(
         builder = pinned.client.request(request.method, url)
         builder = builder.headers([*request.headers, *framing_of(content)])
         if content is None:
-            return await stack.enter_async_context(builder.build_streamed())
+            return await stack.enter_async_context(builder.streamed_read_buffer_limit(0).build_streamed())
         async with asyncio.timeout(None) as bound:
             builder = builder.body_stream(_blocks(content, timeouts, bound))
             builder = builder.timeout(timedelta(seconds=timeouts.total_s))
-            return await stack.enter_async_context(builder.build_streamed())
+            return await stack.enter_async_context(builder.streamed_read_buffer_limit(0).build_streamed())
     except TimeoutError as error:
         if content is not None and not hasattr(error, "details"):
             raise FirstByteTimeoutError("the host took no more, or gave no answer in time") from None

@@ -24,6 +24,8 @@ _HOPELESS = re.compile(
 )
 """As OpenSSL's names in worker/http/errors.py: how either side is set up, so that trying again is vain."""
 
+_ENDED_EARLY = re.compile(r"closed before message completed|end of file|unexpected EOF|close_notify")
+
 UNHEARD = (httpx.RemoteProtocolError, httpx.ReadError)
 """What a host that hangs up instead of answering comes to."""
 
@@ -73,7 +75,7 @@ def _of_tls(said: str) -> ssl.SSLError:
 
 
 def _broken(error: Exception, said: str) -> Exception:
-    if isinstance(error, exceptions.DecodeError) or "closed before message completed" in said:
+    if isinstance(error, exceptions.DecodeError) or _ENDED_EARLY.search(said):
         return httpx.RemoteProtocolError(said)
     if isinstance(error, exceptions.WriteError):
         return httpx.WriteError(said)

@@ -1,0 +1,120 @@
+"""So many connections at once in one worker, on either engine, and what each of them takes in memory.
+
+    python -m scripts.measure.connections [--count N] [--engine httpx|reqwest]
+
+A worker is a process of its own, its hosts are in another; every answer is held until all are under way.
+Without --engine both are measured. The count is lowered to what the limit of open files allows.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.support.one_worker import OneWorker
+from worker import log
+from worker.embedded import EmbeddedRedis
+from worker.heartbeat import rss_bytes
+from worker.policy import Timeouts
+
+HOSTS = 20
+GIVE_UP_S = 120.0
+SPARE_FILES = 500
+PATIENT = Timeouts(connect_s=60, read_s=120, write_s=60, pool_s=60, total_s=240)
+
+
+def most_at_once(wanted: int) -> int:
+    """As many as wanted, or as the limit of open files lets be; it is raised as far as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(wanted, hard - SPARE_FILES)
+
+
+class _Held(asyncio.Protocol):
+    """One connection: its answer comes when all are there."""
+
+    held: list[asyncio.Transport] = []  # noqa: RUF012 of all connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Another one."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """A request; nothing is said yet."""
+        if data.startswith(b"GET "):
+            self.held.append(self._transport)
+
+
+async def _serve(count: int) -> None:
+    """Take connections on all hosts, print when there are `count`, answer all once a line is read."""
+    loop = asyncio.get_running_loop()
+    hosts = [await loop.create_server(_Held, f"127.0.72.{n + 1}", 0, backlog=4096) for n in range(HOSTS)]
+    print(json.dumps([host.sockets[0].getsockname() for host in hosts]), flush=True)
+    ends_s = time.monotonic() + GIVE_UP_S
+    while len(_Held.held) < count and time.monotonic() < ends_s:  # noqa: ASYNC110 a count, no event
+        await asyncio.sleep(0.05)
+    print(len(_Held.held), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    for transport in _Held.held:
+        transport.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    await asyncio.to_thread(sys.stdin.readline)
+
+
+async def _fetch(engine: str, count: int) -> None:
+    """One worker; its memory before, and with all connections open."""
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "scripts.measure.connections", "--serve", "--count", str(count)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    assert server.stdin is not None
+    hosts = json.loads(await server.stdout.readline())
+    urls = [f"http://{hosts[n % HOSTS][0]}:{hosts[n % HOSTS][1]}/{n}" for n in range(count)]
+    policy: dict[str, Any] = {"concurrency": 1000, "timeout": PATIENT, "attempts": 1}
+    with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis") as redis:
+        out, most = Path(folder) / "out", count
+        async with OneWorker(redis.url, out, policy=policy, engine=engine, max_in_flight=most) as worker:
+            batch = await worker.submit(urls)
+            before_bytes = rss_bytes()
+            opened = int(await server.stdout.readline())
+            each_bytes = (rss_bytes() - before_bytes) / max(opened, 1)
+            server.stdin.write(b"\n")
+            done = [result.outcome.value async for result in batch.results()]
+            server.stdin.write(b"\n")
+    await server.wait()
+    told = {"engine": engine, "connections": opened, "kib_each": round(each_bytes / 1024, 1)}
+    print(json.dumps({**told, "rss_before_mib": before_bytes >> 20, "stored": done.count("stored")}))
+
+
+def main() -> None:
+    """As the module says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--engine", choices=("httpx", "reqwest"))
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    count = most_at_once(given.count)
+    if given.serve:
+        asyncio.run(_serve(count))
+    elif given.engine:
+        log.configure(io.StringIO())
+        asyncio.run(asyncio.wait_for(_fetch(given.engine, count), 2 * GIVE_UP_S))
+    else:
+        print(f"open files: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}, so {count} connections")
+        for engine in ("httpx", "reqwest"):
+            command = [sys.executable, "-m", "scripts.measure.connections", "--count", str(count)]
+            subprocess.run([*command, "--engine", engine], check=True, env=dict(os.environ))  # noqa: S603
+
+
+if __name__ == "__main__":
+    main()
