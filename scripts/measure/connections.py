@@ -1,4 +1,4 @@
-"""So many connections at once in one worker, on either engine, and what each of them takes in memory.
+"""So many connections at once in one worker, on either engine: what each takes in memory, with its fetch.
 
     python -m scripts.measure.connections [--count N] [--engine httpx|reqwest]
 
@@ -27,6 +27,10 @@ from worker.policy import Timeouts
 
 HOSTS = 20
 GIVE_UP_S = 120.0
+QUIET_S = 5.0
+"""When no more come for so long, some are missing; the count says how many came."""
+
+LOOK_EVERY_S = 0.05
 SPARE_FILES = 500
 PATIENT = Timeouts(connect_s=60, read_s=120, write_s=60, pool_s=60, total_s=240)
 
@@ -59,9 +63,11 @@ async def _serve(count: int) -> None:
     loop = asyncio.get_running_loop()
     hosts = [await loop.create_server(_Held, f"127.0.72.{n + 1}", 0, backlog=4096) for n in range(HOSTS)]
     print(json.dumps([host.sockets[0].getsockname() for host in hosts]), flush=True)
-    ends_s = time.monotonic() + GIVE_UP_S
-    while len(_Held.held) < count and time.monotonic() < ends_s:  # noqa: ASYNC110 a count, no event
-        await asyncio.sleep(0.05)
+    began_s, quiet_s, seen = time.monotonic(), 0.0, 0
+    while len(_Held.held) < count and quiet_s < QUIET_S and time.monotonic() - began_s < GIVE_UP_S:
+        await asyncio.sleep(LOOK_EVERY_S)
+        quiet_s = quiet_s + LOOK_EVERY_S if seen and seen == len(_Held.held) else 0.0
+        seen = len(_Held.held)
     print(len(_Held.held), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     for transport in _Held.held:
