@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from scripts.measure.bodies import in_files, in_segments
 from worker import settings
+from worker.http import which
 
 A_HOST = 8
 PROGRAMS = "scripts.measure.programs"
@@ -91,7 +92,7 @@ def _library(name: str, program: str, library: str) -> Peer:
 
 def _own(how: str = "", *, workers: int = 1, engine: str = "httpx", sink: str = "files") -> Peer:
     """Fetchfleet, run in some way."""
-    there = engine in settings.ENGINES and sink in getattr(settings, "SINKS", ("files",))
+    there = engine in which.ENGINES and sink in settings.SINKS
     if engine == "reqwest":
         there = there and importlib.util.find_spec("pyreqwest") is not None
     chosen = {"FETCHFLEET_ENGINE": engine, "FETCHFLEET_SINK": sink}
