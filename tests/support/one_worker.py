@@ -1,6 +1,7 @@
 """One worker in this process, whole: its runtime, arq's loop around it, the real Redis, real sockets."""
 
 import asyncio
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,9 @@ from worker.settings import Settings
 
 Fetchable = Fetch | str | Mapping[str, Any]
 Table = Mapping[str, Any]
+
+ENGINE = os.environ.get("FETCHFLEET_TEST_ENGINE", "httpx")
+"""Of every test that names none."""
 
 IMPATIENT: Table = {"retry_base_s": 0.02, "retry_cap_s": 0.05, "breaker_reset_s": 0.3}
 """A policy whose waits a test can sit out."""
@@ -36,7 +40,7 @@ class OneWorker:
         **settings: Any,
     ) -> None:
         default = {**IMPATIENT, **(policy or {})}
-        given = {"worker_id": "one", "allow_net": "127.0.0.0/8", **settings}
+        given = {"worker_id": "one", "allow_net": "127.0.0.0/8", "engine": ENGINE, **settings}
         self.settings = Settings(
             redis_url=redis_url, out=out, policy=Policy(LanePolicy(**default), hosts), **given
         )

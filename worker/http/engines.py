@@ -38,6 +38,7 @@ def _reqwest(settings: Settings, own_redis: Whereabouts, traffic: Traffic, log: 
 
     trust.check(settings.policy)
     traffic.counted = False
-    clients = Clients(build_network(settings, own_redis), settings.user_agent)
+    clients = Clients(build_network(settings, own_redis))
     told = log if settings.log_level == "debug" else None
-    return Exchanging(ReqwestEngine(clients, settings.in_folder, told), clients, clients.aclose)
+    engine = ReqwestEngine(clients, settings.user_agent, settings.in_folder, told)
+    return Exchanging(engine, clients, clients.aclose)

@@ -6,66 +6,67 @@ so no client is ever given one. An address that is no more the name's gets no ne
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
-from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.client import ClientBuilder
 from pyreqwest.http import Url
 
+from worker.clock import mono_s
 from worker.http.errors import NameTimeoutError
 from worker.http.names import to_try
 from worker.http.network import MAX_ADDRESSES, GuardedNetwork
+from worker.http.reqwest.pinned import Pinned
+from worker.http.reqwest.sockets import new_mark_ms
 from worker.policy import LanePolicy, Timeouts, Tls
 
 KEEPALIVE_EXPIRY_S = 30.0
+VETTED_S = 1.0
+"""For so long a host's addresses count as vetted: many requests of a lane begin within it."""
+
 WINDOW_BYTES = 1 << 20
 """Of an HTTP/2 stream; its own 64 KiB would hold up large bodies."""
 
 
-@dataclass(slots=True)
-class Pinned:
-    """A client that knows its host at this address alone."""
+class Kind(NamedTuple):
+    """What a client is for. tls: for https; sends: for requests with a body, whose head may take long."""
 
-    client: Client
-    address: str
-    bounds: tuple[float, float | None]
-    answered: bool = False
-    """Whether an answer came over it: then there may be connections that the host has closed since."""
+    host: str
+    tls: bool
+    sends: bool
 
 
 @dataclass(slots=True)
 class Stay:
-    """A lane's stay: how its host is to be treated, and the clients by host and kind."""
+    """A lane's stay: how its host is to be treated, and the clients of each kind."""
 
-    ports: Collection[int]
-    tls: Tls
+    policy: LanePolicy
     identity: bytes | None
-    http2: bool
-    most_at_once: int
-    pinned: dict[tuple[str, bool], Pinned] = field(default_factory=dict)
+    pinned: dict[Kind, Pinned] = field(default_factory=dict)
+    vetted: dict[tuple[str, int], tuple[float, list[str]]] = field(default_factory=dict)
+    """By host and port: its addresses, those that answer first, and until when they count."""
 
 
 class Clients:
     """Clients by lane: `open` before the first request of a lane, `close` after the last."""
 
-    def __init__(self, network: GuardedNetwork, user_agent: str) -> None:
+    def __init__(self, network: GuardedNetwork) -> None:
         self._network = network
-        self._user_agent = user_agent
         self._stays: dict[str, Stay] = {}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Begin the lane's stay."""
-        tls = policy.tls
-        identity = _identity(tls) if tls.client_cert else None
-        self._stays[lane] = Stay(policy.ports, tls, identity, policy.http2, policy.most_at_once)
+        self._stays[lane] = Stay(policy, _identity(policy.tls) if policy.tls.client_cert else None)
 
     def heed(self, lane: str, policy: LanePolicy) -> None:
         """The lane's policy is another: requests from now on go by its ports."""
         if lane in self._stays:
-            self._stays[lane].ports = policy.ports
+            self._stays[lane].policy = policy
+            self._stays[lane].vetted.clear()
 
     async def close(self, lane: str) -> None:
         """Close the lane's connections; nothing if it has none."""
@@ -95,65 +96,75 @@ class Clients:
 
         Raises EgressRefusedError or UnresolvedError.
         """
-        stay, host = self._stays[lane], host_of(url)
+        stay, host, port = self._stays[lane], host_of(url), url.port_or_known_default or 0
+        until_s, vetted = stay.vetted.get((host, port), (0.0, []))
+        if mono_s() < until_s:
+            return tuple(vetted)
         try:
             async with asyncio.timeout(timeouts.connect_s):
-                port = url.port_or_known_default or 0
-                found = to_try(await self._network.vetted(host, port, stay.ports), MAX_ADDRESSES)
+                found = to_try(await self._network.vetted(host, port, stay.policy.ports), MAX_ADDRESSES)
         except TimeoutError:
             raise NameTimeoutError(f"{host}: no answer within {timeouts.connect_s} s") from None
-        used = stay.pinned.get((host, False)) or stay.pinned.get((host, True))
-        return sorted(found, key=lambda address: used is None or address != used.address)
+        used = {pinned.address for kind, pinned in stay.pinned.items() if kind.host == host}
+        found.sort(key=lambda address: address not in used)
+        stay.vetted[host, port] = mono_s() + VETTED_S, found
+        return tuple(found)
 
     def pinned(self, lane: str, url: Url, address: str, timeouts: Timeouts, *, sends: bool) -> Pinned:
-        """The client for that host at that address, which was vetted just now; sends: a body."""
-        stay, host = self._stays[lane], host_of(url)
+        """The client for that URL's host at that address, which was vetted just now; sends: a body."""
+        stay, kind = self._stays[lane], Kind(host_of(url), url.scheme == "https", sends)
         bounds = (timeouts.connect_s, None if sends else timeouts.connect_s + timeouts.read_s)
-        pinned = stay.pinned.get((host, sends))
-        if pinned is None or (pinned.address, pinned.bounds) != (address, bounds):
-            pinned = Pinned(self._build(stay, host, address, bounds), address, bounds)
-            stay.pinned[host, sends] = pinned
+        pinned = stay.pinned.get(kind)
+        if pinned is None or pinned.retired or (pinned.address, pinned.bounds) != (address, bounds):
+            mark_ms = new_mark_ms()
+            builder = _builder(stay, kind, bounds).resolve(kind.host, address, 0)
+            client = builder.tcp_user_timeout(timedelta(milliseconds=mark_ms)).build()
+            pinned = stay.pinned[kind] = Pinned(client, address, bounds, mark_ms)
         return pinned
+
+    def unreached(self, lane: str, url: Url, address: str) -> None:
+        """The host takes no connection at that address: the others are tried first from now on."""
+        stay, host = self._stays.get(lane), host_of(url)
+        for (of_host, _), (_, addresses) in stay.vetted.items() if stay is not None else ():
+            if of_host == host and address in addresses:
+                addresses.sort(key=address.__eq__)
 
     def failed(self, lane: str, url: Url) -> None:
         """The host is not where its client looks for it: ask anew, and begin with another address."""
-        host = host_of(url)
+        host, stay = host_of(url), self._stays.get(lane)
         self._network.resolver.forget(host)
-        stay = self._stays.get(lane)
-        for sends in (False, True):
-            if stay is not None:
-                stay.pinned.pop((host, sends), None)
+        if stay is not None:
+            stay.vetted.clear()
+            stay.pinned = {kind: pinned for kind, pinned in stay.pinned.items() if kind.host != host}
 
-    def _build(self, stay: Stay, host: str, address: str, bounds: tuple[float, float | None]) -> Client:
-        """Nothing from the environment, no cookie, no redirect, no proxy, bodies as they are sent."""
-        connect_s, read_s = bounds
-        builder = (
-            ClientBuilder()
-            .no_proxy()
-            .follow_redirects(enable=False)
-            .referer(enable=False)
-            .default_cookie_store(enable=False)
-            .gzip(enable=False)
-            .brotli(enable=False)
-            .zstd(enable=False)
-            .deflate(enable=False)
-            .user_agent(self._user_agent)
-            .default_headers({"Accept": "*/*", "Accept-Encoding": "identity"})
-            .connect_timeout(timedelta(seconds=connect_s))
-            .pool_idle_timeout(timedelta(seconds=KEEPALIVE_EXPIRY_S))
-            .pool_max_idle_per_host(stay.most_at_once)
-            .min_tls_version("TLSv1.2")
-            .danger_accept_invalid_certs(not stay.tls.verify)
-            .http2(stay.http2)
-            .http2_initial_stream_window_size(WINDOW_BYTES)
-            .http2_initial_connection_window_size(WINDOW_BYTES)
-            .resolve(host, address, 0)
-        )
-        if stay.identity is not None:
-            builder = builder.identity_pem(stay.identity)
-        if read_s is not None:
-            builder = builder.read_timeout(timedelta(seconds=read_s))
-        return builder.build()
+
+def _builder(stay: Stay, kind: Kind, bounds: tuple[float, float | None]) -> ClientBuilder:
+    """Nothing from the environment, no cookie, no redirect, no proxy, bodies as they are sent."""
+    connect_s, read_s = bounds
+    policy = stay.policy
+    builder = (
+        ClientBuilder()
+        .no_proxy()
+        .follow_redirects(enable=False)
+        .referer(enable=False)
+        .default_cookie_store(enable=False)
+        .gzip(enable=False)
+        .brotli(enable=False)
+        .zstd(enable=False)
+        .deflate(enable=False)
+        .connect_timeout(timedelta(seconds=connect_s))
+        .pool_idle_timeout(timedelta(seconds=KEEPALIVE_EXPIRY_S))
+        .pool_max_idle_per_host(policy.most_at_once)
+        .min_tls_version("TLSv1.2")
+        # What speaks no TLS trusts nobody; to read whom the system trusts takes 3 ms a client.
+        .danger_accept_invalid_certs(not (kind.tls and policy.verify))
+        .http2(policy.http2)
+        .http2_initial_stream_window_size(WINDOW_BYTES)
+        .http2_initial_connection_window_size(WINDOW_BYTES)
+    )
+    if stay.identity is not None:
+        builder = builder.identity_pem(stay.identity)
+    return builder if read_s is None else builder.read_timeout(timedelta(seconds=read_s))
 
 
 def host_of(url: Url) -> str:
