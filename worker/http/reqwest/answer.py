@@ -39,6 +39,11 @@ class ReqwestAnswer(Framed):
             return None
         return ", ".join(found) if found else None
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether its framings contradict each other: what comes after it on its connection is anybody's."""
+        return self.header("content-length") is not None and self.header("transfer-encoding") is not None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it was sent."""
         reader = self._response.body_reader

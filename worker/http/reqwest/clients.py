@@ -20,7 +20,7 @@ from worker.clock import mono_s
 from worker.http.errors import NameTimeoutError
 from worker.http.names import to_try
 from worker.http.network import MAX_ADDRESSES, GuardedNetwork
-from worker.http.reqwest.pinned import Pinned
+from worker.http.reqwest.pinned import Bounds, Pinned
 from worker.http.reqwest.sockets import new_mark_ms
 from worker.policy import LanePolicy, Timeouts, Tls
 
@@ -40,6 +40,15 @@ class Kind(NamedTuple):
     sends: bool
 
 
+class Where(NamedTuple):
+    """Where a request goes: the URL's host at a vetted address, which has connect_s to take a connection."""
+
+    lane: str
+    url: Url
+    address: str
+    connect_s: float
+
+
 @dataclass(slots=True)
 class Stay:
     """A lane's stay: how its host is to be treated, and the clients of each kind."""
@@ -47,8 +56,10 @@ class Stay:
     policy: LanePolicy
     identity: bytes | None
     pinned: dict[Kind, Pinned] = field(default_factory=dict)
-    vetted: dict[tuple[str, int], tuple[float, list[str]]] = field(default_factory=dict)
+    vetted: dict[tuple[str, int], tuple[float, Sequence[str]]] = field(default_factory=dict)
     """By host and port: its addresses, those that answer first, and until when they count."""
+    dead: set[tuple[str, str]] = field(default_factory=set)
+    """Hosts with addresses at which they took no connection: tried last."""
 
 
 class Clients:
@@ -97,37 +108,45 @@ class Clients:
         Raises EgressRefusedError or UnresolvedError.
         """
         stay, host, port = self._stays[lane], host_of(url), url.port_or_known_default or 0
-        until_s, vetted = stay.vetted.get((host, port), (0.0, []))
+        until_s, vetted = stay.vetted.get((host, port), (0.0, ()))
         if mono_s() < until_s:
-            return tuple(vetted)
+            return vetted
         try:
             async with asyncio.timeout(timeouts.connect_s):
                 found = to_try(await self._network.vetted(host, port, stay.policy.ports), MAX_ADDRESSES)
         except TimeoutError:
             raise NameTimeoutError(f"{host}: no answer within {timeouts.connect_s} s") from None
         used = {pinned.address for kind, pinned in stay.pinned.items() if kind.host == host}
-        found.sort(key=lambda address: address not in used)
+        found.sort(key=lambda address: ((host, address) in stay.dead, address not in used))
         stay.vetted[host, port] = mono_s() + VETTED_S, found
-        return tuple(found)
+        return found
 
-    def pinned(self, lane: str, url: Url, address: str, timeouts: Timeouts, *, sends: bool) -> Pinned:
-        """The client for that URL's host at that address, which was vetted just now; sends: a body."""
-        stay, kind = self._stays[lane], Kind(host_of(url), url.scheme == "https", sends)
-        bounds = (timeouts.connect_s, None if sends else timeouts.connect_s + timeouts.read_s)
+    def pinned(self, where: Where, timeouts: Timeouts, *, sends: bool) -> Pinned:
+        """The client for that place, which was vetted just now; sends: requests with a body."""
+        stay, kind = self._stays[where.lane], _kind(where, sends=sends)
         pinned = stay.pinned.get(kind)
-        if pinned is None or pinned.retired or (pinned.address, pinned.bounds) != (address, bounds):
-            mark_ms = new_mark_ms()
-            builder = _builder(stay, kind, bounds).resolve(kind.host, address, 0)
-            client = builder.tcp_user_timeout(timedelta(milliseconds=mark_ms)).build()
-            pinned = stay.pinned[kind] = Pinned(client, address, bounds, mark_ms)
+        fits = pinned is not None and not pinned.retired and pinned.address == where.address
+        if pinned is None or not fits or pinned.bounds != _bounds(where, timeouts, sends=sends):
+            pinned = stay.pinned[kind] = self.new(where, timeouts, sends=sends)
         return pinned
 
+    def new(self, where: Where, timeouts: Timeouts, *, sends: bool) -> Pinned:
+        """A client that has no connection yet, for one request or to be kept."""
+        kind, bounds, mark_ms = (
+            _kind(where, sends=sends),
+            _bounds(where, timeouts, sends=sends),
+            new_mark_ms(),
+        )
+        builder = _builder(self._stays[where.lane], kind, bounds).resolve(kind.host, where.address, 0)
+        client = builder.tcp_user_timeout(timedelta(milliseconds=mark_ms)).build()
+        return Pinned(client, where.address, bounds, mark_ms)
+
     def unreached(self, lane: str, url: Url, address: str) -> None:
-        """The host takes no connection at that address: the others are tried first from now on."""
-        stay, host = self._stays.get(lane), host_of(url)
-        for (of_host, _), (_, addresses) in stay.vetted.items() if stay is not None else ():
-            if of_host == host and address in addresses:
-                addresses.sort(key=address.__eq__)
+        """The host takes no connection at that address: the others come first from now on."""
+        host, stay = host_of(url), self._stays.get(lane)
+        if stay is not None:
+            stay.dead.add((host, address))
+            stay.vetted.clear()
 
     def failed(self, lane: str, url: Url) -> None:
         """The host is not where its client looks for it: ask anew, and begin with another address."""
@@ -138,7 +157,16 @@ class Clients:
             stay.pinned = {kind: pinned for kind, pinned in stay.pinned.items() if kind.host != host}
 
 
-def _builder(stay: Stay, kind: Kind, bounds: tuple[float, float | None]) -> ClientBuilder:
+def _kind(where: Where, *, sends: bool) -> Kind:
+    return Kind(host_of(where.url), where.url.scheme == "https", sends)
+
+
+def _bounds(where: Where, timeouts: Timeouts, *, sends: bool) -> Bounds:
+    """How long it takes to connect, and until a head comes; what is sent has its own bound, by the block."""
+    return where.connect_s, None if sends else where.connect_s + timeouts.read_s
+
+
+def _builder(stay: Stay, kind: Kind, bounds: Bounds) -> ClientBuilder:
     """Nothing from the environment, no cookie, no redirect, no proxy, bodies as they are sent."""
     connect_s, read_s = bounds
     policy = stay.policy

@@ -20,7 +20,7 @@ from worker.http.engine import MAX_STATUS, MIN_STATUS, Trace
 from worker.http.errors import BadAnswerError, FirstByteTimeoutError
 from worker.http.reqwest import errors
 from worker.http.reqwest.answer import ReqwestAnswer, Sent
-from worker.http.reqwest.clients import Clients
+from worker.http.reqwest.clients import Clients, Where
 from worker.http.reqwest.pinned import Exchange, Pinned
 from worker.policy import Timeouts
 from worker.upload import Upload
@@ -51,39 +51,67 @@ class ReqwestEngine:
             try:
                 trace.head_came()
                 answer = ReqwestAnswer(exchange, sent)
+                if answer.is_doubtful:
+                    exchange.pinned.retire()
                 if self._log is not None:
                     self._tell(request, lane, trace, answer, mono_s() - began_s)
-                if not MIN_STATUS <= answer.status <= MAX_STATUS:
-                    raise BadAnswerError(f"{answer.status} is no status")
+                _check(answer)
                 yield answer
+            except BadAnswerError:
+                exchange.pinned.retire()
+                raise
             finally:
                 await exchange.end()
 
     def _headers_of(self, request: Hop, content: Blocks | Upload | None) -> Sequence[Header]:
         """The engine's own, where the request does not have another word on it, and the request's."""
-        if not request.headers and content is None:
+        if not request.headers and content is None and request.method == "GET":
             return self._headers
         said = {name.lower() for name, _ in request.headers}
         own = (header for header in self._headers if header[0].lower() not in said)
-        return (*own, *request.headers, *framing_of(content))
+        return (*own, *request.headers, *_framing(request.method, content))
 
     async def _answered(
         self, sent: Sent, lane: str, timeouts: Timeouts, content: Blocks | Upload | None
     ) -> Exchange:
         """The head of the first vetted address that takes a connection."""
-        failure: Exception | None = None
-        for address in await self._clients.addresses(lane, sent.url, timeouts):
-            pinned = self._clients.pinned(lane, sent.url, address, timeouts, sends=content is not None)
+        addresses = await self._clients.addresses(lane, sent.url, timeouts)
+        # reqwest would not try the next beside one that says nothing (RFC 8305 §5): so none has all the time.
+        connect_s = timeouts.connect_s / min(len(addresses), 2)
+        until_s = mono_s() + timeouts.connect_s
+        failure: Exception = httpx.ConnectTimeout("no connection in time")
+        for address in addresses:
+            if mono_s() >= until_s:
+                break
             try:
-                return await _from(pinned, sent, timeouts, content)
-            except httpx.ConnectError as error:
+                return await self._from(Where(lane, sent.url, address, connect_s), sent, timeouts, content)
+            except errors.NotBegunError:
+                raise
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 self._clients.unreached(lane, sent.url, address)
                 failure = error
-            except httpx.ConnectTimeout:
-                self._clients.failed(lane, sent.url)
-                raise
         self._clients.failed(lane, sent.url)
-        raise failure or httpx.ConnectError("no address")
+        raise failure
+
+    async def _from(
+        self, where: Where, sent: Sent, timeouts: Timeouts, content: Blocks | Upload | None
+    ) -> Exchange:
+        """Hosts close idle connections as they like: what may be repeated is then sent on a new one.
+
+        So is what a host says that it has not begun with.
+        """
+        pinned = self._clients.pinned(where, timeouts, sends=content is not None)
+        answered = pinned.answered
+        try:
+            return await _exchanged(pinned, sent, timeouts, content)
+        except errors.NotBegunError:
+            pass
+        except errors.UNHEARD as error:
+            if not answered or sent.method not in IDEMPOTENT_METHODS or not _hung_up(error):
+                raise
+        pinned.retire()
+        alone = self._clients.new(where, timeouts, sends=content is not None)
+        return await _exchanged(alone, sent, timeouts, content)
 
     def _tell(self, request: Hop, lane: str, trace: Trace, answer: ReqwestAnswer, took_s: float) -> None:
         lines.exchange(
@@ -99,17 +127,6 @@ class ReqwestEngine:
         )
 
 
-async def _from(pinned: Pinned, sent: Sent, timeouts: Timeouts, content: Blocks | Upload | None) -> Exchange:
-    """Hosts close idle connections as they like: what may be repeated is then sent once more."""
-    answered = pinned.answered
-    try:
-        return await _exchanged(pinned, sent, timeouts, content)
-    except errors.UNHEARD as error:
-        if not answered or sent.method not in IDEMPOTENT_METHODS or not _hung_up(error):
-            raise
-    return await _exchanged(pinned, sent, timeouts, content)
-
-
 async def _exchanged(
     pinned: Pinned, sent: Sent, timeouts: Timeouts, content: Blocks | Upload | None
 ) -> Exchange:
@@ -117,14 +134,38 @@ async def _exchanged(
     try:
         if content is None:
             return await pinned.head_of(_built(pinned, sent))
-        async with asyncio.timeout(None) as bound:
-            return await pinned.head_of(_built(pinned, sent, timeouts, _blocks(content, timeouts, bound)))
-    except TimeoutError as error:
-        if content is not None and not hasattr(error, "details"):
-            raise FirstByteTimeoutError("the host took no more, or gave no answer in time") from None
-        raise errors.known(error, head_came=False) from None
+        sending = _Sending(content, timeouts)
+        async with sending.bound:
+            return await pinned.head_of(_built(pinned, sent, timeouts, sending.blocks()))
     except Exception as error:  # noqa: BLE001 mapped, and what is not known goes on as it is
+        if content is not None and isinstance(error, TimeoutError) and sending.bound.expired():
+            raise sending.late() from None
         raise errors.known(error, head_came=False) from None
+
+
+class _Sending:
+    """A body on its way: each block is to be taken within write_s, and the answer to begin read_s after."""
+
+    def __init__(self, content: Blocks | Upload, timeouts: Timeouts) -> None:
+        self.bound = asyncio.timeout(None)
+        self._content = content
+        self._timeouts = timeouts
+        self._sent = False
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """The body, block by block."""
+        loop = asyncio.get_running_loop()
+        async for block in self._content:
+            self.bound.reschedule(loop.time() + self._timeouts.write_s)
+            yield block
+        self._sent = True
+        self.bound.reschedule(loop.time() + self._timeouts.read_s)
+
+    def late(self) -> Exception:
+        """What the host was too slow at."""
+        if self._sent:
+            return FirstByteTimeoutError("no head of an answer in time")
+        return httpx.WriteTimeout("the host took no more")
 
 
 def _built(
@@ -140,16 +181,18 @@ def _built(
     return builder.streamed_read_buffer_limit(0).build_streamed()
 
 
-async def _blocks(
-    content: Blocks | Upload, timeouts: Timeouts, bound: asyncio.Timeout
-) -> AsyncIterator[bytes]:
-    """The body; each block is to be taken within write_s, and the answer to begin read_s after the last."""
-    loop = asyncio.get_running_loop()
-    async for block in content:
-        bound.reschedule(loop.time() + timeouts.write_s)
-        yield block
-        bound.reschedule(None)
-    bound.reschedule(loop.time() + timeouts.read_s)
+def _framing(method: str, content: Blocks | Upload | None) -> Sequence[Header]:
+    """Of a method that sends something, also that it is nothing (RFC 9110 §8.6)."""
+    nothing = content is None and method in {"POST", "PUT", "PATCH"}
+    return (("Content-Length", "0"),) if nothing else framing_of(content)
+
+
+def _check(answer: ReqwestAnswer) -> None:
+    if not MIN_STATUS <= answer.status <= MAX_STATUS:
+        raise BadAnswerError(f"{answer.status} is no status")
+    framing = answer.header("transfer-encoding")
+    if framing is not None and framing.lower() != "chunked":
+        raise BadAnswerError(f"Transfer-Encoding {framing[:100]!r}")
 
 
 def _url(text: str) -> Url:

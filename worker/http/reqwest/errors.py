@@ -26,6 +26,19 @@ _HOPELESS = re.compile(
 
 _ENDED_EARLY = re.compile(r"closed before message completed|end of file|unexpected EOF|close_notify")
 
+_NOT_BEGUN = re.compile(
+    r"refused stream before processing|connection error received: not a result of an error"
+)
+"""HTTP/2 says so of a stream (RFC 9113 §8.7), or of all after its last one (§6.8)."""
+
+_GARBLED = re.compile(r"^(connection|stream) error detected|invalid chunk", re.IGNORECASE)
+"""What came is against the protocol."""
+
+
+class NotBegunError(httpx.ConnectError):
+    """The host says that it has not begun with the request: nothing was done."""
+
+
 UNHEARD = (httpx.RemoteProtocolError, httpx.ReadError)
 """What a host that hangs up instead of answering comes to."""
 
@@ -43,6 +56,8 @@ def known(error: Exception, *, head_came: bool) -> Exception:
     if isinstance(error, exceptions.RequestTimeoutError):
         late = "the body stopped coming"
         return httpx.ReadTimeout(late) if head_came else FirstByteTimeoutError("no head of an answer in time")
+    if _NOT_BEGUN.search(said) and not head_came:
+        return NotBegunError(said)
     if _IN_TLS.search(said):
         return httpx.ReadError(_of_tls(said))  # type: ignore[arg-type]
     return _broken(error, said)
@@ -75,7 +90,7 @@ def _of_tls(said: str) -> ssl.SSLError:
 
 
 def _broken(error: Exception, said: str) -> Exception:
-    if isinstance(error, exceptions.DecodeError) or _ENDED_EARLY.search(said):
+    if isinstance(error, exceptions.DecodeError) or _ENDED_EARLY.search(said) or _GARBLED.search(said):
         return httpx.RemoteProtocolError(said)
     if isinstance(error, exceptions.WriteError):
         return httpx.WriteError(said)

@@ -14,6 +14,9 @@ LOOK_AGAIN_S = 0.2
 """A connection that is just being made may be hung up too early; it is looked for again."""
 
 
+Bounds = tuple[float, float | None]
+
+
 @dataclass(slots=True, eq=False)
 class Pinned:
     """A client that knows its host at this address alone.
@@ -23,7 +26,7 @@ class Pinned:
 
     client: Client
     address: str
-    bounds: tuple[float, float | None]
+    bounds: Bounds
     mark_ms: int
     answered: bool = False
     """Whether an answer came over it: then there may be connections that the host has closed since."""
@@ -52,6 +55,10 @@ class Pinned:
         self.answered = True
         return Exchange(self, request, response)
 
+    def retire(self) -> None:
+        """No more requests on its connections: one of them is in doubt, or dead, and its like may be."""
+        self.retired = True
+
     def no_more(self) -> None:
         """One that was wanted is not any more."""
         self.wanted -= 1
@@ -59,7 +66,7 @@ class Pinned:
             hang_up(self.mark_ms)
 
     async def _rid_of(self, request: StreamRequest, asked: asyncio.Future[Response]) -> None:
-        self.retired = True
+        self.retire()
         self.unwanted += 1
         try:
             while not asked.done():
