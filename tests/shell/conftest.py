@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.support import origin as o
+from tests.support.certificates import HAS_OPENSSL
 from tests.support.nameserver import Nameserver, nameserver
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
@@ -16,6 +18,9 @@ from worker import hand_off
 
 HOST = "127.0.0.11"
 OTHER_HOST = "127.0.0.12"
+
+needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
+needs_reqwest = pytest.mark.skipif(find_spec("pyreqwest") is None, reason="needs fetchfleet[reqwest]")
 
 Start = Callable[..., Awaitable[OneWorker]]
 Lines = list[Any]
@@ -68,3 +73,9 @@ async def other() -> AsyncIterator[Origin]:
     """Another such origin, on another host."""
     async with Origin.serving(OTHER_HOST, o.OK) as serving:
         yield serving
+
+
+@pytest.fixture(params=["httpx", pytest.param("reqwest", marks=needs_reqwest)])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine that is installed."""
+    return str(request.param)

@@ -5,16 +5,15 @@ import hashlib
 import socket
 import ssl
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from jobs import Outcome, Reason
-from tests.shell.conftest import Lines, Start
+from tests.shell.conftest import Lines, Start, needs_openssl, needs_reqwest
 from tests.support import origin as o
-from tests.support.certificates import HAS_OPENSSL, Authority, Certificate
+from tests.support.certificates import Authority, Certificate
 from tests.support.nameserver import Nameserver, at
 from tests.support.origin import Behaviour, Exchange, Origin
 from tests.support.ranged import Ranged
@@ -29,15 +28,6 @@ HERE = "127.0.71.1"
 PATIENT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=10)
 HURRIED = replace(PATIENT, connect_s=0.3, read_s=0.3, write_s=0.3)
 LINE = b"HTTP/1.1 200 OK\r\n"
-
-needs_reqwest = pytest.mark.skipif(find_spec("pyreqwest") is None, reason="needs fetchfleet[reqwest]")
-needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
-
-
-@pytest.fixture(params=["httpx", pytest.param("reqwest", marks=needs_reqwest)])
-def engine(request: pytest.FixtureRequest) -> str:
-    """Each engine that is installed."""
-    return str(request.param)
 
 
 async def silent(_: Exchange) -> None:

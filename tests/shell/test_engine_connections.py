@@ -1,0 +1,243 @@
+"""What engines do with connections: the same, whichever it is, and never more than a host may see."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from jobs import Outcome, Reason
+from tests.shell.conftest import Start, needs_openssl
+from tests.support import http2_origin
+from tests.support import origin as o
+from tests.support.certificates import Authority
+from tests.support.http2_origin import Http2Origin, server_tls
+from tests.support.nameserver import Nameserver, at
+from tests.support.one_worker import results_of
+from tests.support.origin import Exchange, Origin
+from tests.support.waiting import wait_until
+from tests.support.warc import read, segments
+from worker import life
+from worker.policy import Timeouts
+
+HERE = "127.0.71.4"
+PATIENT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=10)
+LINE = b"HTTP/1.1 200 OK\r\n"
+
+
+async def silent(_: Exchange) -> None:
+    """Hears the request, and says nothing."""
+    await asyncio.Event().wait()
+
+
+@contextmanager
+def deaf(host: str) -> Iterator[int]:
+    """The port of a host whose kernel takes connections, and who reads from none."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listening.bind((host, 0))
+        listening.listen()
+        yield listening.getsockname()[1]
+
+
+async def test_a_cancelled_request_is_over_for_its_host_before_another_begins(
+    origin: Origin, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its slot is free once its connection is gone."""
+    monkeypatch.setattr(life, "SIGN_OF_LIFE_S", 0.05)
+    origin.behaviour = o.by_path({"/silent": silent}, o.OK)
+    worker = await start(engine=engine, policy={"concurrency": 1, "timeout": PATIENT})
+    unwanted = await worker.submit([origin.url("/silent")])
+    await wait_until(lambda: origin.requests, "the request")
+    wanted = await worker.submit([origin.url("/next")])
+    await unwanted.cancel()
+
+    [cancelled], [stored] = await results_of(unwanted), await results_of(wanted)
+
+    assert (cancelled.outcome, stored.outcome) == (Outcome.CANCELLED, Outcome.STORED)
+    assert origin.high_water == 1
+    assert origin.requests[0].aborted
+
+
+async def test_what_is_cancelled_beside_others_costs_them_nothing(
+    origin: Origin, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the host never sees more at once than it should."""
+    monkeypatch.setattr(life, "SIGN_OF_LIFE_S", 0.05)
+    go_on = asyncio.Event()
+
+    async def waits(x: Exchange) -> None:
+        await go_on.wait()
+        await x.respond(200, (), b"ok")
+
+    origin.behaviour = o.by_path({"/silent": silent, "/waits": waits}, o.OK)
+    worker = await start(engine=engine, policy={"concurrency": 2, "timeout": PATIENT})
+    unwanted = await worker.submit([origin.url("/silent")])
+    sibling = await worker.submit([origin.url("/waits")])
+    await wait_until(lambda: origin.in_progress == 2, "both requests")
+    await unwanted.cancel()
+    [lane] = worker.runtime.lanes.values()
+    await wait_until(lambda: lane.cancelled or len(lane.in_flight) == 1, "the cancellation")
+    queued = await worker.submit([origin.url(f"/{number}") for number in range(5)])
+    go_on.set()
+
+    [cancelled], [other] = await results_of(unwanted), await results_of(sibling)
+
+    assert (cancelled.outcome, other.outcome, other.attempts) == (Outcome.CANCELLED, Outcome.STORED, 1)
+    assert {result.outcome for result in await results_of(queued)} == {Outcome.STORED}
+    assert origin.high_water == 2
+
+
+async def test_a_lane_that_is_lost_leaves_nothing_at_its_host(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """Whoever has it now may begin at once."""
+    origin.behaviour = silent
+    worker = await start(engine=engine, policy={"concurrency": 3, "timeout": PATIENT})
+    await worker.submit([origin.url(f"/{number}") for number in range(3)])
+    await wait_until(lambda: origin.in_progress == 3, "the requests")
+    await worker.take_no_more()
+    [lane] = worker.runtime.lanes.values()
+    lane.lose()
+
+    await wait_until(lambda: not worker.runtime.lanes, "the end of the lane's stay")
+    await wait_until(lambda: origin.in_progress == 0, "the host to be rid of them", timeout_s=1)
+    assert all(seen.aborted for seen in origin.requests)
+
+
+async def test_an_idle_connection_that_the_host_closed_is_one_request_more(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """Made at once on a new connection, and no attempt is charged."""
+    first = origin.connections_opened + 1
+
+    async def once(x: Exchange) -> None:
+        again = [seen for seen in origin.requests if seen.connection == x.request.connection]
+        if x.request.connection == first and len(again) > 1:
+            x.close()
+        else:
+            await x.respond(200, (), b"ok")
+
+    origin.behaviour = once
+    worker = await start(engine=engine, policy={"concurrency": 1, "attempts": 1})
+
+    results = await worker.results([origin.url("/1"), origin.url("/2")])
+
+    assert [(result.outcome, result.attempts) for result in results] == [(Outcome.STORED, 1)] * 2
+    assert [(seen.target, seen.connection) for seen in origin.requests] == [("/1", 1), ("/2", 1), ("/2", 2)]
+
+
+async def test_what_follows_an_answer_goes_with_its_connection(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """It is no answer to the next request."""
+    smuggled = LINE + b"Content-Length: 2\r\n\r\nok" + LINE + b"Content-Length: 6\r\n\r\npoison"
+
+    async def more(x: Exchange) -> None:
+        await x.raw(smuggled)
+
+    origin.behaviour = o.sequence(more, o.ok(b"mine"))
+    worker = await start(engine=engine, policy={"concurrency": 1})
+
+    first, second = await worker.results([origin.url("/1"), origin.url("/2")])
+
+    assert (worker.body(first), worker.body(second)) == (b"ok", b"mine")
+    assert origin.connections_opened == 2
+
+
+async def test_a_name_that_has_moved_is_found_where_it_is_now(
+    names: Nameserver, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a lane's stay, too: once its TTL is over, where it is now is vetted, and dialled."""
+    if engine == "reqwest":
+        monkeypatch.setattr("worker.http.reqwest.clients.VETTED_S", 0.0)
+    close = [("Connection", "close")]
+    behaviour = o.by_path({"/silent": silent}, o.ok(b"old", close))
+    async with (
+        Origin.serving(HERE, behaviour) as old,
+        Origin.serving("127.0.71.3", o.ok(b"new", close), old.port) as new,
+    ):
+        names.says["shop.test"] = [at(HERE), at(HERE), at("127.0.71.3"), at("10.1.2.3")]
+        worker = await start(
+            engine=engine, nameservers=names.address, policy={"attempts": 1, "timeout": PATIENT}
+        )
+        url = f"http://shop.test:{old.port}"
+        await worker.submit([f"{url}/silent"])
+        await wait_until(lambda: old.requests, "what keeps the lane")
+        before, after, last = [await worker.one(f"{url}/{number}") for number in range(3)]
+
+    assert [worker.body(result) for result in (before, after)] == [b"old", b"new"]
+    assert last.reason is Reason.EGRESS_REFUSED
+    assert (len(old.requests), len(new.requests)) == (2, 1)
+
+
+async def test_a_body_that_nobody_takes_ends_by_the_write_timeout(
+    start: Start, engine: str, tmp_path: Path
+) -> None:
+    """It holds its slot no longer than that."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").touch()
+    os.truncate(tmp_path / "in" / "file", 64 << 20)
+    patience = replace(PATIENT, write_s=0.3, read_s=30, total_s=60)
+    with deaf(HERE) as port:
+        policy = {"attempts": 1, "timeout": patience}
+        worker = await start(engine=engine, in_folder=tmp_path / "in", policy=policy)
+        result = await worker.one(f"http://{HERE}:{port}/", method="PUT", body_file="file")
+
+    assert result.reason is Reason.WRITE_TIMEOUT
+
+
+async def test_a_host_at_an_ipv6_address_is_dialled(start: Start, engine: str) -> None:
+    """With its brackets where they belong."""
+    async with Origin.serving("::1", o.OK) as there:
+        worker = await start(engine=engine, allow_net="::1/128")
+        result = await worker.one(f"http://[::1]:{there.port}/")
+
+    assert result.outcome is Outcome.STORED
+    assert Origin.header(there.requests[0], "host") == f"[::1]:{there.port}"
+
+
+async def test_the_request_in_a_segment_is_what_its_host_saw(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """Its line and its fields, in their order; and the answer is kept with its address."""
+    worker = await start(engine=engine, sink="warc")
+    own = {"X-Own-Field": "1", "Accept": "text/plain"}
+    sent = await worker.one(origin.url("/a?b=c"), method="POST", body="sent", headers=own)
+    plain = await worker.one(origin.url("/plain"))
+
+    for result, seen in zip((sent, plain), origin.requests, strict=True):
+        records = read(segments(worker.out)[str(result.path)])
+        [request] = [
+            each for each in records if each.kind == "request" and seen.target in each.http.statusline
+        ]
+        assert [(name.lower(), value) for name, value in request.http.headers] == list(seen.headers)
+        assert request.payload == seen.body
+
+
+@needs_openssl
+class TestHttp2:
+    """Where the policy says so and the host can."""
+
+    @pytest.fixture
+    async def host(
+        self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[Http2Origin]:
+        """An origin that the system trusts."""
+        authority = Authority(tmp_path_factory.mktemp("ca"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+        tls = server_tls(authority.issue("host", f"IP:{HERE}"))
+        async with Http2Origin.serving(HERE, tls, http2_origin.ok) as serving:
+            yield serving
+
+    async def test_requests_share_a_connection(self, host: Http2Origin, start: Start, engine: str) -> None:
+        """One after the other, and side by side once it is there."""
+        worker = await start(engine=engine, policy={"http2": True, "concurrency": 1})
+        results = await worker.results([host.url(f"/{number}") for number in range(4)])
+
+        assert {result.outcome for result in results} == {Outcome.STORED}
+        assert {seen.connection for seen in host.requests} == {1}
