@@ -12,6 +12,9 @@ from worker.log import Event
 from worker.store import Store
 
 RENEWALS_A_LEASE = 3
+AGAIN_S = 0.25
+"""A renewal that failed is made again so soon: a lease holds for few of them."""
+
 LEASE_MARGIN_S = 1.0
 """We let go of a lane this long before Redis would give it to somebody else."""
 
@@ -47,13 +50,13 @@ class Leases:
 
     async def run(self) -> None:
         """Renew, until cancelled."""
+        renewed = True
         while True:
             self._renewed_s = mono_s()
-            await asyncio.sleep(self._lease_s / RENEWALS_A_LEASE)
+            await asyncio.sleep(self._lease_s / RENEWALS_A_LEASE if renewed else AGAIN_S)
             lanes = list(self._lanes.values())
             self._stop_lapsed(lanes)  # before we ask: whoever was stopped for long must not wait for that
-            if lanes:
-                await self._renew(lanes)
+            renewed = not lanes or await self._renew(lanes)
             self._stop_lapsed(lanes)
 
     def _stop_lapsed(self, lanes: Iterable[Lane]) -> None:
@@ -62,17 +65,19 @@ class Leases:
                 self._log.warning(Event.LANE_LAPSED, lane=lane.name, in_flight=len(lane.in_flight))
                 lane.lapse()
 
-    async def _renew(self, lanes: list[Lane]) -> None:
+    async def _renew(self, lanes: list[Lane]) -> bool:
+        """Whether Redis answered."""
         asked_s = mono_s()
         try:
             async with asyncio.timeout(self._lease_s / RENEWALS_A_LEASE):
                 now_ms, kept = await self._store.renew([(lane.name, lane.token) for lane in lanes])
         except (RedisError, OSError) as error:
             self._trouble(error)
-            return
+            return False
         self._clock.sync(now_ms)
         for lane, ours in zip(lanes, kept, strict=True):
             if ours:
                 lane.lease_ends_s = self.end_s(asked_s)
             elif self._lanes.get(lane.pool) is lane and not lane.released:
                 lane.lose()
+        return True

@@ -2,7 +2,8 @@
 
     python -m scripts.measure.connections [--count N] [--engine httpx|reqwest]
 
-A worker is a process of its own, its hosts are in another; every answer is held until all are under way.
+A worker is a process of its own, its hosts are in another; every answer is held until all are under way. Then
+the hosts answer, one after the other.
 Without --engine both are measured. The count is lowered to what the limit of open files allows.
 """
 
@@ -16,8 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from tests.support.one_worker import OneWorker
 from worker import log
@@ -31,6 +36,7 @@ QUIET_S = 5.0
 """When no more come for so long, some are missing; the count says how many came."""
 
 LOOK_EVERY_S = 0.05
+NEXT_HOST_S = 1.0
 SPARE_FILES = 500
 PATIENT = Timeouts(connect_s=60, read_s=120, write_s=60, pool_s=60, total_s=240)
 
@@ -58,6 +64,10 @@ class _Held(asyncio.Protocol):
             self.held.append(self._transport)
 
 
+def _host(transport: asyncio.Transport) -> str:
+    return str(transport.get_extra_info("sockname")[0])
+
+
 async def _serve(count: int) -> None:
     """Take connections on all hosts, print when there are `count`, answer all once a line is read."""
     loop = asyncio.get_running_loop()
@@ -70,8 +80,10 @@ async def _serve(count: int) -> None:
         seen = len(_Held.held)
     print(len(_Held.held), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    for transport in _Held.held:
-        transport.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    for _, held in groupby(sorted(_Held.held, key=_host), key=_host):
+        for transport in held:
+            transport.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await asyncio.sleep(NEXT_HOST_S)
     await asyncio.to_thread(sys.stdin.readline)
 
 
@@ -95,11 +107,11 @@ async def _fetch(engine: str, count: int) -> None:
             opened = int(await server.stdout.readline())
             each_bytes = (rss_bytes() - before_bytes) / max(opened, 1)
             server.stdin.write(b"\n")
-            done = [result.outcome.value async for result in batch.results()]
+            done = Counter([str(result.reason or result.outcome.value) async for result in batch.results()])
             server.stdin.write(b"\n")
     await server.wait()
     told = {"engine": engine, "connections": opened, "kib_each": round(each_bytes / 1024, 1)}
-    print(json.dumps({**told, "rss_before_mib": before_bytes >> 20, "stored": done.count("stored")}))
+    print(json.dumps({**told, "rss_before_mib": before_bytes >> 20, "ended": dict(done)}))
 
 
 def main() -> None:
@@ -114,7 +126,7 @@ def main() -> None:
         asyncio.run(_serve(count))
     elif given.engine:
         log.configure(io.StringIO())
-        asyncio.run(asyncio.wait_for(_fetch(given.engine, count), 2 * GIVE_UP_S))
+        uvloop.run(asyncio.wait_for(_fetch(given.engine, count), 2 * GIVE_UP_S))
     else:
         print(f"open files: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}, so {count} connections")
         for engine in ("httpx", "reqwest"):

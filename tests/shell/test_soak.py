@@ -87,6 +87,7 @@ async def test_all_that_a_worker_holds_goes_back_to_what_it_was(
 ) -> None:
     """Descriptors, tasks, memory and connections, after resets, time-outs, cancellations and redirects."""
     origin, other = origins
+    left_by_others = tcp.connections(origin.url(), other.url())["time_wait"]  # who had these ports before
     worker = await start(policy=POLICY, max_in_flight=64)
     numbers = iter(range(10 * FETCHES + A_ROUND))
     await a_round(worker, origin, numbers)
@@ -106,7 +107,7 @@ async def test_all_that_a_worker_holds_goes_back_to_what_it_was(
     assert {"listen", "time_wait"} >= hosts.keys(), "connections are still open"
     assert hosts["listen"] == 2
     assert traffic.opened == traffic.closed == opened
-    assert hosts["time_wait"] <= opened < made / 2, "connections are used again and again"
+    assert hosts["time_wait"] - left_by_others <= opened < made / 2, "connections are used again and again"
     assert traffic.reused > made / 2
     assert after.files <= before.files + MOST_MORE_FILES
     assert after.rss_bytes <= before.rss_bytes + MOST_MORE_BYTES

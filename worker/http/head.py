@@ -11,6 +11,7 @@ import httpcore2
 
 from worker.http.errors import FirstByteTimeoutError
 from worker.http.over import Over
+from worker.http.turns import Turns
 
 MAX_HEAD_BYTES = 512 * 1024
 """More than the largest single head that is taken, and a read of the body with it (worker/http/wide.py)."""
@@ -51,7 +52,11 @@ def _came(size_bytes: int) -> None:
 
 
 class Counted(Over):
-    """A connection that counts what it reads of a head."""
+    """A connection that counts what it reads of a head, and goes on with what has come in its turn."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream, turns: Turns) -> None:
+        super().__init__(stream)
+        self._turns = turns
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 httpcore2's
         """As the connection does.
@@ -66,8 +71,9 @@ class Counted(Over):
                 raise FirstByteTimeoutError(f"nothing came within {timeout} s") from None
             raise
         _came(len(data))
+        await self._turns.next()
         return data
 
     async def start_tls(self, *how: Any, **named: Any) -> httpcore2.AsyncNetworkStream:
         """What comes through it is counted likewise."""
-        return Counted(await super().start_tls(*how, **named))
+        return Counted(await super().start_tls(*how, **named), self._turns)

@@ -21,6 +21,7 @@ from worker.http.head import Counted
 from worker.http.names import to_try
 from worker.http.own_redis import Whereabouts, is_ours
 from worker.http.resolver import Resolver
+from worker.http.turns import Turns
 from worker.http.wide import Wide
 
 MAX_ADDRESSES = 8
@@ -38,6 +39,7 @@ class GuardedNetwork:
 
     def __init__(self, egress: Egress, resolver: Resolver, own_redis: Whereabouts) -> None:
         self.resolver = resolver
+        self.turns = Turns()
         self._egress = egress
         self._own_redis = own_redis
 
@@ -89,10 +91,12 @@ class LaneNetwork(httpcore2.AsyncNetworkBackend):
         Raises EgressRefusedError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout.
         """
         addresses: Sequence[str] = ()
+        turns = self._network.turns
+        await turns.next()
         try:
             async with asyncio.timeout(timeout):
                 addresses = await self._network.vetted(host, port, self.ports)
-                return await _dialled(addresses, port, socket_options or ())
+                return await _dialled(addresses, port, socket_options or (), turns)
         except TimeoutError:
             if not addresses:
                 raise NameTimeoutError(f"{host}: no answer within {timeout} s") from None
@@ -116,7 +120,9 @@ class LaneNetwork(httpcore2.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
-async def _dialled(addresses: Sequence[str], port: int, options: _Options) -> httpcore2.AsyncNetworkStream:
+async def _dialled(
+    addresses: Sequence[str], port: int, options: _Options, turns: Turns
+) -> httpcore2.AsyncNetworkStream:
     """A connection to the first of the addresses that takes one; raises httpcore2.ConnectError."""
     options = (_NO_DELAY, *options)
 
@@ -131,7 +137,7 @@ async def _dialled(addresses: Sequence[str], port: int, options: _Options) -> ht
         connected = await start_connection(
             infos, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, socket_factory=made
         )
-        return Counted(Shaken(Wide(AnyIOStream(await _stream(connected)))))
+        return Counted(Shaken(Wide(AnyIOStream(await _stream(connected)))), turns)
     except (OSError, RuntimeError) as error:  # uvloop has the latter, too
         raise httpcore2.ConnectError(str(error)) from error
 

@@ -67,6 +67,7 @@ class Clients:
 
     def __init__(self, network: GuardedNetwork) -> None:
         self._network = network
+        self.turns = network.turns
         self._stays: dict[str, Stay] = {}
 
     def open(self, lane: str, policy: LanePolicy) -> None:

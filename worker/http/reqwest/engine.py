@@ -49,6 +49,7 @@ class ReqwestEngine:
             sent = Sent(_url(request.url), request.method, self._headers_of(request, content))
             exchange = await self._answered(sent, lane, timeouts, content)
             try:
+                await self._clients.turns.next()
                 trace.head_came()
                 answer = ReqwestAnswer(exchange, sent)
                 if answer.is_doubtful:
@@ -75,6 +76,7 @@ class ReqwestEngine:
         self, sent: Sent, lane: str, timeouts: Timeouts, content: Blocks | Upload | None
     ) -> Exchange:
         """The head of the first vetted address that takes a connection."""
+        await self._clients.turns.next()
         addresses = await self._clients.addresses(lane, sent.url, timeouts)
         # reqwest would not try the next beside one that says nothing (RFC 8305 §5): so none has all the time.
         connect_s = timeouts.connect_s / min(len(addresses), 2)
