@@ -122,9 +122,8 @@ class WarcPart(Part):
         if self._large:
             await self._pump.flush()
         self._may_place = may_place
-        appending = self._warc.writer.append(self)
-        await tasks.end_of(appending)  # what is in its place counts, although we are cancelled
-        placed = appending.result()
+        # What is in its place counts, although we are cancelled.
+        placed = await tasks.result_of(self._warc.writer.append(self))
         if placed is None:
             return None
         self._warc.taken_by_the_disk()
