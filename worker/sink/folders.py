@@ -73,7 +73,7 @@ class Folders:
     def at_hand(self, moment_s: float) -> Iterator["Folders"]:
         """The same, for one thread: what is entered in this block stays so for that moment."""
         with ExitStack() as entered:
-            yield _AtHand(self._out, self.root, moment_s, entered)
+            yield _AtHand(self, self._out, moment_s, entered)
 
     def create(self, part: str) -> int:
         """A new, empty part, open for writing.
@@ -182,9 +182,10 @@ class Folders:
 class _AtHand(Folders):
     """See Folders.at_hand; it does not open or close the out folder."""
 
-    def __init__(self, out: Path, root: int, moment_s: float, entered: ExitStack) -> None:
+    def __init__(self, of: Folders, out: Path, moment_s: float, entered: ExitStack) -> None:
         super().__init__(out)
-        self._root = root
+        self._of = of
+        self._root = of.root
         self._moment_s = moment_s
         self._entered = entered
         self._ways: dict[str, list[int]] = {}
@@ -197,6 +198,9 @@ class _AtHand(Folders):
         if path not in self._ways:
             self._ways[path] = self._entered.enter_context(super().way(path, make=make))
         yield self._ways[path]
+
+    def nameless(self) -> int | None:
+        return self._of.nameless()
 
     def create(self, part: str) -> int:
         try:
