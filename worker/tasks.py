@@ -4,9 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 CANCEL_AGAIN_S = 1.0
 BEGIN_AGAIN_S = 1.0
@@ -59,14 +57,6 @@ async def end_of(task: asyncio.Future[Any]) -> None:
     while not task.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([task])
-
-
-async def result_of(doing: asyncio.Future[T]) -> T:
-    """What it returns or raises, once it has ended by itself, however often we are cancelled meanwhile."""
-    while not doing.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(doing)
-    return doing.result()
 
 
 async def until_signal(task: asyncio.Task[Any]) -> None:

@@ -185,11 +185,14 @@ class _AtHand(Folders):
     def __init__(self, of: Folders, out: Path, moment_s: float, entered: ExitStack) -> None:
         super().__init__(out)
         self._of = of
-        self._root = of.root
         self._moment_s = moment_s
         self._entered = entered
         self._ways: dict[str, list[int]] = {}
         self._ends_s = 0.0
+
+    @property
+    def root(self) -> int:
+        return self._of.root
 
     @contextmanager
     def way(self, path: str, *, make: bool = True) -> Iterator[list[int]]:

@@ -136,7 +136,7 @@ class Part:
         elif self._synced:
             placed = await _to_the_end(run_in(self._sink.for_names, self._small, may_place))
         else:
-            placed = await tasks.result_of(self._sink.small.do(partial(self._small, may_place)))
+            placed = await self._sink.small.do(partial(self._small, may_place))
         if not placed:
             return None
         return Kept(self._place.path, self.size_bytes, self._sha256)
@@ -298,7 +298,9 @@ class Part:
 
 async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Let the work end although we are cancelled: what it has put in place counts, and is told."""
-    return await tasks.result_of(asyncio.create_task(work))
+    task = asyncio.create_task(work)
+    await tasks.end_of(task)
+    return task.result()
 
 
 def _write_all(file: int, whole: bytearray) -> None:

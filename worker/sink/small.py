@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from worker.clock import mono_s
 from worker.sink.folders import Folders
@@ -24,13 +24,17 @@ LATE_S = 0.05
 """A body that has waited for so long is for another thread."""
 
 Work = Callable[[Folders], bool]
-Outcome = bool | Exception
+Outcome = bool | BaseException
 
 
-class _Waiting(NamedTuple):
+@dataclass(slots=True)
+class _Waiting:
+    """outcome: there before `told`, which ends sooner where who waits is cancelled."""
+
     work: Work
-    future: asyncio.Future[bool]
     since_s: float
+    told: asyncio.Future[None]
+    outcome: Outcome | None = None
 
 
 class Small:
@@ -42,18 +46,28 @@ class Small:
         self._most = most
         self._at_work = 0
         self._waiting: deque[_Waiting] = deque()
-        self._done: deque[tuple[asyncio.Future[bool], Outcome]] = deque()
+        self._done: deque[_Waiting] = deque()
         self._looking: asyncio.TimerHandle | None = None
 
-    def do(self, work: Work) -> asyncio.Future[bool]:
-        """What the work returns or raises, once it is done; it gets the folders."""
+    async def do(self, work: Work) -> bool:
+        """What the work returns or raises, once it is done; it gets the folders.
+
+        However often we are cancelled: what it has put in place counts, and is told.
+        """
         loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        self._waiting.append(_Waiting(work, future, mono_s()))
+        waiting = _Waiting(work, mono_s(), loop.create_future())
+        self._waiting.append(waiting)
         if not self._at_work:
             self._at_work = 1
             loop.call_soon(self._begin, loop)  # with all that are ready in this turn of the loop
-        return future
+        while waiting.outcome is None:
+            if waiting.told.done():
+                waiting.told = loop.create_future()
+            with suppress(asyncio.CancelledError):
+                await waiting.told
+        if isinstance(waiting.outcome, BaseException):
+            raise waiting.outcome
+        return waiting.outcome
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -61,7 +75,8 @@ class Small:
         except RuntimeError as error:  # they have been shut down
             self._at_work -= 1
             while self._waiting:
-                self._done.append((self._waiting.popleft().future, error))
+                self._waiting[0].outcome = error
+                self._done.append(self._waiting.popleft())
             self._tell()
             return
         if self._looking is None:
@@ -70,21 +85,22 @@ class Small:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Runs off the loop. One body after the other, so that whoever waits is not bound to us."""
         ends_s = mono_s() + TURN_S
-        with self._folders.at_hand(TURN_S) as folders:
-            for _ in range(MOST_A_TURN):
-                try:
-                    work, future, _ = self._waiting.popleft()
-                except IndexError:
-                    break
-                try:
-                    outcome: Outcome = work(folders)
-                except Exception as error:  # noqa: BLE001 whatever it is, it is the body's own
-                    outcome = error
-                self._done.append((future, outcome))
-                if mono_s() >= ends_s:
-                    break
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._ended, loop)
+        try:
+            with self._folders.at_hand(TURN_S) as folders, suppress(IndexError):
+                for _ in range(MOST_A_TURN):
+                    self._do(self._waiting.popleft(), folders)
+                    if mono_s() >= ends_s:
+                        break
+        finally:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._ended, loop)
+
+    def _do(self, waiting: _Waiting, folders: Folders) -> None:
+        try:
+            waiting.outcome = waiting.work(folders)
+        except BaseException as error:  # noqa: BLE001 whatever it is, it is the body's own
+            waiting.outcome = error
+        self._done.append(waiting)
 
     def _ended(self, loop: asyncio.AbstractEventLoop) -> None:
         self._at_work -= 1
@@ -110,8 +126,6 @@ class Small:
 
     def _tell(self) -> None:
         while self._done:
-            future, outcome = self._done.popleft()
-            if isinstance(outcome, Exception):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+            told = self._done.popleft().told
+            if not told.done():
+                told.set_result(None)

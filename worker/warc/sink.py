@@ -122,8 +122,9 @@ class WarcPart(Part):
         if self._large:
             await self._pump.flush()
         self._may_place = may_place
-        # What is in its place counts, although we are cancelled.
-        placed = await tasks.result_of(self._warc.writer.append(self))
+        appending = self._warc.writer.append(self)
+        await tasks.end_of(appending)  # what is in its place counts, although we are cancelled
+        placed = appending.result()
         if placed is None:
             return None
         self._warc.taken_by_the_disk()
