@@ -81,7 +81,8 @@ async def test_all_that_wait_are_stored_by_one_thread(
             at_it.remove(threading.get_ident())
 
     monkeypatch.setattr(Folders, "name", noted)
-    monkeypatch.setattr(small, "LATE_S", 60.0)
+    monkeypatch.setattr(small, "STUCK_S", 60.0)
+    monkeypatch.setattr(small, "SLOW_S", 60.0)
 
     kept = await asyncio.gather(*all_of(sink, 200))
 
@@ -112,7 +113,7 @@ async def test_a_disk_that_stands_still_has_no_more_threads_than_there_are(
     """However many wait for it; once it goes on, so do they."""
     every = Stuck({f"folder/{number}" for number in range(30)})
     monkeypatch.setattr(Folders, "name", partialmethod(every))
-    monkeypatch.setattr(small, "LATE_S", 0.001)
+    monkeypatch.setattr(small, "STUCK_S", 0.001)
     tasks = all_of(sink, 30)
 
     await wait_until(lambda: len(every.at) == THREADS, "all threads to be at it")
@@ -122,6 +123,28 @@ async def test_a_disk_that_stands_still_has_no_more_threads_than_there_are(
     kept = await asyncio.gather(*tasks)
 
     assert at_once == THREADS
+    assert all(kept)
+
+
+async def test_on_a_slow_disk_bodies_wait_beside_each_other(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network's disk would have it: each answer takes its time, however many are asked for."""
+    together, name = threading.Barrier(THREADS), Folders.name
+
+    def together_only(self: Folders, file: int, path: str) -> bool:
+        if path != "first":
+            together.wait(30)
+        return name(self, file, path)
+
+    monkeypatch.setattr(Folders, "name", together_only)
+    monkeypatch.setattr(small, "STUCK_S", 60.0)
+    monkeypatch.setattr(small, "SLOW_S", -1.0)
+    monkeypatch.setattr(small, "SLOW_TURNS", 1)
+    await keep(sink, b"x", "first")
+
+    kept = await asyncio.gather(*all_of(sink, THREADS))
+
     assert all(kept)
 
 
