@@ -14,6 +14,7 @@ from jobs import Batch, BatchCancelledError, Fetch, Outcome, Priority, Result, k
 from jobs.chunk import CHUNK_FETCHES
 from tests.shell.conftest import HOST, Lines, Start
 from tests.support import origin as o
+from tests.support.disks import knows_no_nameless_files
 from tests.support.lanes import backlog
 from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Origin
@@ -294,19 +295,22 @@ async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
     assert [50] == [line["fetches"] for line in lines if line["event"] == "lane.cancelled"]
 
 
+@pytest.mark.parametrize("step", ["name", "place"], ids=["nameless", "a part"])
 async def test_a_body_that_is_being_put_in_its_place_is_stored(
-    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
+    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """The disk has it: no file of a cancelled fetch is left without a result that names it."""
+    if step == "place":
+        knows_no_nameless_files(monkeypatch)
     placing, go_on = threading.Event(), threading.Event()
-    place = FileSink.place
+    real = getattr(FileSink, step)
 
-    def slowly(self: FileSink, *args: Any) -> None:
+    def slowly(self: FileSink, *args: Any) -> Any:
         placing.set()
         go_on.wait(10)
-        place(self, *args)
+        return real(self, *args)
 
-    monkeypatch.setattr(FileSink, "place", slowly)
+    monkeypatch.setattr(FileSink, step, slowly)
     batch = await worker.submit([origin.url()])
     await wait_until(placing.is_set, "the body to be whole")
     await batch.cancel()

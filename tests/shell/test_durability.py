@@ -10,7 +10,7 @@ import pytest
 
 from jobs import Outcome
 from tests.shell.conftest import Lines, Start
-from tests.support.disks import files, keep, opened, some_bytes
+from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
 from tests.support.killed_sink import deaths
 from tests.support.origin import Origin
 from worker.http import errors
@@ -33,7 +33,7 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is asked of the disk from here on, in order, by call and name."""
     done: list[str] = []
-    fsync, rename = os.fsync, os.rename
+    fsync, rename, link = os.fsync, os.rename, os.link
 
     def synced(file: int) -> None:
         name = Path(f"/proc/self/fd/{file}").readlink().name
@@ -44,8 +44,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append("rename")
         rename(*args, **kwargs)
 
+    def linked(*args: Any, **kwargs: Any) -> None:
+        done.append("link")
+        link(*args, **kwargs)
+
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "link", linked)
     return done
 
 
@@ -59,14 +64,32 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 async def test_the_disk_is_asked_in_this_order(
-    sink: FileSink, steps: list[str], durability: str, expected: list[str], size_bytes: int
+    sink: FileSink,
+    steps: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    durability: str,
+    expected: list[str],
+    size_bytes: int,
 ) -> None:
     """The body before it has its name; then the name, and the names of all folders that lead to it."""
+    knows_no_nameless_files(monkeypatch)
     kept = await keep(sink, some_bytes(size_bytes), "folder/deeper/a", Care(durability=durability))
 
     assert kept is not None
     assert expected == steps
     assert (sink.out / kept.path).read_bytes() == some_bytes(size_bytes)
+
+
+@pytest.mark.parametrize(("durability", "expected"), [("none", ["link"]), ("file", ["fsync part", "rename"])])
+async def test_what_is_not_synced_needs_no_temporary_name(
+    sink: FileSink, steps: list[str], durability: str, expected: list[str]
+) -> None:
+    """It has none until it has its own, where the disk can do that."""
+    kept = await keep(sink, some_bytes(SMALL), "folder/deeper/a", Care(durability=durability))
+
+    assert kept is not None
+    assert expected == steps
+    assert (sink.out / kept.path).read_bytes() == some_bytes(SMALL)
 
 
 async def test_the_result_is_told_last(
@@ -116,22 +139,36 @@ async def test_what_could_not_be_synced_is_fetched_again(
 
 
 @BOTH
+@pytest.mark.parametrize("nameless", [True, False], ids=["nameless", "a part"])
 @pytest.mark.parametrize(
     ("durability", "if_exists", "old"),
-    [("none", "replace", None), ("full", "replace", b"old"), ("full", "fail", None)],
-    ids=["new", "over an old one", "no other"],
+    [
+        ("none", "replace", None),
+        ("none", "replace", b"old"),
+        ("none", "fail", None),
+        ("full", "replace", b"old"),
+        ("full", "fail", None),
+    ],
+    ids=["new", "over an old one", "no other", "synced over an old one", "synced, no other"],
 )
 def test_killed_at_any_step_it_leaves_a_whole_body_or_none(
-    tmp_path: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None
+    tmp_path: Path,
+    size_bytes: int,
+    durability: str,
+    if_exists: str,
+    old: bytes | None,
+    nameless: bool,  # noqa: FBT001
 ) -> None:
     """Kill -9 before each call that changes the disk: a whole body is at the name, or what was there."""
-    lives = deaths(tmp_path, size_bytes, durability, if_exists, old)
+    lives = deaths(tmp_path, size_bytes, durability, if_exists, old, nameless=nameless)
 
     *killed, last = lives
     before = "nothing" if old is None else "old"
     assert {life["found"] for life in killed} <= {before, "whole"}
     assert (last["found"], last["parts"]) == ("whole", [])
-    placing = "link" if if_exists == "fail" else "rename"
+    needs_no_part = nameless and size_bytes == SMALL and durability == "none" and old is None
+    placing = "link" if if_exists == "fail" or needs_no_part else "rename"
+    assert not needs_no_part or not any(life["parts"] for life in lives)
     assert placing in last["steps"]
     assert len(killed) == len(last["steps"]) >= 5
     wholes = [life["found"] == "whole" for life in lives]

@@ -1,6 +1,7 @@
 """Nothing outside the out folder is ever touched, whatever is put in the way of a body."""
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import pytest
 
 from jobs import Outcome, Reason
 from tests.shell.conftest import Lines, Start
-from tests.support.disks import ID, files, keep, mounted, opened
+from tests.support.disks import ID, files, keep, knows_no_nameless_files, mounted, opened
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
 from tests.support.waiting import wait_until
 from worker.http.errors import InTheWayError
+from worker.sink import folders
 from worker.sink.files import FileSink
+from worker.sink.folders import Folders
 from worker.sink.pump import BLOCK_BYTES
 
 BODY = b"ours"
@@ -39,6 +42,17 @@ def outside(tmp_path: Path) -> Path:
 def is_untouched(outside: Path) -> bool:
     """Whether the folder is as it was."""
     return files(outside) == {"file"} and (outside / "file").read_bytes() == b"theirs"
+
+
+def store(at_hand: Folders, path: str) -> None:
+    """An empty file there, as a small body is stored."""
+    file = at_hand.nameless()
+    named = file is not None and at_hand.name(file, path)
+    if file is not None:
+        os.close(file)
+    if not named:
+        os.close(at_hand.create(PART))
+        at_hand.put(PART, path)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +86,10 @@ async def test_a_link_in_the_way_is_refused(
 @pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10], ids=["small", "large"])
 @pytest.mark.parametrize("planted", ["link", "folder"])
 async def test_what_is_planted_at_a_parts_name_is_refused(
-    sink: FileSink, outside: Path, planted: str, size_bytes: int
+    sink: FileSink, outside: Path, monkeypatch: pytest.MonkeyPatch, planted: str, size_bytes: int
 ) -> None:
     """A part is made by us and nobody else: nothing is written through a link."""
+    knows_no_nameless_files(monkeypatch)
     if planted == "link":
         (sink.parts / PART).symlink_to(outside / "file")
     else:
@@ -87,8 +102,24 @@ async def test_what_is_planted_at_a_parts_name_is_refused(
     assert not (sink.out / "a").exists()
 
 
-async def test_a_part_that_could_not_be_removed_before_gives_way(sink: FileSink) -> None:
+async def test_what_is_planted_at_a_parts_name_hinders_no_body_that_needs_no_part(
+    sink: FileSink, outside: Path
+) -> None:
+    """It stays as it is, and so does what it leads to."""
+    (sink.parts / PART).symlink_to(outside / "file")
+
+    assert await keep(sink, BODY, "a")
+
+    assert (sink.out / "a").read_bytes() == BODY
+    assert (sink.parts / PART).is_symlink()
+    assert is_untouched(outside)
+
+
+async def test_a_part_that_could_not_be_removed_before_gives_way(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that was read-only for a while kept it; that is no reason to fail."""
+    knows_no_nameless_files(monkeypatch)
     (sink.parts / PART).write_bytes(b"older and longer than ours")
 
     assert await keep(sink, BODY, "a")
@@ -123,6 +154,44 @@ async def test_a_folder_that_was_moved_away_takes_no_body_along(sink: FileSink, 
     await keep(sink, BODY, "folder/b")
 
     assert files(tmp_path / "elsewhere") == {"a"}
+    assert files(sink.out) == {"folder/b"}
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+async def test_of_bodies_that_are_stored_together_none_goes_along_with_a_folder_for_long(
+    sink: FileSink,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nameless: bool,  # noqa: FBT001
+) -> None:
+    """A folder is entered anew once a moment is over, be it in the middle of them."""
+    if not nameless:
+        knows_no_nameless_files(monkeypatch)
+    now_s = 0.0
+    monkeypatch.setattr(folders, "mono_s", lambda: now_s)
+    with sink.folders.at_hand(1.0) as at_hand:
+        store(at_hand, "folder/a")
+        now_s = 0.9
+        store(at_hand, "folder/b")
+        (sink.out / "folder").rename(tmp_path / "elsewhere")
+        now_s = 1.0
+        store(at_hand, "folder/c")
+
+    assert files(tmp_path / "elsewhere") == {"a", "b"}
+    assert files(sink.out) == {"folder/c"}
+
+
+async def test_a_folder_that_vanishes_between_bodies_that_are_stored_together_is_made_again(
+    sink: FileSink,
+) -> None:
+    """Somebody tidies up at that very moment: our own folder and the body's."""
+    with sink.folders.at_hand(60.0) as at_hand:
+        store(at_hand, "folder/a")
+        (sink.out / "folder/a").unlink()
+        (sink.out / "folder").rmdir()
+        sink.parts.rmdir()
+        store(at_hand, "folder/b")
+
     assert files(sink.out) == {"folder/b"}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.disks import files, keep, mounted, opened, some_bytes
+from tests.support.disks import files, keep, knows_no_nameless_files, mounted, opened, some_bytes
 from tests.support.waiting import wait_until
 from worker.sink.files import THREADS, FileSink
 from worker.sink.part import Expected
@@ -99,15 +99,21 @@ async def test_stuck_large_bodies_keep_no_small_one_waiting(
     assert files(sink.out) == {"small", *(f"large/{number}" for number in range(THREADS + 2))}
 
 
+@pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("size_bytes", [10, 4095])
 async def test_a_disk_that_takes_a_part_is_asked_to_take_the_rest(
-    sink: FileSink, monkeypatch: pytest.MonkeyPatch, size_bytes: int
+    sink: FileSink,
+    monkeypatch: pytest.MonkeyPatch,
+    size_bytes: int,
+    nameless: bool,  # noqa: FBT001
 ) -> None:
     """write(2) may take less than all of it, and says so only by a number."""
+    if not nameless:
+        knows_no_nameless_files(monkeypatch)
     write = os.write
 
     def half(file: int, data: Any) -> int:
-        of_ours = sink.parts in Path(f"/proc/self/fd/{file}").readlink().parents
+        of_ours = sink.out in Path(f"/proc/self/fd/{file}").readlink().parents
         return write(file, data[: max(1, len(data) // 2)] if of_ours else data)
 
     monkeypatch.setattr(os, "write", half)

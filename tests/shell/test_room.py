@@ -14,7 +14,7 @@ import pytest
 from jobs import Outcome
 from tests.shell.conftest import Lines, Start
 from tests.support import origin as o
-from tests.support.disks import mounted, remount
+from tests.support.disks import knows_no_nameless_files, mounted, remount
 from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Exchange, Origin
 from tests.support.waiting import wait_until
@@ -155,8 +155,11 @@ async def test_a_real_disk_that_is_full_is_noticed_and_waited_for(
     assert len(said(lines, "disk.full")) == len(said(lines, "disk.ok")) == 1
 
 
-@pytest.mark.parametrize("size_bytes", [10, 2 * BLOCK_BYTES], ids=["small", "large"])
-@pytest.mark.parametrize("step", ["create", "put"])
+@pytest.mark.parametrize(
+    ("step", "size_bytes"),
+    [("create", 10), ("put", 10), ("name", 10), ("create", 2 * BLOCK_BYTES), ("put", 2 * BLOCK_BYTES)],
+    ids=["create-small", "put-small", "name-small", "create-large", "put-large"],
+)
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO], ids=errno.errorcode.get
 )
@@ -170,10 +173,12 @@ async def test_a_disk_that_refuses_is_nobodys_fault(
     size_bytes: int,
 ) -> None:
     """No attempt is charged, nothing is left, and the fetch goes on when the disk does."""
+    if step != "name":
+        knows_no_nameless_files(monkeypatch)
     real, refusals = getattr(Folders, step), iter([True, True])
 
-    def refuses_twice(self: Folders, part: str, *args: Any, **kwargs: Any) -> Any:
-        if not part.startswith("trial") and next(refusals, False):
+    def refuses_twice(self: Folders, part: str | int, *args: Any, **kwargs: Any) -> Any:
+        if not str(part).startswith("trial") and next(refusals, False):
             raise OSError(number, os.strerror(number))
         return real(self, part, *args, **kwargs)
 
@@ -198,9 +203,9 @@ class Refusing:
         self._number = number
         self._trials = trials
 
-    def __call__(self, folders: Folders, part: str, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, folders: Folders, part: str | int, *args: Any, **kwargs: Any) -> Any:
         """The step, or the error."""
-        trial = part.startswith("trial")
+        trial = str(part).startswith("trial")
         if self.now and (self._trials or not trial):
             self.refused += not trial
             raise OSError(self._number, os.strerror(self._number))
@@ -208,7 +213,9 @@ class Refusing:
 
 
 @pytest.mark.parametrize(
-    ("step", "trials"), [("create", True), ("put", False)], ids=["everything", "only bodies"]
+    ("step", "trials"),
+    [("create", True), ("put", False), ("name", False)],
+    ids=["everything", "only bodies", "only nameless ones"],
 )
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
 async def test_a_disk_that_goes_on_refusing_stops_the_claims(
@@ -221,6 +228,8 @@ async def test_a_disk_that_goes_on_refusing_stops_the_claims(
     trials: bool,  # noqa: FBT001
 ) -> None:
     """A quota, or a disk that fails, has room by its own word: what it does counts; no host pays for it."""
+    if step != "name":
+        knows_no_nameless_files(monkeypatch)
     refusing = Refusing(step, number, trials=trials)
     monkeypatch.setattr(Folders, step, partialmethod(refusing))
     monkeypatch.setattr(space_module, "PAUSE_S", 0.5)

@@ -15,6 +15,7 @@ from jobs import Fetch, Outcome, Reason
 from jobs.entry import Entry
 from tests.shell.conftest import Lines, Start
 from tests.support import origin as o
+from tests.support.disks import knows_no_nameless_files
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
 from tests.support.waiting import wait_until
@@ -247,19 +248,22 @@ async def test_old_parts_are_dropped_at_the_start(sink: FileSink) -> None:
     assert files(sink.parts) == {"young"}
 
 
+@pytest.mark.parametrize("step", ["name", "place"], ids=["nameless", "a part"])
 async def test_a_full_disk_is_waited_for(
-    origin: Origin, worker: OneWorker, lines: Lines, monkeypatch: pytest.MonkeyPatch
+    origin: Origin, worker: OneWorker, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """ENOSPC is nobody's fault: an interruption, no attempt, and the fetch goes on when there is room."""
     monkeypatch.setattr(errors, "DISK_PAUSE_S", 0.05)
-    place, fails = FileSink.place, iter([True, True])
+    if step == "place":
+        knows_no_nameless_files(monkeypatch)
+    real, fails = getattr(FileSink, step), iter([True, True])
 
-    def full_at_first(self: FileSink, *args: Any) -> None:
+    def full_at_first(self: FileSink, *args: Any) -> Any:
         if next(fails, False):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        place(self, *args)
+        return real(self, *args)
 
-    monkeypatch.setattr(FileSink, "place", full_at_first)
+    monkeypatch.setattr(FileSink, step, full_at_first)
 
     result = await worker.one(origin.url())
 

@@ -12,7 +12,7 @@ import pytest
 from jobs import Fetch, Outcome
 from jobs.entry import PartNote
 from tests.support import origin as o
-from tests.support.disks import ID, keep, opened
+from tests.support.disks import ID, keep, knows_no_nameless_files, opened
 from tests.support.one_worker import OneWorker
 from tests.support.origin import Origin
 from tests.support.waiting import wait_until
@@ -44,19 +44,23 @@ def replace(file: Path, body: bytes) -> None:
     another.rename(file)
 
 
+@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "a part"])
 @pytest.mark.parametrize("theirs", [THEIRS, b"longer than ours"], ids=["as long", "longer"])
 async def test_a_body_that_took_the_place_of_another_is_never_taken_for_it(
-    sink: FileSink, monkeypatch: pytest.MonkeyPatch, theirs: bytes
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch, theirs: bytes, step: str
 ) -> None:
     """Also where it comes between the other's having its name and its being remembered."""
-    put = Folders.put
+    if step == "put":
+        knows_no_nameless_files(monkeypatch)
+    real = getattr(Folders, step)
 
-    def then_another(self: Folders, part: str, path: str, **how: Any) -> None:
-        put(self, part, path, **how)
+    def then_another(self: Folders, what: str | int, path: str, **how: Any) -> Any:
+        done = real(self, what, path, **how)
         if path == "a":
             replace(self._out / path, theirs)
+        return done
 
-    monkeypatch.setattr(Folders, "put", then_another)
+    monkeypatch.setattr(Folders, step, then_another)
     await keep(sink, OURS, "a", REMEMBERED)
 
     assert (sink.out / "a").read_bytes() == theirs

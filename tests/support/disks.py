@@ -14,6 +14,7 @@ from jobs import Fetch
 from jobs.entry import Entry
 from jobs.names import batch_of, fetch_id
 from worker.sink.files import Care, FileSink
+from worker.sink.folders import Folders
 from worker.sink.part import Expected, Kept
 
 ID = "0123456789abcdef-00000007"
@@ -36,6 +37,11 @@ def mounted(folder: Path, size: str = "4m", *, files: int = 0) -> Iterator[Path]
 def remount(folder: Path, how: str) -> None:
     """Have the disk at the folder be `ro` or `rw`."""
     subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
+def knows_no_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on every body is a part first, as on a network's disk."""
+    monkeypatch.setattr(Folders, "nameless", lambda _: None)
 
 
 @contextmanager

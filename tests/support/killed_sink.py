@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.disks import files, keep, opened, some_bytes
+import pytest
+
+from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
 from worker.sink.files import Care
 from worker.sink.part import Part
 
@@ -25,9 +27,15 @@ ROOT = Path(__file__).parents[2]
 DEST = "folder/deeper/a"
 
 
-def deaths(folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None) -> Any:
-    """For each life, what it leaves: `killed`, the steps it came to, and what is at the final name."""
+def deaths(
+    folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None, *, nameless: bool
+) -> Any:
+    """For each life, what it leaves: `killed`, the steps it came to, and what is at the final name.
+
+    nameless: whether the disk knows files without a name.
+    """
     arguments = [str(folder), str(size_bytes), durability, if_exists, "" if old is None else old.decode()]
+    arguments.append("nameless" if nameless else "")
     command = [sys.executable, "-m", "tests.support.killed_sink", *arguments]
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -101,5 +109,7 @@ def _tell(folder: Path, size_bytes: int, durability: str, if_exists: str, old: b
 
 
 if __name__ == "__main__":
-    where, size, how, exists, before = sys.argv[1:]
+    where, size, how, exists, before, nameless = sys.argv[1:]
+    if not nameless:
+        knows_no_nameless_files(pytest.MonkeyPatch())
     _tell(Path(where), int(size), how, exists, before.encode() or None)

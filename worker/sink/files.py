@@ -22,6 +22,7 @@ from worker.http.errors import InTheWayError
 from worker.sink import stored
 from worker.sink.folders import PARTS, Folders
 from worker.sink.part import Expected, Note, Part, Place
+from worker.sink.small import Small
 from worker.sink.sweeping import drop_stale_parts
 from worker.sink.taking import Taken, take
 from worker.space import Refusals, Space, refused
@@ -65,6 +66,7 @@ class FileSink:
         self._tried = self.refusals
         self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
         self.for_names = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
+        self.small = Small(self.folders, self.for_names, THREADS)
 
     def open(self) -> None:
         """Make the folders and drop parts that no living worker can still be at; raises OSError."""
@@ -187,14 +189,29 @@ class FileSink:
             return False
         return True
 
-    def place(self, place: Place, sha256: str) -> None:
-        """Give a part its name; raises BadDestError, ExistsError or OSError when it cannot stand there."""
+    def place(self, place: Place, sha256: str, folders: Folders | None = None) -> None:
+        """Give a part its name; raises BadDestError, ExistsError or OSError when it cannot stand there.
+
+        folders: those at hand, if others than the sink's.
+        """
+        folders = folders or self.folders
         # Before it has its name: by then another fetch's body may be at that.
-        found = self.folders.stat(f"{PARTS}/{place.part}") if place.note is not None else None
-        self.folders.put(place.part, place.path, replace=place.replace, sync=place.durability == "full")
+        found = folders.stat(f"{PARTS}/{place.part}") if place.note is not None else None
+        folders.put(place.part, place.path, replace=place.replace, sync=place.durability == "full")
+        self._placed(place, sha256, found, folders)
+
+    def name(self, file: int, place: Place, sha256: str, folders: Folders) -> bool:
+        """Give a nameless file its name; False where that needs a part. Raises BadDestError or OSError."""
+        found = os.fstat(file) if place.note is not None else None
+        if not folders.name(file, place.path):
+            return False
+        self._placed(place, sha256, found, folders)
+        return True
+
+    def _placed(self, place: Place, sha256: str, found: os.stat_result | None, folders: Folders) -> None:
         if place.note is not None and found is not None:
             record = stored.record_of(found, place.path, sha256, place.note.validators)
-            stored.remember(self.folders, place.note.key, f"{place.part}.stored", record)
+            stored.remember(folders, place.note.key, f"{place.part}.stored", record)
         if self.refusals.in_a_row:
             self.refusals = self._tried = Refusals()
 

@@ -1,8 +1,8 @@
 """Names below the out folder, looked up by descriptor: no link in the way is ever followed out of it.
 
 Every name is looked up from the out folder's own descriptor, one part after the other. The descriptor of a
-folder below it is not kept: it would go along when somebody moves that folder, out of the out folder even,
-and bodies with it.
+folder below it is not kept for more than a moment: it would go along when somebody moves that folder, out of
+the out folder even, and bodies with it.
 """
 
 import errno
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from worker.clock import mono_s
 from worker.http.errors import ExistsError, InTheWayError
 
 STATE_FOLDER = ".fetchfleet"
@@ -19,6 +20,11 @@ PARTS = f"{STATE_FOLDER}/parts"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NAMELESS = getattr(os, "O_TMPFILE", 0)
+_OPEN_FILES = "/proc/self/fd"
+_NOT_KNOWN = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+"""What file systems and kernels say that know no nameless files."""
+
 _NOT_A_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
 
 
@@ -28,6 +34,7 @@ class Folders:
     def __init__(self, out: Path) -> None:
         self._out = out
         self._root: int | None = None
+        self._knows_nameless = bool(_NAMELESS) and Path(_OPEN_FILES).is_dir()
 
     def open(self, *, make: bool = True) -> None:
         """Hold the out folder; it may be a link itself. make: where it is missing it is made."""
@@ -62,6 +69,12 @@ class Folders:
                 opened.callback(os.close, way[-1])
             yield way
 
+    @contextmanager
+    def at_hand(self, moment_s: float) -> Iterator["Folders"]:
+        """The same, for one thread: what is entered in this block stays so for that moment."""
+        with ExitStack() as entered:
+            yield _AtHand(self, self._out, moment_s, entered)
+
     def create(self, part: str) -> int:
         """A new, empty part, open for writing.
 
@@ -74,6 +87,29 @@ class Folders:
             _refuse_what_is_no_file(way[-1], part, f"{PARTS}/{part}")
             os.unlink(part, dir_fd=way[-1])
             return os.open(part, _NEW_FILE, 0o666, dir_fd=way[-1])
+
+    def nameless(self) -> int | None:
+        """A new, empty file, open for writing, that is gone when it is closed; None where none can be had."""
+        if not self._knows_nameless:
+            return None
+        try:
+            return os.open(".", os.O_WRONLY | _NAMELESS, 0o666, dir_fd=self.root)
+        except OSError as error:
+            self._knows_nameless = error.errno not in _NOT_KNOWN
+            return None
+
+    def name(self, file: int, path: str) -> bool:
+        """Whether the nameless file has that name now, and so stays; not where anything has it, or may not.
+
+        In one step, as put(). Raises InTheWayError, and OSError where there can be no such folder.
+        """
+        folder, _, name = path.rpartition("/")
+        with self.way(folder) as way:
+            try:
+                os.link(f"{_OPEN_FILES}/{file}", name, dst_dir_fd=way[-1])
+            except OSError:  # of whatever kind: who tries with a part is told
+                return False
+        return True
 
     def open_part(self, part: str) -> int:
         """A part that is there, open for reading and writing; raises InTheWayError and OSError."""
@@ -141,6 +177,52 @@ class Folders:
                         os.unlink(name, dir_fd=way[-1])
                         dropped += 1
         return dropped
+
+
+class _AtHand(Folders):
+    """See Folders.at_hand; it does not open or close the out folder."""
+
+    def __init__(self, of: Folders, out: Path, moment_s: float, entered: ExitStack) -> None:
+        super().__init__(out)
+        self._of = of
+        self._moment_s = moment_s
+        self._entered = entered
+        self._ways: dict[str, list[int]] = {}
+        self._ends_s = 0.0
+
+    @property
+    def root(self) -> int:
+        return self._of.root
+
+    @contextmanager
+    def way(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
+        if mono_s() >= self._ends_s:
+            self._forget()
+        if path not in self._ways:
+            self._ways[path] = self._entered.enter_context(super().way(path, make=make))
+        yield self._ways[path]
+
+    def nameless(self) -> int | None:
+        return self._of.nameless()
+
+    def create(self, part: str) -> int:
+        try:
+            return super().create(part)
+        except FileNotFoundError:  # somebody has removed a folder that we are in
+            self._forget()
+            return super().create(part)
+
+    def put(self, part: str, path: str, *, replace: bool = True, sync: bool = False) -> None:
+        try:
+            super().put(part, path, replace=replace, sync=sync)
+        except FileNotFoundError:
+            self._forget()
+            super().put(part, path, replace=replace, sync=sync)
+
+    def _forget(self) -> None:
+        """They stay open to the end of the block: one may just be in use."""
+        self._ways.clear()
+        self._ends_s = mono_s() + self._moment_s
 
 
 def _enter(parent: int, name: str, path: str, *, make: bool) -> int:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import aiofiles
@@ -20,6 +21,7 @@ from worker.validators import Validators
 
 if TYPE_CHECKING:
     from worker.sink.files import FileSink
+    from worker.sink.folders import Folders
 
 T = TypeVar("T")
 
@@ -130,10 +132,12 @@ class Part:
             await self._pump.flush()
             self._check()
             await self._close()
-            placing = run_in(self._sink.for_names, self._name, may_place)
+            placed = await _to_the_end(run_in(self._sink.for_names, self._name, may_place))
+        elif self._synced:
+            placed = await _to_the_end(run_in(self._sink.for_names, self._small, may_place))
         else:
-            placing = run_in(self._sink.for_names, self._small, self._pump.filling, may_place)
-        if not await _to_the_end(placing):
+            placed = await self._sink.small.do(partial(self._small, may_place))
+        if not placed:
             return None
         return Kept(self._place.path, self.size_bytes, self._sha256)
 
@@ -209,28 +213,44 @@ class Part:
         lock(file)  # it may be gone on with by somebody who must know whether we are still at it
         return file
 
-    def _small(self, whole: bytearray, may_place: Callable[[], bool]) -> bool:
+    def _small(self, may_place: Callable[[], bool], at_hand: "Folders | None" = None) -> bool:
         """Runs off the loop: all there is to do for a body of less than a block, in one hop."""
-        self._hash(whole)
+        self._hash(self._pump.filling)
         self._check()
         if not may_place():
             return False
-        file = self._create(self._place.part)
+        placed = self._at_once(may_place, at_hand) if at_hand is not None else None
+        return self._by_part(may_place, at_hand) if placed is None else placed
+
+    def _at_once(self, may_place: Callable[[], bool], folders: "Folders") -> bool | None:
+        """Without a temporary name; None where the disk knows no other way, or something has the name."""
+        file = folders.nameless()
+        if file is None:
+            return None
         try:
-            left = memoryview(whole)
-            while left:
-                left = left[os.write(file, left) :]
+            _write_all(file, self._pump.filling)
+            if not may_place():
+                return False
+            return self._sink.name(file, self._place, self._sha256, folders) or None
+        finally:
+            os.close(file)
+
+    def _by_part(self, may_place: Callable[[], bool], at_hand: "Folders | None") -> bool:
+        file = (at_hand or self._sink.folders).create(self._place.part)
+        self._on_disk = True
+        try:
+            _write_all(file, self._pump.filling)
             if self._synced:
                 os.fsync(file)
         finally:
             os.close(file)
-        return self._name(may_place)
+        return self._name(may_place, at_hand)
 
-    def _name(self, may_place: Callable[[], bool]) -> bool:
+    def _name(self, may_place: Callable[[], bool], folders: "Folders | None" = None) -> bool:
         """Runs off the loop. Asked once more at the last moment: the process may have been stopped."""
         if not may_place():
             return False
-        self._sink.place(self._place, self._sha256)
+        self._sink.place(self._place, self._sha256, folders)
         self._on_disk = False
         return True
 
@@ -281,3 +301,10 @@ async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(work)
     await tasks.end_of(task)
     return task.result()
+
+
+def _write_all(file: int, whole: bytearray) -> None:
+    """A disk that is nearly full takes a part, and says nothing."""
+    left = memoryview(whole)
+    while left:
+        left = left[os.write(file, left) :]
