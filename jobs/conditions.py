@@ -37,6 +37,8 @@ def is_http_date(value: str) -> bool:
 
 def headers_of(etag: str | None, last_modified: str | None) -> tuple[tuple[str, str], ...]:
     """The conditions that these make. Both are sent: a host that knows If-None-Match ignores the other."""
+    if etag is None and last_modified is None:
+        return ()
     made = (("If-None-Match", etag), ("If-Modified-Since", last_modified))
     return tuple((name, value) for name, value in made if value is not None)
 

@@ -110,6 +110,16 @@ class Entry(Ledgers, frozen=True, kw_only=True):
         return batch_of(self.id)
 
     @property
+    def method(self) -> str:
+        """That of the request to make next."""
+        return self.fetch.method if self.hop is None else self.hop.method
+
+    @property
+    def url(self) -> str:
+        """That of the request to make next."""
+        return self.fetch.url if self.hop is None else self.hop.url
+
+    @property
     def request(self) -> Hop:
         """The request to make next."""
         if self.hop is not None:

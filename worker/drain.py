@@ -85,7 +85,7 @@ async def _step(lane: Lane, parts: Parts) -> float | None:
 
 async def _serve(entry: Entry, lane: Lane, parts: Parts) -> float:
     """Start the fetch, or ask its origin's robots.txt first; how long to wait before the next step."""
-    url = entry.request.url
+    url = entry.url
     rules = await rules_for(entry, lane, parts)
     if lane.cancelled:  # perhaps this one, while we looked
         lane.ready.appendleft(entry)

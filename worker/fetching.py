@@ -17,6 +17,7 @@ from worker.decide import (
     Happened,
     Held,
     Host,
+    Stored,
     Transfer,
     asks_for_quiet,
     decide,
@@ -41,7 +42,8 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
         attempt = Attempt(entry, lane, parts)
         happened = await attempt.run()
     learn(attempt.trace, happened, lane, parts)
-    entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
+    if attempt.resuming.note is not entry.part:
+        entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
     match _decided(entry, lane, happened, parts):
         case Finish() as finish:
             await _finish(attempt, lane, parts, finish, happened)
@@ -129,7 +131,8 @@ def _host(lane: Lane) -> Host:
 
 def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
     now_ms = lane.clock.now_ms()
-    decision = decide(entry, happened, lane.policy, now_ms, _host(lane), parts.chance())
+    host = Host() if isinstance(happened, Stored) else _host(lane)  # a body that is there asks nothing of it
+    decision = decide(entry, happened, lane.policy, now_ms, host, parts.chance())
     if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
         lane.gate = budget.retried(lane.gate, now_ms)
     return decision
