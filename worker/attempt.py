@@ -1,7 +1,6 @@
 """One attempt at a fetch: the request, its redirects, the body to disk. It says what happened."""
 
 import asyncio
-from contextlib import aclosing
 
 from jobs.entry import Entry, Hop
 from jobs.lanes import lane_of_url
@@ -180,13 +179,13 @@ class Attempt:
         came = Came(self.request, answer)
         async with (
             self._sink.receive(self.entry, self.lane.token, expected, care, taken, came) as part,
-            self.resuming.kept(part, self.request, answer) as checkpoints,
+            self.resuming.keeping(part, self.request, answer) as keeping,
         ):
             if self.resuming.verdict is not Verdict.COMPLETE:
-                async with aclosing(body.pieces()) as pieces:
+                async with body.pieces() as pieces:
                     async for piece in pieces:
                         await part.write(piece)
-                        await checkpoints.after_chunk()
+                        await keeping.after_chunk()
             try:
                 return await part.commit(lambda: self.lane.live) or Held()
             except errors.ExistsError as error:
@@ -202,7 +201,7 @@ class Attempt:
             body.check_coded(digests)
             return Expected(None, sha256, max_bytes)
         await self.resuming.hash_by(dict(digests))
-        return Expected(self.resuming.whole_bytes(answer), sha256, max_bytes, digests)
+        return Expected(self.resuming.whole_bytes(body.length_bytes), sha256, max_bytes, digests)
 
     def _redirected(self, answer: Answer) -> Happened | None:
         """Followed at once within the lane while its gate is open, else through the lane of its host."""
