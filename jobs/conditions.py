@@ -52,6 +52,8 @@ def check(
     method: str, headers: Iterable[tuple[str, str]], etag: str | None, last_modified: str | None
 ) -> None:
     """A GET or HEAD may say what its caller has, once."""
+    if etag is None and last_modified is None:
+        return
     given = {"etag": etag, "last_modified": last_modified}
     for field in (name for name, value in given.items() if value is not None):
         if method not in CONDITIONAL_METHODS:
