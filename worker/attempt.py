@@ -126,10 +126,11 @@ class Attempt:
         found = validators_of(self.request.url, answer.header)
         if self.request.method == "HEAD":
             return await self._keep_head(answer, found)
-        body = Body(answer, self.entry.fetch, self.lane.policy, self._max_bytes())
+        max_bytes = self._max_bytes()
+        body = Body(answer, self.entry.fetch, self.lane.policy, max_bytes)
         if not body.may_come(self._window) and may_repeat(self.entry):
             return Held(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
-        expected = await self._expected(answer, body)
+        expected = await self._expected(answer, body, max_bytes)
         kept = await self._received(answer, body, expected, found)
         if not isinstance(kept, Kept):
             return kept
@@ -191,9 +192,9 @@ class Attempt:
             except errors.ExistsError as error:
                 return await existing.since_then(self.entry, answer.status, error, self.parts)
 
-    async def _expected(self, answer: Answer, body: Body) -> Expected:
+    async def _expected(self, answer: Answer, body: Body, max_bytes: int) -> Expected:
         """What the body must be, by its host's word and its caller's."""
-        sha256, max_bytes = self.entry.fetch.sha256, self._max_bytes()
+        sha256 = self.entry.fetch.sha256
         resumed = answer.status == 206 and self.resuming.taken is not None
         whole = answer.status in {200, 203} and self.request.method == "GET"
         digests = digests_of(answer.header, whole=whole, resumed=resumed) if answer.status != 416 else ()
@@ -238,8 +239,8 @@ class Attempt:
         return any(name.lower() == header for name, _ in self.request.headers)
 
     def _max_bytes(self) -> int:
-        caps = (self.entry.fetch.max_bytes or 0, self.lane.policy.max_bytes)
-        return min((cap for cap in caps if cap), default=0)
+        own, most = self.entry.fetch.max_bytes, self.lane.policy.max_bytes
+        return min(own, most) if own and most else own or most
 
     def _time_left(self) -> tuple[float, Reason]:
         """How many seconds the attempt has, and what ends it then: its policy's total or its own deadline."""

@@ -1,4 +1,4 @@
-"""What a worker process starts with is not looked through for garbage, again and again, as long as it lives."""
+"""What a worker process starts with is not looked through for garbage as long as it lives."""
 
 import gc
 
