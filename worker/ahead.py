@@ -7,7 +7,7 @@ a fetch of a higher priority comes hardly later for it, and a crash interrupts h
 
 from typing import NamedTuple
 
-AHEAD_MS = 250
+AHEAD_MS = 500
 MOST_ROOMS = 8
 """However quickly they begin, so many times what may run at once is the most."""
 

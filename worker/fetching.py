@@ -100,9 +100,11 @@ async def end_untried_with(finish: Finish, lane: Lane, parts: Parts, entry: Entr
 
 
 def _expired(entry: Entry, lane: Lane) -> Finish | None:
+    now_ms = lane.clock.now_ms()
+    if now_ms < entry.deadline_ms:
+        return None
     shut = lane.shut()
-    cooling = shut is not None and shut.why is Why.COOLING
-    return expired(entry, lane.clock.now_ms(), cooling=cooling)
+    return expired(entry, now_ms, cooling=shut is not None and shut.why is Why.COOLING)
 
 
 def end_disallowed(entry: Entry, lane: Lane, parts: Parts) -> None:

@@ -27,10 +27,10 @@ def test_at_first_as_many_are_claimed_as_may_run_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pace_per_s", "most"), [(0.1, ROOM), (10, ROOM), (32, ROOM), (64, 16), (150, 32), (10_000, 64)]
+    ("pace_per_s", "most"), [(0.1, ROOM), (10, ROOM), (16, ROOM), (32, 16), (75, 32), (10_000, 64)]
 )
 def test_the_quicker_they_begin_the_more_are_claimed(pace_per_s: float, most: int) -> None:
-    """As many as begin in a quarter of a second, and never more than some rooms full."""
+    """As many as begin in half a second, and never more than some rooms full."""
     assert max(claims(pace_per_s)) == most
 
 

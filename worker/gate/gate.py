@@ -101,7 +101,7 @@ def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None
     """When the lane opens by the clock alone, None if it is open."""
     if policy.paused:
         return Shut(now_ms + PAUSE_LOOK_MS, Why.PAUSED)
-    longest = Shut(state.cool_until_ms, Why.COOLING)
+    longest = state.cool_until_ms, Why.COOLING
     if state.breaker is Breaker.OPEN:
         longest = _longer(longest, state.open_until_ms, Why.BREAKER)
     if policy.quota and state.quota_until_ms > now_ms:
@@ -111,11 +111,11 @@ def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None
         longest = _longer(longest, _spaced_until_ms(state, pace_ms, burst), Why.PACING)
     if _obeys(policy):
         longest = _longer(longest, state.robots_until_ms, Why.ROBOTS)
-    return longest if longest.until_ms > now_ms else None
+    return Shut(*longest) if longest[0] > now_ms else None
 
 
-def _longer(longest: Shut, until_ms: int, why: Why) -> Shut:
-    return Shut(until_ms, why) if until_ms > longest.until_ms else longest
+def _longer(longest: tuple[int, Why], until_ms: int, why: Why) -> tuple[int, Why]:
+    return (until_ms, why) if until_ms > longest[0] else longest
 
 
 def dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
