@@ -1,7 +1,5 @@
 """One attempt at a fetch: the request, its redirects, the body to disk. It says what happened."""
 
-import asyncio
-
 from jobs.entry import Entry, Hop
 from jobs.lanes import lane_of_url
 from jobs.model import Reason
@@ -57,7 +55,7 @@ class Attempt:
     async def run(self) -> Happened:
         """What happened; never raises but for cancellation."""
         left_s, late = self._time_left()
-        bound = asyncio.timeout(left_s)
+        bound = self.parts.bounds.timeout(left_s)
         try:
             async with bound:
                 self._known = await known_of(self.entry.fetch, self.parts.sink)
@@ -70,6 +68,7 @@ class Attempt:
                 return Broke(reason=late, final=late is Reason.DEADLINE, status=self.status)
             return broken(error, self.status, self.entry, self.lane, self.parts)
         finally:
+            self.parts.bounds.over(bound)
             self.resuming.close()
             self._window.give_back()
 
@@ -143,7 +142,7 @@ class Attempt:
             last_modified=found.last_modified,
             coding=body.coding,
             lines=body.lines,
-            unverified=answer.ends_with_connection and not expected.shows_the_whole and not body.decodes,
+            unverified=not expected.shows_the_whole and not body.decodes and answer.ends_with_connection,
             offset=kept.offset,
             length=kept.length,
         )
