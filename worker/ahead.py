@@ -1,15 +1,14 @@
 """How many fetches are claimed at a time. Pure.
 
-A claim costs Redis and us nearly as much for one fetch as for many. So where as many as may run at once have
-begun in no time, twice as many are claimed, and so on. What is claimed begins within AHEAD_MS or so:
-a fetch of a higher priority comes hardly later for it, and a crash interrupts hardly more.
+A claim costs Redis and us nearly as much for two fetches as for one. So where as many as may run at once have
+begun in no time, twice as many are claimed. More are not: whatever is claimed when a worker dies is taken to
+have been interrupted by it, and a fetch of a higher priority comes after what is claimed.
 """
 
 from typing import NamedTuple
 
-AHEAD_MS = 500
-MOST_ROOMS = 8
-"""However quickly they begin, so many times what may run at once is the most."""
+QUICK_MS = 250
+MOST_ROOMS = 2
 
 
 class Claimed(NamedTuple):
@@ -21,10 +20,7 @@ class Claimed(NamedTuple):
 
 def how_many(last: Claimed, room: int, now_ms: int) -> int:
     """How many to claim now that all of the last claim have begun; room: how many may run at once."""
+    if last.brought < room:
+        return room
     lasted_ms = now_ms - last.at_ms
-    count = last.brought
-    if lasted_ms * 2 <= AHEAD_MS:
-        count *= 2
-    elif lasted_ms > AHEAD_MS:
-        count //= 2
-    return max(room, min(count, room * MOST_ROOMS))
+    return room * MOST_ROOMS if lasted_ms * room <= QUICK_MS * last.brought else room
