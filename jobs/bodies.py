@@ -9,6 +9,8 @@ from jobs.errors import InvalidFetchError
 
 def check(method: str, body: str | None, body_base64: str | None, body_file: str | None) -> None:
     """At most one of the three, and only with methods that carry content."""
+    if body is None and body_base64 is None and body_file is None:
+        return
     given = {"body": body, "body_base64": body_base64, "body_file": body_file}
     fields = [name for name, value in given.items() if value is not None]
     if len(fields) > 1:

@@ -169,6 +169,8 @@ def key(value: str) -> None:
 
 def meta(value: Any) -> None:
     """Nothing that JSON would make null of, and not so deep that somebody's parser could not follow."""
+    if value is None:
+        return
     level = _containers([value])
     for _ in range(MAX_META_DEPTH):
         if not level:

@@ -17,6 +17,12 @@ CONDITIONS = frozenset({"if-modified-since", "if-none-match"})
 # RFC 9110 §8.8.3, without obs-text: one tag, so that `*` or a list cannot pass for one.
 _ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
 _DATE = re.compile(r"[ -~]+")
+# As nearly all hosts write it (RFC 9110 §5.6.7); of a day that every month has, so that it needs no calendar.
+_FIXDATE = re.compile(
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (?:0[1-9]|1[0-9]|2[0-8])"
+    r" (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) (?:19|20)[0-9]{2}"
+    r" (?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9] GMT"
+)
 
 
 def is_etag(value: str) -> bool:
@@ -26,6 +32,8 @@ def is_etag(value: str) -> bool:
 
 def is_http_date(value: str) -> bool:
     """Whether the text says a time. It is kept as it came: some hosts compare the text (RFC 9110 §13.1.3)."""
+    if _FIXDATE.fullmatch(value):
+        return True
     if len(value) > MAX_DATE_BYTES or not _DATE.fullmatch(value) or value != value.strip():
         return False
     try:
@@ -37,6 +45,8 @@ def is_http_date(value: str) -> bool:
 
 def headers_of(etag: str | None, last_modified: str | None) -> tuple[tuple[str, str], ...]:
     """The conditions that these make. Both are sent: a host that knows If-None-Match ignores the other."""
+    if etag is None and last_modified is None:
+        return ()
     made = (("If-None-Match", etag), ("If-Modified-Since", last_modified))
     return tuple((name, value) for name, value in made if value is not None)
 
@@ -50,6 +60,8 @@ def check(
     method: str, headers: Iterable[tuple[str, str]], etag: str | None, last_modified: str | None
 ) -> None:
     """A GET or HEAD may say what its caller has, once."""
+    if etag is None and last_modified is None:
+        return
     given = {"etag": etag, "last_modified": last_modified}
     for field in (name for name, value in given.items() if value is not None):
         if method not in CONDITIONAL_METHODS:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from jobs.errors import RedisSetupError
@@ -50,15 +51,21 @@ class _Pool(ConnectionPool):
 
 
 class _Heeding:
-    """Remembers of a connection that its Redis took no write."""
+    """Remembers of a connection that its Redis took no write; what is sent is put together in C."""
 
     takes_no_writes = False
+    _serializer = HiredisRespSerializer()
 
     async def connect(self) -> None:
         """Connect, perhaps to another Redis."""
         if not self.is_connected:  # type: ignore[attr-defined]
             self.takes_no_writes = False
         await super().connect()  # type: ignore[misc]
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """A command as it is sent."""
+        packed: list[bytes] = self._serializer.pack(*args)
+        return packed
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """What Redis says."""

@@ -4,6 +4,7 @@ In Redis an entry is one string, the *element*: the id (25 characters), the dead
 Unix ms by Redis's clock), then JSON. The fixed head lets Lua see both without parsing anything.
 """
 
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -110,6 +111,16 @@ class Entry(Ledgers, frozen=True, kw_only=True):
         return batch_of(self.id)
 
     @property
+    def method(self) -> str:
+        """That of the request to make next."""
+        return self.fetch.method if self.hop is None else self.hop.method
+
+    @property
+    def url(self) -> str:
+        """That of the request to make next."""
+        return self.fetch.url if self.hop is None else self.hop.url
+
+    @property
     def request(self) -> Hop:
         """The request to make next."""
         if self.hop is not None:
@@ -138,6 +149,7 @@ class _Glimpse(msgspec.Struct):
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Ledgers).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def new_element(fetch_id: str, fetch: Fetch) -> bytes:
@@ -173,16 +185,22 @@ def from_element(element: bytes) -> Entry:
     """
     fetch_id, deadline = _split_head(element)
     try:
+        ledgers = _decode(element[HEAD_CHARS:])
+    except _UNREADABLE as error:
+        _refuse_newer(element, fetch_id, deadline)
+        raise BadElementError(f"{fetch_id}: {error}") from None
+    if ledgers.v != ENTRY_VERSION:
+        _refuse_newer(element, fetch_id, deadline)
+        raise BadElementError(f"{fetch_id}: version {ledgers.v} is not {ENTRY_VERSION}")
+    return Entry(id=fetch_id, deadline_ms=deadline, **msgspec.structs.asdict(ledgers))
+
+
+def _refuse_newer(element: bytes, fetch_id: str, deadline_ms: int) -> None:
+    with suppress(*_UNREADABLE):
         glimpse = _glimpse(element[HEAD_CHARS:])
         if glimpse.v > ENTRY_VERSION:
             note = f"{fetch_id}: version {glimpse.v}; {ENTRY_VERSION} is the newest known here"
-            raise NewerElementError(note, fetch_id, deadline, glimpse.fetch.url)
-        ledgers = _decode(element[HEAD_CHARS:])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadElementError(f"{fetch_id}: {error}") from None
-    if ledgers.v != ENTRY_VERSION:
-        raise BadElementError(f"{fetch_id}: version {ledgers.v} is not {ENTRY_VERSION}")
-    return Entry(id=fetch_id, deadline_ms=deadline, **msgspec.structs.asdict(ledgers))
+            raise NewerElementError(note, fetch_id, deadline_ms, glimpse.fetch.url)
 
 
 def _head(fetch_id: str, deadline_ms: int) -> bytes:

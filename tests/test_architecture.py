@@ -24,6 +24,7 @@ PURE = (
     "jobs/model.py",
     "jobs/names.py",
     "jobs/urls.py",
+    "worker/ahead.py",
     "worker/backoff.py",
     "worker/balance.py",
     "worker/context.py",

@@ -1,8 +1,5 @@
 """One attempt at a fetch: the request, its redirects, the body to disk. It says what happened."""
 
-import asyncio
-from contextlib import aclosing
-
 from jobs.entry import Entry, Hop
 from jobs.lanes import lane_of_url
 from jobs.model import Reason
@@ -58,7 +55,7 @@ class Attempt:
     async def run(self) -> Happened:
         """What happened; never raises but for cancellation."""
         left_s, late = self._time_left()
-        bound = asyncio.timeout(left_s)
+        bound = self.parts.bounds.timeout(left_s)
         try:
             async with bound:
                 self._known = await known_of(self.entry.fetch, self.parts.sink)
@@ -71,6 +68,7 @@ class Attempt:
                 return Broke(reason=late, final=late is Reason.DEADLINE, status=self.status)
             return broken(error, self.status, self.entry, self.lane, self.parts)
         finally:
+            self.parts.bounds.over(bound)
             self.resuming.close()
             self._window.give_back()
 
@@ -127,10 +125,11 @@ class Attempt:
         found = validators_of(self.request.url, answer.header)
         if self.request.method == "HEAD":
             return await self._keep_head(answer, found)
-        body = Body(answer, self.entry.fetch, self.lane.policy, self._max_bytes())
+        max_bytes = self._max_bytes()
+        body = Body(answer, self.entry.fetch, self.lane.policy, max_bytes)
         if not body.may_come(self._window) and may_repeat(self.entry):
             return Held(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
-        expected = await self._expected(answer, body)
+        expected = await self._expected(answer, body, max_bytes)
         kept = await self._received(answer, body, expected, found)
         if not isinstance(kept, Kept):
             return kept
@@ -143,7 +142,7 @@ class Attempt:
             last_modified=found.last_modified,
             coding=body.coding,
             lines=body.lines,
-            unverified=answer.ends_with_connection and not expected.shows_the_whole and not body.decodes,
+            unverified=not expected.shows_the_whole and not body.decodes and answer.ends_with_connection,
             offset=kept.offset,
             length=kept.length,
         )
@@ -180,21 +179,21 @@ class Attempt:
         came = Came(self.request, answer)
         async with (
             self._sink.receive(self.entry, self.lane.token, expected, care, taken, came) as part,
-            self.resuming.kept(part, self.request, answer) as checkpoints,
+            self.resuming.keeping(part, self.request, answer) as keeping,
         ):
             if self.resuming.verdict is not Verdict.COMPLETE:
-                async with aclosing(body.pieces()) as pieces:
+                async with body.pieces() as pieces:
                     async for piece in pieces:
                         await part.write(piece)
-                        await checkpoints.after_chunk()
+                        await keeping.after_chunk()
             try:
                 return await part.commit(lambda: self.lane.live) or Held()
             except errors.ExistsError as error:
                 return await existing.since_then(self.entry, answer.status, error, self.parts)
 
-    async def _expected(self, answer: Answer, body: Body) -> Expected:
+    async def _expected(self, answer: Answer, body: Body, max_bytes: int) -> Expected:
         """What the body must be, by its host's word and its caller's."""
-        sha256, max_bytes = self.entry.fetch.sha256, self._max_bytes()
+        sha256 = self.entry.fetch.sha256
         resumed = answer.status == 206 and self.resuming.taken is not None
         whole = answer.status in {200, 203} and self.request.method == "GET"
         digests = digests_of(answer.header, whole=whole, resumed=resumed) if answer.status != 416 else ()
@@ -202,7 +201,7 @@ class Attempt:
             body.check_coded(digests)
             return Expected(None, sha256, max_bytes)
         await self.resuming.hash_by(dict(digests))
-        return Expected(self.resuming.whole_bytes(answer), sha256, max_bytes, digests)
+        return Expected(self.resuming.whole_bytes(body.length_bytes), sha256, max_bytes, digests)
 
     def _redirected(self, answer: Answer) -> Happened | None:
         """Followed at once within the lane while its gate is open, else through the lane of its host."""
@@ -239,8 +238,8 @@ class Attempt:
         return any(name.lower() == header for name, _ in self.request.headers)
 
     def _max_bytes(self) -> int:
-        caps = (self.entry.fetch.max_bytes or 0, self.lane.policy.max_bytes)
-        return min((cap for cap in caps if cap), default=0)
+        own, most = self.entry.fetch.max_bytes, self.lane.policy.max_bytes
+        return min(own, most) if own and most else own or most
 
     def _time_left(self) -> tuple[float, Reason]:
         """How many seconds the attempt has, and what ends it then: its policy's total or its own deadline."""

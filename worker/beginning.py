@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import msgspec
 
@@ -13,26 +13,20 @@ from worker.lane import Lane
 from worker.parts import Parts
 
 
-@asynccontextmanager
-async def beginning(entry: Entry, lane: Lane, parts: Parts) -> AsyncIterator[None]:
+def beginning(entry: Entry, lane: Lane, parts: Parts) -> AbstractAsyncContextManager[None]:
     """The fetch may be begun. A suspect has had to wait until no other runs in this worker.
 
     So a fetch that workers die of is found out by itself: what else they had claimed is not blamed for it.
     """
-    if not is_suspect(entry):
-        await _note(entry, lane, parts)
-        yield
-        return
-    async with parts.suspects:
-        await _note(entry, lane, parts)
-        yield
+    return _noted(entry, lane, parts) if must_be_noted(entry) else nullcontext()
 
 
-async def _note(entry: Entry, lane: Lane, parts: Parts) -> None:
-    if not must_be_noted(entry):
-        return
-    begun = msgspec.structs.replace(entry, begun=True)
-    noted = asyncio.Event()
-    parts.settler.add(lane, settle.begun(begun, noted.set))
-    await noted.wait()
-    lane.entries[entry.id] = begun
+@asynccontextmanager
+async def _noted(entry: Entry, lane: Lane, parts: Parts) -> AsyncIterator[None]:
+    async with parts.suspects if is_suspect(entry) else nullcontext():
+        begun = msgspec.structs.replace(entry, begun=True)
+        noted = asyncio.Event()
+        parts.settler.add(lane, settle.begun(begun, noted.set))
+        await noted.wait()
+        lane.entries[entry.id] = begun
+        yield

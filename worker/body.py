@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, nullcontext
 from typing import Any
 
 import msgspec
@@ -53,10 +53,10 @@ class Body:
 
     def __init__(self, answer: Answer, fetch: Fetch, policy: LanePolicy, max_bytes: int = 0) -> None:
         self._answer = answer
-        self._coded_bytes = answer.length_bytes
+        self._coded_bytes = coded_bytes = answer.length_bytes
         self._max_coded_bytes = max_bytes + max_bytes // 8 + SLACK_BYTES if max_bytes else 0
         codings = codings_of(answer.header("content-encoding"))
-        if answer.length_bytes == 0 or answer.status == 204:
+        if coded_bytes == 0 or answer.status == 204:
             codings = ()  # nothing is nothing, in whatever coding
         if codings and fetch.lines and not fetch.decode:
             raise UnknownCodingError(
@@ -69,7 +69,7 @@ class Body:
         self._floor = Floor(policy.min_rate_bytes_per_s, policy.min_rate_window_s)
         self._records = Records(policy.max_line_bytes) if fetch.lines else None
         self.coding = ", ".join(codings)[:MAX_CODING_CHARS] if codings and not fetch.decode else None
-        self.length_bytes = answer.length_bytes if self._chain is None else None
+        self.length_bytes = coded_bytes if self._chain is None else None
 
     @property
     def decodes(self) -> bool:
@@ -92,14 +92,18 @@ class Body:
         self._wanted_digests = dict(digests)
         self._coded_digests = {name: hashlib.new(name) for name in self._wanted_digests}
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
+    def pieces(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """The bytes that are to be kept, as they come.
 
         Raises CodingError, BadLineError, CutLineError, DigestMismatchError, OverlongBodyError, TooSlowError
         or TruncatedBodyError.
         """
+        as_sent = not self._floor.bytes_per_s and self._chain is None and self._records is None
+        chunks = self._answer.chunks()
+        return nullcontext(chunks) if as_sent else aclosing(self._looked_into(chunks))
+
+    async def _looked_into(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         async with AsyncExitStack() as stages:
-            pieces = self._answer.chunks()
             if self._floor.bytes_per_s:
                 pieces = await stages.enter_async_context(aclosing(_paced(pieces, self._floor)))
             if self._chain is not None:
@@ -155,7 +159,7 @@ class Body:
 
     def _is_framed(self) -> bool:
         """Whether the end of the body is more than the end of its connection (RFC 9112 §6.3)."""
-        length_known = self._answer.length_bytes is not None
+        length_known = self._coded_bytes is not None
         return length_known or self._chain is not None or self._answer.header("transfer-encoding") is not None
 
 

@@ -258,9 +258,9 @@ def put_off(entry: Entry, happened: Happened, now_ms: int, host: Host) -> Decisi
 
 def may_repeat(entry: Entry) -> bool:
     """Whether its request may reach the host twice: by its method, an Idempotency-Key, or its caller."""
-    request = entry.request
-    keyed = any(name.lower() == "idempotency-key" for name, _ in request.headers)
-    return keyed or request.method in IDEMPOTENT_METHODS or entry.fetch.retry_unsafe
+    if entry.method in IDEMPOTENT_METHODS or entry.fetch.retry_unsafe:
+        return True
+    return any(name.lower() == "idempotency-key" for name, _ in entry.request.headers)
 
 
 def expired(entry: Entry, now_ms: int, *, cooling: bool = False) -> Finish | None:

@@ -27,8 +27,10 @@ def digests_of(header: Header, *, whole: bool, resumed: bool = False) -> tuple[D
 
 def _members(value: str | None) -> list[Digest]:
     """The digests that we know of a Dictionary; nothing of a field that is malformed."""
+    if value is None:
+        return []
     try:
-        members = http_sf.parse((value or "").encode("latin-1"), tltype="dictionary")
+        members = http_sf.parse(value.encode("latin-1"), tltype="dictionary")
     except (ValueError, UnicodeEncodeError):
         return []
     if not isinstance(members, dict):

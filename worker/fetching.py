@@ -17,6 +17,7 @@ from worker.decide import (
     Happened,
     Held,
     Host,
+    Stored,
     Transfer,
     asks_for_quiet,
     decide,
@@ -41,7 +42,8 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
         attempt = Attempt(entry, lane, parts)
         happened = await attempt.run()
     learn(attempt.trace, happened, lane, parts)
-    entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
+    if attempt.resuming.note is not entry.part:
+        entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
     match _decided(entry, lane, happened, parts):
         case Finish() as finish:
             await _finish(attempt, lane, parts, finish, happened)
@@ -98,9 +100,11 @@ async def end_untried_with(finish: Finish, lane: Lane, parts: Parts, entry: Entr
 
 
 def _expired(entry: Entry, lane: Lane) -> Finish | None:
+    now_ms = lane.clock.now_ms()
+    if now_ms < entry.deadline_ms:
+        return None
     shut = lane.shut()
-    cooling = shut is not None and shut.why is Why.COOLING
-    return expired(entry, lane.clock.now_ms(), cooling=cooling)
+    return expired(entry, now_ms, cooling=shut is not None and shut.why is Why.COOLING)
 
 
 def end_disallowed(entry: Entry, lane: Lane, parts: Parts) -> None:
@@ -129,7 +133,8 @@ def _host(lane: Lane) -> Host:
 
 def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
     now_ms = lane.clock.now_ms()
-    decision = decide(entry, happened, lane.policy, now_ms, _host(lane), parts.chance())
+    host = Host() if isinstance(happened, Stored) else _host(lane)  # a body that is there asks nothing of it
+    decision = decide(entry, happened, lane.policy, now_ms, host, parts.chance())
     if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
         lane.gate = budget.retried(lane.gate, now_ms)
     return decision

@@ -19,7 +19,7 @@ from jobs import keys
 from jobs.connect import connection_pool
 from jobs.errors import FullError, InvalidFetchError, NewerMessageError
 from jobs.wake import TAKE_LANE, arq_client
-from worker import doors, tasks
+from worker import doors, garbage, tasks
 from worker.doors import FETCH, REFUSED, write_result
 from worker.runtime import Runtime
 from worker.settings import Settings
@@ -142,6 +142,7 @@ async def run_worker(settings: Settings) -> None:
 
 async def _start_and_serve(runtime: Runtime) -> None:
     await runtime.start()
+    garbage.set_aside()
     await take_hand_offs(runtime)
 
 

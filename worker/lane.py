@@ -9,6 +9,7 @@ from typing import Any
 from jobs.entry import Entry
 from jobs.lanes import origin_of_url
 from jobs.names import batch_of
+from worker.ahead import Claimed
 from worker.clock import RedisClock, mono_s
 from worker.gate import gate
 from worker.gate.gate import Shut, Verdict
@@ -30,6 +31,8 @@ class Lane:
     ) -> None:
         self.name = name
         self.token = token
+        self.pool = f"{name}#{token}"
+        """The name of this stay's connection pool; a later stay of the same lane has another."""
         self.policy = policy
         self.gate = state
         self.saved_gate = state
@@ -37,6 +40,7 @@ class Lane:
         self.ready: deque[Entry] = deque()
         self.in_flight: dict[str, asyncio.Task[None]] = {}
         self.entries: dict[str, Entry] = {}
+        self.claimed = Claimed()
         self.cut: set[str] = set()
         self.robots = Known()
         self.asking: dict[str, str] = {}
@@ -52,6 +56,7 @@ class Lane:
         """Nobody else took it: until then it is not given back for balance."""
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._look: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         states = {"lost": self.lost, "lapsed": self.lapsed, "leaving": self.leaving, "held": True}
@@ -60,11 +65,6 @@ class Lane:
             f"<Lane {self.name} {state} {len(self.in_flight)}/{gate.room(self.gate, self.policy)} in flight, "
             f"{len(self.ready)} ready, gate {self.gate.breaker.value}>"
         )
-
-    @property
-    def pool(self) -> str:
-        """The name of this stay's connection pool; a later stay of the same lane has another."""
-        return f"{self.name}#{self.token}"
 
     @property
     def serving(self) -> bool:
@@ -156,13 +156,25 @@ class Lane:
         self._changed.set()
 
     async def changed(self, timeout_s: float) -> None:
-        """Wait for a change, timeout_s at most (inf: for as long as it takes)."""
-        try:
-            async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+        """Wait for a change, timeout_s at most (inf: for as long as it takes); it may be none at all."""
+        if timeout_s != math.inf:
+            self._look_in(timeout_s)
+        await self._changed.wait()
         self._changed.clear()
+
+    def _look_in(self, wait_s: float) -> None:
+        """By then there is a look. One that comes sooner is left to come: most waits end before theirs."""
+        loop = asyncio.get_running_loop()
+        look_s = loop.time() + wait_s
+        if self._look is not None and self._look.when() > look_s:
+            self._look.cancel()
+            self._look = None
+        if self._look is None:
+            self._look = loop.call_at(look_s, self._look_now)
+
+    def _look_now(self) -> None:
+        self._look = None
+        self.notify()
 
     def _cancel(self) -> None:
         for task in self.in_flight.values():

@@ -109,7 +109,7 @@ def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level:
 
 def get_logger(**fields: Any) -> Any:
     """A logger whose lines all carry the fields."""
-    return structlog.get_logger(**fields)
+    return structlog.get_logger(**fields).bind()
 
 
 class _LibraryHandler(logging.Handler):
@@ -128,7 +128,7 @@ def _configure_json(stream: TextIO, level: int) -> None:
             structlog.processors.JSONRenderer(serializer=_json),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
 
@@ -146,5 +146,8 @@ def _configure_pretty(stream: TextIO, level: int) -> None:
     )
 
 
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
 def _json(line: dict[str, Any], **_: Any) -> str:
-    return msgspec.json.encode(line, enc_hook=str).decode()
+    return _encode(line).decode()

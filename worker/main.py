@@ -12,7 +12,7 @@ import uvloop
 from jobs import keys
 from jobs.connect import connection_pool
 from jobs.wake import arq_client
-from worker import log
+from worker import garbage, log
 from worker.doors import write_result
 from worker.hand_off import CRON_JOBS, FUNCTIONS, HAND_OFFS_AT_ONCE, POLL_DELAY_S, read_job
 from worker.runtime import Runtime
@@ -26,6 +26,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     log.configure(level=settings.log_level)
     ctx["runtime"] = Runtime(settings)
     await ctx["runtime"].start()
+    garbage.set_aside()
 
 
 async def shutdown(ctx: dict[str, Any]) -> None:

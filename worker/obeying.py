@@ -19,7 +19,7 @@ from worker.robots import Kept, Means, Rules
 
 async def rules_for(entry: Entry, lane: Lane, parts: Parts) -> Rules | None:
     """What the next request's origin lets us do, None if nobody in the fleet knows."""
-    url = entry.request.url
+    url = entry.url
     rules = lane.rules(url)
     if rules is not None or lane.is_asking(url):
         return rules
@@ -31,7 +31,7 @@ async def rules_for(entry: Entry, lane: Lane, parts: Parts) -> Rules | None:
 
 async def ask_first(entry: Entry, lane: Lane, parts: Parts) -> None:
     """Ask the origin in the place of this fetch, which is first in line once the answer is known."""
-    origin = origin_of_url(entry.request.url)
+    origin = origin_of_url(entry.url)
     question = Question(origin, entry, lane, parts)
     try:
         asked = await question.ask()

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.lanes import lane_of_url
 from jobs.model import Fetch
 from jobs.wake import Wake
+from worker.bounds import Bounds
 from worker.clock import RedisClock
 from worker.foreign import Foreign
 from worker.http.engine import Engine, Pools
@@ -44,6 +45,8 @@ class Parts:
     trouble: Callable[[BaseException], None]
     """Says what Redis did not do."""
     log: Any
+    bounds: Bounds = field(default_factory=Bounds)
+    """Of the time that attempts have."""
     windows: Windows = field(default_factory=Windows)
     """For the decoders of bodies that need large ones."""
 

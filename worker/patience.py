@@ -39,7 +39,7 @@ async def _mended(error: Exception, lane: Lane, parts: Parts) -> bool:
     others: dict[str, str] = {}
     for entry in lane.entries.values():
         others |= keys.kinds_of_batch(entry.batch_id)
-        others[keys.robots(origin_of_url(entry.request.url))] = "string"
+        others[keys.robots(origin_of_url(entry.url))] = "string"
     try:
         return await parts.foreign.mend(error, lane.name, others)
     except (RedisError, OSError):

@@ -1,8 +1,8 @@
 """Going on with a body that broke off: its first half is kept on disk, and its note with the fetch."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
+from typing import Self
 
 import msgspec
 
@@ -81,31 +81,32 @@ class Resuming:
             return
         await run_stoppable(HASHING, self.taken.hash_by, names)
 
-    def whole_bytes(self, answer: Answer) -> int | None:
-        """How long the whole body is, None if it is not known."""
+    def whole_bytes(self, coming_bytes: int | None) -> int | None:
+        """How long the whole body is, None if it is not known; coming_bytes: the answer's own, the same."""
         match self.verdict:
             case Append(total_bytes):
                 return total_bytes
             case Verdict.COMPLETE if self.note is not None:
                 return self.note.offset_bytes
             case _:
-                return answer.length_bytes
+                return coming_bytes
 
-    @asynccontextmanager
-    async def kept(self, part: Coming, request: Hop, answer: Answer) -> AsyncIterator["Checkpoints"]:
+    def keeping(self, part: Coming, request: Hop, answer: Answer) -> "Keeping":
         """What has come of the body when this block breaks off is kept, where it may be gone on with."""
-        if self.note is not None and self.taken is None:  # of another URL than the body that comes now
+        return Keeping(self, part, request, answer)
+
+    async def begins(self) -> None:
+        """A body comes: what is here of another URL than its own is wanted no more."""
+        if self.note is not None and self.taken is None:
             await asyncio.wrap_future(self._parts.sink.forget(self._id, self.note))
             self._carry(None)
-        note = self._note_of(request, answer)
-        try:
-            yield Checkpoints(self, part, note)
-        except _OF_NO_USE:
+
+    async def broke_off(self, error: BaseException, part: Coming, request: Hop, answer: Answer) -> None:
+        """No more comes of the body."""
+        if isinstance(error, _OF_NO_USE):
             self._carry(None)
-            raise
-        except BaseException:
-            await self._keep(part, note)
-            raise
+        else:
+            await self._keep(part, self.note_of(request, answer))
 
     def carry(self, note: PartNote) -> None:
         """The fetch carries the note from now on, also in Redis."""
@@ -138,9 +139,9 @@ class Resuming:
             return
         self._carry(msgspec.structs.replace(note, offset_bytes=offset_bytes))
 
-    def _note_of(self, request: Hop, answer: Answer) -> PartNote | None:
+    def note_of(self, request: Hop, answer: Answer) -> PartNote | None:
         """What to carry, but for the offset, if this body breaks off; None if it may not be gone on with."""
-        total_bytes = self.whole_bytes(answer)
+        total_bytes = self.whole_bytes(answer.length_bytes)
         if isinstance(self.verdict, Append) and self.note is not None:
             return msgspec.structs.replace(self.note, total_bytes=total_bytes)
         validator: Validator | None = validator_of(request, answer.status, answer.header)
@@ -163,22 +164,36 @@ class Resuming:
             self._lane.entries[self._id] = msgspec.structs.replace(entry, part=note)
 
 
-class Checkpoints:
-    """From time to time what has come is brought to disk for good and noted in Redis, against a crash."""
+class Keeping:
+    """A body on its way: now and then what has come is brought to disk for good and noted, against a crash.
 
-    def __init__(self, resuming: Resuming, part: Coming, note: PartNote | None) -> None:
+    A context; what has come when it breaks off is kept, where it may be gone on with.
+    """
+
+    def __init__(self, resuming: Resuming, part: Coming, request: Hop, answer: Answer) -> None:
         self._resuming = resuming
         self._part = part
-        self._note = note
+        self._request = request
+        self._answer = answer
         self._last_s = mono_s()
         self._last_bytes = part.size_bytes
+
+    async def __aenter__(self) -> Self:
+        await self._resuming.begins()
+        return self
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            await self._resuming.broke_off(error, self._part, self._request, self._answer)
 
     async def after_chunk(self) -> None:
         """Once it is time. Raises OSError."""
         came_bytes = self._part.size_bytes - self._last_bytes
         late = came_bytes >= CHECKPOINT_BYTES or mono_s() - self._last_s >= CHECKPOINT_S
-        if self._note is None or not late or not self._part.worth_keeping:
+        if not late or not self._part.worth_keeping:
             return
-        offset_bytes = await self._part.sync()
+        note = self._resuming.note_of(self._request, self._answer)
+        offset_bytes = await self._part.sync() if note is not None else self._part.size_bytes
         self._last_s, self._last_bytes = mono_s(), offset_bytes
-        self._resuming.carry(msgspec.structs.replace(self._note, offset_bytes=offset_bytes))
+        if note is not None:
+            self._resuming.carry(msgspec.structs.replace(note, offset_bytes=offset_bytes))

@@ -1,6 +1,7 @@
 """Ending tasks for sure."""
 
 import asyncio
+import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -55,8 +56,15 @@ async def keep_going(loop: Callable[[], Awaitable[None]], on_bug: Callable[[Exce
 async def end_of(task: asyncio.Future[Any]) -> None:
     """Return when the task has ended by itself, however often we are cancelled meanwhile."""
     while not task.done():
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(functools.partial(_tell, ended))
         with suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
+            await ended
+
+
+def _tell(ended: asyncio.Future[None], _task: asyncio.Future[Any]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 async def until_signal(task: asyncio.Task[Any]) -> None:

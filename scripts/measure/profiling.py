@@ -18,7 +18,7 @@ from scripts.measure.running import BenchError
 from scripts.measure.sampling import Sampler
 from scripts.measure.side_by_side import Load
 from tests.support.static_server import serve_folder
-from worker import log, tasks
+from worker import garbage, log, tasks
 from worker.embedded import EmbeddedRedis
 from worker.hand_off import take_hand_offs
 from worker.runtime import Runtime
@@ -54,6 +54,7 @@ async def _profiled(urls: Sequence[str], redis_url: str, out: Path, engine: str,
     async with Fleet(redis_url) as fleet, Redis.from_url(redis_url) as redis:
         batch = await fleet.submit(urls)
         await runtime.start()
+        garbage.set_aside()  # as a worker process does
         work = asyncio.create_task(take_hand_offs(runtime))
         before_s, began_s = await _server_s(redis), time.monotonic()
         try:

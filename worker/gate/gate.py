@@ -101,16 +101,21 @@ def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None
     """When the lane opens by the clock alone, None if it is open."""
     if policy.paused:
         return Shut(now_ms + PAUSE_LOOK_MS, Why.PAUSED)
+    longest = state.cool_until_ms, Why.COOLING
+    if state.breaker is Breaker.OPEN:
+        longest = _longer(longest, state.open_until_ms, Why.BREAKER)
+    if policy.quota and state.quota_until_ms > now_ms:
+        longest = _longer(longest, _quota_until_ms(state), Why.QUOTA)
     pace_ms, burst = _pace(state, policy)
-    waits = [
-        Shut(state.cool_until_ms, Why.COOLING),
-        Shut(state.open_until_ms if state.breaker is Breaker.OPEN else 0, Why.BREAKER),
-        Shut(_quota_until_ms(state) if policy.quota else 0, Why.QUOTA),
-        Shut(_spaced_until_ms(state, pace_ms, burst) if pace_ms else 0, Why.PACING),
-        Shut(state.robots_until_ms if _obeys(policy) else 0, Why.ROBOTS),
-    ]
-    longest = max(waits, key=lambda wait: wait.until_ms)
-    return longest if longest.until_ms > now_ms else None
+    if pace_ms:
+        longest = _longer(longest, _spaced_until_ms(state, pace_ms, burst), Why.PACING)
+    if _obeys(policy):
+        longest = _longer(longest, state.robots_until_ms, Why.ROBOTS)
+    return Shut(*longest) if longest[0] > now_ms else None
+
+
+def _longer(longest: tuple[int, Why], until_ms: int, why: Why) -> tuple[int, Why]:
+    return (until_ms, why) if until_ms > longest[0] else longest
 
 
 def dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:

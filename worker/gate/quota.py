@@ -103,7 +103,9 @@ def _from_now(reset: int, now_ms: int) -> float:
 
 
 def _number(value: str | None) -> int | None:
-    text = (value or "").strip()
+    if value is None:
+        return None
+    text = value.strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 

@@ -191,5 +191,5 @@ class Segments:
 
 
 def date_of(moment: datetime) -> str:
-    """As WARC 1.1 writes it (W3C's note on dates)."""
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond:06d}Z"
+    """A moment in UTC as WARC 1.1 writes it (W3C's note on dates)."""
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
