@@ -24,7 +24,6 @@ PURE = (
     "jobs/model.py",
     "jobs/names.py",
     "jobs/urls.py",
-    "worker/ahead.py",
     "worker/backoff.py",
     "worker/balance.py",
     "worker/context.py",

@@ -10,7 +10,6 @@ import msgspec
 from jobs.entry import Entry, to_element
 from jobs.lanes import origin_of_url
 from worker import lines, tasks
-from worker.ahead import Claimed, how_many
 from worker.cancelling import end_cancelled_batches
 from worker.crashes import crashed, interrupted
 from worker.expiring import LOOK_EVERY_S, end_expired, end_if_dead
@@ -177,16 +176,14 @@ def _sit_out(lane: Lane, wait_s: float) -> float | None:
 
 
 async def _claim(lane: Lane, parts: Parts) -> float | None:
-    """Claim what is to begin soon; how long to wait if none came, None if none will."""
+    """Claim as many as may run at once; how long to wait if none came, None if none will."""
     if parts.settler.full:
         return POLL_S
     closed = lane.gate.breaker is Breaker.CLOSED
-    room, now_ms = gate.room(lane.gate, lane.policy), lane.clock.now_ms()
-    count = how_many(lane.claimed, room, now_ms) if closed else PROBE_CHOICE
+    count = gate.room(lane.gate, lane.policy) if closed else PROBE_CHOICE
     claim = await patiently(lane, parts, lambda: parts.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
     hold(lane, claim.elements, parts)
-    lane.claimed = Claimed(len(claim.elements), now_ms)
     if claim.elements:
         return 0
     retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000

@@ -9,7 +9,6 @@ from typing import Any
 from jobs.entry import Entry
 from jobs.lanes import origin_of_url
 from jobs.names import batch_of
-from worker.ahead import Claimed
 from worker.clock import RedisClock, mono_s
 from worker.gate import gate
 from worker.gate.gate import Shut, Verdict
@@ -40,7 +39,6 @@ class Lane:
         self.ready: deque[Entry] = deque()
         self.in_flight: dict[str, asyncio.Task[None]] = {}
         self.entries: dict[str, Entry] = {}
-        self.claimed = Claimed()
         self.cut: set[str] = set()
         self.robots = Known()
         self.asking: dict[str, str] = {}

@@ -37,11 +37,13 @@ class Pump:
         await self._taken()
 
     async def rest(self) -> None:
-        """Wait until no block is being taken any more, however that ended."""
+        """Wait until no block is being taken any more, however that ended; what is left is let go of."""
         if self._taking is not None:
             await asyncio.wait([self._taking])
             if not self._taking.cancelled():
                 self._taking.exception()  # nobody asks for it any more
+        # Whoever takes the blocks knows us, and we him: what is left would stay until the collector comes.
+        self.filling = bytearray()
 
     async def _hand_over(self) -> None:
         await self._taken()
