@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support import differences
 from tests.support import origin as o
 from tests.support.certificates import HAS_OPENSSL
 from tests.support.nameserver import Nameserver, nameserver
@@ -79,3 +80,8 @@ async def other() -> AsyncIterator[Origin]:
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine that is installed."""
     return str(request.param)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where another engine is chosen, what is of httpx alone is skipped."""
+    differences.skip(items)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from jobs import Outcome, Reason
 from tests.shell.conftest import Start, needs_openssl
-from tests.support import http2_origin
+from tests.support import http2_origin, tcp
 from tests.support import origin as o
 from tests.support.certificates import Authority
 from tests.support.http2_origin import Http2Origin, server_tls
@@ -107,6 +107,22 @@ async def test_a_lane_that_is_lost_leaves_nothing_at_its_host(
     await wait_until(lambda: not worker.runtime.lanes, "the end of the lane's stay")
     await wait_until(lambda: origin.in_progress == 0, "the host to be rid of them", timeout_s=1)
     assert all(seen.aborted for seen in origin.requests)
+
+
+async def test_a_lane_that_is_given_back_leaves_no_connection(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """However its exchanges ended: well, by a reset, in doubt, or in the middle."""
+    both = LINE + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    ends = [o.OK, o.reset, o.garbage(both), o.truncated(b"half", 99), o.redirect("/"), o.NOT_FOUND]
+    origin.behaviour = o.by_path({f"/{n}": end for n, end in enumerate(ends)}, o.OK)
+    worker = await start(engine=engine, policy={"concurrency": 4, "attempts": 2, "breaker_failures": 100})
+    await worker.results(origin.url(f"/{number % len(ends)}") for number in range(60))
+
+    await wait_until(lambda: not worker.runtime.lanes, "the end of the lane's stay")
+    await wait_until(
+        lambda: tcp.connections(origin.url()).keys() <= {"listen", "time_wait"}, "the connections' end"
+    )
 
 
 async def test_an_idle_connection_that_the_host_closed_is_one_request_more(
