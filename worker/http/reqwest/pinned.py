@@ -52,6 +52,8 @@ class Pinned:
             if isinstance(error, asyncio.CancelledError):
                 await self._rid_of(request, asked)
             raise
+        finally:
+            del asked  # its error would know this frame, and this frame it: and who is in it keeps connections
         self.answered = True
         return Exchange(self, request, response)
 
