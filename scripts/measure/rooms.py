@@ -15,7 +15,14 @@ ROOMS = {
     "lane": ("/worker/", "/jobs/"),
 }
 OTHERS = "loop"
-THREADS = {"blocks": "sink", "names": "sink", "hashing": "sink", "sending": "engine", "coding": "decoding"}
+THREADS = {
+    "blocks": "sink",
+    "names": "sink",
+    "hashing": "sink",
+    "sending": "engine",
+    "coding": "decoding",
+    "pyreqwest": "engine",
+}
 
 
 def room_of(files: Iterable[str]) -> str:
@@ -28,5 +35,5 @@ def room_of(files: Iterable[str]) -> str:
 
 
 def room_of_thread(name: str) -> str:
-    """The room of a thread that is named so (worker/threads.py, worker/sink/files.py)."""
+    """The room of a thread that is named so (worker/threads.py, worker/sink/files.py, pyreqwest's own)."""
     return f"{THREADS.get(name.partition('_')[0], 'other work')}, in threads"

@@ -10,6 +10,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Self
 
@@ -36,9 +38,11 @@ class Sampler:
     def __exit__(self, *_: object) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, self._handler)
-        for thread in threading.enumerate():
-            if thread is not threading.main_thread() and thread.native_id is not None:
-                self.threads_s[thread.name] += _used_s(thread.native_id)
+        ours = {thread.native_id: thread.name for thread in threading.enumerate()}
+        for task in Path("/proc/self/task").iterdir():
+            number = int(task.name)
+            if number != threading.main_thread().native_id:
+                self.threads_s[ours.get(number) or _named(task)] += _used_s(number)
 
     def _look(self, _signal: int, frame: FrameType | None) -> None:
         now_s = time.thread_time()
@@ -47,6 +51,13 @@ class Sampler:
         self.spent_s[room] += used_s
         if frame is not None:
             self.detail_s[f"{room} {_name(frame)}"] += used_s
+
+
+def _named(task: Path) -> str:
+    """The name of a thread that Python did not start."""
+    with suppress(OSError):
+        return (task / "comm").read_text().strip()
+    return ""
 
 
 def _used_s(native_id: int) -> float:
