@@ -110,6 +110,7 @@ PEERS = (
     _own(", 2 workers", workers=2),
     _own(", warc", sink="warc"),
     _own(", reqwest", engine="reqwest"),
+    _own(", reqwest, 2 workers", engine="reqwest", workers=2),
     _own(", reqwest, warc", engine="reqwest", sink="warc"),
     _own(", reqwest, warc, 2 workers", engine="reqwest", sink="warc", workers=2),
     Peer("arq + httpx by hand", partial(_program, sys.executable, "by_hand"), there=True),
