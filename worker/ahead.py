@@ -8,8 +8,11 @@ import json
 import os
 import sys
 
-from worker import serving  # noqa: F401 it is what takes long
-from worker.cli import app
+from worker import garbage
+
+with garbage.none_yet():
+    from worker import serving  # noqa: F401 what takes long of what app needs
+    from worker.cli import app
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+from worker import garbage
+
 _MODULES = {
     "run": "worker.running",
     "submit": "worker.listing",
@@ -40,7 +42,9 @@ class _Commands(TyperGroup):
     def _import(self, modules: Iterable[str]) -> None:
         part = typer.Typer()
         for module in dict.fromkeys(modules):
-            import_module(module).register(part)
+            with garbage.none_yet():
+                found = import_module(module)
+            found.register(part)
         self.commands.update(get_group(part).commands)
 
 
@@ -60,4 +64,7 @@ def _fleet() -> None:
 
 def main() -> None:
     """The `fetchfleet` command."""
-    app()
+    try:
+        app()
+    finally:
+        garbage.set_aside()  # it all goes at once now

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
@@ -18,6 +19,7 @@ from worker.ends import BAD_USE, ForeseenError
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
+ANSWER_TIMEOUT_S = 5.0
 PING_EVERY_S = 0.005
 SOCKETS_PREFIX = "fetchfleet-"
 
@@ -99,12 +101,13 @@ class EmbeddedRedis:
             client.flushall()
 
     def _shut_down(self, server: "subprocess.Popen[bytes]") -> None:
-        """Either way it writes what it holds to the disk first; a signal it heeds only at its next tick."""
-        try:
-            with redis.Redis.from_url(self.url) as client:
-                client.shutdown()
-        except (RedisError, OSError):
-            server.terminate()
+        """Its data goes to the disk first, either way; but a signal it heeds only at its next tick."""
+        with (
+            suppress(RedisError, OSError),
+            redis.Redis.from_url(self.url, socket_timeout=ANSWER_TIMEOUT_S) as client,
+        ):
+            client.shutdown()
+        server.terminate()  # one that is still starting has not been reached
 
     def _lock_folder(self) -> None:
         self._lock = (self._folder / "lock").open("a+")

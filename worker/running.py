@@ -2,6 +2,7 @@
 
 import typer
 
+from worker import garbage
 from worker.local import started_ahead
 from worker.options import (
     AllowNet,
@@ -41,6 +42,7 @@ def run(
     given = {"out": out, "in_folder": in_folder, "policy": policy}
     given |= {"allow_net": allow_net, "deny_net": deny_net, "engine": engine, "sink": sink}
     with started_ahead(workers) as processes:
-        from worker.listing import run_list  # noqa: PLC0415 the workers import meanwhile
+        with garbage.none_yet():
+            from worker.listing import run_list  # noqa: PLC0415 the workers import meanwhile
 
         run_list(file, processes, given, report=report, lines_to=lines_to)
