@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -13,34 +13,17 @@ from rich.console import Console
 
 from jobs import JobsError
 from worker import redact, tasks
-from worker.embedded import EmbeddedRedisError
-from worker.gather import LinesError
+from worker.ends import BAD_USE, FAILED, INTERRUPTED, ForeseenError
 from worker.http.trust import check
-from worker.local import WorkersError
 from worker.policy import PolicyError
-from worker.reach import RefusedRedisError
-from worker.run import UnfinishedRunError
 from worker.settings import Settings, SettingsError, load_settings
-from worker.unreachable import UnreachableRedisError, redis_at
+from worker.unreachable import redis_at
 
 T = TypeVar("T")
 
-FAILED = 1
-BAD_USE = 2
-INTERRUPTED = 130
-
 console = Console(stderr=True)
 
-Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
-RedisUrl = Annotated[str | None, typer.Option("--redis", help="The fleet's Redis (FETCHFLEET_REDIS_URL).")]
-
-_FORESEEN: tuple[tuple[tuple[type[Exception], ...], int], ...] = (
-    ((EmbeddedRedisError, UnfinishedRunError), BAD_USE),
-    (
-        (LinesError, WorkersError, RefusedRedisError, UnreachableRedisError, JobsError, RedisError, OSError),
-        FAILED,
-    ),
-)
+_FORESEEN = (ForeseenError, JobsError, RedisError, OSError)
 
 
 def settings_of(**flags: Any) -> Settings:
@@ -80,9 +63,8 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") 
         fail(if_interrupted, INTERRUPTED)
     except Exception as error:
         first = _first(error)
-        for kinds, code in _FORESEEN:
-            if isinstance(first, kinds):
-                fail(redact.text(first), code)
+        if isinstance(first, _FORESEEN):
+            fail(redact.text(first), first.exit_code if isinstance(first, ForeseenError) else FAILED)
         raise
 
 

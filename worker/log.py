@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from worker import redact
+from worker.levels import LEVELS
 
 
 class Event(StrEnum):
@@ -91,9 +92,6 @@ class Event(StrEnum):
     """In the out folder a link, a folder or a file stands where a body was to go; error names it."""
     LIBRARY = "library"
     """A warning of a library that we use."""
-
-
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
 
 
 def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:

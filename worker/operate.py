@@ -1,6 +1,8 @@
-"""The commands that look after a running fleet: status, batches, results, cancel, dead."""
+"""The commands that look after a running fleet: health, status, batches, results, cancel, dead."""
 
 import asyncio
+import os
+import socket
 import sys
 from typing import Annotated, Any
 
@@ -15,7 +17,10 @@ from jobs.connect import connect, redis_now_ms
 from jobs.errors import JobsError
 from jobs.names import is_batch_id
 from worker import tables
-from worker.command import BAD_USE, Json, RedisUrl, ask, console, fail, say_json, settings_of
+from worker.command import ask, complete, console, fail, say_json, settings_of
+from worker.ends import BAD_USE, FAILED
+from worker.options import Json, RedisUrl
+from worker.snapshot import is_alive
 from worker.status import fleet_status
 
 COMPLETE_WITHIN_S = 2.0
@@ -51,9 +56,17 @@ dead = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    for command in (status, batches, results, cancel):
+    for command in (health, status, batches, results, cancel):
         app.command()(command)
     app.add_typer(dead)
+
+
+def health(redis: RedisUrl = None) -> None:
+    """Exit 0 if a worker of this machine (or container) shows signs of life, else 1."""
+    settings = settings_of(redis_url=redis)
+    name = os.environ.get("FETCHFLEET_WORKER_ID") or socket.gethostname()
+    if not complete(is_alive(settings.redis_url, name), "interrupted"):
+        fail("no worker of this machine has shown a sign of life; its log may say why", FAILED)
 
 
 def status(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, NoPermissionError, RedisError, ResponseError
 
 from worker import redact
+from worker.ends import ForeseenError
 from worker.log import Event
 from worker.trouble import is_of
 from worker.unreachable import redis_at
@@ -16,7 +17,7 @@ from worker.unreachable import redis_at
 LOADING_PAUSE_S = 0.5
 
 
-class RefusedRedisError(Exception):
+class RefusedRedisError(ForeseenError):
     """A Redis that would lose fetches, or lets us do nothing; the message holds the remedy."""
 
 

@@ -3,9 +3,9 @@
 import asyncio
 import hashlib
 import json
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from rich.console import Console
@@ -18,31 +18,39 @@ from jobs.names import BATCH_ID_CHARS
 from jobs.submit import WhenFull
 from worker.clock import mono_s
 from worker.embedded import EmbeddedRedis
-from worker.gather import Where, gathered
-from worker.local import WorkerProcess, worker_processes
+from worker.ends import BAD_USE, ForeseenError
+from worker.lines_to import Where
+from worker.local import WorkerProcess, at_work
 from worker.progress import Progress, summary
 from worker.settings import Settings
-from worker.sink.folders import STATE_FOLDER
+from worker.state import STATE_FOLDER
 from worker.unreachable import redis_at
+
+if TYPE_CHECKING:
+    from worker.gather import Gather
 
 KEEP_ALIVE_S = 0.5
 
 
-class UnfinishedRunError(Exception):
+class UnfinishedRunError(ForeseenError):
     """The out folder holds an interrupted run of another list."""
+
+    exit_code = BAD_USE
 
 
 async def run(
     fetches: list[Fetch],
     settings: Settings,
     *,
-    workers: int,
+    workers: list[WorkerProcess],
     worker_arguments: list[str],
     report: Path | None,
     console: Console,
     lines_to: str | None = None,
 ) -> Counts:
     """Fetch the list with a fleet of this machine's own; an interrupted run of it goes on.
+
+    workers: their interpreters have been started, and wait for orders; they are ended when this ends.
 
     Raises UnfinishedRunError, EmbeddedRedisError, WorkersError, LinesError.
     """
@@ -52,9 +60,9 @@ async def run(
     with EmbeddedRedis(state / "redis") as redis:
         goes_on = await _goes_on(redis, batch_id, state / "run.json")
         arguments = [*worker_arguments, "--redis", redis.url]
-        with worker_processes(workers, arguments, state) as processes:
+        with at_work(workers, arguments, state):
             async with Fleet(redis.url) as fleet, asyncio.TaskGroup() as group:
-                watch = group.create_task(_keep_alive(processes))
+                watch = group.create_task(_keep_alive(workers))
                 batch = fleet.batch(batch_id)
                 if not goes_on:
                     (state / "lines.json").unlink(missing_ok=True)
@@ -111,7 +119,7 @@ async def follow(
         progress = Progress(redis, batch, console)
         mode = "ab" if append else "wb"
         lines: IO[bytes] | None = stack.enter_context(report.open(mode) if report else nullcontext())
-        gather = stack.enter_context(gathered(lines_to, batch.id, console, goes_on=append))
+        gather = stack.enter_context(_gathered(lines_to, batch.id, console, goes_on=append))
         after = gather.position if gather else FROM_THE_START
         trim = report is not None or (lines_to is not None and lines_to.note is not None)
         results = batch.results(after=after, trim=trim)
@@ -129,6 +137,20 @@ async def follow(
         if gather is not None:
             gather.check(counts.done)
         return counts
+
+
+def _gathered(
+    where: Where | None, batch_id: str, console: Console, *, goes_on: bool
+) -> "AbstractContextManager[Gather | None]":
+    """A Gather that speaks on the console, or none where none is wanted."""
+    if where is None:
+        return nullcontext()
+    from worker.gather import Gather  # noqa: PLC0415 few want it, and importing it takes longer than the rest
+
+    def say(message: str) -> None:
+        console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+
+    return Gather(where, batch_id, say, goes_on=goes_on)
 
 
 def batch_id_of(fetches: list[Fetch]) -> str:

@@ -12,7 +12,7 @@ from jobs.connect import connection_pool
 from worker.http import which
 from worker.http.egress import Egress
 from worker.http.names import parse_nameservers
-from worker.log import LEVELS
+from worker.levels import LEVELS
 from worker.policies import Policy, parse_policy
 from worker.policy import PolicyError
 from worker.redact import url as redacted_url

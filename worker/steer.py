@@ -10,8 +10,10 @@ from jobs import Fleet
 from jobs.connect import connect
 from jobs.names import is_fetch_id
 from worker import overrides
-from worker.command import BAD_USE, Json, RedisUrl, ask, fail, say_json, settings_of
+from worker.command import ask, fail, say_json, settings_of
+from worker.ends import BAD_USE
 from worker.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
+from worker.options import Json, RedisUrl
 from worker.policies import Table, lane_named, table_named
 from worker.policy import PolicyError
 from worker.settings import Settings

@@ -7,9 +7,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from worker import redact
+from worker.ends import ForeseenError
 
 
-class UnreachableRedisError(Exception):
+class UnreachableRedisError(ForeseenError):
     """No Redis at the URL, or none that lets us in."""
 
 

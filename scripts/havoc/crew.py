@@ -13,7 +13,7 @@ from scripts.havoc.ledgers import Died, Ledgers
 from scripts.havoc.plan import LEASE_S
 from scripts.havoc.proxy import Line
 from worker import tasks
-from worker.embedded import die_with_parent
+from worker.children import die_with_parent
 
 GRACE_S = 2.0
 ENDS_WITHIN_S = 60.0

@@ -13,7 +13,7 @@ from scripts.havoc.ledgers import Ended, Found, Quiet, Remains, Saw
 from tests.support.origin import Origin, Seen
 from tests.support.origin_process import Report
 from tests.support.redis import leftovers
-from worker.sink.folders import STATE_FOLDER
+from worker.state import STATE_FOLDER
 
 
 async def drained(redis: Redis) -> bool:

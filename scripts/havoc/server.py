@@ -10,7 +10,8 @@ from pathlib import Path
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from worker.embedded import die_with_parent, find_server
+from worker.children import die_with_parent
+from worker.embedded import find_server
 
 READY_WITHIN_S = 30.0
 ENDS_WITHIN_S = 20.0

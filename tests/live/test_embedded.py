@@ -1,5 +1,6 @@
 """The embedded Redis: real, alone in its folder, its data kept, never left behind."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,17 @@ async def test_it_ends_even_when_its_parent_is_killed(tmp_path: Path) -> None:
     assert left.exists()
     with EmbeddedRedis(tmp_path):
         assert not left.exists()
+
+
+def test_a_redis_that_does_not_answer_is_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked, then signalled, then killed."""
+    monkeypatch.setattr("worker.embedded.ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("worker.embedded.STOP_TIMEOUT_S", 0.1)
+    with EmbeddedRedis(tmp_path) as server:
+        assert server._server
+        pid = server._server.pid
+        server._server.send_signal(signal.SIGSTOP)
+
+    assert pid not in left_behind.children()

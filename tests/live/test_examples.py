@@ -34,7 +34,7 @@ from tests.support.origin import (
 from tests.support.redis import nothing_stranded, serve_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
-from worker.embedded import die_with_parent
+from worker.children import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 SERVICE = [sys.executable, "-W", "error", "-m", "uvicorn", "examples.imports_service:app", "--port", "0"]

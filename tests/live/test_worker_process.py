@@ -14,7 +14,7 @@ from jobs import Fleet, Outcome
 from tests.support.origin import Origin, latency, ok, slow
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
-from worker.embedded import die_with_parent
+from worker.children import die_with_parent
 
 CRASH_RECOVERY_S = 40.0
 

@@ -11,7 +11,8 @@ import pytest
 from jobs import Outcome, Result
 from tests.support.waiting import wait_until
 from worker import gather
-from worker.gather import Gather, LinesError, Where
+from worker.gather import Gather
+from worker.lines_to import LinesError, Where
 from worker.records import records_in
 
 BATCH = "0123456789abcdef"

@@ -17,7 +17,7 @@ from jobs import Fleet, Result
 from tests.support.origin import Origin, Seen
 from tests.support.waiting import wait_until
 from tests.support.workers import ALLOW_LOOPBACK, QUICK_POLICY
-from worker.embedded import die_with_parent
+from worker.children import die_with_parent
 
 BATCH_S = 60.0
 START_TIMEOUT_S = 30.0

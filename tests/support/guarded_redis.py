@@ -23,7 +23,7 @@ from jobs.chunk import CHUNK_FETCHES
 from jobs.connect import connect
 from jobs.submit import Submitter
 from tests.support.redis import nothing_stranded, server_binary
-from worker.embedded import die_with_parent
+from worker.children import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 ADMIN, ADMIN_PASSWORD = "admin", "test"

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from tests.support.redis import leftovers, server_binary
 from tests.support.waiting import wait_until
-from worker.embedded import die_with_parent
+from worker.children import die_with_parent
 
 ALWAYS = ("--port", "0", "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction")
 

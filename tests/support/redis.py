@@ -15,7 +15,8 @@ import redis
 from redis.exceptions import RedisError
 
 from jobs import keys
-from worker.embedded import die_with_parent, find_server
+from worker.children import die_with_parent
+from worker.embedded import find_server
 
 SERVER_VARIABLE = "FETCHFLEET_TEST_REDIS_SERVER"
 READY_WITHIN_S = 10.0

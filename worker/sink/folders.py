@@ -14,8 +14,8 @@ from pathlib import Path
 
 from worker.clock import mono_s
 from worker.http.errors import ExistsError, InTheWayError
+from worker.state import STATE_FOLDER
 
-STATE_FOLDER = ".fetchfleet"
 PARTS = f"{STATE_FOLDER}/parts"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY

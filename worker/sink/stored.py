@@ -11,8 +11,9 @@ from io import FileIO
 from jobs.model import Fetch
 from worker.fallback import Old, Record, fits, from_json, key_of, to_json
 from worker.http.errors import BadDestError
-from worker.sink.folders import STATE_FOLDER, Folders
+from worker.sink.folders import Folders
 from worker.sink.taking import SHA256, hashed
+from worker.state import STATE_FOLDER
 from worker.validators import Validators
 
 STORED = f"{STATE_FOLDER}/stored"

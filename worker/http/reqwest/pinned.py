@@ -53,7 +53,7 @@ class Pinned:
                 await self._rid_of(request, asked)
             raise
         finally:
-            del asked  # its error would know this frame, and this frame it: and who is in it keeps connections
+            del asked  # its error knows this frame: a circle, that would keep the client and its connections
         self.answered = True
         return Exchange(self, request, response)
 

@@ -1,0 +1,5 @@
+"""Which log lines may be asked for."""
+
+import logging
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
