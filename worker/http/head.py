@@ -14,7 +14,7 @@ from worker.http.over import Over
 from worker.http.turns import Turns
 
 MAX_HEAD_BYTES = 512 * 1024
-"""More than the largest single head that is taken, and a read of the body with it (worker/http/wide.py)."""
+"""More than the largest single head that is taken, and a read of the body with it (worker/http/line.py)."""
 
 # Of the exchange that runs in this task. A context, since a connection does not know whose answer it reads.
 _left_bytes: ContextVar[int | None] = ContextVar("left_bytes", default=None)
