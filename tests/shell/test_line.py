@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import httpcore2
@@ -17,6 +17,7 @@ import uvloop
 from tests.support.waiting import wait_until
 from worker import tasks
 from worker.http.line import READ_BYTES, Line
+from worker.http.pool import LanePool
 
 HOST = "127.0.79.1"
 MUCH = os.urandom(3 * READ_BYTES)
@@ -63,23 +64,38 @@ class Ends(NamedTuple):
     def drain(self) -> bytes:
         """What has come to theirs."""
         taken = b""
-        with suppress(BlockingIOError):
+        with suppress(BlockingIOError, ConnectionResetError):
             while piece := self.theirs.recv(READ_BYTES):
                 taken += piece
         return taken
 
 
-@pytest.fixture
-def ends() -> Iterator[Ends]:
+@contextmanager
+def connected() -> Iterator[Ends]:
     """A connection."""
     with socket.create_server((HOST, 0)) as server:
         ours = socket.create_connection(server.getsockname())
         theirs, _ = server.accept()
     for end in (ours, theirs):
         end.setblocking(False)  # noqa: FBT003 its argument
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent is there at once
     yield Ends(ours, theirs)
     ours.close()
     theirs.close()
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    """A connection."""
+    with connected() as ends:
+        yield ends
+
+
+@pytest.fixture
+def two_ends() -> Iterator[tuple[Ends, Ends]]:
+    """Two connections."""
+    with connected() as first, connected() as second:
+        yield first, second
 
 
 async def turn() -> None:
@@ -321,3 +337,44 @@ async def test_a_line_says_whose_it_is(ends: Ends) -> None:
     assert ends.ours is line.get_extra_info("socket")
     assert None is line.get_extra_info("ssl_object")
     await line.aclose()
+
+
+class Dials(httpcore2.AsyncMockBackend):
+    """Has lines to give, one after the other."""
+
+    def __init__(self, *lines: Line) -> None:
+        self._lines = list(lines)
+
+    async def connect_tcp(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
+        """The next."""
+        return self._lines.pop(0)
+
+
+async def answered(pool: LanePool, ends: Ends) -> bytes:
+    """What the host at these ends was asked, having answered it."""
+    asking = asyncio.create_task(pool.request("POST", "http://a.example/", content=b""))
+    await turn()
+    ends.theirs.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert (await asking).status == 200
+    return ends.drain()
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 408 Request Timeout\r\n\r\n", b""], ids=["something", "the end"])
+@on_both_loops
+async def test_no_request_goes_out_on_a_connection_on_which_its_host_spoke_unasked(
+    two_ends: tuple[Ends, Ends], said: bytes
+) -> None:
+    """Though the loop has not looked since: a POST on a dead connection could not be made again."""
+    first, second = two_ends
+    async with LanePool(network_backend=Dials(first.line(), second.line())) as pool:
+        assert await answered(pool, first)
+        assert await answered(pool, first)
+
+        if said:
+            first.theirs.send(said)
+        else:
+            first.theirs.shutdown(socket.SHUT_WR)
+
+        assert await answered(pool, second)
+        assert not first.drain()
+        assert first.ours.fileno() == -1
