@@ -233,9 +233,8 @@ class HttpxAnswer(Framed):
     def __init__(self, response: httpx.Response, method: str) -> None:
         super().__init__(response.status_code, method, is_http1=response.http_version.startswith("HTTP/1"))
         self._response = response
-        self._fields = dict(
-            response.headers.items()
-        )  # a dozen are asked for, and httpx looks through all for each
+        # Many are asked for, and httpx looks through all of them for each.
+        self._fields = dict(response.headers.items())
 
     def header(self, name: str) -> str | None:
         """The field's value, its lines joined with a comma; None if it is absent."""

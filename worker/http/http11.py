@@ -33,7 +33,7 @@ class Http11Connection(httpcore2.AsyncHTTP11Connection):
         return unsafe or super().has_expired()
 
     def _more_came(self) -> bool:
-        """Beyond the answer; what is still with the kernel is looked for by httpcore2."""
+        """Beyond the answer; what is not read yet is looked for by httpcore2, and as it is used again."""
         return bool(self._h11_state.trailing_data[0]) or _unread(self._tls)
 
     @cached_property
