@@ -1,18 +1,17 @@
-"""Whether an idle connection can be used again, asked without its attributes being put together anew."""
+"""Whether an idle connection can be used again: what has come on it, as loop and kernel know it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
-import anyio
 import pytest
-from httpcore2._backends.anyio import AnyIOStream
 
 from tests.support.waiting import wait_until
-from worker.http.wide import Wide
+from worker.http.line import READ_BYTES, Line
 
 HOST = "127.0.78.1"
 
-Ends = tuple[Wide, asyncio.StreamWriter]
+Ends = tuple[Line, asyncio.StreamWriter]
 
 
 @pytest.fixture
@@ -25,7 +24,9 @@ async def ends() -> AsyncIterator[Ends]:
 
     async with await asyncio.start_server(arrives, HOST) as server:
         port = server.sockets[0].getsockname()[1]
-        ours = Wide(AnyIOStream(await anyio.connect_tcp(HOST, port)))
+        connected = socket.create_connection((HOST, port))
+        connected.setblocking(False)  # noqa: FBT003 its argument
+        ours = Line(connected, memoryview(bytearray(READ_BYTES)))
         theirs = await arrived
         yield ours, theirs
         await ours.aclose()
@@ -33,7 +34,7 @@ async def ends() -> AsyncIterator[Ends]:
         await theirs.wait_closed()
 
 
-def unread(ours: Wide) -> bool:
+def unread(ours: Line) -> bool:
     """What httpcore2 asks of an idle connection."""
     found: bool = ours.get_extra_info("is_readable")
     return found

@@ -15,7 +15,7 @@ from jobs import Fetch, Outcome
 from tests.shell.conftest import Start
 from tests.support import origin as o
 from tests.support.origin import Exchange, Header, Origin
-from worker.http.wide import READ_BYTES
+from worker.http.line import READ_BYTES
 from worker.sink.part import Part
 from worker.threads import HASHING, SENDING
 

@@ -12,7 +12,7 @@ from jobs import Outcome, Reason
 from tests.shell.conftest import Start
 from tests.support import origin as o
 from tests.support.origin import Behaviour, Exchange, Origin
-from worker.http.wide import READ_BYTES
+from worker.http.line import READ_BYTES
 from worker.policy import Timeouts
 
 SHORT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=1)

@@ -1,7 +1,6 @@
 """The one httpx client of a worker process: made at startup, shared by all, closed at shutdown."""
 
 from functools import lru_cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -38,7 +37,7 @@ def build_client(settings: Settings, pools: LanePools, log: Any) -> httpx.AsyncC
     pools': as many connections to a host as the lane's policy lets fetches run. At debug level it tells of
     each exchange; else there is nothing to call.
     """
-    return httpx.AsyncClient(
+    return _Client(
         transport=pools,
         timeout=httpx_timeout(settings.policy.default.timeouts),
         headers={
@@ -47,11 +46,28 @@ def build_client(settings: Settings, pools: LanePools, log: Any) -> httpx.AsyncC
             # Bodies are kept as sent: a length and a digest are of what the host has.
             "Accept-Encoding": "identity",
         },
-        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
         event_hooks=hooks(log) if settings.log_level == "debug" else None,
         trust_env=False,
     )
+
+
+class _NoCookies(httpx.Cookies):
+    """None is kept; a jar that refuses each looks at every answer first."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Nothing."""
+
+
+class _Client(httpx.AsyncClient):
+    """Without cookies, whatever hosts say."""
+
+    _NONE = _NoCookies()
+
+    @property  # type: ignore[misc]  # nobody sets any
+    def cookies(self) -> httpx.Cookies:
+        """None."""
+        return self._NONE
 
 
 @lru_cache(maxsize=1024)

@@ -29,6 +29,9 @@ MIN_STATUS, MAX_STATUS = 200, 599
 
 MAX_LENGTH_DIGITS = 18
 
+_CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
+_OF_CONCERN = _CONNECTED | head.EVENTS
+
 
 class Trace:
     """When the stages of an attempt came, monotonic seconds; the last exchange's count."""
@@ -53,14 +56,16 @@ class Trace:
         return max(0.0, self.head_s - self.started_s - self.connect_s) * 1000
 
     async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
-        """httpcore2's trace hook."""
-        head.saw(event)
+        """httpcore2's trace hook; most of what it tells is of no concern."""
         if self._handed_over_s is not None:
             self._has_connection(event)
+        if event not in _OF_CONCERN:
+            return
+        head.saw(event)
         if event == "connection.connect_tcp.started":
             self.opened = True
             self._connecting_s = mono_s()
-        elif event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
+        elif event in _CONNECTED:
             self.connect_s = mono_s() - self._connecting_s
 
     def begins(self, traffic: Traffic) -> None:
@@ -153,21 +158,23 @@ class HttpxEngine:
     ) -> AsyncIterator["HttpxAnswer"]:
         """One exchange on the lane's pool; raises httpx.TransportError, HttpError or OSError."""
         trace.begins(self._traffic)
-        async with (
-            content_of(request, self._in_folder) as content,
-            self._client.stream(
+        async with content_of(request, self._in_folder) as content:
+            asked = self._client.build_request(
                 request.method,
                 request.url,
                 headers=request.headers + framing_of(content),
                 content=content,
                 timeout=httpx_timeout(timeouts),
                 extensions={LANE: lane, "trace": trace},
-            ) as response,
-        ):
-            trace.head_came()
-            if not MIN_STATUS <= response.status_code <= MAX_STATUS:
-                raise BadAnswerError(f"{response.status_code} is no status")
-            yield HttpxAnswer(response, request.method)
+            )
+            response = await self._client.send(asked, stream=True)
+            try:
+                trace.head_came()
+                if not MIN_STATUS <= response.status_code <= MAX_STATUS:
+                    raise BadAnswerError(f"{response.status_code} is no status")
+                yield HttpxAnswer(response, request.method)
+            finally:
+                await response.aclose()
 
 
 class Framed:
@@ -226,11 +233,12 @@ class HttpxAnswer(Framed):
     def __init__(self, response: httpx.Response, method: str) -> None:
         super().__init__(response.status_code, method, is_http1=response.http_version.startswith("HTTP/1"))
         self._response = response
+        # Many are asked for, and httpx looks through all of them for each.
+        self._fields = dict(response.headers.items())
 
     def header(self, name: str) -> str | None:
         """The field's value, its lines joined with a comma; None if it is absent."""
-        value: str | None = self._response.headers.get(name)
-        return value
+        return self._fields.get(name.lower())
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it was sent."""

@@ -14,7 +14,11 @@ from worker.http.over import Over
 from worker.http.turns import Turns
 
 MAX_HEAD_BYTES = 512 * 1024
-"""More than the largest single head that is taken, and a read of the body with it (worker/http/wide.py)."""
+"""More than the largest single head that is taken, and a read of the body with it (worker/http/line.py)."""
+
+_DIALS = "connection.connect_tcp.started"
+_AWAITED = "http11.receive_response_headers.started"
+_COME = "http11.receive_response_headers.complete"
 
 # Of the exchange that runs in this task. A context, since a connection does not know whose answer it reads.
 _left_bytes: ContextVar[int | None] = ContextVar("left_bytes", default=None)
@@ -27,13 +31,17 @@ def begins() -> None:
     _connected.set(False)
 
 
+EVENTS = frozenset({_DIALS, _AWAITED, _COME})
+"""What `saw` follows of httpcore2's trace."""
+
+
 def saw(event: str) -> None:
-    """Follow httpcore2's trace: a connection is made, a head is being waited for, or it has come."""
-    if event == "connection.connect_tcp.started":
+    """A connection is made, a head is being waited for, or it has come."""
+    if event == _DIALS:
         _connected.set(True)
-    elif event == "http11.receive_response_headers.started":
+    elif event == _AWAITED:
         _left_bytes.set(MAX_HEAD_BYTES)
-    elif event == "http11.receive_response_headers.complete":
+    elif event == _COME:
         _left_bytes.set(None)
 
 

@@ -15,7 +15,13 @@ class Http11Connection(httpcore2.AsyncHTTP11Connection):
     _doubtful = False
 
     async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
-        """As httpcore2's does."""
+        """As httpcore2's does.
+
+        What a host said unasked is looked for once more: its pool looked only as far as the loop had.
+        """
+        if self.is_idle() and self._network_stream.get_extra_info("unread"):
+            await self.aclose()
+            raise httpcore2.ConnectionNotAvailable
         response = await super().handle_async_request(request)
         names = {name.lower() for name, _ in response.headers}
         self._doubtful = {b"content-length", b"transfer-encoding"} <= names
@@ -27,7 +33,7 @@ class Http11Connection(httpcore2.AsyncHTTP11Connection):
         return unsafe or super().has_expired()
 
     def _more_came(self) -> bool:
-        """Beyond the answer; what is still with the kernel is looked for by httpcore2."""
+        """Beyond the answer; what is not read yet is looked for by httpcore2, and as it is used again."""
         return bool(self._h11_state.trailing_data[0]) or _unread(self._tls)
 
     @cached_property

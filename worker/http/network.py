@@ -11,18 +11,15 @@ from collections.abc import Collection, Iterable, Sequence
 
 import httpcore2
 from aiohappyeyeballs import AddrInfoType, start_connection
-from anyio.abc import SocketStream
-from httpcore2._backends.anyio import AnyIOStream
 
 from worker.http.egress import Egress, OwnRedis, Refusal, reached, remedy
 from worker.http.errors import EgressRefusedError, NameTimeoutError
-from worker.http.handshake import Shaken
 from worker.http.head import Counted
+from worker.http.line import READ_BYTES, Line
 from worker.http.names import to_try
 from worker.http.own_redis import Whereabouts, is_ours
 from worker.http.resolver import Resolver
 from worker.http.turns import Turns
-from worker.http.wide import Wide
 
 MAX_ADDRESSES = 8
 """How many addresses of one name are tried: a name with a thousand of them is not worth more."""
@@ -40,6 +37,7 @@ class GuardedNetwork:
     def __init__(self, egress: Egress, resolver: Resolver, own_redis: Whereabouts) -> None:
         self.resolver = resolver
         self.turns = Turns()
+        self.received = memoryview(bytearray(READ_BYTES))
         self._egress = egress
         self._own_redis = own_redis
 
@@ -91,12 +89,12 @@ class LaneNetwork(httpcore2.AsyncNetworkBackend):
         Raises EgressRefusedError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout.
         """
         addresses: Sequence[str] = ()
-        turns = self._network.turns
-        await turns.next()
+        await self._network.turns.next()
         try:
             async with asyncio.timeout(timeout):
                 addresses = await self._network.vetted(host, port, self.ports)
-                return await _dialled(addresses, port, socket_options or (), turns)
+                connected = await _dialled(addresses, port, socket_options or ())
+                return Counted(_line(connected, self._network.received), self._network.turns)
         except TimeoutError:
             if not addresses:
                 raise NameTimeoutError(f"{host}: no answer within {timeout} s") from None
@@ -120,9 +118,7 @@ class LaneNetwork(httpcore2.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
-async def _dialled(
-    addresses: Sequence[str], port: int, options: _Options, turns: Turns
-) -> httpcore2.AsyncNetworkStream:
+async def _dialled(addresses: Sequence[str], port: int, options: _Options) -> socket.socket:
     """A connection to the first of the addresses that takes one; raises httpcore2.ConnectError."""
     options = (_NO_DELAY, *options)
 
@@ -134,22 +130,18 @@ async def _dialled(
 
     infos = [_info(address, port) for address in to_try(addresses, MAX_ADDRESSES)]
     try:
-        connected = await start_connection(
+        return await start_connection(
             infos, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, socket_factory=made
         )
-        return Counted(Shaken(Wide(AnyIOStream(await _stream(connected)))), turns)
     except (OSError, RuntimeError) as error:  # uvloop has the latter, too
         raise httpcore2.ConnectError(str(error)) from error
 
 
-async def _stream(connected: socket.socket) -> SocketStream:
+def _line(connected: socket.socket, into: memoryview) -> Line:
     try:
-        return await SocketStream.from_socket(connected)
-    except BaseException as error:
-        connected.close()
-        if isinstance(error, ValueError):  # the host has reset it meanwhile
-            raise ConnectionResetError(str(error)) from None
-        raise
+        return Line(connected, into)
+    except OSError as error:  # the host has reset it meanwhile
+        raise httpcore2.ConnectError(str(error)) from error
 
 
 def _info(address: str, port: int) -> AddrInfoType:

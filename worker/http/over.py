@@ -1,5 +1,6 @@
 """A connection over another one: what changes one thing of it says only that."""
 
+from collections.abc import Coroutine
 from typing import Any
 
 import httpcore2
@@ -11,13 +12,13 @@ class Over(httpcore2.AsyncNetworkStream):
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 httpcore2's
+    def read(self, max_bytes: int, timeout: float | None = None) -> Coroutine[Any, Any, bytes]:
         """What has come."""
-        return await self._stream.read(max_bytes, timeout)
+        return self._stream.read(max_bytes, timeout)
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 httpcore2's
+    def write(self, buffer: bytes, timeout: float | None = None) -> Coroutine[Any, Any, None]:
         """Send all of it."""
-        await self._stream.write(buffer, timeout)
+        return self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
         """Hang up."""

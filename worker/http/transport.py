@@ -4,8 +4,8 @@ One big pool is slow (every request looks at every connection) and lets one slow
 slot; a lane's pool is its own, and what bounds its connections is the gate, so no fetch ever waits for one.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpcore2
 import httpx
@@ -88,10 +88,10 @@ class LanePools(httpx.AsyncBaseTransport):
     async def _exchange(self, pool: LanePool, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
         head.begins()
-        url = request.url
-        if (trace := request.extensions.get("trace")) is not None:
+        url, extensions = request.url, request.extensions.copy()
+        if (trace := extensions.get("trace")) is not None:
             trace.handed_over()
-        with _as_httpx_errors():
+        try:
             response = await pool.handle_async_request(
                 httpcore2.Request(
                     method=request.method,
@@ -103,9 +103,12 @@ class LanePools(httpx.AsyncBaseTransport):
                     ),
                     headers=request.headers.raw,
                     content=request.stream,
-                    extensions=request.extensions,
+                    extensions=extensions,
                 )
             )
+        except _ERRORS as error:
+            raise _as_httpx(error) from error
+        extensions.pop("trace", None)  # it follows no further than the head
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
@@ -127,18 +130,23 @@ class _Body(httpx.AsyncByteStream):
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _as_httpx_errors():
-            async for chunk in self._response.aiter_stream():
-                yield chunk
+        pieces = self._response.stream
+        assert isinstance(pieces, AsyncIterable)
+        try:
+            async for piece in pieces:
+                yield piece
+        except _ERRORS as error:
+            raise _as_httpx(error) from error
 
     async def aclose(self) -> None:
-        with _as_httpx_errors():
+        try:
             await self._response.aclose()
+        except _ERRORS as error:
+            raise _as_httpx(error) from error
 
 
-@contextmanager
-def _as_httpx_errors() -> Iterator[None]:
-    try:
-        yield
-    except tuple(TO_HTTPX) as error:
-        raise TO_HTTPX[type(error)](str(error)) from error
+_ERRORS = tuple(TO_HTTPX)
+
+
+def _as_httpx(error: Exception) -> httpx.TransportError:
+    return TO_HTTPX[type(error)](str(error))
