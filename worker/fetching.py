@@ -40,8 +40,12 @@ async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
     """One attempt at a claimed fetch, from the request to its settlement."""
     async with beginning(entry, lane, parts):
         attempt = Attempt(entry, lane, parts)
-        happened = await attempt.run()
+        held_up_s = lane.held_up_s()
+        happened = Held() if held_up_s else await attempt.run()
     learn(attempt.trace, happened, lane, parts)
+    if held_up_s:  # it was never begun, whatever Redis has been told
+        _again(entry, lane, parts, Again(entry=entry, wait_s=held_up_s, reason=None), happened)
+        return
     if attempt.resuming.note is not entry.part:
         entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
     match _decided(entry, lane, happened, parts):

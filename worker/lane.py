@@ -83,6 +83,12 @@ class Lane:
         """Until when the lane is shut and why, None while it is open."""
         return gate.shut_until(self.gate, self.policy, self.clock.now_ms())
 
+    def held_up_s(self) -> float:
+        """How long what was started must wait before it goes out, for what came since; 0.0: not at all."""
+        now_ms = self.clock.now_ms()
+        until_ms = gate.held_up_until(self.gate, self.policy, now_ms)
+        return (until_ms - now_ms) / 1000 if until_ms else 0.0
+
     def rules(self, url: str) -> Rules | None:
         """What the URL's origin lets us do, None if it must be asked first."""
         if self.policy.robots == "ignore":

@@ -17,6 +17,7 @@ from worker.gate.gate import (
     Signal,
     Why,
     admit,
+    held_up_until,
     dead,
     room,
     saw,
@@ -502,3 +503,16 @@ def test_a_lane_left_alone_opens_when_it_says(state: GateState, in_flight: int) 
 
     assert shut_until(state, PLAIN, opens_ms) is None
     assert not isinstance(admit(state, PLAIN, in_flight, opens_ms), Shut)
+
+
+@given(STATES, MOMENTS_MS)
+def test_what_was_let_through_is_held_up_by_quiet_an_open_breaker_or_a_pause(
+    state: GateState, now_ms: int
+) -> None:
+    """And by nothing that its own start has counted: whoever is held up could not start either."""
+    until_ms = held_up_until(state, PACED, now_ms)
+
+    assert until_ms == 0 or until_ms > now_ms
+    assert not until_ms or isinstance(admit(state, PACED, 0, now_ms), Shut)
+    assert held_up_until(started(FRESH, PACED, now_ms), PACED, now_ms) == 0
+    assert held_up_until(FRESH, LanePolicy(paused=True), now_ms) > now_ms

@@ -2,17 +2,20 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from itertools import pairwise
 
 import pytest
 
-from jobs import Outcome, Reason
+from jobs import Fetch, Outcome, Reason
+from jobs.entry import Entry
 from tests.shell.conftest import HOST, Lines, Start
 from tests.support import origin as o
-from tests.support.one_worker import OneWorker
+from tests.support.one_worker import OneWorker, results_of
 from tests.support.origin import Behaviour, Exchange, Origin, requests_inside
 from tests.support.waiting import wait_until
+from worker import settle
 
 SLACK_S = 0.15
 """What was on its way when a window opened is forgiven."""
@@ -241,3 +244,40 @@ class Gauge:
 def _in_windows_of(length_s: float, arrivals: list[float]) -> list[int]:
     """How many arrived in the window that begins with each arrival."""
     return [sum(start_s <= other_s < start_s + length_s for other_s in arrivals) for start_s in arrivals]
+
+
+async def test_what_was_let_through_waits_if_its_host_asks_for_quiet_before_it_goes_out(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A POST is noted in Redis first, which may take its time: it has not begun, and ends well."""
+    told: list[Callable[[], None]] = []
+    begun, refuse = settle.begun, asyncio.Event()
+
+    def slowly(entry: Entry, tell: Callable[[], None]) -> object:
+        told.append(tell)
+        return begun(entry, lambda: None)
+
+    async def quiet(x: Exchange) -> None:
+        await refuse.wait()
+        await o.retry_after(2)(x)
+
+    monkeypatch.setattr(settle, "begun", slowly)
+    origin.behaviour = o.by_path({"/first": o.sequence(quiet, o.OK)}, o.OK)
+    worker = await start(policy={"concurrency": 2})
+    batch = await worker.submit([origin.url("/first"), Fetch(url=origin.url("/second"), method="POST")])
+    await wait_until(lambda: told and origin.requests, "a request, and a note that takes its time")
+    refuse.set()
+    [lane] = worker.runtime.lanes.values()
+    await wait_until(lane.held_up_s, "the quiet")
+    begun_s, _ = origin.windows[0]
+    await wait_until(
+        lambda: time.monotonic() > begun_s + 2 * SLACK_S, "a moment in which nothing is on its way"
+    )
+    monkeypatch.setattr(settle, "begun", begun)
+    told[0]()
+
+    results = await results_of(batch)
+
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    assert [(result.attempts, result.interruptions) for result in results] == [(1, 0)] * 2
+    assert not requests_inside(origin.windows, origin.requests, SLACK_S)

@@ -114,6 +114,17 @@ def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None
     return Shut(*longest) if longest[0] > now_ms else None
 
 
+def held_up_until(state: GateState, policy: LanePolicy, now_ms: int) -> int:
+    """Until when what was let through before must not go out after all; 0: it may.
+
+    Between the two the host may have asked for quiet, or failed; pace and quota have counted it already.
+    """
+    if policy.paused:
+        return now_ms + PAUSE_LOOK_MS
+    until_ms = max(state.cool_until_ms, state.open_until_ms if state.breaker is Breaker.OPEN else 0)
+    return until_ms if until_ms > now_ms else 0
+
+
 def _longer(longest: tuple[int, Why], until_ms: int, why: Why) -> tuple[int, Why]:
     return (until_ms, why) if until_ms > longest[0] else longest
 
