@@ -48,6 +48,8 @@ class Heartbeat:
         now_s, traffic, lag_s = mono_s(), self._traffic, self._lag_s.taken()
         counts = (traffic.opened, traffic.reused, traffic.closed)
         opened, reused, closed = (now - then for now, then in zip(counts, self._told, strict=True))
+        connections = {"opened": opened, "reused": reused, "closed": closed}
+        connections["open"] = traffic.opened - traffic.closed
         lines.heartbeat(
             self._log,
             interval_s=round(now_s - self._told_s, 1),
@@ -55,10 +57,7 @@ class Heartbeat:
             in_flight=sum(len(lane.in_flight) for lane in self._lanes.values()),
             settling=self._settler.count,
             **_spread("pool_wait", traffic.pool_wait_s),
-            opened=opened if traffic.counted else None,
-            reused=reused if traffic.counted else None,
-            closed=closed if traffic.counted else None,
-            open=traffic.opened - traffic.closed if traffic.counted else None,
+            **(connections if traffic.counted else dict.fromkeys(connections)),
             **_spread("tcp", traffic.tcp_s),
             **_spread("tls", traffic.tls_s),
             lag_p50_ms=_ms(percentile(lag_s, 0.5)),

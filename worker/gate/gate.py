@@ -101,9 +101,7 @@ def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None
     """When the lane opens by the clock alone, None if it is open."""
     if policy.paused:
         return Shut(now_ms + PAUSE_LOOK_MS, Why.PAUSED)
-    longest = state.cool_until_ms, Why.COOLING
-    if state.breaker is Breaker.OPEN:
-        longest = _longer(longest, state.open_until_ms, Why.BREAKER)
+    longest = _asked_for(state)
     if policy.quota and state.quota_until_ms > now_ms:
         longest = _longer(longest, _quota_until_ms(state), Why.QUOTA)
     pace_ms, burst = _pace(state, policy)
@@ -121,8 +119,14 @@ def held_up_until(state: GateState, policy: LanePolicy, now_ms: int) -> int:
     """
     if policy.paused:
         return now_ms + PAUSE_LOOK_MS
-    until_ms = max(state.cool_until_ms, state.open_until_ms if state.breaker is Breaker.OPEN else 0)
+    until_ms, _ = _asked_for(state)
     return until_ms if until_ms > now_ms else 0
+
+
+def _asked_for(state: GateState) -> tuple[int, Why]:
+    """Until when the host is to be left alone, as it said or showed by failing."""
+    cooling = state.cool_until_ms, Why.COOLING
+    return _longer(cooling, state.open_until_ms, Why.BREAKER) if state.breaker is Breaker.OPEN else cooling
 
 
 def _longer(longest: tuple[int, Why], until_ms: int, why: Why) -> tuple[int, Why]:
