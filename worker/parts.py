@@ -11,7 +11,8 @@ from jobs.wake import Wake
 from worker.bounds import Bounds
 from worker.clock import RedisClock
 from worker.foreign import Foreign
-from worker.http.engine import Engine, Pools
+from worker.http.engine import Engine
+from worker.http.pools import Pools
 from worker.policies import Policy
 from worker.policy import LanePolicy
 from worker.settings import Settings

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 
+from worker.http.content import own_headers
 from worker.http.exchanges import hooks
 from worker.http.names import parse_nameservers
 from worker.http.network import GuardedNetwork
@@ -40,12 +41,7 @@ def build_client(settings: Settings, pools: LanePools, log: Any) -> httpx.AsyncC
     return _Client(
         transport=pools,
         timeout=httpx_timeout(settings.policy.default.timeouts),
-        headers={
-            "User-Agent": settings.user_agent,
-            "Accept": "*/*",
-            # Bodies are kept as sent: a length and a digest are of what the host has.
-            "Accept-Encoding": "identity",
-        },
+        headers=own_headers(settings.user_agent),
         follow_redirects=False,
         event_hooks=hooks(log) if settings.log_level == "debug" else None,
         trust_env=False,

@@ -13,6 +13,12 @@ BLOCK_BYTES = 64 * 1024
 Header = tuple[str, str]
 
 
+def own_headers(user_agent: str) -> tuple[Header, ...]:
+    """What every request says, unless it has a word of its own on it."""
+    # Bodies are kept as sent: a length and a digest are of what the host has.
+    return (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", user_agent))
+
+
 class Blocks:
     """Bytes at hand; every iteration begins at the first."""
 

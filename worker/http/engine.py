@@ -18,7 +18,7 @@ from worker.http.errors import BadAnswerError
 from worker.http.traffic import Traffic
 from worker.http.transport import LANE
 from worker.http.wire import Wire
-from worker.policy import LanePolicy, Timeouts
+from worker.policy import Timeouts
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 0.5
@@ -126,22 +126,6 @@ class Engine(Protocol):
         """One exchange on the lane's connections; raises httpx.TransportError, HttpError or OSError."""
 
 
-class Pools(Protocol):
-    """What an engine keeps by lane: `open` before the first request of a lane, `close` after the last."""
-
-    def open(self, lane: str, policy: LanePolicy) -> None:
-        """Begin the lane's stay."""
-
-    def heed(self, lane: str, policy: LanePolicy) -> None:
-        """The lane's policy is another."""
-
-    async def close(self, lane: str) -> None:
-        """Close the lane's connections; nothing if it has none."""
-
-    def opened(self, lane: str, policy: LanePolicy) -> AbstractAsyncContextManager[str]:
-        """A stay for the length of a block."""
-
-
 class HttpxEngine:
     """The shared httpx client as an engine."""
 
@@ -170,9 +154,9 @@ class HttpxEngine:
             response = await self._client.send(asked, stream=True)
             try:
                 trace.head_came()
-                if not MIN_STATUS <= response.status_code <= MAX_STATUS:
-                    raise BadAnswerError(f"{response.status_code} is no status")
-                yield HttpxAnswer(response, request.method)
+                answer = HttpxAnswer(response, request.method)
+                answer.check_status()
+                yield answer
             finally:
                 await response.aclose()
 
@@ -192,6 +176,11 @@ class Framed:
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it was sent."""
         raise NotImplementedError
+
+    def check_status(self) -> None:
+        """Raise BadAnswerError where it is none."""
+        if not MIN_STATUS <= self.status <= MAX_STATUS:
+            raise BadAnswerError(f"{self.status} is no status")
 
     @property
     def length_bytes(self) -> int | None:

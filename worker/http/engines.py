@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from worker.http import trust
 from worker.http.client import build_client, build_network, build_pools
-from worker.http.engine import Engine, HttpxEngine, Pools
+from worker.http.engine import Engine, HttpxEngine
 from worker.http.own_redis import Whereabouts
+from worker.http.pools import Pools
 from worker.http.traffic import Traffic
 from worker.http.which import REQWEST, faults
 from worker.policy import PolicyError
@@ -38,7 +39,7 @@ def _reqwest(settings: Settings, own_redis: Whereabouts, traffic: Traffic, log: 
 
     trust.check(settings.policy)
     traffic.counted = False
-    clients = Clients(build_network(settings, own_redis))
+    clients = Clients(build_network(settings, own_redis), settings.policy)
     told = log if settings.log_level == "debug" else None
     engine = ReqwestEngine(clients, settings.user_agent, settings.in_folder, told)
     return Exchanging(engine, clients, clients.aclose)

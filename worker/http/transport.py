@@ -5,7 +5,6 @@ slot; a lane's pool is its own, and what bounds its connections is the gate, so 
 """
 
 from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpcore2
 import httpx
@@ -15,6 +14,7 @@ from worker.http import head
 from worker.http.errors import TO_HTTPX
 from worker.http.network import GuardedNetwork, LaneNetwork
 from worker.http.pool import LanePool
+from worker.http.pools import KEEPALIVE_EXPIRY_S, Pools
 from worker.http.traffic import Traffic, WatchedNetwork
 from worker.http.trust import Contexts
 from worker.policy import LanePolicy
@@ -22,12 +22,11 @@ from worker.policy import LanePolicy
 LANE = "fetchfleet.lane"
 """The request extension that names the lane whose pool is to be used."""
 
-KEEPALIVE_EXPIRY_S = 30.0
 MAX_CONNECTIONS = 1000
 """Never reached: the gate lets no more fetches run than the policy of the moment says."""
 
 
-class LanePools(httpx.AsyncBaseTransport):
+class LanePools(httpx.AsyncBaseTransport, Pools):
     """Connection pools by lane: `open` before the first request of a lane, `close` after the last."""
 
     def __init__(self, network: GuardedNetwork, contexts: Contexts, traffic: Traffic) -> None:
@@ -60,15 +59,6 @@ class LanePools(httpx.AsyncBaseTransport):
         pool = self._pools.pop(lane, None)
         if pool is not None:
             await pool.aclose()
-
-    @asynccontextmanager
-    async def opened(self, lane: str, policy: LanePolicy) -> AsyncIterator[str]:
-        """A pool for the length of a block."""
-        self.open(lane, policy)
-        try:
-            yield lane
-        finally:
-            await self.close(lane)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """One exchange on the pool of the lane that the request names.

@@ -9,6 +9,7 @@ from pyreqwest.http import HeaderMap, Url
 from worker.http import wire
 from worker.http.content import Header
 from worker.http.engine import Framed
+from worker.http.errors import BadAnswerError
 from worker.http.reqwest import errors
 from worker.http.reqwest.pinned import Exchange
 
@@ -43,6 +44,12 @@ class ReqwestAnswer(Framed):
     def is_doubtful(self) -> bool:
         """Whether its framings contradict each other: what comes after it on its connection is anybody's."""
         return self.header("content-length") is not None and self.header("transfer-encoding") is not None
+
+    def check_framing(self) -> None:
+        """Raise BadAnswerError where it is one that we do not read, which reqwest takes for none."""
+        framing = self.header("transfer-encoding")
+        if framing is not None and framing.lower() != "chunked":
+            raise BadAnswerError(f"Transfer-Encoding {framing[:100]!r}")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it was sent."""

@@ -6,8 +6,7 @@ so no client is ever given one. An address that is no more the name's gets no ne
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +19,12 @@ from worker.clock import mono_s
 from worker.http.errors import NameTimeoutError
 from worker.http.names import to_try
 from worker.http.network import MAX_ADDRESSES, GuardedNetwork
+from worker.http.pools import KEEPALIVE_EXPIRY_S, Pools
 from worker.http.reqwest.pinned import Bounds, Pinned
 from worker.http.reqwest.sockets import new_mark_ms
+from worker.policies import Policy
 from worker.policy import LanePolicy, Timeouts, Tls
 
-KEEPALIVE_EXPIRY_S = 30.0
 VETTED_S = 1.0
 """For so long a host's addresses count as vetted: many requests of a lane begin within it."""
 
@@ -54,7 +54,6 @@ class Stay:
     """A lane's stay: how its host is to be treated, and the clients of each kind."""
 
     policy: LanePolicy
-    identity: bytes | None
     pinned: dict[Kind, Pinned] = field(default_factory=dict)
     vetted: dict[tuple[str, int], tuple[float, Sequence[str]]] = field(default_factory=dict)
     """By host and port: its addresses, those that answer first, and until when they count."""
@@ -62,17 +61,19 @@ class Stay:
     """Hosts with addresses at which they took no connection: tried last."""
 
 
-class Clients:
+class Clients(Pools):
     """Clients by lane: `open` before the first request of a lane, `close` after the last."""
 
-    def __init__(self, network: GuardedNetwork) -> None:
+    def __init__(self, network: GuardedNetwork, policy: Policy) -> None:
         self._network = network
+        # Read once, as the other engine does: what a table at run time changes needs no other.
+        self._identities = {of.tls: _identity(of.tls) for _, of in policy.named() if of.tls.client_cert}
         self.turns = network.turns
         self._stays: dict[str, Stay] = {}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Begin the lane's stay."""
-        self._stays[lane] = Stay(policy, _identity(policy.tls) if policy.tls.client_cert else None)
+        self._stays[lane] = Stay(policy)
 
     def heed(self, lane: str, policy: LanePolicy) -> None:
         """The lane's policy is another: requests from now on go by its ports."""
@@ -87,15 +88,6 @@ class Clients:
             for pinned in stay.pinned.values():
                 await pinned.client.close()
             stay.pinned.clear()  # its connections end with the last who knows a client
-
-    @asynccontextmanager
-    async def opened(self, lane: str, policy: LanePolicy) -> AsyncIterator[str]:
-        """A stay for the length of a block."""
-        self.open(lane, policy)
-        try:
-            yield lane
-        finally:
-            await self.close(lane)
 
     async def aclose(self) -> None:
         """Close every lane's connections."""
@@ -133,13 +125,13 @@ class Clients:
 
     def new(self, where: Where, timeouts: Timeouts, *, sends: bool) -> Pinned:
         """A client that has no connection yet, for one request or to be kept."""
-        kind, bounds, mark_ms = (
-            _kind(where, sends=sends),
-            _bounds(where, timeouts, sends=sends),
-            new_mark_ms(),
-        )
-        builder = _builder(self._stays[where.lane], kind, bounds).resolve(kind.host, where.address, 0)
-        client = builder.tcp_user_timeout(timedelta(milliseconds=mark_ms)).build()
+        kind, bounds = _kind(where, sends=sends), _bounds(where, timeouts, sends=sends)
+        mark_ms = new_mark_ms()
+        policy = self._stays[where.lane].policy
+        builder = _builder(policy, kind, bounds).resolve(kind.host, where.address, 0)
+        builder = builder.tcp_user_timeout(timedelta(milliseconds=mark_ms))
+        identity = self._identities.get(policy.tls)
+        client = (builder if identity is None else builder.identity_pem(identity)).build()
         return Pinned(client, where.address, bounds, mark_ms)
 
     def unreached(self, lane: str, url: Url, address: str) -> None:
@@ -167,10 +159,9 @@ def _bounds(where: Where, timeouts: Timeouts, *, sends: bool) -> Bounds:
     return where.connect_s, None if sends else where.connect_s + timeouts.read_s
 
 
-def _builder(stay: Stay, kind: Kind, bounds: Bounds) -> ClientBuilder:
+def _builder(policy: LanePolicy, kind: Kind, bounds: Bounds) -> ClientBuilder:
     """Nothing from the environment, no cookie, no redirect, no proxy, bodies as they are sent."""
     connect_s, read_s = bounds
-    policy = stay.policy
     builder = (
         ClientBuilder()
         .no_proxy()
@@ -191,8 +182,6 @@ def _builder(stay: Stay, kind: Kind, bounds: Bounds) -> ClientBuilder:
         .http2_initial_stream_window_size(WINDOW_BYTES)
         .http2_initial_connection_window_size(WINDOW_BYTES)
     )
-    if stay.identity is not None:
-        builder = builder.identity_pem(stay.identity)
     return builder if read_s is None else builder.read_timeout(timedelta(seconds=read_s))
 
 

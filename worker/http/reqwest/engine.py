@@ -15,8 +15,8 @@ from jobs.entry import Hop
 from worker import lines, redact
 from worker.clock import mono_s
 from worker.decide import IDEMPOTENT_METHODS
-from worker.http.content import Blocks, Header, content_of, framing_of
-from worker.http.engine import MAX_STATUS, MIN_STATUS, Trace
+from worker.http.content import Blocks, Header, content_of, framing_of, own_headers
+from worker.http.engine import Trace
 from worker.http.errors import BadAnswerError, FirstByteTimeoutError
 from worker.http.reqwest import errors
 from worker.http.reqwest.answer import ReqwestAnswer, Sent
@@ -33,8 +33,7 @@ class ReqwestEngine:
         self, clients: Clients, user_agent: str, in_folder: Path | None = None, log: Any = None
     ) -> None:
         self._clients = clients
-        # Bodies are kept as sent: a length and a digest are of what the host has.
-        self._headers = (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", user_agent))
+        self._headers = own_headers(user_agent)
         self._in_folder = in_folder
         self._log = log
 
@@ -56,7 +55,8 @@ class ReqwestEngine:
                     exchange.pinned.retire()
                 if self._log is not None:
                     self._tell(request, lane, trace, answer, mono_s() - began_s)
-                _check(answer)
+                answer.check_status()
+                answer.check_framing()
                 yield answer
             except BadAnswerError:
                 exchange.pinned.retire()
@@ -109,7 +109,7 @@ class ReqwestEngine:
         except errors.NotBegunError:
             pass
         except errors.UNHEARD as error:
-            if not answered or sent.method not in IDEMPOTENT_METHODS or not _hung_up(error):
+            if not answered or sent.method not in IDEMPOTENT_METHODS or not errors.hung_up(error):
                 raise
         pinned.retire()
         alone = self._clients.new(where, timeouts, sends=content is not None)
@@ -189,21 +189,9 @@ def _framing(method: str, content: Blocks | Upload | None) -> Sequence[Header]:
     return (("Content-Length", "0"),) if nothing else framing_of(content)
 
 
-def _check(answer: ReqwestAnswer) -> None:
-    if not MIN_STATUS <= answer.status <= MAX_STATUS:
-        raise BadAnswerError(f"{answer.status} is no status")
-    framing = answer.header("transfer-encoding")
-    if framing is not None and framing.lower() != "chunked":
-        raise BadAnswerError(f"Transfer-Encoding {framing[:100]!r}")
-
-
 def _url(text: str) -> Url:
     """As reqwest reads it; what is vetted and what is dialled come from the same reading."""
     try:
         return Url(text)
     except ValueError as error:
         raise httpx.LocalProtocolError(str(error)) from None
-
-
-def _hung_up(error: Exception) -> bool:
-    return "closed before message completed" in str(error) or "reset by peer" in str(error)

@@ -43,6 +43,11 @@ UNHEARD = (httpx.RemoteProtocolError, httpx.ReadError)
 """What a host that hangs up instead of answering comes to."""
 
 
+def hung_up(error: Exception) -> bool:
+    """Whether the host, of all that comes to that, has closed the connection."""
+    return "closed before message completed" in str(error) or "reset by peer" in str(error)
+
+
 def known(error: Exception, *, head_came: bool) -> Exception:
     """The error that ours know; head_came: the answer had begun."""
     if not isinstance(error, exceptions.PyreqwestError):
