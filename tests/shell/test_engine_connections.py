@@ -1,14 +1,9 @@
 """What engines do with connections: the same, whichever it is, and never more than a host may see."""
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
-from msgspec.structs import replace
 
 from jobs import Outcome, Reason
 from tests.shell.conftest import Start, needs_openssl
@@ -29,27 +24,12 @@ PATIENT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=10)
 LINE = b"HTTP/1.1 200 OK\r\n"
 
 
-async def silent(_: Exchange) -> None:
-    """Hears the request, and says nothing."""
-    await asyncio.Event().wait()
-
-
-@contextmanager
-def deaf(host: str) -> Iterator[int]:
-    """The port of a host whose kernel takes connections, and who reads from none."""
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        listening.bind((host, 0))
-        listening.listen()
-        yield listening.getsockname()[1]
-
-
 async def test_a_cancelled_request_is_over_for_its_host_before_another_begins(
     origin: Origin, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its slot is free once its connection is gone."""
     monkeypatch.setattr(life, "SIGN_OF_LIFE_S", 0.05)
-    origin.behaviour = o.by_path({"/silent": silent}, o.OK)
+    origin.behaviour = o.by_path({"/silent": o.silent}, o.OK)
     worker = await start(engine=engine, policy={"concurrency": 1, "timeout": PATIENT})
     unwanted = await worker.submit([origin.url("/silent")])
     await wait_until(lambda: origin.requests, "the request")
@@ -74,7 +54,7 @@ async def test_what_is_cancelled_beside_others_costs_them_nothing(
         await go_on.wait()
         await x.respond(200, (), b"ok")
 
-    origin.behaviour = o.by_path({"/silent": silent, "/waits": waits}, o.OK)
+    origin.behaviour = o.by_path({"/silent": o.silent, "/waits": waits}, o.OK)
     worker = await start(engine=engine, policy={"concurrency": 2, "timeout": PATIENT})
     unwanted = await worker.submit([origin.url("/silent")])
     sibling = await worker.submit([origin.url("/waits")])
@@ -96,7 +76,7 @@ async def test_a_lane_that_is_lost_leaves_nothing_at_its_host(
     origin: Origin, start: Start, engine: str
 ) -> None:
     """Whoever has it now may begin at once."""
-    origin.behaviour = silent
+    origin.behaviour = o.silent
     worker = await start(engine=engine, policy={"concurrency": 3, "timeout": PATIENT})
     await worker.submit([origin.url(f"/{number}") for number in range(3)])
     await wait_until(lambda: origin.in_progress == 3, "the requests")
@@ -125,46 +105,6 @@ async def test_a_lane_that_is_given_back_leaves_no_connection(
     )
 
 
-async def test_an_idle_connection_that_the_host_closed_is_one_request_more(
-    origin: Origin, start: Start, engine: str
-) -> None:
-    """Made at once on a new connection, and no attempt is charged."""
-    first = origin.connections_opened + 1
-
-    async def once(x: Exchange) -> None:
-        again = [seen for seen in origin.requests if seen.connection == x.request.connection]
-        if x.request.connection == first and len(again) > 1:
-            x.close()
-        else:
-            await x.respond(200, (), b"ok")
-
-    origin.behaviour = once
-    worker = await start(engine=engine, policy={"concurrency": 1, "attempts": 1})
-
-    results = await worker.results([origin.url("/1"), origin.url("/2")])
-
-    assert [(result.outcome, result.attempts) for result in results] == [(Outcome.STORED, 1)] * 2
-    assert [(seen.target, seen.connection) for seen in origin.requests] == [("/1", 1), ("/2", 1), ("/2", 2)]
-
-
-async def test_what_follows_an_answer_goes_with_its_connection(
-    origin: Origin, start: Start, engine: str
-) -> None:
-    """It is no answer to the next request."""
-    smuggled = LINE + b"Content-Length: 2\r\n\r\nok" + LINE + b"Content-Length: 6\r\n\r\npoison"
-
-    async def more(x: Exchange) -> None:
-        await x.raw(smuggled)
-
-    origin.behaviour = o.sequence(more, o.ok(b"mine"))
-    worker = await start(engine=engine, policy={"concurrency": 1})
-
-    first, second = await worker.results([origin.url("/1"), origin.url("/2")])
-
-    assert (worker.body(first), worker.body(second)) == (b"ok", b"mine")
-    assert origin.connections_opened == 2
-
-
 async def test_a_name_that_has_moved_is_found_where_it_is_now(
     names: Nameserver, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +112,7 @@ async def test_a_name_that_has_moved_is_found_where_it_is_now(
     if engine == "reqwest":
         monkeypatch.setattr("worker.http.reqwest.clients.VETTED_S", 0.0)
     close = [("Connection", "close")]
-    behaviour = o.by_path({"/silent": silent}, o.ok(b"old", close))
+    behaviour = o.by_path({"/silent": o.silent}, o.ok(b"old", close))
     async with (
         Origin.serving(HERE, behaviour) as old,
         Origin.serving("127.0.71.3", o.ok(b"new", close), old.port) as new,
@@ -189,22 +129,6 @@ async def test_a_name_that_has_moved_is_found_where_it_is_now(
     assert [worker.body(result) for result in (before, after)] == [b"old", b"new"]
     assert last.reason is Reason.EGRESS_REFUSED
     assert (len(old.requests), len(new.requests)) == (2, 1)
-
-
-async def test_a_body_that_nobody_takes_ends_by_the_write_timeout(
-    start: Start, engine: str, tmp_path: Path
-) -> None:
-    """It holds its slot no longer than that."""
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "file").touch()
-    os.truncate(tmp_path / "in" / "file", 64 << 20)
-    patience = replace(PATIENT, write_s=0.3, read_s=30, total_s=60)
-    with deaf(HERE) as port:
-        policy = {"attempts": 1, "timeout": patience}
-        worker = await start(engine=engine, in_folder=tmp_path / "in", policy=policy)
-        result = await worker.one(f"http://{HERE}:{port}/", method="PUT", body_file="file")
-
-    assert result.reason is Reason.WRITE_TIMEOUT
 
 
 async def test_a_host_at_an_ipv6_address_is_dialled(start: Start, engine: str) -> None:

@@ -30,11 +30,6 @@ HURRIED = replace(PATIENT, connect_s=0.3, read_s=0.3, write_s=0.3)
 LINE = b"HTTP/1.1 200 OK\r\n"
 
 
-async def silent(_: Exchange) -> None:
-    """Hears the request, and says nothing."""
-    await asyncio.Event().wait()
-
-
 async def stalls(x: Exchange) -> None:
     """Half a body, and no more."""
     await x.raw(LINE + b"Content-Length: 99\r\n\r\nhello")
@@ -190,7 +185,7 @@ async def test_a_file_is_sent(origin: Origin, start: Start, engine: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
-    [(silent, Reason.FIRST_BYTE_TIMEOUT), (stalls, Reason.READ_TIMEOUT)],
+    [(o.silent, Reason.FIRST_BYTE_TIMEOUT), (stalls, Reason.READ_TIMEOUT)],
     ids=["no head", "half a body"],
 )
 async def test_a_host_that_stalls_is_given_up(
@@ -205,7 +200,7 @@ async def test_a_host_that_stalls_is_given_up(
 
 async def test_whatever_a_host_does_the_deadline_ends_it(origin: Origin, start: Start, engine: str) -> None:
     """And a POST is not sent again."""
-    origin.behaviour = silent
+    origin.behaviour = o.silent
     worker = await start(engine=engine, policy={"attempts": 5, "timeout": PATIENT})
     result = await worker.one(origin.url(), method="POST", body="x", deadline_s=1.0)
 
@@ -356,7 +351,7 @@ async def test_an_old_tls_is_not_spoken(files: Files, start: Start, engine: str)
 
 async def test_a_stop_hands_back_what_is_under_way(origin: Origin, start: Start, engine: str) -> None:
     """Nobody's fault, so no attempt is charged."""
-    origin.behaviour = silent
+    origin.behaviour = o.silent
     worker = await start(engine=engine, grace_s=0.1, policy={"timeout": HURRIED})
     await worker.submit([origin.url()])
     await wait_until(lambda: origin.requests, "the request")

@@ -97,10 +97,10 @@ FOLLOWED = {
 
 @pytest.mark.parametrize("pieces", FOLLOWED.values(), ids=FOLLOWED.keys())
 async def test_what_follows_an_answer_is_nobodys(
-    origin: Origin, start: Start, pieces: tuple[bytes, ...]
+    origin: Origin, start: Start, engine: str, pieces: tuple[bytes, ...]
 ) -> None:
     """The answer stands, by its length; what came after it goes with its connection."""
-    worker = await start(policy=ONE_AT_A_TIME)
+    worker = await start(engine=engine, policy=ONE_AT_A_TIME)
     origin.behaviour = o.sequence(raw(*pieces), o.ok(b"mine"))
 
     first, second = await worker.results([origin.url("/first"), origin.url("/second")])
@@ -174,10 +174,10 @@ def closes_when_used(close: Callable[[Exchange], None]) -> Behaviour:
 
 @pytest.mark.parametrize("close", [Exchange.close, Exchange.abort], ids=["closed", "reset"])
 async def test_an_idle_connection_that_the_host_closed_is_one_request_more(
-    origin: Origin, start: Start, close: Callable[[Exchange], None]
+    origin: Origin, start: Start, engine: str, close: Callable[[Exchange], None]
 ) -> None:
     """Made at once on a new connection, no attempt charged, and no wait."""
-    worker = await start(policy={**ONE_AT_A_TIME, "retry_base_s": 60, "retry_cap_s": 60})
+    worker = await start(engine=engine, policy={**ONE_AT_A_TIME, "retry_base_s": 60, "retry_cap_s": 60})
     origin.behaviour = closes_when_used(close)
 
     results = await worker.results([origin.url("/1"), origin.url("/2")])

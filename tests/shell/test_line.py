@@ -142,14 +142,19 @@ async def test_nothing_is_taken_from_the_kernel_before_somebody_reads(ends: Ends
     await line.aclose()
 
 
-@on_both_loops
-async def test_what_is_with_the_kernel_alone_is_seen(ends: Ends) -> None:
-    """The loop has not looked since it came, also where it would have told."""
-    line = ends.line()
+async def an_answer(ends: Ends, line: Line) -> None:
+    """Comes, and is read."""
     reading = asyncio.create_task(line.read(1, timeout=10))
     await turn()
     ends.theirs.send(b"an answer")
     await reading
+
+
+@on_both_loops
+async def test_what_is_with_the_kernel_alone_is_seen(ends: Ends) -> None:
+    """The loop has not looked since it came, also where it would have told."""
+    line = ends.line()
+    await an_answer(ends, line)
     assert not line.get_extra_info("unread")
     assert not line.get_extra_info("is_readable")
 
@@ -165,10 +170,7 @@ async def test_what_is_with_the_kernel_alone_is_seen(ends: Ends) -> None:
 async def test_a_host_that_hangs_up_while_nobody_reads_is_seen(ends: Ends, how: str) -> None:
     """Whether it says so or has crashed; the reader is told which."""
     line = ends.line()
-    reading = asyncio.create_task(line.read(1, timeout=10))
-    await turn()
-    ends.theirs.send(b"an answer")
-    await reading
+    await an_answer(ends, line)
 
     ends.reset() if how == "reset" else ends.theirs.close()
 

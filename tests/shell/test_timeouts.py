@@ -38,11 +38,6 @@ def unreachable() -> Iterator[str]:
         yield f"http://{HOST}:{full.getsockname()[1]}/"
 
 
-async def silent(_: Exchange) -> None:
-    """Hears the request, and says nothing."""
-    await asyncio.Event().wait()
-
-
 async def stalled(x: Exchange) -> None:
     """Says half of a head, and no more."""
     await x.raw(LINE + b"X: y\r\n")
@@ -61,7 +56,7 @@ async def test_a_host_that_takes_no_connection_ends_by_the_connect_timeout(start
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (silent, Reason.FIRST_BYTE_TIMEOUT),
+        (o.silent, Reason.FIRST_BYTE_TIMEOUT),
         (stalled, Reason.READ_TIMEOUT),
         (endless(EARLY, iter([b""]), 3600), Reason.READ_TIMEOUT),
     ],
@@ -82,7 +77,7 @@ async def test_on_a_connection_that_is_used_again_the_first_byte_is_that_of_its_
 ) -> None:
     """What the last answer brought does not count."""
     worker = await start(policy={"attempts": 1, "concurrency": 1, "timeout": replace(PATIENT, read_s=0.2)})
-    origin.behaviour = o.by_path({"/": o.OK, "/held": silent})
+    origin.behaviour = o.by_path({"/": o.OK, "/held": o.silent})
 
     first, second = await worker.results([origin.url("/"), origin.url("/held")])
 
@@ -112,7 +107,7 @@ DRIPS = {
     "1xx": (endless(b"", itertools.repeat(EARLY), 0.05), 5),
     "a body": (o.slow(b"x", 0.05, 100_000), 1),
     "a body without an end": (endless(LINE + b"\r\n", itertools.repeat(b"x"), 0.05), 5),
-    "nothing": (silent, 1),
+    "nothing": (o.silent, 1),
 }
 
 
@@ -133,7 +128,7 @@ async def test_whatever_a_host_does_the_deadline_ends_it(
 async def test_a_post_that_the_deadline_cuts_off_is_not_sent_again(origin: Origin, start: Start) -> None:
     """It ends as `deadline` like any other."""
     worker = await start(policy={"timeout": PATIENT})
-    origin.behaviour = silent
+    origin.behaviour = o.silent
 
     result = await worker.one(origin.url(), method="POST", body="x", deadline_s=1.0)
 

@@ -256,9 +256,11 @@ async def test_a_post_of_a_file_that_changes_is_not_sent_twice(
     assert not [seen for seen in origin.requests if seen.body]
 
 
-async def test_a_host_that_does_not_read_ends_by_the_write_timeout(start: Start, folder: Path) -> None:
+async def test_a_host_that_does_not_read_ends_by_the_write_timeout(
+    start: Start, engine: str, folder: Path
+) -> None:
     """A body that nobody takes holds a slot no longer than that."""
-    worker = await start(in_folder=folder, policy={"attempts": 1, "timeout": IMPATIENT})
+    worker = await start(engine=engine, in_folder=folder, policy={"attempts": 1, "timeout": IMPATIENT})
     (folder / "file").touch()
     os.truncate(folder / "file", 64 << 20)
     with socket.socket() as deaf:

@@ -569,6 +569,11 @@ def reset_after(n_bytes: int) -> Behaviour:
     return answer
 
 
+async def silent(_: Exchange) -> None:
+    """Hears the request, and says nothing."""
+    await asyncio.Event().wait()
+
+
 async def unframed(x: Exchange) -> None:
     """A body that only the end of the connection ends."""
     await x.send_head(200)
