@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 TAKE_LANE = "take_lane"
 GRACE_MS = 3_000
 NEXT_MS = 1_000
-MAX_WAKES_AT_ONCE = 16
+MAX_AT_ONCE = 16
+MAX_WAKES = 16
+"""So many hand-offs are enqueued of lanes that are due now: whoever takes one looks for the others itself."""
 
 SKEW_MS = 10 * 60 * 1000
 """So far the clocks of producers and workers may be from each other, and none notices."""
@@ -64,11 +66,15 @@ def arq_client(pool: Any) -> "ArqRedis":
 
 
 async def wake(arq: "ArqRedis", wakes: Iterable[Wake]) -> None:
-    """Enqueue the hand-offs. One that is lost here is made good by the workers' sweep."""
+    """Enqueue the hand-offs: of those that are due later all, of those that are due now MAX_WAKES.
+
+    One that is lost here is made good by the workers, who look for lanes that are due.
+    """
     wakes = list(wakes)
-    slots = asyncio.Semaphore(MAX_WAKES_AT_ONCE)
+    later = [item for item in wakes if item.due_in_ms > 0]
+    now = [item for item in wakes if item.due_in_ms <= 0]
+    slots = asyncio.Semaphore(MAX_AT_ONCE)
     own_ms = int(time.time() * 1000)
-    later = any(item.due_in_ms > 0 for item in wakes)
     redis_ms = await redis_now_ms(arq) if later else own_ms
 
     async def one(item: Wake) -> None:
@@ -82,7 +88,7 @@ async def wake(arq: "ArqRedis", wakes: Iterable[Wake]) -> None:
                 _defer_until=datetime.fromtimestamp(score_ms(item, own_ms, redis_ms) / 1000, UTC),
             )
 
-    await asyncio.gather(*(one(item) for item in wakes))
+    await asyncio.gather(*(one(item) for item in (*now[:MAX_WAKES], *later)))
 
 
 def score_ms(item: Wake, own_ms: int, redis_ms: int) -> int:

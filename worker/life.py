@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from jobs import keys
+from jobs.connect import redis_now_ms
 from jobs.wake import busy_within_ms
 from worker.balance import Fleet
 from worker.clock import RedisClock, mono_s
@@ -108,6 +109,15 @@ class Life:
         with contextlib.suppress(RedisError, OSError):
             await self._redis.zrem(keys.WORKERS, self._worker_id)
             await self._redis.delete(keys.worker(self._worker_id))
+
+
+async def expect(redis: Redis, worker_ids: Iterable[str]) -> None:
+    """Count workers among the fleet that are about to show their first sign of life.
+
+    So the first of them to start leaves the others their share of the lanes.
+    """
+    now_ms = await redis_now_ms(redis)
+    await redis.zadd(keys.WORKERS, dict.fromkeys(worker_ids, now_ms))
 
 
 def _portrait_of(lane: Lane) -> Portrait:

@@ -19,6 +19,7 @@ from jobs.submit import WhenFull
 from worker.clock import mono_s
 from worker.embedded import EmbeddedRedis
 from worker.ends import BAD_USE, ForeseenError
+from worker.life import expect
 from worker.lines_to import Where
 from worker.local import WorkerProcess, at_work
 from worker.progress import Progress, summary
@@ -60,6 +61,8 @@ async def run(
     with EmbeddedRedis(state / "redis") as redis:
         goes_on = await _goes_on(redis, batch_id, state / "run.json")
         arguments = [*worker_arguments, "--redis", redis.url]
+        async with connect(redis.url) as client:
+            await expect(client, [worker.name for worker in workers])
         with at_work(workers, arguments, state):
             async with Fleet(redis.url) as fleet, asyncio.TaskGroup() as group:
                 watch = group.create_task(_keep_alive(workers))

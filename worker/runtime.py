@@ -9,12 +9,13 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from jobs.connect import connect, redis_now_ms
 from jobs.submit import Limits
 from jobs.wake import Wake, arq_client, wake
 from worker import lines, tasks
+from worker.balance import Fleet, share
 from worker.balancing import UNWANTED_S, Balancer
 from worker.clock import RedisClock, mono_s
 from worker.doors import ArqDoor
@@ -38,8 +39,9 @@ from worker.settle import Settler
 from worker.sink.choice import sink_of
 from worker.sink.sweeping import sweep_parts, sweep_records
 from worker.steered import Steered
-from worker.store import TAKE_ANYWAY, Early, Enough, Held, Store
+from worker.store import Early, Enough, Held, Store
 from worker.sweep import Sweep
+from worker.taking import Taking
 from worker.trouble import Trouble
 
 LEAVE_S = 2.0
@@ -63,12 +65,11 @@ class Runtime:
         self.tell = Trouble(self.log)
         self._tasks: list[asyncio.Task[None]] = []
         self._steered = Steered(settings.policy, self.lanes.values, self._changed, self._trouble, self.log)
-        self._own: list[asyncio.Task[None]] = []
+        self._own: dict[str, asyncio.Task[None]] = {}
         self._troubled_s = mono_s()
         self._http: Exchanging | None = None
         self._sink = sink_of(settings)
         self._intake: Intake | None = None
-        self._taking = 0
         self._balancer = Balancer(self.lanes, self.log)
         self._traffic = Traffic()
 
@@ -104,6 +105,7 @@ class Runtime:
         )
         self._room = Room(self._sink.space, self.settings.min_free_bytes, self.lanes, self.log)
         await self._room.look()
+        self._taking = Taking(self.parts, self.lanes, self._begin, self._wants_lanes, random.sample)
         intake = self._make_doors()
         loops = {
             "settle": self._settler.run,
@@ -117,11 +119,12 @@ class Runtime:
         await self._life.show()
         ours = {
             "sign of life": lambda: self._life.run(self._look),
+            "lanes": self._taking.run,
             "intake": intake.run,
             "parts": lambda: sweep_parts(self.parts.sink.folders),
             "records": lambda: sweep_records(self.parts.sink.folders),
         }
-        self._own = [self._keep(name, loop) for name, loop in ours.items()]
+        self._own = {name: self._keep(name, loop) for name, loop in ours.items()}
 
     def _keep(self, name: str, loop: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """A loop of the worker's own, in a task: a bug in it is told, and it goes on."""
@@ -142,30 +145,17 @@ class Runtime:
             return Enough()
         if self._room.lacking:
             return Early(int(LEFT_ALONE_S * 1000))
-        share = TAKE_ANYWAY if insist else len(self.lanes) + self._taking
-        self._taking += 1  # many are handed over at once, and none of them is ours yet
-        try:
-            return await self._take_lane(name, generation, share)
-        finally:
-            self._taking -= 1
+        return await self._taking.take(name, generation, insist=insist)
 
-    async def _take_lane(self, name: str, generation: int, share: int) -> Early | Enough | None:
-        asked_s = mono_s()
-        try:
-            held = await self.parts.store.take(name, generation, share)
-        except ResponseError as error:
-            if not await self._foreign.mend(error, name):
-                raise
-            return Early(0)
-        if not isinstance(held, Held):
-            return held
+    async def _begin(self, name: str, held: Held, asked_s: float, *, insisted: bool = False) -> None:
+        """Serve a lane that is ours now."""
         self.parts.clock.sync(held.now_ms)
         await self._new_policy(held.policy_version)  # before a pause, or its end, is missed
         policy = self._steered.policy.for_lane(name)
         lane = Lane(name, held.token, policy, held.gate, self.parts.clock)
         lane.lease_ends_s = self._leases.end_s(asked_s)
         lane.cancel(held.cancelled)
-        if share == TAKE_ANYWAY:
+        if insisted:
             lane.unwanted_until_s = asked_s + UNWANTED_S
         self.lanes[lane.pool] = lane
         if self.stopping:
@@ -175,7 +165,6 @@ class Runtime:
         if not policy.verify:
             lines.unverified_tls(lane, self.log)
         lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
-        return None
 
     async def sweep(self) -> None:
         """Wake lanes whose owner died or whose hand-off was lost; not while Redis may just have come back."""
@@ -214,14 +203,14 @@ class Runtime:
 
     async def _leave_the_fleet(self) -> None:
         """The inbox, and our share of the lanes, are the others'."""
-        await tasks.end(*self._own)
+        await tasks.end(*self._own.values())
         if self._intake is not None:
             await self._intake.leave()
         await self._life.end()
 
     async def _close(self) -> None:
         still = [lane.task for lane in self.lanes.values() if lane.task]
-        await tasks.end(*still, *self._own, *self._tasks)
+        await tasks.end(*still, *self._own.values(), *self._tasks)
         if self._intake is not None:
             await self._intake.aclose()
         if self._http is not None:
@@ -247,7 +236,7 @@ class Runtime:
             clock,
             self._cancel_in_lanes,
             self._new_policy,
-            self._balancer.look,
+            self._saw,
             self._trouble,
         )
         return intake
@@ -280,6 +269,7 @@ class Runtime:
             await drain(lane, orphans, self.parts)
         finally:
             del self.lanes[lane.pool]
+            self._taking.look_soon()
 
     async def _wake(self, wakes: Iterable[Wake]) -> None:
         """A wake that cannot be sent is made good by a sweep."""
@@ -307,6 +297,15 @@ class Runtime:
     def _look(self) -> None:
         self._life.renews = self._leases.renews
         self._life.saw(self.lanes.values(), self._settler.finished, self.parts.sink.received_bytes)
+
+    def _saw(self, fleet: Fleet) -> None:
+        """Once a second: give back what is more than our share, or look for what is missing of it."""
+        self._balancer.look(fleet)
+        if len(self.lanes) < min(fleet.busy, share(fleet)):
+            self._taking.look_soon()
+
+    def _wants_lanes(self) -> bool:
+        return not self.stopping and not self._room.lacking
 
     def _trouble(self, error: BaseException) -> None:
         if is_foreign(error):

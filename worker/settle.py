@@ -5,6 +5,7 @@ A result that cannot be written waits in memory: the body is on disk and must no
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -27,6 +28,9 @@ from worker.lane import Lane
 
 GATHER_S = 0.01
 """How long settlements are gathered before they are written: the price of a result in latency."""
+
+GATHER_MORE_S = 0.02
+"""So much longer while more is in flight than waits: it can be written by the same commands."""
 
 MAX_PAUSE_S = 1.0
 """Redis is asked again so soon: before the sweeps give the lanes away that waited for it."""
@@ -105,6 +109,7 @@ class Settler:
         self._waiting: dict[Lane, list[Settlement]] = {}
         self._writing: set[Lane] = set()
         self._some = asyncio.Event()
+        self._awaited = asyncio.Event()
         self._written = asyncio.Condition()
         self._rounds = 0
         self.count = 0
@@ -120,6 +125,8 @@ class Settler:
         self._waiting.setdefault(lane, []).append(settlement)
         self.count += 1
         self._some.set()
+        if not settlement.ends:  # the fetch waits until that is noted
+            self._awaited.set()
 
     def save_gate(self, lane: Lane) -> None:
         """Write the lane's gate soon, although nothing was settled."""
@@ -128,11 +135,13 @@ class Settler:
 
     async def flushed(self, lane: Lane) -> None:
         """Return when nothing of the lane waits to be written."""
+        self._awaited.set()
         async with self._written:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane))
 
     async def caught_up(self, lane: Lane) -> None:
         """Return when all that waited to be written of the lane is; more may have come since."""
+        self._awaited.set()
         enough = self._rounds + 2  # the one under way may have begun before it was added
         async with self._written:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane) or self._rounds >= enough)
@@ -141,8 +150,9 @@ class Settler:
         """Write what comes, until cancelled."""
         while True:
             await self._some.wait()
-            await asyncio.sleep(GATHER_S)
+            await self._gather()
             self._some.clear()
+            self._awaited.clear()
             taken, self._waiting = self._waiting, {}
             self._writing = set(taken)
             try:
@@ -154,6 +164,13 @@ class Settler:
                 self._writing = set()
                 self._rounds += 1
                 self._written.notify_all()
+
+    async def _gather(self) -> None:
+        await asyncio.sleep(GATHER_S)
+        in_flight = sum(len(lane.in_flight) for lane in self._waiting)
+        if in_flight > self.count and not self._awaited.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._awaited.wait(), GATHER_MORE_S)
 
     def _put_back(self, taken: dict[Lane, list[Settlement]]) -> None:
         """What Redis has of it already it passes over when it is sent again."""

@@ -1,7 +1,7 @@
 """Lanes in Redis, as a worker sees them. What is decided there is in jobs/lua."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
 
@@ -11,6 +11,7 @@ from jobs.found import is_text, number_of, text_of
 from jobs.names import batch_of, is_batch_id
 from jobs.wake import GRACE_MS, Wake, busy_within_ms
 from worker.gate.state import GateState, from_json, to_json
+from worker.together import Together
 
 
 class LaneLostError(Exception):
@@ -41,6 +42,9 @@ class Early(NamedTuple):
 class Enough(NamedTuple):
     """The owner has its share of the lanes: another worker should have this one."""
 
+
+Taken = Held | Early | Enough | None
+"""What became of an attempt to take a lane; None: it is not to be had, or no more by this hand-off."""
 
 TAKE_ANYWAY = -1
 
@@ -99,19 +103,39 @@ class Store:
 
     def __init__(self, redis: Redis, owner: str, lease_ms: int) -> None:
         self._redis = redis
+        self._together = Together(redis)
         self._owner = owner
         self._lease_ms = lease_ms
 
-    async def take(self, lane: str, generation: int, held: int = TAKE_ANYWAY) -> Held | Early | Enough | None:
+    async def take(self, lane: str, generation: int, held: int = TAKE_ANYWAY) -> Taken:
         """Take a scheduled lane; None when this hand-off is stale.
 
         held: how many lanes the owner has, for it is to have no more than its share of the fleet's.
         """
+        return await self._taken(lane, await self._together.run(*self._taking(lane, generation, held)))
+
+    async def take_many(self, lanes: Sequence[str], held: int) -> list[Taken | Exception]:
+        """Take those that are due, in one round trip; what Redis refuses comes as an exception."""
+        calls = [self._taking(lane, "", held + i) for i, lane in enumerate(lanes)]
+        replies = await scripts.run_many(self._redis, calls)
+        return [
+            reply if isinstance(reply, Exception) else await self._taken(lane, reply)
+            for lane, reply in zip(lanes, replies, strict=True)
+        ]
+
+    async def due(self, now_ms: int, limit: int) -> list[str]:
+        """Lanes that wait for somebody to take them, those that have waited longest first."""
+        found = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms + GRACE_MS, 0, limit)
+        return await self._only_names(found)
+
+    def _taking(self, lane: str, generation: int | Literal[""], held: int) -> scripts.Call:
         names = [keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS]
         names += [keys.cancelled(lane), keys.POLICY_VERSION]
         args: list[scripts.Arg] = [lane, generation, self._owner, self._lease_ms]
         args += [held, keys.WORKER_TTL_MS, busy_within_ms(self._lease_ms)]
-        reply = await scripts.run(self._redis, "take", names, args)
+        return scripts.Call("take", names, args)
+
+    async def _taken(self, lane: str, reply: Any) -> Taken:
         match reply:
             case [b"taken", token, now_ms, gate, policy, cancelled, *orphans]:
                 batches = await self._batches(lane, cancelled)
@@ -126,7 +150,7 @@ class Store:
     async def claim(self, lane: str, token: int, count: int) -> Claim:
         """Claim up to count waiting fetches."""
         names = [keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]
-        reply = await scripts.run(self._redis, "claim", names, [token, count])
+        reply = await self._together.run("claim", names, [token, count])
         now_ms, elements, waiting, retry_ms = _fenced(reply)
         return Claim(now_ms, elements, waiting, retry_ms if retry_ms >= 0 else None)
 
@@ -222,7 +246,7 @@ class Store:
             *(token, lane, shut_until_ms, why, to_json(gate), keys.GATE_TTL_MS, GRACE_MS),
             *changed,
         ]
-        _, *wake = _fenced(await scripts.run(self._redis, "release", names, args))
+        _, *wake = _fenced(await self._together.run("release", names, args))
         return Wake(lane, *wake) if wake else None
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:

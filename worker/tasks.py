@@ -5,7 +5,9 @@ import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 CANCEL_AGAIN_S = 1.0
 BEGIN_AGAIN_S = 1.0
@@ -41,6 +43,19 @@ async def for_at_most(timeout_s: float, work: Coroutine[Any, Any, None]) -> None
     task = asyncio.create_task(work, name="for at most")
     await asyncio.wait([task], timeout=timeout_s)
     await end(task)
+
+
+async def whole(work: Coroutine[Any, Any, T], *, name: str) -> T:
+    """What the work returns. A first cancellation waits for the work to end by itself, a second ends it."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        try:
+            await asyncio.wait([task])
+        finally:
+            await end(task)
+        raise
 
 
 async def keep_going(loop: Callable[[], Awaitable[None]], on_bug: Callable[[Exception], None]) -> None:

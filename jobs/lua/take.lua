@@ -1,6 +1,6 @@
 -- scheduled → held: gives the lane to a worker, under a new token and a lease.
 -- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version
--- ARGV: lane name, generation, owner, lease ms, lanes that the owner holds already,
+-- ARGV: lane name, generation ('' for whichever it is), owner, lease ms, lanes that the owner holds already,
 --       after how many ms without a sign of life a worker is dead,
 --       within how many ms a lane needs attention that is held or due: those that cool down are nobody's share
 -- Returns {'taken', token, now, gate, policy version, {cancelled batch …}, element …}: the elements are what a dead owner had
@@ -8,7 +8,7 @@
 -- worker should have this one (-1 lanes held: it takes it all the same); or {'stale'} when this hand-off is no longer the lane's current one.
 local EARLY_ALLOWED_MS = 50
 local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate')
-if lane[1] ~= 'scheduled' or lane[2] ~= ARGV[2] then return {'stale'} end
+if lane[1] ~= 'scheduled' or (ARGV[2] ~= '' and lane[2] ~= ARGV[2]) then return {'stale'} end
 local now = now_ms()
 local early = number(lane[3]) - now
 if early > EARLY_ALLOWED_MS then return {'early', early} end

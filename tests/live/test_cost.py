@@ -21,7 +21,7 @@ FETCHES = 1_200
 BACKLOG = 100_000
 IDLE_S = 1.5
 MOST = 4.0
-SPREAD = 1.0
+GROWTH = 1.0
 
 
 class Moment(NamedTuple):
@@ -90,11 +90,12 @@ def kill(fleet: Workers) -> None:
 async def test_i13_redis_commands_per_fetch_are_few_and_flat(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At most four a settled fetch at 64 in flight a lane, with 1, 4, 8 workers and 0 and 100,000 waiting.
+    """At most four a settled fetch at 64 in flight a lane, and no more with 4, 8 workers or 100,000 waiting.
 
     Counted once every lane has its worker: handing them out goes by lanes, and by time where workers leave
     them to others. What the workers ask while there is nothing to do (arq's polls, signs of life) is measured
-    apart and taken off, for it goes by time too. The origin answers at once.
+    apart and taken off, for it goes by time too. The origin answers at once. Fewer with more workers is no
+    fault: what ends together is settled together, and the busier the machine, the more of it does.
     """
     monkeypatch.setenv("FETCHFLEET_MAX_IN_FLIGHT", "512")
     found: dict[int, list[float]] = {}
@@ -107,5 +108,6 @@ async def test_i13_redis_commands_per_fetch_are_few_and_flat(
             await redis.flushall()
 
     figures = [figure for pair in found.values() for figure in pair]
+    alone, *_ = found[1]
     assert max(figures) <= MOST, found
-    assert max(figures) - min(figures) <= SPREAD, found
+    assert max(figures) <= alone + GROWTH, found

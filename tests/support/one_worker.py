@@ -65,6 +65,12 @@ class OneWorker:
 
     async def take_no_more(self) -> None:
         """Serve the lanes at hand and take no others."""
+        await self.be_handed_nothing()
+        if "lanes" in self.runtime._own:
+            await tasks.end(self.runtime._own["lanes"])
+
+    async def be_handed_nothing(self) -> None:
+        """Find lanes that are due, but not by arq."""
         if self._hand_offs is not None:
             await tasks.end(self._hand_offs)
 

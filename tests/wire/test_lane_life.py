@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 import worker.store
 from jobs import Fetch, Fleet, Priority, keys
@@ -35,6 +36,7 @@ from tests.support.lanes import (
     waiting,
 )
 from worker.gate.state import GateState
+from worker.life import expect
 from worker.store import ALL, EXPIRED, TAKE_ANYWAY, Early, Enough, Held, LaneLostError, Store
 
 OTHER = "b.example"
@@ -177,6 +179,62 @@ async def test_a_worker_takes_its_share_of_the_lanes(
     found = await store.take(LANE, await generation(redis), held)
     assert isinstance(found, Held if taken else Enough)
     assert (await everything(redis) != before) is taken
+
+
+async def test_a_look_finds_the_lanes_that_wait_for_somebody(
+    fleet: Fleet, redis: Redis, store: Store
+) -> None:
+    """Not those that are held or cool down; the one that has waited longest comes first."""
+    await fleet.submit([url("/x")])
+    for name in ("held.example", "cooling.example"):
+        await fleet.submit([url("/x", name)])
+        stay = await Stay.begin(redis, name=name)
+        if name == "cooling.example":
+            await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    await fleet.submit([url("/x", OTHER)])
+    await redis.zadd(keys.ATTENTION, {LANE: 1, OTHER: 2})  # they may have come in the same millisecond
+
+    assert await store.due(await now_ms(redis), 10) == [LANE, OTHER]
+    assert await store.due(await now_ms(redis), 1) == [LANE]
+
+
+async def test_many_lanes_are_taken_at_once_and_no_more_than_a_share(
+    fleet: Fleet, redis: Redis, store: Store
+) -> None:
+    """Two of four with a rival alive; a lane that is not due is not taken, and is counted as if it were."""
+    lanes = [f"{name}.example" for name in "abcd"]
+    await fleet.submit([url("/x", lane) for lane in lanes])
+    await redis.zadd(keys.WORKERS, dict.fromkeys(("owner", "rival"), await now_ms(redis)))
+
+    taken = await store.take_many(["nobody.example", *lanes], 0)
+
+    assert [type(found) for found in taken] == [type(None), Held, Enough, Enough, Enough]
+    assert ["held", *["scheduled"] * 3] == [await state(redis, lane) for lane in lanes]
+
+
+async def test_a_lane_that_cannot_be_taken_keeps_no_other_back(
+    fleet: Fleet, redis: Redis, store: Store
+) -> None:
+    """What Redis says of it comes in its place."""
+    await fleet.submit([url("/x"), url("/x", OTHER)])
+    await redis.delete(keys.lane(LANE))
+    await redis.set(keys.lane(LANE), "foreign")
+
+    refused, held = await store.take_many([LANE, OTHER], 0)
+
+    assert isinstance(refused, ResponseError)
+    assert isinstance(held, Held)
+    await redis.flushdb()
+
+
+async def test_workers_that_are_expected_have_their_share(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """The first of two to start leaves one of two lanes to the other."""
+    await fleet.submit([url("/x"), url("/x", OTHER)])
+    await expect(redis, ["owner", "late"])
+
+    held, enough = await store.take_many([LANE, OTHER], 0)
+
+    assert (type(held), type(enough)) == (Held, Enough)
 
 
 async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:

@@ -49,7 +49,7 @@ from tests.support.lanes import (
 )
 from tests.support.redis import flush
 from worker.settle import Settlement
-from worker.store import Cancelled, Early, Held, LaneLostError, Store
+from worker.store import TAKE_ANYWAY, Cancelled, Early, Held, LaneLostError, Store, Taken
 
 T = TypeVar("T")
 OWNERS = st.sampled_from(["a", "b"])
@@ -117,6 +117,11 @@ class LaneMachine(RuleBasedStateMachine):
     def take(self, owner: str, off_by: int) -> None:
         """A hand-off arrives, perhaps one of another generation."""
         self.run(self._take(owner, off_by))
+
+    @rule(owner=OWNERS)
+    def look(self, owner: str) -> None:
+        """A worker takes the lane although it was not handed to it."""
+        self.run(self._take(owner, looked=True))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS, count=COUNTS)
@@ -259,11 +264,16 @@ class LaneMachine(RuleBasedStateMachine):
         self.batches.append(batch)
         assert await state(self.redis) == ("held" if before == "held" else "scheduled")
 
-    async def _take(self, owner: str, off_by: int) -> None:
+    async def _take(self, owner: str, off_by: int = 0, *, looked: bool = False) -> None:
         hash_ = await fields(self.redis)
         orphans = await claimed(self.redis)
         before = await everything(self.redis)
-        held = await Store(self.redis, owner, LEASE_MS).take(LANE, int(hash_["generation"]) + off_by)
+        store = Store(self.redis, owner, LEASE_MS)
+        held: Taken | Exception
+        if looked:
+            [held] = await store.take_many([LANE], TAKE_ANYWAY)
+        else:
+            held = await store.take(LANE, int(hash_["generation"]) + off_by)
         early_ms = int(hash_["due_ms"]) - await shifted_clock.now_ms(self.redis)
         if hash_["state"] != "scheduled" or off_by:
             assert held is None

@@ -1,0 +1,85 @@
+"""Script calls of many lanes share a round trip, and nothing else."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from jobs import keys, scripts
+from jobs.scripts import Call
+from tests.support.lanes import LANE, attention_ms, lapse
+from worker.together import Together
+
+STALE = 0
+ADOPT = Call("adopt", [keys.lane(LANE), keys.claimed(LANE)], [1])
+WRONG = Call("adopt", [keys.ATTENTION, keys.claimed(LANE)], [1])
+SCHEDULE = Call(
+    "wake",
+    [keys.lane(LANE), keys.ATTENTION, keys.SERIAL, keys.claimed(LANE), keys.later(LANE), *keys.waiting(LANE)],
+    [LANE, 1000],
+)
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many calls there were in each round trip."""
+    made: list[int] = []
+    run_many = scripts.run_many
+
+    async def counted(redis: Redis, calls: list[Call]) -> list[object]:
+        made.append(len(calls))
+        return await run_many(redis, calls)
+
+    monkeypatch.setattr(scripts, "run_many", counted)
+    return made
+
+
+async def test_what_is_asked_in_one_turn_goes_in_one_round_trip(redis: Redis, trips: list[int]) -> None:
+    """Each hears its own reply; what is asked later goes by itself."""
+    together = Together(redis)
+    await lapse(redis)
+
+    adopted, scheduled = await asyncio.gather(together.run(*ADOPT), together.run(*SCHEDULE))
+    assert (adopted, scheduled) == (STALE, [])
+    assert await together.run(*ADOPT) == STALE
+
+    assert trips == [2, 1]
+
+
+async def test_what_redis_refuses_is_told_to_who_asked_for_it(redis: Redis) -> None:
+    """The others know nothing of it."""
+    together = Together(redis)
+    await lapse(redis)
+
+    found = await asyncio.gather(together.run(*WRONG), together.run(*ADOPT), return_exceptions=True)
+
+    assert [type(one) for one in found] == [ResponseError, int]
+    await together.run(*SCHEDULE)
+
+
+async def test_a_redis_that_is_gone_is_told_to_all() -> None:
+    """Nobody waits for a reply that cannot come."""
+    gone = Redis.from_url("unix:///nowhere/redis.sock")
+    together = Together(gone)
+
+    found = await asyncio.gather(*(together.run(*ADOPT) for _ in range(3)), return_exceptions=True)
+
+    assert [type(one) for one in found] == [RedisConnectionError] * 3
+    await gone.aclose()
+
+
+async def test_a_caller_that_gives_up_stops_neither_its_call_nor_the_others(redis: Redis) -> None:
+    """What it asked for may be done all the same, as with any call that was sent."""
+    await lapse(redis)
+    together = Together(redis)
+    gives_up = asyncio.create_task(together.run(*SCHEDULE))
+    stays = asyncio.create_task(together.run(*ADOPT))
+    await asyncio.sleep(0)
+    gives_up.cancel()
+
+    assert await stays == STALE
+
+    assert gives_up.cancelled()
+    assert await attention_ms(redis) is None, "nothing waits in the lane: the call took it out"
