@@ -65,7 +65,7 @@ def bench(
     count = enqueued or enqueue.fetches
     enqueue = enqueueing.Load(count, min(enqueue.jobs, count), rounds or enqueue.rounds)
     with _reported(json_to) as found:
-        _small(of_small, found)
+        _small(of_small, found, "small")
         _large(of_large, found, "large")
         _enqueue(enqueue, found)
 
@@ -74,7 +74,14 @@ def bench(
 def small(files: Files = 10_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
     """Small files of 20 hosts to disk: fetches/s of the whole command."""
     with _reported(json_to) as found:
-        _small(Load(files, kb * KB, HOSTS, rounds), found)
+        _small(Load(files, kb * KB, HOSTS, rounds), found, "small")
+
+
+@app.command()
+def hosts(files: Files = 2_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
+    """One small file from each of many hosts: fetches/s of the whole command."""
+    with _reported(json_to) as found:
+        _small(Load(files, kb * KB, files, rounds), found, "hosts")
 
 
 @app.command()
@@ -128,10 +135,10 @@ def _reported(json_to: Path | None) -> Iterator[dict[str, Any]]:
         json_to.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def _small(load: Load, found: dict[str, Any]) -> None:
+def _small(load: Load, found: dict[str, Any], name: str) -> None:
     measured = _measured(load, "per_s")
-    _note(measured, found, "small")
-    title = f"{load.files:,} of {load.size_bytes // KB} KB over {load.hosts} hosts from {measured.server}"
+    _note(measured, found, name)
+    title = f"{load.files:,} of {load.size_bytes // KB} KB over {load.hosts:,} hosts from {measured.server}"
     _show(tables.files(measured.found, "per_s", f"{title}, median of {measured.rounds}"), found)
 
 

@@ -44,6 +44,8 @@ RECEIPT_TTL_S = 3600
 HANG_UP_S = 2.0
 """Hand-offs under way are waited for so long before the grace of fetches begins to run out."""
 
+HANG_UP_AGAIN_S = 0.05
+
 SWEEP = "sweep"
 SWEEP_EVERY_S = 2
 
@@ -176,9 +178,11 @@ async def _arq_loop(runtime: Runtime) -> None:
         job_serializer=write_result,
         job_deserializer=read_job,
     )
+    work = asyncio.create_task(worker.async_run(), name="arq's loop")
     try:
-        await worker.async_run()
+        await asyncio.shield(work)
     finally:
+        await tasks.end(work, again_s=HANG_UP_AGAIN_S)  # there is nothing that it does about its end
         await _close(worker)
 
 

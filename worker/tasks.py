@@ -13,17 +13,18 @@ CANCEL_AGAIN_S = 1.0
 BEGIN_AGAIN_S = 1.0
 
 
-async def end(*tasks: asyncio.Task[Any]) -> None:
+async def end(*tasks: asyncio.Task[Any], again_s: float = CANCEL_AGAIN_S) -> None:
     """Cancel the tasks and return when all have ended, however they do.
 
     One cancellation is not always enough: on Python 3.11 asyncio.wait_for, which redis-py sends every
-    command through, forgets one that comes just as it is done.
+    command through, forgets one that comes just as it is done. again_s: when to try again, which would
+    end what a task does about its end, too.
     """
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
+        _, left = await asyncio.wait(left, timeout=again_s)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 

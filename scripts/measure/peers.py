@@ -20,6 +20,7 @@ from worker import settings
 from worker.http import which
 
 A_HOST = 8
+MOST_AT_ONCE = 160
 PROGRAMS = "scripts.measure.programs"
 PYTHON = os.environ.get("BENCH_PYTHON") or sys.executable
 """Has aiohttp and Scrapy, if they are to be measured: where structlog finds Twisted, it loads it."""
@@ -35,8 +36,8 @@ class Task(NamedTuple):
 
     @property
     def at_once(self) -> int:
-        """How many fetches at once that makes."""
-        return A_HOST * self.hosts
+        """How many fetches at once that makes, for who is told that."""
+        return min(A_HOST * self.hosts, MOST_AT_ONCE)
 
 
 Command = Callable[[Task], list[str]]

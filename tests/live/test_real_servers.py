@@ -8,6 +8,7 @@ import pytest
 
 from jobs import Fleet, Outcome
 from tests.support.static_server import Kind, serve_folder
+from tests.support.waiting import wait_until
 from tests.support.workers import workers
 
 HOSTS = [f"127.0.0.{number}" for number in range(101, 121)]
@@ -40,6 +41,7 @@ async def test_two_thousand_files_of_twenty_hosts_come_to_disk_byte_for_byte(
     with serve_folder(files, HOSTS, kind=kind) as server:
         urls = {server.base_urls[int(path.split("/")[1])] + path: digest for path, digest in digests.items()}
         with workers(2, redis_url, tmp_path / "fleet") as running:
+            await wait_until(running.started, "both workers", 60)
             batch = await fleet.submit(urls)
             results = [result async for result in batch.results()]
             on_disk = {
