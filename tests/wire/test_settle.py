@@ -513,7 +513,8 @@ def endless(monkeypatch: pytest.MonkeyPatch) -> None:
 async def busy(fleet: Fleet, redis: Redis) -> AsyncIterator[tuple[Batch, Stay, list[bytes]]]:
     """Four claimed fetches, and as much in flight."""
     batch, stay, elements = await begun(fleet, redis, 4)
-    stay.lane.in_flight |= {str(i): asyncio.create_task(asyncio.Event().wait()) for i in range(4)}  # type: ignore[misc]
+    for number in range(4):
+        stay.lane.in_flight[str(number)] = asyncio.create_task(asyncio.sleep(3600))
     yield batch, stay, elements
     await tasks.end(*stay.lane.in_flight.values())
 
