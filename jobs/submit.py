@@ -14,7 +14,7 @@ from jobs import keys, scripts
 from jobs.chunk import Chunk, Fetchable, chunks
 from jobs.errors import BatchCancelledError, BatchExistsError, FleetFullError, RedisFullError
 from jobs.names import BATCH_ID_CHARS, batch_of, fetch_id, is_batch_id
-from jobs.wake import GRACE_MS, Wake
+from jobs.wake import GRACE_MS, Wake, hints
 
 FULL_PAUSE_S = 0.2
 
@@ -150,7 +150,7 @@ class _Submission:
         match reply:
             case [b"taken", taken_ms, repeats, wakes]:
                 self._repeats |= {of.decode(): has.decode() for of, has in repeats}
-                await self._wake([Wake(name.decode(), *when) for name, *when in wakes])
+                await self._wake(hints([Wake(name.decode(), *when) for name, *when in wakes]))
             case [b"cancelled"]:
                 raise BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")
             case _:

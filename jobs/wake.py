@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 TAKE_LANE = "take_lane"
 GRACE_MS = 3_000
 NEXT_MS = 1_000
-MAX_AT_ONCE = 16
-MAX_WAKES = 16
-"""So many hand-offs are enqueued of lanes that are due now: whoever takes one looks for the others itself."""
+MAX_WAKES_AT_ONCE = 16
+
+HINTS = 16
+"""Of lanes that come due together so many are handed over."""
 
 SKEW_MS = 10 * 60 * 1000
 """So far the clocks of producers and workers may be from each other, and none notices."""
@@ -53,6 +54,12 @@ def wakes_of(lanes: Sequence[str], replies: Sequence[Any]) -> list[Wake]:
     ]
 
 
+def hints(wakes: Sequence[Wake]) -> list[Wake]:
+    """Those that are due later, and a few of those that are due now: who takes one looks for the others."""
+    now = [item for item in wakes if item.due_in_ms <= 0]
+    return now[:HINTS] + [item for item in wakes if item.due_in_ms > 0]
+
+
 def arq_client(pool: Any) -> "ArqRedis":
     """Arq's client on our connection pool, speaking JSON: pickle is never read or written."""
     from arq.connections import ArqRedis  # noqa: PLC0415 see the module's docstring
@@ -66,15 +73,11 @@ def arq_client(pool: Any) -> "ArqRedis":
 
 
 async def wake(arq: "ArqRedis", wakes: Iterable[Wake]) -> None:
-    """Enqueue the hand-offs: of those that are due later all, of those that are due now MAX_WAKES.
-
-    One that is lost here is made good by the workers, who look for lanes that are due.
-    """
+    """Enqueue the hand-offs. One that is lost here is made good by the workers."""
     wakes = list(wakes)
-    later = [item for item in wakes if item.due_in_ms > 0]
-    now = [item for item in wakes if item.due_in_ms <= 0]
-    slots = asyncio.Semaphore(MAX_AT_ONCE)
+    slots = asyncio.Semaphore(MAX_WAKES_AT_ONCE)
     own_ms = int(time.time() * 1000)
+    later = any(item.due_in_ms > 0 for item in wakes)
     redis_ms = await redis_now_ms(arq) if later else own_ms
 
     async def one(item: Wake) -> None:
@@ -88,7 +91,7 @@ async def wake(arq: "ArqRedis", wakes: Iterable[Wake]) -> None:
                 _defer_until=datetime.fromtimestamp(score_ms(item, own_ms, redis_ms) / 1000, UTC),
             )
 
-    await asyncio.gather(*(one(item) for item in (*now[:MAX_WAKES], *later)))
+    await asyncio.gather(*(one(item) for item in wakes))
 
 
 def score_ms(item: Wake, own_ms: int, redis_ms: int) -> int:

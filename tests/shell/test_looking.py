@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from jobs import Fleet, Outcome, keys
-from jobs.wake import MAX_WAKES
+from jobs.wake import HINTS
 from tests.shell.conftest import HOST, Start
 from tests.support import origin as o
 from tests.support.lanes import hand_offs, now_ms, state
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 from worker import balance, taking
 from worker.store import Store, Taken
 
-HOSTS = [f"127.0.2.{number}" for number in range(1, 2 * MAX_WAKES + 1)]
+HOSTS = [f"127.0.2.{number}" for number in range(1, 2 * HINTS + 1)]
 
 
 async def lose_hand_offs(redis: Redis) -> None:

@@ -10,7 +10,7 @@ from jobs.chunk import CHUNK_FETCHES
 from jobs.entry import from_element
 from jobs.model import MAX_MESSAGE_BYTES
 from jobs.submit import Submitter
-from jobs.wake import Wake
+from jobs.wake import HINTS, Wake
 from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,
@@ -199,6 +199,14 @@ async def test_each_lane_is_woken_once(fleet: Fleet, redis: Redis) -> None:
         Fetch(url=url("/x", lane), priority=priority) for lane in (LANE, OTHER) for priority in Priority
     )
     assert len(await hand_offs(redis)) == 2
+
+
+async def test_of_many_lanes_a_few_are_handed_over(fleet: Fleet, redis: Redis) -> None:
+    """All of them are there to be taken by whoever takes one."""
+    lanes = [f"{number}.example" for number in range(3 * HINTS)]
+    await fleet.submit([url("/x", lane) for lane in lanes])
+    assert {await state(redis, lane) for lane in lanes} == {"scheduled"}
+    assert len(await hand_offs(redis)) == HINTS
 
 
 async def test_a_lane_that_is_due_is_not_woken_again(fleet: Fleet, redis: Redis) -> None:

@@ -7,8 +7,7 @@ from redis.asyncio import Redis
 
 from jobs import keys
 from jobs.connect import redis_now_ms
-from jobs.wake import MAX_WAKES, Wake, arq_client, wake
-from tests.support.lanes import HOUR_MS, hand_offs
+from jobs.wake import Wake, arq_client, wake
 
 OFF_S = 300.0
 LANE = "a.example"
@@ -45,15 +44,3 @@ async def test_a_lane_that_is_due_later_is_seen_in_time(redis: Redis, off_s: flo
 
     late_ms = found - due_in_ms
     assert min(0, off_s) * 1000 - MEANWHILE_MS <= late_ms <= MEANWHILE_MS
-
-
-async def test_of_the_lanes_that_are_due_a_few_are_handed_over(redis: Redis) -> None:
-    """Whoever takes one looks for the others; those that are due later have each its own."""
-    now = [Wake(f"{number}.example", 1, 0) for number in range(3 * MAX_WAKES)]
-    later = [Wake(f"{number}.later.example", 1, HOUR_MS) for number in range(2 * MAX_WAKES)]
-
-    await wake(arq_client(redis.connection_pool), [*now, *later])
-
-    handed_over = await hand_offs(redis)
-    assert len(handed_over) == MAX_WAKES + len(later)
-    assert {keys.wake_job(item.lane, 1) for item in later} < set(handed_over)
