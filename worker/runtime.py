@@ -68,6 +68,7 @@ class Runtime:
         self._own: dict[str, asyncio.Task[None]] = {}
         self._troubled_s = mono_s()
         self._http: Exchanging | None = None
+        self._store: Store | None = None
         self._sink = sink_of(settings)
         self._intake: Intake | None = None
         self._balancer = Balancer(self.lanes, self.log)
@@ -215,6 +216,8 @@ class Runtime:
             await self._intake.aclose()
         if self._http is not None:
             await self._http.aclose()
+        if self._store is not None:
+            await self._store.aclose()
         self._sink.close()
         await self.redis.aclose()
         await self.redis.connection_pool.aclose()
@@ -246,9 +249,10 @@ class Runtime:
         clock = RedisClock()
         clock.sync(await redis_now_ms(self.redis))
         self._sink.open()
+        self._store = Store(self.redis, self.settings.worker_id, int(self.settings.lease_s * 1000))
         return Parts(
             settings=self.settings,
-            store=Store(self.redis, self.settings.worker_id, int(self.settings.lease_s * 1000)),
+            store=self._store,
             settler=self._settler,
             foreign=self._foreign,
             engine=self._http.engine,

@@ -107,6 +107,10 @@ class Store:
         self._owner = owner
         self._lease_ms = lease_ms
 
+    async def aclose(self) -> None:
+        """Nothing is asked of Redis any more."""
+        await self._together.aclose()
+
     async def take(self, lane: str, generation: int, held: int = TAKE_ANYWAY) -> Taken:
         """Take a scheduled lane; None when this hand-off is stale.
 

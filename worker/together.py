@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from jobs import scripts
+from worker import tasks
 
 
 class _Asked(NamedTuple):
@@ -31,6 +32,10 @@ class Together:
         self._asked.append(_Asked(scripts.Call(script, keys, args), reply))
         return await reply
 
+    async def aclose(self) -> None:
+        """Wait for nothing that is under way: who asked hears that it was cancelled."""
+        await tasks.end(*self._under_way)
+
     def _send(self) -> None:
         asked, self._asked = self._asked, []
         task = asyncio.create_task(self._ask(asked), name=f"{len(asked)} calls to Redis")
@@ -40,6 +45,10 @@ class Together:
     async def _ask(self, asked: Sequence[_Asked]) -> None:
         try:
             replies = await scripts.run_many(self._redis, [one.call for one in asked])
+        except asyncio.CancelledError:
+            for one in asked:
+                one.reply.cancel()
+            raise
         except Exception as error:  # noqa: BLE001 it is for those who asked to say what they make of it
             replies = [error] * len(asked)
         for one, reply in zip(asked, replies, strict=True):

@@ -83,3 +83,22 @@ async def test_a_caller_that_gives_up_stops_neither_its_call_nor_the_others(redi
 
     assert gives_up.cancelled()
     assert await attention_ms(redis) is None, "nothing waits in the lane: the call took it out"
+
+
+async def test_what_is_under_way_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a Redis that does not answer, and no task is left."""
+    asked = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(scripts, "run_many", never)
+    together = Together(Redis())
+    waiting = asyncio.create_task(together.run(*ADOPT))
+    await asked.wait()
+
+    await together.aclose()
+
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
