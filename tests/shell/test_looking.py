@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from jobs import Fleet, Outcome, keys
+from jobs import Fleet, Outcome, keys, scripts
 from jobs.wake import HINTS
 from tests.shell.conftest import HOST, Start
 from tests.support import origin as o
@@ -108,3 +109,28 @@ async def test_lanes_that_are_being_taken_as_a_worker_stops_are_given_back(
 
     assert await state(redis, HOST) == "scheduled"
     assert origin.requests == []
+
+
+async def test_a_worker_that_ends_leaves_nothing_asked_of_redis(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one that does not answer: no task waits for it (the fixture looks)."""
+    asked = asyncio.Event()
+    run_many = scripts.run_many
+
+    async def claims_hang(redis: Redis, calls: Sequence[scripts.Call]) -> list[Any]:
+        if any(call.script == "claim" for call in calls):
+            asked.set()
+            await asyncio.Event().wait()
+        return await run_many(redis, calls)
+
+    monkeypatch.setattr(scripts, "run_many", claims_hang)
+    worker = await start(lease_s=1.0, grace_s=0.0)
+    batch = await worker.submit([origin.url()])
+    await asked.wait()
+
+    await worker.stop()
+    monkeypatch.undo()
+
+    assert not [task for task in asyncio.all_tasks() if "Redis" in task.get_name()]
+    assert (await batch.counts()).done == 0
