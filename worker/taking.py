@@ -77,7 +77,7 @@ class Taking:
         Early if it is not due yet, Enough if this worker has its share of the lanes.
         """
         asked_s = mono_s()
-        held = TAKE_ANYWAY if insist else len(self._lanes) + self._under_way
+        held = TAKE_ANYWAY if insist else self._held
         with self._counted(1):
             try:
                 taken = await self._parts.store.take(name, generation, held)
@@ -98,7 +98,7 @@ class Taking:
         if not chosen:
             return False
         asked_s = mono_s()
-        held = len(self._lanes) + self._under_way
+        held = self._held
         with self._counted(len(chosen)):
             found = await self._parts.store.take_many(chosen, held)
             for name, taken in zip(chosen, found, strict=True):
@@ -110,6 +110,10 @@ class Taking:
         enough = any(isinstance(taken, Enough) for taken in found)
         # What another was quicker with was counted as ours: then it may not have been enough.
         return ours and (not enough or None in found)
+
+    @property
+    def _held(self) -> int:
+        return len(self._lanes) + self._under_way
 
     @contextmanager
     def _counted(self, count: int) -> Iterator[None]:

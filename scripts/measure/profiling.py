@@ -16,7 +16,7 @@ from scripts.measure.peers import A_HOST
 from scripts.measure.rooms import room_of, room_of_thread
 from scripts.measure.running import BenchError
 from scripts.measure.sampling import Sampler
-from scripts.measure.side_by_side import Load
+from scripts.measure.side_by_side import Load, hosts
 from tests.support.static_server import serve_folder
 from worker import garbage, log, tasks
 from worker.embedded import EmbeddedRedis
@@ -33,9 +33,8 @@ def profile(load: Load, engine: str, sink: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ff-bench-") as name:
         folder = Path(name)
         bodies.make(folder / "served", load.files, load.size_bytes)
-        hosts = [f"127.0.7.{number + 1}" for number in range(load.hosts)]
         with (
-            serve_folder(folder / "served", hosts) as server,
+            serve_folder(folder / "served", hosts(load)) as server,
             EmbeddedRedis(folder / "redis") as redis,
             (folder / "log").open("w") as lines,
         ):

@@ -44,16 +44,16 @@ def side_by_side(load: Load, peers: Sequence[Peer], unit: str, tell: Tell) -> Me
     with tempfile.TemporaryDirectory(prefix="ff-bench-") as name:
         folder = Path(name)
         served = bodies.make(folder / "served", load.files, load.size_bytes)
-        hosts = [_host(number) for number in range(load.hosts)]
-        with serve_folder(folder / "served", hosts) as server:
+        with serve_folder(folder / "served", hosts(load)) as server:
             runs = _rounds(load, peers, _task(load, server, folder), served, tell)
     size_bytes = load.files * load.size_bytes
     measured = {of: figures.of_files(own, load.files, size_bytes) for of, own in runs.items()}
     return Measured(figures.with_ratios(measured, unit), len(next(iter(runs.values()))), server.name)
 
 
-def _host(number: int) -> str:
-    return f"127.0.{7 + number // 250}.{number % 250 + 1}"
+def hosts(load: Load) -> list[str]:
+    """The addresses that serve the files, all of this machine's loopback."""
+    return [f"127.0.{7 + number // 250}.{number % 250 + 1}" for number in range(load.hosts)]
 
 
 def _is_small(load: Load) -> bool:

@@ -5,14 +5,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from jobs import keys, scripts
-from jobs.scripts import Call
+from tests.support.calls import ADOPT, STALE, SWEEP, WRONG
 from tests.support.lanes import LANE, ask, attention_ms, lapse, now_ms
-
-STALE = 0
-ADOPT = Call("adopt", [keys.lane(LANE), keys.claimed(LANE)], [1])
-CONTENTS = [keys.claimed(LANE), keys.later(LANE), *keys.waiting(LANE)]
-SWEEP = Call("wake", [keys.lane(LANE), keys.ATTENTION, keys.SERIAL, *CONTENTS], [LANE, 1000])
-WRONG = Call("adopt", [keys.ATTENTION, keys.claimed(LANE)], [1])
 
 
 @pytest.mark.parametrize("script", sorted(scripts.SOURCES))

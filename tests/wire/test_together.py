@@ -7,19 +7,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from jobs import keys, scripts
+from jobs import scripts
 from jobs.scripts import Call
-from tests.support.lanes import LANE, attention_ms, lapse
+from tests.support.calls import ADOPT, STALE, SWEEP, WRONG
+from tests.support.lanes import attention_ms, lapse
 from worker.together import Together
-
-STALE = 0
-ADOPT = Call("adopt", [keys.lane(LANE), keys.claimed(LANE)], [1])
-WRONG = Call("adopt", [keys.ATTENTION, keys.claimed(LANE)], [1])
-SCHEDULE = Call(
-    "wake",
-    [keys.lane(LANE), keys.ATTENTION, keys.SERIAL, keys.claimed(LANE), keys.later(LANE), *keys.waiting(LANE)],
-    [LANE, 1000],
-)
 
 
 @pytest.fixture
@@ -41,7 +33,7 @@ async def test_what_is_asked_in_one_turn_goes_in_one_round_trip(redis: Redis, tr
     together = Together(redis)
     await lapse(redis)
 
-    adopted, scheduled = await asyncio.gather(together.run(*ADOPT), together.run(*SCHEDULE))
+    adopted, scheduled = await asyncio.gather(together.run(*ADOPT), together.run(*SWEEP))
     assert (adopted, scheduled) == (STALE, [])
     assert await together.run(*ADOPT) == STALE
 
@@ -56,7 +48,7 @@ async def test_what_redis_refuses_is_told_to_who_asked_for_it(redis: Redis) -> N
     found = await asyncio.gather(together.run(*WRONG), together.run(*ADOPT), return_exceptions=True)
 
     assert [type(one) for one in found] == [ResponseError, int]
-    await together.run(*SCHEDULE)
+    await together.run(*SWEEP)
 
 
 async def test_a_redis_that_is_gone_is_told_to_all() -> None:
@@ -74,7 +66,7 @@ async def test_a_caller_that_gives_up_stops_neither_its_call_nor_the_others(redi
     """What it asked for may be done all the same, as with any call that was sent."""
     await lapse(redis)
     together = Together(redis)
-    gives_up = asyncio.create_task(together.run(*SCHEDULE))
+    gives_up = asyncio.create_task(together.run(*SWEEP))
     stays = asyncio.create_task(together.run(*ADOPT))
     await asyncio.sleep(0)
     gives_up.cancel()
