@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from redis.exceptions import RedisError
 
-from jobs import (
+from fetchfleet import (
     Batch,
     BatchExistsError,
     Fleet,

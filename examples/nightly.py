@@ -14,8 +14,8 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from jobs import BatchExistsError, Fetch, Fleet, FullError, Outcome, batch_id_for
-from jobs.lines import read_fetches
+from fetchfleet import BatchExistsError, Fetch, Fleet, FullError, Outcome, batch_id_for
+from fetchfleet.jobs.contract.fetch_list import read_fetches
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
 WELL = {Outcome.STORED, Outcome.UNCHANGED}

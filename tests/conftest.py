@@ -13,12 +13,12 @@ import structlog
 from hypothesis import settings
 from redis.asyncio import Redis
 
-from jobs import Fleet
-from jobs.connect import connect
+from fetchfleet import Fleet
+from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.worker.observability import log
 from tests.support import containers, left_behind, session_redis
 from tests.support.redis import flush, nothing_stranded
 from tests.support.waiting import wait_until
-from worker import log
 
 # A slow machine is no reason to fail: how long an example takes is never what a test is about.
 settings.register_profile("patient", deadline=None)
@@ -100,7 +100,7 @@ def stream() -> Iterator[io.StringIO]:
 @pytest.fixture(autouse=True)
 def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails the test that leaves a process, a task, a socket or a file behind; the pure ones make none."""
-    if request.path.parent.name == "pure":
+    if "unit" in request.path.parts:
         yield
         return
     if inspect.iscoroutinefunction(request.function):

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from jobs import Fetch, Outcome, Reason, Result
-from tests.support.origin import Origin, ok
+from fetchfleet import Fetch, Outcome, Reason, Result
+from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.policy.file import parse_policy
+from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.settings import _ENVIRONMENT
+from fetchfleet.worker.util import aio
 from tests.support.redis import cli_arguments
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
-from worker import tasks
-from worker.log import Event
-from worker.policies import parse_policy
-from worker.policy import LanePolicy
-from worker.settings import _ENVIRONMENT
+from tools.origin.server import Origin, ok
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md")])
@@ -118,7 +118,7 @@ async def test_the_contracts_python_runs(redis_url: str, tmp_path: Path) -> None
             for program in programs:
                 await asyncio.wait_for(program(), 60)
             await wait_until(lambda: len(heard) >= 4, "the results of both")
-            await tasks.end(consumer)
+            await aio.end(consumer)
         wanted = [origin.url("/a.bin"), origin.url("/b.bin")]
 
     assert sorted(wanted) == sorted(words[1] for words in said[:2])

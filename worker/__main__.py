@@ -1,5 +1,5 @@
-"""`python -m worker` is `fetchfleet`."""
+"""`python -m fetchfleet.worker` is `fetchfleet`."""
 
-from worker.cli import main
+from fetchfleet.worker.cli.app import main
 
 main()

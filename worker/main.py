@@ -9,14 +9,21 @@ from typing import Any, ClassVar
 
 import uvloop
 
-from jobs import keys
-from jobs.connect import connection_pool
-from jobs.wake import arq_client
-from worker import garbage, log
-from worker.doors import write_result
-from worker.hand_off import CRON_JOBS, FUNCTIONS, HAND_OFFS_AT_ONCE, POLL_DELAY_S, read_job
-from worker.runtime import Runtime
-from worker.settings import load_settings
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.notify import arq_client
+from fetchfleet.jobs.redis_connection import connection_pool
+from fetchfleet.worker.intake.arq_jobs import write_result
+from fetchfleet.worker.observability import log
+from fetchfleet.worker.runtime.arq_worker import (
+    CRON_JOBS,
+    FUNCTIONS,
+    HAND_OFFS_AT_ONCE,
+    POLL_DELAY_S,
+    read_job,
+)
+from fetchfleet.worker.runtime.runtime import Runtime
+from fetchfleet.worker.settings import load_settings
+from fetchfleet.worker.util import gc_freeze
 
 settings = load_settings({}, os.environ)
 
@@ -26,7 +33,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     log.configure(level=settings.log_level)
     ctx["runtime"] = Runtime(settings)
     await ctx["runtime"].start()
-    garbage.set_aside()
+    gc_freeze.set_aside()
 
 
 async def shutdown(ctx: dict[str, Any]) -> None:

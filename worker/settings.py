@@ -8,14 +8,14 @@ from typing import Any
 
 import msgspec
 
-from jobs.connect import connection_pool
-from worker.http import which
-from worker.http.egress import Egress
-from worker.http.names import parse_nameservers
-from worker.levels import LEVELS
-from worker.policies import Policy, parse_policy
-from worker.policy import PolicyError
-from worker.redact import url as redacted_url
+from fetchfleet.jobs.redis_connection import connection_pool
+from fetchfleet.worker.http import which
+from fetchfleet.worker.http.net.dns_cache import parse_nameservers
+from fetchfleet.worker.observability.levels import LEVELS
+from fetchfleet.worker.observability.redact import url as redacted_url
+from fetchfleet.worker.policy.egress import Egress
+from fetchfleet.worker.policy.file import Policy, parse_policy
+from fetchfleet.worker.policy.model import PolicyError
 
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)

@@ -62,7 +62,7 @@ local function foreign(kind, key)
 end
 
 -- Something else than ours at a key must be found before the first write: a script that fails is not undone.
--- The message is read by jobs/scripts.py.
+-- The message is read by jobs/scripts/runner.py.
 local function must_be(kind, key)
   local found = foreign(kind, key)
   if found then error('WRONGTYPE at "' .. key .. '": a ' .. found .. ', not a ' .. kind) end
@@ -155,7 +155,7 @@ local function seal(batch_key, finished_ttl, unfinished_ttl)
 end
 
 -- How many fetches without a result there are in the fleet. What is no count there stops nobody: a worker
--- puts it aside and counts again (worker/foreign.py).
+-- puts it aside and counts again (worker/redis_support/key_repair.py).
 local function count_in_fleet(backlog_key, by)
   redis.pcall('INCRBY', backlog_key, by)
 end

@@ -4,11 +4,11 @@ import math
 from functools import partial
 from pathlib import Path
 
-from jobs import Fleet, Outcome
-from tests.support import judge
+from fetchfleet import Fleet, Outcome
 from tests.support.crew import asker, crew, results_of
-from tests.support.origin import OK, Origin, stall_headers, status
 from tests.support.waiting import wait_until
+from tools.origin import judge
+from tools.origin.server import OK, Origin, stall_headers, status
 
 HOST = "127.0.0.221"
 LEASE_S = 1.5

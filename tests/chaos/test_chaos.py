@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.havoc.ledgers import Acknowledged, Attempted, Ended, Ledgers
-from scripts.havoc.plan import Kind
+from tools.chaos.history import Acknowledged, Attempted, Ended, Ledgers
+from tools.chaos.schedule import Kind
 
 SEED = 2026
 MINUTES = 1
@@ -21,7 +21,7 @@ LOST = "0123456789abcdef-00000001"
 def chaos(*arguments: object) -> "subprocess.CompletedProcess[str]":
     """What the driver says and how it ends."""
     return subprocess.run(
-        [sys.executable, "-m", "scripts.chaos_run", *map(str, arguments)],
+        [sys.executable, "-m", "tools.chaos", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

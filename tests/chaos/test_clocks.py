@@ -3,12 +3,12 @@
 import asyncio
 from pathlib import Path
 
-from jobs import Batch, Fleet, Outcome
+from fetchfleet import Batch, Fleet, Outcome
 from tests.support.crew import crew
-from tests.support.judge import closer_than
-from tests.support.origin import OK, Origin, latency, requests_inside, retry_after, sequence
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, fetchfleet
+from tools.origin.judge import closer_than
+from tools.origin.server import OK, Origin, latency, requests_inside, retry_after, sequence
 
 SHIM = str(Path(__file__).parents[1] / "support" / "skewed")
 OFF_S = 300.0

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from jobs import Fleet, Outcome, Reason, Result
+from fetchfleet import Fleet, Outcome, Reason, Result
 from tests.support.crew import Crew, asker, crew, results_of
-from tests.support.origin import Exchange, Origin, Seen, by_path, held, latency, slow
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
+from tools.origin.server import Exchange, Origin, Seen, by_path, held, latency, slow
 
 RECOVERY_S = 15.0
 POISON_S = 60.0

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import Batch, Fleet, Outcome
+from fetchfleet import Batch, Fleet, Outcome
 from tests.support.crew import Member, crew, results_of
-from tests.support.origin import Behaviour, Exchange, Origin, latency, ok
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
+from tools.origin.server import Behaviour, Exchange, Origin, latency, ok
 
 GRACE_S = 0.5
 SHORTS = 200

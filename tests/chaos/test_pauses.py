@@ -8,11 +8,12 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from jobs import Fleet, Outcome, Result, keys
+from fetchfleet import Fleet, Outcome, Result
+from fetchfleet.jobs import keys
 from tests.support.crew import crew, results_of
-from tests.support.origin import Exchange, Origin
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
+from tools.origin.server import Exchange, Origin
 
 COMING, DUE = "127.0.0.218", "127.0.0.219"
 RETOKENED, RENAMED = "127.0.0.220", "127.0.0.221"

@@ -14,14 +14,15 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from jobs import Batch, Fleet, Outcome, keys
-from jobs import connect as connecting
-from jobs.connect import connect
+from fetchfleet import Batch, Fleet, Outcome
+from fetchfleet.jobs import keys
+from fetchfleet.jobs import redis_connection as connecting
+from fetchfleet.jobs.redis_connection import connect
 from tests.support.crew import crew, results_of
-from tests.support.origin import OK, Origin, held, latency
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, fetchfleet
+from tools.origin.server import OK, Origin, held, latency
 
 LEASE_S = 4.0
 AWAY_S = 7.0

@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from jobs import Fleet, Result
-from tests.support.origin import Origin, Seen
+from fetchfleet import Fleet, Result
+from fetchfleet.worker.local.child_process import die_with_parent
 from tests.support.waiting import wait_until
 from tests.support.workers import ALLOW_LOOPBACK, QUICK_POLICY
-from worker.children import die_with_parent
+from tools.origin.server import Origin, Seen
 
 BATCH_S = 60.0
 START_TIMEOUT_S = 30.0
@@ -106,7 +106,15 @@ class Crew:
         self._folder = folder
         self._environment = environment
         (folder / "policy.toml").write_text(policy)
-        self._command = [sys.executable, "-m", "worker", "worker", "--redis", redis_url, *ALLOW_LOOPBACK]
+        self._command = [
+            sys.executable,
+            "-m",
+            "fetchfleet.worker",
+            "worker",
+            "--redis",
+            redis_url,
+            *ALLOW_LOOPBACK,
+        ]
         self._command += ["--out", str(self.out), "--policy", str(folder / "policy.toml")]
 
     def start(self, name: str, **environment: str) -> Member:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.one_worker import ENGINE
+from tools.one_worker import ENGINE
 
 OF_HTTPX = {
     "test_canaries.py::test_a_bug_of_ours_shows_nothing": "the bug is put into httpx's engine",

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from jobs import Fetch
-from jobs.entry import Entry
-from jobs.names import batch_of, fetch_id
-from worker.sink.files import Care, FileSink
-from worker.sink.folders import Folders
-from worker.sink.part import Expected, Kept
+from fetchfleet import Fetch
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.ids import batch_of, fetch_id
+from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.partial import Expected, Kept
+from fetchfleet.worker.sink.files.sink import Care, FileSink
 
 ID = "0123456789abcdef-00000007"
 

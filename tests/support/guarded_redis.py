@@ -18,12 +18,13 @@ import redis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from jobs import Fetch, RedisFullError, scripts
-from jobs.chunk import CHUNK_FETCHES
-from jobs.connect import connect
-from jobs.submit import Submitter
+from fetchfleet import Fetch, RedisFullError
+from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
+from fetchfleet.jobs.client.submit import Submitter
+from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.local.child_process import die_with_parent
 from tests.support.redis import nothing_stranded, server_binary
-from worker.children import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 ADMIN, ADMIN_PASSWORD = "admin", "test"
@@ -33,8 +34,8 @@ POLL_S = 0.01
 OLDEST = 7
 
 PRODUCERS_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
-OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {"nudge"}
-WORKERS_SCRIPTS = scripts.SOURCES.keys() - {"cancel", "cancel_in_lane", "nudge"}
+OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {"reschedule_lane"}
+WORKERS_SCRIPTS = runner.SOURCES.keys() - {"cancel", "cancel_in_lane", "reschedule_lane"}
 
 Ran = defaultdict[str, set[str]]
 
@@ -172,7 +173,7 @@ def _answers(url: str) -> bool:
 def count_scripts(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Which scripts each user runs from here on."""
     ran: Ran = defaultdict(set)
-    run, run_many = scripts.run, scripts.run_many
+    run, run_many = runner.run, runner.run_many
 
     def user(client: Redis) -> str:
         return str(client.connection_pool.connection_kwargs["username"])
@@ -185,8 +186,8 @@ def count_scripts(monkeypatch: pytest.MonkeyPatch) -> Ran:
         ran[user(client)].update(call.script for call in calls)
         return await run_many(client, calls)
 
-    monkeypatch.setattr(scripts, "run", counted)
-    monkeypatch.setattr(scripts, "run_many", counted_many)
+    monkeypatch.setattr(runner, "run", counted)
+    monkeypatch.setattr(runner, "run_many", counted_many)
     return ran
 
 

@@ -5,11 +5,17 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from worker.decide import Answered, Happened, Stored, asks_for_quiet, signal_of
-from worker.gate import gate
-from worker.gate.gate import Go, Shut
-from worker.gate.state import GateState
-from worker.policy import LanePolicy
+from fetchfleet.worker.fetch.rules.decide import (
+    Answered,
+    Happened,
+    Stored,
+    asks_for_quiet,
+    signal_of,
+)
+from fetchfleet.worker.gate import gate
+from fetchfleet.worker.gate.gate import Go, Shut
+from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.policy.model import LanePolicy
 
 START_MS = 1_700_000_000_000
 GOOD = Stored(status=200, path="a", size_bytes=1, sha256=None)
@@ -127,7 +133,7 @@ class Simulation:
         del self.in_flight[number]
 
     def _learn(self, happened: Happened, started_ms: int) -> None:
-        """As worker/fetching.py does."""
+        """As worker/fetch/run.py does."""
         signal = signal_of(happened, started_ms, len(self.in_flight), float(self.now_ms - started_ms))
         self.state = gate.saw(self.state, self.policy, signal, self.now_ms, self.random.random())
         quiet = asks_for_quiet(happened)

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from fetchfleet.worker.sink.files.partial import Part
+from fetchfleet.worker.sink.files.sink import Care
 from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
-from worker.sink.files import Care
-from worker.sink.part import Part
 
 STEPS = ("mkdir", "open", "write", "fsync", "rename", "link", "unlink", "close")
 ROOT = Path(__file__).parents[2]

@@ -7,18 +7,20 @@ from typing import Any, Self
 import msgspec
 from redis.asyncio import Redis
 
-from jobs import Batch, Fetch, Fleet, Outcome, Reason, Result, keys, scripts
-from jobs.entry import Entry, from_element, to_element
-from jobs.model import decode_result
-from jobs.names import FETCH_ID_CHARS, fetch_id
-from jobs.wake import Wake
-from worker import settle
-from worker.clock import RedisClock
-from worker.gate.state import GateState
-from worker.lane import Lane
-from worker.policy import LanePolicy
-from worker.settle import Settlement, Settler
-from worker.store import Cancelled, Claim, Held, Kind, Store, Withdrawal
+from fetchfleet import Batch, Fetch, Fleet, Outcome, Reason, Result
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import Entry, from_element, to_element
+from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
+from fetchfleet.jobs.contract.model import decode_result
+from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.lanes import settler
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.settler import Settlement, Settler
+from fetchfleet.worker.lanes.store import Cancelled, Claim, Held, Kind, Store, Withdrawal
+from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.util.clock import RedisClock
 
 LANE = "a.example"
 LEASE_MS = 60_000
@@ -161,24 +163,24 @@ def ended(
     result = Result(
         id=of.id, url=of.fetch.url, outcome=outcome, reason=reason, worker="test", bytes=size_bytes
     )
-    return settle.finished(result, lambda: None)
+    return settler.finished(result, lambda: None)
 
 
 def retried(element: bytes, wait_s: float) -> Settlement:
     """The fetch failed once more and waits."""
     of = from_element(element)
     after = Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, attempts=of.attempts + 1)
-    return settle.again(after, wait_s, lambda: None)
+    return settler.again(after, wait_s, lambda: None)
 
 
 def noted(element: bytes) -> Settlement:
     """The fetch is about to be begun."""
-    return settle.begun(msgspec.structs.replace(from_element(element), begun=True), lambda: None)
+    return settler.begun(msgspec.structs.replace(from_element(element), begun=True), lambda: None)
 
 
 def handed_back(element: bytes) -> Settlement:
     """The element is put back as it is."""
-    return settle.handed_back(from_element(element).id, 0, lambda: None)
+    return settler.handed_back(from_element(element).id, 0, lambda: None)
 
 
 def interrupted(element: bytes) -> bytes:
@@ -217,14 +219,14 @@ class Stay:
         queue = keys.later(name) if where == "later" else keys.waiting_at(name, where)
         return await self.store.withdraw(name, self.held.token, kind, queue, offset)
 
-    def settlement(self, *settlements: Settlement) -> scripts.Call:
+    def settlement(self, *settlements: Settlement) -> runner.Call:
         """The call that writes these settlements."""
         return self._settler._call(self.lane, settlements)
 
     async def settle(self, *settlements: Settlement) -> Any:
         """The reply to these settlements: [] when the token is refused."""
         call = self.settlement(*settlements)
-        return await scripts.run(self.redis, call.script, call.keys, call.args)
+        return await runner.run(self.redis, call.script, call.keys, call.args)
 
     async def release(
         self,

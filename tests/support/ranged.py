@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 
-from tests.support.origin import Exchange, Header, Origin, Seen
+from tools.origin.server import Exchange, Header, Origin, Seen
 
 Twisted = tuple[int, list[Header], bytes]
 """Status, headers but for Content-Length, and content."""

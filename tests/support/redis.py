@@ -14,9 +14,9 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
-from jobs import keys
-from worker.children import die_with_parent
-from worker.embedded import find_server
+from fetchfleet.jobs import keys
+from fetchfleet.worker.local.child_process import die_with_parent
+from fetchfleet.worker.local.embedded_redis import find_server
 
 SERVER_VARIABLE = "FETCHFLEET_TEST_REDIS_SERVER"
 READY_WITHIN_S = 10.0

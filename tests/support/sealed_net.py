@@ -19,16 +19,17 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from jobs import Result
-from jobs.connect import connect
-from tests.pure.test_egress import REFUSED, SMOKESCREEN
-from tests.support import origin as o
+from fetchfleet import Result
+from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.worker.observability import log
+from fetchfleet.worker.policy.egress import Egress
+from fetchfleet.worker.runtime import arq_worker
 from tests.support.nameserver import at, nameserver
-from tests.support.one_worker import OneWorker
-from tests.support.origin import Exchange, Origin
 from tests.support.waiting import wait_until
-from worker import hand_off, log
-from worker.http.egress import Egress
+from tests.unit.policy.test_egress import REFUSED, SMOKESCREEN
+from tools.one_worker import OneWorker
+from tools.origin import server as o
+from tools.origin.server import Exchange, Origin
 
 PUBLIC, PUBLIC_6, NAMESERVER = "8.8.8.8", "2606:4700:4700::1111", "9.9.9.9"
 OPENED, OPENED_PORT = "1.1.1.1", 8080
@@ -113,7 +114,7 @@ def _urls() -> dict[str, list[str]]:
 
 
 async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
-    hand_off.POLL_DELAY_S = 0.02
+    arq_worker.POLL_DELAY_S = 0.02
     await wait_until(lambda: _answers(redis_url), "Redis")
     async with (
         nameserver(NAMESERVER) as names,

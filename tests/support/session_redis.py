@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 import redis
 
+from fetchfleet.worker.observability import redact
 from tests.support import containers
 from tests.support.redis import flush, serve_redis
-from worker import redact
 
 VARIABLE = "FETCHFLEET_TEST_REDIS"
 SCHEMES = ("redis://", "rediss://", "unix://")

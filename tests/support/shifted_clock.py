@@ -5,8 +5,9 @@ import hashlib
 import pytest
 from redis.asyncio import Redis
 
-from jobs import connect, scripts
-from worker import store
+from fetchfleet.jobs import redis_connection
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.lanes import store
 
 KEY = "ff:shifted_s"
 _SHIFTED = (
@@ -19,17 +20,17 @@ def shiftable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real scripts, but for where they have the time from."""
     sources = {
         name: (_SHIFTED + text.decode().replace("redis.call('TIME')", "shifted_time()")).encode()
-        for name, text in scripts.SOURCES.items()
+        for name, text in runner.SOURCES.items()
     }
     digests = {name: hashlib.sha1(text).hexdigest() for name, text in sources.items()}
-    monkeypatch.setattr(scripts, "SOURCES", sources)
-    monkeypatch.setattr(scripts, "_DIGESTS", digests)
+    monkeypatch.setattr(runner, "SOURCES", sources)
+    monkeypatch.setattr(runner, "_DIGESTS", digests)
     monkeypatch.setattr(store, "redis_now_ms", now_ms)
 
 
 async def now_ms(redis: Redis) -> int:
     """What the shifted clock says."""
-    return await connect.redis_now_ms(redis) + 1000 * int(await redis.get(KEY) or 0)
+    return await redis_connection.redis_now_ms(redis) + 1000 * int(await redis.get(KEY) or 0)
 
 
 async def shift(redis: Redis, by_s: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from tests.support.origin import Behaviour, Origin
+from tools.origin.server import Behaviour, Origin
 
 
 @asynccontextmanager

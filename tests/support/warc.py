@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from warcio.archiveiterator import ArchiveIterator
 
-from jobs import Result
+from fetchfleet import Result
 
 
 class Found(NamedTuple):

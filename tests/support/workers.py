@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from worker.local import WorkerProcess, worker_processes
+from fetchfleet.worker.local.worker_process import WorkerProcess, worker_processes
 
 ALLOW_LOOPBACK = ("--allow-net", "127.0.0.0/8")
 QUICK_POLICY = """\
@@ -59,7 +59,7 @@ def fetchfleet(
 ) -> "subprocess.CompletedProcess[str]":
     """What the command says and how it ends."""
     return subprocess.run(
-        [sys.executable, "-m", "worker", *map(str, arguments)],
+        [sys.executable, "-m", "fetchfleet.worker", *map(str, arguments)],
         input=stdin,
         env={**os.environ, "COLUMNS": "200", **environment},
         capture_output=True,

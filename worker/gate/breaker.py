@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pybreaker
 from msgspec.structs import replace
 
-from worker.backoff import upward_jitter_s
-from worker.gate.state import Breaker, GateState
+from fetchfleet.worker.gate.state import Breaker, GateState
+from fetchfleet.worker.util.backoff import upward_jitter_s
 
 
 class _Failed(Exception):  # noqa: N818 a signal to pybreaker, never seen by anybody else

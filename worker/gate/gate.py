@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from worker.backoff import exponential_s, upward_jitter_s
-from worker.gate import breaker, budget, limit
-from worker.gate.quota import Quota
-from worker.gate.state import Breaker, GateState, Limit, Said
-from worker.policy import LanePolicy, Range
+from fetchfleet.worker.gate import breaker, concurrency, retry_budget
+from fetchfleet.worker.gate.quota import Quota
+from fetchfleet.worker.gate.state import Breaker, GateState, Limit, Said
+from fetchfleet.worker.policy.model import LanePolicy, Range
+from fetchfleet.worker.util.backoff import exponential_s, upward_jitter_s
 
 THROTTLE_BASE_S = 1.0
 THROTTLE_CURVE_CAP_S = 600.0
@@ -94,7 +94,7 @@ def room(state: GateState, policy: LanePolicy) -> int:
         return 1
     if isinstance(policy.concurrency, int):
         return policy.concurrency
-    return limit.allowed(state.limit, policy.concurrency)
+    return concurrency.allowed(state.limit, policy.concurrency)
 
 
 def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None:
@@ -143,7 +143,7 @@ def dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
 
 def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     """The state after a fetch was let through."""
-    state = budget.sent(breaker.probing(state), now_ms)
+    state = retry_budget.sent(breaker.probing(state), now_ms)
     interval_ms, _ = _pace(state, policy)
     if interval_ms:
         state = replace(state, paced_ms=max(state.paced_ms, now_ms) + interval_ms)
@@ -179,7 +179,7 @@ def told(state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: i
     """
     window_ms = quota.window_s * 1000
     left = max(0, quota.remaining - in_flight)
-    at_this_pace = budget.recent(state, now_ms) / budget.WINDOW_MS * window_ms
+    at_this_pace = retry_budget.recent(state, now_ms) / retry_budget.WINDOW_MS * window_ms
     return replace(
         state,
         quota_until_ms=now_ms + _ms(quota.window_s),
@@ -220,9 +220,11 @@ def _obeys(policy: LanePolicy) -> bool:
 
 def _learnt(learnt: Limit, within: Range, signal: Signal, now_ms: int) -> Limit:
     if signal.seen in {Seen.REFUSED, Seen.TIMED_OUT}:
-        return limit.refused(learnt, within, signal.in_flight, signal.started_ms, now_ms)
+        return concurrency.refused(learnt, within, signal.in_flight, signal.started_ms, now_ms)
     if signal.seen is Seen.ANSWERED and signal.latency_ms is not None:
-        return limit.good(learnt, within, signal.in_flight, signal.latency_ms, signal.started_ms, now_ms)
+        return concurrency.good(
+            learnt, within, signal.in_flight, signal.latency_ms, signal.started_ms, now_ms
+        )
     return learnt
 
 
@@ -252,7 +254,7 @@ def throttled(
 
 def _can_yield(state: GateState, policy: LanePolicy) -> bool:
     within = policy.concurrency
-    return isinstance(within, Range) and limit.allowed(state.limit, within) > within.min
+    return isinstance(within, Range) and concurrency.allowed(state.limit, within) > within.min
 
 
 def _quota_until_ms(state: GateState) -> int:

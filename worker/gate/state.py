@@ -14,7 +14,7 @@ class Breaker(StrEnum):
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What has been learnt of how many fetches the host takes at once (worker/gate/limit.py).
+    """What has been learnt of how many fetches the host takes at once (worker/gate/concurrency.py).
 
     now: how many, 0 before anything was learnt. ceiling: with so many in flight it refused, 0 for never.
     hold_until_ms, hold_s: until when, and for how long, the ceiling is not tried. probes_left: good answers
@@ -52,7 +52,7 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     opens, down_since_ms: how often in a row it has opened, and since when; nameless: for want of a name.
     robots_until_ms: until then nobody could say what the host's robots.txt allows, so nothing is.
     crawl_delay_s: how far apart it wants requests to be.
-    traffic, traffic_ms, retry_ms: the retry budget (worker/gate/budget.py).
+    traffic, traffic_ms, retry_ms: the retry budget (worker/gate/retry_budget.py).
     limit: adaptive concurrency. answers: the last few, the newest last.
     """
 

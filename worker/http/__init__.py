@@ -1,1 +1,1 @@
-"""The exchange with a host: the shared client, its pools, the egress guard, errors mapped once."""
+"""The exchange with a host: engines, connections, the egress guard."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from worker.policy import LanePolicy
+from fetchfleet.worker.policy.model import LanePolicy
 
 KEEPALIVE_EXPIRY_S = 30.0
 """So long a connection may be idle."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from worker.policies import Policy
+from fetchfleet.worker.policy.file import Policy
 
 HTTPX, REQWEST = "httpx", "reqwest"
 ENGINES = (HTTPX, REQWEST)

@@ -11,19 +11,19 @@ import httpx
 from pyreqwest.http import Url
 from pyreqwest.request import StreamRequest
 
-from jobs.entry import Hop
-from worker import lines, redact
-from worker.clock import mono_s
-from worker.decide import IDEMPOTENT_METHODS
-from worker.http.content import Blocks, Header, content_of, framing_of, own_headers
-from worker.http.engine import Trace
-from worker.http.errors import BadAnswerError, FirstByteTimeoutError
-from worker.http.reqwest import errors
-from worker.http.reqwest.answer import ReqwestAnswer, Sent
-from worker.http.reqwest.clients import Clients, Where
-from worker.http.reqwest.pinned import Exchange, Pinned
-from worker.policy import Timeouts
-from worker.upload import Upload
+from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.worker.fetch.error_mapping import BadAnswerError, FirstByteTimeoutError
+from fetchfleet.worker.fetch.rules.decide import IDEMPOTENT_METHODS
+from fetchfleet.worker.http.base import Trace
+from fetchfleet.worker.http.request_body import Blocks, Header, content_of, framing_of, own_headers
+from fetchfleet.worker.http.reqwest import errors
+from fetchfleet.worker.http.reqwest.client_cache import Clients, Where
+from fetchfleet.worker.http.reqwest.pinned_client import Exchange, Pinned
+from fetchfleet.worker.http.reqwest.response import ReqwestAnswer, Sent
+from fetchfleet.worker.http.upload import Upload
+from fetchfleet.worker.observability import events, redact
+from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.util.clock import mono_s
 
 
 class ReqwestEngine:
@@ -116,7 +116,7 @@ class ReqwestEngine:
         return await _exchanged(alone, sent, timeouts, content)
 
     def _tell(self, request: Hop, lane: str, trace: Trace, answer: ReqwestAnswer, took_s: float) -> None:
-        lines.exchange(
+        events.exchange(
             trace.entry,
             self._log,
             lane=lane.rpartition("#")[0],

@@ -1,4 +1,4 @@
-"""pyreqwest's errors under the names that worker/http/errors.py knows.
+"""pyreqwest's errors under the names that worker/fetch/error_mapping.py knows.
 
 Its classes tell little: whatever fails before a head has come is a ConnectError, or a timeout of that name.
 What the libraries below say as causes tells the rest. Their words may change, so the extra names its version.
@@ -10,7 +10,11 @@ import ssl
 import httpx
 from pyreqwest import exceptions
 
-from worker.http.errors import EgressRefusedError, FirstByteTimeoutError, TlsError
+from fetchfleet.worker.fetch.error_mapping import (
+    EgressRefusedError,
+    FirstByteTimeoutError,
+    TlsError,
+)
 
 _CONNECTING = "client error (Connect)"
 _TCP = "tcp connect error"
@@ -22,7 +26,7 @@ _HOPELESS = re.compile(
     r"|CertificateRequired|UnknownCA|AccessDenied|BadCertificate|UnsupportedCertificate"
     r"|CertificateRevoked|CertificateExpired|CertificateUnknown)"
 )
-"""As OpenSSL's names in worker/http/errors.py: how either side is set up, so that trying again is vain."""
+"""As OpenSSL's names in fetch/error_mapping.py: a retry cannot help."""
 
 _ENDED_EARLY = re.compile(r"closed before message completed|end of file|unexpected EOF|close_notify")
 

@@ -1,0 +1,116 @@
+"""The pieces in which a batch goes to Redis, each taken whole or not at all."""
+
+import asyncio
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from typing import Any, TypeVar
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import new_element, placed
+from fetchfleet.jobs.contract.ids import MAX_BATCH_FETCHES, fetch_id
+from fetchfleet.jobs.contract.lanes import lane_of_url
+from fetchfleet.jobs.contract.model import Fetch, as_fetch
+from fetchfleet.jobs.errors import InvalidFetchError
+from fetchfleet.jobs.scripts.runner import Arg
+
+CHUNK_FETCHES = 500
+CHUNK_BYTES = 4 << 20
+
+Fetchable = Fetch | str | Mapping[str, Any]
+T = TypeVar("T")
+
+
+class Chunk:
+    """The elements of one submit call, grouped by lane and priority."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.size_bytes = 0
+        self.lanes: Counter[str] = Counter()
+        self._groups: dict[tuple[str, str], list[bytes]] = {}
+        self._keyed: list[tuple[str, str, int]] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether the next fetch belongs into another chunk."""
+        return self.count >= CHUNK_FETCHES or self.size_bytes >= CHUNK_BYTES
+
+    def add(self, fetch_id: str, fetch: Fetch, element: bytes) -> None:
+        """Put a fetch in."""
+        lane = lane_of_url(fetch.url)
+        self._groups.setdefault((lane, fetch.priority.value), []).append(element)
+        self.lanes[lane] += 1
+        self.count += 1
+        self.size_bytes += len(element)
+        if fetch.key is not None:
+            self._keyed.append((fetch_id, keys.key(fetch.key), max(keys.KEY_TTL_MS, fetch.deadline_ms)))
+
+    def digest(self) -> str:
+        """What the chunk holds, in a few letters."""
+        digest = hashlib.sha256()
+        for elements in self._groups.values():
+            digest.update(b"\n".join(elements))
+        return digest.hexdigest()[:16]
+
+    def names(self) -> list[str]:
+        """The keys of its groups, then those of its fetches with a key."""
+        names = [key for lane, at in self._groups for key in (keys.lane(lane), keys.waiting_at(lane, at))]
+        return names + [name for _, name, _ in self._keyed]
+
+    def args(self) -> list[Arg]:
+        """Its groups, then its fetches with a key, as submit.lua reads them."""
+        args: list[Arg] = [len(self._groups)]
+        for (lane, _), elements in self._groups.items():
+            args += [lane, len(elements), *elements]
+        args.append(len(self._keyed))
+        for of, _, ttl_ms in self._keyed:
+            args += [of, ttl_ms]
+        return args
+
+    def args_to_undo(self, taken_ms: int) -> list[Arg]:
+        """The same as undo.lua reads it; taken_ms: when Redis took the chunk."""
+        args: list[Arg] = [len(self._groups)]
+        for elements in self._groups.values():
+            args += [len(elements), *(placed(element, taken_ms) for element in elements)]
+        return args + [of for of, _, _ in self._keyed]
+
+
+async def chunks(
+    batch_id: str, items: Iterable[Fetchable] | AsyncIterable[Fetchable]
+) -> AsyncIterator[Chunk]:
+    """The items in chunks, each checked; raises InvalidFetchError, which names the item."""
+    places = itertools.count()
+    chunk = Chunk()
+    async for item in each(items):
+        place = next(places)
+        if place >= MAX_BATCH_FETCHES:
+            raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
+        of = fetch_id(batch_id, place)
+        chunk.add(of, *_read(of, place, item))
+        if chunk.full:
+            yield chunk
+            chunk = Chunk()
+            await asyncio.sleep(0)
+    if chunk.count:
+        yield chunk
+
+
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """The items, wherever they come from."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
+def _read(of: str, place: int, item: Fetchable) -> tuple[Fetch, bytes]:
+    """The fetch, and its element under that id."""
+    try:
+        fetch = as_fetch(item)
+        return fetch, new_element(of, fetch)
+    except InvalidFetchError as error:
+        raise InvalidFetchError(f"item {place}: {error}") from None

@@ -1,0 +1,82 @@
+"""The producer's client: submits fetches to lanes and wakes them."""
+
+from collections.abc import AsyncIterable, Iterable
+from typing import TYPE_CHECKING, Self
+
+from fetchfleet.jobs.client.batch import Batch, BatchSummary, Submitted, list_batches
+from fetchfleet.jobs.client.chunk import Fetchable
+from fetchfleet.jobs.client.dead_letters import DeadLetters
+from fetchfleet.jobs.client.submit import Limits, Submitter, WhenFull, checked_batch_id
+from fetchfleet.jobs.notify import Wake, arq_client, wake
+from fetchfleet.jobs.redis_connection import connect
+
+if TYPE_CHECKING:
+    from arq.connections import ArqRedis
+
+
+class Fleet:
+    """A door to the fleet behind one Redis. Use it as an async context manager, or call `aclose()`.
+
+    max_backlog, max_lane_backlog: how many fetches without a result the fleet, and each host, may have
+    for `submit` to add more; 0 for no limit. Producers that submit at the same time may pass a limit by
+    what they have in hand.
+    """
+
+    def __init__(self, redis_url: str, *, max_backlog: int = 0, max_lane_backlog: int = 0) -> None:
+        self._redis = connect(redis_url)
+        self._arq: ArqRedis | None = None
+        self._submitter = Submitter(self._redis, self.send_wakes, Limits(max_backlog, max_lane_backlog))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; safe to call twice."""
+        await self._redis.aclose()
+        await self._redis.connection_pool.aclose()
+
+    @property
+    def dead(self) -> DeadLetters:
+        """What failed for good, and what was no fetch at all."""
+        return DeadLetters(self._redis, self._submitter)
+
+    def batch(self, batch_id: str) -> Batch:
+        """A handle on a batch made earlier, by whichever process; raises ValueError for no batch id."""
+        return Batch(self._redis, checked_batch_id(batch_id), self.send_wakes)
+
+    async def batches(self, limit: int = 50) -> list[BatchSummary]:
+        """The newest batches, the newest first."""
+        return await list_batches(self._redis, limit)
+
+    async def submit(
+        self,
+        fetches: Iterable[Fetchable] | AsyncIterable[Fetchable],
+        *,
+        batch_id: str | None = None,
+        when_full: WhenFull = "raise",
+    ) -> Submitted:
+        """Enqueue the fetches and return their batch, which begins to run while submit goes on.
+
+        A list or tuple is checked whole before anything is enqueued, and is enqueued whole or not at
+        all. An iterator is checked as it goes; when an item is bad, or no room is left, what came
+        before it stays enqueued. A fetch whose `key` another has already is not enqueued: `ids` has the
+        other's id in its place.
+
+        batch_id: 16 hex digits of your own, for a batch that must be found again after a crash; the same
+        fetches under the same id are enqueued once. when_full: whether to raise or wait at a limit.
+
+        Raises InvalidFetchError, which names the item, FleetFullError, RedisFullError, BatchExistsError,
+        BatchCancelledError, and redis.exceptions.RedisError.
+        """
+        receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full)
+        return Submitted(self._redis, receipt, self.send_wakes)
+
+    async def send_wakes(self, wakes: Iterable[Wake]) -> None:
+        """Ask arq to hand lanes to workers; for those who change a lane by other means."""
+        wakes = list(wakes)
+        if wakes:
+            self._arq = self._arq or arq_client(self._redis.connection_pool)
+            await wake(self._arq, wakes)

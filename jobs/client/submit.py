@@ -1,0 +1,243 @@
+"""One submit, whatever door the fetches come in by."""
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.chunk import Chunk, Fetchable, chunks
+from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, batch_of, fetch_id, is_batch_id
+from fetchfleet.jobs.errors import (
+    BatchCancelledError,
+    BatchExistsError,
+    FleetFullError,
+    RedisFullError,
+)
+from fetchfleet.jobs.notify import GRACE_MS, Wake, hints
+from fetchfleet.jobs.scripts import runner
+
+FULL_PAUSE_S = 0.2
+
+WhenFull = Literal["raise", "wait"]
+SendWakes = Callable[[Iterable[Wake]], Awaitable[None]]
+
+
+class Limits(NamedTuple):
+    """How many fetches without a result there may be; 0: no limit."""
+
+    fleet: int = 0
+    lane: int = 0
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a submit: the batch, how many items it had, and which were repeats of whose."""
+
+    batch_id: str
+    count: int
+    repeats: dict[str, str]
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each item, by its place; that of an earlier fetch where the `key` was taken."""
+        own = (fetch_id(self.batch_id, place) for place in range(self.count))
+        return [self.repeats.get(of, of) for of in own]
+
+    @property
+    def handle(self) -> str:
+        """The batch to look at: the earlier one, if nothing of this is new and all of it is there."""
+        earlier = {batch_of(of) for of in self.repeats.values()}
+        return earlier.pop() if len(self.repeats) == self.count and len(earlier) == 1 else self.batch_id
+
+
+def new_batch_id() -> str:
+    """Sixteen hex digits of chance."""
+    return secrets.token_hex(BATCH_ID_CHARS // 2)
+
+
+def checked_batch_id(batch_id: str) -> str:
+    """The id; raises ValueError if it is none."""
+    if not is_batch_id(batch_id):
+        raise ValueError(f"{batch_id!r} is not a batch id: those are {BATCH_ID_CHARS} hex digits")
+    return batch_id
+
+
+class Submitter:
+    """Enqueues batches over one Redis; `send_wakes` asks arq to hand their lanes to workers."""
+
+    def __init__(self, redis: Redis, send_wakes: SendWakes, limits: Limits = NO_LIMITS) -> None:
+        self._redis = redis
+        self._send_wakes = send_wakes
+        self._limits = limits
+
+    async def submit(
+        self,
+        fetches: Iterable[Fetchable] | AsyncIterable[Fetchable],
+        *,
+        batch_id: str | None = None,
+        when_full: WhenFull = "raise",
+    ) -> Receipt:
+        """Enqueue the fetches; Fleet.submit says how."""
+        named = batch_id is not None
+        submission = _Submission(
+            self._redis,
+            self._send_wakes,
+            self._limits,
+            checked_batch_id(batch_id or new_batch_id()),
+            named=named,
+            may_wait=when_full == "wait",
+        )
+        pieces = chunks(submission.batch_id, fetches)
+        if isinstance(fetches, Sequence):
+            await submission.all_or_nothing([piece async for piece in pieces])
+        else:
+            async for piece in pieces:
+                await submission.send(piece)
+            await submission.seal()
+        return submission.receipt
+
+
+class _Submission:
+    """One batch on its way in."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        send_wakes: SendWakes,
+        limits: Limits,
+        batch_id: str,
+        *,
+        named: bool,
+        may_wait: bool,
+    ) -> None:
+        self.batch_id = batch_id
+        self._redis = redis
+        self._send_wakes = send_wakes
+        self._limits = limits
+        self._named = named
+        self._may_wait = may_wait
+        self._sent: list[tuple[Chunk, int]] = []
+        self._number = 0
+        self._count = 0
+        self._repeats: dict[str, str] = {}
+
+    @property
+    def receipt(self) -> Receipt:
+        return Receipt(self.batch_id, self._count, self._repeats)
+
+    async def all_or_nothing(self, pieces: list[Chunk]) -> None:
+        """Send the chunks of a list; what is in of it is taken back when Redis has no room for the rest."""
+        room = None if self._may_wait else sum((piece.lanes for piece in pieces), Counter[str]())
+        try:
+            for piece in pieces:
+                taken_ms = await self.send(piece, room, last=piece is pieces[-1])
+                self._sent.append((piece, taken_ms))
+                if room is not None:
+                    room = Counter()  # there was room for the whole list
+        except RedisFullError:
+            await self._take_back()
+        if not pieces:
+            await self.seal()
+
+    async def send(self, piece: Chunk, room: Counter[str] | None = None, *, last: bool = False) -> int:
+        """Send a chunk; when Redis took it, in Redis's ms. room: for how many there must be, by lane."""
+        self._number += 1
+        needed = self._needed(piece) if room is None else room
+        reply = await self._until_there_is_room(piece, needed, last=last)
+        match reply:
+            case [b"taken", taken_ms, repeats, wakes]:
+                self._repeats |= {of.decode(): has.decode() for of, has in repeats}
+                await self._wake(hints([Wake(name.decode(), *when) for name, *when in wakes]))
+            case [b"cancelled"]:
+                raise BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")
+            case _:
+                raise BatchExistsError(
+                    f"batch {self.batch_id} holds other fetches; give them an id of their own, or none"
+                )
+        self._count += piece.count
+        return int(taken_ms)
+
+    async def seal(self) -> None:
+        """No more will come."""
+        names = [*self._names(), keys.BATCHES]
+        args: list[runner.Arg] = [self.batch_id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS]
+        await runner.run(self._redis, "seal", names, args)
+
+    def _needed(self, piece: Chunk) -> Counter[str]:
+        """As much as a chunk needs; never more than the limits, or it would wait for ever."""
+        most = self._limits.lane or piece.count
+        return Counter({lane: min(count, most) for lane, count in piece.lanes.items()})
+
+    async def _until_there_is_room(self, piece: Chunk, room: Counter[str], *, last: bool) -> Any:
+        while True:
+            reply = await self._try(piece, room, last=last)
+            if reply[0] != b"full":
+                return reply
+            if not self._may_wait:
+                raise self._full(*reply[1:])
+            await asyncio.sleep(FULL_PAUSE_S)
+
+    async def _try(self, piece: Chunk, room: Counter[str], *, last: bool) -> Any:
+        limits = self._limits if room else NO_LIMITS
+        lanes = room if limits.lane else {}
+        to_come = min(room.total(), self._limits.fleet) if self._may_wait else room.total()
+        names = [*self._names(), keys.BATCHES, keys.ATTENTION, keys.SERIAL, keys.BACKLOG]
+        names += [keys.lane(lane) for lane in lanes]
+        digest = piece.digest() if self._named else ""
+        args: list[runner.Arg] = [self.batch_id, self._number, piece.count, digest, int(last)]
+        args += [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS, GRACE_MS]
+        args += [*limits, to_come, len(lanes), *lanes.values()]
+        try:
+            return await runner.run(self._redis, "submit", names + piece.names(), args + piece.args())
+        except OutOfMemoryError:
+            raise self._redis_full("") from None
+
+    def _names(self) -> list[str]:
+        of = self.batch_id
+        return [keys.batch(of), keys.batch_lanes(of), keys.digests(of)]
+
+    def _full(self, which: bytes, lane_key: bytes, holds: int) -> FleetFullError:
+        limit = self._limits.fleet if which == b"fleet" else self._limits.lane
+        what = "the fleet" if which == b"fleet" else f"lane {lane_key.decode().removeprefix(keys.lane(''))}"
+        message = f"{what} holds {holds} fetches without a result, the limit is {limit}; {self._so_far()}"
+        return FleetFullError(message, self.batch_id, self._count)
+
+    def _redis_full(self, left: str) -> RedisFullError:
+        message = "Redis has reached its maxmemory and takes nothing more"
+        return RedisFullError(f"{message}; {left or self._so_far()}", self.batch_id, self._count)
+
+    def _so_far(self) -> str:
+        if self._count:
+            return f"the first {self._count} fetches are in as batch {self.batch_id}; submit the rest later"
+        return "nothing was enqueued; submit again later"
+
+    async def _take_back(self) -> None:
+        left = 0
+        for piece, taken_ms in self._sent:
+            names = [*self._names(), keys.BATCHES, keys.BACKLOG, *piece.names()]
+            args: list[runner.Arg] = [self.batch_id, *piece.args_to_undo(taken_ms)]
+            left = await runner.run(self._redis, "undo", names, args)
+        if left:
+            self._count = left
+            stay = (
+                f"{left} fetches of batch {self.batch_id} stay, for they have begun or others count on them"
+            )
+            raise self._redis_full(f"{stay}; the rest was taken back, submit it again as another batch")
+        self._count = 0
+        raise self._redis_full("nothing was enqueued; submit again later")
+
+    async def _wake(self, wakes: list[Wake]) -> None:
+        """The fetches are in; a wake that is lost is made good by the workers' sweep."""
+        try:
+            await self._send_wakes(wakes)
+        except (RedisError, OSError):
+            return

@@ -1,0 +1,1 @@
+"""The contract: fetches, results, messages and their checks. Pure."""

@@ -1,0 +1,44 @@
+"""The body that a fetch sends: text, base64, or a file that the workers have. Each check names its field."""
+
+import base64
+import binascii
+
+from fetchfleet.jobs.contract import field_checks
+from fetchfleet.jobs.errors import InvalidFetchError
+
+
+def check(method: str, body: str | None, body_base64: str | None, body_file: str | None) -> None:
+    """At most one of the three, and only with methods that carry content."""
+    if body is None and body_base64 is None and body_file is None:
+        return
+    given = {"body": body, "body_base64": body_base64, "body_file": body_file}
+    fields = [name for name, value in given.items() if value is not None]
+    if len(fields) > 1:
+        raise InvalidFetchError(f"{fields[1]}: there is {fields[0]} already; give one of the two")
+    for field in fields:
+        if method in field_checks.BODYLESS_METHODS:
+            raise InvalidFetchError(f"{field}: {method} carries none; leave it out or use POST")
+    if body is not None:
+        field_checks.body(body)
+    if body_base64 is not None:
+        _base64(body_base64)
+    if body_file is not None:
+        field_checks.relative_path("body_file", body_file, "in")
+
+
+def inline(body: str | None, body_base64: str | None) -> bytes | None:
+    """The bytes of a body that the fetch itself holds."""
+    if body is not None:
+        return body.encode()
+    return base64.b64decode(body_base64) if body_base64 is not None else None
+
+
+def _base64(value: str) -> None:
+    try:
+        size_bytes = len(base64.b64decode(value, validate=True))
+    except (binascii.Error, ValueError):
+        raise InvalidFetchError("body_base64: is not base64 with its padding (RFC 4648 §4)") from None
+    if size_bytes > field_checks.MAX_BODY_BYTES:
+        raise InvalidFetchError(
+            f"body_base64: holds {size_bytes} bytes, more than {field_checks.MAX_BODY_BYTES}; use body_file"
+        )

@@ -1,0 +1,195 @@
+"""What a field of a fetch may hold. Each check raises InvalidFetchError naming the field."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fetchfleet.jobs.contract.urls import UrlError, parse_url
+from fetchfleet.jobs.errors import InvalidFetchError
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+BODYLESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+FALLBACKS = ("none", "stale")
+REPLACE = "replace"
+IF_EXISTS = (REPLACE, "skip", "fail")
+MAX_HEADER_BYTES = 16 * 1024
+MAX_BODY_BYTES = 1 << 20
+MAX_DEST_BYTES = 1024
+MAX_DEST_PART_BYTES = 255
+MAX_KEY_BYTES = 200
+MAX_META_DEPTH = 100
+
+# Fields of the connection or of the message's framing are ours (RFC 9110 §7.6.1, RFC 9112 §6).
+RESERVED_HEADERS = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+# RFC 9110 §5.5, without obs-text: httpx sends ASCII, h11 no space at an end.
+_FIELD_VALUE = re.compile(r"(?:[!-~]+(?:[\t ]+[!-~]+)*)?")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_NOT_IN_A_KEY = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
+
+
+def url(value: str) -> str:
+    """The URL in canonical form."""
+    try:
+        return parse_url(value).text
+    except UrlError as error:
+        raise InvalidFetchError(f"url: {error}") from None
+
+
+def method(value: str) -> str:
+    """The method in upper case."""
+    if value.upper() not in METHODS:
+        raise InvalidFetchError(f"method: {value!r} is not one of {', '.join(sorted(METHODS))}")
+    return value.upper()
+
+
+def headers(value: Mapping[str, str]) -> None:
+    """Names are tokens, values hold no line break, none belongs to the connection."""
+    for name, text in value.items():
+        _header(name, text)
+    size = sum(len(name) + len(text) + 4 for name, text in value.items())
+    if size > MAX_HEADER_BYTES:
+        raise InvalidFetchError(f"headers: {size} bytes are more than {MAX_HEADER_BYTES}")
+
+
+def _header(name: str, text: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        # No more of it: who forgets where a name ends has put the value there too.
+        begins = found[0] if (found := _TOKEN.match(name)) else ""
+        raise InvalidFetchError(f"headers: what begins {begins!r} is not a header name")
+    if not _FIELD_VALUE.fullmatch(text):
+        raise InvalidFetchError(
+            f"headers: the value of {name} holds a line break, a control or a non-ASCII character,"
+            " or begins or ends with a space"
+        )
+    if name.lower() in RESERVED_HEADERS or name.lower().startswith("proxy-"):
+        raise InvalidFetchError(f"headers: {name} belongs to the connection; leave it out")
+
+
+def body(value: str) -> None:
+    """Text, and not too much of it."""
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise InvalidFetchError("body: holds half a surrogate pair, which is not text")
+    if len(value.encode()) > MAX_BODY_BYTES:
+        raise InvalidFetchError(f"body: is longer than {MAX_BODY_BYTES} bytes")
+
+
+def dest(value: str) -> None:
+    """A relative path of plain names: it can name nothing outside the out folder."""
+    relative_path("dest", value, "out")
+
+
+def relative_path(field: str, value: str, folder: str) -> None:
+    """Plain names joined by single slashes: they can name nothing outside the folder."""
+    if value.startswith("/"):
+        raise InvalidFetchError(
+            f"{field}: {value!r} is absolute; give a path relative to the {folder} folder"
+        )
+    if _NOT_IN_A_NAME.search(value):
+        raise InvalidFetchError(f"{field}: holds a backslash, a control character or half a surrogate pair")
+    if len(value.encode()) > MAX_DEST_BYTES:
+        raise InvalidFetchError(f"{field}: is longer than {MAX_DEST_BYTES} bytes")
+    for part in value.split("/"):
+        _path_part(field, part, value, folder)
+
+
+def _path_part(field: str, part: str, value: str, folder: str) -> None:
+    if part == "..":
+        raise InvalidFetchError(f"{field}: {value!r} climbs out of the {folder} folder")
+    if part in {"", "."}:
+        raise InvalidFetchError(f"{field}: {value!r} has an empty part; use names joined by single /")
+    if part.startswith(".fetchfleet"):
+        raise InvalidFetchError(f"{field}: {part!r} is a name the workers keep for themselves")
+    if len(part.encode()) > MAX_DEST_PART_BYTES:
+        raise InvalidFetchError(f"{field}: a name is longer than {MAX_DEST_PART_BYTES} bytes")
+
+
+def if_exists(value: str, with_dest: str | None) -> None:
+    """What becomes of a file that stands at dest; without one no name is ever taken twice."""
+    if value not in IF_EXISTS:
+        raise InvalidFetchError(f"if_exists: {value!r} is not one of {', '.join(IF_EXISTS)}")
+    if value != REPLACE and with_dest is None:
+        raise InvalidFetchError(f"if_exists: {value!r} needs a dest; give one, or leave if_exists out")
+
+
+def sha256(value: str) -> str:
+    """The digest in lower case."""
+    if not _SHA256.fullmatch(value):
+        raise InvalidFetchError("sha256: is not 64 hex digits")
+    return value.lower()
+
+
+def max_bytes(value: int) -> None:
+    """At least one byte."""
+    if value < 1:
+        raise InvalidFetchError(f"max_bytes: {value} is less than 1")
+
+
+def decode(with_headers: Mapping[str, str], *, wanted: bool) -> None:
+    """Not of a part: what is in the middle of a compressed body cannot be decoded."""
+    if wanted and any(name.lower() == "range" for name in with_headers):
+        raise InvalidFetchError("decode: a part of a body cannot be decoded; leave out decode or the Range")
+
+
+def deadline(value_s: float, most_s: float) -> None:
+    """More than nothing, and not so far off that a batch would never end."""
+    if not 0 < value_s <= most_s:
+        raise InvalidFetchError(f"deadline_s: {value_s} is not within 0 (exclusive) and {most_s:.0f}")
+
+
+def fallback(value: str | None) -> None:
+    """What may stand in for a body that cannot be had; None for what the policy says."""
+    if value is not None and value not in FALLBACKS:
+        raise InvalidFetchError(f"fallback: {value!r} is not one of {', '.join(FALLBACKS)}")
+
+
+def key(value: str) -> None:
+    """Something to tell fetches apart by."""
+    if not value or len(value.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
+        raise InvalidFetchError(f"key: must have 1 to {MAX_KEY_BYTES} bytes")
+    if _NOT_IN_A_KEY.search(value):
+        raise InvalidFetchError("key: holds a control character or half a surrogate pair")
+
+
+def meta(value: Any) -> None:
+    """Nothing that JSON would make null of, and not so deep that somebody's parser could not follow."""
+    if value is None:
+        return
+    level = _containers([value])
+    for _ in range(MAX_META_DEPTH):
+        if not level:
+            return
+        level = _containers(child for item in level for child in _children(item))
+    if level:
+        raise InvalidFetchError(f"meta: is nested deeper than {MAX_META_DEPTH} levels")
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    """Each once: what holds itself would grow without end."""
+    found: dict[int, Any] = {}
+    for value in values:
+        if isinstance(value, dict | list | tuple):
+            found[id(value)] = value
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InvalidFetchError(f"meta: holds {value}, which JSON cannot say; leave it out or use a text")
+    return list(found.values())
+
+
+def _children(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container

@@ -1,0 +1,145 @@
+"""What the doors other than Python's are handed, read into fetches; the same rules at each.
+
+A message of the inbox is a fetch as in a list of fetches (a URL, or JSON), or a JSON object
+`{"batch": …, "fetches": […]}`. The arq door takes the same things as arguments. An object, or a job, may
+say with `v` which version of these rules it needs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from fetchfleet.jobs.contract.entry import new_element
+from fetchfleet.jobs.contract.fetch_list import SPACE
+from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, fetch_id, is_batch_id
+from fetchfleet.jobs.contract.model import Fetch, as_fetch, decode_fetch
+from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
+
+MAX_DOOR_BYTES = 8 << 20
+"""The most that one message of the inbox, or one arq job, may hold."""
+
+MESSAGE_VERSION = 1
+"""The newest version of a message that is read here; it goes up with whatever older workers would refuse."""
+
+T = TypeVar("T")
+
+# What the JSON Schema says beyond the types: the check itself is in words that help (check_batch).
+_ITEM = {"anyOf": [{"$ref": "#/$defs/Fetch"}, {"type": "string"}]}
+_VERSION = {"maximum": MESSAGE_VERSION}
+_BATCH = {"pattern": f"^[0-9a-f]{{{BATCH_ID_CHARS}}}$"}
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Many fetches in one message of the inbox.
+
+    fetches: each a URL, or an object as in fetch.json; one that is refused refuses the message.
+    batch: 16 hex digits of your own, for a batch that can be found again; pushed twice, it is enqueued once.
+    v: the version of this contract that is needed to read it; workers that do not know it leave it to others.
+    """
+
+    fetches: list[Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema=_ITEM)]]
+    batch: Annotated[str | None, msgspec.Meta(extra_json_schema=_BATCH)] = None
+    v: Annotated[int, msgspec.Meta(ge=1, extra_json_schema=_VERSION)] = 1
+
+    def __post_init__(self) -> None:
+        """Check the batch id."""
+        check_batch(self.batch)
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What somebody wants fetched; batch is None if it may be any."""
+
+    fetches: list[Fetch]
+    batch: str | None = None
+
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_envelope = msgspec.json.Decoder(Envelope)
+_url = msgspec.json.Decoder(Fetch | str)
+
+
+def read_message(message: bytes) -> Order:
+    """The order that a message of the inbox stands for; raises InvalidFetchError or NewerMessageError."""
+    if len(message) > MAX_DOOR_BYTES:
+        raise InvalidFetchError(f"the message has {len(message)} bytes, {MAX_DOOR_BYTES} are the most")
+    try:
+        text = message.decode().strip(SPACE)
+    except UnicodeDecodeError:
+        raise InvalidFetchError("neither JSON nor a URL (a pickle is never loaded)") from None
+    if not text.startswith("{"):
+        return Order([_whole(text)])
+    try:
+        fields = _fields.decode(text)
+        # First of all: the rest may be in a form that nobody knows here.
+        check_version(msgspec.json.decode(fields.get("v", b"1")))
+        if "fetches" in fields:
+            envelope = _envelope.decode(text)
+            return Order(_numbered(envelope.fetches, _of_raw), envelope.batch)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidFetchError(str(error)) from None
+    return Order([_fits(decode_fetch(_without_version(text, fields)))])
+
+
+def read_arguments(what: Any, batch: Any = None) -> Order:
+    """The order that the arguments of an arq job stand for; raises InvalidFetchError."""
+    check_batch(batch)
+    if isinstance(what, list):
+        return Order(_numbered(what, _whole), batch)
+    return Order([_whole(what)], batch)
+
+
+def check_version(v: Any) -> None:
+    """Raises NewerMessageError for a version that is not known here, InvalidFetchError for what is none."""
+    if not isinstance(v, int) or isinstance(v, bool) or v < 1:
+        raise InvalidFetchError("v: is not a whole number from 1")
+    if v > MESSAGE_VERSION:
+        raise NewerMessageError(f"v: is above {MESSAGE_VERSION}, the newest version that is known here")
+
+
+def check_batch(batch: Any) -> None:
+    """Raises InvalidFetchError for what is given and is no batch id."""
+    if batch is not None and not (isinstance(batch, str) and is_batch_id(batch)):
+        shown = msgspec.json.encode(batch).decode()[:60] if isinstance(batch, str) else type(batch).__name__
+        raise InvalidFetchError(f"batch: {shown} is not a string of {BATCH_ID_CHARS} hex digits")
+
+
+def _without_version(text: str, fields: dict[str, msgspec.Raw]) -> str | bytes:
+    """The fetch that the message is: `v` is the message's, no field of a fetch."""
+    if "v" not in fields:
+        return text
+    return msgspec.json.encode({name: value for name, value in fields.items() if name != "v"})
+
+
+def _numbered(items: Sequence[T], read: Callable[[T], Fetch]) -> list[Fetch]:
+    """The fetches; an error names the item by its place, from 0."""
+    fetches: list[Fetch] = []
+    for place, item in enumerate(items):
+        try:
+            fetches.append(read(item))
+        except InvalidFetchError as error:
+            raise InvalidFetchError(f"item {place}: {error}") from None
+    return fetches
+
+
+def _whole(item: Any) -> Fetch:
+    return _fits(as_fetch(item))
+
+
+def _of_raw(item: msgspec.Raw) -> Fetch:
+    raw = bytes(item)
+    if raw.lstrip().startswith(b"{"):
+        return _fits(decode_fetch(raw))
+    try:
+        return _whole(_url.decode(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFetchError(str(error)) from None
+
+
+_ANY_ID = fetch_id("0" * BATCH_ID_CHARS, 0)
+
+
+def _fits(fetch: Fetch) -> Fetch:
+    """The fetch, if it can be enqueued: one that cannot must not hold up what comes with it."""
+    new_element(_ANY_ID, fetch)
+    return fetch

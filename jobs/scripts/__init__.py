@@ -1,0 +1,1 @@
+"""The Lua scripts of jobs/lua, one typed Python function each."""

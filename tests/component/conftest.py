@@ -1,0 +1,87 @@
+"""A worker and two hostile origins for each test that asks for them."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from fetchfleet.worker.runtime import arq_worker
+from tests.support import differences
+from tests.support.certificates import HAS_OPENSSL
+from tests.support.nameserver import Nameserver, nameserver
+from tools.one_worker import OneWorker
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+HOST = "127.0.0.11"
+OTHER_HOST = "127.0.0.12"
+
+needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
+needs_reqwest = pytest.mark.skipif(find_spec("pyreqwest") is None, reason="needs fetchfleet[reqwest]")
+
+Start = Callable[..., Awaitable[OneWorker]]
+Lines = list[Any]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """Every log line from here on, as a dict."""
+    with capture_logs() as captured:
+        yield captured
+
+
+@pytest.fixture
+async def start(
+    redis_url: str, tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Start]:
+    """Starts workers, as OneWorker says, and stops them after the test."""
+    monkeypatch.setattr(arq_worker, "POLL_DELAY_S", 0.02)
+    async with AsyncExitStack() as workers:
+
+        async def start(**how: Any) -> OneWorker:
+            worker = OneWorker(how.pop("redis_url", redis_url), tmp_path / "out", **how)
+            return await workers.enter_async_context(worker)
+
+        yield start
+
+
+@pytest.fixture
+async def worker(start: Start) -> OneWorker:
+    """A running worker."""
+    return await start()
+
+
+@pytest.fixture
+async def names() -> AsyncIterator[Nameserver]:
+    """A nameserver that the test answers for; workers are told of its address."""
+    async with nameserver("127.0.53.1") as serving:
+        yield serving
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[Origin]:
+    """An origin that answers "ok" until it is told otherwise."""
+    async with Origin.serving(HOST, o.OK) as serving:
+        yield serving
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Origin]:
+    """Another such origin, on another host."""
+    async with Origin.serving(OTHER_HOST, o.OK) as serving:
+        yield serving
+
+
+@pytest.fixture(params=["httpx", pytest.param("reqwest", marks=needs_reqwest)])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine that is installed."""
+    return str(request.param)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where another engine is chosen, what is of httpx alone is skipped."""
+    differences.skip(items)

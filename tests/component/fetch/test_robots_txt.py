@@ -1,0 +1,419 @@
+"""What a host's robots.txt keeps us from, and what asking for it costs the host."""
+
+import asyncio
+import socket
+from itertools import pairwise
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Outcome, Reason
+from fetchfleet.jobs import keys
+from fetchfleet.worker.gate.robots_rules import MAX_BYTES
+from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.policy.model import LanePolicy, Timeouts
+from fetchfleet.worker.util.clock import RedisClock
+from tests.component.conftest import HOST, Lines, Start
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker, results_of
+from tools.origin import server as o
+from tools.origin.server import Behaviour, Exchange, Origin, requests_inside
+
+OBEY = {"robots": "obey"}
+SHORT = Timeouts(connect_s=0.5, read_s=0.2, write_s=0.5, pool_s=0.5, total_s=5)
+
+
+@pytest.fixture
+async def obeying(start: Start) -> OneWorker:
+    """A worker whose policy says to obey."""
+    return await start(policy=OBEY)
+
+
+def says(text: str | bytes) -> Behaviour:
+    """A robots.txt of this text, and "ok" everywhere else."""
+    return site(o.ok(text if isinstance(text, bytes) else text.encode()))
+
+
+def site(robots: Behaviour, pages: Behaviour = o.OK) -> Behaviour:
+    """The first answers for /robots.txt, the other for everything else."""
+    return o.by_path({"/robots.txt": robots, "/": pages})
+
+
+def targets(origin: Origin) -> list[str]:
+    """What the origin was asked for, in order."""
+    return [seen.target for seen in origin.requests]
+
+
+async def test_what_is_disallowed_is_never_asked_for(origin: Origin, obeying: OneWorker) -> None:
+    """It fails with a reason of its own and costs no attempt; the rest is fetched."""
+    origin.behaviour = says("User-agent: *\nDisallow: /private\nAllow: /private/open\nDisallow: /*.gif$")
+    paths = ["/a", "/private/a", "/private/open/a", "/b.gif", "/b.gif?x"]
+
+    results = await obeying.run(origin.url(path) for path in paths)
+
+    ends = {path: (results[origin.url(path)].outcome, results[origin.url(path)].reason) for path in paths}
+    refused = (Outcome.FAILED, Reason.ROBOTS_DISALLOWED)
+    stored = (Outcome.STORED, None)
+    assert ends == dict(zip(paths, [stored, refused, stored, refused, stored], strict=True))
+    assert {"/robots.txt", "/a", "/private/open/a", "/b.gif?x"} == set(targets(origin))
+    assert {0, 1} == {result.attempts for result in results.values()}
+
+
+async def test_a_robots_txt_is_asked_for_once_and_first(origin: Origin, start: Start) -> None:
+    """However many fetches wait for it, in however many batches, and however many may run at once."""
+    worker = await start(policy={**OBEY, "concurrency": 16})
+    origin.behaviour = site(o.latency(0.05, o.ok(b"User-agent: *\nDisallow: /x")), o.latency(0.01))
+    batches = [await worker.submit(origin.url(f"/{b}/{n}") for n in range(20)) for b in range(3)]
+
+    for batch in batches:
+        assert {Outcome.STORED} == {result.outcome for result in await results_of(batch)}
+
+    first, *rest = origin.requests
+    assert first.target == "/robots.txt"
+    assert all(seen.arrived_s >= first.finished_s for seen in rest)
+    assert 1 == targets(origin).count("/robots.txt")
+    assert origin.high_water > 1
+
+
+async def test_a_policy_that_ignores_asks_nothing(origin: Origin, worker: OneWorker, redis: Redis) -> None:
+    """By default a robots.txt is none of our business, and Redis holds none."""
+    origin.behaviour = says("User-agent: *\nDisallow: /")
+
+    result = await worker.one(origin.url("/a"))
+
+    assert result.outcome is Outcome.STORED
+    assert ["/a"] == targets(origin)
+    assert [] == await redis.keys("ff:robots:*")
+
+
+async def test_the_group_that_names_us_counts(origin: Origin, start: Start) -> None:
+    """By the product token of the User-Agent that is sent, and then the others' groups do not."""
+    worker = await start(policy=OBEY, user_agent="OurBot/3.1 (+http://a.example)")
+    origin.behaviour = says("User-agent: ourbot\nDisallow: /ours\n\nUser-agent: *\nDisallow: /")
+
+    ours, open_to_us = await worker.results([origin.url("/ours"), origin.url("/theirs")])
+
+    assert (Reason.ROBOTS_DISALLOWED, Outcome.STORED) == (ours.reason, open_to_us.outcome)
+    assert "OurBot/3.1 (+http://a.example)" == Origin.header(origin.requests[0], "User-Agent")
+
+
+@pytest.mark.parametrize(
+    "robots",
+    [
+        o.NOT_FOUND,
+        o.status(401),
+        o.status(410, body=b"User-agent: *\nDisallow: /"),
+        o.ok(b""),
+        o.ok(b"\x00\xff<html>\x1b[2J</html>" * 99),
+        o.ok(b"\xef\xbb\xbfUser-agent: *\r\nDisallow:\r\n"),
+        o.status(302),
+        o.redirect("ftp://a/robots.txt"),
+        o.redirect("/robots.txt"),
+        o.redirect("http://10.0.0.1/robots.txt"),
+    ],
+    ids=["404", "401", "410", "empty", "junk", "bom", "nowhere", "ftp", "loop", "private"],
+)
+async def test_without_rules_everything_is_allowed(
+    origin: Origin, obeying: OneWorker, robots: Behaviour
+) -> None:
+    """What is not there, says nothing or leads nowhere forbids nothing."""
+    origin.behaviour = site(robots)
+
+    result = await obeying.one(origin.url("/a"))
+
+    assert (result.outcome, result.attempts, result.throttles) == (Outcome.STORED, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        o.status(503),
+        o.status(500),
+        o.reset,
+        o.truncated(b"User-agent: *\n", 99),
+        o.garbage(b"\x00 not HTTP\r\n\r\n"),
+        o.stall_headers(0),
+    ],
+    ids=["503", "500", "reset", "truncated", "garbage", "no-answer"],
+)
+async def test_while_nobody_can_say_nothing_is_fetched(
+    origin: Origin, obeying: OneWorker, lines: Lines, broken: Behaviour
+) -> None:
+    """A robots.txt that cannot be had is asked for again, and no attempt is charged for it."""
+    origin.behaviour = site(o.sequence(broken, broken, o.ok(b"User-agent: *\nDisallow: /x")))
+
+    stored, refused = await obeying.results([origin.url("/a"), origin.url("/x")])
+
+    assert (stored.outcome, stored.attempts, stored.throttles) == (Outcome.STORED, 1, 0)
+    assert refused.reason is Reason.ROBOTS_DISALLOWED
+    assert ["/robots.txt"] * 3 + ["/a"] == targets(origin)
+    assert 3 == len([line for line in lines if line["event"] == "lane.robots"])
+
+
+async def test_a_robots_txt_that_stalls_is_asked_for_again(origin: Origin, start: Start) -> None:
+    """The policy's time-outs hold for it."""
+    worker = await start(policy={**OBEY, "timeout": SHORT})
+
+    async def stall(_: Exchange) -> None:
+        await asyncio.Event().wait()
+
+    origin.behaviour = site(o.sequence(stall, o.NOT_FOUND))
+
+    result = await worker.one(origin.url("/a"))
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert ["/robots.txt", "/robots.txt", "/a"] == targets(origin)
+
+
+@pytest.mark.parametrize("code", [429, 503])
+async def test_a_throttled_robots_txt_cools_the_lane(origin: Origin, obeying: OneWorker, code: int) -> None:
+    """A Retry-After there holds for the host, is counted as a throttle, and then all goes on."""
+    origin.behaviour = site(o.sequence(o.retry_after(1, code), o.NOT_FOUND))
+
+    results = await obeying.results(origin.url(f"/{n}") for n in range(5))
+
+    assert requests_inside(origin.windows, origin.requests, 0.15) == []
+    assert {(Outcome.STORED, 1)} == {(result.outcome, result.attempts) for result in results}
+    assert 1 == sum(result.throttles for result in results)
+    assert 2 == targets(origin).count("/robots.txt")
+
+
+async def test_a_host_without_an_answer_opens_the_breaker(origin: Origin, start: Start, lines: Lines) -> None:
+    """Failures to say count as any others: the host is left alone, and its fetches end with their time."""
+    worker = await start(policy={**OBEY, "breaker_failures": 3, "breaker_reset_s": 60})
+    origin.behaviour = site(o.status(500))
+
+    results = await worker.results({"url": origin.url(f"/{n}"), "deadline_s": 1.0} for n in range(10))
+
+    assert {(Reason.DEADLINE, 0)} == {(result.reason, result.attempts) for result in results}
+    assert ["/robots.txt"] * 3 == targets(origin)
+    assert "lane.breaker_open" in [line["event"] for line in lines]
+
+
+async def test_nobody_is_there_to_ask(start: Start) -> None:
+    """A host that gives no answer for long enough is dead for those who wait for its robots.txt too."""
+    worker = await start(policy={**OBEY, "breaker_failures": 1, "breaker_reset_s": 0.1, "give_up_s": 0.15})
+    with socket.socket() as unheard:
+        unheard.bind((HOST, 0))
+        result = await worker.one(f"http://{HOST}:{unheard.getsockname()[1]}/")
+
+    assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.HOST_DEAD, 0)
+
+
+async def test_an_address_that_may_not_be_dialled_is_refused_as_ever(start: Start) -> None:
+    """What can never be asked is no reason to wait: the fetch itself says what is wrong."""
+    worker = await start(policy=OBEY)
+
+    result = await worker.one("http://10.0.0.1/a")
+
+    assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.EGRESS_REFUSED, 1)
+
+
+async def test_no_more_than_500_kib_are_read(origin: Origin, obeying: OneWorker) -> None:
+    """Rules within them hold, those after do not, and the rest of a huge one is not waited for."""
+    head = b"User-agent: *\nDisallow: /early\n"
+    body = head + b"# x\n" * (MAX_BYTES // 4) + b"Disallow: /late\n"
+
+    async def endless(x: Exchange) -> None:
+        await x.send_head(200, [("Content-Length", str(1 << 40))])
+        await x.send(body)
+        await asyncio.Event().wait()
+
+    origin.behaviour = site(endless)
+
+    early, late = await obeying.results([origin.url("/early"), origin.url("/late")])
+
+    assert (early.reason, late.outcome) == (Reason.ROBOTS_DISALLOWED, Outcome.STORED)
+
+
+@pytest.mark.parametrize("hops", [1, 5])
+async def test_redirects_to_a_robots_txt_are_followed(
+    origin: Origin, other: Origin, obeying: OneWorker, hops: int
+) -> None:
+    """Five of them, to other hosts too; the rules are those of the host that was asked."""
+    chain = [f"/hop/{n}" for n in range(1, hops)]
+    places = [*map(origin.url, chain), other.url("/rules")]
+    steps = {"/robots.txt": o.redirect(places[0])}
+    steps |= {at: o.redirect(to) for at, to in zip(chain, places[1:], strict=True)}
+    origin.behaviour = o.by_path({"/": o.OK, **steps})
+    other.behaviour = o.by_path({"/rules": o.ok(b"User-agent: *\nDisallow: /x")}, o.OK)
+
+    refused, stored = await obeying.results([origin.url("/x"), origin.url("/a")])
+
+    assert (refused.reason, stored.outcome) == (Reason.ROBOTS_DISALLOWED, Outcome.STORED)
+    assert ["/robots.txt", *chain, "/a"] == targets(origin)
+    assert ["/rules"] == targets(other)
+
+
+async def test_a_sixth_redirect_is_none(origin: Origin, obeying: OneWorker) -> None:
+    """As if there were no robots.txt."""
+    origin.behaviour = o.by_path(
+        {"/robots.txt": o.redirect("/hop/1"), "/hop/": o.redirect(lambda at: f"{at}1"), "/": o.OK}
+    )
+
+    result = await obeying.one(origin.url("/a"))
+
+    assert result.outcome is Outcome.STORED
+    assert 1 + 5 + 1 == len(origin.requests)
+
+
+async def test_where_a_redirect_leads_is_asked_too(origin: Origin, other: Origin, obeying: OneWorker) -> None:
+    """Within the host and at another one: what is disallowed there is not followed."""
+    rules = o.ok(b"User-agent: *\nDisallow: /x")
+    origin.behaviour = o.by_path(
+        {
+            "/robots.txt": rules,
+            "/a": o.redirect("/x"),
+            "/b": o.redirect(other.url("/x")),
+            "/c": o.redirect("/d"),
+            "/": o.OK,
+        }
+    )
+    other.behaviour = site(rules)
+
+    at_home, abroad, fine = await obeying.results(origin.url(path) for path in ("/a", "/b", "/c"))
+
+    assert (Reason.ROBOTS_DISALLOWED, Reason.ROBOTS_DISALLOWED) == (at_home.reason, abroad.reason)
+    assert (fine.outcome, fine.final_url) == (Outcome.STORED, origin.url("/d"))
+    assert {"/robots.txt", "/a", "/b", "/c", "/d"} == set(targets(origin))
+    assert ["/robots.txt"] == targets(other)
+
+
+async def test_each_port_has_its_own(origin: Origin, obeying: OneWorker) -> None:
+    """Another port is another origin in the same lane; a redirect there waits for its robots.txt."""
+    async with Origin.serving(HOST, says("User-agent: *\nDisallow: /x")) as neighbour:
+        origin.behaviour = site(o.NOT_FOUND, o.redirect(neighbour.url))
+
+        refused, stored = await obeying.results([origin.url("/x"), origin.url("/a")])
+
+        assert (refused.reason, stored.outcome) == (Reason.ROBOTS_DISALLOWED, Outcome.STORED)
+        assert ["/robots.txt", "/a"] == targets(neighbour)
+
+
+async def test_a_crawl_delay_is_kept(origin: Origin, start: Start) -> None:
+    """No two requests arrive closer than the host wants, its robots.txt and redirects among them."""
+    worker = await start(policy={**OBEY, "concurrency": 8})
+    origin.behaviour = o.by_path(
+        {
+            "/robots.txt": o.ok(b"User-agent: *\nCrawl-delay: 0.5"),
+            "/0": o.redirect("/to"),
+            "/": o.OK,
+        }
+    )
+
+    results = await worker.results(origin.url(f"/{n}") for n in range(3))
+
+    arrivals = [seen.arrived_s for seen in origin.requests]
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert 1 + 3 + 1 == len(arrivals)
+    assert min(after - before for before, after in pairwise(arrivals)) >= 0.4
+
+
+async def test_a_robots_txt_counts_towards_the_pace(origin: Origin, start: Start) -> None:
+    """It and its redirects take the places of fetches."""
+    worker = await start(policy={**OBEY, "rate_per_s": 5})
+    origin.behaviour = o.by_path({"/robots.txt": o.redirect("/rules"), "/rules": o.NOT_FOUND, "/": o.OK})
+
+    await worker.results(origin.url(f"/{n}") for n in range(3))
+
+    arrivals = [seen.arrived_s for seen in origin.requests]
+    assert ["/robots.txt", "/rules"] == targets(origin)[:2]
+    assert 5 == len(arrivals)
+    assert min(after - before for before, after in pairwise(arrivals)) >= 0.1
+
+
+async def test_the_fleet_keeps_what_one_worker_was_told(origin: Origin, start: Start, redis: Redis) -> None:
+    """Another worker, and a later stay of the lane, ask nothing; Redis forgets within a day."""
+    origin.behaviour = says("User-agent: *\nDisallow: /x\nCrawl-delay: 0.1")
+    first = await start(policy=OBEY)
+    await first.one(origin.url("/a"))
+    await first.stop()
+    second = await start(policy=OBEY, worker_id="two")
+
+    refused, stored = await second.results([origin.url("/x"), origin.url("/b")])
+
+    assert (refused.reason, stored.outcome) == (Reason.ROBOTS_DISALLOWED, Outcome.STORED)
+    assert stored.worker == "two"
+    assert ["/robots.txt", "/a", "/b"] == targets(origin)
+    ttl_ms = await redis.pttl(keys.robots(origin.url("")))
+    assert 0 < ttl_ms <= 24 * 3600 * 1000
+
+
+@pytest.mark.parametrize("text", ["{", "null", '{"token": "other", "groups": "", "until_ms": 9}'])
+async def test_what_redis_holds_is_not_trusted(origin: Origin, start: Start, redis: Redis, text: str) -> None:
+    """Junk, or the answer for a robot of another name, is asked for anew."""
+    origin.behaviour = says("User-agent: *\nDisallow: /x")
+    await redis.set(keys.robots(origin.url("")), text, px=60_000)
+    worker = await start(policy=OBEY)
+
+    result = await worker.one(origin.url("/x"))
+
+    assert result.reason is Reason.ROBOTS_DISALLOWED
+    assert ["/robots.txt"] == targets(origin)
+
+
+async def test_a_cancelled_batch_does_not_take_the_robots_txt_along(
+    origin: Origin, obeying: OneWorker
+) -> None:
+    """The fetch in whose place it was asked for ends; the next one asks."""
+    stalled = asyncio.Event()
+
+    async def stall(_: Exchange) -> None:
+        stalled.set()
+        await asyncio.Event().wait()
+
+    origin.behaviour = site(o.sequence(stall, o.NOT_FOUND))
+    batch = await obeying.submit([origin.url("/a")])
+    await wait_until(stalled.is_set, "the question")
+    other = await obeying.submit([origin.url("/b")])
+    await batch.cancel()
+
+    assert [Outcome.CANCELLED] == [result.outcome for result in await results_of(batch)]
+    assert [Outcome.STORED] == [result.outcome for result in await results_of(other)]
+    assert ["/robots.txt", "/robots.txt", "/b"] == targets(origin)
+
+
+async def test_a_stop_while_asking_is_no_interruption(origin: Origin, start: Start) -> None:
+    """A POST that was never sent is made by the next worker, although it may not be repeated."""
+    stalled = asyncio.Event()
+
+    async def stall(_: Exchange) -> None:
+        stalled.set()
+        await asyncio.Event().wait()
+
+    origin.behaviour = site(o.sequence(stall, o.NOT_FOUND))
+    first = await start(policy=OBEY, grace_s=0.1)
+    batch = await first.submit([{"url": origin.url("/a"), "method": "POST", "body": "x"}])
+    await wait_until(stalled.is_set, "the question")
+    await first.stop()
+    await start(policy=OBEY, worker_id="two")
+
+    [result] = await results_of(batch)
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 0)
+    assert ["GET", "GET", "POST"] == [seen.method for seen in origin.requests]
+
+
+async def test_a_fetch_that_is_started_as_its_question_ends_is_in_flight() -> None:
+    """The end of the question, told a moment later, is not that of the fetch."""
+    clock = RedisClock()
+    clock.sync(0)
+    lane = Lane("a.example", 1, LanePolicy(), GateState(), clock)
+    go_on = asyncio.Event()
+
+    async def fetch() -> None:
+        await go_on.wait()
+
+    async def question() -> None:
+        lane.start("1", fetch())
+
+    asked = lane.start("1", question())
+    await asyncio.wait([asked])
+    await asyncio.sleep(0)
+
+    fetched = lane.in_flight["1"]
+    go_on.set()
+    await asyncio.wait([fetched])
+    await asyncio.sleep(0)
+    assert not lane.in_flight

@@ -1,0 +1,319 @@
+"""A host goes down between two batches: what was stored before is the result, where that is wanted."""
+
+import asyncio
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Outcome, Reason, Result
+from tests.component.conftest import Lines, Start
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker, results_of
+from tools.origin import server as o
+from tools.origin.server import Behaviour, Exchange, Origin
+
+STALE = {"fallback": "stale", "attempts": 2}
+BODY = b"as it was"
+
+
+@pytest.fixture
+async def careful(start: Start) -> OneWorker:
+    """A worker whose policy says to fall back."""
+    return await start(policy=STALE)
+
+
+def records(worker: OneWorker) -> list[Path]:
+    """What is remembered."""
+    return sorted((worker.out / ".fetchfleet" / "stored").rglob("*.json"))
+
+
+async def stored(origin: Origin, worker: OneWorker, path: str = "/a", **fields: Any) -> Result:
+    """The first batch, while the host is well."""
+    origin.behaviour = o.ok(BODY)
+    result = await worker.one(origin.url(path), **fields)
+    assert result.outcome is Outcome.STORED
+    return result
+
+
+def assert_stands_in(before: Result, after: Result, worker: OneWorker) -> None:
+    """The second result is the first one's file."""
+    assert (after.outcome, after.stale) == (Outcome.UNCHANGED, True)
+    assert (after.path, after.bytes, after.sha256) == (before.path, before.bytes, before.sha256)
+    assert worker.body(after) == BODY
+
+
+@pytest.mark.parametrize("by", ["policy", "fetch"])
+async def test_what_was_stored_before_stands_in(origin: Origin, start: Start, lines: Lines, by: str) -> None:
+    """By the policy or the fetch's own word; the reason says what is wrong, the log that it is old."""
+    worker = await start(policy=STALE if by == "policy" else {"attempts": 2})
+    fields = {} if by == "policy" else {"fallback": "stale"}
+    before = await stored(origin, worker, **fields)
+    origin.behaviour = o.status(500)
+
+    after = await worker.one(origin.url("/a"), **fields)
+
+    assert_stands_in(before, after, worker)
+    assert (after.reason, after.status, after.attempts) == (Reason.HTTP_STATUS, 500, 2)
+    assert hashlib.sha256(BODY).hexdigest() == after.sha256
+    [first, last] = [line for line in lines if line["event"] == "fetch.finished"]
+    assert (first["stale"], last["stale"], last["outcome"]) == (False, True, "unchanged")
+
+
+async def test_without_a_fallback_nothing_is_remembered(origin: Origin, worker: OneWorker) -> None:
+    """A file is written for no fetch that cannot use it, and a failure is one."""
+    await stored(origin, worker)
+    await stored(origin, worker, "/b", fallback="none")
+    origin.behaviour = o.status(500)
+
+    result = await worker.one(origin.url("/a"), fallback="stale")
+
+    assert (result.outcome, result.stale) == (Outcome.FAILED, False)
+    assert not (worker.out / ".fetchfleet" / "stored").exists()
+
+
+async def test_a_fetch_that_wants_none_gets_none(origin: Origin, careful: OneWorker) -> None:
+    """Its word counts for more than the policy's."""
+    await stored(origin, careful)
+    origin.behaviour = o.status(500)
+
+    result = await careful.one(origin.url("/a"), fallback="none")
+
+    assert (result.outcome, result.reason, result.path) == (Outcome.FAILED, Reason.HTTP_STATUS, None)
+
+
+async def test_a_host_that_is_gone_is_an_occasion(start: Start) -> None:
+    """Connections are refused, to the last attempt."""
+    worker = await start(policy=STALE)
+    async with Origin.serving("127.0.0.13", o.OK) as origin:
+        before = await stored(origin, worker)
+        url = origin.url("/a")
+
+    after = await worker.one(url)
+
+    assert_stands_in(before, after, worker)
+    assert (after.reason, after.status, after.attempts) == (Reason.CONNECT, None, 2)
+
+
+async def test_a_quiet_past_the_deadline_is_an_occasion(origin: Origin, careful: OneWorker) -> None:
+    """For the fetch that was throttled, and for one that finds the lane shut."""
+    before = await stored(origin, careful)
+    origin.behaviour = o.retry_after(3600)
+
+    throttled = await careful.one(origin.url("/a"), deadline_s=1.0)
+    late = await careful.one(origin.url("/a"), deadline_s=0.5)
+
+    assert_stands_in(before, throttled, careful)
+    assert_stands_in(before, late, careful)
+    assert (Reason.THROTTLED, Reason.THROTTLED) == (throttled.reason, late.reason)
+    assert 2 == len(origin.requests)
+
+
+async def test_a_breaker_open_past_the_deadline_is_an_occasion(origin: Origin, start: Start) -> None:
+    """The host is left alone, and the fetch ends with its time."""
+    worker = await start(policy={**STALE, "attempts": 9, "breaker_failures": 1, "breaker_reset_s": 60})
+    before = await stored(origin, worker)
+    origin.behaviour = o.status(500)
+
+    results = [await worker.one(origin.url("/a"), deadline_s=0.5) for _ in range(2)]
+
+    for after in results:
+        assert_stands_in(before, after, worker)
+        assert after.reason is Reason.DEADLINE
+    assert 2 == len(origin.requests)
+
+
+async def test_a_dead_host_is_an_occasion(origin: Origin, start: Start) -> None:
+    """What need not be waited for any more."""
+    policy = {**STALE, "attempts": 9, "breaker_failures": 1, "breaker_reset_s": 0.05, "give_up_s": 0.01}
+    worker = await start(policy=policy)
+    before = await stored(origin, worker)
+    origin.behaviour = o.status(500)
+
+    after = await worker.one(origin.url("/a"))
+
+    assert_stands_in(before, after, worker)
+    assert after.reason is Reason.HOST_DEAD
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        (o.NOT_FOUND, Reason.HTTP_STATUS),
+        (o.status(408), Reason.HTTP_STATUS),
+        (o.status(501), Reason.HTTP_STATUS),
+        (o.status(302), Reason.REDIRECT_REFUSED),
+        (o.truncated(b"half", 8), Reason.TRUNCATED),
+    ],
+    ids=["404", "408", "501", "nowhere", "truncated"],
+)
+async def test_an_answer_is_no_occasion(
+    origin: Origin, careful: OneWorker, behaviour: Behaviour, reason: Reason
+) -> None:
+    """A host that is there has said what it has to say."""
+    await stored(origin, careful)
+    origin.behaviour = behaviour
+
+    result = await careful.one(origin.url("/a"))
+
+    assert (result.outcome, result.reason, result.stale) == (Outcome.FAILED, reason, False)
+    assert (result.path, result.bytes, result.sha256) == (None, None, None)
+
+
+async def test_a_robots_txt_is_no_occasion(origin: Origin, start: Start) -> None:
+    """What may not be fetched any more is not had by another way."""
+    first = await start(policy=STALE)
+    await stored(origin, first, "/x")
+    await first.stop()
+    second = await start(policy={**STALE, "robots": "obey"}, worker_id="two")
+    origin.behaviour = o.by_path({"/robots.txt": o.ok(b"User-agent: *\nDisallow: /x"), "/": o.status(500)})
+
+    result = await second.one(origin.url("/x"))
+
+    assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.ROBOTS_DISALLOWED)
+
+
+@pytest.mark.parametrize("how", ["never", "gone", "cut", "changed", "linked"])
+async def test_only_a_file_that_is_there_as_it_was_stands_in(
+    origin: Origin, careful: OneWorker, tmp_path: Path, how: str
+) -> None:
+    """One that was never stored, is gone or is another one by now does not."""
+    before = await stored(origin, careful, "/b" if how == "never" else "/a")
+    assert before.path is not None
+    file = careful.out / before.path
+    if how == "gone":
+        file.unlink()
+    elif how == "cut":
+        file.write_bytes(BODY[:-1])
+    elif how == "changed":
+        file.write_bytes(BODY[::-1])
+        os.utime(file, (1, 1))
+    elif how == "linked":
+        (tmp_path / "outside").write_bytes(BODY)
+        file.unlink()
+        file.symlink_to(tmp_path / "outside")
+    origin.behaviour = o.status(500)
+
+    result = await careful.one(origin.url("/a"))
+
+    assert (result.outcome, result.stale, result.path) == (Outcome.FAILED, False, None)
+
+
+async def test_a_file_that_was_copied_is_the_same(origin: Origin, careful: OneWorker) -> None:
+    """Another time of change, yet the same bytes."""
+    before = await stored(origin, careful)
+    assert before.path is not None
+    os.utime(careful.out / before.path, (1, 1))
+    origin.behaviour = o.status(500)
+
+    assert_stands_in(before, await careful.one(origin.url("/a")), careful)
+
+
+async def test_what_stands_at_the_dest_stands_in(origin: Origin, careful: OneWorker) -> None:
+    """With its size, and with its digest only if somebody remembers it."""
+    before = await stored(origin, careful, dest="x/known")
+    (careful.out / "unknown").write_bytes(BODY)
+    origin.behaviour = o.status(500)
+
+    known = await careful.one(origin.url("/a"), dest="x/known")
+    unknown = await careful.one(origin.url("/z"), dest="unknown")
+    wanted = await careful.one(origin.url("/z"), dest="unknown", sha256=before.sha256)
+    elsewhere = await careful.one(origin.url("/a"), dest="new")
+
+    assert_stands_in(before, known, careful)
+    assert (unknown.outcome, unknown.stale, unknown.path) == (Outcome.UNCHANGED, True, "unknown")
+    assert (unknown.bytes, unknown.sha256) == (len(BODY), None)
+    assert wanted.outcome is Outcome.FAILED
+    assert_stands_in(before, elsewhere, careful)
+
+
+async def test_the_last_body_is_the_one_remembered(origin: Origin, careful: OneWorker) -> None:
+    """And what the fetch would have refused is not taken."""
+    await stored(origin, careful)
+    origin.behaviour = o.ok(b"newer")
+    newer = await careful.one(origin.url("/a"))
+    origin.behaviour = o.status(500)
+
+    after = await careful.one(origin.url("/a"))
+    small = await careful.one(origin.url("/a"), max_bytes=2)
+
+    assert (after.path, careful.body(after)) == (newer.path, b"newer")
+    assert small.outcome is Outcome.FAILED
+    assert 1 == len(records(careful))
+
+
+async def test_where_a_redirect_led_is_remembered_by_the_fetchs_own_url(
+    origin: Origin, other: Origin, start: Start
+) -> None:
+    """The policy of the host that was asked for holds, not that of the one that had the body."""
+    worker = await start(hosts={"127.0.0.11": STALE})
+    other.behaviour = o.ok(BODY)
+    origin.behaviour = o.redirect(other.url)
+    before = await worker.one(origin.url("/a"))
+    other.behaviour = o.status(500)
+
+    after = await worker.one(origin.url("/a"))
+
+    assert_stands_in(before, after, worker)
+    assert after.final_url == other.url("/a")
+
+
+async def test_a_record_is_only_data(origin: Origin, careful: OneWorker, tmp_path: Path) -> None:
+    """One that leads out of the out folder, or is junk, is as good as none."""
+    await stored(origin, careful)
+    [place] = records(careful)
+    (tmp_path / "secret").write_bytes(BODY)
+    record = {**json.loads(place.read_bytes()), "path": "../secret"}
+    origin.behaviour = o.status(500)
+
+    place.write_text(json.dumps(record))
+    out = await careful.one(origin.url("/a"))
+    place.write_bytes(b"\xff{")
+    junk = await careful.one(origin.url("/a"))
+
+    assert (Outcome.FAILED, Outcome.FAILED) == (out.outcome, junk.outcome)
+
+
+async def test_a_record_that_cannot_be_written_costs_no_body(origin: Origin, careful: OneWorker) -> None:
+    """What was fetched is stored all the same."""
+    (careful.out / ".fetchfleet" / "stored").write_text("in the way")
+
+    result = await stored(origin, careful)
+
+    assert careful.body(result) == BODY
+    assert {".fetchfleet/stored"} == careful.parts()
+
+
+async def test_an_old_body_is_no_dead_letter_and_not_received(origin: Origin, careful: OneWorker) -> None:
+    """It counts as unchanged, and its bytes came before."""
+    await stored(origin, careful)
+    origin.behaviour = o.status(500)
+    batch = await careful.submit([origin.url("/a"), origin.url("/never")])
+    await results_of(batch)
+
+    counts = await batch.counts()
+
+    assert (counts.unchanged, counts.failed, counts.bytes) == (1, 1, 0)
+    assert 1 == await careful.runtime.redis.xlen("ff:dead")
+
+
+async def test_a_cancelled_fetch_is_cancelled(origin: Origin, careful: OneWorker) -> None:
+    """Whatever its host does."""
+    await stored(origin, careful)
+    asked = asyncio.Event()
+
+    async def stall(_: Exchange) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    origin.behaviour = stall
+    batch = await careful.submit([origin.url("/a")])
+    await wait_until(asked.is_set, "the request")
+    await batch.cancel()
+
+    [result] = await results_of(batch)
+
+    assert (result.outcome, result.stale, result.path) == (Outcome.CANCELLED, False, None)

@@ -1,0 +1,283 @@
+"""What a host is spared: the origin counts, and its word is the last."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from itertools import pairwise
+
+import pytest
+
+from fetchfleet import Fetch, Outcome, Reason
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.worker.lanes import settler
+from tests.component.conftest import HOST, Lines, Start
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker, results_of
+from tools.origin import server as o
+from tools.origin.server import Behaviour, Exchange, Origin, requests_inside
+
+SLACK_S = 0.15
+"""What was on its way when a window opened is forgiven."""
+
+
+def events(lines: Lines, event: str) -> Lines:
+    """The lines of one event."""
+    return [line for line in lines if line["event"] == event]
+
+
+async def test_no_more_run_at_once_than_the_policy_says(origin: Origin, start: Start) -> None:
+    """The origin never sees more requests together than the concurrency, and does see as many."""
+    worker = await start(policy={"concurrency": 3})
+    origin.behaviour = o.latency(0.01)
+
+    await worker.run(origin.url(f"/{n}") for n in range(40))
+
+    assert len(origin.requests) == 40
+    assert origin.high_water == 3
+
+
+async def test_a_host_has_its_own_concurrency(origin: Origin, other: Origin, start: Start) -> None:
+    """A host's table in the policy holds for it alone."""
+    worker = await start(policy={"concurrency": 4}, hosts={HOST: {"concurrency": 1}})
+    origin.behaviour = other.behaviour = o.latency(0.01)
+
+    await worker.run(place.url(f"/{n}") for n in range(15) for place in (origin, other))
+
+    assert (origin.high_water, other.high_water) == (1, 4)
+
+
+async def test_a_worker_has_only_so_many_slots(origin: Origin, other: Origin, start: Start) -> None:
+    """Over all lanes no more fetches run than max_in_flight, and every lane gets its turn."""
+    worker = await start(max_in_flight=2)
+    gauge = Gauge(o.latency(0.01))
+    origin.behaviour = other.behaviour = gauge
+
+    results = await worker.run(place.url(f"/{n}") for n in range(10) for place in (origin, other))
+
+    assert gauge.high_water == 2
+    assert {result.outcome for result in results.values()} == {Outcome.STORED}
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("form", ["seconds", "date"])
+async def test_a_retry_after_is_obeyed(origin: Origin, worker: OneWorker, code: int, form: str) -> None:
+    """Inside the window no request arrives; the throttle is counted and costs no attempt."""
+    wait = 1 if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
+    origin.behaviour = o.sequence(*[o.retry_after(wait, code)] * 3, o.OK)
+
+    results = await worker.results(origin.url(f"/{n}") for n in range(12))
+
+    assert len(origin.windows) >= 1
+    assert requests_inside(origin.windows, origin.requests, SLACK_S) == []
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    assert {result.attempts for result in results} == {1}
+    assert sum(result.throttles for result in results) == len(origin.windows)
+
+
+@pytest.mark.parametrize("body", ["cut", "stalled"])
+async def test_a_throttle_with_a_broken_body_is_a_throttle(
+    origin: Origin, worker: OneWorker, body: str
+) -> None:
+    """The head of a 429 says all there is to know, whatever becomes of its body."""
+
+    async def throttle(x: Exchange) -> None:
+        await x.send_head(429, [("Retry-After", "1"), ("Content-Length", "100")])
+        x.windows.append((time.monotonic(), time.monotonic() + 1))
+        await x.send(b"slow down")
+        if body == "stalled":
+            await asyncio.Event().wait()
+        x.close()
+
+    origin.behaviour = o.sequence(throttle, o.OK)
+
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.attempts, result.throttles) == (Outcome.STORED, 1, 1)
+    assert requests_inside(origin.windows, origin.requests, SLACK_S) == []
+
+
+async def test_a_throttle_without_a_wait_backs_off_further_each_time(
+    origin: Origin, worker: OneWorker, lines: Lines
+) -> None:
+    """A 429 that names no time is answered with a quiet of ours, each longer than the last."""
+    origin.behaviour = o.sequence(o.status(429), o.status(429), o.OK)
+
+    result = await worker.one(origin.url())
+
+    arrivals = [seen.arrived_s for seen in origin.requests]
+    first_s, second_s = (after - before for before, after in pairwise(arrivals))
+    assert (result.outcome, result.attempts, result.throttles) == (Outcome.STORED, 1, 2)
+    assert 1 <= first_s < second_s
+    assert [line["incidents"] for line in events(lines, "lane.cooling")] == [1, 2]
+
+
+async def test_a_throttled_host_delays_no_other(origin: Origin, other: Origin, start: Start) -> None:
+    """A lane that cools down holds no slot: the only one of the worker serves the other host."""
+    worker = await start(max_in_flight=1)
+    origin.behaviour = o.retry_after(3600)
+    throttled = await worker.submit(origin.url(f"/{n}") for n in range(5))
+    await wait_until(lambda: origin.windows, "the throttle")
+
+    results = await worker.results(other.url(f"/{n}") for n in range(20))
+
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    assert len(origin.requests) == 1
+    assert (await throttled.counts()).done == 0
+
+
+async def test_a_fetch_that_cannot_outlast_its_cool_down_ends(origin: Origin, worker: OneWorker) -> None:
+    """A wait past the deadline is never sat out: throttled, at the deadline or before, no request more."""
+    origin.behaviour = o.retry_after(3600)
+    begun_s = time.monotonic()
+
+    results = await worker.results({"url": origin.url(f"/{n}"), "deadline_s": 1.0} for n in range(20))
+
+    assert {result.reason for result in results} == {Reason.THROTTLED}
+    assert {result.attempts for result in results} == {0}
+    assert time.monotonic() - begun_s < 5
+    assert requests_inside(origin.windows, origin.requests, SLACK_S) == []
+
+
+async def test_a_late_fetch_ends_although_its_lane_cools_down(origin: Origin, worker: OneWorker) -> None:
+    """What is submitted to a lane that is shut for an hour still ends at its own deadline."""
+    origin.behaviour = o.retry_after(3600)
+    await worker.submit([origin.url()])
+    await wait_until(lambda: origin.windows, "the throttle")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+
+    result = await worker.one(origin.url("/late"), deadline_s=0.5)
+
+    assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.THROTTLED)
+    assert (result.attempts, len(origin.requests)) == (0, 1)
+
+
+async def test_the_breaker_parks_a_host_that_keeps_failing(
+    origin: Origin, start: Start, lines: Lines
+) -> None:
+    """After so many failures the host is left alone, then probed with one request, then served again."""
+    worker = await start(
+        policy={"breaker_failures": 4, "breaker_reset_s": 0.6, "concurrency": 2, "attempts": 100}
+    )
+    origin.behaviour = o.sequence(*[o.status(500)] * 5, o.latency(0.1))
+
+    results = await worker.results(origin.url(f"/{n}") for n in range(10))
+
+    arrivals = [seen.arrived_s for seen in origin.requests]
+    # The probe is the first request after a pause of the breaker's length.
+    probe = next(n for n in range(1, len(arrivals)) if arrivals[n] - arrivals[n - 1] >= 0.6)
+    assert 4 <= probe <= 5
+    assert all(seen.arrived_s >= origin.requests[probe].finished_s for seen in origin.requests[probe + 1 :])
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    breaker = [line["event"] for line in lines if line["event"].startswith("lane.breaker")]
+    openings = breaker.count("lane.breaker_open")
+    assert breaker == ["lane.breaker_open", "lane.breaker_half_open"] * openings + ["lane.breaker_closed"]
+
+
+async def test_answers_that_blame_the_request_never_open_the_breaker(
+    origin: Origin, start: Start, lines: Lines
+) -> None:
+    """A host that says 404 a hundred times is well."""
+    worker = await start(policy={"breaker_failures": 2, "breaker_reset_s": 3600})
+    origin.behaviour = o.NOT_FOUND
+
+    results = await worker.results(origin.url(f"/{n}") for n in range(30))
+
+    assert {result.status for result in results} == {404}
+    assert len(origin.requests) == 30
+    assert not [line for line in lines if line["event"].startswith("lane.breaker")]
+
+
+async def test_requests_are_paced(origin: Origin, start: Start) -> None:
+    """No second sees more requests than the rate, at the origin, and the work is not slower than that."""
+    worker = await start(policy={"rate_per_s": 20, "concurrency": 8})
+
+    await worker.run(origin.url(f"/{n}") for n in range(30))
+
+    arrivals = [seen.arrived_s for seen in origin.requests]
+    assert max(_in_windows_of(1.0, arrivals)) <= 23
+    assert arrivals[-1] - arrivals[0] < 6
+
+
+async def test_a_burst_goes_together_and_is_paced_after(origin: Origin, start: Start) -> None:
+    """So many may start at once; what follows keeps to the rate."""
+    worker = await start(policy={"rate_per_s": 10, "burst": 5, "concurrency": 8})
+
+    await worker.run(origin.url(f"/{n}") for n in range(10))
+
+    arrivals = [seen.arrived_s for seen in origin.requests]
+    assert arrivals[-1] - arrivals[0] >= 0.4
+    assert max(_in_windows_of(0.5, arrivals)) <= 11
+
+
+async def test_pacing_counts_redirects_and_retries(origin: Origin, start: Start) -> None:
+    """What reaches the host counts, for whichever reason it is sent."""
+    worker = await start(policy={"rate_per_s": 20})
+    hop = o.redirect(lambda target: f"/to{target}")
+    origin.behaviour = o.by_path({"/": hop, "/to/": o.fail_times(3, 500)})
+
+    await worker.run(origin.url(f"/{n}") for n in range(6))
+
+    arrivals = [seen.arrived_s for seen in origin.requests]
+    assert len(arrivals) >= 6 * 2 + 3
+    assert arrivals[-1] - arrivals[0] >= 0.8 * (len(arrivals) - 1) / 20
+
+
+class Gauge:
+    """Counts how many run at once, over all origins that share it."""
+
+    def __init__(self, then: Behaviour) -> None:
+        self.high_water = 0
+        self._running = 0
+        self._then = then
+
+    async def __call__(self, x: Exchange) -> None:
+        """Answers like `then`."""
+        self._running += 1
+        self.high_water = max(self.high_water, self._running)
+        try:
+            await self._then(x)
+        finally:
+            self._running -= 1
+
+
+def _in_windows_of(length_s: float, arrivals: list[float]) -> list[int]:
+    """How many arrived in the window that begins with each arrival."""
+    return [sum(start_s <= other_s < start_s + length_s for other_s in arrivals) for start_s in arrivals]
+
+
+async def test_what_was_let_through_waits_if_its_host_asks_for_quiet_before_it_goes_out(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A POST is noted in Redis first, which may take its time: it has not begun, and ends well."""
+    told: list[Callable[[], None]] = []
+    begun, refuse = settler.begun, asyncio.Event()
+
+    def slowly(entry: Entry, tell: Callable[[], None]) -> object:
+        told.append(tell)
+        return begun(entry, lambda: None)
+
+    async def quiet(x: Exchange) -> None:
+        await refuse.wait()
+        await o.retry_after(2)(x)
+
+    monkeypatch.setattr(settler, "begun", slowly)
+    origin.behaviour = o.by_path({"/first": o.sequence(quiet, o.OK)}, o.OK)
+    worker = await start(policy={"concurrency": 2})
+    batch = await worker.submit([origin.url("/first"), Fetch(url=origin.url("/second"), method="POST")])
+    await wait_until(lambda: told and origin.requests, "a request, and a note that takes its time")
+    refuse.set()
+    [lane] = worker.runtime.lanes.values()
+    await wait_until(lane.held_up_s, "the quiet")
+    begun_s, _ = origin.windows[0]
+    await wait_until(
+        lambda: time.monotonic() > begun_s + 2 * SLACK_S, "a moment in which nothing is on its way"
+    )
+    monkeypatch.setattr(settler, "begun", begun)
+    told[0]()
+
+    results = await results_of(batch)
+
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    assert [(result.attempts, result.interruptions) for result in results] == [(1, 0)] * 2
+    assert not requests_inside(origin.windows, origin.requests, SLACK_S)

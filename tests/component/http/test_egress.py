@@ -1,0 +1,198 @@
+"""Nothing is dialled that the operator did not allow, by whichever way a fetch gets there."""
+
+import pytest
+
+from fetchfleet import Outcome, Reason, Result
+from fetchfleet.worker.fetch.error_mapping import EgressRefusedError
+from fetchfleet.worker.http.connection_stats import Traffic
+from fetchfleet.worker.http.httpx_engine.transport import LanePools
+from fetchfleet.worker.http.net.dns import Resolver
+from fetchfleet.worker.http.net.guard import GuardedNetwork
+from fetchfleet.worker.http.net.redis_guard import Whereabouts
+from fetchfleet.worker.http.net.tls_contexts import Contexts
+from fetchfleet.worker.policy.egress import Egress
+from fetchfleet.worker.policy.file import Policy
+from fetchfleet.worker.policy.model import LanePolicy, Timeouts
+from tests.component.conftest import HOST, OTHER_HOST, Start
+from tests.support.nameserver import (
+    FORMERR,
+    NAME,
+    NO_SUCH_NAME,
+    REFUSED,
+    SERVFAIL,
+    SILENCE,
+    Nameserver,
+    Says,
+    alias,
+    at,
+    fails,
+)
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+
+def was_refused(result: Result) -> bool:
+    """Refused by the egress rule, for good."""
+    return (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.EGRESS_REFUSED, 1)
+
+
+async def test_loopback_is_refused_unless_allowed(origin: Origin, start: Start) -> None:
+    """Out of the box a worker dials public addresses alone; the origin sees no connection."""
+    worker = await start(allow_net="")
+
+    assert was_refused(await worker.one(origin.url()))
+    assert origin.connections_opened == 0
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "[::1]", "[::ffff:127.0.0.1]"])
+async def test_no_spelling_of_loopback_gets_through(start: Start, host: str) -> None:
+    """A name and a mapped address are the same address in the end."""
+    async with Origin.serving("127.0.0.1", o.OK) as origin:
+        worker = await start(allow_net="")
+        result = await worker.one(f"http://{host}:{origin.port}/")
+
+    assert was_refused(result)
+    assert origin.connections_opened == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "address"),
+    [
+        ("metadata.google.internal", "169.254.169.254"),
+        ("wire.azure.example", "168.63.129.16"),
+        ("six.example", "fd00:ec2::254"),
+        ("translated.example", "64:ff9b::a9fe:a9fe"),
+        ("mapped.example", "::ffff:10.0.0.1"),
+    ],
+)
+async def test_a_name_is_judged_by_where_it_leads(
+    start: Start, names: Nameserver, name: str, address: str
+) -> None:
+    """There is no list of names: what counts is the address."""
+    worker = await start(allow_net="", nameservers=names.address)
+    names.says[name] = [at(address)]
+
+    assert was_refused(await worker.one(f"http://{name}/"))
+
+
+async def test_what_is_denied_is_refused_also_where_it_is_allowed(
+    origin: Origin, other: Origin, start: Start
+) -> None:
+    """The rest of the network stays open."""
+    worker = await start(allow_net="127.0.0.0/8", deny_net=f"{OTHER_HOST}/32")
+
+    assert was_refused(await worker.one(other.url()))
+    assert (await worker.one(origin.url())).outcome is Outcome.STORED
+    assert other.connections_opened == 0
+
+
+async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Nameserver) -> None:
+    """The addresses may be remembered, the verdict never is; and a lane's policy counts as it is now."""
+    names.says[NAME] = [at("8.8.8.8", ttl_s=300)]
+    network = GuardedNetwork(Egress(), Resolver([names.address]), Whereabouts("127.0.0.1", 6379))
+    pools = LanePools(network, Contexts(Policy()), Traffic())
+    pools.open(NAME, LanePolicy())
+    try:
+        lane = pools._networks[NAME]
+        assert list(await network.vetted(NAME, 443, lane.ports)) == ["8.8.8.8"]
+        with pytest.raises(EgressRefusedError, match=r"port 8080 .*`ports`"):
+            await network.vetted(NAME, 8080, lane.ports)
+        pools.heed(NAME, LanePolicy(ports=(8080,)))
+        assert list(await network.vetted(NAME, 8080, lane.ports)) == ["8.8.8.8"]
+        with pytest.raises(EgressRefusedError, match="port 443"):
+            await network.vetted(NAME, 443, lane.ports)
+    finally:
+        await pools.aclose()
+    assert names.asked() == 1
+
+
+async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: Origin, start: Start) -> None:
+    """An allowed host cannot send a fetch to one that is refused."""
+    worker = await start(allow_net=f"{HOST}/32")
+    origin.behaviour = o.redirect(other.url)
+
+    result = await worker.one(origin.url("/a"))
+
+    assert was_refused(result)
+    assert result.final_url == other.url("/a")
+    assert (origin.connections_opened, other.connections_opened) == (1, 0)
+
+
+async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, names: Nameserver) -> None:
+    """A name with mixed answers is trusted for none of them, wherever the bad one stands."""
+    worker = await start(allow_net=f"{HOST}/32", nameservers=names.address)
+    names.says[NAME] = [at(HOST, OTHER_HOST), at(OTHER_HOST, HOST), at(*[HOST] * 20, "10.0.0.1")]
+    url = f"http://{NAME}:{origin.port}/"
+
+    results = [await worker.one(url) for _ in range(3)]
+
+    assert all(map(was_refused, results))
+    assert origin.connections_opened == 0
+
+
+async def test_the_address_that_was_vetted_is_the_one_dialled(
+    origin: Origin, other: Origin, start: Start, names: Nameserver
+) -> None:
+    """A name is resolved once a connection: what it is changed to afterwards is not asked."""
+    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
+    names.says[NAME] = [at(HOST), at(OTHER_HOST)]
+    url = f"http://{NAME}:{origin.port}/"
+
+    results = await worker.results([url] * 5)
+
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    assert (names.asked(), origin.connections_opened, other.connections_opened) == (1, 1, 0)
+    assert Origin.header(origin.requests[0], "Host") == f"{NAME}:{origin.port}"
+
+
+async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start, names: Nameserver) -> None:
+    """The next connection asks anew, and believes no more than the first."""
+    worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
+    names.says[NAME] = [at(HOST), at(OTHER_HOST)]
+    origin.behaviour = o.ok(b"ok", [("Connection", "close")])
+    url = f"http://{NAME}:{origin.port}/"
+
+    first, second = await worker.results([url] * 2)
+
+    assert first.outcome is Outcome.STORED
+    assert was_refused(second)
+    assert origin.connections_opened == 1
+
+
+async def test_the_next_address_is_tried_when_one_refuses(
+    origin: Origin, start: Start, names: Nameserver
+) -> None:
+    """A dead address of a name does not hide the living one."""
+    worker = await start(nameservers=names.address)
+    names.says[NAME] = [at(OTHER_HOST, HOST)]
+
+    result = await worker.one(f"http://{NAME}:{origin.port}/")
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (NO_SUCH_NAME, Reason.DNS_NXDOMAIN),
+        (Says(), Reason.DNS_NXDOMAIN),
+        (alias(NAME, "other.example", NAME), Reason.DNS_NXDOMAIN),
+        (fails(SERVFAIL), Reason.DNS_SERVFAIL),
+        (fails(REFUSED), Reason.DNS_SERVFAIL),
+        (fails(FORMERR), Reason.DNS_SERVFAIL),
+        (SILENCE, Reason.DNS_TIMEOUT),
+    ],
+)
+async def test_a_name_without_an_address_is_tried_again(
+    start: Start, names: Nameserver, says: Says, reason: Reason
+) -> None:
+    """It may be known later; the reason says whether there is no such name, no telling, or no answer."""
+    hasty = {"connect_s": 0.2, "read_s": 1, "write_s": 1, "pool_s": 1, "total_s": 5}
+    policy = {"attempts": 3, "timeout": Timeouts(**hasty)}
+    worker = await start(policy=policy, nameservers=names.address)
+    names.says[NAME] = [says]
+
+    result = await worker.one(f"http://{NAME}/")
+
+    assert (result.reason, result.attempts) == (reason, 3)
+    assert names.asked() >= 1

@@ -1,0 +1,146 @@
+"""One httpx client in a worker process, for all fetches and nothing but them."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from fetchfleet import Outcome
+from tests.component.conftest import HOST, Start
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> list[httpx.AsyncClient]:
+    """Every httpx client made from here on."""
+    made: list[httpx.AsyncClient] = []
+    init = httpx.AsyncClient.__init__
+
+    def watched(self: httpx.AsyncClient, *args: Any, **options: Any) -> None:
+        made.append(self)
+        init(self, *args, **options)
+
+    monkeypatch.setattr(httpx.AsyncClient, "__init__", watched)
+    return made
+
+
+async def test_a_worker_makes_one_client_and_closes_it(
+    clients: list[httpx.AsyncClient], origin: Origin, other: Origin, start: Start
+) -> None:
+    """All hosts, attempts and redirects share it, from the start of the worker to its end."""
+    worker = await start()
+    [client] = clients
+    origin.behaviour = o.by_path({"/to": o.redirect(other.url), "/": o.fail_times(2, 500)})
+
+    await worker.run(place.url(path) for place in (origin, other) for path in ("/a", "/b", "/to"))
+
+    assert clients == [client]
+    assert not client.is_closed
+    await worker.stop()
+    assert client.is_closed
+
+
+async def test_connections_are_reused(origin: Origin, start: Start) -> None:
+    """Fifty fetches need no more connections than run at once."""
+    worker = await start(policy={"concurrency": 4})
+    origin.behaviour = o.latency(0.005)
+
+    await worker.run(origin.url(f"/{n}") for n in range(50))
+
+    assert len(origin.requests) == 50
+    assert origin.connections_opened <= 4
+
+
+async def test_connections_outlive_refusals_and_redirects(origin: Origin, start: Start) -> None:
+    """The small body of an answer that is not kept is read away, and the connection used again."""
+    worker = await start(policy={"concurrency": 1})
+    origin.behaviour = o.by_path(
+        {"/404": o.status(404, body=b"x" * 1000), "/302": o.redirect("/ok"), "/": o.OK}
+    )
+
+    await worker.run(origin.url(f"/{path}{n}") for n in range(3) for path in ("404", "302", "ok"))
+
+    assert origin.connections_opened == 1
+
+
+async def test_an_endless_refusal_is_not_read_to_its_end(origin: Origin, worker: OneWorker) -> None:
+    """The body of an answer that is not kept is given up when it grows large."""
+
+    async def endless(x: o.Exchange) -> None:
+        await x.send_head(404, [("Content-Length", str(1 << 40))])
+        while True:
+            await x.send(b"x" * 10_000)
+
+    origin.behaviour = endless
+
+    result = await worker.one(origin.url())
+
+    assert result.status == 404
+    assert [seen.aborted for seen in origin.requests] == [True]
+
+
+async def test_cookies_are_not_kept(origin: Origin, start: Start) -> None:
+    """What one fetch is given is not carried by the next, nor by a redirect of its own."""
+    worker = await start(policy={"concurrency": 1})
+    cookie = ("Set-Cookie", "session=secret; Path=/")
+    origin.behaviour = o.by_path(
+        {"/302": o.status(302, [cookie, ("Location", "/")]), "/": o.ok(b"", [cookie])}
+    )
+
+    await worker.run(origin.url(path) for path in ("/a", "/302", "/b"))
+
+    assert len(origin.requests) == 4
+    assert not [seen for seen in origin.requests if Origin.header(seen, "Cookie")]
+
+
+async def test_a_cookie_of_the_fetch_is_sent(origin: Origin, worker: OneWorker) -> None:
+    """The producer's own Cookie header is a header like others."""
+    await worker.one(origin.url(), headers={"Cookie": "a=1"})
+
+    assert Origin.header(origin.requests[0], "Cookie") == "a=1"
+
+
+async def test_the_environment_sends_no_fetch_elsewhere(
+    origin: Origin, other: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy in the environment would see every fetch, past the egress rule."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, other.url())
+    worker = await start()
+
+    result = await worker.one(origin.url())
+
+    assert result.outcome is Outcome.STORED
+    assert other.connections_opened == 0
+
+
+async def test_httpx_follows_nothing_by_itself(clients: list[httpx.AsyncClient], start: Start) -> None:
+    """Redirects, cookies and the environment are ours to decide."""
+    await start()
+    [client] = clients
+
+    assert (client.follow_redirects, client.trust_env) == (False, False)
+    assert client.timeout.read is not None
+
+
+async def test_a_handshake_that_is_cut_short_leaves_no_connection(start: Start) -> None:
+    """A host that takes connections and says nothing, and a worker that stops meanwhile."""
+    came, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        while await reader.read(1 << 16):
+            pass
+        writer.close()
+        gone.set()
+
+    worker = await start(grace_s=0.0)
+    async with await asyncio.start_server(silent, HOST, 0) as server:
+        await worker.submit([f"https://{HOST}:{server.sockets[0].getsockname()[1]}/"])
+        await wait_until(came.is_set, "the connection")
+        await worker.stop()
+        await wait_until(gone.is_set, "the end of the connection")

@@ -1,0 +1,338 @@
+"""TLS: who is believed, who we show ourselves to be, and what comes of a handshake that fails."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Outcome, Reason
+from fetchfleet.jobs import keys
+from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.util import aio
+from tests.component.conftest import Lines, Start
+from tests.support.certificates import HAS_OPENSSL, Authority, Certificate
+from tests.support.tls_server import TlsServer, context, ok, redirect
+from tools.origin.server import Origin
+
+pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
+
+HERE, THERE = "127.0.5.1", "127.0.5.2"
+PATIENT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=10)
+HURRIED = Timeouts(connect_s=0.3, read_s=5, write_s=5, pool_s=5, total_s=10)
+
+
+class Files:
+    """Certificates for HERE, good and bad, and a client's."""
+
+    def __init__(self, folder: Path) -> None:
+        ca, other = Authority(folder), Authority(folder, "other")
+        names = (f"IP:{HERE}", f"IP:{THERE}")
+        self.ca, self.other_ca = str(ca.cert), str(other.cert)
+        self.good = ca.issue("good", *names)
+        self.of_another_ca = other.issue("stranger", *names)
+        self.of_another_host = ca.issue("elsewhere", "IP:127.0.5.99")
+        self.expired = ca.issue_expired("expired", *names)
+        self.self_signed = Certificate(other.cert, folder / "other.key")
+        self.client = ca.issue("client", "DNS:client")
+        both = folder / "both.pem"
+        both.write_bytes(self.client.cert.read_bytes() + self.client.key.read_bytes())
+        self.client_in_one = str(both)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """The certificates, made once."""
+    return Files(tmp_path_factory.mktemp("certificates"))
+
+
+def old(version: ssl.TLSVersion) -> Callable[[ssl.SSLContext], None]:
+    """A server of another time, that speaks nothing newer."""
+
+    def change(spoken: ssl.SSLContext) -> None:
+        spoken.set_ciphers("ALL:@SECLEVEL=0")
+        spoken.minimum_version = spoken.maximum_version = version
+
+    return change
+
+
+def as_it_is(_: ssl.SSLContext) -> None:
+    """A server as they are today."""
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("cert", "change", "said"),
+    [
+        ("expired", as_it_is, "expired"),
+        ("of_another_host", as_it_is, "IP address mismatch"),
+        ("of_another_ca", as_it_is, "unable to get local issuer"),
+        ("self_signed", as_it_is, "signed certificate"),
+        ("good", old(ssl.TLSVersion.TLSv1), "PROTOCOL"),
+        ("good", old(ssl.TLSVersion.TLSv1_1), "PROTOCOL"),
+    ],
+    ids=["expired", "wrong host", "unknown CA", "self-signed", "TLS 1.0", "TLS 1.1"],
+)
+async def test_who_is_not_to_be_trusted_sees_no_request(
+    files: Files,
+    start: Start,
+    lines: Lines,
+    cert: str,
+    change: Callable[[ssl.SSLContext], None],
+    said: str,
+) -> None:
+    """Reason tls after one attempt on one connection, nothing sent, never a downgrade; the note says why."""
+    spoken = context(getattr(files, cert))
+    change(spoken)
+    with TlsServer(HERE, spoken) as server:
+        worker = await start(policy={"attempts": 5, "ca_file": files.ca})
+        result = await worker.one(server.url)
+
+    assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.TLS, 1)
+    assert (server.requests, server.connections) == ([], 1)
+    [finished] = [line for line in lines if line["event"] == "fetch.finished"]
+    assert said.lower() in finished["note"].lower()
+
+
+async def test_what_the_system_trusts_is_trusted_by_default(
+    files: Files, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where SSL_CERT_FILE says what that is; and nobody else is."""
+    monkeypatch.setenv("SSL_CERT_FILE", files.ca)
+    with (
+        TlsServer(HERE, context(files.good)) as known,
+        TlsServer(HERE, context(files.of_another_ca)) as not_known,
+    ):
+        worker = await start(policy={"attempts": 1})
+        results = [await worker.one(server.url) for server in (known, not_known)]
+
+    assert [result.outcome for result in results] == [Outcome.STORED, Outcome.FAILED]
+
+
+async def test_a_ca_file_takes_the_place_of_the_systems_trust(
+    files: Files, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For its host: who is vouched for by the system alone is refused there, and taken elsewhere."""
+    monkeypatch.setenv("SSL_CERT_FILE", files.ca)
+    with TlsServer(HERE, context(files.good)) as here, TlsServer(THERE, context(files.good)) as there:
+        worker = await start(hosts={HERE: {"ca_file": files.other_ca}})
+        results = [await worker.one(server.url) for server in (here, there)]
+
+    assert [result.reason for result in results] == [Reason.TLS, None]
+    assert here.requests == []
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_host_that_wants_our_certificate_gets_it_or_fails_as_tls(
+    files: Files, start: Start, version: ssl.TLSVersion
+) -> None:
+    """In TLS 1.3 it says only after the handshake that it wanted one; that is no trouble of the disk's."""
+    spoken = context(files.good, client_ca=files.ca)
+    spoken.maximum_version = version
+    known = {"client_cert": str(files.client.cert), "client_key": str(files.client.key)}
+    with TlsServer(HERE, spoken) as asking, TlsServer(THERE, spoken) as in_vain:
+        worker = await start(policy={"ca_file": files.ca}, hosts={HERE: known})
+        shown, without = [await worker.one(server.url) for server in (asking, in_vain)]
+
+    assert (shown.outcome, asking.shown) == (Outcome.STORED, ["client"])
+    assert (without.outcome, without.reason, without.attempts) == (Outcome.FAILED, Reason.TLS, 1)
+    assert (in_vain.requests, in_vain.connections) == ([], 1)
+
+
+async def test_our_certificate_is_shown_to_its_host_alone(files: Files, start: Start) -> None:
+    """Where a redirect leads, that host's own policy holds; the key may be in the certificate's file."""
+    spoken = context(files.good, client_ca=files.ca, must=False)
+    with TlsServer(HERE, spoken) as here, TlsServer(THERE, spoken) as there:
+        here.answer = redirect(there.url)
+        worker = await start(policy={"ca_file": files.ca}, hosts={HERE: {"client_cert": files.client_in_one}})
+        result = await worker.one(here.url)
+
+    assert (result.outcome, result.final_url) == (Outcome.STORED, there.url)
+    assert (here.shown, there.shown) == (["client"], [None])
+
+
+async def test_a_robots_txt_elsewhere_is_not_shown_it_either(files: Files, start: Start) -> None:
+    """A question that a redirect leads to another host goes by that host's policy."""
+    spoken = context(files.good, client_ca=files.ca, must=False)
+    with TlsServer(HERE, spoken) as here, TlsServer(THERE, spoken) as there:
+        elsewhere = redirect(there.url + "robots.txt")
+
+        def answer(line: ssl.SSLSocket, request: bytes) -> None:
+            (elsewhere if b"/robots.txt" in request else ok)(line, request)
+
+        here.answer = answer
+        policy = {"ca_file": files.ca, "robots": "obey"}
+        worker = await start(policy=policy, hosts={HERE: {"client_cert": files.client_in_one}})
+        result = await worker.one(here.url)
+
+    assert result.outcome is Outcome.STORED
+    assert (here.shown, there.shown) == (["client", "client"], [None])
+
+
+async def test_an_unverified_host_is_taken_and_told_of(files: Files, start: Start, lines: Lines) -> None:
+    """`verify = false` is its host's alone, and the log says so when its lane is taken."""
+    with (
+        TlsServer(HERE, context(files.self_signed)) as here,
+        TlsServer(THERE, context(files.self_signed)) as there,
+    ):
+        worker = await start(hosts={HERE: {"verify": False}})
+        results = [await worker.one(server.url) for server in (here, there)]
+
+    assert [result.reason for result in results] == [None, Reason.TLS]
+    told = [line for line in lines if line["event"] == "lane.unverified_tls"]
+    assert [(line["lane"], line["log_level"]) for line in told] == [(HERE, "warning")]
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+async def test_an_unverified_host_speaks_tls_1_2_all_the_same(files: Files, start: Start) -> None:
+    """Whom we believe is one thing, what we speak another."""
+    spoken = context(files.good)
+    old(ssl.TLSVersion.TLSv1)(spoken)
+    with TlsServer(HERE, spoken) as server:
+        worker = await start(policy={"verify": False})
+        result = await worker.one(server.url)
+
+    assert (result.reason, result.attempts, server.requests) == (Reason.TLS, 1, [])
+
+
+async def test_redis_cannot_say_whom_to_believe(
+    files: Files, start: Start, lines: Lines, redis: Redis
+) -> None:
+    """Who writes there past our commands is refused by the worker, and told of; the file's word holds."""
+    await redis.hset(keys.POLICY, HERE, '{"verify": false}')  # type: ignore[misc]
+    await redis.incr(keys.POLICY_VERSION)
+    with TlsServer(HERE, context(files.self_signed)) as server:
+        worker = await start()
+        result = await worker.one(server.url)
+
+    assert (result.reason, server.requests) == (Reason.TLS, [])
+    assert any(line["event"] == "policy.refused" and "verify" in line["error"] for line in lines)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_a_redirect_into_the_clear_is_refused_unless_allowed(
+    files: Files, start: Start, origin: Origin, *, allowed: bool
+) -> None:
+    """By the policy of the host that redirects."""
+    with TlsServer(HERE, context(files.good), redirect(origin.url("/x"))) as server:
+        worker = await start(policy={"ca_file": files.ca}, hosts={HERE: {"https_to_http": allowed}})
+        result = await worker.one(server.url)
+
+    expected = (None, 1) if allowed else (Reason.REDIRECT_REFUSED, 0)
+    assert (result.reason, len(origin.requests)) == expected
+
+
+async def test_an_end_that_tls_does_not_vouch_for_is_stored_unverified(files: Files, start: Start) -> None:
+    """A body that only the end of its connection ends, and that without close_notify."""
+
+    def answer(line: ssl.SSLSocket, _: bytes) -> None:
+        line.sendall(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        line.shutdown(socket.SHUT_WR)
+
+    with TlsServer(HERE, context(files.good), answer) as server:
+        worker = await start(policy={"ca_file": files.ca})
+        result = await worker.one(server.url)
+
+    assert (result.outcome, result.unverified, result.bytes) == (Outcome.STORED, True, 5)
+
+
+async def test_a_record_that_is_garbled_breaks_the_body(files: Files, start: Start) -> None:
+    """It is tried again, as an attempt that failed: no trouble of the disk's, and no half body is stored."""
+
+    def garble(line: ssl.SSLSocket, _: bytes) -> None:
+        line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhello")
+        socket.socket.sendall(line, b"\x17\x03\x03\x00\x20" + b"x" * 32)
+
+    with TlsServer(HERE, context(files.good), garble) as server:
+        worker = await start(policy={"ca_file": files.ca, "attempts": 2})
+        result = await worker.one(server.url)
+
+    assert (result.reason, result.attempts, result.interruptions) == (Reason.TLS, 2, 0)
+    assert not worker.files() | worker.parts()
+
+
+async def test_a_handshake_that_hangs_is_tried_again_even_for_a_post(files: Files, start: Start) -> None:
+    """Nothing of the request was sent; what comes next finds the host well, and is the only one it sees."""
+    with TlsServer(HERE, context(files.good), deaf=1) as server:
+        worker = await start(policy={"ca_file": files.ca, "timeout": HURRIED})
+        result = await worker.one(server.url, method="POST", body="once")
+
+    assert (result.outcome, result.attempts, len(server.requests)) == (Outcome.STORED, 2, 1)
+
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(talk: Talk) -> AsyncIterator[str]:
+    """The https URL of a host that talks so, over plain TCP."""
+    talks: set[asyncio.Task[Any]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.add(asyncio.current_task())  # type: ignore[arg-type]
+        try:
+            with suppress(ConnectionError, asyncio.CancelledError):
+                await talk(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(accept, HERE, 0)
+    try:
+        yield f"https://{HERE}:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        server.close()
+        await aio.end(*talks)
+        await server.wait_closed()
+
+
+async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """It takes the connection, and that is all."""
+    await reader.read()
+
+
+async def drips(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A record that goes on and on."""
+    writer.write(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+    while not reader.at_eof() and not writer.is_closing():
+        writer.write(b"x")
+        await asyncio.sleep(0.05)
+        await writer.drain()
+
+
+async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """It hears the first words, and has enough."""
+    await reader.read(1)
+
+
+@pytest.mark.parametrize("talk", [says_nothing, drips])
+@pytest.mark.parametrize(
+    ("policy", "fields", "reason"),
+    [
+        ({"timeout": HURRIED, "attempts": 2}, {}, Reason.TLS_TIMEOUT),
+        ({"timeout": PATIENT}, {"deadline_s": 1.0}, Reason.DEADLINE),
+    ],
+)
+async def test_a_handshake_that_does_not_end_is_given_up(
+    start: Start, talk: Talk, policy: dict[str, Any], fields: dict[str, Any], reason: Reason
+) -> None:
+    """By its own bound, and by the fetch's deadline, whether the host says nothing or a byte in a while."""
+    worker = await start(policy=policy)
+    async with serving(talk) as url:
+        result = await worker.one(url, **fields)
+
+    assert (result.outcome, result.reason) == (Outcome.FAILED, reason)
+    assert result.attempts == policy.get("attempts", 1)
+
+
+async def test_a_host_that_hangs_up_in_the_handshake_is_tried_again(start: Start) -> None:
+    """It may be starting; the reason says how far it came."""
+    worker = await start(policy={"attempts": 2})
+    async with serving(hangs_up) as url:
+        result = await worker.one(url)
+
+    assert (result.reason, result.attempts) == (Reason.TLS, 2)

@@ -1,0 +1,103 @@
+"""What comes all at once is taken in turns: the loop is kept from nothing else for long."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from fetchfleet import Outcome
+from fetchfleet.worker.http.net.turns import Turns
+from fetchfleet.worker.lanes.store import Store
+from tests.component.conftest import Lines, Start
+from tests.support.waiting import wait_until
+from tools.origin.server import Exchange, Origin
+
+
+class Loop:
+    """Counts the turns of the running loop while it is looked at."""
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self._count()
+
+    def _count(self) -> None:
+        self.turn += 1
+        self._next = asyncio.get_running_loop().call_soon(self._count)
+
+    def stop(self) -> None:
+        """Count no more."""
+        self._next.cancel()
+
+
+async def test_so_many_go_on_in_one_turn_of_the_loop_and_in_their_order() -> None:
+    """None is passed over."""
+    turns, loop = Turns(most=4), Loop()
+    went: list[tuple[int, int]] = []
+
+    async def goes(number: int) -> None:
+        await turns.next()
+        went.append((number, loop.turn))
+
+    await asyncio.gather(*(goes(number) for number in range(50)))
+    loop.stop()
+
+    assert [number for number, _ in went] == list(range(50))
+    assert max(Counter(turn for _, turn in went).values()) <= 4
+
+
+async def test_few_wait_for_nothing() -> None:
+    """Who is not more than so many goes on at once."""
+    turns = Turns(most=4)
+    loop = Loop()
+    for _ in range(4):
+        await turns.next()
+    loop.stop()
+
+    assert loop.turn == 1
+
+
+async def test_who_is_given_up_takes_no_turn() -> None:
+    """Those behind it go on."""
+    turns = Turns(most=1)
+    waiting = [asyncio.create_task(turns.next()) for _ in range(6)]
+    await asyncio.sleep(0)
+    for task in waiting[1:5]:
+        task.cancel()
+
+    await waiting[5]
+
+    assert [task.cancelled() for task in waiting] == [False, *[True] * 4, False]
+
+
+async def test_a_lease_outlives_renewals_that_fail(
+    origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made again at once, not when the next would be due."""
+    go_on = asyncio.Event()
+    renew, failures = Store.renew, 0
+
+    async def trouble(self: Store, lanes: list[tuple[str, int]]) -> object:
+        nonlocal failures
+        if lanes and failures < 3:
+            failures += 1
+            raise RedisConnectionError("gone for a moment")
+        return await renew(self, lanes)
+
+    async def waits(x: Exchange) -> None:
+        await go_on.wait()
+        await x.respond(200, (), b"ok")
+
+    monkeypatch.setattr(Store, "renew", trouble)
+    origin.behaviour = waits
+    worker = await start(lease_s=3.0)
+    batch = await worker.submit([origin.url()])
+    await wait_until(lambda: origin.requests, "the request")
+    [lane] = worker.runtime.lanes.values()
+    lease_ends_s = lane.lease_ends_s
+    await wait_until(lambda: lane.lease_ends_s > lease_ends_s or lane.lapsed, "the renewal")
+    go_on.set()
+
+    assert [result.outcome async for result in batch.results()] == [Outcome.STORED]
+    assert failures == 3
+    assert not [line for line in lines if line["event"] == "lane.lapsed"]

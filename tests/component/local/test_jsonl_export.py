@@ -1,0 +1,167 @@
+"""The records of bodies, put together in one file: each once, wherever it was interrupted."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fetchfleet import Outcome, Result
+from fetchfleet.worker.body.json_lines import records_in
+from fetchfleet.worker.local import jsonl_export
+from fetchfleet.worker.local.jsonl_export import Gather
+from fetchfleet.worker.local.lines_to import LinesError, Where
+from tests.support.waiting import wait_until
+
+BATCH = "0123456789abcdef"
+Said = list[str]
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Where:
+    """A file, a folder of bodies, and where it is noted how far it is."""
+    (tmp_path / "out").mkdir()
+    return Where(str(tmp_path / "records"), tmp_path / "out", tmp_path / "note.json")
+
+
+@pytest.fixture
+def said() -> Said:
+    """What was said."""
+    return []
+
+
+def stored(where: Where, name: str, body: bytes) -> Result:
+    """The result of a fetch whose body is there."""
+    (where.out / name).write_bytes(body)
+    digest = hashlib.sha256(body).hexdigest()
+    url = f"http://a.example/{name}"
+    return Result(id=name, url=url, outcome=Outcome.STORED, worker="w", path=name, sha256=digest)
+
+
+async def take(where: Where, said: Said, *results: Result, goes_on: bool = False, after: int = 0) -> None:
+    """The results gathered, at positions from 1-0 on."""
+    with Gather(where, BATCH, said.append, goes_on=goes_on) as gathering:
+        assert gathering.position == (f"{after}-0" if after else "0")
+        for place, result in enumerate(results, start=after + 1):
+            await gathering.add(result, f"{place}-0")
+        gathering.check(after + len(results))
+
+
+def records(where: Where) -> bytes:
+    """What is in the file."""
+    return Path(where.to).read_bytes()
+
+
+def append(where: Where, more: bytes, keep_bytes: int | None = None) -> None:
+    """Somebody else's hand at the file: something more, or all but the beginning gone."""
+    Path(where.to).write_bytes(records(where)[:keep_bytes] + more)
+
+
+async def test_records_are_written_bare_a_line_each(where: Where, said: Said) -> None:
+    """Without the blank lines, the ends and the space around them; nothing of a fetch that stored nothing."""
+    failed = Result(id="x", url="http://a.example/", outcome=Outcome.FAILED, worker="w")
+    bodies = [b'\n {"a": 1}\t\r\n\r\n[2]\n', b"", b"3"]
+    results = [stored(where, str(place), body) for place, body in enumerate(bodies)]
+
+    await take(where, said, results[0], failed, *results[1:])
+
+    assert records(where) == b'{"a": 1}\n[2]\n3\n'
+    assert not said
+
+
+async def test_a_large_body_comes_whole(where: Where, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over many blocks."""
+    monkeypatch.setattr(jsonl_export, "BLOCK_BYTES", 100)
+    body = b"".join(b"%d\n" % place for place in range(1000))
+
+    await take(where, said, stored(where, "a", body))
+
+    assert records(where) == body
+
+
+async def test_it_goes_on_where_it_was(where: Where, said: Said) -> None:
+    """What was written after the last note is cut off; a new batch begins a new file."""
+    one, two = stored(where, "a", b"1\n"), stored(where, "b", b"2\n")
+    await take(where, said, one)
+    append(where, b"half a rec")
+
+    await take(where, said, two, goes_on=True, after=1)
+    assert records(where) == b"1\n2\n"
+
+    await take(where, said, two)
+    assert records(where) == b"2\n"
+
+
+async def test_being_cancelled_leaves_whole_bodies(
+    where: Where, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a body's records are not for whoever reads the file, nor for the command that goes on."""
+    one, two = stored(where, "a", b"1\n"), stored(where, "b", b"2\n" * 50_000)
+    midst, may_end = threading.Event(), threading.Event()
+
+    def held(lines: Iterable[bytes]) -> Iterator[bytes]:
+        for number, record in enumerate(records_in(lines)):
+            if number == 30_000:
+                midst.set()
+                may_end.wait(30)
+            yield record
+
+    monkeypatch.setattr(jsonl_export, "BLOCK_BYTES", 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(jsonl_export, "records_in", held)
+        taking = asyncio.create_task(take(where, said, one, two))
+        await wait_until(midst.is_set, "half of the second")
+        assert len(records(where)) > 10_000
+        taking.cancel()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+    assert records(where) == b"1\n"
+
+    await take(where, said, two, goes_on=True, after=1)
+    assert records(where) == b"1\n" + b"2\n" * 50_000
+
+
+async def test_a_body_that_is_another_by_now_is_left_out(where: Where, said: Said) -> None:
+    """Each missing one is counted, the first is named; all others are written."""
+    one, two, three = (stored(where, name, name.encode()) for name in ("1", "2", "3"))
+    (where.out / "1").write_bytes(b"8")
+    (where.out / "2").unlink()
+
+    with pytest.raises(LinesError, match="the records of 2 bodies"):
+        await take(where, said, one, two, three)
+
+    with pytest.raises(LinesError, match="the records of 2 bodies"):
+        await take(where, said, goes_on=True, after=3)
+
+    assert records(where) == b"3\n"
+    assert [line.partition(":")[0] for line in said] == ["http"]
+    assert "1: its records are left out" in said[0]
+    assert "has been replaced" in said[0]
+
+
+async def test_what_was_read_before_without_us_is_told(where: Where, said: Said) -> None:
+    """Results that nobody gathered are not passed over in silence."""
+    with Gather(where, BATCH, said.append, goes_on=True) as gathering:
+        await gathering.add(stored(where, "a", b"1"), "7-0")
+        with pytest.raises(LinesError, match="the records of 2 results"):
+            gathering.check(3)
+
+
+async def test_another_file_is_refused(where: Where, said: Said) -> None:
+    """Where a batch goes on, half of its records would be elsewhere."""
+    await take(where, said, stored(where, "a", b"1"))
+
+    with pytest.raises(LinesError, match=f"go to {where.to}: give that"):
+        await take(where._replace(to=f"{where.to}.other"), said, goes_on=True)
+    append(where, b"", keep_bytes=1)
+    with pytest.raises(LinesError, match="is shorter than what was written to it"):
+        await take(where, said, goes_on=True)
+
+
+async def test_a_full_disk_is_named(where: Where, said: Said) -> None:
+    """With the place that is full."""
+    with pytest.raises(LinesError, match="--lines-to /dev/full: No space left"):
+        await take(where._replace(to="/dev/full"), said, stored(where, "a", b"1" * 100_000))

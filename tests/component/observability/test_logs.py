@@ -1,0 +1,193 @@
+"""What the log tells, and what it never does."""
+
+import io
+import json
+import logging
+from collections import Counter
+
+import pytest
+
+from fetchfleet import Outcome
+from fetchfleet.worker.http.base import HttpxEngine
+from fetchfleet.worker.observability import log
+from tests.component.conftest import Lines, Start
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+FIELDS = {
+    *("event", "worker", "id", "batch", "lane", "method", "url"),
+    *("status", "outcome", "reason", "note", "bytes", "stale"),
+    *("attempts", "throttles", "interruptions"),
+    *("queue_ms", "connect_ms", "ttfb_ms", "total_ms"),
+}
+SECRET = "hunter2"
+
+
+def of_event(lines: Lines, event: str) -> Lines:
+    """The lines of one event."""
+    return [line for line in lines if line["event"] == event]
+
+
+async def test_every_fetch_has_one_canonical_line(origin: Origin, worker: OneWorker, lines: Lines) -> None:
+    """However a fetch ends and however often it was tried, one line says all of it."""
+    origin.behaviour = o.by_path(
+        {"/404": o.NOT_FOUND, "/500": o.fail_times(1, 500), "/302": o.redirect("/ok"), "/": o.OK}
+    )
+
+    results = await worker.results(origin.url(path) for path in ("/ok", "/404", "/500", "/302"))
+    finished = {line["id"]: line for line in of_event(lines, "fetch.finished")}
+
+    assert len(of_event(lines, "fetch.finished")) == len(results)
+    for result in results:
+        line = finished[result.id]
+        assert line.keys() >= FIELDS
+        assert (line["outcome"], line["reason"]) == (result.outcome, result.reason)
+        assert (line["status"], line["bytes"]) == (result.status, result.bytes)
+        assert line["attempts"] == result.attempts
+    assert len(of_event(lines, "fetch.retry")) == 1
+
+
+async def test_a_line_says_why_an_attempt_broke(worker: OneWorker, lines: Lines) -> None:
+    """The note holds the error's own words."""
+    await worker.run(["http://[2001:db8::1]/"])
+
+    [line] = of_event(lines, "fetch.finished")
+    assert line["reason"] == "egress_refused"
+    assert "documentation" in line["note"]
+
+
+async def test_a_lane_tells_its_life(origin: Origin, start: Start, lines: Lines) -> None:
+    """Taken, cooling, broken, probed, well again, given back: each is a line with the lane's name."""
+    worker = await start(policy={"breaker_failures": 2, "concurrency": 1})
+    origin.behaviour = o.sequence(o.retry_after(1), o.status(500), o.status(500), o.OK)
+
+    await worker.one(origin.url())
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+
+    told = [line["event"] for line in lines if line["event"].startswith("lane.")]
+    counts = Counter(told)
+    assert all("lane" in line for line in lines if line["event"].startswith("lane."))
+    assert counts["lane.cooling"] == counts["lane.breaker_open"] == counts["lane.breaker_closed"] == 1
+    assert counts["lane.taken"] == counts["lane.released"] >= 2
+    assert told.index("lane.cooling") < told.index("lane.breaker_open") < told.index("lane.breaker_closed")
+    assert told[-1] == "lane.released"
+
+
+async def test_a_lane_that_is_given_back_says_why(origin: Origin, worker: OneWorker, lines: Lines) -> None:
+    """Whoever looks why a host is not fetched finds the reason and the time."""
+    origin.behaviour = o.retry_after(3600)
+    await worker.submit([origin.url()])
+    await wait_until(lambda: of_event(lines, "lane.released"), "the lane to be given back")
+
+    [cooling], [released] = of_event(lines, "lane.cooling"), of_event(lines, "lane.released")
+    assert cooling["wait_s"] >= 3599
+    assert (released["more"], released["why"]) == (True, "cooling")
+    assert released["due_in_ms"] >= 3_590_000
+
+
+async def test_a_worker_tells_when_it_starts_and_stops(worker: OneWorker, lines: Lines) -> None:
+    """The first line and the last are the worker's own; how it was comes before the very last."""
+    await worker.stop()
+
+    assert lines[0]["event"] == "worker.started"
+    assert [line["event"] for line in lines[-3:]] == ["worker.stopping", "worker.heartbeat", "worker.stopped"]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        o.OK,
+        o.status(500),
+        o.sequence(o.retry_after(1), o.OK),
+        o.reset,
+        o.redirect(f"/elsewhere?token={SECRET}"),
+        o.redirect(f"http://user:{SECRET}@127.0.0.12/"),
+        o.redirect(f"http://127.0.0.12:1/?token={SECRET}"),
+        o.redirect(f"http://10.0.0.1/?token={SECRET}"),
+        o.redirect(f"ftp://user:{SECRET}@x/?token={SECRET}"),
+        o.garbage(b"HTTP/1.1 200 OK\r\nX: " + SECRET.encode() + b"\r\nbad line\r\n\r\n"),
+    ],
+    ids=["ok", "500", "429", "reset", "hop", "userinfo", "dead-hop", "refused-hop", "ftp", "garbage"],
+)
+async def test_no_line_holds_a_secret(
+    origin: Origin, start: Start, stream: io.StringIO, behaviour: o.Behaviour
+) -> None:
+    """Neither a query's values nor userinfo, headers or bodies are ever written, wherever they come from."""
+    worker = await start(policy={"attempts": 2})
+    origin.behaviour = behaviour
+
+    await worker.one(
+        origin.url(f"/a?token={SECRET}&{SECRET}"),
+        method="PUT",
+        headers={"Authorization": SECRET},
+        body=SECRET,
+        deadline_s=10,
+        meta=SECRET,
+    )
+    await worker.stop()
+
+    assert "fetch.finished" in stream.getvalue()
+    assert SECRET not in stream.getvalue()
+
+
+async def test_lines_are_json_where_nobody_watches(origin: Origin, start: Start, stream: io.StringIO) -> None:
+    """Each line is one JSON object with its time and level."""
+    worker = await start()
+    result = await worker.one(origin.url())
+    await worker.stop()
+
+    written = [json.loads(line) for line in stream.getvalue().splitlines()]
+    [finished] = [line for line in written if line["event"] == "fetch.finished"]
+    assert result.outcome is Outcome.STORED
+    assert finished.keys() >= FIELDS | {"timestamp", "level"}
+    assert (finished["level"], finished["id"]) == ("info", result.id)
+
+
+async def test_libraries_warnings_are_lines_too(stream: io.StringIO) -> None:
+    """What httpx or arq warn of is JSON as well, redacted; what they merely tell is not asked for."""
+    logging.getLogger("httpx").info("GET https://x/?token=%s", SECRET)
+    logging.getLogger("arq.worker").warning("lost https://u:%s@x/?token=%s", SECRET, SECRET)
+
+    [line] = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (line["event"], line["library"]) == ("library", "arq.worker")
+    assert SECRET not in stream.getvalue()
+
+
+async def test_at_debug_level_each_exchange_has_its_line(origin: Origin, start: Start, lines: Lines) -> None:
+    """Whose it was, what came, and whether a connection was used again."""
+    worker = await start(log_level="debug")
+    origin.behaviour = o.by_path({"/a": o.redirect(f"/b?token={SECRET}"), "/b": o.NOT_FOUND})
+
+    result = await worker.one(origin.url("/a"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    first, second = of_event(lines, "fetch.exchange")
+
+    assert (first["id"], first["trace_id"], first["lane"]) == (result.id, "a" * 32, "127.0.0.11")
+    assert (first["method"], first["version"], first["log_level"]) == ("GET", "HTTP/1.1", "debug")
+    assert (first["url"], second["url"]) == (origin.url("/a"), origin.url("/b?token=***"))
+    assert [line["status"] for line in (first, second)] == [302, 404]
+    assert [line["reused"] for line in (first, second)] == [False, True]
+    assert all(line["ms"] > 0 for line in (first, second))
+
+
+async def test_at_info_level_an_exchange_costs_nothing(
+    origin: Origin, worker: OneWorker, lines: Lines
+) -> None:
+    """There is nothing to call, so nothing is said."""
+    await worker.one(origin.url())
+
+    engine = worker.runtime.parts.engine
+    assert isinstance(engine, HttpxEngine)
+    assert engine._client.event_hooks == {"request": [], "response": []}
+    assert of_event(lines, "fetch.exchange") == []
+
+
+@pytest.mark.parametrize(("level", "written"), [("info", ["two"]), ("debug", ["one", "two"])])
+def test_lines_below_the_level_are_not_written(stream: io.StringIO, level: str, written: list[str]) -> None:
+    """Debug is for who looks closely."""
+    log.configure(stream, level=level)
+    log.get_logger().debug("one")
+    log.get_logger().info("two")
+
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == written

@@ -1,0 +1,230 @@
+"""What is secret stays between a caller and the host he named, however a fetch ends.
+
+Each secret is a canary of its own; they are looked for wherever something is shown.
+"""
+
+import asyncio
+import io
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from fetchfleet import Fetch, InvalidFetchError, Outcome, Reason, Result
+from fetchfleet.jobs.contract.entry import Entry, Hop
+from fetchfleet.jobs.contract.model import encode
+from fetchfleet.worker.cli import render
+from fetchfleet.worker.http.base import HttpxEngine
+from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane
+from fetchfleet.worker.inspect.fleet_status import fleet_status
+from fetchfleet.worker.observability import log
+from fetchfleet.worker.policy.file import Policy
+from tests.component.conftest import HOST, Start
+from tools.one_worker import OneWorker
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+CANARY = re.compile(r"k4n4ry[a-z]+")
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "c4a4c4a4c4a4c4a4"
+SECRETS: dict[str, Any] = {
+    "headers": {
+        "Authorization": "Bearer k4n4ryauthorization",
+        "Cookie": "session=k4n4rycookie",
+        "X-Api-Key": "k4n4ryheader",
+    },
+    "traceparent": f"00-{TRACE}-{PARENT}-01",
+    "tracestate": "vendor=k4n4rytracestate",
+}
+OWN_QUERY = "/a?token=k4n4ryquery&k4n4rybare"
+THERE = "/b?access_token=k4n4rylocation&X-Amz-Signature=k4n4rylocation"
+SAYS = [("Set-Cookie", "session=k4n4rysetcookie"), ("X-Secret", "k4n4ryanswer")]
+BODY = b"k4n4rybody"
+
+
+def canaries(text: str) -> set[str]:
+    """Those that are in the text."""
+    return set(CANARY.findall(text.lower())) | ({PARENT} if PARENT in text else set())
+
+
+def closed_url() -> str:
+    """Where nobody listens."""
+    return f"http://127.0.62.13:1{THERE}"
+
+
+ENDS: dict[str, tuple[o.Behaviour, Outcome, Reason | None]] = {
+    "ok": (o.ok(BODY, SAYS), Outcome.STORED, None),
+    "404": (o.status(404, SAYS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
+    "500": (o.status(500, SAYS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
+    "reset": (o.reset, Outcome.FAILED, Reason.READ),
+    "truncated": (o.truncated(BODY, 100), Outcome.FAILED, Reason.TRUNCATED),
+    "garbage": (
+        o.garbage(b"HTTP/1.1 200 OK\r\nSet-Cookie: k4n4rysetcookie\r\nk4n4rybody\r\n\r\n"),
+        Outcome.FAILED,
+        Reason.PROTOCOL,
+    ),
+    "within": (o.by_path({"/a": o.redirect(THERE), "/b": o.ok(BODY, SAYS)}), Outcome.STORED, None),
+    "userinfo": (
+        o.redirect("http://k4n4ryuser:k4n4rypassword@127.0.62.13/"),
+        Outcome.FAILED,
+        Reason.REDIRECT_REFUSED,
+    ),
+    "scheme": (o.redirect("ftp://u:k4n4rypassword@x/?k4n4ryx"), Outcome.FAILED, Reason.REDIRECT_REFUSED),
+    "closed": (o.redirect(closed_url()), Outcome.FAILED, Reason.CONNECT),
+    "forbidden": (o.redirect(f"http://10.0.0.1{THERE}"), Outcome.FAILED, Reason.EGRESS_REFUSED),
+}
+
+
+async def start_listening(start: Start, stream: io.StringIO) -> OneWorker:
+    """A worker that tells all it can, and tells the first host alone what a fetch is part of."""
+    log.configure(stream, level="debug")
+    return await start(log_level="debug", policy={"attempts": 2}, hosts={HOST: {"context": True}})
+
+
+async def shown_of(worker: OneWorker, result: Result, stream: io.StringIO) -> str:
+    """Everything that is told of the fetch, but for the caller's own URL in his own result."""
+    redis = worker.runtime.redis
+    screen = io.StringIO()
+    console = Console(file=screen, width=500)
+    led = None if result.final_url == result.url else result.final_url
+    own = msgspec.structs.replace(result, url="", final_url=led)
+    lane = await explain_lane(redis, Policy(), HOST)
+    explained = await explain_fetch(redis, Policy(), result.id)
+    assert explained.result == result
+    letters = [letter async for letter in worker.fleet.dead.each()]
+    console.print(render.status_of(status := await fleet_status(redis)), render.dead_of(letters))
+    notes = [letter.note for letter in letters]
+    told = [encode(own), msgspec.structs.replace(explained, result=own), lane, status, notes]
+    await worker.stop()
+    return "".join([screen.getvalue(), render.result_line(result), *map(str, told), stream.getvalue()])
+
+
+@pytest.mark.parametrize("how", ENDS)
+async def test_however_a_fetch_ends_nothing_secret_is_shown(
+    how: str, origin: Origin, start: Start, stream: io.StringIO
+) -> None:
+    """Logs at debug level, results, dead letters' notes, explain and status."""
+    worker = await start_listening(start, stream)
+    origin.behaviour, outcome, reason = ENDS[how]
+
+    result = await worker.one(origin.url(OWN_QUERY), deadline_s=20, **SECRETS)
+    shown = await shown_of(worker, result, stream)
+
+    assert (result.outcome, result.reason) == (outcome, reason)
+    assert canaries(shown) == set()
+    assert "fetch.finished" in shown
+    assert TRACE in shown
+    assert ("fetch.exchange" in shown) == (how not in {"reset", "garbage"})
+    assert "k4n4ryauthorization" in str(origin.requests[0].headers)
+
+
+@pytest.mark.parametrize(
+    "answer", [o.ok(BODY, SAYS), o.NOT_FOUND, o.reset, o.redirect(THERE)], ids=["ok", "404", "reset", "loop"]
+)
+async def test_i25_another_origin_sees_none_of_the_firsts_secrets(
+    answer: o.Behaviour, origin: Origin, other: Origin, start: Start, stream: io.StringIO
+) -> None:
+    """But for what the first one has put into the Location itself; and nobody shows that either."""
+    worker = await start_listening(start, stream)
+    origin.behaviour = o.redirect(other.url(THERE))
+    other.behaviour = answer
+
+    result = await worker.one(origin.url(OWN_QUERY), **SECRETS)
+    shown = await shown_of(worker, result, stream)
+
+    assert other.requests
+    assert {canary for seen in other.requests for canary in canaries(str(seen))} == {"k4n4rylocation"}
+    assert all(TRACE not in str(seen) for seen in other.requests)
+    assert canaries(shown) == set()
+    assert result.final_url == other.url("/b?access_token=***&X-Amz-Signature=***")
+
+
+async def test_a_failed_handshake_shows_nothing(origin: Origin, start: Start, stream: io.StringIO) -> None:
+    """Where the other end does not speak TLS."""
+    worker = await start_listening(start, stream)
+
+    def talk(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BODY * 100)
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.62.14", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        origin.behaviour = o.redirect(f"https://127.0.62.14:{port}{THERE}")
+        result = await worker.one(origin.url(OWN_QUERY), **SECRETS)
+
+    assert result.reason is Reason.TLS
+    assert canaries(await shown_of(worker, result, stream)) == set()
+
+
+async def test_a_bug_of_ours_shows_nothing(
+    origin: Origin, start: Start, stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although its error quotes the request itself."""
+
+    def broken(_: HttpxEngine, request: Hop, *__: Any) -> None:
+        raise RuntimeError(f"cannot send {request} to {request.url}")
+
+    monkeypatch.setattr(HttpxEngine, "open", broken)
+    worker = await start_listening(start, stream)
+
+    result = await worker.one(origin.url(OWN_QUERY), **SECRETS)
+    shown = await shown_of(worker, result, stream)
+
+    assert result.reason is Reason.INTERNAL
+    assert "cannot send <Hop GET" in shown
+    assert canaries(shown) == set()
+
+
+async def test_what_is_sent_is_not_shown(origin: Origin, start: Start, stream: io.StringIO) -> None:
+    """Nor what comes back for it."""
+    worker = await start_listening(start, stream)
+    origin.behaviour = o.status(500, SAYS, BODY)
+
+    result = await worker.one(origin.url(OWN_QUERY), method="PUT", body=BODY.decode(), **SECRETS)
+
+    assert origin.requests[0].body == BODY
+    assert canaries(await shown_of(worker, result, stream)) == set()
+
+
+def test_no_rendering_of_a_request_shows_its_secrets() -> None:
+    """In a debugger, in an assertion, in a pretty traceback."""
+    fetch = Fetch(url=f"http://a.example{OWN_QUERY}", method="PUT", body=BODY.decode(), **SECRETS)
+    entry = Entry(id="0123456789abcdef-00000001", deadline_ms=0, fetch=fetch)
+    moved = msgspec.structs.replace(entry, hop=Hop("GET", f"http://b.example{THERE}", (("a", "k4n4ryhop"),)))
+    garbled = Hop("GET", "http://u:k4n4ry@b.example:x/")
+    things = [fetch, entry, entry.request, moved, moved.request, garbled]
+
+    screen = io.StringIO()
+    for thing in things:
+        Console(file=screen, width=500).print(thing)
+
+    assert canaries(screen.getvalue() + repr(things) + str(things)) == set()
+    assert "http://a.example:80" in repr(fetch)
+    assert "http://b.example:80" in repr(moved)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "http://k4n4ryuser:k4n4rypassword@a.example/"},
+        {"url": "http://a.example:x/?token=k4n4ryquery"},
+        {"url": "http://a.example/k4n4ry path"},
+        {"headers": {"Authorization: Bearer k4n4ryauthorization": ""}},
+        {"headers": {"Authorization": "k4n4ryauthorization\n"}},
+        {"headers": {"Cookie": "k4n4rycookié"}},
+        {"body": "k4n4rybody"},
+        {"method": "POST", "body_base64": "k4n4rybody!"},
+        {"etag": "k4n4ryetag"},
+        {"sha256": "k4n4rydigest"},
+        {"traceparent": f"00-{TRACE}-{PARENT}-k4n4rytrace"},
+        {"traceparent": SECRETS["traceparent"], "tracestate": "k4n4rytracestate"},
+    ],
+    ids=lambda fields: next(reversed(fields)),
+)
+def test_a_refusal_quotes_no_secret(fields: dict[str, Any]) -> None:
+    """It goes to logs, dead letters and receipts."""
+    with pytest.raises(InvalidFetchError) as caught:
+        Fetch(**{"url": "http://a.example/", **fields})
+
+    assert canaries(str(caught.value)) == set()

@@ -1,0 +1,227 @@
+"""A worker under its user of ops/users.acl: all of its work is allowed."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Batch, Fleet, Outcome, Reason, UnknownBatchError
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import fetch_id
+from fetchfleet.jobs.notify import arq_client
+from fetchfleet.jobs.redis_connection import connect, connection_pool
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.lanes.store import Held, Store
+from tests.component.conftest import HOST, Lines, Start
+from tests.support import guarded_redis
+from tests.support.guarded_redis import OPERATORS_SCRIPTS, WORKERS_SCRIPTS, GuardedRedis, Ran, count_scripts
+from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, lose_a_claim, now_ms, state
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker, results_of
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+WHY_NOT = guarded_redis.why_unguarded()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+
+
+@pytest.fixture
+def guarded() -> Iterator[GuardedRedis]:
+    """A Redis with our users, in which the test may leave only what keys.py allows."""
+    with guarded_redis.serve_guarded() as server:
+        yield server
+
+
+@pytest.fixture
+async def admin(guarded: GuardedRedis) -> AsyncIterator[Redis]:
+    """A client that may do anything."""
+    async with connect(guarded.admin_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def producer(guarded: GuardedRedis) -> AsyncIterator[Fleet]:
+    """A producer's door."""
+    async with Fleet(guarded.url("producer")) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """Which scripts each user has run."""
+    return count_scripts(monkeypatch)
+
+
+async def swept(worker: OneWorker, batch: Batch) -> bool:
+    """Sweep; whether the batch has ended."""
+    await worker.runtime.sweep()
+    return (await batch.counts()).ended
+
+
+async def die_with_a_claim(guarded: GuardedRedis, admin: Redis) -> None:
+    """A worker that took the lane and claimed what was in it is seen no more."""
+    async with connect(guarded.url("worker")) as client:
+        store = Store(client, "dead", LEASE_MS)
+        held = await store.take(HOST, int((await fields(admin, HOST))["generation"]))
+        assert isinstance(held, Held)
+        assert 1 == len((await store.claim(HOST, held.token, 10)).elements)
+    await lapse(admin, HOST)
+
+
+async def ends_what_it_cancels(producer: Fleet, origin: Origin) -> None:
+    """What runs, what waits and what waits to be retried of a batch ends as cancelled."""
+    cancelled = await producer.submit([origin.url(f"/stall/{i}") for i in range(20)])
+    await wait_until(lambda: origin.in_progress, "a request")
+    await cancelled.cancel()
+    assert {Outcome.CANCELLED} == {result.outcome for result in await results_of(cancelled)}
+
+
+async def finds_what_it_has_not_heard_of(producer: Fleet, origin: Origin, admin: Redis, ran: Ran) -> None:
+    """The reply to a claim was lost."""
+    half = o.HalfBody()
+    origin.behaviour, before = half, origin.behaviour
+    batch = await producer.submit([origin.url(f"/{number}") for number in range(20)])
+    await wait_until(lambda: origin.in_progress, "a request")
+    await lose_a_claim(admin, HOST)
+    await wait_until(lambda: "claims" in ran["worker"], "a look at what is claimed")
+    half.go_on.set()
+    assert {Outcome.STORED} == {result.outcome for result in await results_of(batch)}
+    origin.behaviour = before
+
+
+async def ends_what_is_too_late(producer: Fleet, origin: Origin) -> None:
+    """A deadline in the middle of a cool-down is kept."""
+    await results_of(await producer.submit([{"url": origin.url("/429"), "deadline_s": 5}]))
+    late = await producer.submit([{"url": origin.url("/ok"), "deadline_s": 0.5}])
+    assert [Reason.THROTTLED] == [result.reason for result in await results_of(late)]
+
+
+async def takes_from_the_inbox(guarded: GuardedRedis, producer: Fleet, origin: Origin) -> None:
+    """A URL, a batch of its own, an empty one, what is no message, and what only a newer worker reads."""
+    named = {"batch": BATCH_ID, "fetches": [origin.url("/inbox")]}
+    empty = {"batch": BATCH_ID[::-1], "fetches": []}
+    async with connect(guarded.url("pusher")) as client:
+        newer = json.dumps({"v": 2})
+        await ask(client, "RPUSH", keys.INBOX, "nonsense", newer, json.dumps(empty), json.dumps(named))
+    await wait_until(partial(_has_ended, producer, BATCH_ID), "the batch of the inbox")
+    await wait_until(partial(_has_ended, producer, BATCH_ID[::-1]), "the empty batch")
+
+
+async def _has_ended(producer: Fleet, batch_id: str) -> bool:
+    with suppress(UnknownBatchError):
+        return (await producer.batch(batch_id).counts()).ended
+    return False
+
+
+async def takes_from_plain_arq(guarded: GuardedRedis, producer: Fleet, origin: Origin) -> None:
+    """A job and its receipt; one that is refused says why."""
+    arq = arq_client(connection_pool(guarded.url("producer")))
+    good, bad = await arq.enqueue_job("fetch", origin.url("/arq")), await arq.enqueue_job("other")
+    assert good is not None
+    assert bad is not None
+    receipt: Any = await good.result(timeout=20, poll_delay=0.02)
+    await wait_until(lambda: bad.result_info(), "the refusal")  # noqa: PLW0108 - a new coroutine each time
+    assert [fetch_id(receipt["batch"], 0)] == receipt["ids"]
+    assert [Outcome.STORED] == [
+        result.outcome for result in await results_of(producer.batch(receipt["batch"]))
+    ]
+    await arq.aclose(close_connection_pool=True)
+
+
+async def puts_aside_what_is_foreign(admin: Redis, worker: OneWorker, ran: Ran) -> None:
+    """Where the backlog was written over it is counted again."""
+    await admin.set(keys.BACKLOG, "no number")
+    worker.runtime.parts.foreign.look_soon()
+    await wait_until(
+        lambda: {"quarantine", "repair_lane", "recount"} <= ran["worker"], "the backlog to be counted"
+    )
+
+
+async def waits_for_a_lane_that_is_not_due(guarded: GuardedRedis, admin: Redis) -> None:
+    """A hand-off that comes early is put off, and then taken."""
+    name = "early.example"
+    lane = {"state": "scheduled", "generation": "1", "due_ms": str(await now_ms(admin) + 300)}
+    await admin.hset(keys.lane(name), mapping=lane)  # type: ignore[misc]
+    arq = arq_client(connection_pool(guarded.url("producer")))
+    await arq.enqueue_job("take_lane", name, 1, _job_id=keys.wake_job(name, 1))
+    await arq.aclose(close_connection_pool=True)
+    await wait_until(partial(_is_idle, admin, name), "the lane to be taken and released")
+
+
+async def _is_idle(admin: Redis, name: str) -> bool:
+    return await state(admin, name) == "idle"
+
+
+async def test_a_workers_whole_life_is_allowed(
+    guarded: GuardedRedis,
+    admin: Redis,
+    producer: Fleet,
+    start: Start,
+    origin: Origin,
+    other: Origin,
+    ran: Ran,
+    lines: Lines,
+) -> None:
+    """Every door, retries, dead letters, a redirect, a cancelled batch, a dead worker, the housekeeping."""
+    origin.behaviour = o.by_path(
+        {
+            "/500": o.fail_times(1, 500),
+            "/302": o.redirect(other.url("/there")),
+            "/stall": o.stall_headers(60),
+            "/404": o.NOT_FOUND,
+            "/429": o.retry_after(60),
+            "/": o.OK,
+        }
+    )
+    async with connect(guarded.url("reader")) as reader:
+        await reader.xgroup_create(keys.ALL_RESULTS, "late", "0", mkstream=True)
+    await admin.zadd(keys.BATCHES, {"f" * 16: 1})
+    orphaned = await producer.submit([origin.url("/orphan")])
+    await die_with_a_claim(guarded, admin)
+
+    worker = await start(redis_url=guarded.url("worker"), lease_s=1.0, results_length=2)
+    await wait_until(partial(swept, worker, orphaned), "the orphan's result", every_s=0.1)
+    batch = await producer.submit(origin.url(path) for path in ("/ok", "/500", "/302", "/404"))
+    outcomes = [result.outcome for result in await results_of(batch)]
+    assert [Outcome.STORED, Outcome.STORED, Outcome.STORED, Outcome.FAILED] == outcomes
+    await takes_from_the_inbox(guarded, producer, origin)
+    await takes_from_plain_arq(guarded, producer, origin)
+    await ends_what_it_cancels(producer, origin)
+    await finds_what_it_has_not_heard_of(producer, origin, admin, ran)
+    await waits_for_a_lane_that_is_not_due(guarded, admin)
+    await ends_what_is_too_late(producer, origin)
+    await puts_aside_what_is_foreign(admin, worker, ran)
+    await worker.runtime.sweep()
+    assert 2 == await admin.xlen(keys.ALL_RESULTS)
+    await worker.stop()
+    await admin.delete(keys.INBOX, keys.TAKEN, keys.INTAKE)  # what is for a newer worker would wait for one
+    await guarded_redis.submit_more_than_fits(guarded.url("worker"), admin)
+
+    assert set() == guarded.refused()
+    assert {"redis.trouble"} & {line["event"] for line in lines} == set()
+    assert WORKERS_SCRIPTS == ran["worker"]
+
+
+def test_every_script_is_some_users() -> None:
+    """A new script is run by a producer, an operator, a worker, or several of them."""
+    assert runner.SOURCES.keys() == OPERATORS_SCRIPTS | WORKERS_SCRIPTS
+
+
+def test_every_command_of_its_scripts_is_the_workers() -> None:
+    """Also those in branches that are seldom taken."""
+    calls = [
+        call
+        for name in WORKERS_SCRIPTS
+        for call in re.findall(r"redis\.call\(([^,)]*)", runner.SOURCES[name].decode())
+    ]
+    used = {command.lower() for call in calls for command in re.findall(r"'([A-Z]+)'", call)}
+    file = (guarded_redis.ROOT / "ops" / "users.acl").read_text()
+    (rules,) = re.findall(r"^user worker (.*)", file, re.MULTILINE)
+    granted = {rule.partition("|")[0] for rule in re.findall(r"\+(\S+)", rules)}
+    assert {"xadd", "zadd", "hset"} <= used
+    assert set() == used - granted

@@ -1,0 +1,80 @@
+"""Errors of our own: told, and nobody waits for ever because of one."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from fetchfleet import Outcome, Reason
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.worker.fetch.run import run_fetch
+from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.runtime.heartbeat import Life
+from fetchfleet.worker.scheduler import drain
+from fetchfleet.worker.util import aio
+from tests.component.conftest import Lines, Start
+from tests.support.waiting import wait_until
+from tools.origin.server import Origin
+
+Call = Callable[..., Awaitable[Any]]
+
+
+def failing_once(call: Call) -> Call:
+    """Does as the call does, but for the first time."""
+    calls = 0
+
+    async def made(*how: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ZeroDivisionError("a bug")
+        return await call(*how)
+
+    return made
+
+
+async def test_a_bug_in_a_fetch_is_found_out_alone_in_a_lane_that_is_never_empty(
+    origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as a crash: after three the fetch ends, without its lane having to be given back."""
+
+    async def run(entry: Entry, lane: Lane, parts: Parts) -> None:
+        if entry.fetch.url.endswith("/bug"):
+            raise ZeroDivisionError("a bug")
+        await run_fetch(entry, lane, parts)
+
+    monkeypatch.setattr(drain, "run_fetch", run)
+    worker = await start()
+    results = await worker.run([origin.url("/bug"), *(origin.url(f"/{n}") for n in range(20))])
+
+    bug = results.pop(origin.url("/bug"))
+    assert (Outcome.FAILED, Reason.POISON, 3) == (bug.outcome, bug.reason, bug.interruptions)
+    assert {Outcome.STORED} == {result.outcome for result in results.values()}
+    told = [line for line in lines if line["event"] == "fetch.bug"]
+    assert [bug.id] * 3 == [line["id"] for line in told]
+    assert all("ZeroDivisionError" in line["error"] and "run" in line["trace"] for line in told)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "loop"), [(Life, "show", "sign of life"), (Settler, "_write", "settle")]
+)
+async def test_a_loop_of_the_worker_goes_on_after_a_bug(
+    origin: Origin,
+    start: Start,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type,
+    name: str,
+    loop: str,
+) -> None:
+    """It says so, and what it had in hand is not lost."""
+    monkeypatch.setattr(aio, "BEGIN_AGAIN_S", 0.05)
+    worker = await start()
+    monkeypatch.setattr(kind, name, failing_once(getattr(kind, name)))
+    result = await worker.one(origin.url())
+    await wait_until(lambda: [line for line in lines if line["event"] == "worker.bug"], "the bug to be told")
+
+    assert Outcome.STORED == result.outcome
+    assert [loop] == [line["loop"] for line in lines if line["event"] == "worker.bug"]

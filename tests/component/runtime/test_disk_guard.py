@@ -1,0 +1,305 @@
+"""A disk without room: nobody is blamed, nothing is hammered, and the work goes on when there is room."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Outcome
+from fetchfleet.worker.fetch import error_mapping
+from fetchfleet.worker.runtime import disk_guard, runtime
+from fetchfleet.worker.sink import disk_space as space_module
+from fetchfleet.worker.sink.disk_space import Space
+from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
+from fetchfleet.worker.sink.files.sink import FileSink
+from tests.component.conftest import Lines, Start
+from tests.support.disks import knows_no_nameless_files, mounted, remount
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker, results_of
+from tools.origin import server as o
+from tools.origin.server import Exchange, Origin
+
+LEAST_BYTES = 1000
+
+
+class Disk:
+    """What the disk is said to have left."""
+
+    def __init__(self) -> None:
+        self.space = Space(2 * LEAST_BYTES)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """A disk that is as full as the test says, looked at many times a second."""
+    made = Disk()
+
+    async def space(_: FileSink) -> Space:
+        return made.space
+
+    monkeypatch.setattr(FileSink, "space", space)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait is longer than a test can sit out."""
+    monkeypatch.setattr(disk_guard, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(runtime, "LEFT_ALONE_S", 0.05)
+    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB where bodies go, 3 of them taken."""
+    with mounted(tmp_path / "out") as out:
+        (out / "filler").write_bytes(b"x" * (3 << 20))
+        yield out
+
+
+def said(lines: Lines, event: str) -> list[Any]:
+    """Every line of that event."""
+    return [line for line in lines if line["event"] == event]
+
+
+def count_offers(worker: OneWorker, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lanes that are offered to the worker from here on."""
+    offers: list[str] = []
+    take = worker.runtime.take_lane
+
+    async def counted(name: str, *args: Any, **kwargs: Any) -> Any:
+        offers.append(name)
+        return await take(name, *args, **kwargs)
+
+    monkeypatch.setattr(worker.runtime, "take_lane", counted)
+    return offers
+
+
+@pytest.mark.parametrize(
+    ("space", "wanting"),
+    [
+        (Space(LEAST_BYTES - 1), "bytes"),
+        (Space(1 << 40, free_files=0), "files"),
+        (Space(1 << 40, read_only=True), "writing"),
+    ],
+)
+async def test_without_room_no_lane_is_taken_until_there_is_some(
+    disk: Disk,
+    origin: Origin,
+    start: Start,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    space: Space,
+    wanting: str,
+) -> None:
+    """It is said once, with what is wanting, and once that it is over; no host is asked for anything."""
+    worker = await start(min_free_bytes=LEAST_BYTES)
+    disk.space = space
+    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    offers = count_offers(worker, monkeypatch)
+    batch = await worker.submit([origin.url()])
+    await wait_until(lambda: len(offers) >= 3, "the lane to be offered again and again")
+    assert (origin.requests, said(lines, "disk.ok")) == ([], [])
+    disk.space = Space(2 * LEAST_BYTES)
+
+    [result] = await results_of(batch)
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 0)
+    [full], [ok] = said(lines, "disk.full"), said(lines, "disk.ok")
+    assert (full["log_level"], full["wanting"], full["free_bytes"]) == ("error", wanting, space.free_bytes)
+    assert ok["free_bytes"] == 2 * LEAST_BYTES
+
+
+async def test_lanes_at_hand_go_to_a_worker_with_room(
+    disk: Disk, origin: Origin, start: Start, lines: Lines
+) -> None:
+    """What is in flight ends where it is; what waits behind it is another's."""
+    may_end = asyncio.Event()
+    origin.behaviour = o.held(may_end)
+    narrow = await start(worker_id="narrow", min_free_bytes=LEAST_BYTES, policy={"concurrency": 1})
+    batch = await narrow.submit([origin.url("/first"), origin.url("/second"), origin.url("/third")])
+    await wait_until(lambda: origin.requests, "the first to be in flight")
+    disk.space = Space(LEAST_BYTES - 1)
+    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    await start(worker_id="wide", min_free_bytes=0, policy={"concurrency": 1})
+    may_end.set()
+
+    first, *others = await results_of(batch)
+
+    assert (first.outcome, first.worker) == (Outcome.STORED, "narrow")
+    assert [(result.outcome, result.worker) for result in others] == [(Outcome.STORED, "wide")] * 2
+    assert len(origin.requests) == 3
+
+
+async def test_a_real_disk_that_is_full_is_noticed_and_waited_for(
+    small_disk: Path, origin: Origin, start: Start, lines: Lines
+) -> None:
+    """It is the free space of the out folder that counts."""
+    worker = await start(min_free_bytes=2 << 20)
+    batch = await worker.submit([origin.url()])
+    [line] = said(lines, "disk.full")
+    assert 0 < line["free_bytes"] <= 1 << 20
+    (small_disk / "filler").unlink()
+
+    [result] = await results_of(batch)
+    await worker.stop()
+
+    assert result.outcome is Outcome.STORED
+    assert len(said(lines, "disk.full")) == len(said(lines, "disk.ok")) == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "size_bytes"),
+    [("create", 10), ("put", 10), ("name", 10), ("create", 2 * BLOCK_BYTES), ("put", 2 * BLOCK_BYTES)],
+    ids=["create-small", "put-small", "name-small", "create-large", "put-large"],
+)
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO], ids=errno.errorcode.get
+)
+async def test_a_disk_that_refuses_is_nobodys_fault(
+    origin: Origin,
+    worker: OneWorker,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    step: str,
+    size_bytes: int,
+) -> None:
+    """No attempt is charged, nothing is left, and the fetch goes on when the disk does."""
+    if step != "name":
+        knows_no_nameless_files(monkeypatch)
+    real, refusals = getattr(Folders, step), iter([True, True])
+
+    def refuses_twice(self: Folders, part: str | int, *args: Any, **kwargs: Any) -> Any:
+        if not str(part).startswith("trial") and next(refusals, False):
+            raise OSError(number, os.strerror(number))
+        return real(self, part, *args, **kwargs)
+
+    monkeypatch.setattr(Folders, step, refuses_twice)
+    origin.behaviour = o.ok(b"x" * size_bytes)
+
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 2)
+    assert [line["reason"] for line in said(lines, "fetch.retry")] == ["disk", "disk"]
+    assert worker.files() == {result.path}
+    await wait_until(lambda: not worker.parts(), "nothing to be left")  # the worker may be trying the disk
+
+
+class Refusing:
+    """A step of the sink that fails while it is told to; trials: whether also for the worker's own."""
+
+    def __init__(self, step: str, number: int, *, trials: bool) -> None:
+        self.now = True
+        self.refused = 0
+        self._real = getattr(Folders, step)
+        self._number = number
+        self._trials = trials
+
+    def __call__(self, folders: Folders, part: str | int, *args: Any, **kwargs: Any) -> Any:
+        """The step, or the error."""
+        trial = str(part).startswith("trial")
+        if self.now and (self._trials or not trial):
+            self.refused += not trial
+            raise OSError(self._number, os.strerror(self._number))
+        return self._real(folders, part, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("step", "trials"),
+    [("create", True), ("put", False), ("name", False)],
+    ids=["everything", "only bodies", "only nameless ones"],
+)
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
+async def test_a_disk_that_goes_on_refusing_stops_the_claims(
+    origin: Origin,
+    start: Start,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    step: str,
+    trials: bool,  # noqa: FBT001
+) -> None:
+    """A quota, or a disk that fails, has room by its own word: what it does counts; no host pays for it."""
+    if step != "name":
+        knows_no_nameless_files(monkeypatch)
+    refusing = Refusing(step, number, trials=trials)
+    monkeypatch.setattr(Folders, step, partialmethod(refusing))
+    monkeypatch.setattr(space_module, "PAUSE_S", 0.5)
+    worker = await start(policy={"concurrency": 2})
+    batch = await worker.submit([origin.url(f"/{n}") for n in range(20)])
+    await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    asked = len(origin.requests)
+    offers = count_offers(worker, monkeypatch)
+    await wait_until(lambda: len(offers) >= 3, "the lane to be offered again and again")
+    if trials:
+        assert len(origin.requests) == asked
+    refusing.now = False
+
+    results = await results_of(batch)
+
+    assert {(result.outcome, result.attempts) for result in results} == {(Outcome.STORED, 1)}
+    assert asked <= 20
+    assert {line["wanting"] for line in said(lines, "disk.full")} == {"writing"}
+    assert len(said(lines, "disk.full")) == len(said(lines, "disk.ok"))
+    assert not worker.parts()
+
+
+async def test_a_disk_without_a_file_left_is_noticed(
+    tmp_path: Path, origin: Origin, start: Start, lines: Lines
+) -> None:
+    """Bytes are not all that a disk can lack."""
+    with mounted(tmp_path / "out", files=12) as out:
+        worker = await start(min_free_bytes=0)
+        fillers = [out / f"filler{n}" for n in range(12)]
+        with suppress(OSError):
+            for filler in fillers:
+                filler.touch()
+        await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+        batch = await worker.submit([origin.url()])
+        for filler in fillers:
+            filler.unlink(missing_ok=True)
+        [result] = await results_of(batch)
+        await worker.stop()
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert [line["wanting"] for line in said(lines, "disk.full")] == ["files"]
+
+
+async def test_a_disk_that_is_mounted_read_only_in_the_middle_of_a_body_is_waited_for(
+    tmp_path: Path, origin: Origin, start: Start, lines: Lines
+) -> None:
+    """The kernel does so after an error of the disk; what was on its way comes again, uncharged."""
+    half, may_end = asyncio.Event(), asyncio.Event()
+
+    async def in_two(x: Exchange) -> None:
+        await x.send_head(200, [("Content-Length", "10")])
+        await x.send(b"12345")
+        half.set()
+        await may_end.wait()
+        await x.send(b"67890")
+
+    origin.behaviour = in_two
+    with mounted(tmp_path / "out") as out:
+        worker = await start(min_free_bytes=0)
+        batch = await worker.submit([origin.url()])
+        await wait_until(half.is_set, "half a body")
+        remount(out, "ro")
+        may_end.set()
+        await wait_until(lambda: said(lines, "fetch.retry"), "the refusal")
+        await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
+        remount(out, "rw")
+        [result] = await results_of(batch)
+        await worker.stop()
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert {line["wanting"] for line in said(lines, "disk.full")} == {"writing"}
+    assert {line["reason"] for line in said(lines, "fetch.retry")} == {"disk"}

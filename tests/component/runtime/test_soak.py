@@ -1,0 +1,113 @@
+"""Half an hour of bad weather in seconds: what a worker holds goes back to what it was."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from fetchfleet import Result
+from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.runtime.stats import open_files, rss_bytes
+from tests.component.conftest import Lines, Start
+from tests.support import tcp
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker, results_of
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+FETCHES = int(os.environ.get("FETCHFLEET_TEST_SOAK_FETCHES", "1500"))
+A_ROUND = 500
+CANCELLED_A_ROUND = 24
+HOST, OTHER_HOST = "127.0.63.11", "127.0.63.12"
+POLICY = {
+    "attempts": 1,  # retries would wait, and waiting is not what is looked at
+    "concurrency": 24,
+    "breaker_failures": 1000,
+    "timeout": Timeouts(connect_s=5, read_s=0.3, write_s=5, pool_s=5, total_s=60),
+}
+MOST_MORE_BYTES = 48 << 20
+MOST_MORE_FILES = 16
+"""Connections to Redis come as they are needed, and stay."""
+
+
+def weather(other: Origin) -> o.Behaviour:
+    """One fetch in eight has something about it, by its number."""
+    faults: dict[int, o.Behaviour] = {
+        0: o.reset,
+        5: o.stall_headers(1.0),
+        10: o.truncated(b"half", 100),
+        15: o.NOT_FOUND,
+        20: o.redirect("/hop/1"),
+        25: o.redirect(other.url),
+        30: o.slow(b"x" * 1000, 0.02, 5),
+        35: o.big(200_000),
+        38: o.reset_after(1000),
+    }
+
+    async def answer(x: o.Exchange) -> None:
+        number = int(x.request.target.rpartition("/")[2])
+        await faults.get(number % 40, o.OK)(x)
+
+    return o.by_path({"/endless/": o.slow(b"x", 0.1, 10_000), "/": answer})
+
+
+@pytest.fixture
+async def origins() -> AsyncIterator[tuple[Origin, Origin]]:
+    """A host with all sorts of faults, and one that it sends some fetches to."""
+    async with Origin.serving(OTHER_HOST, o.OK) as other, Origin.serving(HOST, weather(other)) as origin:
+        yield origin, other
+
+
+class Held:
+    """What the process holds at a moment."""
+
+    def __init__(self) -> None:
+        self.tasks = len(asyncio.all_tasks())
+        self.files = open_files()
+        self.rss_bytes = rss_bytes()
+
+
+async def a_round(worker: OneWorker, origin: Origin, numbers: Iterator[int]) -> list[Result]:
+    """Some hundred fetches, and a batch that is cancelled while it is under way; then quiet."""
+    to_be_cancelled = await worker.submit(origin.url(f"/endless/{n}") for n in range(CANCELLED_A_ROUND))
+    await wait_until(lambda: origin.in_progress >= CANCELLED_A_ROUND // 2, "the endless bodies")
+    batch = await worker.submit(origin.url(f"/{next(numbers)}") for _ in range(A_ROUND))
+    await to_be_cancelled.cancel()
+    results = await results_of(batch) + await results_of(to_be_cancelled)
+    await wait_until(lambda: not worker.runtime.lanes, "the lanes to be given back", timeout_s=30)
+    await wait_until(lambda: origin.in_progress == 0, "the origin to be at rest")
+    return results
+
+
+@pytest.mark.timeout(120 + FETCHES // 50)
+async def test_all_that_a_worker_holds_goes_back_to_what_it_was(
+    origins: tuple[Origin, Origin], start: Start, lines: Lines
+) -> None:
+    """Descriptors, tasks, memory and connections, after resets, time-outs, cancellations and redirects."""
+    origin, other = origins
+    left_by_others = tcp.connections(origin.url(), other.url())["time_wait"]  # who had these ports before
+    worker = await start(policy=POLICY, max_in_flight=64)
+    numbers = iter(range(10 * FETCHES + A_ROUND))
+    await a_round(worker, origin, numbers)
+    before, ends = Held(), Counter[str]()
+    for _ in range(FETCHES // A_ROUND):
+        ends.update(result.reason or result.outcome for result in await a_round(worker, origin, numbers))
+        origin.requests.clear()  # ours, and no part of the worker's memory
+        lines.clear()
+
+    await wait_until(lambda: len(asyncio.all_tasks()) <= before.tasks, "every task to end")
+    hosts, traffic = tcp.connections(origin.url(), other.url()), worker.runtime._traffic
+    after, opened = Held(), origin.connections_opened + other.connections_opened
+    made = FETCHES + A_ROUND
+
+    assert ends.total() >= FETCHES
+    assert {"stored", "http_status", "truncated", "cancelled"} <= ends.keys()
+    assert {"listen", "time_wait"} >= hosts.keys(), "connections are still open"
+    assert hosts["listen"] == 2
+    assert traffic.opened == traffic.closed == opened
+    assert hosts["time_wait"] - left_by_others <= opened < made / 2, "connections are used again and again"
+    assert traffic.reused > made / 2
+    assert after.files <= before.files + MOST_MORE_FILES
+    assert after.rss_bytes <= before.rss_bytes + MOST_MORE_BYTES

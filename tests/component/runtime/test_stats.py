@@ -1,0 +1,205 @@
+"""What a worker says of itself every ten seconds."""
+
+import asyncio
+import mmap
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpcore2
+import pytest
+
+from fetchfleet.worker.http.connection_stats import Traffic, WatchedNetwork
+from fetchfleet.worker.runtime import stats
+from fetchfleet.worker.runtime.stats import open_files, rss_bytes
+from fetchfleet.worker.util import aio
+from tests.component.conftest import Lines, Start
+from tests.support.certificates import HAS_OPENSSL, Authority
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+FIELDS = {
+    *("event", "worker", "interval_s", "lanes", "in_flight", "settling"),
+    *("pool_wait_p50_ms", "pool_wait_p99_ms", "opened", "reused", "closed", "open"),
+    *("tcp_p50_ms", "tcp_p99_ms", "tls_p50_ms", "tls_p99_ms"),
+    *("lag_p50_ms", "lag_max_ms", "rss_bytes", "open_files"),
+}
+HOST = "127.0.61.11"
+
+
+def beats(lines: Lines) -> Lines:
+    """The heartbeats so far."""
+    return [line for line in lines if line["event"] == "worker.heartbeat"]
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat at each look of the timer."""
+    monkeypatch.setattr(stats, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(stats, "LAG_EVERY_S", 0.02)
+
+
+async def test_connections_are_counted_as_they_come_and_go(
+    origin: Origin, start: Start, lines: Lines
+) -> None:
+    """Opened where dialled, reused by each further exchange, closed with their lane: the origin agrees."""
+    worker = await start(policy={"concurrency": 2})
+    origin.behaviour = o.latency(0.01)
+
+    await worker.results(origin.url(f"/{n}") for n in range(10))
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+    await worker.stop()
+    [beat] = beats(lines)
+
+    assert beat.keys() >= FIELDS
+    assert beat["opened"] == beat["closed"] == origin.connections_opened
+    assert beat["opened"] + beat["reused"] == 10
+    assert (beat["open"], beat["in_flight"], beat["lanes"], beat["settling"]) == (0, 0, 0, 0)
+    assert 0 <= beat["pool_wait_p50_ms"] <= beat["pool_wait_p99_ms"]
+    assert 0 < beat["tcp_p50_ms"] <= beat["tcp_p99_ms"]
+    assert beat["tls_p50_ms"] is beat["tls_p99_ms"] is None
+
+
+async def test_what_is_in_flight_is_told(origin: Origin, start: Start, lines: Lines, often: None) -> None:
+    """With its lane and its connections; each line counts what has come since the one before."""
+    worker = await start(policy={"concurrency": 3})
+    origin.behaviour = o.held(may_end := asyncio.Event())
+    batch = await worker.submit(origin.url(f"/{n}") for n in range(3))
+    await wait_until(lambda: origin.in_progress == 3, "the requests")
+    before = len(beats(lines))
+    await wait_until(lambda: len(beats(lines)) > before, "a heartbeat")
+    beat = beats(lines)[-1]
+    may_end.set()
+    await batch.wait()
+    await worker.stop()
+
+    assert (beat["lanes"], beat["in_flight"], beat["open"]) == (1, 3, 3)
+    assert beat["rss_bytes"] > 10 << 20
+    assert beat["open_files"] > 10
+    assert sum(told["opened"] for told in beats(lines)) == origin.connections_opened == 3
+    assert sum(told["closed"] for told in beats(lines)) == 3
+    assert beats(lines)[-1]["open"] == 0
+
+
+async def test_a_loop_that_is_held_up_lags(worker: OneWorker, lines: Lines) -> None:
+    """What blocks it is seen in the longest lag."""
+    loop, held_up = asyncio.get_running_loop(), asyncio.Event()
+
+    def hold_up() -> None:
+        until_s = loop.time() + 0.5
+        while loop.time() < until_s:
+            pass
+        held_up.set()
+
+    loop.call_later(0.01, hold_up)
+    await held_up.wait()
+    own = worker.runtime._heartbeat
+    await wait_until(lambda: any(figure > 0.2 for figure in own._lag_s._kept), "the lag to be seen")
+    await worker.stop()
+
+    assert beats(lines)[-1]["lag_max_ms"] > 200
+
+
+class Fails(httpcore2.AsyncNetworkStream):
+    """A connection whose handshake never ends."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.closed = 0
+
+    async def start_tls(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
+        """Waits."""
+        self.began.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        """Counts."""
+        self.closed += 1
+
+
+class Dials(httpcore2.AsyncMockBackend):
+    """Has one connection to give."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def connect_tcp(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
+        """That one."""
+        return self._stream
+
+
+async def test_a_connection_is_closed_once_however_it_ends() -> None:
+    """A handshake that is cancelled leaves no socket behind, and is no open connection any more."""
+    traffic, stream = Traffic(), Fails()
+    connection = await WatchedNetwork(Dials(stream), traffic).connect_tcp("a.example", 443)
+    shaking = asyncio.create_task(connection.start_tls(ssl.create_default_context()))
+    await stream.began.wait()
+    assert (traffic.opened, traffic.closed) == (1, 0)
+
+    await aio.end(shaking)
+    await connection.aclose()
+
+    assert (traffic.opened, traffic.closed) == (1, 1)
+    assert stream.closed >= 1
+    assert traffic.tls_s.taken() == []
+
+
+@asynccontextmanager
+async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
+    """A port at which a handshake succeeds, and what trusts it."""
+    authority = Authority(folder)
+    own = authority.issue("own", f"IP:{HOST}")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.cert, own.key)
+
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        ended.set()
+
+    server = await asyncio.start_server(serve, HOST, 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1], ssl.create_default_context(cafile=str(authority.cert))
+        await ended.wait()
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.skipif(not HAS_OPENSSL, reason="openssl is not installed")
+async def test_a_handshake_is_timed_and_the_connection_stays_one(tmp_path: Path) -> None:
+    """Under TLS it is still the connection that was dialled."""
+    traffic = Traffic()
+    async with served_over_tls(tmp_path) as (port, trusting):
+        plain = await WatchedNetwork(httpcore2.AnyIOBackend(), traffic).connect_tcp(HOST, port)
+        under_tls = await plain.start_tls(trusting, server_hostname=HOST, timeout=10)
+        assert (traffic.opened, traffic.closed) == (1, 0)
+        await under_tls.aclose()
+        await under_tls.aclose()
+
+    assert (traffic.opened, traffic.closed) == (1, 1)
+    assert len(traffic.tcp_s.taken()) == len(traffic.tls_s.taken()) == 1
+
+
+def test_open_files_and_memory_are_this_processs(tmp_path: Path) -> None:
+    """Each file more is counted, and each page."""
+    before = open_files()
+    with (tmp_path / "a").open("w"):
+        assert open_files() == before + 1
+    assert open_files() == before
+
+    memory = rss_bytes()
+    with mmap.mmap(-1, 32 << 20) as block:  # pages that nobody has had before
+        for at in range(0, len(block), mmap.PAGESIZE):
+            block[at] = 1
+        assert rss_bytes() - memory > len(block) // 2

@@ -1,0 +1,138 @@
+"""A hand-off is a hint: a worker looks for lanes that are due by itself."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Fleet, Outcome
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.notify import HINTS
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.lanes.store import Store, Taken
+from fetchfleet.worker.scheduler import acquire, balance
+from tests.component.conftest import HOST, Start
+from tests.support.lanes import hand_offs, now_ms, state
+from tests.support.town import town
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker, results_of
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+HOSTS = [f"127.0.2.{number}" for number in range(1, 2 * HINTS + 1)]
+
+
+async def lose_hand_offs(redis: Redis) -> None:
+    """Arq hands nothing over."""
+    await redis.delete(keys.QUEUE)
+    assert await hand_offs(redis) == {}
+
+
+async def test_many_lanes_are_served_although_few_are_handed_over(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice as many as there are hand-offs, three in a round trip."""
+    monkeypatch.setattr(acquire, "AT_ONCE", 3)
+    worker = await start()
+    async with town({host: (host, o.OK) for host in HOSTS}) as hosts:
+        results = await worker.results(host.url() for host in hosts.values())
+        seen = [len(host.requests) for host in hosts.values()]
+
+    assert [Outcome.STORED] * len(HOSTS) == [result.outcome for result in results]
+    assert [1] * len(HOSTS) == seen
+
+
+async def test_a_worker_looks_when_it_starts(
+    origin: Origin, fleet: Fleet, redis: Redis, start: Start
+) -> None:
+    """A hand-off that was lost costs no time."""
+    batch = await fleet.submit([origin.url()])
+    await lose_hand_offs(redis)
+
+    await start()
+
+    [result] = await results_of(batch)
+    assert result.outcome is Outcome.STORED
+
+
+async def test_a_worker_with_less_than_its_share_looks(
+    origin: Origin, worker: OneWorker, redis: Redis
+) -> None:
+    """It is told of lanes that are due with its sign of life."""
+    await wait_until(lambda: not worker.runtime._taking._wanted.is_set(), "the look at the start")
+    await worker.be_handed_nothing()
+    batch = await worker.submit([origin.url()])
+    await lose_hand_offs(redis)
+    assert (await batch.counts()).done == 0
+
+    worker.runtime._saw(balance.Fleet(busy=1, workers=1))
+
+    [result] = await results_of(batch)
+    assert result.outcome is Outcome.STORED
+
+
+async def test_a_lane_that_is_done_with_makes_room_for_another(worker: OneWorker, redis: Redis) -> None:
+    """A worker that has had enough takes the next lane as soon as one of its own is empty."""
+    await worker.be_handed_nothing()
+    await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 60_000})
+    async with town({host: (host, o.OK) for host in HOSTS[:4]}) as hosts:
+        batch = await worker.submit([host.url() for host in hosts.values()])
+        worker.runtime._taking.look_soon()
+        results = await results_of(batch)
+
+    assert [Outcome.STORED] * 4 == [result.outcome for result in results]
+
+
+async def test_lanes_that_are_being_taken_as_a_worker_stops_are_given_back(
+    origin: Origin, worker: OneWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has said that they are its own; nobody has to wait for the end of their leases."""
+    asked, may_hear = asyncio.Event(), asyncio.Event()
+    take_many = Store.take_many
+
+    async def slow(self: Store, lanes: Sequence[str], held: int) -> list[Taken | Exception]:
+        found = await take_many(self, lanes, held)
+        asked.set()
+        await may_hear.wait()
+        return found
+
+    monkeypatch.setattr(Store, "take_many", slow)
+    await worker.be_handed_nothing()
+    await worker.submit([origin.url()])
+    worker.runtime._taking.look_soon()
+    await asked.wait()
+    stopping = asyncio.create_task(worker.runtime.stop())
+    await wait_until(lambda: worker.runtime.stopping, "the worker to stop")
+    assert await state(redis, HOST) == "held"
+    may_hear.set()
+    await stopping
+
+    assert await state(redis, HOST) == "scheduled"
+    assert origin.requests == []
+
+
+async def test_a_worker_that_ends_leaves_nothing_asked_of_redis(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of one that does not answer: no task waits for it (the fixture looks)."""
+    asked = asyncio.Event()
+    run_many = runner.run_many
+
+    async def claims_hang(redis: Redis, calls: Sequence[runner.Call]) -> list[Any]:
+        if any(call.script == "claim" for call in calls):
+            asked.set()
+            await asyncio.Event().wait()
+        return await run_many(redis, calls)
+
+    monkeypatch.setattr(runner, "run_many", claims_hang)
+    worker = await start(lease_s=1.0, grace_s=0.0)
+    batch = await worker.submit([origin.url()])
+    await asked.wait()
+
+    await worker.stop()
+    monkeypatch.undo()
+
+    assert not [task for task in asyncio.all_tasks() if "Redis" in task.get_name()]
+    assert (await batch.counts()).done == 0

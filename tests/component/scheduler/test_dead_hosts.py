@@ -1,0 +1,54 @@
+"""Hosts that give no answer any more: given up after a while, sooner where not even the name is there."""
+
+from fetchfleet import Outcome, Reason
+from tests.component.conftest import OTHER_HOST, Start
+from tests.support.nameserver import NAME, NO_SUCH_NAME, Nameserver
+from tests.support.waiting import wait_until
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+PATIENCE = {"breaker_failures": 3, "breaker_reset_s": 0.2, "breaker_cap_s": 0.2, "attempts": 100}
+
+
+async def test_a_name_that_does_not_exist_is_given_up_sooner(
+    other: Origin, start: Start, names: Nameserver
+) -> None:
+    """All that waits for it ends after give_up_dns_s, for a few questions; a mute host has longer."""
+    policy = {**PATIENCE, "give_up_dns_s": 0.5, "give_up_s": 3600}
+    worker = await start(policy=policy, nameservers=names.address)
+    names.says[NAME], other.behaviour = [NO_SUCH_NAME], o.reset
+    mute = await worker.submit([other.url(f"/{n}") for n in range(20)])
+
+    results = await worker.results([f"http://{NAME}/{n}" for n in range(200)])
+
+    assert {(Outcome.FAILED, Reason.HOST_DEAD)} == {(result.outcome, result.reason) for result in results}
+    assert 1 <= names.asked() <= 20
+    assert (await mute.counts()).done == 0
+
+
+async def test_a_host_that_was_given_up_is_asked_once_by_what_comes_later(
+    other: Origin, start: Start
+) -> None:
+    """While its breaker is open nothing is sent; then one probe, and the rest ends with it."""
+    worker = await start(policy={**PATIENCE, "give_up_s": 0.3})
+    other.behaviour = o.reset
+    await worker.results([other.url(f"/{n}") for n in range(20)])
+    seen = len(other.requests)
+
+    results = await worker.results([other.url(f"/later/{n}") for n in range(50)])
+
+    assert {Reason.HOST_DEAD} == {result.reason for result in results}
+    assert seen + 1 == len(other.requests)
+
+
+async def test_a_host_that_comes_back_in_time_loses_nothing(other: Origin, start: Start) -> None:
+    """One good answer, and its past failures no longer count towards its end."""
+    worker = await start(policy={**PATIENCE, "breaker_failures": 1, "concurrency": 1})
+    other.behaviour = o.reset
+    batch = await worker.submit([other.url(f"/{n}") for n in range(8)])
+    await wait_until(lambda: len(other.requests) >= 3, "two probes")
+    other.behaviour = o.OK
+    results = [result async for result in batch.results()]
+
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert {OTHER_HOST} == {result.url.split("/")[2].split(":")[0] for result in results}

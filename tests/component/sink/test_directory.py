@@ -1,0 +1,244 @@
+"""Nothing outside the out folder is ever touched, whatever is put in the way of a body."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fetchfleet import Outcome, Reason
+from fetchfleet.worker.fetch.error_mapping import InTheWayError
+from fetchfleet.worker.sink.files import directory
+from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
+from fetchfleet.worker.sink.files.sink import FileSink
+from tests.component.conftest import Lines, Start
+from tests.support.disks import ID, files, keep, knows_no_nameless_files, mounted, opened
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker
+from tools.origin.server import Origin
+
+BODY = b"ours"
+PART = f"{ID}.1"
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[FileSink]:
+    """A sink on an empty folder."""
+    with opened(tmp_path / "out") as made:
+        yield made
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder beside the out folder, with a file in it."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"theirs")
+    return folder
+
+
+def is_untouched(outside: Path) -> bool:
+    """Whether the folder is as it was."""
+    return files(outside) == {"file"} and (outside / "file").read_bytes() == b"theirs"
+
+
+def store(at_hand: Folders, path: str) -> None:
+    """An empty file there, as a small body is stored."""
+    file = at_hand.nameless()
+    named = file is not None and at_hand.name(file, path)
+    if file is not None:
+        os.close(file)
+    if not named:
+        os.close(at_hand.create(PART))
+        at_hand.put(PART, path)
+
+
+@pytest.mark.parametrize(
+    ("dest", "link", "target"),
+    [
+        ("a", "a", "../outside/file"),
+        ("a", "a", "../outside/new"),
+        ("a/b", "a", "../outside"),
+        ("a/b/c", "a/b", "../../outside"),
+        ("a/b", "a", "sibling"),
+        ("a/b", "a", "a"),
+    ],
+    ids=["file", "dangling", "parent", "grandparent", "inside", "loop"],
+)
+async def test_a_link_in_the_way_is_refused(
+    sink: FileSink, outside: Path, dest: str, link: str, target: str
+) -> None:
+    """At the final name or at a parent, wherever it leads; it stays, and the error names it."""
+    (sink.out / "sibling").mkdir()
+    (sink.out / link).parent.mkdir(exist_ok=True)
+    (sink.out / link).symlink_to(target)
+
+    with pytest.raises(InTheWayError, match="is a symbolic link"):
+        await keep(sink, BODY, dest)
+
+    assert is_untouched(outside)
+    assert (sink.out / link).is_symlink()
+    assert not files(sink.parts)
+
+
+@pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10], ids=["small", "large"])
+@pytest.mark.parametrize("planted", ["link", "folder"])
+async def test_what_is_planted_at_a_parts_name_is_refused(
+    sink: FileSink, outside: Path, monkeypatch: pytest.MonkeyPatch, planted: str, size_bytes: int
+) -> None:
+    """A part is made by us and nobody else: nothing is written through a link."""
+    knows_no_nameless_files(monkeypatch)
+    if planted == "link":
+        (sink.parts / PART).symlink_to(outside / "file")
+    else:
+        (sink.parts / PART).mkdir()
+
+    with pytest.raises(InTheWayError, match=f"{PART}' is a"):
+        await keep(sink, b"x" * size_bytes, "a")
+
+    assert is_untouched(outside)
+    assert not (sink.out / "a").exists()
+
+
+async def test_what_is_planted_at_a_parts_name_hinders_no_body_that_needs_no_part(
+    sink: FileSink, outside: Path
+) -> None:
+    """It stays as it is, and so does what it leads to."""
+    (sink.parts / PART).symlink_to(outside / "file")
+
+    assert await keep(sink, BODY, "a")
+
+    assert (sink.out / "a").read_bytes() == BODY
+    assert (sink.parts / PART).is_symlink()
+    assert is_untouched(outside)
+
+
+async def test_a_part_that_could_not_be_removed_before_gives_way(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that was read-only for a while kept it; that is no reason to fail."""
+    knows_no_nameless_files(monkeypatch)
+    (sink.parts / PART).write_bytes(b"older and longer than ours")
+
+    assert await keep(sink, BODY, "a")
+
+    assert (sink.out / "a").read_bytes() == BODY
+    assert files(sink.out) == {"a"}
+
+
+async def test_a_link_at_our_own_folder_is_refused_at_the_start(tmp_path: Path, outside: Path) -> None:
+    """The worker says what to remove; the out folder itself may be a link."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "alias").symlink_to(tmp_path / "out")
+    with opened(tmp_path / "alias") as sink:
+        assert await keep(sink, BODY, "a/b")
+    assert (tmp_path / "out/a/b").read_bytes() == BODY
+    (tmp_path / "out/.fetchfleet/parts").rmdir()
+    (tmp_path / "out/.fetchfleet/parts").symlink_to(outside)
+
+    sink = FileSink(tmp_path / "out")
+    with pytest.raises(OSError, match=r"'parts' on the way to .* is a symbolic link"):
+        sink.open()
+    sink.close()
+
+    assert is_untouched(outside)
+
+
+async def test_a_folder_that_was_moved_away_takes_no_body_along(sink: FileSink, tmp_path: Path) -> None:
+    """The next body of its name has a new folder, inside the out folder."""
+    await keep(sink, BODY, "folder/a")
+    (sink.out / "folder").rename(tmp_path / "elsewhere")
+
+    await keep(sink, BODY, "folder/b")
+
+    assert files(tmp_path / "elsewhere") == {"a"}
+    assert files(sink.out) == {"folder/b"}
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+async def test_of_bodies_that_are_stored_together_none_goes_along_with_a_folder_for_long(
+    sink: FileSink,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nameless: bool,  # noqa: FBT001
+) -> None:
+    """A folder is entered anew once a moment is over, be it in the middle of them."""
+    if not nameless:
+        knows_no_nameless_files(monkeypatch)
+    now_s = 0.0
+    monkeypatch.setattr(directory, "mono_s", lambda: now_s)
+    with sink.folders.at_hand(1.0) as at_hand:
+        store(at_hand, "folder/a")
+        now_s = 0.9
+        store(at_hand, "folder/b")
+        (sink.out / "folder").rename(tmp_path / "elsewhere")
+        now_s = 1.0
+        store(at_hand, "folder/c")
+
+    assert files(tmp_path / "elsewhere") == {"a", "b"}
+    assert files(sink.out) == {"folder/c"}
+
+
+async def test_a_folder_that_vanishes_between_bodies_that_are_stored_together_is_made_again(
+    sink: FileSink,
+) -> None:
+    """Somebody tidies up at that very moment: our own folder and the body's."""
+    with sink.folders.at_hand(60.0) as at_hand:
+        store(at_hand, "folder/a")
+        (sink.out / "folder/a").unlink()
+        (sink.out / "folder").rmdir()
+        sink.parts.rmdir()
+        store(at_hand, "folder/b")
+
+    assert files(sink.out) == {"folder/b"}
+
+
+async def test_what_is_remembered_leads_nowhere_else(origin: Origin, start: Start, outside: Path) -> None:
+    """The records of `fallback` are names in the out folder too."""
+    worker = await start(policy={"fallback": "stale"})
+    (worker.out / ".fetchfleet/stored").symlink_to(outside)
+
+    result = await worker.one(origin.url())
+
+    assert result.outcome is Outcome.STORED
+    assert is_untouched(outside)
+    assert not worker.parts()
+
+
+@pytest.mark.parametrize("planted", ["link", "folder", "link above"])
+async def test_the_log_says_aloud_what_is_in_the_way(
+    origin: Origin, worker: OneWorker, lines: Lines, outside: Path, planted: str
+) -> None:
+    """The fetch ends as `bad_dest`, and an error line names the path."""
+    dest = "evil/file" if planted == "link above" else "evil"
+    if planted == "folder":
+        (worker.out / "evil").mkdir()
+    else:
+        (worker.out / "evil").symlink_to(outside)
+
+    result = await worker.one(origin.url(), dest=dest)
+
+    [line] = [line for line in lines if line["event"] == "disk.in_the_way"]
+    assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.BAD_DEST)
+    assert (line["log_level"], line["id"]) == ("error", result.id)
+    assert "'evil'" in line["error"]
+    assert is_untouched(outside)
+    assert not worker.parts()
+
+
+async def test_a_disk_mounted_inside_the_out_folder_is_told_of(
+    origin: Origin, worker: OneWorker, lines: Lines
+) -> None:
+    """No name can be moved across: the fetch waits until somebody has seen to it, and the log says what."""
+    with mounted(worker.out / "inner"):
+        batch = await worker.submit([{"url": origin.url(), "dest": "inner/a"}])
+        await wait_until(lambda: [line for line in lines if line["event"] == "fetch.retry"], "a wait")
+        await batch.cancel()
+        await wait_until(lambda: [line for line in lines if line["event"] == "fetch.finished"], "the end")
+
+    line = next(line for line in lines if line["event"] == "fetch.retry")
+    assert (line["reason"], line["attempts"]) == ("disk", 0)
+    assert f"[Errno {errno.EXDEV}] a file system is mounted inside the out folder" in line["note"]
+    assert not worker.parts()

@@ -1,0 +1,170 @@
+"""Between the network and the disk: two blocks at most, and nobody waits for somebody else's disk."""
+
+import asyncio
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, Pump
+from fetchfleet.worker.sink.files.partial import Expected
+from fetchfleet.worker.sink.files.sink import THREADS, FileSink
+from tests.support.disks import files, keep, knows_no_nameless_files, mounted, opened, some_bytes
+from tests.support.waiting import wait_until
+
+BLOCK = b"x" * BLOCK_BYTES
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[FileSink]:
+    """A sink on an empty folder."""
+    with opened(tmp_path / "out") as made:
+        yield made
+
+
+async def test_while_one_block_is_taken_the_next_is_filled_and_no_third() -> None:
+    """Who fills goes on at once, until there is a second block."""
+    may_end, taken = asyncio.Event(), []
+
+    async def take(block: bytearray) -> None:
+        await may_end.wait()
+        taken.append(bytes(block))
+
+    pump = Pump(take)
+    await pump.add(BLOCK)
+    await pump.add(b"the next")
+    third = asyncio.create_task(pump.add(BLOCK))
+    await wait_until(lambda: len(pump.filling) > BLOCK_BYTES, "the second block to be full")
+    assert (taken, third.done()) == ([], False)
+    may_end.set()
+    await third
+    await pump.add(b"rest")
+    await pump.flush()
+
+    assert taken == [BLOCK, b"the next" + BLOCK, b"rest"]
+
+
+async def test_an_error_is_told_with_the_next_block() -> None:
+    """Nothing goes to a disk that has refused a block, and whoever fills hears of it."""
+    taken = []
+
+    async def take(block: bytearray) -> None:
+        taken.append(block)
+        raise OSError(errno.ENOSPC, "full")
+
+    pump = Pump(take)
+    await pump.add(BLOCK)
+    for give in (pump.add(BLOCK), pump.flush()):
+        with pytest.raises(OSError, match="full"):
+            await give
+    await pump.rest()
+
+    assert len(taken) == 1
+
+
+async def test_stuck_large_bodies_keep_no_small_one_waiting(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many large ones as there are threads stand still; a small one is placed all the same."""
+    stuck, go_on = [], threading.Event()
+    create = sink.folders.create
+
+    def slowly(part: str) -> int:
+        if threading.current_thread().name.startswith("blocks"):
+            stuck.append(part)
+            go_on.wait(30)
+        return create(part)
+
+    monkeypatch.setattr(sink.folders, "create", slowly)
+
+    async def large(number: int) -> Any:
+        return await keep(sink, BLOCK * 2, f"large/{number}", place=number)
+
+    running = [asyncio.create_task(large(number)) for number in range(THREADS + 2)]
+    await wait_until(lambda: len(stuck) == THREADS, "every thread to be at a stuck disk")
+    try:
+        kept = await keep(sink, b"small", "small")
+        addresses = await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
+    finally:
+        go_on.set()
+        done = await asyncio.gather(*running)
+
+    assert kept
+    assert addresses
+    assert all(done)
+    assert files(sink.out) == {"small", *(f"large/{number}" for number in range(THREADS + 2))}
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("size_bytes", [10, 4095])
+async def test_a_disk_that_takes_a_part_is_asked_to_take_the_rest(
+    sink: FileSink,
+    monkeypatch: pytest.MonkeyPatch,
+    size_bytes: int,
+    nameless: bool,  # noqa: FBT001
+) -> None:
+    """write(2) may take less than all of it, and says so only by a number."""
+    if not nameless:
+        knows_no_nameless_files(monkeypatch)
+    write = os.write
+
+    def half(file: int, data: Any) -> int:
+        of_ours = sink.out in Path(f"/proc/self/fd/{file}").readlink().parents
+        return write(file, data[: max(1, len(data) // 2)] if of_ours else data)
+
+    monkeypatch.setattr(os, "write", half)
+
+    kept = await keep(sink, some_bytes(size_bytes), "a")
+
+    assert kept is not None
+    assert (sink.out / "a").read_bytes() == some_bytes(size_bytes)
+
+
+async def test_a_disk_that_is_full_in_the_middle_of_the_last_block_has_not_taken_the_body(
+    tmp_path: Path,
+) -> None:
+    """The kernel takes what fits of it without an error; the body is not stored."""
+    with mounted(tmp_path / "out") as out, opened(out) as sink:
+        (out / "filler").write_bytes(b"x" * (3 << 20))
+        with pytest.raises(OSError, match="No space left") as caught:
+            await keep(sink, some_bytes((1 << 20) + 10_000), "a")
+
+        assert caught.value.errno == errno.ENOSPC
+        assert files(out) == {"filler"}
+
+
+async def test_cancelled_while_a_block_is_on_its_way_it_leaves_nothing(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is waited for: what it makes after we let go is removed too."""
+    at_it, go_on = threading.Event(), threading.Event()
+    create = sink.folders.create
+
+    def slowly(part: str) -> int:
+        at_it.set()
+        go_on.wait(30)
+        return create(part)
+
+    monkeypatch.setattr(sink.folders, "create", slowly)
+    receiving = asyncio.create_task(keep(sink, BLOCK * 4, "a"))
+    await wait_until(at_it.is_set, "a thread to be at the first block")
+    receiving.cancel()
+    await asyncio.wait([receiving], timeout=0)
+    receiving.cancel()
+    go_on.set()
+    await asyncio.wait([receiving])
+
+    assert receiving.cancelled()
+    assert files(sink.out) == set()
+
+
+async def test_a_length_that_is_not_reached_is_noticed_with_blocks_on_their_way(sink: FileSink) -> None:
+    """A body that ends early is refused only once all that came is accounted for."""
+    with pytest.raises(Exception, match=f"{len(BLOCK) * 2} of {len(BLOCK) * 3} bytes came"):
+        await keep(sink, BLOCK * 2, "a", expected=Expected(len(BLOCK) * 3))
+
+    assert files(sink.out) == set()

@@ -1,0 +1,184 @@
+"""What a body has behind it when its result is told: `durability`, and a death at any step."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Outcome
+from fetchfleet.worker.fetch import error_mapping
+from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
+from fetchfleet.worker.sink.files.sink import Care, FileSink
+from tests.component.conftest import Lines, Start
+from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
+from tests.support.killed_sink import deaths
+from tools.origin.server import Origin
+
+SMALL, LARGE = 10, 2 * BLOCK_BYTES + 10
+BOTH = pytest.mark.parametrize("size_bytes", [SMALL, LARGE], ids=["small", "large"])
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[FileSink]:
+    """A sink on an empty folder."""
+    with opened(tmp_path / "out") as made:
+        yield made
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of the disk from here on, in order, by call and name."""
+    done: list[str] = []
+    fsync, rename, link = os.fsync, os.rename, os.link
+
+    def synced(file: int) -> None:
+        name = Path(f"/proc/self/fd/{file}").readlink().name
+        done.append(f"fsync {'part' if name.startswith('0123456789abcdef-') else name}")
+        fsync(file)
+
+    def renamed(*args: Any, **kwargs: Any) -> None:
+        done.append("rename")
+        rename(*args, **kwargs)
+
+    def linked(*args: Any, **kwargs: Any) -> None:
+        done.append("link")
+        link(*args, **kwargs)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "link", linked)
+    return done
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("durability", "expected"),
+    [
+        ("none", ["rename"]),
+        ("file", ["fsync part", "rename"]),
+        ("full", ["fsync part", "rename", "fsync deeper", "fsync folder", "fsync out"]),
+    ],
+)
+async def test_the_disk_is_asked_in_this_order(
+    sink: FileSink,
+    steps: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    durability: str,
+    expected: list[str],
+    size_bytes: int,
+) -> None:
+    """The body before it has its name; then the name, and the names of all folders that lead to it."""
+    knows_no_nameless_files(monkeypatch)
+    kept = await keep(sink, some_bytes(size_bytes), "folder/deeper/a", Care(durability=durability))
+
+    assert kept is not None
+    assert expected == steps
+    assert (sink.out / kept.path).read_bytes() == some_bytes(size_bytes)
+
+
+@pytest.mark.parametrize(("durability", "expected"), [("none", ["link"]), ("file", ["fsync part", "rename"])])
+async def test_what_is_not_synced_needs_no_temporary_name(
+    sink: FileSink, steps: list[str], durability: str, expected: list[str]
+) -> None:
+    """It has none until it has its own, where the disk can do that."""
+    kept = await keep(sink, some_bytes(SMALL), "folder/deeper/a", Care(durability=durability))
+
+    assert kept is not None
+    assert expected == steps
+    assert (sink.out / kept.path).read_bytes() == some_bytes(SMALL)
+
+
+async def test_the_result_is_told_last(
+    origin: Origin, start: Start, steps: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reader of results is ahead of the disk, with the policy of the host."""
+    add = Settler.add
+
+    def told(*args: Any) -> None:
+        steps.append("result")
+        add(*args)
+
+    monkeypatch.setattr(Settler, "add", told)
+    worker = await start(hosts={"127.0.0.11": {"durability": "full"}})
+
+    await worker.one(origin.url(), dest="folder/a")
+
+    assert steps[-3:] == ["fsync folder", "fsync out", "result"]
+
+
+@pytest.mark.parametrize("failing", ["part", "folder"])
+async def test_what_could_not_be_synced_is_fetched_again(
+    origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Nobody syncs it once more: the body goes, no attempt is charged, and another takes its place."""
+    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
+    fsync, asked = os.fsync, []
+
+    def fails_once(file: int) -> None:
+        name = str(Path(f"/proc/self/fd/{file}").readlink())
+        asked.append(os.fstat(file).st_ino)
+        if len(asked) == (1 if failing == "part" else 2):
+            assert ("/parts/" in name) is (failing == "part")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    worker = await start(policy={"durability": "full"})
+
+    result = await worker.one(origin.url(), dest="a", if_exists="fail")
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1)
+    assert (len(origin.requests), worker.body(result)) == (2, b"ok")
+    [retry] = [line for line in lines if line["event"] == "fetch.retry"]
+    assert retry["reason"] == "disk"
+    assert not worker.parts()
+
+
+@BOTH
+@pytest.mark.parametrize("nameless", [True, False], ids=["nameless", "a part"])
+@pytest.mark.parametrize(
+    ("durability", "if_exists", "old"),
+    [
+        ("none", "replace", None),
+        ("none", "replace", b"old"),
+        ("none", "fail", None),
+        ("full", "replace", b"old"),
+        ("full", "fail", None),
+    ],
+    ids=["new", "over an old one", "no other", "synced over an old one", "synced, no other"],
+)
+def test_killed_at_any_step_it_leaves_a_whole_body_or_none(
+    tmp_path: Path,
+    size_bytes: int,
+    durability: str,
+    if_exists: str,
+    old: bytes | None,
+    nameless: bool,  # noqa: FBT001
+) -> None:
+    """Kill -9 before each call that changes the disk: a whole body is at the name, or what was there."""
+    lives = deaths(tmp_path, size_bytes, durability, if_exists, old, nameless=nameless)
+
+    *killed, last = lives
+    before = "nothing" if old is None else "old"
+    assert {life["found"] for life in killed} <= {before, "whole"}
+    assert (last["found"], last["parts"]) == ("whole", [])
+    needs_no_part = nameless and size_bytes == SMALL and durability == "none" and old is None
+    placing = "link" if if_exists == "fail" or needs_no_part else "rename"
+    assert not needs_no_part or not any(life["parts"] for life in lives)
+    assert placing in last["steps"]
+    assert len(killed) == len(last["steps"]) >= 5
+    wholes = [life["found"] == "whole" for life in lives]
+    assert wholes == sorted(wholes), "once it has its name it keeps it"
+    assert not [life for life in killed if placing not in life["steps"] and life["found"] == "whole"]
+
+
+async def test_a_part_that_is_cut_short_is_dropped_whatever_its_durability(sink: FileSink) -> None:
+    """A sync is no reason to keep what did not come whole."""
+    with pytest.raises(error_mapping.DigestMismatchError):
+        await keep(sink, some_bytes(LARGE), "a", Care(durability="full"), sha256="0" * 64)
+
+    assert files(sink.out) == set()

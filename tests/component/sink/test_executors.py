@@ -1,0 +1,95 @@
+"""Threads that stand still, of whichever kind, stop nobody who needs others."""
+
+import asyncio
+import gzip
+import json
+import os
+import threading
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Fetch, Outcome
+from fetchfleet.worker.http.net.socket_stream import READ_BYTES
+from fetchfleet.worker.sink.files.partial import Part
+from fetchfleet.worker.util.executors import HASHING, SENDING
+from tests.component.conftest import Start
+from tools.origin import server as o
+from tools.origin.server import Exchange, Header, Origin
+
+RECORD = json.dumps({"record": "x" * 40}).encode() + b"\n"
+LINES = RECORD * 5000
+GZIPPED: list[Header] = [("Content-Encoding", "gzip")]
+LEAST_BYTES, MOST_BYTES = 256 * 1024, 1024 * 1024
+
+
+async def answer(x: Exchange) -> None:
+    """Lines, packed where the path says so."""
+    packed = x.request.target.startswith("/packed")
+    # Stored, not compressed: so that what comes is large, too.
+    await x.respond(200, GZIPPED if packed else [], gzip.compress(LINES, 0) if packed else LINES)
+
+
+@pytest.mark.parametrize("kind", ["default", "hashing", "sending", "blocks"])
+async def test_what_is_looked_into_waits_for_nobody_elses_threads(
+    origin: Origin, start: Start, tmp_path: Path, kind: str
+) -> None:
+    """Large files that are read or written on a disk that stands still, or names that no resolver answers."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_bytes(LINES)
+    worker = await start(in_folder=tmp_path / "in")
+    origin.behaviour = answer
+    blocks = worker.runtime.parts.sink.for_blocks
+    threads: Executor | None = {"hashing": HASHING, "sending": SENDING, "blocks": blocks}.get(kind)
+    go_on, loop = threading.Event(), asyncio.get_running_loop()
+    stuck = [loop.run_in_executor(threads, go_on.wait, 60) for _ in range(50)]
+    fetches = [
+        Fetch(url=origin.url("/packed/1"), decode=True),
+        Fetch(url=origin.url("/2"), lines=True),
+        Fetch(url=origin.url("/packed/3"), decode=True, lines=True),
+    ]
+    if kind != "sending":
+        fetches.append(Fetch(url=origin.url("/4"), method="PUT", body_file="file"))
+    try:
+        async with asyncio.timeout(30):
+            results = await worker.results(fetches)
+    finally:
+        go_on.set()
+        await asyncio.wait(stuck)
+
+    assert [result.outcome for result in results] == [Outcome.STORED] * len(fetches)
+    assert {worker.body(result) for result in results} == {LINES}
+
+
+@pytest.mark.parametrize("name", ["plain", "small chunks", "decoded"])
+async def test_large_bodies_go_to_disk_in_large_pieces(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of 256 KiB to 1 MiB, however they come; only the last one may be smaller."""
+    body = os.urandom(1000) * 6000
+    sizes: list[int] = []
+    write = Part._write
+
+    async def noted(self: Part, left: memoryview) -> None:
+        sizes.append(len(left))
+        await write(self, left)
+
+    monkeypatch.setattr(Part, "_write", noted)
+    worker = await start()
+    pieces = [body[at : at + 10_000] for at in range(0, len(body), 10_000)]
+    answers: dict[str, Any] = {
+        "plain": o.ok(body),
+        "small chunks": o.chunked(pieces),
+        "decoded": o.ok(gzip.compress(body, 1), GZIPPED),
+    }
+    origin.behaviour = answers[name]
+
+    result = await worker.one(origin.url(), decode=name == "decoded")
+
+    assert worker.body(result) == body
+    *full, last = sizes
+    assert all(LEAST_BYTES <= size <= MOST_BYTES for size in full)
+    assert last <= MOST_BYTES
+    assert len(full) >= len(body) // (LEAST_BYTES * 2 + READ_BYTES) - 1

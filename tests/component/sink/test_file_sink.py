@@ -1,0 +1,311 @@
+"""Bodies on disk: at the final name there is a whole body or nothing."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Fetch, Outcome, Reason
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.worker.fetch import error_mapping
+from fetchfleet.worker.fetch.error_mapping import (
+    BadDestError,
+    InTheWayError,
+    OverlongBodyError,
+    TruncatedBodyError,
+)
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
+from fetchfleet.worker.sink.files.partial import Expected, Kept
+from fetchfleet.worker.sink.files.sink import FileSink
+from tests.component.conftest import Lines, Start
+from tests.support.disks import knows_no_nameless_files
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+ID = "0123456789abcdef-00000007"
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[FileSink]:
+    """A sink on an empty folder."""
+    made = FileSink(tmp_path / "out")
+    made.open()
+    yield made
+    made.close()
+
+
+def entry(dest: str | None = None) -> Entry:
+    """A fetch for the sink."""
+    return Entry(id=ID, deadline_ms=0, fetch=Fetch(url="http://x/", dest=dest))
+
+
+def files(folder: Path) -> set[str]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+async def keep(
+    sink: FileSink, *chunks: bytes, dest: str | None = None, live: bool = True, **expected: Any
+) -> Kept | None:
+    """The chunks received and committed."""
+    async with sink.receive(entry(dest), 1, Expected(**expected)) as part:
+        for chunk in chunks:
+            await part.write(chunk)
+        return await part.commit(lambda: live)
+
+
+async def test_a_small_body_is_one_file(sink: FileSink) -> None:
+    """The path fans out by the id, and nothing temporary is left."""
+    kept = await keep(sink, b"hel", b"lo")
+
+    assert kept is not None
+    assert kept == Kept(f"{ID[:16]}/000000/{ID}", 5, hashlib.sha256(b"hello").hexdigest())
+    assert (sink.out / kept.path).read_bytes() == b"hello"
+    assert files(sink.out) == {kept.path}
+
+
+async def test_a_body_of_no_bytes_is_a_file(sink: FileSink) -> None:
+    """Empty is not absent."""
+    kept = await keep(sink, length_bytes=0)
+
+    assert kept is not None
+    assert (sink.out / kept.path).read_bytes() == b""
+
+
+@pytest.mark.parametrize("size_bytes", [BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 5])
+async def test_a_large_body_is_whole(sink: FileSink, size_bytes: int) -> None:
+    """At and around the edges of a block every byte is there once."""
+    body = os.urandom(size_bytes)
+    chunks = [body[at : at + 65_000] for at in range(0, size_bytes, 65_000)]
+
+    kept = await keep(sink, *chunks, length_bytes=size_bytes)
+
+    assert kept is not None
+    assert (sink.out / kept.path).read_bytes() == body
+    assert kept.sha256 == hashlib.sha256(body).hexdigest()
+    assert files(sink.out) == {kept.path}
+
+
+async def test_only_two_blocks_wait_in_memory(sink: FileSink) -> None:
+    """What has come is on disk but for one block that is on its way and one that fills."""
+    chunk = b"x" * 60_000
+    async with sink.receive(entry(), 1, Expected()) as part:
+        for number in range(1, 51):
+            await part.write(chunk)
+            on_disk = sum((sink.out / name).stat().st_size for name in files(sink.out))
+            assert number * len(chunk) - on_disk < 2 * (BLOCK_BYTES + len(chunk))
+
+
+async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
+    """Blocks that are already on disk go, too."""
+
+    async def break_off(on_disk: list[str]) -> None:
+        async with sink.receive(entry(), 1, Expected()) as part:
+            await part.write(b"x" * (BLOCK_BYTES + 1))
+            await part.write(b"x" * (BLOCK_BYTES + 1))
+            on_disk.extend(files(sink.out))
+            raise ConnectionError
+
+    before: list[str] = []
+    with pytest.raises(ConnectionError):
+        await break_off(before)
+
+    assert before
+    assert files(sink.out) == set()
+
+
+@pytest.mark.parametrize("flushed", [True, False], ids=["half on disk", "on its way to disk"])
+async def test_being_cancelled_again_and_again_leaves_nothing(sink: FileSink, flushed: bool) -> None:  # noqa: FBT001
+    """A lane that lapses and is then lost cancels its fetches twice."""
+    written = asyncio.Event()
+
+    async def receive() -> None:
+        async with sink.receive(entry(), 1, Expected()) as part:
+            for _ in range(2 if flushed else 1):
+                await part.write(b"x" * (BLOCK_BYTES + 1))
+                written.set()
+            await asyncio.Event().wait()
+
+    receiving = asyncio.create_task(receive())
+    if flushed:
+        await wait_until(written.is_set, "half a body on disk")
+    while not receiving.done():
+        receiving.cancel()
+        await asyncio.wait([receiving], timeout=0)
+
+    assert files(sink.out) == set()
+
+
+@pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10])
+@pytest.mark.parametrize(
+    ("expected", "error"),
+    [
+        ({"length_bytes": 2 * BLOCK_BYTES}, TruncatedBodyError),
+        ({"max_bytes": 9}, OverlongBodyError),
+        ({"sha256": "0" * 64}, error_mapping.DigestMismatchError),
+    ],
+    ids=["short", "long", "other"],
+)
+async def test_a_body_that_is_not_as_expected_leaves_nothing(
+    sink: FileSink, size_bytes: int, expected: dict[str, Any], error: type[Exception]
+) -> None:
+    """It is refused before it has a name, small or large."""
+    with pytest.raises(error):
+        await keep(sink, b"x" * size_bytes, **expected)
+
+    assert files(sink.out) == set()
+
+
+@pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10])
+async def test_nothing_is_placed_when_the_lane_is_no_longer_ours(sink: FileSink, size_bytes: int) -> None:
+    """A body that came whole has no name unless the lease still holds."""
+    assert await keep(sink, b"x" * size_bytes, live=False) is None
+    assert files(sink.out) == set()
+
+
+async def test_two_owners_parts_do_not_meet(sink: FileSink) -> None:
+    """A worker that lost its lane and does not know it yet cannot write into the next one's part."""
+    big = BLOCK_BYTES + 1
+    async with sink.receive(entry(), 1, Expected()) as old, sink.receive(entry(), 2, Expected()) as new:
+        await old.write(b"o" * big)
+        await new.write(b"n" * big)
+        kept = await new.commit(lambda: True)
+        await old.write(b"o" * big)
+
+    assert kept is not None
+    assert (sink.out / kept.path).read_bytes() == b"n" * big
+    assert files(sink.out) == {kept.path}
+
+
+async def test_a_dest_behind_a_symlink_is_refused(sink: FileSink, tmp_path: Path) -> None:
+    """A link in the out folder does not lead a body, or as much as a folder, out of it."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (sink.out / "link").symlink_to(outside)
+    (sink.out / "dangling").symlink_to(tmp_path / "nowhere")
+
+    for dest in ("link/a", "link/deep/er/a", "dangling/a"):
+        with pytest.raises(BadDestError):
+            await keep(sink, b"x", dest=dest)
+
+    assert list(outside.iterdir()) == []
+    assert not (tmp_path / "nowhere").exists()
+    assert files(sink.parts) == set()
+
+
+async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Path) -> None:
+    """Whoever put it there meant something by it; it stays, and so does what it points to."""
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"theirs")
+    (sink.out / "a").symlink_to(outside)
+
+    with pytest.raises(InTheWayError, match="'a' is a symbolic link"):
+        await keep(sink, b"ours", dest="a")
+
+    assert (sink.out / "a").is_symlink()
+    assert outside.read_bytes() == b"theirs"
+    assert files(sink.parts) == set()
+
+
+async def test_a_folder_that_vanished_is_made_again(sink: FileSink) -> None:
+    """Somebody tidied up between two fetches to one folder."""
+    await keep(sink, b"x", dest="folder/a")
+    (sink.out / "folder/a").unlink()
+    (sink.out / "folder").rmdir()
+
+    await keep(sink, b"x", dest="folder/b")
+
+    assert files(sink.out) == {"folder/b"}
+
+
+@pytest.mark.parametrize("dest", ["folder", "folder/file/below", "folder/loop/below"])
+async def test_a_dest_that_cannot_be_ends_the_fetch(origin: Origin, worker: OneWorker, dest: str) -> None:
+    """Where a folder stands no body goes, nor below a file or a loop; trying again would be vain."""
+    (worker.out / "folder").mkdir(parents=True)
+    (worker.out / "folder/file").write_bytes(b"")
+    (worker.out / "folder/loop").symlink_to("loop")
+
+    result = await worker.one(origin.url(), dest=dest)
+
+    assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.BAD_DEST)
+    assert (result.attempts, len(origin.requests)) == (1, 1)
+    assert worker.files() == {"folder/file", "folder/loop"}
+    assert not worker.parts()
+
+
+async def test_old_parts_are_dropped_at_the_start(sink: FileSink) -> None:
+    """What a worker that died left behind goes after a day; what may be alive stays."""
+    old, young = sink.parts / "old", sink.parts / "young"
+    old.write_bytes(b"x")
+    young.write_bytes(b"x")
+    os.utime(old, (0, 0))
+
+    sink.open()
+
+    assert files(sink.parts) == {"young"}
+
+
+@pytest.mark.parametrize("step", ["name", "place"], ids=["nameless", "a part"])
+async def test_a_full_disk_is_waited_for(
+    origin: Origin, worker: OneWorker, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """ENOSPC is nobody's fault: an interruption, no attempt, and the fetch goes on when there is room."""
+    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
+    if step == "place":
+        knows_no_nameless_files(monkeypatch)
+    real, fails = getattr(FileSink, step), iter([True, True])
+
+    def full_at_first(self: FileSink, *args: Any) -> Any:
+        if next(fails, False):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, *args)
+
+    monkeypatch.setattr(FileSink, step, full_at_first)
+
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 2)
+    retries = [line for line in lines if line["event"] == "fetch.retry"]
+    assert {line["reason"] for line in retries} == {"disk"}
+    assert not worker.parts()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    disk = tmp_path / "out"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root may mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+async def test_a_large_body_waits_for_a_full_disk(
+    small_disk: Path, origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real disk that fills up in the middle of a body and is freed later."""
+    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
+    (small_disk / "filler").write_bytes(b"x" * (3 << 20))
+    behaviour = o.big(2 << 20)
+    origin.behaviour = behaviour
+    worker = await start(min_free_bytes=0)
+    batch = await worker.submit([origin.url()])
+    await wait_until(lambda: [line for line in lines if line["event"] == "fetch.retry"], "a full disk")
+    assert worker.files() == {"filler"}
+    (small_disk / "filler").unlink()
+
+    [result] = [result async for result in batch.results()]
+    await worker.stop()
+
+    assert (result.outcome, result.sha256, result.attempts) == (Outcome.STORED, behaviour.sha256, 1)
+    assert result.interruptions >= 1

@@ -1,0 +1,260 @@
+"""Half a body on disk: who may go on with it, and what is read of it then."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Fetch
+from fetchfleet.jobs.contract.entry import Entry, PartNote
+from fetchfleet.worker.sink.files import cleanup, takeover
+from fetchfleet.worker.sink.files.partial import Expected, Kept, Part
+from fetchfleet.worker.sink.files.sink import FileSink
+from tests.support.ranged import body_of
+from tests.support.waiting import wait_until
+
+ENTRY = Entry(id="0123456789abcdef-00000007", deadline_ms=0, fetch=Fetch(url="http://x/"))
+BODY = body_of(2_000_000)
+HALF = 1_100_000
+GO_ON = threading.Event()
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[FileSink]:
+    """A sink on an empty folder."""
+    made = FileSink(tmp_path / "out")
+    made.open()
+    yield made
+    made.close()
+
+
+def note(offset_bytes: int = HALF, token: int = 1) -> PartNote:
+    """Half of the body, written in a stay of that token."""
+    return PartNote(token=token, offset_bytes=offset_bytes, of="")
+
+
+def take(sink: FileSink, of: PartNote, token: int = 2) -> takeover.Taken | None:
+    """The half, taken over by the stay of that token."""
+    return sink.take(ENTRY.id, of, token, GO_ON)
+
+
+def names(sink: FileSink) -> set[str]:
+    """The parts that are there, by their tokens."""
+    return {part.name.rpartition(".")[2] for part in sink.parts.iterdir()}
+
+
+async def half(sink: FileSink, size_bytes: int = HALF) -> int:
+    """Receive half a body and keep it; how much was kept."""
+    async with sink.receive(ENTRY, 1, Expected(len(BODY))) as part:
+        await write(part, BODY[:size_bytes])
+        return await part.keep()
+
+
+async def write(part: Part, body: bytes) -> None:
+    """The bytes, in pieces as they come from a socket."""
+    for at in range(0, len(body), 60_000):
+        await part.write(body[at : at + 60_000])
+
+
+async def rest(sink: FileSink, taken: takeover.Taken, at: int, **expected: Any) -> Kept | None:
+    """The body's other half, appended and committed."""
+    async with sink.receive(ENTRY, 2, Expected(len(BODY), **expected), taken=taken) as part:
+        await write(part, BODY[at:])
+        return await part.commit(lambda: True)
+
+
+async def test_two_halves_are_one_body(sink: FileSink) -> None:
+    """What was kept is on disk to the last byte; size and digest are of the whole."""
+    assert await half(sink) == HALF
+    taken = take(sink, note())
+    assert taken is not None
+    taken.hash_by(["sha512"], GO_ON)
+
+    kept = await rest(sink, taken, HALF, digests=(("sha512", hashlib.sha512(BODY).digest()),))
+
+    assert kept is not None
+    assert (sink.out / kept.path).read_bytes() == BODY
+    assert (kept.size_bytes, kept.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
+    assert names(sink) == set()
+
+
+async def test_what_came_after_the_note_is_cut_off(sink: FileSink) -> None:
+    """After a crash more may be on disk than is known to be safe there."""
+    await half(sink)
+    taken = take(sink, note(600_000))
+    assert taken is not None
+
+    kept = await rest(sink, taken, 600_000)
+
+    assert kept is not None
+    assert (sink.out / kept.path).read_bytes() == BODY
+
+
+async def test_less_than_the_note_says_is_no_half(sink: FileSink) -> None:
+    """A disk that lost its last writes starts again."""
+    await half(sink)
+
+    assert take(sink, note(HALF + 1)) is None
+    assert names(sink) == set()
+
+
+async def test_what_is_not_there_cannot_be_taken(sink: FileSink) -> None:
+    """It is on another worker's disk."""
+    assert take(sink, note()) is None
+
+
+async def test_what_somebody_still_writes_cannot_be_taken(sink: FileSink) -> None:
+    """A worker that stood still may wake in the middle of a write: its part is left to it."""
+    async with sink.receive(ENTRY, 1, Expected()) as part:
+        await write(part, BODY[:HALF])
+        assert take(sink, note(600_000)) is None
+        assert names(sink) == {"1"}
+        assert await part.keep()
+
+    taken = take(sink, note())
+    assert taken is not None
+    assert take(sink, note(token=2), 3) is None
+    taken.close()
+    again = take(sink, note(token=2), 3)
+    assert again is not None
+    again.close()
+    assert names(sink) == {"3"}
+
+
+async def test_whoever_is_told_to_stop_leaves_it_as_it_was(sink: FileSink) -> None:
+    """The hashing of a large part is not waited for when the lane must be let go of."""
+    await half(sink)
+    stop = threading.Event()
+    stop.set()
+
+    assert sink.take(ENTRY.id, note(), 2, stop) is None
+    assert names(sink) == {"1"}
+
+
+async def test_little_is_not_kept(sink: FileSink) -> None:
+    """What never came to disk is not put there for another attempt."""
+    assert await half(sink, 500_000) == 0
+    assert names(sink) == set()
+
+
+async def test_what_a_full_disk_did_not_take_is_not_kept(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An fsync that fails says nothing of what is on disk, and is never asked twice."""
+
+    def fails(_: int) -> None:
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(os, "fsync", fails)
+
+    assert await half(sink) == 0
+    assert names(sink) == set()
+
+
+async def test_what_an_fsync_once_failed_for_is_not_kept(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells an error once: the next fsync succeeds, and what it lost is lost all the same."""
+    real, failures = os.fsync, iter([OSError(errno.EIO, os.strerror(errno.EIO))])
+
+    def fails_once(file: int) -> None:
+        for failure in failures:
+            raise failure
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    async with sink.receive(ENTRY, 1, Expected(len(BODY))) as part:
+        await write(part, BODY[:HALF])
+        with pytest.raises(OSError, match="Input/output"):
+            await part.sync()
+        assert await part.keep() == 0
+
+    assert names(sink) == set()
+
+
+async def test_what_an_fsync_failed_for_that_nobody_waited_for_is_not_kept(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fetch that is cancelled in the middle of a checkpoint heeds how that ends."""
+    syncing, go_on = threading.Event(), threading.Event()
+
+    def fails_once(_: int) -> None:
+        if not syncing.is_set():
+            syncing.set()
+            go_on.wait(30)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails_once)
+    async with sink.receive(ENTRY, 1, Expected(len(BODY))) as part:
+        await write(part, BODY[:HALF])
+        checkpoint = asyncio.create_task(part.sync())
+        await wait_until(syncing.is_set, "the checkpoint")
+        checkpoint.cancel()
+        await asyncio.wait([checkpoint])
+        keeping = asyncio.create_task(part.keep())
+        await asyncio.wait([keeping], timeout=0.05)
+        go_on.set()
+        assert await keeping == 0
+
+    assert names(sink) == set()
+
+
+async def test_what_could_not_be_put_in_its_place_is_not_kept(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk's own error is told, and nothing of the body stays."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(FileSink, "place", full)
+    async with sink.receive(ENTRY, 1, Expected()) as part:
+        await write(part, BODY)
+        with pytest.raises(OSError, match="No space"):
+            await part.commit(lambda: True)
+        assert await part.keep() == 0
+
+    assert names(sink) == set()
+
+
+async def test_being_cancelled_again_and_again_keeps_it_whole(sink: FileSink) -> None:
+    """A lane that lapses and is then lost cancels its fetches twice."""
+    written, kept = asyncio.Event(), []
+
+    async def receive() -> None:
+        async with sink.receive(ENTRY, 1, Expected()) as part:
+            try:
+                await write(part, BODY[:HALF])
+                written.set()
+                await asyncio.Event().wait()
+            finally:
+                kept.append(await part.keep())
+
+    receiving = asyncio.create_task(receive())
+    await wait_until(written.is_set, "half a body")
+    while not receiving.done():
+        receiving.cancel()
+        await asyncio.wait([receiving], timeout=0)
+
+    assert kept == [HALF]
+    assert next(sink.parts.iterdir()).read_bytes() == BODY[:HALF]
+
+
+async def test_parts_that_nobody_comes_for_are_swept(sink: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the worker runs: after a day without a write."""
+    monkeypatch.setattr(cleanup, "SWEEP_EVERY_S", 0.01)
+    for name, written_s in {"old": 0, "young": None}.items():
+        (sink.parts / name).write_bytes(b"x")
+        if written_s is not None:
+            os.utime(sink.parts / name, (written_s, written_s))
+
+    sweep = asyncio.create_task(cleanup.sweep_parts(sink.folders))
+    await wait_until(lambda: names(sink) == {"young"}, "the sweep")
+    sweep.cancel()
+    await asyncio.wait([sweep])

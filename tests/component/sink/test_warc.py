@@ -1,0 +1,495 @@
+"""Bodies as records of WARC segments: warcio reads what went over the wire, and results point at it."""
+
+import asyncio
+import errno
+import gzip
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Fetch, Outcome, Reason
+from fetchfleet.worker.fetch import error_mapping
+from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
+from fetchfleet.worker.sink.warc.segment import Segment, recover
+from fetchfleet.worker.sink.warc.sink import WarcPart
+from tests.component.conftest import HOST, Lines, Start
+from tests.support.certificates import HAS_OPENSSL, Authority
+from tests.support.waiting import wait_until
+from tests.support.warc import read, record_of, segments
+from tools.one_worker import OneWorker, results_of
+from tools.origin import http2
+from tools.origin import server as o
+from tools.origin.http2 import Http2Origin, server_tls
+from tools.origin.server import Behaviour, Exchange, Origin
+
+HTTP2_HOST = "127.0.203.1"
+
+Left = Callable[[bytes], dict[str, bytes]]
+
+LARGE = b"0123456789abcdef" * (3 * BLOCK_BYTES // 16) + b"odd"
+
+
+@pytest.fixture
+async def worker(start: Start) -> OneWorker:
+    """A worker that writes segments."""
+    return await start(sink="warc")
+
+
+async def odd(x: Exchange) -> None:
+    """A head that nobody would write, but that is one."""
+    body = b"\r\n\r\nWARC/1.1\r\n"
+    head = b"HTTP/1.1 299 It  Is \xe4 Phrase\r\nX-oDD: \xfc\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\n"
+    await x.send(head + b"Empty:\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "body"),
+    [
+        (o.ok(bytes(range(256))), bytes(range(256))),
+        (o.ok(b""), b""),
+        (o.status(204), b""),
+        (o.chunked([b"one ", b"two ", b"x" * 100]), b"one two " + b"x" * 100),
+        (o.ok(gzip.compress(b"as sent"), [("Content-Encoding", "gzip")]), gzip.compress(b"as sent")),
+        (o.unframed, b"until the end"),
+        (odd, b"\r\n\r\nWARC/1.1\r\n"),
+        (o.ok(LARGE), LARGE),
+        (o.chunked([LARGE, b"more"]), LARGE + b"more"),
+    ],
+    ids=["plain", "empty", "204", "chunked", "gzip", "no-length", "odd", "large", "large-chunked"],
+)
+async def test_a_body_is_recorded_byte_for_byte(
+    origin: Origin, worker: OneWorker, behaviour: Behaviour, body: bytes
+) -> None:
+    """The record at the result's place has the body as it was sent; warcio agrees with every digest."""
+    origin.behaviour = behaviour
+
+    result = await worker.one(origin.url("/a?b=c"))
+    record = record_of(worker.out, result)
+
+    assert (result.outcome, result.reason, result.attempts) == (Outcome.STORED, None, 1)
+    assert (record.kind, record.payload) == ("response", body)
+    assert (result.bytes, result.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+    assert record.field("WARC-Target-URI") == origin.url("/a?b=c")
+    assert record.field("WARC-IP-Address") == HOST
+    assert record.field("Fetchfleet-ID") == result.id
+    assert record.field("Content-Type") == "application/http;msgtype=response"
+    assert not worker.parts()
+
+
+async def test_a_head_is_recorded_as_it_was_sent(origin: Origin, worker: OneWorker) -> None:
+    """Status line and fields, in their order and case, twice where they came twice, byte for byte."""
+    origin.behaviour = odd
+
+    result = await worker.one(origin.url())
+    there = segments(worker.out)[str(result.path)]
+
+    assert (
+        b"HTTP/1.1 299 It  Is \xe4 Phrase\r\nX-oDD: \xfc\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\n" in there
+    )
+
+
+async def test_chunks_are_joined_and_the_field_that_speaks_of_them_is_renamed(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """What is left of Transfer-Encoding misleads no reader."""
+    origin.behaviour = o.chunked([b"5\r\n", b"0\r\n"])
+
+    record = record_of(worker.out, await worker.one(origin.url()))
+
+    assert record.payload == b"5\r\n0\r\n"
+    assert record.http.get_header("Transfer-Encoding") is None
+    assert record.http.get_header("X-Orig-Transfer-Encoding") == "chunked"
+
+
+async def test_the_request_is_recorded_beside_its_answer(origin: Origin, worker: OneWorker) -> None:
+    """Its line, its fields and what it sent are what the host saw; the two records name one another."""
+    fetch = Fetch(url=origin.url("/p"), method="POST", body="sent", headers={"X-Mine": "yes"})
+    [result] = await worker.results([fetch])
+
+    [info, request, response] = read(segments(worker.out)[str(result.path)])
+    [seen] = origin.requests
+
+    assert [info.kind, request.kind, response.kind] == ["warcinfo", "request", "response"]
+    assert (request.http.protocol, request.http.statusline) == ("POST", "/p HTTP/1.1")
+    assert [(name.lower(), value) for name, value in request.http.headers] == list(seen.headers)
+    assert ("X-Mine", "yes") in request.http.headers
+    assert request.payload == seen.body == b"sent"
+    assert request.field("WARC-Concurrent-To") == response.field("WARC-Record-ID")
+    assert response.field("WARC-Concurrent-To") == request.field("WARC-Record-ID")
+
+
+async def test_an_answer_to_head_is_recorded_without_a_body(origin: Origin, worker: OneWorker) -> None:
+    """Its fields speak of a body that did not come."""
+    origin.behaviour = o.ok(b"not sent")
+
+    result = await worker.one(origin.url(), method="HEAD")
+    record = record_of(worker.out, result)
+
+    assert (result.outcome, result.bytes, result.sha256) == (Outcome.STORED, 0, None)
+    assert (record.http.get_header("Content-Length"), record.payload) == ("8", b"")
+
+
+async def test_where_a_redirect_led_is_what_is_recorded(origin: Origin, worker: OneWorker) -> None:
+    """The last request and its answer, under their own URL."""
+    origin.behaviour = o.by_path({"/a": o.redirect("/b"), "/b": o.ok(b"there")})
+
+    result = await worker.one(origin.url("/a"))
+    kinds = [record.kind for record in read(segments(worker.out)[str(result.path)])]
+
+    assert kinds == ["warcinfo", "request", "response"]
+    assert record_of(worker.out, result).field("WARC-Target-URI") == origin.url("/b")
+
+
+@pytest.mark.parametrize("size", [10, len(LARGE)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("behaviour", "fields", "reason"),
+    [
+        (lambda body: o.truncated(body, len(body) + 1), {}, Reason.TRUNCATED),
+        (o.ok, {"sha256": "0" * 64}, Reason.DIGEST_MISMATCH),
+        (o.ok, {"max_bytes": 5}, Reason.TOO_LARGE),
+        (o.ok, {"lines": True}, Reason.BAD_LINE),
+        (lambda body: o.status(404, body=body), {}, Reason.HTTP_STATUS),
+    ],
+    ids=["truncated", "sha256", "max_bytes", "lines", "404"],
+)
+async def test_what_is_not_stored_is_not_recorded(
+    origin: Origin, start: Start, behaviour: Any, fields: dict[str, Any], reason: Reason, size: int
+) -> None:
+    """The checks are those of files; no record, no part is left of a body that fails one."""
+    worker = await start(sink="warc", policy={"attempts": 1})
+    origin.behaviour = behaviour(LARGE[:size])
+
+    result = await worker.one(origin.url(), **fields)
+
+    assert (result.outcome, result.reason) == (Outcome.FAILED, reason)
+    assert (result.path, result.offset, result.length) == (None, None, None)
+    assert not segments(worker.out)
+    assert not worker.parts()
+
+
+async def test_records_are_lines_where_that_is_asked_for(origin: Origin, worker: OneWorker) -> None:
+    """`lines` counts as it does with files."""
+    origin.behaviour = o.ok(b"1\n2\n")
+
+    result = await worker.one(origin.url(), lines=True)
+
+    assert (result.outcome, result.lines) == (Outcome.STORED, 2)
+
+
+@pytest.mark.parametrize("fields", [{"dest": "a/b"}, {"decode": True}], ids=["dest", "decode"])
+async def test_what_a_record_cannot_be_is_refused_before_anything_is_asked(
+    origin: Origin, worker: OneWorker, lines: Lines, fields: dict[str, Any]
+) -> None:
+    """A file of a name, a decoded body: `bad_dest`, and the log says why; the host sees nothing of it."""
+    result = await worker.one(origin.url(), **fields)
+
+    await wait_until(lambda: any(line["event"] == "fetch.finished" for line in lines), "the line")
+    [note] = [line["note"] for line in lines if line["event"] == "fetch.finished"]
+    assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.BAD_DEST, 0)
+    assert note.startswith(next(iter(fields)))
+    assert not origin.requests
+
+
+async def test_half_a_body_is_had_again_from_its_start(origin: Origin, worker: OneWorker) -> None:
+    """An answer is recorded as one host gave it, or not at all: there is no resuming."""
+    etag = [("ETag", '"1"')]
+
+    async def cut(x: Exchange) -> None:
+        await x.send_head(200, [*etag, ("Content-Length", str(len(LARGE)))])
+        await x.send(LARGE[:-1])
+        x.close()
+
+    origin.behaviour = o.sequence(cut, o.ok(LARGE, etag))
+
+    result = await worker.one(origin.url())
+
+    assert record_of(worker.out, result).payload == LARGE
+    assert [None, None] == [origin.header(seen, "Range") for seen in origin.requests]
+    assert not worker.parts()
+
+
+async def test_the_half_that_a_worker_with_files_has_kept_is_of_no_use(origin: Origin, start: Start) -> None:
+    """A fleet may be turned over to segments while it works: the body comes from its start."""
+    etag = [("ETag", '"1"')]
+
+    async def stands_still(x: Exchange) -> None:
+        await x.send_head(200, [*etag, ("Content-Length", str(len(LARGE)))])
+        await x.send(LARGE[:-1])
+        await asyncio.Event().wait()
+
+    origin.behaviour = o.sequence(stands_still, o.ok(LARGE, etag))
+    before = await start(grace_s=0)
+    batch = await before.submit([origin.url()])
+
+    def half() -> bool:
+        return any((before.out / part).stat().st_size >= 2 * BLOCK_BYTES for part in before.parts())
+
+    await wait_until(half, "the half")
+    await before.stop()
+    assert before.parts()
+    after = await start(sink="warc", worker_id="two")
+    [result] = await results_of(batch)
+
+    assert record_of(after.out, result).payload == LARGE
+    assert origin.header(origin.requests[-1], "Range") is None
+
+
+async def test_revalidate_has_nothing_to_go_by(origin: Origin, worker: OneWorker) -> None:
+    """What is in a segment is not remembered: the body comes whole, and is recorded, each time."""
+    origin.behaviour = o.ok(b"same", [("ETag", '"1"')])
+
+    results = [await worker.one(origin.url(), revalidate=True) for _ in range(2)]
+
+    assert [Outcome.STORED] * 2 == [result.outcome for result in results]
+    assert results[0].offset != results[1].offset
+
+
+async def test_a_file_that_was_sent_is_cut_from_the_record(
+    origin: Origin, start: Start, tmp_path: Path
+) -> None:
+    """The request's record says so; it may be as large as any."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a").write_bytes(b"sent")
+    worker = await start(sink="warc", in_folder=tmp_path / "in")
+
+    result = await worker.one(origin.url(), method="PUT", body_file="a")
+    [_, request, _] = read(segments(worker.out)[str(result.path)])
+
+    assert (request.field("WARC-Truncated"), request.payload) == ("length", b"")
+    assert request.http.get_header("Content-Length") == "4"
+
+
+@pytest.mark.skipif(not HAS_OPENSSL, reason="needs openssl")
+async def test_an_answer_over_http2_is_recorded(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As HTTP/1.1, which readers know; the record says what it was."""
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+    tls = server_tls(authority.issue("host", f"IP:{HTTP2_HOST}"))
+    async with Http2Origin.serving(HTTP2_HOST, tls, http2.ok) as host:
+        worker = await start(sink="warc", policy={"http2": True})
+        result = await worker.one(host.url("/a"))
+        record = record_of(worker.out, result)
+
+    assert (record.http.protocol, record.http.get_statuscode()) == ("HTTP/1.1", "200")
+    assert record.field("WARC-Protocol") == "h2"
+    assert record.field("WARC-IP-Address") == HTTP2_HOST
+    assert hashlib.sha256(record.payload).hexdigest() == result.sha256
+
+
+async def test_a_worker_that_stops_gives_its_segment_its_name(origin: Origin, worker: OneWorker) -> None:
+    """Until then it has `.open` behind it; results name it as it will be."""
+    result = await worker.one(origin.url())
+    while_open = worker.files()
+    await worker.stop()
+
+    assert while_open == {f"{result.path}.open"}
+    assert worker.files() == {result.path}
+    assert record_of(worker.out, result).payload == b"ok"
+
+
+async def test_a_segment_is_closed_when_it_is_full(origin: Origin, start: Start) -> None:
+    """No closed one is larger than the setting, where no record is; each begins with its warcinfo."""
+    worker = await start(sink="warc", warc_max_bytes=65536)
+    origin.behaviour = o.ok(b"x" * 20_000)
+
+    results = await worker.results([origin.url(f"/{n}") for n in range(12)])
+    await worker.stop()
+    found = segments(worker.out)
+
+    assert len(found) >= 4
+    assert max(map(len, found.values())) <= 65536
+    assert {"warcinfo"} == {read(each)[0].kind for each in found.values()}
+    assert {b"x" * 20_000} == {record_of(worker.out, result).payload for result in results}
+
+
+async def test_a_segment_is_closed_when_it_is_old_although_nothing_comes(
+    origin: Origin, start: Start
+) -> None:
+    """Whoever waits for whole segments need not wait for the next fetch; the next one begins another."""
+    worker = await start(sink="warc", warc_max_age_s=0.2)
+    first = await worker.one(origin.url("/1"))
+    await wait_until(lambda: worker.files() == {first.path}, "the name of the segment")
+    second = await worker.one(origin.url("/2"))
+
+    assert first.path != second.path
+
+
+@pytest.mark.parametrize("durability", ["none", "file", "full"])
+async def test_what_is_told_is_written_and_synced_where_that_is_asked_for(
+    origin: Origin, start: Start, durability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many records share one sync; without `durability` there is none."""
+    synced: list[int] = []
+    fdatasync = os.fdatasync
+
+    def counted(file: int) -> None:
+        synced.append(file)
+        fdatasync(file)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    worker = await start(sink="warc", policy={"durability": durability, "concurrency": 8})
+
+    results = await worker.results([origin.url(f"/{n}") for n in range(24)])
+
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert bool(synced) == (durability != "none")
+    assert len(synced) <= 24
+
+
+@pytest.mark.parametrize("size", [10, len(LARGE)], ids=["small", "large"])
+@pytest.mark.parametrize("call", ["writev", "fdatasync"])
+async def test_a_disk_that_refuses_costs_no_attempt_and_leaves_no_half_record(
+    origin: Origin, start: Start, call: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Part of a record goes to a full disk: it is cut off again, and the fetch waits, as with files."""
+    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
+    worker = await start(sink="warc", policy={"durability": "file"})
+    first = await worker.one(origin.url("/first"))
+    origin.behaviour = o.ok(LARGE[:size])
+    real, left = getattr(os, call), [1]
+
+    def refuses_once(file: int, *blocks: Any) -> int:
+        if left:
+            left.pop()
+            if blocks:
+                real(file, [blocks[0][0][:5]])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done: int = real(file, *blocks)
+        return done
+
+    monkeypatch.setattr(os, call, refuses_once)
+    second = await worker.one(origin.url("/second"))
+    await worker.stop()
+
+    assert (second.outcome, second.attempts, second.interruptions) == (Outcome.STORED, 1, 1)
+    assert record_of(worker.out, first).payload == b"ok"
+    assert record_of(worker.out, second).payload == LARGE[:size]
+    for found in segments(worker.out).values():
+        read(found)
+    assert not worker.parts()
+
+
+async def test_nothing_is_recorded_once_the_lane_is_lost(
+    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is asked for at the last moment, in the writer's thread; the fetch runs again."""
+    lost: list[str] = []
+    real = WarcPart.may_place
+
+    def loses(self: WarcPart) -> bool:
+        if not lost:
+            lost.append("once")
+            return False
+        return real(self)
+
+    monkeypatch.setattr(WarcPart, "may_place", loses)
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1)
+    kinds = [found.kind for found in read(segments(worker.out)[str(result.path)])]
+    assert kinds == ["warcinfo", "request", "response"]
+
+
+async def test_a_segment_that_was_removed_takes_nothing_more(origin: Origin, worker: OneWorker) -> None:
+    """Whoever cleans up under a worker loses what was there, and nothing that comes after."""
+    await worker.one(origin.url("/1"))
+    for path in (worker.out / "warc").iterdir():
+        path.unlink()
+    (worker.out / "warc").rmdir()
+
+    assert record_of(worker.out, await worker.one(origin.url("/2"))).payload == b"ok"
+
+
+async def test_without_a_folder_for_segments_no_worker_starts(start: Start, tmp_path: Path) -> None:
+    """The error says what is in the way."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/warc").write_bytes(b"mine")
+
+    with pytest.raises(OSError, match="'warc' is a file"):
+        await start(sink="warc")
+    assert (tmp_path / "out/warc").read_bytes() == b"mine"
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Left:
+    """Leaves a segment as its writer may have died in it, and has it recovered; what it is like then."""
+    folders = Folders(tmp_path / "left")
+
+    def recovered(found: bytes) -> dict[str, bytes]:
+        folders.open()
+        try:
+            with folders.way("warc"):
+                (tmp_path / "left/warc/dead-1.warc.open").write_bytes(found)
+            recover(folders)
+            return {path.name: path.read_bytes() for path in (tmp_path / "left/warc").iterdir()}
+        finally:
+            folders.close()
+
+    return recovered
+
+
+async def test_a_half_record_of_a_dead_writer_is_cut_off(
+    origin: Origin, worker: OneWorker, left: Left
+) -> None:
+    """Wherever it broke off: what is left are the whole records before it, under the segment's own name."""
+    origin.behaviour = o.ok(b"\r\n\r\nWARC/1.1\r\nContent-Length: 1\r\n\r\n")
+    result = await worker.one(origin.url())
+    whole = segments(worker.out)[str(result.path)]
+    ends = [found.offset for found in read(whole)[1:]] + [len(whole)]
+
+    for size in sorted({*range(0, len(whole), 37), *(end + by for end in ends[:-1] for by in (-1, 0, 1))}):
+        kept = max([end for end in ends if end <= size], default=0)
+        assert left(whole[:size]) == ({"dead-1.warc": whole[:kept]} if kept else {}), size
+        assert left(whole[:size] + bytes(5000)) == ({"dead-1.warc": whole[:kept]} if kept else {}), size
+
+
+async def test_a_worker_makes_the_segments_of_the_dead_whole_and_no_others(
+    origin: Origin, start: Start, worker: OneWorker
+) -> None:
+    """One that is being written is locked, and stays as it is; a link or a folder of such a name, too."""
+    result = await worker.one(origin.url())
+    whole = segments(worker.out)[str(result.path)]
+    folder = worker.out / "warc"
+    (folder / "dead-1.warc.open").write_bytes(whole + whole[:-1])
+    (folder / "aside.warc.open").mkdir()
+    (folder / "link.warc.open").symlink_to(worker.out / "elsewhere")
+    (worker.out / "elsewhere").write_bytes(b"mine")
+    await start(sink="warc", worker_id="two")
+
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        f"{Path(str(result.path)).name}.open",
+        "dead-1.warc",
+        "aside.warc.open",
+        "link.warc.open",
+    }
+    assert [found.kind for found in read((folder / "dead-1.warc").read_bytes())][:3] == [
+        "warcinfo",
+        "request",
+        "response",
+    ]
+    assert (worker.out / "elsewhere").read_bytes() == b"mine"
+
+
+async def test_a_segment_is_not_begun_where_one_of_its_name_is(
+    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that was set back costs nothing that was written; ids of workers make no paths."""
+    worker = await start(sink="warc", worker_id="../a b/c")
+    result = await worker.one(origin.url())
+    name = Path(str(result.path)).name
+
+    assert name.startswith("_a_b_c-")
+    with worker.runtime.parts.sink.folders.way("warc"), pytest.raises(FileExistsError):
+        Segment(worker.runtime.parts.sink.folders, name, b"")
+    (worker.out / "warc" / "taken.warc").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        Segment(worker.runtime.parts.sink.folders, "taken.warc", b"")
+    assert (worker.out / "warc" / "taken.warc").read_bytes() == b"old"

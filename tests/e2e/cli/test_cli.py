@@ -1,0 +1,185 @@
+"""The command as a user gives it: what it prints, writes and ends with."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fetchfleet import Fleet
+from tests.support.waiting import wait_until
+from tests.support.workers import fetchfleet, workers
+from tools.origin.server import Origin, by_path, latency, ok, sequence, slow, status
+
+LOOPBACK = ("--allow-net", "127.0.0.0/8")
+
+
+async def run(*arguments: str | Path, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+    """The command, off the loop that serves its origins."""
+    return await asyncio.to_thread(fetchfleet, *arguments, stdin=stdin)
+
+
+async def test_run_stores_a_list_reports_each_result_and_exits_0(tmp_path: Path) -> None:
+    """A list in, bodies and JSON lines out, nothing to set up before."""
+    async with Origin.serving("127.0.0.161", ok(b"body")) as origin:
+        listed = tmp_path / "list"
+        listed.write_text(f"# a comment\n\n{origin.url('/a')}\n" + json.dumps({"url": origin.url("/b")}))
+        report = tmp_path / "report.jsonl"
+        ended = await run("run", listed, "--out", tmp_path / "out", "--report", report, *LOOPBACK)
+    results = [json.loads(line) for line in report.read_text().splitlines()]
+
+    assert 0 == ended.returncode, ended.stderr
+    assert {origin.url("/a"), origin.url("/b")} == {result["url"] for result in results}
+    assert {b"body"} == {(tmp_path / "out" / result["path"]).read_bytes() for result in results}
+    assert "2 of 2 fetches" in ended.stderr
+
+
+async def test_run_exits_1_when_some_failed_and_reads_standard_input(tmp_path: Path) -> None:
+    """A failure is in the summary and in the exit code."""
+    behaviour = by_path({"/gone": status(404)}, otherwise=ok(b"here"))
+    async with Origin.serving("127.0.0.162", behaviour) as origin:
+        listed = f"{origin.url('/here')}\n{origin.url('/gone')}\n"
+        ended = await run("run", "-", "--out", tmp_path / "out", *LOOPBACK, stdin=listed)
+
+    assert 1 == ended.returncode, ended.stderr
+    assert "http_status" in ended.stderr
+
+
+def test_bad_lines_are_named_and_nothing_is_enqueued(tmp_path: Path) -> None:
+    """Every bad line is named with its number; the good ones are not fetched either."""
+    listed = tmp_path / "list"
+    listed.write_text('http://127.0.0.1/\nftp://x/\n{"url": "http://a/", "colour": "red"}\n')
+    ended = fetchfleet("run", listed, "--out", tmp_path / "out")
+
+    assert 2 == ended.returncode
+    assert "line 2: url:" in ended.stderr
+    assert "line 3:" in ended.stderr
+    assert "colour" in ended.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) -> None:
+    """Bytes that are no text are not turned into another URL."""
+    listed = tmp_path / "list"
+    listed.write_bytes(b"http://127.0.0.1/\nhttp://127.0.0.1/caf\xe9\n")
+    command = [sys.executable, "-m", "fetchfleet.worker", "run", str(listed) if from_file else "-"]
+    with listed.open("rb") as stdin:
+        ended = subprocess.run(command, stdin=stdin, capture_output=True, timeout=60, check=False)
+
+    assert 2 == ended.returncode
+    assert b"line 2: url:" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("run", "no-such-file"), "no-such-file: No such file"),
+        (("run", "-"), "holds no fetch"),
+        (("run", "-", "--policy", "no-such-policy"), "--policy no-such-policy"),
+        (("run", "-", "--allow-net", "everywhere"), "everywhere"),
+        (("run", "-", "--engine", "steam"), "--engine steam"),
+        (("worker", "--redis", "http://x/"), "not a Redis URL"),
+        (("fly",), "fly"),
+    ],
+)
+def test_bad_use_exits_2_and_says_what_is_wrong(arguments: tuple[str, ...], named: str) -> None:
+    """One sentence that names the fault, no traceback."""
+    ended = fetchfleet(*arguments)
+
+    assert 2 == ended.returncode, ended.stderr
+    assert named in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_without_redis_says_so_and_exits_1() -> None:
+    """No traceback; the password of the URL is not shown."""
+    ended = fetchfleet("worker", "--redis", "redis://:hunter2@127.0.0.1:1/0")
+
+    assert 1 == ended.returncode
+    assert "cannot reach Redis" in ended.stderr
+    assert "hunter2" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+async def test_an_interrupted_run_exits_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """What was done is not done again, what was not is; Redis and workers are gone in between."""
+    listed, out = tmp_path / "list", tmp_path / "out"
+    async with (
+        Origin.serving("127.0.0.163", ok(b"quick")) as quick,
+        Origin.serving("127.0.0.164", sequence(slow(b"s", 0.1, 900), ok(b"s"))) as slow_one,
+    ):
+        listed.write_text("\n".join([slow_one.url("/s"), *(quick.url(f"/{i}") for i in range(20))]))
+        first = subprocess.Popen(  # noqa: ASYNC220 it only starts it
+            [sys.executable, "-m", "fetchfleet.worker", "run", listed, "--out", out, *LOOPBACK],
+            env={**os.environ, "FETCHFLEET_GRACE_S": "0.2"},
+            stderr=subprocess.PIPE,
+        )
+        await wait_until(lambda: len(quick.requests) == 20 and slow_one.in_progress, "the quick ones", 30)
+        await wait_until(lambda: len(stored(out)) == 20, "their files")
+        first.send_signal(signal.SIGINT)
+        await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
+        said = first.communicate()[1].decode()
+        other = await run("run", "-", "--out", out, *LOOPBACK, stdin=quick.url("/other"))
+        second = await run("run", listed, "--out", out, *LOOPBACK)
+
+    assert 130 == first.returncode, said
+    assert "the same command goes on" in said
+    assert 2 == other.returncode
+    assert "interrupted run of another list" in other.stderr
+    assert 0 == second.returncode, second.stderr
+    assert 20 == len(quick.requests)
+    assert 21 == len(stored(out))
+
+
+def stored(out: Path) -> list[Path]:
+    """The bodies in an out folder."""
+    return [path for path in out.rglob("*") if path.is_file() and ".fetchfleet" not in path.parts]
+
+
+async def test_submit_prints_the_batch_and_with_wait_follows_it(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """Without --wait the batch's id is all of standard output; with it the exit code tells."""
+    listed, report = tmp_path / "list", tmp_path / "report"
+    async with Origin.serving("127.0.0.165", latency(0.01, ok(b"x"))) as origin:
+        listed.write_text("\n".join(origin.url(f"/{i}") for i in range(30)))
+        with workers(1, redis_url, tmp_path):
+            enqueued = await run("submit", listed, "--redis", redis_url)
+            counts = await fleet.batch(enqueued.stdout.strip()).wait()
+            waited = await run("submit", listed, "--redis", redis_url, "--wait", "--report", report)
+
+    assert 0 == enqueued.returncode, enqueued.stderr
+    assert (30, 30) == (counts.total, counts.stored)
+    assert 0 == waited.returncode, waited.stderr
+    assert 30 == len(report.read_text().splitlines())
+
+
+async def test_health_tells_whether_this_machines_worker_shows_signs_of_life(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """For a container's health check: 0 while its worker lives, 1 before and after."""
+    asked = {"FETCHFLEET_REDIS_URL": redis_url, "FETCHFLEET_WORKER_ID": "worker-1"}
+    before = fetchfleet("health", **asked)
+    with workers(1, redis_url, tmp_path) as running:
+        await wait_until(running.started, "the worker to start")
+        during = await asyncio.to_thread(fetchfleet, "health", **asked)
+        another = await asyncio.to_thread(fetchfleet, "health", **{**asked, "FETCHFLEET_WORKER_ID": "w"})
+    after = fetchfleet("health", **asked)
+
+    assert [1, 0, 1, 1] == [ended.returncode for ended in (before, during, another, after)]
+    assert "sign of life" in before.stderr
+
+
+async def test_a_run_elsewhere_than_on_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
+    """No escape sequences in a log file; who waits and why is in the lines."""
+    async with Origin.serving("127.0.0.166", slow(b"drop", 0.2, 30)) as origin:
+        ended = await run("run", "-", "--out", tmp_path / "out", *LOOPBACK, stdin=origin.url("/"))
+
+    assert "\x1b" not in ended.stderr
+    assert "0 of 1 done" in ended.stderr
+    assert "1 in flight" in ended.stderr

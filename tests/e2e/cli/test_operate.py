@@ -1,0 +1,256 @@
+"""The commands that look after a running fleet, as an operator gives them."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.batch import Batch
+from tests.support.waiting import wait_until
+from tests.support.workers import Workers, fetchfleet, workers
+from tools.origin.server import Origin, by_path, held, ok, retry_after, stall_headers, status
+
+NO_BATCH = "0123456789abcdef"
+
+
+class Operator:
+    """Gives commands to the fleet behind one Redis."""
+
+    def __init__(self, redis_url: str) -> None:
+        self._redis_url = redis_url
+
+    async def asks(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """What the command says; off the loop that serves the origins."""
+        return await asyncio.to_thread(fetchfleet, *arguments, FETCHFLEET_REDIS_URL=self._redis_url)
+
+    async def reads(self, *arguments: str) -> list[Any]:
+        """The JSON lines that the command prints with --json."""
+        said = await self.asks(*arguments, "--json")
+        assert said.returncode == 0, said.stderr
+        return [json.loads(line) for line in said.stdout.splitlines()]
+
+
+@pytest.fixture
+def operator(redis_url: str) -> Operator:
+    """Somebody with a terminal."""
+    return Operator(redis_url)
+
+
+async def ended(batch: Batch) -> None:
+    """Until the batch has."""
+    await wait_until(lambda: _ended(batch), f"batch {batch.id} to end", 30)
+
+
+async def _ended(batch: Batch) -> bool:
+    return (await batch.counts()).ended
+
+
+async def some_failed(fleet: Fleet, running: Workers, origin: Origin) -> Batch:
+    """A batch of three, of which one stored a body and two were refused one."""
+    await wait_until(running.started, "the workers")
+    batch = await fleet.submit([origin.url("/here"), origin.url("/gone"), origin.url("/lost")])
+    await ended(batch)
+    return batch
+
+
+BEHAVIOUR = by_path({"/gone": status(404), "/lost": status(410)}, otherwise=ok(b"body"))
+
+
+async def test_status_of_a_fleet_without_workers_says_what_to_do(fleet: Fleet, operator: Operator) -> None:
+    """The backlog, its age, and the command that would see to it."""
+    await fleet.submit([f"http://a.example/{i}" for i in range(3)])
+    said = await operator.asks("status")
+    (read,) = await operator.reads("status")
+
+    assert "0 workers" in said.stdout
+    assert "3 fetches to do in 1 lane, the oldest has waited" in said.stdout
+    assert "start one: fetchfleet worker" in said.stdout
+    assert (3, 1, []) == (read["backlog"], read["lanes_in_all"], read["workers"])
+    assert read["oldest_s"] >= 0
+    assert [("a.example", 3)] == [(lane["name"], lane["waiting"]) for lane in read["lanes"]]
+
+
+async def test_status_shows_who_is_busy_and_who_cools_down(
+    redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """One host is at work on an answer, one has asked for quiet, each lane says so."""
+    may_end = asyncio.Event()
+
+    async def busy_and_cooling() -> dict[str, Any] | None:
+        (read,) = await operator.reads("status")
+        lanes = {lane["name"]: lane for lane in read["lanes"]}
+        busy, cooling = lanes.get("127.0.0.201", {}), lanes.get("127.0.0.202", {})
+        found = busy.get("in_flight") == 2 and cooling.get("why") == "cooling" and read["workers"]
+        return read if found else None
+
+    async with (
+        Origin.serving("127.0.0.201", held(may_end)) as slow,
+        Origin.serving("127.0.0.202", retry_after(60)) as throttling,
+    ):
+        with workers(1, redis_url, tmp_path):
+            batch = await fleet.submit([slow.url("/1"), slow.url("/2"), throttling.url("/")])
+            read = await wait_until(busy_and_cooling, "both lanes to show", 30)
+            said = await operator.asks("status")
+            await batch.cancel()
+            may_end.set()
+            await ended(batch)
+
+    assert 3 == read["backlog"]
+    assert [("worker-1", 2)] == [(worker["id"], worker["in_flight"]) for worker in read["workers"]]
+    assert "1 worker" in said.stdout
+    assert "cooling" in said.stdout
+
+
+async def test_batches_lists_the_newest_first_with_their_state(
+    redis: Redis, fleet: Fleet, operator: Operator
+) -> None:
+    """Running, being submitted, cancelled; a batch of nothing is not worth a line."""
+    first = await fleet.submit(["http://a.example/1"])
+    await redis.zadd(keys.BATCHES, {first.id: 1})  # two may be made in the same millisecond
+    second = await fleet.submit(["http://a.example/2", "http://a.example/3"])
+    await fleet.submit([])
+    await second.cancel()
+    said = await operator.asks("batches")
+    read = await operator.reads("batches")
+
+    assert [(second.id, "cancelling", 2), (first.id, "running", 1)] == [
+        (batch["id"], batch["state"], batch["counts"]["total"]) for batch in read
+    ]
+    assert said.stdout.index(second.id) < said.stdout.index(first.id)
+
+
+async def test_results_are_read_on_from_a_position(
+    redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """Each once: what was there, then what came behind the position that was printed."""
+    async with Origin.serving("127.0.0.203", BEHAVIOUR) as origin:
+        with workers(1, redis_url, tmp_path) as running:
+            batch = await some_failed(fleet, running, origin)
+            everything = await operator.asks("results", batch.id, "--json")
+            position = everything.stderr.split("--after ")[1].strip()
+            nothing = await operator.asks("results", batch.id, "--after", position)
+            failed = await operator.reads("results", batch.id, "--outcome", "failed", "--follow")
+            plain = await operator.asks("results", batch.id)
+
+    assert 3 == len(everything.stdout.splitlines())
+    assert "" == nothing.stdout
+    assert {404, 410} == {result["status"] for result in failed}
+    assert 1 == plain.stdout.count("stored")
+
+
+async def test_dead_letters_are_listed_shown_retried_and_purged(
+    redis_url: str, redis: Redis, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """By reason, host and batch; what is retried is a new batch, what is purged is gone."""
+    async with Origin.serving("127.0.0.204", BEHAVIOUR) as origin:
+        with workers(1, redis_url, tmp_path) as running:
+            batch = await some_failed(fleet, running, origin)
+            await redis.rpush(keys.INBOX, "no fetch")  # type: ignore[misc]
+            await wait_until(lambda: _length(redis, 3), "the third dead letter")
+            listed = await operator.reads("dead", "list")
+            of_batch = await operator.reads("dead", "list", "--batch", batch.id, "--reason", "http_status")
+            shown = await operator.reads("dead", "show", of_batch[0]["position"])
+            vague = await operator.asks("dead", "retry")
+            (retried,) = await operator.reads("dead", "retry", "--host", "127.0.0.204")
+            (again,) = [fleet.batch(found) for found in retried["batches"]]
+            await ended(again)
+            left = await operator.reads("dead", "list", "--batch", batch.id)
+            purged = await operator.reads("dead", "purge", "--all")
+    targets = [seen.target for seen in origin.requests]
+
+    assert ["http_status", "http_status", "invalid"] == [letter["reason"] for letter in listed]
+    assert ["/gone", "/lost"] == sorted(urlsplit(letter["fetch"]["url"]).path for letter in of_batch)
+    assert [of_batch[0]] == shown
+    assert 2 == vague.returncode
+    assert "--all" in vague.stderr
+    assert (2, 0) == (retried["fetches"], retried["left"])
+    assert (2, 2) == (targets.count("/gone"), targets.count("/lost"))
+    assert [] == left
+    assert [{"purged": 3}] == purged
+
+
+async def _length(redis: Redis, count: int) -> bool:
+    return bool(await redis.xlen(keys.DEAD) == count)
+
+
+async def test_cancel_ends_a_batch_and_says_how_far_it_was(
+    redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """By a worker at once; without one it is told who will do it."""
+    async with Origin.serving("127.0.0.205", stall_headers(60)) as origin:
+        with workers(1, redis_url, tmp_path):
+            batch = await fleet.submit([origin.url(f"/{i}") for i in range(30)])
+            await wait_until(lambda: origin.requests, "a request")
+            (read,) = await operator.reads("cancel", batch.id)
+
+    assert (30, True) == (read["cancelled"], read["ended"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (("results", "nonsense"), 2, "fetchfleet batches"),
+        (("cancel", "nonsense"), 2, "fetchfleet batches"),
+        (("results", NO_BATCH), 1, "is not in Redis"),
+        (("cancel", NO_BATCH), 1, "is not in Redis"),
+        (("results", NO_BATCH, "--after", "yesterday"), 2, "no position"),
+        (("dead", "show", "1-1"), 1, "fetchfleet dead list"),
+        (("dead", "show", "x"), 2, "no position"),
+        (("dead", "purge", "--all", "--host", "a"), 2, "--all"),
+    ],
+)
+async def test_what_cannot_be_done_is_said_with_the_remedy(
+    operator: Operator, arguments: tuple[str, ...], code: int, named: str
+) -> None:
+    """A sentence on standard error and an exit code; nothing on standard output."""
+    said = await operator.asks(*arguments)
+
+    assert (code, "") == (said.returncode, said.stdout)
+    assert named in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "batches", "dead list"])
+def test_without_redis_every_command_says_where_its_url_comes_from(command: str) -> None:
+    """One of the two is what has to be mended."""
+    said = fetchfleet(*command.split(), "--redis", "redis://127.0.0.1:1")
+
+    assert 1 == said.returncode
+    assert "(--redis, FETCHFLEET_REDIS_URL)" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+async def test_the_shell_completes_commands_and_batch_ids(redis_url: str, fleet: Fleet) -> None:
+    """As `fetchfleet --install-completion` sets it up for bash."""
+    batch = await fleet.submit(["http://a.example/"])
+
+    assert {"status", "batches", "results", "cancel", "dead"} <= set(
+        await completions(redis_url, "fetchfleet ")
+    )
+    assert [batch.id] == await completions(redis_url, f"fetchfleet cancel {batch.id[:3]}")
+
+
+async def completions(redis_url: str, typed: str) -> list[str]:
+    """What the shell would offer after these words."""
+    words = typed.split(" ")
+    environment = {
+        **os.environ,
+        "FETCHFLEET_REDIS_URL": redis_url,
+        "_FETCHFLEET_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    command = [str(Path(sys.executable).parent / "fetchfleet")]
+    said = await asyncio.to_thread(
+        subprocess.run, command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    return said.stdout.split()

@@ -1,0 +1,264 @@
+"""A running fleet is steered and asked why: pause, resume, policy, explain; three workers."""
+
+import asyncio
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Fetch, Fleet, Outcome
+from fetchfleet.jobs.client.batch import Batch
+from tests.support.town import town
+from tests.support.waiting import wait_until
+from tests.support.workers import QUICK_POLICY, Workers, fetchfleet, workers
+from tools.one_worker import results_of
+from tools.origin import judge
+from tools.origin.server import OK, Origin, held, latency, reset, retry_after, status
+
+NO_FETCH = "0123456789abcdef-00000001"
+
+
+class Operator:
+    """Gives commands to the fleet behind one Redis."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.environment = {"FETCHFLEET_REDIS_URL": redis_url}
+
+    async def asks(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """What the command says; off the loop that serves the origins."""
+        return await asyncio.to_thread(fetchfleet, *arguments, **self.environment)
+
+    async def does(self, *arguments: str) -> str:
+        """What the command says; it must succeed."""
+        said = await self.asks(*arguments)
+        assert said.returncode == 0, said.stderr
+        return said.stdout
+
+    async def reads(self, *arguments: str) -> dict[str, Any]:
+        """The JSON that the command prints with --json."""
+        found: dict[str, Any] = json.loads(await self.does(*arguments, "--json"))
+        return found
+
+    async def reads_all(self, *named: str) -> list[dict[str, Any]]:
+        """What is explained of each."""
+        return await asyncio.gather(*(self.reads("explain", what) for what in named))
+
+
+@pytest.fixture
+def operator(redis_url: str) -> Operator:
+    """Somebody with a terminal."""
+    return Operator(redis_url)
+
+
+async def everybody_knows(running: Workers, changes: int) -> None:
+    """Until each worker has heard of so many changes of the policy."""
+    await wait_until(
+        lambda: len(running.events("policy.changed")) >= changes * 3, "the workers to hear of it"
+    )
+
+
+async def some_go_by(fleet: Fleet, origin: Origin) -> None:
+    """Until a steady host has served a few more, on whichever worker."""
+    await results_of(await fleet.submit([origin.url(f"/by/{i}") for i in range(30)]))
+
+
+async def test_a_paused_host_sees_nothing_until_it_is_resumed(
+    redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """What is in flight ends, nothing more is sent by any worker; afterwards all is fetched."""
+    hosts = {"paused": ("127.0.3.51", latency(0.02)), "other": ("127.0.3.52", latency(0.02))}
+    async with town(hosts) as origins:
+        paused = origins["paused"]
+        with workers(3, redis_url, tmp_path) as running:
+            await wait_until(running.started, "the workers")
+            batch = await fleet.submit([paused.url(f"/{i}") for i in range(700)])
+            await wait_until(lambda: len(paused.requests) >= 20, "some requests")
+            said = await operator.does("pause", "127.0.3.51")
+            await everybody_knows(running, 1)
+            await wait_until(lambda: not paused.in_progress, "what is in flight to end")
+            seen = len(paused.requests)
+            await some_go_by(fleet, origins["other"])
+            late = await fleet.submit([paused.url("/late")])
+            explained = await operator.reads("explain", "127.0.3.51")
+            still = len(paused.requests)
+            await operator.does("resume", "127.0.3.51")
+            results = [result for one in (batch, late) for result in await results_of(one)]
+
+    assert "fetchfleet resume 127.0.3.51" in said
+    assert seen < 700
+    assert seen == still
+    assert ("paused", None) == (explained["state"], explained["until_ms"])
+    assert "fetchfleet resume" in explained["why"]
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert {1} == {result.attempts for result in results}
+
+
+async def test_a_policy_that_is_set_holds_for_lanes_in_hand(
+    redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """Less concurrency from one moment to the next; and the file's again once it is unset."""
+    async with Origin.serving("127.0.3.53", latency(0.02)) as origin:
+        with workers(3, redis_url, tmp_path) as running:
+            await wait_until(running.started, "the workers")
+            batch = await fleet.submit([origin.url(f"/{i}") for i in range(3000)])
+            await wait_until(lambda: origin.in_progress >= 8, "the lane to be at work")
+            await operator.does("policy", "set", "127.0.3.53", "concurrency=2")
+            await everybody_knows(running, 1)
+            await wait_until(lambda: origin.in_progress <= 2, "what is in flight to end")
+            from_place = len(origin.requests)
+            shown = await operator.reads("policy", "show")
+            held = await operator.reads("policy", "show", "127.0.3.53")
+            until_place = len(origin.requests)
+            await operator.does("policy", "unset", "127.0.3.53", "concurrency")
+            await wait_until(lambda: origin.in_progress >= 8, "the file's value to hold again")
+            cleared = await operator.reads("policy", "show")
+            await batch.cancel()
+            await results_of(batch)
+
+    few = origin.requests[from_place:until_place]
+    assert len(few) > 10
+    assert 2 == judge.most_at_once(few)
+    assert {"127.0.3.53": {"concurrency": 2}} == shown
+    assert (2, 5) == (held["concurrency"], held["attempts"])
+    assert {} == cleared
+
+
+WAITING = (
+    QUICK_POLICY
+    + """
+concurrency = 2
+[host."127.0.3.62"]
+breaker_reset_s = 3600
+[host."127.0.3.63"]
+rate_per_s = 0.01
+[host."127.0.3.64"]
+retry_base_s = 3600
+retry_cap_s = 3600
+"""
+)
+
+
+async def test_explain_says_why_a_host_or_a_fetch_waits(
+    redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """Cooling, breaker, pacing, a retry, concurrency, no worker; ended and unknown fetches."""
+    may_end = asyncio.Event()
+    hosts = {
+        "cooling": ("127.0.3.61", retry_after(3600)),
+        "breaker": ("127.0.3.62", reset),
+        "pacing": ("127.0.3.63", OK),
+        "retry": ("127.0.3.64", status(500)),
+        "busy": ("127.0.3.65", held(may_end)),
+    }
+    async with town(hosts) as origins:
+        batches = {
+            name: await fleet.submit([o.url(f"/{i}") for i in range(6 if name != "retry" else 1)])
+            for name, o in origins.items()
+        }
+        nobody = await operator.reads("explain", "127.0.3.65")
+        with workers(3, redis_url, tmp_path, WAITING):
+            without_file = await wait_until(_explained(operator, "127.0.3.63", "pacing"), "pacing", 20)
+            operator.environment["FETCHFLEET_POLICY"] = str(tmp_path / "policy.toml")
+            reads = await asyncio.gather(
+                *(
+                    wait_until(_explained(operator, address, name), f"{name} to be said", 20, 0.2)
+                    for name, (address, _) in hosts.items()
+                )
+            )
+            found = dict(zip(hosts, reads, strict=True))
+            first, last = batches["busy"].ids[0], batches["busy"].ids[5]
+            claimed, behind = await operator.reads_all(first, last)
+            in_words = await operator.does("explain", "127.0.3.62")
+            may_end.set()
+            await results_of(batches["busy"])
+            ended, idle, unknown = await operator.reads_all(first, "127.0.3.65", NO_FETCH)
+            await _end(batches)
+
+    assert "no worker" == nobody["state"]
+    assert "fetchfleet worker" in nobody["why"]
+    assert {name: name for name in hosts} == {name: read["state"] for name, read in found.items()}
+    assert "asked for quiet by 429" in found["cooling"]["why"]
+    assert "does not answer" in found["breaker"]["why"]
+    assert "1st time" in in_words
+    assert "name their file with --policy" in without_file["why"]
+    assert "0.01 fetches" in found["pacing"]["why"]
+    assert "2 of 2 are in flight: as many as may be" == found["busy"]["why"]
+    assert all(found[name]["until_ms"] for name in ("cooling", "breaker", "pacing", "retry"))
+    assert {"429"} == {said["what"] for said in found["cooling"]["answers"]}
+    assert ("claimed", "busy") == (claimed["state"], claimed["lane"]["state"])
+    assert ("waiting", "127.0.3.65") == (behind["state"], behind["lane"]["lane"])
+    assert behind["ahead"] <= 3
+    assert ("stored", "stored") == (ended["state"], ended["result"]["outcome"])
+    assert "idle" == idle["state"]
+    assert "its batch is not in Redis" == unknown["why"]
+
+
+def _explained(operator: Operator, address: str, state: str) -> Any:
+    async def explained() -> dict[str, Any] | None:
+        read = await operator.reads("explain", address)
+        # A lane that is at work says so until its last answer is in.
+        settled = read["in_flight"] == (2 if state == "busy" else 0)
+        return read if read["state"] == state and settled else None
+
+    return explained
+
+
+async def _end(batches: dict[str, Any]) -> None:
+    open_still: list[Batch] = [batch for name, batch in batches.items() if name != "busy"]
+    for batch in open_still:
+        await batch.cancel()
+    for batch in open_still:
+        await results_of(batch)
+
+
+REFUSED = [
+    (("explain", "no host"), "neither a host nor the id of a fetch"),
+    (("pause", "http://a.example/b"), "http://a.example/b"),
+    (("pause", "a.example/b"), "leave the path out"),
+    (("resume", "*"), "*"),
+    (("policy", "set", "a.example", "concurrency"), "KEY=VALUE"),
+    (("policy", "set", "a.example", "concurency=2"), "`concurency`"),
+    (("policy", "set", "a.example", "concurrency=0"), "concurrency: 0 is not within 1 and 1000"),
+    (("policy", "set", "a.example", 'concurrency={"min":5,"max":2}'), "concurrency.max"),
+    (("policy", "set", "*.example", "timeout=slow"), "timeout: 'slow' is not one of"),
+    (("policy", "show", "a b"), "a b"),
+]
+
+
+async def test_what_cannot_be_done_is_said_and_changes_nothing(operator: Operator) -> None:
+    """A sentence that names what is wrong, exit code 2, and the policy is as it was."""
+    everything_said = await asyncio.gather(*(operator.asks(*arguments) for arguments, _ in REFUSED))
+    for (arguments, named), said in zip(REFUSED, everything_said, strict=True):
+        assert (2, "") == (said.returncode, said.stdout), arguments
+        assert named in said.stderr
+        assert "Traceback" not in said.stderr
+    assert {} == await operator.reads("policy", "show")
+
+
+async def test_a_policy_set_before_any_worker_holds_for_the_first_request(
+    redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """A pattern's table and the default's, laid over the file, are read as the lane is taken."""
+    async with Origin.serving("127.0.3.66", latency(0.02)) as origin:
+        await operator.does("policy", "set", "default", "concurrency=1", "attempts=2")
+        batch = await fleet.submit([Fetch(url=origin.url(f"/{i}")) for i in range(20)])
+        with workers(3, redis_url, tmp_path, QUICK_POLICY + "concurrency = 6\n"):
+            await results_of(batch)
+
+    assert 1 == origin.high_water
+
+
+async def test_a_host_can_be_resumed_out_of_a_wider_pause(operator: Operator) -> None:
+    """The others stay paused until what paused them is resumed, and then nothing is left of it."""
+    await operator.does("pause", "default")
+    await operator.does("resume", "a.example")
+    resumed, other = await asyncio.gather(
+        *(operator.reads("policy", "show", host) for host in ("a.example", "b.example"))
+    )
+    await operator.does("resume", "default")
+    left = await operator.reads("policy", "show")
+
+    assert (False, True) == (resumed["paused"], other["paused"])
+    assert {"a.example": {"paused": False}} == left

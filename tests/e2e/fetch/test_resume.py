@@ -1,0 +1,127 @@
+"""Large bodies whose worker goes away in the middle: the next one asks for the rest."""
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Fleet, Outcome
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import PartNote, from_element
+from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.worker.fetch.resume import CHECKPOINT_BYTES
+from tests.support.crew import Crew, asker, crew, results_of
+from tests.support.ranged import Ranged, body_of, range_of
+from tests.support.waiting import wait_until
+from tools.origin.server import Exchange, Origin
+
+HOST = "127.0.0.161"
+STOPS_AT = CHECKPOINT_BYTES + (4 << 20)
+SIZE = STOPS_AT + (4 << 20)
+BEFORE_S = 60.0
+
+
+class Large:
+    """A body that comes to a halt once, past the first checkpoint, and is served on by ranges."""
+
+    def __init__(self) -> None:
+        self.body = body_of(1 << 20) * (SIZE >> 20)
+        self.sha256 = hashlib.sha256(self.body).hexdigest()
+        self.served = Ranged(self.body)
+        self._halted = False
+
+    async def __call__(self, x: Exchange) -> None:
+        """One answer."""
+        if self._halted:
+            await self.served(x)
+            return
+        self._halted = True
+        await x.send_head(200, [("ETag", '"one"'), ("Content-Length", str(SIZE))])
+        for at in range(0, STOPS_AT, 1 << 20):
+            await x.send(self.body[at : at + (1 << 20)])
+        await asyncio.Event().wait()
+
+
+async def noted(redis_url: str) -> PartNote:
+    """The note of the one fetch that is claimed, once it has one."""
+    redis: Any = connect(redis_url)
+
+    async def note() -> PartNote | None:
+        elements = await redis.hvals(keys.claimed(HOST))
+        return from_element(elements[0]).part if elements else None
+
+    try:
+        found = await wait_until(note, "a checkpoint", BEFORE_S)
+    finally:
+        await redis.aclose()
+        await redis.connection_pool.aclose()
+    assert found is not None
+    return found
+
+
+def parts_of(hands: Crew) -> int:
+    """How many bytes of parts are on the crew's disk."""
+    return sum((hands.out / name).stat().st_size for name in hands.parts())
+
+
+@pytest.mark.parametrize("same_disk", [True, False], ids=["same-disk", "another-disk"])
+async def test_after_kill_9_a_body_goes_on_at_its_checkpoint(
+    redis_url: str,
+    fleet: Fleet,
+    tmp_path: Path,
+    same_disk: bool,  # noqa: FBT001
+) -> None:
+    """By a worker on the same disk; one on another has nothing to go on with, and starts at 0."""
+    large = Large()
+    second = tmp_path / ("fleet" if same_disk else "elsewhere")
+    async with Origin.serving(HOST, large) as origin:
+        with (
+            crew(redis_url, tmp_path / "fleet", FETCHFLEET_LEASE_S="3") as hands,
+            crew(redis_url, second, FETCHFLEET_LEASE_S="3") as others,
+        ):
+            await hands.start_all("one")
+            batch = await fleet.submit([origin.url()])
+            note = await noted(redis_url)
+            hands.members["one"].kill()
+            await others.start_all("two")
+            [result] = (await results_of(fleet, batch.id)).values()
+            stored = hashlib.sha256((others.out / str(result.path)).read_bytes()).hexdigest()
+            left = others.parts()
+        asked = [(asker(seen), range_of(seen)) for seen in origin.requests]
+
+    assert CHECKPOINT_BYTES <= note.offset_bytes <= STOPS_AT
+    assert [("one", None), ("two", f"bytes={note.offset_bytes}-" if same_disk else None)] == asked
+    assert [SIZE - note.offset_bytes if same_disk else SIZE] == large.served.sent_bytes
+    assert (Outcome.STORED, SIZE, large.sha256) == (result.outcome, result.bytes, result.sha256)
+    assert large.sha256 == stored
+    assert (1, 1) == (result.attempts, result.interruptions)
+    assert set() == left
+
+
+async def test_after_sigterm_a_body_goes_on_where_it_stopped(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """A deploy in the middle of a large body costs none of its bytes, and no attempt."""
+    large = Large()
+    async with Origin.serving(HOST, large) as origin:
+        with crew(redis_url, tmp_path / "fleet", FETCHFLEET_GRACE_S="0.2") as hands:
+            [one] = await hands.start_all("one")
+            batch = await fleet.submit([origin.url()])
+            # All but the block that is still in memory.
+            await wait_until(lambda: parts_of(hands) > STOPS_AT - (1 << 20), "most of the body", BEFORE_S)
+            ended_with = await one.terminated()
+            kept_bytes = parts_of(hands)
+            await hands.start_all("two")
+            [result] = (await results_of(fleet, batch.id)).values()
+            left = hands.parts()
+        asked = [(asker(seen), range_of(seen)) for seen in origin.requests]
+
+    assert 0 == ended_with
+    assert STOPS_AT - (1 << 20) < kept_bytes <= STOPS_AT
+    assert [("one", None), ("two", f"bytes={kept_bytes}-")] == asked
+    assert [SIZE - kept_bytes] == large.served.sent_bytes
+    assert (Outcome.STORED, large.sha256) == (result.outcome, result.sha256)
+    assert (1, 1) == (result.attempts, result.interruptions)
+    assert set() == left

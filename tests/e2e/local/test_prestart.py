@@ -1,0 +1,71 @@
+"""Workers that are begun before it is known what they are to do."""
+
+from pathlib import Path
+
+from fetchfleet import Fleet, Outcome
+from fetchfleet.worker.local.worker_process import (
+    MAX_QUICK_ENDS,
+    WorkersError,
+    at_work,
+    started_ahead,
+)
+from tests.support import left_behind
+from tests.support.waiting import wait_until
+from tests.support.workers import ALLOW_LOOPBACK
+from tools.origin.server import Origin, ok
+
+
+def test_where_nothing_is_to_be_done_they_end_with_the_block() -> None:
+    """A list with a bad line, say: nobody is told anything, and nobody stays."""
+    with started_ahead(2) as processes:
+        pids = {process.process.pid for process in processes}
+        assert pids <= left_behind.children().keys()
+
+    assert set() == pids & left_behind.children().keys()
+
+
+async def test_one_that_nobody_tells_anything_any_more_ends_by_itself() -> None:
+    """Its parent is gone, or has closed the pipe: that is no order, and no error."""
+    with started_ahead(1) as (worker,):
+        assert worker.process.stdin
+        worker.process.stdin.close()
+        await wait_until(lambda: worker.process.poll() is not None, "its end")
+
+        assert 0 == worker.process.returncode
+
+
+async def test_one_that_died_before_it_was_told_is_started_again_and_told(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """Its death is found as any other is; the one in its place does the work."""
+    out = ["--redis", redis_url, "--out", str(tmp_path / "bodies"), *ALLOW_LOOPBACK]
+    async with Origin.serving("127.0.0.155", ok(b"late")) as origin:
+        batch = await fleet.submit([origin.url("/")])
+        with started_ahead(1) as (worker,):
+            worker.process.kill()
+            await wait_until(lambda: worker.process.poll() is not None, "its death")
+            with at_work([worker], out, tmp_path):
+                worker.keep_alive()
+                results = [result async for result in batch.results()]
+                worker.stop()
+                await wait_until(lambda: worker.process.poll() is not None, "its end", 20)
+
+    assert [Outcome.STORED] == [result.outcome for result in results]
+    assert 0 == worker.process.returncode
+    assert "worker.started" in (tmp_path / "worker-1.log").read_text()
+
+
+async def test_one_that_cannot_do_what_it_is_told_is_given_up_and_its_log_says_why(tmp_path: Path) -> None:
+    """Three quick ends are enough; each wrote the same sentence to the log that the error names."""
+
+    def is_given_up() -> bool:
+        try:
+            worker.keep_alive()
+        except WorkersError as error:
+            return str(tmp_path / "worker-1.log") in str(error)
+        return False
+
+    with started_ahead(1) as (worker,), at_work([worker], ["--engine", "none"], tmp_path):
+        await wait_until(is_given_up, "the giving up", 30)
+
+    assert MAX_QUICK_ENDS == (tmp_path / "worker-1.log").read_text().count("--engine none")

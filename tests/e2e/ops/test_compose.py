@@ -1,0 +1,145 @@
+"""The fleet in containers: the compose file, and a trial in which a worker is killed."""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet.jobs import keys
+from fetchfleet.worker.policy.egress import Egress
+from tests.support import compose
+from tests.support.compose import Project, docker
+from tests.support.containers import docker_trouble
+from tests.support.waiting import wait_until
+from tools.demo import hosts
+
+TRIAL_VARIABLE = "FETCHFLEET_TEST_COMPOSE"
+DEMO_ENV = compose.ROOT / "ops" / "demo.env"
+# The demo's own, but for the subnet: it may be running beside us.
+TRIAL_ENV = DEMO_ENV.read_text().replace("172.31.251.0", "172.31.252.0")
+
+needs_compose = pytest.mark.skipif(
+    compose.command() is None, reason="neither docker compose nor docker-compose"
+)
+
+
+def variables(text: str) -> dict[str, str]:
+    """What an env file sets."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def test_every_host_of_the_crowd_has_its_name_in_the_compose_file() -> None:
+    """A host without an alias could not be resolved."""
+    (aliases,) = re.findall(r"aliases:\s*\[(.*?)\]", compose.FILE.read_text(), re.DOTALL)
+
+    assert set(hosts.TEMPERS) == set(re.split(r",\s*", aliases))
+
+
+def test_the_demos_workers_may_dial_the_demos_network_and_nothing_else() -> None:
+    """The subnet and what is allowed are one and the same."""
+    told = variables(DEMO_ENV.read_text())
+
+    assert told["FETCHFLEET_SUBNET"] == told["FETCHFLEET_ALLOW_NET"]
+    assert Egress() != Egress.parse(told["FETCHFLEET_ALLOW_NET"])
+
+
+@needs_compose
+def test_compose_takes_the_file_with_the_demo_and_without() -> None:
+    """What both versions of Compose read; the first lists the demo's services either way."""
+    project = Project("fetchfleet", DEMO_ENV)
+    demo = ("--profile", "demo")
+
+    assert 0 == project.run("config", "--quiet").returncode
+    assert 0 == project.run(*demo, "config", "--quiet").returncode
+    assert {"redis", "worker"} <= set(project.said("config", "--services").split())
+    assert {"redis", "worker", "crowd", "producer"} == set(
+        project.said(*demo, "config", "--services").split()
+    )
+
+
+@needs_compose
+def test_a_fleet_without_a_password_is_refused(tmp_path: Path) -> None:
+    """The error says which variable is missing."""
+    empty = tmp_path / "env"
+    empty.touch()
+    ended = Project("fetchfleet", empty).run("config")
+
+    assert 0 != ended.returncode
+    assert "set FETCHFLEET_REDIS_PASSWORD" in ended.stderr
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> Iterator[Project]:
+    """The demo with three workers, under way; gone with its volumes and images afterwards."""
+    if os.environ.get(TRIAL_VARIABLE) != "1":
+        pytest.skip(f"{TRIAL_VARIABLE} is not 1; the trial builds images and takes a minute or two")
+    if compose.command() is None:
+        pytest.skip("neither docker compose nor docker-compose")
+    if trouble := docker_trouble():
+        pytest.skip(f"no container can be run: {trouble}")
+    env_file = tmp_path / "env"
+    env_file.write_text(TRIAL_ENV)
+    project = Project("fetchfleet-trial", env_file)
+    try:
+        project.said("--profile", "demo", "up", "--detach", "--build", "--scale", "worker=3")
+        yield project
+    finally:
+        project.said("--profile", "demo", "down", "--volumes", "--rmi", "local", "--timeout", "5")
+
+
+@pytest.mark.timeout(900)
+async def test_one_of_three_workers_is_killed_and_every_result_arrives_once(
+    trial: Project, tmp_path: Path
+) -> None:
+    """Its lanes run elsewhere, no host sees more than its limit, and a stop ends the others with 0."""
+    (producer,) = trial.containers("producer")
+    victim = await wait_until(lambda: at_work_on(trial, hosts.TRICKLING), "a worker on a slow host", 60)
+    docker("kill", victim)
+    was_running = inspected(producer, "State.Running")
+    ended_with = await asyncio.to_thread(docker, "wait", producer)
+    results = results_of(producer, tmp_path)
+    workers = {worker[: len(victim)]: worker for worker in trial.containers("worker")}
+    survivors = [worker for name, worker in workers.items() if name != victim]
+    await wait_until(
+        lambda: {"healthy"} == {inspected(worker, "State.Health.Status") for worker in survivors},
+        "the health of those that live",
+        60,
+    )
+    trial.said("stop", "worker")
+    logs = trial.said("logs", "--no-color", "worker")
+
+    assert "true" == was_running
+    assert "0" == ended_with.strip(), trial.said("logs", "--no-color", "producer")
+    assert len(list(hosts.fetches(dict.fromkeys(hosts.TEMPERS, "")))) == len(results)
+    assert len(results) == len({result["id"] for result in results})
+    assert [] == [result for result in results if result["outcome"] != result["meta"]["expect"]]
+    assert sum(result["interruptions"] for result in results) >= 1
+    assert "lane.rescued" in logs
+    assert ["0", "0"] == [inspected(worker, "State.ExitCode") for worker in survivors]
+    assert "137" == inspected(workers[victim], "State.ExitCode")
+
+
+def at_work_on(project: Project, lane: str) -> str:
+    """The short id of the container whose worker has claimed fetches of that lane; "" while none has."""
+    ask = ("exec", "-T", "redis", "redis-cli")
+    if project.said(*ask, "hlen", keys.claimed(lane)).strip() == "0":
+        return ""
+    owner = project.said(*ask, "hget", keys.lane(lane), "owner").strip()
+    return owner.rpartition("-")[0]
+
+
+def inspected(container: str, what: str) -> str:
+    """One thing that Docker knows of a container."""
+    return docker("inspect", "--format", f"{{{{.{what}}}}}", container).strip()
+
+
+def results_of(producer: str, folder: Path) -> list[dict[str, Any]]:
+    """What the producer wrote down."""
+    docker("cp", f"{producer}:/data/demo/results.jsonl", str(folder))
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]

@@ -1,0 +1,153 @@
+"""A fleet on a Redis that speaks TLS only and asks each user for a password."""
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from fetchfleet import Fleet, Outcome
+from tests.support import guarded_redis
+from tests.support.certificates import HAS_OPENSSL, Authority
+from tests.support.guarded_redis import GuardedRedis, serve_guarded
+from tests.support.workers import fetchfleet, workers
+from tools.origin import server as o
+from tools.origin.server import Origin
+
+NAMED, UNNAMED = "127.0.0.173", "127.0.0.174"
+
+WHY_NOT = (
+    guarded_redis.why_unguarded()
+    or guarded_redis.why_no_tls()
+    or (None if HAS_OPENSSL else "needs the openssl command")
+)
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+
+
+class TlsRedis(NamedTuple):
+    """A Redis on NAMED and UNNAMED; its certificate is for NAMED."""
+
+    guarded: GuardedRedis
+    port: int
+    folder: Path
+
+    def url(self, user: str, host: str = NAMED, **parameters: str) -> str:
+        """As one who knows the CA, or says otherwise, comes in."""
+        given = {"ssl_ca_certs": str(self.folder / "ca.pem"), **parameters}
+        return self.guarded.over_tls(user, host, self.port, **given)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a CA, Redis's certificate, a client's, and another CA."""
+    folder = tmp_path_factory.mktemp("certificates")
+    ca = Authority(folder)
+    ca.issue("redis", f"IP:{NAMED}")
+    ca.issue("client", "DNS:client")
+    Authority(folder, "other")
+    return folder
+
+
+@pytest.fixture
+def serve(certificates: Path) -> Iterator[Callable[[str], TlsRedis]]:
+    """Starts the Redis; clients need a certificate if `tls-auth-clients` says so."""
+    with ExitStack() as stack:
+
+        def serve(auth_clients: str) -> TlsRedis:
+            port = free_port()
+            options = {"tls_port": str(port), "bind": f"{NAMED} {UNNAMED}", "tls_auth_clients": auth_clients}
+            files = {"tls_cert_file": "redis.pem", "tls_key_file": "redis.key", "tls_ca_cert_file": "ca.pem"}
+            options |= {name: str(certificates / file) for name, file in files.items()}
+            return TlsRedis(stack.enter_context(serve_guarded(**options)), port, certificates)
+
+        yield serve
+
+
+@pytest.fixture
+def tls(serve: Callable[[str], TlsRedis]) -> TlsRedis:
+    """One that asks for no client's certificate."""
+    return serve("no")
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as place:
+        place.bind((NAMED, 0))
+        return int(place.getsockname()[1])
+
+
+def wrong_host(tls: TlsRedis) -> str:
+    """An address that the certificate is not for."""
+    return tls.url("worker", UNNAMED)
+
+
+def wrong_authority(tls: TlsRedis) -> str:
+    """Another CA than the one that vouches for Redis."""
+    return tls.url("worker", ssl_ca_certs=str(tls.folder / "other.pem"))
+
+
+def no_authority(tls: TlsRedis) -> str:
+    """The CAs of the system, which do not know ours."""
+    return tls.guarded.over_tls("worker", NAMED, tls.port)
+
+
+def no_tls(tls: TlsRedis) -> str:
+    """Plain TCP to the TLS port."""
+    return no_authority(tls).replace("rediss:", "redis:")
+
+
+WRONG = [
+    (wrong_host, "IP address mismatch"),
+    (wrong_authority, "certificate verify failed"),
+    (no_authority, "name a CA of your own by ssl_ca_certs=/path/ca.pem"),
+    (no_tls, "if it speaks TLS, say rediss://"),
+]
+
+
+async def test_a_fleet_works_over_tls(tls: TlsRedis, tmp_path: Path) -> None:
+    """A producer and a worker, each as its own user, know the CA and nothing else."""
+    async with Origin.serving("127.0.0.175", o.OK) as origin, Fleet(tls.url("producer")) as fleet:
+        with workers(1, tls.url("worker"), tmp_path / "fleet"):
+            batch = await fleet.submit([origin.url(f"/{i}") for i in range(20)])
+            outcomes = [result.outcome async for result in batch.results()]
+
+    assert [Outcome.STORED] * 20 == outcomes
+    assert set() == tls.guarded.refused()
+
+
+async def test_a_redis_that_asks_for_our_certificate_gets_it(serve: Callable[[str], TlsRedis]) -> None:
+    """By redis-py's names in the URL; without it Redis hangs up."""
+    tls = serve("yes")
+    ours = {
+        "ssl_certfile": str(tls.folder / "client.pem"),
+        "ssl_keyfile": str(tls.folder / "client.key"),
+    }
+    async with Fleet(tls.url("producer", **ours)) as fleet:
+        assert [] == await fleet.batches()
+    async with Fleet(tls.url("producer")) as fleet:
+        with pytest.raises(RedisConnectionError):
+            await fleet.batches()
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG)
+def test_a_worker_says_what_is_wrong_with_tls(
+    tls: TlsRedis, tmp_path: Path, wrong: Callable[[TlsRedis], str], said: str
+) -> None:
+    """One sentence, exit 1, and the password in none of it."""
+    ended = fetchfleet("worker", "--out", tmp_path, FETCHFLEET_REDIS_URL=wrong(tls))
+    assert (1, "", 1) == (ended.returncode, ended.stdout, len(ended.stderr.splitlines()))
+    assert said in ended.stderr
+    assert tls.guarded.password("worker") not in ended.stderr
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG[:2])
+async def test_a_producer_is_told_what_is_wrong_with_tls(
+    tls: TlsRedis, wrong: Callable[[TlsRedis], str], said: str
+) -> None:
+    """Nothing is sent to a server that cannot show who it is."""
+    async with Fleet(wrong(tls)) as fleet:
+        with pytest.raises(RedisConnectionError, match=said):
+            await fleet.submit(["http://a.example/"])

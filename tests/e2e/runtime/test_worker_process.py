@@ -1,0 +1,109 @@
+"""Worker processes: stopped, killed, run by arq's own command."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fetchfleet import Fleet, Outcome
+from fetchfleet.worker.local.child_process import die_with_parent
+from tests.support.waiting import wait_until
+from tests.support.workers import workers
+from tools.origin.server import Origin, latency, ok, slow
+
+CRASH_RECOVERY_S = 40.0
+
+
+async def test_sigterm_lets_short_fetches_end_hands_long_ones_back_and_exits_0(
+    redis_url: str, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deploy costs no attempt: the long fetch is finished by the next worker, as an interruption."""
+    monkeypatch.setenv("FETCHFLEET_GRACE_S", "1")
+    async with (
+        Origin.serving("127.0.0.151", latency(0.3, ok(b"short"))) as short,
+        Origin.serving("127.0.0.152", slow(b"long", 0.1, 40)) as long,
+    ):
+        with workers(1, redis_url, tmp_path / "first") as first:
+            batch = await fleet.submit([short.url("/s"), long.url("/l")])
+            await wait_until(lambda: short.in_progress and long.in_progress, "both requests")
+            first.processes[0].send_signal(signal.SIGTERM)
+            first.processes[0].send_signal(signal.SIGTERM)
+            await wait_until(lambda: first.processes[0].poll() is not None, "the worker's end", 20)
+            ended_with = first.processes[0].returncode
+        counts = await batch.counts()
+        with workers(1, redis_url, tmp_path / "second"):
+            results = {result.url: result async for result in batch.results()}
+
+    assert 0 == ended_with
+    assert 1 == counts.stored
+    assert {Outcome.STORED} == {result.outcome for result in results.values()}
+    assert (1, 1) == (results[long.url("/l")].attempts, results[long.url("/l")].interruptions)
+    assert 0 == results[short.url("/s")].interruptions
+
+
+async def test_a_killed_workers_lanes_run_elsewhere(redis_url: str, fleet: Fleet, tmp_path: Path) -> None:
+    """Killing with -9 loses nothing: what was claimed is done by the other worker, counted as interrupted."""
+    async with Origin.serving("127.0.0.153", slow(b"drop", 0.05, 10)) as origin:
+        with workers(1, redis_url, tmp_path / "first") as first:
+            batch = await fleet.submit([origin.url(f"/{i}") for i in range(20)])
+            await wait_until(lambda: origin.in_progress >= 8, "eight requests")
+            first.processes[0].kill()
+            await wait_until(lambda: first.processes[0].poll() is not None, "the worker's death")
+        with workers(1, redis_url, tmp_path / "second") as second:
+            await wait_until(lambda: second.events("lane.rescued"), "the rescue", CRASH_RECOVERY_S)
+            results = [result async for result in batch.results()]
+            loops = {line["loop"] for line in second.events("worker.started")}
+        high_water = origin.high_water
+
+    assert 20 == len({result.id for result in results})
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert sum(result.interruptions for result in results) >= 1
+    assert {1} == {result.attempts for result in results}
+    assert high_water <= 8
+    assert {"uvloop"} == loops
+
+
+@contextmanager
+def arq_worker(redis_url: str, out: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """`arq worker.main.WorkerSettings`, its settings from the environment."""
+    environment = {
+        "FETCHFLEET_REDIS_URL": redis_url,
+        "FETCHFLEET_OUT": str(out),
+        "FETCHFLEET_ALLOW_NET": "127.0.0.0/8",
+    }
+    with (out.parent / "arq.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "arq", "fetchfleet.worker.main.WorkerSettings"],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 no threads hold locks here
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_arqs_own_command_runs_a_worker_and_sigterm_ends_it_with_0(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """Those who live in arq's CLI get the same worker."""
+    async with Origin.serving("127.0.0.154", ok(b"by arq")) as origin:
+        with arq_worker(redis_url, tmp_path / "bodies") as process:
+            batch = await fleet.submit([origin.url(f"/{i}") for i in range(20)])
+            results = [result async for result in batch.results()]
+            process.send_signal(signal.SIGTERM)
+            await wait_until(lambda: process.poll() is not None, "arq's end", 20)
+            ended_with = process.returncode
+
+    assert [Outcome.STORED] * 20 == [result.outcome for result in results]
+    assert 0 == ended_with
+    assert b"worker.stopped" in (tmp_path / "arq.log").read_bytes()
+    assert b'"loop":"uvloop"' in (tmp_path / "arq.log").read_bytes()

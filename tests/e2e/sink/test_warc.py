@@ -1,0 +1,145 @@
+"""WARC segments by worker processes: from a server nobody here wrote, and through a kill -9."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Fleet, Outcome, Result
+from fetchfleet.jobs import keys
+from tests.support.crew import Crew, crew, results_of
+from tests.support.tiny_server import tiny_server
+from tests.support.waiting import wait_until
+from tests.support.warc import Found, read, segments
+from tests.support.workers import QUICK_POLICY, fetchfleet
+from tools.origin.static_server import serve_folder
+
+HOSTS = [f"127.0.202.{n}" for n in range(1, 6)]
+FILES = 2_000
+THROUGH_KILLS = 800
+POLICY = f"{QUICK_POLICY}concurrency = 16\n"
+
+
+def body_of(n: int) -> bytes:
+    """Of the file of that number; some are empty, some longer than others."""
+    return hashlib.sha256(str(n).encode()).digest() * (n % 40)
+
+
+async def closed(hands: Crew) -> dict[str, dict[int, Found]]:
+    """Once all workers have ended: the records of each segment by their offset."""
+    for name in hands.alive():
+        assert await hands.members[name].terminated() == 0
+    found = segments(hands.out)
+    assert set(found) == hands.files(), "a segment is left open"
+    assert not hands.parts()
+    return {path: {record.offset: record for record in read(each)} for path, each in found.items()}
+
+
+def check(results: dict[str, Result], archive: dict[str, dict[int, Found]]) -> None:
+    """Each result is stored, once, and its record begins where it says and ends where the next begins."""
+    for url, result in results.items():
+        assert result.outcome is Outcome.STORED, result
+        assert result.offset is not None
+        assert result.length is not None
+        record = archive[str(result.path)][result.offset]
+        assert (record.kind, record.field("WARC-Target-URI")) == ("response", url)
+        assert record.field("Fetchfleet-ID") == result.id
+        assert hashlib.sha256(record.payload).hexdigest() == result.sha256
+        assert result.bytes == len(record.payload)
+    places = [(result.path, result.offset) for result in results.values()]
+    assert len(set(places)) == len(places)
+
+
+async def test_two_workers_archive_a_server_nobody_here_wrote(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """2,000 small files of five hosts: one record each, at its result's place, in segments of each worker."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for n in range(FILES):
+        (site / str(n)).write_bytes(body_of(n))
+    with (
+        serve_folder(site, HOSTS) as server,
+        crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_SINK="warc") as hands,
+    ):
+        await hands.start_all("one", "two")
+        urls = {f"{server.base_urls[n % len(HOSTS)]}/{n}": n for n in range(FILES)}
+        batch = await fleet.submit(list(urls))
+        results = await results_of(fleet, batch.id)
+        archive = await closed(hands)
+
+    check(results, archive)
+    for url, result in results.items():
+        assert result.sha256 == hashlib.sha256(body_of(urls[url])).hexdigest()
+    kinds = Counter(record.kind for found in archive.values() for record in found.values())
+    assert kinds == {"warcinfo": len(archive), "request": FILES, "response": FILES}
+    assert {"one", "two"} == {path.removeprefix("warc/").partition("-")[0] for path in archive}
+
+
+@pytest.mark.parametrize("durability", ["none", "full"])
+async def test_after_a_kill_every_result_has_its_record(
+    redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path, durability: str
+) -> None:
+    """Workers are killed as they write, and started again: what was told is there, each segment is whole.
+
+    A record without a result is one that its worker did not live to tell of.
+    """
+    policy = f'{POLICY}durability = "{durability}"\n'
+    environment = {"FETCHFLEET_SINK": "warc", "FETCHFLEET_LEASE_S": "1"}
+    with (
+        tiny_server(HOSTS) as bases,
+        crew(redis_url, tmp_path / "fleet", policy, **environment) as hands,
+    ):
+        await hands.start_all("one", "two")
+        batch = await fleet.submit([f"{bases[n % len(HOSTS)]}/{n}" for n in range(THROUGH_KILLS)])
+        for name, told in (("one", THROUGH_KILLS // 10), ("two", THROUGH_KILLS // 3)):
+
+            async def enough(told: int = told) -> bool:
+                return int(await redis.xlen(keys.ALL_RESULTS)) >= told
+
+            await wait_until(enough, "some results", 60, 0.01)
+            hands.members[name].kill()
+            hands.start(name)
+        results = await results_of(fleet, batch.id)
+        archive = await closed(hands)
+
+    assert len(results) == THROUGH_KILLS
+    check(results, archive)
+
+
+def test_run_archives_a_list(tmp_path: Path) -> None:
+    """`--sink warc` reaches the workers; the report says where each record is."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "a").write_bytes(b"archived")
+    with serve_folder(site, HOSTS[:1]) as server:
+        (tmp_path / "urls.txt").write_text(f"{server.base_urls[0]}/a\n")
+        out = tmp_path / "out"
+        done = fetchfleet(
+            *("run", tmp_path / "urls.txt", "--out", out, "--sink", "warc"),
+            *("--allow-net", "127.0.0.0/8", "--report", tmp_path / "report.jsonl"),
+        )
+
+    assert done.returncode == 0, done.stderr
+    [found] = segments(out).values()
+    assert [b"archived"] == [record.payload for record in read(found) if record.kind == "response"]
+    assert '"offset":' in (tmp_path / "report.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--sink", "tape"), "there is files, warc"),
+        (("--sink", "warc", "--lines-to", "all.jsonl"), "does not go with --sink warc"),
+    ],
+)
+def test_what_a_sink_cannot_do_is_bad_use(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    """Said before anything is begun."""
+    (tmp_path / "urls.txt").write_text("http://127.0.202.1/\n")
+
+    done = fetchfleet("run", tmp_path / "urls.txt", "--out", tmp_path / "out", *arguments)
+
+    assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,164 @@
+"""The arq door: a job becomes one batch however often it is run, and none is lost for want of room."""
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from arq import Retry
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
+
+from fetchfleet import BatchExistsError, Fleet, InvalidFetchError
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.submit import NO_LIMITS, Limits, Submitter
+from fetchfleet.jobs.contract import messages
+from fetchfleet.jobs.notify import Wake
+from fetchfleet.worker.intake.arq_jobs import ArqDoor
+from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.runtime import arq_worker
+from tests.support.lanes import BATCH_ID, ask, paths, url, waiting
+
+RUN = "job-1 2026-01-01"
+
+
+async def nothing(_: Iterable[Wake]) -> None:
+    """No lane is woken."""
+
+
+def door_to(redis: Redis, limits: Limits = NO_LIMITS, send_wakes: Any = nothing) -> ArqDoor:
+    return ArqDoor(redis, Submitter(redis, send_wakes, limits), get_logger())
+
+
+async def letters(redis: Redis) -> list[dict[bytes, bytes]]:
+    return [row for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
+
+
+async def run_as_job(door: ArqDoor, *args: Any, **kwargs: Any) -> Any:
+    """As arq would."""
+    ctx = {"runtime": SimpleNamespace(arq_door=door), "job_id": "job-1", "enqueue_time": "2026-01-01"}
+    return await arq_worker.fetch(ctx, *args, **kwargs)
+
+
+async def test_a_job_that_is_run_again_is_enqueued_once(redis: Redis) -> None:
+    """With the same receipt; the same job at another time is another batch."""
+    fetches = [url(f"/{i}") for i in range(1200)]
+    first = await door_to(redis).fetch(RUN, (fetches,), {})
+    again = await door_to(redis).fetch(RUN, (fetches,), {})
+    other = await door_to(redis).fetch("job-1 2026-01-02", (url("/other"),), {})
+
+    assert first == again
+    assert [f"{first['batch']}-{i:08x}" for i in range(1200)] == first["ids"]
+    assert first["batch"] != other["batch"]
+    assert [*(f"/{i}" for i in range(1200)), "/other"] == paths(await waiting(redis))
+
+
+async def test_a_job_that_was_cut_off_goes_on_where_it_was(redis: Redis) -> None:
+    """What was in of it stays, the rest follows."""
+
+    async def crash(_: Iterable[Wake]) -> None:
+        raise KeyboardInterrupt
+
+    fetches = [url(f"/{i}") for i in range(1200)]
+    with pytest.raises(KeyboardInterrupt):
+        await door_to(redis, send_wakes=crash).fetch(RUN, (fetches,), {})
+    in_before = len(await waiting(redis))
+    await door_to(redis).fetch(RUN, (fetches,), {})
+
+    assert 500 == in_before
+    assert [f"/{i}" for i in range(1200)] == paths(await waiting(redis))
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((), {}),
+        ((url("/1"), BATCH_ID), {}),
+        ((url("/1"),), {"key": "x"}),
+        ((url("/1"),), {"ctx": 1, "self": 2}),
+        ((), {"what": url("/1")}),
+        (("no URL",), {}),
+        (([url("/1"), "no URL"],), {}),
+        ((url("/1"),), {"batch": "mine"}),
+        ((url("/1"),), {"v": 0}),
+        ((url("/1"),), {"v": "2"}),
+        ((url("/1"),), {"v": True}),
+        ((url("/1"), 5), {"v": 1}),
+        ((["x" * 10_000_000],), {}),
+    ],
+)
+async def test_what_may_not_be_asked_for_is_refused_and_a_dead_letter(
+    redis: Redis, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Nothing of it is enqueued; the letter is short."""
+    with capture_logs() as lines, pytest.raises(InvalidFetchError) as caught:
+        await run_as_job(door_to(redis), *args, **kwargs)
+
+    [letter] = await letters(redis)
+    want = {b"door": b"arq", b"reason": b"invalid", b"note": str(caught.value).encode()}
+    assert want.items() <= letter.items()
+    assert len(letter[b"element"]) <= 200
+    assert ["intake.refused"] == [line["event"] for line in lines]
+    assert [] == await waiting(redis)
+
+
+async def test_a_batch_of_other_fetches_is_the_callers_error(redis: Redis) -> None:
+    """The same batch again is none."""
+    door = door_to(redis)
+    for _ in range(2):
+        assert BATCH_ID == (await run_as_job(door, url("/1"), batch=BATCH_ID))["batch"]
+    with pytest.raises(BatchExistsError):
+        await run_as_job(door, url("/2"), batch=BATCH_ID)
+
+    assert ["/1"] == paths(await waiting(redis))
+
+
+async def test_a_job_waits_while_the_fleet_is_full(redis: Redis, fleet: Fleet) -> None:
+    """It is tried again until it expires, not a thousand times."""
+    await fleet.submit([url("/1")])
+    with pytest.raises(Retry):
+        await run_as_job(door_to(redis, Limits(fleet=1)), url("/2"))
+    by_name = {function.name: function for function in arq_worker.FUNCTIONS}
+
+    assert ["/1"] == paths(await waiting(redis))
+    assert (by_name["fetch"].max_tries or 0) >= 24 * 3600
+
+
+async def test_i27_a_job_for_a_newer_worker_is_put_off_until_one_takes_it(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its arguments; it is told of once, and is no dead letter."""
+    old, newer = door_to(redis), door_to(redis)
+    with capture_logs() as lines:
+        for kwargs in ({"v": 2}, {"v": 2, "colour": "red"}):
+            with pytest.raises(Retry) as caught:
+                await run_as_job(old, url("/1"), **kwargs)
+            assert arq_worker.NEWER_AGAIN_S * 1000 == caught.value.defer_score
+    waited = await waiting(redis)
+    monkeypatch.setattr(messages, "MESSAGE_VERSION", 2)
+    receipt = await run_as_job(newer, url("/1"), v=2)
+
+    assert [] == waited
+    assert [] == await letters(redis)
+    assert 1 == len(receipt["ids"])
+    assert ["/1"] == paths(await waiting(redis))
+    assert [("intake.newer", "arq")] == [(line["event"], line["door"]) for line in lines]
+
+
+async def test_a_job_is_tried_again_when_redis_goes_away(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in between is not its result."""
+    door = door_to(redis)
+
+    async def gone(*_: Any, **__: Any) -> None:
+        raise RedisConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis, "evalsha", gone)
+        with pytest.raises(Retry):
+            await run_as_job(door, url("/1"))
+    await run_as_job(door, url("/1"))
+
+    assert ["/1"] == paths(await waiting(redis))

@@ -1,0 +1,507 @@
+"""The inbox: whatever happens on the way, each message is in its lane once, or a dead letter once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from structlog.testing import capture_logs
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.submit import NO_LIMITS, Limits, Submitter
+from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
+from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
+from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.intake import inbox as module
+from fetchfleet.worker.intake.inbox import Intake, read_all
+from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.redis_support.trouble import Trouble
+from fetchfleet.worker.util import aio
+from tests.support.lanes import BATCH_ID, LANE, Stay, ask, paths, url, waiting
+from tests.support.waiting import wait_until
+
+OTHER_LANE = "b.example"
+OTHER_ID = "fedcba9876543210"
+NOBODYS = 0
+
+Open = Callable[..., Intake]
+
+
+class CrashError(Exception):
+    """The worker dies here."""
+
+
+async def nothing(_: Iterable[Wake]) -> None:
+    """No lane is woken."""
+
+
+async def crash(_: Iterable[Wake]) -> None:
+    """Dies after a chunk was enqueued."""
+    raise CrashError
+
+
+@pytest.fixture
+async def worker(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
+    """Makes intakes, each of a worker of its own."""
+    monkeypatch.setattr(module, "OTHERS_S", 0.01)
+    monkeypatch.setattr(module, "FULL_PAUSE_S", 0.01)
+    monkeypatch.setattr(module, "TROUBLE_PAUSE_S", 0.01)
+    async with AsyncExitStack() as stack:
+
+        def make(name: str = "one", send_wakes: Any = nothing, limits: Limits = NO_LIMITS) -> Intake:
+            log = get_logger()
+            made = Intake(redis_url, name, Submitter(redis, send_wakes, limits), Trouble(log), log)
+            stack.push_async_callback(made.aclose)
+            return made
+
+        yield make
+
+
+async def push(redis: Redis, *messages: str | bytes | dict[str, Any]) -> None:
+    """At the end of the inbox."""
+    texts = [msgspec.json.encode(item) if isinstance(item, dict) else item for item in messages]
+    await ask(redis, "RPUSH", keys.INBOX, *texts)
+
+
+async def lapse(redis: Redis) -> None:
+    """The lease on the inbox ended."""
+    await ask(redis, "HSET", keys.INTAKE, "until_ms", NOBODYS)
+
+
+async def left(redis: Redis) -> int:
+    """How many messages are not in yet."""
+    return int(await ask(redis, "LLEN", keys.INBOX)) + int(await ask(redis, "LLEN", keys.TAKEN))
+
+
+async def empty(redis: Redis) -> bool:
+    """Whether every message is in, or a dead letter."""
+    return await left(redis) == 0
+
+
+async def drain(redis: Redis, intake: Intake) -> None:
+    """Take until nothing is left."""
+    while await left(redis):
+        await intake._once()
+
+
+async def running(redis: Redis, *intakes: Intake) -> None:
+    """Let them run until nothing is left."""
+    loops = [asyncio.create_task(one.run()) for one in intakes]
+    try:
+        await wait_until(lambda: empty(redis), "an empty inbox", 60)
+    finally:
+        await aio.end(*loops)
+
+
+async def dead(redis: Redis) -> list[tuple[str, str]]:
+    """The dead letters: what was wrong, and the beginning of what was found."""
+    rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
+    assert all((row[b"door"], row[b"reason"]) == (b"inbox", b"invalid") for _, row in rows)
+    return [(row[b"note"].decode(), row[b"element"].decode()) for _, row in rows]
+
+
+async def batches(redis: Redis) -> set[str]:
+    """The batches that the waiting fetches are of."""
+    return {from_element(element).batch_id for element in await waiting(redis)}
+
+
+async def test_ten_thousand_messages_are_enqueued_each_once_and_in_their_order(
+    redis: Redis, worker: Open
+) -> None:
+    """In takes of at most 500, whatever their form, in each lane as they were pushed."""
+    for start in range(0, 10_000, 1000):
+        texts = (url(f"/{i}", [LANE, OTHER_LANE][i % 2]) for i in range(start, start + 1000))
+        await push(redis, *(text if i % 3 else {"url": text} for i, text in enumerate(texts)))
+    await drain(redis, worker())
+
+    assert [f"/{i}" for i in range(0, 10_000, 2)] == paths(await waiting(redis))
+    assert [f"/{i}" for i in range(1, 10_000, 2)] == paths(await waiting(redis, lane=OTHER_LANE))
+    assert len(await batches(redis)) >= 20
+    assert [] == await dead(redis)
+
+
+async def test_many_fetches_in_one_message_are_one_batch_with_their_neighbours(
+    redis: Redis, worker: Open
+) -> None:
+    """Unless it has an id of its own."""
+    await push(redis, url("/0"), {"fetches": [url(f"/{i}") for i in range(1, 1001)]}, url("/1001"))
+    await push(redis, {"fetches": []}, {"fetches": [url("/1002")], "batch": BATCH_ID})
+    await drain(redis, worker())
+
+    assert [f"/{i}" for i in range(1003)] == paths(await waiting(redis))
+    assert 2 == len(await batches(redis))
+    assert BATCH_ID in await batches(redis)
+
+
+async def test_what_was_taken_by_a_worker_that_died_is_taken_again_under_the_same_batch(
+    redis: Redis, worker: Open
+) -> None:
+    """Before the lease ends, others wait; after it the next one finds the very same messages."""
+    await push(redis, url("/1"), url("/2"))
+    one, two = worker("one"), worker("two")
+    taken = await one._take()
+    await push(redis, url("/3"))
+
+    assert [b"other"] == await two._take()
+    await lapse(redis)
+    assert taken == await two._take()
+    await drain(redis, two)
+    assert ["/1", "/2", "/3"] == paths(await waiting(redis))
+
+
+async def test_a_worker_that_dies_between_enqueuing_and_saying_so_enqueues_nothing_twice(
+    redis: Redis, worker: Open
+) -> None:
+    """The next one repeats it without effect; what was refused is a dead letter once."""
+    await push(redis, url("/1"), "no URL", {"fetches": [url("/2")], "batch": BATCH_ID})
+    one, two = worker("one"), worker("two")
+    _, batch, *messages = await one._take()
+    await one._submit(batch.decode(), read_all(messages)[0])
+    await lapse(redis)
+    await drain(redis, two)
+
+    assert ["/1", "/2"] == paths(await waiting(redis))
+    assert {batch.decode(), BATCH_ID} == await batches(redis)
+    assert ["no URL"] == [text for _, text in await dead(redis)]
+
+
+async def test_a_worker_that_dies_in_the_middle_of_a_message_is_carried_on_from(
+    redis: Redis, worker: Open
+) -> None:
+    """A message becomes several chunks: what was in stays, the rest follows."""
+    await push(redis, {"fetches": [url(f"/{i}") for i in range(1700)]})
+    with suppress(CrashError):
+        await worker("one", crash)._once()
+    in_before = len(await waiting(redis))
+    await lapse(redis)
+    await drain(redis, worker("two"))
+
+    assert 500 == in_before
+    assert [f"/{i}" for i in range(1700)] == paths(await waiting(redis))
+
+
+async def test_a_worker_that_was_away_too_long_changes_nothing(redis: Redis, worker: Open) -> None:
+    """Its word that the messages are in is refused: others are in their place by now."""
+    one, two = worker("one"), worker("two")
+    await push(redis, url("/1"))
+    _, batch, *messages = await one._take()
+    await lapse(redis)
+    await drain(redis, two)
+    await push(redis, url("/2"))
+    await two._take()
+    await one._submit(batch.decode(), read_all(messages).asked)
+    await one._took(batch.decode(), 1, [module.Refused("late", b"late")])
+
+    assert 1 == await left(redis)
+    assert not await one._hold(1000)
+    await drain(redis, two)
+    assert ["/1", "/2"] == paths(await waiting(redis))
+    assert [] == await dead(redis)
+
+
+async def test_workers_that_take_the_inbox_from_each_other_lose_and_repeat_nothing(
+    redis: Redis, worker: Open
+) -> None:
+    """Three of them, leases that end at any moment, messages that come all the while."""
+    loops = [asyncio.create_task(worker(f"w{i}").run()) for i in range(3)]
+    try:
+        for start in range(0, 3000, 20):
+            await push(redis, *(url(f"/{i}") for i in range(start, start + 20)))
+            await lapse(redis)
+        await wait_until(lambda: empty(redis), "an empty inbox", 60)
+    finally:
+        await aio.end(*loops)
+
+    assert sorted(f"/{i}" for i in range(3000)) == sorted(paths(await waiting(redis)))
+    assert [] == await dead(redis)
+
+
+async def test_a_worker_that_takes_long_keeps_the_inbox(
+    redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is renewed while it enqueues."""
+    monkeypatch.setattr(module, "LEASE_MS", 3000)
+    go_on, begun = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Iterable[Wake]) -> None:
+        begun.set()
+        await go_on.wait()
+
+    async def renewed() -> bool:
+        return int(await ask(redis, "HGET", keys.INTAKE, "until_ms")) > first_until_ms
+
+    await push(redis, url("/1"))
+    taking = asyncio.create_task(worker("one", slow)._once())
+    await begun.wait()
+    first_until_ms = int(await ask(redis, "HGET", keys.INTAKE, "until_ms"))
+    await wait_until(renewed, "a renewal")
+    go_on.set()
+    await taking
+
+    assert await empty(redis)
+
+
+async def test_a_worker_whose_inbox_was_taken_over_stops_waiting_for_room(
+    redis: Redis, fleet: Fleet, worker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves the messages to whoever has them now."""
+    monkeypatch.setattr(module, "LEASE_MS", 30)
+    await fleet.submit([url("/before")])
+    await push(redis, url("/1"))
+    waits = asyncio.create_task(worker("one", limits=Limits(fleet=1))._once())
+    await wait_until(lambda: ask(redis, "EXISTS", keys.TAKEN), "the taking")
+    await ask(redis, "HSET", keys.INTAKE, "token", "two")
+    await waits
+
+    assert 1 == await left(redis)
+    await lapse(redis)
+    await drain(redis, worker("three"))
+
+
+async def test_nothing_is_forgotten_however_long_no_worker_runs(redis: Redis, worker: Open) -> None:
+    """Who empties the inbox is forgotten after an hour, what is half in is not."""
+    await push(redis, url("/1"))
+    one = worker()
+    await one._take()
+    while_taken_ms = await redis.pttl(keys.INTAKE)
+    await redis.delete(keys.INTAKE)
+    await push(redis, url("/2"))
+    await drain(redis, one)
+
+    assert -1 == while_taken_ms
+    assert await redis.pttl(keys.INTAKE) > 0
+    assert ["/1", "/2"] == paths(await waiting(redis))
+
+
+async def test_a_message_that_is_too_long_is_a_dead_letter_cut_short(redis: Redis, worker: Open) -> None:
+    """Its neighbours are none the worse for it; one of exactly the most is read."""
+    most = b'{"fetches":["' + url("/2").encode() + b'"' + b" " * MAX_DOOR_BYTES
+    await push(redis, url("/1"), b"x" * (MAX_DOOR_BYTES + 1), most[: MAX_DOOR_BYTES - 2] + b"]}", url("/3"))
+    await drain(redis, worker())
+
+    assert ["/1", "/2", "/3"] == paths(await waiting(redis))
+    [(note, element)] = await dead(redis)
+    assert ("x" * 1000, f"the message has {MAX_DOOR_BYTES + 1} bytes") == (element, note.split(",")[0])
+
+
+async def test_each_message_that_is_none_is_a_dead_letter_once_with_its_reason(
+    redis: Redis, worker: Open
+) -> None:
+    """The good ones around it are in."""
+    nested = b'{"url":"http://a.example/","meta":' + b"[" * 985 + b"]" * 985 + b"}"
+    large = {"fetches": [url("/no"), {"url": url("/no"), "method": "POST", "meta": "x" * MAX_MESSAGE_BYTES}]}
+    bad: list[str | bytes] = ["", "ftp://a/", "{", '{"fetches":["x"]}', nested]
+    with capture_logs() as lines:
+        for message in bad:
+            await push(redis, url("/ok"), message)
+        await push(redis, large, url("/ok"))
+        await drain(redis, worker())
+
+    found = await dead(redis)
+    assert ["/ok"] * 6 == paths(await waiting(redis))
+    assert [text for text in bad if isinstance(text, str)] == [text for _, text in found[:4]]
+    assert ["url", "url", "Input data was truncated", "item 0", "meta", "item 1"] == [
+        note.split(":")[0] for note, _ in found
+    ]
+    assert 6 == len([line for line in lines if line["event"] == "intake.refused"])
+
+
+async def test_a_batch_pushed_twice_is_enqueued_once(redis: Redis, worker: Open) -> None:
+    """Together or later, before its end."""
+    again = {"batch": BATCH_ID, "fetches": [url(f"/{i}") for i in range(600)]}
+    await push(redis, again, again)
+    one = worker()
+    await drain(redis, one)
+    await push(redis, again)
+    await drain(redis, one)
+
+    assert [f"/{i}" for i in range(600)] == paths(await waiting(redis))
+    assert [] == await dead(redis)
+
+
+async def test_other_fetches_under_the_id_of_a_batch_are_a_dead_letter(
+    redis: Redis, fleet: Fleet, worker: Open
+) -> None:
+    """So are fetches for a batch that was cancelled."""
+    other = {"batch": BATCH_ID, "fetches": [url("/other")]}
+    await push(redis, {"batch": BATCH_ID, "fetches": [url("/1")]}, other, url("/2"))
+    one = worker()
+    await drain(redis, one)
+    cancelled = await fleet.submit([url("/3")], batch_id=OTHER_ID)
+    await cancelled.cancel()
+    await push(redis, {"batch": OTHER_ID, "fetches": [url("/4")]})
+    await drain(redis, one)
+
+    assert ["/2", "/1", "/3"] == paths(await waiting(redis))
+    (exists, text), (ended, _) = await dead(redis)
+    assert other == msgspec.json.decode(text)
+    assert (True, True) == ("holds other fetches" in exists, "is cancelled" in ended)
+
+
+async def test_messages_whose_own_batch_went_wrong_are_dead_letters(
+    redis: Redis, fleet: Fleet, worker: Open
+) -> None:
+    """A worker of another release may have read them otherwise before it died; the inbox goes on."""
+    await push(redis, url("/1"))
+    one = worker()
+    _, batch, *_ = await one._take()
+    await fleet.submit([url("/other")], batch_id=batch.decode())
+    await push(redis, url("/2"))
+    await drain(redis, one)
+
+    assert ["/other", "/2"] == paths(await waiting(redis))
+    assert [url("/1")] == [text for _, text in await dead(redis)]
+
+
+async def test_a_full_fleet_makes_the_inbox_wait_and_lose_nothing(
+    redis: Redis, fleet: Fleet, worker: Open
+) -> None:
+    """It says so once, and goes on as soon as there is room."""
+    await fleet.submit([url("/1"), url("/2")])
+    await push(redis, url("/3"), "no URL", {"fetches": [url("/4")], "batch": BATCH_ID})
+    one = worker(limits=Limits(fleet=2))
+    with capture_logs() as lines:
+        loop = asyncio.create_task(one.run())
+        try:
+            await wait_until(lambda: [line for line in lines if line["event"] == "intake.full"], "the word")
+            waited = paths(await waiting(redis))
+            await (await Stay.begin(redis)).finish()
+            await wait_until(lambda: empty(redis), "room")
+        finally:
+            await aio.end(loop)
+
+    assert ["/1", "/2"] == waited
+    assert ["/3", "/4"] == paths(await waiting(redis))
+    assert 1 == len([line for line in lines if line["event"] == "intake.full"])
+    assert ["no URL"] == [text for _, text in await dead(redis)]
+
+
+async def test_a_worker_that_stops_while_the_fleet_is_full_leaves_the_messages_to_the_next(
+    redis: Redis, fleet: Fleet, worker: Open
+) -> None:
+    """At once: it makes way."""
+    await fleet.submit([url("/1")])
+    await push(redis, url("/2"))
+    one, two = worker("one", limits=Limits(fleet=1)), worker("two")
+    with capture_logs() as lines:
+        loop = asyncio.create_task(one.run())
+        await wait_until(lambda: lines, "the word")
+        await aio.end(loop)
+    await one.leave()
+    await two._once()
+
+    assert await empty(redis)
+    assert ["/1", "/2"] == paths(await waiting(redis))
+
+
+@pytest.mark.parametrize("when", ["before the taking", "before the enqueuing", "before the dead letter"])
+async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
+    redis: Redis, worker: Open, when: str
+) -> None:
+    """Wherever it runs out."""
+    one = worker()
+    await push(redis, url("/1"), "no URL")
+    if when == "before the enqueuing":
+        await one._take()
+    if when == "before the dead letter":
+        _, batch, *messages = await one._take()
+        await one._submit(batch.decode(), read_all(messages)[0])
+    try:
+        await ask(redis, "CONFIG", "SET", "maxmemory", "1")
+        with capture_logs() as lines:
+            loop = asyncio.create_task(one.run())
+            await wait_until(lambda: [line for line in lines if line["event"] == "intake.full"], "the word")
+            kept = await left(redis)
+            await ask(redis, "CONFIG", "SET", "maxmemory", "0")
+            await wait_until(lambda: empty(redis), "room")
+            await aio.end(loop)
+    finally:
+        await ask(redis, "CONFIG", "SET", "maxmemory", "0")
+
+    assert 2 == kept
+    assert ["/1"] == paths(await waiting(redis))
+    assert ["no URL"] == [text for _, text in await dead(redis)]
+
+
+@pytest.mark.parametrize("script", ["inbox_take", "submit", "inbox_ack"])
+@pytest.mark.parametrize("lost", ["the call", "the answer"])
+async def test_a_redis_that_goes_away_in_between_costs_no_message(
+    redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch, script: str, lost: str
+) -> None:
+    """Whether or not it did what it was asked before it went."""
+    really, faults = runner.run, iter([RedisConnectionError("gone"), OSError("gone")])
+
+    async def run(client: Redis, name: str, *how: Any) -> Any:
+        fault = next(faults, None) if name == script else None
+        reply = await really(client, name, *how) if lost == "the answer" or not fault else None
+        if fault:
+            raise fault
+        return reply
+
+    monkeypatch.setattr(runner, "run", run)
+    await push(redis, url("/1"), "no URL", {"fetches": [url("/2")], "batch": BATCH_ID}, url("/3"))
+    await running(redis, worker())
+
+    assert ["/1", "/3", "/2"] == paths(await waiting(redis))
+    assert ["no URL"] == [text for _, text in await dead(redis)]
+
+
+async def test_a_bug_of_ours_does_not_end_the_intake(
+    redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and tried again."""
+    really, faults = read_all, iter([RuntimeError("a bug")])
+
+    def read(messages: Any) -> Any:
+        for fault in faults:
+            raise fault
+        return really(messages)
+
+    monkeypatch.setattr(module, "read_all", read)
+    await push(redis, url("/1"))
+    with capture_logs() as lines:
+        await running(redis, worker())
+
+    assert ["/1"] == paths(await waiting(redis))
+    assert ["RuntimeError('a bug')"] == [line["error"] for line in lines if line["event"] == "redis.trouble"]
+
+
+async def test_listening_leaves_the_inbox_as_it_is(redis: Redis) -> None:
+    """What is at the head goes from the head to the head, whoever pushes at either end meanwhile."""
+
+    async def blocked() -> bool:
+        return int((await redis.info("clients"))["blocked_clients"]) == 1
+
+    async def listen() -> bytes:
+        return bytes(await ask(redis, "BLMOVE", keys.INBOX, keys.INBOX, "LEFT", "LEFT", 10))
+
+    heard = []
+    for command in ("RPUSH", "LPUSH"):
+        await redis.delete(keys.INBOX)
+        listening = asyncio.create_task(listen())
+        await wait_until(blocked, "somebody who listens")
+        await ask(redis, command, keys.INBOX, "1", "2", "3")
+        heard.append(await listening)
+    await ask(redis, "LPUSH", keys.INBOX, "4")
+    heard.append(await listen())
+    held = await ask(redis, "LRANGE", keys.INBOX, 0, -1)
+    await redis.delete(keys.INBOX)
+
+    assert [b"1", b"3", b"4"] == heard
+    assert [b"4", b"3", b"2", b"1"] == held
+
+
+async def test_what_is_pushed_at_the_head_goes_first(redis: Redis, worker: Open) -> None:
+    """LPUSH is for what is urgent."""
+    await push(redis, url("/2"))
+    await ask(redis, "LPUSH", keys.INBOX, url("/1"))
+    await drain(redis, worker())
+
+    assert ["/1", "/2"] == paths(await waiting(redis))

@@ -1,0 +1,262 @@
+"""The stream of all results: every one once, to whole groups of consumers, bounded and never silently."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from fetchfleet import Batch, Fleet, Result
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.model import decode_result
+from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.scheduler import housekeeping
+from fetchfleet.worker.scheduler.housekeeping import Housekeeping
+from tests.support.lanes import Stay, ask, now_ms, results, stored, url
+
+GROUP = "billing"
+DAY_MS = keys.RESULTS_TTL_MS
+
+
+async def finished(fleet: Fleet, redis: Redis, count: int) -> Batch:
+    """A batch with all its results."""
+    batch = await fleet.submit([url(f"/{place}") for place in range(count)])
+    await (await Stay.begin(redis)).finish(count)
+    return batch
+
+
+async def stream(redis: Redis) -> list[Result]:
+    """All that is in the stream."""
+    return [decode_result(fields[b"r"]) for _, fields in await redis.xrange(keys.ALL_RESULTS)]
+
+
+async def read(redis: Redis, consumer: str, count: int = 100) -> list[tuple[bytes, Result]]:
+    """What the group has for this consumer, not acknowledged yet."""
+    reply: Any = await redis.xreadgroup(GROUP, consumer, {keys.ALL_RESULTS: ">"}, count)
+    rows = reply[0][1] if reply else []
+    return [(row_id, decode_result(fields[b"r"])) for row_id, fields in rows]
+
+
+async def acknowledge(redis: Redis, rows: list[tuple[bytes, Result]]) -> None:
+    """These are done with."""
+    await redis.xack(keys.ALL_RESULTS, GROUP, *(row_id for row_id, _ in rows))
+
+
+async def old(redis: Redis, count: int, age_ms: int, first: int = 0) -> None:
+    """So many results that were written so long ago."""
+    ms = await now_ms(redis) - age_ms
+    for place in range(first, first + count):
+        await ask(redis, "XADD", keys.ALL_RESULTS, f"{ms}-{place}", "r", b"{}")
+
+
+async def kept(redis: Redis, length: int, times: int = 1) -> list[Any]:
+    """Keep house: the lines that were written, each as event, groups and how many results."""
+    house = Housekeeping(redis, length, get_logger())
+    with capture_logs() as lines:
+        for _ in range(times):
+            await house.run()
+    assert all("warning" == line["log_level"] for line in lines)
+    assert all(length == line["most"] for line in lines)
+    return [(str(line["event"]), line["groups"], line["results"]) for line in lines]
+
+
+# Every result
+
+
+async def test_every_result_of_every_batch_is_there_once(fleet: Fleet, redis: Redis) -> None:
+    """Also of settlements that were sent twice."""
+    batches = [await finished(fleet, redis, count) for count in (3, 1, 5)]
+    batch = await fleet.submit([url("/twice")])
+    stay = await Stay.begin(redis)
+    (element,) = (await stay.claim()).elements
+    for _ in range(2):
+        await stay.settle(stored(element))
+    await stay.release()
+    expected = [of for each in (*batches, batch) for of in await results(redis, each)]
+
+    assert expected == await stream(redis)
+    assert {1} == set(Counter(of.id for of in expected).values())
+
+
+async def test_a_group_hands_each_result_to_one_consumer(fleet: Fleet, redis: Redis) -> None:
+    """And a second group sees all of them again."""
+    await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "$", mkstream=True)
+    await redis.xgroup_create(keys.ALL_RESULTS, "audit", "0")
+    batch = await finished(fleet, redis, 6)
+    one, two = await read(redis, "one", 4), await read(redis, "two")
+
+    assert (4, 2) == (len(one), len(two))
+    assert await results(redis, batch) == [of for _, of in (*one, *two)]
+    reply: Any = await redis.xreadgroup("audit", "x", {keys.ALL_RESULTS: ">"})
+    assert 6 == len(reply[0][1])
+
+
+async def test_what_a_dead_consumer_had_is_claimed_by_another(fleet: Fleet, redis: Redis) -> None:
+    """At least once: without XACK it stays pending, and XAUTOCLAIM finds it."""
+    await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0", mkstream=True)
+    await finished(fleet, redis, 5)
+    got = await read(redis, "dies")
+    await acknowledge(redis, got[:2])
+    reply: Any = await redis.xautoclaim(keys.ALL_RESULTS, GROUP, "heir", 0, "0")
+
+    assert [row_id for row_id, _ in got[2:]] == [row_id for row_id, _ in reply[1]]
+    await acknowledge(redis, got[2:])
+    assert 0 == (await redis.xpending(keys.ALL_RESULTS, GROUP))["pending"]
+
+
+async def test_a_worker_may_write_none(fleet: Fleet, redis: Redis) -> None:
+    """The batch has its results all the same."""
+    batch = await fleet.submit([url("/x")])
+    stay = await Stay.begin(redis)
+    stay._settler = Settler(redis, lambda _: None, for_all=False)
+    await stay.finish()
+
+    assert [1, 0] == [len(await results(redis, batch)), await redis.exists(keys.ALL_RESULTS)]
+
+
+# Bounds
+
+
+async def test_nothing_is_trimmed_within_the_bounds(fleet: Fleet, redis: Redis) -> None:
+    """Neither by length nor by age, and nothing is said, whoever has read what."""
+    await old(redis, 3, DAY_MS // 2)
+    await finished(fleet, redis, 4)
+    await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
+
+    assert [] == await kept(redis, 10)
+    assert 7 == await redis.xlen(keys.ALL_RESULTS)
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 10])
+async def test_the_oldest_beyond_the_length_go(fleet: Fleet, redis: Redis, length: int) -> None:
+    """What is left are the newest, exactly as many."""
+    batch = await finished(fleet, redis, 10)
+    assert [] == await kept(redis, length)
+
+    assert (await results(redis, batch))[10 - length :] == await stream(redis)
+
+
+async def test_what_is_older_than_a_day_goes(fleet: Fleet, redis: Redis) -> None:
+    """However few there are."""
+    await old(redis, 4, DAY_MS + 60_000)
+    await old(redis, 2, DAY_MS - 60_000)
+    batch = await finished(fleet, redis, 1)
+    assert [] == await kept(redis, 100)
+    rows = await redis.xrange(keys.ALL_RESULTS)
+
+    assert 3 == len(rows)
+    assert await results(redis, batch) == [decode_result(rows[-1][1][b"r"])]
+
+
+async def test_a_long_stream_is_trimmed_in_pieces(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is within its bounds."""
+    monkeypatch.setattr(housekeeping, "TRIM_AT_ONCE", 7)
+    await old(redis, 30, DAY_MS + 60_000)
+    await finished(fleet, redis, 30)
+    await kept(redis, 20)
+
+    assert 20 == await redis.xlen(keys.ALL_RESULTS)
+
+
+async def test_a_reader_without_a_group_is_no_reason_to_warn(redis: Redis) -> None:
+    """Whoever reads by position knows where it was."""
+    await old(redis, 10, 0)
+    await redis.xread({keys.ALL_RESULTS: "0"})
+
+    assert [] == await kept(redis, 5)
+
+
+# Who loses by it
+
+
+async def test_a_group_that_lags_is_named_before_it_loses(redis: Redis) -> None:
+    """Within a fifth of the bound, by length."""
+    await old(redis, 9, 0)
+    await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
+
+    assert [("results.lagging", [GROUP], 1)] == await kept(redis, 10)
+    assert 9 == await redis.xlen(keys.ALL_RESULTS)
+
+
+async def test_a_group_that_lags_by_age_is_named_too(redis: Redis) -> None:
+    """In the last fifth of the day."""
+    await old(redis, 3, int(0.9 * DAY_MS))
+    await old(redis, 3, DAY_MS // 2)
+    await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
+
+    assert [("results.lagging", [GROUP], 3)] == await kept(redis, 100)
+
+
+@pytest.mark.parametrize("how", ["never read", "not acknowledged", "half read"])
+async def test_a_group_that_loses_results_is_named_first(redis: Redis, how: str) -> None:
+    """What it has not read, and what it has not acknowledged."""
+    await old(redis, 20, 0)
+    for group in (GROUP, "audit"):
+        await redis.xgroup_create(keys.ALL_RESULTS, group, "0")
+    reply: Any = await redis.xreadgroup("audit", "x", {keys.ALL_RESULTS: ">"})
+    await redis.xack(keys.ALL_RESULTS, "audit", *(row_id for row_id, _ in reply[0][1]))
+    if how != "never read":
+        rows: Any = await redis.xreadgroup(
+            GROUP, "x", {keys.ALL_RESULTS: ">"}, 5 if how == "half read" else 20
+        )
+        done = rows[0][1] if how == "half read" else rows[0][1][1:]
+        await redis.xack(keys.ALL_RESULTS, GROUP, *(row_id for row_id, _ in done))
+    said = await kept(redis, 10)
+
+    assert ("results.trimmed", [GROUP], 10) == said[0]
+    assert {(GROUP,)} == {tuple(groups) for _, groups, _ in said}
+    assert 10 == await redis.xlen(keys.ALL_RESULTS)
+
+
+async def test_groups_that_have_read_all_are_not_named(redis: Redis) -> None:
+    """What they have not acknowledged of the newer ones is theirs still."""
+    await old(redis, 20, 0)
+    await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
+    rows: Any = await redis.xreadgroup(GROUP, "x", {keys.ALL_RESULTS: ">"})
+    await redis.xack(keys.ALL_RESULTS, GROUP, *(row_id for row_id, _ in rows[0][1][:12]))
+
+    assert [] == await kept(redis, 10)
+    assert 8 == (await redis.xpending(keys.ALL_RESULTS, GROUP))["pending"]
+
+
+async def test_a_warning_is_given_once_a_minute(redis: Redis) -> None:
+    """The sweep comes every other second."""
+    await old(redis, 9, 0)
+    await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
+
+    assert 1 == len(await kept(redis, 10, times=5))
+
+
+async def test_an_empty_stream_needs_no_keeping(redis: Redis) -> None:
+    """Also one with a group that waits for its first result."""
+    assert [] == await kept(redis, 10)
+    assert [] == await redis.keys("*")
+    await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0", mkstream=True)
+    assert [] == await kept(redis, 10)
+
+
+# Batches
+
+
+async def test_expired_batches_leave_the_list(fleet: Fleet, redis: Redis) -> None:
+    """The others stay, and are told newest first."""
+    batches = [await finished(fleet, redis, 1) for _ in range(5)]
+    for batch in batches[::2]:
+        await redis.delete(keys.batch(batch.id))
+    await kept(redis, 100)
+
+    assert {batches[1].id.encode(), batches[3].id.encode()} == set(await redis.zrange(keys.BATCHES, 0, -1))
+    assert {batches[1].id, batches[3].id} == {of.id for of in await fleet.batches()}
+
+
+async def test_many_expired_batches_leave_in_a_few_rounds(fleet: Fleet, redis: Redis) -> None:
+    """Whatever lives on among them."""
+    lives = await finished(fleet, redis, 1)
+    await redis.zadd(keys.BATCHES, {f"{number:016x}": number for number in range(1000)})
+    await kept(redis, 100, times=12)
+
+    assert [lives.id.encode()] == await redis.zrange(keys.BATCHES, 0, -1)

@@ -1,0 +1,408 @@
+"""Limits: what is full takes nothing more, says so, and loses nothing; and the counts they go by."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import (
+    BatchCancelledError,
+    BatchExistsError,
+    Fetch,
+    Fleet,
+    FleetFullError,
+    RedisFullError,
+)
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client import chunk as chunk_module
+from fetchfleet.jobs.client import submit as submit_module
+from fetchfleet.jobs.client.submit import Limits, Submitter
+from fetchfleet.jobs.notify import Wake
+from tests.support.lanes import (
+    BATCH_ID,
+    LANE,
+    Stay,
+    backlog,
+    everything,
+    open_in,
+    paths,
+    retried,
+    state,
+    stored,
+    url,
+    waiting,
+)
+from tests.support.waiting import wait_until
+
+OTHER = "b.example"
+CHUNK = 3
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few fetches make many chunks, and who waits for room looks often."""
+    monkeypatch.setattr(chunk_module, "CHUNK_FETCHES", CHUNK)
+    monkeypatch.setattr(submit_module, "FULL_PAUSE_S", 0.01)
+
+
+def urls(count: int, lane: str = LANE) -> list[str]:
+    """So many URLs of a lane."""
+    return [url(f"/{place}", lane) for place in range(count)]
+
+
+async def settle(redis: Redis, count: int, stay: Stay | None = None) -> Stay:
+    """So many fetches of the lane get their results."""
+    stay = stay or await Stay.begin(redis)
+    await stay.settle(*(stored(element) for element in (await stay.claim(count)).elements))
+    return stay
+
+
+# Raise
+
+
+async def test_a_full_fleet_takes_nothing_of_a_list(redis_url: str, fleet: Fleet, redis: Redis) -> None:
+    """The limit and what is held are named, and Redis is as it was."""
+    await fleet.submit(urls(3))
+    before = await everything(redis)
+    async with Fleet(redis_url, max_backlog=5) as limited:
+        with pytest.raises(FleetFullError, match=r"the fleet holds 3 .* limit is 5; nothing was") as caught:
+            await limited.submit([*urls(1), *urls(2, OTHER)])
+
+    assert 0 == caught.value.enqueued
+    assert before == await everything(redis)
+
+
+async def test_a_full_lane_takes_nothing_of_a_list(redis_url: str, fleet: Fleet, redis: Redis) -> None:
+    """Also what belongs to lanes with room stays out, and the lane is named."""
+    await fleet.submit(urls(3))
+    before = await everything(redis)
+    async with Fleet(redis_url, max_lane_backlog=4) as limited:
+        with pytest.raises(FleetFullError, match=rf"lane {LANE} holds 3 .* limit is 4; nothing was"):
+            await limited.submit([*urls(50, OTHER), *urls(2)])
+        assert before == await everything(redis)
+        await limited.submit([*urls(1), *urls(4, OTHER)])
+
+    assert (4, 4) == (await open_in(redis), await open_in(redis, OTHER))
+
+
+async def test_a_list_of_many_chunks_is_measured_whole(redis_url: str, fleet: Fleet, redis: Redis) -> None:
+    """Its first chunk would have found room, the last not: none is sent."""
+    await fleet.submit(urls(1))
+    before = await everything(redis)
+    async with Fleet(redis_url, max_backlog=3 * CHUNK) as limited:
+        with pytest.raises(FleetFullError):
+            await limited.submit(urls(3 * CHUNK))
+        assert before == await everything(redis)
+        await limited.submit(urls(3 * CHUNK - 1))
+
+    assert 3 * CHUNK == await backlog(redis)
+
+
+async def test_an_iterator_keeps_what_came_before(redis_url: str, redis: Redis) -> None:
+    """The error says of which batch how much is in; the rest can be submitted later."""
+    async with Fleet(redis_url, max_backlog=2 * CHUNK + 1) as limited:
+        with pytest.raises(FleetFullError, match=f"the first {2 * CHUNK} fetches are in") as caught:
+            await limited.submit(iter(urls(4 * CHUNK)))
+        counts = await limited.batch(caught.value.batch_id).counts()
+
+    assert 2 * CHUNK == caught.value.enqueued == counts.total == await backlog(redis)
+    assert not counts.sealed
+    assert urls(2 * CHUNK) == [url(path) for path in paths(await waiting(redis))]
+
+
+async def test_an_interrupted_iterator_goes_on_under_its_id(redis_url: str, redis: Redis) -> None:
+    """The same fetches under the same id, once there is room, are enqueued exactly once."""
+    async with Fleet(redis_url, max_backlog=CHUNK) as limited:
+        with pytest.raises(FleetFullError):
+            await limited.submit(iter(urls(2 * CHUNK)), batch_id=BATCH_ID)
+        stay = await settle(redis, CHUNK)
+        batch = await limited.submit(iter(urls(2 * CHUNK)), batch_id=BATCH_ID)
+        await settle(redis, CHUNK, stay)
+        counts = await batch.counts()
+
+    assert (2 * CHUNK, True) == (counts.stored, counts.ended)
+    await stay.release()
+
+
+@pytest.mark.parametrize("limits", [{"max_backlog": 2}, {"max_lane_backlog": 2}], ids=str)
+async def test_what_is_larger_than_the_limit_goes_into_an_empty_fleet(
+    redis_url: str, redis: Redis, limits: dict[str, int]
+) -> None:
+    """It would never go in otherwise."""
+    async with Fleet(redis_url, **limits) as limited:
+        await limited.submit(urls(CHUNK))
+        with pytest.raises(FleetFullError):
+            await limited.submit(urls(CHUNK))
+
+    assert CHUNK == await backlog(redis)
+
+
+async def test_claimed_and_postponed_fetches_count(redis_url: str, fleet: Fleet, redis: Redis) -> None:
+    """What has no result yet is there, wherever it waits."""
+    await fleet.submit(urls(3))
+    stay = await Stay.begin(redis)
+    _, two, three = (await stay.claim()).elements
+    await stay.settle(stored(two), retried(three, 3600))
+    async with Fleet(redis_url, max_backlog=2) as limited:
+        with pytest.raises(FleetFullError, match="holds 2 "):
+            await limited.submit(urls(1))
+
+    assert 2 == await open_in(redis)
+
+
+# Wait
+
+
+async def waits(task: "asyncio.Task[object]", asked: list[int]) -> None:
+    """Until the task has found no room a few times more."""
+    enough = len(asked) + 3
+    await wait_until(lambda: len(asked) >= enough, "more tries")
+    assert not task.done()
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each refusal that somebody waits through."""
+    pauses: list[int] = []
+    sleep = asyncio.sleep
+
+    async def pause(for_s: float) -> None:
+        if for_s == submit_module.FULL_PAUSE_S:
+            pauses.append(1)
+        await sleep(for_s)
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    return pauses
+
+
+@pytest.mark.parametrize("limits", [{"max_backlog": 5}, {"max_lane_backlog": 5}], ids=str)
+@pytest.mark.parametrize("kind", [list, iter])
+async def test_who_waits_goes_on_as_fetches_are_settled(
+    redis_url: str,
+    redis: Redis,
+    asked: list[int],
+    limits: dict[str, int],
+    kind: Callable[[list[str]], list[str]],
+) -> None:
+    """Chunk after chunk, never past the limit, until all of it is in; lists and iterators alike."""
+    async with Fleet(redis_url, **limits) as limited:
+        submitting = asyncio.create_task(limited.submit(kind(urls(3 * CHUNK)), when_full="wait"))
+        await waits(submitting, asked)
+        assert CHUNK == await backlog(redis)
+        stay = await settle(redis, 1)
+        await wait_until(lambda: _has(redis, 2 * CHUNK - 1), "the second chunk")
+        await waits(submitting, asked)
+        await settle(redis, CHUNK, stay)
+        batch = await submitting
+        assert 3 * CHUNK == (await batch.counts()).total
+        assert (await batch.counts()).sealed
+    await stay.finish()
+
+
+async def _has(redis: Redis, count: int) -> bool:
+    return await backlog(redis) == count
+
+
+@pytest.mark.parametrize("limits", [{"max_backlog": 2}, {"max_lane_backlog": 2}], ids=str)
+async def test_a_chunk_larger_than_the_limit_waits_for_an_empty_fleet(
+    redis_url: str, redis: Redis, asked: list[int], limits: dict[str, int]
+) -> None:
+    """It does not wait for ever."""
+    async with Fleet(redis_url, **limits) as limited:
+        await limited.submit(urls(2))
+        submitting = asyncio.create_task(limited.submit(urls(CHUNK), when_full="wait"))
+        await waits(submitting, asked)
+        stay = await settle(redis, 1)
+        await waits(submitting, asked)
+        await settle(redis, 1, stay)
+        await submitting
+
+    assert CHUNK == await backlog(redis)
+    await stay.finish()
+
+
+async def test_who_waits_hears_that_the_batch_is_cancelled(
+    redis_url: str, redis: Redis, asked: list[int]
+) -> None:
+    """There is nothing to wait for any more."""
+    async with Fleet(redis_url, max_backlog=CHUNK) as limited:
+        submitting = asyncio.create_task(limited.submit(urls(2 * CHUNK), batch_id=BATCH_ID, when_full="wait"))
+        await waits(submitting, asked)
+        await limited.batch(BATCH_ID).cancel()
+        with pytest.raises(BatchCancelledError):
+            await submitting
+
+    assert CHUNK == await backlog(redis)
+
+
+# A full Redis
+
+
+Meanwhile = Callable[[], Awaitable[object]]
+
+
+@pytest.fixture
+def full(redis_url: str, redis: Redis) -> Iterator[Callable[..., Submitter]]:
+    """A Submitter whose Redis is full after so many chunks; `meanwhile` happens before that."""
+
+    def submitter(after: int, meanwhile: Meanwhile | None = None) -> Submitter:
+        taken: list[int] = []
+
+        async def send_wakes(wakes: Iterable[Wake]) -> None:
+            taken.append(1)
+            if len(taken) == after:
+                if meanwhile:
+                    await meanwhile()
+                await redis.config_set("maxmemory", 1)
+
+        return Submitter(redis, send_wakes)
+
+    yield submitter
+    with asyncio.Runner() as runner:
+        runner.run(_make_room(redis_url))
+
+
+async def _make_room(redis_url: str) -> None:
+    async with Redis.from_url(redis_url) as client:
+        await client.config_set("maxmemory", 0)
+
+
+async def with_room(redis: Redis) -> None:
+    """Redis has memory again."""
+    await redis.config_set("maxmemory", 0)
+
+
+def keyed(count: int) -> list[Fetch]:
+    """Fetches with keys, of two lanes."""
+    return [Fetch(url=at, key=f"k{place}") for place, at in enumerate([*urls(count), *urls(count, OTHER)])]
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+async def test_a_list_that_redis_cannot_hold_is_taken_back(
+    redis: Redis, full: Callable[..., Submitter], chunks: int
+) -> None:
+    """No batch, no elements, no keys, nothing counted; submitted again later it is all there."""
+    submitter = full(after=chunks)
+    with pytest.raises(RedisFullError, match="nothing was enqueued") as caught:
+        await submitter.submit(keyed(3 * CHUNK), batch_id=BATCH_ID)
+    left = {name for name in await redis.keys("*") if not name.startswith((b"ff:lane:", b"ff:attention"))}
+
+    assert 0 == caught.value.enqueued
+    assert {keys.SERIAL.encode(), keys.BACKLOG.encode()} == left
+    assert (0, 0, 0) == (await backlog(redis), await open_in(redis), await open_in(redis, OTHER))
+
+    await with_room(redis)
+    receipt = await submitter.submit(keyed(3 * CHUNK), batch_id=BATCH_ID)
+    assert 6 * CHUNK == await backlog(redis) == len(set(receipt.ids))
+    assert urls(3 * CHUNK) == [url(path) for path in paths(await waiting(redis))]
+
+
+async def test_what_was_there_before_stays(
+    fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
+) -> None:
+    """Only the refused list is taken back, not its neighbours in the same lists."""
+    await fleet.submit(urls(2))
+    with pytest.raises(RedisFullError):
+        await full(after=2, meanwhile=lambda: fleet.submit(urls(1))).submit(keyed(3 * CHUNK))
+
+    assert ["/0", "/1", "/0"] == paths(await waiting(redis))
+    assert 3 == await backlog(redis) == await open_in(redis)
+
+
+async def test_what_has_begun_is_not_taken_back(redis: Redis, full: Callable[..., Submitter]) -> None:
+    """The error says how many stay; they end, as a batch that is whole, and the rest may come again."""
+    stays: list[Stay] = []
+
+    async def begin() -> None:
+        stays.append(await Stay.begin(redis))
+        await stays[0].claim(2)
+
+    submitter = full(after=2, meanwhile=begin)
+    items = [*urls(3 * CHUNK), *urls(CHUNK, OTHER)]
+    with pytest.raises(RedisFullError, match=f"2 fetches of batch {BATCH_ID} stay") as caught:
+        await submitter.submit(items, batch_id=BATCH_ID)
+    await with_room(redis)
+
+    assert (BATCH_ID, 2) == (caught.value.batch_id, caught.value.enqueued)
+    assert 2 == await backlog(redis) == await open_in(redis)
+    assert [] == await waiting(redis)
+    with pytest.raises(BatchExistsError):
+        await submitter.submit(items, batch_id=BATCH_ID)
+    assert len(items) == (await submitter.submit(items)).count
+    await stays[0].release()
+    assert ["/0", "/1", *(f"/{place}" for place in range(3 * CHUNK))] == await (
+        await Stay.begin(redis)
+    ).finish()
+
+
+async def test_a_batch_that_lost_its_rest_ends_with_what_had_begun(
+    fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
+) -> None:
+    """Who waits for it does not wait for ever."""
+    stays: list[Stay] = []
+
+    async def begin() -> None:
+        stays.append(await Stay.begin(redis))
+        await settle(redis, 1, stays[0])
+        await stays[0].claim(1)
+
+    with pytest.raises(RedisFullError) as caught:
+        await full(after=1, meanwhile=begin).submit(urls(2 * CHUNK))
+    await with_room(redis)
+    await stays[0].release()
+    assert ["/1"] == await (await Stay.begin(redis)).finish()
+
+    counts = await fleet.batch(caught.value.batch_id).counts()
+    assert (2, 2, True) == (counts.total, counts.stored, counts.ended)
+    assert (0, "idle") == (await backlog(redis), await state(redis))
+
+
+async def test_what_another_batch_counts_on_is_not_taken_back(
+    fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
+) -> None:
+    """Its `key` has been told to somebody: that fetch stays, the others of the list go."""
+    repeats: list[str] = []
+
+    async def repeat() -> None:
+        repeats.extend((await fleet.submit([Fetch(url=url("/again"), key="k1")])).ids)
+
+    with pytest.raises(RedisFullError, match="1 fetches of batch"):
+        await full(after=1, meanwhile=repeat).submit(keyed(2 * CHUNK), batch_id=BATCH_ID)
+    await with_room(redis)
+
+    assert [f"{BATCH_ID}-00000001"] == repeats
+    assert ["/1"] == paths(await waiting(redis))
+    assert await redis.exists(keys.key("k1"))
+    assert 0 == await redis.exists(keys.key("k0"), keys.key("k2"))
+    await (await Stay.begin(redis)).finish()
+    assert repeats == [of.id async for of in fleet.batch(BATCH_ID).results()]
+
+
+async def test_a_redis_with_a_little_room_takes_all_or_nothing(fleet: Fleet, redis: Redis) -> None:
+    """Twenty megabytes do not go into eight: what of it was in is taken out again."""
+    await fleet.submit(urls(1))
+    heavy = [Fetch(url=at, method="POST", body="x" * 500_000) for at in urls(40)]
+    before = await redis.dbsize()
+    used = (await redis.info("memory"))["used_memory"]
+    await redis.config_set("maxmemory", used + (8 << 20))
+    try:
+        with pytest.raises(RedisFullError, match="nothing was enqueued"):
+            await fleet.submit(heavy)
+    finally:
+        await with_room(redis)
+
+    assert ["/0"] == paths(await waiting(redis))
+    assert (1, before) == (await backlog(redis), await redis.dbsize())
+
+
+async def test_a_full_redis_and_a_full_fleet_are_told_apart(
+    redis: Redis, full: Callable[..., Submitter]
+) -> None:
+    """No memory is never waited for as if it were a limit."""
+    submitter = full(after=1)
+    submitter._limits = Limits(fleet=100)
+    with pytest.raises(RedisFullError):
+        await submitter.submit(urls(2 * CHUNK), when_full="wait")
+
+    assert 0 == await backlog(redis)

@@ -1,0 +1,237 @@
+"""A batch as its producer sees it: how far it is, and each result once."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Batch, Fleet, InvalidFetchError, RedisSetupError, UnknownBatchError
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client import batch as batch_module
+from tests.support.lanes import BATCH_ID, Stay, ask, results, stored, url
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for results asks again soon."""
+    monkeypatch.setattr(batch_module, "READ_BLOCK_MS", 20)
+
+
+@pytest.fixture
+def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few results a read, so that few make many reads."""
+    monkeypatch.setattr(batch_module, "READ_COUNT", 3)
+
+
+async def finished(fleet: Fleet, redis: Redis, count: int) -> Batch:
+    """A batch with all its results."""
+    batch = await fleet.submit([url(f"/{i}") for i in range(count)])
+    await (await Stay.begin(redis)).finish()
+    return batch
+
+
+async def read(batch: Batch, *, trim: bool = False) -> list[str]:
+    return [result.url async for result in batch.results(trim=trim)]
+
+
+def urls(count: int) -> list[str]:
+    return [url(f"/{i}") for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 7])
+async def test_each_result_is_read_once_in_order(
+    fleet: Fleet, redis: Redis, short_reads: None, count: int
+) -> None:
+    """However the results fall into reads."""
+    assert await read(await finished(fleet, redis, count)) == urls(count)
+
+
+async def test_results_can_be_read_again(fleet: Fleet, redis: Redis) -> None:
+    """Reading takes nothing away."""
+    batch = await finished(fleet, redis, 3)
+    assert await read(batch) == await read(batch) == urls(3)
+
+
+async def test_another_process_reads_the_results(fleet: Fleet, redis: Redis, redis_url: str) -> None:
+    """Who knows the id needs nothing else."""
+    batch = await finished(fleet, redis, 3)
+    async with Fleet(redis_url) as other:
+        assert await read(other.batch(batch.id)) == urls(3)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+async def test_trimmed_results_are_gone(fleet: Fleet, redis: Redis, short_reads: None, count: int) -> None:
+    """Each is yielded once, and the stream is empty afterwards."""
+    batch = await finished(fleet, redis, count)
+    assert await read(batch, trim=True) == urls(count)
+    assert await results(redis, batch) == []
+    assert (await batch.counts()).stored == count
+
+
+async def test_a_reader_that_stops_early_loses_nothing(fleet: Fleet, redis: Redis, short_reads: None) -> None:
+    """Only results of reads that were taken to their end are trimmed."""
+    batch = await finished(fleet, redis, 7)
+    reader = batch.results(trim=True)
+    seen = [await anext(reader) for _ in range(4)]
+    assert [result.url for result in seen] == urls(7)[:4]
+    assert [result.url for result in await results(redis, batch)] == urls(7)[3:]
+
+
+async def test_results_are_read_as_they_come(fleet: Fleet, redis: Redis) -> None:
+    """A reader that began before the first result ends after the last."""
+    batch = await fleet.submit(urls(3))
+    seen: list[str] = []
+
+    async def reading() -> None:
+        async for result in batch.results():
+            seen.append(result.url)  # noqa: PERF401 - seen while it grows
+
+    reader = asyncio.create_task(reading())
+    stay = await Stay.begin(redis)
+    for element in (await stay.claim()).elements:
+        so_far = len(seen)
+        await stay.settle(stored(element))
+        await wait_until(lambda: len(seen) == so_far + 1, "the result")  # noqa: B023 - awaited here
+    await reader
+    await stay.release()
+    assert seen == urls(3)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+async def test_a_reader_goes_on_where_another_stood(
+    fleet: Fleet, redis: Redis, redis_url: str, short_reads: None, count: int
+) -> None:
+    """At every position, in whichever process: what is behind it is read, each result once."""
+    batch = await finished(fleet, redis, count)
+    async with Fleet(redis_url) as elsewhere:
+        for taken in range(count + 1):
+            reader = batch.results()
+            before = [(await anext(reader)).url for _ in range(taken)]
+            after = elsewhere.batch(batch.id).results(after=reader.position)
+            assert urls(count) == before + [of.url async for of in after]
+
+
+async def test_a_position_outlives_what_was_trimmed(fleet: Fleet, redis: Redis, short_reads: None) -> None:
+    """A reader that trims may stop anywhere and be followed by one that stands where it stood."""
+    batch = await finished(fleet, redis, 7)
+    reader = batch.results(trim=True)
+    before = [(await anext(reader)).url for _ in range(5)]
+    after = batch.results(after=reader.position, trim=True)
+
+    assert urls(7) == before + [of.url async for of in after]
+    assert [] == await results(redis, batch)
+    assert [] == [of async for of in batch.results(after=after.position)]
+    assert [] == [of async for of in batch.results(after=reader.position)]
+
+
+async def test_a_reader_at_the_end_waits_for_what_comes(fleet: Fleet, redis: Redis) -> None:
+    """Its position is that of the last result, not of the last look."""
+    batch = await fleet.submit(urls(2))
+    stay = await Stay.begin(redis)
+    one, two = (await stay.claim()).elements
+    await stay.settle(stored(one))
+    first = batch.results()
+    assert url("/0") == (await anext(first)).url
+    following = asyncio.create_task(read_after(batch, first.position))
+    await stay.settle(stored(two))
+    await stay.release()
+
+    assert [url("/1")] == await following
+
+
+async def read_after(batch: Batch, position: str) -> list[str]:
+    return [of.url async for of in batch.results(after=position)]
+
+
+async def test_who_does_not_follow_reads_what_is_there(fleet: Fleet, redis: Redis, short_reads: None) -> None:
+    """And stops, although the batch has not ended; nothing there is nothing read."""
+    batch = await fleet.submit(urls(9))
+    assert [] == [of async for of in batch.results(follow=False)]
+    stay = await Stay.begin(redis)
+    await stay.settle(*(stored(element) for element in (await stay.claim(4)).elements))
+    reader = batch.results(follow=False)
+    assert urls(9)[:4] == [of.url async for of in reader]
+    await stay.settle(*(stored(element) for element in (await stay.claim()).elements))
+    await stay.release()
+
+    later = batch.results(after=reader.position, follow=False)
+    assert urls(9)[4:] == [of.url async for of in later]
+
+
+async def test_a_batch_is_waited_for(fleet: Fleet, redis: Redis) -> None:
+    """The counters come back once all has its result."""
+    batch = await fleet.submit(urls(2))
+    waiter = asyncio.create_task(batch.wait())
+    stay = await Stay.begin(redis)
+    one, two = (await stay.claim()).elements
+    await stay.settle(stored(one))
+    assert not waiter.done()
+    await stay.settle(stored(two))
+    counts = await waiter
+    await stay.release()
+    assert (counts.total, counts.stored, counts.done, counts.bytes) == (2, 2, 2, 6)
+
+
+async def test_an_empty_batch_has_no_results(fleet: Fleet) -> None:
+    """Reading it ends at once."""
+    assert await read(await fleet.submit([])) == []
+
+
+async def test_an_unknown_batch_is_said_to_be_unknown(fleet: Fleet) -> None:
+    """Never made, or forgotten: both raise, and the message says what may have happened."""
+    batch = fleet.batch(BATCH_ID)
+    with pytest.raises(UnknownBatchError, match="results expire 24 h"):
+        await batch.counts()
+    with pytest.raises(UnknownBatchError):
+        await batch.wait()
+    with pytest.raises(UnknownBatchError):
+        await read(batch)
+    with pytest.raises(UnknownBatchError):
+        await anext(batch.results(follow=False))
+    with pytest.raises(UnknownBatchError):
+        await anext(batch.results(after="1-1"))
+
+
+@pytest.mark.parametrize("batch_id", ["", "x", "0" * 15, "0" * 17, "G" * 16, "A" * 16, "0" * 16 + "\n"])
+async def test_what_is_no_batch_id_is_refused(fleet: Fleet, batch_id: str) -> None:
+    """A mistyped id is told from one that is gone."""
+    with pytest.raises(ValueError, match="is not a batch id"):
+        fleet.batch(batch_id)
+
+
+async def test_a_url_in_place_of_a_list_is_refused(fleet: Fleet, redis: Redis) -> None:
+    """A string is no list of fetches."""
+    with pytest.raises(InvalidFetchError):
+        await fleet.submit("http://a.example/")
+    assert await ask(redis, "DBSIZE") == 0
+
+
+async def test_batches_are_listed_the_newest_first(fleet: Fleet, redis: Redis) -> None:
+    """Those that hold a fetch, with how far they are and when they were cancelled."""
+    one = await fleet.submit(urls(2))
+    await fleet.submit([])
+    await redis.zadd(keys.BATCHES, {one.id: 1})
+    two = await fleet.submit(urls(1))
+    await one.cancel()
+    newest, oldest = await fleet.batches()
+
+    assert (two.id, None, 1) == (newest.id, newest.cancel_ms, newest.counts.total)
+    assert (one.id, 2, True) == (oldest.id, oldest.counts.total, oldest.counts.sealed)
+    assert oldest.cancel_ms
+    assert oldest.cancel_ms >= oldest.created_ms
+    assert [newest] == await fleet.batches(limit=1)
+
+
+async def test_what_is_no_redis_url_is_refused() -> None:
+    """The message names the forms that are."""
+    with pytest.raises(RedisSetupError, match="redis://HOST:PORT"):
+        Fleet("http://localhost")
+
+
+async def test_a_fleet_may_be_closed_twice(redis_url: str) -> None:
+    """Closing is safe wherever it happens."""
+    door = Fleet(redis_url)
+    await door.submit([])
+    await door.aclose()
+    await door.aclose()

@@ -1,0 +1,313 @@
+"""Dead letters: what failed for good is there with its reason, and can be done again or dropped."""
+
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import (
+    DeadLetter,
+    Fetch,
+    Fleet,
+    FleetFullError,
+    Outcome,
+    Priority,
+    Reason,
+    Result,
+    Which,
+)
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client import dead_letters as dead_module
+from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.worker.lanes import settler
+from tests.support.lanes import LANE, Stay, ask, backlog, paths, stored, url, waiting
+
+OTHER = "b.example"
+
+
+async def fail(
+    fleet: Fleet,
+    redis: Redis,
+    fetches: list[Fetch | str],
+    reason: Reason = Reason.HTTP_STATUS,
+    lane: str = LANE,
+) -> str:
+    """The fetches of a batch fail for good, as a worker would say it; the batch."""
+    batch = await fleet.submit(fetches)
+    await fail_all(redis, reason, lane)
+    return batch.id
+
+
+async def fail_all(redis: Redis, reason: Reason = Reason.HTTP_STATUS, lane: str = LANE) -> None:
+    """All that waits in the lane fails."""
+    stay = await Stay.begin(redis, name=lane)
+    for element in (await stay.claim(10_000)).elements:
+        of = from_element(element)
+        result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=reason, worker="test")
+        settlements = [
+            settler.failed(result, f"note of {of.fetch.url}"),
+            settler.finished(result, lambda: None),
+        ]
+        await stay.settle(*settlements)
+    await stay.release()
+
+
+async def letters(fleet: Fleet, **which: Any) -> list[DeadLetter]:
+    """Those letters."""
+    return [letter async for letter in fleet.dead.each(Which(**which))]
+
+
+async def no_fetch(redis: Redis, text: str = "not JSON") -> None:
+    """A letter of another door, that holds no fetch."""
+    await redis.xadd(keys.DEAD, {"door": "inbox", "reason": "invalid", "note": "no fetch", "element": text})
+
+
+async def test_what_failed_is_a_letter(fleet: Fleet, redis: Redis) -> None:
+    """With its reason, what exactly was wrong, where, and the fetch as it was asked for."""
+    fetch = Fetch(url=url("/x"), method="POST", body="b", meta={"any": [1]}, priority=Priority.LOW)
+    batch = await fail(fleet, redis, [fetch], Reason.POISON)
+    (letter,) = await letters(fleet)
+
+    assert ("lane", "poison", f"note of {url('/x')}") == (letter.door, letter.reason, letter.note)
+    assert (LANE, f"{batch}-00000000", batch) == (letter.lane, letter.id, letter.batch)
+    assert fetch == letter.fetch
+
+
+async def test_what_was_stored_is_none(fleet: Fleet, redis: Redis) -> None:
+    """Neither is what was cancelled: only failures are."""
+    await fleet.submit([url("/x")])
+    await (await Stay.begin(redis)).finish()
+    batch = await fleet.submit([url("/y")])
+    await batch.cancel()
+    stay = await Stay.begin(redis)
+    await stay.withdraw(batch)
+    await stay.release()
+
+    assert [] == await letters(fleet)
+
+
+async def test_what_was_no_fetch_is_a_letter_too(fleet: Fleet, redis: Redis) -> None:
+    """Shown as far as it can be."""
+    await no_fetch(redis, "é" * 5000)
+    await ask(redis, "XADD", keys.DEAD, "*", "element", b"\xff\x80\x04")
+    long, binary = await letters(fleet)
+
+    assert ("inbox", "invalid", None, None) == (long.door, long.reason, long.fetch, long.batch)
+    assert "é" * 2000 == long.text
+    assert ("\ufffd\ufffd\x04", None) == (binary.text, binary.id)
+
+
+async def test_letters_are_picked_by_batch_host_reason_and_position(fleet: Fleet, redis: Redis) -> None:
+    """Each alone, and together; what is not given does not matter."""
+    one = await fail(fleet, redis, [url("/1"), url("/2")])
+    two = await fail(fleet, redis, [url("/3", OTHER)], Reason.TLS, OTHER)
+    await fail(fleet, redis, [url("/4")], Reason.TLS)
+    await no_fetch(redis)
+    every = await letters(fleet)
+    first, second, third, fourth, invalid = every
+
+    assert [first, second] == await letters(fleet, batch=one)
+    assert [third] == await letters(fleet, host=OTHER)
+    assert [third, fourth] == await letters(fleet, reason="tls")
+    assert [invalid] == await letters(fleet, reason="invalid")
+    assert [second] == await letters(fleet, position=second.position)
+    assert [third] == await letters(fleet, batch=two, host=OTHER, reason="tls", position=third.position)
+    assert [] == await letters(fleet, batch=one, reason="tls")
+    assert [] == await letters(fleet, position="0-1")
+
+
+async def test_a_retry_is_a_new_fetch(fleet: Fleet, redis: Redis) -> None:
+    """The same request in a batch of its own, with its whole time; its letter is gone."""
+    old = await fail(
+        fleet, redis, [Fetch(url=url("/1"), meta=1, priority=Priority.HIGH), Fetch(url=url("/2"))]
+    )
+    done = await fleet.dead.retry()
+    (batch_id,) = done.batches
+
+    assert (2, 0, []) == (done.fetches, done.left, await letters(fleet))
+    assert batch_id != old
+    assert ["/1"] == paths(await waiting(redis, "high"))
+    assert ["/2"] == paths(await waiting(redis))
+    (element,) = await waiting(redis, "high")
+    assert (0, 1) == (from_element(element).attempts, from_element(element).fetch.meta)
+    await (await Stay.begin(redis)).finish()
+    assert (2, True) == (
+        (await fleet.batch(batch_id).counts()).stored,
+        (await fleet.batch(batch_id).counts()).ended,
+    )
+    assert 2 == (await fleet.batch(old).counts()).failed
+
+
+async def test_only_what_is_picked_is_done_again(fleet: Fleet, redis: Redis) -> None:
+    """The other letters stay."""
+    await fail(fleet, redis, [url("/1")], Reason.TLS)
+    await fail(fleet, redis, [url("/2")], Reason.DNS)
+    done = await fleet.dead.retry(Which(reason="dns"))
+
+    assert 1 == done.fetches
+    assert ["tls"] == [letter.reason for letter in await letters(fleet)]
+    assert ["/2"] == paths(await waiting(redis))
+
+
+async def test_what_was_no_fetch_is_left(fleet: Fleet, redis: Redis) -> None:
+    """There is nothing to do again; it is counted."""
+    await no_fetch(redis)
+    await fail(fleet, redis, [url("/1")])
+    await no_fetch(redis)
+    done = await fleet.dead.retry()
+
+    assert (1, 2) == (done.fetches, done.left)
+    assert ["invalid", "invalid"] == [letter.reason for letter in await letters(fleet)]
+
+
+async def test_nothing_to_do_again_makes_no_batch(fleet: Fleet, redis: Redis) -> None:
+    """Not even an empty one."""
+    await no_fetch(redis)
+    done = await fleet.dead.retry()
+
+    assert (0, [], 1) == (done.fetches, done.batches, done.left)
+    assert [keys.DEAD.encode()] == await redis.keys("*")
+
+
+async def test_a_retry_does_not_ask_the_old_key(fleet: Fleet, redis: Redis) -> None:
+    """The failed fetch has the key still; the retry is a fetch all the same, and leaves the key alone."""
+    failed = await fail(fleet, redis, [Fetch(url=url("/x"), key="k")])
+    await fleet.dead.retry()
+    repeated = await fleet.submit([Fetch(url=url("/x"), key="k")])
+
+    assert ["/x"] == paths(await waiting(redis))
+    assert [f"{failed}-00000000"] == repeated.ids
+
+
+class CrashError(Exception):
+    """The process ended."""
+
+
+@pytest.fixture
+def crashing(monkeypatch: pytest.MonkeyPatch, redis: Redis) -> pytest.MonkeyPatch:
+    """Whoever drops letters crashes before it has."""
+
+    async def crash(*_: object) -> None:
+        raise CrashError
+
+    monkeypatch.setattr(Redis, "xdel", crash)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("pieces", [500, 3, 1])
+@pytest.mark.parametrize("meanwhile", ["nothing", "a new letter", "the oldest gone", "a new one in front"])
+async def test_a_retry_that_crashed_may_be_repeated(
+    fleet: Fleet, redis: Redis, crashing: pytest.MonkeyPatch, pieces: int, meanwhile: str
+) -> None:
+    """Between enqueuing and dropping: each letter is one fetch, whatever has come or gone since."""
+    crashing.setattr(dead_module, "READ_COUNT", pieces)
+    await no_fetch(redis)
+    await fail(fleet, redis, [url(f"/{place}") for place in range(7)])
+    with pytest.raises(CrashError):
+        await fleet.dead.retry()
+    crashing.undo()
+    crashing.setattr(dead_module, "READ_COUNT", 4)
+    if meanwhile == "a new letter":
+        await ask(redis, "XADD", keys.DEAD, "*", "element", (await waiting(redis))[0].replace(b"/0", b"/7"))
+    if meanwhile == "the oldest gone":
+        await redis.xtrim(keys.DEAD, maxlen=7, approximate=False)
+    if meanwhile == "a new one in front":
+        await ask(redis, "XADD", keys.DEAD, "*", "element", b"no fetch")
+    done = await fleet.dead.retry()
+
+    expected = [f"/{place}" for place in range(8 if meanwhile == "a new letter" else 7)]
+    assert expected == sorted(paths(await waiting(redis)))
+    assert len(expected) == done.fetches
+    assert set(done.batches) == {from_element(element).batch_id for element in await waiting(redis)}
+    assert all(letter.fetch is None for letter in await letters(fleet))
+
+
+async def test_what_fails_again_at_once_is_not_done_again_for_ever(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry takes the letters that were there when it began."""
+    monkeypatch.setattr(dead_module, "READ_COUNT", 2)
+    await fail(fleet, redis, [url(f"/{place}") for place in range(6)])
+    xdel = Redis.xdel
+
+    async def fails_at_once(*args: Any) -> Any:
+        await fail_all(redis)
+        return await xdel(*args)
+
+    monkeypatch.setattr(Redis, "xdel", fails_at_once)
+    done = await fleet.dead.retry()
+
+    assert 6 == done.fetches
+    assert [f"/{place}" for place in range(6)] == [
+        letter.fetch.url.removeprefix(url("")) for letter in await letters(fleet) if letter.fetch
+    ]
+    monkeypatch.undo()
+    assert 6 == (await fleet.dead.retry()).fetches
+    assert 6 == await backlog(redis)
+
+
+async def test_a_retry_that_finds_no_room_loses_nothing(redis_url: str, fleet: Fleet, redis: Redis) -> None:
+    """The letters stay until their fetches are in."""
+    await fail(fleet, redis, [url("/1"), url("/2")])
+    await fleet.submit([url("/waits")])
+    async with Fleet(redis_url, max_backlog=2) as limited:
+        with pytest.raises(FleetFullError):
+            await limited.dead.retry()
+
+    assert 2 == len(await letters(fleet))
+    assert ["/waits"] == paths(await waiting(redis))
+
+
+async def test_purged_letters_are_gone(fleet: Fleet, redis: Redis) -> None:
+    """Those that are picked, or all; nothing is enqueued."""
+    await fail(fleet, redis, [url("/1"), url("/2")], Reason.TLS)
+    await fail(fleet, redis, [url("/3")])
+    await no_fetch(redis)
+
+    assert 0 == await fleet.dead.purge(Which(host=OTHER))
+    assert 2 == await fleet.dead.purge(Which(reason="tls"))
+    assert ["http_status", "invalid"] == [letter.reason for letter in await letters(fleet)]
+    assert 2 == await fleet.dead.purge()
+    assert ([], 0) == (await letters(fleet), await backlog(redis))
+    assert 0 == await fleet.dead.purge()
+
+
+async def test_more_letters_than_a_read_are_all_seen(fleet: Fleet, redis: Redis) -> None:
+    """Read, done again and dropped in pieces."""
+    count = 1203
+    batch = await fail(fleet, redis, [url(f"/{place}") for place in range(count)])
+    assert [f"{batch}-{place:08x}" for place in range(count)] == [
+        letter.id for letter in await letters(fleet)
+    ]
+    done = await fleet.dead.retry(Which(host=LANE))
+
+    assert (count, 3, count) == (done.fetches, len(done.batches), await backlog(redis))
+    assert [f"/{place}" for place in range(count)] == paths(await waiting(redis))
+    await fail_all(redis)
+    assert count == await fleet.dead.purge()
+
+
+async def test_only_so_many_letters_are_kept(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest; Redis trims in blocks of a hundred."""
+    monkeypatch.setattr(keys, "DEAD_LENGTH", 300)
+    batch = await fail(fleet, redis, [url(f"/{place}") for place in range(700)])
+    left = [letter.id for letter in await letters(fleet)]
+
+    assert 300 <= len(left) < 500
+    assert [f"{batch}-{place:08x}" for place in range(700)][-len(left) :] == left
+
+
+async def test_a_failure_settled_twice_is_one_letter(fleet: Fleet, redis: Redis) -> None:
+    """A settlement whose reply was lost is passed over the second time, its letter too."""
+    await fleet.submit([url("/x"), url("/y")])
+    stay = await Stay.begin(redis)
+    one, two = (await stay.claim()).elements
+    of = from_element(one)
+    result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.TLS, worker="test")
+    for _ in range(2):
+        await stay.settle(settler.failed(result, ""), settler.finished(result, lambda: None), stored(two))
+    await stay.release()
+
+    assert [of.id] == [letter.id for letter in await letters(fleet)]

@@ -1,0 +1,65 @@
+"""The Lua scripts reach Redis, also one that has forgotten them."""
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.scripts import runner
+from tests.support.calls import ADOPT, STALE, SWEEP, WRONG
+from tests.support.lanes import LANE, ask, attention_ms, lapse, now_ms
+
+
+@pytest.mark.parametrize("script", sorted(runner.SOURCES))
+async def test_redis_compiles_every_script(redis: Redis, script: str) -> None:
+    """No script has a fault that Redis sees when it loads it."""
+    assert await redis.script_load(runner.SOURCES[script].decode())
+
+
+async def test_run_sends_a_forgotten_script_again(redis: Redis) -> None:
+    """SCRIPT FLUSH, a restart or a failover costs one more round trip and nothing else."""
+    await redis.script_flush()
+    assert await runner.run(redis, *ADOPT) == STALE
+    await redis.script_flush()
+    assert await runner.run(redis, *ADOPT) == STALE
+
+
+async def test_run_needs_one_round_trip_for_a_known_script(redis: Redis) -> None:
+    """The source is sent once."""
+    await redis.script_flush()
+    await runner.run(redis, *ADOPT)
+    await ask(redis, "CONFIG", "RESETSTAT")
+    await runner.run(redis, *ADOPT)
+    assert "cmdstat_eval" not in await redis.info("commandstats")
+
+
+async def test_run_many_sends_forgotten_scripts_again(redis: Redis) -> None:
+    """All calls are answered by a Redis that knew none of the scripts."""
+    await redis.script_flush()
+    assert await runner.run_many(redis, [ADOPT, SWEEP, ADOPT]) == [STALE, [], STALE]
+
+
+async def test_run_many_keeps_the_order_when_only_some_are_forgotten(redis: Redis) -> None:
+    """Each reply stands where its call stood."""
+    await redis.script_flush()
+    await runner.run(redis, *SWEEP)
+    assert await runner.run_many(redis, [SWEEP, ADOPT, SWEEP]) == [[], STALE, []]
+
+
+async def test_run_many_brings_back_a_refused_call_as_an_exception(redis: Redis) -> None:
+    """One call that fails does not take the others' replies along."""
+    await lapse(redis)
+    first, wrong, last = await runner.run_many(redis, [ADOPT, WRONG, SWEEP])
+    assert (first, last) == (STALE, [])
+    assert isinstance(wrong, ResponseError)
+
+
+async def test_scripts_read_the_time_from_redis(redis: Redis) -> None:
+    """A lane woken by a script is due by Redis's clock."""
+    before_ms = await now_ms(redis)
+    await ask(redis, "HSET", keys.lane(LANE), "state", "scheduled")
+    await lapse(redis)
+    await runner.run(redis, *SWEEP)
+    due_ms = await attention_ms(redis)
+    assert due_ms is not None
+    assert before_ms <= due_ms - 1000 <= await now_ms(redis)

@@ -1,0 +1,436 @@
+"""Cancelling, in Redis: every lane with a fetch of the batch hears of it, and nothing else is touched."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import (
+    Batch,
+    BatchCancelledError,
+    Fetch,
+    Fleet,
+    Outcome,
+    Priority,
+    UnknownBatchError,
+)
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client import chunk as chunk_module
+from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.worker.lanes.store import Cancelled, Kind, LaneLostError
+from tests.support.lanes import (
+    BATCH_ID,
+    HOUR_MS,
+    LANE,
+    Stay,
+    ask,
+    backlog,
+    claimed,
+    ended,
+    everything,
+    fields,
+    hand_offs,
+    lapse,
+    later,
+    now_ms,
+    paths,
+    results,
+    retried,
+    state,
+    stored,
+    url,
+    waiting,
+)
+
+OTHER = "b.example"
+LISTS = ["returned", *Priority]
+
+
+async def flagged(redis: Redis, lane: str = LANE) -> set[str]:
+    """The cancelled batches that the lane knows of."""
+    return {of.decode() for of in await ask(redis, "SMEMBERS", keys.cancelled(lane))}
+
+
+async def due_in_ms(redis: Redis, lane: str = LANE) -> int:
+    """How long until the lane is due."""
+    return int((await fields(redis, lane))["due_ms"]) - await now_ms(redis)
+
+
+async def everywhere(fleet: Fleet, redis: Redis) -> tuple[Batch, Batch]:
+    """Two batches, each with fetches in every queue of the lane; nobody holds it."""
+    one, two = [await fleet.submit([url(f"/{name}-back"), url(f"/{name}-retry")]) for name in ("one", "two")]
+    stay = await Stay.begin(redis)
+    elements = (await stay.claim()).elements
+    await stay.settle(*(retried(of, 3600) for of in elements if "retry" in paths([of])[0]))
+    await stay.release()
+    for priority in Priority:
+        for place in range(3):
+            for batch, name in ((one, "one"), (two, "two")):
+                await _add(
+                    fleet, redis, batch, Fetch(url=url(f"/{name}-{priority}-{place}"), priority=priority)
+                )
+    return one, two
+
+
+async def _add(fleet: Fleet, redis: Redis, batch: Batch, fetch: Fetch) -> None:
+    """One more fetch of a batch, as if its producer had not sealed it."""
+    total = int(await ask(redis, "HGET", keys.batch(batch.id), "total"))
+    made = await fleet.submit([fetch])
+    (element,) = await ask(redis, "LRANGE", keys.waiting_at(LANE, fetch.priority.value), -1, -1)
+    ours = f"{batch.id}-{total:08x}".encode() + element[25:]
+    await ask(redis, "LSET", keys.waiting_at(LANE, fetch.priority.value), -1, ours)
+    await ask(redis, "HINCRBY", keys.batch(batch.id), "total", 1)
+    await redis.delete(keys.batch(made.id))
+    await redis.zrem(keys.BATCHES, made.id)
+
+
+# Who hears of it
+
+
+async def test_a_lane_that_is_due_later_is_woken_now(fleet: Fleet, redis: Redis) -> None:
+    """Also one that cools down for an hour: cancelling asks nothing of its host."""
+    batch = await fleet.submit([url("/x")])
+    await (await Stay.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    assert await due_in_ms(redis) > HOUR_MS // 2
+    await batch.cancel()
+
+    assert ({batch.id}, "scheduled") == (await flagged(redis), await state(redis))
+    assert await due_in_ms(redis) <= 0
+    assert keys.wake_job(LANE, int((await fields(redis))["generation"])) in await hand_offs(redis)
+    assert {batch.id} == (await Stay.begin(redis)).held.cancelled
+
+
+async def test_a_lane_that_is_due_is_woken_once(fleet: Fleet, redis: Redis) -> None:
+    """Its hand-off is on the way; whoever takes it is told."""
+    batch = await fleet.submit([url("/x")])
+    before = await hand_offs(redis)
+    await batch.cancel()
+
+    assert before == await hand_offs(redis)
+    assert {batch.id} == (await Stay.begin(redis)).held.cancelled
+
+
+async def test_the_owner_of_a_held_lane_hears_of_it(fleet: Fleet, redis: Redis) -> None:
+    """Its token stands, and the counter that all workers watch goes up."""
+    batch = await fleet.submit([url("/x")])
+    stay = await Stay.begin(redis)
+    before = int(await redis.get(keys.CANCELS) or 0)
+    await batch.cancel()
+
+    assert int(await redis.get(keys.CANCELS) or 0) > before
+    assert [{batch.id}, set()] == await stay.store.cancelled([LANE, OTHER])
+    assert await stay.renew()
+
+
+async def test_only_lanes_of_the_batch_hear_of_it(fleet: Fleet, redis: Redis) -> None:
+    """The others' owners look through nothing."""
+    batch = await fleet.submit([url("/x")])
+    await fleet.submit([url("/x", OTHER)])
+    await batch.cancel()
+
+    assert ({batch.id}, set()) == (await flagged(redis), await flagged(redis, OTHER))
+
+
+async def test_an_idle_lane_stays_idle(fleet: Fleet, redis: Redis) -> None:
+    """Nothing of the batch is in it any more."""
+    batch = await fleet.submit([url("/x"), url("/x", OTHER)])
+    await (await Stay.begin(redis)).finish()
+    await batch.cancel()
+
+    assert ("idle", set()) == (await state(redis), await flagged(redis))
+    assert {batch.id} == await flagged(redis, OTHER)
+
+
+async def test_a_lane_given_back_with_cancelled_fetches_is_due_at_once(fleet: Fleet, redis: Redis) -> None:
+    """Its owner had not heard yet; the next one does, although the lane is shut."""
+    batch = await fleet.submit([url("/x")])
+    stay = await Stay.begin(redis)
+    await stay.claim()
+    await batch.cancel()
+    wake = await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+
+    assert wake
+    assert 0 == wake.due_in_ms
+    assert {batch.id} == (await Stay.begin(redis)).held.cancelled
+
+
+async def test_a_lane_given_back_empty_forgets_the_batch(fleet: Fleet, redis: Redis) -> None:
+    """Its last fetch had its result before its owner heard."""
+    batch = await fleet.submit([url("/x")])
+    stay = await Stay.begin(redis)
+    (element,) = (await stay.claim()).elements
+    await batch.cancel()
+    await stay.settle(stored(element))
+    await stay.release()
+
+    assert ("idle", set()) == (await state(redis), await flagged(redis))
+    assert (1, 0) == ((await batch.counts()).stored, (await batch.counts()).cancelled)
+
+
+# What is withdrawn
+
+
+async def test_all_of_a_batch_is_withdrawn_and_all_else_stays_in_order(fleet: Fleet, redis: Redis) -> None:
+    """Of every queue: handed back, each priority, retries that are not due."""
+    one, two = await everywhere(fleet, redis)
+    before = {where: paths(await waiting(redis, where)) for where in LISTS}
+    await one.cancel()
+    stay = await Stay.begin(redis)
+    withdrawn = await stay.withdraw(one)
+
+    assert 11 == len(withdrawn)
+    for where in LISTS:
+        left = [path for path in before[where] if path.startswith("/two")]
+        assert left == paths(await waiting(redis, where))
+    assert ["/two-retry"] == paths(list(await later(redis)))
+    assert [] == await stay.withdrawn(one)
+    assert set() == await flagged(redis)
+    counts = await one.counts()
+    assert (11, 11, True) == (counts.total, counts.cancelled, counts.ended)
+    assert 11 == len({of.id for of in await results(redis, one)}) == await backlog(redis)
+    assert 0 == (await two.counts()).done
+    await stay.release()
+
+
+async def test_a_large_queue_is_gone_through_in_stretches(fleet: Fleet, redis: Redis) -> None:
+    """20,000 wait, every other one of another batch: each is found once, and the others keep their order."""
+    count = 10_000
+    batches = [f"{number:016x}" for number in range(2)]
+    await fleet.submit([url("/x")])
+    elements = [
+        f"{batches[place % 2]}-{place // 2:08x}9000000000000".encode()
+        + b'{"v":1,"fetch":{"url":"http://a.example/%d"}}' % place
+        for place in range(2 * count)
+    ]
+    await redis.delete(keys.waiting_at(LANE, "normal"))
+    for at in range(0, len(elements), 1000):
+        await ask(redis, "RPUSH", keys.waiting_at(LANE, "normal"), *elements[at : at + 1000])
+    stay = await Stay.begin(redis)
+
+    found: list[bytes] = []
+    offset: int | None = 0
+    while offset is not None:
+        queue = keys.waiting_at(LANE, "normal")
+        stretch = await stay.store.withdraw(LANE, stay.held.token, Kind("batch", batches[0]), queue, offset)
+        found += stretch.elements
+        offset = stretch.go_on
+
+    assert elements[0::2] == found
+    assert elements[1::2] == await waiting(redis)
+    assert count == len(await claimed(redis))
+    await ask(redis, "DEL", keys.claimed(LANE), keys.waiting_at(LANE, "normal"))
+    await stay.release()
+
+
+@pytest.mark.parametrize("count", [999, 1000, 1001, 2000])
+async def test_a_stretch_may_end_anywhere(fleet: Fleet, redis: Redis, count: int) -> None:
+    """A queue as long as a stretch, one less or one more: all of it is found."""
+    batch = await fleet.submit([url(f"/{place}") for place in range(count)])
+    await fleet.submit([url("/other")])
+    await batch.cancel()
+    stay = await Stay.begin(redis)
+
+    assert count == len(await stay.withdraw(batch))
+    assert ["/other"] == paths(await waiting(redis))
+    assert (await batch.counts()).ended
+
+
+async def test_a_withdrawal_whose_reply_was_lost_is_found(fleet: Fleet, redis: Redis) -> None:
+    """What it claimed is named before the lane forgets the batch."""
+    batch = await fleet.submit([url("/1"), url("/2")])
+    await batch.cancel()
+    stay = await Stay.begin(redis)
+    await stay.store.withdraw(
+        LANE, stay.held.token, Kind("batch", batch.id), keys.waiting_at(LANE, "normal"), 0
+    )
+    left = await stay.withdrawn(batch)
+
+    assert ["/1", "/2"] == sorted(paths(left))
+    assert {batch.id} == await flagged(redis)
+    await stay.settle(*(ended(element, Outcome.CANCELLED) for element in left))
+    assert [] == await stay.withdrawn(batch)
+    assert set() == await flagged(redis)
+    await stay.release()
+
+
+async def test_only_the_owner_withdraws(fleet: Fleet, redis: Redis) -> None:
+    """A token of before is refused and changes nothing."""
+    batch = await fleet.submit([url("/x")])
+    stale = await Stay.begin(redis)
+    await lapse(redis)
+    await stale.store.rescue()
+    await batch.cancel()
+    before = await everything(redis)
+
+    with pytest.raises(LaneLostError):
+        await stale.withdraw(batch)
+    with pytest.raises(LaneLostError):
+        await stale.withdrawn(batch)
+    assert before == await everything(redis)
+
+
+async def test_what_a_dead_owner_had_withdrawn_is_ended_by_the_next(fleet: Fleet, redis: Redis) -> None:
+    """It is among the orphans, and the batch among the cancelled."""
+    batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
+    await batch.cancel()
+    first = await Stay.begin(redis, "first")
+    await first.store.withdraw(
+        LANE, first.held.token, Kind("batch", batch.id), keys.waiting_at(LANE, "normal"), 0
+    )
+    await lapse(redis)
+    await first.store.rescue()
+    second = await Stay.begin(redis, "second")
+
+    assert ["/1", "/2", "/3"] == sorted(paths(second.held.orphans))
+    assert {batch.id} == second.held.cancelled
+    await second.settle(*(ended(element, Outcome.CANCELLED) for element in second.held.orphans))
+    assert [] == await second.withdrawn(batch)
+    assert (await batch.counts()).ended
+    await second.release()
+
+
+# The batch itself
+
+
+async def test_results_that_had_come_stay(fleet: Fleet, redis: Redis) -> None:
+    """The counters add up, and each fetch has one result."""
+    batch = await fleet.submit([url(f"/{place}") for place in range(4)])
+    stay = await Stay.begin(redis)
+    await stay.settle(*(stored(element) for element in (await stay.claim(2)).elements))
+    counts = await batch.cancel()
+    assert (4, 2, 0, False) == (counts.total, counts.stored, counts.cancelled, counts.ended)
+    await stay.withdraw(batch)
+
+    counts = await batch.counts()
+    assert (4, 2, 2, True) == (counts.total, counts.stored, counts.cancelled, counts.ended)
+    outcomes = [of.outcome for of in await results(redis, batch)]
+    assert [Outcome.STORED, Outcome.STORED, Outcome.CANCELLED, Outcome.CANCELLED] == outcomes
+    await stay.release()
+
+
+async def test_cancelling_twice_is_cancelling_once(fleet: Fleet, redis: Redis) -> None:
+    """The time of the first counts, and no lane is woken again."""
+    batch = await fleet.submit([url("/x")])
+    await batch.cancel()
+    before = await everything(redis)
+    await batch.cancel()
+    after = await everything(redis)
+
+    assert before.pop(keys.CANCELS.encode()) < after.pop(keys.CANCELS.encode())
+    assert before == after
+
+
+async def test_an_unknown_batch_cannot_be_cancelled(fleet: Fleet, redis: Redis) -> None:
+    """Nothing is made by trying."""
+    with pytest.raises(UnknownBatchError, match=BATCH_ID):
+        await fleet.batch(BATCH_ID).cancel()
+    assert [] == await redis.keys("*")
+
+
+@pytest.mark.parametrize("count", [0, 2])
+async def test_a_batch_that_has_ended_stays_as_it_is(fleet: Fleet, redis: Redis, count: int) -> None:
+    """Neither its counters nor its time change, nor do lanes that others wait in."""
+    batch = await fleet.submit([url("/x")] * count)
+    if count:
+        await (await Stay.begin(redis)).finish()
+    await fleet.submit([url("/other")])
+    before = await everything(redis)
+    await redis.pexpire(keys.batch(batch.id), 60_000)
+    counts = await batch.cancel()
+
+    assert (count, True) == (counts.stored, counts.ended)
+    assert before == await everything(redis)
+    assert await redis.pttl(keys.batch(batch.id)) <= 60_000
+
+
+async def test_nothing_more_comes_to_a_cancelled_batch(fleet: Fleet, redis: Redis) -> None:
+    """Neither what was in it before nor anything else."""
+    batch = await fleet.submit([url("/1")], batch_id=BATCH_ID)
+    await batch.cancel()
+    before = await everything(redis)
+    for again in ([url("/1")], [url("/1"), url("/2")], iter([url("/3")])):
+        with pytest.raises(BatchCancelledError, match=BATCH_ID):
+            await fleet.submit(again, batch_id=BATCH_ID)
+
+    assert before == await everything(redis)
+
+
+async def test_a_batch_cancelled_while_it_is_submitted_ends(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its producer is told at the next chunk; what was in ends as cancelled, and the batch is whole."""
+    monkeypatch.setattr(chunk_module, "CHUNK_FETCHES", 2)
+
+    async def made() -> AsyncIterator[str]:
+        for place in range(10):
+            if place == 5:
+                await fleet.batch(BATCH_ID).cancel()
+            yield url(f"/{place}")
+
+    with pytest.raises(BatchCancelledError):
+        await fleet.submit(made(), batch_id=BATCH_ID)
+    stay = await Stay.begin(redis)
+    batch = fleet.batch(BATCH_ID)
+    assert 4 == len(await stay.withdraw(batch))
+    counts = await batch.counts()
+    assert (4, 4, True) == (counts.total, counts.cancelled, counts.ended)
+    assert 4 == len([of async for of in batch.results()])
+    await stay.release()
+
+
+async def test_a_batch_of_many_lanes_is_cancelled_in_each(fleet: Fleet, redis: Redis) -> None:
+    """However many."""
+    lanes = [f"h{number}.example" for number in range(600)]
+    batch = await fleet.submit(url("/x", lane) for lane in lanes)
+    await batch.cancel()
+
+    assert [{batch.id}] * len(lanes) == [await flagged(redis, lane) for lane in lanes]
+
+
+async def test_racing_cancels_and_submits_lose_nothing(fleet: Fleet, redis: Redis) -> None:
+    """Whatever was taken before the cancelling is withdrawn, whatever came after was refused."""
+    batch = await fleet.submit([url("/first")], batch_id=BATCH_ID)
+    submits = [fleet.submit([url("/first"), url(f"/{n}")], batch_id=BATCH_ID) for n in range(5)]
+    await asyncio.gather(*submits, batch.cancel(), return_exceptions=True)
+    stay = await Stay.begin(redis)
+    await stay.withdraw(batch)
+
+    counts = await batch.counts()
+    assert (counts.total, True) == (counts.cancelled, counts.ended)
+    assert 0 == await backlog(redis)
+    assert await stay.release() is None
+
+
+# Where a redirect leads
+
+
+async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, redis: Redis) -> None:
+    """It stays claimed where it is, to be ended there."""
+    batch = await fleet.submit([url("/x")])
+    stay = await Stay.begin(redis)
+    (element,) = (await stay.claim()).elements
+    await batch.cancel()
+
+    assert isinstance(await stay.transfer(element, OTHER), Cancelled)
+    assert [element] == await claimed(redis)
+    assert await state(redis, OTHER) is None
+    await stay.settle(ended(element, Outcome.CANCELLED))
+    assert (await batch.counts()).ended
+    await stay.release()
+
+
+async def test_a_fetch_handed_over_before_is_cancelled_where_it_is(fleet: Fleet, redis: Redis) -> None:
+    """The other lane is one of the batch's from then on."""
+    batch = await fleet.submit([url("/x")])
+    stay = await Stay.begin(redis)
+    (element,) = (await stay.claim()).elements
+    await stay.transfer(element, OTHER)
+    await stay.release()
+    await batch.cancel()
+
+    other = await Stay.begin(redis, name=OTHER)
+    assert {batch.id} == other.held.cancelled
+    assert [from_element(element).id] == [from_element(of).id for of in await other.withdraw(batch)]
+    assert (await batch.counts()).ended
+    await other.release()

@@ -1,0 +1,608 @@
+"""A lane's life: who may take it, in which order it is served, who is refused, how it is given back."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from fetchfleet import Fetch, Fleet, Priority
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import from_element, to_element
+from fetchfleet.jobs.notify import GRACE_MS
+from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.lanes import store as store_module
+from fetchfleet.worker.lanes.store import (
+    ALL,
+    EXPIRED,
+    TAKE_ANYWAY,
+    Early,
+    Enough,
+    Held,
+    LaneLostError,
+    Store,
+)
+from fetchfleet.worker.runtime.heartbeat import expect
+from tests.support.lanes import (
+    HOUR_MS,
+    LANE,
+    LEASE_MS,
+    NEVER_MS,
+    Stay,
+    attention_ms,
+    claimed,
+    entry,
+    everything,
+    fields,
+    interrupted,
+    lapse,
+    later,
+    live_a_lane_life,
+    now_ms,
+    paths,
+    put,
+    retried,
+    state,
+    stored,
+    url,
+    waiting,
+)
+
+OTHER = "b.example"
+GATE = GateState(failures=3, paced_ms=1.5)
+
+
+@pytest.fixture
+def store(redis: Redis) -> Store:
+    """Redis as one worker sees it."""
+    return Store(redis, "owner", LEASE_MS)
+
+
+async def generation(redis: Redis, lane: str = LANE) -> int:
+    return int((await fields(redis, lane))["generation"])
+
+
+async def with_claimed(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Stay, list[bytes]]:
+    """A held lane with so many claimed fetches."""
+    await fleet.submit([url(f"/{i}") for i in range(count)])
+    stay = await Stay.begin(redis)
+    return stay, (await stay.claim(count)).elements
+
+
+async def test_a_lane_lives_its_life(redis_url: str, redis: Redis) -> None:
+    """Submit, take, claim, retry, crash, rescue and finish fit together."""
+    await live_a_lane_life(redis_url, redis)
+
+
+# Taking
+
+
+async def test_taking_gives_a_lease(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """The lane has an owner, and needs attention when the lease ends."""
+    await fleet.submit([url("/x")])
+    held = await store.take(LANE, await generation(redis))
+    assert isinstance(held, Held)
+    assert held.orphans == []
+    assert held.gate == GateState()
+    assert (await fields(redis))["owner"] == "owner"
+    assert await attention_ms(redis) == held.now_ms + LEASE_MS
+
+
+async def test_tokens_grow(fleet: Fleet, redis: Redis) -> None:
+    """Whoever takes a lane later has the larger token, whichever lane it is."""
+    tokens = []
+    for lane in (LANE, OTHER, LANE):
+        await fleet.submit([url("/x", lane)])
+        stay = await Stay.begin(redis, name=lane)
+        tokens.append(stay.held.token)
+        await stay.finish()
+    assert tokens == sorted(set(tokens))
+
+
+async def test_i11_a_redis_that_lost_its_last_second_gives_no_token_twice(fleet: Fleet, redis: Redis) -> None:
+    """Who has a token of that second is refused, although nobody remembers him."""
+    await fleet.submit([url("/1")])
+    hash_, serial = await fields(redis), await redis.get(keys.SERIAL)
+    forgotten = await Stay.begin(redis, "forgotten")
+
+    await redis.hdel(keys.lane(LANE), "owner", "token")  # type: ignore[misc]
+    await redis.hset(keys.lane(LANE), mapping=hash_)  # type: ignore[misc]
+    await redis.set(keys.SERIAL, serial)
+    now = await Stay.begin(redis, "now")
+
+    assert now.held.token > forgotten.held.token
+    with pytest.raises(LaneLostError):
+        await forgotten.claim()
+    assert ["/1"] == paths((await now.claim()).elements)
+
+
+@pytest.mark.parametrize("off_by", [-1, 1])
+async def test_a_hand_off_of_another_generation_is_ignored(
+    fleet: Fleet, redis: Redis, store: Store, off_by: int
+) -> None:
+    """Only the hand-off that the lane waits for takes it."""
+    await fleet.submit([url("/x")])
+    before = await everything(redis)
+    assert await store.take(LANE, await generation(redis) + off_by) is None
+    assert await everything(redis) == before
+
+
+async def test_a_hand_off_that_was_overtaken_is_ignored(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """A lane that was rescued is taken by its new hand-off only."""
+    await fleet.submit([url("/x")])
+    old = await generation(redis)
+    await lapse(redis)
+    await store.rescue()
+    assert await store.take(LANE, old) is None
+    assert isinstance(await store.take(LANE, await generation(redis)), Held)
+
+
+async def test_a_hand_off_delivered_twice_takes_once(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """A held lane is nobody else's."""
+    await fleet.submit([url("/x")])
+    number = await generation(redis)
+    assert isinstance(await store.take(LANE, number), Held)
+    assert await store.take(LANE, number) is None
+
+
+async def test_a_lane_that_never_was_is_not_taken(redis: Redis, store: Store) -> None:
+    """A hand-off of nothing makes nothing."""
+    assert await store.take(LANE, 1) is None
+    assert await redis.keys("*") == []
+
+
+async def test_an_idle_lane_is_not_taken(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """Its last hand-off is worth nothing once it was given back."""
+    await fleet.submit([url("/x")])
+    number = await generation(redis)
+    await (await Stay.begin(redis)).finish()
+    assert await store.take(LANE, number) is None
+
+
+async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """A clock that runs ahead brings the hand-off back later, and changes nothing."""
+    await fleet.submit([url("/x")])
+    await (await Stay.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    before = await everything(redis)
+    early = await store.take(LANE, await generation(redis))
+    assert isinstance(early, Early)
+    assert HOUR_MS - 60_000 < early.due_in_ms <= HOUR_MS
+    assert await everything(redis) == before
+
+
+@pytest.mark.parametrize(
+    ("held", "taken"), [(0, True), (1, True), (2, False), (3, False), (TAKE_ANYWAY, True)]
+)
+async def test_a_worker_takes_its_share_of_the_lanes(
+    fleet: Fleet, redis: Redis, store: Store, held: int, *, taken: bool
+) -> None:
+    """Of three lanes and two live workers none takes a third; the dead and the cooling count for nothing."""
+    lanes = [LANE, OTHER, "c.example"]
+    await fleet.submit([url("/x", lane) for lane in lanes])
+    alive_ms = await now_ms(redis)
+    for cooling in ("d.example", "e.example"):
+        await fleet.submit([url("/x", cooling)])
+        await (await Stay.begin(redis, name=cooling)).release(shut_until_ms=alive_ms + HOUR_MS)
+    await redis.zadd(keys.WORKERS, {"owner": alive_ms, "rival": alive_ms, "dead": 1})
+    before = await everything(redis)
+    found = await store.take(LANE, await generation(redis), held)
+    assert isinstance(found, Held if taken else Enough)
+    assert (await everything(redis) != before) is taken
+
+
+async def test_a_look_finds_the_lanes_that_wait_for_somebody(
+    fleet: Fleet, redis: Redis, store: Store
+) -> None:
+    """Not those that are held or cool down; the one that has waited longest comes first."""
+    await fleet.submit([url("/x")])
+    for name in ("held.example", "cooling.example"):
+        await fleet.submit([url("/x", name)])
+        stay = await Stay.begin(redis, name=name)
+        if name == "cooling.example":
+            await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    await fleet.submit([url("/x", OTHER)])
+    await redis.zadd(keys.ATTENTION, {LANE: 1, OTHER: 2})  # they may have come in the same millisecond
+
+    assert await store.due(await now_ms(redis), 10) == [LANE, OTHER]
+    assert await store.due(await now_ms(redis), 1) == [LANE]
+
+
+async def test_many_lanes_are_taken_at_once_and_no_more_than_a_share(
+    fleet: Fleet, redis: Redis, store: Store
+) -> None:
+    """Two of four with a rival alive; a lane that is not due is not taken, and is counted as if it were."""
+    lanes = [f"{name}.example" for name in "abcd"]
+    await fleet.submit([url("/x", lane) for lane in lanes])
+    await redis.zadd(keys.WORKERS, dict.fromkeys(("owner", "rival"), await now_ms(redis)))
+
+    taken = await store.take_many(["nobody.example", *lanes], 0)
+
+    assert [type(found) for found in taken] == [type(None), Held, Enough, Enough, Enough]
+    assert ["held", *["scheduled"] * 3] == [await state(redis, lane) for lane in lanes]
+
+
+async def test_a_lane_that_cannot_be_taken_keeps_no_other_back(
+    fleet: Fleet, redis: Redis, store: Store
+) -> None:
+    """What Redis says of it comes in its place."""
+    await fleet.submit([url("/x"), url("/x", OTHER)])
+    await redis.delete(keys.lane(LANE))
+    await redis.set(keys.lane(LANE), "foreign")
+
+    refused, held = await store.take_many([LANE, OTHER], 0)
+
+    assert isinstance(refused, ResponseError)
+    assert isinstance(held, Held)
+    await redis.flushdb()
+
+
+async def test_workers_that_are_expected_have_their_share(fleet: Fleet, redis: Redis, store: Store) -> None:
+    """The first of two to start leaves one of two lanes to the other."""
+    await fleet.submit([url("/x"), url("/x", OTHER)])
+    await expect(redis, ["owner", "late"])
+
+    held, enough = await store.take_many([LANE, OTHER], 0)
+
+    assert (type(held), type(enough)) == (Held, Enough)
+
+
+async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
+    """What the lane has learned of its host comes with the next take, also after it was idle."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(stored(element))
+    assert await stay.release(gate=GATE) is None
+    await fleet.submit([url("/2")])
+    assert (await Stay.begin(redis)).held.gate == GATE
+
+
+# Claiming
+
+
+async def test_claims_are_served_in_order(fleet: Fleet, redis: Redis) -> None:
+    """Due retries, then what was handed back, then by priority, each first come first served."""
+    await fleet.submit([url("/retry"), url("/back1"), url("/back2")])
+    stay = await Stay.begin(redis)
+    retry, *_ = (await stay.claim(3)).elements
+    await stay.settle(retried(retry, 0))
+    await stay.release()
+    for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
+        await fleet.submit([Fetch(url=url(f"/{priority}{i}"), priority=priority) for i in (1, 2)])
+    stay = await Stay.begin(redis)
+    order = [path for _ in range(9) for path in paths((await stay.claim(1)).elements)]
+    waiting_order = ["/high1", "/high2", "/normal1", "/normal2", "/low1", "/low2"]
+    assert order == ["/retry", "/back1", "/back2", *waiting_order]
+
+
+async def test_one_claim_crosses_all_queues(fleet: Fleet, redis: Redis) -> None:
+    """A claim takes as many as it asks for, in the same order as many small ones."""
+    for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
+        await fleet.submit([Fetch(url=url(f"/{priority}"), priority=priority)])
+    stay = await Stay.begin(redis)
+    claim = await stay.claim(2)
+    assert paths(claim.elements) == ["/high", "/normal"]
+    assert (claim.waiting, claim.next_retry_ms) == (1, None)
+    assert await claimed(redis) == sorted(claim.elements)
+
+
+async def test_a_claim_of_nothing_brings_nothing(fleet: Fleet, redis: Redis) -> None:
+    """An empty lane answers with an empty claim, which is not a refusal."""
+    stay, _ = await with_claimed(fleet, redis)
+    claim = await stay.claim()
+    assert (claim.elements, claim.waiting, claim.next_retry_ms) == ([], 0, None)
+
+
+async def test_a_claim_tells_of_the_next_retry(fleet: Fleet, redis: Redis) -> None:
+    """A retry that is not due stays where it is, and the claim says how long."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(retried(element, 3600))
+    claim = await stay.claim()
+    assert claim.elements == []
+    assert claim.next_retry_ms is not None
+    assert HOUR_MS - 60_000 < claim.next_retry_ms <= HOUR_MS
+
+
+async def test_a_claim_may_be_as_large_as_any_policy_asks(fleet: Fleet, redis: Redis) -> None:
+    """The largest concurrency does not overflow Lua's stack."""
+    _, elements = await with_claimed(fleet, redis, 1000)
+    assert len(elements) == 1000
+    assert await claimed(redis) == sorted(elements)
+
+
+async def test_what_has_expired_is_found_wherever_it_waits(redis: Redis, fleet: Fleet) -> None:
+    """Behind others that have time left; they stay, in their order, and tell when the next must end."""
+    await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
+    late = [to_element(entry(place, deadline_ms=1)) for place in range(3)]
+    live = [to_element(entry(place, deadline_ms=NEVER_MS - place)) for place in (7, 8, 9)]
+    await put(redis, live[0], late[0], live[1], late[1], where="normal")
+    await redis.zadd(keys.later(LANE), {live[2]: 1, late[2]: 9e12})
+    stay = await Stay.begin(redis)
+    found = await stay.take_out(EXPIRED)
+    retry = await stay.take_out(EXPIRED, "later")
+    assert (["/0", "/1"], None, NEVER_MS - 8) == (paths(found.elements), found.go_on, found.earliest_ms)
+    assert (["/2"], None, NEVER_MS - 9) == (paths(retry.elements), retry.go_on, retry.earliest_ms)
+    assert ["/7", "/8"] == paths(await waiting(redis, "normal"))
+    assert ["/9"] == paths(list(await later(redis)))
+    assert sorted(late) == await claimed(redis)
+
+
+async def test_a_queue_is_looked_through_in_stretches(
+    redis: Redis, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each goes on where the one before it ended, whatever it took out."""
+    monkeypatch.setattr(store_module, "LOOK_AT", 3)
+    await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
+    late = {1, 2, 5, 6}
+    await put(redis, *(to_element(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
+    stay = await Stay.begin(redis)
+    offsets, found, offset = [], [], 0
+    while offset is not None:
+        offsets.append(offset)
+        stretch = await stay.take_out(EXPIRED, offset=offset)
+        found += paths(stretch.elements)
+        offset = stretch.go_on  # type: ignore[assignment]
+    assert [0, 1, 3] == offsets
+    assert ["/1", "/2", "/5", "/6"] == found
+    assert ["/0", "/3", "/4", "/7"] == paths(await waiting(redis, "normal"))
+
+
+# A wrong token
+
+Use = Callable[[Stay, bytes], Awaitable[Any]]
+USES: dict[str, Use] = {
+    "claim": lambda stay, _: stay.claim(),
+    "withdraw": lambda stay, _: stay.take_out(ALL),
+    "adopt": lambda stay, element: stay.adopt(interrupted(element)),
+    "transfer": lambda stay, element: stay.transfer(element, OTHER),
+    "release": lambda stay, element: stay.release(interrupted(element), gate=GATE),
+}
+
+
+async def rescued(redis: Redis, stay: Stay) -> None:
+    """The lease has lapsed; nobody has the lane yet."""
+    await lapse(redis)
+    await stay.store.rescue()
+
+
+async def taken_by_another(redis: Redis, stay: Stay) -> None:
+    """The lease has lapsed and somebody else has the lane."""
+    await rescued(redis, stay)
+    await Stay.begin(redis, "rival")
+
+
+async def taken_again_by_itself(redis: Redis, stay: Stay) -> None:
+    """The same worker has the lane a second time."""
+    await rescued(redis, stay)
+    await Stay.begin(redis, "owner")
+
+
+Loss = Callable[[Redis, Stay], Awaitable[None]]
+LOSSES = pytest.mark.parametrize("lost", [rescued, taken_by_another, taken_again_by_itself])
+
+
+@LOSSES
+@pytest.mark.parametrize("use", USES)
+async def test_a_stale_owner_is_refused(fleet: Fleet, redis: Redis, lost: Loss, use: str) -> None:
+    """Whoever has lost the lane can do nothing with it, and changes nothing by trying."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await fleet.submit([url("/waiting")])
+    await lost(redis, stay)
+    before = await everything(redis)
+    with pytest.raises(LaneLostError):
+        await USES[use](stay, element)
+    assert await everything(redis) == before
+
+
+@LOSSES
+async def test_a_stale_owner_can_neither_settle_nor_renew(fleet: Fleet, redis: Redis, lost: Loss) -> None:
+    """The calls that speak for many lanes say which are lost."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await lost(redis, stay)
+    stay.lane.gate = GATE
+    before = await everything(redis)
+    assert await stay.settle(stored(element)) == []
+    assert await stay.settle(retried(element, 0)) == []
+    assert not await stay.renew()
+    assert await everything(redis) == before
+
+
+@pytest.mark.parametrize("use", USES)
+async def test_a_lane_that_was_given_back_is_refused(fleet: Fleet, redis: Redis, use: str) -> None:
+    """The token of an idle lane opens nothing."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(stored(element))
+    await stay.release()
+    before = await everything(redis)
+    with pytest.raises(LaneLostError):
+        await USES[use](stay, element)
+    assert await everything(redis) == before
+
+
+async def test_one_call_renews_the_lanes_that_are_still_ours(fleet: Fleet, redis: Redis) -> None:
+    """Each lane gets its own answer, in order, and only ours a longer lease."""
+    lanes = [LANE, OTHER, "c.example"]
+    await fleet.submit([url("/x", lane) for lane in lanes])
+    stays = [await Stay.begin(redis, name=lane) for lane in lanes]
+    for lane in lanes:
+        await redis.zadd(keys.ATTENTION, {lane: 1})
+    tokens = [stay.held.token for stay in stays]
+    now, kept = await stays[0].store.renew([(LANE, tokens[0]), (OTHER, tokens[0]), (lanes[2], tokens[2])])
+    assert kept == [True, False, True]
+    assert [await attention_ms(redis, lane) for lane in lanes] == [now + LEASE_MS, 1, now + LEASE_MS]
+
+
+async def test_what_was_adopted_has_its_new_ledger(fleet: Fleet, redis: Redis) -> None:
+    """Should this owner die too, the next one sees what the first death has cost."""
+    stay, (one, two) = await with_claimed(fleet, redis, 2)
+    await stay.adopt(interrupted(one))
+    assert await claimed(redis) == [interrupted(one), two]
+
+
+# Giving back
+
+
+async def test_an_empty_lane_becomes_idle(fleet: Fleet, redis: Redis) -> None:
+    """It has no owner, needs no attention, and remembers its host for a while."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(stored(element))
+    assert await stay.release(gate=GATE, why="cool-down") is None
+    hash_ = await fields(redis)
+    assert hash_["state"] == "idle"
+    assert hash_["why"] == "cool-down"
+    assert not {"owner", "token"} & hash_.keys()
+    assert await attention_ms(redis) is None
+    assert 0 < await redis.pttl(keys.lane(LANE)) <= keys.GATE_TTL_MS
+
+
+async def test_a_lane_that_is_used_again_is_not_forgotten(fleet: Fleet, redis: Redis) -> None:
+    """The TTL of an idle lane ends when fetches come."""
+    await fleet.submit([url("/1")])
+    await (await Stay.begin(redis)).finish()
+    assert await state(redis) == "idle"
+    await fleet.submit([url("/2")])
+    assert await redis.pttl(keys.lane(LANE)) == -1
+
+
+async def test_a_lane_with_waiting_fetches_is_due_now(fleet: Fleet, redis: Redis) -> None:
+    """Under a new generation, for whichever worker comes first."""
+    await fleet.submit([url("/x")])
+    before = await generation(redis)
+    wake = await (await Stay.begin(redis)).release()
+    assert wake is not None
+    assert wake.generation == await generation(redis) > before
+    assert (wake.lane, wake.due_in_ms) == (LANE, 0)
+    assert not {"owner", "token"} & (await fields(redis)).keys()
+    assert await attention_ms(redis) == int((await fields(redis))["due_ms"]) + GRACE_MS
+
+
+async def test_a_lane_with_only_retries_is_due_at_the_next_one(fleet: Fleet, redis: Redis) -> None:
+    """Nobody looks at it before there is something to do."""
+    stay, (one, two) = await with_claimed(fleet, redis, 2)
+    await stay.settle(retried(one, 7200), retried(two, 3600))
+    wake = await stay.release()
+    assert wake is not None
+    assert HOUR_MS - 60_000 < wake.due_in_ms <= HOUR_MS
+    assert int((await fields(redis))["due_ms"]) == min((await later(redis)).values())
+
+
+async def test_a_retry_that_is_due_makes_the_lane_due_now(fleet: Fleet, redis: Redis) -> None:
+    """A due time in the past is no negative wait."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(retried(element, 0))
+    await redis.zadd(keys.later(LANE), dict.fromkeys(await later(redis), 1))
+    wake = await stay.release()
+    assert wake is not None
+    assert wake.due_in_ms == 0
+
+
+async def test_a_shut_lane_is_due_when_it_opens(fleet: Fleet, redis: Redis) -> None:
+    """A host that must wait costs nobody a slot until then."""
+    stay, _ = await with_claimed(fleet, redis)
+    until_ms = await now_ms(redis) + HOUR_MS
+    await stay.release(shut_until_ms=until_ms, why="cool-down")
+    hash_ = await fields(redis)
+    assert (hash_["due_ms"], hash_["shut_until_ms"]) == (str(until_ms), str(until_ms))
+    assert hash_["why"] == "cool-down"
+    assert await attention_ms(redis) == until_ms + GRACE_MS
+
+
+@pytest.mark.parametrize("retry_in_s", [60, 7200])
+async def test_a_shut_lane_with_a_retry_is_due_at_the_later_of_both(
+    fleet: Fleet, redis: Redis, retry_in_s: int
+) -> None:
+    """Neither the quiet nor the back-off is broken."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(retried(element, retry_in_s))
+    until_ms = await now_ms(redis) + HOUR_MS
+    await stay.release(shut_until_ms=until_ms)
+    (retry_ms,) = (await later(redis)).values()
+    assert int((await fields(redis))["due_ms"]) == max(until_ms, retry_ms)
+
+
+async def test_a_shut_lane_is_due_when_the_first_of_its_fetches_must_end(fleet: Fleet, redis: Redis) -> None:
+    """A fetch ends when its time is up, although its host is not asked; one behind it may be the first."""
+    stay, _ = await with_claimed(fleet, redis)
+    before_ms = await now_ms(redis)
+    await fleet.submit([Fetch(url=url("/1"), deadline_s=700), Fetch(url=url("/2"), deadline_s=600)])
+    await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    assert before_ms + 600_000 <= int((await fields(redis))["due_ms"]) < before_ms + 650_000
+
+
+async def test_a_lane_that_was_looked_through_knows_its_first_deadline(fleet: Fleet, redis: Redis) -> None:
+    """What is noted is what still waits, or what has come since the looking began."""
+    await fleet.submit([Fetch(url=url("/1"), deadline_s=60)])
+    stay = await Stay.begin(redis)
+    store, name, token = stay.store, stay.lane.name, stay.held.token
+    await store.note_earliest(name, token, None)
+    assert None is (await store.look(name)).earliest_ms
+    await store.note_earliest(name, token, NEVER_MS)
+    assert NEVER_MS == (await store.look(name)).earliest_ms
+    await fleet.submit([Fetch(url=url("/2"), deadline_s=30)])
+    await store.note_earliest(name, token, NEVER_MS)
+    assert await now_ms(redis) + 31_000 > ((await store.look(name)).earliest_ms or NEVER_MS)
+
+
+async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redis) -> None:
+    """In order, before what was handed back earlier and before what waits."""
+    stay, _ = await with_claimed(fleet, redis, 12)
+    await put(redis, to_element(entry(99)), where="returned")
+    await fleet.submit([Fetch(url=url("/waiting"), priority=Priority.HIGH)])
+    await stay.release()
+    assert await claimed(redis) == []
+    order = paths((await (await Stay.begin(redis)).claim()).elements)
+    assert order == [*(f"/{i}" for i in range(12)), "/99", "/waiting"]
+
+
+async def test_ledgers_that_changed_are_handed_back(fleet: Fleet, redis: Redis) -> None:
+    """What an interruption has cost is not forgotten; the others go back as they were."""
+    stay, (one, two) = await with_claimed(fleet, redis, 2)
+    await stay.release(interrupted(two))
+    assert await waiting(redis, "returned") == [one, interrupted(two)]
+
+
+async def test_a_ledger_of_what_is_not_claimed_is_passed_over(fleet: Fleet, redis: Redis) -> None:
+    """A fetch that was settled does not rise again."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.settle(stored(element))
+    assert await stay.release(interrupted(element)) is None
+    assert await waiting(redis, "returned") == []
+
+
+# Transfer
+
+
+async def test_a_transfer_wakes_the_other_lane(fleet: Fleet, redis: Redis) -> None:
+    """The fetch waits where the redirect leads, and that lane's worker is sent for."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    wake = await stay.transfer(interrupted(element), OTHER, "high")
+    assert wake == (OTHER, await generation(redis, OTHER), 0)
+    assert await waiting(redis, "high", OTHER) == [interrupted(element)]
+    assert await claimed(redis) == []
+    assert await stay.release() is None
+
+
+async def test_a_transfer_sent_twice_moves_once(fleet: Fleet, redis: Redis) -> None:
+    """A call whose reply was lost may be sent again."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await stay.transfer(element, OTHER)
+    before = await everything(redis)
+    assert await stay.transfer(element, OTHER) is None
+    assert await everything(redis) == before
+
+
+async def test_a_transfer_to_a_held_lane_wakes_nobody(fleet: Fleet, redis: Redis) -> None:
+    """Its owner finds the fetch by itself."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    await fleet.submit([url("/there", OTHER)])
+    there = await Stay.begin(redis, "rival", OTHER)
+    assert await stay.transfer(element, OTHER) is None
+    assert paths((await there.claim()).elements) == ["/there", "/0"]
+
+
+async def test_a_transfer_to_the_same_lane_loses_nothing(fleet: Fleet, redis: Redis) -> None:
+    """The fetch goes to the end of the lane that it is in."""
+    stay, (one, two) = await with_claimed(fleet, redis, 2)
+    assert await stay.transfer(one, LANE) is None
+    assert await state(redis) == "held"
+    assert (await stay.claim()).elements == [one]
+    assert from_element(two).id in {from_element(element).id for element in await claimed(redis)}

@@ -1,0 +1,554 @@
+"""Whatever two workers do to a lane, in whichever order: no fetch is lost, none has two results."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from fetchfleet import Batch, Fetch, Fleet, Outcome, Priority, Reason
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import HEAD_CHARS
+from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
+from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.worker.lanes.settler import Settlement
+from fetchfleet.worker.lanes.store import (
+    TAKE_ANYWAY,
+    Cancelled,
+    Early,
+    Held,
+    LaneLostError,
+    Store,
+    Taken,
+)
+from tests.support import shifted_clock
+from tests.support.lanes import (
+    HOUR_MS,
+    LANE,
+    LEASE_MS,
+    Stay,
+    ask,
+    attention_ms,
+    backlog,
+    claimed,
+    ended,
+    everything,
+    fields,
+    handed_back,
+    interrupted,
+    later,
+    noted,
+    open_in,
+    results,
+    retried,
+    state,
+    stored,
+    url,
+    waiting,
+)
+from tests.support.redis import flush
+
+T = TypeVar("T")
+OWNERS = st.sampled_from(["a", "b"])
+COUNTS = st.integers(1, 4)
+OTHER = "b.example"
+LISTS = ["returned", *Priority]
+JUMPS_S = st.sampled_from([1, LEASE_MS // 1000 + 1, 2 * HOUR_MS // 1000, -1, -300])
+SETTLEMENTS: dict[str, Callable[[bytes], Settlement]] = {
+    "handed back": handed_back,
+    "stored": stored,
+    "failed": lambda element: ended(element, Outcome.FAILED, reason=Reason.READ),
+    "now": lambda element: retried(element, 0),
+    "later": lambda element: retried(element, 3600),
+}
+SETTINGS = settings(
+    max_examples=40,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+def ids_of(elements: Iterable[bytes]) -> list[str]:
+    return [id_of(element) for element in elements]
+
+
+def id_of(element: bytes) -> str:
+    return element[:FETCH_ID_CHARS].decode()
+
+
+class LaneMachine(RuleBasedStateMachine):
+    """One lane, one producer, two workers; each knows only what it was told."""
+
+    def __init__(self, redis_url: str) -> None:
+        super().__init__()
+        flush(redis_url)
+        self.runner = asyncio.Runner()
+        self.redis = self.run(self._connected(redis_url))
+        self.fleet = Fleet(redis_url)
+        self.batches: list[Batch] = []
+        self.cancelled: dict[str, Batch] = {}
+        self.stays: dict[str, Stay] = {}
+        self.hands: dict[str, list[bytes]] = {"a": [], "b": []}
+        self.set_back_s = 0
+        self.sent: list[tuple[Stay, list[Settlement]]] = []
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The outcome of async work, on the machine's own loop."""
+        return self.runner.run(work)
+
+    async def _connected(self, redis_url: str) -> Any:
+        return connect(redis_url)
+
+    @initialize()
+    def begins(self) -> None:
+        """Something waits from the first."""
+        self.run(self._submit(3, Priority.NORMAL))
+
+    @rule(count=COUNTS, priority=st.sampled_from(list(Priority)))
+    def submit(self, count: int, priority: Priority) -> None:
+        """A producer adds a batch."""
+        self.run(self._submit(count, priority))
+
+    @rule(owner=OWNERS, off_by=st.sampled_from([0, 0, 0, -1, 1]))
+    def take(self, owner: str, off_by: int) -> None:
+        """A hand-off arrives, perhaps one of another generation."""
+        self.run(self._take(owner, off_by))
+
+    @rule(owner=OWNERS)
+    def look(self, owner: str) -> None:
+        """A worker takes the lane although it was not handed to it."""
+        self.run(self._take(owner, looked=True))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS, count=COUNTS)
+    def claim(self, owner: str, count: int) -> None:
+        """A worker asks for more."""
+        if owner in self.stays:
+            self.run(self._claim(owner, count))
+
+    @rule(owner=OWNERS)
+    def take_unheard(self, owner: str) -> None:
+        """The reply to a hand-off is lost: the lane is held, and nobody knows."""
+        self.run(self._take_unheard(owner))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS, count=COUNTS)
+    def claim_unheard(self, owner: str, count: int) -> None:
+        """The reply to a claim is lost."""
+        if owner in self.stays:
+            self.run(self._claim_unheard(owner, count))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS)
+    def find_unheard(self, owner: str) -> None:
+        """A worker asks what it has claimed."""
+        if owner in self.stays:
+            self.run(self._find_unheard(owner))
+
+    @precondition(lambda self: any(self.hands.values()))
+    @rule(owner=OWNERS, count=COUNTS)
+    def begin(self, owner: str, count: int) -> None:
+        """A worker notes that it begins what it has in hand."""
+        if self.hands[owner]:
+            self.run(self._begin(owner, count))
+
+    @precondition(lambda self: self.sent)
+    @rule(place=st.integers(0, 100))
+    def settle_again(self, place: int) -> None:
+        """What was settled long ago is sent once more: its reply was lost."""
+        self.run(self._settle_again(place))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS)
+    def crash(self, owner: str) -> None:
+        """A worker dies with all that it has in hand."""
+        self.stays.pop(owner, None)
+        self.hands[owner] = []
+
+    @rule(by_s=JUMPS_S)
+    def clock_jumps(self, by_s: int) -> None:
+        """Redis's clock is set forward or back."""
+        self.run(shifted_clock.shift(self.redis, by_s))
+        self.set_back_s += max(0, -by_s)
+
+    @precondition(lambda self: any(self.hands.values()))
+    @rule(owner=OWNERS, count=COUNTS, how=st.sampled_from(list(SETTLEMENTS)))
+    def settle(self, owner: str, count: int, how: str) -> None:
+        """A worker ends or postpones what it has in hand, and says so twice."""
+        if self.hands[owner]:
+            self.run(self._settle(owner, count, how))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS, shut=st.booleans(), changed=st.booleans())
+    def release(self, owner: str, *, shut: bool, changed: bool) -> None:
+        """A worker gives the lane back with what it has in hand."""
+        if owner in self.stays:
+            self.run(self._release(owner, shut=shut, changed=changed))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS)
+    def renew(self, owner: str) -> None:
+        """A worker asks for a longer lease."""
+        if owner in self.stays:
+            self.run(self._renew(owner))
+
+    @precondition(lambda self: any(self.hands.values()))
+    @rule(owner=OWNERS, count=COUNTS)
+    def transfer(self, owner: str, count: int) -> None:
+        """A redirect leads to another host, and the worker says so twice."""
+        if self.hands[owner]:
+            self.run(self._transfer(owner, count))
+
+    @rule(place=st.integers(0, 100))
+    def cancel(self, place: int) -> None:
+        """Somebody cancels a batch, perhaps for the second time, perhaps too late."""
+        self.run(self._cancel(self.batches[place % len(self.batches)]))
+
+    @precondition(lambda self: self.stays)
+    @rule(owner=OWNERS)
+    def withdraw(self, owner: str) -> None:
+        """A worker has heard of cancelled batches and ends what it finds of them."""
+        if owner in self.stays:
+            self.run(self._withdraw(owner))
+
+    @rule()
+    def lapse_and_rescue(self) -> None:
+        """So much time goes by that the lease or the wake is lost, and a sweep sees it."""
+        self.run(self._rescue(lapsed=True))
+
+    @rule()
+    def sweep(self) -> None:
+        """A sweep finds what is overdue, and nothing else."""
+        self.run(self._rescue(lapsed=False))
+
+    @rule()
+    def time_passes(self) -> None:
+        """Every retry is due, and a cool-down is over."""
+        self.run(self._time_passes())
+
+    @invariant()
+    def every_fetch_is_in_one_place(self) -> None:
+        """Waiting, postponed, claimed, or ended with one result."""
+        self.run(self._check_places())
+
+    @invariant()
+    def every_open_fetch_is_counted(self) -> None:
+        """In its lane and in the fleet, neither more nor fewer."""
+        self.run(self._check_counts())
+
+    @invariant()
+    def nothing_cancelled_is_forgotten(self) -> None:
+        """A lane where something of a cancelled batch is knows of it, and is looked at soon."""
+        self.run(self._check_cancelled())
+
+    @invariant()
+    def the_lane_agrees_with_itself(self) -> None:
+        """Its state, its owner, its TTL and its mark in ATTENTION fit together."""
+        self.run(self._check_lane())
+
+    def teardown(self) -> None:
+        """Whatever has happened, one worker can end it all; then nothing is left."""
+        try:
+            self.run(self._end_all())
+        finally:
+            self.run(self._close())
+            self.runner.close()
+
+    async def _submit(self, count: int, priority: Priority) -> None:
+        before = await state(self.redis)
+        batch = await self.fleet.submit([Fetch(url=url("/x"), priority=priority) for _ in range(count)])
+        self.batches.append(batch)
+        assert await state(self.redis) == ("held" if before == "held" else "scheduled")
+
+    async def _take(self, owner: str, off_by: int = 0, *, looked: bool = False) -> None:
+        hash_ = await fields(self.redis)
+        orphans = await claimed(self.redis)
+        before = await everything(self.redis)
+        store = Store(self.redis, owner, LEASE_MS)
+        held: Taken | Exception
+        if looked:
+            [held] = await store.take_many([LANE], TAKE_ANYWAY)
+        else:
+            held = await store.take(LANE, int(hash_["generation"]) + off_by)
+        early_ms = int(hash_["due_ms"]) - await shifted_clock.now_ms(self.redis)
+        if hash_["state"] != "scheduled" or off_by:
+            assert held is None
+        elif early_ms > 1000:
+            assert isinstance(held, Early)
+        elif early_ms <= 0 or isinstance(held, Held):
+            assert isinstance(held, Held)
+            assert sorted(held.orphans) == orphans
+            assert held.cancelled == await self._flagged()
+            assert all(held.token > stay.held.token for stay in self.stays.values())
+            self.stays[owner] = Stay(self.redis, Store(self.redis, owner, LEASE_MS), LANE, held)
+            self.hands[owner] = orphans
+            return
+        assert await everything(self.redis) == before
+
+    async def _take_unheard(self, owner: str) -> None:
+        hash_ = await fields(self.redis)
+        await Store(self.redis, owner, LEASE_MS).take(LANE, int(hash_["generation"]))
+
+    async def _claim_unheard(self, owner: str, count: int) -> None:
+        work = self.stays[owner].claim(count)
+        if await self._ours(owner):
+            await work
+        else:
+            await self._refused(work)
+
+    async def _find_unheard(self, owner: str) -> None:
+        work = self.stays[owner].store.claims(LANE, self.stays[owner].held.token)
+        if await self._ours(owner):
+            self.hands[owner] = await work
+            assert sorted(self.hands[owner]) == await claimed(self.redis)
+        else:
+            await self._refused(work)
+
+    async def _begin(self, owner: str, count: int) -> None:
+        elements, kept = self.hands[owner][:count], self.hands[owner][count:]
+        ours = await self._ours(owner)
+        before = await everything(self.redis)
+        assert bool(await self.stays[owner].settle(*(noted(element) for element in elements))) is ours
+        if ours:
+            begun = {id_of(element) for element in elements}
+            self.hands[owner] = [*kept, *(e for e in await claimed(self.redis) if id_of(e) in begun)]
+        else:
+            assert await everything(self.redis) == before
+
+    async def _settle_again(self, place: int) -> None:
+        stay, settlements = self.sent[place % len(self.sent)]
+        done = await self._done()
+        await stay.settle(*settlements)
+        assert await self._done() == done
+        for owner, hands in self.hands.items():
+            still = {id_of(element) for element in await claimed(self.redis)}
+            self.hands[owner] = [element for element in hands if id_of(element) in still]
+
+    async def _done(self) -> int:
+        return sum([len(await results(self.redis, batch)) for batch in self.batches])
+
+    async def _ours(self, owner: str) -> bool:
+        hash_ = await fields(self.redis)
+        token = self.stays[owner].held.token
+        return (hash_["state"], hash_.get("token")) == ("held", str(token))
+
+    async def _refused(self, work: Coroutine[Any, Any, object]) -> None:
+        before = await everything(self.redis)
+        with pytest.raises(LaneLostError):
+            await work
+        assert await everything(self.redis) == before
+
+    async def _claim(self, owner: str, count: int) -> None:
+        work = self.stays[owner].claim(count)
+        if not await self._ours(owner):
+            await self._refused(work)
+            return
+        before = await self._waiting()
+        now_ms = await shifted_clock.now_ms(self.redis)
+        due = [element for element, ms in (await later(self.redis)).items() if ms <= now_ms]
+        claim = await work
+        assert len(claim.elements) >= min(count, len(due) + len(before))
+        taken = [element for element in claim.elements if element in before]
+        assert taken == before[: len(taken)]
+        self.hands[owner] += claim.elements
+
+    async def _waiting(self) -> list[bytes]:
+        return [element for where in LISTS for element in await waiting(self.redis, where)]
+
+    async def _settle(self, owner: str, count: int, how: str) -> None:
+        hands = self.hands[owner]
+        elements, self.hands[owner] = hands[:count], hands[count:]
+        ours = await self._ours(owner)
+        before = await everything(self.redis)
+        settlements = [SETTLEMENTS[how](element) for element in elements]
+        self.sent.append((self.stays[owner], settlements))
+        assert bool(await self.stays[owner].settle(*settlements)) is ours
+        assert (await everything(self.redis) != before) is ours
+        after = await everything(self.redis)
+        await self.stays[owner].settle(*settlements)
+        assert await everything(self.redis) == after
+
+    async def _release(self, owner: str, *, shut: bool, changed: bool) -> None:
+        shut_until_ms = await shifted_clock.now_ms(self.redis) + HOUR_MS if shut else 0
+        ledgers = [interrupted(element) for element in self.hands[owner]] if changed else []
+        work = self.stays[owner].release(*ledgers, shut_until_ms=shut_until_ms)
+        if not await self._ours(owner):
+            await self._refused(work)
+            return
+        back = [id_of(element) for element in await claimed(self.redis)]
+        before = [id_of(element) for element in await self._waiting()]
+        wake = await work
+        assert [id_of(element) for element in await self._waiting()] == back + before
+        assert (wake is None) == (await state(self.redis) == "idle")
+        if shut and wake:
+            assert wake.due_in_ms == 0 if await self._flagged() else wake.due_in_ms > HOUR_MS // 2
+        self.hands[owner] = []
+
+    async def _transfer(self, owner: str, count: int) -> None:
+        elements = self.hands[owner][:count]
+        if not await self._ours(owner):
+            await self._refused(self.stays[owner].transfer(elements[0], OTHER))
+            return
+        for element in elements:
+            stays = batch_of(id_of(element)) in self.cancelled
+            moved = await self.stays[owner].transfer(element, OTHER)
+            assert isinstance(moved, Cancelled) is stays
+            assert (element in await claimed(self.redis)) is stays
+            if not stays:
+                self.hands[owner].remove(element)
+            before = await everything(self.redis)
+            await self.stays[owner].transfer(element, OTHER)
+            assert await everything(self.redis) == before
+
+    async def _cancel(self, batch: Batch) -> None:
+        ended_before = (await batch.counts()).ended
+        before = await everything(self.redis)
+        await batch.cancel()
+        assert not ended_before or await everything(self.redis) == before
+        if not ended_before:
+            self.cancelled[batch.id] = batch
+        if not ended_before and await state(self.redis) != "idle":
+            assert batch.id in await self._flagged()
+
+    async def _withdraw(self, owner: str) -> None:
+        batches = [self.cancelled[of] for of in await self._flagged()]
+        stay = self.stays[owner]
+        if not await self._ours(owner):
+            if batches:
+                await self._refused(stay.withdraw(*batches))
+            return
+        others = [element for element in await self._in_lane(LANE) if self._is_of(element, batches) is False]
+        await self._end_cancelled(stay, batches, self.hands[owner])
+        self.hands[owner] = [element for element in self.hands[owner] if not self._is_of(element, batches)]
+        assert await self._in_lane(LANE) == others
+        assert await self._flagged() == set()
+
+    async def _end_cancelled(self, stay: Stay, batches: list[Batch], hands: list[bytes]) -> None:
+        ours = [element for element in hands if self._is_of(element, batches)]
+        await stay.settle(*(ended(element, Outcome.CANCELLED) for element in ours))
+        await stay.withdraw(*batches)
+        unheard = await stay.withdrawn(*batches) if batches else []
+        await stay.settle(*(ended(element, Outcome.CANCELLED) for element in unheard))
+        assert not unheard or await stay.withdrawn(*batches) == []
+
+    def _is_of(self, element: bytes, batches: list[Batch]) -> bool:
+        return batch_of(id_of(element)) in {batch.id for batch in batches}
+
+    async def _flagged(self, lane: str = LANE) -> set[str]:
+        return {of.decode() for of in await ask(self.redis, "SMEMBERS", keys.cancelled(lane))}
+
+    async def _in_lane(self, lane: str) -> list[bytes]:
+        waits = [element for where in LISTS for element in await waiting(self.redis, where, lane)]
+        return waits + sorted(await later(self.redis, lane)) + await claimed(self.redis, lane)
+
+    async def _renew(self, owner: str) -> None:
+        ours = await self._ours(owner)
+        assert await self.stays[owner].renew() is ours
+
+    async def _rescue(self, *, lapsed: bool) -> None:
+        hash_ = await fields(self.redis)
+        busy = hash_["state"] != "idle"
+        attention = await attention_ms(self.redis)
+        if lapsed and attention is not None:
+            overdue_s = int(attention - await shifted_clock.now_ms(self.redis)) // 1000 + 1
+            await shifted_clock.shift(self.redis, max(0, overdue_s))
+        overdue = attention is not None and attention <= await shifted_clock.now_ms(self.redis)
+        rescued = await Store(self.redis, "sweeper", LEASE_MS).rescue()
+        found = [(wake, lost) for wake, lost in rescued if wake.lane == LANE]
+        assert len(found) == (busy and overdue)
+        for _, lost in found:
+            assert lost == (hash_["owner"] if hash_["state"] == "held" else "")
+
+    async def _time_passes(self) -> None:
+        for element in await later(self.redis):
+            await self.redis.zadd(keys.later(LANE), {element: 1})
+        await ask(self.redis, "HSET", keys.lane(LANE), "due_ms", 1, "shut_until_ms", 1)
+
+    async def _check_places(self) -> None:
+        places = Counter(ids_of(await self._in_lane(LANE)))
+        places.update(ids_of(await self._in_lane(OTHER)))
+        assert all(len(element) > HEAD_CHARS for element in await self._waiting())
+        total = 0
+        for batch in self.batches:
+            found = await results(self.redis, batch)
+            places.update(result.id for result in found)
+            counts = await batch.counts()
+            assert counts.done == len(found)
+            assert counts.ended == (counts.total == len(found))
+            total += counts.total
+        assert set(places.values()) <= {1}
+        assert len(places) == total
+
+    async def _check_counts(self) -> None:
+        here, there = [len(await self._in_lane(lane)) for lane in (LANE, OTHER)]
+        assert (here, there) == (await open_in(self.redis), await open_in(self.redis, OTHER))
+        assert here + there == await backlog(self.redis)
+
+    async def _check_cancelled(self) -> None:
+        for lane in (LANE, OTHER):
+            flagged = await self._flagged(lane)
+            unheard = [batch for of, batch in self.cancelled.items() if of not in flagged]
+            assert not [element for element in await self._in_lane(lane) if self._is_of(element, unheard)]
+            hash_ = await fields(self.redis, lane)
+            if flagged and hash_["state"] == "scheduled":
+                now_ms = await shifted_clock.now_ms(self.redis)
+                assert int(hash_["due_ms"]) <= now_ms + 1000 * self.set_back_s
+
+    async def _check_lane(self) -> None:
+        if not self.batches:
+            return
+        hash_ = await fields(self.redis)
+        idle, held = hash_["state"] == "idle", hash_["state"] == "held"
+        assert hash_["state"] in {"idle", "scheduled", "held"}
+        assert ("token" in hash_, "owner" in hash_) == (held, held)
+        assert (await self.redis.pttl(keys.lane(LANE)) == -1) is not idle
+        assert (await attention_ms(self.redis) is None) is idle
+        if idle:
+            assert not await self._waiting()
+            assert not await later(self.redis)
+            assert not await claimed(self.redis)
+
+    async def _end_all(self) -> None:
+        await self._time_passes()
+        if await state(self.redis) == "held":
+            await self._rescue(lapsed=True)
+        for lane in (LANE, OTHER):
+            if await state(self.redis, lane) == "scheduled":
+                stay = await Stay.begin(self.redis, "last", lane)
+                orphans = stay.held.orphans
+                await self._end_cancelled(stay, [self.cancelled[of] for of in stay.held.cancelled], orphans)
+                await stay.settle(*(stored(element) for element in orphans))
+                await stay.finish(count=1000)
+            assert await state(self.redis, lane) in {"idle", None}
+        await self._check_places()
+        for batch in self.batches:
+            assert (await batch.counts()).ended
+
+    async def _close(self) -> None:
+        await shifted_clock.unshift(self.redis)
+        await self.fleet.aclose()
+        await self.redis.aclose()
+        await self.redis.connection_pool.aclose()
+
+
+@pytest.mark.timeout(600)  # Hypothesis takes its time to shrink what it has found
+def test_i02_a_lane_never_loses_a_fetch_and_ends_none_twice(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers, one lane, crashes, lost replies and clock jumps in any order: one place, one result."""
+    shifted_clock.shiftable(monkeypatch)
+    machine: Any = partial(LaneMachine, redis_url)
+    run_state_machine_as_test(machine, settings=SETTINGS)

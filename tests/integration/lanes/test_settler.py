@@ -1,0 +1,612 @@
+"""Settling: exactly one result for each fetch, whatever is sent again, and retries that come back."""
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from fetchfleet import Batch, Counts, Fleet, Outcome, Reason
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import BadElementError, PartNote, from_element, to_element
+from fetchfleet.jobs.contract.ids import fetch_id
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.gate.state import GateState, from_json
+from fetchfleet.worker.lanes import settler
+from fetchfleet.worker.lanes.settler import Settlement, Settler
+from fetchfleet.worker.lanes.store import EXPIRED
+from fetchfleet.worker.util import aio
+from tests.support.lanes import (
+    BATCH_ID,
+    HOUR_MS,
+    LANE,
+    Stay,
+    ask,
+    claimed,
+    ended,
+    entry,
+    everything,
+    fields,
+    interrupted,
+    lapse,
+    later,
+    now_ms,
+    paths,
+    put,
+    results,
+    retried,
+    state,
+    stored,
+    url,
+    waiting,
+)
+from tests.support.waiting import wait_until
+
+GATE = GateState(failures=3)
+ID = fetch_id(BATCH_ID, 7).encode()
+HEAD = ID + b"9000000000000"
+GARBAGE = {
+    "pickle": pickle.dumps({"f": "os.system", "a": ("true",)}),
+    "arq's pickle": b"\x80\x04" + b"\xff" * 60,
+    "empty": b"",
+    "short": b"x",
+    "half JSON": HEAD + b'{"v":1,"fetch":{"url":"http://a.exa',
+    "half UTF-8": HEAD + b'{"v":1,"fetch":{"url":"\xc3',
+    "wrong version": HEAD + b'{"v":2,"fetch":{"url":"http://a.example/"}}',
+    "refused fetch": HEAD + b'{"v":1,"fetch":{"url":"file:///etc/passwd"}}',
+    "deadline that is no number": ID + b"nan          {}",
+    "deadline without end": ID + b"inf          {}",
+    "deadline before all time": ID + b"-999999999999{}",
+    "head alone": HEAD,
+    "id alone": ID,
+}
+
+
+async def begun(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Batch, Stay, list[bytes]]:
+    """A batch, all of which is claimed."""
+    batch = await fleet.submit([url(f"/{i}") for i in range(count)])
+    stay = await Stay.begin(redis)
+    return batch, stay, (await stay.claim(count)).elements
+
+
+async def ttl_ms(redis: Redis, batch: Batch) -> list[int]:
+    return [await redis.pttl(keys.batch(batch.id)), await redis.pttl(keys.results(batch.id))]
+
+
+async def letters(redis: Redis) -> list[tuple[str, bytes]]:
+    """The dead letters: what was wrong, and the element."""
+    rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
+    return [(row[b"note"].decode(), row[b"element"]) for _, row in rows]
+
+
+def handed_back(element: bytes) -> Settlement:
+    """The fetch waits for an hour, as it is."""
+    return Settlement(element[:25], ["back", HOUR_MS], None, lambda: None)
+
+
+def begins(element: bytes) -> Settlement:
+    """The fetch is begun, and this is its element from now on."""
+    return Settlement(element[:25], ["begun", element], None, lambda: None)
+
+
+async def seal(redis: Redis, batch: Batch) -> None:
+    """No more will come to the batch."""
+    names = [keys.batch(batch.id), keys.batch_lanes(batch.id), keys.digests(batch.id), keys.BATCHES]
+    await runner.run(redis, "seal", names, [batch.id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
+
+
+async def test_a_settled_fetch_has_its_result(fleet: Fleet, redis: Redis) -> None:
+    """It is claimed no more, and its result is in the stream of its batch."""
+    batch, stay, (one, two) = await begun(fleet, redis, 2)
+    assert await stay.settle(stored(one))
+    (result,) = await results(redis, batch)
+    assert (result.id, result.outcome) == (from_element(one).id, Outcome.STORED)
+    assert await claimed(redis) == [two]
+
+
+async def test_a_reply_holds_the_time_of_redis(fleet: Fleet, redis: Redis) -> None:
+    """The owner's clock is set by it."""
+    _, stay, (element,) = await begun(fleet, redis)
+    before_ms = await now_ms(redis)
+    (now,) = await stay.settle(stored(element))
+    assert before_ms <= now <= await now_ms(redis)
+
+
+async def test_a_settlement_sent_twice_counts_once(fleet: Fleet, redis: Redis) -> None:
+    """A call whose reply was lost may be sent again: one result, counters once."""
+    batch, stay, elements = await begun(fleet, redis, 3)
+    call = stay.settlement(*(stored(element) for element in elements[:2]))
+    assert await runner.run(redis, *call)
+    before = await everything(redis)
+    assert await runner.run(redis, *call)
+    assert await everything(redis) == before
+    assert await batch.counts() == Counts(total=3, sealed=True, stored=2, bytes=6)
+
+
+async def test_two_results_for_one_fetch_are_one(fleet: Fleet, redis: Redis) -> None:
+    """The first result stands, also within one call."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    await stay.settle(stored(element), ended(element, Outcome.FAILED, reason=Reason.INTERNAL))
+    assert [result.outcome for result in await results(redis, batch)] == [Outcome.STORED]
+    assert (await batch.counts()).done == 1
+
+
+async def test_every_outcome_is_counted(fleet: Fleet, redis: Redis) -> None:
+    """A batch's counters add up, over outcomes and bytes."""
+    batch, stay, elements = await begun(fleet, redis, 5)
+    outcomes = [Outcome.STORED, Outcome.STORED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.CANCELLED]
+    sizes = [5, 1 << 40, None, None, None]
+    settlements = [ended(*each) for each in zip(elements, outcomes, sizes, strict=True)]
+    await stay.settle(*settlements[:2])
+    await stay.settle(*settlements[2:])
+    counts = await batch.counts()
+    assert (counts.stored, counts.unchanged, counts.failed, counts.cancelled) == (2, 1, 1, 1)
+    assert counts.bytes == 5 + (1 << 40)
+    assert counts.ended
+
+
+async def test_one_call_settles_many_batches(fleet: Fleet, redis: Redis) -> None:
+    """Each result goes to its own batch, whichever came first."""
+    batches = [await fleet.submit([url(f"/{i}a"), url(f"/{i}b")]) for i in range(3)]
+    stay = await Stay.begin(redis)
+    elements = (await stay.claim()).elements
+    await stay.settle(*(stored(element) for element in reversed(elements)))
+    for i, batch in enumerate(batches):
+        assert [result.url for result in await results(redis, batch)] == [url(f"/{i}b"), url(f"/{i}a")]
+        assert (await batch.counts()).ended
+
+
+async def test_a_batch_lives_longer_while_fetches_are_open(fleet: Fleet, redis: Redis) -> None:
+    """The last result begins the time after which a batch is forgotten."""
+    batch, stay, (one, two) = await begun(fleet, redis, 2)
+    await stay.settle(stored(one))
+    for ttl in await ttl_ms(redis, batch):
+        assert keys.RESULTS_TTL_MS < ttl <= keys.UNFINISHED_TTL_MS
+    await stay.settle(stored(two))
+    for ttl in await ttl_ms(redis, batch):
+        assert 0 < ttl <= keys.RESULTS_TTL_MS
+
+
+async def test_a_batch_that_is_still_being_submitted_has_not_ended(fleet: Fleet, redis: Redis) -> None:
+    """All results so far are not all results."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    await ask(redis, "HDEL", keys.batch(batch.id), "sealed")
+    await stay.settle(stored(element))
+    assert not (await batch.counts()).ended
+    for ttl in await ttl_ms(redis, batch):
+        assert ttl > keys.RESULTS_TTL_MS
+    await seal(redis, batch)
+    assert (await batch.counts()).ended
+    assert 0 < (await ttl_ms(redis, batch))[0] <= keys.RESULTS_TTL_MS
+
+
+async def test_a_late_result_of_a_forgotten_batch_is_forgotten_too(fleet: Fleet, redis: Redis) -> None:
+    """Nothing is left in Redis without an end."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    await redis.delete(keys.batch(batch.id))
+    await stay.settle(stored(element))
+    for ttl in await ttl_ms(redis, batch):
+        assert ttl > 0
+
+
+# Retries
+
+
+async def test_a_retry_waits_for_its_time(fleet: Fleet, redis: Redis) -> None:
+    """It lies in `later`, due by Redis's clock, with its new ledger, and cannot be claimed."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    (now,) = await stay.settle(retried(element, 3600))
+    ((waits, due_ms),) = (await later(redis)).items()
+    assert due_ms == now + HOUR_MS
+    assert from_element(waits).attempts == 1
+    assert await claimed(redis) == []
+    assert (await stay.claim()).elements == []
+    assert await results(redis, batch) == []
+
+
+async def test_a_retry_comes_back_when_it_is_due(fleet: Fleet, redis: Redis) -> None:
+    """With its time come, it is the first to be claimed."""
+    _, stay, (one, _two) = await begun(fleet, redis, 2)
+    await stay.settle(retried(one, 3600))
+    (waits,) = await later(redis)
+    await redis.zadd(keys.later(LANE), {waits: 1})
+    assert (await stay.claim()).elements == [waits]
+    assert await later(redis) == {}
+
+
+async def test_a_retry_sent_twice_waits_once(fleet: Fleet, redis: Redis) -> None:
+    """Its due time is the first one."""
+    _, stay, (element,) = await begun(fleet, redis)
+    call = stay.settlement(retried(element, 3600))
+    await runner.run(redis, *call)
+    before = await everything(redis)
+    await runner.run(redis, *call)
+    assert await everything(redis) == before
+
+
+async def test_a_retry_sent_again_after_it_was_claimed_is_passed_over(fleet: Fleet, redis: Redis) -> None:
+    """A lost reply must not take the next attempt out of its owner's hands."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    call = stay.settlement(retried(element, 0))
+    await runner.run(redis, *call)
+    (again,) = (await stay.claim()).elements
+    await runner.run(redis, *call)
+    assert await claimed(redis) == [again]
+    assert await later(redis) == {}
+    await stay.settle(stored(again))
+    assert (await batch.counts()).ended
+
+
+async def test_a_fetch_may_be_retried_many_times(fleet: Fleet, redis: Redis) -> None:
+    """Each attempt's ledger is kept, and the last one ends it."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    for _ in range(5):
+        await stay.settle(retried(element, 0))
+        (element,) = (await stay.claim()).elements
+    assert from_element(element).attempts == 5
+    await stay.settle(stored(element))
+    assert len(await results(redis, batch)) == 1
+
+
+# Handed back, and begun
+
+
+async def test_what_is_handed_back_waits_unchanged(fleet: Fleet, redis: Redis) -> None:
+    """It lies in `later` as it was claimed, due by Redis's clock, and is claimed no more."""
+    batch, stay, (one, two) = await begun(fleet, redis, 2)
+    (now,) = await stay.settle(handed_back(one))
+    assert await later(redis) == {one: now + HOUR_MS}
+    assert await claimed(redis) == [two]
+    assert await results(redis, batch) == []
+
+
+async def test_what_is_no_longer_claimed_is_not_handed_back(fleet: Fleet, redis: Redis) -> None:
+    """After its result, or after it was handed back, nothing of it comes to wait."""
+    _, stay, (one, two) = await begun(fleet, redis, 2)
+    await stay.settle(stored(one), handed_back(two))
+    before = await everything(redis)
+    await stay.settle(handed_back(one), handed_back(two))
+    assert await everything(redis) == before
+
+
+async def test_what_is_begun_stays_claimed_with_its_new_ledger(fleet: Fleet, redis: Redis) -> None:
+    """Whoever takes the lane over after a crash finds what was written before the fetch was begun."""
+    _, stay, (one, two) = await begun(fleet, redis, 2)
+    await stay.settle(begins(interrupted(one)))
+    assert await claimed(redis) == [interrupted(one), two]
+    await lapse(redis)
+    await stay.store.rescue()
+    heir = await Stay.begin(redis, "heir")
+    assert sorted(heir.held.orphans) == [interrupted(one), two]
+    assert await stay.settle(begins(two)) == []
+
+
+async def test_what_is_no_longer_claimed_is_not_begun(fleet: Fleet, redis: Redis) -> None:
+    """A fetch that has ended or waits does not come back into anybody's hands."""
+    _, stay, (one, two) = await begun(fleet, redis, 2)
+    await stay.settle(stored(one), handed_back(two))
+    before = await everything(redis)
+    await stay.settle(begins(one), begins(two))
+    assert await everything(redis) == before
+
+
+async def test_what_is_begun_may_end_in_the_same_call(fleet: Fleet, redis: Redis) -> None:
+    """Settlements count in the order in which they were made; a dead letter is what was claimed last."""
+    batch, stay, (one, two) = await begun(fleet, redis, 2)
+    buried = settler.buried(two[:25], Reason.INTERNAL, "note", lambda: None)
+    await stay.settle(begins(interrupted(one)), stored(one), begins(interrupted(two)), buried, stored(two))
+    assert await claimed(redis) == []
+    assert await letters(redis) == [("note", interrupted(two))]
+    assert (await batch.counts()).stored == 2
+
+
+async def test_thousands_are_claimed_and_settled_in_one_call(fleet: Fleet, redis: Redis) -> None:
+    """More than Lua's stack holds values."""
+    batch, stay, elements = await begun(fleet, redis, 9000)
+    assert len(elements) == 9000
+    await stay.settle(*(retried(element, 0) for element in elements))
+    again = (await stay.claim(9000)).elements
+    assert len(again) == 9000
+    await stay.settle(*(begins(element) for element in again))
+    assert await stay.settle(*(stored(element) for element in again))
+    assert await batch.counts() == Counts(total=9000, sealed=True, stored=9000, bytes=27_000)
+    assert await stay.release() is None
+
+
+# The gate
+
+
+async def test_the_gate_is_saved_with_a_settlement(fleet: Fleet, redis: Redis) -> None:
+    """What the host has taught us outlives a crash; a gate that is unchanged is not written."""
+    _, stay, (one, two) = await begun(fleet, redis, 2)
+    stay.lane.gate = GATE
+    await stay.settle(stored(one))
+    assert from_json((await fields(redis))["gate"].encode()) == GATE
+    await ask(redis, "HSET", keys.lane(LANE), "gate", "mark")
+    await stay.settle(stored(two))
+    assert (await fields(redis))["gate"] == "mark"
+
+
+# What is no entry
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_garbage_is_claimed_and_buried(fleet: Fleet, redis: Redis, name: str) -> None:
+    """What nobody of ours has put there stops no lane, and ends in the dead letters."""
+    garbage = GARBAGE[name]
+    await fleet.submit([url("/good")])
+    await put(redis, garbage, where="high")
+    stay = await Stay.begin(redis)
+    bad, good = (await stay.claim()).elements
+    assert bad == garbage
+    with pytest.raises(BadElementError):
+        from_element(bad)
+    head = garbage[:25]
+    await stay.settle(
+        settler.buried(head, Reason.INVALID, "no entry", lambda: None), settler.dropped(head), stored(good)
+    )
+    assert await letters(redis) == [("no entry", garbage)]
+    assert await claimed(redis) == []
+    assert await stay.release() is None
+    assert await state(redis) == "idle"
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_garbage_survives_a_crash_and_a_shut_lane(fleet: Fleet, redis: Redis, name: str) -> None:
+    """It is handed back and found again like any element, also where deadlines are looked at."""
+    await fleet.submit([url("/good")])
+    await put(redis, GARBAGE[name], where="high")
+    stay = await Stay.begin(redis)
+    await stay.claim(1)
+    assert await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    assert await waiting(redis, "returned") == [GARBAGE[name]]
+    await ask(redis, "HSET", keys.lane(LANE), "due_ms", 1)
+    stay = await Stay.begin(redis)
+    assert set((await stay.take_out(EXPIRED, "returned")).elements) <= {GARBAGE[name]}
+
+
+async def test_a_broken_entry_ends_its_fetch(fleet: Fleet, redis: Redis) -> None:
+    """Where the id can be read, the batch gets its result as well as the dead letters a copy."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    broken = element[:60]
+    await ask(redis, "HSET", keys.claimed(LANE), broken[:25], broken)
+    await stay.settle(
+        settler.buried(broken[:25], Reason.INVALID, "no entry", lambda: None),
+        ended(element, Outcome.FAILED, reason=Reason.INVALID),
+    )
+    assert await letters(redis) == [("no entry", broken)]
+    assert (await batch.counts()).failed == 1
+
+
+async def test_a_burial_sent_twice_leaves_one_letter(fleet: Fleet, redis: Redis) -> None:
+    """What is no longer claimed is not copied again."""
+    await fleet.submit([url("/good")])
+    await put(redis, b"garbage", where="high")
+    stay = await Stay.begin(redis)
+    await stay.claim(1)
+    call = stay.settlement(
+        settler.buried(b"garbage", Reason.INVALID, "no entry", lambda: None), settler.dropped(b"garbage")
+    )
+    await runner.run(redis, *call)
+    await runner.run(redis, *call)
+    assert await letters(redis) == [("no entry", b"garbage")]
+
+
+async def test_garbage_that_begins_alike_is_not_lost(fleet: Fleet, redis: Redis) -> None:
+    """Two pickles have the same head: both are found, one after the other if need be."""
+    pickles = [pickle.dumps({"function": "fetch", "arguments": place}) for place in range(2)]
+    assert pickles[0][:25] == pickles[1][:25]
+    await fleet.submit([url("/good")])
+    await put(redis, *pickles, where="high")
+    stay = await Stay.begin(redis)
+    for _ in range(3):
+        for element in (await stay.claim()).elements:
+            if element in pickles:
+                head = element[:25]
+                await stay.settle(
+                    settler.buried(head, Reason.INVALID, "no entry", lambda: None), settler.dropped(head)
+                )
+            else:
+                await stay.settle(stored(element))
+    assert sorted(element for _, element in await letters(redis)) == sorted(pickles)
+
+
+# Through the Settler
+
+
+class Running:
+    """A Settler at work, and what has troubled it."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.troubles: list[BaseException] = []
+        self.settler = Settler(redis, self.troubles.append)
+
+
+@pytest.fixture
+async def running(redis: Redis) -> AsyncIterator[Running]:
+    """A Settler whose task runs as long as the test."""
+    made = Running(redis)
+    task = asyncio.create_task(made.settler.run())
+    yield made
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_settler_tells_when_redis_has_it(fleet: Fleet, redis: Redis, running: Running) -> None:
+    """`done` is called once, and the lane's hands are empty."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    stay.lane.hold(from_element(element))
+    told: list[str] = []
+    settlement = stored(element)._replace(done=lambda: told.append("done"))
+    running.settler.add(stay.lane, settlement)
+    assert running.settler.count == 1
+    await running.settler.flushed(stay.lane)
+    assert told == ["done"]
+    assert stay.lane.entries == {}
+    assert running.settler.count == 0
+    assert (await batch.counts()).ended
+
+
+async def test_the_settler_settles_many_lanes_together(fleet: Fleet, redis: Redis, running: Running) -> None:
+    """One lane's refusal costs the others nothing."""
+    lanes = [LANE, "b.example"]
+    batch = await fleet.submit([url("/x", lane) for lane in lanes])
+    stays = [await Stay.begin(redis, name=lane) for lane in lanes]
+    elements = [(await stay.claim()).elements[0] for stay in stays]
+    await ask(redis, "HSET", keys.lane(LANE), "token", 0)
+    for stay, element in zip(stays, elements, strict=True):
+        running.settler.add(stay.lane, stored(element))
+    await running.settler.flushed(stays[1].lane)
+    assert [stay.lane.lost for stay in stays] == [True, False]
+    assert [result.url for result in await results(redis, batch)] == [url("/x", "b.example")]
+    assert running.settler.count == 0
+
+
+async def test_the_settler_saves_a_gate_alone(fleet: Fleet, redis: Redis, running: Running) -> None:
+    """A cool-down is written although nothing was settled."""
+    _, stay, _ = await begun(fleet, redis)
+    stay.lane.gate = GATE
+    running.settler.save_gate(stay.lane)
+    await running.settler.flushed(stay.lane)
+    assert from_json((await fields(redis))["gate"].encode()) == GATE
+
+
+async def test_the_settler_sends_again_until_redis_takes_it(
+    fleet: Fleet, redis: Redis, running: Running
+) -> None:
+    """A Redis that is full gets the result when it has room, and nothing is half written before."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    stay.lane.gate = GATE
+    before = await everything(redis)
+    await redis.config_set("maxmemory", 1)
+    try:
+        running.settler.add(stay.lane, stored(element))
+        await wait_until(lambda: running.troubles, "the refusal")
+        assert await everything(redis) == before
+    finally:
+        await redis.config_set("maxmemory", 0)
+    await running.settler.flushed(stay.lane)
+    assert "maxmemory" in str(running.troubles[0])
+    assert len(await results(redis, batch)) == 1
+    assert from_json((await fields(redis))["gate"].encode()) == GATE
+
+
+async def test_the_settler_reaches_a_redis_that_forgot_the_scripts(
+    fleet: Fleet, redis: Redis, running: Running
+) -> None:
+    """A failover is no trouble."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    await redis.script_flush()
+    running.settler.add(stay.lane, stored(element))
+    await running.settler.flushed(stay.lane)
+    assert (await batch.counts()).ended
+    assert running.troubles == []
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for more to settle waits until somebody cannot."""
+    monkeypatch.setattr(settler, "GATHER_MORE_S", 3600)
+
+
+@pytest.fixture
+async def busy(fleet: Fleet, redis: Redis) -> AsyncIterator[tuple[Batch, Stay, list[bytes]]]:
+    """Four claimed fetches, and as much in flight."""
+    batch, stay, elements = await begun(fleet, redis, 4)
+    for number in range(4):
+        stay.lane.in_flight[str(number)] = asyncio.create_task(asyncio.sleep(3600))
+    yield batch, stay, elements
+    await aio.end(*stay.lane.in_flight.values())
+
+
+async def test_what_is_alone_is_written_at_once(
+    fleet: Fleet, redis: Redis, running: Running, endless: None
+) -> None:
+    """Nothing else is in flight that might be written with it."""
+    batch, stay, (element,) = await begun(fleet, redis)
+    running.settler.add(stay.lane, stored(element))
+    await wait_until(lambda: running.settler.finished, "its result")
+    assert len(await results(redis, batch)) == 1
+
+
+async def test_more_is_gathered_while_more_is_in_flight(
+    busy: tuple[Batch, Stay, list[bytes]], redis: Redis, running: Running, endless: None
+) -> None:
+    """All four are written by one call, once there is nothing else to wait for."""
+    batch, stay, elements = busy
+    for element in elements:
+        running.settler.add(stay.lane, stored(element))
+        await asyncio.sleep(0)
+    await wait_until(lambda: running.settler.finished, "their results")
+    assert len(await results(redis, batch)) == 4
+    assert running.settler._rounds == 1
+
+
+@pytest.mark.parametrize("who", ["a fetch", "a lane that leaves", "a lane that looks for unknown claims"])
+async def test_whoever_waits_for_redis_to_know_is_not_kept_waiting(
+    busy: tuple[Batch, Stay, list[bytes]], redis: Redis, running: Running, endless: None, who: str
+) -> None:
+    """However much is in flight."""
+    _, stay, (element, other, *_) = busy
+    running.settler.add(stay.lane, stored(element))
+    told = asyncio.Event()
+    match who:
+        case "a fetch":
+            running.settler.add(stay.lane, settler.begun(from_element(other), told.set))
+            await told.wait()
+        case "a lane that leaves":
+            await running.settler.flushed(stay.lane)
+        case _:
+            await running.settler.caught_up(stay.lane)
+    assert running.settler.count == 0
+
+
+async def test_a_full_redis_still_takes_results(fleet: Fleet, redis: Redis) -> None:
+    """Settling never stops half-way: what is taken from the claimed has its result."""
+    batch, stay, elements = await begun(fleet, redis, 3)
+    await redis.config_set("maxmemory", 1)
+    try:
+        reply: Any = await stay.settle(*(stored(element) for element in elements))
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert reply
+    assert len(await results(redis, batch)) == 3
+    assert paths(await claimed(redis)) == []
+
+
+async def test_an_entry_of_an_unknown_batch_is_settled(fleet: Fleet, redis: Redis) -> None:
+    """A fetch whose batch nobody made ends all the same, and its traces expire."""
+    await fleet.submit([url("/good")])
+    await put(redis, to_element(entry(5)))
+    stay = await Stay.begin(redis)
+    assert await stay.finish() == ["/good", "/5"]
+    assert await state(redis) == "idle"
+
+
+async def test_a_note_that_is_overtaken_is_not_written_over_what_came_after(
+    fleet: Fleet, redis: Redis, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint and the end of its attempt are sent twice; in between the next attempt is claimed."""
+    _, stay, (element,) = await begun(fleet, redis)
+    run_many, again = runner.run_many, retried(element, 0)
+    lost: list[bytes] = []
+
+    async def reply_lost_once(*call: Any) -> Any:
+        monkeypatch.setattr(runner, "run_many", run_many)
+        await run_many(*call)
+        lost.extend((await stay.claim()).elements)
+        raise ConnectionError
+
+    monkeypatch.setattr(runner, "run_many", reply_lost_once)
+    part = PartNote(token=1, offset_bytes=1, of="")
+    running.settler.add(stay.lane, settler.noted(replace(from_element(element), part=part)))
+    running.settler.add(stay.lane, again)
+    await running.settler.flushed(stay.lane)
+
+    assert lost
+    assert await claimed(redis) == lost
+    assert await later(redis) == {}
+    assert running.settler.count == 0

@@ -1,0 +1,211 @@
+"""ops/users.acl, loaded: each user can do its work, and no more."""
+
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from arq.jobs import JobStatus
+from redis.asyncio import Redis
+
+from fetchfleet import BatchExistsError, Fetch, Fleet, FleetFullError, Outcome, Reason
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
+from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.notify import arq_client
+from fetchfleet.jobs.redis_connection import connect, connection_pool
+from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane
+from fetchfleet.worker.inspect.snapshot import snapshot
+from fetchfleet.worker.lanes import settler
+from fetchfleet.worker.lanes.store import Held, Store
+from fetchfleet.worker.local.progress import Progress
+from fetchfleet.worker.policy import overrides
+from fetchfleet.worker.policy.file import Policy
+from tests.support import guarded_redis
+from tests.support.guarded_redis import (
+    PRODUCERS_SCRIPTS,
+    GuardedRedis,
+    Ran,
+    Refusal,
+    count_scripts,
+    submit_more_than_fits,
+)
+from tests.support.lanes import (
+    BATCH_ID,
+    LANE,
+    LEASE_MS,
+    Stay,
+    ask,
+    ended,
+    fields,
+    retried,
+    state,
+    stored,
+    url,
+)
+
+WHY_NOT = guarded_redis.why_unguarded()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+
+
+@pytest.fixture
+def guarded() -> Iterator[GuardedRedis]:
+    """A Redis with our users, in which the test may leave only what keys.py allows."""
+    with guarded_redis.serve_guarded() as server:
+        yield server
+
+
+@pytest.fixture
+async def worker(guarded: GuardedRedis) -> AsyncIterator[Redis]:
+    """The worker's client."""
+    async with connect(guarded.url("worker")) as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(guarded: GuardedRedis) -> AsyncIterator[Redis]:
+    """A client that may do anything."""
+    async with connect(guarded.admin_url) as client:
+        yield client
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """Which scripts each user has run."""
+    return count_scripts(monkeypatch)
+
+
+async def begin(worker: Redis, admin: Redis) -> Stay:
+    """The lane, taken by the worker's user."""
+    store = Store(worker, "owner", LEASE_MS)
+    held = await store.take(LANE, int((await fields(admin))["generation"]))
+    assert isinstance(held, Held)
+    return Stay(worker, store, LANE, held)
+
+
+def test_redis_refuses_the_file_until_passwords_are_in_it(tmp_path: Path) -> None:
+    """Nobody runs a fleet with passwords that everybody can read."""
+    file = str(guarded_redis.ROOT / "ops" / "users.acl")
+    command = guarded_redis.command({"aclfile": file, "port": "0", "unixsocket": "redis.sock"})
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=30, check=False)
+    assert 0 != ended.returncode
+    assert b"password hash must be exactly 64 characters" in ended.stdout
+
+
+async def test_a_producers_whole_life_is_allowed(
+    guarded: GuardedRedis, admin: Redis, worker: Redis, ran: Ran
+) -> None:
+    """Every way to submit, to look and to cancel, with every script that this takes."""
+    async with Fleet(guarded.url("producer"), max_backlog=2000, max_lane_backlog=2000) as fleet:
+        listed = await fleet.submit([Fetch(url=url("/1"), key="k"), Fetch(url=url("/2"))])
+        await fleet.submit(url(f"/{i}") for i in range(CHUNK_FETCHES + 1))
+        await fleet.submit([])
+        again = await fleet.submit([Fetch(url=url("/1"), key="k")])
+        assert listed.ids[:1] == again.ids
+        named = await fleet.submit([url("/n")], batch_id=BATCH_ID)
+        await fleet.submit([url("/n")], batch_id=BATCH_ID)
+        with pytest.raises(BatchExistsError):
+            await fleet.submit([url("/other")], batch_id=BATCH_ID)
+        with pytest.raises(FleetFullError):
+            await fleet.submit([url(f"/{i}") for i in range(2000)])
+
+        stay = await begin(worker, admin)
+        one, two = (await stay.claim(2)).elements
+        await stay.settle(stored(one), retried(two, 3600))
+        assert [url("/1")] == [result.url async for result in listed.results(follow=False)]
+        assert 3 == len(await fleet.batches())
+        assert 1 == (await listed.counts()).stored
+        await named.cancel()
+        await stay.finish(2000)
+        assert "scheduled" == await state(admin)
+        await listed.cancel()
+        await submit_more_than_fits(guarded.url("producer"), admin)
+
+    assert ran["producer"] == PRODUCERS_SCRIPTS
+    assert set() == guarded.refused()
+
+
+async def test_a_producer_that_may_not_trim_reads_all_the_same(
+    guarded: GuardedRedis, admin: Redis, worker: Redis
+) -> None:
+    """The first refusal is enough: it is not asked again."""
+    async with Fleet(guarded.url("producer")) as fleet:
+        batch = await fleet.submit([url("/1"), url("/2")])
+        await (await begin(worker, admin)).finish()
+        assert 2 == len([result async for result in batch.results(trim=True)])
+    assert {Refusal("producer", "xtrim")} == guarded.refused()
+
+
+async def test_a_producer_that_may_not_see_lanes_sees_how_far_its_batch_is(guarded: GuardedRedis) -> None:
+    """The display does without what it is refused, and asks for it once."""
+    async with Fleet(guarded.url("producer")) as fleet, connect(guarded.url("producer")) as client:
+        progress = Progress(client, await fleet.submit([url("/1")]))
+        for _ in range(2):
+            counts, lanes, _ = await progress._look()
+            assert (1, []) == (counts.total, lanes)
+    assert {Refusal("producer", "zrange")} == guarded.refused()
+
+
+async def test_plain_arq_is_a_producer(guarded: GuardedRedis) -> None:
+    """Enqueue a job, ask how it is and for its receipt."""
+    arq = arq_client(connection_pool(guarded.url("producer")))
+    job = await arq.enqueue_job("fetch", url("/1"))
+    assert job is not None
+    assert JobStatus.queued == await job.status()
+    assert await job.result_info() is None
+    with pytest.raises(TimeoutError):
+        await job.result(timeout=0.01, poll_delay=0.001)
+    await arq.aclose(close_connection_pool=True)
+    assert set() == guarded.refused()
+
+
+async def test_a_pusher_pushes(guarded: GuardedRedis, admin: Redis) -> None:
+    """One message or many."""
+    async with connect(guarded.url("pusher")) as client:
+        assert 2 == await ask(client, "RPUSH", keys.INBOX, url("/1"), url("/2"))
+    assert 1 == await admin.delete(keys.INBOX)
+    assert set() == guarded.refused()
+
+
+async def test_a_reader_consumes_all_results(guarded: GuardedRedis, admin: Redis) -> None:
+    """A group of its own, what one left undone taken over by another, all of it looked at."""
+    async with connect(guarded.url("reader")) as client:
+        await client.xgroup_create(keys.ALL_RESULTS, "g", "0", mkstream=True)
+        await admin.xadd(keys.ALL_RESULTS, {"r": "{}"})
+        [[_, [[position, _]]]] = await client.xreadgroup("g", "one", {keys.ALL_RESULTS: ">"}, 10, 1)
+        _, taken, _ = await client.xautoclaim(keys.ALL_RESULTS, "g", "two", 0)
+        assert [position] == [row for row, _ in taken]
+        assert 1 == (await client.xpending(keys.ALL_RESULTS, "g"))["pending"]
+        assert 1 == await client.xack(keys.ALL_RESULTS, "g", position)
+        assert [0] == [group["pending"] for group in await client.xinfo_groups(keys.ALL_RESULTS)]
+        assert 2 == len(await client.xinfo_consumers(keys.ALL_RESULTS, "g"))
+        assert 1 == (await client.xinfo_stream(keys.ALL_RESULTS))["length"]
+    assert set() == guarded.refused()
+
+
+async def test_an_operator_looks_at_everything_and_retries_dead_letters(
+    guarded: GuardedRedis, admin: Redis, worker: Redis
+) -> None:
+    """The fleet's picture, a batch with its results trimmed, dead letters retried and purged."""
+    async with Fleet(guarded.url("operator")) as fleet, connect(guarded.url("operator")) as client:
+        batch = await fleet.submit([url("/1"), url("/2")])
+        await worker.set(keys.worker("w"), b"{}", px=keys.WORKER_TTL_MS)
+        await worker.zadd(keys.WORKERS, {"w": 1})
+        assert [LANE] == [lane.name for lane in (await snapshot(client)).lanes]
+        stay = await begin(worker, admin)
+        one, two = (await stay.claim()).elements
+        dead = settler.buried(from_element(two).id, Reason.DNS, "", lambda: None)
+        await stay.settle(stored(one), dead, ended(two, Outcome.FAILED, reason=Reason.DNS))
+        await stay.release()
+        assert 2 == len([result async for result in batch.results(trim=True)])
+        assert 0 == await admin.xlen(keys.results(batch.id))
+        assert 1 == (await fleet.dead.retry()).fetches
+        await worker.xadd(keys.DEAD, {"door": "inbox", "element": "x"})
+        assert 1 == await fleet.dead.purge()
+        assert 2 == len(await fleet.batches())
+        await batch.cancel()
+        await overrides.change(client, fleet.send_wakes, LANE, {"paused": True})
+        await overrides.change(client, fleet.send_wakes, LANE, {"paused": None})
+        assert LANE == (await explain_lane(client, Policy(), LANE)).lane
+        assert "cancelled" not in (await explain_fetch(client, Policy(), batch.ids[0])).state
+    assert set() == guarded.refused()

@@ -1,0 +1,111 @@
+"""What ops/users.acl keeps from each user."""
+
+from collections.abc import Iterator
+
+import pytest
+from redis.exceptions import NoPermissionError, ResponseError
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.jobs.scripts import runner
+from tests.support import guarded_redis
+from tests.support.guarded_redis import GuardedRedis
+from tests.support.lanes import BATCH_ID, LANE, ask
+
+WHY_NOT = guarded_redis.why_unguarded()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+
+OTHERS_KEYS = [
+    ("GET", "secret"),
+    ("SET", "secret", "x"),
+    ("EVAL", "return redis.call('GET', KEYS[1])", 1, "secret"),
+]
+SERVERS_OWN = [
+    *(("CONFIG", "GET", "*"), ("KEYS", "*"), ("FLUSHALL",), ("FLUSHDB",), ("SHUTDOWN", "NOSAVE")),
+    *(("ACL", "LIST"), ("BGREWRITEAOF",), ("SCRIPT", "FLUSH"), ("MONITOR",), ("CLIENT", "LIST")),
+    *(("CLIENT", "TRACKING", "ON", "BCAST"), ("SAVE",), ("REPLICAOF", "NO", "ONE"), ("FUNCTION", "FLUSH")),
+    *(("PUBLISH", "x", "y"), ("MIGRATE", "h", 1, "", 0, 1, "KEYS", keys.SERIAL)),
+]
+NOT_READ_BY_PRODUCERS = [
+    *(("HGETALL", keys.claimed(LANE)), ("HGET", keys.claimed(LANE), "x")),
+    *(("ZRANGE", keys.later(LANE), 0, -1), ("LRANGE", keys.waiting_at(LANE, "normal"), 0, -1)),
+    *(("LINDEX", keys.waiting_at(LANE, "normal"), 0), ("XRANGE", keys.DEAD, "-", "+")),
+    *(("XREAD", "STREAMS", keys.DEAD, 0), ("XREAD", "STREAMS", keys.ALL_RESULTS, 0)),
+    *(("LRANGE", keys.INBOX, 0, -1), ("LRANGE", keys.TAKEN, 0, -1), ("GET", keys.worker("w"))),
+    *(("SMEMBERS", keys.cancelled(LANE)), ("ZRANGE", keys.WORKERS, 0, -1), ("GET", "arq:job:x")),
+]
+NOT_WRITTEN_BY_PRODUCERS = [
+    *(("XADD", keys.results(BATCH_ID), "*", "r", "{}"), ("XADD", keys.ALL_RESULTS, "*", "r", "{}")),
+    *(("XTRIM", keys.results(BATCH_ID), "MAXLEN", 0), ("XDEL", keys.results(BATCH_ID), "0-1")),
+    *(("DEL", keys.results(BATCH_ID)), ("PEXPIRE", keys.results(BATCH_ID), 1)),
+    *(("XADD", keys.DEAD, "*", "note", "x"), ("RPUSH", keys.INBOX, "x"), ("LPOP", keys.INBOX)),
+    *(("SET", keys.worker("w"), "x"), ("SET", "arq:result:x", "x"), ("SET", keys.SERIAL, 0)),
+    *(("DEL", keys.lane(LANE)), ("DEL", keys.BATCHES), ("HSET", keys.claimed(LANE), "x", "y")),
+    ("EVAL", "return redis.call('XADD', KEYS[1], '*', 'r', '{}')", 1, keys.results(BATCH_ID)),
+    ("EVAL", "return redis.call('LRANGE', KEYS[1], 0, -1)", 1, keys.waiting_at(LANE, "normal")),
+]
+NOT_FOR_PUSHERS = [
+    *(("LPUSH", keys.INBOX, "x"), ("LRANGE", keys.INBOX, 0, -1), ("LPOP", keys.INBOX), ("DEL", keys.INBOX)),
+    *(("RPUSH", keys.TAKEN, "x"), ("RPUSH", "elsewhere", "x"), ("EVAL", "return 1", 0)),
+    ("GET", keys.batch(BATCH_ID)),
+]
+NOT_FOR_READERS = [
+    *(("XADD", keys.ALL_RESULTS, "*", "r", "{}"), ("XTRIM", keys.ALL_RESULTS, "MAXLEN", 0)),
+    *(("XDEL", keys.ALL_RESULTS, "0-1"), ("DEL", keys.ALL_RESULTS), ("EVAL", "return 1", 0)),
+    *(
+        ("XGROUP", "DESTROY", keys.ALL_RESULTS, "g"),
+        ("XREADGROUP", "GROUP", "g", "c", "STREAMS", keys.DEAD, ">"),
+    ),
+]
+NOT_FOR_OPERATORS = [
+    *(("XADD", keys.results(BATCH_ID), "*", "r", "{}"), ("XADD", keys.ALL_RESULTS, "*", "r", "{}")),
+    *(("DEL", keys.results(BATCH_ID)), ("DEL", keys.DEAD), ("SET", keys.SERIAL, 0)),
+]
+MAY_NOT = {
+    "producer": OTHERS_KEYS + SERVERS_OWN + NOT_READ_BY_PRODUCERS + NOT_WRITTEN_BY_PRODUCERS,
+    "pusher": OTHERS_KEYS + SERVERS_OWN + NOT_FOR_PUSHERS,
+    "reader": OTHERS_KEYS + SERVERS_OWN + NOT_FOR_READERS,
+    "worker": OTHERS_KEYS + SERVERS_OWN,
+    "operator": OTHERS_KEYS + SERVERS_OWN + NOT_FOR_OPERATORS,
+}
+
+
+@pytest.fixture
+def guarded() -> Iterator[GuardedRedis]:
+    """A Redis with our users."""
+    with guarded_redis.serve_guarded() as server:
+        yield server
+
+
+@pytest.mark.parametrize("user", MAY_NOT)
+async def test_what_a_user_may_not_do_is_refused(guarded: GuardedRedis, user: str) -> None:
+    """Other keys, the server itself, and what is another user's work."""
+    done: list[tuple[tuple[str | int, ...], object]] = []
+    async with connect(guarded.url(user)) as client:
+        for command in MAY_NOT[user]:
+            try:
+                await ask(client, *command)
+            except ResponseError as error:
+                if not isinstance(runner._named(error), NoPermissionError):
+                    done.append((command, error))
+            else:
+                done.append((command, None))
+    assert [] == done
+
+
+async def test_a_script_that_does_too_much_is_refused_as_a_command_is(guarded: GuardedRedis) -> None:
+    """Every Redis says it in words of its own; callers see one error."""
+    names = [keys.INBOX, keys.TAKEN, keys.INTAKE, keys.DEAD]
+    call = runner.Call("inbox_take", names, ["token", 1000, 1000, 1, 1, 1, BATCH_ID, 1])
+    async with connect(guarded.url("producer")) as client:
+        with pytest.raises(NoPermissionError):
+            await runner.run(client, *call)
+        [refusal] = await runner.run_many(client, [call])
+    assert isinstance(refusal, NoPermissionError)
+
+
+def test_every_user_of_the_file_is_tried() -> None:
+    """No user is added without saying what it may not do."""
+    file = (guarded_redis.ROOT / "ops" / "users.acl").read_text()
+    assert {"default", *MAY_NOT} == {line.split()[1] for line in file.splitlines()}
+    assert file.startswith("user default off\n")

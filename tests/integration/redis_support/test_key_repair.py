@@ -1,0 +1,177 @@
+"""What something else has put at our keys is put aside, told of, and never run."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from fetchfleet import Fleet, ForeignKeyError, JobsError
+from fetchfleet.jobs import keys
+from fetchfleet.worker.lanes.store import Store
+from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.redis_support.key_repair import Foreign, is_foreign
+from tests.support.foreign import TYPES, another, plant
+from tests.support.lanes import (
+    BATCH_ID,
+    LANE,
+    LEASE_MS,
+    Stay,
+    ask,
+    attention_ms,
+    backlog,
+    lapse,
+    open_in,
+    paths,
+    put,
+    state,
+    url,
+)
+
+EVERY = {**keys.FIXED, **keys.kinds_of_lane(LANE), **keys.kinds_of_batch(BATCH_ID)}
+NO_COUNTS = ["abc", "", "1.5", "007", "1" * 30, "-"]
+
+
+@pytest.fixture
+def foreign(redis: Redis) -> Foreign:
+    """A worker's eye for what is not ours."""
+    return Foreign(redis, LEASE_MS, get_logger())
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """What a pickle makes when it is loaded."""
+    return tmp_path / "canary"
+
+
+async def notes(redis: Redis) -> list[str]:
+    """Of each dead letter what was wrong."""
+    return [row.get(b"note", b"").decode() for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
+
+
+async def test_i26_every_type_at_every_key_is_put_aside(redis: Redis, foreign: Foreign, canary: Path) -> None:
+    """A dead letter and a line for each, the key free again; what is of its type stays."""
+    for kind, (key, wanted) in itertools.product(TYPES, EVERY.items()):
+        await plant(redis, key, kind, canary)
+        with capture_logs() as lines:
+            await foreign.put_aside(EVERY)
+        found = [line for line in lines if line["event"] == "redis.foreign" and line["key"] == key]
+        assert bool(found) is (kind != wanted), (key, kind)
+        expected = [f"{key} was a {kind}, not a {wanted}"] if kind != wanted and key != keys.DEAD else []
+        assert [note for note in await notes(redis) if note.startswith(f"{key} ")] == expected
+        assert await redis.type(key) in {wanted.encode(), b"none", b"string" if key == keys.BACKLOG else b""}
+        await redis.flushall()
+    assert not canary.exists()  # noqa: ASYNC240 - a test may wait
+
+
+@pytest.mark.parametrize("key", [key for key, kind in keys.FIXED.items() if kind == "counter"])
+async def test_i26_a_count_that_is_none_is_put_aside(redis: Redis, foreign: Foreign, key: str) -> None:
+    """What was there is in the dead letter; what counts stays."""
+    for text in NO_COUNTS:
+        await redis.set(key, text)
+        assert [found.key for found in await foreign.put_aside(keys.FIXED)] == [key]
+        assert await redis.get(key) in {None, b"0"}
+    letters = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
+    assert [row[b"element"].decode() for _, row in letters] == NO_COUNTS
+    for count in ("0", "-3", "1234567890123456"):
+        await redis.set(key, count)
+        assert await foreign.put_aside(keys.FIXED) == []
+
+
+async def test_i26_fetches_whose_lane_was_overwritten_run(
+    fleet: Fleet, redis: Redis, foreign: Foreign, canary: Path
+) -> None:
+    """The lane is begun anew with all that waits in it, and nothing is counted twice."""
+    batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
+    await (await Stay.begin(redis)).claim(1)
+    await plant(redis, keys.lane(LANE), "string", canary)
+    await lapse(redis)
+    store, broken = Store(redis, "sweeper", LEASE_MS), list[tuple[str, Exception]]()
+    assert await store.rescue(broken=broken) == []
+    ((name, error),) = broken
+    assert is_foreign(error)
+    assert await foreign.mend(error, name)
+    assert (await open_in(redis), await backlog(redis)) == (3, 3)
+    ((wake, _),) = await store.rescue()
+    assert wake.lane == LANE
+    stay = await Stay.begin(redis, "heir")
+    assert paths(stay.held.orphans) == ["/1"]
+    await stay.release()
+    assert await (await Stay.begin(redis, "last")).finish() == ["/1", "/2", "/3"]
+    assert (await batch.counts()).ended
+    assert await state(redis) == "idle"
+
+
+async def test_i26_the_list_of_lanes_and_the_backlog_are_made_anew(
+    fleet: Fleet, redis: Redis, foreign: Foreign, canary: Path
+) -> None:
+    """From the lanes themselves."""
+    await fleet.submit([url("/1"), url("/2", "b.example")])
+    await Stay.begin(redis)
+    await plant(redis, keys.ATTENTION, "stream", canary)
+    await plant(redis, keys.BACKLOG, "hash", canary)
+    assert len(await foreign.put_aside(keys.FIXED)) == 2
+    assert await attention_ms(redis) is not None
+    assert await attention_ms(redis, "b.example") is not None
+    assert await backlog(redis) == 2
+
+
+async def test_i26_a_name_that_is_no_text_does_not_stop_the_sweep(fleet: Fleet, redis: Redis) -> None:
+    """It goes, and the lanes that need it are woken."""
+    await fleet.submit([url("/1")])
+    await lapse(redis)
+    await redis.zadd(keys.ATTENTION, {b"\x80\x04\xff": 0})
+    assert [wake.lane for wake, _ in await Store(redis, "sweeper", LEASE_MS).rescue()] == [LANE]
+    assert await redis.zcard(keys.ATTENTION) == 1
+
+
+async def test_i26_what_stands_in_one_lanes_place_costs_no_other_its_lease(
+    fleet: Fleet, redis: Redis, canary: Path
+) -> None:
+    """All leases are renewed in one call, and it goes through for the others."""
+    await fleet.submit([url("/1"), url("/2", "b.example")])
+    stays = [await Stay.begin(redis), await Stay.begin(redis, name="b.example")]
+    await plant(redis, keys.lane(LANE), "list", canary)
+    _, kept = await stays[0].store.renew([(stay.lane.name, stay.held.token) for stay in stays])
+    assert kept == [False, True]
+    await redis.flushall()
+
+
+@pytest.mark.parametrize("where", ["returned", "high", "normal", "low"])
+async def test_i26_a_claim_that_meets_something_foreign_loses_nothing(
+    fleet: Fleet, redis: Redis, foreign: Foreign, canary: Path, where: str
+) -> None:
+    """It takes nothing before it has seen all; put aside, the claim brings what was elsewhere."""
+    others = [name for name in ("returned", "high", "normal", "low") if name != where]
+    await fleet.submit([url("/1")])
+    stay = await Stay.begin(redis)
+    elements = await ask(redis, "LRANGE", keys.waiting_at(LANE, "normal"), 0, -1)
+    await redis.delete(keys.waiting_at(LANE, "normal"))
+    await put(redis, *elements, where=others[0])
+    await plant(redis, keys.waiting_at(LANE, where), "zset", canary)
+    with pytest.raises(Exception, match="WRONGTYPE") as raised:
+        await stay.claim()
+    assert await foreign.mend(raised.value, LANE)
+    assert await stay.finish() == ["/1"]
+
+
+@pytest.mark.parametrize("turn", range(5))
+async def test_i26_a_producer_that_meets_something_foreign_is_told_and_enqueues_nothing(
+    fleet: Fleet, redis: Redis, canary: Path, turn: int
+) -> None:
+    """Whatever is there instead of a key that a list goes to: the error names it, and what to do."""
+    mine = {**keys.kinds_of_batch(BATCH_ID), keys.key("k"): "string"}
+    del mine[keys.results(BATCH_ID)]
+    fixed = (keys.ATTENTION, keys.SERIAL, keys.BACKLOG, keys.BATCHES)
+    mine |= {key: keys.FIXED[key] for key in fixed}
+    mine |= {keys.lane(LANE): "hash", keys.waiting_at(LANE, "normal"): "list"}
+    for key, wanted in mine.items():
+        await plant(redis, key, another(wanted, turn), canary)
+        before = await redis.keys("*")
+        with pytest.raises(ForeignKeyError, match="RENAME or DEL") as raised:
+            await fleet.submit([{"url": url("/1"), "key": "k"}], batch_id=BATCH_ID)
+        assert isinstance(raised.value, JobsError)
+        assert raised.value.key == key
+        assert await redis.keys("*") == before
+        await redis.flushall()

@@ -1,0 +1,348 @@
+"""Content codings undone a step at a time: whole and true, or not at all."""
+
+import gzip
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import pairwise
+
+import brotli
+import pytest
+from backports import zstd
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.body.decoders import (
+    FREE_BYTES,
+    FREE_STREAMS,
+    STEP_BYTES,
+    STREAM_BYTES,
+    Chain,
+    CodingError,
+    CorruptError,
+    CutShortError,
+    InflatedError,
+    UnknownCodingError,
+    codings_of,
+)
+
+MIB = 1 << 20
+
+
+def bare_deflate(body: bytes) -> bytes:
+    """Deflate without zlib's wrapping."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+def checked_zstd(body: bytes) -> bytes:
+    """A frame with its checksum."""
+    return zstd.compress(body, options={zstd.CompressionParameter.checksum_flag: 1})
+
+
+def skippable(body: bytes) -> bytes:
+    """A frame that holds nothing (RFC 8878 §3.1.2)."""
+    return b"\x50\x2a\x4d\x18" + len(body).to_bytes(4, "little") + body
+
+
+Encode = Callable[[bytes], bytes]
+
+ENCODERS: dict[str, tuple[str, Encode]] = {
+    "gzip": ("gzip", gzip.compress),
+    "two members": ("gzip", lambda body: gzip.compress(body[:5]) + gzip.compress(body[5:])),
+    "members of nothing": (
+        "x-gzip",
+        lambda body: gzip.compress(b"") + gzip.compress(body) + gzip.compress(b""),
+    ),
+    "zlib": ("deflate", zlib.compress),
+    "bare deflate": ("deflate", bare_deflate),
+    "br": ("br", lambda body: brotli.compress(body, quality=5)),
+    "zstd": ("zstd", checked_zstd),
+    "two frames": ("zstd", lambda body: skippable(b"x") + checked_zstd(body[:5]) + checked_zstd(body[5:])),
+    "gzip in br": ("gzip, br", lambda body: brotli.compress(gzip.compress(body), quality=5)),
+    "zstd in gzip": ("ZSTD , GZip", lambda body: gzip.compress(checked_zstd(body))),
+}
+CHECKED = ("gzip", "two members", "zlib", "zstd", "two frames", "zstd in gzip")
+"""Those that carry a checksum of what they hold."""
+
+KINDS = st.sampled_from(sorted(ENCODERS))
+BODIES = st.binary(max_size=300) | st.builds(
+    lambda piece, times: piece * times, st.binary(max_size=40), st.integers(0, 3 * STEP_BYTES // 40)
+)
+
+
+def decoded(coding: str, chunks: Iterable[bytes], max_ratio: int = 0) -> bytes:
+    """What comes out of the chunks, each step within its bound."""
+    chain, out = Chain(codings_of(coding), max_ratio), bytearray()
+    for chunk in chunks:
+        for piece in chain.feed(chunk):
+            assert len(piece) <= STEP_BYTES
+            out += piece
+    chain.finish()
+    return bytes(out)
+
+
+def cut(body: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """The body in pieces, some of them perhaps empty."""
+    places = [0, *sorted(place % (len(body) + 1) for place in cuts), len(body)]
+    return [body[start:end] for start, end in pairwise(places)]
+
+
+@given(KINDS, BODIES, st.lists(st.integers(min_value=0), max_size=8))
+def test_a_body_is_decoded_however_it_is_cut_into_chunks(kind: str, body: bytes, cuts: list[int]) -> None:
+    """Every coding, all members and frames, alone and one over another."""
+    coding, encode = ENCODERS[kind]
+
+    assert decoded(coding, cut(encode(body), cuts)) == body
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_body_is_decoded_byte_by_byte(kind: str) -> None:
+    """No coding needs more than a byte at a time."""
+    coding, encode = ENCODERS[kind]
+    packed = encode(b"as it was" * 20)
+
+    assert decoded(coding, [packed[at : at + 1] for at in range(len(packed))]) == b"as it was" * 20
+
+
+@given(KINDS, BODIES, st.integers(min_value=0))
+def test_a_body_that_is_cut_short_is_never_whole(kind: str, body: bytes, place: int) -> None:
+    """Also where only the trailer is missing; but what ends between members or frames has come to an end."""
+    coding, encode = ENCODERS[kind]
+    packed = encode(body)
+    short = packed[: place % len(packed)]
+    try:
+        left = decoded(coding, [short])
+    except CutShortError:
+        return
+
+    assert kind in {"two members", "members of nothing", "two frames"}
+    assert left in {b"", body[:5], body}
+
+
+@given(st.sampled_from(CHECKED), BODIES, st.integers(min_value=0))
+def test_a_bit_that_has_changed_is_noticed(kind: str, body: bytes, place: int) -> None:
+    """What comes out is what went in, or nothing does: it counts where nothing can be told by it."""
+    coding, encode = ENCODERS[kind]
+    packed = bytearray(encode(body))
+    bit = place % (8 * len(packed))
+    packed[bit // 8] ^= 1 << bit % 8
+    try:
+        came = decoded(coding, [bytes(packed)])
+    except CodingError:
+        return
+
+    assert came == body
+
+
+@given(KINDS, BODIES, st.binary(min_size=1, max_size=20), st.booleans())
+def test_what_follows_the_end_is_refused(kind: str, body: bytes, more: bytes, together: bool) -> None:  # noqa: FBT001
+    """Be it in the same chunk or in the next."""
+    coding, encode = ENCODERS[kind]
+    packed = encode(body)
+    assume(not more.startswith((b"\x1f", b"\x28", *(bytes([first]) for first in range(0x50, 0x60)))))
+
+    with pytest.raises(CodingError):
+        decoded(coding, [packed + more] if together else [packed, more])
+
+
+@given(KINDS, st.binary(max_size=2000))
+def test_junk_is_refused_or_comes_out_as_something(kind: str, junk: bytes) -> None:
+    """Whatever comes, the only errors are ours."""
+    with suppress(CodingError):
+        decoded(ENCODERS[kind][0], [junk])
+
+
+@pytest.mark.parametrize("trailer", [b"\0" * 8, b"\x1f", b"\x1f\x8b", b"junk"])
+def test_nothing_follows_the_last_member(trailer: bytes) -> None:
+    """No padding, no half of another one."""
+    with pytest.raises(CodingError):
+        decoded("gzip", [gzip.compress(b"body") + trailer])
+
+
+@pytest.mark.parametrize("at", [-8, -5, -4, -1])
+def test_a_wrong_crc_or_length_is_refused(at: int) -> None:
+    """The trailer of a member is compared with what came."""
+    packed = bytearray(gzip.compress(b"body"))
+    packed[at] ^= 0xFF
+
+    with pytest.raises(CorruptError):
+        decoded("gzip", [bytes(packed)])
+
+
+def of_window(body: bytes, log: int) -> bytes:
+    """A frame whose head names a window of that size, as it does where the length is not known."""
+    packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: log})
+    return packer.compress(body) + packer.flush()
+
+
+def test_a_window_is_bounded() -> None:
+    """No encoder may ask a receiver for more than 8 MiB (RFC 9659)."""
+    assert decoded("zstd", [of_window(b"x" * 100, 23)]) == b"x" * 100
+    with pytest.raises(CorruptError):
+        decoded("zstd", [of_window(b"x" * 100, 24)])
+
+
+@pytest.mark.parametrize(
+    ("header", "codings"),
+    [
+        (None, ()),
+        ("", ()),
+        ("identity", ()),
+        (" , Identity,", ()),
+        ("GZIP", ("gzip",)),
+        ("x-gzip", ("gzip",)),
+        ("deflate,br", ("deflate", "br")),
+        ("rot13", ("rot13",)),
+    ],
+)
+def test_codings_are_read_as_they_were_applied(header: str | None, codings: tuple[str, ...]) -> None:
+    """Names in any case, by whichever of their names; identity is none."""
+    assert codings_of(header) == codings
+
+
+@pytest.mark.parametrize("header", ["rot13", "gzip, rot13", "compress", "gzip, gzip, gzip", "gzip;q=1"])
+def test_what_is_not_known_is_refused_at_once(header: str) -> None:
+    """And so is a third coding over two others."""
+    with pytest.raises(UnknownCodingError):
+        Chain(codings_of(header))
+
+
+def bombs() -> dict[str, tuple[str, bytes]]:
+    """64 MiB each, by name; some of them packed twice."""
+    zeros = bytes(64 * MIB)
+    gzipped = gzip.compress(zeros)
+    return {
+        "gzip": ("gzip", gzipped),
+        "deflate": ("deflate", zlib.compress(zeros)),
+        "br": ("br", brotli.compress(zeros, quality=4)),
+        "zstd": ("zstd", zstd.compress(zeros)),
+        "gzip in gzip": ("gzip, gzip", gzip.compress(gzipped)),
+        "gzip in zstd": ("gzip, zstd", zstd.compress(gzipped)),
+        "members of nothing in br": ("gzip, br", brotli.compress(gzip.compress(b"") * 200_000, quality=4)),
+    }
+
+
+@pytest.fixture(scope="module")
+def packed() -> dict[str, tuple[str, bytes]]:
+    """The bombs, made once."""
+    return bombs()
+
+
+BOMBS = ["gzip", "deflate", "br", "zstd", "gzip in gzip", "gzip in zstd", "members of nothing in br"]
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_ends_at_the_ratio(packed: dict[str, tuple[str, bytes]], name: str) -> None:
+    """What grows out of proportion is stopped as it does, whichever step of it grows."""
+    coding, bomb = packed[name]
+    chunks = [bomb[start : start + 65536] for start in range(0, len(bomb), 65536)]
+    chain, came_bytes = Chain(codings_of(coding), 200), 0
+
+    def take() -> None:
+        nonlocal came_bytes
+        for piece in (piece for chunk in chunks for piece in chain.feed(chunk)):
+            came_bytes += len(piece)
+
+    with pytest.raises(CorruptError if "members" in name else InflatedError):
+        take()
+
+    assert came_bytes <= max(FREE_BYTES, 200 * min(len(bomb), 65536))
+
+
+@pytest.mark.parametrize("name", BOMBS[:-1])
+def test_a_bomb_takes_no_memory(packed: dict[str, tuple[str, bytes]], name: str) -> None:
+    """Without any bound it comes out a step at a time, and what is not kept is gone."""
+    coding, bomb = packed[name]
+    chain, came_bytes = Chain(codings_of(coding)), 0
+    tracemalloc.start()
+    try:
+        for piece in chain.feed(bomb):
+            came_bytes += len(piece)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    chain.finish()
+
+    assert came_bytes == 64 * MIB
+    assert most_bytes < 4 * MIB
+
+
+STREAMS: dict[str, Encode] = {"gzip": gzip.compress, "zstd": checked_zstd}
+
+
+@pytest.mark.parametrize(
+    ("coding", "stream"),
+    [
+        ("gzip", gzip.compress(b"")),
+        ("gzip", gzip.compress(b"x")),
+        ("zstd", zstd.compress(b"")),
+        ("zstd", zstd.compress(b"x")),
+        ("zstd", skippable(b"")),
+        ("zstd", skippable(b"x" * 10)),
+        ("gzip, br", gzip.compress(b"")),
+    ],
+    ids=[
+        "members",
+        "of a byte",
+        "frames",
+        "frames of a byte",
+        "skippable",
+        "larger ones",
+        "over one another",
+    ],
+)
+def test_a_body_of_streams_that_hold_hardly_anything_is_refused(coding: str, stream: bytes) -> None:
+    """Each costs a decoder of its own: no more are made than a body of so many bytes may well have."""
+    body, streams = stream * 20_000, 0
+    body = brotli.compress(body) if coding.endswith("br") else body
+    chain, fed_bytes = Chain(codings_of(coding), 200), 0
+
+    with pytest.raises(CorruptError, match="streams"):  # noqa: PT012
+        for start in range(0, len(body), 1 << 16):
+            fed_bytes += len(body[start : start + (1 << 16)])
+            streams += sum(not piece for piece in chain.feed(body[start : start + (1 << 16)]))
+
+    assert streams <= FREE_STREAMS + fed_bytes // STREAM_BYTES
+
+
+@given(
+    st.sampled_from(sorted(STREAMS)),
+    st.lists(st.binary(max_size=60), max_size=20),
+    st.integers(min_value=1, max_value=200),
+    st.lists(st.integers(min_value=0), max_size=4),
+)
+def test_streams_are_refused_only_where_they_are_many_and_tiny(
+    coding: str, bodies: list[bytes], times: int, cuts: list[int]
+) -> None:
+    """A body of records that were each packed on its own comes out as it was."""
+    packed = b"".join(STREAMS[coding](body) for body in bodies) * times
+    tiny = len(bodies) * times > FREE_STREAMS + len(packed) // STREAM_BYTES
+    assume(packed)
+    try:
+        came = decoded(coding, cut(packed, cuts))
+    except CorruptError:
+        assert len(bodies) * times > FREE_STREAMS
+        return
+
+    assert not tiny
+    assert came == b"".join(bodies) * times
+
+
+@given(st.binary(max_size=100), st.lists(st.integers(min_value=0), max_size=6))
+def test_what_is_to_be_skipped_is_skipped_however_it_is_cut(body: bytes, cuts: list[int]) -> None:
+    """Between frames and around them; cut short it is noticed."""
+    packed = skippable(body) + checked_zstd(body) + skippable(b"") + skippable(body)
+
+    assert decoded("zstd", cut(packed, cuts)) == body
+    with pytest.raises(CutShortError):
+        decoded("zstd", cut(packed[: -len(body)] + body[1:] if body else packed[:-1], cuts))
+
+
+def test_a_short_body_may_be_packed_as_well_as_it_goes() -> None:
+    """The first MiB is free, and so is what is within the ratio beyond."""
+    assert len(decoded("br", [brotli.compress(bytes(FREE_BYTES))], 2)) == FREE_BYTES
+    with pytest.raises(InflatedError):
+        decoded("br", [brotli.compress(bytes(FREE_BYTES + 1))], 2)
+    assert len(decoded("deflate", [zlib.compress(bytes(4 * MIB), 1)], 1100)) == 4 * MIB

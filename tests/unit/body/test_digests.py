@@ -1,0 +1,74 @@
+"""Repr-Digest and Content-Digest (RFC 9530), as far as they bind a body."""
+
+import base64
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.body.digests import Digest, digests_of
+
+BODY = b'{"hello": "world"}\n'
+SHA256: Digest = ("sha256", hashlib.sha256(BODY).digest())
+SHA512: Digest = ("sha512", hashlib.sha512(BODY).digest())
+IN_256 = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
+
+
+def text(digest: Digest) -> str:
+    """The digest as a member of a Dictionary."""
+    name = {"sha256": "sha-256", "sha512": "sha-512"}[digest[0]]
+    return f"{name}=:{base64.b64encode(digest[1]).decode()}:"
+
+
+def read(
+    representation: str | None = None,
+    content: str | None = None,
+    *,
+    whole: bool = True,
+    resumed: bool = False,
+) -> set[Digest]:
+    """What binds the body."""
+    fields = {"repr-digest": representation, "content-digest": content}
+    return set(digests_of(fields.get, whole=whole, resumed=resumed))
+
+
+def test_an_example_of_the_rfc_is_read() -> None:
+    """RFC 9530 §B.1: the digest of `{"hello": "world"}` and a line feed."""
+    assert read(IN_256) == read(None, IN_256) == {SHA256}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (text(SHA512), {SHA512}),
+        (f"{text(SHA256)}, {text(SHA512)}", {SHA256, SHA512}),
+        (f"md5=:YQ==:, {text(SHA256)};x=1, unixsum=:AAA=:", {SHA256}),
+        ("md5=:YQ==:", set()),
+        ("sha-256=:YQ==:", set()),
+        ("sha-256=YQ", set()),
+        ('sha-256="abc"', set()),
+        ("sha-256", set()),
+        (f"sha-256=({text(SHA256)[8:]})", set()),
+        (f"{text(SHA256)}, =", set()),
+        ("sha-256=:é:", set()),
+        ("sha-256=:\u2028:", set()),
+        ("", set()),
+    ],
+)
+def test_only_what_is_sound_and_well_formed_binds(value: str, found: set[Digest]) -> None:
+    """Others than SHA-256 and SHA-512 are ignored, as is a field that is malformed anywhere."""
+    assert read(value) == found
+
+
+def test_what_a_digest_is_of_decides_whether_it_binds() -> None:
+    """Of a rest only the whole's digest; of a part that the caller wanted only the content's."""
+    assert read(text(SHA256), text(SHA512)) == {SHA256, SHA512}
+    assert read(text(SHA256), text(SHA512), whole=False, resumed=True) == {SHA256}
+    assert read(text(SHA256), text(SHA512), whole=False) == {SHA512}
+
+
+@given(st.text())
+def test_no_field_is_too_strange_to_be_read(value: str) -> None:
+    """Whatever a host sends, there is an answer."""
+    assert isinstance(read(value, value), set)

@@ -1,0 +1,164 @@
+"""JSON Lines: split right wherever a body is cut, and every record checked."""
+
+import io
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.body.json_lines import BadLineError, CutLineError, Records, records_in
+
+MOST_BYTES = 60
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+RECORDS = st.builds(
+    lambda value, ascii_: json.dumps(value, ensure_ascii=ascii_).encode("utf-8", "replace"),
+    VALUES,
+    st.booleans(),
+)
+LINES = RECORDS | st.sampled_from([b"", b" ", b"\t", b"\r", b"[1, 2]", b' {"a": "\\u00e9"} '])
+ENDS = st.sampled_from([b"\n", b"\r\n"])
+
+
+def count_of(chunks: Iterable[bytes], max_line_bytes: int = 1 << 20) -> int:
+    """How many records the body has."""
+    records = Records(max_line_bytes)
+    for chunk in chunks:
+        records.feed(chunk)
+    records.finish()
+    return records.count
+
+
+def bad_line_of(chunks: Iterable[bytes], max_line_bytes: int = 1 << 20) -> int | None:
+    """Which line is the first bad one."""
+    try:
+        count_of(chunks, max_line_bytes)
+    except BadLineError as error:
+        return error.line
+    return None
+
+
+def cut(body: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """The body in pieces, some of them perhaps empty."""
+    places = [0, *sorted(place % (len(body) + 1) for place in cuts), len(body)]
+    return [body[start:end] for start, end in pairwise(places)]
+
+
+CUTS = st.lists(st.integers(min_value=0), max_size=8)
+
+
+@given(st.lists(st.tuples(LINES, ENDS)), st.binary(max_size=0) | RECORDS, CUTS)
+def test_records_are_counted_wherever_the_body_is_cut(
+    lines: list[tuple[bytes, bytes]], last: bytes, cuts: list[int]
+) -> None:
+    """Blank lines are none, CRLF ends a line, and the last need not end."""
+    body = b"".join(line + end for line, end in lines) + last
+    records = [line for line in body.split(b"\n") if line.strip()]
+
+    assert count_of(cut(body, cuts)) == len(records)
+    assert len(list(records_in(io.BytesIO(body)))) == len(records)
+
+
+BAD = [
+    b"{",
+    b"{'a': 1}",
+    b'{"a": 1,}',
+    b"[1] [2]",
+    b"nul",
+    b"NaN",
+    b"-Infinity",
+    b"01",
+    b"+1",
+    b'"\xff"',
+    b'"\xc3"',
+    b'"\xed\xa0\x80"',
+    b'"\\x41"',
+    b'"\x01"',
+    b'"open',
+    b"\xef\xbb\xbf{}",
+    b"\x00",
+    b"\x0b",
+    b"# no comment",
+    b"[" * 100_000,
+    b"[" * 100_000 + b"]" * 100_000,
+]
+
+
+@given(st.lists(LINES, max_size=5), st.sampled_from(BAD), st.lists(LINES, max_size=3), CUTS)
+def test_the_first_bad_line_is_named(
+    before: list[bytes], bad: bytes, after: list[bytes], cuts: list[int]
+) -> None:
+    """By its number in the body, blank lines counted."""
+    body = b"\n".join([*before, bad, *after])
+
+    assert bad_line_of(cut(body, cuts)) == len(before) + 1
+
+
+@given(st.binary(max_size=60) | RECORDS, CUTS)
+def test_what_is_a_record_is_what_json_takes(line: bytes, cuts: list[int]) -> None:
+    """The standard library's reader is asked; it alone takes NaN, and half a surrogate pair."""
+    line = line.replace(b"\n", b"")
+    if not line.strip(b" \t\r"):
+        return
+    try:
+        text = line.decode()
+        value = json.loads(text, parse_constant=_refuse)
+        json.dumps(value, ensure_ascii=False).encode()
+        good = True
+    except (ValueError, RecursionError):
+        good = False
+
+    assert (bad_line_of(cut(line, cuts)) is None) == good
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+@pytest.mark.parametrize("before", [b"", b"\n", b"1\n"])
+def test_a_line_may_be_so_long_and_no_longer(before: bytes, end: bytes) -> None:
+    """What ends a line is no part of it; where the body is cut makes no difference."""
+    for extra in (0, 1):
+        line = b'"' + b"x" * (MOST_BYTES - 2 + extra) + b'"'
+        body = before + line + end
+        for size in (1, 7, 1000):
+            chunks = [body[at : at + size] for at in range(0, len(body), size)]
+            assert bad_line_of(chunks, MOST_BYTES) == (1 + before.count(b"\n") if extra else None)
+
+
+def test_a_line_without_end_is_refused_as_it_comes() -> None:
+    """No more than the longest line is ever kept."""
+    records = Records(1000)
+    records.feed(b"[1]\n" + b"x" * 1000)
+    with pytest.raises(BadLineError, match="line 2: is longer than 1000 bytes"):
+        records.feed(b"xx")
+
+
+@pytest.mark.parametrize("last", [b'{"a": ', b'{"a": 1}\n{'])
+def test_a_last_line_that_breaks_off_is_bad_only_in_a_whole_body(last: bytes) -> None:
+    """Where nothing says that the body has come to its end it counts as cut short."""
+    for whole, error in ((True, BadLineError), (False, CutLineError)):
+        records = Records(1000)
+        records.feed(last)
+        with pytest.raises(error):
+            records.finish(whole=whole)
+
+
+def test_an_empty_body_has_no_records() -> None:
+    """And is not bad."""
+    assert count_of([]) == count_of([b""]) == count_of([b"\n\r\n \n"]) == 0
+
+
+def test_records_are_handed_on_without_what_is_around_them() -> None:
+    """One line each, whatever ended it."""
+    lines = [b"\n", b' {"a": 1} \r\n', b"\r\n", b"[2]"]
+
+    assert list(records_in(lines)) == [b'{"a": 1}', b"[2]"]

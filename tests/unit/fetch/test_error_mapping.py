@@ -1,0 +1,83 @@
+"""What an error of the exchange means: its reason, whether anything was sent, whether it may pass."""
+
+import ssl
+
+import httpcore2
+import httpx
+import pytest
+
+from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.worker.fetch.error_mapping import (
+    FirstByteTimeoutError,
+    TlsError,
+    TlsTimeoutError,
+    happened,
+)
+from fetchfleet.worker.fetch.rules.decide import Broke, Held
+
+
+def refused(reason: str | None) -> ssl.SSLError:
+    """As OpenSSL names it."""
+    error = ssl.SSLError(1, "said so")
+    error.reason = reason  # type: ignore[assignment]
+    return error
+
+
+def met(error: Exception, status: int | None = None) -> Broke:
+    """What it means, as a broken exchange."""
+    found = happened(error, status=status)
+    assert isinstance(found, Broke)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "sent"),
+    [
+        (httpx.PoolTimeout(""), Reason.POOL_TIMEOUT, False),
+        (httpx.ConnectTimeout(""), Reason.CONNECT_TIMEOUT, False),
+        (TlsTimeoutError(), Reason.TLS_TIMEOUT, False),
+        (TlsError("the host hung up"), Reason.TLS, False),
+        (httpx.WriteTimeout(""), Reason.WRITE_TIMEOUT, True),
+        (FirstByteTimeoutError(), Reason.FIRST_BYTE_TIMEOUT, True),
+        (httpx.ReadTimeout(""), Reason.READ_TIMEOUT, True),
+        (TimeoutError(), Reason.TOTAL_TIMEOUT, True),
+    ],
+)
+def test_every_wait_has_a_reason_of_its_own(error: Exception, reason: Reason, *, sent: bool) -> None:
+    """What ends before the request goes out may be tried again whatever its method; none is final."""
+    assert (reason, sent, False) == (met(error).reason, met(error).sent, met(error).final)
+
+
+@pytest.mark.parametrize(
+    ("said", "final"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", True),
+        ("TLSV1_ALERT_PROTOCOL_VERSION", True),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", True),
+        ("TLSV1_ALERT_INTERNAL_ERROR", False),
+        ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", False),
+        ("WRONG_VERSION_NUMBER", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("status", [None, 200])
+def test_what_tls_refuses_is_tls_however_deep_it_lies(
+    said: str | None, status: int | None, *, final: bool
+) -> None:
+    """Wrapped or bare, before the head or after it, and never trouble of the disk; some of it may pass."""
+    bare = refused(said)
+    for error in (bare, TlsError(httpcore2.ConnectError(bare)), httpx.ReadError(str(bare))):
+        if isinstance(error, httpx.ReadError):
+            error.__cause__ = httpcore2.ReadError(bare)
+        found = met(error, status)
+        assert (found.reason, found.final) == (Reason.TLS, final)
+
+
+def test_a_certificate_that_is_refused_is_final() -> None:
+    """The next handshake would show the same."""
+    assert met(TlsError(httpcore2.ConnectError(ssl.SSLCertVerificationError()))).final
+
+
+def test_other_errors_of_the_system_are_the_disks() -> None:
+    """The network's have names of their own by then."""
+    assert isinstance(happened(OSError(28, "No space left on device"), status=200), Held)

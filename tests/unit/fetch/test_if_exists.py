@@ -1,0 +1,57 @@
+"""What a fetch may say of a file that stands at its dest, and what a policy says of durability."""
+
+import pytest
+
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason, decode_fetch
+from fetchfleet.jobs.errors import InvalidFetchError
+from fetchfleet.worker.fetch.rules.decide import Broke, Finish, Found, Host, decide, seen_of
+from fetchfleet.worker.gate.gate import Seen
+from fetchfleet.worker.policy.file import parse_policy
+from fetchfleet.worker.policy.model import LanePolicy, PolicyError
+
+URL = "http://a/"
+
+
+@pytest.mark.parametrize("what", ["replace", "skip", "fail"])
+def test_it_is_one_of_three(what: str) -> None:
+    """Replace is what holds where nothing is said."""
+    text = b'{"url":"http://a/","dest":"a","if_exists":"%b"}' % what.encode()
+
+    assert what == decode_fetch(text).if_exists
+    assert "replace" == Fetch(url=URL).if_exists
+    with pytest.raises(InvalidFetchError, match="if_exists: 'keep' is not one of replace, skip, fail"):
+        Fetch(url=URL, dest="a", if_exists="keep")
+
+
+@pytest.mark.parametrize("what", ["skip", "fail"])
+def test_without_a_dest_it_is_refused(what: str) -> None:
+    """A name that we make ourselves is never taken."""
+    assert Fetch(url=URL, if_exists="replace").dest is None
+    with pytest.raises(InvalidFetchError, match=f"if_exists: '{what}' needs a dest"):
+        Fetch(url=URL, if_exists=what)
+
+
+def test_what_stays_is_unchanged_and_what_is_in_the_way_fails_for_good() -> None:
+    """Neither is tried again, and neither says anything against the host."""
+    entry = Entry(id="0123456789abcdef-00000007", deadline_ms=9, fetch=Fetch(url=URL, dest="a"))
+    found = Found(path="a", size_bytes=3, status=200)
+    taken = Broke(reason=Reason.EXISTS, final=True, status=200)
+
+    decided = [decide(entry, what, LanePolicy(), 0, Host(), 0.5) for what in (found, taken)]
+
+    assert decided == [
+        Finish(outcome=Outcome.UNCHANGED),
+        Finish(outcome=Outcome.FAILED, reason=Reason.EXISTS),
+    ]
+    assert [Seen.ANSWERED] * 2 == [seen_of(found), seen_of(taken)]
+
+
+def test_durability_is_one_of_three() -> None:
+    """None, the file, or the file and its name."""
+    policy = parse_policy('[default]\ndurability = "file"\n[host."a.com"]\ndurability = "full"')
+
+    assert ["file", "full"] == [policy.for_lane(lane).durability for lane in ("b.com", "a.com")]
+    assert "none" == LanePolicy().durability
+    with pytest.raises(PolicyError, match="durability: 'disk' is not one of none, file, full"):
+        parse_policy('[default]\ndurability = "disk"')

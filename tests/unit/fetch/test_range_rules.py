@@ -1,0 +1,252 @@
+"""What an answer to the question for the rest of a body means, and which bodies may be asked for so."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.jobs.contract.entry import Entry, Hop, PartNote, from_element, to_element
+from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.worker.fetch.rules.range_rules import (
+    MAX_VALIDATOR_CHARS,
+    Append,
+    Ranges,
+    Validator,
+    Verdict,
+    asked_on,
+    asks_on,
+    content_range,
+    judged,
+    url_digest,
+    validator_of,
+)
+
+URL = "http://x/a"
+GET = Hop("GET", URL)
+ETAG = '"one"'
+DATE, BEFORE = "Tue, 15 Nov 1994 12:45:26 GMT", "Tue, 15 Nov 1994 12:45:25 GMT"
+NOTE = PartNote(token=1, offset_bytes=100, of=url_digest(URL), etag=ETAG, total_bytes=300)
+REST = "bytes 100-299/300"
+
+sizes = st.integers(1, 1 << 40)
+
+
+def note(**fields: Any) -> PartNote:
+    """The note, but for these fields."""
+    return PartNote(**{name: getattr(NOTE, name) for name in NOTE.__struct_fields__} | fields)
+
+
+def said(status: int, about: PartNote = NOTE, **fields: str) -> Append | Verdict:
+    """What an answer with these fields means."""
+    return judged(about, status, {name.replace("_", "-"): value for name, value in fields.items()}.get)
+
+
+def validator(request: Hop = GET, /, **fields: str) -> Validator | None:
+    """By what a body may be asked for later."""
+    return validator_of(request, 200, {name.replace("_", "-"): value for name, value in fields.items()}.get)
+
+
+def test_the_rest_is_asked_for_by_the_notes_validator() -> None:
+    """Who has no note asks as if for the first time."""
+    assert asks_on(GET, NOTE)
+    assert dict(asked_on(GET, NOTE).headers) == {"Range": "bytes=100-", "If-Range": ETAG}
+    assert not asks_on(GET, None)
+
+
+@pytest.mark.parametrize(
+    ("status", "content_range", "verdict"),
+    [
+        (200, None, Verdict.RESTART),
+        (200, "bytes 3/7", Verdict.RESTART),
+        (206, None, Verdict.REFUSE),
+        (206, "bytes 3/7", Verdict.REFUSE),
+        (206, REST, Append(300)),
+        (416, None, Verdict.REFUSE),
+        (416, "bytes */2", Verdict.REFUSE),
+        (416, "bytes */300", Verdict.REFUSE),
+        (416, "bytes */100", Verdict.REFUSE),
+    ],
+)
+def test_what_an_answer_to_the_question_for_the_rest_means(
+    status: int, content_range: str | None, verdict: Append | Verdict
+) -> None:
+    """A Content-Range counts in a 206 and a 416 only (RFC 9110 §14.4); tests/shell has curl's matrix."""
+    assert judged(NOTE, status, {"content-range": content_range}.get) == verdict
+
+
+def test_a_416_that_names_what_is_here_as_the_whole_is_the_end() -> None:
+    """Nothing was missing."""
+    assert said(416, note(offset_bytes=300), content_range="bytes */300") is Verdict.COMPLETE
+    assert said(416, note(offset_bytes=300)) is Verdict.REFUSE
+
+
+@pytest.mark.parametrize(
+    ("fields", "about"),
+    [
+        ({"content_range": "bytes 99-299/300"}, NOTE),
+        ({"content_range": "bytes 101-299/300"}, NOTE),
+        ({"content_range": "bytes 0-299/300"}, NOTE),
+        ({"content_range": "bytes 100-300/301"}, NOTE),
+        ({"content_range": "bytes 100-299/299"}, NOTE),
+        ({"content_range": "bytes 100-99/300"}, NOTE),
+        ({"content_range": "bytes */300"}, NOTE),
+        ({"content_range": "items 100-299/300"}, NOTE),
+        ({"content_range": "junk"}, NOTE),
+        ({"content_type": "multipart/byteranges; boundary=x"}, NOTE),
+        ({"content_range": REST, "content_type": "Multipart/ByteRanges"}, NOTE),
+        ({"content_range": REST, "etag": '"two"'}, NOTE),
+        ({"content_range": REST, "etag": 'W/"one"'}, NOTE),
+        ({"content_range": REST, "content_length": "199"}, NOTE),
+        ({"content_range": REST, "content_encoding": "gzip"}, NOTE),
+        ({"content_range": REST, "last_modified": DATE}, note(etag=None, last_modified=BEFORE)),
+    ],
+)
+def test_a_part_that_does_not_fit_is_never_appended(fields: dict[str, str], about: PartNote) -> None:
+    """Another start, length, version or coding, or several ranges: the body is asked for from 0."""
+    assert said(206, about, **fields) is Verdict.REFUSE
+
+
+@pytest.mark.parametrize(
+    ("fields", "about", "total"),
+    [
+        ({}, NOTE, 300),
+        ({"etag": ETAG, "content_length": "200"}, NOTE, 300),
+        ({"last_modified": DATE}, NOTE, 300),
+        ({}, note(total_bytes=None), 300),
+        ({"content_range": "bytes 100-299/*"}, NOTE, 300),
+        ({"content_range": "bytes 100-299/*"}, note(total_bytes=None), 300),
+        ({"content_range": "bytes 100-199/300"}, NOTE, 300),
+        ({"last_modified": BEFORE}, note(etag=None, last_modified=BEFORE), 300),
+    ],
+)
+def test_a_part_that_fits_is_appended(fields: dict[str, str], about: PartNote, total: int) -> None:
+    """It begins at our offset and says nothing against our version; it need not reach the end."""
+    assert said(206, about, **{"content_range": REST, **fields}) == Append(total)
+
+
+@pytest.mark.parametrize(
+    ("fields", "about", "verdict"),
+    [
+        ({"content_range": "bytes */300"}, note(offset_bytes=300), Verdict.COMPLETE),
+        ({"content_range": "bytes */300"}, note(offset_bytes=300, total_bytes=None), Verdict.COMPLETE),
+        ({"content_range": "bytes */300", "etag": ETAG}, note(offset_bytes=300), Verdict.COMPLETE),
+        ({"content_range": "bytes */300", "etag": '"two"'}, note(offset_bytes=300), Verdict.REFUSE),
+        ({"content_range": "bytes */301"}, note(offset_bytes=300), Verdict.REFUSE),
+        ({"content_range": "bytes */100"}, NOTE, Verdict.REFUSE),
+        ({"content_range": "bytes 100-299/300"}, note(offset_bytes=300), Verdict.REFUSE),
+        ({}, note(offset_bytes=300), Verdict.REFUSE),
+    ],
+)
+def test_416_is_the_end_only_where_its_length_is_ours(
+    fields: dict[str, str], about: PartNote, verdict: Verdict
+) -> None:
+    """Another length, or none, and the body is asked for from 0."""
+    assert said(416, about, **fields) is verdict
+
+
+@pytest.mark.parametrize("status", [200, 203])
+def test_a_whole_body_takes_the_place_of_the_half(status: int) -> None:
+    """The host knows no ranges, or the body has changed."""
+    assert said(status, content_range=REST) is Verdict.RESTART
+
+
+@pytest.mark.parametrize("status", [302, 304, 404, 429, 500, 503])
+def test_other_answers_leave_the_half_as_it_is(status: int) -> None:
+    """They say nothing of the body."""
+    assert said(status) is Verdict.NOTHING
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"etag": ETAG}, Validator(etag=ETAG)),
+        ({"etag": '""'}, Validator(etag='""')),
+        ({"etag": ETAG, "last_modified": BEFORE, "date": DATE}, Validator(etag=ETAG)),
+        ({"last_modified": BEFORE, "date": DATE}, Validator(last_modified=BEFORE)),
+        ({"etag": ETAG, "content_encoding": "identity"}, Validator(etag=ETAG)),
+        ({"etag": 'W/"one"'}, None),
+        ({"etag": 'W/"one"', "last_modified": BEFORE, "date": DATE}, None),
+        ({"etag": "one"}, None),
+        ({"etag": '"one", "two"'}, None),
+        ({"etag": '"a\r\nX: y"'}, None),
+        ({"etag": f'"{"x" * MAX_VALIDATOR_CHARS}"'}, None),
+        ({"last_modified": DATE, "date": DATE}, None),
+        ({"last_modified": DATE, "date": BEFORE}, None),
+        ({"last_modified": BEFORE}, None),
+        ({"last_modified": "junk", "date": DATE}, None),
+        ({"etag": ETAG, "accept_ranges": "none"}, None),
+        ({"etag": ETAG, "content_encoding": "gzip"}, None),
+        ({}, None),
+    ],
+)
+def test_only_a_strong_validator_lets_a_body_be_gone_on_with(
+    fields: dict[str, str], found: Validator | None
+) -> None:
+    """A weak ETag never, not even beside a date; a date where Date is at least a second later."""
+    assert validator(**fields) == found
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Hop("POST", URL),
+        Hop("HEAD", URL),
+        *(Hop("GET", URL, ((name, "x"),)) for name in ("Range", "if-range", "If-Match")),
+    ],
+)
+def test_what_is_not_a_plain_get_is_never_asked_on(request_: Hop) -> None:
+    """A POST is another request each time; who asks for ranges gets those."""
+    assert validator(request_, etag=ETAG) is None
+    assert not asks_on(request_, NOTE)
+
+
+def test_a_validator_is_of_one_url() -> None:
+    """Where a redirect leads elsewhere now, the whole is asked for."""
+    assert asks_on(GET, NOTE)
+    assert not asks_on(Hop("GET", "http://x/b"), NOTE)
+
+
+@given(sizes, sizes, sizes | st.none(), st.sampled_from([None, ETAG, '"two"']))
+def test_what_is_appended_begins_where_we_stopped(
+    first: int, length: int, total: int | None, etag: str | None
+) -> None:
+    """Whatever a 206 says: appended is only what begins at our offset and lies within the whole."""
+    about = note(total_bytes=None)
+    last = first + length - 1
+    fields = {"content_range": f"bytes {first}-{last}/{'*' if total is None else total}"}
+    verdict = said(206, about, **fields, **({"etag": etag} if etag else {}))
+
+    fits = first == about.offset_bytes and (total is None or last < total) and etag != '"two"'
+    assert isinstance(verdict, Append) is fits
+    assert verdict in {Append(last + 1 if total is None else total), Verdict.REFUSE}
+
+
+@given(
+    st.integers(0, 999),
+    st.dictionaries(st.sampled_from(["content-range", "etag", "content-type"]), st.text()),
+)
+def test_no_answer_is_too_strange_to_be_judged(status: int, fields: dict[str, str]) -> None:
+    """Junk is never appended."""
+    assert isinstance(judged(NOTE, status, fields.get), Verdict)
+
+
+@given(sizes, sizes)
+def test_a_content_range_is_read_as_it_was_written(first: int, more: int) -> None:
+    """Both of its forms; numbers too long to be true are none."""
+    assert content_range(f"bytes {first}-{first + more}/*") == Ranges(first, first + more, None)
+    assert content_range(f"bytes */{more}") == Ranges(None, None, more)
+    assert content_range("bytes */*") is None
+    assert content_range(f"bytes 0-{'9' * 19}/*") is None
+
+
+@given(sizes, st.integers(0, 1 << 50), sizes | st.none(), st.text(max_size=20) | st.none())
+def test_a_note_comes_back_from_redis_as_it_went(
+    offset: int, token: int, total: int | None, etag: str | None
+) -> None:
+    """With the fetch, and only where there is one."""
+    kept = note(offset_bytes=offset, token=token, total_bytes=total, etag=etag)
+    entry = Entry(id="0123456789abcdef-00000007", deadline_ms=5, fetch=Fetch(url=URL), part=kept)
+
+    assert from_element(to_element(entry)) == entry
+    assert b"part" not in to_element(Entry(id=entry.id, deadline_ms=5, fetch=entry.fetch))

@@ -1,0 +1,282 @@
+"""Where redirects lead, what goes along, and which are not followed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.jobs.contract.urls import parse_url, same_origin
+from fetchfleet.worker.fetch.rules.redirects import (
+    CROSS_ORIGIN_HEADERS,
+    MAX_HOPS,
+    Headers,
+    RedirectRefused,
+    follow,
+    is_redirect,
+)
+
+HERE = "https://example.com/a/b?token=hunter2"
+SAME = "https://example.com/next"
+OTHER = "https://other.example/next"
+
+SECRETS: Headers = (
+    ("Authorization", "Bearer s3cret"),
+    ("Cookie", "sid=s3cret"),
+    ("Proxy-Authorization", "Basic s3cret"),
+    ("X-Api-Key", "s3cret"),
+    ("X-Auth-Token", "s3cret"),
+    ("Referer", "https://example.com/?s3cret"),
+)
+HARMLESS: Headers = (
+    ("Accept", "*/*"),
+    ("accept-language", "en"),
+    ("ACCEPT-ENCODING", "identity"),
+    ("User-Agent", "fetchfleet"),
+    ("Range", "bytes=5-"),
+    ("If-Range", '"v1"'),
+)
+BODY_HEADERS: Headers = (
+    ("Content-Type", "application/json"),
+    ("content-encoding", "gzip"),
+    ("Content-Language", "en"),
+    ("Digest", "sha-256=x"),
+    ("Repr-Digest", "sha-256=:x:"),
+)
+
+STATUSES = st.sampled_from([301, 302, 303, 307, 308])
+METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+LOCATIONS = st.one_of(
+    st.none(),
+    st.text(),
+    st.sampled_from([SAME, OTHER, "/x", "//h.example", "http://example.com", "file:///x"]),
+)
+
+
+def redirected(
+    method: str,
+    status: int,
+    location: str | None,
+    *,
+    start: str = HERE,
+    headers: Headers = (),
+    body: str | None = None,
+    repeat_safe: bool = False,
+) -> Hop | RedirectRefused:
+    request = Hop(method, parse_url(start).text, headers, body)
+    return follow(request, status, location, repeat_safe=repeat_safe)
+
+
+def refusal_of(verdict: Hop | RedirectRefused) -> str:
+    assert isinstance(verdict, RedirectRefused)
+    return verdict.message
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_five_statuses_are_redirects(status: int) -> None:
+    """They name one place to go on to."""
+    assert is_redirect(status)
+
+
+@pytest.mark.parametrize("status", [200, 299, 300, 304, 305, 306, 309, 399, 400])
+def test_no_other_status_is_a_redirect(status: int) -> None:
+    """Not 300, which offers a choice, nor 304, which is an answer."""
+    assert not is_redirect(status)
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "then"),
+    [
+        (301, "GET", "GET"),
+        (301, "HEAD", "HEAD"),
+        (301, "POST", "GET"),
+        (301, "PUT", "PUT"),
+        (301, "DELETE", "DELETE"),
+        (302, "GET", "GET"),
+        (302, "HEAD", "HEAD"),
+        (302, "POST", "GET"),
+        (302, "PATCH", "PATCH"),
+        (303, "GET", "GET"),
+        (303, "HEAD", "HEAD"),
+        (303, "POST", "GET"),
+        (303, "PUT", "GET"),
+        (303, "DELETE", "GET"),
+        (307, "GET", "GET"),
+        (307, "HEAD", "HEAD"),
+        (307, "POST", "POST"),
+        (307, "PUT", "PUT"),
+        (308, "GET", "GET"),
+        (308, "POST", "POST"),
+        (308, "PATCH", "PATCH"),
+    ],
+)
+def test_the_next_method_is_the_one_rfc_9110_names(status: int, method: str, then: str) -> None:
+    """RFC 9110 §15.4.2 to §15.4.9, row by row."""
+    assert redirected(method, status, SAME, repeat_safe=True) == Hop(then, SAME, (), None)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+@pytest.mark.parametrize("location", [SAME, OTHER])
+def test_a_post_that_becomes_a_get_leaves_its_body_behind(status: int, location: str) -> None:
+    """The body goes, and every header that described it."""
+    hop = redirected("POST", status, location, headers=BODY_HEADERS, body="{}")
+
+    assert hop == Hop("GET", location, (), None)
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_body_is_sent_again_to_its_own_origin(status: int) -> None:
+    """307 and 308 ask for the same request, and the same host may have the same body."""
+    hop = redirected("PUT", status, SAME, headers=BODY_HEADERS + SECRETS, body="{}")
+
+    assert hop == Hop("PUT", SAME, BODY_HEADERS + SECRETS, "{}")
+
+
+@pytest.mark.parametrize(("status", "method"), [(301, "PUT"), (302, "PATCH"), (307, "POST"), (308, "PUT")])
+@pytest.mark.parametrize("location", [OTHER, "https://example.com:8443/", "//www.example.com/"])
+def test_a_body_never_goes_to_another_origin(status: int, method: str, location: str) -> None:
+    """Not even when the caller allows repeats: it was written for one host."""
+    verdict = redirected(method, status, location, body="secret", repeat_safe=True)
+
+    assert "body" in refusal_of(verdict)
+
+
+@pytest.mark.parametrize(
+    "body", [{"body_base64": "YQ=="}, {"body_file": "a"}], ids=lambda body: next(iter(body))
+)
+def test_a_body_is_one_wherever_it_comes_from(body: dict[str, str]) -> None:
+    """Bytes and files are kept, dropped and kept back as text is."""
+    put, post = (Hop(method, HERE, BODY_HEADERS, **body) for method in ("PUT", "POST"))
+
+    assert Hop("PUT", SAME, BODY_HEADERS, **body) == follow(put, 307, SAME, repeat_safe=False)
+    assert Hop("GET", SAME) == follow(post, 303, SAME, repeat_safe=False)
+    assert "body" in refusal_of(follow(put, 307, OTHER, repeat_safe=True))
+    assert "twice" in refusal_of(follow(post, 308, SAME, repeat_safe=False))
+
+
+@pytest.mark.parametrize(("status", "method"), [(301, "PATCH"), (302, "PATCH"), (307, "POST"), (308, "POST")])
+def test_a_method_that_is_not_idempotent_is_repeated_only_on_request(status: int, method: str) -> None:
+    """The first host has seen it once; only the caller knows whether twice is harmless."""
+    assert "twice" in refusal_of(redirected(method, status, SAME, body="{}"))
+    assert redirected(method, status, SAME, body="{}", repeat_safe=True) == Hop(method, SAME, (), "{}")
+
+
+def test_every_header_stays_on_its_own_origin() -> None:
+    """A redirect within an origin shows the host nothing it has not seen."""
+    hop = redirected("GET", 302, "/next", headers=SECRETS + HARMLESS)
+
+    assert hop == Hop("GET", SAME, SECRETS + HARMLESS, None)
+
+
+@pytest.mark.parametrize(
+    ("start", "location"),
+    [
+        (HERE, OTHER),
+        (HERE, "https://www.example.com/"),
+        (HERE, "https://example.com:8443/"),
+        (HERE, "//[2606:4700::1111]/"),
+        ("http://example.com/", "https://example.com/"),
+    ],
+)
+def test_only_harmless_headers_cross_to_another_origin(start: str, location: str) -> None:
+    """An allow-list: a secret under a name nobody thought of stays too."""
+    hop = redirected("GET", 302, location, start=start, headers=SECRETS + HARMLESS)
+
+    assert isinstance(hop, Hop)
+    assert hop.headers == HARMLESS
+
+
+@pytest.mark.parametrize("location", ["http://example.com/", "http://other.example/"])
+def test_https_never_leads_to_http(location: str) -> None:
+    """Whatever the host, the next request could be read and changed on the way."""
+    assert "https to http" in refusal_of(redirected("GET", 301, location))
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        None,
+        "",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "gopher://example.com/",
+        "https://",
+        "https://user@example.com/",
+        "https://example.com:0/",
+        "https://example.com:99999/",
+        "https://2130706433/",
+        "https://xn--a.com/",
+        "/a\r\nX: y",
+        "/" + "x" * 100_000,
+    ],
+)
+def test_a_location_that_is_no_http_url_is_refused(location: str | None) -> None:
+    """Missing, garbage, oversized and foreign schemes end the fetch with a message."""
+    assert refusal_of(redirected("GET", 302, location)).startswith("302 ")
+
+
+def test_a_private_address_is_left_for_egress_to_refuse() -> None:
+    """The hop is a well-formed request; its address is judged when it is dialled."""
+    hop = redirected("GET", 302, "https://169.254.169.254/latest")
+
+    assert hop == Hop("GET", "https://169.254.169.254/latest", (), None)
+
+
+def test_a_refusal_quotes_no_secret() -> None:
+    """Messages go to logs and results; tokens in paths and queries must not."""
+    verdicts = [
+        redirected("GET", 302, "http://example.com/?token=hunter2"),
+        redirected("PUT", 307, "https://other.example/?token=hunter2", body="hunter2"),
+        redirected("GET", 302, "https://bob:hunter2@example.com/"),
+        redirected("POST", 307, "/hunter2", body="hunter2"),
+    ]
+
+    assert not any("hunter2" in refusal_of(verdict) for verdict in verdicts)
+
+
+def test_ten_hops_are_the_most() -> None:
+    """The caller counts; the bound is this."""
+    assert MAX_HOPS == 10
+
+
+def test_a_status_that_is_no_redirect_is_a_mistake_of_the_caller() -> None:
+    """Nothing else may be read as one."""
+    with pytest.raises(AssertionError, match="304"):
+        redirected("GET", 304, SAME)
+
+
+@given(method=METHODS, status=STATUSES, location=LOCATIONS, repeat_safe=st.booleans())
+def test_no_redirect_raises(method: str, status: int, location: str | None, *, repeat_safe: bool) -> None:
+    """A hostile server gets a hop or a refusal, never an exception in a worker."""
+    verdict = redirected(method, status, location, body="b", repeat_safe=repeat_safe)
+
+    assert isinstance(verdict, Hop | RedirectRefused)
+
+
+@given(
+    METHODS,
+    STATUSES,
+    LOCATIONS,
+    st.lists(st.tuples(st.from_regex(r"[A-Za-z-]{1,12}", fullmatch=True), st.text())),
+)
+def test_another_origin_sees_no_body_and_no_header_off_the_list(
+    method: str, status: int, location: str | None, extra: list[tuple[str, str]]
+) -> None:
+    """Whatever the redirect and whatever the headers are called."""
+    headers = (*SECRETS, *HARMLESS, *extra)
+    hop = redirected(method, status, location, headers=headers, body="b", repeat_safe=True)
+    if not isinstance(hop, Hop) or same_origin(parse_url(hop.url), parse_url(HERE)):
+        return
+
+    assert hop.body is None
+    assert {name.lower() for name, _ in hop.headers} <= CROSS_ORIGIN_HEADERS
+
+
+@given(METHODS, STATUSES, LOCATIONS)
+def test_a_hop_is_a_url_that_could_have_been_submitted(
+    method: str, status: int, location: str | None
+) -> None:
+    """Every hop passes the same door as the first request, and stays off plain http."""
+    hop = redirected(method, status, location, repeat_safe=True)
+    if isinstance(hop, Hop):
+        assert parse_url(hop.url).text == hop.url
+        assert parse_url(hop.url).scheme == "https"

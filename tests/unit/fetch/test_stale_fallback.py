@@ -1,0 +1,181 @@
+"""When what was stored before stands in for a fetch, and what of it is believed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet import Fetch, InvalidFetchError, Outcome, Reason
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.model import decode_fetch, decode_result
+from fetchfleet.worker.fetch.rules import stale_fallback
+from fetchfleet.worker.fetch.rules.decide import Answered, Broke, Finish, Happened, Held
+from fetchfleet.worker.fetch.rules.stale_fallback import Record
+from fetchfleet.worker.gate.gate import Why
+from fetchfleet.worker.policy.file import parse_policy
+from fetchfleet.worker.policy.model import LanePolicy, PolicyError
+
+HELD = Held()
+RECORD = Record(path="a/b", bytes=3, sha256="0" * 64, stored_ms=9)
+
+
+def entry(last: Reason | None = None) -> Entry:
+    """A fetch that waits again for this reason."""
+    return Entry(id="0123456789abcdef-00000000", deadline_ms=0, fetch=Fetch(url="http://a/x"), last=last)
+
+
+def broke(reason: Reason) -> Broke:
+    """An attempt that ended so."""
+    return Broke(reason=reason)
+
+
+DOWN: list[tuple[Reason, Happened, Why | None, Reason | None]] = [
+    (Reason.HOST_DEAD, broke(Reason.READ), Why.BREAKER, None),
+    (Reason.CONNECT, broke(Reason.CONNECT), None, None),
+    (Reason.CONNECT_TIMEOUT, broke(Reason.CONNECT_TIMEOUT), None, None),
+    (Reason.DNS, broke(Reason.DNS), None, None),
+    (Reason.DNS_NXDOMAIN, broke(Reason.DNS_NXDOMAIN), None, None),
+    (Reason.HTTP_STATUS, Answered(status=503), None, None),
+    (Reason.THROTTLED, Answered(status=429, wait_s=9), Why.COOLING, None),
+    (Reason.THROTTLED, HELD, Why.COOLING, None),
+    (Reason.DEADLINE, HELD, Why.BREAKER, None),
+    (Reason.DEADLINE, HELD, Why.COOLING, None),
+    (Reason.DEADLINE, HELD, Why.ROBOTS, None),
+    (Reason.DEADLINE, Answered(status=500), None, None),
+    (Reason.DEADLINE, HELD, None, Reason.CONNECT),
+]
+
+WELL: list[tuple[Reason, Happened, Why | None, Reason | None]] = [
+    (Reason.DEADLINE, HELD, None, None),
+    (Reason.DEADLINE, HELD, Why.PACING, None),
+    (Reason.DEADLINE, HELD, Why.PAUSED, None),
+    (Reason.HTTP_STATUS, Answered(status=404), Why.BREAKER, None),
+    (Reason.HTTP_STATUS, Answered(status=408), None, None),
+    (Reason.HTTP_STATUS, Answered(status=501), None, None),
+    *(
+        (reason, broke(reason), Why.BREAKER, Reason.CONNECT)
+        for reason in (
+            *(Reason.BAD_DEST, Reason.DIGEST_MISMATCH, Reason.DISK, Reason.EGRESS_REFUSED, Reason.INTERNAL),
+            *(Reason.INTERRUPTED, Reason.INVALID, Reason.POISON, Reason.REDIRECT_REFUSED),
+            *(Reason.ROBOTS_DISALLOWED, Reason.TLS, Reason.TOO_LARGE, Reason.TOO_MANY_REDIRECTS),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("reason", "happened", "shut", "last"), DOWN)
+def test_a_host_that_is_down_is_an_occasion(
+    reason: Reason, happened: Happened, shut: Why | None, last: Reason | None
+) -> None:
+    """No answer, no address, an error to the last attempt, or quiet past the deadline."""
+    finish = Finish(outcome=Outcome.FAILED, reason=reason)
+
+    assert stale_fallback.instead(entry(last), finish, happened, shut)
+
+
+@pytest.mark.parametrize(("reason", "happened", "shut", "last"), WELL)
+def test_nothing_else_is_an_occasion(
+    reason: Reason, happened: Happened, shut: Why | None, last: Reason | None
+) -> None:
+    """Neither an answer that blames the request, nor what we refuse, nor a lane that was only busy."""
+    finish = Finish(outcome=Outcome.FAILED, reason=reason)
+
+    assert not stale_fallback.instead(entry(last), finish, happened, shut)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.UNCHANGED, Outcome.CANCELLED])
+def test_only_a_failure_is_turned(outcome: Outcome) -> None:
+    """What ended well or was cancelled stays as it is."""
+    assert not stale_fallback.instead(entry(), Finish(outcome=outcome), HELD, Why.BREAKER)
+
+
+@pytest.mark.parametrize(
+    ("by_fetch", "by_policy", "force"),
+    [
+        (None, "none", False),
+        (None, "stale", True),
+        ("stale", "none", True),
+        ("none", "stale", False),
+    ],
+)
+def test_a_fetch_says_more_than_its_policy(by_fetch: str | None, by_policy: str, *, force: bool) -> None:
+    """And without a word of its own the policy holds."""
+    fetch = Fetch(url="http://a/x", fallback=by_fetch)
+
+    assert force is stale_fallback.in_force(fetch, LanePolicy(fallback=by_policy))
+
+
+def test_only_a_get_falls_back() -> None:
+    """The body of another method is not what its URL names."""
+    fetch = Fetch(url="http://a/x", method="POST", fallback="stale")
+
+    assert not stale_fallback.in_force(fetch, LanePolicy())
+
+
+def test_a_body_is_remembered_by_what_chose_it() -> None:
+    """Another Range or Authorization is another body, as is one to be decoded; a condition is none."""
+    url = "http://a/x"
+    plain = stale_fallback.key_of(Fetch(url=url))
+
+    assert 64 == len(plain)
+    assert plain == stale_fallback.key_of(Fetch(url="HTTP://A:80/x#y", headers={"If-None-Match": '"e"'}))
+    assert plain != stale_fallback.key_of(Fetch(url="http://a/y"))
+    assert plain != stale_fallback.key_of(Fetch(url=url, decode=True))
+    others = [{"Range": "bytes=0-1"}, {"Authorization": "one"}, {"Authorization": "two"}]
+    assert 4 == len({plain, *(stale_fallback.key_of(Fetch(url=url, headers=headers)) for headers in others)})
+
+
+@pytest.mark.parametrize(
+    ("fields", "sha256", "fits"),
+    [
+        ({}, None, True),
+        ({"max_bytes": 3}, None, True),
+        ({"max_bytes": 2}, None, False),
+        ({"sha256": "0" * 64}, "0" * 64, True),
+        ({"sha256": "0" * 64}, "1" * 64, False),
+        ({"sha256": "0" * 64}, None, False),
+    ],
+)
+def test_an_old_body_must_be_one_that_would_be_taken(
+    fields: dict[str, object], sha256: str | None, *, fits: bool
+) -> None:
+    """What the fetch would have refused does not stand in for it."""
+    fetch = Fetch(url="http://a/x", **fields)  # type: ignore[arg-type]
+
+    assert fits is stale_fallback.fits(fetch, 3, sha256)
+
+
+def test_a_record_comes_back_as_it_was() -> None:
+    """Path, size, digest and time."""
+    assert RECORD == stale_fallback.from_json(stale_fallback.to_json(RECORD))
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../x", "a/../../x", "", "a//b", ".fetchfleet/parts/x", "a\0b"]
+)
+def test_a_record_that_leads_out_is_none(path: str) -> None:
+    """It is believed only where a fetch could have been stored."""
+    assert (
+        stale_fallback.from_json(b'{"path":"%b","bytes":1,"sha256":"","stored_ms":1}' % path.encode()) is None
+    )
+
+
+@given(st.binary(max_size=100))
+def test_junk_is_no_record(text: bytes) -> None:
+    """Whatever stands there, nothing breaks."""
+    assert stale_fallback.from_json(text) is None
+
+
+def test_a_fallback_is_one_of_two() -> None:
+    """In a fetch and in a policy."""
+    assert "stale" == decode_fetch(b'{"url":"http://a/","fallback":"stale"}').fallback
+    with pytest.raises(InvalidFetchError, match="fallback: 'old' is not one of none, stale"):
+        Fetch(url="http://a/", fallback="old")
+    with pytest.raises(PolicyError, match="fallback: 'old' is not one of none, stale"):
+        parse_policy('[default]\nfallback = "old"')
+
+
+def test_a_result_from_before_is_not_stale() -> None:
+    """Results in Redis outlive an upgrade; what a later version adds is passed over."""
+    result = decode_result(b'{"id":"i","url":"u","outcome":"unchanged","worker":"w","later":1}')
+
+    assert not result.stale

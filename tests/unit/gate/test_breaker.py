@@ -1,0 +1,214 @@
+"""The breaker: opens after so many failures in a row, tries one, closes on success."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.gate import breaker
+from fetchfleet.worker.gate.breaker import Rules
+from fetchfleet.worker.gate.state import Breaker, GateState, Limit, Said, from_json, to_json
+
+NOW_MS = 1_700_000_000_000
+RESET_MS = 30_000
+CAP_MS = 100_000
+
+CHANCES = st.floats(0, 1, exclude_max=True)
+STATES = st.builds(
+    GateState,
+    cool_until_ms=st.integers(0, 2**50),
+    paced_ms=st.floats(0, 2**50),
+    incidents=st.integers(0, 10**9),
+    breaker=st.sampled_from(Breaker),
+    failures=st.integers(0, 10**9),
+    open_until_ms=st.integers(0, 2**50),
+    opens=st.integers(0, 10**9),
+    down_since_ms=st.integers(0, 2**50),
+    nameless=st.booleans(),
+    quota_left=st.integers(0, 2**50),
+    traffic=st.floats(0, 2**50),
+    limit=st.builds(Limit, now=st.floats(0, 1000), ceiling=st.integers(0, 1000), felt=st.integers(0, 99)),
+    answers=st.lists(st.builds(Said, st.integers(0, 2**50), st.text()), max_size=5).map(tuple),
+)
+
+
+def after(
+    state: GateState, answers: str, fail_max: int = 3, now_ms: int = NOW_MS, chance: float = 0.0
+) -> GateState:
+    """The state after answers: F is a failure, S a success."""
+    rules = Rules(failures=fail_max, reset_s=RESET_MS / 1000, cap_s=CAP_MS / 1000)
+    for answer in answers:
+        state = breaker.after(state, rules, failed=answer == "F", now_ms=now_ms, chance=chance)
+    return state
+
+
+def open_times_ms(count: int, chance: float = 0.0) -> list[int]:
+    """For how long it is open, each time that the probe fails again."""
+    state, now_ms, times = after(GateState(), "FF"), NOW_MS, []
+    for _ in range(count):
+        state = after(breaker.probing(state), "F", now_ms=now_ms, chance=chance)
+        times.append(state.open_until_ms - now_ms)
+        now_ms = state.open_until_ms
+    return times
+
+
+OPEN = after(GateState(), "FFF")
+HALF_OPEN = breaker.probing(OPEN)
+
+
+@pytest.mark.parametrize(
+    ("failures", "state"), [(1, Breaker.CLOSED), (2, Breaker.CLOSED), (3, Breaker.OPEN), (4, Breaker.OPEN)]
+)
+def test_it_opens_with_the_last_of_the_failures_it_may_take(failures: int, state: Breaker) -> None:
+    """Not one earlier, not one later."""
+    assert after(GateState(), "F" * failures).breaker is state
+
+
+def test_an_open_breaker_says_when_it_will_try_again() -> None:
+    """The time is by the clock that was passed in."""
+    assert NOW_MS + RESET_MS == OPEN.open_until_ms
+
+
+def test_a_success_between_failures_starts_the_count_again() -> None:
+    """Only failures in a row count."""
+    state = after(GateState(), "FFSFF")
+
+    assert GateState(failures=2) == state
+
+
+@pytest.mark.parametrize("answer", ["F", "S"])
+def test_what_comes_in_while_open_changes_nothing(answer: str) -> None:
+    """It was sent before the breaker opened, so it is old news."""
+    assert OPEN == after(OPEN, answer)
+
+
+def test_a_probe_makes_an_open_breaker_half_open() -> None:
+    """Only an open one: closed and half-open stay what they are."""
+    assert breaker.probing(OPEN).breaker is Breaker.HALF_OPEN
+    assert HALF_OPEN == breaker.probing(HALF_OPEN)
+    assert GateState() == breaker.probing(GateState())
+
+
+def test_a_probe_that_succeeds_closes_it() -> None:
+    """Nothing of the failures is left."""
+    assert GateState() == after(HALF_OPEN, "S")
+
+
+def test_a_probe_that_fails_opens_it_for_another_while() -> None:
+    """One failure is enough; the second time is twice as long."""
+    later_ms = NOW_MS + RESET_MS
+    state = after(HALF_OPEN, "F", now_ms=later_ms)
+
+    assert (Breaker.OPEN, later_ms + 2 * RESET_MS) == (state.breaker, state.open_until_ms)
+
+
+def test_each_time_in_a_row_it_is_open_for_longer_up_to_the_cap() -> None:
+    """A host that stays away is asked less and less often."""
+    assert [30_000, 60_000, 90_000, 100_000, 100_000] == open_times_ms(5)
+
+
+@given(CHANCES)
+def test_chance_only_lengthens_an_open_time_and_by_a_tenth_at_most(chance: float) -> None:
+    """A fleet's lanes do not all probe at once, and none of them early."""
+    for least_ms, open_ms in zip(open_times_ms(5), open_times_ms(5, chance), strict=True):
+        assert least_ms <= open_ms <= least_ms * 1.1 + 1
+
+
+def test_a_cap_below_the_first_time_does_not_shorten_it() -> None:
+    """What the policy says of the first time holds."""
+    rules = Rules(failures=1, reset_s=30, cap_s=1)
+    state = breaker.after(GateState(), rules, failed=True, now_ms=NOW_MS, chance=0.0)
+
+    assert NOW_MS + 30_000 == state.open_until_ms
+
+
+def test_a_host_that_came_back_is_new_to_the_breaker() -> None:
+    """The next outage begins with the shortest time, and is dated from its own beginning."""
+    again = after(after(after(HALF_OPEN, "F"), "S"), "S")
+    closed = after(breaker.probing(again), "S")
+    later_ms = NOW_MS + 3_600_000
+    reopened = after(closed, "FFF", now_ms=later_ms)
+
+    assert GateState() == closed
+    assert (1, later_ms, later_ms + RESET_MS) == (
+        reopened.opens,
+        reopened.down_since_ms,
+        reopened.open_until_ms,
+    )
+
+
+def test_an_outage_is_dated_from_the_first_time_it_opened() -> None:
+    """Through every probe, while it is half-open too."""
+    state, now_ms = OPEN, NOW_MS
+    for _ in range(4):
+        now_ms = state.open_until_ms
+        state = breaker.probing(state)
+        assert NOW_MS == state.down_since_ms
+        state = after(state, "F", now_ms=now_ms)
+        assert NOW_MS == state.down_since_ms
+
+
+def test_a_limit_that_was_lowered_holds_from_the_next_failure() -> None:
+    """A policy may change while a lane is in Redis."""
+    assert after(GateState(failures=4), "F", fail_max=2).breaker is Breaker.OPEN
+
+
+@given(st.integers(1, 6), st.text("FS", max_size=60))
+@example(1000, "F" * 999 + "S" + "F" * 1000)
+def test_it_is_open_exactly_after_so_many_failures_in_a_row(fail_max: int, answers: str) -> None:
+    """Whatever came before; once open it stays so until a probe."""
+    state = after(GateState(), answers, fail_max)
+
+    assert (state.breaker is Breaker.OPEN) is ("F" * fail_max in answers)
+
+
+@given(STATES, st.integers(1, 1000))
+def test_a_success_always_closes_it_once_a_probe_is_through(state: GateState, fail_max: int) -> None:
+    """There is no state that a healthy host cannot get out of."""
+    closed = after(breaker.probing(state), "S", fail_max)
+
+    assert (Breaker.CLOSED, 0) == (closed.breaker, closed.failures)
+
+
+@given(STATES, st.text("FS", max_size=3))
+def test_it_leaves_the_rest_of_the_gate_alone(state: GateState, answers: str) -> None:
+    """Cool-down, pace and limit are not its business."""
+    changed = after(state, answers)
+
+    assert (
+        state.cool_until_ms,
+        state.paced_ms,
+        state.incidents,
+        state.limit,
+    ) == (changed.cool_until_ms, changed.paced_ms, changed.incidents, changed.limit)
+
+
+@given(STATES)
+def test_a_state_saved_and_read_again_is_the_same(state: GateState) -> None:
+    """So a lane's memory outlives its worker."""
+    assert state == from_json(to_json(state))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b"junk",
+        b"\xff",
+        b"[]",
+        b'{"breaker":"ajar"}',
+        b'{"failures":"3"}',
+        b'{"paced_ms":1e999}',
+        b'{"x":' + b"[" * 100_000,
+        b'{"incident_ms":5}',
+    ],
+)
+def test_a_state_that_cannot_be_read_is_a_fresh_one(text: bytes) -> None:
+    """The host will teach us again; a field that is no longer known is passed over."""
+    assert GateState() == from_json(text)
+
+
+@given(st.binary())
+def test_arbitrary_bytes_are_a_state(text: bytes) -> None:
+    """Nothing in Redis can stop a lane from being taken."""
+    assert isinstance(from_json(text), GateState)

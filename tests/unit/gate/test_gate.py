@@ -1,0 +1,518 @@
+"""The gate: concurrency, pace, cool-down and breaker of one host."""
+
+from collections.abc import Iterable
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.gate.gate import (
+    QUIET_MS,
+    THROTTLE_CURVE_CAP_S,
+    Full,
+    Go,
+    Seen,
+    Shut,
+    Signal,
+    Why,
+    admit,
+    dead,
+    held_up_until,
+    room,
+    saw,
+    shut_until,
+    started,
+    throttled,
+)
+from fetchfleet.worker.gate.state import Breaker, GateState, Limit
+from fetchfleet.worker.policy.model import LanePolicy, Range
+
+NOW_MS = 1_700_000_000_000
+FRESH = GateState()
+PLAIN = LanePolicy(concurrency=2)
+PACED = LanePolicy(rate_per_s=5)
+FRAGILE = LanePolicy(concurrency=4, breaker_failures=2, breaker_reset_s=30)
+
+CHANCES = st.floats(0, 1, exclude_max=True)
+MOMENTS_MS = st.integers(0, 2**41)
+STATES = st.builds(
+    GateState,
+    cool_until_ms=MOMENTS_MS,
+    incidents=st.integers(0, 10**9),
+    breaker=st.sampled_from(Breaker),
+    open_until_ms=MOMENTS_MS,
+    quota_until_ms=MOMENTS_MS,
+    quota_left=st.integers(0, 100),
+    quota_interval_ms=st.floats(0, 600_000),
+    traffic_ms=MOMENTS_MS,
+)
+
+
+def goes(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> bool:
+    return isinstance(admit(state, policy, in_flight, now_ms), Go)
+
+
+def cooled_ms(state: GateState, now_ms: int = NOW_MS) -> int:
+    return state.cool_until_ms - now_ms
+
+
+def incidents_in_a_row(count: int, pause_ms: int = 0, policy: LanePolicy = PLAIN) -> list[int]:
+    """How long each cool-down is, in ms, when the host throttles that long after each one's end."""
+    state, now_ms, waits = FRESH, NOW_MS, []
+    for _ in range(count):
+        state = throttled(state, policy, None, now_ms, 0.0)
+        waits.append(cooled_ms(state, now_ms))
+        now_ms = state.cool_until_ms + pause_ms
+    return waits
+
+
+def after(
+    state: GateState,
+    seen: Seen,
+    now_ms: int = NOW_MS,
+    policy: LanePolicy = FRAGILE,
+    *,
+    throttle: bool = False,
+) -> GateState:
+    """The state after an attempt that was sent just now."""
+    return saw(state, policy, Signal(seen, now_ms, 1, throttle=throttle), now_ms, 0.0)
+
+
+def failed(state: GateState, times: int = 1, now_ms: int = NOW_MS) -> GateState:
+    for _ in range(times):
+        state = after(state, Seen.FAILED, now_ms)
+    return state
+
+
+@pytest.mark.parametrize(("in_flight", "verdict"), [(0, Go), (1, Go), (2, Full), (3, Full)])
+def test_as_many_as_the_policy_says_may_be_in_flight(in_flight: int, verdict: type) -> None:
+    """Concurrency is 2 here."""
+    assert type(admit(FRESH, PLAIN, in_flight, NOW_MS)) is verdict
+
+
+def test_a_cool_down_shuts_the_lane_to_its_last_ms() -> None:
+    """Shut names the first ms in which the lane is open."""
+    state = GateState(cool_until_ms=NOW_MS)
+
+    assert Shut(NOW_MS, Why.COOLING) == admit(state, PLAIN, 0, NOW_MS - 1)
+    assert goes(state, PLAIN, 0, NOW_MS)
+
+
+def test_the_longest_wait_is_the_one_that_is_named() -> None:
+    """Who comes back then is not sent away for another reason."""
+    state = GateState(
+        cool_until_ms=NOW_MS + 10, breaker=Breaker.OPEN, open_until_ms=NOW_MS + 20, paced_ms=NOW_MS + 15
+    )
+
+    assert Shut(NOW_MS + 20, Why.BREAKER) == shut_until(state, PACED, NOW_MS)
+    assert shut_until(state, PACED, NOW_MS + 20) is None
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "chance", "wait_ms"),
+    [(1.0, 0.0, 1000), (120.0, 0.0, 120_000), (120.0, 0.5, 126_000), (0.0004, 0.0, 1)],
+)
+def test_a_stated_wait_is_kept_with_a_little_more(asked_s: float, chance: float, wait_ms: int) -> None:
+    """Chance only lengthens it, and a fraction of a ms is rounded up."""
+    assert wait_ms == cooled_ms(throttled(FRESH, PLAIN, asked_s, NOW_MS, chance))
+
+
+@pytest.mark.parametrize("asked_s", [3600.0, 1_000_000.0, 1e30, float("inf")])
+def test_a_host_cannot_ask_for_more_than_the_cap(asked_s: float) -> None:
+    """3600 s unless the policy says otherwise."""
+    assert 3_600_000 == cooled_ms(throttled(FRESH, PLAIN, asked_s, NOW_MS, 0.0))
+
+
+def test_a_stated_wait_does_not_move_the_curve() -> None:
+    """The host knows what it wants; we need not guess."""
+    assert 0 == throttled(FRESH, PLAIN, 5.0, NOW_MS, 0.0).incidents
+
+
+def test_the_curve_doubles_to_its_cap_and_stays_there() -> None:
+    """A host that goes on throttling is left alone longer and longer, the long waits included."""
+    waits_s = [wait_ms // 1000 for wait_ms in incidents_in_a_row(12)]
+
+    assert [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600] == waits_s
+    assert THROTTLE_CURVE_CAP_S == waits_s[-1]
+
+
+def test_answers_that_were_in_flight_are_part_of_the_same_incident() -> None:
+    """Eight 429 at once are one, not eight."""
+    once = throttled(FRESH, PLAIN, None, NOW_MS, 0.0)
+    more = once
+    for late_ms in range(0, 1000, 100):
+        more = throttled(more, PLAIN, None, NOW_MS + late_ms, 0.9)
+
+    assert once == more
+
+
+@pytest.mark.parametrize(
+    ("quiet_ms", "wait_s"),
+    [(QUIET_MS - 1, 16), (QUIET_MS, 8), (2 * QUIET_MS, 4), (4 * QUIET_MS, 1), (99 * QUIET_MS, 1)],
+)
+def test_each_minute_without_a_cool_down_forgives_a_step(quiet_ms: int, wait_s: int) -> None:
+    """After four incidents; forgiveness ends at none."""
+    state = GateState(incidents=4, cool_until_ms=NOW_MS - quiet_ms)
+
+    assert wait_s * 1000 == cooled_ms(throttled(state, PLAIN, None, NOW_MS, 0.0))
+
+
+def test_a_host_that_throttles_once_a_minute_never_climbs_the_curve() -> None:
+    """It is slow, not broken."""
+    assert [1000] * 5 == incidents_in_a_row(5, pause_ms=QUIET_MS)
+
+
+def test_the_policys_cap_holds_for_the_curve_too() -> None:
+    """Even below its base."""
+    policy = LanePolicy(throttle_cap_s=0.5)
+
+    assert [500] * 3 == incidents_in_a_row(3, policy=policy)
+
+
+@given(STATES, st.none() | st.floats(0, 1e9), MOMENTS_MS, CHANCES)
+def test_a_throttle_never_shortens_a_cool_down(
+    state: GateState, asked_s: float | None, now_ms: int, chance: float
+) -> None:
+    """Nor does it let the lane be open now, unless the host asked for no time at all."""
+    after = throttled(state, PLAIN, asked_s, now_ms, chance)
+
+    assert after.cool_until_ms >= max(state.cool_until_ms, now_ms)
+    assert after.incidents <= state.incidents + 1
+
+
+@given(STATES, st.none() | st.floats(0, 1e9), MOMENTS_MS, CHANCES)
+def test_chance_only_lengthens_a_cool_down_and_by_a_tenth_at_most(
+    state: GateState, asked_s: float | None, now_ms: int, chance: float
+) -> None:
+    """A fleet's lanes spread out after a common outage; none comes early."""
+    least = throttled(state, PLAIN, asked_s, now_ms, 0.0).cool_until_ms
+    jittered = throttled(state, PLAIN, asked_s, now_ms, chance).cool_until_ms
+
+    assert least <= jittered <= least + 0.1 * max(0, least - now_ms) + 1
+
+
+def starts_ms(policy: LanePolicy, looks_ms: Iterable[int]) -> list[int]:
+    """When fetches start that are always there, if the gate is asked at those times."""
+    state = FRESH
+    starts: list[int] = []
+    for now_ms in looks_ms:
+        while len(starts) < 300 and goes(state, policy, 0, now_ms):
+            state = started(state, policy, now_ms)
+            starts.append(now_ms)
+    return starts
+
+
+@pytest.mark.parametrize(
+    ("rate_per_s", "burst", "starts"),
+    [
+        (5, 1, [0, 200, 400, 600, 800]),
+        (5, 3, [0, 0, 0, 200, 400, 600, 800]),
+        (1, 2, [0, 0]),
+        (0.5, 1, [0]),
+        (3, 1, [0, 334, 668]),
+    ],
+)
+def test_starts_are_spread_evenly_after_the_burst(rate_per_s: float, burst: int, starts: list[int]) -> None:
+    """In the first second, asked each ms."""
+    policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
+    looks = range(NOW_MS, NOW_MS + 1000)
+
+    assert starts == [at - NOW_MS for at in starts_ms(policy, looks)]
+
+
+def test_time_without_starts_saves_up_no_more_than_the_burst() -> None:
+    """An hour's silence is no licence for a flood."""
+    policy = LanePolicy(rate_per_s=10, burst=4)
+
+    assert [NOW_MS] * 4 + [NOW_MS + 3_600_000] * 4 == starts_ms(policy, [NOW_MS, NOW_MS + 3_600_000])
+
+
+def test_without_a_rate_nothing_is_paced() -> None:
+    """A time left over from another policy does not matter."""
+    assert goes(GateState(paced_ms=NOW_MS + 9999.0), PLAIN, 0, NOW_MS)
+    assert FRESH.paced_ms == started(FRESH, PLAIN, NOW_MS).paced_ms
+
+
+@given(st.floats(0.01, 2000), st.integers(1, 50), st.lists(st.integers(0, 3000), max_size=60))
+def test_no_window_holds_more_starts_than_its_burst_and_its_rate(
+    rate_per_s: float, burst: int, pauses_ms: list[int]
+) -> None:
+    """For every pair of starts: as many as burst + rate by time between them, at most."""
+    policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
+    starts = starts_ms(policy, accumulate(pauses_ms, initial=NOW_MS))
+
+    for first, from_ms in enumerate(starts):
+        for last in range(first, len(starts)):
+            allowed = burst + rate_per_s * (starts[last] - from_ms) / 1000
+            assert last - first + 1 <= allowed + 0.01
+
+
+@given(st.floats(0.01, 1000), st.integers(1, 20))
+def test_a_paced_lane_is_open_when_it_said_it_would_be(rate_per_s: float, burst: int) -> None:
+    """Who sleeps until then does not have to sleep again."""
+    policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
+    state = FRESH
+    while (shut := shut_until(state, policy, NOW_MS)) is None:
+        state = started(state, policy, NOW_MS)
+
+    assert shut.until_ms - NOW_MS <= 1000 / rate_per_s + 1
+    assert shut == admit(state, policy, 0, shut.until_ms - 1)
+    assert goes(state, policy, 0, shut.until_ms)
+
+
+def test_an_open_breaker_parks_the_lane_then_lets_exactly_one_through() -> None:
+    """The probe must end before another fetch may start."""
+    state, then_ms = failed(FRESH, 2), NOW_MS + 30_000
+
+    assert Shut(then_ms, Why.BREAKER) == admit(state, FRAGILE, 0, then_ms - 1)
+    assert goes(state, FRAGILE, 0, then_ms)
+    state = started(state, FRAGILE, then_ms)
+    assert state.breaker is Breaker.HALF_OPEN
+    assert isinstance(admit(state, FRAGILE, 1, then_ms), Full)
+
+
+def test_no_probe_goes_out_beside_fetches_from_before() -> None:
+    """Their answers would be taken for the probe's."""
+    assert isinstance(admit(failed(FRESH, 2), FRAGILE, 1, NOW_MS + 30_000), Full)
+
+
+def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
+    """A deploy in the middle of a probe does not park a lane for ever."""
+    probing = started(failed(FRESH, 2), FRAGILE, NOW_MS + 30_000)
+    told_nothing = after(probing, Seen.NOTHING, NOW_MS + 31_000)
+
+    assert goes(told_nothing, FRAGILE, 0, NOW_MS + 31_000)
+
+
+@pytest.mark.parametrize(
+    ("seen", "failures"),
+    [
+        (Seen.ANSWERED, 0),
+        (Seen.NOTHING, 1),
+        (Seen.FAILED, 2),
+        (Seen.TIMED_OUT, 2),
+        (Seen.NAMELESS, 2),
+        (Seen.REFUSED, 2),
+    ],
+)
+def test_what_was_seen_counts_against_the_host_or_not(seen: Seen, failures: int) -> None:
+    """After one failure: an answer clears it, our own faults leave it, a 503 that says no time adds to it."""
+    assert failures == after(failed(FRESH), seen).failures
+
+
+@given(st.lists(st.none() | st.floats(0.1, 100), max_size=30))
+def test_throttles_never_open_the_breaker(asked: list[float | None]) -> None:
+    """A host that throttles is alive; it is cooling, not broken."""
+    state = failed(FRESH)
+    for asked_s in asked:
+        state = after(state, Seen.REFUSED, throttle=True)
+        state = throttled(state, FRAGILE, asked_s, NOW_MS, 0.0)
+
+        assert state.failures == 0
+
+    assert state.breaker is Breaker.CLOSED
+
+
+def test_while_there_is_concurrency_to_give_up_the_curve_does_not_grow() -> None:
+    """A limit that is tried out is refused now and then; a host that throttles even the least grows it."""
+    policy = LanePolicy(concurrency=Range(min=2, max=20))
+    yielding, least = GateState(limit=Limit(now=10.0)), GateState(limit=Limit(now=2.0))
+    for _ in range(4):
+        yielding = throttled(yielding, policy, None, yielding.cool_until_ms + 1, 0.0)
+        least = throttled(least, policy, None, least.cool_until_ms + 1, 0.0)
+
+    assert (0, 4) == (yielding.incidents, least.incidents)
+    assert 1000 == yielding.cool_until_ms - yielding.cool_since_ms
+    assert 8000 == least.cool_until_ms - least.cool_since_ms
+
+
+@pytest.mark.parametrize(
+    ("state", "most"),
+    [
+        (GateState(), 4),
+        (GateState(limit=Limit(now=9.9)), 9),
+        (GateState(limit=Limit(now=99.0)), 20),
+        (GateState(limit=Limit(now=9.9), breaker=Breaker.OPEN), 1),
+        (GateState(limit=Limit(now=9.9), breaker=Breaker.HALF_OPEN), 1),
+    ],
+)
+def test_as_many_as_was_learnt_may_be_in_flight(state: GateState, most: int) -> None:
+    """Within 2 and 20 here; a host that may be ill gets one."""
+    policy = LanePolicy(concurrency=Range(min=2, max=20))
+
+    assert most == room(state, policy)
+    assert isinstance(admit(state, policy, most - 1, NOW_MS), Go)
+    assert isinstance(admit(state, policy, most, NOW_MS), Full)
+
+
+@pytest.mark.parametrize("seen", Seen)
+def test_a_concurrency_that_is_given_is_not_learnt(seen: Seen) -> None:
+    """Whatever was seen."""
+    assert Limit() == after(FRESH, seen).limit
+
+
+def test_a_paused_lane_starts_nothing() -> None:
+    """Until the policy says otherwise."""
+    paused = LanePolicy(paused=True)
+
+    assert isinstance(admit(FRESH, paused, 0, NOW_MS), Shut)
+    assert Why.PAUSED is admit(FRESH, paused, 0, NOW_MS)[1]  # type: ignore[misc]
+
+
+def outage(seen: Seen, policy: LanePolicy) -> tuple[float, GateState]:
+    """After how many seconds a host that was only ever seen so is dead."""
+    state, now_ms = FRESH, NOW_MS
+    while not dead(state, policy, now_ms):
+        assert now_ms < NOW_MS + 24 * 3_600_000
+        shut = shut_until(state, policy, now_ms)
+        now_ms = shut.until_ms if shut else now_ms
+        state = after(started(state, policy, now_ms), seen, now_ms, policy)
+    return (now_ms - NOW_MS) / 1000, state
+
+
+@pytest.mark.parametrize(
+    ("seen", "least_s", "most_s"),
+    [(Seen.FAILED, 3600, 4200), (Seen.TIMED_OUT, 3600, 4200), (Seen.NAMELESS, 60, 120)],
+)
+def test_a_host_that_gives_no_answer_is_dead_in_the_end(seen: Seen, least_s: float, most_s: float) -> None:
+    """At the first probe after give_up_s; much sooner where there is no such name."""
+    dead_after_s, state = outage(seen, LanePolicy())
+
+    assert least_s <= dead_after_s <= most_s
+    assert (seen is Seen.NAMELESS) is state.nameless
+
+
+def test_one_answer_brings_a_dead_host_back() -> None:
+    """The next outage has all the time again."""
+    _, state = outage(Seen.FAILED, LanePolicy())
+    now_ms = state.open_until_ms
+    back = after(started(state, LanePolicy(), now_ms), Seen.ANSWERED, now_ms, LanePolicy())
+    down_again = failed(back, 2, now_ms)
+
+    assert not dead(back, FRAGILE, now_ms)
+    assert Breaker.OPEN is down_again.breaker
+    assert not dead(down_again, FRAGILE, now_ms + 3_599_999)
+
+
+def test_a_name_that_is_there_again_gets_the_longer_time() -> None:
+    """What was last seen decides."""
+    state = failed(after(FRESH, Seen.NAMELESS))
+    then_ms = NOW_MS + 61_000
+
+    assert not dead(state, FRAGILE, then_ms)
+    assert dead(after(failed(FRESH), Seen.NAMELESS), FRAGILE, then_ms)
+
+
+def test_the_last_five_answers_are_kept() -> None:
+    """For whoever asks how a lane is doing; what we did ourselves is no answer."""
+    state = FRESH
+    for number in range(8):
+        signal = Signal(Seen.ANSWERED, NOW_MS, 1, what=str(200 + number))
+        state = saw(state, PLAIN, signal, NOW_MS + number, 0.0)
+    after_ours = after(state, Seen.NOTHING)
+
+    assert ["203", "204", "205", "206", "207"] == [said.what for said in state.answers]
+    assert state == after_ours
+
+
+class Host:
+    """A lane in the hands of a worker; what it may not do is counted independently of the gate."""
+
+    def __init__(self, policy: LanePolicy) -> None:
+        self.policy = policy
+        self.state = GateState()
+        self.now_ms = NOW_MS
+        self.in_flight = 0
+        self.quiet_until_ms = 0
+        self.failures = 0
+        self.parked_until_ms = 0
+        self.times_parked = 0
+        self.parked = self.probing = False
+
+    def wait(self, ms: int) -> None:
+        """Time passes."""
+        self.now_ms += ms
+
+    def start(self, _: None) -> None:
+        """As many start as are let through; none of them may break a promise."""
+        while goes(self.state, self.policy, self.in_flight, self.now_ms):
+            self.state = started(self.state, self.policy, self.now_ms)
+            self.in_flight += 1
+            self.probing = self.parked
+
+            assert self.in_flight <= (1 if self.parked else self.policy.most_at_once)
+            assert self.now_ms >= max(self.quiet_until_ms, self.parked_until_ms)
+
+    def end(self, seen: Seen, *, throttle: bool = False) -> None:
+        """One ends."""
+        if not self.in_flight:
+            return
+        self.in_flight -= 1
+        self.state = after(self.state, seen, self.now_ms, self.policy, throttle=throttle)
+        if seen is Seen.NOTHING or (self.parked and not self.probing):
+            return
+        self.failures = 0 if throttle or seen is Seen.ANSWERED else self.failures + 1
+        self.parked = self.failures >= self.policy.breaker_failures
+        self.probing = False
+        self.times_parked = self.times_parked + 1 if self.parked else 0
+        if self.parked:
+            self.parked_until_ms = self.now_ms + 1000 * self.times_parked
+
+    def throttle(self, asked_s: float | None) -> None:
+        """One ends with a throttle."""
+        if not self.in_flight:
+            return
+        self.end(Seen.REFUSED, throttle=True)
+        self.state = throttled(self.state, self.policy, asked_s, self.now_ms, 0.0)
+        if asked_s is not None or self.now_ms >= self.quiet_until_ms:
+            quiet_ms = int((asked_s or 1.0) * 1000)
+            self.quiet_until_ms = max(self.quiet_until_ms, self.now_ms + quiet_ms)
+
+
+EVENTS = st.one_of(
+    st.just(("start", None)),
+    st.tuples(st.just("wait"), st.integers(1, 5000)),
+    st.tuples(st.just("end"), st.sampled_from(Seen)),
+    st.tuples(st.just("throttle"), st.none() | st.floats(0.001, 10)),
+)
+
+
+@given(st.integers(1, 4), st.sampled_from([0.0, 3.0]), st.integers(1, 3), st.lists(EVENTS, max_size=60))
+def test_no_order_of_events_breaks_a_promise(
+    concurrency: int, rate_per_s: float, breaker_failures: int, events: list[tuple[str, object]]
+) -> None:
+    """Never over concurrency, never while cooling or parked, one probe at a time."""
+    host = Host(
+        LanePolicy(
+            concurrency=concurrency,
+            rate_per_s=rate_per_s,
+            breaker_failures=breaker_failures,
+            breaker_reset_s=1,
+        )
+    )
+    for name, value in events:
+        getattr(host, name)(value)
+
+
+@given(STATES, st.integers(0, 10))
+def test_a_lane_left_alone_opens_when_it_says(state: GateState, in_flight: int) -> None:
+    """No state shuts a lane for ever."""
+    shut = shut_until(state, PLAIN, 0)
+    opens_ms = shut.until_ms if shut else 0
+
+    assert shut_until(state, PLAIN, opens_ms) is None
+    assert not isinstance(admit(state, PLAIN, in_flight, opens_ms), Shut)
+
+
+@given(STATES, MOMENTS_MS)
+def test_what_was_let_through_is_held_up_by_quiet_an_open_breaker_or_a_pause(
+    state: GateState, now_ms: int
+) -> None:
+    """And by nothing that its own start has counted: whoever is held up could not start either."""
+    until_ms = held_up_until(state, PACED, now_ms)
+
+    assert until_ms == 0 or until_ms > now_ms
+    assert not until_ms or isinstance(admit(state, PACED, 0, now_ms), Shut)
+    assert held_up_until(started(FRESH, PACED, now_ms), PACED, now_ms) == 0
+    assert held_up_until(FRESH, LanePolicy(paused=True), now_ms) > now_ms

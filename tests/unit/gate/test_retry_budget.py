@@ -1,0 +1,94 @@
+"""The retry budget: a host in trouble gets its first requests and hardly any second ones."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.gate import retry_budget
+from fetchfleet.worker.gate.retry_budget import FLOOR, FLOOR_MS, SHARE, WINDOW_MS
+from fetchfleet.worker.gate.state import GateState
+
+NOW_MS = 1_700_000_000_000
+
+STEPS = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 20), st.integers(0, 5)), max_size=40)
+"""So many ms later, so many requests are sent and so many have failed."""
+
+
+def sent(state: GateState, count: int, now_ms: int) -> GateState:
+    for _ in range(count):
+        state = retry_budget.sent(state, now_ms)
+    return state
+
+
+def retries_ms(steps: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int]], float]:
+    """When each retry was asked for and when it may go; and the most traffic there was."""
+    state, now_ms, most = GateState(), NOW_MS, 0.0
+    retries: list[tuple[int, int]] = []
+    for pause_ms, requests, failures in steps:
+        now_ms += pause_ms
+        state = sent(state, requests, now_ms)
+        most = max(most, retry_budget.recent(state, now_ms))
+        for _ in range(failures):
+            at_ms = retry_budget.retry_not_before_ms(state, now_ms)
+            state = retry_budget.retried(state, now_ms)
+            retries.append((now_ms, at_ms))
+    return retries, most
+
+
+def test_three_retries_may_go_at_once_and_the_next_after_its_share_of_the_window() -> None:
+    """Whatever the traffic: a third of two seconds each."""
+    retries, _ = retries_ms([(0, 0, 6)])
+
+    assert [0, 0, 0, 667, 1333, 2000] == [at_ms - NOW_MS for _, at_ms in retries]
+
+
+def test_a_busy_lane_may_retry_a_fifth_of_its_traffic() -> None:
+    """A thousand requests just now are two hundred retries at once, and one every twentieth of a second."""
+    retries, _ = retries_ms([(0, 1000, 203)])
+
+    assert [*[0] * 200, 50, 100, 150] == [at_ms - NOW_MS for _, at_ms in retries]
+
+
+@pytest.mark.parametrize(("later_ms", "traffic"), [(0, 100.0), (10_000, 36.8), (60_000, 0.2), (-5000, 100.0)])
+def test_traffic_is_forgotten_in_the_window(later_ms: int, traffic: float) -> None:
+    """It fades; a clock that goes back adds nothing."""
+    assert traffic == round(retry_budget.recent(sent(GateState(), 100, NOW_MS), NOW_MS + later_ms), 1)
+
+
+@given(STEPS)
+def test_no_window_holds_more_retries_than_the_budget(steps: list[tuple[int, int, int]]) -> None:
+    """A fifth of the most traffic there was, the floor at least: at once, and as many over the window."""
+    retries, most = retries_ms(steps)
+    times = sorted(at_ms for _, at_ms in retries)
+    share = SHARE * most
+    allowed = max(FLOOR, share) + max(FLOOR * WINDOW_MS / FLOOR_MS, share)
+
+    for first, from_ms in enumerate(times):
+        within = sum(at_ms < from_ms + WINDOW_MS for at_ms in times[first:])
+        assert within <= math.ceil(allowed)
+
+
+@given(STEPS.map(lambda steps: [(pause_ms, 0, failures) for pause_ms, _, failures in steps]))
+def test_spaced_retries_keep_their_order(steps: list[tuple[int, int, int]]) -> None:
+    """Who failed first is tried again first."""
+    times = [at_ms for _, at_ms in retries_ms(steps)[0]]
+
+    assert sorted(times) == times
+
+
+@given(STEPS)
+def test_no_retry_is_in_the_past(steps: list[tuple[int, int, int]]) -> None:
+    """Nor is it further away than its turn."""
+    retries, _ = retries_ms(steps)
+    longest_ms = FLOOR_MS / FLOOR * (len(retries) + 1)
+
+    assert all(asked_ms <= at_ms <= asked_ms + longest_ms for asked_ms, at_ms in retries)
+
+
+def test_a_retry_that_waits_longer_by_itself_holds_up_no_other() -> None:
+    """It has its place in the budget where it is asked for, wherever its back-off puts it."""
+    state = retry_budget.retried(GateState(), NOW_MS)
+
+    assert NOW_MS == retry_budget.retry_not_before_ms(state, NOW_MS)

@@ -1,0 +1,296 @@
+"""What a robots.txt lets us do, and what its absence means (RFC 9309)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet import Fetch, Outcome, Reason
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.lanes import origin_of_url
+from fetchfleet.worker.fetch.rules.decide import Again, Answered, Broke, Finish, Host, put_off
+from fetchfleet.worker.gate import gate, robots_rules
+from fetchfleet.worker.gate.gate import Go, Shut, Why
+from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, MAX_BYTES, Kept, Known, Means, Rules
+from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.policy.file import parse_policy
+from fetchfleet.worker.policy.model import LanePolicy, PolicyError
+
+NOW_MS = 1_700_000_000_000
+OBEY = LanePolicy(robots="obey")
+ENTRY = Entry(id="0123456789abcdef-00000000", deadline_ms=NOW_MS + 60_000, fetch=Fetch(url="http://a/x"))
+
+
+def rules(text: str, token: str = "fetchfleet") -> Rules:
+    """The rules of a text, the way a worker comes to them."""
+    return Rules(robots_rules.groups_for(token, text), token)
+
+
+def allows(text: str, path: str, token: str = "fetchfleet") -> bool:
+    """Whether the text allows the path."""
+    return rules(text, token).allows(f"http://a.example{path}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "path", "allowed"),
+    [
+        ("", "/x", True),
+        ("Disallow: /", "/x", False),
+        ("Disallow:", "/x", True),
+        ("Disallow: /private", "/private/a", False),
+        ("Disallow: /private", "/public", True),
+        ("Disallow: /a\nAllow: /a/b", "/a/b/c", True),  # the longest match wins, in any order
+        ("Allow: /a/b\nDisallow: /a", "/a/c", False),
+        ("Allow: /a\nDisallow: /a", "/a", True),  # of two as long, the one that allows
+        ("Disallow: /*.gif$", "/b/c.gif", False),
+        ("Disallow: /*.gif$", "/b/c.gif?x=1", True),
+        ("Disallow: /a*c", "/abbbc/d", False),
+        ("Disallow: /*?key=", "/q?key=1", False),
+        ("Disallow: /caf%C3%A9", "/caf%c3%a9", False),
+        ("Disallow: /", "/robots.txt", True),
+        ("disallow : /x # a comment", "/x", False),
+        ("Sitemap: http://a/map\nDisallow: /x", "/x", False),
+    ],
+)
+def test_the_longest_match_decides(lines: str, path: str, *, allowed: bool) -> None:
+    """Wildcards, ends and escapes are read as RFC 9309 §2.2 says."""
+    assert allowed is allows(f"User-agent: *\n{lines}", path)
+
+
+GROUPS = """
+User-agent: other
+Disallow: /
+
+User-agent: Fetch
+User-agent: FetchFleet/2.0
+Disallow: /ours
+Sitemap: http://a/map
+
+User-agent: *
+Disallow: /all
+
+user-agent: fetchfleet
+Disallow: /more
+"""
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "allowed"),
+    [
+        ("fetchfleet", "/ours", False),
+        ("fetchfleet", "/more", False),
+        ("fetchfleet", "/all", True),
+        ("fetchfleet-images", "/ours", True),
+        ("fetchfleet-images", "/all", False),
+        ("fleet", "/ours", True),
+        ("other", "/x", False),
+        ("nobody", "/more", True),
+        ("nobody", "/all", False),
+        ("*", "/all", False),
+    ],
+)
+def test_the_groups_that_name_us_are_ours_else_those_for_all(token: str, path: str, *, allowed: bool) -> None:
+    """Groups of one name are one group, a name is a whole token in any case, and * is for the rest."""
+    assert allowed is allows(GROUPS, path, token)
+
+
+def test_only_what_is_for_us_is_kept() -> None:
+    """Ten thousand robots, each with every rule, cost as much as one."""
+    agents = "".join(f"User-agent: robot{n}\n" for n in range(10_000))
+    text = agents + "User-agent: *\n" + "Disallow: /x\n" * 3
+
+    assert "User-agent: *" + "\nDisallow: /x" * 3 == robots_rules.groups_for("fetchfleet", text)
+
+
+@pytest.mark.parametrize(
+    ("said", "delay_s"), [("2", 2), ("0.5", 0.5), ("86400", 60), ("-1", 0), ("nan", 0), ("soon", 0), ("", 0)]
+)
+def test_a_crawl_delay_is_kept_within_a_minute(said: str, delay_s: float) -> None:
+    """What is no number is none."""
+    assert delay_s == rules(f"User-agent: *\nCrawl-delay: {said}").crawl_delay_s
+
+
+@given(st.binary(max_size=300))
+def test_no_body_is_too_strange(body: bytes) -> None:
+    """Whatever bytes come, they are rules of some kind."""
+    kept = robots_rules.kept_of("fetchfleet", 200, body, NOW_MS)
+
+    assert isinstance(Rules(kept.groups, kept.token).allows("http://a/x"), bool)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["User-agent: *", "User-agent: us", "User-agent: b", "Disallow: /x", "Allow: /x/y"])
+    )
+)
+def test_what_is_kept_says_the_same_as_the_whole(lines: list[str]) -> None:
+    """The groups that are left out are those that do not count."""
+    text = "\n".join(lines)
+    whole = Rules(text, "us")
+
+    for path in ("/x", "/x/y", "/z"):
+        assert whole.allows(f"http://a{path}") is allows(text, path, "us")
+
+
+def test_a_line_that_was_cut_is_no_line() -> None:
+    """Of a file that is too long the first 500 KiB count, and half a rule might say too much."""
+    head = b"User-agent: *\nDisallow: /x\n"
+    body = head + b"#" * (MAX_BYTES - len(head) - 12) + b"\nDisallow: /"
+
+    text = robots_rules.text_of(body + b"y\n")
+
+    assert text.startswith("User-agent: *\nDisallow: /x\n#")
+    assert text.endswith("#\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "means"),
+    [
+        (200, Means.RULES),
+        (206, Means.RULES),
+        (301, Means.NONE),
+        (304, Means.NONE),
+        (401, Means.NONE),
+        (404, Means.NONE),
+        (410, Means.NONE),
+        (429, Means.WAIT),
+        (500, Means.WAIT),
+        (503, Means.WAIT),
+    ],
+)
+def test_a_status_says_whether_to_read_to_go_or_to_wait(status: int, means: Means) -> None:
+    """RFC 9309 §2.3.1, and a 429 is a host that has too much to do."""
+    assert means is robots_rules.meaning(status)
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "token"),
+    [("fetchfleet/0.1", "fetchfleet"), ("Our-Bot/2 (+http://a)", "our-bot"), ("Bot", "bot"), ("", "*")],
+)
+def test_we_are_known_by_our_product_token(user_agent: str, token: str) -> None:
+    """The first word of the User-Agent, without its version."""
+    assert token == robots_rules.token_of(user_agent)
+
+
+def test_an_answer_is_kept_for_a_day_at_most() -> None:
+    """And that there is none for an hour."""
+    there = robots_rules.kept_of("us", 200, b"User-agent: us\nDisallow: /", NOW_MS)
+    none = robots_rules.kept_of("us", 404, b"<html>", NOW_MS)
+
+    assert there == Kept(token="us", groups="User-agent: us\nDisallow: /", until_ms=NOW_MS + 24 * 3600 * 1000)
+    assert none == Kept(token="us", groups="", until_ms=NOW_MS + 3600 * 1000)
+
+
+def test_what_was_saved_is_believed_only_if_it_is_ours_and_fresh() -> None:
+    """Other workers may have another name, and nothing in Redis is trusted."""
+    kept = Kept(token="us", groups="", until_ms=NOW_MS + 1000)
+    text = robots_rules.to_json(kept)
+
+    assert kept == robots_rules.from_json(text, "us", NOW_MS)
+    assert robots_rules.from_json(text, "them", NOW_MS) is None
+    assert robots_rules.from_json(text, "us", NOW_MS + 1000) is None
+    assert robots_rules.from_json(text, "us", NOW_MS - 2 * 24 * 3600 * 1000) is None
+    assert robots_rules.from_json(b"{", "us", NOW_MS) is None
+    assert robots_rules.from_json(b"\xff", "us", NOW_MS) is None
+
+
+def test_what_is_known_of_an_origin_ends() -> None:
+    """Until its time is over; the longest delay holds for the host."""
+    known = Known()
+    slow = rules("User-agent: *\nCrawl-delay: 3")
+    known.learn("http://a", slow, NOW_MS + 1)
+    known.learn("https://a", ALLOW_ALL, NOW_MS + 1)
+
+    assert known.rules("http://a", NOW_MS) is slow
+    assert known.rules("http://a", NOW_MS + 1) is None
+    assert known.rules("http://b", NOW_MS) is None
+    assert known.crawl_delay_s() == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://a/", "http://a"),
+        ("https://a.example:8443/x/y", "https://a.example:8443"),
+        ("http://[::1]:81/", "http://[::1]:81"),
+        ("http://a/x?u=http://b/", "http://a"),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
+    """Each has a robots.txt of its own."""
+    assert origin == origin_of_url(url)
+
+
+def test_a_crawl_delay_spaces_starts() -> None:
+    """From the asking on, whatever burst the policy allows; and not where the policy ignores it."""
+    policy = LanePolicy(robots="obey", rate_per_s=100, burst=50)
+    state = gate.spaced(GateState(), 2.0, NOW_MS)
+
+    assert Shut(NOW_MS + 2000, Why.PACING) == gate.admit(state, policy, 0, NOW_MS)
+    state = gate.started(state, policy, NOW_MS + 2000)
+    assert Shut(NOW_MS + 4000, Why.PACING) == gate.admit(state, policy, 0, NOW_MS + 2001)
+    assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS + 2001), Go)
+
+
+def test_the_policys_own_pace_holds_where_it_is_slower() -> None:
+    """A crawl delay never makes a lane faster."""
+    policy = LanePolicy(robots="obey", rate_per_s=0.1)
+    state = gate.started(gate.spaced(GateState(), 2.0, 0), policy, NOW_MS)
+
+    assert Shut(NOW_MS + 10_000, Why.PACING) == gate.admit(state, policy, 0, NOW_MS)
+
+
+def test_a_delay_that_somebody_knew_costs_the_first_fetch_nothing() -> None:
+    """Nothing was asked just now."""
+    assert isinstance(gate.admit(gate.spaced(GateState(), 2.0, 0), OBEY, 0, NOW_MS), Go)
+
+
+def test_a_host_that_does_not_say_is_kept_out_of_for_longer_each_time() -> None:
+    """As long as a retry would wait, and no fetch goes meanwhile."""
+    waits = [
+        gate.kept_out(GateState(failures=n), OBEY, NOW_MS, 0.0).robots_until_ms - NOW_MS for n in (1, 2, 3, 9)
+    ]
+    state = gate.kept_out(GateState(failures=1), OBEY, NOW_MS, 0.0)
+
+    assert [1000, 2000, 4000, 60_000] == waits
+    assert Shut(NOW_MS + 1000, Why.ROBOTS) == gate.admit(state, OBEY, 0, NOW_MS + 999)
+    assert isinstance(gate.admit(state, OBEY, 0, NOW_MS + 1000), Go)
+    assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS), Go)
+
+
+@pytest.mark.parametrize(
+    ("happened", "reason", "throttles"),
+    [
+        (Answered(status=503), Reason.HTTP_STATUS, 0),
+        (Answered(status=429), Reason.THROTTLED, 1),
+        (Answered(status=503, wait_s=9), Reason.THROTTLED, 1),
+        (Broke(reason=Reason.CONNECT), Reason.CONNECT, 0),
+    ],
+)
+def test_waiting_for_a_robots_txt_charges_no_attempt(
+    happened: Answered | Broke, reason: Reason, throttles: int
+) -> None:
+    """Nothing was asked of the fetch's own URL."""
+    again = put_off(ENTRY, happened, NOW_MS, Host(opens_ms=NOW_MS + 3000))
+
+    assert isinstance(again, Again)
+    assert (3.0, reason) == (again.wait_s, again.reason)
+    assert (0, throttles, reason) == (again.entry.attempts, again.entry.throttles, again.entry.last)
+
+
+def test_a_wait_for_a_robots_txt_ends() -> None:
+    """With the host, or with the fetch's own deadline."""
+    broke = Broke(reason=Reason.CONNECT)
+
+    assert put_off(ENTRY, broke, NOW_MS, Host(dead=True)) == Finish(
+        outcome=Outcome.FAILED, reason=Reason.HOST_DEAD
+    )
+    assert put_off(ENTRY, broke, NOW_MS, Host(opens_ms=ENTRY.deadline_ms)) == Finish(
+        outcome=Outcome.FAILED, reason=Reason.DEADLINE
+    )
+
+
+def test_a_policy_ignores_or_obeys() -> None:
+    """There is no third way."""
+    assert "obey" == parse_policy('[host."a.example"]\nrobots = "obey"').for_lane("a.example").robots
+    with pytest.raises(PolicyError, match="robots: 'maybe' is not one of ignore, obey"):
+        parse_policy('[default]\nrobots = "maybe"')

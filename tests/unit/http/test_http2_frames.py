@@ -1,0 +1,356 @@
+"""HTTP/2 without a socket: frames out of bytes, heads, and windows that neither leak nor burst."""
+
+from collections.abc import Iterable
+
+import h2.config
+import h2.connection
+import h2.events
+import httpcore2
+import pytest
+from h2.errors import ErrorCodes
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, PingFrame, SettingsFrame, WindowUpdateFrame
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.http.http2 import headers
+from fetchfleet.worker.http.http2.frames import (
+    MAX_IDLE_FRAMES,
+    Data,
+    FrameError,
+    Frames,
+    GoAway,
+    end_of,
+    window_update,
+)
+from fetchfleet.worker.http.http2.headers import BadHeadError, answered, asked
+from fetchfleet.worker.http.http2.session import (
+    CONNECTION_WINDOW_BYTES,
+    MAX_UNSENT_BYTES,
+    STREAM_WINDOW_BYTES,
+    Session,
+)
+from fetchfleet.worker.http.http2.stream import RefusedError, Stream
+
+STREAMS = st.integers(1, 2**31 - 1)
+PADDED = st.builds(
+    lambda stream, data, pad, last: DataFrame(
+        stream, data, pad_length=pad, flags=["PADDED", *(["END_STREAM"] if last else [])]
+    ),
+    STREAMS,
+    st.binary(max_size=300),
+    st.integers(0, 255),
+    st.booleans(),
+)
+PLAIN = st.builds(DataFrame, STREAMS, st.binary(max_size=300))
+GOING = st.builds(
+    lambda last, code, more: GoAwayFrame(0, last_stream_id=last, error_code=code, additional_data=more),
+    st.integers(0, 2**31 - 1),
+    st.integers(0, 13),
+    st.binary(max_size=50),
+)
+OTHERS = st.one_of(
+    st.builds(lambda data: PingFrame(0, data), st.binary(min_size=8, max_size=8)),
+    st.builds(WindowUpdateFrame, STREAMS, st.integers(1, 2**31 - 1)),
+)
+GET = [(b":method", b"GET"), (b":authority", b"a"), (b":scheme", b"https"), (b":path", b"/")]
+
+
+def expected(frames: Iterable[Frame]) -> list[Data | GoAway | bytes]:
+    """What is to come of them, other frames together."""
+    found: list[Data | GoAway | bytes] = []
+    for frame in frames:
+        match frame:
+            case DataFrame():
+                padding = frame.pad_length + 1 if "PADDED" in frame.flags else 0
+                size = len(frame.data) + padding
+                found.append(Data(frame.stream_id, bytes(frame.data), size, "END_STREAM" in frame.flags))
+            case GoAwayFrame():
+                found.append(GoAway(frame.last_stream_id, frame.error_code))
+            case _:
+                found.append(frame.serialize())
+    return found
+
+
+def joined(found: Iterable[Data | GoAway | bytes]) -> list[Data | GoAway | bytes]:
+    """The same, with bytes that follow one another put together."""
+    together: list[Data | GoAway | bytes] = []
+    for each in found:
+        if together and isinstance(each, bytes) and isinstance(together[-1], bytes):
+            together[-1] += each
+        else:
+            together.append(each)
+    return together
+
+
+@given(st.lists(st.one_of(PADDED, PLAIN, GOING, OTHERS), max_size=12), st.data())
+def test_frames_come_out_as_they_went_in_however_they_are_cut(
+    frames: list[Frame], draw: st.DataObject
+) -> None:
+    """In their order, whole, each once."""
+    wire = b"".join(frame.serialize() for frame in frames)
+    cuts = sorted(draw.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
+    reader, found = Frames(), []
+    for since, until in zip([0, *cuts], [*cuts, len(wire)], strict=True):
+        found += reader.feed(wire[since:until])
+
+    assert joined(found) == joined(expected(frames))
+
+
+@given(st.binary(max_size=400), st.integers(1, 50))
+def test_garbage_is_frames_or_an_error(wire: bytes, step: int) -> None:
+    """Nothing else is raised, and nothing hangs."""
+    reader = Frames()
+    try:
+        for at in range(0, len(wire), step):
+            reader.feed(wire[at : at + step])
+    except FrameError:
+        pass
+
+
+def test_frames_that_bring_nothing_are_counted_until_something_comes() -> None:
+    """A piece of a body, or word that a head came, forgives those before it."""
+    ping, reader = PingFrame(0, b"12345678").serialize(), Frames()
+    for _ in range(3):
+        reader.feed(ping * MAX_IDLE_FRAMES)
+        reader.feed(DataFrame(1, b"x").serialize())
+    reader.feed(ping * MAX_IDLE_FRAMES)
+    reader.moved()
+    with pytest.raises(FrameError):
+        reader.feed(ping * (MAX_IDLE_FRAMES + 1))
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"\x00\x40\x01\x00\x00\x00\x00\x00\x01" + b"x" * 0x4001,
+        b"\x00\x00\x04\x07\x00\x00\x00\x00\x00\x00\x00\x00\x01",
+        b"\x00\x00\x02\x00\x08\x00\x00\x00\x01\x02\x00",
+        b"\x00\x00\x00\x00\x08\x00\x00\x00\x01",
+    ],
+    ids=["too large", "half a GOAWAY", "all padding", "padding of nothing"],
+)
+def test_frames_that_cannot_be_are_refused(wire: bytes) -> None:
+    """By the words of RFC 9113 §4.2, §6.1 and §6.8."""
+    with pytest.raises(FrameError):
+        Frames().feed(wire)
+
+
+@given(STREAMS, st.integers(1, 2**31 - 1))
+def test_frames_of_our_own_are_what_others_make(stream: int, by: int) -> None:
+    """Hyperframe has the last word."""
+    assert window_update(stream, by) == WindowUpdateFrame(stream, by).serialize()
+    assert end_of(stream) == DataFrame(stream, b"", flags=["END_STREAM"]).serialize()
+
+
+def test_a_request_goes_without_what_belongs_to_a_connection() -> None:
+    """Host is the authority; names are in small letters."""
+    fields = [(b"Host", b"a:1"), (b"Accept", b"*/*"), (b"Connection", b"close"), (b"TE", b"trailers")]
+
+    assert asked(b"GET", b"https", b"/x", fields) == [
+        (b":method", b"GET"),
+        (b":authority", b"a:1"),
+        (b":scheme", b"https"),
+        (b":path", b"/x"),
+        (b"accept", b"*/*"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        ([], None),
+        ([(b"content-length", b"5")], 5),
+        ([(b"content-length", b"5"), (b"content-length", b"5")], 5),
+        ([(b"content-length", b"5, 5")], 5),
+    ],
+)
+def test_a_length_is_one_however_often_it_is_said(fields: list[headers.Field], length: int | None) -> None:
+    """And is told once to whoever reads on."""
+    head = answered([(b":status", b"200"), *fields], b"GET")
+
+    assert head.length_bytes == length
+    assert len(head.fields) == (length is not None)
+
+
+@pytest.mark.parametrize(("status", "method"), [(b"204", b"GET"), (b"304", b"GET"), (b"200", b"HEAD")])
+def test_some_answers_have_no_body_whatever_they_say(status: bytes, method: bytes) -> None:
+    """By their status, or their request's method (RFC 9110 §6.4.1)."""
+    assert answered([(b":status", status), (b"content-length", b"5")], method).length_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [(b":status", b"200"), (b":status", b"200")],
+        [(b":status", b"20")],
+        [(b":status", b"099")],
+        [(b":status", b"two")],
+        [(b"x", b"y"), (b":status", b"200")],
+        [(b":status", b"200"), (b":path", b"/")],
+        [(b":status", b"200"), (b"X", b"y")],
+        [(b":status", b"200"), (b"", b"y")],
+        [(b":status", b"200"), (b"x y", b"z")],
+        [(b":status", b"200"), (b"x", b"a\r\nb: c")],
+        [(b":status", b"200"), (b"x", b"a\0")],
+        [(b":status", b"200"), (b"transfer-encoding", b"chunked")],
+        [(b":status", b"200"), (b"content-length", b"1"), (b"content-length", b"2")],
+        [(b":status", b"200"), (b"content-length", b"1, 2")],
+        [(b":status", b"200"), (b"content-length", b"-1")],
+        [(b":status", b"200"), (b"content-length", b"1" + b"0" * 30)],
+    ],
+)
+def test_a_head_that_breaks_the_protocol_is_none(fields: list[headers.Field]) -> None:
+    """RFC 9113 §8.2 and §8.3."""
+    with pytest.raises(BadHeadError):
+        answered(fields, b"GET")
+
+
+class Host:
+    """The other end of a session, which h2 plays."""
+
+    def __init__(self) -> None:
+        self.session = Session()
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        self.h2.initiate_connection()
+        self.talk()
+
+    def talk(self) -> list[h2.events.Event]:
+        """Each hears what the other has to say; what the host heard."""
+        events = self.h2.receive_data(self.session.output())
+        self.session.receive(self.h2.data_to_send())
+        return events + self.h2.receive_data(self.session.output())
+
+    def asked(self) -> Stream:
+        """A request that has come, and the head of whose answer has gone back."""
+        stream = self.session.open(GET, b"GET", whole=True)
+        self.talk()
+        self.h2.send_headers(stream.id, [(":status", "200")])
+        self.talk()
+        return stream
+
+    def window(self, stream: Stream) -> int:
+        """How much the host may send."""
+        return self.h2.local_flow_control_window(stream.id)
+
+    def sends(self, stream: Stream, size_bytes: int) -> None:
+        """So much of a body."""
+        while size_bytes:
+            piece = min(size_bytes, 16_000)
+            self.h2.send_data(stream.id, b"x" * piece)
+            size_bytes -= piece
+        self.talk()
+
+
+def test_what_is_not_taken_stops_its_stream_and_no_other() -> None:
+    """The connection's window is given back as bytes come, the stream's as they are taken."""
+    host = Host()
+    still, moving = host.asked(), host.asked()
+    host.sends(still, STREAM_WINDOW_BYTES)
+
+    assert host.window(still) == 0
+    for _ in range(2 * CONNECTION_WINDOW_BYTES // STREAM_WINDOW_BYTES):
+        host.sends(moving, host.window(moving))
+        host.session.taken(moving, len(moving.take(STREAM_WINDOW_BYTES)))
+        host.talk()
+    assert host.window(still) == 0
+    assert host.window(moving) == STREAM_WINDOW_BYTES
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 400_000), st.booleans()), max_size=25))
+def test_no_window_leaks(steps: list[tuple[int, int, bool]]) -> None:
+    """Whatever comes, is taken or dropped: windows are whole again but for what is not yet worth a frame."""
+    host = Host()
+    streams = [host.asked() for _ in range(4)]
+    for which, size_bytes, drop in steps:
+        stream = streams[which]
+        host.sends(stream, min(size_bytes, host.window(stream)))
+        if drop:
+            host.session.drop(stream)
+            streams[which] = host.asked()
+        else:
+            host.session.taken(stream, len(stream.take(size_bytes)))
+        host.talk()
+    for stream in streams:
+        host.session.taken(stream, len(stream.take(STREAM_WINDOW_BYTES)))
+    host.talk()
+
+    assert all(host.window(stream) > STREAM_WINDOW_BYTES // 2 for stream in streams)
+    assert host.h2.outbound_flow_control_window > CONNECTION_WINDOW_BYTES // 2
+
+
+def test_what_comes_of_a_stream_that_was_dropped_is_acknowledged() -> None:
+    """It was on its way before the host knew; its part of the connection's window comes back."""
+    host = Host()
+    for _ in range(3 * CONNECTION_WINDOW_BYTES // STREAM_WINDOW_BYTES):
+        stream = host.asked()
+        host.session.drop(stream)
+        unheard = host.session.output()
+        for _ in range(STREAM_WINDOW_BYTES // 16_000):
+            host.h2.send_data(stream.id, b"x" * 16_000)
+        host.session.receive(host.h2.data_to_send())
+        host.h2.receive_data(unheard)
+        host.talk()
+
+    assert host.h2.outbound_flow_control_window > CONNECTION_WINDOW_BYTES // 2
+    assert not host.session.streams
+
+
+def test_more_than_its_window_is_a_streams_own_fault() -> None:
+    """It is reset, and memory stays bounded."""
+    host = Host()
+    stream, other = host.asked(), host.asked()
+    wire = DataFrame(stream.id, b"x" * 16_000).serialize() * (1 + STREAM_WINDOW_BYTES // 16_000)
+    host.session.receive(wire)
+
+    assert isinstance(stream.error, httpcore2.RemoteProtocolError)
+    assert other.error is None
+    [reset] = [event for event in host.talk() if isinstance(event, h2.events.StreamReset)]
+    assert reset.stream_id == stream.id
+
+
+def test_a_host_that_reads_no_answers_is_a_flood() -> None:
+    """Its settings and pings would be answered in memory for ever."""
+    session = Host().session
+    wire = (SettingsFrame(0, {0x1: 4096}).serialize() + DataFrame(1, b"x").serialize()) * 100
+    session.open(GET, b"GET", whole=True)
+
+    def flood() -> None:
+        for _ in range(MAX_UNSENT_BYTES):
+            session.receive(wire)
+
+    with pytest.raises(httpcore2.RemoteProtocolError, match="more answers than it reads"):
+        flood()
+
+
+def test_after_goaway_streams_above_were_not_begun() -> None:
+    """Those below go on; no others are taken."""
+    host = Host()
+    streams = [host.session.open(GET, b"GET", whole=True) for _ in range(3)]
+    host.session.receive(GoAwayFrame(0, last_stream_id=3, error_code=0).serialize())
+
+    assert [type(stream.error) for stream in streams] == [type(None), type(None), RefusedError]
+    assert host.session.room == 0
+
+
+def test_who_has_begun_to_answer_has_begun() -> None:
+    """A refusal after a head is a broken answer, and no leave to ask again."""
+    host = Host()
+    refused, above = host.asked(), host.asked()
+    host.h2.reset_stream(refused.id, ErrorCodes.REFUSED_STREAM)
+    host.talk()
+    host.session.receive(GoAwayFrame(0, last_stream_id=0, error_code=0).serialize())
+
+    assert [type(stream.error) for stream in (refused, above)] == [httpcore2.ReadError] * 2
+
+
+@given(st.binary(max_size=300))
+def test_whatever_a_host_says_is_heard_or_refused(wire: bytes) -> None:
+    """Garbage raises one error, and only that."""
+    session = Host().session
+    session.open(GET, b"GET", whole=True)
+    try:
+        session.receive(wire)
+    except httpcore2.RemoteProtocolError:
+        session.fail(lambda _: httpcore2.RemoteProtocolError("over"))
+        session.part()

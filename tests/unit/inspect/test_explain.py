@@ -1,0 +1,127 @@
+"""Why a lane waits, in a word and in a sentence."""
+
+import pytest
+from msgspec.structs import replace
+
+from fetchfleet.worker.gate.gate import PAUSE_LOOK_MS, Why
+from fetchfleet.worker.gate.state import Breaker, GateState, Said
+from fetchfleet.worker.inspect.explain import judged, ordinal, why_shut
+from fetchfleet.worker.inspect.snapshot import LaneSnapshot
+from fetchfleet.worker.policy.model import LanePolicy, Range
+
+NOW_MS = 1_000_000
+LATER_MS = NOW_MS + 5_000
+WAITING = LaneSnapshot("a.example", 0, 3, "", 0.0)
+BUSY = replace(WAITING, in_flight=2)
+POLICY = LanePolicy(concurrency=2)
+OPEN = GateState()
+COOLING = GateState(cool_until_ms=LATER_MS, answers=(Said(1, "200"), Said(2, "503"), Said(3, "404")))
+BROKEN = GateState(breaker=Breaker.OPEN, open_until_ms=LATER_MS, opens=2, answers=(Said(1, "connect"),))
+PACED = GateState(paced_ms=float(LATER_MS))
+SPENT = GateState(paced_ms=float(LATER_MS), quota_until_ms=LATER_MS, quota_interval_ms=10.0)
+
+
+def state_of(
+    snapshot: LaneSnapshot = WAITING,
+    state: GateState = OPEN,
+    policy: LanePolicy = POLICY,
+    *,
+    retry_ms: int | None = None,
+    anybody: bool = True,
+) -> tuple[str, int | None]:
+    """The word, and until when."""
+    word, until_ms, why = judged(snapshot, state, policy, NOW_MS, retry_ms=retry_ms, anybody=anybody)
+    assert why
+    return word, until_ms
+
+
+def test_a_lane_without_fetches_is_idle_whatever_its_gate_says() -> None:
+    """Nothing waits, so nothing has to be explained."""
+    assert ("idle", None) == state_of(replace(WAITING, waiting=0), COOLING)
+
+
+@pytest.mark.parametrize(
+    ("state", "policy", "expected"),
+    [
+        (COOLING, POLICY, ("cooling", LATER_MS)),
+        (BROKEN, POLICY, ("breaker", LATER_MS)),
+        (PACED, replace(POLICY, rate_per_s=1.0), ("pacing", LATER_MS)),
+        (PACED, POLICY, ("waiting", None)),
+        (SPENT, POLICY, ("quota", LATER_MS)),
+        (SPENT, replace(POLICY, quota=False), ("waiting", None)),
+        (COOLING, replace(POLICY, paused=True), ("paused", None)),
+        (replace(COOLING, cool_until_ms=NOW_MS), POLICY, ("waiting", None)),
+    ],
+)
+def test_a_shut_lane_says_what_shuts_it_and_until_when(
+    state: GateState, policy: LanePolicy, expected: tuple[str, int | None]
+) -> None:
+    """The longest wait; a pause has no end of its own."""
+    assert expected == state_of(WAITING, state, policy)
+
+
+def test_a_lane_at_work_says_how_much_of_its_room_is_used() -> None:
+    """Two of two is as many as may be; a found concurrency counts as well as a stated one."""
+    said = judged(BUSY, OPEN, POLICY, NOW_MS, retry_ms=None, anybody=True)
+    adaptive = judged(BUSY, OPEN, LanePolicy(concurrency=Range()), NOW_MS, retry_ms=None, anybody=True)
+
+    assert ("busy", None, "2 of 2 are in flight: as many as may be") == said
+    assert ("busy", None, "2 of 4 are in flight") == adaptive
+
+
+def test_a_lane_that_waits_says_for_whom() -> None:
+    """For any worker, for a retry's time, or for its turn."""
+    assert ("no worker", None) == state_of(anybody=False)
+    assert ("retry", LATER_MS) == state_of(retry_ms=LATER_MS)
+    assert ("waiting", None) == state_of()
+    assert ("no worker", None) == state_of(retry_ms=LATER_MS, anybody=False)
+
+
+def test_what_the_workers_say_counts_where_our_policy_knows_nothing() -> None:
+    """Whoever asks may not have the workers' policy file; a retry they call a retry."""
+    paced = replace(WAITING, why="pacing", opens_in_s=5.0)
+
+    assert ("pacing", LATER_MS) == state_of(paced, retry_ms=LATER_MS)
+    assert ("retry", LATER_MS) == state_of(replace(paced, why="retry"), retry_ms=LATER_MS)
+
+
+@pytest.mark.parametrize(
+    ("why", "state", "words"),
+    [
+        (Why.COOLING, COOLING, "asked for quiet by 503"),
+        (Why.COOLING, OPEN, "asked for quiet"),
+        (Why.BREAKER, BROKEN, "does not answer (connect); its breaker is open, 2nd time"),
+        (Why.BREAKER, replace(BROKEN, nameless=True), "its name does not exist"),
+        (Why.BREAKER, OPEN, "no answer"),
+        (Why.PACING, PACED, "name their file with --policy"),
+        (Why.QUOTA, SPENT, "RateLimit"),
+        (Why.PAUSED, OPEN, "fetchfleet resume"),
+    ],
+)
+def test_each_reason_has_its_words(why: Why, state: GateState, words: str) -> None:
+    """With the last answer that led to it, and what to do where there is something to do."""
+    assert words in why_shut(why, state, POLICY)
+
+
+def test_a_pace_is_named_as_the_policy_has_it() -> None:
+    """Whole rates without a fraction."""
+    assert "lets 5 fetches" in why_shut(Why.PACING, PACED, LanePolicy(rate_per_s=5.0))
+    assert "lets 0.5 fetches" in why_shut(Why.PACING, PACED, LanePolicy(rate_per_s=0.5))
+
+
+def test_a_pause_is_looked_at_again_before_long() -> None:
+    """A resume that nobody heard of is made good."""
+    assert 0 < PAUSE_LOOK_MS <= 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        *[(0, "0th"), (1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th")],
+        *[(10, "10th"), (11, "11th"), (12, "12th"), (13, "13th"), (21, "21st"), (22, "22nd")],
+        *[(101, "101st"), (111, "111th"), (113, "113th")],
+    ],
+)
+def test_ordinals(number: int, expected: str) -> None:
+    """Eleven to thirteen are not like one to three, in any hundred."""
+    assert expected == ordinal(number)

@@ -1,0 +1,166 @@
+"""Asking only for what is newer: which validators count, and where they are sent."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fetchfleet.jobs.contract.conditions import (
+    MAX_ETAG_BYTES,
+    is_conditional,
+    is_etag,
+    is_http_date,
+)
+from fetchfleet.jobs.contract.entry import Entry, Hop
+from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.errors import InvalidFetchError
+from fetchfleet.worker.fetch.rules.stale_fallback import Record, from_json, to_json
+from fetchfleet.worker.fetch.rules.validators import Validators, asking, usable, validators_of
+
+URL = "http://a.example/x"
+DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+RECORD = Record(path="a/b", bytes=3, sha256="0" * 64, stored_ms=9, url=URL, etag='"e"', last_modified=DATE)
+
+
+@pytest.mark.parametrize(
+    "tag", ['""', '"a"', 'W/"a"', '"!#~"', '"a,b"', '"' + "x" * (MAX_ETAG_BYTES - 2) + '"']
+)
+def test_an_entity_tag_is_quoted_and_may_be_weak(tag: str) -> None:
+    """As RFC 9110 §8.8.3 has it."""
+    assert is_etag(tag)
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        *("", "a", "*", "'a'", '"', '"a', 'a"', 'w/"a"', "W/a", '"a" ', '"a b"', '"a"\n', '"é"', '"a", "b"'),
+        '"' + "x" * (MAX_ETAG_BYTES - 1) + '"',
+    ],
+)
+def test_what_is_no_single_tag_is_none(tag: str) -> None:
+    """A `*` or a list would match what nobody has."""
+    assert not is_etag(tag)
+
+
+@pytest.mark.parametrize(
+    ("text", "date"),
+    [
+        (DATE, True),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", True),
+        ("Sun Nov  6 08:49:37 1994", True),
+        ("Tue, 20 Jan 2026 10:00:00 +0000", True),
+        ("Sat, 29 Feb 2020 23:59:59 GMT", True),
+        ("Sun, 31 Jan 2021 00:00:00 GMT", True),
+        ("Sun, 30 Feb 2020 10:00:00 GMT", False),
+        ("Sun, 00 Nov 1994 08:49:37 GMT", False),
+        ("Sun, 06 Nov 1994 24:00:00 GMT", False),
+        ("Sun, 06 Nov 1994 08:60:00 GMT", False),
+        ("", False),
+        ("yesterday", False),
+        ("0", False),
+        (DATE + "\r\nX: y", False),
+        (DATE + " ", False),
+        (DATE + " " * 60 + "x", False),
+        ("é" + DATE, False),
+    ],
+)
+def test_a_date_is_one_that_can_be_read(text: str, *, date: bool) -> None:
+    """In any of the forms that hosts use; it is sent back as it came."""
+    assert date is is_http_date(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("etag", {"etag": "*"}),
+        ("etag", {"etag": '"e"', "method": "POST"}),
+        ("etag", {"etag": '"e"', "headers": {"if-none-match": '"f"'}}),
+        ("last_modified", {"last_modified": "yesterday"}),
+        ("last_modified", {"last_modified": DATE, "method": "PUT"}),
+        ("last_modified", {"last_modified": DATE, "headers": {"If-Modified-Since": DATE}}),
+        ("revalidate", {"revalidate": True, "method": "HEAD"}),
+        ("revalidate", {"revalidate": True, "etag": '"e"'}),
+        ("revalidate", {"revalidate": True, "last_modified": DATE}),
+        ("revalidate", {"revalidate": True, "headers": {"If-None-Match": "*"}}),
+    ],
+)
+def test_a_condition_that_cannot_be_is_refused_by_name(field: str, fields: dict[str, Any]) -> None:
+    """Said once, of a method that takes one, in a form that hosts read."""
+    with pytest.raises(InvalidFetchError, match=f"^{field}: "):
+        Fetch(url=URL, **fields)
+
+
+def test_what_a_fetch_has_becomes_conditions() -> None:
+    """Both of them: a host that knows If-None-Match goes by that (RFC 9110 §13.1.3)."""
+    fetch = Fetch(url=URL, headers={"X": "y"}, etag='"e"', last_modified=DATE)
+    request = Entry(id="x", deadline_ms=0, fetch=fetch).request
+
+    assert (("X", "y"), ("If-None-Match", '"e"'), ("If-Modified-Since", DATE)) == request.headers
+    assert is_conditional(request.headers)
+
+
+HEADERS = st.none() | st.text(max_size=20) | st.sampled_from(['"e"', DATE, "*", 'W/"e"'])
+
+
+@given(HEADERS, HEADERS)
+@example('"e"', "Sun, 06 Nov 99999999999 08:49:37 GMT")
+def test_whatever_a_host_says_can_be_given_back(etag: str | None, date: str | None) -> None:
+    """What a result carries is what a fetch takes, and what is remembered is read again."""
+    said = {"etag": etag, "last-modified": date}
+    found = validators_of(URL, said.get)
+    record = Record(path="a", bytes=1, sha256="", stored_ms=1, **found._asdict())
+
+    Fetch(url=URL, etag=found.etag, last_modified=found.last_modified)
+    assert record == from_json(to_json(record))
+    assert found.etag in {None, etag}
+    assert found.last_modified in {None, date}
+
+
+@pytest.mark.parametrize("fields", [{"etag": "*"}, {"etag": '"a"\r\nX: y'}, {"last_modified": "never\n"}])
+def test_a_record_that_cannot_be_sent_is_none(fields: dict[str, str]) -> None:
+    """Nothing on the disk is trusted to be a header."""
+    record = msgspec.structs.replace(Record(path="a", bytes=1, sha256="", stored_ms=1, url=URL), **fields)
+
+    assert from_json(to_json(record)) is None
+
+
+@given(st.sampled_from([URL, "http://a.example/y", "http://b.example/x"]), st.booleans())
+def test_validators_are_sent_to_the_url_that_gave_them(url: str, known: bool) -> None:  # noqa: FBT001
+    """And to no other, where they would mean nothing or tell something."""
+    request = Hop("GET", url, (("X", "y"),))
+    asked = asking(request, RECORD if known else None)
+
+    assert is_conditional(asked.headers) == (known and url == URL)
+    assert (asked.method, asked.url, asked.headers[:1]) == ("GET", url, request.headers)
+
+
+def test_a_body_without_validators_is_asked_for_whole() -> None:
+    """There is nothing to compare."""
+    bare = Record(path="a", bytes=1, sha256="", stored_ms=1, url=URL)
+
+    assert Hop("GET", URL) == asking(Hop("GET", URL), bare)
+
+
+@pytest.mark.parametrize(
+    ("fields", "spared"),
+    [
+        ({}, True),
+        ({"dest": "a/b"}, True),
+        ({"dest": "a/c"}, False),
+        ({"max_bytes": 2}, False),
+        ({"sha256": "0" * 64}, True),
+        ({"sha256": "1" * 64}, False),
+    ],
+)
+def test_a_stored_body_spares_a_fetch_that_would_have_it_there(
+    fields: dict[str, Any], *, spared: bool
+) -> None:
+    """Another place, or a body that the fetch would refuse, is fetched whole."""
+    assert spared is usable(Fetch(url=URL, revalidate=True, **fields), RECORD)
+
+
+def test_an_answer_without_validators_has_none() -> None:
+    """Only its URL."""
+    assert Validators(URL, None, None) == validators_of(URL, lambda _: None)

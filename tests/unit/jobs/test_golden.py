@@ -1,0 +1,74 @@
+"""What earlier releases wrote, and what others wrote for them, is read as it was then."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.messages import Order, read_arguments, read_message
+from fetchfleet.jobs.contract.model import decode_fetch, decode_result
+from fetchfleet.worker.intake.arq_jobs import FETCH, read_job
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def read_arq_job(text: bytes) -> Order:
+    """The order of a job as arq stored it."""
+    job = read_job(frozenset({FETCH}), text)
+    return read_arguments(*job["a"], **job["k"])
+
+
+READERS: dict[str, Callable[[bytes], Any]] = {
+    "fetches": decode_fetch,
+    "messages": read_message,
+    "jobs": read_arq_job,
+    "elements": from_element,
+    "results": decode_result,
+}
+
+
+def plain(value: Any) -> Any:
+    """With every field, also those that have their default, as JSON has it."""
+    match value:
+        case msgspec.Struct():
+            return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case dict():
+            return {name: plain(item) for name, item in value.items()}
+        case _:
+            return msgspec.to_builtins(value)
+
+
+def same(then: Any, now: Any) -> Any:
+    """What is now, without the fields that were not known then."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return {name: same(item, now[name]) for name, item in then.items() if name in now}
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        return [same(one, other) for one, other in zip(then, now, strict=True)]
+    return now
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("folder", sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()))
+def test_what_a_release_wrote_is_read_as_it_was_then(folder: str, kind: str) -> None:
+    """Line by line, each field as it was."""
+    lines = [json.loads(line) for line in (GOLDEN / folder / f"{kind}.jsonl").read_text().splitlines()]
+    for line in lines:
+        now = plain(READERS[kind](line["given"].encode()))
+        assert line["read"] == same(line["read"], now)
+
+    assert len(lines) >= 5
+
+
+def test_each_release_has_its_folder() -> None:
+    """The one at hand too."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert (GOLDEN / ".".join(version.split(".")[:2])).is_dir()

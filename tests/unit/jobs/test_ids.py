@@ -1,0 +1,255 @@
+"""Ids, the paths and lanes made of them, and an entry's one string in Redis."""
+
+import base64
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fetchfleet.jobs.contract.entry import (
+    DEADLINE_CHARS,
+    HEAD_CHARS,
+    BadElementError,
+    Entry,
+    Hop,
+    NewerElementError,
+    from_element,
+    new_element,
+    to_element,
+)
+from fetchfleet.jobs.contract.field_checks import MAX_BODY_BYTES
+from fetchfleet.jobs.contract.ids import (
+    FETCH_ID_CHARS,
+    MAX_BATCH_FETCHES,
+    batch_of,
+    fetch_id,
+    is_batch_id,
+    is_fetch_id,
+    path_of,
+)
+from fetchfleet.jobs.contract.lanes import lane_of_url
+from fetchfleet.jobs.contract.model import Fetch, Priority, Reason
+from fetchfleet.jobs.contract.urls import lane_of, parse_url
+
+BATCH = "0123456789abcdef"
+ID = f"{BATCH}-00000000"
+GOOD = new_element(ID, Fetch(url="http://a.example/", meta={"a": "b"}))
+
+LEDGERS = st.integers(0, 2**62)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+FETCHES = st.builds(
+    Fetch,
+    url=st.sampled_from(["http://a.example/", "https://[::1]:8443/x?y=z"]),
+    method=st.sampled_from(["POST", "PUT", "DELETE"]),
+    headers=st.dictionaries(st.sampled_from(["X-A", "Accept", "accept"]), st.just("a b")),
+    body=st.none() | TEXTS,
+    dest=st.none() | st.just("a/b"),
+    max_bytes=st.none() | st.integers(1, 2**62),
+    priority=st.sampled_from(Priority),
+    deadline_s=st.none() | st.floats(0.001, 600_000),
+    meta=st.none() | TEXTS | st.lists(st.booleans()),
+)
+ENTRIES = st.builds(
+    Entry,
+    id=st.builds(
+        fetch_id, st.from_regex(r"[0-9a-f]{16}", fullmatch=True), st.integers(0, MAX_BATCH_FETCHES - 1)
+    ),
+    deadline_ms=st.integers(0, 10**DEADLINE_CHARS - 1),
+    fetch=FETCHES,
+    attempts=LEDGERS,
+    throttles=LEDGERS,
+    interruptions=LEDGERS,
+    crashes=LEDGERS,
+    last=st.none() | st.sampled_from(Reason),
+    hop=st.none() | st.builds(Hop, st.just("GET"), st.just("http://b.example/"), st.just((("X", "y"),))),
+    hops=st.integers(0, 10),
+    begun=st.booleans(),
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["v", "fetch", "url", "hop", "attempts", "last"]), inner, max_size=4
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [(0, f"{BATCH}-00000000"), (255, f"{BATCH}-000000ff"), (MAX_BATCH_FETCHES - 1, f"{BATCH}-ffffffff")],
+)
+def test_a_fetch_id_says_its_batch_and_its_place(place: int, name: str) -> None:
+    """It is always 25 characters, so Lua may cut it off."""
+    assert name == fetch_id(BATCH, place)
+    assert (BATCH, FETCH_ID_CHARS, True) == (batch_of(name), len(name), is_fetch_id(name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        BATCH[:-1],
+        BATCH + "0",
+        BATCH.upper(),
+        BATCH + "\n",
+        "g" * 16,
+        "\u0660" * 16,
+        f"{BATCH}-0000000",
+        f"{BATCH}-000000000",
+        f"{BATCH}_00000000",
+        f"{BATCH}-0000000G",
+        f"{ID}\n",
+        f" {ID}",
+        f"../{ID[3:]}",
+    ],
+)
+def test_what_is_not_exactly_an_id_is_none(text: str) -> None:
+    """Keys and paths are made of ids, so nothing else may pass for one."""
+    assert not is_fetch_id(text)
+    assert not is_batch_id(text) or text == BATCH
+
+
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        (0, f"{BATCH}/000000/{BATCH}-00000000"),
+        (0xFF, f"{BATCH}/000000/{BATCH}-000000ff"),
+        (0x100, f"{BATCH}/000001/{BATCH}-00000100"),
+        (0xFFFFFFFF, f"{BATCH}/ffffff/{BATCH}-ffffffff"),
+    ],
+)
+def test_a_body_lies_with_255_others_in_a_folder_of_its_batch(place: int, path: str) -> None:
+    """No folder grows with the batch's size."""
+    assert path == path_of(fetch_id(BATCH, place))
+
+
+@given(st.integers(0, MAX_BATCH_FETCHES - 1), st.integers(0, MAX_BATCH_FETCHES - 1))
+def test_ids_sort_as_their_places_do(a: int, b: int) -> None:
+    """And two places have two ids and two paths."""
+    first, second = fetch_id(BATCH, a), fetch_id(BATCH, b)
+
+    assert (first < second) is (a < b)
+    assert (path_of(first) == path_of(second)) is (a == b)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.example",
+        "https://A.example:8443/x@y:z",
+        "http://[::1]:80/",
+        "http://[2001:db8::1]/[x]",
+        "http://a.example?b:c/d",
+        "http://127.0.0.1:8080/",
+    ],
+)
+def test_a_lane_is_read_off_a_canonical_url_without_parsing_it(url: str) -> None:
+    """The same lane as the parser's."""
+    parsed = parse_url(url)
+
+    assert lane_of(parsed) == lane_of_url(parsed.text)
+
+
+def test_a_new_element_holds_the_time_allowed_in_its_head() -> None:
+    """Redis makes a deadline of it, by its own clock."""
+    element = new_element(ID, Fetch(url="http://a.example/", deadline_s=90))
+
+    assert element.startswith(f"{ID}0000000090000".encode())
+    assert Entry(
+        id=ID, deadline_ms=90_000, fetch=Fetch(url="http://a.example/", deadline_s=90)
+    ) == from_element(element)
+
+
+def test_an_entry_knows_its_batch_its_request_and_when_it_was_submitted() -> None:
+    """Until a redirect leads elsewhere, the request is the fetch's own."""
+    fetch = Fetch(url="http://a.example/", method="POST", headers={"X": "y"}, body="z", deadline_s=1)
+    entry = Entry(id=ID, deadline_ms=5000, fetch=fetch)
+    hop = Hop("GET", "http://b.example/")
+
+    assert (BATCH, 4000) == (entry.batch_id, entry.submitted_ms)
+    assert Hop("POST", "http://a.example/", (("X", "y"),), "z") == entry.request
+    assert hop == Entry(id=ID, deadline_ms=5000, fetch=fetch, hop=hop).request
+
+
+@given(ENTRIES)
+def test_an_entry_comes_out_of_its_element_unchanged(entry: Entry) -> None:
+    """Whatever its ledgers hold."""
+    element = to_element(entry)
+
+    assert entry == from_element(element)
+    assert f"{entry.id}{entry.deadline_ms:013d}".encode() == element[:HEAD_CHARS]
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        b"",
+        b"junk",
+        GOOD[:FETCH_ID_CHARS],
+        GOOD[: HEAD_CHARS - 1],
+        GOOD[:HEAD_CHARS],
+        GOOD[:-1],
+        GOOD + b"x",
+        GOOD.upper(),
+        b"x" + GOOD,
+        GOOD[:FETCH_ID_CHARS] + "\u0660".encode() * 7 + GOOD[HEAD_CHARS:],
+        GOOD[:FETCH_ID_CHARS] + b"-000000000001" + GOOD[HEAD_CHARS:],
+        GOOD[:HEAD_CHARS] + b"{}",
+        GOOD[:HEAD_CHARS] + b"[]",
+        GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"file:///etc/passwd"}}',
+        GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","headers":{"X":"a\\r\\nb"}}}',
+        GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"last":"other"}',
+        GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"attempts":"1"}',
+        GOOD[:HEAD_CHARS] + b'{"v":2,"fetch":{"url":"http://a/"}}',
+        GOOD[:HEAD_CHARS] + b'{"v":0,"fetch":{"url":"http://a/"}}',
+        GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","meta":"\xff"}}',
+        GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","meta":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    ],
+)
+def test_what_is_no_entry_is_a_bad_element(element: bytes) -> None:
+    """Cut, garbled, of another version, or a fetch that may not be sent."""
+    with pytest.raises(BadElementError):
+        from_element(element)
+
+
+@pytest.mark.parametrize(
+    ("body", "url"),
+    [
+        (b'{"v":2,"fetch":{"url":"http://a/","colour":"blue"},"shade":1}', "http://a/"),
+        (b'{"v":3,"fetch":{}}', ""),
+        (b'{"v":4}', ""),
+    ],
+)
+def test_a_newer_element_is_told_from_a_bad_one(body: bytes, url: str) -> None:
+    """Its fields may be any; what every version has is read of it."""
+    with pytest.raises(NewerElementError) as raised:
+        from_element(GOOD[:HEAD_CHARS] + body)
+
+    assert (ID, 86_400_000, url) == (raised.value.fetch_id, raised.value.deadline_ms, raised.value.url)
+
+
+@given(st.binary() | JSON.map(lambda body: GOOD[:HEAD_CHARS] + json.dumps(body).encode()))
+@example(GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"attempts":1e400}')
+def test_an_arbitrary_element_is_an_entry_or_a_bad_element(element: bytes) -> None:
+    """Nothing in Redis raises anything else in a worker."""
+    with suppress(BadElementError):
+        assert isinstance(from_element(element), Entry)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.binary(max_size=3))
+def test_a_damaged_element_is_an_entry_or_a_bad_element(place: int, damage: bytes) -> None:
+    """A good one with a few bytes in it exchanged."""
+    with suppress(BadElementError):
+        assert isinstance(from_element(GOOD[:place] + damage + GOOD[place + 1 :]), Entry)
+
+
+def test_a_body_of_1_mib_in_base64_can_be_enqueued() -> None:
+    """Its JSON is larger than itself."""
+    body = base64.b64encode(bytes(MAX_BODY_BYTES)).decode()
+
+    assert new_element(ID, Fetch(url="http://a.example/", method="POST", body_base64=body))

@@ -1,0 +1,88 @@
+"""Which Redis URLs are used, and what is said of those that are not."""
+
+from pathlib import Path
+
+import pytest
+from redis.asyncio.connection import SSLConnection
+
+from fetchfleet import RedisSetupError
+from fetchfleet.jobs.redis_connection import connection_pool
+
+UNCHECKED = [
+    "rediss://h/0?ssl_cert_reqs=none",
+    "rediss://h/0?ssl_cert_reqs=optional",
+    "rediss://h/0?ssl_cert_reqs=None",
+    "rediss://h/0?ssl_check_hostname=false",
+    "rediss://h/0?ssl_check_hostname=0",
+    "REDISS://h/0?ssl_check_hostname=no",
+]
+CHECKED = [
+    "rediss://h",
+    "REDISS://h",
+    "rediss://user:p%40ss@h:1/0",
+    "rediss://h?ssl_cert_reqs=required",
+    "rediss://h?ssl_check_hostname=true",
+    "rediss://h?ssl_cert_reqs=&ssl_check_hostname=",
+]
+REFUSED = [
+    ("redis://:hunter2/x@h", "percent-encoded"),
+    ("redis://:1234/x@h", "percent-encoded"),
+    ("redis://:1234?x@h", "percent-encoded"),
+    ("redis://hunter2:1234#x@h", "percent-encoded"),
+    ("redis://user:hunter2#x@h", "percent-encoded"),
+    ("redis://[hunter2/", "percent-encoded"),
+    ("redis://h:port", "percent-encoded"),
+    ("http://hunter2@h", "percent-encoded"),
+    ("hunter2", "percent-encoded"),
+    ("redis://h?hunter2=x", "does not know"),
+    ("redis://h?ssl_ca_certs=/ca.pem", "rediss:// only"),
+    ("unix:///run/redis.sock?ssl_cert_reqs=required", "rediss:// only"),
+    ("rediss://h?ssl_ciphers=aNULL", "other than ssl_ca_certs"),
+    ("rediss://h?ssl_min_version=1", "other than ssl_ca_certs"),
+    ("rediss://h?ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs /nowhere/ca.pem: No such file"),
+    ("rediss://h?ssl_certfile=/me.pem", "go together"),
+    ("rediss://h?ssl_keyfile=/me.key", "go together"),
+    ("rediss://h?ssl_certfile=/me.pem&ssl_keyfile=/me.key", "ssl_certfile /me.pem, ssl_keyfile /me.key: No"),
+]
+
+
+@pytest.mark.parametrize("url", UNCHECKED)
+def test_a_url_that_asks_for_unchecked_tls_is_refused(url: str) -> None:
+    """With what to do instead."""
+    with pytest.raises(RedisSetupError, match=r"unchecked; .* ssl_ca_certs=/path/ca.pem"):
+        connection_pool(url)
+
+
+@pytest.mark.parametrize("url", CHECKED)
+def test_tls_checks_the_certificate_and_the_host_name(url: str) -> None:
+    """Whether the URL says so or not."""
+    pool = connection_pool(url)
+    assert issubclass(pool.connection_class, SSLConnection)
+    options = pool.connection_kwargs
+    assert ("required", True) == (options["ssl_cert_reqs"], options["ssl_check_hostname"])
+
+
+@pytest.mark.parametrize(("url", "said"), REFUSED)
+def test_a_url_that_cannot_be_used_is_refused_and_not_quoted(url: str, said: str) -> None:
+    """What is wrong with it is said; what may be a password is not."""
+    with pytest.raises(RedisSetupError) as refused:
+        connection_pool(url)
+    assert said in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__context__ is None or refused.value.__suppress_context__
+
+
+def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
+    """Before anything is dialled."""
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(RedisSetupError, match=r"ca\.pem: "):
+        connection_pool(f"rediss://h?ssl_ca_certs={tmp_path}/ca.pem")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h", "redis://u:p%40%2f%23ss@h:1/2?socket_timeout=3", "unix://u:p@/run/redis.sock?db=1"],
+)
+def test_other_urls_are_used_as_they_are(url: str) -> None:
+    """No TLS is asked of them."""
+    assert not issubclass(connection_pool(url).connection_class, SSLConnection)

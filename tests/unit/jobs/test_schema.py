@@ -1,0 +1,131 @@
+"""The JSON Schema of the contract says what the code does."""
+
+import json
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from fetchfleet import Outcome, Priority, Reason, Result
+from fetchfleet.jobs.contract.messages import read_message
+from fetchfleet.jobs.contract.model import Fetch, decode_result, encode
+from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
+from tools import schema
+
+SCHEMAS = {name: json.loads(text) for name, text in schema.files().items()}
+FETCH, MESSAGE, RESULT = (
+    Draft202012Validator(SCHEMAS[f"{name}.json"]) for name in ("fetch", "message", "result")
+)
+
+# JSON Schema takes 1.0 for an integer, the code does not.
+SCALARS = st.none() | st.booleans() | st.integers() | st.sampled_from([0.5, "", "x", "high"])
+VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.sampled_from("ab"), SCALARS, max_size=2)
+URLS = st.just("http://a.example/")
+
+
+def objects(of: Any, **more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects with some of the struct's fields, of any kind."""
+    values = dict.fromkeys(of.__struct_fields__, VALUES) | {"unknown": VALUES} | more
+    return st.fixed_dictionaries({}, optional=values)
+
+
+def test_the_files_are_what_the_script_writes() -> None:
+    """`./scripts/schema` has been run since the contract was changed."""
+    found = {path.name: path.read_text() for path in schema.FOLDER.iterdir()}
+
+    assert schema.files() == found
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_each_file_is_a_schema_whose_every_field_is_told_of(name: str) -> None:
+    """In the words of the docstring; references lead somewhere."""
+    Draft202012Validator.check_schema(SCHEMAS[name])
+    Draft202012Validator(SCHEMAS[name]).is_valid({})
+    for definition in SCHEMAS[name]["$defs"].values():
+        assert definition["description"]
+        assert all(field["description"] for field in definition.get("properties", {}).values())
+
+
+def test_lists_are_closed() -> None:
+    """A value that is not among them is no result, and an unknown field no fetch."""
+    definitions = SCHEMAS["result.json"]["$defs"] | SCHEMAS["message.json"]["$defs"]
+
+    for of in (Outcome, Reason, Priority):
+        assert sorted(of) == definitions[of.__name__]["enum"]
+    for name in ("Fetch", "FetchMessage", "Envelope"):
+        assert definitions[name]["additionalProperties"] is False
+
+
+def refused_for_its_form(text: bytes) -> bool:
+    """Whether the decoder refuses a fetch before it looks at what its fields hold."""
+    try:
+        msgspec.json.decode(text, type=Fetch)
+    except msgspec.ValidationError as error:
+        return not isinstance(error.__cause__, InvalidFetchError)
+    return False
+
+
+@given(objects(Fetch, url=URLS | VALUES))
+def test_what_the_schema_refuses_as_a_fetch_the_decoder_refuses_for_its_form(given_: dict[str, Any]) -> None:
+    """And the other way round: they know the same fields with the same types."""
+    assert FETCH.is_valid(given_) != refused_for_its_form(json.dumps(given_).encode())
+
+
+GOOD = URLS | st.fixed_dictionaries(
+    {"url": URLS}, optional={"meta": VALUES, "priority": st.sampled_from(Priority)}
+)
+BAD: st.SearchStrategy[Any] = st.sampled_from(
+    [None, 5, [], {}, {"url": 5}, {"url": "http://a.example/", "colour": "red"}]
+)
+MESSAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "fetches": st.lists(GOOD, max_size=3) | st.lists(GOOD | BAD, max_size=3) | VALUES,
+        "batch": st.sampled_from(["0123456789abcdef", "0123456789ABCDEF", "0123456789abcdef0", 5, None]),
+        "url": URLS | VALUES,
+        "v": st.sampled_from([1, 2, 0, -1, "1", True, None, 1.5]),
+        "unknown": VALUES,
+    },
+)
+
+
+@given(MESSAGES)
+def test_what_the_schema_takes_as_a_message_the_inbox_takes(message: dict[str, Any]) -> None:
+    """And nothing else."""
+    try:
+        read_message(json.dumps(message).encode())
+        taken = True
+    except NewerMessageError:
+        taken = False
+    except InvalidFetchError as error:
+        # A string that is no URL: of that the schema knows nothing, and nobody has looked at what follows.
+        assume(not re.match(r"(item \d+: )?url: ", str(error)))
+        taken = False
+
+    assert MESSAGE.is_valid(message) == taken
+
+
+@given(objects(Result))
+def test_what_the_schema_takes_as_a_result_is_read_as_one(given_: dict[str, Any]) -> None:
+    """And what is written fits it."""
+    try:
+        read = decode_result(json.dumps(given_).encode())
+    except msgspec.ValidationError:
+        read = None
+
+    assert RESULT.is_valid(given_) == (read is not None)
+    if read:
+        assert RESULT.is_valid(json.loads(encode(read)))
+
+
+def test_a_result_as_it_is_written_fits_the_schema() -> None:
+    """With every field."""
+    result = Result(
+        id="x", url="http://a/", outcome=Outcome.FAILED, reason=Reason.TLS, worker="w", status=200
+    )
+
+    assert RESULT.is_valid(json.loads(encode(result)))

@@ -1,0 +1,171 @@
+"""What a submit sends, what it takes back, and what it tells its caller: all without Redis."""
+
+import asyncio
+from collections import Counter
+from itertools import pairwise
+from unittest.mock import patch
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet import DeadLetter, Fetch, Which
+from fetchfleet.jobs.client import chunk as chunk_module
+from fetchfleet.jobs.client.chunk import Chunk, chunks
+from fetchfleet.jobs.client.submit import Receipt
+from fetchfleet.jobs.contract.entry import from_element, new_element, placed
+from fetchfleet.jobs.contract.ids import fetch_id
+from fetchfleet.jobs.contract.lanes import lane_of_url
+from fetchfleet.jobs.contract.model import Priority
+
+BATCH = "0123456789abcdef"
+EARLIER = ["a" * 16, "b" * 16]
+
+MOST = 5
+MOST_BYTES = 3000
+LARGE_BYTES = 1000
+
+HOSTS = st.sampled_from(["a.example", "b.example", "c.example"])
+KEYS = st.none() | st.sampled_from("xyz")
+FETCHES = st.lists(
+    st.builds(
+        lambda host, key, priority, size: Fetch(
+            url=f"http://{host}/", key=key, priority=priority, method="POST", body="x" * size
+        ),
+        HOSTS,
+        KEYS,
+        st.sampled_from(list(Priority)),
+        st.sampled_from([0, 1, LARGE_BYTES]),
+    ),
+    max_size=30,
+)
+
+
+def cut(fetches: list[Fetch]) -> list[Chunk]:
+    """The chunks of a list, at sizes at which few fetches make many."""
+
+    async def cutting() -> list[Chunk]:
+        return [chunk async for chunk in chunks(BATCH, fetches)]
+
+    with patch.multiple(chunk_module, CHUNK_FETCHES=MOST, CHUNK_BYTES=MOST_BYTES):
+        return asyncio.run(cutting())
+
+
+def elements_of(chunk: Chunk) -> list[tuple[str, list[bytes]]]:
+    """Each group's lane and elements, read out of the arguments as submit.lua does."""
+    groups, *rest = chunk.args()
+    found = []
+    for _ in range(int(groups)):
+        lane, count = str(rest[0]), int(rest[1])
+        found.append((lane, [bytes(of) for of in rest[2 : 2 + count]]))  # type: ignore[arg-type]
+        rest = rest[2 + count :]
+    assert int(rest[0]) * 2 == len(rest) - 1
+    return found
+
+
+@given(FETCHES)
+def test_every_fetch_is_in_one_chunk_under_its_lane(fetches: list[Fetch]) -> None:
+    """In the order of the list within each lane and priority, with the counts that room is measured by."""
+    made = cut(fetches)
+    sent = [
+        (lane, from_element(placed(of, 0)))
+        for chunk in made
+        for lane, group in elements_of(chunk)
+        for of in group
+    ]
+
+    assert len(fetches) == sum(chunk.count for chunk in made)
+    assert {fetch_id(BATCH, place): fetch for place, fetch in enumerate(fetches)} == {
+        entry.id: entry.fetch for _, entry in sent
+    }
+    assert all(lane == lane_of_url(entry.fetch.url) for lane, entry in sent)
+    assert Counter(lane for lane, _ in sent) == sum((chunk.lanes for chunk in made), Counter())
+    for chunk in made:
+        for _, group in elements_of(chunk):
+            assert all(one < two for one, two in pairwise(group))
+
+
+@given(FETCHES)
+def test_no_chunk_is_too_large(fetches: list[Fetch]) -> None:
+    """All but the last are full, none by more than one fetch."""
+    made = cut(fetches)
+
+    assert all(chunk.count == MOST or chunk.size_bytes >= MOST_BYTES for chunk in made[:-1])
+    assert all(1 <= chunk.count <= MOST for chunk in made)
+    assert all(chunk.size_bytes < MOST_BYTES + 2 * LARGE_BYTES for chunk in made)
+
+
+@given(FETCHES, st.integers(0, 10**12))
+def test_what_is_taken_back_is_what_was_sent(fetches: list[Fetch], now_ms: int) -> None:
+    """Element for element, as Redis has completed it; and the ids of those with a key."""
+    for chunk in cut(fetches):
+        groups, *rest = chunk.args_to_undo(now_ms)
+        for _, group in elements_of(chunk):
+            assert [len(group), *(placed(of, now_ms) for of in group)] == rest[: 1 + len(group)]
+            rest = rest[1 + len(group) :]
+        assert int(groups) == len(elements_of(chunk))
+        assert len(chunk.names()) == 2 * int(groups) + len(rest)
+
+
+@given(st.integers(0, 10**12), st.none() | st.floats(0.001, 604800))
+def test_a_placed_element_has_its_deadline(now_ms: int, deadline_s: float | None) -> None:
+    """The time allowed, from when Redis took it."""
+    fetch = Fetch(url="http://a.example/", deadline_s=deadline_s)
+    entry = from_element(placed(new_element(fetch_id(BATCH, 7), fetch), now_ms))
+
+    assert (now_ms, now_ms + fetch.deadline_ms) == (entry.submitted_ms, entry.deadline_ms)
+    assert fetch == entry.fetch
+
+
+@given(FETCHES, FETCHES)
+def test_chunks_of_other_fetches_have_other_digests(one: list[Fetch], two: list[Fetch]) -> None:
+    """And the same ones the same."""
+    digests = [[chunk.digest() for chunk in cut(fetches)] for fetches in (one, two)]
+
+    assert (one == two) == (digests[0] == digests[1])
+
+
+@given(st.integers(0, 6), st.dictionaries(st.integers(0, 5), st.sampled_from([*EARLIER, BATCH])))
+def test_a_receipt_has_an_id_for_every_item(count: int, repeated: dict[int, str]) -> None:
+    """Its own, or that of the fetch whose key it has; the batch to look at is where all of them are."""
+    repeats = {
+        fetch_id(BATCH, place): fetch_id(batch, 0) for place, batch in repeated.items() if place < count
+    }
+    receipt = Receipt(BATCH, count, repeats)
+    batches = {of[:16] for of in receipt.ids}
+
+    assert count == len(receipt.ids)
+    assert all(
+        repeats.get(fetch_id(BATCH, place), fetch_id(BATCH, place)) == of
+        for place, of in enumerate(receipt.ids)
+    )
+    assert receipt.handle == (batches.pop() if len(batches) == 1 else BATCH)
+
+
+def letter(batch: str | None, host: str | None, reason: str, position: str) -> DeadLetter:
+    """A dead letter with these."""
+    of = fetch_id(batch, 0) if batch else None
+    return DeadLetter(
+        position=position, door="lane", reason=reason, note="", lane=host, id=of, fetch=None, text=""
+    )
+
+
+@given(
+    st.none() | st.sampled_from(EARLIER),
+    st.none() | st.sampled_from(["a", "b"]),
+    st.none() | st.sampled_from(["tls", "dns"]),
+    st.none() | st.sampled_from(["1-0", "2-0"]),
+)
+def test_a_letter_is_taken_by_all_that_is_asked(
+    batch: str | None, host: str | None, reason: str | None, position: str | None
+) -> None:
+    """What is not asked does not matter; a letter that lacks what is asked is not taken."""
+    which = Which(batch, host, reason, position)
+
+    assert Which().takes(letter(batch, host, reason or "tls", position or "1-0"))
+    assert which.takes(letter(batch, host, reason or "tls", position or "1-0"))
+    assert (batch is None) == which.takes(letter("c" * 16, host, reason or "tls", position or "1-0"))
+    assert (batch is None and host is None) == which.takes(
+        letter(None, None, reason or "tls", position or "1-0")
+    )
+    assert (reason is None) == which.takes(letter(batch, host, "read", position or "1-0"))
+    assert (position is None) == which.takes(letter(batch, host, reason or "tls", "3-0"))

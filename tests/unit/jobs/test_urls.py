@@ -1,0 +1,505 @@
+"""URLs at the fleet's door: one canonical spelling inside, every trick refused."""
+# ruff: noqa: RUF001 - look-alike characters are the input under test
+
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fetchfleet.jobs.contract.urls import (
+    MAX_URL_BYTES,
+    FetchUrl,
+    UrlError,
+    join_url,
+    lane_of,
+    parse_url,
+    same_origin,
+)
+
+LABEL_63 = "a" * 63
+HOST_253 = f"{LABEL_63}.{LABEL_63}.{LABEL_63}.{'a' * 61}"
+
+CANONICAL = [
+    ("http://example.com", "http://example.com/"),
+    ("HTTP://EXAMPLE.COM", "http://example.com/"),
+    ("hTTpS://Example.Com/Path?Q=A", "https://example.com/Path?Q=A"),
+    ("http://example.com.", "http://example.com/"),
+    ("http://example.com./x", "http://example.com/x"),
+    ("http://example.com:80/", "http://example.com/"),
+    ("https://example.com:443/", "https://example.com/"),
+    ("http://example.com:443/", "http://example.com:443/"),
+    ("http://example.com:0080/", "http://example.com/"),
+    ("http://example.com:1/", "http://example.com:1/"),
+    ("http://example.com:65535/", "http://example.com:65535/"),
+    ("http://example.com?q", "http://example.com/?q"),
+    ("http://example.com?", "http://example.com/?"),
+    ("http://example.com?@evil.example", "http://example.com/?@evil.example"),
+    ("http://example.com#@127.0.0.1/", "http://example.com/"),
+    ("http://example.com/a#b?c", "http://example.com/a"),
+    ("http://example.com/a:b@c", "http://example.com/a:b@c"),
+    ("http://example.com/%0d%0aX:%20y", "http://example.com/%0d%0aX:%20y"),
+    ("http://example.com/%e2%82%AC", "http://example.com/%e2%82%AC"),
+    ("http://example.com/€?ü=ß", "http://example.com/%E2%82%AC?%C3%BC=%C3%9F"),
+    ("http://example.com/100%?a=%zz", "http://example.com/100%25?a=%25zz"),
+    ("http://example.com/?ids[]=1", "http://example.com/?ids[]=1"),
+    ('http://example.com/<a>"{b}|^`', "http://example.com/%3Ca%3E%22%7Bb%7D%7C%5E%60"),
+    ("http://example.com/a/./b/../c", "http://example.com/a/c"),
+    ("http://example.com/../../a", "http://example.com/a"),
+    ("http://example.com/a/..", "http://example.com/"),
+    ("http://example.com/a/b/.", "http://example.com/a/b/"),
+    ("http://example.com/a//b", "http://example.com/a//b"),
+    ("http://example.com/.well-known/...", "http://example.com/.well-known/..."),
+    ("http://example.com/..%2f..%2f", "http://example.com/..%2f..%2f"),
+    ("http://example.com/?p=/../x", "http://example.com/?p=/../x"),
+]
+
+HOSTS = [
+    ("a_b.example", "a_b.example"),
+    ("r3---sn-4g5e.example", "r3---sn-4g5e.example"),
+    ("trailing-.example", "trailing-.example"),
+    ("1and1.example", "1and1.example"),
+    ("0x7g.example", "0x7g.example"),
+    ("1.2.3.4.example", "1.2.3.4.example"),
+    ("localhost", "localhost"),
+    ("localhost.", "localhost"),
+    ("metadata.google.internal", "metadata.google.internal"),
+    (f"{LABEL_63}.example", f"{LABEL_63}.example"),
+    (HOST_253, HOST_253),
+    (f"{HOST_253}.", HOST_253),
+    ("bücher.example", "xn--bcher-kva.example"),
+    ("BÜCHER.EXAMPLE", "xn--bcher-kva.example"),
+    ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+    ("XN--BCHER-KVA.example", "xn--bcher-kva.example"),
+    ("faß.example", "xn--fa-hia.example"),
+    ("ⓔxample.com", "example.com"),
+    ("ｅｘａｍｐｌｅ．ｃｏｍ", "example.com"),
+    ("evil。example", "evil.example"),
+    ("8.8.8.8", "8.8.8.8"),
+    ("8.8.8.8.", "8.8.8.8"),
+    ("127.0.0.1", "127.0.0.1"),
+    ("127。0。0。1", "127.0.0.1"),
+    ("①②⑦.⓪.⓪.①", "127.0.0.1"),
+    ("１２７．０．０．１", "127.0.0.1"),
+    ("[::1]", "::1"),
+    ("[0:0:0:0:0:0:0:1]", "::1"),
+    ("[2001:DB8:0:0:1:0:0:1]", "2001:db8::1:0:0:1"),
+    ("[::ffff:7f00:1]", "::ffff:127.0.0.1"),
+    ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
+    ("[::127.0.0.1]", "::7f00:1"),
+]
+
+REFUSED_SCHEMES = [
+    "",
+    "example.com",
+    "//example.com/",
+    "http:example.com",
+    "http:/example.com",
+    "file:///etc/passwd",
+    "gopher://example.com:70/_x",
+    "ws://example.com/",
+    "http+unix://%2ftmp%2fs/",
+    "javascript:alert(1)",
+    "data:,x",
+    "httpſ://example.com/",
+    "https//example.com",
+]
+
+REFUSED_USERINFO = [
+    "http://ok@127.0.0.1",
+    "http://ok@127.0.0.1/",
+    "http://user:p%40ss@example.com/",
+    "http://@example.com/",
+    "http://:@example.com/",
+    "http://127.0.0.1:80@example.com/",
+    "http://a.example%2f@127.0.0.1/",
+    "http://[::1]@example.com/",
+]
+
+REFUSED_CHARACTERS = [
+    "http://example.com/\r\nX: y",
+    "http://example.com/a\nb",
+    "http://example.com/a\rb",
+    "http://example.com/a\x00b",
+    "http://a\x00b/",
+    "http://example.com\t.b/",
+    " http://example.com/",
+    "http://example.com/ ",
+    "http://exa mple.com/",
+    "http://example.com/a b",
+    "http://example.com/?a b",
+    "http://example.com/#a\nb",
+    "http://example.com/\x7f",
+    "http://example.com/\x85",
+    "http://example.com/\ud800",
+    "http://evil\\@host/",
+    "http://evil.example\\@127.0.0.1/",
+    "http:\\\\example.com/",
+    "http://example.com/a\\b",
+]
+
+REFUSED_HOSTS = [
+    "http:///x",
+    "http://",
+    "http://:80/",
+    "http://./",
+    "http://../",
+    "http://a..b/",
+    "http://.example.com/",
+    "http://example.com../",
+    "http://。/",
+    "http://\u00ad/",
+    "http://%31%32%37.0.0.1/",
+    "http://127.0.0.1%2f.example/",
+    "http://a％b.example/",
+    "http://_dmarc.example.com/",
+    "http://a._b.example/",
+    "http://a_.example/",
+    "http://-a.example/",
+    f"http://{LABEL_63}a.example/",
+    f"http://{HOST_253}a/",
+    f"http://{'é' * 64}.example/",
+    "http://xn--a.com/",
+    "http://xn--a/",
+    "http://xn--/",
+    "http://☃.example/",
+    "http://a\u200db.example/",
+    "http://ex*mple.com/",
+    "http://a,b.example/",
+    "http://$(id).example/",
+]
+
+REFUSED_IPV4 = [
+    "2130706433",
+    "0x7f000001",
+    "0x7f.1",
+    "0X7F.0.0.1",
+    "017700000001",
+    "0177.0.0.1",
+    "127.1",
+    "127.0.1",
+    "0",
+    "0.",
+    "00.0.0.0",
+    "127.0.0.01",
+    "256.0.0.1",
+    "1.2.3.4.5",
+    "1.2.3",
+    "example.1",
+    "example.0x",
+    "example.0xff",
+    "１２７．１",
+    "①②⑦.①",
+    "999999999999",
+]
+
+REFUSED_IPV6 = [
+    "http://[::1",
+    "http://::1/",
+    "http://[]/",
+    "http://[::1]x/",
+    "http://x[::1]/",
+    "http://[fe80::1%25eth0]/",
+    "http://[fe80::1%eth0]/",
+    "http://[::ffff:127.1]/",
+    "http://[::ffff:0177.0.0.1]/",
+    "http://[1.2.3.4]/",
+    "http://[v1.a]/",
+    "http://[12345::]/",
+    "http://[::１]/",
+    "http://[::1]:/",
+    "http://[::1]:x/",
+]
+
+REFUSED_PORTS = ["0", "00000", "65536", "99999", "000080", "-1", "+80", "8O", "80:80", "٨٠", ""]
+
+# RFC 3986 §5.4.1 and §5.4.2, base http://a/b/c/d;p?q, fragments dropped and an empty path made "/".
+RFC_3986_REFERENCES = [
+    ("g", "http://a/b/c/g"),
+    ("./g", "http://a/b/c/g"),
+    ("g/", "http://a/b/c/g/"),
+    ("/g", "http://a/g"),
+    ("//g", "http://g/"),
+    ("?y", "http://a/b/c/d;p?y"),
+    ("g?y", "http://a/b/c/g?y"),
+    ("#s", "http://a/b/c/d;p?q"),
+    ("g#s", "http://a/b/c/g"),
+    ("g?y#s", "http://a/b/c/g?y"),
+    (";x", "http://a/b/c/;x"),
+    ("g;x", "http://a/b/c/g;x"),
+    ("g;x?y#s", "http://a/b/c/g;x?y"),
+    (".", "http://a/b/c/"),
+    ("./", "http://a/b/c/"),
+    ("..", "http://a/b/"),
+    ("../", "http://a/b/"),
+    ("../g", "http://a/b/g"),
+    ("../..", "http://a/"),
+    ("../../", "http://a/"),
+    ("../../g", "http://a/g"),
+    ("../../../g", "http://a/g"),
+    ("../../../../g", "http://a/g"),
+    ("/./g", "http://a/g"),
+    ("/../g", "http://a/g"),
+    ("g.", "http://a/b/c/g."),
+    (".g", "http://a/b/c/.g"),
+    ("g..", "http://a/b/c/g.."),
+    ("..g", "http://a/b/c/..g"),
+    ("./../g", "http://a/b/g"),
+    ("./g/.", "http://a/b/c/g/"),
+    ("g/./h", "http://a/b/c/g/h"),
+    ("g/../h", "http://a/b/c/h"),
+    ("g;x=1/./y", "http://a/b/c/g;x=1/y"),
+    ("g;x=1/../y", "http://a/b/c/y"),
+    ("g?y/./x", "http://a/b/c/g?y/./x"),
+    ("g?y/../x", "http://a/b/c/g?y/../x"),
+    ("g#s/../x", "http://a/b/c/g"),
+]
+
+REFUSED_LOCATIONS = [
+    "",
+    "g:h",
+    "http:g",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "//",
+    "///x",
+    "//user@example.com/",
+    "//2130706433/",
+    "http://example.com:0/",
+    "/\\evil.example",
+    "\\\\evil.example",
+    "/a\r\nSet-Cookie: b",
+    "http://exa mple.com/",
+    "/" + "x" * MAX_URL_BYTES,
+]
+
+URLISH = st.from_regex(
+    r"(?i)https?://[\w\-.:\[\]@%。①ßé]{0,20}[/?#]?[\w/.%?&=#\\ \[\]<>é€]{0,20}", fullmatch=True
+)
+LABELS = st.from_regex(r"[a-z0-9é]([a-z0-9_ü-]{0,10}[a-z0-9])?", fullmatch=True)
+GOOD_URLS = st.builds(
+    "{}://{}.example{}/{}".format,
+    st.sampled_from(["http", "https", "HTTP"]),
+    st.from_regex(r"[a-zA-Z]([a-z0-9_]{0,10}[a-z0-9])?", fullmatch=True),
+    st.sampled_from(["", ":80", ":443", ":8080"]),
+    st.from_regex(r"[a-z./%é?&={}\[\]|~]{0,30}", fullmatch=True),
+)
+
+
+def parsed(text: str) -> FetchUrl | None:
+    try:
+        return parse_url(text)
+    except UrlError:
+        return None
+
+
+def refusal_of(text: str) -> str:
+    with pytest.raises(UrlError) as caught:
+        parse_url(text)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "canonical"), CANONICAL)
+def test_every_spelling_of_a_url_has_one_canonical_text(text: str, canonical: str) -> None:
+    """Case, default ports, fragments, dots and unsafe characters end in one spelling."""
+    assert parse_url(text).text == canonical
+
+
+@pytest.mark.parametrize(("text", "host"), HOSTS)
+def test_every_spelling_of_a_host_has_one_canonical_host(text: str, host: str) -> None:
+    """Upper case, Unicode, the root's dot and IPv6 zeros all end in one host."""
+    assert parse_url(f"http://{text}/").host == host
+
+
+def test_a_url_comes_apart_into_scheme_host_and_port() -> None:
+    """The port is filled in, and an origin always writes it."""
+    url = parse_url("HTTPS://Example.com/a")
+
+    assert url == FetchUrl("https://example.com/a", "https", "example.com", 443)
+    assert url.origin == "https://example.com:443"
+
+
+def test_an_ipv6_host_has_brackets_in_text_and_origin_only() -> None:
+    """Sockets want the bare address, requests want the brackets."""
+    url = parse_url("http://[0::1]:8080/x")
+
+    assert url == FetchUrl("http://[::1]:8080/x", "http", "::1", 8080)
+    assert url.origin == "http://[::1]:8080"
+
+
+@pytest.mark.parametrize("text", REFUSED_SCHEMES)
+def test_only_http_and_https_are_fetched(text: str) -> None:
+    """Another scheme, a relative URL and nothing at all are refused, with the form to write."""
+    assert "write http://host/path" in refusal_of(text)
+
+
+@pytest.mark.parametrize("text", REFUSED_USERINFO)
+def test_a_user_or_password_before_the_host_is_refused(text: str) -> None:
+    """Userinfo is how `http://good@evil` fools a reader, and a secret in a log."""
+    assert "Authorization header" in refusal_of(text)
+
+
+@pytest.mark.parametrize("text", REFUSED_CHARACTERS)
+def test_controls_spaces_and_backslashes_are_refused_anywhere(text: str) -> None:
+    """What could end a header line, or read as a slash elsewhere, stops here."""
+    assert "percent-encode or remove it" in refusal_of(text)
+
+
+@pytest.mark.parametrize("text", REFUSED_HOSTS)
+def test_a_host_that_is_no_dns_name_is_refused(text: str) -> None:
+    """Empty, overlong, percent-encoded and badly punycoded hosts never reach a resolver."""
+    assert "host" in refusal_of(text)
+
+
+@pytest.mark.parametrize("host", REFUSED_IPV4)
+def test_a_host_that_ends_in_a_number_is_canonical_ipv4_or_refused(host: str) -> None:
+    """Decimal, octal, hex and short forms mean loopback to some resolver."""
+    assert "non-canonical" in refusal_of(f"http://{host}/")
+
+
+@pytest.mark.parametrize("text", REFUSED_IPV6)
+def test_a_malformed_ipv6_host_is_refused(text: str) -> None:
+    """Brackets hold one plain IPv6 address without a zone id."""
+    refusal_of(text)
+
+
+@pytest.mark.parametrize("port", REFUSED_PORTS)
+def test_a_port_is_1_to_65535_in_ascii_digits(port: str) -> None:
+    """Zero, too much, signs, other digits and an empty port are refused."""
+    assert "port" in refusal_of(f"http://example.com:{port}/")
+
+
+def test_a_url_may_be_8192_bytes_long_and_no_longer() -> None:
+    """The bound holds for the text as given and as it would be sent."""
+    longest = "http://a/" + "x" * (MAX_URL_BYTES - len("http://a/"))
+
+    assert len(parse_url(longest).text) == MAX_URL_BYTES
+    assert "longer than 8192" in refusal_of(longest + "x")
+    assert "longer than 8192" in refusal_of("http://a/" + "é" * 2000)
+    assert "longer than 8192" in refusal_of("http://a/#" + "x" * MAX_URL_BYTES)
+
+
+def test_a_refusal_never_quotes_what_may_be_secret() -> None:
+    """Messages go to logs, so userinfo and query stay out of them."""
+    messages = [
+        refusal_of("http://bob:hunter2@example.com/"),
+        refusal_of("http://example.com:x/?token=hunter2"),
+        refusal_of("http://example.com/?token=hunter2 "),
+    ]
+
+    assert not any("hunter2" in message for message in messages)
+
+
+def test_a_refusal_shows_a_hostile_host_short_and_escaped() -> None:
+    """A terminal sees neither controls nor kilobytes."""
+    message = refusal_of("http://\u202e" + "é" * 4000 + "/")
+
+    assert len(message) < 1000
+    assert message.isascii()
+
+
+@pytest.mark.parametrize(("location", "target"), RFC_3986_REFERENCES)
+def test_a_relative_location_resolves_as_rfc_3986_says(location: str, target: str) -> None:
+    """Every example of RFC 3986 §5.4 that names an http URL."""
+    assert join_url(parse_url("http://a/b/c/d;p?q"), location).text == target
+
+
+def test_a_location_keeps_the_base_port_unless_it_names_a_host() -> None:
+    """A path stays on the origin; a network-path takes the scheme only."""
+    base = parse_url("https://[::1]:8443/a/b?c")
+
+    assert join_url(base, "/x").text == "https://[::1]:8443/x"
+    assert join_url(base, "x").text == "https://[::1]:8443/a/x"
+    assert join_url(base, "//example.com/x").text == "https://example.com/x"
+    assert join_url(base, "http://example.com").text == "http://example.com/"
+
+
+def test_a_space_in_a_location_is_percent_encoded() -> None:
+    """Servers write raw file names there, and browsers follow them."""
+    base = parse_url("http://example.com/")
+
+    assert join_url(base, "/my file.pdf").text == "http://example.com/my%20file.pdf"
+
+
+@pytest.mark.parametrize("location", REFUSED_LOCATIONS)
+def test_a_garbage_location_is_refused(location: str) -> None:
+    """A redirect leads to an http URL that could have been submitted, or nowhere."""
+    with pytest.raises(UrlError):
+        join_url(parse_url("http://example.com/a/b"), location)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("http://example.com/a", "http://EXAMPLE.com:80/b?c", True),
+        ("http://[::1]/", "http://[0::1]:80/", True),
+        ("http://example.com/", "https://example.com/", False),
+        ("http://example.com/", "http://example.com:8080/", False),
+        ("http://example.com/", "http://www.example.com/", False),
+        ("http://example.com:443/", "https://example.com/", False),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(a: str, b: str, *, same: bool) -> None:
+    """Path and query do not matter; each of the three does (RFC 6454 §5)."""
+    assert same_origin(parse_url(a), parse_url(b)) is same
+
+
+def test_a_lane_is_the_host_whatever_the_scheme_and_port() -> None:
+    """One host is one lane, or its limits would hold per port."""
+    lanes = {
+        lane_of(parse_url(text))
+        for text in ("http://Example.com/", "https://example.com.:8443/x", "http://ｅxample.com")
+    }
+
+    assert lanes == {"example.com"}
+
+
+@given(st.one_of(st.text(), URLISH, st.text().map("http://{}".format)))
+@example("http://[::1%\ud800]/")
+@example("http://xn--\x80/")
+def test_arbitrary_text_is_parsed_to_ascii_or_refused_with_a_url_error(text: str) -> None:
+    """No input reaches a caller as another exception, or a socket as something else than ASCII."""
+    url = parsed(text)
+
+    assert url is None or url.text.isascii()
+
+
+@given(GOOD_URLS, st.text())
+def test_an_arbitrary_location_is_joined_or_refused_with_a_url_error(base: str, location: str) -> None:
+    """A hostile server cannot raise anything else in a worker."""
+    with suppress(UrlError):
+        target = join_url(parse_url(base), location)
+
+        assert parse_url(target.text) == target
+
+
+@given(st.one_of(GOOD_URLS, URLISH, LABELS.map("http://{}.example/".format)))
+def test_parsing_a_canonical_text_again_changes_nothing(text: str) -> None:
+    """So a URL may cross the wire as text and be parsed on the other side."""
+    url = parsed(text)
+
+    assert url is None or parse_url(url.text) == url
+
+
+@given(GOOD_URLS)
+def test_a_good_url_is_never_refused(text: str) -> None:
+    """The properties here would hold for a parser that refused everything."""
+    assert parsed(text)
+
+
+@given(st.one_of(GOOD_URLS, URLISH))
+@example("http://example.com?@evil.example")
+@example("http://[::ffff:7f00:1]/a/%2e%2e/b")
+def test_httpx_and_urllib_read_the_same_url_as_we_do(text: str) -> None:
+    """A parser further on that saw another host would undo every check."""
+    url = parsed(text)
+    if url is None:
+        return
+
+    by_httpx = httpx.URL(url.text)
+    assert by_httpx.raw_host.decode() == urlsplit(url.text).hostname == url.host
+    assert by_httpx.port in {url.port, None}
+    assert by_httpx.userinfo == b""
+    assert url.text.endswith(by_httpx.raw_path.decode())

@@ -1,0 +1,161 @@
+"""What of a URL or an error a log may show."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.observability import redact
+
+URLS = [
+    ("http://example.com/a/b", "http://example.com/a/b"),
+    ("https://example.com:8443/", "https://example.com:8443/"),
+    ("http://[::1]:80/", "http://[::1]:80/"),
+    ("http://example.com/a;b=c:d/%20'(x)',http://b/", "http://example.com/a;b=c:d/%20'(x)',http://b/"),
+    ("http://example.com:80/a?", "http://example.com:80/a"),
+    ("http://example.com/a\n", "http://example.com/a"),
+    ("http://ex\u00e4mple.com/\u00e4", "http://ex\u00e4mple.com/\u00e4"),
+    ("http://user:hunter2@example.com/", "http://example.com/"),
+    ("http://hunter2@example.com/", "http://example.com/"),
+    ("http://a:b@hunter2@example.com/", "http://example.com/"),
+    ("http://u:hunter 2@example.com/", "http://example.com/"),
+    ("http://example.com/@handle", "http://example.com/@handle"),
+    ("http://example.com/?token=hunter2", "http://example.com/?token=***"),
+    ("http://example.com/?a=1&token=hunter2&b=", "http://example.com/?a=***&token=***&b=***"),
+    ("http://example.com/?hunter2", "http://example.com/?***"),
+    ("http://example.com/?a&hunter2=x=y", "http://example.com/?***&hunter2=***"),
+    ("http://example.com/?a=hunter2=b", "http://example.com/?a=***"),
+    ("http://example.com/#hunter2", "http://example.com/"),
+    ("http://example.com/,http://u:hunter2@b/", "http://example.com/,http://b/"),
+    ("redis://:hunter2@localhost:6379/0", "redis://localhost:6379/0"),
+    ("rediss://user:hunter2@h/0", "rediss://h/0"),
+    ("unix://user:hunter2@/run/redis.sock?db=1", "unix:///run/redis.sock?db=***"),
+    ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+    ("redis://h/0?password=hunter2", "redis://h/0?password=***"),
+    ("redis://:hunter2/x@h", "(unreadable URL)"),
+    ("redis://:hunter2#x@h", "(unreadable URL)"),
+    ("redis://:hunter2?x@h", "(unreadable URL)"),
+    ("http://[hunter2/", "(unreadable URL)"),
+    ("http://example.com/\x1b[31m", "http://example.com/\\u001b[31m"),
+    ("http://example.com/\u202egpj", "http://example.com/\\u202egpj"),
+    ("", "://"),
+]
+
+TEXTS = [
+    ("nothing to hide", "nothing to hide"),
+    ("cannot GET http://u:hunter2@a/?k=hunter2 now", "cannot GET http://a/?k=*** now"),
+    ("Error('redis://:hunter2@h:6379/0')", "Error('redis://h:6379/0')"),
+    ('{"url":"http://u:hunter2@a/"}', '{"url":"http://a/"}'),
+    ("HTTP://u:hunter2@a/", "http://a/"),
+    ("http://u:hun<ter2@a/", "http://a/"),
+    ("http://u:hun'ter2@a/", "http://a/"),
+    ("http://u:hunter2@a/ http://u:hunter2@b/", "http://a/ http://b/"),
+    ("http://u:hunter2@a/,http://u:hunter2@b/", "http://a/,http://b/"),
+    ("two\nlines\x00", "two\\u000alines\\u0000"),
+    (ValueError("http://u:hunter2@a/"), "http://a/"),
+    ("\u2028\u202a\u2066\u2069\x9b", "\\u2028\\u202a\\u2066\\u2069\\u009b"),
+    ("illegal header line: bytearray(b'Set-Cookie hunter2')", "illegal header line: ***"),
+    ("bytearray(b\"hun'ter2\") bytearray(b'hunt\\'er2\\\\') x", "*** *** x"),
+    (None, "None"),
+]
+
+FINAL_URLS = [
+    ("http://a/", "http://a/"),
+    ("http://a/?", "http://a/?"),
+    ("http://a/b?page=2&sort=name", "http://a/b?page=2&sort=name"),
+    ("http://a/?token=hunter2", "http://a/?token=***"),
+    ("http://a/?token=&x=1", "http://a/?token=&x=1"),
+    ("http://a/?x=1&access_token=hunter2&y=2", "http://a/?x=1&access_token=***&y=2"),
+    ("http://a/?X-Amz-Signature=hunter2&X-Amz-Date=1", "http://a/?X-Amz-Signature=***&X-Amz-Date=1"),
+    ("http://a/?X-Amz-Security-Token=hunter2", "http://a/?X-Amz-Security-Token=***"),
+    ("http://a/?X-Goog-Credential=hunter2", "http://a/?X-Goog-Credential=***"),
+    ("http://a/?sv=1&sig=hunter2", "http://a/?sv=1&sig=***"),
+    ("http://a/?a=1;password=hunter2;b=2", "http://a/?a=1;password=***;b=2"),
+    (
+        "http://a/?apiKey=hunter2&api-key=hunter2&API_KEY=hunter2",
+        "http://a/?apiKey=***&api-key=***&API_KEY=***",
+    ),
+    ("http://a/?%74oken=hunter2", "http://a/?%74oken=***"),
+    ("http://a/?client%5Fsecret=hunter2", "http://a/?client%5Fsecret=***"),
+    ("http://a/?auth%5Bkey%5D=hunter2", "http://a/?auth%5Bkey%5D=***"),
+    ("http://a/?token=hunter2=?hunter2", "http://a/?token=***"),
+    ("http://a/?code=hunter2&state=x", "http://a/?code=***&state=x"),
+    ("http://a/?monkey=1&encode=2&tokens=3", "http://a/?monkey=1&encode=2&tokens=3"),
+    ("http://u:hunter2@a/?b=1", "http://a/?b=1"),
+    ("http://a/token=1/key=2", "http://a/token=1/key=2"),
+]
+
+PASSWORDS = st.from_regex(r"[A-Za-z0-9!$&()*+,;=:%/?#<>\[\]-]{6,20}", fullmatch=True).map("S3C{}RET".format)
+
+
+@pytest.mark.parametrize(("url", "shown"), URLS)
+def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    """No user, password, fragment or value of a query; controls are escaped."""
+    assert shown == redact.url(url)
+
+
+@pytest.mark.parametrize(("url", "shown"), FINAL_URLS)
+def test_where_redirects_led_is_told_without_what_is_secret_by_its_name(url: str, shown: str) -> None:
+    """What else it says stays, so that it can be read."""
+    assert shown == redact.final_url(url)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["token", "x_sig", "Key", "a", "%41uth"]), st.text("abc%3D+=", max_size=5))
+    )
+)
+def test_hiding_twice_changes_nothing_and_no_name_is_lost(pairs: list[tuple[str, str]]) -> None:
+    """Whatever stands between the parameters."""
+    shown = redact.final_url("http://a/?" + "&".join(f"{name}={value}" for name, value in pairs))
+
+    assert shown == redact.final_url(shown)
+    assert [name for name, _ in pairs] == [part.partition("=")[0] for part in shown[10:].split("&") if part]
+
+
+@pytest.mark.parametrize(("value", "shown"), TEXTS)
+def test_every_url_in_a_text_is_redacted(value: object, shown: str) -> None:
+    """Errors quote URLs in many ways, and not only one."""
+    assert shown == redact.text(value)
+
+
+@pytest.mark.parametrize(("length", "shown"), [(299, 299), (300, 300), (301, 300), (10**6, 300)])
+def test_a_text_is_cut_to_300_characters(length: int, shown: int) -> None:
+    """A log line is for reading."""
+    assert shown == len(redact.text("x" * length))
+
+
+def test_a_text_is_cut_after_it_is_redacted() -> None:
+    """Else the cut would hide where a password ends."""
+    shown = redact.text("x" * 285 + " http://u:hunter2@example.com/")
+
+    assert "hunter2" not in shown
+
+
+@given(PASSWORDS, st.sampled_from(["redis", "rediss", "unix"]), st.sampled_from(["", "user"]))
+def test_no_password_of_a_redis_url_is_ever_shown(password: str, scheme: str, user: str) -> None:
+    """Not even one pasted raw, with what ends a host in it."""
+    shown = redact.url(f"{scheme}://{user}:{password}@host:6379/0")
+
+    assert "S3C" not in shown
+    assert "RET" not in shown
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9!$&'()*+,;=:%@<>-]{1,20}", fullmatch=True).map("S3C{}".format),
+    st.text(),
+    st.text(),
+)
+def test_no_userinfo_of_a_url_in_a_text_is_ever_shown(secret: str, before: str, after: str) -> None:
+    """Whatever stands around it."""
+    assert "S3C" not in redact.text(f"{before}http://{secret}@host/ {after}")
+
+
+@given(st.text() | st.text("\n\x1b\x9b\u2028\u202e\u2066\u2069a"))
+def test_what_is_shown_is_one_line_without_controls(text: str) -> None:
+    """A hostile server cannot write to an operator's terminal, or forge a line."""
+    hostile = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+    assert not hostile.search(redact.text(text))
+    assert not hostile.search(redact.url(f"http://a/{text}"))

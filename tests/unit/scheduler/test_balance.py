@@ -1,0 +1,147 @@
+"""Who gives which lanes back: enough for all to have their share, and none for nothing."""
+
+import random
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.scheduler.balance import LOOKS, SLACK, Fleet, Stay, look, share
+
+STAYS = st.builds(
+    Stay,
+    lane=st.text("abcdefgh", min_size=3, max_size=6),
+    token=st.integers(1, 1000),
+    in_flight=st.integers(0, 4),
+    unrepeatable=st.booleans(),
+    leaving=st.booleans(),
+    unwanted=st.booleans(),
+)
+HELD = st.lists(STAYS, max_size=30, unique_by=lambda stay: stay.lane)
+FLEETS = st.builds(Fleet, st.integers(0, 60), st.integers(0, 9))
+LAST = LOOKS - 1
+
+
+def plain(count: int) -> list[Stay]:
+    """So many lanes, one like the other."""
+    return [Stay(lane=f"{number}", token=number, in_flight=1) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("busy", "workers", "each"), [(20, 1, 20), (20, 3, 7), (21, 3, 7), (2, 8, 1), (0, 8, 1), (5, 0, 5)]
+)
+def test_a_share_is_what_all_would_have_and_a_lane_at_least(busy: int, workers: int, each: int) -> None:
+    """Rounded up, so that the shares hold every lane."""
+    assert each == share(Fleet(busy, workers))
+
+
+@given(HELD, FLEETS, st.integers(0, LAST))
+def test_no_worker_gives_while_it_is_within_the_bound_nor_below_its_share(
+    held: list[Stay], fleet: Fleet, before: int
+) -> None:
+    """Whatever it holds; when it gives it is left with its share exactly."""
+    ours = [stay for stay in held if not stay.leaving and not stay.unwanted]
+    _, give = look(held, fleet, before)
+
+    assert len(set(give)) == len(give)
+    assert set(give) <= {stay.lane for stay in ours}
+    if len(ours) <= share(fleet) + SLACK:
+        assert [] == give
+    if give:
+        assert share(fleet) == len(ours) - len(give)
+
+
+@given(HELD, FLEETS)
+def test_too_many_are_given_back_at_the_second_look_in_a_row(held: list[Stay], fleet: Fleet) -> None:
+    """The first only counts; a look that finds no more than the bound forgets it."""
+    ours = [stay for stay in held if not stay.leaving and not stay.unwanted]
+    first = look(held, fleet, 0)
+    second = look(held, fleet, first.too_many)
+
+    assert [] == first.give
+    assert bool(second.give) is (len(ours) > share(fleet) + SLACK)
+    assert 0 == look([], fleet, first.too_many).too_many
+
+
+@given(HELD, FLEETS)
+def test_what_goes_costs_no_more_than_what_stays(held: list[Stay], fleet: Fleet) -> None:
+    """What may not be repeated last, else what has the least in flight, of these the latest."""
+    give = set(look(held, fleet, LAST).give)
+    price = {stay.lane: (stay.unrepeatable, stay.in_flight, -stay.token) for stay in held}
+    kept = {stay.lane for stay in held if not stay.leaving and not stay.unwanted} - give
+
+    assert max((price[lane] for lane in give), default=(False, -1, 0)) <= min(
+        (price[lane] for lane in kept), default=(True, 99, 0)
+    )
+
+
+def test_a_lane_that_nobody_else_took_is_not_offered_again() -> None:
+    """It would come back, and its work would have been cut short for nothing."""
+    held = [stay._replace(unwanted=True) for stay in plain(20)]
+
+    assert [] == look(held, Fleet(20, 2), LAST).give
+
+
+class Workers:
+    """Workers that look in turn; what one gives back, any other takes that has not its share."""
+
+    def __init__(self, busy: int, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.lanes = plain(busy)
+        self.due = list(self.lanes)
+        self.held: dict[int, list[Stay]] = {}
+        self.counts: dict[int, int] = {}
+        self.given = 0
+
+    def join(self, worker: int) -> None:
+        """A new one, which has nothing."""
+        self.held.setdefault(worker, [])
+        self.counts.setdefault(worker, 0)
+
+    def leave(self, worker: int) -> None:
+        """What it had is due, for the others."""
+        self.due += self.held.pop(worker, [])
+        self.counts.pop(worker, None)
+
+    def second(self) -> None:
+        """Each looks once; then what is due is handed over."""
+        fleet = Fleet(len(self.lanes), len(self.held))
+        for worker in sorted(self.held, key=lambda _: self.chance.random()):
+            mine = self.held[worker]
+            self.counts[worker], give = look(mine, fleet, self.counts[worker])
+            self.given += len(give)
+            self.due += [stay for stay in mine if stay.lane in give]
+            self.held[worker] = [stay for stay in mine if stay.lane not in give]
+        for stay in list(self.due):
+            takers = [worker for worker in self.held if len(self.held[worker]) < share(fleet)]
+            if takers:
+                self.held[self.chance.choice(takers)].append(stay)
+                self.due.remove(stay)
+
+
+COMING_AND_GOING = st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_size=20)
+
+
+@given(st.integers(0, 40), COMING_AND_GOING, st.integers(0, 99))
+def test_workers_that_come_and_go_end_balanced_and_then_nothing_moves(
+    busy: int, changes: list[tuple[bool, int]], seed: int
+) -> None:
+    """No lane is lost or held twice; three looks after the last change each has its share, or one more."""
+    workers = Workers(busy, seed)
+    workers.join(99)
+    for joins, worker in changes:
+        (workers.join if joins else workers.leave)(worker)
+        workers.second()
+        everywhere = [stay.lane for held in workers.held.values() for stay in held]
+        everywhere += [stay.lane for stay in workers.due]
+        assert sorted(everywhere) == sorted(stay.lane for stay in workers.lanes)
+    for _ in range(LOOKS + 1):
+        workers.second()
+    given_before = workers.given
+    for _ in range(10):
+        workers.second()
+
+    assert [] == workers.due
+    assert all(len(held) <= ceil(busy / len(workers.held)) + SLACK for held in workers.held.values())
+    assert given_before == workers.given

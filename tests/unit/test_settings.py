@@ -1,0 +1,140 @@
+"""What a worker is told: flags over environment over defaults."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fetchfleet.worker.settings import Settings, SettingsError, load_settings
+
+SECRET_URL = "redis://user:hunter2@redis.internal:6379/0"
+
+ROWS: list[tuple[str, str, Any, str, Any, Any]] = [
+    ("redis_url", "FETCHFLEET_REDIS_URL", "redis://f", "redis://e", "redis://f", "redis://e"),
+    ("out", "FETCHFLEET_OUT", "f", "e", Path("f"), Path("e")),
+    ("in_folder", "FETCHFLEET_IN", "/", "/proc", Path("/"), Path("/proc")),
+    ("allow_net", "FETCHFLEET_ALLOW_NET", "10.0.0.0/8", "10.0.0.1/32", "10.0.0.0/8", "10.0.0.1/32"),
+    ("deny_net", "FETCHFLEET_DENY_NET", "10.0.0.0/8", "10.0.0.1/32", "10.0.0.0/8", "10.0.0.1/32"),
+    ("nameservers", "FETCHFLEET_NAMESERVERS", "10.0.0.1", "10.0.0.2:5", "10.0.0.1", "10.0.0.2:5"),
+    ("user_agent", "FETCHFLEET_USER_AGENT", "f", "e", "f", "e"),
+    ("max_in_flight", "FETCHFLEET_MAX_IN_FLIGHT", 7, "8", 7, 8),
+    ("grace_s", "FETCHFLEET_GRACE_S", 0, "1.5", 0.0, 1.5),
+    ("lease_s", "FETCHFLEET_LEASE_S", 2, "1", 2.0, 1.0),
+    ("min_free_bytes", "FETCHFLEET_MIN_FREE_BYTES", 0, "5", 0, 5),
+    ("sink", "FETCHFLEET_SINK", "warc", "warc", "warc", "warc"),
+    ("warc_max_bytes", "FETCHFLEET_WARC_MAX_BYTES", 65536, "65537", 65536, 65537),
+    ("warc_max_age_s", "FETCHFLEET_WARC_MAX_AGE_S", 1, "2.5", 1.0, 2.5),
+    ("log_level", "FETCHFLEET_LOG_LEVEL", "debug", "debug", "debug", "debug"),
+    ("worker_id", "FETCHFLEET_WORKER_ID", "f", "e", "f", "e"),
+]
+
+FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
+    ({"engine": "curl"}, {}, "--engine curl"),
+    ({"redis_url": "http://h"}, {}, "not a Redis URL"),
+    ({"allow_net": "10.0.0.0/99"}, {}, "10.0.0.0/99"),
+    ({"deny_net": "10.0.0.0/99"}, {}, "denied network '10.0.0.0/99'"),
+    ({}, {"FETCHFLEET_NAMESERVERS": "dns.example"}, "nameserver 'dns.example'"),
+    ({"policy": "/nowhere/policy.toml"}, {}, "--policy /nowhere/policy.toml"),
+    ({"in_folder": "/nowhere"}, {}, "--in /nowhere"),
+    ({}, {"FETCHFLEET_IN": "/dev/null"}, "--in /dev/null"),
+    ({}, {"FETCHFLEET_MAX_IN_FLIGHT": "many"}, "FETCHFLEET_MAX_IN_FLIGHT: 'many'"),
+    ({}, {"FETCHFLEET_MAX_IN_FLIGHT": "1.5"}, "FETCHFLEET_MAX_IN_FLIGHT"),
+    ({}, {"FETCHFLEET_MAX_IN_FLIGHT": "0"}, "FETCHFLEET_MAX_IN_FLIGHT"),
+    ({}, {"FETCHFLEET_MAX_IN_FLIGHT": "100001"}, "FETCHFLEET_MAX_IN_FLIGHT"),
+    ({}, {"FETCHFLEET_GRACE_S": "soon"}, "FETCHFLEET_GRACE_S: 'soon'"),
+    ({}, {"FETCHFLEET_GRACE_S": "-0.1"}, "FETCHFLEET_GRACE_S"),
+    ({}, {"FETCHFLEET_GRACE_S": "nan"}, "FETCHFLEET_GRACE_S"),
+    ({}, {"FETCHFLEET_GRACE_S": "inf"}, "FETCHFLEET_GRACE_S"),
+    ({}, {"FETCHFLEET_LEASE_S": "0.9"}, "FETCHFLEET_LEASE_S"),
+    ({}, {"FETCHFLEET_LEASE_S": "nan"}, "FETCHFLEET_LEASE_S"),
+    ({}, {"FETCHFLEET_LEASE_S": "inf"}, "FETCHFLEET_LEASE_S"),
+    ({}, {"FETCHFLEET_MIN_FREE_BYTES": "1 GiB"}, "FETCHFLEET_MIN_FREE_BYTES: '1 GiB'"),
+    ({}, {"FETCHFLEET_MIN_FREE_BYTES": "-1"}, "FETCHFLEET_MIN_FREE_BYTES"),
+    ({"sink": "tape"}, {}, "--sink tape"),
+    ({}, {"FETCHFLEET_WARC_MAX_BYTES": "65535"}, "FETCHFLEET_WARC_MAX_BYTES"),
+    ({}, {"FETCHFLEET_WARC_MAX_AGE_S": "0.9"}, "FETCHFLEET_WARC_MAX_AGE_S"),
+    ({}, {"FETCHFLEET_WARC_MAX_AGE_S": "nan"}, "FETCHFLEET_WARC_MAX_AGE_S"),
+    ({}, {"FETCHFLEET_LOG_LEVEL": "DEBUG"}, "FETCHFLEET_LOG_LEVEL: 'DEBUG'"),
+    ({"user_agent": "a\r\nb"}, {}, "FETCHFLEET_USER_AGENT"),
+    ({"user_agent": "é"}, {}, "FETCHFLEET_USER_AGENT"),
+]
+
+
+def faults_of(flags: dict[str, Any], environment: dict[str, str]) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags, environment)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(("name", "variable", "flag", "value", "by_flag", "by_environment"), ROWS)
+def test_a_flag_wins_over_the_environment_and_that_over_the_default(
+    name: str, variable: str, flag: Any, value: str, by_flag: Any, by_environment: Any
+) -> None:
+    """A flag of None was not given, and an empty variable is no variable."""
+    default = getattr(Settings(worker_id="w"), name)
+
+    assert by_flag == getattr(load_settings({name: flag}, {variable: value}), name)
+    assert by_environment == getattr(load_settings({name: None}, {variable: value}), name)
+    assert name == "worker_id" or getattr(load_settings({}, {variable: ""}), name) == default
+
+
+def test_a_worker_has_a_name_of_its_own_unless_it_is_given_one() -> None:
+    """Its machine and its process."""
+    name, _, process = load_settings({}, {}).worker_id.rpartition("-")
+
+    assert name
+    assert process.isdigit()
+
+
+def test_the_policy_is_read_from_its_file(tmp_path: Path) -> None:
+    """Named by flag or by environment."""
+    (tmp_path / "policy.toml").write_text("[default]\nattempts = 9\n")
+    path = str(tmp_path / "policy.toml")
+
+    assert 9 == load_settings({"policy": path}, {}).policy.default.attempts
+    assert 9 == load_settings({}, {"FETCHFLEET_POLICY": path}).policy.default.attempts
+    assert 5 == load_settings({}, {}).policy.default.attempts
+
+
+def test_a_policy_that_cannot_be_used_is_named_with_its_file(tmp_path: Path) -> None:
+    """Bad TOML, a bad key, and bytes that are no text."""
+    path = tmp_path / "policy.toml"
+    for content in (b"x = [", b"[default]\nattempts = 0", b"\xff"):
+        path.write_bytes(content)
+
+        assert faults_of({"policy": str(path)}, {})[0].startswith(f"--policy {path}: ")
+
+
+@pytest.mark.parametrize(("flags", "environment", "named"), FAULTS)
+def test_what_cannot_be_used_is_named(flags: dict[str, Any], environment: dict[str, str], named: str) -> None:
+    """And nothing but that."""
+    faults = faults_of(flags, environment)
+
+    assert 1 == len(faults)
+    assert named in faults[0]
+
+
+def test_all_faults_are_named_at_once() -> None:
+    """One start, one list, a line each."""
+    flags = {"engine": "curl", "redis_url": "x", "allow_net": "x", "policy": "/nowhere", "user_agent": "é"}
+    environment = {f"FETCHFLEET_{name}": "x" for name in ("MAX_IN_FLIGHT", "GRACE_S", "LEASE_S")}
+
+    assert len(flags) + len(environment) == len(faults_of(flags, environment))
+
+
+def test_the_redis_password_is_in_no_rendering_of_the_settings() -> None:
+    """They end up in tracebacks, rich ones too."""
+    settings, screen = load_settings({"redis_url": SECRET_URL}, {}), io.StringIO()
+    Console(file=screen, width=500).print(settings)
+
+    for shown in (repr(settings), str(settings), f"{settings}", screen.getvalue()):
+        assert "redis.internal" in shown
+        assert "hunter2" not in shown
+
+
+def test_settings_cannot_be_changed() -> None:
+    """What was checked stays as it was."""
+    with pytest.raises(AttributeError):
+        Settings().lease_s = 1.0  # type: ignore[misc]

@@ -1,0 +1,126 @@
+"""What the bench makes of its runs."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.bench import bodies
+from tools.bench.peers import PEERS
+from tools.bench.profiler.subsystems import OTHERS, room_of, room_of_thread
+from tools.bench.report import rates
+from tools.bench.stats import MB, Run, another_fits, is_own, of_files, of_rates, with_ratios
+
+rates_per_s = st.floats(1, 1e4)
+
+
+def test_the_figure_is_the_median_and_the_peak_the_largest() -> None:
+    """One slow round does not count, one large one does; a program is all its processes."""
+    runs = [Run(2.0, [3 * MB]), Run(4.0, [5 * MB, 2 * MB]), Run(90.0, [6 * MB])]
+
+    found = of_files(runs, 10, 100 * MB)
+
+    assert (2.5, 25.0) == (found["per_s"], found["mb_per_s"])
+    assert (4.0, 2.0, 90.0) == (found["took_s"], found["least_s"], found["most_s"])
+    assert (7.0, 6.0) == (found["peak_rss_mb"], found["largest_rss_mb"])
+
+
+def test_rates_are_medians_too() -> None:
+    """With the span they were in."""
+    assert {"per_s": 3.0, "least_per_s": 1.0, "most_per_s": 50.0} == of_rates([50.0, 1.0, 3.0])
+
+
+@given(rates_per_s, rates_per_s, rates_per_s)
+def test_a_ratio_says_how_often_fetchfleet_did_what_the_other_did(
+    own: float, other_way: float, peer: float
+) -> None:
+    """For each way to run it and each peer; never between its own ways."""
+    measured = {"fetchfleet": own, "fetchfleet, 2 workers": other_way, "wget2": peer}
+
+    found = with_ratios({name: {"per_s": rate} for name, rate in measured.items()}, "per_s")
+
+    assert {"per_s": own, "times": {"wget2": round(own / peer, 2)}} == found["fetchfleet"]
+    assert {"wget2": round(other_way / peer, 2)} == found["fetchfleet, 2 workers"]["times"]
+    assert {"per_s": peer, "fetchfleet_is_times": round(own / peer, 2)} == found["wget2"]
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1), st.floats(1, 1000))
+def test_no_round_is_begun_that_may_not_end_in_time(round_took_s: list[float], budget_s: float) -> None:
+    """By what the longest one took."""
+    fits = another_fits(round_took_s, budget_s)
+
+    assert fits == (sum(round_took_s) + max(round_took_s) <= budget_s)
+
+
+def test_every_program_has_a_name_of_its_own_and_the_first_is_fetchfleet() -> None:
+    """Ratios go by name; httpx and files are there wherever the project is."""
+    names = [peer.name for peer in PEERS]
+
+    assert len(set(names)) == len(names)
+    assert "fetchfleet" == names[0]
+    assert PEERS[0].there
+    assert {"fetchfleet", "fetchfleet, 2 workers"} < {name for name in names if is_own(name)}
+    assert not is_own("wget2")
+
+
+def test_a_body_that_is_missing_or_not_as_served_is_seen(tmp_path: Path) -> None:
+    """As many bytes are not the same bytes; what fetchfleet notes for itself is no body."""
+    served = bodies.make(tmp_path / "served", 3, 1000)
+    out = tmp_path / "out"
+    (out / ".fetchfleet").mkdir(parents=True)
+    (out / ".fetchfleet" / "run.json").write_text("{}")
+    for path in (tmp_path / "served").iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+
+    assert "" == bodies.in_files(out, served)
+    (out / "0.bin").write_bytes(bytes(1000))
+    assert "1 of 3 bodies are missing, 1 are others" == bodies.in_files(out, served)
+    (out / "0.bin").unlink()
+    assert "1 of 3 bodies are missing, 0 are others" == bodies.in_files(out, served)
+
+
+def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
+    """A record that is missing is told."""
+    record = b"WARC/1.1\r\nWARC-Type: response\r\n\r\n"
+    (tmp_path / "a.warc").write_bytes(record * 2 + b"WARC/1.1\r\nWARC-Type: request\r\n\r\n")
+
+    assert "" == bodies.in_segments(tmp_path, Counter({1: 1, 2: 1}))
+    assert "2 of 3 bodies are there" == bodies.in_segments(tmp_path, Counter({1: 3}))
+
+
+@pytest.mark.parametrize(
+    ("stack", "room"),
+    [
+        (["/usr/lib/ssl.py", "/x/httpcore2/_async/http11.py", "/p/worker/attempt.py"], "engine"),
+        (["/p/worker/sink/part.py", "/p/worker/attempt.py"], "sink"),
+        (["/x/structlog/_output.py", "/p/worker/lines.py", "/p/worker/fetching.py"], "log"),
+        (["/x/redis/asyncio/client.py", "/p/jobs/scripts.py", "/p/worker/settle.py"], "Redis"),
+        (["/p/worker/settle.py"], "settle"),
+        (["/p/worker/gate/gate.py", "/p/worker/lane.py", "/p/worker/drain.py"], "gate"),
+        (["/p/worker/drain.py", "/p/worker/runtime.py"], "lane"),
+        (["/usr/lib/asyncio/events.py"], OTHERS),
+        ([], OTHERS),
+    ],
+)
+def test_time_belongs_to_the_innermost_room_of_a_stack(stack: list[str], room: str) -> None:
+    """Whoever called it does not pay for it."""
+    assert room == room_of(stack)
+
+
+def test_what_threads_do_is_their_rooms() -> None:
+    """By what the worker calls them."""
+    assert "sink, in threads" == room_of_thread("names_3") == room_of_thread("blocks_0")
+    assert "other work, in threads" == room_of_thread("uvloop_0")
+    assert "engine, in threads" == room_of_thread("pyreqwest")
+
+
+def test_a_table_is_the_same_on_a_page() -> None:
+    """A row a program, and beside each peer how often fetchfleet is as fast."""
+    measured = {"fetchfleet": of_rates([2000.0]), "arq": of_rates([1000.0])}
+
+    lines = rates(with_ratios(measured, "per_s"), "Enqueued").markdown.splitlines()
+
+    assert "| fetchfleet | 2,000 | 2,000 to 2,000 |  |" in lines
+    assert "| arq | 1,000 | 1,000 to 1,000 | 2.00 |" in lines

@@ -1,0 +1,216 @@
+"""The verdict of a chaos run: each broken promise is found in ledgers where it was planted."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+import pytest
+
+from fetchfleet.jobs.contract.ids import path_of
+from tools.chaos import hosts
+from tools.chaos.checker import judge
+from tools.chaos.history import (
+    Acknowledged,
+    Attempted,
+    Cancelling,
+    Died,
+    Ended,
+    Fault,
+    Found,
+    Quiet,
+    Record,
+    Remains,
+    Saw,
+)
+from tools.chaos.schedule import Kind, plan
+
+BATCH = "0123456789abcdef"
+HOST = hosts.HOSTS[0]
+URLS = [f"http://{HOST}:80{path}" for path in ("/f/one", "/go/127.0.8.2:80/two", "/gone/three", "/post/four")]
+IDS = [f"{BATCH}-{place:08x}" for place in range(len(URLS))]
+
+
+def digest(url: str) -> str:
+    return hashlib.sha256(hosts.body_of(hosts.name_of(url))).hexdigest()
+
+
+def ended(place: int, **changes: Any) -> Ended:
+    url, of = URLS[place], IDS[place]
+    good = Ended(of, url, "stored", None, 200, path_of(of), digest(url), 1, 1_000_000)
+    return msgspec.structs.replace(good, **changes)
+
+
+def saw(target: str, arrived_s: float, by: str = "w1.1", **changes: Any) -> Saw:
+    good = Saw(HOST, target, by, arrived_s, arrived_s + 0.5, "well", 200, aborted=False)
+    return msgspec.structs.replace(good, **changes)
+
+
+GONE = ended(2, outcome="failed", reason="http_status", status=404, path=None, sha256=None)
+GOOD = Record(
+    producer=[Attempted(URLS, BATCH), Acknowledged(IDS, URLS)],
+    saw=[saw("/f/one", 1.0), saw("/post/four", 1.1)],
+    ended=[ended(0), ended(1), GONE, ended(3)],
+    found=[Found(path_of(IDS[place]), digest(URLS[place])) for place in (0, 1, 3)],
+)
+
+
+def breaches(**changes: Any) -> list[str]:
+    return judge(msgspec.structs.replace(GOOD, **changes)).breaches
+
+
+def test_a_record_without_fault_has_no_breach() -> None:
+    """What all the others differ from."""
+    assert [] == breaches()
+
+
+PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "a lost id": (
+        "acknowledged and lost",
+        {"producer": [*GOOD.producer, Acknowledged([f"{BATCH}-000000ff"], [URLS[0]])]},
+    ),
+    "a lost message of the inbox": (
+        "acknowledged and lost",
+        {"producer": [*GOOD.producer, Acknowledged([""], [f"http://{HOST}/f/five"])]},
+    ),
+    "an unexpected id": (
+        "never asked for",
+        {
+            "ended": [
+                *GOOD.ended,
+                ended(
+                    0,
+                    id=f"{BATCH}-000000ff",
+                    url=f"http://{HOST}/f/x",
+                    path=None,
+                    outcome="failed",
+                    reason="http_status",
+                ),
+            ]
+        },
+    ),
+    "a doubled result": ("ended twice", {"ended": [*GOOD.ended, ended(0)]}),
+    "two fetches of one URL": ("ended twice", {"ended": [*GOOD.ended, ended(0, id=f"{BATCH}-000000ff")]}),
+    "a wrong body": (
+        "not on disk as its result says",
+        {"found": [Found(GOOD.found[0].path, digest("/f/two")), *GOOD.found[1:]]},
+    ),
+    "no body": ("not on disk as its result says", {"found": GOOD.found[1:]}),
+    "a digest that is not the body's": (
+        "not on disk as its result says",
+        {"ended": [ended(0, sha256=digest("/f/two")), *GOOD.ended[1:]]},
+    ),
+    "a wrong file of a fetch that failed": (
+        "no fetch explains",
+        {"found": [*GOOD.found, Found(path_of(IDS[2]), digest("/f/one"))]},
+    ),
+    "a file of nobody's": ("no fetch explains", {"found": [*GOOD.found, Found("x/y", digest("/f/one"))]}),
+    "a failure that nothing explains": (
+        "ended wrongly",
+        {"ended": [ended(0, outcome="failed", reason="read"), *GOOD.ended[1:]]},
+    ),
+    "poison without a death": (
+        "ended wrongly",
+        {"ended": [ended(0, outcome="failed", reason="poison"), *GOOD.ended[1:]]},
+    ),
+    "poison that no death explains": (
+        "ended wrongly",
+        {
+            "ended": [ended(0, outcome="failed", reason="poison", path=None), *GOOD.ended[1:]],
+            "faults": [Fault(Kind.WORKER_KILLED, "w2.1", n, n) for n in range(3)],
+        },
+    ),
+    "a cancellation that nobody asked for": (
+        "ended wrongly",
+        {"ended": [ended(0, outcome="cancelled"), *GOOD.ended[1:]]},
+    ),
+    "an attempt charged for a fault": ("2 attempts", {"ended": [ended(0, attempts=2), *GOOD.ended[1:]]}),
+    "a POST sent again": ("sent twice", {"saw": [*GOOD.saw, saw("/post/four", 9.0)]}),
+    "concurrency over": (
+        "requests at once",
+        {"saw": [saw(f"/f/{n}", 1 + n / 100) for n in range(hosts.CONCURRENCY + 1)]},
+    ),
+    "a request inside a quiet": (
+        "wanted quiet",
+        {"saw": [saw("/f/one", 1.7)], "quiet": [Quiet(HOST, 1.0, 2.0)]},
+    ),
+    "something left in Redis": ("left in Redis: lane", {"remains": Remains(["lane x is held"], 0.0)}),
+    "a worker that died": ("w1.1: ended by itself", {"died": [Died("w1.1", "ended by itself with 1")]}),
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_a_planted_breach_is_found(what: str) -> None:
+    """Each is named in a sentence."""
+    sentence, changes = PLANTED[what]
+
+    assert [breach for breach in breaches(**changes) if sentence in breach]
+
+
+def test_what_the_faults_explain_is_no_breach() -> None:
+    """Cancelled batches, POSTs cut off, attempts that a host failed, poison after three deaths."""
+    deaths = [Fault(Kind.WORKER_KILLED, "w1.1", n, n) for n in range(3)]
+    by_fate = {
+        0: {"outcome": "failed", "reason": "poison", "path": None},
+        1: {"outcome": "cancelled", "path": None},
+        3: {"outcome": "failed", "reason": "interrupted", "path": None},
+    }
+
+    assert [] == breaches(
+        producer=[*GOOD.producer, Cancelling(BATCH)],
+        ended=[GONE, *(ended(place, **fate) for place, fate in by_fate.items())],
+        faults=deaths,
+    )
+    assert [] == breaches(
+        ended=[ended(0, attempts=2), *GOOD.ended[1:]], saw=[saw("/f/one", 1.0, act="500", status=500)]
+    )
+
+
+def test_what_a_stopped_worker_has_in_flight_counts_as_long_as_its_lease() -> None:
+    """Its connections stay open, and nobody can close them for it."""
+    stopped = [saw(f"/f/{n}", 1.0, finished_s=10.0) for n in range(hosts.CONCURRENCY)]
+    stop = [Fault(Kind.WORKER_STOPPED, "w1.1", 1.2, 9.0)]
+    soon, late = saw("/f/other", 2.0, "w2.1"), saw("/f/other", 2.3, "w2.1")
+
+    assert [] == breaches(saw=[*stopped, late], faults=stop)
+    assert 1 == len(breaches(saw=[*stopped, soon], faults=stop))
+    assert 1 == len(breaches(saw=[*stopped, late]))
+
+
+def test_repeats_are_counted_and_forgiven() -> None:
+    """A whole answer without a result of its own costs the host a request, and no promise."""
+    verdict = judge(msgspec.structs.replace(GOOD, saw=[saw("/f/one", float(n)) for n in range(5)]))
+
+    assert (2, []) == (verdict.repeats, verdict.breaches)
+
+
+def test_recoveries_are_measured_from_the_fault() -> None:
+    """Until another worker asks its host, unless Redis is in trouble too; for Redis until the next result."""
+    verdict = judge(
+        msgspec.structs.replace(
+            GOOD,
+            saw=[saw("/f/one", 1.0), saw("/f/two", 5.0, "w2.1"), saw("/f/three", 25.0, "w1.2")],
+            ended=[ended(0, at_ms=21_500), *GOOD.ended[1:]],
+            faults=[
+                Fault(Kind.WORKER_KILLED, "w1.1", 1.5, 2.0),
+                Fault(Kind.WORKER_KILLED, "w2.1", 5.5, 6.0),
+                Fault(Kind.REDIS_KILLED, "", 9.0, 10.0),
+                Fault(Kind.REDIS_FROZEN, "", 10.0, 20.0),
+            ],
+        )
+    )
+
+    assert (2, [3.5]) == verdict.recoveries[Kind.WORKER_KILLED]
+    assert (1, [1.5]) == verdict.recoveries[Kind.REDIS_FROZEN]
+    assert (1, []) == verdict.recoveries[Kind.REDIS_KILLED]
+    assert (0, []) == verdict.recoveries[Kind.REDIS_RESTARTED]
+
+
+def test_the_plan_is_the_seeds() -> None:
+    """The same seed plans the same, another another; each kind of fault comes, and all of them in time."""
+    faults = plan(7, 180, 4)
+
+    assert faults == plan(7, 180, 4) != plan(8, 180, 4)
+    assert set(Kind) == {fault.kind for fault in faults}
+    assert faults == sorted(faults, key=lambda fault: fault.at_s)
+    assert all(0 < fault.at_s < 180 for fault in faults)
+    assert {None, 0, 1, 2, 3} == {fault.worker for fault in faults}

@@ -1,0 +1,62 @@
+"""Redis's clock, carried on by ours."""
+
+import pytest
+
+from fetchfleet.worker.util import clock
+from fetchfleet.worker.util.clock import RedisClock
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Our own monotonic clock, set by hand."""
+    now = {"s": 100.0}
+    monkeypatch.setattr(clock, "mono_s", lambda: now["s"])
+    return now
+
+
+def test_time_goes_on_between_looks(at: dict[str, float]) -> None:
+    """What has passed here has passed there."""
+    redis_clock = RedisClock()
+    redis_clock.sync(5_000_000)
+    at["s"] += 1.5
+
+    assert 5_001_500 == redis_clock.now_ms()
+
+
+def test_a_late_reply_does_not_set_the_clock_back(at: dict[str, float]) -> None:
+    """A cool-down ends no earlier because a reply was slow."""
+    redis_clock = RedisClock()
+    redis_clock.sync(5_000_000)
+    at["s"] += 1.0
+    redis_clock.sync(5_000_300)
+
+    assert 5_001_000 - redis_clock.now_ms() <= 1
+
+
+def test_a_prompter_reply_is_believed_at_once(at: dict[str, float]) -> None:
+    """The earliest look is the truest."""
+    redis_clock = RedisClock()
+    redis_clock.sync(5_000_000)
+    redis_clock.sync(5_000_200)
+
+    assert 5_000_200 == redis_clock.now_ms()
+
+
+@pytest.mark.parametrize("step_ms", [-3_600_000, 3_600_000])
+def test_a_clock_that_was_set_is_followed(at: dict[str, float], step_ms: int) -> None:
+    """An operator who sets the clock of the Redis machine is followed, either way."""
+    redis_clock = RedisClock()
+    redis_clock.sync(50_000_000)
+    redis_clock.sync(50_000_000 + step_ms)
+
+    assert 50_000_000 + step_ms == redis_clock.now_ms()
+
+
+def test_two_clocks_that_drift_apart_find_together(at: dict[str, float]) -> None:
+    """If Redis's clock is the slower one, many looks bring us back to it."""
+    redis_clock = RedisClock()
+    redis_clock.sync(5_000_000)
+    for _ in range(200):
+        redis_clock.sync(4_999_950)
+
+    assert abs(4_999_950 - redis_clock.now_ms()) <= 1

@@ -1,0 +1,1 @@
+"""Peers side by side, and where the time of a fetch goes."""

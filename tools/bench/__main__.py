@@ -1,0 +1,185 @@
+"""Peers side by side: the same task from the same server, in turn, several rounds, medians and ratios."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tools.bench import enqueue as enqueue_module
+from tools.bench import environment, report
+from tools.bench.compare import Load, Measured, side_by_side
+from tools.bench.peers import PEERS
+from tools.bench.process import BenchError
+from tools.bench.profiler import profile as profile_module
+from tools.bench.stats import MB
+
+WIDE = 120
+KB = 1_000
+HOSTS = 20
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+progress = Console(stderr=True, highlight=False)
+
+Files = Annotated[int, typer.Option(min=1, help="How many files.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often each has its turn.")]
+JsonTo = Annotated[Path | None, typer.Option("--json", help="Write the figures there.")]
+
+FULL = {
+    "small": Load(10_000, 10 * KB, HOSTS, 5),
+    "large": Load(8, 256 * MB, 1, 5),
+}
+FULL_ENQUEUE = enqueue_module.Load(100_000, 10_000, 5)
+QUICK = {
+    "small": Load(2_000, 10 * KB, HOSTS, 5, budget_s=80),
+    "large": Load(8, 64 * MB, 1, 5, budget_s=60),
+}
+QUICK_ENQUEUE = enqueue_module.Load(50_000, 2_000, 3)
+
+
+@app.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller, within three minutes.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How often each has its turn.")] = None,
+    small: Annotated[int | None, typer.Option(min=1, help="How many small files.")] = None,
+    large_mb: Annotated[int | None, typer.Option(min=1, help="How large a large file is.")] = None,
+    enqueued: Annotated[int | None, typer.Option(min=1, help="How many fetches are enqueued.")] = None,
+    json_to: JsonTo = None,
+) -> None:
+    """Peers side by side; who is not there is named. Without a command: small, large and enqueue.
+
+    BENCH_PYTHON names a Python that has aiohttp and Scrapy.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    loads, enqueue = (QUICK, QUICK_ENQUEUE) if quick else (FULL, FULL_ENQUEUE)
+    of_small, of_large = loads["small"], loads["large"]
+    of_small = of_small._replace(files=small or of_small.files, rounds=rounds or of_small.rounds)
+    size_bytes = large_mb * MB if large_mb else of_large.size_bytes
+    of_large = of_large._replace(size_bytes=size_bytes, rounds=rounds or of_large.rounds)
+    count = enqueued or enqueue.fetches
+    enqueue = enqueue_module.Load(count, min(enqueue.jobs, count), rounds or enqueue.rounds)
+    with _reported(json_to) as found:
+        _small(of_small, found, "small")
+        _large(of_large, found, "large")
+        _enqueue(enqueue, found)
+
+
+@app.command()
+def small(files: Files = 10_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
+    """Small files of 20 hosts to disk: fetches/s of the whole command."""
+    with _reported(json_to) as found:
+        _small(Load(files, kb * KB, HOSTS, rounds), found, "small")
+
+
+@app.command()
+def hosts(files: Files = 2_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
+    """One small file from each of many hosts: fetches/s of the whole command."""
+    with _reported(json_to) as found:
+        _small(Load(files, kb * KB, files, rounds), found, "hosts")
+
+
+@app.command()
+def bodies(
+    files: Files = 8,
+    mb: Annotated[int, typer.Option(min=1, help="How large each is, in millions of bytes.")] = 256,
+    rounds: Rounds = 3,
+    json_to: JsonTo = None,
+) -> None:
+    """Large bodies from a server on loopback to disk: MB/s of the whole command, and its peak memory."""
+    with _reported(json_to) as found:
+        _large(Load(files, mb * MB, 1, rounds), found, "bodies")
+
+
+@app.command()
+def enqueue(
+    fetches: Annotated[int, typer.Option(min=1)] = 100_000,
+    jobs: Annotated[int, typer.Option(min=1, help="How many with arq.")] = 10_000,
+    rounds: Rounds = 5,
+    json_to: JsonTo = None,
+) -> None:
+    """What one producer enqueues a second: Fleet.submit, and arq's enqueue_job one by one."""
+    with _reported(json_to) as found:
+        _enqueue(enqueue_module.Load(fetches, jobs, rounds), found)
+
+
+@app.command()
+def profile(files: Files = 5_000, engine: str = "httpx", sink: str = "files", json_to: JsonTo = None) -> None:
+    """Where the time of a fetch goes in one worker, by room, µs of processor."""
+    with _reported(json_to) as found:
+        of = profile_module.profile(Load(files, 10 * KB, HOSTS, 1), engine, sink)
+        found["profile"] = {f"{engine}, {sink}": of}
+        _show(report.where(of, f"{files:,} of 10 KB over {HOSTS} hosts, {engine}, {sink}"), found)
+
+
+@contextmanager
+def _reported(json_to: Path | None) -> Iterator[dict[str, Any]]:
+    """What is found is written, and who is not there; exit 1 if a program did not do its task."""
+    absent = [peer.name for peer in PEERS if not peer.there]
+    began_s = time.monotonic()
+    found: dict[str, Any] = {
+        "absent": absent,
+        "machine": environment.machine(),
+        "versions": environment.versions(),
+    }
+    try:
+        yield found
+    except BenchError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+    if absent:
+        console.print(f"not there: {'; '.join(absent)}")
+    found["took_s"] = round(time.monotonic() - began_s, 1)
+    if json_to is not None:
+        json_to.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _small(load: Load, found: dict[str, Any], name: str) -> None:
+    measured = _measured(load, "per_s")
+    _note(measured, found, name)
+    title = f"{load.files:,} of {load.size_bytes // KB} KB over {load.hosts:,} hosts from {measured.server}"
+    _show(report.files(measured.found, "per_s", f"{title}, median of {measured.rounds}"), found)
+
+
+def _large(load: Load, found: dict[str, Any], name: str) -> None:
+    measured = _measured(load, "mb_per_s")
+    _note(measured, found, name)
+    title = f"{load.files} of {load.size_bytes // MB} MB from {measured.server}"
+    _show(report.files(measured.found, "mb_per_s", f"{title}, median of {measured.rounds}"), found)
+
+
+def _note(measured: Measured, found: dict[str, Any], name: str) -> None:
+    found[name] = measured.found
+    found["server"] = measured.server
+    found.setdefault("rounds", {})[name] = measured.rounds
+
+
+def _measured(load: Load, unit: str) -> Measured:
+    return side_by_side(load, [peer for peer in PEERS if peer.there], unit, _tell)
+
+
+def _enqueue(load: enqueue_module.Load, found: dict[str, Any]) -> None:
+    found["enqueue"] = enqueue_module.measure(load, _tell)
+    found.setdefault("rounds", {})["enqueue"] = load.rounds
+    title = f"{load.fetches:,} fetches, {load.jobs:,} of arq's jobs, median of {load.rounds}"
+    _show(report.rates(found["enqueue"], title), found)
+
+
+def _show(sheet: report.Sheet, found: dict[str, Any]) -> None:
+    console.print(sheet.rich)
+    found.setdefault("markdown", []).append(sheet.markdown)
+
+
+def _tell(line: str) -> None:
+    progress.print(line, style="dim", markup=False)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,138 @@
+"""So many connections at once in one worker, on either engine: what each takes in memory, with its fetch.
+
+    python -m tools.bench.connections [--count N] [--engine httpx|reqwest]
+
+A worker is a process of its own, its hosts are in another; every answer is held until all are under way. Then
+the hosts answer, one after the other.
+Without --engine both are measured. The count is lowered to what the limit of open files allows.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
+from fetchfleet.worker.observability import log
+from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.runtime.stats import rss_bytes
+from tools.one_worker import OneWorker
+
+HOSTS = 20
+GIVE_UP_S = 120.0
+QUIET_S = 5.0
+"""When no more come for so long, some are missing; the count says how many came."""
+
+LOOK_EVERY_S = 0.05
+NEXT_HOST_S = 1.0
+SPARE_FILES = 500
+PATIENT = Timeouts(connect_s=60, read_s=120, write_s=60, pool_s=60, total_s=240)
+
+
+def most_at_once(wanted: int) -> int:
+    """As many as wanted, or as the limit of open files lets be; it is raised as far as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(wanted, hard - SPARE_FILES)
+
+
+class _Held(asyncio.Protocol):
+    """One connection: its answer comes when all are there."""
+
+    held: list[asyncio.Transport] = []  # noqa: RUF012 of all connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Another one."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """A request; nothing is said yet."""
+        if data.startswith(b"GET "):
+            self.held.append(self._transport)
+
+
+def _host(transport: asyncio.Transport) -> str:
+    return str(transport.get_extra_info("sockname")[0])
+
+
+async def _serve(count: int) -> None:
+    """Take connections on all hosts, print when there are `count`, answer all once a line is read."""
+    loop = asyncio.get_running_loop()
+    hosts = [await loop.create_server(_Held, f"127.0.72.{n + 1}", 0, backlog=4096) for n in range(HOSTS)]
+    print(json.dumps([host.sockets[0].getsockname() for host in hosts]), flush=True)
+    began_s, quiet_s, seen = time.monotonic(), 0.0, 0
+    while len(_Held.held) < count and quiet_s < QUIET_S and time.monotonic() - began_s < GIVE_UP_S:
+        await asyncio.sleep(LOOK_EVERY_S)
+        quiet_s = quiet_s + LOOK_EVERY_S if seen and seen == len(_Held.held) else 0.0
+        seen = len(_Held.held)
+    print(len(_Held.held), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    for _, held in groupby(sorted(_Held.held, key=_host), key=_host):
+        for transport in held:
+            transport.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        await asyncio.sleep(NEXT_HOST_S)
+    await asyncio.to_thread(sys.stdin.readline)
+
+
+async def _fetch(engine: str, count: int) -> None:
+    """One worker; its memory before, and with all connections open."""
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tools.bench.connections", "--serve", "--count", str(count)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout is not None
+    assert server.stdin is not None
+    hosts = json.loads(await server.stdout.readline())
+    urls = [f"http://{hosts[n % HOSTS][0]}:{hosts[n % HOSTS][1]}/{n}" for n in range(count)]
+    policy: dict[str, Any] = {"concurrency": 1000, "timeout": PATIENT, "attempts": 1}
+    with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis") as redis:
+        out, most = Path(folder) / "out", count
+        async with OneWorker(redis.url, out, policy=policy, engine=engine, max_in_flight=most) as worker:
+            batch = await worker.submit(urls)
+            before_bytes = rss_bytes()
+            opened = int(await server.stdout.readline())
+            each_bytes = (rss_bytes() - before_bytes) / max(opened, 1)
+            server.stdin.write(b"\n")
+            done = Counter([str(result.reason or result.outcome.value) async for result in batch.results()])
+            server.stdin.write(b"\n")
+    await server.wait()
+    told = {"engine": engine, "connections": opened, "kib_each": round(each_bytes / 1024, 1)}
+    print(json.dumps({**told, "rss_before_mib": before_bytes >> 20, "ended": dict(done)}))
+
+
+def main() -> None:
+    """As the module says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--engine", choices=("httpx", "reqwest"))
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    count = most_at_once(given.count)
+    if given.serve:
+        asyncio.run(_serve(count))
+    elif given.engine:
+        log.configure(io.StringIO())
+        uvloop.run(asyncio.wait_for(_fetch(given.engine, count), 2 * GIVE_UP_S))
+    else:
+        print(f"open files: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}, so {count} connections")
+        for engine in ("httpx", "reqwest"):
+            command = [sys.executable, "-m", "tools.bench.connections", "--count", str(count)]
+            subprocess.run([*command, "--engine", engine], check=True, env=dict(os.environ))
+
+
+if __name__ == "__main__":
+    main()

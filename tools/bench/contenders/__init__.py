@@ -1,0 +1,1 @@
+"""The programs that fetchfleet is measured against."""

@@ -1,0 +1,68 @@
+"""On what the figures were measured, and with which versions."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("httpx", "httpcore2", "uvloop", "arq", "aiofiles", "pyreqwest", "aiohttp", "scrapy")
+COMMANDS = {
+    "redis-server": ["redis-server", "--version"],
+    "nginx": ["nginx", "-v"],
+    "aria2c": ["aria2c", "--version"],
+    "curl": ["curl", "--version"],
+    "wget2": ["wget2", "--version"],
+}
+MB = 1 << 20
+
+
+def machine() -> dict[str, Any]:
+    """Its cores, memory and system, and what it was busy with before."""
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MB
+    return {
+        "cores": os.cpu_count(),
+        "cpu": _cpu(),
+        "memory_mib": memory_mb,
+        "system": platform.platform(),
+        "load": os.getloadavg()[0],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "command": " ".join(["./scripts/bench", *sys.argv[1:]]),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what is there."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        if version := _version(package):
+            found[package] = version
+    for name, command in COMMANDS.items():
+        if shutil.which(name):
+            found[name] = _first_number(command)
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _first_number(command: list[str]) -> str:
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+    return number.group() if number else "?"
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

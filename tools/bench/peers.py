@@ -1,0 +1,123 @@
+"""The programs that are measured side by side: how each is told to fetch a list of URLs into a folder.
+
+Each has eight fetches at once with a host, or as many in all where it can only be told that. Another way to
+run fetchfleet is one more line of PEERS.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from fetchfleet.worker import settings
+from fetchfleet.worker.http import which
+from tools.bench.bodies import in_files, in_segments
+
+A_HOST = 8
+MOST_AT_ONCE = 160
+PROGRAMS = "tools.bench.contenders"
+PYTHON = os.environ.get("BENCH_PYTHON") or sys.executable
+"""Has aiohttp and Scrapy, if they are to be measured: where structlog finds Twisted, it loads it."""
+
+
+class Task(NamedTuple):
+    """What each of them is to do: fetch the URLs, one a line in `listed`, into the folder `out`."""
+
+    urls: Sequence[str]
+    listed: Path
+    out: Path
+    hosts: int = 1
+
+    @property
+    def at_once(self) -> int:
+        """How many fetches at once that makes, for who is told that."""
+        return min(A_HOST * self.hosts, MOST_AT_ONCE)
+
+
+Command = Callable[[Task], list[str]]
+
+
+class Peer(NamedTuple):
+    """A program and its command line; what it needs, and whether what it stored is what was served."""
+
+    name: str
+    command: Command
+    there: bool
+    environment: Mapping[str, str] = {}
+    stored: Callable[[Path, Counter[int]], str] = in_files
+
+
+def _fetchfleet(task: Task, *flags: str) -> list[str]:
+    policy = task.listed.with_name("policy.toml")
+    policy.write_text(f"[default]\nconcurrency = {A_HOST}\n")
+    arguments = ["--out", str(task.out), "--policy", str(policy), "--allow-net", "127.0.0.0/8", *flags]
+    return [sys.executable, "-m", "fetchfleet.worker", "run", str(task.listed), *arguments]
+
+
+def _aria2c(task: Task) -> list[str]:
+    # Whole files, one connection each, as the others do it; its default would write every file twice.
+    options = ["-q", "-j", str(task.at_once), "-x", "1", "-s", "1", "--file-allocation=none"]
+    return ["aria2c", *options, "-i", str(task.listed), "-d", str(task.out)]
+
+
+def _wget2(task: Task) -> list[str]:
+    return ["wget2", "-q", f"--max-threads={task.at_once}", "-i", str(task.listed), "-P", str(task.out)]
+
+
+def _curl(task: Task) -> list[str]:
+    config = task.listed.with_name("curl.conf")
+    config.write_text("".join(f"url = {url}\n" for url in task.urls))
+    options = ["-s", "--parallel", "--parallel-max", str(task.at_once), "--remote-name-all", "--create-dirs"]
+    return ["curl", *options, "--output-dir", str(task.out), "--config", str(config)]
+
+
+def _program(python: str, name: str, task: Task) -> list[str]:
+    return [python, "-m", f"{PROGRAMS}.{name}", str(task.listed), str(task.out), str(task.at_once)]
+
+
+def _command(program: str, command: Command) -> Peer:
+    return Peer(program, command, shutil.which(program.split(maxsplit=1)[0]) is not None)
+
+
+def _library(name: str, program: str, library: str) -> Peer:
+    asked = [PYTHON, "-c", f"import {library}"]
+    there = subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    return Peer(name, partial(_program, PYTHON, program), there)
+
+
+def _own(how: str = "", *, workers: int = 1, engine: str = "httpx", sink: str = "files") -> Peer:
+    """Fetchfleet, run in some way."""
+    there = engine in which.ENGINES and sink in settings.SINKS
+    if engine == "reqwest":
+        there = there and importlib.util.find_spec("pyreqwest") is not None
+    chosen = {"FETCHFLEET_ENGINE": engine, "FETCHFLEET_SINK": sink}
+    command = partial(_with_flags, ("--workers", str(workers)))
+    stored = in_files if sink == "files" else in_segments
+    return Peer(f"fetchfleet{how}", command, there, chosen, stored)
+
+
+def _with_flags(flags: Sequence[str], task: Task) -> list[str]:
+    return _fetchfleet(task, *flags)
+
+
+PEERS = (
+    _own(),
+    _own(", 2 workers", workers=2),
+    _own(", warc", sink="warc"),
+    _own(", reqwest", engine="reqwest"),
+    _own(", reqwest, 2 workers", engine="reqwest", workers=2),
+    _own(", reqwest, warc", engine="reqwest", sink="warc"),
+    _own(", reqwest, warc, 2 workers", engine="reqwest", sink="warc", workers=2),
+    Peer("arq + httpx by hand", partial(_program, sys.executable, "arq_httpx"), there=True),
+    _library("aiohttp script", "aiohttp_script", "aiohttp"),
+    _library("scrapy", "scrapy_spider", "scrapy"),
+    _command("aria2c", _aria2c),
+    _command("curl --parallel", _curl),
+    _command("wget2", _wget2),
+)

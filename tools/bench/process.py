@@ -1,0 +1,60 @@
+"""Runs one program to its end and watches it: how long it took, how much memory its processes had."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from tools.bench.stats import Run
+
+LOOK_EVERY_S = 0.05
+GIVE_UP_S = 600.0
+
+
+class BenchError(Exception):
+    """A program did not do its task; the message says which and how it ended."""
+
+
+def run(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> Run:
+    """Run the command, its temporary files in the folder; BenchError if it fails or does not end."""
+    began_s = time.monotonic()
+    peaks_bytes: dict[int, int] = {}
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment, "TMPDIR": str(folder)},
+    ) as process:
+        while process.poll() is None:
+            for pid in _family(process.pid):
+                peaks_bytes[pid] = max(peaks_bytes.get(pid, 0), _peak_bytes(pid))
+            if time.monotonic() - began_s > GIVE_UP_S:
+                process.kill()
+                raise BenchError(f"{name} did not end within {GIVE_UP_S:.0f} s")
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_EVERY_S)
+        took_s = time.monotonic() - began_s
+        assert process.stderr is not None
+        said = process.stderr.read().decode(errors="replace")
+    if process.returncode != 0:
+        raise BenchError(f"{name} ended with {process.returncode}: {said[-500:]}")
+    return Run(took_s, [*peaks_bytes.values()] or [0])
+
+
+def _family(pid: int) -> Iterator[int]:
+    """The process and its descendants."""
+    yield pid
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                yield from _family(int(child))
+
+
+def _peak_bytes(pid: int) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,1 @@
+"""A fleet under faults that a seed draws."""

@@ -1,0 +1,122 @@
+"""What came of a run, collected once the fleet has healed and drained."""
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from fetchfleet import Fleet, Result, UnknownBatchError
+from fetchfleet.jobs import keys
+from fetchfleet.worker.sink.files.state import STATE_FOLDER
+from tests.support.redis import leftovers
+from tools.chaos import hosts
+from tools.chaos.history import Ended, Found, Quiet, Remains, Saw
+from tools.origin.process import Report
+from tools.origin.server import Origin, Seen
+
+
+async def drained(redis: Redis) -> bool:
+    """Whether no lane and no inbox has anything to do."""
+    async with redis.pipeline(transaction=False) as pipe:
+        pipe.zcard(keys.ATTENTION)
+        pipe.llen(keys.INBOX)
+        pipe.llen(keys.TAKEN)
+        return not any(await pipe.execute())
+
+
+async def ended(fleet: Fleet, redis: Redis, known: Iterable[str]) -> list[Ended]:
+    """Every result of every batch, of those that are listed and of those that are known."""
+    listed = {name.decode() for name in await redis.zrange(keys.BATCHES, 0, -1)}
+    found: list[Ended] = []
+    for batch in sorted(listed | set(known)):
+        results = fleet.batch(batch).results(follow=False)
+        try:
+            found += [_ended(result, results.position) async for result in results]
+        except UnknownBatchError:
+            continue  # what was acknowledged of it is lost
+    return found
+
+
+def _ended(result: Result, position: str) -> Ended:
+    return Ended(
+        id=result.id,
+        url=result.url,
+        outcome=result.outcome.value,
+        reason=result.reason.value if result.reason else None,
+        status=result.status,
+        path=result.path,
+        sha256=result.sha256,
+        attempts=result.attempts,
+        at_ms=int(position.partition("-")[0]),
+    )
+
+
+def files(out: Path) -> Iterator[Found]:
+    """Every file at a final name."""
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out)
+        if path.is_file() and name.parts[0] != STATE_FOLDER:
+            yield Found(str(name), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def saw(seed: int, reports: Mapping[str, Report]) -> Iterator[Saw]:
+    """Every request, in the order of each host."""
+    for host, report in reports.items():
+        asked: dict[str, int] = {}
+        for seen in report.requests:
+            nth = asked[seen.target] = asked.get(seen.target, -1) + 1
+            yield _saw(host, seen, hosts.act_of(seed, seen.target, nth))
+
+
+def _saw(host: str, seen: Seen, act: hosts.Act) -> Saw:
+    return Saw(
+        host=host,
+        target=seen.target,
+        by=Origin.header(seen, "user-agent") or "",
+        arrived_s=seen.arrived_s,
+        finished_s=None if seen.finished_s == float("inf") else seen.finished_s,
+        act=act.value,
+        status=seen.status,
+        aborted=seen.aborted,
+    )
+
+
+def quiet(reports: Mapping[str, Report]) -> Iterator[Quiet]:
+    """When each host had asked for no request."""
+    for host, report in reports.items():
+        yield from (Quiet(host, from_s, until_s) for from_s, until_s in report.windows)
+
+
+async def remains(redis: Redis, redis_url: str, living: set[str]) -> Remains:
+    """What a fleet at rest must not hold, and what none may."""
+    lines = leftovers(redis_url)
+    backlog = int(await redis.get(keys.BACKLOG) or 0)
+    if backlog:
+        lines.append(f"{keys.BACKLOG} is {backlog}")
+    for name in (keys.ATTENTION, keys.INBOX, keys.TAKEN):
+        if await redis.exists(name):
+            lines.append(f"{name} is not empty")
+    lines += await _results_apart(redis)
+    for pattern in (keys.claimed("*"), keys.later("*"), *keys.waiting("*")):
+        lines += [f"{name.decode()} is there" async for name in redis.scan_iter(pattern)]
+    async for name in redis.scan_iter(keys.lane("*")):
+        state, still = await redis.hmget(name.decode(), ["state", "open"])  # type: ignore[misc]
+        if state != b"idle" or int(still or 0):
+            lines.append(f"{name.decode()} is {state!r} with {still!r} open")
+    lines += [f"{name} is dead, yet in {keys.WORKERS}" for name in sorted(await listed(redis) - living)]
+    return Remains(lines, time.time() - time.monotonic())
+
+
+async def _results_apart(redis: Redis) -> list[str]:
+    """The stream of all batches has each result that a batch's own has, and as often."""
+    rows = await redis.xlen(keys.ALL_RESULTS)
+    own = [name async for name in redis.scan_iter(keys.results("*"))]
+    in_all = sum([await redis.xlen(name) for name in own])
+    return [] if rows == in_all else [f"{keys.ALL_RESULTS} has {rows} results, the batches {in_all}"]
+
+
+async def listed(redis: Redis) -> set[str]:
+    """The workers that count as members of the fleet."""
+    return {name.decode() for name in await redis.zrange(keys.WORKERS, 0, -1)}

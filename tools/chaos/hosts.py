@@ -1,0 +1,159 @@
+"""Hosts that misbehave by the seed. What each answers to which request is a pure function of it.
+
+A path says what it is: /f/NAME a body, /gone/NAME nothing, /go/HOST:PORT/NAME a redirect to that host's
+/f/NAME, /post/NAME takes a POST. A body is made of its name.
+"""
+
+import asyncio
+import functools
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from enum import StrEnum
+
+from tools.origin import server as o
+from tools.origin.server import Behaviour, Exchange
+
+Answer = Callable[[Exchange, random.Random], Awaitable[None]]
+
+HOSTS = tuple(f"127.0.8.{number}" for number in range(1, 9))
+CONCURRENCY = 4
+
+MOST_BYTES = 48 * 1024
+"""Less than the kernel takes for a client that is stopped: an answer ends although nobody reads it."""
+
+MOST_TROUBLES = 3
+"""After so many requests for one name each is answered well, so that every fetch can end well."""
+
+RETRY_AFTER_S = 1
+
+
+class Act(StrEnum):
+    """What a host does with a request."""
+
+    WELL = "well"
+    LATE = "late"
+    SLOW = "slow"
+    STATUS_500 = "500"
+    STATUS_503 = "503"
+    THROTTLE = "429"
+    RESET = "reset"
+    RESET_IN_BODY = "reset in the body"
+    TRUNCATED = "truncated"
+    CUT_CHUNKED = "cut in chunks"
+
+
+GOOD = frozenset({Act.WELL, Act.LATE, Act.SLOW})
+CHARGED = frozenset(Act) - GOOD - {Act.THROTTLE}
+"""What costs a fetch an attempt."""
+
+_WEIGHTS = {
+    Act.WELL: 80,
+    Act.LATE: 8,
+    Act.SLOW: 4,
+    Act.STATUS_500: 2,
+    Act.STATUS_503: 1,
+    Act.THROTTLE: 1,
+    Act.RESET: 1,
+    Act.RESET_IN_BODY: 1,
+    Act.TRUNCATED: 1,
+    Act.CUT_CHUNKED: 1,
+}
+
+
+def act_of(seed: int, target: str, nth: int) -> Act:
+    """What the nth request for that target (from 0) meets."""
+    if not target.startswith("/f/") or nth >= MOST_TROUBLES:
+        return Act.WELL
+    chance = _chance(seed, target, nth)
+    return chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+
+
+def body_of(name: str) -> bytes:
+    """The body behind a name: of any size up to MOST_BYTES, told from every other by its first bytes."""
+    digest = hashlib.sha256(name.encode()).digest()
+    size_bytes = 32 + int.from_bytes(digest[:4]) % (MOST_BYTES if digest[4] < 32 else 2048)
+    return (digest * (size_bytes // len(digest) + 1))[:size_bytes]
+
+
+def name_of(url_or_target: str) -> str:
+    """The name at the end of a URL or of a target."""
+    return url_or_target.rpartition("/")[2]
+
+
+def town(seed: int) -> Mapping[str, Behaviour]:
+    """The hosts, for tests.support.origin_process."""
+    return {host: _host(seed) for host in HOSTS}
+
+
+def make_town(seed: int) -> Callable[[], Mapping[str, Behaviour]]:
+    """What makes the town in another process."""
+    return functools.partial(town, seed)
+
+
+def _chance(seed: int, target: str, nth: int) -> random.Random:
+    return random.Random(f"{seed} {target} {nth}")  # noqa: S311 a seed that can be told is the point
+
+
+def _host(seed: int) -> Behaviour:
+    asked: Counter[str] = Counter()
+
+    async def answer(x: Exchange) -> None:
+        target = x.request.target
+        nth = asked[target]
+        asked[target] += 1
+        chance = _chance(seed, target, nth)
+        await asyncio.sleep(chance.uniform(0.0, 0.05))
+        await _ACTS[act_of(seed, target, nth)](x, chance)
+
+    return answer
+
+
+async def _well(x: Exchange, _: random.Random) -> None:
+    target, name = x.request.target, name_of(x.request.target)
+    if target.startswith("/gone/"):
+        await x.respond(404)
+    elif target.startswith("/go/"):
+        await x.respond(302, [("Location", f"http://{target.split('/')[2]}/f/{name}")])
+    else:
+        await x.respond(200, body=body_of(name))
+
+
+async def _late(x: Exchange, chance: random.Random) -> None:
+    await asyncio.sleep(chance.choice([0.2, 0.5, 1.0, 3.0]))
+    await _well(x, chance)
+
+
+async def _slow(x: Exchange, chance: random.Random) -> None:
+    body = body_of(name_of(x.request.target))
+    pieces = [body[at : at + len(body) // 4 + 1] for at in range(0, len(body), len(body) // 4 + 1)]
+    await x.send_head(200, [("Content-Length", str(len(body)))])
+    for piece in pieces:
+        await asyncio.sleep(chance.uniform(0.05, 0.4))
+        await x.send(piece)
+
+
+async def _throttle(x: Exchange, _: random.Random) -> None:
+    await o.retry_after(RETRY_AFTER_S)(x)
+
+
+def _simply(behave: Callable[[bytes], Behaviour]) -> Answer:
+    async def answer(x: Exchange, _: random.Random) -> None:
+        await behave(body_of(name_of(x.request.target)))(x)
+
+    return answer
+
+
+_ACTS: Mapping[Act, Answer] = {
+    Act.WELL: _well,
+    Act.LATE: _late,
+    Act.SLOW: _slow,
+    Act.THROTTLE: _throttle,
+    Act.STATUS_500: _simply(lambda _: o.status(500)),
+    Act.STATUS_503: _simply(lambda _: o.status(503)),
+    Act.RESET: _simply(lambda _: o.reset),
+    Act.RESET_IN_BODY: _simply(lambda body: o.reset_after(len(body) // 2)),
+    Act.TRUNCATED: _simply(lambda body: o.truncated(body[:-1], len(body))),
+    Act.CUT_CHUNKED: _simply(lambda body: o.cut_chunked(body[:-1])),
+}

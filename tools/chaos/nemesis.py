@@ -1,0 +1,139 @@
+"""Makes the planned faults happen, and heals them."""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from tools.chaos import history, schedule
+from tools.chaos.history import Ledgers
+from tools.chaos.redis_server import Server
+from tools.chaos.schedule import Kind
+from tools.chaos.workers import Crew, Worker
+
+DEAD_ADDRESS = ("127.0.0.1", 1)
+FEW_CLIENTS = 4
+ENOUGH_CLIENTS = 10_000
+SLOW_BY_S = (0.02, 0.3)
+
+
+class Faults:
+    """What is being done to the fleet. At one worker, and at Redis, there is one fault at a time."""
+
+    def __init__(self, crew: Crew, server: Server, book: Ledgers) -> None:
+        self._crew = crew
+        self._server = server
+        self._book = book
+        self._redis = asyncio.Lock()
+        self._heal = asyncio.Event()
+        self.counts: Counter[Kind] = Counter()
+
+    async def happen(self, planned: Sequence[schedule.Fault], lasts_s: float) -> None:
+        """All of them at their times; return when all are healed."""
+        began_s = time.monotonic()
+        async with asyncio.TaskGroup() as going_on:
+            for fault in planned:
+                await asyncio.sleep(began_s + fault.at_s - time.monotonic())
+                going_on.create_task(self._one(fault), name=fault.kind.value)
+            await asyncio.sleep(began_s + lasts_s - time.monotonic())
+            self._heal.set()
+
+    async def _one(self, fault: schedule.Fault) -> None:
+        worker = None if fault.worker is None else self._crew.workers[fault.worker]
+        if fault.kind is Kind.ALL_REPLACED:
+            await self._all_replaced(fault)
+            return
+        async with worker.lock if worker else self._redis:
+            if self._heal.is_set():
+                return
+            by = worker.name if worker else ""
+            from_s = time.monotonic()
+            if worker:
+                await self._of_worker(fault, worker)
+            else:
+                await self._of_redis(fault)
+            self._note(fault.kind, by, from_s)
+
+    def _note(self, kind: Kind, by: str, from_s: float) -> None:
+        self.counts[kind] += 1
+        self._book.add("faults", [history.Fault(kind, by, from_s, time.monotonic())])
+
+    async def _lasting(self, length_s: float) -> None:
+        """So long, but not past the healing."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._heal.wait(), length_s)
+
+    async def _all_replaced(self, fault: schedule.Fault) -> None:
+        from_s = time.monotonic()
+        for worker in self._crew.workers:
+            async with worker.lock:
+                if self._heal.is_set():
+                    return
+                await worker.replace(fault.length_s)
+        self._note(fault.kind, "", from_s)
+
+    async def _of_worker(self, fault: schedule.Fault, worker: Worker) -> None:
+        match fault.kind:
+            case Kind.WORKER_KILLED:
+                await worker.kill()
+                await self._lasting(fault.length_s)
+                worker.start()
+            case Kind.WORKER_STOPPED:
+                worker.process.send_signal(signal.SIGSTOP)
+                await self._lasting(fault.length_s)
+                worker.process.send_signal(signal.SIGCONT)
+            case Kind.WORKER_REPLACED:
+                await worker.replace(fault.length_s)
+            case Kind.LINE_CUT:
+                await worker.line.cut()
+            case Kind.LINE_BLACK:
+                worker.line.passes.clear()
+                await self._lasting(fault.length_s)
+                await worker.line.cut()  # what was swallowed never comes
+                worker.line.passes.set()
+            case Kind.LINE_SLOW:
+                worker.line.delay_s = SLOW_BY_S[0] + fault.length_s % (SLOW_BY_S[1] - SLOW_BY_S[0])
+                await self._lasting(fault.length_s)
+                worker.line.delay_s = 0.0
+
+    async def _of_redis(self, fault: schedule.Fault) -> None:
+        match fault.kind:
+            case Kind.REDIS_RESTARTED | Kind.REDIS_KILLED:
+                killed = fault.kind is Kind.REDIS_KILLED
+                await self._server.end(signal.SIGKILL if killed else signal.SIGTERM)
+                await self._lasting(fault.length_s)
+                await self._server.start()
+            case Kind.REDIS_FROZEN:
+                self._server.send(signal.SIGSTOP)
+                await self._lasting(fault.length_s)
+                self._server.send(signal.SIGCONT)
+            case Kind.REDIS_READONLY:
+                async with self._admin() as admin:
+                    await admin.replicaof(*DEAD_ADDRESS)
+                    await self._lasting(fault.length_s)
+                    await admin.replicaof("NO", "ONE")
+            case Kind.CLIENTS_KILLED:
+                async with self._admin() as admin:
+                    await admin.client_kill_filter(_type="normal", skipme=True)
+            case Kind.CLIENTS_REFUSED:
+                async with self._admin() as admin:
+                    await admin.config_set("maxclients", FEW_CLIENTS)
+                    await admin.client_kill_filter(_type="normal", skipme=True)
+                    await self._lasting(fault.length_s)
+                    await admin.config_set("maxclients", ENOUGH_CLIENTS)
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[redis.asyncio.Redis]:
+        """One connection, made before the fault."""
+        async with redis.asyncio.Redis.from_url(self._server.url, single_connection_client=True) as client:
+            while True:
+                with suppress(RedisError, OSError):
+                    await client.ping()
+                    break
+                await asyncio.sleep(0.05)
+            yield client

@@ -1,0 +1,86 @@
+"""A Redis that acknowledges only what is on its disk, and that can be stopped, killed and frozen."""
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from fetchfleet.worker.local.child_process import die_with_parent
+from fetchfleet.worker.local.embedded_redis import find_server
+
+READY_WITHIN_S = 30.0
+ENDS_WITHIN_S = 20.0
+PING_EVERY_S = 0.05
+
+
+class Server:
+    """A redis-server with its AOF in `folder`; `url` stays the same whatever happens to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, folder: Path) -> AsyncIterator["Server"]:
+        """A server for the length of a block."""
+        server = cls(folder)
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.end(signal.SIGKILL)
+
+    async def start(self) -> None:
+        """Begin with what is on disk, and return when it answers."""
+        options = {
+            "port": "0",
+            "unixsocket": str(self.socket),
+            "dir": str(self.folder),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "maxmemory-policy": "noeviction",
+            "logfile": str(self.folder / "redis.log"),
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        self._process = subprocess.Popen(  # noqa: ASYNC220
+            [find_server(), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
+        )
+        async with asyncio.timeout(READY_WITHIN_S):
+            while not await self._answers():  # noqa: ASYNC110 it happens in another process
+                await asyncio.sleep(PING_EVERY_S)
+
+    async def end(self, by: signal.Signals) -> None:
+        """Ask it to end, or kill it, and return when it is gone."""
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(by)
+        process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(ENDS_WITHIN_S):
+            while process.poll() is None:  # noqa: ASYNC110 it happens in another process
+                await asyncio.sleep(PING_EVERY_S)
+
+    def send(self, what: signal.Signals) -> None:
+        """SIGSTOP or SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(what)
+
+    async def _answers(self) -> bool:
+        async with redis.asyncio.Redis.from_url(self.url) as client:
+            with suppress(RedisError, OSError):
+                return bool(await client.ping())
+        return False

@@ -1,0 +1,1 @@
+"""A fleet and a crowd of well-behaved and misbehaving hosts."""

@@ -1,0 +1,1 @@
+"""Servers that record what they saw: the judges of politeness."""

@@ -1,0 +1,116 @@
+"""Hosts that can take only so much, and say so: capacities, quotas, odd ways to ask for quiet."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
+
+from tools.origin.server import OK, Behaviour, Exchange, Header, status
+
+Schedule = Sequence[tuple[float, int]]
+Announce = Callable[[int, float], list[Header]]
+"""The headers for so many requests left, in a window that ends in so many seconds."""
+
+
+class Capacity:
+    """Serves so many at once, refuses the others; how many, changes with the time since the first request.
+
+    schedule: (from second, capacity) in order. refuse: how it says no.
+    """
+
+    def __init__(self, schedule: Schedule, refuse: Behaviour, latency_s: float) -> None:
+        self._schedule = schedule
+        self._refuse = refuse
+        self._latency_s = latency_s
+        self._serving = 0
+        self._began_s: float | None = None
+
+    async def __call__(self, x: Exchange) -> None:
+        """Serves or refuses."""
+        if self._began_s is None:
+            self._began_s = time.monotonic()
+        for_s = time.monotonic() - self._began_s
+        capacity = [capacity for from_s, capacity in self._schedule if from_s <= for_s][-1]
+        if self._serving >= capacity:
+            await self._refuse(x)
+            return
+        self._serving += 1
+        try:
+            await asyncio.sleep(self._latency_s)
+            await OK(x)
+        finally:
+            self._serving -= 1
+
+
+class Quota:
+    """So many requests in each window, with headers that tell; above that 429 until the window ends."""
+
+    def __init__(self, requests: int, window_s: float, announce: Announce, *, strict: bool = True) -> None:
+        self._requests = requests
+        self._window_s = window_s
+        self._announce = announce
+        self._strict = strict
+        self._ends_s = 0.0
+        self._used = 0
+
+    async def __call__(self, x: Exchange) -> None:
+        """Counts, tells, serves or refuses."""
+        now_s = time.monotonic()
+        if now_s >= self._ends_s:
+            self._ends_s, self._used = now_s + self._window_s, 0
+        self._used += 1
+        left = max(0, self._requests - self._used)
+        over = self._strict and self._used > self._requests
+        await x.respond(429 if over else 200, self._announce(left, self._ends_s - now_s), b"ok")
+
+
+def ietf(left: int, in_s: float) -> list[Header]:
+    """RateLimit as a structured field (draft-ietf-httpapi-ratelimit-headers-11)."""
+    return [("RateLimit", f'"default";r={left};t={_whole(in_s)}')]
+
+
+def trio(left: int, in_s: float) -> list[Header]:
+    """The three fields of earlier drafts; Reset counts from now."""
+    return [
+        ("RateLimit-Limit", "100"),
+        ("RateLimit-Remaining", str(left)),
+        ("RateLimit-Reset", str(_whole(in_s))),
+    ]
+
+
+def epoch(left: int, in_s: float) -> list[Header]:
+    """Nobody's standard, and everywhere; Reset is a Unix time."""
+    return [("X-RateLimit-Remaining", str(left)), ("X-RateLimit-Reset", str(_whole(time.time() + in_s)))]
+
+
+def retry_on(wait_s: int, clock_off_s: float) -> Behaviour:
+    """429 with an HTTP-date in so many seconds, by a clock that is wrong; records the window."""
+
+    async def answer(x: Exchange) -> None:
+        asked_s, by_its_clock_s = time.monotonic(), time.time() + clock_off_s
+        date, until = (formatdate(at_s, usegmt=True) for at_s in (by_its_clock_s, by_its_clock_s + wait_s))
+        await x.respond(429, [("Date", date), ("Retry-After", until)])
+        x.windows.append((time.monotonic(), asked_s + wait_s))
+
+    return answer
+
+
+def vague(retry_after: str | None) -> Behaviour:
+    """429 that does not really say until when."""
+    return status(429, [] if retry_after is None else [("Retry-After", retry_after)])
+
+
+def after(count: int, times: int, then: Behaviour) -> Behaviour:
+    """Serves the first `count` requests, gives the next `times` to `then`, and serves the rest."""
+    asked = 0
+
+    async def answer(x: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        await (then if count < asked <= count + times else OK)(x)
+
+    return answer
+
+
+def _whole(seconds: float) -> int:
+    return -int(-seconds // 1)

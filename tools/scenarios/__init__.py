@@ -1,0 +1,1 @@
+"""Three workers and hostile hosts, at length."""

@@ -1,0 +1,1 @@
+"""A response body on its way to the sink: decoded, checked, split into lines."""

@@ -1,0 +1,1 @@
+"""One fetch, from its claim to its result."""

@@ -1,0 +1,272 @@
+"""One attempt at a fetch: the request, its redirects, the body to disk. It says what happened."""
+
+from fetchfleet.jobs.contract.entry import Entry, Hop
+from fetchfleet.jobs.contract.lanes import lane_of_url
+from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.worker.body.decoder_budget import OneWindow
+from fetchfleet.worker.body.digests import digests_of
+from fetchfleet.worker.body.pipeline import Body, asked_for
+from fetchfleet.worker.fetch import error_mapping, if_exists
+from fetchfleet.worker.fetch.resume import Resuming
+from fetchfleet.worker.fetch.revalidate import known_of, not_modified
+from fetchfleet.worker.fetch.rules import trace_context
+from fetchfleet.worker.fetch.rules.decide import (
+    Answered,
+    Broke,
+    Happened,
+    Held,
+    Moved,
+    Stored,
+    may_repeat,
+)
+from fetchfleet.worker.fetch.rules.range_rules import Verdict
+from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
+from fetchfleet.worker.fetch.rules.stale_fallback import Record, in_force
+from fetchfleet.worker.fetch.rules.validators import Validators, asking, validators_of
+from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.gate import gate
+from fetchfleet.worker.gate.gate import Go, Seen, Signal
+from fetchfleet.worker.gate.quota import quota_of
+from fetchfleet.worker.gate.retry_after import retry_after_s
+from fetchfleet.worker.gate.state import Breaker
+from fetchfleet.worker.http.base import Answer, Trace
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.observability import events
+from fetchfleet.worker.sink.base import Came, Receiver
+from fetchfleet.worker.sink.files.partial import Expected, Kept
+from fetchfleet.worker.sink.files.sink import Care
+
+BUSY_PAUSE_S = 5.0
+"""Before a body is asked for again whose host coded it as it was not offered, while no window was free."""
+
+
+class Attempt:
+    """One attempt; `trace` and `hops` tell afterwards how far it came."""
+
+    def __init__(self, entry: Entry, lane: Lane, parts: Parts) -> None:
+        self.entry = entry
+        self.lane = lane
+        self.parts = parts
+        self.trace = Trace(entry)
+        self.request = entry.request
+        self.hops = entry.hops
+        self.status: int | None = None
+        self._sink: Receiver = parts.sink
+        self._known: Record | None = None
+        self._window = OneWindow(parts.windows)
+        self.resuming = Resuming(entry, lane, parts)
+
+    @property
+    def started_ms(self) -> int:
+        """When it began, by Redis's clock."""
+        return self.lane.since_ms(self.trace.started_s)
+
+    async def run(self) -> Happened:
+        """What happened; never raises but for cancellation."""
+        left_s, late = self._time_left()
+        bound = self.parts.bounds.timeout(left_s)
+        try:
+            async with bound:
+                self._known = await known_of(self.entry.fetch, self.parts.sink)
+                while True:
+                    happened = await self._exchange()
+                    if happened is not None:
+                        return happened
+        except Exception as error:  # noqa: BLE001 whatever it is, the fetch must get its due
+            if isinstance(error, TimeoutError) and bound.expired():
+                return Broke(reason=late, final=late is Reason.DEADLINE, status=self.status)
+            return broken(error, self.status, self.entry, self.lane, self.parts)
+        finally:
+            self.parts.bounds.over(bound)
+            self.resuming.close()
+            self._window.give_back()
+
+    async def _exchange(self) -> Happened | None:
+        """One request and its answer; None when another is to follow at once."""
+        self.status = None
+        if not self.lane.live:
+            return Held()
+        timeouts = self.lane.policy.timeouts
+        request = await self.resuming.asked(asked_for(self.request, self.entry.fetch, self._window))
+        if self.resuming.taken is None:  # else a newer version is told by the range's own condition
+            request = asking(request, self._known)
+        if self.lane.policy.context:
+            request = self._with_context(request)
+        async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
+            self.status = answer.status
+            self._head_came(answer)
+            verdict = await self.resuming.judge(answer)
+            if verdict is not Verdict.REFUSE and (200 <= answer.status < 300 or verdict is Verdict.COMPLETE):
+                return await self._keep(answer)
+            await answer.discard()
+            if verdict is Verdict.REFUSE:
+                return None if self._may_follow() else Held()
+            if answer.status == 304:
+                return await not_modified(answer, request, self.entry.fetch, self._known, self.parts.sink)
+            if is_redirect(answer.status):
+                return self._redirected(answer)
+            return self._refused(answer)
+
+    def _with_context(self, request: Hop) -> Hop:
+        chance = self.parts.chance
+        return trace_context.carried(request, self.entry.fetch, self.entry.id, chance(), chance())
+
+    def _head_came(self, answer: Answer) -> None:
+        """A probe is answered by its head, however big its body; and the head may name a quota."""
+        lane, now_ms = self.lane, self.lane.clock.now_ms()
+        before = lane.gate
+        if lane.gate.breaker is Breaker.HALF_OPEN and answer.status < 500:
+            alive = Signal(Seen.ANSWERED, self.started_ms, len(lane.in_flight))
+            lane.gate = gate.saw(lane.gate, lane.policy, alive, now_ms, 0.0)
+        quota = quota_of(answer.header, now_ms) if lane.policy.quota else None
+        # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
+        if quota is not None and answer.header("retry-after") is None:
+            at_once = gate.room(lane.gate, lane.policy)
+            lane.gate = gate.told(lane.gate, quota, len(lane.in_flight) - 1, now_ms, at_once)
+        if lane.gate is not before:
+            events.gate_changed(lane, before, self.parts.log)
+            lane.notify()
+
+    async def _keep(self, answer: Answer) -> Happened:
+        """The body to disk; checked against its length and the caller's digest."""
+        if answer.status == 206 and self.resuming.taken is None and not self._asked_for("range"):
+            raise error_mapping.BadAnswerError("206 although no range was asked for")
+        found = validators_of(self.request.url, answer.header)
+        if self.request.method == "HEAD":
+            return await self._keep_head(answer, found)
+        max_bytes = self._max_bytes()
+        body = Body(answer, self.entry.fetch, self.lane.policy, max_bytes)
+        if not body.may_come(self._window) and may_repeat(self.entry):
+            return Held(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
+        expected = await self._expected(answer, body, max_bytes)
+        kept = await self._received(answer, body, expected, found)
+        if not isinstance(kept, Kept):
+            return kept
+        return Stored(
+            status=answer.status,
+            path=kept.path,
+            size_bytes=kept.size_bytes,
+            sha256=kept.sha256,
+            etag=found.etag,
+            last_modified=found.last_modified,
+            coding=body.coding,
+            lines=body.lines,
+            unverified=not expected.shows_the_whole and not body.decodes and answer.ends_with_connection,
+            offset=kept.offset,
+            length=kept.length,
+        )
+
+    async def _keep_head(self, answer: Answer, found: Validators) -> Happened:
+        """An answer without a body; it has a place where heads are kept."""
+        await answer.discard()
+        kept: Kept | None = None
+        if self._sink.keeps_heads:
+            care = Care(durability=self.lane.policy.durability)
+            came = Came(self.request, answer)
+            async with self._sink.receive(self.entry, self.lane.token, Expected(), care, came=came) as part:
+                kept = await part.commit(lambda: self.lane.live)
+            if kept is None:
+                return Held()
+        return Stored(
+            status=answer.status,
+            path=kept.path if kept else None,
+            size_bytes=0,
+            sha256=None,
+            etag=found.etag,
+            last_modified=found.last_modified,
+            offset=kept.offset if kept else None,
+            length=kept.length if kept else None,
+        )
+
+    async def _received(
+        self, answer: Answer, body: Body, expected: Expected, found: Validators
+    ) -> Kept | Happened:
+        """The body in its place, or why it is not there; half of one is kept, if it may be gone on with."""
+        policy = self.parts.policy_of(self.entry.fetch) if self.hops else self.lane.policy
+        remember = found if in_force(self.entry.fetch, policy) or self.entry.fetch.revalidate else None
+        care, taken = Care(remember, policy.durability), self.resuming.taken
+        came = Came(self.request, answer)
+        async with (
+            self._sink.receive(self.entry, self.lane.token, expected, care, taken, came) as part,
+            self.resuming.keeping(part, self.request, answer) as keeping,
+        ):
+            if self.resuming.verdict is not Verdict.COMPLETE:
+                async with body.pieces() as pieces:
+                    async for piece in pieces:
+                        await part.write(piece)
+                        await keeping.after_chunk()
+            try:
+                return await part.commit(lambda: self.lane.live) or Held()
+            except error_mapping.ExistsError as error:
+                return await if_exists.since_then(self.entry, answer.status, error, self.parts)
+
+    async def _expected(self, answer: Answer, body: Body, max_bytes: int) -> Expected:
+        """What the body must be, by its host's word and its caller's."""
+        sha256 = self.entry.fetch.sha256
+        resumed = answer.status == 206 and self.resuming.taken is not None
+        whole = answer.status in {200, 203} and self.request.method == "GET"
+        digests = digests_of(answer.header, whole=whole, resumed=resumed) if answer.status != 416 else ()
+        if body.decodes:  # what its host says is of the coded one (RFC 9530 §2, §3)
+            body.check_coded(digests)
+            return Expected(None, sha256, max_bytes)
+        await self.resuming.hash_by(dict(digests))
+        return Expected(self.resuming.whole_bytes(body.length_bytes), sha256, max_bytes, digests)
+
+    def _redirected(self, answer: Answer) -> Happened | None:
+        """Followed at once within the lane while its gate is open, else through the lane of its host."""
+        if self.hops >= MAX_HOPS:
+            return Broke(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=answer.status)
+        safe = may_repeat(self.entry)
+        clear = self.lane.policy.https_to_http
+        location = answer.header("location")
+        hop = follow(self.request, answer.status, location, repeat_safe=safe, https_to_http=clear)
+        if isinstance(hop, RedirectRefused):
+            note = hop.message
+            return Broke(reason=Reason.REDIRECT_REFUSED, final=True, status=answer.status, note=note)
+        rules = self.lane.rules(hop.url) if lane_of_url(hop.url) == self.lane.name else None
+        if rules is not None and not rules.allows(hop.url):
+            return Broke(reason=Reason.ROBOTS_DISALLOWED, final=True, status=answer.status)
+        if rules is None or not self._may_follow():
+            return Moved(hop=hop, hops=self.hops + 1, status=answer.status)
+        self.request = hop
+        self.hops += 1
+        return None
+
+    def _may_follow(self) -> bool:
+        if not isinstance(self.lane.verdict(besides=1), Go):
+            return False
+        self.lane.count_start()
+        return True
+
+    def _refused(self, answer: Answer) -> Happened:
+        """An answer without a body for us."""
+        wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), self.lane.clock.now_ms())
+        return Answered(status=answer.status, wait_s=wait_s)
+
+    def _asked_for(self, header: str) -> bool:
+        return any(name.lower() == header for name, _ in self.request.headers)
+
+    def _max_bytes(self) -> int:
+        own, most = self.entry.fetch.max_bytes, self.lane.policy.max_bytes
+        return min(own, most) if own and most else own or most
+
+    def _time_left(self) -> tuple[float, Reason]:
+        """How many seconds the attempt has, and what ends it then: its policy's total or its own deadline."""
+        total_s = self.lane.policy.timeouts.total_s
+        left_s = (self.entry.deadline_ms - self.lane.clock.now_ms()) / 1000
+        if left_s <= total_s:
+            return max(0.0, left_s), Reason.DEADLINE
+        return total_s, Reason.TOTAL_TIMEOUT
+
+
+def broken(error: Exception, status: int | None, entry: Entry, lane: Lane, parts: Parts) -> Happened:
+    """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
+    if isinstance(error, error_mapping.InTheWayError):
+        events.in_the_way(error, entry, lane.name, parts.log)
+    if error_mapping.is_of_the_disk(error):
+        parts.sink.refused()
+    happened = error_mapping.happened(error, status=status)
+    if happened is None:
+        events.bug(error, entry, lane.name, parts.log)
+        return Broke(reason=Reason.INTERNAL, status=status, note=repr(error))
+    return happened

@@ -1,0 +1,315 @@
+"""Foreign errors become ours here and nowhere else.
+
+HttpError
+├── BadAnswerError       a broken protocol that the client below us lets pass
+├── BadDestError         the body cannot be put where the caller wants it
+│   └── InTheWayError    something stands there that is no file or folder of ours
+├── BodyFileChangedError the file that was being sent is not the one that was opened
+├── DigestMismatchError  the body is not the one the caller named
+├── EgressRefusedError   an address that may not be dialled
+├── ExistsError          a file stands where the caller wants none replaced
+├── FirstByteTimeoutError  no byte of an answer in time
+├── NoBodyFileError      the file that is to be sent cannot be had
+├── OverlongBodyError    more than may be taken
+├── TlsError             the TLS handshake failed, or did not end in time (TlsTimeoutError)
+├── TooSlowError         the body comes too slowly to be waited for
+├── TruncatedBodyError   the body ended before its Content-Length
+├── UnreadableBodyFileError the disk does not give the file that is being sent
+└── UnresolvedError      a host name without an address
+    ├── NameServerError  the nameserver failed, or is not there
+    ├── NameTimeoutError the nameserver did not answer in time
+    └── NoSuchNameError  there is no such name, or it has no address
+
+What worker/body/decoders.py and worker/body/json_lines.py refuse gets its reason here, too.
+"""
+
+import errno
+import ssl
+from typing import TypeVar
+
+import httpcore2
+import httpx
+from aiodns import error as ares
+
+from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.worker.body.decoders import (
+    CorruptError,
+    CutShortError,
+    InflatedError,
+    UnknownCodingError,
+)
+from fetchfleet.worker.body.json_lines import BadLineError, CutLineError
+from fetchfleet.worker.fetch.rules.decide import DISK_PAUSE_S, Broke, Happened, Held
+from fetchfleet.worker.http.net.dns_cache import Failure
+
+E = TypeVar("E", bound=BaseException)
+
+
+class HttpError(Exception):
+    """What our side of an exchange refuses."""
+
+
+class EgressRefusedError(HttpError):
+    """The address may not be dialled; the message names the rule."""
+
+
+class UnresolvedError(HttpError):
+    """The host name has no address, or the resolver did not say."""
+
+
+class NoSuchNameError(UnresolvedError):
+    """The nameserver says that there is no such name, or none with an address."""
+
+
+class NameServerError(UnresolvedError):
+    """The nameserver failed, refuses us, or is not there."""
+
+
+class NameTimeoutError(UnresolvedError):
+    """The nameserver did not answer in time."""
+
+
+class TlsError(HttpError):
+    """The TLS handshake failed; its argument is the error below, if that says anything."""
+
+
+class TlsTimeoutError(TlsError):
+    """The TLS handshake did not end in time."""
+
+
+class FirstByteTimeoutError(HttpError):
+    """The request is sent, and no byte of an answer came in time."""
+
+
+class OverlongBodyError(HttpError):
+    """The body is larger than may be taken."""
+
+
+class TruncatedBodyError(HttpError):
+    """The body ended before its Content-Length."""
+
+
+class DigestMismatchError(HttpError):
+    """The body is not the one whose sha256 the caller gave."""
+
+
+class BadDestError(HttpError):
+    """The body cannot be put where the caller wants it."""
+
+
+class InTheWayError(BadDestError):
+    """Something stands in the way in the out folder; the message names it and says what it is."""
+
+
+class ExistsError(HttpError):
+    """A file stands where the body was to go, and is not to be replaced."""
+
+
+class NoBodyFileError(HttpError):
+    """The file that is to be sent is not there, or is none; trying again would be vain."""
+
+
+class BodyFileChangedError(HttpError):
+    """The file was changed while it was sent."""
+
+
+class UnreadableBodyFileError(HttpError):
+    """The disk of the file that is being sent does not give it; the message names the file."""
+
+
+class TooSlowError(HttpError):
+    """The body comes below the rate that the policy asks for."""
+
+
+class BadAnswerError(HttpError):
+    """The answer breaks the protocol in a way that the client below us lets pass."""
+
+
+TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
+    getattr(httpcore2, name): getattr(httpx, name)
+    for name in (
+        "ConnectError",
+        "ConnectTimeout",
+        "LocalProtocolError",
+        "PoolTimeout",
+        "ReadError",
+        "ReadTimeout",
+        "RemoteProtocolError",
+        "UnsupportedProtocol",
+        "WriteError",
+        "WriteTimeout",
+    )
+}
+"""httpcore2's errors under the names that httpx's users know."""
+
+_NAME_FAILURES = {
+    ares.ARES_ENOTFOUND: Failure.NO_SUCH_NAME,
+    ares.ARES_ENODATA: Failure.NO_SUCH_NAME,
+    ares.ARES_EBADNAME: Failure.NO_SUCH_NAME,
+    ares.ARES_ESERVFAIL: Failure.SERVER_FAILED,
+    ares.ARES_EREFUSED: Failure.SERVER_FAILED,
+    ares.ARES_EFORMERR: Failure.SERVER_FAILED,
+    ares.ARES_ENOTIMP: Failure.SERVER_FAILED,
+    ares.ARES_EBADRESP: Failure.SERVER_FAILED,
+    ares.ARES_ECONNREFUSED: Failure.SERVER_FAILED,
+    ares.ARES_ETIMEOUT: Failure.TIMED_OUT,
+}
+"""What c-ares says, by its codes; whatever else it says is about this machine."""
+
+_UNRESOLVED = {
+    Failure.NO_SUCH_NAME: NoSuchNameError,
+    Failure.NOT_ASKED: UnresolvedError,
+    Failure.SERVER_FAILED: NameServerError,
+    Failure.TIMED_OUT: NameTimeoutError,
+}
+
+_BEFORE_SENDING = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    TlsError,
+    UnresolvedError,
+    NoBodyFileError,
+)
+_FINAL = (
+    EgressRefusedError,
+    OverlongBodyError,
+    InflatedError,
+    UnknownCodingError,
+    BadLineError,
+    BadDestError,
+    ExistsError,
+    NoBodyFileError,
+    httpx.LocalProtocolError,
+)
+
+_HOPELESS = frozenset(
+    {
+        *("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "WRONG_SSL_VERSION"),
+        *("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_INSUFFICIENT_SECURITY", "TLSV1_UNRECOGNIZED_NAME"),
+        *("DH_KEY_TOO_SMALL", "UNSAFE_LEGACY_RENEGOTIATION_DISABLED", "WRONG_SIGNATURE_TYPE"),
+        *("TLSV13_ALERT_CERTIFICATE_REQUIRED", "TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_ACCESS_DENIED"),
+        *("SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"),
+        *("SSLV3_ALERT_CERTIFICATE_REVOKED", "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+    }
+)
+"""OpenSSL's names for what is a matter of how either side is set up: the next handshake ends like this one.
+
+What is not here (a record garbled on its way, an internal error of the host) is tried again.
+"""
+
+_REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
+    (EgressRefusedError, Reason.EGRESS_REFUSED),
+    (NoSuchNameError, Reason.DNS_NXDOMAIN),
+    (NameServerError, Reason.DNS_SERVFAIL),
+    (NameTimeoutError, Reason.DNS_TIMEOUT),
+    (UnresolvedError, Reason.DNS),
+    (OverlongBodyError, Reason.TOO_LARGE),
+    (InflatedError, Reason.TOO_LARGE),
+    (TruncatedBodyError, Reason.TRUNCATED),
+    (CutShortError, Reason.TRUNCATED),
+    (CutLineError, Reason.TRUNCATED),
+    (CorruptError, Reason.BAD_ENCODING),
+    (UnknownCodingError, Reason.BAD_ENCODING),
+    (BadLineError, Reason.BAD_LINE),
+    (DigestMismatchError, Reason.DIGEST_MISMATCH),
+    (BadDestError, Reason.BAD_DEST),
+    (ExistsError, Reason.EXISTS),
+    (BadAnswerError, Reason.PROTOCOL),
+    (NoBodyFileError, Reason.NO_BODY_FILE),
+    (BodyFileChangedError, Reason.NO_BODY_FILE),
+    (TooSlowError, Reason.TOO_SLOW),
+    (TlsTimeoutError, Reason.TLS_TIMEOUT),
+    (TlsError, Reason.TLS),
+    (FirstByteTimeoutError, Reason.FIRST_BYTE_TIMEOUT),
+    (httpx.ConnectTimeout, Reason.CONNECT_TIMEOUT),
+    (httpx.PoolTimeout, Reason.POOL_TIMEOUT),
+    (httpx.ReadTimeout, Reason.READ_TIMEOUT),
+    (httpx.WriteTimeout, Reason.WRITE_TIMEOUT),
+    (httpx.ConnectError, Reason.CONNECT),
+    (httpx.ReadError, Reason.READ),
+    (httpx.WriteError, Reason.WRITE),
+    (httpx.ProtocolError, Reason.PROTOCOL),
+    (TimeoutError, Reason.TOTAL_TIMEOUT),
+)
+
+_DEST_ERRNOS = frozenset(
+    {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY}
+)
+"""The name is at fault; every other error of the disk is nobody's."""
+
+
+def name_failure(error: ares.DNSError) -> Failure:
+    """What c-ares' error says of the name."""
+    return _NAME_FAILURES.get(error.args[0], Failure.NOT_ASKED)
+
+
+def unresolved(host: str, failure: Failure) -> UnresolvedError:
+    """The error for a name that has no address for us."""
+    return _UNRESOLVED[failure](f"{host}: {failure.value}")
+
+
+def happened(error: Exception, *, status: int | None) -> Happened | None:
+    """What an error of the exchange or the disk means; None for one that nobody foresaw: a bug of ours.
+
+    status: of the answer, if its head had come; then a broken protocol is a body cut short.
+    """
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
+        return _disk(error)
+    if isinstance(error, UnreadableBodyFileError):
+        return Held(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
+    reason = _reason(error, status)
+    if reason is None:
+        return None
+    return Broke(
+        reason=reason,
+        sent=not isinstance(error, _BEFORE_SENDING),
+        final=isinstance(error, _FINAL) or _is_hopeless(_cause(error, ssl.SSLError)),
+        status=status,
+        line=error.line if isinstance(error, BadLineError) else None,
+        note=str(error),
+    )
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Whether the disk of the out folder did not take a body: the network's OSErrors were mapped below us."""
+    if not isinstance(error, OSError) or isinstance(error, TimeoutError):
+        return False
+    return error.errno not in _DEST_ERRNOS
+
+
+def _disk(error: OSError) -> Happened:
+    if error.errno in _DEST_ERRNOS:
+        return Broke(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
+    return Held(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
+
+
+def _reason(error: Exception, status: int | None) -> Reason | None:
+    if _cause(error, ssl.SSLError):
+        return Reason.TLS
+    if isinstance(error, httpx.RemoteProtocolError) and status is not None:
+        return Reason.TRUNCATED
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    return None
+
+
+def _is_hopeless(error: ssl.SSLError | None) -> bool:
+    return isinstance(error, ssl.SSLCertVerificationError) or getattr(error, "reason", None) in _HOPELESS
+
+
+def _cause(error: BaseException | None, kind: type[E]) -> E | None:
+    """The error of that kind that is behind this one, at whatever depth."""
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = error.__cause__ or _wrapped(error)
+    return None
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    """httpcore2's pool cuts the chain of causes; the error below is still its error's argument."""
+    first = error.args[0] if error.args else None
+    return first if isinstance(first, BaseException) else None

@@ -1,0 +1,33 @@
+"""A fetch whose dest is taken, and not to be replaced (`if_exists`)."""
+
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.field_checks import REPLACE
+from fetchfleet.worker.fetch.error_mapping import ExistsError
+from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish, Found, Happened, Held
+from fetchfleet.worker.fetch.services import Parts
+
+SKIP = "skip"
+
+
+async def at_dest(entry: Entry, parts: Parts) -> Found | None:
+    """The file that stands at the fetch's dest, if that decides what becomes of the fetch."""
+    fetch = entry.fetch
+    if fetch.if_exists == REPLACE or fetch.dest is None:
+        return None
+    size_bytes = await parts.sink.size_of(fetch.dest)
+    return None if size_bytes is None else Found(path=fetch.dest, size_bytes=size_bytes)
+
+
+def meaning(entry: Entry, found: Found) -> tuple[Finish, Happened]:
+    """How a fetch ends that has not asked for anything yet."""
+    if entry.fetch.if_exists == SKIP:
+        return UNCHANGED, found
+    return EXISTS, Held(note=f"{found.path!r} is there already")
+
+
+async def since_then(entry: Entry, status: int, error: ExistsError, parts: Parts) -> Happened:
+    """What happened to a body that came after its dest had been taken: what stands there stays."""
+    found = await at_dest(entry, parts) if entry.fetch.if_exists == SKIP else None
+    if found is not None:
+        return Found(path=found.path, size_bytes=found.size_bytes, status=status)
+    raise error

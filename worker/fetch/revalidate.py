@@ -1,0 +1,48 @@
+"""Fetches that ask only for what is newer: what they have, and what a 304 then means for them."""
+
+from fetchfleet.jobs.contract.conditions import is_conditional
+from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.worker.fetch.error_mapping import BadAnswerError
+from fetchfleet.worker.fetch.rules.decide import Happened, Held, Unchanged
+from fetchfleet.worker.fetch.rules.stale_fallback import Record
+from fetchfleet.worker.fetch.rules.validators import validators_of
+from fetchfleet.worker.http.base import Answer
+from fetchfleet.worker.sink.files.sink import FileSink
+
+GONE = "the stored file changed while its host was asked whether it is the newest"
+
+
+async def known_of(fetch: Fetch, sink: FileSink) -> Record | None:
+    """What is stored of the fetch and still as it was, where the workers are to go by that."""
+    return await sink.known(fetch) if fetch.revalidate else None
+
+
+async def not_modified(
+    answer: Answer, asked: Hop, fetch: Fetch, known: Record | None, sink: FileSink
+) -> Happened:
+    """What a 304 means, with what is here; raises BadAnswerError where nothing conditional was asked."""
+    if not is_conditional(asked.headers):
+        raise BadAnswerError("304 although nothing conditional was asked")
+    said = validators_of(asked.url, answer.header)
+    if known is not None and known.url == asked.url:
+        if not await sink.holds(known):
+            return Held(note=GONE)  # asked again, for the whole of it
+        return Unchanged(
+            path=known.path,
+            size_bytes=known.bytes,
+            sha256=known.sha256,
+            etag=said.etag or known.etag,
+            last_modified=said.last_modified or known.last_modified,
+        )
+    etag, last_modified = said.etag or fetch.etag, said.last_modified or fetch.last_modified
+    here = await sink.at_dest(fetch) if (fetch.etag or fetch.last_modified) else None
+    if here is None:
+        return Unchanged(etag=etag, last_modified=last_modified)
+    return Unchanged(
+        path=here.path,
+        size_bytes=here.size_bytes,
+        sha256=here.sha256,
+        etag=etag,
+        last_modified=last_modified,
+    )

@@ -1,0 +1,208 @@
+"""The life of a claimed fetch in this worker: attempt, learn, decide, settle, say so."""
+
+import msgspec
+
+from fetchfleet.jobs.contract.entry import Entry, to_element
+from fetchfleet.jobs.contract.lanes import lane_of_url
+from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.worker.fetch import if_exists
+from fetchfleet.worker.fetch.attempt import Attempt
+from fetchfleet.worker.fetch.beginning import beginning
+from fetchfleet.worker.fetch.result import result_of
+from fetchfleet.worker.fetch.rules import stale_fallback
+from fetchfleet.worker.fetch.rules.crashes import poisoned
+from fetchfleet.worker.fetch.rules.decide import (
+    CANCELLED,
+    Again,
+    Decision,
+    Finish,
+    Happened,
+    Held,
+    Host,
+    Stored,
+    Transfer,
+    asks_for_quiet,
+    decide,
+    expired,
+    put_off,
+    signal_of,
+)
+from fetchfleet.worker.fetch.rules.stale_fallback import Old
+from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.gate import gate, retry_budget
+from fetchfleet.worker.gate.gate import Why
+from fetchfleet.worker.http.base import Trace
+from fetchfleet.worker.lanes import settler
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.store import Cancelled, LaneLostError
+from fetchfleet.worker.observability import events
+
+
+async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """One attempt at a claimed fetch, from the request to its settlement."""
+    async with beginning(entry, lane, parts):
+        attempt = Attempt(entry, lane, parts)
+        held_up_s = lane.held_up_s()
+        happened = Held() if held_up_s else await attempt.run()
+    learn(attempt.trace, happened, lane, parts)
+    if held_up_s:  # it was never begun, whatever Redis has been told
+        _again(entry, lane, parts, Again(entry=entry, wait_s=held_up_s, reason=None), happened)
+        return
+    if attempt.resuming.note is not entry.part:
+        entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
+    match _decided(entry, lane, happened, parts):
+        case Finish() as finish:
+            await _finish(attempt, lane, parts, finish, happened)
+        case Again() as again:
+            _again(entry, lane, parts, again, happened)
+        case Transfer(entry=moved):
+            await _transfer(moved, lane, parts)
+
+
+def learn(trace: Trace, happened: Happened, lane: Lane, parts: Parts) -> None:
+    """What the exchange says of the host goes into the lane's gate, and to Redis soon."""
+    before, now_ms = lane.gate, lane.clock.now_ms()
+    started_ms = lane.since_ms(trace.started_s)
+    signal = signal_of(happened, started_ms, len(lane.in_flight), trace.latency_ms)
+    lane.gate = gate.saw(lane.gate, lane.policy, signal, now_ms, parts.chance())
+    wait = asks_for_quiet(happened)
+    if wait is not None:
+        chance = parts.chance()
+        lane.gate = gate.throttled(lane.gate, lane.policy, wait.wait_s, now_ms, chance)
+    if lane.gate is not before:
+        events.gate_changed(lane, before, parts.log)
+        parts.settler.save_gate(lane)
+
+
+async def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
+    """Whether the fetch ends untried: its deadline has passed, workers die of it, or its dest is taken."""
+    if await _end_by(poisoned(entry) or _expired(entry, lane), entry, lane, parts):
+        return True
+    refusal = parts.sink.refusal(entry.fetch)
+    if refusal is not None:
+        finish = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
+        await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held(note=refusal))
+        return True
+    found = await if_exists.at_dest(entry, parts)
+    if found is not None:
+        await _finish(Attempt(entry, lane, parts), lane, parts, *if_exists.meaning(entry, found))
+    return found is not None
+
+
+async def end_if_expired(entry: Entry, lane: Lane, parts: Parts) -> bool:
+    """Whether the fetch ends because its deadline has passed."""
+    return await _end_by(_expired(entry, lane), entry, lane, parts)
+
+
+async def _end_by(finish: Finish | None, entry: Entry, lane: Lane, parts: Parts) -> bool:
+    if finish is not None:
+        await end_untried_with(finish, lane, parts, entry)
+    return finish is not None
+
+
+async def end_untried_with(finish: Finish, lane: Lane, parts: Parts, entry: Entry) -> None:
+    """The fetch ends so, without another attempt."""
+    await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+
+
+def _expired(entry: Entry, lane: Lane) -> Finish | None:
+    now_ms = lane.clock.now_ms()
+    if now_ms < entry.deadline_ms:
+        return None
+    shut = lane.shut()
+    return expired(entry, now_ms, cooling=shut is not None and shut.why is Why.COOLING)
+
+
+def end_disallowed(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """The fetch ends because its host's robots.txt says so."""
+    finish = Finish(outcome=Outcome.FAILED, reason=Reason.ROBOTS_DISALLOWED)
+    _settle(Attempt(entry, lane, parts), lane, parts, finish, Held())
+
+
+async def wait_for_robots(entry: Entry, happened: Happened, lane: Lane, parts: Parts) -> None:
+    """The fetch waits because its host did not say what its robots.txt allows; happened: what it said."""
+    match put_off(entry, happened, lane.clock.now_ms(), _host(lane)):
+        case Finish() as finish:
+            await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+        case Again() as again:
+            _again(entry, lane, parts, again, happened)
+
+
+def _host(lane: Lane) -> Host:
+    now_ms, shut = lane.clock.now_ms(), lane.shut()
+    return Host(
+        opens_ms=shut.until_ms if shut else now_ms,
+        retry_ms=retry_budget.retry_not_before_ms(lane.gate, now_ms),
+        dead=gate.dead(lane.gate, lane.policy, now_ms),
+    )
+
+
+def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
+    now_ms = lane.clock.now_ms()
+    host = Host() if isinstance(happened, Stored) else _host(lane)  # a body that is there asks nothing of it
+    decision = decide(entry, happened, lane.policy, now_ms, host, parts.chance())
+    if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
+        lane.gate = retry_budget.retried(lane.gate, now_ms)
+    return decision
+
+
+async def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
+    """Settle the fetch; where its host is down, with what was stored before if that is wanted."""
+    failed = finish.outcome is Outcome.FAILED
+    old = await _stored_before(attempt.entry, lane, parts, finish, happened) if failed else None
+    _settle(attempt, lane, parts, finish, happened, old)
+
+
+async def _stored_before(
+    entry: Entry, lane: Lane, parts: Parts, finish: Finish, happened: Happened
+) -> Old | None:
+    shut = lane.shut()
+    down = stale_fallback.instead(entry, finish, happened, shut.why if shut else None)
+    wanted = down and stale_fallback.in_force(entry.fetch, parts.policy_of(entry.fetch))
+    return await parts.sink.old(entry.fetch) if wanted else None
+
+
+def _settle(
+    attempt: Attempt,
+    lane: Lane,
+    parts: Parts,
+    finish: Finish,
+    happened: Happened,
+    old: Old | None = None,
+) -> None:
+    note = attempt.resuming.note
+    if note is not None:
+        parts.sink.forget(attempt.entry.id, note)
+    result = result_of(attempt, finish, happened, parts.settings.worker_id, old)
+    line = events.finished(result, attempt.entry, lane, happened, parts.log)
+    if result.outcome is Outcome.FAILED:
+        parts.settler.add(lane, settler.failed(result, events.note(happened) or ""))
+    parts.settler.add(lane, settler.finished(result, line))
+
+
+def _again(entry: Entry, lane: Lane, parts: Parts, again: Again, happened: Happened) -> None:
+    line = events.retry(entry, lane, again, happened, parts.log)
+    parts.settler.add(lane, settler.again(again.entry, again.wait_s, line))
+
+
+async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
+    """To the lane of the host that the redirect names; its limits hold from there on."""
+    assert entry.hop is not None
+    to_lane, priority = lane_of_url(entry.hop.url), entry.fetch.priority.value
+    element = to_element(entry)
+    try:
+        wake = await patiently(
+            lane,
+            parts,
+            lambda: parts.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority),
+        )
+    except LaneLostError:
+        lane.lose()
+        return
+    if isinstance(wake, Cancelled):
+        await end_untried_with(CANCELLED, lane, parts, entry)
+        return
+    lane.drop(entry.id)
+    if wake is not None:
+        await parts.wake([wake])

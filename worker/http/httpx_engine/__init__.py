@@ -1,0 +1,1 @@
+"""The engine over the worker's one shared httpx client."""

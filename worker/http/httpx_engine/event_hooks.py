@@ -1,0 +1,38 @@
+"""A line for each answered exchange, at debug level: event hooks of the shared client."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import httpx
+
+from fetchfleet.worker.http.httpx_engine.transport import LANE
+from fetchfleet.worker.observability import events, redact
+from fetchfleet.worker.util.clock import mono_s
+
+_BEGAN_S = "fetchfleet.began_s"
+
+Hooks = Mapping[str, list[Callable[[Any], Awaitable[None]]]]
+
+
+def hooks(log: Any) -> Hooks:
+    """What the client is to call for each exchange; whose it is stands in the request's extensions."""
+
+    async def begins(request: httpx.Request) -> None:
+        request.extensions[_BEGAN_S] = mono_s()
+
+    async def answered(response: httpx.Response) -> None:
+        request = response.request
+        trace, lane = request.extensions["trace"], request.extensions[LANE].rpartition("#")[0]
+        events.exchange(
+            trace.entry,
+            log,
+            lane=lane,
+            method=request.method,
+            url=redact.url(str(request.url)),
+            status=response.status_code,
+            version=response.http_version,
+            reused=not trace.opened,
+            ms=round((mono_s() - request.extensions[_BEGAN_S]) * 1000, 1),
+        )
+
+    return {"request": [begins], "response": [answered]}

@@ -1,0 +1,1 @@
+"""Below the engines: the egress guard, DNS, TLS, sockets."""

@@ -1,0 +1,106 @@
+"""An answer from pyreqwest, as far as it shows one."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+
+from pyreqwest.http import HeaderMap, Url
+
+from fetchfleet.worker.fetch.error_mapping import BadAnswerError
+from fetchfleet.worker.http import wire
+from fetchfleet.worker.http.base import Framed
+from fetchfleet.worker.http.request_body import Header
+from fetchfleet.worker.http.reqwest import errors
+from fetchfleet.worker.http.reqwest.pinned_client import Exchange
+
+
+class Sent(NamedTuple):
+    """What a request asks for; reqwest itself adds its Host."""
+
+    url: Url
+    method: str
+    headers: Sequence[Header]
+
+
+class ReqwestAnswer(Framed):
+    """An answer from pyreqwest."""
+
+    def __init__(self, exchange: Exchange, sent: Sent) -> None:
+        self._response = exchange.response
+        self._address = exchange.pinned.address
+        self._sent = sent
+        self.version = exchange.response.version
+        super().__init__(self._response.status, sent.method, is_http1=self.version.startswith("HTTP/1"))
+
+    def header(self, name: str) -> str | None:
+        """The field's value, its lines joined with a comma; None if it is absent, or not ASCII."""
+        try:
+            found = self._response.get_header_all(name)
+        except ValueError:
+            return None
+        return ", ".join(found) if found else None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether its framings contradict each other: what comes after it on its connection is anybody's."""
+        return self.header("content-length") is not None and self.header("transfer-encoding") is not None
+
+    def check_framing(self) -> None:
+        """Raise BadAnswerError where it is one that we do not read, which reqwest takes for none."""
+        framing = self.header("transfer-encoding")
+        if framing is not None and framing.lower() != "chunked":
+            raise BadAnswerError(f"Transfer-Encoding {framing[:100]!r}")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it was sent."""
+        reader = self._response.body_reader
+        try:
+            while (chunk := await reader.read_chunk()) is not None:
+                yield bytes(chunk)
+        except Exception as error:  # noqa: BLE001 mapped, and what is not known goes on as it is
+            raise errors.known(error, head_came=True) from None
+
+    def wire(self) -> wire.Wire:
+        """The heads, as far as reqwest keeps them.
+
+        Of the answer that is neither the case of its fields' names nor its phrase, nor values beyond ASCII.
+        """
+        url, status = self._sent.url, self.status
+        known = status in HTTPStatus._value2member_map_
+        return wire.Wire(
+            url=str(url),
+            method=self._sent.method,
+            target=_target(url),
+            request_headers=tuple(_as_sent(self._sent.headers, url, self.version)),
+            version="HTTP/2" if self.version == "HTTP/2.0" else self.version,
+            status=status,
+            phrase=HTTPStatus(status).phrase.encode() if known else b"",
+            headers=tuple(_as_kept(self._response.headers)),
+            address=self._address,
+        )
+
+
+def _target(url: Url) -> bytes:
+    query = "" if url.query_string is None else f"?{url.query_string}"
+    return f"{url.path}{query}".encode()
+
+
+def _as_sent(headers: Sequence[Header], url: Url, version: str) -> Iterator[wire.Header]:
+    """In hyper's order and case: each name's lines together, Host last unless it was given."""
+    lines: dict[str, list[str]] = {}
+    for name, value in headers:
+        lines.setdefault(name.lower(), []).append(value)
+    if version.startswith("HTTP/1"):
+        port = "" if url.port is None else f":{url.port}"
+        lines.setdefault("host", [f"{url.host_str}{port}"])
+    for name, values in lines.items():
+        shown = name.title() if version.startswith("HTTP/1") else name
+        yield from ((shown.encode(), value.encode("latin-1")) for value in values)
+
+
+def _as_kept(headers: HeaderMap) -> Iterator[wire.Header]:
+    for name in dict.fromkeys(headers.keys()):
+        try:
+            yield from ((name.encode(), value.encode()) for value in headers.getall(name))
+        except ValueError:
+            continue

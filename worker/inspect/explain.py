@@ -1,0 +1,196 @@
+"""Why a host, or a fetch, is waiting: one answer, out of everything that Redis knows of it."""
+
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
+from fetchfleet.jobs.contract.model import Result, decode_result
+from fetchfleet.jobs.redis_connection import redis_now_ms
+from fetchfleet.jobs.redis_values import number_of, text_of
+from fetchfleet.worker.gate import gate
+from fetchfleet.worker.gate.gate import Why
+from fetchfleet.worker.gate.state import GateState, from_json
+from fetchfleet.worker.inspect.snapshot import LaneSnapshot, lane_snapshot, living
+from fetchfleet.worker.policy.file import Policy
+from fetchfleet.worker.policy.model import LanePolicy
+
+LOOK_AT = 1000
+MAX_LOOKED_AT = 200_000
+RESULTS_AT_ONCE = 1000
+
+
+class HostAnswer(msgspec.Struct, frozen=True):
+    """A status, or what came in its place, and when (Unix ms)."""
+
+    at_ms: int
+    what: str
+
+
+class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
+    """A lane: its state, until when (Unix ms) and why, in words; and the last answers of its host."""
+
+    lane: str
+    state: str
+    until_ms: int | None
+    why: str
+    in_flight: int
+    waiting: int
+    concurrency: int
+    owner: str | None
+    answers: list[HostAnswer]
+
+
+class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
+    """A fetch: where it is, how many wait before it in its queue, its lane; or its result."""
+
+    id: str
+    state: str
+    why: str
+    ahead: int | None = None
+    lane: LaneExplained | None = None
+    result: Result | None = None
+
+
+async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained:
+    """What a host's lane is at."""
+    now_ms = await redis_now_ms(redis)
+    snapshot = await lane_snapshot(redis, name, now_ms)
+    owner, state_of, due_ms, saved = await redis.hmget(  # type: ignore[misc]
+        keys.lane(name), ["owner", "state", "due_ms", "gate"]
+    )
+    state, rules = from_json(saved or b""), policy.for_lane(name)
+    due_at_ms = number_of(due_ms) or 0
+    retry_ms = due_at_ms if state_of == b"scheduled" and due_at_ms > now_ms else None
+    found, until_ms, why = judged(
+        snapshot,
+        state,
+        rules,
+        now_ms,
+        retry_ms=retry_ms,
+        anybody=bool(await living(redis, now_ms)),
+    )
+    return LaneExplained(
+        lane=name,
+        state=found,
+        until_ms=until_ms,
+        why=why,
+        in_flight=snapshot.in_flight,
+        waiting=snapshot.waiting,
+        concurrency=gate.room(state, rules),
+        owner=text_of(owner) if owner else None,
+        answers=[HostAnswer(said.at_ms, said.what) for said in state.answers],
+    )
+
+
+def judged(
+    snapshot: LaneSnapshot,
+    state: GateState,
+    policy: LanePolicy,
+    now_ms: int,
+    *,
+    retry_ms: int | None,
+    anybody: bool,
+) -> tuple[str, int | None, str]:
+    """The lane's state in a word, until when, and why. Pure."""
+    shut, room = gate.shut_until(state, policy, now_ms), gate.room(state, policy)
+    if not snapshot.waiting and not snapshot.in_flight:
+        return "idle", None, "nothing waits for this host"
+    if shut is not None:
+        until_ms = None if shut.why is Why.PAUSED else shut.until_ms
+        return shut.why.value, until_ms, why_shut(shut.why, state, policy)
+    if snapshot.in_flight:
+        full = ": as many as may be" if snapshot.in_flight >= room else ""
+        return "busy", None, f"{snapshot.in_flight} of {room} are in flight{full}"
+    if not anybody:
+        return "no worker", None, "no worker is running; start one: fetchfleet worker"
+    if retry_ms is not None and snapshot.why in set(Why):  # what the workers' policy file says, not ours
+        until_ms = now_ms + int(snapshot.opens_in_s * 1000)
+        return snapshot.why, until_ms, why_shut(Why(snapshot.why), state, policy)
+    if retry_ms is not None:
+        return "retry", retry_ms, "what waits is a retry that is not due yet"
+    return "waiting", None, "its turn comes as soon as a worker has a slot"
+
+
+def why_shut(why: Why, state: GateState, policy: LanePolicy) -> str:
+    """The reason in words. Pure."""
+    match why:
+        case Why.COOLING:
+            asked = [said.what for said in state.answers if said.what in {"429", "503"}]
+            return f"the host asked for quiet{f' by {asked[-1]}' if asked else ''}"
+        case Why.BREAKER:
+            last = state.answers[-1].what if state.answers else "no answer"
+            dead = ", its name does not exist" if state.nameless else ""
+            return (
+                f"the host does not answer ({last}{dead}); its breaker is open, {ordinal(state.opens)} time"
+            )
+        case Why.PACING:
+            if not policy.rate_per_s:
+                return "the workers' policy paces it; name their file with --policy to see how"
+            return f"the policy lets {policy.rate_per_s:g} fetches start a second"
+        case Why.QUOTA:
+            return "the host says that its quota is nearly used up (RateLimit)"
+        case Why.PAUSED:
+            return "an operator has paused it; go on with: fetchfleet resume"
+        case Why.ROBOTS:
+            return "the host does not say what its robots.txt allows; it will be asked again"
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th. Pure."""
+    last = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in {11, 12, 13} else 0, "th")
+    return f"{number}{last}"
+
+
+async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExplained:
+    """Where a fetch is."""
+    batch = batch_of(fetch_id)
+    result = await _result(redis, batch, fetch_id)
+    if result is not None:
+        return FetchExplained(id=fetch_id, state=result.outcome.value, why="it has ended", result=result)
+    lanes = sorted(text_of(lane) for lane in await redis.smembers(keys.batch_lanes(batch)))  # type: ignore[misc]
+    for name in lanes:
+        found = await _in_lane(redis, name, fetch_id)
+        if found is not None:
+            state, ahead = found
+            lane = await explain_lane(redis, policy, name)
+            return FetchExplained(id=fetch_id, state=state, why=lane.why, ahead=ahead, lane=lane)
+    known = await redis.exists(keys.batch(batch))
+    why = "no lane holds it: it may just be ending, ask again" if known else "its batch is not in Redis"
+    return FetchExplained(id=fetch_id, state="unknown", why=why)
+
+
+async def _result(redis: Redis, batch: str, fetch_id: str) -> Result | None:
+    needle, start = f'"id":"{fetch_id}"'.encode(), "-"
+    while rows := await redis.xrange(keys.results(batch), start, "+", RESULTS_AT_ONCE):
+        for _, fields in rows:
+            if needle in fields[b"r"]:
+                return decode_result(fields[b"r"])
+        start = f"({rows[-1][0].decode()}"
+    return None
+
+
+async def _in_lane(redis: Redis, lane: str, fetch_id: str) -> tuple[str, int | None] | None:
+    """claimed, waiting or retry, and how many are ahead of it in its queue."""
+    if await redis.hexists(keys.claimed(lane), fetch_id):  # type: ignore[misc]
+        return "claimed", None
+    for queue in keys.waiting(lane):
+        place = await _place(redis.lrange, queue, fetch_id)
+        if place is not None:
+            return "waiting", place
+    place = await _place(redis.zrange, keys.later(lane), fetch_id)
+    return None if place is None else ("retry", place)
+
+
+async def _place(look: Any, queue: str, fetch_id: str) -> int | None:
+    needle = fetch_id.encode()
+    for start in range(0, MAX_LOOKED_AT, LOOK_AT):
+        elements: list[bytes] = await look(queue, start, start + LOOK_AT - 1)
+        for place, element in enumerate(elements, start):
+            if element[:FETCH_ID_CHARS] == needle:
+                return place
+        if len(elements) < LOOK_AT:
+            return None
+    return None

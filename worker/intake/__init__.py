@@ -1,0 +1,1 @@
+"""The inbox and the arq jobs: two of the three ways in."""

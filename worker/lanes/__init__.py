@@ -1,0 +1,1 @@
+"""A lane held by this worker, and its side in Redis."""

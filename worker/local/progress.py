@@ -1,0 +1,169 @@
+"""The progress display: live on a terminal, plain lines elsewhere, a summary at the end."""
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, RedisError
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fetchfleet.jobs.client.batch import Batch, Counts
+from fetchfleet.jobs.contract.model import Outcome, Result
+from fetchfleet.worker.inspect.snapshot import LaneSnapshot, snapshot
+from fetchfleet.worker.observability.rate import Rate
+from fetchfleet.worker.util import aio
+from fetchfleet.worker.util.clock import mono_s
+
+LIVE_EVERY_S = 0.5
+PLAIN_EVERY_S = 5.0
+LANES_SHOWN = 16
+WAITS_NAMED = 4
+
+
+class Tally:
+    """What has come back so far."""
+
+    def __init__(self) -> None:
+        self.started_s = mono_s()
+        self.ends: Counter[tuple[str, str]] = Counter()
+        self.retries = self.throttles = self.interruptions = 0
+
+    def add(self, result: Result) -> None:
+        """Count one result."""
+        self.ends[result.outcome.value, result.reason.value if result.reason else ""] += 1
+        self.retries += max(0, result.attempts - 1)
+        self.throttles += result.throttles
+        self.interruptions += result.interruptions
+
+
+class Progress:
+    """Shows how far a batch is, on stderr; `tally` is to be fed with its results."""
+
+    def __init__(self, redis: Redis, batch: Batch, console: Console | None = None) -> None:
+        self.tally = Tally()
+        self._redis = redis
+        self._batch = batch
+        self._console = console or Console(file=sys.stderr)
+        self._may_see_lanes = True
+        self._rate = Rate()
+        self._rate.add(mono_s(), 0)
+
+    @asynccontextmanager
+    async def shown(self) -> AsyncIterator[None]:
+        """Show it while the body runs."""
+        showing = asyncio.create_task(self._show_live() if self._console.is_terminal else self._show_plain())
+        try:
+            yield
+        finally:
+            await aio.end(showing)
+
+    async def _show_live(self) -> None:
+        with Live(console=self._console, auto_refresh=False, transient=True) as live:
+            while True:
+                with suppress(RedisError, OSError):
+                    live.update(await self._picture(), refresh=True)
+                await asyncio.sleep(LIVE_EVERY_S)
+
+    async def _show_plain(self) -> None:
+        while True:
+            await asyncio.sleep(PLAIN_EVERY_S)
+            with suppress(RedisError, OSError):
+                counts, lanes, rate = await self._look()
+                line = plain_line(counts, lanes, rate, mono_s() - self.tally.started_s)
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    async def _picture(self) -> RenderableType:
+        counts, lanes, rate = await self._look()
+        elapsed_s = mono_s() - self.tally.started_s
+        return picture(counts, lanes, rate, elapsed_s, self._console.height)
+
+    async def _look(self) -> tuple[Counts, list[LaneSnapshot], float]:
+        counts = await self._batch.counts()
+        lanes, received_bytes = list[LaneSnapshot](), counts.bytes
+        if self._may_see_lanes:
+            try:
+                fleet = await snapshot(self._redis)
+                lanes, received_bytes = fleet.lanes, fleet.received_bytes
+            except NoPermissionError:  # a producer's user sees its batch (ops/users.acl)
+                self._may_see_lanes = False
+        return counts, lanes, self._rate.add(mono_s(), received_bytes)
+
+
+def picture(
+    counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s: float, height: int
+) -> RenderableType:
+    """The live display: a bar, then the lanes with the most to do."""
+    head = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=max(counts.total, 1), completed=counts.done, width=40)
+    failed = Text(f"{counts.failed} failed", style="red" if counts.failed else "dim")
+    numbers = f"{counts.done:,} of {counts.total:,}"
+    head.add_row(bar, numbers, failed, f"{size(rate)}/s", f"{elapsed_s:.0f} s")
+    rows = max(3, min(LANES_SHOWN, height - 6))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("lane", no_wrap=True)
+    table.add_column("in flight", justify="right")
+    table.add_column("waiting", justify="right")
+    table.add_column("", no_wrap=True)
+    for lane in lanes[:rows]:
+        table.add_row(escape(lane.name), str(lane.in_flight), f"{lane.waiting:,}", why(lane))
+    if len(lanes) > rows:
+        table.add_row(f"and {len(lanes) - rows} more lanes", "", "", "")
+    return Group(head, table)
+
+
+def why(lane: LaneSnapshot) -> str:
+    """Why a lane waits and until when."""
+    if not lane.why:
+        return ""
+    return f"{lane.why}, {lane.opens_in_s:.1f} s" if lane.opens_in_s else lane.why
+
+
+def plain_line(counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s: float) -> str:
+    """One line for a log: how far, how fast, who waits and why."""
+    waits = [f"{lane.name} ({lane.waiting}: {why(lane)})" for lane in lanes if lane.why]
+    more = f" and {len(waits) - WAITS_NAMED} more" if len(waits) > WAITS_NAMED else ""
+    in_flight = sum(lane.in_flight for lane in lanes)
+    parts = [
+        f"{elapsed_s:.0f} s: {counts.done} of {counts.total} done",
+        f"{counts.failed} failed",
+        f"{in_flight} in flight",
+        f"{size(rate)}/s",
+    ]
+    if waits:
+        parts.append(f"waiting: {', '.join(waits[:WAITS_NAMED])}{more}")
+    return ", ".join(parts)
+
+
+def summary(counts: Counts, tally: Tally, elapsed_s: float) -> Table:
+    """The table that a run ends with."""
+    table = Table(title=f"{counts.done:,} of {counts.total:,} fetches in {elapsed_s:.1f} s")
+    table.add_column("outcome")
+    table.add_column("reason")
+    table.add_column("fetches", justify="right")
+    for (outcome, reason), count in sorted(tally.ends.items(), key=lambda end: -end[1]):
+        style = "" if outcome != Outcome.FAILED else "red"
+        table.add_row(outcome, reason, f"{count:,}", style=style)
+    table.add_section()
+    table.add_row("bytes stored", "", size(counts.bytes))
+    table.add_row("retries", "", f"{tally.retries:,}")
+    table.add_row("throttles waited out", "", f"{tally.throttles:,}")
+    if tally.interruptions:
+        table.add_row("interruptions", "", f"{tally.interruptions:,}")
+    return table
+
+
+def size(count: float) -> str:
+    """A number of bytes for people, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,1 @@
+"""Log events, redaction, percentiles."""

@@ -1,0 +1,1 @@
+"""How each host is to be treated, and which addresses may be dialled."""

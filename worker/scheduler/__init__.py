@@ -1,0 +1,1 @@
+"""Which lanes a worker holds, and when a fetch of them starts."""

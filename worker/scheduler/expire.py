@@ -1,0 +1,64 @@
+"""Ends what must not wait any longer: fetches past their deadline, and all that waits for a dead host."""
+
+import functools
+
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.worker.fetch.rules.decide import HOST_DEAD
+from fetchfleet.worker.fetch.run import end_if_expired, end_untried_with
+from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.gate import gate
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.store import ALL, EXPIRED
+from fetchfleet.worker.lanes.unseen import hold_unseen
+from fetchfleet.worker.lanes.withdraw import withdraw
+from fetchfleet.worker.observability.log import Event
+
+LOOK_EVERY_S = 2.0
+"""How often a lane looks at Redis: a producer may have added an earlier deadline."""
+
+
+async def end_expired(lane: Lane, parts: Parts) -> None:
+    """Every fetch past its deadline ends, wherever in the lane it waits. Cheap until one is due."""
+    now_ms = lane.clock.now_ms()
+    if now_ms < lane.look_ms:
+        return
+    for entry in list(lane.ready):
+        if await end_if_expired(entry, lane, parts):
+            lane.ready.remove(entry)
+    earliest_ms, claimed = await patiently(lane, parts, lambda: parts.store.look(lane.name))
+    if claimed > len(lane.entries):
+        await hold_unseen(lane, parts)
+    if earliest_ms is not None and earliest_ms <= now_ms:
+        earliest_ms = await _look_through(lane, parts)
+    lane.look_ms = now_ms + int(LOOK_EVERY_S * 1000)
+    if earliest_ms:
+        lane.look_ms = min(lane.look_ms, max(earliest_ms, now_ms + 1000))
+
+
+async def end_if_dead(lane: Lane, parts: Parts) -> bool:
+    """Whether the host is dead; then all that waits for it ends, without being tried."""
+    if not gate.dead(lane.gate, lane.policy, lane.clock.now_ms()):
+        return False
+    end = functools.partial(end_untried_with, HOST_DEAD, lane, parts)
+    count = len(lane.ready)
+    while lane.ready:
+        await end(lane.ready.popleft())
+    count += (await withdraw(lane, ALL, end, parts)).ended
+    if count:
+        since_ms = lane.gate.down_since_ms
+        parts.log.warning(Event.LANE_DEAD, lane=lane.name, fetches=count, down_since_ms=since_ms)
+    return True
+
+
+async def _look_through(lane: Lane, parts: Parts) -> int | None:
+    """End what has expired; the earliest deadline of what stays."""
+    await patiently(lane, parts, lambda: parts.store.note_earliest(lane.name, lane.token, None))
+
+    async def end(entry: Entry) -> None:
+        await end_if_expired(entry, lane, parts)
+
+    found = await withdraw(lane, EXPIRED, end, parts)
+    earliest_ms = found.earliest_ms
+    await patiently(lane, parts, lambda: parts.store.note_earliest(lane.name, lane.token, earliest_ms))
+    return earliest_ms or None

@@ -1,0 +1,1 @@
+"""Bodies as files, renamed into place when they are whole."""

@@ -1,0 +1,1 @@
+"""Tasks, threads, clocks, back-off: nothing of this project's domain."""
