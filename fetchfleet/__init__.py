@@ -1,6 +1,6 @@
 """What other services import to enqueue fetches and read their results.
 
-from jobs import Fetch, Fleet
+from fetchfleet import Fetch, Fleet
 
 async with Fleet("redis://localhost:6379") as fleet:
     batch = await fleet.submit([Fetch(url="https://example.com/a.bin")])

@@ -20,7 +20,8 @@ from fetchfleet.worker.util import aio
 from tests.support.redis import cli_arguments
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
-from tools.origin.server import Origin, ok
+from tools.origin.behaviours import ok
+from tools.origin.server import Origin
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md")])

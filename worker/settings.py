@@ -2,15 +2,15 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from fetchfleet.jobs.redis_connection import connection_pool
-from fetchfleet.worker.http import which
-from fetchfleet.worker.http.net.dns_cache import parse_nameservers
 from fetchfleet.worker.observability.levels import LEVELS
 from fetchfleet.worker.observability.redact import url as redacted_url
 from fetchfleet.worker.policy.egress import Egress
@@ -154,7 +154,7 @@ def _read_number(given: dict[str, Any], name: str, kind: type[int | float], erro
 
 def _faults(settings: Settings) -> list[str]:
     faults: list[str] = []
-    faults += which.faults(settings.engine, settings.policy)
+    faults += engine_faults(settings.engine, settings.policy)
     if settings.sink not in SINKS:
         faults.append(f"--sink {settings.sink}: there is {', '.join(SINKS)}")
     if settings.log_level not in LEVELS:
@@ -200,3 +200,61 @@ def _out_of_range(settings: Settings) -> list[str]:
 def _in_folder(folder: Path | None) -> None:
     if folder is not None and not folder.is_dir():
         raise ValueError(f"--in {folder}: is no folder; name the one that holds the files to send")
+
+
+HTTPX, REQWEST = "httpx", "reqwest"
+ENGINES = (HTTPX, REQWEST)
+
+
+def engine_faults(engine: str, policy: Policy) -> Iterator[str]:
+    """Why that engine cannot serve the policy here, each with its remedy."""
+    if engine not in ENGINES:
+        yield f"--engine {engine}: there is {', '.join(ENGINES)}"
+    if engine == REQWEST:
+        if find_spec("pyreqwest") is None:
+            yield f"--engine {engine}: is not installed; pip install 'fetchfleet[reqwest]'"
+        yield from _lacks(policy)
+
+
+def _lacks(policy: Policy) -> Iterator[str]:
+    """It adds to those whom the system trusts, and cannot do without them."""
+    for where, lane in policy.named():
+        if lane.tls.ca_file:
+            yield f"[{where}] ca_file: --engine reqwest would trust the system's as well; use --engine httpx"
+
+
+def parse_nameservers(text: str) -> tuple[str, ...]:
+    """ADDRESS[:PORT], comma-separated, an IPv6 one with a port in brackets; empty text is none.
+
+    Raises ValueError naming the entry and the remedy.
+    """
+    entries = (entry.strip() for entry in text.split(","))
+    return tuple(_nameserver(entry) for entry in entries if entry)
+
+
+def _nameserver(entry: str) -> str:
+    """As c-ares reads it: with a port, an IPv6 address in brackets."""
+    host, port = _parted(entry)
+    try:
+        address, number = ip_address(host), int(port)
+    except ValueError:
+        raise _no_nameserver(entry) from None
+    if not (port.isascii() and port.isdigit() and 1 <= number <= 0xFFFF) or "%" in host:
+        raise _no_nameserver(entry)
+    return f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
+
+
+def _parted(entry: str) -> tuple[str, str]:
+    if entry.startswith("[") and entry.endswith("]"):
+        return entry[1:-1], "53"
+    if entry.startswith("["):
+        host, _, port = entry[1:].partition("]:")
+        return host, port
+    if entry.count(":") == 1:
+        host, _, port = entry.partition(":")
+        return host, port
+    return entry, "53"
+
+
+def _no_nameserver(entry: str) -> ValueError:
+    return ValueError(f"nameserver {entry!r}: write it like 10.0.0.53, 10.0.0.53:5353 or [fd00::53]:5353")

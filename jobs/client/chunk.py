@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import new_element, placed
 from fetchfleet.jobs.contract.ids import MAX_BATCH_FETCHES, fetch_id
-from fetchfleet.jobs.contract.lanes import lane_of_url
 from fetchfleet.jobs.contract.model import Fetch, as_fetch
+from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.jobs.scripts.runner import Arg
 

@@ -1,4 +1,4 @@
-"""The body that a fetch sends: text, base64, or a file that the workers have. Each check names its field."""
+"""Checks of the body that a fetch sends: text, base64, or a file below the workers' in folder. Pure."""
 
 import base64
 import binascii

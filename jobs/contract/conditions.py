@@ -1,4 +1,4 @@
-"""What tells one version of a resource from another (RFC 9110 §8.8), and asking only for another one.
+"""What tells one version of a resource from another (RFC 9110 §8.8), and asking only for another one. Pure.
 
 Each check raises InvalidFetchError naming the field.
 """

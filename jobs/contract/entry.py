@@ -1,4 +1,4 @@
-"""A fetch as it waits in a lane: the fetch, its three ledgers, and where redirects have led it.
+"""A fetch as it waits in a lane: the fetch, its three ledgers, and where redirects have led it. Pure.
 
 In Redis an entry is one string, the *element*: the id (25 characters), the deadline (13 digits,
 Unix ms by Redis's clock), then JSON. The fixed head lets Lua see both without parsing anything.

@@ -1,4 +1,4 @@
-"""Reads a list of fetches: a URL or a JSON object a line; blank lines and # lines are skipped."""
+"""Reads a list of fetches: a URL or a JSON object a line; blank lines and # lines are skipped. Pure."""
 
 from collections.abc import Iterable, Iterator
 

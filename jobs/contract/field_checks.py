@@ -1,4 +1,4 @@
-"""What a field of a fetch may hold. Each check raises InvalidFetchError naming the field."""
+"""What a field of a fetch may hold. Each check raises InvalidFetchError naming the field. Pure."""
 
 import math
 import re
@@ -193,3 +193,6 @@ def _containers(values: Iterable[Any]) -> list[Any]:
 
 def _children(container: Any) -> Iterable[Any]:
     return container.values() if isinstance(container, dict) else container
+
+
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2

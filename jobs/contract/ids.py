@@ -1,4 +1,4 @@
-"""Ids and the names made of them.
+"""Ids and the names made of them. Pure.
 
 A batch id is 16 hex digits of chance. A fetch id is its batch's id, a hyphen and the fetch's place
 in the batch as 8 hex digits, so it is unique, sortable, and says where the result will be.

@@ -1,4 +1,4 @@
-"""What the doors other than Python's are handed, read into fetches; the same rules at each.
+"""What the doors other than Python's are handed, read into fetches; the same rules at each. Pure.
 
 A message of the inbox is a fetch as in a list of fetches (a URL, or JSON), or a JSON object
 `{"batch": …, "fetches": […]}`. The arq door takes the same things as arguments. An object, or a job, may

@@ -1,4 +1,4 @@
-"""The contract: what a producer asks for (Fetch) and what it gets back (Result).
+"""The contract: what a producer asks for (Fetch) and what it gets back (Result). Pure.
 
 Both are JSON on the wire and checked whenever they are made or decoded, so that a Fetch that
 exists is a Fetch that may be sent.

@@ -1,4 +1,4 @@
-"""The trace that a fetch is part of (W3C Trace Context, level 1). Each check raises InvalidFetchError.
+"""The trace that a fetch is part of (W3C Trace Context, level 1). Each check raises InvalidFetchError. Pure.
 
 A traceparent is `version-trace_id-parent_id-flags`; a tracestate is what vendors add to it.
 """

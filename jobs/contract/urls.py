@@ -1,4 +1,4 @@
-"""The one way a URL enters the fleet: text in, a canonical `FetchUrl` or a `UrlError` out.
+"""The one way a URL enters the fleet: text in, a canonical `FetchUrl` or a `UrlError` out. Pure.
 
 What later code may rely on: two spellings of a host are one host, so one lane; every later parser
 reads the same host as this one; nothing in the text can end a request line or a header.
@@ -270,3 +270,16 @@ def _resolved(base: FetchUrl, reference: str) -> str:
             return base.text
         case _:
             return root + path[: path.rindex("/") + 1] + reference
+
+
+def lane_of_url(canonical_url: str) -> str:
+    """The lane of a URL in canonical form (jobs.urls): its host, an IPv6 address without brackets."""
+    authority = canonical_url.split("/", 3)[2]
+    if authority.startswith("["):
+        return authority[1 : authority.index("]")]
+    return authority.partition(":")[0]
+
+
+def origin_of_url(canonical_url: str) -> str:
+    """The scheme, host and port of a URL in canonical form, a default port left out."""
+    return canonical_url[: canonical_url.index("/", len("https://"))]

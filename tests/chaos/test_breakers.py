@@ -8,7 +8,8 @@ from fetchfleet import Fleet, Outcome
 from tests.support.crew import asker, crew, results_of
 from tests.support.waiting import wait_until
 from tools.origin import judge
-from tools.origin.server import OK, Origin, stall_headers, status
+from tools.origin.behaviours import OK, stall_headers, status
+from tools.origin.server import Origin
 
 HOST = "127.0.0.221"
 LEASE_S = 1.5

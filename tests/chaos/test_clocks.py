@@ -7,8 +7,9 @@ from fetchfleet import Batch, Fleet, Outcome
 from tests.support.crew import crew
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, fetchfleet
+from tools.origin.behaviours import OK, latency, retry_after, sequence
 from tools.origin.judge import closer_than
-from tools.origin.server import OK, Origin, latency, requests_inside, retry_after, sequence
+from tools.origin.server import Origin, requests_inside
 
 SHIM = str(Path(__file__).parents[1] / "support" / "skewed")
 OFF_S = 300.0

@@ -10,7 +10,8 @@ from fetchfleet import Fleet, Outcome, Reason, Result
 from tests.support.crew import Crew, asker, crew, results_of
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
-from tools.origin.server import Exchange, Origin, Seen, by_path, held, latency, slow
+from tools.origin.behaviours import by_path, held, latency, slow
+from tools.origin.server import Exchange, Origin, Seen
 
 RECOVERY_S = 15.0
 POISON_S = 60.0

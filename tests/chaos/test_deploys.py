@@ -12,7 +12,8 @@ from tests.support.crew import Member, crew, results_of
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
-from tools.origin.server import Behaviour, Exchange, Origin, latency, ok
+from tools.origin.behaviours import latency, ok
+from tools.origin.server import Behaviour, Exchange, Origin
 
 GRACE_S = 0.5
 SHORTS = 200

@@ -22,7 +22,8 @@ from tests.support.crew import crew, results_of
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, fetchfleet
-from tools.origin.server import OK, Origin, held, latency
+from tools.origin.behaviours import OK, held, latency
+from tools.origin.server import Origin
 
 LEASE_S = 4.0
 AWAY_S = 7.0

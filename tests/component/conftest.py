@@ -14,7 +14,7 @@ from tests.support import differences
 from tests.support.certificates import HAS_OPENSSL
 from tests.support.nameserver import Nameserver, nameserver
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 HOST = "127.0.0.11"

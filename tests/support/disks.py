@@ -13,9 +13,9 @@ import pytest
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of, fetch_id
+from fetchfleet.worker.sink.base import Care, Expected, Kept
 from fetchfleet.worker.sink.files.directory import Folders
-from fetchfleet.worker.sink.files.partial import Expected, Kept
-from fetchfleet.worker.sink.files.sink import Care, FileSink
+from fetchfleet.worker.sink.files.sink import FileSink
 
 ID = "0123456789abcdef-00000007"
 

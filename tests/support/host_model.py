@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fetchfleet.worker.fetch.rules.decide import (
+from fetchfleet.worker.fetch.rules.outcome import (
     Answered,
     Happened,
     Stored,

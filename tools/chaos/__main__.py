@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import random
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -14,15 +15,16 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
+from rich.table import Table
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.util import aio
-from tools.chaos import collect, report
+from tools.chaos import collect, hosts
 from tools.chaos import hosts as hosts_module
-from tools.chaos.checker import judge
+from tools.chaos.checker import Verdict, judge
 from tools.chaos.history import Acknowledged, Attempted, Ledgers, Remains
 from tools.chaos.nemesis import Faults
 from tools.chaos.producers import PRODUCERS, Producer
@@ -193,10 +195,50 @@ def main(arguments: list[str]) -> int:
 
 def _judged(book: Ledgers) -> int:
     verdict = judge(book.read())
-    report.show(console, verdict)
+    show(console, verdict)
     console.print("every promise was kept" if not verdict.breaches else "a promise was not kept")
     return 1 if verdict.breaches else 0
 
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
+
+
+def show(console: Console, verdict: Verdict) -> None:
+    """The tables, then each breach in a sentence."""
+    console.print(_faults(verdict))
+    console.print(_fetches(verdict))
+    for breach in verdict.breaches:
+        console.print(breach, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def _faults(verdict: Verdict) -> Table:
+    table = Table(title="what was done to the fleet, and how soon the work went on")
+    table.add_column("fault")
+    for name in ("times", "measured", "median s", "worst s"):
+        table.add_column(name, justify="right")
+    for kind, (faults, took_s) in verdict.recoveries.items():
+        median, worst = (f"{of(took_s):.2f}" if took_s else "" for of in (statistics.median, max))
+        table.add_row(kind.value, str(faults), str(len(took_s)), median, worst)
+    return table
+
+
+def _fetches(verdict: Verdict) -> Table:
+    table = Table(title="what became of the fetches")
+    table.add_column("")
+    table.add_column("count", justify="right")
+    rows = {
+        "acknowledged": verdict.acknowledged,
+        "perhaps (no acknowledgement came)": verdict.perhaps,
+        **dict(sorted(verdict.outcomes.items())),
+        "lost": verdict.lost,
+        "unexpected": verdict.unexpected,
+        "results twice": verdict.doubled,
+        "requests": verdict.requests,
+        "repeats (whole answers without a result of their own)": verdict.repeats,
+    }
+    for name, count in rows.items():
+        table.add_row(name, f"{count:,}")
+    for host, most in verdict.most_at_once.items():
+        table.add_row(f"most at once at {host}", f"{most} of {hosts.CONCURRENCY}")
+    return table

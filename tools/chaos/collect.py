@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Result, UnknownBatchError
 from fetchfleet.jobs import keys
-from fetchfleet.worker.sink.files.state import STATE_FOLDER
+from fetchfleet.worker.sink.files.directory import STATE_FOLDER
 from tests.support.redis import leftovers
 from tools.chaos import hosts
 from tools.chaos.history import Ended, Found, Quiet, Remains, Saw

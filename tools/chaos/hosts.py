@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange
 
 Answer = Callable[[Exchange, random.Random], Awaitable[None]]

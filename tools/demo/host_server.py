@@ -8,8 +8,9 @@ import msgspec
 
 from tools.demo import hosts
 from tools.demo.checker import saw
+from tools.origin.behaviours import ok
 from tools.origin.process import report_of
-from tools.origin.server import Origin, ok
+from tools.origin.server import Origin
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 a container's network is its own
 

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tools.origin.server import (
-    Behaviour,
-    Exchange,
+from tools.origin.behaviours import (
     big,
     by_path,
     fail_for,
@@ -17,6 +15,7 @@ from tools.origin.server import (
     throttle_window,
     truncated,
 )
+from tools.origin.server import Behaviour, Exchange
 
 HEALTHY = tuple(f"healthy-{number}" for number in range(1, 13))
 LIMITED = "limited"

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from email.utils import formatdate
 
-from tools.origin.server import OK, Behaviour, Exchange, Header, status
+from tools.origin.behaviours import OK, status
+from tools.origin.server import Behaviour, Exchange, Header
 
 Schedule = Sequence[tuple[float, int]]
 Announce = Callable[[int, float], list[Header]]

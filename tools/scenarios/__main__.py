@@ -17,8 +17,9 @@ from fetchfleet.jobs.client.batch import Batch
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.worker_process import worker_processes
 from tools.origin import judge
+from tools.origin.behaviours import latency, ok
 from tools.origin.process import Report, Town, origins_in_child
-from tools.origin.server import Behaviour, latency, ok, requests_inside
+from tools.origin.server import Behaviour, requests_inside
 from tools.scenarios import hosts
 
 WORKERS = 3

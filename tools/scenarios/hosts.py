@@ -6,20 +6,10 @@ from typing import NamedTuple
 
 from fetchfleet import Fetch
 from tools.origin import judge, limits
+from tools.origin.behaviours import by_path, latency, ok, reset, retry_after, slow, status
 from tools.origin.limits import Announce, Capacity, Quota
 from tools.origin.process import Report
-from tools.origin.server import (
-    Behaviour,
-    Seen,
-    by_path,
-    latency,
-    ok,
-    requests_inside,
-    reset,
-    retry_after,
-    slow,
-    status,
-)
+from tools.origin.server import Behaviour, Seen, requests_inside
 
 ON_THE_WIRE_S = 0.4
 """Requests that were on their way when the host said 429 are nobody's fault."""

@@ -20,7 +20,7 @@ from fetchfleet.worker.body.decoders import (
 )
 from fetchfleet.worker.body.json_lines import Records
 from fetchfleet.worker.body.min_rate import Floor, Window, after
-from fetchfleet.worker.fetch.error_mapping import (
+from fetchfleet.worker.errors import (
     DigestMismatchError,
     OverlongBodyError,
     TooSlowError,

@@ -9,8 +9,7 @@ import typer
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.cli.common import ask, fail, say_json, settings_of
-from fetchfleet.worker.cli.options import Json, RedisUrl
+from fetchfleet.worker.cli.common import Json, RedisUrl, ask, fail, say_json, settings_of
 from fetchfleet.worker.errors import BAD_USE
 from fetchfleet.worker.inspect.explain import (
     FetchExplained,

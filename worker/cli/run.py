@@ -2,7 +2,7 @@
 
 import typer
 
-from fetchfleet.worker.cli.options import (
+from fetchfleet.worker.cli.common import (
     AllowNet,
     DenyNet,
     Engine,

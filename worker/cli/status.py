@@ -19,8 +19,7 @@ from fetchfleet.jobs.contract.model import Outcome
 from fetchfleet.jobs.errors import JobsError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import ask, complete, console, fail, say_json, settings_of
-from fetchfleet.worker.cli.options import Json, RedisUrl
+from fetchfleet.worker.cli.common import Json, RedisUrl, ask, complete, console, fail, say_json, settings_of
 from fetchfleet.worker.errors import BAD_USE, FAILED
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.snapshot import is_alive

@@ -11,8 +11,17 @@ from fetchfleet.jobs.client.batch import Counts
 from fetchfleet.jobs.contract.fetch_list import read_fetches
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.worker.cli.common import complete, console, fail, settings_of, work_settings_of
-from fetchfleet.worker.cli.options import File, LinesTo, RedisUrl, Report
+from fetchfleet.worker.cli.common import (
+    File,
+    LinesTo,
+    RedisUrl,
+    Report,
+    complete,
+    console,
+    fail,
+    settings_of,
+    work_settings_of,
+)
 from fetchfleet.worker.errors import BAD_USE, FAILED
 from fetchfleet.worker.local import run as runs
 from fetchfleet.worker.local.lines_to import STREAMS, Where, asking

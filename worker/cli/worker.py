@@ -2,8 +2,7 @@
 
 import typer
 
-from fetchfleet.worker.cli.common import complete, work_settings_of
-from fetchfleet.worker.cli.options import (
+from fetchfleet.worker.cli.common import (
     AllowNet,
     DenyNet,
     Engine,
@@ -12,6 +11,8 @@ from fetchfleet.worker.cli.options import (
     PolicyFile,
     RedisUrl,
     Sink,
+    complete,
+    work_settings_of,
 )
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.runtime.arq_worker import run_worker

@@ -1,28 +1,22 @@
 """One attempt at a fetch: the request, its redirects, the body to disk. It says what happened."""
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
-from fetchfleet.jobs.contract.lanes import lane_of_url
 from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.worker import errors
 from fetchfleet.worker.body.decoder_budget import OneWindow
 from fetchfleet.worker.body.digests import digests_of
 from fetchfleet.worker.body.pipeline import Body, asked_for
-from fetchfleet.worker.fetch import error_mapping, if_exists
+from fetchfleet.worker.fetch import error_mapping, if_exists, log_events
 from fetchfleet.worker.fetch.resume import Resuming
 from fetchfleet.worker.fetch.revalidate import known_of, not_modified
 from fetchfleet.worker.fetch.rules import trace_context
-from fetchfleet.worker.fetch.rules.decide import (
-    Answered,
-    Broke,
-    Happened,
-    Held,
-    Moved,
-    Stored,
-    may_repeat,
-)
+from fetchfleet.worker.fetch.rules.decide import may_repeat
+from fetchfleet.worker.fetch.rules.outcome import Answered, Broke, Happened, Held, Moved, Stored
 from fetchfleet.worker.fetch.rules.range_rules import Verdict
 from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
-from fetchfleet.worker.fetch.rules.stale_fallback import Record, in_force
-from fetchfleet.worker.fetch.rules.validators import Validators, asking, validators_of
+from fetchfleet.worker.fetch.rules.stale_fallback import in_force
+from fetchfleet.worker.fetch.rules.validators import asking, validators_of
 from fetchfleet.worker.fetch.services import Parts
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Go, Seen, Signal
@@ -30,11 +24,10 @@ from fetchfleet.worker.gate.quota import quota_of
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.base import Answer, Trace
+from fetchfleet.worker.lanes import log_events as lane_events
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.observability import events
-from fetchfleet.worker.sink.base import Came, Receiver
-from fetchfleet.worker.sink.files.partial import Expected, Kept
-from fetchfleet.worker.sink.files.sink import Care
+from fetchfleet.worker.sink.base import Came, Care, Expected, Kept, Receiver
+from fetchfleet.worker.sink.index_entry import Record, Validators
 
 BUSY_PAUSE_S = 5.0
 """Before a body is asked for again whose host coded it as it was not offered, while no window was free."""
@@ -124,13 +117,13 @@ class Attempt:
             at_once = gate.room(lane.gate, lane.policy)
             lane.gate = gate.told(lane.gate, quota, len(lane.in_flight) - 1, now_ms, at_once)
         if lane.gate is not before:
-            events.gate_changed(lane, before, self.parts.log)
+            lane_events.gate_changed(lane, before, self.parts.log)
             lane.notify()
 
     async def _keep(self, answer: Answer) -> Happened:
         """The body to disk; checked against its length and the caller's digest."""
         if answer.status == 206 and self.resuming.taken is None and not self._asked_for("range"):
-            raise error_mapping.BadAnswerError("206 although no range was asked for")
+            raise errors.BadAnswerError("206 although no range was asked for")
         found = validators_of(self.request.url, answer.header)
         if self.request.method == "HEAD":
             return await self._keep_head(answer, found)
@@ -197,7 +190,7 @@ class Attempt:
                         await keeping.after_chunk()
             try:
                 return await part.commit(lambda: self.lane.live) or Held()
-            except error_mapping.ExistsError as error:
+            except errors.ExistsError as error:
                 return await if_exists.since_then(self.entry, answer.status, error, self.parts)
 
     async def _expected(self, answer: Answer, body: Body, max_bytes: int) -> Expected:
@@ -261,12 +254,12 @@ class Attempt:
 
 def broken(error: Exception, status: int | None, entry: Entry, lane: Lane, parts: Parts) -> Happened:
     """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
-    if isinstance(error, error_mapping.InTheWayError):
-        events.in_the_way(error, entry, lane.name, parts.log)
+    if isinstance(error, errors.InTheWayError):
+        log_events.in_the_way(error, entry, lane.name, parts.log)
     if error_mapping.is_of_the_disk(error):
         parts.sink.refused()
     happened = error_mapping.happened(error, status=status)
     if happened is None:
-        events.bug(error, entry, lane.name, parts.log)
+        log_events.bug(error, entry, lane.name, parts.log)
         return Broke(reason=Reason.INTERNAL, status=status, note=repr(error))
     return happened

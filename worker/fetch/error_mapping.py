@@ -27,9 +27,7 @@ import errno
 import ssl
 from typing import TypeVar
 
-import httpcore2
 import httpx
-from aiodns import error as ares
 
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.worker.body.decoders import (
@@ -39,129 +37,31 @@ from fetchfleet.worker.body.decoders import (
     UnknownCodingError,
 )
 from fetchfleet.worker.body.json_lines import BadLineError, CutLineError
-from fetchfleet.worker.fetch.rules.decide import DISK_PAUSE_S, Broke, Happened, Held
-from fetchfleet.worker.http.net.dns_cache import Failure
+from fetchfleet.worker.errors import (
+    BadAnswerError,
+    BadDestError,
+    BodyFileChangedError,
+    DigestMismatchError,
+    EgressRefusedError,
+    ExistsError,
+    FirstByteTimeoutError,
+    NameServerError,
+    NameTimeoutError,
+    NoBodyFileError,
+    NoSuchNameError,
+    OverlongBodyError,
+    TlsError,
+    TlsTimeoutError,
+    TooSlowError,
+    TruncatedBodyError,
+    UnreadableBodyFileError,
+    UnresolvedError,
+)
+from fetchfleet.worker.fetch.rules.decide import DISK_PAUSE_S
+from fetchfleet.worker.fetch.rules.outcome import Broke, Happened, Held
 
 E = TypeVar("E", bound=BaseException)
 
-
-class HttpError(Exception):
-    """What our side of an exchange refuses."""
-
-
-class EgressRefusedError(HttpError):
-    """The address may not be dialled; the message names the rule."""
-
-
-class UnresolvedError(HttpError):
-    """The host name has no address, or the resolver did not say."""
-
-
-class NoSuchNameError(UnresolvedError):
-    """The nameserver says that there is no such name, or none with an address."""
-
-
-class NameServerError(UnresolvedError):
-    """The nameserver failed, refuses us, or is not there."""
-
-
-class NameTimeoutError(UnresolvedError):
-    """The nameserver did not answer in time."""
-
-
-class TlsError(HttpError):
-    """The TLS handshake failed; its argument is the error below, if that says anything."""
-
-
-class TlsTimeoutError(TlsError):
-    """The TLS handshake did not end in time."""
-
-
-class FirstByteTimeoutError(HttpError):
-    """The request is sent, and no byte of an answer came in time."""
-
-
-class OverlongBodyError(HttpError):
-    """The body is larger than may be taken."""
-
-
-class TruncatedBodyError(HttpError):
-    """The body ended before its Content-Length."""
-
-
-class DigestMismatchError(HttpError):
-    """The body is not the one whose sha256 the caller gave."""
-
-
-class BadDestError(HttpError):
-    """The body cannot be put where the caller wants it."""
-
-
-class InTheWayError(BadDestError):
-    """Something stands in the way in the out folder; the message names it and says what it is."""
-
-
-class ExistsError(HttpError):
-    """A file stands where the body was to go, and is not to be replaced."""
-
-
-class NoBodyFileError(HttpError):
-    """The file that is to be sent is not there, or is none; trying again would be vain."""
-
-
-class BodyFileChangedError(HttpError):
-    """The file was changed while it was sent."""
-
-
-class UnreadableBodyFileError(HttpError):
-    """The disk of the file that is being sent does not give it; the message names the file."""
-
-
-class TooSlowError(HttpError):
-    """The body comes below the rate that the policy asks for."""
-
-
-class BadAnswerError(HttpError):
-    """The answer breaks the protocol in a way that the client below us lets pass."""
-
-
-TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
-    getattr(httpcore2, name): getattr(httpx, name)
-    for name in (
-        "ConnectError",
-        "ConnectTimeout",
-        "LocalProtocolError",
-        "PoolTimeout",
-        "ReadError",
-        "ReadTimeout",
-        "RemoteProtocolError",
-        "UnsupportedProtocol",
-        "WriteError",
-        "WriteTimeout",
-    )
-}
-"""httpcore2's errors under the names that httpx's users know."""
-
-_NAME_FAILURES = {
-    ares.ARES_ENOTFOUND: Failure.NO_SUCH_NAME,
-    ares.ARES_ENODATA: Failure.NO_SUCH_NAME,
-    ares.ARES_EBADNAME: Failure.NO_SUCH_NAME,
-    ares.ARES_ESERVFAIL: Failure.SERVER_FAILED,
-    ares.ARES_EREFUSED: Failure.SERVER_FAILED,
-    ares.ARES_EFORMERR: Failure.SERVER_FAILED,
-    ares.ARES_ENOTIMP: Failure.SERVER_FAILED,
-    ares.ARES_EBADRESP: Failure.SERVER_FAILED,
-    ares.ARES_ECONNREFUSED: Failure.SERVER_FAILED,
-    ares.ARES_ETIMEOUT: Failure.TIMED_OUT,
-}
-"""What c-ares says, by its codes; whatever else it says is about this machine."""
-
-_UNRESOLVED = {
-    Failure.NO_SUCH_NAME: NoSuchNameError,
-    Failure.NOT_ASKED: UnresolvedError,
-    Failure.SERVER_FAILED: NameServerError,
-    Failure.TIMED_OUT: NameTimeoutError,
-}
 
 _BEFORE_SENDING = (
     httpx.ConnectError,
@@ -238,16 +138,6 @@ _DEST_ERRNOS = frozenset(
     {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY}
 )
 """The name is at fault; every other error of the disk is nobody's."""
-
-
-def name_failure(error: ares.DNSError) -> Failure:
-    """What c-ares' error says of the name."""
-    return _NAME_FAILURES.get(error.args[0], Failure.NOT_ASKED)
-
-
-def unresolved(host: str, failure: Failure) -> UnresolvedError:
-    """The error for a name that has no address for us."""
-    return _UNRESOLVED[failure](f"{host}: {failure.value}")
 
 
 def happened(error: Exception, *, status: int | None) -> Happened | None:

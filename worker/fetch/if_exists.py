@@ -2,8 +2,9 @@
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import REPLACE
-from fetchfleet.worker.fetch.error_mapping import ExistsError
-from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish, Found, Happened, Held
+from fetchfleet.worker.errors import ExistsError
+from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish
+from fetchfleet.worker.fetch.rules.outcome import Found, Happened, Held
 from fetchfleet.worker.fetch.services import Parts
 
 SKIP = "skip"

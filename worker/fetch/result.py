@@ -2,9 +2,9 @@
 
 from fetchfleet.jobs.contract.model import Outcome, Result, Timings
 from fetchfleet.worker.fetch.attempt import Attempt
-from fetchfleet.worker.fetch.rules.decide import (
+from fetchfleet.worker.fetch.rules.decide import Finish
+from fetchfleet.worker.fetch.rules.outcome import (
     Broke,
-    Finish,
     Found,
     Happened,
     Held,
@@ -13,8 +13,8 @@ from fetchfleet.worker.fetch.rules.decide import (
     Unchanged,
     asks_for_quiet,
 )
-from fetchfleet.worker.fetch.rules.stale_fallback import Old
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.sink.index_entry import Old
 from fetchfleet.worker.util.clock import mono_s
 
 

@@ -7,11 +7,7 @@ from typing import Self
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, Hop, PartNote
-from fetchfleet.worker.fetch.error_mapping import (
-    BadDestError,
-    DigestMismatchError,
-    OverlongBodyError,
-)
+from fetchfleet.worker.errors import BadDestError, DigestMismatchError, OverlongBodyError
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
     Validator,

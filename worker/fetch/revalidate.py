@@ -3,12 +3,12 @@
 from fetchfleet.jobs.contract.conditions import is_conditional
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.worker.fetch.error_mapping import BadAnswerError
-from fetchfleet.worker.fetch.rules.decide import Happened, Held, Unchanged
-from fetchfleet.worker.fetch.rules.stale_fallback import Record
+from fetchfleet.worker.errors import BadAnswerError
+from fetchfleet.worker.fetch.rules.outcome import Happened, Held, Unchanged
 from fetchfleet.worker.fetch.rules.validators import validators_of
 from fetchfleet.worker.http.base import Answer
 from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.index_entry import Record
 
 GONE = "the stored file changed while its host was asked whether it is the newest"
 

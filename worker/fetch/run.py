@@ -1,42 +1,41 @@
 """The life of a claimed fetch in this worker: attempt, learn, decide, settle, say so."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, to_element
-from fetchfleet.jobs.contract.lanes import lane_of_url
 from fetchfleet.jobs.contract.model import Outcome, Reason
-from fetchfleet.worker.fetch import if_exists
+from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.worker.fetch import if_exists, log_events
 from fetchfleet.worker.fetch.attempt import Attempt
-from fetchfleet.worker.fetch.beginning import beginning
 from fetchfleet.worker.fetch.result import result_of
 from fetchfleet.worker.fetch.rules import stale_fallback
-from fetchfleet.worker.fetch.rules.crashes import poisoned
+from fetchfleet.worker.fetch.rules.crashes import is_suspect, must_be_noted, poisoned
 from fetchfleet.worker.fetch.rules.decide import (
     CANCELLED,
     Again,
     Decision,
     Finish,
-    Happened,
-    Held,
     Host,
-    Stored,
     Transfer,
-    asks_for_quiet,
     decide,
     expired,
     put_off,
-    signal_of,
 )
-from fetchfleet.worker.fetch.rules.stale_fallback import Old
+from fetchfleet.worker.fetch.rules.outcome import Happened, Held, Stored, asks_for_quiet, signal_of
 from fetchfleet.worker.fetch.services import Parts
 from fetchfleet.worker.gate import gate, retry_budget
 from fetchfleet.worker.gate.gate import Why
 from fetchfleet.worker.http.base import Trace
+from fetchfleet.worker.lanes import log_events as lane_events
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.retry import patiently
 from fetchfleet.worker.lanes.store import Cancelled, LaneLostError
-from fetchfleet.worker.observability import events
+from fetchfleet.worker.sink.index_entry import Old
 
 
 async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
@@ -71,7 +70,7 @@ def learn(trace: Trace, happened: Happened, lane: Lane, parts: Parts) -> None:
         chance = parts.chance()
         lane.gate = gate.throttled(lane.gate, lane.policy, wait.wait_s, now_ms, chance)
     if lane.gate is not before:
-        events.gate_changed(lane, before, parts.log)
+        lane_events.gate_changed(lane, before, parts.log)
         parts.settler.save_gate(lane)
 
 
@@ -175,14 +174,14 @@ def _settle(
     if note is not None:
         parts.sink.forget(attempt.entry.id, note)
     result = result_of(attempt, finish, happened, parts.settings.worker_id, old)
-    line = events.finished(result, attempt.entry, lane, happened, parts.log)
+    line = log_events.finished(result, attempt.entry, lane, happened, parts.log)
     if result.outcome is Outcome.FAILED:
-        parts.settler.add(lane, settler.failed(result, events.note(happened) or ""))
+        parts.settler.add(lane, settler.failed(result, log_events.note(happened) or ""))
     parts.settler.add(lane, settler.finished(result, line))
 
 
 def _again(entry: Entry, lane: Lane, parts: Parts, again: Again, happened: Happened) -> None:
-    line = events.retry(entry, lane, again, happened, parts.log)
+    line = log_events.retry(entry, lane, again, happened, parts.log)
     parts.settler.add(lane, settler.again(again.entry, again.wait_s, line))
 
 
@@ -206,3 +205,22 @@ async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
     lane.drop(entry.id)
     if wake is not None:
         await parts.wake([wake])
+
+
+def beginning(entry: Entry, lane: Lane, parts: Parts) -> AbstractAsyncContextManager[None]:
+    """The fetch may be begun. A suspect has had to wait until no other runs in this worker.
+
+    So a fetch that workers die of is found out by itself: what else they had claimed is not blamed for it.
+    """
+    return _noted(entry, lane, parts) if must_be_noted(entry) else nullcontext()
+
+
+@asynccontextmanager
+async def _noted(entry: Entry, lane: Lane, parts: Parts) -> AsyncIterator[None]:
+    async with parts.suspects if is_suspect(entry) else nullcontext():
+        begun = msgspec.structs.replace(entry, begun=True)
+        noted = asyncio.Event()
+        parts.settler.add(lane, settler.begun(begun, noted.set))
+        await noted.wait()
+        lane.entries[entry.id] = begun
+        yield

@@ -5,13 +5,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fetchfleet.jobs.contract.lanes import lane_of_url
 from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.notify import Wake
 from fetchfleet.worker.body.decoder_budget import Windows
 from fetchfleet.worker.fetch.deadlines import Bounds
-from fetchfleet.worker.http.base import Engine
-from fetchfleet.worker.http.pools import Pools
+from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.policy.file import Policy

@@ -1,4 +1,4 @@
-"""What a robots.txt lets us do (RFC 9309). Pure: the text, the clock and our name come in as arguments.
+"""What a robots.txt lets us do (RFC 9309). Pure. The text, the clock and our name come in as arguments.
 
 protego reads the rules. It is given the groups that are for us and no others: a file that names ten
 thousand robots costs no more than one that names us.

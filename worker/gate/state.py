@@ -1,4 +1,4 @@
-"""What a lane remembers of its host. Saved with the lane, so that it outlives its owner."""
+"""What a lane remembers of its host. Saved with the lane, so that it outlives its owner. Pure."""
 
 from enum import StrEnum
 

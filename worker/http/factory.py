@@ -3,15 +3,14 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from fetchfleet.worker.http.base import Engine, HttpxEngine
+from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.http.connection_stats import Traffic
 from fetchfleet.worker.http.httpx_engine.client import build_client, build_network, build_pools
+from fetchfleet.worker.http.httpx_engine.engine import HttpxEngine
 from fetchfleet.worker.http.net import tls_contexts
 from fetchfleet.worker.http.net.redis_guard import Whereabouts
-from fetchfleet.worker.http.pools import Pools
-from fetchfleet.worker.http.which import REQWEST, faults
 from fetchfleet.worker.policy.model import PolicyError
-from fetchfleet.worker.settings import Settings
+from fetchfleet.worker.settings import REQWEST, Settings, engine_faults
 
 
 class Exchanging(NamedTuple):
@@ -32,7 +31,7 @@ def build_engine(settings: Settings, own_redis: Whereabouts, traffic: Traffic, l
 
 
 def _reqwest(settings: Settings, own_redis: Whereabouts, traffic: Traffic, log: Any) -> Exchanging:
-    for fault in faults(settings.engine, settings.policy):
+    for fault in engine_faults(settings.engine, settings.policy):
         raise PolicyError(fault)
     from fetchfleet.worker.http.reqwest.client_cache import Clients  # noqa: PLC0415 an extra
     from fetchfleet.worker.http.reqwest.engine import ReqwestEngine  # noqa: PLC0415 an extra

@@ -1,4 +1,4 @@
-"""The heads of an exchange as they went over the wire, as far as an engine lets one see them."""
+"""The request and response heads of an exchange as they went over the wire. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

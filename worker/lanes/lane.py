@@ -8,7 +8,7 @@ from typing import Any
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of
-from fetchfleet.jobs.contract.lanes import origin_of_url
+from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Shut, Verdict
 from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, Known, Rules

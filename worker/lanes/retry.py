@@ -6,7 +6,7 @@ from typing import TypeVar
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.lanes import origin_of_url
+from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.fetch.services import Parts
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import LaneLostError

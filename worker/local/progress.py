@@ -18,7 +18,7 @@ from rich.text import Text
 from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.contract.model import Outcome, Result
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, snapshot
-from fetchfleet.worker.observability.rate import Rate
+from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 

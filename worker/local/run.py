@@ -25,7 +25,7 @@ from fetchfleet.worker.local.worker_process import WorkerProcess, at_work
 from fetchfleet.worker.redis_support.errors import redis_at
 from fetchfleet.worker.runtime.heartbeat import expect
 from fetchfleet.worker.settings import Settings
-from fetchfleet.worker.sink.files.state import STATE_FOLDER
+from fetchfleet.worker.sink.files.directory import STATE_FOLDER
 from fetchfleet.worker.util.clock import mono_s
 
 if TYPE_CHECKING:

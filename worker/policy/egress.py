@@ -1,4 +1,4 @@
-"""Which addresses and ports the fleet may dial: pure, asked for every address before any is dialled.
+"""Which addresses and ports the fleet may dial: pure, asked for every address before any is dialled. Pure.
 
 The table is our own. `ipaddress.is_global` changes between Python releases and is true for
 multicast, Azure's 168.63.129.16, `::127.0.0.1`, `64:ff9b::a9fe:a9fe` and others that reach inside.

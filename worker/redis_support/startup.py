@@ -11,8 +11,7 @@ from redis.exceptions import BusyLoadingError, NoPermissionError, RedisError, Re
 from fetchfleet.worker.errors import ForeseenError
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
-from fetchfleet.worker.redis_support.errors import redis_at
-from fetchfleet.worker.redis_support.trouble import is_of
+from fetchfleet.worker.redis_support.errors import is_of, redis_at
 
 LOADING_PAUSE_S = 0.5
 

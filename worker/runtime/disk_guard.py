@@ -48,9 +48,9 @@ class Room:
         before = self.lacking
         self.lacking = lack(space, self._least_bytes, lacked=before is not None)
         if self.lacking and not before:
-            events.disk_full(space, self.lacking, self._log)
+            events.disk_full(space.free_bytes, space.free_files, self.lacking, self._log)
         if before and not self.lacking:
-            events.disk_ok(space, self._log)
+            events.disk_ok(space.free_bytes, space.free_files, self._log)
         if self.lacking:
             for lane in self._lanes.values():
                 lane.leave()

@@ -13,7 +13,7 @@ from fetchfleet.jobs.notify import busy_within_ms
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.inspect.snapshot import Portrait, WorkerPortrait
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.observability.rate import Rate
+from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.scheduler.balance import Fleet
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 

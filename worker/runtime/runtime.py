@@ -20,14 +20,15 @@ from fetchfleet.worker.http.factory import Exchanging, build_engine
 from fetchfleet.worker.http.net.redis_guard import whereabouts
 from fetchfleet.worker.intake.arq_jobs import ArqDoor
 from fetchfleet.worker.intake.inbox import Intake
+from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import Early, Enough, Held, Store
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import Event, get_logger
+from fetchfleet.worker.redis_support.errors import Trouble
 from fetchfleet.worker.redis_support.key_repair import Foreign, PatientSubmitter, is_foreign
 from fetchfleet.worker.redis_support.startup import allowed, reach
-from fetchfleet.worker.redis_support.trouble import Trouble
 from fetchfleet.worker.runtime.disk_guard import LEFT_ALONE_S, Room
 from fetchfleet.worker.runtime.heartbeat import Life
 from fetchfleet.worker.runtime.live_policy import Steered
@@ -35,10 +36,9 @@ from fetchfleet.worker.runtime.stats import Heartbeat
 from fetchfleet.worker.scheduler.acquire import Taking
 from fetchfleet.worker.scheduler.balance import Fleet, share
 from fetchfleet.worker.scheduler.drain import drain
-from fetchfleet.worker.scheduler.housekeeping import Housekeeping
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.scheduler.rebalancer import UNWANTED_S, Balancer
-from fetchfleet.worker.scheduler.sweep import Sweep
+from fetchfleet.worker.scheduler.sweep import Housekeeping, Sweep
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.factory import sink_of
 from fetchfleet.worker.sink.files.cleanup import sweep_parts, sweep_records
@@ -165,7 +165,7 @@ class Runtime:
         self._life.look_again()  # a batch may have been cancelled between the taking and here
         self.log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
         if not policy.verify:
-            events.unverified_tls(lane, self.log)
+            log_events.unverified_tls(lane, self.log)
         lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
 
     async def sweep(self) -> None:

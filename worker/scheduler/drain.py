@@ -8,19 +8,20 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, to_element
-from fetchfleet.jobs.contract.lanes import origin_of_url
-from fetchfleet.worker.fetch.obeying import ask_first, rules_for
+from fetchfleet.jobs.contract.urls import origin_of_url
+from fetchfleet.worker.fetch import log_events
+from fetchfleet.worker.fetch.robots_txt import ask_first, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.run import end_disallowed, end_untried, run_fetch
 from fetchfleet.worker.fetch.services import Parts
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Full, Go, Shut, Why
 from fetchfleet.worker.gate.state import Breaker
+from fetchfleet.worker.lanes import log_events as lane_events
 from fetchfleet.worker.lanes.claims import hold
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.retry import patiently
 from fetchfleet.worker.lanes.store import LaneLostError
-from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.scheduler.cancel import end_cancelled_batches
 from fetchfleet.worker.scheduler.expire import LOOK_EVERY_S, end_expired, end_if_dead
@@ -125,7 +126,7 @@ async def _start(entry: Entry, work: Work, lane: Lane, parts: Parts) -> bool:
         return False
     before = lane.gate
     task = lane.start(entry.id, work(entry, lane, parts))
-    events.gate_changed(lane, before, parts.log)
+    lane_events.gate_changed(lane, before, parts.log)
     if lane.gate.paced_ms != before.paced_ms:
         parts.settler.save_gate(lane)  # whoever takes over from us after a crash keeps the pace too
     task.add_done_callback(lambda done: _ended(entry, done, lane, parts))
@@ -165,7 +166,7 @@ def _ended(entry: Entry, task: asyncio.Task[None], lane: Lane, parts: Parts) -> 
     parts.slots.release()
     error = None if task.cancelled() else task.exception()
     if error is not None:
-        events.bug(error, entry, lane.name, parts.log)
+        log_events.bug(error, entry, lane.name, parts.log)
         lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
 
 
@@ -230,7 +231,7 @@ async def _leave(lane: Lane, parts: Parts) -> None:
         ),
     )
     lane.released = True
-    events.released(lane, shut, wake, len(left), parts.log)
+    lane_events.released(lane, shut, wake, len(left), parts.log)
     if wake is not None:
         await parts.wake([wake])
 

@@ -7,10 +7,10 @@ from fetchfleet.worker.fetch.rules.decide import HOST_DEAD
 from fetchfleet.worker.fetch.run import end_if_expired, end_untried_with
 from fetchfleet.worker.fetch.services import Parts
 from fetchfleet.worker.gate import gate
+from fetchfleet.worker.lanes.claims import hold_unseen
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.retry import patiently
 from fetchfleet.worker.lanes.store import ALL, EXPIRED
-from fetchfleet.worker.lanes.unseen import hold_unseen
 from fetchfleet.worker.lanes.withdraw import withdraw
 from fetchfleet.worker.observability.log import Event
 

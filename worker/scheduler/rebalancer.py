@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fetchfleet.worker.fetch.rules.decide import may_repeat
+from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.observability import events
 from fetchfleet.worker.scheduler import balance
 from fetchfleet.worker.scheduler.balance import Fleet, Stay
 from fetchfleet.worker.util.clock import mono_s
@@ -32,7 +32,7 @@ class Balancer:
         stays = [_stay(lane, now_s) for lane in self._lanes.values()]
         self._too_many, give = balance.look(stays, fleet, self._too_many)
         for pool in give:
-            events.yielded(self._lanes[pool], len(self._lanes), fleet, self._log)
+            log_events.yielded(self._lanes[pool], len(self._lanes), fleet.busy, fleet.workers, self._log)
             self._lanes[pool].leave()
             self._given_s[pool] = now_s
         self._hurry(now_s)

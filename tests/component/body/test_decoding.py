@@ -19,7 +19,7 @@ from fetchfleet.worker.fetch import attempt
 from tests.component.conftest import Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Headers, Origin
 
 BODY = os.urandom(100_000) + bytes(900_000)

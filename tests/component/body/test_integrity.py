@@ -8,12 +8,12 @@ import httpx
 import pytest
 
 from fetchfleet import Outcome, Reason, Result
-from fetchfleet.worker.fetch.error_mapping import BadAnswerError
-from fetchfleet.worker.http.base import HttpxAnswer
+from fetchfleet.worker.errors import BadAnswerError
+from fetchfleet.worker.http.httpx_engine.engine import HttpxAnswer
 from tests.component.conftest import Start
 from tests.support.ranged import Ranged, body_of, range_of
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Exchange, Header, Origin
 
 BODY = body_of(1_500_000)

@@ -9,7 +9,7 @@ import pytest
 from fetchfleet import Outcome, Reason
 from tests.component.conftest import Lines, Start
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin
 
 

@@ -12,7 +12,7 @@ from fetchfleet import Outcome, Reason
 from fetchfleet.worker.http.net.socket_stream import READ_BYTES
 from fetchfleet.worker.policy.model import Timeouts
 from tests.component.conftest import Start
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin
 
 SHORT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=1)

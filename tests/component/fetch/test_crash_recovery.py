@@ -16,7 +16,7 @@ from tests.component.conftest import HOST, Lines, Start
 from tests.support.lanes import claimed, later, lose_a_claim, waiting
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 LEASE_S = 1.0

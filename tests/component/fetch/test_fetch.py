@@ -8,7 +8,7 @@ import pytest
 
 from fetchfleet import Outcome, Reason
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Origin
 
 ZERO_BYTES_SHA256 = hashlib.sha256(b"").hexdigest()

@@ -6,7 +6,7 @@ from fetchfleet import Outcome, Reason
 from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS
 from tests.component.conftest import OTHER_HOST, Lines, Start
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin, requests_inside
 
 

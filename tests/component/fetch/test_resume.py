@@ -13,7 +13,7 @@ import pytest
 from fetchfleet import Fetch, Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import PartNote, from_element
-from fetchfleet.jobs.contract.lanes import lane_of_url
+from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.fetch import resume
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.files.directory import PARTS, Folders
@@ -21,7 +21,7 @@ from tests.component.conftest import Start
 from tests.support.ranged import Ranged, Twisted, body_of, range_of
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Header, Origin
 
 BODY = body_of(3_000_000)

@@ -10,12 +10,12 @@ from redis.asyncio import Redis
 from fetchfleet import Outcome, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import from_element
-from fetchfleet.jobs.contract.lanes import lane_of_url
+from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.policy.model import Timeouts
 from tests.component.conftest import HOST, Lines, Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin
 
 SHORT = Timeouts(connect_s=0.5, read_s=0.2, write_s=0.5, pool_s=0.5, total_s=5)

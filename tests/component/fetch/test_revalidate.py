@@ -15,7 +15,7 @@ from tests.component.conftest import Start
 from tests.support.disks import opened
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Exchange, Origin
 
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"

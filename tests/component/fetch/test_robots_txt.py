@@ -17,7 +17,7 @@ from fetchfleet.worker.util.clock import RedisClock
 from tests.component.conftest import HOST, Lines, Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin, requests_inside
 
 OBEY = {"robots": "obey"}

@@ -13,7 +13,7 @@ from fetchfleet import Outcome, Reason, Result
 from tests.component.conftest import Lines, Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin
 
 STALE = {"fallback": "stale", "attempts": 2}

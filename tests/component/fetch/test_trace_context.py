@@ -3,7 +3,7 @@
 from fetchfleet import Outcome
 from tests.component.conftest import HOST, OTHER_HOST, Lines, Start
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin, Seen
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

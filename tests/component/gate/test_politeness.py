@@ -14,7 +14,7 @@ from fetchfleet.worker.lanes import settler
 from tests.component.conftest import HOST, Lines, Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin, requests_inside
 
 SLACK_S = 0.15

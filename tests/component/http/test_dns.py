@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from fetchfleet import Outcome, Reason
-from fetchfleet.worker.fetch.error_mapping import NameServerError, NameTimeoutError, NoSuchNameError
+from fetchfleet.worker.errors import NameServerError, NameTimeoutError, NoSuchNameError
 from fetchfleet.worker.http.net import dns as resolving
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.guard import MAX_ADDRESSES
@@ -27,7 +27,7 @@ from tests.support.nameserver import (
     nameserver,
 )
 from tests.support.waiting import wait_until
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 ADDRESS, OTHER_ADDRESS = "192.0.2.1", "192.0.2.2"

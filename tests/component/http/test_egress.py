@@ -3,7 +3,7 @@
 import pytest
 
 from fetchfleet import Outcome, Reason, Result
-from fetchfleet.worker.fetch.error_mapping import EgressRefusedError
+from fetchfleet.worker.errors import EgressRefusedError
 from fetchfleet.worker.http.connection_stats import Traffic
 from fetchfleet.worker.http.httpx_engine.transport import LanePools
 from fetchfleet.worker.http.net.dns import Resolver
@@ -27,7 +27,7 @@ from tests.support.nameserver import (
     at,
     fails,
 )
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 

@@ -15,8 +15,8 @@ from tests.support.nameserver import Nameserver, at
 from tests.support.waiting import wait_until
 from tests.support.warc import read, segments
 from tools.one_worker import results_of
+from tools.origin import behaviours as o
 from tools.origin import http2
-from tools.origin import server as o
 from tools.origin.http2 import Http2Origin, server_tls
 from tools.origin.server import Exchange, Origin
 

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from fetchfleet import Outcome, Reason
-from fetchfleet.worker.http import which
+from fetchfleet.worker import settings
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError, Timeouts
 from fetchfleet.worker.settings import SettingsError, load_settings
@@ -21,7 +21,7 @@ from tests.support.nameserver import Nameserver, at
 from tests.support.ranged import Ranged
 from tests.support.tls_server import TlsServer, context
 from tests.support.waiting import wait_until
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin
 
 HERE = "127.0.71.1"
@@ -393,8 +393,8 @@ async def test_a_ca_file_is_refused_at_the_start(start: Start) -> None:
 
 def test_an_engine_that_is_not_installed_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the start, with the other faults of the settings."""
-    monkeypatch.setattr(which, "find_spec", lambda _: None)
+    monkeypatch.setattr(settings, "find_spec", lambda _: None)
 
     with pytest.raises(SettingsError, match=r"pip install 'fetchfleet\[reqwest\]'"):
         load_settings({"engine": "reqwest"}, {})
-    assert not list(which.faults("httpx", Policy(LanePolicy())))
+    assert not list(settings.engine_faults("httpx", Policy(LanePolicy())))

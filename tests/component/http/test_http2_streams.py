@@ -20,7 +20,7 @@ from hyperframe.frame import (
     SettingsFrame,
 )
 
-from fetchfleet.worker.fetch.error_mapping import FirstByteTimeoutError
+from fetchfleet.worker.errors import FirstByteTimeoutError
 from fetchfleet.worker.http.http2.pool import SharedConnections
 from fetchfleet.worker.http.http2.session import STREAM_WINDOW_BYTES
 from fetchfleet.worker.http.http2.stream import MAX_INTERIM

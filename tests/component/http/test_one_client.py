@@ -10,6 +10,7 @@ from fetchfleet import Outcome
 from tests.component.conftest import HOST, Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
+from tools.origin import behaviours
 from tools.origin import server as o
 from tools.origin.server import Origin
 
@@ -34,7 +35,9 @@ async def test_a_worker_makes_one_client_and_closes_it(
     """All hosts, attempts and redirects share it, from the start of the worker to its end."""
     worker = await start()
     [client] = clients
-    origin.behaviour = o.by_path({"/to": o.redirect(other.url), "/": o.fail_times(2, 500)})
+    origin.behaviour = behaviours.by_path(
+        {"/to": behaviours.redirect(other.url), "/": behaviours.fail_times(2, 500)}
+    )
 
     await worker.run(place.url(path) for place in (origin, other) for path in ("/a", "/b", "/to"))
 
@@ -47,7 +50,7 @@ async def test_a_worker_makes_one_client_and_closes_it(
 async def test_connections_are_reused(origin: Origin, start: Start) -> None:
     """Fifty fetches need no more connections than run at once."""
     worker = await start(policy={"concurrency": 4})
-    origin.behaviour = o.latency(0.005)
+    origin.behaviour = behaviours.latency(0.005)
 
     await worker.run(origin.url(f"/{n}") for n in range(50))
 
@@ -58,8 +61,12 @@ async def test_connections_are_reused(origin: Origin, start: Start) -> None:
 async def test_connections_outlive_refusals_and_redirects(origin: Origin, start: Start) -> None:
     """The small body of an answer that is not kept is read away, and the connection used again."""
     worker = await start(policy={"concurrency": 1})
-    origin.behaviour = o.by_path(
-        {"/404": o.status(404, body=b"x" * 1000), "/302": o.redirect("/ok"), "/": o.OK}
+    origin.behaviour = behaviours.by_path(
+        {
+            "/404": behaviours.status(404, body=b"x" * 1000),
+            "/302": behaviours.redirect("/ok"),
+            "/": behaviours.OK,
+        }
     )
 
     await worker.run(origin.url(f"/{path}{n}") for n in range(3) for path in ("404", "302", "ok"))
@@ -87,8 +94,8 @@ async def test_cookies_are_not_kept(origin: Origin, start: Start) -> None:
     """What one fetch is given is not carried by the next, nor by a redirect of its own."""
     worker = await start(policy={"concurrency": 1})
     cookie = ("Set-Cookie", "session=secret; Path=/")
-    origin.behaviour = o.by_path(
-        {"/302": o.status(302, [cookie, ("Location", "/")]), "/": o.ok(b"", [cookie])}
+    origin.behaviour = behaviours.by_path(
+        {"/302": behaviours.status(302, [cookie, ("Location", "/")]), "/": behaviours.ok(b"", [cookie])}
     )
 
     await worker.run(origin.url(path) for path in ("/a", "/302", "/b"))

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from fetchfleet import Outcome, Reason
-from fetchfleet.worker.fetch.error_mapping import UnresolvedError
+from fetchfleet.worker.errors import UnresolvedError
 from fetchfleet.worker.http.net import redis_guard as own_redis_module
 from fetchfleet.worker.http.net.redis_guard import Whereabouts, is_ours
 from tests.component.conftest import Start
 from tests.support.nameserver import NAME, Nameserver, at
 from tests.support.own_redis import own_redis
 from tests.support.waiting import wait_until
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 EVERYWHERE = "0.0.0.0/0,::/0"

@@ -17,7 +17,7 @@ from tests.component.body.test_trickles import EARLY, LINE, endless
 from tests.component.conftest import Start
 from tests.support.waiting import wait_until
 from tools.one_worker import results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin
 
 PATIENT = Timeouts(connect_s=60, read_s=60, write_s=60, pool_s=60, total_s=60)

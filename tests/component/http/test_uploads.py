@@ -16,7 +16,7 @@ import pytest
 
 from fetchfleet import Outcome, Reason
 from fetchfleet.worker.fetch import error_mapping
-from fetchfleet.worker.http import upload
+from fetchfleet.worker.http import request_body
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.disk_space import Refusals
 from fetchfleet.worker.util import aio
@@ -25,7 +25,7 @@ from tests.support import left_behind
 from tests.support.left_behind import Things
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin, Seen
 
 BYTES = bytes(range(256)) * 1000
@@ -217,12 +217,12 @@ async def test_a_file_that_changes_while_it_is_sent_fails_the_attempt(
 ) -> None:
     """No host takes half an old and half a new file for one; the next attempt sends what is there then."""
     file = folder / "file"
-    file.write_bytes(b"x" * (2 * upload.BLOCK_BYTES))
+    file.write_bytes(b"x" * (2 * request_body.FILE_BLOCK_BYTES))
     pread, changes = os.pread, iter([change])
 
     def read(descriptor: int, size_bytes: int, at: int) -> bytes:
         block = pread(descriptor, size_bytes, at)
-        if at and size_bytes == upload.BLOCK_BYTES and (due := next(changes, None)):
+        if at and size_bytes == request_body.FILE_BLOCK_BYTES and (due := next(changes, None)):
             due(file)
         return block
 
@@ -303,7 +303,7 @@ async def test_a_large_file_is_sent_in_blocks(sender: OneWorker, folder: Path) -
 
     assert result.outcome is Outcome.STORED
     assert digest.hexdigest() == hashlib.sha256(bytes(size_bytes)).hexdigest()
-    assert most_bytes < 16 * upload.BLOCK_BYTES
+    assert most_bytes < 16 * request_body.FILE_BLOCK_BYTES
 
 
 @pytest.mark.parametrize("step", ["open", "pread"])
@@ -346,7 +346,7 @@ async def test_a_file_is_closed_when_its_fetch_is_cut_short(
         return done
 
     async def send() -> None:
-        async with upload.opened(folder, "file") as file:
+        async with request_body.opened(folder, "file") as file:
             assert [block async for block in file] == [BYTES]
 
     monkeypatch.setattr(os, step, stuck)

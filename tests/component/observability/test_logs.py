@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 
 from fetchfleet import Outcome
-from fetchfleet.worker.http.base import HttpxEngine
+from fetchfleet.worker.http.httpx_engine.engine import HttpxEngine
 from fetchfleet.worker.observability import log
 from tests.component.conftest import Lines, Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
+from tools.origin import behaviours
 from tools.origin import server as o
 from tools.origin.server import Origin
 
@@ -32,8 +33,13 @@ def of_event(lines: Lines, event: str) -> Lines:
 
 async def test_every_fetch_has_one_canonical_line(origin: Origin, worker: OneWorker, lines: Lines) -> None:
     """However a fetch ends and however often it was tried, one line says all of it."""
-    origin.behaviour = o.by_path(
-        {"/404": o.NOT_FOUND, "/500": o.fail_times(1, 500), "/302": o.redirect("/ok"), "/": o.OK}
+    origin.behaviour = behaviours.by_path(
+        {
+            "/404": behaviours.NOT_FOUND,
+            "/500": behaviours.fail_times(1, 500),
+            "/302": behaviours.redirect("/ok"),
+            "/": behaviours.OK,
+        }
     )
 
     results = await worker.results(origin.url(path) for path in ("/ok", "/404", "/500", "/302"))
@@ -61,7 +67,9 @@ async def test_a_line_says_why_an_attempt_broke(worker: OneWorker, lines: Lines)
 async def test_a_lane_tells_its_life(origin: Origin, start: Start, lines: Lines) -> None:
     """Taken, cooling, broken, probed, well again, given back: each is a line with the lane's name."""
     worker = await start(policy={"breaker_failures": 2, "concurrency": 1})
-    origin.behaviour = o.sequence(o.retry_after(1), o.status(500), o.status(500), o.OK)
+    origin.behaviour = behaviours.sequence(
+        behaviours.retry_after(1), behaviours.status(500), behaviours.status(500), behaviours.OK
+    )
 
     await worker.one(origin.url())
     await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
@@ -77,7 +85,7 @@ async def test_a_lane_tells_its_life(origin: Origin, start: Start, lines: Lines)
 
 async def test_a_lane_that_is_given_back_says_why(origin: Origin, worker: OneWorker, lines: Lines) -> None:
     """Whoever looks why a host is not fetched finds the reason and the time."""
-    origin.behaviour = o.retry_after(3600)
+    origin.behaviour = behaviours.retry_after(3600)
     await worker.submit([origin.url()])
     await wait_until(lambda: of_event(lines, "lane.released"), "the lane to be given back")
 
@@ -98,16 +106,16 @@ async def test_a_worker_tells_when_it_starts_and_stops(worker: OneWorker, lines:
 @pytest.mark.parametrize(
     "behaviour",
     [
-        o.OK,
-        o.status(500),
-        o.sequence(o.retry_after(1), o.OK),
-        o.reset,
-        o.redirect(f"/elsewhere?token={SECRET}"),
-        o.redirect(f"http://user:{SECRET}@127.0.0.12/"),
-        o.redirect(f"http://127.0.0.12:1/?token={SECRET}"),
-        o.redirect(f"http://10.0.0.1/?token={SECRET}"),
-        o.redirect(f"ftp://user:{SECRET}@x/?token={SECRET}"),
-        o.garbage(b"HTTP/1.1 200 OK\r\nX: " + SECRET.encode() + b"\r\nbad line\r\n\r\n"),
+        behaviours.OK,
+        behaviours.status(500),
+        behaviours.sequence(behaviours.retry_after(1), behaviours.OK),
+        behaviours.reset,
+        behaviours.redirect(f"/elsewhere?token={SECRET}"),
+        behaviours.redirect(f"http://user:{SECRET}@127.0.0.12/"),
+        behaviours.redirect(f"http://127.0.0.12:1/?token={SECRET}"),
+        behaviours.redirect(f"http://10.0.0.1/?token={SECRET}"),
+        behaviours.redirect(f"ftp://user:{SECRET}@x/?token={SECRET}"),
+        behaviours.garbage(b"HTTP/1.1 200 OK\r\nX: " + SECRET.encode() + b"\r\nbad line\r\n\r\n"),
     ],
     ids=["ok", "500", "429", "reset", "hop", "userinfo", "dead-hop", "refused-hop", "ftp", "garbage"],
 )
@@ -158,7 +166,9 @@ async def test_libraries_warnings_are_lines_too(stream: io.StringIO) -> None:
 async def test_at_debug_level_each_exchange_has_its_line(origin: Origin, start: Start, lines: Lines) -> None:
     """Whose it was, what came, and whether a connection was used again."""
     worker = await start(log_level="debug")
-    origin.behaviour = o.by_path({"/a": o.redirect(f"/b?token={SECRET}"), "/b": o.NOT_FOUND})
+    origin.behaviour = behaviours.by_path(
+        {"/a": behaviours.redirect(f"/b?token={SECRET}"), "/b": behaviours.NOT_FOUND}
+    )
 
     result = await worker.one(origin.url("/a"), traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
     first, second = of_event(lines, "fetch.exchange")

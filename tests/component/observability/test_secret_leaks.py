@@ -16,13 +16,14 @@ from fetchfleet import Fetch, InvalidFetchError, Outcome, Reason, Result
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import encode
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.http.base import HttpxEngine
+from fetchfleet.worker.http.httpx_engine.engine import HttpxEngine
 from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.policy.file import Policy
 from tests.component.conftest import HOST, Start
 from tools.one_worker import OneWorker
+from tools.origin import behaviours
 from tools.origin import server as o
 from tools.origin.server import Origin
 
@@ -54,25 +55,33 @@ def closed_url() -> str:
 
 
 ENDS: dict[str, tuple[o.Behaviour, Outcome, Reason | None]] = {
-    "ok": (o.ok(BODY, SAYS), Outcome.STORED, None),
-    "404": (o.status(404, SAYS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
-    "500": (o.status(500, SAYS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
-    "reset": (o.reset, Outcome.FAILED, Reason.READ),
-    "truncated": (o.truncated(BODY, 100), Outcome.FAILED, Reason.TRUNCATED),
+    "ok": (behaviours.ok(BODY, SAYS), Outcome.STORED, None),
+    "404": (behaviours.status(404, SAYS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
+    "500": (behaviours.status(500, SAYS, BODY), Outcome.FAILED, Reason.HTTP_STATUS),
+    "reset": (behaviours.reset, Outcome.FAILED, Reason.READ),
+    "truncated": (behaviours.truncated(BODY, 100), Outcome.FAILED, Reason.TRUNCATED),
     "garbage": (
-        o.garbage(b"HTTP/1.1 200 OK\r\nSet-Cookie: k4n4rysetcookie\r\nk4n4rybody\r\n\r\n"),
+        behaviours.garbage(b"HTTP/1.1 200 OK\r\nSet-Cookie: k4n4rysetcookie\r\nk4n4rybody\r\n\r\n"),
         Outcome.FAILED,
         Reason.PROTOCOL,
     ),
-    "within": (o.by_path({"/a": o.redirect(THERE), "/b": o.ok(BODY, SAYS)}), Outcome.STORED, None),
+    "within": (
+        behaviours.by_path({"/a": behaviours.redirect(THERE), "/b": behaviours.ok(BODY, SAYS)}),
+        Outcome.STORED,
+        None,
+    ),
     "userinfo": (
-        o.redirect("http://k4n4ryuser:k4n4rypassword@127.0.62.13/"),
+        behaviours.redirect("http://k4n4ryuser:k4n4rypassword@127.0.62.13/"),
         Outcome.FAILED,
         Reason.REDIRECT_REFUSED,
     ),
-    "scheme": (o.redirect("ftp://u:k4n4rypassword@x/?k4n4ryx"), Outcome.FAILED, Reason.REDIRECT_REFUSED),
-    "closed": (o.redirect(closed_url()), Outcome.FAILED, Reason.CONNECT),
-    "forbidden": (o.redirect(f"http://10.0.0.1{THERE}"), Outcome.FAILED, Reason.EGRESS_REFUSED),
+    "scheme": (
+        behaviours.redirect("ftp://u:k4n4rypassword@x/?k4n4ryx"),
+        Outcome.FAILED,
+        Reason.REDIRECT_REFUSED,
+    ),
+    "closed": (behaviours.redirect(closed_url()), Outcome.FAILED, Reason.CONNECT),
+    "forbidden": (behaviours.redirect(f"http://10.0.0.1{THERE}"), Outcome.FAILED, Reason.EGRESS_REFUSED),
 }
 
 
@@ -120,14 +129,16 @@ async def test_however_a_fetch_ends_nothing_secret_is_shown(
 
 
 @pytest.mark.parametrize(
-    "answer", [o.ok(BODY, SAYS), o.NOT_FOUND, o.reset, o.redirect(THERE)], ids=["ok", "404", "reset", "loop"]
+    "answer",
+    [behaviours.ok(BODY, SAYS), behaviours.NOT_FOUND, behaviours.reset, behaviours.redirect(THERE)],
+    ids=["ok", "404", "reset", "loop"],
 )
 async def test_i25_another_origin_sees_none_of_the_firsts_secrets(
     answer: o.Behaviour, origin: Origin, other: Origin, start: Start, stream: io.StringIO
 ) -> None:
     """But for what the first one has put into the Location itself; and nobody shows that either."""
     worker = await start_listening(start, stream)
-    origin.behaviour = o.redirect(other.url(THERE))
+    origin.behaviour = behaviours.redirect(other.url(THERE))
     other.behaviour = answer
 
     result = await worker.one(origin.url(OWN_QUERY), **SECRETS)
@@ -150,7 +161,7 @@ async def test_a_failed_handshake_shows_nothing(origin: Origin, start: Start, st
 
     async with await asyncio.start_server(talk, "127.0.62.14", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        origin.behaviour = o.redirect(f"https://127.0.62.14:{port}{THERE}")
+        origin.behaviour = behaviours.redirect(f"https://127.0.62.14:{port}{THERE}")
         result = await worker.one(origin.url(OWN_QUERY), **SECRETS)
 
     assert result.reason is Reason.TLS
@@ -179,7 +190,7 @@ async def test_a_bug_of_ours_shows_nothing(
 async def test_what_is_sent_is_not_shown(origin: Origin, start: Start, stream: io.StringIO) -> None:
     """Nor what comes back for it."""
     worker = await start_listening(start, stream)
-    origin.behaviour = o.status(500, SAYS, BODY)
+    origin.behaviour = behaviours.status(500, SAYS, BODY)
 
     result = await worker.one(origin.url(OWN_QUERY), method="PUT", body=BODY.decode(), **SECRETS)
 

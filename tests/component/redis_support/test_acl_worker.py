@@ -23,7 +23,7 @@ from tests.support.guarded_redis import OPERATORS_SCRIPTS, WORKERS_SCRIPTS, Guar
 from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, lose_a_claim, now_ms, state
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 WHY_NOT = guarded_redis.why_unguarded()

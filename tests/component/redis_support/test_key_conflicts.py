@@ -20,7 +20,7 @@ from tests.support.foreign import Canary, another, plant
 from tests.support.lanes import ask, entry, put
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 TURNS = range(5)

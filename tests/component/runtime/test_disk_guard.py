@@ -23,7 +23,7 @@ from tests.component.conftest import Lines, Start
 from tests.support.disks import knows_no_nameless_files, mounted, remount
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Exchange, Origin
 
 LEAST_BYTES = 1000

@@ -14,6 +14,7 @@ from tests.component.conftest import Lines, Start
 from tests.support import tcp
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
+from tools.origin import behaviours
 from tools.origin import server as o
 from tools.origin.server import Origin
 
@@ -35,28 +36,31 @@ MOST_MORE_FILES = 16
 def weather(other: Origin) -> o.Behaviour:
     """One fetch in eight has something about it, by its number."""
     faults: dict[int, o.Behaviour] = {
-        0: o.reset,
-        5: o.stall_headers(1.0),
-        10: o.truncated(b"half", 100),
-        15: o.NOT_FOUND,
-        20: o.redirect("/hop/1"),
-        25: o.redirect(other.url),
-        30: o.slow(b"x" * 1000, 0.02, 5),
-        35: o.big(200_000),
-        38: o.reset_after(1000),
+        0: behaviours.reset,
+        5: behaviours.stall_headers(1.0),
+        10: behaviours.truncated(b"half", 100),
+        15: behaviours.NOT_FOUND,
+        20: behaviours.redirect("/hop/1"),
+        25: behaviours.redirect(other.url),
+        30: behaviours.slow(b"x" * 1000, 0.02, 5),
+        35: behaviours.big(200_000),
+        38: behaviours.reset_after(1000),
     }
 
     async def answer(x: o.Exchange) -> None:
         number = int(x.request.target.rpartition("/")[2])
-        await faults.get(number % 40, o.OK)(x)
+        await faults.get(number % 40, behaviours.OK)(x)
 
-    return o.by_path({"/endless/": o.slow(b"x", 0.1, 10_000), "/": answer})
+    return behaviours.by_path({"/endless/": behaviours.slow(b"x", 0.1, 10_000), "/": answer})
 
 
 @pytest.fixture
 async def origins() -> AsyncIterator[tuple[Origin, Origin]]:
     """A host with all sorts of faults, and one that it sends some fetches to."""
-    async with Origin.serving(OTHER_HOST, o.OK) as other, Origin.serving(HOST, weather(other)) as origin:
+    async with (
+        Origin.serving(OTHER_HOST, behaviours.OK) as other,
+        Origin.serving(HOST, weather(other)) as origin,
+    ):
         yield origin, other
 
 

@@ -19,7 +19,7 @@ from tests.component.conftest import Lines, Start
 from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 FIELDS = {

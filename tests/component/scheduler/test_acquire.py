@@ -18,7 +18,7 @@ from tests.support.lanes import hand_offs, now_ms, state
 from tests.support.town import town
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 HOSTS = [f"127.0.2.{number}" for number in range(1, 2 * HINTS + 1)]

@@ -22,7 +22,7 @@ from tests.support.disks import knows_no_nameless_files
 from tests.support.lanes import backlog
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 HOUR_S = 3600

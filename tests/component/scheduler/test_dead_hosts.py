@@ -4,7 +4,7 @@ from fetchfleet import Outcome, Reason
 from tests.component.conftest import OTHER_HOST, Start
 from tests.support.nameserver import NAME, NO_SUCH_NAME, Nameserver
 from tests.support.waiting import wait_until
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 PATIENCE = {"breaker_failures": 3, "breaker_reset_s": 0.2, "breaker_cap_s": 0.2, "attempts": 100}

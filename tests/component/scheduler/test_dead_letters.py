@@ -3,7 +3,7 @@
 from fetchfleet import Fetch, Which
 from tests.component.conftest import HOST, Start
 from tools.one_worker import results_of
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 

@@ -16,7 +16,8 @@ from tests.support.lanes import fields, now_ms
 from tests.support.town import town
 from tests.support.waiting import wait_until
 from tools.one_worker import results_of
-from tools.origin.server import Origin, held
+from tools.origin.behaviours import held
+from tools.origin.server import Origin
 
 HOSTS = [f"127.0.0.{number}" for number in (13, 14, 15)]
 ONE_LANE_A_WORKER = Fleet(busy=1, workers=9)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fetchfleet import Outcome, Reason
-from fetchfleet.worker.fetch.error_mapping import InTheWayError
+from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files import directory
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, Pump
-from fetchfleet.worker.sink.files.partial import Expected
 from fetchfleet.worker.sink.files.sink import THREADS, FileSink
 from tests.support.disks import files, keep, knows_no_nameless_files, mounted, opened, some_bytes
 from tests.support.waiting import wait_until

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from fetchfleet import Outcome
+from fetchfleet.worker import errors
 from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.sink.base import Care
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
-from fetchfleet.worker.sink.files.sink import Care, FileSink
+from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
 from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
 from tests.support.killed_sink import deaths
@@ -178,7 +180,7 @@ def test_killed_at_any_step_it_leaves_a_whole_body_or_none(
 
 async def test_a_part_that_is_cut_short_is_dropped_whatever_its_durability(sink: FileSink) -> None:
     """A sync is no reason to keep what did not come whole."""
-    with pytest.raises(error_mapping.DigestMismatchError):
+    with pytest.raises(errors.DigestMismatchError):
         await keep(sink, some_bytes(LARGE), "a", Care(durability="full"), sha256="0" * 64)
 
     assert files(sink.out) == set()

@@ -16,7 +16,7 @@ from fetchfleet.worker.http.net.socket_stream import READ_BYTES
 from fetchfleet.worker.sink.files.partial import Part
 from fetchfleet.worker.util.executors import HASHING, SENDING
 from tests.component.conftest import Start
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Exchange, Header, Origin
 
 RECORD = json.dumps({"record": "x" * 40}).encode() + b"\n"

@@ -13,21 +13,22 @@ import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.worker.fetch import error_mapping
-from fetchfleet.worker.fetch.error_mapping import (
+from fetchfleet.worker import errors
+from fetchfleet.worker.errors import (
     BadDestError,
     InTheWayError,
     OverlongBodyError,
     TruncatedBodyError,
 )
+from fetchfleet.worker.fetch import error_mapping
+from fetchfleet.worker.sink.base import Expected, Kept
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
-from fetchfleet.worker.sink.files.partial import Expected, Kept
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
 from tests.support.disks import knows_no_nameless_files
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 ID = "0123456789abcdef-00000007"
@@ -150,7 +151,7 @@ async def test_being_cancelled_again_and_again_leaves_nothing(sink: FileSink, fl
     [
         ({"length_bytes": 2 * BLOCK_BYTES}, TruncatedBodyError),
         ({"max_bytes": 9}, OverlongBodyError),
-        ({"sha256": "0" * 64}, error_mapping.DigestMismatchError),
+        ({"sha256": "0" * 64}, errors.DigestMismatchError),
     ],
     ids=["short", "long", "other"],
 )

@@ -8,7 +8,7 @@ from fetchfleet import Outcome, Reason
 from tests.component.conftest import Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 OLD = b"what was there"

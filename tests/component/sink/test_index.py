@@ -11,17 +11,18 @@ import pytest
 
 from fetchfleet import Fetch, Outcome
 from fetchfleet.jobs.contract.entry import PartNote
-from fetchfleet.worker.fetch.rules.validators import Validators
+from fetchfleet.worker.sink.base import Care
 from fetchfleet.worker.sink.files import index, takeover
 from fetchfleet.worker.sink.files.cleanup import sweep_records
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.index import STORED
-from fetchfleet.worker.sink.files.sink import Care, FileSink
+from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.index_entry import Validators
 from fetchfleet.worker.util.executors import HASHING, run_stoppable
 from tests.support.disks import ID, keep, knows_no_nameless_files, opened
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 OURS, THEIRS = b"ours", b"sruo"

@@ -12,12 +12,12 @@ import pytest
 
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.worker.fetch.error_mapping import ExistsError, InTheWayError
+from fetchfleet.worker.errors import ExistsError, InTheWayError
+from fetchfleet.worker.sink.base import Expected, Kept
 from fetchfleet.worker.sink.files import directory as folders_module
 from fetchfleet.worker.sink.files import small_batch
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
-from fetchfleet.worker.sink.files.partial import Expected, Kept
 from fetchfleet.worker.sink.files.sink import THREADS, FileSink
 from tests.support.disks import ID, files, keep, mounted, opened, some_bytes
 from tests.support.waiting import wait_until

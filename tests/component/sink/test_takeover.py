@@ -13,8 +13,9 @@ import pytest
 
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry, PartNote
+from fetchfleet.worker.sink.base import Expected, Kept
 from fetchfleet.worker.sink.files import cleanup, takeover
-from fetchfleet.worker.sink.files.partial import Expected, Kept, Part
+from fetchfleet.worker.sink.files.partial import Part
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.support.ranged import body_of
 from tests.support.waiting import wait_until

@@ -22,8 +22,8 @@ from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.waiting import wait_until
 from tests.support.warc import read, record_of, segments
 from tools.one_worker import OneWorker, results_of
+from tools.origin import behaviours as o
 from tools.origin import http2
-from tools.origin import server as o
 from tools.origin.http2 import Http2Origin, server_tls
 from tools.origin.server import Behaviour, Exchange, Origin
 

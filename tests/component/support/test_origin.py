@@ -17,6 +17,7 @@ import pytest
 import uvloop
 
 from tests.support.waiting import wait_until
+from tools.origin import behaviours
 from tools.origin import server as o
 from tools.origin.process import origins_in_child
 from tools.origin.server import Behaviour, Exchange, Origin, Seen
@@ -76,7 +77,7 @@ class Gate:
 
 async def test_many_requests_share_a_connection() -> None:
     """Keep-alive holds, and every request knows the connection it came by."""
-    async with Origin.serving(HOST, o.ok(str.encode)) as origin, httpx.AsyncClient() as client:
+    async with Origin.serving(HOST, behaviours.ok(str.encode)) as origin, httpx.AsyncClient() as client:
         bodies = [(await client.get(origin.url(f"/{n}"))).text for n in range(5)]
 
     assert bodies == ["/0", "/1", "/2", "/3", "/4"]
@@ -88,7 +89,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     """Bytes that arrive early wait for their turn."""
     last = GET.replace(b"/a", b"/b").replace(b"Host: x", b"Host: x\r\nConnection: close")
 
-    answer = await answers_to(o.ok(str.encode), GET + last)
+    answer = await answers_to(behaviours.ok(str.encode), GET + last)
 
     assert answer.count(b"HTTP/1.1 200 OK") == 2
     assert answer.index(b"/a") < answer.index(b"/b")
@@ -103,7 +104,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
 )
 async def test_a_client_that_wants_no_more_is_let_go(request_bytes: bytes) -> None:
     """Connection: close and HTTP/1.0 end the connection after the answer."""
-    answer = await answers_to(o.ok(b"bye"), request_bytes)
+    answer = await answers_to(behaviours.ok(b"bye"), request_bytes)
 
     assert b"\r\nConnection: close\r\n" in answer
     assert answer.endswith(b"bye")
@@ -121,7 +122,7 @@ async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
 
 async def test_a_head_request_gets_the_head_alone() -> None:
     """HEAD is answered with the length of a body that is not sent, and keep-alive survives it."""
-    async with Origin.serving(HOST, o.ok(b"12345")) as origin, httpx.AsyncClient() as client:
+    async with Origin.serving(HOST, behaviours.ok(b"12345")) as origin, httpx.AsyncClient() as client:
         head = await client.head(origin.url())
         body = await client.get(origin.url())
 
@@ -137,7 +138,7 @@ async def test_request_bodies_are_recorded_however_they_are_framed() -> None:
         yield b"in "
         yield b"pieces"
 
-    async with Origin.serving(HOST, o.OK) as origin, httpx.AsyncClient() as client:
+    async with Origin.serving(HOST, behaviours.OK) as origin, httpx.AsyncClient() as client:
         await client.post(origin.url("/p"), content=b"whole", headers={"X-One": "1"})
         await client.post(origin.url("/p"), content=pieces())
 
@@ -167,7 +168,7 @@ async def test_high_water_counts_the_requests_that_were_in_progress_together() -
 
 async def test_requests_in_turn_never_overlap() -> None:
     """The mark stays at one for a client that waits for each answer."""
-    async with Origin.serving(HOST, o.OK) as origin, httpx.AsyncClient() as client:
+    async with Origin.serving(HOST, behaviours.OK) as origin, httpx.AsyncClient() as client:
         for _ in range(10):
             await client.get(origin.url())
 
@@ -188,7 +189,7 @@ async def test_a_client_that_leaves_before_the_end_is_recorded_as_aborted() -> N
 
 async def test_a_client_that_leaves_in_the_middle_of_a_body_is_recorded_as_aborted() -> None:
     """A large answer that nobody reads any more ends when its reader leaves."""
-    async with Origin.serving(HOST, o.big(1 << 30)) as origin:
+    async with Origin.serving(HOST, behaviours.big(1 << 30)) as origin:
         async with connected(origin) as (reader, writer):
             writer.write(GET)
             await reader.readexactly(1 << 20)
@@ -213,7 +214,7 @@ def test_a_client_that_leaves_with_its_request_is_recorded_as_aborted(run: Run) 
 
 async def test_a_client_that_leaves_after_the_answer_has_not_aborted() -> None:
     """Closing an idle connection is nobody's fault."""
-    async with Origin.serving(HOST, o.OK) as origin, httpx.AsyncClient() as client:
+    async with Origin.serving(HOST, behaviours.OK) as origin, httpx.AsyncClient() as client:
         await client.get(origin.url())
 
     assert [seen.aborted for seen in origin.requests] == [False]
@@ -239,7 +240,7 @@ async def test_an_origin_that_hangs_up_does_not_blame_the_client() -> None:
 
 async def test_stop_does_not_wait_for_a_client_that_will_not_read() -> None:
     """Bytes that nobody takes do not hold up the end."""
-    async with Origin.serving(HOST, o.big(1 << 30)) as origin, connected(origin) as (_, writer):
+    async with Origin.serving(HOST, behaviours.big(1 << 30)) as origin, connected(origin) as (_, writer):
         writer.transport.pause_reading()  # type: ignore[attr-defined] # it is a ReadTransport too
         writer.write(GET)
         await wait_until(lambda: origin.in_progress, "the request")
@@ -271,7 +272,7 @@ async def test_stop_names_what_broke() -> None:
     with pytest.raises(ExceptionGroup) as behaviour_fault:
         await answers_to(broken)
     with pytest.raises(ExceptionGroup) as client_fault:
-        await answers_to(o.OK, b"NONSENSE\r\n\r\n")
+        await answers_to(behaviours.OK, b"NONSENSE\r\n\r\n")
 
     assert behaviour_fault.group_contains(LookupError)
     assert client_fault.group_contains(ValueError)
@@ -282,7 +283,7 @@ async def test_stop_names_what_broke() -> None:
 
 async def test_announced_windows_are_recorded() -> None:
     """A throttled request opens a window, and only a request inside it is a breach."""
-    behaviour = o.sequence(o.OK, o.retry_after(30), o.OK)
+    behaviour = behaviours.sequence(behaviours.OK, behaviours.retry_after(30), behaviours.OK)
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         answers = [await client.get(origin.url(f"/{n}")) for n in range(3)]
 
@@ -297,7 +298,7 @@ async def test_announced_windows_are_recorded() -> None:
 
 async def test_a_date_opens_a_window_until_then() -> None:
     """Retry-After may be a date, which counts in whole seconds."""
-    answer, origin = await one_get(o.retry_after(formatdate(time.time() + 60, usegmt=True), 503))
+    answer, origin = await one_get(behaviours.retry_after(formatdate(time.time() + 60, usegmt=True), 503))
 
     [(from_s, until_s)] = origin.windows
     assert answer.status_code == 503
@@ -306,7 +307,7 @@ async def test_a_date_opens_a_window_until_then() -> None:
 
 async def test_a_wait_that_cannot_be_understood_opens_no_window() -> None:
     """Nonsense is sent as it is, and binds nobody."""
-    answer, origin = await one_get(o.retry_after("soon"))
+    answer, origin = await one_get(behaviours.retry_after("soon"))
 
     assert answer.headers["retry-after"] == "soon"
     assert origin.windows == []
@@ -314,7 +315,7 @@ async def test_a_wait_that_cannot_be_understood_opens_no_window() -> None:
 
 async def test_a_throttle_serves_only_so_many_requests_a_second() -> None:
     """Every second that served fewer than the limit throttled nobody."""
-    behaviour = o.throttle_window(2, 0.01)
+    behaviour = behaviours.throttle_window(2, 0.01)
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         statuses = [(await client.get(origin.url())).status_code for _ in range(9)]
 
@@ -325,7 +326,7 @@ async def test_a_throttle_serves_only_so_many_requests_a_second() -> None:
 
 async def test_a_trickle_arrives_whole() -> None:
     """A slow body is slow, not short."""
-    answer, origin = await one_get(o.slow(b"ab", 0.01, 5))
+    answer, origin = await one_get(behaviours.slow(b"ab", 0.01, 5))
 
     [seen] = origin.requests
     assert answer.content == b"ab" * 5
@@ -334,7 +335,7 @@ async def test_a_trickle_arrives_whole() -> None:
 
 async def test_latency_passes_before_the_answer() -> None:
     """The wait comes first, then what follows it."""
-    answer, origin = await one_get(o.latency(0.02, o.status(418)))
+    answer, origin = await one_get(behaviours.latency(0.02, behaviours.status(418)))
 
     [seen] = origin.requests
     assert answer.status_code == 418
@@ -348,23 +349,23 @@ async def test_an_outage_heals_with_time() -> None:
     """Failures last from the first request until the clock has passed the outage."""
     ticks = iter([100.0, 100.0, 104.9, 105.0])
 
-    assert await statuses_of(o.fail_for(5, 503, clock=lambda: next(ticks)), 3) == [503, 503, 200]
+    assert await statuses_of(behaviours.fail_for(5, 503, clock=lambda: next(ticks)), 3) == [503, 503, 200]
 
 
 async def test_failures_heal_after_a_number_of_requests() -> None:
     """The first n requests fail, the others do not."""
-    assert await statuses_of(o.fail_times(2, 500), 4) == [500, 500, 200, 200]
+    assert await statuses_of(behaviours.fail_times(2, 500), 4) == [500, 500, 200, 200]
 
 
 @pytest.mark.parametrize(
     ("behaviour", "error"),
     [
-        (o.truncated(b"half", 8), httpx.RemoteProtocolError),
-        (o.cut_chunked(b"half"), httpx.RemoteProtocolError),
-        (o.garbage(b"\x00\x01 not HTTP\r\n\r\n"), httpx.RemoteProtocolError),
-        (o.stall_headers(0.01), httpx.RemoteProtocolError),
-        (o.reset_after(10), httpx.ReadError),
-        (o.reset, httpx.ReadError),
+        (behaviours.truncated(b"half", 8), httpx.RemoteProtocolError),
+        (behaviours.cut_chunked(b"half"), httpx.RemoteProtocolError),
+        (behaviours.garbage(b"\x00\x01 not HTTP\r\n\r\n"), httpx.RemoteProtocolError),
+        (behaviours.stall_headers(0.01), httpx.RemoteProtocolError),
+        (behaviours.reset_after(10), httpx.ReadError),
+        (behaviours.reset, httpx.ReadError),
     ],
     ids=["truncated", "cut-chunked", "garbage", "stalled", "reset-in-body", "reset"],
 )
@@ -379,7 +380,7 @@ async def test_a_broken_answer_is_broken(behaviour: Behaviour, error: type[Excep
 
 async def test_a_truncated_answer_ends_early() -> None:
     """The wire holds the promised length and fewer bytes."""
-    answer = await answers_to(o.truncated(b"half", 8))
+    answer = await answers_to(behaviours.truncated(b"half", 8))
 
     assert b"Content-Length: 8\r\n" in answer
     assert answer.endswith(b"\r\n\r\nhalf")
@@ -390,7 +391,7 @@ async def test_a_truncated_answer_ends_early() -> None:
 
 async def test_chunks_arrive_as_one_body_and_the_connection_lives() -> None:
     """A chunked body has an end of its own."""
-    behaviour = o.chunked([b"one ", b"two ", b"x" * 100])
+    behaviour = behaviours.chunked([b"one ", b"two ", b"x" * 100])
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         bodies = [(await client.get(origin.url())).content for _ in range(2)]
 
@@ -401,7 +402,7 @@ async def test_chunks_arrive_as_one_body_and_the_connection_lives() -> None:
 @pytest.mark.parametrize("size_bytes", [0, 1, o.BLOCK_BYTES, 3 * o.BLOCK_BYTES + 5])
 async def test_a_big_body_has_its_size_and_digest(size_bytes: int) -> None:
     """What arrives is what the digest promises, at and around the edges of a block."""
-    behaviour = o.big(size_bytes)
+    behaviour = behaviours.big(size_bytes)
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         body = (await client.get(origin.url())).content
 
@@ -411,10 +412,10 @@ async def test_a_big_body_has_its_size_and_digest(size_bytes: int) -> None:
 
 async def test_the_path_chooses_and_the_longest_prefix_wins() -> None:
     """Routes, redirects and cookies compose."""
-    behaviour = o.by_path(
+    behaviour = behaviours.by_path(
         {
-            "/": o.redirect(lambda target: f"/b{target}"),
-            "/b": o.set_cookie("a=1", "b=2"),
+            "/": behaviours.redirect(lambda target: f"/b{target}"),
+            "/b": behaviours.set_cookie("a=1", "b=2"),
         }
     )
     answer, origin = await one_get(behaviour, "/x")
@@ -426,7 +427,7 @@ async def test_the_path_chooses_and_the_longest_prefix_wins() -> None:
 
 async def test_no_route_is_not_found() -> None:
     """A target outside every prefix gets the fallback."""
-    assert await statuses_of(o.by_path({"/elsewhere": o.OK}), 1) == [404]
+    assert await statuses_of(behaviours.by_path({"/elsewhere": behaviours.OK}), 1) == [404]
 
 
 # The same origins in a child process, and a server nobody here wrote.
@@ -434,7 +435,7 @@ async def test_no_route_is_not_found() -> None:
 
 def a_small_town() -> Mapping[str, Behaviour]:
     """Two hosts: one serves, one throttles."""
-    return {"127.0.0.12": o.ok(b"hello"), "127.0.0.13": o.retry_after(60)}
+    return {"127.0.0.12": behaviours.ok(b"hello"), "127.0.0.13": behaviours.retry_after(60)}
 
 
 def test_origins_of_a_child_process_report_what_they_saw() -> None:
@@ -474,7 +475,7 @@ def test_a_folder_is_served_on_every_host_and_logged(tmp_path: Path, kind: Kind)
 
 async def test_a_folder_is_not_served_where_another_server_listens(tmp_path: Path) -> None:
     """A taken port fails at once, instead of passing off its holder as ours."""
-    async with Origin.serving(HOST, o.OK) as origin:
+    async with Origin.serving(HOST, behaviours.OK) as origin:
         port = urlsplit(origin.url()).port or 0
         with pytest.raises(OSError, match="in use"), serve_folder(tmp_path, [HOST], port):
             raise AssertionError("unreachable")

@@ -13,7 +13,8 @@ import pytest
 from fetchfleet import Fleet
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
-from tools.origin.server import Origin, by_path, latency, ok, sequence, slow, status
+from tools.origin.behaviours import by_path, latency, ok, sequence, slow, status
+from tools.origin.server import Origin
 
 LOOPBACK = ("--allow-net", "127.0.0.0/8")
 

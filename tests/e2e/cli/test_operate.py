@@ -17,7 +17,8 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import Batch
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers, fetchfleet, workers
-from tools.origin.server import Origin, by_path, held, ok, retry_after, stall_headers, status
+from tools.origin.behaviours import by_path, held, ok, retry_after, stall_headers, status
+from tools.origin.server import Origin
 
 NO_BATCH = "0123456789abcdef"
 

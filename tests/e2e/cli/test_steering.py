@@ -15,7 +15,8 @@ from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, Workers, fetchfleet, workers
 from tools.one_worker import results_of
 from tools.origin import judge
-from tools.origin.server import OK, Origin, held, latency, reset, retry_after, status
+from tools.origin.behaviours import OK, held, latency, reset, retry_after, status
+from tools.origin.server import Origin
 
 NO_FETCH = "0123456789abcdef-00000001"
 

@@ -24,8 +24,7 @@ from fetchfleet.worker.local.child_process import die_with_parent
 from tests.support.redis import nothing_stranded, serve_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
-from tools.origin.server import (
-    Origin,
+from tools.origin.behaviours import (
     by_path,
     held,
     ok,
@@ -35,6 +34,7 @@ from tools.origin.server import (
     status,
     truncated,
 )
+from tools.origin.server import Origin
 
 ROOT = Path(__file__).parents[3]
 SERVICE = [sys.executable, "-W", "error", "-m", "uvicorn", "examples.imports_service:app", "--port", "0"]

@@ -12,7 +12,8 @@ from tests.support.waiting import wait_until
 from tests.support.workers import workers
 from tools.one_worker import results_of
 from tools.origin import judge
-from tools.origin.server import OK, Origin, by_path, latency, ok, reset, retry_after, slow, status
+from tools.origin.behaviours import OK, by_path, latency, ok, reset, retry_after, slow, status
+from tools.origin.server import Origin
 
 BREAKER_FAILURES, RESET_S, CAP_S = 5, 0.6, 2.0
 CONCURRENCY = 4

@@ -6,8 +6,9 @@ from pathlib import Path
 from fetchfleet import Fetch, Fleet, Outcome
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, workers
+from tools.origin.behaviours import latency, ok, redirect, throttle_window
 from tools.origin.process import origins_in_child
-from tools.origin.server import Behaviour, latency, ok, redirect, requests_inside, throttle_window
+from tools.origin.server import Behaviour, requests_inside
 
 CONCURRENCY = 3
 STEADY = [f"127.0.0.{number}" for number in range(131, 137)]

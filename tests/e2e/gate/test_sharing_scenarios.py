@@ -15,9 +15,10 @@ from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, Workers, workers
 from tools.one_worker import results_of
 from tools.origin import judge
+from tools.origin.behaviours import latency, retry_after, status
 from tools.origin.limits import Capacity
 from tools.origin.process import Report, Town, origins_in_child
-from tools.origin.server import Behaviour, Origin, latency, retry_after, status
+from tools.origin.server import Behaviour, Origin
 
 ON_THE_WIRE_S = 0.1
 """So much later than another a request may come over the wire: two may seem closer than they were sent."""

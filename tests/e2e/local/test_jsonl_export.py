@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
-from tools.origin.server import Behaviour, Exchange, Origin, by_path, held, ok, status
+from tools.origin.behaviours import by_path, held, ok, status
+from tools.origin.server import Behaviour, Exchange, Origin
 
 LOOPBACK = ("--allow-net", "127.0.0.0/8")
 

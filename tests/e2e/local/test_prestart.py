@@ -12,7 +12,8 @@ from fetchfleet.worker.local.worker_process import (
 from tests.support import left_behind
 from tests.support.waiting import wait_until
 from tests.support.workers import ALLOW_LOOPBACK
-from tools.origin.server import Origin, ok
+from tools.origin.behaviours import ok
+from tools.origin.server import Origin
 
 
 def test_where_nothing_is_to_be_done_they_end_with_the_block() -> None:

@@ -14,7 +14,7 @@ from tests.support import guarded_redis
 from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.guarded_redis import GuardedRedis, serve_guarded
 from tests.support.workers import fetchfleet, workers
-from tools.origin import server as o
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 NAMED, UNNAMED = "127.0.0.173", "127.0.0.174"

@@ -14,7 +14,8 @@ from fetchfleet import Fleet, Outcome
 from fetchfleet.worker.local.child_process import die_with_parent
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
-from tools.origin.server import Origin, latency, ok, slow
+from tools.origin.behaviours import latency, ok, slow
+from tools.origin.server import Origin
 
 CRASH_RECOVERY_S = 40.0
 

@@ -15,7 +15,8 @@ from tests.support.lanes import fields
 from tests.support.town import town
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, Workers, workers
-from tools.origin.server import Origin, held
+from tools.origin.behaviours import held
+from tools.origin.server import Origin
 
 HOSTS = [f"127.0.1.{number}" for number in range(1, 21)]
 CONCURRENCY = 2

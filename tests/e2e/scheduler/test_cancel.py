@@ -10,7 +10,8 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import connect
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers, workers
-from tools.origin.server import Origin, slow
+from tools.origin.behaviours import slow
+from tools.origin.server import Origin
 
 CRASH_RECOVERY_S = 40.0
 SLOW = slow(b"drop", 0.05, 1000)

@@ -20,7 +20,7 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.worker.intake import inbox as module
 from fetchfleet.worker.intake.inbox import Intake, read_all
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.trouble import Trouble
+from fetchfleet.worker.redis_support.errors import Trouble
 from tests.support.lanes import ask, paths, url, waiting
 
 Open = Callable[[], Intake]

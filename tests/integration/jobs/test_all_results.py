@@ -12,8 +12,8 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.scheduler import housekeeping
-from fetchfleet.worker.scheduler.housekeeping import Housekeeping
+from fetchfleet.worker.scheduler import sweep
+from fetchfleet.worker.scheduler.sweep import Housekeeping
 from tests.support.lanes import Stay, ask, now_ms, results, stored, url
 
 GROUP = "billing"
@@ -154,7 +154,7 @@ async def test_a_long_stream_is_trimmed_in_pieces(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it is within its bounds."""
-    monkeypatch.setattr(housekeeping, "TRIM_AT_ONCE", 7)
+    monkeypatch.setattr(sweep, "TRIM_AT_ONCE", 7)
     await old(redis, 30, DAY_MS + 60_000)
     await finished(fleet, redis, 30)
     await kept(redis, 20)

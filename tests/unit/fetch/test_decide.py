@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
+from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
 from fetchfleet.worker.fetch.rules.crashes import (
     MAX_CRASHES,
@@ -20,24 +21,25 @@ from fetchfleet.worker.fetch.rules.crashes import (
 )
 from fetchfleet.worker.fetch.rules.decide import (
     DISK_PAUSE_S,
-    IDEMPOTENT_METHODS,
     Again,
-    Answered,
-    Broke,
     Decision,
     Finish,
-    Happened,
-    Held,
     Host,
-    Moved,
-    Stored,
     Transfer,
-    Unchanged,
-    asks_for_quiet,
     decide,
     expired,
-    is_throttle,
     may_repeat,
+)
+from fetchfleet.worker.fetch.rules.outcome import (
+    Answered,
+    Broke,
+    Happened,
+    Held,
+    Moved,
+    Stored,
+    Unchanged,
+    asks_for_quiet,
+    is_throttle,
     seen_of,
     signal_of,
 )

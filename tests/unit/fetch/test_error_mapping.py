@@ -7,13 +7,9 @@ import httpx
 import pytest
 
 from fetchfleet.jobs.contract.model import Reason
-from fetchfleet.worker.fetch.error_mapping import (
-    FirstByteTimeoutError,
-    TlsError,
-    TlsTimeoutError,
-    happened,
-)
-from fetchfleet.worker.fetch.rules.decide import Broke, Held
+from fetchfleet.worker.errors import FirstByteTimeoutError, TlsError, TlsTimeoutError
+from fetchfleet.worker.fetch.error_mapping import happened
+from fetchfleet.worker.fetch.rules.outcome import Broke, Held
 
 
 def refused(reason: str | None) -> ssl.SSLError:

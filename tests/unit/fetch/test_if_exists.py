@@ -5,7 +5,8 @@ import pytest
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason, decode_fetch
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.worker.fetch.rules.decide import Broke, Finish, Found, Host, decide, seen_of
+from fetchfleet.worker.fetch.rules.decide import Finish, Host, decide
+from fetchfleet.worker.fetch.rules.outcome import Broke, Found, seen_of
 from fetchfleet.worker.gate.gate import Seen
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError

@@ -8,11 +8,13 @@ from fetchfleet import Fetch, InvalidFetchError, Outcome, Reason
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import decode_fetch, decode_result
 from fetchfleet.worker.fetch.rules import stale_fallback
-from fetchfleet.worker.fetch.rules.decide import Answered, Broke, Finish, Happened, Held
-from fetchfleet.worker.fetch.rules.stale_fallback import Record
+from fetchfleet.worker.fetch.rules.decide import Finish
+from fetchfleet.worker.fetch.rules.outcome import Answered, Broke, Happened, Held
 from fetchfleet.worker.gate.gate import Why
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
+from fetchfleet.worker.sink import index_entry
+from fetchfleet.worker.sink.index_entry import Record
 
 HELD = Held()
 RECORD = Record(path="a/b", bytes=3, sha256="0" * 64, stored_ms=9)
@@ -114,14 +116,14 @@ def test_only_a_get_falls_back() -> None:
 def test_a_body_is_remembered_by_what_chose_it() -> None:
     """Another Range or Authorization is another body, as is one to be decoded; a condition is none."""
     url = "http://a/x"
-    plain = stale_fallback.key_of(Fetch(url=url))
+    plain = index_entry.key_of(Fetch(url=url))
 
     assert 64 == len(plain)
-    assert plain == stale_fallback.key_of(Fetch(url="HTTP://A:80/x#y", headers={"If-None-Match": '"e"'}))
-    assert plain != stale_fallback.key_of(Fetch(url="http://a/y"))
-    assert plain != stale_fallback.key_of(Fetch(url=url, decode=True))
+    assert plain == index_entry.key_of(Fetch(url="HTTP://A:80/x#y", headers={"If-None-Match": '"e"'}))
+    assert plain != index_entry.key_of(Fetch(url="http://a/y"))
+    assert plain != index_entry.key_of(Fetch(url=url, decode=True))
     others = [{"Range": "bytes=0-1"}, {"Authorization": "one"}, {"Authorization": "two"}]
-    assert 4 == len({plain, *(stale_fallback.key_of(Fetch(url=url, headers=headers)) for headers in others)})
+    assert 4 == len({plain, *(index_entry.key_of(Fetch(url=url, headers=headers)) for headers in others)})
 
 
 @pytest.mark.parametrize(
@@ -141,12 +143,12 @@ def test_an_old_body_must_be_one_that_would_be_taken(
     """What the fetch would have refused does not stand in for it."""
     fetch = Fetch(url="http://a/x", **fields)  # type: ignore[arg-type]
 
-    assert fits is stale_fallback.fits(fetch, 3, sha256)
+    assert fits is index_entry.fits(fetch, 3, sha256)
 
 
 def test_a_record_comes_back_as_it_was() -> None:
     """Path, size, digest and time."""
-    assert RECORD == stale_fallback.from_json(stale_fallback.to_json(RECORD))
+    assert RECORD == index_entry.from_json(index_entry.to_json(RECORD))
 
 
 @pytest.mark.parametrize(
@@ -154,15 +156,13 @@ def test_a_record_comes_back_as_it_was() -> None:
 )
 def test_a_record_that_leads_out_is_none(path: str) -> None:
     """It is believed only where a fetch could have been stored."""
-    assert (
-        stale_fallback.from_json(b'{"path":"%b","bytes":1,"sha256":"","stored_ms":1}' % path.encode()) is None
-    )
+    assert index_entry.from_json(b'{"path":"%b","bytes":1,"sha256":"","stored_ms":1}' % path.encode()) is None
 
 
 @given(st.binary(max_size=100))
 def test_junk_is_no_record(text: bytes) -> None:
     """Whatever stands there, nothing breaks."""
-    assert stale_fallback.from_json(text) is None
+    assert index_entry.from_json(text) is None
 
 
 def test_a_fallback_is_one_of_two() -> None:

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.lanes import origin_of_url
-from fetchfleet.worker.fetch.rules.decide import Again, Answered, Broke, Finish, Host, put_off
+from fetchfleet.jobs.contract.urls import origin_of_url
+from fetchfleet.worker.fetch.rules.decide import Again, Finish, Host, put_off
+from fetchfleet.worker.fetch.rules.outcome import Answered, Broke
 from fetchfleet.worker.gate import gate, robots_rules
 from fetchfleet.worker.gate.gate import Go, Shut, Why
 from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, MAX_BYTES, Kept, Known, Means, Rules

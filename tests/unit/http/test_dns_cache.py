@@ -15,9 +15,9 @@ from fetchfleet.worker.http.net.dns_cache import (
     NameCache,
     Said,
     keep_s,
-    parse_nameservers,
     to_try,
 )
+from fetchfleet.worker.settings import parse_nameservers
 
 HERE = ("192.0.2.1",)
 NAMES = st.sampled_from(["a", "b", "c", "d", "e"])

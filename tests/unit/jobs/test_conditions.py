@@ -16,8 +16,8 @@ from fetchfleet.jobs.contract.conditions import (
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.worker.fetch.rules.stale_fallback import Record, from_json, to_json
-from fetchfleet.worker.fetch.rules.validators import Validators, asking, usable, validators_of
+from fetchfleet.worker.fetch.rules.validators import asking, validators_of
+from fetchfleet.worker.sink.index_entry import Record, Validators, from_json, to_json, usable
 
 URL = "http://a.example/x"
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"

@@ -29,9 +29,8 @@ from fetchfleet.jobs.contract.ids import (
     is_fetch_id,
     path_of,
 )
-from fetchfleet.jobs.contract.lanes import lane_of_url
 from fetchfleet.jobs.contract.model import Fetch, Priority, Reason
-from fetchfleet.jobs.contract.urls import lane_of, parse_url
+from fetchfleet.jobs.contract.urls import lane_of, lane_of_url, parse_url
 
 BATCH = "0123456789abcdef"
 ID = f"{BATCH}-00000000"

@@ -14,8 +14,8 @@ from fetchfleet.jobs.client.chunk import Chunk, chunks
 from fetchfleet.jobs.client.submit import Receipt
 from fetchfleet.jobs.contract.entry import from_element, new_element, placed
 from fetchfleet.jobs.contract.ids import fetch_id
-from fetchfleet.jobs.contract.lanes import lane_of_url
 from fetchfleet.jobs.contract.model import Priority
+from fetchfleet.jobs.contract.urls import lane_of_url
 
 BATCH = "0123456789abcdef"
 EARLIER = ["a" * 16, "b" * 16]

@@ -12,7 +12,8 @@ from fetchfleet.jobs.contract.entry import Hop, from_element, new_element, place
 from fetchfleet.jobs.contract.messages import read_arguments, read_message
 from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.worker.fetch.rules.trace_context import carried, fields, span_id
+from fetchfleet.worker.fetch.rules.trace_context import carried, span_id
+from fetchfleet.worker.observability.events import trace_fields as fields
 
 URL = "http://a.example/"
 ID = "0123456789abcdef-00000001"

@@ -6,7 +6,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.trouble import TOLD_AGAIN_S, Trouble
+from fetchfleet.worker.redis_support.errors import TOLD_AGAIN_S, Trouble
 
 
 def wrapped(error: Exception) -> Exception:

@@ -15,9 +15,6 @@ from typing import NamedTuple
 from fetchfleet.jobs.contract.entry import Hop, PartNote
 from fetchfleet.worker.gate.retry_after import http_date
 
-RESUME_MIN_BYTES = 512 * 1024
-"""Less than this is had again sooner than it is looked after."""
-
 MAX_VALIDATOR_CHARS = 256
 """It is kept in Redis with the fetch."""
 

@@ -1,4 +1,4 @@
-"""Where a 3xx answer leads, and what of the request may go there (RFC 9110 §15.4).
+"""Where a 3xx answer leads, and what of the request may go there (RFC 9110 §15.4). Pure.
 
 Redirects are followed by hand: httpx carries API keys, Proxy-Authorization and a shared cookie jar
 to other origins, and dials each hop unvetted. The caller counts hops and dials the next one
@@ -8,8 +8,8 @@ through the same egress check as the first.
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, join_url, parse_url, same_origin
-from fetchfleet.worker.fetch.rules.decide import IDEMPOTENT_METHODS
 
 MAX_HOPS = 10
 

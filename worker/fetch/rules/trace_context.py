@@ -29,8 +29,3 @@ def span_id(high: float, low: float) -> str:
     """16 hex digits, not all zero (W3C Trace Context §3.2.2.4); a float holds too little chance for all."""
     number = int(high * (1 << 32)) << 32 | int(low * (1 << 32))
     return f"{number or 1:016x}"
-
-
-def fields(fetch: Fetch) -> dict[str, str]:
-    """What every log line of the fetch says of its trace, nothing where it has none."""
-    return {} if fetch.traceparent is None else {"trace_id": trace_context.trace_id(fetch.traceparent)}

@@ -1,22 +1,12 @@
 """What an answer says of its version, and asking only for another one (RFC 9110 §8.8, §13.1). Pure."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
 from fetchfleet.jobs.contract.conditions import headers_of, is_etag, is_http_date
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.worker.fetch.rules.stale_fallback import Record, fits
-
-
-class Validators(NamedTuple):
-    """Those of an answer, and the URL that gave them: they mean nothing anywhere else."""
-
-    url: str = ""
-    etag: str | None = None
-    last_modified: str | None = None
+from fetchfleet.worker.sink.index_entry import Record, Validators
 
 
 def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
@@ -27,12 +17,6 @@ def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
         etag if etag is not None and is_etag(etag) else None,
         last_modified if last_modified is not None and is_http_date(last_modified) else None,
     )
-
-
-def usable(fetch: Fetch, record: Record) -> bool:
-    """Whether the fetch would have the stored body, and where it is."""
-    placed = fetch.dest is None or fetch.dest == record.path
-    return placed and fits(fetch, record.bytes, record.sha256)
 
 
 def asking(request: Hop, known: Record | None) -> Hop:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpcore2
 
-from fetchfleet.worker.fetch.error_mapping import FirstByteTimeoutError
+from fetchfleet.worker.errors import FirstByteTimeoutError
 from fetchfleet.worker.http.http2.headers import asked
 from fetchfleet.worker.http.http2.session import Session
 from fetchfleet.worker.http.http2.stream import Stream, UnansweredError

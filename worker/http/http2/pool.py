@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import httpcore2
 
-from fetchfleet.worker.fetch.rules.decide import IDEMPOTENT_METHODS
+from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.worker.http.http2.connection import Http2Connection
 from fetchfleet.worker.http.http2.stream import RefusedError, UnansweredError
 from fetchfleet.worker.http.httpx_engine.http11 import Dialler, Http11Connection

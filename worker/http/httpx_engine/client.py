@@ -9,13 +9,12 @@ from fetchfleet.worker.http.connection_stats import Traffic
 from fetchfleet.worker.http.httpx_engine.event_hooks import hooks
 from fetchfleet.worker.http.httpx_engine.transport import LanePools
 from fetchfleet.worker.http.net.dns import Resolver
-from fetchfleet.worker.http.net.dns_cache import parse_nameservers
 from fetchfleet.worker.http.net.guard import GuardedNetwork
 from fetchfleet.worker.http.net.redis_guard import Whereabouts
 from fetchfleet.worker.http.net.tls_contexts import Contexts
 from fetchfleet.worker.http.request_body import own_headers
 from fetchfleet.worker.policy.model import Timeouts
-from fetchfleet.worker.settings import Settings
+from fetchfleet.worker.settings import Settings, parse_nameservers
 
 
 def build_pools(settings: Settings, own_redis: Whereabouts, traffic: Traffic) -> LanePools:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpcore2
 
-from fetchfleet.worker.fetch.error_mapping import FirstByteTimeoutError
+from fetchfleet.worker.errors import FirstByteTimeoutError
 from fetchfleet.worker.http.net.stream_wrapper import Over
 from fetchfleet.worker.http.net.turns import Turns
 

@@ -9,15 +9,32 @@ from collections.abc import AsyncIterable, AsyncIterator
 import httpcore2
 import httpx
 
-from fetchfleet.worker.fetch.error_mapping import TO_HTTPX
-from fetchfleet.worker.fetch.rules.decide import IDEMPOTENT_METHODS
+from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
+from fetchfleet.worker.http.base import KEEPALIVE_EXPIRY_S, Pools
 from fetchfleet.worker.http.connection_stats import Traffic, WatchedNetwork
 from fetchfleet.worker.http.httpx_engine import head_limit
 from fetchfleet.worker.http.httpx_engine.pool import LanePool
 from fetchfleet.worker.http.net.guard import GuardedNetwork, LaneNetwork
 from fetchfleet.worker.http.net.tls_contexts import Contexts
-from fetchfleet.worker.http.pools import KEEPALIVE_EXPIRY_S, Pools
 from fetchfleet.worker.policy.model import LanePolicy
+
+TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
+    getattr(httpcore2, name): getattr(httpx, name)
+    for name in (
+        "ConnectError",
+        "ConnectTimeout",
+        "LocalProtocolError",
+        "PoolTimeout",
+        "ReadError",
+        "ReadTimeout",
+        "RemoteProtocolError",
+        "UnsupportedProtocol",
+        "WriteError",
+        "WriteTimeout",
+    )
+}
+"""httpcore2's errors under the names that httpx's users know."""
+
 
 LANE = "fetchfleet.lane"
 """The request extension that names the lane whose pool is to be used."""

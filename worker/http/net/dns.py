@@ -11,10 +11,16 @@ from ipaddress import ip_address
 from typing import Any
 
 import aiodns
+from aiodns import error as ares
 from aiodns.error import DNSError
 from pycares import AddrInfoResult, AresError
 
-from fetchfleet.worker.fetch.error_mapping import name_failure, unresolved
+from fetchfleet.worker.errors import (
+    NameServerError,
+    NameTimeoutError,
+    NoSuchNameError,
+    UnresolvedError,
+)
 from fetchfleet.worker.http.net.dns_cache import NO_SUCH_NAME_S, Failure, NameCache, Said, keep_s
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -157,3 +163,36 @@ def _address_of(node: tuple[Any, ...]) -> str:
 
 def _ttls_in(found: AddrInfoResult) -> Sequence[int]:
     return [alias.ttl for alias in found.cnames] + [node.ttl for node in found.nodes]
+
+
+_NAME_FAILURES = {
+    ares.ARES_ENOTFOUND: Failure.NO_SUCH_NAME,
+    ares.ARES_ENODATA: Failure.NO_SUCH_NAME,
+    ares.ARES_EBADNAME: Failure.NO_SUCH_NAME,
+    ares.ARES_ESERVFAIL: Failure.SERVER_FAILED,
+    ares.ARES_EREFUSED: Failure.SERVER_FAILED,
+    ares.ARES_EFORMERR: Failure.SERVER_FAILED,
+    ares.ARES_ENOTIMP: Failure.SERVER_FAILED,
+    ares.ARES_EBADRESP: Failure.SERVER_FAILED,
+    ares.ARES_ECONNREFUSED: Failure.SERVER_FAILED,
+    ares.ARES_ETIMEOUT: Failure.TIMED_OUT,
+}
+"""What c-ares says, by its codes; whatever else it says is about this machine."""
+
+
+_UNRESOLVED = {
+    Failure.NO_SUCH_NAME: NoSuchNameError,
+    Failure.NOT_ASKED: UnresolvedError,
+    Failure.SERVER_FAILED: NameServerError,
+    Failure.TIMED_OUT: NameTimeoutError,
+}
+
+
+def name_failure(error: ares.DNSError) -> Failure:
+    """What c-ares' error says of the name."""
+    return _NAME_FAILURES.get(error.args[0], Failure.NOT_ASKED)
+
+
+def unresolved(host: str, failure: Failure) -> UnresolvedError:
+    """The error for a name that has no address for us."""
+    return _UNRESOLVED[failure](f"{host}: {failure.value}")

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 import httpcore2
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from fetchfleet.worker.fetch.error_mapping import EgressRefusedError, NameTimeoutError
+from fetchfleet.worker.errors import EgressRefusedError, NameTimeoutError
 from fetchfleet.worker.http.httpx_engine.head_limit import Counted
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.dns_cache import to_try

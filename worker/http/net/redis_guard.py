@@ -9,7 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from fetchfleet.worker.fetch.error_mapping import UnresolvedError
+from fetchfleet.worker.errors import UnresolvedError
 from fetchfleet.worker.policy.egress import Address, OwnRedis, reached
 from fetchfleet.worker.util.clock import mono_s
 

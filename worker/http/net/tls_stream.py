@@ -9,7 +9,7 @@ from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from fetchfleet.worker.fetch.error_mapping import TlsError, TlsTimeoutError
+from fetchfleet.worker.errors import TlsError, TlsTimeoutError
 
 PLAIN_BYTES = 256 * 1024
 """More than a record brings: TLS brings 16 KiB at a time whatever one asks for."""

@@ -15,10 +15,10 @@ from typing import NamedTuple
 from pyreqwest.client import ClientBuilder
 from pyreqwest.http import Url
 
-from fetchfleet.worker.fetch.error_mapping import NameTimeoutError
+from fetchfleet.worker.errors import NameTimeoutError
+from fetchfleet.worker.http.base import KEEPALIVE_EXPIRY_S, Pools
 from fetchfleet.worker.http.net.dns_cache import to_try
 from fetchfleet.worker.http.net.guard import MAX_ADDRESSES, GuardedNetwork
-from fetchfleet.worker.http.pools import KEEPALIVE_EXPIRY_S, Pools
 from fetchfleet.worker.http.reqwest.pinned_client import Bounds, Pinned
 from fetchfleet.worker.http.reqwest.socket_marks import new_mark_ms
 from fetchfleet.worker.policy.file import Policy

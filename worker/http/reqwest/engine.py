@@ -12,15 +12,14 @@ from pyreqwest.http import Url
 from pyreqwest.request import StreamRequest
 
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.worker.fetch.error_mapping import BadAnswerError, FirstByteTimeoutError
-from fetchfleet.worker.fetch.rules.decide import IDEMPOTENT_METHODS
+from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
+from fetchfleet.worker.errors import BadAnswerError, FirstByteTimeoutError
 from fetchfleet.worker.http.base import Trace
-from fetchfleet.worker.http.request_body import Blocks, Header, content_of, framing_of, own_headers
+from fetchfleet.worker.http.request_body import Blocks, Header, Upload, content_of, framing_of, own_headers
 from fetchfleet.worker.http.reqwest import errors
 from fetchfleet.worker.http.reqwest.client_cache import Clients, Where
 from fetchfleet.worker.http.reqwest.pinned_client import Exchange, Pinned
 from fetchfleet.worker.http.reqwest.response import ReqwestAnswer, Sent
-from fetchfleet.worker.http.upload import Upload
 from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.clock import mono_s

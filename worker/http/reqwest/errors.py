@@ -10,11 +10,7 @@ import ssl
 import httpx
 from pyreqwest import exceptions
 
-from fetchfleet.worker.fetch.error_mapping import (
-    EgressRefusedError,
-    FirstByteTimeoutError,
-    TlsError,
-)
+from fetchfleet.worker.errors import EgressRefusedError, FirstByteTimeoutError, TlsError
 
 _CONNECTING = "client error (Connect)"
 _TCP = "tcp connect error"

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from pyreqwest.http import HeaderMap, Url
 
-from fetchfleet.worker.fetch.error_mapping import BadAnswerError
-from fetchfleet.worker.http import wire
-from fetchfleet.worker.http.base import Framed
+from fetchfleet.worker.errors import BadAnswerError
+from fetchfleet.worker.http import wire as wire_module
+from fetchfleet.worker.http.httpx_engine.engine import Framed
 from fetchfleet.worker.http.request_body import Header
 from fetchfleet.worker.http.reqwest import errors
 from fetchfleet.worker.http.reqwest.pinned_client import Exchange
@@ -60,14 +60,14 @@ class ReqwestAnswer(Framed):
         except Exception as error:  # noqa: BLE001 mapped, and what is not known goes on as it is
             raise errors.known(error, head_came=True) from None
 
-    def wire(self) -> wire.Wire:
+    def wire(self) -> wire_module.Wire:
         """The heads, as far as reqwest keeps them.
 
         Of the answer that is neither the case of its fields' names nor its phrase, nor values beyond ASCII.
         """
         url, status = self._sent.url, self.status
         known = status in HTTPStatus._value2member_map_
-        return wire.Wire(
+        return wire_module.Wire(
             url=str(url),
             method=self._sent.method,
             target=_target(url),
@@ -85,7 +85,7 @@ def _target(url: Url) -> bytes:
     return f"{url.path}{query}".encode()
 
 
-def _as_sent(headers: Sequence[Header], url: Url, version: str) -> Iterator[wire.Header]:
+def _as_sent(headers: Sequence[Header], url: Url, version: str) -> Iterator[wire_module.Header]:
     """In hyper's order and case: each name's lines together, Host last unless it was given."""
     lines: dict[str, list[str]] = {}
     for name, value in headers:
@@ -98,7 +98,7 @@ def _as_sent(headers: Sequence[Header], url: Url, version: str) -> Iterator[wire
         yield from ((shown.encode(), value.encode("latin-1")) for value in values)
 
 
-def _as_kept(headers: HeaderMap) -> Iterator[wire.Header]:
+def _as_kept(headers: HeaderMap) -> Iterator[wire_module.Header]:
     for name in dict.fromkeys(headers.keys()):
         try:
             yield from ((name.encode(), value.encode()) for value in headers.getall(name))

@@ -4,7 +4,7 @@ import asyncio
 import time
 from contextlib import suppress
 
-from fetchfleet.worker.fetch.error_mapping import InTheWayError
+from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files import index
 from fetchfleet.worker.sink.files.directory import PARTS, Folders
 

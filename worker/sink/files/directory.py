@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from fetchfleet.worker.fetch.error_mapping import ExistsError, InTheWayError
-from fetchfleet.worker.sink.files.state import STATE_FOLDER
+from fetchfleet.worker.errors import ExistsError, InTheWayError
 from fetchfleet.worker.util.clock import mono_s
+
+STATE_FOLDER = ".fetchfleet"
+"""In it: a run's Redis and the workers' logs, and the parts of bodies that are not whole yet."""
+
 
 PARTS = f"{STATE_FOLDER}/parts"
 

@@ -9,19 +9,10 @@ from contextlib import suppress
 from io import FileIO
 
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.worker.fetch.error_mapping import BadDestError
-from fetchfleet.worker.fetch.rules.stale_fallback import (
-    Old,
-    Record,
-    fits,
-    from_json,
-    key_of,
-    to_json,
-)
-from fetchfleet.worker.fetch.rules.validators import Validators
-from fetchfleet.worker.sink.files.directory import Folders
-from fetchfleet.worker.sink.files.state import STATE_FOLDER
+from fetchfleet.worker.errors import BadDestError
+from fetchfleet.worker.sink.files.directory import STATE_FOLDER, Folders
 from fetchfleet.worker.sink.files.takeover import SHA256, hashed
+from fetchfleet.worker.sink.index_entry import Old, Record, Validators, fits, from_json, key_of, to_json
 
 STORED = f"{STATE_FOLDER}/stored"
 

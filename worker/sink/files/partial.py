@@ -8,16 +8,12 @@ import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import aiofiles
 
-from fetchfleet.worker.fetch.error_mapping import (
-    DigestMismatchError,
-    OverlongBodyError,
-    TruncatedBodyError,
-)
-from fetchfleet.worker.fetch.rules.validators import Validators
+from fetchfleet.worker.errors import DigestMismatchError, OverlongBodyError, TruncatedBodyError
+from fetchfleet.worker.sink.base import Expected, Kept, Place
 from fetchfleet.worker.sink.files.double_buffer import Pump
 from fetchfleet.worker.sink.files.takeover import SHA256, Taken, lock, worth_keeping
 from fetchfleet.worker.util import aio
@@ -28,56 +24,6 @@ if TYPE_CHECKING:
     from fetchfleet.worker.sink.files.sink import FileSink
 
 T = TypeVar("T")
-
-
-class Kept(NamedTuple):
-    """A body in its place; path is relative to the out folder.
-
-    offset, length: of its record in that file, where it is not alone in it.
-    """
-
-    path: str
-    size_bytes: int
-    sha256: str
-    offset: int | None = None
-    length: int | None = None
-
-
-class Expected(NamedTuple):
-    """What a body must be to be kept; None or 0 where nothing is known.
-
-    digests: what its host says of it, by hashlib's name of the algorithm.
-    """
-
-    length_bytes: int | None = None
-    sha256: str | None = None
-    max_bytes: int = 0
-    digests: tuple[tuple[str, bytes], ...] = ()
-
-    @property
-    def shows_the_whole(self) -> bool:
-        """Whether a body that is as expected cannot lack its end."""
-        return self.length_bytes is not None or self.sha256 is not None or bool(self.digests)
-
-
-class Note(NamedTuple):
-    """Under which key a body is remembered, and with what."""
-
-    key: str
-    validators: Validators
-
-
-class Place(NamedTuple):
-    """The name of a part, the path that it is to have, and what goes with that.
-
-    note: with what it is remembered, None if it is not. replace: also where a file stands.
-    """
-
-    part: str
-    path: str
-    note: Note | None = None
-    durability: str = "none"
-    replace: bool = True
 
 
 class Part:

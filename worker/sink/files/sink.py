@@ -10,22 +10,22 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fetchfleet.jobs.contract.entry import Entry, PartNote
 from fetchfleet.jobs.contract.field_checks import REPLACE
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.worker.fetch.error_mapping import InTheWayError
-from fetchfleet.worker.fetch.rules.stale_fallback import Old, Record, key_of
-from fetchfleet.worker.fetch.rules.validators import Validators, usable
+from fetchfleet.worker.errors import InTheWayError
+from fetchfleet.worker.sink.base import Care, Expected, Note, Place
 from fetchfleet.worker.sink.disk_space import Refusals, Space, refused
 from fetchfleet.worker.sink.files import index
 from fetchfleet.worker.sink.files.cleanup import drop_stale_parts
 from fetchfleet.worker.sink.files.directory import PARTS, Folders
-from fetchfleet.worker.sink.files.partial import Expected, Note, Part, Place
+from fetchfleet.worker.sink.files.partial import Part
 from fetchfleet.worker.sink.files.small_batch import Small
 from fetchfleet.worker.sink.files.takeover import Taken, take
+from fetchfleet.worker.sink.index_entry import Old, Record, key_of, usable
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 
@@ -38,17 +38,6 @@ who asks a resolver waits for either."""
 
 
 TRIAL = bytes(4096)
-
-
-class Care(NamedTuple):
-    """What is done for a body beyond keeping it.
-
-    remember: `old` and `known` are to find it, with these, when the same is asked for again. durability: as
-    the policy says.
-    """
-
-    remember: Validators | None = None
-    durability: str = "none"
 
 
 class FileSink:

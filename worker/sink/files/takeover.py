@@ -13,8 +13,7 @@ from contextlib import suppress
 from io import FileIO
 from typing import Any, NamedTuple
 
-from fetchfleet.worker.fetch.error_mapping import InTheWayError
-from fetchfleet.worker.fetch.rules.range_rules import RESUME_MIN_BYTES
+from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.directory import PARTS, Folders
 
 READ_BYTES = 1 << 20
@@ -114,3 +113,7 @@ def hashed(file: FileIO, size_bytes: int, algorithm: str, stop: threading.Event)
         digest.update(block)
         left_bytes -= len(block)
     return digest
+
+
+RESUME_MIN_BYTES = 512 * 1024
+"""Less than this is had again sooner than it is looked after."""

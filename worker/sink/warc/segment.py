@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from fetchfleet.worker.fetch.error_mapping import InTheWayError
+from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.takeover import lock
 from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block_bytes

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 from uuid import uuid4
 
-from fetchfleet.worker.fetch.error_mapping import InTheWayError
+from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import Block, Segment

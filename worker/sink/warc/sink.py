@@ -11,13 +11,13 @@ from uuid import uuid4
 from fetchfleet.jobs.contract.body_checks import inline
 from fetchfleet.jobs.contract.entry import Entry, PartNote
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.worker.fetch.error_mapping import InTheWayError
-from fetchfleet.worker.fetch.rules.stale_fallback import Old, Record
-from fetchfleet.worker.sink.base import Came
+from fetchfleet.worker.errors import InTheWayError
+from fetchfleet.worker.sink.base import Came, Care, Expected, Kept, Place
 from fetchfleet.worker.sink.disk_space import Refusals
-from fetchfleet.worker.sink.files.partial import Expected, Kept, Part, Place
-from fetchfleet.worker.sink.files.sink import Care, FileSink, part_of
+from fetchfleet.worker.sink.files.partial import Part
+from fetchfleet.worker.sink.files.sink import FileSink, part_of
 from fetchfleet.worker.sink.files.takeover import SHA256, Taken
+from fetchfleet.worker.sink.index_entry import Old, Record
 from fetchfleet.worker.sink.warc import record_format, segments
 from fetchfleet.worker.sink.warc.segment import recover
 from fetchfleet.worker.sink.warc.segments import Limits, Segments, date_of
