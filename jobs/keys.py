@@ -21,7 +21,7 @@ BACKLOG = "ff:backlog"
 """string: how many fetches are submitted and have no result yet, in all lanes. Lives for ever."""
 
 INBOX = "ff:inbox"
-"""list: what other languages push, a message each (jobs/README.md). Gone when empty."""
+"""list: inbox messages, pushed from any language (docs/api.md). Gone when empty."""
 
 TAKEN = "ff:inbox:taken"
 """list: messages out of the inbox that a worker is enqueuing. Gone when empty."""

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import json
 import re
 import shutil
 import subprocess
@@ -11,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from fetchfleet import Fetch, Outcome, Reason, Result
+from fetchfleet import Fetch, Fleet, Outcome, Reason, Result, Timings
+from fetchfleet.jobs.contract.model import decode_fetch, decode_result
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy
@@ -20,14 +22,18 @@ from fetchfleet.worker.util import aio
 from tests.support.redis import cli_arguments
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
-from tools.origin.behaviours import ok
+from tools.origin.behaviours import ok, status
 from tools.origin.server import Origin
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md")])
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md"), *DOCS.glob("*.md")])
 ROOMS = ("jobs", "worker", "examples", "scripts", "tests", "ops")
 
 _LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+_ANCHOR = re.compile(r"\]\(([^)#]*)#([^)]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(r"(?:\./)?(?:[\w.-]+/)*[\w.-]+\.(?:py|lua|md|toml|lock)|(?:\./)?(?:[\w.-]+/)+")
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
@@ -52,6 +58,25 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     missing = {path for path in named if not ((page.parent / path).exists() or (ROOT / path).exists())}
 
     assert set() == missing
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the page's headings."""
+    headings = _HEADING.findall(_FENCED.sub("", page.read_text()))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent != ROOT], ids=name_of)
+def test_every_link_to_a_heading_finds_it(page: Path) -> None:
+    """A link to a part of a page names a heading of that page."""
+    links = _ANCHOR.findall(page.read_text())
+    missing = [
+        f"{path}#{anchor}"
+        for path, anchor in links
+        if anchor not in anchors_of((page.parent / path) if path else page)
+    ]
+
+    assert [] == missing
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -90,7 +115,8 @@ async def test_the_readmes_producer_runs(
     assert 10 == capsys.readouterr().out.count("stored http://127.0.0.181")
 
 
-CONTRACT = ROOT / "jobs" / "README.md"
+API = DOCS / "api.md"
+RESULTS = DOCS / "results.md"
 
 
 def main_of(
@@ -104,16 +130,20 @@ def main_of(
     return scope["main"]  # type: ignore[no-any-return]
 
 
-async def test_the_contracts_python_runs(redis_url: str, tmp_path: Path) -> None:
-    """The client, plain arq, and a consumer group that sees what came of both."""
+async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_path: Path) -> None:
+    """The client, plain arq, a reader that goes on from a position, and a consumer group that sees both."""
     said: list[tuple[Any, ...]] = []
+    read: list[tuple[Any, ...]] = []
     heard: list[str] = []
+    client, arq, _ = fenced(API, "python")
+    reader, group = fenced(RESULTS, "python")
     async with Origin.serving("127.0.0.182", ok(b"body")) as origin:
         programs = [
             main_of(text, redis_url, origin, print=lambda *words: said.append(words))
-            for text in fenced(CONTRACT, "python")[:2]
+            for text in (client, arq)
         ]
-        consume = main_of(fenced(CONTRACT, "python")[2], redis_url, origin, print=heard.append)
+        programs.append(main_of(reader, redis_url, origin, print=lambda *words: read.append(words)))
+        consume = main_of(group, redis_url, origin, print=heard.append)
         with workers(1, redis_url, tmp_path):
             consumer = asyncio.create_task(consume())
             for program in programs:
@@ -125,13 +155,29 @@ async def test_the_contracts_python_runs(redis_url: str, tmp_path: Path) -> None
     assert sorted(wanted) == sorted(words[1] for words in said[:2])
     assert "fedcba9876543210" == said[2][0]["batch"]
     assert sorted(wanted * 2) == sorted(heard)
+    assert sorted(wanted) == sorted(words[0] for words in read)
 
 
-async def test_the_contracts_redis_cli_runs(redis_url: str, tmp_path: Path) -> None:
+async def test_the_dead_letter_program_of_the_api_page_runs(redis_url: str, tmp_path: Path) -> None:
+    """A fetch that failed is listed and enqueued again."""
+    said: list[tuple[Any, ...]] = []
+    async with Origin.serving("127.0.0.184", status(404)) as origin:
+        retry = main_of(fenced(API, "python")[2], redis_url, origin, print=lambda *words: said.append(words))
+        with workers(1, redis_url, tmp_path):
+            async with Fleet(redis_url) as fleet:
+                await (await fleet.submit([origin.url("/gone")])).wait()
+                await asyncio.wait_for(retry(), 60)
+                await fleet.batch(said[1][2][0]).wait()
+
+    assert "http_status" == said[0][1]
+    assert (1, "enqueued again as") == said[1][:2]
+
+
+async def test_the_redis_cli_of_the_api_page_runs(redis_url: str, tmp_path: Path) -> None:
     """Three messages, and the result of the one that has a batch."""
     if not shutil.which("redis-cli"):
         pytest.skip("redis-cli is not installed")
-    [block] = fenced(CONTRACT, "bash")
+    [block] = fenced(API, "bash")
     async with Origin.serving("127.0.0.183", ok(b"body")) as origin:
         block = block.replace("redis-cli", f"redis-cli {' '.join(cli_arguments(redis_url))}")
         block = block.replace("https://example.com", origin.url("").rstrip("/"))
@@ -162,28 +208,48 @@ def test_every_policy_shown_is_a_policy(page: Path) -> None:
 
 
 def test_the_policy_page_shows_every_key_with_its_default() -> None:
-    """What the page says of defaults is what the code does."""
-    shown = parse_policy(fenced(ROOT / "worker" / "README.md", "toml")[0])
+    """One block of the page has every key, each with the default of the code."""
+    keys = LanePolicy.__struct_fields__
+    blocks = fenced(DOCS / "policy.md", "toml")
+    [complete] = [block for block in blocks if all(f"\n{key} =" in block for key in keys)]
 
-    assert LanePolicy() == shown.default
-    assert set() == {
-        key
-        for key in LanePolicy.__struct_fields__
-        if f"\n{key} =" not in (ROOT / "worker/README.md").read_text()
-    }
+    assert LanePolicy() == parse_policy(complete).default
 
 
-def test_the_contracts_page_has_every_field_outcome_and_reason() -> None:
+def test_the_policy_page_has_a_row_for_every_key() -> None:
+    """The table has the range and meaning of each key."""
+    text = (DOCS / "policy.md").read_text()
+
+    assert [] == [key for key in LanePolicy.__struct_fields__ if f"\n| `{key}` |" not in text]
+
+
+def test_the_api_page_has_every_field_of_a_fetch() -> None:
+    """The fields on the page are the code's."""
+    text = API.read_text()
+
+    assert [] == [word for word in Fetch.__struct_fields__ if f"`{word}`" not in text]
+
+
+def test_the_results_page_has_every_field_outcome_and_reason() -> None:
     """The closed lists on the page are the code's."""
-    text = (ROOT / "jobs" / "README.md").read_text()
-    words = [*Fetch.__struct_fields__, *Result.__struct_fields__, *Outcome, *Reason]
+    text = RESULTS.read_text()
+    words = [*Result.__struct_fields__, *Timings.__struct_fields__, *Outcome, *Reason]
 
     assert [] == [word for word in words if f"`{word}`" not in text]
 
 
-def test_the_settings_page_has_every_variable() -> None:
+def test_the_json_shown_is_a_fetch_and_a_result() -> None:
+    """The examples decode; the result has every field."""
+    [fetch], [result] = fenced(API, "json"), fenced(RESULTS, "json")
+
+    decode_fetch(fetch)
+    decode_result(result.encode())
+    assert list(Result.__struct_fields__) == list(json.loads(result))
+
+
+def test_the_configuration_page_has_every_variable() -> None:
     """No setting is a secret."""
-    text = (ROOT / "worker" / "README.md").read_text()
+    text = (DOCS / "configuration.md").read_text()
 
     assert [] == [variable for variable in _ENVIRONMENT.values() if f"`{variable}`" not in text]
 

@@ -30,7 +30,7 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a fetch failed; closed. jobs/README.md says what each asks of the caller."""
+    """Why a fetch failed; a closed list. docs/results.md says what each means and what to do."""
 
     BAD_DEST = "bad_dest"
     BAD_ENCODING = "bad_encoding"

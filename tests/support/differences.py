@@ -1,4 +1,4 @@
-"""Tests of what only httpx does, by the rows of "Engines" in worker/README.md: skipped on another."""
+"""Skip marks for tests that only the httpx engine passes, by the rows of "Engines" in docs/http.md."""
 
 import pytest
 

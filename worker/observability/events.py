@@ -17,7 +17,7 @@ def exchange(entry: Entry | None, log: Any, **fields: Any) -> None:
 
 
 def heartbeat(log: Any, **fields: Any) -> None:
-    """How a worker is; worker/README.md says what each field means."""
+    """Write the heartbeat line of a worker; docs/operations.md defines its fields."""
     log.info(Event.WORKER_HEARTBEAT, **fields)
 
 
