@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tools.bench import bodies
 from tools.bench.peers import PEERS
-from tools.bench.profiler.subsystems import OTHERS, room_of, room_of_thread
+from tools.bench.profiler.subsystems import OTHERS, ROOMS, room_of, room_of_thread
 from tools.bench.report import rates
 from tools.bench.stats import MB, Run, another_fits, is_own, of_files, of_rates, with_ratios
 
@@ -93,13 +93,13 @@ def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stack", "room"),
     [
-        (["/usr/lib/ssl.py", "/x/httpcore2/_async/http11.py", "/p/worker/attempt.py"], "engine"),
-        (["/p/worker/sink/part.py", "/p/worker/attempt.py"], "sink"),
-        (["/x/structlog/_output.py", "/p/worker/lines.py", "/p/worker/fetching.py"], "log"),
-        (["/x/redis/asyncio/client.py", "/p/jobs/scripts.py", "/p/worker/settle.py"], "Redis"),
-        (["/p/worker/settle.py"], "settle"),
-        (["/p/worker/gate/gate.py", "/p/worker/lane.py", "/p/worker/drain.py"], "gate"),
-        (["/p/worker/drain.py", "/p/worker/runtime.py"], "lane"),
+        (["/usr/lib/ssl.py", "/x/httpcore2/_async/http11.py", "/p/worker/fetch/attempt.py"], "engine"),
+        (["/p/worker/sink/files/partial.py", "/p/worker/fetch/attempt.py"], "sink"),
+        (["/x/structlog/_output.py", "/p/worker/fetch/log_events.py", "/p/worker/fetch/run.py"], "log"),
+        (["/x/redis/asyncio/client.py", "/p/jobs/scripts/runner.py", "/p/worker/lanes/settler.py"], "Redis"),
+        (["/p/worker/lanes/settler.py"], "settle"),
+        (["/p/worker/gate/gate.py", "/p/worker/lanes/lane.py", "/p/worker/scheduler/drain.py"], "gate"),
+        (["/p/worker/scheduler/drain.py", "/p/worker/runtime/runtime.py"], "lane"),
         (["/usr/lib/asyncio/events.py"], OTHERS),
         ([], OTHERS),
     ],
@@ -107,6 +107,19 @@ def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
 def test_time_belongs_to_the_innermost_room_of_a_stack(stack: list[str], room: str) -> None:
     """Whoever called it does not pay for it."""
     assert room == room_of(stack)
+
+
+def test_subsystems_name_files_that_exist() -> None:
+    """A module that moves without its entry would be counted as another subsystem's."""
+    root = Path(__file__).parents[3]
+    ours = {
+        f"/{path.relative_to(root).as_posix()}"
+        for room in ("jobs", "worker")
+        for path in (root / room).rglob("*.py")
+    }
+    named = {part for parts in ROOMS.values() for part in parts if part.startswith(("/worker/", "/jobs/"))}
+
+    assert set() == {part for part in named if not any(part in path for path in ours)}
 
 
 def test_what_threads_do_is_their_rooms() -> None:

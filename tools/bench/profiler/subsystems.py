@@ -1,17 +1,17 @@
-"""To which room a moment of a worker's time belongs, by the frames on its stack. Pure."""
+"""The subsystem that a sample of a worker's time belongs to, by the frames on its stack. Pure."""
 
 from collections.abc import Iterable
 
 ROOMS = {
-    "log": ("/structlog/", "/worker/lines.py", "/worker/log.py", "/worker/redact.py"),
+    "log": ("/structlog/", "/worker/observability/", "/log_events.py"),
     "sink": ("/worker/sink/", "/aiofiles/"),
-    "gate": ("/worker/gate/", "/worker/lane.py", "/worker/rate.py", "/worker/pace.py"),
+    "gate": ("/worker/gate/", "/worker/lanes/lane.py", "/worker/body/min_rate.py"),
     "engine": (
         *("/worker/http/", "/httpx/", "/httpcore2/", "/h11/", "/h2/", "/hpack/", "/pyreqwest/"),
         *("/anyio/", "/sniffio/", "/idna/", "/truststore/", "/aiohappyeyeballs/", "/aiodns/"),
     ),
-    "Redis": ("/redis/", "/hiredis/", "/arq/", "/jobs/scripts.py", "/jobs/wake.py"),
-    "settle": ("/worker/settle.py", "/worker/store.py", "/worker/report.py", "/worker/patience.py"),
+    "Redis": ("/redis/", "/hiredis/", "/arq/", "/jobs/scripts/", "/jobs/notify.py"),
+    "settle": ("/worker/lanes/", "/worker/fetch/result.py"),
     "lane": ("/worker/", "/jobs/"),
 }
 OTHERS = "loop"

@@ -1,0 +1,189 @@
+"""The way of one fetch: the files of jobs/ and worker/ whose functions it calls, in order.
+
+    python -m tools.journey          in a worker, from the lane's acquisition to the result
+    python -m tools.journey --run    in the command and the worker of a one-URL `fetchfleet run`
+
+Timers of a worker fire at any moment. A file counts if every one of several fetches enters it, each the first
+of its host.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from fetchfleet import Fetch, Fleet, Outcome
+from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
+from fetchfleet.worker.observability import log
+from tools.one_worker import OneWorker
+from tools.origin.behaviours import ok
+from tools.origin.process import origins_in_child
+from tools.origin.server import Behaviour
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = (f"{ROOT}/fetchfleet/", f"{ROOT}/jobs/", f"{ROOT}/worker/")
+FETCHES = 5
+IN_A_FUNCTION = 0x02  # CO_NEWLOCALS: a module's or a class's own code lacks it
+
+Journey = dict[str, str]
+"""The files in the order in which they were entered, each with the function that was called first."""
+
+
+class Recorder:
+    """Notes which files are entered while it records, in all threads that start after it."""
+
+    def __init__(self) -> None:
+        self.entered: Journey = {}
+        self._files: dict[CodeType, str] = {}
+        self._records = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Profile this thread, and every thread that it starts, for the length of the block."""
+        threading.setprofile(self._on_event)
+        sys.setprofile(self._on_event)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+
+    def start(self) -> None:
+        """Record from here on."""
+        self.entered = {}
+        self._records = True
+
+    def stop(self) -> Journey:
+        """Record no more; return what was entered since the start."""
+        self._records = False
+        return self.entered
+
+    def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
+        if self._records and event == "call":
+            code = frame.f_code
+            file = self._files.get(code)
+            if file is None:
+                file = self._files[code] = file_of(code)
+            if file:
+                self.entered.setdefault(file, code.co_name)
+
+
+def file_of(code: CodeType) -> str:
+    """Return the path in the project of a function of ours, else an empty string."""
+    if not code.co_flags & IN_A_FUNCTION or not code.co_filename.startswith(PACKAGES):
+        return ""
+    return code.co_filename.removeprefix(f"{ROOT}/").removeprefix("fetchfleet/")
+
+
+def worker_journey(folder: Path) -> Journey:
+    """Return what a plain GET enters in a worker that is already running."""
+    log.configure((folder / "log").open("w"))
+    with EmbeddedRedis(folder / "redis") as redis, origins_in_child(hosts) as town:
+        recorder = Recorder()
+        with recorder.installed():
+            return asyncio.run(_fetch_each(list(town.urls.values()), redis.url, folder, recorder))
+
+
+def hosts() -> dict[str, Behaviour]:
+    """Return the hosts of the fetches, each with its behaviour."""
+    return {f"127.0.0.{number}": ok(b"x" * 10_000) for number in range(101, 101 + FETCHES)}
+
+
+async def _fetch_each(urls: list[str], redis_url: str, folder: Path, recorder: Recorder) -> Journey:
+    journeys = []
+    async with OneWorker(redis_url, folder / "bodies"):
+        for url in urls:
+            recorder.start()
+            await asyncio.to_thread(_fetch_unprofiled, redis_url, url)
+            journeys.append(recorder.stop())
+    return {
+        file: function
+        for file, function in journeys[0].items()
+        if all(file in journey for journey in journeys)
+    }
+
+
+def _fetch_unprofiled(redis_url: str, url: str) -> None:
+    sys.setprofile(None)  # the producer is not part of the worker
+    asyncio.run(_fetch(redis_url, url))
+
+
+async def _fetch(redis_url: str, url: str) -> None:
+    async with Fleet(redis_url) as fleet:
+        batch = await fleet.submit([Fetch(url=url)])
+        async for result in batch.results():
+            if result.outcome is not Outcome.STORED:
+                raise RuntimeError(f"the fetch ended as {result.outcome}: {result.reason}")
+
+
+def command_journey(folder: Path) -> Journey:
+    """Return what the command process of a one-URL `fetchfleet run` enters."""
+    recorded = folder / "command.json"
+    with origins_in_child(hosts) as town:
+        (folder / "urls.txt").write_text(next(iter(town.urls.values())))
+        command = [
+            "run",
+            str(folder / "urls.txt"),
+            "--out",
+            str(folder / "run"),
+            "--allow-net",
+            "127.0.0.0/8",
+        ]
+        subprocess.run(
+            [sys.executable, "-m", "tools.journey", "--record", str(recorded), *command],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+    entered: Journey = json.loads(recorded.read_text())
+    return entered
+
+
+def record(recorded: Path, arguments: list[str]) -> None:
+    """Be the `fetchfleet` command with these arguments; write what it enters to a file."""
+    recorder = Recorder()
+    recorder.start()
+    try:
+        with recorder.installed():
+            sys.argv[1:] = arguments
+            import_module("fetchfleet.worker.cli").main()
+    finally:
+        recorded.write_text(json.dumps(recorder.stop()))
+
+
+def show(heading: str, journey: Journey) -> None:
+    """Print the files in order, each with the function that was called first."""
+    print(f"{heading}: {len(journey)} files")
+    for file, function in journey.items():
+        print(f"  {file:<48} {function}")
+
+
+def main() -> None:
+    """Print the journey that was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tools.journey", description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", action="store_true", help="the command and the worker of a one-URL run")
+    parser.add_argument("--record", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.record:
+        record(Path(given.record[0]), given.record[1:])
+        return
+    with tempfile.TemporaryDirectory() as name:
+        worker = worker_journey(Path(name))
+        show("in the worker", worker)
+        if given.run:
+            command = command_journey(Path(name))
+            show("in the command", command)
+            print(f"in both: {len(command.keys() | worker.keys())} files")
+
+
+if __name__ == "__main__":
+    main()
