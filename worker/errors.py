@@ -1,14 +1,19 @@
-"""How a command ends: its exit codes, and the errors that end it with one sentence."""
+"""Exit codes, and the exceptions of the worker."""
 
 FAILED = 1
 BAD_USE = 2
 INTERRUPTED = 130
 
 
-class ForeseenError(Exception):
-    """Ends a command with its message and `exit_code`; nobody needs to see a traceback."""
+class CommandError(Exception):
+    """An expected error: the command prints its message, without a traceback, and exits with `exit_code`."""
 
     exit_code = FAILED
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        if exit_code is not None:
+            self.exit_code = exit_code
 
 
 class HttpError(Exception):

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from fetchfleet.jobs.errors import JobsError
-from fetchfleet.worker.errors import BAD_USE, FAILED, INTERRUPTED, ForeseenError
+from fetchfleet.worker.errors import BAD_USE, FAILED, INTERRUPTED, CommandError
 from fetchfleet.worker.http.net.tls_contexts import check
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.model import PolicyError
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 console = Console(stderr=True)
 
-_FORESEEN = (ForeseenError, JobsError, RedisError, OSError)
+_FORESEEN = (CommandError, JobsError, RedisError, OSError)
 
 
 def settings_of(**flags: Any) -> Settings:
@@ -66,7 +66,7 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str = "interrupted") 
     except Exception as error:
         first = _first(error)
         if isinstance(first, _FORESEEN):
-            fail(redact.text(first), first.exit_code if isinstance(first, ForeseenError) else FAILED)
+            fail(redact.text(first), first.exit_code if isinstance(first, CommandError) else FAILED)
         raise
 
 

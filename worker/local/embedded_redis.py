@@ -14,7 +14,7 @@ from typing import IO, Self
 import redis
 from redis.exceptions import RedisError
 
-from fetchfleet.worker.errors import BAD_USE, ForeseenError
+from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.child_process import await_end, die_with_parent
 
 START_TIMEOUT_S = 60.0
@@ -24,7 +24,7 @@ PING_EVERY_S = 0.005
 SOCKETS_PREFIX = "fetchfleet-"
 
 
-class EmbeddedRedisError(ForeseenError):
+class EmbeddedRedisError(CommandError):
     """Redis cannot be started here; the message says why and what to do."""
 
     exit_code = BAD_USE

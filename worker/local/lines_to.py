@@ -6,12 +6,12 @@ from typing import NamedTuple
 import msgspec
 
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.worker.errors import ForeseenError
+from fetchfleet.worker.errors import CommandError
 
 STREAMS = frozenset({"-", "stream"})
 
 
-class LinesError(ForeseenError):
+class LinesError(CommandError):
     """Records cannot be written, or could not all be; the message says which and what to do."""
 
 

@@ -17,7 +17,7 @@ from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.errors import BAD_USE, ForeseenError
+from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.lines_to import Where
 from fetchfleet.worker.local.progress import Progress, summary
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 KEEP_ALIVE_S = 0.5
 
 
-class UnfinishedRunError(ForeseenError):
+class UnfinishedRunError(CommandError):
     """The out folder holds an interrupted run of another list."""
 
     exit_code = BAD_USE

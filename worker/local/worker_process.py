@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from fetchfleet.worker.errors import ForeseenError
+from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.local.child_process import await_end, die_with_parent
 
 STOP_TIMEOUT_S = 30.0
@@ -18,7 +18,7 @@ MAX_QUICK_ENDS = 3
 QUICK_END_S = 5.0
 
 
-class WorkersError(ForeseenError):
+class WorkersError(CommandError):
     """The workers cannot be kept running; the message says where their logs are."""
 
 

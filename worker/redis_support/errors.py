@@ -8,12 +8,12 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from fetchfleet.worker.errors import ForeseenError
+from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.util.clock import mono_s
 
 
-class UnreachableRedisError(ForeseenError):
+class UnreachableRedisError(CommandError):
     """No Redis at the URL, or none that lets us in."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, NoPermissionError, RedisError, ResponseError
 
-from fetchfleet.worker.errors import ForeseenError
+from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.redis_support.errors import is_of, redis_at
@@ -16,7 +16,7 @@ from fetchfleet.worker.redis_support.errors import is_of, redis_at
 LOADING_PAUSE_S = 0.5
 
 
-class RefusedRedisError(ForeseenError):
+class RefusedRedisError(CommandError):
     """A Redis that would lose fetches, or lets us do nothing; the message holds the remedy."""
 
 
