@@ -17,7 +17,7 @@ from fetchfleet.worker.fetch.rules.range_rules import Verdict
 from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
 from fetchfleet.worker.fetch.rules.stale_fallback import in_force
 from fetchfleet.worker.fetch.rules.validators import asking, validators_of
-from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Go, Seen, Signal
 from fetchfleet.worker.gate.quota import quota_of
@@ -36,18 +36,18 @@ BUSY_PAUSE_S = 5.0
 class Attempt:
     """One attempt; `trace` and `hops` tell afterwards how far it came."""
 
-    def __init__(self, entry: Entry, lane: Lane, parts: Parts) -> None:
+    def __init__(self, entry: Entry, lane: Lane, services: FetchServices) -> None:
         self.entry = entry
         self.lane = lane
-        self.parts = parts
+        self.services = services
         self.trace = Trace(entry)
         self.request = entry.request
         self.hops = entry.hops
         self.status: int | None = None
-        self._sink: Receiver = parts.sink
+        self._sink: Receiver = services.sink
         self._known: Record | None = None
-        self._window = OneWindow(parts.windows)
-        self.resuming = Resuming(entry, lane, parts)
+        self._window = OneWindow(services.decoder_budget)
+        self.resuming = Resuming(entry, lane, services)
 
     @property
     def started_ms(self) -> int:
@@ -57,10 +57,10 @@ class Attempt:
     async def run(self) -> Happened:
         """What happened; never raises but for cancellation."""
         left_s, late = self._time_left()
-        bound = self.parts.bounds.timeout(left_s)
+        bound = self.services.deadlines.timeout(left_s)
         try:
             async with bound:
-                self._known = await known_of(self.entry.fetch, self.parts.sink)
+                self._known = await known_of(self.entry.fetch, self.services.sink)
                 while True:
                     happened = await self._exchange()
                     if happened is not None:
@@ -68,9 +68,9 @@ class Attempt:
         except Exception as error:  # noqa: BLE001 whatever it is, the fetch must get its due
             if isinstance(error, TimeoutError) and bound.expired():
                 return Broke(reason=late, final=late is Reason.DEADLINE, status=self.status)
-            return broken(error, self.status, self.entry, self.lane, self.parts)
+            return broken(error, self.status, self.entry, self.lane, self.services)
         finally:
-            self.parts.bounds.over(bound)
+            self.services.deadlines.over(bound)
             self.resuming.close()
             self._window.give_back()
 
@@ -85,7 +85,7 @@ class Attempt:
             request = asking(request, self._known)
         if self.lane.policy.context:
             request = self._with_context(request)
-        async with self.parts.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
+        async with self.services.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
             self.status = answer.status
             self._head_came(answer)
             verdict = await self.resuming.judge(answer)
@@ -95,13 +95,13 @@ class Attempt:
             if verdict is Verdict.REFUSE:
                 return None if self._may_follow() else Held()
             if answer.status == 304:
-                return await not_modified(answer, request, self.entry.fetch, self._known, self.parts.sink)
+                return await not_modified(answer, request, self.entry.fetch, self._known, self.services.sink)
             if is_redirect(answer.status):
                 return self._redirected(answer)
             return self._refused(answer)
 
     def _with_context(self, request: Hop) -> Hop:
-        chance = self.parts.chance
+        chance = self.services.chance
         return trace_context.carried(request, self.entry.fetch, self.entry.id, chance(), chance())
 
     def _head_came(self, answer: Answer) -> None:
@@ -117,7 +117,7 @@ class Attempt:
             at_once = gate.room(lane.gate, lane.policy)
             lane.gate = gate.told(lane.gate, quota, len(lane.in_flight) - 1, now_ms, at_once)
         if lane.gate is not before:
-            lane_events.gate_changed(lane, before, self.parts.log)
+            lane_events.gate_changed(lane, before, self.services.log)
             lane.notify()
 
     async def _keep(self, answer: Answer) -> Happened:
@@ -175,7 +175,7 @@ class Attempt:
         self, answer: Answer, body: Body, expected: Expected, found: Validators
     ) -> Kept | Happened:
         """The body in its place, or why it is not there; half of one is kept, if it may be gone on with."""
-        policy = self.parts.policy_of(self.entry.fetch) if self.hops else self.lane.policy
+        policy = self.services.policy_of(self.entry.fetch) if self.hops else self.lane.policy
         remember = found if in_force(self.entry.fetch, policy) or self.entry.fetch.revalidate else None
         care, taken = Care(remember, policy.durability), self.resuming.taken
         came = Came(self.request, answer)
@@ -191,7 +191,7 @@ class Attempt:
             try:
                 return await part.commit(lambda: self.lane.live) or Held()
             except errors.ExistsError as error:
-                return await if_exists.since_then(self.entry, answer.status, error, self.parts)
+                return await if_exists.since_then(self.entry, answer.status, error, self.services)
 
     async def _expected(self, answer: Answer, body: Body, max_bytes: int) -> Expected:
         """What the body must be, by its host's word and its caller's."""
@@ -252,14 +252,16 @@ class Attempt:
         return total_s, Reason.TOTAL_TIMEOUT
 
 
-def broken(error: Exception, status: int | None, entry: Entry, lane: Lane, parts: Parts) -> Happened:
+def broken(
+    error: Exception, status: int | None, entry: Entry, lane: Lane, services: FetchServices
+) -> Happened:
     """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
     if isinstance(error, errors.InTheWayError):
-        log_events.in_the_way(error, entry, lane.name, parts.log)
+        log_events.in_the_way(error, entry, lane.name, services.log)
     if error_mapping.is_of_the_disk(error):
-        parts.sink.refused()
+        services.sink.refused()
     happened = error_mapping.happened(error, status=status)
     if happened is None:
-        log_events.bug(error, entry, lane.name, parts.log)
+        log_events.bug(error, entry, lane.name, services.log)
         return Broke(reason=Reason.INTERNAL, status=status, note=repr(error))
     return happened

@@ -5,17 +5,17 @@ from fetchfleet.jobs.contract.field_checks import REPLACE
 from fetchfleet.worker.errors import ExistsError
 from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish
 from fetchfleet.worker.fetch.rules.outcome import Found, Happened, Held
-from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.fetch.services import FetchServices
 
 SKIP = "skip"
 
 
-async def at_dest(entry: Entry, parts: Parts) -> Found | None:
+async def at_dest(entry: Entry, services: FetchServices) -> Found | None:
     """The file that stands at the fetch's dest, if that decides what becomes of the fetch."""
     fetch = entry.fetch
     if fetch.if_exists == REPLACE or fetch.dest is None:
         return None
-    size_bytes = await parts.sink.size_of(fetch.dest)
+    size_bytes = await services.sink.size_of(fetch.dest)
     return None if size_bytes is None else Found(path=fetch.dest, size_bytes=size_bytes)
 
 
@@ -26,9 +26,9 @@ def meaning(entry: Entry, found: Found) -> tuple[Finish, Happened]:
     return EXISTS, Held(note=f"{found.path!r} is there already")
 
 
-async def since_then(entry: Entry, status: int, error: ExistsError, parts: Parts) -> Happened:
+async def since_then(entry: Entry, status: int, error: ExistsError, services: FetchServices) -> Happened:
     """What happened to a body that came after its dest had been taken: what stands there stays."""
-    found = await at_dest(entry, parts) if entry.fetch.if_exists == SKIP else None
+    found = await at_dest(entry, services) if entry.fetch.if_exists == SKIP else None
     if found is not None:
         return Found(path=found.path, size_bytes=found.size_bytes, status=status)
     raise error

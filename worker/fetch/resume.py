@@ -18,7 +18,7 @@ from fetchfleet.worker.fetch.rules.range_rules import (
     url_digest,
     validator_of,
 )
-from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.base import Answer
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
@@ -38,13 +38,13 @@ _OF_NO_USE = (DigestMismatchError, OverlongBodyError, BadDestError)
 class Resuming:
     """One attempt's dealings with the half of a body: `note` is what the fetch is to carry on."""
 
-    def __init__(self, entry: Entry, lane: Lane, parts: Parts) -> None:
+    def __init__(self, entry: Entry, lane: Lane, services: FetchServices) -> None:
         self._id = entry.id
         self._batch_id = entry.batch_id
         self._whole_only = entry.fetch.decode or entry.fetch.lines
         """What is looked into as it comes is looked into from its beginning."""
         self._lane = lane
-        self._parts = parts
+        self._parts = services
         self.note = entry.part
         self.taken: Taken | None = None
         self.verdict: Append | Verdict = Verdict.NOTHING

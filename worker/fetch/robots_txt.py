@@ -13,7 +13,7 @@ from fetchfleet.worker.fetch.attempt import broken
 from fetchfleet.worker.fetch.rules.outcome import Answered, Broke, Happened, Held, asks_for_quiet
 from fetchfleet.worker.fetch.rules.redirects import is_redirect
 from fetchfleet.worker.fetch.run import learn, wait_for_robots
-from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate, robots_rules
 from fetchfleet.worker.gate.gate import Go, Shut, Why
 from fetchfleet.worker.gate.retry_after import retry_after_s
@@ -36,10 +36,10 @@ class Asked(NamedTuple):
 class Question:
     """One robots.txt asked for, over as many redirects as the RFC wants; `trace` tells how it went."""
 
-    def __init__(self, origin: str, entry: Entry, lane: Lane, parts: Parts) -> None:
+    def __init__(self, origin: str, entry: Entry, lane: Lane, services: FetchServices) -> None:
         self.origin = origin
         self.lane = lane
-        self.parts = parts
+        self.services = services
         self.trace = Trace(entry)
         self._entry = entry
         self._status: int | None = None
@@ -57,7 +57,7 @@ class Question:
             except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must get its due
                 if isinstance(error, TimeoutError) and not self._left_s():
                     return Asked(Held())  # another fetch may have the time to ask
-                return Asked(broken(error, self._status, self._entry, self.lane, self.parts))
+                return Asked(broken(error, self._status, self._entry, self.lane, self.services))
             if target is None:
                 break
             url = target
@@ -74,7 +74,7 @@ class Question:
         request = Hop("GET", url.text)
         async with (
             self._pool(url) as pool,
-            self.parts.engine.open(request, pool, timeouts, self.trace) as answer,
+            self.services.engine.open(request, pool, timeouts, self.trace) as answer,
         ):
             self._status = answer.status
             if meaning(answer.status) is Means.RULES:
@@ -90,8 +90,8 @@ class Question:
         name = lane_of_url(url.text)
         if name == self.lane.name:
             return nullcontext(self.lane.pool)
-        policy = self.parts.policy().for_lane(name)
-        return self.parts.pools.opened(f"{self.lane.pool} robots {self.origin} {name}", policy)
+        policy = self.services.policy().for_lane(name)
+        return self.services.pools.opened(f"{self.lane.pool} robots {self.origin} {name}", policy)
 
     async def _turn(self, url: FetchUrl) -> bool:
         """Whether a redirect may be followed, once the lane's pace lets it; another host's is not ours."""
@@ -127,44 +127,44 @@ def _target(url: FetchUrl, answer: Answer) -> FetchUrl | None:
         return None
 
 
-async def rules_for(entry: Entry, lane: Lane, parts: Parts) -> Rules | None:
+async def rules_for(entry: Entry, lane: Lane, services: FetchServices) -> Rules | None:
     """What the next request's origin lets us do, None if nobody in the fleet knows."""
     url = entry.url
     rules = lane.rules(url)
     if rules is not None or lane.is_asking(url):
         return rules
-    origin, token = origin_of_url(url), robots_rules.token_of(parts.settings.user_agent)
-    text = await patiently(lane, parts, lambda: parts.store.robots(origin))
+    origin, token = origin_of_url(url), robots_rules.token_of(services.user_agent)
+    text = await patiently(lane, services, lambda: services.store.robots(origin))
     kept = robots_rules.from_json(text, token, lane.clock.now_ms()) if text else None
     return await _known(origin, kept, lane, 0) if kept is not None else None
 
 
-async def ask_first(entry: Entry, lane: Lane, parts: Parts) -> None:
+async def ask_first(entry: Entry, lane: Lane, services: FetchServices) -> None:
     """Ask the origin in the place of this fetch, which is first in line once the answer is known."""
     origin = origin_of_url(entry.url)
-    question = Question(origin, entry, lane, parts)
+    question = Question(origin, entry, lane, services)
     try:
         asked = await question.ask()
-        log_events.robots(lane, origin, asked.happened, parts.log)
-        learn(question.trace, asked.happened, lane, parts)
-        kept = await _kept(asked, lane, parts)
+        log_events.robots(lane, origin, asked.happened, services.log)
+        learn(question.trace, asked.happened, lane, services)
+        kept = await _kept(asked, lane, services)
         if kept is not None:
             await _known(origin, kept, lane, lane.clock.now_ms())
-            await _share(origin, kept, asked, lane, parts)
+            await _share(origin, kept, asked, lane, services)
         if kept is not None or isinstance(asked.happened, Held):
             lane.ready.appendleft(entry)
             return
     finally:
         lane.asking.pop(origin, None)
     if not asks_for_quiet(asked.happened):
-        lane.gate = gate.kept_out(lane.gate, lane.policy, lane.clock.now_ms(), parts.chance())
-        parts.settler.save_gate(lane)
-    await wait_for_robots(entry, asked.happened, lane, parts)
+        lane.gate = gate.kept_out(lane.gate, lane.policy, lane.clock.now_ms(), services.chance())
+        services.settler.save_gate(lane)
+    await wait_for_robots(entry, asked.happened, lane, services)
 
 
-async def _kept(asked: Asked, lane: Lane, parts: Parts) -> Kept | None:
+async def _kept(asked: Asked, lane: Lane, services: FetchServices) -> Kept | None:
     """What the answer lets us do, None if it has to be waited for."""
-    token, now_ms = robots_rules.token_of(parts.settings.user_agent), lane.clock.now_ms()
+    token, now_ms = robots_rules.token_of(services.user_agent), lane.clock.now_ms()
     match asked.happened:
         case Answered(status=status) if robots_rules.meaning(status) is not Means.WAIT:
             return await asyncio.to_thread(robots_rules.kept_of, token, status, asked.body or b"", now_ms)
@@ -181,12 +181,12 @@ async def _known(origin: str, kept: Kept, lane: Lane, asked_ms: int) -> Rules:
     return rules
 
 
-async def _share(origin: str, kept: Kept, asked: Asked, lane: Lane, parts: Parts) -> None:
+async def _share(origin: str, kept: Kept, asked: Asked, lane: Lane, services: FetchServices) -> None:
     """The fleet need not ask again; where Redis does not take it, it will."""
     if not isinstance(asked.happened, Answered):
         return
     ttl_ms = kept.until_ms - lane.clock.now_ms()
     try:
-        await parts.store.keep_robots(origin, robots_rules.to_json(kept), ttl_ms)
+        await services.store.keep_robots(origin, robots_rules.to_json(kept), ttl_ms)
     except (RedisError, OSError) as error:
-        parts.trouble(error)
+        services.report_redis_error(error)

@@ -26,7 +26,7 @@ from fetchfleet.worker.fetch.rules.decide import (
     put_off,
 )
 from fetchfleet.worker.fetch.rules.outcome import Happened, Held, Stored, asks_for_quiet, signal_of
-from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate, retry_budget
 from fetchfleet.worker.gate.gate import Why
 from fetchfleet.worker.http.base import Trace
@@ -38,71 +38,71 @@ from fetchfleet.worker.lanes.store import Cancelled, LaneLostError
 from fetchfleet.worker.sink.index_entry import Old
 
 
-async def run_fetch(entry: Entry, lane: Lane, parts: Parts) -> None:
+async def run_fetch(entry: Entry, lane: Lane, services: FetchServices) -> None:
     """One attempt at a claimed fetch, from the request to its settlement."""
-    async with beginning(entry, lane, parts):
-        attempt = Attempt(entry, lane, parts)
+    async with beginning(entry, lane, services):
+        attempt = Attempt(entry, lane, services)
         held_up_s = lane.held_up_s()
         happened = Held() if held_up_s else await attempt.run()
-    learn(attempt.trace, happened, lane, parts)
+    learn(attempt.trace, happened, lane, services)
     if held_up_s:  # it was never begun, whatever Redis has been told
-        _again(entry, lane, parts, Again(entry=entry, wait_s=held_up_s, reason=None), happened)
+        _again(entry, lane, services, Again(entry=entry, wait_s=held_up_s, reason=None), happened)
         return
     if attempt.resuming.note is not entry.part:
         entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
-    match _decided(entry, lane, happened, parts):
+    match _decided(entry, lane, happened, services):
         case Finish() as finish:
-            await _finish(attempt, lane, parts, finish, happened)
+            await _finish(attempt, lane, services, finish, happened)
         case Again() as again:
-            _again(entry, lane, parts, again, happened)
+            _again(entry, lane, services, again, happened)
         case Transfer(entry=moved):
-            await _transfer(moved, lane, parts)
+            await _transfer(moved, lane, services)
 
 
-def learn(trace: Trace, happened: Happened, lane: Lane, parts: Parts) -> None:
+def learn(trace: Trace, happened: Happened, lane: Lane, services: FetchServices) -> None:
     """What the exchange says of the host goes into the lane's gate, and to Redis soon."""
     before, now_ms = lane.gate, lane.clock.now_ms()
     started_ms = lane.since_ms(trace.started_s)
     signal = signal_of(happened, started_ms, len(lane.in_flight), trace.latency_ms)
-    lane.gate = gate.saw(lane.gate, lane.policy, signal, now_ms, parts.chance())
+    lane.gate = gate.saw(lane.gate, lane.policy, signal, now_ms, services.chance())
     wait = asks_for_quiet(happened)
     if wait is not None:
-        chance = parts.chance()
+        chance = services.chance()
         lane.gate = gate.throttled(lane.gate, lane.policy, wait.wait_s, now_ms, chance)
     if lane.gate is not before:
-        lane_events.gate_changed(lane, before, parts.log)
-        parts.settler.save_gate(lane)
+        lane_events.gate_changed(lane, before, services.log)
+        services.settler.save_gate(lane)
 
 
-async def end_untried(entry: Entry, lane: Lane, parts: Parts) -> bool:
+async def end_untried(entry: Entry, lane: Lane, services: FetchServices) -> bool:
     """Whether the fetch ends untried: its deadline has passed, workers die of it, or its dest is taken."""
-    if await _end_by(poisoned(entry) or _expired(entry, lane), entry, lane, parts):
+    if await _end_by(poisoned(entry) or _expired(entry, lane), entry, lane, services):
         return True
-    refusal = parts.sink.refusal(entry.fetch)
+    refusal = services.sink.refusal(entry.fetch)
     if refusal is not None:
         finish = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
-        await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held(note=refusal))
+        await _finish(Attempt(entry, lane, services), lane, services, finish, Held(note=refusal))
         return True
-    found = await if_exists.at_dest(entry, parts)
+    found = await if_exists.at_dest(entry, services)
     if found is not None:
-        await _finish(Attempt(entry, lane, parts), lane, parts, *if_exists.meaning(entry, found))
+        await _finish(Attempt(entry, lane, services), lane, services, *if_exists.meaning(entry, found))
     return found is not None
 
 
-async def end_if_expired(entry: Entry, lane: Lane, parts: Parts) -> bool:
+async def end_if_expired(entry: Entry, lane: Lane, services: FetchServices) -> bool:
     """Whether the fetch ends because its deadline has passed."""
-    return await _end_by(_expired(entry, lane), entry, lane, parts)
+    return await _end_by(_expired(entry, lane), entry, lane, services)
 
 
-async def _end_by(finish: Finish | None, entry: Entry, lane: Lane, parts: Parts) -> bool:
+async def _end_by(finish: Finish | None, entry: Entry, lane: Lane, services: FetchServices) -> bool:
     if finish is not None:
-        await end_untried_with(finish, lane, parts, entry)
+        await end_untried_with(finish, lane, services, entry)
     return finish is not None
 
 
-async def end_untried_with(finish: Finish, lane: Lane, parts: Parts, entry: Entry) -> None:
+async def end_untried_with(finish: Finish, lane: Lane, services: FetchServices, entry: Entry) -> None:
     """The fetch ends so, without another attempt."""
-    await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+    await _finish(Attempt(entry, lane, services), lane, services, finish, Held())
 
 
 def _expired(entry: Entry, lane: Lane) -> Finish | None:
@@ -113,19 +113,19 @@ def _expired(entry: Entry, lane: Lane) -> Finish | None:
     return expired(entry, now_ms, cooling=shut is not None and shut.why is Why.COOLING)
 
 
-def end_disallowed(entry: Entry, lane: Lane, parts: Parts) -> None:
+def end_disallowed(entry: Entry, lane: Lane, services: FetchServices) -> None:
     """The fetch ends because its host's robots.txt says so."""
     finish = Finish(outcome=Outcome.FAILED, reason=Reason.ROBOTS_DISALLOWED)
-    _settle(Attempt(entry, lane, parts), lane, parts, finish, Held())
+    _settle(Attempt(entry, lane, services), lane, services, finish, Held())
 
 
-async def wait_for_robots(entry: Entry, happened: Happened, lane: Lane, parts: Parts) -> None:
+async def wait_for_robots(entry: Entry, happened: Happened, lane: Lane, services: FetchServices) -> None:
     """The fetch waits because its host did not say what its robots.txt allows; happened: what it said."""
     match put_off(entry, happened, lane.clock.now_ms(), _host(lane)):
         case Finish() as finish:
-            await _finish(Attempt(entry, lane, parts), lane, parts, finish, Held())
+            await _finish(Attempt(entry, lane, services), lane, services, finish, Held())
         case Again() as again:
-            _again(entry, lane, parts, again, happened)
+            _again(entry, lane, services, again, happened)
 
 
 def _host(lane: Lane) -> Host:
@@ -137,55 +137,57 @@ def _host(lane: Lane) -> Host:
     )
 
 
-def _decided(entry: Entry, lane: Lane, happened: Happened, parts: Parts) -> Decision:
+def _decided(entry: Entry, lane: Lane, happened: Happened, services: FetchServices) -> Decision:
     now_ms = lane.clock.now_ms()
     host = Host() if isinstance(happened, Stored) else _host(lane)  # a body that is there asks nothing of it
-    decision = decide(entry, happened, lane.policy, now_ms, host, parts.chance())
+    decision = decide(entry, happened, lane.policy, now_ms, host, services.chance())
     if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
         lane.gate = retry_budget.retried(lane.gate, now_ms)
     return decision
 
 
-async def _finish(attempt: Attempt, lane: Lane, parts: Parts, finish: Finish, happened: Happened) -> None:
+async def _finish(
+    attempt: Attempt, lane: Lane, services: FetchServices, finish: Finish, happened: Happened
+) -> None:
     """Settle the fetch; where its host is down, with what was stored before if that is wanted."""
     failed = finish.outcome is Outcome.FAILED
-    old = await _stored_before(attempt.entry, lane, parts, finish, happened) if failed else None
-    _settle(attempt, lane, parts, finish, happened, old)
+    old = await _stored_before(attempt.entry, lane, services, finish, happened) if failed else None
+    _settle(attempt, lane, services, finish, happened, old)
 
 
 async def _stored_before(
-    entry: Entry, lane: Lane, parts: Parts, finish: Finish, happened: Happened
+    entry: Entry, lane: Lane, services: FetchServices, finish: Finish, happened: Happened
 ) -> Old | None:
     shut = lane.shut()
     down = stale_fallback.instead(entry, finish, happened, shut.why if shut else None)
-    wanted = down and stale_fallback.in_force(entry.fetch, parts.policy_of(entry.fetch))
-    return await parts.sink.old(entry.fetch) if wanted else None
+    wanted = down and stale_fallback.in_force(entry.fetch, services.policy_of(entry.fetch))
+    return await services.sink.old(entry.fetch) if wanted else None
 
 
 def _settle(
     attempt: Attempt,
     lane: Lane,
-    parts: Parts,
+    services: FetchServices,
     finish: Finish,
     happened: Happened,
     old: Old | None = None,
 ) -> None:
     note = attempt.resuming.note
     if note is not None:
-        parts.sink.forget(attempt.entry.id, note)
-    result = result_of(attempt, finish, happened, parts.settings.worker_id, old)
-    line = log_events.finished(result, attempt.entry, lane, happened, parts.log)
+        services.sink.forget(attempt.entry.id, note)
+    result = result_of(attempt, finish, happened, services.worker_id, old)
+    line = log_events.finished(result, attempt.entry, lane, happened, services.log)
     if result.outcome is Outcome.FAILED:
-        parts.settler.add(lane, settler.failed(result, log_events.note(happened) or ""))
-    parts.settler.add(lane, settler.finished(result, line))
+        services.settler.add(lane, settler.failed(result, log_events.note(happened) or ""))
+    services.settler.add(lane, settler.finished(result, line))
 
 
-def _again(entry: Entry, lane: Lane, parts: Parts, again: Again, happened: Happened) -> None:
-    line = log_events.retry(entry, lane, again, happened, parts.log)
-    parts.settler.add(lane, settler.again(again.entry, again.wait_s, line))
+def _again(entry: Entry, lane: Lane, services: FetchServices, again: Again, happened: Happened) -> None:
+    line = log_events.retry(entry, lane, again, happened, services.log)
+    services.settler.add(lane, settler.again(again.entry, again.wait_s, line))
 
 
-async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
+async def _transfer(entry: Entry, lane: Lane, services: FetchServices) -> None:
     """To the lane of the host that the redirect names; its limits hold from there on."""
     assert entry.hop is not None
     to_lane, priority = lane_of_url(entry.hop.url), entry.fetch.priority.value
@@ -193,34 +195,34 @@ async def _transfer(entry: Entry, lane: Lane, parts: Parts) -> None:
     try:
         wake = await patiently(
             lane,
-            parts,
-            lambda: parts.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority),
+            services,
+            lambda: services.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority),
         )
     except LaneLostError:
         lane.lose()
         return
     if isinstance(wake, Cancelled):
-        await end_untried_with(CANCELLED, lane, parts, entry)
+        await end_untried_with(CANCELLED, lane, services, entry)
         return
     lane.drop(entry.id)
     if wake is not None:
-        await parts.wake([wake])
+        await services.notify([wake])
 
 
-def beginning(entry: Entry, lane: Lane, parts: Parts) -> AbstractAsyncContextManager[None]:
+def beginning(entry: Entry, lane: Lane, services: FetchServices) -> AbstractAsyncContextManager[None]:
     """The fetch may be begun. A suspect has had to wait until no other runs in this worker.
 
     So a fetch that workers die of is found out by itself: what else they had claimed is not blamed for it.
     """
-    return _noted(entry, lane, parts) if must_be_noted(entry) else nullcontext()
+    return _noted(entry, lane, services) if must_be_noted(entry) else nullcontext()
 
 
 @asynccontextmanager
-async def _noted(entry: Entry, lane: Lane, parts: Parts) -> AsyncIterator[None]:
-    async with parts.suspects if is_suspect(entry) else nullcontext():
+async def _noted(entry: Entry, lane: Lane, services: FetchServices) -> AsyncIterator[None]:
+    async with services.quarantine if is_suspect(entry) else nullcontext():
         begun = msgspec.structs.replace(entry, begun=True)
         noted = asyncio.Event()
-        parts.settler.add(lane, settler.begun(begun, noted.set))
+        services.settler.add(lane, settler.begun(begun, noted.set))
         await noted.wait()
         lane.entries[entry.id] = begun
         yield

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from fetchfleet.jobs.client.submit import Limits
 from fetchfleet.jobs.notify import Wake, arq_client, wake
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
-from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.connection_stats import Traffic
 from fetchfleet.worker.http.factory import Exchanging, build_engine
 from fetchfleet.worker.http.net.redis_guard import whereabouts
@@ -245,27 +245,28 @@ class Runtime:
         )
         return intake
 
-    async def _make_parts(self) -> Parts:
+    async def _make_parts(self) -> FetchServices:
         assert self._http is not None
         clock = RedisClock()
         clock.sync(await redis_now_ms(self.redis))
         self._sink.open()
         self._store = Store(self.redis, self.settings.worker_id, int(self.settings.lease_s * 1000))
-        return Parts(
-            settings=self.settings,
+        return FetchServices(
+            worker_id=self.settings.worker_id,
+            user_agent=self.settings.user_agent,
             store=self._store,
             settler=self._settler,
-            foreign=self._foreign,
+            key_repair=self._foreign,
             engine=self._http.engine,
             pools=self._http.pools,
             sink=self._sink,
             clock=clock,
             slots=asyncio.Semaphore(self.settings.max_in_flight),
-            suspects=asyncio.Semaphore(1),
+            quarantine=asyncio.Semaphore(1),
             policy=lambda: self._steered.policy,
-            wake=self._wake,
+            notify=self._wake,
             chance=random.random,
-            trouble=self._trouble,
+            report_redis_error=self._trouble,
             log=self.log,
         )
 

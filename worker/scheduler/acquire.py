@@ -11,7 +11,7 @@ from typing import Protocol
 
 from redis.exceptions import RedisError, ResponseError
 
-from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.lanes.store import TAKE_ANYWAY, Early, Enough, Held
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -38,13 +38,13 @@ class Taking:
 
     def __init__(
         self,
-        parts: Parts,
+        services: FetchServices,
         lanes: Sized,
         begin: Begin,
         may: Callable[[], bool],
         choose: Callable[[Sequence[str], int], Sequence[str]],
     ) -> None:
-        self._parts = parts
+        self._parts = services
         self._lanes = lanes
         self._begin = begin
         self._may = may
@@ -69,7 +69,7 @@ class Taking:
                     # Not cut short: what was taken and not begun is nobody's until its lease ends.
                     more = await aio.whole(self._take_some(), name="taking lanes")
             except (RedisError, OSError) as error:
-                self._parts.trouble(error)
+                self._parts.report_redis_error(error)
 
     async def take(self, name: str, generation: int, *, insist: bool) -> Early | Enough | None:
         """Take over a lane that was handed to us; insist: whatever our share is.
@@ -82,7 +82,7 @@ class Taking:
             try:
                 taken = await self._parts.store.take(name, generation, held)
             except ResponseError as error:
-                if not await self._parts.foreign.mend(error, name):
+                if not await self._parts.key_repair.mend(error, name):
                     raise
                 return Early(0)
             if not isinstance(taken, Held):
@@ -104,8 +104,8 @@ class Taking:
             for name, taken in zip(chosen, found, strict=True):
                 if isinstance(taken, Held):
                     await self._begin(name, taken, asked_s)
-                elif isinstance(taken, Exception) and not await self._parts.foreign.mend(taken, name):
-                    self._parts.trouble(taken)
+                elif isinstance(taken, Exception) and not await self._parts.key_repair.mend(taken, name):
+                    self._parts.report_redis_error(taken)
         ours = any(isinstance(taken, Held) for taken in found)
         enough = any(isinstance(taken, Enough) for taken in found)
         # What another was quicker with was counted as ours: then it may not have been enough.

@@ -13,7 +13,7 @@ from fetchfleet.worker.fetch import log_events
 from fetchfleet.worker.fetch.robots_txt import ask_first, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.run import end_disallowed, end_untried, run_fetch
-from fetchfleet.worker.fetch.services import Parts
+from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Full, Go, Shut, Why
 from fetchfleet.worker.gate.state import Breaker
@@ -37,58 +37,58 @@ POLL_S = 0.5
 PROBE_CHOICE = 32
 """Out of so many the probe of a host is chosen that may be ill."""
 
-Work = Callable[[Entry, Lane, Parts], Coroutine[Any, Any, None]]
+Work = Callable[[Entry, Lane, FetchServices], Coroutine[Any, Any, None]]
 
 
-async def drain(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
+async def drain(lane: Lane, orphans: list[bytes], services: FetchServices) -> None:
     """Hold the lane until it is empty, must wait, or is to leave; then give it back."""
-    parts.pools.open(lane.pool, lane.policy)
+    services.pools.open(lane.pool, lane.policy)
     try:
-        await _adopt(lane, orphans, parts)
+        await _adopt(lane, orphans, services)
         if lane.shut() is None:  # else it may have been taken for the sake of a deadline
             lane.look_ms = lane.clock.now_ms() + int(LOOK_EVERY_S * 1000)
         while lane.serving:
             if lane.cancelled:
-                await end_cancelled_batches(lane, parts)
-            await end_expired(lane, parts)
-            wait_s = await _step(lane, parts)
+                await end_cancelled_batches(lane, services)
+            await end_expired(lane, services)
+            wait_s = await _step(lane, services)
             if wait_s is None:
                 break
             if wait_s:
                 await lane.changed(min(wait_s, LOOK_EVERY_S))
-        await _leave(lane, parts)
+        await _leave(lane, services)
     except LaneLostError:
         lane.lose()
     finally:
-        await _stop(lane, parts)
+        await _stop(lane, services)
 
 
-async def _step(lane: Lane, parts: Parts) -> float | None:
+async def _step(lane: Lane, services: FetchServices) -> float | None:
     """Start a fetch if one may start.
 
     How long to wait before the next step (inf: for a change), None when nothing is left to stay for.
     """
     verdict = lane.verdict()
     if isinstance(verdict, Shut):
-        if verdict.why is Why.BREAKER and await end_if_dead(lane, parts):
+        if verdict.why is Why.BREAKER and await end_if_dead(lane, services):
             return None if not lane.in_flight else math.inf
         return _sit_out(lane, (verdict.until_ms - lane.clock.now_ms()) / 1000)
     if isinstance(verdict, Full):
         return math.inf
     if not lane.ready:
-        wait_s = await _claim(lane, parts)
+        wait_s = await _claim(lane, services)
         if not lane.ready:
             return wait_s
     entry = _next(lane)
-    if await end_untried(entry, lane, parts):
+    if await end_untried(entry, lane, services):
         return 0
-    return await _serve(entry, lane, parts)
+    return await _serve(entry, lane, services)
 
 
-async def _serve(entry: Entry, lane: Lane, parts: Parts) -> float:
+async def _serve(entry: Entry, lane: Lane, services: FetchServices) -> float:
     """Start the fetch, or ask its origin's robots.txt first; how long to wait before the next step."""
     url = entry.url
-    rules = await rules_for(entry, lane, parts)
+    rules = await rules_for(entry, lane, services)
     if lane.cancelled:  # perhaps this one, while we looked
         lane.ready.appendleft(entry)
         return 0
@@ -96,12 +96,12 @@ async def _serve(entry: Entry, lane: Lane, parts: Parts) -> float:
         lane.ready.appendleft(entry)
         return math.inf
     if rules is None:
-        if await _start(entry, ask_first, lane, parts):
+        if await _start(entry, ask_first, lane, services):
             lane.asking[origin_of_url(url)] = entry.id
     elif rules.allows(url):
-        await _start(entry, run_fetch, lane, parts)
+        await _start(entry, run_fetch, lane, services)
     else:
-        end_disallowed(entry, lane, parts)
+        end_disallowed(entry, lane, services)
     return 0
 
 
@@ -115,58 +115,58 @@ def _next(lane: Lane) -> Entry:
     return entry
 
 
-async def _start(entry: Entry, work: Work, lane: Lane, parts: Parts) -> bool:
+async def _start(entry: Entry, work: Work, lane: Lane, services: FetchServices) -> bool:
     """Start work for the fetch, if the lane still lets it when the worker has a slot for it."""
-    if not await _slot(entry, lane, parts):
+    if not await _slot(entry, lane, services):
         lane.ready.appendleft(entry)
         return False
     if not lane.serving or lane.cancelled or not isinstance(lane.verdict(), Go):
-        parts.slots.release()
+        services.slots.release()
         lane.ready.appendleft(entry)
         return False
     before = lane.gate
-    task = lane.start(entry.id, work(entry, lane, parts))
-    lane_events.gate_changed(lane, before, parts.log)
+    task = lane.start(entry.id, work(entry, lane, services))
+    lane_events.gate_changed(lane, before, services.log)
     if lane.gate.paced_ms != before.paced_ms:
-        parts.settler.save_gate(lane)  # whoever takes over from us after a crash keeps the pace too
-    task.add_done_callback(lambda done: _ended(entry, done, lane, parts))
+        services.settler.save_gate(lane)  # whoever takes over from us after a crash keeps the pace too
+    task.add_done_callback(lambda done: _ended(entry, done, lane, services))
     return True
 
 
-async def _slot(entry: Entry, lane: Lane, parts: Parts) -> bool:
+async def _slot(entry: Entry, lane: Lane, services: FetchServices) -> bool:
     """Whether the worker has a slot for the fetch; False when it, or its lane, must be seen to first."""
-    if not parts.slots.locked():
-        return await parts.slots.acquire()
-    asking = asyncio.create_task(parts.slots.acquire(), name=f"slot {lane.name}")
+    if not services.slots.locked():
+        return await services.slots.acquire()
+    asking = asyncio.create_task(services.slots.acquire(), name=f"slot {lane.name}")
     asking.add_done_callback(lambda _: lane.notify())
     try:
-        await _wait_for(asking, entry, lane, parts)
+        await _wait_for(asking, entry, lane, services)
     except BaseException:
         await aio.end(asking)
         if not asking.cancelled():
-            parts.slots.release()
+            services.slots.release()
         raise
     if not asking.done():
         await aio.end(asking)
     return not asking.cancelled()
 
 
-async def _wait_for(asking: asyncio.Task[Any], entry: Entry, lane: Lane, parts: Parts) -> None:
+async def _wait_for(asking: asyncio.Task[Any], entry: Entry, lane: Lane, services: FetchServices) -> None:
     """Until the slot is there, or the fetch or its lane must be seen to; deadlines hold meanwhile."""
     while lane.serving and not lane.cancelled and not asking.done():
         left_s = (entry.deadline_ms - lane.clock.now_ms()) / 1000
         if left_s <= 0:
             return
         await lane.changed(min(left_s, LOOK_EVERY_S))
-        await end_expired(lane, parts)
+        await end_expired(lane, services)
 
 
-def _ended(entry: Entry, task: asyncio.Task[None], lane: Lane, parts: Parts) -> None:
+def _ended(entry: Entry, task: asyncio.Task[None], lane: Lane, services: FetchServices) -> None:
     """The slot is free. A bug of ours counts as a crash, so that it cannot go round for ever."""
-    parts.slots.release()
+    services.slots.release()
     error = None if task.cancelled() else task.exception()
     if error is not None:
-        log_events.bug(error, entry, lane.name, parts.log)
+        log_events.bug(error, entry, lane.name, services.log)
         lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
 
 
@@ -177,51 +177,51 @@ def _sit_out(lane: Lane, wait_s: float) -> float | None:
     return None
 
 
-async def _claim(lane: Lane, parts: Parts) -> float | None:
+async def _claim(lane: Lane, services: FetchServices) -> float | None:
     """Claim as many as may run at once; how long to wait if none came, None if none will."""
-    if parts.settler.full:
+    if services.settler.full:
         return POLL_S
     closed = lane.gate.breaker is Breaker.CLOSED
     count = gate.room(lane.gate, lane.policy) if closed else PROBE_CHOICE
-    claim = await patiently(lane, parts, lambda: parts.store.claim(lane.name, lane.token, count))
+    claim = await patiently(lane, services, lambda: services.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
-    hold(lane, claim.elements, parts)
+    hold(lane, claim.elements, services)
     if claim.elements:
         return 0
     retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000
     if lane.in_flight:
         return min(retry_s, POLL_S)
-    if parts.settler.has(lane):  # a retry on its way to Redis may be due soon
-        await parts.settler.flushed(lane)
+    if services.settler.has(lane):  # a retry on its way to Redis may be due soon
+        await services.settler.flushed(lane)
         return 0
     return retry_s if retry_s <= STAY_S else None
 
 
-async def _adopt(lane: Lane, orphans: list[bytes], parts: Parts) -> None:
+async def _adopt(lane: Lane, orphans: list[bytes], services: FetchServices) -> None:
     """Take over what a dead owner had claimed, each counted as a crash."""
-    hold(lane, orphans, parts)
+    hold(lane, orphans, services)
     adopted = sorted((crashed(entry) for entry in lane.ready), key=lambda entry: entry.id)
     lane.ready.clear()
     for entry in adopted:
         lane.hold(entry)
     if adopted:
         elements = [to_element(entry) for entry in adopted]
-        await patiently(lane, parts, lambda: parts.store.adopt(lane.name, lane.token, elements))
+        await patiently(lane, services, lambda: services.store.adopt(lane.name, lane.token, elements))
 
 
-async def _leave(lane: Lane, parts: Parts) -> None:
+async def _leave(lane: Lane, services: FetchServices) -> None:
     """Let what is in flight end, then give the lane back with what is left in our hands."""
     while lane.in_flight and not lane.lost:
         await lane.changed(math.inf)
-    await parts.settler.flushed(lane)
+    await services.settler.flushed(lane)
     if lane.lost:
         return
     shut = lane.shut()
     left = [_as_left(entry, lane) for entry in lane.entries.values()]
     wake = await patiently(
         lane,
-        parts,
-        lambda: parts.store.release(
+        services,
+        lambda: services.store.release(
             lane.name,
             lane.token,
             lane.gate,
@@ -231,18 +231,18 @@ async def _leave(lane: Lane, parts: Parts) -> None:
         ),
     )
     lane.released = True
-    lane_events.released(lane, shut, wake, len(left), parts.log)
+    lane_events.released(lane, shut, wake, len(left), services.log)
     if wake is not None:
-        await parts.wake([wake])
+        await services.notify([wake])
 
 
 def _as_left(entry: Entry, lane: Lane) -> Entry:
     return interrupted(entry) if entry.id in lane.cut else entry
 
 
-async def _stop(lane: Lane, parts: Parts) -> None:
+async def _stop(lane: Lane, services: FetchServices) -> None:
     """Nothing of the lane is left running in this worker."""
     await aio.end(*lane.in_flight.values())
-    await parts.pools.close(lane.pool)
+    await services.pools.close(lane.pool)
     if lane.lost:
-        parts.log.warning(Event.LANE_LOST, lane=lane.name)
+        services.log.warning(Event.LANE_LOST, lane=lane.name)

@@ -1,0 +1,27 @@
+"""The parts of one worker process that serving a lane needs."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.jobs.notify import Wake
+from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.lanes.store import Store
+from fetchfleet.worker.redis_support.key_repair import Foreign
+from fetchfleet.worker.util.clock import RedisClock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneServices:
+    """Shared by all lanes of one worker process."""
+
+    worker_id: str
+    store: Store
+    settler: Settler
+    key_repair: Foreign
+    clock: RedisClock
+    notify: Callable[[Iterable[Wake]], Awaitable[None]]
+    """Tell the fleet that lanes are due."""
+    report_redis_error: Callable[[BaseException], None]
+    log: FilteringBoundLogger
