@@ -14,11 +14,12 @@ from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
 from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.jobs.notify import Wake
 from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settlement, Settler
-from fetchfleet.worker.lanes.store import Cancelled, Claim, Held, Kind, Store, Withdrawal
+from fetchfleet.worker.lanes.store import Cancelled, Held, Kind, Store
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock
 

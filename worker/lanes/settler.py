@@ -4,7 +4,7 @@ A result that cannot be written waits in memory: the body is on disk and must no
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -20,9 +20,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry, to_element
-from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts import settlement as scripts
+from fetchfleet.jobs.scripts.runner import Call
 from fetchfleet.worker.gate.state import to_json
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.redis_support.key_repair import Foreign
@@ -41,11 +41,9 @@ MAX_WAITING = 20_000
 
 
 class Settlement(NamedTuple):
-    """What becomes of one claimed fetch; `done` is called once it is in Redis. ends: it is ours no more."""
+    """A change to one claimed fetch; `done` is called once Redis has it. ends: the fetch is ours no more."""
 
-    fetch_id: str | bytes
-    args: Sequence[runner.Arg]
-    batch_id: str | None
+    change: scripts.Change
     done: Callable[[], None]
     ends: bool = True
 
@@ -53,8 +51,10 @@ class Settlement(NamedTuple):
 def finished(result: Result, done: Callable[[], None]) -> Settlement:
     """The fetch has its result. What was there before is not counted: nothing came."""
     received_bytes = result.bytes or 0 if result.outcome is Outcome.STORED else 0
-    args = [result.outcome.value, received_bytes, encode(result)]
-    return Settlement(result.id, args, batch_of(result.id), done)
+    change = scripts.finish(
+        result.id, outcome=result.outcome.value, received_bytes=received_bytes, result=encode(result)
+    )
+    return Settlement(change, done)
 
 
 def failed(result: Result, note: str) -> Settlement:
@@ -64,12 +64,13 @@ def failed(result: Result, note: str) -> Settlement:
 
 def again(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement:
     """The fetch waits for its next attempt."""
-    return Settlement(entry.id, ["again", int(wait_s * 1000), to_element(entry)], None, done)
+    change = scripts.retry(entry.id, wait_ms=int(wait_s * 1000), element=to_element(entry))
+    return Settlement(change, done)
 
 
 def begun(entry: Entry, done: Callable[[], None]) -> Settlement:
     """The fetch stays claimed, and whoever claims it after a crash knows that it was begun."""
-    return Settlement(entry.id, ["begun", to_element(entry)], None, done, ends=False)
+    return Settlement(scripts.start(entry.id, element=to_element(entry)), done, ends=False)
 
 
 def noted(entry: Entry) -> Settlement:
@@ -79,17 +80,17 @@ def noted(entry: Entry) -> Settlement:
 
 def handed_back(fetch_id: str, wait_s: float, done: Callable[[], None]) -> Settlement:
     """The element waits, as it is, for somebody who can read it."""
-    return Settlement(fetch_id, ["back", int(wait_s * 1000)], None, done)
+    return Settlement(scripts.put_back(fetch_id, wait_ms=int(wait_s * 1000)), done)
 
 
 def buried(fetch_id: str | bytes, reason: Reason, note: str, done: Callable[[], None]) -> Settlement:
     """A copy of what was claimed goes to the dead letters. `finished` or `dropped` follows."""
-    return Settlement(fetch_id, ["dead", reason.value, note], None, done)
+    return Settlement(scripts.bury(fetch_id, reason=reason.value, note=note), done)
 
 
 def dropped(fetch_id: bytes) -> Settlement:
     """What was claimed is no fetch of any batch."""
-    return Settlement(fetch_id, ["drop"], None, lambda: None)
+    return Settlement(scripts.drop(fetch_id), lambda: None)
 
 
 class Settler:
@@ -188,53 +189,49 @@ class Settler:
         calls = {lane: self._call(lane, settlements) for lane, settlements in taken.items()}
         async for attempt in _until_redis_answers(self._on_trouble):
             with attempt:
-                replies = await runner.run_many(self._redis, list(calls.values()))
+                replies = await scripts.settle_many(self._redis, list(calls.values()))
                 asked = dict(zip(list(calls), replies, strict=True))
                 for lane, reply in asked.items():
                     if not _may_pass(reply) and not await self._mended(lane, taken[lane], reply):
                         self._settled(lane, taken[lane], reply)
                         del calls[lane]
-                _raise_first(reply for lane, reply in asked.items() if lane in calls)
+                _raise_first(
+                    reply for lane, reply in asked.items() if lane in calls and isinstance(reply, Exception)
+                )
 
     async def _mended(self, lane: Lane, settlements: Iterable[Settlement], reply: Any) -> bool:
         """Whether something foreign stood in the way, and does no longer."""
         if self._foreign is None:
             return False
         others: dict[str, str] = {}
-        for batch in {item.batch_id for item in settlements if item.batch_id}:
+        for batch in {item.change.batch_id for item in settlements if item.change.batch_id}:
             others |= keys.kinds_of_batch(batch)
         return await self._foreign.mend(reply, lane.name, others)
 
-    def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> runner.Call:
-        names = [keys.lane(lane.name), keys.claimed(lane.name), keys.later(lane.name)]
-        names += [keys.DEAD, keys.ALL_RESULTS, keys.BACKLOG]
-        gate = to_json(lane.gate) if lane.gate is not lane.saved_gate else b""
+    def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> Call:
+        gate = to_json(lane.gate) if lane.gate is not lane.saved_gate else None
         lane.saved_gate = lane.gate
-        args: list[Any] = [lane.token, gate, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS]
-        args += [keys.DEAD_LENGTH, lane.name, int(self._for_all)]
-        batches: dict[str, int] = {}
-        for item in _not_overtaken(settlements):
-            args.append(item.fetch_id)
-            if item.batch_id is not None:
-                args += ["done", batches.setdefault(item.batch_id, len(batches) + 1)]
-            args += item.args
-        for batch in batches:
-            names += [keys.batch(batch), keys.results(batch)]
-        return runner.Call("settle", names, args)
+        return scripts.settle_call(
+            lane=lane.name,
+            token=lane.token,
+            gate=gate,
+            changes=[item.change for item in _not_overtaken(settlements)],
+            to_all_results=self._for_all,
+        )
 
-    def _settled(self, lane: Lane, settlements: list[Settlement], reply: Any) -> None:
+    def _settled(self, lane: Lane, settlements: list[Settlement], reply: int | Exception | None) -> None:
         self.count -= len(settlements)
         if isinstance(reply, Exception):
             # What is at the lane's keys is not ours: this lane stops, the others must not wait for it.
             self._on_trouble(reply)
-        if not reply or isinstance(reply, Exception):
+        if reply is None or isinstance(reply, Exception):
             lane.lose()
             return
-        lane.clock.sync(reply[0])
+        lane.clock.sync(reply)
         for item in settlements:
             if item.ends:
-                lane.drop(item.fetch_id)
-            self.finished += item.batch_id is not None
+                lane.drop(item.change.fetch_id)
+            self.finished += item.change.kind is scripts.ChangeKind.FINISH
             item.done()
         lane.notify()
 
@@ -245,8 +242,8 @@ def _not_overtaken(settlements: Iterable[Settlement]) -> list[Settlement]:
     Sent again after a lost reply, such a note would be written over what has been claimed since.
     """
     items = list(settlements)
-    ending = {item.fetch_id for item in items if item.ends}
-    return [item for item in items if item.ends or item.fetch_id not in ending]
+    ending = {item.change.fetch_id for item in items if item.ends}
+    return [item for item in items if item.ends or item.change.fetch_id not in ending]
 
 
 def _may_pass(reply: Any) -> bool:
@@ -256,9 +253,10 @@ def _may_pass(reply: Any) -> bool:
     return isinstance(reply, Exception)
 
 
-def _raise_first(replies: Iterable[Exception]) -> None:
+def _raise_first(replies: Iterable[object]) -> None:
     for reply in replies:
-        raise reply
+        if isinstance(reply, Exception):
+            raise reply
 
 
 def _until_redis_answers(on_trouble: Callable[[BaseException], None]) -> AsyncRetrying:

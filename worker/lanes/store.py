@@ -1,18 +1,21 @@
 """Lanes in Redis, as a worker sees them. What is decided there is in jobs/lua."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.ids import batch_of, is_batch_id
-from fetchfleet.jobs.notify import GRACE_MS, Wake, busy_within_ms
+from fetchfleet.jobs.contract.ids import is_batch_id
+from fetchfleet.jobs.notify import GRACE_MS, Wake
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.redis_values import is_text, number_of, text_of
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts import lanes as scripts
+from fetchfleet.jobs.scripts.lanes import Claim, Early, Enough, RemovalKind, TakeReply, Withdrawal
 from fetchfleet.worker.gate.state import GateState, from_json, to_json
 from fetchfleet.worker.redis_support.batching import Together
+
+T = TypeVar("T")
 
 
 class LaneLostError(Exception):
@@ -34,29 +37,8 @@ class Held(NamedTuple):
     orphans: list[bytes]
 
 
-class Early(NamedTuple):
-    """The hand-off came before the lane is due."""
-
-    due_in_ms: int
-
-
-class Enough(NamedTuple):
-    """The owner has its share of the lanes: another worker should have this one."""
-
-
 Taken = Held | Early | Enough | None
 """What became of an attempt to take a lane; None: it is not to be had, or no more by this hand-off."""
-
-TAKE_ANYWAY = -1
-
-
-class Claim(NamedTuple):
-    """What a claim brought. next_retry_ms: until the lane's next retry, None if there is none."""
-
-    now_ms: int
-    elements: list[bytes]
-    waiting: int
-    next_retry_ms: int | None
 
 
 class Kind(NamedTuple):
@@ -68,18 +50,6 @@ class Kind(NamedTuple):
 
 EXPIRED = Kind("expired")
 ALL = Kind("all")
-
-
-class Withdrawal(NamedTuple):
-    """What a withdrawal brought.
-
-    go_on: the offset of the next stretch, None at the end. earliest_ms: the earliest deadline of those that
-    stay in this one, 0 if none does.
-    """
-
-    elements: list[bytes]
-    go_on: int | None
-    earliest_ms: int
 
 
 class Look(NamedTuple):
@@ -112,17 +82,21 @@ class Store:
         """Nothing is asked of Redis any more."""
         await self._together.aclose()
 
-    async def take(self, lane: str, generation: int, held: int = TAKE_ANYWAY) -> Taken:
-        """Take a scheduled lane; None when this hand-off is stale.
+    async def take(self, lane: str, generation: int, held: int | None = None) -> Taken:
+        """Take a scheduled lane; None if the notification is stale.
 
-        held: how many lanes the owner has, for it is to have no more than its share of the fleet's.
+        held: how many lanes the owner has, to compare with its share of the fleet's; None takes it anyway.
         """
-        return await self._taken(lane, await self._together.run(*self._taking(lane, generation, held)))
+        call = scripts.take_call(
+            lane=lane, generation=generation, owner=self._owner, lease_ms=self._lease_ms, held=held
+        )
+        return await self._taken(lane, scripts.take_reply(await self._together.run(*call)))
 
-    async def take_many(self, lanes: Sequence[str], held: int) -> list[Taken | Exception]:
-        """Take those that are due, in one round trip; what Redis refuses comes as an exception."""
-        calls = [self._taking(lane, "", held + i) for i, lane in enumerate(lanes)]
-        replies = await runner.run_many(self._redis, calls)
+    async def take_many(self, lanes: Sequence[str], held: int | None) -> list[Taken | Exception]:
+        """Take the lanes that are due, in one round trip; a refusal of Redis comes as an exception."""
+        replies = await scripts.take_many(
+            self._redis, lanes, owner=self._owner, lease_ms=self._lease_ms, held=held
+        )
         return [
             reply if isinstance(reply, Exception) else await self._taken(lane, reply)
             for lane, reply in zip(lanes, replies, strict=True)
@@ -133,36 +107,22 @@ class Store:
         found = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms + GRACE_MS, 0, limit)
         return await self._only_names(found)
 
-    def _taking(self, lane: str, generation: int | Literal[""], held: int) -> runner.Call:
-        names = [keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS]
-        names += [keys.cancelled(lane), keys.POLICY_VERSION]
-        args: list[runner.Arg] = [lane, generation, self._owner, self._lease_ms]
-        args += [held, keys.WORKER_TTL_MS, busy_within_ms(self._lease_ms)]
-        return runner.Call("take", names, args)
-
-    async def _taken(self, lane: str, reply: Any) -> Taken:
-        match reply:
-            case [b"taken", token, now_ms, gate, policy, cancelled, *orphans]:
-                batches = await self._batches(lane, cancelled)
-                return Held(token, now_ms, from_json(gate), policy, batches, orphans)
-            case [b"early", due_in_ms]:
-                return Early(due_in_ms)
-            case [b"enough"]:
-                return Enough()
-            case _:
-                return None
+    async def _taken(self, lane: str, reply: TakeReply) -> Taken:
+        if not isinstance(reply, scripts.TakenLane):
+            return reply
+        batches = await self._batches(lane, reply.cancelled)
+        return Held(
+            reply.token, reply.now_ms, from_json(reply.gate), reply.policy_version, batches, reply.orphans
+        )
 
     async def claim(self, lane: str, token: int, count: int) -> Claim:
         """Claim up to count waiting fetches."""
-        names = [keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]
-        reply = await self._together.run("claim", names, [token, count])
-        now_ms, elements, waiting, retry_ms = _fenced(reply)
-        return Claim(now_ms, elements, waiting, retry_ms if retry_ms >= 0 else None)
+        call = scripts.claim_call(lane=lane, token=token, count=count)
+        return _fenced(scripts.claim_reply(await self._together.run(*call)))
 
     async def adopt(self, lane: str, token: int, elements: Sequence[bytes]) -> None:
         """Rewrite claimed elements whose ledgers have changed."""
-        names = [keys.lane(lane), keys.claimed(lane)]
-        _fenced(await runner.run(self._redis, "adopt", names, [token, *elements]))
+        _fenced(await scripts.adopt(self._redis, lane=lane, token=token, elements=elements) or None)
 
     async def transfer(
         self, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str
@@ -171,26 +131,31 @@ class Store:
 
         Cancelled if the fetch stays here because its batch is cancelled.
         """
-        batch = batch_of(fetch_id)
-        names = [
-            *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL),
-            *(keys.lane(to_lane), keys.waiting_at(to_lane, priority)),
-            *(keys.batch(batch), keys.batch_lanes(batch)),
-        ]
-        args: list[runner.Arg] = [token, fetch_id, element, to_lane, GRACE_MS]
-        match _fenced(await runner.run(self._redis, "transfer", names, args)):
-            case [0]:
-                return Cancelled()
-            case [_, *wake] if wake:
-                return Wake(to_lane, *wake)
-        return None
+        reply = await scripts.transfer(
+            self._redis,
+            lane=lane,
+            token=token,
+            fetch_id=fetch_id,
+            element=element,
+            to_lane=to_lane,
+            priority=priority,
+        )
+        accepted, wake = _fenced(reply)
+        return wake if accepted else Cancelled()
 
     async def withdraw(self, lane: str, token: int, kind: Kind, queue: str, offset: int) -> Withdrawal:
         """Claim fetches of a kind out of one stretch of a queue, however far back they wait."""
-        names = [keys.lane(lane), keys.claimed(lane), queue]
-        args: list[runner.Arg] = [token, kind.name, kind.batch, offset, LOOK_AT]
-        _, elements, go_on, earliest_ms = _fenced(await runner.run(self._redis, "withdraw", names, args))
-        return Withdrawal(elements, go_on if go_on >= 0 else None, earliest_ms)
+        reply = await scripts.withdraw(
+            self._redis,
+            lane=lane,
+            token=token,
+            queue=queue,
+            kind=RemovalKind(kind.name),
+            batch_id=kind.batch,
+            offset=offset,
+            count=LOOK_AT,
+        )
+        return _fenced(reply)
 
     async def look(self, lane: str) -> Look:
         """See whether the lane wants to be looked through."""
@@ -202,20 +167,16 @@ class Store:
 
     async def claims(self, lane: str, token: int) -> list[bytes]:
         """All that is claimed in the lane, whether its owner knows of it or not."""
-        names = [keys.lane(lane), keys.claimed(lane)]
-        reply: list[bytes] = _fenced(await runner.run(self._redis, "claims", names, [token]))
-        return reply[1:]
+        return _fenced(await scripts.claims(self._redis, lane=lane, token=token))
 
     async def note_earliest(self, lane: str, token: int, earliest_ms: int | None) -> None:
         """What looking through the lane has found; None before it, so that what comes meanwhile counts."""
-        noted = "" if earliest_ms is None else earliest_ms
-        _fenced(await runner.run(self._redis, "earliest", [keys.lane(lane)], [token, noted]))
+        noted = await scripts.earliest(self._redis, lane=lane, token=token, earliest_ms=earliest_ms)
+        _fenced(noted or None)
 
     async def withdrawn(self, lane: str, token: int, batches: set[str]) -> list[bytes]:
         """No fetch of these cancelled batches is left in the lane; else those that are claimed."""
-        names = [keys.lane(lane), keys.claimed(lane), keys.cancelled(lane)]
-        reply: list[bytes] = _fenced(await runner.run(self._redis, "withdrawn", names, [token, *batches]))
-        return reply[1:]
+        return _fenced(await scripts.withdrawn(self._redis, lane=lane, token=token, batch_ids=batches))
 
     async def cancelled(self, lanes: Sequence[str]) -> list[set[str]]:
         """For each lane the cancelled batches whose fetches may still be in it."""
@@ -243,25 +204,19 @@ class Store:
         changed: Sequence[bytes],
     ) -> Wake | None:
         """Give the lane back; what to wake, None when it is idle."""
-        names = [
-            *(keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)),
-            *(keys.ATTENTION, keys.SERIAL, keys.BACKLOG, keys.cancelled(lane)),
-        ]
-        args: list[runner.Arg] = [
-            *(token, lane, shut_until_ms, why, to_json(gate), keys.GATE_TTL_MS, GRACE_MS),
-            *changed,
-        ]
-        _, *wake = _fenced(await self._together.run("release", names, args))
-        return Wake(lane, *wake) if wake else None
+        call = scripts.release_call(
+            lane=lane,
+            token=token,
+            gate=to_json(gate),
+            shut_until_ms=shut_until_ms,
+            why=why,
+            changed=changed,
+        )
+        return _fenced(scripts.release_reply(lane, await self._together.run(*call))).wake
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:
         """Prolong all leases in one call: Redis's time, and for each lane whether it is still ours."""
-        names = [keys.ATTENTION, *(keys.lane(name) for name, _ in lanes)]
-        args: list[Any] = [self._lease_ms]
-        for name, token in lanes:
-            args += [name, token]
-        now_ms, *kept = await runner.run(self._redis, "renew", names, args)
-        return now_ms, [bool(flag) for flag in kept]
+        return await scripts.renew(self._redis, lanes, lease_ms=self._lease_ms)
 
     async def robots(self, origin: str) -> bytes | None:
         """What the origin's robots.txt said, None if nobody knows."""
@@ -282,22 +237,14 @@ class Store:
         now_ms = await redis_now_ms(self._redis)
         overdue = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms, 0, limit)
         names = await self._only_names(overdue)
-        calls = [
-            runner.Call(
-                "reclaim_lane",
-                [keys.lane(name), keys.ATTENTION, keys.SERIAL, *_contents(name)],
-                [name, GRACE_MS],
-            )
-            for name in names
-        ]
-        replies = await runner.run_many(self._redis, calls) if calls else []
+        replies = await scripts.reclaim_lanes(self._redis, names)
         if broken is not None:
-            broken += [pair for pair in zip(names, replies, strict=True) if isinstance(pair[1], Exception)]
-        return [
-            (Wake(name, reply[0], 0), text_of(reply[1]))
-            for name, reply in zip(names, replies, strict=True)
-            if isinstance(reply, list) and reply
-        ]
+            broken += [
+                (name, reply)
+                for name, reply in zip(names, replies, strict=True)
+                if isinstance(reply, Exception)
+            ]
+        return [(reply.wake, reply.owner) for reply in replies if isinstance(reply, scripts.ReclaimedLane)]
 
     async def _only_names(self, found: Sequence[bytes]) -> list[str]:
         """What can be the name of a lane; the rest was never ours, and goes."""
@@ -307,13 +254,8 @@ class Store:
         return [name.decode() for name in found if is_text(name)]
 
 
-def _contents(lane: str) -> list[str]:
-    """Wherever a fetch of the lane may be."""
-    return [keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]
-
-
-def _fenced(reply: Any) -> Any:
-    """The reply, or LaneLostError when the script refused our token."""
-    if reply in ([], 0):
+def _fenced(reply: T | None) -> T:
+    """Return the reply; raise LaneLostError if the script refused our token."""
+    if reply is None:
         raise LaneLostError
-    return reply if isinstance(reply, list) else [reply]
+    return reply

@@ -19,9 +19,9 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.errors import FullError, InvalidFetchError, NewerMessageError
 from fetchfleet.jobs.notify import TAKE_LANE, arq_client
 from fetchfleet.jobs.redis_connection import connection_pool
+from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.intake import arq_jobs
 from fetchfleet.worker.intake.arq_jobs import FETCH, REFUSED, write_result
-from fetchfleet.worker.lanes.store import Early, Enough
 from fetchfleet.worker.runtime.runtime import Runtime
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.util import aio, gc_freeze

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from fetchfleet.jobs.client.submit import Limits
 from fetchfleet.jobs.notify import Wake, arq_client, wake
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
+from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.connection_stats import Traffic
 from fetchfleet.worker.http.factory import Exchanging, build_engine
@@ -23,7 +24,7 @@ from fetchfleet.worker.intake.inbox import Intake
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
-from fetchfleet.worker.lanes.store import Early, Enough, Held, Store
+from fetchfleet.worker.lanes.store import Held, Store
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import Event, get_logger
 from fetchfleet.worker.redis_support.errors import Trouble

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from redis.exceptions import RedisError, ResponseError
 
+from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.fetch.services import FetchServices
-from fetchfleet.worker.lanes.store import TAKE_ANYWAY, Early, Enough, Held
+from fetchfleet.worker.lanes.store import Held
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
@@ -77,7 +78,7 @@ class Taking:
         Early if it is not due yet, Enough if this worker has its share of the lanes.
         """
         asked_s = mono_s()
-        held = TAKE_ANYWAY if insist else self._held
+        held = None if insist else self._held
         with self._counted(1):
             try:
                 taken = await self._parts.store.take(name, generation, held)

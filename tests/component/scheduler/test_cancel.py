@@ -13,8 +13,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from fetchfleet import Batch, BatchCancelledError, Fetch, Outcome, Priority, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
+from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.store import Claim, Store, Withdrawal
+from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.runtime import heartbeat
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import HOST, Lines, Start

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Outcome
 from fetchfleet.jobs import keys
-from fetchfleet.worker.lanes.store import Enough
+from fetchfleet.jobs.scripts.lanes import Enough
 from fetchfleet.worker.scheduler import rebalancer
 from fetchfleet.worker.scheduler.balance import LOOKS, Fleet
 from tests.component.conftest import Lines, Start

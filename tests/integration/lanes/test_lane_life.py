@@ -11,18 +11,10 @@ from fetchfleet import Fetch, Fleet, Priority
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import from_element, to_element
 from fetchfleet.jobs.notify import GRACE_MS
+from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes import store as store_module
-from fetchfleet.worker.lanes.store import (
-    ALL,
-    EXPIRED,
-    TAKE_ANYWAY,
-    Early,
-    Enough,
-    Held,
-    LaneLostError,
-    Store,
-)
+from fetchfleet.worker.lanes.store import ALL, EXPIRED, Held, LaneLostError, Store
 from fetchfleet.worker.runtime.heartbeat import expect
 from tests.support.lanes import (
     HOUR_MS,
@@ -171,9 +163,7 @@ async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Red
     assert await everything(redis) == before
 
 
-@pytest.mark.parametrize(
-    ("held", "taken"), [(0, True), (1, True), (2, False), (3, False), (TAKE_ANYWAY, True)]
-)
+@pytest.mark.parametrize(("held", "taken"), [(0, True), (1, True), (2, False), (3, False), (None, True)])
 async def test_a_worker_takes_its_share_of_the_lanes(
     fleet: Fleet, redis: Redis, store: Store, held: int, *, taken: bool
 ) -> None:

@@ -23,16 +23,9 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import HEAD_CHARS
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
 from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.jobs.scripts.lanes import Early
 from fetchfleet.worker.lanes.settler import Settlement
-from fetchfleet.worker.lanes.store import (
-    TAKE_ANYWAY,
-    Cancelled,
-    Early,
-    Held,
-    LaneLostError,
-    Store,
-    Taken,
-)
+from fetchfleet.worker.lanes.store import Cancelled, Held, LaneLostError, Store, Taken
 from tests.support import shifted_clock
 from tests.support.lanes import (
     HOUR_MS,
@@ -280,7 +273,7 @@ class LaneMachine(RuleBasedStateMachine):
         store = Store(self.redis, owner, LEASE_MS)
         held: Taken | Exception
         if looked:
-            [held] = await store.take_many([LANE], TAKE_ANYWAY)
+            [held] = await store.take_many([LANE], None)
         else:
             held = await store.take(LANE, int(hash_["generation"]) + off_by)
         early_ms = int(hash_["due_ms"]) - await shifted_clock.now_ms(self.redis)

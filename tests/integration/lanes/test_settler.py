@@ -13,7 +13,7 @@ from fetchfleet import Batch, Counts, Fleet, Outcome, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import BadElementError, PartNote, from_element, to_element
 from fetchfleet.jobs.contract.ids import fetch_id
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts import runner, settlement
 from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.settler import Settlement, Settler
@@ -84,12 +84,12 @@ async def letters(redis: Redis) -> list[tuple[str, bytes]]:
 
 def handed_back(element: bytes) -> Settlement:
     """The fetch waits for an hour, as it is."""
-    return Settlement(element[:25], ["back", HOUR_MS], None, lambda: None)
+    return Settlement(settlement.put_back(element[:25], wait_ms=HOUR_MS), lambda: None)
 
 
 def begins(element: bytes) -> Settlement:
     """The fetch is begun, and this is its element from now on."""
-    return Settlement(element[:25], ["begun", element], None, lambda: None)
+    return Settlement(settlement.start(element[:25], element=element), lambda: None)
 
 
 async def seal(redis: Redis, batch: Batch) -> None:

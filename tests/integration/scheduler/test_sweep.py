@@ -8,7 +8,8 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notify import GRACE_MS
-from fetchfleet.worker.lanes.store import Early, LaneLostError, Store
+from fetchfleet.jobs.scripts.lanes import Early
+from fetchfleet.worker.lanes.store import LaneLostError, Store
 from tests.support.lanes import (
     HOUR_MS,
     LANE,

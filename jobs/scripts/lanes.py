@@ -1,0 +1,321 @@
+"""The scripts that move one lane between idle, scheduled and held, and the fetches of a held lane.
+
+Each function is the only caller of the Lua file of the same name in jobs/lua, whose header documents KEYS and
+ARGV in the order used here. The scripts for a held lane take its fencing token; a reply of None (or False)
+means that the token is stale, so the lane has another owner.
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import batch_of
+from fetchfleet.jobs.notify import GRACE_MS, Wake, busy_within_ms
+from fetchfleet.jobs.redis_values import text_of
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts.runner import Arg, Call
+
+_ANY_GENERATION = ""
+_WHATEVER_THE_SHARE = -1
+
+
+class TakenLane(NamedTuple):
+    """A lane that was taken.
+
+    gate: the gate's state as JSON, empty if none is stored. policy_version: of the tables set at run time.
+    cancelled: members of the lane's set of cancelled batches. orphans: entries that a dead owner had claimed.
+    """
+
+    token: int
+    now_ms: int
+    gate: bytes
+    policy_version: bytes
+    cancelled: list[bytes]
+    orphans: list[bytes]
+
+
+class Early(NamedTuple):
+    """The notification came before the lane is due."""
+
+    due_in_ms: int
+
+
+class Enough(NamedTuple):
+    """The owner has its share of the fleet's lanes; another worker should take this one."""
+
+
+TakeReply = TakenLane | Early | Enough | None
+"""The reply of take.lua; None if the notification is stale."""
+
+
+def take_call(*, lane: str, generation: int | None, owner: str, lease_ms: int, held: int | None) -> Call:
+    """Take a scheduled lane under a new token and a lease.
+
+    generation: the one of the notification; None takes any. held: how many lanes the owner has, to compare
+    with its share; None takes the lane whatever the share is.
+    """
+    return Call(
+        "take",
+        [
+            *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS),
+            *(keys.cancelled(lane), keys.POLICY_VERSION),
+        ],
+        [
+            *(lane, _ANY_GENERATION if generation is None else generation, owner, lease_ms),
+            *(_WHATEVER_THE_SHARE if held is None else held, keys.WORKER_TTL_MS, busy_within_ms(lease_ms)),
+        ],
+    )
+
+
+def take_reply(reply: Any) -> TakeReply:
+    """Decode the reply to `take_call`."""
+    match reply:
+        case [b"taken", token, now_ms, gate, policy_version, cancelled, *orphans]:
+            return TakenLane(token, now_ms, gate, policy_version, cancelled, orphans)
+        case [b"early", due_in_ms]:
+            return Early(due_in_ms)
+        case [b"enough"]:
+            return Enough()
+        case _:
+            return None
+
+
+async def take_many(
+    redis: Redis, lanes: Sequence[str], *, owner: str, lease_ms: int, held: int | None
+) -> list[TakeReply | Exception]:
+    """Take scheduled lanes in one round trip, each counted as held by those after it.
+
+    A call that Redis refuses is returned as an exception.
+    """
+    calls = [
+        take_call(
+            lane=lane,
+            generation=None,
+            owner=owner,
+            lease_ms=lease_ms,
+            held=None if held is None else held + i,
+        )
+        for i, lane in enumerate(lanes)
+    ]
+    replies = await runner.run_many(redis, calls)
+    return [reply if isinstance(reply, Exception) else take_reply(reply) for reply in replies]
+
+
+class Claim(NamedTuple):
+    """Claimed entries.
+
+    waiting: how many fetches still wait. next_retry_ms: until the lane's next retry, None if there is none.
+    """
+
+    now_ms: int
+    elements: list[bytes]
+    waiting: int
+    next_retry_ms: int | None
+
+
+def claim_call(*, lane: str, token: int, count: int) -> Call:
+    """Claim up to `count` waiting fetches."""
+    names = [keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]
+    return Call("claim", names, [token, count])
+
+
+def claim_reply(reply: Any) -> Claim | None:
+    """Decode the reply to `claim_call`."""
+    if not reply:
+        return None
+    now_ms, elements, waiting, retry_ms = reply
+    return Claim(now_ms, elements, waiting, retry_ms if retry_ms >= 0 else None)
+
+
+async def claims(redis: Redis, *, lane: str, token: int) -> list[bytes] | None:
+    """Return every claimed entry of the lane."""
+    reply = await runner.run(redis, "claims", [keys.lane(lane), keys.claimed(lane)], [token])
+    return reply[1:] if reply else None
+
+
+async def adopt(redis: Redis, *, lane: str, token: int, elements: Sequence[bytes]) -> bool:
+    """Rewrite claimed entries whose counters have changed."""
+    names = [keys.lane(lane), keys.claimed(lane)]
+    return bool(await runner.run(redis, "adopt", names, [token, *elements]))
+
+
+class Transfer(NamedTuple):
+    """A transfer's reply. accepted: False if the fetch stays because its batch is cancelled."""
+
+    accepted: bool
+    wake: Wake | None
+
+
+async def transfer(
+    redis: Redis, *, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str
+) -> Transfer | None:
+    """Move a claimed fetch to another lane's queue."""
+    batch = batch_of(fetch_id)
+    names = [
+        *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL),
+        *(keys.lane(to_lane), keys.waiting_at(to_lane, priority)),
+        *(keys.batch(batch), keys.batch_lanes(batch)),
+    ]
+    reply = await runner.run(redis, "transfer", names, [token, fetch_id, element, to_lane, GRACE_MS])
+    if not reply:
+        return None
+    accepted, *wake = reply
+    return Transfer(bool(accepted), Wake(to_lane, *wake) if wake else None)
+
+
+class RemovalKind(StrEnum):
+    """Which fetches `withdraw` claims: of a batch, with a deadline that has passed, or all."""
+
+    BATCH = "batch"
+    EXPIRED = "expired"
+    ALL = "all"
+
+
+class Withdrawal(NamedTuple):
+    """Entries claimed from one stretch of a queue.
+
+    go_on: the offset of the next stretch, None at the end. earliest_ms: the earliest deadline of the entries
+    that stay in this stretch, 0 if none does.
+    """
+
+    elements: list[bytes]
+    go_on: int | None
+    earliest_ms: int
+
+
+async def withdraw(
+    redis: Redis,
+    *,
+    lane: str,
+    token: int,
+    queue: str,
+    kind: RemovalKind,
+    batch_id: str = "",
+    offset: int,
+    count: int,
+) -> Withdrawal | None:
+    """Claim the fetches of one kind among `count` entries of a queue, from `offset` on.
+
+    queue: a key of `keys.waiting` or `keys.later`. batch_id: for RemovalKind.BATCH.
+    """
+    names = [keys.lane(lane), keys.claimed(lane), queue]
+    reply = await runner.run(redis, "withdraw", names, [token, kind, batch_id, offset, count])
+    if not reply:
+        return None
+    _, elements, go_on, earliest_ms = reply
+    return Withdrawal(elements, go_on if go_on >= 0 else None, earliest_ms)
+
+
+async def withdrawn(redis: Redis, *, lane: str, token: int, batch_ids: Iterable[str]) -> list[bytes] | None:
+    """Note that no fetch of these cancelled batches waits in the lane; return those still claimed.
+
+    The batches are forgotten in the lane only if none of their fetches is claimed.
+    """
+    names = [keys.lane(lane), keys.claimed(lane), keys.cancelled(lane)]
+    reply = await runner.run(redis, "withdrawn", names, [token, *batch_ids])
+    return reply[1:] if reply else None
+
+
+async def earliest(redis: Redis, *, lane: str, token: int, earliest_ms: int | None) -> bool:
+    """Store the earliest deadline of what waits in the lane (0: nothing has one); None forgets it."""
+    noted: Arg = "" if earliest_ms is None else earliest_ms
+    return bool(await runner.run(redis, "earliest", [keys.lane(lane)], [token, noted]))
+
+
+class Release(NamedTuple):
+    """A release's reply. wake: None if the lane is idle now."""
+
+    wake: Wake | None
+
+
+def release_call(
+    *, lane: str, token: int, gate: bytes, shut_until_ms: int, why: str, changed: Iterable[bytes]
+) -> Call:
+    """Give the lane back. shut_until_ms: 0 if open. changed: claimed entries whose counters have changed."""
+    return Call(
+        "release",
+        [
+            *(keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)),
+            *(keys.ATTENTION, keys.SERIAL, keys.BACKLOG, keys.cancelled(lane)),
+        ],
+        [token, lane, shut_until_ms, why, gate, keys.GATE_TTL_MS, GRACE_MS, *changed],
+    )
+
+
+def release_reply(lane: str, reply: Any) -> Release | None:
+    """Decode the reply to `release_call`."""
+    if not reply:
+        return None
+    _, *wake = reply
+    return Release(Wake(lane, *wake) if wake else None)
+
+
+class Renewal(NamedTuple):
+    """Redis's time, and for each lane whether its token is still current."""
+
+    now_ms: int
+    kept: list[bool]
+
+
+async def renew(redis: Redis, lanes: Sequence[tuple[str, int]], *, lease_ms: int) -> Renewal:
+    """Prolong the leases of lanes, each a name and a token."""
+    names = [keys.ATTENTION, *(keys.lane(name) for name, _ in lanes)]
+    args: list[Arg] = [lease_ms]
+    for name, token in lanes:
+        args += [name, token]
+    now_ms, *kept = await runner.run(redis, "renew", names, args)
+    return Renewal(now_ms, [bool(flag) for flag in kept])
+
+
+class ReclaimedLane(NamedTuple):
+    """A lane scheduled again. owner: the worker that lost it, "" if a notification was lost."""
+
+    wake: Wake
+    owner: str
+
+
+async def reclaim_lanes(redis: Redis, lanes: Sequence[str]) -> list[ReclaimedLane | Exception | None]:
+    """Schedule lanes again whose lease or notification is overdue, in one round trip.
+
+    None for a lane that needs nothing. A call that Redis refuses is returned as an exception.
+    """
+    calls = [
+        Call(
+            "reclaim_lane",
+            [
+                *(keys.lane(lane), keys.ATTENTION, keys.SERIAL),
+                *(keys.claimed(lane), keys.later(lane), *keys.waiting(lane)),
+            ],
+            [lane, GRACE_MS],
+        )
+        for lane in lanes
+    ]
+    replies = await runner.run_many(redis, calls) if calls else []
+    found: list[ReclaimedLane | Exception | None] = []
+    for lane, reply in zip(lanes, replies, strict=True):
+        if isinstance(reply, Exception) or not reply:
+            found.append(reply or None)
+        else:
+            generation, owner = reply
+            found.append(ReclaimedLane(Wake(lane, generation, 0), text_of(owner)))
+    return found
+
+
+async def reschedule_lanes(redis: Redis, lanes: Sequence[str]) -> list[Wake]:
+    """Make parked lanes due now, in one round trip; return the lanes to notify.
+
+    Lanes whose call Redis refuses are left out.
+    """
+    calls = [
+        Call("reschedule_lane", [keys.lane(lane), keys.ATTENTION, keys.SERIAL], [lane, GRACE_MS])
+        for lane in lanes
+    ]
+    replies = await runner.run_many(redis, calls) if calls else []
+    return [
+        Wake(lane, *reply)
+        for lane, reply in zip(lanes, replies, strict=True)
+        if reply and not isinstance(reply, Exception)
+    ]
