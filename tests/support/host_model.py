@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from fetchfleet.worker.fetch.rules.outcome import (
     Answered,
-    Happened,
+    AttemptOutcome,
     Stored,
-    asks_for_quiet,
-    signal_of,
+    observation_of,
+    throttle_of,
 )
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import Go, Shut
+from fetchfleet.worker.gate.gate import Admit, Closed
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.policy.model import LanePolicy
 
@@ -75,7 +75,7 @@ class Simulation:
     @property
     def limit(self) -> int:
         """How many may be in flight now."""
-        return gate.room(self.state, self.policy)
+        return gate.max_in_flight(self.state, self.policy)
 
     def run(self, for_s: float, until: Callable[[], bool] = lambda: False) -> Minute:
         """Time passes: for so long, or until something has become true."""
@@ -91,7 +91,7 @@ class Simulation:
         return seen
 
     def _start_all(self, seen: Minute) -> None:
-        while isinstance(gate.admit(self.state, self.policy, len(self.in_flight), self.now_ms), Go):
+        while isinstance(gate.admit(self.state, self.policy, len(self.in_flight), self.now_ms), Admit):
             self.state = gate.started(self.state, self.policy, self.now_ms)
             self._number += 1
             self.in_flight[self._number] = self.now_ms
@@ -114,7 +114,7 @@ class Simulation:
     def _next_ms(self) -> int:
         times = [self._ends[0][0]] if self._ends else []
         verdict = gate.admit(self.state, self.policy, len(self.in_flight), self.now_ms)
-        if isinstance(verdict, Shut):
+        if isinstance(verdict, Closed):
             times.append(verdict.until_ms)
         return min(times)
 
@@ -132,11 +132,11 @@ class Simulation:
         seen.ended += 1
         del self.in_flight[number]
 
-    def _learn(self, happened: Happened, started_ms: int) -> None:
+    def _learn(self, happened: AttemptOutcome, started_ms: int) -> None:
         """As worker/fetch/run.py does."""
-        signal = signal_of(happened, started_ms, len(self.in_flight), float(self.now_ms - started_ms))
-        self.state = gate.saw(self.state, self.policy, signal, self.now_ms, self.random.random())
-        quiet = asks_for_quiet(happened)
+        signal = observation_of(happened, started_ms, len(self.in_flight), float(self.now_ms - started_ms))
+        self.state = gate.attempt_ended(self.state, self.policy, signal, self.now_ms, self.random.random())
+        quiet = throttle_of(happened)
         if quiet is not None:
             chance = self.random.random()
             self.state = gate.throttled(self.state, self.policy, quiet.wait_s, self.now_ms, chance)

@@ -12,14 +12,21 @@ from fetchfleet.worker.fetch.resume import Resuming
 from fetchfleet.worker.fetch.revalidate import known_of, not_modified
 from fetchfleet.worker.fetch.rules import trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
-from fetchfleet.worker.fetch.rules.outcome import Answered, Broke, Happened, Held, Moved, Stored
-from fetchfleet.worker.fetch.rules.range_rules import Verdict
+from fetchfleet.worker.fetch.rules.outcome import (
+    Answered,
+    AttemptOutcome,
+    Failed,
+    Interrupted,
+    Redirected,
+    Stored,
+)
+from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
 from fetchfleet.worker.fetch.rules.stale_fallback import in_force
-from fetchfleet.worker.fetch.rules.validators import asking, validators_of
+from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import Go, Seen, Signal
+from fetchfleet.worker.gate.gate import Admit, HostSignal, Observation
 from fetchfleet.worker.gate.quota import quota_of
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
@@ -54,7 +61,7 @@ class Attempt:
         """When it began, by Redis's clock."""
         return self.lane.since_ms(self.trace.started_s)
 
-    async def run(self) -> Happened:
+    async def run(self) -> AttemptOutcome:
         """What happened; never raises but for cancellation."""
         left_s, late = self._time_left()
         bound = self.services.deadlines.timeout(left_s)
@@ -67,33 +74,35 @@ class Attempt:
                         return happened
         except Exception as error:  # noqa: BLE001 whatever it is, the fetch must get its due
             if isinstance(error, TimeoutError) and bound.expired():
-                return Broke(reason=late, final=late is Reason.DEADLINE, status=self.status)
+                return Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
             return broken(error, self.status, self.entry, self.lane, self.services)
         finally:
             self.services.deadlines.over(bound)
             self.resuming.close()
             self._window.give_back()
 
-    async def _exchange(self) -> Happened | None:
+    async def _exchange(self) -> AttemptOutcome | None:
         """One request and its answer; None when another is to follow at once."""
         self.status = None
         if not self.lane.live:
-            return Held()
+            return Interrupted()
         timeouts = self.lane.policy.timeouts
         request = await self.resuming.asked(asked_for(self.request, self.entry.fetch, self._window))
         if self.resuming.taken is None:  # else a newer version is told by the range's own condition
-            request = asking(request, self._known)
+            request = conditional(request, self._known)
         if self.lane.policy.context:
             request = self._with_context(request)
         async with self.services.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
             self.status = answer.status
             self._head_came(answer)
             verdict = await self.resuming.judge(answer)
-            if verdict is not Verdict.REFUSE and (200 <= answer.status < 300 or verdict is Verdict.COMPLETE):
+            if verdict is not RangeVerdict.REFUSE and (
+                200 <= answer.status < 300 or verdict is RangeVerdict.COMPLETE
+            ):
                 return await self._keep(answer)
             await answer.discard()
-            if verdict is Verdict.REFUSE:
-                return None if self._may_follow() else Held()
+            if verdict is RangeVerdict.REFUSE:
+                return None if self._may_follow() else Interrupted()
             if answer.status == 304:
                 return await not_modified(answer, request, self.entry.fetch, self._known, self.services.sink)
             if is_redirect(answer.status):
@@ -109,18 +118,18 @@ class Attempt:
         lane, now_ms = self.lane, self.lane.clock.now_ms()
         before = lane.gate
         if lane.gate.breaker is Breaker.HALF_OPEN and answer.status < 500:
-            alive = Signal(Seen.ANSWERED, self.started_ms, len(lane.in_flight))
-            lane.gate = gate.saw(lane.gate, lane.policy, alive, now_ms, 0.0)
+            alive = Observation(HostSignal.ANSWERED, self.started_ms, len(lane.in_flight))
+            lane.gate = gate.attempt_ended(lane.gate, lane.policy, alive, now_ms, 0.0)
         quota = quota_of(answer.header, now_ms) if lane.policy.quota else None
         # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
         if quota is not None and answer.header("retry-after") is None:
-            at_once = gate.room(lane.gate, lane.policy)
-            lane.gate = gate.told(lane.gate, quota, len(lane.in_flight) - 1, now_ms, at_once)
+            at_once = gate.max_in_flight(lane.gate, lane.policy)
+            lane.gate = gate.quota_received(lane.gate, quota, len(lane.in_flight) - 1, now_ms, at_once)
         if lane.gate is not before:
             lane_events.gate_changed(lane, before, self.services.log)
             lane.notify()
 
-    async def _keep(self, answer: Answer) -> Happened:
+    async def _keep(self, answer: Answer) -> AttemptOutcome:
         """The body to disk; checked against its length and the caller's digest."""
         if answer.status == 206 and self.resuming.taken is None and not self._asked_for("range"):
             raise errors.BadAnswerError("206 although no range was asked for")
@@ -130,7 +139,7 @@ class Attempt:
         max_bytes = self._max_bytes()
         body = Body(answer, self.entry.fetch, self.lane.policy, max_bytes)
         if not body.may_come(self._window) and may_repeat(self.entry):
-            return Held(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
+            return Interrupted(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
         expected = await self._expected(answer, body, max_bytes)
         kept = await self._received(answer, body, expected, found)
         if not isinstance(kept, Kept):
@@ -149,7 +158,7 @@ class Attempt:
             length=kept.length,
         )
 
-    async def _keep_head(self, answer: Answer, found: Validators) -> Happened:
+    async def _keep_head(self, answer: Answer, found: Validators) -> AttemptOutcome:
         """An answer without a body; it has a place where heads are kept."""
         await answer.discard()
         kept: Kept | None = None
@@ -159,7 +168,7 @@ class Attempt:
             async with self._sink.receive(self.entry, self.lane.token, Expected(), care, came=came) as part:
                 kept = await part.commit(lambda: self.lane.live)
             if kept is None:
-                return Held()
+                return Interrupted()
         return Stored(
             status=answer.status,
             path=kept.path if kept else None,
@@ -173,7 +182,7 @@ class Attempt:
 
     async def _received(
         self, answer: Answer, body: Body, expected: Expected, found: Validators
-    ) -> Kept | Happened:
+    ) -> Kept | AttemptOutcome:
         """The body in its place, or why it is not there; half of one is kept, if it may be gone on with."""
         policy = self.services.policy_of(self.entry.fetch) if self.hops else self.lane.policy
         remember = found if in_force(self.entry.fetch, policy) or self.entry.fetch.revalidate else None
@@ -183,13 +192,13 @@ class Attempt:
             self._sink.receive(self.entry, self.lane.token, expected, care, taken, came) as part,
             self.resuming.keeping(part, self.request, answer) as keeping,
         ):
-            if self.resuming.verdict is not Verdict.COMPLETE:
+            if self.resuming.verdict is not RangeVerdict.COMPLETE:
                 async with body.pieces() as pieces:
                     async for piece in pieces:
                         await part.write(piece)
                         await keeping.after_chunk()
             try:
-                return await part.commit(lambda: self.lane.live) or Held()
+                return await part.commit(lambda: self.lane.live) or Interrupted()
             except errors.ExistsError as error:
                 return await if_exists.since_then(self.entry, answer.status, error, self.services)
 
@@ -205,33 +214,33 @@ class Attempt:
         await self.resuming.hash_by(dict(digests))
         return Expected(self.resuming.whole_bytes(body.length_bytes), sha256, max_bytes, digests)
 
-    def _redirected(self, answer: Answer) -> Happened | None:
+    def _redirected(self, answer: Answer) -> AttemptOutcome | None:
         """Followed at once within the lane while its gate is open, else through the lane of its host."""
         if self.hops >= MAX_HOPS:
-            return Broke(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=answer.status)
+            return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=answer.status)
         safe = may_repeat(self.entry)
         clear = self.lane.policy.https_to_http
         location = answer.header("location")
         hop = follow(self.request, answer.status, location, repeat_safe=safe, https_to_http=clear)
         if isinstance(hop, RedirectRefused):
             note = hop.message
-            return Broke(reason=Reason.REDIRECT_REFUSED, final=True, status=answer.status, note=note)
+            return Failed(reason=Reason.REDIRECT_REFUSED, final=True, status=answer.status, note=note)
         rules = self.lane.rules(hop.url) if lane_of_url(hop.url) == self.lane.name else None
         if rules is not None and not rules.allows(hop.url):
-            return Broke(reason=Reason.ROBOTS_DISALLOWED, final=True, status=answer.status)
+            return Failed(reason=Reason.ROBOTS_DISALLOWED, final=True, status=answer.status)
         if rules is None or not self._may_follow():
-            return Moved(hop=hop, hops=self.hops + 1, status=answer.status)
+            return Redirected(hop=hop, hops=self.hops + 1, status=answer.status)
         self.request = hop
         self.hops += 1
         return None
 
     def _may_follow(self) -> bool:
-        if not isinstance(self.lane.verdict(besides=1), Go):
+        if not isinstance(self.lane.verdict(besides=1), Admit):
             return False
         self.lane.count_start()
         return True
 
-    def _refused(self, answer: Answer) -> Happened:
+    def _refused(self, answer: Answer) -> AttemptOutcome:
         """An answer without a body for us."""
         wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), self.lane.clock.now_ms())
         return Answered(status=answer.status, wait_s=wait_s)
@@ -254,14 +263,14 @@ class Attempt:
 
 def broken(
     error: Exception, status: int | None, entry: Entry, lane: Lane, services: FetchServices
-) -> Happened:
+) -> AttemptOutcome:
     """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
     if isinstance(error, errors.InTheWayError):
         log_events.in_the_way(error, entry, lane.name, services.log)
     if error_mapping.is_of_the_disk(error):
         services.sink.refused()
-    happened = error_mapping.happened(error, status=status)
+    happened = error_mapping.outcome_of(error, status=status)
     if happened is None:
         log_events.bug(error, entry, lane.name, services.log)
-        return Broke(reason=Reason.INTERNAL, status=status, note=repr(error))
+        return Failed(reason=Reason.INTERNAL, status=status, note=repr(error))
     return happened

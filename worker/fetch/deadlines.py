@@ -6,7 +6,7 @@ NEAR_S = 10.0
 LOOK_EVERY_S = 2.0
 
 
-class Bounds:
+class Deadlines:
     """Those of a worker process."""
 
     def __init__(self) -> None:

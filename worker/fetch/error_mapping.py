@@ -58,7 +58,7 @@ from fetchfleet.worker.errors import (
     UnresolvedError,
 )
 from fetchfleet.worker.fetch.rules.decide import DISK_PAUSE_S
-from fetchfleet.worker.fetch.rules.outcome import Broke, Happened, Held
+from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Interrupted
 
 E = TypeVar("E", bound=BaseException)
 
@@ -140,7 +140,7 @@ _DEST_ERRNOS = frozenset(
 """The name is at fault; every other error of the disk is nobody's."""
 
 
-def happened(error: Exception, *, status: int | None) -> Happened | None:
+def outcome_of(error: Exception, *, status: int | None) -> AttemptOutcome | None:
     """What an error of the exchange or the disk means; None for one that nobody foresaw: a bug of ours.
 
     status: of the answer, if its head had come; then a broken protocol is a body cut short.
@@ -148,11 +148,11 @@ def happened(error: Exception, *, status: int | None) -> Happened | None:
     if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
         return _disk(error)
     if isinstance(error, UnreadableBodyFileError):
-        return Held(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
+        return Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
     reason = _reason(error, status)
     if reason is None:
         return None
-    return Broke(
+    return Failed(
         reason=reason,
         sent=not isinstance(error, _BEFORE_SENDING),
         final=isinstance(error, _FINAL) or _is_hopeless(_cause(error, ssl.SSLError)),
@@ -169,10 +169,10 @@ def is_of_the_disk(error: Exception) -> bool:
     return error.errno not in _DEST_ERRNOS
 
 
-def _disk(error: OSError) -> Happened:
+def _disk(error: OSError) -> AttemptOutcome:
     if error.errno in _DEST_ERRNOS:
-        return Broke(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
-    return Held(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
+        return Failed(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
+    return Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
 
 
 def _reason(error: Exception, status: int | None) -> Reason | None:

@@ -6,15 +6,17 @@ from typing import Any
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Result
-from fetchfleet.worker.fetch.rules.decide import Again
-from fetchfleet.worker.fetch.rules.outcome import Answered, Broke, Happened, Held, Moved
+from fetchfleet.worker.fetch.rules.decide import Retry
+from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Interrupted, Redirected
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.events import trace_fields
 from fetchfleet.worker.observability.log import Event
 
 
-def finished(result: Result, entry: Entry, lane: Lane, happened: Happened, log: Any) -> Callable[[], None]:
+def finished(
+    result: Result, entry: Entry, lane: Lane, happened: AttemptOutcome, log: Any
+) -> Callable[[], None]:
     """Writes the canonical line of a fetch, once its result is in Redis."""
 
     def tell() -> None:
@@ -45,7 +47,7 @@ def finished(result: Result, entry: Entry, lane: Lane, happened: Happened, log: 
     return tell
 
 
-def retry(entry: Entry, lane: Lane, again: Again, happened: Happened, log: Any) -> Callable[[], None]:
+def retry(entry: Entry, lane: Lane, again: Retry, happened: AttemptOutcome, log: Any) -> Callable[[], None]:
     """Writes the line of a fetch that waits for another attempt."""
 
     def tell() -> None:
@@ -55,7 +57,7 @@ def retry(entry: Entry, lane: Lane, again: Again, happened: Happened, log: Any) 
             batch=entry.batch_id,
             lane=lane.name,
             url=redact.url(entry.fetch.url),
-            status=None if isinstance(happened, Held | Moved) else happened.status,
+            status=None if isinstance(happened, Interrupted | Redirected) else happened.status,
             reason=again.reason.value if again.reason else None,
             note=note(happened),
             wait_s=round(again.wait_s, 3),
@@ -68,14 +70,14 @@ def retry(entry: Entry, lane: Lane, again: Again, happened: Happened, log: Any) 
     return tell
 
 
-def robots(lane: Lane, origin: str, happened: Happened, log: Any) -> None:
+def robots(lane: Lane, origin: str, happened: AttemptOutcome, log: Any) -> None:
     """An origin was asked for its robots.txt."""
     log.info(
         Event.LANE_ROBOTS,
         lane=lane.name,
         origin=origin,
-        status=happened.status if isinstance(happened, Answered | Broke) else None,
-        reason=happened.reason.value if isinstance(happened, Broke) else None,
+        status=happened.status if isinstance(happened, Answered | Failed) else None,
+        reason=happened.reason.value if isinstance(happened, Failed) else None,
         note=note(happened),
     )
 
@@ -98,7 +100,7 @@ def in_the_way(error: BaseException, entry: Entry, lane_name: str, log: Any) -> 
     log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=said, **trace)
 
 
-def note(happened: Happened) -> str | None:
+def note(happened: AttemptOutcome) -> str | None:
     """What exactly was wrong, fit to be seen."""
-    said = happened.note if isinstance(happened, Broke | Held) else ""
+    said = happened.note if isinstance(happened, Failed | Interrupted) else ""
     return redact.text(said) if said else None

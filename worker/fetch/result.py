@@ -4,14 +4,14 @@ from fetchfleet.jobs.contract.model import Outcome, Result, Timings
 from fetchfleet.worker.fetch.attempt import Attempt
 from fetchfleet.worker.fetch.rules.decide import Finish
 from fetchfleet.worker.fetch.rules.outcome import (
-    Broke,
-    Found,
-    Happened,
-    Held,
-    Moved,
+    AlreadyExists,
+    AttemptOutcome,
+    Failed,
+    Interrupted,
+    Redirected,
     Stored,
     Unchanged,
-    asks_for_quiet,
+    throttle_of,
 )
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.sink.index_entry import Old
@@ -19,22 +19,24 @@ from fetchfleet.worker.util.clock import mono_s
 
 
 def result_of(
-    attempt: Attempt, finish: Finish, happened: Happened, worker_id: str, old: Old | None
+    attempt: Attempt, finish: Finish, happened: AttemptOutcome, worker_id: str, old: Old | None
 ) -> Result:
     """What the producer gets to read; old: what stands in for the body."""
     entry = attempt.entry
     stored = happened if isinstance(happened, Stored) else None
-    kept = happened if isinstance(happened, Stored | Unchanged | Found) else old
-    throttled = asks_for_quiet(happened) is not None
-    unasked = isinstance(happened, Held) or (isinstance(happened, Found) and happened.status is None)
-    tried = not unasked and not isinstance(happened, Moved) and not throttled
+    kept = happened if isinstance(happened, Stored | Unchanged | AlreadyExists) else old
+    throttled = throttle_of(happened) is not None
+    unasked = isinstance(happened, Interrupted) or (
+        isinstance(happened, AlreadyExists) and happened.status is None
+    )
+    tried = not unasked and not isinstance(happened, Redirected) and not throttled
     return Result(
         id=entry.id,
         url=entry.fetch.url,
         final_url=None if unasked else _final_url(attempt),
         outcome=Outcome.UNCHANGED if old else finish.outcome,
         reason=finish.reason,
-        status=None if isinstance(happened, Held) else happened.status,
+        status=None if isinstance(happened, Interrupted) else happened.status,
         bytes=kept.size_bytes if kept else None,
         sha256=kept.sha256 if kept else None,
         path=kept.path if kept else None,
@@ -44,7 +46,7 @@ def result_of(
         last_modified=None if kept is None or isinstance(kept, Old) else kept.last_modified,
         content_encoding=stored.coding if stored else None,
         lines=stored.lines if stored else None,
-        bad_line=happened.line if isinstance(happened, Broke) else None,
+        bad_line=happened.line if isinstance(happened, Failed) else None,
         stale=old is not None,
         unverified=isinstance(happened, Stored) and happened.unverified,
         attempts=entry.attempts + tried,

@@ -10,8 +10,8 @@ from fetchfleet.jobs.contract.entry import Entry, Hop, PartNote
 from fetchfleet.worker.errors import BadDestError, DigestMismatchError, OverlongBodyError
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
+    RangeVerdict,
     Validator,
-    Verdict,
     asked_on,
     asks_on,
     judged,
@@ -47,23 +47,23 @@ class Resuming:
         self._parts = services
         self.note = entry.part
         self.taken: Taken | None = None
-        self.verdict: Append | Verdict = Verdict.NOTHING
+        self.verdict: Append | RangeVerdict = RangeVerdict.NOTHING
 
     async def asked(self, request: Hop) -> Hop:
         """The request, for the rest of the body if its first half is here."""
         self.close()
-        self.verdict = Verdict.NOTHING
+        self.verdict = RangeVerdict.NOTHING
         if self.note is None or not asks_on(request, self.note):
             return request
         await self._take(self.note)
         return asked_on(request, self.note) if self.taken is not None else request
 
-    async def judge(self, answer: Answer) -> Append | Verdict:
+    async def judge(self, answer: Answer) -> Append | RangeVerdict:
         """What the answer means for the half that is here; NOTHING where nothing was asked on."""
         if self.taken is None or self.note is None:
-            return Verdict.NOTHING
+            return RangeVerdict.NOTHING
         self.verdict = judged(self.note, answer.status, answer.header)
-        if self.verdict in {Verdict.RESTART, Verdict.REFUSE}:
+        if self.verdict in {RangeVerdict.RESTART, RangeVerdict.REFUSE}:
             await run_in(self._parts.sink.for_names, self.taken.drop)
             self.taken = None
             self._carry(None)
@@ -86,7 +86,7 @@ class Resuming:
         match self.verdict:
             case Append(total_bytes):
                 return total_bytes
-            case Verdict.COMPLETE if self.note is not None:
+            case RangeVerdict.COMPLETE if self.note is not None:
                 return self.note.offset_bytes
             case _:
                 return coming_bytes

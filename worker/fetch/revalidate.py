@@ -4,7 +4,7 @@ from fetchfleet.jobs.contract.conditions import is_conditional
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadAnswerError
-from fetchfleet.worker.fetch.rules.outcome import Happened, Held, Unchanged
+from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Unchanged
 from fetchfleet.worker.fetch.rules.validators import validators_of
 from fetchfleet.worker.http.base import Answer
 from fetchfleet.worker.sink.files.sink import FileSink
@@ -20,14 +20,14 @@ async def known_of(fetch: Fetch, sink: FileSink) -> Record | None:
 
 async def not_modified(
     answer: Answer, asked: Hop, fetch: Fetch, known: Record | None, sink: FileSink
-) -> Happened:
+) -> AttemptOutcome:
     """What a 304 means, with what is here; raises BadAnswerError where nothing conditional was asked."""
     if not is_conditional(asked.headers):
         raise BadAnswerError("304 although nothing conditional was asked")
     said = validators_of(asked.url, answer.header)
     if known is not None and known.url == asked.url:
         if not await sink.holds(known):
-            return Held(note=GONE)  # asked again, for the whole of it
+            return Interrupted(note=GONE)  # asked again, for the whole of it
         return Unchanged(
             path=known.path,
             size_bytes=known.bytes,

@@ -10,17 +10,24 @@ from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, join_url, lane_of_url, origin_of_url, parse_url
 from fetchfleet.worker.fetch import log_events
 from fetchfleet.worker.fetch.attempt import broken
-from fetchfleet.worker.fetch.rules.outcome import Answered, Broke, Happened, Held, asks_for_quiet
+from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Interrupted, throttle_of
 from fetchfleet.worker.fetch.rules.redirects import is_redirect
 from fetchfleet.worker.fetch.run import learn, wait_for_robots
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate, robots_rules
-from fetchfleet.worker.gate.gate import Go, Shut, Why
+from fetchfleet.worker.gate.gate import Admit, Closed, WaitReason
 from fetchfleet.worker.gate.retry_after import retry_after_s
-from fetchfleet.worker.gate.robots_rules import MAX_BYTES, MAX_HOPS, Kept, Means, Rules, meaning
+from fetchfleet.worker.gate.robots_rules import (
+    MAX_BYTES,
+    MAX_HOPS,
+    CachedRobots,
+    RobotsRules,
+    RobotsStatus,
+    status_of,
+)
 from fetchfleet.worker.http.base import Answer, Trace
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.retry import retry_until_lost
 
 MAX_EXCHANGE_S = 60.0
 """However long a host's bodies may take, this one is small."""
@@ -29,7 +36,7 @@ MAX_EXCHANGE_S = 60.0
 class Asked(NamedTuple):
     """What came of asking; body is that of a 2xx, None for any other end."""
 
-    happened: Happened
+    happened: AttemptOutcome
     body: bytes | None = None
 
 
@@ -50,13 +57,13 @@ class Question:
         timeouts = self.lane.policy.timeouts
         for hop in range(MAX_HOPS + 1):
             if hop and not await self._turn(url):
-                return Asked(Held())
+                return Asked(Interrupted())
             try:
                 async with asyncio.timeout(min(self._left_s(), timeouts.total_s, MAX_EXCHANGE_S)):
                     asked, target = await self._exchange(url)
             except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must get its due
                 if isinstance(error, TimeoutError) and not self._left_s():
-                    return Asked(Held())  # another fetch may have the time to ask
+                    return Asked(Interrupted())  # another fetch may have the time to ask
                 return Asked(broken(error, self._status, self._entry, self.lane, self.services))
             if target is None:
                 break
@@ -77,7 +84,7 @@ class Question:
             self.services.engine.open(request, pool, timeouts, self.trace) as answer,
         ):
             self._status = answer.status
-            if meaning(answer.status) is Means.RULES:
+            if status_of(answer.status) is RobotsStatus.RULES:
                 return Asked(Answered(status=answer.status), await _beginning(answer)), None
             await answer.discard()
             now_ms = self.lane.clock.now_ms()
@@ -100,10 +107,10 @@ class Question:
             return lane.serving
         while lane.serving:
             match lane.verdict(besides=1):
-                case Go():
+                case Admit():
                     lane.count_start()
                     return True
-                case Shut(until_ms=until_ms, why=Why.PACING):
+                case Closed(until_ms=until_ms, why=WaitReason.RATE_LIMIT):
                     await lane.changed(max(0.001, (until_ms - lane.clock.now_ms()) / 1000))
                 case _:
                     return False
@@ -127,14 +134,14 @@ def _target(url: FetchUrl, answer: Answer) -> FetchUrl | None:
         return None
 
 
-async def rules_for(entry: Entry, lane: Lane, services: FetchServices) -> Rules | None:
+async def rules_for(entry: Entry, lane: Lane, services: FetchServices) -> RobotsRules | None:
     """What the next request's origin lets us do, None if nobody in the fleet knows."""
     url = entry.url
     rules = lane.rules(url)
     if rules is not None or lane.is_asking(url):
         return rules
     origin, token = origin_of_url(url), robots_rules.token_of(services.user_agent)
-    text = await patiently(lane, services, lambda: services.store.robots(origin))
+    text = await retry_until_lost(lane, services, lambda: services.store.robots(origin))
     kept = robots_rules.from_json(text, token, lane.clock.now_ms()) if text else None
     return await _known(origin, kept, lane, 0) if kept is not None else None
 
@@ -151,37 +158,37 @@ async def ask_first(entry: Entry, lane: Lane, services: FetchServices) -> None:
         if kept is not None:
             await _known(origin, kept, lane, lane.clock.now_ms())
             await _share(origin, kept, asked, lane, services)
-        if kept is not None or isinstance(asked.happened, Held):
+        if kept is not None or isinstance(asked.happened, Interrupted):
             lane.ready.appendleft(entry)
             return
     finally:
         lane.asking.pop(origin, None)
-    if not asks_for_quiet(asked.happened):
-        lane.gate = gate.kept_out(lane.gate, lane.policy, lane.clock.now_ms(), services.chance())
+    if not throttle_of(asked.happened):
+        lane.gate = gate.robots_unavailable(lane.gate, lane.policy, lane.clock.now_ms(), services.chance())
         services.settler.save_gate(lane)
     await wait_for_robots(entry, asked.happened, lane, services)
 
 
-async def _kept(asked: Asked, lane: Lane, services: FetchServices) -> Kept | None:
+async def _kept(asked: Asked, lane: Lane, services: FetchServices) -> CachedRobots | None:
     """What the answer lets us do, None if it has to be waited for."""
     token, now_ms = robots_rules.token_of(services.user_agent), lane.clock.now_ms()
     match asked.happened:
-        case Answered(status=status) if robots_rules.meaning(status) is not Means.WAIT:
-            return await asyncio.to_thread(robots_rules.kept_of, token, status, asked.body or b"", now_ms)
-        case Broke(final=True):  # it can never be asked; nor can the fetch, which is to say so itself
-            return robots_rules.unaskable(token, now_ms)
+        case Answered(status=status) if robots_rules.status_of(status) is not RobotsStatus.WAIT:
+            return await asyncio.to_thread(robots_rules.cached_of, token, status, asked.body or b"", now_ms)
+        case Failed(final=True):  # it can never be asked; nor can the fetch, which is to say so itself
+            return robots_rules.unavailable(token, now_ms)
     return None
 
 
-async def _known(origin: str, kept: Kept, lane: Lane, asked_ms: int) -> Rules:
+async def _known(origin: str, kept: CachedRobots, lane: Lane, asked_ms: int) -> RobotsRules:
     """The rules are the lane's from here on; asked_ms: when the host was asked for them, if it was."""
-    rules = await asyncio.to_thread(Rules, kept.groups, kept.token)
+    rules = await asyncio.to_thread(RobotsRules, kept.groups, kept.token)
     lane.robots.learn(origin, rules, kept.until_ms)
-    lane.gate = gate.spaced(lane.gate, lane.robots.crawl_delay_s(), asked_ms)
+    lane.gate = gate.crawl_delay_learnt(lane.gate, lane.robots.crawl_delay_s(), asked_ms)
     return rules
 
 
-async def _share(origin: str, kept: Kept, asked: Asked, lane: Lane, services: FetchServices) -> None:
+async def _share(origin: str, kept: CachedRobots, asked: Asked, lane: Lane, services: FetchServices) -> None:
     """The fleet need not ask again; where Redis does not take it, it will."""
     if not isinstance(asked.happened, Answered):
         return

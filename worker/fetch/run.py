@@ -13,27 +13,33 @@ from fetchfleet.worker.fetch import if_exists, log_events
 from fetchfleet.worker.fetch.attempt import Attempt
 from fetchfleet.worker.fetch.result import result_of
 from fetchfleet.worker.fetch.rules import stale_fallback
-from fetchfleet.worker.fetch.rules.crashes import is_suspect, must_be_noted, poisoned
+from fetchfleet.worker.fetch.rules.crashes import is_suspect, needs_start_marker, poisoned
 from fetchfleet.worker.fetch.rules.decide import (
     CANCELLED,
-    Again,
     Decision,
     Finish,
-    Host,
-    Transfer,
+    HostState,
+    MoveLane,
+    Retry,
     decide,
+    defer_for_robots,
     expired,
-    put_off,
 )
-from fetchfleet.worker.fetch.rules.outcome import Happened, Held, Stored, asks_for_quiet, signal_of
+from fetchfleet.worker.fetch.rules.outcome import (
+    AttemptOutcome,
+    Interrupted,
+    Stored,
+    observation_of,
+    throttle_of,
+)
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate, retry_budget
-from fetchfleet.worker.gate.gate import Why
+from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.http.base import Trace
 from fetchfleet.worker.lanes import log_events as lane_events
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.retry import retry_until_lost
 from fetchfleet.worker.lanes.store import Cancelled, LaneLostError
 from fetchfleet.worker.sink.index_entry import Old
 
@@ -43,29 +49,29 @@ async def run_fetch(entry: Entry, lane: Lane, services: FetchServices) -> None:
     async with beginning(entry, lane, services):
         attempt = Attempt(entry, lane, services)
         held_up_s = lane.held_up_s()
-        happened = Held() if held_up_s else await attempt.run()
+        happened = Interrupted() if held_up_s else await attempt.run()
     learn(attempt.trace, happened, lane, services)
     if held_up_s:  # it was never begun, whatever Redis has been told
-        _again(entry, lane, services, Again(entry=entry, wait_s=held_up_s, reason=None), happened)
+        _again(entry, lane, services, Retry(entry=entry, wait_s=held_up_s, reason=None), happened)
         return
     if attempt.resuming.note is not entry.part:
         entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
     match _decided(entry, lane, happened, services):
         case Finish() as finish:
             await _finish(attempt, lane, services, finish, happened)
-        case Again() as again:
+        case Retry() as again:
             _again(entry, lane, services, again, happened)
-        case Transfer(entry=moved):
+        case MoveLane(entry=moved):
             await _transfer(moved, lane, services)
 
 
-def learn(trace: Trace, happened: Happened, lane: Lane, services: FetchServices) -> None:
+def learn(trace: Trace, happened: AttemptOutcome, lane: Lane, services: FetchServices) -> None:
     """What the exchange says of the host goes into the lane's gate, and to Redis soon."""
     before, now_ms = lane.gate, lane.clock.now_ms()
     started_ms = lane.since_ms(trace.started_s)
-    signal = signal_of(happened, started_ms, len(lane.in_flight), trace.latency_ms)
-    lane.gate = gate.saw(lane.gate, lane.policy, signal, now_ms, services.chance())
-    wait = asks_for_quiet(happened)
+    signal = observation_of(happened, started_ms, len(lane.in_flight), trace.latency_ms)
+    lane.gate = gate.attempt_ended(lane.gate, lane.policy, signal, now_ms, services.chance())
+    wait = throttle_of(happened)
     if wait is not None:
         chance = services.chance()
         lane.gate = gate.throttled(lane.gate, lane.policy, wait.wait_s, now_ms, chance)
@@ -81,7 +87,7 @@ async def end_untried(entry: Entry, lane: Lane, services: FetchServices) -> bool
     refusal = services.sink.refusal(entry.fetch)
     if refusal is not None:
         finish = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
-        await _finish(Attempt(entry, lane, services), lane, services, finish, Held(note=refusal))
+        await _finish(Attempt(entry, lane, services), lane, services, finish, Interrupted(note=refusal))
         return True
     found = await if_exists.at_dest(entry, services)
     if found is not None:
@@ -102,7 +108,7 @@ async def _end_by(finish: Finish | None, entry: Entry, lane: Lane, services: Fet
 
 async def end_untried_with(finish: Finish, lane: Lane, services: FetchServices, entry: Entry) -> None:
     """The fetch ends so, without another attempt."""
-    await _finish(Attempt(entry, lane, services), lane, services, finish, Held())
+    await _finish(Attempt(entry, lane, services), lane, services, finish, Interrupted())
 
 
 def _expired(entry: Entry, lane: Lane) -> Finish | None:
@@ -110,44 +116,48 @@ def _expired(entry: Entry, lane: Lane) -> Finish | None:
     if now_ms < entry.deadline_ms:
         return None
     shut = lane.shut()
-    return expired(entry, now_ms, cooling=shut is not None and shut.why is Why.COOLING)
+    return expired(entry, now_ms, cooling=shut is not None and shut.why is WaitReason.COOL_DOWN)
 
 
 def end_disallowed(entry: Entry, lane: Lane, services: FetchServices) -> None:
     """The fetch ends because its host's robots.txt says so."""
     finish = Finish(outcome=Outcome.FAILED, reason=Reason.ROBOTS_DISALLOWED)
-    _settle(Attempt(entry, lane, services), lane, services, finish, Held())
+    _settle(Attempt(entry, lane, services), lane, services, finish, Interrupted())
 
 
-async def wait_for_robots(entry: Entry, happened: Happened, lane: Lane, services: FetchServices) -> None:
+async def wait_for_robots(
+    entry: Entry, happened: AttemptOutcome, lane: Lane, services: FetchServices
+) -> None:
     """The fetch waits because its host did not say what its robots.txt allows; happened: what it said."""
-    match put_off(entry, happened, lane.clock.now_ms(), _host(lane)):
+    match defer_for_robots(entry, happened, lane.clock.now_ms(), _host(lane)):
         case Finish() as finish:
-            await _finish(Attempt(entry, lane, services), lane, services, finish, Held())
-        case Again() as again:
+            await _finish(Attempt(entry, lane, services), lane, services, finish, Interrupted())
+        case Retry() as again:
             _again(entry, lane, services, again, happened)
 
 
-def _host(lane: Lane) -> Host:
+def _host(lane: Lane) -> HostState:
     now_ms, shut = lane.clock.now_ms(), lane.shut()
-    return Host(
+    return HostState(
         opens_ms=shut.until_ms if shut else now_ms,
         retry_ms=retry_budget.retry_not_before_ms(lane.gate, now_ms),
-        dead=gate.dead(lane.gate, lane.policy, now_ms),
+        dead=gate.is_dead(lane.gate, lane.policy, now_ms),
     )
 
 
-def _decided(entry: Entry, lane: Lane, happened: Happened, services: FetchServices) -> Decision:
+def _decided(entry: Entry, lane: Lane, happened: AttemptOutcome, services: FetchServices) -> Decision:
     now_ms = lane.clock.now_ms()
-    host = Host() if isinstance(happened, Stored) else _host(lane)  # a body that is there asks nothing of it
+    host = (
+        HostState() if isinstance(happened, Stored) else _host(lane)
+    )  # a body that is there asks nothing of it
     decision = decide(entry, happened, lane.policy, now_ms, host, services.chance())
-    if isinstance(decision, Again) and decision.entry.attempts > entry.attempts:
+    if isinstance(decision, Retry) and decision.entry.attempts > entry.attempts:
         lane.gate = retry_budget.retried(lane.gate, now_ms)
     return decision
 
 
 async def _finish(
-    attempt: Attempt, lane: Lane, services: FetchServices, finish: Finish, happened: Happened
+    attempt: Attempt, lane: Lane, services: FetchServices, finish: Finish, happened: AttemptOutcome
 ) -> None:
     """Settle the fetch; where its host is down, with what was stored before if that is wanted."""
     failed = finish.outcome is Outcome.FAILED
@@ -156,7 +166,7 @@ async def _finish(
 
 
 async def _stored_before(
-    entry: Entry, lane: Lane, services: FetchServices, finish: Finish, happened: Happened
+    entry: Entry, lane: Lane, services: FetchServices, finish: Finish, happened: AttemptOutcome
 ) -> Old | None:
     shut = lane.shut()
     down = stale_fallback.instead(entry, finish, happened, shut.why if shut else None)
@@ -169,7 +179,7 @@ def _settle(
     lane: Lane,
     services: FetchServices,
     finish: Finish,
-    happened: Happened,
+    happened: AttemptOutcome,
     old: Old | None = None,
 ) -> None:
     note = attempt.resuming.note
@@ -182,7 +192,7 @@ def _settle(
     services.settler.add(lane, settler.finished(result, line))
 
 
-def _again(entry: Entry, lane: Lane, services: FetchServices, again: Again, happened: Happened) -> None:
+def _again(entry: Entry, lane: Lane, services: FetchServices, again: Retry, happened: AttemptOutcome) -> None:
     line = log_events.retry(entry, lane, again, happened, services.log)
     services.settler.add(lane, settler.again(again.entry, again.wait_s, line))
 
@@ -193,7 +203,7 @@ async def _transfer(entry: Entry, lane: Lane, services: FetchServices) -> None:
     to_lane, priority = lane_of_url(entry.hop.url), entry.fetch.priority.value
     element = to_element(entry)
     try:
-        wake = await patiently(
+        wake = await retry_until_lost(
             lane,
             services,
             lambda: services.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority),
@@ -214,7 +224,7 @@ def beginning(entry: Entry, lane: Lane, services: FetchServices) -> AbstractAsyn
 
     So a fetch that workers die of is found out by itself: what else they had claimed is not blamed for it.
     """
-    return _noted(entry, lane, services) if must_be_noted(entry) else nullcontext()
+    return _noted(entry, lane, services) if needs_start_marker(entry) else nullcontext()
 
 
 @asynccontextmanager

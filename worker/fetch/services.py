@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.body.decoder_budget import Windows
-from fetchfleet.worker.fetch.deadlines import Bounds
+from fetchfleet.worker.fetch.deadlines import Deadlines
 from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.lanes.services import LaneServices
 from fetchfleet.worker.policy.file import Policy
@@ -31,7 +31,7 @@ class FetchServices(LaneServices):
     """The policy in force: it may change at run time."""
     chance: Callable[[], float]
     """A fraction in [0, 1): the only source of randomness."""
-    deadlines: Bounds = field(default_factory=Bounds)
+    deadlines: Deadlines = field(default_factory=Deadlines)
     decoder_budget: Windows = field(default_factory=Windows)
     """Shared by the decoders of bodies that need large windows."""
 

@@ -65,7 +65,7 @@ class _Storage(pybreaker.CircuitBreakerStorage):
         """The gate keeps the time."""
 
 
-class Rules(NamedTuple):
+class BreakerRules(NamedTuple):
     """failures in a row that open it; the first time for reset_s, each time that much longer, up to cap_s."""
 
     failures: int
@@ -73,7 +73,9 @@ class Rules(NamedTuple):
     cap_s: float
 
 
-def after(state: GateState, rules: Rules, *, failed: bool, now_ms: int, chance: float) -> GateState:
+def after_attempt(
+    state: GateState, rules: BreakerRules, *, failed: bool, now_ms: int, chance: float
+) -> GateState:
     """The state after the host answered or failed once. What comes in while open is old news.
 
     chance in [0, 1) only ever lengthens the time for which it is open.
@@ -92,7 +94,7 @@ def after(state: GateState, rules: Rules, *, failed: bool, now_ms: int, chance: 
     return state
 
 
-def _opened(state: GateState, rules: Rules, now_ms: int, chance: float) -> GateState:
+def _opened(state: GateState, rules: BreakerRules, now_ms: int, chance: float) -> GateState:
     opens = state.opens + 1
     wait_s = upward_jitter_s(min(rules.reset_s * opens, max(rules.cap_s, rules.reset_s)), chance)
     return replace(

@@ -7,13 +7,13 @@ from msgspec.structs import replace
 
 from fetchfleet.worker.gate import breaker, concurrency, retry_budget
 from fetchfleet.worker.gate.quota import Quota
-from fetchfleet.worker.gate.state import Breaker, GateState, Limit, Said
+from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAnswer
 from fetchfleet.worker.policy.model import LanePolicy, Range
 from fetchfleet.worker.util.backoff import exponential_s, upward_jitter_s
 
 THROTTLE_BASE_S = 1.0
 THROTTLE_CURVE_CAP_S = 600.0
-QUIET_MS = 60_000
+FORGIVE_AFTER_MS = 60_000
 """One step of the throttle curve is forgiven for each such time without a cool-down."""
 
 PAUSE_LOOK_MS = 600_000
@@ -22,36 +22,36 @@ PAUSE_LOOK_MS = 600_000
 ANSWERS_KEPT = 5
 
 
-class Why(StrEnum):
+class WaitReason(StrEnum):
     """Why a lane is shut; closed."""
 
-    COOLING = "cooling"
+    COOL_DOWN = "cooling"
     BREAKER = "breaker"
-    PACING = "pacing"
+    RATE_LIMIT = "pacing"
     QUOTA = "quota"
     PAUSED = "paused"
     ROBOTS = "robots"
 
 
-class Go(NamedTuple):
+class Admit(NamedTuple):
     """A fetch may start."""
 
 
-class Full(NamedTuple):
+class Saturated(NamedTuple):
     """As many are in flight as may be: when one ends, ask again."""
 
 
-class Shut(NamedTuple):
+class Closed(NamedTuple):
     """None may start before until_ms, whatever ends."""
 
     until_ms: int
-    why: Why
+    why: WaitReason
 
 
-Verdict = Go | Full | Shut
+Admission = Admit | Saturated | Closed
 
 
-class Seen(StrEnum):
+class HostSignal(StrEnum):
     """What an attempt says about its host; closed."""
 
     ANSWERED = "answered"
@@ -64,13 +64,13 @@ class Seen(StrEnum):
     NOTHING = "nothing"
 
 
-class Signal(NamedTuple):
+class Observation(NamedTuple):
     """What an attempt has taught: what was seen, when its request was sent, with how many in flight.
 
     latency_ms: from the request to the head of a good answer, None without one. what: a status or a reason.
     """
 
-    seen: Seen
+    seen: HostSignal
     started_ms: int
     in_flight: int
     latency_ms: float | None = None
@@ -78,17 +78,17 @@ class Signal(NamedTuple):
     throttle: bool = False
 
 
-def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> Verdict:
+def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> Admission:
     """Whether a fetch may start now. The longest wait wins."""
-    shut = shut_until(state, policy, now_ms)
+    shut = closed_until(state, policy, now_ms)
     if shut is not None:
         return shut
-    if in_flight >= room(state, policy):
-        return Full()
-    return Go()
+    if in_flight >= max_in_flight(state, policy):
+        return Saturated()
+    return Admit()
 
 
-def room(state: GateState, policy: LanePolicy) -> int:
+def max_in_flight(state: GateState, policy: LanePolicy) -> int:
     """How many may be in flight: one while a breaker is not closed, else the policy's or what was learnt."""
     if state.breaker is not Breaker.CLOSED:
         return 1
@@ -97,22 +97,22 @@ def room(state: GateState, policy: LanePolicy) -> int:
     return concurrency.allowed(state.limit, policy.concurrency)
 
 
-def shut_until(state: GateState, policy: LanePolicy, now_ms: int) -> Shut | None:
+def closed_until(state: GateState, policy: LanePolicy, now_ms: int) -> Closed | None:
     """When the lane opens by the clock alone, None if it is open."""
     if policy.paused:
-        return Shut(now_ms + PAUSE_LOOK_MS, Why.PAUSED)
+        return Closed(now_ms + PAUSE_LOOK_MS, WaitReason.PAUSED)
     longest = _asked_for(state)
     if policy.quota and state.quota_until_ms > now_ms:
-        longest = _longer(longest, _quota_until_ms(state), Why.QUOTA)
+        longest = _longer(longest, _quota_until_ms(state), WaitReason.QUOTA)
     pace_ms, burst = _pace(state, policy)
     if pace_ms:
-        longest = _longer(longest, _spaced_until_ms(state, pace_ms, burst), Why.PACING)
+        longest = _longer(longest, _spaced_until_ms(state, pace_ms, burst), WaitReason.RATE_LIMIT)
     if _obeys(policy):
-        longest = _longer(longest, state.robots_until_ms, Why.ROBOTS)
-    return Shut(*longest) if longest[0] > now_ms else None
+        longest = _longer(longest, state.robots_until_ms, WaitReason.ROBOTS)
+    return Closed(*longest) if longest[0] > now_ms else None
 
 
-def held_up_until(state: GateState, policy: LanePolicy, now_ms: int) -> int:
+def blocked_until_ms(state: GateState, policy: LanePolicy, now_ms: int) -> int:
     """Until when what was let through before must not go out after all; 0: it may.
 
     Between the two the host may have asked for quiet, or failed; pace and quota have counted it already.
@@ -123,17 +123,21 @@ def held_up_until(state: GateState, policy: LanePolicy, now_ms: int) -> int:
     return until_ms if until_ms > now_ms else 0
 
 
-def _asked_for(state: GateState) -> tuple[int, Why]:
+def _asked_for(state: GateState) -> tuple[int, WaitReason]:
     """Until when the host is to be left alone, as it said or showed by failing."""
-    cooling = state.cool_until_ms, Why.COOLING
-    return _longer(cooling, state.open_until_ms, Why.BREAKER) if state.breaker is Breaker.OPEN else cooling
+    cooling = state.cool_until_ms, WaitReason.COOL_DOWN
+    return (
+        _longer(cooling, state.open_until_ms, WaitReason.BREAKER)
+        if state.breaker is Breaker.OPEN
+        else cooling
+    )
 
 
-def _longer(longest: tuple[int, Why], until_ms: int, why: Why) -> tuple[int, Why]:
+def _longer(longest: tuple[int, WaitReason], until_ms: int, why: WaitReason) -> tuple[int, WaitReason]:
     return (until_ms, why) if until_ms > longest[0] else longest
 
 
-def dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
+def is_dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
     """Whether the host has given no answer for so long that what waits for it need not wait on."""
     if state.breaker is not Breaker.OPEN:
         return False
@@ -152,25 +156,29 @@ def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     return state
 
 
-def saw(state: GateState, policy: LanePolicy, signal: Signal, now_ms: int, chance: float) -> GateState:
+def attempt_ended(
+    state: GateState, policy: LanePolicy, signal: Observation, now_ms: int, chance: float
+) -> GateState:
     """The state after an attempt ended. A throttle counts as an answer: the host is alive."""
     if signal.what:
-        said = Said(now_ms, signal.what)
+        said = RecordedAnswer(now_ms, signal.what)
         state = replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], said))
-    if signal.seen is Seen.NOTHING:
+    if signal.seen is HostSignal.NOTHING:
         return state
     if isinstance(policy.concurrency, Range):
         state = replace(state, limit=_learnt(state.limit, policy.concurrency, signal, now_ms))
-    failed = signal.seen in {Seen.FAILED, Seen.TIMED_OUT, Seen.NAMELESS} or (
-        signal.seen is Seen.REFUSED and not signal.throttle
+    failed = signal.seen in {HostSignal.FAILED, HostSignal.TIMED_OUT, HostSignal.NAMELESS} or (
+        signal.seen is HostSignal.REFUSED and not signal.throttle
     )
-    if state.nameless is not (signal.seen is Seen.NAMELESS):
-        state = replace(state, nameless=signal.seen is Seen.NAMELESS)
-    rules = breaker.Rules(policy.breaker_failures, policy.breaker_reset_s, policy.breaker_cap_s)
-    return breaker.after(state, rules, failed=failed, now_ms=now_ms, chance=chance)
+    if state.nameless is not (signal.seen is HostSignal.NAMELESS):
+        state = replace(state, nameless=signal.seen is HostSignal.NAMELESS)
+    rules = breaker.BreakerRules(policy.breaker_failures, policy.breaker_reset_s, policy.breaker_cap_s)
+    return breaker.after_attempt(state, rules, failed=failed, now_ms=now_ms, chance=chance)
 
 
-def told(state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: int = 0) -> GateState:
+def quota_received(
+    state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: int = 0
+) -> GateState:
     """The state after the host said how much it will still take.
 
     What is in flight it may not have counted yet. No more than what is left may start in the window; it is
@@ -188,7 +196,7 @@ def told(state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: i
     )
 
 
-def kept_out(state: GateState, policy: LanePolicy, now_ms: int, chance: float) -> GateState:
+def robots_unavailable(state: GateState, policy: LanePolicy, now_ms: int, chance: float) -> GateState:
     """The state after the host did not say what its robots.txt allows: nothing, until it is asked again.
 
     The wait doubles with each failure in a row, as that of a retry does.
@@ -197,7 +205,7 @@ def kept_out(state: GateState, policy: LanePolicy, now_ms: int, chance: float) -
     return replace(state, robots_until_ms=now_ms + _ms(upward_jitter_s(wait_s, chance)))
 
 
-def spaced(state: GateState, delay_s: float, asked_ms: int) -> GateState:
+def crawl_delay_learnt(state: GateState, delay_s: float, asked_ms: int) -> GateState:
     """The state once it is known how far apart the robots.txt wants requests to be.
 
     asked_ms: when it was asked for, since that was a request too; 0 if it was known to somebody.
@@ -218,10 +226,10 @@ def _obeys(policy: LanePolicy) -> bool:
     return policy.robots == "obey"
 
 
-def _learnt(learnt: Limit, within: Range, signal: Signal, now_ms: int) -> Limit:
-    if signal.seen in {Seen.REFUSED, Seen.TIMED_OUT}:
+def _learnt(learnt: Limit, within: Range, signal: Observation, now_ms: int) -> Limit:
+    if signal.seen in {HostSignal.REFUSED, HostSignal.TIMED_OUT}:
         return concurrency.refused(learnt, within, signal.in_flight, signal.started_ms, now_ms)
-    if signal.seen is Seen.ANSWERED and signal.latency_ms is not None:
+    if signal.seen is HostSignal.ANSWERED and signal.latency_ms is not None:
         return concurrency.good(
             learnt, within, signal.in_flight, signal.latency_ms, signal.started_ms, now_ms
         )
@@ -244,7 +252,7 @@ def throttled(
     if state.cool_until_ms > now_ms:
         return state
     # Counted from the end of the cool-down: the quiet in it was ours, not the host's forgiveness.
-    forgiven = (now_ms - state.cool_until_ms) // QUIET_MS
+    forgiven = (now_ms - state.cool_until_ms) // FORGIVE_AFTER_MS
     incidents = max(0, state.incidents - forgiven) + (0 if _can_yield(state, policy) else 1)
     cap_s = min(THROTTLE_CURVE_CAP_S, policy.throttle_cap_s)
     wait_s = upward_jitter_s(exponential_s(incidents, min(THROTTLE_BASE_S, cap_s), cap_s), chance)

@@ -33,7 +33,7 @@ _RULE = re.compile(
 _TOKEN_END = re.compile(r"[/*\s]")
 
 
-class Means(Enum):
+class RobotsStatus(Enum):
     """What the status of a robots.txt says (RFC 9309 §2.3.1)."""
 
     RULES = "rules"
@@ -44,7 +44,7 @@ class Means(Enum):
     """Nobody can say now: nothing is allowed yet."""
 
 
-class Rules:
+class RobotsRules:
     """What one origin allows us."""
 
     def __init__(self, groups: str, token: str) -> None:
@@ -58,10 +58,10 @@ class Rules:
         return self._protego is None or self._protego.can_fetch(url, self._token)
 
 
-ALLOW_ALL = Rules("", "*")
+ALLOW_ALL = RobotsRules("", "*")
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class CachedRobots(msgspec.Struct, frozen=True, kw_only=True):
     """An origin's answer as the fleet keeps it: the groups for the robot named token, until until_ms."""
 
     token: str
@@ -69,17 +69,17 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     until_ms: int
 
 
-class Known:
+class KnownRobots:
     """What is known of a lane's origins."""
 
     def __init__(self) -> None:
-        self._by_origin: dict[str, tuple[Rules, int]] = {}
+        self._by_origin: dict[str, tuple[RobotsRules, int]] = {}
 
-    def learn(self, origin: str, rules: Rules, until_ms: int) -> None:
+    def learn(self, origin: str, rules: RobotsRules, until_ms: int) -> None:
         """These are the origin's rules until then."""
         self._by_origin[origin] = rules, until_ms
 
-    def rules(self, origin: str, now_ms: int) -> Rules | None:
+    def rules(self, origin: str, now_ms: int) -> RobotsRules | None:
         """The origin's rules, None if it must be asked."""
         rules, until_ms = self._by_origin.get(origin, (None, 0))
         return rules if now_ms < until_ms else None
@@ -89,11 +89,11 @@ class Known:
         return max((rules.crawl_delay_s for rules, _ in self._by_origin.values()), default=0.0)
 
 
-def meaning(status: int) -> Means:
+def status_of(status: int) -> RobotsStatus:
     """What the status says; a redirect that leads nowhere is as good as no robots.txt."""
     if 200 <= status < 300:
-        return Means.RULES
-    return Means.WAIT if status == 429 or status >= 500 else Means.NONE
+        return RobotsStatus.RULES
+    return RobotsStatus.WAIT if status == 429 or status >= 500 else RobotsStatus.NONE
 
 
 def token_of(user_agent: str) -> str:
@@ -129,28 +129,28 @@ def groups_for(token: str, text: str) -> str:
     return "\n".join(kept)
 
 
-def unaskable(token: str, now_ms: int) -> Kept:
+def unavailable(token: str, now_ms: int) -> CachedRobots:
     """What stands for the answer of an origin that our own rules, or its certificate, let nobody ask."""
-    return Kept(token=token, groups="", until_ms=now_ms + int(KEPT_UNASKABLE_S * 1000))
+    return CachedRobots(token=token, groups="", until_ms=now_ms + int(KEPT_UNASKABLE_S * 1000))
 
 
-def kept_of(token: str, status: int, body: bytes, now_ms: int) -> Kept:
+def cached_of(token: str, status: int, body: bytes, now_ms: int) -> CachedRobots:
     """What the fleet keeps of an answer that need not be waited for."""
-    if meaning(status) is Means.RULES:
+    if status_of(status) is RobotsStatus.RULES:
         groups = groups_for(token, text_of(body))
-        return Kept(token=token, groups=groups, until_ms=now_ms + int(KEPT_S * 1000))
-    return Kept(token=token, groups="", until_ms=now_ms + int(KEPT_MISSING_S * 1000))
+        return CachedRobots(token=token, groups=groups, until_ms=now_ms + int(KEPT_S * 1000))
+    return CachedRobots(token=token, groups="", until_ms=now_ms + int(KEPT_MISSING_S * 1000))
 
 
-_decode = msgspec.json.Decoder(Kept).decode
+_decode = msgspec.json.Decoder(CachedRobots).decode
 
 
-def to_json(kept: Kept) -> bytes:
+def to_json(kept: CachedRobots) -> bytes:
     """The answer as it is saved."""
     return msgspec.json.encode(kept)
 
 
-def from_json(text: bytes, token: str, now_ms: int) -> Kept | None:
+def from_json(text: bytes, token: str, now_ms: int) -> CachedRobots | None:
     """The answer that was saved, None if it cannot be read, is too old or was for another robot."""
     try:
         kept = _decode(text)

@@ -33,7 +33,7 @@ class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     felt: int = 0
 
 
-class Said(msgspec.Struct, frozen=True, array_like=True):
+class RecordedAnswer(msgspec.Struct, frozen=True, array_like=True):
     """One answer of the host, or what came instead: when, and a status or a reason."""
 
     at_ms: int
@@ -75,7 +75,7 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     traffic_ms: int = 0
     retry_ms: float = 0.0
     limit: Limit = Limit()
-    answers: tuple[Said, ...] = ()
+    answers: tuple[RecordedAnswer, ...] = ()
 
 
 _decoder = msgspec.json.Decoder(GateState)

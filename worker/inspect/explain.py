@@ -11,7 +11,7 @@ from fetchfleet.jobs.contract.model import Result, decode_result
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.redis_values import number_of, text_of
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import Why
+from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, lane_snapshot, living
 from fetchfleet.worker.policy.file import Policy
@@ -79,7 +79,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         why=why,
         in_flight=snapshot.in_flight,
         waiting=snapshot.waiting,
-        concurrency=gate.room(state, rules),
+        concurrency=gate.max_in_flight(state, rules),
         owner=text_of(owner) if owner else None,
         answers=[HostAnswer(said.at_ms, said.what) for said in state.answers],
     )
@@ -95,46 +95,48 @@ def judged(
     anybody: bool,
 ) -> tuple[str, int | None, str]:
     """The lane's state in a word, until when, and why. Pure."""
-    shut, room = gate.shut_until(state, policy, now_ms), gate.room(state, policy)
+    shut, room = gate.closed_until(state, policy, now_ms), gate.max_in_flight(state, policy)
     if not snapshot.waiting and not snapshot.in_flight:
         return "idle", None, "nothing waits for this host"
     if shut is not None:
-        until_ms = None if shut.why is Why.PAUSED else shut.until_ms
+        until_ms = None if shut.why is WaitReason.PAUSED else shut.until_ms
         return shut.why.value, until_ms, why_shut(shut.why, state, policy)
     if snapshot.in_flight:
         full = ": as many as may be" if snapshot.in_flight >= room else ""
         return "busy", None, f"{snapshot.in_flight} of {room} are in flight{full}"
     if not anybody:
         return "no worker", None, "no worker is running; start one: fetchfleet worker"
-    if retry_ms is not None and snapshot.why in set(Why):  # what the workers' policy file says, not ours
+    if retry_ms is not None and snapshot.why in set(
+        WaitReason
+    ):  # what the workers' policy file says, not ours
         until_ms = now_ms + int(snapshot.opens_in_s * 1000)
-        return snapshot.why, until_ms, why_shut(Why(snapshot.why), state, policy)
+        return snapshot.why, until_ms, why_shut(WaitReason(snapshot.why), state, policy)
     if retry_ms is not None:
         return "retry", retry_ms, "what waits is a retry that is not due yet"
     return "waiting", None, "its turn comes as soon as a worker has a slot"
 
 
-def why_shut(why: Why, state: GateState, policy: LanePolicy) -> str:
+def why_shut(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
     """The reason in words. Pure."""
     match why:
-        case Why.COOLING:
+        case WaitReason.COOL_DOWN:
             asked = [said.what for said in state.answers if said.what in {"429", "503"}]
             return f"the host asked for quiet{f' by {asked[-1]}' if asked else ''}"
-        case Why.BREAKER:
+        case WaitReason.BREAKER:
             last = state.answers[-1].what if state.answers else "no answer"
             dead = ", its name does not exist" if state.nameless else ""
             return (
                 f"the host does not answer ({last}{dead}); its breaker is open, {ordinal(state.opens)} time"
             )
-        case Why.PACING:
+        case WaitReason.RATE_LIMIT:
             if not policy.rate_per_s:
                 return "the workers' policy paces it; name their file with --policy to see how"
             return f"the policy lets {policy.rate_per_s:g} fetches start a second"
-        case Why.QUOTA:
+        case WaitReason.QUOTA:
             return "the host says that its quota is nearly used up (RateLimit)"
-        case Why.PAUSED:
+        case WaitReason.PAUSED:
             return "an operator has paused it; go on with: fetchfleet resume"
-        case Why.ROBOTS:
+        case WaitReason.ROBOTS:
             return "the host does not say what its robots.txt allows; it will be asked again"
 
 

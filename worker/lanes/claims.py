@@ -7,7 +7,7 @@ from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.retry import retry_until_lost
 from fetchfleet.worker.lanes.services import LaneServices
 from fetchfleet.worker.observability.log import Event
 
@@ -87,7 +87,7 @@ async def hold_unseen(lane: Lane, services: LaneServices) -> None:
     """
     await services.settler.caught_up(lane)
     known = set(lane.entries)  # before we ask: what is settled meanwhile may still be in the reply
-    claims = await patiently(lane, services, lambda: services.store.claims(lane.name, lane.token))
+    claims = await retry_until_lost(lane, services, lambda: services.store.claims(lane.name, lane.token))
     hold(lane, [element for element in claims if _id(element) not in known], services)
 
 

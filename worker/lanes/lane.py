@@ -10,8 +10,8 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import Shut, Verdict
-from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, Known, Rules
+from fetchfleet.worker.gate.gate import Admission, Closed
+from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, KnownRobots, RobotsRules
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock, mono_s
@@ -40,7 +40,7 @@ class Lane:
         self.in_flight: dict[str, asyncio.Task[None]] = {}
         self.entries: dict[str, Entry] = {}
         self.cut: set[str] = set()
-        self.robots = Known()
+        self.robots = KnownRobots()
         self.asking: dict[str, str] = {}
         """By origin, the fetch in whose place its robots.txt is asked for."""
         self.cancelled: set[str] = set()
@@ -59,8 +59,9 @@ class Lane:
     def __repr__(self) -> str:
         states = {"lost": self.lost, "lapsed": self.lapsed, "leaving": self.leaving, "held": True}
         state = next(name for name, holds in states.items() if holds)
+        limit = gate.max_in_flight(self.gate, self.policy)
         return (
-            f"<Lane {self.name} {state} {len(self.in_flight)}/{gate.room(self.gate, self.policy)} in flight, "
+            f"<Lane {self.name} {state} {len(self.in_flight)}/{limit} in flight, "
             f"{len(self.ready)} ready, gate {self.gate.breaker.value}>"
         )
 
@@ -74,22 +75,22 @@ class Lane:
         """Whether the lease holds by our own clock: only then may a file be put in its place."""
         return not self.lost and mono_s() < self.lease_ends_s
 
-    def verdict(self, *, besides: int = 0) -> Verdict:
+    def verdict(self, *, besides: int = 0) -> Admission:
         """Whether a fetch may start now, with `besides` of those in flight left out of account."""
         in_flight = len(self.in_flight) - besides
         return gate.admit(self.gate, self.policy, in_flight, self.clock.now_ms())
 
-    def shut(self) -> Shut | None:
+    def shut(self) -> Closed | None:
         """Until when the lane is shut and why, None while it is open."""
-        return gate.shut_until(self.gate, self.policy, self.clock.now_ms())
+        return gate.closed_until(self.gate, self.policy, self.clock.now_ms())
 
     def held_up_s(self) -> float:
         """How long what was started must wait before it goes out, for what came since; 0.0: not at all."""
         now_ms = self.clock.now_ms()
-        until_ms = gate.held_up_until(self.gate, self.policy, now_ms)
+        until_ms = gate.blocked_until_ms(self.gate, self.policy, now_ms)
         return (until_ms - now_ms) / 1000 if until_ms else 0.0
 
-    def rules(self, url: str) -> Rules | None:
+    def rules(self, url: str) -> RobotsRules | None:
         """What the URL's origin lets us do, None if it must be asked first."""
         if self.policy.robots == "ignore":
             return ALLOW_ALL

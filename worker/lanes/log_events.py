@@ -3,7 +3,7 @@
 from typing import Any
 
 from fetchfleet.jobs.notify import Wake
-from fetchfleet.worker.gate.gate import Shut
+from fetchfleet.worker.gate.gate import Closed
 from fetchfleet.worker.gate.state import Breaker, GateState
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability.log import Event
@@ -32,7 +32,7 @@ def gate_changed(lane: Lane, before: GateState, log: Any) -> None:
         log.info(event, lane=lane.name, failures=after.failures, until_ms=after.open_until_ms)
 
 
-def released(lane: Lane, shut: Shut | None, wake: Wake | None, handed_back: int, log: Any) -> None:
+def released(lane: Lane, shut: Closed | None, wake: Wake | None, handed_back: int, log: Any) -> None:
     """The lane was given back."""
     log.info(
         Event.LANE_RELEASED,

@@ -16,7 +16,7 @@ REDIS_PAUSE_S = 0.5
 T = TypeVar("T")
 
 
-async def patiently(lane: Lane, services: LaneServices, call: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_lost(lane: Lane, services: LaneServices, call: Callable[[], Awaitable[T]]) -> T:
     """What call returns once Redis answers; LaneLostError when the lane is lost before.
 
     A call whose reply was lost may have been carried out, and is made again: what a claim took is handed

@@ -8,7 +8,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.lanes.claims import entries_of
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.retry import retry_until_lost
 from fetchfleet.worker.lanes.services import LaneServices
 from fetchfleet.worker.lanes.store import Kind
 
@@ -32,7 +32,7 @@ async def withdraw(lane: Lane, kind: Kind, end: End, services: LaneServices) -> 
             if services.settler.full:
                 await services.settler.flushed(lane)
             call = functools.partial(services.store.withdraw, lane.name, lane.token, kind, queue, offset)
-            found = await patiently(lane, services, call)
+            found = await retry_until_lost(lane, services, call)
             count += await end_all(lane, found.elements, end, services)
             deadlines += [found.earliest_ms] if found.earliest_ms else []
             offset = found.go_on

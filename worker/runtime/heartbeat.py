@@ -14,7 +14,7 @@ from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.inspect.snapshot import Portrait, WorkerPortrait
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability.percentiles import Rate
-from fetchfleet.worker.scheduler.balance import Fleet
+from fetchfleet.worker.scheduler.balance import FleetLoad
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 
 SIGN_OF_LIFE_S = 1.0
@@ -33,7 +33,7 @@ class Life:
         clock: RedisClock,
         on_cancels: Callable[[], Awaitable[None]],
         on_policy: Callable[[bytes], Awaitable[None]],
-        on_fleet: Callable[[Fleet], None],
+        on_fleet: Callable[[FleetLoad], None],
         on_trouble: Callable[[BaseException], None],
     ) -> None:
         self._redis = redis
@@ -94,7 +94,7 @@ class Life:
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcard(keys.WORKERS)
             *_, cancels, policy_version, busy, workers = await pipe.execute()
-        self._on_fleet(Fleet(busy, workers))
+        self._on_fleet(FleetLoad(busy, workers))
         await self._on_policy(policy_version or b"")
         if cancels != self._cancels:
             self._cancels = cancels

@@ -35,7 +35,7 @@ from fetchfleet.worker.runtime.heartbeat import Life
 from fetchfleet.worker.runtime.live_policy import Steered
 from fetchfleet.worker.runtime.stats import Heartbeat
 from fetchfleet.worker.scheduler.acquire import Taking
-from fetchfleet.worker.scheduler.balance import Fleet, share
+from fetchfleet.worker.scheduler.balance import FleetLoad, share
 from fetchfleet.worker.scheduler.drain import drain
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.scheduler.rebalancer import UNWANTED_S, Balancer
@@ -305,7 +305,7 @@ class Runtime:
         self._life.renews = self._leases.renews
         self._life.saw(self.lanes.values(), self._settler.finished, self.parts.sink.received_bytes)
 
-    def _saw(self, fleet: Fleet) -> None:
+    def _saw(self, fleet: FleetLoad) -> None:
         """Once a second: give back what is more than our share, or look for what is missing of it."""
         self._balancer.look(fleet)
         if len(self.lanes) < min(fleet.busy, share(fleet)):

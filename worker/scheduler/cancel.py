@@ -10,7 +10,7 @@ from fetchfleet.worker.fetch.rules.decide import CANCELLED
 from fetchfleet.worker.fetch.run import end_untried_with
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.retry import retry_until_lost
 from fetchfleet.worker.lanes.store import Kind
 from fetchfleet.worker.lanes.withdraw import End, end_all, withdraw
 from fetchfleet.worker.observability.log import Event
@@ -51,7 +51,7 @@ async def _end_unseen(lane: Lane, batches: set[str], end: End, services: FetchSe
     count = 0
     while not lane.lost:
         await services.settler.caught_up(lane)
-        left = await patiently(
+        left = await retry_until_lost(
             lane, services, lambda: services.store.withdrawn(lane.name, lane.token, batches)
         )
         if not left:

@@ -15,12 +15,12 @@ from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.run import end_disallowed, end_untried, run_fetch
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import Full, Go, Shut, Why
+from fetchfleet.worker.gate.gate import Admit, Closed, Saturated, WaitReason
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.lanes import log_events as lane_events
 from fetchfleet.worker.lanes.claims import hold
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.retry import retry_until_lost
 from fetchfleet.worker.lanes.store import LaneLostError
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.scheduler.cancel import end_cancelled_batches
@@ -69,11 +69,11 @@ async def _step(lane: Lane, services: FetchServices) -> float | None:
     How long to wait before the next step (inf: for a change), None when nothing is left to stay for.
     """
     verdict = lane.verdict()
-    if isinstance(verdict, Shut):
-        if verdict.why is Why.BREAKER and await end_if_dead(lane, services):
+    if isinstance(verdict, Closed):
+        if verdict.why is WaitReason.BREAKER and await end_if_dead(lane, services):
             return None if not lane.in_flight else math.inf
         return _sit_out(lane, (verdict.until_ms - lane.clock.now_ms()) / 1000)
-    if isinstance(verdict, Full):
+    if isinstance(verdict, Saturated):
         return math.inf
     if not lane.ready:
         wait_s = await _claim(lane, services)
@@ -120,7 +120,7 @@ async def _start(entry: Entry, work: Work, lane: Lane, services: FetchServices) 
     if not await _slot(entry, lane, services):
         lane.ready.appendleft(entry)
         return False
-    if not lane.serving or lane.cancelled or not isinstance(lane.verdict(), Go):
+    if not lane.serving or lane.cancelled or not isinstance(lane.verdict(), Admit):
         services.slots.release()
         lane.ready.appendleft(entry)
         return False
@@ -182,8 +182,8 @@ async def _claim(lane: Lane, services: FetchServices) -> float | None:
     if services.settler.full:
         return POLL_S
     closed = lane.gate.breaker is Breaker.CLOSED
-    count = gate.room(lane.gate, lane.policy) if closed else PROBE_CHOICE
-    claim = await patiently(lane, services, lambda: services.store.claim(lane.name, lane.token, count))
+    count = gate.max_in_flight(lane.gate, lane.policy) if closed else PROBE_CHOICE
+    claim = await retry_until_lost(lane, services, lambda: services.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
     hold(lane, claim.elements, services)
     if claim.elements:
@@ -206,7 +206,7 @@ async def _adopt(lane: Lane, orphans: list[bytes], services: FetchServices) -> N
         lane.hold(entry)
     if adopted:
         elements = [to_element(entry) for entry in adopted]
-        await patiently(lane, services, lambda: services.store.adopt(lane.name, lane.token, elements))
+        await retry_until_lost(lane, services, lambda: services.store.adopt(lane.name, lane.token, elements))
 
 
 async def _leave(lane: Lane, services: FetchServices) -> None:
@@ -218,7 +218,7 @@ async def _leave(lane: Lane, services: FetchServices) -> None:
         return
     shut = lane.shut()
     left = [_as_left(entry, lane) for entry in lane.entries.values()]
-    wake = await patiently(
+    wake = await retry_until_lost(
         lane,
         services,
         lambda: services.store.release(

@@ -9,7 +9,7 @@ from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.lanes.claims import hold_unseen
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import patiently
+from fetchfleet.worker.lanes.retry import retry_until_lost
 from fetchfleet.worker.lanes.store import ALL, EXPIRED
 from fetchfleet.worker.lanes.withdraw import withdraw
 from fetchfleet.worker.observability.log import Event
@@ -26,7 +26,7 @@ async def end_expired(lane: Lane, services: FetchServices) -> None:
     for entry in list(lane.ready):
         if await end_if_expired(entry, lane, services):
             lane.ready.remove(entry)
-    earliest_ms, claimed = await patiently(lane, services, lambda: services.store.look(lane.name))
+    earliest_ms, claimed = await retry_until_lost(lane, services, lambda: services.store.look(lane.name))
     if claimed > len(lane.entries):
         await hold_unseen(lane, services)
     if earliest_ms is not None and earliest_ms <= now_ms:
@@ -38,7 +38,7 @@ async def end_expired(lane: Lane, services: FetchServices) -> None:
 
 async def end_if_dead(lane: Lane, services: FetchServices) -> bool:
     """Whether the host is dead; then all that waits for it ends, without being tried."""
-    if not gate.dead(lane.gate, lane.policy, lane.clock.now_ms()):
+    if not gate.is_dead(lane.gate, lane.policy, lane.clock.now_ms()):
         return False
     end = functools.partial(end_untried_with, HOST_DEAD, lane, services)
     count = len(lane.ready)
@@ -53,12 +53,14 @@ async def end_if_dead(lane: Lane, services: FetchServices) -> bool:
 
 async def _look_through(lane: Lane, services: FetchServices) -> int | None:
     """End what has expired; the earliest deadline of what stays."""
-    await patiently(lane, services, lambda: services.store.note_earliest(lane.name, lane.token, None))
+    await retry_until_lost(lane, services, lambda: services.store.note_earliest(lane.name, lane.token, None))
 
     async def end(entry: Entry) -> None:
         await end_if_expired(entry, lane, services)
 
     found = await withdraw(lane, EXPIRED, end, services)
     earliest_ms = found.earliest_ms
-    await patiently(lane, services, lambda: services.store.note_earliest(lane.name, lane.token, earliest_ms))
+    await retry_until_lost(
+        lane, services, lambda: services.store.note_earliest(lane.name, lane.token, earliest_ms)
+    )
     return earliest_ms or None

@@ -7,7 +7,7 @@ from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.scheduler import balance
-from fetchfleet.worker.scheduler.balance import Fleet, Stay
+from fetchfleet.worker.scheduler.balance import FleetLoad, HeldLane
 from fetchfleet.worker.util.clock import mono_s
 
 GIVE_BACK_WITHIN_S = 5.0
@@ -26,11 +26,11 @@ class Balancer:
         self._too_many = 0
         self._given_s: dict[str, float] = {}
 
-    def look(self, fleet: Fleet) -> None:
+    def look(self, fleet: FleetLoad) -> None:
         """Give back what is too much, and hurry what is being given back."""
         now_s = mono_s()
         stays = [_stay(lane, now_s) for lane in self._lanes.values()]
-        self._too_many, give = balance.look(stays, fleet, self._too_many)
+        self._too_many, give = balance.balance(stays, fleet, self._too_many)
         for pool in give:
             log_events.yielded(self._lanes[pool], len(self._lanes), fleet.busy, fleet.workers, self._log)
             self._lanes[pool].leave()
@@ -48,8 +48,8 @@ class Balancer:
                 lane.cut_short()
 
 
-def _stay(lane: Lane, now_s: float) -> Stay:
-    return Stay(
+def _stay(lane: Lane, now_s: float) -> HeldLane:
+    return HeldLane(
         lane=lane.pool,
         token=lane.token,
         in_flight=len(lane.in_flight),

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from fetchfleet.worker.fetch import deadlines
-from fetchfleet.worker.fetch.deadlines import NEAR_S, Bounds
+from fetchfleet.worker.fetch.deadlines import NEAR_S, Deadlines
 
 
-async def outlast(own: Bounds, left_s: float) -> bool:
+async def outlast(own: Deadlines, left_s: float) -> bool:
     """Whether the bound has ended what would never end; it is gone then."""
     bound = own.timeout(left_s)
     try:
@@ -23,14 +23,14 @@ async def outlast(own: Bounds, left_s: float) -> bool:
 
 async def test_a_near_bound_ends_its_block() -> None:
     """As asyncio's own does."""
-    assert await outlast(Bounds(), 0.01)
+    assert await outlast(Deadlines(), 0.01)
 
 
 async def test_far_bounds_end_their_blocks_once_they_have_come_near(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each in its time, also those that were far at more than one look."""
     monkeypatch.setattr(deadlines, "NEAR_S", 0.02)
     monkeypatch.setattr(deadlines, "LOOK_EVERY_S", 0.01)
-    own, ended = Bounds(), []
+    own, ended = Deadlines(), []
 
     async def bounded(left_s: float) -> None:
         assert await outlast(own, left_s)
@@ -45,7 +45,7 @@ async def test_a_bound_whose_block_has_ended_ends_nothing(monkeypatch: pytest.Mo
     """What comes after the block has as long as it takes; other bounds hold on."""
     monkeypatch.setattr(deadlines, "NEAR_S", 0.02)
     monkeypatch.setattr(deadlines, "LOOK_EVERY_S", 0.01)
-    own = Bounds()
+    own = Deadlines()
     bound = own.timeout(0.05)
     async with bound:
         pass
@@ -57,7 +57,7 @@ async def test_a_bound_whose_block_has_ended_ends_nothing(monkeypatch: pytest.Mo
 
 async def test_a_far_bound_has_no_timer() -> None:
     """It is what it costs least to forget."""
-    own = Bounds()
+    own = Deadlines()
     bound = own.timeout(NEAR_S + 1)
     async with bound:
         assert bound.when() is None

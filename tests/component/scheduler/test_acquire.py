@@ -67,7 +67,7 @@ async def test_a_worker_with_less_than_its_share_looks(
     await lose_hand_offs(redis)
     assert (await batch.counts()).done == 0
 
-    worker.runtime._saw(balance.Fleet(busy=1, workers=1))
+    worker.runtime._saw(balance.FleetLoad(busy=1, workers=1))
 
     [result] = await results_of(batch)
     assert result.outcome is Outcome.STORED

@@ -10,7 +10,7 @@ from fetchfleet import Fetch, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts.lanes import Enough
 from fetchfleet.worker.scheduler import rebalancer
-from fetchfleet.worker.scheduler.balance import LOOKS, Fleet
+from fetchfleet.worker.scheduler.balance import LOOKS, FleetLoad
 from tests.component.conftest import Lines, Start
 from tests.support.lanes import fields, now_ms
 from tests.support.town import town
@@ -20,7 +20,7 @@ from tools.origin.behaviours import held
 from tools.origin.server import Origin
 
 HOSTS = [f"127.0.0.{number}" for number in (13, 14, 15)]
-ONE_LANE_A_WORKER = Fleet(busy=1, workers=9)
+ONE_LANE_A_WORKER = FleetLoad(busy=1, workers=9)
 
 
 def requests_to(hosts: Mapping[str, Origin]) -> int:

@@ -16,34 +16,34 @@ from fetchfleet.worker.fetch.rules.crashes import (
     MAX_CRASHES,
     crashed,
     interrupted,
-    must_be_noted,
+    needs_start_marker,
     poisoned,
 )
 from fetchfleet.worker.fetch.rules.decide import (
     DISK_PAUSE_S,
-    Again,
     Decision,
     Finish,
-    Host,
-    Transfer,
+    HostState,
+    MoveLane,
+    Retry,
     decide,
     expired,
     may_repeat,
 )
 from fetchfleet.worker.fetch.rules.outcome import (
     Answered,
-    Broke,
-    Happened,
-    Held,
-    Moved,
+    AttemptOutcome,
+    Failed,
+    Interrupted,
+    Redirected,
     Stored,
     Unchanged,
-    asks_for_quiet,
+    host_signal_of,
     is_throttle,
-    seen_of,
-    signal_of,
+    observation_of,
+    throttle_of,
 )
-from fetchfleet.worker.gate.gate import Seen, Signal, saw
+from fetchfleet.worker.gate.gate import HostSignal, Observation, attempt_ended
 from fetchfleet.worker.gate.state import Breaker, GateState
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.scheduler.probe import cheapest
@@ -82,18 +82,20 @@ ENTRIES = st.builds(
     hops=st.integers(0, 10),
     begun=st.booleans(),
 )
-HAPPENED: st.SearchStrategy[Happened] = st.one_of(
+HAPPENED: st.SearchStrategy[AttemptOutcome] = st.one_of(
     st.just(STORED),
     st.builds(
         Answered,
         status=st.sampled_from(STATUSES) | st.sampled_from([304, 429, 500, 503]),
         wait_s=st.none() | st.floats(0.001, 1e6),
     ),
-    st.builds(Broke, reason=st.sampled_from(Reason), sent=st.booleans(), final=st.booleans()),
+    st.builds(Failed, reason=st.sampled_from(Reason), sent=st.booleans(), final=st.booleans()),
     st.builds(
-        Held, reason=st.none() | st.sampled_from([Reason.DISK, Reason.INTERNAL]), wait_s=st.floats(0, 600)
+        Interrupted,
+        reason=st.none() | st.sampled_from([Reason.DISK, Reason.INTERNAL]),
+        wait_s=st.floats(0, 600),
     ),
-    st.builds(Moved, hop=st.just(HOP), hops=st.integers(1, 10), status=st.just(302)),
+    st.builds(Redirected, hop=st.just(HOP), hops=st.integers(1, 10), status=st.just(302)),
 )
 CHANCES = st.floats(0, 1, exclude_max=True)
 SHUT_FOR_MS = st.integers(-HOUR_MS, 2 * HOUR_MS)
@@ -106,7 +108,7 @@ def entry(fetch: Fetch = GET, *, left_ms: int = HOUR_MS, **ledgers: int) -> Entr
 
 def decided(
     waiting: Entry,
-    happened: Happened,
+    happened: AttemptOutcome,
     *,
     shut_ms: int = 0,
     retry_ms: int = 0,
@@ -114,7 +116,7 @@ def decided(
     chance: float = 0.5,
     policy: LanePolicy = POLICY,
 ) -> Decision:
-    host = Host(opens_ms=NOW_MS + shut_ms, retry_ms=NOW_MS + retry_ms, dead=dead)
+    host = HostState(opens_ms=NOW_MS + shut_ms, retry_ms=NOW_MS + retry_ms, dead=dead)
     return decide(waiting, happened, policy, NOW_MS, host, chance)
 
 
@@ -122,11 +124,11 @@ def failed(reason: Reason) -> Finish:
     return Finish(outcome=Outcome.FAILED, reason=reason)
 
 
-def sent_and_unanswered() -> Iterator[Happened]:
+def sent_and_unanswered() -> Iterator[AttemptOutcome]:
     """Everything after which nobody knows whether the host did what was asked."""
-    yield from (Broke(reason=reason) for reason in Reason)
+    yield from (Failed(reason=reason) for reason in Reason)
     yield from (Answered(status=status) for status in STATUSES if status not in {304, 429})
-    yield from (Held(), Held(reason=Reason.DISK, wait_s=DISK_PAUSE_S))
+    yield from (Interrupted(), Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S))
 
 
 def test_a_body_that_came_whole_is_stored() -> None:
@@ -148,10 +150,10 @@ def test_each_status_is_unchanged_a_throttle_a_retry_or_the_end(status: int) -> 
         case 304:
             assert Finish(outcome=Outcome.UNCHANGED) == decision
         case 429:
-            assert isinstance(decision, Again)
+            assert isinstance(decision, Retry)
             assert (0, 1) == (decision.entry.attempts, decision.entry.throttles)
         case 408 | 425 | 500 | 502 | 503 | 504:
-            assert isinstance(decision, Again)
+            assert isinstance(decision, Retry)
             assert (1, 0) == (decision.entry.attempts, decision.entry.throttles)
         case _:
             assert failed(Reason.HTTP_STATUS) == decision
@@ -168,44 +170,44 @@ def test_a_throttle_is_429_or_503_that_says_when(
     answer = Answered(status=status, wait_s=wait_s)
 
     assert is_throttle(status, wait_s) is throttle
-    assert (answer if throttle else None) == asks_for_quiet(answer)
+    assert (answer if throttle else None) == throttle_of(answer)
 
 
 @pytest.mark.parametrize(
     ("happened", "seen"),
     [
-        (STORED, Seen.ANSWERED),
-        (Moved(hop=HOP, hops=1, status=302), Seen.ANSWERED),
-        (Answered(status=304), Seen.ANSWERED),
-        (Unchanged(), Seen.ANSWERED),
-        (Answered(status=404), Seen.ANSWERED),
-        (Answered(status=408), Seen.ANSWERED),
-        (Answered(status=429), Seen.REFUSED),
-        (Answered(status=499), Seen.ANSWERED),
-        (Answered(status=500), Seen.FAILED),
-        (Answered(status=503), Seen.REFUSED),
-        (Answered(status=503, wait_s=1.0), Seen.REFUSED),
-        (Answered(status=599), Seen.FAILED),
-        (Broke(reason=Reason.CONNECT), Seen.FAILED),
-        (Broke(reason=Reason.READ_TIMEOUT), Seen.TIMED_OUT),
-        (Broke(reason=Reason.TLS), Seen.FAILED),
-        (Broke(reason=Reason.TOO_LARGE), Seen.ANSWERED),
-        (Broke(reason=Reason.DIGEST_MISMATCH), Seen.ANSWERED),
-        (Broke(reason=Reason.BAD_DEST), Seen.ANSWERED),
-        (Broke(reason=Reason.BAD_ENCODING), Seen.ANSWERED),
-        (Broke(reason=Reason.BAD_LINE, line=7), Seen.ANSWERED),
-        (Broke(reason=Reason.EGRESS_REFUSED), Seen.NOTHING),
-        (Broke(reason=Reason.POOL_TIMEOUT), Seen.NOTHING),
-        (Broke(reason=Reason.TOO_SLOW), Seen.TIMED_OUT),
-        (Broke(reason=Reason.NO_BODY_FILE), Seen.NOTHING),
-        (Broke(reason=Reason.INTERNAL), Seen.NOTHING),
-        (Held(), Seen.NOTHING),
-        (Held(reason=Reason.DISK), Seen.NOTHING),
+        (STORED, HostSignal.ANSWERED),
+        (Redirected(hop=HOP, hops=1, status=302), HostSignal.ANSWERED),
+        (Answered(status=304), HostSignal.ANSWERED),
+        (Unchanged(), HostSignal.ANSWERED),
+        (Answered(status=404), HostSignal.ANSWERED),
+        (Answered(status=408), HostSignal.ANSWERED),
+        (Answered(status=429), HostSignal.REFUSED),
+        (Answered(status=499), HostSignal.ANSWERED),
+        (Answered(status=500), HostSignal.FAILED),
+        (Answered(status=503), HostSignal.REFUSED),
+        (Answered(status=503, wait_s=1.0), HostSignal.REFUSED),
+        (Answered(status=599), HostSignal.FAILED),
+        (Failed(reason=Reason.CONNECT), HostSignal.FAILED),
+        (Failed(reason=Reason.READ_TIMEOUT), HostSignal.TIMED_OUT),
+        (Failed(reason=Reason.TLS), HostSignal.FAILED),
+        (Failed(reason=Reason.TOO_LARGE), HostSignal.ANSWERED),
+        (Failed(reason=Reason.DIGEST_MISMATCH), HostSignal.ANSWERED),
+        (Failed(reason=Reason.BAD_DEST), HostSignal.ANSWERED),
+        (Failed(reason=Reason.BAD_ENCODING), HostSignal.ANSWERED),
+        (Failed(reason=Reason.BAD_LINE, line=7), HostSignal.ANSWERED),
+        (Failed(reason=Reason.EGRESS_REFUSED), HostSignal.NOTHING),
+        (Failed(reason=Reason.POOL_TIMEOUT), HostSignal.NOTHING),
+        (Failed(reason=Reason.TOO_SLOW), HostSignal.TIMED_OUT),
+        (Failed(reason=Reason.NO_BODY_FILE), HostSignal.NOTHING),
+        (Failed(reason=Reason.INTERNAL), HostSignal.NOTHING),
+        (Interrupted(), HostSignal.NOTHING),
+        (Interrupted(reason=Reason.DISK), HostSignal.NOTHING),
     ],
 )
-def test_only_the_hosts_own_failures_count_against_it(happened: Happened, seen: Seen) -> None:
+def test_only_the_hosts_own_failures_count_against_it(happened: AttemptOutcome, seen: HostSignal) -> None:
     """4xx are answers, throttles and 503 refusals; what we did ourselves says nothing."""
-    assert seen_of(happened) is seen
+    assert host_signal_of(happened) is seen
 
 
 LATE, HERE = 80.0, 3
@@ -214,40 +216,57 @@ LATE, HERE = 80.0, 3
 @pytest.mark.parametrize(
     ("happened", "signal"),
     [
-        (STORED, Signal(Seen.ANSWERED, NOW_MS, HERE, LATE, "200")),
-        (Moved(hop=HOP, hops=1, status=302), Signal(Seen.ANSWERED, NOW_MS, HERE, LATE, "302")),
-        (Answered(status=404), Signal(Seen.ANSWERED, NOW_MS, HERE, LATE, "404")),
-        (Answered(status=429), Signal(Seen.REFUSED, NOW_MS, HERE, None, "429", throttle=True)),
-        (Answered(status=503, wait_s=1.0), Signal(Seen.REFUSED, NOW_MS, HERE, None, "503", throttle=True)),
-        (Answered(status=503), Signal(Seen.REFUSED, NOW_MS, HERE, None, "503")),
-        (Answered(status=500), Signal(Seen.FAILED, NOW_MS, HERE, None, "500")),
-        (Broke(reason=Reason.READ), Signal(Seen.FAILED, NOW_MS, HERE, None, "read")),
-        (Broke(reason=Reason.TOTAL_TIMEOUT), Signal(Seen.TIMED_OUT, NOW_MS, HERE, None, "total_timeout")),
-        (Broke(reason=Reason.DNS_NXDOMAIN), Signal(Seen.NAMELESS, NOW_MS, HERE, None, "dns_nxdomain")),
-        (Broke(reason=Reason.TOO_LARGE, status=200), Signal(Seen.ANSWERED, NOW_MS, HERE, None, "too_large")),
-        (Held(reason=Reason.DISK), Signal(Seen.NOTHING, NOW_MS, HERE)),
+        (STORED, Observation(HostSignal.ANSWERED, NOW_MS, HERE, LATE, "200")),
+        (
+            Redirected(hop=HOP, hops=1, status=302),
+            Observation(HostSignal.ANSWERED, NOW_MS, HERE, LATE, "302"),
+        ),
+        (Answered(status=404), Observation(HostSignal.ANSWERED, NOW_MS, HERE, LATE, "404")),
+        (Answered(status=429), Observation(HostSignal.REFUSED, NOW_MS, HERE, None, "429", throttle=True)),
+        (
+            Answered(status=503, wait_s=1.0),
+            Observation(HostSignal.REFUSED, NOW_MS, HERE, None, "503", throttle=True),
+        ),
+        (Answered(status=503), Observation(HostSignal.REFUSED, NOW_MS, HERE, None, "503")),
+        (Answered(status=500), Observation(HostSignal.FAILED, NOW_MS, HERE, None, "500")),
+        (Failed(reason=Reason.READ), Observation(HostSignal.FAILED, NOW_MS, HERE, None, "read")),
+        (
+            Failed(reason=Reason.TOTAL_TIMEOUT),
+            Observation(HostSignal.TIMED_OUT, NOW_MS, HERE, None, "total_timeout"),
+        ),
+        (
+            Failed(reason=Reason.DNS_NXDOMAIN),
+            Observation(HostSignal.NAMELESS, NOW_MS, HERE, None, "dns_nxdomain"),
+        ),
+        (
+            Failed(reason=Reason.TOO_LARGE, status=200),
+            Observation(HostSignal.ANSWERED, NOW_MS, HERE, None, "too_large"),
+        ),
+        (Interrupted(reason=Reason.DISK), Observation(HostSignal.NOTHING, NOW_MS, HERE)),
     ],
 )
-def test_an_attempt_teaches_the_gate(happened: Happened, signal: Signal) -> None:
+def test_an_attempt_teaches_the_gate(happened: AttemptOutcome, signal: Observation) -> None:
     """Only a good answer's latency counts: a quick refusal is not a fast host."""
-    assert signal == signal_of(happened, NOW_MS, HERE, LATE)
+    assert signal == observation_of(happened, NOW_MS, HERE, LATE)
 
 
 @given(HAPPENED)
-def test_whatever_happened_teaches_something(happened: Happened) -> None:
+def test_whatever_happened_teaches_something(happened: AttemptOutcome) -> None:
     """No outcome is without a signal, and none of a failure has a latency."""
-    signal = signal_of(happened, NOW_MS, HERE, LATE)
+    signal = observation_of(happened, NOW_MS, HERE, LATE)
 
-    assert signal.seen is seen_of(happened)
-    assert signal.latency_ms is None or signal.seen is Seen.ANSWERED
-    assert signal.throttle is (asks_for_quiet(happened) is not None)
+    assert signal.seen is host_signal_of(happened)
+    assert signal.latency_ms is None or signal.seen is HostSignal.ANSWERED
+    assert signal.throttle is (throttle_of(happened) is not None)
 
 
 def test_every_5xx_that_asks_for_no_wait_counts_and_no_other_status() -> None:
     """For each of 100 to 599."""
     fragile = LanePolicy(breaker_failures=1)
-    signals = {status: signal_of(Answered(status=status), NOW_MS, 1, 5.0) for status in STATUSES}
-    states = {status: saw(GateState(), fragile, signal, NOW_MS, 0.0) for status, signal in signals.items()}
+    signals = {status: observation_of(Answered(status=status), NOW_MS, 1, 5.0) for status in STATUSES}
+    states = {
+        status: attempt_ended(GateState(), fragile, signal, NOW_MS, 0.0) for status, signal in signals.items()
+    }
     counted = [status for status, state in states.items() if state.breaker is Breaker.OPEN]
 
     assert list(range(500, 600)) == counted
@@ -287,69 +306,71 @@ def test_a_failure_is_retried_after_a_wait_that_doubles(attempts: int, wait_s: f
     before = entry(attempts=attempts, throttles=7, interruptions=8)
     after = replace(before, attempts=attempts + 1, last=Reason.READ)
 
-    assert Again(entry=after, wait_s=wait_s, reason=Reason.READ) == decided(before, Broke(reason=Reason.READ))
+    assert Retry(entry=after, wait_s=wait_s, reason=Reason.READ) == decided(
+        before, Failed(reason=Reason.READ)
+    )
 
 
 @pytest.mark.parametrize(("retry_ms", "wait_s"), [(-1, 0.5), (499, 0.5), (501, 0.501), (9000, 9.0)])
 def test_a_retry_waits_for_the_budget_of_its_lane(retry_ms: int, wait_s: float) -> None:
     """Its own wait is half a second here: the longer one counts."""
-    decision = decided(entry(), Broke(reason=Reason.READ), retry_ms=retry_ms)
+    decision = decided(entry(), Failed(reason=Reason.READ), retry_ms=retry_ms)
 
-    assert isinstance(decision, Again)
+    assert isinstance(decision, Retry)
     assert wait_s == decision.wait_s
 
 
-@pytest.mark.parametrize("happened", [Answered(status=429), Held(wait_s=0.0)])
-def test_only_failures_need_the_budget(happened: Happened) -> None:
+@pytest.mark.parametrize("happened", [Answered(status=429), Interrupted(wait_s=0.0)])
+def test_only_failures_need_the_budget(happened: AttemptOutcome) -> None:
     """A throttled fetch waits for its lane, an interrupted one for nothing."""
     decision = decided(entry(), happened, retry_ms=9000)
 
-    assert isinstance(decision, Again)
+    assert isinstance(decision, Retry)
     assert 0 == decision.wait_s
 
 
 def test_a_budget_beyond_the_deadline_is_the_end() -> None:
     """It would come too late."""
-    assert failed(Reason.DEADLINE) == decided(entry(left_ms=5000), Broke(reason=Reason.READ), retry_ms=5000)
+    assert failed(Reason.DEADLINE) == decided(entry(left_ms=5000), Failed(reason=Reason.READ), retry_ms=5000)
 
 
 @pytest.mark.parametrize(
     ("happened", "reason"),
     [
-        (Broke(reason=Reason.CONNECT), Reason.HOST_DEAD),
-        (Broke(reason=Reason.DNS_NXDOMAIN, sent=False), Reason.HOST_DEAD),
+        (Failed(reason=Reason.CONNECT), Reason.HOST_DEAD),
+        (Failed(reason=Reason.DNS_NXDOMAIN, sent=False), Reason.HOST_DEAD),
         (Answered(status=503), Reason.HOST_DEAD),
-        (Broke(reason=Reason.TLS, final=True), Reason.TLS),
+        (Failed(reason=Reason.TLS, final=True), Reason.TLS),
         (Answered(status=404), Reason.HTTP_STATUS),
     ],
 )
-def test_what_would_be_retried_at_a_dead_host_ends(happened: Happened, reason: Reason) -> None:
+def test_what_would_be_retried_at_a_dead_host_ends(happened: AttemptOutcome, reason: Reason) -> None:
     """What ends anyway says why by itself."""
     assert failed(reason) == decided(entry(), happened, dead=True)
 
 
 def test_a_last_attempt_at_a_dead_host_says_what_it_died_of() -> None:
     """So does what may not be repeated."""
-    assert failed(Reason.READ) == decided(entry(attempts=2), Broke(reason=Reason.READ), dead=True)
-    assert failed(Reason.READ) == decided(entry(POST), Broke(reason=Reason.READ), dead=True)
+    assert failed(Reason.READ) == decided(entry(attempts=2), Failed(reason=Reason.READ), dead=True)
+    assert failed(Reason.READ) == decided(entry(POST), Failed(reason=Reason.READ), dead=True)
 
 
 @pytest.mark.parametrize(
-    "happened", [STORED, Answered(status=429), Held(), Moved(hop=HOP, hops=1, status=302)]
+    "happened", [STORED, Answered(status=429), Interrupted(), Redirected(hop=HOP, hops=1, status=302)]
 )
-def test_a_host_that_answers_is_not_dead(happened: Happened) -> None:
+def test_a_host_that_answers_is_not_dead(happened: AttemptOutcome) -> None:
     """Nor do our own interruptions ask."""
     assert decided(entry(), happened) == decided(entry(), happened, dead=True)
 
 
 def test_the_last_attempt_that_fails_ends_the_fetch() -> None:
     """Three are allowed, two were made."""
-    assert failed(Reason.READ) == decided(entry(attempts=2), Broke(reason=Reason.READ))
+    assert failed(Reason.READ) == decided(entry(attempts=2), Failed(reason=Reason.READ))
 
 
 def test_a_final_failure_ends_the_fetch_at_once() -> None:
     """Trying again would be vain."""
-    assert failed(Reason.TOO_LARGE) == decided(entry(), Broke(reason=Reason.TOO_LARGE, final=True))
+    assert failed(Reason.TOO_LARGE) == decided(entry(), Failed(reason=Reason.TOO_LARGE, final=True))
 
 
 @pytest.mark.parametrize(("shut_ms", "wait_s"), [(2500, 2.5), (1, 0.001), (0, 0.0), (-1, 0.0)])
@@ -358,7 +379,7 @@ def test_a_throttled_fetch_waits_until_its_lane_opens(shut_ms: int, wait_s: floa
     before = entry(attempts=2)
     after = replace(before, throttles=1, last=Reason.THROTTLED)
 
-    assert Again(entry=after, wait_s=wait_s, reason=Reason.THROTTLED) == decided(
+    assert Retry(entry=after, wait_s=wait_s, reason=Reason.THROTTLED) == decided(
         before, Answered(status=429), shut_ms=shut_ms
     )
 
@@ -368,20 +389,20 @@ def test_a_full_disk_costs_no_attempt() -> None:
     before = entry(attempts=2)
     after = replace(before, interruptions=1)
 
-    assert Again(entry=after, wait_s=5.0, reason=Reason.DISK) == decided(
-        before, Held(reason=Reason.DISK, wait_s=5.0)
+    assert Retry(entry=after, wait_s=5.0, reason=Reason.DISK) == decided(
+        before, Interrupted(reason=Reason.DISK, wait_s=5.0)
     )
 
 
 @pytest.mark.parametrize(("before", "wait_s"), [(0, 5.0), (1, 10.0), (3, 40.0), (4, 80.0), (1000, 80.0)])
 def test_a_disk_that_refuses_again_is_tried_later(before: int, wait_s: float) -> None:
     """Each time the host sends the body again; a stop of our own waits no longer for that."""
-    held = Held(reason=Reason.DISK, wait_s=5.0)
+    held = Interrupted(reason=Reason.DISK, wait_s=5.0)
 
-    assert decided(entry(interruptions=before), held) == Again(
+    assert decided(entry(interruptions=before), held) == Retry(
         entry=entry(interruptions=before + 1), wait_s=wait_s, reason=Reason.DISK
     )
-    assert decided(entry(interruptions=before), Held(wait_s=5.0)) == Again(
+    assert decided(entry(interruptions=before), Interrupted(wait_s=5.0)) == Retry(
         entry=entry(interruptions=before + 1), wait_s=5.0, reason=None
     )
 
@@ -391,16 +412,18 @@ def test_a_redirect_to_another_host_goes_on_in_its_lane_with_its_ledgers() -> No
     before = entry(attempts=1, throttles=2)
     after = replace(before, hop=HOP, hops=3)
 
-    assert Transfer(entry=after) == decided(before, Moved(hop=HOP, hops=3, status=302))
+    assert MoveLane(entry=after) == decided(before, Redirected(hop=HOP, hops=3, status=302))
 
 
-@pytest.mark.parametrize("happened", [Broke(reason=Reason.READ), Answered(status=429), Held(wait_s=1.0)])
-def test_a_redirected_fetch_is_repeated_where_the_redirect_led(happened: Happened) -> None:
+@pytest.mark.parametrize(
+    "happened", [Failed(reason=Reason.READ), Answered(status=429), Interrupted(wait_s=1.0)]
+)
+def test_a_redirected_fetch_is_repeated_where_the_redirect_led(happened: AttemptOutcome) -> None:
     """It is in that host's lane, and a POST that became a GET must not be posted again."""
     moved = replace(entry(POST), hop=HOP, hops=1)
     decision = decided(moved, happened)
 
-    assert isinstance(decision, Again)
+    assert isinstance(decision, Retry)
     assert (HOP, 1) == (decision.entry.request, decision.entry.hops)
 
 
@@ -409,23 +432,23 @@ def test_a_redirected_fetch_is_repeated_where_the_redirect_led(happened: Happene
 )
 def test_a_retry_that_would_come_after_the_deadline_is_the_end(left_ms: int, *, waits: bool) -> None:
     """The wait is 500 ms here; at the deadline is too late."""
-    decision = decided(entry(left_ms=left_ms), Broke(reason=Reason.READ))
+    decision = decided(entry(left_ms=left_ms), Failed(reason=Reason.READ))
 
-    assert waits is isinstance(decision, Again)
+    assert waits is isinstance(decision, Retry)
     assert waits or decision == failed(Reason.DEADLINE)
 
 
 @pytest.mark.parametrize(
     ("happened", "reason"),
     [
-        (Broke(reason=Reason.READ), Reason.DEADLINE),
+        (Failed(reason=Reason.READ), Reason.DEADLINE),
         (Answered(status=500), Reason.DEADLINE),
         (Answered(status=429), Reason.THROTTLED),
-        (Held(reason=Reason.DISK, wait_s=5.0), Reason.DISK),
-        (Held(), Reason.DEADLINE),
+        (Interrupted(reason=Reason.DISK, wait_s=5.0), Reason.DISK),
+        (Interrupted(), Reason.DEADLINE),
     ],
 )
-def test_what_is_too_late_says_what_it_was_waiting_for(happened: Happened, reason: Reason) -> None:
+def test_what_is_too_late_says_what_it_was_waiting_for(happened: AttemptOutcome, reason: Reason) -> None:
     """Throttled and disk tell the caller whom to talk to."""
     assert failed(reason) == decided(entry(left_ms=0), happened, shut_ms=1000)
 
@@ -450,16 +473,16 @@ def test_the_method_says_whether_a_request_may_be_repeated(method: str, *, may: 
 def test_what_may_have_reached_the_host_is_not_repeated_unless_it_may_be(method: str) -> None:
     """Not after a failure, a retryable status, a full disk or a stop of our own."""
     post = entry(Fetch(url="http://a.example/", method=method))
-    repeated = [happened for happened in sent_and_unanswered() if isinstance(decided(post, happened), Again)]
+    repeated = [happened for happened in sent_and_unanswered() if isinstance(decided(post, happened), Retry)]
 
     assert [] == repeated
 
 
 def test_a_post_is_repeated_when_it_was_never_sent_or_was_refused() -> None:
     """A connection that did not come about, and a throttle: the host did nothing."""
-    assert isinstance(decided(entry(POST), Broke(reason=Reason.CONNECT, sent=False)), Again)
-    assert isinstance(decided(entry(POST), Answered(status=429)), Again)
-    assert isinstance(decided(entry(POST), Answered(status=503, wait_s=1.0)), Again)
+    assert isinstance(decided(entry(POST), Failed(reason=Reason.CONNECT, sent=False)), Retry)
+    assert isinstance(decided(entry(POST), Answered(status=429)), Retry)
+    assert isinstance(decided(entry(POST), Answered(status=503, wait_s=1.0)), Retry)
 
 
 def test_a_post_with_an_idempotency_key_is_repeated_like_a_get() -> None:
@@ -496,7 +519,7 @@ def test_what_had_not_been_begun_for_sure_costs_nothing(
 ) -> None:
     """Neither a POST that was only claimed, nor what one more crash would condemn; all others count."""
     after = cut_off(fetch)
-    if must_be_noted(fetch) and not fetch.begun:
+    if needs_start_marker(fetch) and not fetch.begun:
         assert fetch == after
     else:
         assert (fetch.interruptions + 1, False) == (after.interruptions, after.begun)
@@ -545,39 +568,41 @@ def test_every_status_in_every_ledger_gives_a_decision(fetch: Fetch, left_ms: in
     for status, attempts, wait_s in product(STATUSES, range(POLICY.attempts + 1), (None, 1.0)):
         waiting = entry(fetch, left_ms=left_ms, attempts=attempts)
 
-        assert isinstance(decided(waiting, Answered(status=status, wait_s=wait_s)), Finish | Again)
+        assert isinstance(decided(waiting, Answered(status=status, wait_s=wait_s)), Finish | Retry)
 
 
 @given(ENTRIES, HAPPENED, SHUT_FOR_MS, CHANCES)
 def test_no_decision_lets_a_fetch_wait_past_its_deadline(
-    waiting: Entry, happened: Happened, shut_ms: int, chance: float
+    waiting: Entry, happened: AttemptOutcome, shut_ms: int, chance: float
 ) -> None:
     """One deadline bounds all three ledgers, and no wait is negative."""
     decision = decided(waiting, happened, shut_ms=shut_ms, chance=chance)
-    wait_s = decision.wait_s if isinstance(decision, Again) else 0
+    wait_s = decision.wait_s if isinstance(decision, Retry) else 0
 
     assert wait_s >= 0
-    assert not isinstance(decision, Again) or NOW_MS + wait_s * 1000 < waiting.deadline_ms
+    assert not isinstance(decision, Retry) or NOW_MS + wait_s * 1000 < waiting.deadline_ms
 
 
 @given(ENTRIES, HAPPENED, SHUT_FOR_MS, CHANCES)
 def test_exactly_one_ledger_changes_when_a_fetch_waits_again(
-    waiting: Entry, happened: Happened, shut_ms: int, chance: float
+    waiting: Entry, happened: AttemptOutcome, shut_ms: int, chance: float
 ) -> None:
     """Throttles and interruptions never cost an attempt, and the fetch stays what it was."""
     decision = decided(waiting, happened, shut_ms=shut_ms, chance=chance)
-    if not isinstance(decision, Again):
+    if not isinstance(decision, Retry):
         return
 
     after = decision.entry
-    ledger = {Answered: "attempts", Broke: "attempts", Held: "interruptions"}[type(happened)]
-    ledger = "throttles" if asks_for_quiet(happened) else ledger
+    ledger = {Answered: "attempts", Failed: "attempts", Interrupted: "interruptions"}[type(happened)]
+    ledger = "throttles" if throttle_of(happened) else ledger
     changed = replace(waiting, last=after.last, **{ledger: getattr(waiting, ledger) + 1})
     assert changed == after
 
 
 @given(ENTRIES, st.lists(HAPPENED, max_size=30), st.integers(1, 5))
-def test_attempts_are_bounded_whatever_happens(waiting: Entry, story: list[Happened], attempts: int) -> None:
+def test_attempts_are_bounded_whatever_happens(
+    waiting: Entry, story: list[AttemptOutcome], attempts: int
+) -> None:
     """A fetch that waits again always has an attempt left."""
     policy = LanePolicy(attempts=attempts)
     waiting = replace(waiting, attempts=0)
@@ -592,11 +617,11 @@ def test_attempts_are_bounded_whatever_happens(waiting: Entry, story: list[Happe
 
 @given(ENTRIES, HAPPENED, SHUT_FOR_MS, CHANCES)
 def test_what_may_not_be_repeated_waits_only_when_the_host_did_nothing(
-    waiting: Entry, happened: Happened, shut_ms: int, chance: float
+    waiting: Entry, happened: AttemptOutcome, shut_ms: int, chance: float
 ) -> None:
     """It was not sent, or it was refused by a throttle."""
     decision = decided(waiting, happened, shut_ms=shut_ms, chance=chance)
-    unsent = isinstance(happened, Broke) and not happened.sent
-    harmless = unsent or asks_for_quiet(happened) is not None
+    unsent = isinstance(happened, Failed) and not happened.sent
+    harmless = unsent or throttle_of(happened) is not None
 
-    assert may_repeat(waiting) or harmless or not isinstance(decision, Again)
+    assert may_repeat(waiting) or harmless or not isinstance(decision, Retry)

@@ -8,8 +8,8 @@ import pytest
 
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.worker.errors import FirstByteTimeoutError, TlsError, TlsTimeoutError
-from fetchfleet.worker.fetch.error_mapping import happened
-from fetchfleet.worker.fetch.rules.outcome import Broke, Held
+from fetchfleet.worker.fetch.error_mapping import outcome_of
+from fetchfleet.worker.fetch.rules.outcome import Failed, Interrupted
 
 
 def refused(reason: str | None) -> ssl.SSLError:
@@ -19,10 +19,10 @@ def refused(reason: str | None) -> ssl.SSLError:
     return error
 
 
-def met(error: Exception, status: int | None = None) -> Broke:
+def met(error: Exception, status: int | None = None) -> Failed:
     """What it means, as a broken exchange."""
-    found = happened(error, status=status)
-    assert isinstance(found, Broke)
+    found = outcome_of(error, status=status)
+    assert isinstance(found, Failed)
     return found
 
 
@@ -76,4 +76,4 @@ def test_a_certificate_that_is_refused_is_final() -> None:
 
 def test_other_errors_of_the_system_are_the_disks() -> None:
     """The network's have names of their own by then."""
-    assert isinstance(happened(OSError(28, "No space left on device"), status=200), Held)
+    assert isinstance(outcome_of(OSError(28, "No space left on device"), status=200), Interrupted)

@@ -5,9 +5,9 @@ import pytest
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason, decode_fetch
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.worker.fetch.rules.decide import Finish, Host, decide
-from fetchfleet.worker.fetch.rules.outcome import Broke, Found, seen_of
-from fetchfleet.worker.gate.gate import Seen
+from fetchfleet.worker.fetch.rules.decide import Finish, HostState, decide
+from fetchfleet.worker.fetch.rules.outcome import AlreadyExists, Failed, host_signal_of
+from fetchfleet.worker.gate.gate import HostSignal
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 
@@ -36,16 +36,16 @@ def test_without_a_dest_it_is_refused(what: str) -> None:
 def test_what_stays_is_unchanged_and_what_is_in_the_way_fails_for_good() -> None:
     """Neither is tried again, and neither says anything against the host."""
     entry = Entry(id="0123456789abcdef-00000007", deadline_ms=9, fetch=Fetch(url=URL, dest="a"))
-    found = Found(path="a", size_bytes=3, status=200)
-    taken = Broke(reason=Reason.EXISTS, final=True, status=200)
+    found = AlreadyExists(path="a", size_bytes=3, status=200)
+    taken = Failed(reason=Reason.EXISTS, final=True, status=200)
 
-    decided = [decide(entry, what, LanePolicy(), 0, Host(), 0.5) for what in (found, taken)]
+    decided = [decide(entry, what, LanePolicy(), 0, HostState(), 0.5) for what in (found, taken)]
 
     assert decided == [
         Finish(outcome=Outcome.UNCHANGED),
         Finish(outcome=Outcome.FAILED, reason=Reason.EXISTS),
     ]
-    assert [Seen.ANSWERED] * 2 == [seen_of(found), seen_of(taken)]
+    assert [HostSignal.ANSWERED] * 2 == [host_signal_of(found), host_signal_of(taken)]
 
 
 def test_durability_is_one_of_three() -> None:

@@ -11,9 +11,9 @@ from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.fetch.rules.range_rules import (
     MAX_VALIDATOR_CHARS,
     Append,
-    Ranges,
+    ContentRange,
+    RangeVerdict,
     Validator,
-    Verdict,
     asked_on,
     asks_on,
     content_range,
@@ -37,7 +37,7 @@ def note(**fields: Any) -> PartNote:
     return PartNote(**{name: getattr(NOTE, name) for name in NOTE.__struct_fields__} | fields)
 
 
-def said(status: int, about: PartNote = NOTE, **fields: str) -> Append | Verdict:
+def said(status: int, about: PartNote = NOTE, **fields: str) -> Append | RangeVerdict:
     """What an answer with these fields means."""
     return judged(about, status, {name.replace("_", "-"): value for name, value in fields.items()}.get)
 
@@ -57,19 +57,19 @@ def test_the_rest_is_asked_for_by_the_notes_validator() -> None:
 @pytest.mark.parametrize(
     ("status", "content_range", "verdict"),
     [
-        (200, None, Verdict.RESTART),
-        (200, "bytes 3/7", Verdict.RESTART),
-        (206, None, Verdict.REFUSE),
-        (206, "bytes 3/7", Verdict.REFUSE),
+        (200, None, RangeVerdict.RESTART),
+        (200, "bytes 3/7", RangeVerdict.RESTART),
+        (206, None, RangeVerdict.REFUSE),
+        (206, "bytes 3/7", RangeVerdict.REFUSE),
         (206, REST, Append(300)),
-        (416, None, Verdict.REFUSE),
-        (416, "bytes */2", Verdict.REFUSE),
-        (416, "bytes */300", Verdict.REFUSE),
-        (416, "bytes */100", Verdict.REFUSE),
+        (416, None, RangeVerdict.REFUSE),
+        (416, "bytes */2", RangeVerdict.REFUSE),
+        (416, "bytes */300", RangeVerdict.REFUSE),
+        (416, "bytes */100", RangeVerdict.REFUSE),
     ],
 )
 def test_what_an_answer_to_the_question_for_the_rest_means(
-    status: int, content_range: str | None, verdict: Append | Verdict
+    status: int, content_range: str | None, verdict: Append | RangeVerdict
 ) -> None:
     """A Content-Range counts in a 206 and a 416 only (RFC 9110 §14.4); tests/shell has curl's matrix."""
     assert judged(NOTE, status, {"content-range": content_range}.get) == verdict
@@ -77,8 +77,8 @@ def test_what_an_answer_to_the_question_for_the_rest_means(
 
 def test_a_416_that_names_what_is_here_as_the_whole_is_the_end() -> None:
     """Nothing was missing."""
-    assert said(416, note(offset_bytes=300), content_range="bytes */300") is Verdict.COMPLETE
-    assert said(416, note(offset_bytes=300)) is Verdict.REFUSE
+    assert said(416, note(offset_bytes=300), content_range="bytes */300") is RangeVerdict.COMPLETE
+    assert said(416, note(offset_bytes=300)) is RangeVerdict.REFUSE
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_416_that_names_what_is_here_as_the_whole_is_the_end() -> None:
 )
 def test_a_part_that_does_not_fit_is_never_appended(fields: dict[str, str], about: PartNote) -> None:
     """Another start, length, version or coding, or several ranges: the body is asked for from 0."""
-    assert said(206, about, **fields) is Verdict.REFUSE
+    assert said(206, about, **fields) is RangeVerdict.REFUSE
 
 
 @pytest.mark.parametrize(
@@ -128,18 +128,18 @@ def test_a_part_that_fits_is_appended(fields: dict[str, str], about: PartNote, t
 @pytest.mark.parametrize(
     ("fields", "about", "verdict"),
     [
-        ({"content_range": "bytes */300"}, note(offset_bytes=300), Verdict.COMPLETE),
-        ({"content_range": "bytes */300"}, note(offset_bytes=300, total_bytes=None), Verdict.COMPLETE),
-        ({"content_range": "bytes */300", "etag": ETAG}, note(offset_bytes=300), Verdict.COMPLETE),
-        ({"content_range": "bytes */300", "etag": '"two"'}, note(offset_bytes=300), Verdict.REFUSE),
-        ({"content_range": "bytes */301"}, note(offset_bytes=300), Verdict.REFUSE),
-        ({"content_range": "bytes */100"}, NOTE, Verdict.REFUSE),
-        ({"content_range": "bytes 100-299/300"}, note(offset_bytes=300), Verdict.REFUSE),
-        ({}, note(offset_bytes=300), Verdict.REFUSE),
+        ({"content_range": "bytes */300"}, note(offset_bytes=300), RangeVerdict.COMPLETE),
+        ({"content_range": "bytes */300"}, note(offset_bytes=300, total_bytes=None), RangeVerdict.COMPLETE),
+        ({"content_range": "bytes */300", "etag": ETAG}, note(offset_bytes=300), RangeVerdict.COMPLETE),
+        ({"content_range": "bytes */300", "etag": '"two"'}, note(offset_bytes=300), RangeVerdict.REFUSE),
+        ({"content_range": "bytes */301"}, note(offset_bytes=300), RangeVerdict.REFUSE),
+        ({"content_range": "bytes */100"}, NOTE, RangeVerdict.REFUSE),
+        ({"content_range": "bytes 100-299/300"}, note(offset_bytes=300), RangeVerdict.REFUSE),
+        ({}, note(offset_bytes=300), RangeVerdict.REFUSE),
     ],
 )
 def test_416_is_the_end_only_where_its_length_is_ours(
-    fields: dict[str, str], about: PartNote, verdict: Verdict
+    fields: dict[str, str], about: PartNote, verdict: RangeVerdict
 ) -> None:
     """Another length, or none, and the body is asked for from 0."""
     assert said(416, about, **fields) is verdict
@@ -148,13 +148,13 @@ def test_416_is_the_end_only_where_its_length_is_ours(
 @pytest.mark.parametrize("status", [200, 203])
 def test_a_whole_body_takes_the_place_of_the_half(status: int) -> None:
     """The host knows no ranges, or the body has changed."""
-    assert said(status, content_range=REST) is Verdict.RESTART
+    assert said(status, content_range=REST) is RangeVerdict.RESTART
 
 
 @pytest.mark.parametrize("status", [302, 304, 404, 429, 500, 503])
 def test_other_answers_leave_the_half_as_it_is(status: int) -> None:
     """They say nothing of the body."""
-    assert said(status) is Verdict.NOTHING
+    assert said(status) is RangeVerdict.NOTHING
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_what_is_appended_begins_where_we_stopped(
 
     fits = first == about.offset_bytes and (total is None or last < total) and etag != '"two"'
     assert isinstance(verdict, Append) is fits
-    assert verdict in {Append(last + 1 if total is None else total), Verdict.REFUSE}
+    assert verdict in {Append(last + 1 if total is None else total), RangeVerdict.REFUSE}
 
 
 @given(
@@ -228,14 +228,14 @@ def test_what_is_appended_begins_where_we_stopped(
 )
 def test_no_answer_is_too_strange_to_be_judged(status: int, fields: dict[str, str]) -> None:
     """Junk is never appended."""
-    assert isinstance(judged(NOTE, status, fields.get), Verdict)
+    assert isinstance(judged(NOTE, status, fields.get), RangeVerdict)
 
 
 @given(sizes, sizes)
 def test_a_content_range_is_read_as_it_was_written(first: int, more: int) -> None:
     """Both of its forms; numbers too long to be true are none."""
-    assert content_range(f"bytes {first}-{first + more}/*") == Ranges(first, first + more, None)
-    assert content_range(f"bytes */{more}") == Ranges(None, None, more)
+    assert content_range(f"bytes {first}-{first + more}/*") == ContentRange(first, first + more, None)
+    assert content_range(f"bytes */{more}") == ContentRange(None, None, more)
     assert content_range("bytes */*") is None
     assert content_range(f"bytes 0-{'9' * 19}/*") is None
 

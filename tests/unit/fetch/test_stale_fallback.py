@@ -9,14 +9,14 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import decode_fetch, decode_result
 from fetchfleet.worker.fetch.rules import stale_fallback
 from fetchfleet.worker.fetch.rules.decide import Finish
-from fetchfleet.worker.fetch.rules.outcome import Answered, Broke, Happened, Held
-from fetchfleet.worker.gate.gate import Why
+from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Interrupted
+from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 from fetchfleet.worker.sink import index_entry
 from fetchfleet.worker.sink.index_entry import Record
 
-HELD = Held()
+HELD = Interrupted()
 RECORD = Record(path="a/b", bytes=3, sha256="0" * 64, stored_ms=9)
 
 
@@ -25,36 +25,36 @@ def entry(last: Reason | None = None) -> Entry:
     return Entry(id="0123456789abcdef-00000000", deadline_ms=0, fetch=Fetch(url="http://a/x"), last=last)
 
 
-def broke(reason: Reason) -> Broke:
+def broke(reason: Reason) -> Failed:
     """An attempt that ended so."""
-    return Broke(reason=reason)
+    return Failed(reason=reason)
 
 
-DOWN: list[tuple[Reason, Happened, Why | None, Reason | None]] = [
-    (Reason.HOST_DEAD, broke(Reason.READ), Why.BREAKER, None),
+DOWN: list[tuple[Reason, AttemptOutcome, WaitReason | None, Reason | None]] = [
+    (Reason.HOST_DEAD, broke(Reason.READ), WaitReason.BREAKER, None),
     (Reason.CONNECT, broke(Reason.CONNECT), None, None),
     (Reason.CONNECT_TIMEOUT, broke(Reason.CONNECT_TIMEOUT), None, None),
     (Reason.DNS, broke(Reason.DNS), None, None),
     (Reason.DNS_NXDOMAIN, broke(Reason.DNS_NXDOMAIN), None, None),
     (Reason.HTTP_STATUS, Answered(status=503), None, None),
-    (Reason.THROTTLED, Answered(status=429, wait_s=9), Why.COOLING, None),
-    (Reason.THROTTLED, HELD, Why.COOLING, None),
-    (Reason.DEADLINE, HELD, Why.BREAKER, None),
-    (Reason.DEADLINE, HELD, Why.COOLING, None),
-    (Reason.DEADLINE, HELD, Why.ROBOTS, None),
+    (Reason.THROTTLED, Answered(status=429, wait_s=9), WaitReason.COOL_DOWN, None),
+    (Reason.THROTTLED, HELD, WaitReason.COOL_DOWN, None),
+    (Reason.DEADLINE, HELD, WaitReason.BREAKER, None),
+    (Reason.DEADLINE, HELD, WaitReason.COOL_DOWN, None),
+    (Reason.DEADLINE, HELD, WaitReason.ROBOTS, None),
     (Reason.DEADLINE, Answered(status=500), None, None),
     (Reason.DEADLINE, HELD, None, Reason.CONNECT),
 ]
 
-WELL: list[tuple[Reason, Happened, Why | None, Reason | None]] = [
+WELL: list[tuple[Reason, AttemptOutcome, WaitReason | None, Reason | None]] = [
     (Reason.DEADLINE, HELD, None, None),
-    (Reason.DEADLINE, HELD, Why.PACING, None),
-    (Reason.DEADLINE, HELD, Why.PAUSED, None),
-    (Reason.HTTP_STATUS, Answered(status=404), Why.BREAKER, None),
+    (Reason.DEADLINE, HELD, WaitReason.RATE_LIMIT, None),
+    (Reason.DEADLINE, HELD, WaitReason.PAUSED, None),
+    (Reason.HTTP_STATUS, Answered(status=404), WaitReason.BREAKER, None),
     (Reason.HTTP_STATUS, Answered(status=408), None, None),
     (Reason.HTTP_STATUS, Answered(status=501), None, None),
     *(
-        (reason, broke(reason), Why.BREAKER, Reason.CONNECT)
+        (reason, broke(reason), WaitReason.BREAKER, Reason.CONNECT)
         for reason in (
             *(Reason.BAD_DEST, Reason.DIGEST_MISMATCH, Reason.DISK, Reason.EGRESS_REFUSED, Reason.INTERNAL),
             *(Reason.INTERRUPTED, Reason.INVALID, Reason.POISON, Reason.REDIRECT_REFUSED),
@@ -66,7 +66,7 @@ WELL: list[tuple[Reason, Happened, Why | None, Reason | None]] = [
 
 @pytest.mark.parametrize(("reason", "happened", "shut", "last"), DOWN)
 def test_a_host_that_is_down_is_an_occasion(
-    reason: Reason, happened: Happened, shut: Why | None, last: Reason | None
+    reason: Reason, happened: AttemptOutcome, shut: WaitReason | None, last: Reason | None
 ) -> None:
     """No answer, no address, an error to the last attempt, or quiet past the deadline."""
     finish = Finish(outcome=Outcome.FAILED, reason=reason)
@@ -76,7 +76,7 @@ def test_a_host_that_is_down_is_an_occasion(
 
 @pytest.mark.parametrize(("reason", "happened", "shut", "last"), WELL)
 def test_nothing_else_is_an_occasion(
-    reason: Reason, happened: Happened, shut: Why | None, last: Reason | None
+    reason: Reason, happened: AttemptOutcome, shut: WaitReason | None, last: Reason | None
 ) -> None:
     """Neither an answer that blames the request, nor what we refuse, nor a lane that was only busy."""
     finish = Finish(outcome=Outcome.FAILED, reason=reason)
@@ -87,7 +87,7 @@ def test_nothing_else_is_an_occasion(
 @pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.UNCHANGED, Outcome.CANCELLED])
 def test_only_a_failure_is_turned(outcome: Outcome) -> None:
     """What ended well or was cancelled stays as it is."""
-    assert not stale_fallback.instead(entry(), Finish(outcome=outcome), HELD, Why.BREAKER)
+    assert not stale_fallback.instead(entry(), Finish(outcome=outcome), HELD, WaitReason.BREAKER)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fetchfleet.worker.gate import breaker
-from fetchfleet.worker.gate.breaker import Rules
-from fetchfleet.worker.gate.state import Breaker, GateState, Limit, Said, from_json, to_json
+from fetchfleet.worker.gate.breaker import BreakerRules
+from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAnswer, from_json, to_json
 
 NOW_MS = 1_700_000_000_000
 RESET_MS = 30_000
@@ -27,7 +27,7 @@ STATES = st.builds(
     quota_left=st.integers(0, 2**50),
     traffic=st.floats(0, 2**50),
     limit=st.builds(Limit, now=st.floats(0, 1000), ceiling=st.integers(0, 1000), felt=st.integers(0, 99)),
-    answers=st.lists(st.builds(Said, st.integers(0, 2**50), st.text()), max_size=5).map(tuple),
+    answers=st.lists(st.builds(RecordedAnswer, st.integers(0, 2**50), st.text()), max_size=5).map(tuple),
 )
 
 
@@ -35,9 +35,9 @@ def after(
     state: GateState, answers: str, fail_max: int = 3, now_ms: int = NOW_MS, chance: float = 0.0
 ) -> GateState:
     """The state after answers: F is a failure, S a success."""
-    rules = Rules(failures=fail_max, reset_s=RESET_MS / 1000, cap_s=CAP_MS / 1000)
+    rules = BreakerRules(failures=fail_max, reset_s=RESET_MS / 1000, cap_s=CAP_MS / 1000)
     for answer in answers:
-        state = breaker.after(state, rules, failed=answer == "F", now_ms=now_ms, chance=chance)
+        state = breaker.after_attempt(state, rules, failed=answer == "F", now_ms=now_ms, chance=chance)
     return state
 
 
@@ -115,8 +115,8 @@ def test_chance_only_lengthens_an_open_time_and_by_a_tenth_at_most(chance: float
 
 def test_a_cap_below_the_first_time_does_not_shorten_it() -> None:
     """What the policy says of the first time holds."""
-    rules = Rules(failures=1, reset_s=30, cap_s=1)
-    state = breaker.after(GateState(), rules, failed=True, now_ms=NOW_MS, chance=0.0)
+    rules = BreakerRules(failures=1, reset_s=30, cap_s=1)
+    state = breaker.after_attempt(GateState(), rules, failed=True, now_ms=NOW_MS, chance=0.0)
 
     assert NOW_MS + 30_000 == state.open_until_ms
 

@@ -8,20 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.worker.gate.gate import (
-    QUIET_MS,
+    FORGIVE_AFTER_MS,
     THROTTLE_CURVE_CAP_S,
-    Full,
-    Go,
-    Seen,
-    Shut,
-    Signal,
-    Why,
+    Admit,
+    Closed,
+    HostSignal,
+    Observation,
+    Saturated,
+    WaitReason,
     admit,
-    dead,
-    held_up_until,
-    room,
-    saw,
-    shut_until,
+    attempt_ended,
+    blocked_until_ms,
+    closed_until,
+    is_dead,
+    max_in_flight,
     started,
     throttled,
 )
@@ -50,7 +50,7 @@ STATES = st.builds(
 
 
 def goes(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> bool:
-    return isinstance(admit(state, policy, in_flight, now_ms), Go)
+    return isinstance(admit(state, policy, in_flight, now_ms), Admit)
 
 
 def cooled_ms(state: GateState, now_ms: int = NOW_MS) -> int:
@@ -69,23 +69,23 @@ def incidents_in_a_row(count: int, pause_ms: int = 0, policy: LanePolicy = PLAIN
 
 def after(
     state: GateState,
-    seen: Seen,
+    seen: HostSignal,
     now_ms: int = NOW_MS,
     policy: LanePolicy = FRAGILE,
     *,
     throttle: bool = False,
 ) -> GateState:
     """The state after an attempt that was sent just now."""
-    return saw(state, policy, Signal(seen, now_ms, 1, throttle=throttle), now_ms, 0.0)
+    return attempt_ended(state, policy, Observation(seen, now_ms, 1, throttle=throttle), now_ms, 0.0)
 
 
 def failed(state: GateState, times: int = 1, now_ms: int = NOW_MS) -> GateState:
     for _ in range(times):
-        state = after(state, Seen.FAILED, now_ms)
+        state = after(state, HostSignal.FAILED, now_ms)
     return state
 
 
-@pytest.mark.parametrize(("in_flight", "verdict"), [(0, Go), (1, Go), (2, Full), (3, Full)])
+@pytest.mark.parametrize(("in_flight", "verdict"), [(0, Admit), (1, Admit), (2, Saturated), (3, Saturated)])
 def test_as_many_as_the_policy_says_may_be_in_flight(in_flight: int, verdict: type) -> None:
     """Concurrency is 2 here."""
     assert type(admit(FRESH, PLAIN, in_flight, NOW_MS)) is verdict
@@ -95,7 +95,7 @@ def test_a_cool_down_shuts_the_lane_to_its_last_ms() -> None:
     """Shut names the first ms in which the lane is open."""
     state = GateState(cool_until_ms=NOW_MS)
 
-    assert Shut(NOW_MS, Why.COOLING) == admit(state, PLAIN, 0, NOW_MS - 1)
+    assert Closed(NOW_MS, WaitReason.COOL_DOWN) == admit(state, PLAIN, 0, NOW_MS - 1)
     assert goes(state, PLAIN, 0, NOW_MS)
 
 
@@ -105,8 +105,8 @@ def test_the_longest_wait_is_the_one_that_is_named() -> None:
         cool_until_ms=NOW_MS + 10, breaker=Breaker.OPEN, open_until_ms=NOW_MS + 20, paced_ms=NOW_MS + 15
     )
 
-    assert Shut(NOW_MS + 20, Why.BREAKER) == shut_until(state, PACED, NOW_MS)
-    assert shut_until(state, PACED, NOW_MS + 20) is None
+    assert Closed(NOW_MS + 20, WaitReason.BREAKER) == closed_until(state, PACED, NOW_MS)
+    assert closed_until(state, PACED, NOW_MS + 20) is None
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,13 @@ def test_answers_that_were_in_flight_are_part_of_the_same_incident() -> None:
 
 @pytest.mark.parametrize(
     ("quiet_ms", "wait_s"),
-    [(QUIET_MS - 1, 16), (QUIET_MS, 8), (2 * QUIET_MS, 4), (4 * QUIET_MS, 1), (99 * QUIET_MS, 1)],
+    [
+        (FORGIVE_AFTER_MS - 1, 16),
+        (FORGIVE_AFTER_MS, 8),
+        (2 * FORGIVE_AFTER_MS, 4),
+        (4 * FORGIVE_AFTER_MS, 1),
+        (99 * FORGIVE_AFTER_MS, 1),
+    ],
 )
 def test_each_minute_without_a_cool_down_forgives_a_step(quiet_ms: int, wait_s: int) -> None:
     """After four incidents; forgiveness ends at none."""
@@ -160,7 +166,7 @@ def test_each_minute_without_a_cool_down_forgives_a_step(quiet_ms: int, wait_s: 
 
 def test_a_host_that_throttles_once_a_minute_never_climbs_the_curve() -> None:
     """It is slow, not broken."""
-    assert [1000] * 5 == incidents_in_a_row(5, pause_ms=QUIET_MS)
+    assert [1000] * 5 == incidents_in_a_row(5, pause_ms=FORGIVE_AFTER_MS)
 
 
 def test_the_policys_cap_holds_for_the_curve_too() -> None:
@@ -253,7 +259,7 @@ def test_a_paced_lane_is_open_when_it_said_it_would_be(rate_per_s: float, burst:
     """Who sleeps until then does not have to sleep again."""
     policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
     state = FRESH
-    while (shut := shut_until(state, policy, NOW_MS)) is None:
+    while (shut := closed_until(state, policy, NOW_MS)) is None:
         state = started(state, policy, NOW_MS)
 
     assert shut.until_ms - NOW_MS <= 1000 / rate_per_s + 1
@@ -265,22 +271,22 @@ def test_an_open_breaker_parks_the_lane_then_lets_exactly_one_through() -> None:
     """The probe must end before another fetch may start."""
     state, then_ms = failed(FRESH, 2), NOW_MS + 30_000
 
-    assert Shut(then_ms, Why.BREAKER) == admit(state, FRAGILE, 0, then_ms - 1)
+    assert Closed(then_ms, WaitReason.BREAKER) == admit(state, FRAGILE, 0, then_ms - 1)
     assert goes(state, FRAGILE, 0, then_ms)
     state = started(state, FRAGILE, then_ms)
     assert state.breaker is Breaker.HALF_OPEN
-    assert isinstance(admit(state, FRAGILE, 1, then_ms), Full)
+    assert isinstance(admit(state, FRAGILE, 1, then_ms), Saturated)
 
 
 def test_no_probe_goes_out_beside_fetches_from_before() -> None:
     """Their answers would be taken for the probe's."""
-    assert isinstance(admit(failed(FRESH, 2), FRAGILE, 1, NOW_MS + 30_000), Full)
+    assert isinstance(admit(failed(FRESH, 2), FRAGILE, 1, NOW_MS + 30_000), Saturated)
 
 
 def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
     """A deploy in the middle of a probe does not park a lane for ever."""
     probing = started(failed(FRESH, 2), FRAGILE, NOW_MS + 30_000)
-    told_nothing = after(probing, Seen.NOTHING, NOW_MS + 31_000)
+    told_nothing = after(probing, HostSignal.NOTHING, NOW_MS + 31_000)
 
     assert goes(told_nothing, FRAGILE, 0, NOW_MS + 31_000)
 
@@ -288,15 +294,15 @@ def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
 @pytest.mark.parametrize(
     ("seen", "failures"),
     [
-        (Seen.ANSWERED, 0),
-        (Seen.NOTHING, 1),
-        (Seen.FAILED, 2),
-        (Seen.TIMED_OUT, 2),
-        (Seen.NAMELESS, 2),
-        (Seen.REFUSED, 2),
+        (HostSignal.ANSWERED, 0),
+        (HostSignal.NOTHING, 1),
+        (HostSignal.FAILED, 2),
+        (HostSignal.TIMED_OUT, 2),
+        (HostSignal.NAMELESS, 2),
+        (HostSignal.REFUSED, 2),
     ],
 )
-def test_what_was_seen_counts_against_the_host_or_not(seen: Seen, failures: int) -> None:
+def test_what_was_seen_counts_against_the_host_or_not(seen: HostSignal, failures: int) -> None:
     """After one failure: an answer clears it, our own faults leave it, a 503 that says no time adds to it."""
     assert failures == after(failed(FRESH), seen).failures
 
@@ -306,7 +312,7 @@ def test_throttles_never_open_the_breaker(asked: list[float | None]) -> None:
     """A host that throttles is alive; it is cooling, not broken."""
     state = failed(FRESH)
     for asked_s in asked:
-        state = after(state, Seen.REFUSED, throttle=True)
+        state = after(state, HostSignal.REFUSED, throttle=True)
         state = throttled(state, FRAGILE, asked_s, NOW_MS, 0.0)
 
         assert state.failures == 0
@@ -341,13 +347,13 @@ def test_as_many_as_was_learnt_may_be_in_flight(state: GateState, most: int) -> 
     """Within 2 and 20 here; a host that may be ill gets one."""
     policy = LanePolicy(concurrency=Range(min=2, max=20))
 
-    assert most == room(state, policy)
-    assert isinstance(admit(state, policy, most - 1, NOW_MS), Go)
-    assert isinstance(admit(state, policy, most, NOW_MS), Full)
+    assert most == max_in_flight(state, policy)
+    assert isinstance(admit(state, policy, most - 1, NOW_MS), Admit)
+    assert isinstance(admit(state, policy, most, NOW_MS), Saturated)
 
 
-@pytest.mark.parametrize("seen", Seen)
-def test_a_concurrency_that_is_given_is_not_learnt(seen: Seen) -> None:
+@pytest.mark.parametrize("seen", HostSignal)
+def test_a_concurrency_that_is_given_is_not_learnt(seen: HostSignal) -> None:
     """Whatever was seen."""
     assert Limit() == after(FRESH, seen).limit
 
@@ -356,16 +362,16 @@ def test_a_paused_lane_starts_nothing() -> None:
     """Until the policy says otherwise."""
     paused = LanePolicy(paused=True)
 
-    assert isinstance(admit(FRESH, paused, 0, NOW_MS), Shut)
-    assert Why.PAUSED is admit(FRESH, paused, 0, NOW_MS)[1]  # type: ignore[misc]
+    assert isinstance(admit(FRESH, paused, 0, NOW_MS), Closed)
+    assert WaitReason.PAUSED is admit(FRESH, paused, 0, NOW_MS)[1]  # type: ignore[misc]
 
 
-def outage(seen: Seen, policy: LanePolicy) -> tuple[float, GateState]:
+def outage(seen: HostSignal, policy: LanePolicy) -> tuple[float, GateState]:
     """After how many seconds a host that was only ever seen so is dead."""
     state, now_ms = FRESH, NOW_MS
-    while not dead(state, policy, now_ms):
+    while not is_dead(state, policy, now_ms):
         assert now_ms < NOW_MS + 24 * 3_600_000
-        shut = shut_until(state, policy, now_ms)
+        shut = closed_until(state, policy, now_ms)
         now_ms = shut.until_ms if shut else now_ms
         state = after(started(state, policy, now_ms), seen, now_ms, policy)
     return (now_ms - NOW_MS) / 1000, state
@@ -373,44 +379,46 @@ def outage(seen: Seen, policy: LanePolicy) -> tuple[float, GateState]:
 
 @pytest.mark.parametrize(
     ("seen", "least_s", "most_s"),
-    [(Seen.FAILED, 3600, 4200), (Seen.TIMED_OUT, 3600, 4200), (Seen.NAMELESS, 60, 120)],
+    [(HostSignal.FAILED, 3600, 4200), (HostSignal.TIMED_OUT, 3600, 4200), (HostSignal.NAMELESS, 60, 120)],
 )
-def test_a_host_that_gives_no_answer_is_dead_in_the_end(seen: Seen, least_s: float, most_s: float) -> None:
+def test_a_host_that_gives_no_answer_is_dead_in_the_end(
+    seen: HostSignal, least_s: float, most_s: float
+) -> None:
     """At the first probe after give_up_s; much sooner where there is no such name."""
     dead_after_s, state = outage(seen, LanePolicy())
 
     assert least_s <= dead_after_s <= most_s
-    assert (seen is Seen.NAMELESS) is state.nameless
+    assert (seen is HostSignal.NAMELESS) is state.nameless
 
 
 def test_one_answer_brings_a_dead_host_back() -> None:
     """The next outage has all the time again."""
-    _, state = outage(Seen.FAILED, LanePolicy())
+    _, state = outage(HostSignal.FAILED, LanePolicy())
     now_ms = state.open_until_ms
-    back = after(started(state, LanePolicy(), now_ms), Seen.ANSWERED, now_ms, LanePolicy())
+    back = after(started(state, LanePolicy(), now_ms), HostSignal.ANSWERED, now_ms, LanePolicy())
     down_again = failed(back, 2, now_ms)
 
-    assert not dead(back, FRAGILE, now_ms)
+    assert not is_dead(back, FRAGILE, now_ms)
     assert Breaker.OPEN is down_again.breaker
-    assert not dead(down_again, FRAGILE, now_ms + 3_599_999)
+    assert not is_dead(down_again, FRAGILE, now_ms + 3_599_999)
 
 
 def test_a_name_that_is_there_again_gets_the_longer_time() -> None:
     """What was last seen decides."""
-    state = failed(after(FRESH, Seen.NAMELESS))
+    state = failed(after(FRESH, HostSignal.NAMELESS))
     then_ms = NOW_MS + 61_000
 
-    assert not dead(state, FRAGILE, then_ms)
-    assert dead(after(failed(FRESH), Seen.NAMELESS), FRAGILE, then_ms)
+    assert not is_dead(state, FRAGILE, then_ms)
+    assert is_dead(after(failed(FRESH), HostSignal.NAMELESS), FRAGILE, then_ms)
 
 
 def test_the_last_five_answers_are_kept() -> None:
     """For whoever asks how a lane is doing; what we did ourselves is no answer."""
     state = FRESH
     for number in range(8):
-        signal = Signal(Seen.ANSWERED, NOW_MS, 1, what=str(200 + number))
-        state = saw(state, PLAIN, signal, NOW_MS + number, 0.0)
-    after_ours = after(state, Seen.NOTHING)
+        signal = Observation(HostSignal.ANSWERED, NOW_MS, 1, what=str(200 + number))
+        state = attempt_ended(state, PLAIN, signal, NOW_MS + number, 0.0)
+    after_ours = after(state, HostSignal.NOTHING)
 
     assert ["203", "204", "205", "206", "207"] == [said.what for said in state.answers]
     assert state == after_ours
@@ -444,15 +452,15 @@ class Host:
             assert self.in_flight <= (1 if self.parked else self.policy.most_at_once)
             assert self.now_ms >= max(self.quiet_until_ms, self.parked_until_ms)
 
-    def end(self, seen: Seen, *, throttle: bool = False) -> None:
+    def end(self, seen: HostSignal, *, throttle: bool = False) -> None:
         """One ends."""
         if not self.in_flight:
             return
         self.in_flight -= 1
         self.state = after(self.state, seen, self.now_ms, self.policy, throttle=throttle)
-        if seen is Seen.NOTHING or (self.parked and not self.probing):
+        if seen is HostSignal.NOTHING or (self.parked and not self.probing):
             return
-        self.failures = 0 if throttle or seen is Seen.ANSWERED else self.failures + 1
+        self.failures = 0 if throttle or seen is HostSignal.ANSWERED else self.failures + 1
         self.parked = self.failures >= self.policy.breaker_failures
         self.probing = False
         self.times_parked = self.times_parked + 1 if self.parked else 0
@@ -463,7 +471,7 @@ class Host:
         """One ends with a throttle."""
         if not self.in_flight:
             return
-        self.end(Seen.REFUSED, throttle=True)
+        self.end(HostSignal.REFUSED, throttle=True)
         self.state = throttled(self.state, self.policy, asked_s, self.now_ms, 0.0)
         if asked_s is not None or self.now_ms >= self.quiet_until_ms:
             quiet_ms = int((asked_s or 1.0) * 1000)
@@ -473,7 +481,7 @@ class Host:
 EVENTS = st.one_of(
     st.just(("start", None)),
     st.tuples(st.just("wait"), st.integers(1, 5000)),
-    st.tuples(st.just("end"), st.sampled_from(Seen)),
+    st.tuples(st.just("end"), st.sampled_from(HostSignal)),
     st.tuples(st.just("throttle"), st.none() | st.floats(0.001, 10)),
 )
 
@@ -498,11 +506,11 @@ def test_no_order_of_events_breaks_a_promise(
 @given(STATES, st.integers(0, 10))
 def test_a_lane_left_alone_opens_when_it_says(state: GateState, in_flight: int) -> None:
     """No state shuts a lane for ever."""
-    shut = shut_until(state, PLAIN, 0)
+    shut = closed_until(state, PLAIN, 0)
     opens_ms = shut.until_ms if shut else 0
 
-    assert shut_until(state, PLAIN, opens_ms) is None
-    assert not isinstance(admit(state, PLAIN, in_flight, opens_ms), Shut)
+    assert closed_until(state, PLAIN, opens_ms) is None
+    assert not isinstance(admit(state, PLAIN, in_flight, opens_ms), Closed)
 
 
 @given(STATES, MOMENTS_MS)
@@ -510,9 +518,9 @@ def test_what_was_let_through_is_held_up_by_quiet_an_open_breaker_or_a_pause(
     state: GateState, now_ms: int
 ) -> None:
     """And by nothing that its own start has counted: whoever is held up could not start either."""
-    until_ms = held_up_until(state, PACED, now_ms)
+    until_ms = blocked_until_ms(state, PACED, now_ms)
 
     assert until_ms == 0 or until_ms > now_ms
-    assert not until_ms or isinstance(admit(state, PACED, 0, now_ms), Shut)
-    assert held_up_until(started(FRESH, PACED, now_ms), PACED, now_ms) == 0
-    assert held_up_until(FRESH, LanePolicy(paused=True), now_ms) > now_ms
+    assert not until_ms or isinstance(admit(state, PACED, 0, now_ms), Closed)
+    assert blocked_until_ms(started(FRESH, PACED, now_ms), PACED, now_ms) == 0
+    assert blocked_until_ms(FRESH, LanePolicy(paused=True), now_ms) > now_ms

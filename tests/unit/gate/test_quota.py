@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.gate.gate import Go, Shut, Why, admit, started, told
+from fetchfleet.worker.gate.gate import Admit, Closed, WaitReason, admit, quota_received, started
 from fetchfleet.worker.gate.quota import MAX_WINDOW_S, Quota, quota_of
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.policy.model import LanePolicy
@@ -183,7 +183,7 @@ def starts_ms(state: GateState, policy: LanePolicy, for_ms: int, in_flight: int 
     now_ms = NOW_MS
     while now_ms < NOW_MS + for_ms and len(starts) < 1000:
         verdict = admit(state, policy, in_flight, now_ms)
-        if isinstance(verdict, Shut):
+        if isinstance(verdict, Closed):
             now_ms = verdict.until_ms
         else:
             state = started(state, policy, now_ms)
@@ -204,7 +204,7 @@ def test_never_more_start_in_the_window_than_remain(
     traffic: int, remaining: int, window_s: float, in_flight: int
 ) -> None:
     """Whatever the lane's pace was before; what is in flight may not have been counted yet."""
-    state = told(busy(traffic), Quota(remaining, window_s), in_flight, NOW_MS)
+    state = quota_received(busy(traffic), Quota(remaining, window_s), in_flight, NOW_MS)
 
     assert len(starts_ms(state, POLICY, int(window_s * 1000))) <= max(0, remaining - in_flight)
 
@@ -216,18 +216,18 @@ def test_a_host_that_counts_is_never_asked_for_more_than_it_gives(
     """A host of so many a minute that says with each answer what remains: it never has to refuse."""
     window_ms, policy = 60_000, LanePolicy(concurrency=parallel)
     state, now_ms, counted, ends = busy(traffic), NOW_MS, 1, list[int]()
-    state = told(state, Quota(limit - counted, window_ms / 1000), 0, now_ms)
+    state = quota_received(state, Quota(limit - counted, window_ms / 1000), 0, now_ms)
     while now_ms < NOW_MS + window_ms:
         verdict = admit(state, policy, len(ends), now_ms)
-        if isinstance(verdict, Go):
+        if isinstance(verdict, Admit):
             state, counted = started(state, policy, now_ms), counted + 1
             ends.append(now_ms + latency_ms)
             continue
-        now_ms = min([*ends, *([verdict.until_ms] if isinstance(verdict, Shut) else [])])
+        now_ms = min([*ends, *([verdict.until_ms] if isinstance(verdict, Closed) else [])])
         while ends and ends[0] <= now_ms < NOW_MS + window_ms:
             ends.pop(0)
             left_s = (NOW_MS + window_ms - now_ms) / 1000
-            state = told(state, Quota(max(0, limit - counted), left_s), len(ends), now_ms)
+            state = quota_received(state, Quota(max(0, limit - counted), left_s), len(ends), now_ms)
 
     assert counted <= limit
 
@@ -237,14 +237,14 @@ def test_nothing_slows_while_the_lanes_own_pace_keeps_within_what_remains(
     remaining: int, *, spaced: bool
 ) -> None:
     """Ten in the last ten seconds are sixty in a minute."""
-    state = told(busy(10), Quota(remaining, 60.0), 0, NOW_MS)
+    state = quota_received(busy(10), Quota(remaining, 60.0), 0, NOW_MS)
 
-    assert spaced is isinstance(admit(state, POLICY, 0, NOW_MS), Shut)
+    assert spaced is isinstance(admit(state, POLICY, 0, NOW_MS), Closed)
 
 
 def test_what_remains_is_spread_over_the_window() -> None:
     """Six for a minute, to a lane that has just started ten: one every ten seconds."""
-    state = told(busy(10), Quota(6, 60.0), 0, NOW_MS)
+    state = quota_received(busy(10), Quota(6, 60.0), 0, NOW_MS)
 
     assert [10_000, 20_000, 30_000, 40_000, 50_000] == starts_ms(state, POLICY, 60_000)
 
@@ -252,39 +252,39 @@ def test_what_remains_is_spread_over_the_window() -> None:
 def test_none_left_shuts_the_lane_until_the_window_ends() -> None:
     """And not a ms longer, though the lane is paced too."""
     policy = LanePolicy(rate_per_s=5)
-    state = told(started(GateState(), policy, NOW_MS), Quota(0, 30.0), 0, NOW_MS)
+    state = quota_received(started(GateState(), policy, NOW_MS), Quota(0, 30.0), 0, NOW_MS)
 
-    assert Shut(NOW_MS + 30_000, Why.QUOTA) == admit(state, policy, 0, NOW_MS + 29_999)
-    assert isinstance(admit(state, policy, 0, NOW_MS + 30_000), Go)
+    assert Closed(NOW_MS + 30_000, WaitReason.QUOTA) == admit(state, policy, 0, NOW_MS + 29_999)
+    assert isinstance(admit(state, policy, 0, NOW_MS + 30_000), Admit)
 
 
 def test_what_is_in_flight_is_not_given_out_twice() -> None:
     """Five remain, five are under way."""
-    state = told(busy(5), Quota(5, 30.0), 5, NOW_MS)
+    state = quota_received(busy(5), Quota(5, 30.0), 5, NOW_MS)
 
-    assert Shut(NOW_MS + 30_000, Why.QUOTA) == admit(state, POLICY, 5, NOW_MS)
+    assert Closed(NOW_MS + 30_000, WaitReason.QUOTA) == admit(state, POLICY, 5, NOW_MS)
 
 
 def test_a_quota_ends_with_its_window() -> None:
     """The last start in it holds nothing back after it, at whatever interval, paced or not."""
     policy = LanePolicy(rate_per_s=100)
-    state = told(busy(10), Quota(1, 600.0), 0, NOW_MS)
+    state = quota_received(busy(10), Quota(1, 600.0), 0, NOW_MS)
     state = started(state, policy, NOW_MS + 599_000)
 
-    assert isinstance(admit(state, policy, 0, NOW_MS + 600_000), Go)
+    assert isinstance(admit(state, policy, 0, NOW_MS + 600_000), Admit)
 
 
 def test_a_newer_word_of_the_host_replaces_the_older() -> None:
     """More again, after a purchase perhaps: nothing of the spacing is left."""
-    state = told(busy(10), Quota(0, 600.0), 0, NOW_MS)
-    state = told(state, Quota(10_000, 600.0), 0, NOW_MS + 1)
+    state = quota_received(busy(10), Quota(0, 600.0), 0, NOW_MS)
+    state = quota_received(state, Quota(10_000, 600.0), 0, NOW_MS + 1)
 
-    assert isinstance(admit(state, POLICY, 0, NOW_MS + 1), Go)
+    assert isinstance(admit(state, POLICY, 0, NOW_MS + 1), Admit)
 
 
 def test_a_policy_may_say_that_quotas_are_not_heeded() -> None:
     """Also one that was learnt while they were."""
     heedless = LanePolicy(concurrency=50, quota=False)
-    state = told(busy(10), Quota(0, 600.0), 0, NOW_MS)
+    state = quota_received(busy(10), Quota(0, 600.0), 0, NOW_MS)
 
-    assert isinstance(admit(state, heedless, 0, NOW_MS), Go)
+    assert isinstance(admit(state, heedless, 0, NOW_MS), Admit)

@@ -7,11 +7,18 @@ from hypothesis import strategies as st
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.urls import origin_of_url
-from fetchfleet.worker.fetch.rules.decide import Again, Finish, Host, put_off
-from fetchfleet.worker.fetch.rules.outcome import Answered, Broke
+from fetchfleet.worker.fetch.rules.decide import Finish, HostState, Retry, defer_for_robots
+from fetchfleet.worker.fetch.rules.outcome import Answered, Failed
 from fetchfleet.worker.gate import gate, robots_rules
-from fetchfleet.worker.gate.gate import Go, Shut, Why
-from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, MAX_BYTES, Kept, Known, Means, Rules
+from fetchfleet.worker.gate.gate import Admit, Closed, WaitReason
+from fetchfleet.worker.gate.robots_rules import (
+    ALLOW_ALL,
+    MAX_BYTES,
+    CachedRobots,
+    KnownRobots,
+    RobotsRules,
+    RobotsStatus,
+)
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
@@ -21,9 +28,9 @@ OBEY = LanePolicy(robots="obey")
 ENTRY = Entry(id="0123456789abcdef-00000000", deadline_ms=NOW_MS + 60_000, fetch=Fetch(url="http://a/x"))
 
 
-def rules(text: str, token: str = "fetchfleet") -> Rules:
+def rules(text: str, token: str = "fetchfleet") -> RobotsRules:
     """The rules of a text, the way a worker comes to them."""
-    return Rules(robots_rules.groups_for(token, text), token)
+    return RobotsRules(robots_rules.groups_for(token, text), token)
 
 
 def allows(text: str, path: str, token: str = "fetchfleet") -> bool:
@@ -113,9 +120,9 @@ def test_a_crawl_delay_is_kept_within_a_minute(said: str, delay_s: float) -> Non
 @given(st.binary(max_size=300))
 def test_no_body_is_too_strange(body: bytes) -> None:
     """Whatever bytes come, they are rules of some kind."""
-    kept = robots_rules.kept_of("fetchfleet", 200, body, NOW_MS)
+    kept = robots_rules.cached_of("fetchfleet", 200, body, NOW_MS)
 
-    assert isinstance(Rules(kept.groups, kept.token).allows("http://a/x"), bool)
+    assert isinstance(RobotsRules(kept.groups, kept.token).allows("http://a/x"), bool)
 
 
 @given(
@@ -126,7 +133,7 @@ def test_no_body_is_too_strange(body: bytes) -> None:
 def test_what_is_kept_says_the_same_as_the_whole(lines: list[str]) -> None:
     """The groups that are left out are those that do not count."""
     text = "\n".join(lines)
-    whole = Rules(text, "us")
+    whole = RobotsRules(text, "us")
 
     for path in ("/x", "/x/y", "/z"):
         assert whole.allows(f"http://a{path}") is allows(text, path, "us")
@@ -146,21 +153,21 @@ def test_a_line_that_was_cut_is_no_line() -> None:
 @pytest.mark.parametrize(
     ("status", "means"),
     [
-        (200, Means.RULES),
-        (206, Means.RULES),
-        (301, Means.NONE),
-        (304, Means.NONE),
-        (401, Means.NONE),
-        (404, Means.NONE),
-        (410, Means.NONE),
-        (429, Means.WAIT),
-        (500, Means.WAIT),
-        (503, Means.WAIT),
+        (200, RobotsStatus.RULES),
+        (206, RobotsStatus.RULES),
+        (301, RobotsStatus.NONE),
+        (304, RobotsStatus.NONE),
+        (401, RobotsStatus.NONE),
+        (404, RobotsStatus.NONE),
+        (410, RobotsStatus.NONE),
+        (429, RobotsStatus.WAIT),
+        (500, RobotsStatus.WAIT),
+        (503, RobotsStatus.WAIT),
     ],
 )
-def test_a_status_says_whether_to_read_to_go_or_to_wait(status: int, means: Means) -> None:
+def test_a_status_says_whether_to_read_to_go_or_to_wait(status: int, means: RobotsStatus) -> None:
     """RFC 9309 §2.3.1, and a 429 is a host that has too much to do."""
-    assert means is robots_rules.meaning(status)
+    assert means is robots_rules.status_of(status)
 
 
 @pytest.mark.parametrize(
@@ -174,16 +181,18 @@ def test_we_are_known_by_our_product_token(user_agent: str, token: str) -> None:
 
 def test_an_answer_is_kept_for_a_day_at_most() -> None:
     """And that there is none for an hour."""
-    there = robots_rules.kept_of("us", 200, b"User-agent: us\nDisallow: /", NOW_MS)
-    none = robots_rules.kept_of("us", 404, b"<html>", NOW_MS)
+    there = robots_rules.cached_of("us", 200, b"User-agent: us\nDisallow: /", NOW_MS)
+    none = robots_rules.cached_of("us", 404, b"<html>", NOW_MS)
 
-    assert there == Kept(token="us", groups="User-agent: us\nDisallow: /", until_ms=NOW_MS + 24 * 3600 * 1000)
-    assert none == Kept(token="us", groups="", until_ms=NOW_MS + 3600 * 1000)
+    assert there == CachedRobots(
+        token="us", groups="User-agent: us\nDisallow: /", until_ms=NOW_MS + 24 * 3600 * 1000
+    )
+    assert none == CachedRobots(token="us", groups="", until_ms=NOW_MS + 3600 * 1000)
 
 
 def test_what_was_saved_is_believed_only_if_it_is_ours_and_fresh() -> None:
     """Other workers may have another name, and nothing in Redis is trusted."""
-    kept = Kept(token="us", groups="", until_ms=NOW_MS + 1000)
+    kept = CachedRobots(token="us", groups="", until_ms=NOW_MS + 1000)
     text = robots_rules.to_json(kept)
 
     assert kept == robots_rules.from_json(text, "us", NOW_MS)
@@ -196,7 +205,7 @@ def test_what_was_saved_is_believed_only_if_it_is_ours_and_fresh() -> None:
 
 def test_what_is_known_of_an_origin_ends() -> None:
     """Until its time is over; the longest delay holds for the host."""
-    known = Known()
+    known = KnownRobots()
     slow = rules("User-agent: *\nCrawl-delay: 3")
     known.learn("http://a", slow, NOW_MS + 1)
     known.learn("https://a", ALLOW_ALL, NOW_MS + 1)
@@ -224,38 +233,39 @@ def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
 def test_a_crawl_delay_spaces_starts() -> None:
     """From the asking on, whatever burst the policy allows; and not where the policy ignores it."""
     policy = LanePolicy(robots="obey", rate_per_s=100, burst=50)
-    state = gate.spaced(GateState(), 2.0, NOW_MS)
+    state = gate.crawl_delay_learnt(GateState(), 2.0, NOW_MS)
 
-    assert Shut(NOW_MS + 2000, Why.PACING) == gate.admit(state, policy, 0, NOW_MS)
+    assert Closed(NOW_MS + 2000, WaitReason.RATE_LIMIT) == gate.admit(state, policy, 0, NOW_MS)
     state = gate.started(state, policy, NOW_MS + 2000)
-    assert Shut(NOW_MS + 4000, Why.PACING) == gate.admit(state, policy, 0, NOW_MS + 2001)
-    assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS + 2001), Go)
+    assert Closed(NOW_MS + 4000, WaitReason.RATE_LIMIT) == gate.admit(state, policy, 0, NOW_MS + 2001)
+    assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS + 2001), Admit)
 
 
 def test_the_policys_own_pace_holds_where_it_is_slower() -> None:
     """A crawl delay never makes a lane faster."""
     policy = LanePolicy(robots="obey", rate_per_s=0.1)
-    state = gate.started(gate.spaced(GateState(), 2.0, 0), policy, NOW_MS)
+    state = gate.started(gate.crawl_delay_learnt(GateState(), 2.0, 0), policy, NOW_MS)
 
-    assert Shut(NOW_MS + 10_000, Why.PACING) == gate.admit(state, policy, 0, NOW_MS)
+    assert Closed(NOW_MS + 10_000, WaitReason.RATE_LIMIT) == gate.admit(state, policy, 0, NOW_MS)
 
 
 def test_a_delay_that_somebody_knew_costs_the_first_fetch_nothing() -> None:
     """Nothing was asked just now."""
-    assert isinstance(gate.admit(gate.spaced(GateState(), 2.0, 0), OBEY, 0, NOW_MS), Go)
+    assert isinstance(gate.admit(gate.crawl_delay_learnt(GateState(), 2.0, 0), OBEY, 0, NOW_MS), Admit)
 
 
 def test_a_host_that_does_not_say_is_kept_out_of_for_longer_each_time() -> None:
     """As long as a retry would wait, and no fetch goes meanwhile."""
     waits = [
-        gate.kept_out(GateState(failures=n), OBEY, NOW_MS, 0.0).robots_until_ms - NOW_MS for n in (1, 2, 3, 9)
+        gate.robots_unavailable(GateState(failures=n), OBEY, NOW_MS, 0.0).robots_until_ms - NOW_MS
+        for n in (1, 2, 3, 9)
     ]
-    state = gate.kept_out(GateState(failures=1), OBEY, NOW_MS, 0.0)
+    state = gate.robots_unavailable(GateState(failures=1), OBEY, NOW_MS, 0.0)
 
     assert [1000, 2000, 4000, 60_000] == waits
-    assert Shut(NOW_MS + 1000, Why.ROBOTS) == gate.admit(state, OBEY, 0, NOW_MS + 999)
-    assert isinstance(gate.admit(state, OBEY, 0, NOW_MS + 1000), Go)
-    assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS), Go)
+    assert Closed(NOW_MS + 1000, WaitReason.ROBOTS) == gate.admit(state, OBEY, 0, NOW_MS + 999)
+    assert isinstance(gate.admit(state, OBEY, 0, NOW_MS + 1000), Admit)
+    assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS), Admit)
 
 
 @pytest.mark.parametrize(
@@ -264,28 +274,28 @@ def test_a_host_that_does_not_say_is_kept_out_of_for_longer_each_time() -> None:
         (Answered(status=503), Reason.HTTP_STATUS, 0),
         (Answered(status=429), Reason.THROTTLED, 1),
         (Answered(status=503, wait_s=9), Reason.THROTTLED, 1),
-        (Broke(reason=Reason.CONNECT), Reason.CONNECT, 0),
+        (Failed(reason=Reason.CONNECT), Reason.CONNECT, 0),
     ],
 )
 def test_waiting_for_a_robots_txt_charges_no_attempt(
-    happened: Answered | Broke, reason: Reason, throttles: int
+    happened: Answered | Failed, reason: Reason, throttles: int
 ) -> None:
     """Nothing was asked of the fetch's own URL."""
-    again = put_off(ENTRY, happened, NOW_MS, Host(opens_ms=NOW_MS + 3000))
+    again = defer_for_robots(ENTRY, happened, NOW_MS, HostState(opens_ms=NOW_MS + 3000))
 
-    assert isinstance(again, Again)
+    assert isinstance(again, Retry)
     assert (3.0, reason) == (again.wait_s, again.reason)
     assert (0, throttles, reason) == (again.entry.attempts, again.entry.throttles, again.entry.last)
 
 
 def test_a_wait_for_a_robots_txt_ends() -> None:
     """With the host, or with the fetch's own deadline."""
-    broke = Broke(reason=Reason.CONNECT)
+    broke = Failed(reason=Reason.CONNECT)
 
-    assert put_off(ENTRY, broke, NOW_MS, Host(dead=True)) == Finish(
+    assert defer_for_robots(ENTRY, broke, NOW_MS, HostState(dead=True)) == Finish(
         outcome=Outcome.FAILED, reason=Reason.HOST_DEAD
     )
-    assert put_off(ENTRY, broke, NOW_MS, Host(opens_ms=ENTRY.deadline_ms)) == Finish(
+    assert defer_for_robots(ENTRY, broke, NOW_MS, HostState(opens_ms=ENTRY.deadline_ms)) == Finish(
         outcome=Outcome.FAILED, reason=Reason.DEADLINE
     )
 

@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from fetchfleet.worker.gate.gate import PAUSE_LOOK_MS, Why
-from fetchfleet.worker.gate.state import Breaker, GateState, Said
+from fetchfleet.worker.gate.gate import PAUSE_LOOK_MS, WaitReason
+from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAnswer
 from fetchfleet.worker.inspect.explain import judged, ordinal, why_shut
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.policy.model import LanePolicy, Range
@@ -15,8 +15,13 @@ WAITING = LaneSnapshot("a.example", 0, 3, "", 0.0)
 BUSY = replace(WAITING, in_flight=2)
 POLICY = LanePolicy(concurrency=2)
 OPEN = GateState()
-COOLING = GateState(cool_until_ms=LATER_MS, answers=(Said(1, "200"), Said(2, "503"), Said(3, "404")))
-BROKEN = GateState(breaker=Breaker.OPEN, open_until_ms=LATER_MS, opens=2, answers=(Said(1, "connect"),))
+COOLING = GateState(
+    cool_until_ms=LATER_MS,
+    answers=(RecordedAnswer(1, "200"), RecordedAnswer(2, "503"), RecordedAnswer(3, "404")),
+)
+BROKEN = GateState(
+    breaker=Breaker.OPEN, open_until_ms=LATER_MS, opens=2, answers=(RecordedAnswer(1, "connect"),)
+)
 PACED = GateState(paced_ms=float(LATER_MS))
 SPENT = GateState(paced_ms=float(LATER_MS), quota_until_ms=LATER_MS, quota_interval_ms=10.0)
 
@@ -88,25 +93,25 @@ def test_what_the_workers_say_counts_where_our_policy_knows_nothing() -> None:
 @pytest.mark.parametrize(
     ("why", "state", "words"),
     [
-        (Why.COOLING, COOLING, "asked for quiet by 503"),
-        (Why.COOLING, OPEN, "asked for quiet"),
-        (Why.BREAKER, BROKEN, "does not answer (connect); its breaker is open, 2nd time"),
-        (Why.BREAKER, replace(BROKEN, nameless=True), "its name does not exist"),
-        (Why.BREAKER, OPEN, "no answer"),
-        (Why.PACING, PACED, "name their file with --policy"),
-        (Why.QUOTA, SPENT, "RateLimit"),
-        (Why.PAUSED, OPEN, "fetchfleet resume"),
+        (WaitReason.COOL_DOWN, COOLING, "asked for quiet by 503"),
+        (WaitReason.COOL_DOWN, OPEN, "asked for quiet"),
+        (WaitReason.BREAKER, BROKEN, "does not answer (connect); its breaker is open, 2nd time"),
+        (WaitReason.BREAKER, replace(BROKEN, nameless=True), "its name does not exist"),
+        (WaitReason.BREAKER, OPEN, "no answer"),
+        (WaitReason.RATE_LIMIT, PACED, "name their file with --policy"),
+        (WaitReason.QUOTA, SPENT, "RateLimit"),
+        (WaitReason.PAUSED, OPEN, "fetchfleet resume"),
     ],
 )
-def test_each_reason_has_its_words(why: Why, state: GateState, words: str) -> None:
+def test_each_reason_has_its_words(why: WaitReason, state: GateState, words: str) -> None:
     """With the last answer that led to it, and what to do where there is something to do."""
     assert words in why_shut(why, state, POLICY)
 
 
 def test_a_pace_is_named_as_the_policy_has_it() -> None:
     """Whole rates without a fraction."""
-    assert "lets 5 fetches" in why_shut(Why.PACING, PACED, LanePolicy(rate_per_s=5.0))
-    assert "lets 0.5 fetches" in why_shut(Why.PACING, PACED, LanePolicy(rate_per_s=0.5))
+    assert "lets 5 fetches" in why_shut(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=5.0))
+    assert "lets 0.5 fetches" in why_shut(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=0.5))
 
 
 def test_a_pause_is_looked_at_again_before_long() -> None:

@@ -16,7 +16,7 @@ from fetchfleet.jobs.contract.conditions import (
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.worker.fetch.rules.validators import asking, validators_of
+from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.sink.index_entry import Record, Validators, from_json, to_json, usable
 
 URL = "http://a.example/x"
@@ -130,7 +130,7 @@ def test_a_record_that_cannot_be_sent_is_none(fields: dict[str, str]) -> None:
 def test_validators_are_sent_to_the_url_that_gave_them(url: str, known: bool) -> None:  # noqa: FBT001
     """And to no other, where they would mean nothing or tell something."""
     request = Hop("GET", url, (("X", "y"),))
-    asked = asking(request, RECORD if known else None)
+    asked = conditional(request, RECORD if known else None)
 
     assert is_conditional(asked.headers) == (known and url == URL)
     assert (asked.method, asked.url, asked.headers[:1]) == ("GET", url, request.headers)
@@ -140,7 +140,7 @@ def test_a_body_without_validators_is_asked_for_whole() -> None:
     """There is nothing to compare."""
     bare = Record(path="a", bytes=1, sha256="", stored_ms=1, url=URL)
 
-    assert Hop("GET", URL) == asking(Hop("GET", URL), bare)
+    assert Hop("GET", URL) == conditional(Hop("GET", URL), bare)
 
 
 @pytest.mark.parametrize(

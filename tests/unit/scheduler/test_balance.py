@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.scheduler.balance import LOOKS, SLACK, Fleet, Stay, look, share
+from fetchfleet.worker.scheduler.balance import LOOKS, SLACK, FleetLoad, HeldLane, balance, share
 
 STAYS = st.builds(
-    Stay,
+    HeldLane,
     lane=st.text("abcdefgh", min_size=3, max_size=6),
     token=st.integers(1, 1000),
     in_flight=st.integers(0, 4),
@@ -19,13 +19,13 @@ STAYS = st.builds(
     unwanted=st.booleans(),
 )
 HELD = st.lists(STAYS, max_size=30, unique_by=lambda stay: stay.lane)
-FLEETS = st.builds(Fleet, st.integers(0, 60), st.integers(0, 9))
+FLEETS = st.builds(FleetLoad, st.integers(0, 60), st.integers(0, 9))
 LAST = LOOKS - 1
 
 
-def plain(count: int) -> list[Stay]:
+def plain(count: int) -> list[HeldLane]:
     """So many lanes, one like the other."""
-    return [Stay(lane=f"{number}", token=number, in_flight=1) for number in range(count)]
+    return [HeldLane(lane=f"{number}", token=number, in_flight=1) for number in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -33,16 +33,16 @@ def plain(count: int) -> list[Stay]:
 )
 def test_a_share_is_what_all_would_have_and_a_lane_at_least(busy: int, workers: int, each: int) -> None:
     """Rounded up, so that the shares hold every lane."""
-    assert each == share(Fleet(busy, workers))
+    assert each == share(FleetLoad(busy, workers))
 
 
 @given(HELD, FLEETS, st.integers(0, LAST))
 def test_no_worker_gives_while_it_is_within_the_bound_nor_below_its_share(
-    held: list[Stay], fleet: Fleet, before: int
+    held: list[HeldLane], fleet: FleetLoad, before: int
 ) -> None:
     """Whatever it holds; when it gives it is left with its share exactly."""
     ours = [stay for stay in held if not stay.leaving and not stay.unwanted]
-    _, give = look(held, fleet, before)
+    _, give = balance(held, fleet, before)
 
     assert len(set(give)) == len(give)
     assert set(give) <= {stay.lane for stay in ours}
@@ -53,21 +53,21 @@ def test_no_worker_gives_while_it_is_within_the_bound_nor_below_its_share(
 
 
 @given(HELD, FLEETS)
-def test_too_many_are_given_back_at_the_second_look_in_a_row(held: list[Stay], fleet: Fleet) -> None:
+def test_too_many_are_given_back_at_the_second_look_in_a_row(held: list[HeldLane], fleet: FleetLoad) -> None:
     """The first only counts; a look that finds no more than the bound forgets it."""
     ours = [stay for stay in held if not stay.leaving and not stay.unwanted]
-    first = look(held, fleet, 0)
-    second = look(held, fleet, first.too_many)
+    first = balance(held, fleet, 0)
+    second = balance(held, fleet, first.too_many)
 
     assert [] == first.give
     assert bool(second.give) is (len(ours) > share(fleet) + SLACK)
-    assert 0 == look([], fleet, first.too_many).too_many
+    assert 0 == balance([], fleet, first.too_many).too_many
 
 
 @given(HELD, FLEETS)
-def test_what_goes_costs_no_more_than_what_stays(held: list[Stay], fleet: Fleet) -> None:
+def test_what_goes_costs_no_more_than_what_stays(held: list[HeldLane], fleet: FleetLoad) -> None:
     """What may not be repeated last, else what has the least in flight, of these the latest."""
-    give = set(look(held, fleet, LAST).give)
+    give = set(balance(held, fleet, LAST).give)
     price = {stay.lane: (stay.unrepeatable, stay.in_flight, -stay.token) for stay in held}
     kept = {stay.lane for stay in held if not stay.leaving and not stay.unwanted} - give
 
@@ -80,7 +80,7 @@ def test_a_lane_that_nobody_else_took_is_not_offered_again() -> None:
     """It would come back, and its work would have been cut short for nothing."""
     held = [stay._replace(unwanted=True) for stay in plain(20)]
 
-    assert [] == look(held, Fleet(20, 2), LAST).give
+    assert [] == balance(held, FleetLoad(20, 2), LAST).give
 
 
 class Workers:
@@ -90,7 +90,7 @@ class Workers:
         self.chance = random.Random(seed)
         self.lanes = plain(busy)
         self.due = list(self.lanes)
-        self.held: dict[int, list[Stay]] = {}
+        self.held: dict[int, list[HeldLane]] = {}
         self.counts: dict[int, int] = {}
         self.given = 0
 
@@ -106,10 +106,10 @@ class Workers:
 
     def second(self) -> None:
         """Each looks once; then what is due is handed over."""
-        fleet = Fleet(len(self.lanes), len(self.held))
+        fleet = FleetLoad(len(self.lanes), len(self.held))
         for worker in sorted(self.held, key=lambda _: self.chance.random()):
             mine = self.held[worker]
-            self.counts[worker], give = look(mine, fleet, self.counts[worker])
+            self.counts[worker], give = balance(mine, fleet, self.counts[worker])
             self.given += len(give)
             self.due += [stay for stay in mine if stay.lane in give]
             self.held[worker] = [stay for stay in mine if stay.lane not in give]

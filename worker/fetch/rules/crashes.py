@@ -15,7 +15,7 @@ def is_suspect(entry: Entry) -> bool:
     return entry.crashes == MAX_CRASHES - 1
 
 
-def must_be_noted(entry: Entry) -> bool:
+def needs_start_marker(entry: Entry) -> bool:
     """Whether its beginning is to be in Redis before it is begun, because much hangs on it after a crash."""
     return is_suspect(entry) or not may_repeat(entry)
 
@@ -32,7 +32,7 @@ def interrupted(entry: Entry) -> Entry:
 
 def _cut_off(entry: Entry, crashes: int) -> Entry:
     """What is known not to have been begun was not cut off: it costs nothing."""
-    if must_be_noted(entry) and not entry.begun:
+    if needs_start_marker(entry) and not entry.begun:
         return entry
     return msgspec.structs.replace(
         entry, interruptions=entry.interruptions + 1, crashes=entry.crashes + crashes, begun=False

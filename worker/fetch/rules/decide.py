@@ -10,16 +10,16 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.fetch.rules.outcome import (
+    AlreadyExists,
     Answered,
-    Broke,
-    Found,
-    Happened,
-    Held,
-    Moved,
+    AttemptOutcome,
+    Failed,
+    Interrupted,
+    Redirected,
     Stored,
     Unchanged,
-    asks_for_quiet,
     is_throttle,
+    throttle_of,
 )
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.backoff import full_jitter_s
@@ -43,7 +43,7 @@ EXISTS = Finish(outcome=Outcome.FAILED, reason=Reason.EXISTS)
 HOST_DEAD = Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
 
 
-class Again(msgspec.Struct, frozen=True, kw_only=True):
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """The fetch waits in its lane; entry holds the ledgers after this attempt."""
 
     entry: Entry
@@ -51,16 +51,16 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None
 
 
-class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+class MoveLane(msgspec.Struct, frozen=True, kw_only=True):
     """The fetch goes on in another lane."""
 
     entry: Entry
 
 
-Decision = Finish | Again | Transfer
+Decision = Finish | Retry | MoveLane
 
 
-class Host(msgspec.Struct, frozen=True, kw_only=True):
+class HostState(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate says of the host as a decision is made.
 
     opens_ms: when its lane opens; retry_ms: when its budget allows one more retry; dead: it gives no answer
@@ -74,17 +74,17 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 def decide(
     entry: Entry,
-    happened: Happened,
+    happened: AttemptOutcome,
     policy: LanePolicy,
     now_ms: int,
-    host: Host,
+    host: HostState,
     chance: float,
 ) -> Decision:
     """What becomes of the fetch; chance in [0, 1)."""
     match happened:
         case Stored():
             return Finish(outcome=Outcome.STORED)
-        case Unchanged() | Found() | Answered(status=304):
+        case Unchanged() | AlreadyExists() | Answered(status=304):
             return UNCHANGED
         case Answered(status=status, wait_s=wait_s) if is_throttle(status, wait_s):
             return _throttled(entry, now_ms, host.opens_ms)
@@ -93,27 +93,27 @@ def decide(
             return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, host, chance, may_repeat=may)
         case Answered():
             return Finish(outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS)
-        case Broke(final=True, reason=reason):
+        case Failed(final=True, reason=reason):
             return Finish(outcome=Outcome.FAILED, reason=reason)
-        case Broke(reason=reason, sent=sent):
+        case Failed(reason=reason, sent=sent):
             may = not sent or may_repeat(entry)
             return _failed(entry, reason, policy, now_ms, host, chance, may_repeat=may)
-        case Held(reason=reason, wait_s=wait_s):
+        case Interrupted(reason=reason, wait_s=wait_s):
             return _interrupted(entry, reason, now_ms, wait_s)
-        case Moved(hop=hop, hops=hops):
-            return Transfer(entry=msgspec.structs.replace(entry, hop=hop, hops=hops))
+        case Redirected(hop=hop, hops=hops):
+            return MoveLane(entry=msgspec.structs.replace(entry, hop=hop, hops=hops))
 
 
-def put_off(entry: Entry, happened: Happened, now_ms: int, host: Host) -> Decision:
+def defer_for_robots(entry: Entry, happened: AttemptOutcome, now_ms: int, host: HostState) -> Decision:
     """What becomes of a fetch whose host does not say what its robots.txt allows.
 
     No attempt is charged: nothing was asked of the fetch's own URL.
     """
     if host.dead:
         return Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
-    if asks_for_quiet(happened):
+    if throttle_of(happened):
         return _throttled(entry, now_ms, host.opens_ms)
-    reason = happened.reason if isinstance(happened, Broke) else Reason.HTTP_STATUS
+    reason = happened.reason if isinstance(happened, Failed) else Reason.HTTP_STATUS
     after = msgspec.structs.replace(entry, last=reason)
     return _unless_too_late(after, max(0, host.opens_ms - now_ms) / 1000, reason, now_ms)
 
@@ -141,7 +141,7 @@ def _failed(
     reason: Reason,
     policy: LanePolicy,
     now_ms: int,
-    host: Host,
+    host: HostState,
     chance: float,
     *,
     may_repeat: bool,
@@ -175,6 +175,6 @@ def _interrupted(entry: Entry, reason: Reason | None, now_ms: int, wait_s: float
 
 def _unless_too_late(entry: Entry, wait_s: float, reason: Reason | None, now_ms: int) -> Decision:
     if now_ms + wait_s * 1000 < entry.deadline_ms:
-        return Again(entry=entry, wait_s=wait_s, reason=reason)
+        return Retry(entry=entry, wait_s=wait_s, reason=reason)
     late = reason if reason in {Reason.THROTTLED, Reason.DISK} else Reason.DEADLINE
     return Finish(outcome=Outcome.FAILED, reason=late)

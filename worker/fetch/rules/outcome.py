@@ -4,7 +4,7 @@ import msgspec
 
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.model import Reason
-from fetchfleet.worker.gate.gate import Seen, Signal
+from fetchfleet.worker.gate.gate import HostSignal, Observation
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
     last_modified: str | None = None
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class AlreadyExists(msgspec.Struct, frozen=True, kw_only=True):
     """A file stands at the fetch's dest, and stays; status: of an answer whose body came all the same."""
 
     path: str
@@ -55,7 +55,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: float | None = None
 
 
-class Broke(msgspec.Struct, frozen=True, kw_only=True):
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """No usable answer came. sent: the request may have reached the host. final: trying again is vain.
 
     line: of the body, where that line is at fault.
@@ -69,7 +69,7 @@ class Broke(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
     """We stopped it ourselves, after the request may have reached the host: nobody's fault."""
 
     reason: Reason | None = None
@@ -77,7 +77,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
+class Redirected(msgspec.Struct, frozen=True, kw_only=True):
     """A redirect leads where other limits hold."""
 
     hop: Hop
@@ -85,7 +85,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     status: int
 
 
-Happened = Stored | Unchanged | Found | Answered | Broke | Held | Moved
+AttemptOutcome = Stored | Unchanged | AlreadyExists | Answered | Failed | Interrupted | Redirected
 
 
 def is_throttle(status: int, wait_s: float | None) -> bool:
@@ -93,64 +93,66 @@ def is_throttle(status: int, wait_s: float | None) -> bool:
     return status == 429 or (status == 503 and wait_s is not None)
 
 
-def asks_for_quiet(happened: Happened) -> Answered | None:
+def throttle_of(happened: AttemptOutcome) -> Answered | None:
     """The answer, if it is a throttle."""
     if isinstance(happened, Answered) and is_throttle(happened.status, happened.wait_s):
         return happened
     return None
 
 
-def seen_of(happened: Happened) -> Seen:
+def host_signal_of(happened: AttemptOutcome) -> HostSignal:
     """Whether the attempt counts for or against the host: a 4xx is an answer, our own faults nothing."""
     match happened:
         case Answered(status=status, wait_s=wait_s):
             if is_throttle(status, wait_s) or status == 503:
-                return Seen.REFUSED
-            return Seen.FAILED if status >= 500 else Seen.ANSWERED
-        case Broke(reason=reason):
-            return _BROKEN_SAYS.get(reason, Seen.FAILED)
-        case Held():
-            return Seen.NOTHING
-        case Stored() | Unchanged() | Found() | Moved():
-            return Seen.ANSWERED
+                return HostSignal.REFUSED
+            return HostSignal.FAILED if status >= 500 else HostSignal.ANSWERED
+        case Failed(reason=reason):
+            return _BROKEN_SAYS.get(reason, HostSignal.FAILED)
+        case Interrupted():
+            return HostSignal.NOTHING
+        case Stored() | Unchanged() | AlreadyExists() | Redirected():
+            return HostSignal.ANSWERED
 
 
-def signal_of(happened: Happened, started_ms: int, in_flight: int, latency_ms: float | None) -> Signal:
+def observation_of(
+    happened: AttemptOutcome, started_ms: int, in_flight: int, latency_ms: float | None
+) -> Observation:
     """What the attempt teaches the gate; latency_ms: until the head of the answer came."""
-    seen = seen_of(happened)
+    seen = host_signal_of(happened)
     match happened:
-        case Broke(reason=reason):
+        case Failed(reason=reason):
             what = reason.value
-        case Held():
+        case Interrupted():
             what = ""
         case _:
             what = str(happened.status)
-    good = latency_ms if seen is Seen.ANSWERED and not isinstance(happened, Broke) else None
-    throttle = asks_for_quiet(happened) is not None
-    return Signal(seen, started_ms, in_flight, good, what, throttle)
+    good = latency_ms if seen is HostSignal.ANSWERED and not isinstance(happened, Failed) else None
+    throttle = throttle_of(happened) is not None
+    return Observation(seen, started_ms, in_flight, good, what, throttle)
 
 
 _BROKEN_SAYS = {
-    Reason.BAD_DEST: Seen.ANSWERED,
-    Reason.BAD_ENCODING: Seen.ANSWERED,
-    Reason.BAD_LINE: Seen.ANSWERED,
-    Reason.CONNECT_TIMEOUT: Seen.TIMED_OUT,
-    Reason.DEADLINE: Seen.TIMED_OUT,
-    Reason.DIGEST_MISMATCH: Seen.ANSWERED,
-    Reason.DNS_NXDOMAIN: Seen.NAMELESS,
-    Reason.EGRESS_REFUSED: Seen.NOTHING,
-    Reason.EXISTS: Seen.ANSWERED,
-    Reason.FIRST_BYTE_TIMEOUT: Seen.TIMED_OUT,
-    Reason.INTERNAL: Seen.NOTHING,
-    Reason.NO_BODY_FILE: Seen.NOTHING,
-    Reason.POOL_TIMEOUT: Seen.NOTHING,
-    Reason.READ_TIMEOUT: Seen.TIMED_OUT,
-    Reason.REDIRECT_REFUSED: Seen.ANSWERED,
-    Reason.ROBOTS_DISALLOWED: Seen.ANSWERED,
-    Reason.TLS_TIMEOUT: Seen.TIMED_OUT,
-    Reason.TOO_LARGE: Seen.ANSWERED,
-    Reason.TOO_MANY_REDIRECTS: Seen.ANSWERED,
-    Reason.TOO_SLOW: Seen.TIMED_OUT,
-    Reason.TOTAL_TIMEOUT: Seen.TIMED_OUT,
-    Reason.WRITE_TIMEOUT: Seen.TIMED_OUT,
+    Reason.BAD_DEST: HostSignal.ANSWERED,
+    Reason.BAD_ENCODING: HostSignal.ANSWERED,
+    Reason.BAD_LINE: HostSignal.ANSWERED,
+    Reason.CONNECT_TIMEOUT: HostSignal.TIMED_OUT,
+    Reason.DEADLINE: HostSignal.TIMED_OUT,
+    Reason.DIGEST_MISMATCH: HostSignal.ANSWERED,
+    Reason.DNS_NXDOMAIN: HostSignal.NAMELESS,
+    Reason.EGRESS_REFUSED: HostSignal.NOTHING,
+    Reason.EXISTS: HostSignal.ANSWERED,
+    Reason.FIRST_BYTE_TIMEOUT: HostSignal.TIMED_OUT,
+    Reason.INTERNAL: HostSignal.NOTHING,
+    Reason.NO_BODY_FILE: HostSignal.NOTHING,
+    Reason.POOL_TIMEOUT: HostSignal.NOTHING,
+    Reason.READ_TIMEOUT: HostSignal.TIMED_OUT,
+    Reason.REDIRECT_REFUSED: HostSignal.ANSWERED,
+    Reason.ROBOTS_DISALLOWED: HostSignal.ANSWERED,
+    Reason.TLS_TIMEOUT: HostSignal.TIMED_OUT,
+    Reason.TOO_LARGE: HostSignal.ANSWERED,
+    Reason.TOO_MANY_REDIRECTS: HostSignal.ANSWERED,
+    Reason.TOO_SLOW: HostSignal.TIMED_OUT,
+    Reason.TOTAL_TIMEOUT: HostSignal.TIMED_OUT,
+    Reason.WRITE_TIMEOUT: HostSignal.TIMED_OUT,
 }

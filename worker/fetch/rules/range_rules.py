@@ -34,7 +34,7 @@ class Validator(NamedTuple):
     last_modified: str | None = None
 
 
-class Ranges(NamedTuple):
+class ContentRange(NamedTuple):
     """A Content-Range; first and last are None in a 416, total where it is not told."""
 
     first: int | None
@@ -48,7 +48,7 @@ class Append(NamedTuple):
     total_bytes: int
 
 
-class Verdict(Enum):
+class RangeVerdict(Enum):
     """What else an answer to the question for the rest of a body can be."""
 
     RESTART = "restart"
@@ -100,36 +100,36 @@ def validator_of(request: Hop, status: int, header: Header) -> Validator | None:
     return Validator(last_modified=modified) if _is_strong_date(modified, header("date")) else None
 
 
-def judged(note: PartNote, status: int, header: Header) -> Append | Verdict:
+def judged(note: PartNote, status: int, header: Header) -> Append | RangeVerdict:
     """What an answer to the question for the rest means."""
     if status == 206:
         return _partial(note, header)
     if 200 <= status < 300:
-        return Verdict.RESTART
+        return RangeVerdict.RESTART
     if status != 416:
-        return Verdict.NOTHING
+        return RangeVerdict.NOTHING
     found = content_range(header("content-range"))
     whole = found is not None and found.first is None and found.total == note.offset_bytes
     fits = whole and note.total_bytes in {None, note.offset_bytes} and _same_version(note, header)
-    return Verdict.COMPLETE if fits else Verdict.REFUSE
+    return RangeVerdict.COMPLETE if fits else RangeVerdict.REFUSE
 
 
-def content_range(value: str | None) -> Ranges | None:
+def content_range(value: str | None) -> ContentRange | None:
     """A Content-Range that makes sense, else None (RFC 9110 §14.4)."""
     found = _CONTENT_RANGE.fullmatch((value or "").strip())
     if found is None:
         return None
     first, last, total = (int(found[place]) if found[place] else None for place in (1, 2, 4))
     if first is None or last is None:
-        return Ranges(None, None, total) if total is not None else None
-    return None if last < first or (total is not None and last >= total) else Ranges(first, last, total)
+        return ContentRange(None, None, total) if total is not None else None
+    return None if last < first or (total is not None and last >= total) else ContentRange(first, last, total)
 
 
-def _partial(note: PartNote, header: Header) -> Append | Verdict:
+def _partial(note: PartNote, header: Header) -> Append | RangeVerdict:
     found = content_range(header("content-range"))
     kind = (header("content-type") or "").strip().lower()
     if found is None or found.first is None or found.last is None or kind.startswith("multipart/byteranges"):
-        return Verdict.REFUSE
+        return RangeVerdict.REFUSE
     total = found.total if found.total is not None else note.total_bytes
     whole = found.last + 1 if total is None else total
     fits = found.first == note.offset_bytes and found.last < whole and note.total_bytes in {None, whole}
@@ -138,7 +138,7 @@ def _partial(note: PartNote, header: Header) -> Append | Verdict:
     coded = (header("content-encoding") or "identity").lower() != "identity"
     if fits and framed and not coded and _same_version(note, header):
         return Append(whole)
-    return Verdict.REFUSE
+    return RangeVerdict.REFUSE
 
 
 def _same_version(note: PartNote, header: Header) -> bool:

@@ -3,8 +3,8 @@
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
 from fetchfleet.worker.fetch.rules.decide import RETRY_STATUSES, Finish
-from fetchfleet.worker.fetch.rules.outcome import Answered, Broke, Happened
-from fetchfleet.worker.gate.gate import Why
+from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed
+from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.policy.model import LanePolicy
 
 _DOWN = frozenset(
@@ -18,7 +18,7 @@ _DOWN = frozenset(
         Reason.HOST_DEAD,
     }
 )
-_SHUT_BY_THE_HOST = frozenset({Why.BREAKER, Why.COOLING, Why.ROBOTS})
+_SHUT_BY_THE_HOST = frozenset({WaitReason.BREAKER, WaitReason.COOL_DOWN, WaitReason.ROBOTS})
 
 
 def in_force(fetch: Fetch, policy: LanePolicy) -> bool:
@@ -26,7 +26,7 @@ def in_force(fetch: Fetch, policy: LanePolicy) -> bool:
     return fetch.method == "GET" and (fetch.fallback or policy.fallback) == "stale"
 
 
-def instead(entry: Entry, finish: Finish, happened: Happened, shut: Why | None) -> bool:
+def instead(entry: Entry, finish: Finish, happened: AttemptOutcome, shut: WaitReason | None) -> bool:
     """Whether the fetch ends because its host is down; shut: why its lane is, if it is.
 
     A host that answers with a 4xx is well, and what we refuse ourselves is nobody's fault.
@@ -42,7 +42,7 @@ def instead(entry: Entry, finish: Finish, happened: Happened, shut: Why | None) 
     return False
 
 
-def _is_failing(happened: Happened) -> bool:
-    if isinstance(happened, Broke):
+def _is_failing(happened: AttemptOutcome) -> bool:
+    if isinstance(happened, Failed):
         return happened.reason in _DOWN
     return isinstance(happened, Answered) and happened.status >= 500 and happened.status in RETRY_STATUSES

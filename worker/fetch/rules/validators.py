@@ -19,7 +19,7 @@ def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
     )
 
 
-def asking(request: Hop, known: Record | None) -> Hop:
+def conditional(request: Hop, known: Record | None) -> Hop:
     """The request, made conditional where the very URL that is asked gave what is known."""
     if known is None or known.url != request.url:
         return request
