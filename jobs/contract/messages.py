@@ -13,7 +13,7 @@ import msgspec
 from fetchfleet.jobs.contract.entry import new_element
 from fetchfleet.jobs.contract.fetch_list import SPACE
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, fetch_id, is_batch_id
-from fetchfleet.jobs.contract.model import Fetch, as_fetch, decode_fetch
+from fetchfleet.jobs.contract.model import TOO_DEEP, Fetch, as_fetch, decode_fetch
 from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
 
 MAX_DOOR_BYTES = 8 << 20
@@ -76,8 +76,10 @@ def read_message(message: bytes) -> Order:
         if "fetches" in fields:
             envelope = _envelope.decode(text)
             return Order(_numbered(envelope.fetches, _of_raw), envelope.batch)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
         raise InvalidFetchError(str(error)) from None
+    except RecursionError:
+        raise InvalidFetchError(TOO_DEEP) from None
     return Order([_fits(decode_fetch(_without_version(text, fields)))])
 
 

@@ -14,6 +14,9 @@ from fetchfleet.jobs.contract import body_checks, conditions, field_checks, trac
 from fetchfleet.jobs.contract.urls import shown_origin
 from fetchfleet.jobs.errors import InvalidFetchError
 
+TOO_DEEP = "is nested too deeply (recursion limit)"
+"""How a refusal names nesting that the interpreter's stack cannot hold; its own words differ by version."""
+
 MAX_MESSAGE_BYTES = 2 << 20
 """Of a fetch as JSON: a body of 1 MiB in base64, and what goes with it."""
 DEFAULT_DEADLINE_S = 24 * 3600.0
@@ -268,8 +271,10 @@ def decode_fetch(line: bytes | str) -> Fetch:
         if len(text) > MAX_MESSAGE_BYTES:
             raise InvalidFetchError(f"the fetch has more than {MAX_MESSAGE_BYTES} bytes")
         return _fetch_decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise InvalidFetchError(str(error)) from None
+    except RecursionError:
+        raise InvalidFetchError(TOO_DEEP) from None
 
 
 def decode_result(line: bytes) -> Result:
@@ -289,6 +294,8 @@ def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
     try:
         given: Any = item
         fetch: Fetch = msgspec.convert(dict(given) if isinstance(given, Mapping) else given, Fetch | str)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except msgspec.ValidationError as error:
         raise InvalidFetchError(str(error)) from None
+    except RecursionError:
+        raise InvalidFetchError(TOO_DEEP) from None
     return fetch

@@ -12,7 +12,7 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-IMAGE = "redis:7-bookworm"
+IMAGE = "redis:8"
 PORT = 6379
 COMMAND = [
     "redis-server",

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar, Protocol
 
 import brotli
-from backports import zstd
+
+from fetchfleet.worker.util import zstd
 
 STEP_BYTES = 128 * 1024
 """No decoder hands out more at a time, however well a body is packed."""

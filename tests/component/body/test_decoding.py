@@ -11,11 +11,11 @@ from typing import Any
 
 import brotli
 import pytest
-from backports import zstd
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.body.pipeline import STEP_PIECES
 from fetchfleet.worker.fetch import attempt
+from fetchfleet.worker.util import zstd
 from tests.component.conftest import Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of

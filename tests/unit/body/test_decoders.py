@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import brotli
 import pytest
-from backports import zstd
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from fetchfleet.worker.body.decoders import (
     UnknownCodingError,
     codings_of,
 )
+from fetchfleet.worker.util import zstd
 
 MIB = 1 << 20
 
