@@ -87,10 +87,10 @@ def file_of(code: CodeType) -> str:
 def worker_journey(folder: Path) -> Journey:
     """Return what a plain GET enters in a worker that is already running."""
     log.configure((folder / "log").open("w"))
-    with EmbeddedRedis(folder / "redis") as redis, origins_in_child(hosts) as town:
+    with EmbeddedRedis(folder / "redis") as redis, origins_in_child(hosts) as origins:
         recorder = Recorder()
         with recorder.installed():
-            return asyncio.run(_fetch_each(list(town.urls.values()), redis.url, folder, recorder))
+            return asyncio.run(_fetch_each(list(origins.urls.values()), redis.url, folder, recorder))
 
 
 def hosts() -> dict[str, Behaviour]:
@@ -128,8 +128,8 @@ async def _fetch(redis_url: str, url: str) -> None:
 def command_journey(folder: Path) -> Journey:
     """Return what the command process of a one-URL `fetchfleet run` enters."""
     recorded = folder / "command.json"
-    with origins_in_child(hosts) as town:
-        (folder / "urls.txt").write_text(next(iter(town.urls.values())))
+    with origins_in_child(hosts) as origins:
+        (folder / "urls.txt").write_text(next(iter(origins.urls.values())))
         command = [
             "run",
             str(folder / "urls.txt"),

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from fetchfleet import Fleet, Outcome
-from tests.support.crew import asker, crew, results_of
+from tests.support.named_workers import asker, named_workers, results_of
 from tests.support.waiting import wait_until
 from tools.origin import judge
 from tools.origin.behaviours import OK, stall_headers, status
@@ -30,7 +30,7 @@ async def test_i17_one_probe_at_a_time_whoever_dies_of_it_and_closed_once_the_ho
 ) -> None:
     """The host stalls its probe, and the worker that waits for the answer is killed; twice."""
     async with Origin.serving(HOST, status(500)) as origin:
-        with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S=str(LEASE_S)) as hands:
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S=str(LEASE_S)) as hands:
             await hands.start_all("one", "two", "three")
             batch = await fleet.submit([origin.url(f"/{number}") for number in range(20)])
             await wait_until(lambda: hands.said("lane.breaker_open"), "the breaker to open", 20)

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from fetchfleet import Batch, Fleet, Outcome
-from tests.support.crew import crew
+from tests.support.named_workers import named_workers
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, fetchfleet
 from tools.origin.behaviours import OK, latency, retry_after, sequence
@@ -40,7 +40,7 @@ async def test_i30_clocks_that_are_five_minutes_off_change_nothing(
         def urls(of: str, count: int) -> list[str]:
             return [origin.url(f"/{of}/{n}") for n in range(count) for origin in (paced, cooling)]
 
-        with crew(redis_url, tmp_path / "fleet", POLICY) as hands:
+        with named_workers(redis_url, tmp_path / "fleet", POLICY) as hands:
             await hands.start_all("behind", **skewed(-OFF_S))
             said = await asyncio.to_thread(
                 fetchfleet,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fetchfleet import Fleet, Outcome, Reason, Result
-from tests.support.crew import Crew, asker, crew, results_of
+from tests.support.named_workers import NamedWorkers, asker, named_workers, results_of
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
 from tools.origin.behaviours import by_path, held, latency, slow
@@ -40,7 +40,7 @@ async def test_i04_i05_i14_what_a_killed_worker_held_runs_elsewhere_within_15_s(
         Origin.serving(BUSY, latency(0.05)) as busy,
         Origin.serving(STEADY, slow(b"drop", 0.25, 40)) as steady,
     ):
-        with crew(redis_url, tmp_path / "fleet", POLICY) as hands:
+        with named_workers(redis_url, tmp_path / "fleet", POLICY) as hands:
             await hands.start_all("one", "two", "three")
             urls = [long.url(f"/{n}") for n in range(2 * CONCURRENCY)]
             batch = await fleet.submit(urls)
@@ -67,7 +67,7 @@ async def test_i04_i05_i14_what_a_killed_worker_held_runs_elsewhere_within_15_s(
 
 
 @asynccontextmanager
-async def restarted(hands: Crew) -> AsyncIterator[None]:
+async def restarted(hands: NamedWorkers) -> AsyncIterator[None]:
     """Whoever dies is started again, as a supervisor does."""
 
     async def watch() -> None:
@@ -90,7 +90,7 @@ async def test_i07_a_fetch_that_kills_its_worker_three_times_is_given_up_and_nob
 ) -> None:
     """It ends as poison, with a dead letter; long ones beside it, in its lane and in others, are stored."""
     may_end = asyncio.Event()
-    with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as hands:
+    with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as hands:
 
         async def deadly(x: Exchange) -> None:
             hands.members[asker(x.request)].kill()

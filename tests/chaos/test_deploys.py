@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fetchfleet import Batch, Fleet, Outcome
-from tests.support.crew import Member, crew, results_of
+from tests.support.named_workers import NamedWorker, named_workers, results_of
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
@@ -49,7 +49,7 @@ class Stage:
 class Scene:
     """One worker, its Redis and its host, at the moment of a SIGTERM."""
 
-    worker: Member
+    worker: NamedWorker
     origin: Origin
     batch: Batch
     server: OwnRedis
@@ -133,7 +133,7 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
         await wait_until(server.answers, "Redis")
         fleet = await stack.enter_async_context(Fleet(server.url))
         variables = {"FETCHFLEET_GRACE_S": str(GRACE_S), "FETCHFLEET_LEASE_S": "4"}
-        hands = stack.enter_context(crew(server.url, folder / str(place), POLICY, **variables))
+        hands = stack.enter_context(named_workers(server.url, folder / str(place), POLICY, **variables))
         count = SHORTS if kind == SHORT else 2
         batch = await fleet.submit(origin.url(f"/{n}") for n in range(count))
         worker = hands.start("first")
@@ -176,7 +176,7 @@ async def test_i08_a_grace_that_is_long_enough_lets_a_long_fetch_end(
     """The worker ends after it, and nothing is handed back."""
     stage = Stage()
     async with Origin.serving(LONG, stage.body) as long:
-        with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="60") as hands:
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="60") as hands:
             [worker] = await hands.start_all("worker")
             batch = await fleet.submit([long.url("/")])
             await wait_until(lambda: long.in_progress, "the long fetch", SOON_S)
@@ -209,7 +209,7 @@ async def test_i07_ten_rolling_restarts_cost_one_long_fetch_nothing(
         Origin.serving(LONG, stage.body) as long,
         Origin.serving(BUSY, latency(0.05, ok(b"short"))) as busy,
     ):
-        with crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="0.3") as hands:
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="0.3") as hands:
             await hands.start_all("a", "b")
             batch = await fleet.submit([long.url("/"), *(busy.url(f"/{n}") for n in range(1500))])
             await wait_until(lambda: long.in_progress, "the long fetch", SOON_S)

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Outcome, Result
 from fetchfleet.jobs import keys
-from tests.support.crew import crew, results_of
+from tests.support.named_workers import named_workers, results_of
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
 from tools.origin.server import Exchange, Origin
@@ -53,7 +53,7 @@ async def test_i03_i06_a_worker_that_stood_still_writes_nothing_and_hangs_up(
     """
     come, due = Halves(), Halves()
     async with Origin.serving(COMING, come) as whole, Origin.serving(DUE, due) as half:
-        with crew(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:
+        with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:
             [first] = await hands.start_all("first")
             batch = await fleet.submit([whole.url("/body"), half.url("/body")])
             await wait_until(lambda: len(hands.parts()) == 2, "two halves on disk")
@@ -84,7 +84,7 @@ async def test_i06_a_lane_that_is_taken_away_is_let_go_of_within_a_renewal(
     """With another's token on it, or gone: its request ends, its part goes, the next owner does it again."""
     by_token, by_name = Halves(), Halves()
     async with Origin.serving(RETOKENED, by_token) as one, Origin.serving(RENAMED, by_name) as two:
-        with crew(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:
+        with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:
             [worker] = await hands.start_all("worker")
             batch = await fleet.submit([one.url("/body"), two.url("/body")])
             await wait_until(lambda: len(hands.parts()) == 2, "two halves on disk")

@@ -18,7 +18,7 @@ from fetchfleet import Batch, Fleet, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs import redis_connection as connecting
 from fetchfleet.jobs.redis_connection import connect
-from tests.support.crew import crew, results_of
+from tests.support.named_workers import named_workers, results_of
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, fetchfleet
@@ -100,7 +100,9 @@ async def through(fault: str, place: int, folder: Path) -> None:
         await wait_until(server.answers, "Redis")
         client = await stack.enter_async_context(connect(server.url))
         fleet = await stack.enter_async_context(Fleet(server.url))
-        hands = stack.enter_context(crew(server.url, folder / fault, POLICY, FETCHFLEET_LEASE_S=f"{LEASE_S}"))
+        hands = stack.enter_context(
+            named_workers(server.url, folder / fault, POLICY, FETCHFLEET_LEASE_S=f"{LEASE_S}")
+        )
         await hands.start_all("one", "two")
         batch = await fleet.submit(
             [*(busy.url(f"/{n}") for n in range(120)), *(long.url(f"/{n}") for n in range(CONCURRENCY))]
@@ -183,7 +185,7 @@ async def test_i09_a_failover_behind_the_same_address_is_noticed(tmp_path: Path)
         await new_client.replicaof("127.0.0.1", ports[0])
         await wait_until(lambda: _follows(new_client), "the replica", TROUBLE_S)
         address.symlink_to(old.socket)
-        hands = stack.enter_context(crew(f"unix://{address}", tmp_path / "fleet", QUICK_POLICY))
+        hands = stack.enter_context(named_workers(f"unix://{address}", tmp_path / "fleet", QUICK_POLICY))
         await hands.start_all("worker")
 
         await new_client.replicaof("NO", "ONE")
@@ -216,7 +218,7 @@ async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path
             await client.mset({f"filler:{n}": os.urandom(2048) for n in range(KEYS)})
             await client.save()
         async with Fleet(server.url) as fleet:
-            hands = stack.enter_context(crew(server.url, tmp_path, QUICK_POLICY))
+            hands = stack.enter_context(named_workers(server.url, tmp_path, QUICK_POLICY))
             await hands.start_all("veteran")
             server.stop()
             server.start(*SLOWLY)
@@ -268,7 +270,7 @@ async def test_what_redis_refuses_is_said_at_once_and_in_one_sentence(tmp_path: 
         admin = await stack.enter_async_context(connect(server.url))
         await _acl(admin, "on", ">pw", "~*", "&*", "+@all")
         url = server.url.replace("unix://", "unix://u:pw@")
-        hands = stack.enter_context(crew(url, tmp_path / "fleet", QUICK_POLICY))
+        hands = stack.enter_context(named_workers(url, tmp_path / "fleet", QUICK_POLICY))
         [worker] = await hands.start_all("worker")
 
         await _acl(admin, "-@all")

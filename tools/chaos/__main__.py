@@ -30,8 +30,8 @@ from tools.chaos.nemesis import Faults
 from tools.chaos.producers import PRODUCERS, Producer
 from tools.chaos.redis_server import Server
 from tools.chaos.schedule import plan
-from tools.chaos.workers import Crew, crew
-from tools.origin.process import Town, origins_in_child
+from tools.chaos.workers import WorkerPool, worker_pool
+from tools.origin.process import OriginProcess, origins_in_child
 
 DRAINS_WITHIN_S = 120.0
 AGREES_WITHIN_S = 15.0
@@ -63,14 +63,14 @@ class Run:
         self._book = book
         self._out = book.folder / "bodies"
 
-    async def go(self, hosts: Town) -> None:
+    async def go(self, hosts: OriginProcess) -> None:
         """Faults, healing, drain, harvest."""
         policy = self._book.folder / "policy.toml"
         policy.write_text(POLICY)
         arguments = ["--out", str(self._out), "--allow-net", "127.0.0.0/8", "--policy", str(policy)]
         async with (
             Server.running(self._book.folder) as server,
-            crew(self._workers, server.socket, arguments, self._book) as workers,
+            worker_pool(self._workers, server.socket, arguments, self._book) as workers,
             connect(server.url) as redis,
         ):
             await _until(lambda: workers.ready, AGREES_WITHIN_S)
@@ -102,7 +102,7 @@ class Run:
             return []
         return [f"the fleet had not drained {DRAINS_WITHIN_S:.0f} s after its healing"]
 
-    async def _harvest(self, redis: Redis, url: str, workers: Crew, why: list[str]) -> None:
+    async def _harvest(self, redis: Redis, url: str, workers: WorkerPool, why: list[str]) -> None:
         async def only_the_living() -> bool:
             return await collect.listed(redis) <= workers.names
 
@@ -125,7 +125,7 @@ class Run:
                 known |= {batch_of(of) for of in line.ids}
         return known - {""}
 
-    async def _stop(self, workers: Crew) -> None:
+    async def _stop(self, workers: WorkerPool) -> None:
         """A last SIGTERM for all."""
         for worker in workers.workers:
             await worker.lock.acquire()

@@ -82,14 +82,14 @@ def name_of(url_or_target: str) -> str:
     return url_or_target.rpartition("/")[2]
 
 
-def town(seed: int) -> Mapping[str, Behaviour]:
+def behaviours(seed: int) -> Mapping[str, Behaviour]:
     """The hosts, for tests.support.origin_process."""
     return {host: _host(seed) for host in HOSTS}
 
 
 def make_town(seed: int) -> Callable[[], Mapping[str, Behaviour]]:
-    """What makes the town in another process."""
-    return functools.partial(town, seed)
+    """Return the function that makes the hosts in another process."""
+    return functools.partial(behaviours, seed)
 
 
 def _chance(seed: int, target: str, nth: int) -> random.Random:

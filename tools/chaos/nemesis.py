@@ -14,7 +14,7 @@ from tools.chaos import history, schedule
 from tools.chaos.history import Ledgers
 from tools.chaos.redis_server import Server
 from tools.chaos.schedule import Kind
-from tools.chaos.workers import Crew, Worker
+from tools.chaos.workers import Worker, WorkerPool
 
 DEAD_ADDRESS = ("127.0.0.1", 1)
 FEW_CLIENTS = 4
@@ -25,8 +25,8 @@ SLOW_BY_S = (0.02, 0.3)
 class Faults:
     """What is being done to the fleet. At one worker, and at Redis, there is one fault at a time."""
 
-    def __init__(self, crew: Crew, server: Server, book: Ledgers) -> None:
-        self._crew = crew
+    def __init__(self, pool: WorkerPool, server: Server, book: Ledgers) -> None:
+        self._pool = pool
         self._server = server
         self._book = book
         self._redis = asyncio.Lock()
@@ -44,7 +44,7 @@ class Faults:
             self._heal.set()
 
     async def _one(self, fault: schedule.Fault) -> None:
-        worker = None if fault.worker is None else self._crew.workers[fault.worker]
+        worker = None if fault.worker is None else self._pool.workers[fault.worker]
         if fault.kind is Kind.ALL_REPLACED:
             await self._all_replaced(fault)
             return
@@ -70,7 +70,7 @@ class Faults:
 
     async def _all_replaced(self, fault: schedule.Fault) -> None:
         from_s = time.monotonic()
-        for worker in self._crew.workers:
+        for worker in self._pool.workers:
             async with worker.lock:
                 if self._heal.is_set():
                     return

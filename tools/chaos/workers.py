@@ -25,7 +25,7 @@ TAIL_LINES = 15
 
 
 class Worker:
-    """One place in the crew, and whichever process has it; `lock` is for who does something to it."""
+    """One place in the pool, and whichever process has it; `lock` is for who does something to it."""
 
     def __init__(self, number: int, line: Line, arguments: list[str], ledgers: Ledgers) -> None:
         self.line = line
@@ -117,7 +117,7 @@ class Worker:
         self._ledgers.add("died", [Died(self.name, "\n".join([f"{how}; {self._log} ends:", *tail]))])
 
 
-class Crew:
+class WorkerPool:
     """All of them."""
 
     def __init__(self, workers: list[Worker]) -> None:
@@ -140,7 +140,9 @@ class Crew:
 
 
 @asynccontextmanager
-async def crew(count: int, redis_socket: Path, arguments: list[str], ledgers: Ledgers) -> AsyncIterator[Crew]:
+async def worker_pool(
+    count: int, redis_socket: Path, arguments: list[str], ledgers: Ledgers
+) -> AsyncIterator[WorkerPool]:
     """That many workers for the length of a block; they are killed when it is left."""
     async with AsyncExitStack() as stack:
         workers: list[Worker] = []
@@ -150,7 +152,7 @@ async def crew(count: int, redis_socket: Path, arguments: list[str], ledgers: Le
             workers.append(Worker(number, line, ["--redis", f"unix://{socket}", *arguments], ledgers))
         watching = [asyncio.create_task(worker.watch(), name="watch") for worker in workers]
         try:
-            yield Crew(workers)
+            yield WorkerPool(workers)
         finally:
             await aio.end(*watching)
             for worker in workers:

@@ -24,15 +24,15 @@ def main(out: Path) -> int:
     """Run the demo; 0 if every fetch ended as it should and no host was hammered."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    with origins_in_child(at_their_addresses) as town:
+    with origins_in_child(at_their_addresses) as origins:
         nobody = f"http://{ADDRESSES[hosts.DOWN]}:{hosts.NOBODYS_PORT}"
-        listed = list(hosts.fetches({name: town.urls.get(at, nobody) for name, at in ADDRESSES.items()}))
+        listed = list(hosts.fetches({name: origins.urls.get(at, nobody) for name, at in ADDRESSES.items()}))
         (out / "fetches.jsonl").write_text("".join(json.dumps(item) + "\n" for item in listed))
         (out / "policy.toml").write_text(hosts.policy(ADDRESSES))
         tempers = len(hosts.TEMPERS)
         console.print(f"{len(listed):,} fetches from {tempers} hosts of every temper, {WORKERS} workers\n")
         ended = _run(out)
-        reports = town.report()
+        reports = origins.report()
     seen = [saw(name, reports[at]) for name, at in ADDRESSES.items() if at in reports]
     terms = Terms(fetches=len(listed), hosts=ADDRESSES, limits=hosts.CONCURRENCY)
     good = pronounce(console, out / "results.jsonl", seen, terms)
@@ -42,7 +42,7 @@ def main(out: Path) -> int:
 
 def at_their_addresses() -> Mapping[str, Behaviour]:
     """The crowd by address; for tests.support.origin_process."""
-    return {ADDRESSES[name]: behaviour for name, behaviour in hosts.town().items()}
+    return {ADDRESSES[name]: behaviour for name, behaviour in hosts.behaviours().items()}
 
 
 def _run(out: Path) -> int:

@@ -22,7 +22,7 @@ async def serve() -> None:
     async with AsyncExitStack() as stack:
         origins = {
             name: await stack.enter_async_context(Origin.serving(EVERYWHERE, behaviour, hosts.PORTS[name]))
-            for name, behaviour in hosts.town().items()
+            for name, behaviour in hosts.behaviours().items()
         }
 
         def tell(_: str) -> bytes:

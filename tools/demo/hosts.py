@@ -93,7 +93,7 @@ GROUPS = (
 REDIRECTS_EACH_WAY = 110
 
 
-def town() -> Mapping[str, Behaviour]:
+def behaviours() -> Mapping[str, Behaviour]:
     """The hosts that listen and how they behave, by name."""
     files = by_path({"/gone": status(404)}, otherwise=ok(BODY))
     return {

@@ -1,11 +1,10 @@
 """Many origins in one child process, so that they and what they judge do not share a loop.
 
-A town maps each host to its behaviour. The function that makes one is module-level, because the
-child imports it by name:
+A module-level function returns each host's behaviour; the child process imports it by name:
 
-    with origins_in_child(hosts_of_the_demo) as town:
-        town.urls["127.0.0.21"]             # "http://127.0.0.21:40123"
-        town.report()["127.0.0.21"].high_water
+    with origins_in_child(hosts_of_the_demo) as origins:
+        origins.urls["127.0.0.21"]  # "http://127.0.0.21:40123"
+        origins.report()["127.0.0.21"].high_water
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from typing import Any, TypeAlias, cast
 
 from tools.origin.server import Behaviour, Origin, Seen, Window
 
-MakeTown = Callable[[], Mapping[str, Behaviour]]
+MakeHosts = Callable[[], Mapping[str, Behaviour]]
 Pipe: TypeAlias = "Connection[Any, Any]"
 STOP_WITHIN_S = 5.0
 
@@ -34,7 +33,7 @@ class Report:
     high_water: int
 
 
-class Town:
+class OriginProcess:
     """The origins of a child process, seen from its parent."""
 
     def __init__(self, pipe: Pipe) -> None:
@@ -48,17 +47,20 @@ class Town:
 
 
 @contextmanager
-def origins_in_child(make_town: MakeTown) -> Iterator[Town]:
-    """A town for the length of a block; RuntimeError when one of its origins met a fault."""
+def origins_in_child(make_hosts: MakeHosts) -> Iterator[OriginProcess]:
+    """Serve the hosts for the length of a block.
+
+    Raises RuntimeError if the child process ended with an error.
+    """
     # Spawned, not forked: the parent has a loop and threads that a fork would tear.
     spawning = get_context("spawn")
     ours, theirs = spawning.Pipe()
-    child = spawning.Process(target=_live, args=(theirs, make_town), daemon=True)
+    child = spawning.Process(target=_live, args=(theirs, make_hosts), daemon=True)
     child.start()
     theirs.close()
     try:
         with ours:
-            yield Town(ours)
+            yield OriginProcess(ours)
     finally:
         _join(child)
     if child.exitcode != 0:
@@ -72,16 +74,16 @@ def _join(child: SpawnProcess) -> None:
         child.join()
 
 
-def _live(pipe: Pipe, make_town: MakeTown) -> None:
-    asyncio.run(_serve(pipe, make_town()))
+def _live(pipe: Pipe, make_hosts: MakeHosts) -> None:
+    asyncio.run(_serve(pipe, make_hosts()))
 
 
-async def _serve(pipe: Pipe, town: Mapping[str, Behaviour]) -> None:
-    """Serves the town, and reports whenever it is asked to, until the parent hangs up."""
+async def _serve(pipe: Pipe, hosts: Mapping[str, Behaviour]) -> None:
+    """Serve the hosts, and report when asked, until the parent closes the pipe."""
     async with AsyncExitStack() as stack:
         origins = {
             host: await stack.enter_async_context(Origin.serving(host, behaviour))
-            for host, behaviour in town.items()
+            for host, behaviour in hosts.items()
         }
         pipe.send({host: origin.url("") for host, origin in origins.items()})
         while await asyncio.to_thread(_is_asked, pipe):

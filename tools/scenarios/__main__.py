@@ -18,7 +18,7 @@ from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.worker_process import worker_processes
 from tools.origin import judge
 from tools.origin.behaviours import latency, ok
-from tools.origin.process import Report, Town, origins_in_child
+from tools.origin.process import OriginProcess, Report, origins_in_child
 from tools.origin.server import Behaviour, requests_inside
 from tools.scenarios import hosts
 
@@ -93,11 +93,11 @@ async def _hosts(redis_url: str) -> list[str]:
     """Every hostile host at once; what is wrong with their records."""
     count = len(hosts.HOSTS)
     console.print(f"{count} hosts, {WORKERS} workers, {SUITE_S:.0f} s\n", soft_wrap=True)
-    with origins_in_child(suite) as town:
+    with origins_in_child(suite) as origins:
         async with Fleet(redis_url) as fleet:
-            batches = [await fleet.submit(host.fetches(town.urls[AT[host.name]])) for host in hosts.HOSTS]
+            batches = [await fleet.submit(host.fetches(origins.urls[AT[host.name]])) for host in hosts.HOSTS]
             await asyncio.sleep(SUITE_S)
-            reports = town.report()
+            reports = origins.report()
             for batch in batches:
                 await _cancelled(batch)
     console.print(_table(reports))
@@ -132,13 +132,13 @@ def _table(reports: Mapping[str, Report]) -> Table:
 async def _beside(redis_url: str) -> list[str]:
     """The healthy hosts alone and beside bad ones with nine tenths of the backlog, in turn."""
     alone, beside, faults = list[Pace](), list[Pace](), list[str]()
-    with origins_in_child(neighbours) as town:
+    with origins_in_child(neighbours) as origins:
         async with Fleet(redis_url) as fleet:
-            await _healthy(fleet, town, warm=True)
+            await _healthy(fleet, origins, warm=True)
             for nth in range(hosts.ROUNDS):
-                alone.append(await _healthy(fleet, town))
-                bad = await fleet.submit(_bad(town, nth))
-                beside.append(await _healthy(fleet, town))
+                alone.append(await _healthy(fleet, origins))
+                bad = await fleet.submit(_bad(origins, nth))
+                beside.append(await _healthy(fleet, origins))
                 if (await bad.counts()).done:
                     faults.append("the bad hosts were done before the healthy ones")
                 await _cancelled(bad)
@@ -153,17 +153,17 @@ async def _beside(redis_url: str) -> list[str]:
     return faults
 
 
-async def _healthy(fleet: Fleet, town: Town, *, warm: bool = False) -> Pace:
+async def _healthy(fleet: Fleet, origins: OriginProcess, *, warm: bool = False) -> Pace:
     count = 5 if warm else EACH_HEALTHY
     began_s = time.monotonic()
-    batch = await fleet.submit([f"{town.urls[at]}/{i}" for i in range(count) for at in HEALTHY])
+    batch = await fleet.submit([f"{origins.urls[at]}/{i}" for i in range(count) for at in HEALTHY])
     waits_ms = [result.timings.ttfb_ms or 0.0 async for result in batch.results()]
     took_s = time.monotonic() - began_s
     return Pace(len(waits_ms) / took_s, statistics.quantiles(waits_ms, n=100)[98])
 
 
-def _bad(town: Town, nth: int) -> list[Fetch]:
-    return [Fetch(url=f"{town.urls[at]}/{i}") for i in range(BAD_FETCHES) for at in BAD[nth].values()]
+def _bad(origins: OriginProcess, nth: int) -> list[Fetch]:
+    return [Fetch(url=f"{origins.urls[at]}/{i}") for i in range(BAD_FETCHES) for at in BAD[nth].values()]
 
 
 async def _cancelled(batch: Batch) -> None:

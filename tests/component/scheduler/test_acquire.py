@@ -15,7 +15,7 @@ from fetchfleet.worker.lanes.store import Store, Taken
 from fetchfleet.worker.scheduler import acquire, balance
 from tests.component.conftest import HOST, Start
 from tests.support.lanes import hand_offs, now_ms, state
-from tests.support.town import town
+from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -36,7 +36,7 @@ async def test_many_lanes_are_served_although_few_are_handed_over(
     """Twice as many as there are hand-offs, three in a round trip."""
     monkeypatch.setattr(acquire, "AT_ONCE", 3)
     worker = await start()
-    async with town({host: (host, o.OK) for host in HOSTS}) as hosts:
+    async with serve_origins({host: (host, o.OK) for host in HOSTS}) as hosts:
         results = await worker.results(host.url() for host in hosts.values())
         seen = [len(host.requests) for host in hosts.values()]
 
@@ -77,7 +77,7 @@ async def test_a_lane_that_is_done_with_makes_room_for_another(worker: OneWorker
     """A worker that has had enough takes the next lane as soon as one of its own is empty."""
     await worker.be_handed_nothing()
     await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 60_000})
-    async with town({host: (host, o.OK) for host in HOSTS[:4]}) as hosts:
+    async with serve_origins({host: (host, o.OK) for host in HOSTS[:4]}) as hosts:
         batch = await worker.submit([host.url() for host in hosts.values()])
         worker.runtime._taking.look_soon()
         results = await results_of(batch)

@@ -13,7 +13,7 @@ from fetchfleet.worker.scheduler import rebalancer
 from fetchfleet.worker.scheduler.balance import LOOKS, FleetLoad
 from tests.component.conftest import Lines, Start
 from tests.support.lanes import fields, now_ms
-from tests.support.town import town
+from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tools.one_worker import results_of
 from tools.origin.behaviours import held
@@ -36,7 +36,7 @@ async def test_what_may_be_repeated_is_cut_short_in_time_and_the_rest_ends_by_it
     monkeypatch.setattr(rebalancer, "GIVE_BACK_WITHIN_S", 0)
     may_end = asyncio.Event()
     worker = await start()
-    async with town({host: (host, held(may_end)) for host in HOSTS}) as hosts:
+    async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
         batch = await worker.submit([Fetch(url=host.url(), method=method) for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
         for _ in range(LOOKS):
@@ -57,7 +57,7 @@ async def test_what_ends_in_time_is_not_cut_short(start: Start) -> None:
     """The lanes go when their last answer has come."""
     may_end = asyncio.Event()
     worker = await start()
-    async with town({host: (host, held(may_end)) for host in HOSTS}) as hosts:
+    async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
         batch = await worker.submit([host.url() for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
         for _ in range(LOOKS):
@@ -76,7 +76,7 @@ async def test_lanes_that_are_handed_over_together_are_shared_all_the_same(
     worker = await start()
     await worker.take_no_more()
     await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 60_000})
-    async with town({host: (host, held(may_end)) for host in [*HOSTS, "127.0.0.16"]}) as hosts:
+    async with serve_origins({host: (host, held(may_end)) for host in [*HOSTS, "127.0.0.16"]}) as hosts:
         await worker.submit([host.url() for host in hosts.values()])
         generations = {host: int((await fields(redis, host))["generation"]) for host in hosts}
         took = await asyncio.gather(

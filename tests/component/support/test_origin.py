@@ -433,7 +433,7 @@ async def test_no_route_is_not_found() -> None:
 # The same origins in a child process, and a server nobody here wrote.
 
 
-def a_small_town() -> Mapping[str, Behaviour]:
+def three_hosts() -> Mapping[str, Behaviour]:
     """Two hosts: one serves, one throttles."""
     return {"127.0.0.12": behaviours.ok(b"hello"), "127.0.0.13": behaviours.retry_after(60)}
 
@@ -441,9 +441,9 @@ def a_small_town() -> Mapping[str, Behaviour]:
 def test_origins_of_a_child_process_report_what_they_saw() -> None:
     """A parent reads the child's record, on the clock that they share."""
     before_s = time.monotonic()
-    with origins_in_child(a_small_town) as town:
-        statuses = [httpx.get(url).status_code for url in town.urls.values()]
-        report = town.report()
+    with origins_in_child(three_hosts) as process:
+        statuses = [httpx.get(url).status_code for url in process.urls.values()]
+        report = process.report()
 
     [seen] = report["127.0.0.12"].requests
     assert statuses == [200, 429]

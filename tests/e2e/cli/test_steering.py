@@ -10,7 +10,7 @@ import pytest
 
 from fetchfleet import Fetch, Fleet, Outcome
 from fetchfleet.jobs.client.batch import Batch
-from tests.support.town import town
+from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, Workers, fetchfleet, workers
 from tools.one_worker import results_of
@@ -70,7 +70,7 @@ async def test_a_paused_host_sees_nothing_until_it_is_resumed(
 ) -> None:
     """What is in flight ends, nothing more is sent by any worker; afterwards all is fetched."""
     hosts = {"paused": ("127.0.3.51", latency(0.02)), "other": ("127.0.3.52", latency(0.02))}
-    async with town(hosts) as origins:
+    async with serve_origins(hosts) as origins:
         paused = origins["paused"]
         with workers(3, redis_url, tmp_path) as running:
             await wait_until(running.started, "the workers")
@@ -153,7 +153,7 @@ async def test_explain_says_why_a_host_or_a_fetch_waits(
         "retry": ("127.0.3.64", status(500)),
         "busy": ("127.0.3.65", held(may_end)),
     }
-    async with town(hosts) as origins:
+    async with serve_origins(hosts) as origins:
         batches = {
             name: await fleet.submit([o.url(f"/{i}") for i in range(6 if name != "retry" else 1)])
             for name, o in origins.items()

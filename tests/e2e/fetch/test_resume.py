@@ -12,7 +12,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import PartNote, from_element
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.fetch.resume import CHECKPOINT_BYTES
-from tests.support.crew import Crew, asker, crew, results_of
+from tests.support.named_workers import NamedWorkers, asker, named_workers, results_of
 from tests.support.ranged import Ranged, body_of, range_of
 from tests.support.waiting import wait_until
 from tools.origin.server import Exchange, Origin
@@ -61,8 +61,8 @@ async def noted(redis_url: str) -> PartNote:
     return found
 
 
-def parts_of(hands: Crew) -> int:
-    """How many bytes of parts are on the crew's disk."""
+def parts_of(hands: NamedWorkers) -> int:
+    """How many bytes of parts are on the workers' disk."""
     return sum((hands.out / name).stat().st_size for name in hands.parts())
 
 
@@ -78,8 +78,8 @@ async def test_after_kill_9_a_body_goes_on_at_its_checkpoint(
     second = tmp_path / ("fleet" if same_disk else "elsewhere")
     async with Origin.serving(HOST, large) as origin:
         with (
-            crew(redis_url, tmp_path / "fleet", FETCHFLEET_LEASE_S="3") as hands,
-            crew(redis_url, second, FETCHFLEET_LEASE_S="3") as others,
+            named_workers(redis_url, tmp_path / "fleet", FETCHFLEET_LEASE_S="3") as hands,
+            named_workers(redis_url, second, FETCHFLEET_LEASE_S="3") as others,
         ):
             await hands.start_all("one")
             batch = await fleet.submit([origin.url()])
@@ -106,7 +106,7 @@ async def test_after_sigterm_a_body_goes_on_where_it_stopped(
     """A deploy in the middle of a large body costs none of its bytes, and no attempt."""
     large = Large()
     async with Origin.serving(HOST, large) as origin:
-        with crew(redis_url, tmp_path / "fleet", FETCHFLEET_GRACE_S="0.2") as hands:
+        with named_workers(redis_url, tmp_path / "fleet", FETCHFLEET_GRACE_S="0.2") as hands:
             [one] = await hands.start_all("one")
             batch = await fleet.submit([origin.url()])
             # All but the block that is still in memory.

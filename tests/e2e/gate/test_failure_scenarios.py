@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fetchfleet import Fetch, Fleet, Outcome, Priority, Reason
 from fetchfleet.jobs.client.dead_letters import Which
-from tests.support.town import town
+from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
 from tools.one_worker import results_of
@@ -144,7 +144,7 @@ async def test_i15_bad_neighbours_with_most_of_the_backlog_stop_nobody(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
     """The healthy hosts are done while the throttled, the slow and the dead one still wait."""
-    async with town({**BAD, **GOOD}) as origins:
+    async with serve_origins({**BAD, **GOOD}) as origins:
         with workers(3, redis_url, tmp_path, POLICY) as running:
             await wait_until(running.started, "the workers")
             bad = await fleet.submit([origins[name].url(f"/{i}") for i in range(300) for name in BAD])

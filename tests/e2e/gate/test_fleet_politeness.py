@@ -19,7 +19,7 @@ ON_THE_WIRE_S = 0.4
 POLICY = QUICK_POLICY + f"concurrency = {CONCURRENCY}\n"
 
 
-def town() -> Mapping[str, Behaviour]:
+def hosts_of_the_demo() -> Mapping[str, Behaviour]:
     """Steady hosts, hosts that throttle, one that points to a steady host."""
     return {
         **dict.fromkeys(STEADY, latency(0.01, ok(b"steady" * 100))),
@@ -32,7 +32,7 @@ async def test_no_host_sees_more_than_its_concurrency_or_a_request_it_asked_to_w
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
     """Concurrency and Retry-After hold at the host with two workers, across hand-overs and redirects."""
-    with origins_in_child(town) as hosts, workers(2, redis_url, tmp_path, POLICY) as running:
+    with origins_in_child(hosts_of_the_demo) as hosts, workers(2, redis_url, tmp_path, POLICY) as running:
         await wait_until(running.started, "both workers to start")
         urls = [f"{hosts.urls[host]}/{i}" for i in range(60) for host in STEADY]
         urls += [f"{hosts.urls[host]}/{i}" for i in range(30) for host in LIMITED]
@@ -53,7 +53,7 @@ async def test_a_throttled_host_costs_no_attempt_and_leaves_its_mark_on_the_flee
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
     """Whoever takes the lane next knows of the cool-down; throttles are counted apart."""
-    with origins_in_child(town) as hosts, workers(2, redis_url, tmp_path, POLICY) as running:
+    with origins_in_child(hosts_of_the_demo) as hosts, workers(2, redis_url, tmp_path, POLICY) as running:
         host = LIMITED[0]
         batch = await fleet.submit([f"{hosts.urls[host]}/{i}" for i in range(40)])
         results = [result async for result in batch.results()]

@@ -10,14 +10,14 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Fleet, Outcome, Priority
 from fetchfleet.jobs import keys
-from tests.support.town import town
+from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, Workers, workers
 from tools.one_worker import results_of
 from tools.origin import judge
 from tools.origin.behaviours import latency, retry_after, status
 from tools.origin.limits import Capacity
-from tools.origin.process import Report, Town, origins_in_child
+from tools.origin.process import OriginProcess, Report, origins_in_child
 from tools.origin.server import Behaviour, Origin
 
 ON_THE_WIRE_S = 0.1
@@ -44,7 +44,7 @@ async def test_a_pace_is_kept_whoever_holds_the_lane(
     """Neither a deploy nor a crash of the worker that holds it lets a request come early."""
     monkeypatch.setenv("FETCHFLEET_LEASE_S", "1")
     hosts = {host: (host, latency(0.01)) for host in (EVEN, BURSTY)}
-    async with town({**hosts, RARE: (RARE, latency(1.5))}) as origins:
+    async with serve_origins({**hosts, RARE: (RARE, latency(1.5))}) as origins:
         with workers(3, redis_url, tmp_path, PACED) as running:
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([o.url(f"/{i}") for i in range(25) for o in origins.values()])
@@ -121,7 +121,7 @@ async def test_what_a_host_can_take_is_found_and_found_again(
     assert {Outcome.STORED, Outcome.CANCELLED} == {result.outcome for result in results}
 
 
-def _served_for(hosts: Town, host: str, for_s: float) -> Callable[[], bool]:
+def _served_for(hosts: OriginProcess, host: str, for_s: float) -> Callable[[], bool]:
     def served() -> bool:
         arrivals = judge.arrivals_of(hosts.report()[host].requests)
         return bool(arrivals) and arrivals[-1] - arrivals[0] >= for_s
@@ -149,7 +149,7 @@ async def test_every_lane_moves_although_slots_are_few(
 ) -> None:
     """Forty hosts, four slots a worker: each host has had some of the first requests."""
     monkeypatch.setenv("FETCHFLEET_MAX_IN_FLIGHT", "4")
-    async with town({host: (host, latency(0.05)) for host in MANY}) as origins:
+    async with serve_origins({host: (host, latency(0.05)) for host in MANY}) as origins:
         with workers(3, redis_url, tmp_path) as running:
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([o.url(f"/{i}") for o in origins.values() for i in range(EACH)])

@@ -7,7 +7,7 @@ import pytest
 
 from fetchfleet import Fetch, Fleet, Outcome, Reason
 from fetchfleet.jobs.client.batch import Batch
-from tests.support.town import town
+from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, workers
 from tools.one_worker import results_of
@@ -45,7 +45,7 @@ async def test_i16_a_host_that_asks_for_quiet_gets_it_in_whichever_way_it_asks(
     hosts = {
         name: (at, limits.after(6, 6, throttle)) for name, (at, throttle) in {**SAID, **NOT_SAID}.items()
     }
-    async with town(hosts) as origins:
+    async with serve_origins(hosts) as origins:
         with workers(3, redis_url, tmp_path, POLICY) as running:
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([o.url(f"/{i}") for i in range(30) for o in origins.values()])
@@ -124,7 +124,7 @@ async def test_a_host_that_tells_its_quota_never_has_to_refuse(
     hosts["silent"] = (SILENT, Quota(QUOTA, WINDOW_S, lambda *_: []))
     hosts["lying"] = (LYING, Quota(0, 3600, limits.ietf, strict=False))
     policy = POLICY + f'[host."{LYING}"]\nquota = false\n'
-    async with town(hosts) as origins:
+    async with serve_origins(hosts) as origins:
         with workers(3, redis_url, tmp_path, policy) as running:
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([o.url(f"/{i}") for i in range(26) for o in origins.values()])

@@ -58,7 +58,8 @@ def test_an_installed_fetchfleet_works_beside_packages_called_jobs_and_worker(
         "import jobs, worker\n"
         "from fetchfleet import Fetch, Fleet\n"
         "from fetchfleet.worker.main import WorkerSettings\n"
-        "print(jobs.NAME, worker.NAME, Fetch(url='http://a.example').url, WorkerSettings.queue_name, sep='|')\n"
+        "url = Fetch(url='http://a.example').url\n"
+        "print(jobs.NAME, worker.NAME, url, WorkerSettings.queue_name, sep='|')\n"
         "import fetchfleet; print(fetchfleet.__file__)\n"
     )
     # The dependencies come from this environment; its own fetchfleet is editable and not among them.

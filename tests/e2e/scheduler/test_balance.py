@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet, Outcome
 from fetchfleet.worker.scheduler.balance import SLACK
 from tests.support.lanes import fields
-from tests.support.town import town
+from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, Workers, workers
 from tools.origin.behaviours import held
@@ -25,18 +25,18 @@ SLOTS_A_HOST = 8
 
 BALANCED_WITHIN_S = 10.0
 
-Town = Mapping[str, Origin]
+Origins = Mapping[str, Origin]
 
 
 @asynccontextmanager
-async def busy_town() -> AsyncIterator[tuple[Town, asyncio.Event]]:
+async def busy_origins() -> AsyncIterator[tuple[Origins, asyncio.Event]]:
     """Twenty hosts that answer when the event is set."""
     may_end = asyncio.Event()
-    async with town({host: (host, held(may_end)) for host in HOSTS}) as hosts:
+    async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
         yield hosts, may_end
 
 
-def in_progress(hosts: Town) -> int:
+def in_progress(hosts: Origins) -> int:
     """How many requests the hosts have not answered."""
     return sum(host.in_progress for host in hosts.values())
 
@@ -63,7 +63,7 @@ async def test_workers_that_are_added_get_their_share_and_no_attempt_is_charged(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
     """Of twenty busy lanes none keeps more than its share and one; no host sees more than it may."""
-    async with busy_town() as (hosts, may_end):
+    async with busy_origins() as (hosts, may_end):
         with workers(1, redis_url, tmp_path, POLICY) as first:
             batch = await fleet.submit([host.url(f"/{i}") for host in hosts.values() for i in range(4)])
             slots = len(HOSTS) * CONCURRENCY
@@ -91,7 +91,7 @@ async def test_i12_all_slots_of_the_fleet_are_used(
 ) -> None:
     """Eight workers, twenty hosts with eight slots each: 160 requests at once, no worker with too many."""
     policy = QUICK_POLICY + f"concurrency = {SLOTS_A_HOST}\n"
-    async with busy_town() as (hosts, may_end):
+    async with busy_origins() as (hosts, may_end):
         with workers(8, redis_url, tmp_path, policy) as running:
             await wait_until(running.started, "eight workers", 60)
             batch = await fleet.submit(

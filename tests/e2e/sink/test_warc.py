@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Outcome, Result
 from fetchfleet.jobs import keys
-from tests.support.crew import Crew, crew, results_of
+from tests.support.named_workers import NamedWorkers, named_workers, results_of
 from tests.support.tiny_server import tiny_server
 from tests.support.waiting import wait_until
 from tests.support.warc import Found, read, segments
@@ -27,7 +27,7 @@ def body_of(n: int) -> bytes:
     return hashlib.sha256(str(n).encode()).digest() * (n % 40)
 
 
-async def closed(hands: Crew) -> dict[str, dict[int, Found]]:
+async def closed(hands: NamedWorkers) -> dict[str, dict[int, Found]]:
     """Once all workers have ended: the records of each segment by their offset."""
     for name in hands.alive():
         assert await hands.members[name].terminated() == 0
@@ -62,7 +62,7 @@ async def test_two_workers_archive_a_server_nobody_here_wrote(
         (site / str(n)).write_bytes(body_of(n))
     with (
         serve_folder(site, HOSTS) as server,
-        crew(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_SINK="warc") as hands,
+        named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_SINK="warc") as hands,
     ):
         await hands.start_all("one", "two")
         urls = {f"{server.base_urls[n % len(HOSTS)]}/{n}": n for n in range(FILES)}
@@ -90,7 +90,7 @@ async def test_after_a_kill_every_result_has_its_record(
     environment = {"FETCHFLEET_SINK": "warc", "FETCHFLEET_LEASE_S": "1"}
     with (
         tiny_server(HOSTS) as bases,
-        crew(redis_url, tmp_path / "fleet", policy, **environment) as hands,
+        named_workers(redis_url, tmp_path / "fleet", policy, **environment) as hands,
     ):
         await hands.start_all("one", "two")
         batch = await fleet.submit([f"{bases[n % len(HOSTS)]}/{n}" for n in range(THROUGH_KILLS)])

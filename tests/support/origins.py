@@ -7,7 +7,7 @@ from tools.origin.server import Behaviour, Origin
 
 
 @asynccontextmanager
-async def town(hosts: Mapping[str, tuple[str, Behaviour]]) -> AsyncIterator[dict[str, Origin]]:
+async def serve_origins(hosts: Mapping[str, tuple[str, Behaviour]]) -> AsyncIterator[dict[str, Origin]]:
     """The origins by the names that their addresses and behaviours were given."""
     async with AsyncExitStack() as stack:
         yield {

@@ -1,4 +1,4 @@
-"""Workers of which each is started, killed, frozen and watched by its name."""
+"""Worker processes that are started, killed, frozen and watched by name."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ async def results_of(fleet: Fleet, batch_id: str) -> dict[str, Result]:
     return {result.url: result for result in found}
 
 
-class Member:
+class NamedWorker:
     """One worker process. Its User-Agent is its name, so that an origin knows who asks."""
 
     def __init__(self, name: str, command: list[str], log: Path, environment: dict[str, str]) -> None:
@@ -96,13 +96,13 @@ class Member:
         return await self.ended()
 
 
-class Crew:
+class NamedWorkers:
     """Workers on one Redis that share a folder; those of the same name follow one another."""
 
     def __init__(self, redis_url: str, folder: Path, policy: str, environment: dict[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.out = folder / "bodies"
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, NamedWorker] = {}
         self._folder = folder
         self._environment = environment
         (folder / "policy.toml").write_text(policy)
@@ -117,14 +117,14 @@ class Crew:
         ]
         self._command += ["--out", str(self.out), "--policy", str(folder / "policy.toml")]
 
-    def start(self, name: str, **environment: str) -> Member:
+    def start(self, name: str, **environment: str) -> NamedWorker:
         """A worker of that name; the one before must have ended."""
         variables = {**self._environment, **environment}
-        member = Member(name, self._command, self._folder / f"{name}.log", variables)
+        member = NamedWorker(name, self._command, self._folder / f"{name}.log", variables)
         self.members[name] = member
         return member
 
-    async def start_all(self, *names: str, **environment: str) -> list[Member]:
+    async def start_all(self, *names: str, **environment: str) -> list[NamedWorker]:
         """Workers of these names, ready."""
         members = [self.start(name, **environment) for name in names]
         await asyncio.gather(*(member.started() for member in members))
@@ -151,9 +151,11 @@ class Crew:
 
 
 @contextmanager
-def crew(redis_url: str, folder: Path, policy: str = QUICK_POLICY, **environment: str) -> Iterator[Crew]:
-    """A crew for the length of a block; whoever still runs is killed then."""
-    made = Crew(redis_url, folder, policy, environment)
+def named_workers(
+    redis_url: str, folder: Path, policy: str = QUICK_POLICY, **environment: str
+) -> Iterator[NamedWorkers]:
+    """Workers for the length of a block; those that still run at its end are killed."""
+    made = NamedWorkers(redis_url, folder, policy, environment)
     try:
         yield made
     finally:
