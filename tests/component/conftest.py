@@ -11,10 +11,10 @@ from structlog.testing import capture_logs
 
 from fetchfleet.worker.runtime import arq_worker
 from tests.support import differences
-from tests.support.certificates import HAS_OPENSSL
 from tests.support.nameserver import Nameserver, nameserver
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
+from tools.origin.certificates import HAS_OPENSSL
 from tools.origin.server import Origin
 
 HOST = "127.0.0.11"

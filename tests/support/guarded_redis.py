@@ -1,8 +1,6 @@
 """A Redis with the users of ops/users.acl, and one that speaks TLS only."""
 
-import os
 import re
-import signal
 import subprocess
 import time
 from collections import defaultdict
@@ -23,8 +21,7 @@ from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.worker.local.child_process import die_with_parent
-from tests.support.redis import nothing_stranded, server_binary
+from tests.support.redis import nothing_stranded, serve, server_binary
 
 ROOT = Path(__file__).parents[2]
 ADMIN, ADMIN_PASSWORD = "admin", "test"
@@ -104,10 +101,13 @@ def recipe() -> str:
 
 
 def why_no_tls() -> str | None:
-    """Why the server of the tests speaks no TLS; None if it does."""
-    command = [server_binary(), "--port", "0", "--tls-port", "0"]  # listens nowhere, and so ends at once
+    """Return why the server of the tests has no TLS, None if it has."""
+    # Without a certificate a server with TLS ends at once, too, but for another reason.
+    command = [server_binary(), "--port", "0", "--tls-port", "6379"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return "here is a redis-server without TLS" if "Bad directive" in ended.stdout + ended.stderr else None
+    printed = ended.stdout + ended.stderr
+    lacking = any(text in printed for text in ("Bad directive", "Failed finding TLS support"))
+    return f"{Path(command[0]).name} was built without TLS" if lacking else None
 
 
 @contextmanager
@@ -123,37 +123,6 @@ def serve_guarded(**more: str) -> Iterator[GuardedRedis]:
         options |= {name.replace("_", "-"): value for name, value in more.items()}
         with serve(folder, options, guarded.admin_url), nothing_stranded(guarded.admin_url):
             yield guarded
-
-
-@contextmanager
-def serve(folder: Path, options: dict[str, str], url: str) -> Iterator[None]:
-    """A redis-server with these options in that folder, until the end of the block; url: to await it."""
-    log = folder / "redis.log"
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            command(options),
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - we start no thread before
-        )
-    try:
-        _await_ready(child, url, log)
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-
-
-def command(options: dict[str, str]) -> list[str]:
-    """The server's command line."""
-    always = {"save": "", "appendonly": "no", "daemonize": "no"}
-    return [
-        server_binary(),
-        *(word for name, value in {**always, **options}.items() for word in (f"--{name}", value)),
-    ]
 
 
 def _await_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:

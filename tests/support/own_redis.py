@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 from redis.asyncio import Redis
 
 from fetchfleet.worker.local.child_process import die_with_parent
-from tests.support.redis import leftovers, server_binary
+from tests.support.redis import server_binary
 from tests.support.waiting import wait_until
+from tools.redis_leftovers import leftovers
 
 ALWAYS = ("--port", "0", "--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction")
 

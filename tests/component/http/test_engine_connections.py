@@ -10,13 +10,13 @@ from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.runtime import heartbeat
 from tests.component.conftest import Start, needs_openssl
 from tests.support import tcp
-from tests.support.certificates import Authority
 from tests.support.nameserver import Nameserver, at
 from tests.support.waiting import wait_until
 from tests.support.warc import read, segments
 from tools.one_worker import results_of
 from tools.origin import behaviours as o
 from tools.origin import http2
+from tools.origin.certificates import Authority
 from tools.origin.http2 import Http2Origin, server_tls
 from tools.origin.server import Exchange, Origin
 

@@ -16,12 +16,12 @@ from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError, Timeouts
 from fetchfleet.worker.settings import SettingsError, load_settings
 from tests.component.conftest import Lines, Start, needs_openssl, needs_reqwest
-from tests.support.certificates import Authority, Certificate
 from tests.support.nameserver import Nameserver, at
 from tests.support.ranged import Ranged
 from tests.support.tls_server import TlsServer, context
 from tests.support.waiting import wait_until
 from tools.origin import behaviours as o
+from tools.origin.certificates import Authority, Certificate
 from tools.origin.server import Behaviour, Exchange, Origin
 
 HERE = "127.0.71.1"

@@ -14,10 +14,10 @@ import pytest
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.http.httpx_engine.pool import LanePool
 from tests.component.conftest import Start
-from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
+from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.http2 import server_tls
 from tools.origin.server import Behaviour, Exchange, Origin
 

@@ -10,10 +10,10 @@ from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.runtime import heartbeat
 from tests.component.conftest import Start
-from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import http2 as o
+from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.http2 import Behaviour, Exchange, Http2Origin, server_tls
 
 pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs openssl")

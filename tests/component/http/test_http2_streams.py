@@ -25,9 +25,9 @@ from fetchfleet.worker.http.http2.pool import SharedConnections
 from fetchfleet.worker.http.http2.session import STREAM_WINDOW_BYTES
 from fetchfleet.worker.http.http2.stream import MAX_INTERIM
 from fetchfleet.worker.http.httpx_engine.pool import LanePool
-from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.waiting import wait_until
 from tools.origin import http2 as o
+from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.http2 import Exchange, Http2Origin, server_tls
 
 pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs openssl")

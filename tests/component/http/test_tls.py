@@ -16,8 +16,8 @@ from fetchfleet.jobs import keys
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util import aio
 from tests.component.conftest import Lines, Start
-from tests.support.certificates import HAS_OPENSSL, Authority, Certificate
 from tests.support.tls_server import TlsServer, context, ok, redirect
+from tools.origin.certificates import HAS_OPENSSL, Authority, Certificate
 from tools.origin.server import Origin
 
 pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")

@@ -11,8 +11,8 @@ from fetchfleet.worker.http.net import tls_contexts
 from fetchfleet.worker.http.net.tls_contexts import Contexts, check
 from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.policy.model import PolicyError
-from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.workers import fetchfleet
+from tools.origin.certificates import HAS_OPENSSL, Authority
 
 pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
 

@@ -16,10 +16,10 @@ from fetchfleet.worker.runtime import stats
 from fetchfleet.worker.runtime.stats import open_files, rss_bytes
 from fetchfleet.worker.util import aio
 from tests.component.conftest import Lines, Start
-from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
+from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.server import Origin
 
 FIELDS = {

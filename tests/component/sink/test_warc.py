@@ -18,12 +18,12 @@ from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.warc.segment import Segment, recover
 from fetchfleet.worker.sink.warc.sink import WarcPart
 from tests.component.conftest import HOST, Lines, Start
-from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.waiting import wait_until
 from tests.support.warc import read, record_of, segments
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
 from tools.origin import http2
+from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.http2 import Http2Origin, server_tls
 from tools.origin.server import Behaviour, Exchange, Origin
 

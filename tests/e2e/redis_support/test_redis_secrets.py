@@ -20,7 +20,7 @@ from fetchfleet.worker.runtime.heartbeat import Life
 from fetchfleet.worker.runtime.runtime import Runtime
 from fetchfleet.worker.settings import Settings, SettingsError, load_settings
 from fetchfleet.worker.util.clock import RedisClock
-from tests.support.guarded_redis import serve
+from tests.support.redis import serve
 from tests.support.waiting import wait_until
 from tests.support.workers import Workers, fetchfleet, workers
 

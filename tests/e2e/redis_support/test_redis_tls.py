@@ -11,10 +11,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fetchfleet import Fleet, Outcome
 from tests.support import guarded_redis
-from tests.support.certificates import HAS_OPENSSL, Authority
 from tests.support.guarded_redis import GuardedRedis, serve_guarded
 from tests.support.workers import fetchfleet, workers
 from tools.origin import behaviours as o
+from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.server import Origin
 
 NAMED, UNNAMED = "127.0.0.173", "127.0.0.174"

@@ -21,7 +21,7 @@ from fetchfleet.worker.lanes.store import Held, Store
 from fetchfleet.worker.local.progress import Progress
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
-from tests.support import guarded_redis
+from tests.support import guarded_redis, redis
 from tests.support.guarded_redis import (
     PRODUCERS_SCRIPTS,
     GuardedRedis,
@@ -86,7 +86,7 @@ async def begin(worker: Redis, admin: Redis) -> Stay:
 def test_redis_refuses_the_file_until_passwords_are_in_it(tmp_path: Path) -> None:
     """Nobody runs a fleet with passwords that everybody can read."""
     file = str(guarded_redis.ROOT / "ops" / "users.acl")
-    command = guarded_redis.command({"aclfile": file, "port": "0", "unixsocket": "redis.sock"})
+    command = redis.command({"aclfile": file, "port": "0", "unixsocket": "redis.sock"})
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=30, check=False)
     assert 0 != ended.returncode
     assert b"password hash must be exactly 64 characters" in ended.stdout

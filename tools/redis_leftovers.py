@@ -1,0 +1,100 @@
+"""What a Redis holds against jobs/keys.py: wrong types, keys without a TTL, stranded fetches."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from fetchfleet.jobs import keys
+
+NO_TTL = -1
+BUSY = {"scheduled", "held"}
+
+
+def leftovers(url: str) -> list[str]:
+    """What the Redis holds against jobs/keys.py, a line each: a wrong type, no TTL, a stranded fetch."""
+    with redis.Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape") as client:
+        found = [(name, client.type(name), client.pttl(name)) for name in sorted(client.keys("*"))]
+        faults = [fault for name, kind, ttl in found if (fault := _fault(client, name, kind, ttl))]
+        return faults + _unattended(client)
+
+
+def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
+    for pattern, want, may_stay in _KEYS:
+        if match := re.fullmatch(pattern, name):
+            if kind != want:
+                return f"{name}: is a {kind}, not a {want}"
+            if ttl_ms == NO_TTL and not may_stay(client, match):
+                return f"{name}: has no TTL and nobody will come for it"
+            return None
+    return f"{name}: a {kind} that jobs/keys.py does not name"
+
+
+def _unattended(client: Any) -> list[str]:
+    """A lane that is not idle is in ATTENTION, and no other is."""
+    watched = set(client.zrange(keys.ATTENTION, 0, -1))
+    names = {name.removeprefix("ff:lane:") for name in client.keys("ff:lane:*")}
+    busy = {name for name in names if _state(client, name) in BUSY}
+    return [
+        *(f"lane {name} is busy, yet not in {keys.ATTENTION}" for name in sorted(busy - watched)),
+        *(f"lane {name} is idle, yet in {keys.ATTENTION}" for name in sorted(watched - busy)),
+    ]
+
+
+def _state(client: Any, lane: str) -> str | None:
+    state: str | None = client.hget(keys.lane(lane), "state")
+    return state
+
+
+def _of_busy_lane(client: Any, match: re.Match[str]) -> bool:
+    return _state(client, match["lane"]) in BUSY
+
+
+def _only_known_jobs(client: Any, _: re.Match[str]) -> bool:
+    """Every member is a job that arq holds, with a TTL of arq's."""
+    members = client.zrange(keys.QUEUE, 0, -1)
+    return all(client.exists(f"arq:job:{member}") for member in members)
+
+
+def _for_ever(_: Any, __: re.Match[str]) -> bool:
+    return True
+
+
+def _never(_: Any, __: re.Match[str]) -> bool:
+    return False
+
+
+_MayStay = Callable[[Any, re.Match[str]], bool]
+
+
+_KEYS: list[tuple[str, str, _MayStay]] = [
+    (keys.SERIAL, "string", _for_ever),
+    (keys.BACKLOG, "string", _for_ever),
+    (keys.CANCELS, "string", _for_ever),
+    (keys.POLICY, "hash", _for_ever),
+    (keys.POLICY_VERSION, "string", _for_ever),
+    (keys.BATCHES, "zset", _for_ever),
+    (keys.INBOX, "list", _never),
+    (keys.TAKEN, "list", _never),
+    (keys.INTAKE, "hash", _never),
+    (keys.ALL_RESULTS, "stream", _for_ever),
+    (keys.DEAD, "stream", _for_ever),
+    (keys.ATTENTION, "zset", _for_ever),  # its members: see _unattended
+    (keys.WORKERS, "zset", _for_ever),
+    (keys.QUEUE, "zset", _only_known_jobs),
+    (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own
+    (r"arq:(job|retry|in-progress|result):.+", "string", _never),
+    (r"ff:worker:.+", "string", _never),
+    (r"ff:batch:[0-9a-f]{16}", "hash", _never),
+    (r"ff:batch:[0-9a-f]{16}:results", "stream", _never),
+    (r"ff:batch:[0-9a-f]{16}:lanes", "set", _never),
+    (r"ff:batch:[0-9a-f]{16}:digests", "list", _never),
+    (r"ff:key:.+", "string", _never),
+    (r"ff:robots:https?://.+", "string", _never),
+    (r"ff:claimed:(?P<lane>.+)", "hash", _of_busy_lane),
+    (r"ff:later:(?P<lane>.+)", "zset", _of_busy_lane),
+    (r"ff:waiting:(?P<lane>.+):(returned|high|normal|low)", "list", _of_busy_lane),
+    (r"ff:cancelled:(?P<lane>.+)", "set", _never),
+    (r"ff:lane:(?P<lane>.+)", "hash", _of_busy_lane),
+]
