@@ -13,7 +13,7 @@ import pytest
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of, fetch_id
-from fetchfleet.worker.sink.base import Care, Expected, Kept
+from fetchfleet.worker.sink.base import Expected, StorageOptions, StoredAt
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.sink import FileSink
 
@@ -59,17 +59,17 @@ async def keep(
     sink: FileSink,
     body: bytes,
     dest: str | None = None,
-    care: Care | None = None,
+    options: StorageOptions | None = None,
     *,
     expected: Expected | None = None,
     place: int = 7,
     **fields: Any,
-) -> Kept | None:
+) -> StoredAt | None:
     """The body received and committed; place: of the fetch in its batch, fields: more of its own."""
     fetch = Fetch(url="http://x/", dest=dest, **fields)
     entry = Entry(id=fetch_id(batch_of(ID), place), deadline_ms=0, fetch=fetch)
     expected = expected or Expected(len(body), fetch.sha256)
-    async with sink.receive(entry, 1, expected, care) as part:
+    async with sink.receive(entry, 1, expected, options) as part:
         for at in range(0, len(body), 60_000):
             await part.write(body[at : at + 60_000])
         return await part.commit(lambda: True)

@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 
-from fetchfleet.worker.sink.base import Care
-from fetchfleet.worker.sink.files.partial import Part
+from fetchfleet.worker.sink.base import StorageOptions
+from fetchfleet.worker.sink.files.partial import PartialFile
 from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
 
-STEPS = ("mkdir", "open", "write", "fsync", "rename", "link", "unlink", "close")
+STEPS = ("mkdir", "open", "write", "writev", "fsync", "rename", "link", "unlink", "close")
 ROOT = Path(__file__).parents[2]
 DEST = "folder/deeper/a"
 
@@ -40,7 +40,7 @@ def deaths(
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def _live(out: Path, body: bytes, care: Care, if_exists: str, dies_at: int, steps: int) -> None:
+def _live(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies_at: int, steps: int) -> None:
     """One life, which dies before its step of that number, and writes each step to a descriptor before it."""
     count = 0
 
@@ -68,10 +68,10 @@ def _live(out: Path, body: bytes, care: Care, if_exists: str, dies_at: int, step
         with opened(out) as sink:
             for name in STEPS:
                 setattr(os, name, counted(name))
-            Part._write = block  # type: ignore[method-assign]
+            PartialFile._write = block  # type: ignore[method-assign]
             await keep(sink, body, DEST, care, if_exists=if_exists)
 
-    os_write, write_block = os.write, Part._write
+    os_write, write_block = os.write, PartialFile._write
     asyncio.run(life())
 
 
@@ -88,7 +88,7 @@ def _tell(folder: Path, size_bytes: int, durability: str, if_exists: str, old: b
         child = os.fork()
         if child == 0:
             try:
-                _live(out, body, Care(durability=durability), if_exists, len(lives) + 1, told)
+                _live(out, body, StorageOptions(durability=durability), if_exists, len(lives) + 1, told)
                 os._exit(0)
             except BaseException:  # noqa: BLE001 - it must not go on as the parent
                 traceback.print_exc()

@@ -33,8 +33,8 @@ from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.base import Answer, Trace
 from fetchfleet.worker.lanes import log_events as lane_events
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.sink.base import Came, Care, Expected, Kept, Receiver
-from fetchfleet.worker.sink.index_entry import Record, Validators
+from fetchfleet.worker.sink.base import Expected, HttpExchange, Sink, StorageOptions, StoredAt
+from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 
 BUSY_PAUSE_S = 5.0
 """Before a body is asked for again whose host coded it as it was not offered, while no window was free."""
@@ -51,8 +51,8 @@ class Attempt:
         self.request = entry.request
         self.hops = entry.hops
         self.status: int | None = None
-        self._sink: Receiver = services.sink
-        self._known: Record | None = None
+        self._sink: Sink = services.sink
+        self._known: IndexEntry | None = None
         self._window = OneWindow(services.decoder_budget)
         self.resuming = Resuming(entry, lane, services)
 
@@ -142,7 +142,7 @@ class Attempt:
             return Interrupted(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
         expected = await self._expected(answer, body, max_bytes)
         kept = await self._received(answer, body, expected, found)
-        if not isinstance(kept, Kept):
+        if not isinstance(kept, StoredAt):
             return kept
         return Stored(
             status=answer.status,
@@ -161,11 +161,13 @@ class Attempt:
     async def _keep_head(self, answer: Answer, found: Validators) -> AttemptOutcome:
         """An answer without a body; it has a place where heads are kept."""
         await answer.discard()
-        kept: Kept | None = None
+        kept: StoredAt | None = None
         if self._sink.keeps_heads:
-            care = Care(durability=self.lane.policy.durability)
-            came = Came(self.request, answer)
-            async with self._sink.receive(self.entry, self.lane.token, Expected(), care, came=came) as part:
+            options = StorageOptions(durability=self.lane.policy.durability)
+            exchange = HttpExchange(self.request, answer)
+            async with self._sink.receive(
+                self.entry, self.lane.token, Expected(), options, exchange=exchange
+            ) as part:
                 kept = await part.commit(lambda: self.lane.live)
             if kept is None:
                 return Interrupted()
@@ -182,14 +184,14 @@ class Attempt:
 
     async def _received(
         self, answer: Answer, body: Body, expected: Expected, found: Validators
-    ) -> Kept | AttemptOutcome:
+    ) -> StoredAt | AttemptOutcome:
         """The body in its place, or why it is not there; half of one is kept, if it may be gone on with."""
         policy = self.services.policy_of(self.entry.fetch) if self.hops else self.lane.policy
         remember = found if in_force(self.entry.fetch, policy) or self.entry.fetch.revalidate else None
-        care, taken = Care(remember, policy.durability), self.resuming.taken
-        came = Came(self.request, answer)
+        options, taken = StorageOptions(remember, policy.durability), self.resuming.taken
+        exchange = HttpExchange(self.request, answer)
         async with (
-            self._sink.receive(self.entry, self.lane.token, expected, care, taken, came) as part,
+            self._sink.receive(self.entry, self.lane.token, expected, options, taken, exchange) as part,
             self.resuming.keeping(part, self.request, answer) as keeping,
         ):
             if self.resuming.verdict is not RangeVerdict.COMPLETE:
@@ -268,7 +270,7 @@ def broken(
     if isinstance(error, errors.InTheWayError):
         log_events.in_the_way(error, entry, lane.name, services.log)
     if error_mapping.is_of_the_disk(error):
-        services.sink.refused()
+        services.sink.disk.refused()
     happened = error_mapping.outcome_of(error, status=status)
     if happened is None:
         log_events.bug(error, entry, lane.name, services.log)

@@ -13,9 +13,9 @@ SKIP = "skip"
 async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None:
     """The file that stands at the fetch's dest, if that decides what becomes of the fetch."""
     fetch = entry.fetch
-    if fetch.if_exists == REPLACE or fetch.dest is None:
+    if fetch.if_exists == REPLACE or fetch.dest is None or services.sink.stored is None:
         return None
-    size_bytes = await services.sink.size_of(fetch.dest)
+    size_bytes = await services.sink.stored.size_of(fetch.dest)
     return None if size_bytes is None else AlreadyExists(path=fetch.dest, size_bytes=size_bytes)
 
 

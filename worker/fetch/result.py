@@ -14,12 +14,12 @@ from fetchfleet.worker.fetch.rules.outcome import (
     throttle_of,
 )
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.sink.index_entry import Old
+from fetchfleet.worker.sink.index_entry import StoredBody
 from fetchfleet.worker.util.clock import mono_s
 
 
 def result_of(
-    attempt: Attempt, finish: Finish, happened: AttemptOutcome, worker_id: str, old: Old | None
+    attempt: Attempt, finish: Finish, happened: AttemptOutcome, worker_id: str, old: StoredBody | None
 ) -> Result:
     """What the producer gets to read; old: what stands in for the body."""
     entry = attempt.entry
@@ -42,8 +42,8 @@ def result_of(
         path=kept.path if kept else None,
         offset=stored.offset if stored else None,
         length=stored.length if stored else None,
-        etag=None if kept is None or isinstance(kept, Old) else kept.etag,
-        last_modified=None if kept is None or isinstance(kept, Old) else kept.last_modified,
+        etag=None if kept is None or isinstance(kept, StoredBody) else kept.etag,
+        last_modified=None if kept is None or isinstance(kept, StoredBody) else kept.last_modified,
         content_encoding=stored.coding if stored else None,
         lines=stored.lines if stored else None,
         bad_line=happened.line if isinstance(happened, Failed) else None,

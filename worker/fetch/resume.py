@@ -22,10 +22,8 @@ from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.base import Answer
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.sink.base import Coming
-from fetchfleet.worker.sink.files.takeover import Taken
+from fetchfleet.worker.sink.base import BodyWriter, ResumePoint
 from fetchfleet.worker.util.clock import mono_s
-from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 
 CHECKPOINT_BYTES = 64 << 20
 CHECKPOINT_S = 10.0
@@ -46,7 +44,7 @@ class Resuming:
         self._lane = lane
         self._parts = services
         self.note = entry.part
-        self.taken: Taken | None = None
+        self.taken: ResumePoint | None = None
         self.verdict: Append | RangeVerdict = RangeVerdict.NOTHING
 
     async def asked(self, request: Hop) -> Hop:
@@ -64,7 +62,7 @@ class Resuming:
             return RangeVerdict.NOTHING
         self.verdict = judged(self.note, answer.status, answer.header)
         if self.verdict in {RangeVerdict.RESTART, RangeVerdict.REFUSE}:
-            await run_in(self._parts.sink.for_names, self.taken.drop)
+            await self.taken.drop()
             self.taken = None
             self._carry(None)
         return self.verdict
@@ -77,9 +75,8 @@ class Resuming:
 
     async def hash_by(self, names: Collection[str]) -> None:
         """Have the half that is here hashed by these too. Raises OSError."""
-        if self.taken is None or not names:
-            return
-        await run_stoppable(HASHING, self.taken.hash_by, names)
+        if self.taken is not None and names:
+            await self.taken.hash_by(names)
 
     def whole_bytes(self, coming_bytes: int | None) -> int | None:
         """How long the whole body is, None if it is not known; coming_bytes: the answer's own, the same."""
@@ -91,17 +88,17 @@ class Resuming:
             case _:
                 return coming_bytes
 
-    def keeping(self, part: Coming, request: Hop, answer: Answer) -> "Keeping":
+    def keeping(self, part: BodyWriter, request: Hop, answer: Answer) -> "Keeping":
         """What has come of the body when this block breaks off is kept, where it may be gone on with."""
         return Keeping(self, part, request, answer)
 
     async def begins(self) -> None:
         """A body comes: what is here of another URL than its own is wanted no more."""
         if self.note is not None and self.taken is None:
-            await asyncio.wrap_future(self._parts.sink.forget(self._id, self.note))
+            await asyncio.wrap_future(self._parts.sink.disk.forget(self._id, self.note))
             self._carry(None)
 
-    async def broke_off(self, error: BaseException, part: Coming, request: Hop, answer: Answer) -> None:
+    async def broke_off(self, error: BaseException, part: BodyWriter, request: Hop, answer: Answer) -> None:
         """No more comes of the body."""
         if isinstance(error, _OF_NO_USE):
             self._carry(None)
@@ -119,17 +116,18 @@ class Resuming:
         """The part as ours. It is hashed anew, which takes as long as reading it."""
         ours = msgspec.structs.replace(note, token=self._lane.token)
 
-        def took(taken: Taken | None) -> None:
+        def took(taken: ResumePoint | None) -> None:
             self.taken = taken
             if taken is not None:
                 self.carry(ours)
 
-        take = self._parts.sink.take
-        took(await run_stoppable(HASHING, take, self._id, note, ours.token, in_vain=took))
+        partial_files = self._parts.sink.partial_files
+        if partial_files is not None:
+            took(await partial_files.take_over(self._id, note, ours.token, in_vain=took))
         if self.taken is None:
             self._carry(None)
 
-    async def _keep(self, part: Coming, note: PartNote | None) -> None:
+    async def _keep(self, part: BodyWriter, note: PartNote | None) -> None:
         wanted = not self._lane.lost and self._batch_id not in self._lane.cancelled
         if note is not None and note.total_bytes is not None:
             wanted = wanted and part.size_bytes <= note.total_bytes
@@ -170,7 +168,7 @@ class Keeping:
     A context; what has come when it breaks off is kept, where it may be gone on with.
     """
 
-    def __init__(self, resuming: Resuming, part: Coming, request: Hop, answer: Answer) -> None:
+    def __init__(self, resuming: Resuming, part: BodyWriter, request: Hop, answer: Answer) -> None:
         self._resuming = resuming
         self._part = part
         self._request = request

@@ -7,26 +7,27 @@ from fetchfleet.worker.errors import BadAnswerError
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Unchanged
 from fetchfleet.worker.fetch.rules.validators import validators_of
 from fetchfleet.worker.http.base import Answer
-from fetchfleet.worker.sink.files.sink import FileSink
-from fetchfleet.worker.sink.index_entry import Record
+from fetchfleet.worker.sink.base import Sink
+from fetchfleet.worker.sink.index_entry import IndexEntry
 
 GONE = "the stored file changed while its host was asked whether it is the newest"
 
 
-async def known_of(fetch: Fetch, sink: FileSink) -> Record | None:
+async def known_of(fetch: Fetch, sink: Sink) -> IndexEntry | None:
     """What is stored of the fetch and still as it was, where the workers are to go by that."""
-    return await sink.known(fetch) if fetch.revalidate else None
+    return await sink.stored.known(fetch) if fetch.revalidate and sink.stored is not None else None
 
 
 async def not_modified(
-    answer: Answer, asked: Hop, fetch: Fetch, known: Record | None, sink: FileSink
+    answer: Answer, asked: Hop, fetch: Fetch, known: IndexEntry | None, sink: Sink
 ) -> AttemptOutcome:
     """What a 304 means, with what is here; raises BadAnswerError where nothing conditional was asked."""
     if not is_conditional(asked.headers):
         raise BadAnswerError("304 although nothing conditional was asked")
     said = validators_of(asked.url, answer.header)
-    if known is not None and known.url == asked.url:
-        if not await sink.holds(known):
+    stored = sink.stored
+    if known is not None and known.url == asked.url and stored is not None:
+        if not await stored.unchanged(known):
             return Interrupted(note=GONE)  # asked again, for the whole of it
         return Unchanged(
             path=known.path,
@@ -36,7 +37,7 @@ async def not_modified(
             last_modified=said.last_modified or known.last_modified,
         )
     etag, last_modified = said.etag or fetch.etag, said.last_modified or fetch.last_modified
-    here = await sink.at_dest(fetch) if (fetch.etag or fetch.last_modified) else None
+    here = await stored.at_dest(fetch) if stored is not None and (fetch.etag or fetch.last_modified) else None
     if here is None:
         return Unchanged(etag=etag, last_modified=last_modified)
     return Unchanged(

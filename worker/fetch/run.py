@@ -41,7 +41,7 @@ from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.retry import retry_until_lost
 from fetchfleet.worker.lanes.store import Cancelled, LaneLostError
-from fetchfleet.worker.sink.index_entry import Old
+from fetchfleet.worker.sink.index_entry import StoredBody
 
 
 async def run_fetch(entry: Entry, lane: Lane, services: FetchServices) -> None:
@@ -167,11 +167,12 @@ async def _finish(
 
 async def _stored_before(
     entry: Entry, lane: Lane, services: FetchServices, finish: Finish, happened: AttemptOutcome
-) -> Old | None:
+) -> StoredBody | None:
     shut = lane.shut()
     down = stale_fallback.instead(entry, finish, happened, shut.why if shut else None)
     wanted = down and stale_fallback.in_force(entry.fetch, services.policy_of(entry.fetch))
-    return await services.sink.old(entry.fetch) if wanted else None
+    stored = services.sink.stored
+    return await stored.find(entry.fetch) if wanted and stored is not None else None
 
 
 def _settle(
@@ -180,11 +181,11 @@ def _settle(
     services: FetchServices,
     finish: Finish,
     happened: AttemptOutcome,
-    old: Old | None = None,
+    old: StoredBody | None = None,
 ) -> None:
     note = attempt.resuming.note
     if note is not None:
-        services.sink.forget(attempt.entry.id, note)
+        services.sink.disk.forget(attempt.entry.id, note)
     result = result_of(attempt, finish, happened, services.worker_id, old)
     line = log_events.finished(result, attempt.entry, lane, happened, services.log)
     if result.outcome is Outcome.FAILED:

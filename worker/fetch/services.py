@@ -12,7 +12,7 @@ from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.lanes.services import LaneServices
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
-from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.base import Sink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class FetchServices(LaneServices):
     user_agent: str
     engine: Engine
     pools: Pools
-    sink: FileSink
+    sink: Sink
     slots: asyncio.Semaphore
     """One for each fetch that may be in flight in this process, over all lanes."""
     quarantine: asyncio.Semaphore

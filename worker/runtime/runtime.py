@@ -42,7 +42,6 @@ from fetchfleet.worker.scheduler.rebalancer import UNWANTED_S, Balancer
 from fetchfleet.worker.scheduler.sweep import Housekeeping, Sweep
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.factory import sink_of
-from fetchfleet.worker.sink.files.cleanup import sweep_parts, sweep_records
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 
@@ -106,7 +105,7 @@ class Runtime:
         self._leases = Leases(
             self.lanes, lease_s, self.parts.store, self.parts.clock, self._trouble, self.log
         )
-        self._room = Room(self._sink.space, self.settings.min_free_bytes, self.lanes, self.log)
+        self._room = Room(self._sink.disk.space, self.settings.min_free_bytes, self.lanes, self.log)
         await self._room.look()
         self._taking = Taking(self.parts, self.lanes, self._begin, self._wants_lanes, random.sample)
         intake = self._make_doors()
@@ -124,8 +123,8 @@ class Runtime:
             "sign of life": lambda: self._life.run(self._look),
             "lanes": self._taking.run,
             "intake": intake.run,
-            "parts": lambda: sweep_parts(self.parts.sink.folders),
-            "records": lambda: sweep_records(self.parts.sink.folders),
+            "parts": self.parts.sink.disk.sweep_partial_files,
+            "records": self.parts.sink.disk.sweep_index,
         }
         self._own = {name: self._keep(name, loop) for name, loop in ours.items()}
 
@@ -303,7 +302,7 @@ class Runtime:
 
     def _look(self) -> None:
         self._life.renews = self._leases.renews
-        self._life.saw(self.lanes.values(), self._settler.finished, self.parts.sink.received_bytes)
+        self._life.saw(self.lanes.values(), self._settler.finished, self.parts.sink.disk.received_bytes)
 
     def _saw(self, fleet: FleetLoad) -> None:
         """Once a second: give back what is more than our share, or look for what is missing of it."""

@@ -1,125 +1,207 @@
-"""The seam between an attempt and where bodies go: what it needs of a sink, and no more."""
+"""The port between a fetch and the place where bodies are stored. The sinks implement it.
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, Self
+`files/sink.py` stores each body as a file, `warc/sink.py` as a record of a WARC segment.
+"""
 
-from fetchfleet.jobs.contract.entry import Entry, Hop
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from io import FileIO
+from typing import Any, NamedTuple, Protocol, Self
+
+from fetchfleet.jobs.contract.entry import Entry, Hop, PartNote
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.http.base import Answer
-from fetchfleet.worker.sink.files.takeover import Taken
-from fetchfleet.worker.sink.index_entry import Validators
+from fetchfleet.worker.sink.disk_space import Space
+from fetchfleet.worker.sink.index_entry import IndexEntry, StoredBody, Validators
 
 
-class Note(NamedTuple):
-    """Under which key a body is remembered, and with what."""
-
-    key: str
-    validators: Validators
-
-
-class Place(NamedTuple):
-    """The name of a part, the path that it is to have, and what goes with that.
-
-    note: with what it is remembered, None if it is not. replace: also where a file stands.
-    """
-
-    part: str
-    path: str
-    note: Note | None = None
-    durability: str = "none"
-    replace: bool = True
-
-
-class Kept(NamedTuple):
-    """A body in its place; path is relative to the out folder.
-
-    offset, length: of its record in that file, where it is not alone in it.
-    """
+class StoredAt(NamedTuple):
+    """Where a body is stored; path is relative to the out folder."""
 
     path: str
     size_bytes: int
     sha256: str
     offset: int | None = None
+    """First byte of the body's record in that file. None: the file is the body alone."""
     length: int | None = None
+    """Bytes of that record."""
 
 
 class Expected(NamedTuple):
-    """What a body must be to be kept; None or 0 where nothing is known.
-
-    digests: what its host says of it, by hashlib's name of the algorithm.
-    """
+    """The properties that a body must have to be stored. None, 0 or empty: not checked."""
 
     length_bytes: int | None = None
     sha256: str | None = None
     max_bytes: int = 0
     digests: tuple[tuple[str, bytes], ...] = ()
+    """Digests sent by the host, by hashlib's name of the algorithm."""
 
     @property
     def shows_the_whole(self) -> bool:
-        """Whether a body that is as expected cannot lack its end."""
+        """Whether a body with these properties cannot be truncated."""
         return self.length_bytes is not None or self.sha256 is not None or bool(self.digests)
 
 
-class Care(NamedTuple):
-    """What is done for a body beyond keeping it.
-
-    remember: `old` and `known` are to find it, with these, when the same is asked for again. durability: as
-    the policy says.
-    """
+class StorageOptions(NamedTuple):
+    """How a body is stored."""
 
     remember: Validators | None = None
+    """Index the body with these validators, so that `StoredBodies` finds it. None: do not index it."""
     durability: str = "none"
+    """The policy's `durability`: none, file or full."""
 
 
-class Came(NamedTuple):
-    """The exchange that a body comes with."""
+class HttpExchange(NamedTuple):
+    """The request and the response that a body belongs to."""
 
     request: Hop
     answer: Answer
 
 
-class Coming(Protocol):
-    """A body on its way. An async context manager: what is not committed is gone after it."""
+class ResumePoint(Protocol):
+    """A partial file of an earlier attempt, owned by this one: locked, and open at its end."""
+
+    @property
+    def file(self) -> FileIO:
+        """The open file, `offset_bytes` long."""
+
+    @property
+    def offset_bytes(self) -> int:
+        """Bytes of the body that are in the file."""
+
+    @property
+    def digests(self) -> dict[str, Any]:
+        """Hash objects fed with the whole file, by hashlib's name; sha256 is always there."""
+
+    def close(self) -> None:
+        """Release the file; a later attempt may take it over."""
+
+    async def drop(self) -> None:
+        """Remove the file."""
+
+    async def hash_by(self, names: Collection[str]) -> None:
+        """Add digests by reading the file again. Raises OSError."""
+
+
+class BodyWriter(Protocol):
+    """A body on its way into the sink. An async context manager: leaving it removes an uncommitted body."""
 
     size_bytes: int
 
     @property
     def worth_keeping(self) -> bool:
-        """Whether enough of it has come to be gone on with later."""
+        """Whether enough bytes have come to resume the body later."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *_: object) -> None: ...
 
     async def write(self, chunk: bytes) -> None:
-        """Take a chunk. Raises OverlongBodyError or OSError."""
+        """Add a chunk. Raises OverlongBodyError or OSError."""
 
-    async def commit(self, may_place: Callable[[], bool]) -> Kept | None:
-        """Check the body and put it in its place; None, and nothing placed, once may_place says no."""
+    async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
+        """Check the body and store it. Returns None, with nothing stored, once may_place returns False."""
 
     async def sync(self) -> int:
-        """Bring what has come to disk for good; how many bytes that is."""
+        """Sync the bytes so far to disk; returns their number."""
 
     async def keep(self) -> int:
-        """Leave what has come for a later attempt; how many bytes, 0 where nothing is left."""
+        """Leave the bytes so far for a later attempt; returns their number, 0 if none are left."""
 
 
-class Receiver(Protocol):
-    """Where the bodies of attempts go."""
+class StoredBodies(Protocol):
+    """Bodies stored before, found by their fetch."""
 
-    keeps_heads: bool
-    """Whether an answer without a body, to a HEAD, is kept too."""
+    async def find(self, fetch: Fetch) -> StoredBody | None:
+        """Return the file at the fetch's `dest`, else the unchanged body indexed for the fetch."""
+
+    async def known(self, fetch: Fetch) -> IndexEntry | None:
+        """Return the index entry of an unchanged body that is where the fetch would store it."""
+
+    async def unchanged(self, entry: IndexEntry) -> bool:
+        """Whether the file of an entry is still the body that was stored."""
+
+    async def at_dest(self, fetch: Fetch) -> StoredBody | None:
+        """Return the file at the fetch's `dest`."""
+
+    async def size_of(self, path: str) -> int | None:
+        """Return the size of a file in bytes, None if there is no such file."""
+
+
+class PartialFiles(Protocol):
+    """Partial files that outlive their attempt, so that a later one resumes the body."""
+
+    async def take_over(
+        self, fetch_id: str, note: PartNote, token: int, *, in_vain: Callable[[ResumePoint | None], None]
+    ) -> ResumePoint | None:
+        """Take over the partial file of a note under the lane's token; None if this disk has none.
+
+        The file is hashed again, which takes as long as reading it. A caller cancelled meanwhile waits for
+        the end, and `in_vain` receives the outcome.
+        """
+
+
+class Disk(Protocol):
+    """The disk that bodies are stored on, and its upkeep."""
+
+    @property
+    def received_bytes(self) -> int:
+        """Body bytes received since the start."""
+
+    async def space(self) -> Space:
+        """Return the free space. Raises OSError."""
+
+    def refused(self) -> None:
+        """Count a body that the disk did not take; the next `space` checks that the disk takes anything."""
+
+    def forget(self, fetch_id: str, note: PartNote) -> Future[None]:
+        """Remove the partial file of a note in a thread: a large one takes a while."""
+
+    async def sweep_partial_files(self) -> None:
+        """Remove stale partial files every hour, until cancelled."""
+
+    async def sweep_index(self) -> None:
+        """Remove unused index entries, once."""
+
+
+class Sink(Protocol):
+    """Stores the bodies of one worker. Call open() first, and close() at the end."""
+
+    @property
+    def keeps_heads(self) -> bool:
+        """Whether the response to a HEAD request is stored too."""
+
+    @property
+    def disk(self) -> Disk:
+        """The disk that bodies are stored on."""
+
+    @property
+    def stored(self) -> StoredBodies | None:
+        """Bodies stored before; None if the sink has no index."""
+
+    @property
+    def partial_files(self) -> PartialFiles | None:
+        """Partial files to resume; None if the sink stores complete bodies only."""
+
+    def open(self) -> None:
+        """Prepare the out folder. Raises OSError."""
+
+    def close(self) -> None:
+        """Release the out folder; a second call does nothing."""
 
     def refusal(self, fetch: Fetch) -> str | None:
-        """What the fetch asks for that this sink does not do; None if there is no such thing."""
+        """Return the option of the fetch that this sink does not support; None if it supports all."""
 
     def receive(
         self,
         entry: Entry,
         token: int,
         expected: Expected,
-        care: Care | None = None,
-        taken: Taken | None = None,
-        came: Came | None = None,
-    ) -> Coming:
-        """A place for the body of a fetch; taken: the half of it that is there."""
+        options: StorageOptions | None = None,
+        resume: ResumePoint | None = None,
+        exchange: HttpExchange | None = None,
+    ) -> BodyWriter:
+        """Return a writer for the body of a fetch; the lane's token keeps two owners' partial files apart.
+
+        A body with a resume point continues at its end. exchange: required by sinks that store messages.
+        """

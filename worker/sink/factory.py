@@ -1,13 +1,14 @@
-"""Which sink a worker has: the one place that knows them all."""
+"""Chooses the sink of a worker."""
 
 from fetchfleet.worker.settings import WARC, Settings
+from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.warc.segments import Limits
 from fetchfleet.worker.sink.warc.sink import WarcSink
 
 
-def sink_of(settings: Settings) -> FileSink:
-    """The sink of the settings; it has yet to be opened."""
+def sink_of(settings: Settings) -> Sink:
+    """Return the sink of the settings, not opened yet."""
     if settings.sink != WARC:
         return FileSink(settings.out)
     limits = Limits(settings.warc_max_bytes, settings.warc_max_age_s)

@@ -1,4 +1,4 @@
-"""What is remembered of a stored body, and which fetch it serves. Pure."""
+"""Entries of the index of stored bodies, and the fetches that an entry serves. Pure."""
 
 import hashlib
 from typing import NamedTuple
@@ -12,41 +12,41 @@ from fetchfleet.jobs.errors import InvalidFetchError
 
 
 class Validators(NamedTuple):
-    """Those of an answer, and the URL that gave them: they mean nothing anywhere else."""
+    """The validators of a response, and the URL that sent them: they mean nothing for another one."""
 
     url: str = ""
     etag: str | None = None
     last_modified: str | None = None
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of a body: its path in the out folder, and what tells its file from another.
-
-    stored_ms: the file's own time of change; inode: its number, 0 where it was not noted: two files may be
-    changed within one tick of that clock. url: whose answer it was, wherever redirects had led; etag and
-    last_modified: what that answer said of its version.
-    """
+class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored body, as the index has it."""
 
     path: str
+    """Relative to the out folder."""
     bytes: int
     sha256: str
     stored_ms: int
+    """The file's modification time."""
     inode: int = 0
+    """The file's inode, 0 if not recorded: two files may change within one tick of the clock."""
     url: str = ""
+    """The URL that sent the body, after redirects."""
     etag: str | None = None
     last_modified: str | None = None
 
 
-class Old(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in for a fetch; sha256 is None where only its name was known."""
+class StoredBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored body that may stand in for a fetch."""
 
     path: str
     size_bytes: int
     sha256: str | None
+    """None: the file was found by its name alone."""
 
 
 def key_of(fetch: Fetch) -> str:
-    """Under which name a body is remembered: by its URL, and the headers that may choose another body."""
+    """Return the index key: a digest of the URL and of the headers that may select another body."""
     headers = sorted((name.lower(), value) for name, value in fetch.headers.items())
     chosen = [header for header in headers if header[0] not in CONDITIONS]
     if fetch.decode:
@@ -56,37 +56,34 @@ def key_of(fetch: Fetch) -> str:
 
 
 def fits(fetch: Fetch, size_bytes: int, sha256: str | None) -> bool:
-    """Whether a body is one that the fetch would have taken."""
+    """Whether the fetch accepts a body of this size and digest."""
     if fetch.max_bytes is not None and size_bytes > fetch.max_bytes:
         return False
     return fetch.sha256 is None or fetch.sha256 == sha256
 
 
-_decode = msgspec.json.Decoder(Record).decode
+def usable(fetch: Fetch, entry: IndexEntry) -> bool:
+    """Whether the fetch accepts the body, and at the place where it is."""
+    placed = fetch.dest is None or fetch.dest == entry.path
+    return placed and fits(fetch, entry.bytes, entry.sha256)
 
 
-def to_json(record: Record) -> bytes:
-    """The record as it is kept."""
-    return msgspec.json.encode(record)
+_decode = msgspec.json.Decoder(IndexEntry).decode
 
 
-def from_json(text: bytes) -> Record | None:
-    """The record that was kept; None if it is none, or names what no fetch could have been stored at."""
+def to_json(entry: IndexEntry) -> bytes:
+    """Encode an entry."""
+    return msgspec.json.encode(entry)
+
+
+def from_json(text: bytes) -> IndexEntry | None:
+    """Decode an entry; None if it is malformed, or has a path or validators that no fetch could have."""
     try:
-        record = _decode(text)
-        field_checks.dest(record.path)
+        entry = _decode(text)
+        field_checks.dest(entry.path)
     except (msgspec.DecodeError, UnicodeError, RecursionError, InvalidFetchError):
         return None
-    return record if _is_sendable(record) else None
-
-
-def _is_sendable(record: Record) -> bool:
-    """Whether what it would be asked by is what a host can have said."""
-    tag, date = record.etag, record.last_modified
-    return (tag is None or is_etag(tag)) and (date is None or is_http_date(date))
-
-
-def usable(fetch: Fetch, record: Record) -> bool:
-    """Whether the fetch would have the stored body, and where it is."""
-    placed = fetch.dest is None or fetch.dest == record.path
-    return placed and fits(fetch, record.bytes, record.sha256)
+    sendable = (entry.etag is None or is_etag(entry.etag)) and (
+        entry.last_modified is None or is_http_date(entry.last_modified)
+    )
+    return entry if sendable else None

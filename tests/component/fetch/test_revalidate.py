@@ -9,7 +9,7 @@ import pytest
 
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.jobs.contract.ids import batch_of
-from fetchfleet.worker.sink.files import cleanup
+from fetchfleet.worker.sink.files import out_folder
 from fetchfleet.worker.sink.files.index import STORED, sweep
 from tests.component.conftest import Start
 from tests.support.disks import opened
@@ -267,17 +267,17 @@ def test_records_that_nobody_asks_for_are_dropped(tmp_path: Path) -> None:
         os.utime(tmp_path / "out" / "0a" / name, (age_s, age_s))
 
     with opened(tmp_path / "out") as sink:
-        assert sweep(sink.folders, "0a", 100.0) == 1
-        assert sink.folders.names("0a") == ["young"]
-        assert sweep(sink.folders, "nowhere", 100.0) == 0
-        assert sink.folders.names("nowhere") == []
+        assert sweep(sink.disk.folders, "0a", 100.0) == 1
+        assert sink.disk.folders.names("0a") == ["young"]
+        assert sweep(sink.disk.folders, "nowhere", 100.0) == 0
+        assert sink.disk.folders.names("nowhere") == []
 
 
 async def test_a_worker_sweeps_when_it_starts_and_asking_keeps_a_record(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was asked for lately stays, however long ago it was written."""
-    monkeypatch.setattr(cleanup, "PAUSE_S", 0.0)
+    monkeypatch.setattr(out_folder, "PAUSE_S", 0.0)
     origin.behaviour = Versioned()
     one = await start(worker_id="one")
     for path in ("/asked", "/forgotten"):

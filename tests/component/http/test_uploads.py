@@ -19,6 +19,7 @@ from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.http import request_body
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.disk_space import Refusals
+from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
 from tests.component.conftest import Lines, Start
 from tests.support import left_behind
@@ -328,7 +329,9 @@ async def test_a_disk_that_does_not_give_the_file_is_named_and_waited_for(
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1)
     [retry] = [line for line in lines if line["event"] == "fetch.retry"]
     assert (retry["reason"], retry["note"]) == ("disk", "body_file 'file': Input/output error")
-    assert worker.runtime.parts.sink.refusals == Refusals()
+    disk = worker.runtime.parts.sink.disk
+    assert isinstance(disk, OutFolder)
+    assert disk.refusals == Refusals()
 
 
 @pytest.mark.parametrize("step", ["open", "pread"])

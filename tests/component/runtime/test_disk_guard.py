@@ -18,7 +18,7 @@ from fetchfleet.worker.sink import disk_space as space_module
 from fetchfleet.worker.sink.disk_space import Space
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
-from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.files.out_folder import OutFolder
 from tests.component.conftest import Lines, Start
 from tests.support.disks import knows_no_nameless_files, mounted, remount
 from tests.support.waiting import wait_until
@@ -41,10 +41,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """A disk that is as full as the test says, looked at many times a second."""
     made = Disk()
 
-    async def space(_: FileSink) -> Space:
+    async def space(_: OutFolder) -> Space:
         return made.space
 
-    monkeypatch.setattr(FileSink, "space", space)
+    monkeypatch.setattr(OutFolder, "space", space)
     return made
 
 

@@ -17,7 +17,7 @@ from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.runtime import heartbeat
-from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.files.directory import Folders
 from tests.component.conftest import HOST, Lines, Start
 from tests.support.disks import knows_no_nameless_files
 from tests.support.lanes import backlog
@@ -297,22 +297,22 @@ async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
     assert [50] == [line["fetches"] for line in lines if line["event"] == "lane.cancelled"]
 
 
-@pytest.mark.parametrize("step", ["name", "place"], ids=["nameless", "a part"])
+@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "a part"])
 async def test_a_body_that_is_being_put_in_its_place_is_stored(
     origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """The disk has it: no file of a cancelled fetch is left without a result that names it."""
-    if step == "place":
+    if step == "put":
         knows_no_nameless_files(monkeypatch)
     placing, go_on = threading.Event(), threading.Event()
-    real = getattr(FileSink, step)
+    real = getattr(Folders, step)
 
-    def slowly(self: FileSink, *args: Any) -> Any:
+    def slowly(self: Folders, *args: Any, **how: Any) -> Any:
         placing.set()
         go_on.wait(10)
-        return real(self, *args)
+        return real(self, *args, **how)
 
-    monkeypatch.setattr(FileSink, step, slowly)
+    monkeypatch.setattr(Folders, step, slowly)
     batch = await worker.submit([origin.url()])
     await wait_until(placing.is_set, "the body to be whole")
     await batch.cancel()

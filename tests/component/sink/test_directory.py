@@ -71,16 +71,16 @@ async def test_a_link_in_the_way_is_refused(
     sink: FileSink, outside: Path, dest: str, link: str, target: str
 ) -> None:
     """At the final name or at a parent, wherever it leads; it stays, and the error names it."""
-    (sink.out / "sibling").mkdir()
-    (sink.out / link).parent.mkdir(exist_ok=True)
-    (sink.out / link).symlink_to(target)
+    (sink.disk.path / "sibling").mkdir()
+    (sink.disk.path / link).parent.mkdir(exist_ok=True)
+    (sink.disk.path / link).symlink_to(target)
 
     with pytest.raises(InTheWayError, match="is a symbolic link"):
         await keep(sink, BODY, dest)
 
     assert is_untouched(outside)
-    assert (sink.out / link).is_symlink()
-    assert not files(sink.parts)
+    assert (sink.disk.path / link).is_symlink()
+    assert not files(sink.disk.parts)
 
 
 @pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10], ids=["small", "large"])
@@ -91,27 +91,27 @@ async def test_what_is_planted_at_a_parts_name_is_refused(
     """A part is made by us and nobody else: nothing is written through a link."""
     knows_no_nameless_files(monkeypatch)
     if planted == "link":
-        (sink.parts / PART).symlink_to(outside / "file")
+        (sink.disk.parts / PART).symlink_to(outside / "file")
     else:
-        (sink.parts / PART).mkdir()
+        (sink.disk.parts / PART).mkdir()
 
     with pytest.raises(InTheWayError, match=f"{PART}' is a"):
         await keep(sink, b"x" * size_bytes, "a")
 
     assert is_untouched(outside)
-    assert not (sink.out / "a").exists()
+    assert not (sink.disk.path / "a").exists()
 
 
 async def test_what_is_planted_at_a_parts_name_hinders_no_body_that_needs_no_part(
     sink: FileSink, outside: Path
 ) -> None:
     """It stays as it is, and so does what it leads to."""
-    (sink.parts / PART).symlink_to(outside / "file")
+    (sink.disk.parts / PART).symlink_to(outside / "file")
 
     assert await keep(sink, BODY, "a")
 
-    assert (sink.out / "a").read_bytes() == BODY
-    assert (sink.parts / PART).is_symlink()
+    assert (sink.disk.path / "a").read_bytes() == BODY
+    assert (sink.disk.parts / PART).is_symlink()
     assert is_untouched(outside)
 
 
@@ -120,12 +120,12 @@ async def test_a_part_that_could_not_be_removed_before_gives_way(
 ) -> None:
     """A disk that was read-only for a while kept it; that is no reason to fail."""
     knows_no_nameless_files(monkeypatch)
-    (sink.parts / PART).write_bytes(b"older and longer than ours")
+    (sink.disk.parts / PART).write_bytes(b"older and longer than ours")
 
     assert await keep(sink, BODY, "a")
 
-    assert (sink.out / "a").read_bytes() == BODY
-    assert files(sink.out) == {"a"}
+    assert (sink.disk.path / "a").read_bytes() == BODY
+    assert files(sink.disk.path) == {"a"}
 
 
 async def test_a_link_at_our_own_folder_is_refused_at_the_start(tmp_path: Path, outside: Path) -> None:
@@ -149,12 +149,12 @@ async def test_a_link_at_our_own_folder_is_refused_at_the_start(tmp_path: Path, 
 async def test_a_folder_that_was_moved_away_takes_no_body_along(sink: FileSink, tmp_path: Path) -> None:
     """The next body of its name has a new folder, inside the out folder."""
     await keep(sink, BODY, "folder/a")
-    (sink.out / "folder").rename(tmp_path / "elsewhere")
+    (sink.disk.path / "folder").rename(tmp_path / "elsewhere")
 
     await keep(sink, BODY, "folder/b")
 
     assert files(tmp_path / "elsewhere") == {"a"}
-    assert files(sink.out) == {"folder/b"}
+    assert files(sink.disk.path) == {"folder/b"}
 
 
 @pytest.mark.parametrize("nameless", [True, False])
@@ -169,30 +169,30 @@ async def test_of_bodies_that_are_stored_together_none_goes_along_with_a_folder_
         knows_no_nameless_files(monkeypatch)
     now_s = 0.0
     monkeypatch.setattr(directory, "mono_s", lambda: now_s)
-    with sink.folders.at_hand(1.0) as at_hand:
+    with sink.disk.folders.at_hand(1.0) as at_hand:
         store(at_hand, "folder/a")
         now_s = 0.9
         store(at_hand, "folder/b")
-        (sink.out / "folder").rename(tmp_path / "elsewhere")
+        (sink.disk.path / "folder").rename(tmp_path / "elsewhere")
         now_s = 1.0
         store(at_hand, "folder/c")
 
     assert files(tmp_path / "elsewhere") == {"a", "b"}
-    assert files(sink.out) == {"folder/c"}
+    assert files(sink.disk.path) == {"folder/c"}
 
 
 async def test_a_folder_that_vanishes_between_bodies_that_are_stored_together_is_made_again(
     sink: FileSink,
 ) -> None:
     """Somebody tidies up at that very moment: our own folder and the body's."""
-    with sink.folders.at_hand(60.0) as at_hand:
+    with sink.disk.folders.at_hand(60.0) as at_hand:
         store(at_hand, "folder/a")
-        (sink.out / "folder/a").unlink()
-        (sink.out / "folder").rmdir()
-        sink.parts.rmdir()
+        (sink.disk.path / "folder/a").unlink()
+        (sink.disk.path / "folder").rmdir()
+        sink.disk.parts.rmdir()
         store(at_hand, "folder/b")
 
-    assert files(sink.out) == {"folder/b"}
+    assert files(sink.disk.path) == {"folder/b"}
 
 
 async def test_what_is_remembered_leads_nowhere_else(origin: Origin, start: Start, outside: Path) -> None:

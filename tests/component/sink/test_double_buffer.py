@@ -12,7 +12,8 @@ import pytest
 
 from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, Pump
-from fetchfleet.worker.sink.files.sink import THREADS, FileSink
+from fetchfleet.worker.sink.files.out_folder import THREADS
+from fetchfleet.worker.sink.files.sink import FileSink
 from tests.support.disks import files, keep, knows_no_nameless_files, mounted, opened, some_bytes
 from tests.support.waiting import wait_until
 
@@ -71,7 +72,7 @@ async def test_stuck_large_bodies_keep_no_small_one_waiting(
 ) -> None:
     """As many large ones as there are threads stand still; a small one is placed all the same."""
     stuck, go_on = [], threading.Event()
-    create = sink.folders.create
+    create = sink.disk.folders.create
 
     def slowly(part: str) -> int:
         if threading.current_thread().name.startswith("blocks"):
@@ -79,7 +80,7 @@ async def test_stuck_large_bodies_keep_no_small_one_waiting(
             go_on.wait(30)
         return create(part)
 
-    monkeypatch.setattr(sink.folders, "create", slowly)
+    monkeypatch.setattr(sink.disk.folders, "create", slowly)
 
     async def large(number: int) -> Any:
         return await keep(sink, BLOCK * 2, f"large/{number}", place=number)
@@ -96,7 +97,7 @@ async def test_stuck_large_bodies_keep_no_small_one_waiting(
     assert kept
     assert addresses
     assert all(done)
-    assert files(sink.out) == {"small", *(f"large/{number}" for number in range(THREADS + 2))}
+    assert files(sink.disk.path) == {"small", *(f"large/{number}" for number in range(THREADS + 2))}
 
 
 @pytest.mark.parametrize("nameless", [True, False])
@@ -110,18 +111,18 @@ async def test_a_disk_that_takes_a_part_is_asked_to_take_the_rest(
     """write(2) may take less than all of it, and says so only by a number."""
     if not nameless:
         knows_no_nameless_files(monkeypatch)
-    write = os.write
+    writev = os.writev
 
-    def half(file: int, data: Any) -> int:
-        of_ours = sink.out in Path(f"/proc/self/fd/{file}").readlink().parents
-        return write(file, data[: max(1, len(data) // 2)] if of_ours else data)
+    def half(file: int, blocks: list[memoryview]) -> int:
+        of_ours = sink.disk.path in Path(f"/proc/self/fd/{file}").readlink().parents
+        return writev(file, [blocks[0][: max(1, len(blocks[0]) // 2)]] if of_ours else blocks)
 
-    monkeypatch.setattr(os, "write", half)
+    monkeypatch.setattr(os, "writev", half)
 
     kept = await keep(sink, some_bytes(size_bytes), "a")
 
     assert kept is not None
-    assert (sink.out / "a").read_bytes() == some_bytes(size_bytes)
+    assert (sink.disk.path / "a").read_bytes() == some_bytes(size_bytes)
 
 
 async def test_a_disk_that_is_full_in_the_middle_of_the_last_block_has_not_taken_the_body(
@@ -142,14 +143,14 @@ async def test_cancelled_while_a_block_is_on_its_way_it_leaves_nothing(
 ) -> None:
     """The thread is waited for: what it makes after we let go is removed too."""
     at_it, go_on = threading.Event(), threading.Event()
-    create = sink.folders.create
+    create = sink.disk.folders.create
 
     def slowly(part: str) -> int:
         at_it.set()
         go_on.wait(30)
         return create(part)
 
-    monkeypatch.setattr(sink.folders, "create", slowly)
+    monkeypatch.setattr(sink.disk.folders, "create", slowly)
     receiving = asyncio.create_task(keep(sink, BLOCK * 4, "a"))
     await wait_until(at_it.is_set, "a thread to be at the first block")
     receiving.cancel()
@@ -159,7 +160,7 @@ async def test_cancelled_while_a_block_is_on_its_way_it_leaves_nothing(
     await asyncio.wait([receiving])
 
     assert receiving.cancelled()
-    assert files(sink.out) == set()
+    assert files(sink.disk.path) == set()
 
 
 async def test_a_length_that_is_not_reached_is_noticed_with_blocks_on_their_way(sink: FileSink) -> None:
@@ -167,4 +168,4 @@ async def test_a_length_that_is_not_reached_is_noticed_with_blocks_on_their_way(
     with pytest.raises(Exception, match=f"{len(BLOCK) * 2} of {len(BLOCK) * 3} bytes came"):
         await keep(sink, BLOCK * 2, "a", expected=Expected(len(BLOCK) * 3))
 
-    assert files(sink.out) == set()
+    assert files(sink.disk.path) == set()

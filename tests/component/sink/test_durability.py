@@ -12,7 +12,7 @@ from fetchfleet import Outcome
 from fetchfleet.worker import errors
 from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.lanes.settler import Settler
-from fetchfleet.worker.sink.base import Care
+from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
@@ -75,11 +75,11 @@ async def test_the_disk_is_asked_in_this_order(
 ) -> None:
     """The body before it has its name; then the name, and the names of all folders that lead to it."""
     knows_no_nameless_files(monkeypatch)
-    kept = await keep(sink, some_bytes(size_bytes), "folder/deeper/a", Care(durability=durability))
+    kept = await keep(sink, some_bytes(size_bytes), "folder/deeper/a", StorageOptions(durability=durability))
 
     assert kept is not None
     assert expected == steps
-    assert (sink.out / kept.path).read_bytes() == some_bytes(size_bytes)
+    assert (sink.disk.path / kept.path).read_bytes() == some_bytes(size_bytes)
 
 
 @pytest.mark.parametrize(("durability", "expected"), [("none", ["link"]), ("file", ["fsync part", "rename"])])
@@ -87,11 +87,11 @@ async def test_what_is_not_synced_needs_no_temporary_name(
     sink: FileSink, steps: list[str], durability: str, expected: list[str]
 ) -> None:
     """It has none until it has its own, where the disk can do that."""
-    kept = await keep(sink, some_bytes(SMALL), "folder/deeper/a", Care(durability=durability))
+    kept = await keep(sink, some_bytes(SMALL), "folder/deeper/a", StorageOptions(durability=durability))
 
     assert kept is not None
     assert expected == steps
-    assert (sink.out / kept.path).read_bytes() == some_bytes(SMALL)
+    assert (sink.disk.path / kept.path).read_bytes() == some_bytes(SMALL)
 
 
 async def test_the_result_is_told_last(
@@ -181,6 +181,6 @@ def test_killed_at_any_step_it_leaves_a_whole_body_or_none(
 async def test_a_part_that_is_cut_short_is_dropped_whatever_its_durability(sink: FileSink) -> None:
     """A sync is no reason to keep what did not come whole."""
     with pytest.raises(errors.DigestMismatchError):
-        await keep(sink, some_bytes(LARGE), "a", Care(durability="full"), sha256="0" * 64)
+        await keep(sink, some_bytes(LARGE), "a", StorageOptions(durability="full"), sha256="0" * 64)
 
-    assert files(sink.out) == set()
+    assert files(sink.disk.path) == set()

@@ -13,7 +13,8 @@ import pytest
 
 from fetchfleet import Fetch, Outcome
 from fetchfleet.worker.http.net.socket_stream import READ_BYTES
-from fetchfleet.worker.sink.files.partial import Part
+from fetchfleet.worker.sink.files.out_folder import OutFolder
+from fetchfleet.worker.sink.files.partial import PartialFile
 from fetchfleet.worker.util.executors import HASHING, SENDING
 from tests.component.conftest import Start
 from tools.origin import behaviours as o
@@ -41,8 +42,9 @@ async def test_what_is_looked_into_waits_for_nobody_elses_threads(
     (tmp_path / "in" / "file").write_bytes(LINES)
     worker = await start(in_folder=tmp_path / "in")
     origin.behaviour = answer
-    blocks = worker.runtime.parts.sink.for_blocks
-    threads: Executor | None = {"hashing": HASHING, "sending": SENDING, "blocks": blocks}.get(kind)
+    disk = worker.runtime.parts.sink.disk
+    assert isinstance(disk, OutFolder)
+    threads: Executor | None = {"hashing": HASHING, "sending": SENDING, "blocks": disk.for_blocks}.get(kind)
     go_on, loop = threading.Event(), asyncio.get_running_loop()
     stuck = [loop.run_in_executor(threads, go_on.wait, 60) for _ in range(50)]
     fetches = [
@@ -70,13 +72,13 @@ async def test_large_bodies_go_to_disk_in_large_pieces(
     """Of 256 KiB to 1 MiB, however they come; only the last one may be smaller."""
     body = os.urandom(1000) * 6000
     sizes: list[int] = []
-    write = Part._write
+    write = PartialFile._write
 
-    async def noted(self: Part, left: memoryview) -> None:
+    async def noted(self: PartialFile, left: memoryview) -> None:
         sizes.append(len(left))
         await write(self, left)
 
-    monkeypatch.setattr(Part, "_write", noted)
+    monkeypatch.setattr(PartialFile, "_write", noted)
     worker = await start()
     pieces = [body[at : at + 10_000] for at in range(0, len(body), 10_000)]
     answers: dict[str, Any] = {

@@ -21,7 +21,8 @@ from fetchfleet.worker.errors import (
     TruncatedBodyError,
 )
 from fetchfleet.worker.fetch import error_mapping
-from fetchfleet.worker.sink.base import Expected, Kept
+from fetchfleet.worker.sink.base import Expected, StoredAt
+from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
@@ -55,7 +56,7 @@ def files(folder: Path) -> set[str]:
 
 async def keep(
     sink: FileSink, *chunks: bytes, dest: str | None = None, live: bool = True, **expected: Any
-) -> Kept | None:
+) -> StoredAt | None:
     """The chunks received and committed."""
     async with sink.receive(entry(dest), 1, Expected(**expected)) as part:
         for chunk in chunks:
@@ -68,9 +69,9 @@ async def test_a_small_body_is_one_file(sink: FileSink) -> None:
     kept = await keep(sink, b"hel", b"lo")
 
     assert kept is not None
-    assert kept == Kept(f"{ID[:16]}/000000/{ID}", 5, hashlib.sha256(b"hello").hexdigest())
-    assert (sink.out / kept.path).read_bytes() == b"hello"
-    assert files(sink.out) == {kept.path}
+    assert kept == StoredAt(f"{ID[:16]}/000000/{ID}", 5, hashlib.sha256(b"hello").hexdigest())
+    assert (sink.disk.path / kept.path).read_bytes() == b"hello"
+    assert files(sink.disk.path) == {kept.path}
 
 
 async def test_a_body_of_no_bytes_is_a_file(sink: FileSink) -> None:
@@ -78,7 +79,7 @@ async def test_a_body_of_no_bytes_is_a_file(sink: FileSink) -> None:
     kept = await keep(sink, length_bytes=0)
 
     assert kept is not None
-    assert (sink.out / kept.path).read_bytes() == b""
+    assert (sink.disk.path / kept.path).read_bytes() == b""
 
 
 @pytest.mark.parametrize("size_bytes", [BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 5])
@@ -90,9 +91,9 @@ async def test_a_large_body_is_whole(sink: FileSink, size_bytes: int) -> None:
     kept = await keep(sink, *chunks, length_bytes=size_bytes)
 
     assert kept is not None
-    assert (sink.out / kept.path).read_bytes() == body
+    assert (sink.disk.path / kept.path).read_bytes() == body
     assert kept.sha256 == hashlib.sha256(body).hexdigest()
-    assert files(sink.out) == {kept.path}
+    assert files(sink.disk.path) == {kept.path}
 
 
 async def test_only_two_blocks_wait_in_memory(sink: FileSink) -> None:
@@ -101,7 +102,7 @@ async def test_only_two_blocks_wait_in_memory(sink: FileSink) -> None:
     async with sink.receive(entry(), 1, Expected()) as part:
         for number in range(1, 51):
             await part.write(chunk)
-            on_disk = sum((sink.out / name).stat().st_size for name in files(sink.out))
+            on_disk = sum((sink.disk.path / name).stat().st_size for name in files(sink.disk.path))
             assert number * len(chunk) - on_disk < 2 * (BLOCK_BYTES + len(chunk))
 
 
@@ -112,7 +113,7 @@ async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
         async with sink.receive(entry(), 1, Expected()) as part:
             await part.write(b"x" * (BLOCK_BYTES + 1))
             await part.write(b"x" * (BLOCK_BYTES + 1))
-            on_disk.extend(files(sink.out))
+            on_disk.extend(files(sink.disk.path))
             raise ConnectionError
 
     before: list[str] = []
@@ -120,7 +121,7 @@ async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
         await break_off(before)
 
     assert before
-    assert files(sink.out) == set()
+    assert files(sink.disk.path) == set()
 
 
 @pytest.mark.parametrize("flushed", [True, False], ids=["half on disk", "on its way to disk"])
@@ -142,7 +143,7 @@ async def test_being_cancelled_again_and_again_leaves_nothing(sink: FileSink, fl
         receiving.cancel()
         await asyncio.wait([receiving], timeout=0)
 
-    assert files(sink.out) == set()
+    assert files(sink.disk.path) == set()
 
 
 @pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10])
@@ -162,14 +163,14 @@ async def test_a_body_that_is_not_as_expected_leaves_nothing(
     with pytest.raises(error):
         await keep(sink, b"x" * size_bytes, **expected)
 
-    assert files(sink.out) == set()
+    assert files(sink.disk.path) == set()
 
 
 @pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10])
 async def test_nothing_is_placed_when_the_lane_is_no_longer_ours(sink: FileSink, size_bytes: int) -> None:
     """A body that came whole has no name unless the lease still holds."""
     assert await keep(sink, b"x" * size_bytes, live=False) is None
-    assert files(sink.out) == set()
+    assert files(sink.disk.path) == set()
 
 
 async def test_two_owners_parts_do_not_meet(sink: FileSink) -> None:
@@ -182,16 +183,16 @@ async def test_two_owners_parts_do_not_meet(sink: FileSink) -> None:
         await old.write(b"o" * big)
 
     assert kept is not None
-    assert (sink.out / kept.path).read_bytes() == b"n" * big
-    assert files(sink.out) == {kept.path}
+    assert (sink.disk.path / kept.path).read_bytes() == b"n" * big
+    assert files(sink.disk.path) == {kept.path}
 
 
 async def test_a_dest_behind_a_symlink_is_refused(sink: FileSink, tmp_path: Path) -> None:
     """A link in the out folder does not lead a body, or as much as a folder, out of it."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    (sink.out / "link").symlink_to(outside)
-    (sink.out / "dangling").symlink_to(tmp_path / "nowhere")
+    (sink.disk.path / "link").symlink_to(outside)
+    (sink.disk.path / "dangling").symlink_to(tmp_path / "nowhere")
 
     for dest in ("link/a", "link/deep/er/a", "dangling/a"):
         with pytest.raises(BadDestError):
@@ -199,32 +200,32 @@ async def test_a_dest_behind_a_symlink_is_refused(sink: FileSink, tmp_path: Path
 
     assert list(outside.iterdir()) == []
     assert not (tmp_path / "nowhere").exists()
-    assert files(sink.parts) == set()
+    assert files(sink.disk.parts) == set()
 
 
 async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Path) -> None:
     """Whoever put it there meant something by it; it stays, and so does what it points to."""
     outside = tmp_path / "outside"
     outside.write_bytes(b"theirs")
-    (sink.out / "a").symlink_to(outside)
+    (sink.disk.path / "a").symlink_to(outside)
 
     with pytest.raises(InTheWayError, match="'a' is a symbolic link"):
         await keep(sink, b"ours", dest="a")
 
-    assert (sink.out / "a").is_symlink()
+    assert (sink.disk.path / "a").is_symlink()
     assert outside.read_bytes() == b"theirs"
-    assert files(sink.parts) == set()
+    assert files(sink.disk.parts) == set()
 
 
 async def test_a_folder_that_vanished_is_made_again(sink: FileSink) -> None:
     """Somebody tidied up between two fetches to one folder."""
     await keep(sink, b"x", dest="folder/a")
-    (sink.out / "folder/a").unlink()
-    (sink.out / "folder").rmdir()
+    (sink.disk.path / "folder/a").unlink()
+    (sink.disk.path / "folder").rmdir()
 
     await keep(sink, b"x", dest="folder/b")
 
-    assert files(sink.out) == {"folder/b"}
+    assert files(sink.disk.path) == {"folder/b"}
 
 
 @pytest.mark.parametrize("dest", ["folder", "folder/file/below", "folder/loop/below"])
@@ -244,32 +245,32 @@ async def test_a_dest_that_cannot_be_ends_the_fetch(origin: Origin, worker: OneW
 
 async def test_old_parts_are_dropped_at_the_start(sink: FileSink) -> None:
     """What a worker that died left behind goes after a day; what may be alive stays."""
-    old, young = sink.parts / "old", sink.parts / "young"
+    old, young = sink.disk.parts / "old", sink.disk.parts / "young"
     old.write_bytes(b"x")
     young.write_bytes(b"x")
     os.utime(old, (0, 0))
 
     sink.open()
 
-    assert files(sink.parts) == {"young"}
+    assert files(sink.disk.parts) == {"young"}
 
 
-@pytest.mark.parametrize("step", ["name", "place"], ids=["nameless", "a part"])
+@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "a part"])
 async def test_a_full_disk_is_waited_for(
     origin: Origin, worker: OneWorker, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """ENOSPC is nobody's fault: an interruption, no attempt, and the fetch goes on when there is room."""
     monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
-    if step == "place":
+    if step == "put":
         knows_no_nameless_files(monkeypatch)
-    real, fails = getattr(FileSink, step), iter([True, True])
+    real, fails = getattr(Folders, step), iter([True, True])
 
-    def full_at_first(self: FileSink, *args: Any) -> Any:
+    def full_at_first(self: Folders, *args: Any, **how: Any) -> Any:
         if next(fails, False):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(self, *args)
+        return real(self, *args, **how)
 
-    monkeypatch.setattr(FileSink, step, full_at_first)
+    monkeypatch.setattr(Folders, step, full_at_first)
 
     result = await worker.one(origin.url())
 

@@ -11,9 +11,8 @@ import pytest
 
 from fetchfleet import Fetch, Outcome
 from fetchfleet.jobs.contract.entry import PartNote
-from fetchfleet.worker.sink.base import Care
-from fetchfleet.worker.sink.files import index, takeover
-from fetchfleet.worker.sink.files.cleanup import sweep_records
+from fetchfleet.worker.sink.base import StorageOptions
+from fetchfleet.worker.sink.files import index, open_file, takeover
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.index import STORED
 from fetchfleet.worker.sink.files.sink import FileSink
@@ -27,7 +26,7 @@ from tools.origin.server import Origin
 
 OURS, THEIRS = b"ours", b"sruo"
 FETCH = Fetch(url="http://x/", dest="a")
-REMEMBERED = Care(Validators(FETCH.url, '"1"'))
+REMEMBERED = StorageOptions(Validators(FETCH.url, '"1"'))
 
 
 @pytest.fixture
@@ -64,9 +63,9 @@ async def test_a_body_that_took_the_place_of_another_is_never_taken_for_it(
     monkeypatch.setattr(Folders, step, then_another)
     await keep(sink, OURS, "a", REMEMBERED)
 
-    assert (sink.out / "a").read_bytes() == theirs
-    assert await sink.known(FETCH) is None
-    found = await sink.at_dest(FETCH)
+    assert (sink.disk.path / "a").read_bytes() == theirs
+    assert await sink.stored.known(FETCH) is None
+    found = await sink.stored.at_dest(FETCH)
     assert found is not None
     assert (found.size_bytes, found.sha256) == (len(theirs), None)
 
@@ -74,11 +73,11 @@ async def test_a_body_that_took_the_place_of_another_is_never_taken_for_it(
 async def test_a_body_that_was_only_moved_is_still_the_one(sink: FileSink) -> None:
     """Its digest says so, whatever its time and its number are."""
     await keep(sink, OURS, "a", REMEMBERED)
-    (sink.out / "a").unlink()
-    (sink.out / "a").write_bytes(OURS)
-    os.utime(sink.out / "a", (0, 0))
+    (sink.disk.path / "a").unlink()
+    (sink.disk.path / "a").write_bytes(OURS)
+    os.utime(sink.disk.path / "a", (0, 0))
 
-    assert await sink.known(FETCH) is not None
+    assert await sink.stored.known(FETCH) is not None
 
 
 @pytest.mark.parametrize("what", ["record", "folder", "body"])
@@ -87,13 +86,13 @@ async def test_what_is_remembered_is_not_read_through_a_link(
 ) -> None:
     """A link in the place of a record, of a folder of them, or of a body is as if nothing were there."""
     await keep(sink, OURS, "a", REMEMBERED)
-    [record] = (sink.out / STORED).rglob("*.json")
-    there = {"record": record, "folder": record.parent, "body": sink.out / "a"}[what]
+    [record] = (sink.disk.path / STORED).rglob("*.json")
+    there = {"record": record, "folder": record.parent, "body": sink.disk.path / "a"}[what]
     there.rename(tmp_path / "moved")
     there.symlink_to(tmp_path / "moved")
 
-    assert await sink.known(FETCH) is None
-    found = await sink.at_dest(FETCH)
+    assert await sink.stored.known(FETCH) is None
+    found = await sink.stored.at_dest(FETCH)
     assert (None if found is None else found.sha256) is None
     assert (found is None) == (what == "body")
 
@@ -104,10 +103,10 @@ async def test_no_record_behind_a_link_is_swept(sink: FileSink, tmp_path: Path) 
     theirs.mkdir()
     (theirs / "old").write_bytes(b"")
     os.utime(theirs / "old", (0, 0))
-    (sink.out / STORED).mkdir()
-    (sink.out / STORED / "0a").symlink_to(theirs)
+    (sink.disk.path / STORED).mkdir()
+    (sink.disk.path / STORED / "0a").symlink_to(theirs)
 
-    await sweep_records(sink.folders)
+    await sink.disk.sweep_index()
 
     assert (theirs / "old").exists()
 
@@ -137,7 +136,7 @@ async def test_whole_files_that_are_read_keep_nobody_else_waiting(
 ) -> None:
     """Half bodies and old ones on a disk that stands still: what is known and what is small goes on."""
     at_it: list[Any] = []
-    go_on, hashed = threading.Event(), takeover.hashed
+    go_on, hashed = threading.Event(), open_file.hashed
 
     def slowly(*arguments: Any) -> Any:
         at_it.append(arguments)
@@ -148,16 +147,16 @@ async def test_whole_files_that_are_read_keep_nobody_else_waiting(
         monkeypatch.setattr(module, "hashed", slowly)
     await keep(sink, OURS, "a", REMEMBERED)
     await keep(sink, OURS, "b", REMEMBERED, headers={"X": "y"})
-    os.utime(sink.out / "a", (0, 0))
-    (sink.parts / f"{ID}.1").write_bytes(bytes(1 << 20))
+    os.utime(sink.disk.path / "a", (0, 0))
+    (sink.disk.parts / f"{ID}.1").write_bytes(bytes(1 << 20))
     note = PartNote(token=1, offset_bytes=1 << 20, of="")
-    taking_over = asyncio.create_task(run_stoppable(HASHING, sink.take, ID, note, 2))
+    taking_over = asyncio.create_task(run_stoppable(HASHING, sink.partial_files.take, ID, note, 2))
     await wait_until(lambda: at_it, "the half to be read")
-    looking = [asyncio.create_task(sink.known(FETCH)) for _ in range(10)]
+    looking = [asyncio.create_task(sink.stored.known(FETCH)) for _ in range(10)]
     try:
         await wait_until(lambda: len(at_it) == 2, "as many as may be reading")
         assert await keep(sink, b"small", "small", place=8)
-        assert await sink.known(Fetch(url=FETCH.url, dest="b", headers={"X": "y"})) is not None
+        assert await sink.stored.known(Fetch(url=FETCH.url, dest="b", headers={"X": "y"})) is not None
         assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
         for waiting in looking:
             waiting.cancel()

@@ -13,12 +13,13 @@ import pytest
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.errors import ExistsError, InTheWayError
-from fetchfleet.worker.sink.base import Expected, Kept
+from fetchfleet.worker.sink.base import Expected, StoredAt
 from fetchfleet.worker.sink.files import directory as folders_module
 from fetchfleet.worker.sink.files import small_batch
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
-from fetchfleet.worker.sink.files.sink import THREADS, FileSink
+from fetchfleet.worker.sink.files.out_folder import THREADS
+from fetchfleet.worker.sink.files.sink import FileSink
 from tests.support.disks import ID, files, keep, mounted, opened, some_bytes
 from tests.support.waiting import wait_until
 
@@ -30,7 +31,7 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
         yield made
 
 
-def all_of(sink: FileSink, count: int) -> list[asyncio.Task[Kept | None]]:
+def all_of(sink: FileSink, count: int) -> list[asyncio.Task[StoredAt | None]]:
     """So many bodies, each on its way to a name of its own, all at once."""
     return [
         asyncio.create_task(keep(sink, some_bytes(number), f"folder/{number}", place=number))
@@ -88,8 +89,10 @@ async def test_all_that_wait_are_stored_by_one_thread(
 
     assert most == 1
     assert [each.size_bytes for each in kept if each] == list(range(200))
-    assert files(sink.out) == {f"folder/{number}" for number in range(200)}
-    assert all((sink.out / f"folder/{number}").read_bytes() == some_bytes(number) for number in range(200))
+    assert files(sink.disk.path) == {f"folder/{number}" for number in range(200)}
+    assert all(
+        (sink.disk.path / f"folder/{number}").read_bytes() == some_bytes(number) for number in range(200)
+    )
 
 
 async def test_bodies_that_are_stuck_hold_up_no_other(sink: FileSink, stuck: Stuck) -> None:
@@ -104,7 +107,7 @@ async def test_bodies_that_are_stuck_hold_up_no_other(sink: FileSink, stuck: Stu
     assert not any(tasks[number].done() for number in (0, 4, 9))
     stuck.go_on.set()
     assert all(await asyncio.gather(*tasks))
-    assert files(sink.out) == {f"folder/{number}" for number in range(10)}
+    assert files(sink.disk.path) == {f"folder/{number}" for number in range(10)}
 
 
 async def test_a_disk_that_stands_still_has_no_more_threads_than_there_are(
@@ -150,17 +153,17 @@ async def test_on_a_slow_disk_bodies_wait_beside_each_other(
 
 async def test_what_is_wrong_with_one_body_is_told_of_that_alone(sink: FileSink) -> None:
     """Those beside it are stored."""
-    (sink.out / "folder").mkdir()
-    (sink.out / "folder/2").symlink_to("nowhere")
-    (sink.out / "folder/3").write_bytes(b"theirs")
+    (sink.disk.path / "folder").mkdir()
+    (sink.disk.path / "folder/2").symlink_to("nowhere")
+    (sink.disk.path / "folder/3").write_bytes(b"theirs")
     refused = asyncio.create_task(keep(sink, b"x", "folder/3", place=99, if_exists="fail"))
     tasks = all_of(sink, 3)
 
     outcomes = await asyncio.gather(refused, *tasks, return_exceptions=True)
 
-    assert [type(outcome) for outcome in outcomes] == [ExistsError, Kept, Kept, InTheWayError]
-    assert files(sink.out) == {"folder/0", "folder/1", "folder/2", "folder/3"}
-    assert (sink.out / "folder/3").read_bytes() == b"theirs"
+    assert [type(outcome) for outcome in outcomes] == [ExistsError, StoredAt, StoredAt, InTheWayError]
+    assert files(sink.disk.path) == {"folder/0", "folder/1", "folder/2", "folder/3"}
+    assert (sink.disk.path / "folder/3").read_bytes() == b"theirs"
 
 
 async def test_a_disk_that_fills_up_among_them_has_what_it_took(tmp_path: Path) -> None:
@@ -171,7 +174,7 @@ async def test_a_disk_that_fills_up_among_them_has_what_it_took(tmp_path: Path) 
 
         outcomes = await asyncio.gather(*receiving, return_exceptions=True)
 
-        stored = {outcome.path for outcome in outcomes if isinstance(outcome, Kept)}
+        stored = {outcome.path for outcome in outcomes if isinstance(outcome, StoredAt)}
         errors = [outcome for outcome in outcomes if isinstance(outcome, OSError)]
         assert stored
         assert stored == files(out)
@@ -194,7 +197,7 @@ async def test_who_is_cancelled_while_a_body_waits_is_told_that_it_is_there(
     kept = await receiving
 
     assert kept is not None
-    assert files(sink.out) == {"folder/0"}
+    assert files(sink.disk.path) == {"folder/0"}
 
 
 async def test_the_lease_is_looked_at_once_a_body_has_been_written(sink: FileSink) -> None:
@@ -208,7 +211,7 @@ async def test_the_lease_is_looked_at_once_a_body_has_been_written(sink: FileSin
 
     assert kept is None
     assert next(looks, None) is None
-    assert files(sink.out) == set()
+    assert files(sink.disk.path) == set()
 
 
 async def test_a_disk_without_nameless_files_is_asked_once(
@@ -229,7 +232,7 @@ async def test_a_disk_without_nameless_files_is_asked_once(
         assert await keep(sink, some_bytes(number), f"folder/{number}")
 
     assert asked == ["."]
-    assert files(sink.out) == {"folder/0", "folder/1", "folder/2"}
+    assert files(sink.disk.path) == {"folder/0", "folder/1", "folder/2"}
 
 
 async def test_without_names_of_open_files_bodies_are_parts_first(
@@ -240,8 +243,8 @@ async def test_without_names_of_open_files_bodies_are_parts_first(
 
     assert await keep(sink, b"x", "folder/a")
 
-    assert (sink.out / "folder/a").read_bytes() == b"x"
-    assert files(sink.out) == {"folder/a"}
+    assert (sink.disk.path / "folder/a").read_bytes() == b"x"
+    assert files(sink.disk.path) == {"folder/a"}
 
 
 async def test_after_the_end_nothing_is_stored(sink: FileSink) -> None:
@@ -260,4 +263,4 @@ async def test_small_and_large_end_at_the_block(sink: FileSink) -> None:
     kept = await asyncio.gather(*receiving)
 
     assert [each.size_bytes for each in kept if each] == sizes
-    assert all((sink.out / str(size)).read_bytes() == some_bytes(size) for size in sizes)
+    assert all((sink.disk.path / str(size)).read_bytes() == some_bytes(size) for size in sizes)

@@ -13,10 +13,10 @@ import pytest
 
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry, PartNote
-from fetchfleet.worker.sink.base import Expected, Kept
-from fetchfleet.worker.sink.files import cleanup, takeover
-from fetchfleet.worker.sink.files.partial import Part
-from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.base import Expected, StoredAt
+from fetchfleet.worker.sink.files import out_folder, takeover
+from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.sink import FileSink, FileWriter
 from tests.support.ranged import body_of
 from tests.support.waiting import wait_until
 
@@ -40,14 +40,14 @@ def note(offset_bytes: int = HALF, token: int = 1) -> PartNote:
     return PartNote(token=token, offset_bytes=offset_bytes, of="")
 
 
-def take(sink: FileSink, of: PartNote, token: int = 2) -> takeover.Taken | None:
+def take(sink: FileSink, of: PartNote, token: int = 2) -> takeover.TakenFile | None:
     """The half, taken over by the stay of that token."""
-    return sink.take(ENTRY.id, of, token, GO_ON)
+    return sink.partial_files.take(ENTRY.id, of, token, GO_ON)
 
 
 def names(sink: FileSink) -> set[str]:
     """The parts that are there, by their tokens."""
-    return {part.name.rpartition(".")[2] for part in sink.parts.iterdir()}
+    return {part.name.rpartition(".")[2] for part in sink.disk.parts.iterdir()}
 
 
 async def half(sink: FileSink, size_bytes: int = HALF) -> int:
@@ -57,15 +57,15 @@ async def half(sink: FileSink, size_bytes: int = HALF) -> int:
         return await part.keep()
 
 
-async def write(part: Part, body: bytes) -> None:
+async def write(part: FileWriter, body: bytes) -> None:
     """The bytes, in pieces as they come from a socket."""
     for at in range(0, len(body), 60_000):
         await part.write(body[at : at + 60_000])
 
 
-async def rest(sink: FileSink, taken: takeover.Taken, at: int, **expected: Any) -> Kept | None:
+async def rest(sink: FileSink, taken: takeover.TakenFile, at: int, **expected: Any) -> StoredAt | None:
     """The body's other half, appended and committed."""
-    async with sink.receive(ENTRY, 2, Expected(len(BODY), **expected), taken=taken) as part:
+    async with sink.receive(ENTRY, 2, Expected(len(BODY), **expected), resume=taken) as part:
         await write(part, BODY[at:])
         return await part.commit(lambda: True)
 
@@ -75,12 +75,12 @@ async def test_two_halves_are_one_body(sink: FileSink) -> None:
     assert await half(sink) == HALF
     taken = take(sink, note())
     assert taken is not None
-    taken.hash_by(["sha512"], GO_ON)
+    await taken.hash_by(["sha512"])
 
     kept = await rest(sink, taken, HALF, digests=(("sha512", hashlib.sha512(BODY).digest()),))
 
     assert kept is not None
-    assert (sink.out / kept.path).read_bytes() == BODY
+    assert (sink.disk.path / kept.path).read_bytes() == BODY
     assert (kept.size_bytes, kept.sha256) == (len(BODY), hashlib.sha256(BODY).hexdigest())
     assert names(sink) == set()
 
@@ -94,7 +94,7 @@ async def test_what_came_after_the_note_is_cut_off(sink: FileSink) -> None:
     kept = await rest(sink, taken, 600_000)
 
     assert kept is not None
-    assert (sink.out / kept.path).read_bytes() == BODY
+    assert (sink.disk.path / kept.path).read_bytes() == BODY
 
 
 async def test_less_than_the_note_says_is_no_half(sink: FileSink) -> None:
@@ -134,7 +134,7 @@ async def test_whoever_is_told_to_stop_leaves_it_as_it_was(sink: FileSink) -> No
     stop = threading.Event()
     stop.set()
 
-    assert sink.take(ENTRY.id, note(), 2, stop) is None
+    assert sink.partial_files.take(ENTRY.id, note(), 2, stop) is None
     assert names(sink) == {"1"}
 
 
@@ -211,10 +211,10 @@ async def test_what_could_not_be_put_in_its_place_is_not_kept(
 ) -> None:
     """The disk's own error is told, and nothing of the body stays."""
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(FileSink, "place", full)
+    monkeypatch.setattr(Folders, "put", full)
     async with sink.receive(ENTRY, 1, Expected()) as part:
         await write(part, BODY)
         with pytest.raises(OSError, match="No space"):
@@ -244,18 +244,18 @@ async def test_being_cancelled_again_and_again_keeps_it_whole(sink: FileSink) ->
         await asyncio.wait([receiving], timeout=0)
 
     assert kept == [HALF]
-    assert next(sink.parts.iterdir()).read_bytes() == BODY[:HALF]
+    assert next(sink.disk.parts.iterdir()).read_bytes() == BODY[:HALF]
 
 
 async def test_parts_that_nobody_comes_for_are_swept(sink: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while the worker runs: after a day without a write."""
-    monkeypatch.setattr(cleanup, "SWEEP_EVERY_S", 0.01)
+    monkeypatch.setattr(out_folder, "SWEEP_EVERY_S", 0.01)
     for name, written_s in {"old": 0, "young": None}.items():
-        (sink.parts / name).write_bytes(b"x")
+        (sink.disk.parts / name).write_bytes(b"x")
         if written_s is not None:
-            os.utime(sink.parts / name, (written_s, written_s))
+            os.utime(sink.disk.parts / name, (written_s, written_s))
 
-    sweep = asyncio.create_task(cleanup.sweep_parts(sink.folders))
+    sweep = asyncio.create_task(sink.disk.sweep_partial_files())
     await wait_until(lambda: names(sink) == {"young"}, "the sweep")
     sweep.cancel()
     await asyncio.wait([sweep])

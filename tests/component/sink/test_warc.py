@@ -15,8 +15,9 @@ from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
+from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.warc.segment import Segment, recover
-from fetchfleet.worker.sink.warc.sink import WarcPart
+from fetchfleet.worker.sink.warc.sink import RecordWriter
 from tests.component.conftest import HOST, Lines, Start
 from tests.support.waiting import wait_until
 from tests.support.warc import read, record_of, segments
@@ -381,15 +382,15 @@ async def test_nothing_is_recorded_once_the_lane_is_lost(
 ) -> None:
     """The lease is asked for at the last moment, in the writer's thread; the fetch runs again."""
     lost: list[str] = []
-    real = WarcPart.may_place
+    real = RecordWriter.may_place
 
-    def loses(self: WarcPart) -> bool:
+    def loses(self: RecordWriter) -> bool:
         if not lost:
             lost.append("once")
             return False
         return real(self)
 
-    monkeypatch.setattr(WarcPart, "may_place", loses)
+    monkeypatch.setattr(RecordWriter, "may_place", loses)
     result = await worker.one(origin.url())
 
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1)
@@ -487,9 +488,11 @@ async def test_a_segment_is_not_begun_where_one_of_its_name_is(
     name = Path(str(result.path)).name
 
     assert name.startswith("_a_b_c-")
-    with worker.runtime.parts.sink.folders.way("warc"), pytest.raises(FileExistsError):
-        Segment(worker.runtime.parts.sink.folders, name, b"")
+    disk = worker.runtime.parts.sink.disk
+    assert isinstance(disk, OutFolder)
+    with disk.folders.way("warc"), pytest.raises(FileExistsError):
+        Segment(disk.folders, name, b"")
     (worker.out / "warc" / "taken.warc").write_bytes(b"old")
     with pytest.raises(FileExistsError):
-        Segment(worker.runtime.parts.sink.folders, "taken.warc", b"")
+        Segment(disk.folders, "taken.warc", b"")
     assert (worker.out / "warc" / "taken.warc").read_bytes() == b"old"

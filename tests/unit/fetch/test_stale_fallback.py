@@ -14,10 +14,10 @@ from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 from fetchfleet.worker.sink import index_entry
-from fetchfleet.worker.sink.index_entry import Record
+from fetchfleet.worker.sink.index_entry import IndexEntry
 
 HELD = Interrupted()
-RECORD = Record(path="a/b", bytes=3, sha256="0" * 64, stored_ms=9)
+RECORD = IndexEntry(path="a/b", bytes=3, sha256="0" * 64, stored_ms=9)
 
 
 def entry(last: Reason | None = None) -> Entry:

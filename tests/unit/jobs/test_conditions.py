@@ -17,11 +17,13 @@ from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
-from fetchfleet.worker.sink.index_entry import Record, Validators, from_json, to_json, usable
+from fetchfleet.worker.sink.index_entry import IndexEntry, Validators, from_json, to_json, usable
 
 URL = "http://a.example/x"
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
-RECORD = Record(path="a/b", bytes=3, sha256="0" * 64, stored_ms=9, url=URL, etag='"e"', last_modified=DATE)
+RECORD = IndexEntry(
+    path="a/b", bytes=3, sha256="0" * 64, stored_ms=9, url=URL, etag='"e"', last_modified=DATE
+)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_whatever_a_host_says_can_be_given_back(etag: str | None, date: str | No
     """What a result carries is what a fetch takes, and what is remembered is read again."""
     said = {"etag": etag, "last-modified": date}
     found = validators_of(URL, said.get)
-    record = Record(path="a", bytes=1, sha256="", stored_ms=1, **found._asdict())
+    record = IndexEntry(path="a", bytes=1, sha256="", stored_ms=1, **found._asdict())
 
     Fetch(url=URL, etag=found.etag, last_modified=found.last_modified)
     assert record == from_json(to_json(record))
@@ -121,7 +123,7 @@ def test_whatever_a_host_says_can_be_given_back(etag: str | None, date: str | No
 @pytest.mark.parametrize("fields", [{"etag": "*"}, {"etag": '"a"\r\nX: y'}, {"last_modified": "never\n"}])
 def test_a_record_that_cannot_be_sent_is_none(fields: dict[str, str]) -> None:
     """Nothing on the disk is trusted to be a header."""
-    record = msgspec.structs.replace(Record(path="a", bytes=1, sha256="", stored_ms=1, url=URL), **fields)
+    record = msgspec.structs.replace(IndexEntry(path="a", bytes=1, sha256="", stored_ms=1, url=URL), **fields)
 
     assert from_json(to_json(record)) is None
 
@@ -138,7 +140,7 @@ def test_validators_are_sent_to_the_url_that_gave_them(url: str, known: bool) ->
 
 def test_a_body_without_validators_is_asked_for_whole() -> None:
     """There is nothing to compare."""
-    bare = Record(path="a", bytes=1, sha256="", stored_ms=1, url=URL)
+    bare = IndexEntry(path="a", bytes=1, sha256="", stored_ms=1, url=URL)
 
     assert Hop("GET", URL) == conditional(Hop("GET", URL), bare)
 

@@ -6,7 +6,7 @@ import msgspec
 
 from fetchfleet.jobs.contract.conditions import headers_of, is_etag, is_http_date
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.worker.sink.index_entry import Record, Validators
+from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 
 
 def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
@@ -19,7 +19,7 @@ def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
     )
 
 
-def conditional(request: Hop, known: Record | None) -> Hop:
+def conditional(request: Hop, known: IndexEntry | None) -> Hop:
     """The request, made conditional where the very URL that is asked gave what is known."""
     if known is None or known.url != request.url:
         return request

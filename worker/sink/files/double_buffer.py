@@ -24,7 +24,7 @@ class Pump:
         """Whether a block has been handed over."""
         return self._taking is not None
 
-    async def add(self, chunk: bytes) -> None:
+    async def add(self, chunk: bytes | bytearray) -> None:
         """Fill; raises what `take` raised of an earlier block."""
         self.filling += chunk
         if len(self.filling) >= BLOCK_BYTES:

@@ -1,134 +1,159 @@
-"""What was stored under which URL, beside the bodies: written only for fetches that may come back to it.
+"""The index of stored bodies by their fetch, in files beside the bodies.
 
-A record's own time of change says when somebody last asked for it.
+Only bodies of fetches that may need them again are indexed. An entry's modification time says when a fetch
+last asked for it.
 """
 
 import os
 import threading
+from concurrent.futures import Executor
 from contextlib import suppress
 from io import FileIO
 
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadDestError
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER, Folders
-from fetchfleet.worker.sink.files.takeover import SHA256, hashed
-from fetchfleet.worker.sink.index_entry import Old, Record, Validators, fits, from_json, key_of, to_json
+from fetchfleet.worker.sink.files.open_file import hashed
+from fetchfleet.worker.sink.index_entry import (
+    IndexEntry,
+    StoredBody,
+    Validators,
+    fits,
+    from_json,
+    key_of,
+    to_json,
+    usable,
+)
+from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 
 STORED = f"{STATE_FOLDER}/stored"
 
-MAX_RECORD_BYTES = 128 * 1024
-"""A longer one is none of ours."""
+MAX_ENTRY_BYTES = 128 * 1024
+"""A longer file is not an index entry."""
 
 
-def record_of(found: os.stat_result, path: str, sha256: str, validators: Validators) -> Record:
-    """What to remember of a body; found: its file, before anybody else's can have its name."""
-    return Record(
+class BodyIndex:
+    """Bodies stored before, found by their fetch: see StoredBodies."""
+
+    def __init__(self, folders: Folders, threads: Executor) -> None:
+        self._folders = folders
+        self._threads = threads
+
+    async def find(self, fetch: Fetch) -> StoredBody | None:
+        """Return the file at the fetch's `dest`, else the unchanged body indexed for the fetch."""
+        at_dest, entry = await run_in(self._threads, self._look_up, fetch)
+        indexed_there = at_dest is not None and entry is not None and entry.path == at_dest.path
+        if at_dest is not None and not indexed_there and fits(fetch, at_dest.size_bytes, None):
+            return at_dest
+        if entry is None or not fits(fetch, entry.bytes, entry.sha256) or not await self.unchanged(entry):
+            return None
+        return _body_of(entry)
+
+    async def known(self, fetch: Fetch) -> IndexEntry | None:
+        """Return the index entry of an unchanged body that is where the fetch would store it."""
+        entry = await run_in(self._threads, self._read, fetch)
+        if entry is None or not usable(fetch, entry):
+            return None
+        return entry if await self.unchanged(entry) else None
+
+    async def unchanged(self, entry: IndexEntry) -> bool:
+        """Whether the file of an entry is still the body that was stored.
+
+        If its modification time or inode differs, the digest decides.
+        """
+        found = await run_in(self._threads, self._stat, entry.path)
+        if found is None or found.st_size != entry.bytes:
+            return False
+        if found.st_mtime_ns // 1_000_000 == entry.stored_ms and entry.inode in {0, found.st_ino}:
+            return True
+        return await run_stoppable(HASHING, self._has_its_digest, entry)
+
+    def _has_its_digest(self, entry: IndexEntry, stop: threading.Event) -> bool:
+        with suppress(OSError, BadDestError), FileIO(self._folders.open_file(entry.path)) as file:
+            if os.fstat(file.fileno()).st_size == entry.bytes:
+                digest: str = hashed(file, entry.bytes, "sha256", stop).hexdigest()
+                return digest == entry.sha256
+        return False
+
+    async def at_dest(self, fetch: Fetch) -> StoredBody | None:
+        """Return the file at the fetch's `dest`; its digest is known if it is the indexed body."""
+        at_dest, entry = await run_in(self._threads, self._look_up, fetch)
+        if at_dest is None or entry is None or entry.path != at_dest.path:
+            return at_dest
+        return _body_of(entry) if await self.unchanged(entry) else at_dest
+
+    def _look_up(self, fetch: Fetch) -> tuple[StoredBody | None, IndexEntry | None]:
+        """Return the file at the fetch's `dest`, and the fetch's entry."""
+        found = self._stat(fetch.dest) if fetch.dest is not None else None
+        if fetch.dest is None or found is None:
+            return None, self._read(fetch)
+        return StoredBody(path=fetch.dest, size_bytes=found.st_size, sha256=None), self._read(fetch)
+
+    async def size_of(self, path: str) -> int | None:
+        """Return the size of a file in bytes, None if there is no such file."""
+        found = await run_in(self._threads, self._stat, path)
+        return None if found is None else found.st_size
+
+    def _stat(self, path: str) -> os.stat_result | None:
+        """Stat a file without following links; a disk that does not answer counts as no file."""
+        with suppress(OSError):
+            return self._folders.stat(path)
+        return None
+
+    def _read(self, fetch: Fetch) -> IndexEntry | None:
+        """Read the fetch's entry and note that it was asked for."""
+        with suppress(OSError, BadDestError):
+            file = self._folders.open_file(_path_of(key_of(fetch)))
+            try:
+                entry = from_json(os.read(file, MAX_ENTRY_BYTES))
+                os.utime(file)
+            finally:
+                os.close(file)
+            return entry
+        return None
+
+
+def entry_of(found: os.stat_result, path: str, sha256: str, validators: Validators) -> IndexEntry:
+    """Return the entry of a body. found: its file, read before another body can have its name."""
+    return IndexEntry(
         path=path,
         bytes=found.st_size,
         sha256=sha256,
-        stored_ms=_changed_ms(found),
+        stored_ms=found.st_mtime_ns // 1_000_000,
         inode=found.st_ino,
         **validators._asdict(),
     )
 
 
-def remember(folders: Folders, key: str, part: str, record: Record) -> None:
-    """Note which file holds a body. It is no fault of the body if that fails."""
+def remember(folders: Folders, key: str, part: str, entry: IndexEntry) -> None:
+    """Write an entry by way of a partial file. A failure is ignored: the body itself is stored."""
     with suppress(OSError, BadDestError):
         file = folders.create(part)
         try:
-            os.write(file, to_json(record))
-            folders.put(part, _place(key))
+            os.write(file, to_json(entry))
+            folders.put(part, _path_of(key))
         finally:
             os.close(file)
             folders.drop(part)
 
 
-def recorded(folders: Folders, fetch: Fetch) -> Record | None:
-    """What is remembered of the fetch; it counts as asked for."""
-    with suppress(OSError, BadDestError):
-        file = folders.open_file(_place(key_of(fetch)))
-        try:
-            record = from_json(os.read(file, MAX_RECORD_BYTES))
-            os.utime(file)
-        finally:
-            os.close(file)
-        return record
-    return None
-
-
-def look_up(folders: Folders, fetch: Fetch) -> Old | Record | None:
-    """What was stored before, as the fetch would have taken it; a record has yet to be held against its file.
-
-    What stands at the fetch's own `dest` comes first, even where nobody remembers what it is.
-    """
-    record = recorded(folders, fetch)
-    if fetch.dest is not None and (record is None or record.path != fetch.dest):
-        found = _at(folders, fetch.dest)
-        if found is not None and fits(fetch, found.size_bytes, None):
-            return found
-    return record if record is not None and fits(fetch, record.bytes, record.sha256) else None
-
-
-def at_dest(folders: Folders, fetch: Fetch) -> tuple[Old | None, Record | None]:
-    """The file at the fetch's own `dest`, and what is remembered of it, if anything is."""
-    found = _at(folders, fetch.dest) if fetch.dest is not None else None
-    record = recorded(folders, fetch) if found is not None else None
-    return found, record if record is not None and record.path == fetch.dest else None
-
-
-def old_of(record: Record) -> Old:
-    """The file of a record that has proved to be the one."""
-    return Old(path=record.path, size_bytes=record.bytes, sha256=record.sha256)
-
-
-def untouched(folders: Folders, record: Record) -> bool | None:
-    """Whether the file is the one that was stored; None if only its digest can tell."""
-    found = _stat(folders, record.path)
-    if found is None or found.st_size != record.bytes:
-        return False
-    same = _changed_ms(found) == record.stored_ms and record.inode in {0, found.st_ino}
-    return True if same else None
-
-
-def has_its_digest(folders: Folders, record: Record, stop: threading.Event) -> bool:
-    """Whether the file is, byte for byte, what was stored; reads all of it, unless told to stop."""
-    with suppress(OSError, BadDestError), FileIO(folders.open_file(record.path)) as file:
-        if os.fstat(file.fileno()).st_size == record.bytes:
-            digest: str = hashed(file, record.bytes, SHA256, stop).hexdigest()
-            return digest == record.sha256
-    return False
-
-
 def below(folders: Folders) -> list[str]:
-    """The folders in which records are."""
+    """Return the folders that hold index entries."""
     with suppress(OSError, BadDestError):
         return [f"{STORED}/{name}" for name in folders.names(STORED)]
     return []
 
 
 def sweep(folders: Folders, folder: str, oldest_s: float) -> int:
-    """Drop the records of one folder that nobody has asked for since (Unix time); how many they were."""
+    """Remove the entries of one folder not asked for since that Unix time; returns their number."""
     with suppress(OSError, BadDestError):
         return folders.drop_old(folder, oldest_s)
     return 0
 
 
-def _at(folders: Folders, path: str) -> Old | None:
-    found = _stat(folders, path)
-    return None if found is None else Old(path=path, size_bytes=found.st_size, sha256=None)
+def _body_of(entry: IndexEntry) -> StoredBody:
+    return StoredBody(path=entry.path, size_bytes=entry.bytes, sha256=entry.sha256)
 
 
-def _stat(folders: Folders, path: str) -> os.stat_result | None:
-    """Of the file at a path; no link is followed, and what the disk does not say is not there."""
-    with suppress(OSError):
-        return folders.stat(path)
-    return None
-
-
-def _place(key: str) -> str:
+def _path_of(key: str) -> str:
     return f"{STORED}/{key[:2]}/{key}.json"
-
-
-def _changed_ms(found: os.stat_result) -> int:
-    return found.st_mtime_ns // 1_000_000

@@ -1,236 +1,163 @@
-"""A body on its way to disk: a temporary file, its digests, its checks, its name."""
+"""A body on its way to disk: in memory while it is smaller than a block, then in a partial file.
+
+It has digests and checks, but no final name: the sinks give it one.
+"""
 
 import asyncio
 import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiofiles
 
 from fetchfleet.worker.errors import DigestMismatchError, OverlongBodyError, TruncatedBodyError
-from fetchfleet.worker.sink.base import Expected, Kept, Place
-from fetchfleet.worker.sink.files.double_buffer import Pump
-from fetchfleet.worker.sink.files.takeover import SHA256, Taken, lock, worth_keeping
+from fetchfleet.worker.sink.base import Expected, ResumePoint
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, Pump
+from fetchfleet.worker.sink.files.open_file import lock
+from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in
 
-if TYPE_CHECKING:
-    from fetchfleet.worker.sink.files.directory import Folders
-    from fetchfleet.worker.sink.files.sink import FileSink
+SHA256 = "sha256"
 
 T = TypeVar("T")
 
 
-class Part:
-    """A body on its way to disk. An async context manager: what is not committed is gone after it."""
+class PartialFile:
+    """A body on its way to disk. An async context manager: leaving it removes an uncommitted body."""
 
     def __init__(
-        self, sink: "FileSink", place: Place, expected: Expected, taken: Taken | None = None
+        self,
+        disk: OutFolder,
+        name: str,
+        expected: Expected,
+        *,
+        synced: bool,
+        resume: ResumePoint | None = None,
     ) -> None:
-        self._sink = sink
-        self._place = place
+        self.size_bytes = 0
+        self._disk = disk
+        self._partial_name = name
         self._expected = expected
-        self._pump = Pump(self._take)
+        self._synced = synced
+        self._memory = bytearray()
+        """The body, until it has reached a block."""
+        self._blocks: Pump | None = None
+        """Takes the body from then on, block by block."""
         self._file: Any = None
         self._on_disk = False
+        """The partial file exists, and is removed on exit."""
         self._syncing = threading.Lock()
         self._damaged = False
-        self._digests = {name: hashlib.new(name) for name in (SHA256, *dict(expected.digests))}
-        self.size_bytes = 0
+        if resume is None:
+            self._digests = {name: hashlib.new(name) for name in (SHA256, *dict(expected.digests))}
+        else:
+            self._digests = {name: resume.digests[name] for name in (SHA256, *dict(expected.digests))}
+            self._file = aiofiles.threadpool.wrap(resume.file, executor=disk.for_blocks)
+            self._on_disk = True
+            self._blocks = Pump(self._take)
+            self.size_bytes = resume.offset_bytes
         if expected.length_bytes is not None:
             self._refuse_overlong(expected.length_bytes)
-        if taken is not None:
-            self._begin_with(taken)
-
-    @property
-    def worth_keeping(self) -> bool:
-        """Whether enough of it has come to be gone on with later."""
-        return worth_keeping(self.size_bytes)
-
-    def _begin_with(self, taken: Taken) -> None:
-        self._file = aiofiles.threadpool.wrap(taken.file, executor=self._sink.for_blocks)
-        self._on_disk = True
-        self._digests = {name: taken.digests[name] for name in self._digests}
-        self.size_bytes = taken.offset_bytes
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # To the end: whoever cancels us once may do so again, and a part would stay.
-        if self._pump.started or self._on_disk:
-            await _to_the_end(self._drop())
+        if self._blocks is not None or self._on_disk:
+            await to_the_end(self._drop())
 
     async def write(self, chunk: bytes) -> None:
-        """Take a chunk; large blocks go to disk off the loop. Raises OverlongBodyError or OSError."""
+        """Add a chunk; blocks go to disk off the loop. Raises OverlongBodyError or OSError."""
         self.size_bytes += len(chunk)
-        self._sink.received_bytes += len(chunk)
+        self._disk.received_bytes += len(chunk)
         self._refuse_overlong(self.size_bytes)
-        await self._pump.add(chunk)
-
-    async def commit(self, may_place: Callable[[], bool]) -> Kept | None:
-        """Check the body and put it in its place; None, and nothing placed, once may_place says no.
-
-        Raises TruncatedBodyError, DigestMismatchError, BadDestError, ExistsError or OSError.
-        """
-        if self._large:
-            await self._pump.flush()
-            self._check()
-            await self._close()
-            placed = await _to_the_end(run_in(self._sink.for_names, self._name, may_place))
-        elif self._synced:
-            placed = await _to_the_end(run_in(self._sink.for_names, self._small, may_place))
-        else:
-            placed = await self._sink.small.do(partial(self._small, may_place))
-        if not placed:
-            return None
-        return Kept(self._place.path, self.size_bytes, self._sha256)
+        if self._blocks is not None:
+            await self._blocks.add(chunk)
+            return
+        self._memory += chunk
+        if len(self._memory) >= BLOCK_BYTES:
+            self._blocks, whole = Pump(self._take), self._memory
+            self._memory = bytearray()
+            await self._blocks.add(whole)
 
     async def sync(self) -> int:
-        """Bring what has come to disk for good; how many bytes that is. Raises OSError."""
+        """Sync the bytes so far to disk; returns their number. Raises OSError."""
         size_bytes = self.size_bytes
-        await self._pump.flush()
-        await run_in(self._sink.for_blocks, self._sync, self._file.fileno())
-        return size_bytes
-
-    async def keep(self) -> int:
-        """Leave what has come on disk, for a later attempt; how many bytes, 0 where nothing is left.
-
-        To the end, as all that follows a cancellation.
-        """
-        return await _to_the_end(self._keep())
-
-    async def _keep(self) -> int:
-        if not self._large or not self.worth_keeping:
-            return 0
-        try:
-            await self._pump.flush()
-            if self._file is None:  # it was on its way to its place
-                return 0
-            size_bytes = await self.sync()
-            file, self._file = self._file, None
-            await file.close()
-        except OSError:
-            return 0
-        self._on_disk = False
+        if self._blocks is not None:
+            await self._blocks.flush()
+        await run_in(self._disk.for_blocks, self._sync, self._file.fileno())
         return size_bytes
 
     async def _take(self, block: bytearray) -> None:
-        """A block of a large body to disk, while another thread digests it."""
+        """Write a block while another thread hashes it."""
+
+        def create(name: str, _flags: int = 0) -> int:
+            file = self._disk.folders.create(name)
+            self._on_disk = True
+            lock(file)  # a later attempt must see that this one still writes
+            return file
+
         if self._file is None:
             self._file = await aiofiles.open(
-                self._place.part, "wb", buffering=0, opener=self._create, executor=self._sink.for_blocks
+                self._partial_name, "wb", buffering=0, opener=create, executor=self._disk.for_blocks
             )
-        digesting = run_in(self._sink.for_blocks, self._hash, block)
-        await asyncio.gather(digesting, self._write(memoryview(block)))
+        hashing = run_in(self._disk.for_blocks, self._hash, block)
+        await asyncio.gather(hashing, self._write(memoryview(block)))
 
     async def _write(self, left: memoryview) -> None:
-        """All of it: a disk that is nearly full takes a part, and says nothing."""
+        """Write every byte: on a nearly full disk write(2) takes a part without an error."""
         while left:
             left = left[await self._file.write(left) :]
 
     async def _close(self) -> None:
-        """An error here is final: what did not reach the disk is not known any more."""
+        """Close the partial file; an error here is final, because the bytes on disk are unknown then."""
         file, self._file = self._file, None
         try:
             if self._synced:
-                await run_in(self._sink.for_blocks, self._sync, file.fileno())
+                await run_in(self._disk.for_blocks, self._sync, file.fileno())
         finally:
             await file.close()
 
     def _sync(self, number: int) -> None:
-        """Runs off the loop. The kernel tells an error once: whoever asks again is told that all is well.
+        """Sync the partial file; runs off the loop.
 
-        One after the other: who is cancelled does not wait for its own.
+        The kernel reports a lost write once, to one fsync(2). So a damaged file stays damaged, and calls take
+        turns: a cancelled caller does not wait for its own.
         """
         with self._syncing:
             if self._damaged:
-                raise OSError(errno.EIO, "what has come did not reach the disk")
+                raise OSError(errno.EIO, "an earlier sync of this body failed")
             try:
                 os.fsync(number)
             except OSError:
                 self._damaged = True
                 raise
 
-    def _create(self, part: str, _flags: int = 0) -> int:
-        file = self._sink.folders.create(part)
-        self._on_disk = True
-        lock(file)  # it may be gone on with by somebody who must know whether we are still at it
-        return file
-
-    def _small(self, may_place: Callable[[], bool], at_hand: "Folders | None" = None) -> bool:
-        """Runs off the loop: all there is to do for a body of less than a block, in one hop."""
-        self._hash(self._pump.filling)
-        self._check()
-        if not may_place():
-            return False
-        placed = self._at_once(may_place, at_hand) if at_hand is not None else None
-        return self._by_part(may_place, at_hand) if placed is None else placed
-
-    def _at_once(self, may_place: Callable[[], bool], folders: "Folders") -> bool | None:
-        """Without a temporary name; None where the disk knows no other way, or something has the name."""
-        file = folders.nameless()
-        if file is None:
-            return None
-        try:
-            _write_all(file, self._pump.filling)
-            if not may_place():
-                return False
-            return self._sink.name(file, self._place, self._sha256, folders) or None
-        finally:
-            os.close(file)
-
-    def _by_part(self, may_place: Callable[[], bool], at_hand: "Folders | None") -> bool:
-        file = (at_hand or self._sink.folders).create(self._place.part)
-        self._on_disk = True
-        try:
-            _write_all(file, self._pump.filling)
-            if self._synced:
-                os.fsync(file)
-        finally:
-            os.close(file)
-        return self._name(may_place, at_hand)
-
-    def _name(self, may_place: Callable[[], bool], folders: "Folders | None" = None) -> bool:
-        """Runs off the loop. Asked once more at the last moment: the process may have been stopped."""
-        if not may_place():
-            return False
-        self._sink.place(self._place, self._sha256, folders)
-        self._on_disk = False
-        return True
-
     async def _drop(self) -> None:
-        await self._pump.rest()
-        with suppress(OSError):  # it has been told, or came too late to matter
+        if self._blocks is not None:
+            await self._blocks.rest()
+        with suppress(OSError):  # reported before, or of no use any more
             if self._file is not None:
                 await self._file.close()
         with suppress(OSError):
             if self._on_disk:
-                await run_in(self._sink.for_names, self._sink.folders.drop, self._place.part)
+                await run_in(self._disk.for_names, self._disk.folders.drop, self._partial_name)
 
     def _hash(self, block: bytes | bytearray) -> None:
         for digest in self._digests.values():
             digest.update(block)
 
     @property
-    def _large(self) -> bool:
-        """Whether it is on disk block by block, and not yet in memory only."""
-        return self._pump.started or self._file is not None
-
-    @property
     def _sha256(self) -> str:
         return self._digests[SHA256].hexdigest()
 
-    @property
-    def _synced(self) -> bool:
-        return self._place.durability != "none"
-
     def _check(self) -> None:
+        """Raise TruncatedBodyError or DigestMismatchError if the body is not as expected."""
         expected = self._expected
         if expected.length_bytes is not None and self.size_bytes != expected.length_bytes:
             raise TruncatedBodyError(f"{self.size_bytes} of {expected.length_bytes} bytes came")
@@ -246,15 +173,8 @@ class Part:
             raise OverlongBodyError(f"{size_bytes} bytes are more than {self._expected.max_bytes}")
 
 
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Let the work end although we are cancelled: what it has put in place counts, and is told."""
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run the work to its end even if the caller is cancelled, once or repeatedly; returns its result."""
     task = asyncio.create_task(work)
     await aio.end_of(task)
     return task.result()
-
-
-def _write_all(file: int, whole: bytearray) -> None:
-    """A disk that is nearly full takes a part, and says nothing."""
-    left = memoryview(whole)
-    while left:
-        left = left[os.write(file, left) :]

@@ -1,43 +1,43 @@
-"""Where bodies go: a temporary file first, renamed into place when it is whole and checked.
+"""Stores each body as a file: complete and checked before it has its final name.
 
-At the final name there is a whole body or nothing, whatever happens in between.
+At the final name there is a whole body or nothing, at any moment.
 """
 
-import errno
 import os
-import secrets
-import threading
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from fetchfleet.jobs.contract.entry import Entry, PartNote
+from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import REPLACE
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.base import Care, Expected, Note, Place
-from fetchfleet.worker.sink.disk_space import Refusals, Space, refused
-from fetchfleet.worker.sink.files import index
-from fetchfleet.worker.sink.files.cleanup import drop_stale_parts
+from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
 from fetchfleet.worker.sink.files.directory import PARTS, Folders
-from fetchfleet.worker.sink.files.partial import Part
+from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
+from fetchfleet.worker.sink.files.open_file import write_all
+from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder, partial_name
+from fetchfleet.worker.sink.files.partial import PartialFile, to_the_end
 from fetchfleet.worker.sink.files.small_batch import Small
-from fetchfleet.worker.sink.files.takeover import Taken, take
-from fetchfleet.worker.sink.index_entry import Old, Record, key_of, usable
-from fetchfleet.worker.util.clock import mono_s
-from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
+from fetchfleet.worker.sink.files.takeover import Takeovers
+from fetchfleet.worker.sink.index_entry import Validators, key_of
+from fetchfleet.worker.util.executors import run_in
 
-if TYPE_CHECKING:
-    from fetchfleet.worker.sink.base import Came
-
-THREADS = 8
-"""For blocks of large bodies, and as many for small ones and names: neither waits for the other, and nobody
-who asks a resolver waits for either."""
+RESUME_MIN_BYTES = 512 * 1024
+"""A smaller partial file is fetched again sooner than it is looked after."""
 
 
-TRIAL = bytes(4096)
+class Placement(NamedTuple):
+    """The final name of a body, and how the body gets it."""
+
+    path: str
+    replace: bool
+    """Whether the body replaces a file that has the name."""
+    durability: str
+    index_key: str | None
+    """None: the body is not indexed."""
+    validators: Validators
 
 
 class FileSink:
@@ -46,34 +46,21 @@ class FileSink:
     keeps_heads = False
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.parts = out / PARTS
-        self.folders = Folders(out)
-        self.received_bytes = 0
-        self._trial = f"trial.{secrets.token_hex(8)}"
-        self.refusals = Refusals()
-        self._tried = self.refusals
-        self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
-        self.for_names = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
-        self.small = Small(self.folders, self.for_names, THREADS)
+        self.disk = OutFolder(out)
+        self.stored = BodyIndex(self.disk.folders, self.disk.for_names)
+        self.partial_files = Takeovers(self.disk)
+        self._small = Small(self.disk.folders, self.disk.for_names, THREADS)
 
     def open(self) -> None:
-        """Make the folders and drop parts that no living worker can still be at; raises OSError."""
-        self.folders.open()
-        try:
-            with self.folders.way(PARTS):
-                drop_stale_parts(self.folders)
-        except InTheWayError as error:
-            raise OSError(errno.ENOTDIR, f"the out folder cannot be used, remove this: {error}") from None
+        """Create the folders and remove stale partial files. Raises OSError."""
+        self.disk.open()
 
     def close(self) -> None:
-        """Let go of the out folder; again without harm."""
-        for threads in (self.for_blocks, self.for_names):
-            threads.shutdown(wait=False)
-        self.folders.close()
+        """Release the out folder; a second call does nothing."""
+        self.disk.close()
 
-    def refusal(self, fetch: Fetch) -> str | None:  # noqa: ARG002 others do less
-        """None: everything that a fetch may ask for is done."""
+    def refusal(self, fetch: Fetch) -> str | None:  # noqa: ARG002 see Sink
+        """Return None: every option of a fetch is supported."""
         return None
 
     def receive(
@@ -81,130 +68,132 @@ class FileSink:
         entry: Entry,
         token: int,
         expected: Expected,
-        care: Care | None = None,
-        taken: Taken | None = None,
-        came: "Came | None" = None,  # noqa: ARG002 a file is its body alone
-    ) -> Part:
-        """A part for the body of a fetch; the lane's token keeps two owners' parts apart.
-
-        taken: the half of it that is there.
-        """
-        fetch, care = entry.fetch, care or Care()
-        place = Place(
-            part_of(entry.id, token),
+        options: StorageOptions | None = None,
+        resume: ResumePoint | None = None,
+        exchange: HttpExchange | None = None,  # noqa: ARG002 see Sink
+    ) -> "FileWriter":
+        """Return a writer for the body of a fetch; the lane's token keeps two owners' partial files apart."""
+        fetch, options = entry.fetch, options or StorageOptions()
+        placement = Placement(
             fetch.dest or path_of(entry.id),
-            None if care.remember is None else Note(key_of(fetch), care.remember),
-            care.durability,
-            replace=fetch.if_exists == REPLACE,
+            fetch.if_exists == REPLACE,
+            options.durability,
+            None if options.remember is None else key_of(fetch),
+            options.remember or Validators(),
         )
-        return Part(self, place, expected, taken)
+        return FileWriter(self.disk, self._small, partial_name(entry.id, token), placement, expected, resume)
 
-    def take(self, fetch_id: str, note: PartNote, token: int, stop: threading.Event) -> Taken | None:
-        """The half body of a note, ours from now on; None if this disk does not have it. Blocks."""
-        there, ours = part_of(fetch_id, note.token), part_of(fetch_id, token)
-        return take(self.folders, there, ours, note.offset_bytes, stop)
 
-    def forget(self, fetch_id: str, note: PartNote) -> Future[None]:
-        """The half body of a note is wanted no more; it goes in a thread: a large one takes a while."""
-        return self.for_names.submit(self._forget, part_of(fetch_id, note.token))
+class FileWriter(PartialFile):
+    """A body that becomes a file."""
 
-    def _forget(self, part: str) -> None:
-        with suppress(OSError, InTheWayError):
-            self.folders.drop(part)
+    def __init__(
+        self,
+        disk: OutFolder,
+        small: Small,
+        name: str,
+        placement: Placement,
+        expected: Expected,
+        resume: ResumePoint | None,
+    ) -> None:
+        super().__init__(disk, name, expected, synced=placement.durability != "none", resume=resume)
+        self._small = small
+        self._placement = placement
 
-    async def old(self, fetch: Fetch) -> Old | None:
-        """What was stored for the fetch before and is still there, or at its `dest`."""
-        found = await run_in(self.for_names, index.look_up, self.folders, fetch)
-        if not isinstance(found, Record):
-            return found
-        return index.old_of(found) if await self.holds(found) else None
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether enough bytes have come to resume the body later."""
+        return self.size_bytes >= RESUME_MIN_BYTES
 
-    async def size_of(self, path: str) -> int | None:
-        """Of the file at a path; None where there is none, or the disk does not say."""
-        with suppress(OSError):
-            found = await run_in(self.for_names, self.folders.stat, path)
-            return found.st_size if found else None
-        return None
+    async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
+        """Check the body and give it its name. Returns None, with no file, once may_place returns False.
 
-    async def known(self, fetch: Fetch) -> Record | None:
-        """What was stored before, is as it was, and is where the fetch would have it."""
-        record = await run_in(self.for_names, index.recorded, self.folders, fetch)
-        if record is None or not usable(fetch, record):
-            return None
-        return record if await self.holds(record) else None
+        Raises TruncatedBodyError, DigestMismatchError, BadDestError, ExistsError or OSError.
+        """
+        if self._blocks is not None:
+            await self._blocks.flush()
+            self._check()
+            await self._close()
+            placed = await to_the_end(run_in(self._disk.for_names, self._place, may_place))
+        elif self._synced:
+            placed = await to_the_end(run_in(self._disk.for_names, self._store, may_place))
+        else:
+            placed = await self._small.do(partial(self._store, may_place))
+        return StoredAt(self._placement.path, self.size_bytes, self._sha256) if placed else None
 
-    async def holds(self, record: Record) -> bool:
-        """Whether what was stored is still as it was."""
-        untouched = await run_in(self.for_names, index.untouched, self.folders, record)
-        if untouched is not None:
-            return untouched
-        return await run_stoppable(HASHING, index.has_its_digest, self.folders, record)
+    async def keep(self) -> int:
+        """Leave the bytes so far for a later attempt; returns their number, 0 if none are left."""
 
-    async def at_dest(self, fetch: Fetch) -> Old | None:
-        """What is at the fetch's own `dest`."""
-        found, record = await run_in(self.for_names, index.at_dest, self.folders, fetch)
-        return index.old_of(record) if record is not None and await self.holds(record) else found
-
-    async def space(self) -> Space:
-        """What room there is for bodies; raises OSError."""
-        found = await run_in(self.for_names, os.statvfs, self.folders.root)
-        refuses = mono_s() < self.refusals.until_s
-        if not refuses and self.refusals != self._tried:
-            tried = self.refusals
-            refuses = not await run_in(self.for_names, self._takes)
-            self._tried = self._tried if refuses else tried
-        return Space(
-            free_bytes=found.f_bavail * found.f_frsize,
-            free_files=found.f_favail if found.f_files else None,
-            read_only=bool(found.f_flag & os.ST_RDONLY),
-            refuses=refuses,
-        )
-
-    def refused(self) -> None:
-        """The disk did not take a body: the next look at its room tries whether it takes anything."""
-        self.refusals = refused(self.refusals, mono_s())
-
-    def _takes(self) -> bool:
-        """Whether the disk takes a small file for good."""
-        try:
-            file = self.folders.create(self._trial)
+        async def keep() -> int:
+            if self._blocks is None or not self.worth_keeping:
+                return 0
             try:
-                os.write(file, TRIAL)
-                os.fsync(file)
+                await self._blocks.flush()
+                if self._file is None:  # commit has closed it
+                    return 0
+                size_bytes = await self.sync()
+                file, self._file = self._file, None
+                await file.close()
+            except OSError:
+                return 0
+            self._on_disk = False
+            return size_bytes
+
+        return await to_the_end(keep())
+
+    def _store(self, may_place: Callable[[], bool], at_hand: Folders | None = None) -> bool:
+        """Store a body smaller than a block; runs off the loop, in one hop.
+
+        at_hand: the folder that a batch has open; then the file has no name until it is complete.
+        """
+        self._hash(self._memory)
+        self._check()
+        if not may_place():
+            return False
+        file = at_hand.nameless() if at_hand is not None else None
+        if at_hand is not None and file is not None:
+            try:
+                write_all(file, [self._memory])
+                if not may_place():
+                    return False
+                found = os.fstat(file) if self._placement.index_key is not None else None
+                if at_hand.name(file, self._placement.path):
+                    self._placed(found, at_hand)
+                    return True
             finally:
                 os.close(file)
-                self.folders.drop(self._trial)
-        except (OSError, InTheWayError):
-            return False
-        return True
+        file = (at_hand or self._disk.folders).create(self._partial_name)
+        self._on_disk = True
+        try:
+            write_all(file, [self._memory])
+            if self._synced:
+                os.fsync(file)
+        finally:
+            os.close(file)
+        return self._place(may_place, at_hand)
 
-    def place(self, place: Place, sha256: str, folders: Folders | None = None) -> None:
-        """Give a part its name; raises BadDestError, ExistsError or OSError when it cannot stand there.
+    def _place(self, may_place: Callable[[], bool], at_hand: Folders | None = None) -> bool:
+        """Give the partial file its name; runs off the loop.
 
-        folders: those at hand, if others than the sink's.
+        may_place is asked again here: the process may have been stopped in between.
         """
-        folders = folders or self.folders
-        # Before it has its name: by then another fetch's body may be at that.
-        found = folders.stat(f"{PARTS}/{place.part}") if place.note is not None else None
-        folders.put(place.part, place.path, replace=place.replace, sync=place.durability == "full")
-        self._placed(place, sha256, found, folders)
-
-    def name(self, file: int, place: Place, sha256: str, folders: Folders) -> bool:
-        """Give a nameless file its name; False where that needs a part. Raises BadDestError or OSError."""
-        found = os.fstat(file) if place.note is not None else None
-        if not folders.name(file, place.path):
+        if not may_place():
             return False
-        self._placed(place, sha256, found, folders)
+        placement, folders = self._placement, at_hand or self._disk.folders
+        # Read before the rename: afterwards another fetch's body may have the name.
+        indexed = placement.index_key is not None
+        found = folders.stat(f"{PARTS}/{self._partial_name}") if indexed else None
+        full = placement.durability == "full"
+        folders.put(self._partial_name, placement.path, replace=placement.replace, sync=full)
+        self._on_disk = False
+        self._placed(found, folders)
         return True
 
-    def _placed(self, place: Place, sha256: str, found: os.stat_result | None, folders: Folders) -> None:
-        if place.note is not None and found is not None:
-            record = index.record_of(found, place.path, sha256, place.note.validators)
-            index.remember(folders, place.note.key, f"{place.part}.stored", record)
-        if self.refusals.in_a_row:
-            self.refusals = self._tried = Refusals()
-
-
-def part_of(fetch_id: str, token: int) -> str:
-    """The temporary name of a body."""
-    return f"{fetch_id}.{token}"
+    def _placed(self, found: os.stat_result | None, folders: Folders) -> None:
+        """Index the body, and note that the disk takes files."""
+        path, key = self._placement.path, self._placement.index_key
+        if key is not None and found is not None:
+            entry = entry_of(found, path, self._sha256, self._placement.validators)
+            remember(folders, key, f"{self._partial_name}.stored", entry)
+        if self._disk.refusals.in_a_row:
+            self._disk.accepted()

@@ -1,119 +1,102 @@
-"""Parts that outlive their attempt: who writes one has it locked, whoever takes one over looks at that first.
+"""Partial files that outlive their attempt, and their takeover by a later one.
 
-A worker that stood still may still have a part open, and write into it when it wakes. Its lock (`flock`, of
-the open file) ends with its process or with its closing, however it comes to its end.
+A stalled worker may still have a partial file open, and write to it when it resumes. So each writer holds a
+lock on its file, and a takeover needs that lock.
 """
 
-import fcntl
-import hashlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from io import FileIO
-from typing import Any, NamedTuple
+from typing import Any
 
+from fetchfleet.jobs.contract.entry import PartNote
 from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.files.directory import PARTS, Folders
+from fetchfleet.worker.sink.base import ResumePoint
+from fetchfleet.worker.sink.files.directory import PARTS
+from fetchfleet.worker.sink.files.open_file import hashed, lock
+from fetchfleet.worker.sink.files.out_folder import OutFolder, partial_name
+from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 
-READ_BYTES = 1 << 20
-SHA256 = "sha256"
 
-
-class Taken(NamedTuple):
-    """Half a body that is ours now: open at its end, locked, and hashed up to there."""
+@dataclass(frozen=True, slots=True)
+class TakenFile:
+    """See ResumePoint."""
 
     file: FileIO
-    folders: Folders
-    part: str
+    disk: OutFolder
+    name: str
     offset_bytes: int
     digests: dict[str, Any]
-    """What hashlib makes of it, by name: sha256, and what was asked for since."""
 
     def close(self) -> None:
-        """It may be taken again."""
+        """Release the file; a later attempt may take it over."""
         self.file.close()
 
-    def drop(self) -> None:
-        """It is of no use any more."""
-        self.folders.drop(self.part)
-        self.file.close()
+    async def drop(self) -> None:
+        """Remove the file, in a thread: a large one takes a while."""
 
-    def hash_by(self, names: Iterable[str], stop: threading.Event) -> None:
-        """Have it hashed by these too; reads the file again for those that are new. Raises OSError."""
-        for name in set(names) - self.digests.keys():
-            self.digests[name] = hashed(self.file, self.offset_bytes, name, stop)
+        def drop() -> None:
+            self.disk.folders.drop(self.name)
+            self.file.close()
 
+        await run_in(self.disk.for_names, drop)
 
-def lock(number: int) -> bool:
-    """Whether the open file is ours alone now; where a file system knows no locks nothing is."""
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+    async def hash_by(self, names: Collection[str]) -> None:
+        """Add digests by reading the file again. Raises OSError."""
 
+        def add(stop: threading.Event) -> None:
+            for name in set(names) - self.digests.keys():
+                self.digests[name] = hashed(self.file, self.offset_bytes, name, stop)
 
-def take(folders: Folders, there: str, ours: str, offset_bytes: int, stop: threading.Event) -> Taken | None:
-    """The part as it was at the offset, under our own name; None if it is not to be had. Blocks.
-
-    One that is too short to be what was noted is removed. stop: set to have it left as it is, soon.
-    """
-    try:
-        file = FileIO(folders.open_part(there), "r+")
-    except (OSError, InTheWayError):
-        return None
-    taken: Taken | None = None
-    try:
-        if lock(file.fileno()) and _is_still(file, folders, there):
-            taken = _taken(file, folders, there, ours, offset_bytes, stop)
-    except OSError:
-        with suppress(OSError):  # a disk that does not give it back will not take more of it either
-            folders.drop(there)
-    finally:
-        if taken is None:
-            file.close()
-    return taken
+        await run_stoppable(HASHING, add)
 
 
-def worth_keeping(size_bytes: int) -> bool:
-    """Whether so much of a body is gone on with rather than had again."""
-    return size_bytes >= RESUME_MIN_BYTES
+class Takeovers:
+    """Takes over partial files in the out folder."""
 
+    def __init__(self, disk: OutFolder) -> None:
+        self._disk = disk
 
-def _is_still(file: FileIO, folders: Folders, there: str) -> bool:
-    """Nobody has taken or removed it between our opening and our locking it."""
-    found = folders.stat(f"{PARTS}/{there}")
-    return found is not None and os.path.samestat(os.fstat(file.fileno()), found)
+    async def take_over(
+        self, fetch_id: str, note: PartNote, token: int, *, in_vain: Callable[[ResumePoint | None], None]
+    ) -> TakenFile | None:
+        """Take over the partial file of a note under the lane's token; None if this disk has none."""
+        return await run_stoppable(HASHING, self.take, fetch_id, note, token, in_vain=in_vain)
 
+    def take(self, fetch_id: str, note: PartNote, token: int, stop: threading.Event) -> TakenFile | None:
+        """Take over the partial file, cut to the note's offset; blocks, and ends early once `stop` is set.
 
-def _taken(
-    file: FileIO, folders: Folders, there: str, ours: str, offset_bytes: int, stop: threading.Event
-) -> Taken | None:
-    if os.fstat(file.fileno()).st_size < offset_bytes:
-        folders.drop(there)
-        return None
-    file.truncate(offset_bytes)
-    digest = hashed(file, offset_bytes, SHA256, stop)
-    if stop.is_set():
-        return None
-    folders.rename_part(there, ours)
-    return Taken(file, folders, ours, offset_bytes, {SHA256: digest})
-
-
-def hashed(file: FileIO, size_bytes: int, algorithm: str, stop: threading.Event) -> Any:
-    """All of the file in blocks; it stands at its end then."""
-    digest = hashlib.new(algorithm)
-    file.seek(0)
-    left_bytes = size_bytes
-    while left_bytes and not stop.is_set():
-        block = file.read(min(READ_BYTES, left_bytes))
-        if not block:
-            raise OSError(f"{file.name!r} is shorter than it was")
-        digest.update(block)
-        left_bytes -= len(block)
-    return digest
-
-
-RESUME_MIN_BYTES = 512 * 1024
-"""Less than this is had again sooner than it is looked after."""
+        A file shorter than that offset is removed.
+        """
+        folders, offset_bytes = self._disk.folders, note.offset_bytes
+        theirs, ours = partial_name(fetch_id, note.token), partial_name(fetch_id, token)
+        try:
+            file = FileIO(folders.open_part(theirs), "r+")
+        except (OSError, InTheWayError):
+            return None
+        taken: TakenFile | None = None
+        try:
+            if not lock(file.fileno()):
+                return None
+            # Before the lock another attempt may have renamed or removed it.
+            opened, named = os.fstat(file.fileno()), folders.stat(f"{PARTS}/{theirs}")
+            if named is None or not os.path.samestat(opened, named):
+                return None
+            if opened.st_size < offset_bytes:
+                folders.drop(theirs)
+                return None
+            file.truncate(offset_bytes)
+            digest = hashed(file, offset_bytes, "sha256", stop)
+            if not stop.is_set():
+                folders.rename_part(theirs, ours)
+                taken = TakenFile(file, self._disk, ours, offset_bytes, {"sha256": digest})
+        except OSError:
+            with suppress(OSError):  # a disk that cannot read it back will not take more of it
+                folders.drop(theirs)
+        finally:
+            if taken is None:
+                file.close()
+        return taken

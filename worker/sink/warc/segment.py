@@ -10,21 +10,16 @@ from contextlib import contextmanager, suppress
 
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.directory import Folders
-from fetchfleet.worker.sink.files.takeover import lock
+from fetchfleet.worker.sink.files.open_file import Block, lock, write_all
 from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block_bytes
 from fetchfleet.worker.util.clock import mono_s
 
 FOLDER = "warc"
 OPEN = ".open"
-MOST_BLOCKS = 512
-"""In one call: the kernel takes 1024 (IOV_MAX)."""
-
 FEW_BYTES = 2048
 """Most heads are shorter."""
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-
-Block = bytes | bytearray | memoryview
 
 
 class Segment:
@@ -113,18 +108,6 @@ class Segment:
             self.cut(self.size_bytes)
             raise
         self.size_bytes = os.lseek(self._file, 0, os.SEEK_CUR)
-
-
-def write_all(file: int, blocks: Sequence[Block]) -> None:
-    """Every byte: a disk that is nearly full takes a part, and says nothing."""
-    for at in range(0, len(blocks), MOST_BLOCKS):
-        left = [memoryview(block) for block in blocks[at : at + MOST_BLOCKS]]
-        while left:
-            written = os.writev(file, left)
-            while left and written >= len(left[0]):
-                written -= len(left.pop(0))
-            if written:
-                left[0] = left[0][written:]
 
 
 def recover(folders: Folders) -> None:

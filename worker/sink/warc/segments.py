@@ -9,8 +9,9 @@ from uuid import uuid4
 
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.open_file import Block
 from fetchfleet.worker.sink.warc import record_format
-from fetchfleet.worker.sink.warc.segment import Block, Segment
+from fetchfleet.worker.sink.warc.segment import Segment
 from fetchfleet.worker.util.clock import mono_s
 
 MOST_AT_ONCE_BYTES = 16 << 20

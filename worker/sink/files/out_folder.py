@@ -1,0 +1,132 @@
+"""The out folder on its disk, shared by both sinks: its threads, free space, refused writes and upkeep."""
+
+import asyncio
+import errno
+import os
+import secrets
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from fetchfleet.jobs.contract.entry import PartNote
+from fetchfleet.worker.errors import InTheWayError
+from fetchfleet.worker.sink.disk_space import Refusals, Space, refused
+from fetchfleet.worker.sink.files import index
+from fetchfleet.worker.sink.files.directory import PARTS, Folders
+from fetchfleet.worker.util.clock import mono_s
+from fetchfleet.worker.util.executors import run_in
+
+THREADS = 8
+"""In each of the two pools. Neither waits for the other, and DNS lookups wait for neither."""
+
+TRIAL = bytes(4096)
+
+STALE_PART_S = 24 * 3600
+SWEEP_EVERY_S = 3600.0
+UNUSED_S = 30 * 24 * 3600
+PAUSE_S = 1.0
+
+
+class OutFolder:
+    """The out folder; open() first, close() at the end."""
+
+    def __init__(self, out: Path) -> None:
+        self.path = out
+        self.parts = out / PARTS
+        self.folders = Folders(out)
+        self.received_bytes = 0
+        self.refusals = Refusals()
+        self._tried = self.refusals
+        self._trial = f"trial.{secrets.token_hex(8)}"
+        self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
+        """Threads for the blocks of large bodies."""
+        self.for_names = ThreadPoolExecutor(THREADS, thread_name_prefix="names")
+        """Threads for small bodies and for names."""
+
+    def open(self) -> None:
+        """Create the folders and remove stale partial files. Raises OSError."""
+        self.folders.open()
+        try:
+            with self.folders.way(PARTS):
+                drop_stale_parts(self.folders)
+        except InTheWayError as error:
+            raise OSError(errno.ENOTDIR, f"the out folder cannot be used, remove this: {error}") from None
+
+    def close(self) -> None:
+        """Release the out folder; a second call does nothing."""
+        for threads in (self.for_blocks, self.for_names):
+            threads.shutdown(wait=False)
+        self.folders.close()
+
+    async def space(self) -> Space:
+        """Return the free space. Raises OSError."""
+        found = await run_in(self.for_names, os.statvfs, self.folders.root)
+        refuses = mono_s() < self.refusals.until_s
+        if not refuses and self.refusals != self._tried:
+            tried = self.refusals
+            refuses = not await run_in(self.for_names, self._takes_a_file)
+            self._tried = self._tried if refuses else tried
+        return Space(
+            free_bytes=found.f_bavail * found.f_frsize,
+            free_files=found.f_favail if found.f_files else None,
+            read_only=bool(found.f_flag & os.ST_RDONLY),
+            refuses=refuses,
+        )
+
+    def _takes_a_file(self) -> bool:
+        """Whether the disk takes a small file and syncs it."""
+        try:
+            file = self.folders.create(self._trial)
+            try:
+                os.write(file, TRIAL)
+                os.fsync(file)
+            finally:
+                os.close(file)
+                self.folders.drop(self._trial)
+        except (OSError, InTheWayError):
+            return False
+        return True
+
+    def refused(self) -> None:
+        """Count a body that the disk did not take; the next `space` checks that the disk takes anything."""
+        self.refusals = refused(self.refusals, mono_s())
+
+    def accepted(self) -> None:
+        """Reset the count of refused bodies: the disk has taken one."""
+        self.refusals = self._tried = Refusals()
+
+    def forget(self, fetch_id: str, note: PartNote) -> Future[None]:
+        """Remove the partial file of a note in a thread: a large one takes a while."""
+
+        def drop() -> None:
+            with suppress(OSError, InTheWayError):
+                self.folders.drop(partial_name(fetch_id, note.token))
+
+        return self.for_names.submit(drop)
+
+    async def sweep_partial_files(self) -> None:
+        """Remove stale partial files every hour, until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            with suppress(OSError, InTheWayError):
+                await asyncio.to_thread(drop_stale_parts, self.folders)
+
+    async def sweep_index(self) -> None:
+        """Remove index entries that no fetch has asked for in a month: once, folder by folder.
+
+        The bodies themselves stay.
+        """
+        for below in await asyncio.to_thread(index.below, self.folders):
+            await asyncio.to_thread(index.sweep, self.folders, below, time.time() - UNUSED_S)
+            await asyncio.sleep(PAUSE_S)
+
+
+def drop_stale_parts(folders: Folders) -> None:
+    """Remove partial files not written to for a day. Raises InTheWayError and OSError."""
+    folders.drop_old(PARTS, time.time() - STALE_PART_S)
+
+
+def partial_name(fetch_id: str, token: int) -> str:
+    """Return the temporary name of a body; the lane's token tells two owners apart."""
+    return f"{fetch_id}.{token}"
