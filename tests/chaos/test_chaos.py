@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.chaos.history import Acknowledged, Attempted, Ended, Ledgers
+from tools.chaos.history import Acknowledged, Attempted, Ended, History
 from tools.chaos.schedule import Kind
 
 SEED = 2026
@@ -35,8 +35,8 @@ def test_i01_no_acknowledged_fetch_is_lost() -> None:
     said = f"seed {SEED}:\n{run.stdout}\n{run.stderr}"
     assert 0 == run.returncode, said
 
-    folder = Path(run.stdout.rpartition("the ledgers and logs are in ")[2].splitlines()[0])
-    record = Ledgers(folder).read()
+    folder = Path(run.stdout.rpartition("the history and logs are in ")[2].splitlines()[0])
+    record = History(folder).read()
     shutil.rmtree(folder)
     assert set(Kind) == {fault.kind for fault in record.faults}, said
     assert len(record.ended) >= FEWEST, said
@@ -44,7 +44,7 @@ def test_i01_no_acknowledged_fetch_is_lost() -> None:
 
 def test_a_breach_ends_with_1_and_is_named(tmp_path: Path) -> None:
     """An id without a result is a breach, whatever else is right."""
-    book = Ledgers(tmp_path)
+    book = History(tmp_path)
     url = "http://127.0.8.1/gone/one"
     book.add("producer", [Attempted([url]), Acknowledged([LOST], [url])])
     book.add(

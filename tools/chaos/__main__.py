@@ -25,8 +25,8 @@ from fetchfleet.worker.util import aio
 from tools.chaos import collect, hosts
 from tools.chaos import hosts as hosts_module
 from tools.chaos.checker import Verdict, judge
-from tools.chaos.history import Acknowledged, Attempted, Ledgers, Remains
-from tools.chaos.nemesis import Faults
+from tools.chaos.history import Acknowledged, Attempted, History, Remains
+from tools.chaos.nemesis import Nemesis
 from tools.chaos.producers import PRODUCERS, Producer
 from tools.chaos.redis_server import Server
 from tools.chaos.schedule import plan
@@ -54,38 +54,38 @@ console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 
 class Run:
-    """One run; everything it makes is in the folder of its ledgers."""
+    """One run; everything it makes is in the folder of its history."""
 
-    def __init__(self, seed: int, lasts_s: float, workers: int, book: Ledgers) -> None:
+    def __init__(self, seed: int, lasts_s: float, workers: int, history: History) -> None:
         self._seed = seed
         self._lasts_s = lasts_s
         self._workers = workers
-        self._book = book
-        self._out = book.folder / "bodies"
+        self._history = history
+        self._out = history.folder / "bodies"
 
     async def go(self, hosts: OriginProcess) -> None:
-        """Faults, healing, drain, harvest."""
-        policy = self._book.folder / "policy.toml"
+        """Inject the faults, heal, drain, collect."""
+        policy = self._history.folder / "policy.toml"
         policy.write_text(POLICY)
         arguments = ["--out", str(self._out), "--allow-net", "127.0.0.0/8", "--policy", str(policy)]
         async with (
-            Server.running(self._book.folder) as server,
-            worker_pool(self._workers, server.socket, arguments, self._book) as workers,
+            Server.running(self._history.folder) as server,
+            worker_pool(self._workers, server.socket, arguments, self._history) as workers,
             connect(server.url) as redis,
         ):
             await _until(lambda: workers.ready, AGREES_WITHIN_S)
-            faults = Faults(workers, server, self._book)
+            faults = Nemesis(workers, server, self._history)
             producers = [
-                Producer(n, self._seed, server.url, hosts.urls, self._book) for n in range(PRODUCERS)
+                Producer(n, self._seed, server.url, hosts.urls, self._history) for n in range(PRODUCERS)
             ]
             telling = asyncio.create_task(self._tell(redis, faults, producers), name="tell")
             await self._trouble(faults, producers)
             why = await self._drain(redis)
             await aio.end(telling)
-            await self._harvest(redis, server.url, workers, why)
+            await self._collect(redis, server.url, workers, why)
             await self._stop(workers)
 
-    async def _trouble(self, faults: Faults, producers: list[Producer]) -> None:
+    async def _trouble(self, faults: Nemesis, producers: list[Producer]) -> None:
         enough = asyncio.Event()
         async with asyncio.TaskGroup() as busy:
             for producer in producers:
@@ -102,23 +102,23 @@ class Run:
             return []
         return [f"the fleet had not drained {DRAINS_WITHIN_S:.0f} s after its healing"]
 
-    async def _harvest(self, redis: Redis, url: str, workers: WorkerPool, why: list[str]) -> None:
+    async def _collect(self, redis: Redis, url: str, workers: WorkerPool, why: list[str]) -> None:
         async def only_the_living() -> bool:
             return await collect.listed(redis) <= workers.names
 
         await _until(only_the_living, AGREES_WITHIN_S)
         left = await collect.remains(redis, url, workers.names)
-        self._book.add("remains", [Remains([*why, *left.lines], left.unix_s)])
+        self._history.add("remains", [Remains([*why, *left.lines], left.unix_s)])
         async with Fleet(url) as fleet:
-            self._book.add("ended", await collect.ended(fleet, redis, self._batches()))
-        self._book.add("found", collect.files(self._out))
+            self._history.add("ended", await collect.ended(fleet, redis, self._batches()))
+        self._history.add("found", collect.files(self._out))
         if workers.failed_starts:
             console.print(f"{workers.failed_starts} times a worker met no Redis when it started")
 
     def _batches(self) -> set[str]:
         """All that the producers know of."""
         known: set[str] = set()
-        for line in self._book.read().producer:
+        for line in self._history.read().producer:
             if isinstance(line, Attempted):
                 known.add(line.batch)
             elif isinstance(line, Acknowledged):
@@ -131,7 +131,7 @@ class Run:
             await worker.lock.acquire()
         await asyncio.gather(*(worker.end() for worker in workers.workers))
 
-    async def _tell(self, redis: Redis, faults: Faults, producers: list[Producer]) -> None:
+    async def _tell(self, redis: Redis, faults: Nemesis, producers: list[Producer]) -> None:
         began_s = time.monotonic()
         while True:
             await asyncio.sleep(TELL_EVERY_S)
@@ -158,43 +158,43 @@ async def _until(what: Callable[[], bool | Awaitable[bool]], within_s: float) ->
 
 
 def main(arguments: list[str]) -> int:
-    """Run, or judge the ledgers of an earlier run; 0 if every promise was kept, else 1."""
+    """Run, or judge the history of an earlier run; 0 if every promise was kept, else 1."""
     parser = argparse.ArgumentParser(
         prog="scripts/chaos", description="A fleet under faults drawn by a seed."
     )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--minutes", type=float, default=3.0, help="of faults; healing and drain come after")
     parser.add_argument("--workers", type=int, default=4, choices=range(3, 7))
-    parser.add_argument("--keep", action="store_true", help="keep the ledgers and logs, breach or not")
-    parser.add_argument("--judge", type=Path, metavar="FOLDER", help="judge the ledgers that a run has kept")
+    parser.add_argument("--keep", action="store_true", help="keep the history and logs, breach or not")
+    parser.add_argument("--judge", type=Path, metavar="FOLDER", help="judge the history that a run has kept")
     given = parser.parse_args(arguments)
     if given.judge:
-        return _judged(Ledgers(given.judge))
+        return _judged(History(given.judge))
     console.print(
         f"seed {given.seed}: ./scripts/chaos --seed {given.seed} --minutes {given.minutes:g}"
         f" --workers {given.workers}"
     )
     folder = Path(tempfile.mkdtemp(prefix="fetchfleet-chaos-"))
-    book = Ledgers(folder)
+    history = History(folder)
     kept = True
     try:
         with origins_in_child(hosts_module.make_town(given.seed)) as hosts:
-            asyncio.run(Run(given.seed, given.minutes * 60, given.workers, book).go(hosts))
+            asyncio.run(Run(given.seed, given.minutes * 60, given.workers, history).go(hosts))
             reports = hosts.report()
-        book.add("saw", collect.saw(given.seed, reports))
-        book.add("quiet", collect.quiet(reports))
-        failed = _judged(book)
+        history.add("saw", collect.saw(given.seed, reports))
+        history.add("quiet", collect.quiet(reports))
+        failed = _judged(history)
         kept = bool(failed) or given.keep
     finally:
         if kept:
-            console.print(f"the ledgers and logs are in {folder}", soft_wrap=True)
+            console.print(f"the history and logs are in {folder}", soft_wrap=True)
         else:
             shutil.rmtree(folder)
     return failed
 
 
-def _judged(book: Ledgers) -> int:
-    verdict = judge(book.read())
+def _judged(history: History) -> int:
+    verdict = judge(history.read())
     show(console, verdict)
     console.print("every promise was kept" if not verdict.breaches else "a promise was not kept")
     return 1 if verdict.breaches else 0

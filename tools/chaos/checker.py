@@ -1,4 +1,4 @@
-"""Whether the fleet kept its promises: a pure function of the ledgers."""
+"""Whether the fleet kept its promises: a pure function of the history."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -122,7 +122,7 @@ class _Facts:
 
 
 def judge(record: Record) -> Verdict:
-    """What the ledgers say."""
+    """What the history say."""
     facts = _Facts(record)
     most_at_once = {host: _most_at_once(record, host) for host in sorted({saw.host for saw in record.saw})}
     stored = sum(one.outcome == Outcome.STORED for one in record.ended)

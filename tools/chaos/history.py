@@ -116,16 +116,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     remains: Remains = Remains([], 0.0)
 
 
-class Ledgers:
-    """The ledgers in one folder."""
+class History:
+    """The history in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def add(self, name: str, lines: Iterable[msgspec.Struct]) -> None:
-        """Write lines to the end of a ledger."""
-        with (self.folder / f"{name}.jsonl").open("ab") as ledger:
-            ledger.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
+        """Append lines to one file of the history."""
+        with (self.folder / f"{name}.jsonl").open("ab") as file:
+            file.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
 
     def read(self) -> Record:
         """What all of them hold."""

@@ -11,7 +11,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from tools.chaos import history, schedule
-from tools.chaos.history import Ledgers
+from tools.chaos.history import History
 from tools.chaos.redis_server import Server
 from tools.chaos.schedule import Kind
 from tools.chaos.workers import Worker, WorkerPool
@@ -22,13 +22,13 @@ ENOUGH_CLIENTS = 10_000
 SLOW_BY_S = (0.02, 0.3)
 
 
-class Faults:
+class Nemesis:
     """What is being done to the fleet. At one worker, and at Redis, there is one fault at a time."""
 
-    def __init__(self, pool: WorkerPool, server: Server, book: Ledgers) -> None:
+    def __init__(self, pool: WorkerPool, server: Server, history: History) -> None:
         self._pool = pool
         self._server = server
-        self._book = book
+        self._history = history
         self._redis = asyncio.Lock()
         self._heal = asyncio.Event()
         self.counts: Counter[Kind] = Counter()
@@ -61,7 +61,7 @@ class Faults:
 
     def _note(self, kind: Kind, by: str, from_s: float) -> None:
         self.counts[kind] += 1
-        self._book.add("faults", [history.Fault(kind, by, from_s, time.monotonic())])
+        self._history.add("faults", [history.Fault(kind, by, from_s, time.monotonic())])
 
     async def _lasting(self, length_s: float) -> None:
         """So long, but not past the healing."""

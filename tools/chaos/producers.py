@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from fetchfleet import Fetch, Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import connect
-from tools.chaos.history import Acknowledged, Attempted, Cancelling, Ledgers
+from tools.chaos.history import Acknowledged, Attempted, Cancelling, History
 
 PRODUCERS = 3
 MAX_BACKLOG = 600
@@ -28,13 +28,13 @@ class Producer:
     """One producer; what it does is drawn by the seed, when it does it is up to the fleet."""
 
     def __init__(
-        self, number: int, seed: int, redis_url: str, urls: Mapping[str, str], book: Ledgers
+        self, number: int, seed: int, redis_url: str, urls: Mapping[str, str], history: History
     ) -> None:
         self._name = f"p{number}"
         self._chance = random.Random(f"producer {number} {seed}")  # noqa: S311 it is to be told
         self._redis_url = redis_url
         self._urls = list(urls.values())
-        self._book = book
+        self._history = history
         self._count = 0
         self._keyed: list[Fetch] = []
         self.acknowledged = 0
@@ -84,7 +84,7 @@ class Producer:
 
     async def _cancel(self, fleet: Fleet, batch: str) -> None:
         await asyncio.sleep(self._chance.uniform(0, 1))
-        self._book.add("producer", [Cancelling(batch)])
+        self._history.add("producer", [Cancelling(batch)])
 
         async def cancel() -> None:
             await fleet.batch(batch).cancel()
@@ -93,11 +93,11 @@ class Producer:
 
     def _attempt(self, fetches: list[Fetch], batch: str) -> None:
         dests = {fetch.url: fetch.dest for fetch in fetches if fetch.dest}
-        self._book.add("producer", [Attempted([fetch.url for fetch in fetches], batch, dests)])
+        self._history.add("producer", [Attempted([fetch.url for fetch in fetches], batch, dests)])
 
     def _acknowledge(self, ids: list[str], fetches: list[Fetch]) -> None:
         self.acknowledged += len(ids)
-        self._book.add("producer", [Acknowledged(ids, [fetch.url for fetch in fetches])])
+        self._history.add("producer", [Acknowledged(ids, [fetch.url for fetch in fetches])])
 
     def _fetch(self) -> Fetch:
         """One with a key may be one of before."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fetchfleet.worker.local.child_process import die_with_parent
 from fetchfleet.worker.util import aio
-from tools.chaos.history import Died, Ledgers
+from tools.chaos.history import Died, History
 from tools.chaos.proxy import Line
 from tools.chaos.schedule import LEASE_S
 
@@ -27,12 +27,12 @@ TAIL_LINES = 15
 class Worker:
     """One place in the pool, and whichever process has it; `lock` is for who does something to it."""
 
-    def __init__(self, number: int, line: Line, arguments: list[str], ledgers: Ledgers) -> None:
+    def __init__(self, number: int, line: Line, arguments: list[str], history: History) -> None:
         self.line = line
         self.lock = asyncio.Lock()
         self._number = number
         self._arguments = arguments
-        self._ledgers = ledgers
+        self._history = history
         self._starts = 0
         self.failed_starts = 0
         self.start()
@@ -50,7 +50,7 @@ class Worker:
     def start(self) -> None:
         """A new process."""
         self._starts += 1
-        self._log = self._ledgers.folder / f"{self.name}.log"
+        self._log = self._history.folder / f"{self.name}.log"
         own = {
             "FETCHFLEET_WORKER_ID": self.name,
             "FETCHFLEET_USER_AGENT": self.name,
@@ -114,7 +114,7 @@ class Worker:
 
     def _tell(self, how: str) -> None:
         tail = self._log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        self._ledgers.add("died", [Died(self.name, "\n".join([f"{how}; {self._log} ends:", *tail]))])
+        self._history.add("died", [Died(self.name, "\n".join([f"{how}; {self._log} ends:", *tail]))])
 
 
 class WorkerPool:
@@ -141,15 +141,15 @@ class WorkerPool:
 
 @asynccontextmanager
 async def worker_pool(
-    count: int, redis_socket: Path, arguments: list[str], ledgers: Ledgers
+    count: int, redis_socket: Path, arguments: list[str], history: History
 ) -> AsyncIterator[WorkerPool]:
     """That many workers for the length of a block; they are killed when it is left."""
     async with AsyncExitStack() as stack:
         workers: list[Worker] = []
         for number in range(1, count + 1):
-            socket = ledgers.folder / f"{number}.sock"
+            socket = history.folder / f"{number}.sock"
             line = await stack.enter_async_context(Line.between(socket, redis_socket))
-            workers.append(Worker(number, line, ["--redis", f"unix://{socket}", *arguments], ledgers))
+            workers.append(Worker(number, line, ["--redis", f"unix://{socket}", *arguments], history))
         watching = [asyncio.create_task(worker.watch(), name="watch") for worker in workers]
         try:
             yield WorkerPool(workers)

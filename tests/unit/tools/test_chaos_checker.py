@@ -1,4 +1,4 @@
-"""The verdict of a chaos run: each broken promise is found in ledgers where it was planted."""
+"""The verdict of a chaos run: each broken promise is found in histories where it was planted."""
 
 import hashlib
 from typing import Any
