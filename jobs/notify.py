@@ -45,15 +45,6 @@ def busy_within_ms(lease_ms: int) -> int:
     return max(lease_ms, GRACE_MS) + NEXT_MS
 
 
-def wakes_of(lanes: Sequence[str], replies: Sequence[Any]) -> list[Wake]:
-    """Those of the lanes that a script says must be woken: its replies hold a generation and ms until due."""
-    return [
-        Wake(lane, *reply)
-        for lane, reply in zip(lanes, replies, strict=True)
-        if reply and not isinstance(reply, Exception)
-    ]
-
-
 def hints(wakes: Sequence[Wake]) -> list[Wake]:
     """Those that are due later, and a few of those that are due now: who takes one looks for the others."""
     now = [item for item in wakes if item.due_in_ms <= 0]

@@ -13,9 +13,8 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Receipt, SendWakes
 from fetchfleet.jobs.contract.model import Result, decode_result
 from fetchfleet.jobs.errors import ForeignKeyError, UnknownBatchError
-from fetchfleet.jobs.notify import GRACE_MS, wakes_of
 from fetchfleet.jobs.redis_values import number_of, text_of
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts import batches
 
 READ_COUNT = 500
 READ_BLOCK_MS = 500
@@ -113,20 +112,11 @@ class Batch:
         The workers do it, within about a second: what waits ends untried, what runs is stopped. Nothing
         more can be submitted to the batch. Again without harm; raises UnknownBatchError.
         """
-        names = [keys.batch(self.id), keys.batch_lanes(self.id), keys.digests(self.id)]
-        lanes = await runner.run(self._redis, "cancel", names, [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
+        lanes = await batches.cancel(self._redis, batch_id=self.id)
         if lanes is None:
             raise self._unknown()
-        names_of_lanes = [text_of(lane) for lane in lanes]
-        replies = await runner.run_many(self._redis, [self._cancel_in(lane) for lane in names_of_lanes])
-        for error in (reply for reply in replies if isinstance(reply, Exception)):
-            raise error
-        await self._send_wakes(wakes_of(names_of_lanes, replies))
+        await self._send_wakes(await batches.cancel_in_lanes(self._redis, lanes, batch_id=self.id))
         return await self.counts()
-
-    def _cancel_in(self, lane: str) -> runner.Call:
-        names = [keys.lane(lane), keys.cancelled(lane), keys.CANCELS, keys.ATTENTION, keys.SERIAL]
-        return runner.Call("cancel_in_lane", names, [lane, self.id, keys.UNFINISHED_TTL_MS, GRACE_MS])
 
     def _unknown(self) -> UnknownBatchError:
         return UnknownBatchError(

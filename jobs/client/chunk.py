@@ -8,12 +8,12 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import new_element, placed
+from fetchfleet.jobs.contract.entry import new_element
 from fetchfleet.jobs.contract.ids import MAX_BATCH_FETCHES, fetch_id
 from fetchfleet.jobs.contract.model import Fetch, as_fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import InvalidFetchError
-from fetchfleet.jobs.scripts.runner import Arg
+from fetchfleet.jobs.scripts.submission import KeyedFetch
 
 CHUNK_FETCHES = 500
 CHUNK_BYTES = 4 << 20
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 
 class Chunk:
-    """The elements of one submit call, grouped by lane and priority."""
+    """The serialized entries of one submit call, grouped by lane and priority."""
 
     def __init__(self) -> None:
         self.count = 0
         self.size_bytes = 0
         self.lanes: Counter[str] = Counter()
-        self._groups: dict[tuple[str, str], list[bytes]] = {}
-        self._keyed: list[tuple[str, str, int]] = []
+        self.groups: dict[tuple[str, str], list[bytes]] = {}
+        self.keyed: list[KeyedFetch] = []
 
     @property
     def full(self) -> bool:
@@ -38,43 +38,21 @@ class Chunk:
         return self.count >= CHUNK_FETCHES or self.size_bytes >= CHUNK_BYTES
 
     def add(self, fetch_id: str, fetch: Fetch, element: bytes) -> None:
-        """Put a fetch in."""
+        """Add a fetch."""
         lane = lane_of_url(fetch.url)
-        self._groups.setdefault((lane, fetch.priority.value), []).append(element)
+        self.groups.setdefault((lane, fetch.priority.value), []).append(element)
         self.lanes[lane] += 1
         self.count += 1
         self.size_bytes += len(element)
         if fetch.key is not None:
-            self._keyed.append((fetch_id, keys.key(fetch.key), max(keys.KEY_TTL_MS, fetch.deadline_ms)))
+            self.keyed.append(KeyedFetch(fetch_id, fetch.key, max(keys.KEY_TTL_MS, fetch.deadline_ms)))
 
     def digest(self) -> str:
-        """What the chunk holds, in a few letters."""
+        """Return a short hash of the chunk's content."""
         digest = hashlib.sha256()
-        for elements in self._groups.values():
+        for elements in self.groups.values():
             digest.update(b"\n".join(elements))
         return digest.hexdigest()[:16]
-
-    def names(self) -> list[str]:
-        """The keys of its groups, then those of its fetches with a key."""
-        names = [key for lane, at in self._groups for key in (keys.lane(lane), keys.waiting_at(lane, at))]
-        return names + [name for _, name, _ in self._keyed]
-
-    def args(self) -> list[Arg]:
-        """Its groups, then its fetches with a key, as submit.lua reads them."""
-        args: list[Arg] = [len(self._groups)]
-        for (lane, _), elements in self._groups.items():
-            args += [lane, len(elements), *elements]
-        args.append(len(self._keyed))
-        for of, _, ttl_ms in self._keyed:
-            args += [of, ttl_ms]
-        return args
-
-    def args_to_undo(self, taken_ms: int) -> list[Arg]:
-        """The same as undo.lua reads it; taken_ms: when Redis took the chunk."""
-        args: list[Arg] = [len(self._groups)]
-        for elements in self._groups.values():
-            args += [len(elements), *(placed(element, taken_ms) for element in elements)]
-        return args + [of for of, _, _ in self._keyed]
 
 
 async def chunks(

@@ -5,12 +5,11 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.chunk import Chunk, Fetchable, chunks
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, batch_of, fetch_id, is_batch_id
 from fetchfleet.jobs.errors import (
@@ -19,8 +18,9 @@ from fetchfleet.jobs.errors import (
     FleetFullError,
     RedisFullError,
 )
-from fetchfleet.jobs.notify import GRACE_MS, Wake, hints
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.notify import Wake, hints
+from fetchfleet.jobs.scripts import batches, submission
+from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, NoRoom
 
 FULL_PAUSE_S = 0.2
 
@@ -88,7 +88,7 @@ class Submitter:
     ) -> Receipt:
         """Enqueue the fetches; Fleet.submit says how."""
         named = batch_id is not None
-        submission = _Submission(
+        sending = _Submission(
             self._redis,
             self._send_wakes,
             self._limits,
@@ -96,14 +96,14 @@ class Submitter:
             named=named,
             may_wait=when_full == "wait",
         )
-        pieces = chunks(submission.batch_id, fetches)
+        pieces = chunks(sending.batch_id, fetches)
         if isinstance(fetches, Sequence):
-            await submission.all_or_nothing([piece async for piece in pieces])
+            await sending.all_or_nothing([piece async for piece in pieces])
         else:
             async for piece in pieces:
-                await submission.send(piece)
-            await submission.seal()
-        return submission.receipt
+                await sending.send(piece)
+            await sending.seal()
+        return sending.receipt
 
 
 class _Submission:
@@ -152,62 +152,60 @@ class _Submission:
         """Send a chunk; when Redis took it, in Redis's ms. room: for how many there must be, by lane."""
         self._number += 1
         needed = self._needed(piece) if room is None else room
-        reply = await self._until_there_is_room(piece, needed, last=last)
-        match reply:
-            case [b"taken", taken_ms, repeats, wakes]:
-                self._repeats |= {of.decode(): has.decode() for of, has in repeats}
-                await self._wake(hints([Wake(name.decode(), *when) for name, *when in wakes]))
-            case [b"cancelled"]:
-                raise BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")
-            case _:
-                raise BatchExistsError(
-                    f"batch {self.batch_id} holds other fetches; give them an id of their own, or none"
-                )
+        taken = await self._until_there_is_room(piece, needed, last=last)
+        self._repeats |= taken.repeats
+        await self._wake(hints(taken.wakes))
         self._count += piece.count
-        return int(taken_ms)
+        return taken.taken_ms
 
     async def seal(self) -> None:
         """No more will come."""
-        names = [*self._names(), keys.BATCHES]
-        args: list[runner.Arg] = [self.batch_id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS]
-        await runner.run(self._redis, "seal", names, args)
+        await batches.seal(self._redis, batch_id=self.batch_id)
 
     def _needed(self, piece: Chunk) -> Counter[str]:
         """As much as a chunk needs; never more than the limits, or it would wait for ever."""
         most = self._limits.lane or piece.count
         return Counter({lane: min(count, most) for lane, count in piece.lanes.items()})
 
-    async def _until_there_is_room(self, piece: Chunk, room: Counter[str], *, last: bool) -> Any:
+    async def _until_there_is_room(self, piece: Chunk, room: Counter[str], *, last: bool) -> ChunkTaken:
         while True:
-            reply = await self._try(piece, room, last=last)
-            if reply[0] != b"full":
-                return reply
-            if not self._may_wait:
-                raise self._full(*reply[1:])
-            await asyncio.sleep(FULL_PAUSE_S)
+            match await self._try(piece, room, last=last):
+                case ChunkTaken() as taken:
+                    return taken
+                case NoRoom(lane, holds):
+                    if not self._may_wait:
+                        raise self._full(lane, holds)
+                    await asyncio.sleep(FULL_PAUSE_S)
+                case BatchRefusal.CANCELLED:
+                    raise BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")
+                case BatchRefusal.OTHER_FETCHES:
+                    raise BatchExistsError(
+                        f"batch {self.batch_id} holds other fetches; give them an id of their own, or none"
+                    )
 
-    async def _try(self, piece: Chunk, room: Counter[str], *, last: bool) -> Any:
+    async def _try(
+        self, piece: Chunk, room: Counter[str], *, last: bool
+    ) -> ChunkTaken | NoRoom | BatchRefusal:
         limits = self._limits if room else NO_LIMITS
-        lanes = room if limits.lane else {}
         to_come = min(room.total(), self._limits.fleet) if self._may_wait else room.total()
-        names = [*self._names(), keys.BATCHES, keys.ATTENTION, keys.SERIAL, keys.BACKLOG]
-        names += [keys.lane(lane) for lane in lanes]
-        digest = piece.digest() if self._named else ""
-        args: list[runner.Arg] = [self.batch_id, self._number, piece.count, digest, int(last)]
-        args += [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS, GRACE_MS]
-        args += [*limits, to_come, len(lanes), *lanes.values()]
         try:
-            return await runner.run(self._redis, "submit", names + piece.names(), args + piece.args())
+            return await submission.submit(
+                self._redis,
+                batch_id=self.batch_id,
+                number=self._number,
+                count=piece.count,
+                groups=piece.groups,
+                keyed=piece.keyed,
+                backlog=Backlog(limits.fleet, limits.lane, to_come, room if limits.lane else {}),
+                digest=piece.digest() if self._named else "",
+                last=last,
+            )
         except OutOfMemoryError:
             raise self._redis_full("") from None
 
-    def _names(self) -> list[str]:
-        of = self.batch_id
-        return [keys.batch(of), keys.batch_lanes(of), keys.digests(of)]
-
-    def _full(self, which: bytes, lane_key: bytes, holds: int) -> FleetFullError:
-        limit = self._limits.fleet if which == b"fleet" else self._limits.lane
-        what = "the fleet" if which == b"fleet" else f"lane {lane_key.decode().removeprefix(keys.lane(''))}"
+    def _full(self, lane: str | None, holds: int) -> FleetFullError:
+        limit = self._limits.fleet if lane is None else self._limits.lane
+        what = "the fleet" if lane is None else f"lane {lane}"
         message = f"{what} holds {holds} fetches without a result, the limit is {limit}; {self._so_far()}"
         return FleetFullError(message, self.batch_id, self._count)
 
@@ -223,9 +221,13 @@ class _Submission:
     async def _take_back(self) -> None:
         left = 0
         for piece, taken_ms in self._sent:
-            names = [*self._names(), keys.BATCHES, keys.BACKLOG, *piece.names()]
-            args: list[runner.Arg] = [self.batch_id, *piece.args_to_undo(taken_ms)]
-            left = await runner.run(self._redis, "undo", names, args)
+            left = await submission.undo(
+                self._redis,
+                batch_id=self.batch_id,
+                groups=piece.groups,
+                keyed=piece.keyed,
+                taken_ms=taken_ms,
+            )
         if left:
             self._count = left
             stay = (

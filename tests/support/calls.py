@@ -1,7 +1,9 @@
-"""Script calls that any Redis answers, and one that it refuses."""
+"""Script calls that any Redis answers, one that it refuses, and a take of the inbox that finds messages."""
 
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.scripts.inbox import InboxMessages
 from fetchfleet.jobs.scripts.runner import Call
+from fetchfleet.worker.intake.inbox import Intake
 from tests.support.lanes import LANE
 
 STALE = 0
@@ -9,3 +11,10 @@ ADOPT = Call("adopt", [keys.lane(LANE), keys.claimed(LANE)], [1])
 CONTENTS = [keys.claimed(LANE), keys.later(LANE), *keys.waiting(LANE)]
 SWEEP = Call("reclaim_lane", [keys.lane(LANE), keys.ATTENTION, keys.SERIAL, *CONTENTS], [LANE, 1000])
 WRONG = Call("adopt", [keys.ATTENTION, keys.claimed(LANE)], [1])
+
+
+async def take_messages(intake: Intake) -> InboxMessages:
+    """Take messages out of an inbox that has some."""
+    taken = await intake._take()
+    assert isinstance(taken, InboxMessages), taken
+    return taken

@@ -18,7 +18,8 @@ from fetchfleet.jobs.client.submit import Submitter, new_batch_id
 from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES, Order, read_message
 from fetchfleet.jobs.errors import BatchError, FullError, InvalidFetchError, NewerMessageError
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts import inbox as scripts
+from fetchfleet.jobs.scripts.inbox import InboxMessages, InboxReturn, NothingTaken, RefusedMessage
 from fetchfleet.worker.intake.version_skew import Newer
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
@@ -50,18 +51,11 @@ class Asked(NamedTuple):
     message: bytes
 
 
-class Refused(NamedTuple):
-    """A message that is no order, or cannot be followed, and why."""
-
-    note: str
-    message: bytes
-
-
 class Read(NamedTuple):
     """Messages that were read; newer: those that a newer worker must read."""
 
     asked: list[Asked]
-    refused: list[Refused]
+    refused: list[RefusedMessage]
     newer: list[bytes]
 
 
@@ -109,27 +103,32 @@ class Intake:
 
     async def _once(self) -> None:
         match await self._take():
-            case [b"taken", batch_id, *messages]:
-                await self._enqueue(batch_id.decode(), messages)
+            case InboxMessages(batch_id, messages):
+                await self._enqueue(batch_id, messages)
                 if self._makes_way:
                     await self._make_way()
-            case [b"empty"]:
+            case NothingTaken.EMPTY:
                 self._full = False
                 self._newer_in_a_row = 0
                 # From the head to the head: nothing moves, but it returns as soon as a message is there.
                 await self._redis.blmove(keys.INBOX, keys.INBOX, WAIT_S, "LEFT", "LEFT")
-            case _:
+            case NothingTaken.OTHER_WORKER:
                 await asyncio.sleep(OTHERS_S)
 
-    async def _take(self) -> Any:
-        names = [keys.INBOX, keys.TAKEN, keys.INTAKE, keys.DEAD]
-        args: list[runner.Arg] = [self._token, LEASE_MS, keys.INTAKE_TTL_MS]
-        args += [MESSAGES_AT_ONCE, BYTES_AT_ONCE, MAX_DOOR_BYTES, new_batch_id(), keys.DEAD_LENGTH]
-        return await runner.run(self._redis, "inbox_take", names, args)
+    async def _take(self) -> InboxMessages | NothingTaken:
+        return await scripts.inbox_take(
+            self._redis,
+            token=self._token,
+            lease_ms=LEASE_MS,
+            max_messages=MESSAGES_AT_ONCE,
+            max_bytes=BYTES_AT_ONCE,
+            max_message_bytes=MAX_DOOR_BYTES,
+            new_batch_id=new_batch_id(),
+        )
 
     async def _hold(self, lease_ms: int) -> bool:
         """Keep the inbox for so long; whether it is still ours."""
-        return bool(await runner.run(self._redis, "inbox_renew", [keys.INTAKE], [self._token, lease_ms]))
+        return await scripts.inbox_renew(self._redis, token=self._token, lease_ms=lease_ms)
 
     async def _keep_holding(self) -> None:
         """Renew the lease until the inbox is another worker's."""
@@ -164,15 +163,16 @@ class Intake:
         So the batch is always made of the same messages, whichever worker goes on after a crash.
         """
         self._newer.tell(f"{len(read.newer)} messages are for a newer worker")
-        names = [keys.INBOX, keys.TAKEN, keys.INTAKE, keys.batch(batch_id)]
-        reply = await runner.run(self._redis, "inbox_return", names, [self._token, *read.newer])
+        reply = await scripts.inbox_return(
+            self._redis, token=self._token, batch_id=batch_id, messages=read.newer
+        )
         match reply:
-            case [b"back", waiting]:
+            case int(waiting):
                 nothing_else = not read.asked and not read.refused
                 self._newer_in_a_row = self._newer_in_a_row + len(read.newer) if nothing_else else 0
                 self._makes_way = nothing_else and self._newer_in_a_row >= min(waiting, NEWER_IN_A_ROW)
                 return True
-            case [b"begun"]:
+            case InboxReturn.BATCH_BEGUN:
                 self._makes_way = True
         return False
 
@@ -182,7 +182,7 @@ class Intake:
         await self.leave()
         await asyncio.sleep(NEWER_PAUSE_S)
 
-    async def _submit(self, batch_id: str, asked: Sequence[Asked]) -> list[Refused]:
+    async def _submit(self, batch_id: str, asked: Sequence[Asked]) -> list[RefusedMessage]:
         """Under one batch what came without one; a batch of its own for what came with its id."""
         loose = [item for item in asked if item.order.batch is None]
         refused = await self._submit_as(batch_id, loose)
@@ -191,7 +191,7 @@ class Intake:
                 refused += await self._submit_as(item.order.batch, [item])
         return refused
 
-    async def _submit_as(self, batch_id: str, asked: Sequence[Asked]) -> list[Refused]:
+    async def _submit_as(self, batch_id: str, asked: Sequence[Asked]) -> list[RefusedMessage]:
         """What cannot go into that batch: it holds other fetches, or was cancelled."""
         if not asked:
             return []
@@ -199,14 +199,12 @@ class Intake:
         try:
             await self._submitter.submit(fetches, batch_id=batch_id)
         except BatchError as error:
-            return [Refused(str(error), item.message) for item in asked]
+            return [RefusedMessage(str(error), item.message) for item in asked]
         return []
 
-    async def _took(self, batch_id: str, count: int, refused: list[Refused]) -> None:
-        args: list[runner.Arg] = [self._token, keys.INTAKE_TTL_MS, keys.DEAD_LENGTH]
-        for item in refused:
-            args += [item.note, item.message[:KEPT_BYTES]]
-        if not await runner.run(self._redis, "inbox_ack", [keys.TAKEN, keys.INTAKE, keys.DEAD], args):
+    async def _took(self, batch_id: str, count: int, refused: list[RefusedMessage]) -> None:
+        kept = [RefusedMessage(item.note, item.message[:KEPT_BYTES]) for item in refused]
+        if not await scripts.inbox_ack(self._redis, token=self._token, refused=kept):
             return  # we were away for too long: another worker has them, and says so
         self._full = False
         if count:
@@ -229,7 +227,7 @@ def read_all(messages: Sequence[bytes]) -> Read:
         try:
             asked.append(Asked(read_message(message), message))
         except InvalidFetchError as error:
-            refused.append(Refused(str(error)[:MAX_NOTE_CHARS], message))
+            refused.append(RefusedMessage(str(error)[:MAX_NOTE_CHARS], message))
         except NewerMessageError:
             newer.append(message)
     return read

@@ -8,9 +8,8 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import SendWakes
-from fetchfleet.jobs.notify import GRACE_MS, wakes_of
 from fetchfleet.jobs.redis_values import text_of
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts.lanes import reschedule_lanes
 from fetchfleet.worker.policy.file import DEFAULT, Policy, Table, covers, table_named
 from fetchfleet.worker.policy.model import PolicyError
 
@@ -57,12 +56,7 @@ async def change(
 async def _nudge(redis: Redis, send_wakes: SendWakes, name: str) -> None:
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
     concerned = [lane for lane in lanes if name in {DEFAULT, lane} or covers(name, lane)]
-    calls = [
-        runner.Call("reschedule_lane", [keys.lane(lane), keys.ATTENTION, keys.SERIAL], [lane, GRACE_MS])
-        for lane in concerned
-    ]
-    replies = await runner.run_many(redis, calls) if calls else []
-    await send_wakes(wakes_of(concerned, replies))
+    await send_wakes(await reschedule_lanes(redis, concerned))
 
 
 def parsed(pairs: list[str]) -> dict[str, Any]:

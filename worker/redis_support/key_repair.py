@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -12,22 +12,14 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.chunk import Fetchable
 from fetchfleet.jobs.client.submit import Limits, Receipt, SendWakes, Submitter, WhenFull
 from fetchfleet.jobs.errors import ForeignKeyError
-from fetchfleet.jobs.redis_values import is_text, text_of
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.redis_values import is_text
+from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
 from fetchfleet.worker.observability import events
 
 LOOK_EVERY_S = 5.0
 KEPT_BYTES = 64 << 10
 SCAN_COUNT = 1000
 _SIGNS = ("WRONGTYPE", "value is not an integer")
-
-
-class Found(NamedTuple):
-    """A key at which something foreign was: of which type, and what should be there."""
-
-    key: str
-    type: str
-    kind: str
 
 
 def is_foreign(error: object) -> bool:
@@ -72,12 +64,9 @@ class Foreign:
             kinds[error.key] = error.wanted
         return bool(await self.put_aside(kinds, lane))
 
-    async def put_aside(self, kinds: Mapping[str, str], lane: str | None = None) -> list[Found]:
+    async def put_aside(self, kinds: Mapping[str, str], lane: str | None = None) -> list[ConflictingKey]:
         """Move what is not of its kind to the dead letters, tell of it, and see to who is left waiting."""
-        names = [name for name in kinds if name != keys.DEAD]
-        args: list[runner.Arg] = [keys.DEAD_LENGTH, KEPT_BYTES, *(kinds[name] for name in names)]
-        reply = await runner.run(self._redis, "quarantine", [keys.DEAD, *names], args)
-        moved = [Found(*map(text_of, row)) for row in reply]
+        moved = await quarantine(self._redis, kinds, kept_bytes=KEPT_BYTES)
         for found in moved:
             events.foreign(found.key, found.type, found.kind, self._log)
         if moved:
@@ -89,10 +78,9 @@ class Foreign:
         everywhere = bool(moved & {keys.ATTENTION, keys.BACKLOG})
         begun = {lane} if lane else {key.removeprefix(keys.lane("")) for key in moved if _is_lane(key)}
         lanes = await self._all_lanes() | begun if everywhere else begun
-        if lanes:
-            await runner.run_many(self._redis, [self._mending(name) for name in lanes])
+        await repair_lanes(self._redis, lanes, lease_ms=self._lease_ms)
         if keys.BACKLOG in moved:
-            await runner.run(self._redis, "recount", [keys.BACKLOG, *map(keys.lane, lanes)], [])
+            await recount(self._redis, lanes)
 
     async def clear_queue(self) -> None:
         """What cannot be the id of a job goes out of arq's queue: its loop would end there for ever."""
@@ -111,10 +99,6 @@ class Foreign:
             pipe.zrem(key, *members)
             await pipe.execute()
         events.foreign(key, "member that is no text", "id of a job", self._log)
-
-    def _mending(self, lane: str) -> runner.Call:
-        names = [keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)]
-        return runner.Call("repair_lane", [*names, keys.ATTENTION, keys.SERIAL], [lane, self._lease_ms])
 
     async def _all_lanes(self) -> set[str]:
         prefix = keys.lane("")

@@ -9,7 +9,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.notify import Wake
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.redis_values import text_of
-from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts.batches import Trimming, trim
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.redis_support.key_repair import Foreign
@@ -80,22 +80,20 @@ class Housekeeping:
     async def _trim_results(self) -> None:
         """Never silently: a consumer group that loses results by it is named first."""
         now_ms = await redis_now_ms(self._redis)
-        while (going := await self._over(now_ms, 1.0))[0]:
+        while (going := await self._over(now_ms, 1.0)).excess:
             self._warn(Event.RESULTS_TRIMMED, *going)
-            trimmed, *_ = await self._over(now_ms, 1.0, trim=True)
-            if trimmed < TRIM_AT_ONCE:
+            trimmed = await self._over(now_ms, 1.0, remove=True)
+            if trimmed.excess < TRIM_AT_ONCE:
                 break
         self._warn(Event.RESULTS_LAGGING, *await self._over(now_ms, LAGGING_AT))
 
-    async def _over(self, now_ms: int, part: float, *, trim: bool = False) -> Any:
+    async def _over(self, now_ms: int, part: float, *, remove: bool = False) -> Trimming:
         """How many results are over that part of the limits, and which consumer groups still want them."""
         oldest_ms = now_ms - int(part * keys.RESULTS_TTL_MS)
         most = int(part * self._results_length)
-        return await runner.run(
-            self._redis, "trim", [keys.ALL_RESULTS], [oldest_ms, most, TRIM_AT_ONCE, int(trim)]
-        )
+        return await trim(self._redis, oldest_ms=oldest_ms, keep=most, at_once=TRIM_AT_ONCE, remove=remove)
 
-    def _warn(self, event: Event, count: int, *groups: bytes) -> None:
+    def _warn(self, event: Event, count: int, groups: list[bytes]) -> None:
         if groups and mono_s() - self._warned_s.get(event, -WARN_EVERY_S) >= WARN_EVERY_S:
             self._warned_s[event] = mono_s()
             names = sorted(group.decode(errors="replace") for group in groups)

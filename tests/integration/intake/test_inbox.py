@@ -19,11 +19,13 @@ from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
 from fetchfleet.jobs.notify import Wake
 from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts.inbox import NothingTaken, RefusedMessage
 from fetchfleet.worker.intake import inbox as module
 from fetchfleet.worker.intake.inbox import Intake, read_all
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.errors import Trouble
 from fetchfleet.worker.util import aio
+from tests.support.calls import take_messages
 from tests.support.lanes import BATCH_ID, LANE, Stay, ask, paths, url, waiting
 from tests.support.waiting import wait_until
 
@@ -149,7 +151,7 @@ async def test_what_was_taken_by_a_worker_that_died_is_taken_again_under_the_sam
     taken = await one._take()
     await push(redis, url("/3"))
 
-    assert [b"other"] == await two._take()
+    assert await two._take() is NothingTaken.OTHER_WORKER
     await lapse(redis)
     assert taken == await two._take()
     await drain(redis, two)
@@ -162,13 +164,13 @@ async def test_a_worker_that_dies_between_enqueuing_and_saying_so_enqueues_nothi
     """The next one repeats it without effect; what was refused is a dead letter once."""
     await push(redis, url("/1"), "no URL", {"fetches": [url("/2")], "batch": BATCH_ID})
     one, two = worker("one"), worker("two")
-    _, batch, *messages = await one._take()
-    await one._submit(batch.decode(), read_all(messages)[0])
+    batch, messages = await take_messages(one)
+    await one._submit(batch, read_all(messages)[0])
     await lapse(redis)
     await drain(redis, two)
 
     assert ["/1", "/2"] == paths(await waiting(redis))
-    assert {batch.decode(), BATCH_ID} == await batches(redis)
+    assert {batch, BATCH_ID} == await batches(redis)
     assert ["no URL"] == [text for _, text in await dead(redis)]
 
 
@@ -191,13 +193,13 @@ async def test_a_worker_that_was_away_too_long_changes_nothing(redis: Redis, wor
     """Its word that the messages are in is refused: others are in their place by now."""
     one, two = worker("one"), worker("two")
     await push(redis, url("/1"))
-    _, batch, *messages = await one._take()
+    batch, messages = await take_messages(one)
     await lapse(redis)
     await drain(redis, two)
     await push(redis, url("/2"))
     await two._take()
-    await one._submit(batch.decode(), read_all(messages).asked)
-    await one._took(batch.decode(), 1, [module.Refused("late", b"late")])
+    await one._submit(batch, read_all(messages).asked)
+    await one._took(batch, 1, [RefusedMessage("late", b"late")])
 
     assert 1 == await left(redis)
     assert not await one._hold(1000)
@@ -351,8 +353,8 @@ async def test_messages_whose_own_batch_went_wrong_are_dead_letters(
     """A worker of another release may have read them otherwise before it died; the inbox goes on."""
     await push(redis, url("/1"))
     one = worker()
-    _, batch, *_ = await one._take()
-    await fleet.submit([url("/other")], batch_id=batch.decode())
+    batch, _ = await take_messages(one)
+    await fleet.submit([url("/other")], batch_id=batch)
     await push(redis, url("/2"))
     await drain(redis, one)
 
@@ -411,8 +413,8 @@ async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
     if when == "before the enqueuing":
         await one._take()
     if when == "before the dead letter":
-        _, batch, *messages = await one._take()
-        await one._submit(batch.decode(), read_all(messages)[0])
+        batch, messages = await take_messages(one)
+        await one._submit(batch, read_all(messages)[0])
     try:
         await ask(redis, "CONFIG", "SET", "maxmemory", "1")
         with capture_logs() as lines:

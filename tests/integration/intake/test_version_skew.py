@@ -21,6 +21,7 @@ from fetchfleet.worker.intake import inbox as module
 from fetchfleet.worker.intake.inbox import Intake, read_all
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.errors import Trouble
+from tests.support.calls import take_messages
 from tests.support.lanes import ask, paths, url, waiting
 
 Open = Callable[[], Intake]
@@ -125,10 +126,10 @@ async def test_an_old_worker_that_dies_half_way_leaves_what_a_newer_one_can_end(
     """What was enqueued is not enqueued again, though the newer worker reads more of the messages."""
     await push(redis, url("/1"), newer("/2"), url("/3"))
     old, new = worker(), worker()
-    _, batch, *messages = await old._take()
+    batch, messages = await take_messages(old)
     read = read_all(messages)
-    assert await old._hand_back(batch.decode(), read)
-    await old._submit(batch.decode(), read.asked)
+    assert await old._hand_back(batch, read)
+    await old._submit(batch, read.asked)
     await lapse(redis)
     know(NEW)
     await drain(redis, new)
@@ -144,8 +145,8 @@ async def test_what_a_newer_worker_has_begun_an_old_one_leaves_to_newer_ones(
     await push(redis, url("/1"), newer("/2"))
     first, old, second = worker(), worker(), worker()
     know(NEW)
-    _, batch, *messages = await first._take()
-    await first._submit(batch.decode(), read_all(messages).asked)
+    batch, messages = await take_messages(first)
+    await first._submit(batch, read_all(messages).asked)
     await lapse(redis)
     know(OLD)
     await old._once()
@@ -162,13 +163,13 @@ async def test_a_worker_that_was_away_too_long_hands_nothing_back(redis: Redis, 
     """The messages are in another's hands."""
     await push(redis, newer("/1"))
     one, two = worker(), worker()
-    _, batch, *messages = await one._take()
+    batch, messages = await take_messages(one)
     await lapse(redis)
     await two._take()
 
-    assert not await one._hand_back(batch.decode(), read_all(messages))
+    assert not await one._hand_back(batch, read_all(messages))
     assert [] == await inbox(redis)
-    await two._enqueue(batch.decode(), messages)
+    await two._enqueue(batch, messages)
     assert messages == await inbox(redis)
     await redis.delete(keys.INBOX)
 

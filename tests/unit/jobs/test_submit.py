@@ -2,11 +2,14 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from itertools import pairwise
+from typing import Any
 from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.asyncio import Redis
 
 from fetchfleet import DeadLetter, Fetch, Which
 from fetchfleet.jobs.client import chunk as chunk_module
@@ -16,6 +19,8 @@ from fetchfleet.jobs.contract.entry import from_element, new_element, placed
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.model import Priority
 from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.jobs.scripts import runner, submission
+from fetchfleet.jobs.scripts.submission import Backlog
 
 BATCH = "0123456789abcdef"
 EARLIER = ["a" * 16, "b" * 16]
@@ -50,13 +55,54 @@ def cut(fetches: list[Fetch]) -> list[Chunk]:
         return asyncio.run(cutting())
 
 
+def sent(script: Callable[[Redis], Coroutine[Any, Any, Any]], reply: Any) -> tuple[list[str], list[Any]]:
+    """The keys and arguments with which a script is called."""
+    calls: list[tuple[list[str], list[Any]]] = []
+
+    async def run(_: Redis, name: str, names: list[str], args: list[Any]) -> Any:
+        calls.append((names, args))
+        return reply
+
+    with patch.object(runner, "run", run):
+        asyncio.run(script(Redis()))
+    return calls[0]
+
+
+def submitted(chunk: Chunk) -> tuple[list[str], list[Any]]:
+    """The keys and arguments of the groups and of the fetches with a key, as submit.lua reads them."""
+    names, args = sent(
+        lambda redis: submission.submit(
+            redis,
+            batch_id=BATCH,
+            number=1,
+            count=chunk.count,
+            groups=chunk.groups,
+            keyed=chunk.keyed,
+            backlog=Backlog(0, 0, 0, {}),
+        ),
+        [b"taken", 0, [], []],
+    )
+    return names[7:], args[12:]
+
+
+def undone(chunk: Chunk, taken_ms: int) -> tuple[list[str], list[Any]]:
+    """The same as undo.lua reads them."""
+    names, args = sent(
+        lambda redis: submission.undo(
+            redis, batch_id=BATCH, groups=chunk.groups, keyed=chunk.keyed, taken_ms=taken_ms
+        ),
+        0,
+    )
+    return names[5:], args[1:]
+
+
 def elements_of(chunk: Chunk) -> list[tuple[str, list[bytes]]]:
     """Each group's lane and elements, read out of the arguments as submit.lua does."""
-    groups, *rest = chunk.args()
+    _, (groups, *rest) = submitted(chunk)
     found = []
     for _ in range(int(groups)):
         lane, count = str(rest[0]), int(rest[1])
-        found.append((lane, [bytes(of) for of in rest[2 : 2 + count]]))  # type: ignore[arg-type]
+        found.append((lane, [bytes(of) for of in rest[2 : 2 + count]]))
         rest = rest[2 + count :]
     assert int(rest[0]) * 2 == len(rest) - 1
     return found
@@ -98,12 +144,13 @@ def test_no_chunk_is_too_large(fetches: list[Fetch]) -> None:
 def test_what_is_taken_back_is_what_was_sent(fetches: list[Fetch], now_ms: int) -> None:
     """Element for element, as Redis has completed it; and the ids of those with a key."""
     for chunk in cut(fetches):
-        groups, *rest = chunk.args_to_undo(now_ms)
+        names, (groups, *rest) = undone(chunk, now_ms)
         for _, group in elements_of(chunk):
             assert [len(group), *(placed(of, now_ms) for of in group)] == rest[: 1 + len(group)]
             rest = rest[1 + len(group) :]
         assert int(groups) == len(elements_of(chunk))
-        assert len(chunk.names()) == 2 * int(groups) + len(rest)
+        assert len(names) == 2 * int(groups) + len(rest)
+        assert names == submitted(chunk)[0]
 
 
 @given(st.integers(0, 10**12), st.none() | st.floats(0.001, 604800))

@@ -1,0 +1,66 @@
+"""The scripts that seal and cancel a batch, and trim the results of all batches."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.notify import GRACE_MS, Wake
+from fetchfleet.jobs.redis_values import text_of
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts.runner import Call
+
+
+async def seal(redis: Redis, *, batch_id: str) -> None:
+    """Mark the batch as complete: no more fetches will come."""
+    names = [keys.batch(batch_id), keys.batch_lanes(batch_id), keys.digests(batch_id), keys.BATCHES]
+    await runner.run(redis, "seal", names, [batch_id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
+
+
+async def cancel(redis: Redis, *, batch_id: str) -> list[str] | None:
+    """Cancel the batch; return the lanes that may hold its fetches, None if there is no such batch."""
+    names = [keys.batch(batch_id), keys.batch_lanes(batch_id), keys.digests(batch_id)]
+    lanes = await runner.run(redis, "cancel", names, [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
+    return None if lanes is None else [text_of(lane) for lane in lanes]
+
+
+async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) -> list[Wake]:
+    """Ask the owners of the lanes to end the batch's fetches, in one round trip; return the lanes to notify.
+
+    Raises the first error that Redis answers, after all calls were made.
+    """
+    calls = [
+        Call(
+            "cancel_in_lane",
+            [keys.lane(lane), keys.cancelled(lane), keys.CANCELS, keys.ATTENTION, keys.SERIAL],
+            [lane, batch_id, keys.UNFINISHED_TTL_MS, GRACE_MS],
+        )
+        for lane in lanes
+    ]
+    wakes = []
+    for lane, reply in zip(lanes, await runner.run_many(redis, calls), strict=True):
+        if isinstance(reply, Exception):
+            raise reply
+        if reply:
+            generation, due_in_ms = reply
+            wakes.append(Wake(lane, generation, due_in_ms))
+    return wakes
+
+
+class Trimming(NamedTuple):
+    """Results over the limits, and the consumer groups that have not acknowledged all of these."""
+
+    excess: int
+    lagging_groups: list[bytes]
+
+
+async def trim(redis: Redis, *, oldest_ms: int, keep: int, at_once: int, remove: bool = False) -> Trimming:
+    """Count, or remove, what is too old or too much in the stream of all results.
+
+    oldest_ms: Unix ms of the oldest result to keep. keep: how many results to keep. at_once: the most
+    results to count or remove.
+    """
+    args = [oldest_ms, keep, at_once, int(remove)]
+    count, *groups = await runner.run(redis, "trim", [keys.ALL_RESULTS], args)
+    return Trimming(count, groups)
