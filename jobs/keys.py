@@ -147,8 +147,17 @@ def waiting(name: str) -> tuple[str, str, str, str]:
 
 
 def waiting_at(name: str, priority: str) -> str:
-    """The list in which fetches of that priority wait."""
+    """Return the list of the entries that wait with this priority ("returned": were handed back)."""
     return f"ff:waiting:{name}:{priority}"
+
+
+LANE_QUEUES = ("returned", "high", "normal", "low", "later")
+"""The queues of a lane: four lists in the order they are served, and the retries."""
+
+
+def lane_queue(name: str, queue: str) -> str:
+    """The key of one of LANE_QUEUES."""
+    return later(name) if queue == "later" else waiting_at(name, queue)
 
 
 def worker(worker_id: str) -> str:

@@ -1,4 +1,5 @@
 -- Rewrites claimed elements, whose ledgers the new owner has brought up to date.
+-- Called by jobs/scripts/lanes.py, adopt.
 -- KEYS: lane, claimed
 -- ARGV: token, elements
 -- Returns 1, or 0 to a stale owner.

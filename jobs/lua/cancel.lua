@@ -1,4 +1,5 @@
 -- Cancels a batch: nothing more may be submitted to it, and it counts as whole. One that has ended stays as it is.
+-- Called by jobs/scripts/batches.py, cancel.
 -- KEYS: batch, its lanes, its digests
 -- ARGV: finished TTL ms, unfinished TTL ms
 -- Returns the lanes where its fetches are, nil if there is no such batch.

@@ -1,4 +1,5 @@
 -- Asks a lane's owner, who is found or woken, to end all fetches of a cancelled batch.
+-- Called by jobs/scripts/batches.py, cancel_in_lanes.
 -- KEYS: lane, its cancelled batches, cancels, attention, serial
 -- ARGV: lane name, batch id, unfinished TTL ms, grace ms
 -- Returns {generation, 0} when the lane must be woken, {} when not.

@@ -1,5 +1,6 @@
 -- Moves fetches from a held lane's queues to its claimed hash, first retries that are due, then what
 -- was handed back, then by priority.
+-- Called by jobs/scripts/lanes.py, claim_call.
 -- KEYS: lane, claimed, later, returned, high, normal, low
 -- ARGV: token, how many
 -- Returns {now, elements, how many still wait, ms until the next retry or -1}; {} to a stale owner.

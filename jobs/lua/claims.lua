@@ -1,4 +1,5 @@
 -- What is claimed in a held lane: its owner looks whether it knows of all of it.
+-- Called by jobs/scripts/lanes.py, claims.
 -- KEYS: lane, claimed
 -- ARGV: token
 -- Returns {1, element …}; {} to a stale owner.

@@ -1,4 +1,5 @@
 -- The earliest deadline of what waits in a lane: forgotten before the lane is looked through, noted after.
+-- Called by jobs/scripts/lanes.py, earliest.
 -- KEYS: lane
 -- ARGV: token, Unix ms (0: nothing has one; '' to forget)
 -- Returns 1, or 0 to a stale owner.

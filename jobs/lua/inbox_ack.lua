@@ -1,5 +1,6 @@
 -- The messages are enqueued; those that could not be are dead letters.
 -- It frees before it adds: Redis may be out of memory.
+-- Called by jobs/scripts/inbox.py, inbox_ack.
 -- KEYS: taken, intake, dead
 -- ARGV: token, intake TTL ms, dead length, then for each refused message: note, message
 -- Returns 1, or 0 to a worker that no longer empties the inbox.

@@ -1,4 +1,5 @@
 -- The worker that empties the inbox keeps it for a while longer; with 0 ms it makes way.
+-- Called by jobs/scripts/inbox.py, inbox_renew.
 -- KEYS: intake
 -- ARGV: token, lease ms
 -- Returns 1, or 0 to a worker that no longer empties the inbox.

@@ -1,5 +1,6 @@
 -- Messages that only a newer worker can read go from what was taken back to the end of the inbox.
 -- Not if some of what was taken is enqueued already, by a newer worker that died: it belongs together.
+-- Called by jobs/scripts/inbox.py, inbox_return.
 -- KEYS: inbox, taken, intake, the batch that the taken messages become
 -- ARGV: token, messages
 -- Returns {'back', how many messages are in the inbox}, {'begun'} when they must stay,

@@ -1,6 +1,7 @@
 -- The inbox, as the one worker sees it that empties it: a few messages are moved to where only it takes
 -- them from, under the id of the batch that they become; again the same ones until it says that they are in.
 -- As long as that takes, the id is kept.
+-- Called by jobs/scripts/inbox.py, inbox_take.
 -- KEYS: inbox, taken, intake, dead
 -- ARGV: token, lease ms, intake TTL ms, most messages, most bytes of them, most bytes of one, a new batch id,
 --       dead length

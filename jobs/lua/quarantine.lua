@@ -1,5 +1,6 @@
 -- What something else than us has put at our keys goes to the dead letters and out of the way. A stream of
 -- dead letters that is none is dropped.
+-- Called by jobs/scripts/repair.py, quarantine.
 -- KEYS: dead, then the keys to look at
 -- ARGV: dead length, how much of a string is kept, then for each key to look at its kind: a type, or counter
 -- Returns {key, type found, kind} for each that was foreign.

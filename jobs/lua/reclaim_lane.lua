@@ -1,4 +1,5 @@
 -- The sweep: re-wakes a lane whose owner's lease has lapsed or whose hand-off was lost.
+-- Called by jobs/scripts/lanes.py, reclaim_lanes.
 -- KEYS: lane, attention, serial, claimed, later, returned, high, normal, low
 -- ARGV: lane name, grace ms
 -- Returns {generation, owner that was lost or ''}; {} when the lane needs nothing.

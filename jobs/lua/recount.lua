@@ -1,4 +1,5 @@
 -- The backlog, counted again from its lanes.
+-- Called by jobs/scripts/repair.py, recount.
 -- KEYS: backlog, lanes
 -- Returns how many fetches without a result there are.
 local open = 0

@@ -1,4 +1,5 @@
 -- held → scheduled when there is more to do, else idle. Whatever is still claimed goes to the front.
+-- Called by jobs/scripts/lanes.py, release_call.
 -- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial, backlog, its cancelled batches
 -- ARGV: token, lane name, shut until (Unix ms, 0 for open), why, the gate's state, gate TTL ms,
 --       grace ms, then elements of claimed fetches whose ledgers have changed

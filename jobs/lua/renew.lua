@@ -1,4 +1,5 @@
 -- Prolongs the leases of many lanes in one call.
+-- Called by jobs/scripts/lanes.py, renew.
 -- KEYS: attention, lanes
 -- ARGV: lease ms, then for each lane: name, token
 -- Returns now, then 1 or 0 for each lane: 0 when it is no longer this owner's.

@@ -1,4 +1,5 @@
 -- After something foreign was at a lane's keys, or at the list of lanes: whoever waits in the lane is seen to.
+-- Called by jobs/scripts/repair.py, repair_lanes.
 -- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial
 -- ARGV: lane name, lease ms
 -- Returns 1 if the lane has to be begun anew, else 0.

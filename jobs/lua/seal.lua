@@ -1,4 +1,5 @@
 -- Marks a batch as whole: no more fetches will come.
+-- Called by jobs/scripts/batches.py, seal.
 -- KEYS: batch, its lanes, its digests, batches
 -- ARGV: batch id, finished TTL ms, unfinished TTL ms
 for i, kind in ipairs({'hash', 'set', 'list', 'zset'}) do must_be(kind, KEYS[i]) end

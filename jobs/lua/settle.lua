@@ -1,5 +1,6 @@
 -- Ends or postpones claimed fetches. Safe to send again: what is no longer claimed is passed over, so
 -- that each fetch gets exactly one result.
+-- Called by jobs/scripts/settlement.py, settle_call.
 -- KEYS: lane, claimed, later, dead, results of all batches, backlog, then for each batch: batch, results
 -- ARGV: token, the gate's state ('' if unchanged), finished TTL ms, unfinished TTL ms, dead length,
 --       lane name, '1' if results go to the stream of all batches too, then for each fetch its id and

@@ -1,5 +1,6 @@
 -- Appends one chunk of a batch to its lanes; all of it or nothing. Safe to send again: a chunk that
 -- was taken before changes nothing.
+-- Called by jobs/scripts/submission.py, submit.
 -- KEYS: batch, its lanes, its digests, batches, attention, serial, backlog, then the lanes whose room is
 --       looked at, then for each group of fetches: lane, list; then one for each fetch with a key
 -- ARGV: batch id, chunk number (from 1), fetches in it, the chunk's digest ('' for none), '1' if it is the

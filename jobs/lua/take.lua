@@ -1,4 +1,5 @@
 -- scheduled → held: gives the lane to a worker, under a new token and a lease.
+-- Called by jobs/scripts/lanes.py, take_call.
 -- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version
 -- ARGV: lane name, generation ('' for whichever it is), owner, lease ms, lanes that the owner holds already,
 --       after how many ms without a sign of life a worker is dead,

@@ -1,4 +1,5 @@
 -- Hands a claimed fetch to another lane, whose limits then hold for it: where a redirect leads.
+-- Called by jobs/scripts/lanes.py, transfer.
 -- KEYS: lane, claimed, attention, serial, other lane, other list, batch, its lanes
 -- ARGV: token, id, element, other lane's name, grace ms
 -- Returns {1} or {1, generation, ms until due} if the other lane must be woken, {0} when the fetch stays here

@@ -1,4 +1,5 @@
 -- Looks at, or trims, what is too old or too much in the stream of all results.
+-- Called by jobs/scripts/batches.py, trim.
 -- KEYS: results of all batches
 -- ARGV: Unix ms of the oldest result to keep, how many to keep, how many may go at once, '1' to trim
 -- Returns {how many go, consumer groups that have not acknowledged all of these …}.

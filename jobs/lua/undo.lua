@@ -1,6 +1,7 @@
 -- Takes a chunk that has just been submitted out of its lanes again, as far as it still waits there and no
 -- other batch counts on it for its key. What is left is a batch of its own, which no submit can complete.
 -- It writes nothing before it has freed something: Redis may be out of memory.
+-- Called by jobs/scripts/submission.py, undo.
 -- KEYS: batch, its lanes, its digests, batches, backlog, then for each group of fetches: lane, list; then
 --       one for each fetch with a key
 -- ARGV: batch id, number of groups, for each: number of elements, the elements as they are in Redis;

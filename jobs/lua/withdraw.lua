@@ -1,4 +1,5 @@
 -- Claims fetches of one kind in one stretch of one of a held lane's queues.
+-- Called by jobs/scripts/lanes.py, withdraw.
 -- KEYS: lane, claimed, queue
 -- ARGV: token, 'batch', 'expired' or 'all', batch id, offset, how many to look at
 -- Returns {1, elements, offset to go on from, or -1 at the end, the earliest deadline of those that stay, or 0};

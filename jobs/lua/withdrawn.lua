@@ -1,5 +1,6 @@
 -- No fetch of these cancelled batches is left in the lane; or else those that are claimed, of which a lost
 -- reply may have kept the owner ignorant.
+-- Called by jobs/scripts/lanes.py, withdrawn.
 -- KEYS: lane, claimed, its cancelled batches
 -- ARGV: token, batch ids
 -- Returns {1, element …}; {} to a stale owner.

@@ -199,9 +199,9 @@ async def withdraw(
 ) -> Withdrawal | None:
     """Claim the fetches of one kind among `count` entries of a queue, from `offset` on.
 
-    queue: a key of `keys.waiting` or `keys.later`. batch_id: for RemovalKind.BATCH.
+    queue: one of `keys.LANE_QUEUES`. batch_id: for RemovalKind.BATCH.
     """
-    names = [keys.lane(lane), keys.claimed(lane), queue]
+    names = [keys.lane(lane), keys.claimed(lane), keys.lane_queue(lane, queue)]
     reply = await runner.run(redis, "withdraw", names, [token, kind, batch_id, offset, count])
     if not reply:
         return None

@@ -216,9 +216,7 @@ class Stay:
 
     async def take_out(self, kind: Kind, where: str = "normal", offset: int = 0) -> Withdrawal:
         """Claim fetches of a kind, wherever in that queue they wait."""
-        name = self.lane.name
-        queue = keys.later(name) if where == "later" else keys.waiting_at(name, where)
-        return await self.store.withdraw(name, self.held.token, kind, queue, offset)
+        return await self.store.withdraw(self.lane.name, self.held.token, kind, where, offset)
 
     def settlement(self, *settlements: Settlement) -> runner.Call:
         """The call that writes these settlements."""
@@ -251,7 +249,7 @@ class Stay:
     async def withdraw(self, *batches: Batch) -> list[bytes]:
         """Claim all that waits of cancelled batches, and give it its results; what it was."""
         found: list[bytes] = []
-        for batch, queue in product(batches, (*keys.waiting(self.lane.name), keys.later(self.lane.name))):
+        for batch, queue in product(batches, keys.LANE_QUEUES):
             offset: int | None = 0
             while offset is not None:
                 kind = Kind("batch", batch.id)

@@ -26,7 +26,7 @@ class Withdrawn(NamedTuple):
 async def withdraw(lane: Lane, kind: Kind, end: End, services: LaneServices) -> Withdrawn:
     """Claim them, a stretch of a queue at a time, and end each. Nothing else is claimed meanwhile."""
     count, deadlines = 0, list[int]()
-    for queue in (*keys.waiting(lane.name), keys.later(lane.name)):
+    for queue in keys.LANE_QUEUES:
         offset: int | None = 0
         while offset is not None:
             if services.settler.full:

@@ -211,8 +211,8 @@ async def test_a_large_queue_is_gone_through_in_stretches(fleet: Fleet, redis: R
     found: list[bytes] = []
     offset: int | None = 0
     while offset is not None:
-        queue = keys.waiting_at(LANE, "normal")
-        stretch = await stay.store.withdraw(LANE, stay.held.token, Kind("batch", batches[0]), queue, offset)
+        kind = Kind("batch", batches[0])
+        stretch = await stay.store.withdraw(LANE, stay.held.token, kind, "normal", offset)
         found += stretch.elements
         offset = stretch.go_on
 
@@ -241,9 +241,7 @@ async def test_a_withdrawal_whose_reply_was_lost_is_found(fleet: Fleet, redis: R
     batch = await fleet.submit([url("/1"), url("/2")])
     await batch.cancel()
     stay = await Stay.begin(redis)
-    await stay.store.withdraw(
-        LANE, stay.held.token, Kind("batch", batch.id), keys.waiting_at(LANE, "normal"), 0
-    )
+    await stay.store.withdraw(LANE, stay.held.token, Kind("batch", batch.id), "normal", 0)
     left = await stay.withdrawn(batch)
 
     assert ["/1", "/2"] == sorted(paths(left))
@@ -275,9 +273,7 @@ async def test_what_a_dead_owner_had_withdrawn_is_ended_by_the_next(fleet: Fleet
     batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
     await batch.cancel()
     first = await Stay.begin(redis, "first")
-    await first.store.withdraw(
-        LANE, first.held.token, Kind("batch", batch.id), keys.waiting_at(LANE, "normal"), 0
-    )
+    await first.store.withdraw(LANE, first.held.token, Kind("batch", batch.id), "normal", 0)
     await lapse(redis)
     await first.store.rescue()
     second = await Stay.begin(redis, "second")

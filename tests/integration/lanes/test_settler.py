@@ -13,7 +13,7 @@ from fetchfleet import Batch, Counts, Fleet, Outcome, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import BadElementError, PartNote, from_element, to_element
 from fetchfleet.jobs.contract.ids import fetch_id
-from fetchfleet.jobs.scripts import runner, settlement
+from fetchfleet.jobs.scripts import batches, runner, settlement
 from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.settler import Settlement, Settler
@@ -94,8 +94,7 @@ def begins(element: bytes) -> Settlement:
 
 async def seal(redis: Redis, batch: Batch) -> None:
     """No more will come to the batch."""
-    names = [keys.batch(batch.id), keys.batch_lanes(batch.id), keys.digests(batch.id), keys.BATCHES]
-    await runner.run(redis, "seal", names, [batch.id, keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
+    await batches.seal(redis, batch_id=batch.id)
 
 
 async def test_a_settled_fetch_has_its_result(fleet: Fleet, redis: Redis) -> None:
