@@ -1,4 +1,4 @@
-"""How a demo went: as its results say, and as the hosts of the crowd saw it."""
+"""Check a demo run against its results and against what its hosts saw."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ ON_THE_WIRE_S = 0.5
 
 
 class Saw(msgspec.Struct, frozen=True):
-    """What one host saw of the fleet; while_quiet is None for a host that never asked for quiet."""
+    """What one host saw of the fleet; while_quiet is None for a host that never asked to back off."""
 
     name: str
     requests: int
@@ -79,17 +79,17 @@ def _impolite(seen: Sequence[Saw], terms: Terms) -> Iterator[str]:
         if host.high_water > limit:
             yield f"{name} had {host.high_water} requests at once, the limit is {limit}"
         if host.while_quiet:
-            yield f"{name} had {host.while_quiet} requests while it had asked for quiet"
+            yield f"{name} had {host.while_quiet} requests while it had asked the fleet to back off"
 
 
 def _as_the_hosts_saw_it(seen: Sequence[Saw], terms: Terms) -> Table:
     table = Table(title="as the hosts saw it")
     table.add_column("host")
-    table.add_column("temper")
+    table.add_column("behaviour")
     table.add_column("requests", justify="right")
     table.add_column("connections", justify="right")
     table.add_column("most at once", justify="right")
-    table.add_column("while asked for quiet", justify="right")
+    table.add_column("during back-off", justify="right")
     for host in seen:
         table.add_row(
             terms.hosts[host.name],

@@ -1,4 +1,4 @@
-"""The demo's crowd: hosts of every temper by their names, and what to fetch from each."""
+"""The demo's well-behaved and misbehaving hosts, and what to fetch from each."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple

@@ -24,7 +24,7 @@ def main(out: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     listed = list(hosts.fetches({name: f"http://{name}:{port}" for name, port in hosts.PORTS.items()}))
     (out / "fetches.jsonl").write_text("".join(json.dumps(item) + "\n" for item in listed))
-    console.print(f"{len(listed):,} fetches from {len(hosts.TEMPERS)} hosts of every temper\n")
+    console.print(f"{len(listed):,} fetches from {len(hosts.TEMPERS)} hosts, well-behaved and not\n")
     ended = _submit(out)
     with urlopen(DESK) as answer:
         seen = msgspec.json.decode(answer.read(), type=list[Saw])
