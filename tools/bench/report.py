@@ -1,4 +1,4 @@
-"""The figures as tables, on a terminal and as a page."""
+"""Figures as tables, for a terminal and as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class Sheet(NamedTuple):
 
     @property
     def markdown(self) -> str:
-        """For BENCHMARKS.md."""
+        """Markdown, as docs/performance.md shows it."""
         rule = ["---", *("---:" for _ in self.heads[1:])]
         lines = [f"| {' | '.join(row)} |" for row in (self.heads, rule, *self.rows)]
         return "\n".join([f"{self.title}:", "", *lines, ""])
@@ -38,7 +38,7 @@ class Sheet(NamedTuple):
 def files(found: Mapping[str, Any], per_s: str, title: str) -> Sheet:
     """Of a load of files; per_s: which rate is shown, as `per_s` or `mb_per_s`."""
     unit = {"per_s": "fetches/s", "mb_per_s": "MB/s"}[per_s]
-    heads = ["", unit, "s, least to most", "peak RSS, MB: all processes", "the largest", _TIMES]
+    heads = ["", unit, "s, min to max", "peak RSS, MB: all processes", "largest process", _TIMES]
     return Sheet(title, heads, [_of_files(name, figure, per_s) for name, figure in found.items()])
 
 
@@ -48,7 +48,7 @@ def rates(found: Mapping[str, Any], title: str) -> Sheet:
         [name, f"{figure['per_s']:,.0f}", _span(figure, "per_s", ",.0f"), _times(figure)]
         for name, figure in found.items()
     ]
-    return Sheet(title, ["", "per second", "least to most", _TIMES], rows)
+    return Sheet(title, ["", "per second", "min to max", _TIMES], rows)
 
 
 def where(found: Mapping[str, Any], title: str) -> Sheet:
@@ -56,7 +56,7 @@ def where(found: Mapping[str, Any], title: str) -> Sheet:
     rows = [[room, f"{us:,.0f}"] for room, us in found["cpu"].items()]
     rows += [
         ["the Redis server", f"{found['redis_server']:,.0f}"],
-        ["from start to end", f"{found['wall']:,.0f}"],
+        ["elapsed", f"{found['wall']:,.0f}"],
     ]
     return Sheet(title, ["", "µs a fetch"], rows)
 
