@@ -200,10 +200,6 @@ def _judged(history: History) -> int:
     return 1 if verdict.breaches else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-
-
 def show(console: Console, verdict: Verdict) -> None:
     """The tables, then each breach in a sentence."""
     console.print(_faults(verdict))
@@ -242,3 +238,7 @@ def _fetches(verdict: Verdict) -> Table:
     for host, most in verdict.most_at_once.items():
         table.add_row(f"most at once at {host}", f"{most} of {hosts.CONCURRENCY}")
     return table
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
