@@ -9,8 +9,10 @@ from typing import Any, Self
 from fetchfleet import Batch, Fetch, Fleet, Result
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
-from fetchfleet.worker.runtime.arq_worker import take_hand_offs
+from fetchfleet.worker.runtime.arq_worker import serve_arq_jobs
+from fetchfleet.worker.runtime.build import build
 from fetchfleet.worker.runtime.runtime import Runtime
+from fetchfleet.worker.runtime.timings import Timings
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.util import aio
 
@@ -27,7 +29,8 @@ IMPATIENT: Table = {"retry_base_s": 0.02, "retry_cap_s": 0.05, "breaker_reset_s"
 class OneWorker:
     """A worker for the length of a block, or until `stop()`.
 
-    policy and hosts are the tables of a policy file, over IMPATIENT; everything else is a Settings field.
+    policy and hosts are the tables of a policy file, over IMPATIENT; timings those of the worker's loops;
+    everything else is a Settings field.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class OneWorker:
         *,
         policy: Table | None = None,
         hosts: Mapping[str, Table] | None = None,
+        timings: Timings | None = None,
         **settings: Any,
     ) -> None:
         default = {**IMPATIENT, **(policy or {})}
@@ -45,18 +49,26 @@ class OneWorker:
             redis_url=redis_url, out=out, policy=Policy(LanePolicy(**default), hosts), **given
         )
         self.out = out
-        self.runtime = Runtime(self.settings)
         self.fleet = Fleet(redis_url)
-        self._hand_offs: asyncio.Task[None] | None = None
+        self._timings = timings
+        self._runtime: Runtime | None = None
+        self._arq_jobs: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
+        self._runtime = await build(self.settings, self._timings)
         await self.runtime.start()
-        self._hand_offs = asyncio.create_task(take_hand_offs(self.runtime), name="arq")
+        self._arq_jobs = asyncio.create_task(serve_arq_jobs(self.runtime), name="arq")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
         await self.fleet.aclose()
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime, once the block is entered."""
+        assert self._runtime is not None
+        return self._runtime
 
     async def stop(self) -> None:
         """Stop as SIGTERM makes a worker stop; again without harm."""
@@ -66,13 +78,12 @@ class OneWorker:
     async def take_no_more(self) -> None:
         """Serve the lanes at hand and take no others."""
         await self.be_handed_nothing()
-        if "lanes" in self.runtime._own:
-            await aio.end(self.runtime._own["lanes"])
+        await self.runtime.stop_acquiring()
 
     async def be_handed_nothing(self) -> None:
         """Find lanes that are due, but not by arq."""
-        if self._hand_offs is not None:
-            await aio.end(self._hand_offs)
+        if self._arq_jobs is not None:
+            await aio.end(self._arq_jobs)
 
     async def submit(self, fetches: Iterable[Fetchable]) -> Batch:
         """The fetches, enqueued."""

@@ -1,6 +1,6 @@
-"""A worker for those who live in arq's CLI; settings come from the environment (FETCHFLEET_…).
+"""A worker for arq's command line; settings come from the environment (FETCHFLEET_…).
 
-arq worker.main.WorkerSettings
+arq fetchfleet.worker.main.WorkerSettings
 """
 
 import asyncio
@@ -14,14 +14,8 @@ from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.worker.intake.arq_jobs import write_result
 from fetchfleet.worker.observability import log
-from fetchfleet.worker.runtime.arq_worker import (
-    CRON_JOBS,
-    FUNCTIONS,
-    HAND_OFFS_AT_ONCE,
-    POLL_DELAY_S,
-    read_job,
-)
-from fetchfleet.worker.runtime.runtime import Runtime
+from fetchfleet.worker.runtime.arq_worker import CRON_JOBS, FUNCTIONS, JOBS_AT_ONCE, read_job, start
+from fetchfleet.worker.runtime.timings import Timings
 from fetchfleet.worker.settings import load_settings
 from fetchfleet.worker.util import gc_freeze
 
@@ -29,10 +23,9 @@ settings = load_settings({}, os.environ)
 
 
 async def startup(ctx: dict[str, Any]) -> None:
-    """Make the runtime."""
+    """Start the runtime."""
     log.configure(level=settings.log_level)
-    ctx["runtime"] = Runtime(settings)
-    await ctx["runtime"].start()
+    ctx["runtime"] = await start(settings)
     gc_freeze.set_aside()
 
 
@@ -42,7 +35,7 @@ async def shutdown(ctx: dict[str, Any]) -> None:
 
 
 class WorkerSettings:
-    """What arq's CLI reads."""
+    """Settings in the form that arq's command line reads."""
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
@@ -52,8 +45,8 @@ class WorkerSettings:
     on_shutdown = shutdown
     redis_pool = arq_client(connection_pool(settings.redis_url))
     queue_name = keys.QUEUE
-    poll_delay = POLL_DELAY_S
-    max_jobs = HAND_OFFS_AT_ONCE
+    poll_delay = Timings().poll_delay_s
+    max_jobs = JOBS_AT_ONCE
     keep_result = 0
     job_serializer = write_result
     job_deserializer = read_job

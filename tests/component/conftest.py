@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from fetchfleet.worker.runtime import arq_worker
+from fetchfleet.worker.runtime.timings import Timings
 from tests.support import differences
 from tests.support.nameserver import Nameserver, nameserver
 from tools.one_worker import OneWorker
@@ -19,6 +19,9 @@ from tools.origin.server import Origin
 
 HOST = "127.0.0.11"
 OTHER_HOST = "127.0.0.12"
+
+QUICK = Timings(poll_delay_s=0.02)
+"""arq looks at its queue often enough for a test."""
 
 needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
 needs_reqwest = pytest.mark.skipif(find_spec("pyreqwest") is None, reason="needs fetchfleet[reqwest]")
@@ -35,15 +38,19 @@ def lines() -> Iterator[Lines]:
 
 
 @pytest.fixture
-async def start(
-    redis_url: str, tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Start]:
+def timings() -> Timings:
+    """The timings of each worker that is given none."""
+    return QUICK
+
+
+@pytest.fixture
+async def start(redis_url: str, tmp_path: Path, lines: Lines, timings: Timings) -> AsyncIterator[Start]:
     """Starts workers, as OneWorker says, and stops them after the test."""
-    monkeypatch.setattr(arq_worker, "POLL_DELAY_S", 0.02)
     async with AsyncExitStack() as workers:
 
         async def start(**how: Any) -> OneWorker:
-            worker = OneWorker(how.pop("redis_url", redis_url), tmp_path / "out", **how)
+            how = {"redis_url": redis_url, "timings": timings, **how}
+            worker = OneWorker(out=tmp_path / "out", **how)
             return await workers.enter_async_context(worker)
 
         yield start

@@ -76,7 +76,7 @@ async def _unless_interrupted(work: Coroutine[Any, Any, T]) -> T:
     One cancellation may be forgotten on its way (worker/util/aio.py), and then the signal was for nothing.
     """
     task = asyncio.create_task(work)
-    await aio.until_signal(task)
+    await aio.until(task, aio.signals())
     if not task.done():
         await aio.end(task)
         raise asyncio.CancelledError

@@ -8,6 +8,7 @@ the same id, which changes nothing for those that were in.
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
@@ -27,21 +28,29 @@ from fetchfleet.worker.util import aio
 
 MESSAGES_AT_ONCE = 500
 BYTES_AT_ONCE = 4 << 20
-LEASE_MS = 5_000
 RENEWALS_A_LEASE = 3
 WAIT_S = 1
-"""How long the inbox is listened at before its lease is renewed."""
-OTHERS_S = 1.0
-"""How often a worker looks whether the one that empties the inbox is still there."""
-FULL_PAUSE_S = 0.5
-TROUBLE_PAUSE_S = 0.5
-NEWER_PAUSE_S = 3.0
-"""For so long a worker leaves an inbox to others in which everything is for a newer one."""
+"""How long to block on an empty inbox before its lease is renewed."""
 NEWER_IN_A_ROW = 10_000
 """So many messages for newer workers are looked through at a time for others behind them."""
 MAX_NOTE_CHARS = 1000
 KEPT_BYTES = 64 << 10
 """So much of a refused message is kept: enough to know it by, and Redis is not its archive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxTimings:
+    """How long the inbox is held, and how long to wait before looking again."""
+
+    lease_ms: int = 5_000
+    other_owner_s: float = 1.0
+    """While another worker holds the inbox."""
+    full_s: float = 0.5
+    """While the backlog limit or Redis's memory is reached."""
+    failed_s: float = 0.5
+    """After a Redis error."""
+    unsupported_s: float = 3.0
+    """After giving the inbox up because only newer workers can read what is in it."""
 
 
 class Asked(NamedTuple):
@@ -69,12 +78,14 @@ class Intake:
         submitter: Submitter,
         on_trouble: Callable[[BaseException], None],
         log: Any,
+        timings: InboxTimings | None = None,
     ) -> None:
         self._redis: Redis = connect(redis_url)
         self._token = f"{worker_id} {new_batch_id()}"
         self._submitter = submitter
         self._trouble = on_trouble
         self._log = log
+        self._timings = timings or InboxTimings()
         self._full = False
         self._newer = Newer("inbox", log)
         self._newer_in_a_row = 0
@@ -89,7 +100,7 @@ class Intake:
                 await self._wait_for_room(error)
             except Exception as error:  # noqa: BLE001 whatever is wrong, nobody else would take up the inbox
                 self._trouble(error)
-                await asyncio.sleep(TROUBLE_PAUSE_S)
+                await asyncio.sleep(self._timings.failed_s)
 
     async def leave(self) -> None:
         """Let another worker have the inbox at once."""
@@ -113,13 +124,13 @@ class Intake:
                 # From the head to the head: nothing moves, but it returns as soon as a message is there.
                 await self._redis.blmove(keys.INBOX, keys.INBOX, WAIT_S, "LEFT", "LEFT")
             case NothingTaken.OTHER_WORKER:
-                await asyncio.sleep(OTHERS_S)
+                await asyncio.sleep(self._timings.other_owner_s)
 
     async def _take(self) -> InboxMessages | NothingTaken:
         return await scripts.inbox_take(
             self._redis,
             token=self._token,
-            lease_ms=LEASE_MS,
+            lease_ms=self._timings.lease_ms,
             max_messages=MESSAGES_AT_ONCE,
             max_bytes=BYTES_AT_ONCE,
             max_message_bytes=MAX_DOOR_BYTES,
@@ -134,9 +145,9 @@ class Intake:
         """Renew the lease until the inbox is another worker's."""
         ours = True
         while ours:
-            await asyncio.sleep(LEASE_MS / 1000 / RENEWALS_A_LEASE)
+            await asyncio.sleep(self._timings.lease_ms / 1000 / RENEWALS_A_LEASE)
             with contextlib.suppress(RedisError, OSError):
-                ours = await self._hold(LEASE_MS)
+                ours = await self._hold(self._timings.lease_ms)
 
     async def _enqueue(self, batch_id: str, messages: Sequence[bytes]) -> None:
         """The inbox stays ours however long that takes; if it does not, another worker has the messages."""
@@ -180,7 +191,7 @@ class Intake:
         """A newer worker may have the inbox, if there is one."""
         self._makes_way, self._newer_in_a_row = False, 0
         await self.leave()
-        await asyncio.sleep(NEWER_PAUSE_S)
+        await asyncio.sleep(self._timings.unsupported_s)
 
     async def _submit(self, batch_id: str, asked: Sequence[Asked]) -> list[RefusedMessage]:
         """Under one batch what came without one; a batch of its own for what came with its id."""
@@ -217,7 +228,7 @@ class Intake:
         if not self._full:
             self._log.warning(Event.INTAKE_FULL, error=redact.text(error))
         self._full = True
-        await asyncio.sleep(FULL_PAUSE_S)
+        await asyncio.sleep(self._timings.full_s)
 
 
 def read_all(messages: Sequence[bytes]) -> Read:

@@ -16,7 +16,6 @@ from fetchfleet.jobs.redis_values import is_text
 from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
 from fetchfleet.worker.observability import events
 
-LOOK_EVERY_S = 5.0
 KEPT_BYTES = 64 << 10
 SCAN_COUNT = 1000
 _SIGNS = ("WRONGTYPE", "value is not an integer")
@@ -32,10 +31,11 @@ def is_foreign(error: object) -> bool:
 class Foreign:
     """One for a worker process; `run` is its task. It does not depend on arq: its queue is a key too."""
 
-    def __init__(self, redis: Redis, lease_ms: int, log: Any) -> None:
+    def __init__(self, redis: Redis, lease_ms: int, log: Any, check_s: float = 5.0) -> None:
         self._redis = redis
         self._lease_ms = lease_ms
         self._log = log
+        self._check_s = check_s
         self._asked = asyncio.Event()
 
     def look_soon(self) -> None:
@@ -46,7 +46,7 @@ class Foreign:
         """Look at the keys that a fleet has once, every few seconds and when asked to, until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
+                async with asyncio.timeout(self._check_s):
                     await self._asked.wait()
             self._asked.clear()
             try:

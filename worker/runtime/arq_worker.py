@@ -1,6 +1,6 @@
-"""arq's part in a worker: the hand-off job, the sweep as cron, the loop that runs both.
+"""The arq jobs of a worker (lane notifications, fetches, the sweep) and the arq loop that runs them.
 
-This file and worker/main.py are the only ones that know arq's Worker.
+This module and worker/main.py are the only ones that know arq's Worker.
 """
 
 import asyncio
@@ -22,30 +22,29 @@ from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.intake import arq_jobs
 from fetchfleet.worker.intake.arq_jobs import FETCH, REFUSED, write_result
+from fetchfleet.worker.runtime.build import build
 from fetchfleet.worker.runtime.runtime import Runtime
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.util import aio, gc_freeze
 
-POLL_DELAY_S = 0.1
-HAND_OFF_TIMEOUT_S = 10
-HAND_OFFS_AT_ONCE = 64
-MAX_HAND_OFF_TRIES = 1000
+NOTIFICATION_TIMEOUT_S = 10
+JOBS_AT_ONCE = 64
+MAX_NOTIFICATION_TRIES = 1000
 AGAIN_S = 0.05
 MAX_DECLINES = 40
-"""A worker with its share of lanes leaves one to others so many times: they may be at a standstill."""
+"""How often a worker with its share of lanes declines one: after that the other workers may be stuck."""
 
 FETCH_TIMEOUT_S = 120
-"""A job of 8 MiB takes seconds. For as long as this arq gives the jobs of a dead worker to nobody."""
-AGAIN_LATER_S = 1
-NEWER_AGAIN_S = 5
+"""A job of 8 MiB takes seconds. arq holds back the jobs of a dead worker for this long."""
+FETCH_RETRY_S = 1
 MAX_FETCH_TRIES = 1_000_000
-"""While the fleet is full, or Redis in trouble, a job is tried again until it expires by arq's rules."""
+"""While the backlog is full or Redis fails, a job is retried until it expires by arq's rules."""
 RECEIPT_TTL_S = 3600
 
-HANG_UP_S = 2.0
-"""Hand-offs under way are waited for so long before the grace of fetches begins to run out."""
+STOP_ARQ_S = 2.0
+"""How long shutdown waits for arq's jobs under way before fetches' grace period counts."""
 
-HANG_UP_AGAIN_S = 0.05
+CANCEL_AGAIN_S = 0.05
 
 SWEEP = "sweep"
 SWEEP_EVERY_S = 2
@@ -54,43 +53,41 @@ logging.getLogger("arq").setLevel(logging.WARNING)
 
 
 async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
-    """The hand-off: take the lane's lease and return; the lane goes on in the runtime."""
+    """Acquire the lane and return; the runtime serves it."""
     runtime: Runtime = ctx["runtime"]
     insist = ctx["job_try"] > MAX_DECLINES
     match await runtime.take_lane(lane, generation, insist=insist):
         case Early(due_in_ms=due_in_ms):
             raise Retry(defer=max(due_in_ms / 1000, AGAIN_S))
         case Enough():
-            # After a fixed time the same worker would be the first to meet the lane again.
-            raise Retry(defer=AGAIN_S + POLL_DELAY_S * runtime.parts.chance() - _ahead_s(runtime))
-
-
-def _ahead_s(runtime: Runtime) -> float:
-    """How far this machine's clock, which arq goes by, is ahead: others would see the job so much later."""
-    return max(0.0, time.time() - runtime.parts.clock.now_ms() / 1000)
+            # The random part lets another worker be the first to see the job again. arq compares times of
+            # this machine's clock with others': if it is ahead, they would see the job that much later.
+            ahead_s = max(0.0, time.time() - runtime.services.clock.now_ms() / 1000)
+            wait_s = AGAIN_S + runtime.timings.poll_delay_s * runtime.services.chance()
+            raise Retry(defer=wait_s - ahead_s)
 
 
 async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arq door: enqueues what it is given, and returns the receipt (worker/intake/arq_jobs.py)."""
+    """Enqueue the fetches of an arq job and return the receipt (worker/intake/arq_jobs.py)."""
     runtime: Runtime = ctx["runtime"]
     run_id = f"{ctx['job_id']} {ctx['enqueue_time']}"
     try:
-        return await runtime.arq_door.fetch(run_id, args, kwargs)
-    except NewerMessageError:
-        raise Retry(defer=NEWER_AGAIN_S) from None  # whoever comes first then has it: a newer worker, in time
-    except (FullError, RedisError, OSError):
-        raise Retry(defer=AGAIN_LATER_S) from None  # the same job becomes the same batch: nothing comes twice
+        return await runtime.arq_ingress.fetch(run_id, args, kwargs)
+    except NewerMessageError:  # a newer worker may be the next to try
+        raise Retry(defer=runtime.timings.unsupported_retry_s) from None
+    except (FullError, RedisError, OSError):  # a retry has the same batch id, so nothing is enqueued twice
+        raise Retry(defer=FETCH_RETRY_S) from None
 
 
 async def refused(ctx: dict[str, Any], note: str, found: str) -> None:
-    """What was no job of ours is put aside, and the reason is its result."""
+    """Record an invalid job as a dead letter; its result is the reason."""
     runtime: Runtime = ctx["runtime"]
-    await runtime.arq_door.refuse(note, found)
+    await runtime.arq_ingress.refuse(note, found)
     raise InvalidFetchError(note)
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
-    """Every few seconds one worker of the fleet wakes the lanes that need it."""
+    """Reclaim lanes that need a worker; arq runs this on one worker of the fleet at a time."""
     runtime: Runtime = ctx["runtime"]
     await runtime.sweep()
 
@@ -99,9 +96,9 @@ FUNCTIONS = [
     func(
         take_lane,
         name=TAKE_LANE,
-        timeout=HAND_OFF_TIMEOUT_S,
+        timeout=NOTIFICATION_TIMEOUT_S,
         keep_result=0,
-        max_tries=MAX_HAND_OFF_TRIES,
+        max_tries=MAX_NOTIFICATION_TRIES,
     ),
     func(
         fetch,  # type: ignore[arg-type]  # any name may be among the arguments
@@ -110,14 +107,14 @@ FUNCTIONS = [
         keep_result=RECEIPT_TTL_S,
         max_tries=MAX_FETCH_TRIES,
     ),
-    func(refused, name=REFUSED, timeout=HAND_OFF_TIMEOUT_S, keep_result=RECEIPT_TTL_S),
+    func(refused, name=REFUSED, timeout=NOTIFICATION_TIMEOUT_S, keep_result=RECEIPT_TTL_S),
 ]
 CRON_JOBS = [
     cron(
         sweep,
         name=SWEEP,
         second=set(range(0, 60, SWEEP_EVERY_S)),
-        timeout=HAND_OFF_TIMEOUT_S,
+        timeout=NOTIFICATION_TIMEOUT_S,
     )
 ]
 KNOWN = frozenset({TAKE_LANE, FETCH, REFUSED, SWEEP})
@@ -127,37 +124,42 @@ read_job = functools.partial(arq_jobs.read_job, KNOWN)
 
 
 async def run_worker(settings: Settings) -> None:
-    """Run one worker until SIGTERM or SIGINT; a Redis that goes away ends nothing.
+    """Run one worker until SIGTERM or SIGINT; it survives a Redis that goes away.
 
-    Raises what Runtime.start raises.
+    Raises what `build` and Runtime.start raise.
     """
-    runtime = Runtime(settings)
-    work = asyncio.create_task(_start_and_serve(runtime), name="arq")
-    await aio.until_signal(work)
-    signalled = not work.done()
-    runtime.leave()  # at once: what follows takes a while where Redis does not answer
-    async with aio.ended(work, HANG_UP_S):
-        if runtime.started:
-            await runtime.stop()
-    if not runtime.started and not signalled:
-        await work
-
-
-async def _start_and_serve(runtime: Runtime) -> None:
-    await runtime.start()
+    signalled = aio.signals()
+    starting = asyncio.create_task(start(settings), name="start")
+    await aio.until(starting, signalled)
+    if not starting.done():
+        await aio.end(starting)
+        if starting.cancelled() or starting.exception():
+            return
+    runtime = starting.result()
     gc_freeze.set_aside()
-    await take_hand_offs(runtime)
+    work = asyncio.create_task(serve_arq_jobs(runtime), name="arq")
+    await aio.until(work, signalled)
+    runtime.leave()  # at once: what follows takes a while if Redis does not answer
+    async with aio.ended(work, STOP_ARQ_S):
+        await runtime.stop()
 
 
-async def take_hand_offs(runtime: Runtime) -> None:
-    """Arq's loop ends when Redis blinks, or by a fault of its own: start it again.
+async def start(settings: Settings) -> Runtime:
+    """Return a running worker that takes no arq jobs yet; raises what `build` and Runtime.start raise."""
+    runtime = await build(settings)
+    await runtime.start()
+    return runtime
 
-    The lanes that we hold do not notice.
+
+async def serve_arq_jobs(runtime: Runtime) -> None:
+    """Run arq's loop until cancelled; start it again when a Redis error or a bug ends it.
+
+    Lanes that this worker holds are not affected.
     """
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(Exception),
         wait=wait_random_exponential(multiplier=0.1, max=1),
-        before_sleep=lambda state: runtime.tell(state.outcome and state.outcome.exception()),
+        before_sleep=lambda state: runtime.redis_errors(state.outcome and state.outcome.exception()),
     ):
         with attempt:
             await runtime.clear_queue()
@@ -173,8 +175,8 @@ async def _arq_loop(runtime: Runtime) -> None:
         ctx={"runtime": runtime},
         handle_signals=False,
         # Each worker has an interval of its own, so that none is always a moment behind another.
-        poll_delay=POLL_DELAY_S * (0.7 + 0.6 * runtime.parts.chance()),
-        max_jobs=HAND_OFFS_AT_ONCE,
+        poll_delay=runtime.timings.poll_delay_s * (0.7 + 0.6 * runtime.services.chance()),
+        max_jobs=JOBS_AT_ONCE,
         keep_result=0,
         job_serializer=write_result,
         job_deserializer=read_job,
@@ -183,12 +185,8 @@ async def _arq_loop(runtime: Runtime) -> None:
     try:
         await asyncio.shield(work)
     finally:
-        await aio.end(work, again_s=HANG_UP_AGAIN_S)  # there is nothing that it does about its end
-        await _close(worker)
-
-
-async def _close(worker: Worker) -> None:
-    """Arq's own close raises what its cancelled hand-offs raise, and then leaves connections open."""
-    worker.handle_sig(signal.SIGTERM)
-    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
-    await worker.pool.aclose(close_connection_pool=True)
+        await aio.end(work, again_s=CANCEL_AGAIN_S)  # it does nothing on cancellation that this could end
+        # Not arq's own close: that raises what its cancelled jobs raise, and then leaves connections open.
+        worker.handle_sig(signal.SIGTERM)
+        await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+        await worker.pool.aclose(close_connection_pool=True)

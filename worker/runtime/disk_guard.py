@@ -1,52 +1,53 @@
-"""Looks once a second whether the disk has room for bodies; without it the worker takes no lanes."""
+"""The disk guard: while the disk lacks space for bodies, the worker takes no lanes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
-from fetchfleet.worker.sink.disk_space import Space, lack
-
-LOOK_EVERY_S = 1.0
-
-LEFT_ALONE_S = 1.0
-"""A lane that we decline for want of room is offered again after so long."""
+from fetchfleet.worker.sink.base import Disk
+from fetchfleet.worker.sink.disk_space import lack
 
 
-class Room:
+class DiskGuard:
     """One for a worker process; `run` is its task.
 
-    Lanes at hand are given back: another worker may have room. What is in flight in them may end.
+    While space is lacking it gives back the lanes at hand, since another worker may have space. Fetches in
+    flight may end.
     """
 
     def __init__(
         self,
-        space: Callable[[], Awaitable[Space]],
-        least_bytes: int,
+        disk: Disk,
+        min_free_bytes: int,
         lanes: Mapping[str, Lane],
-        log: Any,
+        log: FilteringBoundLogger,
+        check_s: float,
     ) -> None:
-        self._space = space
-        self._least_bytes = least_bytes
+        self._disk = disk
+        self._min_free_bytes = min_free_bytes
         self._lanes = lanes
         self._log = log
+        self._check_s = check_s
         self.lacking: str | None = None
+        """Of what the disk has too little: bytes, files or writing. None if it has enough."""
 
     async def run(self) -> None:
-        """Look, until cancelled."""
+        """Check at intervals, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            await self.look()
+            await asyncio.sleep(self._check_s)
+            await self.check()
 
-    async def look(self) -> None:
-        """Look once, and say what has changed. A disk that does not say is no news: fetches will tell."""
+    async def check(self) -> None:
+        """Check once and log a change. A disk that cannot be asked changes nothing; fetches will fail."""
         try:
-            space = await self._space()
+            space = await self._disk.space()
         except OSError:
             return
         before = self.lacking
-        self.lacking = lack(space, self._least_bytes, lacked=before is not None)
+        self.lacking = lack(space, self._min_free_bytes, lacked=before is not None)
         if self.lacking and not before:
             events.disk_full(space.free_bytes, space.free_files, self.lacking, self._log)
         if before and not self.lacking:

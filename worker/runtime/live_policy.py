@@ -1,53 +1,57 @@
-"""The policy as it holds at the moment: the worker's file, with the fleet's tables laid over it."""
+"""The policy in force: the worker's file, overlaid with the tables set in Redis at run time."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Mapping
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.worker.http.base import Pools
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.redis_support.health import RedisHealth
 
 
-class Steered:
-    """One for a worker process. Tables that do not go with the file are refused, and the old ones hold on."""
+class LivePolicy:
+    """One for a worker process. It refuses tables that do not fit the file and keeps the previous ones."""
 
     def __init__(
         self,
         policy: Policy,
-        lanes: Callable[[], Iterable[Lane]],
-        on_change: Callable[[Lane], None],
-        on_trouble: Callable[[BaseException], None],
-        log: Any,
+        redis: Redis,
+        lanes: Mapping[str, Lane],
+        pools: Pools,
+        health: RedisHealth,
+        log: FilteringBoundLogger,
     ) -> None:
         self.policy = policy
         self._file = policy
         self._version = b""
+        self._redis = redis
         self._lanes = lanes
-        self._on_change = on_change
-        self._trouble = on_trouble
+        self._pools = pools
+        self._health = health
         self._log = log
 
-    async def heed(self, redis: Redis, version: bytes) -> None:
-        """If the fleet's tables have changed, they hold from now on, in our lanes too."""
+    async def heed(self, version: bytes) -> None:
+        """Apply the tables in Redis to every lane if their version is new."""
         if version == self._version:
             return
         try:
-            tables = await overrides.read(redis)
+            tables = await overrides.read(self._redis)
             self._version = version
             self.policy = self._file.overridden(tables)
         except (RedisError, OSError) as error:
-            self._trouble(error)
+            self._health.report(error)
             return
         except PolicyError as error:
             self._log.warning(Event.POLICY_REFUSED, error=str(error))
             return
         self._log.info(Event.POLICY_CHANGED, tables=sorted(tables))
-        for lane in self._lanes():
+        for lane in self._lanes.values():
             lane.policy = self.policy.for_lane(lane.name)
-            self._on_change(lane)
+            self._pools.heed(lane.pool, lane.policy)
             lane.notify()

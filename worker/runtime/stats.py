@@ -1,11 +1,12 @@
-"""A line every ten seconds that says how a worker is: its connections, its loop, its memory, its backlog."""
+"""The statistics line, every ten seconds: connections, the loop's lag, memory, open files, lanes."""
 
 import asyncio
 import os
 import resource
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.http.connection_stats import Traffic
 from fetchfleet.worker.lanes.lane import Lane
@@ -14,45 +15,53 @@ from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Recent, percentile
 from fetchfleet.worker.util.clock import mono_s
 
-HEARTBEAT_S = 10.0
-LAG_EVERY_S = 0.1
-"""How often it is looked how late the loop comes round."""
-
 _PAGE_BYTES = resource.getpagesize()
 
 
-class Heartbeat:
+class Stats:
     """One for a worker process; `run` is its task."""
 
-    def __init__(self, traffic: Traffic, lanes: Mapping[str, Lane], settler: Settler, log: Any) -> None:
-        self._traffic = traffic
+    def __init__(
+        self,
+        traffic: Traffic,
+        lanes: Mapping[str, Lane],
+        settler: Settler,
+        log: FilteringBoundLogger,
+        *,
+        every_s: float,
+        lag_every_s: float,
+    ) -> None:
+        self.traffic = traffic
+        self.lag_s = Recent()
+        """How much later than asked the event loop woke this task, since the last line."""
         self._lanes = lanes
         self._settler = settler
         self._log = log
-        self._lag_s = Recent()
-        self._told_s = mono_s()
-        self._told = (0, 0, 0)
+        self._every_s = every_s
+        self._lag_every_s = lag_every_s
+        self._logged_s = mono_s()
+        self._logged = (0, 0, 0)
 
     async def run(self) -> None:
-        """Tell every HEARTBEAT_S, until cancelled."""
+        """Measure the lag and log a line at intervals, until cancelled."""
         while True:
             asked_s = mono_s()
-            await asyncio.sleep(LAG_EVERY_S)
+            await asyncio.sleep(self._lag_every_s)
             now_s = mono_s()
-            self._lag_s.add(max(0.0, now_s - asked_s - LAG_EVERY_S))
-            if now_s - self._told_s >= HEARTBEAT_S:
-                self.tell()
+            self.lag_s.add(max(0.0, now_s - asked_s - self._lag_every_s))
+            if now_s - self._logged_s >= self._every_s:
+                self.log_line()
 
-    def tell(self) -> None:
-        """One line, of what has been since the last."""
-        now_s, traffic, lag_s = mono_s(), self._traffic, self._lag_s.taken()
+    def log_line(self) -> None:
+        """Log one line about the time since the last one."""
+        now_s, traffic, lag_s = mono_s(), self.traffic, self.lag_s.taken()
         counts = (traffic.opened, traffic.reused, traffic.closed)
-        opened, reused, closed = (now - then for now, then in zip(counts, self._told, strict=True))
+        opened, reused, closed = (now - then for now, then in zip(counts, self._logged, strict=True))
         connections = {"opened": opened, "reused": reused, "closed": closed}
         connections["open"] = traffic.opened - traffic.closed
         events.heartbeat(
             self._log,
-            interval_s=round(now_s - self._told_s, 1),
+            interval_s=round(now_s - self._logged_s, 1),
             lanes=len(self._lanes),
             in_flight=sum(len(lane.in_flight) for lane in self._lanes.values()),
             settling=self._settler.count,
@@ -65,16 +74,16 @@ class Heartbeat:
             rss_bytes=rss_bytes(),
             open_files=open_files(),
         )
-        self._told_s, self._told = now_s, counts
+        self._logged_s, self._logged = now_s, counts
 
 
 def rss_bytes() -> int:
-    """How much memory this process has in use (proc(5), statm)."""
+    """Return the resident memory of this process (proc(5), statm)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 def open_files() -> int:
-    """How many descriptors this process has open, without the one by which we look."""
+    """Return how many descriptors this process has open, without the one used to count them."""
     return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 no paths are wanted
 
 

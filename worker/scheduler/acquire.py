@@ -34,7 +34,8 @@ class Begin(Protocol):
 class Taking:
     """One for a worker process; `run` is its task.
 
-    lanes: those that it has. may: whether it wants any. choose: so many of them, by chance.
+    lanes: those that it has. may: whether it wants any. choose: so many of them, by chance. wanted: set to
+    have it look.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Taking:
         begin: Begin,
         may: Callable[[], bool],
         choose: Callable[[Sequence[str], int], Sequence[str]],
+        wanted: asyncio.Event,
     ) -> None:
         self._parts = services
         self._lanes = lanes
@@ -52,18 +54,18 @@ class Taking:
         self._choose = choose
         self._under_way = 0
         """Many are taken at once, and none of them is ours yet."""
-        self._wanted = asyncio.Event()
-        self._wanted.set()
+        self.wanted = wanted
+        wanted.set()
 
     def look_soon(self) -> None:
         """Lanes may be due, and we may have fewer than our share of them."""
-        self._wanted.set()
+        self.wanted.set()
 
     async def run(self) -> None:
         """Look whenever that is wanted, until cancelled."""
         while True:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await self.wanted.wait()
+            self.wanted.clear()
             more = True
             try:
                 while more and self._may():

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 CANCEL_AGAIN_S = 1.0
-BEGIN_AGAIN_S = 1.0
 
 
 async def end(*tasks: asyncio.Task[Any], again_s: float = CANCEL_AGAIN_S) -> None:
@@ -59,14 +58,16 @@ async def whole(work: Coroutine[Any, Any, T], *, name: str) -> T:
         raise
 
 
-async def keep_going(loop: Callable[[], Awaitable[None]], on_bug: Callable[[Exception], None]) -> None:
-    """Run the loop until it returns; what it raises is told, and after a moment it is begun again."""
+async def keep_going(
+    loop: Callable[[], Awaitable[None]], on_bug: Callable[[Exception], None], again_s: float
+) -> None:
+    """Run the loop until it returns; report what it raises and start it again after again_s."""
     while True:
         try:
             return await loop()
         except Exception as error:  # noqa: BLE001 whatever it is, the worker needs the loop
             on_bug(error)
-            await asyncio.sleep(BEGIN_AGAIN_S)
+            await asyncio.sleep(again_s)
 
 
 async def end_of(task: asyncio.Future[Any]) -> None:
@@ -83,12 +84,17 @@ def _tell(ended: asyncio.Future[None], _task: asyncio.Future[Any]) -> None:
         ended.set_result(None)
 
 
-async def until_signal(task: asyncio.Task[Any]) -> None:
-    """Return when the task has ended, or SIGINT or SIGTERM has come; another one changes nothing."""
+def signals() -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set from now on, instead of what they did."""
     signalled = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, signalled.set)
-    waiting = asyncio.create_task(signalled.wait(), name="signal")
+    return signalled
+
+
+async def until(task: asyncio.Task[Any], event: asyncio.Event) -> None:
+    """Return when the task has ended or the event is set."""
+    waiting = asyncio.create_task(event.wait(), name="signal")
     await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
     await end(waiting)

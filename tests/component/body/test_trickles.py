@@ -176,5 +176,5 @@ async def test_of_a_body_that_is_too_large_no_more_than_a_chunk_is_taken(
     result = await worker.one(origin.url(), max_bytes=200_000, **fields)
 
     assert result.reason is Reason.TOO_LARGE
-    assert 200_000 < worker.runtime.parts.sink.disk.received_bytes <= 200_000 + READ_BYTES
+    assert 200_000 < worker.runtime.services.sink.disk.received_bytes <= 200_000 + READ_BYTES
     assert not worker.files() | worker.parts()

@@ -1,5 +1,6 @@
 """After a crash, a lost reply or a deploy nothing is lost, and nothing is done that is in doubt."""
 
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -11,8 +12,9 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract import entry
 from fetchfleet.jobs.contract.entry import HEAD_CHARS, from_element, to_element
 from fetchfleet.worker.lanes import claims
+from fetchfleet.worker.runtime.timings import Timings
 from fetchfleet.worker.scheduler import expire
-from tests.component.conftest import HOST, Lines, Start
+from tests.component.conftest import HOST, QUICK, Lines, Start
 from tests.support.lanes import claimed, later, lose_a_claim, waiting
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -21,6 +23,12 @@ from tools.origin.server import Origin
 
 LEASE_S = 1.0
 PACED = {"rate_per_s": 0.5, "burst": 1}
+
+
+@pytest.fixture
+def timings() -> Timings:
+    """A sweep does its work however short a time the worker has run."""
+    return replace(QUICK, reclaim_delay_s=0.0)
 
 
 async def take_away(redis: Redis) -> None:
@@ -38,7 +46,6 @@ async def rewrite(redis: Redis, **changes: object) -> None:
 
 async def ended(worker: OneWorker, batch: Batch) -> bool:
     """Whether it has all its results, with a sweep before."""
-    worker.runtime._troubled_s = 0
     await worker.runtime.sweep()
     return (await batch.counts()).ended
 

@@ -319,7 +319,7 @@ async def test_a_worker_that_stops_hands_its_half_to_the_next(origin: Origin, st
     first = await start(grace_s=0.1)
     origin.behaviour = o.sequence(_stalls, Ranged(BODY))
     batch = await first.submit([origin.url()])
-    await wait_until(lambda: first.runtime.parts.sink.disk.received_bytes == BREAK, "half a body")
+    await wait_until(lambda: first.runtime.services.sink.disk.received_bytes == BREAK, "half a body")
     await first.stop()
     second = await start(worker_id="two")
 
@@ -335,7 +335,7 @@ async def test_a_half_on_another_disk_is_not_missed(origin: Origin, start: Start
     first = await start(grace_s=0.1)
     origin.behaviour = o.sequence(_stalls, Ranged(BODY))
     batch = await first.submit([origin.url()])
-    await wait_until(lambda: first.runtime.parts.sink.disk.received_bytes == BREAK, "half a body")
+    await wait_until(lambda: first.runtime.services.sink.disk.received_bytes == BREAK, "half a body")
     await first.stop()
     for part in (tmp_path / "out" / ".fetchfleet/parts").iterdir():
         part.rename(tmp_path / part.name)  # as if it were another disk's

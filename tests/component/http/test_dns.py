@@ -239,7 +239,7 @@ async def test_an_address_that_is_dead_costs_a_moment_while_another_lives(
     names.says[NAME] = [at("::1", HOST)]
     worker = await start(policy={"attempts": 1}, nameservers=names.address, allow_net="127.0.0.0/8,::1")
     refused = await worker.one(f"http://{NAME}:{origin.port}/refused")
-    await worker.runtime.parts.pools.close(NAME)
+    await worker.runtime.services.pools.close(NAME)
     with deaf("::1", origin.port):
         silent = await worker.one(f"http://{NAME}:{origin.port}/silent")
 

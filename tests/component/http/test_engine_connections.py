@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from fetchfleet import Outcome, Reason
 from fetchfleet.worker.policy.model import Timeouts
-from fetchfleet.worker.runtime import heartbeat
-from tests.component.conftest import Start, needs_openssl
+from tests.component.conftest import QUICK, Start, needs_openssl
 from tests.support import tcp
 from tests.support.nameserver import Nameserver, at
 from tests.support.waiting import wait_until
@@ -23,15 +23,16 @@ from tools.origin.server import Exchange, Origin
 HERE = "127.0.71.4"
 PATIENT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=10)
 LINE = b"HTTP/1.1 200 OK\r\n"
+ATTENTIVE = replace(QUICK, heartbeat_s=0.05)
+"""Workers look for cancelled batches many times a second."""
 
 
 async def test_a_cancelled_request_is_over_for_its_host_before_another_begins(
-    origin: Origin, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
+    origin: Origin, start: Start, engine: str
 ) -> None:
     """Its slot is free once its connection is gone."""
-    monkeypatch.setattr(heartbeat, "SIGN_OF_LIFE_S", 0.05)
     origin.behaviour = o.by_path({"/silent": o.silent}, o.OK)
-    worker = await start(engine=engine, policy={"concurrency": 1, "timeout": PATIENT})
+    worker = await start(engine=engine, policy={"concurrency": 1, "timeout": PATIENT}, timings=ATTENTIVE)
     unwanted = await worker.submit([origin.url("/silent")])
     await wait_until(lambda: origin.requests, "the request")
     wanted = await worker.submit([origin.url("/next")])
@@ -45,10 +46,9 @@ async def test_a_cancelled_request_is_over_for_its_host_before_another_begins(
 
 
 async def test_what_is_cancelled_beside_others_costs_them_nothing(
-    origin: Origin, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
+    origin: Origin, start: Start, engine: str
 ) -> None:
     """And the host never sees more at once than it should."""
-    monkeypatch.setattr(heartbeat, "SIGN_OF_LIFE_S", 0.05)
     go_on = asyncio.Event()
 
     async def waits(x: Exchange) -> None:
@@ -56,7 +56,7 @@ async def test_what_is_cancelled_beside_others_costs_them_nothing(
         await x.respond(200, (), b"ok")
 
     origin.behaviour = o.by_path({"/silent": o.silent, "/waits": waits}, o.OK)
-    worker = await start(engine=engine, policy={"concurrency": 2, "timeout": PATIENT})
+    worker = await start(engine=engine, policy={"concurrency": 2, "timeout": PATIENT}, timings=ATTENTIVE)
     unwanted = await worker.submit([origin.url("/silent")])
     sibling = await worker.submit([origin.url("/waits")])
     await wait_until(lambda: origin.in_progress == 2, "both requests")

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from h2.errors import ErrorCodes
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.policy.model import Timeouts
-from fetchfleet.worker.runtime import heartbeat
-from tests.component.conftest import Start
+from tests.component.conftest import QUICK, Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import http2 as o
@@ -72,11 +72,10 @@ async def left(x: Exchange) -> None:
 
 
 async def test_a_stream_that_is_cancelled_is_reset_and_its_siblings_go_on(
-    host: Http2Origin, start: Start, worker: OneWorker, engine: str, monkeypatch: pytest.MonkeyPatch
+    host: Http2Origin, start: Start, worker: OneWorker, engine: str
 ) -> None:
     """No more streams are open than the policy lets be."""
     await worker.stop()
-    monkeypatch.setattr(heartbeat, "SIGN_OF_LIFE_S", 0.05)
     go_on = asyncio.Event()
 
     async def waits(x: Exchange) -> None:
@@ -87,7 +86,7 @@ async def test_a_stream_that_is_cancelled_is_reset_and_its_siblings_go_on(
 
     host.behaviour = waits
     policy = {"http2": True, "concurrency": 2, "timeout": PATIENT}
-    worker = await start(engine=engine, policy=policy)
+    worker = await start(engine=engine, policy=policy, timings=replace(QUICK, heartbeat_s=0.05))
     sibling = await worker.submit([host.url("/waits")])
     unwanted = await worker.submit([host.url("/silent")])
     await wait_until(lambda: len(host.requests) == 2, "both requests")

@@ -329,7 +329,7 @@ async def test_a_disk_that_does_not_give_the_file_is_named_and_waited_for(
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1)
     [retry] = [line for line in lines if line["event"] == "fetch.retry"]
     assert (retry["reason"], retry["note"]) == ("disk", "body_file 'file': Input/output error")
-    disk = worker.runtime.parts.sink.disk
+    disk = worker.runtime.services.sink.disk
     assert isinstance(disk, OutFolder)
     assert disk.refusals == Refusals()
 

@@ -1,6 +1,7 @@
 """A deploy in the middle: producers are newer than the worker, then the worker is as new as they are."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -8,9 +9,8 @@ from redis.asyncio import Redis
 from fetchfleet import Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract import messages
-from fetchfleet.worker.intake import inbox
-from fetchfleet.worker.runtime import arq_worker
-from tests.component.conftest import Lines, Start
+from fetchfleet.worker.intake.inbox import InboxTimings
+from tests.component.conftest import QUICK, Lines, Start
 from tests.support.lanes import ask
 from tests.support.plain_arq import enqueue, plain_arq, said_of
 from tests.support.waiting import wait_until
@@ -21,9 +21,8 @@ async def test_i27_what_is_for_a_newer_worker_is_done_once_there_is_one(
     redis_url: str, redis: Redis, origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the inbox and by arq: nothing of it is asked for before, nothing fails."""
-    monkeypatch.setattr(arq_worker, "NEWER_AGAIN_S", 0.05)
-    monkeypatch.setattr(inbox, "NEWER_PAUSE_S", 0.05)
-    worker = await start()
+    inbox = InboxTimings(unsupported_s=0.05)
+    worker = await start(timings=replace(QUICK, unsupported_retry_s=0.05, inbox=inbox))
     batch_id = "00000000000000ff"
     message = {"v": 2, "batch": batch_id, "fetches": [origin.url("/inbox")]}
     await ask(redis, "RPUSH", keys.INBOX, json.dumps(message))

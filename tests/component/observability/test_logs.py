@@ -187,7 +187,7 @@ async def test_at_info_level_an_exchange_costs_nothing(
     """There is nothing to call, so nothing is said."""
     await worker.one(origin.url())
 
-    engine = worker.runtime.parts.engine
+    engine = worker.runtime.services.engine
     assert isinstance(engine, HttpxEngine)
     assert engine._client.event_hooks == {"request": [], "response": []}
     assert of_event(lines, "fetch.exchange") == []

@@ -3,6 +3,7 @@
 import pickle
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from fetchfleet import Batch, Fetch, ForeignKeyError, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import HEAD_CHARS, to_element
 from fetchfleet.worker.inspect.fleet_status import fleet_status
-from fetchfleet.worker.redis_support import key_repair
-from tests.component.conftest import Lines, Start
+from fetchfleet.worker.runtime.timings import Timings
+from tests.component.conftest import QUICK, Lines, Start
 from tests.support.foreign import Canary, another, plant
 from tests.support.lanes import ask, entry, put
 from tests.support.waiting import wait_until
@@ -27,10 +28,10 @@ TURNS = range(5)
 COUNT = 10_000
 
 
-@pytest.fixture(autouse=True)
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def timings() -> Timings:
     """A worker looks for what is not ours as often as a test can wait for."""
-    monkeypatch.setattr(key_repair, "LOOK_EVERY_S", 0.1)
+    return replace(QUICK, key_check_s=0.1)
 
 
 async def submitted(worker: OneWorker, *urls: str) -> Batch:

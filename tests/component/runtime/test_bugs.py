@@ -1,6 +1,7 @@
 """Errors of our own: told, and nobody waits for ever because of one."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,9 @@ from fetchfleet.worker.fetch.run import run_fetch
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
-from fetchfleet.worker.runtime.heartbeat import Life
+from fetchfleet.worker.runtime.heartbeat import Heartbeat
 from fetchfleet.worker.scheduler import drain
-from fetchfleet.worker.util import aio
-from tests.component.conftest import Lines, Start
+from tests.component.conftest import QUICK, Lines, Start
 from tests.support.waiting import wait_until
 from tools.origin.server import Origin
 
@@ -58,7 +58,7 @@ async def test_a_bug_in_a_fetch_is_found_out_alone_in_a_lane_that_is_never_empty
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "loop"), [(Life, "show", "sign of life"), (Settler, "_write", "settle")]
+    ("kind", "name", "loop"), [(Heartbeat, "send", "sign of life"), (Settler, "_write", "settle")]
 )
 async def test_a_loop_of_the_worker_goes_on_after_a_bug(
     origin: Origin,
@@ -70,8 +70,7 @@ async def test_a_loop_of_the_worker_goes_on_after_a_bug(
     loop: str,
 ) -> None:
     """It says so, and what it had in hand is not lost."""
-    monkeypatch.setattr(aio, "BEGIN_AGAIN_S", 0.05)
-    worker = await start()
+    worker = await start(timings=replace(QUICK, restart_s=0.05))
     monkeypatch.setattr(kind, name, failing_once(getattr(kind, name)))
     result = await worker.one(origin.url())
     await wait_until(lambda: [line for line in lines if line["event"] == "worker.bug"], "the bug to be told")

@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import pytest
 
 from fetchfleet import Outcome
 from fetchfleet.worker.fetch import error_mapping
-from fetchfleet.worker.runtime import disk_guard, runtime
+from fetchfleet.worker.runtime.timings import Timings
 from fetchfleet.worker.sink import disk_space as space_module
 from fetchfleet.worker.sink.disk_space import Space
 from fetchfleet.worker.sink.files.directory import Folders
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
-from tests.component.conftest import Lines, Start
+from tests.component.conftest import QUICK, Lines, Start
 from tests.support.disks import knows_no_nameless_files, mounted, remount
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -51,9 +52,13 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait is longer than a test can sit out."""
-    monkeypatch.setattr(disk_guard, "LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(runtime, "LEFT_ALONE_S", 0.05)
     monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
+
+
+@pytest.fixture
+def timings() -> Timings:
+    """Workers look at the disk, and at lanes that they have declined, many times a second."""
+    return replace(QUICK, disk_check_s=0.02, disk_full_defer_s=0.05)
 
 
 @pytest.fixture

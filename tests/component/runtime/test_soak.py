@@ -102,7 +102,7 @@ async def test_all_that_a_worker_holds_goes_back_to_what_it_was(
         lines.clear()
 
     await wait_until(lambda: len(asyncio.all_tasks()) <= before.tasks, "every task to end")
-    hosts, traffic = tcp.connections(origin.url(), other.url()), worker.runtime._traffic
+    hosts, traffic = tcp.connections(origin.url(), other.url()), worker.runtime.stats.traffic
     after, opened = Held(), origin.connections_opened + other.connections_opened
     made = FETCHES + A_ROUND
 

@@ -5,6 +5,7 @@ import mmap
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ import httpcore2
 import pytest
 
 from fetchfleet.worker.http.connection_stats import Traffic, WatchedNetwork
-from fetchfleet.worker.runtime import stats
 from fetchfleet.worker.runtime.stats import open_files, rss_bytes
 from fetchfleet.worker.util import aio
-from tests.component.conftest import Lines, Start
+from tests.component.conftest import QUICK, Lines, Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -36,11 +36,8 @@ def beats(lines: Lines) -> Lines:
     return [line for line in lines if line["event"] == "worker.heartbeat"]
 
 
-@pytest.fixture
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A heartbeat at each look of the timer."""
-    monkeypatch.setattr(stats, "HEARTBEAT_S", 0.0)
-    monkeypatch.setattr(stats, "LAG_EVERY_S", 0.02)
+OFTEN = replace(QUICK, stats_s=0.0, loop_lag_s=0.02)
+"""A heartbeat at each look of the timer."""
 
 
 async def test_connections_are_counted_as_they_come_and_go(
@@ -64,9 +61,9 @@ async def test_connections_are_counted_as_they_come_and_go(
     assert beat["tls_p50_ms"] is beat["tls_p99_ms"] is None
 
 
-async def test_what_is_in_flight_is_told(origin: Origin, start: Start, lines: Lines, often: None) -> None:
+async def test_what_is_in_flight_is_told(origin: Origin, start: Start, lines: Lines) -> None:
     """With its lane and its connections; each line counts what has come since the one before."""
-    worker = await start(policy={"concurrency": 3})
+    worker = await start(policy={"concurrency": 3}, timings=OFTEN)
     origin.behaviour = o.held(may_end := asyncio.Event())
     batch = await worker.submit(origin.url(f"/{n}") for n in range(3))
     await wait_until(lambda: origin.in_progress == 3, "the requests")
@@ -97,8 +94,8 @@ async def test_a_loop_that_is_held_up_lags(worker: OneWorker, lines: Lines) -> N
 
     loop.call_later(0.01, hold_up)
     await held_up.wait()
-    own = worker.runtime._heartbeat
-    await wait_until(lambda: any(figure > 0.2 for figure in own._lag_s._kept), "the lag to be seen")
+    lag_s = worker.runtime.stats.lag_s
+    await wait_until(lambda: any(figure > 0.2 for figure in lag_s._kept), "the lag to be seen")
     await worker.stop()
 
     assert beats(lines)[-1]["lag_max_ms"] > 200

@@ -61,13 +61,13 @@ async def test_a_worker_with_less_than_its_share_looks(
     origin: Origin, worker: OneWorker, redis: Redis
 ) -> None:
     """It is told of lanes that are due with its sign of life."""
-    await wait_until(lambda: not worker.runtime._taking._wanted.is_set(), "the look at the start")
+    await wait_until(lambda: not worker.runtime.acquirer.wanted.is_set(), "the look at the start")
     await worker.be_handed_nothing()
     batch = await worker.submit([origin.url()])
     await lose_hand_offs(redis)
     assert (await batch.counts()).done == 0
 
-    worker.runtime._saw(balance.FleetLoad(busy=1, workers=1))
+    worker.runtime.signals.heed_fleet(balance.FleetLoad(busy=1, workers=1))
 
     [result] = await results_of(batch)
     assert result.outcome is Outcome.STORED
@@ -79,7 +79,7 @@ async def test_a_lane_that_is_done_with_makes_room_for_another(worker: OneWorker
     await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 60_000})
     async with serve_origins({host: (host, o.OK) for host in HOSTS[:4]}) as hosts:
         batch = await worker.submit([host.url() for host in hosts.values()])
-        worker.runtime._taking.look_soon()
+        worker.runtime.acquirer.look_soon()
         results = await results_of(batch)
 
     assert [Outcome.STORED] * 4 == [result.outcome for result in results]
@@ -101,7 +101,7 @@ async def test_lanes_that_are_being_taken_as_a_worker_stops_are_given_back(
     monkeypatch.setattr(Store, "take_many", slow)
     await worker.be_handed_nothing()
     await worker.submit([origin.url()])
-    worker.runtime._taking.look_soon()
+    worker.runtime.acquirer.look_soon()
     await asked.wait()
     stopping = asyncio.create_task(worker.runtime.stop())
     await wait_until(lambda: worker.runtime.stopping, "the worker to stop")

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
 from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import Store
-from fetchfleet.worker.runtime import heartbeat
+from fetchfleet.worker.runtime.timings import Timings
 from fetchfleet.worker.sink.files.directory import Folders
-from tests.component.conftest import HOST, Lines, Start
+from tests.component.conftest import HOST, QUICK, Lines, Start
 from tests.support.disks import knows_no_nameless_files
 from tests.support.lanes import backlog
 from tests.support.waiting import wait_until
@@ -30,10 +31,10 @@ HOUR_S = 3600
 ONE_AT_A_TIME = {"concurrency": 1}
 
 
-@pytest.fixture(autouse=True)
-def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def timings() -> Timings:
     """Workers look for cancelled batches many times a second."""
-    monkeypatch.setattr(heartbeat, "SIGN_OF_LIFE_S", 0.05)
+    return replace(QUICK, heartbeat_s=0.05)
 
 
 async def outcomes(batch: Batch) -> Counter[str]:

@@ -40,7 +40,7 @@ async def test_what_may_be_repeated_is_cut_short_in_time_and_the_rest_ends_by_it
         batch = await worker.submit([Fetch(url=host.url(), method=method) for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
         for _ in range(LOOKS):
-            worker.runtime._balancer.look(ONE_LANE_A_WORKER)
+            worker.runtime.signals.heed_fleet(ONE_LANE_A_WORKER)
         leaving = [lane.name for lane in worker.runtime.lanes.values() if lane.leaving]
         await wait_until(lambda: requests_to(hosts) == requests, "what was cut short to be made again")
         may_end.set()
@@ -61,7 +61,7 @@ async def test_what_ends_in_time_is_not_cut_short(start: Start) -> None:
         batch = await worker.submit([host.url() for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")
         for _ in range(LOOKS):
-            worker.runtime._balancer.look(ONE_LANE_A_WORKER)
+            worker.runtime.signals.heed_fleet(ONE_LANE_A_WORKER)
         may_end.set()
         results = await results_of(batch)
 

@@ -145,7 +145,7 @@ async def test_stop_lets_short_fetches_end_and_hands_back_the_rest(
 async def test_a_worker_that_cannot_renew_shows_no_sign_of_life(start: Start, redis: Redis) -> None:
     """Its share of the lanes goes to others, and a health check sees it."""
     worker = await start(lease_s=1.0)
-    renewing = next(task for task in worker.runtime._tasks if task.get_name() == "renew")
+    renewing = next(task for task in asyncio.all_tasks() if task.get_name() == "renew")
     await aio.end(renewing)
     alive = keys.worker(worker.settings.worker_id)
 
@@ -258,11 +258,11 @@ async def test_a_lane_begins_nothing_more_once_enough_results_wait(
         batch = await worker.submit(origin.url(f"/{n}") for n in range(200))
         await wait_until(lambda: len(origin.requests) >= 10, "the work to begin")
         await client.config_set("maxmemory", 1)
-        await wait_until(lambda: worker.runtime.parts.settler.full, "results to wait")
+        await wait_until(lambda: worker.runtime.services.settler.full, "results to wait")
         await wait_until(lambda: not origin.in_progress, "what was begun to end")
         await asyncio.sleep(0.5)  # the stretch in which nothing may begin
         begun = len(origin.requests)
-        waiting = worker.runtime.parts.settler.count
+        waiting = worker.runtime.services.settler.count
         await client.config_set("maxmemory", 0)
         results = await finished_by(worker, batch)
         await redis_of_its_own.clean()

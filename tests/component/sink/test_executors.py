@@ -42,7 +42,7 @@ async def test_what_is_looked_into_waits_for_nobody_elses_threads(
     (tmp_path / "in" / "file").write_bytes(LINES)
     worker = await start(in_folder=tmp_path / "in")
     origin.behaviour = answer
-    disk = worker.runtime.parts.sink.disk
+    disk = worker.runtime.services.sink.disk
     assert isinstance(disk, OutFolder)
     threads: Executor | None = {"hashing": HASHING, "sending": SENDING, "blocks": disk.for_blocks}.get(kind)
     go_on, loop = threading.Event(), asyncio.get_running_loop()

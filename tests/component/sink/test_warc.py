@@ -488,7 +488,7 @@ async def test_a_segment_is_not_begun_where_one_of_its_name_is(
     name = Path(str(result.path)).name
 
     assert name.startswith("_a_b_c-")
-    disk = worker.runtime.parts.sink.disk
+    disk = worker.runtime.services.sink.disk
     assert isinstance(disk, OutFolder)
     with disk.folders.way("warc"), pytest.raises(FileExistsError):
         Segment(disk.folders, name, b"")

@@ -3,8 +3,10 @@
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -15,8 +17,10 @@ from fetchfleet import Fleet, JobsError, RedisSetupError
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.intake.inbox import Intake
+from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.errors import UnreachableRedisError
-from fetchfleet.worker.runtime.heartbeat import Life
+from fetchfleet.worker.runtime.build import build
+from fetchfleet.worker.runtime.heartbeat import Heartbeat
 from fetchfleet.worker.runtime.runtime import Runtime
 from fetchfleet.worker.settings import Settings, SettingsError, load_settings
 from fetchfleet.worker.util.clock import RedisClock
@@ -68,9 +72,14 @@ async def test_nothing_that_holds_the_url_shows_it(url: str, tmp_path: Path) -> 
     settings = Settings(redis_url=url, out=tmp_path)
     async with Fleet(url) as fleet, connect(url) as redis:
         submitter = Submitter(redis, fleet.send_wakes)
-        life = Life(redis, "w", 8000, RedisClock(), fleet.send_wakes, fleet.send_wakes, print, print)  # type: ignore[arg-type]
-        intake = Intake(url, "w", submitter, print, None)
-        things = [settings, Runtime(settings), life, intake, submitter, redis, redis.connection_pool]
+        unused: Any = None
+        heartbeat = Heartbeat(redis, settings, RedisClock(), unused, unused, unused, unused, 1.0)
+        intake = Intake(url, "w", submitter, print, get_logger())
+        parts: dict[str, Any] = dict.fromkeys(part.name for part in fields(Runtime) if part.init)
+        runtime = Runtime(
+            **{**parts, "settings": settings, "redis": redis, "inbox": intake, "heartbeat": heartbeat}
+        )
+        things = [settings, runtime, heartbeat, intake, submitter, redis, redis.connection_pool]
         things += [fleet, fleet.batch("0" * 16), fleet.dead]
         assert set() == secrets_in(shown(*things))
         await intake.aclose()
@@ -84,12 +93,10 @@ async def test_no_error_on_the_way_to_redis_shows_it(url: str, tmp_path: Path, s
         with pytest.raises(RedisError) as of_a_producer:
             await fleet.submit(["http://a.example/"])
         errors += chain(of_a_producer.value)
-    runtime = Runtime(Settings(redis_url=url, out=tmp_path))
     with pytest.raises(UnreachableRedisError) as of_a_worker:
-        await runtime.start()
+        await build(Settings(redis_url=url, out=tmp_path))
     errors += chain(of_a_worker.value)
     assert set() == secrets_in(shown(*errors) + stream.getvalue())
-    await runtime.redis.connection_pool.aclose()
 
 
 def chain(error: BaseException) -> list[BaseException]:

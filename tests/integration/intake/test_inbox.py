@@ -21,7 +21,7 @@ from fetchfleet.jobs.notify import Wake
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.inbox import NothingTaken, RefusedMessage
 from fetchfleet.worker.intake import inbox as module
-from fetchfleet.worker.intake.inbox import Intake, read_all
+from fetchfleet.worker.intake.inbox import InboxTimings, Intake, read_all
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.errors import Trouble
 from fetchfleet.worker.util import aio
@@ -50,16 +50,16 @@ async def crash(_: Iterable[Wake]) -> None:
 
 
 @pytest.fixture
-async def worker(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
+async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
     """Makes intakes, each of a worker of its own."""
-    monkeypatch.setattr(module, "OTHERS_S", 0.01)
-    monkeypatch.setattr(module, "FULL_PAUSE_S", 0.01)
-    monkeypatch.setattr(module, "TROUBLE_PAUSE_S", 0.01)
     async with AsyncExitStack() as stack:
 
-        def make(name: str = "one", send_wakes: Any = nothing, limits: Limits = NO_LIMITS) -> Intake:
-            log = get_logger()
-            made = Intake(redis_url, name, Submitter(redis, send_wakes, limits), Trouble(log), log)
+        def make(
+            name: str = "one", send_wakes: Any = nothing, limits: Limits = NO_LIMITS, lease_ms: int = 5000
+        ) -> Intake:
+            log, submitter = get_logger(), Submitter(redis, send_wakes, limits)
+            timings = InboxTimings(lease_ms=lease_ms, other_owner_s=0.01, full_s=0.01, failed_s=0.01)
+            made = Intake(redis_url, name, submitter, Trouble(log), log, timings)
             stack.push_async_callback(made.aclose)
             return made
 
@@ -225,11 +225,8 @@ async def test_workers_that_take_the_inbox_from_each_other_lose_and_repeat_nothi
     assert [] == await dead(redis)
 
 
-async def test_a_worker_that_takes_long_keeps_the_inbox(
-    redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_that_takes_long_keeps_the_inbox(redis: Redis, worker: Open) -> None:
     """The lease is renewed while it enqueues."""
-    monkeypatch.setattr(module, "LEASE_MS", 3000)
     go_on, begun = asyncio.Event(), asyncio.Event()
 
     async def slow(_: Iterable[Wake]) -> None:
@@ -240,7 +237,7 @@ async def test_a_worker_that_takes_long_keeps_the_inbox(
         return int(await ask(redis, "HGET", keys.INTAKE, "until_ms")) > first_until_ms
 
     await push(redis, url("/1"))
-    taking = asyncio.create_task(worker("one", slow)._once())
+    taking = asyncio.create_task(worker("one", slow, lease_ms=3000)._once())
     await begun.wait()
     first_until_ms = int(await ask(redis, "HGET", keys.INTAKE, "until_ms"))
     await wait_until(renewed, "a renewal")
@@ -251,13 +248,12 @@ async def test_a_worker_that_takes_long_keeps_the_inbox(
 
 
 async def test_a_worker_whose_inbox_was_taken_over_stops_waiting_for_room(
-    redis: Redis, fleet: Fleet, worker: Open, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
     """It leaves the messages to whoever has them now."""
-    monkeypatch.setattr(module, "LEASE_MS", 30)
     await fleet.submit([url("/before")])
     await push(redis, url("/1"))
-    waits = asyncio.create_task(worker("one", limits=Limits(fleet=1))._once())
+    waits = asyncio.create_task(worker("one", limits=Limits(fleet=1), lease_ms=30)._once())
     await wait_until(lambda: ask(redis, "EXISTS", keys.TAKEN), "the taking")
     await ask(redis, "HSET", keys.INTAKE, "token", "two")
     await waits

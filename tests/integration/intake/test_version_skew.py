@@ -17,28 +17,26 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.contract import messages as messages_module
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.worker.intake import inbox as module
-from fetchfleet.worker.intake.inbox import Intake, read_all
+from fetchfleet.worker.intake.inbox import InboxTimings, Intake, read_all
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.errors import Trouble
 from tests.support.calls import take_messages
 from tests.support.lanes import ask, paths, url, waiting
 
-Open = Callable[[], Intake]
+Open = Callable[..., Intake]
 Know = Callable[[int], None]
 OLD, NEW = 1, 2
 
 
 @pytest.fixture
-async def worker(redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
+async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
     """Makes intakes, each of a worker of its own, that make way for a moment only."""
-    monkeypatch.setattr(module, "NEWER_PAUSE_S", 0.01)
-    monkeypatch.setattr(module, "OTHERS_S", 0.01)
     async with AsyncExitStack() as stack:
 
-        def make() -> Intake:
+        def make(unsupported_s: float = 0.01) -> Intake:
             log = get_logger()
-            made = Intake(redis_url, "w", Submitter(redis, nothing), Trouble(log), log)
+            timings = InboxTimings(unsupported_s=unsupported_s, other_owner_s=0.01)
+            made = Intake(redis_url, "w", Submitter(redis, nothing), Trouble(log), log, timings)
             stack.push_async_callback(made.aclose)
             return made
 
@@ -104,13 +102,10 @@ async def test_i27_a_message_for_a_newer_worker_waits_until_one_takes_it(
     assert not await ask(redis, "EXISTS", keys.INBOX, keys.TAKEN)
 
 
-async def test_messages_behind_many_for_newer_workers_do_not_wait(
-    redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_messages_behind_many_for_newer_workers_do_not_wait(redis: Redis, worker: Open) -> None:
     """A worker makes way only when it has seen them all, or ten thousand."""
-    monkeypatch.setattr(module, "NEWER_PAUSE_S", 3600)
     await push(redis, *(newer(f"/{i}") for i in range(1200)), url("/behind"))
-    old = worker()
+    old = worker(unsupported_s=3600)
     for _ in range(3):
         await old._once()
     left = await inbox(redis)

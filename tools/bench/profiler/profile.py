@@ -13,8 +13,7 @@ from redis.asyncio import Redis
 from fetchfleet import Batch, Counts, Fleet
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.observability import log
-from fetchfleet.worker.runtime.arq_worker import take_hand_offs
-from fetchfleet.worker.runtime.runtime import Runtime
+from fetchfleet.worker.runtime.arq_worker import serve_arq_jobs, start
 from fetchfleet.worker.settings import load_settings
 from fetchfleet.worker.util import aio, gc_freeze
 from tools.bench import bodies
@@ -50,12 +49,11 @@ async def _profiled(urls: Sequence[str], redis_url: str, out: Path, engine: str,
     flags = {"redis_url": redis_url, "out": str(out), "allow_net": "127.0.0.0/8"}
     settings = load_settings(flags, environment)
     assert settings.policy.default.concurrency == A_HOST
-    runtime = Runtime(settings)
     async with Fleet(redis_url) as fleet, Redis.from_url(redis_url) as redis:
         batch = await fleet.submit(urls)
-        await runtime.start()
+        runtime = await start(settings)
         gc_freeze.set_aside()  # as a worker process does
-        work = asyncio.create_task(take_hand_offs(runtime))
+        work = asyncio.create_task(serve_arq_jobs(runtime))
         before_s, began_s = await _server_s(redis), time.monotonic()
         try:
             with Sampler(room_of) as sampler:

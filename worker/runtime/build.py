@@ -1,0 +1,174 @@
+"""The composition root: opens what a worker needs and wires it into a Runtime."""
+
+import asyncio
+import random
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.jobs.client.submit import Limits
+from fetchfleet.jobs.notify import arq_client
+from fetchfleet.jobs.redis_connection import connect, redis_now_ms
+from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.http.connection_stats import Traffic
+from fetchfleet.worker.http.factory import build_engine
+from fetchfleet.worker.http.net.redis_guard import whereabouts
+from fetchfleet.worker.intake.arq_jobs import ArqDoor
+from fetchfleet.worker.intake.inbox import Intake
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.lanes.store import Store
+from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.redis_support.errors import Trouble
+from fetchfleet.worker.redis_support.health import RedisHealth
+from fetchfleet.worker.redis_support.key_repair import Foreign, PatientSubmitter
+from fetchfleet.worker.redis_support.startup import allowed, reach
+from fetchfleet.worker.runtime.disk_guard import DiskGuard
+from fetchfleet.worker.runtime.fleet_signals import CancelWatch, FleetSignals
+from fetchfleet.worker.runtime.heartbeat import Heartbeat, WorkerReporter
+from fetchfleet.worker.runtime.live_lanes import LiveLanes
+from fetchfleet.worker.runtime.live_policy import LivePolicy
+from fetchfleet.worker.runtime.notifier import LaneNotifier
+from fetchfleet.worker.runtime.runtime import Runtime
+from fetchfleet.worker.runtime.stats import Stats
+from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.scheduler.acquire import Taking
+from fetchfleet.worker.scheduler.leases import Leases
+from fetchfleet.worker.scheduler.rebalancer import Balancer
+from fetchfleet.worker.scheduler.sweep import Housekeeping, Sweep
+from fetchfleet.worker.settings import Settings
+from fetchfleet.worker.sink.factory import sink_of
+from fetchfleet.worker.util.clock import RedisClock
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What most parts of a worker need."""
+
+    settings: Settings
+    timings: Timings
+    log: FilteringBoundLogger
+    redis: Redis
+    redis_errors: Trouble
+    key_repair: Foreign
+    health: RedisHealth
+    notifier: LaneNotifier
+    lanes: dict[str, Lane] = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+async def build(settings: Settings, timings: Timings | None = None) -> Runtime:
+    """Return a runtime that is ready to start; close what was opened if that fails.
+
+    Waits while Redis loads its data. Raises RefusedRedisError, UnreachableRedisError, PolicyError,
+    redis.exceptions.RedisError or OSError.
+    """
+    async with AsyncExitStack() as opened:
+        log = get_logger(worker=settings.worker_id)
+        redis = connect(settings.redis_url)
+        opened.push_async_callback(redis.connection_pool.aclose)
+        opened.push_async_callback(redis.aclose)
+        with allowed():
+            await reach(redis, settings.redis_url, log)
+            base = _base(settings, timings or Timings(), redis, log)
+            services, live_policy = await _open_services(base, opened)
+            return await _wire(base, services, live_policy, opened)
+
+
+def _base(settings: Settings, timings: Timings, redis: Redis, log: FilteringBoundLogger) -> _Base:
+    redis_errors = Trouble(log)
+    key_repair = Foreign(redis, int(settings.lease_s * 1000), log, timings.key_check_s)
+    health = RedisHealth(redis_errors, key_repair)
+    notifier = LaneNotifier(arq_client(redis.connection_pool), health)
+    return _Base(settings, timings, log, redis, redis_errors, key_repair, health, notifier)
+
+
+async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServices, LivePolicy]:
+    """Open the engine, the sink and the store that lanes use, and the policy in force."""
+    settings, redis, health, log = base.settings, base.redis, base.health, base.log
+    sink = sink_of(settings)
+    opened.callback(sink.close)
+    store = Store(redis, settings.worker_id, int(settings.lease_s * 1000))
+    opened.push_async_callback(store.aclose)
+    http = build_engine(settings, await whereabouts(redis), base.traffic, log)
+    opened.push_async_callback(http.aclose)
+    clock = RedisClock()
+    clock.sync(await redis_now_ms(redis))
+    sink.open()
+    live_policy = LivePolicy(settings.policy, redis, base.lanes, http.pools, health, log)
+    services = FetchServices(
+        worker_id=settings.worker_id,
+        user_agent=settings.user_agent,
+        store=store,
+        settler=Settler(redis, health.report, for_all=settings.results_length > 0, foreign=base.key_repair),
+        key_repair=base.key_repair,
+        engine=http.engine,
+        pools=http.pools,
+        sink=sink,
+        clock=clock,
+        slots=asyncio.Semaphore(settings.max_in_flight),
+        quarantine=asyncio.Semaphore(1),
+        policy=lambda: live_policy.policy,
+        notify=base.notifier.try_send,
+        chance=random.random,
+        report_redis_error=health.report,
+        log=log,
+    )
+    return services, live_policy
+
+
+async def _wire(
+    base: _Base, services: FetchServices, live_policy: LivePolicy, opened: AsyncExitStack
+) -> Runtime:
+    """Wire what acquires lanes, what brings fetches in, and what shows this worker to the fleet."""
+    settings, timings, redis, log = base.settings, base.timings, base.redis, base.log
+    lanes, health = base.lanes, base.health
+    store, settler = services.store, services.settler
+    disk_guard = DiskGuard(services.sink.disk, settings.min_free_bytes, lanes, log, timings.disk_check_s)
+    await disk_guard.check()
+    leases = Leases(lanes, settings.lease_s, store, services.clock, health.report, log)
+    cancels = CancelWatch(store, lanes)
+    wanted = asyncio.Event()
+    live_lanes = LiveLanes(lanes, services, live_policy, leases, cancels, wanted, log)
+    acquirer = Taking(
+        services,
+        lanes,
+        live_lanes.begin,
+        lambda: not live_lanes.leaving and not disk_guard.lacking,
+        random.sample,
+        wanted,
+    )
+    signals = FleetSignals(lanes, acquirer, Balancer(lanes, log), live_policy, cancels)
+    reporter = WorkerReporter(lanes, settler, services.sink.disk)
+    heartbeat = Heartbeat(
+        redis, settings, services.clock, reporter, leases, signals, health, timings.heartbeat_s
+    )
+    submitter = PatientSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
+    inbox = Intake(settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, timings.inbox)
+    opened.push_async_callback(inbox.aclose)
+    return Runtime(
+        settings=settings,
+        timings=timings,
+        log=log,
+        redis=redis,
+        redis_errors=base.redis_errors,
+        health=health,
+        services=services,
+        lanes=lanes,
+        live_lanes=live_lanes,
+        leases=leases,
+        acquirer=acquirer,
+        signals=signals,
+        heartbeat=heartbeat,
+        stats=Stats(
+            base.traffic, lanes, settler, log, every_s=timings.stats_s, lag_every_s=timings.loop_lag_s
+        ),
+        disk_guard=disk_guard,
+        inbox=inbox,
+        arq_ingress=ArqDoor(redis, submitter, log),
+        reclaim=Sweep(store, base.key_repair, base.notifier.try_send, log),
+        housekeeping=Housekeeping(redis, settings.results_length, log),
+        resources=opened.pop_all(),
+    )

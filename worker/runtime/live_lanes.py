@@ -1,0 +1,98 @@
+"""The lanes that this worker holds: serves each in a task of its own, and ends them all at shutdown."""
+
+import asyncio
+from collections.abc import Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.lanes import log_events
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.store import Held
+from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.runtime.fleet_signals import CancelWatch
+from fetchfleet.worker.runtime.live_policy import LivePolicy
+from fetchfleet.worker.scheduler.drain import drain
+from fetchfleet.worker.scheduler.leases import Leases
+from fetchfleet.worker.scheduler.rebalancer import UNWANTED_S
+from fetchfleet.worker.util.clock import mono_s
+
+
+class LiveLanes:
+    """One for a worker process.
+
+    lanes: filled and emptied here, read by others. lanes_wanted: set when a lane ends and leaves space for
+    another.
+    """
+
+    def __init__(
+        self,
+        lanes: dict[str, Lane],
+        services: FetchServices,
+        live_policy: LivePolicy,
+        leases: Leases,
+        cancels: CancelWatch,
+        lanes_wanted: asyncio.Event,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._lanes = lanes
+        self._services = services
+        self._live_policy = live_policy
+        self._leases = leases
+        self._cancels = cancels
+        self._lanes_wanted = lanes_wanted
+        self._log = log
+        self.leaving = False
+        """Set at shutdown: no fetch starts any more."""
+
+    async def begin(self, name: str, held: Held, asked_s: float, *, insisted: bool = False) -> None:
+        """Serve a lane that was acquired by a call made at asked_s (monotonic).
+
+        insisted: it was taken beyond this worker's share, so it is not given back at once.
+        """
+        self._services.clock.sync(held.now_ms)
+        await self._live_policy.heed(held.policy_version)  # before a pause, or its end, is missed
+        policy = self._live_policy.policy.for_lane(name)
+        lane = Lane(name, held.token, policy, held.gate, self._services.clock)
+        lane.lease_ends_s = self._leases.end_s(asked_s)
+        lane.cancel(held.cancelled)
+        if insisted:
+            lane.unwanted_until_s = asked_s + UNWANTED_S
+        self._lanes[lane.pool] = lane
+        if self.leaving:
+            lane.leave()
+        self._cancels.forget()  # a batch may have been cancelled since the lane was acquired
+        self._log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
+        if not policy.verify:
+            log_events.unverified_tls(lane, self._log)
+        lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
+
+    async def _serve(self, lane: Lane, orphans: list[bytes]) -> None:
+        try:
+            await drain(lane, orphans, self._services)
+        finally:
+            del self._lanes[lane.pool]
+            self._lanes_wanted.set()
+
+    def leave(self) -> None:
+        """Start no fetch any more, and give each lane back when its fetches have ended."""
+        self.leaving = True
+        for lane in self._lanes.values():
+            lane.leave()
+
+    async def end(self, grace_ends_s: float, lease_s: float) -> None:
+        """Wait for the fetches until grace_ends_s (monotonic), then cut them short and give the lanes back.
+
+        Give up after lease_s more: Redis then gives the lanes to others.
+        """
+        tasks = self.tasks()
+        if tasks:
+            await asyncio.wait(tasks, timeout=max(0.0, grace_ends_s - mono_s()))
+        for lane in self._lanes.values():
+            lane.cut_short()
+        if tasks:
+            await asyncio.wait(tasks, timeout=lease_s)
+
+    def tasks(self) -> Sequence[asyncio.Task[None]]:
+        """Return the tasks of the lanes that are being served."""
+        return [lane.task for lane in self._lanes.values() if lane.task]

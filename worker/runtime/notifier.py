@@ -1,0 +1,28 @@
+"""Sends lane notifications to the fleet through arq."""
+
+from collections.abc import Iterable
+
+from arq.connections import ArqRedis
+from redis.exceptions import RedisError
+
+from fetchfleet.jobs.notify import Wake, wake
+from fetchfleet.worker.redis_support.health import RedisHealth
+
+
+class LaneNotifier:
+    """One for a worker process."""
+
+    def __init__(self, arq: ArqRedis, health: RedisHealth) -> None:
+        self._arq = arq
+        self._health = health
+
+    async def send(self, wakes: Iterable[Wake]) -> None:
+        """Notify workers of these lanes."""
+        await wake(self._arq, wakes)
+
+    async def try_send(self, wakes: Iterable[Wake]) -> None:
+        """Notify workers of these lanes; report a failure. A sweep makes up for it."""
+        try:
+            await self.send(wakes)
+        except (RedisError, OSError) as error:
+            self._health.report(error)

@@ -1,0 +1,32 @@
+"""The intervals of a worker's own loops. Tests shorten them."""
+
+from dataclasses import dataclass, field
+
+from fetchfleet.worker.intake.inbox import InboxTimings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Intervals in seconds."""
+
+    heartbeat_s: float = 1.0
+    """Between two heartbeats."""
+    stats_s: float = 10.0
+    """Between two lines of statistics."""
+    loop_lag_s: float = 0.1
+    """Between two measurements of the event loop's lag."""
+    disk_check_s: float = 1.0
+    """Between two checks of the free disk space."""
+    disk_full_defer_s: float = 1.0
+    """Until a lane is offered again that was declined because the disk is full."""
+    key_check_s: float = 5.0
+    """Between two checks of the fleet's fixed keys for conflicting types."""
+    reclaim_delay_s: float = 3.0
+    """No sweep so soon after Redis failed: the owners of lanes may have results to write first."""
+    restart_s: float = 1.0
+    """Until a loop that raised is started again."""
+    poll_delay_s: float = 0.1
+    """Between two looks of arq at its queue, on average."""
+    unsupported_retry_s: float = 5.0
+    """Until an arq job of a newer version is tried again."""
+    inbox: InboxTimings = field(default_factory=InboxTimings)
