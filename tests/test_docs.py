@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import fetchfleet as public
 from fetchfleet import Fetch, Fleet, Outcome, Reason, Result, Timings
 from fetchfleet.jobs.contract.model import decode_fetch, decode_result
 from fetchfleet.worker.observability.log import Event
@@ -227,6 +228,14 @@ def test_the_api_page_has_every_field_of_a_fetch() -> None:
     text = API.read_text()
 
     assert [] == [word for word in Fetch.__struct_fields__ if f"`{word}`" not in text]
+
+
+def test_every_error_that_the_api_page_names_is_public() -> None:
+    """All but arq's own can be imported from the package."""
+    named = set(re.findall(r"`(\w+Error)`", API.read_text())) - {"SerializationError"}
+
+    assert len(named) >= 8
+    assert set() == named - set(public.__all__)
 
 
 def test_the_results_page_has_every_field_outcome_and_reason() -> None:
