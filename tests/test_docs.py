@@ -18,7 +18,7 @@ from fetchfleet.jobs.contract.model import decode_fetch, decode_result
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy
-from fetchfleet.worker.settings import _ENVIRONMENT
+from fetchfleet.worker.settings import ENVIRONMENT
 from fetchfleet.worker.util import aio
 from tests.support.redis import cli_arguments
 from tests.support.waiting import wait_until
@@ -259,7 +259,7 @@ def test_the_configuration_page_has_every_variable() -> None:
     """No setting is a secret."""
     text = (DOCS / "configuration.md").read_text()
 
-    assert [] == [variable for variable in _ENVIRONMENT.values() if f"`{variable}`" not in text]
+    assert [] == [variable for variable in ENVIRONMENT.values() if f"`{variable}`" not in text]
 
 
 @pytest.mark.parametrize("command", ["run", "submit", "worker"])

@@ -16,31 +16,38 @@ class CommandError(Exception):
             self.exit_code = exit_code
 
 
-class HttpError(Exception):
-    """What our side of an exchange refuses."""
+class FetchError(Exception):
+    """Ends an attempt of a fetch; worker/fetch/error_mapping.py gives each its reason."""
 
 
-class EgressRefusedError(HttpError):
-    """The address may not be dialled; the message names the rule."""
+# --- No connection -----------------------------------------------------------
 
 
-class UnresolvedError(HttpError):
-    """The host name has no address, or the resolver did not say."""
+class ConnectError(FetchError):
+    """There is no connection to the host."""
+
+
+class EgressRefusedError(ConnectError):
+    """The address must not be dialled; the message names the rule."""
+
+
+class UnresolvedError(ConnectError):
+    """The host name has no address, or the resolver gave none."""
 
 
 class NoSuchNameError(UnresolvedError):
-    """The nameserver says that there is no such name, or none with an address."""
+    """The nameserver answered that the name does not exist or has no address."""
 
 
 class NameServerError(UnresolvedError):
-    """The nameserver failed, refuses us, or is not there."""
+    """The nameserver failed, refused the query or is unreachable."""
 
 
 class NameTimeoutError(UnresolvedError):
     """The nameserver did not answer in time."""
 
 
-class TlsError(HttpError):
+class TlsError(ConnectError):
     """The TLS handshake failed; its argument is the error below, if that says anything."""
 
 
@@ -48,49 +55,77 @@ class TlsTimeoutError(TlsError):
     """The TLS handshake did not end in time."""
 
 
-class FirstByteTimeoutError(HttpError):
-    """The request is sent, and no byte of an answer came in time."""
+# --- The response breaks the protocol ----------------------------------------
 
 
-class OverlongBodyError(HttpError):
-    """The body is larger than may be taken."""
+class ProtocolError(FetchError):
+    """The host did not answer the request as HTTP demands."""
 
 
-class TruncatedBodyError(HttpError):
+class FirstByteTimeoutError(ProtocolError):
+    """The request was sent, and no byte of a response came in time."""
+
+
+class BadAnswerError(ProtocolError):
+    """The response breaks HTTP in a way that the client library accepts."""
+
+
+# --- The response's body -----------------------------------------------------
+
+
+class BodyError(FetchError):
+    """The response's body is not one to store."""
+
+
+class OverlongBodyError(BodyError):
+    """The body exceeds the size limit."""
+
+
+class TruncatedBodyError(BodyError):
     """The body ended before its Content-Length."""
 
 
-class DigestMismatchError(HttpError):
-    """The body is not the one whose sha256 the caller gave."""
+class DigestMismatchError(BodyError):
+    """The body does not have the digest that the caller or the host named."""
 
 
-class BadDestError(HttpError):
-    """The body cannot be put where the caller wants it."""
+class TooSlowError(BodyError):
+    """The body arrives below the policy's minimum rate."""
+
+
+# --- The file that a request sends -------------------------------------------
+
+
+class RequestBodyError(FetchError):
+    """The request's body file cannot be sent."""
+
+
+class NoBodyFileError(RequestBodyError):
+    """The file does not exist or is not a regular file; a retry would fail too."""
+
+
+class BodyFileChangedError(RequestBodyError):
+    """The file changed while it was being sent."""
+
+
+class UnreadableBodyFileError(RequestBodyError):
+    """The disk failed to read the file; the message names it."""
+
+
+# --- The place of the body ---------------------------------------------------
+
+
+class DestinationError(FetchError):
+    """The body cannot be stored where it belongs."""
+
+
+class BadDestError(DestinationError):
+    """The fetch's `dest` cannot be used."""
 
 
 class InTheWayError(BadDestError):
-    """Something stands in the way in the out folder; the message names it and says what it is."""
+    """Something in the out folder blocks the path; the message names it and its kind."""
 
 
-class ExistsError(HttpError):
-    """A file stands where the body was to go, and is not to be replaced."""
-
-
-class NoBodyFileError(HttpError):
-    """The file that is to be sent is not there, or is none; trying again would be vain."""
-
-
-class BodyFileChangedError(HttpError):
-    """The file was changed while it was sent."""
-
-
-class UnreadableBodyFileError(HttpError):
-    """The disk of the file that is being sent does not give it; the message names the file."""
-
-
-class TooSlowError(HttpError):
-    """The body comes below the rate that the policy asks for."""
-
-
-class BadAnswerError(HttpError):
-    """The answer breaks the protocol in a way that the client below us lets pass."""
+class ExistsError(DestinationError):
+    """A file exists at the destination and must not be replaced."""

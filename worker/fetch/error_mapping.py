@@ -1,26 +1,7 @@
 """Foreign errors become ours here and nowhere else.
 
-HttpError
-├── BadAnswerError       a broken protocol that the client below us lets pass
-├── BadDestError         the body cannot be put where the caller wants it
-│   └── InTheWayError    something stands there that is no file or folder of ours
-├── BodyFileChangedError the file that was being sent is not the one that was opened
-├── DigestMismatchError  the body is not the one the caller named
-├── EgressRefusedError   an address that may not be dialled
-├── ExistsError          a file stands where the caller wants none replaced
-├── FirstByteTimeoutError  no byte of an answer in time
-├── NoBodyFileError      the file that is to be sent cannot be had
-├── OverlongBodyError    more than may be taken
-├── TlsError             the TLS handshake failed, or did not end in time (TlsTimeoutError)
-├── TooSlowError         the body comes too slowly to be waited for
-├── TruncatedBodyError   the body ended before its Content-Length
-├── UnreadableBodyFileError the disk does not give the file that is being sent
-└── UnresolvedError      a host name without an address
-    ├── NameServerError  the nameserver failed, or is not there
-    ├── NameTimeoutError the nameserver did not answer in time
-    └── NoSuchNameError  there is no such name, or it has no address
-
-What worker/body/decoders.py and worker/body/json_lines.py refuse gets its reason here, too.
+worker/errors.py defines the project's own errors. Those of worker/body/decoders.py and
+worker/body/json_lines.py get their reasons here, too.
 """
 
 import errno

@@ -115,7 +115,7 @@ class Engine(Protocol):
     def open(
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AbstractAsyncContextManager[Answer]:
-        """One exchange on the lane's connections; raises httpx.TransportError, HttpError or OSError."""
+        """One exchange on the lane's connections; raises httpx.TransportError, FetchError or OSError."""
 
 
 KEEPALIVE_EXPIRY_S = 30.0

@@ -9,7 +9,6 @@ import msgspec
 import structlog
 
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.levels import LEVELS
 
 
 class Event(StrEnum):
@@ -97,9 +96,9 @@ class Event(StrEnum):
 def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:
     """Send every line of that level on, ours and the libraries' warnings, to the stream."""
     if stream.isatty() if pretty is None else pretty:
-        _configure_pretty(stream, LEVELS[level])
+        _configure_pretty(stream, logging.getLevelNamesMapping()[level.upper()])
     else:
-        _configure_json(stream, LEVELS[level])
+        _configure_json(stream, logging.getLevelNamesMapping()[level.upper()])
     root = logging.getLogger()
     root.handlers = [_LibraryHandler()]
     root.setLevel(logging.WARNING)

@@ -40,7 +40,7 @@ class HttpxEngine:
     async def open(
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AsyncIterator["HttpxAnswer"]:
-        """One exchange on the lane's pool; raises httpx.TransportError, HttpError or OSError."""
+        """One exchange on the lane's pool; raises httpx.TransportError, FetchError or OSError."""
         trace.begins(self._traffic)
         async with content_of(request, self._in_folder) as content:
             asked = self._client.build_request(

@@ -40,7 +40,7 @@ class ReqwestEngine:
     async def open(
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AsyncIterator[ReqwestAnswer]:
-        """One exchange with a vetted address; raises httpx.TransportError, HttpError or OSError."""
+        """One exchange with a vetted address; raises httpx.TransportError, FetchError or OSError."""
         trace.opened = False
         began_s = mono_s()
         async with content_of(request, self._in_folder) as content:

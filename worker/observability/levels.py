@@ -1,5 +1,0 @@
-"""Which log lines may be asked for."""
-
-import logging
-
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO}
