@@ -279,7 +279,7 @@ async def test_what_redis_refuses_is_said_at_once_and_in_one_sentence(tmp_path: 
             fetchfleet, "worker", "--redis", url, FETCHFLEET_OUT=str(tmp_path / "o")
         )
         assert (1, 1) == (ended.returncode, len(ended.stderr.splitlines())), ended.stderr
-        assert "ops/README.md" in ended.stderr
+        assert "docs/security.md" in ended.stderr
         await _acl(admin, "+@all")
         async with Fleet(server.url) as fleet:
             batch = await fleet.submit([origin.url()])

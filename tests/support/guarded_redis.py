@@ -85,7 +85,7 @@ def why_unguarded() -> str | None:
 
 
 def fill_in(folder: Path) -> dict[str, str]:
-    """Put passwords into a copy of ops/users.acl, as ops/README.md says; the password of each user."""
+    """Put passwords into a copy of ops/users.acl, as docs/security.md says; the password of each user."""
     (folder / "ops").symlink_to(ROOT / "ops")
     said = subprocess.run(
         ["bash", "-euc", recipe()], cwd=folder, capture_output=True, text=True, check=True
@@ -94,8 +94,8 @@ def fill_in(folder: Path) -> dict[str, str]:
 
 
 def recipe() -> str:
-    """The commands of ops/README.md that make users.acl."""
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "ops" / "README.md").read_text(), re.DOTALL)
+    """Return the commands of docs/security.md that make users.acl."""
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "docs" / "security.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "ops/users.acl" in block]
     return str(block)
 

@@ -39,7 +39,7 @@ def allowed() -> Iterator[None]:
     except NoPermissionError as error:
         raise RefusedRedisError(
             f"Redis does not let a worker do its work: {redact.text(error)};"
-            " ops/README.md says what a worker's user must be allowed"
+            " docs/security.md says what a worker's user must be allowed"
         ) from error
 
 
