@@ -14,8 +14,9 @@ from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of, fetch_id
 from fetchfleet.worker.sink.base import Expected, StorageOptions, StoredAt
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.files.small_batch import BatchTimings
 
 ID = "0123456789abcdef-00000007"
 
@@ -41,13 +42,13 @@ def remount(folder: Path, how: str) -> None:
 
 def knows_no_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on every body is a part first, as on a network's disk."""
-    monkeypatch.setattr(Folders, "nameless", lambda _: None)
+    monkeypatch.setattr(Directory, "nameless", lambda _: None)
 
 
 @contextmanager
-def opened(out: Path) -> Iterator[FileSink]:
+def opened(out: Path, timings: BatchTimings | None = None) -> Iterator[FileSink]:
     """A sink on the folder."""
-    sink = FileSink(out)
+    sink = FileSink(out, timings)
     sink.open()
     try:
         yield sink

@@ -20,7 +20,7 @@ from fetchfleet.jobs.contract.model import Outcome, Result
 from fetchfleet.worker.body.json_lines import records_in
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.local.lines_to import STREAMS, LinesError, Where
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.util import aio
 
 T = TypeVar("T")
@@ -134,12 +134,12 @@ class Gather:
 
     def _opened(self, path: str) -> IO[bytes]:
         """A body, by its place in the out folder; no link in it is followed."""
-        folders = Folders(self._where.out)
+        directory = Directory(self._where.out)
         try:
-            folders.open(make=False)
-            return os.fdopen(folders.open_file(path), "rb")
+            directory.open(make=False)
+            return os.fdopen(directory.open_file(path), "rb")
         finally:
-            folders.close()
+            directory.close()
 
     def _copied(self, body: IO[bytes]) -> Iterator[int]:
         """See _records_of."""

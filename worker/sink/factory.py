@@ -3,13 +3,14 @@
 from fetchfleet.worker.settings import WARC, Settings
 from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.sink.files.sink import FileSink
-from fetchfleet.worker.sink.warc.segments import Limits
-from fetchfleet.worker.sink.warc.sink import WarcSink
 
 
 def sink_of(settings: Settings) -> Sink:
     """Return the sink of the settings, not opened yet."""
     if settings.sink != WARC:
         return FileSink(settings.out)
-    limits = Limits(settings.warc_max_bytes, settings.warc_max_age_s)
+    from fetchfleet.worker.sink.warc.segments import SegmentLimits  # noqa: PLC0415 most workers need none
+    from fetchfleet.worker.sink.warc.sink import WarcSink  # noqa: PLC0415
+
+    limits = SegmentLimits(settings.warc_max_bytes, settings.warc_max_age_s)
     return WarcSink(settings.out, settings.worker_id, settings.user_agent, limits)

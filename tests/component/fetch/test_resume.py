@@ -16,7 +16,7 @@ from fetchfleet.jobs.contract.entry import PartNote, from_element
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.fetch import resume
 from fetchfleet.worker.policy.model import Timeouts
-from fetchfleet.worker.sink.files.directory import PARTS, Folders
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
 from tests.component.conftest import Start
 from tests.support.ranged import Ranged, Twisted, body_of, range_of
 from tests.support.waiting import wait_until
@@ -381,14 +381,14 @@ async def test_halves_that_are_wanted_no_more_are_removed_off_the_loop(
 ) -> None:
     """Gigabytes take a while: of a changed body, of one that failed, and of one that is elsewhere now."""
     on_the_loop: list[bool] = []
-    drop = Folders.drop
+    drop = Directory.drop
 
-    def noted(self: Folders, part: str) -> None:
-        if (worker.out / PARTS / part).exists():
+    def noted(self: Directory, part: str) -> None:
+        if (worker.out / PARTIAL_FILES / part).exists():
             on_the_loop.append(threading.current_thread() is threading.main_thread())
         drop(self, part)
 
-    monkeypatch.setattr(Folders, "drop", noted)
+    monkeypatch.setattr(Directory, "drop", noted)
     worker = await start(policy={"attempts": 2})
     half, changed = Ranged(BODY, breaks=[BREAK]), Ranged(BODY[::-1], [("ETag", '"two"')])
     routes: dict[str, Behaviour] = {

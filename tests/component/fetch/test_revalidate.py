@@ -267,10 +267,10 @@ def test_records_that_nobody_asks_for_are_dropped(tmp_path: Path) -> None:
         os.utime(tmp_path / "out" / "0a" / name, (age_s, age_s))
 
     with opened(tmp_path / "out") as sink:
-        assert sweep(sink.disk.folders, "0a", 100.0) == 1
-        assert sink.disk.folders.names("0a") == ["young"]
-        assert sweep(sink.disk.folders, "nowhere", 100.0) == 0
-        assert sink.disk.folders.names("nowhere") == []
+        assert sweep(sink.disk.directory, "0a", 100.0) == 1
+        assert sink.disk.directory.names("0a") == ["young"]
+        assert sweep(sink.disk.directory, "nowhere", 100.0) == 0
+        assert sink.disk.directory.names("nowhere") == []
 
 
 async def test_a_worker_sweeps_when_it_starts_and_asking_keeps_a_record(

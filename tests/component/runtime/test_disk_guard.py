@@ -17,7 +17,7 @@ from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.runtime.timings import Timings
 from fetchfleet.worker.sink import disk_space as space_module
 from fetchfleet.worker.sink.disk_space import Space
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from tests.component.conftest import QUICK, Lines, Start
@@ -180,14 +180,14 @@ async def test_a_disk_that_refuses_is_nobodys_fault(
     """No attempt is charged, nothing is left, and the fetch goes on when the disk does."""
     if step != "name":
         knows_no_nameless_files(monkeypatch)
-    real, refusals = getattr(Folders, step), iter([True, True])
+    real, refusals = getattr(Directory, step), iter([True, True])
 
-    def refuses_twice(self: Folders, part: str | int, *args: Any, **kwargs: Any) -> Any:
+    def refuses_twice(self: Directory, part: str | int, *args: Any, **kwargs: Any) -> Any:
         if not str(part).startswith("trial") and next(refusals, False):
             raise OSError(number, os.strerror(number))
         return real(self, part, *args, **kwargs)
 
-    monkeypatch.setattr(Folders, step, refuses_twice)
+    monkeypatch.setattr(Directory, step, refuses_twice)
     origin.behaviour = o.ok(b"x" * size_bytes)
 
     result = await worker.one(origin.url())
@@ -204,11 +204,11 @@ class Refusing:
     def __init__(self, step: str, number: int, *, trials: bool) -> None:
         self.now = True
         self.refused = 0
-        self._real = getattr(Folders, step)
+        self._real = getattr(Directory, step)
         self._number = number
         self._trials = trials
 
-    def __call__(self, folders: Folders, part: str | int, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, folders: Directory, part: str | int, *args: Any, **kwargs: Any) -> Any:
         """The step, or the error."""
         trial = str(part).startswith("trial")
         if self.now and (self._trials or not trial):
@@ -236,7 +236,7 @@ async def test_a_disk_that_goes_on_refusing_stops_the_claims(
     if step != "name":
         knows_no_nameless_files(monkeypatch)
     refusing = Refusing(step, number, trials=trials)
-    monkeypatch.setattr(Folders, step, partialmethod(refusing))
+    monkeypatch.setattr(Directory, step, partialmethod(refusing))
     monkeypatch.setattr(space_module, "PAUSE_S", 0.5)
     worker = await start(policy={"concurrency": 2})
     batch = await worker.submit([origin.url(f"/{n}") for n in range(20)])

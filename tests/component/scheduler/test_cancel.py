@@ -18,7 +18,7 @@ from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.runtime.timings import Timings
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import HOST, QUICK, Lines, Start
 from tests.support.disks import knows_no_nameless_files
 from tests.support.lanes import backlog
@@ -306,14 +306,14 @@ async def test_a_body_that_is_being_put_in_its_place_is_stored(
     if step == "put":
         knows_no_nameless_files(monkeypatch)
     placing, go_on = threading.Event(), threading.Event()
-    real = getattr(Folders, step)
+    real = getattr(Directory, step)
 
-    def slowly(self: Folders, *args: Any, **how: Any) -> Any:
+    def slowly(self: Directory, *args: Any, **how: Any) -> Any:
         placing.set()
         go_on.wait(10)
         return real(self, *args, **how)
 
-    monkeypatch.setattr(Folders, step, slowly)
+    monkeypatch.setattr(Directory, step, slowly)
     batch = await worker.submit([origin.url()])
     await wait_until(placing.is_set, "the body to be whole")
     await batch.cancel()

@@ -9,8 +9,7 @@ import pytest
 
 from fetchfleet import Outcome, Reason
 from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.files import directory
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
@@ -44,15 +43,15 @@ def is_untouched(outside: Path) -> bool:
     return files(outside) == {"file"} and (outside / "file").read_bytes() == b"theirs"
 
 
-def store(at_hand: Folders, path: str) -> None:
+def store(held_open: Directory, path: str) -> None:
     """An empty file there, as a small body is stored."""
-    file = at_hand.nameless()
-    named = file is not None and at_hand.name(file, path)
+    file = held_open.nameless()
+    named = file is not None and held_open.name(file, path)
     if file is not None:
         os.close(file)
     if not named:
-        os.close(at_hand.create(PART))
-        at_hand.put(PART, path)
+        os.close(held_open.create(PART))
+        held_open.put(PART, path)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ async def test_a_link_in_the_way_is_refused(
 
     assert is_untouched(outside)
     assert (sink.disk.path / link).is_symlink()
-    assert not files(sink.disk.parts)
+    assert not files(sink.disk.partial_folder)
 
 
 @pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10], ids=["small", "large"])
@@ -91,9 +90,9 @@ async def test_what_is_planted_at_a_parts_name_is_refused(
     """A part is made by us and nobody else: nothing is written through a link."""
     knows_no_nameless_files(monkeypatch)
     if planted == "link":
-        (sink.disk.parts / PART).symlink_to(outside / "file")
+        (sink.disk.partial_folder / PART).symlink_to(outside / "file")
     else:
-        (sink.disk.parts / PART).mkdir()
+        (sink.disk.partial_folder / PART).mkdir()
 
     with pytest.raises(InTheWayError, match=f"{PART}' is a"):
         await keep(sink, b"x" * size_bytes, "a")
@@ -106,12 +105,12 @@ async def test_what_is_planted_at_a_parts_name_hinders_no_body_that_needs_no_par
     sink: FileSink, outside: Path
 ) -> None:
     """It stays as it is, and so does what it leads to."""
-    (sink.disk.parts / PART).symlink_to(outside / "file")
+    (sink.disk.partial_folder / PART).symlink_to(outside / "file")
 
     assert await keep(sink, BODY, "a")
 
     assert (sink.disk.path / "a").read_bytes() == BODY
-    assert (sink.disk.parts / PART).is_symlink()
+    assert (sink.disk.partial_folder / PART).is_symlink()
     assert is_untouched(outside)
 
 
@@ -120,7 +119,7 @@ async def test_a_part_that_could_not_be_removed_before_gives_way(
 ) -> None:
     """A disk that was read-only for a while kept it; that is no reason to fail."""
     knows_no_nameless_files(monkeypatch)
-    (sink.disk.parts / PART).write_bytes(b"older and longer than ours")
+    (sink.disk.partial_folder / PART).write_bytes(b"older and longer than ours")
 
     assert await keep(sink, BODY, "a")
 
@@ -168,14 +167,13 @@ async def test_of_bodies_that_are_stored_together_none_goes_along_with_a_folder_
     if not nameless:
         knows_no_nameless_files(monkeypatch)
     now_s = 0.0
-    monkeypatch.setattr(directory, "mono_s", lambda: now_s)
-    with sink.disk.folders.at_hand(1.0) as at_hand:
-        store(at_hand, "folder/a")
+    with sink.disk.directory.held_open(1.0, lambda: now_s) as held_open:
+        store(held_open, "folder/a")
         now_s = 0.9
-        store(at_hand, "folder/b")
+        store(held_open, "folder/b")
         (sink.disk.path / "folder").rename(tmp_path / "elsewhere")
         now_s = 1.0
-        store(at_hand, "folder/c")
+        store(held_open, "folder/c")
 
     assert files(tmp_path / "elsewhere") == {"a", "b"}
     assert files(sink.disk.path) == {"folder/c"}
@@ -185,12 +183,12 @@ async def test_a_folder_that_vanishes_between_bodies_that_are_stored_together_is
     sink: FileSink,
 ) -> None:
     """Somebody tidies up at that very moment: our own folder and the body's."""
-    with sink.disk.folders.at_hand(60.0) as at_hand:
-        store(at_hand, "folder/a")
+    with sink.disk.directory.held_open(60.0) as held_open:
+        store(held_open, "folder/a")
         (sink.disk.path / "folder/a").unlink()
         (sink.disk.path / "folder").rmdir()
-        sink.disk.parts.rmdir()
-        store(at_hand, "folder/b")
+        sink.disk.partial_folder.rmdir()
+        store(held_open, "folder/b")
 
     assert files(sink.disk.path) == {"folder/b"}
 

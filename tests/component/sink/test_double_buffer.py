@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fetchfleet.worker.sink.base import Expected
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, Pump
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, DoubleBuffer
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.support.disks import files, keep, knows_no_nameless_files, mounted, opened, some_bytes
@@ -35,16 +35,16 @@ async def test_while_one_block_is_taken_the_next_is_filled_and_no_third() -> Non
         await may_end.wait()
         taken.append(bytes(block))
 
-    pump = Pump(take)
-    await pump.add(BLOCK)
-    await pump.add(b"the next")
-    third = asyncio.create_task(pump.add(BLOCK))
-    await wait_until(lambda: len(pump.filling) > BLOCK_BYTES, "the second block to be full")
+    buffer = DoubleBuffer(take)
+    await buffer.add(BLOCK)
+    await buffer.add(b"the next")
+    third = asyncio.create_task(buffer.add(BLOCK))
+    await wait_until(lambda: len(buffer.filling) > BLOCK_BYTES, "the second block to be full")
     assert (taken, third.done()) == ([], False)
     may_end.set()
     await third
-    await pump.add(b"rest")
-    await pump.flush()
+    await buffer.add(b"rest")
+    await buffer.flush()
 
     assert taken == [BLOCK, b"the next" + BLOCK, b"rest"]
 
@@ -57,12 +57,12 @@ async def test_an_error_is_told_with_the_next_block() -> None:
         taken.append(block)
         raise OSError(errno.ENOSPC, "full")
 
-    pump = Pump(take)
-    await pump.add(BLOCK)
-    for give in (pump.add(BLOCK), pump.flush()):
+    buffer = DoubleBuffer(take)
+    await buffer.add(BLOCK)
+    for give in (buffer.add(BLOCK), buffer.flush()):
         with pytest.raises(OSError, match="full"):
             await give
-    await pump.rest()
+    await buffer.abandon()
 
     assert len(taken) == 1
 
@@ -72,7 +72,7 @@ async def test_stuck_large_bodies_keep_no_small_one_waiting(
 ) -> None:
     """As many large ones as there are threads stand still; a small one is placed all the same."""
     stuck, go_on = [], threading.Event()
-    create = sink.disk.folders.create
+    create = sink.disk.directory.create
 
     def slowly(part: str) -> int:
         if threading.current_thread().name.startswith("blocks"):
@@ -80,7 +80,7 @@ async def test_stuck_large_bodies_keep_no_small_one_waiting(
             go_on.wait(30)
         return create(part)
 
-    monkeypatch.setattr(sink.disk.folders, "create", slowly)
+    monkeypatch.setattr(sink.disk.directory, "create", slowly)
 
     async def large(number: int) -> Any:
         return await keep(sink, BLOCK * 2, f"large/{number}", place=number)
@@ -143,14 +143,14 @@ async def test_cancelled_while_a_block_is_on_its_way_it_leaves_nothing(
 ) -> None:
     """The thread is waited for: what it makes after we let go is removed too."""
     at_it, go_on = threading.Event(), threading.Event()
-    create = sink.disk.folders.create
+    create = sink.disk.directory.create
 
     def slowly(part: str) -> int:
         at_it.set()
         go_on.wait(30)
         return create(part)
 
-    monkeypatch.setattr(sink.disk.folders, "create", slowly)
+    monkeypatch.setattr(sink.disk.directory, "create", slowly)
     receiving = asyncio.create_task(keep(sink, BLOCK * 4, "a"))
     await wait_until(at_it.is_set, "a thread to be at the first block")
     receiving.cancel()

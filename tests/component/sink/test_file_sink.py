@@ -22,7 +22,7 @@ from fetchfleet.worker.errors import (
 )
 from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.sink.base import Expected, StoredAt
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
@@ -200,7 +200,7 @@ async def test_a_dest_behind_a_symlink_is_refused(sink: FileSink, tmp_path: Path
 
     assert list(outside.iterdir()) == []
     assert not (tmp_path / "nowhere").exists()
-    assert files(sink.disk.parts) == set()
+    assert files(sink.disk.partial_folder) == set()
 
 
 async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Pat
 
     assert (sink.disk.path / "a").is_symlink()
     assert outside.read_bytes() == b"theirs"
-    assert files(sink.disk.parts) == set()
+    assert files(sink.disk.partial_folder) == set()
 
 
 async def test_a_folder_that_vanished_is_made_again(sink: FileSink) -> None:
@@ -245,14 +245,14 @@ async def test_a_dest_that_cannot_be_ends_the_fetch(origin: Origin, worker: OneW
 
 async def test_old_parts_are_dropped_at_the_start(sink: FileSink) -> None:
     """What a worker that died left behind goes after a day; what may be alive stays."""
-    old, young = sink.disk.parts / "old", sink.disk.parts / "young"
+    old, young = sink.disk.partial_folder / "old", sink.disk.partial_folder / "young"
     old.write_bytes(b"x")
     young.write_bytes(b"x")
     os.utime(old, (0, 0))
 
     sink.open()
 
-    assert files(sink.disk.parts) == {"young"}
+    assert files(sink.disk.partial_folder) == {"young"}
 
 
 @pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "a part"])
@@ -263,14 +263,14 @@ async def test_a_full_disk_is_waited_for(
     monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
     if step == "put":
         knows_no_nameless_files(monkeypatch)
-    real, fails = getattr(Folders, step), iter([True, True])
+    real, fails = getattr(Directory, step), iter([True, True])
 
-    def full_at_first(self: Folders, *args: Any, **how: Any) -> Any:
+    def full_at_first(self: Directory, *args: Any, **how: Any) -> Any:
         if next(fails, False):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(self, *args, **how)
 
-    monkeypatch.setattr(Folders, step, full_at_first)
+    monkeypatch.setattr(Directory, step, full_at_first)
 
     result = await worker.one(origin.url())
 

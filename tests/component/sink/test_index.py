@@ -13,7 +13,7 @@ from fetchfleet import Fetch, Outcome
 from fetchfleet.jobs.contract.entry import PartNote
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files import index, open_file, takeover
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.index import STORED
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.index_entry import Validators
@@ -52,15 +52,15 @@ async def test_a_body_that_took_the_place_of_another_is_never_taken_for_it(
     """Also where it comes between the other's having its name and its being remembered."""
     if step == "put":
         knows_no_nameless_files(monkeypatch)
-    real = getattr(Folders, step)
+    real = getattr(Directory, step)
 
-    def then_another(self: Folders, what: str | int, path: str, **how: Any) -> Any:
+    def then_another(self: Directory, what: str | int, path: str, **how: Any) -> Any:
         done = real(self, what, path, **how)
         if path == "a":
             replace(self._out / path, theirs)
         return done
 
-    monkeypatch.setattr(Folders, step, then_another)
+    monkeypatch.setattr(Directory, step, then_another)
     await keep(sink, OURS, "a", REMEMBERED)
 
     assert (sink.disk.path / "a").read_bytes() == theirs
@@ -148,7 +148,7 @@ async def test_whole_files_that_are_read_keep_nobody_else_waiting(
     await keep(sink, OURS, "a", REMEMBERED)
     await keep(sink, OURS, "b", REMEMBERED, headers={"X": "y"})
     os.utime(sink.disk.path / "a", (0, 0))
-    (sink.disk.parts / f"{ID}.1").write_bytes(bytes(1 << 20))
+    (sink.disk.partial_folder / f"{ID}.1").write_bytes(bytes(1 << 20))
     note = PartNote(token=1, offset_bytes=1 << 20, of="")
     taking_over = asyncio.create_task(run_stoppable(HASHING, sink.partial_files.take, ID, note, 2))
     await wait_until(lambda: at_it, "the half to be read")

@@ -14,12 +14,12 @@ from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.errors import ExistsError, InTheWayError
 from fetchfleet.worker.sink.base import Expected, StoredAt
-from fetchfleet.worker.sink.files import directory as folders_module
-from fetchfleet.worker.sink.files import small_batch
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files import directory as directory_module
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.files.small_batch import BatchTimings
 from tests.support.disks import ID, files, keep, mounted, opened, some_bytes
 from tests.support.waiting import wait_until
 
@@ -46,9 +46,9 @@ class Stuck:
         self.at: list[str] = []
         self.go_on = threading.Event()
         self._names = names
-        self._name = Folders.name
+        self._name = Directory.name
 
-    def __call__(self, folders: Folders, file: int, path: str) -> bool:
+    def __call__(self, folders: Directory, file: int, path: str) -> bool:
         """The step, at last."""
         if path in self._names:
             self.at.append(path)
@@ -60,19 +60,19 @@ class Stuck:
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
     """Three of ten stand still."""
     made = Stuck({"folder/0", "folder/4", "folder/9"})
-    monkeypatch.setattr(Folders, "name", partialmethod(made))
+    monkeypatch.setattr(Directory, "name", partialmethod(made))
     yield made
     made.go_on.set()
 
 
 async def test_all_that_wait_are_stored_by_one_thread(
-    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several would only stand in each other's way."""
     at_it: set[int] = set()
-    most, name = 0, Folders.name
+    most, name = 0, Directory.name
 
-    def noted(self: Folders, file: int, path: str) -> bool:
+    def noted(self: Directory, file: int, path: str) -> bool:
         nonlocal most
         at_it.add(threading.get_ident())
         most = max(most, len(at_it))
@@ -81,11 +81,10 @@ async def test_all_that_wait_are_stored_by_one_thread(
         finally:
             at_it.remove(threading.get_ident())
 
-    monkeypatch.setattr(Folders, "name", noted)
-    monkeypatch.setattr(small_batch, "STUCK_S", 60.0)
-    monkeypatch.setattr(small_batch, "SLOW_S", 60.0)
+    monkeypatch.setattr(Directory, "name", noted)
 
-    kept = await asyncio.gather(*all_of(sink, 200))
+    with opened(tmp_path / "out", BatchTimings(stuck_s=60.0, slow_s=60.0)) as sink:
+        kept = await asyncio.gather(*all_of(sink, 200))
 
     assert most == 1
     assert [each.size_bytes for each in kept if each] == list(range(200))
@@ -111,42 +110,38 @@ async def test_bodies_that_are_stuck_hold_up_no_other(sink: FileSink, stuck: Stu
 
 
 async def test_a_disk_that_stands_still_has_no_more_threads_than_there_are(
-    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many wait for it; once it goes on, so do they."""
     every = Stuck({f"folder/{number}" for number in range(30)})
-    monkeypatch.setattr(Folders, "name", partialmethod(every))
-    monkeypatch.setattr(small_batch, "STUCK_S", 0.001)
-    tasks = all_of(sink, 30)
-
-    await wait_until(lambda: len(every.at) == THREADS, "all threads to be at it")
-    await asyncio.sleep(0.02)  # looks at what waits, in which nothing is to happen
-    at_once = len(every.at)
-    every.go_on.set()
-    kept = await asyncio.gather(*tasks)
+    monkeypatch.setattr(Directory, "name", partialmethod(every))
+    with opened(tmp_path / "out", BatchTimings(stuck_s=0.001)) as sink:
+        tasks = all_of(sink, 30)
+        await wait_until(lambda: len(every.at) == THREADS, "all threads to be at it")
+        await asyncio.sleep(0.02)  # looks at what waits, in which nothing is to happen
+        at_once = len(every.at)
+        every.go_on.set()
+        kept = await asyncio.gather(*tasks)
 
     assert at_once == THREADS
     assert all(kept)
 
 
 async def test_on_a_slow_disk_bodies_wait_beside_each_other(
-    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a network's disk would have it: each answer takes its time, however many are asked for."""
-    together, name = threading.Barrier(THREADS), Folders.name
+    together, name = threading.Barrier(THREADS), Directory.name
 
-    def together_only(self: Folders, file: int, path: str) -> bool:
+    def together_only(self: Directory, file: int, path: str) -> bool:
         if path != "first":
             together.wait(30)
         return name(self, file, path)
 
-    monkeypatch.setattr(Folders, "name", together_only)
-    monkeypatch.setattr(small_batch, "STUCK_S", 60.0)
-    monkeypatch.setattr(small_batch, "SLOW_S", -1.0)
-    monkeypatch.setattr(small_batch, "SLOW_TURNS", 1)
-    await keep(sink, b"x", "first")
-
-    kept = await asyncio.gather(*all_of(sink, THREADS))
+    monkeypatch.setattr(Directory, "name", together_only)
+    with opened(tmp_path / "out", BatchTimings(stuck_s=60.0, slow_s=-1.0, slow_turns=1)) as sink:
+        await keep(sink, b"x", "first")
+        kept = await asyncio.gather(*all_of(sink, THREADS))
 
     assert all(kept)
 
@@ -239,7 +234,7 @@ async def test_without_names_of_open_files_bodies_are_parts_first(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where /proc is not there, or not for us, nothing is given a name from there."""
-    monkeypatch.setattr(folders_module, "_OPEN_FILES", "/nowhere")
+    monkeypatch.setattr(directory_module, "_OPEN_FILES", "/nowhere")
 
     assert await keep(sink, b"x", "folder/a")
 

@@ -14,8 +14,8 @@ import pytest
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry, PartNote
 from fetchfleet.worker.sink.base import Expected, StoredAt
-from fetchfleet.worker.sink.files import out_folder, takeover
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files import takeover
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink, FileWriter
 from tests.support.ranged import body_of
 from tests.support.waiting import wait_until
@@ -47,7 +47,7 @@ def take(sink: FileSink, of: PartNote, token: int = 2) -> takeover.TakenFile | N
 
 def names(sink: FileSink) -> set[str]:
     """The parts that are there, by their tokens."""
-    return {part.name.rpartition(".")[2] for part in sink.disk.parts.iterdir()}
+    return {part.name.rpartition(".")[2] for part in sink.disk.partial_folder.iterdir()}
 
 
 async def half(sink: FileSink, size_bytes: int = HALF) -> int:
@@ -214,7 +214,7 @@ async def test_what_could_not_be_put_in_its_place_is_not_kept(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(Folders, "put", full)
+    monkeypatch.setattr(Directory, "put", full)
     async with sink.receive(ENTRY, 1, Expected()) as part:
         await write(part, BODY)
         with pytest.raises(OSError, match="No space"):
@@ -244,18 +244,17 @@ async def test_being_cancelled_again_and_again_keeps_it_whole(sink: FileSink) ->
         await asyncio.wait([receiving], timeout=0)
 
     assert kept == [HALF]
-    assert next(sink.disk.parts.iterdir()).read_bytes() == BODY[:HALF]
+    assert next(sink.disk.partial_folder.iterdir()).read_bytes() == BODY[:HALF]
 
 
-async def test_parts_that_nobody_comes_for_are_swept(sink: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_parts_that_nobody_comes_for_are_swept(sink: FileSink) -> None:
     """Also while the worker runs: after a day without a write."""
-    monkeypatch.setattr(out_folder, "SWEEP_EVERY_S", 0.01)
     for name, written_s in {"old": 0, "young": None}.items():
-        (sink.disk.parts / name).write_bytes(b"x")
+        (sink.disk.partial_folder / name).write_bytes(b"x")
         if written_s is not None:
-            os.utime(sink.disk.parts / name, (written_s, written_s))
+            os.utime(sink.disk.partial_folder / name, (written_s, written_s))
 
-    sweep = asyncio.create_task(sink.disk.sweep_partial_files())
+    sweep = asyncio.create_task(sink.disk.sweep_partial_files(every_s=0.01))
     await wait_until(lambda: names(sink) == {"young"}, "the sweep")
     sweep.cancel()
     await asyncio.wait([sweep])

@@ -13,7 +13,7 @@ import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.fetch import error_mapping
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.warc.segment import Segment, recover
@@ -421,12 +421,12 @@ async def test_without_a_folder_for_segments_no_worker_starts(start: Start, tmp_
 @pytest.fixture
 def left(tmp_path: Path) -> Left:
     """Leaves a segment as its writer may have died in it, and has it recovered; what it is like then."""
-    folders = Folders(tmp_path / "left")
+    folders = Directory(tmp_path / "left")
 
     def recovered(found: bytes) -> dict[str, bytes]:
         folders.open()
         try:
-            with folders.way("warc"):
+            with folders.chain("warc"):
                 (tmp_path / "left/warc/dead-1.warc.open").write_bytes(found)
             recover(folders)
             return {path.name: path.read_bytes() for path in (tmp_path / "left/warc").iterdir()}
@@ -490,9 +490,9 @@ async def test_a_segment_is_not_begun_where_one_of_its_name_is(
     assert name.startswith("_a_b_c-")
     disk = worker.runtime.services.sink.disk
     assert isinstance(disk, OutFolder)
-    with disk.folders.way("warc"), pytest.raises(FileExistsError):
-        Segment(disk.folders, name, b"")
+    with disk.directory.chain("warc"), pytest.raises(FileExistsError):
+        Segment(disk.directory, name, b"")
     (worker.out / "warc" / "taken.warc").write_bytes(b"old")
     with pytest.raises(FileExistsError):
-        Segment(disk.folders, "taken.warc", b"")
+        Segment(disk.directory, "taken.warc", b"")
     assert (worker.out / "warc" / "taken.warc").read_bytes() == b"old"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.worker.sink.disk_space import (
-    FEW,
+    FREE_REFUSALS,
     LONGEST_PAUSE_S,
     PAUSE_S,
     Refusals,
@@ -63,5 +63,7 @@ def test_a_disk_that_goes_on_refusing_is_tried_ever_less_often(gaps_s: list[floa
             pauses_s.append(after.until_s - now_s)
         refusals = after
 
-    wanted_s = [0.0] * (FEW - 1) + [min(PAUSE_S * 2**doublings, LONGEST_PAUSE_S) for doublings in range(40)]
+    wanted_s = [0.0] * (FREE_REFUSALS - 1) + [
+        min(PAUSE_S * 2**doublings, LONGEST_PAUSE_S) for doublings in range(40)
+    ]
     assert pauses_s == pytest.approx(wanted_s[: len(pauses_s)])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.http.wire import Wire
 from fetchfleet.worker.sink.warc import record_format
-from fetchfleet.worker.sink.warc.record_format import END, Sent
+from fetchfleet.worker.sink.warc.record_format import END, RecordedExchange
 from tests.support.warc import read
 
 ID, OTHER = "urn:uuid:00000000-0000-4000-8000-000000000001", "urn:uuid:00000000-0000-4000-8000-000000000002"
@@ -22,13 +22,15 @@ BODIES = st.one_of(
 )
 
 
-def sent_of(headers: list[tuple[bytes, bytes]], version: str = "HTTP/1.1", **fields: object) -> Sent:
+def sent_of(
+    headers: list[tuple[bytes, bytes]], version: str = "HTTP/1.1", **fields: object
+) -> RecordedExchange:
     """An exchange with these fields in both directions."""
     wire = Wire("http://h/p?q", "POST", b"/p?q", headers, version, 200, b"OK", headers, "192.0.2.1")
-    return Sent(wire, "0123456789abcdef-00000007", DATE, **fields)  # type: ignore[arg-type]
+    return RecordedExchange(wire, "0123456789abcdef-00000007", DATE, **fields)  # type: ignore[arg-type]
 
 
-def both(sent: Sent, body: bytes) -> bytes:
+def both(sent: RecordedExchange, body: bytes) -> bytes:
     """The records of an exchange."""
     head = record_format.response_head(sent.wire)
     digests = hashlib.sha256(head + body).digest(), hashlib.sha256(body).digest()

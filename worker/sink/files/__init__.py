@@ -1,1 +1,1 @@
-"""Bodies as files, renamed into place when they are whole."""
+"""The sink that stores each body as a file, and the out folder that both sinks write to."""

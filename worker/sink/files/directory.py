@@ -1,14 +1,13 @@
-"""Names below the out folder, looked up by descriptor: no link in the way is ever followed out of it.
+"""Names below the out folder, looked up by descriptor: no symbolic link leads out of it.
 
-Every name is looked up from the out folder's own descriptor, one part after the other. The descriptor of a
-folder below it is not kept for more than a moment: it would go along when somebody moves that folder, out of
-the out folder even, and bodies with it.
+Each lookup starts at the out folder's descriptor and opens one folder after the other. The descriptor of a
+folder below is held for a moment at most: if somebody moves that folder away, later bodies must not follow.
 """
 
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -16,23 +15,25 @@ from fetchfleet.worker.errors import ExistsError, InTheWayError
 from fetchfleet.worker.util.clock import mono_s
 
 STATE_FOLDER = ".fetchfleet"
-"""In it: a run's Redis and the workers' logs, and the parts of bodies that are not whole yet."""
+"""Holds a run's Redis data, the workers' logs, the partial files and the index."""
 
-
-PARTS = f"{STATE_FOLDER}/parts"
+PARTIAL_FILES = f"{STATE_FOLDER}/parts"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NAMELESS = getattr(os, "O_TMPFILE", 0)
 _OPEN_FILES = "/proc/self/fd"
 _NOT_KNOWN = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
-"""What file systems and kernels say that know no nameless files."""
+"""Errors of file systems and kernels without O_TMPFILE."""
 
 _NOT_A_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
 
 
-class Folders:
-    """The out folder, held open from open() to close(), and what is below it. Safe among threads."""
+class Directory:
+    """The out folder, held open from open() to close(), and the names below it. Thread-safe.
+
+    Its methods raise InTheWayError if a name on the way is a link or of another kind, and OSError.
+    """
 
     def __init__(self, out: Path) -> None:
         self._out = out
@@ -40,14 +41,14 @@ class Folders:
         self._knows_nameless = bool(_NAMELESS) and Path(_OPEN_FILES).is_dir()
 
     def open(self, *, make: bool = True) -> None:
-        """Hold the out folder; it may be a link itself. make: where it is missing it is made."""
+        """Hold the out folder, which may be a link itself. make: create it if it is missing."""
         self.close()
         if make:
             self._out.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self._out, _FOLDER)
 
     def close(self) -> None:
-        """Let go of the out folder; again without harm."""
+        """Release the out folder; a second call does nothing."""
         if self._root is not None:
             root, self._root = self._root, None
             os.close(root)
@@ -60,39 +61,40 @@ class Folders:
         return self._root
 
     @contextmanager
-    def way(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
-        """The folders that lead to a folder and itself, as descriptors, the out folder first.
-
-        make: what is missing is made. Raises InTheWayError where something else than a folder stands.
-        """
+    def chain(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
+        """Open the descriptors from the out folder to the folder `path`. make: create missing folders."""
         with ExitStack() as opened:
-            way = [self.root]
+            chain = [self.root]
             for name in path.split("/") if path else ():
-                way.append(_enter(way[-1], name, path, make=make))
-                opened.callback(os.close, way[-1])
-            yield way
+                try:
+                    folder = _open_folder(chain[-1], name, path)
+                except FileNotFoundError:
+                    if not make:
+                        raise
+                    with suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=chain[-1])
+                    folder = _open_folder(chain[-1], name, path)
+                chain.append(folder)
+                opened.callback(os.close, folder)
+            yield chain
 
     @contextmanager
-    def at_hand(self, moment_s: float) -> Iterator["Folders"]:
-        """The same, for one thread: what is entered in this block stays so for that moment."""
+    def held_open(self, moment_s: float, clock: Callable[[], float] = mono_s) -> Iterator["Directory"]:
+        """Return the same directory for one thread, which reuses a descriptor for up to `moment_s`."""
         with ExitStack() as entered:
-            yield _AtHand(self, self._out, moment_s, entered)
+            yield _HeldOpen(self, self._out, moment_s, clock, entered)
 
-    def create(self, part: str) -> int:
-        """A new, empty part, open for writing.
-
-        One that could not be removed before gives way. Raises InTheWayError where something stands that is
-        no file, and OSError.
-        """
-        with self.way(PARTS) as way:
+    def create(self, partial: str) -> int:
+        """Create an empty partial file, open for writing; replaces a leftover of that name."""
+        with self.chain(PARTIAL_FILES) as chain:
             with suppress(FileExistsError):
-                return os.open(part, _NEW_FILE, 0o666, dir_fd=way[-1])
-            _refuse_what_is_no_file(way[-1], part, f"{PARTS}/{part}")
-            os.unlink(part, dir_fd=way[-1])
-            return os.open(part, _NEW_FILE, 0o666, dir_fd=way[-1])
+                return os.open(partial, _NEW_FILE, 0o666, dir_fd=chain[-1])
+            _refuse_what_is_no_file(chain[-1], partial, f"{PARTIAL_FILES}/{partial}")
+            os.unlink(partial, dir_fd=chain[-1])
+            return os.open(partial, _NEW_FILE, 0o666, dir_fd=chain[-1])
 
     def nameless(self) -> int | None:
-        """A new, empty file, open for writing, that is gone when it is closed; None where none can be had."""
+        """Create an empty file without a name, open for writing; None if the disk does not support it."""
         if not self._knows_nameless:
             return None
         try:
@@ -102,95 +104,114 @@ class Folders:
             return None
 
     def name(self, file: int, path: str) -> bool:
-        """Whether the nameless file has that name now, and so stays; not where anything has it, or may not.
-
-        In one step, as put(). Raises InTheWayError, and OSError where there can be no such folder.
-        """
+        """Give a nameless file its name, in one step; False if the name is taken or not allowed."""
         folder, _, name = path.rpartition("/")
-        with self.way(folder) as way:
+        with self.chain(folder) as chain:
             try:
-                os.link(f"{_OPEN_FILES}/{file}", name, dst_dir_fd=way[-1])
-            except OSError:  # of whatever kind: who tries with a part is told
+                os.link(f"{_OPEN_FILES}/{file}", name, dst_dir_fd=chain[-1])
+            except OSError:  # of any kind: the caller tries again with a partial file, which reports it
                 return False
         return True
 
-    def open_part(self, part: str) -> int:
-        """A part that is there, open for reading and writing; raises InTheWayError and OSError."""
-        with self.way(PARTS, make=False) as way:
-            return os.open(part, os.O_RDWR | os.O_NOFOLLOW, dir_fd=way[-1])
+    def open_partial(self, partial: str) -> int:
+        """Open a partial file for reading and writing."""
+        with self.chain(PARTIAL_FILES, make=False) as chain:
+            return os.open(partial, os.O_RDWR | os.O_NOFOLLOW, dir_fd=chain[-1])
 
-    def rename_part(self, part: str, to: str) -> None:
-        """Give a part another temporary name; raises InTheWayError and OSError."""
-        with self.way(PARTS, make=False) as way:
-            os.rename(part, to, src_dir_fd=way[-1], dst_dir_fd=way[-1])
+    def rename_partial(self, partial: str, to: str) -> None:
+        """Give a partial file another temporary name."""
+        with self.chain(PARTIAL_FILES, make=False) as chain:
+            os.rename(partial, to, src_dir_fd=chain[-1], dst_dir_fd=chain[-1])
 
-    def drop(self, part: str) -> None:
-        """Remove a part, if it is there."""
-        with suppress(FileNotFoundError), self.way(PARTS, make=False) as way:
-            os.unlink(part, dir_fd=way[-1])
+    def drop(self, partial: str) -> None:
+        """Remove a partial file, if it is there."""
+        with suppress(FileNotFoundError), self.chain(PARTIAL_FILES, make=False) as chain:
+            os.unlink(partial, dir_fd=chain[-1])
 
-    def put(self, part: str, path: str, *, replace: bool = True, sync: bool = False) -> None:
-        """Give a part its name, in one step: there is never half a file at it, nor none where one was.
+    def put(self, partial: str, path: str, *, replace: bool = True, sync: bool = False) -> None:
+        """Give a partial file its name, in one step: readers see the whole file or what was there before.
 
-        replace: also where a file stands, else ExistsError is raised. sync: the name, and those of all
-        folders on the way to it, are on the disk afterwards. Raises InTheWayError and OSError.
+        replace: also if a file has the name; otherwise ExistsError is raised. sync: the name, and those of
+        all folders on the way, are on disk afterwards.
         """
         folder, _, name = path.rpartition("/")
-        with self.way(folder) as way, self.way(PARTS) as parts:
-            _refuse_what_is_no_file(way[-1], name, path)
-            if replace:
-                _rename(part, parts[-1], name, way[-1], path)
-            else:
-                _link(part, parts[-1], name, way[-1], path)
-            if sync:
-                _sync(way, name, keep=replace)
+        with self.chain(folder) as chain, self.chain(PARTIAL_FILES) as partials:
+            _refuse_what_is_no_file(chain[-1], name, path)
+            try:
+                if replace:
+                    os.rename(partial, name, src_dir_fd=partials[-1], dst_dir_fd=chain[-1])
+                else:  # link(2) refuses a name that is taken
+                    os.link(
+                        partial, name, src_dir_fd=partials[-1], dst_dir_fd=chain[-1], follow_symlinks=False
+                    )
+            except OSError as error:
+                if error.errno == errno.EEXIST and not replace:
+                    raise ExistsError(f"{path!r} is there already") from None
+                if error.errno != errno.EXDEV:
+                    raise
+                what = f"a file system is mounted inside the out folder, on the way to {path!r}"
+                raise OSError(errno.EXDEV, f"{what}; mount it elsewhere") from None
+            if not replace:
+                with suppress(OSError):  # the body has its name; a leftover is swept
+                    os.unlink(partial, dir_fd=partials[-1])
+            if not sync:
+                return
+            try:
+                # Each folder holds the name of the one below it, and another worker may have created that.
+                for descriptor in reversed(chain):
+                    os.fsync(descriptor)
+            except OSError:
+                if not replace:  # otherwise the fetch, tried again, finds its own file in its place
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=chain[-1])
+                raise
 
     def stat(self, path: str) -> os.stat_result | None:
-        """Of the file at a path; None where there is no file, or a link leads there."""
+        """Stat the file at a path; None if there is no regular file, or a link on the way."""
         folder, _, name = path.rpartition("/")
-        with suppress(FileNotFoundError, InTheWayError), self.way(folder, make=False) as way:
-            found = os.stat(name, dir_fd=way[-1], follow_symlinks=False)
+        with suppress(FileNotFoundError, InTheWayError), self.chain(folder, make=False) as chain:
+            found = os.stat(name, dir_fd=chain[-1], follow_symlinks=False)
             return found if stat.S_ISREG(found.st_mode) else None
         return None
 
     def open_file(self, path: str) -> int:
-        """The file at a path, open for reading; raises InTheWayError where there is no file, and OSError."""
+        """Open the regular file at a path for reading."""
         folder, _, name = path.rpartition("/")
-        with self.way(folder, make=False) as way:
-            _refuse_what_is_no_file(way[-1], name, path)
-            # What it is may have changed since: a link is not followed, a pipe not waited for.
-            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=way[-1])
+        with self.chain(folder, make=False) as chain:
+            _refuse_what_is_no_file(chain[-1], name, path)
+            # Its kind may have changed since: do not follow a link, do not wait for a pipe.
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=chain[-1])
 
     def names(self, path: str) -> list[str]:
-        """What is in a folder, none if it is not there; raises InTheWayError and OSError."""
-        with suppress(FileNotFoundError), self.way(path, make=False) as way:
-            return sorted(os.listdir(way[-1]))  # noqa: PTH208 - by descriptor
+        """Return the names in a folder; none if there is no such folder."""
+        with suppress(FileNotFoundError), self.chain(path, make=False) as chain:
+            return sorted(os.listdir(chain[-1]))  # noqa: PTH208 - by descriptor
         return []
 
     def drop_old(self, path: str, before_s: float) -> int:
-        """Remove the files of a folder that were last written to before that time; how many they were.
-
-        None, where it is not there. Raises InTheWayError and OSError.
-        """
+        """Remove the files of a folder last written before that Unix time; returns their number."""
         dropped = 0
-        with suppress(FileNotFoundError), self.way(path, make=False) as way:
-            for name in os.listdir(way[-1]):  # noqa: PTH208 - by descriptor
+        with suppress(FileNotFoundError), self.chain(path, make=False) as chain:
+            for name in os.listdir(chain[-1]):  # noqa: PTH208 - by descriptor
                 with suppress(OSError):
-                    if os.stat(name, dir_fd=way[-1], follow_symlinks=False).st_mtime < before_s:
-                        os.unlink(name, dir_fd=way[-1])
+                    if os.stat(name, dir_fd=chain[-1], follow_symlinks=False).st_mtime < before_s:
+                        os.unlink(name, dir_fd=chain[-1])
                         dropped += 1
         return dropped
 
 
-class _AtHand(Folders):
-    """See Folders.at_hand; it does not open or close the out folder."""
+class _HeldOpen(Directory):
+    """See Directory.held_open; it neither opens nor closes the out folder."""
 
-    def __init__(self, of: Folders, out: Path, moment_s: float, entered: ExitStack) -> None:
+    def __init__(
+        self, of: Directory, out: Path, moment_s: float, clock: Callable[[], float], entered: ExitStack
+    ) -> None:
         super().__init__(out)
         self._of = of
         self._moment_s = moment_s
+        self._clock = clock
         self._entered = entered
-        self._ways: dict[str, list[int]] = {}
+        self._chains: dict[str, list[int]] = {}
         self._ends_s = 0.0
 
     @property
@@ -198,45 +219,34 @@ class _AtHand(Folders):
         return self._of.root
 
     @contextmanager
-    def way(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
-        if mono_s() >= self._ends_s:
+    def chain(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
+        if self._clock() >= self._ends_s:
             self._forget()
-        if path not in self._ways:
-            self._ways[path] = self._entered.enter_context(super().way(path, make=make))
-        yield self._ways[path]
+        if path not in self._chains:
+            self._chains[path] = self._entered.enter_context(super().chain(path, make=make))
+        yield self._chains[path]
 
     def nameless(self) -> int | None:
         return self._of.nameless()
 
-    def create(self, part: str) -> int:
+    def create(self, partial: str) -> int:
         try:
-            return super().create(part)
-        except FileNotFoundError:  # somebody has removed a folder that we are in
+            return super().create(partial)
+        except FileNotFoundError:  # a folder in use has been removed
             self._forget()
-            return super().create(part)
+            return super().create(partial)
 
-    def put(self, part: str, path: str, *, replace: bool = True, sync: bool = False) -> None:
+    def put(self, partial: str, path: str, *, replace: bool = True, sync: bool = False) -> None:
         try:
-            super().put(part, path, replace=replace, sync=sync)
+            super().put(partial, path, replace=replace, sync=sync)
         except FileNotFoundError:
             self._forget()
-            super().put(part, path, replace=replace, sync=sync)
+            super().put(partial, path, replace=replace, sync=sync)
 
     def _forget(self) -> None:
-        """They stay open to the end of the block: one may just be in use."""
-        self._ways.clear()
-        self._ends_s = mono_s() + self._moment_s
-
-
-def _enter(parent: int, name: str, path: str, *, make: bool) -> int:
-    try:
-        return _open_folder(parent, name, path)
-    except FileNotFoundError:
-        if not make:
-            raise
-    with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=parent)
-    return _open_folder(parent, name, path)
+        """Look up every folder again; the old descriptors stay open, as one may be in use."""
+        self._chains.clear()
+        self._ends_s = self._clock() + self._moment_s
 
 
 def _open_folder(parent: int, name: str, path: str) -> int:
@@ -264,41 +274,3 @@ def _kind(folder: int, name: str) -> str:
     if stat.S_ISDIR(mode):
         return "a folder"
     return "a file" if stat.S_ISREG(mode) else "no ordinary file"
-
-
-def _rename(part: str, parts: int, name: str, folder: int, path: str) -> None:
-    try:
-        os.rename(part, name, src_dir_fd=parts, dst_dir_fd=folder)
-    except OSError as error:
-        raise _mounted(error, path) from None
-
-
-def _link(part: str, parts: int, name: str, folder: int, path: str) -> None:
-    """link(2) refuses a name that is taken, where rename(2) would replace it."""
-    try:
-        os.link(part, name, src_dir_fd=parts, dst_dir_fd=folder, follow_symlinks=False)
-    except FileExistsError:
-        raise ExistsError(f"{path!r} is there already") from None
-    except OSError as error:
-        raise _mounted(error, path) from None
-    with suppress(OSError):  # the body has its name; its other one goes with the old parts
-        os.unlink(part, dir_fd=parts)
-
-
-def _mounted(error: OSError, path: str) -> OSError:
-    if error.errno != errno.EXDEV:
-        return error
-    what = f"a file system is mounted inside the out folder, on the way to {path!r}; mount it elsewhere"
-    return OSError(errno.EXDEV, what)
-
-
-def _sync(way: list[int], name: str, *, keep: bool) -> None:
-    """The folder that holds the name first, then each that holds the last one's: another may have made it."""
-    try:
-        for folder in reversed(way):
-            os.fsync(folder)
-    except OSError:
-        if not keep:  # else the fetch, made again, would find its own file in its place
-            with suppress(OSError):
-                os.unlink(name, dir_fd=way[-1])
-        raise

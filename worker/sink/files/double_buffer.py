@@ -1,6 +1,6 @@
-"""Between the network and the disk: while a block is taken, the next one is filled.
+"""A double buffer between the network and the disk: one block is written while the next one fills.
 
-At most two blocks are in memory. Who fills faster than the disk takes has to wait, alone.
+At most two blocks are in memory. A producer faster than the disk waits, and delays no other body.
 """
 
 import asyncio
@@ -10,47 +10,42 @@ from typing import Any
 BLOCK_BYTES = 384 * 1024
 
 
-class Pump:
-    """take gets the blocks in order, one at a time, in a task of their own."""
+class DoubleBuffer:
+    """Passes blocks to `write` in order, one at a time, in tasks of their own."""
 
-    def __init__(self, take: Callable[[bytearray], Coroutine[Any, Any, None]]) -> None:
-        self._take = take
-        self._taking: asyncio.Task[None] | None = None
+    def __init__(self, write: Callable[[bytearray], Coroutine[Any, Any, None]]) -> None:
+        self._write = write
+        self._writing: asyncio.Task[None] | None = None
         self.filling = bytearray()
-        """What has not been handed over yet."""
-
-    @property
-    def started(self) -> bool:
-        """Whether a block has been handed over."""
-        return self._taking is not None
+        """Bytes not handed over yet."""
 
     async def add(self, chunk: bytes | bytearray) -> None:
-        """Fill; raises what `take` raised of an earlier block."""
+        """Fill the buffer. Raises the error of an earlier block."""
         self.filling += chunk
         if len(self.filling) >= BLOCK_BYTES:
             await self._hand_over()
 
     async def flush(self) -> None:
-        """Hand over what is left, and wait until all is taken; raises what `take` raised."""
+        """Hand over the rest, and wait until everything is written. Raises the error of any block."""
         if self.filling:
             await self._hand_over()
-        await self._taken()
+        await self._written()
 
-    async def rest(self) -> None:
-        """Wait until no block is being taken any more, however that ended; what is left is let go of."""
-        if self._taking is not None:
-            await asyncio.wait([self._taking])
-            if not self._taking.cancelled():
-                self._taking.exception()  # nobody asks for it any more
-        # Whoever takes the blocks knows us, and we him: what is left would stay until the collector comes.
+    async def abandon(self) -> None:
+        """Wait until no block is being written, ignoring its error, and drop the rest."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            if not self._writing.cancelled():
+                self._writing.exception()  # mark as retrieved
+        # This buffer and its owner form a reference cycle, so the bytes would wait for the garbage collector.
         self.filling = bytearray()
 
     async def _hand_over(self) -> None:
-        await self._taken()
+        await self._written()
         block, self.filling = self.filling, bytearray()
-        self._taking = asyncio.create_task(self._take(block), name="block")
+        self._writing = asyncio.create_task(self._write(block), name="block")
 
-    async def _taken(self) -> None:
-        if self._taking is not None:
-            await asyncio.wait([self._taking])  # not for itself: our end is not its
-            self._taking.result()
+    async def _written(self) -> None:
+        if self._writing is not None:
+            await asyncio.wait([self._writing])  # instead of awaiting it: our cancellation must not reach it
+            self._writing.result()

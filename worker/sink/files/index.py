@@ -12,7 +12,7 @@ from io import FileIO
 
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadDestError
-from fetchfleet.worker.sink.files.directory import STATE_FOLDER, Folders
+from fetchfleet.worker.sink.files.directory import STATE_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import hashed
 from fetchfleet.worker.sink.index_entry import (
     IndexEntry,
@@ -35,8 +35,8 @@ MAX_ENTRY_BYTES = 128 * 1024
 class BodyIndex:
     """Bodies stored before, found by their fetch: see StoredBodies."""
 
-    def __init__(self, folders: Folders, threads: Executor) -> None:
-        self._folders = folders
+    def __init__(self, directory: Directory, threads: Executor) -> None:
+        self._directory = directory
         self._threads = threads
 
     async def find(self, fetch: Fetch) -> StoredBody | None:
@@ -69,7 +69,7 @@ class BodyIndex:
         return await run_stoppable(HASHING, self._has_its_digest, entry)
 
     def _has_its_digest(self, entry: IndexEntry, stop: threading.Event) -> bool:
-        with suppress(OSError, BadDestError), FileIO(self._folders.open_file(entry.path)) as file:
+        with suppress(OSError, BadDestError), FileIO(self._directory.open_file(entry.path)) as file:
             if os.fstat(file.fileno()).st_size == entry.bytes:
                 digest: str = hashed(file, entry.bytes, "sha256", stop).hexdigest()
                 return digest == entry.sha256
@@ -97,13 +97,13 @@ class BodyIndex:
     def _stat(self, path: str) -> os.stat_result | None:
         """Stat a file without following links; a disk that does not answer counts as no file."""
         with suppress(OSError):
-            return self._folders.stat(path)
+            return self._directory.stat(path)
         return None
 
     def _read(self, fetch: Fetch) -> IndexEntry | None:
         """Read the fetch's entry and note that it was asked for."""
         with suppress(OSError, BadDestError):
-            file = self._folders.open_file(_path_of(key_of(fetch)))
+            file = self._directory.open_file(_path_of(key_of(fetch)))
             try:
                 entry = from_json(os.read(file, MAX_ENTRY_BYTES))
                 os.utime(file)
@@ -125,29 +125,29 @@ def entry_of(found: os.stat_result, path: str, sha256: str, validators: Validato
     )
 
 
-def remember(folders: Folders, key: str, part: str, entry: IndexEntry) -> None:
+def remember(directory: Directory, key: str, part: str, entry: IndexEntry) -> None:
     """Write an entry by way of a partial file. A failure is ignored: the body itself is stored."""
     with suppress(OSError, BadDestError):
-        file = folders.create(part)
+        file = directory.create(part)
         try:
             os.write(file, to_json(entry))
-            folders.put(part, _path_of(key))
+            directory.put(part, _path_of(key))
         finally:
             os.close(file)
-            folders.drop(part)
+            directory.drop(part)
 
 
-def below(folders: Folders) -> list[str]:
+def below(directory: Directory) -> list[str]:
     """Return the folders that hold index entries."""
     with suppress(OSError, BadDestError):
-        return [f"{STORED}/{name}" for name in folders.names(STORED)]
+        return [f"{STORED}/{name}" for name in directory.names(STORED)]
     return []
 
 
-def sweep(folders: Folders, folder: str, oldest_s: float) -> int:
+def sweep(directory: Directory, folder: str, oldest_s: float) -> int:
     """Remove the entries of one folder not asked for since that Unix time; returns their number."""
     with suppress(OSError, BadDestError):
-        return folders.drop_old(folder, oldest_s)
+        return directory.drop_old(folder, oldest_s)
     return 0
 
 

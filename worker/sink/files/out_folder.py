@@ -13,7 +13,7 @@ from fetchfleet.jobs.contract.entry import PartNote
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.disk_space import Refusals, Space, refused
 from fetchfleet.worker.sink.files import index
-from fetchfleet.worker.sink.files.directory import PARTS, Folders
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import run_in
 
@@ -22,10 +22,16 @@ THREADS = 8
 
 TRIAL = bytes(4096)
 
-STALE_PART_S = 24 * 3600
+STALE_S = 24 * 3600
+"""Age of a partial file that is removed."""
+
 SWEEP_EVERY_S = 3600.0
+
 UNUSED_S = 30 * 24 * 3600
+"""Age of an index entry that is removed."""
+
 PAUSE_S = 1.0
+"""Between two folders of the index."""
 
 
 class OutFolder:
@@ -33,8 +39,8 @@ class OutFolder:
 
     def __init__(self, out: Path) -> None:
         self.path = out
-        self.parts = out / PARTS
-        self.folders = Folders(out)
+        self.partial_folder = out / PARTIAL_FILES
+        self.directory = Directory(out)
         self.received_bytes = 0
         self.refusals = Refusals()
         self._tried = self.refusals
@@ -46,10 +52,10 @@ class OutFolder:
 
     def open(self) -> None:
         """Create the folders and remove stale partial files. Raises OSError."""
-        self.folders.open()
+        self.directory.open()
         try:
-            with self.folders.way(PARTS):
-                drop_stale_parts(self.folders)
+            with self.directory.chain(PARTIAL_FILES):
+                self._drop_stale()
         except InTheWayError as error:
             raise OSError(errno.ENOTDIR, f"the out folder cannot be used, remove this: {error}") from None
 
@@ -57,11 +63,11 @@ class OutFolder:
         """Release the out folder; a second call does nothing."""
         for threads in (self.for_blocks, self.for_names):
             threads.shutdown(wait=False)
-        self.folders.close()
+        self.directory.close()
 
     async def space(self) -> Space:
         """Return the free space. Raises OSError."""
-        found = await run_in(self.for_names, os.statvfs, self.folders.root)
+        found = await run_in(self.for_names, os.statvfs, self.directory.root)
         refuses = mono_s() < self.refusals.until_s
         if not refuses and self.refusals != self._tried:
             tried = self.refusals
@@ -77,13 +83,13 @@ class OutFolder:
     def _takes_a_file(self) -> bool:
         """Whether the disk takes a small file and syncs it."""
         try:
-            file = self.folders.create(self._trial)
+            file = self.directory.create(self._trial)
             try:
                 os.write(file, TRIAL)
                 os.fsync(file)
             finally:
                 os.close(file)
-                self.folders.drop(self._trial)
+                self.directory.drop(self._trial)
         except (OSError, InTheWayError):
             return False
         return True
@@ -101,30 +107,29 @@ class OutFolder:
 
         def drop() -> None:
             with suppress(OSError, InTheWayError):
-                self.folders.drop(partial_name(fetch_id, note.token))
+                self.directory.drop(partial_name(fetch_id, note.token))
 
         return self.for_names.submit(drop)
 
-    async def sweep_partial_files(self) -> None:
-        """Remove stale partial files every hour, until cancelled."""
+    async def sweep_partial_files(self, every_s: float = SWEEP_EVERY_S) -> None:
+        """Remove stale partial files again and again, until cancelled."""
         while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
+            await asyncio.sleep(every_s)
             with suppress(OSError, InTheWayError):
-                await asyncio.to_thread(drop_stale_parts, self.folders)
+                await asyncio.to_thread(self._drop_stale)
+
+    def _drop_stale(self) -> None:
+        """Remove partial files not written to for a day. Raises InTheWayError and OSError."""
+        self.directory.drop_old(PARTIAL_FILES, time.time() - STALE_S)
 
     async def sweep_index(self) -> None:
         """Remove index entries that no fetch has asked for in a month: once, folder by folder.
 
         The bodies themselves stay.
         """
-        for below in await asyncio.to_thread(index.below, self.folders):
-            await asyncio.to_thread(index.sweep, self.folders, below, time.time() - UNUSED_S)
+        for below in await asyncio.to_thread(index.below, self.directory):
+            await asyncio.to_thread(index.sweep, self.directory, below, time.time() - UNUSED_S)
             await asyncio.sleep(PAUSE_S)
-
-
-def drop_stale_parts(folders: Folders) -> None:
-    """Remove partial files not written to for a day. Raises InTheWayError and OSError."""
-    folders.drop_old(PARTS, time.time() - STALE_PART_S)
 
 
 def partial_name(fetch_id: str, token: int) -> str:

@@ -16,7 +16,7 @@ import aiofiles
 
 from fetchfleet.worker.errors import DigestMismatchError, OverlongBodyError, TruncatedBodyError
 from fetchfleet.worker.sink.base import Expected, ResumePoint
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, Pump
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, DoubleBuffer
 from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
@@ -46,7 +46,7 @@ class PartialFile:
         self._synced = synced
         self._memory = bytearray()
         """The body, until it has reached a block."""
-        self._blocks: Pump | None = None
+        self._blocks: DoubleBuffer | None = None
         """Takes the body from then on, block by block."""
         self._file: Any = None
         self._on_disk = False
@@ -59,7 +59,7 @@ class PartialFile:
             self._digests = {name: resume.digests[name] for name in (SHA256, *dict(expected.digests))}
             self._file = aiofiles.threadpool.wrap(resume.file, executor=disk.for_blocks)
             self._on_disk = True
-            self._blocks = Pump(self._take)
+            self._blocks = DoubleBuffer(self._take)
             self.size_bytes = resume.offset_bytes
         if expected.length_bytes is not None:
             self._refuse_overlong(expected.length_bytes)
@@ -81,7 +81,7 @@ class PartialFile:
             return
         self._memory += chunk
         if len(self._memory) >= BLOCK_BYTES:
-            self._blocks, whole = Pump(self._take), self._memory
+            self._blocks, whole = DoubleBuffer(self._take), self._memory
             self._memory = bytearray()
             await self._blocks.add(whole)
 
@@ -97,7 +97,7 @@ class PartialFile:
         """Write a block while another thread hashes it."""
 
         def create(name: str, _flags: int = 0) -> int:
-            file = self._disk.folders.create(name)
+            file = self._disk.directory.create(name)
             self._on_disk = True
             lock(file)  # a later attempt must see that this one still writes
             return file
@@ -140,13 +140,13 @@ class PartialFile:
 
     async def _drop(self) -> None:
         if self._blocks is not None:
-            await self._blocks.rest()
+            await self._blocks.abandon()
         with suppress(OSError):  # reported before, or of no use any more
             if self._file is not None:
                 await self._file.close()
         with suppress(OSError):
             if self._on_disk:
-                await run_in(self._disk.for_names, self._disk.folders.drop, self._partial_name)
+                await run_in(self._disk.for_names, self._disk.directory.drop, self._partial_name)
 
     def _hash(self, block: bytes | bytearray) -> None:
         for digest in self._digests.values():

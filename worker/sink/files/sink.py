@@ -14,12 +14,12 @@ from fetchfleet.jobs.contract.field_checks import REPLACE
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
-from fetchfleet.worker.sink.files.directory import PARTS, Folders
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
 from fetchfleet.worker.sink.files.open_file import write_all
 from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder, partial_name
 from fetchfleet.worker.sink.files.partial import PartialFile, to_the_end
-from fetchfleet.worker.sink.files.small_batch import Small
+from fetchfleet.worker.sink.files.small_batch import BatchTimings, SmallBatch
 from fetchfleet.worker.sink.files.takeover import Takeovers
 from fetchfleet.worker.sink.index_entry import Validators, key_of
 from fetchfleet.worker.util.executors import run_in
@@ -45,11 +45,11 @@ class FileSink:
 
     keeps_heads = False
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, timings: BatchTimings | None = None) -> None:
         self.disk = OutFolder(out)
-        self.stored = BodyIndex(self.disk.folders, self.disk.for_names)
+        self.stored = BodyIndex(self.disk.directory, self.disk.for_names)
         self.partial_files = Takeovers(self.disk)
-        self._small = Small(self.disk.folders, self.disk.for_names, THREADS)
+        self._small = SmallBatch(self.disk.directory, self.disk.for_names, THREADS, timings)
 
     def open(self) -> None:
         """Create the folders and remove stale partial files. Raises OSError."""
@@ -90,7 +90,7 @@ class FileWriter(PartialFile):
     def __init__(
         self,
         disk: OutFolder,
-        small: Small,
+        small: SmallBatch,
         name: str,
         placement: Placement,
         expected: Expected,
@@ -141,7 +141,7 @@ class FileWriter(PartialFile):
 
         return await to_the_end(keep())
 
-    def _store(self, may_place: Callable[[], bool], at_hand: Folders | None = None) -> bool:
+    def _store(self, may_place: Callable[[], bool], at_hand: Directory | None = None) -> bool:
         """Store a body smaller than a block; runs off the loop, in one hop.
 
         at_hand: the folder that a batch has open; then the file has no name until it is complete.
@@ -162,7 +162,7 @@ class FileWriter(PartialFile):
                     return True
             finally:
                 os.close(file)
-        file = (at_hand or self._disk.folders).create(self._partial_name)
+        file = (at_hand or self._disk.directory).create(self._partial_name)
         self._on_disk = True
         try:
             write_all(file, [self._memory])
@@ -172,28 +172,28 @@ class FileWriter(PartialFile):
             os.close(file)
         return self._place(may_place, at_hand)
 
-    def _place(self, may_place: Callable[[], bool], at_hand: Folders | None = None) -> bool:
+    def _place(self, may_place: Callable[[], bool], at_hand: Directory | None = None) -> bool:
         """Give the partial file its name; runs off the loop.
 
         may_place is asked again here: the process may have been stopped in between.
         """
         if not may_place():
             return False
-        placement, folders = self._placement, at_hand or self._disk.folders
+        placement, directory = self._placement, at_hand or self._disk.directory
         # Read before the rename: afterwards another fetch's body may have the name.
         indexed = placement.index_key is not None
-        found = folders.stat(f"{PARTS}/{self._partial_name}") if indexed else None
+        found = directory.stat(f"{PARTIAL_FILES}/{self._partial_name}") if indexed else None
         full = placement.durability == "full"
-        folders.put(self._partial_name, placement.path, replace=placement.replace, sync=full)
+        directory.put(self._partial_name, placement.path, replace=placement.replace, sync=full)
         self._on_disk = False
-        self._placed(found, folders)
+        self._placed(found, directory)
         return True
 
-    def _placed(self, found: os.stat_result | None, folders: Folders) -> None:
+    def _placed(self, found: os.stat_result | None, directory: Directory) -> None:
         """Index the body, and note that the disk takes files."""
         path, key = self._placement.path, self._placement.index_key
         if key is not None and found is not None:
             entry = entry_of(found, path, self._sha256, self._placement.validators)
-            remember(folders, key, f"{self._partial_name}.stored", entry)
+            remember(directory, key, f"{self._partial_name}.stored", entry)
         if self._disk.refusals.in_a_row:
             self._disk.accepted()

@@ -1,7 +1,7 @@
-"""Small bodies on their way to disk: whichever wait at a moment are stored by one thread, and told together.
+"""Small bodies on their way to disk: one thread stores all that wait, and reports them together.
 
-Threads beside each other would stand in each other's way, for the interpreter and for the folder. Only on a
-disk that is slow each body has a thread, and where one is stuck those that wait have another.
+Several threads would compete for the interpreter and for the folder. Only on a slow disk does each body get
+a thread, and if one thread is stuck, another takes the waiting bodies.
 """
 
 import asyncio
@@ -11,151 +11,155 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from time import thread_time
+from typing import NamedTuple
 
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.util.clock import mono_s
 
-TURN_S = 0.005
-"""After so long a thread tells what it has done, and begins anew."""
+Work = Callable[[Directory], bool]
 
-MOST_A_TURN = 32
-"""Bodies; each may have folders of its own, which are open to the end of the turn."""
 
-STUCK_S = 0.05
-"""Threads that have done nothing for so long are not waited for: another takes what waits."""
+class BatchTimings(NamedTuple):
+    """When a turn of a thread ends, and when a disk counts as stuck or slow."""
 
-SLOW_S = 0.002
-"""A disk that takes so long for a body is waited for, which many threads do better than one."""
-
-SLOW_TURNS = 8
-"""In a row, before a disk is slow: in a few it may have been the processor that was waited for."""
-
-SLOW_FOR_S = 1.0
-"""Then one thread looks again: whether many wait for the disk or for each other is not to be seen."""
-
-Work = Callable[[Folders], bool]
-Outcome = bool | BaseException
+    turn_s: float = 0.005
+    """After that, a thread reports what it has done and starts anew."""
+    turn_bodies: int = 32
+    """Bodies a turn at most: each may have folders of its own, held open until the turn ends."""
+    stuck_s: float = 0.05
+    """Threads that have finished nothing for so long are stuck, and another one starts."""
+    slow_s: float = 0.002
+    """A disk that needs so long for a body is slow; many threads wait for it better than one."""
+    slow_turns: int = 8
+    """Slow turns in a row before the disk counts as slow: one may have waited for the processor."""
+    slow_for_s: float = 1.0
+    """After that, one thread tries again: many may have waited for each other, not for the disk."""
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """outcome: there before `told`, which ends sooner where who waits is cancelled."""
+    """A body that waits to be stored."""
 
     work: Work
-    told: asyncio.Future[None]
-    outcome: Outcome | None = None
+    notified: asyncio.Future[None]
+    """Ends early if the caller is cancelled."""
+    outcome: bool | BaseException | None = None
+    """Set before `notified`."""
 
 
 class _Turn:
-    """Of a thread: when it began, and what the loop had used of the processor by then."""
+    """A turn of a thread: when it began, on the clock and in processor time of the loop."""
 
     def __init__(self) -> None:
         self._began_s, self._used_s = mono_s(), thread_time()
 
     def waited_s(self) -> float:
-        """How long it has taken beside what the loop has used, for which it may have had to wait."""
+        """Return its duration less the processor time of the loop, for which it may have had to wait."""
         return mono_s() - self._began_s - (thread_time() - self._used_s)
 
 
-class Small:
-    """The loop's side; work is done in those threads, so many of them at most."""
+class SmallBatch:
+    """Stores small bodies in at most `max_threads` of the threads. Its methods run on the loop."""
 
-    def __init__(self, folders: Folders, threads: Executor, most: int) -> None:
-        self._folders = folders
+    def __init__(
+        self, directory: Directory, threads: Executor, max_threads: int, timings: BatchTimings | None = None
+    ) -> None:
+        self._directory = directory
         self._threads = threads
-        self._most = most
+        self._max_threads = max_threads
+        self._timings = timings or BatchTimings()
         self._waiting: deque[_Waiting] = deque()
         self._done: deque[_Waiting] = deque()
         self._turns: set[_Turn] = set()
         self._stuck: set[_Turn] = set()
-        """Those of the turns that nobody counts on."""
-        self._goes_on = False
-        """Whether anything was done since the last look."""
+        """The turns that are stuck."""
+        self._progress = False
+        """Whether any body has been stored since the last look."""
         self._slow_turns = 0
         self._slow_until_s = 0.0
-        self._looking: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def do(self, work: Work) -> bool:
-        """What the work returns or raises, once it is done; it gets the folders.
+        """Run the work in a thread, with the directory held open; returns or raises its outcome.
 
-        However often we are cancelled: what it has put in place counts, and is told.
+        A cancelled caller still waits for the outcome: a body that has its name counts.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(work, loop.create_future())
         self._waiting.append(waiting)
-        self._have_it_done(loop)
+        self._start_turn(loop)
         while waiting.outcome is None:
-            if waiting.told.done():
-                waiting.told = loop.create_future()
+            if waiting.notified.done():
+                waiting.notified = loop.create_future()
             with suppress(asyncio.CancelledError):
-                await waiting.told
+                await waiting.notified
         if isinstance(waiting.outcome, BaseException):
             raise waiting.outcome
         return waiting.outcome
 
-    def _have_it_done(self, loop: asyncio.AbstractEventLoop) -> None:
-        """One thread more for what waits, if there are not as many as there should be."""
-        wanted = self._most if mono_s() < self._slow_until_s else 1
+    def _start_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start one more thread if bodies wait and fewer are at work than should be."""
+        wanted = self._max_threads if mono_s() < self._slow_until_s else 1
         at_work = len(self._turns)
-        if self._waiting and at_work < self._most and at_work - len(self._stuck) < wanted:
+        if self._waiting and at_work < self._max_threads and at_work - len(self._stuck) < wanted:
             turn = _Turn()
             self._turns.add(turn)
-            loop.call_soon(self._begin, loop, turn)  # with all that are ready in this turn of the loop
+            loop.call_soon(self._submit, loop, turn)  # so that it takes all bodies of this turn of the loop
 
-    def _begin(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
+    def _submit(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
         try:
             self._threads.submit(self._take_turn, loop, turn)
-        except RuntimeError as error:  # they have been shut down
+        except RuntimeError as error:  # the threads have been shut down
             self._turns.remove(turn)
             while self._waiting:
                 self._waiting[0].outcome = error
                 self._done.append(self._waiting.popleft())
-            self._tell()
+            self._notify()
             return
-        if self._looking is None:
-            self._looking = loop.call_later(STUCK_S, self._look, loop)
+        if self._timer is None:
+            self._timer = loop.call_later(self._timings.stuck_s, self._look, loop)
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
-        """Runs off the loop. One body after the other, so that whoever waits is not bound to us."""
-        ends_s, done = mono_s() + TURN_S, 0
+        """Store one waiting body after the other; runs off the loop."""
+        timings, done = self._timings, 0
+        ends_s = mono_s() + timings.turn_s
         try:
-            with self._folders.at_hand(TURN_S) as folders, suppress(IndexError):
-                while done < MOST_A_TURN and mono_s() < ends_s:
-                    self._do(self._waiting.popleft(), folders)
+            with self._directory.held_open(timings.turn_s) as directory, suppress(IndexError):
+                while done < timings.turn_bodies and mono_s() < ends_s:
+                    waiting = self._waiting.popleft()
+                    try:
+                        waiting.outcome = waiting.work(directory)
+                    except BaseException as error:  # noqa: BLE001 the body's own error, of any kind
+                        waiting.outcome = error
+                    self._done.append(waiting)
                     done += 1
         finally:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._ended, loop, turn, done)
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._end_turn, loop, turn, done)
 
-    def _do(self, waiting: _Waiting, folders: Folders) -> None:
-        try:
-            waiting.outcome = waiting.work(folders)
-        except BaseException as error:  # noqa: BLE001 whatever it is, it is the body's own
-            waiting.outcome = error
-        self._done.append(waiting)
-
-    def _ended(self, loop: asyncio.AbstractEventLoop, turn: _Turn, done: int) -> None:
+    def _end_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn, done: int) -> None:
+        timings = self._timings
         if len(self._turns) == 1 and done:
-            self._slow_turns = self._slow_turns + 1 if turn.waited_s() >= done * SLOW_S else 0
-            if self._slow_turns == SLOW_TURNS:
-                self._slow_turns, self._slow_until_s = 0, mono_s() + SLOW_FOR_S
+            self._slow_turns = self._slow_turns + 1 if turn.waited_s() >= done * timings.slow_s else 0
+            if self._slow_turns == timings.slow_turns:
+                self._slow_turns, self._slow_until_s = 0, mono_s() + timings.slow_for_s
         self._turns.remove(turn)
         self._stuck.discard(turn)
-        self._tell()
-        self._have_it_done(loop)
+        self._notify()
+        self._start_turn(loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """While threads are at work: all of them may be stuck, with bodies before and after theirs."""
-        self._tell()
-        if not self._goes_on:
+        """While threads are at work: report stored bodies, and mark the turns as stuck without progress."""
+        self._notify()
+        if not self._progress:
             self._stuck.update(self._turns)
-        self._goes_on = False
-        self._have_it_done(loop)
-        self._looking = loop.call_later(STUCK_S, self._look, loop) if self._turns else None
+        self._progress = False
+        self._start_turn(loop)
+        self._timer = loop.call_later(self._timings.stuck_s, self._look, loop) if self._turns else None
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         while self._done:
-            self._goes_on = True
-            told = self._done.popleft().told
-            if not told.done():
-                told.set_result(None)
+            self._progress = True
+            notified = self._done.popleft().notified
+            if not notified.done():
+                notified.set_result(None)

@@ -15,7 +15,7 @@ from typing import Any
 from fetchfleet.jobs.contract.entry import PartNote
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import ResumePoint
-from fetchfleet.worker.sink.files.directory import PARTS
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES
 from fetchfleet.worker.sink.files.open_file import hashed, lock
 from fetchfleet.worker.sink.files.out_folder import OutFolder, partial_name
 from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
@@ -39,7 +39,7 @@ class TakenFile:
         """Remove the file, in a thread: a large one takes a while."""
 
         def drop() -> None:
-            self.disk.folders.drop(self.name)
+            self.disk.directory.drop(self.name)
             self.file.close()
 
         await run_in(self.disk.for_names, drop)
@@ -71,10 +71,10 @@ class Takeovers:
 
         A file shorter than that offset is removed.
         """
-        folders, offset_bytes = self._disk.folders, note.offset_bytes
+        directory, offset_bytes = self._disk.directory, note.offset_bytes
         theirs, ours = partial_name(fetch_id, note.token), partial_name(fetch_id, token)
         try:
-            file = FileIO(folders.open_part(theirs), "r+")
+            file = FileIO(directory.open_partial(theirs), "r+")
         except (OSError, InTheWayError):
             return None
         taken: TakenFile | None = None
@@ -82,20 +82,20 @@ class Takeovers:
             if not lock(file.fileno()):
                 return None
             # Before the lock another attempt may have renamed or removed it.
-            opened, named = os.fstat(file.fileno()), folders.stat(f"{PARTS}/{theirs}")
+            opened, named = os.fstat(file.fileno()), directory.stat(f"{PARTIAL_FILES}/{theirs}")
             if named is None or not os.path.samestat(opened, named):
                 return None
             if opened.st_size < offset_bytes:
-                folders.drop(theirs)
+                directory.drop(theirs)
                 return None
             file.truncate(offset_bytes)
             digest = hashed(file, offset_bytes, "sha256", stop)
             if not stop.is_set():
-                folders.rename_part(theirs, ours)
+                directory.rename_partial(theirs, ours)
                 taken = TakenFile(file, self._disk, ours, offset_bytes, {"sha256": digest})
         except OSError:
             with suppress(OSError):  # a disk that cannot read it back will not take more of it
-                folders.drop(theirs)
+                directory.drop(theirs)
         finally:
             if taken is None:
                 file.close()

@@ -1,1 +1,1 @@
-"""Bodies as records of WARC segments (ISO 28500)."""
+"""The sink that stores exchanges as records of WARC segments."""

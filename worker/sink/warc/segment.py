@@ -1,6 +1,6 @@
-"""One WARC segment that is being written, and those whose writer has died. Everything here blocks.
+"""A WARC segment being written, and the segments of dead writers. Every call blocks.
 
-A segment is locked (`flock`) by who writes it, for as long as it is open. What nobody has locked has nobody.
+The writer of a segment holds a lock (`flock`) on it while it is open. An unlocked one has no writer.
 """
 
 import errno
@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.open_file import Block, lock, write_all
 from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block_bytes
 from fetchfleet.worker.util.clock import mono_s
 
 FOLDER = "warc"
 OPEN = ".open"
+
 FEW_BYTES = 2048
 """Most heads are shorter."""
 
@@ -23,62 +24,70 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class Segment:
-    """A new segment, which begins with that record.
+    """A new segment that begins with the given record.
 
-    Raises FileExistsError where one has that name, other OSErrors and InTheWayError.
+    Raises FileExistsError if the name is taken, InTheWayError and OSError.
     """
 
-    def __init__(self, folders: Folders, name: str, begin: bytes) -> None:
-        self._folders = folders
+    def __init__(self, directory: Directory, name: str, begin: bytes) -> None:
+        self._directory = directory
         self._name = name
-        self._named_for_good = False
+        self._name_synced = False
         self.path = f"{FOLDER}/{name}"
         self.opened_s = mono_s()
         self.size_bytes = 0
         self.broken = False
-        """Whether nobody knows any more what the disk has of it: nothing is appended then."""
-        with folders.way(FOLDER) as way:
-            if name in os.listdir(way[-1]):  # noqa: PTH208 - by descriptor
+        """Whether its bytes on disk are unknown. Then nothing is appended any more."""
+        with directory.chain(FOLDER) as chain:
+            if name in os.listdir(chain[-1]):  # noqa: PTH208 - by descriptor
                 raise FileExistsError(errno.EEXIST, f"{self.path} is there")
-            self._file = os.open(name + OPEN, _NEW, 0o666, dir_fd=way[-1])
+            self._file = os.open(name + OPEN, _NEW, 0o666, dir_fd=chain[-1])
             try:
                 lock(self._file)
                 self.append([begin])
             except OSError:
                 os.close(self._file)
                 with suppress(OSError):
-                    os.unlink(name + OPEN, dir_fd=way[-1])
+                    os.unlink(name + OPEN, dir_fd=chain[-1])
                 raise
 
     @property
     def gone(self) -> bool:
-        """Whether somebody has removed it: what is appended would be nowhere."""
+        """Whether the file has been removed: appended records would be lost."""
         return os.fstat(self._file).st_nlink == 0
 
     def append(self, blocks: Sequence[Block]) -> None:
-        """All of them, or nothing and OSError."""
+        """Append all blocks, or none of them and raise OSError."""
         with self._whole_or_nothing():
             write_all(self._file, blocks)
 
     def append_file(self, before: Sequence[Block], file: int, size_bytes: int) -> None:
-        """The blocks, so much of the file from its start, and the end of a record; or nothing and OSError."""
+        """Append the blocks, the first bytes of a file and the end of a record; or nothing and OSError."""
         with self._whole_or_nothing():
             write_all(self._file, before)
-            _copy(file, self._file, size_bytes)
+            done = 0
+            while done < size_bytes:
+                copied = os.sendfile(self._file, file, done, size_bytes - done)
+                if not copied:
+                    raise OSError("a partial file is shorter than what came")
+                done += copied
             write_all(self._file, [END])
 
     def sync(self, *, name: bool) -> None:
-        """Bring it to the disk, with its name if wanted; an error is final: it is told once."""
+        """Sync the segment to disk, with its name if asked for. An error breaks it: fsync reports it once."""
         try:
             os.fdatasync(self._file)
-            if name and not self._named_for_good:
-                self._sync_name()
+            if name and not self._name_synced:
+                with self._directory.chain(FOLDER) as chain:
+                    for folder in chain:
+                        os.fsync(folder)
+                self._name_synced = True
         except OSError:
             self.broken = True
             raise
 
     def cut(self, size_bytes: int) -> None:
-        """As it was when it was so long; it is broken if that cannot be."""
+        """Truncate the segment to an earlier size; a failure breaks it."""
         try:
             os.ftruncate(self._file, size_bytes)
             self.size_bytes = os.lseek(self._file, size_bytes, os.SEEK_SET)
@@ -86,22 +95,16 @@ class Segment:
             self.broken = True
 
     def close(self) -> None:
-        """It has its name; one that is broken, or whose name cannot be, is left to a later start."""
+        """Give the segment its final name and close it. A broken one is left to the next start."""
         with suppress(OSError, InTheWayError):
             if not self.broken:
-                _give_name(self._folders, self._name + OPEN)
+                _give_name(self._directory, self._name + OPEN)
         with suppress(OSError):
             os.close(self._file)
 
-    def _sync_name(self) -> None:
-        with self._folders.way(FOLDER) as way:
-            for folder in way:
-                os.fsync(folder)
-        self._named_for_good = True
-
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:
-        """What is written in this block counts if it ends well, else it is cut off again."""
+        """Cut off what the block has written if it raises."""
         try:
             yield
         except BaseException:
@@ -110,21 +113,35 @@ class Segment:
         self.size_bytes = os.lseek(self._file, 0, os.SEEK_CUR)
 
 
-def recover(folders: Folders) -> None:
-    """Cut the segments of dead writers to their last whole record and give them their names.
+def recover(directory: Directory) -> None:
+    """Cut the segments of dead writers after their last whole record, and give them their names.
 
-    Raises InTheWayError where no folder for segments can be, and OSError.
+    Raises InTheWayError if the folder for segments cannot be created, and OSError.
     """
-    with folders.way(FOLDER):
+    with directory.chain(FOLDER):
         pass
-    for name in folders.names(FOLDER):
-        if name.endswith(OPEN):
-            with suppress(OSError, InTheWayError):
-                _recover_one(folders, name)
+    for name in directory.names(FOLDER):
+        if not name.endswith(OPEN):
+            continue
+        with suppress(OSError, InTheWayError), directory.chain(FOLDER) as chain:
+            file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=chain[-1])
+            try:
+                found = os.stat(name, dir_fd=chain[-1], follow_symlinks=False) if lock(file) else None
+                if found is None or not os.path.samestat(os.fstat(file), found):
+                    continue  # its writer lives, or it has its name since
+                whole = whole_bytes(file)
+                os.ftruncate(file, whole)
+                os.fsync(file)
+                if whole:
+                    _give_name(directory, name)
+                else:
+                    os.unlink(name, dir_fd=chain[-1])
+            finally:
+                os.close(file)
 
 
 def whole_bytes(file: int) -> int:
-    """How much of a segment is whole records, counted from its start."""
+    """Return the size of the whole records at the start of a segment."""
     size_bytes = os.fstat(file).st_size
     whole = 0
     while True:
@@ -138,36 +155,7 @@ def whole_bytes(file: int) -> int:
         whole = ends + len(END)
 
 
-def _recover_one(folders: Folders, name: str) -> None:
-    with folders.way(FOLDER) as way:
-        file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=way[-1])
-        try:
-            ours = lock(file) and os.path.samestat(
-                os.fstat(file), os.stat(name, dir_fd=way[-1], follow_symlinks=False)
-            )
-            if not ours:
-                return
-            whole = whole_bytes(file)
-            os.ftruncate(file, whole)
-            os.fsync(file)
-            if whole:
-                _give_name(folders, name)
-            else:
-                os.unlink(name, dir_fd=way[-1])
-        finally:
-            os.close(file)
-
-
-def _give_name(folders: Folders, name: str) -> None:
-    """Its own, which nothing has had: see Segment."""
-    with folders.way(FOLDER) as way:
-        os.rename(name, name.removesuffix(OPEN), src_dir_fd=way[-1], dst_dir_fd=way[-1])
-
-
-def _copy(source: int, to: int, size_bytes: int) -> None:
-    done = 0
-    while done < size_bytes:
-        copied = os.sendfile(to, source, done, size_bytes - done)
-        if not copied:
-            raise OSError("a part is shorter than what came")
-        done += copied
+def _give_name(directory: Directory, name: str) -> None:
+    """Rename a segment to its final name, which is free: see Segment."""
+    with directory.chain(FOLDER) as chain:
+        os.rename(name, name.removesuffix(OPEN), src_dir_fd=chain[-1], dst_dir_fd=chain[-1])

@@ -1,4 +1,4 @@
-"""A worker's segments, one after the other, each closed when it is large or old. Everything here blocks."""
+"""The segments of a worker, one after the other; each is closed when large or old. Every call blocks."""
 
 import itertools
 import os
@@ -8,71 +8,71 @@ from typing import NamedTuple, Protocol
 from uuid import uuid4
 
 from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.files.directory import Folders
+from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.open_file import Block
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import Segment
 from fetchfleet.worker.util.clock import mono_s
 
-MOST_AT_ONCE_BYTES = 16 << 20
-"""In one write: the first of many need not wait for all of them."""
+MAX_GROUP_BYTES = 16 << 20
+"""Bytes in one write, so that the first of many records does not wait for all of them."""
 
 
-class Record(NamedTuple):
-    """One to be appended, and what goes before it.
-
-    blocks: all of its bytes, or those before the body that a part has, of so many bytes.
-    """
+class WarcRecord(NamedTuple):
+    """The record of a response, and the record that goes before it."""
 
     before: Block
+    """The record of the request."""
     blocks: tuple[Block, ...]
-    part: str | None = None
-    part_bytes: int = 0
+    """All bytes of the record, or those before a body that is in a partial file."""
+    partial: str | None = None
+    """The name of that partial file."""
+    partial_bytes: int = 0
 
     @property
     def length_bytes(self) -> int:
-        """Of the record itself."""
-        end = len(record_format.END) if self.part is not None else 0
-        return sum(len(block) for block in self.blocks) + self.part_bytes + end
+        """Length of the response's record."""
+        end = len(record_format.END) if self.partial is not None else 0
+        return sum(len(block) for block in self.blocks) + self.partial_bytes + end
 
 
-class Placed(NamedTuple):
-    """Where a record is: in that segment, from that byte, so many bytes."""
+class RecordPlace(NamedTuple):
+    """Where a record is: the segment, its first byte, and its length."""
 
     path: str
     offset: int
     length: int
 
 
-class Job(Protocol):
-    """What has a record to append; its methods are called off the loop, may_place at the last moment."""
+class RecordSource(Protocol):
+    """A body with a record to append. Its methods are called off the loop."""
 
     durability: str
 
-    def record(self) -> Record:
-        """The record; raises what is wrong with the body."""
+    def record(self) -> WarcRecord:
+        """Return the record. Raises the fault of the body."""
 
     def may_place(self) -> bool:
-        """Whether it still counts."""
+        """Whether the worker still owns the lane; called at the last moment."""
 
 
-Outcome = Placed | Exception | None
-"""A place, what was wrong, or None: it counts no more."""
+WriteOutcome = RecordPlace | Exception | None
+"""None: the worker no longer owns the lane."""
 
 
-class Limits(NamedTuple):
-    """When a segment is closed: before it is larger than that, or so long after it was opened."""
+class SegmentLimits(NamedTuple):
+    """When a segment is closed; a single larger record has one of its own."""
 
-    max_bytes: int = 1 << 30
-    max_age_s: float = 3600.0
+    max_bytes: int
+    max_age_s: float
 
 
 class _Member(NamedTuple):
-    """One of those that are written together; place: among all that came."""
+    """A source of a group, its place in the list, and its record."""
 
     place: int
-    job: Job
-    record: Record
+    source: RecordSource
+    record: WarcRecord
 
     @property
     def bytes(self) -> int:
@@ -80,35 +80,36 @@ class _Member(NamedTuple):
 
 
 class Segments:
-    """The segment at hand, and those that follow it; for one thread at a time."""
+    """The current segment, and those that follow it. One thread at a time."""
 
-    def __init__(self, folders: Folders, worker_id: str, user_agent: str, limits: Limits) -> None:
-        self._folders = folders
+    def __init__(self, directory: Directory, worker_id: str, user_agent: str, limits: SegmentLimits) -> None:
+        self._directory = directory
         self._worker = re.sub(r"[^A-Za-z0-9._-]", "_", worker_id)[:100].lstrip(".") or "worker"
         self._user_agent = user_agent
         self._limits = limits
-        self._most_bytes = min(MOST_AT_ONCE_BYTES, limits.max_bytes)
+        self._max_group_bytes = min(MAX_GROUP_BYTES, limits.max_bytes)
         self._serials = itertools.count(1)
-        self._open: Segment | None = None
+        self._current: Segment | None = None
 
     @property
     def expires_s(self) -> float | None:
-        """When the segment at hand is to be closed, on the monotonic clock; None if there is none."""
-        return None if self._open is None else self._open.opened_s + self._limits.max_age_s
+        """When the current segment must be closed, on the monotonic clock; None if there is none."""
+        return None if self._current is None else self._current.opened_s + self._limits.max_age_s
 
-    def write(self, jobs: list[Job]) -> list[Outcome]:
-        """What became of each; those of one write, and one sync, all go well or all do not."""
-        outcomes: list[Outcome] = [None] * len(jobs)
+    def write(self, sources: list[RecordSource]) -> list[WriteOutcome]:
+        """Append the records in groups; each group is one write, and succeeds or fails as a whole."""
+        outcomes: list[WriteOutcome] = [None] * len(sources)
         group: list[_Member] = []
         group_bytes = 0
-        for place, job in enumerate(jobs):
+        for index, source in enumerate(sources):
             try:
-                member = _Member(place, job, job.record())
-            except Exception as error:  # noqa: BLE001 whatever it is, it is the job's own
-                outcomes[place] = error
+                member = _Member(index, source, source.record())
+            except Exception as error:  # noqa: BLE001 the body's own error, of any kind
+                outcomes[index] = error
                 continue
-            member_bytes = member.bytes if member.record.part is None else self._most_bytes + 1
-            if group_bytes + member_bytes > self._most_bytes:
+            # A body in a partial file is a group of its own.
+            member_bytes = member.bytes if member.record.partial is None else self._max_group_bytes + 1
+            if group_bytes + member_bytes > self._max_group_bytes:
                 self._write_group(group, outcomes)
                 group, group_bytes = [], 0
             group.append(member)
@@ -117,41 +118,47 @@ class Segments:
         return outcomes
 
     def close_old(self) -> None:
-        """Close the segment at hand if it is old."""
+        """Close the current segment if it is old."""
         if self.expires_s is not None and mono_s() >= self.expires_s:
             self.close()
 
     def close(self) -> None:
-        """Close the segment at hand; again without harm."""
-        if self._open is not None:
-            segment, self._open = self._open, None
+        """Close the current segment; a second call does nothing."""
+        if self._current is not None:
+            segment, self._current = self._current, None
             segment.close()
 
-    def _write_group(self, group: list[_Member], outcomes: list[Outcome]) -> None:
-        live = [member for member in group if member.job.may_place()]
-        if not live:
+    def _write_group(self, group: list[_Member], outcomes: list[WriteOutcome]) -> None:
+        owned = [member for member in group if member.source.may_place()]
+        if not owned:
             return
         try:
-            segment = self._that_takes(sum(member.bytes for member in live))
+            segment = self._segment_for(sum(member.bytes for member in owned))
             offset = segment.size_bytes
-            self._append(segment, live)
+            self._append(segment, owned)
         except (OSError, InTheWayError) as error:
-            for member in live:
+            for member in owned:
                 outcomes[member.place] = type(error)(*error.args)
             return
-        for member in live:
+        for member in owned:
             offset += member.bytes
             length_bytes = member.record.length_bytes
-            outcomes[member.place] = Placed(segment.path, offset - length_bytes, length_bytes)
+            outcomes[member.place] = RecordPlace(segment.path, offset - length_bytes, length_bytes)
 
-    def _append(self, segment: Segment, live: list[_Member]) -> None:
-        before_bytes, durability = segment.size_bytes, {member.job.durability for member in live}
+    def _append(self, segment: Segment, group: list[_Member]) -> None:
+        """Append and sync a group; on an error the segment is as before, or closed."""
+        before_bytes, durability = segment.size_bytes, {member.source.durability for member in group}
+        first = group[0].record
         try:
-            if live[0].record.part is not None:
-                self._append_large(segment, live[0].record)
+            if first.partial is None:
+                records = [member.record for member in group]
+                segment.append([block for record in records for block in (record.before, *record.blocks)])
             else:
-                together = [member.record for member in live]
-                segment.append([block for one in together for block in (one.before, *one.blocks)])
+                file = self._directory.open_partial(first.partial)
+                try:
+                    segment.append_file((first.before, *first.blocks), file, first.partial_bytes)
+                finally:
+                    os.close(file)
             if durability != {"none"}:
                 segment.sync(name="full" in durability)
         except (OSError, InTheWayError):
@@ -160,37 +167,28 @@ class Segments:
                 self.close()
             raise
 
-    def _append_large(self, segment: Segment, record: Record) -> None:
-        assert record.part is not None
-        file = self._folders.open_part(record.part)
-        try:
-            segment.append_file((record.before, *record.blocks), file, record.part_bytes)
-        finally:
-            os.close(file)
+    def _segment_for(self, more_bytes: int) -> Segment:
+        """Return the current segment if it takes that many bytes, else a new one.
 
-    def _that_takes(self, more_bytes: int) -> Segment:
-        """The segment for so much more; raises OSError or InTheWayError."""
-        at_hand = self._open
-        if at_hand is not None:
-            too_large = at_hand.size_bytes + more_bytes > self._limits.max_bytes
-            if too_large or at_hand.gone or mono_s() >= at_hand.opened_s + self._limits.max_age_s:
+        Raises OSError or InTheWayError.
+        """
+        current = self._current
+        if current is not None:
+            too_large = current.size_bytes + more_bytes > self._limits.max_bytes
+            if too_large or current.gone or mono_s() >= current.opened_s + self._limits.max_age_s:
                 self.close()
-        if self._open is None:
-            self._open = self._next()
-        return self._open
-
-    def _next(self) -> Segment:
-        while True:
+        while self._current is None:
             now = datetime.now(UTC)
             time = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}"
             name = f"{self._worker}-{time}-{next(self._serials):05d}.warc"
             begin = record_format.info(uuid4().urn, date_of(now), name, self._user_agent)
             try:
-                return Segment(self._folders, name, begin)
+                self._current = Segment(self._directory, name, begin)
             except FileExistsError:
                 continue
+        return self._current
 
 
 def date_of(moment: datetime) -> str:
-    """A moment in UTC as WARC 1.1 writes it (W3C's note on dates)."""
+    """Format a moment in UTC as WARC 1.1 does (W3C's note on dates)."""
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

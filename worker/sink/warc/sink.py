@@ -14,10 +14,10 @@ from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
 from fetchfleet.worker.sink.files.out_folder import OutFolder, partial_name
 from fetchfleet.worker.sink.files.partial import SHA256, PartialFile
-from fetchfleet.worker.sink.warc import record_format, segments
+from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import recover
-from fetchfleet.worker.sink.warc.segments import Limits, Segments, date_of
-from fetchfleet.worker.sink.warc.writer import Writer
+from fetchfleet.worker.sink.warc.segments import SegmentLimits, Segments, WarcRecord, date_of
+from fetchfleet.worker.sink.warc.writer import SegmentWriter
 from fetchfleet.worker.util import aio
 
 BLOCK = "block"
@@ -31,15 +31,15 @@ class WarcSink:
     stored = None
     partial_files = None  # half a response is no record
 
-    def __init__(self, out: Path, worker_id: str, user_agent: str, limits: Limits) -> None:
+    def __init__(self, out: Path, worker_id: str, user_agent: str, limits: SegmentLimits) -> None:
         self.disk = OutFolder(out)
-        self._writer = Writer(Segments(self.disk.folders, worker_id, user_agent, limits))
+        self._writer = SegmentWriter(Segments(self.disk.directory, worker_id, user_agent, limits))
 
     def open(self) -> None:
         """Prepare the out folder, and complete the segments of dead writers. Raises OSError."""
         self.disk.open()
         try:
-            recover(self.disk.folders)
+            recover(self.disk.directory)
         except InTheWayError as error:
             raise OSError(errno.ENOTDIR, f"no segments can be written, remove this: {error}") from None
 
@@ -69,7 +69,7 @@ class WarcSink:
         assert resume is None
         assert exchange is not None
         request = exchange.request
-        sent = record_format.Sent(
+        recorded = record_format.RecordedExchange(
             exchange.answer.wire(),
             entry.id,
             date_of(datetime.now(UTC)),
@@ -78,26 +78,26 @@ class WarcSink:
         )
         durability = (options or StorageOptions()).durability
         return RecordWriter(
-            self.disk, self._writer, partial_name(entry.id, token), expected, sent, durability
+            self.disk, self._writer, partial_name(entry.id, token), expected, recorded, durability
         )
 
 
 class RecordWriter(PartialFile):
-    """A body that becomes a record of a segment."""
+    """A body that becomes a record of a segment: a RecordSource."""
 
     def __init__(
         self,
         disk: OutFolder,
-        writer: Writer,
+        writer: SegmentWriter,
         name: str,
         expected: Expected,
-        sent: record_format.Sent,
+        recorded: record_format.RecordedExchange,
         durability: str,
     ) -> None:
         super().__init__(disk, name, expected, synced=durability != "none")
         self._writer = writer
-        self._sent = sent
-        self._http_head = record_format.response_head(sent.wire)
+        self._recorded = recorded
+        self._http_head = record_format.response_head(recorded.wire)
         self._digests[BLOCK] = hashlib.sha256(self._http_head)
         self._may_place: Callable[[], bool] = lambda: True
         self.durability = durability
@@ -132,7 +132,7 @@ class RecordWriter(PartialFile):
         """Whether the worker still owns the lane."""
         return self._may_place()
 
-    def record(self) -> segments.Record:
+    def record(self) -> WarcRecord:
         """Return the record; runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
         large = self._blocks is not None
         if not large:
@@ -141,8 +141,8 @@ class RecordWriter(PartialFile):
         ids = uuid4().urn, uuid4().urn
         length_bytes = len(self._http_head) + self.size_bytes
         digests = self._digests[BLOCK].digest(), self._digests[SHA256].digest()
-        head = record_format.response(self._sent, ids, *digests, length_bytes)
-        before = record_format.request(self._sent, ids[1], ids[0])
+        head = record_format.response(self._recorded, ids, *digests, length_bytes)
+        before = record_format.request(self._recorded, ids[1], ids[0])
         if large:
-            return segments.Record(before, (head, self._http_head), self._partial_name, self.size_bytes)
-        return segments.Record(before, (head, self._http_head, self._memory, record_format.END))
+            return WarcRecord(before, (head, self._http_head), self._partial_name, self.size_bytes)
+        return WarcRecord(before, (head, self._http_head, self._memory, record_format.END))
