@@ -4,35 +4,60 @@ import pytest
 
 from tools.one_worker import ENGINE
 
+ALL = ""
+_CONNECTIONS = "the engine does not count connections"
+_UPLOADS = "requests with a body use connections of their own"
+_TIMEOUT = "the timeout before the response header differs"
+
 OF_HTTPX = {
-    "test_canaries.py::test_a_bug_of_ours_shows_nothing": "the bug is put into httpx's engine",
-    "test_egress.py::test_a_name_that_changes_is_vetted_again": "where a host is, is looked at once a second",
-    "test_fetch.py::test_a_result_says_where_the_time_went": "connecting is not told apart",
-    "test_heartbeat.py::test_connections_are_counted": "connections are not counted",
-    "test_heartbeat.py::test_what_is_in_flight_is_told": "connections are not counted",
-    "test_hostile_answers.py::test_a_post_on_an_idle": "what sends a body has connections of its own",
-    "test_hostile_answers.py::test_a_put_on_an_idle": "what sends a body has connections of its own",
-    "test_hostile_answers.py::test_an_answer_that_broke_off_in_its_head": "half a head is as none",
-    "test_logs.py::test_at_debug_level_each_exchange": "whether a connection is used again is not told",
-    "test_logs.py::test_at_info_level_an_exchange": "it is of httpx's hooks",
-    "test_one_client.py": "it is of httpx's client",
-    "test_soak.py": "connections are not counted",
-    "test_timeouts.py::test_a_head_that_stalls": "the bound until a head has come is another",
-    "test_timeouts.py::test_on_a_connection_that_is_used_again": "the bound until a head has come is another",
-    "test_timeouts.py::test_a_wait_for_a_free_connection": "such a wait is not told apart",
-    "test_tls.py::": "most of it is about ca_file; test_engines.py has what is not",
-    "test_trickles.py::test_a_head_that_does_not_end": "a head may be as large as 400 KiB",
-    "test_trickles.py::test_of_a_body_that_is_too_large": "pieces are as large as 400 KiB",
-    "test_warc.py::test_a_head_is_recorded_as_it_was_sent": "a head is kept as reqwest reads it",
-    "test_http2_streams.py": "it is of what is below httpx",
+    "component/body/test_trickles.py": {
+        "test_a_head_that_does_not_end": "a response header may have up to 400 KiB",
+        "test_of_a_body_that_is_too_large": "the engine reads up to 400 KiB at once",
+    },
+    "component/fetch/test_fetch.py": {
+        "test_a_result_says_where_the_time_went": "the engine does not report the time to connect",
+    },
+    "component/http/test_egress.py": {
+        "test_a_name_that_changes_is_vetted_again": "the engine resolves a host once a second",
+    },
+    "component/http/test_hostile_responses.py": {
+        "test_a_post_on_an_idle": _UPLOADS,
+        "test_a_put_on_an_idle": _UPLOADS,
+        "test_an_answer_that_broke_off_in_its_head": "half a response header counts as none",
+    },
+    "component/http/test_http2_streams.py": {ALL: "tests the layers below httpx"},
+    "component/http/test_one_client.py": {ALL: "tests the httpx client"},
+    "component/http/test_timeouts.py": {
+        "test_a_head_that_stalls": _TIMEOUT,
+        "test_on_a_connection_that_is_used_again": _TIMEOUT,
+        "test_a_wait_for_a_free_connection": "the engine does not report such a wait",
+    },
+    "component/http/test_tls.py": {ALL: "mostly about ca_file; component/http/test_engines.py has the rest"},
+    "component/observability/test_logs.py": {
+        "test_at_debug_level_each_exchange": "the engine does not report reused connections",
+        "test_at_info_level_an_exchange": "tests the hooks of httpx",
+    },
+    "component/observability/test_secret_leaks.py": {
+        "test_a_bug_of_ours_shows_nothing": "the bug is injected into the httpx engine",
+    },
+    "component/runtime/test_soak.py": {ALL: _CONNECTIONS},
+    "component/runtime/test_stats.py": {
+        "test_connections_are_counted": _CONNECTIONS,
+        "test_what_is_in_flight_is_told": _CONNECTIONS,
+    },
+    "component/sink/test_warc.py": {
+        "test_a_head_is_recorded_as_it_was_sent": "the engine does not keep the header's bytes",
+    },
 }
+"""Why a test is skipped on the other engine, by its file and the beginning of its name."""
 
 
 def skip(items: list[pytest.Item]) -> None:
-    """Those of httpx alone, if the tests run on another engine."""
+    """Mark the tests of the httpx engine, if the run uses another one."""
     if ENGINE == "httpx":
         return
     for item in items:
-        for name, why in OF_HTTPX.items():
-            if name in item.nodeid:
-                item.add_marker(pytest.mark.skip(reason=f"httpx alone: {why}"))
+        file, _, name = item.nodeid.removeprefix("tests/").partition("::")
+        for beginning, why in OF_HTTPX.get(file, {}).items():
+            if name.startswith(beginning):
+                item.add_marker(pytest.mark.skip(reason=f"httpx only: {why}"))
