@@ -4,7 +4,7 @@
     python -m tools.journey --run    in the command and the worker of a one-URL `fetchfleet run`
 
 Timers of a worker fire at any moment. A file counts if every one of several fetches enters it, each the first
-of its host.
+of its host, after one that warms the worker up.
 """
 
 import argparse
@@ -68,13 +68,21 @@ class Recorder:
         return self.entered
 
     def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
-        if self._records and event == "call":
+        if self._records and event == "call" and not is_resumed(frame):
             code = frame.f_code
             file = self._files.get(code)
             if file is None:
                 file = self._files[code] = file_of(code)
             if file:
                 self.entered.setdefault(file, code.co_name)
+
+
+def is_resumed(frame: FrameType) -> bool:
+    """Return whether the frame is a coroutine or generator that goes on, not a function that is called.
+
+    The low bits of the RESUME instruction's argument are 0 at the start of a function (see the dis module).
+    """
+    return bool(frame.f_code.co_code[frame.f_lasti + 1] & 3)
 
 
 def file_of(code: CodeType) -> str:
@@ -107,8 +115,8 @@ async def _fetch_each(urls: list[str], redis_url: str, folder: Path, recorder: R
             journeys.append(recorder.stop())
     return {
         file: function
-        for file, function in journeys[0].items()
-        if all(file in journey for journey in journeys)
+        for file, function in journeys[1].items()
+        if all(file in journey for journey in journeys[2:])
     }
 
 
