@@ -1,1 +1,1 @@
-"""How each host is to be treated, and which addresses may be dialled."""
+"""The policy of each host, from the file or set at run time, and the egress rule."""

@@ -1,8 +1,8 @@
-"""Which addresses and ports the fleet may dial: pure, asked for every address before any is dialled. Pure.
+"""The egress rule: which addresses and ports the fleet may dial. Pure.
 
-The table is our own. `ipaddress.is_global` changes between Python releases and is true for
-multicast, Azure's 168.63.129.16, `::127.0.0.1`, `64:ff9b::a9fe:a9fe` and others that reach inside.
-IPv4 is open except for what the table names; IPv6 is shut except for 2000::/3 less the table.
+The tables are our own. `ipaddress.is_global` changes between Python releases, and is true for multicast,
+Azure's 168.63.129.16, `::127.0.0.1`, `64:ff9b::a9fe:a9fe` and others that lead inside. IPv4 is allowed except
+for its table. IPv6 is refused except for 2000::/3, and there too its table is refused.
 """
 
 from collections.abc import Callable, Collection
@@ -23,7 +23,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Refusal(StrEnum):
-    """Why an address may not be dialled; closed."""
+    """Why an address may not be dialled; a closed list."""
 
     BENCHMARKING = "benchmarking"
     BROADCAST = "broadcast"
@@ -49,7 +49,7 @@ class Refusal(StrEnum):
 
 
 class Row(NamedTuple):
-    """One network nobody may dial, why, and who says so."""
+    """A network that is never dialled unless it is allowed explicitly, and the source that defines it."""
 
     network: Network
     refusal: Refusal
@@ -60,10 +60,10 @@ def _row(network: str, refusal: Refusal, source: str) -> Row:
     return Row(ip_network(network), refusal, source)
 
 
-# The first row that holds an address names the refusal, so narrower rows stand above wider ones.
+# The first row that contains an address counts, so narrower networks come before wider ones.
 
-# IANA IPv4 Special-Purpose Address Registry, whole, globally reachable entries too (none of them
-# serves files); with multicast, class E, and addresses the clouds answer on.
+# The whole IANA IPv4 Special-Purpose Address Registry, globally reachable entries included (none of them
+# serves files), multicast, class E, and metadata addresses of cloud providers.
 IPV4_TABLE = (
     _row("100.100.100.200/32", Refusal.CLOUD_METADATA, "Alibaba Cloud instance metadata"),
     _row("168.63.129.16/32", Refusal.CLOUD_METADATA, "Azure wire server"),
@@ -92,7 +92,7 @@ IPV4_TABLE = (
 )
 
 # IANA IPv6 Special-Purpose Address Registry and RFC 4291 §2.4. Addresses that carry an IPv4
-# address to a translator are refused whatever they carry: where it would take us is not known.
+# address to a translator are refused whatever they carry: the translator decides where they lead.
 IPV6_TABLE = (
     _row("fd00:ec2::254/128", Refusal.CLOUD_METADATA, "AWS instance metadata"),
     _row("fd20:ce::254/128", Refusal.CLOUD_METADATA, "GCP instance metadata"),
@@ -114,7 +114,7 @@ IPV6_TABLE = (
     _row("ff00::/8", Refusal.MULTICAST, "RFC 4291 §2.7"),
 )
 
-# The one block IANA allocates unicast addresses from (RFC 4291 §2.4, IANA IPv6 Address Space).
+# The only block from which IANA allocates unicast addresses (RFC 4291 §2.4, IANA IPv6 Address Space).
 IPV6_UNICAST = IPv6Network("2000::/3")
 IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
 
@@ -131,48 +131,53 @@ _REMEDIES = {
 
 
 def remedy(refusal: Refusal) -> str:
-    """What would let it through, or why nothing does."""
+    """Return what would allow the address, or why nothing does."""
     return _REMEDIES.get(refusal, "--allow-net would let it through")
 
 
 @dataclass(frozen=True, slots=True)
 class OwnRedis:
-    """Where the fleet's Redis listens; here: on this machine, so at every address of it."""
+    """Where the fleet's Redis listens."""
 
     port: int
     addresses: frozenset[Address] = frozenset()
     here: bool = False
+    """Whether it is on this machine, and therefore at every address of it."""
 
-    def is_at(self, address: Address, port: int, is_ours: Callable[[Address], bool]) -> bool:
-        """Whether dialling this would reach it; is_ours: whether an address is this machine's."""
+    def is_at(self, address: Address, port: int, is_own_address: Callable[[Address], bool]) -> bool:
+        """Return whether dialling this address and port reaches it.
+
+        is_own_address: returns whether an address is this machine's.
+        """
         if port != self.port:
             return False
-        return address in self.addresses or (self.here and (_is_loopback(address) or is_ours(address)))
+        # Linux takes the unspecified address for loopback.
+        is_local = address.is_loopback or address.is_unspecified
+        return address in self.addresses or (self.here and (is_local or is_own_address(address)))
 
 
 @dataclass(frozen=True, slots=True)
 class Egress:
-    """The egress rule of a worker: the table, less the networks its operator allows, plus those he denies."""
+    """The egress rule of a worker: the tables, without the networks it allows, and with those it denies."""
 
     allowed: tuple[Network, ...] = ()
     denied: tuple[Network, ...] = ()
 
     @classmethod
     def parse(cls, allow: str, deny: str = "") -> Self:
-        """The rule that also allows `allow` and never dials `deny`: networks or addresses, comma-separated.
+        """Return the rule that allows the networks `allow` and denies `deny`, comma-separated.
 
-        Empty text is no network. Raises ValueError naming the entry and the remedy.
+        Empty text is no network. Raises ValueError, which names the entry and the remedy.
         """
         return cls(_networks("allowed", allow), _networks("denied", deny))
 
     def refusal(
         self, address: str | Address, port: int, ports: Collection[int] = WEB_PORTS
     ) -> Refusal | None:
-        """Why that port of `address` may not be dialled, or None if it may; never raises.
+        """Return why that port of `address` may not be dialled, or None if it may; never raises.
 
-        ports: those of public addresses; in a network that is allowed every port is. An IPv4-mapped IPv6
-        address is judged as the IPv4 address it reaches, so a network that holds that one covers it. A zone
-        id is refused even inside an allowed network.
+        ports: those allowed on public addresses; an allowed network allows every port. An IPv4-mapped IPv6
+        address counts as the IPv4 address that it reaches. A zone id is refused even in an allowed network.
         """
         parsed = reached(address)
         if parsed is None:
@@ -183,75 +188,44 @@ class Egress:
             return Refusal.DENIED
         if any(parsed in network for network in self.allowed):
             return None
-        return _table_refusal(parsed) or (None if port in ports else Refusal.PORT)
+        table = IPV4_TABLE if isinstance(parsed, IPv4Address) else IPV6_TABLE
+        for row in table:
+            if parsed in row.network:
+                return row.refusal
+        if isinstance(parsed, IPv6Address) and parsed not in IPV6_UNICAST:
+            return Refusal.RESERVED
+        return None if port in ports else Refusal.PORT
 
 
 def _networks(kind: str, text: str) -> tuple[Network, ...]:
-    entries = (entry.strip() for entry in text.split(","))
-    return tuple(_network(kind, entry) for entry in entries if entry)
-
-
-def _network(kind: str, entry: str) -> Network:
-    try:
-        network = ip_network(entry)
-    except ValueError as error:
-        raise ValueError(
-            f"{kind} network {entry!r}: {error}; write it like 10.1.0.0/16 or fd00:1::/32"
-        ) from None
-    _refuse_unmatchable(kind, entry, network)
-    return network
-
-
-def _refuse_unmatchable(kind: str, entry: str, network: Network) -> None:
-    """An entry that no address could ever match is a mistake its author should hear of."""
-    if isinstance(network, IPv4Network):
-        return
-    if network.network_address.scope_id is not None:
-        raise ValueError(f"{kind} network {entry!r} has a zone id, which is never dialled")
-    if network.subnet_of(IPV4_MAPPED):
-        raise ValueError(f"{kind} network {entry!r} is IPv4-mapped; write the IPv4 network")
+    """Parse networks; an entry that can never match an address is an error."""
+    networks: list[Network] = []
+    for entry in filter(None, map(str.strip, text.split(","))):
+        try:
+            network = ip_network(entry)
+        except ValueError as error:
+            raise ValueError(
+                f"{kind} network {entry!r}: {error}; write it like 10.1.0.0/16 or fd00:1::/32"
+            ) from None
+        if isinstance(network, IPv6Network):
+            if network.network_address.scope_id is not None:
+                raise ValueError(f"{kind} network {entry!r} has a zone id, which is never dialled")
+            if network.subnet_of(IPV4_MAPPED):
+                raise ValueError(f"{kind} network {entry!r} is IPv4-mapped; write the IPv4 network")
+        networks.append(network)
+    return tuple(networks)
 
 
 def reached(address: str | Address) -> Address | None:
-    """The address that is reached by dialling this one: the IPv4 one inside if it is mapped.
+    """Return the address that dialling this one reaches, None if it is no address.
 
-    None if it is no address.
+    That is the inner address of an IPv4-mapped one (RFC 4291 §2.5.5.2) without a zone id, else the address.
     """
-    parsed = _address(address)
-    return None if parsed is None else _unmapped(parsed)
-
-
-def _is_loopback(address: Address) -> bool:
-    """Loopback, or unspecified: Linux dials loopback for that."""
-    return address.is_loopback or address.is_unspecified
-
-
-def _address(address: str | Address) -> Address | None:
-    if not isinstance(address, str):
-        return address
-    try:
-        return ip_address(address)
-    except ValueError:
-        return None
-
-
-def _unmapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv4-mapped one (RFC 4291 §2.5.5.2); any other, or with a zone, as it is."""
+    if isinstance(address, str):
+        try:
+            address = ip_address(address)
+        except ValueError:
+            return None
     if isinstance(address, IPv4Address) or address.scope_id is not None:
         return address
     return address.ipv4_mapped or address
-
-
-def _table_refusal(address: Address) -> Refusal | None:
-    table = IPV4_TABLE if isinstance(address, IPv4Address) else IPV6_TABLE
-    for row in table:
-        if address in row.network:
-            return row.refusal
-    return _unlisted_refusal(address)
-
-
-def _unlisted_refusal(address: Address) -> Refusal | None:
-    """IPv4 outside the table is public; IPv6 only inside the block that is handed out."""
-    if isinstance(address, IPv4Address) or address in IPV6_UNICAST:
-        return None
-    return Refusal.RESERVED

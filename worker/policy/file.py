@@ -1,4 +1,4 @@
-"""How each host wants to be treated: defaults, overridden by host, from a TOML file or at run time.
+"""The policy of every host: defaults and tables by host, from a TOML file or set at run time.
 
     [default]
     concurrency = 8
@@ -9,7 +9,7 @@
     [host."*.cdn.net"]
     concurrency = 32
 
-Key by key the most specific table wins: a host's own, then the longest pattern, then the default. Pure.
+For each key the most specific table wins: the host's own, then the longest pattern, then the default. Pure.
 """
 
 import tomllib
@@ -24,26 +24,32 @@ from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 DEFAULT = "default"
 
 FILE_ONLY = ("ca_file", "client_cert", "client_key", "verify", "https_to_http")
-"""These name files of a worker's disk, or lower its guard: whoever can write to Redis may not set them."""
+"""Keys that name files on a worker's disk, or weaken its protection: Redis must not be able to set them."""
 
 ONE_HOSTS = ("client_cert", "client_key")
-"""Who we are is shown to those hosts only that are to know."""
+"""Keys of a client certificate, which must not be sent to every host."""
 
 Table = Mapping[str, Any]
 
 
 class Policy:
-    """The policy of every lane. tables: by host or pattern, what differs from the default table."""
+    """The policy of every lane. tables: by host or pattern, the keys that differ from the default table."""
 
     def __init__(self, default: LanePolicy | None = None, tables: Mapping[str, Table] | None = None) -> None:
         self.default = default or LanePolicy()
         self.tables = dict(tables or {})
-        self._lanes = {name: self._merged(name) for name in self.tables}
+        self._lanes: dict[str, LanePolicy] = {}
+        for name, table in self.tables.items():
+            values = msgspec.structs.asdict(self.default)
+            for pattern in sorted(self.tables, key=len):  # from the shortest pattern to the longest
+                if covers(pattern, name):
+                    values |= self.tables[pattern]
+            self._lanes[name] = _lane_policy(_where(name), {**values, **table})
         suffixes = [pattern[1:] for pattern in self.tables if pattern.startswith("*.")]
         self._suffixes = sorted(suffixes, key=len, reverse=True)
 
     def for_lane(self, name: str) -> LanePolicy:
-        """The policy of a lane: its host's, else that of the longest pattern, else the default."""
+        """Return the policy of a lane: its host's, else that of the longest pattern, else the default."""
         if name in self._lanes:
             return self._lanes[name]
         for suffix in self._suffixes:
@@ -52,9 +58,9 @@ class Policy:
         return self.default
 
     def overridden(self, overrides: Mapping[str, Table]) -> "Policy":
-        """A policy with tables laid over ours, one a host, pattern or `default`; raises PolicyError.
+        """Return a policy in which the tables, by host, pattern or `default`, override ours.
 
-        The tables come from Redis: they change nothing of what guards the worker.
+        Raises PolicyError. The tables come from Redis: they cannot set FILE_ONLY keys.
         """
         for name, table in overrides.items():
             _refuse(FILE_ONLY, _where(name), table, "is set in the workers' policy file, never at run time")
@@ -67,63 +73,24 @@ class Policy:
         )
 
     def named(self) -> Iterator[tuple[str, LanePolicy]]:
-        """Every policy that a lane may have, each with its table's name as it stands in a file."""
+        """Yield every policy that a lane may have, with the name of its table in a file."""
         yield DEFAULT, self.default
         for name, policy in self._lanes.items():
             yield _where(name), policy
 
-    def _merged(self, name: str) -> LanePolicy:
-        """Default, the patterns that the name falls under from the shortest on, its own table."""
-        values = msgspec.structs.asdict(self.default)
-        for pattern in sorted(self.tables, key=len):
-            if covers(pattern, name):
-                values |= self.tables[pattern]
-        return _lane_policy(_where(name), {**values, **self.tables[name]})
-
 
 def parse_policy(text: str) -> Policy:
-    """The policy that a TOML text describes; raises PolicyError, which names everything that is wrong."""
+    """Parse the text of a policy file; raises PolicyError, which names every fault."""
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"not TOML: {error}") from None
-    errors: list[str] = []
     unknown = sorted(found.keys() - {DEFAULT, "host"})
-    errors += [f'unknown table [{name}]; there are [default] and [host."NAME"]' for name in unknown]
-    tables = _checked_tables(found.get("host", {}), errors)
-    default = found.get(DEFAULT, {})
-    errors += _faults(DEFAULT, default)
-    if errors:
-        raise PolicyError("\n".join(errors))
-    return Policy(_lane_policy(DEFAULT, default), tables)
-
-
-def covers(pattern: str, name: str) -> bool:
-    """Whether a lane, or a narrower pattern, falls under a pattern such as *.cdn.net."""
-    return pattern.startswith("*.") and name.endswith(pattern[1:])
-
-
-def table_named(name: str) -> str:
-    """What a table of that name is kept under: `default`, a lane or a pattern; raises PolicyError."""
-    return name if name == DEFAULT else lane_named(name)
-
-
-def lane_named(name: str) -> str:
-    """The lane or pattern that a table's name stands for; PolicyError if no lane can match it."""
-    host = name.removeprefix("*.")
-    try:
-        url = parse_url(f"http://[{host}]/" if ":" in host else f"http://{host}/")
-    except UrlError as error:
-        raise PolicyError(f'[host."{name}"] {error}') from None
-    if set("/?#") & set(host):
-        raise PolicyError(f'[host."{name}"] is no host name; leave the path out')
-    return name[: len(name) - len(host)] + url.host
-
-
-def _checked_tables(hosts: object, errors: list[str]) -> dict[str, Table]:
+    errors = [f'unknown table [{name}]; there are [default] and [host."NAME"]' for name in unknown]
+    hosts = found.get("host", {})
     if not isinstance(hosts, dict):
         errors.append('[host] holds tables; write [host."NAME"]')
-        return {}
+        hosts = {}
     tables: dict[str, Table] = {}
     for name, table in hosts.items():
         try:
@@ -135,11 +102,37 @@ def _checked_tables(hosts: object, errors: list[str]) -> dict[str, Table]:
             errors.append(f'[host."{name}"] names {lane} a second time')
         errors += _faults(_where(name), table)
         tables[lane] = table
-    return tables
+    default = found.get(DEFAULT, {})
+    errors += _faults(DEFAULT, default)
+    if errors:
+        raise PolicyError("\n".join(errors))
+    return Policy(_lane_policy(DEFAULT, default), tables)
+
+
+def covers(pattern: str, name: str) -> bool:
+    """Return whether a pattern such as *.cdn.net covers a lane, or a narrower pattern."""
+    return pattern.startswith("*.") and name.endswith(pattern[1:])
+
+
+def table_named(name: str) -> str:
+    """Return the canonical name of a table: `default`, a lane or a pattern; raises PolicyError."""
+    return name if name == DEFAULT else lane_named(name)
+
+
+def lane_named(name: str) -> str:
+    """Return the lane or pattern that a table's name stands for; PolicyError if no lane can match it."""
+    host = name.removeprefix("*.")
+    try:
+        url = parse_url(f"http://[{host}]/" if ":" in host else f"http://{host}/")
+    except UrlError as error:
+        raise PolicyError(f'[host."{name}"] {error}') from None
+    if set("/?#") & set(host):
+        raise PolicyError(f'[host."{name}"] is no host name; leave the path out')
+    return name[: len(name) - len(host)] + url.host
 
 
 def _faults(where: str, table: object) -> list[str]:
-    """Everything that is wrong with a table, one fault after the other taken out of it."""
+    """Return every fault of a table; each found key is removed before the next check."""
     if not isinstance(table, dict):
         return [f"[{where}] is no table"]
     faults: list[str] = []
@@ -167,7 +160,7 @@ def _fault(where: str, table: Table) -> str | None:
 
 
 def _where(name: str) -> str:
-    """The table's name as it stands in a file."""
+    """Return the table's name as a file spells it."""
     return DEFAULT if name == DEFAULT else f'host."{name}"'
 
 

@@ -1,4 +1,4 @@
-"""How one host wants to be treated: every key, its default and its range. Pure."""
+"""The policy of one host: every key, its default and its range. Pure."""
 
 from collections.abc import Iterable
 
@@ -17,21 +17,21 @@ class PolicyError(ValueError):
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every wait of one attempt has its bound, in seconds.
-
-    connect_s: for the connection, names resolved, and as long again for the TLS handshake. read_s: until the
-    first byte of an answer, and between two pieces of it. write_s: for each block of a body to be taken.
-    pool_s: for a connection to be free. total_s: for all of it.
-    """
+    """The limits of one attempt, in seconds; each is required."""
 
     connect_s: float
+    """To open a connection, name resolution included; and as long again for the TLS handshake."""
     read_s: float
+    """Until the first byte of a response, and between two pieces of it."""
     write_s: float
+    """For the host to take each block of a request body."""
     pool_s: float
+    """For a connection to become free."""
     total_s: float
+    """For the whole attempt."""
 
     def __post_init__(self) -> None:
-        """All are more than nothing, and end within a day."""
+        """Check that each is positive and at most a day."""
         for name in self.__struct_fields__:
             if not 0 < getattr(self, name) <= MAX_TIMEOUT_S:
                 raise PolicyError(f"timeout.{name} must be more than 0 s and at most {MAX_TIMEOUT_S} s")
@@ -40,27 +40,27 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 PROFILES = {
     "api": Timeouts(connect_s=2, read_s=5, write_s=2, pool_s=2, total_s=10),
     "upload": Timeouts(connect_s=5, read_s=60, write_s=60, pool_s=5, total_s=120),
-    # A stream may last, yet it must move and it must end: where nothing bounds a read, a dead
-    # host holds its lane for ever.
+    # A stream may last long, but must progress and end: without a limit on a read, a dead host would block
+    # its lane forever.
     "stream": Timeouts(connect_s=5, read_s=30, write_s=5, pool_s=5, total_s=3600),
     "internal": Timeouts(connect_s=1, read_s=3, write_s=1, pool_s=1, total_s=5),
 }
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Bounds within which a host's concurrency is found by trying."""
+    """The bounds of a concurrency that adapts to the host."""
 
     min: int = 1
     max: int = 64
 
     def __post_init__(self) -> None:
-        """At least one, at most a thousand, in this order."""
+        """Check 1 <= min <= max <= 1000."""
         _within("concurrency.min", self.min, 1, 1000)
         _within("concurrency.max", self.max, self.min, 1000)
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may vouch for a host, and how we show ourselves to it."""
+    """The keys that define a TLS context."""
 
     ca_file: str = ""
     client_cert: str = ""
@@ -69,68 +69,71 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one host is treated by the whole fleet.
-
-    concurrency: fetches in flight at once, 1 to 1000; or {min, max}: found by trying, within these.
-    rate_per_s: fetches started each second, 0 for no pacing; burst: how many may start together.
-    attempts: tries that may fail before the fetch does, 1 to 100.
-    retry_base_s, retry_cap_s: the wait before a retry is random within a bound that doubles.
-    throttle_cap_s: the longest cool-down that a host can ask for.
-    timeout: a profile (api, upload, stream, internal) or a table of all five.
-    breaker_failures: failures in a row that park the lane; breaker_reset_s: for how long the first time,
-    breaker_cap_s at most: each time in a row it is breaker_reset_s longer.
-    give_up_s: a host that gives no answer for so long is dead: what waits for it fails; give_up_dns_s: one
-    whose name does not exist.
-    quota: heed RateLimit fields. paused: start nothing.
-    robots: "obey" asks each origin's robots.txt first and does as it says, "ignore" never asks.
-    fallback: "stale" answers with what was stored before where the host is down, "none" fails; a fetch may
-    say otherwise.
-    durability: what stands a machine's loss of power once a result says `stored`: "none" nothing for sure,
-    "file" that no half body is at its name, "full" body and name. A process that dies harms none of them.
-    context: tell the host the fetch's id (X-Request-ID) and its trace (traceparent, tracestate).
-    http2: offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback.
-    ca_file: the PEM file of those who may vouch for the host, in place of those that the system trusts.
-    client_cert, client_key: PEM files by which we show ourselves; the key may be in the certificate's.
-    verify: false takes whoever answers for the host. https_to_http: follow a redirect into the clear.
-    ports: those of public addresses that may be dialled, 1 to 65535.
-    max_bytes: the largest body taken, unless the fetch says less; 0 for no cap.
-    min_rate_bytes_per_s: a body that brings less over min_rate_window_s of waiting for it is given up; 0:
-    none is, since a host that says little while it works cannot be told from one that trickles.
-    max_decode_ratio: how many times larger decoding may make a body, beyond its first MiB; 0 for no cap.
-    max_line_bytes: the longest line taken where a fetch asks for lines, 1 byte to 256 MiB.
-    """
+    """How the whole fleet treats one host; docs/policy.md explains the keys."""
 
     concurrency: int | Range = 8
+    """Fetches in flight at once, 1 to 1000; or {min, max}: adapted to the host within these bounds."""
     rate_per_s: float = 0.0
+    """Fetches started each second, 0 for no rate limit."""
     burst: int = 1
+    """How many may start together."""
     attempts: int = 5
+    """Attempts that may fail before the fetch does, 1 to 100."""
     retry_base_s: float = 1.0
+    """The wait before a retry is random, up to a bound that starts here and doubles."""
     retry_cap_s: float = 60.0
+    """The largest such bound."""
     throttle_cap_s: float = 3600.0
+    """The longest cool-down that a host can ask for."""
     timeout: str | Timeouts = "stream"
+    """A profile (api, upload, stream, internal), or a table of all five limits."""
     breaker_failures: int = 5
+    """Failures in a row that open the breaker."""
     breaker_reset_s: float = 30.0
+    """How long it stays open; each time in a row, breaker_reset_s longer."""
     breaker_cap_s: float = 600.0
+    """The longest time that it stays open."""
     give_up_s: float = 3600.0
+    """After this time without a response the host is dead: its waiting fetches fail."""
     give_up_dns_s: float = 60.0
+    """The same for a host whose name does not exist."""
     quota: bool = True
+    """Obey RateLimit fields of responses."""
     paused: bool = False
+    """Start no fetches."""
     robots: str = "ignore"
+    """`obey` fetches each origin's robots.txt first and obeys it; `ignore` never fetches it."""
     fallback: str = "none"
+    """`stale` returns the body stored before if the host is down; `none` fails. A fetch may override it."""
     durability: str = "none"
+    """What survives a power loss once a result is `stored`: with `none` nothing is sure, with `file` a file
+    that exists is complete, with `full` it exists. The crash of a process never loses a stored body."""
     context: bool = False
+    """Send the fetch's id (X-Request-ID) and its trace (traceparent, tracestate) to the host."""
     http2: bool = False
+    """Offer HTTP/2 to https hosts; HTTP/1.1 remains the fallback."""
     ca_file: str = ""
+    """CA bundle (PEM) to trust instead of the system store."""
     client_cert: str = ""
+    """Client certificate (PEM) to send if the host asks for one."""
     client_key: str = ""
+    """Its private key (PEM), if not in the same file."""
     verify: bool = True
+    """Verify certificates."""
     https_to_http: bool = False
+    """Follow redirects from https to http."""
     ports: tuple[int, ...] = WEB_PORTS
+    """The ports that may be dialled on public addresses, 1 to 65535."""
     max_bytes: int = 0
+    """The largest body accepted, unless the fetch sets a lower limit; 0 for no limit."""
     min_rate_bytes_per_s: float = 0.0
+    """A body that arrives more slowly, over min_rate_window_s of waiting, is given up. 0 for no limit,
+    because a host that is computing looks like one that trickles."""
     min_rate_window_s: float = 30.0
     max_decode_ratio: int = 200
+    """The largest ratio of a decoded body to its encoded one, after its first MiB; 0 for no limit."""
     max_line_bytes: int = 1 << 20
+    """The longest line accepted for a fetch of lines, 1 byte to 256 MiB."""
 
     def __post_init__(self) -> None:
         """Check the ranges; raises PolicyError."""
@@ -164,12 +167,12 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def most_at_once(self) -> int:
-        """More than so many fetches are never in flight."""
+        """The most fetches that may be in flight at once."""
         return self.concurrency.max if isinstance(self.concurrency, Range) else self.concurrency
 
     @property
     def tls(self) -> Tls:
-        """What concerns trust."""
+        """The keys that define its TLS context."""
         return Tls(
             ca_file=self.ca_file,
             client_cert=self.client_cert,
@@ -179,7 +182,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def timeouts(self) -> Timeouts:
-        """The five bounds, by whichever way they were given."""
+        """The five limits, of the profile or the table."""
         return PROFILES[self.timeout] if isinstance(self.timeout, str) else self.timeout
 
 

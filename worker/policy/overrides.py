@@ -1,4 +1,4 @@
-"""The policy's tables that are set at run time, for the whole fleet: kept in Redis, laid over the file."""
+"""Policy tables set at run time for the whole fleet: kept in Redis, they override the policy file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def read(redis: Redis) -> dict[str, Table]:
-    """Every table; what is no table is left out: nothing in Redis is trusted."""
+    """Return every table; malformed ones are left out, as Redis is not trusted."""
     found: Mapping[bytes, bytes] = await redis.hgetall(keys.POLICY)  # type: ignore[misc]
     tables: dict[str, Table] = {}
     for name, text in found.items():
@@ -31,10 +31,10 @@ async def read(redis: Redis) -> dict[str, Table]:
 async def change(
     redis: Redis, send_wakes: SendWakes, host: str, values: Mapping[str, Any | None]
 ) -> dict[str, Table]:
-    """Set keys of a host's table (None: take the key out) and wake what they may have parked.
+    """Set keys of a host's table (None removes a key), and notify the lanes it concerns.
 
-    host: a host, a pattern or `default`. Workers see it within a second or so. The tables as they are
-    now; raises PolicyError, and nothing has changed, when they cannot be used.
+    host: a host, a pattern or `default`. Workers apply it within about a second. Returns the tables as they
+    are now; raises PolicyError, without any change, if they are invalid.
     """
     name = table_named(host)
     tables = await read(redis)
@@ -49,21 +49,14 @@ async def change(
             del tables[name]
         pipe.incr(keys.POLICY_VERSION)
         await pipe.execute()
-    await _nudge(redis, send_wakes, name)
-    return tables
-
-
-async def _nudge(redis: Redis, send_wakes: SendWakes, name: str) -> None:
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
     concerned = [lane for lane in lanes if name in {DEFAULT, lane} or covers(name, lane)]
     await send_wakes(await reschedule_lanes(redis, concerned))
+    return tables
 
 
 def parsed(pairs: list[str]) -> dict[str, Any]:
-    """`key=value` pairs as they are typed: values are JSON where they can be, else text.
-
-    Raises PolicyError.
-    """
+    """Parse `key=value` pairs; a value is JSON if it parses, else text. Raises PolicyError."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
