@@ -1,1 +1,1 @@
-"""The exchange with a host: engines, connections, the egress guard."""
+"""Exchanges with hosts: the interface of an engine, the engines, and the connections below them."""

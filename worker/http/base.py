@@ -1,112 +1,179 @@
-"""The exchange behind a small port: a request goes out, a status, headers and chunks come back."""
+"""The interface of an engine: a request goes out; a status, headers and the chunks of a body come back."""
 
+import asyncio
+import contextlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
+import httpx
+
 from fetchfleet.jobs.contract.entry import Entry, Hop
-from fetchfleet.worker.http.connection_stats import Traffic
-from fetchfleet.worker.http.httpx_engine import head_limit
+from fetchfleet.worker.errors import BadAnswerError
+from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.net.connection_stream import HEAD_EVENTS, follow_head
 from fetchfleet.worker.http.wire import Wire
 from fetchfleet.worker.policy.model import LanePolicy, Timeouts
 from fetchfleet.worker.util.clock import mono_s
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 0.5
-"""A body that nobody wants is read up to here, so that its connection can be used again."""
+"""An unwanted body is read up to these bounds, so that its connection can be reused."""
 
 MIN_STATUS, MAX_STATUS = 200, 599
-"""What else stands there is no answer (RFC 9110 §15)."""
+"""The status codes of a final response (RFC 9110 §15)."""
 
 MAX_LENGTH_DIGITS = 18
 
+KEEPALIVE_EXPIRY_S = 30.0
+"""An idle connection is closed after this time."""
+
 _CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
-_OF_CONCERN = _CONNECTED | head_limit.EVENTS
+_TRACE_EVENTS = _CONNECTED | HEAD_EVENTS
 
 
 class Trace:
-    """When the stages of an attempt came, monotonic seconds; the last exchange's count."""
+    """The timings of an attempt, in monotonic seconds; those of its last exchange count."""
 
     def __init__(self, entry: Entry | None = None) -> None:
         self.entry = entry
-        """Whose attempt it is, for the log."""
+        """The fetch of the attempt, for the log."""
         self.started_s = mono_s()
         self.connect_s = 0.0
         self.head_s: float | None = None
         self.opened = False
-        """Whether the last exchange made a connection of its own; else it took one that was there."""
+        """Whether the last exchange opened a connection; else it reused one."""
         self._connecting_s = 0.0
-        self._traffic: Traffic | None = None
+        self._stats: ConnectionStats | None = None
         self._handed_over_s: float | None = None
 
     @property
     def latency_ms(self) -> float | None:
-        """From the request to the head of its answer, without the time that connecting took."""
+        """The time from the request to the response headers, without the time spent on connecting."""
         if self.head_s is None:
             return None
         return max(0.0, self.head_s - self.started_s - self.connect_s) * 1000
 
     async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
-        """httpcore2's trace hook; most of what it tells is of no concern."""
-        if self._handed_over_s is not None:
-            self._has_connection(event)
-        if event not in _OF_CONCERN:
+        """Take one event of httpcore2's `trace` extension; most are ignored."""
+        if self._handed_over_s is not None:  # the first event of an exchange: it has a connection, or dials
+            if self._stats is not None:
+                self._stats.pool_wait_s.add(mono_s() - self._handed_over_s)
+                self._stats.reused += event != "connection.connect_tcp.started"
+            self._handed_over_s = None
+        if event not in _TRACE_EVENTS:
             return
-        head_limit.saw(event)
+        follow_head(event)
         if event == "connection.connect_tcp.started":
             self.opened = True
             self._connecting_s = mono_s()
         elif event in _CONNECTED:
             self.connect_s = mono_s() - self._connecting_s
 
-    def begins(self, traffic: Traffic) -> None:
-        """An exchange begins, one of that traffic's."""
+    def begins(self, stats: ConnectionStats) -> None:
+        """Record that an exchange begins, to be counted in `stats`."""
         self.opened = False
-        self._traffic = traffic
+        self._stats = stats
 
     def handed_over(self) -> None:
-        """The request is its pool's, which has a connection for it or not."""
+        """Record that the pool has the request."""
         self._handed_over_s = mono_s()
 
-    def _has_connection(self, first_event: str) -> None:
-        assert self._handed_over_s is not None
-        if self._traffic is not None:
-            reused = first_event != "connection.connect_tcp.started"
-            self._traffic.waited(mono_s() - self._handed_over_s, reused=reused)
-        self._handed_over_s = None
-
     def head_came(self) -> None:
-        """The head of an answer is here."""
+        """Record that the response headers are complete."""
         self.head_s = mono_s()
 
 
 class Answer(Protocol):
-    """What an engine brings back; valid inside the engine's context."""
+    """A response, valid inside the engine's context."""
 
     @property
     def status(self) -> int:
         """The status code."""
 
     def header(self, name: str) -> str | None:
-        """The field's value, its lines joined with a comma; None if it is absent."""
+        """Return the field's value, its lines joined with a comma; None if it is absent."""
 
     @property
     def length_bytes(self) -> int | None:
-        """The Content-Length of the body that is to come, None if it is not known."""
+        """The Content-Length of the body that follows, None if unknown."""
 
     @property
     def ends_with_connection(self) -> bool:
-        """Whether nothing but the end of the connection ends the body (RFC 9112 §6.3, last case)."""
+        """Whether only the end of the connection ends the body (RFC 9112 §6.3, last case)."""
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it was sent."""
+        """Iterate over the body as it was sent."""
 
     async def discard(self) -> None:
-        """Read a small body away, to keep the connection."""
+        """Read and drop a small body, so that the connection can be reused."""
 
     def wire(self) -> Wire:
-        """The heads as they were sent."""
+        """Return the request and the response headers as they were sent."""
+
+
+class FramedAnswer:
+    """What the response headers say about the body, for any engine."""
+
+    def __init__(self, status: int, method: str, *, is_http1: bool) -> None:
+        self.status = status
+        self._bodyless = method == "HEAD"
+        self._is_http1 = is_http1
+
+    def header(self, name: str) -> str | None:
+        """Return the field's value, its lines joined with a comma; None if it is absent."""
+        raise NotImplementedError
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate over the body as it was sent."""
+        raise NotImplementedError
+
+    def check_status(self) -> None:
+        """Raise BadAnswerError if the status is not one of a final response."""
+        if not MIN_STATUS <= self.status <= MAX_STATUS:
+            raise BadAnswerError(f"{self.status} is no status")
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The Content-Length of the body that follows, None if unknown.
+
+        Raises BadAnswerError if it is malformed, or if it contradicts Transfer-Encoding or the status
+        (RFC 9112 §6.3). A Content-Length that was sent twice with one value counts once (RFC 9110 §8.6).
+        """
+        if self._bodyless:
+            return 0
+        value, chunked = self.header("content-length"), self.header("transfer-encoding") is not None
+        length_bytes = None
+        if value is not None:
+            lengths = {one.strip(" \t") for one in value.split(",")}
+            length = lengths.pop()
+            is_number = length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS
+            if lengths or not is_number:
+                raise BadAnswerError(f"Content-Length {value[:100]!r}")
+            length_bytes = int(length)
+        if self.status == 204 and (chunked or length_bytes):
+            raise BadAnswerError("204 with a body")
+        if chunked and length_bytes is not None:
+            raise BadAnswerError("both Content-Length and Transfer-Encoding")
+        return length_bytes
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether only the end of the connection ends the body (RFC 9112 §6.3, last case)."""
+        framed = self._bodyless or self.status in {204, 205, 304} or self.header("content-length") is not None
+        chunked = (self.header("transfer-encoding") or "").lower().endswith("chunked")
+        return self._is_http1 and not framed and not chunked
+
+    async def discard(self) -> None:
+        """Read and drop a small body, so that the connection can be reused; a broken one is no error."""
+        seen = 0
+        with contextlib.suppress(httpx.TransportError, TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                async for chunk in self.chunks():
+                    seen += len(chunk)
+                    if seen > DISCARD_BYTES:
+                        return
 
 
 class Engine(Protocol):
@@ -115,31 +182,27 @@ class Engine(Protocol):
     def open(
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AbstractAsyncContextManager[Answer]:
-        """One exchange on the lane's connections; raises httpx.TransportError, FetchError or OSError."""
-
-
-KEEPALIVE_EXPIRY_S = 30.0
-"""So long a connection may be idle."""
+        """Make one exchange on the lane's connections; raises httpx.TransportError, FetchError or OSError."""
 
 
 class Pools(Protocol):
-    """Connections by lane: `open` before the first request of a lane, `close` after the last."""
+    """Connections by lane: call `open` before the first request of a lane, `close` after the last."""
 
     @abstractmethod
     def open(self, lane: str, policy: LanePolicy) -> None:
-        """Begin the lane's stay."""
+        """Prepare for the lane's requests."""
 
     @abstractmethod
     def heed(self, lane: str, policy: LanePolicy) -> None:
-        """The lane's policy is another: connections that are made from now on go by its ports."""
+        """Apply a changed policy: its ports count for the connections made from now on."""
 
     @abstractmethod
     async def close(self, lane: str) -> None:
-        """Close the lane's connections; nothing if it has none."""
+        """Close the lane's connections; does nothing if it has none."""
 
     @asynccontextmanager
     async def opened(self, lane: str, policy: LanePolicy) -> AsyncIterator[str]:
-        """A stay for the length of a block."""
+        """Open the lane for the length of a block, then close it."""
         self.open(lane, policy)
         try:
             yield lane

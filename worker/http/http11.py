@@ -1,77 +1,109 @@
-"""HTTP/1.1 by httpcore2, less the connections of which nobody knows what would come next on them."""
+"""HTTP/1.1 by httpcore2, without the reuse of connections whose next bytes are in doubt."""
 
 import ssl
-from functools import cached_property
+from collections.abc import Awaitable, Callable
 
 import httpcore2
 
+from fetchfleet.worker.http.compat import h11_trailing_data
 
-class Http11Connection(httpcore2.AsyncHTTP11Connection):
-    """Expires with an answer after which more came, or one whose framings contradict each other.
+Dial = Callable[[httpcore2.Request], Awaitable[httpcore2.AsyncNetworkStream]]
+"""Opens a connection to the origin of a request, under TLS if its scheme is https."""
 
-    What came would be taken for the answer to the next request (RFC 9112 §6.3, §9.2).
+
+class Http11Connection(httpcore2.AsyncConnectionInterface):
+    """One connection to an origin, dialled for its first request.
+
+    It expires after a response that was followed by more bytes, or whose framings contradict each other:
+    those bytes would be taken for the response to the next request (RFC 9112 §6.3, §9.2).
     """
 
-    _doubtful = False
+    def __init__(self, origin: httpcore2.Origin, keepalive_expiry_s: float | None, dial: Dial) -> None:
+        self._origin = origin
+        self._keepalive_expiry_s = keepalive_expiry_s
+        self._dial = dial
+        self._failed = False
+        self._http11: httpcore2.AsyncHTTP11Connection | None = None
+        self._stream: httpcore2.AsyncNetworkStream | None = None
+        self._tls: ssl.SSLObject | None = None
+        self._contradictory = False
+        """Whether the last response had both a Content-Length and a Transfer-Encoding."""
+
+    def open_on(self, stream: httpcore2.AsyncNetworkStream) -> httpcore2.AsyncHTTP11Connection:
+        """Use this connection, which is open and speaks HTTP/1.1."""
+        self._stream, self._tls = stream, stream.get_extra_info("ssl_object")
+        self._http11 = httpcore2.AsyncHTTP11Connection(self._origin, stream, self._keepalive_expiry_s)
+        return self._http11
 
     async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
-        """As httpcore2's does.
+        """Make one exchange, as httpcore2's connections do; the pool brings one request at a time.
 
-        What a host said unasked is looked for once more: its pool looked only as far as the loop had.
+        Raises httpcore2.ConnectionNotAvailable if the host sent something, or hung up, while the connection
+        was idle. The pool has looked too, but only as far as the event loop had.
         """
-        if self.is_idle() and self._network_stream.get_extra_info("unread"):
-            await self.aclose()
+        http11 = self._http11
+        if http11 is None:
+            try:
+                http11 = self.open_on(await self._dial(request))
+            except BaseException:
+                self._failed = True
+                raise
+        elif http11.is_idle() and self._stream is not None and self._stream.get_extra_info("unread"):
+            await http11.aclose()
             raise httpcore2.ConnectionNotAvailable
-        response = await super().handle_async_request(request)
+        response = await http11.handle_async_request(request)
         names = {name.lower() for name, _ in response.headers}
-        self._doubtful = {b"content-length", b"transfer-encoding"} <= names
+        self._contradictory = {b"content-length", b"transfer-encoding"} <= names
         return response
 
     def has_expired(self) -> bool:
-        """Whether it is to be closed, being idle."""
-        unsafe = self.is_idle() and (self._doubtful or self._more_came())
-        return unsafe or super().has_expired()
+        """Return whether it must be closed, if it is idle."""
+        http11 = self._http11
+        if http11 is None:
+            return self._failed
+        if http11.is_idle() and (self._contradictory or h11_trailing_data(http11)[0] or self._tls_has_data()):
+            return True
+        return http11.has_expired()
 
-    def _more_came(self) -> bool:
-        """Beyond the answer; what is not read yet is looked for by httpcore2, and as it is used again."""
-        return bool(self._h11_state.trailing_data[0]) or _unread(self._tls)
+    def _tls_has_data(self) -> bool:
+        """Return whether TLS holds bytes that nothing has read; reads memory only, never the network.
 
-    @cached_property
-    def _tls(self) -> ssl.SSLObject | None:
-        """Looked for once: each idle connection is asked several times a fetch."""
-        tls: ssl.SSLObject | None = self._network_stream.get_extra_info("ssl_object")
-        return tls
+        Records may arrive together, and are read one by one.
+        """
+        if self._tls is None:
+            return False
+        try:
+            return bool(self._tls.read(1))
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            return True
 
+    def can_handle_request(self, origin: httpcore2.Origin) -> bool:
+        """Return whether it leads to that origin."""
+        return origin == self._origin
 
-class Dialler(httpcore2.AsyncHTTPConnection):
-    """A connection of HTTP/1.1 to come; or, by `dial`, one to speak something else on."""
+    def is_available(self) -> bool:
+        """Return whether it is open and idle."""
+        return self._http11 is not None and self._http11.is_available()
 
-    async def dial(self, request: httpcore2.Request) -> httpcore2.AsyncNetworkStream:
-        """A new connection to the origin, under TLS where its scheme says so."""
-        return await self._connect(request)
+    def is_connected(self) -> bool:
+        """Return whether its socket is open."""
+        return self._http11 is not None and self._http11.is_connected()
 
-    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
-        """As httpcore2's does, on a connection of our kind; the pool brings one request at a time."""
-        if self._connection is None:
-            try:
-                network = await self._connect(request)
-            except BaseException:
-                self._connect_failed = True
-                raise
-            self._connection = Http11Connection(self._origin, network, self._keepalive_expiry)
-        return await self._connection.handle_async_request(request)
+    def is_idle(self) -> bool:
+        """Return whether no exchange runs on it."""
+        return self._failed if self._http11 is None else self._http11.is_idle()
 
+    def is_closed(self) -> bool:
+        """Return whether it is closed, or could not be opened."""
+        return self._failed if self._http11 is None else self._http11.is_closed()
 
-def _unread(tls: ssl.SSLObject | None) -> bool:
-    """Whether TLS has something that nobody has read: records come together, and are read one by one.
+    def info(self) -> str:
+        """Describe it for a reader."""
+        return f"{str(self._origin)!r}, connecting" if self._http11 is None else self._http11.info()
 
-    In memory: this reads nothing from the network.
-    """
-    if tls is None:
-        return False
-    try:
-        return bool(tls.read(1))
-    except ssl.SSLWantReadError:
-        return False
-    except ssl.SSLError:
-        return True
+    async def aclose(self) -> None:
+        """Close it."""
+        if self._http11 is not None:
+            await self._http11.aclose()

@@ -1,4 +1,4 @@
-"""What a request sends along, in blocks: each has its own write timeout, and the length is always said."""
+"""Bodies of requests, sent in blocks: each block has its own write timeout, the length is always declared."""
 
 import asyncio
 import errno
@@ -13,115 +13,107 @@ from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.worker.errors import BodyFileChangedError, NoBodyFileError, UnreadableBodyFileError
 from fetchfleet.worker.util.executors import SENDING, run_in
 
-
-class Upload:
-    """An open file; every iteration begins at its first byte."""
-
-    def __init__(self, path: str, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        self._reading: asyncio.Task[bytes] | None = None
-        self._found = os.fstat(descriptor)
-        self.length_bytes = self._found.st_size
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The file in blocks; the last one only once it is known that the file is still the same.
-
-        Raises BodyFileChangedError or UnreadableBodyFileError.
-        """
-        at = 0
-        while at < self.length_bytes:
-            wanted = min(FILE_BLOCK_BYTES, self.length_bytes - at)
-            self._reading = asyncio.create_task(run_in(SENDING, self._read, at, wanted))
-            block = await asyncio.shield(self._reading)
-            at += len(block)
-            yield block
-
-    def close(self) -> None:
-        """Close the file, as soon as nobody reads in it: its number may be another file's by then."""
-        if self._reading is None or self._reading.done():
-            os.close(self._descriptor)
-        else:
-            self._reading.add_done_callback(self._read_in_vain)
-
-    def _read_in_vain(self, reading: asyncio.Task[bytes]) -> None:
-        os.close(self._descriptor)
-        if not reading.cancelled():
-            reading.exception()
-
-    def _read(self, at: int, wanted: int) -> bytes:
-        """Runs off the loop."""
-        try:
-            block = os.pread(self._descriptor, wanted, at)
-            now = os.fstat(self._descriptor)
-        except OSError as error:
-            raise _unreadable(self._path, error) from None
-        if not block or (now.st_size, now.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns):
-            raise BodyFileChangedError(f"body_file {self._path!r}: was changed while it was sent")
-        return block
-
-
 BLOCK_BYTES = 64 * 1024
+FILE_BLOCK_BYTES = 256 * 1024
 
-Header = tuple[str, str]
+# The file or its path is at fault; any other error is the disk's.
+_NOT_THERE = frozenset(
+    {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.EPERM}
+)
 
 
-def own_headers(user_agent: str) -> tuple[Header, ...]:
-    """What every request says, unless it has a word of its own on it."""
-    # Bodies are kept as sent: a length and a digest are of what the host has.
+def own_headers(user_agent: str) -> tuple[tuple[str, str], ...]:
+    """Return the headers of every request, which its own headers override."""
+    # No content coding: the length and the digest are those of the stored bytes.
     return (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", user_agent))
 
 
 class Blocks:
-    """Bytes at hand; every iteration begins at the first."""
+    """A body in memory; every iteration starts at the first byte."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
         self.length_bytes = len(body)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """One block after the other."""
+        """Yield it block by block."""
         for at in range(0, len(self._body), BLOCK_BYTES):
             yield self._body[at : at + BLOCK_BYTES]
 
 
+class Upload:
+    """An open file; every iteration starts at the first byte."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._reading: asyncio.Task[bytes] | None = None
+        self._opened = os.fstat(descriptor)
+        self.length_bytes = self._opened.st_size
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the file block by block, the last block only after a check that the file is unchanged.
+
+        Raises BodyFileChangedError or UnreadableBodyFileError.
+        """
+
+        def read(at: int, wanted: int) -> bytes:
+            try:
+                block = os.pread(self._descriptor, wanted, at)
+                now = os.fstat(self._descriptor)
+            except OSError as error:
+                raise _unreadable(self._path, error) from None
+            if not block or (now.st_size, now.st_mtime_ns) != (
+                self._opened.st_size,
+                self._opened.st_mtime_ns,
+            ):
+                raise BodyFileChangedError(f"body_file {self._path!r}: was changed while it was sent")
+            return block
+
+        at = 0
+        while at < self.length_bytes:
+            wanted = min(FILE_BLOCK_BYTES, self.length_bytes - at)
+            self._reading = asyncio.create_task(run_in(SENDING, read, at, wanted))
+            block = await asyncio.shield(self._reading)
+            at += len(block)
+            yield block
+
+    def close(self) -> None:
+        """Close the file once no thread reads it: its descriptor may be another file's afterwards."""
+
+        def close_after(reading: asyncio.Task[bytes]) -> None:
+            os.close(self._descriptor)
+            if not reading.cancelled():
+                reading.exception()  # retrieved, so that asyncio does not log it
+
+        if self._reading is None or self._reading.done():
+            os.close(self._descriptor)
+        else:
+            self._reading.add_done_callback(close_after)
+
+
 @asynccontextmanager
 async def content_of(request: Hop, in_folder: Path | None) -> AsyncIterator[Blocks | Upload | None]:
-    """What the request sends, None for nothing; raises NoBodyFileError or UnreadableBodyFileError."""
-    if request.body_file is not None:
-        async with opened(in_folder, request.body_file) as upload:
-            yield upload
-    else:
+    """Open the body of a request, None for no body; raises NoBodyFileError or UnreadableBodyFileError."""
+    if request.body_file is None:
         body = inline(request.body, request.body_base64)
         yield None if body is None else Blocks(body)
-
-
-def framing_of(content: Blocks | Upload | None) -> tuple[Header, ...]:
-    """The header that says how long it is: never chunked, which many hosts do not take (RFC 9112 §6.2)."""
-    return () if content is None else (("Content-Length", str(content.length_bytes)),)
-
-
-FILE_BLOCK_BYTES = 256 * 1024
-
-
-# The file, or the way to it, is at fault; every other error of the disk is nobody's.
-_NOT_THERE = frozenset(
-    {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.EPERM}
-)
-
-
-@asynccontextmanager
-async def opened(folder: Path | None, path: str) -> AsyncIterator[Upload]:
-    """The file at that path below the folder; raises NoBodyFileError or UnreadableBodyFileError."""
-    if folder is None:
+        return
+    if in_folder is None:
         raise NoBodyFileError(
-            f"body_file {path!r}: this worker has no in folder; start it with --in or FETCHFLEET_IN"
+            f"body_file {request.body_file!r}: this worker has no in folder; "
+            "start it with --in or FETCHFLEET_IN"
         )
-    opening = asyncio.create_task(run_in(SENDING, _open, folder, path))
+
+    def close_unused(opening: asyncio.Task[Upload]) -> None:
+        if not opening.cancelled() and opening.exception() is None:
+            opening.result().close()
+
+    opening = asyncio.create_task(run_in(SENDING, _open, in_folder, request.body_file))
     try:
         upload = await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(_opened_in_vain)
+        opening.add_done_callback(close_unused)
         raise
     try:
         yield upload
@@ -129,15 +121,26 @@ async def opened(folder: Path | None, path: str) -> AsyncIterator[Upload]:
         upload.close()
 
 
-def _opened_in_vain(opening: asyncio.Task[Upload]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()
+def framing_of(content: Blocks | Upload | None) -> tuple[tuple[str, str], ...]:
+    """Return the Content-Length header; chunked is never used, as many hosts reject it (RFC 9112 §6.2)."""
+    return () if content is None else (("Content-Length", str(content.length_bytes)),)
 
 
 def _open(folder: Path, path: str) -> Upload:
-    """Runs off the loop. Step by step from the folder's descriptor, so that no link leads out of it."""
+    """Open a file below the folder, in a thread; component by component, so that no link leads out of it."""
+    *folders, name = path.split("/")
     try:
-        descriptor = _descend(folder, path)
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in folders:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                below = os.open(part, flags, dir_fd=at)
+                os.close(at)
+                at = below
+            # Without O_NONBLOCK, a pipe would block the thread until it gets a writer.
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        finally:
+            os.close(at)
     except OSError as error:
         if error.errno not in _NOT_THERE:
             raise _unreadable(path, error) from None
@@ -150,18 +153,3 @@ def _open(folder: Path, path: str) -> Upload:
 
 def _unreadable(path: str, error: OSError) -> UnreadableBodyFileError:
     return UnreadableBodyFileError(f"body_file {path!r}: {error.strerror}")
-
-
-def _descend(folder: Path, path: str) -> int:
-    *folders, name = path.split("/")
-    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in folders:
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            below = os.open(part, flags, dir_fd=at)
-            os.close(at)
-            at = below
-        # Without O_NONBLOCK a pipe would keep the thread until somebody writes to it.
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    finally:
-        os.close(at)

@@ -1,4 +1,4 @@
-"""The request and response heads of an exchange as they went over the wire. Pure."""
+"""The request and the response headers of an exchange, as they were sent. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,17 +7,16 @@ Header = tuple[bytes, bytes]
 
 
 class Wire(NamedTuple):
-    """One request and the head of its answer; address: where the answer came from, if that is known.
-
-    version: `HTTP/1.1`, `HTTP/1.0` or `HTTP/2`. Headers are in the order and the case in which they came.
-    """
+    """One request, and the headers of its response, in the order and the case in which they were sent."""
 
     url: str
     method: str
     target: bytes
     request_headers: Sequence[Header]
     version: str
+    """`HTTP/1.1`, `HTTP/1.0` or `HTTP/2`."""
     status: int
     phrase: bytes
     headers: Sequence[Header]
     address: str | None = None
+    """The host's address, if known."""

@@ -12,9 +12,9 @@ from fetchfleet.jobs.client.submit import Limits
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.fetch.services import FetchServices
-from fetchfleet.worker.http.connection_stats import Traffic
+from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.factory import build_engine
-from fetchfleet.worker.http.net.redis_guard import whereabouts
+from fetchfleet.worker.http.net.redis_guard import redis_addresses
 from fetchfleet.worker.intake.arq_jobs import ArqDoor
 from fetchfleet.worker.intake.inbox import Intake
 from fetchfleet.worker.lanes.lane import Lane
@@ -56,7 +56,7 @@ class _Base:
     health: RedisHealth
     notifier: LaneNotifier
     lanes: dict[str, Lane] = field(default_factory=dict)
-    traffic: Traffic = field(default_factory=Traffic)
+    traffic: ConnectionStats = field(default_factory=ConnectionStats)
 
 
 async def build(settings: Settings, timings: Timings | None = None) -> Runtime:
@@ -92,7 +92,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
     opened.callback(sink.close)
     store = Store(redis, settings.worker_id, int(settings.lease_s * 1000))
     opened.push_async_callback(store.aclose)
-    http = build_engine(settings, await whereabouts(redis), base.traffic, log)
+    http = build_engine(settings, await redis_addresses(redis), base.traffic, log)
     opened.push_async_callback(http.aclose)
     clock = RedisClock()
     clock.sync(await redis_now_ms(redis))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.worker.http.connection_stats import Traffic
+from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability import events
@@ -23,7 +23,7 @@ class Stats:
 
     def __init__(
         self,
-        traffic: Traffic,
+        traffic: ConnectionStats,
         lanes: Mapping[str, Lane],
         settler: Settler,
         log: FilteringBoundLogger,

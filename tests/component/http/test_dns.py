@@ -9,8 +9,7 @@ import pytest
 
 from fetchfleet import Outcome, Reason
 from fetchfleet.worker.errors import NameServerError, NameTimeoutError, NoSuchNameError
-from fetchfleet.worker.http.net import dns as resolving
-from fetchfleet.worker.http.net.dns import Resolver
+from fetchfleet.worker.http.net.dns import CHANNEL_S, Resolver
 from fetchfleet.worker.http.net.guard import MAX_ADDRESSES
 from tests.component.conftest import HOST, OTHER_HOST, Start
 from tests.support.deaf import deaf
@@ -117,7 +116,7 @@ async def test_an_answer_counts_for_its_ttl_and_at_most_for_five_minutes(
         await resolver.addresses(NAME)
         clock.now_s += kept_s - 0.01
         before = await resolver.addresses(NAME)
-        clock.now_s += resolving.CHANNEL_S
+        clock.now_s += CHANNEL_S
         after = await resolver.addresses(NAME)
 
     assert ([ADDRESS], [OTHER_ADDRESS]) == (list(before), list(after))
@@ -180,17 +179,15 @@ async def test_the_second_nameserver_is_asked_where_the_first_is_not_there(names
         assert [ADDRESS] == list(await resolver.addresses(NAME))
 
 
-async def test_a_silent_nameserver_is_waited_for_no_longer_than_the_limit(
-    names: Nameserver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_silent_nameserver_is_waited_for_no_longer_than_the_limit(names: Nameserver) -> None:
     """However often it is asked; and who comes next asks again."""
-    monkeypatch.setattr(resolving, "LIMIT_S", 0.2)
     names.says[NAME] = [SILENCE]
     async with asking(names.address) as resolver:
+        resolver.limit_s = 0.2
         with pytest.raises(NameTimeoutError):
             await resolver.addresses(NAME)
         names.says[NAME] = [at(ADDRESS)]
-        monkeypatch.setattr(resolving, "LIMIT_S", 5.0)
+        resolver.limit_s = 5.0
 
         assert [ADDRESS] == list(await resolver.addresses(NAME))
 

@@ -4,12 +4,12 @@ import pytest
 
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.worker.errors import EgressRefusedError
-from fetchfleet.worker.http.connection_stats import Traffic
-from fetchfleet.worker.http.httpx_engine.transport import LanePools
+from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.httpx_engine.transport import LaneTransport
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.guard import GuardedNetwork
-from fetchfleet.worker.http.net.redis_guard import Whereabouts
-from fetchfleet.worker.http.net.tls_contexts import Contexts
+from fetchfleet.worker.http.net.redis_guard import RedisAddresses
+from fetchfleet.worker.http.net.tls_contexts import TlsContexts
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy, Timeouts
@@ -89,8 +89,8 @@ async def test_what_is_denied_is_refused_also_where_it_is_allowed(
 async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Nameserver) -> None:
     """The addresses may be remembered, the verdict never is; and a lane's policy counts as it is now."""
     names.says[NAME] = [at("8.8.8.8", ttl_s=300)]
-    network = GuardedNetwork(Egress(), Resolver([names.address]), Whereabouts("127.0.0.1", 6379))
-    pools = LanePools(network, Contexts(Policy()), Traffic())
+    network = GuardedNetwork(Egress(), Resolver([names.address]), RedisAddresses("127.0.0.1", 6379))
+    pools = LaneTransport(network, TlsContexts(Policy()), ConnectionStats())
     pools.open(NAME, LanePolicy())
     try:
         lane = pools._networks[NAME]

@@ -12,7 +12,7 @@ import httpcore2
 import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
-from fetchfleet.worker.http.httpx_engine.pool import LanePool
+from fetchfleet.worker.http.httpx_engine.transport import LanePool
 from tests.component.conftest import Start
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
@@ -288,9 +288,7 @@ async def test_a_second_response_in_a_tls_record_of_its_own_is_seen(
     trusting = ssl.create_default_context(cafile=authority.cert)
     async with (
         tls_origin(authority, answer) as (url, opened),
-        LanePool(
-            ssl_context=trusting, keepalive_expiry=30.0, network_backend=httpcore2.AnyIOBackend()
-        ) as pool,
+        LanePool(httpcore2.AnyIOBackend(), trusting) as pool,
     ):
         for _ in range(3):
             answer_ = await pool.request("GET", url)

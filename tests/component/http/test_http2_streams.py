@@ -24,7 +24,7 @@ from fetchfleet.worker.errors import FirstByteTimeoutError
 from fetchfleet.worker.http.http2.pool import SharedConnections
 from fetchfleet.worker.http.http2.session import STREAM_WINDOW_BYTES
 from fetchfleet.worker.http.http2.stream import MAX_INTERIM
-from fetchfleet.worker.http.httpx_engine.pool import LanePool
+from fetchfleet.worker.http.httpx_engine.transport import LanePool
 from tests.support.waiting import wait_until
 from tools.origin import http2 as o
 from tools.origin.certificates import HAS_OPENSSL, Authority
@@ -66,8 +66,7 @@ async def pool(authority: Authority) -> AsyncIterator[LanePool]:
 def make_pool(cafile: Path, **how: Any) -> LanePool:
     """Such a pool."""
     trusting = ssl.create_default_context(cafile=cafile)
-    how = {"max_connections": 1000, "keepalive_expiry": 30.0, **how}
-    return LanePool(ssl_context=trusting, http2=True, network_backend=httpcore2.AnyIOBackend(), **how)
+    return LanePool(httpcore2.AnyIOBackend(), trusting, http2=True, **how)
 
 
 @asynccontextmanager
@@ -613,7 +612,7 @@ async def test_a_connection_that_was_closed_as_it_was_used_is_made_good(
 
 async def test_an_idle_connection_expires(authority: Authority, origin: Http2Origin) -> None:
     """It is closed with the next request, which has a new one."""
-    async with make_pool(authority.cert, keepalive_expiry=0.01) as pool:
+    async with make_pool(authority.cert, keepalive_expiry_s=0.01) as pool:
         await fetch(pool, origin.url())
         await asyncio.sleep(0.05)
         await fetch(pool, origin.url())
@@ -637,7 +636,7 @@ async def test_a_second_connection_that_is_not_needed_expires(
 
     origin.behaviour = held
     async with (
-        make_pool(authority.cert, keepalive_expiry=0.01) as pool,
+        make_pool(authority.cert, keepalive_expiry_s=0.01) as pool,
         asking(pool, origin.url("/long")) as long,
     ):
         await fetch(pool, origin.url())

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fetchfleet.worker.http.net.socket_stream import READ_BYTES, Line
+from fetchfleet.worker.http.net.socket_stream import READ_BYTES, SocketStream
 from tests.support.waiting import wait_until
 
 HOST = "127.0.78.1"
 
-Ends = tuple[Line, asyncio.StreamWriter]
+Ends = tuple[SocketStream, asyncio.StreamWriter]
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ async def ends() -> AsyncIterator[Ends]:
         port = server.sockets[0].getsockname()[1]
         connected = socket.create_connection((HOST, port))
         connected.setblocking(False)  # noqa: FBT003 its argument
-        ours = Line(connected, memoryview(bytearray(READ_BYTES)))
+        ours = SocketStream(connected, memoryview(bytearray(READ_BYTES)))
         theirs = await arrived
         yield ours, theirs
         await ours.aclose()
@@ -34,7 +34,7 @@ async def ends() -> AsyncIterator[Ends]:
         await theirs.wait_closed()
 
 
-def unread(ours: Line) -> bool:
+def unread(ours: SocketStream) -> bool:
     """What httpcore2 asks of an idle connection."""
     found: bool = ours.get_extra_info("is_readable")
     return found

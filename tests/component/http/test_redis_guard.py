@@ -10,8 +10,7 @@ import pytest
 
 from fetchfleet import Outcome, Reason
 from fetchfleet.worker.errors import UnresolvedError
-from fetchfleet.worker.http.net import redis_guard as own_redis_module
-from fetchfleet.worker.http.net.redis_guard import Whereabouts, is_ours
+from fetchfleet.worker.http.net.redis_guard import RedisAddresses, is_own_address
 from tests.component.conftest import Start
 from tests.support.nameserver import NAME, Nameserver, at
 from tests.support.own_redis import own_redis
@@ -77,8 +76,7 @@ async def test_our_own_redis_is_at_all_that_its_name_has_led_to(monkeypatch: pyt
         return [(0, 0, 0, "", (address, 6379)) for address in what]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
-    monkeypatch.setattr(own_redis_module, "LOOK_AGAIN_S", 0)
-    redis = Whereabouts("redis.example", 6379)
+    redis = RedisAddresses("redis.example", 6379, refresh_s=0)
     where = [await redis.at(6379) for _ in range(3)]
     addresses = [[str(address) for address in sorted(at.addresses, key=str)] for at in where if at]
 
@@ -96,10 +94,10 @@ async def test_what_is_not_known_to_be_elsewhere_is_not_dialled(monkeypatch: pyt
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
 
     with pytest.raises(UnresolvedError):
-        await Whereabouts("redis.example", 6379).at(6379)
+        await RedisAddresses("redis.example", 6379).at(6379)
 
 
 @pytest.mark.parametrize(("address", "ours"), [("127.0.0.1", True), ("::1", True), ("192.0.2.1", False)])
 def test_an_address_of_this_machine_is_told_without_a_packet(address: str, *, ours: bool) -> None:
     """By what Linux would call from."""
-    assert is_ours(ip_address(address)) is ours
+    assert is_own_address(ip_address(address)) is ours

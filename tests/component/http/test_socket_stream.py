@@ -5,6 +5,7 @@ import functools
 import inspect
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,8 @@ import httpcore2
 import pytest
 import uvloop
 
-from fetchfleet.worker.http.httpx_engine.pool import LanePool
-from fetchfleet.worker.http.net.socket_stream import READ_BYTES, Line
+from fetchfleet.worker.http.httpx_engine.transport import LanePool
+from fetchfleet.worker.http.net.socket_stream import READ_BYTES, SocketStream
 from fetchfleet.worker.util import aio
 from tests.support.waiting import wait_until
 
@@ -48,9 +49,9 @@ class Ends(NamedTuple):
     ours: socket.socket
     theirs: socket.socket
 
-    def line(self) -> Line:
+    def line(self) -> SocketStream:
         """Over ours."""
-        return Line(self.ours, memoryview(bytearray(READ_BYTES)))
+        return SocketStream(self.ours, memoryview(bytearray(READ_BYTES)))
 
     def reset(self) -> None:
         """Theirs hangs up as a host does that has crashed."""
@@ -142,7 +143,7 @@ async def test_nothing_is_taken_from_the_kernel_before_somebody_reads(ends: Ends
     await line.aclose()
 
 
-async def an_answer(ends: Ends, line: Line) -> None:
+async def an_answer(ends: Ends, line: SocketStream) -> None:
     """Comes, and is read."""
     reading = asyncio.create_task(line.read(1, timeout=10))
     await turn()
@@ -344,7 +345,7 @@ async def test_a_line_says_whose_it_is(ends: Ends) -> None:
 class Dials(httpcore2.AsyncMockBackend):
     """Has lines to give, one after the other."""
 
-    def __init__(self, *lines: Line) -> None:
+    def __init__(self, *lines: SocketStream) -> None:
         self._lines = list(lines)
 
     async def connect_tcp(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
@@ -368,7 +369,7 @@ async def test_no_request_goes_out_on_a_connection_on_which_its_host_spoke_unask
 ) -> None:
     """Though the loop has not looked since: a POST on a dead connection could not be made again."""
     first, second = two_ends
-    async with LanePool(network_backend=Dials(first.line(), second.line())) as pool:
+    async with LanePool(Dials(first.line(), second.line()), ssl.create_default_context()) as pool:
         assert await answered(pool, first)
         assert await answered(pool, first)
 

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from fetchfleet import Outcome, Reason
-from fetchfleet.worker.http.httpx_engine import transport
+from fetchfleet.worker.http.httpx_engine.transport import LaneTransport
 from fetchfleet.worker.policy.model import Timeouts
 from tests.component.body.test_trickles import EARLY, LINE, endless
 from tests.component.conftest import Start
@@ -85,14 +85,14 @@ async def test_on_a_connection_that_is_used_again_the_first_byte_is_that_of_its_
     assert origin.connections_opened == 1
 
 
-async def test_a_wait_for_a_free_connection_ends_by_the_pool_timeout(
-    origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_wait_for_a_free_connection_ends_by_the_pool_timeout(origin: Origin, start: Start) -> None:
     """It never comes to that, for a pool has room for all that its gate lets through; yet it is bounded."""
-    monkeypatch.setattr(transport, "MAX_CONNECTIONS", 1)
     may_end = asyncio.Event()
     origin.behaviour = o.held(may_end)
     worker = await start(policy={"attempts": 1, "concurrency": 2, "timeout": replace(PATIENT, pool_s=0.2)})
+    pools = worker.runtime.services.pools
+    assert isinstance(pools, LaneTransport)
+    pools.max_connections = 1
     batch = await worker.submit([origin.url("/1"), origin.url("/2")])
     reasons = []
     async for result in batch.results():

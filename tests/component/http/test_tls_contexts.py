@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fetchfleet.worker.http.net import tls_contexts
-from fetchfleet.worker.http.net.tls_contexts import Contexts, check
+from fetchfleet.worker.http.net.tls_contexts import TlsContexts, check
 from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.policy.model import PolicyError
 from tests.support.workers import fetchfleet
@@ -58,7 +58,7 @@ def test_a_file_that_cannot_be_used_is_named(
 ) -> None:
     """With its table and key; and nobody is asked for a passphrase on a terminal."""
     monkeypatch.chdir(folder)
-    for use in (check, Contexts):
+    for use in (check, TlsContexts):
         with pytest.raises(PolicyError) as caught:
             use(Policy(tables={"a.example": table}))
         assert str(caught.value).startswith(f"[{NAME}] {said}")
@@ -79,10 +79,10 @@ def test_no_context_speaks_less_than_tls_1_2(
     """Whatever else the policy says; and all but an explicit `verify = false` ask who is there."""
     monkeypatch.chdir(folder)
     policy = Policy(tables={"a.example": table})
-    contexts = Contexts(policy)
+    contexts = TlsContexts(policy)
 
     for lane in (policy.default, policy.for_lane("a.example")):
-        made = contexts.of(lane)
+        made = contexts.for_policy(lane)
         assert made.minimum_version is ssl.TLSVersion.TLSv1_2
         assert (made.verify_mode is ssl.CERT_REQUIRED, made.check_hostname) == (lane.verify, lane.verify)
 
@@ -91,9 +91,9 @@ def test_those_that_trust_alike_have_one_context(folder: Path) -> None:
     """One for each protocol that is offered, however many hosts there are."""
     ca = f'ca_file = "{folder / "ca.pem"}"\n'
     policy = parse_policy("".join(f'[host."{n}.example"]\nburst = {n}\n{ca}' for n in range(1, 50)))
-    contexts = Contexts(policy)
+    contexts = TlsContexts(policy)
 
-    assert len({contexts.of(lane) for _, lane in policy.named()}) == 2
+    assert len({contexts.for_policy(lane) for _, lane in policy.named()}) == 2
 
 
 def test_where_openssl_would_look_in_vain_the_systems_file_is_found(
@@ -102,10 +102,10 @@ def test_where_openssl_would_look_in_vain_the_systems_file_is_found(
     """A Python may have been built to look elsewhere than its system does."""
     monkeypatch.setenv("SSL_CERT_FILE", "/none")
     monkeypatch.setenv("SSL_CERT_DIR", str(folder))
-    monkeypatch.setattr(tls_contexts, "_BUNDLES", ("/none", str(folder / "ca.pem")))
+    monkeypatch.setattr(tls_contexts, "_SYSTEM_BUNDLES", ("/none", str(folder / "ca.pem")))
     assert ssl.get_default_verify_paths().cafile is None
 
-    [ca] = Contexts(Policy()).of(Policy().default).get_ca_certs()
+    [ca] = TlsContexts(Policy()).for_policy(Policy().default).get_ca_certs()
     assert ca["subject"] == ((("commonName", "ca"),),)
 
 

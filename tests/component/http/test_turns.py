@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fetchfleet import Outcome
-from fetchfleet.worker.http.net.turns import Turns
+from fetchfleet.worker.http.net.connection_stream import LoopBudget
 from fetchfleet.worker.lanes.store import Store
 from tests.component.conftest import Lines, Start
 from tests.support.waiting import wait_until
@@ -32,11 +32,11 @@ class Loop:
 
 async def test_so_many_go_on_in_one_turn_of_the_loop_and_in_their_order() -> None:
     """None is passed over."""
-    turns, loop = Turns(most=4), Loop()
+    budget, loop = LoopBudget(steps=4), Loop()
     went: list[tuple[int, int]] = []
 
     async def goes(number: int) -> None:
-        await turns.next()
+        await budget.take()
         went.append((number, loop.turn))
 
     await asyncio.gather(*(goes(number) for number in range(50)))
@@ -48,10 +48,10 @@ async def test_so_many_go_on_in_one_turn_of_the_loop_and_in_their_order() -> Non
 
 async def test_few_wait_for_nothing() -> None:
     """Who is not more than so many goes on at once."""
-    turns = Turns(most=4)
+    budget = LoopBudget(steps=4)
     loop = Loop()
     for _ in range(4):
-        await turns.next()
+        await budget.take()
     loop.stop()
 
     assert loop.turn == 1
@@ -59,8 +59,8 @@ async def test_few_wait_for_nothing() -> None:
 
 async def test_who_is_given_up_takes_no_turn() -> None:
     """Those behind it go on."""
-    turns = Turns(most=1)
-    waiting = [asyncio.create_task(turns.next()) for _ in range(6)]
+    budget = LoopBudget(steps=1)
+    waiting = [asyncio.create_task(budget.take()) for _ in range(6)]
     await asyncio.sleep(0)
     for task in waiting[1:5]:
         task.cancel()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from fetchfleet import Outcome, Reason
+from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.http import request_body
 from fetchfleet.worker.policy.model import Timeouts
@@ -349,7 +350,9 @@ async def test_a_file_is_closed_when_its_fetch_is_cut_short(
         return done
 
     async def send() -> None:
-        async with request_body.opened(folder, "file") as file:
+        request = Hop("PUT", "http://a.example/", body_file="file")
+        async with request_body.content_of(request, folder) as file:
+            assert file is not None
             assert [block async for block in file] == [BYTES]
 
     monkeypatch.setattr(os, step, stuck)

@@ -12,7 +12,12 @@ from typing import Any
 import httpcore2
 import pytest
 
-from fetchfleet.worker.http.connection_stats import Traffic, WatchedNetwork
+from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.net.connection_stream import ConnectionStream, LoopBudget
+from fetchfleet.worker.http.net.dns import Resolver
+from fetchfleet.worker.http.net.guard import GuardedNetwork, LaneNetwork
+from fetchfleet.worker.http.net.redis_guard import RedisAddresses
+from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.runtime.stats import open_files, rss_bytes
 from fetchfleet.worker.util import aio
 from tests.component.conftest import QUICK, Lines, Start
@@ -119,21 +124,10 @@ class Fails(httpcore2.AsyncNetworkStream):
         self.closed += 1
 
 
-class Dials(httpcore2.AsyncMockBackend):
-    """Has one connection to give."""
-
-    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
-        self._stream = stream
-
-    async def connect_tcp(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
-        """That one."""
-        return self._stream
-
-
 async def test_a_connection_is_closed_once_however_it_ends() -> None:
     """A handshake that is cancelled leaves no socket behind, and is no open connection any more."""
-    traffic, stream = Traffic(), Fails()
-    connection = await WatchedNetwork(Dials(stream), traffic).connect_tcp("a.example", 443)
+    traffic, stream = ConnectionStats(), Fails()
+    connection = ConnectionStream(stream, traffic, LoopBudget())
     shaking = asyncio.create_task(connection.start_tls(ssl.create_default_context()))
     await stream.began.wait()
     assert (traffic.opened, traffic.closed) == (1, 0)
@@ -176,9 +170,10 @@ async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLConte
 @pytest.mark.skipif(not HAS_OPENSSL, reason="openssl is not installed")
 async def test_a_handshake_is_timed_and_the_connection_stays_one(tmp_path: Path) -> None:
     """Under TLS it is still the connection that was dialled."""
-    traffic = Traffic()
+    traffic = ConnectionStats()
+    network = GuardedNetwork(Egress.parse(HOST), Resolver(), RedisAddresses(None, 0))
     async with served_over_tls(tmp_path) as (port, trusting):
-        plain = await WatchedNetwork(httpcore2.AnyIOBackend(), traffic).connect_tcp(HOST, port)
+        plain = await LaneNetwork(network, (), traffic).connect_tcp(HOST, port)
         under_tls = await plain.start_tls(trusting, server_hostname=HOST, timeout=10)
         assert (traffic.opened, traffic.closed) == (1, 0)
         await under_tls.aclose()

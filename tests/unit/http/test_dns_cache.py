@@ -11,9 +11,9 @@ from fetchfleet.worker.http.net.dns_cache import (
     MAX_TTL_S,
     NO_SUCH_NAME_S,
     SERVER_FAILED_S,
-    Failure,
-    NameCache,
-    Said,
+    DnsCache,
+    DnsFailure,
+    Resolution,
     keep_s,
     to_try,
 )
@@ -21,7 +21,7 @@ from fetchfleet.worker.settings import parse_nameservers
 
 HERE = ("192.0.2.1",)
 NAMES = st.sampled_from(["a", "b", "c", "d", "e"])
-SAID: st.SearchStrategy[Said] = st.one_of(st.sampled_from(Failure), st.just(HERE))
+SAID: st.SearchStrategy[Resolution] = st.one_of(st.sampled_from(DnsFailure), st.just(HERE))
 SECONDS = st.floats(0, 1000)
 
 
@@ -37,29 +37,29 @@ def test_addresses_count_for_the_least_of_their_ttls(ttls_s: list[int], kept_s: 
 @pytest.mark.parametrize(
     ("failure", "kept_s"),
     [
-        (Failure.NO_SUCH_NAME, NO_SUCH_NAME_S),
-        (Failure.SERVER_FAILED, SERVER_FAILED_S),
-        (Failure.TIMED_OUT, 0),
-        (Failure.NOT_ASKED, 0),
+        (DnsFailure.NO_SUCH_NAME, NO_SUCH_NAME_S),
+        (DnsFailure.SERVER_FAILED, SERVER_FAILED_S),
+        (DnsFailure.TIMED_OUT, 0),
+        (DnsFailure.NOT_ASKED, 0),
     ],
 )
-def test_what_is_not_found_is_forgotten_within_seconds(failure: Failure, kept_s: float) -> None:
+def test_what_is_not_found_is_forgotten_within_seconds(failure: DnsFailure, kept_s: float) -> None:
     """A name that is made a moment later is found; whoever had no answer is no reason not to ask."""
     assert keep_s(failure) == keep_s(failure, [3600]) == kept_s
 
 
 @given(SAID, st.lists(st.integers()))
-def test_nothing_counts_for_longer_than_the_longest(said: Said, ttls_s: list[int]) -> None:
+def test_nothing_counts_for_longer_than_the_longest(said: Resolution, ttls_s: list[int]) -> None:
     """Whatever a nameserver says."""
     assert 0 <= keep_s(said, ttls_s) <= MAX_TTL_S
 
 
 @given(st.lists(st.tuples(NAMES, SAID, SECONDS, SECONDS)), NAMES, SECONDS)
 def test_the_last_word_on_a_name_counts_until_its_end_and_no_longer(
-    words: list[tuple[str, Said, float, float]], name: str, now_s: float
+    words: list[tuple[str, Resolution, float, float]], name: str, now_s: float
 ) -> None:
     """Against a list of all that was ever said."""
-    cache = NameCache()
+    cache = DnsCache()
     for of, said, seconds, then_s in words:
         cache.put(of, said, seconds, then_s)
     last = next((word for word in reversed(words) if word[0] == name), None)
@@ -71,7 +71,7 @@ def test_the_last_word_on_a_name_counts_until_its_end_and_no_longer(
 @given(st.lists(st.text(max_size=3)), st.integers(1, 5))
 def test_a_list_of_hosts_without_end_takes_no_more_memory(names: list[str], most: int) -> None:
     """The longest unrenewed is forgotten first, the last ones never."""
-    cache = NameCache(most)
+    cache = DnsCache(most)
     for name in names:
         cache.put(name, HERE, 10, 0)
     newest = list(dict.fromkeys(reversed(names)))[:most]
@@ -82,7 +82,7 @@ def test_a_list_of_hosts_without_end_takes_no_more_memory(names: list[str], most
 
 def test_a_name_that_led_nowhere_is_forgotten() -> None:
     """And one that was never known can be forgotten too."""
-    cache = NameCache()
+    cache = DnsCache()
     cache.put("a", HERE, 10, 0)
 
     assert cache.forget("a")

@@ -22,7 +22,7 @@ from fetchfleet.worker.http.http2.frames import (
     end_of,
     window_update,
 )
-from fetchfleet.worker.http.http2.headers import BadHeadError, answered, asked
+from fetchfleet.worker.http.http2.headers import MalformedHeadersError, parse_response, request_fields
 from fetchfleet.worker.http.http2.session import (
     CONNECTION_WINDOW_BYTES,
     MAX_UNSENT_BYTES,
@@ -114,7 +114,7 @@ def test_frames_that_bring_nothing_are_counted_until_something_comes() -> None:
         reader.feed(ping * MAX_IDLE_FRAMES)
         reader.feed(DataFrame(1, b"x").serialize())
     reader.feed(ping * MAX_IDLE_FRAMES)
-    reader.moved()
+    reader.progressed()
     with pytest.raises(FrameError):
         reader.feed(ping * (MAX_IDLE_FRAMES + 1))
 
@@ -146,7 +146,7 @@ def test_a_request_goes_without_what_belongs_to_a_connection() -> None:
     """Host is the authority; names are in small letters."""
     fields = [(b"Host", b"a:1"), (b"Accept", b"*/*"), (b"Connection", b"close"), (b"TE", b"trailers")]
 
-    assert asked(b"GET", b"https", b"/x", fields) == [
+    assert request_fields(b"GET", b"https", b"/x", fields) == [
         (b":method", b"GET"),
         (b":authority", b"a:1"),
         (b":scheme", b"https"),
@@ -166,7 +166,7 @@ def test_a_request_goes_without_what_belongs_to_a_connection() -> None:
 )
 def test_a_length_is_one_however_often_it_is_said(fields: list[headers.Field], length: int | None) -> None:
     """And is told once to whoever reads on."""
-    head = answered([(b":status", b"200"), *fields], b"GET")
+    head = parse_response([(b":status", b"200"), *fields], b"GET")
 
     assert head.length_bytes == length
     assert len(head.fields) == (length is not None)
@@ -175,7 +175,7 @@ def test_a_length_is_one_however_often_it_is_said(fields: list[headers.Field], l
 @pytest.mark.parametrize(("status", "method"), [(b"204", b"GET"), (b"304", b"GET"), (b"200", b"HEAD")])
 def test_some_answers_have_no_body_whatever_they_say(status: bytes, method: bytes) -> None:
     """By their status, or their request's method (RFC 9110 §6.4.1)."""
-    assert answered([(b":status", status), (b"content-length", b"5")], method).length_bytes == 0
+    assert parse_response([(b":status", status), (b"content-length", b"5")], method).length_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_some_answers_have_no_body_whatever_they_say(status: bytes, method: byte
 )
 def test_a_head_that_breaks_the_protocol_is_none(fields: list[headers.Field]) -> None:
     """RFC 9113 §8.2 and §8.3."""
-    with pytest.raises(BadHeadError):
-        answered(fields, b"GET")
+    with pytest.raises(MalformedHeadersError):
+        parse_response(fields, b"GET")
 
 
 class Host:
@@ -221,7 +221,7 @@ class Host:
         self.session.receive(self.h2.data_to_send())
         return events + self.h2.receive_data(self.session.output())
 
-    def asked(self) -> Stream:
+    def request_fields(self) -> Stream:
         """A request that has come, and the head of whose answer has gone back."""
         stream = self.session.open(GET, b"GET", whole=True)
         self.talk()
@@ -245,7 +245,7 @@ class Host:
 def test_what_is_not_taken_stops_its_stream_and_no_other() -> None:
     """The connection's window is given back as bytes come, the stream's as they are taken."""
     host = Host()
-    still, moving = host.asked(), host.asked()
+    still, moving = host.request_fields(), host.request_fields()
     host.sends(still, STREAM_WINDOW_BYTES)
 
     assert host.window(still) == 0
@@ -261,13 +261,13 @@ def test_what_is_not_taken_stops_its_stream_and_no_other() -> None:
 def test_no_window_leaks(steps: list[tuple[int, int, bool]]) -> None:
     """Whatever comes, is taken or dropped: windows are whole again but for what is not yet worth a frame."""
     host = Host()
-    streams = [host.asked() for _ in range(4)]
+    streams = [host.request_fields() for _ in range(4)]
     for which, size_bytes, drop in steps:
         stream = streams[which]
         host.sends(stream, min(size_bytes, host.window(stream)))
         if drop:
             host.session.drop(stream)
-            streams[which] = host.asked()
+            streams[which] = host.request_fields()
         else:
             host.session.taken(stream, len(stream.take(size_bytes)))
         host.talk()
@@ -283,7 +283,7 @@ def test_what_comes_of_a_stream_that_was_dropped_is_acknowledged() -> None:
     """It was on its way before the host knew; its part of the connection's window comes back."""
     host = Host()
     for _ in range(3 * CONNECTION_WINDOW_BYTES // STREAM_WINDOW_BYTES):
-        stream = host.asked()
+        stream = host.request_fields()
         host.session.drop(stream)
         unheard = host.session.output()
         for _ in range(STREAM_WINDOW_BYTES // 16_000):
@@ -299,7 +299,7 @@ def test_what_comes_of_a_stream_that_was_dropped_is_acknowledged() -> None:
 def test_more_than_its_window_is_a_streams_own_fault() -> None:
     """It is reset, and memory stays bounded."""
     host = Host()
-    stream, other = host.asked(), host.asked()
+    stream, other = host.request_fields(), host.request_fields()
     wire = DataFrame(stream.id, b"x" * 16_000).serialize() * (1 + STREAM_WINDOW_BYTES // 16_000)
     host.session.receive(wire)
 
@@ -336,7 +336,7 @@ def test_after_goaway_streams_above_were_not_begun() -> None:
 def test_who_has_begun_to_answer_has_begun() -> None:
     """A refusal after a head is a broken answer, and no leave to ask again."""
     host = Host()
-    refused, above = host.asked(), host.asked()
+    refused, above = host.request_fields(), host.request_fields()
     host.h2.reset_stream(refused.id, ErrorCodes.REFUSED_STREAM)
     host.talk()
     host.session.receive(GoAwayFrame(0, last_stream_id=0, error_code=0).serialize())

@@ -1,1 +1,1 @@
-"""HTTP/2 (RFC 9113): many exchanges on one or two connections to an origin."""
+"""HTTP/2 (RFC 9113): an origin's exchanges share one or two connections."""

@@ -1,6 +1,6 @@
 """One HTTP/2 connection: a task that reads for all its streams, and one that writes for them.
 
-No stream touches the socket itself, so none that is cancelled, stands still or times out harms another.
+No stream touches the socket itself. A stream that is cancelled, stalls or times out harms no other.
 """
 
 import asyncio
@@ -12,29 +12,30 @@ from typing import Any
 import httpcore2
 
 from fetchfleet.worker.errors import FirstByteTimeoutError
-from fetchfleet.worker.http.http2.headers import asked
+from fetchfleet.worker.http.http2.headers import request_fields
 from fetchfleet.worker.http.http2.session import Session
 from fetchfleet.worker.http.http2.stream import Stream, UnansweredError
-from fetchfleet.worker.http.http2.trace import Traced
+from fetchfleet.worker.http.http2.trace import TraceStage
 from fetchfleet.worker.util.clock import mono_s
 
 READ_BYTES = 256 * 1024
 PIECE_BYTES = 256 * 1024
 SEND_AHEAD_BYTES = 64 * 1024
-"""Bodies wait until no more than this is on its way to the socket."""
+"""Request bodies wait while more than this is on its way to the socket."""
 FAREWELL_S = 0.2
+"""The time that sending GOAWAY may take."""
 
 
 class Http2Connection:
-    """An open connection that spoke for HTTP/2; `start` it, and `aclose` it in the end.
+    """An open connection on which HTTP/2 was negotiated. Call `start` first, `aclose` at the end.
 
-    changed: called when it may have more room, or none any more.
+    changed: called when its room may have changed, or it has closed.
     """
 
     def __init__(self, network: httpcore2.AsyncNetworkStream, changed: Callable[[], None]) -> None:
         self.closed = False
         self.idle_since_s = mono_s()
-        """When the last exchange on it ended; counts where there is none."""
+        """When its last exchange ended; meaningful while it has none."""
         self._network = network
         self._changed = changed
         self._session = Session()
@@ -45,8 +46,8 @@ class Http2Connection:
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to read and write."""
-        # An empty context: what belongs to the exchange that happened to connect is not everybody's.
+        """Start reading and writing."""
+        # An empty context: the context variables of the exchange that dialled are not for all exchanges.
         loop = asyncio.get_running_loop()
         self._running = loop.create_task(self._run(), name="http2", context=Context())
         self._running.add_done_callback(lambda _: self._changed())
@@ -54,76 +55,119 @@ class Http2Connection:
 
     @property
     def room(self) -> int:
-        """How many exchanges it takes now."""
+        """How many more exchanges it takes now."""
         return 0 if self.closed else self._session.room
 
     @property
     def usable(self) -> bool:
-        """Whether it may ever take another exchange."""
+        """Whether it may take another exchange, now or later."""
         return not self.closed and not self._session.draining
 
     @property
     def settled(self) -> bool:
-        """Whether its room is what the host gives, and not yet a guess."""
+        """Whether its room is what the host has declared, and not a guess."""
         return self._session.settled
 
     @property
     def gone(self) -> bool:
-        """Whether it is closed, and its socket too."""
+        """Whether it and its socket are closed."""
         return self._running is not None and self._running.done()
 
     @property
     def streams(self) -> int:
-        """How many exchanges it has."""
+        """How many exchanges run on it."""
         return len(self._session.streams)
 
-    def retire(self) -> None:
-        """Take no more exchanges; close once there are none."""
-        self._session.draining = True
-        self._stop_if_done()
-
-    async def aclose(self) -> None:
-        """Close it, whatever is on it."""
-        if self._running is not None:
-            self._stop()
-            await asyncio.wait([self._running])
-        self._over(None)  # it may have been stopped before it began to run
-        await self._network.aclose()
-
     async def exchange(self, request: httpcore2.Request) -> httpcore2.Response:
-        """Ask, as far as the head of the answer; there is room.
+        """Send a request, and return its response once the headers are complete; there must be room.
 
-        Raises RefusedError, UnansweredError, or what httpcore2's connections raise.
+        Raises RefusedError, UnansweredError, or the errors of httpcore2's connections.
         """
-        stream = self._open(request)
+        has_body = any(
+            name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in request.headers
+        )
+        fields = request_fields(request.method, request.url.scheme, request.url.target, request.headers)
+        stream = self._session.open(fields, request.method, whole=not has_body)
         try:
-            async with Traced(request, "send_request_headers", stream.id):
+            async with TraceStage(request, "send_request_headers", stream.id):
                 self._flush()
-            async with Traced(request, "send_request_body", stream.id):
-                await self._send(request, stream)
-            async with Traced(request, "receive_response_headers", stream.id):
-                return await self._answer(request, stream)
+            async with TraceStage(request, "send_request_body", stream.id):
+                if has_body:
+                    await self._send_body(request, stream)
+            async with TraceStage(request, "receive_response_headers", stream.id):
+                timeout_s = _timeout_s(request, "read")
+                while stream.head is None:
+                    late = httpcore2.ReadTimeout if stream.heard else FirstByteTimeoutError
+                    await self._wait(stream, timeout_s, late)
         except BaseException:
             self.drop(stream)
             raise
+        return httpcore2.Response(
+            status=stream.head.status,
+            headers=stream.head.fields,
+            content=Http2Body(self, request, stream),
+            extensions={
+                "http_version": b"HTTP/2",
+                "network_stream": self._network,
+                "stream_id": stream.id,
+            },
+        )
 
-    async def piece(self, stream: Stream, wait_s: float | None) -> bytes:
-        """What has come of the body, b"" at its end."""
+    async def _send_body(self, request: httpcore2.Request, stream: Stream) -> None:
+        """Send the request body, until the host has ended its response (RFC 9113 §8.1)."""
+        content: Any = request.stream
+        timeout_s = _timeout_s(request, "write")
+        self._sending.add(stream)
+        async with contextlib.aclosing(aiter(content)) as pieces:
+            async for whole_piece in pieces:
+                piece = memoryview(whole_piece)
+                while piece and not stream.over and not self.closed:
+                    room_bytes = self._session.send_room_bytes(stream)
+                    if not room_bytes or self._session.unsent_bytes > SEND_AHEAD_BYTES:
+                        await self._wait(stream, timeout_s, httpcore2.WriteTimeout)
+                        continue
+                    self._session.send(stream, piece[:room_bytes])
+                    self._flush()
+                    piece = piece[room_bytes:]
+                if piece:  # the host does not want the rest
+                    break
+            else:
+                self._session.send(stream, b"", last=True)
+                self._flush()
+        self._sending.discard(stream)
+
+    async def piece(self, stream: Stream, timeout_s: float | None) -> bytes:
+        """Return the next piece of the response body, b"" at its end."""
         while True:
             piece = stream.take(PIECE_BYTES)
             if piece or stream.ended:
                 return piece
-            if stream.error is not None:
-                raise _told(stream.error)
-            await self._wait(stream, wait_s, httpcore2.ReadTimeout)
+            await self._wait(stream, timeout_s, httpcore2.ReadTimeout)
+
+    async def _wait(self, stream: Stream, timeout_s: float | None, late: type[Exception]) -> None:
+        """Wait for a change of the stream; raises its error, or `late` after the timeout.
+
+        If the whole connection was silent meanwhile, it takes no more exchanges.
+        """
+        if (error := stream.error) is not None:
+            raise type(error)(*error.args)  # a new one: many streams share the error of their connection
+        stream.changed.clear()
+        reads = self._reads
+        try:
+            async with asyncio.timeout(timeout_s):
+                await stream.changed.wait()
+        except TimeoutError:
+            if reads == self._reads:
+                self._session.draining = True
+            raise late(f"nothing for {timeout_s} s") from None
 
     def taken(self, stream: Stream, size_bytes: int) -> None:
-        """So much of the body is done with."""
+        """Return window to the host for bytes of the body that were read."""
         self._session.taken(stream, size_bytes)
         self._flush()
 
     def drop(self, stream: Stream) -> None:
-        """Nobody wants the rest of this exchange; again without harm."""
+        """Forget an exchange, complete or not; a second call does nothing."""
         self._sending.discard(stream)
         if stream.id in self._session.streams:
             self._session.drop(stream)
@@ -132,102 +176,51 @@ class Http2Connection:
             self._stop_if_done()
             self._changed()
 
-    def _open(self, request: httpcore2.Request) -> Stream:
-        fields = asked(request.method, request.url.scheme, request.url.target, request.headers)
-        return self._session.open(fields, request.method, whole=not _has_body(request))
+    def retire_if_idle_since(self, moment_s: float) -> None:
+        """Take no more exchanges, if it has had none since that moment, and close."""
+        if not self.streams and self.idle_since_s < moment_s:
+            self._session.draining = True
+            self._stop_if_done()
 
-    async def _send(self, request: httpcore2.Request, stream: Stream) -> None:
-        """The body of the request, for as long as the host has not ended its answer (RFC 9113 §8.1)."""
-        if not _has_body(request):
-            return
-        wait_s = _timeout_s(request, "write")
-        self._sending.add(stream)
-        async with contextlib.aclosing(_pieces(request.stream)) as pieces:
-            async for piece in pieces:
-                if not await self._send_piece(stream, memoryview(piece), wait_s):
-                    break
-            else:
-                self._session.send(stream, b"", last=True)
-                self._flush()
-        self._sending.discard(stream)
-
-    async def _send_piece(self, stream: Stream, piece: memoryview, wait_s: float | None) -> bool:
-        """Whether the host wanted all of it."""
-        while piece and not stream.over and not self.closed:
-            room_bytes = self._session.send_room_bytes(stream)
-            if not room_bytes or self._session.unsent_bytes > SEND_AHEAD_BYTES:
-                await self._wait(stream, wait_s, httpcore2.WriteTimeout)
-                continue
-            self._session.send(stream, piece[:room_bytes])
-            self._flush()
-            piece = piece[room_bytes:]
-        return not piece
-
-    async def _answer(self, request: httpcore2.Request, stream: Stream) -> httpcore2.Response:
-        wait_s = _timeout_s(request, "read")
-        while stream.head is None:
-            if stream.error is not None:
-                raise _told(stream.error)
-            late = httpcore2.ReadTimeout if stream.heard else FirstByteTimeoutError
-            await self._wait(stream, wait_s, late)
-        extensions = {"http_version": b"HTTP/2", "network_stream": self._network, "stream_id": stream.id}
-        return httpcore2.Response(
-            status=stream.head.status,
-            headers=stream.head.fields,
-            content=Body(self, request, stream),
-            extensions=extensions,
-        )
-
-    async def _wait(self, stream: Stream, wait_s: float | None, late: type[Exception]) -> None:
-        """Until there is more to the stream; a connection that was silent meanwhile is doubtful."""
-        stream.changed.clear()
-        reads = self._reads
-        try:
-            async with asyncio.timeout(wait_s):
-                await stream.changed.wait()
-        except TimeoutError:
-            if reads == self._reads:
-                self._session.draining = True
-            raise late(f"nothing for {wait_s} s") from None
+    async def aclose(self) -> None:
+        """Close the connection and fail its exchanges."""
+        if self._running is not None:
+            self._stop()
+            await asyncio.wait([self._running])
+        self._end(None)  # the task may have been cancelled before it started
+        await self._network.aclose()
 
     async def _run(self) -> None:
+        """Read until the connection ends, then fail its streams, say goodbye and close the socket."""
         writing = asyncio.create_task(self._write(), name="http2 writes")
         error: Exception | None = None
         try:
-            await self._read()
+            while data := await self._network.read(READ_BYTES):
+                self._reads += 1
+                before = self.room, self.usable
+                try:
+                    self._session.receive(data)
+                finally:
+                    self._flush()
+                if self._session.draining and not self._session.streams:
+                    break
+                if before != (self.room, self.usable):
+                    self._changed()
         except asyncio.CancelledError:
             pass
-        except Exception as caught:  # noqa: BLE001 the streams' concern, whatever it is
+        except Exception as caught:  # noqa: BLE001 the streams raise it, whatever it is
             error = caught
-        self._over(error)
+        self._end(error)
         writing.cancel()
         await asyncio.wait([writing])
-        await self._part()
-
-    def _over(self, error: Exception | None) -> None:
-        if not self.closed:
-            self.closed = self._stopping = True
-            self._session.fail(lambda stream: _why(stream, error))
-            self._changed()
-
-    async def _read(self) -> None:
-        while True:
-            data = await self._network.read(READ_BYTES)
-            if not data:
-                return
-            self._reads += 1
-            before = self.room, self.usable
-            try:
-                self._session.receive(data)
-            finally:
-                self._flush()
-            if self._session.draining and not self._session.streams:
-                return
-            if before != (self.room, self.usable):
-                self._changed()
+        with contextlib.suppress(httpcore2.WriteError, TimeoutError):
+            self._session.part()
+            async with asyncio.timeout(FAREWELL_S):
+                await self._network.write(self._session.output())
+        await self._network.aclose()
 
     async def _write(self) -> None:
-        """An end of it is for the reader to find out: the host may have answered before it hung up."""
+        # The reader detects a closed connection: the host may have responded before it hung up.
         with contextlib.suppress(httpcore2.WriteError):
             while True:
                 await self._to_write.wait()
@@ -237,12 +230,20 @@ class Http2Connection:
                 for stream in self._sending:
                     stream.changed.set()
 
-    async def _part(self) -> None:
-        with contextlib.suppress(httpcore2.WriteError, TimeoutError):
-            self._session.part()
-            async with asyncio.timeout(FAREWELL_S):
-                await self._network.write(self._session.output())
-        await self._network.aclose()
+    def _end(self, error: Exception | None) -> None:
+        """Fail all streams with the error that ended the connection; None: it was closed by either side."""
+        if self.closed:
+            return
+
+        def error_of(stream: Stream) -> Exception:
+            # Without any part of a response, the request may have arrived too late to be seen.
+            if (error is None or isinstance(error, httpcore2.ReadError)) and not stream.heard:
+                return UnansweredError(str(error or "the host hung up without an answer"))
+            return error or httpcore2.RemoteProtocolError("the host hung up")
+
+        self.closed = self._stopping = True
+        self._session.fail(error_of)
+        self._changed()
 
     def _flush(self) -> None:
         if self._session.unsent_bytes:
@@ -258,8 +259,8 @@ class Http2Connection:
             self._running.cancel()
 
 
-class Body:
-    """The body of an answer."""
+class Http2Body:
+    """The body of a response."""
 
     def __init__(self, connection: Http2Connection, request: httpcore2.Request, stream: Stream) -> None:
         self._connection = connection
@@ -268,11 +269,11 @@ class Body:
         self._closed = False
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        """Piece by piece; what is taken makes room for more."""
-        wait_s = _timeout_s(self._request, "read")
+        """Yield it piece by piece; a piece that was read makes room for more."""
+        timeout_s = _timeout_s(self._request, "read")
         try:
-            async with Traced(self._request, "receive_response_body", self._stream.id):
-                while piece := await self._connection.piece(self._stream, wait_s):
+            async with TraceStage(self._request, "receive_response_body", self._stream.id):
+                while piece := await self._connection.piece(self._stream, timeout_s):
                     yield piece
                     self._connection.taken(self._stream, len(piece))
         except BaseException:
@@ -280,36 +281,14 @@ class Body:
             raise
 
     async def aclose(self) -> None:
-        """Done with it, whole or not."""
+        """End the exchange, complete or not."""
         if not self._closed:
             self._closed = True
             self._connection.drop(self._stream)
-            async with Traced(self._request, "response_closed", self._stream.id):
+            async with TraceStage(self._request, "response_closed", self._stream.id):
                 pass
-
-
-def _has_body(request: httpcore2.Request) -> bool:
-    return any(name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in request.headers)
-
-
-async def _pieces(content: Any) -> AsyncGenerator[bytes, None]:
-    async for piece in content:
-        yield piece
 
 
 def _timeout_s(request: httpcore2.Request, which: str) -> float | None:
     timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
     return timeouts.get(which)
-
-
-def _why(stream: Stream, error: Exception | None) -> Exception:
-    """What the end of a connection means for a stream; unheard, it may have come too late to be seen."""
-    lost = error is None or isinstance(error, httpcore2.ReadError)
-    if lost and not stream.heard:
-        return UnansweredError(str(error or "the host hung up without an answer"))
-    return error or httpcore2.RemoteProtocolError("the host hung up")
-
-
-def _told(error: Exception) -> Exception:
-    """The error for one stream: many share the one of their connection, and each raises its own."""
-    return type(error)(*error.args)

@@ -1,115 +1,112 @@
-"""Frames as they come: what h2 is better not asked about is read here. Pure.
+"""Splits received bytes into frames; handles the frames that h2 handles badly. Pure.
 
-- DATA, for h2 makes much of each frame: a body comes more than twice as fast without.
-- GOAWAY, which h2 takes for the end, where RFC 9113 §6.8 lets the streams below it go on.
-- Floods: h2 does not mind a host that sends nothing but pings.
+- DATA: h2 does much work for each frame; bodies arrive more than twice as fast without it.
+- GOAWAY: h2 ends the connection, while RFC 9113 §6.8 lets the streams below the last one finish.
+- Floods: h2 accepts any number of pings from a host that sends nothing else.
 """
 
 from typing import NamedTuple
 
 HEAD_BYTES = 9
 MAX_FRAME_BYTES = 16 * 1024
-"""No frame is larger, unless we say that it may be (RFC 9113 §4.2)."""
+"""The largest frame, as no larger one was allowed in our settings (RFC 9113 §4.2)."""
 MAX_IDLE_FRAMES = 1000
-"""So many in a row that bring neither an answer nor a piece of one are a flood (RFC 9113 §10.5)."""
+"""More consecutive frames without a part of a response are a flood (RFC 9113 §10.5)."""
 
 _DATA, _HEADERS, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 0x0, 0x1, 0x7, 0x8, 0x9
 _END_STREAM, _PADDED = 0x1, 0x8
 
 
 class FrameError(Exception):
-    """Frames that nobody should send."""
+    """Frames that break the protocol."""
 
 
 class Data(NamedTuple):
-    """A piece of a body; size_bytes is what it takes of the windows, its padding included."""
+    """A piece of a body."""
 
     stream_id: int
     payload: bytes
     size_bytes: int
+    """What it takes of the windows: the payload and its padding."""
     last: bool
 
 
 class GoAway(NamedTuple):
-    """What the host says before it goes: streams above the last one were not begun."""
+    """The host stops: it has not begun the streams above the last one."""
 
     last_stream_id: int
     code: int
 
 
 class Frames:
-    """Takes bytes as they come, gives frames, in their order."""
+    """Takes bytes as they arrive; returns whole frames in order."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._partial = b""
         self._idle = 0
 
     def feed(self, data: bytes) -> list[Data | GoAway | bytes]:
-        """What has come whole; bytes are frames for h2. Raises FrameError."""
-        if self._held:
-            data = self._held + data
+        """Return the frames that are complete; bytes are other frames, for h2. Raises FrameError."""
+        data = self._partial + data
         at = others_from = 0
         found: list[Data | GoAway | bytes] = []
         while len(data) - at >= HEAD_BYTES:
-            end = at + HEAD_BYTES + int.from_bytes(data[at : at + 3], "big")
-            if end - at > HEAD_BYTES + MAX_FRAME_BYTES:
+            length = int.from_bytes(data[at : at + 3], "big")
+            end = at + HEAD_BYTES + length
+            if length > MAX_FRAME_BYTES:
                 raise FrameError("a frame that is larger than may be")
             if end > len(data):
                 break
-            kind = data[at + 3]
-            self._count(kind, end - at - HEAD_BYTES)
-            if kind in {_DATA, _GOAWAY}:
+            frame_type = data[at + 3]
+            if frame_type == _DATA and length:
+                self._idle = 0
+            elif frame_type not in {_HEADERS, _CONTINUATION}:
+                self._idle += 1
+                if self._idle > MAX_IDLE_FRAMES:
+                    raise FrameError(f"{self._idle} frames in a row that bring nothing")
+            if frame_type in {_DATA, _GOAWAY}:
                 if others_from < at:
                     found.append(data[others_from:at])
-                found.append(_goaway(data, at, end) if kind == _GOAWAY else _data(data, at, end))
+                found.append(_parse(data, at, end))
                 others_from = end
             at = end
         if others_from < at:
             found.append(data[others_from:at])
-        self._held = data[at:]
+        self._partial = data[at:]
         return found
 
-    def moved(self) -> None:
-        """Something has come of what came."""
+    def progressed(self) -> None:
+        """Reset the count of frames in a row that bring nothing."""
         self._idle = 0
 
-    def _count(self, kind: int, length: int) -> None:
-        if kind == _DATA and length:
-            self._idle = 0
-        elif kind not in {_HEADERS, _CONTINUATION}:
-            self._idle += 1
-            if self._idle > MAX_IDLE_FRAMES:
-                raise FrameError(f"{self._idle} frames in a row that bring nothing")
 
-
-def _data(frames: bytes, at: int, end: int) -> Data:
-    flags, begins = frames[at + 4], at + HEAD_BYTES
-    size_bytes, ends = end - begins, end
+def _parse(data: bytes, at: int, end: int) -> Data | GoAway:
+    """Return the DATA or GOAWAY frame at this place."""
+    flags, payload, payload_end = data[at + 4], at + HEAD_BYTES, end
+    length = end - payload
+    if data[at + 3] == _GOAWAY:
+        if length < 8:
+            raise FrameError("half a GOAWAY")
+        code = int.from_bytes(data[payload + 4 : payload + 8], "big")
+        return GoAway(_stream_id(data, payload), code)
     if flags & _PADDED:
-        if not size_bytes or frames[begins] >= size_bytes:
+        if not length or data[payload] >= length:
             raise FrameError("more padding than there is room for")
-        begins, ends = begins + 1, end - frames[begins]
-    return Data(_id(frames, at + 5), frames[begins:ends], size_bytes, bool(flags & _END_STREAM))
+        payload, payload_end = payload + 1, end - data[payload]
+    return Data(_stream_id(data, at + 5), data[payload:payload_end], length, bool(flags & _END_STREAM))
 
 
-def _goaway(frames: bytes, at: int, end: int) -> GoAway:
-    if end - at < HEAD_BYTES + 8:
-        raise FrameError("half a GOAWAY")
-    code = int.from_bytes(frames[at + HEAD_BYTES + 4 : at + HEAD_BYTES + 8], "big")
-    return GoAway(_id(frames, at + HEAD_BYTES), code)
-
-
-def _id(frames: bytes, at: int) -> int:
-    """The first bit says nothing (RFC 9113 §4.1)."""
-    return int.from_bytes(frames[at : at + 4], "big") & 0x7FFFFFFF
+def _stream_id(data: bytes, at: int) -> int:
+    """Read a stream identifier without its reserved bit (RFC 9113 §4.1)."""
+    return int.from_bytes(data[at : at + 4], "big") & 0x7FFFFFFF
 
 
 def end_of(stream_id: int) -> bytes:
-    """A DATA frame that only ends its stream."""
+    """Return a DATA frame that only ends its stream."""
     return bytes((0, 0, 0, _DATA, _END_STREAM)) + stream_id.to_bytes(4, "big")
 
 
 def window_update(stream_id: int, size_bytes: int) -> bytes:
-    """The frame that lets the host send so much more; stream 0 is the connection."""
+    """Return the frame that lets the host send so much more; stream 0 is the connection."""
     head = bytes((0, 0, 4, _WINDOW_UPDATE, 0))
     return head + stream_id.to_bytes(4, "big") + size_bytes.to_bytes(4, "big")

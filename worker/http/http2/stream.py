@@ -1,102 +1,102 @@
-"""One exchange on a connection: what has come of its answer and is not yet taken."""
+"""One exchange on a connection: the part of its response that has arrived and is not yet read."""
 
 import asyncio
 
 import httpcore2
 
-from fetchfleet.worker.http.http2.headers import Head
+from fetchfleet.worker.http.http2.headers import ResponseHead
 
 MAX_INTERIM = 100
-"""So many interim heads (1xx, RFC 9110 §15.2) are waited through; no host has more to say."""
+"""The most interim responses (1xx, RFC 9110 §15.2) that are accepted before the final one."""
 
 
 class RefusedError(Exception):
-    """The host says that it has not begun this request (RFC 9113 §8.7): any may be made again."""
+    """The host has not begun this request (RFC 9113 §8.7): any request may be repeated."""
 
 
 class UnansweredError(Exception):
-    """The connection ended before a frame of an answer came; nobody knows whether the host saw it."""
+    """The connection ended before any frame of a response; the host may have seen the request."""
 
 
 class Stream:
-    """What came of one answer; what waits to be taken is bounded by the window that it is given."""
+    """The state of one response; its unread body is bounded by the window of the stream."""
 
     def __init__(self, stream_id: int, method: bytes, window_bytes: int) -> None:
         self.id = stream_id
         self.method = method
-        self.head: Head | None = None
+        self.head: ResponseHead | None = None
         self.heard = False
-        """Whether anything came of an answer, if only an interim head."""
+        """Whether any part of a response came, if only an interim one."""
         self.ended = False
         self.error: Exception | None = None
-        """Told once what had come before is taken."""
+        """Raised once the body received before it is read."""
         self.owed_bytes = 0
-        """Taken, and not yet given back as window."""
+        """Read, and not yet returned to the host as window."""
         self.window_bytes = window_bytes
-        """So much more may come."""
+        """How much more the host may send."""
         self.changed = asyncio.Event()
-        """Set when there is more to it."""
+        """Set on every change."""
         self._interim = 0
-        self._came_bytes = 0
-        self._waiting = bytearray()
+        self._received_bytes = 0
+        self._unread = bytearray()
 
     @property
     def over(self) -> bool:
-        """Whether nothing more can come."""
+        """Whether nothing more can arrive."""
         return self.ended or self.error is not None
 
     def interim_came(self) -> None:
-        """An interim head; raises httpcore2.RemoteProtocolError for one too many."""
+        """Count an interim response; raises httpcore2.RemoteProtocolError after MAX_INTERIM of them."""
         self.heard = True
         self._interim += 1
         if self._interim > MAX_INTERIM:
             raise httpcore2.RemoteProtocolError(f"more than {MAX_INTERIM} interim heads")
 
-    def head_came(self, head: Head) -> None:
-        """The head of the answer."""
+    def head_came(self, head: ResponseHead) -> None:
+        """Take the header section of the response."""
         self.heard, self.head = True, head
         self.changed.set()
 
     def data_came(self, data: bytes, size_bytes: int) -> None:
-        """A piece of the body, which took so much of the window.
+        """Take a piece of the body, which used `size_bytes` of the window.
 
-        Raises httpcore2.RemoteProtocolError for more than was announced, allowed or asked for.
+        Raises httpcore2.RemoteProtocolError if it exceeds the window or the declared length.
         """
         self.window_bytes -= size_bytes
         self.owed_bytes += size_bytes - len(data)
-        self._came_bytes += len(data)
+        self._received_bytes += len(data)
         if self.head is None or self.window_bytes < 0:
             raise httpcore2.RemoteProtocolError("a body before its head, or beyond its window")
         expected_bytes = self.head.length_bytes
-        if expected_bytes is not None and self._came_bytes > expected_bytes:
+        if expected_bytes is not None and self._received_bytes > expected_bytes:
             raise httpcore2.RemoteProtocolError(f"more than the {expected_bytes} bytes announced")
-        self._waiting += data
+        self._unread += data
         self.changed.set()
 
     def end_came(self) -> None:
-        """The answer is whole; raises httpcore2.RemoteProtocolError where it cannot be."""
+        """End the response; raises httpcore2.RemoteProtocolError if it is incomplete."""
         expected_bytes = self.head.length_bytes if self.head else None
         if self.head is None:
             raise httpcore2.RemoteProtocolError("an end without a head")
-        if expected_bytes is not None and self._came_bytes != expected_bytes:
-            raise httpcore2.RemoteProtocolError(f"{self._came_bytes} of {expected_bytes} bytes came")
+        if expected_bytes is not None and self._received_bytes != expected_bytes:
+            raise httpcore2.RemoteProtocolError(f"{self._received_bytes} of {expected_bytes} bytes came")
         self.ended = True
         self.changed.set()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more comes; the first reason counts, and none after the end."""
+        """End the stream with an error; only the first counts, and none after the end."""
         if not self.over:
             self.error = error
             self.changed.set()
 
     def credit(self) -> int:
-        """What is owed, which is owed no more."""
+        """Return the bytes owed to the host, and add them to the window."""
         owed_bytes, self.owed_bytes = self.owed_bytes, 0
         self.window_bytes += owed_bytes
         return owed_bytes
 
     def take(self, max_bytes: int) -> bytes:
-        """What has come of the body, at most so much of it."""
-        piece = bytes(self._waiting[:max_bytes])
-        del self._waiting[:max_bytes]
+        """Read at most `max_bytes` of the body that has arrived."""
+        piece = bytes(self._unread[:max_bytes])
+        del self._unread[:max_bytes]
         return piece

@@ -1,4 +1,4 @@
-"""httpcore2's trace events, from connections that are ours."""
+"""httpcore2's trace events, sent by HTTP/2 connections."""
 
 import types
 from collections.abc import Awaitable, Callable, Mapping
@@ -6,14 +6,13 @@ from typing import Any
 
 import httpcore2
 
-Trace = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
-
-class Traced:
-    """A stage of an exchange: `http2.<stage>.started` before it, and `.complete` or `.failed` after it."""
+class TraceStage:
+    """A stage of an exchange: `http2.<stage>.started` before it, `.complete` or `.failed` after it."""
 
     def __init__(self, request: httpcore2.Request, stage: str, stream_id: int) -> None:
-        self._trace: Trace | None = request.extensions.get("trace")
+        self._trace: Callable[[str, Mapping[str, Any]], Awaitable[None]] | None
+        self._trace = request.extensions.get("trace")
         self._stage = stage
         self._stream_id = stream_id
 
@@ -23,9 +22,9 @@ class Traced:
 
     async def __aexit__(
         self,
-        _kind: type[BaseException] | None,
+        _type: type[BaseException] | None,
         error: BaseException | None,
-        _where: types.TracebackType | None,
+        _traceback: types.TracebackType | None,
     ) -> None:
         if self._trace is None:
             return

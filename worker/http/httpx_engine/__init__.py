@@ -1,1 +1,1 @@
-"""The engine over the worker's one shared httpx client."""
+"""The default engine: one shared httpx client over a transport with a connection pool for each lane."""

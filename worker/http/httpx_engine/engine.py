@@ -1,57 +1,53 @@
-"""The engine over the shared httpx client."""
+"""The engine over httpx: one client for a worker process, shared by all its fetches."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 import httpx
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.worker.errors import BadAnswerError
-from fetchfleet.worker.http.base import (
-    DISCARD_BYTES,
-    DISCARD_S,
-    MAX_LENGTH_DIGITS,
-    MAX_STATUS,
-    MIN_STATUS,
-    Trace,
-)
-from fetchfleet.worker.http.connection_stats import Traffic
-from fetchfleet.worker.http.httpx_engine.client import httpx_timeout
-from fetchfleet.worker.http.httpx_engine.transport import LANE
-from fetchfleet.worker.http.request_body import content_of, framing_of
+from fetchfleet.worker.http.base import FramedAnswer, Trace
+from fetchfleet.worker.http.compat import set_cookies
+from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.httpx_engine.event_hooks import hooks
+from fetchfleet.worker.http.httpx_engine.transport import LANE, LaneTransport
+from fetchfleet.worker.http.request_body import content_of, framing_of, own_headers
 from fetchfleet.worker.http.wire import Wire
 from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.settings import Settings
+
+_NO_BODY = nullcontext()
 
 
 class HttpxEngine:
     """The shared httpx client as an engine."""
 
     def __init__(
-        self, client: httpx.AsyncClient, in_folder: Path | None = None, traffic: Traffic | None = None
+        self, client: httpx.AsyncClient, in_folder: Path | None = None, stats: ConnectionStats | None = None
     ) -> None:
         self._client = client
-        self._traffic = traffic or Traffic()
+        self._stats = stats or ConnectionStats()
         self._in_folder = in_folder
 
     @asynccontextmanager
     async def open(
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AsyncIterator["HttpxAnswer"]:
-        """One exchange on the lane's pool; raises httpx.TransportError, FetchError or OSError."""
-        trace.begins(self._traffic)
-        async with content_of(request, self._in_folder) as content:
-            asked = self._client.build_request(
+        """Make one exchange on the lane's pool; raises httpx.TransportError, FetchError or OSError."""
+        trace.begins(self._stats)
+        async with content_of(request, self._in_folder) if request.has_body else _NO_BODY as content:
+            sent = self._client.build_request(
                 request.method,
                 request.url,
-                headers=request.headers + framing_of(content),
+                headers=request.headers if content is None else (*request.headers, *framing_of(content)),
                 content=content,
                 timeout=httpx_timeout(timeouts),
                 extensions={LANE: lane, "trace": trace},
             )
-            response = await self._client.send(asked, stream=True)
+            response = await self._client.send(sent, stream=True)
             try:
                 trace.head_came()
                 answer = HttpxAnswer(response, request.method)
@@ -61,80 +57,25 @@ class HttpxEngine:
                 await response.aclose()
 
 
-class Framed:
-    """What the head of an answer says of its body, whichever engine brought it."""
-
-    def __init__(self, status: int, method: str, *, is_http1: bool) -> None:
-        self.status = status
-        self._bodyless = method == "HEAD"
-        self._is_http1 = is_http1
-
-    def header(self, name: str) -> str | None:
-        """The field's value, its lines joined with a comma; None if it is absent."""
-        raise NotImplementedError
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it was sent."""
-        raise NotImplementedError
-
-    def check_status(self) -> None:
-        """Raise BadAnswerError where it is none."""
-        if not MIN_STATUS <= self.status <= MAX_STATUS:
-            raise BadAnswerError(f"{self.status} is no status")
-
-    @property
-    def length_bytes(self) -> int | None:
-        """The Content-Length of the body that is to come, None if it is not known.
-
-        Raises BadAnswerError where two framings contradict each other (RFC 9112 §6.3), or one the status.
-        """
-        if self._bodyless:
-            return 0
-        said, chunked = self.header("content-length"), self.header("transfer-encoding") is not None
-        length_bytes = None if said is None else _one_length(said)
-        if self.status == 204 and (chunked or length_bytes):
-            raise BadAnswerError("204 with a body")
-        if chunked and length_bytes is not None:
-            raise BadAnswerError("both Content-Length and Transfer-Encoding")
-        return length_bytes
-
-    @property
-    def ends_with_connection(self) -> bool:
-        """Whether nothing but the end of the connection ends the body (RFC 9112 §6.3, last case)."""
-        framed = self._bodyless or self.status in {204, 205, 304} or self.header("content-length") is not None
-        chunked = (self.header("transfer-encoding") or "").lower().endswith("chunked")
-        return self._is_http1 and not framed and not chunked
-
-    async def discard(self) -> None:
-        """Read a small body away, to keep the connection; the head counts, even if the body breaks off."""
-        seen = 0
-        with contextlib.suppress(httpx.TransportError, TimeoutError):
-            async with asyncio.timeout(DISCARD_S):
-                async for chunk in self.chunks():
-                    seen += len(chunk)
-                    if seen > DISCARD_BYTES:
-                        return
-
-
-class HttpxAnswer(Framed):
-    """An answer from httpx."""
+class HttpxAnswer(FramedAnswer):
+    """A response of httpx."""
 
     def __init__(self, response: httpx.Response, method: str) -> None:
         super().__init__(response.status_code, method, is_http1=response.http_version.startswith("HTTP/1"))
         self._response = response
-        # Many are asked for, and httpx looks through all of them for each.
+        # A dict, because httpx walks through all fields for each lookup.
         self._fields = dict(response.headers.items())
 
     def header(self, name: str) -> str | None:
-        """The field's value, its lines joined with a comma; None if it is absent."""
+        """Return the field's value, its lines joined with a comma; None if it is absent."""
         return self._fields.get(name.lower())
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it was sent."""
+        """Iterate over the body as it was sent."""
         return self._response.aiter_raw()
 
     def wire(self) -> Wire:
-        """The heads as they were sent; what HTTP/2 packs into fields of its own is not among the headers."""
+        """Return the request and the response headers as they were sent, without HTTP/2's pseudo-headers."""
         response, request = self._response, self._response.request
         network = response.extensions.get("network_stream")
         peer = network.get_extra_info("server_addr") if network is not None else None
@@ -151,10 +92,39 @@ class HttpxAnswer(Framed):
         )
 
 
-def _one_length(value: str) -> int:
-    """Of a Content-Length, also one that was sent twice (RFC 9110 §8.6); raises BadAnswerError."""
-    said = {one.strip(" \t") for one in value.split(",")}
-    length = said.pop()
-    if said or not (length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS):
-        raise BadAnswerError(f"Content-Length {value[:100]!r}")
-    return int(length)
+def build_client(
+    settings: Settings, transport: LaneTransport, log: FilteringBoundLogger
+) -> httpx.AsyncClient:
+    """Return the client of a worker: no settings from the environment, no cookies, no redirects of its own.
+
+    Its timeouts are those of the default policy; each request brings those of its lane. At debug level it
+    logs each exchange.
+    """
+    client = httpx.AsyncClient(
+        transport=transport,
+        timeout=httpx_timeout(settings.policy.default.timeouts),
+        headers=own_headers(settings.user_agent),
+        follow_redirects=False,
+        event_hooks=hooks(log) if settings.log_level == "debug" else None,
+        trust_env=False,
+    )
+    set_cookies(client, _NoCookies())
+    return client
+
+
+class _NoCookies(httpx.Cookies):
+    """Cookies that stay empty."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Store nothing."""
+
+
+@lru_cache(maxsize=1024)
+def httpx_timeout(timeouts: Timeouts) -> httpx.Timeout:
+    """Return httpx's four timeouts; the caller enforces the total, which httpx does not know."""
+    return httpx.Timeout(
+        connect=timeouts.connect_s,
+        read=timeouts.read_s,
+        write=timeouts.write_s,
+        pool=timeouts.pool_s,
+    )

@@ -1,9 +1,10 @@
-"""A line for each answered exchange, at debug level: event hooks of the shared client."""
+"""Event hooks of the shared client that log each exchange at debug level."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import httpx
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.http.httpx_engine.transport import LANE
 from fetchfleet.worker.observability import events, redact
@@ -14,13 +15,13 @@ _BEGAN_S = "fetchfleet.began_s"
 Hooks = Mapping[str, list[Callable[[Any], Awaitable[None]]]]
 
 
-def hooks(log: Any) -> Hooks:
-    """What the client is to call for each exchange; whose it is stands in the request's extensions."""
+def hooks(log: FilteringBoundLogger) -> Hooks:
+    """Return hooks that read the lane and the trace from the request's extensions."""
 
-    async def begins(request: httpx.Request) -> None:
+    async def start_timer(request: httpx.Request) -> None:
         request.extensions[_BEGAN_S] = mono_s()
 
-    async def answered(response: httpx.Response) -> None:
+    async def log_exchange(response: httpx.Response) -> None:
         request = response.request
         trace, lane = request.extensions["trace"], request.extensions[LANE].rpartition("#")[0]
         events.exchange(
@@ -35,4 +36,4 @@ def hooks(log: Any) -> Hooks:
             ms=round((mono_s() - request.extensions[_BEGAN_S]) * 1000, 1),
         )
 
-    return {"request": [begins], "response": [answered]}
+    return {"request": [start_timer], "response": [log_exchange]}

@@ -1,22 +1,32 @@
-"""httpx's transport over httpcore2: each lane has a small connection pool of its own.
+"""httpx's transport over httpcore2, with a small connection pool for each lane.
 
-One big pool is slow (every request looks at every connection) and lets one slow host take every
-slot; a lane's pool is its own, and what bounds its connections is the gate, so no fetch ever waits for one.
+One big pool would be slow, since every request looks at every connection, and one slow host could take every
+slot. The gate bounds the connections of a lane, so no fetch waits for one.
 """
 
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator
+from functools import partial
+from typing import Any
 
 import httpcore2
 import httpx
 
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.worker.http.base import KEEPALIVE_EXPIRY_S, Pools
-from fetchfleet.worker.http.connection_stats import Traffic, WatchedNetwork
-from fetchfleet.worker.http.httpx_engine import head_limit
-from fetchfleet.worker.http.httpx_engine.pool import LanePool
+from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.http2.pool import SharedConnections
+from fetchfleet.worker.http.http11 import Http11Connection
+from fetchfleet.worker.http.net.connection_stream import begin_exchange, reused_without_response
 from fetchfleet.worker.http.net.guard import GuardedNetwork, LaneNetwork
-from fetchfleet.worker.http.net.tls_contexts import Contexts
+from fetchfleet.worker.http.net.tls_contexts import TlsContexts
 from fetchfleet.worker.policy.model import LanePolicy
+
+LANE = "fetchfleet.lane"
+"""The request extension that names the lane whose pool is to be used."""
+
+MAX_CONNECTIONS = 1000
+"""Never reached: the gate starts no more fetches than the policy allows."""
 
 TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
     getattr(httpcore2, name): getattr(httpx, name)
@@ -33,68 +43,127 @@ TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
         "WriteTimeout",
     )
 }
-"""httpcore2's errors under the names that httpx's users know."""
+"""httpcore2's errors and the httpx errors of the same name."""
+
+_ERRORS = tuple(TO_HTTPX)
 
 
-LANE = "fetchfleet.lane"
-"""The request extension that names the lane whose pool is to be used."""
+class LanePool(httpcore2.AsyncConnectionPool):
+    """A lane's connections: HTTP/2 to https origins if allowed and supported, else HTTP/1.1."""
 
-MAX_CONNECTIONS = 1000
-"""Never reached: the gate lets no more fetches run than the policy of the moment says."""
+    def __init__(
+        self,
+        network: httpcore2.AsyncNetworkBackend,
+        tls: ssl.SSLContext,
+        *,
+        http2: bool = False,
+        keepalive_expiry_s: float = KEEPALIVE_EXPIRY_S,
+        max_connections: int = MAX_CONNECTIONS,
+        max_idle: int | None = None,
+    ) -> None:
+        super().__init__(
+            max_connections=max_connections,
+            max_keepalive_connections=max_idle,
+            keepalive_expiry=keepalive_expiry_s,
+            network_backend=network,
+        )
+        self._network = network
+        self._tls = tls
+        self._offers_http2 = http2
+        self._keepalive_s = keepalive_expiry_s
+        self._http1_only: list[httpcore2.Origin] = []  # few, and not hashable
+
+    def create_connection(self, origin: httpcore2.Origin) -> httpcore2.AsyncConnectionInterface:
+        """Return a connection that dials when it gets its first request."""
+        if self._offers_http2 and origin.scheme == b"https" and origin not in self._http1_only:
+            dial = partial(self._dial, ["h2", "http/1.1"])
+            return SharedConnections(
+                origin, dial, self._keepalive_s, on_http1=lambda: self._http1_only.append(origin)
+            )
+        return Http11Connection(origin, self._keepalive_s, partial(self._dial, ["http/1.1"]))
+
+    async def _dial(self, alpn: list[str], request: httpcore2.Request) -> httpcore2.AsyncNetworkStream:
+        """Open a connection to the request's origin, and report it to the request's trace."""
+        origin, extensions = request.url.origin, request.extensions
+        host, timeout_s = origin.host.decode("ascii"), extensions.get("timeout", {}).get("connect")
+        trace: Any = extensions.get("trace")
+        if trace is not None:
+            await trace("connection.connect_tcp.started", {})
+        stream = await self._network.connect_tcp(host, origin.port, timeout_s)
+        if trace is not None:
+            await trace("connection.connect_tcp.complete", {})
+        if origin.scheme == b"https":
+            self._tls.set_alpn_protocols(alpn)
+            stream = await stream.start_tls(self._tls, host, timeout_s)
+            if trace is not None:
+                await trace("connection.start_tls.complete", {})
+        return stream
+
+    async def close_idle(self) -> None:
+        """Close idle connections: when the host has closed one, it may have closed the others too."""
+        for connection in self.connections:
+            if connection.is_idle():
+                await connection.aclose()
 
 
-class LanePools(httpx.AsyncBaseTransport, Pools):
-    """Connection pools by lane: `open` before the first request of a lane, `close` after the last."""
+class LaneTransport(httpx.AsyncBaseTransport, Pools):
+    """A connection pool for each lane: `open` before the first request of a lane, `close` after the last."""
 
-    def __init__(self, network: GuardedNetwork, contexts: Contexts, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        network: GuardedNetwork,
+        contexts: TlsContexts,
+        stats: ConnectionStats,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         self._network = network
         self._contexts = contexts
-        self._traffic = traffic
+        self._stats = stats
+        self.max_connections = max_connections
         self._networks: dict[str, LaneNetwork] = {}
         self._pools: dict[str, LanePool] = {}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Make the lane's pool."""
-        self._networks[lane] = LaneNetwork(self._network, policy.ports)
+        self._networks[lane] = LaneNetwork(self._network, policy.ports, self._stats)
         self._pools[lane] = LanePool(
-            ssl_context=self._contexts.of(policy),
-            max_connections=MAX_CONNECTIONS,
-            max_keepalive_connections=policy.most_at_once,
-            keepalive_expiry=KEEPALIVE_EXPIRY_S,
+            self._networks[lane],
+            self._contexts.for_policy(policy),
             http2=policy.http2,
-            network_backend=WatchedNetwork(self._networks[lane], self._traffic),
+            max_connections=self.max_connections,
+            max_idle=policy.most_at_once,
         )
 
     def heed(self, lane: str, policy: LanePolicy) -> None:
-        """The lane's policy is another: connections that are made from now on go by its ports."""
+        """Apply a changed policy: its ports count for the connections made from now on."""
         if lane in self._networks:
             self._networks[lane].ports = policy.ports
 
     async def close(self, lane: str) -> None:
-        """Close the lane's connections; nothing if it has none."""
+        """Close the lane's connections; does nothing if it has none."""
         self._networks.pop(lane, None)
         pool = self._pools.pop(lane, None)
         if pool is not None:
             await pool.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """One exchange on the pool of the lane that the request names.
+        """Make one exchange on the pool of the lane that the request names.
 
-        Hosts close idle connections as they like, and may as we send (RFC 9112 §9.3.1). What may be
-        repeated is then sent once more, on a connection that was not idle.
+        A host may close an idle connection while a request is being sent on it (RFC 9112 §9.3.1). An
+        idempotent request is then sent once more, on a new connection.
         """
         pool = self._pools[request.extensions[LANE]]
         try:
             return await self._exchange(pool, request)
         except (httpx.RemoteProtocolError, httpx.ReadError):
-            if request.method not in IDEMPOTENT_METHODS or not head_limit.unheard():
+            if request.method not in IDEMPOTENT_METHODS or not reused_without_response():
                 raise
-        await pool.drop_idle()
+        await pool.close_idle()
         return await self._exchange(pool, request)
 
     async def _exchange(self, pool: LanePool, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
-        head_limit.begins()
+        begin_exchange()
         url, extensions = request.url, request.extensions.copy()
         if (trace := extensions.get("trace")) is not None:
             trace.handed_over()
@@ -114,12 +183,12 @@ class LanePools(httpx.AsyncBaseTransport, Pools):
                 )
             )
         except _ERRORS as error:
-            raise _as_httpx(error) from error
-        extensions.pop("trace", None)  # it follows no further than the head
+            raise TO_HTTPX[type(error)](str(error)) from error
+        extensions.pop("trace", None)  # the body is not traced
         return httpx.Response(
             status_code=response.status,
             headers=response.headers,
-            stream=_Body(response),
+            stream=_ResponseStream(response),
             extensions=response.extensions,
         )
 
@@ -130,8 +199,8 @@ class LanePools(httpx.AsyncBaseTransport, Pools):
         await self._network.aclose()
 
 
-class _Body(httpx.AsyncByteStream):
-    """The body of an answer; its errors are httpx's too."""
+class _ResponseStream(httpx.AsyncByteStream):
+    """The body of a response, with httpx's errors."""
 
     def __init__(self, response: httpcore2.Response) -> None:
         self._response = response
@@ -143,17 +212,10 @@ class _Body(httpx.AsyncByteStream):
             async for piece in pieces:
                 yield piece
         except _ERRORS as error:
-            raise _as_httpx(error) from error
+            raise TO_HTTPX[type(error)](str(error)) from error
 
     async def aclose(self) -> None:
         try:
             await self._response.aclose()
         except _ERRORS as error:
-            raise _as_httpx(error) from error
-
-
-_ERRORS = tuple(TO_HTTPX)
-
-
-def _as_httpx(error: Exception) -> httpx.TransportError:
-    return TO_HTTPX[type(error)](str(error))
+            raise TO_HTTPX[type(error)](str(error)) from error

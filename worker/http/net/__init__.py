@@ -1,1 +1,1 @@
-"""Below the engines: the egress guard, DNS, TLS, sockets."""
+"""Connections to addresses: the egress guard, DNS, sockets and TLS."""

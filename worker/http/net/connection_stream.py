@@ -1,87 +1,161 @@
-"""How much may come before the head of an answer is whole, and whether anything of it has come.
+"""One layer over each connection of a worker: limits, fairness and counts, whatever lies below (TCP or TLS).
 
-The parser below us bounds one head, but not how many interim ones (1xx, RFC 9110 §15.2) come before the
-last: without a bound of ours a host that sends nothing else has a worker's processor for the attempt's total.
+The HTTP/1.1 parser bounds the header section of one response, but not the number of interim responses
+(1xx, RFC 9110 §15.2) before it. Without the bound of this module, a host that sends only those would keep a
+worker busy for the whole timeout of the attempt.
 """
 
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any
 
 import httpcore2
 
 from fetchfleet.worker.errors import FirstByteTimeoutError
-from fetchfleet.worker.http.net.stream_wrapper import Over
-from fetchfleet.worker.http.net.turns import Turns
+from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.util.clock import mono_s
 
 MAX_HEAD_BYTES = 512 * 1024
-"""More than the largest response head that is accepted plus one read of the body."""
+"""Larger than the largest accepted header section plus one read of the body."""
 
-_DIALS = "connection.connect_tcp.started"
-_AWAITED = "http11.receive_response_headers.started"
-_COME = "http11.receive_response_headers.complete"
+STEPS_PER_ITERATION = 16
+"""One step, a read and its parsing, takes at most a millisecond."""
 
-# Of the exchange that runs in this task. A context, since a connection does not know whose answer it reads.
-_left_bytes: ContextVar[int | None] = ContextVar("left_bytes", default=None)
-_connected: ContextVar[bool] = ContextVar("connected", default=False)
+# State of the exchange that runs in this task. A context variable, because a connection does not know
+# which exchange reads from it.
+_head_left_bytes: ContextVar[int | None] = ContextVar("head_left_bytes", default=None)
+_dialled: ContextVar[bool] = ContextVar("dialled", default=False)
 
+_DIALLING = "connection.connect_tcp.started"
+_AWAITING_HEAD = "http11.receive_response_headers.started"
+_HEAD_COMPLETE = "http11.receive_response_headers.complete"
 
-def begins() -> None:
-    """An exchange begins."""
-    _left_bytes.set(None)
-    _connected.set(False)
-
-
-EVENTS = frozenset({_DIALS, _AWAITED, _COME})
-"""What `saw` follows of httpcore2's trace."""
+HEAD_EVENTS = frozenset({_DIALLING, _AWAITING_HEAD, _HEAD_COMPLETE})
+"""The trace events that `follow_head` needs."""
 
 
-def saw(event: str) -> None:
-    """A connection is made, a head is being waited for, or it has come."""
-    if event == _DIALS:
-        _connected.set(True)
-    elif event == _AWAITED:
-        _left_bytes.set(MAX_HEAD_BYTES)
-    elif event == _COME:
-        _left_bytes.set(None)
+def begin_exchange() -> None:
+    """Reset the state of the exchange that runs in this task."""
+    _head_left_bytes.set(None)
+    _dialled.set(False)
 
 
-def unheard() -> bool:
-    """Whether the exchange took a connection that was there, and not a byte came of an answer."""
-    return not _connected.get() and _left_bytes.get() == MAX_HEAD_BYTES
+def follow_head(event: str) -> None:
+    """Follow one of HEAD_EVENTS: bytes count against the limit while response headers are awaited."""
+    if event == _DIALLING:
+        _dialled.set(True)
+    elif event == _AWAITING_HEAD:
+        _head_left_bytes.set(MAX_HEAD_BYTES)
+    elif event == _HEAD_COMPLETE:
+        _head_left_bytes.set(None)
 
 
-def _came(size_bytes: int) -> None:
-    left_bytes = _left_bytes.get()
-    if left_bytes is None:
-        return
-    if size_bytes > left_bytes:
-        raise httpcore2.RemoteProtocolError(f"no head of an answer within {MAX_HEAD_BYTES} bytes")
-    _left_bytes.set(left_bytes - size_bytes)
+def reused_without_response() -> bool:
+    """Return whether the exchange reused a connection and received no byte of a response."""
+    return not _dialled.get() and _head_left_bytes.get() == MAX_HEAD_BYTES
 
 
-class Counted(Over):
-    """A connection that counts what it reads of a head, and goes on with what has come in its turn."""
+class LoopBudget:
+    """Bounds how many steps run in one iteration of the event loop.
 
-    def __init__(self, stream: httpcore2.AsyncNetworkStream, turns: Turns) -> None:
-        super().__init__(stream)
-        self._turns = turns
+    When thousands of hosts respond at the same moment, their responses would otherwise occupy the loop for
+    seconds, and the leases of the lanes would expire.
+    """
+
+    def __init__(self, steps: int = STEPS_PER_ITERATION) -> None:
+        self._steps = steps
+        self._left = steps
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._renewal_is_scheduled = False
+
+    async def take(self) -> None:
+        """Return at once, or in a later iteration of the loop, in the order of the calls."""
+        if not self._renewal_is_scheduled:
+            self._renewal_is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._renew)
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _renew(self) -> None:
+        self._left = self._steps
+        while self._waiting and self._left:
+            turn = self._waiting.popleft()
+            if not turn.done():  # else it was cancelled
+                turn.set_result(None)
+                self._left -= 1
+        self._renewal_is_scheduled = bool(self._waiting)
+        if self._renewal_is_scheduled:
+            asyncio.get_running_loop().call_soon(self._renew)
+
+
+class ConnectionStream(httpcore2.AsyncNetworkStream):
+    """A connection to a host, counted as open until it is closed."""
+
+    def __init__(
+        self, stream: httpcore2.AsyncNetworkStream, stats: ConnectionStats, loop_budget: LoopBudget
+    ) -> None:
+        self._stream = stream
+        self._stats = stats
+        self._loop_budget = loop_budget
+        self._closed = False
+        stats.opened += 1
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 httpcore2's
-        """As the connection does.
+        """Return the next bytes, empty at the end.
 
-        Raises httpcore2.RemoteProtocolError for a head without an end, FirstByteTimeoutError for one without
-        a beginning.
+        Raises httpcore2.RemoteProtocolError when a header section does not end within MAX_HEAD_BYTES,
+        FirstByteTimeoutError when no byte of a response arrives in time, and the errors of the stream below.
         """
         try:
-            data = await super().read(max_bytes, timeout)
+            data = await self._stream.read(max_bytes, timeout)
         except httpcore2.ReadTimeout:
-            if _left_bytes.get() == MAX_HEAD_BYTES:
+            if _head_left_bytes.get() == MAX_HEAD_BYTES:
                 raise FirstByteTimeoutError(f"nothing came within {timeout} s") from None
             raise
-        _came(len(data))
-        await self._turns.next()
+        left_bytes = _head_left_bytes.get()
+        if left_bytes is not None:
+            if len(data) > left_bytes:
+                raise httpcore2.RemoteProtocolError(f"no head of an answer within {MAX_HEAD_BYTES} bytes")
+            _head_left_bytes.set(left_bytes - len(data))
+        await self._loop_budget.take()
         return data
 
-    async def start_tls(self, *how: Any, **named: Any) -> httpcore2.AsyncNetworkStream:
-        """What comes through it is counted likewise."""
-        return Counted(await super().start_tls(*how, **named), self._turns)
+    def write(self, buffer: bytes, timeout: float | None = None) -> Coroutine[Any, Any, None]:
+        """Send all of it."""
+        return self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        """Close the connection; a second call does nothing."""
+        self._stats.closed += not self._closed
+        self._closed = True
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 httpcore2's signature
+    ) -> httpcore2.AsyncNetworkStream:
+        """Continue this connection under TLS; close it if the handshake fails or is cancelled.
+
+        httpcore2 closes it on errors only: a cancelled handshake would leave its socket open.
+        """
+        began_s = mono_s()
+        try:
+            self._stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            await self.aclose()
+            raise
+        self._stats.tls_s.add(mono_s() - began_s)
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        """Return the information of the stream below."""
+        return self._stream.get_extra_info(info)

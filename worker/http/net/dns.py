@@ -1,14 +1,13 @@
-"""Names become addresses here: asked for once at a time each, and remembered for as long as they may be.
+"""Name resolution: one query at a time for each name, answers cached for their TTL.
 
-Over c-ares, which says how long an answer counts, and what went wrong from what is not there. What the
-machine itself knows (/etc/hosts, localhost) is never remembered, so that a change counts at once.
+By c-ares, which returns TTLs, and tells a name that does not exist from a failed query. Names that the
+machine itself defines (/etc/hosts, localhost) have no TTL and are not cached: a change counts at once.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
-from typing import Any
 
 import aiodns
 from aiodns import error as ares
@@ -21,178 +20,166 @@ from fetchfleet.worker.errors import (
     NoSuchNameError,
     UnresolvedError,
 )
-from fetchfleet.worker.http.net.dns_cache import NO_SUCH_NAME_S, Failure, NameCache, Said, keep_s
+from fetchfleet.worker.http.net.dns_cache import NO_SUCH_NAME_S, DnsCache, DnsFailure, Resolution, keep_s
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 LIMIT_S = 5.0
-"""A name that has not been found by then is not waited for, however many nameservers there are."""
+"""The longest wait for a name, however many nameservers there are."""
 
 FIRST_TRY_S = 1.0
 TRIES = 3
+
 CHANNEL_S = NO_SUCH_NAME_S
-"""c-ares has a memory of its own, for up to an hour, and no switch for it: so long a channel is used."""
+"""The life of a c-ares channel, whose cache keeps answers for up to an hour and cannot be switched off."""
 
+_FAILURES = {
+    ares.ARES_ENOTFOUND: DnsFailure.NO_SUCH_NAME,
+    ares.ARES_ENODATA: DnsFailure.NO_SUCH_NAME,
+    ares.ARES_EBADNAME: DnsFailure.NO_SUCH_NAME,
+    ares.ARES_ESERVFAIL: DnsFailure.SERVER_FAILED,
+    ares.ARES_EREFUSED: DnsFailure.SERVER_FAILED,
+    ares.ARES_EFORMERR: DnsFailure.SERVER_FAILED,
+    ares.ARES_ENOTIMP: DnsFailure.SERVER_FAILED,
+    ares.ARES_EBADRESP: DnsFailure.SERVER_FAILED,
+    ares.ARES_ECONNREFUSED: DnsFailure.SERVER_FAILED,
+    ares.ARES_ETIMEOUT: DnsFailure.TIMED_OUT,
+}
+"""By c-ares' codes; any other code is about this machine."""
 
-class _Channel:
-    """c-ares with a memory of its own; `asking` questions are under way."""
-
-    def __init__(self, nameservers: Sequence[str], now_s: float) -> None:
-        self._resolver = aiodns.DNSResolver(nameservers or None, timeout=FIRST_TRY_S, tries=TRIES)
-        self.ends_s = now_s + CHANNEL_S
-        self.asking = 0
-
-    async def ask(self, host: str) -> AddrInfoResult:
-        """What c-ares finds; raises DNSError."""
-        self.asking += 1
-        try:
-            return await self._resolver.getaddrinfo(host, type=socket.SOCK_STREAM)
-        finally:
-            self.asking -= 1
-
-    async def aclose(self) -> None:
-        """Let go of it; what is under way is given up."""
-        await self._resolver.close()
+_ERRORS = {
+    DnsFailure.NO_SUCH_NAME: NoSuchNameError,
+    DnsFailure.NOT_ASKED: UnresolvedError,
+    DnsFailure.SERVER_FAILED: NameServerError,
+    DnsFailure.TIMED_OUT: NameTimeoutError,
+}
 
 
 class Resolver:
-    """The addresses of names. nameservers: ADDRESS:PORT each; none: those of the system."""
+    """Resolves names. nameservers: ADDRESS:PORT each; if empty, those of the system."""
 
-    def __init__(self, nameservers: Sequence[str] = (), now_s: Callable[[], float] = mono_s) -> None:
+    def __init__(
+        self,
+        nameservers: Sequence[str] = (),
+        now_s: Callable[[], float] = mono_s,
+        limit_s: float = LIMIT_S,
+    ) -> None:
+        self.limit_s = limit_s
+        """The longest wait for one query."""
         self._nameservers = nameservers
         self._now_s = now_s
-        self._cache = NameCache()
-        self._asking: dict[str, asyncio.Task[Said]] = {}
+        self._cache = DnsCache()
+        self._queries: dict[str, asyncio.Task[Resolution]] = {}
         self._channel: _Channel | None = None
 
     async def addresses(self, host: str) -> Sequence[str]:
-        """Every address of the host, each once, those to be preferred first; a literal is its own.
+        """Return every address of the host once, preferred ones first; an address literal is its own.
 
-        Raises NoSuchNameError, NameServerError, NameTimeoutError or UnresolvedError, within LIMIT_S.
+        Raises NoSuchNameError, NameServerError, NameTimeoutError or UnresolvedError, within `limit_s`.
         """
-        if _is_literal(host):
+        try:
+            ip_address(host)
+        except ValueError:
+            pass
+        else:
             return [host]
-        said = self._cache.get(host, self._now_s())
-        if said is None:
-            said = await asyncio.shield(self._question(host))  # others may wait for it too
-        if isinstance(said, Failure):
-            raise unresolved(host, said)
-        return said
+        resolution = self._cache.get(host, self._now_s())
+        if resolution is None:
+            query = self._queries.get(host)
+            if query is None:
+                query = asyncio.create_task(self._resolve(host), name=f"name {host}")
+                self._queries[host] = query
+                query.add_done_callback(lambda _: self._queries.pop(host, None))
+            resolution = await asyncio.shield(query)  # other callers may wait for it too
+        if isinstance(resolution, DnsFailure):
+            raise resolution_error(host, resolution)
+        return resolution
 
     def forget(self, host: str) -> None:
-        """What is known of the host led nowhere: ask anew next time."""
+        """Drop what is cached of the host, because its addresses did not work."""
         if self._cache.forget(host):
-            self._renew()
+            self._expire_channel()
 
     async def aclose(self) -> None:
-        """Give up what is asked for."""
-        await aio.end(*self._asking.values())
+        """Cancel the queries."""
+        await aio.end(*self._queries.values())
         if self._channel is not None:
             await self._channel.aclose()
 
-    def _question(self, host: str) -> asyncio.Task[Said]:
-        """The one question for the host, of all who wait for its answer."""
-        asking = self._asking.get(host)
-        if asking is None:
-            asking = asyncio.create_task(self._ask(host), name=f"name {host}")
-            self._asking[host] = asking
-            asking.add_done_callback(lambda _: self._asking.pop(host, None))
-        return asking
-
-    async def _ask(self, host: str) -> Said:
-        said, ttls_s = await self._found(host)
-        self._cache.put(host, said, keep_s(said, ttls_s), self._now_s())
-        if isinstance(said, Failure):
-            self._renew()
-        return said
-
-    async def _found(self, host: str) -> tuple[Said, Sequence[int]]:
+    async def _resolve(self, host: str) -> Resolution:
+        """Query the nameservers for a host, and cache the outcome."""
+        resolution: Resolution
+        ttls_s: Sequence[int] = ()
+        channel, now_s = self._channel, self._now_s()
         try:
-            channel = await self._current()
+            if channel is None or now_s >= channel.ends_s:
+                old, channel = channel, _Channel(self._nameservers, now_s)
+                self._channel = channel
+                if old is not None:
+                    await self._close_if_old(old)
         except AresError:
-            return Failure.NOT_ASKED, ()
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                found = await channel.ask(host)
-        except TimeoutError:
-            return Failure.TIMED_OUT, ()
-        except DNSError as error:
-            return name_failure(error), ()
-        finally:
-            await self._close_if_old(channel)
-        return _addresses_in(found), _ttls_in(found)
+            resolution = DnsFailure.NOT_ASKED
+        else:
+            try:
+                async with asyncio.timeout(self.limit_s):
+                    found = await channel.query(host)
+            except TimeoutError:
+                resolution = DnsFailure.TIMED_OUT
+            except DNSError as error:
+                resolution = dns_failure(error)
+            else:
+                addresses: list[str] = []
+                for node in found.nodes:
+                    address = node.addr[0].decode()
+                    zone = node.addr[3] if node.addr[3:] else 0
+                    # The egress rule refuses an address with a zone.
+                    addresses.append(f"{address}%{zone}" if zone else address)
+                resolution = tuple(dict.fromkeys(addresses)) or DnsFailure.NO_SUCH_NAME
+                ttls_s = [alias.ttl for alias in found.cnames] + [node.ttl for node in found.nodes]
+            finally:
+                await self._close_if_old(channel)
+        self._cache.put(host, resolution, keep_s(resolution, ttls_s), self._now_s())
+        if isinstance(resolution, DnsFailure):
+            self._expire_channel()
+        return resolution
 
-    async def _current(self) -> _Channel:
-        """The channel of the moment, which may be a new one."""
-        old, now_s = self._channel, self._now_s()
-        if old is None or now_s >= old.ends_s:
-            self._channel = _Channel(self._nameservers, now_s)
-            if old is not None:
-                await self._close_if_old(old)
-        assert self._channel is not None
-        return self._channel
-
-    async def _close_if_old(self, channel: _Channel) -> None:
-        if channel is not self._channel and not channel.asking:
+    async def _close_if_old(self, channel: "_Channel") -> None:
+        if channel is not self._channel and not channel.queries:
             await channel.aclose()
 
-    def _renew(self) -> None:
-        """Whatever c-ares remembers counts no more."""
+    def _expire_channel(self) -> None:
+        """Let the next query use a new channel, whose cache is empty."""
         if self._channel is not None:
             self._channel.ends_s = self._now_s()
 
 
-def _is_literal(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+class _Channel:
+    """A c-ares channel, which has a cache of its own."""
+
+    def __init__(self, nameservers: Sequence[str], now_s: float) -> None:
+        self._resolver = aiodns.DNSResolver(nameservers or None, timeout=FIRST_TRY_S, tries=TRIES)
+        self.ends_s = now_s + CHANNEL_S
+        self.queries = 0
+        """How many are under way."""
+
+    async def query(self, host: str) -> AddrInfoResult:
+        """Return the addresses that c-ares finds; raises DNSError."""
+        self.queries += 1
+        try:
+            return await self._resolver.getaddrinfo(host, type=socket.SOCK_STREAM)
+        finally:
+            self.queries -= 1
+
+    async def aclose(self) -> None:
+        """Close it; queries under way are cancelled."""
+        await self._resolver.close()
 
 
-def _addresses_in(found: AddrInfoResult) -> Said:
-    addresses = tuple(dict.fromkeys(_address_of(node.addr) for node in found.nodes))
-    return addresses or Failure.NO_SUCH_NAME
+def dns_failure(error: ares.DNSError) -> DnsFailure:
+    """Return the failure that an error of c-ares stands for."""
+    return _FAILURES.get(error.args[0], DnsFailure.NOT_ASKED)
 
 
-def _address_of(node: tuple[Any, ...]) -> str:
-    """The address, with its zone if it has one: that is for the egress rule to refuse."""
-    text: str = node[0].decode()
-    return f"{text}%{node[3]}" if node[3:] and node[3] else text
-
-
-def _ttls_in(found: AddrInfoResult) -> Sequence[int]:
-    return [alias.ttl for alias in found.cnames] + [node.ttl for node in found.nodes]
-
-
-_NAME_FAILURES = {
-    ares.ARES_ENOTFOUND: Failure.NO_SUCH_NAME,
-    ares.ARES_ENODATA: Failure.NO_SUCH_NAME,
-    ares.ARES_EBADNAME: Failure.NO_SUCH_NAME,
-    ares.ARES_ESERVFAIL: Failure.SERVER_FAILED,
-    ares.ARES_EREFUSED: Failure.SERVER_FAILED,
-    ares.ARES_EFORMERR: Failure.SERVER_FAILED,
-    ares.ARES_ENOTIMP: Failure.SERVER_FAILED,
-    ares.ARES_EBADRESP: Failure.SERVER_FAILED,
-    ares.ARES_ECONNREFUSED: Failure.SERVER_FAILED,
-    ares.ARES_ETIMEOUT: Failure.TIMED_OUT,
-}
-"""What c-ares says, by its codes; whatever else it says is about this machine."""
-
-
-_UNRESOLVED = {
-    Failure.NO_SUCH_NAME: NoSuchNameError,
-    Failure.NOT_ASKED: UnresolvedError,
-    Failure.SERVER_FAILED: NameServerError,
-    Failure.TIMED_OUT: NameTimeoutError,
-}
-
-
-def name_failure(error: ares.DNSError) -> Failure:
-    """What c-ares' error says of the name."""
-    return _NAME_FAILURES.get(error.args[0], Failure.NOT_ASKED)
-
-
-def unresolved(host: str, failure: Failure) -> UnresolvedError:
-    """The error for a name that has no address for us."""
-    return _UNRESOLVED[failure](f"{host}: {failure.value}")
+def resolution_error(host: str, failure: DnsFailure) -> UnresolvedError:
+    """Return the exception for a name that could not be resolved."""
+    return _ERRORS[failure](f"{host}: {failure.value}")

@@ -1,7 +1,7 @@
-"""A connection over its socket, which the loop watches: nothing comes into memory before somebody reads.
+"""A connection on its socket, watched by the event loop: bytes enter memory only when something reads.
 
-One piece at a time, then: how much a connection holds does not depend on how fast its host is, or how slow
-the disk. And what a host says unasked while the connection is idle stays with the kernel, where it is seen.
+A connection holds one piece at a time, so its memory depends neither on the speed of the host nor on that of
+the disk. Bytes that a host sends while the connection is idle stay in the kernel, where they are detected.
 """
 
 import asyncio
@@ -12,31 +12,31 @@ from typing import Any
 
 import httpcore2
 
-from fetchfleet.worker.http.net.tls_stream import sealed
+from fetchfleet.worker.http.net.tls_stream import wrap_tls
 
 READ_BYTES = 256 * 1024
 """The largest piece, whatever httpcore2 asks for: larger ones are less work, and its parsers take any."""
 
 
-class Line(httpcore2.AsyncNetworkStream):
-    """A connection, from its connected socket, which is the line's from now on and does not block.
+class SocketStream(httpcore2.AsyncNetworkStream):
+    """A connection, given its connected, non-blocking socket, which it owns from now on.
 
-    into: where pieces are received, READ_BYTES of it; all lines of a loop may share it, for none keeps
-    anything there. Raises OSError where the host has hung up meanwhile; the socket is closed then.
+    receive_buffer: READ_BYTES of memory; all streams of a loop may share it, as none keeps data in it.
+    Raises OSError if the host has hung up; the socket is closed then.
     """
 
-    def __init__(self, connected: socket.socket, into: memoryview) -> None:
+    def __init__(self, connected: socket.socket, receive_buffer: memoryview) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket = connected
-        self._into = into
+        self._receive_buffer = receive_buffer
         self._piece: bytes | None = None
-        """What has come for a reader who has not taken it yet; empty at the end."""
+        """A received piece that nothing has read yet; empty at the end."""
         self._error: OSError | None = None
         self._reading: asyncio.Future[bool] | None = None
         self._writing: asyncio.Future[bool] | None = None
         self._closed = False
         self._watched = False
-        """Whether the loop tells of what comes. It does until something has come that nobody wants yet."""
+        """Whether the loop reports readability: until it reports some while nothing reads."""
         try:
             self._peer = connected.getpeername()
         except OSError:
@@ -47,38 +47,89 @@ class Line(httpcore2.AsyncNetworkStream):
         self._poll.register(self._number, select.POLLIN)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109
-        """What has come, READ_BYTES at most; empty at the end.
+        """Return the next piece, of READ_BYTES at most; empty at the end.
 
         Raises httpcore2.ReadError or ReadTimeout.
         """
         if not self._watched:
-            self._take()
+            self._receive()
         if self._piece is None and self._error is None:
-            self._watch()
+            if not self._watched:
+                self._watched = True
+                self._loop.add_reader(self._number, self._readable)
             reading = self._reading = self._loop.create_future()
+            late = None if timeout is None else self._loop.call_later(timeout, _resolve, reading, False)  # noqa: FBT003
             try:
-                if not await self._in_time(reading, timeout):
+                if not await reading:
                     raise httpcore2.ReadTimeout(f"nothing came within {timeout} s")
             finally:
                 self._reading = None
+                if late is not None:
+                    late.cancel()
         piece, self._piece = self._piece, None
         if piece is None:
             raise httpcore2.ReadError(self._error) from self._error
         return piece
 
+    def _readable(self) -> None:
+        """Take a report of the loop; without a reader, the bytes stay in the kernel and reports stop."""
+        if self._reading is None or self._reading.done():
+            self._unwatch()
+            return
+        self._receive()
+        if self._has_news():
+            _resolve(self._reading, come=True)
+
+    def _receive(self) -> None:
+        """Take a piece from the kernel, if it has one and none is held here."""
+        if self._has_news():
+            return
+        try:
+            size_bytes = self._socket.recv_into(self._receive_buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._error = error
+        else:
+            self._piece = bytes(self._receive_buffer[:size_bytes])
+
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 httpcore2's
         """Return once the kernel has all of it; raises httpcore2.WriteError or WriteTimeout.
 
-        What the host sent before it hung up can be read nevertheless.
+        Bytes that the host sent before it hung up can still be read afterwards.
         """
         if not buffer:
             return
-        sent = self._sent(buffer)
-        if sent < len(buffer):
-            await self._send_rest(memoryview(buffer)[sent:], timeout)
+        sent = self._send(buffer)
+        if sent == len(buffer):
+            return
+        rest = memoryview(buffer)[sent:]
+        try:
+            async with asyncio.timeout(timeout):
+                while rest:
+                    writing = self._writing = self._loop.create_future()
+                    self._loop.add_writer(self._number, _resolve, writing, True)  # noqa: FBT003
+                    try:
+                        await writing
+                    finally:
+                        self._writing = None
+                        if not self._closed:  # else the number may be another socket's
+                            self._loop.remove_writer(self._number)
+                    rest = rest[self._send(rest) :]
+        except TimeoutError:
+            raise httpcore2.WriteTimeout(f"not all was taken within {timeout} s") from None
+
+    def _send(self, data: bytes | memoryview) -> int:
+        """Return how many bytes the kernel took; raises httpcore2.WriteError."""
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise httpcore2.WriteError(error) from error
 
     async def aclose(self) -> None:
-        """Hang up, whatever is under way; again without harm."""
+        """Close the socket, and end a read or write under way; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -88,7 +139,7 @@ class Line(httpcore2.AsyncNetworkStream):
         self._socket.close()
         for waiting in (self._reading, self._writing):
             if waiting is not None:
-                _tell(waiting, come=True)
+                _resolve(waiting, come=True)
 
     async def start_tls(
         self,
@@ -96,19 +147,19 @@ class Line(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 httpcore2's signature
     ) -> httpcore2.AsyncNetworkStream:
-        """The same connection under TLS; raises TlsTimeoutError or TlsError, this one being closed."""
-        return await sealed(self, ssl_context, server_hostname, timeout)
+        """Return this connection under TLS; raises TlsTimeoutError or TlsError after closing it."""
+        return await wrap_tls(self, ssl_context, server_hostname, timeout)
 
     def get_extra_info(self, info: str) -> Any:
-        """`server_addr`; `unread`: whether something has come that nobody has read, its end included.
+        """Return `server_addr`, `socket`, or whether unread bytes, or the end, have arrived.
 
-        `is_readable` says so too, but as far as the loop has told; the kernel is asked only where the loop
-        would not tell. Each idle connection is asked several times a fetch.
+        `unread` always asks the kernel. `is_readable` asks it only if the loop would not report them: the
+        pool asks this of each idle connection several times per fetch.
         """
         if info == "is_readable":
-            return self._has_news() or (not self._watched and self._kernel_has_news())
+            return self._has_news() or (not self._watched and bool(self._poll.poll(0)))
         if info == "unread":
-            return self._has_news() or self._kernel_has_news()
+            return self._has_news() or bool(self._poll.poll(0))
         if info == "server_addr":
             return self._peer
         return self._socket if info == "socket" else None
@@ -116,81 +167,12 @@ class Line(httpcore2.AsyncNetworkStream):
     def _has_news(self) -> bool:
         return self._piece is not None or self._error is not None
 
-    def _kernel_has_news(self) -> bool:
-        return bool(self._poll.poll(0))
-
-    async def _in_time(self, waiting: asyncio.Future[bool], wait_s: float | None) -> bool:
-        """Whether what is waited for comes within wait_s."""
-        if wait_s is None:
-            return await waiting
-        late = self._loop.call_later(wait_s, _tell, waiting, False)  # noqa: FBT003 its arguments
-        try:
-            return await waiting
-        finally:
-            late.cancel()
-
-    def _watch(self) -> None:
-        if not self._watched:
-            self._watched = True
-            self._loop.add_reader(self._number, self._came)
-
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
             self._loop.remove_reader(self._number)
 
-    def _came(self) -> None:
-        """The loop says so, and would again and again: what nobody waits for waits with the kernel."""
-        if self._reading is None or self._reading.done():
-            self._unwatch()
-            return
-        self._take()
-        if self._has_news():
-            _tell(self._reading, come=True)
 
-    def _take(self) -> None:
-        """A piece from the kernel, if it has one, and there is none here."""
-        if self._has_news():
-            return
-        try:
-            size_bytes = self._socket.recv_into(self._into)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._error = error
-        else:
-            self._piece = bytes(self._into[:size_bytes])
-
-    async def _send_rest(self, rest: memoryview, wait_s: float | None) -> None:
-        try:
-            async with asyncio.timeout(wait_s):
-                while rest:
-                    await self._room()
-                    rest = rest[self._sent(rest) :]
-        except TimeoutError:
-            raise httpcore2.WriteTimeout(f"not all was taken within {wait_s} s") from None
-
-    async def _room(self) -> None:
-        """Until the kernel may take more, or the connection is closed."""
-        writing = self._writing = self._loop.create_future()
-        self._loop.add_writer(self._number, _tell, writing, True)  # noqa: FBT003 its arguments
-        try:
-            await writing
-        finally:
-            self._writing = None
-            if not self._closed:  # else its number may be another's
-                self._loop.remove_writer(self._number)
-
-    def _sent(self, data: bytes | memoryview) -> int:
-        """How much of it the kernel has taken; raises httpcore2.WriteError."""
-        try:
-            return self._socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise httpcore2.WriteError(error) from error
-
-
-def _tell(waiting: asyncio.Future[bool], come: bool) -> None:  # noqa: FBT001 call_later's
-    if not waiting.done():  # else it was given up
+def _resolve(waiting: asyncio.Future[bool], come: bool) -> None:  # noqa: FBT001 call_later's
+    if not waiting.done():  # else it was cancelled
         waiting.set_result(come)

@@ -1,8 +1,7 @@
-"""Whom hosts must show themselves to be, and how we show ourselves: one TLS context for all that ask alike.
+"""TLS contexts by policy: which CAs are trusted, and which client certificate is sent.
 
-A context takes tens of milliseconds to make, so all are made at the start, from the policy file. What the
-system trusts is read by OpenSSL itself, once a context. (truststore does the same on Linux, but at each
-handshake anew: 17 ms of it.)
+A context takes tens of milliseconds to make, so all are made at startup from the policy file. OpenSSL reads
+the system's CAs once for each context. (truststore reads them at each handshake, which takes 17 ms on Linux.)
 """
 
 import ssl
@@ -13,34 +12,34 @@ from pathlib import Path
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError, Tls
 
-_BUNDLES = (
+_SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine, Arch
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",
 )
-"""Where systems keep whom they trust, for a Python whose OpenSSL was built to look elsewhere."""
+"""The CA bundles of Linux distributions, for a Python whose OpenSSL looks elsewhere."""
 
 
-class Contexts:
+class TlsContexts:
     """The contexts of a policy file."""
 
     def __init__(self, policy: Policy) -> None:
-        """Raises PolicyError, which names table, key and file."""
-        # ALPN is set on the context, so the two kinds of pool must not share one.
+        """Make them; raises PolicyError, which names table, key and file."""
+        # ALPN is set on the context, so HTTP/1.1 and HTTP/2 pools must not share one.
         self._made: dict[tuple[Tls, bool], ssl.SSLContext] = {}
         for where, lane in policy.named():
             if (lane.tls, False) not in self._made:
                 for http2 in (False, True):
                     self._made[lane.tls, http2] = _context(where, lane.tls)
 
-    def of(self, policy: LanePolicy) -> ssl.SSLContext:
-        """That of the lane; what a table at run time changes needs no other."""
+    def for_policy(self, policy: LanePolicy) -> ssl.SSLContext:
+        """Return the context of a lane; overrides at run time cannot change TLS."""
         return self._made[policy.tls, policy.http2]
 
 
 def check(policy: Policy) -> None:
-    """PolicyError where a file that the policy names cannot be used."""
+    """Raise PolicyError if a file that the policy names cannot be used."""
     seen = {Tls()}
     for where, lane in policy.named():
         if lane.tls not in seen:
@@ -49,44 +48,40 @@ def check(policy: Policy) -> None:
 
 
 def _context(where: str, tls: Tls) -> ssl.SSLContext:
-    """Its least version is TLS 1.2 (RFC 8996), whatever the system's configuration allows."""
-    context = _trusting(where, tls)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if tls.client_cert:
-        _show(where, tls, context)
-    return context
-
-
-def _trusting(where: str, tls: Tls) -> ssl.SSLContext:
+    """Make a context of at least TLS 1.2 (RFC 8996), whatever the system's configuration allows."""
     if not tls.verify:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        return context
-    if not tls.ca_file:
-        return ssl.create_default_context(cafile=_bundle())
-    with _named(where, "ca_file", tls.ca_file, "holds no certificate in PEM"):
-        return ssl.create_default_context(cafile=tls.ca_file)
+    elif tls.ca_file:
+        with _named(where, "ca_file", tls.ca_file, "holds no certificate in PEM"):
+            context = ssl.create_default_context(cafile=tls.ca_file)
+    else:
+        known, bundle = ssl.get_default_verify_paths(), None
+        if not known.cafile and not (known.capath and any(Path(known.capath).glob("*.0"))):
+            bundle = next((path for path in _SYSTEM_BUNDLES if Path(path).is_file()), None)
+        context = ssl.create_default_context(cafile=bundle)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if tls.client_cert:
 
+        def no_passphrase() -> str:
+            """Without this, OpenSSL would ask on the terminal."""
+            raise PolicyError(
+                "is locked by a passphrase, which is not supported; unlock it: openssl pkey -in KEY"
+            )
 
-def _show(where: str, tls: Tls, context: ssl.SSLContext) -> None:
-    """The context shows our certificate to hosts that ask for one."""
-    key = tls.client_key or tls.client_cert
-    with _named(where, "client_cert", tls.client_cert, ""):
-        if b"CERTIFICATE-----" not in Path(tls.client_cert).read_bytes():
-            raise PolicyError("holds no certificate in PEM")
-    with _named(where, "client_key", key, "is no private key in PEM, or not the one of client_cert"):
-        Path(key).read_bytes()
-        context.load_cert_chain(tls.client_cert, key, password=_no_passphrase)
-
-
-def _no_passphrase() -> str:
-    """Without this OpenSSL would ask on the terminal."""
-    raise PolicyError("is locked by a passphrase, which is not supported; unlock it: openssl pkey -in KEY")
+        key = tls.client_key or tls.client_cert
+        with _named(where, "client_cert", tls.client_cert, ""):
+            if b"CERTIFICATE-----" not in Path(tls.client_cert).read_bytes():
+                raise PolicyError("holds no certificate in PEM")
+        with _named(where, "client_key", key, "is no private key in PEM, or not the one of client_cert"):
+            Path(key).read_bytes()
+            context.load_cert_chain(tls.client_cert, key, password=no_passphrase)
+    return context
 
 
 @contextmanager
 def _named(where: str, key: str, path: str, no_pem: str) -> Iterator[None]:
-    """For what is done with a file: what is wrong with it is a PolicyError that names it."""
+    """Turn an error in the block into a PolicyError that names table, key and file."""
     try:
         yield
     except ssl.SSLError as error:
@@ -95,11 +90,3 @@ def _named(where: str, key: str, path: str, no_pem: str) -> Iterator[None]:
         raise PolicyError(f"[{where}] {key}: {path}: {error.strerror}") from None
     except PolicyError as error:
         raise PolicyError(f"[{where}] {key}: {path} {error}") from None
-
-
-def _bundle() -> str | None:
-    """The file of whom the system trusts where OpenSSL itself would find none; else None."""
-    found = ssl.get_default_verify_paths()
-    if found.cafile or (found.capath and any(Path(found.capath).glob("*.0"))):
-        return None
-    return next((path for path in _BUNDLES if Path(path).is_file()), None)

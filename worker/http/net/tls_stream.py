@@ -1,4 +1,4 @@
-"""A connection under TLS, which says how TLS went wrong."""
+"""A connection under TLS, with errors that say how TLS failed."""
 
 import asyncio
 import ssl
@@ -12,40 +12,40 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from fetchfleet.worker.errors import TlsError, TlsTimeoutError
 
 PLAIN_BYTES = 256 * 1024
-"""More than a record brings: TLS brings 16 KiB at a time whatever one asks for."""
+"""Larger than a record: TLS returns at most 16 KiB at a time."""
 
 
-async def sealed(
-    below: httpcore2.AsyncNetworkStream, context: ssl.SSLContext, host: str | None, wait_s: float | None
-) -> "Sealed":
-    """The connection under TLS; where that fails, or is given up, it is closed.
+async def wrap_tls(
+    below: httpcore2.AsyncNetworkStream, context: ssl.SSLContext, host: str | None, timeout_s: float | None
+) -> "TlsStream":
+    """Return the connection under TLS; close it if the handshake fails or is cancelled.
 
     Raises TlsTimeoutError or TlsError.
     """
     try:
-        async with asyncio.timeout(wait_s):
+        async with asyncio.timeout(timeout_s):
             tls = await TLSStream.wrap(
-                _Records(below),
+                _ByteStreamAdapter(below),
                 ssl_context=context,
                 hostname=host,
                 standard_compatible=False,
                 server_side=False,
             )
-            return Sealed(below, tls)
+            return TlsStream(below, tls)
     except BaseException as error:
         await below.aclose()
         if isinstance(error, TimeoutError):
-            raise TlsTimeoutError(f"no TLS handshake within {wait_s} s") from None
+            raise TlsTimeoutError(f"no TLS handshake within {timeout_s} s") from None
         if isinstance(error, ssl.SSLError | BrokenResourceError | EndOfStream):
             raise TlsError(error if str(error) else "the host hung up in the TLS handshake") from error
         raise
 
 
-class Sealed(httpcore2.AsyncNetworkStream):
-    """A connection under TLS. What TLS refuses later is an error of the connection, and never of the disk.
+class TlsStream(httpcore2.AsyncNetworkStream):
+    """A connection under TLS. Later TLS errors are errors of the connection, never of the disk.
 
-    An SSLError is an OSError. In TLS 1.3 a host says only when it is first read from that it wanted a
-    certificate of ours (RFC 8446 §4.4.2.4).
+    An SSLError is an OSError. In TLS 1.3 a host rejects a missing client certificate only when it is first
+    read from (RFC 8446 §4.4.2.4).
     """
 
     def __init__(self, below: httpcore2.AsyncNetworkStream, tls: TLSStream) -> None:
@@ -54,7 +54,7 @@ class Sealed(httpcore2.AsyncNetworkStream):
         self._ssl_object = tls.extra(TLSAttribute.ssl_object)  # noqa: S610 anyio's
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 httpcore2's
-        """What has come, empty at the end; raises httpcore2.ReadError or ReadTimeout."""
+        """Return the next bytes, empty at the end; raises httpcore2.ReadError or ReadTimeout."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._tls.receive(max(max_bytes, PLAIN_BYTES))
@@ -78,7 +78,7 @@ class Sealed(httpcore2.AsyncNetworkStream):
             raise httpcore2.WriteError(error) from error
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self._below.aclose()
 
     async def start_tls(
@@ -87,22 +87,22 @@ class Sealed(httpcore2.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 httpcore2's signature
     ) -> httpcore2.AsyncNetworkStream:
-        """Never: nobody asks for TLS within TLS."""
+        """Not supported: TLS within TLS is not used."""
         raise NotImplementedError
 
     def get_extra_info(self, info: str) -> Any:
-        """`ssl_object`; what else there is, of the connection below."""
+        """Return `ssl_object`, or the information of the connection below."""
         return self._ssl_object if info == "ssl_object" else self._below.get_extra_info(info)
 
 
-class _Records(ByteStream):
-    """A connection as TLS takes one: its pieces are as large as they come, which TLS leaves to it."""
+class _ByteStreamAdapter(ByteStream):
+    """A connection in anyio's interface. Its pieces have any size, which TLS accepts."""
 
     def __init__(self, below: httpcore2.AsyncNetworkStream) -> None:
         self._below = below
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """A piece; raises EndOfStream or BrokenResourceError."""
+        """Return a piece; raises EndOfStream or BrokenResourceError."""
         try:
             piece = await self._below.read(max_bytes)
         except httpcore2.ReadError as error:
@@ -112,16 +112,16 @@ class _Records(ByteStream):
         return piece
 
     async def send(self, item: bytes) -> None:
-        """All of it; raises BrokenResourceError."""
+        """Send all of it; raises BrokenResourceError."""
         try:
             await self._below.write(item)
         except httpcore2.WriteError as error:
             raise BrokenResourceError(*error.args) from error
 
     async def send_eof(self) -> None:
-        """Never: TLS says itself that it is over, or hangs up."""
+        """Not supported: TLS ends with its own alert, or with the connection."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self._below.aclose()

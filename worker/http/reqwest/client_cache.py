@@ -32,7 +32,7 @@ WINDOW_BYTES = 1 << 20
 """Of an HTTP/2 stream; its own 64 KiB would hold up large bodies."""
 
 
-class Kind(NamedTuple):
+class ClientKind(NamedTuple):
     """What a client is for. tls: for https; sends: for requests with a body, whose head may take long."""
 
     host: str
@@ -40,7 +40,7 @@ class Kind(NamedTuple):
     sends: bool
 
 
-class Where(NamedTuple):
+class Destination(NamedTuple):
     """Where a request goes: the URL's host at a vetted address, which has connect_s to take a connection."""
 
     lane: str
@@ -50,11 +50,11 @@ class Where(NamedTuple):
 
 
 @dataclass(slots=True)
-class Stay:
+class LaneClients:
     """A lane's stay: how its host is to be treated, and the clients of each kind."""
 
     policy: LanePolicy
-    pinned: dict[Kind, Pinned] = field(default_factory=dict)
+    pinned: dict[ClientKind, Pinned] = field(default_factory=dict)
     vetted: dict[tuple[str, int], tuple[float, Sequence[str]]] = field(default_factory=dict)
     """By host and port: its addresses, those that answer first, and until when they count."""
     dead: set[tuple[str, str]] = field(default_factory=set)
@@ -68,12 +68,12 @@ class Clients(Pools):
         self._network = network
         # Read once, as the other engine does: what a table at run time changes needs no other.
         self._identities = {of.tls: _identity(of.tls) for _, of in policy.named() if of.tls.client_cert}
-        self.turns = network.turns
-        self._stays: dict[str, Stay] = {}
+        self.loop_budget = network.loop_budget
+        self._stays: dict[str, LaneClients] = {}
 
     def open(self, lane: str, policy: LanePolicy) -> None:
         """Begin the lane's stay."""
-        self._stays[lane] = Stay(policy)
+        self._stays[lane] = LaneClients(policy)
 
     def heed(self, lane: str, policy: LanePolicy) -> None:
         """The lane's policy is another: requests from now on go by its ports."""
@@ -114,7 +114,7 @@ class Clients(Pools):
         stay.vetted[host, port] = mono_s() + VETTED_S, found
         return found
 
-    def pinned(self, where: Where, timeouts: Timeouts, *, sends: bool) -> Pinned:
+    def pinned(self, where: Destination, timeouts: Timeouts, *, sends: bool) -> Pinned:
         """The client for that place, which was vetted just now; sends: requests with a body."""
         stay, kind = self._stays[where.lane], _kind(where, sends=sends)
         pinned = stay.pinned.get(kind)
@@ -123,7 +123,7 @@ class Clients(Pools):
             pinned = stay.pinned[kind] = self.new(where, timeouts, sends=sends)
         return pinned
 
-    def new(self, where: Where, timeouts: Timeouts, *, sends: bool) -> Pinned:
+    def new(self, where: Destination, timeouts: Timeouts, *, sends: bool) -> Pinned:
         """A client that has no connection yet, for one request or to be kept."""
         kind, bounds = _kind(where, sends=sends), _bounds(where, timeouts, sends=sends)
         mark_ms = new_mark_ms()
@@ -150,16 +150,16 @@ class Clients(Pools):
             stay.pinned = {kind: pinned for kind, pinned in stay.pinned.items() if kind.host != host}
 
 
-def _kind(where: Where, *, sends: bool) -> Kind:
-    return Kind(host_of(where.url), where.url.scheme == "https", sends)
+def _kind(where: Destination, *, sends: bool) -> ClientKind:
+    return ClientKind(host_of(where.url), where.url.scheme == "https", sends)
 
 
-def _bounds(where: Where, timeouts: Timeouts, *, sends: bool) -> Bounds:
+def _bounds(where: Destination, timeouts: Timeouts, *, sends: bool) -> Bounds:
     """How long it takes to connect, and until a head comes; what is sent has its own bound, by the block."""
     return where.connect_s, None if sends else where.connect_s + timeouts.read_s
 
 
-def _builder(policy: LanePolicy, kind: Kind, bounds: Bounds) -> ClientBuilder:
+def _builder(policy: LanePolicy, kind: ClientKind, bounds: Bounds) -> ClientBuilder:
     """Nothing from the environment, no cookie, no redirect, no proxy, bodies as they are sent."""
     connect_s, read_s = bounds
     builder = (

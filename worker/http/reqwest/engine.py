@@ -15,11 +15,11 @@ from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.worker.errors import BadAnswerError, FirstByteTimeoutError
 from fetchfleet.worker.http.base import Trace
-from fetchfleet.worker.http.request_body import Blocks, Header, Upload, content_of, framing_of, own_headers
+from fetchfleet.worker.http.request_body import Blocks, Upload, content_of, framing_of, own_headers
 from fetchfleet.worker.http.reqwest import errors
-from fetchfleet.worker.http.reqwest.client_cache import Clients, Where
+from fetchfleet.worker.http.reqwest.client_cache import Clients, Destination
 from fetchfleet.worker.http.reqwest.pinned_client import Exchange, Pinned
-from fetchfleet.worker.http.reqwest.response import ReqwestAnswer, Sent
+from fetchfleet.worker.http.reqwest.response import ReqwestAnswer, SentRequest
 from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.clock import mono_s
@@ -44,10 +44,10 @@ class ReqwestEngine:
         trace.opened = False
         began_s = mono_s()
         async with content_of(request, self._in_folder) as content:
-            sent = Sent(_url(request.url), request.method, self._headers_of(request, content))
+            sent = SentRequest(_url(request.url), request.method, self._headers_of(request, content))
             exchange = await self._answered(sent, lane, timeouts, content)
             try:
-                await self._clients.turns.next()
+                await self._clients.loop_budget.take()
                 trace.head_came()
                 answer = ReqwestAnswer(exchange, sent)
                 if answer.is_doubtful:
@@ -63,7 +63,7 @@ class ReqwestEngine:
             finally:
                 await exchange.end()
 
-    def _headers_of(self, request: Hop, content: Blocks | Upload | None) -> Sequence[Header]:
+    def _headers_of(self, request: Hop, content: Blocks | Upload | None) -> Sequence[tuple[str, str]]:
         """The engine's own, where the request does not have another word on it, and the request's."""
         if not request.headers and content is None and request.method == "GET":
             return self._headers
@@ -72,10 +72,10 @@ class ReqwestEngine:
         return (*own, *request.headers, *_framing(request.method, content))
 
     async def _answered(
-        self, sent: Sent, lane: str, timeouts: Timeouts, content: Blocks | Upload | None
+        self, sent: SentRequest, lane: str, timeouts: Timeouts, content: Blocks | Upload | None
     ) -> Exchange:
         """The head of the first vetted address that takes a connection."""
-        await self._clients.turns.next()
+        await self._clients.loop_budget.take()
         addresses = await self._clients.addresses(lane, sent.url, timeouts)
         # reqwest would not try the next beside one that says nothing (RFC 8305 §5): so none has all the time.
         connect_s = timeouts.connect_s / min(len(addresses), 2)
@@ -85,7 +85,9 @@ class ReqwestEngine:
             if mono_s() >= until_s:
                 break
             try:
-                return await self._from(Where(lane, sent.url, address, connect_s), sent, timeouts, content)
+                return await self._from(
+                    Destination(lane, sent.url, address, connect_s), sent, timeouts, content
+                )
             except errors.NotBegunError:
                 raise
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -95,7 +97,7 @@ class ReqwestEngine:
         raise failure
 
     async def _from(
-        self, where: Where, sent: Sent, timeouts: Timeouts, content: Blocks | Upload | None
+        self, where: Destination, sent: SentRequest, timeouts: Timeouts, content: Blocks | Upload | None
     ) -> Exchange:
         """Hosts close idle connections as they like: what may be repeated is then sent on a new one.
 
@@ -129,7 +131,7 @@ class ReqwestEngine:
 
 
 async def _exchanged(
-    pinned: Pinned, sent: Sent, timeouts: Timeouts, content: Blocks | Upload | None
+    pinned: Pinned, sent: SentRequest, timeouts: Timeouts, content: Blocks | Upload | None
 ) -> Exchange:
     """The request sent, and the head of its answer."""
     try:
@@ -171,7 +173,7 @@ class _Sending:
 
 def _built(
     pinned: Pinned,
-    sent: Sent,
+    sent: SentRequest,
     timeouts: Timeouts | None = None,
     body: AsyncIterator[bytes] | None = None,
 ) -> StreamRequest:
@@ -182,7 +184,7 @@ def _built(
     return builder.streamed_read_buffer_limit(0).build_streamed()
 
 
-def _framing(method: str, content: Blocks | Upload | None) -> Sequence[Header]:
+def _framing(method: str, content: Blocks | Upload | None) -> Sequence[tuple[str, str]]:
     """Of a method that sends something, also that it is nothing (RFC 9110 §8.6)."""
     nothing = content is None and method in {"POST", "PUT", "PATCH"}
     return (("Content-Length", "0"),) if nothing else framing_of(content)

@@ -8,24 +8,23 @@ from pyreqwest.http import HeaderMap, Url
 
 from fetchfleet.worker.errors import BadAnswerError
 from fetchfleet.worker.http import wire as wire_module
-from fetchfleet.worker.http.httpx_engine.engine import Framed
-from fetchfleet.worker.http.request_body import Header
+from fetchfleet.worker.http.base import FramedAnswer
 from fetchfleet.worker.http.reqwest import errors
 from fetchfleet.worker.http.reqwest.pinned_client import Exchange
 
 
-class Sent(NamedTuple):
+class SentRequest(NamedTuple):
     """What a request asks for; reqwest itself adds its Host."""
 
     url: Url
     method: str
-    headers: Sequence[Header]
+    headers: Sequence[tuple[str, str]]
 
 
-class ReqwestAnswer(Framed):
+class ReqwestAnswer(FramedAnswer):
     """An answer from pyreqwest."""
 
-    def __init__(self, exchange: Exchange, sent: Sent) -> None:
+    def __init__(self, exchange: Exchange, sent: SentRequest) -> None:
         self._response = exchange.response
         self._address = exchange.pinned.address
         self._sent = sent
@@ -85,7 +84,7 @@ def _target(url: Url) -> bytes:
     return f"{url.path}{query}".encode()
 
 
-def _as_sent(headers: Sequence[Header], url: Url, version: str) -> Iterator[wire_module.Header]:
+def _as_sent(headers: Sequence[tuple[str, str]], url: Url, version: str) -> Iterator[wire_module.Header]:
     """In hyper's order and case: each name's lines together, Host last unless it was given."""
     lines: dict[str, list[str]] = {}
     for name, value in headers:
