@@ -132,7 +132,7 @@ class FramedAnswer:
     def check_status(self) -> None:
         """Raise BadAnswerError if the status is not one of a final response."""
         if not MIN_STATUS <= self.status <= MAX_STATUS:
-            raise BadAnswerError(f"{self.status} is no status")
+            raise BadAnswerError(f"{self.status} is not the status of a final response")
 
     @property
     def length_bytes(self) -> int | None:
@@ -193,7 +193,7 @@ class Pools(Protocol):
         """Prepare for the lane's requests."""
 
     @abstractmethod
-    def heed(self, lane: str, policy: LanePolicy) -> None:
+    def apply_policy(self, lane: str, policy: LanePolicy) -> None:
         """Apply a changed policy: its ports count for the connections made from now on."""
 
     @abstractmethod

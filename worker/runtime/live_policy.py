@@ -53,5 +53,5 @@ class LivePolicy:
         self._log.info(Event.POLICY_CHANGED, tables=sorted(tables))
         for lane in self._lanes.values():
             lane.policy = self.policy.for_lane(lane.name)
-            self._pools.heed(lane.pool, lane.policy)
+            self._pools.apply_policy(lane.pool, lane.policy)
             lane.notify()

@@ -97,7 +97,7 @@ async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Name
         assert list(await network.vetted(NAME, 443, lane.ports)) == ["8.8.8.8"]
         with pytest.raises(EgressRefusedError, match=r"port 8080 .*`ports`"):
             await network.vetted(NAME, 8080, lane.ports)
-        pools.heed(NAME, LanePolicy(ports=(8080,)))
+        pools.apply_policy(NAME, LanePolicy(ports=(8080,)))
         assert list(await network.vetted(NAME, 8080, lane.ports)) == ["8.8.8.8"]
         with pytest.raises(EgressRefusedError, match="port 443"):
             await network.vetted(NAME, 443, lane.ports)

@@ -159,7 +159,7 @@ class Http2Connection:
         except TimeoutError:
             if reads == self._reads:
                 self._session.draining = True
-            raise late(f"nothing for {timeout_s} s") from None
+            raise late(f"no progress within {timeout_s} s") from None
 
     def taken(self, stream: Stream, size_bytes: int) -> None:
         """Return window to the host for bytes of the body that were read."""
@@ -238,8 +238,8 @@ class Http2Connection:
         def error_of(stream: Stream) -> Exception:
             # Without any part of a response, the request may have arrived too late to be seen.
             if (error is None or isinstance(error, httpcore2.ReadError)) and not stream.heard:
-                return UnansweredError(str(error or "the host hung up without an answer"))
-            return error or httpcore2.RemoteProtocolError("the host hung up")
+                return UnansweredError(str(error or "the host closed the connection without a response"))
+            return error or httpcore2.RemoteProtocolError("the host closed the connection")
 
         self.closed = self._stopping = True
         self._session.fail(error_of)

@@ -54,7 +54,7 @@ class Frames:
             length = int.from_bytes(data[at : at + 3], "big")
             end = at + HEAD_BYTES + length
             if length > MAX_FRAME_BYTES:
-                raise FrameError("a frame that is larger than may be")
+                raise FrameError(f"a frame of more than {MAX_FRAME_BYTES} bytes")
             if end > len(data):
                 break
             frame_type = data[at + 3]
@@ -63,7 +63,7 @@ class Frames:
             elif frame_type not in {_HEADERS, _CONTINUATION}:
                 self._idle += 1
                 if self._idle > MAX_IDLE_FRAMES:
-                    raise FrameError(f"{self._idle} frames in a row that bring nothing")
+                    raise FrameError(f"{self._idle} frames in a row without a part of a response")
             if frame_type in {_DATA, _GOAWAY}:
                 if others_from < at:
                     found.append(data[others_from:at])
@@ -91,7 +91,7 @@ def _parse(data: bytes, at: int, end: int) -> Data | GoAway:
         return GoAway(_stream_id(data, payload), code)
     if flags & _PADDED:
         if not length or data[payload] >= length:
-            raise FrameError("more padding than there is room for")
+            raise FrameError("more padding than payload")
         payload, payload_end = payload + 1, end - data[payload]
     return Data(_stream_id(data, at + 5), data[payload:payload_end], length, bool(flags & _END_STREAM))
 

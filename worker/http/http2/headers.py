@@ -53,10 +53,10 @@ def parse_response(fields: Iterable[Field], method: bytes) -> ResponseHead:
             statuses.append(value)
             continue
         if not _NAME.fullmatch(name) or _NOT_IN_A_VALUE.search(value) or name in _CONNECTION_FIELDS:
-            raise MalformedHeadersError(f"not a field of an answer: {name[:100]!r}")
+            raise MalformedHeadersError(f"invalid header field {name[:100]!r}")
         plain.append((name, value))
     if len(statuses) != 1 or not _STATUS.fullmatch(statuses[0]):
-        raise MalformedHeadersError(f"no status: {statuses}")
+        raise MalformedHeadersError(f"not one valid :status, but {statuses}")
     status = int(statuses[0])
     # Every Content-Length must be the same number (RFC 9110 §8.6); it is then passed on once.
     lengths = {
@@ -65,7 +65,7 @@ def parse_response(fields: Iterable[Field], method: bytes) -> ResponseHead:
     length_bytes = None
     if lengths:
         if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
-            raise MalformedHeadersError("not one Content-Length")
+            raise MalformedHeadersError("malformed or conflicting Content-Length")
         length_bytes = int(lengths.pop())
         plain = [field for field in plain if field[0] != b"content-length"]
         plain.append((b"content-length", str(length_bytes).encode()))

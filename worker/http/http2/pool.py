@@ -150,7 +150,7 @@ class SharedConnections(httpcore2.AsyncConnectionInterface):
         is_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
         if self._closed or (not is_http2 and self._usable()):
             await network.aclose()
-            raise httpcore2.ConnectError("not another of this kind")
+            raise httpcore2.ConnectError("the connection is not needed any more")
         if not is_http2:
             self._on_http1()
             self._http1 = Http11Connection(self._origin, self._keepalive_expiry_s, self._dial)
@@ -252,7 +252,7 @@ class _PlaceInLine:
             elif self._line:  # the turn had come: it goes to the next
                 _wake(self._line.popleft())
             if isinstance(error, TimeoutError):
-                raise httpcore2.PoolTimeout(f"no stream free within {self._timeout_s} s") from None
+                raise httpcore2.PoolTimeout(f"no stream became free within {self._timeout_s} s") from None
             raise
         if self._left_s is not None:
             self._left_s = max(0.0, self._left_s - (mono_s() - since_s))

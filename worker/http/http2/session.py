@@ -124,7 +124,7 @@ class Session:
                         self.draining = True
                         for stream in self.streams.values():
                             if stream.id > last_stream_id:
-                                stream.fail(_refused(stream, f"gone, with code {code}"))
+                                stream.fail(_refused(stream, f"GOAWAY with code {code}"))
                     case _:
                         self._receive_others(frame)
         except FrameError as error:
@@ -143,7 +143,7 @@ class Session:
         stream = self.streams.get(frame.stream_id)
         if stream is None or stream.over:
             if frame.stream_id > self._h2.highest_outbound_stream_id:
-                raise FrameError("a body that nobody asked for")
+                raise FrameError("DATA on a stream that was never opened")
             return
         try:
             stream.data_came(frame.payload, frame.size_bytes)
@@ -158,7 +158,7 @@ class Session:
         try:
             events = self._h2.receive_data(frames)
         except Exception as error:  # h2 raises its parsers' errors as they are
-            raise httpcore2.RemoteProtocolError(f"no HTTP/2: {error}") from error
+            raise httpcore2.RemoteProtocolError(f"invalid HTTP/2: {error}") from error
         for event in events:
             self.settled = self.settled or isinstance(event, h2.events.RemoteSettingsChanged)
             stream_id: int | None = getattr(event, "stream_id", None)

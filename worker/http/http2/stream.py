@@ -50,7 +50,7 @@ class Stream:
         self.heard = True
         self._interim += 1
         if self._interim > MAX_INTERIM:
-            raise httpcore2.RemoteProtocolError(f"more than {MAX_INTERIM} interim heads")
+            raise httpcore2.RemoteProtocolError(f"more than {MAX_INTERIM} interim responses")
 
     def head_came(self, head: ResponseHead) -> None:
         """Take the header section of the response."""
@@ -66,10 +66,10 @@ class Stream:
         self.owed_bytes += size_bytes - len(data)
         self._received_bytes += len(data)
         if self.head is None or self.window_bytes < 0:
-            raise httpcore2.RemoteProtocolError("a body before its head, or beyond its window")
+            raise httpcore2.RemoteProtocolError("DATA before the headers, or beyond the window")
         expected_bytes = self.head.length_bytes
         if expected_bytes is not None and self._received_bytes > expected_bytes:
-            raise httpcore2.RemoteProtocolError(f"more than the {expected_bytes} bytes announced")
+            raise httpcore2.RemoteProtocolError(f"more than the declared {expected_bytes} bytes")
         self._unread += data
         self.changed.set()
 
@@ -77,9 +77,9 @@ class Stream:
         """End the response; raises httpcore2.RemoteProtocolError if it is incomplete."""
         expected_bytes = self.head.length_bytes if self.head else None
         if self.head is None:
-            raise httpcore2.RemoteProtocolError("an end without a head")
+            raise httpcore2.RemoteProtocolError("a response without headers")
         if expected_bytes is not None and self._received_bytes != expected_bytes:
-            raise httpcore2.RemoteProtocolError(f"{self._received_bytes} of {expected_bytes} bytes came")
+            raise httpcore2.RemoteProtocolError(f"received {self._received_bytes} of {expected_bytes} bytes")
         self.ended = True
         self.changed.set()
 

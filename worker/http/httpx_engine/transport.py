@@ -134,7 +134,7 @@ class LaneTransport(httpx.AsyncBaseTransport, Pools):
             max_idle=policy.most_at_once,
         )
 
-    def heed(self, lane: str, policy: LanePolicy) -> None:
+    def apply_policy(self, lane: str, policy: LanePolicy) -> None:
         """Apply a changed policy: its ports count for the connections made from now on."""
         if lane in self._networks:
             self._networks[lane].ports = policy.ports

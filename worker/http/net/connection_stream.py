@@ -117,12 +117,12 @@ class ConnectionStream(httpcore2.AsyncNetworkStream):
             data = await self._stream.read(max_bytes, timeout)
         except httpcore2.ReadTimeout:
             if _head_left_bytes.get() == MAX_HEAD_BYTES:
-                raise FirstByteTimeoutError(f"nothing came within {timeout} s") from None
+                raise FirstByteTimeoutError(f"received nothing within {timeout} s") from None
             raise
         left_bytes = _head_left_bytes.get()
         if left_bytes is not None:
             if len(data) > left_bytes:
-                raise httpcore2.RemoteProtocolError(f"no head of an answer within {MAX_HEAD_BYTES} bytes")
+                raise httpcore2.RemoteProtocolError(f"no response headers within {MAX_HEAD_BYTES} bytes")
             _head_left_bytes.set(left_bytes - len(data))
         await self._loop_budget.take()
         return data

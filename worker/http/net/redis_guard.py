@@ -43,7 +43,7 @@ class RedisAddresses:
                 self._seen |= {address for address in found if address is not None}
                 self._until_s = mono_s() + self._refresh_s
         if self._host is not None and not self._seen:
-            raise UnresolvedError("where our own Redis is, which listens on this port, is not known now")
+            raise UnresolvedError("the address of the fleet's own Redis, which uses this port, is not known")
         here = self._host is None or any(
             address.is_loopback or address.is_unspecified or is_own_address(address) for address in self._seen
         )

@@ -61,7 +61,7 @@ class SocketStream(httpcore2.AsyncNetworkStream):
             late = None if timeout is None else self._loop.call_later(timeout, _resolve, reading, False)  # noqa: FBT003
             try:
                 if not await reading:
-                    raise httpcore2.ReadTimeout(f"nothing came within {timeout} s")
+                    raise httpcore2.ReadTimeout(f"received nothing within {timeout} s")
             finally:
                 self._reading = None
                 if late is not None:
@@ -117,7 +117,7 @@ class SocketStream(httpcore2.AsyncNetworkStream):
                             self._loop.remove_writer(self._number)
                     rest = rest[self._send(rest) :]
         except TimeoutError:
-            raise httpcore2.WriteTimeout(f"not all was taken within {timeout} s") from None
+            raise httpcore2.WriteTimeout(f"could not send everything within {timeout} s") from None
 
     def _send(self, data: bytes | memoryview) -> int:
         """Return how many bytes the kernel took; raises httpcore2.WriteError."""

@@ -37,7 +37,9 @@ async def wrap_tls(
         if isinstance(error, TimeoutError):
             raise TlsTimeoutError(f"no TLS handshake within {timeout_s} s") from None
         if isinstance(error, ssl.SSLError | BrokenResourceError | EndOfStream):
-            raise TlsError(error if str(error) else "the host hung up in the TLS handshake") from error
+            raise TlsError(
+                error if str(error) else "the host closed the connection in the TLS handshake"
+            ) from error
         raise
 
 
@@ -61,7 +63,7 @@ class TlsStream(httpcore2.AsyncNetworkStream):
         except EndOfStream:
             return b""
         except TimeoutError:
-            raise httpcore2.ReadTimeout(f"nothing came within {timeout} s") from None
+            raise httpcore2.ReadTimeout(f"received nothing within {timeout} s") from None
         except (BrokenResourceError, ClosedResourceError, ssl.SSLError) as error:
             raise httpcore2.ReadError(error) from error
 
@@ -73,7 +75,7 @@ class TlsStream(httpcore2.AsyncNetworkStream):
             async with asyncio.timeout(timeout):
                 await self._tls.send(buffer)
         except TimeoutError:
-            raise httpcore2.WriteTimeout(f"not all was taken within {timeout} s") from None
+            raise httpcore2.WriteTimeout(f"could not send everything within {timeout} s") from None
         except (BrokenResourceError, ClosedResourceError, EndOfStream, ssl.SSLError) as error:
             raise httpcore2.WriteError(error) from error
 

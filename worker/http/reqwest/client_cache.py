@@ -75,7 +75,7 @@ class Clients(Pools):
         """Begin the lane's stay."""
         self._stays[lane] = LaneClients(policy)
 
-    def heed(self, lane: str, policy: LanePolicy) -> None:
+    def apply_policy(self, lane: str, policy: LanePolicy) -> None:
         """The lane's policy is another: requests from now on go by its ports."""
         if lane in self._stays:
             self._stays[lane].policy = policy
