@@ -9,7 +9,7 @@ async with Fleet("redis://localhost:6379") as fleet:
 """
 
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Counts, Results, Submitted
-from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetters, Which
+from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import batch_id_for
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Priority, Reason, Result, Timings
@@ -18,10 +18,10 @@ from fetchfleet.jobs.errors import (
     BatchError,
     BatchExistsError,
     FleetFullError,
-    ForeignKeyError,
     FullError,
     InvalidFetchError,
     JobsError,
+    KeyTypeConflictError,
     RedisFullError,
     RedisSetupError,
     UnknownBatchError,
@@ -35,14 +35,15 @@ __all__ = [
     "BatchSummary",
     "Counts",
     "DeadLetter",
+    "DeadLetterFilter",
     "DeadLetters",
     "Fetch",
     "Fleet",
     "FleetFullError",
-    "ForeignKeyError",
     "FullError",
     "InvalidFetchError",
     "JobsError",
+    "KeyTypeConflictError",
     "Outcome",
     "Priority",
     "Reason",
@@ -53,6 +54,5 @@ __all__ = [
     "Submitted",
     "Timings",
     "UnknownBatchError",
-    "Which",
     "batch_id_for",
 ]

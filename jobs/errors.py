@@ -5,7 +5,7 @@ JobsError
 │   ├── BatchCancelledError   the batch was cancelled: nothing more may be submitted to it
 │   ├── BatchExistsError      the id is that of a batch of other fetches
 │   └── UnknownBatchError     no such batch: never made, or its results have expired
-├── ForeignKeyError          something else than fetchfleet has written to one of its Redis keys
+├── KeyTypeConflictError          something else than fetchfleet has written to one of its Redis keys
 ├── FullError
 │   ├── FleetFullError        as many fetches wait as the caller's limits allow
 │   └── RedisFullError        Redis has no memory for more
@@ -29,7 +29,7 @@ class NewerMessageError(JobsError):
     """A message, or an arq job, whose `v` this release does not know: it is for a newer worker."""
 
 
-class ForeignKeyError(JobsError, ResponseError):
+class KeyTypeConflictError(JobsError, ResponseError):
     """`key` is of the type `found`, where fetchfleet has a `wanted`. Nothing was changed."""
 
     def __init__(self, key: str, found: str, wanted: str) -> None:

@@ -192,6 +192,6 @@ def kinds_of_batch(batch_id: str) -> dict[str, str]:
     return {**kinds, batch_lanes(batch_id): "set", digests(batch_id): "list"}
 
 
-def wake_job(lane_name: str, generation: int) -> str:
+def notification_job_id(lane_name: str, generation: int) -> str:
     """The arq job id of one hand-off of a lane."""
     return f"lane:{lane_name}:{generation}"

@@ -1,60 +1,35 @@
-"""Asks arq to hand a lane to a worker: all that producers and workers share of arq.
+"""Notifies workers of due lanes through arq: all that producers and workers share of arq.
 
-arq is imported when the first lane is woken, so that importing `jobs` stays cheap.
+Importing this module loads arq. The producer's client imports it for its first notification.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import msgspec
+from arq.connections import ArqRedis
 
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.redis_connection import redis_now_ms
 
-if TYPE_CHECKING:
-    from arq.connections import ArqRedis
-
 TAKE_LANE = "take_lane"
-GRACE_MS = 3_000
-NEXT_MS = 1_000
-MAX_WAKES_AT_ONCE = 16
+"""The arq function that takes a lane, with the lane's name and generation."""
 
-HINTS = 16
-"""Of lanes that come due together so many are handed over."""
+MAX_AT_ONCE = 16
 
 SKEW_MS = 10 * 60 * 1000
-"""So far the clocks of producers and workers may be from each other, and none notices."""
+"""How far the clocks of producers and workers may differ without an effect."""
 
 serialize = msgspec.json.encode
 deserialize = msgspec.json.decode
 
 
-class Wake(NamedTuple):
-    """One lane to hand over: its generation, and in how many ms."""
-
-    lane: str
-    generation: int
-    due_in_ms: int
-
-
-def busy_within_ms(lease_ms: int) -> int:
-    """A lane that needs attention within this time is held (its lease ends) or due; others cool down."""
-    return max(lease_ms, GRACE_MS) + NEXT_MS
-
-
-def hints(wakes: Sequence[Wake]) -> list[Wake]:
-    """Those that are due later, and a few of those that are due now: who takes one looks for the others."""
-    now = [item for item in wakes if item.due_in_ms <= 0]
-    return now[:HINTS] + [item for item in wakes if item.due_in_ms > 0]
-
-
-def arq_client(pool: Any) -> "ArqRedis":
-    """Arq's client on our connection pool, speaking JSON: pickle is never read or written."""
-    from arq.connections import ArqRedis  # noqa: PLC0415 see the module's docstring
-
+def arq_client(pool: Any) -> ArqRedis:
+    """Return arq's client on our connection pool. Jobs are JSON: pickle is never read or written."""
     return ArqRedis(
         pool_or_conn=pool,
         job_serializer=serialize,
@@ -63,34 +38,34 @@ def arq_client(pool: Any) -> "ArqRedis":
     )
 
 
-async def wake(arq: "ArqRedis", wakes: Iterable[Wake]) -> None:
-    """Enqueue the hand-offs. One that is lost here is made good by the workers."""
-    wakes = list(wakes)
-    slots = asyncio.Semaphore(MAX_WAKES_AT_ONCE)
+async def notify_lanes(arq: ArqRedis, notifications: Iterable[LaneNotification]) -> None:
+    """Enqueue one arq job per lane. The sweep of the workers replaces a notification that is lost."""
+    notifications = list(notifications)
+    slots = asyncio.Semaphore(MAX_AT_ONCE)
     own_ms = int(time.time() * 1000)
-    later = any(item.due_in_ms > 0 for item in wakes)
+    later = any(item.due_in_ms > 0 for item in notifications)
     redis_ms = await redis_now_ms(arq) if later else own_ms
 
-    async def one(item: Wake) -> None:
+    async def enqueue(item: LaneNotification) -> None:
         async with slots:
             await arq.enqueue_job(
                 TAKE_LANE,
                 item.lane,
                 item.generation,
-                _job_id=keys.wake_job(item.lane, item.generation),
+                _job_id=keys.notification_job_id(item.lane, item.generation),
                 _queue_name=keys.QUEUE,
                 _defer_until=datetime.fromtimestamp(score_ms(item, own_ms, redis_ms) / 1000, UTC),
             )
 
-    await asyncio.gather(*(one(item) for item in wakes))
+    await asyncio.gather(*(enqueue(item) for item in notifications))
 
 
-def score_ms(item: Wake, own_ms: int, redis_ms: int) -> int:
-    """When arq is to see the hand-off, by the clock of whoever looks.
+def score_ms(item: LaneNotification, own_ms: int, redis_ms: int) -> int:
+    """Return the time (Unix ms) at which arq is to run the job.
 
-    arq compares what one machine's clock wrote with another's. What is due now is written so long ago that
-    every clock agrees; what is due later never by a clock that is ahead. Who sees it too early is told so by
-    Redis, and looks again then.
+    arq compares the enqueuing machine's clock with the worker's. A job that is due now gets a time that every
+    clock has passed, and one that is due later never a time of a clock that is ahead. A worker that runs it
+    too early learns so from Redis and tries again at the right time.
     """
     if item.due_in_ms <= 0:
         return own_ms - SKEW_MS

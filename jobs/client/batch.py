@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.submit import Receipt, SendWakes
+from fetchfleet.jobs.client.submit import Notify, Receipt
 from fetchfleet.jobs.contract.model import Result, decode_result
-from fetchfleet.jobs.errors import ForeignKeyError, UnknownBatchError
+from fetchfleet.jobs.errors import KeyTypeConflictError, UnknownBatchError
 from fetchfleet.jobs.redis_values import number_of, text_of
 from fetchfleet.jobs.scripts import batches
 
@@ -74,10 +74,10 @@ class Results(AsyncIterator[Result]):
 class Batch:
     """A handle on a batch; any process that knows the id can make one (`Fleet.batch`)."""
 
-    def __init__(self, redis: Redis, batch_id: str, send_wakes: SendWakes) -> None:
+    def __init__(self, redis: Redis, batch_id: str, notify: Notify) -> None:
         self.id = batch_id
         self._redis = redis
-        self._send_wakes = send_wakes
+        self._notify = notify
 
     def __repr__(self) -> str:
         return f"<Batch {self.id}>"
@@ -115,7 +115,7 @@ class Batch:
         lanes = await batches.cancel(self._redis, batch_id=self.id)
         if lanes is None:
             raise self._unknown()
-        await self._send_wakes(await batches.cancel_in_lanes(self._redis, lanes, batch_id=self.id))
+        await self._notify(await batches.cancel_in_lanes(self._redis, lanes, batch_id=self.id))
         return await self.counts()
 
     def _unknown(self) -> UnknownBatchError:
@@ -158,20 +158,20 @@ class Batch:
 
 @contextmanager
 def foreign_at(key: str, wanted: str) -> Iterator[None]:
-    """Raises ForeignKeyError if the key turns out to hold something else."""
+    """Raises KeyTypeConflictError if the key turns out to hold something else."""
     try:
         yield
     except ResponseError as error:
         if "WRONGTYPE" in str(error):
-            raise ForeignKeyError(key, "value of another type", wanted) from None
+            raise KeyTypeConflictError(key, "value of another type", wanted) from None
         raise
 
 
 class Submitted(Batch):
     """The batch that a submit has made."""
 
-    def __init__(self, redis: Redis, receipt: Receipt, send_wakes: SendWakes) -> None:
-        super().__init__(redis, receipt.handle, send_wakes)
+    def __init__(self, redis: Redis, receipt: Receipt, notify: Notify) -> None:
+        super().__init__(redis, receipt.handle, notify)
         self._receipt = receipt
 
     @property

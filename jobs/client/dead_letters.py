@@ -38,21 +38,21 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         return batch_of(self.id) if self.id else None
 
 
-class Which(NamedTuple):
-    """Some of the dead letters; what is None does not matter."""
+class DeadLetterFilter(NamedTuple):
+    """Selects dead letters; a field that is None matches every letter."""
 
     batch: str | None = None
     host: str | None = None
     reason: str | None = None
     position: str | None = None
 
-    def takes(self, letter: DeadLetter) -> bool:
-        """Whether the letter is one of them."""
-        has = Which(letter.batch, letter.lane, letter.reason, letter.position)
+    def matches(self, letter: DeadLetter) -> bool:
+        """Return whether the letter is selected."""
+        has = DeadLetterFilter(letter.batch, letter.lane, letter.reason, letter.position)
         return all(asked in {None, found} for asked, found in zip(self, has, strict=True))
 
 
-ANY = Which()
+ANY = DeadLetterFilter()
 
 
 class Retried(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,13 +73,13 @@ class DeadLetters:
         self._redis = redis
         self._submitter = submitter
 
-    async def each(self, which: Which = ANY) -> AsyncIterator[DeadLetter]:
+    async def iter(self, which: DeadLetterFilter = ANY) -> AsyncIterator[DeadLetter]:
         """The letters, the oldest first."""
         async for letters in self._pieces(which):
             for letter in letters:
                 yield letter
 
-    async def retry(self, which: Which = ANY) -> Retried:
+    async def retry(self, which: DeadLetterFilter = ANY) -> Retried:
         """Submit the fetches again, as new ones, and drop their letters; safe to repeat after a crash.
 
         Letters that come meanwhile stay. Raises what Fleet.submit raises.
@@ -96,7 +96,7 @@ class DeadLetters:
                 batches += dict.fromkeys(batch_of(of) for of in receipt.ids)
         return Retried(fetches=fetches, batches=batches, left=left)
 
-    async def purge(self, which: Which = ANY) -> int:
+    async def purge(self, which: DeadLetterFilter = ANY) -> int:
         """Drop the letters; how many."""
         count = 0
         async for letters in self._pieces(which):
@@ -104,13 +104,13 @@ class DeadLetters:
                 count += await self._redis.xdel(keys.DEAD, *(letter.position for letter in letters))
         return count
 
-    async def _pieces(self, which: Which) -> AsyncIterator[list[DeadLetter]]:
+    async def _pieces(self, which: DeadLetterFilter) -> AsyncIterator[list[DeadLetter]]:
         """Those that are there now: what is enqueued again may soon be among them again."""
         newest = await self._redis.xrevrange(keys.DEAD, count=1)
         start, end = "-", newest[0][0] if newest else "-"
         while rows := await self._redis.xrange(keys.DEAD, start, end, READ_COUNT):
             letters = [_letter(position.decode(), fields) for position, fields in rows]
-            yield [letter for letter in letters if which.takes(letter)]
+            yield [letter for letter in letters if which.matches(letter)]
             start = f"({letters[-1].position}"
 
 

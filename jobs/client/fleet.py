@@ -1,21 +1,18 @@
-"""The producer's client: submits fetches to lanes and wakes them."""
+"""The producer's client: submits fetches and notifies the workers of their lanes."""
 
 from collections.abc import AsyncIterable, Iterable
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Submitted, list_batches
 from fetchfleet.jobs.client.chunk import Fetchable
 from fetchfleet.jobs.client.dead_letters import DeadLetters
 from fetchfleet.jobs.client.submit import Limits, Submitter, WhenFull, checked_batch_id
-from fetchfleet.jobs.notify import Wake, arq_client, wake
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.redis_connection import connect
-
-if TYPE_CHECKING:
-    from arq.connections import ArqRedis
 
 
 class Fleet:
-    """A door to the fleet behind one Redis. Use it as an async context manager, or call `aclose()`.
+    """The fleet behind one Redis. Use it as an async context manager, or call `aclose()`.
 
     max_backlog, max_lane_backlog: how many fetches without a result the fleet, and each host, may have
     for `submit` to add more; 0 for no limit. Producers that submit at the same time may pass a limit by
@@ -24,8 +21,8 @@ class Fleet:
 
     def __init__(self, redis_url: str, *, max_backlog: int = 0, max_lane_backlog: int = 0) -> None:
         self._redis = connect(redis_url)
-        self._arq: ArqRedis | None = None
-        self._submitter = Submitter(self._redis, self.send_wakes, Limits(max_backlog, max_lane_backlog))
+        self._arq: Any = None
+        self._submitter = Submitter(self._redis, self.notify, Limits(max_backlog, max_lane_backlog))
 
     async def __aenter__(self) -> Self:
         return self
@@ -45,7 +42,7 @@ class Fleet:
 
     def batch(self, batch_id: str) -> Batch:
         """A handle on a batch made earlier, by whichever process; raises ValueError for no batch id."""
-        return Batch(self._redis, checked_batch_id(batch_id), self.send_wakes)
+        return Batch(self._redis, checked_batch_id(batch_id), self.notify)
 
     async def batches(self, limit: int = 50) -> list[BatchSummary]:
         """The newest batches, the newest first."""
@@ -72,11 +69,13 @@ class Fleet:
         BatchCancelledError, and redis.exceptions.RedisError.
         """
         receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full)
-        return Submitted(self._redis, receipt, self.send_wakes)
+        return Submitted(self._redis, receipt, self.notify)
 
-    async def send_wakes(self, wakes: Iterable[Wake]) -> None:
-        """Ask arq to hand lanes to workers; for those who change a lane by other means."""
-        wakes = list(wakes)
-        if wakes:
+    async def notify(self, notifications: Iterable[LaneNotification]) -> None:
+        """Notify the workers of lanes that were changed by other means than `submit`."""
+        notifications = list(notifications)
+        if notifications:
+            from fetchfleet.jobs.notify import arq_client, notify_lanes  # noqa: PLC0415 it loads arq
+
             self._arq = self._arq or arq_client(self._redis.connection_pool)
-            await wake(self._arq, wakes)
+            await notify_lanes(self._arq, notifications)

@@ -18,14 +18,14 @@ from fetchfleet.jobs.errors import (
     FleetFullError,
     RedisFullError,
 )
-from fetchfleet.jobs.notify import Wake, hints
+from fetchfleet.jobs.notifications import LaneNotification, hints
 from fetchfleet.jobs.scripts import batches, submission
 from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, NoRoom
 
 FULL_PAUSE_S = 0.2
 
 WhenFull = Literal["raise", "wait"]
-SendWakes = Callable[[Iterable[Wake]], Awaitable[None]]
+Notify = Callable[[Iterable[LaneNotification]], Awaitable[None]]
 
 
 class Limits(NamedTuple):
@@ -72,11 +72,11 @@ def checked_batch_id(batch_id: str) -> str:
 
 
 class Submitter:
-    """Enqueues batches over one Redis; `send_wakes` asks arq to hand their lanes to workers."""
+    """Enqueues batches over one Redis; `notify` notifies the workers of their lanes."""
 
-    def __init__(self, redis: Redis, send_wakes: SendWakes, limits: Limits = NO_LIMITS) -> None:
+    def __init__(self, redis: Redis, notify: Notify, limits: Limits = NO_LIMITS) -> None:
         self._redis = redis
-        self._send_wakes = send_wakes
+        self._notify = notify
         self._limits = limits
 
     async def submit(
@@ -90,7 +90,7 @@ class Submitter:
         named = batch_id is not None
         sending = _Submission(
             self._redis,
-            self._send_wakes,
+            self._notify,
             self._limits,
             checked_batch_id(batch_id or new_batch_id()),
             named=named,
@@ -112,7 +112,7 @@ class _Submission:
     def __init__(
         self,
         redis: Redis,
-        send_wakes: SendWakes,
+        notify: Notify,
         limits: Limits,
         batch_id: str,
         *,
@@ -121,7 +121,7 @@ class _Submission:
     ) -> None:
         self.batch_id = batch_id
         self._redis = redis
-        self._send_wakes = send_wakes
+        self._notify = notify
         self._limits = limits
         self._named = named
         self._may_wait = may_wait
@@ -154,7 +154,7 @@ class _Submission:
         needed = self._needed(piece) if room is None else room
         taken = await self._until_there_is_room(piece, needed, last=last)
         self._repeats |= taken.repeats
-        await self._wake(hints(taken.wakes))
+        await self._notify_lanes(hints(taken.notifications))
         self._count += piece.count
         return taken.taken_ms
 
@@ -237,9 +237,9 @@ class _Submission:
         self._count = 0
         raise self._redis_full("nothing was enqueued; submit again later")
 
-    async def _wake(self, wakes: list[Wake]) -> None:
-        """The fetches are in; a wake that is lost is made good by the workers' sweep."""
+    async def _notify_lanes(self, notifications: list[LaneNotification]) -> None:
+        """Notify the workers. Their sweep replaces a notification that is lost."""
         try:
-            await self._send_wakes(wakes)
+            await self._notify(notifications)
         except (RedisError, OSError):
             return

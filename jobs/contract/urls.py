@@ -68,8 +68,8 @@ class FetchUrl(NamedTuple):
     port: int
 
     @property
-    def origin(self) -> str:
-        """`scheme://host:port`, the port always written (RFC 6454 §4)."""
+    def origin_with_port(self) -> str:
+        """`scheme://host:port`, the port always written."""
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
 
 
@@ -110,15 +110,10 @@ def same_origin(a: FetchUrl, b: FetchUrl) -> bool:
     return a[1:] == b[1:]
 
 
-def lane_of(url: FetchUrl) -> str:
-    """The name of the lane that fetches this URL: its host, whatever the scheme and port."""
-    return url.host
-
-
 def shown_origin(text: str) -> str:
-    """The origin of a URL, for those who may see no more of it; a text that is none has none."""
+    """Return the origin of a URL with its port, to show in place of a URL that may hold secrets."""
     try:
-        return parse_url(text).origin
+        return parse_url(text).origin_with_port
     except UrlError:
         return "(unreadable URL)"
 
@@ -273,7 +268,7 @@ def _resolved(base: FetchUrl, reference: str) -> str:
 
 
 def lane_of_url(canonical_url: str) -> str:
-    """The lane of a URL in canonical form (jobs.urls): its host, an IPv6 address without brackets."""
+    """Return the lane of a URL in canonical form: its host, an IPv6 address without brackets."""
     authority = canonical_url.split("/", 3)[2]
     if authority.startswith("["):
         return authority[1 : authority.index("]")]
@@ -281,5 +276,5 @@ def lane_of_url(canonical_url: str) -> str:
 
 
 def origin_of_url(canonical_url: str) -> str:
-    """The scheme, host and port of a URL in canonical form, a default port left out."""
+    """Return the origin of a URL in canonical form, without a default port (RFC 6454 §6)."""
     return canonical_url[: canonical_url.index("/", len("https://"))]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.notify import GRACE_MS, Wake
+from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
 from fetchfleet.jobs.redis_values import text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Call
@@ -25,7 +25,7 @@ async def cancel(redis: Redis, *, batch_id: str) -> list[str] | None:
     return None if lanes is None else [text_of(lane) for lane in lanes]
 
 
-async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) -> list[Wake]:
+async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) -> list[LaneNotification]:
     """Ask the owners of the lanes to end the batch's fetches, in one round trip; return the lanes to notify.
 
     Raises the first error that Redis answers, after all calls were made.
@@ -38,14 +38,14 @@ async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) 
         )
         for lane in lanes
     ]
-    wakes = []
+    notifications = []
     for lane, reply in zip(lanes, await runner.run_many(redis, calls), strict=True):
         if isinstance(reply, Exception):
             raise reply
         if reply:
             generation, due_in_ms = reply
-            wakes.append(Wake(lane, generation, due_in_ms))
-    return wakes
+            notifications.append(LaneNotification(lane, generation, due_in_ms))
+    return notifications
 
 
 class Trimming(NamedTuple):

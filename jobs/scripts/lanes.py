@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import batch_of
-from fetchfleet.jobs.notify import GRACE_MS, Wake, busy_within_ms
+from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification, busy_within_ms
 from fetchfleet.jobs.redis_values import text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
@@ -146,7 +146,7 @@ class Transfer(NamedTuple):
     """A transfer's reply. accepted: False if the fetch stays because its batch is cancelled."""
 
     accepted: bool
-    wake: Wake | None
+    notification: LaneNotification | None
 
 
 async def transfer(
@@ -162,8 +162,8 @@ async def transfer(
     reply = await runner.run(redis, "transfer", names, [token, fetch_id, element, to_lane, GRACE_MS])
     if not reply:
         return None
-    accepted, *wake = reply
-    return Transfer(bool(accepted), Wake(to_lane, *wake) if wake else None)
+    accepted, *notification = reply
+    return Transfer(bool(accepted), LaneNotification(to_lane, *notification) if notification else None)
 
 
 class RemovalKind(StrEnum):
@@ -226,9 +226,9 @@ async def earliest(redis: Redis, *, lane: str, token: int, earliest_ms: int | No
 
 
 class Release(NamedTuple):
-    """A release's reply. wake: None if the lane is idle now."""
+    """A release's reply. notification: None if the lane is idle now."""
 
-    wake: Wake | None
+    notification: LaneNotification | None
 
 
 def release_call(
@@ -249,8 +249,8 @@ def release_reply(lane: str, reply: Any) -> Release | None:
     """Decode the reply to `release_call`."""
     if not reply:
         return None
-    _, *wake = reply
-    return Release(Wake(lane, *wake) if wake else None)
+    _, *notification = reply
+    return Release(LaneNotification(lane, *notification) if notification else None)
 
 
 class Renewal(NamedTuple):
@@ -273,7 +273,7 @@ async def renew(redis: Redis, lanes: Sequence[tuple[str, int]], *, lease_ms: int
 class ReclaimedLane(NamedTuple):
     """A lane scheduled again. owner: the worker that lost it, "" if a notification was lost."""
 
-    wake: Wake
+    notification: LaneNotification
     owner: str
 
 
@@ -300,11 +300,11 @@ async def reclaim_lanes(redis: Redis, lanes: Sequence[str]) -> list[ReclaimedLan
             found.append(reply or None)
         else:
             generation, owner = reply
-            found.append(ReclaimedLane(Wake(lane, generation, 0), text_of(owner)))
+            found.append(ReclaimedLane(LaneNotification(lane, generation, 0), text_of(owner)))
     return found
 
 
-async def reschedule_lanes(redis: Redis, lanes: Sequence[str]) -> list[Wake]:
+async def reschedule_lanes(redis: Redis, lanes: Sequence[str]) -> list[LaneNotification]:
     """Make parked lanes due now, in one round trip; return the lanes to notify.
 
     Lanes whose call Redis refuses are left out.
@@ -315,7 +315,7 @@ async def reschedule_lanes(redis: Redis, lanes: Sequence[str]) -> list[Wake]:
     ]
     replies = await runner.run_many(redis, calls) if calls else []
     return [
-        Wake(lane, *reply)
+        LaneNotification(lane, *reply)
         for lane, reply in zip(lanes, replies, strict=True)
         if reply and not isinstance(reply, Exception)
     ]

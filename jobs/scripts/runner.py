@@ -15,7 +15,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from fetchfleet.jobs.errors import ForeignKeyError
+from fetchfleet.jobs.errors import KeyTypeConflictError
 from fetchfleet.jobs.redis_connection import takes_no_writes
 
 Arg = str | bytes | int | float
@@ -78,7 +78,7 @@ def _named(error: ResponseError) -> ResponseError:
     if "OOM command not allowed" in text:
         return OutOfMemoryError(text)
     if foreign := _FOREIGN.search(text):
-        return ForeignKeyError(*foreign.groups())
+        return KeyTypeConflictError(*foreign.groups())
     if any(refusal in text for refusal in _REFUSALS):
         return NoPermissionError(text)
     if takes_no_writes(error):

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import placed
-from fetchfleet.jobs.notify import GRACE_MS, Wake
+from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg
 
@@ -40,13 +40,13 @@ class Backlog(NamedTuple):
 class ChunkTaken(NamedTuple):
     """The chunk is in, since taken_ms by Redis's clock.
 
-    repeats: the id of each fetch whose key is taken, with the id of the fetch that has it. wakes: the lanes
-    to notify.
+    repeats: the id of each fetch whose key is taken, with the id of the fetch that has it.
+    notifications: of the lanes that are due.
     """
 
     taken_ms: int
     repeats: dict[str, str]
-    wakes: list[Wake]
+    notifications: list[LaneNotification]
 
 
 class NoRoom(NamedTuple):
@@ -95,11 +95,11 @@ async def submit(
     for item in keyed:
         args += [item.fetch_id, item.ttl_ms]
     match await runner.run(redis, "submit", names, args):
-        case [b"taken", taken_ms, repeats, wakes]:
+        case [b"taken", taken_ms, repeats, notifications]:
             return ChunkTaken(
                 taken_ms,
                 {of.decode(): has.decode() for of, has in repeats},
-                [Wake(name.decode(), generation, due_in_ms) for name, generation, due_in_ms in wakes],
+                [LaneNotification(lane.decode(), *due) for lane, *due in notifications],
             )
         case [b"full", which, lane_key, holds]:
             full_lane = lane_key.decode().removeprefix(keys.lane(""))

@@ -110,7 +110,7 @@ async def test_i07_a_fetch_that_kills_its_worker_three_times_is_given_up_and_nob
                 await wait_until(lambda: len(_of(origin, "/poison")) == 2, "the second death", POISON_S)
                 may_end.set()
                 results = await results_of(fleet, batch.id)
-            letters = [letter async for letter in fleet.dead.each()]
+            letters = [letter async for letter in fleet.dead.iter()]
             made = _of(origin, "/poison")
 
     assert (Outcome.FAILED, Reason.POISON, 3) == _end(results.pop(poison))

@@ -12,7 +12,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry, from_element, to_element
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
 from fetchfleet.jobs.contract.model import decode_result
-from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.gate.state import GateState
@@ -233,7 +233,7 @@ class Stay:
         shut_until_ms: int = 0,
         why: str = "",
         gate: GateState | None = None,
-    ) -> Wake | None:
+    ) -> LaneNotification | None:
         """Give the lane back."""
         return await self.store.release(
             self.lane.name, self.held.token, gate or GateState(), shut_until_ms, why, changed
@@ -241,7 +241,7 @@ class Stay:
 
     async def transfer(
         self, element: bytes, to_lane: str, priority: str = "normal"
-    ) -> Wake | Cancelled | None:
+    ) -> LaneNotification | Cancelled | None:
         """Hand a claimed fetch to another lane."""
         of = from_element(element).id
         return await self.store.transfer(self.lane.name, self.held.token, of, element, to_lane, priority)

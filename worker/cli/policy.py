@@ -123,7 +123,7 @@ def _change(host: str, values: Mapping[str, Any | None], redis: str | None) -> M
     async def change(url: str) -> Mapping[str, Table] | str:
         async with Fleet(url) as fleet, connect(url) as client:
             try:
-                return await overrides.change(client, fleet.send_wakes, host, values)
+                return await overrides.change(client, fleet.notify, host, values)
             except PolicyError as error:
                 return str(error)
 

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from rich.console import Console, RenderableType
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts
-from fetchfleet.jobs.client.dead_letters import Which
+from fetchfleet.jobs.client.dead_letters import DeadLetterFilter
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.contract.model import Outcome
@@ -163,7 +163,7 @@ def dead_list(
     async def read(url: str) -> list[Any]:
         found: list[Any] = []
         async with Fleet(url) as fleet:
-            async for letter in fleet.dead.each(Which(batch, host, reason)):
+            async for letter in fleet.dead.iter(DeadLetterFilter(batch, host, reason)):
                 found.append(letter)
                 if len(found) == limit:
                     break
@@ -188,7 +188,7 @@ def dead_show(
 
     async def read(url: str) -> Any:
         async with Fleet(url) as fleet:
-            return [letter async for letter in fleet.dead.each(Which(position=position))]
+            return [letter async for letter in fleet.dead.iter(DeadLetterFilter(position=position))]
 
     found = ask(redis, read)
     if not found:
@@ -246,8 +246,8 @@ def dead_purge(
         typer.echo(f"{render.count(count, 'dead letter')} dropped")
 
 
-def _which(batch: str | None, host: str | None, reason: str | None, *, everything: bool) -> Which:
-    which = Which(batch, host, reason)
+def _which(batch: str | None, host: str | None, reason: str | None, *, everything: bool) -> DeadLetterFilter:
+    which = DeadLetterFilter(batch, host, reason)
     if everything == any(which):
         fail("say which: --batch, --host or --reason (together they narrow it down), or --all", BAD_USE)
     return which

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.gate.gate import Closed
 from fetchfleet.worker.gate.state import Breaker, GateState
 from fetchfleet.worker.lanes.lane import Lane
@@ -32,7 +32,9 @@ def gate_changed(lane: Lane, before: GateState, log: Any) -> None:
         log.info(event, lane=lane.name, failures=after.failures, until_ms=after.open_until_ms)
 
 
-def released(lane: Lane, shut: Closed | None, wake: Wake | None, handed_back: int, log: Any) -> None:
+def released(
+    lane: Lane, shut: Closed | None, wake: LaneNotification | None, handed_back: int, log: Any
+) -> None:
     """The lane was given back."""
     log.info(
         Event.LANE_RELEASED,

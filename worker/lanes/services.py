@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.redis_support.key_repair import Foreign
@@ -21,7 +21,7 @@ class LaneServices:
     settler: Settler
     key_repair: Foreign
     clock: RedisClock
-    notify: Callable[[Iterable[Wake]], Awaitable[None]]
+    notify: Callable[[Iterable[LaneNotification]], Awaitable[None]]
     """Tell the fleet that lanes are due."""
     report_redis_error: Callable[[BaseException], None]
     log: FilteringBoundLogger

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import is_batch_id
-from fetchfleet.jobs.notify import GRACE_MS, Wake
+from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.redis_values import is_text, number_of, text_of
 from fetchfleet.jobs.scripts import lanes as scripts
@@ -126,7 +126,7 @@ class Store:
 
     async def transfer(
         self, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str
-    ) -> Wake | Cancelled | None:
+    ) -> LaneNotification | Cancelled | None:
         """Hand a claimed fetch to another lane; what to wake, if anything.
 
         Cancelled if the fetch stays here because its batch is cancelled.
@@ -202,7 +202,7 @@ class Store:
         shut_until_ms: int,
         why: str,
         changed: Sequence[bytes],
-    ) -> Wake | None:
+    ) -> LaneNotification | None:
         """Give the lane back; what to wake, None when it is idle."""
         call = scripts.release_call(
             lane=lane,
@@ -212,7 +212,7 @@ class Store:
             why=why,
             changed=changed,
         )
-        return _fenced(scripts.release_reply(lane, await self._together.run(*call))).wake
+        return _fenced(scripts.release_reply(lane, await self._together.run(*call))).notification
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:
         """Prolong all leases in one call: Redis's time, and for each lane whether it is still ours."""
@@ -229,7 +229,7 @@ class Store:
 
     async def rescue(
         self, limit: int = 200, broken: list[tuple[str, Exception]] | None = None
-    ) -> list[tuple[Wake, str]]:
+    ) -> list[tuple[LaneNotification, str]]:
         """Re-schedule lanes that are overdue: what to wake, and the owner that was lost ('' if none).
 
         broken: to which lanes are added that cannot be, each with what Redis says.
@@ -244,7 +244,9 @@ class Store:
                 for name, reply in zip(names, replies, strict=True)
                 if isinstance(reply, Exception)
             ]
-        return [(reply.wake, reply.owner) for reply in replies if isinstance(reply, scripts.ReclaimedLane)]
+        return [
+            (reply.notification, reply.owner) for reply in replies if isinstance(reply, scripts.ReclaimedLane)
+        ]
 
     async def _only_names(self, found: Sequence[bytes]) -> list[str]:
         """What can be the name of a lane; the rest was never ours, and goes."""

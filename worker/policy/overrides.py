@@ -7,7 +7,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.submit import SendWakes
+from fetchfleet.jobs.client.submit import Notify
 from fetchfleet.jobs.redis_values import text_of
 from fetchfleet.jobs.scripts.lanes import reschedule_lanes
 from fetchfleet.worker.policy.file import DEFAULT, Policy, Table, covers, table_named
@@ -29,7 +29,7 @@ async def read(redis: Redis) -> dict[str, Table]:
 
 
 async def change(
-    redis: Redis, send_wakes: SendWakes, host: str, values: Mapping[str, Any | None]
+    redis: Redis, notify: Notify, host: str, values: Mapping[str, Any | None]
 ) -> dict[str, Table]:
     """Set keys of a host's table (None removes a key), and notify the lanes it concerns.
 
@@ -51,7 +51,7 @@ async def change(
         await pipe.execute()
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
     concerned = [lane for lane in lanes if name in {DEFAULT, lane} or covers(name, lane)]
-    await send_wakes(await reschedule_lanes(redis, concerned))
+    await notify(await reschedule_lanes(redis, concerned))
     return tables
 
 

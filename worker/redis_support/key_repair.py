@@ -10,8 +10,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.chunk import Fetchable
-from fetchfleet.jobs.client.submit import Limits, Receipt, SendWakes, Submitter, WhenFull
-from fetchfleet.jobs.errors import ForeignKeyError
+from fetchfleet.jobs.client.submit import Limits, Notify, Receipt, Submitter, WhenFull
+from fetchfleet.jobs.errors import KeyTypeConflictError
 from fetchfleet.jobs.redis_values import is_text
 from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
 from fetchfleet.worker.observability import events
@@ -25,7 +25,7 @@ def is_foreign(error: object) -> bool:
     """Whether Redis has refused a call because what is at a key is not ours."""
     if not isinstance(error, ResponseError):
         return False
-    return isinstance(error, ForeignKeyError) or any(sign in str(error) for sign in _SIGNS)
+    return isinstance(error, KeyTypeConflictError) or any(sign in str(error) for sign in _SIGNS)
 
 
 class Foreign:
@@ -60,7 +60,7 @@ class Foreign:
         if not is_foreign(error):
             return False
         kinds = {**keys.FIXED, **keys.kinds_of_lane(lane), **(others or {})}
-        if isinstance(error, ForeignKeyError):
+        if isinstance(error, KeyTypeConflictError):
             kinds[error.key] = error.wanted
         return bool(await self.put_aside(kinds, lane))
 
@@ -109,8 +109,8 @@ class Foreign:
 class PatientSubmitter(Submitter):
     """A worker's way in for what came by a door: nobody is there to be told of a foreign key."""
 
-    def __init__(self, foreign: Foreign, redis: Redis, send_wakes: SendWakes, limits: Limits) -> None:
-        super().__init__(redis, send_wakes, limits)
+    def __init__(self, foreign: Foreign, redis: Redis, notify: Notify, limits: Limits) -> None:
+        super().__init__(redis, notify, limits)
         self._foreign = foreign
 
     async def submit(
@@ -123,7 +123,7 @@ class PatientSubmitter(Submitter):
         """As Submitter does; what is in the way is put aside first, if the same may be said twice."""
         try:
             return await super().submit(fetches, batch_id=batch_id, when_full=when_full)
-        except ForeignKeyError as error:
+        except KeyTypeConflictError as error:
             if batch_id is None or not isinstance(fetches, Sequence):
                 raise
             await self._foreign.put_aside({error.key: error.wanted})

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.notify import busy_within_ms
+from fetchfleet.jobs.notifications import busy_within_ms
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.inspect.snapshot import Portrait, WorkerPortrait
 from fetchfleet.worker.lanes.lane import Lane

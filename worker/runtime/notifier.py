@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
-from fetchfleet.jobs.notify import Wake, wake
+from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.jobs.notify import notify_lanes
 from fetchfleet.worker.redis_support.health import RedisHealth
 
 
@@ -16,11 +17,11 @@ class LaneNotifier:
         self._arq = arq
         self._health = health
 
-    async def send(self, wakes: Iterable[Wake]) -> None:
+    async def send(self, wakes: Iterable[LaneNotification]) -> None:
         """Notify workers of these lanes."""
-        await wake(self._arq, wakes)
+        await notify_lanes(self._arq, wakes)
 
-    async def try_send(self, wakes: Iterable[Wake]) -> None:
+    async def try_send(self, wakes: Iterable[LaneNotification]) -> None:
         """Notify workers of these lanes; report a failure. A sweep makes up for it."""
         try:
             await self.send(wakes)

@@ -6,7 +6,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.redis_values import text_of
 from fetchfleet.jobs.scripts.batches import Trimming, trim
@@ -20,7 +20,11 @@ class Sweep:
     """Wakes lanes whose owner died or whose hand-off was lost."""
 
     def __init__(
-        self, store: Store, foreign: Foreign, wake: Callable[[Iterable[Wake]], Awaitable[None]], log: Any
+        self,
+        store: Store,
+        foreign: Foreign,
+        wake: Callable[[Iterable[LaneNotification]], Awaitable[None]],
+        log: Any,
     ) -> None:
         self._store = store
         self._foreign = foreign

@@ -61,7 +61,7 @@ async def test_a_bad_line_fails_the_fetch_and_is_named(
     origin.behaviour = o.ok(lines_of(place - 1, padding="x" * 30) + b"oops\n" + lines_of(1000))
 
     result = await worker.one(origin.url(), lines=True)
-    letters = [letter async for letter in worker.fleet.dead.each()]
+    letters = [letter async for letter in worker.fleet.dead.iter()]
 
     assert (result.outcome, result.reason, result.bad_line) == (Outcome.FAILED, Reason.BAD_LINE, place)
     assert (result.attempts, len(origin.requests)) == (1, 1)

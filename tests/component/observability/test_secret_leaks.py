@@ -101,7 +101,7 @@ async def shown_of(worker: OneWorker, result: Result, stream: io.StringIO) -> st
     lane = await explain_lane(redis, Policy(), HOST)
     explained = await explain_fetch(redis, Policy(), result.id)
     assert explained.result == result
-    letters = [letter async for letter in worker.fleet.dead.each()]
+    letters = [letter async for letter in worker.fleet.dead.iter()]
     console.print(render.status_of(status := await fleet_status(redis)), render.dead_of(letters))
     notes = [letter.note for letter in letters]
     told = [encode(own), msgspec.structs.replace(explained, result=own), lane, status, notes]

@@ -148,7 +148,7 @@ async def waits_for_a_lane_that_is_not_due(guarded: GuardedRedis, admin: Redis) 
     lane = {"state": "scheduled", "generation": "1", "due_ms": str(await now_ms(admin) + 300)}
     await admin.hset(keys.lane(name), mapping=lane)  # type: ignore[misc]
     arq = arq_client(connection_pool(guarded.url("producer")))
-    await arq.enqueue_job("take_lane", name, 1, _job_id=keys.wake_job(name, 1))
+    await arq.enqueue_job("take_lane", name, 1, _job_id=keys.notification_job_id(name, 1))
     await arq.aclose(close_connection_pool=True)
     await wait_until(partial(_is_idle, admin, name), "the lane to be taken and released")
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from fetchfleet import Batch, Fetch, ForeignKeyError, Outcome
+from fetchfleet import Batch, Fetch, KeyTypeConflictError, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import HEAD_CHARS, to_element
 from fetchfleet.worker.inspect.fleet_status import fleet_status
@@ -41,7 +41,7 @@ async def submitted(worker: OneWorker, *urls: str) -> Batch:
     async def taken() -> bool:
         try:
             batches.append(await worker.submit([Fetch(url=url) for url in urls]))
-        except ForeignKeyError:
+        except KeyTypeConflictError:
             return False
         return True
 

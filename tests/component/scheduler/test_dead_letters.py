@@ -1,6 +1,6 @@
 """What a worker gives up is among the dead letters, and is done when it is asked for again."""
 
-from fetchfleet import Fetch, Which
+from fetchfleet import DeadLetterFilter, Fetch
 from tests.component.conftest import HOST, Start
 from tools.one_worker import results_of
 from tools.origin import behaviours as o
@@ -14,16 +14,16 @@ async def test_what_failed_is_done_again_once_its_host_has_healed(origin: Origin
     fetches = [Fetch(url=origin.url(path), key=path, meta=path) for path in ("/gone", "/ill", "/large")]
     fetches[2] = Fetch(url=origin.url("/large"), max_bytes=10)
     failed = await worker.results(fetches)
-    found = {letter.id: letter async for letter in worker.fleet.dead.each(Which(host=HOST))}
+    found = {letter.id: letter async for letter in worker.fleet.dead.iter(DeadLetterFilter(host=HOST))}
 
     assert {of.id: of.reason for of in failed} == {of: letter.reason for of, letter in found.items()}
     assert fetches == [found[of.id].fetch for of in failed]
     assert "10" in found[failed[2].id].note
 
     origin.behaviour = o.ok(b"healed")
-    done = await worker.fleet.dead.retry(Which(reason="http_status"))
+    done = await worker.fleet.dead.retry(DeadLetterFilter(reason="http_status"))
     results = await results_of(worker.fleet.batch(done.batches[0]))
     assert ["/gone", "/ill"] == sorted(str(of.meta) for of in results)
     assert [(b"healed", 1)] * 2 == [(worker.body(of), of.attempts) for of in results]
-    assert ["too_large"] == [letter.reason async for letter in worker.fleet.dead.each()]
+    assert ["too_large"] == [letter.reason async for letter in worker.fleet.dead.iter()]
     assert 1 == await worker.fleet.dead.purge()

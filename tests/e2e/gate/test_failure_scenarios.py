@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from fetchfleet import Fetch, Fleet, Outcome, Priority, Reason
-from fetchfleet.jobs.client.dead_letters import Which
+from fetchfleet.jobs.client.dead_letters import DeadLetterFilter
 from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
@@ -89,11 +89,11 @@ async def test_a_dead_host_costs_tens_of_connections_and_its_fetches_can_be_had_
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(count)])
             results = await results_of(batch)
             connections, said = origin.connections_opened, running.events("lane.dead")
-            letters = [letter async for letter in fleet.dead.each()]
+            letters = [letter async for letter in fleet.dead.iter()]
             origin.behaviour = OK
-            retried = await fleet.dead.retry(Which(reason=Reason.HOST_DEAD))
+            retried = await fleet.dead.retry(DeadLetterFilter(reason=Reason.HOST_DEAD))
             again = [result for one in retried.batches for result in await results_of(fleet.batch(one))]
-            left = [letter async for letter in fleet.dead.each()]
+            left = [letter async for letter in fleet.dead.iter()]
 
     assert {(Outcome.FAILED, Reason.HOST_DEAD)} == {(result.outcome, result.reason) for result in results}
     assert (count, count) == (len(results), len({letter.id for letter in letters}))

@@ -71,7 +71,7 @@ async def test_nothing_that_holds_the_url_shows_it(url: str, tmp_path: Path) -> 
     """A producer's things and a worker's."""
     settings = Settings(redis_url=url, out=tmp_path)
     async with Fleet(url) as fleet, connect(url) as redis:
-        submitter = Submitter(redis, fleet.send_wakes)
+        submitter = Submitter(redis, fleet.notify)
         unused: Any = None
         heartbeat = Heartbeat(redis, settings, RedisClock(), unused, unused, unused, unused, 1.0)
         intake = Intake(url, "w", submitter, print, get_logger())

@@ -14,7 +14,7 @@ from fetchfleet import BatchExistsError, Fleet, InvalidFetchError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import NO_LIMITS, Limits, Submitter
 from fetchfleet.jobs.contract import messages
-from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.intake.arq_jobs import ArqDoor
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.runtime import arq_worker
@@ -24,12 +24,12 @@ from tests.support.lanes import BATCH_ID, ask, paths, url, waiting
 RUN = "job-1 2026-01-01"
 
 
-async def nothing(_: Iterable[Wake]) -> None:
+async def nothing(_: Iterable[LaneNotification]) -> None:
     """No lane is woken."""
 
 
-def door_to(redis: Redis, limits: Limits = NO_LIMITS, send_wakes: Any = nothing) -> ArqDoor:
-    return ArqDoor(redis, Submitter(redis, send_wakes, limits), get_logger())
+def door_to(redis: Redis, limits: Limits = NO_LIMITS, notify: Any = nothing) -> ArqDoor:
+    return ArqDoor(redis, Submitter(redis, notify, limits), get_logger())
 
 
 async def letters(redis: Redis) -> list[dict[bytes, bytes]]:
@@ -59,12 +59,12 @@ async def test_a_job_that_is_run_again_is_enqueued_once(redis: Redis) -> None:
 async def test_a_job_that_was_cut_off_goes_on_where_it_was(redis: Redis) -> None:
     """What was in of it stays, the rest follows."""
 
-    async def crash(_: Iterable[Wake]) -> None:
+    async def crash(_: Iterable[LaneNotification]) -> None:
         raise KeyboardInterrupt
 
     fetches = [url(f"/{i}") for i in range(1200)]
     with pytest.raises(KeyboardInterrupt):
-        await door_to(redis, send_wakes=crash).fetch(RUN, (fetches,), {})
+        await door_to(redis, notify=crash).fetch(RUN, (fetches,), {})
     in_before = len(await waiting(redis))
     await door_to(redis).fetch(RUN, (fetches,), {})
 

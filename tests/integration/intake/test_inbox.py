@@ -17,7 +17,7 @@ from fetchfleet.jobs.client.submit import NO_LIMITS, Limits, Submitter
 from fetchfleet.jobs.contract.entry import from_element
 from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
-from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.inbox import NothingTaken, RefusedMessage
 from fetchfleet.worker.intake import inbox as module
@@ -40,11 +40,11 @@ class CrashError(Exception):
     """The worker dies here."""
 
 
-async def nothing(_: Iterable[Wake]) -> None:
+async def nothing(_: Iterable[LaneNotification]) -> None:
     """No lane is woken."""
 
 
-async def crash(_: Iterable[Wake]) -> None:
+async def crash(_: Iterable[LaneNotification]) -> None:
     """Dies after a chunk was enqueued."""
     raise CrashError
 
@@ -55,9 +55,9 @@ async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         def make(
-            name: str = "one", send_wakes: Any = nothing, limits: Limits = NO_LIMITS, lease_ms: int = 5000
+            name: str = "one", notify: Any = nothing, limits: Limits = NO_LIMITS, lease_ms: int = 5000
         ) -> Intake:
-            log, submitter = get_logger(), Submitter(redis, send_wakes, limits)
+            log, submitter = get_logger(), Submitter(redis, notify, limits)
             timings = InboxTimings(lease_ms=lease_ms, other_owner_s=0.01, full_s=0.01, failed_s=0.01)
             made = Intake(redis_url, name, submitter, Trouble(log), log, timings)
             stack.push_async_callback(made.aclose)
@@ -229,7 +229,7 @@ async def test_a_worker_that_takes_long_keeps_the_inbox(redis: Redis, worker: Op
     """The lease is renewed while it enqueues."""
     go_on, begun = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: Iterable[Wake]) -> None:
+    async def slow(_: Iterable[LaneNotification]) -> None:
         begun.set()
         await go_on.wait()
 

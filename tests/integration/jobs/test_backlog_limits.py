@@ -18,7 +18,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import chunk as chunk_module
 from fetchfleet.jobs.client import submit as submit_module
 from fetchfleet.jobs.client.submit import Limits, Submitter
-from fetchfleet.jobs.notify import Wake
+from fetchfleet.jobs.notifications import LaneNotification
 from tests.support.lanes import (
     BATCH_ID,
     LANE,
@@ -249,14 +249,14 @@ def full(redis_url: str, redis: Redis) -> Iterator[Callable[..., Submitter]]:
     def submitter(after: int, meanwhile: Meanwhile | None = None) -> Submitter:
         taken: list[int] = []
 
-        async def send_wakes(wakes: Iterable[Wake]) -> None:
+        async def notify(wakes: Iterable[LaneNotification]) -> None:
             taken.append(1)
             if len(taken) == after:
                 if meanwhile:
                     await meanwhile()
                 await redis.config_set("maxmemory", 1)
 
-        return Submitter(redis, send_wakes)
+        return Submitter(redis, notify)
 
     yield submitter
     with asyncio.Runner() as runner:

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import (
     DeadLetter,
+    DeadLetterFilter,
     Fetch,
     Fleet,
     FleetFullError,
@@ -14,7 +15,6 @@ from fetchfleet import (
     Priority,
     Reason,
     Result,
-    Which,
 )
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import dead_letters as dead_module
@@ -54,7 +54,7 @@ async def fail_all(redis: Redis, reason: Reason = Reason.HTTP_STATUS, lane: str 
 
 async def letters(fleet: Fleet, **which: Any) -> list[DeadLetter]:
     """Those letters."""
-    return [letter async for letter in fleet.dead.each(Which(**which))]
+    return [letter async for letter in fleet.dead.iter(DeadLetterFilter(**which))]
 
 
 async def no_fetch(redis: Redis, text: str = "not JSON") -> None:
@@ -142,7 +142,7 @@ async def test_only_what_is_picked_is_done_again(fleet: Fleet, redis: Redis) -> 
     """The other letters stay."""
     await fail(fleet, redis, [url("/1")], Reason.TLS)
     await fail(fleet, redis, [url("/2")], Reason.DNS)
-    done = await fleet.dead.retry(Which(reason="dns"))
+    done = await fleet.dead.retry(DeadLetterFilter(reason="dns"))
 
     assert 1 == done.fetches
     assert ["tls"] == [letter.reason for letter in await letters(fleet)]
@@ -264,8 +264,8 @@ async def test_purged_letters_are_gone(fleet: Fleet, redis: Redis) -> None:
     await fail(fleet, redis, [url("/3")])
     await no_fetch(redis)
 
-    assert 0 == await fleet.dead.purge(Which(host=OTHER))
-    assert 2 == await fleet.dead.purge(Which(reason="tls"))
+    assert 0 == await fleet.dead.purge(DeadLetterFilter(host=OTHER))
+    assert 2 == await fleet.dead.purge(DeadLetterFilter(reason="tls"))
     assert ["http_status", "invalid"] == [letter.reason for letter in await letters(fleet)]
     assert 2 == await fleet.dead.purge()
     assert ([], 0) == (await letters(fleet), await backlog(redis))
@@ -279,7 +279,7 @@ async def test_more_letters_than_a_read_are_all_seen(fleet: Fleet, redis: Redis)
     assert [f"{batch}-{place:08x}" for place in range(count)] == [
         letter.id for letter in await letters(fleet)
     ]
-    done = await fleet.dead.retry(Which(host=LANE))
+    done = await fleet.dead.retry(DeadLetterFilter(host=LANE))
 
     assert (count, 3, count) == (done.fetches, len(done.batches), await backlog(redis))
     assert [f"/{place}" for place in range(count)] == paths(await waiting(redis))

@@ -6,7 +6,8 @@ import pytest
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.notify import Wake, arq_client, wake
+from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.jobs.notify import arq_client, notify_lanes
 from fetchfleet.jobs.redis_connection import redis_now_ms
 
 OFF_S = 300.0
@@ -18,8 +19,8 @@ MEANWHILE_MS = 60_000
 async def due_by_its_score(redis: Redis, due_in_ms: int) -> float:
     """In how many ms, by Redis's clock, a worker whose clock is right sees the hand-off."""
     now_ms = await redis_now_ms(redis)
-    await wake(arq_client(redis.connection_pool), [Wake(LANE, 1, due_in_ms)])
-    score = await redis.zscore(keys.QUEUE, keys.wake_job(LANE, 1))
+    await notify_lanes(arq_client(redis.connection_pool), [LaneNotification(LANE, 1, due_in_ms)])
+    score = await redis.zscore(keys.QUEUE, keys.notification_job_id(LANE, 1))
     assert score is not None
     return float(score) - now_ms
 

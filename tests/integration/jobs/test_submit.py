@@ -11,7 +11,7 @@ from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.contract.entry import from_element
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
-from fetchfleet.jobs.notify import HINTS, Wake
+from fetchfleet.jobs.notifications import HINTS, LaneNotification
 from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,
@@ -129,10 +129,10 @@ async def test_a_chunk_sent_twice_wakes_nobody(redis: Redis) -> None:
     """A chunk whose reply was lost is passed over the second time."""
     woken: list[str] = []
 
-    async def send_wakes(wakes: Iterable[Wake]) -> None:
+    async def notify(wakes: Iterable[LaneNotification]) -> None:
         woken.extend(wake.lane for wake in wakes)
 
-    submitter = Submitter(redis, send_wakes)
+    submitter = Submitter(redis, notify)
     await submitter.submit([url("/1")], batch_id=BATCH_ID)
     assert woken == [LANE]
     await submitter.submit([url("/1")], batch_id=BATCH_ID)
@@ -191,7 +191,7 @@ async def test_an_idle_lane_is_woken(fleet: Fleet, redis: Redis) -> None:
     await fleet.submit([url("/x")])
     assert await state(redis) == "scheduled"
     assert await due_in_ms(redis) <= 0
-    assert list(await hand_offs(redis)) == [keys.wake_job(LANE, await generation(redis))]
+    assert list(await hand_offs(redis)) == [keys.notification_job_id(LANE, await generation(redis))]
 
 
 async def test_each_lane_is_woken_once(fleet: Fleet, redis: Redis) -> None:
@@ -262,7 +262,7 @@ async def test_an_idle_lane_that_cools_down_is_woken_at_its_end(fleet: Fleet, re
     assert await stay.release(shut_until_ms=until_ms) is None
     await fleet.submit([url("/2")])
     assert int((await fields(redis))["due_ms"]) == until_ms
-    hand_off = (await hand_offs(redis))[keys.wake_job(LANE, await generation(redis))]
+    hand_off = (await hand_offs(redis))[keys.notification_job_id(LANE, await generation(redis))]
     assert abs(hand_off - until_ms) < 60_000
 
 

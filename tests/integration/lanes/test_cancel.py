@@ -97,7 +97,7 @@ async def test_a_lane_that_is_due_later_is_woken_now(fleet: Fleet, redis: Redis)
 
     assert ({batch.id}, "scheduled") == (await flagged(redis), await state(redis))
     assert await due_in_ms(redis) <= 0
-    assert keys.wake_job(LANE, int((await fields(redis))["generation"])) in await hand_offs(redis)
+    assert keys.notification_job_id(LANE, int((await fields(redis))["generation"])) in await hand_offs(redis)
     assert {batch.id} == (await Stay.begin(redis)).held.cancelled
 
 

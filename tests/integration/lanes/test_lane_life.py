@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from fetchfleet import Fetch, Fleet, Priority
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import from_element, to_element
-from fetchfleet.jobs.notify import GRACE_MS
+from fetchfleet.jobs.notifications import GRACE_MS
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes import store as store_module

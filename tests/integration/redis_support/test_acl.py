@@ -204,8 +204,8 @@ async def test_an_operator_looks_at_everything_and_retries_dead_letters(
         assert 1 == await fleet.dead.purge()
         assert 2 == len(await fleet.batches())
         await batch.cancel()
-        await overrides.change(client, fleet.send_wakes, LANE, {"paused": True})
-        await overrides.change(client, fleet.send_wakes, LANE, {"paused": None})
+        await overrides.change(client, fleet.notify, LANE, {"paused": True})
+        await overrides.change(client, fleet.notify, LANE, {"paused": None})
         assert LANE == (await explain_lane(client, Policy(), LANE)).lane
         assert "cancelled" not in (await explain_fetch(client, Policy(), batch.ids[0])).state
     assert set() == guarded.refused()

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
-from fetchfleet import Fleet, ForeignKeyError, JobsError
+from fetchfleet import Fleet, JobsError, KeyTypeConflictError
 from fetchfleet.jobs import keys
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.observability.log import get_logger
@@ -169,7 +169,7 @@ async def test_i26_a_producer_that_meets_something_foreign_is_told_and_enqueues_
     for key, wanted in mine.items():
         await plant(redis, key, another(wanted, turn), canary)
         before = await redis.keys("*")
-        with pytest.raises(ForeignKeyError, match="RENAME or DEL") as raised:
+        with pytest.raises(KeyTypeConflictError, match="RENAME or DEL") as raised:
             await fleet.submit([{"url": url("/1"), "key": "k"}], batch_id=BATCH_ID)
         assert isinstance(raised.value, JobsError)
         assert raised.value.key == key

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.notify import GRACE_MS
+from fetchfleet.jobs.notifications import GRACE_MS
 from fetchfleet.jobs.scripts.lanes import Early
 from fetchfleet.worker.lanes.store import LaneLostError, Store
 from tests.support.lanes import (

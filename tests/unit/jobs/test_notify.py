@@ -5,18 +5,20 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.notify import HINTS, Wake, hints
+from fetchfleet.jobs.notifications import HINTS, LaneNotification, hints
 
-WAKES = st.lists(st.builds(Wake, st.text(max_size=3), st.integers(1), st.integers(-1, 1)), max_size=4 * HINTS)
+WAKES = st.lists(
+    st.builds(LaneNotification, st.text(max_size=3), st.integers(1), st.integers(-1, 1)), max_size=4 * HINTS
+)
 
 
-def due_now(wakes: list[Wake]) -> list[Wake]:
+def due_now(wakes: list[LaneNotification]) -> list[LaneNotification]:
     """Those that are due already."""
     return [wake for wake in wakes if wake.due_in_ms <= 0]
 
 
 @given(WAKES)
-def test_a_few_of_those_that_are_due_and_all_that_are_due_later(wakes: list[Wake]) -> None:
+def test_a_few_of_those_that_are_due_and_all_that_are_due_later(wakes: list[LaneNotification]) -> None:
     """None is made up, at least one is handed over if any is due, and none is due later unseen."""
     chosen = hints(wakes)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from fetchfleet import DeadLetter, Fetch, Which
+from fetchfleet import DeadLetter, DeadLetterFilter, Fetch
 from fetchfleet.jobs.client import chunk as chunk_module
 from fetchfleet.jobs.client.chunk import Chunk, chunks
 from fetchfleet.jobs.client.submit import Receipt
@@ -206,13 +206,13 @@ def test_a_letter_is_taken_by_all_that_is_asked(
     batch: str | None, host: str | None, reason: str | None, position: str | None
 ) -> None:
     """What is not asked does not matter; a letter that lacks what is asked is not taken."""
-    which = Which(batch, host, reason, position)
+    which = DeadLetterFilter(batch, host, reason, position)
 
-    assert Which().takes(letter(batch, host, reason or "tls", position or "1-0"))
-    assert which.takes(letter(batch, host, reason or "tls", position or "1-0"))
-    assert (batch is None) == which.takes(letter("c" * 16, host, reason or "tls", position or "1-0"))
-    assert (batch is None and host is None) == which.takes(
+    assert DeadLetterFilter().matches(letter(batch, host, reason or "tls", position or "1-0"))
+    assert which.matches(letter(batch, host, reason or "tls", position or "1-0"))
+    assert (batch is None) == which.matches(letter("c" * 16, host, reason or "tls", position or "1-0"))
+    assert (batch is None and host is None) == which.matches(
         letter(None, None, reason or "tls", position or "1-0")
     )
-    assert (reason is None) == which.takes(letter(batch, host, "read", position or "1-0"))
-    assert (position is None) == which.takes(letter(batch, host, reason or "tls", "3-0"))
+    assert (reason is None) == which.matches(letter(batch, host, "read", position or "1-0"))
+    assert (position is None) == which.matches(letter(batch, host, reason or "tls", "3-0"))

@@ -14,7 +14,7 @@ from fetchfleet.jobs.contract.urls import (
     FetchUrl,
     UrlError,
     join_url,
-    lane_of,
+    lane_of_url,
     parse_url,
     same_origin,
 )
@@ -318,7 +318,7 @@ def test_a_url_comes_apart_into_scheme_host_and_port() -> None:
     url = parse_url("HTTPS://Example.com/a")
 
     assert url == FetchUrl("https://example.com/a", "https", "example.com", 443)
-    assert url.origin == "https://example.com:443"
+    assert url.origin_with_port == "https://example.com:443"
 
 
 def test_an_ipv6_host_has_brackets_in_text_and_origin_only() -> None:
@@ -326,7 +326,7 @@ def test_an_ipv6_host_has_brackets_in_text_and_origin_only() -> None:
     url = parse_url("http://[0::1]:8080/x")
 
     assert url == FetchUrl("http://[::1]:8080/x", "http", "::1", 8080)
-    assert url.origin == "http://[::1]:8080"
+    assert url.origin_with_port == "http://[::1]:8080"
 
 
 @pytest.mark.parametrize("text", REFUSED_SCHEMES)
@@ -449,7 +449,7 @@ def test_an_origin_is_scheme_host_and_port(a: str, b: str, *, same: bool) -> Non
 def test_a_lane_is_the_host_whatever_the_scheme_and_port() -> None:
     """One host is one lane, or its limits would hold per port."""
     lanes = {
-        lane_of(parse_url(text))
+        lane_of_url(parse_url(text).text)
         for text in ("http://Example.com/", "https://example.com.:8443/x", "http://ｅxample.com")
     }
 

@@ -64,7 +64,7 @@ def follow(
         return RedirectRefused(f"{status} to a Location that is no URL: {error}")
     hop = _rewritten(request, target, status)
     if url.scheme == "https" and target.scheme == "http" and not https_to_http:
-        return RedirectRefused(f"{status} {_IN_THE_CLEAR.format(target.origin)}")
+        return RedirectRefused(f"{status} {_IN_THE_CLEAR.format(target.origin_with_port)}")
     why_not = _why_not(url, target, hop, repeat_safe=repeat_safe)
     if why_not is not None:
         return RedirectRefused(f"{status} {why_not}")
@@ -93,7 +93,7 @@ def _describes_body(name: str) -> bool:
 def _why_not(url: FetchUrl, target: FetchUrl, hop: Hop, *, repeat_safe: bool) -> str | None:
     """Why `hop` must not leave, or None; names only origins, never a path or query."""
     if hop.has_body and not same_origin(url, target):
-        return f"would send the {hop.method} body to {target.origin}, which it was not meant for"
+        return f"would send the {hop.method} body to {target.origin_with_port}, which it was not meant for"
     if hop.method not in IDEMPOTENT_METHODS and not repeat_safe:
         return f"would send the {hop.method} twice; allow repeats if that is safe"
     return None
