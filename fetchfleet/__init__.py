@@ -1,4 +1,4 @@
-"""What other services import to enqueue fetches and read their results.
+"""The public API: enqueue fetches, follow their batch, read results and dead letters.
 
 from fetchfleet import Fetch, Fleet
 
@@ -6,6 +6,9 @@ async with Fleet("redis://localhost:6379") as fleet:
     batch = await fleet.submit([Fetch(url="https://example.com/a.bin")])
     async for result in batch.results():
         print(result.outcome, result.path)
+
+Names are re-exported here and defined in fetchfleet.jobs. Importing this package loads neither the worker nor
+arq or httpx.
 """
 
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Counts, Results, Submitted
