@@ -46,7 +46,7 @@ class Trace:
         """Whether the last exchange opened a connection; else it reused one."""
         self._connecting_s = 0.0
         self._stats: ConnectionStats | None = None
-        self._handed_over_s: float | None = None
+        self._entered_pool_s: float | None = None
 
     @property
     def latency_ms(self) -> float | None:
@@ -57,11 +57,11 @@ class Trace:
 
     async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
         """Take one event of httpcore2's `trace` extension; most are ignored."""
-        if self._handed_over_s is not None:  # the first event of an exchange: it has a connection, or dials
+        if self._entered_pool_s is not None:  # the first event of an exchange: it has a connection, or dials
             if self._stats is not None:
-                self._stats.pool_wait_s.add(mono_s() - self._handed_over_s)
+                self._stats.pool_wait_s.add(mono_s() - self._entered_pool_s)
                 self._stats.reused += event != "connection.connect_tcp.started"
-            self._handed_over_s = None
+            self._entered_pool_s = None
         if event not in _TRACE_EVENTS:
             return
         follow_head(event)
@@ -71,16 +71,16 @@ class Trace:
         elif event in _CONNECTED:
             self.connect_s = mono_s() - self._connecting_s
 
-    def begins(self, stats: ConnectionStats) -> None:
+    def start_exchange(self, stats: ConnectionStats) -> None:
         """Record that an exchange begins, to be counted in `stats`."""
         self.opened = False
         self._stats = stats
 
-    def handed_over(self) -> None:
+    def enter_pool(self) -> None:
         """Record that the pool has the request."""
-        self._handed_over_s = mono_s()
+        self._entered_pool_s = mono_s()
 
-    def head_came(self) -> None:
+    def head_received(self) -> None:
         """Record that the response headers are complete."""
         self.head_s = mono_s()
 

@@ -288,7 +288,7 @@ async def test_a_second_response_in_a_tls_record_of_its_own_is_seen(
     trusting = ssl.create_default_context(cafile=authority.cert)
     async with (
         tls_origin(authority, answer) as (url, opened),
-        LanePool(httpcore2.AnyIOBackend(), trusting) as pool,
+        LanePool(httpcore2.AnyIOBackend(), lambda: trusting) as pool,
     ):
         for _ in range(3):
             answer_ = await pool.request("GET", url)

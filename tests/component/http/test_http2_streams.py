@@ -66,7 +66,7 @@ async def pool(authority: Authority) -> AsyncIterator[LanePool]:
 def make_pool(cafile: Path, **how: Any) -> LanePool:
     """Such a pool."""
     trusting = ssl.create_default_context(cafile=cafile)
-    return LanePool(httpcore2.AnyIOBackend(), trusting, http2=True, **how)
+    return LanePool(httpcore2.AnyIOBackend(), lambda: trusting, http2=True, **how)
 
 
 @asynccontextmanager

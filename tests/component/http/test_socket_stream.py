@@ -369,7 +369,7 @@ async def test_no_request_goes_out_on_a_connection_on_which_its_host_spoke_unask
 ) -> None:
     """Though the loop has not looked since: a POST on a dead connection could not be made again."""
     first, second = two_ends
-    async with LanePool(Dials(first.line(), second.line()), ssl.create_default_context()) as pool:
+    async with LanePool(Dials(first.line(), second.line()), ssl.create_default_context) as pool:
         assert await answered(pool, first)
         assert await answered(pool, first)
 

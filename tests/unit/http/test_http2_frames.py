@@ -12,7 +12,6 @@ from hyperframe.frame import DataFrame, Frame, GoAwayFrame, PingFrame, SettingsF
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.http.http2 import headers
 from fetchfleet.worker.http.http2.frames import (
     MAX_IDLE_FRAMES,
     Data,
@@ -30,6 +29,7 @@ from fetchfleet.worker.http.http2.session import (
     Session,
 )
 from fetchfleet.worker.http.http2.stream import RefusedError, Stream
+from fetchfleet.worker.http.wire import Header
 
 STREAMS = st.integers(1, 2**31 - 1)
 PADDED = st.builds(
@@ -164,7 +164,7 @@ def test_a_request_goes_without_what_belongs_to_a_connection() -> None:
         ([(b"content-length", b"5, 5")], 5),
     ],
 )
-def test_a_length_is_one_however_often_it_is_said(fields: list[headers.Field], length: int | None) -> None:
+def test_a_length_is_one_however_often_it_is_said(fields: list[Header], length: int | None) -> None:
     """And is told once to whoever reads on."""
     head = parse_response([(b":status", b"200"), *fields], b"GET")
 
@@ -200,7 +200,7 @@ def test_some_answers_have_no_body_whatever_they_say(status: bytes, method: byte
         [(b":status", b"200"), (b"content-length", b"1" + b"0" * 30)],
     ],
 )
-def test_a_head_that_breaks_the_protocol_is_none(fields: list[headers.Field]) -> None:
+def test_a_head_that_breaks_the_protocol_is_none(fields: list[Header]) -> None:
     """RFC 9113 §8.2 and §8.3."""
     with pytest.raises(MalformedHeadersError):
         parse_response(fields, b"GET")

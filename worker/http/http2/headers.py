@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-Field = tuple[bytes, bytes]
+from fetchfleet.worker.http.wire import Header
 
 _CONNECTION_FIELDS = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -31,12 +31,12 @@ class ResponseHead(NamedTuple):
     """The status and the header fields of a response."""
 
     status: int
-    fields: list[Field]
+    fields: list[Header]
     length_bytes: int | None
     """The length of the body that follows, None if it is not declared."""
 
 
-def request_fields(method: bytes, scheme: bytes, target: bytes, fields: Sequence[Field]) -> list[Field]:
+def request_fields(method: bytes, scheme: bytes, target: bytes, fields: Sequence[Header]) -> list[Header]:
     """Return the header section of a request; its Host field becomes `:authority`."""
     lowered = [(name.lower(), value) for name, value in fields]
     authority = next(value for name, value in lowered if name == b"host")
@@ -44,10 +44,10 @@ def request_fields(method: bytes, scheme: bytes, target: bytes, fields: Sequence
     return pseudo + [field for field in lowered if field[0] not in _NOT_SENT]
 
 
-def parse_response(fields: Iterable[Field], method: bytes) -> ResponseHead:
+def parse_response(fields: Iterable[Header], method: bytes) -> ResponseHead:
     """Check the header section of the response to a request; raises MalformedHeadersError."""
     statuses: list[bytes] = []
-    plain: list[Field] = []
+    plain: list[Header] = []
     for name, value in fields:
         if name == b":status" and not plain:
             statuses.append(value)

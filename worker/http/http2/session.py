@@ -25,8 +25,9 @@ from fetchfleet.worker.http.http2.frames import (
     end_of,
     window_update,
 )
-from fetchfleet.worker.http.http2.headers import Field, MalformedHeadersError, parse_response
+from fetchfleet.worker.http.http2.headers import MalformedHeadersError, parse_response
 from fetchfleet.worker.http.http2.stream import RefusedError, Stream
+from fetchfleet.worker.http.wire import Header
 
 STREAM_WINDOW_BYTES = 512 * 1024
 CONNECTION_WINDOW_BYTES = 16 << 20
@@ -80,7 +81,7 @@ class Session:
         """How many bytes wait to be sent."""
         return len(self._out)
 
-    def open(self, fields: list[Field], method: bytes, *, whole: bool) -> Stream:
+    def open(self, fields: list[Header], method: bytes, *, whole: bool) -> Stream:
         """Send the header section of a request; whole: no body follows. The caller has checked `room`.
 
         Raises RefusedError if the connection takes no more streams, or httpcore2.LocalProtocolError.
@@ -146,7 +147,7 @@ class Session:
                 raise FrameError("DATA on a stream that was never opened")
             return
         try:
-            stream.data_came(frame.payload, frame.size_bytes)
+            stream.receive_data(frame.payload, frame.size_bytes)
         except httpcore2.RemoteProtocolError as error:
             self._fail_alone(stream, error)
         else:
@@ -180,11 +181,11 @@ class Session:
         match event:
             case h2.events.ResponseReceived():
                 self._frames.progressed()
-                stream.head_came(parse_response(event.headers or (), stream.method))
+                stream.receive_head(parse_response(event.headers or (), stream.method))
             case h2.events.InformationalResponseReceived():
-                stream.interim_came()
+                stream.receive_interim()
             case h2.events.StreamEnded():
-                stream.end_came()
+                stream.receive_end()
             case h2.events.StreamReset(error_code=ErrorCodes.REFUSED_STREAM):
                 stream.fail(_refused(stream, "refused"))
             case h2.events.StreamReset(error_code=code):

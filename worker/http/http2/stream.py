@@ -45,19 +45,19 @@ class Stream:
         """Whether nothing more can arrive."""
         return self.ended or self.error is not None
 
-    def interim_came(self) -> None:
+    def receive_interim(self) -> None:
         """Count an interim response; raises httpcore2.RemoteProtocolError after MAX_INTERIM of them."""
         self.heard = True
         self._interim += 1
         if self._interim > MAX_INTERIM:
             raise httpcore2.RemoteProtocolError(f"more than {MAX_INTERIM} interim responses")
 
-    def head_came(self, head: ResponseHead) -> None:
+    def receive_head(self, head: ResponseHead) -> None:
         """Take the header section of the response."""
         self.heard, self.head = True, head
         self.changed.set()
 
-    def data_came(self, data: bytes, size_bytes: int) -> None:
+    def receive_data(self, data: bytes, size_bytes: int) -> None:
         """Take a piece of the body, which used `size_bytes` of the window.
 
         Raises httpcore2.RemoteProtocolError if it exceeds the window or the declared length.
@@ -73,7 +73,7 @@ class Stream:
         self._unread += data
         self.changed.set()
 
-    def end_came(self) -> None:
+    def receive_end(self) -> None:
         """End the response; raises httpcore2.RemoteProtocolError if it is incomplete."""
         expected_bytes = self.head.length_bytes if self.head else None
         if self.head is None:

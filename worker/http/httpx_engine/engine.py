@@ -37,7 +37,7 @@ class HttpxEngine:
         self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
     ) -> AsyncIterator["HttpxAnswer"]:
         """Make one exchange on the lane's pool; raises httpx.TransportError, FetchError or OSError."""
-        trace.begins(self._stats)
+        trace.start_exchange(self._stats)
         async with content_of(request, self._in_folder) if request.has_body else _NO_BODY as content:
             sent = self._client.build_request(
                 request.method,
@@ -49,7 +49,7 @@ class HttpxEngine:
             )
             response = await self._client.send(sent, stream=True)
             try:
-                trace.head_came()
+                trace.head_received()
                 answer = HttpxAnswer(response, request.method)
                 answer.check_status()
                 yield answer

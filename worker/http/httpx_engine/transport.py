@@ -5,7 +5,7 @@ slot. The gate bounds the connections of a lane, so no fetch waits for one.
 """
 
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -49,12 +49,15 @@ _ERRORS = tuple(TO_HTTPX)
 
 
 class LanePool(httpcore2.AsyncConnectionPool):
-    """A lane's connections: HTTP/2 to https origins if allowed and supported, else HTTP/1.1."""
+    """A lane's connections: HTTP/2 to https origins if allowed and supported, else HTTP/1.1.
+
+    tls: returns the context; called for https origins only.
+    """
 
     def __init__(
         self,
         network: httpcore2.AsyncNetworkBackend,
-        tls: ssl.SSLContext,
+        tls: Callable[[], ssl.SSLContext],
         *,
         http2: bool = False,
         keepalive_expiry_s: float = KEEPALIVE_EXPIRY_S,
@@ -93,8 +96,9 @@ class LanePool(httpcore2.AsyncConnectionPool):
         if trace is not None:
             await trace("connection.connect_tcp.complete", {})
         if origin.scheme == b"https":
-            self._tls.set_alpn_protocols(alpn)
-            stream = await stream.start_tls(self._tls, host, timeout_s)
+            context = self._tls()
+            context.set_alpn_protocols(alpn)
+            stream = await stream.start_tls(context, host, timeout_s)
             if trace is not None:
                 await trace("connection.start_tls.complete", {})
         return stream
@@ -128,7 +132,7 @@ class LaneTransport(httpx.AsyncBaseTransport, Pools):
         self._networks[lane] = LaneNetwork(self._network, policy.ports, self._stats)
         self._pools[lane] = LanePool(
             self._networks[lane],
-            self._contexts.for_policy(policy),
+            partial(self._contexts.for_policy, policy),
             http2=policy.http2,
             max_connections=self.max_connections,
             max_idle=policy.most_at_once,
@@ -166,7 +170,7 @@ class LaneTransport(httpx.AsyncBaseTransport, Pools):
         begin_exchange()
         url, extensions = request.url, request.extensions.copy()
         if (trace := extensions.get("trace")) is not None:
-            trace.handed_over()
+            trace.enter_pool()
         try:
             response = await pool.handle_async_request(
                 httpcore2.Request(

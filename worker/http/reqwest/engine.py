@@ -48,7 +48,7 @@ class ReqwestEngine:
             exchange = await self._answered(sent, lane, timeouts, content)
             try:
                 await self._clients.loop_budget.take()
-                trace.head_came()
+                trace.head_received()
                 answer = ReqwestAnswer(exchange, sent)
                 if answer.is_doubtful:
                     exchange.pinned.retire()
