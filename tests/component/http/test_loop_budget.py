@@ -1,4 +1,4 @@
-"""What comes all at once is taken in turns: the loop is kept from nothing else for long."""
+"""Responses that arrive together do not occupy the event loop for long."""
 
 import asyncio
 from collections import Counter
@@ -15,7 +15,7 @@ from tools.origin.server import Exchange, Origin
 
 
 class Loop:
-    """Counts the turns of the running loop while it is looked at."""
+    """Counts the iterations of the running loop."""
 
     def __init__(self) -> None:
         self.turn = 0
@@ -26,12 +26,12 @@ class Loop:
         self._next = asyncio.get_running_loop().call_soon(self._count)
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         self._next.cancel()
 
 
-async def test_so_many_go_on_in_one_turn_of_the_loop_and_in_their_order() -> None:
-    """None is passed over."""
+async def test_a_budget_bounds_the_steps_of_one_loop_iteration_and_keeps_their_order() -> None:
+    """Every step is made."""
     budget, loop = LoopBudget(steps=4), Loop()
     went: list[tuple[int, int]] = []
 
@@ -46,8 +46,8 @@ async def test_so_many_go_on_in_one_turn_of_the_loop_and_in_their_order() -> Non
     assert max(Counter(turn for _, turn in went).values()) <= 4
 
 
-async def test_few_wait_for_nothing() -> None:
-    """Who is not more than so many goes on at once."""
+async def test_steps_within_the_budget_do_not_wait() -> None:
+    """All are made in the current iteration."""
     budget = LoopBudget(steps=4)
     loop = Loop()
     for _ in range(4):
@@ -57,8 +57,8 @@ async def test_few_wait_for_nothing() -> None:
     assert loop.turn == 1
 
 
-async def test_who_is_given_up_takes_no_turn() -> None:
-    """Those behind it go on."""
+async def test_a_cancelled_step_uses_no_budget() -> None:
+    """The steps behind it are made."""
     budget = LoopBudget(steps=1)
     waiting = [asyncio.create_task(budget.take()) for _ in range(6)]
     await asyncio.sleep(0)
@@ -73,7 +73,7 @@ async def test_who_is_given_up_takes_no_turn() -> None:
 async def test_a_lease_outlives_renewals_that_fail(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are made again at once, not when the next would be due."""
+    """A failed renewal is repeated at once, not when the next is due."""
     go_on = asyncio.Event()
     renew, failures = Store.renew, 0
 
