@@ -16,7 +16,7 @@ import msgspec
 from fetchfleet import Fleet, Result
 from fetchfleet.worker.local.child_process import die_with_parent
 from tests.support.waiting import wait_until
-from tests.support.workers import ALLOW_LOOPBACK, QUICK_POLICY
+from tests.support.workers import LOOPBACK, QUICK_POLICY
 from tools.origin.server import Origin, Seen
 
 BATCH_S = 60.0
@@ -113,7 +113,7 @@ class NamedWorkers:
             "worker",
             "--redis",
             redis_url,
-            *ALLOW_LOOPBACK,
+            *("--allow-net", LOOPBACK),
         ]
         self._command += ["--out", str(self.out), "--policy", str(folder / "policy.toml")]
 

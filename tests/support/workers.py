@@ -11,7 +11,7 @@ from typing import Any
 
 from fetchfleet.worker.local.worker_process import WorkerProcess, worker_processes
 
-ALLOW_LOOPBACK = ("--allow-net", "127.0.0.0/8")
+LOOPBACK = "127.0.0.0/8"
 QUICK_POLICY = """\
 [default]
 retry_base_s = 0.05
@@ -27,9 +27,9 @@ def workers(
     """That many worker processes on one Redis, numbered from `first`; bodies go to `folder`/bodies."""
     folder.mkdir(exist_ok=True)
     (folder / "policy.toml").write_text(policy)
-    arguments = ["--redis", redis_url, "--out", str(folder / "bodies"), *ALLOW_LOOPBACK]
-    arguments += ["--policy", str(folder / "policy.toml")]
-    with worker_processes(count, arguments, folder, first=first) as processes:
+    settings = {"redis_url": redis_url, "out": str(folder / "bodies"), "allow_net": LOOPBACK}
+    settings |= {"policy": str(folder / "policy.toml")}
+    with worker_processes(count, settings, folder, first=first) as processes:
         yield Workers(processes, folder)
 
 

@@ -79,9 +79,9 @@ def main(out: Path) -> int:
     out.mkdir(parents=True)
     (out / "policy.toml").write_text(policy())
     with EmbeddedRedis(out / "redis") as redis:
-        arguments = ["--redis", redis.url, "--out", str(out / "bodies")]
-        arguments += ["--allow-net", "127.0.0.0/8", "--policy", str(out / "policy.toml")]
-        with worker_processes(WORKERS, arguments, out):
+        settings = {"redis_url": redis.url, "out": str(out / "bodies")}
+        settings |= {"allow_net": "127.0.0.0/8", "policy": str(out / "policy.toml")}
+        with worker_processes(WORKERS, settings, out):
             faults = asyncio.run(_hosts(redis.url)) + asyncio.run(_beside(redis.url))
     for fault in faults:
         console.print(fault, style="red", soft_wrap=True)

@@ -1,6 +1,6 @@
-"""The command line. Exit: 0 all stored, 1 some failed, 2 bad use, 130 interrupted."""
+"""The command line. Exit codes: 0 all stored, 1 some failed, 2 bad use, 130 interrupted."""
 
-from collections.abc import Iterable
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -8,44 +8,43 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.util import gc_freeze
 
 _MODULES = {
-    "run": "fetchfleet.worker.cli.run",
-    "submit": "fetchfleet.worker.cli.submit",
-    "worker": "fetchfleet.worker.cli.worker",
-    "health": "fetchfleet.worker.cli.status",
-    "status": "fetchfleet.worker.cli.status",
-    "batches": "fetchfleet.worker.cli.status",
-    "results": "fetchfleet.worker.cli.status",
-    "cancel": "fetchfleet.worker.cli.status",
-    "explain": "fetchfleet.worker.cli.policy",
-    "pause": "fetchfleet.worker.cli.policy",
-    "resume": "fetchfleet.worker.cli.policy",
-    "dead": "fetchfleet.worker.cli.status",
-    "policy": "fetchfleet.worker.cli.policy",
+    "run": "run",
+    "submit": "submit",
+    "worker": "run",
+    "health": "status",
+    "status": "status",
+    "batches": "batches",
+    "results": "batches",
+    "cancel": "batches",
+    "explain": "explain",
+    "pause": "policy",
+    "resume": "policy",
+    "dead": "dead",
+    "policy": "policy",
 }
-"""Where each command is, in the order in which they are shown."""
+"""The module of each command, in the order in which help shows them."""
 
 
 class _Commands(TyperGroup):
-    """Imports a command when it is asked for: what all of them need takes longer than most of them do."""
+    """Imports the module of a command when it is needed."""
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 typer's
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 the signature is typer's
         return list(_MODULES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        # A name that is none of them may be likened to any of them.
-        self._import([_MODULES[cmd_name]] if cmd_name in _MODULES else _MODULES.values())
-        return super().get_command(ctx, cmd_name)
-
-    def _import(self, modules: Iterable[str]) -> None:
+        # For an unknown command load all of them, so that typer can suggest matches.
+        modules = [_MODULES[cmd_name]] if cmd_name in _MODULES else _MODULES.values()
         part = typer.Typer()
-        for module in dict.fromkeys(modules):
+        for name in dict.fromkeys(modules):
             with gc_freeze.none_yet():
-                found = import_module(module)
-            found.register(part)
+                module = import_module(f"fetchfleet.worker.cli.{name}")
+            module.register(part)
         self.commands.update(get_group(part).commands)
+        return super().get_command(ctx, cmd_name)
 
 
 app = typer.Typer(
@@ -59,12 +58,17 @@ app = typer.Typer(
 
 @app.callback()
 def _fleet() -> None:
-    """For typer, which wants something to be there before a command is asked for."""
+    """Without a callback typer takes an app without commands for an error."""
 
 
 def main() -> None:
-    """The `fetchfleet` command."""
+    """Run the `fetchfleet` command."""
     try:
         app()
+    except CommandError as error:
+        from fetchfleet.worker.cli.common import console  # noqa: PLC0415 most commands have imported it
+
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
     finally:
-        gc_freeze.set_aside()  # it all goes at once now
+        gc_freeze.set_aside()  # the process ends: no garbage collection of all modules

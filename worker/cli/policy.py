@@ -1,29 +1,21 @@
-"""The commands that steer a running fleet: explain, pause, resume, policy."""
+"""The commands that change what a fleet does to a host: pause, resume and policy."""
 
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from redis.asyncio import Redis
 
 from fetchfleet.jobs.client.fleet import Fleet
-from fetchfleet.jobs.contract.ids import is_fetch_id
-from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.cli.common import Json, RedisUrl, ask, fail, say_json, settings_of
-from fetchfleet.worker.errors import BAD_USE
-from fetchfleet.worker.inspect.explain import (
-    FetchExplained,
-    LaneExplained,
-    explain_fetch,
-    explain_lane,
-)
+from fetchfleet.worker.cli.common import print_json, query
+from fetchfleet.worker.cli.options import Json, PolicyFile, RedisUrl
+from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.local.process import settings_from
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Table, lane_named, table_named
 from fetchfleet.worker.policy.model import PolicyError
-from fetchfleet.worker.settings import Settings
 
 Host = Annotated[str, typer.Argument(help="A host, a pattern (*.cdn.net) or default.")]
-PolicyFile = Annotated[str | None, typer.Option("--policy", help="The workers' TOML (FETCHFLEET_POLICY).")]
 
 policy = typer.Typer(
     name="policy", help="The fleet's policy at run time, over the file's.", no_args_is_help=True
@@ -32,26 +24,9 @@ policy = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    for command in (explain, pause, resume):
+    for command in (pause, resume):
         app.command()(command)
     app.add_typer(policy)
-
-
-def explain(
-    what: Annotated[str, typer.Argument(help="A host, or the id of a fetch.")],
-    redis: RedisUrl = None,
-    policy_file: PolicyFile = None,
-    as_json: Json = False,  # noqa: FBT002 a flag
-) -> None:
-    """Say why a host or a fetch is waiting, and until when."""
-    settings = settings_of(redis_url=redis, policy=policy_file)
-    found = ask(redis, lambda _: _explained(settings, what))
-    if as_json:
-        say_json(found)
-    elif isinstance(found, FetchExplained):
-        _show_fetch(found)
-    else:
-        _show_lane(found)
 
 
 def pause(host: Host, redis: RedisUrl = None) -> None:
@@ -63,8 +38,8 @@ def pause(host: Host, redis: RedisUrl = None) -> None:
 def resume(host: Host, redis: RedisUrl = None) -> None:
     """Let a paused host's fetches go on."""
     tables = _change(host, {"paused": None}, redis)
-    held = settings_of(redis_url=redis).policy.overridden(tables)
-    if held.for_lane(table_named(host)).paused:  # by a wider table, or the file's
+    in_force = settings_from({"redis_url": redis}).policy.overridden(tables)
+    if in_force.for_lane(table_named(host)).paused:  # by a wider table, or by the file
         _change(host, {"paused": False}, redis)
     typer.echo(f"{host} goes on")
 
@@ -79,7 +54,7 @@ def policy_set(
     try:
         values = overrides.parsed(pairs)
     except PolicyError as error:
-        fail(str(error), BAD_USE)
+        raise CommandError(str(error), BAD_USE) from None
     _change(host, values, redis)
     typer.echo(f"{host}: {', '.join(pairs)}")
 
@@ -103,70 +78,22 @@ def policy_show(
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
     """Show what was set at run time; for a host all that holds for it, the file's values included."""
-    settings = settings_of(redis_url=redis, policy=policy_file)
-
-    async def read(url: str) -> Mapping[str, Any]:
-        async with connect(url) as client:
-            return await overrides.read(client)
-
-    tables = ask(redis, read)
+    settings = settings_from({"redis_url": redis, "policy": policy_file})
+    tables = query(redis, lambda _, client: overrides.read(client))
     try:
-        held = settings.policy.overridden(tables).for_lane(lane_named(host)) if host else tables
+        shown = settings.policy.overridden(tables).for_lane(lane_named(host)) if host else tables
     except PolicyError as error:
-        fail(str(error), BAD_USE)
-    say_json(held, pretty=not as_json)
+        raise CommandError(str(error), BAD_USE) from None
+    print_json(shown, pretty=not as_json)
 
 
-def _change(host: str, values: Mapping[str, Any | None], redis: str | None) -> Mapping[str, Table]:
-    """The tables as they are now."""
+def _change(host: str, values: Mapping[str, Any | None], redis_url: str | None) -> Mapping[str, Table]:
+    """Set keys of a host's table, or delete those that are None; return all tables. Raises CommandError."""
 
-    async def change(url: str) -> Mapping[str, Table] | str:
-        async with Fleet(url) as fleet, connect(url) as client:
-            try:
-                return await overrides.change(client, fleet.notify, host, values)
-            except PolicyError as error:
-                return str(error)
+    async def change(fleet: Fleet, redis: Redis) -> Mapping[str, Table]:
+        try:
+            return await overrides.change(redis, fleet.notify, host, values)
+        except PolicyError as error:
+            raise CommandError(str(error), BAD_USE) from None
 
-    changed = ask(redis, change)
-    if isinstance(changed, str):
-        fail(changed, BAD_USE)
-    return changed
-
-
-async def _explained(settings: Settings, what: str) -> LaneExplained | FetchExplained:
-    async with connect(settings.redis_url) as client:
-        rules = settings.policy.overridden(await overrides.read(client))
-        if is_fetch_id(what):
-            return await explain_fetch(client, rules, what)
-        return await explain_lane(client, rules, _lane_of(what))
-
-
-def _lane_of(what: str) -> str:
-    try:
-        return lane_named(what)
-    except PolicyError:
-        fail(f"{what} is neither a host nor the id of a fetch (16 hex digits, a hyphen, 8 more)", BAD_USE)
-
-
-def _show_fetch(found: FetchExplained) -> None:
-    ahead = f", {found.ahead} ahead of it" if found.ahead is not None else ""
-    typer.echo(f"{found.id}: {found.state}{ahead}; {found.why}")
-    if found.result is not None and found.result.reason is not None:
-        typer.echo(f"reason: {found.result.reason.value}, status {found.result.status}")
-    if found.lane is not None:
-        _show_lane(found.lane)
-
-
-def _show_lane(found: LaneExplained) -> None:
-    until = f" until {_clock(found.until_ms)}" if found.until_ms else ""
-    typer.echo(f"{found.lane}: {found.state}{until}; {found.why}")
-    owner = f", held by {found.owner}" if found.owner else ""
-    typer.echo(f"{found.waiting} waiting, {found.in_flight} of {found.concurrency} in flight{owner}")
-    if found.answers:
-        typer.echo(
-            "last answers: " + ", ".join(f"{said.what} at {_clock(said.at_ms)}" for said in found.answers)
-        )
-
-
-def _clock(at_ms: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at_ms / 1000))
+    return query(redis_url, change)

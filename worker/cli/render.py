@@ -1,6 +1,7 @@
-"""How the operating commands show what they found to people."""
+"""Tables and lines in which commands show a fleet to people."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -9,8 +10,8 @@ from rich.table import Table
 from fetchfleet.jobs.client.batch import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
 from fetchfleet.jobs.contract.model import Result
-from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
-from fetchfleet.worker.inspect.snapshot import LaneSnapshot
+from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained
+from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.local.progress import size
 from fetchfleet.worker.observability import redact
 
@@ -18,7 +19,7 @@ LANES_SHOWN = 30
 
 
 def status_of(status: FleetStatus) -> RenderableType:
-    """Workers, backlog, then the lanes with the most to do."""
+    """Return workers, backlog, then the lanes with the most to do."""
     rate = f"{status.finished_per_s:.1f} fetches/s, {size(status.received_bytes_per_s)}/s"
     oldest = f", the oldest has waited {age(status.oldest_s)}" if status.oldest_s is not None else ""
     head = [
@@ -30,14 +31,25 @@ def status_of(status: FleetStatus) -> RenderableType:
         head.append("[red]no worker is running; start one: fetchfleet worker[/red]")
     parts: list[RenderableType] = ["\n".join(head)]
     if status.workers:
-        parts.append(_workers(status.workers))
+        workers = _table("worker", "lanes", "in flight", "fetches/s", "received")
+        for worker in status.workers:
+            received = f"{size(worker.received_bytes_per_s)}/s"
+            rate = f"{worker.finished_per_s:.1f}"
+            workers.add_row(escape(worker.id), str(worker.lanes), str(worker.in_flight), rate, received)
+        parts.append(workers)
     if status.lanes:
-        parts.append(_lanes(status.lanes, status.lanes_in_all))
+        lanes = _table("lane", "in flight", "waiting", "state", "opens in")
+        for lane in status.lanes[:LANES_SHOWN]:
+            opens = age(lane.opens_in_s) if lane.opens_in_s else ""
+            lanes.add_row(escape(lane.name), str(lane.in_flight), f"{lane.waiting:,}", lane.state, opens)
+        if status.lanes_in_all > LANES_SHOWN:
+            lanes.add_row(f"and {status.lanes_in_all - LANES_SHOWN:,} more", "", "", "", "")
+        parts.append(lanes)
     return Group(*parts)
 
 
 def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:
-    """One line a batch."""
+    """Return a table with a row for each batch."""
     table = _table("batch", "age", "state", "total", "done", "stored", "failed", "cancelled", "bytes")
     for batch in batches:
         counts = batch.counts
@@ -52,7 +64,7 @@ def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:
 
 
 def state_of(batch: BatchSummary) -> str:
-    """submitting, running, cancelling, ended or cancelled."""
+    """Return submitting, running, cancelling, ended or cancelled."""
     if batch.cancel_ms is not None:
         return "cancelled" if batch.counts.ended else "cancelling"
     if batch.counts.ended:
@@ -61,7 +73,7 @@ def state_of(batch: BatchSummary) -> str:
 
 
 def result_line(result: Result) -> str:
-    """One line of text."""
+    """Return a result in one line of text."""
     what = result.path or (result.reason.value if result.reason else "")
     status = "" if result.status is None else str(result.status)
     return (
@@ -70,7 +82,7 @@ def result_line(result: Result) -> str:
 
 
 def dead_of(letters: Iterable[DeadLetter]) -> Table:
-    """One line a letter."""
+    """Return a table with a row for each letter."""
     table = _table("position", "door", "reason", "lane", "url", "note")
     for letter in letters:
         url = redact.url(letter.fetch.url) if letter.fetch else ""
@@ -81,8 +93,33 @@ def dead_of(letters: Iterable[DeadLetter]) -> Table:
     return table
 
 
+def fetch_lines(found: FetchExplained) -> Iterator[str]:
+    """Return what is known of a fetch, then of its lane."""
+    ahead = f", {found.ahead} ahead of it" if found.ahead is not None else ""
+    yield f"{found.id}: {found.state}{ahead}; {found.why}"
+    if found.result is not None and found.result.reason is not None:
+        yield f"reason: {found.result.reason.value}, status {found.result.status}"
+    if found.lane is not None:
+        yield from lane_lines(found.lane)
+
+
+def lane_lines(found: LaneExplained) -> Iterator[str]:
+    """Return the state of a lane and the last answers of its host."""
+    until = f" until {_local_time(found.until_ms)}" if found.until_ms else ""
+    yield f"{found.lane}: {found.state}{until}; {found.why}"
+    owner = f", held by {found.owner}" if found.owner else ""
+    yield f"{found.waiting} waiting, {found.in_flight} of {found.concurrency} in flight{owner}"
+    if found.answers:
+        answers = [f"{answer.what} at {_local_time(answer.at_ms)}" for answer in found.answers]
+        yield f"last answers: {', '.join(answers)}"
+
+
+def _local_time(at_ms: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at_ms / 1000))
+
+
 def age(seconds: float) -> str:
-    """A length of time for people: two figures at most."""
+    """Format a duration for people, in its largest unit of at least two."""
     for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -90,27 +127,8 @@ def age(seconds: float) -> str:
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """How many of what."""
+    """Format a count with its noun."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def _workers(workers: Iterable[WorkerStatus]) -> Table:
-    table = _table("worker", "lanes", "in flight", "fetches/s", "received")
-    for worker in workers:
-        received = f"{size(worker.received_bytes_per_s)}/s"
-        rate = f"{worker.finished_per_s:.1f}"
-        table.add_row(escape(worker.id), str(worker.lanes), str(worker.in_flight), rate, received)
-    return table
-
-
-def _lanes(lanes: list[LaneSnapshot], in_all: int) -> Table:
-    table = _table("lane", "in flight", "waiting", "state", "opens in")
-    for lane in lanes[:LANES_SHOWN]:
-        opens = age(lane.opens_in_s) if lane.opens_in_s else ""
-        table.add_row(escape(lane.name), str(lane.in_flight), f"{lane.waiting:,}", lane.state, opens)
-    if in_all > LANES_SHOWN:
-        table.add_row(f"and {in_all - LANES_SHOWN:,} more", "", "", "", "")
-    return table
 
 
 def _table(*columns: str) -> Table:

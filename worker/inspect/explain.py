@@ -1,4 +1,4 @@
-"""Why a host, or a fetch, is waiting: one answer, out of everything that Redis knows of it."""
+"""Why a host or a fetch waits, from everything that Redis holds about it."""
 
 from typing import Any
 
@@ -23,14 +23,14 @@ RESULTS_AT_ONCE = 1000
 
 
 class HostAnswer(msgspec.Struct, frozen=True):
-    """A status, or what came in its place, and when (Unix ms)."""
+    """A status, or the error in its place, and when (Unix ms)."""
 
     at_ms: int
     what: str
 
 
 class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
-    """A lane: its state, until when (Unix ms) and why, in words; and the last answers of its host."""
+    """A lane: its state, until when (Unix ms) and why, in words; and the last responses of its host."""
 
     lane: str
     state: str
@@ -44,7 +44,7 @@ class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
-    """A fetch: where it is, how many wait before it in its queue, its lane; or its result."""
+    """A fetch: where it is, how many are ahead of it in its queue, its lane; or its result."""
 
     id: str
     state: str
@@ -55,7 +55,7 @@ class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained:
-    """What a host's lane is at."""
+    """Return the state of a lane and why it waits."""
     now_ms = await redis_now_ms(redis)
     snapshot = await lane_snapshot(redis, name, now_ms)
     owner, state_of, due_ms, saved = await redis.hmget(  # type: ignore[misc]
@@ -70,7 +70,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         rules,
         now_ms,
         retry_ms=retry_ms,
-        anybody=bool(await living(redis, now_ms)),
+        has_workers=bool(await living(redis, now_ms)),
     )
     return LaneExplained(
         lane=name,
@@ -92,9 +92,9 @@ def judged(
     now_ms: int,
     *,
     retry_ms: int | None,
-    anybody: bool,
+    has_workers: bool,
 ) -> tuple[str, int | None, str]:
-    """The lane's state in a word, until when, and why. Pure."""
+    """Return the lane's state in a word, until when, and why. Pure."""
     shut, room = gate.closed_until(state, policy, now_ms), gate.max_in_flight(state, policy)
     if not snapshot.waiting and not snapshot.in_flight:
         return "idle", None, "nothing waits for this host"
@@ -104,11 +104,10 @@ def judged(
     if snapshot.in_flight:
         full = ": as many as may be" if snapshot.in_flight >= room else ""
         return "busy", None, f"{snapshot.in_flight} of {room} are in flight{full}"
-    if not anybody:
+    if not has_workers:
         return "no worker", None, "no worker is running; start one: fetchfleet worker"
-    if retry_ms is not None and snapshot.why in set(
-        WaitReason
-    ):  # what the workers' policy file says, not ours
+    # The policy file of the workers, which is not the one of this command, may be why the lane waits.
+    if retry_ms is not None and snapshot.why in set(WaitReason):
         until_ms = now_ms + int(snapshot.opens_in_s * 1000)
         return snapshot.why, until_ms, why_shut(WaitReason(snapshot.why), state, policy)
     if retry_ms is not None:
@@ -117,7 +116,7 @@ def judged(
 
 
 def why_shut(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
-    """The reason in words. Pure."""
+    """Return the reason in words. Pure."""
     match why:
         case WaitReason.COOL_DOWN:
             asked = [said.what for said in state.answers if said.what in {"429", "503"}]
@@ -141,20 +140,26 @@ def why_shut(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
 
 
 def ordinal(number: int) -> str:
-    """1st, 2nd, 3rd, 4th. Pure."""
+    """Return 1st, 2nd, 3rd, 4th. Pure."""
     last = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in {11, 12, 13} else 0, "th")
     return f"{number}{last}"
 
 
 async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExplained:
-    """Where a fetch is."""
+    """Return where a fetch is."""
     batch = batch_of(fetch_id)
-    result = await _result(redis, batch, fetch_id)
-    if result is not None:
-        return FetchExplained(id=fetch_id, state=result.outcome.value, why="it has ended", result=result)
+    needle, start = f'"id":"{fetch_id}"'.encode(), "-"
+    while rows := await redis.xrange(keys.results(batch), start, "+", RESULTS_AT_ONCE):
+        for _, fields in rows:
+            if needle in fields[b"r"]:
+                result = decode_result(fields[b"r"])
+                return FetchExplained(
+                    id=fetch_id, state=result.outcome.value, why="it has ended", result=result
+                )
+        start = f"({rows[-1][0].decode()}"
     lanes = sorted(text_of(lane) for lane in await redis.smembers(keys.batch_lanes(batch)))  # type: ignore[misc]
     for name in lanes:
-        found = await _in_lane(redis, name, fetch_id)
+        found = await _place_in_lane(redis, name, fetch_id)
         if found is not None:
             state, ahead = found
             lane = await explain_lane(redis, policy, name)
@@ -164,35 +169,18 @@ async def explain_fetch(redis: Redis, policy: Policy, fetch_id: str) -> FetchExp
     return FetchExplained(id=fetch_id, state="unknown", why=why)
 
 
-async def _result(redis: Redis, batch: str, fetch_id: str) -> Result | None:
-    needle, start = f'"id":"{fetch_id}"'.encode(), "-"
-    while rows := await redis.xrange(keys.results(batch), start, "+", RESULTS_AT_ONCE):
-        for _, fields in rows:
-            if needle in fields[b"r"]:
-                return decode_result(fields[b"r"])
-        start = f"({rows[-1][0].decode()}"
-    return None
-
-
-async def _in_lane(redis: Redis, lane: str, fetch_id: str) -> tuple[str, int | None] | None:
-    """claimed, waiting or retry, and how many are ahead of it in its queue."""
+async def _place_in_lane(redis: Redis, lane: str, fetch_id: str) -> tuple[str, int | None] | None:
+    """Return claimed, waiting or retry, and how many fetches are ahead in its queue; None if not there."""
     if await redis.hexists(keys.claimed(lane), fetch_id):  # type: ignore[misc]
         return "claimed", None
-    for queue in keys.waiting(lane):
-        place = await _place(redis.lrange, queue, fetch_id)
-        if place is not None:
-            return "waiting", place
-    place = await _place(redis.zrange, keys.later(lane), fetch_id)
-    return None if place is None else ("retry", place)
-
-
-async def _place(look: Any, queue: str, fetch_id: str) -> int | None:
     needle = fetch_id.encode()
-    for start in range(0, MAX_LOOKED_AT, LOOK_AT):
-        elements: list[bytes] = await look(queue, start, start + LOOK_AT - 1)
-        for place, element in enumerate(elements, start):
-            if element[:FETCH_ID_CHARS] == needle:
-                return place
-        if len(elements) < LOOK_AT:
-            return None
+    queues: list[tuple[str, Any, str]] = [("waiting", redis.lrange, queue) for queue in keys.waiting(lane)]
+    for state, read, queue in [*queues, ("retry", redis.zrange, keys.later(lane))]:
+        for start in range(0, MAX_LOOKED_AT, LOOK_AT):
+            elements: list[bytes] = await read(queue, start, start + LOOK_AT - 1)
+            for place, element in enumerate(elements, start):
+                if element[:FETCH_ID_CHARS] == needle:
+                    return state, place
+            if len(elements) < LOOK_AT:
+                break
     return None

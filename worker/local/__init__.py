@@ -1,1 +1,1 @@
-"""A fleet on one machine, for the length of `fetchfleet run`: embedded Redis, worker processes, progress."""
+"""A fleet on one machine, for the length of `fetchfleet run`: its processes, Redis, progress and outputs."""

@@ -1,4 +1,4 @@
-"""Child processes: they end with us, and their end is noticed at once."""
+"""Child processes: they end with their parent, and their end is noticed at once."""
 
 import ctypes
 import signal
@@ -11,14 +11,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """For preexec_fn: the child is told to end when its parent is gone, however it went (Linux)."""
+    """Terminate this process when its parent dies, however it dies. A preexec_fn; Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def await_end(child: "subprocess.Popen[Any]", timeout_s: float) -> None:
-    """Return when it has ended; killed if it has not within timeout_s."""
-    # Popen.wait with a timeout looks at ever longer intervals; without one it is told.
+    """Return when the child has ended; it is killed after timeout_s."""
+    # Popen.wait with a timeout polls at growing intervals; without one it blocks in waitpid.
     waiting = Thread(target=child.wait, daemon=True)
     waiting.start()
     waiting.join(timeout_s)

@@ -1,4 +1,4 @@
-"""A real Redis for one machine: started with a run, stopped with it, its data kept in a state folder."""
+"""A Redis server for one machine: started with a run, stopped with it, its data kept in a folder."""
 
 import fcntl
 import importlib.util
@@ -19,7 +19,7 @@ from fetchfleet.worker.local.child_process import await_end, die_with_parent
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
-ANSWER_TIMEOUT_S = 5.0
+RESPONSE_TIMEOUT_S = 5.0
 PING_EVERY_S = 0.005
 SOCKETS_PREFIX = "fetchfleet-"
 
@@ -51,32 +51,56 @@ def find_server() -> Path:
 
 
 class EmbeddedRedis:
-    """One Redis on a unix socket, with AOF in `folder`; a context manager.
+    """A Redis server on a unix socket, with an append-only file in `folder`; a context manager.
 
     One process at a time may use a folder. Raises EmbeddedRedisError.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        response_timeout_s: float = RESPONSE_TIMEOUT_S,
+        stop_timeout_s: float = STOP_TIMEOUT_S,
+    ) -> None:
         self._folder = folder
+        self._response_timeout_s = response_timeout_s
+        self._stop_timeout_s = stop_timeout_s
         self._sockets: Path | None = None
         self._lock: IO[str] | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL for clients."""
         return f"unix://{self._sockets}/redis.sock"
 
     @property
     def log(self) -> Path:
-        """Where it writes what it has to say."""
+        """The log of the server."""
         return self._folder / "redis.log"
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock_folder()
+        lock = self._lock = (self._folder / "lock").open("a+")
         try:
-            self._make_sockets_folder()
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise EmbeddedRedisError(
+                f"another run uses {self._folder}; wait for it, or give another --out"
+            ) from None
+        try:
+            # The socket is not in the folder: its path may have no more than about 100 characters. The lock
+            # file names its folder, so that the next run removes what a killed one left.
+            lock.seek(0)
+            left = Path(lock.read())
+            if left.name.startswith(SOCKETS_PREFIX) and left.parent == Path(tempfile.gettempdir()):
+                shutil.rmtree(left, ignore_errors=True)
+            self._sockets = Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX))
+            lock.truncate(0)
+            lock.write(str(self._sockets))
+            lock.flush()
             self._start()
         except BaseException:
             self.stop()
@@ -87,10 +111,16 @@ class EmbeddedRedis:
         self.stop()
 
     def stop(self) -> None:
-        """End the server, its data on disk; safe to call twice."""
+        """End the server after it has written its data to the disk. Safe to call twice."""
         if self._server is not None and self._server.poll() is None:
-            self._shut_down(self._server)
-            await_end(self._server, STOP_TIMEOUT_S)
+            # The server handles SIGTERM only at its next timer tick, so SHUTDOWN is faster.
+            with (
+                suppress(RedisError, OSError),
+                redis.Redis.from_url(self.url, socket_timeout=self._response_timeout_s) as client,
+            ):
+                client.shutdown()
+            self._server.terminate()  # a server that is still starting has not seen the command
+            await_end(self._server, self._stop_timeout_s)
         self._server = None
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -103,41 +133,8 @@ class EmbeddedRedis:
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
 
-    def _shut_down(self, server: "subprocess.Popen[bytes]") -> None:
-        """Its data goes to the disk first, either way; but a signal it heeds only at its next tick."""
-        with (
-            suppress(RedisError, OSError),
-            redis.Redis.from_url(self.url, socket_timeout=ANSWER_TIMEOUT_S) as client,
-        ):
-            client.shutdown()
-        server.terminate()  # one that is still starting has not been reached
-
-    def _lock_folder(self) -> None:
-        self._lock = (self._folder / "lock").open("a+")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise EmbeddedRedisError(
-                f"another run uses {self._folder}; wait for it, or give another --out"
-            ) from None
-
-    def _make_sockets_folder(self) -> None:
-        """Not in the folder itself: a socket's path may have no more than about 100 characters.
-
-        Noted in the lock: what a killed run could not remove goes with the next.
-        """
-        assert self._lock is not None
-        self._lock.seek(0)
-        left = Path(self._lock.read())
-        if left.name.startswith(SOCKETS_PREFIX) and left.parent == Path(tempfile.gettempdir()):
-            shutil.rmtree(left, ignore_errors=True)
-        self._sockets = Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX))
-        self._lock.truncate(0)
-        self._lock.write(str(self._sockets))
-        self._lock.flush()
-
     def _start(self) -> None:
+        """Start the server and return when it responds."""
         options = {
             "port": "0",
             "unixsocket": f"{self._sockets}/redis.sock",
@@ -158,14 +155,9 @@ class EmbeddedRedis:
             start_new_session=True,
             preexec_fn=die_with_parent,  # noqa: PLW1509 no threads yet
         )
-        self._await_ready(self._server)
-
-    def _await_ready(self, server: subprocess.Popen[bytes]) -> None:
         give_up_s = time.monotonic() + START_TIMEOUT_S
         with redis.Redis.from_url(self.url) as client:
-            while time.monotonic() < give_up_s:
-                if server.poll() is not None:
-                    break
+            while time.monotonic() < give_up_s and self._server.poll() is None:
                 try:
                     client.ping()
                 except RedisError:

@@ -1,213 +1,214 @@
-"""Puts the records of a batch's bodies together as its results come: in one file, or on standard output.
+"""The JSON Lines records of a batch's bodies, exported to one file or to standard output.
 
-Bodies follow one another in the order of their results, the records of each in theirs, one a line. What has
-been written is noted result by result, so that a command which was interrupted, or killed, goes on behind it.
+Bodies follow one another in the order of their results, the records of each in theirs, one a line. The state
+of the export is saved after each result, so that an interrupted or killed command continues where it stopped.
 """
 
 import asyncio
 import hashlib
+import io
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Self, TypeVar
+from typing import IO, NamedTuple, Self
 
 import msgspec
 
 from fetchfleet.jobs.client.batch import FROM_THE_START
 from fetchfleet.jobs.contract.model import Outcome, Result
 from fetchfleet.worker.body.json_lines import records_in
-from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.local.lines_to import STREAMS, LinesError, Where
+from fetchfleet.worker.errors import CommandError, InTheWayError
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.util import aio
 
-T = TypeVar("T")
-
+STANDARD_OUTPUT = frozenset({"-", "stream"})
 BLOCK_BYTES = 1 << 20
-"""So much is read or written before it may be interrupted."""
+"""The size of a read or write; between two of them the export can be cancelled."""
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a batch's records have been written: up to this position, in so many bytes of that file.
+class ExportError(CommandError):
+    """Some records cannot be written or are missing; the message says which and what to do."""
 
-    results: how many have been read; missing: the bodies of so many could not be.
-    """
+
+class ExportTarget(NamedTuple):
+    """Where records come from and go to."""
+
+    to: str
+    """A file, or one of STANDARD_OUTPUT."""
+    out: Path
+    """The folder of bodies."""
+    state: Path | None = None
+    """The file that keeps the state of the export, if it is to be resumable."""
+
+
+class ExportState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the export of a batch has come."""
 
     batch: str
     to: str
     position: str = FROM_THE_START
+    """The last result whose records are written."""
     bytes: int = 0
+    """The size of the file up to there."""
     results: int = 0
+    """The results read so far."""
     missing: int = 0
+    """How many of their bodies could not be read."""
 
 
-class Gather:
-    """Takes the results of one batch. A context manager: what is at the end of the file is whole.
+class JsonlExport:
+    """Exports the results of one batch. A context manager: at its end the file holds whole bodies only.
 
-    goes_on: the batch was followed before, and what was written then stays. say: for what must be known now.
-    Raises LinesError.
+    warn: called with what the user must know at once. resumes: the batch was followed before, and what was
+    written then stays. Raises ExportError.
     """
 
-    def __init__(self, where: Where, batch_id: str, say: Callable[[str], None], *, goes_on: bool) -> None:
-        self._where = where
-        self._say = say
-        to = "-" if where.to in STREAMS else os.path.realpath(where.to)
-        self._done = Note(batch=batch_id, to=to)
-        before = _noted(where.note) if goes_on else None
-        if before is not None and before.batch == batch_id:
-            if before.to != to:
-                raise LinesError(f"this run's records go to {before.to}: give that to --lines-to again")
-            self._done = before
-        self._missing = self._done.missing
+    def __init__(
+        self,
+        target: ExportTarget,
+        batch_id: str,
+        warn: Callable[[str], None],
+        *,
+        resumes: bool,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        self._target = target
+        self._warn = warn
+        self._block_bytes = block_bytes
+        to = "-" if target.to in STANDARD_OUTPUT else os.path.realpath(target.to)
+        self._state = ExportState(batch=batch_id, to=to)
+        if resumes and target.state is not None:
+            with suppress(OSError, msgspec.MsgspecError):
+                before = msgspec.json.decode(target.state.read_bytes(), type=ExportState)
+                if before.batch == batch_id:
+                    self._state = before
+        if self._state.to != to:
+            raise ExportError(f"this run's records go to {self._state.to}: give that to --lines-to again")
+        self._missing = self._state.missing
         self._regular = False
-        self._file = self._open()
+        self._file: IO[bytes] = io.BytesIO()
 
     def __enter__(self) -> Self:
+        """Open the file, truncated to the saved size, or standard output."""
+        try:
+            if self._state.to == "-":
+                self._file = os.fdopen(os.dup(1), "wb")
+                return self
+            file = os.open(self._state.to, os.O_WRONLY | os.O_CREAT, 0o666)
+            found = os.fstat(file)
+            self._regular = stat.S_ISREG(found.st_mode)
+            if self._regular and found.st_size >= self._state.bytes:
+                os.truncate(file, self._state.bytes)
+                os.lseek(file, 0, os.SEEK_END)
+        except OSError as error:
+            raise ExportError(f"--lines-to {self._target.to}: {error.strerror}") from None
+        if self._regular and found.st_size < self._state.bytes:
+            os.close(file)
+            raise ExportError(
+                f"{self._state.to} is shorter than what was written to it: put it back, or delete"
+                f" {self._target.state} to have the records of what is still to come"
+            )
+        self._file = os.fdopen(file, "wb")
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # it has been told
+        with suppress(OSError):  # reported by `add`
             self._file.close()
         if self._regular:
             with suppress(OSError):
-                os.truncate(self._done.to, self._done.bytes)
+                os.truncate(self._state.to, self._state.bytes)
 
     @property
     def position(self) -> str:
-        """Behind which result to go on."""
-        return self._done.position
+        """The position behind which to continue."""
+        return self._state.position
 
     async def add(self, result: Result, position: str) -> None:
-        """Write the records of a result's body, if it has one, and note that it is done."""
+        """Write the records of a result's body, if it has one, and save the state."""
         steps = self._steps(result, position)
         try:
-            while await _to_its_end(lambda: next(steps, True)) is None:
-                pass
+            ended = None
+            while ended is None:
+                step = asyncio.create_task(asyncio.to_thread(lambda: next(steps, True)))
+                try:
+                    ended = await asyncio.shield(step)
+                except asyncio.CancelledError:
+                    await aio.end_of(step)  # the thread still uses the file
+                    step.exception()
+                    raise
         except OSError as error:
-            raise LinesError(f"--lines-to {self._where.to}: {error.strerror}") from None
+            raise ExportError(f"--lines-to {self._target.to}: {error.strerror}") from None
         finally:
             steps.close()
 
     def check(self, done: int) -> None:
-        """All results have come, `done` of the batch; raises LinesError if the records of some have not."""
-        unseen = done - self._done.results
+        """Raise ExportError if records of the batch's `done` results are missing."""
+        unread = done - self._state.results
         if self._missing:
-            raise LinesError(f"the records of {self._missing} bodies could not be read and are not there")
-        if unseen > 0:
-            raise LinesError(f"the records of {unseen} results that were read before are not there")
+            raise ExportError(f"the records of {self._missing} bodies could not be read and are not there")
+        if unread > 0:
+            raise ExportError(f"the records of {unread} results that were read before are not there")
 
     def _steps(self, result: Result, position: str) -> Generator[None, None, None]:
-        """Runs off the loop, a block at a time."""
+        """Write the records if the body is still the stored one, a block a step. It runs in a thread."""
         written_bytes = 0
-        if result.outcome is Outcome.STORED and result.path is not None:
-            for written in self._records_of(result, result.path):
-                written_bytes += written
-                yield
+        body = self._open_body(result)
+        if body is not None:
+            with body:
+                digest = hashlib.sha256()
+                while block := body.read(self._block_bytes):
+                    digest.update(block)
+                    yield
+                if digest.hexdigest() != result.sha256:
+                    self._skip(result, "has been replaced")
+                else:
+                    body.seek(0)
+                    lines = bytearray()
+                    for record in records_in(body):
+                        lines += record + b"\n"
+                        if len(lines) >= self._block_bytes:
+                            written_bytes += self._file.write(lines)
+                            lines = bytearray()
+                            yield
+                    written_bytes += self._file.write(lines)
         self._file.flush()
-        self._note(position, written_bytes)
-
-    def _records_of(self, result: Result, path: str) -> Iterator[int]:
-        """Writes them if the body is still the one that was stored; how many bytes that were at each step."""
-        if result.offset is not None:
-            self._miss(result, "is a WARC segment, which is not read here")
-            return
-        try:
-            body = self._opened(path)
-        except InTheWayError as error:
-            self._miss(result, str(error))
-            return
-        except OSError as error:
-            self._miss(result, error.strerror or "cannot be read")
-            return
-        with body:
-            digest = hashlib.sha256()
-            while block := body.read(BLOCK_BYTES):
-                digest.update(block)
-                yield 0
-            if digest.hexdigest() != result.sha256:
-                self._miss(result, "has been replaced")
-                return
-            body.seek(0)
-            yield from self._copied(body)
-
-    def _opened(self, path: str) -> IO[bytes]:
-        """A body, by its place in the out folder; no link in it is followed."""
-        directory = Directory(self._where.out)
-        try:
-            directory.open(make=False)
-            return os.fdopen(directory.open_file(path), "rb")
-        finally:
-            directory.close()
-
-    def _copied(self, body: IO[bytes]) -> Iterator[int]:
-        """See _records_of."""
-        lines: list[bytes] = []
-        lines_bytes = 0
-        for record in records_in(body):
-            lines += (record, b"\n")
-            lines_bytes += len(record) + 1
-            if lines_bytes >= BLOCK_BYTES:
-                yield self._file.write(b"".join(lines))
-                lines, lines_bytes = [], 0
-        yield self._file.write(b"".join(lines))
-
-    def _note(self, position: str, written_bytes: int) -> None:
-        self._done = msgspec.structs.replace(
-            self._done,
+        self._state = msgspec.structs.replace(
+            self._state,
             position=position,
-            bytes=self._done.bytes + written_bytes,
-            results=self._done.results + 1,
+            bytes=self._state.bytes + written_bytes,
+            results=self._state.results + 1,
             missing=self._missing,
         )
-        if self._where.note is not None:
-            temporary = self._where.note.with_suffix(".new")
-            temporary.write_bytes(msgspec.json.encode(self._done))
-            temporary.replace(self._where.note)
+        if self._target.state is not None:
+            temporary = self._target.state.with_suffix(".new")
+            temporary.write_bytes(msgspec.json.encode(self._state))
+            temporary.replace(self._target.state)
 
-    def _miss(self, result: Result, what: str) -> None:
+    def _open_body(self, result: Result) -> IO[bytes] | None:
+        """Open the body of a result, without following links in the out folder; None if there is none."""
+        if result.outcome is not Outcome.STORED or result.path is None:
+            return None
+        if result.offset is not None:
+            self._skip(result, "is a WARC segment, which is not read here")
+            return None
+        directory = Directory(self._target.out)
+        try:
+            directory.open(make=False)
+            return os.fdopen(directory.open_file(result.path), "rb")
+        except InTheWayError as error:
+            self._skip(result, str(error))
+        except OSError as error:
+            self._skip(result, error.strerror or "cannot be read")
+        finally:
+            directory.close()
+        return None
+
+    def _skip(self, result: Result, why: str) -> None:
         self._missing += 1
         if self._missing == 1:
-            self._say(
-                f"{result.url}: its records are left out, for its body, {result.path} in {self._where.out}:"
-                f" {what}. The folder must be that of the workers, on this machine; --out names it"
+            self._warn(
+                f"{result.url}: its records are left out, for its body, {result.path} in {self._target.out}:"
+                f" {why}. The folder must be that of the workers, on this machine; --out names it"
             )
-
-    def _open(self) -> IO[bytes]:
-        """The file, cut to what has been noted; or standard output, whose past is past."""
-        try:
-            if self._done.to == "-":
-                return os.fdopen(os.dup(1), "wb")
-            file = os.open(self._done.to, os.O_WRONLY | os.O_CREAT, 0o666)
-            found = os.fstat(file)
-            self._regular = stat.S_ISREG(found.st_mode)
-            if self._regular and found.st_size >= self._done.bytes:
-                os.truncate(file, self._done.bytes)
-                os.lseek(file, 0, os.SEEK_END)
-        except OSError as error:
-            raise LinesError(f"--lines-to {self._where.to}: {error.strerror}") from None
-        if self._regular and found.st_size < self._done.bytes:
-            os.close(file)
-            raise LinesError(
-                f"{self._done.to} is shorter than what was written to it: put it back, or delete"
-                f" {self._where.note} to have the records of what is still to come"
-            )
-        return os.fdopen(file, "wb")
-
-
-def _noted(note: Path | None) -> Note | None:
-    with suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode(note.read_bytes(), type=Note) if note is not None else None
-    return None
-
-
-async def _to_its_end(work: Callable[[], T]) -> T:
-    """What the work comes to, off the loop; it has ended when this ends, however often that is cancelled."""
-    task = asyncio.create_task(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await aio.end_of(task)
-        task.exception()
-        raise

@@ -1,7 +1,7 @@
-"""A worker of `fetchfleet run`, begun before it is known what it is to do: it imports what a worker needs.
+"""A worker process of `fetchfleet run`, started before its settings are known to import what it needs.
 
-Standard input then brings its orders, as JSON: the arguments of `fetchfleet worker`, and where its log is.
-Nothing comes if there is nothing to do.
+Its orders then come on standard input, as JSON: `settings`, by the names of the flags, and the `log` to
+append to. Without orders it ends.
 """
 
 import json
@@ -11,22 +11,31 @@ import sys
 from fetchfleet.worker.util import gc_freeze
 
 with gc_freeze.none_yet():
-    from fetchfleet.worker.cli import worker  # noqa: F401 what takes long of what app needs
-    from fetchfleet.worker.cli.app import app
+    from fetchfleet.worker.errors import CommandError
+    from fetchfleet.worker.local.process import run_until_signal, worker_settings_from
+    from fetchfleet.worker.observability import log
+    from fetchfleet.worker.runtime.arq_worker import run_worker
 
 
-def main() -> None:
-    """Be told, and be that worker."""
-    told = sys.stdin.buffer.read()
-    if not told:
-        return
-    orders = json.loads(told)
-    log = os.open(orders["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    os.dup2(log, sys.stdout.fileno())
-    os.dup2(log, sys.stderr.fileno())
-    os.close(log)
-    app(["worker", *orders["arguments"]], prog_name="fetchfleet")
+def main() -> int:
+    """Wait for the orders, then run the worker; return the exit code."""
+    received = sys.stdin.buffer.read()
+    if not received:
+        return 0
+    orders = json.loads(received)
+    log_file = os.open(orders["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(log_file, sys.stdout.fileno())
+    os.dup2(log_file, sys.stderr.fileno())
+    os.close(log_file)
+    try:
+        settings = worker_settings_from(orders["settings"])
+        log.configure(level=settings.log_level)
+        run_until_signal(run_worker(settings))
+    except CommandError as error:
+        print(error, file=sys.stderr)  # noqa: T201 standard error is the log
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

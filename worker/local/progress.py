@@ -29,7 +29,7 @@ WAITS_NAMED = 4
 
 
 class Tally:
-    """What has come back so far."""
+    """The results so far, counted."""
 
     def __init__(self) -> None:
         self.started_s = mono_s()
@@ -45,7 +45,7 @@ class Tally:
 
 
 class Progress:
-    """Shows how far a batch is, on stderr; `tally` is to be fed with its results."""
+    """Shows the progress of a batch on standard error. The caller adds its results to `tally`."""
 
     def __init__(self, redis: Redis, batch: Batch, console: Console | None = None) -> None:
         self.tally = Tally()
@@ -53,54 +53,53 @@ class Progress:
         self._batch = batch
         self._console = console or Console(file=sys.stderr)
         self._may_see_lanes = True
-        self._rate = Rate()
-        self._rate.add(mono_s(), 0)
+        self._rate: Rate | None = None
 
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
-        """Show it while the body runs."""
-        showing = asyncio.create_task(self._show_live() if self._console.is_terminal else self._show_plain())
+        """Show it while the block runs."""
+
+        async def show_live() -> None:
+            with Live(console=self._console, auto_refresh=False, transient=True) as live:
+                while True:
+                    with suppress(RedisError, OSError):
+                        live.update(picture(*await self._look(), self._console.height), refresh=True)
+                    await asyncio.sleep(LIVE_EVERY_S)
+
+        async def show_lines() -> None:
+            while True:
+                await asyncio.sleep(PLAIN_EVERY_S)
+                with suppress(RedisError, OSError):
+                    line = plain_line(*await self._look())
+                    self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        showing = asyncio.create_task(show_live() if self._console.is_terminal else show_lines())
         try:
             yield
         finally:
             await aio.end(showing)
 
-    async def _show_live(self) -> None:
-        with Live(console=self._console, auto_refresh=False, transient=True) as live:
-            while True:
-                with suppress(RedisError, OSError):
-                    live.update(await self._picture(), refresh=True)
-                await asyncio.sleep(LIVE_EVERY_S)
-
-    async def _show_plain(self) -> None:
-        while True:
-            await asyncio.sleep(PLAIN_EVERY_S)
-            with suppress(RedisError, OSError):
-                counts, lanes, rate = await self._look()
-                line = plain_line(counts, lanes, rate, mono_s() - self.tally.started_s)
-                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    async def _picture(self) -> RenderableType:
-        counts, lanes, rate = await self._look()
-        elapsed_s = mono_s() - self.tally.started_s
-        return picture(counts, lanes, rate, elapsed_s, self._console.height)
-
-    async def _look(self) -> tuple[Counts, list[LaneSnapshot], float]:
+    async def _look(self) -> tuple[Counts, list[LaneSnapshot], float, float]:
+        """Return counts, lanes, received bytes a second and the seconds since the start."""
+        if self._rate is None:
+            self._rate = Rate()
+            self._rate.add(self.tally.started_s, 0)
         counts = await self._batch.counts()
         lanes, received_bytes = list[LaneSnapshot](), counts.bytes
         if self._may_see_lanes:
             try:
                 fleet = await snapshot(self._redis)
                 lanes, received_bytes = fleet.lanes, fleet.received_bytes
-            except NoPermissionError:  # a producer's user sees its batch (ops/users.acl)
+            except NoPermissionError:  # a producer's user sees its batch only (ops/users.acl)
                 self._may_see_lanes = False
-        return counts, lanes, self._rate.add(mono_s(), received_bytes)
+        now_s = mono_s()
+        return counts, lanes, self._rate.add(now_s, received_bytes), now_s - self.tally.started_s
 
 
 def picture(
     counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s: float, height: int
 ) -> RenderableType:
-    """The live display: a bar, then the lanes with the most to do."""
+    """Return the live display: a bar, then the lanes with the most to do."""
     head = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=max(counts.total, 1), completed=counts.done, width=40)
     failed = Text(f"{counts.failed} failed", style="red" if counts.failed else "dim")
@@ -120,14 +119,14 @@ def picture(
 
 
 def why(lane: LaneSnapshot) -> str:
-    """Why a lane waits and until when."""
+    """Return why a lane waits and for how long."""
     if not lane.why:
         return ""
     return f"{lane.why}, {lane.opens_in_s:.1f} s" if lane.opens_in_s else lane.why
 
 
 def plain_line(counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s: float) -> str:
-    """One line for a log: how far, how fast, who waits and why."""
+    """Return one line for a log: progress, rate, and which lanes wait and why."""
     waits = [f"{lane.name} ({lane.waiting}: {why(lane)})" for lane in lanes if lane.why]
     more = f" and {len(waits) - WAITS_NAMED} more" if len(waits) > WAITS_NAMED else ""
     in_flight = sum(lane.in_flight for lane in lanes)
@@ -143,7 +142,7 @@ def plain_line(counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s
 
 
 def summary(counts: Counts, tally: Tally, elapsed_s: float) -> Table:
-    """The table that a run ends with."""
+    """Return the table that a run ends with."""
     table = Table(title=f"{counts.done:,} of {counts.total:,} fetches in {elapsed_s:.1f} s")
     table.add_column("outcome")
     table.add_column("reason")
@@ -161,7 +160,7 @@ def summary(counts: Counts, tally: Tally, elapsed_s: float) -> Table:
 
 
 def size(count: float) -> str:
-    """A number of bytes for people, in powers of 1000."""
+    """Format a number of bytes for people, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

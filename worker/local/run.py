@@ -1,35 +1,36 @@
-"""What `fetchfleet run` and `fetchfleet submit` do."""
+"""A list of fetches, from its file to its last result: what `fetchfleet run` and `submit` do."""
 
 import asyncio
 import hashlib
 import json
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
+from redis.asyncio import Redis
 from rich.console import Console
 
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.client.submit import WhenFull
+from fetchfleet.jobs.contract.fetch_list import read_fetches
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.jobs.contract.model import Fetch, encode
-from fetchfleet.jobs.errors import UnknownBatchError
-from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.jobs.errors import InvalidFetchError, UnknownBatchError
+from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
-from fetchfleet.worker.local.lines_to import Where
+from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
 from fetchfleet.worker.local.progress import Progress, summary
 from fetchfleet.worker.local.worker_process import WorkerProcess, at_work
 from fetchfleet.worker.redis_support.errors import redis_at
-from fetchfleet.worker.runtime.heartbeat import expect
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER
 from fetchfleet.worker.util.clock import mono_s
-
-if TYPE_CHECKING:
-    from fetchfleet.worker.local.jsonl_export import Gather
 
 KEEP_ALIVE_S = 0.5
 
@@ -40,164 +41,182 @@ class UnfinishedRunError(CommandError):
     exit_code = BAD_USE
 
 
-async def run(
-    fetches: list[Fetch],
-    settings: Settings,
-    *,
-    workers: list[WorkerProcess],
-    worker_arguments: list[str],
-    report: Path | None,
-    console: Console,
-    lines_to: str | None = None,
-) -> Counts:
-    """Fetch the list with a fleet of this machine's own; an interrupted run of it goes on.
+class Outputs(NamedTuple):
+    """Where a command shows the progress of a batch and writes its results."""
 
-    workers: their interpreters have been started, and wait for orders; they are ended when this ends.
-
-    Raises UnfinishedRunError, EmbeddedRedisError, WorkersError, LinesError.
-    """
-    state = settings.out / STATE_FOLDER
-    where = Where(lines_to, settings.out, state / "lines.json") if lines_to else None
-    batch_id = batch_id_of(fetches)
-    with EmbeddedRedis(state / "redis") as redis:
-        goes_on = await _goes_on(redis, batch_id, state / "run.json")
-        arguments = [*worker_arguments, "--redis", redis.url]
-        async with connect(redis.url) as client:
-            await expect(client, [worker.name for worker in workers])
-        with at_work(workers, arguments, state):
-            async with Fleet(redis.url) as fleet, asyncio.TaskGroup() as group:
-                watch = group.create_task(_keep_alive(workers))
-                batch = fleet.batch(batch_id)
-                if not goes_on:
-                    (state / "lines.json").unlink(missing_ok=True)
-                    batch = await fleet.submit(fetches, batch_id=batch_id)
-                    (state / "run.json").write_text(json.dumps({"batch": batch_id}))
-                counts = await follow(redis.url, batch, report, console, append=goes_on, lines_to=where)
-                watch.cancel()
-        for note in ("run.json", "lines.json"):
-            (state / note).unlink(missing_ok=True)
-        return counts
+    console: Console
+    report: Path | None = None
+    """A file for each result, as a JSON line."""
+    lines_to: str | None = None
+    """A file, or one of STANDARD_OUTPUT, for the records of all bodies."""
 
 
-class Room(NamedTuple):
-    """How much the fleet may have to do for more to be enqueued (0: no limit), and what if it has more."""
+class BacklogLimit(NamedTuple):
+    """How many fetches the fleet may have to do for more to be enqueued, and what happens above that."""
 
     max_backlog: int = 0
+    """0: no limit."""
     when_full: WhenFull = "raise"
 
 
-async def submit(
-    fetches: list[Fetch],
-    redis_url: str,
-    room: Room,
-    *,
-    wait: bool,
-    report: Path | None,
-    console: Console,
-    lines_to: Where | None = None,
-) -> tuple[Batch, Counts | None]:
-    """Enqueue the list to a running fleet; with wait, follow it to its end."""
-    async with Fleet(redis_url, max_backlog=room.max_backlog) as fleet:
-        with redis_at(redis_url):
-            batch = await fleet.submit(fetches, when_full=room.when_full)
-        if not wait:
-            return batch, None
-        return batch, await follow(redis_url, batch, report, console, append=False, lines_to=lines_to)
+def read_list(file: str, outputs: Outputs) -> list[Fetch]:
+    """Read the fetches of a file, or of standard input for `-`; with lines_to each asks for JSON Lines.
 
-
-async def follow(
-    redis_url: str,
-    batch: Batch,
-    report: Path | None,
-    console: Console,
-    *,
-    append: bool,
-    lines_to: Where | None = None,
-) -> Counts:
-    """Show the batch's progress and write its results, and their records, until it has ended.
-
-    append: it was followed before. Raises LinesError.
+    Raises CommandError for any bad line and for a place that lines_to cannot be.
     """
-    async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(connect(redis_url))
-        progress = Progress(redis, batch, console)
-        mode = "ab" if append else "wb"
-        lines: IO[bytes] | None = stack.enter_context(report.open(mode) if report else nullcontext())
-        gather = stack.enter_context(_gathered(lines_to, batch.id, console, goes_on=append))
-        after = gather.position if gather else FROM_THE_START
-        trim = report is not None or (lines_to is not None and lines_to.note is not None)
-        results = batch.results(after=after, trim=trim)
-        async with progress.shown():
-            async for result in results:
-                progress.tally.add(result)
-                if lines is not None:
-                    lines.write(encode(result) + b"\n")
-                if gather is not None:
-                    if lines is not None:
-                        lines.flush()  # what is noted as read is not read again
-                    await gather.add(result, results.position)
-        counts = await batch.counts()
-        console.print(summary(counts, progress.tally, mono_s() - progress.tally.started_s))
-        if gather is not None:
-            gather.check(counts.done)
+    try:
+        if file == "-":
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
+            fetches = read_fetches(sys.stdin)
+        else:
+            with Path(file).open(encoding="utf-8", errors="surrogateescape") as lines:
+                fetches = read_fetches(lines)
+    except OSError as error:
+        raise CommandError(f"{file}: {error.strerror}", BAD_USE) from None
+    except InvalidFetchError as error:
+        raise CommandError(f"{file}: nothing was enqueued\n{error}", BAD_USE) from None
+    if not fetches:
+        raise CommandError(f"{file}: holds no fetch; give a URL or a JSON object a line", BAD_USE)
+    lines_to = outputs.lines_to
+    if lines_to is None:
+        return fetches
+    if lines_to not in STANDARD_OUTPUT:
+        place = Path(lines_to)
+        if place.is_dir() or not place.parent.is_dir():
+            raise CommandError(
+                f"--lines-to {lines_to}: is a folder, or in a folder that is not there", BAD_USE
+            )
+        if outputs.report is not None and place.resolve() == outputs.report.resolve():
+            raise CommandError("--lines-to and --report are the same file: give each its own", BAD_USE)
+    return [msgspec.structs.replace(fetch, lines=True) for fetch in fetches]
+
+
+async def run(
+    fetches: list[Fetch],
+    settings: Settings,
+    flags: Mapping[str, str | None],
+    workers: list[WorkerProcess],
+    outputs: Outputs,
+) -> Counts:
+    """Fetch the list with a fleet on this machine; an interrupted run of the same list continues.
+
+    flags: those that made the settings, for the workers. workers: started, without orders; they end with it.
+    Raises UnfinishedRunError, EmbeddedRedisError, WorkersError, ExportError.
+    """
+
+    async def keep_alive() -> None:
+        while True:
+            for worker in workers:
+                worker.keep_alive()
+            await asyncio.sleep(KEEP_ALIVE_S)
+
+    state = settings.out / STATE_FOLDER
+    run_note, export_state = state / "run.json", state / "lines.json"
+    batch_id = batch_id_of(fetches)
+    with EmbeddedRedis(state / "redis") as redis:
+        resumes = await _resumes(redis, batch_id, run_note)
+        async with connect(redis.url) as client:
+            await announce(client, [worker.name for worker in workers])
+        with at_work(workers, {**flags, "redis_url": redis.url}, state):
+            async with Fleet(redis.url) as fleet, asyncio.TaskGroup() as group:
+                keeping_alive = group.create_task(keep_alive())
+                batch = fleet.batch(batch_id)
+                if not resumes:
+                    export_state.unlink(missing_ok=True)
+                    batch = await fleet.submit(fetches, batch_id=batch_id)
+                    run_note.write_text(json.dumps({"batch": batch_id}))
+                export = (
+                    ExportTarget(outputs.lines_to, settings.out, export_state) if outputs.lines_to else None
+                )
+                counts = await follow(redis.url, batch, outputs, export, resumes=resumes)
+                keeping_alive.cancel()
+        for note in (run_note, export_state):
+            note.unlink(missing_ok=True)
         return counts
 
 
-def _gathered(
-    where: Where | None, batch_id: str, console: Console, *, goes_on: bool
-) -> "AbstractContextManager[Gather | None]":
-    """A Gather that speaks on the console, or none where none is wanted."""
-    if where is None:
-        return nullcontext()
-    from fetchfleet.worker.local.jsonl_export import Gather  # noqa: PLC0415 few want it, and importing it takes longer than the rest
+async def submit(
+    fetches: list[Fetch], settings: Settings, limit: BacklogLimit, outputs: Outputs, *, wait: bool
+) -> tuple[Batch, Counts | None]:
+    """Enqueue the list to a running fleet; with wait, follow it to its end. Raises ExportError."""
+    async with Fleet(settings.redis_url, max_backlog=limit.max_backlog) as fleet:
+        with redis_at(settings.redis_url):
+            batch = await fleet.submit(fetches, when_full=limit.when_full)
+        if not wait:
+            return batch, None
+        export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
+        return batch, await follow(settings.redis_url, batch, outputs, export, resumes=False)
 
-    def say(message: str) -> None:
+
+async def follow(
+    redis_url: str, batch: Batch, outputs: Outputs, target: ExportTarget | None, *, resumes: bool
+) -> Counts:
+    """Show the progress of a batch and write its results, and their records, until it has ended.
+
+    resumes: it was followed before. Raises ExportError.
+    """
+    console = outputs.console
+
+    def warn(message: str) -> None:
         console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
 
-    return Gather(where, batch_id, say, goes_on=goes_on)
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(connect(redis_url))
+        progress = Progress(redis, batch, console)
+        report = export = None
+        if outputs.report:
+            report = stack.enter_context(outputs.report.open("ab" if resumes else "wb"))
+        if target:
+            export = stack.enter_context(JsonlExport(target, batch.id, warn, resumes=resumes))
+        trim = report is not None or (target is not None and target.state is not None)
+        results = batch.results(after=export.position if export else FROM_THE_START, trim=trim)
+        async with progress.shown():
+            async for result in results:
+                progress.tally.add(result)
+                if report is not None:
+                    report.write(encode(result) + b"\n")
+                if export is not None:
+                    if report is not None:
+                        report.flush()  # a result that the export has saved as read is not read again
+                    await export.add(result, results.position)
+        counts = await batch.counts()
+        console.print(summary(counts, progress.tally, mono_s() - progress.tally.started_s))
+        if export is not None:
+            export.check(counts.done)
+        return counts
+
+
+async def announce(redis: Redis, worker_ids: Iterable[str]) -> None:
+    """Count workers as part of the fleet before they start.
+
+    The first of them to start then leaves the others their share of the lanes.
+    """
+    now_ms = await redis_now_ms(redis)
+    await redis.zadd(keys.WORKERS, dict.fromkeys(worker_ids, now_ms))
 
 
 def batch_id_of(fetches: list[Fetch]) -> str:
-    """The same list has the same id, so that an interrupted run is found again."""
+    """Return the id of the list's batch: the same for the same list, so that an interrupted run is found."""
     digest = hashlib.sha256()
     for fetch in fetches:
         digest.update(msgspec.json.encode(fetch) + b"\n")
     return digest.hexdigest()[:BATCH_ID_CHARS]
 
 
-async def _goes_on(redis: EmbeddedRedis, batch_id: str, note: Path) -> bool:
-    """Whether the batch is there and unfinished; anything finished or half submitted is dropped."""
-    before = _noted(note)
+async def _resumes(redis: EmbeddedRedis, batch_id: str, run_note: Path) -> bool:
+    """Return whether the batch is there and unfinished; drop a finished or half submitted one."""
+    before = counts = None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        before = str(json.loads(run_note.read_text())["batch"])  # noqa: ASYNC240 a few bytes, before anything runs
     async with Fleet(redis.url) as fleet:
-        counts = await _counts_of(fleet, before or batch_id)
+        with suppress(UnknownBatchError, ValueError):
+            counts = await fleet.batch(before or batch_id).counts()
     if counts is not None and counts.sealed and not counts.ended:
         if before == batch_id:
             return True
         raise UnfinishedRunError(
-            f"{note.parent.parent} holds an interrupted run of another list ({counts.done} of"
-            f" {counts.total} done); finish that one, give another --out, or delete {note.parent}"
+            f"{run_note.parent.parent} holds an interrupted run of another list ({counts.done} of"
+            f" {counts.total} done); finish that one, give another --out, or delete {run_note.parent}"
         )
     redis.forget()
     return False
-
-
-def _noted(note: Path) -> str | None:
-    try:
-        found: dict[str, Any] = json.loads(note.read_text())
-        return str(found["batch"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-async def _counts_of(fleet: Fleet, batch_id: str) -> Counts | None:
-    try:
-        return await fleet.batch(batch_id).counts()
-    except (UnknownBatchError, ValueError):
-        return None
-
-
-async def _keep_alive(processes: list[WorkerProcess]) -> None:
-    while True:
-        for process in processes:
-            process.keep_alive()
-        await asyncio.sleep(KEEP_ALIVE_S)

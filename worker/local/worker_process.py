@@ -1,4 +1,4 @@
-"""A fleet's worker processes on this machine, for the length of a run."""
+"""The worker processes of this machine, for the length of a run."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
@@ -19,55 +19,55 @@ QUICK_END_S = 5.0
 
 
 class WorkersError(CommandError):
-    """The workers cannot be kept running; the message says where their logs are."""
+    """The workers cannot be kept running; the message names their log."""
 
 
 class WorkerProcess:
-    """One worker as a process of its own: started, then told what to do; started again when it dies.
+    """A process that is started first, given its orders later, and started again if it dies.
 
-    An interpreter takes a while until it can be a worker. What the worker is to do may be found out
-    meanwhile (worker/local/prestart.py).
+    It imports what a worker needs while the parent finds out the settings (worker/local/prestart.py).
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, quick_end_s: float = QUICK_END_S) -> None:
         self.name = name
+        self._quick_end_s = quick_end_s
         self._environment = {**os.environ, "FETCHFLEET_WORKER_ID": name}
         self._log: Path | None = None
         self._orders = b""
         self._quick_ends = 0
         self._start()
 
-    def begin(self, arguments: list[str], log: Path) -> None:
-        """Be a worker with these arguments of `fetchfleet worker`; its lines go to the log."""
+    def begin(self, settings: Mapping[str, str | None], log: Path) -> None:
+        """Make it a worker with these settings, by the names of the flags; it appends to the log."""
         self._log = log
-        self._orders = json.dumps({"arguments": arguments, "log": str(log)}).encode()
-        self._tell()
+        self._orders = json.dumps({"settings": dict(settings), "log": str(log)}).encode()
+        self._send_orders()
 
     def keep_alive(self) -> None:
-        """Start it again if it died; WorkersError if it will not live."""
+        """Start it again if it died. Raises WorkersError if it died quickly several times."""
         if self.process.poll() is None:
             return
-        quick = time.monotonic() - self._started_s < QUICK_END_S
+        quick = time.monotonic() - self._started_s < self._quick_end_s
         self._quick_ends = self._quick_ends + 1 if quick else 0
         if self._quick_ends >= MAX_QUICK_ENDS:
             raise WorkersError(f"a worker ends as soon as it starts; {self._log} says why")
         self._start()
-        self._tell()
+        self._send_orders()
 
     def stop(self) -> None:
-        """Ask it to hand back what it holds and end."""
+        """Ask it to return its fetches and end."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> None:
-        """Until it has ended; killed if it does not."""
+        """Return when it has ended; it is killed after STOP_TIMEOUT_S."""
         await_end(self.process, STOP_TIMEOUT_S)
         if self.process.stdin:
             self.process.stdin.close()
 
     def _start(self) -> None:
         self._started_s = time.monotonic()
-        # From the second time on, so that it can say why it cannot even hear what it is to do.
+        # A restarted process has its log from the start: an error may come before its orders do.
         with self._log.open("ab") if self._log else nullcontext(subprocess.DEVNULL) as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fetchfleet.worker.local.prestart"],
@@ -80,31 +80,34 @@ class WorkerProcess:
                 preexec_fn=die_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
             )
 
-    def _tell(self) -> None:
-        with suppress(BrokenPipeError):  # it has died: it will be kept alive
+    def _send_orders(self) -> None:
+        with suppress(BrokenPipeError):  # it has died: keep_alive starts it again
             assert self.process.stdin
-            with self.process.stdin as orders:
-                orders.write(self._orders)
+            with self.process.stdin as pipe:
+                pipe.write(self._orders)
 
 
 @contextmanager
-def started_ahead(count: int, *, first: int = 1) -> Iterator[list[WorkerProcess]]:
-    """The interpreters of that many workers, numbered from `first`, all ended when the block is left."""
+def prestarted(
+    count: int, *, first: int = 1, quick_end_s: float = QUICK_END_S
+) -> Iterator[list[WorkerProcess]]:
+    """Start that many processes, numbered from `first`, without orders; end them with the block."""
     workers: list[WorkerProcess] = []
     try:
         for number in range(first, first + count):
-            workers.append(WorkerProcess(f"worker-{number}"))  # noqa: PERF401 if one fails, the others end
+            worker = WorkerProcess(f"worker-{number}", quick_end_s=quick_end_s)
+            workers.append(worker)  # one by one: if one fails, the others end
         yield workers
     finally:
         _end(workers)
 
 
 @contextmanager
-def at_work(workers: list[WorkerProcess], arguments: list[str], logs: Path) -> Iterator[None]:
-    """They are workers with these arguments, each with a log in that folder, and end with the block."""
+def at_work(workers: list[WorkerProcess], settings: Mapping[str, str | None], logs: Path) -> Iterator[None]:
+    """Make them workers with these settings, each with a log in that folder; end them with the block."""
     try:
         for worker in workers:
-            worker.begin(arguments, logs / f"{worker.name}.log")
+            worker.begin(settings, logs / f"{worker.name}.log")
         yield
     finally:
         _end(workers)
@@ -112,10 +115,10 @@ def at_work(workers: list[WorkerProcess], arguments: list[str], logs: Path) -> I
 
 @contextmanager
 def worker_processes(
-    count: int, arguments: list[str], logs: Path, *, first: int = 1
+    count: int, settings: Mapping[str, str | None], logs: Path, *, first: int = 1
 ) -> Iterator[list[WorkerProcess]]:
-    """That many workers, numbered from `first`, all ended when the block is left."""
-    with started_ahead(count, first=first) as workers, at_work(workers, arguments, logs):
+    """Run that many workers, numbered from `first`; end them with the block."""
+    with prestarted(count, first=first) as workers, at_work(workers, settings, logs):
         yield workers
 
 

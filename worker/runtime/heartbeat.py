@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from redis.asyncio import Redis
@@ -10,8 +10,7 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import busy_within_ms
-from fetchfleet.jobs.redis_connection import redis_now_ms
-from fetchfleet.worker.inspect.snapshot import Portrait, WorkerPortrait
+from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability.percentiles import Rate
@@ -37,19 +36,19 @@ class WorkerReporter:
         self._finished = Rate()
         self._received = Rate()
 
-    def report(self) -> WorkerPortrait:
+    def report(self) -> WorkerReport:
         """Return the report of this moment; each call advances the rates."""
         now_s = mono_s()
         lanes = {}
         for lane in self._lanes.values():
             shut = lane.shut()
-            lanes[lane.name] = Portrait(
+            lanes[lane.name] = LaneReport(
                 in_flight=len(lane.in_flight),
                 why=shut.why.value if shut else None,
                 until_ms=shut.until_ms if shut else None,
             )
         finished, received_bytes = self._settler.finished, self._disk.received_bytes
-        return WorkerPortrait(
+        return WorkerReport(
             lanes=lanes,
             finished=finished,
             finished_per_s=round(self._finished.add(now_s, finished), 1),
@@ -116,12 +115,3 @@ class Heartbeat:
         with contextlib.suppress(RedisError, OSError):
             await self._redis.zrem(keys.WORKERS, self._worker_id)
             await self._redis.delete(keys.worker(self._worker_id))
-
-
-async def expect(redis: Redis, worker_ids: Iterable[str]) -> None:
-    """Count workers among the fleet that are about to send their first heartbeat.
-
-    The first of them to start then leaves the others their share of the lanes.
-    """
-    now_ms = await redis_now_ms(redis)
-    await redis.zadd(keys.WORKERS, dict.fromkeys(worker_ids, now_ms))

@@ -11,8 +11,7 @@ import pytest
 from fetchfleet import Outcome, Result
 from fetchfleet.worker.body.json_lines import records_in
 from fetchfleet.worker.local import jsonl_export
-from fetchfleet.worker.local.jsonl_export import Gather
-from fetchfleet.worker.local.lines_to import LinesError, Where
+from fetchfleet.worker.local.jsonl_export import BLOCK_BYTES, ExportError, ExportTarget, JsonlExport
 from tests.support.waiting import wait_until
 
 BATCH = "0123456789abcdef"
@@ -20,10 +19,10 @@ Said = list[str]
 
 
 @pytest.fixture
-def where(tmp_path: Path) -> Where:
+def target(tmp_path: Path) -> ExportTarget:
     """A file, a folder of bodies, and where it is noted how far it is."""
     (tmp_path / "out").mkdir()
-    return Where(str(tmp_path / "records"), tmp_path / "out", tmp_path / "note.json")
+    return ExportTarget(str(tmp_path / "records"), tmp_path / "out", tmp_path / "note.json")
 
 
 @pytest.fixture
@@ -32,73 +31,79 @@ def said() -> Said:
     return []
 
 
-def stored(where: Where, name: str, body: bytes) -> Result:
+def stored(target: ExportTarget, name: str, body: bytes) -> Result:
     """The result of a fetch whose body is there."""
-    (where.out / name).write_bytes(body)
+    (target.out / name).write_bytes(body)
     digest = hashlib.sha256(body).hexdigest()
     url = f"http://a.example/{name}"
     return Result(id=name, url=url, outcome=Outcome.STORED, worker="w", path=name, sha256=digest)
 
 
-async def take(where: Where, said: Said, *results: Result, goes_on: bool = False, after: int = 0) -> None:
+async def take(
+    target: ExportTarget,
+    said: Said,
+    *results: Result,
+    resumes: bool = False,
+    after: int = 0,
+    block_bytes: int = BLOCK_BYTES,
+) -> None:
     """The results gathered, at positions from 1-0 on."""
-    with Gather(where, BATCH, said.append, goes_on=goes_on) as gathering:
+    with JsonlExport(target, BATCH, said.append, resumes=resumes, block_bytes=block_bytes) as gathering:
         assert gathering.position == (f"{after}-0" if after else "0")
         for place, result in enumerate(results, start=after + 1):
             await gathering.add(result, f"{place}-0")
         gathering.check(after + len(results))
 
 
-def records(where: Where) -> bytes:
+def records(target: ExportTarget) -> bytes:
     """What is in the file."""
-    return Path(where.to).read_bytes()
+    return Path(target.to).read_bytes()
 
 
-def append(where: Where, more: bytes, keep_bytes: int | None = None) -> None:
+def append(target: ExportTarget, more: bytes, keep_bytes: int | None = None) -> None:
     """Somebody else's hand at the file: something more, or all but the beginning gone."""
-    Path(where.to).write_bytes(records(where)[:keep_bytes] + more)
+    Path(target.to).write_bytes(records(target)[:keep_bytes] + more)
 
 
-async def test_records_are_written_bare_a_line_each(where: Where, said: Said) -> None:
+async def test_records_are_written_bare_a_line_each(target: ExportTarget, said: Said) -> None:
     """Without the blank lines, the ends and the space around them; nothing of a fetch that stored nothing."""
     failed = Result(id="x", url="http://a.example/", outcome=Outcome.FAILED, worker="w")
     bodies = [b'\n {"a": 1}\t\r\n\r\n[2]\n', b"", b"3"]
-    results = [stored(where, str(place), body) for place, body in enumerate(bodies)]
+    results = [stored(target, str(place), body) for place, body in enumerate(bodies)]
 
-    await take(where, said, results[0], failed, *results[1:])
+    await take(target, said, results[0], failed, *results[1:])
 
-    assert records(where) == b'{"a": 1}\n[2]\n3\n'
+    assert records(target) == b'{"a": 1}\n[2]\n3\n'
     assert not said
 
 
-async def test_a_large_body_comes_whole(where: Where, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_body_comes_whole(target: ExportTarget, said: Said) -> None:
     """Over many blocks."""
-    monkeypatch.setattr(jsonl_export, "BLOCK_BYTES", 100)
     body = b"".join(b"%d\n" % place for place in range(1000))
 
-    await take(where, said, stored(where, "a", body))
+    await take(target, said, stored(target, "a", body), block_bytes=100)
 
-    assert records(where) == body
+    assert records(target) == body
 
 
-async def test_it_goes_on_where_it_was(where: Where, said: Said) -> None:
+async def test_it_goes_on_where_it_was(target: ExportTarget, said: Said) -> None:
     """What was written after the last note is cut off; a new batch begins a new file."""
-    one, two = stored(where, "a", b"1\n"), stored(where, "b", b"2\n")
-    await take(where, said, one)
-    append(where, b"half a rec")
+    one, two = stored(target, "a", b"1\n"), stored(target, "b", b"2\n")
+    await take(target, said, one)
+    append(target, b"half a rec")
 
-    await take(where, said, two, goes_on=True, after=1)
-    assert records(where) == b"1\n2\n"
+    await take(target, said, two, resumes=True, after=1)
+    assert records(target) == b"1\n2\n"
 
-    await take(where, said, two)
-    assert records(where) == b"2\n"
+    await take(target, said, two)
+    assert records(target) == b"2\n"
 
 
 async def test_being_cancelled_leaves_whole_bodies(
-    where: Where, said: Said, monkeypatch: pytest.MonkeyPatch
+    target: ExportTarget, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a body's records are not for whoever reads the file, nor for the command that goes on."""
-    one, two = stored(where, "a", b"1\n"), stored(where, "b", b"2\n" * 50_000)
+    one, two = stored(target, "a", b"1\n"), stored(target, "b", b"2\n" * 50_000)
     midst, may_end = threading.Event(), threading.Event()
 
     def held(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -108,60 +113,59 @@ async def test_being_cancelled_leaves_whole_bodies(
                 may_end.wait(30)
             yield record
 
-    monkeypatch.setattr(jsonl_export, "BLOCK_BYTES", 1000)
     with monkeypatch.context() as patch:
         patch.setattr(jsonl_export, "records_in", held)
-        taking = asyncio.create_task(take(where, said, one, two))
+        taking = asyncio.create_task(take(target, said, one, two, block_bytes=1000))
         await wait_until(midst.is_set, "half of the second")
-        assert len(records(where)) > 10_000
+        assert len(records(target)) > 10_000
         taking.cancel()
         may_end.set()
         with pytest.raises(asyncio.CancelledError):
             await taking
-    assert records(where) == b"1\n"
+    assert records(target) == b"1\n"
 
-    await take(where, said, two, goes_on=True, after=1)
-    assert records(where) == b"1\n" + b"2\n" * 50_000
+    await take(target, said, two, resumes=True, after=1)
+    assert records(target) == b"1\n" + b"2\n" * 50_000
 
 
-async def test_a_body_that_is_another_by_now_is_left_out(where: Where, said: Said) -> None:
+async def test_a_body_that_is_another_by_now_is_left_out(target: ExportTarget, said: Said) -> None:
     """Each missing one is counted, the first is named; all others are written."""
-    one, two, three = (stored(where, name, name.encode()) for name in ("1", "2", "3"))
-    (where.out / "1").write_bytes(b"8")
-    (where.out / "2").unlink()
+    one, two, three = (stored(target, name, name.encode()) for name in ("1", "2", "3"))
+    (target.out / "1").write_bytes(b"8")
+    (target.out / "2").unlink()
 
-    with pytest.raises(LinesError, match="the records of 2 bodies"):
-        await take(where, said, one, two, three)
+    with pytest.raises(ExportError, match="the records of 2 bodies"):
+        await take(target, said, one, two, three)
 
-    with pytest.raises(LinesError, match="the records of 2 bodies"):
-        await take(where, said, goes_on=True, after=3)
+    with pytest.raises(ExportError, match="the records of 2 bodies"):
+        await take(target, said, resumes=True, after=3)
 
-    assert records(where) == b"3\n"
+    assert records(target) == b"3\n"
     assert [line.partition(":")[0] for line in said] == ["http"]
     assert "1: its records are left out" in said[0]
     assert "has been replaced" in said[0]
 
 
-async def test_what_was_read_before_without_us_is_told(where: Where, said: Said) -> None:
+async def test_what_was_read_before_without_us_is_told(target: ExportTarget, said: Said) -> None:
     """Results that nobody gathered are not passed over in silence."""
-    with Gather(where, BATCH, said.append, goes_on=True) as gathering:
-        await gathering.add(stored(where, "a", b"1"), "7-0")
-        with pytest.raises(LinesError, match="the records of 2 results"):
+    with JsonlExport(target, BATCH, said.append, resumes=True) as gathering:
+        await gathering.add(stored(target, "a", b"1"), "7-0")
+        with pytest.raises(ExportError, match="the records of 2 results"):
             gathering.check(3)
 
 
-async def test_another_file_is_refused(where: Where, said: Said) -> None:
+async def test_another_file_is_refused(target: ExportTarget, said: Said) -> None:
     """Where a batch goes on, half of its records would be elsewhere."""
-    await take(where, said, stored(where, "a", b"1"))
+    await take(target, said, stored(target, "a", b"1"))
 
-    with pytest.raises(LinesError, match=f"go to {where.to}: give that"):
-        await take(where._replace(to=f"{where.to}.other"), said, goes_on=True)
-    append(where, b"", keep_bytes=1)
-    with pytest.raises(LinesError, match="is shorter than what was written to it"):
-        await take(where, said, goes_on=True)
+    with pytest.raises(ExportError, match=f"go to {target.to}: give that"):
+        await take(target._replace(to=f"{target.to}.other"), said, resumes=True)
+    append(target, b"", keep_bytes=1)
+    with pytest.raises(ExportError, match="is shorter than what was written to it"):
+        await take(target, said, resumes=True)
 
 
-async def test_a_full_disk_is_named(where: Where, said: Said) -> None:
+async def test_a_full_disk_is_named(target: ExportTarget, said: Said) -> None:
     """With the place that is full."""
-    with pytest.raises(LinesError, match="--lines-to /dev/full: No space left"):
-        await take(where._replace(to="/dev/full"), said, stored(where, "a", b"1" * 100_000))
+    with pytest.raises(ExportError, match="--lines-to /dev/full: No space left"):
+        await take(target._replace(to="/dev/full"), said, stored(target, "a", b"1" * 100_000))

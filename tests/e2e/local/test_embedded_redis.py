@@ -76,13 +76,9 @@ async def test_it_ends_even_when_its_parent_is_killed(tmp_path: Path) -> None:
         assert not left.exists()
 
 
-def test_a_redis_that_does_not_answer_is_ended_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_redis_that_does_not_answer_is_ended_all_the_same(tmp_path: Path) -> None:
     """It is asked, then signalled, then killed."""
-    monkeypatch.setattr("fetchfleet.worker.local.embedded_redis.ANSWER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr("fetchfleet.worker.local.embedded_redis.STOP_TIMEOUT_S", 0.1)
-    with EmbeddedRedis(tmp_path) as server:
+    with EmbeddedRedis(tmp_path, response_timeout_s=0.1, stop_timeout_s=0.1) as server:
         assert server._server
         pid = server._server.pid
         server._server.send_signal(signal.SIGSTOP)

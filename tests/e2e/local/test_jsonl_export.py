@@ -110,7 +110,7 @@ async def test_a_reader_that_has_enough_ends_the_command(tmp_path: Path) -> None
         command: list[str | Path] = [
             sys.executable,
             "-m",
-            "worker",
+            "fetchfleet.worker",
             "run",
             tmp_path / "list",
             "--out",

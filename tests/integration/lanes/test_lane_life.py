@@ -15,7 +15,7 @@ from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes import store as store_module
 from fetchfleet.worker.lanes.store import ALL, EXPIRED, Held, LaneLostError, Store
-from fetchfleet.worker.runtime.heartbeat import expect
+from fetchfleet.worker.local.run import announce
 from tests.support.lanes import (
     HOUR_MS,
     LANE,
@@ -230,7 +230,7 @@ async def test_a_lane_that_cannot_be_taken_keeps_no_other_back(
 async def test_workers_that_are_expected_have_their_share(fleet: Fleet, redis: Redis, store: Store) -> None:
     """The first of two to start leaves one of two lanes to the other."""
     await fleet.submit([url("/x"), url("/x", OTHER)])
-    await expect(redis, ["owner", "late"])
+    await announce(redis, ["owner", "late"])
 
     held, enough = await store.take_many([LANE, OTHER], 0)
 

@@ -141,7 +141,7 @@ async def test_a_producer_that_may_not_see_lanes_sees_how_far_its_batch_is(guard
     async with Fleet(guarded.url("producer")) as fleet, connect(guarded.url("producer")) as client:
         progress = Progress(client, await fleet.submit([url("/1")]))
         for _ in range(2):
-            counts, lanes, _ = await progress._look()
+            counts, lanes, *_ = await progress._look()
             assert (1, []) == (counts.total, lanes)
     assert {Refusal("producer", "zrange")} == guarded.refused()
 

@@ -35,7 +35,7 @@ def state_of(
     anybody: bool = True,
 ) -> tuple[str, int | None]:
     """The word, and until when."""
-    word, until_ms, why = judged(snapshot, state, policy, NOW_MS, retry_ms=retry_ms, anybody=anybody)
+    word, until_ms, why = judged(snapshot, state, policy, NOW_MS, retry_ms=retry_ms, has_workers=anybody)
     assert why
     return word, until_ms
 
@@ -67,8 +67,8 @@ def test_a_shut_lane_says_what_shuts_it_and_until_when(
 
 def test_a_lane_at_work_says_how_much_of_its_room_is_used() -> None:
     """Two of two is as many as may be; a found concurrency counts as well as a stated one."""
-    said = judged(BUSY, OPEN, POLICY, NOW_MS, retry_ms=None, anybody=True)
-    adaptive = judged(BUSY, OPEN, LanePolicy(concurrency=Range()), NOW_MS, retry_ms=None, anybody=True)
+    said = judged(BUSY, OPEN, POLICY, NOW_MS, retry_ms=None, has_workers=True)
+    adaptive = judged(BUSY, OPEN, LanePolicy(concurrency=Range()), NOW_MS, retry_ms=None, has_workers=True)
 
     assert ("busy", None, "2 of 2 are in flight: as many as may be") == said
     assert ("busy", None, "2 of 4 are in flight") == adaptive
@@ -76,10 +76,10 @@ def test_a_lane_at_work_says_how_much_of_its_room_is_used() -> None:
 
 def test_a_lane_that_waits_says_for_whom() -> None:
     """For any worker, for a retry's time, or for its turn."""
-    assert ("no worker", None) == state_of(anybody=False)
+    assert ("no worker", None) == state_of(has_workers=False)
     assert ("retry", LATER_MS) == state_of(retry_ms=LATER_MS)
     assert ("waiting", None) == state_of()
-    assert ("no worker", None) == state_of(retry_ms=LATER_MS, anybody=False)
+    assert ("no worker", None) == state_of(retry_ms=LATER_MS, has_workers=False)
 
 
 def test_what_the_workers_say_counts_where_our_policy_knows_nothing() -> None:

@@ -1,0 +1,109 @@
+"""The commands about batches: batches, results and cancel."""
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+import typer
+from redis.asyncio import Redis
+
+from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, BatchSummary, Counts
+from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.contract.ids import is_batch_id
+from fetchfleet.jobs.contract.model import Outcome
+from fetchfleet.jobs.redis_connection import redis_now_ms
+from fetchfleet.worker.cli import render
+from fetchfleet.worker.cli.common import check_position, console, print_json, print_table, query
+from fetchfleet.worker.cli.options import Json, Limit, RedisUrl
+from fetchfleet.worker.errors import BAD_USE, CommandError
+
+COMPLETE_WITHIN_S = 2.0
+CANCEL_WAIT_S = 10.0
+
+
+def _known_batches(incomplete: str) -> list[str]:
+    """Return the batches that the shell may complete to; none if Redis does not answer in time."""
+
+    async def read(fleet: Fleet, _: Redis) -> list[str]:
+        async with asyncio.timeout(COMPLETE_WITHIN_S):
+            return [batch.id for batch in await fleet.batches(100) if batch.id.startswith(incomplete)]
+
+    try:
+        return query(None, read)
+    except CommandError:
+        return []
+
+
+BatchId = Annotated[str, typer.Argument(help="The batch's id.", autocompletion=_known_batches)]
+
+
+def register(app: typer.Typer) -> None:
+    """Make the commands part of the app."""
+    for command in (batches, results, cancel):
+        app.command()(command)
+
+
+def batches(redis: RedisUrl = None, limit: Limit = 50, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+    """List the newest batches."""
+
+    async def read(fleet: Fleet, client: Redis) -> tuple[list[BatchSummary], int]:
+        return await fleet.batches(limit), await redis_now_ms(client)
+
+    found, now_ms = query(redis, read)
+    if as_json:
+        for batch in found:
+            print_json({**msgspec.to_builtins(batch), "state": render.state_of(batch)})
+    else:
+        print_table(render.batches_of(found, now_ms))
+
+
+def results(
+    batch: BatchId,
+    redis: RedisUrl = None,
+    after: Annotated[str, typer.Option(help="Begin behind this position.")] = FROM_THE_START,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait until the batch has ended.")] = False,  # noqa: FBT002
+    outcome: Annotated[Outcome | None, typer.Option(help="Only these.")] = None,
+    as_json: Json = False,  # noqa: FBT002 a flag
+) -> None:
+    """Print the results of a batch, and where the next reading may begin."""
+    check_position(after)
+
+    async def read(fleet: Fleet, _: Redis) -> str:
+        rows = _batch(fleet, batch).results(after=after, follow=follow)
+        async for result in rows:
+            if outcome in {None, result.outcome}:
+                typer.echo(msgspec.json.encode(result) if as_json else render.result_line(result))
+        return rows.position
+
+    position = query(redis, read)
+    console.print(f"to go on from here: --after {position}", highlight=False)
+
+
+def cancel(batch: BatchId, redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+    """End every fetch of a batch that has no result yet."""
+
+    async def stop(fleet: Fleet, _: Redis) -> Counts:
+        handle = _batch(fleet, batch)
+        counts = await handle.cancel()
+        try:
+            async with asyncio.timeout(CANCEL_WAIT_S):
+                return await handle.wait()
+        except TimeoutError:
+            return counts
+
+    counts = query(redis, stop)
+    if as_json:
+        print_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
+        return
+    typer.echo(f"{counts.cancelled} fetches cancelled, {counts.done - counts.cancelled} had ended before")
+    if not counts.ended:
+        left = counts.total - counts.done
+        console.print(f"{left} are still to be ended; a worker does it as soon as one runs", highlight=False)
+
+
+def _batch(fleet: Fleet, batch_id: str) -> Batch:
+    if not is_batch_id(batch_id):
+        raise CommandError(
+            f"{batch_id} is no batch id, which has 16 hex digits; see: fetchfleet batches", BAD_USE
+        )
+    return fleet.batch(batch_id)
