@@ -32,10 +32,10 @@ def state_of(
     policy: LanePolicy = POLICY,
     *,
     retry_ms: int | None = None,
-    anybody: bool = True,
+    has_workers: bool = True,
 ) -> tuple[str, int | None]:
     """The word, and until when."""
-    word, until_ms, why = judged(snapshot, state, policy, NOW_MS, retry_ms=retry_ms, has_workers=anybody)
+    word, until_ms, why = judged(snapshot, state, policy, NOW_MS, retry_ms=retry_ms, has_workers=has_workers)
     assert why
     return word, until_ms
 
