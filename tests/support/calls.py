@@ -3,7 +3,7 @@
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts.inbox import InboxMessages
 from fetchfleet.jobs.scripts.runner import Call
-from fetchfleet.worker.intake.inbox import Intake
+from fetchfleet.worker.intake.inbox import InboxReader
 from tests.support.lanes import LANE
 
 STALE = 0
@@ -13,8 +13,8 @@ SWEEP = Call("reclaim_lane", [keys.lane(LANE), keys.ATTENTION, keys.SERIAL, *CON
 WRONG = Call("adopt", [keys.ATTENTION, keys.claimed(LANE)], [1])
 
 
-async def take_messages(intake: Intake) -> InboxMessages:
+async def take_messages(intake: InboxReader) -> InboxMessages:
     """Take messages out of an inbox that has some."""
-    taken = await intake._take()
+    taken = await intake.take()
     assert isinstance(taken, InboxMessages), taken
     return taken

@@ -1,1 +1,1 @@
-"""The inbox and the arq jobs: two of the three ways in."""
+"""Fetches that come in by the inbox or as arq jobs. The Python client writes to lanes itself (jobs/)."""

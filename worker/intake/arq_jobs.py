@@ -1,4 +1,4 @@
-"""The arq door: jobs that plain arq enqueued, whose result is a receipt."""
+"""The arq ingress: fetches that plain arq enqueued as jobs, whose result is a receipt."""
 
 import asyncio
 import reprlib
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 from redis.asyncio import Redis
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter
@@ -13,48 +14,54 @@ from fetchfleet.jobs.contract.ids import batch_id_for
 from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES, check_version, read_arguments
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.jobs.errors import InvalidFetchError, JobsError, NewerMessageError
-from fetchfleet.worker.intake.version_skew import Newer
+from fetchfleet.worker.intake.version_skew import UnsupportedVersionLog
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
 
 FETCH = "fetch"
 REFUSED = "refused"
-"""What a job becomes that is no JSON, or asks for something that we do not do."""
+"""The function that a job gets if it is not JSON or asks for a function that does not exist."""
 
 EXCERPT_CHARS = 200
 MAX_TIME_MS = 1 << 45
 MAX_TRY = 1_000_000
 
 
-class ArqDoor:
-    """Enqueues what the jobs ask for; what they may not ask for becomes a dead letter."""
+class ArqIngress:
+    """Enqueues the fetches of arq jobs; an invalid job becomes a dead letter."""
 
-    def __init__(self, redis: Redis, submitter: Submitter, log: Any) -> None:
+    def __init__(self, redis: Redis, submitter: Submitter, log: FilteringBoundLogger) -> None:
         self._redis = redis
         self._submitter = submitter
         self._log = log
-        self._newer = Newer("arq", log)
+        self._unsupported_log = UnsupportedVersionLog("arq", log)
 
     async def fetch(self, run_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The receipt. run_id: the same for each run of the same job, so that it is enqueued once.
+        """Enqueue the fetches and return the receipt.
 
-        Raises InvalidFetchError, NewerMessageError, BatchError or FullError.
+        run_id: the same for each run of the same job, so that it is enqueued once. Raises InvalidFetchError,
+        NewerMessageError, BatchError or FullError.
         """
         try:
-            # In a thread: there may be fetches by the hundred thousand, and lanes want their leases.
-            order = await asyncio.to_thread(read_arguments, *_bound(*args, **kwargs))
+            check_version(kwargs.get("v", 1))  # first: a newer call may have any form
+            if len(args) != 1 or kwargs.keys() - {"batch", "v"}:
+                raise InvalidFetchError(  # noqa: TRY301 handled as those of read_arguments
+                    "call fetch(what), with batch=… or v=… if you like; what is a fetch or a list of them"
+                )
+            # In a thread: there may be 100,000 fetches, and lanes need the loop for their leases.
+            order = await asyncio.to_thread(read_arguments, args[0], kwargs.get("batch"))
             batch_id = order.batch or batch_id_for(run_id)
             receipt = await self._submitter.submit(order.fetches, batch_id=batch_id)
         except InvalidFetchError as error:
             await self.refuse(str(error), _excerpt(args))
             raise
         except NewerMessageError as error:
-            self._newer.tell(str(error))
+            self._unsupported_log.write(str(error))
             raise
         return {"batch": receipt.handle, "ids": receipt.ids}
 
     async def refuse(self, note: str, found: str) -> None:
-        """A dead letter and a log line for what was no order."""
+        """Write a dead letter and a log line for an invalid job."""
         letter = {
             "door": "arq",
             "reason": Reason.INVALID.value,
@@ -66,7 +73,7 @@ class ArqDoor:
 
 
 class _Job(msgspec.Struct):
-    """An arq job as arq's serializer is given it."""
+    """An arq job in the form that arq's serializer receives."""
 
     f: str
     a: list[Any]
@@ -79,7 +86,7 @@ _decode = msgspec.json.Decoder(_Job).decode
 
 
 def read_job(known: frozenset[str], raw: bytes) -> dict[str, Any]:
-    """The job that arq found, or one of REFUSED that says what is wrong; nothing is ever unpickled."""
+    """Decode an arq job; return a REFUSED job with the reason if it is invalid. Nothing is ever unpickled."""
     if len(raw) > MAX_DOOR_BYTES:
         note = f"the job has {len(raw)} bytes, {MAX_DOOR_BYTES} are the most"
         return _refusal(note, repr(raw[:EXCERPT_CHARS]))
@@ -94,7 +101,7 @@ def read_job(known: frozenset[str], raw: bytes) -> dict[str, Any]:
 
 
 def write_result(result: Any) -> bytes:
-    """A job's result as JSON; an exception as what it says. Arguments that cannot be JSON are left out."""
+    """Encode a job's result as JSON, an exception as its message; leave out arguments that are not JSON."""
     try:
         return msgspec.json.encode(result, enc_hook=_as_text)
     except (ValueError, RecursionError):
@@ -106,7 +113,7 @@ def _refusal(note: str, found: str) -> dict[str, Any]:
 
 
 def _excerpt(value: Any) -> str:
-    """The beginning of what may be long or deep."""
+    """Return the beginning of a value that may be long or deeply nested."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = EXCERPT_CHARS
     return short.repr(value)[:EXCERPT_CHARS]
@@ -114,13 +121,3 @@ def _excerpt(value: Any) -> str:
 
 def _as_text(value: Any) -> str:
     return str(value) if isinstance(value, JobsError) else repr(value)
-
-
-def _bound(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """The fetches, and the batch id if one was given. The version first: a newer call may have any form."""
-    check_version(kwargs.get("v", 1))
-    if len(args) != 1 or kwargs.keys() - {"batch", "v"}:
-        raise InvalidFetchError(
-            "call fetch(what), with batch=… or v=… if you like; what is a fetch or a list of them"
-        )
-    return args[0], kwargs.get("batch")

@@ -1,18 +1,19 @@
 """Empties the inbox: one worker of the fleet at a time, many messages at once, none lost by a crash.
 
-Messages are moved to where only that worker takes them from, enqueued under a batch id that is kept
-with them, and dropped once they are in. Whoever finds them there after a crash enqueues them again under
-the same id, which changes nothing for those that were in.
+A worker moves messages to a list that only it reads, enqueues them under a batch id kept with them, and then
+drops them. After a crash the next worker enqueues them again under the same id, which changes nothing for
+those already enqueued.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter, new_batch_id
@@ -21,7 +22,7 @@ from fetchfleet.jobs.errors import BatchError, FullError, InvalidFetchError, New
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.jobs.scripts import inbox as scripts
 from fetchfleet.jobs.scripts.inbox import InboxMessages, InboxReturn, NothingTaken, RefusedMessage
-from fetchfleet.worker.intake.version_skew import Newer
+from fetchfleet.worker.intake.version_skew import UnsupportedVersionLog
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.util import aio
@@ -31,11 +32,11 @@ BYTES_AT_ONCE = 4 << 20
 RENEWALS_A_LEASE = 3
 WAIT_S = 1
 """How long to block on an empty inbox before its lease is renewed."""
-NEWER_IN_A_ROW = 10_000
-"""So many messages for newer workers are looked through at a time for others behind them."""
+UNSUPPORTED_IN_A_ROW = 10_000
+"""How many messages of newer versions to look through before giving the inbox to another worker."""
 MAX_NOTE_CHARS = 1000
 KEPT_BYTES = 64 << 10
-"""So much of a refused message is kept: enough to know it by, and Redis is not its archive."""
+"""How much of a refused message its dead letter keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,22 +54,49 @@ class InboxTimings:
     """After giving the inbox up because only newer workers can read what is in it."""
 
 
-class Asked(NamedTuple):
-    """A message that is an order."""
+class InboxOrder(NamedTuple):
+    """A message that was read, and the order in it."""
 
     order: Order
     message: bytes
 
 
-class Read(NamedTuple):
-    """Messages that were read; newer: those that a newer worker must read."""
+class ReadMessages(NamedTuple):
+    """Messages sorted by what becomes of them."""
 
-    asked: list[Asked]
+    orders: list[InboxOrder]
     refused: list[RefusedMessage]
-    newer: list[bytes]
+    unsupported: list[bytes]
+    """Messages of a version that only newer workers read."""
 
 
-class Intake:
+class InboxLease:
+    """The hold of one worker on the inbox."""
+
+    def __init__(self, redis: Redis, token: str, lease_ms: int) -> None:
+        self._redis = redis
+        self._token = token
+        self._lease_ms = lease_ms
+
+    async def renew(self) -> bool:
+        """Renew the lease; returns whether the inbox is still this worker's."""
+        return await scripts.inbox_renew(self._redis, token=self._token, lease_ms=self._lease_ms)
+
+    async def keep(self) -> None:
+        """Renew the lease until the inbox is another worker's."""
+        ours = True
+        while ours:
+            await asyncio.sleep(self._lease_ms / 1000 / RENEWALS_A_LEASE)
+            with contextlib.suppress(RedisError, OSError):
+                ours = await self.renew()
+
+    async def end(self) -> None:
+        """Let another worker have the inbox at once."""
+        with contextlib.suppress(RedisError, OSError):
+            await scripts.inbox_renew(self._redis, token=self._token, lease_ms=0)
+
+
+class InboxReader:
     """One for a worker process; `run` is its task."""
 
     def __init__(
@@ -76,57 +104,59 @@ class Intake:
         redis_url: str,
         worker_id: str,
         submitter: Submitter,
-        on_trouble: Callable[[BaseException], None],
-        log: Any,
+        report_redis_error: Callable[[BaseException], None],
+        log: FilteringBoundLogger,
         timings: InboxTimings | None = None,
     ) -> None:
         self._redis: Redis = connect(redis_url)
         self._token = f"{worker_id} {new_batch_id()}"
-        self._submitter = submitter
-        self._trouble = on_trouble
-        self._log = log
         self._timings = timings or InboxTimings()
+        self.lease = InboxLease(self._redis, self._token, self._timings.lease_ms)
+        self._submitter = submitter
+        self._report_redis_error = report_redis_error
+        self._log = log
         self._full = False
-        self._newer = Newer("inbox", log)
-        self._newer_in_a_row = 0
-        self._makes_way = False
+        """Whether a lack of space was logged that has not ended since."""
+        self._unsupported_log = UnsupportedVersionLog("inbox", log)
+        self._unsupported_in_a_row = 0
+        self._gives_up = False
+        """Whether to leave the inbox to a newer worker, after the messages at hand."""
 
     async def run(self) -> None:
-        """Empty the inbox whenever something is in it and nobody else does, until cancelled."""
+        """Empty the inbox whenever no other worker does, until cancelled."""
         while True:
             try:
-                await self._once()
+                await self.step()
             except OutOfMemoryError as error:
-                await self._wait_for_room(error)
-            except Exception as error:  # noqa: BLE001 whatever is wrong, nobody else would take up the inbox
-                self._trouble(error)
+                await self._wait_for_space(error)
+            except Exception as error:  # noqa: BLE001 no other worker takes over while this one lives
+                self._report_redis_error(error)
                 await asyncio.sleep(self._timings.failed_s)
-
-    async def leave(self) -> None:
-        """Let another worker have the inbox at once."""
-        with contextlib.suppress(RedisError, OSError):
-            await self._hold(0)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
         await self._redis.connection_pool.aclose()
 
-    async def _once(self) -> None:
-        match await self._take():
+    async def step(self) -> None:
+        """Take messages and enqueue them; wait if there are none or another worker has the inbox."""
+        match await self.take():
             case InboxMessages(batch_id, messages):
-                await self._enqueue(batch_id, messages)
-                if self._makes_way:
-                    await self._make_way()
+                await self.enqueue(batch_id, messages)
+                if self._gives_up:
+                    self._gives_up, self._unsupported_in_a_row = False, 0
+                    await self.lease.end()
+                    await asyncio.sleep(self._timings.unsupported_s)
             case NothingTaken.EMPTY:
                 self._full = False
-                self._newer_in_a_row = 0
+                self._unsupported_in_a_row = 0
                 # From the head to the head: nothing moves, but it returns as soon as a message is there.
                 await self._redis.blmove(keys.INBOX, keys.INBOX, WAIT_S, "LEFT", "LEFT")
             case NothingTaken.OTHER_WORKER:
                 await asyncio.sleep(self._timings.other_owner_s)
 
-    async def _take(self) -> InboxMessages | NothingTaken:
+    async def take(self) -> InboxMessages | NothingTaken:
+        """Take the messages to enqueue next; after a crash, those that were taken before it."""
         return await scripts.inbox_take(
             self._redis,
             token=self._token,
@@ -137,108 +167,88 @@ class Intake:
             new_batch_id=new_batch_id(),
         )
 
-    async def _hold(self, lease_ms: int) -> bool:
-        """Keep the inbox for so long; whether it is still ours."""
-        return await scripts.inbox_renew(self._redis, token=self._token, lease_ms=lease_ms)
-
-    async def _keep_holding(self) -> None:
-        """Renew the lease until the inbox is another worker's."""
-        ours = True
-        while ours:
-            await asyncio.sleep(self._timings.lease_ms / 1000 / RENEWALS_A_LEASE)
-            with contextlib.suppress(RedisError, OSError):
-                ours = await self._hold(self._timings.lease_ms)
-
-    async def _enqueue(self, batch_id: str, messages: Sequence[bytes]) -> None:
-        """The inbox stays ours however long that takes; if it does not, another worker has the messages."""
-        holding = asyncio.create_task(self._keep_holding(), name="hold the inbox")
+    async def enqueue(self, batch_id: str, messages: Sequence[bytes]) -> None:
+        """Enqueue the messages and drop them, while the inbox stays this worker's."""
+        holding = asyncio.create_task(self.lease.keep(), name="hold the inbox")
         try:
-            # In a thread: a message may hold fetches by the hundred thousand, and lanes want their leases.
-            asked, refused, newer = read = await asyncio.to_thread(read_all, messages)
-            if newer and not await self._hand_back(batch_id, read):
+            # In a thread: a message may hold 100,000 fetches, and lanes need the loop for their leases.
+            orders, refused, unsupported = read = await asyncio.to_thread(read_all, messages)
+            if unsupported and not await self.return_unsupported(batch_id, read):
                 return
             while not holding.done():
                 try:
-                    refused += await self._submit(batch_id, asked)
+                    refused += await self.submit(batch_id, orders)
                 except FullError as error:
-                    await self._wait_for_room(error)
+                    await self._wait_for_space(error)
                 else:
-                    await self._took(batch_id, len(messages) - len(newer), refused)
+                    await self.acknowledge(batch_id, len(messages) - len(unsupported), refused)
                     return
         finally:
             await aio.end(holding)
 
-    async def _hand_back(self, batch_id: str, read: Read) -> bool:
-        """Back to the inbox with what is for newer workers, before anything is enqueued; whether it went.
+    async def return_unsupported(self, batch_id: str, read: ReadMessages) -> bool:
+        """Return unsupported messages to the inbox; False if the batch must not be enqueued now.
 
-        So the batch is always made of the same messages, whichever worker goes on after a crash.
+        This comes before anything is enqueued. So the batch always has the same messages, whichever worker
+        goes on after a crash.
         """
-        self._newer.tell(f"{len(read.newer)} messages are for a newer worker")
+        self._unsupported_log.write(f"{len(read.unsupported)} messages are for a newer worker")
         reply = await scripts.inbox_return(
-            self._redis, token=self._token, batch_id=batch_id, messages=read.newer
+            self._redis, token=self._token, batch_id=batch_id, messages=read.unsupported
         )
         match reply:
             case int(waiting):
-                nothing_else = not read.asked and not read.refused
-                self._newer_in_a_row = self._newer_in_a_row + len(read.newer) if nothing_else else 0
-                self._makes_way = nothing_else and self._newer_in_a_row >= min(waiting, NEWER_IN_A_ROW)
+                only = not read.orders and not read.refused
+                self._unsupported_in_a_row = self._unsupported_in_a_row + len(read.unsupported) if only else 0
+                self._gives_up = only and self._unsupported_in_a_row >= min(waiting, UNSUPPORTED_IN_A_ROW)
                 return True
             case InboxReturn.BATCH_BEGUN:
-                self._makes_way = True
+                self._gives_up = True
         return False
 
-    async def _make_way(self) -> None:
-        """A newer worker may have the inbox, if there is one."""
-        self._makes_way, self._newer_in_a_row = False, 0
-        await self.leave()
-        await asyncio.sleep(self._timings.unsupported_s)
+    async def submit(self, batch_id: str, orders: Sequence[InboxOrder]) -> list[RefusedMessage]:
+        """Submit orders that name a batch as that batch, and all others as the given one.
 
-    async def _submit(self, batch_id: str, asked: Sequence[Asked]) -> list[RefusedMessage]:
-        """Under one batch what came without one; a batch of its own for what came with its id."""
-        loose = [item for item in asked if item.order.batch is None]
-        refused = await self._submit_as(batch_id, loose)
-        for item in asked:
-            if item.order.batch is not None:
-                refused += await self._submit_as(item.order.batch, [item])
+        Returns the messages that their batch refuses: it has other fetches, or was cancelled.
+        """
+        refused = []
+        unnamed = [item for item in orders if item.order.batch is None]
+        named = [(item.order.batch, [item]) for item in orders if item.order.batch is not None]
+        for batch, items in [(batch_id, unnamed), *named] if unnamed else named:
+            fetches = [fetch for item in items for fetch in item.order.fetches]
+            try:
+                await self._submitter.submit(fetches, batch_id=batch)
+            except BatchError as error:
+                refused += [RefusedMessage(str(error), item.message) for item in items]
         return refused
 
-    async def _submit_as(self, batch_id: str, asked: Sequence[Asked]) -> list[RefusedMessage]:
-        """What cannot go into that batch: it holds other fetches, or was cancelled."""
-        if not asked:
-            return []
-        fetches = [fetch for item in asked for fetch in item.order.fetches]
-        try:
-            await self._submitter.submit(fetches, batch_id=batch_id)
-        except BatchError as error:
-            return [RefusedMessage(str(error), item.message) for item in asked]
-        return []
-
-    async def _took(self, batch_id: str, count: int, refused: list[RefusedMessage]) -> None:
+    async def acknowledge(self, batch_id: str, count: int, refused: Sequence[RefusedMessage]) -> None:
+        """Drop the messages at hand, which are enqueued or refused, and log them."""
         kept = [RefusedMessage(item.note, item.message[:KEPT_BYTES]) for item in refused]
         if not await scripts.inbox_ack(self._redis, token=self._token, refused=kept):
-            return  # we were away for too long: another worker has them, and says so
+            return  # another worker has the messages by now, and logs them
         self._full = False
         if count:
             self._log.info(Event.INTAKE_TAKEN, batch=batch_id, messages=count, refused=len(refused))
         for item in refused:
             self._log.warning(Event.INTAKE_REFUSED, door="inbox", error=redact.text(item.note))
 
-    async def _wait_for_room(self, error: Exception) -> None:
-        """Told once, however long it lasts."""
+    async def _wait_for_space(self, error: Exception) -> None:
+        """Log the first time that the backlog or Redis's memory is full, and wait."""
         if not self._full:
             self._log.warning(Event.INTAKE_FULL, error=redact.text(error))
         self._full = True
         await asyncio.sleep(self._timings.full_s)
 
 
-def read_all(messages: Sequence[bytes]) -> Read:
-    """The messages that are orders, those that are none, and those that nobody can tell here."""
-    asked, refused, newer = read = Read([], [], [])
+def read_all(messages: Sequence[bytes]) -> ReadMessages:
+    """Read messages and sort them by what becomes of them."""
+    orders, refused, unsupported = read = ReadMessages([], [], [])
     for message in messages:
         try:
-            asked.append(Asked(read_message(message), message))
+            orders.append(InboxOrder(read_message(message), message))
         except InvalidFetchError as error:
             refused.append(RefusedMessage(str(error)[:MAX_NOTE_CHARS], message))
         except NewerMessageError:
-            newer.append(message)
+            unsupported.append(message)
     return read

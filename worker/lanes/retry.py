@@ -41,6 +41,6 @@ async def _mended(error: Exception, lane: Lane, services: LaneServices) -> bool:
         others |= keys.kinds_of_batch(entry.batch_id)
         others[keys.robots(origin_of_url(entry.url))] = "string"
     try:
-        return await services.key_repair.mend(error, lane.name, others)
+        return await services.key_repair.repair(error, lane.name, others)
     except (RedisError, OSError):
         return False

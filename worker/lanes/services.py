@@ -8,7 +8,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import Store
-from fetchfleet.worker.redis_support.key_repair import Foreign
+from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.clock import RedisClock
 
 
@@ -19,7 +19,7 @@ class LaneServices:
     worker_id: str
     store: Store
     settler: Settler
-    key_repair: Foreign
+    key_repair: KeyRepair
     clock: RedisClock
     notify: Callable[[Iterable[LaneNotification]], Awaitable[None]]
     """Tell the fleet that lanes are due."""

@@ -25,7 +25,7 @@ from fetchfleet.jobs.scripts import settlement as scripts
 from fetchfleet.jobs.scripts.runner import Call
 from fetchfleet.worker.gate.state import to_json
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.redis_support.key_repair import Foreign
+from fetchfleet.worker.redis_support.key_repair import KeyRepair
 
 GATHER_S = 0.01
 """How long settlements are gathered before they are written: the price of a result in latency."""
@@ -102,7 +102,7 @@ class Settler:
         on_trouble: Callable[[BaseException], None],
         *,
         for_all: bool = True,
-        foreign: Foreign | None = None,
+        foreign: KeyRepair | None = None,
     ) -> None:
         self._redis = redis
         self._for_all = for_all
@@ -206,7 +206,7 @@ class Settler:
         others: dict[str, str] = {}
         for batch in {item.change.batch_id for item in settlements if item.change.batch_id}:
             others |= keys.kinds_of_batch(batch)
-        return await self._foreign.mend(reply, lane.name, others)
+        return await self._foreign.repair(reply, lane.name, others)
 
     def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> Call:
         gate = to_json(lane.gate) if lane.gate is not lane.saved_gate else None

@@ -13,7 +13,7 @@ from fetchfleet.jobs.redis_values import is_text, number_of, text_of
 from fetchfleet.jobs.scripts import lanes as scripts
 from fetchfleet.jobs.scripts.lanes import Claim, Early, Enough, RemovalKind, TakeReply, Withdrawal
 from fetchfleet.worker.gate.state import GateState, from_json, to_json
-from fetchfleet.worker.redis_support.batching import Together
+from fetchfleet.worker.redis_support.batching import ScriptBatcher
 
 T = TypeVar("T")
 
@@ -74,13 +74,13 @@ class Store:
 
     def __init__(self, redis: Redis, owner: str, lease_ms: int) -> None:
         self._redis = redis
-        self._together = Together(redis)
+        self._batcher = ScriptBatcher(redis)
         self._owner = owner
         self._lease_ms = lease_ms
 
     async def aclose(self) -> None:
         """Nothing is asked of Redis any more."""
-        await self._together.aclose()
+        await self._batcher.aclose()
 
     async def take(self, lane: str, generation: int, held: int | None = None) -> Taken:
         """Take a scheduled lane; None if the notification is stale.
@@ -90,7 +90,7 @@ class Store:
         call = scripts.take_call(
             lane=lane, generation=generation, owner=self._owner, lease_ms=self._lease_ms, held=held
         )
-        return await self._taken(lane, scripts.take_reply(await self._together.run(*call)))
+        return await self._taken(lane, scripts.take_reply(await self._batcher.run(*call)))
 
     async def take_many(self, lanes: Sequence[str], held: int | None) -> list[Taken | Exception]:
         """Take the lanes that are due, in one round trip; a refusal of Redis comes as an exception."""
@@ -118,7 +118,7 @@ class Store:
     async def claim(self, lane: str, token: int, count: int) -> Claim:
         """Claim up to count waiting fetches."""
         call = scripts.claim_call(lane=lane, token=token, count=count)
-        return _fenced(scripts.claim_reply(await self._together.run(*call)))
+        return _fenced(scripts.claim_reply(await self._batcher.run(*call)))
 
     async def adopt(self, lane: str, token: int, elements: Sequence[bytes]) -> None:
         """Rewrite claimed elements whose ledgers have changed."""
@@ -212,7 +212,7 @@ class Store:
             why=why,
             changed=changed,
         )
-        return _fenced(scripts.release_reply(lane, await self._together.run(*call))).notification
+        return _fenced(scripts.release_reply(lane, await self._batcher.run(*call))).notification
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:
         """Prolong all leases in one call: Redis's time, and for each lane whether it is still ours."""

@@ -1,1 +1,4 @@
-"""What every room needs of Redis: startup checks, batched script calls, key repair, error reports."""
+"""Redis plumbing that every room shares: startup checks, batched script calls, key repair, error reports.
+
+Knows the keys and scripts of jobs/, and nothing of lanes being served or of fetches.
+"""

@@ -1,8 +1,8 @@
-"""Script calls of many lanes in one round trip: those that are made in one turn of the event loop."""
+"""Batches script calls: those made within one iteration of the event loop share a round trip."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -10,55 +10,51 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.worker.util import aio
 
 
-class _Asked(NamedTuple):
-    call: runner.Call
-    reply: asyncio.Future[Any]
-
-
-class Together:
-    """Each call is made once, and its caller hears what became of it, as from `scripts.run`."""
+class ScriptBatcher:
+    """Makes each call once and passes its reply or error to its caller, as `runner.run` does."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._asked: list[_Asked] = []
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._calls: list[runner.Call] = []
+        self._replies: list[asyncio.Future[Any]] = []
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[runner.Arg]) -> Any:
-        """The script's reply. Whoever gives up waiting does not stop the call."""
+        """Return the script's reply. Cancelling the caller does not stop the call."""
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Any] = loop.create_future()
-        if not self._asked:
-            loop.call_soon(self._send)
-        self._asked.append(_Asked(runner.Call(script, keys, args), reply))
+        if not self._calls:
+            loop.call_soon(self._start)
+        self._calls.append(runner.Call(script, keys, args))
+        self._replies.append(reply)
         return await reply
 
     async def aclose(self) -> None:
-        """Wait for nothing that is under way: who asked hears that it was cancelled."""
-        await aio.end(*self._under_way)
+        """Cancel the calls under way, for their callers too."""
+        await aio.end(*self._sending)
 
-    def _send(self) -> None:
-        asked, self._asked = self._asked, []
-        task = asyncio.create_task(self._ask(asked), name=f"{len(asked)} calls to Redis")
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+    def _start(self) -> None:
+        calls, self._calls = self._calls, []
+        replies, self._replies = self._replies, []
 
-    async def _ask(self, asked: Sequence[_Asked]) -> None:
-        try:
-            replies = await runner.run_many(self._redis, [one.call for one in asked])
-        except asyncio.CancelledError:
-            for one in asked:
-                one.reply.cancel()
-            raise
-        except Exception as error:  # noqa: BLE001 it is for those who asked to say what they make of it
-            replies = [error] * len(asked)
-        for one, reply in zip(asked, replies, strict=True):
-            _tell(one.reply, reply)
+        async def send() -> None:
+            results: Sequence[Any]
+            try:
+                results = await runner.run_many(self._redis, calls)
+            except asyncio.CancelledError:
+                for reply in replies:
+                    reply.cancel()
+                raise
+            except Exception as error:  # noqa: BLE001 each caller decides what to do about it
+                results = [error] * len(calls)
+            for reply, result in zip(replies, results, strict=True):
+                if reply.done():  # its caller was cancelled
+                    continue
+                if isinstance(result, Exception):
+                    reply.set_exception(result)
+                else:
+                    reply.set_result(result)
 
-
-def _tell(waiting: asyncio.Future[Any], reply: Any) -> None:
-    if waiting.done():  # nobody waits any more
-        return
-    if isinstance(reply, Exception):
-        waiting.set_exception(reply)
-    else:
-        waiting.set_result(reply)
+        task = asyncio.create_task(send(), name=f"{len(calls)} calls to Redis")
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)

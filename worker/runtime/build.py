@@ -15,16 +15,16 @@ from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.factory import build_engine
 from fetchfleet.worker.http.net.redis_guard import redis_addresses
-from fetchfleet.worker.intake.arq_jobs import ArqDoor
-from fetchfleet.worker.intake.inbox import Intake
+from fetchfleet.worker.intake.arq_jobs import ArqIngress
+from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.errors import Trouble
+from fetchfleet.worker.redis_support.errors import RedisErrorReporter
 from fetchfleet.worker.redis_support.health import RedisHealth
-from fetchfleet.worker.redis_support.key_repair import Foreign, PatientSubmitter
-from fetchfleet.worker.redis_support.startup import allowed, reach
+from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
+from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import CancelWatch, FleetSignals
 from fetchfleet.worker.runtime.heartbeat import Heartbeat, WorkerReporter
@@ -51,8 +51,8 @@ class _Base:
     timings: Timings
     log: FilteringBoundLogger
     redis: Redis
-    redis_errors: Trouble
-    key_repair: Foreign
+    redis_errors: RedisErrorReporter
+    key_repair: KeyRepair
     health: RedisHealth
     notifier: LaneNotifier
     lanes: dict[str, Lane] = field(default_factory=dict)
@@ -70,16 +70,16 @@ async def build(settings: Settings, timings: Timings | None = None) -> Runtime:
         redis = connect(settings.redis_url)
         opened.push_async_callback(redis.connection_pool.aclose)
         opened.push_async_callback(redis.aclose)
-        with allowed():
-            await reach(redis, settings.redis_url, log)
+        with startup_permissions():
+            await await_usable_redis(redis, settings.redis_url, log)
             base = _base(settings, timings or Timings(), redis, log)
             services, live_policy = await _open_services(base, opened)
             return await _wire(base, services, live_policy, opened)
 
 
 def _base(settings: Settings, timings: Timings, redis: Redis, log: FilteringBoundLogger) -> _Base:
-    redis_errors = Trouble(log)
-    key_repair = Foreign(redis, int(settings.lease_s * 1000), log, timings.key_check_s)
+    redis_errors = RedisErrorReporter(log)
+    key_repair = KeyRepair(redis, int(settings.lease_s * 1000), log, timings.key_check_s)
     health = RedisHealth(redis_errors, key_repair)
     notifier = LaneNotifier(arq_client(redis.connection_pool), health)
     return _Base(settings, timings, log, redis, redis_errors, key_repair, health, notifier)
@@ -145,8 +145,10 @@ async def _wire(
     heartbeat = Heartbeat(
         redis, settings, services.clock, reporter, leases, signals, health, timings.heartbeat_s
     )
-    submitter = PatientSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
-    inbox = Intake(settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, timings.inbox)
+    submitter = RepairingSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
+    inbox = InboxReader(
+        settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, timings.inbox
+    )
     opened.push_async_callback(inbox.aclose)
     return Runtime(
         settings=settings,
@@ -167,7 +169,7 @@ async def _wire(
         ),
         disk_guard=disk_guard,
         inbox=inbox,
-        arq_ingress=ArqDoor(redis, submitter, log),
+        arq_ingress=ArqIngress(redis, submitter, log),
         reclaim=Sweep(store, base.key_repair, base.notifier.try_send, log),
         housekeeping=Housekeeping(redis, settings.results_length, log),
         resources=opened.pop_all(),

@@ -14,14 +14,14 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.fetch.services import FetchServices
-from fetchfleet.worker.intake.arq_jobs import ArqDoor
-from fetchfleet.worker.intake.inbox import Intake
+from fetchfleet.worker.intake.arq_jobs import ArqIngress
+from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import Event
-from fetchfleet.worker.redis_support.errors import Trouble
+from fetchfleet.worker.redis_support.errors import RedisErrorReporter
 from fetchfleet.worker.redis_support.health import RedisHealth
-from fetchfleet.worker.redis_support.startup import allowed
+from fetchfleet.worker.redis_support.startup import startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import FleetSignals
 from fetchfleet.worker.runtime.heartbeat import Heartbeat
@@ -51,7 +51,7 @@ class Runtime:
     redis: Redis
     resources: AsyncExitStack
     """What is open; closed at the end of `stop`."""
-    redis_errors: Trouble
+    redis_errors: RedisErrorReporter
     health: RedisHealth
     services: FetchServices
     lanes: Mapping[str, Lane]
@@ -63,8 +63,8 @@ class Runtime:
     heartbeat: Heartbeat
     stats: Stats
     disk_guard: DiskGuard
-    inbox: Intake
-    arq_ingress: ArqDoor
+    inbox: InboxReader
+    arq_ingress: ArqIngress
     reclaim: Sweep
     housekeeping: Housekeeping
     _stopped: bool = field(default=False, init=False)
@@ -80,7 +80,7 @@ class Runtime:
         Raises RefusedRedisError, redis.exceptions.RedisError or OSError; the runtime is closed then.
         """
         try:
-            with allowed():
+            with startup_permissions():
                 self._keep("settle", self.services.settler.run, self._loops)
                 self._keep("renew", self.leases.run, self._loops)
                 self._keep("foreign", self.services.key_repair.run, self._loops)
@@ -161,7 +161,7 @@ class Runtime:
     async def _leave_fleet(self) -> None:
         """Give the inbox and this worker's share of the lanes to the others."""
         await aio.end(*self._fleet_loops.values())
-        await self.inbox.leave()
+        await self.inbox.lease.end()
         await self.heartbeat.end()
 
     async def _close(self) -> None:

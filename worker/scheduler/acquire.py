@@ -85,7 +85,7 @@ class Taking:
             try:
                 taken = await self._parts.store.take(name, generation, held)
             except ResponseError as error:
-                if not await self._parts.key_repair.mend(error, name):
+                if not await self._parts.key_repair.repair(error, name):
                     raise
                 return Early(0)
             if not isinstance(taken, Held):
@@ -107,7 +107,7 @@ class Taking:
             for name, taken in zip(chosen, found, strict=True):
                 if isinstance(taken, Held):
                     await self._begin(name, taken, asked_s)
-                elif isinstance(taken, Exception) and not await self._parts.key_repair.mend(taken, name):
+                elif isinstance(taken, Exception) and not await self._parts.key_repair.repair(taken, name):
                     self._parts.report_redis_error(taken)
         ours = any(isinstance(taken, Held) for taken in found)
         enough = any(isinstance(taken, Enough) for taken in found)

@@ -12,7 +12,7 @@ from fetchfleet.jobs.redis_values import text_of
 from fetchfleet.jobs.scripts.batches import Trimming, trim
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.observability.log import Event
-from fetchfleet.worker.redis_support.key_repair import Foreign
+from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.clock import mono_s
 
 
@@ -22,7 +22,7 @@ class Sweep:
     def __init__(
         self,
         store: Store,
-        foreign: Foreign,
+        foreign: KeyRepair,
         wake: Callable[[Iterable[LaneNotification]], Awaitable[None]],
         log: Any,
     ) -> None:
@@ -36,7 +36,7 @@ class Sweep:
         broken: list[tuple[str, Exception]] = []
         rescued = await self._store.rescue(broken=broken)
         for name, error in broken:
-            await self._foreign.mend(error, name)
+            await self._foreign.repair(error, name)
         for found, owner in rescued:
             self._log.warning(Event.LANE_RESCUED, lane=found.lane, owner=owner or None)
         await self._wake([found for found, _ in rescued])

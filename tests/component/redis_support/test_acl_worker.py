@@ -136,7 +136,7 @@ async def takes_from_plain_arq(guarded: GuardedRedis, producer: Fleet, origin: O
 async def puts_aside_what_is_foreign(admin: Redis, worker: OneWorker, ran: Ran) -> None:
     """Where the backlog was written over it is counted again."""
     await admin.set(keys.BACKLOG, "no number")
-    worker.runtime.services.key_repair.look_soon()
+    worker.runtime.services.key_repair.check_soon()
     await wait_until(
         lambda: {"quarantine", "repair_lane", "recount"} <= ran["worker"], "the backlog to be counted"
     )

@@ -16,7 +16,7 @@ from rich.console import Console
 from fetchfleet import Fleet, JobsError, RedisSetupError
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.intake.inbox import Intake
+from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.errors import UnreachableRedisError
 from fetchfleet.worker.runtime.build import build
@@ -74,7 +74,7 @@ async def test_nothing_that_holds_the_url_shows_it(url: str, tmp_path: Path) -> 
         submitter = Submitter(redis, fleet.notify)
         unused: Any = None
         heartbeat = Heartbeat(redis, settings, RedisClock(), unused, unused, unused, unused, 1.0)
-        intake = Intake(url, "w", submitter, print, get_logger())
+        intake = InboxReader(url, "w", submitter, print, get_logger())
         parts: dict[str, Any] = dict.fromkeys(part.name for part in fields(Runtime) if part.init)
         runtime = Runtime(
             **{**parts, "settings": settings, "redis": redis, "inbox": intake, "heartbeat": heartbeat}

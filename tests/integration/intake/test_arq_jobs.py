@@ -15,7 +15,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import NO_LIMITS, Limits, Submitter
 from fetchfleet.jobs.contract import messages
 from fetchfleet.jobs.notifications import LaneNotification
-from fetchfleet.worker.intake.arq_jobs import ArqDoor
+from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.runtime import arq_worker
 from fetchfleet.worker.runtime.timings import Timings
@@ -28,15 +28,15 @@ async def nothing(_: Iterable[LaneNotification]) -> None:
     """No lane is woken."""
 
 
-def door_to(redis: Redis, limits: Limits = NO_LIMITS, notify: Any = nothing) -> ArqDoor:
-    return ArqDoor(redis, Submitter(redis, notify, limits), get_logger())
+def door_to(redis: Redis, limits: Limits = NO_LIMITS, notify: Any = nothing) -> ArqIngress:
+    return ArqIngress(redis, Submitter(redis, notify, limits), get_logger())
 
 
 async def letters(redis: Redis) -> list[dict[bytes, bytes]]:
     return [row for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
 
 
-async def run_as_job(door: ArqDoor, *args: Any, **kwargs: Any) -> Any:
+async def run_as_job(door: ArqIngress, *args: Any, **kwargs: Any) -> Any:
     """As arq would."""
     runtime = SimpleNamespace(arq_ingress=door, timings=Timings())
     ctx = {"runtime": runtime, "job_id": "job-1", "enqueue_time": "2026-01-01"}

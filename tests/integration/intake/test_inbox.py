@@ -21,9 +21,9 @@ from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.inbox import NothingTaken, RefusedMessage
 from fetchfleet.worker.intake import inbox as module
-from fetchfleet.worker.intake.inbox import InboxTimings, Intake, read_all
+from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings, read_all
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.errors import Trouble
+from fetchfleet.worker.redis_support.errors import RedisErrorReporter
 from fetchfleet.worker.util import aio
 from tests.support.calls import take_messages
 from tests.support.lanes import BATCH_ID, LANE, Stay, ask, paths, url, waiting
@@ -33,7 +33,7 @@ OTHER_LANE = "b.example"
 OTHER_ID = "fedcba9876543210"
 NOBODYS = 0
 
-Open = Callable[..., Intake]
+Open = Callable[..., InboxReader]
 
 
 class CrashError(Exception):
@@ -56,10 +56,10 @@ async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
 
         def make(
             name: str = "one", notify: Any = nothing, limits: Limits = NO_LIMITS, lease_ms: int = 5000
-        ) -> Intake:
+        ) -> InboxReader:
             log, submitter = get_logger(), Submitter(redis, notify, limits)
             timings = InboxTimings(lease_ms=lease_ms, other_owner_s=0.01, full_s=0.01, failed_s=0.01)
-            made = Intake(redis_url, name, submitter, Trouble(log), log, timings)
+            made = InboxReader(redis_url, name, submitter, RedisErrorReporter(log), log, timings)
             stack.push_async_callback(made.aclose)
             return made
 
@@ -87,13 +87,13 @@ async def empty(redis: Redis) -> bool:
     return await left(redis) == 0
 
 
-async def drain(redis: Redis, intake: Intake) -> None:
+async def drain(redis: Redis, intake: InboxReader) -> None:
     """Take until nothing is left."""
     while await left(redis):
-        await intake._once()
+        await intake.step()
 
 
-async def running(redis: Redis, *intakes: Intake) -> None:
+async def running(redis: Redis, *intakes: InboxReader) -> None:
     """Let them run until nothing is left."""
     loops = [asyncio.create_task(one.run()) for one in intakes]
     try:
@@ -148,12 +148,12 @@ async def test_what_was_taken_by_a_worker_that_died_is_taken_again_under_the_sam
     """Before the lease ends, others wait; after it the next one finds the very same messages."""
     await push(redis, url("/1"), url("/2"))
     one, two = worker("one"), worker("two")
-    taken = await one._take()
+    taken = await one.take()
     await push(redis, url("/3"))
 
-    assert await two._take() is NothingTaken.OTHER_WORKER
+    assert await two.take() is NothingTaken.OTHER_WORKER
     await lapse(redis)
-    assert taken == await two._take()
+    assert taken == await two.take()
     await drain(redis, two)
     assert ["/1", "/2", "/3"] == paths(await waiting(redis))
 
@@ -165,7 +165,7 @@ async def test_a_worker_that_dies_between_enqueuing_and_saying_so_enqueues_nothi
     await push(redis, url("/1"), "no URL", {"fetches": [url("/2")], "batch": BATCH_ID})
     one, two = worker("one"), worker("two")
     batch, messages = await take_messages(one)
-    await one._submit(batch, read_all(messages)[0])
+    await one.submit(batch, read_all(messages)[0])
     await lapse(redis)
     await drain(redis, two)
 
@@ -180,7 +180,7 @@ async def test_a_worker_that_dies_in_the_middle_of_a_message_is_carried_on_from(
     """A message becomes several chunks: what was in stays, the rest follows."""
     await push(redis, {"fetches": [url(f"/{i}") for i in range(1700)]})
     with suppress(CrashError):
-        await worker("one", crash)._once()
+        await worker("one", crash).step()
     in_before = len(await waiting(redis))
     await lapse(redis)
     await drain(redis, worker("two"))
@@ -197,12 +197,12 @@ async def test_a_worker_that_was_away_too_long_changes_nothing(redis: Redis, wor
     await lapse(redis)
     await drain(redis, two)
     await push(redis, url("/2"))
-    await two._take()
-    await one._submit(batch, read_all(messages).asked)
-    await one._took(batch, 1, [RefusedMessage("late", b"late")])
+    await two.take()
+    await one.submit(batch, read_all(messages).orders)
+    await one.acknowledge(batch, 1, [RefusedMessage("late", b"late")])
 
     assert 1 == await left(redis)
-    assert not await one._hold(1000)
+    assert not await one.lease.renew()
     await drain(redis, two)
     assert ["/1", "/2"] == paths(await waiting(redis))
     assert [] == await dead(redis)
@@ -237,7 +237,7 @@ async def test_a_worker_that_takes_long_keeps_the_inbox(redis: Redis, worker: Op
         return int(await ask(redis, "HGET", keys.INTAKE, "until_ms")) > first_until_ms
 
     await push(redis, url("/1"))
-    taking = asyncio.create_task(worker("one", slow, lease_ms=3000)._once())
+    taking = asyncio.create_task(worker("one", slow, lease_ms=3000).step())
     await begun.wait()
     first_until_ms = int(await ask(redis, "HGET", keys.INTAKE, "until_ms"))
     await wait_until(renewed, "a renewal")
@@ -253,7 +253,7 @@ async def test_a_worker_whose_inbox_was_taken_over_stops_waiting_for_room(
     """It leaves the messages to whoever has them now."""
     await fleet.submit([url("/before")])
     await push(redis, url("/1"))
-    waits = asyncio.create_task(worker("one", limits=Limits(fleet=1), lease_ms=30)._once())
+    waits = asyncio.create_task(worker("one", limits=Limits(fleet=1), lease_ms=30).step())
     await wait_until(lambda: ask(redis, "EXISTS", keys.TAKEN), "the taking")
     await ask(redis, "HSET", keys.INTAKE, "token", "two")
     await waits
@@ -267,7 +267,7 @@ async def test_nothing_is_forgotten_however_long_no_worker_runs(redis: Redis, wo
     """Who empties the inbox is forgotten after an hour, what is half in is not."""
     await push(redis, url("/1"))
     one = worker()
-    await one._take()
+    await one.take()
     while_taken_ms = await redis.pttl(keys.INTAKE)
     await redis.delete(keys.INTAKE)
     await push(redis, url("/2"))
@@ -392,8 +392,8 @@ async def test_a_worker_that_stops_while_the_fleet_is_full_leaves_the_messages_t
         loop = asyncio.create_task(one.run())
         await wait_until(lambda: lines, "the word")
         await aio.end(loop)
-    await one.leave()
-    await two._once()
+    await one.lease.end()
+    await two.step()
 
     assert await empty(redis)
     assert ["/1", "/2"] == paths(await waiting(redis))
@@ -407,10 +407,10 @@ async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
     one = worker()
     await push(redis, url("/1"), "no URL")
     if when == "before the enqueuing":
-        await one._take()
+        await one.take()
     if when == "before the dead letter":
         batch, messages = await take_messages(one)
-        await one._submit(batch, read_all(messages)[0])
+        await one.submit(batch, read_all(messages)[0])
     try:
         await ask(redis, "CONFIG", "SET", "maxmemory", "1")
         with capture_logs() as lines:

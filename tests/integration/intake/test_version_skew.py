@@ -17,13 +17,13 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.contract import messages as messages_module
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.worker.intake.inbox import InboxTimings, Intake, read_all
+from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings, read_all
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.errors import Trouble
+from fetchfleet.worker.redis_support.errors import RedisErrorReporter
 from tests.support.calls import take_messages
 from tests.support.lanes import ask, paths, url, waiting
 
-Open = Callable[..., Intake]
+Open = Callable[..., InboxReader]
 Know = Callable[[int], None]
 OLD, NEW = 1, 2
 
@@ -33,10 +33,12 @@ async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
     """Makes intakes, each of a worker of its own, that make way for a moment only."""
     async with AsyncExitStack() as stack:
 
-        def make(unsupported_s: float = 0.01) -> Intake:
+        def make(unsupported_s: float = 0.01) -> InboxReader:
             log = get_logger()
             timings = InboxTimings(unsupported_s=unsupported_s, other_owner_s=0.01)
-            made = Intake(redis_url, "w", Submitter(redis, nothing), Trouble(log), log, timings)
+            made = InboxReader(
+                redis_url, "w", Submitter(redis, nothing), RedisErrorReporter(log), log, timings
+            )
             stack.push_async_callback(made.aclose)
             return made
 
@@ -73,10 +75,10 @@ async def lapse(redis: Redis) -> None:
     await ask(redis, "HSET", keys.INTAKE, "until_ms", 0)
 
 
-async def drain(redis: Redis, intake: Intake) -> None:
+async def drain(redis: Redis, intake: InboxReader) -> None:
     """Take until nothing is left."""
     while await ask(redis, "EXISTS", keys.INBOX, keys.TAKEN):
-        await intake._once()
+        await intake.step()
 
 
 async def test_i27_a_message_for_a_newer_worker_waits_until_one_takes_it(
@@ -88,11 +90,11 @@ async def test_i27_a_message_for_a_newer_worker_waits_until_one_takes_it(
     await push(redis, newer("/2"), url("/1"), many, "no URL")
     with capture_logs() as lines:
         for _ in range(3):
-            await old._once()
+            await old.step()
     kept, taken = await inbox(redis), paths(await waiting(redis))
     await ask(redis, "LREM", keys.INBOX, 1, many)
     know(NEW)
-    await new._once()
+    await new.step()
 
     assert [newer("/2"), many] == kept
     assert ["/1"] == taken
@@ -107,7 +109,7 @@ async def test_messages_behind_many_for_newer_workers_do_not_wait(redis: Redis, 
     await push(redis, *(newer(f"/{i}") for i in range(1200)), url("/behind"))
     old = worker(unsupported_s=3600)
     for _ in range(3):
-        await old._once()
+        await old.step()
     left = await inbox(redis)
     await redis.delete(keys.INBOX)
 
@@ -123,8 +125,8 @@ async def test_an_old_worker_that_dies_half_way_leaves_what_a_newer_one_can_end(
     old, new = worker(), worker()
     batch, messages = await take_messages(old)
     read = read_all(messages)
-    assert await old._hand_back(batch, read)
-    await old._submit(batch, read.asked)
+    assert await old.return_unsupported(batch, read)
+    await old.submit(batch, read.orders)
     await lapse(redis)
     know(NEW)
     await drain(redis, new)
@@ -141,10 +143,10 @@ async def test_what_a_newer_worker_has_begun_an_old_one_leaves_to_newer_ones(
     first, old, second = worker(), worker(), worker()
     know(NEW)
     batch, messages = await take_messages(first)
-    await first._submit(batch, read_all(messages).asked)
+    await first.submit(batch, read_all(messages).orders)
     await lapse(redis)
     know(OLD)
-    await old._once()
+    await old.step()
     taken = await ask(redis, "LRANGE", keys.TAKEN, 0, -1)
     know(NEW)
     await drain(redis, second)
@@ -160,11 +162,11 @@ async def test_a_worker_that_was_away_too_long_hands_nothing_back(redis: Redis, 
     one, two = worker(), worker()
     batch, messages = await take_messages(one)
     await lapse(redis)
-    await two._take()
+    await two.take()
 
-    assert not await one._hand_back(batch, read_all(messages))
+    assert not await one.return_unsupported(batch, read_all(messages))
     assert [] == await inbox(redis)
-    await two._enqueue(batch, messages)
+    await two.enqueue(batch, messages)
     assert messages == await inbox(redis)
     await redis.delete(keys.INBOX)
 
@@ -188,7 +190,7 @@ async def test_a_redis_that_goes_away_at_the_handing_back_costs_no_message(
     old, new = worker(), worker()
     for _ in range(3):
         with suppress(RedisConnectionError):
-            await old._once()
+            await old.step()
     kept = await inbox(redis)
     know(NEW)
     await drain(redis, new)

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Call
-from fetchfleet.worker.redis_support.batching import Together
+from fetchfleet.worker.redis_support.batching import ScriptBatcher
 from tests.support.calls import ADOPT, STALE, SWEEP, WRONG
 from tests.support.lanes import attention_ms, lapse
 
@@ -30,33 +30,33 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 async def test_what_is_asked_in_one_turn_goes_in_one_round_trip(redis: Redis, trips: list[int]) -> None:
     """Each hears its own reply; what is asked later goes by itself."""
-    together = Together(redis)
+    batcher = ScriptBatcher(redis)
     await lapse(redis)
 
-    adopted, scheduled = await asyncio.gather(together.run(*ADOPT), together.run(*SWEEP))
+    adopted, scheduled = await asyncio.gather(batcher.run(*ADOPT), batcher.run(*SWEEP))
     assert (adopted, scheduled) == (STALE, [])
-    assert await together.run(*ADOPT) == STALE
+    assert await batcher.run(*ADOPT) == STALE
 
     assert trips == [2, 1]
 
 
 async def test_what_redis_refuses_is_told_to_who_asked_for_it(redis: Redis) -> None:
     """The others know nothing of it."""
-    together = Together(redis)
+    batcher = ScriptBatcher(redis)
     await lapse(redis)
 
-    found = await asyncio.gather(together.run(*WRONG), together.run(*ADOPT), return_exceptions=True)
+    found = await asyncio.gather(batcher.run(*WRONG), batcher.run(*ADOPT), return_exceptions=True)
 
     assert [type(one) for one in found] == [ResponseError, int]
-    await together.run(*SWEEP)
+    await batcher.run(*SWEEP)
 
 
 async def test_a_redis_that_is_gone_is_told_to_all() -> None:
     """Nobody waits for a reply that cannot come."""
     gone = Redis.from_url("unix:///nowhere/redis.sock")
-    together = Together(gone)
+    batcher = ScriptBatcher(gone)
 
-    found = await asyncio.gather(*(together.run(*ADOPT) for _ in range(3)), return_exceptions=True)
+    found = await asyncio.gather(*(batcher.run(*ADOPT) for _ in range(3)), return_exceptions=True)
 
     assert [type(one) for one in found] == [RedisConnectionError] * 3
     await gone.aclose()
@@ -65,9 +65,9 @@ async def test_a_redis_that_is_gone_is_told_to_all() -> None:
 async def test_a_caller_that_gives_up_stops_neither_its_call_nor_the_others(redis: Redis) -> None:
     """What it asked for may be done all the same, as with any call that was sent."""
     await lapse(redis)
-    together = Together(redis)
-    gives_up = asyncio.create_task(together.run(*SWEEP))
-    stays = asyncio.create_task(together.run(*ADOPT))
+    batcher = ScriptBatcher(redis)
+    gives_up = asyncio.create_task(batcher.run(*SWEEP))
+    stays = asyncio.create_task(batcher.run(*ADOPT))
     await asyncio.sleep(0)
     gives_up.cancel()
 
@@ -86,11 +86,11 @@ async def test_what_is_under_way_ends_with_it(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.Event().wait()
 
     monkeypatch.setattr(runner, "run_many", never)
-    together = Together(Redis())
-    waiting = asyncio.create_task(together.run(*ADOPT))
+    batcher = ScriptBatcher(Redis())
+    waiting = asyncio.create_task(batcher.run(*ADOPT))
     await asked.wait()
 
-    await together.aclose()
+    await batcher.aclose()
 
     await asyncio.wait([waiting])
     assert waiting.cancelled()

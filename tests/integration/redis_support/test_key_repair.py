@@ -11,7 +11,7 @@ from fetchfleet import Fleet, JobsError, KeyTypeConflictError
 from fetchfleet.jobs import keys
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.key_repair import Foreign, is_foreign
+from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
 from tests.support.foreign import TYPES, another, plant
 from tests.support.lanes import (
     BATCH_ID,
@@ -34,9 +34,9 @@ NO_COUNTS = ["abc", "", "1.5", "007", "1" * 30, "-"]
 
 
 @pytest.fixture
-def foreign(redis: Redis) -> Foreign:
+def foreign(redis: Redis) -> KeyRepair:
     """A worker's eye for what is not ours."""
-    return Foreign(redis, LEASE_MS, get_logger())
+    return KeyRepair(redis, LEASE_MS, get_logger())
 
 
 @pytest.fixture
@@ -50,12 +50,14 @@ async def notes(redis: Redis) -> list[str]:
     return [row.get(b"note", b"").decode() for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
 
 
-async def test_i26_every_type_at_every_key_is_put_aside(redis: Redis, foreign: Foreign, canary: Path) -> None:
+async def test_i26_every_type_at_every_key_is_put_aside(
+    redis: Redis, foreign: KeyRepair, canary: Path
+) -> None:
     """A dead letter and a line for each, the key free again; what is of its type stays."""
     for kind, (key, wanted) in itertools.product(TYPES, EVERY.items()):
         await plant(redis, key, kind, canary)
         with capture_logs() as lines:
-            await foreign.put_aside(EVERY)
+            await foreign.quarantine(EVERY)
         found = [line for line in lines if line["event"] == "redis.foreign" and line["key"] == key]
         assert bool(found) is (kind != wanted), (key, kind)
         expected = [f"{key} was a {kind}, not a {wanted}"] if kind != wanted and key != keys.DEAD else []
@@ -66,21 +68,21 @@ async def test_i26_every_type_at_every_key_is_put_aside(redis: Redis, foreign: F
 
 
 @pytest.mark.parametrize("key", [key for key, kind in keys.FIXED.items() if kind == "counter"])
-async def test_i26_a_count_that_is_none_is_put_aside(redis: Redis, foreign: Foreign, key: str) -> None:
+async def test_i26_a_count_that_is_none_is_put_aside(redis: Redis, foreign: KeyRepair, key: str) -> None:
     """What was there is in the dead letter; what counts stays."""
     for text in NO_COUNTS:
         await redis.set(key, text)
-        assert [found.key for found in await foreign.put_aside(keys.FIXED)] == [key]
+        assert [found.key for found in await foreign.quarantine(keys.FIXED)] == [key]
         assert await redis.get(key) in {None, b"0"}
     letters = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     assert [row[b"element"].decode() for _, row in letters] == NO_COUNTS
     for count in ("0", "-3", "1234567890123456"):
         await redis.set(key, count)
-        assert await foreign.put_aside(keys.FIXED) == []
+        assert await foreign.quarantine(keys.FIXED) == []
 
 
 async def test_i26_fetches_whose_lane_was_overwritten_run(
-    fleet: Fleet, redis: Redis, foreign: Foreign, canary: Path
+    fleet: Fleet, redis: Redis, foreign: KeyRepair, canary: Path
 ) -> None:
     """The lane is begun anew with all that waits in it, and nothing is counted twice."""
     batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
@@ -90,8 +92,8 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
     store, broken = Store(redis, "sweeper", LEASE_MS), list[tuple[str, Exception]]()
     assert await store.rescue(broken=broken) == []
     ((name, error),) = broken
-    assert is_foreign(error)
-    assert await foreign.mend(error, name)
+    assert is_key_conflict(error)
+    assert await foreign.repair(error, name)
     assert (await open_in(redis), await backlog(redis)) == (3, 3)
     ((wake, _),) = await store.rescue()
     assert wake.lane == LANE
@@ -104,14 +106,14 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
 
 
 async def test_i26_the_list_of_lanes_and_the_backlog_are_made_anew(
-    fleet: Fleet, redis: Redis, foreign: Foreign, canary: Path
+    fleet: Fleet, redis: Redis, foreign: KeyRepair, canary: Path
 ) -> None:
     """From the lanes themselves."""
     await fleet.submit([url("/1"), url("/2", "b.example")])
     await Stay.begin(redis)
     await plant(redis, keys.ATTENTION, "stream", canary)
     await plant(redis, keys.BACKLOG, "hash", canary)
-    assert len(await foreign.put_aside(keys.FIXED)) == 2
+    assert len(await foreign.quarantine(keys.FIXED)) == 2
     assert await attention_ms(redis) is not None
     assert await attention_ms(redis, "b.example") is not None
     assert await backlog(redis) == 2
@@ -140,7 +142,7 @@ async def test_i26_what_stands_in_one_lanes_place_costs_no_other_its_lease(
 
 @pytest.mark.parametrize("where", ["returned", "high", "normal", "low"])
 async def test_i26_a_claim_that_meets_something_foreign_loses_nothing(
-    fleet: Fleet, redis: Redis, foreign: Foreign, canary: Path, where: str
+    fleet: Fleet, redis: Redis, foreign: KeyRepair, canary: Path, where: str
 ) -> None:
     """It takes nothing before it has seen all; put aside, the claim brings what was elsewhere."""
     others = [name for name in ("returned", "high", "normal", "low") if name != where]
@@ -152,7 +154,7 @@ async def test_i26_a_claim_that_meets_something_foreign_loses_nothing(
     await plant(redis, keys.waiting_at(LANE, where), "zset", canary)
     with pytest.raises(Exception, match="WRONGTYPE") as raised:
         await stay.claim()
-    assert await foreign.mend(raised.value, LANE)
+    assert await foreign.repair(raised.value, LANE)
     assert await stay.finish() == ["/1"]
 
 

@@ -6,7 +6,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.errors import TOLD_AGAIN_S, Trouble
+from fetchfleet.worker.redis_support.errors import REFUSAL_EVERY_S, RedisErrorReporter
 
 
 def wrapped(error: Exception) -> Exception:
@@ -25,8 +25,8 @@ def test_a_refusal_is_an_error_told_once_a_minute(error: Exception) -> None:
     """However often it is met, and again while it lasts."""
     now_s = 0.0
     with capture_logs() as lines:
-        trouble = Trouble(get_logger(), lambda: now_s)
-        for now_s in (0.0, 1.0, TOLD_AGAIN_S - 1, TOLD_AGAIN_S, TOLD_AGAIN_S + 1):  # noqa: B007 the clock
+        trouble = RedisErrorReporter(get_logger(), lambda: now_s)
+        for now_s in (0.0, 1.0, REFUSAL_EVERY_S - 1, REFUSAL_EVERY_S, REFUSAL_EVERY_S + 1):  # noqa: B007 the clock
             trouble(error)
 
     assert [("redis.refusal", "error")] * 2 == [(line["event"], line["log_level"]) for line in lines]
@@ -35,7 +35,7 @@ def test_a_refusal_is_an_error_told_once_a_minute(error: Exception) -> None:
 def test_refusals_of_different_things_are_each_told() -> None:
     """Each command that must be allowed is named."""
     with capture_logs() as lines:
-        trouble = Trouble(get_logger(), lambda: 0.0)
+        trouble = RedisErrorReporter(get_logger(), lambda: 0.0)
         for said in ("no zadd", "no evalsha", "no zadd"):
             trouble(NoPermissionError(said))
 
@@ -47,7 +47,7 @@ def test_refusals_of_different_things_are_each_told() -> None:
 def test_what_passes_is_a_warning_each_time() -> None:
     """A Redis that is away may be away for many reasons, one after the other."""
     with capture_logs() as lines:
-        trouble = Trouble(get_logger(), lambda: 0.0)
+        trouble = RedisErrorReporter(get_logger(), lambda: 0.0)
         trouble(RedisConnectionError("away"))
         trouble(RedisConnectionError("away"))
 
