@@ -1,7 +1,7 @@
-"""Undoes content codings (RFC 9110 §8.4) a bounded step at a time. Pure.
+"""Decodes content codings (RFC 9110 §8.4) in bounded steps. Pure.
 
-What was coded must come to its end: a body that stops in the middle of a stream, or goes on after the last,
-is never passed off as whole. A body that grows out of all proportion is stopped as it does.
+A coded body must reach its end: one that stops in the middle of a stream, or continues after the last one,
+is an error. A body that exceeds the allowed ratio is stopped at once.
 """
 
 import zlib
@@ -13,39 +13,39 @@ import brotli
 from fetchfleet.worker.util import zstd
 
 STEP_BYTES = 128 * 1024
-"""No decoder hands out more at a time, however well a body is packed."""
+"""Bytes that a decoder returns at a time, at most."""
 
 SLICE_BYTES = 8 * 1024
-"""No decoder is fed more at a time: what it leaves over at the end of a member is copied."""
+"""Bytes fed to a decoder at a time: it copies what it leaves over at the end of a member."""
 
 FREE_STREAMS = 1000
 STREAM_BYTES = 32
-"""Beyond the free ones a member or frame takes, on average, so many of the bytes that came: each costs a
-decoder of its own, also one that holds nothing, which no cap on what comes out would notice."""
+"""Coded bytes that each member or frame beyond the free ones needs, on average. Each costs a decoder, even an
+empty one, which a limit on the decoded bytes would not notice."""
 
 MAX_CODINGS = 2
 FREE_BYTES = 1 << 20
-"""So much may come of any body: short ones of one letter are packed beyond every ratio."""
+"""Decoded bytes that any body may have: short repetitive bodies exceed every ratio."""
 
 ZSTD_WINDOW_LOG_MAX = 23
-"""8 MiB: more, no encoder may ask of a receiver (RFC 9659 §3)."""
+"""8 MiB, the most that an encoder may require of a receiver (RFC 9659 §3)."""
 
 ACCEPT_ENCODING = "gzip, deflate, br, zstd"
 
 SMALL_WINDOWS = "gzip, deflate"
-"""Those whose decoders take next to nothing, 32 KiB each."""
+"""The codings whose decoders need 32 KiB each."""
 
 
 class CodingError(Exception):
-    """A body that cannot be decoded; the message says why."""
+    """A body cannot be decoded; the message says why."""
 
 
 class UnknownCodingError(CodingError):
-    """A coding that nobody asked for and that is not known here, or too many of them."""
+    """The body has a coding that is not supported, or too many of them."""
 
 
 class CorruptError(CodingError):
-    """The bytes are not of the coding that the answer names."""
+    """The bytes do not match the coding that the response names."""
 
 
 class CutShortError(CodingError):
@@ -53,33 +53,33 @@ class CutShortError(CodingError):
 
 
 class InflatedError(CodingError):
-    """The body has grown to more than the ratio allows."""
+    """The decoded body exceeds the allowed ratio."""
 
 
 class Decoder(Protocol):
-    """Undoes one coding."""
+    """Decodes one coding."""
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What the chunk brings, STEP_BYTES at most at a time; to be taken whole. Raises CorruptError.
+        """Decode a chunk into pieces of at most STEP_BYTES; the caller must exhaust it. Raises CorruptError.
 
-        An empty piece says that a member or frame has come to its end.
+        An empty piece marks the end of a member or frame.
         """
 
     def finish(self) -> None:
-        """Nothing more comes; raises CutShortError if something should."""
+        """Check that the coded body is complete. Raises CutShortError."""
 
 
 def codings_of(content_encoding: str | None) -> tuple[str, ...]:
-    """The codings of a body in the order in which they were applied, by their usual names."""
+    """Return the codings of a body in the order in which they were applied, by their usual names."""
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
     return tuple(_ALIASES.get(name, name) for name in names if name not in {"", "identity"})
 
 
-class Chain:
-    """Undoes all codings of a body, the last one first.
+class DecoderChain:
+    """Decodes all codings of a body, the last one first.
 
-    max_ratio: how many times larger than what has been fed the outcome may be beyond FREE_BYTES, also that
-    of a step in between; 0 for no bound. Raises UnknownCodingError.
+    max_ratio: limit for decoded bytes per coded byte beyond FREE_BYTES, after each step; 0 for no limit.
+    Raises UnknownCodingError.
     """
 
     def __init__(self, codings: tuple[str, ...], max_ratio: int = 0) -> None:
@@ -95,47 +95,43 @@ class Chain:
         self._max_ratio = max_ratio
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """What the chunk brings, STEP_BYTES at most at a time; to be taken to its end.
+        """Decode a chunk into pieces of at most STEP_BYTES; the caller must exhaust it.
 
-        An empty piece brings nothing, but has taken its time, too. Raises CorruptError or InflatedError.
+        An empty piece has no bytes, but has taken its time. Raises CorruptError or InflatedError.
         """
         self._fed_bytes += len(chunk)
         yield from self._through(chunk, 0)
 
     def finish(self) -> None:
-        """Nothing more comes; raises CutShortError if something should."""
+        """Check that the coded body is complete. Raises CutShortError."""
         for decoder in self._decoders:
             decoder.finish()
 
     def _through(self, chunk: bytes, at: int) -> Iterator[bytes]:
+        """Decode a chunk with the decoder of that index and those after it."""
         if at == len(self._decoders):
             yield chunk
             return
         for start in range(0, len(chunk), SLICE_BYTES):
             for piece in self._decoders[at].feed(chunk[start : start + SLICE_BYTES]):
-                if piece:
-                    self._count(at, len(piece))
-                    yield from self._through(piece, at + 1)
-                else:
-                    self._count_stream()
+                if not piece:
+                    self._streams += 1
+                    if self._streams > FREE_STREAMS + self._fed_bytes // STREAM_BYTES:
+                        raise CorruptError(f"{self._fed_bytes} coded bytes hold {self._streams} streams")
                     yield piece
-
-    def _count_stream(self) -> None:
-        self._streams += 1
-        if self._streams > FREE_STREAMS + self._fed_bytes // STREAM_BYTES:
-            raise CorruptError(f"{self._fed_bytes} coded bytes hold {self._streams} streams")
-
-    def _count(self, at: int, piece_bytes: int) -> None:
-        self._came_bytes[at] += piece_bytes
-        most = max(FREE_BYTES, self._max_ratio * self._fed_bytes)
-        if self._max_ratio and self._came_bytes[at] > most:
-            raise InflatedError(
-                f"{self._fed_bytes} coded bytes have become more than {most}, {self._max_ratio} times as many"
-            )
+                    continue
+                self._came_bytes[at] += len(piece)
+                most = max(FREE_BYTES, self._max_ratio * self._fed_bytes)
+                if self._max_ratio and self._came_bytes[at] > most:
+                    times = f"{self._max_ratio} times as many"
+                    raise InflatedError(
+                        f"{self._fed_bytes} coded bytes have become more than {most}, {times}"
+                    )
+                yield from self._through(piece, at + 1)
 
 
 class _Gzip:
-    """gzip (RFC 1952): all members, each against its own CRC."""
+    """gzip (RFC 1952): all members, each checked by its CRC."""
 
     def __init__(self) -> None:
         self._member: zlib._Decompress | None = None
@@ -160,7 +156,7 @@ class _Gzip:
 
 
 class _Deflate:
-    """deflate: as RFC 9110 §8.4.1.2 has it in zlib's wrapping, or bare, as some send it."""
+    """deflate: in zlib's wrapping (RFC 9110 §8.4.1.2), or bare, as some hosts send it."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -172,8 +168,10 @@ class _Deflate:
             self._head += chunk
             if len(self._head) < 2:
                 return
-            chunk = self._head
-            self._stream = zlib.decompressobj(zlib.MAX_WBITS if _is_zlib(chunk) else -zlib.MAX_WBITS)
+            chunk, first, second = self._head, self._head[0], self._head[1]
+            # zlib's header (RFC 1950 §2.2); a bare stream begins so only if its padding is not 0.
+            is_zlib = first & 0x0F == 8 and (first * 256 + second) % 31 == 0
+            self._stream = zlib.decompressobj(zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
         if self._stream.eof and chunk:
             raise CorruptError("deflate: something follows the end")
         yield from _inflated("deflate", self._stream, chunk)
@@ -190,17 +188,17 @@ class _Brotli:
     """br (RFC 7932)."""
 
     LIMIT_BYTES = STEP_BYTES // 2
-    """The library hands out up to twice its limit."""
+    """The library returns up to twice its limit."""
 
     def __init__(self) -> None:
         self._stream = brotli.Decompressor()
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """See Decoder; the library itself refuses what follows the end."""
+        """See Decoder; the library itself rejects bytes after the end."""
         piece = self._process(chunk) if chunk else b""
         while piece:
             yield piece
-            # That it would take more does not say that it has handed out everything.
+            # Even if it accepts more input, it may hold back output.
             piece = b"" if self._stream.is_finished() else self._process(b"")
 
     def _process(self, chunk: bytes) -> bytes:
@@ -217,11 +215,11 @@ class _Brotli:
 
 
 class _Zstd:
-    """zstd (RFC 8878): all frames, each against its checksum if it has one."""
+    """zstd (RFC 8878): all frames, each checked by its checksum if it has one."""
 
     OPTIONS: ClassVar[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG_MAX}
     HEAD_BYTES = 8
-    """Every frame is longer; that of one to be skipped says in so many how much there is to skip (§3.1.2)."""
+    """Every frame is longer. In a skippable one these bytes hold its length (§3.1.2)."""
 
     def __init__(self) -> None:
         self._frame: zstd.ZstdDecompressor | None = None
@@ -241,29 +239,26 @@ class _Zstd:
                     self._head = chunk
                     return
                 self._began = True
-                if _is_skippable(chunk):
+                if 0x50 <= chunk[0] <= 0x5F and chunk[1:4] == b"\x2a\x4d\x18":  # skippable
                     self._skip_bytes = int.from_bytes(chunk[4:8], "little")
                     chunk = chunk[self.HEAD_BYTES :]
                     yield b""
                     continue
                 self._frame = zstd.ZstdDecompressor(options=self.OPTIONS)
-            yield from self._of_frame(self._frame, chunk)
-            if not self._frame.eof:
+            frame, more = self._frame, True
+            while more:
+                try:
+                    piece = frame.decompress(chunk, STEP_BYTES)
+                except zstd.ZstdError as error:
+                    raise CorruptError(f"zstd: {error}") from None
+                chunk = b""
+                if piece:
+                    yield piece
+                more = not (frame.eof or frame.needs_input)
+            if not frame.eof:
                 return
-            chunk, self._frame = self._frame.unused_data, None
+            chunk, self._frame = frame.unused_data, None
             yield b""
-
-    def _of_frame(self, frame: zstd.ZstdDecompressor, chunk: bytes) -> Iterator[bytes]:
-        while True:
-            try:
-                piece = frame.decompress(chunk, STEP_BYTES)
-            except zstd.ZstdError as error:
-                raise CorruptError(f"zstd: {error}") from None
-            chunk = b""
-            if piece:
-                yield piece
-            if frame.eof or frame.needs_input:
-                return
 
     def finish(self) -> None:
         """See Decoder."""
@@ -272,7 +267,7 @@ class _Zstd:
 
 
 def _inflated(name: str, stream: "zlib._Decompress", chunk: bytes) -> Iterator[bytes]:
-    """What zlib makes of the chunk, or of what it kept back the last time."""
+    """Decompress the chunk in steps."""
     while True:
         try:
             piece = stream.decompress(chunk, STEP_BYTES)
@@ -281,19 +276,9 @@ def _inflated(name: str, stream: "zlib._Decompress", chunk: bytes) -> Iterator[b
         chunk = stream.unconsumed_tail
         if piece:
             yield piece
-        # A full step may have left something behind in zlib itself, with no input to show for it.
+        # After a full step zlib may hold back output although no input is left.
         if stream.eof or (not chunk and len(piece) < STEP_BYTES):
             return
-
-
-def _is_zlib(head: bytes) -> bool:
-    """Whether this is zlib's header (RFC 1950 §2.2); a bare stream begins so only if its padding is not 0."""
-    return head[0] & 0x0F == 8 and (head[0] * 256 + head[1]) % 31 == 0
-
-
-def _is_skippable(head: bytes) -> bool:
-    """Whether a frame of zstd holds nothing (RFC 8878 §3.1.2)."""
-    return 0x50 <= head[0] <= 0x5F and head[1:4] == b"\x2a\x4d\x18"
 
 
 _ALIASES = {"x-gzip": "gzip"}  # RFC 9110 §8.4.1.3

@@ -1,21 +1,21 @@
-"""What a host says its body's digest is: Repr-Digest and Content-Digest (RFC 9530). Pure."""
+"""Reads the digests that a host sends with a body: Repr-Digest and Content-Digest (RFC 9530). Pure."""
 
 from collections.abc import Callable
 
 import http_sf
 
 ALGORITHMS = {"sha-256": ("sha256", 32), "sha-512": ("sha512", 64)}
-"""Those that RFC 9530 §7.2 calls active: hashlib's name, and how many bytes a digest has."""
+"""The active algorithms of RFC 9530 §7.2: hashlib's name, and the size of a digest in bytes."""
 
 Digest = tuple[str, bytes]
 Header = Callable[[str], str | None]
 
 
 def digests_of(header: Header, *, whole: bool, resumed: bool = False) -> tuple[Digest, ...]:
-    """What the body must come to, each once.
+    """Return the digests that the body must have, without duplicates.
 
-    whole: the answer's content is all of what was asked for by GET, else Repr-Digest is not of what comes.
-    resumed: it is the rest of that, to be put together here, and Content-Digest is of the rest alone.
+    whole: the content is the whole representation of a GET; otherwise Repr-Digest does not apply to it.
+    resumed: the content is the rest of a body, and Content-Digest applies to that rest alone.
     """
     found: list[Digest] = []
     if whole or resumed:
@@ -26,7 +26,7 @@ def digests_of(header: Header, *, whole: bool, resumed: bool = False) -> tuple[D
 
 
 def _members(value: str | None) -> list[Digest]:
-    """The digests that we know of a Dictionary; nothing of a field that is malformed."""
+    """Return the supported digests of a Dictionary field; none if the field is malformed."""
     if value is None:
         return []
     try:

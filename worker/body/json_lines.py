@@ -1,7 +1,7 @@
 """Splits a body into JSON Lines (https://jsonlines.org) and checks each. Pure.
 
-A record is any JSON value on a line of its own. Blank lines are none; a line may end with CRLF, and the last
-need not end.
+A record is a JSON value on a line of its own. Blank lines are skipped. A line may end with CRLF, and the last
+line needs no end.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _check = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class BadLineError(Exception):
-    """A line that is no JSON; `line` is its number, from 1, blank lines counted."""
+    """A line is not JSON; `line` is its number, from 1, with blank lines counted."""
 
     def __init__(self, line: int, what: str) -> None:
         super().__init__(f"line {line}: {what}")
@@ -22,13 +22,13 @@ class BadLineError(Exception):
 
 
 class CutLineError(Exception):
-    """The last line is no JSON, and nothing says that the body is whole."""
+    """The last line is not JSON, and the body may be truncated."""
 
 
-class Records:
-    """Checks records as their body comes; `count` says how many there have been.
+class JsonLinesChecker:
+    """Checks the records of a body as it comes; `count` is their number so far.
 
-    max_line_bytes: a longer line is a bad one.
+    A line longer than `max_line_bytes` is a bad line.
     """
 
     def __init__(self, max_line_bytes: int) -> None:
@@ -39,24 +39,25 @@ class Records:
         self._begun_bytes = 0
 
     def feed(self, block: bytes) -> None:
-        """The next bytes of the body, cut anywhere; raises BadLineError."""
+        """Check the next bytes of the body, cut anywhere. Raises BadLineError."""
         end = block.rfind(b"\n")
         if end >= 0:
             first = block.index(b"\n")
             self._end_begun(block[:first])
             if first < end:
-                self._check_all(block[first + 1 : end])
+                for line in block[first + 1 : end].split(b"\n"):
+                    self._check_line(line)
             block = block[end + 1 :]
         self._begun.append(block)
         self._begun_bytes += len(block)
-        # One more may be the CR of a CRLF.
+        # One more byte may be the CR of a CRLF.
         if self._begun_bytes > self._max_line_bytes + 1:
             raise self._too_long()
 
     def finish(self, *, whole: bool = True) -> None:
-        """The body has ended; raises BadLineError.
+        """Check the last line. Raises BadLineError.
 
-        whole: it is known to have come to its end; else a bad last line without an end raises CutLineError.
+        whole: the body is known to be complete. Otherwise a bad last line raises CutLineError.
         """
         try:
             self._end_begun(b"")
@@ -66,16 +67,12 @@ class Records:
             raise CutLineError(f"the body ends in the middle of line {self._lines}") from None
 
     def _end_begun(self, end: bytes) -> None:
-        """The line that has begun ends so."""
+        """Check the line that has begun, with its end."""
         line = b"".join((*self._begun, end))
         self._begun, self._begun_bytes = [], 0
-        self._check_one(line)
+        self._check_line(line)
 
-    def _check_all(self, lines: bytes) -> None:
-        for line in lines.split(b"\n"):
-            self._check_one(line)
-
-    def _check_one(self, line: bytes) -> None:
+    def _check_line(self, line: bytes) -> None:
         self._lines += 1
         record = line.strip(SPACE)
         if not record:
@@ -95,7 +92,7 @@ class Records:
 
 
 def records_in(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """The records of a body that has been checked, each without what is around it on its line."""
+    """Yield the records of a checked body, without the white space around them."""
     for line in lines:
         record = line.strip(b" \t\r\n")
         if record:

@@ -1,28 +1,29 @@
-"""Whether a body comes too slowly to be waited for. Pure: what came and how long it took are arguments.
+"""Decides whether a body comes too slowly. Pure: bytes and waiting times are arguments.
 
-Only the time spent waiting for the host counts: a slow disk of ours is not its fault.
+Only time spent waiting for the host counts, so that a slow disk of ours is not charged to it.
 """
 
 from typing import NamedTuple
 
 
-class Floor(NamedTuple):
-    """The least that a body must bring, on average over each window; 0: nothing is asked of it."""
+class MinRate(NamedTuple):
+    """The least average rate of a body in each window."""
 
     bytes_per_s: float
+    """0: no limit."""
     window_s: float
 
 
-class Window(NamedTuple):
-    """What has come in the window that is under way."""
+class RateWindow(NamedTuple):
+    """The current window: bytes received, and the time spent waiting for them."""
 
     size_bytes: int = 0
     waited_s: float = 0.0
 
 
-def after(window: Window, floor: Floor, size_bytes: int, waited_s: float) -> Window | None:
-    """The window once so much more came after such a wait; None: too slow, and to be given up."""
-    seen = Window(window.size_bytes + size_bytes, window.waited_s + waited_s)
-    if seen.waited_s < floor.window_s:
+def after(window: RateWindow, rate: MinRate, size_bytes: int, waited_s: float) -> RateWindow | None:
+    """Return the window after more bytes; None if the body comes too slowly."""
+    seen = RateWindow(window.size_bytes + size_bytes, window.waited_s + waited_s)
+    if seen.waited_s < rate.window_s:
         return seen
-    return None if seen.size_bytes < floor.bytes_per_s * seen.waited_s else Window()
+    return None if seen.size_bytes < rate.bytes_per_s * seen.waited_s else RateWindow()

@@ -4,9 +4,7 @@ from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker import errors
-from fetchfleet.worker.body.decoder_budget import OneWindow
-from fetchfleet.worker.body.digests import digests_of
-from fetchfleet.worker.body.pipeline import Body, asked_for
+from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
 from fetchfleet.worker.fetch import error_mapping, if_exists, log_events
 from fetchfleet.worker.fetch.resume import Resuming
 from fetchfleet.worker.fetch.revalidate import known_of, not_modified
@@ -53,7 +51,7 @@ class Attempt:
         self.status: int | None = None
         self._sink: Sink = services.sink
         self._known: IndexEntry | None = None
-        self._window = OneWindow(services.decoder_budget)
+        self._decoder_slot = DecoderSlot(services.decoder_budget)
         self.resuming = Resuming(entry, lane, services)
 
     @property
@@ -79,7 +77,7 @@ class Attempt:
         finally:
             self.services.deadlines.over(bound)
             self.resuming.close()
-            self._window.give_back()
+            self._decoder_slot.give_back()
 
     async def _exchange(self) -> AttemptOutcome | None:
         """One request and its answer; None when another is to follow at once."""
@@ -87,7 +85,9 @@ class Attempt:
         if not self.lane.live:
             return Interrupted()
         timeouts = self.lane.policy.timeouts
-        request = await self.resuming.asked(asked_for(self.request, self.entry.fetch, self._window))
+        request = await self.resuming.asked(
+            with_accept_encoding(self.request, self.entry.fetch, self._decoder_slot)
+        )
         if self.resuming.taken is None:  # else a newer version is told by the range's own condition
             request = conditional(request, self._known)
         if self.lane.policy.context:
@@ -137,8 +137,8 @@ class Attempt:
         if self.request.method == "HEAD":
             return await self._keep_head(answer, found)
         max_bytes = self._max_bytes()
-        body = Body(answer, self.entry.fetch, self.lane.policy, max_bytes)
-        if not body.may_come(self._window) and may_repeat(self.entry):
+        body = BodyPipeline(answer, self.entry.fetch, self.lane.policy, max_bytes)
+        if not body.may_decode(self._decoder_slot) and may_repeat(self.entry):
             return Interrupted(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
         expected = await self._expected(answer, body, max_bytes)
         kept = await self._received(answer, body, expected, found)
@@ -153,7 +153,7 @@ class Attempt:
             last_modified=found.last_modified,
             coding=body.coding,
             lines=body.lines,
-            unverified=not expected.shows_the_whole and not body.decodes and answer.ends_with_connection,
+            unverified=answer.ends_with_connection and not (body.decodes or expected.shows_the_whole),
             offset=kept.offset,
             length=kept.length,
         )
@@ -183,7 +183,7 @@ class Attempt:
         )
 
     async def _received(
-        self, answer: Answer, body: Body, expected: Expected, found: Validators
+        self, answer: Answer, body: BodyPipeline, expected: Expected, found: Validators
     ) -> StoredAt | AttemptOutcome:
         """The body in its place, or why it is not there; half of one is kept, if it may be gone on with."""
         policy = self.services.policy_of(self.entry.fetch) if self.hops else self.lane.policy
@@ -204,12 +204,12 @@ class Attempt:
             except errors.ExistsError as error:
                 return await if_exists.since_then(self.entry, answer.status, error, self.services)
 
-    async def _expected(self, answer: Answer, body: Body, max_bytes: int) -> Expected:
+    async def _expected(self, answer: Answer, body: BodyPipeline, max_bytes: int) -> Expected:
         """What the body must be, by its host's word and its caller's."""
         sha256 = self.entry.fetch.sha256
         resumed = answer.status == 206 and self.resuming.taken is not None
         whole = answer.status in {200, 203} and self.request.method == "GET"
-        digests = digests_of(answer.header, whole=whole, resumed=resumed) if answer.status != 416 else ()
+        digests = body.host_digests(whole=whole, resumed=resumed) if answer.status != 416 else ()
         if body.decodes:  # what its host says is of the coded one (RFC 9530 §2, §3)
             body.check_coded(digests)
             return Expected(None, sha256, max_bytes)

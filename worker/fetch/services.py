@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
-from fetchfleet.worker.body.decoder_budget import Windows
+from fetchfleet.worker.body.pipeline import DecoderBudget
 from fetchfleet.worker.fetch.deadlines import Deadlines
 from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.lanes.services import LaneServices
@@ -32,7 +32,7 @@ class FetchServices(LaneServices):
     chance: Callable[[], float]
     """A fraction in [0, 1): the only source of randomness."""
     deadlines: Deadlines = field(default_factory=Deadlines)
-    decoder_budget: Windows = field(default_factory=Windows)
+    decoder_budget: DecoderBudget = field(default_factory=DecoderBudget)
     """Shared by the decoders of bodies that need large windows."""
 
     def policy_of(self, fetch: Fetch) -> LanePolicy:

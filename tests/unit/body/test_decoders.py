@@ -17,10 +17,10 @@ from fetchfleet.worker.body.decoders import (
     FREE_STREAMS,
     STEP_BYTES,
     STREAM_BYTES,
-    Chain,
     CodingError,
     CorruptError,
     CutShortError,
+    DecoderChain,
     InflatedError,
     UnknownCodingError,
     codings_of,
@@ -74,7 +74,7 @@ BODIES = st.binary(max_size=300) | st.builds(
 
 def decoded(coding: str, chunks: Iterable[bytes], max_ratio: int = 0) -> bytes:
     """What comes out of the chunks, each step within its bound."""
-    chain, out = Chain(codings_of(coding), max_ratio), bytearray()
+    chain, out = DecoderChain(codings_of(coding), max_ratio), bytearray()
     for chunk in chunks:
         for piece in chain.feed(chunk):
             assert len(piece) <= STEP_BYTES
@@ -206,7 +206,7 @@ def test_codings_are_read_as_they_were_applied(header: str | None, codings: tupl
 def test_what_is_not_known_is_refused_at_once(header: str) -> None:
     """And so is a third coding over two others."""
     with pytest.raises(UnknownCodingError):
-        Chain(codings_of(header))
+        DecoderChain(codings_of(header))
 
 
 def bombs() -> dict[str, tuple[str, bytes]]:
@@ -238,7 +238,7 @@ def test_a_bomb_ends_at_the_ratio(packed: dict[str, tuple[str, bytes]], name: st
     """What grows out of proportion is stopped as it does, whichever step of it grows."""
     coding, bomb = packed[name]
     chunks = [bomb[start : start + 65536] for start in range(0, len(bomb), 65536)]
-    chain, came_bytes = Chain(codings_of(coding), 200), 0
+    chain, came_bytes = DecoderChain(codings_of(coding), 200), 0
 
     def take() -> None:
         nonlocal came_bytes
@@ -255,7 +255,7 @@ def test_a_bomb_ends_at_the_ratio(packed: dict[str, tuple[str, bytes]], name: st
 def test_a_bomb_takes_no_memory(packed: dict[str, tuple[str, bytes]], name: str) -> None:
     """Without any bound it comes out a step at a time, and what is not kept is gone."""
     coding, bomb = packed[name]
-    chain, came_bytes = Chain(codings_of(coding)), 0
+    chain, came_bytes = DecoderChain(codings_of(coding)), 0
     tracemalloc.start()
     try:
         for piece in chain.feed(bomb):
@@ -297,7 +297,7 @@ def test_a_body_of_streams_that_hold_hardly_anything_is_refused(coding: str, str
     """Each costs a decoder of its own: no more are made than a body of so many bytes may well have."""
     body, streams = stream * 20_000, 0
     body = brotli.compress(body) if coding.endswith("br") else body
-    chain, fed_bytes = Chain(codings_of(coding), 200), 0
+    chain, fed_bytes = DecoderChain(codings_of(coding), 200), 0
 
     with pytest.raises(CorruptError, match="streams"):  # noqa: PT012
         for start in range(0, len(body), 1 << 16):

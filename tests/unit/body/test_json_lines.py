@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.body.json_lines import BadLineError, CutLineError, Records, records_in
+from fetchfleet.worker.body.json_lines import BadLineError, CutLineError, JsonLinesChecker, records_in
 
 MOST_BYTES = 60
 
@@ -29,7 +29,7 @@ ENDS = st.sampled_from([b"\n", b"\r\n"])
 
 def count_of(chunks: Iterable[bytes], max_line_bytes: int = 1 << 20) -> int:
     """How many records the body has."""
-    records = Records(max_line_bytes)
+    records = JsonLinesChecker(max_line_bytes)
     for chunk in chunks:
         records.feed(chunk)
     records.finish()
@@ -136,7 +136,7 @@ def test_a_line_may_be_so_long_and_no_longer(before: bytes, end: bytes) -> None:
 
 def test_a_line_without_end_is_refused_as_it_comes() -> None:
     """No more than the longest line is ever kept."""
-    records = Records(1000)
+    records = JsonLinesChecker(1000)
     records.feed(b"[1]\n" + b"x" * 1000)
     with pytest.raises(BadLineError, match="line 2: is longer than 1000 bytes"):
         records.feed(b"xx")
@@ -146,7 +146,7 @@ def test_a_line_without_end_is_refused_as_it_comes() -> None:
 def test_a_last_line_that_breaks_off_is_bad_only_in_a_whole_body(last: bytes) -> None:
     """Where nothing says that the body has come to its end it counts as cut short."""
     for whole, error in ((True, BadLineError), (False, CutLineError)):
-        records = Records(1000)
+        records = JsonLinesChecker(1000)
         records.feed(last)
         with pytest.raises(error):
             records.finish(whole=whole)

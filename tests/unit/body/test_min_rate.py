@@ -3,43 +3,43 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.body.min_rate import Floor, Window, after
+from fetchfleet.worker.body.min_rate import MinRate, RateWindow, after
 
-FLOOR = Floor(bytes_per_s=100, window_s=10)
+RATE = MinRate(bytes_per_s=100, window_s=10)
 PIECES = st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 20)), max_size=50)
 
 
-def gone_through(floor: Floor, pieces: list[tuple[int, float]]) -> Window | None:
+def gone_through(rate: MinRate, pieces: list[tuple[int, float]]) -> RateWindow | None:
     """The last window, None if the body was given up."""
-    window: Window | None = Window()
+    window: RateWindow | None = RateWindow()
     for size_bytes, waited_s in pieces:
         if window is None:
             break
-        window = after(window, floor, size_bytes, waited_s)
+        window = after(window, rate, size_bytes, waited_s)
     return window
 
 
 def test_nothing_is_judged_before_a_window_is_over() -> None:
     """A host may begin slowly."""
-    assert Window(0, 9.5) == gone_through(FLOOR, [(0, 9.5)])
+    assert RateWindow(0, 9.5) == gone_through(RATE, [(0, 9.5)])
 
 
 def test_a_window_that_brought_enough_is_followed_by_another() -> None:
     """What came fast before is no credit for later."""
-    assert Window() == gone_through(FLOOR, [(900, 5), (100, 5)])
-    assert gone_through(FLOOR, [(1_000_000, 10), (999, 10)]) is None
+    assert RateWindow() == gone_through(RATE, [(900, 5), (100, 5)])
+    assert gone_through(RATE, [(1_000_000, 10), (999, 10)]) is None
 
 
 def test_a_long_wait_asks_for_more() -> None:
     """The rate counts, also where a piece comes long after its window was over."""
-    assert gone_through(FLOOR, [(1500, 15)]) == Window()
-    assert gone_through(FLOOR, [(1499, 15)]) is None
+    assert gone_through(RATE, [(1500, 15)]) == RateWindow()
+    assert gone_through(RATE, [(1499, 15)]) is None
 
 
 @given(PIECES)
 def test_without_a_floor_no_body_is_too_slow(pieces: list[tuple[int, float]]) -> None:
     """0 asks for nothing."""
-    assert gone_through(Floor(0, 10), pieces) is not None
+    assert gone_through(MinRate(0, 10), pieces) is not None
 
 
 @given(PIECES.filter(bool), st.floats(0.1, 1000), st.floats(0.01, 100))
@@ -49,7 +49,7 @@ def test_a_body_that_always_keeps_above_the_floor_is_never_given_up(
     """However it is cut into pieces."""
     enough = [(int(bytes_per_s * waited_s) + 1, waited_s) for _, waited_s in pieces]
 
-    assert gone_through(Floor(bytes_per_s, window_s), enough) is not None
+    assert gone_through(MinRate(bytes_per_s, window_s), enough) is not None
 
 
 @given(PIECES, st.floats(0.1, 1000), st.floats(0.01, 100))
@@ -59,4 +59,4 @@ def test_a_body_that_trickles_for_two_windows_is_given_up(
     """Wherever in a window the trickle begins."""
     trickle = [(0, window_s / 4)] * 9
 
-    assert gone_through(Floor(bytes_per_s, window_s), pieces + trickle) is None
+    assert gone_through(MinRate(bytes_per_s, window_s), pieces + trickle) is None
