@@ -12,7 +12,7 @@ from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.runtime.arq_worker import serve_arq_jobs
 from fetchfleet.worker.runtime.build import build
 from fetchfleet.worker.runtime.runtime import Runtime
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.util import aio
 
@@ -40,7 +40,7 @@ class OneWorker:
         *,
         policy: Table | None = None,
         hosts: Mapping[str, Table] | None = None,
-        timings: Timings | None = None,
+        timings: WorkerTimings | None = None,
         **settings: Any,
     ) -> None:
         default = {**IMPATIENT, **(policy or {})}

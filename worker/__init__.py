@@ -1,1 +1,1 @@
-"""The runtime: takes lanes, fetches, writes bodies and results."""
+"""The worker: acquires lanes, makes their fetches, stores bodies and writes results (README.md)."""

@@ -15,7 +15,7 @@ from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.worker.intake.arq_jobs import write_result
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.runtime.arq_worker import CRON_JOBS, FUNCTIONS, JOBS_AT_ONCE, read_job, start
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import load_settings
 from fetchfleet.worker.util import gc_freeze
 
@@ -45,7 +45,7 @@ class WorkerSettings:
     on_shutdown = shutdown
     redis_pool = arq_client(connection_pool(settings.redis_url))
     queue_name = keys.QUEUE
-    poll_delay = Timings().poll_delay_s
+    poll_delay = WorkerTimings().poll_delay_s
     max_jobs = JOBS_AT_ONCE
     keep_result = 0
     job_serializer = write_result

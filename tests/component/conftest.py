@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.support import differences
 from tests.support.nameserver import Nameserver, nameserver
 from tools.one_worker import OneWorker
@@ -20,7 +20,7 @@ from tools.origin.server import Origin
 HOST = "127.0.0.11"
 OTHER_HOST = "127.0.0.12"
 
-QUICK = Timings(poll_delay_s=0.02)
+QUICK = WorkerTimings(poll_delay_s=0.02)
 """arq looks at its queue often enough for a test."""
 
 needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
@@ -38,13 +38,13 @@ def lines() -> Iterator[Lines]:
 
 
 @pytest.fixture
-def timings() -> Timings:
+def timings() -> WorkerTimings:
     """The timings of each worker that is given none."""
     return QUICK
 
 
 @pytest.fixture
-async def start(redis_url: str, tmp_path: Path, lines: Lines, timings: Timings) -> AsyncIterator[Start]:
+async def start(redis_url: str, tmp_path: Path, lines: Lines, timings: WorkerTimings) -> AsyncIterator[Start]:
     """Starts workers, as OneWorker says, and stops them after the test."""
     async with AsyncExitStack() as workers:
 

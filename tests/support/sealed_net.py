@@ -23,7 +23,7 @@ from fetchfleet import Result
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.policy.egress import Egress
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.support.nameserver import at, nameserver
 from tests.support.waiting import wait_until
 from tests.unit.policy.test_egress import REFUSED, SMOKESCREEN
@@ -127,7 +127,7 @@ async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
         names.says["rebound.example"] = [at(PUBLIC), at("169.254.169.254")]
         public.behaviour = _leads_on
         hosts = {OPENED: {"ports": [OPENED_PORT]}}
-        how: dict[str, Any] = {"nameservers": names.address, "timings": Timings(poll_delay_s=0.02)}
+        how: dict[str, Any] = {"nameservers": names.address, "timings": WorkerTimings(poll_delay_s=0.02)}
         worker = OneWorker(redis_url, out, allow_net="", hosts=hosts, **how)
         with Packets().counted() as packets:
             async with worker:

@@ -1,1 +1,1 @@
-"""Log events, redaction, percentiles."""
+"""Logging for every room: the events, redaction of what they show, percentiles and rates."""

@@ -1,7 +1,9 @@
-"""The log lines of the worker itself, with their fields."""
+"""Log lines of the worker itself, with their fields. Those of lanes and fetches are in their rooms."""
 
 import traceback
 from typing import Any
+
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract import trace_context
 from fetchfleet.jobs.contract.entry import Entry
@@ -10,52 +12,52 @@ from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
 
 
-def exchange(entry: Entry | None, log: Any, **fields: Any) -> None:
-    """A request was answered: a fetch's own, that of a redirect, or its origin's robots.txt."""
+def exchange(entry: Entry | None, log: FilteringBoundLogger, **fields: Any) -> None:
+    """Log an exchange of a fetch, or of a request for robots.txt (entry None)."""
     of_fetch = {"id": entry.id, **trace_fields(entry.fetch)} if entry is not None else {}
     log.debug(Event.FETCH_EXCHANGE, **of_fetch, **fields)
 
 
-def heartbeat(log: Any, **fields: Any) -> None:
-    """Write the heartbeat line of a worker; docs/operations.md defines its fields."""
+def stats(log: FilteringBoundLogger, **fields: Any) -> None:
+    """Log the statistics of a worker; docs/operations.md defines the fields."""
     log.info(Event.WORKER_HEARTBEAT, **fields)
 
 
-def worker_bug(what: str, error: BaseException, log: Any) -> None:
-    """An error of ours in one of the worker's own loops, with where it came from."""
+def worker_bug(loop: str, error: BaseException, log: FilteringBoundLogger) -> None:
+    """Log an internal error in one of the worker's own loops."""
     log.error(
         Event.WORKER_BUG,
-        loop=what,
+        loop=loop,
         error=redact.text(repr(error)),
         trace=redact.text("".join(traceback.format_tb(error.__traceback__)[-3:])),
     )
 
 
-def disk_full(free_bytes: int, free_files: int | None, wanting: str, log: Any) -> None:
-    """There is no room for bodies any more."""
+def disk_full(free_bytes: int, free_files: int | None, wanting: str, log: FilteringBoundLogger) -> None:
+    """Log that the disk has no space for bodies any more."""
     log.error(Event.DISK_FULL, wanting=wanting, free_bytes=free_bytes, free_files=free_files)
 
 
-def disk_ok(free_bytes: int, free_files: int | None, log: Any) -> None:
-    """There is room for bodies again."""
+def disk_ok(free_bytes: int, free_files: int | None, log: FilteringBoundLogger) -> None:
+    """Log that the disk has space again."""
     log.info(Event.DISK_OK, free_bytes=free_bytes, free_files=free_files)
 
 
-def redis_trouble(error: object, log: Any) -> None:
-    """Redis did not do what it was asked."""
+def redis_trouble(error: object, log: FilteringBoundLogger) -> None:
+    """Log a call to Redis that failed."""
     log.warning(Event.REDIS_TROUBLE, error=redact.text(repr(error)))
 
 
-def redis_refusal(error: object, log: Any) -> None:
-    """Redis refuses this worker something, and will until somebody changes that."""
+def redis_refusal(error: object, log: FilteringBoundLogger) -> None:
+    """Log a call that Redis denies until an operator changes that."""
     log.error(Event.REDIS_REFUSAL, error=redact.text(repr(error)))
 
 
-def foreign(key: str, found: str, wanted: str, log: Any) -> None:
-    """Something else's was at a key of ours."""
+def conflicting_key(key: str, found: str, wanted: str, log: FilteringBoundLogger) -> None:
+    """Log that a key of the fleet held a value of the wrong type."""
     log.error(Event.REDIS_FOREIGN, key=key, found=found, wanted=wanted)
 
 
 def trace_fields(fetch: Fetch) -> dict[str, str]:
-    """What every log line of the fetch says of its trace, nothing where it has none."""
+    """Return the trace fields of every log line of a fetch; empty if it has no trace."""
     return {} if fetch.traceparent is None else {"trace_id": trace_context.trace_id(fetch.traceparent)}

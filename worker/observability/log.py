@@ -1,12 +1,14 @@
-"""Every log event, what it means, and how lines are written: JSON, or pretty on a terminal."""
+"""The log events, and their output: JSON, or pretty on a terminal."""
 
 import logging
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TextIO
 
 import msgspec
 import structlog
+from structlog.typing import FilteringBoundLogger, Processor, WrappedLogger
 
 from fetchfleet.worker.observability import redact
 
@@ -15,136 +17,117 @@ class Event(StrEnum):
     """The closed list of events."""
 
     FETCH_FINISHED = "fetch.finished"
-    """Exactly one a fetch: its result is in Redis."""
+    """The result of a fetch is in Redis; exactly one line a fetch."""
     FETCH_RETRY = "fetch.retry"
-    """An attempt is over and the fetch waits for the next: wait_s, reason."""
+    """An attempt failed and the fetch waits for the next: wait_s, reason."""
     FETCH_EXCHANGE = "fetch.exchange"
-    """A request was answered: its status, version and ms, whether on a connection that was there; debug."""
+    """A request was answered: status, version, ms, whether the connection was reused; at level debug."""
     FETCH_BUG = "fetch.bug"
-    """An error of ours; the fetch goes on as after a failed attempt."""
+    """An internal error; the fetch goes on as after a failed attempt."""
     LANE_TAKEN = "lane.taken"
     LANE_UNVERIFIED_TLS = "lane.unverified_tls"
-    """The policy says `verify = false`: whoever answers for the host is believed. Said as it is taken."""
+    """The policy says `verify = false`: no certificate of the host is verified. Logged once a hold."""
     LANE_COOLING = "lane.cooling"
-    """The host asked for quiet, until_ms (Unix)."""
+    """The host asked the client to back off, until_ms (Unix)."""
     LANE_BREAKER_OPEN = "lane.breaker_open"
     LANE_BREAKER_HALF_OPEN = "lane.breaker_half_open"
     LANE_BREAKER_CLOSED = "lane.breaker_closed"
     LANE_RELEASED = "lane.released"
-    """Given back: more says whether something waits, why and due_in_ms until when."""
+    """The lane was given back: whether fetches wait, why and until when (due_in_ms)."""
     LANE_YIELDED = "lane.yielded"
-    """We hold more than our share: the lane is given back, so that another worker has it."""
+    """The worker has more than its share of lanes and gives this one to another."""
     LANE_LAPSED = "lane.lapsed"
-    """The lease has ended by our own clock, for Redis does not answer; the lane's work is stopped."""
+    """The lease ended by the worker's own clock, because Redis does not answer; the lane's work stops."""
     LANE_LOST = "lane.lost"
-    """The lane is another worker's before we gave it back; its work was stopped."""
+    """Another worker has the lane, which was not given back; the lane's work stops."""
     LANE_INVALID = "lane.invalid"
-    """Something in the lane was no entry; it is among the dead letters."""
+    """An entry of the lane could not be read; it is a dead letter."""
     LANE_NEWER = "lane.newer"
-    """A fetch in the lane was written for newer workers: it is left to them."""
+    """A fetch in the lane was written for newer workers and is left to them."""
     LANE_RESCUED = "lane.rescued"
-    """The sweep woke a lane whose owner died or whose hand-off was lost."""
+    """A sweep reclaimed a lane whose owner died or whose notification was lost."""
     LANE_DEAD = "lane.dead"
-    """The host gives no answer any more: what waited for it has failed."""
+    """The host stopped answering; the fetches that waited for it failed."""
     LANE_ROBOTS = "lane.robots"
-    """An origin was asked for its robots.txt: what came, a status or a reason."""
+    """An origin's robots.txt was requested; the status or the reason."""
     LANE_CANCELLED = "lane.cancelled"
     """The fetches of cancelled batches in the lane have their results."""
     INTAKE_TAKEN = "intake.taken"
     """Messages of the inbox are enqueued."""
     INTAKE_REFUSED = "intake.refused"
-    """A message, or an arq job, was no fetch; it is among the dead letters."""
+    """A message or an arq job was invalid; it is a dead letter."""
     INTAKE_NEWER = "intake.newer"
-    """Messages, or arq jobs, are for a newer worker and wait for one; at most once a minute."""
+    """Messages or arq jobs of an unsupported version wait for a newer worker; at most once a minute."""
     INTAKE_FULL = "intake.full"
-    """The inbox waits: there is no room for more fetches."""
+    """The inbox waits: the backlog limit or Redis's memory is reached."""
     RESULTS_LAGGING = "results.lagging"
-    """A consumer group has not read the oldest results, and they are soon to be trimmed."""
+    """Results that a consumer group has not read will soon be trimmed."""
     RESULTS_TRIMMED = "results.trimmed"
-    """Results that a consumer group has not acknowledged are trimmed now."""
+    """Results that a consumer group has not acknowledged are trimmed."""
     POLICY_CHANGED = "policy.changed"
-    """Tables of the policy were set at run time; they hold from now on."""
+    """Policy tables set at run time are in force."""
     POLICY_REFUSED = "policy.refused"
-    """The tables in Redis do not go with this worker's policy file: the old ones hold on."""
+    """The policy tables in Redis do not fit this worker's policy file; the previous ones stay in force."""
     WORKER_STARTED = "worker.started"
     WORKER_HEARTBEAT = "worker.heartbeat"
-    """Every ten seconds, and at the end: connections, waits, the loop's lag, memory, open files."""
+    """Statistics, every ten seconds and at the end: connections, waits, loop lag, memory, open files."""
     WORKER_STOPPING = "worker.stopping"
     WORKER_STOPPED = "worker.stopped"
     WORKER_BUG = "worker.bug"
-    """An error of ours in a loop of the worker's own; the loop is begun again."""
+    """An internal error ended one of the worker's own loops; it is started again."""
     REDIS_TROUBLE = "redis.trouble"
-    """Redis did not answer; we keep what we hold and ask again."""
+    """Redis did not answer; the worker keeps what it holds and tries again."""
     REDIS_REFUSAL = "redis.refusal"
-    """Redis does not let this worker in, or not do its work: its password or its ACL must be mended. Said
-    once a minute; the worker asks on."""
+    """Redis rejects the worker's password or denies a command. Once a minute; the worker keeps trying."""
     REDIS_LOADING = "redis.loading"
-    """Redis is still reading what it kept; the worker starts when that is done."""
+    """Redis is loading its data; the worker starts when that is done."""
     REDIS_FOREIGN = "redis.foreign"
-    """Something else has written to one of our keys: it is put aside, a dead letter says which and what."""
+    """Another program wrote to one of the fleet's keys; the value is a dead letter."""
     DISK_FULL = "disk.full"
-    """No room for bodies, said once: the worker takes no lanes. Wanting: bytes, files or, where the disk is
-    read-only or refuses what is written (a quota, a failing disk), writing."""
+    """No space for bodies: the worker acquires no lanes. Wanting: bytes, files, or writing if the disk is
+    read-only or refuses data (a quota, a failing disk)."""
     DISK_OK = "disk.ok"
-    """There is room again: the worker takes lanes."""
+    """The disk has space again: the worker acquires lanes."""
     DISK_IN_THE_WAY = "disk.in_the_way"
-    """In the out folder a link, a folder or a file stands where a body was to go; error names it."""
+    """A link, folder or file in the out folder blocks the path of a body; error names it."""
     LIBRARY = "library"
-    """A warning of a library that we use."""
+    """A warning of a library."""
 
 
 def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:
-    """Send every line of that level on, ours and the libraries' warnings, to the stream."""
+    """Write every line from that level on to the stream, the libraries' warnings included.
+
+    pretty: for people instead of JSON; None: if the stream is a terminal.
+    """
     if stream.isatty() if pretty is None else pretty:
-        _configure_pretty(stream, logging.getLevelNamesMapping()[level.upper()])
+        timestamps = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        renderer: Processor = structlog.dev.ConsoleRenderer(pad_event_to=20)
+        loggers: Callable[..., WrappedLogger] = structlog.PrintLoggerFactory(stream)
     else:
-        _configure_json(stream, logging.getLevelNamesMapping()[level.upper()])
+        encode = msgspec.json.Encoder(enc_hook=str).encode
+        timestamps = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        renderer = structlog.processors.JSONRenderer(serializer=lambda line, **_: encode(line).decode())
+        loggers = structlog.WriteLoggerFactory(stream)
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, timestamps, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=loggers,
+        cache_logger_on_first_use=False,
+    )
     root = logging.getLogger()
     root.handlers = [_LibraryHandler()]
     root.setLevel(logging.WARNING)
 
 
-def get_logger(**fields: Any) -> Any:
-    """A logger whose lines all carry the fields."""
-    return structlog.get_logger(**fields).bind()
+def get_logger(**fields: Any) -> FilteringBoundLogger:
+    """Return a logger whose lines all carry the fields."""
+    log: FilteringBoundLogger = structlog.get_logger(**fields).bind()
+    return log
 
 
 class _LibraryHandler(logging.Handler):
-    """Warnings of libraries as events of ours. Their INFO lines hold URLs with secrets: never asked for."""
+    """Logs the libraries' warnings as our event. Their INFO lines hold URLs with secrets and are dropped."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = get_logger(library=record.name)
         log.warning(Event.LIBRARY, message=redact.text(record.getMessage()))
-
-
-def _configure_json(stream: TextIO, level: int) -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(serializer=_json),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
-        cache_logger_on_first_use=False,
-    )
-
-
-def _configure_pretty(stream: TextIO, level: int) -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(pad_event_to=20),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
-        cache_logger_on_first_use=False,
-    )
-
-
-_encode = msgspec.json.Encoder(enc_hook=str).encode
-
-
-def _json(line: dict[str, Any], **_: Any) -> str:
-    return _encode(line).decode()

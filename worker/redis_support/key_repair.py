@@ -79,7 +79,7 @@ class KeyRepair:
         """
         moved = await quarantine(self._redis, kinds, kept_bytes=KEPT_BYTES)
         for found in moved:
-            events.foreign(found.key, found.type, found.kind, self._log)
+            events.conflicting_key(found.key, found.type, found.kind, self._log)
         if not moved:
             return []
         names = {found.key for found in moved}
@@ -107,7 +107,7 @@ class KeyRepair:
                     pipe.xadd(keys.DEAD, letter, maxlen=keys.DEAD_LENGTH)  # type: ignore[arg-type]
                 pipe.zrem(key, *invalid)
                 await pipe.execute()
-            events.foreign(key, "member that is no text", "id of a job", self._log)
+            events.conflicting_key(key, "member that is no text", "id of a job", self._log)
 
 
 class RepairingSubmitter(Submitter):

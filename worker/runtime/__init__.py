@@ -1,1 +1,4 @@
-"""The lifecycle of one worker process: composition, arq's loop, heartbeat, statistics, disk guard."""
+"""One worker process: `build` wires it, `Runtime` runs and stops it, arq brings it jobs.
+
+Also its own loops: heartbeat, statistics, disk guard, policy changes.
+"""

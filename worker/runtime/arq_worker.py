@@ -163,30 +163,26 @@ async def serve_arq_jobs(runtime: Runtime) -> None:
     ):
         with attempt:
             await runtime.clear_queue()
-            await _arq_loop(runtime)
-
-
-async def _arq_loop(runtime: Runtime) -> None:
-    worker = Worker(
-        FUNCTIONS,
-        cron_jobs=CRON_JOBS,
-        redis_pool=arq_client(connection_pool(runtime.settings.redis_url)),
-        queue_name=keys.QUEUE,
-        ctx={"runtime": runtime},
-        handle_signals=False,
-        # Each worker has an interval of its own, so that none is always a moment behind another.
-        poll_delay=runtime.timings.poll_delay_s * (0.7 + 0.6 * runtime.services.chance()),
-        max_jobs=JOBS_AT_ONCE,
-        keep_result=0,
-        job_serializer=write_result,
-        job_deserializer=read_job,
-    )
-    work = asyncio.create_task(worker.async_run(), name="arq's loop")
-    try:
-        await asyncio.shield(work)
-    finally:
-        await aio.end(work, again_s=CANCEL_AGAIN_S)  # it does nothing on cancellation that this could end
-        # Not arq's own close: that raises what its cancelled jobs raise, and then leaves connections open.
-        worker.handle_sig(signal.SIGTERM)
-        await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
-        await worker.pool.aclose(close_connection_pool=True)
+            worker = Worker(
+                FUNCTIONS,
+                cron_jobs=CRON_JOBS,
+                redis_pool=arq_client(connection_pool(runtime.settings.redis_url)),
+                queue_name=keys.QUEUE,
+                ctx={"runtime": runtime},
+                handle_signals=False,
+                # Each worker has an interval of its own, so that none is always a moment behind another.
+                poll_delay=runtime.timings.poll_delay_s * (0.7 + 0.6 * runtime.services.chance()),
+                max_jobs=JOBS_AT_ONCE,
+                keep_result=0,
+                job_serializer=write_result,
+                job_deserializer=read_job,
+            )
+            work = asyncio.create_task(worker.async_run(), name="arq's loop")
+            try:
+                await asyncio.shield(work)
+            finally:
+                await aio.end(work, again_s=CANCEL_AGAIN_S)  # this interrupts no clean-up of arq's
+                # Not arq's own close: it raises what cancelled jobs raise, and leaves connections open.
+                worker.handle_sig(signal.SIGTERM)
+                await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+                await worker.pool.aclose(close_connection_pool=True)

@@ -33,7 +33,7 @@ from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.runtime.notifier import LaneNotifier
 from fetchfleet.worker.runtime.runtime import Runtime
 from fetchfleet.worker.runtime.stats import Stats
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.acquire import Taking
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.scheduler.rebalancer import Balancer
@@ -48,7 +48,7 @@ class _Base:
     """What most parts of a worker need."""
 
     settings: Settings
-    timings: Timings
+    timings: WorkerTimings
     log: FilteringBoundLogger
     redis: Redis
     redis_errors: RedisErrorReporter
@@ -59,7 +59,7 @@ class _Base:
     traffic: ConnectionStats = field(default_factory=ConnectionStats)
 
 
-async def build(settings: Settings, timings: Timings | None = None) -> Runtime:
+async def build(settings: Settings, timings: WorkerTimings | None = None) -> Runtime:
     """Return a runtime that is ready to start; close what was opened if that fails.
 
     Waits while Redis loads its data. Raises RefusedRedisError, UnreachableRedisError, PolicyError,
@@ -72,17 +72,14 @@ async def build(settings: Settings, timings: Timings | None = None) -> Runtime:
         opened.push_async_callback(redis.aclose)
         with startup_permissions():
             await await_usable_redis(redis, settings.redis_url, log)
-            base = _base(settings, timings or Timings(), redis, log)
+            timings = timings or WorkerTimings()
+            redis_errors = RedisErrorReporter(log)
+            key_repair = KeyRepair(redis, int(settings.lease_s * 1000), log, timings.key_check_s)
+            health = RedisHealth(redis_errors, key_repair)
+            notifier = LaneNotifier(arq_client(redis.connection_pool), health)
+            base = _Base(settings, timings, log, redis, redis_errors, key_repair, health, notifier)
             services, live_policy = await _open_services(base, opened)
             return await _wire(base, services, live_policy, opened)
-
-
-def _base(settings: Settings, timings: Timings, redis: Redis, log: FilteringBoundLogger) -> _Base:
-    redis_errors = RedisErrorReporter(log)
-    key_repair = KeyRepair(redis, int(settings.lease_s * 1000), log, timings.key_check_s)
-    health = RedisHealth(redis_errors, key_repair)
-    notifier = LaneNotifier(arq_client(redis.connection_pool), health)
-    return _Base(settings, timings, log, redis, redis_errors, key_repair, health, notifier)
 
 
 async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServices, LivePolicy]:

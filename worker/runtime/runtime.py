@@ -27,7 +27,7 @@ from fetchfleet.worker.runtime.fleet_signals import FleetSignals
 from fetchfleet.worker.runtime.heartbeat import Heartbeat
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.stats import Stats
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.acquire import Taking
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.scheduler.sweep import Housekeeping, Sweep
@@ -46,7 +46,7 @@ class Runtime:
     """start() → take_lane(), sweep() … → leave() → stop(). leave() and stop() may be repeated."""
 
     settings: Settings
-    timings: Timings
+    timings: WorkerTimings
     log: FilteringBoundLogger
     redis: Redis
     resources: AsyncExitStack
@@ -152,17 +152,17 @@ class Runtime:
         if self._stopped:
             return
         self._stopped = True
-        await aio.for_at_most(LEAVE_S, self._leave_fleet())
+
+        async def leave_fleet() -> None:  # the inbox and this worker's share of the lanes go to the others
+            await aio.end(*self._fleet_loops.values())
+            await self.inbox.lease.end()
+            await self.heartbeat.end()
+
+        await aio.for_at_most(LEAVE_S, leave_fleet())
         await self.live_lanes.end(self._grace_ends_s, self.settings.lease_s)
         await self._close()
         self.stats.log_line()
         self.log.info(Event.WORKER_STOPPED)
-
-    async def _leave_fleet(self) -> None:
-        """Give the inbox and this worker's share of the lanes to the others."""
-        await aio.end(*self._fleet_loops.values())
-        await self.inbox.lease.end()
-        await self.heartbeat.end()
 
     async def _close(self) -> None:
         await aio.end(*self.live_lanes.tasks(), *self._fleet_loops.values(), *self._loops.values())

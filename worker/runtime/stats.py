@@ -59,7 +59,7 @@ class Stats:
         opened, reused, closed = (now - then for now, then in zip(counts, self._logged, strict=True))
         connections = {"opened": opened, "reused": reused, "closed": closed}
         connections["open"] = traffic.opened - traffic.closed
-        events.heartbeat(
+        events.stats(
             self._log,
             interval_s=round(now_s - self._logged_s, 1),
             lanes=len(self._lanes),

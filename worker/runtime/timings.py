@@ -6,7 +6,7 @@ from fetchfleet.worker.intake.inbox import InboxTimings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timings:
+class WorkerTimings:
     """Intervals in seconds."""
 
     heartbeat_s: float = 1.0

@@ -1,1 +1,1 @@
-"""Tasks, threads, clocks, back-off: nothing of this project's domain."""
+"""Tasks, threads, clocks, back-off, zstd: nothing that knows of fetches, lanes or Redis keys."""

@@ -1,4 +1,4 @@
-"""Ending tasks for sure."""
+"""Tasks that end for certain, and loops that survive bugs."""
 
 import asyncio
 import functools
@@ -13,11 +13,11 @@ CANCEL_AGAIN_S = 1.0
 
 
 async def end(*tasks: asyncio.Task[Any], again_s: float = CANCEL_AGAIN_S) -> None:
-    """Cancel the tasks and return when all have ended, however they do.
+    """Cancel the tasks and return when all have ended, with whatever result.
 
-    One cancellation is not always enough: on Python 3.11 asyncio.wait_for, which redis-py sends every
-    command through, forgets one that comes just as it is done. again_s: when to try again, which would
-    end what a task does about its end, too.
+    One cancellation may be lost: on Python 3.11 asyncio.wait_for, which redis-py uses for every command,
+    ignores one that comes just as it is done. again_s: when to cancel again, which also interrupts a task's
+    own clean-up.
     """
     left = {task for task in tasks if not task.done()}
     while left:
@@ -29,7 +29,7 @@ async def end(*tasks: asyncio.Task[Any], again_s: float = CANCEL_AGAIN_S) -> Non
 
 @asynccontextmanager
 async def ended(task: asyncio.Task[Any], patience_s: float) -> AsyncIterator[None]:
-    """End the task: the block begins once it has ended, or after patience_s, and ends no sooner than it."""
+    """Cancel the task; enter the block once it has ended or after patience_s, and leave it after the task."""
     ending = asyncio.create_task(end(task), name="ending")
     await asyncio.wait([ending], timeout=patience_s)
     try:
@@ -39,14 +39,14 @@ async def ended(task: asyncio.Task[Any], patience_s: float) -> AsyncIterator[Non
 
 
 async def for_at_most(timeout_s: float, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work, and no more of it after timeout_s; what it raises is not told."""
+    """Do the work for at most timeout_s; ignore what it raises."""
     task = asyncio.create_task(work, name="for at most")
     await asyncio.wait([task], timeout=timeout_s)
     await end(task)
 
 
 async def whole(work: Coroutine[Any, Any, T], *, name: str) -> T:
-    """What the work returns. A first cancellation waits for the work to end by itself, a second ends it."""
+    """Return the work's result. A first cancellation waits for the work to end, a second cancels it."""
     task = asyncio.create_task(work, name=name)
     try:
         return await asyncio.shield(task)
@@ -65,13 +65,13 @@ async def keep_going(
     while True:
         try:
             return await loop()
-        except Exception as error:  # noqa: BLE001 whatever it is, the worker needs the loop
+        except Exception as error:  # noqa: BLE001 the worker needs the loop
             on_bug(error)
             await asyncio.sleep(again_s)
 
 
 async def end_of(task: asyncio.Future[Any]) -> None:
-    """Return when the task has ended by itself, however often we are cancelled meanwhile."""
+    """Return when the task has ended by itself, however often the caller is cancelled meanwhile."""
     while not task.done():
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task.add_done_callback(functools.partial(_tell, ended))

@@ -1,4 +1,4 @@
-"""Threads for what would hold up the loop, in groups: whoever waits for one group stands in no other's way.
+"""Thread pools for work that would block the event loop: one a purpose, so that none waits for another.
 
 The sink has two more, for blocks and for names (worker/sink/files/sink.py).
 """
@@ -15,17 +15,17 @@ from fetchfleet.worker.util import aio
 T = TypeVar("T")
 
 CODING = ThreadPoolExecutor((os.cpu_count() or 1) + 2, thread_name_prefix="coding")
-"""Decode bodies and look through their lines: work for the processor, none of which waits for a disk."""
+"""Decodes bodies and checks their lines: CPU work that never waits for a disk."""
 
 HASHING = ThreadPoolExecutor(2, thread_name_prefix="hashing")
-"""Read whole files for their digest, for as long as that takes; few, to leave the disk to the others."""
+"""Reads whole files for their digests; few threads, to leave disk bandwidth to others."""
 
 SENDING = ThreadPoolExecutor(4, thread_name_prefix="sending")
-"""Read what is sent, from an in folder that may be on a disk of its own."""
+"""Reads request bodies from the in folder, which may be on another disk."""
 
 
 async def run_in(threads: Executor, work: Callable[..., T], *arguments: Any) -> T:
-    """What the work returns, done in one of the threads."""
+    """Run the work in one of the threads and return its result."""
     return await asyncio.get_running_loop().run_in_executor(threads, work, *arguments)
 
 
@@ -35,10 +35,10 @@ async def run_stoppable(
     *arguments: Any,
     in_vain: Callable[[T], None] | None = None,
 ) -> T:
-    """What the work returns, which looks now and then at an Event, its last argument: set, it is to end.
+    """Run work that checks a threading.Event, its last argument, and ends early if it is set.
 
-    Whoever is cancelled here sets it, and waits for that end; `in_vain` is told what came of it then. What
-    has not begun by then never does.
+    Cancellation sets the event and waits for the end of the work; `in_vain` then receives its result. Work
+    that has not started by then never does.
     """
     stop = threading.Event()
     submitted = threads.submit(work, *arguments, stop)

@@ -1,4 +1,4 @@
-"""What a process starts with, and keeps as long as it lives, is not looked through for garbage."""
+"""Keeps objects that live as long as the process out of garbage collection."""
 
 import gc
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def none_yet() -> Iterator[None]:
-    """For imports: they make much that stays and next to no garbage, so none is looked for meanwhile."""
+    """Collect no garbage within the block; imports create many lasting objects and little garbage."""
     gc.disable()
     try:
         yield
@@ -16,8 +16,9 @@ def none_yet() -> Iterator[None]:
 
 
 def set_aside() -> None:
-    """All that is here now stays: modules, settings, a worker's parts. For a process that has begun or ends.
+    """Exempt all present objects from collection: modules, settings, a worker's parts.
 
-    What little garbage is among it stays too: to look for it would take as long as many a fetch.
+    For a process that has started up, or is about to end. Garbage among them is never freed; collecting it
+    first would take as long as many fetches.
     """
     gc.freeze()

@@ -12,7 +12,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract import entry
 from fetchfleet.jobs.contract.entry import HEAD_CHARS, from_element, to_element
 from fetchfleet.worker.lanes import claims
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler import expire
 from tests.component.conftest import HOST, QUICK, Lines, Start
 from tests.support.lanes import claimed, later, lose_a_claim, waiting
@@ -26,7 +26,7 @@ PACED = {"rate_per_s": 0.5, "burst": 1}
 
 
 @pytest.fixture
-def timings() -> Timings:
+def timings() -> WorkerTimings:
     """A sweep does its work however short a time the worker has run."""
     return replace(QUICK, reclaim_delay_s=0.0)
 

@@ -15,7 +15,7 @@ from fetchfleet import Batch, Fetch, KeyTypeConflictError, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import HEAD_CHARS, to_element
 from fetchfleet.worker.inspect.fleet_status import fleet_status
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.component.conftest import QUICK, Lines, Start
 from tests.support.foreign import Canary, another, plant
 from tests.support.lanes import ask, entry, put
@@ -29,7 +29,7 @@ COUNT = 10_000
 
 
 @pytest.fixture
-def timings() -> Timings:
+def timings() -> WorkerTimings:
     """A worker looks for what is not ours as often as a test can wait for."""
     return replace(QUICK, key_check_s=0.1)
 

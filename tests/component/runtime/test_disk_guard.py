@@ -14,7 +14,7 @@ import pytest
 
 from fetchfleet import Outcome
 from fetchfleet.worker.fetch import error_mapping
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink import disk_space as space_module
 from fetchfleet.worker.sink.disk_space import Space
 from fetchfleet.worker.sink.files.directory import Directory
@@ -56,7 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def timings() -> Timings:
+def timings() -> WorkerTimings:
     """Workers look at the disk, and at lanes that they have declined, many times a second."""
     return replace(QUICK, disk_check_s=0.02, disk_full_defer_s=0.05)
 

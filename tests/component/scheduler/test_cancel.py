@@ -17,7 +17,7 @@ from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
 from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import Store
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import HOST, QUICK, Lines, Start
 from tests.support.disks import knows_no_nameless_files
@@ -32,7 +32,7 @@ ONE_AT_A_TIME = {"concurrency": 1}
 
 
 @pytest.fixture
-def timings() -> Timings:
+def timings() -> WorkerTimings:
     """Workers look for cancelled batches many times a second."""
     return replace(QUICK, heartbeat_s=0.05)
 

@@ -18,7 +18,7 @@ from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.runtime import arq_worker
-from fetchfleet.worker.runtime.timings import Timings
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.support.lanes import BATCH_ID, ask, paths, url, waiting
 
 RUN = "job-1 2026-01-01"
@@ -38,7 +38,7 @@ async def letters(redis: Redis) -> list[dict[bytes, bytes]]:
 
 async def run_as_job(door: ArqIngress, *args: Any, **kwargs: Any) -> Any:
     """As arq would."""
-    runtime = SimpleNamespace(arq_ingress=door, timings=Timings())
+    runtime = SimpleNamespace(arq_ingress=door, timings=WorkerTimings())
     ctx = {"runtime": runtime, "job_id": "job-1", "enqueue_time": "2026-01-01"}
     return await arq_worker.fetch(ctx, *args, **kwargs)
 
@@ -136,7 +136,7 @@ async def test_i27_a_job_for_a_newer_worker_is_put_off_until_one_takes_it(
         for kwargs in ({"v": 2}, {"v": 2, "colour": "red"}):
             with pytest.raises(Retry) as caught:
                 await run_as_job(old, url("/1"), **kwargs)
-            assert Timings().unsupported_retry_s * 1000 == caught.value.defer_score
+            assert WorkerTimings().unsupported_retry_s * 1000 == caught.value.defer_score
     waited = await waiting(redis)
     monkeypatch.setattr(messages, "MESSAGE_VERSION", 2)
     receipt = await run_as_job(newer, url("/1"), v=2)
