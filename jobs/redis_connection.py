@@ -1,15 +1,12 @@
-"""How every part of ours connects to Redis."""
+"""Connections to Redis: one pool with our timeouts and checks, for producers and workers."""
 
 import ssl
-from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection
-from redis.connection import HiredisRespSerializer
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.asyncio.connection import ConnectionPool, SSLConnection
 
+from fetchfleet.jobs.compat import FailoverPool
 from fetchfleet.jobs.errors import RedisSetupError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -20,72 +17,19 @@ _CHECKS = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
-_NO_WRITES = ("READONLY ", "MASTERDOWN ", "NOREPLICAS ", "MISCONF ")
-"""A replica, a primary that misses its replicas, one that cannot save: as Redis 7 says it, and 6.2 too, which
-puts it behind a general error when a script meets it."""
-
-
-def takes_no_writes(error: ResponseError) -> bool:
-    """Whether Redis, or the one that has become of it, takes no writes for the time being."""
-    text = str(error)
-    return isinstance(error, ReadOnlyError) or any(code in text for code in _NO_WRITES)
-
-
-class _Pool(ConnectionPool):
-    """A pool that lets go of a Redis that takes no writes.
-
-    After a failover another Redis takes them behind the same address, and the connections to the one that
-    was the primary stay up.
-    """
-
-    def __init__(self, connection_class: type[AbstractConnection] = Connection, **options: Any) -> None:
-        heeding = type(f"Heeding{connection_class.__name__}", (_Heeding, connection_class), {})
-        super().__init__(connection_class=heeding, **options)
-
-    async def release(self, connection: AbstractConnection) -> None:
-        """Take a connection back; if its Redis takes no writes, drop it and those that wait with it."""
-        await super().release(connection)
-        if getattr(connection, "takes_no_writes", False):
-            for idle in list(self._available_connections):
-                await idle.disconnect(nowait=True)
-
-
-class _Heeding:
-    """Remembers of a connection that its Redis took no write; what is sent is put together in C."""
-
-    takes_no_writes = False
-    _serializer = HiredisRespSerializer()
-
-    async def connect(self) -> None:
-        """Connect, perhaps to another Redis."""
-        if not self.is_connected:  # type: ignore[attr-defined]
-            self.takes_no_writes = False
-        await super().connect()  # type: ignore[misc]
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        """A command as it is sent."""
-        packed: list[bytes] = self._serializer.pack(*args)
-        return packed
-
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        """What Redis says."""
-        try:
-            return await super().read_response(*args, **options)  # type: ignore[misc]
-        except ResponseError as error:
-            self.takes_no_writes = self.takes_no_writes or takes_no_writes(error)
-            raise
-
-
 def connection_pool(redis_url: str) -> ConnectionPool:
-    """A pool for redis://, rediss:// (certificate and host name checked) or unix://.
+    """Return a pool for redis://, rediss:// (certificate and host name checked) or unix://.
 
-    Connecting takes CONNECT_TIMEOUT_S at most and a reply SOCKET_TIMEOUT_S, so a frozen Redis is
-    noticed. Nothing is sent twice by itself: the scripts' callers know what may be. Raises
-    RedisSetupError, whose message holds nothing that may be a password.
+    Connecting takes CONNECT_TIMEOUT_S at most and a reply SOCKET_TIMEOUT_S, so a frozen Redis is noticed.
+    Nothing is sent again automatically: the callers of the scripts know what may be repeated. Raises
+    RedisSetupError, whose message contains nothing that may be a password.
     """
     try:
-        _refuse_torn(redis_url)
-        pool = _Pool.from_url(
+        parts = urlsplit(redis_url)
+        if parts.fragment or "@" in parts.path + parts.query:
+            # A raw / ? or # splits a password, and a part of it would be dialled as the host.
+            raise ValueError  # noqa: TRY301 reported as any other malformed URL
+        pool = FailoverPool.from_url(
             redis_url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
@@ -97,30 +41,28 @@ def connection_pool(redis_url: str) -> ConnectionPool:
             " of a password percent-encoded"
         ) from None
     _check_tls(pool)
-    _check_parameters(pool)
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError:  # redis-py would raise it at the first connection and quote what may be a password
+        raise RedisSetupError(
+            "the Redis URL has a parameter, behind its ?, that redis-py does not know"
+        ) from None
     return pool
 
 
 def connect(redis_url: str) -> Redis:
-    """A client on a pool of its own; close it with `aclose()`."""
+    """Return a client on a pool of its own; close it with `aclose()`."""
     return Redis.from_pool(connection_pool(redis_url))
 
 
 async def redis_now_ms(redis: Redis) -> int:
-    """Redis's Unix time in ms, the only clock that counts."""
+    """Return Redis's Unix time in ms, the reference for every deadline and lease."""
     seconds, micros = await redis.time()
     return int(seconds * 1000 + micros // 1000)
 
 
-def _refuse_torn(redis_url: str) -> None:
-    """A raw / ? or # tears a password: what looks like the host, and would be dialled, is a part of it."""
-    parts = urlsplit(redis_url)
-    if parts.fragment or "@" in parts.path + parts.query:
-        raise ValueError
-
-
 def _check_tls(pool: ConnectionPool) -> None:
-    """A TLS connection checks whom it speaks to, whatever the URL says."""
+    """Require that a TLS connection checks the certificate, and that the files of the URL can be read."""
     options = pool.connection_kwargs
     given = {name for name in options if name.startswith("ssl_")}
     if not issubclass(pool.connection_class, SSLConnection):
@@ -135,14 +77,10 @@ def _check_tls(pool: ConnectionPool) -> None:
             )
     if given - {*_CHECKS, *_FILES}:
         raise RedisSetupError(f"the Redis URL has ssl_… parameters other than {', '.join(_FILES)}")
-    _check_files(options)
-
-
-def _check_files(options: Mapping[str, Any]) -> None:
-    """Now, and by name: the error of a connection would not say which file it is."""
     ca, certificate, key = (options.get(name) for name in _FILES)
     if bool(certificate) != bool(key):
         raise RedisSetupError("ssl_certfile and ssl_keyfile go together; give both or neither")
+    # The error of a connection would not say which file is at fault.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         name = f"ssl_ca_certs {ca}"
@@ -153,13 +91,3 @@ def _check_files(options: Mapping[str, Any]) -> None:
             context.load_cert_chain(certificate, key, password="")
     except OSError as error:
         raise RedisSetupError(f"{name}: {error.strerror or 'cannot be used'}") from None
-
-
-def _check_parameters(pool: ConnectionPool) -> None:
-    """redis-py would tell at the first connection, and quote what may be a part of a password."""
-    try:
-        pool.connection_class(**pool.connection_kwargs)
-    except TypeError:
-        raise RedisSetupError(
-            "the Redis URL has a parameter, behind its ?, that redis-py does not know"
-        ) from None

@@ -15,8 +15,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from fetchfleet.jobs.compat import takes_no_writes
 from fetchfleet.jobs.errors import KeyTypeConflictError
-from fetchfleet.jobs.redis_connection import takes_no_writes
 
 Arg = str | bytes | int | float
 

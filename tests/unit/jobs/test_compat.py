@@ -1,0 +1,84 @@
+"""What jobs/compat.py relies on in redis-py. A failure here names what a release of redis-py has changed."""
+
+import inspect
+from typing import Any
+
+import pytest
+from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool
+from redis.connection import HiredisRespSerializer
+from redis.exceptions import ReadOnlyError
+
+from fetchfleet.jobs.compat import CONNECTIONS, FailoverPool
+
+URLS = ["redis://h", "rediss://h", "unix:///run/redis.sock"]
+
+
+def made_by(pool: ConnectionPool) -> Any:
+    """A new connection of the pool, not connected."""
+    return pool.make_connection()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_from_url_chooses_a_connection_class_that_is_replaced(url: str) -> None:
+    """ConnectionPool.from_url passes the class of the URL's scheme, or none for redis://."""
+    chosen = ConnectionPool.from_url(url).connection_class
+    pool = FailoverPool.from_url(url)
+
+    assert chosen in CONNECTIONS, f"redis-py has a new connection class for {url}: {chosen}"
+    assert issubclass(pool.connection_class, chosen)
+    assert hasattr(pool.connection_class, "takes_no_writes")
+
+
+async def test_the_pool_keeps_its_idle_connections_in_available_connections() -> None:
+    """They are in the list before their release ends, so that they can be disconnected there."""
+    pool = FailoverPool.from_url("redis://h")
+    assert pool._available_connections == []
+    connection = made_by(pool)
+    pool._in_use_connections.add(connection)
+
+    await pool.release(connection)
+
+    assert pool._available_connections == [connection]
+    assert "nowait" in inspect.signature(AbstractConnection.disconnect).parameters
+
+
+async def test_a_release_disconnects_idle_connections_after_a_refused_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection that met the refusal, and those that were idle."""
+    pool = FailoverPool.from_url("redis://h")
+    idle, refused = made_by(pool), made_by(pool)
+    pool._in_use_connections |= {idle, refused}
+    await pool.release(idle)
+    dropped: list[Any] = []
+
+    async def disconnect(self: Any, *, nowait: bool = False) -> None:
+        assert nowait
+        dropped.append(self)
+
+    async def read_only(*_: Any, **__: Any) -> None:
+        raise ReadOnlyError("READONLY You can't write against a read only replica.")
+
+    monkeypatch.setattr(Connection, "disconnect", disconnect)
+    monkeypatch.setattr(Connection, "read_response", read_only)
+    with pytest.raises(ReadOnlyError):
+        await refused.read_response()
+    await pool.release(refused)
+
+    assert [idle, refused] == dropped
+
+
+def test_hiredis_packs_commands_as_redis_py_does() -> None:
+    """The same bytes, and a list of pieces as AbstractConnection.send_packed_command takes them."""
+    command: list[Any] = ["EVALSHA", "0" * 40, 1, "key", b"\x00\xff", 3, "é"]
+    own = b"".join(made_by(FailoverPool.from_url("redis://h")).pack_command(*command))
+
+    assert own == b"".join(Connection().pack_command(*command))
+    assert own == b"".join(HiredisRespSerializer().pack(*command))
+
+
+@pytest.mark.parametrize("name", ["connect", "pack_command", "read_response", "disconnect"])
+def test_the_overridden_methods_exist(name: str) -> None:
+    """An override of a method that redis-py has renamed would never be called."""
+    assert callable(getattr(AbstractConnection, name, None)), f"redis-py has no AbstractConnection.{name}"
+    assert isinstance(AbstractConnection.is_connected, property)
