@@ -14,6 +14,7 @@ arq or httpx.
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Counts, Results, Submitted
 from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter, DeadLetters
 from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.contract.field_checks import Fallback, IfExists, Method
 from fetchfleet.jobs.contract.ids import batch_id_for
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Priority, Reason, Result, Timings
 from fetchfleet.jobs.errors import (
@@ -40,13 +41,16 @@ __all__ = [
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetters",
+    "Fallback",
     "Fetch",
     "Fleet",
     "FleetFullError",
     "FullError",
+    "IfExists",
     "InvalidFetchError",
     "JobsError",
     "KeyTypeConflictError",
+    "Method",
     "Outcome",
     "Priority",
     "Reason",

@@ -3,16 +3,45 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from enum import StrEnum
 from typing import Any
 
 from fetchfleet.jobs.contract.urls import UrlError, parse_url
 from fetchfleet.jobs.errors import InvalidFetchError
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-BODYLESS_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-FALLBACKS = ("none", "stale")
-REPLACE = "replace"
-IF_EXISTS = (REPLACE, "skip", "fail")
+
+class Method(StrEnum):
+    """The methods that a fetch may have; producers may write them in lower case."""
+
+    GET = "GET"
+    HEAD = "HEAD"
+    POST = "POST"
+    PUT = "PUT"
+    PATCH = "PATCH"
+    DELETE = "DELETE"
+    OPTIONS = "OPTIONS"
+
+
+class IfExists(StrEnum):
+    """How a fetch treats a file that exists at its dest."""
+
+    REPLACE = "replace"
+    SKIP = "skip"
+    FAIL = "fail"
+
+
+class Fallback(StrEnum):
+    """What is the result if the host is down: nothing, or the body stored before."""
+
+    NONE = "none"
+    STALE = "stale"
+
+
+METHODS = frozenset(Method)
+_IF_EXISTS = tuple(IfExists)
+_FALLBACKS = tuple(Fallback)
+BODYLESS_METHODS = frozenset({Method.GET, Method.HEAD, Method.OPTIONS})
+IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 1 << 20
 MAX_DEST_BYTES = 1024
@@ -122,9 +151,9 @@ def _path_part(field: str, part: str, value: str, folder: str) -> None:
 
 def if_exists(value: str, with_dest: str | None) -> None:
     """What becomes of a file that stands at dest; without one no name is ever taken twice."""
-    if value not in IF_EXISTS:
-        raise InvalidFetchError(f"if_exists: {value!r} is not one of {', '.join(IF_EXISTS)}")
-    if value != REPLACE and with_dest is None:
+    if value not in _IF_EXISTS:
+        raise InvalidFetchError(f"if_exists: {value!r} is not one of {', '.join(IfExists)}")
+    if value != IfExists.REPLACE and with_dest is None:
         raise InvalidFetchError(f"if_exists: {value!r} needs a dest; give one, or leave if_exists out")
 
 
@@ -155,8 +184,8 @@ def deadline(value_s: float, most_s: float) -> None:
 
 def fallback(value: str | None) -> None:
     """What may stand in for a body that cannot be had; None for what the policy says."""
-    if value is not None and value not in FALLBACKS:
-        raise InvalidFetchError(f"fallback: {value!r} is not one of {', '.join(FALLBACKS)}")
+    if value is not None and value not in _FALLBACKS:
+        raise InvalidFetchError(f"fallback: {value!r} is not one of {', '.join(Fallback)}")
 
 
 def key(value: str) -> None:
@@ -193,6 +222,3 @@ def _containers(values: Iterable[Any]) -> list[Any]:
 
 def _children(container: Any) -> Iterable[Any]:
     return container.values() if isinstance(container, dict) else container
-
-
-IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2

@@ -123,7 +123,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     body_base64: str | None = None
     body_file: str | None = None
     dest: str | None = None
-    if_exists: str = field_checks.REPLACE
+    if_exists: str = field_checks.IfExists.REPLACE.value
     sha256: str | None = None
     max_bytes: int | None = None
     etag: str | None = None

@@ -1,19 +1,17 @@
 """A fetch whose dest is taken, and not to be replaced (`if_exists`)."""
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.field_checks import REPLACE
+from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.worker.errors import ExistsError
 from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish
 from fetchfleet.worker.fetch.rules.outcome import AlreadyExists, AttemptOutcome, Interrupted
 from fetchfleet.worker.fetch.services import FetchServices
 
-SKIP = "skip"
-
 
 async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None:
     """The file that stands at the fetch's dest, if that decides what becomes of the fetch."""
     fetch = entry.fetch
-    if fetch.if_exists == REPLACE or fetch.dest is None or services.sink.stored is None:
+    if fetch.if_exists == IfExists.REPLACE or fetch.dest is None or services.sink.stored is None:
         return None
     size_bytes = await services.sink.stored.size_of(fetch.dest)
     return None if size_bytes is None else AlreadyExists(path=fetch.dest, size_bytes=size_bytes)
@@ -21,7 +19,7 @@ async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None
 
 def meaning(entry: Entry, found: AlreadyExists) -> tuple[Finish, AttemptOutcome]:
     """How a fetch ends that has not asked for anything yet."""
-    if entry.fetch.if_exists == SKIP:
+    if entry.fetch.if_exists == IfExists.SKIP:
         return UNCHANGED, found
     return EXISTS, Interrupted(note=f"{found.path!r} is there already")
 
@@ -30,7 +28,7 @@ async def since_then(
     entry: Entry, status: int, error: ExistsError, services: FetchServices
 ) -> AttemptOutcome:
     """What happened to a body that came after its dest had been taken: what stands there stays."""
-    found = await at_dest(entry, services) if entry.fetch.if_exists == SKIP else None
+    found = await at_dest(entry, services) if entry.fetch.if_exists == IfExists.SKIP else None
     if found is not None:
         return AlreadyExists(path=found.path, size_bytes=found.size_bytes, status=status)
     raise error

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fetchfleet.jobs.contract.field_checks import FALLBACKS
+from fetchfleet.jobs.contract.field_checks import Fallback
 from fetchfleet.worker.policy.egress import WEB_PORTS
 
 MAX_TIMEOUT_S = 24 * 3600
@@ -160,7 +160,7 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if isinstance(self.timeout, str):
             _one_of("timeout", self.timeout, PROFILES)
         _one_of("robots", self.robots, ROBOTS)
-        _one_of("fallback", self.fallback, FALLBACKS)
+        _one_of("fallback", self.fallback, tuple(Fallback))
         _one_of("durability", self.durability, DURABILITIES)
         if self.client_key and not self.client_cert:
             raise PolicyError("client_key: names the key of no client_cert")

@@ -1,6 +1,7 @@
 """Whether what was stored before stands in for a fetch whose host is down. Pure."""
 
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.field_checks import Fallback
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
 from fetchfleet.worker.fetch.rules.decide import RETRY_STATUSES, Finish
 from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed
@@ -23,7 +24,7 @@ _SHUT_BY_THE_HOST = frozenset({WaitReason.BREAKER, WaitReason.COOL_DOWN, WaitRea
 
 def in_force(fetch: Fetch, policy: LanePolicy) -> bool:
     """Whether the fetch would rather have what was stored before; the policy is that of its own host."""
-    return fetch.method == "GET" and (fetch.fallback or policy.fallback) == "stale"
+    return fetch.method == "GET" and (fetch.fallback or policy.fallback) == Fallback.STALE
 
 
 def instead(entry: Entry, finish: Finish, happened: AttemptOutcome, shut: WaitReason | None) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.field_checks import REPLACE
+from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
@@ -76,7 +76,7 @@ class FileSink:
         fetch, options = entry.fetch, options or StorageOptions()
         placement = Placement(
             fetch.dest or path_of(entry.id),
-            fetch.if_exists == REPLACE,
+            fetch.if_exists == IfExists.REPLACE,
             options.durability,
             None if options.remember is None else key_of(fetch),
             options.remember or Validators(),
