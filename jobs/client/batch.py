@@ -1,4 +1,4 @@
-"""What one submit made: its counters and its stream of results."""
+"""A batch: the counters and the results of what one submit created."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +23,7 @@ FROM_THE_START = "0"
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a batch is. `sealed` once all of it is submitted; `bytes` is what was stored."""
+    """A batch's progress. `sealed` once all of it is submitted; `bytes` is the size of what was stored."""
 
     total: int = 0
     sealed: bool = False
@@ -35,17 +35,17 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def done(self) -> int:
-        """How many fetches have their result."""
+        """The number of fetches that have a result."""
         return self.stored + self.unchanged + self.failed + self.cancelled
 
     @property
     def ended(self) -> bool:
-        """Whether every fetch has its result and no more will be submitted."""
+        """Whether every fetch has a result and no more will be submitted."""
         return self.sealed and self.done >= self.total
 
 
 class BatchSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch among others; created_ms, and cancel_ms if it was cancelled, are Unix ms by Redis's clock."""
+    """One batch of a listing; created_ms, and cancel_ms if it was cancelled, are Unix ms by Redis's clock."""
 
     id: str
     created_ms: int
@@ -54,9 +54,9 @@ class BatchSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(AsyncIterator[Result]):
-    """A batch's results in the order in which they came.
+    """A batch's results in the order in which they were written.
 
-    `position` is where it stands: a later reader goes on behind it by `Batch.results(after=position)`.
+    `position` is that of the last result read; `Batch.results(after=position)` continues behind it.
     """
 
     def __init__(self, batch: "Batch", after: str, *, follow: bool, trim: bool) -> None:
@@ -83,8 +83,8 @@ class Batch:
         return f"<Batch {self.id}>"
 
     async def counts(self) -> Counts:
-        """How far the batch is; raises UnknownBatchError."""
-        with foreign_at(keys.batch(self.id), "hash"):
+        """Return the batch's progress; raises UnknownBatchError."""
+        with conflicts_at(keys.batch(self.id), "hash"):
             fields = await self._redis.hmget(keys.batch(self.id), Counts.__struct_fields__)  # type: ignore[misc, arg-type]
         counts = _counts(fields)
         if counts is None:
@@ -92,25 +92,25 @@ class Batch:
         return counts
 
     async def wait(self) -> Counts:
-        """Return when every fetch has its result."""
+        """Return once every fetch has a result."""
         while not (counts := await self.counts()).ended:  # noqa: ASYNC110 it happens in other processes
             await asyncio.sleep(POLL_S)
         return counts
 
     def results(self, *, after: str = FROM_THE_START, follow: bool = True, trim: bool = False) -> Results:
-        """Every result of the batch, each once, until all are there.
+        """Iterate over every result of the batch, each once, until all have been read.
 
-        after: a `position` that an earlier reader came to; what is behind it is read. follow: wait for
-        those that are still to come. trim: delete what has been yielded, so that a batch of millions does
-        not live in Redis (where Redis lets us). Raises UnknownBatchError.
+        after: the `position` of an earlier reader, to continue behind it. follow: wait for results that are
+        not written yet. trim: delete results once yielded, so that Redis does not keep those of a batch of
+        millions (if the user's ACL allows it). Raises UnknownBatchError.
         """
         return Results(self, after, follow=follow, trim=trim)
 
     async def cancel(self) -> Counts:
-        """End every fetch that has no result as `cancelled`; how far the batch was.
+        """End every fetch that has no result as `cancelled`; return the progress so far.
 
-        The workers do it, within about a second: what waits ends untried, what runs is stopped. Nothing
-        more can be submitted to the batch. Again without harm; raises UnknownBatchError.
+        The workers do so within about a second: a waiting fetch ends untried, a running one is stopped.
+        Nothing more can be submitted to the batch. A second cancel changes nothing. Raises UnknownBatchError.
         """
         lanes = await batches.cancel(self._redis, batch_id=self.id)
         if lanes is None:
@@ -125,40 +125,32 @@ class Batch:
         )
 
     async def _rows(self, after: str, *, follow: bool, trim: bool) -> AsyncIterator[tuple[str, Result]]:
-        position, ended = after, not follow
+        """Yield results with their positions; `Batch.results` explains the parameters."""
+        stream, position, ended = keys.results(self.id), after, not follow
         if ended:
             await self.counts()
         while True:
-            rows = await self._read(position, wait=not ended)
+            with conflicts_at(stream, "stream"):
+                block_ms = None if ended else READ_BLOCK_MS
+                reply: list[Any] = await self._redis.xread({stream: position}, READ_COUNT, block_ms)
+            rows = reply[0][1] if reply else []
             for row_id, fields in rows:
                 position = row_id.decode()
                 yield position, decode_result(fields[b"r"])
             if trim and rows:
-                trim = await self._forget(position)
+                ms, _, sequence = position.partition("-")
+                try:
+                    await self._redis.xtrim(stream, minid=f"{ms}-{int(sequence) + 1}", approximate=False)
+                except NoPermissionError:  # a producer's user may only read results (ops/users.acl)
+                    trim = False
             if ended and not rows:
                 return
             ended = ended or (len(rows) < READ_COUNT and (await self.counts()).ended)
 
-    async def _read(self, after: str, *, wait: bool) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        block = READ_BLOCK_MS if wait else None
-        with foreign_at(keys.results(self.id), "stream"):
-            reply: list[Any] = await self._redis.xread({keys.results(self.id): after}, READ_COUNT, block)
-        return reply[0][1] if reply else []
-
-    async def _forget(self, position: str) -> bool:
-        """Whether Redis lets us: a producer's user may read results only (ops/users.acl)."""
-        ms, _, sequence = position.partition("-")
-        behind = f"{ms}-{int(sequence) + 1}"
-        try:
-            await self._redis.xtrim(keys.results(self.id), minid=behind, approximate=False)
-        except NoPermissionError:
-            return False
-        return True
-
 
 @contextmanager
-def foreign_at(key: str, wanted: str) -> Iterator[None]:
-    """Raises KeyTypeConflictError if the key turns out to hold something else."""
+def conflicts_at(key: str, wanted: str) -> Iterator[None]:
+    """Raise KeyTypeConflictError if Redis reports a value of another type at the key."""
     try:
         yield
     except ResponseError as error:
@@ -168,7 +160,7 @@ def foreign_at(key: str, wanted: str) -> Iterator[None]:
 
 
 class Submitted(Batch):
-    """The batch that a submit has made."""
+    """The batch that a submit created."""
 
     def __init__(self, redis: Redis, receipt: Receipt, notify: Notify) -> None:
         super().__init__(redis, receipt.handle, notify)
@@ -176,47 +168,40 @@ class Submitted(Batch):
 
     @property
     def ids(self) -> list[str]:
-        """The id of each fetch, in their order; where its `key` was taken, that of the earlier fetch."""
+        """The ids of the fetches in their order; if a `key` was taken, the id of the earlier fetch."""
         return self._receipt.ids
 
 
 async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
-    """The newest batches that hold a fetch, the newest first."""
+    """Return the newest batches that hold a fetch, newest first."""
     found: list[BatchSummary] = []
     start = 0
     while len(found) < limit:
-        names = await redis.zrange(keys.BATCHES, start, start + limit - 1, desc=True)
-        if not names:
+        ids = [
+            text_of(name) for name in await redis.zrange(keys.BATCHES, start, start + limit - 1, desc=True)
+        ]
+        if not ids:
             break
-        start += len(names)
-        summaries = await _summaries(redis, [text_of(name) for name in names])
-        found += [summary for summary in summaries if summary and summary.counts.total]
+        start += len(ids)
+        async with redis.pipeline(transaction=False) as pipe:
+            for batch_id in ids:
+                pipe.hmget(keys.batch(batch_id), ["created_ms", "cancel_ms", *Counts.__struct_fields__])
+            rows = await pipe.execute()
+        for batch_id, (created_ms, cancel_ms, *fields) in zip(ids, rows, strict=True):
+            counts = _counts(fields)
+            if counts and counts.total:
+                summary = BatchSummary(
+                    id=batch_id,
+                    created_ms=number_of(created_ms) or 0,
+                    cancel_ms=number_of(cancel_ms),
+                    counts=counts,
+                )
+                found.append(summary)
     return found[:limit]
 
 
-async def _summaries(redis: Redis, names: list[str]) -> list[BatchSummary | None]:
-    async with redis.pipeline(transaction=False) as pipe:
-        for name in names:
-            pipe.hmget(keys.batch(name), ["created_ms", "cancel_ms", *Counts.__struct_fields__])
-        rows = await pipe.execute()
-    return [_summary(name, row) for name, row in zip(names, rows, strict=True)]
-
-
-def _summary(name: str, row: list[bytes | None]) -> BatchSummary | None:
-    created_ms, cancel_ms, *fields = row
-    counts = _counts(fields)
-    if counts is None:
-        return None
-    return BatchSummary(
-        id=name,
-        created_ms=number_of(created_ms) or 0,
-        cancel_ms=number_of(cancel_ms),
-        counts=counts,
-    )
-
-
 def _counts(fields: list[bytes | None]) -> Counts | None:
-    """What a batch's hash says; None if there is no such batch."""
+    """Return the counts in a batch's hash, None if there is no such batch."""
     given = {
         name: text_of(text)
         for name, text in zip(Counts.__struct_fields__, fields, strict=True)

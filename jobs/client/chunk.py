@@ -1,4 +1,4 @@
-"""The pieces in which a batch goes to Redis, each taken whole or not at all."""
+"""Chunks of a batch: Redis takes each of them entirely or not at all."""
 
 import asyncio
 import hashlib
@@ -34,7 +34,7 @@ class Chunk:
 
     @property
     def full(self) -> bool:
-        """Whether the next fetch belongs into another chunk."""
+        """Whether the next fetch belongs in another chunk."""
         return self.count >= CHUNK_FETCHES or self.size_bytes >= CHUNK_BYTES
 
     def add(self, fetch_id: str, fetch: Fetch, element: bytes) -> None:
@@ -58,7 +58,7 @@ class Chunk:
 async def chunks(
     batch_id: str, items: Iterable[Fetchable] | AsyncIterable[Fetchable]
 ) -> AsyncIterator[Chunk]:
-    """The items in chunks, each checked; raises InvalidFetchError, which names the item."""
+    """Yield the items in chunks, each item checked; raises InvalidFetchError, which names the item."""
     places = itertools.count()
     chunk = Chunk()
     async for item in each(items):
@@ -66,7 +66,11 @@ async def chunks(
         if place >= MAX_BATCH_FETCHES:
             raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
         of = fetch_id(batch_id, place)
-        chunk.add(of, *_read(of, place, item))
+        try:
+            fetch = as_fetch(item)
+            chunk.add(of, fetch, new_element(of, fetch))
+        except InvalidFetchError as error:
+            raise InvalidFetchError(f"item {place}: {error}") from None
         if chunk.full:
             yield chunk
             chunk = Chunk()
@@ -76,19 +80,10 @@ async def chunks(
 
 
 async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    """The items, wherever they come from."""
+    """Iterate over a synchronous or an asynchronous iterable."""
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
     else:
         for item in items:
             yield item
-
-
-def _read(of: str, place: int, item: Fetchable) -> tuple[Fetch, bytes]:
-    """The fetch, and its element under that id."""
-    try:
-        fetch = as_fetch(item)
-        return fetch, new_element(of, fetch)
-    except InvalidFetchError as error:
-        raise InvalidFetchError(f"item {place}: {error}") from None

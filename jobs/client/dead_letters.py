@@ -1,4 +1,4 @@
-"""The dead letters: fetches that failed for good, and what was no fetch at all."""
+"""The dead letters: fetches that failed for good, and input that is not a fetch."""
 
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -19,8 +19,9 @@ SHOWN_CHARS = 2000
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """One dead letter.
 
-    position: its name among them. door: where it was met: lane, inbox or arq. reason: of the closed list
-    of results. note: what exactly was wrong. id, lane, fetch: None if it was no fetch. text: what was found.
+    position: its id in the stream. door: where it was found: lane, inbox, arq, or key for a value at one of
+    our keys. reason: of the closed list of results. note: the exact error. id, lane, fetch: None unless it is
+    a fetch. text: the input as found.
     """
 
     position: str
@@ -34,7 +35,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def batch(self) -> str | None:
-        """The batch that it was of."""
+        """The batch of the fetch."""
         return batch_of(self.id) if self.id else None
 
 
@@ -56,9 +57,9 @@ ANY = DeadLetterFilter()
 
 
 class Retried(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a retry.
+    """The result of a retry.
 
-    fetches: how many were enqueued again, as which batches. left: letters that hold no fetch, and stay.
+    fetches: how many were enqueued again; batches: their new batches. left: letters without a fetch.
     """
 
     fetches: int
@@ -67,29 +68,33 @@ class Retried(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters:
-    """At most DEAD_LENGTH of them are kept; the oldest go first."""
+    """The fleet's dead letters. Redis keeps the newest DEAD_LENGTH."""
 
     def __init__(self, redis: Redis, submitter: Submitter) -> None:
         self._redis = redis
         self._submitter = submitter
 
     async def iter(self, which: DeadLetterFilter = ANY) -> AsyncIterator[DeadLetter]:
-        """The letters, the oldest first."""
+        """Iterate over the letters, oldest first."""
         async for letters in self._pieces(which):
             for letter in letters:
                 yield letter
 
     async def retry(self, which: DeadLetterFilter = ANY) -> Retried:
-        """Submit the fetches again, as new ones, and drop their letters; safe to repeat after a crash.
+        """Submit the fetches again as new ones and delete their letters; safe to repeat after a crash.
 
-        Letters that come meanwhile stay. Raises what Fleet.submit raises.
+        Letters that are written meanwhile stay. Raises what Fleet.submit raises.
         """
         fetches, batches, left = 0, list[str](), 0
         async for letters in self._pieces(which):
             found = {letter.position: letter.fetch for letter in letters if letter.fetch is not None}
             left += len(letters) - len(found)
             if found:
-                again = [_again(position, fetch) for position, fetch in found.items()]
+                # With its letter as the key, a letter becomes one fetch however often it is retried.
+                again = [
+                    msgspec.structs.replace(fetch, key=f"dead letter {position}")
+                    for position, fetch in found.items()
+                ]
                 receipt = await self._submitter.submit(again)
                 await self._redis.xdel(keys.DEAD, *found)
                 fetches += len(found)
@@ -97,7 +102,7 @@ class DeadLetters:
         return Retried(fetches=fetches, batches=batches, left=left)
 
     async def purge(self, which: DeadLetterFilter = ANY) -> int:
-        """Drop the letters; how many."""
+        """Delete the letters; return how many."""
         count = 0
         async for letters in self._pieces(which):
             if letters:
@@ -105,7 +110,7 @@ class DeadLetters:
         return count
 
     async def _pieces(self, which: DeadLetterFilter) -> AsyncIterator[list[DeadLetter]]:
-        """Those that are there now: what is enqueued again may soon be among them again."""
+        """Yield the letters present at the start: a fetch that is retried may soon become a letter again."""
         newest = await self._redis.xrevrange(keys.DEAD, count=1)
         start, end = "-", newest[0][0] if newest else "-"
         while rows := await self._redis.xrange(keys.DEAD, start, end, READ_COUNT):
@@ -114,13 +119,12 @@ class DeadLetters:
             start = f"({letters[-1].position}"
 
 
-def _again(position: str, fetch: Fetch) -> Fetch:
-    """The fetch with its letter for a key: each letter becomes one fetch, however often it is retried."""
-    return msgspec.structs.replace(fetch, key=f"dead letter {position}")
-
-
 def _letter(position: str, fields: dict[bytes, bytes]) -> DeadLetter:
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+    try:
+        fetch = from_element(fields.get(b"element", b"")).fetch
+    except BadElementError:
+        fetch = None
     return DeadLetter(
         position=position,
         door=text.get("door", ""),
@@ -128,13 +132,6 @@ def _letter(position: str, fields: dict[bytes, bytes]) -> DeadLetter:
         note=text.get("note", ""),
         lane=text.get("lane") or None,
         id=text.get("id") or None,
-        fetch=_fetch(fields.get(b"element", b"")),
+        fetch=fetch,
         text=text.get("element", "")[:SHOWN_CHARS],
     )
-
-
-def _fetch(element: bytes) -> Fetch | None:
-    try:
-        return from_element(element).fetch
-    except BadElementError:
-        return None

@@ -1,9 +1,10 @@
-"""One submit, whatever door the fetches come in by."""
+"""Submits batches: for producers, and for workers that take fetches in by the inbox or arq."""
 
 import asyncio
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -29,7 +30,7 @@ Notify = Callable[[Iterable[LaneNotification]], Awaitable[None]]
 
 
 class Limits(NamedTuple):
-    """How many fetches without a result there may be; 0: no limit."""
+    """The most fetches without a result, 0 for no limit."""
 
     fleet: int = 0
     lane: int = 0
@@ -40,7 +41,7 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a submit: the batch, how many items it had, and which were repeats of whose."""
+    """The result of a submit: the batch, the number of items, and the earlier fetch of each repeated key."""
 
     batch_id: str
     count: int
@@ -48,24 +49,24 @@ class Receipt:
 
     @property
     def ids(self) -> list[str]:
-        """The id of each item, by its place; that of an earlier fetch where the `key` was taken."""
+        """The ids of the items in their order; if a `key` was taken, the id of the earlier fetch."""
         own = (fetch_id(self.batch_id, place) for place in range(self.count))
         return [self.repeats.get(of, of) for of in own]
 
     @property
     def handle(self) -> str:
-        """The batch to look at: the earlier one, if nothing of this is new and all of it is there."""
+        """The batch to follow: an earlier one if it has every fetch of this submit."""
         earlier = {batch_of(of) for of in self.repeats.values()}
         return earlier.pop() if len(self.repeats) == self.count and len(earlier) == 1 else self.batch_id
 
 
 def new_batch_id() -> str:
-    """Sixteen hex digits of chance."""
+    """Return 16 random hex digits."""
     return secrets.token_hex(BATCH_ID_CHARS // 2)
 
 
 def checked_batch_id(batch_id: str) -> str:
-    """The id; raises ValueError if it is none."""
+    """Return the id; raise ValueError if it is malformed."""
     if not is_batch_id(batch_id):
         raise ValueError(f"{batch_id!r} is not a batch id: those are {BATCH_ID_CHARS} hex digits")
     return batch_id
@@ -86,7 +87,7 @@ class Submitter:
         batch_id: str | None = None,
         when_full: WhenFull = "raise",
     ) -> Receipt:
-        """Enqueue the fetches; Fleet.submit says how."""
+        """Enqueue the fetches, as Fleet.submit documents."""
         named = batch_id is not None
         sending = _Submission(
             self._redis,
@@ -107,7 +108,10 @@ class Submitter:
 
 
 class _Submission:
-    """One batch on its way in."""
+    """One batch being submitted.
+
+    named: the batch has an id of the producer's own. may_wait: wait at a limit instead of raising.
+    """
 
     def __init__(
         self,
@@ -125,7 +129,6 @@ class _Submission:
         self._limits = limits
         self._named = named
         self._may_wait = may_wait
-        self._sent: list[tuple[Chunk, int]] = []
         self._number = 0
         self._count = 0
         self._repeats: dict[str, str] = {}
@@ -135,111 +138,95 @@ class _Submission:
         return Receipt(self.batch_id, self._count, self._repeats)
 
     async def all_or_nothing(self, pieces: list[Chunk]) -> None:
-        """Send the chunks of a list; what is in of it is taken back when Redis has no room for the rest."""
+        """Send the chunks of a list; if Redis runs out of memory, take back those already sent."""
         room = None if self._may_wait else sum((piece.lanes for piece in pieces), Counter[str]())
+        sent: list[tuple[Chunk, int]] = []
         try:
             for piece in pieces:
                 taken_ms = await self.send(piece, room, last=piece is pieces[-1])
-                self._sent.append((piece, taken_ms))
+                sent.append((piece, taken_ms))
                 if room is not None:
                     room = Counter()  # there was room for the whole list
         except RedisFullError:
-            await self._take_back()
+            left = 0
+            for piece, taken_ms in sent:
+                left = await submission.undo(
+                    self._redis,
+                    batch_id=self.batch_id,
+                    groups=piece.groups,
+                    keyed=piece.keyed,
+                    taken_ms=taken_ms,
+                )
+            self._count = left
+            if not left:
+                raise self._redis_full("nothing was enqueued; submit again later") from None
+            raise self._redis_full(
+                f"{left} fetches of batch {self.batch_id} stay, for they have begun or others count on them;"
+                " the rest was taken back, submit it again as another batch"
+            ) from None
         if not pieces:
             await self.seal()
 
     async def send(self, piece: Chunk, room: Counter[str] | None = None, *, last: bool = False) -> int:
-        """Send a chunk; when Redis took it, in Redis's ms. room: for how many there must be, by lane."""
+        """Send a chunk, waiting at a limit if that is allowed; return when Redis took it, in its Unix ms.
+
+        room: how many fetches there must be room for, by lane; the chunk itself if None.
+        """
         self._number += 1
-        needed = self._needed(piece) if room is None else room
-        taken = await self._until_there_is_room(piece, needed, last=last)
-        self._repeats |= taken.repeats
-        await self._notify_lanes(hints(taken.notifications))
-        self._count += piece.count
-        return taken.taken_ms
-
-    async def seal(self) -> None:
-        """No more will come."""
-        await batches.seal(self._redis, batch_id=self.batch_id)
-
-    def _needed(self, piece: Chunk) -> Counter[str]:
-        """As much as a chunk needs; never more than the limits, or it would wait for ever."""
-        most = self._limits.lane or piece.count
-        return Counter({lane: min(count, most) for lane, count in piece.lanes.items()})
-
-    async def _until_there_is_room(self, piece: Chunk, room: Counter[str], *, last: bool) -> ChunkTaken:
-        while True:
-            match await self._try(piece, room, last=last):
-                case ChunkTaken() as taken:
-                    return taken
-                case NoRoom(lane, holds):
-                    if not self._may_wait:
-                        raise self._full(lane, holds)
-                    await asyncio.sleep(FULL_PAUSE_S)
-                case BatchRefusal.CANCELLED:
-                    raise BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")
-                case BatchRefusal.OTHER_FETCHES:
-                    raise BatchExistsError(
-                        f"batch {self.batch_id} holds other fetches; give them an id of their own, or none"
-                    )
-
-    async def _try(
-        self, piece: Chunk, room: Counter[str], *, last: bool
-    ) -> ChunkTaken | NoRoom | BatchRefusal:
+        if room is None:  # no more than the limits allow: a larger chunk would wait for ever
+            most = self._limits.lane or piece.count
+            room = Counter({lane: min(count, most) for lane, count in piece.lanes.items()})
         limits = self._limits if room else NO_LIMITS
         to_come = min(room.total(), self._limits.fleet) if self._may_wait else room.total()
-        try:
-            return await submission.submit(
-                self._redis,
-                batch_id=self.batch_id,
-                number=self._number,
-                count=piece.count,
-                groups=piece.groups,
-                keyed=piece.keyed,
-                backlog=Backlog(limits.fleet, limits.lane, to_come, room if limits.lane else {}),
-                digest=piece.digest() if self._named else "",
-                last=last,
-            )
-        except OutOfMemoryError:
-            raise self._redis_full("") from None
+        backlog = Backlog(limits.fleet, limits.lane, to_come, room if limits.lane else {})
+        digest = piece.digest() if self._named else ""
+        while True:
+            try:
+                reply = await submission.submit(
+                    self._redis,
+                    batch_id=self.batch_id,
+                    number=self._number,
+                    count=piece.count,
+                    groups=piece.groups,
+                    keyed=piece.keyed,
+                    backlog=backlog,
+                    digest=digest,
+                    last=last,
+                )
+            except OutOfMemoryError:
+                raise self._redis_full(self._so_far()) from None
+            if isinstance(reply, ChunkTaken):
+                break
+            if not isinstance(reply, NoRoom) or not self._may_wait:
+                raise self._refused(reply)
+            await asyncio.sleep(FULL_PAUSE_S)
+        self._repeats |= reply.repeats
+        with suppress(RedisError, OSError):  # the workers' sweep replaces a notification that is lost
+            await self._notify(hints(reply.notifications))
+        self._count += piece.count
+        return reply.taken_ms
 
-    def _full(self, lane: str | None, holds: int) -> FleetFullError:
-        limit = self._limits.fleet if lane is None else self._limits.lane
-        what = "the fleet" if lane is None else f"lane {lane}"
-        message = f"{what} holds {holds} fetches without a result, the limit is {limit}; {self._so_far()}"
-        return FleetFullError(message, self.batch_id, self._count)
+    async def seal(self) -> None:
+        """Mark the batch as complete."""
+        await batches.seal(self._redis, batch_id=self.batch_id)
 
-    def _redis_full(self, left: str) -> RedisFullError:
-        message = "Redis has reached its maxmemory and takes nothing more"
-        return RedisFullError(f"{message}; {left or self._so_far()}", self.batch_id, self._count)
+    def _refused(self, reply: NoRoom | BatchRefusal) -> Exception:
+        if isinstance(reply, NoRoom):
+            limit = self._limits.fleet if reply.lane is None else self._limits.lane
+            place = "the fleet" if reply.lane is None else f"lane {reply.lane}"
+            message = f"{place} holds {reply.holds} fetches without a result, the limit is {limit}"
+            return FleetFullError(f"{message}; {self._so_far()}", self.batch_id, self._count)
+        if reply is BatchRefusal.CANCELLED:
+            return BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")
+        return BatchExistsError(
+            f"batch {self.batch_id} holds other fetches; give them an id of their own, or none"
+        )
+
+    def _redis_full(self, state: str) -> RedisFullError:
+        message = f"Redis has reached its maxmemory and takes nothing more; {state}"
+        return RedisFullError(message, self.batch_id, self._count)
 
     def _so_far(self) -> str:
         if self._count:
             return f"the first {self._count} fetches are in as batch {self.batch_id}; submit the rest later"
         return "nothing was enqueued; submit again later"
-
-    async def _take_back(self) -> None:
-        left = 0
-        for piece, taken_ms in self._sent:
-            left = await submission.undo(
-                self._redis,
-                batch_id=self.batch_id,
-                groups=piece.groups,
-                keyed=piece.keyed,
-                taken_ms=taken_ms,
-            )
-        if left:
-            self._count = left
-            stay = (
-                f"{left} fetches of batch {self.batch_id} stay, for they have begun or others count on them"
-            )
-            raise self._redis_full(f"{stay}; the rest was taken back, submit it again as another batch")
-        self._count = 0
-        raise self._redis_full("nothing was enqueued; submit again later")
-
-    async def _notify_lanes(self, notifications: list[LaneNotification]) -> None:
-        """Notify the workers. Their sweep replaces a notification that is lost."""
-        try:
-            await self._notify(notifications)
-        except (RedisError, OSError):
-            return

@@ -1,4 +1,4 @@
-"""The Lua scripts: loaded once, run by digest, sent again when Redis has forgotten them."""
+"""Runs the Lua scripts by digest, and sends the source to a Redis that does not know it."""
 
 import hashlib
 import re
@@ -21,51 +21,47 @@ from fetchfleet.jobs.errors import KeyTypeConflictError
 Arg = str | bytes | int | float
 
 _REFUSALS = ("The user executing the script can't", "ACL failure in script")
-"""What Redis 7.0, and what 7.2 says when a script does what its user may not."""
+"""The errors of Redis 7.0, and of 7.2, if a script does what its user may not."""
 
-_FOREIGN = re.compile(r'WRONGTYPE at "(.*)": a (\w+), not a (\w+)', re.DOTALL)
-"""What `must_be` of jobs/lua/_common.lua says."""
+_CONFLICT = re.compile(r'WRONGTYPE at "(.*)": a (\w+), not a (\w+)', re.DOTALL)
+"""The error of `must_be` in jobs/lua/_common.lua."""
 
 
 class Call(NamedTuple):
-    """One script call: which, with what."""
+    """One script call."""
 
     script: str
     keys: Sequence[str]
     args: Sequence[Arg]
 
 
-def _sources() -> dict[str, bytes]:
-    files = {path.name: path.read_bytes() for path in (resources.files("fetchfleet.jobs") / "lua").iterdir()}
-    common = files.pop("_common.lua")
-    return {name.removesuffix(".lua"): common + text for name, text in files.items()}
-
-
-SOURCES = _sources()
+_FILES = {path.name: path.read_bytes() for path in (resources.files("fetchfleet.jobs") / "lua").iterdir()}
+SOURCES = {
+    name.removesuffix(".lua"): _FILES["_common.lua"] + text
+    for name, text in _FILES.items()
+    if name != "_common.lua"
+}
 _DIGESTS = {name: hashlib.sha1(text).hexdigest() for name, text in SOURCES.items()}  # noqa: S324 EVALSHA's own
 
 
 async def run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-    """The script's reply. One round trip, two when Redis did not know the script."""
+    """Return the script's reply. Takes one round trip, two if Redis did not know the script."""
     try:
-        return await _run(redis, script, keys, args)
+        try:
+            return await redis.evalsha(_DIGESTS[script], len(keys), *keys, *args)  # type: ignore[misc, arg-type]
+        except NoScriptError:
+            return await redis.eval(SOURCES[script].decode(), len(keys), *keys, *args)  # type: ignore[misc, arg-type]
     except ResponseError as error:
         raise _named(error) from None
 
 
-async def _run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-    try:
-        return await redis.evalsha(_DIGESTS[script], len(keys), *keys, *args)  # type: ignore[misc, arg-type]
-    except NoScriptError:
-        return await redis.eval(SOURCES[script].decode(), len(keys), *keys, *args)  # type: ignore[misc, arg-type]
-
-
 async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
-    """The replies of many calls in one round trip. Calls that Redis refuses come back as exceptions."""
+    """Return the replies of many calls in one round trip; a call that Redis refuses returns its exception."""
     replies = await _pipelined(redis, calls)
     unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if unknown:
-        await _load(redis, {calls[i].script for i in unknown})
+        for name in {calls[i].script for i in unknown}:
+            await redis.script_load(SOURCES[name].decode())
         again = await _pipelined(redis, [calls[i] for i in unknown])
         for i, reply in zip(unknown, again, strict=True):
             replies[i] = reply
@@ -73,12 +69,12 @@ async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
 
 
 def _named(error: ResponseError) -> ResponseError:
-    """Redis hides some of what went wrong in a script behind a general error: before 7 all of it."""
+    """Return the specific exception for an error that a script met: Redis before 7 reports a general one."""
     text = str(error)
     if "OOM command not allowed" in text:
         return OutOfMemoryError(text)
-    if foreign := _FOREIGN.search(text):
-        return KeyTypeConflictError(*foreign.groups())
+    if conflict := _CONFLICT.search(text):
+        return KeyTypeConflictError(*conflict.groups())
     if any(refusal in text for refusal in _REFUSALS):
         return NoPermissionError(text)
     if takes_no_writes(error):
@@ -91,8 +87,3 @@ async def _pipelined(redis: Redis, calls: Sequence[Call]) -> list[Any]:
         for call in calls:
             pipe.evalsha(_DIGESTS[call.script], len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]
         return await pipe.execute(raise_on_error=False)
-
-
-async def _load(redis: Redis, names: set[str]) -> None:
-    for name in names:
-        await redis.script_load(SOURCES[name].decode())
