@@ -8,7 +8,7 @@ from fetchfleet.jobs.errors import InvalidFetchError
 
 
 def check(method: str, body: str | None, body_base64: str | None, body_file: str | None) -> None:
-    """At most one of the three, and only with methods that carry content."""
+    """Require at most one of the three, and only with a method that carries content."""
     if body is None and body_base64 is None and body_file is None:
         return
     given = {"body": body, "body_base64": body_base64, "body_file": body_file}
@@ -21,24 +21,21 @@ def check(method: str, body: str | None, body_base64: str | None, body_file: str
     if body is not None:
         field_checks.body(body)
     if body_base64 is not None:
-        _base64(body_base64)
+        try:
+            size_bytes = len(base64.b64decode(body_base64, validate=True))
+        except (binascii.Error, ValueError):
+            raise InvalidFetchError("body_base64: is not base64 with its padding (RFC 4648 §4)") from None
+        if size_bytes > field_checks.MAX_BODY_BYTES:
+            raise InvalidFetchError(
+                f"body_base64: holds {size_bytes} bytes, more than {field_checks.MAX_BODY_BYTES};"
+                " use body_file"
+            )
     if body_file is not None:
         field_checks.relative_path("body_file", body_file, "in")
 
 
 def inline(body: str | None, body_base64: str | None) -> bytes | None:
-    """The bytes of a body that the fetch itself holds."""
+    """Return the body that the fetch itself contains, None if it contains none."""
     if body is not None:
         return body.encode()
     return base64.b64decode(body_base64) if body_base64 is not None else None
-
-
-def _base64(value: str) -> None:
-    try:
-        size_bytes = len(base64.b64decode(value, validate=True))
-    except (binascii.Error, ValueError):
-        raise InvalidFetchError("body_base64: is not base64 with its padding (RFC 4648 §4)") from None
-    if size_bytes > field_checks.MAX_BODY_BYTES:
-        raise InvalidFetchError(
-            f"body_base64: holds {size_bytes} bytes, more than {field_checks.MAX_BODY_BYTES}; use body_file"
-        )

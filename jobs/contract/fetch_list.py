@@ -1,17 +1,17 @@
 """Reads a list of fetches: a URL or a JSON object a line; blank lines and # lines are skipped. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from fetchfleet.jobs.contract.model import Fetch, decode_fetch
 from fetchfleet.jobs.errors import InvalidFetchError
 
 MAX_NAMED_ERRORS = 20
 SPACE = " \t\r\n"
-"""What may stand around a fetch: JSON's white space."""
+"""JSON's white space, which may surround a fetch."""
 
 
 class BadLinesError(InvalidFetchError):
-    """Some lines are no fetches; `errors` holds (line number, what is wrong) of each."""
+    """Some lines are not fetches; `errors` has the line number and the error of each."""
 
     def __init__(self, errors: list[tuple[int, str]]) -> None:
         self.errors = errors
@@ -21,10 +21,13 @@ class BadLinesError(InvalidFetchError):
 
 
 def read_fetches(lines: Iterable[str]) -> list[Fetch]:
-    """Every fetch of a list, or BadLinesError naming each bad line: all of it is good or none is used."""
+    """Return every fetch of a list; raise BadLinesError, which names every bad line."""
     fetches: list[Fetch] = []
     errors: list[tuple[int, str]] = []
-    for number, text in _meaningful(lines):
+    for number, line in enumerate(lines, start=1):
+        text = line.strip(SPACE)
+        if not text or text.startswith("#"):
+            continue
         try:
             fetches.append(read_fetch(text))
         except InvalidFetchError as error:
@@ -35,14 +38,7 @@ def read_fetches(lines: Iterable[str]) -> list[Fetch]:
 
 
 def read_fetch(text: str) -> Fetch:
-    """The fetch that one line stands for; raises InvalidFetchError."""
+    """Return the fetch of one line; raises InvalidFetchError."""
     if text.startswith("{"):
         return decode_fetch(text)
     return Fetch(url=text)
-
-
-def _meaningful(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(lines, start=1):
-        text = line.strip(SPACE)
-        if text and not text.startswith("#"):
-            yield number, text

@@ -1,5 +1,6 @@
-"""What a field of a fetch may hold. Each check raises InvalidFetchError naming the field. Pure."""
+"""Checks of the fields of a fetch; each raises InvalidFetchError, which names the field. Pure."""
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -74,7 +75,7 @@ _NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
 
 
 def url(value: str) -> str:
-    """The URL in canonical form."""
+    """Return the URL in canonical form."""
     try:
         return parse_url(value).text
     except UrlError as error:
@@ -82,37 +83,33 @@ def url(value: str) -> str:
 
 
 def method(value: str) -> str:
-    """The method in upper case."""
+    """Return the method in upper case."""
     if value.upper() not in METHODS:
         raise InvalidFetchError(f"method: {value!r} is not one of {', '.join(sorted(METHODS))}")
     return value.upper()
 
 
 def headers(value: Mapping[str, str]) -> None:
-    """Names are tokens, values hold no line break, none belongs to the connection."""
+    """Require names that are tokens, values without line breaks, and no field of the connection."""
     for name, text in value.items():
-        _header(name, text)
+        if not _TOKEN.fullmatch(name):
+            # A missing colon puts the value into the name, so no more than its first token is shown.
+            begins = found[0] if (found := _TOKEN.match(name)) else ""
+            raise InvalidFetchError(f"headers: what begins {begins!r} is not a header name")
+        if not _FIELD_VALUE.fullmatch(text):
+            raise InvalidFetchError(
+                f"headers: the value of {name} holds a line break, a control or a non-ASCII character,"
+                " or begins or ends with a space"
+            )
+        if name.lower() in RESERVED_HEADERS or name.lower().startswith("proxy-"):
+            raise InvalidFetchError(f"headers: {name} belongs to the connection; leave it out")
     size = sum(len(name) + len(text) + 4 for name, text in value.items())
     if size > MAX_HEADER_BYTES:
         raise InvalidFetchError(f"headers: {size} bytes are more than {MAX_HEADER_BYTES}")
 
 
-def _header(name: str, text: str) -> None:
-    if not _TOKEN.fullmatch(name):
-        # No more of it: who forgets where a name ends has put the value there too.
-        begins = found[0] if (found := _TOKEN.match(name)) else ""
-        raise InvalidFetchError(f"headers: what begins {begins!r} is not a header name")
-    if not _FIELD_VALUE.fullmatch(text):
-        raise InvalidFetchError(
-            f"headers: the value of {name} holds a line break, a control or a non-ASCII character,"
-            " or begins or ends with a space"
-        )
-    if name.lower() in RESERVED_HEADERS or name.lower().startswith("proxy-"):
-        raise InvalidFetchError(f"headers: {name} belongs to the connection; leave it out")
-
-
 def body(value: str) -> None:
-    """Text, and not too much of it."""
+    """Require text of at most MAX_BODY_BYTES."""
     if any("\ud800" <= char <= "\udfff" for char in value):
         raise InvalidFetchError("body: holds half a surrogate pair, which is not text")
     if len(value.encode()) > MAX_BODY_BYTES:
@@ -120,12 +117,12 @@ def body(value: str) -> None:
 
 
 def dest(value: str) -> None:
-    """A relative path of plain names: it can name nothing outside the out folder."""
+    """Require a relative path that cannot leave the out folder."""
     relative_path("dest", value, "out")
 
 
 def relative_path(field: str, value: str, folder: str) -> None:
-    """Plain names joined by single slashes: they can name nothing outside the folder."""
+    """Require plain names joined by single slashes, which cannot leave the folder."""
     if value.startswith("/"):
         raise InvalidFetchError(
             f"{field}: {value!r} is absolute; give a path relative to the {folder} folder"
@@ -135,22 +132,18 @@ def relative_path(field: str, value: str, folder: str) -> None:
     if len(value.encode()) > MAX_DEST_BYTES:
         raise InvalidFetchError(f"{field}: is longer than {MAX_DEST_BYTES} bytes")
     for part in value.split("/"):
-        _path_part(field, part, value, folder)
-
-
-def _path_part(field: str, part: str, value: str, folder: str) -> None:
-    if part == "..":
-        raise InvalidFetchError(f"{field}: {value!r} climbs out of the {folder} folder")
-    if part in {"", "."}:
-        raise InvalidFetchError(f"{field}: {value!r} has an empty part; use names joined by single /")
-    if part.startswith(".fetchfleet"):
-        raise InvalidFetchError(f"{field}: {part!r} is a name the workers keep for themselves")
-    if len(part.encode()) > MAX_DEST_PART_BYTES:
-        raise InvalidFetchError(f"{field}: a name is longer than {MAX_DEST_PART_BYTES} bytes")
+        if part == "..":
+            raise InvalidFetchError(f"{field}: {value!r} climbs out of the {folder} folder")
+        if part in {"", "."}:
+            raise InvalidFetchError(f"{field}: {value!r} has an empty part; use names joined by single /")
+        if part.startswith(".fetchfleet"):
+            raise InvalidFetchError(f"{field}: {part!r} is a name the workers keep for themselves")
+        if len(part.encode()) > MAX_DEST_PART_BYTES:
+            raise InvalidFetchError(f"{field}: a name is longer than {MAX_DEST_PART_BYTES} bytes")
 
 
 def if_exists(value: str, with_dest: str | None) -> None:
-    """What becomes of a file that stands at dest; without one no name is ever taken twice."""
+    """Require a known choice, and a dest for any but IfExists.REPLACE."""
     if value not in _IF_EXISTS:
         raise InvalidFetchError(f"if_exists: {value!r} is not one of {', '.join(IfExists)}")
     if value != IfExists.REPLACE and with_dest is None:
@@ -158,38 +151,38 @@ def if_exists(value: str, with_dest: str | None) -> None:
 
 
 def sha256(value: str) -> str:
-    """The digest in lower case."""
+    """Return the digest in lower case."""
     if not _SHA256.fullmatch(value):
         raise InvalidFetchError("sha256: is not 64 hex digits")
     return value.lower()
 
 
 def max_bytes(value: int) -> None:
-    """At least one byte."""
+    """Require at least one byte."""
     if value < 1:
         raise InvalidFetchError(f"max_bytes: {value} is less than 1")
 
 
 def decode(with_headers: Mapping[str, str], *, wanted: bool) -> None:
-    """Not of a part: what is in the middle of a compressed body cannot be decoded."""
+    """Refuse to decode a range: a part of a compressed body cannot be decoded."""
     if wanted and any(name.lower() == "range" for name in with_headers):
         raise InvalidFetchError("decode: a part of a body cannot be decoded; leave out decode or the Range")
 
 
 def deadline(value_s: float, most_s: float) -> None:
-    """More than nothing, and not so far off that a batch would never end."""
+    """Require more than zero and at most most_s."""
     if not 0 < value_s <= most_s:
         raise InvalidFetchError(f"deadline_s: {value_s} is not within 0 (exclusive) and {most_s:.0f}")
 
 
 def fallback(value: str | None) -> None:
-    """What may stand in for a body that cannot be had; None for what the policy says."""
+    """Require a known choice; None leaves it to the policy."""
     if value is not None and value not in _FALLBACKS:
         raise InvalidFetchError(f"fallback: {value!r} is not one of {', '.join(Fallback)}")
 
 
 def key(value: str) -> None:
-    """Something to tell fetches apart by."""
+    """Require printable text of 1 to MAX_KEY_BYTES."""
     if not value or len(value.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
         raise InvalidFetchError(f"key: must have 1 to {MAX_KEY_BYTES} bytes")
     if _NOT_IN_A_KEY.search(value):
@@ -197,20 +190,21 @@ def key(value: str) -> None:
 
 
 def meta(value: Any) -> None:
-    """Nothing that JSON would make null of, and not so deep that somebody's parser could not follow."""
+    """Refuse numbers that JSON turns into null, and nesting that a parser may not support."""
     if value is None:
         return
     level = _containers([value])
     for _ in range(MAX_META_DEPTH):
         if not level:
             return
-        level = _containers(child for item in level for child in _children(item))
+        children = (item.values() if isinstance(item, dict) else item for item in level)
+        level = _containers(itertools.chain.from_iterable(children))
     if level:
         raise InvalidFetchError(f"meta: is nested deeper than {MAX_META_DEPTH} levels")
 
 
 def _containers(values: Iterable[Any]) -> list[Any]:
-    """Each once: what holds itself would grow without end."""
+    """Return the containers among the values, each once: a container that holds itself would never end."""
     found: dict[int, Any] = {}
     for value in values:
         if isinstance(value, dict | list | tuple):
@@ -218,7 +212,3 @@ def _containers(values: Iterable[Any]) -> list[Any]:
         elif isinstance(value, float) and not math.isfinite(value):
             raise InvalidFetchError(f"meta: holds {value}, which JSON cannot say; leave it out or use a text")
     return list(found.values())
-
-
-def _children(container: Any) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container

@@ -80,7 +80,10 @@ def read_message(message: bytes) -> Order:
         raise InvalidFetchError(str(error)) from None
     except RecursionError:
         raise InvalidFetchError(TOO_DEEP) from None
-    return Order([_fits(decode_fetch(_without_version(text, fields)))])
+    if "v" in fields:  # the version is the message's, not a field of the fetch
+        del fields["v"]
+        return Order([_fits(decode_fetch(msgspec.json.encode(fields)))])
+    return Order([_fits(decode_fetch(text))])
 
 
 def read_arguments(what: Any, batch: Any = None) -> Order:
@@ -104,13 +107,6 @@ def check_batch(batch: Any) -> None:
     if batch is not None and not (isinstance(batch, str) and is_batch_id(batch)):
         shown = msgspec.json.encode(batch).decode()[:60] if isinstance(batch, str) else type(batch).__name__
         raise InvalidFetchError(f"batch: {shown} is not a string of {BATCH_ID_CHARS} hex digits")
-
-
-def _without_version(text: str, fields: dict[str, msgspec.Raw]) -> str | bytes:
-    """The fetch that the message is: `v` is the message's, no field of a fetch."""
-    if "v" not in fields:
-        return text
-    return msgspec.json.encode({name: value for name, value in fields.items() if name != "v"})
 
 
 def _numbered(items: Sequence[T], read: Callable[[T], Fetch]) -> list[Fetch]:

@@ -15,7 +15,7 @@ from fetchfleet.jobs.contract.urls import shown_origin
 from fetchfleet.jobs.errors import InvalidFetchError
 
 TOO_DEEP = "is nested too deeply (recursion limit)"
-"""How a refusal names nesting that the interpreter's stack cannot hold; its own words differ by version."""
+"""The error for nesting that exceeds the interpreter's stack; its own text varies by version."""
 
 MAX_MESSAGE_BYTES = 2 << 20
 """Of a fetch as JSON: a body of 1 MiB in base64, and what goes with it."""
@@ -173,12 +173,12 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         return f"<Fetch {self.method} {shown_origin(self.url)}>"
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
-        """What rich shows in a traceback: the rest may be secret."""
+        """Limit what rich shows in a traceback: the rest may be secret."""
         return [("method", self.method), ("origin", shown_origin(self.url))]
 
     @property
     def deadline_ms(self) -> int:
-        """How long this fetch may take from submit to its end, in ms."""
+        """The time allowed from submit to the end, in ms."""
         return int((self.deadline_s or DEFAULT_DEADLINE_S) * 1000)
 
 
@@ -265,7 +265,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def decode_fetch(line: bytes | str) -> Fetch:
-    """One Fetch out of its JSON; raises InvalidFetchError."""
+    """Decode one Fetch from JSON; raises InvalidFetchError."""
     try:
         text = line.encode() if isinstance(line, str) else line
         if len(text) > MAX_MESSAGE_BYTES:
@@ -278,12 +278,12 @@ def decode_fetch(line: bytes | str) -> Fetch:
 
 
 def decode_result(line: bytes) -> Result:
-    """One Result out of its JSON; raises msgspec.DecodeError."""
+    """Decode one Result from JSON; raises msgspec.DecodeError."""
     return _result_decoder.decode(line)
 
 
 def as_fetch(item: "Fetch | str | Mapping[str, Any]") -> Fetch:
-    """A Fetch from what producers have at hand: itself, a URL, or the JSON fields as a dict.
+    """Return the Fetch of a Fetch, a URL, or a mapping of the JSON fields.
 
     Raises InvalidFetchError for everything else.
     """

@@ -22,27 +22,39 @@ _KNOWN_FLAGS = 0b11
 
 
 def trace_id(traceparent: str) -> str:
-    """The 32 hex digits that all of a trace's log lines share; traceparent has been checked."""
+    """Return the trace id, 32 hex digits; traceparent has been checked."""
     return traceparent[3:35]
 
 
 def child(traceparent: str, span_id: str) -> str:
-    """The traceparent of what we do ourselves: the same trace, with our own span as the parent.
+    """Return the traceparent for our own span in the same trace.
 
-    It is of version 00, the one we know, whatever the caller's was (§4.3).
+    It has version 00, the one we know, whatever the caller's version (§4.3).
     """
     flags = int(traceparent[53:55], 16) & _KNOWN_FLAGS
     return f"00-{trace_id(traceparent)}-{span_id}-{flags:02x}"
 
 
 def check(traceparent: str | None, tracestate: str | None) -> None:
-    """What may be sent on; a tracestate says nothing without its traceparent (§3.3.1.1)."""
+    """Require what may be sent on; a tracestate means nothing without its traceparent (§3.3.1.1)."""
     if traceparent is not None:
         _check_parent(traceparent)
-    if tracestate is not None:
-        if traceparent is None:
-            raise InvalidFetchError("tracestate: means nothing without a traceparent; give both or none")
-        _check_state(tracestate)
+    if tracestate is None:
+        return
+    if traceparent is None:
+        raise InvalidFetchError("tracestate: means nothing without a traceparent; give both or none")
+    if len(tracestate) > MAX_TRACESTATE_CHARS:
+        raise InvalidFetchError(f"tracestate: has more than {MAX_TRACESTATE_CHARS} characters")
+    members = [member.strip(" ") for member in tracestate.split(",")]
+    if tracestate != tracestate.strip(" ") or not all(
+        _MEMBER.fullmatch(member) for member in members if member
+    ):
+        raise InvalidFetchError("tracestate: is not key=value,key=value in printable ASCII")
+    if len(members) > MAX_TRACESTATE_MEMBERS:
+        raise InvalidFetchError(f"tracestate: has more than {MAX_TRACESTATE_MEMBERS} members")
+    names = [member.partition("=")[0] for member in members if member]
+    if not names or len(names) != len(set(names)):
+        raise InvalidFetchError("tracestate: is empty, or names a key twice")
 
 
 def _check_parent(value: str) -> None:
@@ -56,16 +68,3 @@ def _check_parent(value: str) -> None:
         raise InvalidFetchError("traceparent: version ff does not exist, and 00 has 55 characters")
     if not of_trace.strip("0") or not parent.strip("0"):
         raise InvalidFetchError("traceparent: a trace or parent id of zeros alone is none")
-
-
-def _check_state(value: str) -> None:
-    if len(value) > MAX_TRACESTATE_CHARS:
-        raise InvalidFetchError(f"tracestate: has more than {MAX_TRACESTATE_CHARS} characters")
-    members = [member.strip(" ") for member in value.split(",")]
-    if value != value.strip(" ") or not all(_MEMBER.fullmatch(member) for member in members if member):
-        raise InvalidFetchError("tracestate: is not key=value,key=value in printable ASCII")
-    if len(members) > MAX_TRACESTATE_MEMBERS:
-        raise InvalidFetchError(f"tracestate: has more than {MAX_TRACESTATE_MEMBERS} members")
-    names = [member.partition("=")[0] for member in members if member]
-    if not names or len(names) != len(set(names)):
-        raise InvalidFetchError("tracestate: is empty, or names a key twice")

@@ -1,8 +1,8 @@
-"""The one way a URL enters the fleet: text in, a canonical `FetchUrl` or a `UrlError` out. Pure.
+"""Parses every URL that enters the fleet into a canonical `FetchUrl`, or raises `UrlError`. Pure.
 
-What later code may rely on: two spellings of a host are one host, so one lane; every later parser
-reads the same host as this one; nothing in the text can end a request line or a header.
-No socket is opened here: whether an address may be dialled is egress's question, at connect.
+Later code relies on this: two spellings of a host are one host, so one lane; every later parser reads the
+same host; nothing in the text can end a request line or a header. Whether an address may be dialled is
+decided at connect, by the egress policy.
 """
 
 import re
@@ -51,7 +51,7 @@ _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 
 class UrlError(ValueError):
-    """Says what is wrong with a URL and what to do; never quotes its userinfo, path or query."""
+    """Why a URL is refused and what to do; never quotes its userinfo, path or query."""
 
 
 class FetchUrl(NamedTuple):
@@ -74,7 +74,7 @@ class FetchUrl(NamedTuple):
 
 
 def parse_url(text: str) -> FetchUrl:
-    """The canonical form of an absolute http(s) URL; parsing its `text` again changes nothing.
+    """Return the canonical form of an absolute http(s) URL; parsing its `text` again changes nothing.
 
     Non-ASCII in the path and query becomes percent-encoded UTF-8, percent-escapes stay as they
     are, dot segments go (RFC 3986 §6.2.2.3). Raises `UrlError` for everything else.
@@ -86,13 +86,16 @@ def parse_url(text: str) -> FetchUrl:
         raise UrlError(_diagnosis(text))
     raw_scheme, raw_host, raw_port, path, query = parts.groups("")
     prefix, scheme, host, port = _authority(raw_scheme, raw_host, raw_port)
-    canonical = prefix + _target(path, query)
+    if "/." in path:
+        path = _without_dot_segments(path)
+    target = _UNSAFE.sub(lambda unsafe: quote(unsafe[0], safe=""), (path or "/") + query)
+    canonical = prefix + target
     _refuse_long(canonical)
     return FetchUrl(canonical, scheme, host, port)
 
 
 def join_url(base: FetchUrl, location: str) -> FetchUrl:
-    """Where a redirect from `base` leads (RFC 9110 §10.2.2, RFC 3986 §5.2).
+    """Return the target of a redirect from `base` (RFC 9110 §10.2.2, RFC 3986 §5.2).
 
     Servers write raw spaces in a Location; they are percent-encoded, as browsers do. Raises
     `UrlError` for what is empty, over `MAX_URL_BYTES`, or not http(s) once resolved.
@@ -102,11 +105,25 @@ def join_url(base: FetchUrl, location: str) -> FetchUrl:
         raise UrlError("the Location is empty; the server must name where to go")
     reference = location.replace(" ", "%20")
     _refuse_forbidden(reference)
-    return parse_url(_resolved(base, reference))
+    if _SCHEME.match(reference):
+        return parse_url(reference)
+    if reference.startswith("//"):
+        return parse_url(f"{base.scheme}:{reference}")
+    root_end = base.text.index("/", len(base.scheme) + len("://"))
+    root, path = base.text[:root_end], base.text[root_end:].partition("?")[0]
+    match reference[0]:
+        case "/":
+            return parse_url(root + reference)
+        case "?":
+            return parse_url(root + path + reference)
+        case "#":
+            return parse_url(base.text)
+        case _:
+            return parse_url(root + path[: path.rindex("/") + 1] + reference)
 
 
 def same_origin(a: FetchUrl, b: FetchUrl) -> bool:
-    """Whether scheme, host and port are all equal (RFC 6454 §5)."""
+    """Return whether scheme, host and port are all equal (RFC 6454 §5)."""
     return a[1:] == b[1:]
 
 
@@ -119,7 +136,7 @@ def shown_origin(text: str) -> str:
 
 
 def _refuse_long(text: str) -> None:
-    """Characters are counted: canonical text is ASCII, where they are bytes."""
+    """Refuse a text over MAX_URL_BYTES. Characters are counted: canonical text is ASCII."""
     if len(text) > MAX_URL_BYTES:
         raise UrlError(f"longer than {MAX_URL_BYTES} bytes; shorten it or send a body")
 
@@ -131,7 +148,7 @@ def _refuse_forbidden(text: str) -> None:
 
 
 def _diagnosis(text: str) -> str:
-    """What `_SPLIT` could not read in `text`."""
+    """Return why `_SPLIT` does not match `text`."""
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in DEFAULT_PORTS:
         return "not an http or https URL; write http://host/path or https://host/path"
@@ -147,20 +164,15 @@ def _diagnosis(text: str) -> str:
 
 @lru_cache(maxsize=_CACHED_AUTHORITIES)
 def _authority(raw_scheme: str, raw_host: str, raw_port: str) -> tuple[str, str, str, int]:
-    """Canonical `(scheme://host[:port], scheme, host, port)`."""
+    """Return the canonical `(scheme://host[:port], scheme, host, port)`."""
     scheme = raw_scheme.lower()
     host = _ipv6(raw_host[1:-1]) if raw_host.startswith("[") else _name_or_ipv4(raw_host)
     default = DEFAULT_PORTS[scheme]
-    port = _port(raw_port) if raw_port else default
-    suffix = "" if port == default else f":{port}"
-    return f"{scheme}://{_bracketed(host)}{suffix}", scheme, host, port
-
-
-def _port(digits: str) -> int:
-    port = int(digits)
+    port = int(raw_port) if raw_port else default
     if not 1 <= port <= MAX_PORT:
         raise UrlError(f"port {port} does not exist; use 1 to {MAX_PORT}")
-    return port
+    suffix = "" if port == default else f":{port}"
+    return f"{scheme}://{_bracketed(host)}{suffix}", scheme, host, port
 
 
 def _bracketed(host: str) -> str:
@@ -168,7 +180,7 @@ def _bracketed(host: str) -> str:
 
 
 def _ipv6(inner: str) -> str:
-    """The RFC 5952 text of an IPv6 literal."""
+    """Return the RFC 5952 text of an IPv6 literal."""
     if "%" in inner:
         raise UrlError("an IPv6 zone id; it means something on one machine only, remove it")
     try:
@@ -181,7 +193,15 @@ def _ipv6(inner: str) -> str:
 
 
 def _name_or_ipv4(raw_host: str) -> str:
-    host = _ascii_host(raw_host)
+    """Return the lower-case ASCII host without the root's dot; A-labels only if they decode (RFC 5891 §5)."""
+    host = raw_host.lower()
+    if not host.isascii() or _HAS_A_LABEL.search(host):
+        try:
+            # UTS 46 maps full-width forms, circled digits and ideographic dots to ASCII.
+            host = idna.encode(host, uts46=True).decode("ascii")
+        except Exception as error:  # idna raises from several trees, and more in its older releases
+            raise UrlError(f"host {_shown(host)} is no international name; check its spelling") from error
+    host = host.removesuffix(".")
     if len(host) > MAX_HOST_BYTES:
         raise UrlError(f"the host is longer than {MAX_HOST_BYTES} bytes; DNS has no such name")
     if _PLAIN_HOST.fullmatch(host) is None:
@@ -189,33 +209,13 @@ def _name_or_ipv4(raw_host: str) -> str:
             f"host {_shown(host)} is no DNS name; labels are 1 to 63 of a-z 0-9 - _, "
             "and begin with a letter or digit"
         )
-    return _ipv4(host) if _ENDS_IN_NUMBER.fullmatch(host) else host
-
-
-def _ascii_host(raw_host: str) -> str:
-    """Lower-case ASCII without the root's dot; A-labels only if they decode (RFC 5891 §5)."""
-    host = raw_host.lower()
-    if not host.isascii() or _HAS_A_LABEL.search(host):
-        host = _idna(host)
-    return host.removesuffix(".")
-
-
-def _idna(host: str) -> str:
-    """UTS 46 mapping: full-width forms, circled digits and ideographic dots become ASCII."""
-    try:
-        return idna.encode(host, uts46=True).decode("ascii")
-    except Exception as error:  # idna raises from several trees, and more in its older releases
-        raise UrlError(f"host {_shown(host)} is no international name; check its spelling") from error
-
-
-def _ipv4(host: str) -> str:
-    """The host itself: `ipaddress` takes dotted decimal without leading zeros and nothing else."""
-    try:
-        IPv4Address(host)
-    except ValueError:
-        raise UrlError(
-            f"host {_shown(host)} is a non-canonical IPv4 address; write a.b.c.d in decimal"
-        ) from None
+    if _ENDS_IN_NUMBER.fullmatch(host):
+        try:
+            IPv4Address(host)  # takes dotted decimal without leading zeros and nothing else
+        except ValueError:
+            raise UrlError(
+                f"host {_shown(host)} is a non-canonical IPv4 address; write a.b.c.d in decimal"
+            ) from None
     return host
 
 
@@ -223,19 +223,8 @@ def _shown(host: str) -> str:
     return ascii(host[:_SHOWN_CHARS])
 
 
-def _target(path: str, query: str) -> str:
-    """The request target: path, never empty, and query, in RFC 3986 characters."""
-    if "/." in path:
-        path = _without_dot_segments(path)
-    return _UNSAFE.sub(_percent_encoded, (path or "/") + query)
-
-
-def _percent_encoded(unsafe: re.Match[str]) -> str:
-    return quote(unsafe[0], safe="")
-
-
 def _without_dot_segments(path: str) -> str:
-    """RFC 3986 §5.2.4, for a path that begins with a slash."""
+    """Remove dot segments (RFC 3986 §5.2.4) from a path that begins with a slash."""
     kept: list[str] = []
     segments = path.split("/")[1:]
     for segment in segments:
@@ -246,25 +235,6 @@ def _without_dot_segments(path: str) -> str:
     if segments[-1] in {".", ".."}:
         kept.append("")
     return "/" + "/".join(kept)
-
-
-def _resolved(base: FetchUrl, reference: str) -> str:
-    """An absolute URL, dot segments still in it (RFC 3986 §5.2.2)."""
-    if _SCHEME.match(reference):
-        return reference
-    if reference.startswith("//"):
-        return f"{base.scheme}:{reference}"
-    root_end = base.text.index("/", len(base.scheme) + len("://"))
-    root, path = base.text[:root_end], base.text[root_end:].partition("?")[0]
-    match reference[0]:
-        case "/":
-            return root + reference
-        case "?":
-            return root + path + reference
-        case "#":
-            return base.text
-        case _:
-            return root + path[: path.rindex("/") + 1] + reference
 
 
 def lane_of_url(canonical_url: str) -> str:
