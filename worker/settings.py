@@ -29,6 +29,10 @@ class SettingsError(ValueError):
     """Settings that cannot be used; the message has one line for each, with its remedy."""
 
 
+NO_POLICY = Policy()
+"""The policy without a policy file: the defaults for every host."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one worker process. ENVIRONMENT names the variable of each."""
 
@@ -38,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Folder for bodies; created if missing."""
     in_folder: Path | None = None
     """Folder that a fetch's `body_file` is read from; None: no fetch may have one."""
-    policy: Policy = msgspec.field(default_factory=Policy)
+    policy: Policy = NO_POLICY
     allow_net: str = ""
     """Networks that may be dialled although they are not public, comma-separated."""
     deny_net: str = ""

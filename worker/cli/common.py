@@ -2,17 +2,16 @@
 
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import typer
 from redis.asyncio import Redis
 from rich.console import Console, RenderableType
 
-from fetchfleet.jobs.client.batch import Counts
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
+from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.redis_support.errors import redis_at
 
@@ -49,11 +48,6 @@ def print_table(what: RenderableType) -> None:
     """Print on standard output, as wide as the terminal, or with UNLIMITED_WIDTH elsewhere."""
     width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
     Console(highlight=False, width=width).print(what)
-
-
-def exit_by(counts: Counts) -> NoReturn:
-    """End the command: exit code 0 if all fetches of the batch are stored."""
-    raise typer.Exit(0 if counts.failed + counts.cancelled == 0 else FAILED)
 
 
 def check_position(position: str) -> None:

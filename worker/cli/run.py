@@ -1,14 +1,35 @@
 """The commands that fetch: `run` is a fleet on this machine, `worker` one worker of a fleet."""
 
-from collections.abc import Mapping
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
 
-from fetchfleet.worker.cli.options import File, LinesTo, RedisUrl, Report, with_worker_options
+from fetchfleet.worker.cli.options import File, LinesTo, PolicyFile, RedisUrl, Report
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.worker_process import prestarted
+from fetchfleet.worker.local.child_process import prestarted
 from fetchfleet.worker.util import gc_freeze
+
+_WORKER_OPTIONS = {
+    "out": Annotated[str | None, typer.Option(help="Folder for bodies (FETCHFLEET_OUT), ./data by default.")],
+    "in_folder": Annotated[str | None, typer.Option("--in", help="Folder of files to send (FETCHFLEET_IN).")],
+    "policy": PolicyFile,
+    "allow_net": Annotated[
+        str | None,
+        typer.Option(help="CIDR[,CIDR] that may be dialled although not public (FETCHFLEET_ALLOW_NET)."),
+    ],
+    "deny_net": Annotated[
+        str | None,
+        typer.Option(help="CIDR[,CIDR] that is never dialled, allowed or public (FETCHFLEET_DENY_NET)."),
+    ],
+    "engine": Annotated[str | None, typer.Option(help="httpx or reqwest (FETCHFLEET_ENGINE).")],
+    "sink": Annotated[
+        str | None, typer.Option(help="files, a body each, or warc: WARC segments (FETCHFLEET_SINK).")
+    ],
+}
+"""The options of a process that fetches, by the names of the settings."""
 
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")]
 
@@ -17,6 +38,23 @@ def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
     for command in (run, worker):
         app.command()(command)
+
+
+def with_worker_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a worker to a command, which receives them as one mapping, `flags`."""
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        command(flags={name: given.pop(name) for name in _WORKER_OPTIONS}, **given)
+
+    own = inspect.signature(command)
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in _WORKER_OPTIONS.items()
+    ]
+    kept = [parameter for parameter in own.parameters.values() if parameter.name != "flags"]
+    wrapper.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
+    return wrapper
 
 
 @with_worker_options
@@ -31,9 +69,9 @@ def run(
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
     with prestarted(workers) as processes:
         with gc_freeze.none_yet():  # the workers import at the same time
-            from fetchfleet.worker.cli.common import console, exit_by  # noqa: PLC0415
+            from fetchfleet.worker.cli.common import console  # noqa: PLC0415
             from fetchfleet.worker.local.process import run_until_signal, worker_settings_from  # noqa: PLC0415
-            from fetchfleet.worker.local.run import Outputs, read_list  # noqa: PLC0415
+            from fetchfleet.worker.local.run import Outputs, exit_code_of, read_list  # noqa: PLC0415
             from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
             from fetchfleet.worker.settings import WARC  # noqa: PLC0415
 
@@ -48,7 +86,7 @@ def run(
             "interrupted; the same command goes on where this one stopped",
         )
         console.print(f"bodies are in {settings.out}", highlight=False, soft_wrap=True)
-        exit_by(counts)
+        raise typer.Exit(exit_code_of(counts))
 
 
 @with_worker_options

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from fetchfleet.worker.cli.common import console, exit_by
+from fetchfleet.worker.cli.common import console
 from fetchfleet.worker.cli.options import File, LinesTo, RedisUrl, Report
 from fetchfleet.worker.local.process import run_until_signal, settings_from
-from fetchfleet.worker.local.run import BacklogLimit, Outputs, read_list
+from fetchfleet.worker.local.run import BacklogLimit, Outputs, exit_code_of, read_list
 from fetchfleet.worker.local.run import submit as submit_list
 
 
@@ -55,6 +55,6 @@ def submit(
         "interrupted; what was enqueued is fetched all the same",
     )
     if counts is not None:
-        exit_by(counts)
+        raise typer.Exit(exit_code_of(counts))
     console.print(f"{len(fetches)} fetches enqueued as batch", highlight=False)
     typer.echo(batch.id)

@@ -13,7 +13,7 @@ from fetchfleet.worker.errors import BAD_USE, INTERRUPTED, CommandError
 from fetchfleet.worker.http.net.tls_contexts import check
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.model import PolicyError
-from fetchfleet.worker.settings import Settings, SettingsError, load_settings
+from fetchfleet.worker.settings import NO_POLICY, Settings, SettingsError, load_settings
 from fetchfleet.worker.util import aio
 
 T = TypeVar("T")
@@ -33,6 +33,8 @@ def worker_settings_from(flags: Mapping[str, str | None]) -> Settings:
     Raises CommandError.
     """
     settings = settings_from(flags)
+    if settings.policy is NO_POLICY:
+        return settings
     try:
         check(settings.policy)
     except PolicyError as error:

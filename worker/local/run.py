@@ -22,11 +22,11 @@ from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import InvalidFetchError, UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
-from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
+from fetchfleet.worker.local.child_process import WorkerProcess, at_work
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
 from fetchfleet.worker.local.progress import Progress, summary
-from fetchfleet.worker.local.worker_process import WorkerProcess, at_work
 from fetchfleet.worker.redis_support.errors import redis_at
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER
@@ -193,6 +193,11 @@ async def announce(redis: Redis, worker_ids: Iterable[str]) -> None:
     """
     now_ms = await redis_now_ms(redis)
     await redis.zadd(keys.WORKERS, dict.fromkeys(worker_ids, now_ms))
+
+
+def exit_code_of(counts: Counts) -> int:
+    """Return the exit code of a command that has followed a batch to its end."""
+    return 0 if counts.failed + counts.cancelled == 0 else FAILED
 
 
 def batch_id_of(fetches: list[Fetch]) -> str:

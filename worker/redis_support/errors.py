@@ -1,19 +1,16 @@
-"""Redis errors: a Redis that cannot be reached, in one sentence, and a report of each error while running."""
+"""Redis errors: their kinds, and a Redis that cannot be reached, in one sentence.
 
-from collections.abc import Callable, Iterator
+Each command imports this: it must not import the log.
+"""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.errors import CommandError
-from fetchfleet.worker.observability import events, redact
-from fetchfleet.worker.util.clock import mono_s
-
-REFUSAL_EVERY_S = 60.0
-"""How often a lasting refusal is logged."""
+from fetchfleet.worker.observability import redact
 
 
 class UnreachableRedisError(CommandError):
@@ -42,23 +39,3 @@ def redis_at(redis_url: str) -> Iterator[None]:
 def is_of(error: object, *kinds: type[Exception]) -> bool:
     """Whether the error or its cause is of one of the kinds; redis-py wraps errors of a new connection."""
     return isinstance(error, kinds) or isinstance(getattr(error, "__cause__", None), kinds)
-
-
-class RedisErrorReporter:
-    """Logs each error it is called with. One for a worker process, since its parts share one Redis."""
-
-    def __init__(self, log: FilteringBoundLogger, now_s: Callable[[], float] = mono_s) -> None:
-        self._log = log
-        self._now_s = now_s
-        self._refused_s: dict[str, float] = {}
-
-    def __call__(self, error: object) -> None:
-        """Log the error; log a refusal (password, ACL) as an error, and only every REFUSAL_EVERY_S."""
-        if not is_of(error, AuthenticationError, NoPermissionError):
-            events.redis_trouble(error, self._log)
-            return
-        now_s = self._now_s()
-        self._refused_s = {text: at for text, at in self._refused_s.items() if now_s - at < REFUSAL_EVERY_S}
-        if str(error) not in self._refused_s:
-            self._refused_s[str(error)] = now_s
-            events.redis_refusal(error, self._log)

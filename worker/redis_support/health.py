@@ -1,8 +1,37 @@
-"""When Redis last failed this worker's lanes."""
+"""The Redis errors of a running worker: their log lines, and when Redis last failed the lanes."""
 
-from fetchfleet.worker.redis_support.errors import RedisErrorReporter
+from collections.abc import Callable
+
+from redis.exceptions import AuthenticationError, NoPermissionError
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.worker.observability import events
+from fetchfleet.worker.redis_support.errors import is_of
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
 from fetchfleet.worker.util.clock import mono_s
+
+REFUSAL_EVERY_S = 60.0
+"""How often a lasting refusal is logged."""
+
+
+class RedisErrorReporter:
+    """Logs each error it is called with. One for a worker process, since its parts share one Redis."""
+
+    def __init__(self, log: FilteringBoundLogger, now_s: Callable[[], float] = mono_s) -> None:
+        self._log = log
+        self._now_s = now_s
+        self._refused_s: dict[str, float] = {}
+
+    def __call__(self, error: object) -> None:
+        """Log the error; log a refusal (password, ACL) as an error, and only every REFUSAL_EVERY_S."""
+        if not is_of(error, AuthenticationError, NoPermissionError):
+            events.redis_trouble(error, self._log)
+            return
+        now_s = self._now_s()
+        self._refused_s = {text: at for text, at in self._refused_s.items() if now_s - at < REFUSAL_EVERY_S}
+        if str(error) not in self._refused_s:
+            self._refused_s[str(error)] = now_s
+            events.redis_refusal(error, self._log)
 
 
 class RedisHealth:

@@ -21,8 +21,7 @@ from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.errors import RedisErrorReporter
-from fetchfleet.worker.redis_support.health import RedisHealth
+from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
 from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard

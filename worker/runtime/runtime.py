@@ -19,8 +19,7 @@ from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import Event
-from fetchfleet.worker.redis_support.errors import RedisErrorReporter
-from fetchfleet.worker.redis_support.health import RedisHealth
+from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.startup import startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import FleetSignals

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fetchfleet import Fleet, Outcome
-from fetchfleet.worker.local.worker_process import (
+from fetchfleet.worker.local.child_process import (
     MAX_QUICK_ENDS,
     WorkersError,
     at_work,

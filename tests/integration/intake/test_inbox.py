@@ -23,7 +23,7 @@ from fetchfleet.jobs.scripts.inbox import NothingTaken, RefusedMessage
 from fetchfleet.worker.intake import inbox as module
 from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings, read_all
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.errors import RedisErrorReporter
+from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from fetchfleet.worker.util import aio
 from tests.support.calls import take_messages
 from tests.support.lanes import BATCH_ID, LANE, Stay, ask, paths, url, waiting

@@ -19,7 +19,7 @@ from fetchfleet.jobs.contract import messages as messages_module
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings, read_all
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.errors import RedisErrorReporter
+from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from tests.support.calls import take_messages
 from tests.support.lanes import ask, paths, url, waiting
 

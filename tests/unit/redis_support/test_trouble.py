@@ -6,7 +6,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.errors import REFUSAL_EVERY_S, RedisErrorReporter
+from fetchfleet.worker.redis_support.health import REFUSAL_EVERY_S, RedisErrorReporter
 
 
 def wrapped(error: Exception) -> Exception:
