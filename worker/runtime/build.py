@@ -25,7 +25,7 @@ from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHeal
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
 from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
-from fetchfleet.worker.runtime.fleet_signals import CancelWatch, FleetSignals
+from fetchfleet.worker.runtime.fleet_signals import FleetSignals
 from fetchfleet.worker.runtime.heartbeat import Heartbeat, WorkerReporter
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.live_policy import LivePolicy
@@ -106,7 +106,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         clock=clock,
         slots=asyncio.Semaphore(settings.max_in_flight),
         quarantine=asyncio.Semaphore(1),
-        policy=lambda: live_policy.policy,
+        policy=live_policy.in_force,
         notify=base.notifier.try_send,
         chance=random.random,
         report_redis_error=health.report,
@@ -125,18 +125,17 @@ async def _wire(
     disk_guard = DiskGuard(services.sink.disk, settings.min_free_bytes, lanes, log, timings.disk_check_s)
     await disk_guard.check()
     leases = Leases(lanes, settings.lease_s, store, services.clock, health.report, log)
-    cancels = CancelWatch(store, lanes)
     wanted = asyncio.Event()
-    live_lanes = LiveLanes(lanes, services, live_policy, leases, cancels, wanted, log)
+    live_lanes = LiveLanes(lanes, services, live_policy, leases, disk_guard, wanted, log)
     acquirer = Taking(
         services,
         lanes,
         live_lanes.begin,
-        lambda: not live_lanes.leaving and not disk_guard.lacking,
+        live_lanes.accepts,
         random.sample,
         wanted,
     )
-    signals = FleetSignals(lanes, acquirer, Balancer(lanes, log), live_policy, cancels)
+    signals = FleetSignals(lanes, acquirer, Balancer(lanes, log), live_policy, live_lanes)
     reporter = WorkerReporter(lanes, settler, services.sink.disk)
     heartbeat = Heartbeat(
         redis, settings, services.clock, reporter, leases, signals, health, timings.heartbeat_s

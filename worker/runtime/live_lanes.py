@@ -10,7 +10,7 @@ from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import Held
 from fetchfleet.worker.observability.log import Event
-from fetchfleet.worker.runtime.fleet_signals import CancelWatch
+from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.scheduler.drain import drain
 from fetchfleet.worker.scheduler.leases import Leases
@@ -31,7 +31,7 @@ class LiveLanes:
         services: FetchServices,
         live_policy: LivePolicy,
         leases: Leases,
-        cancels: CancelWatch,
+        disk_guard: DiskGuard,
         lanes_wanted: asyncio.Event,
         log: FilteringBoundLogger,
     ) -> None:
@@ -39,11 +39,16 @@ class LiveLanes:
         self._services = services
         self._live_policy = live_policy
         self._leases = leases
-        self._cancels = cancels
+        self._disk_guard = disk_guard
         self._lanes_wanted = lanes_wanted
         self._log = log
+        self._cancels_version: bytes | None = None
         self.leaving = False
         """Set at shutdown: no fetch starts any more."""
+
+    def accepts(self) -> bool:
+        """Whether this worker may acquire lanes."""
+        return not self.leaving and not self._disk_guard.lacking
 
     async def begin(self, name: str, held: Held, asked_s: float, *, insisted: bool = False) -> None:
         """Serve a lane that was acquired by a call made at asked_s (monotonic).
@@ -52,7 +57,7 @@ class LiveLanes:
         """
         self._services.clock.sync(held.now_ms)
         await self._live_policy.heed(held.policy_version)  # before a pause, or its end, is missed
-        policy = self._live_policy.policy.for_lane(name)
+        policy = self._live_policy.in_force().for_lane(name)
         lane = Lane(name, held.token, policy, held.gate, self._services.clock)
         lane.lease_ends_s = self._leases.end_s(asked_s)
         lane.cancel(held.cancelled)
@@ -61,7 +66,7 @@ class LiveLanes:
         self._lanes[lane.pool] = lane
         if self.leaving:
             lane.leave()
-        self._cancels.forget()  # a batch may have been cancelled since the lane was acquired
+        self._cancels_version = None  # a batch may have been cancelled since the lane was acquired
         self._log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
         if not policy.verify:
             log_events.unverified_tls(lane, self._log)
@@ -73,6 +78,20 @@ class LiveLanes:
         finally:
             del self._lanes[lane.pool]
             self._lanes_wanted.set()
+
+    async def heed_cancels(self, version: bytes | None) -> None:
+        """Tell each lane which of its batches are cancelled, if the version of these in Redis is new."""
+        if version == self._cancels_version:
+            return
+        self._cancels_version = version
+        lanes = list(self._lanes.values())
+        try:
+            found = await self._services.store.cancelled([lane.name for lane in lanes])
+            for lane, batches in zip(lanes, found, strict=True):
+                lane.cancel(batches)
+        except BaseException:
+            self._cancels_version = None
+            raise
 
     def leave(self) -> None:
         """Start no fetch any more, and give each lane back when its fetches have ended."""

@@ -27,7 +27,7 @@ class LivePolicy:
         health: RedisHealth,
         log: FilteringBoundLogger,
     ) -> None:
-        self.policy = policy
+        self._policy = policy
         self._file = policy
         self._version = b""
         self._redis = redis
@@ -36,6 +36,10 @@ class LivePolicy:
         self._health = health
         self._log = log
 
+    def in_force(self) -> Policy:
+        """Return the policy of this moment."""
+        return self._policy
+
     async def heed(self, version: bytes) -> None:
         """Apply the tables in Redis to every lane if their version is new."""
         if version == self._version:
@@ -43,7 +47,7 @@ class LivePolicy:
         try:
             tables = await overrides.read(self._redis)
             self._version = version
-            self.policy = self._file.overridden(tables)
+            self._policy = self._file.overridden(tables)
         except (RedisError, OSError) as error:
             self._health.report(error)
             return
@@ -52,6 +56,6 @@ class LivePolicy:
             return
         self._log.info(Event.POLICY_CHANGED, tables=sorted(tables))
         for lane in self._lanes.values():
-            lane.policy = self.policy.for_lane(lane.name)
+            lane.policy = self._policy.for_lane(lane.name)
             self._pools.apply_policy(lane.pool, lane.policy)
             lane.notify()

@@ -17,13 +17,13 @@ class LaneNotifier:
         self._arq = arq
         self._health = health
 
-    async def send(self, wakes: Iterable[LaneNotification]) -> None:
+    async def send(self, notifications: Iterable[LaneNotification]) -> None:
         """Notify workers of these lanes."""
-        await notify_lanes(self._arq, wakes)
+        await notify_lanes(self._arq, notifications)
 
-    async def try_send(self, wakes: Iterable[LaneNotification]) -> None:
+    async def try_send(self, notifications: Iterable[LaneNotification]) -> None:
         """Notify workers of these lanes; report a failure. A sweep makes up for it."""
         try:
-            await self.send(wakes)
+            await self.send(notifications)
         except (RedisError, OSError) as error:
             self._health.report(error)
