@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.support import differences
 from tests.support.nameserver import Nameserver, nameserver
@@ -22,6 +24,12 @@ OTHER_HOST = "127.0.0.12"
 
 QUICK = WorkerTimings(poll_delay_s=0.02)
 """arq looks at its queue often enough for a test."""
+
+
+def tuned(timings: WorkerTimings = QUICK, **lanes: Any) -> WorkerTimings:
+    """The timings, with those of lanes that are named."""
+    return replace(timings, lanes=LaneTuning(**lanes))
+
 
 needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
 needs_reqwest = pytest.mark.skipif(find_spec("pyreqwest") is None, reason="needs fetchfleet[reqwest]")

@@ -14,13 +14,14 @@ from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
 from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
-from fetchfleet.worker.gate.state import GateState
+from fetchfleet.jobs.scripts.lanes import Claim, ReclaimedLane, RemovalKind, Withdrawal
+from fetchfleet.worker.gate.state import GateState, to_json
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settlement, Settler
-from fetchfleet.worker.lanes.store import Cancelled, Held, Kind, Store
+from fetchfleet.worker.lanes.store import AcquiredLane, BatchCancelled, LaneStore, Removal
 from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.scheduler.sweep import reclaim_overdue
 from fetchfleet.worker.util.clock import RedisClock
 
 LANE = "a.example"
@@ -140,6 +141,11 @@ async def lapse(redis: Redis, lane: str = LANE) -> None:
     await redis.zadd(keys.ATTENTION, {lane: 1})
 
 
+async def reclaim(redis: Redis, limit: int = 200) -> list[ReclaimedLane]:
+    """Sweep once."""
+    return (await reclaim_overdue(redis, limit)).lanes
+
+
 async def lose_a_claim(redis: Redis, lane: str = LANE) -> None:
     """The next fetch is claimed, and nobody hears of it."""
     element: bytes = await ask(redis, "LPOP", keys.waiting_at(lane, "normal"))
@@ -171,12 +177,12 @@ def retried(element: bytes, wait_s: float) -> Settlement:
     """The fetch failed once more and waits."""
     of = from_element(element)
     after = Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, attempts=of.attempts + 1)
-    return settler.again(after, wait_s, lambda: None)
+    return settler.retried(after, wait_s, lambda: None)
 
 
 def noted(element: bytes) -> Settlement:
     """The fetch is about to be begun."""
-    return settler.begun(msgspec.structs.replace(from_element(element), begun=True), lambda: None)
+    return settler.started(msgspec.structs.replace(from_element(element), begun=True), lambda: None)
 
 
 def handed_back(element: bytes) -> Settlement:
@@ -195,7 +201,7 @@ def interrupted(element: bytes) -> bytes:
 class Stay:
     """A lane held by an owner, or once held: each call carries the token of then."""
 
-    def __init__(self, redis: Redis, store: Store, name: str, held: Held) -> None:
+    def __init__(self, redis: Redis, store: LaneStore, name: str, held: AcquiredLane) -> None:
         self.redis = redis
         self.store = store
         self.held = held
@@ -205,16 +211,16 @@ class Stay:
     @classmethod
     async def begin(cls, redis: Redis, owner: str = "owner", name: str = LANE) -> Self:
         """Take the lane as arq would hand it over."""
-        store = Store(redis, owner, LEASE_MS)
-        held = await store.take(name, int((await fields(redis, name))["generation"]))
-        assert isinstance(held, Held), held
+        store = LaneStore(redis, owner, LEASE_MS)
+        held = await store.acquire(name, int((await fields(redis, name))["generation"]))
+        assert isinstance(held, AcquiredLane), held
         return cls(redis, store, name, held)
 
     async def claim(self, count: int = 100) -> Claim:
         """Claim waiting fetches."""
         return await self.store.claim(self.lane.name, self.held.token, count)
 
-    async def take_out(self, kind: Kind, where: str = "normal", offset: int = 0) -> Withdrawal:
+    async def take_out(self, kind: Removal, where: str = "normal", offset: int = 0) -> Withdrawal:
         """Claim fetches of a kind, wherever in that queue they wait."""
         return await self.store.withdraw(self.lane.name, self.held.token, kind, where, offset)
 
@@ -236,12 +242,12 @@ class Stay:
     ) -> LaneNotification | None:
         """Give the lane back."""
         return await self.store.release(
-            self.lane.name, self.held.token, gate or GateState(), shut_until_ms, why, changed
+            self.lane.name, self.held.token, to_json(gate or GateState()), shut_until_ms, why, changed
         )
 
     async def transfer(
         self, element: bytes, to_lane: str, priority: str = "normal"
-    ) -> LaneNotification | Cancelled | None:
+    ) -> LaneNotification | BatchCancelled | None:
         """Hand a claimed fetch to another lane."""
         of = from_element(element).id
         return await self.store.transfer(self.lane.name, self.held.token, of, element, to_lane, priority)
@@ -252,7 +258,7 @@ class Stay:
         for batch, queue in product(batches, keys.LANE_QUEUES):
             offset: int | None = 0
             while offset is not None:
-                kind = Kind("batch", batch.id)
+                kind = Removal(RemovalKind.BATCH, batch.id)
                 found_here = await self.store.withdraw(self.lane.name, self.held.token, kind, queue, offset)
                 found += found_here.elements
                 offset = found_here.go_on
@@ -292,7 +298,7 @@ async def live_a_lane_life(redis_url: str, redis: Redis) -> None:
         assert from_element(two_again).attempts == 1
 
         await lapse(redis)
-        ((wake, lost),) = await first.store.rescue()
+        ((wake, lost),) = await reclaim(redis)
         assert (wake.lane, lost) == (LANE, "first")
         second = await Stay.begin(redis, "second")
         assert second.held.orphans == [two_again]

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import redis_connection
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.worker.lanes import store
+from fetchfleet.worker.scheduler import sweep
 
 KEY = "ff:shifted_s"
 _SHIFTED = (
@@ -25,7 +25,7 @@ def shiftable(monkeypatch: pytest.MonkeyPatch) -> None:
     digests = {name: hashlib.sha1(text).hexdigest() for name, text in sources.items()}
     monkeypatch.setattr(runner, "SOURCES", sources)
     monkeypatch.setattr(runner, "_DIGESTS", digests)
-    monkeypatch.setattr(store, "redis_now_ms", now_ms)
+    monkeypatch.setattr(sweep, "redis_now_ms", now_ms)
 
 
 async def now_ms(redis: Redis) -> int:

@@ -1,14 +1,14 @@
-"""One attempt at a fetch: the request, its redirects, the body to disk. It says what happened."""
+"""One attempt at a fetch: the request, its redirects, the body into the sink. It returns the outcome."""
 
-from fetchfleet.jobs.contract.entry import Entry, Hop
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.field_checks import Fallback
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker import errors
 from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
-from fetchfleet.worker.fetch import error_mapping, if_exists, log_events
-from fetchfleet.worker.fetch.resume import Resuming
-from fetchfleet.worker.fetch.revalidate import known_of, not_modified
-from fetchfleet.worker.fetch.rules import trace_context
+from fetchfleet.worker.fetch import error_mapping, if_exists, log_events, revalidate
+from fetchfleet.worker.fetch.resume import Resume
+from fetchfleet.worker.fetch.rules import stale_fallback, trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.fetch.rules.outcome import (
     Answered,
@@ -20,259 +20,269 @@ from fetchfleet.worker.fetch.rules.outcome import (
 )
 from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
-from fetchfleet.worker.fetch.rules.stale_fallback import in_force
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
-from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Admit, HostSignal, Observation
 from fetchfleet.worker.gate.quota import quota_of
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.base import Answer, Trace
-from fetchfleet.worker.lanes import log_events as lane_events
-from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.sink.base import Expected, HttpExchange, Sink, StorageOptions, StoredAt
+from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions, StoredAt
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
-
-BUSY_PAUSE_S = 5.0
-"""Before a body is asked for again whose host coded it as it was not offered, while no window was free."""
+from fetchfleet.worker.util.clock import mono_s
 
 
 class Attempt:
-    """One attempt; `trace` and `hops` tell afterwards how far it came."""
+    """One attempt. `trace`, `request` and `part` tell afterwards how far it came."""
 
-    def __init__(self, entry: Entry, lane: Lane, services: FetchServices) -> None:
+    def __init__(self, session: FetchSession, entry: Entry) -> None:
+        self.session = session
+        self.lane = session.lane
+        self.services = session.services
         self.entry = entry
-        self.lane = lane
-        self.services = services
         self.trace = Trace(entry)
         self.request = entry.request
+        """The request that went out last."""
         self.hops = entry.hops
         self.status: int | None = None
-        self._sink: Sink = services.sink
+        # These are for special cases only: a plain GET has none of them.
+        self.resume = Resume(session, entry) if entry.part is not None else None
+        self._decoder = DecoderSlot(session.services.decoder_budget) if entry.fetch.decode else None
         self._known: IndexEntry | None = None
-        self._decoder_slot = DecoderSlot(services.decoder_budget)
-        self.resuming = Resuming(entry, lane, services)
+        """What is stored of a fetch that revalidates."""
 
     @property
-    def started_ms(self) -> int:
-        """When it began, by Redis's clock."""
-        return self.lane.since_ms(self.trace.started_s)
+    def part(self) -> object:
+        """The note of the partial body that the fetch carries on, None if there is none."""
+        return self.entry.part if self.resume is None else self.resume.note
 
     async def run(self) -> AttemptOutcome:
-        """What happened; never raises but for cancellation."""
-        left_s, late = self._time_left()
-        bound = self.services.deadlines.timeout(left_s)
+        """Return the outcome; raise nothing but CancelledError."""
+        deadlines, total_s = self.services.deadlines, self.lane.policy.timeouts.total_s
+        left_s = (self.entry.deadline_ms - self.lane.clock.now_ms()) / 1000
+        late = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
+        limit = deadlines.timeout(max(0.0, min(left_s, total_s)))
         try:
-            async with bound:
-                self._known = await known_of(self.entry.fetch, self.services.sink)
+            async with limit:
+                if self.entry.fetch.revalidate:
+                    self._known = await revalidate.known_of(self.entry.fetch, self.services.sink)
                 while True:
-                    happened = await self._exchange()
-                    if happened is not None:
-                        return happened
-        except Exception as error:  # noqa: BLE001 whatever it is, the fetch must get its due
-            if isinstance(error, TimeoutError) and bound.expired():
+                    outcome = await self._exchange()
+                    if outcome is not None:
+                        return outcome
+        except Exception as error:  # noqa: BLE001 whatever it is, the fetch must be settled
+            if isinstance(error, TimeoutError) and limit.expired():
                 return Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
-            return broken(error, self.status, self.entry, self.lane, self.services)
+            return failure_of(self.session, self.entry, error, self.status)
         finally:
-            self.services.deadlines.over(bound)
-            self.resuming.close()
-            self._decoder_slot.give_back()
+            deadlines.over(limit)
+            if self.resume is not None:
+                self.resume.close()
+            if self._decoder is not None:
+                self._decoder.give_back()
 
     async def _exchange(self) -> AttemptOutcome | None:
-        """One request and its answer; None when another is to follow at once."""
+        """Make one request and handle its response; return None if another request is to follow at once."""
+        lane, fetch, resume = self.lane, self.entry.fetch, self.resume
         self.status = None
-        if not self.lane.live:
+        if not lane.live:
             return Interrupted()
-        timeouts = self.lane.policy.timeouts
-        request = await self.resuming.asked(
-            with_accept_encoding(self.request, self.entry.fetch, self._decoder_slot)
-        )
-        if self.resuming.taken is None:  # else a newer version is told by the range's own condition
-            request = conditional(request, self._known)
-        if self.lane.policy.context:
-            request = self._with_context(request)
-        async with self.services.engine.open(request, self.lane.pool, timeouts, self.trace) as answer:
+        request = self.request
+        if self._decoder is not None:
+            request = with_accept_encoding(request, fetch, self._decoder)
+        if resume is not None:
+            request = await resume.asked(request)
+        if self._known is not None and (resume is None or resume.taken is None):
+            request = conditional(request, self._known)  # else If-Range detects a newer version
+        if lane.policy.context:
+            chance = self.services.chance
+            request = trace_context.carried(request, fetch, self.entry.id, chance(), chance())
+        async with self.services.engine.open(request, lane.pool, lane.policy.timeouts, self.trace) as answer:
             self.status = answer.status
-            self._head_came(answer)
-            verdict = await self.resuming.judge(answer)
+            self._learn_from_head(answer)
+            verdict = RangeVerdict.NOTHING if resume is None else await resume.judge(answer)
             if verdict is not RangeVerdict.REFUSE and (
                 200 <= answer.status < 300 or verdict is RangeVerdict.COMPLETE
             ):
-                return await self._keep(answer)
+                return await self._store_body(answer)
             await answer.discard()
             if verdict is RangeVerdict.REFUSE:
                 return None if self._may_follow() else Interrupted()
             if answer.status == 304:
-                return await not_modified(answer, request, self.entry.fetch, self._known, self.services.sink)
+                return await revalidate.not_modified(answer, request, fetch, self._known, self.services.sink)
             if is_redirect(answer.status):
                 return self._redirected(answer)
-            return self._refused(answer)
+            now_ms = lane.clock.now_ms()
+            wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), now_ms)
+            return Answered(status=answer.status, wait_s=wait_s)
 
-    def _with_context(self, request: Hop) -> Hop:
-        chance = self.services.chance
-        return trace_context.carried(request, self.entry.fetch, self.entry.id, chance(), chance())
-
-    def _head_came(self, answer: Answer) -> None:
-        """A probe is answered by its head, however big its body; and the head may name a quota."""
-        lane, now_ms = self.lane, self.lane.clock.now_ms()
-        before = lane.gate
-        if lane.gate.breaker is Breaker.HALF_OPEN and answer.status < 500:
-            alive = Observation(HostSignal.ANSWERED, self.started_ms, len(lane.in_flight))
-            lane.gate = gate.attempt_ended(lane.gate, lane.policy, alive, now_ms, 0.0)
+    def _learn_from_head(self, answer: Answer) -> None:
+        """Close the breaker after a probe, however large its body is, and heed the host's quota."""
+        lane, before = self.lane, self.lane.gate
+        if before.breaker is Breaker.CLOSED and not lane.policy.quota:
+            return
+        now_ms = lane.clock.now_ms()
+        if before.breaker is Breaker.HALF_OPEN and answer.status < 500:
+            sent_ms = lane.since_ms(self.trace.started_s)
+            alive = Observation(HostSignal.ANSWERED, sent_ms, len(lane.in_flight))
+            self.session.change_gate(gate.attempt_ended(before, lane.policy, alive, now_ms, 0.0))
         quota = quota_of(answer.header, now_ms) if lane.policy.quota else None
         # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
         if quota is not None and answer.header("retry-after") is None:
             at_once = gate.max_in_flight(lane.gate, lane.policy)
-            lane.gate = gate.quota_received(lane.gate, quota, len(lane.in_flight) - 1, now_ms, at_once)
+            in_flight = len(lane.in_flight) - 1
+            self.session.change_gate(gate.quota_received(lane.gate, quota, in_flight, now_ms, at_once))
         if lane.gate is not before:
-            lane_events.gate_changed(lane, before, self.services.log)
             lane.notify()
 
-    async def _keep(self, answer: Answer) -> AttemptOutcome:
-        """The body to disk; checked against its length and the caller's digest."""
-        if answer.status == 206 and self.resuming.taken is None and not self._asked_for("range"):
+    async def _store_body(self, answer: Answer) -> AttemptOutcome:
+        """Store the body of a 2xx response, checked against its length and digests."""
+        fetch, policy, resume = self.entry.fetch, self.lane.policy, self.resume
+        resumed = resume is not None and resume.taken is not None
+        asked_for_range = any(name.lower() == "range" for name, _ in self.request.headers)
+        if answer.status == 206 and not resumed and not asked_for_range:
             raise errors.BadAnswerError("206 although no range was asked for")
         found = validators_of(self.request.url, answer.header)
         if self.request.method == "HEAD":
-            return await self._keep_head(answer, found)
-        max_bytes = self._max_bytes()
-        body = BodyPipeline(answer, self.entry.fetch, self.lane.policy, max_bytes)
-        if not body.may_decode(self._decoder_slot) and may_repeat(self.entry):
-            return Interrupted(wait_s=BUSY_PAUSE_S, note="as many bodies with large windows come as may")
-        expected = await self._expected(answer, body, max_bytes)
-        kept = await self._received(answer, body, expected, found)
-        if not isinstance(kept, StoredAt):
-            return kept
+            return await self._store_head(answer, found)
+
+        max_bytes = min((most for most in (fetch.max_bytes, policy.max_bytes) if most), default=0)
+        body = BodyPipeline(answer, fetch, policy, max_bytes)
+        if self._decoder is not None and not body.may_decode(self._decoder) and may_repeat(self.entry):
+            return Interrupted(
+                wait_s=self.services.tuning.decoder_pause_s,
+                note="as many bodies with large windows come as may",
+            )
+        whole = answer.status in {200, 203} and self.request.method == "GET"
+        partly = answer.status == 206 and resumed
+        digests = body.host_digests(whole=whole, resumed=partly) if answer.status != 416 else ()
+        if body.decodes:  # what the host says is of the coded body (RFC 9530 §2, §3)
+            body.check_coded(digests)
+            expected = Expected(None, fetch.sha256, max_bytes)
+        else:
+            length_bytes = body.length_bytes
+            if resume is not None:
+                await resume.hash_by(dict(digests))
+                length_bytes = resume.whole_bytes(length_bytes)
+            expected = Expected(length_bytes, fetch.sha256, max_bytes, digests)
+
+        stored = await self._receive(answer, body, expected, found)
+        if not isinstance(stored, StoredAt):
+            return stored
         return Stored(
             status=answer.status,
-            path=kept.path,
-            size_bytes=kept.size_bytes,
-            sha256=kept.sha256,
+            path=stored.path,
+            size_bytes=stored.size_bytes,
+            sha256=stored.sha256,
             etag=found.etag,
             last_modified=found.last_modified,
             coding=body.coding,
             lines=body.lines,
             unverified=answer.ends_with_connection and not (body.decodes or expected.shows_the_whole),
-            offset=kept.offset,
-            length=kept.length,
+            offset=stored.offset,
+            length=stored.length,
         )
 
-    async def _keep_head(self, answer: Answer, found: Validators) -> AttemptOutcome:
-        """An answer without a body; it has a place where heads are kept."""
+    async def _store_head(self, answer: Answer, found: Validators) -> AttemptOutcome:
+        """Store a response without a body, if the sink stores such responses."""
+        lane, sink = self.lane, self.services.sink
         await answer.discard()
-        kept: StoredAt | None = None
-        if self._sink.keeps_heads:
-            options = StorageOptions(durability=self.lane.policy.durability)
+        stored: StoredAt | None = None
+        if sink.keeps_heads:
+            options = StorageOptions(durability=lane.policy.durability)
             exchange = HttpExchange(self.request, answer)
-            async with self._sink.receive(
-                self.entry, self.lane.token, Expected(), options, exchange=exchange
-            ) as part:
-                kept = await part.commit(lambda: self.lane.live)
-            if kept is None:
+            async with sink.receive(self.entry, lane.token, Expected(), options, exchange=exchange) as writer:
+                stored = await writer.commit(lambda: lane.live)
+            if stored is None:
                 return Interrupted()
         return Stored(
             status=answer.status,
-            path=kept.path if kept else None,
+            path=stored.path if stored else None,
             size_bytes=0,
             sha256=None,
             etag=found.etag,
             last_modified=found.last_modified,
-            offset=kept.offset if kept else None,
-            length=kept.length if kept else None,
+            offset=stored.offset if stored else None,
+            length=stored.length if stored else None,
         )
 
-    async def _received(
+    async def _receive(
         self, answer: Answer, body: BodyPipeline, expected: Expected, found: Validators
     ) -> StoredAt | AttemptOutcome:
-        """The body in its place, or why it is not there; half of one is kept, if it may be gone on with."""
-        policy = self.services.policy_of(self.entry.fetch) if self.hops else self.lane.policy
-        remember = found if in_force(self.entry.fetch, policy) or self.entry.fetch.revalidate else None
-        options, taken = StorageOptions(remember, policy.durability), self.resuming.taken
+        """Write the body to the sink; if it breaks off, keep what has come for a later attempt."""
+        lane, fetch, sink = self.lane, self.entry.fetch, self.services.sink
+        policy = self.services.policy_of(fetch) if self.hops else lane.policy
+        stale = (fetch.fallback or policy.fallback) == Fallback.STALE and stale_fallback.in_force(
+            fetch, policy
+        )
+        options = StorageOptions(found if stale or fetch.revalidate else None, policy.durability)
         exchange = HttpExchange(self.request, answer)
-        async with (
-            self._sink.receive(self.entry, self.lane.token, expected, options, taken, exchange) as part,
-            self.resuming.keeping(part, self.request, answer) as keeping,
-        ):
-            if self.resuming.verdict is not RangeVerdict.COMPLETE:
-                async with body.pieces() as pieces:
-                    async for piece in pieces:
-                        await part.write(piece)
-                        await keeping.after_chunk()
+        taken = self.resume.taken if self.resume is not None else None
+        every_bytes = self.services.tuning.checkpoint_bytes
+        every_s = self.services.tuning.checkpoint_s
+        async with sink.receive(self.entry, lane.token, expected, options, taken, exchange) as writer:
+            if self.resume is not None:
+                await self.resume.drop_unused()
             try:
-                return await part.commit(lambda: self.lane.live) or Interrupted()
+                if self.resume is None or self.resume.verdict is not RangeVerdict.COMPLETE:
+                    due_bytes, due_s = writer.size_bytes + every_bytes, mono_s() + every_s
+                    async with body.pieces() as pieces:
+                        async for piece in pieces:
+                            await writer.write(piece)
+                            late = writer.size_bytes >= due_bytes or mono_s() >= due_s
+                            if late and writer.worth_keeping:
+                                self.resume = self.resume or Resume(self.session, self.entry)
+                                safe_bytes = await self.resume.checkpoint(writer, exchange)
+                                due_bytes, due_s = safe_bytes + every_bytes, mono_s() + every_s
+                return await writer.commit(lambda: lane.live) or Interrupted()
             except errors.ExistsError as error:
                 return await if_exists.since_then(self.entry, answer.status, error, self.services)
-
-    async def _expected(self, answer: Answer, body: BodyPipeline, max_bytes: int) -> Expected:
-        """What the body must be, by its host's word and its caller's."""
-        sha256 = self.entry.fetch.sha256
-        resumed = answer.status == 206 and self.resuming.taken is not None
-        whole = answer.status in {200, 203} and self.request.method == "GET"
-        digests = body.host_digests(whole=whole, resumed=resumed) if answer.status != 416 else ()
-        if body.decodes:  # what its host says is of the coded one (RFC 9530 §2, §3)
-            body.check_coded(digests)
-            return Expected(None, sha256, max_bytes)
-        await self.resuming.hash_by(dict(digests))
-        return Expected(self.resuming.whole_bytes(body.length_bytes), sha256, max_bytes, digests)
+            except BaseException as error:
+                self.resume = self.resume or Resume(self.session, self.entry)
+                await self.resume.broke_off(error, writer, exchange)
+                raise
 
     def _redirected(self, answer: Answer) -> AttemptOutcome | None:
-        """Followed at once within the lane while its gate is open, else through the lane of its host."""
+        """Follow a redirect at once within the lane while its gate is open, else through its host's lane."""
+        lane, status = self.lane, answer.status
         if self.hops >= MAX_HOPS:
-            return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=answer.status)
-        safe = may_repeat(self.entry)
-        clear = self.lane.policy.https_to_http
-        location = answer.header("location")
-        hop = follow(self.request, answer.status, location, repeat_safe=safe, https_to_http=clear)
+            return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=status)
+        hop = follow(
+            self.request,
+            status,
+            answer.header("location"),
+            repeat_safe=may_repeat(self.entry),
+            https_to_http=lane.policy.https_to_http,
+        )
         if isinstance(hop, RedirectRefused):
-            note = hop.message
-            return Failed(reason=Reason.REDIRECT_REFUSED, final=True, status=answer.status, note=note)
-        rules = self.lane.rules(hop.url) if lane_of_url(hop.url) == self.lane.name else None
+            return Failed(reason=Reason.REDIRECT_REFUSED, final=True, status=status, note=hop.message)
+        rules = lane.rules(hop.url) if lane_of_url(hop.url) == lane.name else None
         if rules is not None and not rules.allows(hop.url):
-            return Failed(reason=Reason.ROBOTS_DISALLOWED, final=True, status=answer.status)
+            return Failed(reason=Reason.ROBOTS_DISALLOWED, final=True, status=status)
         if rules is None or not self._may_follow():
-            return Redirected(hop=hop, hops=self.hops + 1, status=answer.status)
+            return Redirected(hop=hop, hops=self.hops + 1, status=status)
         self.request = hop
         self.hops += 1
         return None
 
     def _may_follow(self) -> bool:
-        if not isinstance(self.lane.verdict(besides=1), Admit):
+        """Return whether another request may go out in the place of this one; count it if so."""
+        if not isinstance(self.lane.admission(besides=1), Admit):
             return False
-        self.lane.count_start()
+        self.session.count_start()
         return True
 
-    def _refused(self, answer: Answer) -> AttemptOutcome:
-        """An answer without a body for us."""
-        wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), self.lane.clock.now_ms())
-        return Answered(status=answer.status, wait_s=wait_s)
 
-    def _asked_for(self, header: str) -> bool:
-        return any(name.lower() == header for name, _ in self.request.headers)
-
-    def _max_bytes(self) -> int:
-        own, most = self.entry.fetch.max_bytes, self.lane.policy.max_bytes
-        return min(own, most) if own and most else own or most
-
-    def _time_left(self) -> tuple[float, Reason]:
-        """How many seconds the attempt has, and what ends it then: its policy's total or its own deadline."""
-        total_s = self.lane.policy.timeouts.total_s
-        left_s = (self.entry.deadline_ms - self.lane.clock.now_ms()) / 1000
-        if left_s <= total_s:
-            return max(0.0, left_s), Reason.DEADLINE
-        return total_s, Reason.TOTAL_TIMEOUT
-
-
-def broken(
-    error: Exception, status: int | None, entry: Entry, lane: Lane, services: FetchServices
-) -> AttemptOutcome:
-    """What an error of an exchange means; one that nobody foresaw is a bug of ours, and is told."""
+def failure_of(session: FetchSession, entry: Entry, error: Exception, status: int | None) -> AttemptOutcome:
+    """Return what an error of an exchange means; an error that no rule names is a bug and is logged."""
+    lane, services = session.lane, session.services
     if isinstance(error, errors.InTheWayError):
         log_events.in_the_way(error, entry, lane.name, services.log)
     if error_mapping.is_of_the_disk(error):
         services.sink.disk.refused()
-    happened = error_mapping.outcome_of(error, status=status)
-    if happened is None:
+    outcome = error_mapping.outcome_of(error, status=status)
+    if outcome is None:
         log_events.bug(error, entry, lane.name, services.log)
         return Failed(reason=Reason.INTERNAL, status=status, note=repr(error))
-    return happened
+    return outcome

@@ -1,12 +1,10 @@
-"""Foreign errors become ours here and nowhere else.
+"""Map the errors of an exchange and of the disk to outcomes, here and nowhere else.
 
-worker/errors.py defines the project's own errors. Those of worker/body/decoders.py and
-worker/body/json_lines.py get their reasons here, too.
+worker/errors.py has the errors of this project, worker/body those of decoding.
 """
 
 import errno
 import ssl
-from typing import TypeVar
 
 import httpx
 
@@ -41,9 +39,6 @@ from fetchfleet.worker.errors import (
 from fetchfleet.worker.fetch.rules.decide import DISK_PAUSE_S
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Interrupted
 
-E = TypeVar("E", bound=BaseException)
-
-
 _BEFORE_SENDING = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -75,9 +70,9 @@ _HOPELESS = frozenset(
         "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
     }
 )
-"""OpenSSL's names for what is a matter of how either side is set up: the next handshake ends like this one.
+"""OpenSSL's names for errors of configuration: the next handshake ends like this one.
 
-What is not here (a record garbled on its way, an internal error of the host) is tried again.
+Other errors (a garbled record, an internal error of the host) are retried.
 """
 
 _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
@@ -118,25 +113,37 @@ _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
 _DEST_ERRNOS = frozenset(
     {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY}
 )
-"""The name is at fault; every other error of the disk is nobody's."""
+"""The name is at fault; other errors of the disk are no fault of the fetch."""
 
 
 def outcome_of(error: Exception, *, status: int | None) -> AttemptOutcome | None:
-    """What an error of the exchange or the disk means; None for one that nobody foresaw: a bug of ours.
+    """Return what an error of the exchange or the disk means; None for an error that no rule names: a bug.
 
-    status: of the answer, if its head had come; then a broken protocol is a body cut short.
+    status: of the response, if its head has come; then a protocol error is a truncated body.
     """
     if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
-        return _disk(error)
+        if error.errno in _DEST_ERRNOS:
+            return Failed(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
+        return Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
     if isinstance(error, UnreadableBodyFileError):
         return Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
-    reason = _reason(error, status)
+    # The TLS error may be at any depth; an error of httpcore2's pool has it as an argument, not as cause.
+    tls: object = error
+    while isinstance(tls, BaseException) and not isinstance(tls, ssl.SSLError):
+        tls = tls.__cause__ or (tls.args[0] if tls.args else None)
+    if isinstance(tls, ssl.SSLError):
+        reason: Reason | None = Reason.TLS
+    elif isinstance(error, httpx.RemoteProtocolError) and status is not None:
+        reason = Reason.TRUNCATED
+    else:
+        reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
     if reason is None:
         return None
+    hopeless = isinstance(tls, ssl.SSLCertVerificationError) or getattr(tls, "reason", None) in _HOPELESS
     return Failed(
         reason=reason,
         sent=not isinstance(error, _BEFORE_SENDING),
-        final=isinstance(error, _FINAL) or _is_hopeless(_cause(error, ssl.SSLError)),
+        final=isinstance(error, _FINAL) or hopeless,
         status=status,
         line=error.line if isinstance(error, BadLineError) else None,
         note=str(error),
@@ -144,43 +151,7 @@ def outcome_of(error: Exception, *, status: int | None) -> AttemptOutcome | None
 
 
 def is_of_the_disk(error: Exception) -> bool:
-    """Whether the disk of the out folder did not take a body: the network's OSErrors were mapped below us."""
+    """Return whether the disk of the out folder refused a body: the engines map the network's OSErrors."""
     if not isinstance(error, OSError) or isinstance(error, TimeoutError):
         return False
     return error.errno not in _DEST_ERRNOS
-
-
-def _disk(error: OSError) -> AttemptOutcome:
-    if error.errno in _DEST_ERRNOS:
-        return Failed(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
-    return Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
-
-
-def _reason(error: Exception, status: int | None) -> Reason | None:
-    if _cause(error, ssl.SSLError):
-        return Reason.TLS
-    if isinstance(error, httpx.RemoteProtocolError) and status is not None:
-        return Reason.TRUNCATED
-    for kind, reason in _REASONS:
-        if isinstance(error, kind):
-            return reason
-    return None
-
-
-def _is_hopeless(error: ssl.SSLError | None) -> bool:
-    return isinstance(error, ssl.SSLCertVerificationError) or getattr(error, "reason", None) in _HOPELESS
-
-
-def _cause(error: BaseException | None, kind: type[E]) -> E | None:
-    """The error of that kind that is behind this one, at whatever depth."""
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        error = error.__cause__ or _wrapped(error)
-    return None
-
-
-def _wrapped(error: BaseException) -> BaseException | None:
-    """httpcore2's pool cuts the chain of causes; the error below is still its error's argument."""
-    first = error.args[0] if error.args else None
-    return first if isinstance(first, BaseException) else None

@@ -1,4 +1,4 @@
-"""A fetch whose dest is taken, and not to be replaced (`if_exists`)."""
+"""A fetch whose dest exists and must not be replaced (`if_exists`)."""
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import IfExists
@@ -9,7 +9,7 @@ from fetchfleet.worker.fetch.services import FetchServices
 
 
 async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None:
-    """The file that stands at the fetch's dest, if that decides what becomes of the fetch."""
+    """Return the file at the fetch's dest, if that decides what becomes of the fetch."""
     fetch = entry.fetch
     if fetch.if_exists == IfExists.REPLACE or fetch.dest is None or services.sink.stored is None:
         return None
@@ -18,7 +18,7 @@ async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None
 
 
 def meaning(entry: Entry, found: AlreadyExists) -> tuple[Finish, AttemptOutcome]:
-    """How a fetch ends that has not asked for anything yet."""
+    """Return how a fetch ends whose dest exists before its request."""
     if entry.fetch.if_exists == IfExists.SKIP:
         return UNCHANGED, found
     return EXISTS, Interrupted(note=f"{found.path!r} is there already")
@@ -27,7 +27,7 @@ def meaning(entry: Entry, found: AlreadyExists) -> tuple[Finish, AttemptOutcome]
 async def since_then(
     entry: Entry, status: int, error: ExistsError, services: FetchServices
 ) -> AttemptOutcome:
-    """What happened to a body that came after its dest had been taken: what stands there stays."""
+    """Return the outcome of a body that came after its dest had been created: that file stays."""
     found = await at_dest(entry, services) if entry.fetch.if_exists == IfExists.SKIP else None
     if found is not None:
         return AlreadyExists(path=found.path, size_bytes=found.size_bytes, status=status)

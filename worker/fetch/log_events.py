@@ -2,22 +2,31 @@
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Result
 from fetchfleet.worker.fetch.rules.decide import Retry
-from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Interrupted, Redirected
-from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.fetch.rules.outcome import (
+    Answered,
+    AttemptOutcome,
+    Failed,
+    Interrupted,
+    Redirected,
+    note_of,
+)
+from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.events import trace_fields
 from fetchfleet.worker.observability.log import Event
 
 
 def finished(
-    result: Result, entry: Entry, lane: Lane, happened: AttemptOutcome, log: Any
+    session: FetchSession, entry: Entry, result: Result, outcome: AttemptOutcome
 ) -> Callable[[], None]:
-    """Writes the canonical line of a fetch, once its result is in Redis."""
+    """Return a function that writes the canonical line of a fetch, once its result is in Redis."""
+    lane_name, log = session.lane.name, session.services.log
 
     def tell() -> None:
         timings = result.timings
@@ -25,13 +34,13 @@ def finished(
             Event.FETCH_FINISHED,
             id=result.id,
             batch=entry.batch_id,
-            lane=lane.name,
+            lane=lane_name,
             method=entry.fetch.method,
             url=redact.url(result.url),
             status=result.status,
             outcome=result.outcome.value,
             reason=result.reason.value if result.reason else None,
-            note=note(happened),
+            note=note_of(outcome),
             bytes=result.bytes,
             stale=result.stale,
             attempts=result.attempts,
@@ -47,43 +56,45 @@ def finished(
     return tell
 
 
-def retry(entry: Entry, lane: Lane, again: Retry, happened: AttemptOutcome, log: Any) -> Callable[[], None]:
-    """Writes the line of a fetch that waits for another attempt."""
+def retry(session: FetchSession, decision: Retry, outcome: AttemptOutcome) -> Callable[[], None]:
+    """Return a function that writes the line of a fetch that waits for another attempt."""
+    lane_name, log = session.lane.name, session.services.log
+    entry = decision.entry
 
     def tell() -> None:
         log.info(
             Event.FETCH_RETRY,
             id=entry.id,
             batch=entry.batch_id,
-            lane=lane.name,
+            lane=lane_name,
             url=redact.url(entry.fetch.url),
-            status=None if isinstance(happened, Interrupted | Redirected) else happened.status,
-            reason=again.reason.value if again.reason else None,
-            note=note(happened),
-            wait_s=round(again.wait_s, 3),
-            attempts=again.entry.attempts,
-            throttles=again.entry.throttles,
-            interruptions=again.entry.interruptions,
+            status=None if isinstance(outcome, Interrupted | Redirected) else outcome.status,
+            reason=decision.reason.value if decision.reason else None,
+            note=note_of(outcome),
+            wait_s=round(decision.wait_s, 3),
+            attempts=entry.attempts,
+            throttles=entry.throttles,
+            interruptions=entry.interruptions,
             **trace_fields(entry.fetch),
         )
 
     return tell
 
 
-def robots(lane: Lane, origin: str, happened: AttemptOutcome, log: Any) -> None:
-    """An origin was asked for its robots.txt."""
-    log.info(
+def robots(session: FetchSession, origin: str, outcome: AttemptOutcome) -> None:
+    """Log the answer to a request for a robots.txt."""
+    session.services.log.info(
         Event.LANE_ROBOTS,
-        lane=lane.name,
+        lane=session.lane.name,
         origin=origin,
-        status=happened.status if isinstance(happened, Answered | Failed) else None,
-        reason=happened.reason.value if isinstance(happened, Failed) else None,
-        note=note(happened),
+        status=outcome.status if isinstance(outcome, Answered | Failed) else None,
+        reason=outcome.reason.value if isinstance(outcome, Failed) else None,
+        note=note_of(outcome),
     )
 
 
-def bug(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
-    """An error of ours, with where it came from."""
+def bug(error: BaseException, entry: Entry, lane_name: str, log: FilteringBoundLogger) -> None:
+    """Log an error that no rule names, with where it came from."""
     log.error(
         Event.FETCH_BUG,
         id=entry.id,
@@ -94,13 +105,7 @@ def bug(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
     )
 
 
-def in_the_way(error: BaseException, entry: Entry, lane_name: str, log: Any) -> None:
-    """Something was put where a body was to go, and not by us; the message names it."""
-    said, trace = redact.text(str(error)), trace_fields(entry.fetch)
-    log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=said, **trace)
-
-
-def note(happened: AttemptOutcome) -> str | None:
-    """What exactly was wrong, fit to be seen."""
-    said = happened.note if isinstance(happened, Failed | Interrupted) else ""
-    return redact.text(said) if said else None
+def in_the_way(error: BaseException, entry: Entry, lane_name: str, log: FilteringBoundLogger) -> None:
+    """Log that something other than a file of the fleet is where a body should go; the message names it."""
+    message, trace = redact.text(str(error)), trace_fields(entry.fetch)
+    log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=message, **trace)

@@ -1,5 +1,6 @@
-"""The result of a fetch, out of how its last attempt went."""
+"""The result of a fetch, from its last outcome."""
 
+from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Outcome, Result, Timings
 from fetchfleet.worker.fetch.attempt import Attempt
 from fetchfleet.worker.fetch.rules.decide import Finish
@@ -19,59 +20,61 @@ from fetchfleet.worker.util.clock import mono_s
 
 
 def result_of(
-    attempt: Attempt, finish: Finish, happened: AttemptOutcome, worker_id: str, old: StoredBody | None
+    entry: Entry,
+    finish: Finish,
+    outcome: AttemptOutcome,
+    attempt: Attempt | None,
+    stand_in: StoredBody | None,
+    *,
+    now_ms: int,
+    worker_id: str,
 ) -> Result:
-    """What the producer gets to read; old: what stands in for the body."""
-    entry = attempt.entry
-    stored = happened if isinstance(happened, Stored) else None
-    kept = happened if isinstance(happened, Stored | Unchanged | AlreadyExists) else old
-    throttled = throttle_of(happened) is not None
-    unasked = isinstance(happened, Interrupted) or (
-        isinstance(happened, AlreadyExists) and happened.status is None
-    )
-    tried = not unasked and not isinstance(happened, Redirected) and not throttled
+    """Return what the producer reads.
+
+    attempt: None if the fetch ended without one. stand_in: a body stored before, used in place of a new one.
+    """
+    stored = outcome if isinstance(outcome, Stored) else None
+    body = outcome if isinstance(outcome, Stored | Unchanged | AlreadyExists) else stand_in
+    with_validators = body if not isinstance(body, StoredBody) else None
+    asked = attempt is not None and not isinstance(outcome, Interrupted)
+    throttled = throttle_of(outcome) is not None
+    charged = asked and not throttled and not isinstance(outcome, Redirected)
+    final_url = None
+    if attempt is not None and asked:  # a URL that a host has named may hold secrets
+        last = attempt.request.url
+        final_url = last if last == entry.fetch.url else redact.final_url(last)
+    total_ms = float(now_ms - entry.submitted_ms)
+    trace = attempt.trace if attempt is not None else None
+    ran_ms = (mono_s() - trace.started_s) * 1000 if trace else 0.0
+    answered = trace is not None and trace.head_s is not None
     return Result(
         id=entry.id,
         url=entry.fetch.url,
-        final_url=None if unasked else _final_url(attempt),
-        outcome=Outcome.UNCHANGED if old else finish.outcome,
+        final_url=final_url,
+        outcome=Outcome.UNCHANGED if stand_in else finish.outcome,
         reason=finish.reason,
-        status=None if isinstance(happened, Interrupted) else happened.status,
-        bytes=kept.size_bytes if kept else None,
-        sha256=kept.sha256 if kept else None,
-        path=kept.path if kept else None,
+        status=None if isinstance(outcome, Interrupted) else outcome.status,
+        bytes=body.size_bytes if body else None,
+        sha256=body.sha256 if body else None,
+        path=body.path if body else None,
         offset=stored.offset if stored else None,
         length=stored.length if stored else None,
-        etag=None if kept is None or isinstance(kept, StoredBody) else kept.etag,
-        last_modified=None if kept is None or isinstance(kept, StoredBody) else kept.last_modified,
+        etag=with_validators.etag if with_validators else None,
+        last_modified=with_validators.last_modified if with_validators else None,
         content_encoding=stored.coding if stored else None,
         lines=stored.lines if stored else None,
-        bad_line=happened.line if isinstance(happened, Failed) else None,
-        stale=old is not None,
-        unverified=isinstance(happened, Stored) and happened.unverified,
-        attempts=entry.attempts + tried,
-        throttles=entry.throttles + throttled,
+        bad_line=outcome.line if isinstance(outcome, Failed) else None,
+        stale=stand_in is not None,
+        unverified=stored.unverified if stored else False,
+        attempts=entry.attempts + 1 if charged else entry.attempts,
+        throttles=entry.throttles + 1 if throttled else entry.throttles,
         interruptions=entry.interruptions,
         worker=worker_id,
-        timings=_timings(attempt),
+        timings=Timings(
+            queue_ms=round(max(0.0, total_ms - ran_ms), 1),
+            connect_ms=round(trace.connect_s * 1000, 1) if trace and answered else None,
+            ttfb_ms=round((trace.head_s - trace.started_s) * 1000, 1) if trace and trace.head_s else None,
+            total_ms=total_ms,
+        ),
         meta=entry.fetch.meta,
-    )
-
-
-def _final_url(attempt: Attempt) -> str:
-    """The caller knows his own; one that a host has named may hold what is only for us."""
-    own, last = attempt.entry.fetch.url, attempt.request.url
-    return own if last == own else redact.final_url(last)
-
-
-def _timings(attempt: Attempt) -> Timings:
-    trace = attempt.trace
-    total_ms = float(attempt.lane.clock.now_ms() - attempt.entry.submitted_ms)
-    ran_ms = (mono_s() - trace.started_s) * 1000
-    answered = trace.head_s is not None
-    return Timings(
-        queue_ms=round(max(0.0, total_ms - ran_ms), 1),
-        connect_ms=round(trace.connect_s * 1000, 1) if answered else None,
-        ttfb_ms=round((trace.head_s - trace.started_s) * 1000, 1) if trace.head_s else None,
-        total_ms=total_ms,
     )

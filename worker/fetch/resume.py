@@ -1,8 +1,7 @@
-"""Going on with a body that broke off: its first half is kept on disk, and its note with the fetch."""
+"""Resume a body that broke off: its first part is kept on disk, and a note of it with the fetch."""
 
 import asyncio
 from collections.abc import Collection
-from typing import Self
 
 import msgspec
 
@@ -11,53 +10,60 @@ from fetchfleet.worker.errors import BadDestError, DigestMismatchError, Overlong
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
     RangeVerdict,
-    Validator,
     asked_on,
     asks_on,
     judged,
     url_digest,
     validator_of,
 )
-from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.base import Answer
 from fetchfleet.worker.lanes import settler
-from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.sink.base import BodyWriter, ResumePoint
-from fetchfleet.worker.util.clock import mono_s
+from fetchfleet.worker.sink.base import BodyWriter, HttpExchange, ResumePoint
 
-CHECKPOINT_BYTES = 64 << 20
-CHECKPOINT_S = 10.0
-"""So much of a body, or what comes in so long, is fetched again after a crash."""
-
-_OF_NO_USE = (DigestMismatchError, OverlongBodyError, BadDestError)
-"""After these what is on disk is not half of what is wanted."""
+_USELESS_AFTER = (DigestMismatchError, OverlongBodyError, BadDestError)
+"""After these errors the partial body is not a part of the wanted one."""
 
 
-class Resuming:
-    """One attempt's dealings with the half of a body: `note` is what the fetch is to carry on."""
+class Resume:
+    """The partial body of one attempt."""
 
-    def __init__(self, entry: Entry, lane: Lane, services: FetchServices) -> None:
-        self._id = entry.id
-        self._batch_id = entry.batch_id
-        self._whole_only = entry.fetch.decode or entry.fetch.lines
-        """What is looked into as it comes is looked into from its beginning."""
-        self._lane = lane
-        self._parts = services
+    def __init__(self, session: FetchSession, entry: Entry) -> None:
+        self._entry = entry
+        self._lane = session.lane
+        self._session = session
         self.note = entry.part
+        """The note that the fetch carries on."""
         self.taken: ResumePoint | None = None
+        """The partial body on this worker's disk, while it is open."""
         self.verdict: Append | RangeVerdict = RangeVerdict.NOTHING
 
     async def asked(self, request: Hop) -> Hop:
-        """The request, for the rest of the body if its first half is here."""
+        """Return the request, for the rest of the body if this worker has its first part.
+
+        Opening the partial file takes as long as reading it: it is hashed again.
+        """
         self.close()
         self.verdict = RangeVerdict.NOTHING
-        if self.note is None or not asks_on(request, self.note):
+        note, partial_files = self.note, self._session.services.sink.partial_files
+        if note is None or not asks_on(request, note):
             return request
-        await self._take(self.note)
-        return asked_on(request, self.note) if self.taken is not None else request
+        ours = msgspec.structs.replace(note, token=self._lane.token)
+
+        def opened(taken: ResumePoint | None) -> None:
+            self.taken = taken
+            if taken is not None:
+                self._carry_in_redis(ours)
+
+        if partial_files is not None:
+            opened(await partial_files.take_over(self._entry.id, note, ours.token, in_vain=opened))
+        if self.taken is None:
+            self._carry(None)
+            return request
+        return asked_on(request, ours)
 
     async def judge(self, answer: Answer) -> Append | RangeVerdict:
-        """What the answer means for the half that is here; NOTHING where nothing was asked on."""
+        """Return what the response means for the partial body; NOTHING if no range was requested."""
         if self.taken is None or self.note is None:
             return RangeVerdict.NOTHING
         self.verdict = judged(self.note, answer.status, answer.header)
@@ -68,18 +74,18 @@ class Resuming:
         return self.verdict
 
     def close(self) -> None:
-        """What was taken and not used stays for another attempt."""
+        """Leave a partial body that was opened and not used for another attempt."""
         if self.taken is not None:
             self.taken.close()
             self.taken = None
 
     async def hash_by(self, names: Collection[str]) -> None:
-        """Have the half that is here hashed by these too. Raises OSError."""
+        """Hash the partial body by these algorithms too. Raises OSError."""
         if self.taken is not None and names:
             await self.taken.hash_by(names)
 
     def whole_bytes(self, coming_bytes: int | None) -> int | None:
-        """How long the whole body is, None if it is not known; coming_bytes: the answer's own, the same."""
+        """Return the length of the whole body, None if unknown; coming_bytes: that of the response."""
         match self.verdict:
             case Append(total_bytes):
                 return total_bytes
@@ -88,62 +94,45 @@ class Resuming:
             case _:
                 return coming_bytes
 
-    def keeping(self, part: BodyWriter, request: Hop, answer: Answer) -> "Keeping":
-        """What has come of the body when this block breaks off is kept, where it may be gone on with."""
-        return Keeping(self, part, request, answer)
-
-    async def begins(self) -> None:
-        """A body comes: what is here of another URL than its own is wanted no more."""
+    async def drop_unused(self) -> None:
+        """Remove a partial body that does not belong to the URL whose body is being received."""
         if self.note is not None and self.taken is None:
-            await asyncio.wrap_future(self._parts.sink.disk.forget(self._id, self.note))
+            disk = self._session.services.sink.disk
+            await asyncio.wrap_future(disk.forget(self._entry.id, self.note))
             self._carry(None)
 
-    async def broke_off(self, error: BaseException, part: BodyWriter, request: Hop, answer: Answer) -> None:
-        """No more comes of the body."""
-        if isinstance(error, _OF_NO_USE):
-            self._carry(None)
-        else:
-            await self._keep(part, self.note_of(request, answer))
+    async def checkpoint(self, writer: BodyWriter, exchange: HttpExchange) -> int:
+        """Sync the body to disk and note that in Redis, against a crash; return how many bytes are safe.
 
-    def carry(self, note: PartNote) -> None:
-        """The fetch carries the note from now on, also in Redis."""
-        self._carry(note)
-        entry = self._lane.entries.get(self._id)
-        if entry is not None and not self._lane.lost:
-            self._parts.settler.add(self._lane, settler.noted(entry))
+        Raises OSError.
+        """
+        note = self._note_of(exchange)
+        if note is None:
+            return writer.size_bytes
+        offset_bytes = await writer.sync()
+        self._carry_in_redis(msgspec.structs.replace(note, offset_bytes=offset_bytes))
+        return offset_bytes
 
-    async def _take(self, note: PartNote) -> None:
-        """The part as ours. It is hashed anew, which takes as long as reading it."""
-        ours = msgspec.structs.replace(note, token=self._lane.token)
-
-        def took(taken: ResumePoint | None) -> None:
-            self.taken = taken
-            if taken is not None:
-                self.carry(ours)
-
-        partial_files = self._parts.sink.partial_files
-        if partial_files is not None:
-            took(await partial_files.take_over(self._id, note, ours.token, in_vain=took))
-        if self.taken is None:
-            self._carry(None)
-
-    async def _keep(self, part: BodyWriter, note: PartNote | None) -> None:
-        wanted = not self._lane.lost and self._batch_id not in self._lane.cancelled
-        if note is not None and note.total_bytes is not None:
-            wanted = wanted and part.size_bytes <= note.total_bytes
-        offset_bytes = await part.keep() if note is not None and wanted else 0
-        if note is None or not offset_bytes:
+    async def broke_off(self, error: BaseException, writer: BodyWriter, exchange: HttpExchange) -> None:
+        """Keep the part of the body that has come, if the host lets it be resumed."""
+        lane = self._lane
+        note = None if isinstance(error, _USELESS_AFTER) else self._note_of(exchange)
+        if note is None or lane.lost or self._entry.batch_id in lane.cancelled:
             self._carry(None)
             return
-        self._carry(msgspec.structs.replace(note, offset_bytes=offset_bytes))
+        fits = note.total_bytes is None or writer.size_bytes <= note.total_bytes
+        offset_bytes = await writer.keep() if fits else 0
+        self._carry(msgspec.structs.replace(note, offset_bytes=offset_bytes) if offset_bytes else None)
 
-    def note_of(self, request: Hop, answer: Answer) -> PartNote | None:
-        """What to carry, but for the offset, if this body breaks off; None if it may not be gone on with."""
+    def _note_of(self, exchange: HttpExchange) -> PartNote | None:
+        """Return the note, but for its offset, if this body breaks off; None if it cannot be resumed."""
+        request, answer = exchange
         total_bytes = self.whole_bytes(answer.length_bytes)
         if isinstance(self.verdict, Append) and self.note is not None:
             return msgspec.structs.replace(self.note, total_bytes=total_bytes)
-        validator: Validator | None = validator_of(request, answer.status, answer.header)
-        if validator is None or self._whole_only:
+        fetch = self._entry.fetch
+        validator = validator_of(request, answer.status, answer.header)
+        if validator is None or fetch.decode or fetch.lines:  # these look into the body from its beginning
             return None
         return PartNote(
             token=self._lane.token,
@@ -155,43 +144,15 @@ class Resuming:
         )
 
     def _carry(self, note: PartNote | None) -> None:
-        """Whoever settles the fetch, or hands it back, finds the note with it."""
+        """Carry the note in the lane: the fetch is settled or handed back with it."""
         self.note = note
-        entry = self._lane.entries.get(self._id)
+        entry = self._lane.entries.get(self._entry.id)
         if entry is not None:
-            self._lane.entries[self._id] = msgspec.structs.replace(entry, part=note)
+            self._lane.entries[entry.id] = msgspec.structs.replace(entry, part=note)
 
-
-class Keeping:
-    """A body on its way: now and then what has come is brought to disk for good and noted, against a crash.
-
-    A context; what has come when it breaks off is kept, where it may be gone on with.
-    """
-
-    def __init__(self, resuming: Resuming, part: BodyWriter, request: Hop, answer: Answer) -> None:
-        self._resuming = resuming
-        self._part = part
-        self._request = request
-        self._answer = answer
-        self._last_s = mono_s()
-        self._last_bytes = part.size_bytes
-
-    async def __aenter__(self) -> Self:
-        await self._resuming.begins()
-        return self
-
-    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is not None:
-            await self._resuming.broke_off(error, self._part, self._request, self._answer)
-
-    async def after_chunk(self) -> None:
-        """Once it is time. Raises OSError."""
-        came_bytes = self._part.size_bytes - self._last_bytes
-        late = came_bytes >= CHECKPOINT_BYTES or mono_s() - self._last_s >= CHECKPOINT_S
-        if not late or not self._part.worth_keeping:
-            return
-        note = self._resuming.note_of(self._request, self._answer)
-        offset_bytes = await self._part.sync() if note is not None else self._part.size_bytes
-        self._last_s, self._last_bytes = mono_s(), offset_bytes
-        if note is not None:
-            self._resuming.carry(msgspec.structs.replace(note, offset_bytes=offset_bytes))
+    def _carry_in_redis(self, note: PartNote) -> None:
+        """Carry the note in the lane and in Redis."""
+        self._carry(note)
+        entry = self._lane.entries.get(self._entry.id)
+        if entry is not None and not self._lane.lost:
+            self._session.settle(settler.rewritten(entry))

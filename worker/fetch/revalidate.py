@@ -1,4 +1,4 @@
-"""Fetches that ask only for what is newer: what they have, and what a 304 then means for them."""
+"""Fetches that want only a newer version: what is stored of them, and what a 304 means."""
 
 from fetchfleet.jobs.contract.conditions import is_conditional
 from fetchfleet.jobs.contract.entry import Hop
@@ -14,14 +14,14 @@ GONE = "the stored file changed while its host was asked whether it is the newes
 
 
 async def known_of(fetch: Fetch, sink: Sink) -> IndexEntry | None:
-    """What is stored of the fetch and still as it was, where the workers are to go by that."""
+    """Return the stored and unchanged body of a fetch that revalidates."""
     return await sink.stored.known(fetch) if fetch.revalidate and sink.stored is not None else None
 
 
 async def not_modified(
     answer: Answer, asked: Hop, fetch: Fetch, known: IndexEntry | None, sink: Sink
 ) -> AttemptOutcome:
-    """What a 304 means, with what is here; raises BadAnswerError where nothing conditional was asked."""
+    """Return what a 304 means for the stored body; BadAnswerError if the request was not conditional."""
     if not is_conditional(asked.headers):
         raise BadAnswerError("304 although nothing conditional was asked")
     said = validators_of(asked.url, answer.header)

@@ -1,7 +1,7 @@
-"""Asks an origin for its robots.txt, in the place of a fetch and under the same limits."""
+"""Request an origin's robots.txt, in the place of a fetch and under the same limits."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
@@ -9,106 +9,104 @@ from redis.exceptions import RedisError
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, join_url, lane_of_url, origin_of_url, parse_url
 from fetchfleet.worker.fetch import log_events
-from fetchfleet.worker.fetch.attempt import broken
+from fetchfleet.worker.fetch.attempt import failure_of
+from fetchfleet.worker.fetch.rules.decide import Finish, Retry, defer_for_robots
 from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Interrupted, throttle_of
 from fetchfleet.worker.fetch.rules.redirects import is_redirect
-from fetchfleet.worker.fetch.run import learn, wait_for_robots
-from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.fetch.run import finish_unattempted, host_state, learn, settle_retry
+from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, robots_rules
 from fetchfleet.worker.gate.gate import Admit, Closed, WaitReason
 from fetchfleet.worker.gate.retry_after import retry_after_s
-from fetchfleet.worker.gate.robots_rules import (
-    MAX_BYTES,
-    MAX_HOPS,
-    CachedRobots,
-    RobotsRules,
-    RobotsStatus,
-    status_of,
-)
-from fetchfleet.worker.http.base import Answer, Trace
-from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import retry_until_lost
+from fetchfleet.worker.gate.robots_rules import MAX_BYTES, MAX_HOPS, CachedRobots, RobotsRules, RobotsStatus
+from fetchfleet.worker.http.base import Trace
 
 MAX_EXCHANGE_S = 60.0
-"""However long a host's bodies may take, this one is small."""
+"""For one request, however long the policy lets the host's bodies take: this body is small."""
 
 
-class Asked(NamedTuple):
-    """What came of asking; body is that of a 2xx, None for any other end."""
+class RobotsAnswer(NamedTuple):
+    """What came of the request."""
 
-    happened: AttemptOutcome
+    outcome: AttemptOutcome
     body: bytes | None = None
+    """Of a 2xx response, None otherwise."""
 
 
-class Question:
-    """One robots.txt asked for, over as many redirects as the RFC wants; `trace` tells how it went."""
+class RobotsRequest:
+    """One robots.txt requested, with as many redirects as RFC 9309 wants; `trace` tells how it went."""
 
-    def __init__(self, origin: str, entry: Entry, lane: Lane, services: FetchServices) -> None:
+    def __init__(self, session: FetchSession, entry: Entry, origin: str) -> None:
+        self.session = session
+        self.entry = entry
         self.origin = origin
-        self.lane = lane
-        self.services = services
         self.trace = Trace(entry)
-        self._entry = entry
         self._status: int | None = None
 
-    async def ask(self) -> Asked:
-        """What happened; never raises but for cancellation."""
-        url, asked = parse_url(f"{self.origin}/robots.txt"), Asked(Answered(status=404))
-        timeouts = self.lane.policy.timeouts
+    async def send(self) -> RobotsAnswer:
+        """Return the answer; raise nothing but CancelledError."""
+        lane = self.session.lane
+        url, answer = parse_url(f"{self.origin}/robots.txt"), RobotsAnswer(Answered(status=404))
         for hop in range(MAX_HOPS + 1):
-            if hop and not await self._turn(url):
-                return Asked(Interrupted())
+            if hop and not await self._may_follow(url):
+                return RobotsAnswer(Interrupted())
+            left_s = max(0.0, (self.entry.deadline_ms - lane.clock.now_ms()) / 1000)
             try:
-                async with asyncio.timeout(min(self._left_s(), timeouts.total_s, MAX_EXCHANGE_S)):
-                    asked, target = await self._exchange(url)
-            except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must get its due
-                if isinstance(error, TimeoutError) and not self._left_s():
-                    return Asked(Interrupted())  # another fetch may have the time to ask
-                return Asked(broken(error, self._status, self._entry, self.lane, self.services))
+                async with asyncio.timeout(min(left_s, lane.policy.timeouts.total_s, MAX_EXCHANGE_S)):
+                    answer, target = await self._exchange(url)
+            except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must be settled
+                if isinstance(error, TimeoutError) and lane.clock.now_ms() >= self.entry.deadline_ms:
+                    return RobotsAnswer(Interrupted())  # another fetch may have the time for the request
+                return RobotsAnswer(failure_of(self.session, self.entry, error, self._status))
             if target is None:
                 break
             url = target
-        return asked
+        return answer
 
-    def _left_s(self) -> float:
-        """Until the deadline of the fetch in whose place we ask."""
-        return max(0.0, (self._entry.deadline_ms - self.lane.clock.now_ms()) / 1000)
-
-    async def _exchange(self, url: FetchUrl) -> tuple[Asked, FetchUrl | None]:
-        """One request and its answer, and where a redirect leads that can be followed."""
+    async def _exchange(self, url: FetchUrl) -> tuple[RobotsAnswer, FetchUrl | None]:
+        """Make one request; return the answer, and the target of a redirect that can be followed."""
+        lane, services = self.session.lane, self.session.services
         self._status = None
-        timeouts = self.lane.policy.timeouts
-        request = Hop("GET", url.text)
+        name = lane_of_url(url.text)
+        # Another host gets a pool with its own TLS settings: this host's client certificate stays here.
+        opened = services.pools.opened(
+            f"{lane.pool} robots {self.origin} {name}", services.policy().for_lane(name)
+        )
         async with (
-            self._pool(url) as pool,
-            self.services.engine.open(request, pool, timeouts, self.trace) as answer,
+            nullcontext(lane.pool) if name == lane.name else opened as pool,
+            services.engine.open(Hop("GET", url.text), pool, lane.policy.timeouts, self.trace) as answer,
         ):
             self._status = answer.status
-            if status_of(answer.status) is RobotsStatus.RULES:
-                return Asked(Answered(status=answer.status), await _beginning(answer)), None
+            if robots_rules.status_of(answer.status) is RobotsStatus.RULES:
+                body = bytearray()
+                async for chunk in answer.chunks():
+                    body += chunk
+                    if len(body) >= MAX_BYTES:
+                        break
+                return RobotsAnswer(Answered(status=answer.status), bytes(body[:MAX_BYTES])), None
             await answer.discard()
-            now_ms = self.lane.clock.now_ms()
+            now_ms = lane.clock.now_ms()
             wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), now_ms)
-            target = _target(url, answer) if is_redirect(answer.status) else None
-            return Asked(Answered(status=answer.status, wait_s=wait_s)), target
+            target = None
+            if is_redirect(answer.status):
+                try:
+                    target = join_url(url, answer.header("location") or "")
+                except UrlError:
+                    target = None
+            return RobotsAnswer(Answered(status=answer.status, wait_s=wait_s)), target
 
-    def _pool(self, url: FetchUrl) -> AbstractAsyncContextManager[str]:
-        """The lane's, but for another host one with that host's own trust: ours is not shown to it."""
-        name = lane_of_url(url.text)
-        if name == self.lane.name:
-            return nullcontext(self.lane.pool)
-        policy = self.services.policy().for_lane(name)
-        return self.services.pools.opened(f"{self.lane.pool} robots {self.origin} {name}", policy)
+    async def _may_follow(self, url: FetchUrl) -> bool:
+        """Return whether a redirect may be followed, once the lane's rate allows it.
 
-    async def _turn(self, url: FetchUrl) -> bool:
-        """Whether a redirect may be followed, once the lane's pace lets it; another host's is not ours."""
-        lane = self.lane
+        The rate of another host is not this lane's matter.
+        """
+        lane = self.session.lane
         if lane_of_url(url.text) != lane.name:
             return lane.serving
         while lane.serving:
-            match lane.verdict(besides=1):
+            match lane.admission(besides=1):
                 case Admit():
-                    lane.count_start()
+                    self.session.count_start()
                     return True
                 case Closed(until_ms=until_ms, why=WaitReason.RATE_LIMIT):
                     await lane.changed(max(0.001, (until_ms - lane.clock.now_ms()) / 1000))
@@ -117,83 +115,64 @@ class Question:
         return False
 
 
-async def _beginning(answer: Answer) -> bytes:
-    """As much of the body as is read of a robots.txt."""
-    body = bytearray()
-    async for chunk in answer.chunks():
-        body += chunk
-        if len(body) >= MAX_BYTES:
-            break
-    return bytes(body[:MAX_BYTES])
-
-
-def _target(url: FetchUrl, answer: Answer) -> FetchUrl | None:
-    try:
-        return join_url(url, answer.header("location") or "")
-    except UrlError:
-        return None
-
-
-async def rules_for(entry: Entry, lane: Lane, services: FetchServices) -> RobotsRules | None:
-    """What the next request's origin lets us do, None if nobody in the fleet knows."""
-    url = entry.url
-    rules = lane.rules(url)
-    if rules is not None or lane.is_asking(url):
+async def rules_for(session: FetchSession, entry: Entry) -> RobotsRules | None:
+    """Return the rules for the next request of the fetch, None if no worker of the fleet knows them."""
+    lane, services = session.lane, session.services
+    rules = lane.rules(entry.url)
+    if rules is not None or lane.is_asking(entry.url):
         return rules
-    origin, token = origin_of_url(url), robots_rules.token_of(services.user_agent)
-    text = await retry_until_lost(lane, services, lambda: services.store.robots(origin))
-    kept = robots_rules.from_json(text, token, lane.clock.now_ms()) if text else None
-    return await _known(origin, kept, lane, 0) if kept is not None else None
+    origin, token = origin_of_url(entry.url), robots_rules.token_of(services.user_agent)
+    text = await session.retry_until_lost(lambda: services.robots.get(origin))
+    cached = robots_rules.from_json(text, token, lane.clock.now_ms()) if text else None
+    return await _adopt_rules(session, origin, cached, asked_ms=0) if cached is not None else None
 
 
-async def ask_first(entry: Entry, lane: Lane, services: FetchServices) -> None:
-    """Ask the origin in the place of this fetch, which is first in line once the answer is known."""
-    origin = origin_of_url(entry.url)
-    question = Question(origin, entry, lane, services)
+async def request_robots(session: FetchSession, entry: Entry) -> None:
+    """Request the robots.txt in the place of this fetch, which is first in line once the rules are known."""
+    lane, services, origin = session.lane, session.services, origin_of_url(entry.url)
+    token = robots_rules.token_of(services.user_agent)
+    request = RobotsRequest(session, entry, origin)
     try:
-        asked = await question.ask()
-        log_events.robots(lane, origin, asked.happened, services.log)
-        learn(question.trace, asked.happened, lane, services)
-        kept = await _kept(asked, lane, services)
-        if kept is not None:
-            await _known(origin, kept, lane, lane.clock.now_ms())
-            await _share(origin, kept, asked, lane, services)
-        if kept is not None or isinstance(asked.happened, Interrupted):
+        outcome, body = await request.send()
+        log_events.robots(session, origin, outcome)
+        learn(session, request.trace, outcome)
+        cached: CachedRobots | None = None
+        match outcome:
+            case Answered(status=status) if robots_rules.status_of(status) is not RobotsStatus.WAIT:
+                now_ms = lane.clock.now_ms()
+                cached = await asyncio.to_thread(robots_rules.cached_of, token, status, body or b"", now_ms)
+            case Failed(final=True):  # it can never be requested; nor can the fetch, which fails by itself
+                cached = robots_rules.unavailable(token, lane.clock.now_ms())
+        if cached is not None:
+            await _adopt_rules(session, origin, cached, asked_ms=lane.clock.now_ms())
+            if isinstance(outcome, Answered):
+                ttl_ms = cached.until_ms - lane.clock.now_ms()
+                try:
+                    await services.robots.put(origin, robots_rules.to_json(cached), ttl_ms)
+                except (RedisError, OSError) as error:  # other workers request the robots.txt again
+                    services.report_redis_error(error)
+        if cached is not None or isinstance(outcome, Interrupted):
             lane.ready.appendleft(entry)
             return
     finally:
         lane.asking.pop(origin, None)
-    if not throttle_of(asked.happened):
-        lane.gate = gate.robots_unavailable(lane.gate, lane.policy, lane.clock.now_ms(), services.chance())
-        services.settler.save_gate(lane)
-    await wait_for_robots(entry, asked.happened, lane, services)
+    if not throttle_of(outcome):
+        chance, now_ms = services.chance(), lane.clock.now_ms()
+        session.change_gate(gate.robots_unavailable(lane.gate, lane.policy, now_ms, chance), save=True)
+    # The decision follows: it reads when the lane opens, which the lines above may have changed.
+    match defer_for_robots(entry, outcome, lane.clock.now_ms(), host_state(session)):
+        case Finish() as finish:
+            await finish_unattempted(session, entry, finish=finish)
+        case Retry() as retry:
+            settle_retry(session, retry, outcome)
 
 
-async def _kept(asked: Asked, lane: Lane, services: FetchServices) -> CachedRobots | None:
-    """What the answer lets us do, None if it has to be waited for."""
-    token, now_ms = robots_rules.token_of(services.user_agent), lane.clock.now_ms()
-    match asked.happened:
-        case Answered(status=status) if robots_rules.status_of(status) is not RobotsStatus.WAIT:
-            return await asyncio.to_thread(robots_rules.cached_of, token, status, asked.body or b"", now_ms)
-        case Failed(final=True):  # it can never be asked; nor can the fetch, which is to say so itself
-            return robots_rules.unavailable(token, now_ms)
-    return None
-
-
-async def _known(origin: str, kept: CachedRobots, lane: Lane, asked_ms: int) -> RobotsRules:
-    """The rules are the lane's from here on; asked_ms: when the host was asked for them, if it was."""
-    rules = await asyncio.to_thread(RobotsRules, kept.groups, kept.token)
-    lane.robots.learn(origin, rules, kept.until_ms)
-    lane.gate = gate.crawl_delay_learnt(lane.gate, lane.robots.crawl_delay_s(), asked_ms)
+async def _adopt_rules(
+    session: FetchSession, origin: str, cached: CachedRobots, *, asked_ms: int
+) -> RobotsRules:
+    """Apply the rules in this lane; asked_ms: when this worker requested them from the host, 0 if not."""
+    lane = session.lane
+    rules = await asyncio.to_thread(RobotsRules, cached.groups, cached.token)
+    lane.robots.learn(origin, rules, cached.until_ms)
+    session.change_gate(gate.crawl_delay_learnt(lane.gate, lane.robots.crawl_delay_s(), asked_ms))
     return rules
-
-
-async def _share(origin: str, kept: CachedRobots, asked: Asked, lane: Lane, services: FetchServices) -> None:
-    """The fleet need not ask again; where Redis does not take it, it will."""
-    if not isinstance(asked.happened, Answered):
-        return
-    ttl_ms = kept.until_ms - lane.clock.now_ms()
-    try:
-        await services.store.keep_robots(origin, robots_rules.to_json(kept), ttl_ms)
-    except (RedisError, OSError) as error:
-        services.report_redis_error(error)

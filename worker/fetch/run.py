@@ -1,19 +1,19 @@
-"""The life of a claimed fetch in this worker: attempt, learn, decide, settle, say so."""
+"""The story of a fetch: attempt it, learn from the outcome, decide what becomes of it, settle that."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext
 
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, to_element
+from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.fetch import if_exists, log_events
 from fetchfleet.worker.fetch.attempt import Attempt
 from fetchfleet.worker.fetch.result import result_of
-from fetchfleet.worker.fetch.rules import stale_fallback
-from fetchfleet.worker.fetch.rules.crashes import is_suspect, needs_start_marker, poisoned
+from fetchfleet.worker.fetch.rules import crashes, stale_fallback
 from fetchfleet.worker.fetch.rules.decide import (
     CANCELLED,
     Decision,
@@ -22,218 +22,200 @@ from fetchfleet.worker.fetch.rules.decide import (
     MoveLane,
     Retry,
     decide,
-    defer_for_robots,
     expired,
+    may_repeat,
 )
 from fetchfleet.worker.fetch.rules.outcome import (
     AttemptOutcome,
     Interrupted,
     Stored,
+    note_of,
     observation_of,
     throttle_of,
 )
-from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, retry_budget
 from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.http.base import Trace
-from fetchfleet.worker.lanes import log_events as lane_events
 from fetchfleet.worker.lanes import settler
-from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import retry_until_lost
-from fetchfleet.worker.lanes.store import Cancelled, LaneLostError
-from fetchfleet.worker.sink.index_entry import StoredBody
+from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError
+
+_NO_MARKER = nullcontext()
 
 
-async def run_fetch(entry: Entry, lane: Lane, services: FetchServices) -> None:
-    """One attempt at a claimed fetch, from the request to its settlement."""
-    async with beginning(entry, lane, services):
-        attempt = Attempt(entry, lane, services)
-        held_up_s = lane.held_up_s()
-        happened = Interrupted() if held_up_s else await attempt.run()
-    learn(attempt.trace, happened, lane, services)
-    if held_up_s:  # it was never begun, whatever Redis has been told
-        _again(entry, lane, services, Retry(entry=entry, wait_s=held_up_s, reason=None), happened)
+async def run_fetch(session: FetchSession, entry: Entry) -> None:
+    """Run a claimed fetch that the gate has admitted, from its request to its settlement."""
+    lane = session.lane
+    marked = (entry.crashes or not may_repeat(entry)) and crashes.needs_start_marker(entry)
+    async with start_marked(session, entry) if marked else _NO_MARKER:
+        blocked_s = lane.blocked_s()
+        if not blocked_s:
+            attempt = Attempt(session, entry)
+            outcome = await attempt.run()
+    if (
+        blocked_s
+    ):  # the host was throttled or failed meanwhile: the fetch has not started, whatever Redis says
+        settle_retry(session, Retry(entry=entry, wait_s=blocked_s, reason=None), Interrupted())
         return
-    if attempt.resuming.note is not entry.part:
-        entry = msgspec.structs.replace(entry, part=attempt.resuming.note)
-    match _decided(entry, lane, happened, services):
-        case Finish() as finish:
-            await _finish(attempt, lane, services, finish, happened)
-        case Retry() as again:
-            _again(entry, lane, services, again, happened)
+    if attempt.part is not entry.part:
+        entry = msgspec.structs.replace(entry, part=attempt.part)
+    match learn_and_decide(session, entry, attempt.trace, outcome):
+        case Finish() as end:
+            await finish_fetch(session, entry, end, outcome, attempt)
+        case Retry() as retry:
+            settle_retry(session, retry, outcome)
         case MoveLane(entry=moved):
-            await _transfer(moved, lane, services)
+            await move_to_lane(session, moved)
 
 
-def learn(trace: Trace, happened: AttemptOutcome, lane: Lane, services: FetchServices) -> None:
-    """What the exchange says of the host goes into the lane's gate, and to Redis soon."""
-    before, now_ms = lane.gate, lane.clock.now_ms()
-    started_ms = lane.since_ms(trace.started_s)
-    signal = observation_of(happened, started_ms, len(lane.in_flight), trace.latency_ms)
-    lane.gate = gate.attempt_ended(lane.gate, lane.policy, signal, now_ms, services.chance())
-    wait = throttle_of(happened)
-    if wait is not None:
-        chance = services.chance()
-        lane.gate = gate.throttled(lane.gate, lane.policy, wait.wait_s, now_ms, chance)
-    if lane.gate is not before:
-        lane_events.gate_changed(lane, before, services.log)
-        services.settler.save_gate(lane)
+@asynccontextmanager
+async def start_marked(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
+    """Note in Redis that the fetch starts, before it does.
+
+    A fetch that may be crashing its workers waits until no other such fetch runs in this worker: when the
+    worker dies again, the others are not blamed.
+    """
+    alone = session.services.quarantine if crashes.is_suspect(entry) else nullcontext()
+    async with alone:
+        started, noted = msgspec.structs.replace(entry, begun=True), asyncio.Event()
+        session.settle(settler.started(started, noted.set))
+        await noted.wait()
+        session.lane.entries[entry.id] = started
+        yield
 
 
-async def end_untried(entry: Entry, lane: Lane, services: FetchServices) -> bool:
-    """Whether the fetch ends untried: its deadline has passed, workers die of it, or its dest is taken."""
-    if await _end_by(poisoned(entry) or _expired(entry, lane), entry, lane, services):
-        return True
-    refusal = services.sink.refusal(entry.fetch)
-    if refusal is not None:
-        finish = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
-        await _finish(Attempt(entry, lane, services), lane, services, finish, Interrupted(note=refusal))
-        return True
-    found = await if_exists.at_dest(entry, services)
-    if found is not None:
-        await _finish(Attempt(entry, lane, services), lane, services, *if_exists.meaning(entry, found))
-    return found is not None
-
-
-async def end_if_expired(entry: Entry, lane: Lane, services: FetchServices) -> bool:
-    """Whether the fetch ends because its deadline has passed."""
-    return await _end_by(_expired(entry, lane), entry, lane, services)
-
-
-async def _end_by(finish: Finish | None, entry: Entry, lane: Lane, services: FetchServices) -> bool:
-    if finish is not None:
-        await end_untried_with(finish, lane, services, entry)
-    return finish is not None
-
-
-async def end_untried_with(finish: Finish, lane: Lane, services: FetchServices, entry: Entry) -> None:
-    """The fetch ends so, without another attempt."""
-    await _finish(Attempt(entry, lane, services), lane, services, finish, Interrupted())
-
-
-def _expired(entry: Entry, lane: Lane) -> Finish | None:
+def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome) -> None:
+    """Teach the lane's gate what the exchange says of the host."""
+    lane, services = session.lane, session.services
     now_ms = lane.clock.now_ms()
-    if now_ms < entry.deadline_ms:
-        return None
-    shut = lane.shut()
-    return expired(entry, now_ms, cooling=shut is not None and shut.why is WaitReason.COOL_DOWN)
+    sent_ms = lane.since_ms(trace.started_s)
+    observation = observation_of(outcome, sent_ms, len(lane.in_flight), trace.latency_ms)
+    state = gate.attempt_ended(lane.gate, lane.policy, observation, now_ms, services.chance())
+    throttle = throttle_of(outcome)
+    if throttle is not None:
+        state = gate.throttled(state, lane.policy, throttle.wait_s, now_ms, services.chance())
+    session.change_gate(state, save=True)
 
 
-def end_disallowed(entry: Entry, lane: Lane, services: FetchServices) -> None:
-    """The fetch ends because its host's robots.txt says so."""
-    finish = Finish(outcome=Outcome.FAILED, reason=Reason.ROBOTS_DISALLOWED)
-    _settle(Attempt(entry, lane, services), lane, services, finish, Interrupted())
+def learn_and_decide(session: FetchSession, entry: Entry, trace: Trace, outcome: AttemptOutcome) -> Decision:
+    """Teach the gate the outcome, then decide what becomes of the fetch.
+
+    The order matters: a retry waits until the lane opens, and the outcome may just have closed it.
+    """
+    learn(session, trace, outcome)
+    lane = session.lane
+    now_ms = lane.clock.now_ms()
+    host = (
+        HostState() if isinstance(outcome, Stored) else host_state(session)
+    )  # a stored body asks nothing of it
+    decision = decide(entry, outcome, lane.policy, now_ms, host, session.services.chance())
+    if isinstance(decision, Retry) and decision.entry.attempts > entry.attempts:
+        session.change_gate(retry_budget.retried(lane.gate, now_ms))
+    return decision
 
 
-async def wait_for_robots(
-    entry: Entry, happened: AttemptOutcome, lane: Lane, services: FetchServices
-) -> None:
-    """The fetch waits because its host did not say what its robots.txt allows; happened: what it said."""
-    match defer_for_robots(entry, happened, lane.clock.now_ms(), _host(lane)):
-        case Finish() as finish:
-            await _finish(Attempt(entry, lane, services), lane, services, finish, Interrupted())
-        case Retry() as again:
-            _again(entry, lane, services, again, happened)
-
-
-def _host(lane: Lane) -> HostState:
-    now_ms, shut = lane.clock.now_ms(), lane.shut()
+def host_state(session: FetchSession) -> HostState:
+    """Return what a decision needs to know of the host."""
+    lane = session.lane
+    now_ms, closed = lane.clock.now_ms(), lane.closed()
     return HostState(
-        opens_ms=shut.until_ms if shut else now_ms,
+        opens_ms=closed.until_ms if closed else now_ms,
         retry_ms=retry_budget.retry_not_before_ms(lane.gate, now_ms),
         dead=gate.is_dead(lane.gate, lane.policy, now_ms),
     )
 
 
-def _decided(entry: Entry, lane: Lane, happened: AttemptOutcome, services: FetchServices) -> Decision:
-    now_ms = lane.clock.now_ms()
-    host = (
-        HostState() if isinstance(happened, Stored) else _host(lane)
-    )  # a body that is there asks nothing of it
-    decision = decide(entry, happened, lane.policy, now_ms, host, services.chance())
-    if isinstance(decision, Retry) and decision.entry.attempts > entry.attempts:
-        lane.gate = retry_budget.retried(lane.gate, now_ms)
-    return decision
-
-
-async def _finish(
-    attempt: Attempt, lane: Lane, services: FetchServices, finish: Finish, happened: AttemptOutcome
-) -> None:
-    """Settle the fetch; where its host is down, with what was stored before if that is wanted."""
-    failed = finish.outcome is Outcome.FAILED
-    old = await _stored_before(attempt.entry, lane, services, finish, happened) if failed else None
-    _settle(attempt, lane, services, finish, happened, old)
-
-
-async def _stored_before(
-    entry: Entry, lane: Lane, services: FetchServices, finish: Finish, happened: AttemptOutcome
-) -> StoredBody | None:
-    shut = lane.shut()
-    down = stale_fallback.instead(entry, finish, happened, shut.why if shut else None)
-    wanted = down and stale_fallback.in_force(entry.fetch, services.policy_of(entry.fetch))
-    stored = services.sink.stored
-    return await stored.find(entry.fetch) if wanted and stored is not None else None
-
-
-def _settle(
-    attempt: Attempt,
-    lane: Lane,
-    services: FetchServices,
+async def finish_fetch(
+    session: FetchSession,
+    entry: Entry,
     finish: Finish,
-    happened: AttemptOutcome,
-    old: StoredBody | None = None,
+    outcome: AttemptOutcome,
+    attempt: Attempt | None = None,
 ) -> None:
-    note = attempt.resuming.note
-    if note is not None:
-        services.sink.disk.forget(attempt.entry.id, note)
-    result = result_of(attempt, finish, happened, services.worker_id, old)
-    line = log_events.finished(result, attempt.entry, lane, happened, services.log)
+    """Settle the end of a fetch. If its host is down, a body stored before may stand in for a failure."""
+    lane, services, fetch = session.lane, session.services, entry.fetch
+    stand_in = None
+    if finish.outcome is Outcome.FAILED:
+        closed = lane.closed()
+        down = stale_fallback.instead(entry, finish, outcome, closed.why if closed else None)
+        if down and services.sink.stored is not None:
+            wanted = stale_fallback.in_force(fetch, services.policy_of(fetch))
+            stand_in = await services.sink.stored.find(fetch) if wanted else None
+    if entry.part is not None:
+        services.sink.disk.forget(entry.id, entry.part)
+    result = result_of(
+        entry, finish, outcome, attempt, stand_in, now_ms=lane.clock.now_ms(), worker_id=services.worker_id
+    )
     if result.outcome is Outcome.FAILED:
-        services.settler.add(lane, settler.failed(result, log_events.note(happened) or ""))
-    services.settler.add(lane, settler.finished(result, line))
+        session.settle(settler.failed(result, note_of(outcome) or ""))
+    session.settle(settler.finished(result, log_events.finished(session, entry, result, outcome)))
 
 
-def _again(entry: Entry, lane: Lane, services: FetchServices, again: Retry, happened: AttemptOutcome) -> None:
-    line = log_events.retry(entry, lane, again, happened, services.log)
-    services.settler.add(lane, settler.again(again.entry, again.wait_s, line))
+def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome) -> None:
+    """Queue the fetch for its next attempt."""
+    line = log_events.retry(session, retry, outcome)
+    session.settle(settler.retried(retry.entry, retry.wait_s, line))
 
 
-async def _transfer(entry: Entry, lane: Lane, services: FetchServices) -> None:
-    """To the lane of the host that the redirect names; its limits hold from there on."""
+async def move_to_lane(session: FetchSession, entry: Entry) -> None:
+    """Move the fetch to the lane of the host that a redirect names; that lane's limits hold from then on."""
     assert entry.hop is not None
-    to_lane, priority = lane_of_url(entry.hop.url), entry.fetch.priority.value
-    element = to_element(entry)
+    lane, services = session.lane, session.services
+    to_lane, priority, element = lane_of_url(entry.hop.url), entry.fetch.priority.value, to_element(entry)
     try:
-        wake = await retry_until_lost(
-            lane,
-            services,
-            lambda: services.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority),
+        due = await session.retry_until_lost(
+            lambda: services.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority)
         )
     except LaneLostError:
         lane.lose()
         return
-    if isinstance(wake, Cancelled):
-        await end_untried_with(CANCELLED, lane, services, entry)
+    if isinstance(due, BatchCancelled):
+        await finish_unattempted(session, entry, finish=CANCELLED)
         return
     lane.drop(entry.id)
-    if wake is not None:
-        await services.notify([wake])
+    if due is not None:
+        await services.notify([due])
 
 
-def beginning(entry: Entry, lane: Lane, services: FetchServices) -> AbstractAsyncContextManager[None]:
-    """The fetch may be begun. A suspect has had to wait until no other runs in this worker.
+async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
+    """End a fetch that must not be attempted; return whether it has ended.
 
-    So a fetch that workers die of is found out by itself: what else they had claimed is not blamed for it.
+    Workers crash of it, its deadline has passed, the sink cannot do what it asks for, or its dest exists.
     """
-    return _noted(entry, lane, services) if needs_start_marker(entry) else nullcontext()
+    fetch, sink = entry.fetch, session.services.sink
+    if entry.interruptions:
+        end = crashes.poisoned(entry)
+        if end is not None:
+            await finish_unattempted(session, entry, finish=end)
+            return True
+    if await end_if_expired(session, entry):
+        return True
+    refusal = sink.refusal(fetch)
+    if refusal is not None:
+        end = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
+        await finish_fetch(session, entry, end, Interrupted(note=refusal))
+        return True
+    if fetch.dest is None or fetch.if_exists == IfExists.REPLACE:
+        return False
+    found = await if_exists.at_dest(entry, session.services)
+    if found is not None:
+        await finish_fetch(session, entry, *if_exists.meaning(entry, found))
+    return found is not None
 
 
-@asynccontextmanager
-async def _noted(entry: Entry, lane: Lane, services: FetchServices) -> AsyncIterator[None]:
-    async with services.quarantine if is_suspect(entry) else nullcontext():
-        begun = msgspec.structs.replace(entry, begun=True)
-        noted = asyncio.Event()
-        services.settler.add(lane, settler.begun(begun, noted.set))
-        await noted.wait()
-        lane.entries[entry.id] = begun
-        yield
+async def end_if_expired(session: FetchSession, entry: Entry) -> bool:
+    """End a fetch whose deadline has passed; return whether it has ended."""
+    now_ms = session.lane.clock.now_ms()
+    if now_ms < entry.deadline_ms:
+        return False
+    closed = session.lane.closed()
+    cooling = closed is not None and closed.why is WaitReason.COOL_DOWN
+    end = expired(entry, now_ms, cooling=cooling)
+    if end is not None:
+        await finish_unattempted(session, entry, finish=end)
+    return end is not None
+
+
+async def finish_unattempted(session: FetchSession, entry: Entry, *, finish: Finish) -> None:
+    """End the fetch without another attempt."""
+    await finish_fetch(session, entry, finish, Interrupted())

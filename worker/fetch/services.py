@@ -9,7 +9,9 @@ from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.body.pipeline import DecoderBudget
 from fetchfleet.worker.fetch.deadlines import Deadlines
 from fetchfleet.worker.http.base import Engine, Pools
+from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.services import LaneServices
+from fetchfleet.worker.lanes.session import LaneSession
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.sink.base import Sink
@@ -23,6 +25,7 @@ class FetchServices(LaneServices):
     engine: Engine
     pools: Pools
     sink: Sink
+    robots: RobotsCache
     slots: asyncio.Semaphore
     """One for each fetch that may be in flight in this process, over all lanes."""
     quarantine: asyncio.Semaphore
@@ -38,3 +41,7 @@ class FetchServices(LaneServices):
     def policy_of(self, fetch: Fetch) -> LanePolicy:
         """Return the policy of the host that the fetch names, wherever redirects have led it."""
         return self.policy().for_lane(lane_of_url(fetch.url))
+
+
+FetchSession = LaneSession[FetchServices]
+"""A held lane whose fetches are run."""

@@ -1,1 +1,1 @@
-"""What protects a host: cool-down, pace, breaker and concurrency of one lane. Pure."""
+"""What protects a host: cool-down, rate limit, breaker and concurrency of one lane. Pure."""

@@ -1,16 +1,16 @@
-"""How many fetches a host can take at once, found by trying: adaptive concurrency. Pure.
+"""Adaptive concurrency: how many requests a host can take at once, found by trying. Pure.
 
-Additive increase, multiplicative cut. A round of good answers, with the limit really in use, adds one;
-a refusal or a time-out takes three tenths. Where the host has refused is remembered as the ceiling:
-below it the limit climbs quickly, to it only after a hold that doubles with each refusal there, so that
-looking for more costs next to nothing. Answers to what was sent before a cut are part of what led to it.
-Quick refusals are no good answers: they teach nothing but the ceiling.
+Additive increase, multiplicative decrease. A round of good answers, with the limit really in use, adds one; a
+refusal or a timeout takes three tenths. The limit at which the host has refused is remembered as the ceiling.
+Below it the limit climbs quickly. It climbs to the ceiling only after a hold that doubles with each refusal
+there, so that probing for more costs next to nothing. Answers to requests sent before a cut are part of what
+led to the cut. Quick refusals are no good answers: they teach nothing but the ceiling.
 
-A host that queues instead of refusing shows it by latency. Its recent mean is held against the usual,
-which follows the lows at once and the highs hardly; at twice the usual, seven tenths are cut. That goes
-below where the last climb began, so each climb begins with a shorter queue, until there is none and the
-usual is the host's own. Each cut grants it a slower usual, to be taken back at once if the cut has helped:
-a host that has become slow whatever we do is not held down for ever.
+A host that queues instead of refusing shows it by latency. The recent mean is compared with the usual
+latency, which follows decreases at once and increases hardly. At twice the usual, seven tenths are cut. That
+goes below where the last climb began, so each climb begins with a shorter queue, until there is none and the
+usual latency is the host's own. Each cut raises the usual latency, which falls back at once if the cut has
+helped: a host that has become slow for other reasons is not held down for ever.
 """
 
 import math
@@ -27,41 +27,46 @@ HOLD_CAP_S = 240.0
 
 CUT_FOR_LATENCY = 0.3
 SLOWER = 2.0
-"""So many times the usual latency is rising latency; times what a cut leaves it is well below 1."""
+"""How many times the usual latency counts as rising; times what a cut leaves it is well below 1."""
 SLOWER_BY_MS = 20.0
 ENOUGH = 24
 ROUNDS = 3
-"""The recent mean is over so many answers, or over so many rounds of them where that is more."""
+"""The recent mean is over ENOUGH answers, or over ROUNDS rounds of them if that is more."""
 GRANTED = 1.25
 FALL = 1.0
 RISE = 0.15
-"""The usual latency follows the recent one: down in a round, up by about this share in a doubling."""
+"""The usual latency follows the recent one: down in one round, up by about this share in a doubling."""
 
 
 def allowed(limit: Limit, within: Range) -> int:
-    """How many may be in flight."""
+    """Return how many requests may be in flight."""
     return math.floor(_now(limit, within))
 
 
-def good(
-    limit: Limit, within: Range, in_flight: int, latency_ms: float, started_ms: int, now_ms: int
-) -> Limit:
-    """The limit after a good answer to a request that was sent at started_ms."""
-    if started_ms <= limit.cut_ms:
+def good(limit: Limit, within: Range, in_flight: int, latency_ms: float, sent_ms: int, now_ms: int) -> Limit:
+    """Return the limit after a good answer to a request sent at sent_ms."""
+    if sent_ms <= limit.cut_ms:
         return limit
     now = _now(limit, within)
-    limit = _felt(limit, now, latency_ms)
+    enough = max(ENOUGH, int(ROUNDS * now))
+    felt = min(limit.felt + 1, enough)
+    recent_ms = limit.recent_ms + (latency_ms - limit.recent_ms) / felt
+    usual_ms = limit.usual_ms
+    if felt >= enough:
+        share = FALL if recent_ms < usual_ms else RISE / now
+        usual_ms = usual_ms + (recent_ms - usual_ms) * share / now if usual_ms else recent_ms
+    limit = replace(limit, felt=felt, recent_ms=recent_ms, usual_ms=usual_ms)
     if in_flight * 2 <= now:
-        return limit  # it was not really used: the answer says nothing of more
-    if not _is_slow(limit, now):
+        return limit  # the limit was not in use: the answer says nothing of a higher one
+    if felt < enough or recent_ms <= usual_ms * SLOWER + SLOWER_BY_MS:
         return _grown(limit, within, now_ms)
     less = max(float(within.min), now * CUT_FOR_LATENCY)
-    return replace(_cut(limit, now_ms), now=less, usual_ms=limit.usual_ms * GRANTED)
+    return replace(_cut(limit, now_ms), now=less, usual_ms=usual_ms * GRANTED)
 
 
-def refused(limit: Limit, within: Range, in_flight: int, started_ms: int, now_ms: int) -> Limit:
-    """The limit after a throttle or a time-out; what was sent before the last cut is part of it."""
-    if started_ms <= limit.cut_ms:
+def refused(limit: Limit, within: Range, in_flight: int, sent_ms: int, now_ms: int) -> Limit:
+    """Return the limit after a throttle or a timeout; one sent before the last cut belongs to that cut."""
+    if sent_ms <= limit.cut_ms:
         return limit
     at = max(1, min(allowed(limit, within), in_flight))
     was_probe = limit.probes_left > 0
@@ -81,9 +86,12 @@ def _cut(limit: Limit, now_ms: int) -> Limit:
 
 
 def _grown(limit: Limit, within: Range, now_ms: int) -> Limit:
+    """Return the limit after a good answer while it was in use."""
     now = _now(limit, within)
-    if limit.probes_left:
-        return _probed(limit)
+    if limit.probes_left > 1:
+        return replace(limit, probes_left=limit.probes_left - 1)
+    if limit.probes_left:  # after two rounds of good answers at the ceiling it is none any more
+        return replace(limit, probes_left=0, ceiling=0, hold_s=HOLD_S)
     more, below = min(float(within.max), now + 1 / now), limit.ceiling - 1.0
     if not limit.ceiling or more <= below:
         return replace(limit, now=more)
@@ -91,31 +99,6 @@ def _grown(limit: Limit, within: Range, now_ms: int) -> Limit:
         return replace(limit, now=max(float(within.min), below))
     probe = float(min(limit.ceiling, within.max))
     return replace(limit, now=probe, probes_left=2 * limit.ceiling)
-
-
-def _probed(limit: Limit) -> Limit:
-    """One good answer more at the ceiling; after two rounds of them it is none any more."""
-    if limit.probes_left > 1:
-        return replace(limit, probes_left=limit.probes_left - 1)
-    return replace(limit, probes_left=0, ceiling=0, hold_s=HOLD_S)
-
-
-def _felt(limit: Limit, now: float, latency_ms: float) -> Limit:
-    felt = min(limit.felt + 1, _enough(now))
-    recent_ms = limit.recent_ms + (latency_ms - limit.recent_ms) / felt
-    usual_ms = limit.usual_ms
-    if felt >= _enough(now):
-        pace = FALL if recent_ms < usual_ms else RISE / now
-        usual_ms = usual_ms + (recent_ms - usual_ms) * pace / now if usual_ms else recent_ms
-    return replace(limit, felt=felt, recent_ms=recent_ms, usual_ms=usual_ms)
-
-
-def _is_slow(limit: Limit, now: float) -> bool:
-    return limit.felt >= _enough(now) and limit.recent_ms > limit.usual_ms * SLOWER + SLOWER_BY_MS
-
-
-def _enough(now: float) -> int:
-    return max(ENOUGH, int(ROUNDS * now))
 
 
 def _now(limit: Limit, within: Range) -> float:

@@ -1,5 +1,6 @@
-"""May this lane start a fetch now, and if not, when and why? State in, decision out. Pure."""
+"""Decide whether a lane may start a fetch now, and if not, when and why. State in, decision out. Pure."""
 
+import math
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -7,23 +8,23 @@ from msgspec.structs import replace
 
 from fetchfleet.worker.gate import breaker, concurrency, retry_budget
 from fetchfleet.worker.gate.quota import Quota
-from fetchfleet.worker.gate.state import Breaker, GateState, Limit, RecordedAnswer
+from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAnswer
 from fetchfleet.worker.policy.model import LanePolicy, Range
 from fetchfleet.worker.util.backoff import exponential_s, upward_jitter_s
 
 THROTTLE_BASE_S = 1.0
 THROTTLE_CURVE_CAP_S = 600.0
 FORGIVE_AFTER_MS = 60_000
-"""One step of the throttle curve is forgiven for each such time without a cool-down."""
+"""Each time without a cool-down that is so long takes back one step of the throttle curve."""
 
 PAUSE_LOOK_MS = 600_000
-"""A paused lane is looked at so often; resuming it wakes it at once."""
+"""How often a paused lane is looked at; resuming it makes it due at once."""
 
 ANSWERS_KEPT = 5
 
 
 class WaitReason(StrEnum):
-    """Why a lane is shut; closed."""
+    """Why a lane is closed."""
 
     COOL_DOWN = "cooling"
     BREAKER = "breaker"
@@ -38,11 +39,11 @@ class Admit(NamedTuple):
 
 
 class Saturated(NamedTuple):
-    """As many are in flight as may be: when one ends, ask again."""
+    """As many fetches are in flight as may be: ask again when one ends."""
 
 
 class Closed(NamedTuple):
-    """None may start before until_ms, whatever ends."""
+    """No fetch may start before until_ms, whatever ends."""
 
     until_ms: int
     why: WaitReason
@@ -52,11 +53,11 @@ Admission = Admit | Saturated | Closed
 
 
 class HostSignal(StrEnum):
-    """What an attempt says about its host; closed."""
+    """What an attempt says about its host."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
-    """It answers, yet it has too much to do: a throttle, a 503."""
+    """It answers, but is overloaded: a throttle or a 503."""
     FAILED = "failed"
     TIMED_OUT = "timed out"
     NAMELESS = "nameless"
@@ -65,31 +66,33 @@ class HostSignal(StrEnum):
 
 
 class Observation(NamedTuple):
-    """What an attempt has taught: what was seen, when its request was sent, with how many in flight.
+    """What an attempt has taught about its host."""
 
-    latency_ms: from the request to the head of a good answer, None without one. what: a status or a reason.
-    """
-
-    seen: HostSignal
-    started_ms: int
+    signal: HostSignal
+    sent_ms: int
+    """When the request was sent."""
     in_flight: int
+    """With how many requests in flight."""
     latency_ms: float | None = None
+    """From the request to the head of a good answer; None without one."""
     what: str = ""
+    """A status or a reason."""
     throttle: bool = False
 
 
 def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> Admission:
-    """Whether a fetch may start now. The longest wait wins."""
-    shut = closed_until(state, policy, now_ms)
-    if shut is not None:
-        return shut
-    if in_flight >= max_in_flight(state, policy):
-        return Saturated()
-    return Admit()
+    """Return whether a fetch may start now."""
+    closed = closed_until(state, policy, now_ms)
+    if closed is not None:
+        return closed
+    return Saturated() if in_flight >= max_in_flight(state, policy) else Admit()
 
 
 def max_in_flight(state: GateState, policy: LanePolicy) -> int:
-    """How many may be in flight: one while a breaker is not closed, else the policy's or what was learnt."""
+    """Return how many fetches may be in flight: one while the breaker is not closed.
+
+    Else the policy's limit, or what was learnt within its range.
+    """
     if state.breaker is not Breaker.CLOSED:
         return 1
     if isinstance(policy.concurrency, int):
@@ -98,57 +101,58 @@ def max_in_flight(state: GateState, policy: LanePolicy) -> int:
 
 
 def closed_until(state: GateState, policy: LanePolicy, now_ms: int) -> Closed | None:
-    """When the lane opens by the clock alone, None if it is open."""
+    """Return when the lane opens by the clock alone, None if it is open. The longest wait wins."""
     if policy.paused:
         return Closed(now_ms + PAUSE_LOOK_MS, WaitReason.PAUSED)
-    longest = _asked_for(state)
+    until_ms, why = _host_closed_until(state)
     if policy.quota and state.quota_until_ms > now_ms:
-        longest = _longer(longest, _quota_until_ms(state), WaitReason.QUOTA)
-    pace_ms, burst = _pace(state, policy)
-    if pace_ms:
-        longest = _longer(longest, _spaced_until_ms(state, pace_ms, burst), WaitReason.RATE_LIMIT)
-    if _obeys(policy):
-        longest = _longer(longest, state.robots_until_ms, WaitReason.ROBOTS)
-    return Closed(*longest) if longest[0] > now_ms else None
+        # The next fetch is due an interval after the last start, or when the window ends.
+        quota_ms = state.quota_until_ms
+        if state.quota_left:
+            quota_ms = min(state.traffic_ms + math.ceil(state.quota_interval_ms), quota_ms)
+        if quota_ms > until_ms:
+            until_ms, why = quota_ms, WaitReason.QUOTA
+    interval_ms, burst = _spacing(state, policy)
+    if interval_ms:
+        # GCRA: a fetch conforms if it comes no earlier than its time less the burst's worth.
+        conforms_ms = math.ceil(state.paced_ms - (burst - 1) * interval_ms)
+        if conforms_ms > until_ms:
+            until_ms, why = conforms_ms, WaitReason.RATE_LIMIT
+    if policy.robots == "obey" and state.robots_until_ms > until_ms:
+        until_ms, why = state.robots_until_ms, WaitReason.ROBOTS
+    return Closed(until_ms, why) if until_ms > now_ms else None
 
 
 def blocked_until_ms(state: GateState, policy: LanePolicy, now_ms: int) -> int:
-    """Until when what was let through before must not go out after all; 0: it may.
+    """Return until when an admitted fetch must not start after all; 0 if it may.
 
-    Between the two the host may have asked for quiet, or failed; pace and quota have counted it already.
+    The host may have been throttled, or failed, since the fetch was admitted. Rate and quota have counted it.
     """
     if policy.paused:
         return now_ms + PAUSE_LOOK_MS
-    until_ms, _ = _asked_for(state)
+    until_ms, _ = _host_closed_until(state)
     return until_ms if until_ms > now_ms else 0
 
 
-def _asked_for(state: GateState) -> tuple[int, WaitReason]:
-    """Until when the host is to be left alone, as it said or showed by failing."""
-    cooling = state.cool_until_ms, WaitReason.COOL_DOWN
-    return (
-        _longer(cooling, state.open_until_ms, WaitReason.BREAKER)
-        if state.breaker is Breaker.OPEN
-        else cooling
-    )
-
-
-def _longer(longest: tuple[int, WaitReason], until_ms: int, why: WaitReason) -> tuple[int, WaitReason]:
-    return (until_ms, why) if until_ms > longest[0] else longest
+def _host_closed_until(state: GateState) -> tuple[int, WaitReason]:
+    """Return until when the host wants no requests, as it said or showed by failing."""
+    if state.breaker is Breaker.OPEN and state.open_until_ms > state.cool_until_ms:
+        return state.open_until_ms, WaitReason.BREAKER
+    return state.cool_until_ms, WaitReason.COOL_DOWN
 
 
 def is_dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
-    """Whether the host has given no answer for so long that what waits for it need not wait on."""
+    """Return whether the host has not answered for so long that its fetches need not wait any longer."""
     if state.breaker is not Breaker.OPEN:
         return False
-    patience_s = policy.give_up_dns_s if state.nameless else policy.give_up_s
-    return now_ms - state.down_since_ms >= patience_s * 1000
+    give_up_s = policy.give_up_dns_s if state.nameless else policy.give_up_s
+    return now_ms - state.down_since_ms >= give_up_s * 1000
 
 
 def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
-    """The state after a fetch was let through."""
+    """Return the state after a request was let through."""
     state = retry_budget.sent(breaker.probing(state), now_ms)
-    interval_ms, _ = _pace(state, policy)
+    interval_ms, _ = _spacing(state, policy)
     if interval_ms:
         state = replace(state, paced_ms=max(state.paced_ms, now_ms) + interval_ms)
     if now_ms < state.quota_until_ms:
@@ -157,21 +161,27 @@ def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
 
 
 def attempt_ended(
-    state: GateState, policy: LanePolicy, signal: Observation, now_ms: int, chance: float
+    state: GateState, policy: LanePolicy, seen: Observation, now_ms: int, chance: float
 ) -> GateState:
-    """The state after an attempt ended. A throttle counts as an answer: the host is alive."""
-    if signal.what:
-        said = RecordedAnswer(now_ms, signal.what)
-        state = replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], said))
-    if signal.seen is HostSignal.NOTHING:
+    """Return the state after an attempt. A throttle counts as an answer: the host is alive."""
+    if seen.what:
+        answer = RecordedAnswer(now_ms, seen.what)
+        state = replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], answer))
+    if seen.signal is HostSignal.NOTHING:
         return state
-    if isinstance(policy.concurrency, Range):
-        state = replace(state, limit=_learnt(state.limit, policy.concurrency, signal, now_ms))
-    failed = signal.seen in {HostSignal.FAILED, HostSignal.TIMED_OUT, HostSignal.NAMELESS} or (
-        signal.seen is HostSignal.REFUSED and not signal.throttle
+    within, limit = policy.concurrency, state.limit
+    if isinstance(within, Range):
+        if seen.signal in {HostSignal.REFUSED, HostSignal.TIMED_OUT}:
+            limit = concurrency.refused(limit, within, seen.in_flight, seen.sent_ms, now_ms)
+        elif seen.signal is HostSignal.ANSWERED and seen.latency_ms is not None:
+            limit = concurrency.good(limit, within, seen.in_flight, seen.latency_ms, seen.sent_ms, now_ms)
+        state = replace(state, limit=limit)
+    failed = seen.signal in {HostSignal.FAILED, HostSignal.TIMED_OUT, HostSignal.NAMELESS} or (
+        seen.signal is HostSignal.REFUSED and not seen.throttle
     )
-    if state.nameless is not (signal.seen is HostSignal.NAMELESS):
-        state = replace(state, nameless=signal.seen is HostSignal.NAMELESS)
+    nameless = seen.signal is HostSignal.NAMELESS
+    if state.nameless is not nameless:
+        state = replace(state, nameless=nameless)
     rules = breaker.BreakerRules(policy.breaker_failures, policy.breaker_reset_s, policy.breaker_cap_s)
     return breaker.after_attempt(state, rules, failed=failed, now_ms=now_ms, chance=chance)
 
@@ -179,103 +189,70 @@ def attempt_ended(
 def quota_received(
     state: GateState, quota: Quota, in_flight: int, now_ms: int, at_once: int = 0
 ) -> GateState:
-    """The state after the host said how much it will still take.
+    """Return the state after the host said how many requests it will still take.
 
-    What is in flight it may not have counted yet. No more than what is left may start in the window; it is
-    spread over the window unless the lane's own pace, and the at_once fetches that may start before the next
-    answer, keep within it.
+    It may not have counted those in flight. No more than what is left may start in the window. Starts are
+    spread over the window unless the lane's own rate, and the at_once fetches that may start before the next
+    response, keep within it.
     """
     window_ms = quota.window_s * 1000
     left = max(0, quota.remaining - in_flight)
-    at_this_pace = retry_budget.recent(state, now_ms) / retry_budget.WINDOW_MS * window_ms
+    at_this_rate = retry_budget.recent(state, now_ms) / retry_budget.WINDOW_MS * window_ms
     return replace(
         state,
-        quota_until_ms=now_ms + _ms(quota.window_s),
+        quota_until_ms=now_ms + math.ceil(window_ms),
         quota_left=left,
-        quota_interval_ms=0.0 if max(at_this_pace, at_once) <= left else window_ms / max(1, left),
+        quota_interval_ms=0.0 if max(at_this_rate, at_once) <= left else window_ms / max(1, left),
     )
 
 
 def robots_unavailable(state: GateState, policy: LanePolicy, now_ms: int, chance: float) -> GateState:
-    """The state after the host did not say what its robots.txt allows: nothing, until it is asked again.
+    """Return the state after the host did not say what its robots.txt allows: closed until asked again.
 
     The wait doubles with each failure in a row, as that of a retry does.
     """
     wait_s = exponential_s(state.failures, policy.retry_base_s, policy.retry_cap_s)
-    return replace(state, robots_until_ms=now_ms + _ms(upward_jitter_s(wait_s, chance)))
+    return replace(state, robots_until_ms=now_ms + math.ceil(upward_jitter_s(wait_s, chance) * 1000))
 
 
 def crawl_delay_learnt(state: GateState, delay_s: float, asked_ms: int) -> GateState:
-    """The state once it is known how far apart the robots.txt wants requests to be.
+    """Return the state once the crawl delay of the robots.txt is known.
 
-    asked_ms: when it was asked for, since that was a request too; 0 if it was known to somebody.
+    asked_ms: when the robots.txt was requested, which counts as a start; 0 if the fleet knew it.
     """
     paced_ms = max(state.paced_ms, asked_ms + delay_s * 1000) if asked_ms and delay_s else state.paced_ms
     return replace(state, crawl_delay_s=delay_s, paced_ms=paced_ms)
 
 
-def _pace(state: GateState, policy: LanePolicy) -> tuple[float, int]:
-    """How far apart fetches start, 0 for no pacing, and how many may start together."""
-    pace_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0.0
-    if _obeys(policy) and state.crawl_delay_s:
-        return max(pace_ms, state.crawl_delay_s * 1000), 1
-    return pace_ms, policy.burst
-
-
-def _obeys(policy: LanePolicy) -> bool:
-    return policy.robots == "obey"
-
-
-def _learnt(learnt: Limit, within: Range, signal: Observation, now_ms: int) -> Limit:
-    if signal.seen in {HostSignal.REFUSED, HostSignal.TIMED_OUT}:
-        return concurrency.refused(learnt, within, signal.in_flight, signal.started_ms, now_ms)
-    if signal.seen is HostSignal.ANSWERED and signal.latency_ms is not None:
-        return concurrency.good(
-            learnt, within, signal.in_flight, signal.latency_ms, signal.started_ms, now_ms
-        )
-    return learnt
+def _spacing(state: GateState, policy: LanePolicy) -> tuple[float, int]:
+    """Return the time between starts in ms, 0 without a rate limit, and how many may start together."""
+    interval_ms = 1000 / policy.rate_per_s if policy.rate_per_s else 0.0
+    if policy.robots == "obey" and state.crawl_delay_s:
+        return max(interval_ms, state.crawl_delay_s * 1000), 1
+    return interval_ms, policy.burst
 
 
 def throttled(
     state: GateState, policy: LanePolicy, asked_s: float | None, now_ms: int, chance: float
 ) -> GateState:
-    """The state after the host asked for quiet: for asked_s, or by a curve where it did not say.
+    """Return the state after a throttle: a cool-down of asked_s, or by a curve if the host named no time.
 
-    The curve grows once an incident: answers that were in flight when the cool-down began are part of
-    it. It does not grow while there is concurrency to give up instead: a limit that is found by trying
-    is refused now and then. chance in [0, 1) only ever lengthens the wait.
+    The curve grows once an incident: responses to requests that were in flight when the cool-down began
+    belong to it. It does not grow while there is concurrency to give up instead: a limit that is found by
+    trying is refused now and then. chance in [0, 1) only ever lengthens the wait.
     """
     if asked_s is not None:
         wait_s = upward_jitter_s(min(asked_s, policy.throttle_cap_s), chance)
-        until_ms = max(state.cool_until_ms, now_ms + _ms(wait_s))
+        until_ms = max(state.cool_until_ms, now_ms + math.ceil(wait_s * 1000))
         return replace(state, cool_until_ms=until_ms, cool_since_ms=now_ms)
     if state.cool_until_ms > now_ms:
         return state
-    # Counted from the end of the cool-down: the quiet in it was ours, not the host's forgiveness.
+    # Counted from the end of the cool-down: during it the host had no request to throttle.
     forgiven = (now_ms - state.cool_until_ms) // FORGIVE_AFTER_MS
-    incidents = max(0, state.incidents - forgiven) + (0 if _can_yield(state, policy) else 1)
+    incidents, within = max(0, state.incidents - forgiven), policy.concurrency
+    if not isinstance(within, Range) or concurrency.allowed(state.limit, within) <= within.min:
+        incidents += 1
     cap_s = min(THROTTLE_CURVE_CAP_S, policy.throttle_cap_s)
     wait_s = upward_jitter_s(exponential_s(incidents, min(THROTTLE_BASE_S, cap_s), cap_s), chance)
-    until_ms = now_ms + _ms(wait_s)
+    until_ms = now_ms + math.ceil(wait_s * 1000)
     return replace(state, incidents=incidents, cool_until_ms=until_ms, cool_since_ms=now_ms)
-
-
-def _can_yield(state: GateState, policy: LanePolicy) -> bool:
-    within = policy.concurrency
-    return isinstance(within, Range) and concurrency.allowed(state.limit, within) > within.min
-
-
-def _quota_until_ms(state: GateState) -> int:
-    """Until when the host's quota holds the next fetch back: after the last start, by the window's end."""
-    if not state.quota_left:
-        return state.quota_until_ms
-    return min(state.traffic_ms - int(-state.quota_interval_ms // 1), state.quota_until_ms)
-
-
-def _spaced_until_ms(state: GateState, interval_ms: float, burst: int) -> int:
-    """GCRA: a fetch conforms when it comes no earlier than its time less the burst's worth."""
-    return -int(-(state.paced_ms - (burst - 1) * interval_ms) // 1)
-
-
-def _ms(wait_s: float) -> int:
-    return -int(-wait_s * 1000 // 1)

@@ -1,12 +1,12 @@
-"""What a host says of how much it will still take: RateLimit fields, in their three generations. Pure.
+"""How many requests a host will still take: RateLimit fields, in their three generations. Pure.
 
 - `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11): Lists of Strings with
-  parameters (RFC 9651). Of a quota `r` is what remains and `t` the seconds until it is restored; of a policy
-  `q` is what it allows in `w` seconds, of the unit `qu`. A policy that no quota is told of still holds.
+  parameters (RFC 9651). In a quota `r` is what remains and `t` the seconds until it is restored; in a policy
+  `q` is what it allows in `w` seconds, of the unit `qu`. A policy without a quota still holds.
 - `RateLimit-Remaining` and `RateLimit-Reset` (drafts up to 06): Reset is in seconds from now.
-- `X-RateLimit-Remaining` and `X-RateLimit-Reset`: nobody's standard; Reset may be an epoch.
+- `X-RateLimit-Remaining` and `X-RateLimit-Reset`: no standard; Reset may be an epoch.
 
-What is malformed is ignored, and no window counts for more than ten minutes.
+Malformed fields are ignored, and no window counts for more than ten minutes.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ MILLISECONDS_AFTER = 100_000_000_000
 
 
 class Quota(NamedTuple):
-    """So many requests more, for so long."""
+    """How many requests the host takes in the rest of its window."""
 
     remaining: int
     window_s: float
@@ -30,7 +30,7 @@ Header = Callable[[str], str | None]
 
 
 class _Policy(NamedTuple):
-    """So many in a window of so many seconds, where that is said; of requests, or of something else."""
+    """How many requests, or other units, the host takes in each window, and its length if that is known."""
 
     quantity: int
     window_s: int | None
@@ -38,28 +38,38 @@ class _Policy(NamedTuple):
 
 
 def quota_of(header: Header, now_ms: int) -> Quota | None:
-    """The tightest of what the answer says, None if it says nothing that makes sense."""
+    """Return the tightest quota of the response, None if it names none that makes sense."""
     found = _structured(header) or _plain(header, now_ms)
     return min(found, key=lambda quota: quota.remaining / quota.window_s, default=None)
 
 
 def _structured(header: Header) -> list[Quota]:
-    told, stated = header("ratelimit"), header("ratelimit-policy")
-    if told is None and stated is None:
+    """Return the quotas in RateLimit and RateLimit-Policy."""
+    sent, stated = header("ratelimit"), header("ratelimit-policy")
+    if sent is None and stated is None:
         return []
-    quotas = dict(_items(told))
-    policies = {name: policy for name, of in _items(stated) if (policy := _policy(of)) is not None}
-    found = [_quota(of, policies.get(name)) for name, of in quotas.items()]
-    found += [
-        _checked(policy.quantity, policy.window_s)
-        for name, policy in policies.items()
-        if name not in quotas and policy.of_requests and policy.window_s is not None
-    ]
+    policies = dict[str, _Policy]()
+    for name, parameters in _items(stated):
+        quantity, window_s = parameters.get("q"), parameters.get("w")
+        if type(quantity) is int and (window_s is None or type(window_s) is int):
+            of_requests = parameters.get("qu", "requests") == "requests"
+            policies[name] = _Policy(quantity, window_s, of_requests)
+    quotas = dict(_items(sent))
+    found: list[Quota | None] = []
+    for name, parameters in quotas.items():
+        policy = policies.get(name)
+        # The window may be left out of the quota: then it is as long as in the policy.
+        remaining, window_s = parameters.get("r"), parameters.get("t", policy.window_s if policy else None)
+        if type(remaining) is int and type(window_s) is int and (policy is None or policy.of_requests):
+            found.append(_checked(remaining, window_s))
+    for name, policy in policies.items():
+        if name not in quotas and policy.of_requests and policy.window_s is not None:
+            found.append(_checked(policy.quantity, policy.window_s))
     return [quota for quota in found if quota is not None]
 
 
 def _items(value: str | None) -> list[tuple[str, Mapping[str, object]]]:
-    """The Strings of a List, each with its parameters; nothing of a field that is malformed."""
+    """Return the Strings of a List, each with its parameters; nothing of a malformed field."""
     try:
         items = http_sf.parse((value or "").encode("latin-1"), tltype="list")
     except ValueError:
@@ -68,38 +78,20 @@ def _items(value: str | None) -> list[tuple[str, Mapping[str, object]]]:
     return [(item[0], item[1]) for item in found if isinstance(item, tuple) and type(item[0]) is str]
 
 
-def _quota(of: Mapping[str, object], policy: _Policy | None) -> Quota | None:
-    """T may be left out: then the window is as long as its policy says."""
-    if policy is not None and not policy.of_requests:
-        return None
-    remaining, window_s = of.get("r"), of.get("t", policy.window_s if policy else None)
-    return _checked(remaining, window_s) if type(remaining) is int and type(window_s) is int else None
-
-
-def _policy(of: Mapping[str, object]) -> _Policy | None:
-    quantity, window_s = of.get("q"), of.get("w")
-    if type(quantity) is not int or type(window_s) not in {int, type(None)}:
-        return None
-    return _Policy(quantity, window_s, of.get("qu", "requests") == "requests")  # type: ignore[arg-type]
-
-
 def _plain(header: Header, now_ms: int) -> list[Quota]:
+    """Return the quota in the Remaining and Reset fields."""
     for prefix in ("ratelimit", "x-ratelimit"):
         remaining = _number(header(f"{prefix}-remaining"))
         reset = _number(header(f"{prefix}-reset")) if remaining is not None else None
         if remaining is not None and reset is not None:
-            quota = _checked(remaining, _from_now(reset, now_ms))
+            window_s: float = reset
+            if reset > MILLISECONDS_AFTER:
+                window_s = (reset - now_ms) / 1000
+            elif reset > EPOCH_AFTER:
+                window_s = reset - now_ms / 1000
+            quota = _checked(remaining, window_s)
             return [quota] if quota else []
     return []
-
-
-def _from_now(reset: int, now_ms: int) -> float:
-    """Seconds from now, whichever way it was meant."""
-    if reset > MILLISECONDS_AFTER:
-        return (reset - now_ms) / 1000
-    if reset > EPOCH_AFTER:
-        return reset - now_ms / 1000
-    return reset
 
 
 def _number(value: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What a Retry-After field asks for (RFC 9110 §10.2.3, RFC 6585 §4). Pure."""
+"""The Retry-After field (RFC 9110 §10.2.3, RFC 6585 §4). Pure."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -12,11 +12,10 @@ _WEEKDAY_FIRST = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", re.IGNORECASE)
 
 
 def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | None:
-    """The wait in seconds that the host asked for, None where it asked for none that makes sense.
+    """Return the wait in seconds, None if the field is absent, zero, in the past or malformed.
 
-    date is the answer's own Date field: an HTTP-date counts from there, so that clocks that differ
-    do not matter; from now_ms without one. Zero, the past and junk are None: they say nothing of
-    when to come back.
+    date: the Date field of the same response. An HTTP-date counts from there, so that the clocks need not
+    agree; without it from now_ms.
     """
     if not value:
         return None
@@ -32,7 +31,7 @@ def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | N
 
 
 def http_date(text: str | None) -> datetime | None:
-    """An HTTP-date in any of its three forms (RFC 9110 §5.6.7), None for anything else."""
+    """Parse an HTTP-date in any of its three forms (RFC 9110 §5.6.7); None for anything else."""
     if not text or not _WEEKDAY_FIRST.match(text.strip()):
         return None
     try:

@@ -1,7 +1,7 @@
-"""What a robots.txt lets us do (RFC 9309). Pure. The text, the clock and our name come in as arguments.
+"""What a robots.txt allows (RFC 9309). Pure. The text, the clock and our name are arguments.
 
-protego reads the rules. It is given the groups that are for us and no others: a file that names ten
-thousand robots costs no more than one that names us.
+protego reads the rules. It gets only the groups that apply to us: a file that names ten thousand robots costs
+no more than one that names us.
 """
 
 import re
@@ -11,17 +11,17 @@ import msgspec
 from protego import Protego
 
 MAX_BYTES = 500 * 1024
-"""What is read of a robots.txt (RFC 9309 §2.5)."""
+"""How much of a robots.txt is read (RFC 9309 §2.5)."""
 
 MAX_HOPS = 5
 """How many redirects are followed to it (RFC 9309 §2.3.1.2)."""
 
 MAX_CRAWL_DELAY_S = 60.0
 KEPT_S = 24 * 3600.0
-"""A robots.txt is believed for a day (RFC 9309 §2.4)."""
+"""How long a robots.txt is cached (RFC 9309 §2.4)."""
 
 KEPT_MISSING_S = 3600.0
-"""That there is none is believed for an hour: one may be put there any time."""
+"""How long it is cached that there is none: one may be added any time."""
 
 KEPT_UNASKABLE_S = 60.0
 
@@ -34,18 +34,18 @@ _TOKEN_END = re.compile(r"[/*\s]")
 
 
 class RobotsStatus(Enum):
-    """What the status of a robots.txt says (RFC 9309 §2.3.1)."""
+    """What the status of the response means (RFC 9309 §2.3.1)."""
 
     RULES = "rules"
-    """Its body is to be read."""
+    """The body has the rules."""
     NONE = "none"
-    """There is none: everything is allowed."""
+    """There is no robots.txt: everything is allowed."""
     WAIT = "wait"
-    """Nobody can say now: nothing is allowed yet."""
+    """It is unavailable: nothing is allowed yet."""
 
 
 class RobotsRules:
-    """What one origin allows us."""
+    """The rules of one origin."""
 
     def __init__(self, groups: str, token: str) -> None:
         self._protego = Protego.parse(groups) if groups else None
@@ -54,7 +54,7 @@ class RobotsRules:
         self.crawl_delay_s = min(delay_s or 0.0, MAX_CRAWL_DELAY_S)
 
     def allows(self, url: str) -> bool:
-        """Whether the URL, in canonical form, may be fetched."""
+        """Return whether the URL, in canonical form, may be fetched."""
         return self._protego is None or self._protego.can_fetch(url, self._token)
 
 
@@ -62,7 +62,7 @@ ALLOW_ALL = RobotsRules("", "*")
 
 
 class CachedRobots(msgspec.Struct, frozen=True, kw_only=True):
-    """An origin's answer as the fleet keeps it: the groups for the robot named token, until until_ms."""
+    """The robots.txt of an origin as the fleet caches it: the groups for the robot named token."""
 
     token: str
     groups: str
@@ -70,39 +70,39 @@ class CachedRobots(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KnownRobots:
-    """What is known of a lane's origins."""
+    """The rules that are known of a lane's origins."""
 
     def __init__(self) -> None:
         self._by_origin: dict[str, tuple[RobotsRules, int]] = {}
 
     def learn(self, origin: str, rules: RobotsRules, until_ms: int) -> None:
-        """These are the origin's rules until then."""
+        """Apply the rules to the origin until then."""
         self._by_origin[origin] = rules, until_ms
 
     def rules(self, origin: str, now_ms: int) -> RobotsRules | None:
-        """The origin's rules, None if it must be asked."""
+        """Return the origin's rules, None if they must be requested."""
         rules, until_ms = self._by_origin.get(origin, (None, 0))
         return rules if now_ms < until_ms else None
 
     def crawl_delay_s(self) -> float:
-        """The longest that any of the origins asks for: they are one host."""
+        """Return the longest crawl delay of the origins, since they are one host."""
         return max((rules.crawl_delay_s for rules, _ in self._by_origin.values()), default=0.0)
 
 
 def status_of(status: int) -> RobotsStatus:
-    """What the status says; a redirect that leads nowhere is as good as no robots.txt."""
+    """Return what the status means; a redirect that leads nowhere counts as no robots.txt."""
     if 200 <= status < 300:
         return RobotsStatus.RULES
     return RobotsStatus.WAIT if status == 429 or status >= 500 else RobotsStatus.NONE
 
 
 def token_of(user_agent: str) -> str:
-    """The product token by which a robots.txt names us (RFC 9309 §2.2.1)."""
+    """Return the product token by which a robots.txt names us (RFC 9309 §2.2.1)."""
     return _TOKEN_END.split(user_agent.strip(), maxsplit=1)[0].lower() or "*"
 
 
 def text_of(body: bytes) -> str:
-    """The text of a body that was read up to MAX_BYTES; a last line that was cut is no line."""
+    """Decode a body that was read up to MAX_BYTES, without a last line that was cut."""
     if len(body) >= MAX_BYTES:
         body = body[:MAX_BYTES]
         body = body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
@@ -110,7 +110,7 @@ def text_of(body: bytes) -> str:
 
 
 def groups_for(token: str, text: str) -> str:
-    """The groups of a robots.txt that are for that robot or for all, and nothing else of it."""
+    """Return the groups of a robots.txt that are for that robot or for all, and nothing else."""
     kept: list[str] = []
     ours, in_rules = False, True
     for line in map(str.strip, text.splitlines()):
@@ -130,12 +130,12 @@ def groups_for(token: str, text: str) -> str:
 
 
 def unavailable(token: str, now_ms: int) -> CachedRobots:
-    """What stands for the answer of an origin that our own rules, or its certificate, let nobody ask."""
+    """Return an entry for an origin that cannot be requested: by our own rules, or for its certificate."""
     return CachedRobots(token=token, groups="", until_ms=now_ms + int(KEPT_UNASKABLE_S * 1000))
 
 
 def cached_of(token: str, status: int, body: bytes, now_ms: int) -> CachedRobots:
-    """What the fleet keeps of an answer that need not be waited for."""
+    """Return the entry to cache for a response that is not RobotsStatus.WAIT."""
     if status_of(status) is RobotsStatus.RULES:
         groups = groups_for(token, text_of(body))
         return CachedRobots(token=token, groups=groups, until_ms=now_ms + int(KEPT_S * 1000))
@@ -146,12 +146,12 @@ _decode = msgspec.json.Decoder(CachedRobots).decode
 
 
 def to_json(kept: CachedRobots) -> bytes:
-    """The answer as it is saved."""
+    """Encode the entry."""
     return msgspec.json.encode(kept)
 
 
 def from_json(text: bytes, token: str, now_ms: int) -> CachedRobots | None:
-    """The answer that was saved, None if it cannot be read, is too old or was for another robot."""
+    """Decode an entry; None if it cannot be read, is too old or is for another robot."""
     try:
         kept = _decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""What was claimed comes into the lane's hands; what is no entry goes to the dead letters."""
+"""Turn claimed elements into entries of the lane; put what is no entry into the dead letters."""
 
 from collections.abc import Iterable
 
@@ -6,90 +6,84 @@ from fetchfleet.jobs.contract.entry import BadElementError, Entry, NewerElementE
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result
 from fetchfleet.worker.lanes import settler
-from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import retry_until_lost
 from fetchfleet.worker.lanes.services import LaneServices
+from fetchfleet.worker.lanes.session import LaneSession
 from fetchfleet.worker.observability.log import Event
 
-HAND_BACK_S = 5.0
-"""After so long a newer worker may have the lane, or this one tries to find it one again."""
 
-
-def entries_of(elements: Iterable[bytes], lane: Lane, services: LaneServices) -> list[Entry]:
-    """The entries that the elements stand for; the others are buried, or left to newer workers."""
+def decode_claims(session: LaneSession[LaneServices], elements: Iterable[bytes]) -> list[Entry]:
+    """Return the entries among the elements; bury the invalid ones, leave others to newer workers."""
     entries: list[Entry] = []
     for element in elements:
         try:
             entries.append(from_element(element))
         except NewerElementError as error:
-            _hand_back(lane, error, services)
+            _hand_back_newer(session, error)
         except BadElementError as error:
-            _bury(lane, element, error, services)
+            _bury_invalid(session, element, error)
     return entries
 
 
-def hold(lane: Lane, elements: Iterable[bytes], services: LaneServices) -> None:
-    """The elements are the lane's to serve."""
-    for entry in entries_of(elements, lane, services):
-        lane.hold(entry)
+def hold(session: LaneSession[LaneServices], elements: Iterable[bytes]) -> None:
+    """Queue claimed elements in the lane."""
+    for entry in decode_claims(session, elements):
+        session.lane.hold(entry)
 
 
-def _hand_back(lane: Lane, newer: NewerElementError, services: LaneServices) -> None:
-    """A fetch that only a newer worker can read waits for one, unless it must end."""
-    note, now_ms = str(newer), lane.clock.now_ms()
+def _hand_back_newer(session: LaneSession[LaneServices], newer: NewerElementError) -> None:
+    """Return a fetch that only a newer worker can read to its queue, or end it if its time is over."""
+    lane, services = session.lane, session.services
+    note, late = str(newer), newer.deadline_ms <= lane.clock.now_ms()
 
     def tell() -> None:
         services.log.warning(Event.LANE_NEWER, lane=lane.name, id=newer.fetch_id, error=note)
 
-    if newer.deadline_ms <= now_ms or batch_of(newer.fetch_id) in lane.cancelled:
-        late = newer.deadline_ms <= now_ms
-        result = Result(
-            id=newer.fetch_id,
-            url=newer.url,
-            outcome=Outcome.FAILED if late else Outcome.CANCELLED,
-            reason=Reason.DEADLINE if late else None,
-            worker=services.worker_id,
-        )
-        if late:
-            services.settler.add(lane, settler.failed(result, note))
-        services.settler.add(lane, settler.finished(result, tell))
+    if not late and batch_of(newer.fetch_id) not in lane.cancelled:
+        session.settle(settler.handed_back(newer.fetch_id, services.tuning.newer_return_s, tell))
         return
-    services.settler.add(lane, settler.handed_back(newer.fetch_id, HAND_BACK_S, tell))
+    result = Result(
+        id=newer.fetch_id,
+        url=newer.url,
+        outcome=Outcome.FAILED if late else Outcome.CANCELLED,
+        reason=Reason.DEADLINE if late else None,
+        worker=services.worker_id,
+    )
+    if late:
+        session.settle(settler.failed(result, note))
+    session.settle(settler.finished(result, tell))
 
 
-def _bury(lane: Lane, element: bytes, error: BadElementError, services: LaneServices) -> None:
-    """What is no entry goes to the dead letters; if it has an id, its batch gets its result too."""
-    fetch_id = element[:FETCH_ID_CHARS].decode("latin-1")
-    note = str(error)
+def _bury_invalid(session: LaneSession[LaneServices], element: bytes, error: BadElementError) -> None:
+    """Put an invalid element into the dead letters; if it has a fetch's id, its batch gets a result too."""
+    lane, log = session.lane, session.services.log
+    head, note = element[:FETCH_ID_CHARS], str(error)
+    fetch_id = head.decode("latin-1")
 
     def tell() -> None:
-        services.log.error(Event.LANE_INVALID, lane=lane.name, error=note)
+        log.error(Event.LANE_INVALID, lane=lane.name, error=note)
 
-    services.settler.add(lane, settler.buried(element[:FETCH_ID_CHARS], Reason.INVALID, note, tell))
+    session.settle(settler.buried(head, Reason.INVALID, note, tell))
     if not is_fetch_id(fetch_id):
-        services.settler.add(lane, settler.dropped(element[:FETCH_ID_CHARS]))
+        session.settle(settler.dropped(head))
         return
     result = Result(
         id=fetch_id,
         url="",
         outcome=Outcome.FAILED,
         reason=Reason.INVALID,
-        worker=services.worker_id,
+        worker=session.services.worker_id,
     )
-    services.settler.add(lane, settler.finished(result, lambda: None))
+    session.settle(settler.finished(result, lambda: None))
 
 
-async def hold_unseen(lane: Lane, services: LaneServices) -> None:
-    """What is claimed and not in our hands comes into them; it would wait until the lane is given back.
+async def hold_orphaned_claims(session: LaneSession[LaneServices]) -> None:
+    """Queue fetches that are claimed in Redis and unknown to this worker.
 
-    The reply to its claim was lost, or Redis has come back without its last second and with it without
-    the settlement. Nothing else is claimed meanwhile.
+    The reply to their claim was lost, or Redis restarted without its last second of writes, the settlement
+    among them. Nothing else is claimed meanwhile.
     """
+    lane, services = session.lane, session.services
     await services.settler.caught_up(lane)
-    known = set(lane.entries)  # before we ask: what is settled meanwhile may still be in the reply
-    claims = await retry_until_lost(lane, services, lambda: services.store.claims(lane.name, lane.token))
-    hold(lane, [element for element in claims if _id(element) not in known], services)
-
-
-def _id(element: bytes) -> str:
-    return element[:FETCH_ID_CHARS].decode("latin-1")
+    known = set(lane.entries)  # read first: a fetch that is settled meanwhile may still be in the reply
+    claims = await session.retry_until_lost(lambda: services.store.claims(lane.name, lane.token))
+    hold(session, [element for element in claims if element[:FETCH_ID_CHARS].decode("latin-1") not in known])

@@ -1,4 +1,4 @@
-"""A lane while this worker holds it."""
+"""The state of a lane while this worker holds it."""
 
 import asyncio
 import math
@@ -12,17 +12,17 @@ from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Admission, Closed
 from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, KnownRobots, RobotsRules
-from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.gate.state import GateState, to_json
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 
 
 class Lane:
-    """One host's queue in our hands: its gate, what is claimed, what is in flight.
+    """One host's queue held by this worker: its gate, its claimed fetches, and those in flight.
 
-    A lane ends in one of two ways: `leaving` (we give it back) or `lost` (it is somebody else's, and with
-    it every right to touch the lane's fetches). When its lease lapses by our own clock, because Redis does
-    not answer, it stops and leaves: whether it is lost, Redis will say.
+    A lane ends in one of two ways: `leaving` (this worker gives it back) or `lost` (another worker owns it,
+    and this one must not touch its fetches any more). If the lease lapses by this worker's clock, because
+    Redis does not answer, the lane stops and leaves; Redis decides later whether it is lost.
     """
 
     def __init__(
@@ -30,31 +30,38 @@ class Lane:
     ) -> None:
         self.name = name
         self.token = token
+        """The fencing token of this acquisition."""
         self.pool = f"{name}#{token}"
-        """The name of this stay's connection pool; a later stay of the same lane has another."""
+        """Names the connection pool of this acquisition; a later one of the same lane has another."""
         self.policy = policy
         self.gate = state
-        self.saved_gate = state
+        """Changed by LaneSession.change_gate only."""
+        self._saved_gate = state
         self.clock = clock
         self.ready: deque[Entry] = deque()
+        """Claimed fetches that wait for their start."""
         self.in_flight: dict[str, asyncio.Task[None]] = {}
         self.entries: dict[str, Entry] = {}
+        """Every claimed fetch that is not settled, by its id."""
         self.cut: set[str] = set()
+        """Fetches in flight that were stopped: interrupted if the lane is given back with them."""
         self.robots = KnownRobots()
         self.asking: dict[str, str] = {}
-        """By origin, the fetch in whose place its robots.txt is asked for."""
+        """For each origin whose robots.txt is requested, the fetch that waits for it."""
         self.cancelled: set[str] = set()
+        """Cancelled batches that may still have fetches in the lane."""
         self.leaving = False
         self.lost = False
         self.lapsed = False
         self.released = False
         self.lease_ends_s = 0.0
-        self.look_ms = 0
+        self.expiry_check_ms = 0
+        """When to search the lane for expired fetches next."""
         self.unwanted_until_s = 0.0
-        """Nobody else took it: until then it is not given back for balance."""
+        """No other worker took the lane: until then it is not given back for balance."""
         self.task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._look: asyncio.TimerHandle | None = None
+        self._wake_up: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         states = {"lost": self.lost, "lapsed": self.lapsed, "leaving": self.leaving, "held": True}
@@ -72,78 +79,90 @@ class Lane:
 
     @property
     def live(self) -> bool:
-        """Whether the lease holds by our own clock: only then may a file be put in its place."""
+        """Whether the lease holds by this worker's clock: only then may a file be put in its place."""
         return not self.lost and mono_s() < self.lease_ends_s
 
-    def verdict(self, *, besides: int = 0) -> Admission:
-        """Whether a fetch may start now, with `besides` of those in flight left out of account."""
+    def admission(self, *, besides: int = 0) -> Admission:
+        """Return whether a fetch may start now, not counting `besides` of those in flight."""
         in_flight = len(self.in_flight) - besides
         return gate.admit(self.gate, self.policy, in_flight, self.clock.now_ms())
 
-    def shut(self) -> Closed | None:
-        """Until when the lane is shut and why, None while it is open."""
+    def closed(self) -> Closed | None:
+        """Return until when the lane is closed and why, None while it is open."""
         return gate.closed_until(self.gate, self.policy, self.clock.now_ms())
 
-    def held_up_s(self) -> float:
-        """How long what was started must wait before it goes out, for what came since; 0.0: not at all."""
+    def blocked_s(self) -> float:
+        """Return how long an admitted fetch must wait for a cool-down that began since; 0.0: not at all."""
         now_ms = self.clock.now_ms()
         until_ms = gate.blocked_until_ms(self.gate, self.policy, now_ms)
         return (until_ms - now_ms) / 1000 if until_ms else 0.0
 
+    @property
+    def gate_is_saved(self) -> bool:
+        """Whether Redis has the state of the gate, or will have with a call under way."""
+        return self.gate is self._saved_gate
+
+    def gate_to_save(self) -> bytes:
+        """Return the state of the gate for a call to Redis that saves it."""
+        self._saved_gate = self.gate
+        return to_json(self.gate)
+
     def rules(self, url: str) -> RobotsRules | None:
-        """What the URL's origin lets us do, None if it must be asked first."""
+        """Return the robots.txt rules for the URL's origin, None if they must be requested first."""
         if self.policy.robots == "ignore":
             return ALLOW_ALL
         return self.robots.rules(origin_of_url(url), self.clock.now_ms())
 
     def is_asking(self, url: str) -> bool:
-        """Whether the URL's origin is being asked."""
+        """Return whether the robots.txt of the URL's origin is being requested."""
         return self.asking.get(origin_of_url(url)) in self.in_flight
 
     def since_ms(self, started_s: float) -> int:
-        """By Redis's clock, what our monotonic clock called started_s."""
+        """Convert a time of the monotonic clock to Redis's clock."""
         return self.clock.now_ms() - int((mono_s() - started_s) * 1000)
 
     def hold(self, entry: Entry) -> None:
-        """The fetch is claimed: it is to be settled by us, and by nobody else."""
+        """Queue a claimed fetch: this worker must settle it."""
         self.entries[entry.id] = entry
         self.ready.append(entry)
 
     def drop(self, fetch_id: str | bytes) -> None:
-        """The fetch is settled."""
+        """Forget a settled fetch."""
         self.entries.pop(fetch_id, None)  # type: ignore[arg-type]
-
-    def count_start(self) -> None:
-        """A request goes out: the gate counts it, be it a fetch's first or where a redirect leads."""
-        self.gate = gate.started(self.gate, self.policy, self.clock.now_ms())
 
     def start(self, fetch_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work as the fetch's task, which counts as in flight until it ends."""
-        self.count_start()
+
+        def ended(done: asyncio.Task[None]) -> None:
+            # A fetch may be started again as the task of its robots.txt request ends, before this is called.
+            if self.in_flight.get(fetch_id) is done:
+                del self.in_flight[fetch_id]
+            self.notify()
+
         task = asyncio.create_task(work, name=f"fetch {fetch_id}")
         self.in_flight[fetch_id] = task
-        task.add_done_callback(lambda done: self._ended(fetch_id, done))
+        task.add_done_callback(ended)
         return task
 
     def lose(self) -> None:
-        """Stop all network and disk work: somebody else has the lane now."""
+        """Stop all network and disk work: another worker owns the lane."""
         self.lost = True
-        self._cancel()
+        self._cancel_in_flight()
         self.notify()
 
     def lapse(self) -> None:
-        """Stop all network and disk work: somebody else may have the lane now. What is done may be told."""
+        """Stop all network and disk work: another worker may own the lane. Results may still be settled."""
         self.lapsed = True
         self.cut_short()
         self.leave()
 
     def cut_short(self) -> None:
-        """Stop what is in flight; it is handed back with the lane, as interrupted if it had begun."""
+        """Stop the fetches in flight; those that had started are handed back as interrupted."""
         self.cut |= self.in_flight.keys() - self.asking.values()
-        self._cancel()
+        self._cancel_in_flight()
 
     def cancel(self, batches: set[str]) -> None:
-        """Stop what is in flight of these batches; the rest of them is to be withdrawn."""
+        """Stop the fetches in flight of these batches; their other fetches are to be withdrawn."""
         self.cancelled |= batches
         for fetch_id, task in self.in_flight.items():
             if batch_of(fetch_id) in batches:
@@ -152,41 +171,34 @@ class Lane:
         self.notify()
 
     def leave(self) -> None:
-        """Start nothing more; what is in flight may end."""
+        """Start nothing more; fetches in flight may end."""
         self.leaving = True
         self.notify()
 
     def notify(self) -> None:
-        """Something changed: whoever waits in `changed` looks again."""
+        """LaneNotification the waiter in `changed`."""
         self._changed.set()
 
     async def changed(self, timeout_s: float) -> None:
-        """Wait for a change, timeout_s at most (inf: for as long as it takes); it may be none at all."""
+        """Wait for a change, timeout_s at most (inf: for as long as it takes); it may return without one.
+
+        Most waits end before their timeout, so one timer serves several: an earlier one is kept.
+        """
         if timeout_s != math.inf:
-            self._look_in(timeout_s)
+            loop = asyncio.get_running_loop()
+            wake_up_s = loop.time() + timeout_s
+            if self._wake_up is not None and self._wake_up.when() > wake_up_s:
+                self._wake_up.cancel()
+                self._wake_up = None
+            if self._wake_up is None:
+                self._wake_up = loop.call_at(wake_up_s, self._on_wake_up)
         await self._changed.wait()
         self._changed.clear()
 
-    def _look_in(self, wait_s: float) -> None:
-        """By then there is a look. One that comes sooner is left to come: most waits end before theirs."""
-        loop = asyncio.get_running_loop()
-        look_s = loop.time() + wait_s
-        if self._look is not None and self._look.when() > look_s:
-            self._look.cancel()
-            self._look = None
-        if self._look is None:
-            self._look = loop.call_at(look_s, self._look_now)
-
-    def _look_now(self) -> None:
-        self._look = None
+    def _on_wake_up(self) -> None:
+        self._wake_up = None
         self.notify()
 
-    def _cancel(self) -> None:
+    def _cancel_in_flight(self) -> None:
         for task in self.in_flight.values():
             task.cancel()
-
-    def _ended(self, fetch_id: str, task: asyncio.Task[None]) -> None:
-        """Unless the fetch was started again as its question for a robots.txt ended, a moment before this."""
-        if self.in_flight.get(fetch_id) is task:
-            del self.in_flight[fetch_id]
-        self.notify()

@@ -1,6 +1,6 @@
 """The log lines of lanes, with their fields."""
 
-from typing import Any
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.gate.gate import Closed
@@ -15,8 +15,8 @@ _BREAKER_EVENTS = {
 }
 
 
-def gate_changed(lane: Lane, before: GateState, log: Any) -> None:
-    """A line for each thing that the gate has newly learnt of the host."""
+def gate_changed(lane: Lane, before: GateState, log: FilteringBoundLogger) -> None:
+    """Log a cool-down that begins or grows, and a breaker that changes."""
     after = lane.gate
     if after.cool_until_ms > before.cool_until_ms:
         wait_s = (after.cool_until_ms - lane.clock.now_ms()) / 1000
@@ -33,21 +33,25 @@ def gate_changed(lane: Lane, before: GateState, log: Any) -> None:
 
 
 def released(
-    lane: Lane, shut: Closed | None, wake: LaneNotification | None, handed_back: int, log: Any
+    lane: Lane,
+    closed: Closed | None,
+    due: LaneNotification | None,
+    handed_back: int,
+    log: FilteringBoundLogger,
 ) -> None:
-    """The lane was given back."""
+    """Log that the lane was given back."""
     log.info(
         Event.LANE_RELEASED,
         lane=lane.name,
-        more=wake is not None,
-        due_in_ms=wake.due_in_ms if wake else None,
-        why=shut.why.value if shut else None,
+        more=due is not None,
+        due_in_ms=due.due_in_ms if due else None,
+        why=closed.why.value if closed else None,
         handed_back=handed_back,
     )
 
 
-def yielded(lane: Lane, held: int, busy: int, workers: int, log: Any) -> None:
-    """The lane is given back for another worker to have it; held: how many we have with it."""
+def yielded(lane: Lane, held: int, busy: int, workers: int, log: FilteringBoundLogger) -> None:
+    """Log that the lane is given back for another worker; held: how many lanes this one has with it."""
     log.info(
         Event.LANE_YIELDED,
         lane=lane.name,
@@ -58,6 +62,6 @@ def yielded(lane: Lane, held: int, busy: int, workers: int, log: Any) -> None:
     )
 
 
-def unverified_tls(lane: Lane, log: Any) -> None:
-    """Whoever answers for the lane's host is believed, because its policy says so."""
+def unverified_tls(lane: Lane, log: FilteringBoundLogger) -> None:
+    """Log that the policy turns certificate verification off for the lane's host."""
     log.warning(Event.LANE_UNVERIFIED_TLS, lane=lane.name)

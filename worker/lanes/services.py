@@ -1,13 +1,14 @@
 """The parts of one worker process that serving a lane needs."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.lanes.settler import Settler
-from fetchfleet.worker.lanes.store import Store
+from fetchfleet.worker.lanes.store import LaneStore
+from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.clock import RedisClock
 
@@ -17,7 +18,7 @@ class LaneServices:
     """Shared by all lanes of one worker process."""
 
     worker_id: str
-    store: Store
+    store: LaneStore
     settler: Settler
     key_repair: KeyRepair
     clock: RedisClock
@@ -25,3 +26,4 @@ class LaneServices:
     """Tell the fleet that lanes are due."""
     report_redis_error: Callable[[BaseException], None]
     log: FilteringBoundLogger
+    tuning: LaneTuning = field(default_factory=LaneTuning)

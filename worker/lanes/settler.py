@@ -1,4 +1,4 @@
-"""Writes what became of fetches to Redis: many at a time, again until Redis has it.
+"""Write the settlements of fetches to Redis: many at a time, repeated until Redis has them.
 
 A result that cannot be written waits in memory: the body is on disk and must not be fetched again.
 """
@@ -6,7 +6,7 @@ A result that cannot be written waits in memory: the body is on disk and must no
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import (
@@ -23,33 +23,32 @@ from fetchfleet.jobs.contract.entry import Entry, to_element
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
 from fetchfleet.jobs.scripts import settlement as scripts
 from fetchfleet.jobs.scripts.runner import Call
-from fetchfleet.worker.gate.state import to_json
 from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 
 GATHER_S = 0.01
 """How long settlements are gathered before they are written: the price of a result in latency."""
 
 GATHER_MORE_S = 0.02
-"""So much longer while more is in flight than waits: it can be written by the same commands."""
+"""How much longer while more is in flight than waits: the same commands can write it."""
 
 MAX_PAUSE_S = 1.0
-"""Redis is asked again so soon: before the sweeps give the lanes away that waited for it."""
-
-MAX_WAITING = 20_000
-"""With as many results waiting for Redis, lanes claim nothing more."""
+"""Between two tries: short enough that no other worker reclaims the lanes that wait for Redis."""
 
 
 class Settlement(NamedTuple):
-    """A change to one claimed fetch; `done` is called once Redis has it. ends: the fetch is ours no more."""
+    """A change to one claimed fetch."""
 
     change: scripts.Change
     done: Callable[[], None]
+    """Called once Redis has the change."""
     ends: bool = True
+    """Whether the fetch is no longer claimed afterwards."""
 
 
 def finished(result: Result, done: Callable[[], None]) -> Settlement:
-    """The fetch has its result. What was there before is not counted: nothing came."""
+    """End the fetch with its result. Only a body that was stored now counts as received."""
     received_bytes = result.bytes or 0 if result.outcome is Outcome.STORED else 0
     change = scripts.finish(
         result.id, outcome=result.outcome.value, received_bytes=received_bytes, result=encode(result)
@@ -58,38 +57,38 @@ def finished(result: Result, done: Callable[[], None]) -> Settlement:
 
 
 def failed(result: Result, note: str) -> Settlement:
-    """A copy of the fetch goes to the dead letters; `finished` follows."""
+    """Copy the fetch to the dead letters; `finished` follows."""
     return buried(result.id, result.reason or Reason.INTERNAL, note, lambda: None)
 
 
-def again(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement:
-    """The fetch waits for its next attempt."""
+def retried(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement:
+    """Queue the fetch for its next attempt."""
     change = scripts.retry(entry.id, wait_ms=int(wait_s * 1000), element=to_element(entry))
     return Settlement(change, done)
 
 
-def begun(entry: Entry, done: Callable[[], None]) -> Settlement:
-    """The fetch stays claimed, and whoever claims it after a crash knows that it was begun."""
+def started(entry: Entry, done: Callable[[], None]) -> Settlement:
+    """Keep the fetch claimed, marked as started for the case of a crash."""
     return Settlement(scripts.start(entry.id, element=to_element(entry)), done, ends=False)
 
 
-def noted(entry: Entry) -> Settlement:
-    """The fetch stays claimed, as this entry: whoever claims it after a crash goes on from there."""
-    return begun(entry, lambda: None)
+def rewritten(entry: Entry) -> Settlement:
+    """Keep the fetch claimed, as this entry: after a crash the next owner resumes from it."""
+    return started(entry, lambda: None)
 
 
 def handed_back(fetch_id: str, wait_s: float, done: Callable[[], None]) -> Settlement:
-    """The element waits, as it is, for somebody who can read it."""
+    """Queue the element unchanged, for a worker that can read it."""
     return Settlement(scripts.put_back(fetch_id, wait_ms=int(wait_s * 1000)), done)
 
 
 def buried(fetch_id: str | bytes, reason: Reason, note: str, done: Callable[[], None]) -> Settlement:
-    """A copy of what was claimed goes to the dead letters. `finished` or `dropped` follows."""
+    """Copy a claimed element to the dead letters; `finished` or `dropped` follows."""
     return Settlement(scripts.bury(fetch_id, reason=reason.value, note=note), done)
 
 
 def dropped(fetch_id: bytes) -> Settlement:
-    """What was claimed is no fetch of any batch."""
+    """Forget a claim that belongs to no batch."""
     return Settlement(scripts.drop(fetch_id), lambda: None)
 
 
@@ -99,15 +98,19 @@ class Settler:
     def __init__(
         self,
         redis: Redis,
-        on_trouble: Callable[[BaseException], None],
+        on_redis_error: Callable[[BaseException], None],
         *,
         for_all: bool = True,
-        foreign: KeyRepair | None = None,
+        key_repair: KeyRepair | None = None,
+        gather_more_s: float = GATHER_MORE_S,
+        max_waiting: int = LaneTuning().max_settlements,
     ) -> None:
         self._redis = redis
         self._for_all = for_all
-        self._foreign = foreign
-        self._on_trouble = on_trouble
+        self._key_repair = key_repair
+        self._on_redis_error = on_redis_error
+        self._gather_more_s = gather_more_s
+        self._max_waiting = max_waiting
         self._waiting: dict[Lane, list[Settlement]] = {}
         self._writing: set[Lane] = set()
         self._some = asyncio.Event()
@@ -119,15 +122,15 @@ class Settler:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits for Redis that nothing more should be begun."""
-        return self.count >= MAX_WAITING
+        """Whether so much waits for Redis that no new fetch should be claimed."""
+        return self.count >= self._max_waiting
 
     def add(self, lane: Lane, settlement: Settlement) -> None:
-        """Write it soon."""
+        """Write the settlement soon."""
         self._waiting.setdefault(lane, []).append(settlement)
         self.count += 1
         self._some.set()
-        if not settlement.ends:  # the fetch waits until that is noted
+        if not settlement.ends:  # the fetch waits until Redis has it
             self._awaited.set()
 
     def save_gate(self, lane: Lane) -> None:
@@ -142,88 +145,103 @@ class Settler:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane))
 
     async def caught_up(self, lane: Lane) -> None:
-        """Return when all that waited to be written of the lane is; more may have come since."""
+        """Return when everything of the lane that waited at the call is written; more may have come since."""
         self._awaited.set()
-        enough = self._rounds + 2  # the one under way may have begun before it was added
+        enough = self._rounds + 2  # the round under way may have begun before it was added
         async with self._written:
             await self._written.wait_for(lambda: lane.lost or not self.has(lane) or self._rounds >= enough)
 
+    def has(self, lane: Lane) -> bool:
+        """Return whether something of the lane waits to be written."""
+        return lane in self._waiting or lane in self._writing
+
     async def run(self) -> None:
-        """Write what comes, until cancelled."""
+        """Write what is added, until cancelled."""
         while True:
             await self._some.wait()
-            await self._gather()
+            await asyncio.sleep(GATHER_S)
+            in_flight = sum(len(lane.in_flight) for lane in self._waiting)
+            if in_flight > self.count and not self._awaited.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._awaited.wait(), self._gather_more_s)
             self._some.clear()
             self._awaited.clear()
-            taken, self._waiting = self._waiting, {}
-            self._writing = set(taken)
+            batch, self._waiting = self._waiting, {}
+            self._writing = set(batch)
             try:
-                await self._write(taken)
+                await self._write(batch)
             except Exception:
-                self._put_back(taken)
+                for lane, settlements in batch.items():  # Redis skips those that it has when they come again
+                    self._waiting[lane] = settlements + self._waiting.get(lane, [])
+                self._some.set()
                 raise
             async with self._written:
                 self._writing = set()
                 self._rounds += 1
                 self._written.notify_all()
 
-    async def _gather(self) -> None:
-        await asyncio.sleep(GATHER_S)
-        in_flight = sum(len(lane.in_flight) for lane in self._waiting)
-        if in_flight > self.count and not self._awaited.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._awaited.wait(), GATHER_MORE_S)
+    async def _write(self, batch: dict[Lane, list[Settlement]]) -> None:
+        """Send the settlements of each lane until Redis has answered for all of them."""
+        calls = {lane: self._call(lane, settlements) for lane, settlements in batch.items()}
 
-    def _put_back(self, taken: dict[Lane, list[Settlement]]) -> None:
-        """What Redis has of it already it passes over when it is sent again."""
-        for lane, settlements in taken.items():
-            self._waiting[lane] = settlements + self._waiting.get(lane, [])
-        self._some.set()
+        def report(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            if error is not None:
+                self._on_redis_error(error)
 
-    def has(self, lane: Lane) -> bool:
-        """Whether something of the lane waits to be written."""
-        return lane in self._waiting or lane in self._writing
-
-    async def _write(self, taken: dict[Lane, list[Settlement]]) -> None:
-        """Try until Redis has answered for every lane; what it has it passes over when sent again."""
-        calls = {lane: self._call(lane, settlements) for lane, settlements in taken.items()}
-        async for attempt in _until_redis_answers(self._on_trouble):
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type((RedisError, OSError)),
+            wait=wait_random_exponential(multiplier=0.2, max=MAX_PAUSE_S),
+            before_sleep=report,
+        ):
             with attempt:
                 replies = await scripts.settle_many(self._redis, list(calls.values()))
-                asked = dict(zip(list(calls), replies, strict=True))
-                for lane, reply in asked.items():
-                    if not _may_pass(reply) and not await self._mended(lane, taken[lane], reply):
-                        self._settled(lane, taken[lane], reply)
+                unanswered: list[Exception] = []
+                for lane, reply in zip(list(calls), replies, strict=True):
+                    if isinstance(reply, Exception) and await self._may_pass(lane, batch[lane], reply):
+                        unanswered.append(reply)
+                    else:
                         del calls[lane]
-                _raise_first(
-                    reply for lane, reply in asked.items() if lane in calls and isinstance(reply, Exception)
-                )
+                        self._settled(lane, batch[lane], reply)
+                if unanswered:
+                    raise unanswered[0]
 
-    async def _mended(self, lane: Lane, settlements: Iterable[Settlement], reply: Any) -> bool:
-        """Whether something foreign stood in the way, and does no longer."""
-        if self._foreign is None:
+    def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> Call:
+        """Build the call for a lane, without rewritten entries of fetches that end in the same call.
+
+        If such an entry is sent again after a lost reply, it would overwrite an entry that was claimed since.
+        """
+        items = list(settlements)
+        ending = {item.change.fetch_id for item in items if item.ends}
+        return scripts.settle_call(
+            lane=lane.name,
+            token=lane.token,
+            gate=None if lane.gate_is_saved else lane.gate_to_save(),
+            changes=[item.change for item in items if item.ends or item.change.fetch_id not in ending],
+            to_all_results=self._for_all,
+        )
+
+    async def _may_pass(self, lane: Lane, settlements: Iterable[Settlement], error: Exception) -> bool:
+        """Return whether to send the settlements again.
+
+        Redis as a whole is in trouble, or a conflicting key was in the way and no longer is.
+        """
+        if not isinstance(error, ResponseError) or isinstance(
+            error, NoPermissionError | OutOfMemoryError | ReadOnlyError
+        ):
+            return True
+        if self._key_repair is None:
             return False
         others: dict[str, str] = {}
         for batch in {item.change.batch_id for item in settlements if item.change.batch_id}:
             others |= keys.kinds_of_batch(batch)
-        return await self._foreign.repair(reply, lane.name, others)
-
-    def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> Call:
-        gate = to_json(lane.gate) if lane.gate is not lane.saved_gate else None
-        lane.saved_gate = lane.gate
-        return scripts.settle_call(
-            lane=lane.name,
-            token=lane.token,
-            gate=gate,
-            changes=[item.change for item in _not_overtaken(settlements)],
-            to_all_results=self._for_all,
-        )
+        return await self._key_repair.repair(error, lane.name, others)
 
     def _settled(self, lane: Lane, settlements: list[Settlement], reply: int | Exception | None) -> None:
+        """Handle the reply: Redis's time, None if the token was refused."""
         self.count -= len(settlements)
-        if isinstance(reply, Exception):
-            # What is at the lane's keys is not ours: this lane stops, the others must not wait for it.
-            self._on_trouble(reply)
+        if isinstance(reply, Exception):  # the keys of the lane are not usable: it stops, the others go on
+            self._on_redis_error(reply)
         if reply is None or isinstance(reply, Exception):
             lane.lose()
             return
@@ -231,42 +249,7 @@ class Settler:
         for item in settlements:
             if item.ends:
                 lane.drop(item.change.fetch_id)
-            self.finished += item.change.kind is scripts.ChangeKind.FINISH
+            if item.change.kind is scripts.ChangeKind.FINISH:
+                self.finished += 1
             item.done()
         lane.notify()
-
-
-def _not_overtaken(settlements: Iterable[Settlement]) -> list[Settlement]:
-    """Without notes of fetches that go on to end in the same call.
-
-    Sent again after a lost reply, such a note would be written over what has been claimed since.
-    """
-    items = list(settlements)
-    ending = {item.change.fetch_id for item in items if item.ends}
-    return [item for item in items if item.ends or item.change.fetch_id not in ending]
-
-
-def _may_pass(reply: Any) -> bool:
-    """Whether this is trouble of Redis's, to be waited out, and not of this one call."""
-    if isinstance(reply, ResponseError):
-        return isinstance(reply, NoPermissionError | OutOfMemoryError | ReadOnlyError)
-    return isinstance(reply, Exception)
-
-
-def _raise_first(replies: Iterable[object]) -> None:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-
-
-def _until_redis_answers(on_trouble: Callable[[BaseException], None]) -> AsyncRetrying:
-    def tell(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        if error is not None:
-            on_trouble(error)
-
-    return AsyncRetrying(
-        retry=retry_if_exception_type((RedisError, OSError)),
-        wait=wait_random_exponential(multiplier=0.2, max=MAX_PAUSE_S),
-        before_sleep=tell,
-    )

@@ -1,4 +1,4 @@
-"""Takes fetches of one kind out of a lane that this worker holds, however far back they wait."""
+"""Take fetches of one kind out of a held lane, however far back they wait, and end them."""
 
 import functools
 from collections.abc import Awaitable, Callable
@@ -6,43 +6,44 @@ from typing import NamedTuple
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.worker.lanes.claims import entries_of
-from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.retry import retry_until_lost
+from fetchfleet.worker.lanes.claims import decode_claims
 from fetchfleet.worker.lanes.services import LaneServices
-from fetchfleet.worker.lanes.store import Kind
+from fetchfleet.worker.lanes.session import LaneSession
+from fetchfleet.worker.lanes.store import Removal
 
-End = Callable[[Entry], Awaitable[object]]
-"""What becomes of each."""
+EndFetch = Callable[[Entry], Awaitable[object]]
+"""Ends one fetch."""
 
 
 class Withdrawn(NamedTuple):
-    """How many were ended, and the earliest deadline (Unix ms) of those that stay, 0 if none does."""
+    """How many fetches were ended, and the earliest deadline (Unix ms) of those that stay, 0 if none does."""
 
     ended: int
     earliest_ms: int
 
 
-async def withdraw(lane: Lane, kind: Kind, end: End, services: LaneServices) -> Withdrawn:
-    """Claim them, a stretch of a queue at a time, and end each. Nothing else is claimed meanwhile."""
+async def withdraw(session: LaneSession[LaneServices], removal: Removal, end: EndFetch) -> Withdrawn:
+    """Claim the fetches, one stretch of a queue at a time, and end each. Nothing else is claimed."""
+    lane, services = session.lane, session.services
     count, deadlines = 0, list[int]()
     for queue in keys.LANE_QUEUES:
         offset: int | None = 0
         while offset is not None:
             if services.settler.full:
                 await services.settler.flushed(lane)
-            call = functools.partial(services.store.withdraw, lane.name, lane.token, kind, queue, offset)
-            found = await retry_until_lost(lane, services, call)
-            count += await end_all(lane, found.elements, end, services)
-            deadlines += [found.earliest_ms] if found.earliest_ms else []
+            call = functools.partial(services.store.withdraw, lane.name, lane.token, removal, queue, offset)
+            found = await session.retry_until_lost(call)
+            count += await end_claims(session, found.elements, end)
+            if found.earliest_ms:
+                deadlines.append(found.earliest_ms)
             offset = found.go_on
     return Withdrawn(count, min(deadlines, default=0))
 
 
-async def end_all(lane: Lane, elements: list[bytes], end: End, services: LaneServices) -> int:
-    """Hold what was claimed and end it; how many."""
-    entries = entries_of(elements, lane, services)
+async def end_claims(session: LaneSession[LaneServices], elements: list[bytes], end: EndFetch) -> int:
+    """Hold claimed elements and end each; return how many entries were among them."""
+    entries = decode_claims(session, elements)
     for entry in entries:
-        lane.entries[entry.id] = entry
+        session.lane.entries[entry.id] = entry
         await end(entry)
     return len(entries)

@@ -18,8 +18,9 @@ from fetchfleet.worker.http.net.redis_guard import redis_addresses
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.settler import Settler
-from fetchfleet.worker.lanes.store import Store
+from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
@@ -33,10 +34,10 @@ from fetchfleet.worker.runtime.notifier import LaneNotifier
 from fetchfleet.worker.runtime.runtime import Runtime
 from fetchfleet.worker.runtime.stats import Stats
 from fetchfleet.worker.runtime.timings import WorkerTimings
-from fetchfleet.worker.scheduler.acquire import Taking
+from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.scheduler.leases import Leases
-from fetchfleet.worker.scheduler.rebalancer import Balancer
-from fetchfleet.worker.scheduler.sweep import Housekeeping, Sweep
+from fetchfleet.worker.scheduler.rebalancer import Rebalancer
+from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.factory import sink_of
 from fetchfleet.worker.util.clock import RedisClock
@@ -86,7 +87,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
     settings, redis, health, log = base.settings, base.redis, base.health, base.log
     sink = sink_of(settings)
     opened.callback(sink.close)
-    store = Store(redis, settings.worker_id, int(settings.lease_s * 1000))
+    store = LaneStore(redis, settings.worker_id, int(settings.lease_s * 1000))
     opened.push_async_callback(store.aclose)
     http = build_engine(settings, await redis_addresses(redis), base.traffic, log)
     opened.push_async_callback(http.aclose)
@@ -98,11 +99,18 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         worker_id=settings.worker_id,
         user_agent=settings.user_agent,
         store=store,
-        settler=Settler(redis, health.report, for_all=settings.results_length > 0, foreign=base.key_repair),
+        settler=Settler(
+            redis,
+            health.report,
+            for_all=settings.results_length > 0,
+            key_repair=base.key_repair,
+            max_waiting=base.timings.lanes.max_settlements,
+        ),
         key_repair=base.key_repair,
         engine=http.engine,
         pools=http.pools,
         sink=sink,
+        robots=RobotsCache(redis),
         clock=clock,
         slots=asyncio.Semaphore(settings.max_in_flight),
         quarantine=asyncio.Semaphore(1),
@@ -111,6 +119,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         chance=random.random,
         report_redis_error=health.report,
         log=log,
+        tuning=base.timings.lanes,
     )
     return services, live_policy
 
@@ -127,7 +136,7 @@ async def _wire(
     leases = Leases(lanes, settings.lease_s, store, services.clock, health.report, log)
     wanted = asyncio.Event()
     live_lanes = LiveLanes(lanes, services, live_policy, leases, disk_guard, wanted, log)
-    acquirer = Taking(
+    acquirer = Acquirer(
         services,
         lanes,
         live_lanes.begin,
@@ -135,7 +144,8 @@ async def _wire(
         random.sample,
         wanted,
     )
-    signals = FleetSignals(lanes, acquirer, Balancer(lanes, log), live_policy, live_lanes)
+    rebalancer = Rebalancer(lanes, log, timings.lanes.give_back_within_s)
+    signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes)
     reporter = WorkerReporter(lanes, settler, services.sink.disk)
     heartbeat = Heartbeat(
         redis, settings, services.clock, reporter, leases, signals, health, timings.heartbeat_s
@@ -165,7 +175,7 @@ async def _wire(
         disk_guard=disk_guard,
         inbox=inbox,
         arq_ingress=ArqIngress(redis, submitter, log),
-        reclaim=Sweep(store, base.key_repair, base.notifier.try_send, log),
+        reclaim=LaneReclaimer(redis, base.key_repair, base.notifier.try_send, log),
         housekeeping=Housekeeping(redis, settings.results_length, log),
         resources=opened.pop_all(),
     )

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.live_policy import LivePolicy
-from fetchfleet.worker.scheduler.acquire import Taking
+from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.scheduler.balance import FleetLoad, share
-from fetchfleet.worker.scheduler.rebalancer import Balancer
+from fetchfleet.worker.scheduler.rebalancer import Rebalancer
 
 
 class FleetSignals:
@@ -16,8 +16,8 @@ class FleetSignals:
     def __init__(
         self,
         lanes: Mapping[str, Lane],
-        acquirer: Taking,
-        rebalancer: Balancer,
+        acquirer: Acquirer,
+        rebalancer: Rebalancer,
         live_policy: LivePolicy,
         live_lanes: LiveLanes,
     ) -> None:

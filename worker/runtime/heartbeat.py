@@ -41,11 +41,11 @@ class WorkerReporter:
         now_s = mono_s()
         lanes = {}
         for lane in self._lanes.values():
-            shut = lane.shut()
+            closed = lane.closed()
             lanes[lane.name] = LaneReport(
                 in_flight=len(lane.in_flight),
-                why=shut.why.value if shut else None,
-                until_ms=shut.until_ms if shut else None,
+                why=closed.why.value if closed else None,
+                until_ms=closed.until_ms if closed else None,
             )
         finished, received_bytes = self._settler.finished, self._disk.received_bytes
         return WorkerReport(

@@ -8,7 +8,8 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.store import Held
+from fetchfleet.worker.lanes.session import LaneSession
+from fetchfleet.worker.lanes.store import AcquiredLane
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.live_policy import LivePolicy
@@ -50,31 +51,33 @@ class LiveLanes:
         """Whether this worker may acquire lanes."""
         return not self.leaving and not self._disk_guard.lacking
 
-    async def begin(self, name: str, held: Held, asked_s: float, *, insisted: bool = False) -> None:
+    async def begin(
+        self, name: str, acquired: AcquiredLane, asked_s: float, *, insisted: bool = False
+    ) -> None:
         """Serve a lane that was acquired by a call made at asked_s (monotonic).
 
         insisted: it was taken beyond this worker's share, so it is not given back at once.
         """
-        self._services.clock.sync(held.now_ms)
-        await self._live_policy.heed(held.policy_version)  # before a pause, or its end, is missed
+        self._services.clock.sync(acquired.now_ms)
+        await self._live_policy.heed(acquired.policy_version)  # before a pause, or its end, is missed
         policy = self._live_policy.in_force().for_lane(name)
-        lane = Lane(name, held.token, policy, held.gate, self._services.clock)
+        lane = Lane(name, acquired.token, policy, acquired.gate, self._services.clock)
         lane.lease_ends_s = self._leases.end_s(asked_s)
-        lane.cancel(held.cancelled)
+        lane.cancel(acquired.cancelled)
         if insisted:
             lane.unwanted_until_s = asked_s + UNWANTED_S
         self._lanes[lane.pool] = lane
         if self.leaving:
             lane.leave()
         self._cancels_version = None  # a batch may have been cancelled since the lane was acquired
-        self._log.info(Event.LANE_TAKEN, lane=name, token=held.token, orphans=len(held.orphans))
+        self._log.info(Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans))
         if not policy.verify:
             log_events.unverified_tls(lane, self._log)
-        lane.task = asyncio.create_task(self._serve(lane, held.orphans), name=f"lane {name}")
+        lane.task = asyncio.create_task(self._serve(lane, acquired.orphans), name=f"lane {name}")
 
     async def _serve(self, lane: Lane, orphans: list[bytes]) -> None:
         try:
-            await drain(lane, orphans, self._services)
+            await drain(LaneSession(lane, self._services), orphans)
         finally:
             del self._lanes[lane.pool]
             self._lanes_wanted.set()

@@ -27,9 +27,9 @@ from fetchfleet.worker.runtime.heartbeat import Heartbeat
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.stats import Stats
 from fetchfleet.worker.runtime.timings import WorkerTimings
-from fetchfleet.worker.scheduler.acquire import Taking
+from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.scheduler.leases import Leases
-from fetchfleet.worker.scheduler.sweep import Housekeeping, Sweep
+from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -57,14 +57,14 @@ class Runtime:
     """The lanes that this worker holds, by pool."""
     live_lanes: LiveLanes
     leases: Leases
-    acquirer: Taking
+    acquirer: Acquirer
     signals: FleetSignals
     heartbeat: Heartbeat
     stats: Stats
     disk_guard: DiskGuard
     inbox: InboxReader
     arq_ingress: ArqIngress
-    reclaim: Sweep
+    reclaim: LaneReclaimer
     housekeeping: Housekeeping
     _stopped: bool = field(default=False, init=False)
     _grace_ends_s: float = field(default=0.0, init=False)
@@ -124,7 +124,7 @@ class Runtime:
             return Enough()
         if self.disk_guard.lacking:
             return Early(int(self.timings.disk_full_defer_s * 1000))
-        return await self.acquirer.take(name, generation, insist=insist)
+        return await self.acquirer.acquire(name, generation, insist=insist)
 
     async def sweep(self) -> None:
         """Reclaim the lanes of dead workers and those whose notification was lost, then trim old results."""

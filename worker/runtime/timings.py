@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from fetchfleet.worker.intake.inbox import InboxTimings
+from fetchfleet.worker.lanes.tuning import LaneTuning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +31,4 @@ class WorkerTimings:
     unsupported_retry_s: float = 5.0
     """Until an arq job of a newer version is tried again."""
     inbox: InboxTimings = field(default_factory=InboxTimings)
+    lanes: LaneTuning = field(default_factory=LaneTuning)

@@ -1,7 +1,7 @@
-"""Takes lanes: the one that arq hands over, and then whichever others are due, many in one round trip.
+"""Acquire lanes: the one that arq notifies this worker of, then others that are due, many in one round trip.
 
-So a hand-off is a hint. A thousand lanes need no thousand jobs of arq's, and one that this worker left to the
-others is taken as soon as one of them looks.
+So a notification is a hint. A thousand lanes need no thousand arq jobs, and a lane that this worker left to
+the others is acquired as soon as one of them looks.
 """
 
 import asyncio
@@ -12,107 +12,105 @@ from typing import Protocol
 from redis.exceptions import RedisError, ResponseError
 
 from fetchfleet.jobs.scripts.lanes import Early, Enough
-from fetchfleet.worker.fetch.services import FetchServices
-from fetchfleet.worker.lanes.store import Held
+from fetchfleet.worker.lanes.services import LaneServices
+from fetchfleet.worker.lanes.store import AcquiredLane
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
-AT_ONCE = 64
-"""So many lanes are taken in one round trip."""
-
-LOOK_AT = 4 * AT_ONCE
-"""Out of so many they are chosen by chance: others look at the same ones at the same time."""
+CHOICE = 4
+"""They are chosen at random from so many times more: other workers look at the same lanes."""
 
 
-class Begin(Protocol):
-    """Serves a lane that was taken, asked for at that time (our monotonic clock)."""
+class ServeLane(Protocol):
+    """Serves an acquired lane, whose lease was asked for at asked_s (monotonic)."""
 
-    async def __call__(self, name: str, held: Held, asked_s: float, *, insisted: bool = False) -> None:
-        """Return when it is in our hands."""
+    async def __call__(
+        self, name: str, acquired: AcquiredLane, asked_s: float, *, insisted: bool = False
+    ) -> None:
+        """Return once the worker holds the lane."""
 
 
-class Taking:
-    """One for a worker process; `run` is its task.
-
-    lanes: those that it has. may: whether it wants any. choose: so many of them, by chance. wanted: set to
-    have it look.
-    """
+class Acquirer:
+    """One for a worker process; `run` is its task."""
 
     def __init__(
         self,
-        services: FetchServices,
+        services: LaneServices,
         lanes: Sized,
-        begin: Begin,
-        may: Callable[[], bool],
+        serve: ServeLane,
+        wants_more: Callable[[], bool],
         choose: Callable[[Sequence[str], int], Sequence[str]],
         wanted: asyncio.Event,
     ) -> None:
-        self._parts = services
+        self._services = services
         self._lanes = lanes
-        self._begin = begin
-        self._may = may
+        self._serve = serve
+        self._wants_more = wants_more
         self._choose = choose
+        self._at_once = services.tuning.acquire_at_once
         self._under_way = 0
-        """Many are taken at once, and none of them is ours yet."""
+        """Lanes that are being acquired: they count towards this worker's share."""
         self.wanted = wanted
+        """Set to have it look."""
         wanted.set()
 
     def look_soon(self) -> None:
-        """Lanes may be due, and we may have fewer than our share of them."""
+        """Look for lanes that are due: this worker may have fewer than its share."""
         self.wanted.set()
 
     async def run(self) -> None:
-        """Look whenever that is wanted, until cancelled."""
+        """Look whenever `look_soon` asks for it, until cancelled."""
         while True:
             await self.wanted.wait()
             self.wanted.clear()
             more = True
             try:
-                while more and self._may():
-                    # Not cut short: what was taken and not begun is nobody's until its lease ends.
-                    more = await aio.whole(self._take_some(), name="taking lanes")
+                while more and self._wants_more():
+                    # Not cancelled half-way: a lane acquired and not served is stuck until its lease ends.
+                    more = await aio.whole(self._acquire_due(), name="acquiring lanes")
             except (RedisError, OSError) as error:
-                self._parts.report_redis_error(error)
+                self._services.report_redis_error(error)
 
-    async def take(self, name: str, generation: int, *, insist: bool) -> Early | Enough | None:
-        """Take over a lane that was handed to us; insist: whatever our share is.
+    async def acquire(self, name: str, generation: int, *, insist: bool) -> Early | Enough | None:
+        """Acquire and serve a lane that a notification names; insist: whatever this worker's share is.
 
         Early if it is not due yet, Enough if this worker has its share of the lanes.
         """
-        asked_s = mono_s()
+        services, asked_s = self._services, mono_s()
         held = None if insist else self._held
         with self._counted(1):
             try:
-                taken = await self._parts.store.take(name, generation, held)
+                result = await services.store.acquire(name, generation, held)
             except ResponseError as error:
-                if not await self._parts.key_repair.repair(error, name):
+                if not await services.key_repair.repair(error, name):
                     raise
                 return Early(0)
-            if not isinstance(taken, Held):
-                return taken
-            await self._begin(name, taken, asked_s, insisted=insist)
+            if not isinstance(result, AcquiredLane):
+                return result
+            await self._serve(name, result, asked_s, insisted=insist)
         self.look_soon()
         return None
 
-    async def _take_some(self) -> bool:
-        """Whether there may be more for us to take."""
-        names = await self._parts.store.due(self._parts.clock.now_ms(), LOOK_AT)
-        chosen = self._choose(names, min(len(names), AT_ONCE))
+    async def _acquire_due(self) -> bool:
+        """Acquire and serve some of the lanes that are due; return whether to look for more."""
+        services = self._services
+        names = await services.store.due(services.clock.now_ms(), CHOICE * self._at_once)
+        chosen = self._choose(names, min(len(names), self._at_once))
         if not chosen:
             return False
         asked_s = mono_s()
         held = self._held
         with self._counted(len(chosen)):
-            found = await self._parts.store.take_many(chosen, held)
-            for name, taken in zip(chosen, found, strict=True):
-                if isinstance(taken, Held):
-                    await self._begin(name, taken, asked_s)
-                elif isinstance(taken, Exception) and not await self._parts.key_repair.repair(taken, name):
-                    self._parts.report_redis_error(taken)
-        ours = any(isinstance(taken, Held) for taken in found)
-        enough = any(isinstance(taken, Enough) for taken in found)
-        # What another was quicker with was counted as ours: then it may not have been enough.
-        return ours and (not enough or None in found)
+            results = await services.store.acquire_many(chosen, held)
+            for name, result in zip(chosen, results, strict=True):
+                if isinstance(result, AcquiredLane):
+                    await self._serve(name, result, asked_s)
+                elif isinstance(result, Exception) and not await services.key_repair.repair(result, name):
+                    services.report_redis_error(result)
+        ours = any(isinstance(result, AcquiredLane) for result in results)
+        enough = any(isinstance(result, Enough) for result in results)
+        # Lanes that another worker was quicker to acquire counted as held: the share may not be reached.
+        return ours and (not enough or None in results)
 
     @property
     def _held(self) -> int:
@@ -120,7 +118,7 @@ class Taking:
 
     @contextmanager
     def _counted(self, count: int) -> Iterator[None]:
-        """What is being taken counts as ours."""
+        """Count lanes that are being acquired as held."""
         self._under_way += count
         try:
             yield

@@ -1,7 +1,7 @@
 """Which lanes a worker gives back, so that every worker has its share of them. Pure.
 
-A lane changes hands at a price: what is in flight may be cut short. So nobody gives before it has held
-too many for a while, and then enough to be left alone: between the share and the bound nothing moves.
+Giving a lane back has a price: fetches in flight may be cut short. So a worker gives none before it has held
+too many for a while, and then enough to stay at its share: between the share and the bound nothing moves.
 """
 
 from collections.abc import Sequence
@@ -9,60 +9,56 @@ from math import ceil
 from typing import NamedTuple
 
 SLACK = 1
-"""So many lanes more than its share a worker may hold."""
+"""How many lanes more than its share a worker may hold."""
 
 LOOKS = 2
-"""So many looks in a row must find too many: a worker that is restarted is gone for a moment only."""
+"""How many looks in a row must find too many lanes: a worker that restarts is gone for a moment only."""
 
 
 class FleetLoad(NamedTuple):
-    """What a look at the fleet has found: lanes that are held or due, and workers that are alive."""
+    """Lanes that are held or due, and workers that are alive."""
 
     busy: int
     workers: int
 
 
 class HeldLane(NamedTuple):
-    """A lane that we hold.
-
-    token: the larger, the later it was taken. unrepeatable: something is in flight that may not be made
-    twice. leaving: it is being given back. unwanted: nobody else took it when it was last to be had.
-    """
+    """A lane that this worker holds."""
 
     lane: str
     token: int
+    """The larger, the later it was acquired."""
     in_flight: int
     unrepeatable: bool = False
+    """Whether a request is in flight that must not be sent twice."""
     leaving: bool = False
+    """Whether it is being given back."""
     unwanted: bool = False
+    """Whether no other worker acquired it when it was last due."""
 
 
 class Balance(NamedTuple):
-    """What follows from a look: how many in a row have found too many lanes, and which of them go."""
+    """How many looks in a row have found too many lanes, and which lanes to give back now."""
 
     too_many: int
     give: list[str]
 
 
-def share(fleet: FleetLoad) -> int:
-    """How many lanes a worker is to have; jobs/lua/take.lua gives it no more."""
-    return max(1, ceil(fleet.busy / max(1, fleet.workers)))
+def share(load: FleetLoad) -> int:
+    """Return how many lanes a worker should hold; jobs/lua/take.lua gives it no more."""
+    return max(1, ceil(load.busy / max(1, load.workers)))
 
 
-def balance(stays: Sequence[HeldLane], fleet: FleetLoad, too_many: int) -> Balance:
-    """What this look means; too_many: what the one before it has found.
+def balance(lanes: Sequence[HeldLane], load: FleetLoad, too_many: int) -> Balance:
+    """Decide what to give back; too_many: the result of the previous look.
 
-    No lane goes while we hold no more than the share and SLACK, none below the share.
+    No lane goes while this worker holds at most its share and SLACK, and it keeps at least its share.
     """
-    ours = [stay for stay in stays if not stay.leaving and not stay.unwanted]
-    if len(ours) <= share(fleet) + SLACK:
+    ours = [lane for lane in lanes if not lane.leaving and not lane.unwanted]
+    if len(ours) <= share(load) + SLACK:
         return Balance(0, [])
     if too_many + 1 < LOOKS:
         return Balance(too_many + 1, [])
-    first = sorted(ours, key=_price)
-    return Balance(0, [stay.lane for stay in first[: len(ours) - share(fleet)]])
-
-
-def _price(stay: HeldLane) -> tuple[bool, int, int]:
-    """What giving the lane back costs: of what may be lost the least, of the latest work first."""
-    return stay.unrepeatable, stay.in_flight, -stay.token
+    # First those that cost least: nothing that must not be repeated, little in flight, acquired last.
+    cheapest = sorted(ours, key=lambda lane: (lane.unrepeatable, lane.in_flight, -lane.token))
+    return Balance(0, [lane.lane for lane in cheapest[: len(ours) - share(load)]])

@@ -1,20 +1,23 @@
-"""Which fetch is sent to a host that may be ill. Pure."""
+"""Which fetch is sent to a host that may be down. Pure."""
 
 from collections.abc import Sequence
 
 from fetchfleet.jobs.contract.entry import Entry
 
+_METHODS = {"HEAD": 0, "OPTIONS": 1, "GET": 2}
+_UNBOUNDED = 1 << 60
+
 
 def cheapest(entries: Sequence[Entry]) -> int:
-    """Which of the entries makes the best probe: one that asks little of a host that may be ill."""
-    return min(range(len(entries)), key=lambda place: _cost(entries[place]))
+    """Return the index of the entry that asks least of its host: by method, body sent, body received."""
 
+    def cost(place: int) -> tuple[int, int, int]:
+        request, max_bytes = entries[place].request, entries[place].fetch.max_bytes
+        inline = len(request.body or request.body_base64 or "")
+        return (
+            _METHODS.get(request.method, len(_METHODS)),
+            inline if request.body_file is None else _UNBOUNDED,
+            _UNBOUNDED if max_bytes is None else max_bytes,
+        )
 
-def _cost(entry: Entry) -> tuple[int, int, int]:
-    request, most = entry.request, entry.fetch.max_bytes
-    method = _PROBE_METHODS.get(request.method, len(_PROBE_METHODS))
-    sent = 1 << 60 if request.body_file is not None else len(request.body or request.body_base64 or "")
-    return method, sent, most if most is not None else 1 << 60
-
-
-_PROBE_METHODS = {"HEAD": 0, "OPTIONS": 1, "GET": 2}
+    return min(range(len(entries)), key=cost)

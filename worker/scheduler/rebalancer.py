@@ -1,66 +1,64 @@
-"""Gives lanes back to workers that have fewer; worker/scheduler/balance.py says which."""
+"""Give lanes back to workers that hold fewer; worker/scheduler/balance.py decides which."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.scheduler import balance
-from fetchfleet.worker.scheduler.balance import FleetLoad, HeldLane
+from fetchfleet.worker.scheduler.balance import FleetLoad, HeldLane, balance
 from fetchfleet.worker.util.clock import mono_s
 
-GIVE_BACK_WITHIN_S = 5.0
-"""What is in flight in a lane that goes may end within this time, then it is cut short."""
-
 UNWANTED_S = 30.0
-"""A lane that nobody else took stays for so long: given back it would only come back."""
+"""How long a lane stays that no other worker acquired: given back it would only return."""
 
 
-class Balancer:
-    """Looks at our lanes once a second, with the sign of life."""
+class Rebalancer:
+    """Looks at this worker's lanes once a second, with the heartbeat."""
 
-    def __init__(self, lanes: Mapping[str, Lane], log: Any) -> None:
+    def __init__(
+        self,
+        lanes: Mapping[str, Lane],
+        log: FilteringBoundLogger,
+        give_back_within_s: float,
+    ) -> None:
         self._lanes = lanes
         self._log = log
+        self._give_back_within_s = give_back_within_s
         self._too_many = 0
         self._given_s: dict[str, float] = {}
 
-    def look(self, fleet: FleetLoad) -> None:
-        """Give back what is too much, and hurry what is being given back."""
+    def look(self, load: FleetLoad) -> None:
+        """Give back what exceeds the share; cut short, once, what has not ended in time."""
         now_s = mono_s()
-        stays = [_stay(lane, now_s) for lane in self._lanes.values()]
-        self._too_many, give = balance.balance(stays, fleet, self._too_many)
+        held = [
+            HeldLane(
+                lane=lane.pool,
+                token=lane.token,
+                in_flight=len(lane.in_flight),
+                unrepeatable=_unrepeatable(lane),
+                leaving=lane.leaving or lane.lost,
+                unwanted=now_s < lane.unwanted_until_s,
+            )
+            for lane in self._lanes.values()
+        ]
+        self._too_many, give = balance(held, load, self._too_many)
         for pool in give:
-            log_events.yielded(self._lanes[pool], len(self._lanes), fleet.busy, fleet.workers, self._log)
+            log_events.yielded(self._lanes[pool], len(self._lanes), load.busy, load.workers, self._log)
             self._lanes[pool].leave()
             self._given_s[pool] = now_s
-        self._hurry(now_s)
-
-    def _hurry(self, now_s: float) -> None:
-        """Cut short, once, what has had its time; what may not be repeated ends by itself."""
         for pool, given_s in list(self._given_s.items()):
             lane = self._lanes.get(pool)
             if lane is None:
                 del self._given_s[pool]
-            elif now_s - given_s >= GIVE_BACK_WITHIN_S and not _unrepeatable(lane):
+            elif now_s - given_s >= self._give_back_within_s and not _unrepeatable(lane):
                 del self._given_s[pool]
                 lane.cut_short()
 
 
-def _stay(lane: Lane, now_s: float) -> HeldLane:
-    return HeldLane(
-        lane=lane.pool,
-        token=lane.token,
-        in_flight=len(lane.in_flight),
-        unrepeatable=_unrepeatable(lane),
-        leaving=lane.leaving or lane.lost,
-        unwanted=now_s < lane.unwanted_until_s,
-    )
-
-
 def _unrepeatable(lane: Lane) -> bool:
-    """Whether a request is in flight that may not be made twice; one for a robots.txt may."""
+    """Return whether a request is in flight that must not be sent twice; one for a robots.txt may be."""
     fetches = lane.in_flight.keys() - lane.asking.values()
     entries = [lane.entries[fetch_id] for fetch_id in fetches if fetch_id in lane.entries]
     return not all(may_repeat(entry) for entry in entries)

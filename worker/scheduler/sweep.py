@@ -1,77 +1,100 @@
-"""What one worker of the fleet does every few seconds for lanes that nobody looks at."""
+"""What one worker of the fleet does every few seconds for lanes that no worker holds, and for old data."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import NamedTuple
 
 from redis.asyncio import Redis
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.redis_values import text_of
 from fetchfleet.jobs.scripts.batches import Trimming, trim
-from fetchfleet.worker.lanes.store import Store
+from fetchfleet.jobs.scripts.lanes import ReclaimedLane, reclaim_lanes
+from fetchfleet.worker.lanes.store import lane_names
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.clock import mono_s
 
-
-class Sweep:
-    """Wakes lanes whose owner died or whose hand-off was lost."""
-
-    def __init__(
-        self,
-        store: Store,
-        foreign: KeyRepair,
-        wake: Callable[[Iterable[LaneNotification]], Awaitable[None]],
-        log: Any,
-    ) -> None:
-        self._store = store
-        self._foreign = foreign
-        self._wake = wake
-        self._log = log
-
-    async def run(self) -> None:
-        """Once; what stands in the way of a lane is put aside, and the next sweep wakes it."""
-        broken: list[tuple[str, Exception]] = []
-        rescued = await self._store.rescue(broken=broken)
-        for name, error in broken:
-            await self._foreign.repair(error, name)
-        for found, owner in rescued:
-            self._log.warning(Event.LANE_RESCUED, lane=found.lane, owner=owner or None)
-        await self._wake([found for found, _ in rescued])
-
-
-LOOK_AT_BATCHES = 200
-
-
+RECLAIM_AT_ONCE = 200
+BATCHES_AT_ONCE = 200
 TRIM_AT_ONCE = 5_000
 
-
 LAGGING_AT = 0.8
-
+"""A consumer group is named once the results that it has not read fill so much of the stream."""
 
 WARN_EVERY_S = 60.0
 
 
-class Housekeeping:
-    """results_length: how many results the stream of all batches keeps."""
+class Reclaimed(NamedTuple):
+    """What a reclaim did."""
 
-    def __init__(self, redis: Redis, results_length: int, log: Any) -> None:
+    lanes: list[ReclaimedLane]
+    """Scheduled again."""
+    refused: list[tuple[str, Exception]]
+    """Lanes that Redis refused to schedule."""
+
+
+async def reclaim_overdue(redis: Redis, limit: int = RECLAIM_AT_ONCE) -> Reclaimed:
+    """Schedule lanes again whose lease or notification is overdue."""
+    now_ms = await redis_now_ms(redis)
+    overdue = await redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms, 0, limit)
+    names = await lane_names(redis, overdue)
+    replies = await reclaim_lanes(redis, names)
+    return Reclaimed(
+        [reply for reply in replies if isinstance(reply, ReclaimedLane)],
+        [(name, reply) for name, reply in zip(names, replies, strict=True) if isinstance(reply, Exception)],
+    )
+
+
+class LaneReclaimer:
+    """Brings back lanes whose owner died or whose notification was lost."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        key_repair: KeyRepair,
+        notify: Callable[[Iterable[LaneNotification]], Awaitable[None]],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._redis = redis
+        self._key_repair = key_repair
+        self._notify = notify
+        self._log = log
+
+    async def run(self) -> None:
+        """Reclaim once. A lane behind a conflicting key is repaired now and reclaimed by the next run."""
+        reclaimed = await reclaim_overdue(self._redis)
+        for name, error in reclaimed.refused:
+            await self._key_repair.repair(error, name)
+        for due, owner in reclaimed.lanes:
+            self._log.warning(Event.LANE_RESCUED, lane=due.lane, owner=owner or None)
+        await self._notify([due for due, _ in reclaimed.lanes])
+
+
+class Housekeeping:
+    """Bounds the list of batches and the stream of all results."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        results_length: int,
+        log: FilteringBoundLogger,
+        trim_at_once: int = TRIM_AT_ONCE,
+    ) -> None:
         self._redis = redis
         self._results_length = results_length
+        """How many results the stream of all batches keeps."""
         self._log = log
+        self._trim_at_once = trim_at_once
         self._warned_s: dict[Event, float] = {}
 
     async def run(self) -> None:
-        """Trim what grows, forget what has expired."""
-        await self._forget_batches()
-        await self._trim_results()
-
-    async def _forget_batches(self) -> None:
-        """Out of the list of batches goes what has expired; the oldest are looked at, and some others."""
-        oldest = await self._redis.zrange(keys.BATCHES, 0, LOOK_AT_BATCHES // 2 - 1)
-        some = await self._redis.zrandmember(keys.BATCHES, LOOK_AT_BATCHES // 2) if oldest else []
+        """Forget expired batches and trim the stream; name the consumer groups that lose results by it."""
+        # Of the list of batches the oldest are checked, and some others at random.
+        oldest = await self._redis.zrange(keys.BATCHES, 0, BATCHES_AT_ONCE // 2 - 1)
+        some = await self._redis.zrandmember(keys.BATCHES, BATCHES_AT_ONCE // 2) if oldest else []
         names = list({*oldest, *some})
         async with self._redis.pipeline(transaction=False) as pipe:
             for name in names:
@@ -81,21 +104,19 @@ class Housekeeping:
         if gone:
             await self._redis.zrem(keys.BATCHES, *gone)
 
-    async def _trim_results(self) -> None:
-        """Never silently: a consumer group that loses results by it is named first."""
         now_ms = await redis_now_ms(self._redis)
         while (going := await self._over(now_ms, 1.0)).excess:
             self._warn(Event.RESULTS_TRIMMED, *going)
             trimmed = await self._over(now_ms, 1.0, remove=True)
-            if trimmed.excess < TRIM_AT_ONCE:
+            if trimmed.excess < self._trim_at_once:
                 break
         self._warn(Event.RESULTS_LAGGING, *await self._over(now_ms, LAGGING_AT))
 
     async def _over(self, now_ms: int, part: float, *, remove: bool = False) -> Trimming:
-        """How many results are over that part of the limits, and which consumer groups still want them."""
+        """Count the results over that part of the limits; list the groups that have not read them."""
         oldest_ms = now_ms - int(part * keys.RESULTS_TTL_MS)
-        most = int(part * self._results_length)
-        return await trim(self._redis, oldest_ms=oldest_ms, keep=most, at_once=TRIM_AT_ONCE, remove=remove)
+        most, at_once = int(part * self._results_length), self._trim_at_once
+        return await trim(self._redis, oldest_ms=oldest_ms, keep=most, at_once=at_once, remove=remove)
 
     def _warn(self, event: Event, count: int, groups: list[bytes]) -> None:
         if groups and mono_s() - self._warned_s.get(event, -WARN_EVERY_S) >= WARN_EVERY_S:

@@ -14,9 +14,8 @@ import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.body.pipeline import STEP_PIECES
-from fetchfleet.worker.fetch import attempt
 from fetchfleet.worker.util import zstd
-from tests.component.conftest import Start
+from tests.component.conftest import Start, tuned
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -85,11 +84,9 @@ async def test_what_can_be_decoded_is_asked_for(origin: Origin, worker: OneWorke
 
 
 @pytest.mark.parametrize("second", ["honest", "heedless"])
-async def test_large_windows_are_few(
-    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch, second: str
-) -> None:
+async def test_large_windows_are_few(origin: Origin, start: Start, second: str) -> None:
     """While a body has one the next is asked for in what needs none; one that needs it all the same waits."""
-    monkeypatch.setattr(attempt, "BUSY_PAUSE_S", 0.02)
+    worker = await start(timings=tuned(decoder_pause_s=0.02))
     may_end = asyncio.Event()
     (_, br), (_, gzipped) = ENCODED["br"], ENCODED["gzip"]
 

@@ -11,10 +11,8 @@ from fetchfleet import Batch, Fetch, Fleet, Outcome, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract import entry
 from fetchfleet.jobs.contract.entry import HEAD_CHARS, from_element, to_element
-from fetchfleet.worker.lanes import claims
 from fetchfleet.worker.runtime.timings import WorkerTimings
-from fetchfleet.worker.scheduler import expire
-from tests.component.conftest import HOST, QUICK, Lines, Start
+from tests.component.conftest import HOST, QUICK, Lines, Start, tuned
 from tests.support.lanes import claimed, later, lose_a_claim, waiting
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -51,13 +49,12 @@ async def ended(worker: OneWorker, batch: Batch) -> bool:
 
 
 async def test_a_claim_whose_reply_was_lost_is_found(
-    origin: Origin, start: Start, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    origin: Origin, start: Start, redis: Redis, timings: WorkerTimings
 ) -> None:
     """Although the lane is never given back meanwhile."""
-    monkeypatch.setattr(expire, "LOOK_EVERY_S", 0.1)
     half = o.HalfBody()
     origin.behaviour = o.by_path({"/held": half}, o.OK)
-    worker = await start(policy={"concurrency": 1})
+    worker = await start(policy={"concurrency": 1}, timings=tuned(timings, expiry_check_s=0.1))
     batch = await worker.submit([origin.url("/held"), origin.url("/lost"), origin.url("/next")])
     await wait_until(lambda: origin.in_progress, "the first")
 
@@ -114,9 +111,8 @@ async def test_what_workers_may_be_dying_of_is_tried_alone_and_alone_condemned(
 
 
 @pytest.fixture
-async def newer(origin: Origin, fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Batch:
+async def newer(origin: Origin, fleet: Fleet, redis: Redis) -> Batch:
     """A batch of one fetch that a newer worker has written."""
-    monkeypatch.setattr(claims, "HAND_BACK_S", 0.2)
     batch = await fleet.submit([Fetch(url=origin.url("/new"), deadline_s=3)])
     [element] = await waiting(redis, lane=HOST)
     raised = element[:HEAD_CHARS] + b'{"v":2,' + element[HEAD_CHARS + 1 :]
@@ -128,7 +124,7 @@ async def test_i27_what_only_a_newer_worker_can_read_is_left_to_one(
     origin: Origin, start: Start, redis: Redis, lines: Lines, newer: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old one hands it back as it is, serves the rest of the lane, and says so."""
-    worker = await start()
+    worker = await start(timings=tuned(newer_return_s=0.2))
     [old] = await worker.results([origin.url("/old")])
     await wait_until(partial(later, redis, HOST), "the newer one to be put back")
     assert "lane.newer" in {line["event"] for line in lines}
@@ -145,7 +141,7 @@ async def test_what_no_newer_worker_comes_for_ends_by_its_deadline(
     origin: Origin, start: Start, newer: Batch
 ) -> None:
     """With a result that names its URL, and nothing was asked of its host."""
-    await start()
+    await start(timings=tuned(newer_return_s=0.2))
     [result] = await results_of(newer)
 
     assert (Outcome.FAILED, Reason.DEADLINE) == (result.outcome, result.reason)

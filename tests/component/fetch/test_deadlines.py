@@ -2,9 +2,6 @@
 
 import asyncio
 
-import pytest
-
-from fetchfleet.worker.fetch import deadlines
 from fetchfleet.worker.fetch.deadlines import NEAR_S, Deadlines
 
 
@@ -26,11 +23,9 @@ async def test_a_near_bound_ends_its_block() -> None:
     assert await outlast(Deadlines(), 0.01)
 
 
-async def test_far_bounds_end_their_blocks_once_they_have_come_near(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_far_bounds_end_their_blocks_once_they_have_come_near() -> None:
     """Each in its time, also those that were far at more than one look."""
-    monkeypatch.setattr(deadlines, "NEAR_S", 0.02)
-    monkeypatch.setattr(deadlines, "LOOK_EVERY_S", 0.01)
-    own, ended = Deadlines(), []
+    own, ended = Deadlines(near_s=0.02, look_every_s=0.01), []
 
     async def bounded(left_s: float) -> None:
         assert await outlast(own, left_s)
@@ -41,11 +36,9 @@ async def test_far_bounds_end_their_blocks_once_they_have_come_near(monkeypatch:
     assert ended == [0.1, 0.2, 0.3]
 
 
-async def test_a_bound_whose_block_has_ended_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_bound_whose_block_has_ended_ends_nothing() -> None:
     """What comes after the block has as long as it takes; other bounds hold on."""
-    monkeypatch.setattr(deadlines, "NEAR_S", 0.02)
-    monkeypatch.setattr(deadlines, "LOOK_EVERY_S", 0.01)
-    own = Deadlines()
+    own = Deadlines(near_s=0.02, look_every_s=0.01)
     bound = own.timeout(0.05)
     async with bound:
         pass

@@ -14,10 +14,9 @@ from fetchfleet import Fetch, Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import PartNote, from_element
 from fetchfleet.jobs.contract.urls import lane_of_url
-from fetchfleet.worker.fetch import resume
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
-from tests.component.conftest import Start
+from tests.component.conftest import Start, tuned
 from tests.support.ranged import Ranged, Twisted, body_of, range_of
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -352,11 +351,9 @@ async def _stalls(x: Exchange) -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_checkpoint_is_noted_while_a_body_streams(
-    origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_checkpoint_is_noted_while_a_body_streams(origin: Origin, start: Start) -> None:
     """What is claimed names so many bytes as are on disk, and costs no attempt."""
-    monkeypatch.setattr(resume, "CHECKPOINT_BYTES", 1 << 20)
+    worker = await start(timings=tuned(checkpoint_bytes=1 << 20))
     origin.behaviour = _stalls
     batch = await worker.submit([origin.url()])
     redis: Any = worker.runtime.redis

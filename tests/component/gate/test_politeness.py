@@ -251,7 +251,7 @@ async def test_what_was_let_through_waits_if_its_host_asks_for_quiet_before_it_g
 ) -> None:
     """A POST is noted in Redis first, which may take its time: it has not begun, and ends well."""
     told: list[Callable[[], None]] = []
-    begun, refuse = settler.begun, asyncio.Event()
+    begun, refuse = settler.started, asyncio.Event()
 
     def slowly(entry: Entry, tell: Callable[[], None]) -> object:
         told.append(tell)
@@ -261,19 +261,19 @@ async def test_what_was_let_through_waits_if_its_host_asks_for_quiet_before_it_g
         await refuse.wait()
         await o.retry_after(2)(x)
 
-    monkeypatch.setattr(settler, "begun", slowly)
+    monkeypatch.setattr(settler, "started", slowly)
     origin.behaviour = o.by_path({"/first": o.sequence(quiet, o.OK)}, o.OK)
     worker = await start(policy={"concurrency": 2})
     batch = await worker.submit([origin.url("/first"), Fetch(url=origin.url("/second"), method="POST")])
     await wait_until(lambda: told and origin.requests, "a request, and a note that takes its time")
     refuse.set()
     [lane] = worker.runtime.lanes.values()
-    await wait_until(lane.held_up_s, "the quiet")
+    await wait_until(lane.blocked_s, "the quiet")
     begun_s, _ = origin.windows[0]
     await wait_until(
         lambda: time.monotonic() > begun_s + 2 * SLACK_S, "a moment in which nothing is on its way"
     )
-    monkeypatch.setattr(settler, "begun", begun)
+    monkeypatch.setattr(settler, "started", begun)
     told[0]()
 
     results = await results_of(batch)

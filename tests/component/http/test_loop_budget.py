@@ -8,7 +8,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fetchfleet import Outcome
 from fetchfleet.worker.http.net.connection_stream import LoopBudget
-from fetchfleet.worker.lanes.store import Store
+from fetchfleet.worker.lanes.store import LaneStore
 from tests.component.conftest import Lines, Start
 from tests.support.waiting import wait_until
 from tools.origin.server import Exchange, Origin
@@ -75,9 +75,9 @@ async def test_a_lease_outlives_renewals_that_fail(
 ) -> None:
     """A failed renewal is repeated at once, not when the next is due."""
     go_on = asyncio.Event()
-    renew, failures = Store.renew, 0
+    renew, failures = LaneStore.renew, 0
 
-    async def trouble(self: Store, lanes: list[tuple[str, int]]) -> object:
+    async def trouble(self: LaneStore, lanes: list[tuple[str, int]]) -> object:
         nonlocal failures
         if lanes and failures < 3:
             failures += 1
@@ -88,7 +88,7 @@ async def test_a_lease_outlives_renewals_that_fail(
         await go_on.wait()
         await x.respond(200, (), b"ok")
 
-    monkeypatch.setattr(Store, "renew", trouble)
+    monkeypatch.setattr(LaneStore, "renew", trouble)
     origin.behaviour = waits
     worker = await start(lease_s=3.0)
     batch = await worker.submit([origin.url()])

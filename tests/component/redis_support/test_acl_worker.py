@@ -16,7 +16,7 @@ from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connect, connection_pool
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.worker.lanes.store import Held, Store
+from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from tests.component.conftest import HOST, Lines, Start
 from tests.support import guarded_redis
 from tests.support.guarded_redis import OPERATORS_SCRIPTS, WORKERS_SCRIPTS, GuardedRedis, Ran, count_scripts
@@ -66,9 +66,9 @@ async def swept(worker: OneWorker, batch: Batch) -> bool:
 async def die_with_a_claim(guarded: GuardedRedis, admin: Redis) -> None:
     """A worker that took the lane and claimed what was in it is seen no more."""
     async with connect(guarded.url("worker")) as client:
-        store = Store(client, "dead", LEASE_MS)
-        held = await store.take(HOST, int((await fields(admin, HOST))["generation"]))
-        assert isinstance(held, Held)
+        store = LaneStore(client, "dead", LEASE_MS)
+        held = await store.acquire(HOST, int((await fields(admin, HOST))["generation"]))
+        assert isinstance(held, AcquiredLane)
         assert 1 == len((await store.claim(HOST, held.token, 10)).elements)
     await lapse(admin, HOST)
 

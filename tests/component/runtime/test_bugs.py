@@ -9,8 +9,7 @@ import pytest
 from fetchfleet import Outcome, Reason
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.fetch.run import run_fetch
-from fetchfleet.worker.fetch.services import FetchServices
-from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.runtime.heartbeat import Heartbeat
 from fetchfleet.worker.scheduler import drain
@@ -40,10 +39,10 @@ async def test_a_bug_in_a_fetch_is_found_out_alone_in_a_lane_that_is_never_empty
 ) -> None:
     """It counts as a crash: after three the fetch ends, without its lane having to be given back."""
 
-    async def run(entry: Entry, lane: Lane, services: FetchServices) -> None:
+    async def run(session: FetchSession, entry: Entry) -> None:
         if entry.fetch.url.endswith("/bug"):
             raise ZeroDivisionError("a bug")
-        await run_fetch(entry, lane, services)
+        await run_fetch(session, entry)
 
     monkeypatch.setattr(drain, "run_fetch", run)
     worker = await start()

@@ -11,9 +11,9 @@ from fetchfleet import Fleet, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import HINTS
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.worker.lanes.store import Store, Taken
-from fetchfleet.worker.scheduler import acquire, balance
-from tests.component.conftest import HOST, Start
+from fetchfleet.worker.lanes.store import AcquireResult, LaneStore
+from fetchfleet.worker.scheduler import balance
+from tests.component.conftest import HOST, Start, tuned
 from tests.support.lanes import hand_offs, now_ms, state
 from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
@@ -31,11 +31,10 @@ async def lose_hand_offs(redis: Redis) -> None:
 
 
 async def test_many_lanes_are_served_although_few_are_handed_over(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start,
 ) -> None:
     """Twice as many as there are hand-offs, three in a round trip."""
-    monkeypatch.setattr(acquire, "AT_ONCE", 3)
-    worker = await start()
+    worker = await start(timings=tuned(acquire_at_once=3))
     async with serve_origins({host: (host, o.OK) for host in HOSTS}) as hosts:
         results = await worker.results(host.url() for host in hosts.values())
         seen = [len(host.requests) for host in hosts.values()]
@@ -90,15 +89,15 @@ async def test_lanes_that_are_being_taken_as_a_worker_stops_are_given_back(
 ) -> None:
     """Redis has said that they are its own; nobody has to wait for the end of their leases."""
     asked, may_hear = asyncio.Event(), asyncio.Event()
-    take_many = Store.take_many
+    take_many = LaneStore.acquire_many
 
-    async def slow(self: Store, lanes: Sequence[str], held: int) -> list[Taken | Exception]:
+    async def slow(self: LaneStore, lanes: Sequence[str], held: int) -> list[AcquireResult | Exception]:
         found = await take_many(self, lanes, held)
         asked.set()
         await may_hear.wait()
         return found
 
-    monkeypatch.setattr(Store, "take_many", slow)
+    monkeypatch.setattr(LaneStore, "acquire_many", slow)
     await worker.be_handed_nothing()
     await worker.submit([origin.url()])
     worker.runtime.acquirer.look_soon()

@@ -16,7 +16,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
 from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.store import Store
+from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import HOST, QUICK, Lines, Start
@@ -226,9 +226,9 @@ async def test_a_claim_that_races_with_the_cancelling_starts_nothing(
     """What is claimed just as the worker hears of the cancelling is not begun any more."""
     origin.behaviour = o.HalfBody()
     cancelled = asyncio.Event()
-    claim, cancel = Store.claim, Lane.cancel
+    claim, cancel = LaneStore.claim, Lane.cancel
 
-    async def late_reply(self: Store, *args: Any, **how: Any) -> Claim:
+    async def late_reply(self: LaneStore, *args: Any, **how: Any) -> Claim:
         reply = await claim(self, *args, **how)
         await cancelled.wait()
         return reply
@@ -238,7 +238,7 @@ async def test_a_claim_that_races_with_the_cancelling_starts_nothing(
         if batches:
             cancelled.set()
 
-    monkeypatch.setattr(Store, "claim", late_reply)
+    monkeypatch.setattr(LaneStore, "claim", late_reply)
     monkeypatch.setattr(Lane, "cancel", note)
     worker = await start()
     batch = await worker.submit([origin.url(f"/{n}") for n in range(20)])
@@ -254,9 +254,9 @@ async def test_a_worker_whose_redis_stumbles_hears_of_it_all_the_same(
 ) -> None:
     """A question that was not answered is asked again."""
     origin.behaviour = o.HalfBody()
-    ask, refused = Store.cancelled, list[str]()
+    ask, refused = LaneStore.cancelled, list[str]()
 
-    async def stumble(self: Store, lanes: Sequence[str]) -> list[set[str]]:
+    async def stumble(self: LaneStore, lanes: Sequence[str]) -> list[set[str]]:
         if not refused and lanes:
             refused.append("once")
             raise RedisConnectionError("reset")
@@ -264,7 +264,7 @@ async def test_a_worker_whose_redis_stumbles_hears_of_it_all_the_same(
 
     batch = await worker.submit([origin.url()])
     await wait_until(lambda: origin.in_progress, "the request")
-    monkeypatch.setattr(Store, "cancelled", stumble)
+    monkeypatch.setattr(LaneStore, "cancelled", stumble)
     await batch.cancel()
 
     assert {"cancelled": 1} == await outcomes(batch)
@@ -277,16 +277,16 @@ async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
     """What Redis had claimed for us is found and ended within the same stay in the lane."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = o.HalfBody()
-    withdraw, lost = Store.withdraw, list[int]()
+    withdraw, lost = LaneStore.withdraw, list[int]()
 
-    async def lose_the_first(self: Store, *args: Any) -> Withdrawal:
+    async def lose_the_first(self: LaneStore, *args: Any) -> Withdrawal:
         reply = await withdraw(self, *args)
         if reply.elements and not lost:
             lost.append(len(reply.elements))
             raise RedisConnectionError("reset")
         return reply
 
-    monkeypatch.setattr(Store, "withdraw", lose_the_first)
+    monkeypatch.setattr(LaneStore, "withdraw", lose_the_first)
     batch = await worker.submit([origin.url(f"/{n}") for n in range(50)])
     await wait_until(lambda: origin.in_progress, "a request")
     await batch.cancel()
@@ -329,14 +329,14 @@ async def test_a_hand_over_that_races_with_the_cancelling_is_refused(
 ) -> None:
     """The redirect is not followed into the other host's lane."""
     origin.behaviour = o.redirect(other.url("/there"))
-    transfer = Store.transfer
+    transfer = LaneStore.transfer
     batches: list[Batch] = []
 
-    async def after_cancelling(self: Store, *args: Any) -> Any:
+    async def after_cancelling(self: LaneStore, *args: Any) -> Any:
         await batches[0].cancel()
         return await transfer(self, *args)
 
-    monkeypatch.setattr(Store, "transfer", after_cancelling)
+    monkeypatch.setattr(LaneStore, "transfer", after_cancelling)
     batches.append(worker.fleet.batch("c" * 16))
     await worker.fleet.submit([origin.url("/here")], batch_id="c" * 16)
 

@@ -9,9 +9,8 @@ from redis.asyncio import Redis
 from fetchfleet import Fetch, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts.lanes import Enough
-from fetchfleet.worker.scheduler import rebalancer
 from fetchfleet.worker.scheduler.balance import LOOKS, FleetLoad
-from tests.component.conftest import Lines, Start
+from tests.component.conftest import Lines, Start, tuned
 from tests.support.lanes import fields, now_ms
 from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
@@ -30,12 +29,11 @@ def requests_to(hosts: Mapping[str, Origin]) -> int:
 
 @pytest.mark.parametrize(("method", "requests"), [("GET", 5), ("POST", 3)])
 async def test_what_may_be_repeated_is_cut_short_in_time_and_the_rest_ends_by_itself(
-    start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, method: str, requests: int
+    start: Start, lines: Lines, method: str, requests: int
 ) -> None:
     """Two of three lanes go; a GET in one is made again, a POST is not."""
-    monkeypatch.setattr(rebalancer, "GIVE_BACK_WITHIN_S", 0)
     may_end = asyncio.Event()
-    worker = await start()
+    worker = await start(timings=tuned(give_back_within_s=0))
     async with serve_origins({host: (host, held(may_end)) for host in HOSTS}) as hosts:
         batch = await worker.submit([Fetch(url=host.url(), method=method) for host in hosts.values()])
         await wait_until(lambda: all(host.in_progress for host in hosts.values()), "three requests")

@@ -11,9 +11,8 @@ from fetchfleet import Batch, Outcome, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import from_element
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.util import aio
-from tests.component.conftest import HOST, Lines, Start
+from tests.component.conftest import HOST, Lines, Start, tuned
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -246,12 +245,12 @@ async def test_nothing_is_lost_while_redis_is_away(
 
 
 async def test_a_lane_begins_nothing_more_once_enough_results_wait(
-    redis_of_its_own: OwnRedis, origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
+    redis_of_its_own: OwnRedis, origin: Origin, start: Start
 ) -> None:
     """However long Redis takes no writes, what is kept in memory is bounded; then all results are written."""
-    monkeypatch.setattr(settler, "MAX_WAITING", 5)
     await wait_until(redis_of_its_own.answers, "Redis")
-    worker = await start(redis_url=redis_of_its_own.url, policy={"concurrency": 2})
+    few = tuned(max_settlements=5)
+    worker = await start(redis_url=redis_of_its_own.url, policy={"concurrency": 2}, timings=few)
     origin.behaviour = o.latency(0.02, o.OK)
     async with connect(redis_of_its_own.url) as client:
         batch = await worker.submit(origin.url(f"/{n}") for n in range(200))

@@ -12,7 +12,6 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.scheduler import sweep
 from fetchfleet.worker.scheduler.sweep import Housekeeping
 from tests.support.lanes import Stay, ask, now_ms, results, stored, url
 
@@ -150,14 +149,11 @@ async def test_what_is_older_than_a_day_goes(fleet: Fleet, redis: Redis) -> None
     assert await results(redis, batch) == [decode_result(rows[-1][1][b"r"])]
 
 
-async def test_a_long_stream_is_trimmed_in_pieces(
-    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_long_stream_is_trimmed_in_pieces(fleet: Fleet, redis: Redis) -> None:
     """Until it is within its bounds."""
-    monkeypatch.setattr(sweep, "TRIM_AT_ONCE", 7)
     await old(redis, 30, DAY_MS + 60_000)
     await finished(fleet, redis, 30)
-    await kept(redis, 20)
+    await Housekeeping(redis, 20, get_logger(), trim_at_once=7).run()
 
     assert 20 == await redis.xlen(keys.ALL_RESULTS)
 

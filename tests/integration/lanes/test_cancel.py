@@ -18,7 +18,8 @@ from fetchfleet import (
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import chunk as chunk_module
 from fetchfleet.jobs.contract.entry import from_element
-from fetchfleet.worker.lanes.store import Cancelled, Kind, LaneLostError
+from fetchfleet.jobs.scripts.lanes import RemovalKind
+from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError, Removal
 from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,
@@ -35,6 +36,7 @@ from tests.support.lanes import (
     later,
     now_ms,
     paths,
+    reclaim,
     results,
     retried,
     state,
@@ -211,7 +213,7 @@ async def test_a_large_queue_is_gone_through_in_stretches(fleet: Fleet, redis: R
     found: list[bytes] = []
     offset: int | None = 0
     while offset is not None:
-        kind = Kind("batch", batches[0])
+        kind = Removal(RemovalKind.BATCH, batches[0])
         stretch = await stay.store.withdraw(LANE, stay.held.token, kind, "normal", offset)
         found += stretch.elements
         offset = stretch.go_on
@@ -241,7 +243,7 @@ async def test_a_withdrawal_whose_reply_was_lost_is_found(fleet: Fleet, redis: R
     batch = await fleet.submit([url("/1"), url("/2")])
     await batch.cancel()
     stay = await Stay.begin(redis)
-    await stay.store.withdraw(LANE, stay.held.token, Kind("batch", batch.id), "normal", 0)
+    await stay.store.withdraw(LANE, stay.held.token, Removal(RemovalKind.BATCH, batch.id), "normal", 0)
     left = await stay.withdrawn(batch)
 
     assert ["/1", "/2"] == sorted(paths(left))
@@ -257,7 +259,7 @@ async def test_only_the_owner_withdraws(fleet: Fleet, redis: Redis) -> None:
     batch = await fleet.submit([url("/x")])
     stale = await Stay.begin(redis)
     await lapse(redis)
-    await stale.store.rescue()
+    await reclaim(redis)
     await batch.cancel()
     before = await everything(redis)
 
@@ -273,9 +275,9 @@ async def test_what_a_dead_owner_had_withdrawn_is_ended_by_the_next(fleet: Fleet
     batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
     await batch.cancel()
     first = await Stay.begin(redis, "first")
-    await first.store.withdraw(LANE, first.held.token, Kind("batch", batch.id), "normal", 0)
+    await first.store.withdraw(LANE, first.held.token, Removal(RemovalKind.BATCH, batch.id), "normal", 0)
     await lapse(redis)
-    await first.store.rescue()
+    await reclaim(redis)
     second = await Stay.begin(redis, "second")
 
     assert ["/1", "/2", "/3"] == sorted(paths(second.held.orphans))
@@ -408,7 +410,7 @@ async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, red
     (element,) = (await stay.claim()).elements
     await batch.cancel()
 
-    assert isinstance(await stay.transfer(element, OTHER), Cancelled)
+    assert isinstance(await stay.transfer(element, OTHER), BatchCancelled)
     assert [element] == await claimed(redis)
     assert await state(redis, OTHER) is None
     await stay.settle(ended(element, Outcome.CANCELLED))

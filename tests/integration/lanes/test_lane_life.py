@@ -13,8 +13,7 @@ from fetchfleet.jobs.contract.entry import from_element, to_element
 from fetchfleet.jobs.notifications import GRACE_MS
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.gate.state import GateState
-from fetchfleet.worker.lanes import store as store_module
-from fetchfleet.worker.lanes.store import ALL, EXPIRED, Held, LaneLostError, Store
+from fetchfleet.worker.lanes.store import ALL, EXPIRED, AcquiredLane, LaneLostError, LaneStore
 from fetchfleet.worker.local.run import announce
 from tests.support.lanes import (
     HOUR_MS,
@@ -34,6 +33,7 @@ from tests.support.lanes import (
     now_ms,
     paths,
     put,
+    reclaim,
     retried,
     state,
     stored,
@@ -46,9 +46,9 @@ GATE = GateState(failures=3, paced_ms=1.5)
 
 
 @pytest.fixture
-def store(redis: Redis) -> Store:
+def store(redis: Redis) -> LaneStore:
     """Redis as one worker sees it."""
-    return Store(redis, "owner", LEASE_MS)
+    return LaneStore(redis, "owner", LEASE_MS)
 
 
 async def generation(redis: Redis, lane: str = LANE) -> int:
@@ -70,11 +70,11 @@ async def test_a_lane_lives_its_life(redis_url: str, redis: Redis) -> None:
 # Taking
 
 
-async def test_taking_gives_a_lease(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_taking_gives_a_lease(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """The lane has an owner, and needs attention when the lease ends."""
     await fleet.submit([url("/x")])
-    held = await store.take(LANE, await generation(redis))
-    assert isinstance(held, Held)
+    held = await store.acquire(LANE, await generation(redis))
+    assert isinstance(held, AcquiredLane)
     assert held.orphans == []
     assert held.gate == GateState()
     assert (await fields(redis))["owner"] == "owner"
@@ -111,53 +111,53 @@ async def test_i11_a_redis_that_lost_its_last_second_gives_no_token_twice(fleet:
 
 @pytest.mark.parametrize("off_by", [-1, 1])
 async def test_a_hand_off_of_another_generation_is_ignored(
-    fleet: Fleet, redis: Redis, store: Store, off_by: int
+    fleet: Fleet, redis: Redis, store: LaneStore, off_by: int
 ) -> None:
     """Only the hand-off that the lane waits for takes it."""
     await fleet.submit([url("/x")])
     before = await everything(redis)
-    assert await store.take(LANE, await generation(redis) + off_by) is None
+    assert await store.acquire(LANE, await generation(redis) + off_by) is None
     assert await everything(redis) == before
 
 
-async def test_a_hand_off_that_was_overtaken_is_ignored(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_a_hand_off_that_was_overtaken_is_ignored(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """A lane that was rescued is taken by its new hand-off only."""
     await fleet.submit([url("/x")])
     old = await generation(redis)
     await lapse(redis)
-    await store.rescue()
-    assert await store.take(LANE, old) is None
-    assert isinstance(await store.take(LANE, await generation(redis)), Held)
+    await reclaim(redis)
+    assert await store.acquire(LANE, old) is None
+    assert isinstance(await store.acquire(LANE, await generation(redis)), AcquiredLane)
 
 
-async def test_a_hand_off_delivered_twice_takes_once(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_a_hand_off_delivered_twice_takes_once(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """A held lane is nobody else's."""
     await fleet.submit([url("/x")])
     number = await generation(redis)
-    assert isinstance(await store.take(LANE, number), Held)
-    assert await store.take(LANE, number) is None
+    assert isinstance(await store.acquire(LANE, number), AcquiredLane)
+    assert await store.acquire(LANE, number) is None
 
 
-async def test_a_lane_that_never_was_is_not_taken(redis: Redis, store: Store) -> None:
+async def test_a_lane_that_never_was_is_not_taken(redis: Redis, store: LaneStore) -> None:
     """A hand-off of nothing makes nothing."""
-    assert await store.take(LANE, 1) is None
+    assert await store.acquire(LANE, 1) is None
     assert await redis.keys("*") == []
 
 
-async def test_an_idle_lane_is_not_taken(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_an_idle_lane_is_not_taken(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """Its last hand-off is worth nothing once it was given back."""
     await fleet.submit([url("/x")])
     number = await generation(redis)
     await (await Stay.begin(redis)).finish()
-    assert await store.take(LANE, number) is None
+    assert await store.acquire(LANE, number) is None
 
 
-async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """A clock that runs ahead brings the hand-off back later, and changes nothing."""
     await fleet.submit([url("/x")])
     await (await Stay.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     before = await everything(redis)
-    early = await store.take(LANE, await generation(redis))
+    early = await store.acquire(LANE, await generation(redis))
     assert isinstance(early, Early)
     assert HOUR_MS - 60_000 < early.due_in_ms <= HOUR_MS
     assert await everything(redis) == before
@@ -165,7 +165,7 @@ async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Red
 
 @pytest.mark.parametrize(("held", "taken"), [(0, True), (1, True), (2, False), (3, False), (None, True)])
 async def test_a_worker_takes_its_share_of_the_lanes(
-    fleet: Fleet, redis: Redis, store: Store, held: int, *, taken: bool
+    fleet: Fleet, redis: Redis, store: LaneStore, held: int, *, taken: bool
 ) -> None:
     """Of three lanes and two live workers none takes a third; the dead and the cooling count for nothing."""
     lanes = [LANE, OTHER, "c.example"]
@@ -176,13 +176,13 @@ async def test_a_worker_takes_its_share_of_the_lanes(
         await (await Stay.begin(redis, name=cooling)).release(shut_until_ms=alive_ms + HOUR_MS)
     await redis.zadd(keys.WORKERS, {"owner": alive_ms, "rival": alive_ms, "dead": 1})
     before = await everything(redis)
-    found = await store.take(LANE, await generation(redis), held)
-    assert isinstance(found, Held if taken else Enough)
+    found = await store.acquire(LANE, await generation(redis), held)
+    assert isinstance(found, AcquiredLane if taken else Enough)
     assert (await everything(redis) != before) is taken
 
 
 async def test_a_look_finds_the_lanes_that_wait_for_somebody(
-    fleet: Fleet, redis: Redis, store: Store
+    fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
     """Not those that are held or cool down; the one that has waited longest comes first."""
     await fleet.submit([url("/x")])
@@ -199,42 +199,44 @@ async def test_a_look_finds_the_lanes_that_wait_for_somebody(
 
 
 async def test_many_lanes_are_taken_at_once_and_no_more_than_a_share(
-    fleet: Fleet, redis: Redis, store: Store
+    fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
     """Two of four with a rival alive; a lane that is not due is not taken, and is counted as if it were."""
     lanes = [f"{name}.example" for name in "abcd"]
     await fleet.submit([url("/x", lane) for lane in lanes])
     await redis.zadd(keys.WORKERS, dict.fromkeys(("owner", "rival"), await now_ms(redis)))
 
-    taken = await store.take_many(["nobody.example", *lanes], 0)
+    taken = await store.acquire_many(["nobody.example", *lanes], 0)
 
-    assert [type(found) for found in taken] == [type(None), Held, Enough, Enough, Enough]
+    assert [type(found) for found in taken] == [type(None), AcquiredLane, Enough, Enough, Enough]
     assert ["held", *["scheduled"] * 3] == [await state(redis, lane) for lane in lanes]
 
 
 async def test_a_lane_that_cannot_be_taken_keeps_no_other_back(
-    fleet: Fleet, redis: Redis, store: Store
+    fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
     """What Redis says of it comes in its place."""
     await fleet.submit([url("/x"), url("/x", OTHER)])
     await redis.delete(keys.lane(LANE))
     await redis.set(keys.lane(LANE), "foreign")
 
-    refused, held = await store.take_many([LANE, OTHER], 0)
+    refused, held = await store.acquire_many([LANE, OTHER], 0)
 
     assert isinstance(refused, ResponseError)
-    assert isinstance(held, Held)
+    assert isinstance(held, AcquiredLane)
     await redis.flushdb()
 
 
-async def test_workers_that_are_expected_have_their_share(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_workers_that_are_expected_have_their_share(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
     """The first of two to start leaves one of two lanes to the other."""
     await fleet.submit([url("/x"), url("/x", OTHER)])
     await announce(redis, ["owner", "late"])
 
-    held, enough = await store.take_many([LANE, OTHER], 0)
+    held, enough = await store.acquire_many([LANE, OTHER], 0)
 
-    assert (type(held), type(enough)) == (Held, Enough)
+    assert (type(held), type(enough)) == (AcquiredLane, Enough)
 
 
 async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
@@ -316,15 +318,13 @@ async def test_what_has_expired_is_found_wherever_it_waits(redis: Redis, fleet: 
     assert sorted(late) == await claimed(redis)
 
 
-async def test_a_queue_is_looked_through_in_stretches(
-    redis: Redis, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_queue_is_looked_through_in_stretches(redis: Redis, fleet: Fleet) -> None:
     """Each goes on where the one before it ended, whatever it took out."""
-    monkeypatch.setattr(store_module, "LOOK_AT", 3)
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
     late = {1, 2, 5, 6}
     await put(redis, *(to_element(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
     stay = await Stay.begin(redis)
+    stay.store = LaneStore(redis, "owner", LEASE_MS, stretch=3)
     offsets, found, offset = [], [], 0
     while offset is not None:
         offsets.append(offset)
@@ -351,7 +351,7 @@ USES: dict[str, Use] = {
 async def rescued(redis: Redis, stay: Stay) -> None:
     """The lease has lapsed; nobody has the lane yet."""
     await lapse(redis)
-    await stay.store.rescue()
+    await reclaim(redis)
 
 
 async def taken_by_another(redis: Redis, stay: Stay) -> None:
@@ -524,12 +524,12 @@ async def test_a_lane_that_was_looked_through_knows_its_first_deadline(fleet: Fl
     stay = await Stay.begin(redis)
     store, name, token = stay.store, stay.lane.name, stay.held.token
     await store.note_earliest(name, token, None)
-    assert None is (await store.look(name)).earliest_ms
+    assert None is (await store.overview(name)).earliest_ms
     await store.note_earliest(name, token, NEVER_MS)
-    assert NEVER_MS == (await store.look(name)).earliest_ms
+    assert NEVER_MS == (await store.overview(name)).earliest_ms
     await fleet.submit([Fetch(url=url("/2"), deadline_s=30)])
     await store.note_earliest(name, token, NEVER_MS)
-    assert await now_ms(redis) + 31_000 > ((await store.look(name)).earliest_ms or NEVER_MS)
+    assert await now_ms(redis) + 31_000 > ((await store.overview(name)).earliest_ms or NEVER_MS)
 
 
 async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redis) -> None:

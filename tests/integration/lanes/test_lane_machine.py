@@ -25,7 +25,13 @@ from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.jobs.scripts.lanes import Early
 from fetchfleet.worker.lanes.settler import Settlement
-from fetchfleet.worker.lanes.store import Cancelled, Held, LaneLostError, Store, Taken
+from fetchfleet.worker.lanes.store import (
+    AcquiredLane,
+    AcquireResult,
+    BatchCancelled,
+    LaneLostError,
+    LaneStore,
+)
 from tests.support import shifted_clock
 from tests.support.lanes import (
     HOUR_MS,
@@ -44,6 +50,7 @@ from tests.support.lanes import (
     later,
     noted,
     open_in,
+    reclaim,
     results,
     retried,
     state,
@@ -270,30 +277,30 @@ class LaneMachine(RuleBasedStateMachine):
         hash_ = await fields(self.redis)
         orphans = await claimed(self.redis)
         before = await everything(self.redis)
-        store = Store(self.redis, owner, LEASE_MS)
-        held: Taken | Exception
+        store = LaneStore(self.redis, owner, LEASE_MS)
+        held: AcquireResult | Exception
         if looked:
-            [held] = await store.take_many([LANE], None)
+            [held] = await store.acquire_many([LANE], None)
         else:
-            held = await store.take(LANE, int(hash_["generation"]) + off_by)
+            held = await store.acquire(LANE, int(hash_["generation"]) + off_by)
         early_ms = int(hash_["due_ms"]) - await shifted_clock.now_ms(self.redis)
         if hash_["state"] != "scheduled" or off_by:
             assert held is None
         elif early_ms > 1000:
             assert isinstance(held, Early)
-        elif early_ms <= 0 or isinstance(held, Held):
-            assert isinstance(held, Held)
+        elif early_ms <= 0 or isinstance(held, AcquiredLane):
+            assert isinstance(held, AcquiredLane)
             assert sorted(held.orphans) == orphans
             assert held.cancelled == await self._flagged()
             assert all(held.token > stay.held.token for stay in self.stays.values())
-            self.stays[owner] = Stay(self.redis, Store(self.redis, owner, LEASE_MS), LANE, held)
+            self.stays[owner] = Stay(self.redis, LaneStore(self.redis, owner, LEASE_MS), LANE, held)
             self.hands[owner] = orphans
             return
         assert await everything(self.redis) == before
 
     async def _take_unheard(self, owner: str) -> None:
         hash_ = await fields(self.redis)
-        await Store(self.redis, owner, LEASE_MS).take(LANE, int(hash_["generation"]))
+        await LaneStore(self.redis, owner, LEASE_MS).acquire(LANE, int(hash_["generation"]))
 
     async def _claim_unheard(self, owner: str, count: int) -> None:
         work = self.stays[owner].claim(count)
@@ -398,7 +405,7 @@ class LaneMachine(RuleBasedStateMachine):
         for element in elements:
             stays = batch_of(id_of(element)) in self.cancelled
             moved = await self.stays[owner].transfer(element, OTHER)
-            assert isinstance(moved, Cancelled) is stays
+            assert isinstance(moved, BatchCancelled) is stays
             assert (element in await claimed(self.redis)) is stays
             if not stays:
                 self.hands[owner].remove(element)
@@ -459,7 +466,7 @@ class LaneMachine(RuleBasedStateMachine):
             overdue_s = int(attention - await shifted_clock.now_ms(self.redis)) // 1000 + 1
             await shifted_clock.shift(self.redis, max(0, overdue_s))
         overdue = attention is not None and attention <= await shifted_clock.now_ms(self.redis)
-        rescued = await Store(self.redis, "sweeper", LEASE_MS).rescue()
+        rescued = await reclaim(self.redis)
         found = [(wake, lost) for wake, lost in rescued if wake.lane == LANE]
         assert len(found) == (busy and overdue)
         for _, lost in found:

@@ -36,6 +36,7 @@ from tests.support.lanes import (
     now_ms,
     paths,
     put,
+    reclaim,
     results,
     retried,
     state,
@@ -277,7 +278,7 @@ async def test_what_is_begun_stays_claimed_with_its_new_ledger(fleet: Fleet, red
     await stay.settle(begins(interrupted(one)))
     assert await claimed(redis) == [interrupted(one), two]
     await lapse(redis)
-    await stay.store.rescue()
+    await reclaim(redis)
     heir = await Stay.begin(redis, "heir")
     assert sorted(heir.held.orphans) == [interrupted(one), two]
     assert await stay.settle(begins(two)) == []
@@ -506,9 +507,9 @@ async def test_the_settler_reaches_a_redis_that_forgot_the_scripts(
 
 
 @pytest.fixture
-def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+def endless(running: "Running") -> None:
     """Who waits for more to settle waits until somebody cannot."""
-    monkeypatch.setattr(settler, "GATHER_MORE_S", 3600)
+    running.settler._gather_more_s = 3600
 
 
 @pytest.fixture
@@ -554,7 +555,7 @@ async def test_whoever_waits_for_redis_to_know_is_not_kept_waiting(
     told = asyncio.Event()
     match who:
         case "a fetch":
-            running.settler.add(stay.lane, settler.begun(from_element(other), told.set))
+            running.settler.add(stay.lane, settler.started(from_element(other), told.set))
             await told.wait()
         case "a lane that leaves":
             await running.settler.flushed(stay.lane)
@@ -601,7 +602,7 @@ async def test_a_note_that_is_overtaken_is_not_written_over_what_came_after(
 
     monkeypatch.setattr(runner, "run_many", reply_lost_once)
     part = PartNote(token=1, offset_bytes=1, of="")
-    running.settler.add(stay.lane, settler.noted(replace(from_element(element), part=part)))
+    running.settler.add(stay.lane, settler.rewritten(replace(from_element(element), part=part)))
     running.settler.add(stay.lane, again)
     await running.settler.flushed(stay.lane)
 

@@ -17,7 +17,7 @@ from fetchfleet.jobs.redis_connection import connect, connection_pool
 from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane
 from fetchfleet.worker.inspect.snapshot import snapshot
 from fetchfleet.worker.lanes import settler
-from fetchfleet.worker.lanes.store import Held, Store
+from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from fetchfleet.worker.local.progress import Progress
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
@@ -77,9 +77,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 async def begin(worker: Redis, admin: Redis) -> Stay:
     """The lane, taken by the worker's user."""
-    store = Store(worker, "owner", LEASE_MS)
-    held = await store.take(LANE, int((await fields(admin))["generation"]))
-    assert isinstance(held, Held)
+    store = LaneStore(worker, "owner", LEASE_MS)
+    held = await store.acquire(LANE, int((await fields(admin))["generation"]))
+    assert isinstance(held, AcquiredLane)
     return Stay(worker, store, LANE, held)
 
 

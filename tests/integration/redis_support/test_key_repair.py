@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from fetchfleet import Fleet, JobsError, KeyTypeConflictError
 from fetchfleet.jobs import keys
-from fetchfleet.worker.lanes.store import Store
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
+from fetchfleet.worker.scheduler.sweep import reclaim_overdue
 from tests.support.foreign import TYPES, another, plant
 from tests.support.lanes import (
     BATCH_ID,
@@ -25,6 +25,7 @@ from tests.support.lanes import (
     open_in,
     paths,
     put,
+    reclaim,
     state,
     url,
 )
@@ -89,13 +90,13 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
     await (await Stay.begin(redis)).claim(1)
     await plant(redis, keys.lane(LANE), "string", canary)
     await lapse(redis)
-    store, broken = Store(redis, "sweeper", LEASE_MS), list[tuple[str, Exception]]()
-    assert await store.rescue(broken=broken) == []
+    reclaimed, broken = await reclaim_overdue(redis)
+    assert reclaimed == []
     ((name, error),) = broken
     assert is_key_conflict(error)
     assert await foreign.repair(error, name)
     assert (await open_in(redis), await backlog(redis)) == (3, 3)
-    ((wake, _),) = await store.rescue()
+    ((wake, _),) = await reclaim(redis)
     assert wake.lane == LANE
     stay = await Stay.begin(redis, "heir")
     assert paths(stay.held.orphans) == ["/1"]
@@ -124,7 +125,7 @@ async def test_i26_a_name_that_is_no_text_does_not_stop_the_sweep(fleet: Fleet, 
     await fleet.submit([url("/1")])
     await lapse(redis)
     await redis.zadd(keys.ATTENTION, {b"\x80\x04\xff": 0})
-    assert [wake.lane for wake, _ in await Store(redis, "sweeper", LEASE_MS).rescue()] == [LANE]
+    assert [wake.lane for wake, _ in await reclaim(redis)] == [LANE]
     assert await redis.zcard(keys.ATTENTION) == 1
 
 

@@ -9,7 +9,7 @@ from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import GRACE_MS
 from fetchfleet.jobs.scripts.lanes import Early
-from fetchfleet.worker.lanes.store import LaneLostError, Store
+from fetchfleet.worker.lanes.store import LaneLostError, LaneStore
 from tests.support.lanes import (
     HOUR_MS,
     LANE,
@@ -23,6 +23,7 @@ from tests.support.lanes import (
     lapse,
     now_ms,
     paths,
+    reclaim,
     state,
     stored,
     url,
@@ -31,21 +32,21 @@ from tests.support.lanes import (
 
 
 @pytest.fixture
-def store(redis: Redis) -> Store:
+def store(redis: Redis) -> LaneStore:
     """Redis as the sweeping worker sees it."""
-    return Store(redis, "sweeper", LEASE_MS)
+    return LaneStore(redis, "sweeper", LEASE_MS)
 
 
 async def generation(redis: Redis, lane: str = LANE) -> int:
     return int((await fields(redis, lane))["generation"])
 
 
-async def test_the_lane_of_a_dead_worker_is_rescued(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_the_lane_of_a_dead_worker_is_rescued(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """It is due now under a new generation, and the lost owner is named."""
     await fleet.submit([url("/x")])
     await Stay.begin(redis, "dead")
     await lapse(redis)
-    ((wake, owner),) = await store.rescue()
+    ((wake, owner),) = await reclaim(redis)
     assert wake == (LANE, await generation(redis), 0)
     assert owner == "dead"
     assert await state(redis) == "scheduled"
@@ -54,7 +55,7 @@ async def test_the_lane_of_a_dead_worker_is_rescued(fleet: Fleet, redis: Redis, 
 
 @pytest.mark.parametrize("found", [b"\xff", b"idle", None], ids=["junk", "idle", "nothing"])
 async def test_i26_a_lane_whose_state_is_not_what_we_wrote_is_served_all_the_same(
-    fleet: Fleet, redis: Redis, store: Store, found: bytes | None
+    fleet: Fleet, redis: Redis, store: LaneStore, found: bytes | None
 ) -> None:
     """What waits in it does not wait for the next submit; one with nothing in it is let go."""
     await fleet.submit([url("/x")])
@@ -63,20 +64,20 @@ async def test_i26_a_lane_whose_state_is_not_what_we_wrote_is_served_all_the_sam
         if found is not None:
             await ask(redis, "HSET", keys.lane(lane), "state", found)
         await ask(redis, "ZADD", keys.ATTENTION, "1", lane)
-    ((wake, owner),) = await store.rescue()
+    ((wake, owner),) = await reclaim(redis)
     assert (LANE, "") == (wake.lane, owner)
     assert ["/x"] == await (await Stay.begin(redis, "heir")).finish()
     assert await redis.zscore(keys.ATTENTION, "empty.example") is None
     await redis.delete(keys.lane("empty.example"))
 
 
-async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """What the dead worker had claimed is the next one's, and the dead one is refused."""
     batch = await fleet.submit([url(f"/{i}") for i in range(3)])
     dead = await Stay.begin(redis, "dead")
     elements = (await dead.claim(2)).elements
     await lapse(redis)
-    await store.rescue()
+    await reclaim(redis)
     heir = await Stay.begin(redis, "heir")
     assert sorted(heir.held.orphans) == sorted(elements)
     assert heir.held.token > dead.held.token
@@ -89,97 +90,99 @@ async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store
 
 
 async def test_orphans_go_to_the_front_when_their_heir_leaves(
-    fleet: Fleet, redis: Redis, store: Store
+    fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
     """A holder that cannot serve them hands them back, in order."""
     await fleet.submit([url(f"/{i}") for i in range(4)])
     await (await Stay.begin(redis, "dead")).claim(3)
     await lapse(redis)
-    await store.rescue()
+    await reclaim(redis)
     await (await Stay.begin(redis, "heir")).release()
     assert await claimed(redis) == []
     assert paths(await waiting(redis, "returned")) == ["/0", "/1", "/2"]
 
 
 async def test_a_holder_whose_lease_lapsed_keeps_the_lane_until_it_is_rescued(
-    fleet: Fleet, redis: Redis, store: Store
+    fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
     """A worker that is late to renew, yet before the sweep, has lost nothing."""
     await fleet.submit([url("/x")])
     stay = await Stay.begin(redis)
     await lapse(redis)
     assert await stay.renew()
-    assert await store.rescue() == []
+    assert await reclaim(redis) == []
     assert await stay.finish() == ["/x"]
 
 
-async def test_a_lane_under_a_lease_is_left_alone(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_a_lane_under_a_lease_is_left_alone(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """The sweep touches only what is overdue."""
     await fleet.submit([url("/x")])
     await Stay.begin(redis)
     before = await everything(redis)
-    assert await store.rescue() == []
+    assert await reclaim(redis) == []
     assert await everything(redis) == before
 
 
-async def test_a_lane_whose_wake_was_lost_is_woken_again(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_a_lane_whose_wake_was_lost_is_woken_again(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
     """A lane that is due and that nobody took gets a new hand-off; no owner was lost."""
     await fleet.submit([url("/x")])
     old = await generation(redis)
     await redis.delete(keys.QUEUE)
     await lapse(redis)
-    ((wake, owner),) = await store.rescue()
+    ((wake, owner),) = await reclaim(redis)
     assert wake.generation == await generation(redis) > old
     assert owner == ""
     assert await (await Stay.begin(redis)).finish() == ["/x"]
 
 
-async def test_a_lane_just_due_has_its_grace(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_a_lane_just_due_has_its_grace(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """A hand-off has time to arrive before the sweep makes another."""
     before_ms = await now_ms(redis)
     await fleet.submit([url("/x")])
     due_ms = await attention_ms(redis)
     assert due_ms is not None
     assert due_ms >= before_ms + GRACE_MS
-    assert await store.rescue() == []
+    assert await reclaim(redis) == []
 
 
-async def test_a_rescued_lane_has_its_grace_again(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_a_rescued_lane_has_its_grace_again(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """The next sweep does not wake it a second time."""
     await fleet.submit([url("/x")])
     await lapse(redis)
-    assert len(await store.rescue()) == 1
-    assert await store.rescue() == []
+    assert len(await reclaim(redis)) == 1
+    assert await reclaim(redis) == []
 
 
-async def test_sweeps_at_once_wake_a_lane_once(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_sweeps_at_once_wake_a_lane_once(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """Two workers that sweep together make one hand-off."""
     await fleet.submit([url("/x")])
     await lapse(redis)
-    found = await asyncio.gather(*(store.rescue() for _ in range(4)))
+    found = await asyncio.gather(*(reclaim(redis) for _ in range(4)))
     assert sorted(map(len, found)) == [0, 0, 0, 1]
 
 
-async def test_an_idle_lane_is_taken_off_the_list(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_an_idle_lane_is_taken_off_the_list(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """A stray mark of a lane that needs nothing is wiped, and wakes nobody."""
     await fleet.submit([url("/x")])
     await (await Stay.begin(redis)).finish()
     await lapse(redis)
     await lapse(redis, "never.example")
-    assert await store.rescue() == []
+    assert await reclaim(redis) == []
     assert await attention_ms(redis) is None
     assert await attention_ms(redis, "never.example") is None
     assert await state(redis, "never.example") is None
 
 
-async def test_one_sweep_rescues_many_lanes(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_one_sweep_rescues_many_lanes(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """The longest overdue come first, and no more than a sweep can carry."""
     lanes = [f"h{i}.example" for i in range(5)]
     await fleet.submit([url("/x", lane) for lane in lanes])
     for place, lane in enumerate(reversed(lanes)):
         await redis.zadd(keys.ATTENTION, {lane: place + 1})
-    assert [wake.lane for wake, _ in await store.rescue(limit=2)] == ["h4.example", "h3.example"]
-    assert {wake.lane for wake, _ in await store.rescue(limit=9)} == {
+    assert [wake.lane for wake, _ in await reclaim(redis, 2)] == ["h4.example", "h3.example"]
+    assert {wake.lane for wake, _ in await reclaim(redis, 9)} == {
         "h0.example",
         "h1.example",
         "h2.example",
@@ -187,24 +190,26 @@ async def test_one_sweep_rescues_many_lanes(fleet: Fleet, redis: Redis, store: S
 
 
 async def test_a_sweep_works_on_a_redis_that_forgot_the_scripts(
-    fleet: Fleet, redis: Redis, store: Store
+    fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
     """After a failover, when it is needed most."""
     await fleet.submit([url("/x", lane) for lane in (LANE, "b.example")])
     await lapse(redis)
     await lapse(redis, "b.example")
     await redis.script_flush()
-    assert len(await store.rescue()) == 2
+    assert len(await reclaim(redis)) == 2
 
 
-async def test_an_overdue_lane_that_cooled_down_is_due_now(fleet: Fleet, redis: Redis, store: Store) -> None:
+async def test_an_overdue_lane_that_cooled_down_is_due_now(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
     """A lane shut until then is taken then, by the sweep's hand-off if its own was lost."""
     await fleet.submit([url("/x")])
     await (await Stay.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     number = await generation(redis)
-    assert isinstance(await store.take(LANE, number), Early)
+    assert isinstance(await store.acquire(LANE, number), Early)
     await ask(redis, "HSET", keys.lane(LANE), "due_ms", 1, "shut_until_ms", 1)
     await lapse(redis)
-    assert len(await store.rescue()) == 1
-    assert await store.take(LANE, number) is None
+    assert len(await reclaim(redis)) == 1
+    assert await store.acquire(LANE, number) is None
     assert await (await Stay.begin(redis)).finish() == ["/x"]

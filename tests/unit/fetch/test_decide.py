@@ -255,8 +255,8 @@ def test_whatever_happened_teaches_something(happened: AttemptOutcome) -> None:
     """No outcome is without a signal, and none of a failure has a latency."""
     signal = observation_of(happened, NOW_MS, HERE, LATE)
 
-    assert signal.seen is host_signal_of(happened)
-    assert signal.latency_ms is None or signal.seen is HostSignal.ANSWERED
+    assert signal.signal is host_signal_of(happened)
+    assert signal.latency_ms is None or signal.signal is HostSignal.ANSWERED
     assert signal.throttle is (throttle_of(happened) is not None)
 
 

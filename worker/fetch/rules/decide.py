@@ -1,7 +1,7 @@
-"""What an attempt's outcome means for the fetch. Pure. The clock and chance are arguments.
+"""What the outcome of an attempt means for the fetch. Pure. The clock and chance are arguments.
 
-Three ledgers are kept apart: failures cost an attempt, throttles and interruptions never do. One
-deadline bounds them all.
+Three counters are kept apart: failures cost an attempt, throttles and interruptions never do. One deadline
+bounds them all.
 """
 
 import msgspec
@@ -27,7 +27,7 @@ from fetchfleet.worker.util.backoff import full_jitter_s
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 DISK_PAUSE_S = 5.0
 DISK_DOUBLINGS = 4
-"""A fetch that a disk refuses waits 5 s, then 10, up to 80."""
+"""A fetch whose body the disk refuses waits 5 s, then 10, up to 80."""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,13 +40,15 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 CANCELLED = Finish(outcome=Outcome.CANCELLED)
 UNCHANGED = Finish(outcome=Outcome.UNCHANGED)
 EXISTS = Finish(outcome=Outcome.FAILED, reason=Reason.EXISTS)
+DISALLOWED = Finish(outcome=Outcome.FAILED, reason=Reason.ROBOTS_DISALLOWED)
 HOST_DEAD = Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """The fetch waits in its lane; entry holds the ledgers after this attempt."""
+    """The fetch waits in its lane for another attempt."""
 
     entry: Entry
+    """With its counters after this attempt."""
     wait_s: float
     reason: Reason | None
 
@@ -61,27 +63,26 @@ Decision = Finish | Retry | MoveLane
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate says of the host as a decision is made.
-
-    opens_ms: when its lane opens; retry_ms: when its budget allows one more retry; dead: it gives no answer
-    any more.
-    """
+    """What the gate says of the host at the time of a decision."""
 
     opens_ms: int = 0
+    """When the lane opens."""
     retry_ms: int = 0
+    """When the retry budget allows one more retry."""
     dead: bool = False
+    """Whether the host is given up."""
 
 
 def decide(
     entry: Entry,
-    happened: AttemptOutcome,
+    outcome: AttemptOutcome,
     policy: LanePolicy,
     now_ms: int,
     host: HostState,
     chance: float,
 ) -> Decision:
-    """What becomes of the fetch; chance in [0, 1)."""
-    match happened:
+    """Decide what becomes of the fetch; chance in [0, 1)."""
+    match outcome:
         case Stored():
             return Finish(outcome=Outcome.STORED)
         case Unchanged() | AlreadyExists() | Answered(status=304):
@@ -89,46 +90,46 @@ def decide(
         case Answered(status=status, wait_s=wait_s) if is_throttle(status, wait_s):
             return _throttled(entry, now_ms, host.opens_ms)
         case Answered(status=status) if status in RETRY_STATUSES:
-            may = may_repeat(entry)
-            return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, host, chance, may_repeat=may)
+            safe = may_repeat(entry)
+            return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, host, chance, safe=safe)
         case Answered():
             return Finish(outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS)
         case Failed(final=True, reason=reason):
             return Finish(outcome=Outcome.FAILED, reason=reason)
         case Failed(reason=reason, sent=sent):
-            may = not sent or may_repeat(entry)
-            return _failed(entry, reason, policy, now_ms, host, chance, may_repeat=may)
-        case Interrupted(reason=reason, wait_s=wait_s):
-            return _interrupted(entry, reason, now_ms, wait_s)
+            safe = not sent or may_repeat(entry)
+            return _failed(entry, reason, policy, now_ms, host, chance, safe=safe)
+        case Interrupted(reason=interruption, wait_s=pause_s):
+            return _interrupted(entry, interruption, now_ms, pause_s)
         case Redirected(hop=hop, hops=hops):
             return MoveLane(entry=msgspec.structs.replace(entry, hop=hop, hops=hops))
 
 
-def defer_for_robots(entry: Entry, happened: AttemptOutcome, now_ms: int, host: HostState) -> Decision:
-    """What becomes of a fetch whose host does not say what its robots.txt allows.
+def defer_for_robots(entry: Entry, outcome: AttemptOutcome, now_ms: int, host: HostState) -> Finish | Retry:
+    """Decide what becomes of a fetch whose host does not say what its robots.txt allows.
 
-    No attempt is charged: nothing was asked of the fetch's own URL.
+    No attempt is charged: the fetch's own URL was not requested.
     """
     if host.dead:
-        return Finish(outcome=Outcome.FAILED, reason=Reason.HOST_DEAD)
-    if throttle_of(happened):
+        return HOST_DEAD
+    if throttle_of(outcome):
         return _throttled(entry, now_ms, host.opens_ms)
-    reason = happened.reason if isinstance(happened, Failed) else Reason.HTTP_STATUS
+    reason = outcome.reason if isinstance(outcome, Failed) else Reason.HTTP_STATUS
     after = msgspec.structs.replace(entry, last=reason)
-    return _unless_too_late(after, max(0, host.opens_ms - now_ms) / 1000, reason, now_ms)
+    return _retry_in_time(after, max(0, host.opens_ms - now_ms) / 1000, reason, now_ms)
 
 
 def may_repeat(entry: Entry) -> bool:
-    """Whether its request may reach the host twice: by its method, an Idempotency-Key, or its caller."""
+    """Return whether the request may be sent twice: by its method, an Idempotency-Key, or its caller."""
     if entry.method in IDEMPOTENT_METHODS or entry.fetch.retry_unsafe:
         return True
     return any(name.lower() == "idempotency-key" for name, _ in entry.request.headers)
 
 
 def expired(entry: Entry, now_ms: int, *, cooling: bool = False) -> Finish | None:
-    """The end of a fetch whose deadline has passed, None while there is time.
+    """Return the end of a fetch whose deadline has passed, None while there is time.
 
-    cooling: it waits because its host has asked for quiet, be it of another fetch.
+    cooling: the host is in a cool-down, because of this fetch or another one.
     """
     if now_ms < entry.deadline_ms:
         return None
@@ -144,36 +145,37 @@ def _failed(
     host: HostState,
     chance: float,
     *,
-    may_repeat: bool,
-) -> Decision:
+    safe: bool,
+) -> Finish | Retry:
+    """Charge an attempt. safe: the request may be sent again."""
     attempts = entry.attempts + 1
-    if not may_repeat or attempts >= policy.attempts:
+    if not safe or attempts >= policy.attempts:
         return Finish(outcome=Outcome.FAILED, reason=reason)
     if host.dead:
         return HOST_DEAD
     wait_s = full_jitter_s(attempts, policy.retry_base_s, policy.retry_cap_s, chance)
     wait_s = max(wait_s, (host.retry_ms - now_ms) / 1000)
-    # Its hop stays: the fetch's own URL belongs to another lane, and its method may not be repeatable.
+    # The hop stays: the fetch's own URL belongs to another lane, and its method may not be repeatable.
     after = msgspec.structs.replace(entry, attempts=attempts, last=reason)
-    return _unless_too_late(after, wait_s, reason, now_ms)
+    return _retry_in_time(after, wait_s, reason, now_ms)
 
 
-def _throttled(entry: Entry, now_ms: int, shut_until_ms: int) -> Decision:
+def _throttled(entry: Entry, now_ms: int, opens_ms: int) -> Finish | Retry:
     after = msgspec.structs.replace(entry, throttles=entry.throttles + 1, last=Reason.THROTTLED)
-    wait_s = max(0, shut_until_ms - now_ms) / 1000
-    return _unless_too_late(after, wait_s, Reason.THROTTLED, now_ms)
+    return _retry_in_time(after, max(0, opens_ms - now_ms) / 1000, Reason.THROTTLED, now_ms)
 
 
-def _interrupted(entry: Entry, reason: Reason | None, now_ms: int, wait_s: float) -> Decision:
+def _interrupted(entry: Entry, reason: Reason | None, now_ms: int, wait_s: float) -> Finish | Retry:
     if not may_repeat(entry):
         return Finish(outcome=Outcome.FAILED, reason=reason or Reason.INTERRUPTED)
     after = msgspec.structs.replace(entry, interruptions=entry.interruptions + 1)
-    if reason is Reason.DISK:  # each time its host sends the body again
+    if reason is Reason.DISK:  # each attempt makes the host send the body again
         wait_s *= 2 ** min(entry.interruptions, DISK_DOUBLINGS)
-    return _unless_too_late(after, wait_s, reason, now_ms)
+    return _retry_in_time(after, wait_s, reason, now_ms)
 
 
-def _unless_too_late(entry: Entry, wait_s: float, reason: Reason | None, now_ms: int) -> Decision:
+def _retry_in_time(entry: Entry, wait_s: float, reason: Reason | None, now_ms: int) -> Finish | Retry:
+    """Retry if the wait ends before the deadline; else the fetch fails now."""
     if now_ms + wait_s * 1000 < entry.deadline_ms:
         return Retry(entry=entry, wait_s=wait_s, reason=reason)
     late = reason if reason in {Reason.THROTTLED, Reason.DISK} else Reason.DEADLINE

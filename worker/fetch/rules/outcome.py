@@ -1,17 +1,15 @@
-"""What became of an attempt, and what it says of the host. Pure."""
+"""The outcome of an attempt, and what it says of the host. Pure."""
 
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.worker.gate.gate import HostSignal, Observation
+from fetchfleet.worker.observability import redact
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """The body came whole and is at its path; coding: it is kept coded so; lines: its records.
-
-    unverified: it is whole as far as anybody can tell. offset, length: of its record, if path is a segment.
-    """
+    """The whole body is at its path."""
 
     status: int
     path: str | None
@@ -20,14 +18,18 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     etag: str | None = None
     last_modified: str | None = None
     coding: str | None = None
+    """The content coding in which the body is stored."""
     lines: int | None = None
+    """How many JSON lines it has, if the fetch wants them checked."""
     unverified: bool = False
+    """Whether nothing but the end of its connection shows that the body is whole."""
     offset: int | None = None
+    """Where its record is, if path is a WARC segment."""
     length: int | None = None
 
 
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
-    """The host has nothing newer (304); path, size and sha256 are those of what is here, if it is."""
+    """The host has nothing newer (304); path, size and sha256 are those of the stored body, if any."""
 
     status: int = 304
     path: str | None = None
@@ -38,39 +40,40 @@ class Unchanged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlreadyExists(msgspec.Struct, frozen=True, kw_only=True):
-    """A file stands at the fetch's dest, and stays; status: of an answer whose body came all the same."""
+    """A file is at the fetch's dest and stays."""
 
     path: str
     size_bytes: int
     status: int | None = None
+    """Of a response whose body came all the same."""
     sha256: None = None
     etag: None = None
     last_modified: None = None
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """The host answered, without a body for us. wait_s is what its Retry-After asks for."""
+    """The host responded without a body to store. wait_s: its Retry-After."""
 
     status: int
     wait_s: float | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
-    """No usable answer came. sent: the request may have reached the host. final: trying again is vain.
-
-    line: of the body, where that line is at fault.
-    """
+    """No usable response came."""
 
     reason: Reason
     sent: bool = True
+    """Whether the request may have reached the host."""
     final: bool = False
+    """Whether another attempt would fail in the same way."""
     status: int | None = None
     line: int | None = None
+    """The line of the body that is at fault."""
     note: str = ""
 
 
 class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
-    """We stopped it ourselves, after the request may have reached the host: nobody's fault."""
+    """The worker stopped the attempt, after the request may have reached the host. No attempt is charged."""
 
     reason: Reason | None = None
     wait_s: float = 0.0
@@ -78,7 +81,7 @@ class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redirected(msgspec.Struct, frozen=True, kw_only=True):
-    """A redirect leads where other limits hold."""
+    """A redirect leads to a host with other limits."""
 
     hop: Hop
     hops: int
@@ -88,51 +91,7 @@ class Redirected(msgspec.Struct, frozen=True, kw_only=True):
 AttemptOutcome = Stored | Unchanged | AlreadyExists | Answered | Failed | Interrupted | Redirected
 
 
-def is_throttle(status: int, wait_s: float | None) -> bool:
-    """429 (RFC 6585 §4), or 503 that says when to come back (RFC 9110 §15.6.4)."""
-    return status == 429 or (status == 503 and wait_s is not None)
-
-
-def throttle_of(happened: AttemptOutcome) -> Answered | None:
-    """The answer, if it is a throttle."""
-    if isinstance(happened, Answered) and is_throttle(happened.status, happened.wait_s):
-        return happened
-    return None
-
-
-def host_signal_of(happened: AttemptOutcome) -> HostSignal:
-    """Whether the attempt counts for or against the host: a 4xx is an answer, our own faults nothing."""
-    match happened:
-        case Answered(status=status, wait_s=wait_s):
-            if is_throttle(status, wait_s) or status == 503:
-                return HostSignal.REFUSED
-            return HostSignal.FAILED if status >= 500 else HostSignal.ANSWERED
-        case Failed(reason=reason):
-            return _BROKEN_SAYS.get(reason, HostSignal.FAILED)
-        case Interrupted():
-            return HostSignal.NOTHING
-        case Stored() | Unchanged() | AlreadyExists() | Redirected():
-            return HostSignal.ANSWERED
-
-
-def observation_of(
-    happened: AttemptOutcome, started_ms: int, in_flight: int, latency_ms: float | None
-) -> Observation:
-    """What the attempt teaches the gate; latency_ms: until the head of the answer came."""
-    seen = host_signal_of(happened)
-    match happened:
-        case Failed(reason=reason):
-            what = reason.value
-        case Interrupted():
-            what = ""
-        case _:
-            what = str(happened.status)
-    good = latency_ms if seen is HostSignal.ANSWERED and not isinstance(happened, Failed) else None
-    throttle = throttle_of(happened) is not None
-    return Observation(seen, started_ms, in_flight, good, what, throttle)
-
-
-_BROKEN_SAYS = {
+_SIGNALS = {
     Reason.BAD_DEST: HostSignal.ANSWERED,
     Reason.BAD_ENCODING: HostSignal.ANSWERED,
     Reason.BAD_LINE: HostSignal.ANSWERED,
@@ -156,3 +115,52 @@ _BROKEN_SAYS = {
     Reason.TOTAL_TIMEOUT: HostSignal.TIMED_OUT,
     Reason.WRITE_TIMEOUT: HostSignal.TIMED_OUT,
 }
+
+
+def is_throttle(status: int, wait_s: float | None) -> bool:
+    """Return whether the host asks to back off: 429 (RFC 6585 §4), or 503 with Retry-After (RFC 9110)."""
+    return status == 429 or (status == 503 and wait_s is not None)
+
+
+def throttle_of(outcome: AttemptOutcome) -> Answered | None:
+    """Return the response if it is a throttle."""
+    if isinstance(outcome, Answered) and is_throttle(outcome.status, outcome.wait_s):
+        return outcome
+    return None
+
+
+def note_of(outcome: AttemptOutcome) -> str | None:
+    """Return what exactly was wrong, without secrets; None if nothing is known."""
+    note = outcome.note if isinstance(outcome, Failed | Interrupted) else ""
+    return redact.text(note) if note else None
+
+
+def host_signal_of(outcome: AttemptOutcome) -> HostSignal:
+    """Return whether the attempt counts for or against the host. A 4xx is an answer."""
+    match outcome:
+        case Answered(status=status, wait_s=wait_s):
+            if is_throttle(status, wait_s) or status == 503:
+                return HostSignal.REFUSED
+            return HostSignal.FAILED if status >= 500 else HostSignal.ANSWERED
+        case Failed(reason=reason):
+            return _SIGNALS.get(reason, HostSignal.FAILED)
+        case Interrupted():
+            return HostSignal.NOTHING
+        case Stored() | Unchanged() | AlreadyExists() | Redirected():
+            return HostSignal.ANSWERED
+
+
+def observation_of(
+    outcome: AttemptOutcome, sent_ms: int, in_flight: int, latency_ms: float | None
+) -> Observation:
+    """Return what the attempt teaches the gate; latency_ms: until the head of the response came."""
+    signal = host_signal_of(outcome)
+    match outcome:
+        case Failed(reason=reason):
+            return Observation(signal, sent_ms, in_flight, None, reason.value)
+        case Interrupted():
+            return Observation(signal, sent_ms, in_flight)
+        case _:
+            good_ms = latency_ms if signal is HostSignal.ANSWERED else None
+            throttle = throttle_of(outcome) is not None
+            return Observation(signal, sent_ms, in_flight, good_ms, str(outcome.status), throttle)

@@ -1,13 +1,13 @@
-"""Whether a body that broke off may be gone on with, and what an answer to that means. Pure.
+"""Whether a body that broke off may be resumed, and what a response to that means. Pure.
 
-RFC 9110: a range is asked for with If-Range (§13.1.5), so that a body which has changed comes whole instead;
-only a strong validator will do (§8.8.1, §8.8.3), and a 206 is believed only where its Content-Range (§14.4)
-begins at our offset.
+RFC 9110: a range is requested with If-Range (§13.1.5), so that a body which has changed comes whole instead.
+Only a strong validator will do (§8.8.1, §8.8.3). A 206 is accepted only if its Content-Range (§14.4) begins
+at our offset.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
 from typing import NamedTuple
@@ -16,26 +16,26 @@ from fetchfleet.jobs.contract.entry import Hop, PartNote
 from fetchfleet.worker.gate.retry_after import http_date
 
 MAX_VALIDATOR_CHARS = 256
-"""It is kept in Redis with the fetch."""
+"""The validator is kept in Redis with the fetch."""
 
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|(\*))/(?:([0-9]{1,18})|\*)", re.IGNORECASE)
 
 _OF_THE_CALLER = frozenset({"range", "if-range", "if-match", "if-unmodified-since"})
-"""Who asks with these wants something else than the whole body as it is."""
+"""A request with these fields wants something else than the whole body."""
 
 Header = Callable[[str], str | None]
 
 
 class Validator(NamedTuple):
-    """By what a host tells versions of a body apart; one of the two is there."""
+    """How a host distinguishes versions of a body: one of the two is set."""
 
     etag: str | None = None
     last_modified: str | None = None
 
 
 class ContentRange(NamedTuple):
-    """A Content-Range; first and last are None in a 416, total where it is not told."""
+    """A Content-Range; first and last are None in a 416, total is None if unknown."""
 
     first: int | None
     last: int | None
@@ -43,48 +43,48 @@ class ContentRange(NamedTuple):
 
 
 class Append(NamedTuple):
-    """The answer's body is the rest; total_bytes is the length of the whole."""
+    """The body of the response is the rest; total_bytes is the length of the whole."""
 
     total_bytes: int
 
 
 class RangeVerdict(Enum):
-    """What else an answer to the question for the rest of a body can be."""
+    """What else a response to a request for the rest of a body can be."""
 
     RESTART = "restart"
-    """The answer's body is a whole one."""
+    """The body of the response is a whole one."""
     COMPLETE = "complete"
     """Nothing is missing."""
     REFUSE = "refuse"
-    """It fits nothing: the body must be asked for from its beginning."""
+    """The response does not fit: the body must be requested from its beginning."""
     NOTHING = "nothing"
-    """It says nothing of the body; what is on disk is still good."""
+    """The response says nothing of the body; what is on disk is still good."""
 
 
 def url_digest(url: str) -> str:
-    """Which URL a part is of, in few characters."""
+    """Return a short digest of the URL that a partial body is of."""
     return hashlib.sha256(url.encode()).hexdigest()[:32]
 
 
 def may_ask_on(request: Hop) -> bool:
-    """Whether ranges of the request's body may be asked for: a GET that asks for none itself."""
-    return request.method == "GET" and not _names(request.headers) & _OF_THE_CALLER
+    """Return whether ranges may be requested: the request is a GET that requests none itself."""
+    return request.method == "GET" and not any(name.lower() in _OF_THE_CALLER for name, _ in request.headers)
 
 
 def asks_on(request: Hop, note: PartNote | None) -> bool:
-    """Whether the request is the one that the part came by."""
+    """Return whether the request is the one that the partial body came from."""
     return note is not None and may_ask_on(request) and note.of == url_digest(request.url)
 
 
 def asked_on(request: Hop, note: PartNote) -> Hop:
-    """The request for the rest of the body."""
+    """Return the request for the rest of the body."""
     validator = note.etag or note.last_modified or ""
     wanted = (("Range", f"bytes={note.offset_bytes}-"), ("If-Range", validator))
     return Hop(request.method, request.url, (*request.headers, *wanted), request.body)
 
 
 def validator_of(request: Hop, status: int, header: Header) -> Validator | None:
-    """By what the rest of an answer's body may be asked for later, None if it may not.
+    """Return the validator by which the rest of the body may be requested later, None if it may not.
 
     A body in a content coding is left out: its bytes are of the coding, and may differ the next time.
     """
@@ -92,30 +92,51 @@ def validator_of(request: Hop, status: int, header: Header) -> Validator | None:
     unwilling = (header("accept-ranges") or "").strip().lower() == "none"
     if status not in {200, 206} or coded or unwilling or not may_ask_on(request):
         return None
-    etag = header("etag")
+    etag, modified = header("etag"), header("last-modified") or ""
     if etag is not None:
-        # Also a weak one rules the date out (RFC 9110 §13.1.5).
-        return Validator(etag=etag) if _is_strong(etag) else None
-    modified = header("last-modified")
-    return Validator(last_modified=modified) if _is_strong_date(modified, header("date")) else None
+        # A weak one rules the date out as well (RFC 9110 §13.1.5).
+        strong = len(etag) <= MAX_VALIDATOR_CHARS and _STRONG_ETAG.fullmatch(etag) is not None
+        return Validator(etag=etag) if strong else None
+    # A date is strong if it is a second before Date, or earlier: else the body may have changed twice in that
+    # second (RFC 9110 §8.8.2.2).
+    then, now = http_date(modified), http_date(header("date"))
+    if then is None or now is None or now - then < timedelta(seconds=1):
+        return None
+    return Validator(last_modified=modified) if len(modified) <= MAX_VALIDATOR_CHARS else None
 
 
 def judged(note: PartNote, status: int, header: Header) -> Append | RangeVerdict:
-    """What an answer to the question for the rest means."""
+    """Return what a response to a request for the rest means."""
+    found = content_range(header("content-range"))
     if status == 206:
-        return _partial(note, header)
+        kind = (header("content-type") or "").strip().lower()
+        multipart = kind.startswith("multipart/byteranges")
+        if found is None or found.first is None or found.last is None or multipart:
+            return RangeVerdict.REFUSE
+        total = found.total if found.total is not None else note.total_bytes
+        whole_bytes = found.last + 1 if total is None else total
+        length = header("content-length")
+        coded = (header("content-encoding") or "identity").lower() != "identity"
+        fits = (
+            found.first == note.offset_bytes
+            and found.last < whole_bytes
+            and note.total_bytes in {None, whole_bytes}
+            and (length is None or length.strip() == str(found.last - found.first + 1))
+            and not coded
+            and _same_version(note, header)
+        )
+        return Append(whole_bytes) if fits else RangeVerdict.REFUSE
     if 200 <= status < 300:
         return RangeVerdict.RESTART
     if status != 416:
         return RangeVerdict.NOTHING
-    found = content_range(header("content-range"))
     whole = found is not None and found.first is None and found.total == note.offset_bytes
     fits = whole and note.total_bytes in {None, note.offset_bytes} and _same_version(note, header)
     return RangeVerdict.COMPLETE if fits else RangeVerdict.REFUSE
 
 
 def content_range(value: str | None) -> ContentRange | None:
-    """A Content-Range that makes sense, else None (RFC 9110 §14.4)."""
+    """Parse a Content-Range; None if it makes no sense (RFC 9110 §14.4)."""
     found = _CONTENT_RANGE.fullmatch((value or "").strip())
     if found is None:
         return None
@@ -125,40 +146,9 @@ def content_range(value: str | None) -> ContentRange | None:
     return None if last < first or (total is not None and last >= total) else ContentRange(first, last, total)
 
 
-def _partial(note: PartNote, header: Header) -> Append | RangeVerdict:
-    found = content_range(header("content-range"))
-    kind = (header("content-type") or "").strip().lower()
-    if found is None or found.first is None or found.last is None or kind.startswith("multipart/byteranges"):
-        return RangeVerdict.REFUSE
-    total = found.total if found.total is not None else note.total_bytes
-    whole = found.last + 1 if total is None else total
-    fits = found.first == note.offset_bytes and found.last < whole and note.total_bytes in {None, whole}
-    length = header("content-length")
-    framed = length is None or length.strip() == str(found.last - found.first + 1)
-    coded = (header("content-encoding") or "identity").lower() != "identity"
-    if fits and framed and not coded and _same_version(note, header):
-        return Append(whole)
-    return RangeVerdict.REFUSE
-
-
 def _same_version(note: PartNote, header: Header) -> bool:
-    """Whether the answer says nothing against it: the strong comparison of RFC 9110 §8.8.3.2."""
+    """Return whether the response is of the same version, by the strong comparison of RFC 9110 §8.8.3.2."""
     etag, modified = header("etag"), header("last-modified")
     if note.etag is not None:
         return etag is None or etag == note.etag
     return modified is None or modified == note.last_modified
-
-
-def _is_strong(etag: str) -> bool:
-    return len(etag) <= MAX_VALIDATOR_CHARS and _STRONG_ETAG.fullmatch(etag) is not None
-
-
-def _is_strong_date(modified: str | None, date: str | None) -> bool:
-    """A second before Date, or earlier: else it may have changed twice in it (RFC 9110 §8.8.2.2)."""
-    then, now = http_date(modified), http_date(date)
-    short = len(modified or "") <= MAX_VALIDATOR_CHARS
-    return short and then is not None and now is not None and now - then >= timedelta(seconds=1)
-
-
-def _names(headers: Iterable[tuple[str, str]]) -> set[str]:
-    return {name.lower() for name, _ in headers}

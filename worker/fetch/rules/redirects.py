@@ -1,15 +1,15 @@
-"""Where a 3xx answer leads, and what of the request may go there (RFC 9110 §15.4). Pure.
+"""Where a 3xx response leads, and what of the request may go there (RFC 9110 §15.4). Pure.
 
-Redirects are followed by hand: httpx carries API keys, Proxy-Authorization and a shared cookie jar
-to other origins, and dials each hop unvetted. The caller counts hops and dials the next one
-through the same egress check as the first.
+Redirects are not left to httpx, which carries API keys, Proxy-Authorization and a shared cookie jar to other
+origins, and dials each hop unvetted. The caller counts hops, and dials each through the same egress check as
+the first.
 """
 
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
-from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, join_url, parse_url, same_origin
+from fetchfleet.jobs.contract.urls import UrlError, join_url, parse_url, same_origin
 
 MAX_HOPS = 10
 
@@ -33,13 +33,13 @@ _IN_THE_CLEAR = "from https to {}; what was private would be sent in the clear (
 
 
 class RedirectRefused(msgspec.Struct, frozen=True):
-    """A redirect that is not followed; the message says why and quotes no secret."""
+    """A redirect that is not followed; the message says why and holds no secret."""
 
     message: str
 
 
 def is_redirect(status: int) -> bool:
-    """Whether the status asks for another request: 301, 302, 303, 307 or 308.
+    """Return whether the status asks for another request: 301, 302, 303, 307 or 308.
 
     300, 304, 305 and 306 do not (RFC 9110 §15.4.1, §15.4.5 to §15.4.7).
     """
@@ -49,10 +49,10 @@ def is_redirect(status: int) -> bool:
 def follow(
     request: Hop, status: int, location: str | None, *, repeat_safe: bool, https_to_http: bool = False
 ) -> Hop | RedirectRefused:
-    """The request that a redirect of this one asks for, or why it is not made; `is_redirect(status)` holds.
+    """Return the request that a redirect of this one asks for, or why it is not made.
 
-    `repeat_safe`: the caller said that a method which is not idempotent may be sent twice.
-    `https_to_http`: the host's policy lets what came over TLS go on in the clear.
+    `is_redirect(status)` must hold. `repeat_safe`: the caller allows a method that is not idempotent to be
+    sent twice. `https_to_http`: the host's policy allows a redirect from https to http.
     """
     assert is_redirect(status), f"{status} is no redirect"
     if location is None:
@@ -62,43 +62,27 @@ def follow(
         target = join_url(url, location)
     except UrlError as error:
         return RedirectRefused(f"{status} to a Location that is no URL: {error}")
-    hop = _rewritten(request, target, status)
+    same = same_origin(url, target)
+    # By the status alone the request is kept whole, or becomes a GET without a body (RFC 9110 §15.4).
+    if request.method != "POST" if status in _POST_MAY_BECOME_GET else status != _SEE_OTHER:
+        hop = msgspec.structs.replace(request, url=target.text)
+    else:
+        without_body = tuple(
+            (name, value)
+            for name, value in request.headers
+            if not name.lower().startswith("content-") and name.lower() not in _BODY_HEADERS
+        )
+        hop = Hop("HEAD" if request.method == "HEAD" else "GET", target.text, without_body)
+    # The messages name only origins, never a path or query.
     if url.scheme == "https" and target.scheme == "http" and not https_to_http:
         return RedirectRefused(f"{status} {_IN_THE_CLEAR.format(target.origin_with_port)}")
-    why_not = _why_not(url, target, hop, repeat_safe=repeat_safe)
-    if why_not is not None:
-        return RedirectRefused(f"{status} {why_not}")
-    return hop if same_origin(url, target) else _without_secrets(hop)
-
-
-def _rewritten(request: Hop, target: FetchUrl, status: int) -> Hop:
-    """The request by the status alone: kept whole, or a GET without a body (RFC 9110 §15.4)."""
-    if _keeps_method(status, request.method):
-        return msgspec.structs.replace(request, url=target.text)
-    without_body = tuple(header for header in request.headers if not _describes_body(header[0]))
-    return Hop("HEAD" if request.method == "HEAD" else "GET", target.text, without_body)
-
-
-def _keeps_method(status: int, method: str) -> bool:
-    if status in _POST_MAY_BECOME_GET:
-        return method != "POST"
-    return status != _SEE_OTHER
-
-
-def _describes_body(name: str) -> bool:
-    lowered = name.lower()
-    return lowered.startswith("content-") or lowered in _BODY_HEADERS
-
-
-def _why_not(url: FetchUrl, target: FetchUrl, hop: Hop, *, repeat_safe: bool) -> str | None:
-    """Why `hop` must not leave, or None; names only origins, never a path or query."""
-    if hop.has_body and not same_origin(url, target):
-        return f"would send the {hop.method} body to {target.origin_with_port}, which it was not meant for"
+    if hop.has_body and not same:
+        whose = f"would send the {hop.method} body to {target.origin_with_port}, which it was not meant for"
+        return RedirectRefused(f"{status} {whose}")
     if hop.method not in IDEMPOTENT_METHODS and not repeat_safe:
-        return f"would send the {hop.method} twice; allow repeats if that is safe"
-    return None
-
-
-def _without_secrets(hop: Hop) -> Hop:
+        twice = f"would send the {hop.method} twice; allow repeats if that is safe"
+        return RedirectRefused(f"{status} {twice}")
+    if same:
+        return hop
     kept = tuple(header for header in hop.headers if header[0].lower() in CROSS_ORIGIN_HEADERS)
     return msgspec.structs.replace(hop, headers=kept)

@@ -1,4 +1,4 @@
-"""Whether what was stored before stands in for a fetch whose host is down. Pure."""
+"""Whether a body stored before stands in for a fetch whose host is down. Pure."""
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import Fallback
@@ -19,31 +19,31 @@ _DOWN = frozenset(
         Reason.HOST_DEAD,
     }
 )
-_SHUT_BY_THE_HOST = frozenset({WaitReason.BREAKER, WaitReason.COOL_DOWN, WaitReason.ROBOTS})
+_CLOSED_BY_THE_HOST = frozenset({WaitReason.BREAKER, WaitReason.COOL_DOWN, WaitReason.ROBOTS})
 
 
 def in_force(fetch: Fetch, policy: LanePolicy) -> bool:
-    """Whether the fetch would rather have what was stored before; the policy is that of its own host."""
+    """Return whether a body stored before is wanted; the policy is that of the fetch's own host."""
     return fetch.method == "GET" and (fetch.fallback or policy.fallback) == Fallback.STALE
 
 
-def instead(entry: Entry, finish: Finish, happened: AttemptOutcome, shut: WaitReason | None) -> bool:
-    """Whether the fetch ends because its host is down; shut: why its lane is, if it is.
+def instead(entry: Entry, finish: Finish, outcome: AttemptOutcome, closed: WaitReason | None) -> bool:
+    """Return whether the fetch ends because its host is down; closed: why its lane is, if it is.
 
-    A host that answers with a 4xx is well, and what we refuse ourselves is nobody's fault.
+    A host that answers with a 4xx is up, and so is one that this worker refuses to reach.
     """
     if finish.outcome is not Outcome.FAILED or finish.reason is None:
         return False
     if finish.reason is Reason.THROTTLED or finish.reason in _DOWN:
         return True
     if finish.reason is Reason.HTTP_STATUS:
-        return _is_failing(happened)
+        return _is_failing(outcome)
     if finish.reason is Reason.DEADLINE:
-        return shut in _SHUT_BY_THE_HOST or _is_failing(happened) or entry.last in _DOWN
+        return closed in _CLOSED_BY_THE_HOST or _is_failing(outcome) or entry.last in _DOWN
     return False
 
 
-def _is_failing(happened: AttemptOutcome) -> bool:
-    if isinstance(happened, Failed):
-        return happened.reason in _DOWN
-    return isinstance(happened, Answered) and happened.status >= 500 and happened.status in RETRY_STATUSES
+def _is_failing(outcome: AttemptOutcome) -> bool:
+    if isinstance(outcome, Failed):
+        return outcome.reason in _DOWN
+    return isinstance(outcome, Answered) and outcome.status >= 500 and outcome.status in RETRY_STATUSES

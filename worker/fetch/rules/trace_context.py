@@ -1,4 +1,4 @@
-"""What of a fetch's context goes along to its host, where the policy says so: its id and its trace. Pure."""
+"""The id and the trace of a fetch as request headers, if the policy wants them sent. Pure."""
 
 import msgspec
 
@@ -10,10 +10,10 @@ REQUEST_ID = "X-Request-ID"
 
 
 def carried(request: Hop, fetch: Fetch, fetch_id: str, high: float, low: float) -> Hop:
-    """The request with the fetch's id and trace; a header that the caller has set himself stands.
+    """Return the request with the fetch's id and trace; a header that the caller has set stays.
 
-    high and low are chance, each in [0, 1): they make the span id of this attempt. To be made anew for each
-    hop: what a redirect leads to may be a host that is told nothing.
+    high and low are chance, each in [0, 1): they make the span id of this attempt. Call it for each hop: a
+    redirect may lead to a host whose policy sends nothing.
     """
     given = {name.lower() for name, _ in request.headers}
     made = [(REQUEST_ID, fetch_id)]
@@ -26,6 +26,6 @@ def carried(request: Hop, fetch: Fetch, fetch_id: str, high: float, low: float) 
 
 
 def span_id(high: float, low: float) -> str:
-    """16 hex digits, not all zero (W3C Trace Context §3.2.2.4); a float holds too little chance for all."""
+    """Return 16 hex digits, not all zero (W3C Trace Context §3.2.2.4). One float has too few random bits."""
     number = int(high * (1 << 32)) << 32 | int(low * (1 << 32))
     return f"{number or 1:016x}"

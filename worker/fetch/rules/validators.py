@@ -1,4 +1,4 @@
-"""What an answer says of its version, and asking only for another one (RFC 9110 §8.8, §13.1). Pure."""
+"""The version of a response, and requests for another version only (RFC 9110 §8.8, §13.1). Pure."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 
 
 def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
-    """What the answer of the URL says, where it can be sent back."""
+    """Return the validators of a response of the URL that are valid in a request."""
     etag, last_modified = header("etag"), header("last-modified")
     return Validators(
         url,
@@ -20,7 +20,7 @@ def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
 
 
 def conditional(request: Hop, known: IndexEntry | None) -> Hop:
-    """The request, made conditional where the very URL that is asked gave what is known."""
+    """Return the request, conditional if what is known came from the URL that is requested."""
     if known is None or known.url != request.url:
         return request
     conditions = headers_of(known.etag, known.last_modified)

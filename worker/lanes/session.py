@@ -1,0 +1,115 @@
+"""A lane held by this worker, with the services that work on it needs."""
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from redis.exceptions import RedisError
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import Entry, to_element
+from fetchfleet.jobs.contract.urls import origin_of_url
+from fetchfleet.worker.gate import gate
+from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.lanes import log_events
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.services import LaneServices
+from fetchfleet.worker.lanes.settler import Settlement
+from fetchfleet.worker.lanes.store import LaneLostError
+
+REDIS_PAUSE_S = 0.5
+"""Between two tries of a call that Redis did not answer."""
+
+S_co = TypeVar("S_co", bound=LaneServices, covariant=True)
+T = TypeVar("T")
+
+
+class LaneSession(Generic[S_co]):
+    """One acquisition of a lane, up to its release."""
+
+    __slots__ = ("lane", "services")
+
+    def __init__(self, lane: Lane, services: S_co) -> None:
+        self.lane = lane
+        self.services = services
+
+    def settle(self, settlement: Settlement) -> None:
+        """Write the change to a claimed fetch soon."""
+        self.services.settler.add(self.lane, settlement)
+
+    def change_gate(self, state: GateState, *, save: bool = False) -> None:
+        """Replace the state of the lane's gate and log what is new in it: the only way that it changes.
+
+        Redis gets the new state with the next settlement or the release of the lane. save: get it there soon,
+        although nothing may be settled.
+        """
+        lane, before = self.lane, self.lane.gate
+        if state is before:
+            return
+        lane.gate = state
+        log_events.gate_changed(lane, before, self.services.log)
+        if save:
+            self.services.settler.save_gate(lane)
+
+    def count_start(self, *, save_rate: bool = False) -> None:
+        """Count a request that goes out, of a fetch or of a redirect.
+
+        save_rate: if starts are spaced out, save the gate soon: after a crash of this worker the next owner
+        of the lane keeps the spacing.
+        """
+        lane = self.lane
+        after = gate.started(lane.gate, lane.policy, lane.clock.now_ms())
+        self.change_gate(after, save=save_rate and after.paced_ms != lane.gate.paced_ms)
+
+    async def retry_until_lost(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call to Redis until it is answered; raise LaneLostError once the lane is lost.
+
+        A call whose reply was lost may run twice. That is safe: what a claim took is handed back with the
+        lane, and the other scripts skip what they have done.
+        """
+        lane, services = self.lane, self.services
+        while True:
+            try:
+                return await call()
+            except (RedisError, OSError) as error:
+                services.report_redis_error(error)
+                others: dict[str, str] = {}
+                for entry in lane.entries.values():
+                    others |= keys.kinds_of_batch(entry.batch_id)
+                    others[keys.robots(origin_of_url(entry.url))] = "string"
+                try:
+                    if await services.key_repair.repair(error, lane.name, others):
+                        continue
+                except (RedisError, OSError):
+                    pass
+            await lane.changed(REDIS_PAUSE_S)
+            if lane.lost:
+                raise LaneLostError
+
+    async def adopt(self, entries: list[Entry]) -> None:
+        """Take over entries that a dead owner had claimed."""
+        lane, store = self.lane, self.services.store
+        for entry in entries:
+            lane.hold(entry)
+        if entries:
+            elements = [to_element(entry) for entry in entries]
+            await self.retry_until_lost(lambda: store.adopt(lane.name, lane.token, elements))
+
+    async def release(self, unfinished: list[Entry]) -> None:
+        """Give the lane back, with the fetches that are claimed and not settled."""
+        lane, services = self.lane, self.services
+        closed = lane.closed()
+        state, elements = lane.gate_to_save(), [to_element(entry) for entry in unfinished]
+        due = await self.retry_until_lost(
+            lambda: services.store.release(
+                lane.name,
+                lane.token,
+                state,
+                closed.until_ms if closed else 0,
+                closed.why.value if closed else "",
+                elements,
+            )
+        )
+        lane.released = True
+        log_events.released(lane, closed, due, len(unfinished), services.log)
+        if due is not None:
+            await services.notify([due])

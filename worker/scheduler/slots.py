@@ -1,0 +1,31 @@
+"""Wait for one of the worker's slots, while the lane's deadlines and cancellations still hold."""
+
+import asyncio
+
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.worker.fetch.services import FetchSession
+from fetchfleet.worker.scheduler.expire import end_expired
+from fetchfleet.worker.util import aio
+
+
+async def acquire_slot(session: FetchSession, entry: Entry) -> bool:
+    """Return whether the worker has a slot for the fetch; False if the fetch or its lane needs care first."""
+    lane, slots = session.lane, session.services.slots
+    check_s = session.services.tuning.expiry_check_s
+    acquiring = asyncio.create_task(slots.acquire(), name=f"slot {lane.name}")
+    acquiring.add_done_callback(lambda _: lane.notify())
+    try:
+        while lane.serving and not lane.cancelled and not acquiring.done():
+            left_s = (entry.deadline_ms - lane.clock.now_ms()) / 1000
+            if left_s <= 0:
+                break
+            await lane.changed(min(left_s, check_s))
+            await end_expired(session)
+    except BaseException:
+        await aio.end(acquiring)
+        if not acquiring.cancelled():
+            slots.release()
+        raise
+    if not acquiring.done():
+        await aio.end(acquiring)
+    return not acquiring.cancelled()
