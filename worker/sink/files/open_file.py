@@ -1,18 +1,12 @@
-"""Operations on open files that both sinks use: lock, write everything, hash."""
+"""The lock of an open file, and its digest."""
 
 import fcntl
 import hashlib
-import os
 import threading
-from collections.abc import Sequence
 from io import FileIO
 from typing import Any
 
 READ_BYTES = 1 << 20
-MAX_BLOCKS = 512
-"""Blocks per writev(2); the kernel takes at most 1024 (IOV_MAX)."""
-
-Block = bytes | bytearray | memoryview
 
 
 def lock(file: int) -> bool:
@@ -25,18 +19,6 @@ def lock(file: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def write_all(file: int, blocks: Sequence[Block]) -> None:
-    """Write every byte: on a nearly full disk write(2) takes a part without an error."""
-    for at in range(0, len(blocks), MAX_BLOCKS):
-        left = [memoryview(block) for block in blocks[at : at + MAX_BLOCKS]]
-        while left:
-            written = os.writev(file, left)
-            while left and written >= len(left[0]):
-                written -= len(left.pop(0))
-            if written:
-                left[0] = left[0][written:]
 
 
 def hashed(file: FileIO, size_bytes: int, algorithm: str, stop: threading.Event) -> Any:

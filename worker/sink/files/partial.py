@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Self, TypeVar
 
@@ -23,6 +23,11 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in
 
 SHA256 = "sha256"
+
+MAX_BLOCKS = 512
+"""Blocks per writev(2); the kernel takes at most 1024 (IOV_MAX)."""
+
+Block = bytes | bytearray | memoryview
 
 T = TypeVar("T")
 
@@ -178,3 +183,15 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.create_task(work)
     await aio.end_of(task)
     return task.result()
+
+
+def write_all(file: int, blocks: Sequence[Block]) -> None:
+    """Write every byte: on a nearly full disk write(2) takes a part without an error."""
+    for at in range(0, len(blocks), MAX_BLOCKS):
+        left = [memoryview(block) for block in blocks[at : at + MAX_BLOCKS]]
+        while left:
+            written = os.writev(file, left)
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]

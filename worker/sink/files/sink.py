@@ -16,9 +16,8 @@ from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
-from fetchfleet.worker.sink.files.open_file import write_all
 from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder, partial_name
-from fetchfleet.worker.sink.files.partial import PartialFile, to_the_end
+from fetchfleet.worker.sink.files.partial import PartialFile, to_the_end, write_all
 from fetchfleet.worker.sink.files.small_batch import BatchTimings, SmallBatch
 from fetchfleet.worker.sink.files.takeover import Takeovers
 from fetchfleet.worker.sink.index_entry import Validators, key_of
