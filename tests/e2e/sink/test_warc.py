@@ -131,7 +131,7 @@ def test_run_archives_a_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--sink", "tape"), "there is files, warc"),
+        (("--sink", "tape"), "choose files or warc"),
         (("--sink", "warc", "--lines-to", "all.jsonl"), "does not go with --sink warc"),
     ],
 )
