@@ -1,36 +1,36 @@
-"""What can go wrong on the producer's side.
+"""The exceptions of the producer's client.
 
 JobsError
 ├── BatchError
 │   ├── BatchCancelledError   the batch was cancelled: nothing more may be submitted to it
-│   ├── BatchExistsError      the id is that of a batch of other fetches
-│   └── UnknownBatchError     no such batch: never made, or its results have expired
-├── KeyTypeConflictError          something else than fetchfleet has written to one of its Redis keys
+│   ├── BatchExistsError      a batch of this id holds other fetches
+│   └── UnknownBatchError     no such batch: never created, or its results have expired
+├── KeyTypeConflictError      a Redis key of fetchfleet holds a value of another type
 ├── FullError
 │   ├── FleetFullError        as many fetches wait as the caller's limits allow
 │   └── RedisFullError        Redis has no memory for more
 ├── InvalidFetchError         a fetch that may not be enqueued; nothing of its call was
-├── NewerMessageError         what came in by a door says that only a newer worker can read it
-└── RedisSetupError           the Redis URL is no Redis URL, or one that checks no certificate
+├── NewerMessageError         a message or arq job that only a newer worker can read
+└── RedisSetupError           a Redis URL that is malformed or would leave a certificate unchecked
 """
 
 from redis.exceptions import ResponseError
 
 
 class JobsError(Exception):
-    """Anything this package raises on purpose."""
+    """Base class of the exceptions of this package."""
 
 
 class InvalidFetchError(JobsError, ValueError):
-    """A fetch that may not be enqueued; the message names the field, the fault and the remedy."""
+    """A fetch that may not be enqueued; the message names the field, the error and the remedy."""
 
 
 class NewerMessageError(JobsError):
-    """A message, or an arq job, whose `v` this release does not know: it is for a newer worker."""
+    """A message or an arq job whose `v` this release does not know; a newer worker can read it."""
 
 
 class KeyTypeConflictError(JobsError, ResponseError):
-    """`key` is of the type `found`, where fetchfleet has a `wanted`. Nothing was changed."""
+    """The Redis key `key` has the type `found`; fetchfleet needs `wanted`. Nothing was changed."""
 
     def __init__(self, key: str, found: str, wanted: str) -> None:
         super().__init__(
@@ -47,7 +47,7 @@ class RedisSetupError(JobsError, ValueError):
 
 
 class FullError(JobsError):
-    """No room for more; `batch_id` is that of the batch, `enqueued` how much of it is in."""
+    """A limit is reached; `batch_id` is the batch, `enqueued` how many of its fetches are in."""
 
     def __init__(self, message: str, batch_id: str = "", enqueued: int = 0) -> None:
         super().__init__(message)
@@ -64,11 +64,11 @@ class RedisFullError(FullError):
 
 
 class BatchError(JobsError):
-    """A batch that is not what the call needs."""
+    """A batch that the call cannot use."""
 
 
 class BatchCancelledError(BatchError):
-    """The batch was cancelled; begin another."""
+    """The batch was cancelled; submit to another."""
 
 
 class BatchExistsError(BatchError):

@@ -8,14 +8,14 @@ tell them apart (ops/users.acl).
 """
 
 QUEUE = "ff:queue"
-"""zset, arq's queue: one job for each lane that is due. Members go when the job ends."""
+"""zset, arq's queue: one job for each lane that is due. Members are removed when the job ends."""
 
 SERIAL = "ff:serial"
 """string, a counter that gives generations and fencing tokens. Lives for ever: it must never go back."""
 
 ATTENTION = "ff:attention"
-"""zset: lane → Unix ms when somebody must look at it (lease end, or due time + grace).
-A lane is in it as long as it is not idle."""
+"""zset: lane → Unix ms when the sweep must reclaim it (lease end, or due time + grace).
+A lane is a member while it is not idle."""
 
 BACKLOG = "ff:backlog"
 """string: how many fetches are submitted and have no result yet, in all lanes. Lives for ever."""
@@ -27,9 +27,9 @@ TAKEN = "ff:inbox:taken"
 """list: messages out of the inbox that a worker is enqueuing. Gone when empty."""
 
 INTAKE = "ff:intake"
-"""hash: who empties the inbox: token, until_ms, and the batch that TAKEN becomes.
+"""hash: the worker that empties the inbox: token, until_ms, and the batch that TAKEN becomes.
 
-INTAKE_TTL_MS, but no TTL while something is in TAKEN: its batch must be known however long no worker runs.
+INTAKE_TTL_MS, but no TTL while TAKEN is not empty: its batch must stay known if no worker runs for long.
 """
 
 INTAKE_TTL_MS = 3600 * 1000
@@ -45,8 +45,8 @@ POLICY_VERSION = "ff:policy-version"
 """string, a counter: goes up with each change of POLICY. Lives for ever."""
 
 DEAD = "ff:dead"
-"""stream: fetches that failed and what was no fetch at all: door, reason, note, lane, id, element.
-Lives for ever, trimmed to DEAD_LENGTH."""
+"""stream of dead letters: failed fetches, and input that is not a fetch; door, reason, note, lane, id and
+element, the serialized entry or the input. Lives for ever, trimmed to DEAD_LENGTH."""
 
 DEAD_LENGTH = 100_000
 
@@ -63,10 +63,10 @@ UNFINISHED_TTL_MS = 9 * 24 * 3600 * 1000
 """How long a batch lives after its last change while fetches are open: more than any deadline."""
 
 GATE_TTL_MS = 2 * 3600 * 1000
-"""How long an idle lane remembers how its host behaved: more than the longest cool-down."""
+"""How long an idle lane keeps its gate's state: more than the longest cool-down."""
 
 WORKER_TTL_MS = 5_000
-"""How long a worker counts as alive after its last sign of life."""
+"""How long a worker counts as alive after its last heartbeat."""
 
 
 KEY_TTL_MS = 24 * 3600 * 1000
@@ -108,7 +108,7 @@ def key(text: str) -> str:
 
 
 def robots(origin: str) -> str:
-    """string: what the origin's robots.txt said, JSON. A day at most, an hour where there was none."""
+    """string: the origin's robots.txt, JSON. A day at most, an hour if the origin has none."""
     return f"ff:robots:{origin}"
 
 
@@ -122,12 +122,12 @@ def lane(name: str) -> str:
 
 
 def claimed(name: str) -> str:
-    """hash: fetch id → element of what the lane's owner is at work on. Gone when empty."""
+    """hash: fetch id → serialized entry of what the lane's owner works on. Gone when empty."""
     return f"ff:claimed:{name}"
 
 
 def later(name: str) -> str:
-    """zset: element → Unix ms of its next attempt. Gone when empty."""
+    """zset: serialized entry → Unix ms of its next attempt. Gone when empty."""
     return f"ff:later:{name}"
 
 
@@ -137,7 +137,7 @@ def cancelled(name: str) -> str:
 
 
 def waiting(name: str) -> tuple[str, str, str, str]:
-    """Lists of elements, in the order they are served: handed back, high, normal, low. Gone when empty."""
+    """Lists of serialized entries in the order they are served: returned, high, normal, low."""
     return (
         f"ff:waiting:{name}:returned",
         f"ff:waiting:{name}:high",
@@ -161,13 +161,13 @@ def lane_queue(name: str, queue: str) -> str:
 
 
 def worker(worker_id: str) -> str:
-    """string: what a worker says of itself, JSON. WORKER_TTL_MS."""
+    """string: a worker's report, JSON. WORKER_TTL_MS."""
     return f"ff:worker:{worker_id}"
 
 
 WORKERS = "ff:workers"
-"""zset: worker id → Unix ms of its last sign of life. Members older than WORKER_TTL_MS are removed
-by the next sign of life of any worker."""
+"""zset: worker id → Unix ms of its last heartbeat. Members older than WORKER_TTL_MS are removed by the next
+heartbeat of any worker."""
 
 
 FIXED: dict[str, str] = {
@@ -177,21 +177,21 @@ FIXED: dict[str, str] = {
     **dict.fromkeys((INTAKE, POLICY), "hash"),
     **dict.fromkeys((ALL_RESULTS, DEAD), "stream"),
 }
-"""The keys that a fleet has once, each with its kind: a type, or counter for a string that counts."""
+"""The keys that exist once in a fleet, with their kinds: a Redis type, or counter for a counting string."""
 
 
 def kinds_of_lane(name: str) -> dict[str, str]:
-    """The keys of a lane, each with its type."""
+    """Return the keys of a lane with their kinds."""
     lists = dict.fromkeys(waiting(name), "list")
     return {lane(name): "hash", claimed(name): "hash", later(name): "zset", cancelled(name): "set", **lists}
 
 
 def kinds_of_batch(batch_id: str) -> dict[str, str]:
-    """The keys of a batch, each with its type."""
+    """Return the keys of a batch with their kinds."""
     kinds = {batch(batch_id): "hash", results(batch_id): "stream"}
     return {**kinds, batch_lanes(batch_id): "set", digests(batch_id): "list"}
 
 
 def notification_job_id(lane_name: str, generation: int) -> str:
-    """The arq job id of one hand-off of a lane."""
+    """Return the arq job id of one notification."""
     return f"lane:{lane_name}:{generation}"

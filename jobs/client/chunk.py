@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any, TypeVar
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import new_element
+from fetchfleet.jobs.contract.entry import serialize_new_entry
 from fetchfleet.jobs.contract.ids import MAX_BATCH_FETCHES, fetch_id
 from fetchfleet.jobs.contract.model import Fetch, as_fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
@@ -37,21 +37,21 @@ class Chunk:
         """Whether the next fetch belongs in another chunk."""
         return self.count >= CHUNK_FETCHES or self.size_bytes >= CHUNK_BYTES
 
-    def add(self, fetch_id: str, fetch: Fetch, element: bytes) -> None:
+    def add(self, fetch_id: str, fetch: Fetch, serialized: bytes) -> None:
         """Add a fetch."""
         lane = lane_of_url(fetch.url)
-        self.groups.setdefault((lane, fetch.priority.value), []).append(element)
+        self.groups.setdefault((lane, fetch.priority.value), []).append(serialized)
         self.lanes[lane] += 1
         self.count += 1
-        self.size_bytes += len(element)
+        self.size_bytes += len(serialized)
         if fetch.key is not None:
             self.keyed.append(KeyedFetch(fetch_id, fetch.key, max(keys.KEY_TTL_MS, fetch.deadline_ms)))
 
     def digest(self) -> str:
         """Return a short hash of the chunk's content."""
         digest = hashlib.sha256()
-        for elements in self.groups.values():
-            digest.update(b"\n".join(elements))
+        for serialized in self.groups.values():
+            digest.update(b"\n".join(serialized))
         return digest.hexdigest()[:16]
 
 
@@ -68,7 +68,7 @@ async def chunks(
         of = fetch_id(batch_id, place)
         try:
             fetch = as_fetch(item)
-            chunk.add(of, fetch, new_element(of, fetch))
+            chunk.add(of, fetch, serialize_new_entry(of, fetch))
         except InvalidFetchError as error:
             raise InvalidFetchError(f"item {place}: {error}") from None
         if chunk.full:

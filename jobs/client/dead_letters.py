@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter
-from fetchfleet.jobs.contract.entry import BadElementError, from_element
+from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.contract.model import Fetch
 
@@ -122,8 +122,8 @@ class DeadLetters:
 def _letter(position: str, fields: dict[bytes, bytes]) -> DeadLetter:
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     try:
-        fetch = from_element(fields.get(b"element", b"")).fetch
-    except BadElementError:
+        fetch = parse_entry(fields.get(b"element", b"")).fetch
+    except BadEntryError:
         fetch = None
     return DeadLetter(
         position=position,

@@ -1,4 +1,4 @@
-"""What tells one version of a resource from another (RFC 9110 §8.8), and asking only for another one. Pure.
+"""Validators of a resource (RFC 9110 §8.8) and the conditions made of them. Pure.
 
 Each check raises InvalidFetchError naming the field.
 """
@@ -26,12 +26,12 @@ _FIXDATE = re.compile(
 
 
 def is_etag(value: str) -> bool:
-    """Whether the text is one entity tag, of a size that is worth keeping."""
+    """Return whether the text is one entity tag of at most MAX_ETAG_BYTES."""
     return len(value) <= MAX_ETAG_BYTES and _ETAG.fullmatch(value) is not None
 
 
 def is_http_date(value: str) -> bool:
-    """Whether the text says a time. It is kept as it came: some hosts compare the text (RFC 9110 §13.1.3)."""
+    """Return whether the text is an HTTP date; hosts may compare the text itself (RFC 9110 §13.1.3)."""
     if _FIXDATE.fullmatch(value):
         return True
     if len(value) > MAX_DATE_BYTES or not _DATE.fullmatch(value) or value != value.strip():
@@ -44,7 +44,7 @@ def is_http_date(value: str) -> bool:
 
 
 def headers_of(etag: str | None, last_modified: str | None) -> tuple[tuple[str, str], ...]:
-    """The conditions that these make. Both are sent: a host that knows If-None-Match ignores the other."""
+    """Return the conditional headers. Both are sent: a host that knows If-None-Match ignores the other."""
     if etag is None and last_modified is None:
         return ()
     made = (("If-None-Match", etag), ("If-Modified-Since", last_modified))
@@ -52,16 +52,22 @@ def headers_of(etag: str | None, last_modified: str | None) -> tuple[tuple[str, 
 
 
 def is_conditional(headers: Iterable[tuple[str, str]]) -> bool:
-    """Whether 304 may answer a request with such headers."""
+    """Return whether a request with these headers may be answered by 304."""
     return any(name.lower() in CONDITIONS for name, _ in headers)
 
 
 def check(
-    method: str, headers: Iterable[tuple[str, str]], etag: str | None, last_modified: str | None
+    method: str,
+    headers: Iterable[tuple[str, str]],
+    etag: str | None,
+    last_modified: str | None,
+    *,
+    revalidate: bool,
 ) -> None:
-    """A GET or HEAD may say what its caller has, once."""
-    if etag is None and last_modified is None:
-        return
+    """Require well-formed validators with a GET or HEAD that has no other condition.
+
+    With revalidate it must be a GET without either: the workers supply the validators of the stored body.
+    """
     given = {"etag": etag, "last_modified": last_modified}
     for field in (name for name, value in given.items() if value is not None):
         if method not in CONDITIONAL_METHODS:
@@ -75,15 +81,9 @@ def check(
         )
     if last_modified is not None and not is_http_date(last_modified):
         raise InvalidFetchError("last_modified: is no date of HTTP; give that of a result")
-
-
-def check_revalidate(
-    method: str, headers: Iterable[tuple[str, str]], etag: str | None, last_modified: str | None
-) -> None:
-    """The workers remember what there is of a GET, so nobody else says it."""
-    if method != "GET":
+    if revalidate and method != "GET":
         raise InvalidFetchError(f"revalidate: nothing is kept of a {method}; leave it out")
-    if etag is not None or last_modified is not None or is_conditional(headers):
+    if revalidate and (etag is not None or last_modified is not None or is_conditional(headers)):
         raise InvalidFetchError(
             "revalidate: the workers know what they have; leave etag, last_modified and conditions out"
         )

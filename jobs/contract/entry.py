@@ -1,7 +1,7 @@
-"""A fetch as it waits in a lane: the fetch, its three ledgers, and where redirects have led it. Pure.
+"""The entry of a fetch in a lane: the fetch, its counters, and the state of its redirects. Pure.
 
-In Redis an entry is one string, the *element*: the id (25 characters), the deadline (13 digits,
-Unix ms by Redis's clock), then JSON. The fixed head lets Lua see both without parsing anything.
+A serialized entry is one string: the id (25 characters), the deadline (13 digits, Unix ms by Redis's clock),
+then JSON. The fixed head lets Lua read both without parsing the JSON.
 """
 
 from contextlib import suppress
@@ -20,12 +20,12 @@ DEADLINE_CHARS = 13
 HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
 
 
-class BadElementError(ValueError):
-    """Something in a lane that is no entry of ours."""
+class BadEntryError(ValueError):
+    """A value in a lane that is not an entry."""
 
 
-class NewerElementError(BadElementError):
-    """An entry that only a newer worker can read; url is that of its fetch, '' if it cannot be told."""
+class NewerEntryError(BadEntryError):
+    """An entry that only a newer worker can read. url: of its fetch, "" if it cannot be read."""
 
     def __init__(self, message: str, fetch_id: str, deadline_ms: int, url: str) -> None:
         super().__init__(message)
@@ -35,9 +35,9 @@ class NewerElementError(BadElementError):
 
 
 class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One request as it goes out: the fetch's own, or what a redirect asks for in its place.
+    """One request: the fetch's own, or the one that a redirect asks for in its place.
 
-    `url` is canonical text; the headers are those that may travel there.
+    `url` is canonical text; the headers are those that may be sent to it.
     """
 
     method: str
@@ -51,21 +51,21 @@ class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"<Hop {self.method} {shown_origin(self.url)}>"
 
     def __rich_repr__(self) -> list[tuple[str, str]]:
-        """What rich shows in a traceback: the rest may be secret."""
+        """Limit what rich shows in a traceback: the rest may be secret."""
         return [("method", self.method), ("origin", shown_origin(self.url))]
 
     @property
     def has_body(self) -> bool:
-        """Whether it sends one, from wherever it comes."""
+        """Whether the request has a body, from any source."""
         return (self.body, self.body_base64, self.body_file) != (None, None, None)
 
 
-class PartNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Half a body on some worker's disk, and what must still hold for the rest of it to be asked for.
+class PartialNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A partial file on a worker's disk, and what must still hold to request only the rest of the body.
 
-    token: of the stay in which it was written, by which its file is found; offset_bytes: so many are safe
-    on disk. of: which URL it is of, as a digest. etag or last_modified: what the host called this version
-    of it; total_bytes: how long it is as a whole, where that is known.
+    token: of the lane while it was written; part of the file's name. offset_bytes: how much is safely on
+    disk. of: the digest of its URL. etag or last_modified: the version of the resource; total_bytes: its
+    length, if known.
     """
 
     token: Annotated[int, msgspec.Meta(ge=0)]
@@ -76,14 +76,14 @@ class PartNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     total_bytes: int | None = None
 
 
-class Ledgers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What waits in a lane: the fetch, and what it has cost so far.
+class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The JSON of an entry.
 
-    attempts counts those that the host answered badly or not at all, throttles the waits it asked for,
-    interruptions what was nobody's fault, crashes those interruptions in which the worker died; last is
-    why it waits again. hop is the request to make in place of the fetch's own, hops how many redirects
-    led there. begun: the worker that has claimed it was about to begin it; noted only where a crash would
-    leave it in doubt (worker/fetch/rules/crashes.py). part: the half of its body that is there already.
+    attempts: failures, bounded by the policy. throttles: waits that the host asked for. interruptions:
+    deploys, crashes and outages; crashes: the interruptions in which the worker died. last: why the fetch
+    waits again. hop: the request in place of the fetch's own, after `hops` redirects. begun: the worker
+    that claimed the fetch was about to start it; written only if a crash would leave that in doubt
+    (worker/fetch/rules/crashes.py). part: the partial file of its body.
     """
 
     v: int = ENTRY_VERSION
@@ -96,10 +96,10 @@ class Ledgers(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hop: Hop | None = None
     hops: int = 0
     begun: bool = False
-    part: PartNote | None = None
+    part: PartialNote | None = None
 
 
-class Entry(Ledgers, frozen=True, kw_only=True):
+class Entry(EntryData, frozen=True, kw_only=True):
     """One waiting or claimed fetch. deadline_ms is Unix time by Redis's clock."""
 
     id: str
@@ -112,17 +112,17 @@ class Entry(Ledgers, frozen=True, kw_only=True):
 
     @property
     def method(self) -> str:
-        """That of the request to make next."""
+        """The method of the next request."""
         return self.fetch.method if self.hop is None else self.hop.method
 
     @property
     def url(self) -> str:
-        """That of the request to make next."""
+        """The URL of the next request."""
         return self.fetch.url if self.hop is None else self.hop.url
 
     @property
     def request(self) -> Hop:
-        """The request to make next."""
+        """The next request."""
         if self.hop is not None:
             return self.hop
         fetch = self.fetch
@@ -131,7 +131,7 @@ class Entry(Ledgers, frozen=True, kw_only=True):
 
     @property
     def submitted_ms(self) -> int:
-        """When it was submitted, Unix ms by Redis's clock."""
+        """The time of the submit, Unix ms by Redis's clock."""
         return self.deadline_ms - self.fetch.deadline_ms
 
 
@@ -140,76 +140,76 @@ class _FetchGlimpse(msgspec.Struct):
 
 
 class _Glimpse(msgspec.Struct):
-    """As much of an entry as every version has."""
+    """The fields that every version of an entry has."""
 
     v: int = ENTRY_VERSION
     fetch: _FetchGlimpse = msgspec.field(default_factory=_FetchGlimpse)
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Ledgers).decode
+_decode = msgspec.json.Decoder(EntryData).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def new_element(fetch_id: str, fetch: Fetch) -> bytes:
-    """The element of a fetch not yet in Redis: its head holds the time allowed, not yet a deadline.
+def serialize_new_entry(fetch_id: str, fetch: Fetch) -> bytes:
+    """Serialize the entry of a new fetch; its head has the time allowed in place of the deadline.
 
-    Raises InvalidFetchError for what is too long, or holds what cannot be JSON.
+    Raises InvalidFetchError if it is too long or cannot be JSON.
     """
     try:
-        element = _head(fetch_id, fetch.deadline_ms) + _encode(Ledgers(fetch=fetch))
+        serialized = _head(fetch_id, fetch.deadline_ms) + _encode(EntryData(fetch=fetch))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidFetchError(f"meta: cannot be JSON: {error}") from None
-    if len(element) > MAX_MESSAGE_BYTES:
+    if len(serialized) > MAX_MESSAGE_BYTES:
         raise InvalidFetchError(f"has more than {MAX_MESSAGE_BYTES} bytes as JSON")
-    return element
+    return serialized
 
 
-def placed(element: bytes, now_ms: int) -> bytes:
-    """A new element as it is in a lane once it was submitted at now_ms."""
-    fetch_id, allowed_ms = _split_head(element)
-    return _head(fetch_id, now_ms + allowed_ms) + element[HEAD_CHARS:]
+def placed(serialized: bytes, now_ms: int) -> bytes:
+    """Return a new serialized entry as it is in a lane after a submit at now_ms."""
+    fetch_id, allowed_ms = _split_head(serialized)
+    return _head(fetch_id, now_ms + allowed_ms) + serialized[HEAD_CHARS:]
 
 
-def to_element(entry: Entry) -> bytes:
-    """The element that stands for the entry."""
-    ledgers = Ledgers(**{name: getattr(entry, name) for name in Ledgers.__struct_fields__})
-    return _head(entry.id, entry.deadline_ms) + _encode(ledgers)
+def serialize_entry(entry: Entry) -> bytes:
+    """Serialize the entry."""
+    data = EntryData(**{name: getattr(entry, name) for name in EntryData.__struct_fields__})
+    return _head(entry.id, entry.deadline_ms) + _encode(data)
 
 
-def from_element(element: bytes) -> Entry:
-    """The entry that an element stands for. Nothing in Redis is trusted.
+def parse_entry(serialized: bytes) -> Entry:
+    """Parse a serialized entry. Nothing in Redis is trusted.
 
-    Raises NewerElementError for what a newer worker has written, else BadElementError.
+    Raises NewerEntryError for an entry of a newer worker, else BadEntryError.
     """
-    fetch_id, deadline = _split_head(element)
+    fetch_id, deadline = _split_head(serialized)
     try:
-        ledgers = _decode(element[HEAD_CHARS:])
+        data = _decode(serialized[HEAD_CHARS:])
     except _UNREADABLE as error:
-        _refuse_newer(element, fetch_id, deadline)
-        raise BadElementError(f"{fetch_id}: {error}") from None
-    if ledgers.v != ENTRY_VERSION:
-        _refuse_newer(element, fetch_id, deadline)
-        raise BadElementError(f"{fetch_id}: version {ledgers.v} is not {ENTRY_VERSION}")
-    return Entry(id=fetch_id, deadline_ms=deadline, **msgspec.structs.asdict(ledgers))
+        _refuse_newer(serialized, fetch_id, deadline)
+        raise BadEntryError(f"{fetch_id}: {error}") from None
+    if data.v != ENTRY_VERSION:
+        _refuse_newer(serialized, fetch_id, deadline)
+        raise BadEntryError(f"{fetch_id}: version {data.v} is not {ENTRY_VERSION}")
+    return Entry(id=fetch_id, deadline_ms=deadline, **msgspec.structs.asdict(data))
 
 
-def _refuse_newer(element: bytes, fetch_id: str, deadline_ms: int) -> None:
+def _refuse_newer(serialized: bytes, fetch_id: str, deadline_ms: int) -> None:
     with suppress(*_UNREADABLE):
-        glimpse = _glimpse(element[HEAD_CHARS:])
+        glimpse = _glimpse(serialized[HEAD_CHARS:])
         if glimpse.v > ENTRY_VERSION:
             note = f"{fetch_id}: version {glimpse.v}; {ENTRY_VERSION} is the newest known here"
-            raise NewerElementError(note, fetch_id, deadline_ms, glimpse.fetch.url)
+            raise NewerEntryError(note, fetch_id, deadline_ms, glimpse.fetch.url)
 
 
 def _head(fetch_id: str, deadline_ms: int) -> bytes:
     return f"{fetch_id}{deadline_ms:0{DEADLINE_CHARS}d}".encode()
 
 
-def _split_head(element: bytes) -> tuple[str, int]:
-    head = element[:HEAD_CHARS].decode("ascii", errors="replace")
+def _split_head(serialized: bytes) -> tuple[str, int]:
+    head = serialized[:HEAD_CHARS].decode("ascii", errors="replace")
     fetch_id, deadline = head[:FETCH_ID_CHARS], head[FETCH_ID_CHARS:]
     if not is_fetch_id(fetch_id) or len(deadline) != DEADLINE_CHARS or not deadline.isdigit():
-        raise BadElementError(f"not an entry: {element[:60]!r}")
+        raise BadEntryError(f"not an entry: {serialized[:60]!r}")
     return fetch_id, int(deadline)

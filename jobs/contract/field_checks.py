@@ -157,9 +157,9 @@ def sha256(value: str) -> str:
     return value.lower()
 
 
-def max_bytes(value: int) -> None:
-    """Require at least one byte."""
-    if value < 1:
+def max_bytes(value: int | None) -> None:
+    """Require at least one byte, if given."""
+    if value is not None and value < 1:
         raise InvalidFetchError(f"max_bytes: {value} is less than 1")
 
 
@@ -169,9 +169,9 @@ def decode(with_headers: Mapping[str, str], *, wanted: bool) -> None:
         raise InvalidFetchError("decode: a part of a body cannot be decoded; leave out decode or the Range")
 
 
-def deadline(value_s: float, most_s: float) -> None:
-    """Require more than zero and at most most_s."""
-    if not 0 < value_s <= most_s:
+def deadline(value_s: float | None, most_s: float) -> None:
+    """Require more than zero and at most most_s, if given."""
+    if value_s is not None and not 0 < value_s <= most_s:
         raise InvalidFetchError(f"deadline_s: {value_s} is not within 0 (exclusive) and {most_s:.0f}")
 
 

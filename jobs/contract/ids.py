@@ -1,7 +1,7 @@
-"""Ids and the names made of them. Pure.
+"""Batch ids, fetch ids, and the names made of them. Pure.
 
-A batch id is 16 hex digits of chance. A fetch id is its batch's id, a hyphen and the fetch's place
-in the batch as 8 hex digits, so it is unique, sortable, and says where the result will be.
+A batch id is 16 random hex digits. A fetch id is its batch's id, a hyphen and the fetch's place
+in the batch as 8 hex digits, so it is unique, sortable, and names the batch of its result.
 """
 
 import hashlib
@@ -16,30 +16,30 @@ _FETCH_ID = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 
 
 def is_batch_id(text: str) -> bool:
-    """Whether text has the form of a batch id."""
+    """Return whether the text is a well-formed batch id."""
     return _BATCH_ID.fullmatch(text) is not None
 
 
 def batch_id_for(text: str) -> str:
-    """A batch id out of any text: the same one for the same text."""
+    """Derive a batch id from any text: the same id for the same text."""
     return hashlib.sha256(text.encode()).hexdigest()[:BATCH_ID_CHARS]
 
 
 def is_fetch_id(text: str) -> bool:
-    """Whether text has the form of a fetch id."""
+    """Return whether the text is a well-formed fetch id."""
     return _FETCH_ID.fullmatch(text) is not None
 
 
 def fetch_id(batch_id: str, place: int) -> str:
-    """The id of the fetch at that place (from 0) of the batch."""
+    """Return the id of the fetch at that place (from 0) of the batch."""
     return f"{batch_id}-{place:08x}"
 
 
 def batch_of(fetch_id: str) -> str:
-    """The id of the batch that a fetch belongs to."""
+    """Return the batch id of a fetch."""
     return fetch_id[:BATCH_ID_CHARS]
 
 
 def path_of(fetch_id: str) -> str:
-    """Where a body without a `dest` goes: a folder a batch, in it folders of 256 files each."""
+    """Return the path of a body without a `dest`: a folder per batch, in it folders of 256 files each."""
     return f"{batch_of(fetch_id)}/{fetch_id[-8:-2]}/{fetch_id}"

@@ -1,8 +1,8 @@
-"""What the doors other than Python's are handed, read into fetches; the same rules at each. Pure.
+"""Reads the messages of the inbox and the arguments of arq jobs into fetches, by the same rules. Pure.
 
 A message of the inbox is a fetch as in a list of fetches (a URL, or JSON), or a JSON object
-`{"batch": …, "fetches": […]}`. The arq door takes the same things as arguments. An object, or a job, may
-say with `v` which version of these rules it needs.
+`{"batch": …, "fetches": […]}`. An arq job has the same arguments. The `v` of an object, or of a job, is the
+version of these rules that it needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from fetchfleet.jobs.contract.entry import new_element
+from fetchfleet.jobs.contract.entry import serialize_new_entry
 from fetchfleet.jobs.contract.fetch_list import SPACE
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, fetch_id, is_batch_id
 from fetchfleet.jobs.contract.model import TOO_DEEP, Fetch, as_fetch, decode_fetch
@@ -20,11 +20,11 @@ MAX_DOOR_BYTES = 8 << 20
 """The most that one message of the inbox, or one arq job, may hold."""
 
 MESSAGE_VERSION = 1
-"""The newest version of a message that is read here; it goes up with whatever older workers would refuse."""
+"""The newest known version of a message; a change that older workers would refuse raises it."""
 
 T = TypeVar("T")
 
-# What the JSON Schema says beyond the types: the check itself is in words that help (check_batch).
+# The JSON Schema beyond the types; check_batch makes the check, with a better error.
 _ITEM = {"anyOf": [{"$ref": "#/$defs/Fetch"}, {"type": "string"}]}
 _VERSION = {"maximum": MESSAGE_VERSION}
 _BATCH = {"pattern": f"^[0-9a-f]{{{BATCH_ID_CHARS}}}$"}
@@ -48,7 +48,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What somebody wants fetched; batch is None if it may be any."""
+    """The fetches of a message; batch is None if a new one may be made."""
 
     fetches: list[Fetch]
     batch: str | None = None
@@ -60,7 +60,7 @@ _url = msgspec.json.Decoder(Fetch | str)
 
 
 def read_message(message: bytes) -> Order:
-    """The order that a message of the inbox stands for; raises InvalidFetchError or NewerMessageError."""
+    """Parse a message of the inbox; raises InvalidFetchError or NewerMessageError."""
     if len(message) > MAX_DOOR_BYTES:
         raise InvalidFetchError(f"the message has {len(message)} bytes, {MAX_DOOR_BYTES} are the most")
     try:
@@ -87,7 +87,7 @@ def read_message(message: bytes) -> Order:
 
 
 def read_arguments(what: Any, batch: Any = None) -> Order:
-    """The order that the arguments of an arq job stand for; raises InvalidFetchError."""
+    """Parse the arguments of an arq job; raises InvalidFetchError."""
     check_batch(batch)
     if isinstance(what, list):
         return Order(_numbered(what, _whole), batch)
@@ -95,7 +95,7 @@ def read_arguments(what: Any, batch: Any = None) -> Order:
 
 
 def check_version(v: Any) -> None:
-    """Raises NewerMessageError for a version that is not known here, InvalidFetchError for what is none."""
+    """Raise NewerMessageError for an unknown version, InvalidFetchError for an invalid one."""
     if not isinstance(v, int) or isinstance(v, bool) or v < 1:
         raise InvalidFetchError("v: is not a whole number from 1")
     if v > MESSAGE_VERSION:
@@ -103,14 +103,14 @@ def check_version(v: Any) -> None:
 
 
 def check_batch(batch: Any) -> None:
-    """Raises InvalidFetchError for what is given and is no batch id."""
+    """Raise InvalidFetchError unless it is None or a batch id."""
     if batch is not None and not (isinstance(batch, str) and is_batch_id(batch)):
         shown = msgspec.json.encode(batch).decode()[:60] if isinstance(batch, str) else type(batch).__name__
         raise InvalidFetchError(f"batch: {shown} is not a string of {BATCH_ID_CHARS} hex digits")
 
 
 def _numbered(items: Sequence[T], read: Callable[[T], Fetch]) -> list[Fetch]:
-    """The fetches; an error names the item by its place, from 0."""
+    """Read the fetches; an error names the item by its place, from 0."""
     fetches: list[Fetch] = []
     for place, item in enumerate(items):
         try:
@@ -138,6 +138,6 @@ _ANY_ID = fetch_id("0" * BATCH_ID_CHARS, 0)
 
 
 def _fits(fetch: Fetch) -> Fetch:
-    """The fetch, if it can be enqueued: one that cannot must not hold up what comes with it."""
-    new_element(_ANY_ID, fetch)
+    """Return the fetch if it can be serialized: one that cannot must not block the rest of its message."""
+    serialize_new_entry(_ANY_ID, fetch)
     return fetch

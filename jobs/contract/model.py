@@ -147,24 +147,25 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             msgspec.structs.force_setattr(self, "method", field_checks.method(self.method))
         if self.headers:
             field_checks.headers(self.headers)
-        body_checks.check(self.method, self.body, self.body_base64, self.body_file)
+        if self.body is not None or self.body_base64 is not None or self.body_file is not None:
+            body_checks.check(self.method, self.body, self.body_base64, self.body_file)
         if self.dest is not None:
             field_checks.dest(self.dest)
         field_checks.if_exists(self.if_exists, self.dest)
         if self.sha256 is not None:
             msgspec.structs.force_setattr(self, "sha256", field_checks.sha256(self.sha256))
-        if self.max_bytes is not None:
-            field_checks.max_bytes(self.max_bytes)
-        conditions.check(self.method, self.headers.items(), self.etag, self.last_modified)
-        if self.revalidate:
-            conditions.check_revalidate(self.method, self.headers.items(), self.etag, self.last_modified)
+        field_checks.max_bytes(self.max_bytes)
+        if self.revalidate or self.etag is not None or self.last_modified is not None:
+            conditions.check(
+                self.method, self.headers.items(), self.etag, self.last_modified, revalidate=self.revalidate
+            )
         field_checks.decode(self.headers, wanted=self.decode)
         if self.priority is not Priority.NORMAL:
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
-        if self.deadline_s is not None:
-            field_checks.deadline(self.deadline_s, MAX_DEADLINE_S)
+        field_checks.deadline(self.deadline_s, MAX_DEADLINE_S)
         field_checks.fallback(self.fallback)
-        trace_context.check(self.traceparent, self.tracestate)
+        if self.traceparent is not None or self.tracestate is not None:
+            trace_context.check(self.traceparent, self.tracestate)
         if self.key is not None:
             field_checks.key(self.key)
         field_checks.meta(self.meta)

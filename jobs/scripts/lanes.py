@@ -111,7 +111,7 @@ class Claim(NamedTuple):
     """
 
     now_ms: int
-    elements: list[bytes]
+    serialized: list[bytes]
     waiting: int
     next_retry_ms: int | None
 
@@ -126,8 +126,8 @@ def claim_reply(reply: Any) -> Claim | None:
     """Decode the reply to `claim_call`."""
     if not reply:
         return None
-    now_ms, elements, waiting, retry_ms = reply
-    return Claim(now_ms, elements, waiting, retry_ms if retry_ms >= 0 else None)
+    now_ms, serialized, waiting, retry_ms = reply
+    return Claim(now_ms, serialized, waiting, retry_ms if retry_ms >= 0 else None)
 
 
 async def claims(redis: Redis, *, lane: str, token: int) -> list[bytes] | None:
@@ -136,10 +136,10 @@ async def claims(redis: Redis, *, lane: str, token: int) -> list[bytes] | None:
     return reply[1:] if reply else None
 
 
-async def adopt(redis: Redis, *, lane: str, token: int, elements: Sequence[bytes]) -> bool:
+async def adopt(redis: Redis, *, lane: str, token: int, serialized: Sequence[bytes]) -> bool:
     """Rewrite claimed entries whose counters have changed."""
     names = [keys.lane(lane), keys.claimed(lane)]
-    return bool(await runner.run(redis, "adopt", names, [token, *elements]))
+    return bool(await runner.run(redis, "adopt", names, [token, *serialized]))
 
 
 class Transfer(NamedTuple):
@@ -150,7 +150,7 @@ class Transfer(NamedTuple):
 
 
 async def transfer(
-    redis: Redis, *, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str
+    redis: Redis, *, lane: str, token: int, fetch_id: str, serialized: bytes, to_lane: str, priority: str
 ) -> Transfer | None:
     """Move a claimed fetch to another lane's queue."""
     batch = batch_of(fetch_id)
@@ -159,7 +159,7 @@ async def transfer(
         *(keys.lane(to_lane), keys.waiting_at(to_lane, priority)),
         *(keys.batch(batch), keys.batch_lanes(batch)),
     ]
-    reply = await runner.run(redis, "transfer", names, [token, fetch_id, element, to_lane, GRACE_MS])
+    reply = await runner.run(redis, "transfer", names, [token, fetch_id, serialized, to_lane, GRACE_MS])
     if not reply:
         return None
     accepted, *notification = reply
@@ -181,7 +181,7 @@ class Withdrawal(NamedTuple):
     that stay in this stretch, 0 if none does.
     """
 
-    elements: list[bytes]
+    serialized: list[bytes]
     go_on: int | None
     earliest_ms: int
 
@@ -205,8 +205,8 @@ async def withdraw(
     reply = await runner.run(redis, "withdraw", names, [token, kind, batch_id, offset, count])
     if not reply:
         return None
-    _, elements, go_on, earliest_ms = reply
-    return Withdrawal(elements, go_on if go_on >= 0 else None, earliest_ms)
+    _, serialized, go_on, earliest_ms = reply
+    return Withdrawal(serialized, go_on if go_on >= 0 else None, earliest_ms)
 
 
 async def withdrawn(redis: Redis, *, lane: str, token: int, batch_ids: Iterable[str]) -> list[bytes] | None:

@@ -46,9 +46,9 @@ def finish(fetch_id: str, *, outcome: str, received_bytes: int, result: bytes) -
     return Change(fetch_id, ChangeKind.FINISH, (outcome, received_bytes, result), batch_of(fetch_id))
 
 
-def retry(fetch_id: str, *, wait_ms: int, element: bytes) -> Change:
+def retry(fetch_id: str, *, wait_ms: int, serialized: bytes) -> Change:
     """Queue the rewritten entry for another attempt in wait_ms."""
-    return Change(fetch_id, ChangeKind.RETRY, (wait_ms, element))
+    return Change(fetch_id, ChangeKind.RETRY, (wait_ms, serialized))
 
 
 def put_back(fetch_id: str | bytes, *, wait_ms: int) -> Change:
@@ -56,9 +56,9 @@ def put_back(fetch_id: str | bytes, *, wait_ms: int) -> Change:
     return Change(fetch_id, ChangeKind.RETURN, (wait_ms,))
 
 
-def start(fetch_id: str | bytes, *, element: bytes) -> Change:
+def start(fetch_id: str | bytes, *, serialized: bytes) -> Change:
     """Rewrite the entry and keep it claimed."""
-    return Change(fetch_id, ChangeKind.START, (element,))
+    return Change(fetch_id, ChangeKind.START, (serialized,))
 
 
 def bury(fetch_id: str | bytes, *, reason: str, note: str) -> Change:

@@ -89,8 +89,8 @@ async def submit(
     args += [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS, GRACE_MS]
     args += [backlog.fleet, backlog.lane, backlog.to_come, len(backlog.lanes), *backlog.lanes.values()]
     args.append(len(groups))
-    for (lane, _), elements in groups.items():
-        args += [lane, len(elements), *elements]
+    for (lane, _), serialized in groups.items():
+        args += [lane, len(serialized), *serialized]
     args.append(len(keyed))
     for item in keyed:
         args += [item.fetch_id, item.ttl_ms]
@@ -129,8 +129,8 @@ async def undo(
         *(keys.key(item.key) for item in keyed),
     ]
     args: list[Arg] = [batch_id, len(groups)]
-    for elements in groups.values():
-        args += [len(elements), *(placed(element, taken_ms) for element in elements)]
+    for serialized in groups.values():
+        args += [len(serialized), *(placed(entry, taken_ms) for entry in serialized)]
     args += [item.fetch_id for item in keyed]
     left: int = await runner.run(redis, "undo", names, args)
     return left

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Batch, Fetch, Fleet, Outcome, Reason, Result
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import Entry, from_element, to_element
+from fetchfleet.jobs.contract.entry import Entry, parse_entry, serialize_entry
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, fetch_id
 from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.jobs.notifications import LaneNotification
@@ -45,7 +45,7 @@ def entry(place: int = 0, *, lane: str = LANE, deadline_ms: int = NEVER_MS) -> E
 
 def paths(elements: Sequence[bytes]) -> list[str]:
     """Which fetches the elements are."""
-    return ["/" + from_element(element).fetch.url.split("/", 3)[3] for element in elements]
+    return ["/" + parse_entry(element).fetch.url.split("/", 3)[3] for element in elements]
 
 
 async def ask(redis: Redis, *command: str | bytes | int) -> Any:
@@ -166,7 +166,7 @@ def ended(
     element: bytes, outcome: Outcome, size_bytes: int | None = None, reason: Reason | None = None
 ) -> Settlement:
     """The fetch has its result."""
-    of = from_element(element)
+    of = parse_entry(element)
     result = Result(
         id=of.id, url=of.fetch.url, outcome=outcome, reason=reason, worker="test", bytes=size_bytes
     )
@@ -175,25 +175,25 @@ def ended(
 
 def retried(element: bytes, wait_s: float) -> Settlement:
     """The fetch failed once more and waits."""
-    of = from_element(element)
+    of = parse_entry(element)
     after = Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, attempts=of.attempts + 1)
     return settler.retried(after, wait_s, lambda: None)
 
 
 def noted(element: bytes) -> Settlement:
     """The fetch is about to be begun."""
-    return settler.started(msgspec.structs.replace(from_element(element), begun=True), lambda: None)
+    return settler.started(msgspec.structs.replace(parse_entry(element), begun=True), lambda: None)
 
 
 def handed_back(element: bytes) -> Settlement:
     """The element is put back as it is."""
-    return settler.handed_back(from_element(element).id, 0, lambda: None)
+    return settler.handed_back(parse_entry(element).id, 0, lambda: None)
 
 
 def interrupted(element: bytes) -> bytes:
     """The element with another ledger."""
-    of = from_element(element)
-    return to_element(
+    of = parse_entry(element)
+    return serialize_entry(
         Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, interruptions=of.interruptions + 1)
     )
 
@@ -249,7 +249,7 @@ class Stay:
         self, element: bytes, to_lane: str, priority: str = "normal"
     ) -> LaneNotification | BatchCancelled | None:
         """Hand a claimed fetch to another lane."""
-        of = from_element(element).id
+        of = parse_entry(element).id
         return await self.store.transfer(self.lane.name, self.held.token, of, element, to_lane, priority)
 
     async def withdraw(self, *batches: Batch) -> list[bytes]:
@@ -260,7 +260,7 @@ class Stay:
             while offset is not None:
                 kind = Removal(RemovalKind.BATCH, batch.id)
                 found_here = await self.store.withdraw(self.lane.name, self.held.token, kind, queue, offset)
-                found += found_here.elements
+                found += found_here.serialized
                 offset = found_here.go_on
         await self.settle(*(ended(element, Outcome.CANCELLED) for element in found))
         return found
@@ -281,7 +281,7 @@ class Stay:
 
     async def finish(self, count: int = 100) -> list[str]:
         """Store all that can be claimed and give the lane back; which fetches these were."""
-        elements = (await self.claim(count)).elements
+        elements = (await self.claim(count)).serialized
         assert await self.settle(*(stored(element) for element in elements))
         await self.release()
         return paths(elements)
@@ -292,10 +292,10 @@ async def live_a_lane_life(redis_url: str, redis: Redis) -> None:
     async with Fleet(redis_url) as fleet:
         batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
         first = await Stay.begin(redis, "first")
-        one, two = (await first.claim(2)).elements
+        one, two = (await first.claim(2)).serialized
         assert await first.settle(stored(one), retried(two, 0))
-        (two_again,) = (await first.claim(1)).elements
-        assert from_element(two_again).attempts == 1
+        (two_again,) = (await first.claim(1)).serialized
+        assert parse_entry(two_again).attempts == 1
 
         await lapse(redis)
         ((wake, lost),) = await reclaim(redis)

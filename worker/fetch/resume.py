@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from fetchfleet.jobs.contract.entry import Entry, Hop, PartNote
+from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
 from fetchfleet.worker.errors import BadDestError, DigestMismatchError, OverlongBodyError
 from fetchfleet.worker.fetch.rules.range_rules import (
     Append,
@@ -124,7 +124,7 @@ class Resume:
         offset_bytes = await writer.keep() if fits else 0
         self._carry(msgspec.structs.replace(note, offset_bytes=offset_bytes) if offset_bytes else None)
 
-    def _note_of(self, exchange: HttpExchange) -> PartNote | None:
+    def _note_of(self, exchange: HttpExchange) -> PartialNote | None:
         """Return the note, but for its offset, if this body breaks off; None if it cannot be resumed."""
         request, answer = exchange
         total_bytes = self.whole_bytes(answer.length_bytes)
@@ -134,7 +134,7 @@ class Resume:
         validator = validator_of(request, answer.status, answer.header)
         if validator is None or fetch.decode or fetch.lines:  # these look into the body from its beginning
             return None
-        return PartNote(
+        return PartialNote(
             token=self._lane.token,
             offset_bytes=1,
             of=url_digest(request.url),
@@ -143,14 +143,14 @@ class Resume:
             total_bytes=total_bytes,
         )
 
-    def _carry(self, note: PartNote | None) -> None:
+    def _carry(self, note: PartialNote | None) -> None:
         """Carry the note in the lane: the fetch is settled or handed back with it."""
         self.note = note
         entry = self._lane.entries.get(self._entry.id)
         if entry is not None:
             self._lane.entries[entry.id] = msgspec.structs.replace(entry, part=note)
 
-    def _carry_in_redis(self, note: PartNote) -> None:
+    def _carry_in_redis(self, note: PartialNote) -> None:
         """Carry the note in the lane and in Redis."""
         self._carry(note)
         entry = self._lane.entries.get(self._entry.id)

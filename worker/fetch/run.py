@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, nullcontext
 
 import msgspec
 
-from fetchfleet.jobs.contract.entry import Entry, to_element
+from fetchfleet.jobs.contract.entry import Entry, serialize_entry
 from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
@@ -161,7 +161,11 @@ async def move_to_lane(session: FetchSession, entry: Entry) -> None:
     """Move the fetch to the lane of the host that a redirect names; that lane's limits hold from then on."""
     assert entry.hop is not None
     lane, services = session.lane, session.services
-    to_lane, priority, element = lane_of_url(entry.hop.url), entry.fetch.priority.value, to_element(entry)
+    to_lane, priority, element = (
+        lane_of_url(entry.hop.url),
+        entry.fetch.priority.value,
+        serialize_entry(entry),
+    )
     try:
         due = await session.retry_until_lost(
             lambda: services.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority)

@@ -7,7 +7,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import BadElementError, from_element
+from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
 from fetchfleet.jobs.redis_values import number_of
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, snapshot
 
@@ -64,8 +64,8 @@ async def fleet_status(redis: Redis) -> FleetStatus:
     # The head of a queue, or the next retry, was there before all that is behind it.
     submitted_ms: list[int] = []
     for entry in chain.from_iterable(heads):
-        with suppress(BadElementError):
-            submitted_ms.append(from_element(entry).submitted_ms)
+        with suppress(BadEntryError):
+            submitted_ms.append(parse_entry(entry).submitted_ms)
     return FleetStatus(
         workers=[
             WorkerStatus(

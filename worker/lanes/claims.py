@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from fetchfleet.jobs.contract.entry import BadElementError, Entry, NewerElementError, from_element
+from fetchfleet.jobs.contract.entry import BadEntryError, Entry, NewerEntryError, parse_entry
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result
 from fetchfleet.worker.lanes import settler
@@ -16,10 +16,10 @@ def decode_claims(session: LaneSession[LaneServices], elements: Iterable[bytes])
     entries: list[Entry] = []
     for element in elements:
         try:
-            entries.append(from_element(element))
-        except NewerElementError as error:
+            entries.append(parse_entry(element))
+        except NewerEntryError as error:
             _hand_back_newer(session, error)
-        except BadElementError as error:
+        except BadEntryError as error:
             _bury_invalid(session, element, error)
     return entries
 
@@ -30,7 +30,7 @@ def hold(session: LaneSession[LaneServices], elements: Iterable[bytes]) -> None:
         session.lane.hold(entry)
 
 
-def _hand_back_newer(session: LaneSession[LaneServices], newer: NewerElementError) -> None:
+def _hand_back_newer(session: LaneSession[LaneServices], newer: NewerEntryError) -> None:
     """Return a fetch that only a newer worker can read to its queue, or end it if its time is over."""
     lane, services = session.lane, session.services
     note, late = str(newer), newer.deadline_ms <= lane.clock.now_ms()
@@ -53,7 +53,7 @@ def _hand_back_newer(session: LaneSession[LaneServices], newer: NewerElementErro
     session.settle(settler.finished(result, tell))
 
 
-def _bury_invalid(session: LaneSession[LaneServices], element: bytes, error: BadElementError) -> None:
+def _bury_invalid(session: LaneSession[LaneServices], element: bytes, error: BadEntryError) -> None:
     """Put an invalid element into the dead letters; if it has a fetch's id, its batch gets a result too."""
     lane, log = session.lane, session.services.log
     head, note = element[:FETCH_ID_CHARS], str(error)

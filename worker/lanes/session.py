@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import Entry, to_element
+from fetchfleet.jobs.contract.entry import Entry, serialize_entry
 from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.state import GateState
@@ -91,14 +91,14 @@ class LaneSession(Generic[S_co]):
         for entry in entries:
             lane.hold(entry)
         if entries:
-            elements = [to_element(entry) for entry in entries]
+            elements = [serialize_entry(entry) for entry in entries]
             await self.retry_until_lost(lambda: store.adopt(lane.name, lane.token, elements))
 
     async def release(self, unfinished: list[Entry]) -> None:
         """Give the lane back, with the fetches that are claimed and not settled."""
         lane, services = self.lane, self.services
         closed = lane.closed()
-        state, elements = lane.gate_to_save(), [to_element(entry) for entry in unfinished]
+        state, elements = lane.gate_to_save(), [serialize_entry(entry) for entry in unfinished]
         due = await self.retry_until_lost(
             lambda: services.store.release(
                 lane.name,

@@ -19,7 +19,7 @@ from redis.exceptions import (
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import Entry, to_element
+from fetchfleet.jobs.contract.entry import Entry, serialize_entry
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
 from fetchfleet.jobs.scripts import settlement as scripts
 from fetchfleet.jobs.scripts.runner import Call
@@ -63,13 +63,13 @@ def failed(result: Result, note: str) -> Settlement:
 
 def retried(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement:
     """Queue the fetch for its next attempt."""
-    change = scripts.retry(entry.id, wait_ms=int(wait_s * 1000), element=to_element(entry))
+    change = scripts.retry(entry.id, wait_ms=int(wait_s * 1000), serialized=serialize_entry(entry))
     return Settlement(change, done)
 
 
 def started(entry: Entry, done: Callable[[], None]) -> Settlement:
     """Keep the fetch claimed, marked as started for the case of a crash."""
-    return Settlement(scripts.start(entry.id, element=to_element(entry)), done, ends=False)
+    return Settlement(scripts.start(entry.id, serialized=serialize_entry(entry)), done, ends=False)
 
 
 def rewritten(entry: Entry) -> Settlement:

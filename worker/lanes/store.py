@@ -141,7 +141,7 @@ class LaneStore:
 
     async def adopt(self, lane: str, token: int, elements: Sequence[bytes]) -> None:
         """Rewrite claimed entries whose counters have changed."""
-        _fenced(await scripts.adopt(self._redis, lane=lane, token=token, elements=elements) or None)
+        _fenced(await scripts.adopt(self._redis, lane=lane, token=token, serialized=elements) or None)
 
     async def transfer(
         self, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str
@@ -152,7 +152,7 @@ class LaneStore:
             lane=lane,
             token=token,
             fetch_id=fetch_id,
-            element=element,
+            serialized=element,
             to_lane=to_lane,
             priority=priority,
         )

@@ -33,7 +33,7 @@ async def withdraw(session: LaneSession[LaneServices], removal: Removal, end: En
                 await services.settler.flushed(lane)
             call = functools.partial(services.store.withdraw, lane.name, lane.token, removal, queue, offset)
             found = await session.retry_until_lost(call)
-            count += await end_claims(session, found.elements, end)
+            count += await end_claims(session, found.serialized, end)
             if found.earliest_ms:
                 deadlines.append(found.earliest_ms)
             offset = found.go_on

@@ -165,8 +165,8 @@ async def _claim(session: FetchSession) -> Step:
     count = gate.max_in_flight(lane.gate, lane.policy) if closed else PROBE_CHOICE
     claim = await session.retry_until_lost(lambda: services.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
-    hold(session, claim.elements)
-    if claim.elements:
+    hold(session, claim.serialized)
+    if claim.serialized:
         return CONTINUE
     retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000
     if lane.in_flight:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from io import FileIO
 from typing import Any, NamedTuple, Protocol, Self
 
-from fetchfleet.jobs.contract.entry import Entry, Hop, PartNote
+from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.http.base import Answer
 from fetchfleet.worker.sink.disk_space import Space
@@ -132,7 +132,12 @@ class PartialFiles(Protocol):
     """Partial files that outlive their attempt, so that a later one resumes the body."""
 
     async def take_over(
-        self, fetch_id: str, note: PartNote, token: int, *, in_vain: Callable[[ResumePoint | None], None]
+        self,
+        fetch_id: str,
+        note: PartialNote,
+        token: int,
+        *,
+        in_vain: Callable[[ResumePoint | None], None],
     ) -> ResumePoint | None:
         """Take over the partial file of a note under the lane's token; None if this disk has none.
 
@@ -154,7 +159,7 @@ class Disk(Protocol):
     def refused(self) -> None:
         """Count a body that the disk did not take; the next `space` checks that the disk takes anything."""
 
-    def forget(self, fetch_id: str, note: PartNote) -> Future[None]:
+    def forget(self, fetch_id: str, note: PartialNote) -> Future[None]:
         """Remove the partial file of a note in a thread: a large one takes a while."""
 
     async def sweep_partial_files(self) -> None:

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from fetchfleet import Batch, Fetch, Fleet, Outcome, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract import entry
-from fetchfleet.jobs.contract.entry import HEAD_CHARS, from_element, to_element
+from fetchfleet.jobs.contract.entry import HEAD_CHARS, parse_entry, serialize_entry
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.component.conftest import HOST, QUICK, Lines, Start, tuned
 from tests.support.lanes import claimed, later, lose_a_claim, waiting
@@ -38,7 +38,9 @@ async def rewrite(redis: Redis, **changes: object) -> None:
     """Each fetch that waits has another ledger."""
     elements = await waiting(redis, lane=HOST)
     await redis.delete(keys.waiting_at(HOST, "normal"))
-    changed = [to_element(msgspec.structs.replace(from_element(element), **changes)) for element in elements]
+    changed = [
+        serialize_entry(msgspec.structs.replace(parse_entry(element), **changes)) for element in elements
+    ]
     await redis.rpush(keys.waiting_at(HOST, "normal"), *changed)  # type: ignore[misc]
 
 
@@ -77,7 +79,7 @@ async def test_a_post_that_was_only_claimed_is_made_by_the_next_worker(
     posts = [Fetch(url=origin.url(path), method="POST", body="x") for path in ("/begun", "/claimed")]
     batch = await worker.submit(posts)
     await wait_until(lambda: origin.in_progress, "the first")
-    assert [True, False] == [from_element(element).begun for element in await claimed(redis, HOST)]
+    assert [True, False] == [parse_entry(element).begun for element in await claimed(redis, HOST)]
 
     origin.behaviour = o.OK
     await take_away(redis)

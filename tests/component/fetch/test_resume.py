@@ -12,7 +12,7 @@ import pytest
 
 from fetchfleet import Fetch, Outcome, Reason, Result
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import PartNote, from_element
+from fetchfleet.jobs.contract.entry import PartialNote, parse_entry
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
@@ -358,9 +358,9 @@ async def test_a_checkpoint_is_noted_while_a_body_streams(origin: Origin, start:
     batch = await worker.submit([origin.url()])
     redis: Any = worker.runtime.redis
 
-    async def noted() -> PartNote | None:
+    async def noted() -> PartialNote | None:
         elements = await redis.hvals(keys.claimed(lane_of_url(origin.url())))
-        return from_element(elements[0]).part if elements else None
+        return parse_entry(elements[0]).part if elements else None
 
     note = await wait_until(noted, "a checkpoint")
     [part] = (worker.out / ".fetchfleet/parts").iterdir()

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Outcome, Reason
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.policy.model import Timeouts
 from tests.component.conftest import HOST, Lines, Start
@@ -193,7 +193,7 @@ async def test_a_retry_waits_in_redis(origin: Origin, start: Start) -> None:
     [element] = await wait_until(lambda: redis.zrange(keys.later(lane), 0, -1), "the retry in Redis")
     await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
 
-    entry = from_element(element)
+    entry = parse_entry(element)
     assert (entry.attempts, entry.last, entry.crashes) == (1, Reason.HTTP_STATUS, 0)
     assert not await redis.exists(keys.claimed(lane))
     assert await redis.hget(keys.lane(lane), "state") == b"scheduled"  # type: ignore[misc]

@@ -69,7 +69,7 @@ async def die_with_a_claim(guarded: GuardedRedis, admin: Redis) -> None:
         store = LaneStore(client, "dead", LEASE_MS)
         held = await store.acquire(HOST, int((await fields(admin, HOST))["generation"]))
         assert isinstance(held, AcquiredLane)
-        assert 1 == len((await store.claim(HOST, held.token, 10)).elements)
+        assert 1 == len((await store.claim(HOST, held.token, 10)).serialized)
     await lapse(admin, HOST)
 
 

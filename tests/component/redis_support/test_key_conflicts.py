@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Batch, Fetch, KeyTypeConflictError, Outcome
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import HEAD_CHARS, to_element
+from fetchfleet.jobs.contract.entry import HEAD_CHARS, serialize_entry
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.component.conftest import QUICK, Lines, Start
@@ -189,7 +189,7 @@ async def is_clean(redis: Redis, key: str) -> bool:
 
 def garbage(chance: random.Random, place: int, canary: Path) -> bytes:
     """What is no element, whichever way: noise, a pickle, half of one of ours, a head with anything."""
-    whole = to_element(entry(place))
+    whole = serialize_entry(entry(place))
     noise = chance.randbytes(chance.randrange(1, 200))
     return chance.choice(
         (

@@ -281,8 +281,8 @@ async def test_a_withdrawal_whose_reply_is_lost_loses_no_fetch(
 
     async def lose_the_first(self: LaneStore, *args: Any) -> Withdrawal:
         reply = await withdraw(self, *args)
-        if reply.elements and not lost:
-            lost.append(len(reply.elements))
+        if reply.serialized and not lost:
+            lost.append(len(reply.serialized))
             raise RedisConnectionError("reset")
         return reply
 

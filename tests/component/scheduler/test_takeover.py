@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Batch, Outcome, Result
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.util import aio
 from tests.component.conftest import HOST, Lines, Start, tuned
@@ -126,7 +126,7 @@ async def test_stop_lets_short_fetches_end_and_hands_back_the_rest(
 
     counts = await batch.counts()
     [element] = await redis.lrange(keys.waiting(HOST)[0], 0, -1)  # type: ignore[misc]
-    left = from_element(element)
+    left = parse_entry(element)
     assert (counts.stored, counts.done) == (1, 1)
     assert left.fetch.url == origin.url("/long")
     assert (left.attempts, left.interruptions, left.crashes) == (0, 1, 0)

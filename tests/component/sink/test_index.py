@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fetchfleet import Fetch, Outcome
-from fetchfleet.jobs.contract.entry import PartNote
+from fetchfleet.jobs.contract.entry import PartialNote
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files import index, open_file, takeover
 from fetchfleet.worker.sink.files.directory import Directory
@@ -149,7 +149,7 @@ async def test_whole_files_that_are_read_keep_nobody_else_waiting(
     await keep(sink, OURS, "b", REMEMBERED, headers={"X": "y"})
     os.utime(sink.disk.path / "a", (0, 0))
     (sink.disk.partial_folder / f"{ID}.1").write_bytes(bytes(1 << 20))
-    note = PartNote(token=1, offset_bytes=1 << 20, of="")
+    note = PartialNote(token=1, offset_bytes=1 << 20, of="")
     taking_over = asyncio.create_task(run_stoppable(HASHING, sink.partial_files.take, ID, note, 2))
     await wait_until(lambda: at_it, "the half to be read")
     looking = [asyncio.create_task(sink.stored.known(FETCH)) for _ in range(10)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fetchfleet import Fetch
-from fetchfleet.jobs.contract.entry import Entry, PartNote
+from fetchfleet.jobs.contract.entry import Entry, PartialNote
 from fetchfleet.worker.sink.base import Expected, StoredAt
 from fetchfleet.worker.sink.files import takeover
 from fetchfleet.worker.sink.files.directory import Directory
@@ -35,12 +35,12 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
     made.close()
 
 
-def note(offset_bytes: int = HALF, token: int = 1) -> PartNote:
+def note(offset_bytes: int = HALF, token: int = 1) -> PartialNote:
     """Half of the body, written in a stay of that token."""
-    return PartNote(token=token, offset_bytes=offset_bytes, of="")
+    return PartialNote(token=token, offset_bytes=offset_bytes, of="")
 
 
-def take(sink: FileSink, of: PartNote, token: int = 2) -> takeover.TakenFile | None:
+def take(sink: FileSink, of: PartialNote, token: int = 2) -> takeover.TakenFile | None:
     """The half, taken over by the stay of that token."""
     return sink.partial_files.take(ENTRY.id, of, token, GO_ON)
 

@@ -9,7 +9,7 @@ import pytest
 
 from fetchfleet import Fleet, Outcome
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import PartNote, from_element
+from fetchfleet.jobs.contract.entry import PartialNote, parse_entry
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.lanes.tuning import LaneTuning
 from tests.support.named_workers import NamedWorkers, asker, named_workers, results_of
@@ -45,13 +45,13 @@ class Large:
         await asyncio.Event().wait()
 
 
-async def noted(redis_url: str) -> PartNote:
+async def noted(redis_url: str) -> PartialNote:
     """The note of the one fetch that is claimed, once it has one."""
     redis: Any = connect(redis_url)
 
-    async def note() -> PartNote | None:
+    async def note() -> PartialNote | None:
         elements = await redis.hvals(keys.claimed(HOST))
-        return from_element(elements[0]).part if elements else None
+        return parse_entry(elements[0]).part if elements else None
 
     try:
         found = await wait_until(note, "a checkpoint", BEFORE_S)

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import NO_LIMITS, Limits, Submitter
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
@@ -111,7 +111,7 @@ async def dead(redis: Redis) -> list[tuple[str, str]]:
 
 async def batches(redis: Redis) -> set[str]:
     """The batches that the waiting fetches are of."""
-    return {from_element(element).batch_id for element in await waiting(redis)}
+    return {parse_entry(element).batch_id for element in await waiting(redis)}
 
 
 async def test_ten_thousand_messages_are_enqueued_each_once_and_in_their_order(

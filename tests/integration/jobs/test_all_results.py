@@ -69,7 +69,7 @@ async def test_every_result_of_every_batch_is_there_once(fleet: Fleet, redis: Re
     batches = [await finished(fleet, redis, count) for count in (3, 1, 5)]
     batch = await fleet.submit([url("/twice")])
     stay = await Stay.begin(redis)
-    (element,) = (await stay.claim()).elements
+    (element,) = (await stay.claim()).serialized
     for _ in range(2):
         await stay.settle(stored(element))
     await stay.release()

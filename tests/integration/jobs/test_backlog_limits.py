@@ -54,7 +54,7 @@ def urls(count: int, lane: str = LANE) -> list[str]:
 async def settle(redis: Redis, count: int, stay: Stay | None = None) -> Stay:
     """So many fetches of the lane get their results."""
     stay = stay or await Stay.begin(redis)
-    await stay.settle(*(stored(element) for element in (await stay.claim(count)).elements))
+    await stay.settle(*(stored(element) for element in (await stay.claim(count)).serialized))
     return stay
 
 
@@ -142,7 +142,7 @@ async def test_claimed_and_postponed_fetches_count(redis_url: str, fleet: Fleet,
     """What has no result yet is there, wherever it waits."""
     await fleet.submit(urls(3))
     stay = await Stay.begin(redis)
-    _, two, three = (await stay.claim()).elements
+    _, two, three = (await stay.claim()).serialized
     await stay.settle(stored(two), retried(three, 3600))
     async with Fleet(redis_url, max_backlog=2) as limited:
         with pytest.raises(FleetFullError, match="holds 2 "):

@@ -89,7 +89,7 @@ async def test_results_are_read_as_they_come(fleet: Fleet, redis: Redis) -> None
 
     reader = asyncio.create_task(reading())
     stay = await Stay.begin(redis)
-    for element in (await stay.claim()).elements:
+    for element in (await stay.claim()).serialized:
         so_far = len(seen)
         await stay.settle(stored(element))
         await wait_until(lambda: len(seen) == so_far + 1, "the result")  # noqa: B023 - awaited here
@@ -129,7 +129,7 @@ async def test_a_reader_at_the_end_waits_for_what_comes(fleet: Fleet, redis: Red
     """Its position is that of the last result, not of the last look."""
     batch = await fleet.submit(urls(2))
     stay = await Stay.begin(redis)
-    one, two = (await stay.claim()).elements
+    one, two = (await stay.claim()).serialized
     await stay.settle(stored(one))
     first = batch.results()
     assert url("/0") == (await anext(first)).url
@@ -149,10 +149,10 @@ async def test_who_does_not_follow_reads_what_is_there(fleet: Fleet, redis: Redi
     batch = await fleet.submit(urls(9))
     assert [] == [of async for of in batch.results(follow=False)]
     stay = await Stay.begin(redis)
-    await stay.settle(*(stored(element) for element in (await stay.claim(4)).elements))
+    await stay.settle(*(stored(element) for element in (await stay.claim(4)).serialized))
     reader = batch.results(follow=False)
     assert urls(9)[:4] == [of.url async for of in reader]
-    await stay.settle(*(stored(element) for element in (await stay.claim()).elements))
+    await stay.settle(*(stored(element) for element in (await stay.claim()).serialized))
     await stay.release()
 
     later = batch.results(after=reader.position, follow=False)
@@ -164,7 +164,7 @@ async def test_a_batch_is_waited_for(fleet: Fleet, redis: Redis) -> None:
     batch = await fleet.submit(urls(2))
     waiter = asyncio.create_task(batch.wait())
     stay = await Stay.begin(redis)
-    one, two = (await stay.claim()).elements
+    one, two = (await stay.claim()).serialized
     await stay.settle(stored(one))
     assert not waiter.done()
     await stay.settle(stored(two))

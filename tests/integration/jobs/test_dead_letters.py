@@ -18,7 +18,7 @@ from fetchfleet import (
 )
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import dead_letters as dead_module
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.worker.lanes import settler
 from tests.support.lanes import LANE, Stay, ask, backlog, paths, stored, url, waiting
 
@@ -41,8 +41,8 @@ async def fail(
 async def fail_all(redis: Redis, reason: Reason = Reason.HTTP_STATUS, lane: str = LANE) -> None:
     """All that waits in the lane fails."""
     stay = await Stay.begin(redis, name=lane)
-    for element in (await stay.claim(10_000)).elements:
-        of = from_element(element)
+    for element in (await stay.claim(10_000)).serialized:
+        of = parse_entry(element)
         result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=reason, worker="test")
         settlements = [
             settler.failed(result, f"note of {of.fetch.url}"),
@@ -129,7 +129,7 @@ async def test_a_retry_is_a_new_fetch(fleet: Fleet, redis: Redis) -> None:
     assert ["/1"] == paths(await waiting(redis, "high"))
     assert ["/2"] == paths(await waiting(redis))
     (element,) = await waiting(redis, "high")
-    assert (0, 1) == (from_element(element).attempts, from_element(element).fetch.meta)
+    assert (0, 1) == (parse_entry(element).attempts, parse_entry(element).fetch.meta)
     await (await Stay.begin(redis)).finish()
     assert (2, True) == (
         (await fleet.batch(batch_id).counts()).stored,
@@ -218,7 +218,7 @@ async def test_a_retry_that_crashed_may_be_repeated(
     expected = [f"/{place}" for place in range(8 if meanwhile == "a new letter" else 7)]
     assert expected == sorted(paths(await waiting(redis)))
     assert len(expected) == done.fetches
-    assert set(done.batches) == {from_element(element).batch_id for element in await waiting(redis)}
+    assert set(done.batches) == {parse_entry(element).batch_id for element in await waiting(redis)}
     assert all(letter.fetch is None for letter in await letters(fleet))
 
 
@@ -303,8 +303,8 @@ async def test_a_failure_settled_twice_is_one_letter(fleet: Fleet, redis: Redis)
     """A settlement whose reply was lost is passed over the second time, its letter too."""
     await fleet.submit([url("/x"), url("/y")])
     stay = await Stay.begin(redis)
-    one, two = (await stay.claim()).elements
-    of = from_element(one)
+    one, two = (await stay.claim()).serialized
+    of = parse_entry(one)
     result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.TLS, worker="test")
     for _ in range(2):
         await stay.settle(settler.failed(result, ""), settler.finished(result, lambda: None), stored(two))

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fetch, Fleet, Submitted
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.ids import batch_of
 from tests.support.lanes import BATCH_ID, LANE, Stay, ask, backlog, everything, url, waiting
 from tests.support.redis import flush
@@ -44,7 +44,7 @@ def keyed(key: str | None, path: str = "/x", deadline_s: float | None = None) ->
 
 async def ids_waiting(redis: Redis) -> list[str]:
     """The ids of what waits in the lane."""
-    return [from_element(element).id for element in await waiting(redis)]
+    return [parse_entry(element).id for element in await waiting(redis)]
 
 
 async def test_the_same_key_is_the_same_fetch(fleet: Fleet, redis: Redis) -> None:

@@ -9,7 +9,7 @@ from fetchfleet import Fetch, Fleet, InvalidFetchError, Priority, RedisFullError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
 from fetchfleet.jobs.client.submit import Submitter
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
 from fetchfleet.jobs.notifications import HINTS, LaneNotification
 from tests.support.lanes import (
@@ -83,7 +83,7 @@ async def test_the_deadline_counts_from_submit_by_the_clock_of_redis(fleet: Flee
     """An element holds the absolute time at which its fetch must have ended."""
     before_ms = await now_ms(redis)
     batch = await fleet.submit([Fetch(url=url("/x"), deadline_s=60, meta={"any": 1})])
-    (found,) = map(from_element, await waiting(redis))
+    (found,) = map(parse_entry, await waiting(redis))
     assert before_ms <= found.submitted_ms <= await now_ms(redis)
     assert found.batch_id == batch.id
     assert found.fetch.meta == {"any": 1}
@@ -232,7 +232,7 @@ async def test_a_lane_that_waits_for_a_retry_is_woken(fleet: Fleet, redis: Redis
     """A lane that is due later, with no cool-down, has something to do now."""
     await fleet.submit([url("/1")])
     stay = await Stay.begin(redis)
-    (element,) = (await stay.claim()).elements
+    (element,) = (await stay.claim()).serialized
     await stay.settle(retried(element, 3600))
     await stay.release()
     before = await generation(redis)
@@ -257,7 +257,7 @@ async def test_an_idle_lane_that_cools_down_is_woken_at_its_end(fleet: Fleet, re
     await fleet.submit([url("/1")])
     stay = await Stay.begin(redis)
     until_ms = await now_ms(redis) + HOUR_MS
-    (element,) = (await stay.claim()).elements
+    (element,) = (await stay.claim()).serialized
     await stay.transfer(element, OTHER)
     assert await stay.release(shut_until_ms=until_ms) is None
     await fleet.submit([url("/2")])
@@ -271,5 +271,5 @@ async def test_a_deadline_within_a_cool_down_wakes_the_lane(fleet: Fleet, redis:
     until_ms = await shut_for_an_hour(fleet, redis)
     await fleet.submit([Fetch(url=url("/x"), deadline_s=60)])
     due_ms = int((await fields(redis))["due_ms"])
-    assert due_ms == from_element((await waiting(redis))[-1]).deadline_ms
+    assert due_ms == parse_entry((await waiting(redis))[-1]).deadline_ms
     assert due_ms < until_ms

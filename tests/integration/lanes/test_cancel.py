@@ -17,7 +17,7 @@ from fetchfleet import (
 )
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import chunk as chunk_module
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.scripts.lanes import RemovalKind
 from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError, Removal
 from tests.support.lanes import (
@@ -63,7 +63,7 @@ async def everywhere(fleet: Fleet, redis: Redis) -> tuple[Batch, Batch]:
     """Two batches, each with fetches in every queue of the lane; nobody holds it."""
     one, two = [await fleet.submit([url(f"/{name}-back"), url(f"/{name}-retry")]) for name in ("one", "two")]
     stay = await Stay.begin(redis)
-    elements = (await stay.claim()).elements
+    elements = (await stay.claim()).serialized
     await stay.settle(*(retried(of, 3600) for of in elements if "retry" in paths([of])[0]))
     await stay.release()
     for priority in Priority:
@@ -161,7 +161,7 @@ async def test_a_lane_given_back_empty_forgets_the_batch(fleet: Fleet, redis: Re
     """Its last fetch had its result before its owner heard."""
     batch = await fleet.submit([url("/x")])
     stay = await Stay.begin(redis)
-    (element,) = (await stay.claim()).elements
+    (element,) = (await stay.claim()).serialized
     await batch.cancel()
     await stay.settle(stored(element))
     await stay.release()
@@ -215,7 +215,7 @@ async def test_a_large_queue_is_gone_through_in_stretches(fleet: Fleet, redis: R
     while offset is not None:
         kind = Removal(RemovalKind.BATCH, batches[0])
         stretch = await stay.store.withdraw(LANE, stay.held.token, kind, "normal", offset)
-        found += stretch.elements
+        found += stretch.serialized
         offset = stretch.go_on
 
     assert elements[0::2] == found
@@ -295,7 +295,7 @@ async def test_results_that_had_come_stay(fleet: Fleet, redis: Redis) -> None:
     """The counters add up, and each fetch has one result."""
     batch = await fleet.submit([url(f"/{place}") for place in range(4)])
     stay = await Stay.begin(redis)
-    await stay.settle(*(stored(element) for element in (await stay.claim(2)).elements))
+    await stay.settle(*(stored(element) for element in (await stay.claim(2)).serialized))
     counts = await batch.cancel()
     assert (4, 2, 0, False) == (counts.total, counts.stored, counts.cancelled, counts.ended)
     await stay.withdraw(batch)
@@ -407,7 +407,7 @@ async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, red
     """It stays claimed where it is, to be ended there."""
     batch = await fleet.submit([url("/x")])
     stay = await Stay.begin(redis)
-    (element,) = (await stay.claim()).elements
+    (element,) = (await stay.claim()).serialized
     await batch.cancel()
 
     assert isinstance(await stay.transfer(element, OTHER), BatchCancelled)
@@ -422,13 +422,13 @@ async def test_a_fetch_handed_over_before_is_cancelled_where_it_is(fleet: Fleet,
     """The other lane is one of the batch's from then on."""
     batch = await fleet.submit([url("/x")])
     stay = await Stay.begin(redis)
-    (element,) = (await stay.claim()).elements
+    (element,) = (await stay.claim()).serialized
     await stay.transfer(element, OTHER)
     await stay.release()
     await batch.cancel()
 
     other = await Stay.begin(redis, name=OTHER)
     assert {batch.id} == other.held.cancelled
-    assert [from_element(element).id] == [from_element(of).id for of in await other.withdraw(batch)]
+    assert [parse_entry(element).id] == [parse_entry(of).id for of in await other.withdraw(batch)]
     assert (await batch.counts()).ended
     await other.release()

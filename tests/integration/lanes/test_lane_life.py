@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from fetchfleet import Fetch, Fleet, Priority
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import from_element, to_element
+from fetchfleet.jobs.contract.entry import parse_entry, serialize_entry
 from fetchfleet.jobs.notifications import GRACE_MS
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.gate.state import GateState
@@ -59,7 +59,7 @@ async def with_claimed(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Stay
     """A held lane with so many claimed fetches."""
     await fleet.submit([url(f"/{i}") for i in range(count)])
     stay = await Stay.begin(redis)
-    return stay, (await stay.claim(count)).elements
+    return stay, (await stay.claim(count)).serialized
 
 
 async def test_a_lane_lives_its_life(redis_url: str, redis: Redis) -> None:
@@ -106,7 +106,7 @@ async def test_i11_a_redis_that_lost_its_last_second_gives_no_token_twice(fleet:
     assert now.held.token > forgotten.held.token
     with pytest.raises(LaneLostError):
         await forgotten.claim()
-    assert ["/1"] == paths((await now.claim()).elements)
+    assert ["/1"] == paths((await now.claim()).serialized)
 
 
 @pytest.mark.parametrize("off_by", [-1, 1])
@@ -255,13 +255,13 @@ async def test_claims_are_served_in_order(fleet: Fleet, redis: Redis) -> None:
     """Due retries, then what was handed back, then by priority, each first come first served."""
     await fleet.submit([url("/retry"), url("/back1"), url("/back2")])
     stay = await Stay.begin(redis)
-    retry, *_ = (await stay.claim(3)).elements
+    retry, *_ = (await stay.claim(3)).serialized
     await stay.settle(retried(retry, 0))
     await stay.release()
     for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
         await fleet.submit([Fetch(url=url(f"/{priority}{i}"), priority=priority) for i in (1, 2)])
     stay = await Stay.begin(redis)
-    order = [path for _ in range(9) for path in paths((await stay.claim(1)).elements)]
+    order = [path for _ in range(9) for path in paths((await stay.claim(1)).serialized)]
     waiting_order = ["/high1", "/high2", "/normal1", "/normal2", "/low1", "/low2"]
     assert order == ["/retry", "/back1", "/back2", *waiting_order]
 
@@ -272,16 +272,16 @@ async def test_one_claim_crosses_all_queues(fleet: Fleet, redis: Redis) -> None:
         await fleet.submit([Fetch(url=url(f"/{priority}"), priority=priority)])
     stay = await Stay.begin(redis)
     claim = await stay.claim(2)
-    assert paths(claim.elements) == ["/high", "/normal"]
+    assert paths(claim.serialized) == ["/high", "/normal"]
     assert (claim.waiting, claim.next_retry_ms) == (1, None)
-    assert await claimed(redis) == sorted(claim.elements)
+    assert await claimed(redis) == sorted(claim.serialized)
 
 
 async def test_a_claim_of_nothing_brings_nothing(fleet: Fleet, redis: Redis) -> None:
     """An empty lane answers with an empty claim, which is not a refusal."""
     stay, _ = await with_claimed(fleet, redis)
     claim = await stay.claim()
-    assert (claim.elements, claim.waiting, claim.next_retry_ms) == ([], 0, None)
+    assert (claim.serialized, claim.waiting, claim.next_retry_ms) == ([], 0, None)
 
 
 async def test_a_claim_tells_of_the_next_retry(fleet: Fleet, redis: Redis) -> None:
@@ -289,7 +289,7 @@ async def test_a_claim_tells_of_the_next_retry(fleet: Fleet, redis: Redis) -> No
     stay, (element,) = await with_claimed(fleet, redis)
     await stay.settle(retried(element, 3600))
     claim = await stay.claim()
-    assert claim.elements == []
+    assert claim.serialized == []
     assert claim.next_retry_ms is not None
     assert HOUR_MS - 60_000 < claim.next_retry_ms <= HOUR_MS
 
@@ -304,15 +304,15 @@ async def test_a_claim_may_be_as_large_as_any_policy_asks(fleet: Fleet, redis: R
 async def test_what_has_expired_is_found_wherever_it_waits(redis: Redis, fleet: Fleet) -> None:
     """Behind others that have time left; they stay, in their order, and tell when the next must end."""
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
-    late = [to_element(entry(place, deadline_ms=1)) for place in range(3)]
-    live = [to_element(entry(place, deadline_ms=NEVER_MS - place)) for place in (7, 8, 9)]
+    late = [serialize_entry(entry(place, deadline_ms=1)) for place in range(3)]
+    live = [serialize_entry(entry(place, deadline_ms=NEVER_MS - place)) for place in (7, 8, 9)]
     await put(redis, live[0], late[0], live[1], late[1], where="normal")
     await redis.zadd(keys.later(LANE), {live[2]: 1, late[2]: 9e12})
     stay = await Stay.begin(redis)
     found = await stay.take_out(EXPIRED)
     retry = await stay.take_out(EXPIRED, "later")
-    assert (["/0", "/1"], None, NEVER_MS - 8) == (paths(found.elements), found.go_on, found.earliest_ms)
-    assert (["/2"], None, NEVER_MS - 9) == (paths(retry.elements), retry.go_on, retry.earliest_ms)
+    assert (["/0", "/1"], None, NEVER_MS - 8) == (paths(found.serialized), found.go_on, found.earliest_ms)
+    assert (["/2"], None, NEVER_MS - 9) == (paths(retry.serialized), retry.go_on, retry.earliest_ms)
     assert ["/7", "/8"] == paths(await waiting(redis, "normal"))
     assert ["/9"] == paths(list(await later(redis)))
     assert sorted(late) == await claimed(redis)
@@ -322,14 +322,14 @@ async def test_a_queue_is_looked_through_in_stretches(redis: Redis, fleet: Fleet
     """Each goes on where the one before it ended, whatever it took out."""
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
     late = {1, 2, 5, 6}
-    await put(redis, *(to_element(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
+    await put(redis, *(serialize_entry(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
     stay = await Stay.begin(redis)
     stay.store = LaneStore(redis, "owner", LEASE_MS, stretch=3)
     offsets, found, offset = [], [], 0
     while offset is not None:
         offsets.append(offset)
         stretch = await stay.take_out(EXPIRED, offset=offset)
-        found += paths(stretch.elements)
+        found += paths(stretch.serialized)
         offset = stretch.go_on  # type: ignore[assignment]
     assert [0, 1, 3] == offsets
     assert ["/1", "/2", "/5", "/6"] == found
@@ -535,11 +535,11 @@ async def test_a_lane_that_was_looked_through_knows_its_first_deadline(fleet: Fl
 async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redis) -> None:
     """In order, before what was handed back earlier and before what waits."""
     stay, _ = await with_claimed(fleet, redis, 12)
-    await put(redis, to_element(entry(99)), where="returned")
+    await put(redis, serialize_entry(entry(99)), where="returned")
     await fleet.submit([Fetch(url=url("/waiting"), priority=Priority.HIGH)])
     await stay.release()
     assert await claimed(redis) == []
-    order = paths((await (await Stay.begin(redis)).claim()).elements)
+    order = paths((await (await Stay.begin(redis)).claim()).serialized)
     assert order == [*(f"/{i}" for i in range(12)), "/99", "/waiting"]
 
 
@@ -586,7 +586,7 @@ async def test_a_transfer_to_a_held_lane_wakes_nobody(fleet: Fleet, redis: Redis
     await fleet.submit([url("/there", OTHER)])
     there = await Stay.begin(redis, "rival", OTHER)
     assert await stay.transfer(element, OTHER) is None
-    assert paths((await there.claim()).elements) == ["/there", "/0"]
+    assert paths((await there.claim()).serialized) == ["/there", "/0"]
 
 
 async def test_a_transfer_to_the_same_lane_loses_nothing(fleet: Fleet, redis: Redis) -> None:
@@ -594,5 +594,5 @@ async def test_a_transfer_to_the_same_lane_loses_nothing(fleet: Fleet, redis: Re
     stay, (one, two) = await with_claimed(fleet, redis, 2)
     assert await stay.transfer(one, LANE) is None
     assert await state(redis) == "held"
-    assert (await stay.claim()).elements == [one]
-    assert from_element(two).id in {from_element(element).id for element in await claimed(redis)}
+    assert (await stay.claim()).serialized == [one]
+    assert parse_entry(two).id in {parse_entry(element).id for element in await claimed(redis)}

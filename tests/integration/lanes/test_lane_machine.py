@@ -360,10 +360,10 @@ class LaneMachine(RuleBasedStateMachine):
         now_ms = await shifted_clock.now_ms(self.redis)
         due = [element for element, ms in (await later(self.redis)).items() if ms <= now_ms]
         claim = await work
-        assert len(claim.elements) >= min(count, len(due) + len(before))
-        taken = [element for element in claim.elements if element in before]
+        assert len(claim.serialized) >= min(count, len(due) + len(before))
+        taken = [element for element in claim.serialized if element in before]
         assert taken == before[: len(taken)]
-        self.hands[owner] += claim.elements
+        self.hands[owner] += claim.serialized
 
     async def _waiting(self) -> list[bytes]:
         return [element for where in LISTS for element in await waiting(self.redis, where)]

@@ -81,7 +81,7 @@ async def test_i13_a_trimming_reader_keeps_the_results_of_a_batch_short(fleet: F
     reading = asyncio.create_task(read())
     settled, largest = 0, 0
     try:
-        while elements := (await stay.claim(AT_ONCE)).elements:
+        while elements := (await stay.claim(AT_ONCE)).serialized:
             await stay.settle(*(stored(element) for element in elements))
             settled += len(elements)
             most = settled - seen + 2 * READ_COUNT  # what is read in one go is trimmed when it was yielded

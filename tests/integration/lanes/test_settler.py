@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Batch, Counts, Fleet, Outcome, Reason
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import BadElementError, PartNote, from_element, to_element
+from fetchfleet.jobs.contract.entry import BadEntryError, PartialNote, parse_entry, serialize_entry
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.scripts import batches, runner, settlement
 from fetchfleet.worker.gate.state import GateState, from_json
@@ -70,7 +70,7 @@ async def begun(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Batch, Stay
     """A batch, all of which is claimed."""
     batch = await fleet.submit([url(f"/{i}") for i in range(count)])
     stay = await Stay.begin(redis)
-    return batch, stay, (await stay.claim(count)).elements
+    return batch, stay, (await stay.claim(count)).serialized
 
 
 async def ttl_ms(redis: Redis, batch: Batch) -> list[int]:
@@ -90,7 +90,7 @@ def handed_back(element: bytes) -> Settlement:
 
 def begins(element: bytes) -> Settlement:
     """The fetch is begun, and this is its element from now on."""
-    return Settlement(settlement.start(element[:25], element=element), lambda: None)
+    return Settlement(settlement.start(element[:25], serialized=element), lambda: None)
 
 
 async def seal(redis: Redis, batch: Batch) -> None:
@@ -103,7 +103,7 @@ async def test_a_settled_fetch_has_its_result(fleet: Fleet, redis: Redis) -> Non
     batch, stay, (one, two) = await begun(fleet, redis, 2)
     assert await stay.settle(stored(one))
     (result,) = await results(redis, batch)
-    assert (result.id, result.outcome) == (from_element(one).id, Outcome.STORED)
+    assert (result.id, result.outcome) == (parse_entry(one).id, Outcome.STORED)
     assert await claimed(redis) == [two]
 
 
@@ -152,7 +152,7 @@ async def test_one_call_settles_many_batches(fleet: Fleet, redis: Redis) -> None
     """Each result goes to its own batch, whichever came first."""
     batches = [await fleet.submit([url(f"/{i}a"), url(f"/{i}b")]) for i in range(3)]
     stay = await Stay.begin(redis)
-    elements = (await stay.claim()).elements
+    elements = (await stay.claim()).serialized
     await stay.settle(*(stored(element) for element in reversed(elements)))
     for i, batch in enumerate(batches):
         assert [result.url for result in await results(redis, batch)] == [url(f"/{i}b"), url(f"/{i}a")]
@@ -201,9 +201,9 @@ async def test_a_retry_waits_for_its_time(fleet: Fleet, redis: Redis) -> None:
     (now,) = await stay.settle(retried(element, 3600))
     ((waits, due_ms),) = (await later(redis)).items()
     assert due_ms == now + HOUR_MS
-    assert from_element(waits).attempts == 1
+    assert parse_entry(waits).attempts == 1
     assert await claimed(redis) == []
-    assert (await stay.claim()).elements == []
+    assert (await stay.claim()).serialized == []
     assert await results(redis, batch) == []
 
 
@@ -213,7 +213,7 @@ async def test_a_retry_comes_back_when_it_is_due(fleet: Fleet, redis: Redis) -> 
     await stay.settle(retried(one, 3600))
     (waits,) = await later(redis)
     await redis.zadd(keys.later(LANE), {waits: 1})
-    assert (await stay.claim()).elements == [waits]
+    assert (await stay.claim()).serialized == [waits]
     assert await later(redis) == {}
 
 
@@ -232,7 +232,7 @@ async def test_a_retry_sent_again_after_it_was_claimed_is_passed_over(fleet: Fle
     batch, stay, (element,) = await begun(fleet, redis)
     call = stay.settlement(retried(element, 0))
     await runner.run(redis, *call)
-    (again,) = (await stay.claim()).elements
+    (again,) = (await stay.claim()).serialized
     await runner.run(redis, *call)
     assert await claimed(redis) == [again]
     assert await later(redis) == {}
@@ -245,8 +245,8 @@ async def test_a_fetch_may_be_retried_many_times(fleet: Fleet, redis: Redis) -> 
     batch, stay, (element,) = await begun(fleet, redis)
     for _ in range(5):
         await stay.settle(retried(element, 0))
-        (element,) = (await stay.claim()).elements
-    assert from_element(element).attempts == 5
+        (element,) = (await stay.claim()).serialized
+    assert parse_entry(element).attempts == 5
     await stay.settle(stored(element))
     assert len(await results(redis, batch)) == 1
 
@@ -308,7 +308,7 @@ async def test_thousands_are_claimed_and_settled_in_one_call(fleet: Fleet, redis
     batch, stay, elements = await begun(fleet, redis, 9000)
     assert len(elements) == 9000
     await stay.settle(*(retried(element, 0) for element in elements))
-    again = (await stay.claim(9000)).elements
+    again = (await stay.claim(9000)).serialized
     assert len(again) == 9000
     await stay.settle(*(begins(element) for element in again))
     assert await stay.settle(*(stored(element) for element in again))
@@ -340,10 +340,10 @@ async def test_garbage_is_claimed_and_buried(fleet: Fleet, redis: Redis, name: s
     await fleet.submit([url("/good")])
     await put(redis, garbage, where="high")
     stay = await Stay.begin(redis)
-    bad, good = (await stay.claim()).elements
+    bad, good = (await stay.claim()).serialized
     assert bad == garbage
-    with pytest.raises(BadElementError):
-        from_element(bad)
+    with pytest.raises(BadEntryError):
+        parse_entry(bad)
     head = garbage[:25]
     await stay.settle(
         settler.buried(head, Reason.INVALID, "no entry", lambda: None), settler.dropped(head), stored(good)
@@ -365,7 +365,7 @@ async def test_garbage_survives_a_crash_and_a_shut_lane(fleet: Fleet, redis: Red
     assert await waiting(redis, "returned") == [GARBAGE[name]]
     await ask(redis, "HSET", keys.lane(LANE), "due_ms", 1)
     stay = await Stay.begin(redis)
-    assert set((await stay.take_out(EXPIRED, "returned")).elements) <= {GARBAGE[name]}
+    assert set((await stay.take_out(EXPIRED, "returned")).serialized) <= {GARBAGE[name]}
 
 
 async def test_a_broken_entry_ends_its_fetch(fleet: Fleet, redis: Redis) -> None:
@@ -403,7 +403,7 @@ async def test_garbage_that_begins_alike_is_not_lost(fleet: Fleet, redis: Redis)
     await put(redis, *pickles, where="high")
     stay = await Stay.begin(redis)
     for _ in range(3):
-        for element in (await stay.claim()).elements:
+        for element in (await stay.claim()).serialized:
             if element in pickles:
                 head = element[:25]
                 await stay.settle(
@@ -438,7 +438,7 @@ async def running(redis: Redis) -> AsyncIterator[Running]:
 async def test_the_settler_tells_when_redis_has_it(fleet: Fleet, redis: Redis, running: Running) -> None:
     """`done` is called once, and the lane's hands are empty."""
     batch, stay, (element,) = await begun(fleet, redis)
-    stay.lane.hold(from_element(element))
+    stay.lane.hold(parse_entry(element))
     told: list[str] = []
     settlement = stored(element)._replace(done=lambda: told.append("done"))
     running.settler.add(stay.lane, settlement)
@@ -455,7 +455,7 @@ async def test_the_settler_settles_many_lanes_together(fleet: Fleet, redis: Redi
     lanes = [LANE, "b.example"]
     batch = await fleet.submit([url("/x", lane) for lane in lanes])
     stays = [await Stay.begin(redis, name=lane) for lane in lanes]
-    elements = [(await stay.claim()).elements[0] for stay in stays]
+    elements = [(await stay.claim()).serialized[0] for stay in stays]
     await ask(redis, "HSET", keys.lane(LANE), "token", 0)
     for stay, element in zip(stays, elements, strict=True):
         running.settler.add(stay.lane, stored(element))
@@ -555,7 +555,7 @@ async def test_whoever_waits_for_redis_to_know_is_not_kept_waiting(
     told = asyncio.Event()
     match who:
         case "a fetch":
-            running.settler.add(stay.lane, settler.started(from_element(other), told.set))
+            running.settler.add(stay.lane, settler.started(parse_entry(other), told.set))
             await told.wait()
         case "a lane that leaves":
             await running.settler.flushed(stay.lane)
@@ -580,7 +580,7 @@ async def test_a_full_redis_still_takes_results(fleet: Fleet, redis: Redis) -> N
 async def test_an_entry_of_an_unknown_batch_is_settled(fleet: Fleet, redis: Redis) -> None:
     """A fetch whose batch nobody made ends all the same, and its traces expire."""
     await fleet.submit([url("/good")])
-    await put(redis, to_element(entry(5)))
+    await put(redis, serialize_entry(entry(5)))
     stay = await Stay.begin(redis)
     assert await stay.finish() == ["/good", "/5"]
     assert await state(redis) == "idle"
@@ -597,12 +597,12 @@ async def test_a_note_that_is_overtaken_is_not_written_over_what_came_after(
     async def reply_lost_once(*call: Any) -> Any:
         monkeypatch.setattr(runner, "run_many", run_many)
         await run_many(*call)
-        lost.extend((await stay.claim()).elements)
+        lost.extend((await stay.claim()).serialized)
         raise ConnectionError
 
     monkeypatch.setattr(runner, "run_many", reply_lost_once)
-    part = PartNote(token=1, offset_bytes=1, of="")
-    running.settler.add(stay.lane, settler.rewritten(replace(from_element(element), part=part)))
+    part = PartialNote(token=1, offset_bytes=1, of="")
+    running.settler.add(stay.lane, settler.rewritten(replace(parse_entry(element), part=part)))
     running.settler.add(stay.lane, again)
     await running.settler.flushed(stay.lane)
 

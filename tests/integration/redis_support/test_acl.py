@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from fetchfleet import BatchExistsError, Fetch, Fleet, FleetFullError, Outcome, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connect, connection_pool
 from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane
@@ -110,7 +110,7 @@ async def test_a_producers_whole_life_is_allowed(
             await fleet.submit([url(f"/{i}") for i in range(2000)])
 
         stay = await begin(worker, admin)
-        one, two = (await stay.claim(2)).elements
+        one, two = (await stay.claim(2)).serialized
         await stay.settle(stored(one), retried(two, 3600))
         assert [url("/1")] == [result.url async for result in listed.results(follow=False)]
         assert 3 == len(await fleet.batches())
@@ -193,8 +193,8 @@ async def test_an_operator_looks_at_everything_and_retries_dead_letters(
         await worker.zadd(keys.WORKERS, {"w": 1})
         assert [LANE] == [lane.name for lane in (await snapshot(client)).lanes]
         stay = await begin(worker, admin)
-        one, two = (await stay.claim()).elements
-        dead = settler.buried(from_element(two).id, Reason.DNS, "", lambda: None)
+        one, two = (await stay.claim()).serialized
+        dead = settler.buried(parse_entry(two).id, Reason.DNS, "", lambda: None)
         await stay.settle(stored(one), dead, ended(two, Outcome.FAILED, reason=Reason.DNS))
         await stay.release()
         assert 2 == len([result async for result in batch.results(trim=True)])

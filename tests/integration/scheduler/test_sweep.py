@@ -75,7 +75,7 @@ async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store
     """What the dead worker had claimed is the next one's, and the dead one is refused."""
     batch = await fleet.submit([url(f"/{i}") for i in range(3)])
     dead = await Stay.begin(redis, "dead")
-    elements = (await dead.claim(2)).elements
+    elements = (await dead.claim(2)).serialized
     await lapse(redis)
     await reclaim(redis)
     heir = await Stay.begin(redis, "heir")

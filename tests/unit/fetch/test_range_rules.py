@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract.entry import Entry, Hop, PartNote, from_element, to_element
+from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote, parse_entry, serialize_entry
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.fetch.rules.range_rules import (
     MAX_VALIDATOR_CHARS,
@@ -26,18 +26,18 @@ URL = "http://x/a"
 GET = Hop("GET", URL)
 ETAG = '"one"'
 DATE, BEFORE = "Tue, 15 Nov 1994 12:45:26 GMT", "Tue, 15 Nov 1994 12:45:25 GMT"
-NOTE = PartNote(token=1, offset_bytes=100, of=url_digest(URL), etag=ETAG, total_bytes=300)
+NOTE = PartialNote(token=1, offset_bytes=100, of=url_digest(URL), etag=ETAG, total_bytes=300)
 REST = "bytes 100-299/300"
 
 sizes = st.integers(1, 1 << 40)
 
 
-def note(**fields: Any) -> PartNote:
+def note(**fields: Any) -> PartialNote:
     """The note, but for these fields."""
-    return PartNote(**{name: getattr(NOTE, name) for name in NOTE.__struct_fields__} | fields)
+    return PartialNote(**{name: getattr(NOTE, name) for name in NOTE.__struct_fields__} | fields)
 
 
-def said(status: int, about: PartNote = NOTE, **fields: str) -> Append | RangeVerdict:
+def said(status: int, about: PartialNote = NOTE, **fields: str) -> Append | RangeVerdict:
     """What an answer with these fields means."""
     return judged(about, status, {name.replace("_", "-"): value for name, value in fields.items()}.get)
 
@@ -102,7 +102,7 @@ def test_a_416_that_names_what_is_here_as_the_whole_is_the_end() -> None:
         ({"content_range": REST, "last_modified": DATE}, note(etag=None, last_modified=BEFORE)),
     ],
 )
-def test_a_part_that_does_not_fit_is_never_appended(fields: dict[str, str], about: PartNote) -> None:
+def test_a_part_that_does_not_fit_is_never_appended(fields: dict[str, str], about: PartialNote) -> None:
     """Another start, length, version or coding, or several ranges: the body is asked for from 0."""
     assert said(206, about, **fields) is RangeVerdict.REFUSE
 
@@ -120,7 +120,7 @@ def test_a_part_that_does_not_fit_is_never_appended(fields: dict[str, str], abou
         ({"last_modified": BEFORE}, note(etag=None, last_modified=BEFORE), 300),
     ],
 )
-def test_a_part_that_fits_is_appended(fields: dict[str, str], about: PartNote, total: int) -> None:
+def test_a_part_that_fits_is_appended(fields: dict[str, str], about: PartialNote, total: int) -> None:
     """It begins at our offset and says nothing against our version; it need not reach the end."""
     assert said(206, about, **{"content_range": REST, **fields}) == Append(total)
 
@@ -139,7 +139,7 @@ def test_a_part_that_fits_is_appended(fields: dict[str, str], about: PartNote, t
     ],
 )
 def test_416_is_the_end_only_where_its_length_is_ours(
-    fields: dict[str, str], about: PartNote, verdict: RangeVerdict
+    fields: dict[str, str], about: PartialNote, verdict: RangeVerdict
 ) -> None:
     """Another length, or none, and the body is asked for from 0."""
     assert said(416, about, **fields) is verdict
@@ -248,5 +248,5 @@ def test_a_note_comes_back_from_redis_as_it_went(
     kept = note(offset_bytes=offset, token=token, total_bytes=total, etag=etag)
     entry = Entry(id="0123456789abcdef-00000007", deadline_ms=5, fetch=Fetch(url=URL), part=kept)
 
-    assert from_element(to_element(entry)) == entry
-    assert b"part" not in to_element(Entry(id=entry.id, deadline_ms=5, fetch=entry.fetch))
+    assert parse_entry(serialize_entry(entry)) == entry
+    assert b"part" not in serialize_entry(Entry(id=entry.id, deadline_ms=5, fetch=entry.fetch))

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fetchfleet.jobs.contract.entry import from_element
+from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.messages import Order, read_arguments, read_message
 from fetchfleet.jobs.contract.model import decode_fetch, decode_result
 from fetchfleet.worker.intake.arq_jobs import FETCH, read_job
@@ -28,7 +28,7 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "fetches": decode_fetch,
     "messages": read_message,
     "jobs": read_arq_job,
-    "elements": from_element,
+    "elements": parse_entry,
     "results": decode_result,
 }
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from fetchfleet.jobs.contract.entry import (
     DEADLINE_CHARS,
     HEAD_CHARS,
-    BadElementError,
+    BadEntryError,
     Entry,
     Hop,
-    NewerElementError,
-    from_element,
-    new_element,
-    to_element,
+    NewerEntryError,
+    parse_entry,
+    serialize_entry,
+    serialize_new_entry,
 )
 from fetchfleet.jobs.contract.field_checks import MAX_BODY_BYTES
 from fetchfleet.jobs.contract.ids import (
@@ -34,7 +34,7 @@ from fetchfleet.jobs.contract.urls import lane_of_url, parse_url
 
 BATCH = "0123456789abcdef"
 ID = f"{BATCH}-00000000"
-GOOD = new_element(ID, Fetch(url="http://a.example/", meta={"a": "b"}))
+GOOD = serialize_new_entry(ID, Fetch(url="http://a.example/", meta={"a": "b"}))
 
 LEDGERS = st.integers(0, 2**62)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -156,12 +156,12 @@ def test_a_lane_is_read_off_a_canonical_url_without_parsing_it(url: str) -> None
 
 def test_a_new_element_holds_the_time_allowed_in_its_head() -> None:
     """Redis makes a deadline of it, by its own clock."""
-    element = new_element(ID, Fetch(url="http://a.example/", deadline_s=90))
+    element = serialize_new_entry(ID, Fetch(url="http://a.example/", deadline_s=90))
 
     assert element.startswith(f"{ID}0000000090000".encode())
     assert Entry(
         id=ID, deadline_ms=90_000, fetch=Fetch(url="http://a.example/", deadline_s=90)
-    ) == from_element(element)
+    ) == parse_entry(element)
 
 
 def test_an_entry_knows_its_batch_its_request_and_when_it_was_submitted() -> None:
@@ -178,9 +178,9 @@ def test_an_entry_knows_its_batch_its_request_and_when_it_was_submitted() -> Non
 @given(ENTRIES)
 def test_an_entry_comes_out_of_its_element_unchanged(entry: Entry) -> None:
     """Whatever its ledgers hold."""
-    element = to_element(entry)
+    element = serialize_entry(entry)
 
-    assert entry == from_element(element)
+    assert entry == parse_entry(element)
     assert f"{entry.id}{entry.deadline_ms:013d}".encode() == element[:HEAD_CHARS]
 
 
@@ -212,8 +212,8 @@ def test_an_entry_comes_out_of_its_element_unchanged(entry: Entry) -> None:
 )
 def test_what_is_no_entry_is_a_bad_element(element: bytes) -> None:
     """Cut, garbled, of another version, or a fetch that may not be sent."""
-    with pytest.raises(BadElementError):
-        from_element(element)
+    with pytest.raises(BadEntryError):
+        parse_entry(element)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,8 @@ def test_what_is_no_entry_is_a_bad_element(element: bytes) -> None:
 )
 def test_a_newer_element_is_told_from_a_bad_one(body: bytes, url: str) -> None:
     """Its fields may be any; what every version has is read of it."""
-    with pytest.raises(NewerElementError) as raised:
-        from_element(GOOD[:HEAD_CHARS] + body)
+    with pytest.raises(NewerEntryError) as raised:
+        parse_entry(GOOD[:HEAD_CHARS] + body)
 
     assert (ID, 86_400_000, url) == (raised.value.fetch_id, raised.value.deadline_ms, raised.value.url)
 
@@ -236,19 +236,19 @@ def test_a_newer_element_is_told_from_a_bad_one(body: bytes, url: str) -> None:
 @example(GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"attempts":1e400}')
 def test_an_arbitrary_element_is_an_entry_or_a_bad_element(element: bytes) -> None:
     """Nothing in Redis raises anything else in a worker."""
-    with suppress(BadElementError):
-        assert isinstance(from_element(element), Entry)
+    with suppress(BadEntryError):
+        assert isinstance(parse_entry(element), Entry)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.binary(max_size=3))
 def test_a_damaged_element_is_an_entry_or_a_bad_element(place: int, damage: bytes) -> None:
     """A good one with a few bytes in it exchanged."""
-    with suppress(BadElementError):
-        assert isinstance(from_element(GOOD[:place] + damage + GOOD[place + 1 :]), Entry)
+    with suppress(BadEntryError):
+        assert isinstance(parse_entry(GOOD[:place] + damage + GOOD[place + 1 :]), Entry)
 
 
 def test_a_body_of_1_mib_in_base64_can_be_enqueued() -> None:
     """Its JSON is larger than itself."""
     body = base64.b64encode(bytes(MAX_BODY_BYTES)).decode()
 
-    assert new_element(ID, Fetch(url="http://a.example/", method="POST", body_base64=body))
+    assert serialize_new_entry(ID, Fetch(url="http://a.example/", method="POST", body_base64=body))

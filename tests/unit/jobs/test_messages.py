@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract.entry import new_element
+from fetchfleet.jobs.contract.entry import serialize_new_entry
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES, Order, read_arguments, read_message
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, as_fetch
@@ -247,7 +247,7 @@ def outcome(read: Any, *arguments: Any) -> Fetch | str:
 def checked(item: Any) -> Fetch:
     """As Fleet.submit reads an item."""
     fetch = as_fetch(item)
-    new_element(fetch_id(BATCH, 0), fetch)
+    serialize_new_entry(fetch_id(BATCH, 0), fetch)
     return fetch
 
 

@@ -15,7 +15,7 @@ from fetchfleet import DeadLetter, DeadLetterFilter, Fetch
 from fetchfleet.jobs.client import chunk as chunk_module
 from fetchfleet.jobs.client.chunk import Chunk, chunks
 from fetchfleet.jobs.client.submit import Receipt
-from fetchfleet.jobs.contract.entry import from_element, new_element, placed
+from fetchfleet.jobs.contract.entry import parse_entry, placed, serialize_new_entry
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.model import Priority
 from fetchfleet.jobs.contract.urls import lane_of_url
@@ -113,7 +113,7 @@ def test_every_fetch_is_in_one_chunk_under_its_lane(fetches: list[Fetch]) -> Non
     """In the order of the list within each lane and priority, with the counts that room is measured by."""
     made = cut(fetches)
     sent = [
-        (lane, from_element(placed(of, 0)))
+        (lane, parse_entry(placed(of, 0)))
         for chunk in made
         for lane, group in elements_of(chunk)
         for of in group
@@ -157,7 +157,7 @@ def test_what_is_taken_back_is_what_was_sent(fetches: list[Fetch], now_ms: int) 
 def test_a_placed_element_has_its_deadline(now_ms: int, deadline_s: float | None) -> None:
     """The time allowed, from when Redis took it."""
     fetch = Fetch(url="http://a.example/", deadline_s=deadline_s)
-    entry = from_element(placed(new_element(fetch_id(BATCH, 7), fetch), now_ms))
+    entry = parse_entry(placed(serialize_new_entry(fetch_id(BATCH, 7), fetch), now_ms))
 
     assert (now_ms, now_ms + fetch.deadline_ms) == (entry.submitted_ms, entry.deadline_ms)
     assert fetch == entry.fetch

@@ -12,7 +12,7 @@ from datetime import timedelta
 from enum import Enum
 from typing import NamedTuple
 
-from fetchfleet.jobs.contract.entry import Hop, PartNote
+from fetchfleet.jobs.contract.entry import Hop, PartialNote
 from fetchfleet.worker.gate.retry_after import http_date
 
 MAX_VALIDATOR_CHARS = 256
@@ -71,12 +71,12 @@ def may_ask_on(request: Hop) -> bool:
     return request.method == "GET" and not any(name.lower() in _OF_THE_CALLER for name, _ in request.headers)
 
 
-def asks_on(request: Hop, note: PartNote | None) -> bool:
+def asks_on(request: Hop, note: PartialNote | None) -> bool:
     """Return whether the request is the one that the partial body came from."""
     return note is not None and may_ask_on(request) and note.of == url_digest(request.url)
 
 
-def asked_on(request: Hop, note: PartNote) -> Hop:
+def asked_on(request: Hop, note: PartialNote) -> Hop:
     """Return the request for the rest of the body."""
     validator = note.etag or note.last_modified or ""
     wanted = (("Range", f"bytes={note.offset_bytes}-"), ("If-Range", validator))
@@ -105,7 +105,7 @@ def validator_of(request: Hop, status: int, header: Header) -> Validator | None:
     return Validator(last_modified=modified) if len(modified) <= MAX_VALIDATOR_CHARS else None
 
 
-def judged(note: PartNote, status: int, header: Header) -> Append | RangeVerdict:
+def judged(note: PartialNote, status: int, header: Header) -> Append | RangeVerdict:
     """Return what a response to a request for the rest means."""
     found = content_range(header("content-range"))
     if status == 206:
@@ -146,7 +146,7 @@ def content_range(value: str | None) -> ContentRange | None:
     return None if last < first or (total is not None and last >= total) else ContentRange(first, last, total)
 
 
-def _same_version(note: PartNote, header: Header) -> bool:
+def _same_version(note: PartialNote, header: Header) -> bool:
     """Return whether the response is of the same version, by the strong comparison of RFC 9110 §8.8.3.2."""
     etag, modified = header("etag"), header("last-modified")
     if note.etag is not None:

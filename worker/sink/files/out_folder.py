@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from fetchfleet.jobs.contract.entry import PartNote
+from fetchfleet.jobs.contract.entry import PartialNote
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.disk_space import Refusals, Space, refused
 from fetchfleet.worker.sink.files import index
@@ -102,7 +102,7 @@ class OutFolder:
         """Reset the count of refused bodies: the disk has taken one."""
         self.refusals = self._tried = Refusals()
 
-    def forget(self, fetch_id: str, note: PartNote) -> Future[None]:
+    def forget(self, fetch_id: str, note: PartialNote) -> Future[None]:
         """Remove the partial file of a note in a thread: a large one takes a while."""
 
         def drop() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from io import FileIO
 from typing import Any
 
-from fetchfleet.jobs.contract.entry import PartNote
+from fetchfleet.jobs.contract.entry import PartialNote
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import ResumePoint
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES
@@ -61,12 +61,17 @@ class Takeovers:
         self._disk = disk
 
     async def take_over(
-        self, fetch_id: str, note: PartNote, token: int, *, in_vain: Callable[[ResumePoint | None], None]
+        self,
+        fetch_id: str,
+        note: PartialNote,
+        token: int,
+        *,
+        in_vain: Callable[[ResumePoint | None], None],
     ) -> TakenFile | None:
         """Take over the partial file of a note under the lane's token; None if this disk has none."""
         return await run_stoppable(HASHING, self.take, fetch_id, note, token, in_vain=in_vain)
 
-    def take(self, fetch_id: str, note: PartNote, token: int, stop: threading.Event) -> TakenFile | None:
+    def take(self, fetch_id: str, note: PartialNote, token: int, stop: threading.Event) -> TakenFile | None:
         """Take over the partial file, cut to the note's offset; blocks, and ends early once `stop` is set.
 
         A file shorter than that offset is removed.
