@@ -249,6 +249,11 @@ class _HeldOpen(Directory):
         self._ends_s = self._clock() + self._moment_s
 
 
+def partial_name(fetch_id: str, token: int) -> str:
+    """Return the temporary name of a body; the lane's token tells two owners apart."""
+    return f"{fetch_id}.{token}"
+
+
 def _open_folder(parent: int, name: str, path: str) -> int:
     try:
         return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)

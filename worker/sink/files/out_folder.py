@@ -13,7 +13,7 @@ from fetchfleet.jobs.contract.entry import PartialNote
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.disk_space import Refusals, Space, refused
 from fetchfleet.worker.sink.files import index
-from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, partial_name
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import run_in
 
@@ -130,8 +130,3 @@ class OutFolder:
         for below in await asyncio.to_thread(index.below, self.directory):
             await asyncio.to_thread(index.sweep, self.directory, below, time.time() - UNUSED_S)
             await asyncio.sleep(PAUSE_S)
-
-
-def partial_name(fetch_id: str, token: int) -> str:
-    """Return the temporary name of a body; the lane's token tells two owners apart."""
-    return f"{fetch_id}.{token}"

@@ -14,9 +14,9 @@ from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
-from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, partial_name
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
-from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder, partial_name
+from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder
 from fetchfleet.worker.sink.files.partial import PartialFile, to_the_end, write_all
 from fetchfleet.worker.sink.files.small_batch import BatchTimings, SmallBatch
 from fetchfleet.worker.sink.files.takeover import Takeovers

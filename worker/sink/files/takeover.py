@@ -15,9 +15,9 @@ from typing import Any
 from fetchfleet.jobs.contract.entry import PartialNote
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import ResumePoint
-from fetchfleet.worker.sink.files.directory import PARTIAL_FILES
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, partial_name
 from fetchfleet.worker.sink.files.open_file import hashed, lock
-from fetchfleet.worker.sink.files.out_folder import OutFolder, partial_name
+from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util.executors import HASHING, run_in, run_stoppable
 
 

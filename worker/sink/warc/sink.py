@@ -12,7 +12,8 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
-from fetchfleet.worker.sink.files.out_folder import OutFolder, partial_name
+from fetchfleet.worker.sink.files.directory import partial_name
+from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.files.partial import SHA256, PartialFile
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import recover
