@@ -22,9 +22,8 @@ from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.gate import gate
+from fetchfleet.worker.gate import gate, quota
 from fetchfleet.worker.gate.gate import Admit, HostSignal, Observation
-from fetchfleet.worker.gate.quota import quota_of
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.base import Answer, Trace
@@ -120,19 +119,20 @@ class Attempt:
     def _learn_from_head(self, answer: Answer) -> None:
         """Close the breaker after a probe, however large its body is, and heed the host's quota."""
         lane, before = self.lane, self.lane.gate
-        if before.breaker is Breaker.CLOSED and not lane.policy.quota:
+        names_quota = lane.policy.quota and any(answer.header(name) is not None for name in quota.FIELDS)
+        if before.breaker is Breaker.CLOSED and not names_quota:
             return
         now_ms = lane.clock.now_ms()
         if before.breaker is Breaker.HALF_OPEN and answer.status < 500:
             sent_ms = lane.since_ms(self.trace.started_s)
             alive = Observation(HostSignal.ANSWERED, sent_ms, len(lane.in_flight))
             self.session.change_gate(gate.attempt_ended(before, lane.policy, alive, now_ms, 0.0))
-        quota = quota_of(answer.header, now_ms) if lane.policy.quota else None
+        found = quota.quota_of(answer.header, now_ms) if names_quota else None
         # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
-        if quota is not None and answer.header("retry-after") is None:
+        if found is not None and answer.header("retry-after") is None:
             at_once = gate.max_in_flight(lane.gate, lane.policy)
             in_flight = len(lane.in_flight) - 1
-            self.session.change_gate(gate.quota_received(lane.gate, quota, in_flight, now_ms, at_once))
+            self.session.change_gate(gate.quota_received(lane.gate, found, in_flight, now_ms, at_once))
         if lane.gate is not before:
             lane.notify()
 

@@ -75,7 +75,7 @@ async def start_marked(session: FetchSession, entry: Entry) -> AsyncIterator[Non
     A fetch that may be crashing its workers waits until no other such fetch runs in this worker: when the
     worker dies again, the others are not blamed.
     """
-    alone = session.services.quarantine if crashes.is_suspect(entry) else nullcontext()
+    alone = session.services.quarantine if crashes.is_quarantined(entry) else nullcontext()
     async with alone:
         started, noted = msgspec.structs.replace(entry, begun=True), asyncio.Event()
         session.settle(settler.started(started, noted.set))

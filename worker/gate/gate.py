@@ -151,7 +151,9 @@ def is_dead(state: GateState, policy: LanePolicy, now_ms: int) -> bool:
 
 def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     """Return the state after a request was let through."""
-    state = retry_budget.sent(breaker.probing(state), now_ms)
+    if state.breaker is Breaker.OPEN:
+        state = breaker.probing(state)
+    state = retry_budget.sent(state, now_ms)
     interval_ms, _ = _spacing(state, policy)
     if interval_ms:
         state = replace(state, paced_ms=max(state.paced_ms, now_ms) + interval_ms)

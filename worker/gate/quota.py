@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 import http_sf
 
+FIELDS = ("ratelimit", "ratelimit-policy", "ratelimit-remaining", "x-ratelimit-remaining")
+"""One of them is in each response that names a quota."""
+
 MAX_WINDOW_S = 600.0
 EPOCH_AFTER = 1_000_000_000
 MILLISECONDS_AFTER = 100_000_000_000

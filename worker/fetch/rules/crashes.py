@@ -10,14 +10,14 @@ MAX_CRASHES = 3
 """After so many crashes of its workers the fetch is taken to be their cause, as in Sidekiq."""
 
 
-def is_suspect(entry: Entry) -> bool:
+def is_quarantined(entry: Entry) -> bool:
     """Return whether the fetch may be crashing its workers. One more crash ends it, so it runs alone."""
     return entry.crashes == MAX_CRASHES - 1
 
 
 def needs_start_marker(entry: Entry) -> bool:
     """Return whether Redis must know of the start first: after a crash the decision depends on it."""
-    return is_suspect(entry) or not may_repeat(entry)
+    return is_quarantined(entry) or not may_repeat(entry)
 
 
 def crashed(entry: Entry) -> Entry:
