@@ -143,7 +143,9 @@ class Attempt:
         asked_for_range = any(name.lower() == "range" for name, _ in self.request.headers)
         if answer.status == 206 and not resumed and not asked_for_range:
             raise errors.BadAnswerError("206 although no range was asked for")
-        found = validators_of(self.request.url, answer.header)
+        found = Validators(self.request.url)
+        if answer.header("etag") is not None or answer.header("last-modified") is not None:
+            found = validators_of(self.request.url, answer.header)
         if self.request.method == "HEAD":
             return await self._store_head(answer, found)
 

@@ -18,7 +18,14 @@ from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, robots_rules
 from fetchfleet.worker.gate.gate import Admit, Closed, WaitReason
 from fetchfleet.worker.gate.retry_after import retry_after_s
-from fetchfleet.worker.gate.robots_rules import MAX_BYTES, MAX_HOPS, CachedRobots, RobotsRules, RobotsStatus
+from fetchfleet.worker.gate.robots_rules import (
+    MAX_BYTES,
+    MAX_HOPS,
+    CachedRobots,
+    KnownRobots,
+    RobotsRules,
+    RobotsStatus,
+)
 from fetchfleet.worker.http.base import Trace
 
 MAX_EXCHANGE_S = 60.0
@@ -173,6 +180,8 @@ async def _adopt_rules(
     """Apply the rules in this lane; asked_ms: when this worker requested them from the host, 0 if not."""
     lane = session.lane
     rules = await asyncio.to_thread(RobotsRules, cached.groups, cached.token)
+    if lane.robots is None:
+        lane.robots = KnownRobots()
     lane.robots.learn(origin, rules, cached.until_ms)
     session.change_gate(gate.crawl_delay_learnt(lane.gate, lane.robots.crawl_delay_s(), asked_ms))
     return rules

@@ -45,7 +45,8 @@ class Lane:
         """Every claimed fetch that is not settled, by its id."""
         self.cut: set[str] = set()
         """Fetches in flight that were stopped: interrupted if the lane is given back with them."""
-        self.robots = KnownRobots()
+        self.robots: KnownRobots | None = None
+        """The rules of the lane's origins, once a robots.txt was read."""
         self.asking: dict[str, str] = {}
         """For each origin whose robots.txt is requested, the fetch that waits for it."""
         self.cancelled: set[str] = set()
@@ -98,6 +99,11 @@ class Lane:
         return (until_ms - now_ms) / 1000 if until_ms else 0.0
 
     @property
+    def expiry_check_due(self) -> bool:
+        """Whether a fetch of the lane may have passed its deadline."""
+        return self.clock.now_ms() >= self.expiry_check_ms
+
+    @property
     def gate_is_saved(self) -> bool:
         """Whether Redis has the state of the gate, or will have with a call under way."""
         return self.gate is self._saved_gate
@@ -111,7 +117,7 @@ class Lane:
         """Return the robots.txt rules for the URL's origin, None if they must be requested first."""
         if self.policy.robots == "ignore":
             return ALLOW_ALL
-        return self.robots.rules(origin_of_url(url), self.clock.now_ms())
+        return self.robots.rules(origin_of_url(url), self.clock.now_ms()) if self.robots else None
 
     def is_asking(self, url: str) -> bool:
         """Return whether the robots.txt of the URL's origin is being requested."""

@@ -114,7 +114,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         clock=clock,
         slots=asyncio.Semaphore(settings.max_in_flight),
         quarantine=asyncio.Semaphore(1),
-        policy=live_policy.in_force,
+        policy=lambda: live_policy.policy,
         notify=base.notifier.try_send,
         chance=random.random,
         report_redis_error=health.report,

@@ -30,7 +30,8 @@ class FleetSignals:
     async def heed(self, fleet: FleetLoad, policy_version: bytes, cancels_version: bytes | None) -> None:
         """Rebalance, then take over a new policy, then end cancelled batches."""
         self.heed_fleet(fleet)
-        await self._live_policy.heed(policy_version)
+        if policy_version != self._live_policy.version:
+            await self._live_policy.update(policy_version)
         await self._live_lanes.heed_cancels(cancels_version)
 
     def heed_fleet(self, fleet: FleetLoad) -> None:

@@ -59,10 +59,11 @@ class LiveLanes:
         insisted: it was taken beyond this worker's share, so it is not given back at once.
         """
         self._services.clock.sync(acquired.now_ms)
-        await self._live_policy.heed(acquired.policy_version)  # before a pause, or its end, is missed
-        policy = self._live_policy.in_force().for_lane(name)
+        if acquired.policy_version != self._live_policy.version:  # a pause, or its end, holds at once
+            await self._live_policy.update(acquired.policy_version)
+        policy = self._live_policy.policy.for_lane(name)
         lane = Lane(name, acquired.token, policy, acquired.gate, self._services.clock)
-        lane.lease_ends_s = self._leases.end_s(asked_s)
+        lane.lease_ends_s = asked_s + self._leases.usable_s
         lane.cancel(acquired.cancelled)
         if insisted:
             lane.unwanted_until_s = asked_s + UNWANTED_S

@@ -27,27 +27,23 @@ class LivePolicy:
         health: RedisHealth,
         log: FilteringBoundLogger,
     ) -> None:
-        self._policy = policy
+        self.policy = policy
+        """The policy of this moment."""
+        self.version = b""
+        """The version of the tables in Redis that it includes."""
         self._file = policy
-        self._version = b""
         self._redis = redis
         self._lanes = lanes
         self._pools = pools
         self._health = health
         self._log = log
 
-    def in_force(self) -> Policy:
-        """Return the policy of this moment."""
-        return self._policy
-
-    async def heed(self, version: bytes) -> None:
-        """Apply the tables in Redis to every lane if their version is new."""
-        if version == self._version:
-            return
+    async def update(self, version: bytes) -> None:
+        """Read the tables in Redis, whose version is new, and apply them to every lane."""
         try:
             tables = await overrides.read(self._redis)
-            self._version = version
-            self._policy = self._file.overridden(tables)
+            self.version = version
+            self.policy = self._file.overridden(tables)
         except (RedisError, OSError) as error:
             self._health.report(error)
             return
@@ -56,6 +52,6 @@ class LivePolicy:
             return
         self._log.info(Event.POLICY_CHANGED, tables=sorted(tables))
         for lane in self._lanes.values():
-            lane.policy = self._policy.for_lane(lane.name)
+            lane.policy = self.policy.for_lane(lane.name)
             self._pools.apply_policy(lane.pool, lane.policy)
             lane.notify()

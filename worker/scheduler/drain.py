@@ -58,7 +58,8 @@ async def drain(session: FetchSession, orphans: list[bytes]) -> None:
         while lane.serving:
             if lane.cancelled:
                 await end_cancelled_batches(session)
-            await end_expired(session)
+            if lane.expiry_check_due:
+                await end_expired(session)
             step = await _step(session)
             if isinstance(step, Leave):
                 break

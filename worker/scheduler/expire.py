@@ -14,11 +14,9 @@ from fetchfleet.worker.observability.log import Event
 
 
 async def end_expired(session: FetchSession) -> None:
-    """End every fetch past its deadline, wherever in the lane it waits. Cheap until one is due."""
+    """End every fetch past its deadline, wherever in the lane it waits; set the time of the next check."""
     lane, services = session.lane, session.services
     now_ms = lane.clock.now_ms()
-    if now_ms < lane.expiry_check_ms:
-        return
     for entry in list(lane.ready):
         if await end_if_expired(session, entry):
             lane.ready.remove(entry)

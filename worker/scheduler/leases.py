@@ -33,6 +33,8 @@ class Leases:
     ) -> None:
         self._lanes = lanes
         self._lease_s = lease_s
+        self.usable_s = lease_s - min(LEASE_MARGIN_S, lease_s / 4)
+        """How long a lease counts by this worker's clock, from the call on: less than in Redis."""
         self._store = store
         self._clock = clock
         self._report_redis_error = report_redis_error
@@ -43,13 +45,6 @@ class Leases:
     def renews(self) -> bool:
         """Whether the leases are renewed in time: a worker that does not renew them sends no heartbeat."""
         return mono_s() - self._renewed_s <= self._lease_s
-
-    def end_s(self, asked_s: float) -> float:
-        """Return when a lease ends by this worker's clock, counted from before it was asked for.
-
-        That is earlier than Redis's end of it.
-        """
-        return asked_s + self._lease_s - min(LEASE_MARGIN_S, self._lease_s / 4)
 
     async def run(self) -> None:
         """Renew, until cancelled; stop the lanes whose lease has lapsed or that another worker owns."""
@@ -71,7 +66,7 @@ class Leases:
                 self._report_redis_error(error)
             for lane, ours in zip(lanes, kept, strict=False):
                 if ours:
-                    lane.lease_ends_s = self.end_s(asked_s)
+                    lane.lease_ends_s = asked_s + self.usable_s
                 elif self._lanes.get(lane.pool) is lane and not lane.released:
                     lane.lose()
             self._stop_lapsed(lanes)

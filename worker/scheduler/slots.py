@@ -20,7 +20,8 @@ async def acquire_slot(session: FetchSession, entry: Entry) -> bool:
             if left_s <= 0:
                 break
             await lane.changed(min(left_s, check_s))
-            await end_expired(session)
+            if lane.expiry_check_due:
+                await end_expired(session)
     except BaseException:
         await aio.end(acquiring)
         if not acquiring.cancelled():

@@ -44,7 +44,7 @@ class GuardedNetwork:
 
         Raises EgressRefusedError if any of the addresses is refused, UnresolvedError if there is none.
         """
-        addresses = await self.resolver.addresses(host)
+        addresses = [host] if reached(host) is not None else await self.resolver.addresses(host)
         own_redis = await self._own_redis.at(port) if port == self._own_redis.port else None
         for address in addresses:
             refusal = None
