@@ -4,9 +4,8 @@ from collections.abc import AsyncIterable, Iterable
 from typing import Any, Self
 
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Submitted, list_batches
-from fetchfleet.jobs.client.chunk import Fetchable
 from fetchfleet.jobs.client.dead_letters import DeadLetters
-from fetchfleet.jobs.client.submit import Limits, Submitter, WhenFull, checked_batch_id
+from fetchfleet.jobs.client.submit import Fetchable, Limits, Submitter, WhenFull, checked_batch_id
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.redis_connection import connect
 

@@ -1,27 +1,112 @@
 """Submits batches: for producers, and for workers that take fetches in by the inbox or arq."""
 
 import asyncio
+import hashlib
+import itertools
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from fetchfleet.jobs.client.chunk import Chunk, Fetchable, chunks
-from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, batch_of, fetch_id, is_batch_id
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import serialize_new_entry
+from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, MAX_BATCH_FETCHES, batch_of, fetch_id, is_batch_id
+from fetchfleet.jobs.contract.model import Fetch, as_fetch
+from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import (
     BatchCancelledError,
     BatchExistsError,
     FleetFullError,
+    InvalidFetchError,
     RedisFullError,
 )
-from fetchfleet.jobs.notifications import LaneNotification, hints
+from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import batches, submission
-from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, NoRoom
+from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, KeyedFetch, NoRoom
+
+CHUNK_FETCHES = 500
+
+
+CHUNK_BYTES = 4 << 20
+
+
+Fetchable = Fetch | str | Mapping[str, Any]
+
+
+T = TypeVar("T")
+
+
+class Chunk:
+    """The serialized entries of one submit call, grouped by lane and priority."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.size_bytes = 0
+        self.lanes: Counter[str] = Counter()
+        self.groups: dict[tuple[str, str], list[bytes]] = {}
+        self.keyed: list[KeyedFetch] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether the next fetch belongs in another chunk."""
+        return self.count >= CHUNK_FETCHES or self.size_bytes >= CHUNK_BYTES
+
+    def add(self, fetch_id: str, fetch: Fetch, serialized: bytes) -> None:
+        """Add a fetch."""
+        lane = lane_of_url(fetch.url)
+        self.groups.setdefault((lane, fetch.priority.value), []).append(serialized)
+        self.lanes[lane] += 1
+        self.count += 1
+        self.size_bytes += len(serialized)
+        if fetch.key is not None:
+            self.keyed.append(KeyedFetch(fetch_id, fetch.key, max(keys.KEY_TTL_MS, fetch.deadline_ms)))
+
+    def digest(self) -> str:
+        """Return a short hash of the chunk's content."""
+        digest = hashlib.sha256()
+        for serialized in self.groups.values():
+            digest.update(b"\n".join(serialized))
+        return digest.hexdigest()[:16]
+
+
+async def chunks(
+    batch_id: str, items: Iterable[Fetchable] | AsyncIterable[Fetchable]
+) -> AsyncIterator[Chunk]:
+    """Yield the items in chunks, each item checked; raises InvalidFetchError, which names the item."""
+    places = itertools.count()
+    chunk = Chunk()
+    async for item in each(items):
+        place = next(places)
+        if place >= MAX_BATCH_FETCHES:
+            raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
+        of = fetch_id(batch_id, place)
+        try:
+            fetch = as_fetch(item)
+            chunk.add(of, fetch, serialize_new_entry(of, fetch))
+        except InvalidFetchError as error:
+            raise InvalidFetchError(f"item {place}: {error}") from None
+        if chunk.full:
+            yield chunk
+            chunk = Chunk()
+            await asyncio.sleep(0)
+    if chunk.count:
+        yield chunk
+
+
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """Iterate over a synchronous or an asynchronous iterable."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
 
 FULL_PAUSE_S = 0.2
 
@@ -230,3 +315,13 @@ class _Submission:
         if self._count:
             return f"the first {self._count} fetches are in as batch {self.batch_id}; submit the rest later"
         return "nothing was enqueued; submit again later"
+
+
+HINTS = 16
+"""How many of the lanes that come due together are notified of."""
+
+
+def hints(notifications: Sequence[LaneNotification]) -> list[LaneNotification]:
+    """Return those due later, and HINTS of those due now: a worker that acquires one looks for the others."""
+    now = [item for item in notifications if item.due_in_ms <= 0]
+    return now[:HINTS] + [item for item in notifications if item.due_in_ms > 0]

@@ -126,7 +126,9 @@ class Entry(EntryData, frozen=True, kw_only=True):
         if self.hop is not None:
             return self.hop
         fetch = self.fetch
-        headers = (*fetch.headers.items(), *headers_of(fetch.etag, fetch.last_modified))
+        headers = tuple(fetch.headers.items())
+        if fetch.etag is not None or fetch.last_modified is not None:
+            headers += headers_of(fetch.etag, fetch.last_modified)
         return Hop(fetch.method, fetch.url, headers, fetch.body, fetch.body_base64, fetch.body_file)
 
     @property

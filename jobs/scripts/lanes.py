@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import batch_of
-from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification, busy_within_ms
+from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
 from fetchfleet.jobs.redis_values import text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
@@ -319,3 +319,11 @@ async def reschedule_lanes(redis: Redis, lanes: Sequence[str]) -> list[LaneNotif
         for lane, reply in zip(lanes, replies, strict=True)
         if reply and not isinstance(reply, Exception)
     ]
+
+
+NEXT_MS = 1_000
+
+
+def busy_within_ms(lease_ms: int) -> int:
+    """Return within how many ms a held or due lane needs attention; a lane that needs it later cools down."""
+    return max(lease_ms, GRACE_MS) + NEXT_MS

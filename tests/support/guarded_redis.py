@@ -17,8 +17,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from fetchfleet import Fetch, RedisFullError
-from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
-from fetchfleet.jobs.client.submit import Submitter
+from fetchfleet.jobs.client.submit import CHUNK_FETCHES, Submitter
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.jobs.scripts import runner
 from tests.support.redis import nothing_stranded, serve, server_binary

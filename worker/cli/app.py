@@ -1,5 +1,6 @@
 """The command line. Exit codes: 0 all stored, 1 some failed, 2 bad use, 130 interrupted."""
 
+import gc
 import sys
 from importlib import import_module
 from typing import Any
@@ -9,7 +10,6 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from fetchfleet.worker.errors import CommandError
-from fetchfleet.worker.util import gc_freeze
 
 _MODULES = {
     "run": "run",
@@ -40,9 +40,7 @@ class _Commands(TyperGroup):
         modules = [_MODULES[cmd_name]] if cmd_name in _MODULES else _MODULES.values()
         part = typer.Typer()
         for name in dict.fromkeys(modules):
-            with gc_freeze.none_yet():
-                module = import_module(f"fetchfleet.worker.cli.{name}")
-            module.register(part)
+            import_module(f"fetchfleet.worker.cli.{name}").register(part)
         self.commands.update(get_group(part).commands)
         return super().get_command(ctx, cmd_name)
 
@@ -63,6 +61,7 @@ def _fleet() -> None:
 
 def main() -> None:
     """Run the `fetchfleet` command."""
+    gc.disable()  # imports make lasting objects; a command enables the collector when it starts to work
     try:
         app()
     except CommandError as error:
@@ -71,4 +70,4 @@ def main() -> None:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     finally:
-        gc_freeze.set_aside()  # the process ends: no garbage collection of all modules
+        gc.freeze()  # the process ends: no collection of all modules

@@ -10,7 +10,6 @@ import typer
 from fetchfleet.worker.cli.options import File, LinesTo, PolicyFile, RedisUrl, Report
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.child_process import prestarted
-from fetchfleet.worker.util import gc_freeze
 
 _WORKER_OPTIONS = {
     "out": Annotated[str | None, typer.Option(help="Folder for bodies (FETCHFLEET_OUT), ./data by default.")],
@@ -68,12 +67,12 @@ def run(
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
     with prestarted(workers) as processes:
-        with gc_freeze.none_yet():  # the workers import at the same time
-            from fetchfleet.worker.cli.common import console  # noqa: PLC0415
-            from fetchfleet.worker.local.process import run_until_signal, worker_settings_from  # noqa: PLC0415
-            from fetchfleet.worker.local.run import Outputs, exit_code_of, read_list  # noqa: PLC0415
-            from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
-            from fetchfleet.worker.settings import WARC  # noqa: PLC0415
+        # The workers import at the same time.
+        from fetchfleet.worker.cli.common import console  # noqa: PLC0415
+        from fetchfleet.worker.local.process import run_until_signal, worker_settings_from  # noqa: PLC0415
+        from fetchfleet.worker.local.run import Outputs, exit_code_of, read_list  # noqa: PLC0415
+        from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
+        from fetchfleet.worker.settings import WARC  # noqa: PLC0415
 
         settings = worker_settings_from(flags)
         if lines_to is not None and settings.sink == WARC:

@@ -18,8 +18,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
 )
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.events import trace_fields
-from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.log import Event, trace_fields
 
 
 def finished(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.body.pipeline import DecoderBudget
-from fetchfleet.worker.fetch.deadlines import Deadlines
 from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.services import LaneServices
@@ -15,6 +14,7 @@ from fetchfleet.worker.lanes.session import LaneSession
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.sink.base import Sink
+from fetchfleet.worker.util.aio import Deadlines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

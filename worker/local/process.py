@@ -1,6 +1,7 @@
 """A process of fetchfleet: its settings, its main coroutine, and the error that ends it."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
@@ -47,6 +48,7 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
 
     Raises CommandError for an expected error, and with `if_interrupted` after a signal.
     """
+    gc.enable()  # the command line has disabled it while it imported
 
     async def main() -> T:
         task = asyncio.create_task(work)

@@ -5,11 +5,9 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.jobs.contract import trace_context
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.log import Event, trace_fields
 
 
 def exchange(entry: Entry | None, log: FilteringBoundLogger, **fields: Any) -> None:
@@ -56,8 +54,3 @@ def redis_refusal(error: object, log: FilteringBoundLogger) -> None:
 def conflicting_key(key: str, found: str, wanted: str, log: FilteringBoundLogger) -> None:
     """Log that a key of the fleet held a value of the wrong type."""
     log.error(Event.REDIS_FOREIGN, key=key, found=found, wanted=wanted)
-
-
-def trace_fields(fetch: Fetch) -> dict[str, str]:
-    """Return the trace fields of every log line of a fetch; empty if it has no trace."""
-    return {} if fetch.traceparent is None else {"trace_id": trace_context.trace_id(fetch.traceparent)}

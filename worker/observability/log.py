@@ -10,6 +10,8 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor, WrappedLogger
 
+from fetchfleet.jobs.contract import trace_context
+from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.observability import redact
 
 
@@ -131,3 +133,8 @@ class _LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = get_logger(library=record.name)
         log.warning(Event.LIBRARY, message=redact.text(record.getMessage()))
+
+
+def trace_fields(fetch: Fetch) -> dict[str, str]:
+    """Return the trace fields of every log line of a fetch; empty if it has no trace."""
+    return {} if fetch.traceparent is None else {"trace_id": trace_context.trace_id(fetch.traceparent)}

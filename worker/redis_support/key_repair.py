@@ -12,8 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.chunk import Fetchable
-from fetchfleet.jobs.client.submit import Limits, Notify, Receipt, Submitter, WhenFull
+from fetchfleet.jobs.client.submit import Fetchable, Limits, Notify, Receipt, Submitter, WhenFull
 from fetchfleet.jobs.errors import KeyTypeConflictError
 from fetchfleet.jobs.redis_values import is_text
 from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes

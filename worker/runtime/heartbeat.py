@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.notifications import busy_within_ms
+from fetchfleet.jobs.scripts.lanes import busy_within_ms
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from fetchfleet.worker.fetch.deadlines import NEAR_S, Deadlines
+from fetchfleet.worker.util.aio import NEAR_S, Deadlines
 
 
 async def outlast(own: Deadlines, left_s: float) -> bool:

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Outcome
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.notifications import HINTS
+from fetchfleet.jobs.client.submit import HINTS
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.worker.lanes.store import AcquireResult, LaneStore
 from fetchfleet.worker.scheduler import balance

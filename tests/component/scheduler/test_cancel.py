@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fetchfleet import Batch, BatchCancelledError, Fetch, Outcome, Priority, Result
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
+from fetchfleet.jobs.client.submit import CHUNK_FETCHES
 from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import LaneStore

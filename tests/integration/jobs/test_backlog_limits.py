@@ -15,7 +15,6 @@ from fetchfleet import (
     RedisFullError,
 )
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client import chunk as chunk_module
 from fetchfleet.jobs.client import submit as submit_module
 from fetchfleet.jobs.client.submit import Limits, Submitter
 from fetchfleet.jobs.notifications import LaneNotification
@@ -42,7 +41,7 @@ CHUNK = 3
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few fetches make many chunks, and who waits for room looks often."""
-    monkeypatch.setattr(chunk_module, "CHUNK_FETCHES", CHUNK)
+    monkeypatch.setattr(submit_module, "CHUNK_FETCHES", CHUNK)
     monkeypatch.setattr(submit_module, "FULL_PAUSE_S", 0.01)
 
 

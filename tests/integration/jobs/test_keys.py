@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Fleet, Submitted
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
+from fetchfleet.jobs.client.submit import CHUNK_FETCHES
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.ids import batch_of
 from tests.support.lanes import BATCH_ID, LANE, Stay, ask, backlog, everything, url, waiting

@@ -7,11 +7,10 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Fleet, InvalidFetchError, Priority, RedisFullError
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
-from fetchfleet.jobs.client.submit import Submitter
+from fetchfleet.jobs.client.submit import CHUNK_FETCHES, HINTS, Submitter
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
-from fetchfleet.jobs.notifications import HINTS, LaneNotification
+from fetchfleet.jobs.notifications import LaneNotification
 from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,

@@ -16,7 +16,7 @@ from fetchfleet import (
     UnknownBatchError,
 )
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client import chunk as chunk_module
+from fetchfleet.jobs.client import submit as submit_module
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.scripts.lanes import RemovalKind
 from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError, Removal
@@ -358,7 +358,7 @@ async def test_a_batch_cancelled_while_it_is_submitted_ends(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its producer is told at the next chunk; what was in ends as cancelled, and the batch is whole."""
-    monkeypatch.setattr(chunk_module, "CHUNK_FETCHES", 2)
+    monkeypatch.setattr(submit_module, "CHUNK_FETCHES", 2)
 
     async def made() -> AsyncIterator[str]:
         for place in range(10):

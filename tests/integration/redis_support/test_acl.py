@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import BatchExistsError, Fetch, Fleet, FleetFullError, Outcome, Reason
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.chunk import CHUNK_FETCHES
+from fetchfleet.jobs.client.submit import CHUNK_FETCHES
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connect, connection_pool

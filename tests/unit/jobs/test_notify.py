@@ -5,7 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.notifications import HINTS, LaneNotification, hints
+from fetchfleet.jobs.client.submit import HINTS, hints
+from fetchfleet.jobs.notifications import LaneNotification
 
 WAKES = st.lists(
     st.builds(LaneNotification, st.text(max_size=3), st.integers(1), st.integers(-1, 1)), max_size=4 * HINTS

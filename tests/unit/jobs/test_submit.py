@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from fetchfleet import DeadLetter, DeadLetterFilter, Fetch
-from fetchfleet.jobs.client import chunk as chunk_module
-from fetchfleet.jobs.client.chunk import Chunk, chunks
-from fetchfleet.jobs.client.submit import Receipt
+from fetchfleet.jobs.client import submit as chunk_module
+from fetchfleet.jobs.client.submit import Chunk, Receipt, chunks
 from fetchfleet.jobs.contract.entry import parse_entry, placed, serialize_new_entry
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.model import Priority

@@ -13,7 +13,7 @@ from fetchfleet.jobs.contract.messages import read_arguments, read_message
 from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.fetch.rules.trace_context import carried, span_id
-from fetchfleet.worker.observability.events import trace_fields as fields
+from fetchfleet.worker.observability.log import trace_fields as fields
 
 URL = "http://a.example/"
 ID = "0123456789abcdef-00000001"
