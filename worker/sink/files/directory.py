@@ -279,8 +279,3 @@ def _kind(folder: int, name: str) -> str:
     if stat.S_ISDIR(mode):
         return "a folder"
     return "a file" if stat.S_ISREG(mode) else "no ordinary file"
-
-
-def partial_name(fetch_id: str, token: int) -> str:
-    """Return the temporary name of a body; the lane's token tells two owners apart."""
-    return f"{fetch_id}.{token}"
