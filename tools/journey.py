@@ -1,6 +1,6 @@
 """The way of one fetch: the files of jobs/ and worker/ whose functions it calls, in order.
 
-    python -m tools.journey          in a worker, from the lane's acquisition to the result
+    python -m tools.journey          in a worker, from the moment it holds the lane to the result
     python -m tools.journey --run    in the command and the worker of a one-URL `fetchfleet run`
 
 Timers of a worker fire at any moment. A file counts if every one of several fetches enters it, each the first
@@ -32,6 +32,8 @@ from tools.origin.server import Behaviour
 ROOT = Path(__file__).parents[1]
 PACKAGES = (f"{ROOT}/fetchfleet/", f"{ROOT}/jobs/", f"{ROOT}/worker/")
 FETCHES = 5
+LANE_HELD = "LiveLanes.begin"
+"""The function at which the journey in a worker starts: the worker holds the lane from here on."""
 IN_A_FUNCTION = 0x02  # CO_NEWLOCALS: a module's or a class's own code lacks it
 
 Journey = dict[str, str]
@@ -45,6 +47,7 @@ class Recorder:
         self.entered: Journey = {}
         self._files: dict[CodeType, str] = {}
         self._records = False
+        self._starts_at = ""
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -57,9 +60,10 @@ class Recorder:
             sys.setprofile(None)
             threading.setprofile(None)
 
-    def start(self) -> None:
-        """Record from here on."""
+    def start(self, starts_at: str = "") -> None:
+        """Record from here on, or from the next call of a function, given by its qualified name."""
         self.entered = {}
+        self._starts_at = starts_at
         self._records = True
 
     def stop(self) -> Journey:
@@ -70,6 +74,9 @@ class Recorder:
     def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
         if self._records and event == "call" and not is_resumed(frame):
             code = frame.f_code
+            if self._starts_at and code.co_qualname != self._starts_at:
+                return
+            self._starts_at = ""
             file = self._files.get(code)
             if file is None:
                 file = self._files[code] = file_of(code)
@@ -110,7 +117,7 @@ async def _fetch_each(urls: list[str], redis_url: str, folder: Path, recorder: R
     journeys = []
     async with OneWorker(redis_url, folder / "bodies"):
         for url in urls:
-            recorder.start()
+            recorder.start(LANE_HELD)
             await asyncio.to_thread(_fetch_unprofiled, redis_url, url)
             journeys.append(recorder.stop())
     return {

@@ -6,7 +6,7 @@ from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker import errors
 from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
-from fetchfleet.worker.fetch import error_mapping, if_exists, log_events, revalidate
+from fetchfleet.worker.fetch import error_mapping, if_exists, revalidate
 from fetchfleet.worker.fetch.resume import Resume
 from fetchfleet.worker.fetch.rules import stale_fallback, trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
@@ -27,6 +27,7 @@ from fetchfleet.worker.gate.gate import Admit, HostSignal, Observation
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.base import Answer, Trace
+from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions, StoredAt
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 from fetchfleet.worker.util.clock import mono_s

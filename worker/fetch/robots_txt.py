@@ -8,10 +8,16 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, join_url, lane_of_url, origin_of_url, parse_url
-from fetchfleet.worker.fetch import log_events
 from fetchfleet.worker.fetch.attempt import failure_of
 from fetchfleet.worker.fetch.rules.decide import Finish, Retry, defer_for_robots
-from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Interrupted, throttle_of
+from fetchfleet.worker.fetch.rules.outcome import (
+    Answered,
+    AttemptOutcome,
+    Failed,
+    Interrupted,
+    note_of,
+    throttle_of,
+)
 from fetchfleet.worker.fetch.rules.redirects import is_redirect
 from fetchfleet.worker.fetch.run import finish_unattempted, host_state, learn, settle_retry
 from fetchfleet.worker.fetch.services import FetchSession
@@ -27,6 +33,7 @@ from fetchfleet.worker.gate.robots_rules import (
     RobotsStatus,
 )
 from fetchfleet.worker.http.base import Trace
+from fetchfleet.worker.lanes import log_events
 
 MAX_EXCHANGE_S = 60.0
 """For one request, however long the policy lets the host's bodies take: this body is small."""
@@ -141,7 +148,9 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
     request = RobotsRequest(session, entry, origin)
     try:
         outcome, body = await request.send()
-        log_events.robots(session, origin, outcome)
+        answered = outcome.status if isinstance(outcome, Answered | Failed) else None
+        reason = outcome.reason if isinstance(outcome, Failed) else None
+        log_events.robots(lane.name, origin, answered, reason, note_of(outcome), services.log)
         learn(session, request.trace, outcome)
         cached: CachedRobots | None = None
         match outcome:

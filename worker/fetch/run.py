@@ -10,7 +10,7 @@ from fetchfleet.jobs.contract.entry import Entry, serialize_entry
 from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
-from fetchfleet.worker.fetch import if_exists, log_events
+from fetchfleet.worker.fetch import if_exists
 from fetchfleet.worker.fetch.attempt import Attempt
 from fetchfleet.worker.fetch.result import result_of
 from fetchfleet.worker.fetch.rules import crashes, stale_fallback
@@ -28,6 +28,7 @@ from fetchfleet.worker.fetch.rules.decide import (
 from fetchfleet.worker.fetch.rules.outcome import (
     AttemptOutcome,
     Interrupted,
+    Redirected,
     Stored,
     note_of,
     observation_of,
@@ -37,7 +38,7 @@ from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, retry_budget
 from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.http.base import Trace
-from fetchfleet.worker.lanes import settler
+from fetchfleet.worker.lanes import log_events, settler
 from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError
 
 _NO_MARKER = nullcontext()
@@ -146,14 +147,25 @@ async def finish_fetch(
     result = result_of(
         entry, finish, outcome, attempt, stand_in, now_ms=lane.clock.now_ms(), worker_id=services.worker_id
     )
+    note = note_of(outcome)
     if result.outcome is Outcome.FAILED:
-        session.settle(settler.failed(result, note_of(outcome) or ""))
-    session.settle(settler.finished(result, log_events.finished(session, entry, result, outcome)))
+        session.settle(settler.failed(result, note or ""))
+    line = log_events.finished(lane.name, entry, result, note, services.log)
+    session.settle(settler.finished(result, line))
 
 
 def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome) -> None:
     """Queue the fetch for its next attempt."""
-    line = log_events.retry(session, retry, outcome)
+    status = None if isinstance(outcome, Interrupted | Redirected) else outcome.status
+    line = log_events.retry(
+        session.lane.name,
+        retry.entry,
+        retry.wait_s,
+        retry.reason,
+        status,
+        note_of(outcome),
+        session.services.log,
+    )
     session.settle(settler.retried(retry.entry, retry.wait_s, line))
 
 

@@ -1,12 +1,18 @@
-"""The log lines of lanes, with their fields."""
+"""The log lines of lanes and of their fetches, with their fields."""
+
+import traceback
+from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.model import Reason, Result
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.gate.gate import Closed
 from fetchfleet.worker.gate.state import Breaker, GateState
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability import redact
+from fetchfleet.worker.observability.log import Event, trace_fields
 
 _BREAKER_EVENTS = {
     Breaker.OPEN: Event.LANE_BREAKER_OPEN,
@@ -65,3 +71,104 @@ def yielded(lane: Lane, held: int, busy: int, workers: int, log: FilteringBoundL
 def unverified_tls(lane: Lane, log: FilteringBoundLogger) -> None:
     """Log that the policy turns certificate verification off for the lane's host."""
     log.warning(Event.LANE_UNVERIFIED_TLS, lane=lane.name)
+
+
+def finished(
+    lane_name: str, entry: Entry, result: Result, note: str | None, log: FilteringBoundLogger
+) -> Callable[[], None]:
+    """Return a function that writes the canonical line of a fetch, once its result is in Redis."""
+
+    def tell() -> None:
+        timings = result.timings
+        log.info(
+            Event.FETCH_FINISHED,
+            id=result.id,
+            batch=entry.batch_id,
+            lane=lane_name,
+            method=entry.fetch.method,
+            url=redact.url(result.url),
+            status=result.status,
+            outcome=result.outcome.value,
+            reason=result.reason.value if result.reason else None,
+            note=note,
+            bytes=result.bytes,
+            stale=result.stale,
+            attempts=result.attempts,
+            throttles=result.throttles,
+            interruptions=result.interruptions,
+            queue_ms=timings.queue_ms,
+            connect_ms=timings.connect_ms,
+            ttfb_ms=timings.ttfb_ms,
+            total_ms=timings.total_ms,
+            **trace_fields(entry.fetch),
+        )
+
+    return tell
+
+
+def retry(
+    lane_name: str,
+    entry: Entry,
+    wait_s: float,
+    reason: Reason | None,
+    status: int | None,
+    note: str | None,
+    log: FilteringBoundLogger,
+) -> Callable[[], None]:
+    """Return a function that writes the line of a fetch that waits for another attempt."""
+
+    def tell() -> None:
+        log.info(
+            Event.FETCH_RETRY,
+            id=entry.id,
+            batch=entry.batch_id,
+            lane=lane_name,
+            url=redact.url(entry.fetch.url),
+            status=status,
+            reason=reason.value if reason else None,
+            note=note,
+            wait_s=round(wait_s, 3),
+            attempts=entry.attempts,
+            throttles=entry.throttles,
+            interruptions=entry.interruptions,
+            **trace_fields(entry.fetch),
+        )
+
+    return tell
+
+
+def robots(
+    lane_name: str,
+    origin: str,
+    status: int | None,
+    reason: Reason | None,
+    note: str | None,
+    log: FilteringBoundLogger,
+) -> None:
+    """Log the answer to a request for a robots.txt."""
+    log.info(
+        Event.LANE_ROBOTS,
+        lane=lane_name,
+        origin=origin,
+        status=status,
+        reason=reason.value if reason else None,
+        note=note,
+    )
+
+
+def bug(error: BaseException, entry: Entry, lane_name: str, log: FilteringBoundLogger) -> None:
+    """Log an error that no rule names, with where it came from."""
+    log.error(
+        Event.FETCH_BUG,
+        id=entry.id,
+        lane=lane_name,
+        error=redact.text(repr(error)),
+        trace=redact.text("".join(traceback.format_tb(error.__traceback__)[-3:])),
+        **trace_fields(entry.fetch),
+    )
+
+
+def in_the_way(error: BaseException, entry: Entry, lane_name: str, log: FilteringBoundLogger) -> None:
+    """Log that something other than a file of the fleet is where a body should go; the message names it."""
+    message, trace = redact.text(str(error)), trace_fields(entry.fetch)
+    log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=message, **trace)

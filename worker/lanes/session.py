@@ -1,16 +1,16 @@
 """A lane held by this worker, with the services that work on it needs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import Entry, serialize_entry
+from fetchfleet.jobs.contract.entry import BadEntryError, Entry, NewerEntryError, parse_entry, serialize_entry
 from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.state import GateState
-from fetchfleet.worker.lanes import log_events
+from fetchfleet.worker.lanes import invalid_claims, log_events
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.services import LaneServices
 from fetchfleet.worker.lanes.settler import Settlement
@@ -35,6 +35,23 @@ class LaneSession(Generic[S_co]):
     def settle(self, settlement: Settlement) -> None:
         """Write the change to a claimed fetch soon."""
         self.services.settler.add(self.lane, settlement)
+
+    def decode(self, claims: Iterable[bytes]) -> list[Entry]:
+        """Return the entries among the claims; bury the invalid ones, leave others to newer workers."""
+        entries: list[Entry] = []
+        for claim in claims:
+            try:
+                entries.append(parse_entry(claim))
+            except NewerEntryError as error:
+                invalid_claims.hand_back_newer(self.lane, self.services, error)
+            except BadEntryError as error:
+                invalid_claims.bury_invalid(self.lane, self.services, claim, error)
+        return entries
+
+    def hold(self, claims: Iterable[bytes]) -> None:
+        """Queue claimed entries in the lane."""
+        for entry in self.decode(claims):
+            self.lane.hold(entry)
 
     def change_gate(self, state: GateState, *, save: bool = False) -> None:
         """Replace the state of the lane's gate and log what is new in it: the only way that it changes.

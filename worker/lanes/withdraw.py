@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.worker.lanes.claims import decode_claims
 from fetchfleet.worker.lanes.services import LaneServices
 from fetchfleet.worker.lanes.session import LaneSession
 from fetchfleet.worker.lanes.store import Removal
@@ -42,7 +41,7 @@ async def withdraw(session: LaneSession[LaneServices], removal: Removal, end: En
 
 async def end_claims(session: LaneSession[LaneServices], elements: list[bytes], end: EndFetch) -> int:
     """Hold claimed elements and end each; return how many entries were among them."""
-    entries = decode_claims(session, elements)
+    entries = session.decode(elements)
     for entry in entries:
         session.lane.entries[entry.id] = entry
         await end(entry)

@@ -61,7 +61,8 @@ class LiveLanes:
         self._services.clock.sync(acquired.now_ms)
         if acquired.policy_version != self._live_policy.version:  # a pause, or its end, holds at once
             await self._live_policy.update(acquired.policy_version)
-        policy = self._live_policy.policy.for_lane(name)
+        policies = self._live_policy.policy
+        policy = policies.for_lane(name) if policies.tables else policies.default
         lane = Lane(name, acquired.token, policy, acquired.gate, self._services.clock)
         lane.lease_ends_s = asked_s + self._leases.usable_s
         lane.cancel(acquired.cancelled)

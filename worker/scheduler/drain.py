@@ -9,7 +9,6 @@ import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.urls import origin_of_url
-from fetchfleet.worker.fetch import log_events
 from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
@@ -18,7 +17,7 @@ from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Admit, Closed, Saturated, WaitReason
 from fetchfleet.worker.gate.state import Breaker
-from fetchfleet.worker.lanes.claims import hold
+from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.store import LaneLostError
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.scheduler.cancel import end_cancelled_batches
@@ -48,7 +47,7 @@ async def drain(session: FetchSession, orphans: list[bytes]) -> None:
     check_s = services.tuning.expiry_check_s
     services.pools.open(lane.pool, lane.policy)
     try:
-        hold(session, orphans)  # claimed by a dead owner: each counts as a crash
+        session.hold(orphans)  # claimed by a dead owner: each counts as a crash
         adopted = sorted((crashed(entry) for entry in lane.ready), key=lambda entry: entry.id)
         lane.ready.clear()
         await session.adopt(adopted)
@@ -166,7 +165,7 @@ async def _claim(session: FetchSession) -> Step:
     count = gate.max_in_flight(lane.gate, lane.policy) if closed else PROBE_CHOICE
     claim = await session.retry_until_lost(lambda: services.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
-    hold(session, claim.serialized)
+    session.hold(claim.serialized)
     if claim.serialized:
         return CONTINUE
     retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000

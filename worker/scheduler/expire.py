@@ -3,11 +3,11 @@
 import functools
 
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS
 from fetchfleet.worker.fetch.rules.decide import HOST_DEAD
 from fetchfleet.worker.fetch.run import end_if_expired, finish_unattempted
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.lanes.claims import hold_orphaned_claims
 from fetchfleet.worker.lanes.store import ALL, EXPIRED
 from fetchfleet.worker.lanes.withdraw import withdraw
 from fetchfleet.worker.observability.log import Event
@@ -51,3 +51,16 @@ async def end_if_dead(session: FetchSession) -> bool:
         since_ms = lane.gate.down_since_ms
         session.services.log.warning(Event.LANE_DEAD, lane=lane.name, fetches=count, down_since_ms=since_ms)
     return True
+
+
+async def hold_orphaned_claims(session: FetchSession) -> None:
+    """Queue fetches that are claimed in Redis and unknown to this worker.
+
+    The reply to their claim was lost, or Redis restarted without its last second of writes, the settlement
+    among them. Nothing else is claimed meanwhile.
+    """
+    lane, services = session.lane, session.services
+    await services.settler.caught_up(lane)
+    known = set(lane.entries)  # read first: a fetch that is settled meanwhile may still be in the reply
+    claims = await session.retry_until_lost(lambda: services.store.claims(lane.name, lane.token))
+    session.hold([element for element in claims if element[:FETCH_ID_CHARS].decode("latin-1") not in known])

@@ -95,7 +95,7 @@ def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
     [
         (["/usr/lib/ssl.py", "/x/httpcore2/_async/http11.py", "/p/worker/fetch/attempt.py"], "engine"),
         (["/p/worker/sink/files/partial.py", "/p/worker/fetch/attempt.py"], "sink"),
-        (["/x/structlog/_output.py", "/p/worker/fetch/log_events.py", "/p/worker/fetch/run.py"], "log"),
+        (["/x/structlog/_output.py", "/p/worker/lanes/log_events.py", "/p/worker/fetch/run.py"], "log"),
         (["/x/redis/asyncio/client.py", "/p/jobs/scripts/runner.py", "/p/worker/lanes/settler.py"], "Redis"),
         (["/p/worker/lanes/settler.py"], "settle"),
         (["/p/worker/gate/gate.py", "/p/worker/lanes/lane.py", "/p/worker/scheduler/drain.py"], "gate"),

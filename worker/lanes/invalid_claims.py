@@ -1,0 +1,53 @@
+"""Claims that this worker cannot read: of newer workers, or no entries at all."""
+
+from fetchfleet.jobs.contract.entry import BadEntryError, NewerEntryError
+from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
+from fetchfleet.jobs.contract.model import Outcome, Reason, Result
+from fetchfleet.worker.lanes import settler
+from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.services import LaneServices
+from fetchfleet.worker.observability.log import Event
+
+
+def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) -> None:
+    """Return a fetch that only a newer worker can read to its queue, or end it if its time is over."""
+    note, late = str(newer), newer.deadline_ms <= lane.clock.now_ms()
+
+    def tell() -> None:
+        services.log.warning(Event.LANE_NEWER, lane=lane.name, id=newer.fetch_id, error=note)
+
+    if not late and batch_of(newer.fetch_id) not in lane.cancelled:
+        services.settler.add(lane, settler.handed_back(newer.fetch_id, services.tuning.newer_return_s, tell))
+        return
+    result = Result(
+        id=newer.fetch_id,
+        url=newer.url,
+        outcome=Outcome.FAILED if late else Outcome.CANCELLED,
+        reason=Reason.DEADLINE if late else None,
+        worker=services.worker_id,
+    )
+    if late:
+        services.settler.add(lane, settler.failed(result, note))
+    services.settler.add(lane, settler.finished(result, tell))
+
+
+def bury_invalid(lane: Lane, services: LaneServices, element: bytes, error: BadEntryError) -> None:
+    """Put an invalid element into the dead letters; if it has a fetch's id, its batch gets a result too."""
+    head, note = element[:FETCH_ID_CHARS], str(error)
+    fetch_id = head.decode("latin-1")
+
+    def tell() -> None:
+        services.log.error(Event.LANE_INVALID, lane=lane.name, error=note)
+
+    services.settler.add(lane, settler.buried(head, Reason.INVALID, note, tell))
+    if not is_fetch_id(fetch_id):
+        services.settler.add(lane, settler.dropped(head))
+        return
+    result = Result(
+        id=fetch_id,
+        url="",
+        outcome=Outcome.FAILED,
+        reason=Reason.INVALID,
+        worker=services.worker_id,
+    )
+    services.settler.add(lane, settler.finished(result, lambda: None))
