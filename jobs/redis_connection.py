@@ -1,4 +1,4 @@
-"""Connections to Redis: one pool with our timeouts and checks, for producers and workers."""
+"""Connections to Redis, and the plain values that are found there: nothing in Redis is trusted."""
 
 import ssl
 from urllib.parse import urlsplit
@@ -91,3 +91,23 @@ def _check_tls(pool: ConnectionPool) -> None:
             context.load_cert_chain(certificate, key, password="")
     except OSError as error:
         raise RedisSetupError(f"{name}: {error.strerror or 'cannot be used'}") from None
+
+
+_NUMBER_CHARS = 18
+
+
+def text_of(found: bytes) -> str:
+    """The text; what is none becomes a name that nothing has."""
+    return found.decode(errors="replace")
+
+
+def is_text(found: bytes) -> bool:
+    """Whether it is text at all."""
+    return text_of(found).encode() == found
+
+
+def number_of(found: bytes | None) -> int | None:
+    """The whole number, None where there is none."""
+    if found is None or len(found) > _NUMBER_CHARS or not found.removeprefix(b"-").isdigit():
+        return None
+    return int(found)

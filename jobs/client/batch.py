@@ -13,7 +13,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify, Receipt
 from fetchfleet.jobs.contract.model import Result, decode_result
 from fetchfleet.jobs.errors import KeyTypeConflictError, UnknownBatchError
-from fetchfleet.jobs.redis_values import number_of, text_of
+from fetchfleet.jobs.redis_connection import number_of, text_of
 from fetchfleet.jobs.scripts import batches
 
 READ_COUNT = 500

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
-from fetchfleet.jobs.redis_values import text_of
+from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
 

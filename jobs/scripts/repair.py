@@ -6,7 +6,7 @@ from typing import NamedTuple
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.redis_values import text_of
+from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
 

@@ -8,8 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
 from fetchfleet.jobs.contract.model import Result, decode_result
-from fetchfleet.jobs.redis_connection import redis_now_ms
-from fetchfleet.jobs.redis_values import number_of, text_of
+from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.gate.state import GateState, from_json

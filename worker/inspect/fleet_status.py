@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
-from fetchfleet.jobs.redis_values import number_of
+from fetchfleet.jobs.redis_connection import number_of
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, snapshot
 
 

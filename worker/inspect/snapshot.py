@@ -6,8 +6,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.redis_connection import redis_now_ms
-from fetchfleet.jobs.redis_values import number_of, text_of
+from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
 
 MAX_LANES = 500
 

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
-from fetchfleet.jobs.redis_values import is_text, number_of, text_of
+from fetchfleet.jobs.redis_connection import is_text, number_of, text_of
 from fetchfleet.jobs.scripts import lanes as scripts
 from fetchfleet.jobs.scripts.lanes import Claim, Early, Enough, RemovalKind, TakeReply, Withdrawal
 from fetchfleet.worker.gate.state import GateState, from_json

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify
-from fetchfleet.jobs.redis_values import text_of
+from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts.lanes import reschedule_lanes
 from fetchfleet.worker.policy.file import DEFAULT, Policy, Table, covers, table_named
 from fetchfleet.worker.policy.model import PolicyError

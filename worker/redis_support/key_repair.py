@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Fetchable, Limits, Notify, Receipt, Submitter, WhenFull
 from fetchfleet.jobs.errors import KeyTypeConflictError
-from fetchfleet.jobs.redis_values import is_text
+from fetchfleet.jobs.redis_connection import is_text
 from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
 from fetchfleet.worker.observability import events
 

@@ -8,8 +8,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import LaneNotification
-from fetchfleet.jobs.redis_connection import redis_now_ms
-from fetchfleet.jobs.redis_values import text_of
+from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.batches import Trimming, trim
 from fetchfleet.jobs.scripts.lanes import ReclaimedLane, reclaim_lanes
 from fetchfleet.worker.lanes.store import lane_names
