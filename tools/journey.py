@@ -1,6 +1,6 @@
 """The way of one fetch: the files of jobs/ and worker/ whose functions it calls, in order.
 
-    python -m tools.journey          in a worker, from the moment it holds the lane to the result
+    python -m tools.journey          in a worker, while it holds the lane
     python -m tools.journey --run    in the command and the worker of a one-URL `fetchfleet run`
 
 Timers of a worker fire at any moment. A file counts if every one of several fetches enters it, each the first
@@ -101,11 +101,15 @@ def file_of(code: CodeType) -> str:
 
 def worker_journey(folder: Path) -> Journey:
     """Return what a plain GET enters in a worker that is already running."""
-    log.configure((folder / "log").open("w"))
-    with EmbeddedRedis(folder / "redis") as redis, origins_in_child(hosts) as origins:
-        recorder = Recorder()
-        with recorder.installed():
-            return asyncio.run(_fetch_each(list(origins.urls.values()), redis.url, folder, recorder))
+    recorder = Recorder()
+    with (
+        (folder / "log").open("w") as lines,
+        EmbeddedRedis(folder / "redis") as redis,
+        origins_in_child(hosts) as origins,
+        recorder.installed(),
+    ):
+        log.configure(lines)
+        return asyncio.run(_fetch_each(list(origins.urls.values()), redis.url, folder, recorder))
 
 
 def hosts() -> dict[str, Behaviour]:
@@ -115,10 +119,12 @@ def hosts() -> dict[str, Behaviour]:
 
 async def _fetch_each(urls: list[str], redis_url: str, folder: Path, recorder: Recorder) -> Journey:
     journeys = []
-    async with OneWorker(redis_url, folder / "bodies"):
+    async with OneWorker(redis_url, folder / "bodies") as worker:
         for url in urls:
             recorder.start(LANE_HELD)
             await asyncio.to_thread(_fetch_unprofiled, redis_url, url)
+            while worker.runtime.lanes:  # noqa: ASYNC110 the log line and the release follow the result
+                await asyncio.sleep(0.01)
             journeys.append(recorder.stop())
     return {
         file: function

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from fetchfleet import Fleet, Result
-from fetchfleet.worker.local.child_process import die_with_parent
+from fetchfleet.worker.local.process import die_with_parent
 from tests.support.waiting import wait_until
 from tests.support.workers import LOOPBACK, QUICK_POLICY
 from tools.origin.server import Origin, Seen

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from redis.asyncio import Redis
 
-from fetchfleet.worker.local.child_process import die_with_parent
+from fetchfleet.worker.local.process import die_with_parent
 from tests.support.redis import server_binary
 from tests.support.waiting import wait_until
 from tools.redis_leftovers import leftovers

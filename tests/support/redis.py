@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import redis
 from redis.exceptions import RedisError
 
-from fetchfleet.worker.local.child_process import die_with_parent
 from fetchfleet.worker.local.embedded_redis import find_server
+from fetchfleet.worker.local.process import die_with_parent
 from tools.redis_leftovers import leftovers
 
 SERVER_VARIABLE = "FETCHFLEET_TEST_REDIS_SERVER"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fetchfleet.worker.local.child_process import die_with_parent
+from fetchfleet.worker.local.process import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain\r\n\r\nok"

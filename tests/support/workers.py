@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fetchfleet.worker.local.child_process import WorkerProcess, worker_processes
+from fetchfleet.worker.local.process import WorkerProcess, worker_processes
 
 LOOPBACK = "127.0.0.0/8"
 QUICK_POLICY = """\

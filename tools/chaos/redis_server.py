@@ -10,8 +10,8 @@ from pathlib import Path
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from fetchfleet.worker.local.child_process import die_with_parent
 from fetchfleet.worker.local.embedded_redis import find_server
+from fetchfleet.worker.local.process import die_with_parent
 
 READY_WITHIN_S = 30.0
 ENDS_WITHIN_S = 20.0

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from fetchfleet.worker.local.child_process import die_with_parent
+from fetchfleet.worker.local.process import die_with_parent
 from fetchfleet.worker.util import aio
 from tools.chaos.history import Died, History
 from tools.chaos.proxy import Line

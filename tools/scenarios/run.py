@@ -14,8 +14,8 @@ from rich.table import Table
 
 from fetchfleet import Fetch, Fleet
 from fetchfleet.jobs.client.batch import Batch
-from fetchfleet.worker.local.child_process import worker_processes
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
+from fetchfleet.worker.local.process import worker_processes
 from tools.origin import judge
 from tools.origin.behaviours import latency, ok
 from tools.origin.process import OriginProcess, Report, origins_in_child

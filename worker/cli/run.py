@@ -9,7 +9,7 @@ import typer
 
 from fetchfleet.worker.cli.options import File, LinesTo, PolicyFile, RedisUrl, Report
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.child_process import prestarted
+from fetchfleet.worker.local.process import prestarted
 
 _WORKER_OPTIONS = {
     "out": Annotated[str | None, typer.Option(help="Folder for bodies (FETCHFLEET_OUT), ./data by default.")],

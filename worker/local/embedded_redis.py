@@ -15,7 +15,7 @@ import redis
 from redis.exceptions import RedisError
 
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.child_process import await_end, die_with_parent
+from fetchfleet.worker.local.process import await_end, die_with_parent
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0

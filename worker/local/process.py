@@ -1,9 +1,18 @@
-"""A process of fetchfleet: its settings, its main coroutine, and the error that ends it."""
+"""The processes of fetchfleet: how each runs and ends, and the child processes of a run."""
 
 import asyncio
+import ctypes
 import gc
+import json
 import os
-from collections.abc import Coroutine, Mapping
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import uvloop
@@ -71,3 +80,143 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
         if isinstance(first, JobsError | RedisError | OSError):
             raise CommandError(redact.text(first)) from error
         raise
+
+
+STOP_TIMEOUT_S = 30.0
+
+
+MAX_QUICK_ENDS = 3
+
+
+QUICK_END_S = 5.0
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Terminate this process when its parent dies, however it dies. A preexec_fn; Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def await_end(child: "subprocess.Popen[Any]", timeout_s: float) -> None:
+    """Return when the child has ended; it is killed after timeout_s."""
+    # Popen.wait with a timeout polls at growing intervals; without one it blocks in waitpid.
+    waiting = Thread(target=child.wait, daemon=True)
+    waiting.start()
+    waiting.join(timeout_s)
+    if waiting.is_alive():
+        child.kill()
+        waiting.join()
+
+
+class WorkersError(CommandError):
+    """The workers cannot be kept running; the message names their log."""
+
+
+class WorkerProcess:
+    """A process that is started first, given its orders later, and started again if it dies.
+
+    It imports what a worker needs while the parent finds out the settings (worker/local/prestart.py).
+    """
+
+    def __init__(self, name: str, *, quick_end_s: float = QUICK_END_S) -> None:
+        self.name = name
+        self._quick_end_s = quick_end_s
+        self._environment = {**os.environ, "FETCHFLEET_WORKER_ID": name}
+        self._log: Path | None = None
+        self._orders = b""
+        self._quick_ends = 0
+        self._start()
+
+    def begin(self, settings: Mapping[str, str | None], log: Path) -> None:
+        """Make it a worker with these settings, by the names of the flags; it appends to the log."""
+        self._log = log
+        self._orders = json.dumps({"settings": dict(settings), "log": str(log)}).encode()
+        self._send_orders()
+
+    def keep_alive(self) -> None:
+        """Start it again if it died. Raises WorkersError if it died quickly several times."""
+        if self.process.poll() is None:
+            return
+        quick = time.monotonic() - self._started_s < self._quick_end_s
+        self._quick_ends = self._quick_ends + 1 if quick else 0
+        if self._quick_ends >= MAX_QUICK_ENDS:
+            raise WorkersError(f"a worker ends as soon as it starts; {self._log} says why")
+        self._start()
+        self._send_orders()
+
+    def stop(self) -> None:
+        """Ask it to return its fetches and end."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Return when it has ended; it is killed after STOP_TIMEOUT_S."""
+        await_end(self.process, STOP_TIMEOUT_S)
+        if self.process.stdin:
+            self.process.stdin.close()
+
+    def _start(self) -> None:
+        self._started_s = time.monotonic()
+        # A restarted process has its log from the start: an error may come before its orders do.
+        with self._log.open("ab") if self._log else nullcontext(subprocess.DEVNULL) as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fetchfleet.worker.local.prestart"],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
+            )
+
+    def _send_orders(self) -> None:
+        with suppress(BrokenPipeError):  # it has died: keep_alive starts it again
+            assert self.process.stdin
+            with self.process.stdin as pipe:
+                pipe.write(self._orders)
+
+
+@contextmanager
+def prestarted(
+    count: int, *, first: int = 1, quick_end_s: float = QUICK_END_S
+) -> Iterator[list[WorkerProcess]]:
+    """Start that many processes, numbered from `first`, without orders; end them with the block."""
+    workers: list[WorkerProcess] = []
+    try:
+        for number in range(first, first + count):
+            worker = WorkerProcess(f"worker-{number}", quick_end_s=quick_end_s)
+            workers.append(worker)  # one by one: if one fails, the others end
+        yield workers
+    finally:
+        _end(workers)
+
+
+@contextmanager
+def at_work(workers: list[WorkerProcess], settings: Mapping[str, str | None], logs: Path) -> Iterator[None]:
+    """Make them workers with these settings, each with a log in that folder; end them with the block."""
+    try:
+        for worker in workers:
+            worker.begin(settings, logs / f"{worker.name}.log")
+        yield
+    finally:
+        _end(workers)
+
+
+@contextmanager
+def worker_processes(
+    count: int, settings: Mapping[str, str | None], logs: Path, *, first: int = 1
+) -> Iterator[list[WorkerProcess]]:
+    """Run that many workers, numbered from `first`; end them with the block."""
+    with prestarted(count, first=first) as workers, at_work(workers, settings, logs):
+        yield workers
+
+
+def _end(workers: list[WorkerProcess]) -> None:
+    for worker in workers:
+        worker.stop()
+    for worker in workers:
+        worker.wait()

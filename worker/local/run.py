@@ -23,9 +23,9 @@ from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import InvalidFetchError, UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
-from fetchfleet.worker.local.child_process import WorkerProcess, at_work
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
+from fetchfleet.worker.local.process import WorkerProcess, at_work
 from fetchfleet.worker.local.progress import Progress, summary
 from fetchfleet.worker.redis_support.errors import redis_at
 from fetchfleet.worker.settings import Settings

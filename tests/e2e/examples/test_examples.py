@@ -20,7 +20,7 @@ import pytest
 from redis.asyncio import Redis
 
 from examples.nightly import main
-from fetchfleet.worker.local.child_process import die_with_parent
+from fetchfleet.worker.local.process import die_with_parent
 from tests.support.redis import nothing_stranded, serve_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import workers

@@ -3,12 +3,7 @@
 from pathlib import Path
 
 from fetchfleet import Fleet, Outcome
-from fetchfleet.worker.local.child_process import (
-    MAX_QUICK_ENDS,
-    WorkersError,
-    at_work,
-    prestarted,
-)
+from fetchfleet.worker.local.process import MAX_QUICK_ENDS, WorkersError, at_work, prestarted
 from tests.support import left_behind
 from tests.support.waiting import wait_until
 from tests.support.workers import LOOPBACK

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fetchfleet import Fleet, Outcome
-from fetchfleet.worker.local.child_process import die_with_parent
+from fetchfleet.worker.local.process import die_with_parent
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
 from tools.origin.behaviours import latency, ok, slow

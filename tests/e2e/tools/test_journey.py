@@ -1,0 +1,30 @@
+"""How many files a fetch enters."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+MOST_IN_A_RUN = 60
+PROGRESS = {"worker/inspect/snapshot.py", "worker/observability/percentiles.py"}
+"""Entered by the progress of a run that takes more than a few seconds, as on a busy machine."""
+
+SPECIAL_CASES = {
+    f"worker/fetch/{name}.py"
+    for name in (
+        *("if_exists", "resume", "revalidate", "robots_txt"),
+        *("rules/crashes", "rules/range_rules", "rules/redirects", "rules/stale_fallback"),
+    )
+}
+
+
+def test_a_run_of_one_url_enters_few_files() -> None:
+    """The command and the worker together call functions of at most 60 files, and none of a special case."""
+    command = [sys.executable, "-m", "tools.journey", "--run"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    files = set(re.findall(r"^  (\S+\.py) ", printed.stdout, re.MULTILINE)) - PROGRESS
+
+    assert {"worker/fetch/run.py", "worker/local/run.py", "jobs/client/submit.py"} <= files
+    assert set() == SPECIAL_CASES & files
+    assert len(files) <= MOST_IN_A_RUN
