@@ -326,7 +326,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert "hunter2" not in said
 
 
-def test_the_wheel_carries_the_two_packages_and_no_example(tmp_path: Path) -> None:
+def test_the_wheel_carries_the_package_and_no_example(tmp_path: Path) -> None:
     """Who installs fetchfleet gets jobs and worker."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=90)
@@ -334,4 +334,4 @@ def test_the_wheel_carries_the_two_packages_and_no_example(tmp_path: Path) -> No
     with zipfile.ZipFile(wheel) as archive:
         rooms = {name.partition("/")[0] for name in archive.namelist()}
 
-    assert {"jobs", "worker"} == {room for room in rooms if not room.endswith(".dist-info")}
+    assert {"fetchfleet"} == {room for room in rooms if not room.endswith(".dist-info")}
