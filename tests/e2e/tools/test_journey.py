@@ -10,6 +10,8 @@ MOST_IN_A_RUN = 60
 PROGRESS = {"worker/inspect/snapshot.py", "worker/observability/percentiles.py"}
 """Entered by the progress of a run that takes more than a few seconds, as on a busy machine."""
 
+BRACES = re.compile(r"\{([\w,]+)\}")
+
 SPECIAL_CASES = {
     f"worker/fetch/{name}.py"
     for name in (
@@ -20,7 +22,10 @@ SPECIAL_CASES = {
 
 
 def test_a_run_of_one_url_enters_few_files() -> None:
-    """The command and the worker together call functions of at most 60 files, and none of a special case."""
+    """The command and the worker together call functions of at most 60 files, and none of a special case.
+
+    The architecture page has each of them.
+    """
     command = [sys.executable, "-m", "tools.journey", "--run"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
     files = set(re.findall(r"^  (\S+\.py) ", printed.stdout, re.MULTILINE)) - PROGRESS
@@ -28,3 +33,15 @@ def test_a_run_of_one_url_enters_few_files() -> None:
     assert {"worker/fetch/run.py", "worker/local/run.py", "jobs/client/submit.py"} <= files
     assert set() == SPECIAL_CASES & files
     assert len(files) <= MOST_IN_A_RUN
+    assert set() == files - documented()
+
+
+def documented() -> set[str]:
+    """Return the files that the architecture page names for a plain GET."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    story = page.partition("### Files on the way")[2].partition("Not entered")[0]
+    files = set()
+    for code in re.findall(r"`(\S+\.py)`", story):
+        names = BRACES.search(code)
+        files |= {BRACES.sub(name, code) for name in names[1].split(",")} if names else {code}
+    return files
