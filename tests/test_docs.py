@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(r"(?:\./)?(?:[\w.-]+/)*[\w.-]+\.(?:py|lua|md|toml|lock)|(?:\./)?(?:[\w.-]+/)+")
-_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+_BRACES = re.compile(r"`([\w./]*)\{([\w,]+)\}(\.py)`")
+_TEST = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
+_TEST_PATH = re.compile(r"\btests/[\w/]+(?:\.py)?")
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,]+)\])?")
 
 
 def name_of(page: Path) -> str:
@@ -56,6 +60,10 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     named = set(_LINK.findall(text))
     named |= {code for code in _CODE.findall(text) if _PATH.fullmatch(code)}
+    for before, names, after in _BRACES.findall(text):
+        named |= {f"{before}{name}{after}" for name in names.split(",")}
+    for block in _FENCED.findall(text):
+        named |= set(_TEST_PATH.findall(block))
     missing = {path for path in named if not ((page.parent / path).exists() or (ROOT / path).exists())}
 
     assert set() == missing
@@ -89,13 +97,37 @@ def test_every_script_that_a_page_names_can_be_run(page: Path) -> None:
     assert set() == dead
 
 
-def test_every_promise_names_a_test_that_exists() -> None:
-    """A promise without its test is a wish."""
-    named = _TEST.findall((DOCS / "guarantees.md").read_text())
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    """An id of a test names a function of that file."""
+    named = _TEST.findall(page.read_text())
     missing = [f"{path}::{name}" for path, name in named if f"def {name}(" not in (ROOT / path).read_text()]
 
-    assert len(named) >= 100
     assert [] == missing
+
+
+def test_the_promises_name_their_tests() -> None:
+    """A promise without its test is a wish."""
+    assert len(_TEST.findall((DOCS / "guarantees.md").read_text())) >= 100
+
+
+def test_every_dependency_has_a_row() -> None:
+    """The table of the development page and pyproject.toml name the same packages."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lists = [
+        project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"].values(),
+        *project["dependency-groups"].values(),
+    ]
+    required = set()
+    for requirement in [item for wanted in lists for item in wanted]:
+        name, extras = _REQUIREMENT.match(requirement).groups()  # type: ignore[union-attr]
+        required |= {name, *(extras or "").split(",")} - {""}
+    section = (DOCS / "development.md").read_text().partition("## Dependencies")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)
+    rows = {name for cell in cells for name in re.sub(r" \([^)]*\)", "", cell).split(", ")}
+
+    assert required == rows - {"package", "---"}
 
 
 async def test_the_readmes_producer_runs(
