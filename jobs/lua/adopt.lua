@@ -1,8 +1,8 @@
--- Rewrites claimed elements, whose ledgers the new owner has brought up to date.
+-- Replaces claimed entries with the versions whose counters the new owner has updated.
 -- Called by jobs/scripts/lanes.py, adopt.
 -- KEYS: lane, claimed
--- ARGV: token, elements
--- Returns 1, or 0 to a stale owner.
+-- ARGV: token, serialized entries
+-- Returns 1, or 0 if the token is stale.
 if not fenced(KEYS[1], ARGV[1]) then return 0 end
 for i = 2, #ARGV do
   local id = id_of(ARGV[i])

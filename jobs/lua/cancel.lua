@@ -1,8 +1,8 @@
--- Cancels a batch: nothing more may be submitted to it, and it counts as whole. One that has ended stays as it is.
+-- Cancels a batch: it accepts no more fetches and counts as sealed. A batch that has ended does not change.
 -- Called by jobs/scripts/batches.py, cancel.
 -- KEYS: batch, its lanes, its digests
 -- ARGV: finished TTL ms, unfinished TTL ms
--- Returns the lanes where its fetches are, nil if there is no such batch.
+-- Returns the lanes that may hold its fetches, nil if the batch does not exist.
 for i, kind in ipairs({'hash', 'set', 'list'}) do must_be(kind, KEYS[i]) end
 if redis.call('EXISTS', KEYS[1]) == 0 then return nil end
 if has_ended(KEYS[1]) then return {} end

@@ -1,10 +1,11 @@
--- Moves fetches from a held lane's queues to its claimed hash, first retries that are due, then what
--- was handed back, then by priority.
+-- Moves fetches from the queues of a held lane to its claimed hash: due retries first, then returned fetches,
+-- then by priority.
 -- Called by jobs/scripts/lanes.py, claim_call.
 -- KEYS: lane, claimed, later, returned, high, normal, low
--- ARGV: token, how many
--- Returns {now, elements, how many still wait, ms until the next retry or -1}; {} to a stale owner.
--- As many commands for one fetch as for many. All keys are looked at before anything is taken out of one.
+-- ARGV: token, the most fetches to claim
+-- Returns {now, serialized entries, how many fetches still wait, ms until the next retry or -1}; {} if the token is
+-- stale.
+-- The number of commands does not depend on the number of fetches. Every key is read before the first write.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local want = tonumber(ARGV[2])
 local now = now_ms()
@@ -23,28 +24,29 @@ local waiting = 0
 for i = 4, 7 do
   local count = math.min(lengths[i], want - #got)
   if count > 0 then
-    for _, element in ipairs(redis.call('LPOP', KEYS[i], count)) do got[#got + 1] = element end
+    for _, entry in ipairs(redis.call('LPOP', KEYS[i], count)) do got[#got + 1] = entry end
   end
   waiting = waiting + lengths[i] - count
 end
 
--- Two elements of one id are not of our making; the second waits, at the end, for the first to be settled.
+-- A second entry with the same id can only come from another program. It goes to the end of the queue until the
+-- first is settled.
 local ids = {}
-for i, element in ipairs(got) do ids[i] = id_of(element) end
+for i, entry in ipairs(got) do ids[i] = id_of(entry) end
 local taken = claimed_before > 0 and values_of(KEYS[2], ids) or {}
-local mine, pairs_of_mine, seen = {}, {}, {}
-for i, element in ipairs(got) do
+local mine, fields_of_mine, seen = {}, {}, {}
+for i, entry in ipairs(got) do
   if taken[i] or seen[ids[i]] then
-    redis.call('RPUSH', KEYS[7], element)
+    redis.call('RPUSH', KEYS[7], entry)
     waiting = waiting + 1
   else
     seen[ids[i]] = true
-    mine[#mine + 1] = element
-    pairs_of_mine[#pairs_of_mine + 1] = ids[i]
-    pairs_of_mine[#pairs_of_mine + 1] = element
+    mine[#mine + 1] = entry
+    fields_of_mine[#fields_of_mine + 1] = ids[i]
+    fields_of_mine[#fields_of_mine + 1] = entry
   end
 end
-in_slices(#pairs_of_mine, function(first, last) redis.call('HSET', KEYS[2], unpack(pairs_of_mine, first, last)) end)
+in_slices(#fields_of_mine, function(first, last) redis.call('HSET', KEYS[2], unpack(fields_of_mine, first, last)) end)
 
 local retry_in = next_retry and math.max(0, tonumber(next_retry) - now) or -1
 return {now, mine, waiting, retry_in}

@@ -1,10 +1,10 @@
--- Messages that only a newer worker can read go from what was taken back to the end of the inbox.
--- Not if some of what was taken is enqueued already, by a newer worker that died: it belongs together.
+-- Moves messages of an unsupported version from the taken messages back to the end of the inbox.
+-- They stay if a newer worker that died has already enqueued part of the batch: a batch is not split.
 -- Called by jobs/scripts/inbox.py, inbox_return.
 -- KEYS: inbox, taken, intake, the batch that the taken messages become
 -- ARGV: token, messages
--- Returns {'back', how many messages are in the inbox}, {'begun'} when they must stay,
--- or {'other'} to a worker that no longer empties the inbox.
+-- Returns {'back', how many messages are in the inbox}, {'begun'} if they must stay, or {'other'} if another worker
+-- empties the inbox.
 if redis.call('HGET', KEYS[3], 'token') ~= ARGV[1] then return {'other'} end
 if redis.call('EXISTS', KEYS[4]) == 1 then return {'begun'} end
 for i = 2, #ARGV do

@@ -1,11 +1,10 @@
--- The inbox, as the one worker sees it that empties it: a few messages are moved to where only it takes
--- them from, under the id of the batch that they become; again the same ones until it says that they are in.
--- As long as that takes, the id is kept.
+-- Moves messages from the inbox to the taken list, under the id of the batch that they become.
+-- Messages that are not acknowledged yet are returned again, with the same batch id.
 -- Called by jobs/scripts/inbox.py, inbox_take.
 -- KEYS: inbox, taken, intake, dead
--- ARGV: token, lease ms, intake TTL ms, most messages, most bytes of them, most bytes of one, a new batch id,
---       dead length
--- Returns {'taken', batch id, message …}, {'empty'}, or {'other'} when another worker empties the inbox.
+-- ARGV: token, lease ms, intake TTL ms, the most messages, the most bytes in all, the most bytes of one message,
+--       a new batch id, dead length
+-- Returns {'taken', batch id, message …}, {'empty'}, or {'other'} if another worker empties the inbox.
 local now = now_ms()
 local intake = redis.call('HMGET', KEYS[3], 'token', 'until_ms', 'batch')
 if intake[1] and intake[1] ~= ARGV[1] and number(intake[2]) > now then return {'other'} end

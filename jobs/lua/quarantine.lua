@@ -1,17 +1,17 @@
--- What something else than us has put at our keys goes to the dead letters and out of the way. A stream of
--- dead letters that is none is dropped.
+-- Moves every value whose type does not fit its key to the dead letters. If the dead-letter stream itself has the
+-- wrong type, it is deleted.
 -- Called by jobs/scripts/repair.py, quarantine.
--- KEYS: dead, then the keys to look at
--- ARGV: dead length, how much of a string is kept, then for each key to look at its kind: a type, or counter
--- Returns {key, type found, kind} for each that was foreign.
+-- KEYS: dead, then the keys to check
+-- ARGV: dead length, how many bytes of a string to keep, then for each key to check its kind: a type, or counter
+-- Returns {key, type found, kind} for each value that was moved.
 local moved = {}
-local function move(key, kind, bury)
-  local found = foreign(kind, key)
+local function move(key, kind, to_dead_letters)
+  local found = conflicting_type(kind, key)
   if not found then return end
-  local element = found == 'string' and string.sub(redis.call('GET', key), 1, tonumber(ARGV[2])) or ''
-  if bury then
+  local entry = found == 'string' and string.sub(redis.call('GET', key), 1, tonumber(ARGV[2])) or ''
+  if to_dead_letters then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'door', 'key', 'reason', 'invalid',
-      'note', key .. ' was a ' .. found .. ', not a ' .. kind, 'element', element)
+      'note', key .. ' was a ' .. found .. ', not a ' .. kind, 'element', entry)
   end
   redis.call('UNLINK', key)
   moved[#moved + 1] = {key, found, kind}

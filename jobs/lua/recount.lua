@@ -1,7 +1,7 @@
--- The backlog, counted again from its lanes.
+-- Counts the fleet's backlog again from its lanes.
 -- Called by jobs/scripts/repair.py, recount.
 -- KEYS: backlog, lanes
--- Returns how many fetches without a result there are.
+-- Returns how many fetches have no result.
 local open = 0
 for i = 2, #KEYS do
   local found = redis.pcall('HGET', KEYS[i], 'open')

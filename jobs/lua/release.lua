@@ -1,11 +1,11 @@
--- held → scheduled when there is more to do, else idle. Whatever is still claimed goes to the front.
+-- held → scheduled if fetches wait, else idle. Claimed fetches return to the front of the queue.
 -- Called by jobs/scripts/lanes.py, release_call.
 -- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial, backlog, its cancelled batches
--- ARGV: token, lane name, shut until (Unix ms, 0 for open), why, the gate's state, gate TTL ms,
---       grace ms, then elements of claimed fetches whose ledgers have changed
--- A lane that is shut is due when the first of its fetches must end, so that none outlives its deadline.
--- Returns {1} when idle, {1, generation, ms until due} when scheduled; {} to a stale owner.
-local LOOK_THROUGH_EVERY_MS = 1000
+-- ARGV: token, lane name, shut until (Unix ms, 0 if open), why, the gate's state, gate TTL ms, grace ms,
+--       then claimed entries whose counters have changed
+-- Returns {1} if idle, {1, generation, ms until due} if scheduled; {} if the token is stale.
+-- A shut lane is due by the earliest deadline of its fetches, so that each one ends in time.
+local SCAN_EVERY_MS = 1000
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local name, shut_until, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local now = now_ms()
@@ -16,7 +16,7 @@ for i = 8, #ARGV do
 end
 local returned = redis.call('HVALS', KEYS[2])
 table.sort(returned, function(a, b) return a > b end)
-for _, element in ipairs(returned) do redis.call('LPUSH', KEYS[4], element) end
+for _, entry in ipairs(returned) do redis.call('LPUSH', KEYS[4], entry) end
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'gate', ARGV[5], 'shut_until_ms', int(shut_until), 'why', ARGV[4])
 
@@ -25,7 +25,7 @@ local waits = false
 for i = 4, 7 do waits = waits or redis.call('EXISTS', KEYS[i]) == 1 end
 
 if not waits and not next_retry then
-  -- Nothing is here, whatever the count says: what foreign hands took away is put right.
+  -- The lane is empty; correct the count in case another program removed entries.
   count_open(KEYS[1], KEYS[10], -number(redis.call('HGET', KEYS[1], 'open')))
   redis.call('DEL', KEYS[11])
   redis.call('HSET', KEYS[1], 'state', 'idle')
@@ -38,7 +38,7 @@ end
 local due = waits and now or tonumber(next_retry)
 if shut_until > now then
   local earliest = deadline(redis.call('HGET', KEYS[1], 'earliest_ms'))
-  due = math.max(math.min(math.max(due, shut_until), earliest), now + LOOK_THROUGH_EVERY_MS)
+  due = math.max(math.min(math.max(due, shut_until), earliest), now + SCAN_EVERY_MS)
 end
 if redis.call('EXISTS', KEYS[11]) == 1 then due = now end
 due = math.max(due, now)

@@ -1,8 +1,8 @@
--- After something foreign was at a lane's keys, or at the list of lanes: whoever waits in the lane is seen to.
+-- Restores the place of a lane in the schedule after a conflicting value at one of its keys was moved away.
 -- Called by jobs/scripts/repair.py, repair_lanes.
 -- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial
 -- ARGV: lane name, lease ms
--- Returns 1 if the lane has to be begun anew, else 0.
+-- Returns 1 if the lane was scheduled from scratch, else 0.
 local lane = redis.call('HMGET', KEYS[1], 'state', 'due_ms')
 local state, now = lane[1], now_ms()
 if state == 'held' or state == 'scheduled' then
@@ -10,7 +10,7 @@ if state == 'held' or state == 'scheduled' then
   if not redis.call('ZSCORE', KEYS[8], ARGV[1]) then redis.call('ZADD', KEYS[8], int(due), ARGV[1]) end
   return 0
 end
-local waits = waits_in(2)
+local waits = count_fetches(2)
 if waits == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'open', waits)
 schedule(KEYS[1], KEYS[8], KEYS[9], ARGV[1], now, 0)

@@ -1,4 +1,4 @@
--- Marks a batch as whole: no more fetches will come.
+-- Seals a batch: it accepts no more fetches.
 -- Called by jobs/scripts/batches.py, seal.
 -- KEYS: batch, its lanes, its digests, batches
 -- ARGV: batch id, finished TTL ms, unfinished TTL ms

@@ -1,51 +1,51 @@
--- Ends or postpones claimed fetches. Safe to send again: what is no longer claimed is passed over, so
--- that each fetch gets exactly one result.
+-- Ends or postpones claimed fetches. It is safe to send again: a fetch that is no longer claimed is skipped, so
+-- each fetch gets exactly one result.
 -- Called by jobs/scripts/settlement.py, settle_call.
 -- KEYS: lane, claimed, later, dead, results of all batches, backlog, then for each batch: batch, results
 -- ARGV: token, the gate's state ('' if unchanged), finished TTL ms, unfinished TTL ms, dead length,
---       lane name, '1' if results go to the stream of all batches too, then for each fetch its id and
---       'done', number of its batch (from 1), outcome, bytes, result
---       'again', ms from now, element
---       'back', ms from now: as it is claimed
---       'begun', element: it stays claimed, as this
---       'dead', reason, note: a copy to the dead letters; 'done' or 'drop' follows
---       'drop'
--- Returns {now}; {} to a stale owner.
--- Beside the results themselves, as many commands for one fetch as for many. All is decided, and every key
--- looked at, before the first write.
+--       lane name, '1' to add results to the stream of all batches too, then for each fetch its id and one of
+--       'done', number of its batch (from 1), outcome, bytes, result: store the result
+--       'again', ms from now, serialized entry: queue the entry for another attempt
+--       'back', ms from now: queue the entry as it is claimed
+--       'begun', serialized entry: keep the fetch claimed, as this entry
+--       'dead', reason, note: copy the entry to the dead letters; 'done' or 'drop' follows
+--       'drop': forget the claim
+-- Returns {now}; {} if the token is stale.
+-- Apart from the results, the number of commands does not depend on the number of fetches. Every decision is made
+-- and every key is checked before the first write.
 local lane = redis.call('HMGET', KEYS[1], 'state', 'token', 'open')
 if lane[1] ~= 'held' or lane[2] ~= ARGV[1] then return {} end
 local now = now_ms()
 
-local TAKES = {done = 6, again = 4, back = 3, begun = 3, dead = 4, drop = 2}
+local ARG_COUNTS = {done = 6, again = 4, back = 3, begun = 3, dead = 4, drop = 2}
 local ids = {}
 local at = 8
 while at <= #ARGV do
   ids[#ids + 1] = ARGV[at]
-  at = at + TAKES[ARGV[at + 1]]
+  at = at + ARG_COUNTS[ARGV[at + 1]]
 end
-local claimed = {} -- id → element, as it is after what was decided so far
-for i, element in ipairs(values_of(KEYS[2], ids)) do claimed[ids[i]] = element or nil end
+local claimed = {} -- id → serialized entry, after the changes so far
+for i, entry in ipairs(values_of(KEYS[2], ids)) do claimed[ids[i]] = entry or nil end
 
-local counts = {} -- batch number → outcome → how many, and bytes
+local counts = {} -- batch number → outcome → count, and bytes
 local results, letters, postponed, gone, begun = {}, {}, {}, {}, {}
 local done = 0
 
-local function let_go(id)
+local function drop_claim(id)
   claimed[id] = nil
   gone[#gone + 1] = id
 end
 
-local function postpone(id, ms, element)
-  let_go(id)
+local function postpone(id, ms, entry)
+  drop_claim(id)
   postponed[#postponed + 1] = int(now + ms)
-  postponed[#postponed + 1] = element
+  postponed[#postponed + 1] = entry
 end
 
 local actions = {}
 
 function actions.done(id, batch, outcome, bytes, result)
-  let_go(id)
+  drop_claim(id)
   batch = tonumber(batch)
   results[#results + 1] = {batch, result}
   local count = counts[batch] or {done = 0, bytes = 0}
@@ -56,18 +56,18 @@ function actions.done(id, batch, outcome, bytes, result)
   done = done + 1
 end
 
--- What is claimed just as it was to be postponed has come back since: this settlement was sent before, and
--- the next attempt is not its to take.
-function actions.again(id, ms, element)
-  if claimed[id] ~= element then postpone(id, ms, element) end
+-- If the claimed entry equals the postponed one, this settlement was applied before and the fetch was claimed
+-- again since. The new claim stays.
+function actions.again(id, ms, entry)
+  if claimed[id] ~= entry then postpone(id, ms, entry) end
 end
 
 function actions.back(id, ms)
   postpone(id, ms, claimed[id])
 end
 
-function actions.begun(id, element)
-  claimed[id] = element
+function actions.begun(id, entry)
+  claimed[id] = entry
   begun[id] = true
 end
 
@@ -75,19 +75,19 @@ function actions.dead(id, reason, note)
   letters[#letters + 1] = {reason, note, id, claimed[id]}
 end
 
-actions.drop = let_go
+actions.drop = drop_claim
 
 at = 8
 while at <= #ARGV do
   local id, action = ARGV[at], ARGV[at + 1]
   if claimed[id] then actions[action](id, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]) end
-  at = at + TAKES[action]
+  at = at + ARG_COUNTS[action]
 end
 
 if #letters > 0 then must_be('stream', KEYS[4]) end
 if #postponed > 0 then must_be('zset', KEYS[3]) end
 if done > 0 and ARGV[7] == '1' then must_be('stream', KEYS[5]) end
-local ended, changed = {}, {} -- batch number → whether all of it has its results; its new counts
+local ended, changed = {}, {} -- batch number → whether it has ended; its new counts
 for batch, count in pairs(counts) do
   must_be('stream', KEYS[6 + 2 * batch])
   local fields = {'sealed', 'total', 'done'}
@@ -104,7 +104,8 @@ for batch, count in pairs(counts) do
   end
 end
 
--- A full Redis refuses a first write that adds, and then nothing is written; after one that frees it takes all.
+-- If Redis is out of memory it refuses the script at its first write, if that adds memory, so nothing is written.
+-- A script whose first write frees memory may complete.
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'gate', ARGV[2]) end
 for _, letter in ipairs(letters) do
   redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', letter[1], 'note', letter[2],

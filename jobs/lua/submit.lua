@@ -1,18 +1,20 @@
--- Appends one chunk of a batch to its lanes; all of it or nothing. Safe to send again: a chunk that
--- was taken before changes nothing.
+-- Appends one chunk of a batch to its lanes, all of it or nothing. It is safe to send again: a chunk that was
+-- accepted before changes nothing.
 -- Called by jobs/scripts/submission.py, submit.
--- KEYS: batch, its lanes, its digests, batches, attention, serial, backlog, then the lanes whose room is
---       looked at, then for each group of fetches: lane, list; then one for each fetch with a key
--- ARGV: batch id, chunk number (from 1), fetches in it, the chunk's digest ('' for none), '1' if it is the
+-- KEYS: batch, its lanes, its digests, batches, attention, serial, backlog, then the lanes whose backlog limit is
+--       checked, then for each group of fetches: lane, list; then one for each fetch with a key
+-- ARGV: batch id, chunk number (from 1), fetches in it, digest of the chunk ('' if none), '1' if it is the
 --       last, finished TTL ms, unfinished TTL ms, grace ms,
---       most fetches in the fleet and in a lane (0: no limit), how many are to come,
---       number of lanes to look at, for each how many are to come;
---       number of groups, for each: lane name, number of elements, the elements, whose heads hold the
---       time allowed; number of fetches with a key, for each: fetch id, TTL ms
--- Returns {'taken', now, repeats, wakes}: repeats are pairs of a fetch's id and the id that has its key
--- already; wakes are for each lane to wake: its name, generation, ms until due.
--- Or {'full', 'fleet' or 'lane', which, how many it holds}, {'cancelled'}, {'other'} when the batch holds
--- other fetches already.
+--       the most fetches in the fleet and in a lane (0: no limit), how many the fleet needs room for,
+--       number of lanes to check, for each how many it needs room for;
+--       number of groups, for each: lane name, number of entries, the serialized entries, with the time allowed
+--       in place of the deadline; number of fetches with a key, for each: fetch id, TTL ms
+-- Returns one of
+--   {'taken', now, repeats, notifications}: repeats are pairs of a fetch id and the id of the fetch that has its
+--     key already; a notification is {lane name, generation, ms until due};
+--   {'full', 'fleet' or 'lane', lane key or '', how many fetches it holds};
+--   {'cancelled'};
+--   {'other'} if the batch already holds other fetches.
 for i, kind in ipairs({'hash', 'set', 'list', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed')
@@ -23,19 +25,19 @@ if batch[3] and whole_differs then return {'other'} end
 if taken_before and digest ~= '' and redis.call('LINDEX', KEYS[3], chunk - 1) ~= digest then return {'other'} end
 local now = now_ms()
 
-local room_lanes = tonumber(ARGV[12])
-local groups_at = 13 + room_lanes
+local limited_lanes = tonumber(ARGV[12])
+local groups_at = 13 + limited_lanes
 local groups = tonumber(ARGV[groups_at])
-local keyed_keys_at = 8 + room_lanes + 2 * groups
+local keyed_at = 8 + limited_lanes + 2 * groups
 
 local function full(which, open_now, to_come, limit)
   open_now = math.max(0, number(open_now))
   if limit > 0 and open_now > 0 and open_now + to_come > limit then return {'full', which[1], which[2], open_now} end
 end
 
-local function refused_for_room()
+local function backlog_refusal()
   local refusal = full({'fleet', ''}, redis.call('GET', KEYS[7]), tonumber(ARGV[11]), tonumber(ARGV[9]))
-  for i = 1, room_lanes do
+  for i = 1, limited_lanes do
     local lane_key = KEYS[7 + i]
     refusal = refusal
       or full({'lane', lane_key}, redis.call('HGET', lane_key, 'open'), tonumber(ARGV[12 + i]), tonumber(ARGV[10]))
@@ -43,21 +45,21 @@ local function refused_for_room()
   return refusal
 end
 
-for i = 8 + room_lanes, keyed_keys_at - 1, 2 do
+for i = 8 + limited_lanes, keyed_at - 1, 2 do
   must_be('hash', KEYS[i])
   must_be('list', KEYS[i + 1])
 end
-for i = keyed_keys_at, #KEYS do must_be('string', KEYS[i]) end
-local refusal = not taken_before and refused_for_room()
+for i = keyed_at, #KEYS do must_be('string', KEYS[i]) end
+local refusal = not taken_before and backlog_refusal()
 if refusal then return refusal end
 
--- Skip over the groups to the keys: they decide which elements are appended.
+-- Skip the groups: the keys after them decide which entries are appended.
 local at = groups_at + 1
 for _ = 1, groups do at = at + 2 + tonumber(ARGV[at + 1]) end
 local repeats, repeated = {}, {}
 for i = 1, tonumber(ARGV[at]) do
   local id, ttl = ARGV[at + 2 * i - 1], ARGV[at + 2 * i]
-  local key = KEYS[keyed_keys_at + i - 1]
+  local key = KEYS[keyed_at + i - 1]
   local holder = redis.call('GET', key)
   local has = holder and id_of(holder)
   if not has and not taken_before then
@@ -70,32 +72,32 @@ for i = 1, tonumber(ARGV[at]) do
 end
 if taken_before then return {'taken', now, repeats, {}} end
 
--- Appends count elements from ARGV[from] on; returns the earliest of their deadlines and how many.
+-- Appends count entries from ARGV[from] on; returns the earliest deadline and how many were appended.
 local function append(list_key, from, count)
-  local elements, earliest = {}, math.huge
+  local entries, earliest = {}, math.huge
   for i = 1, count do
-    local element = ARGV[from + i - 1]
-    if not repeated[id_of(element)] then
-      local deadline = now + deadline_of(element)
-      elements[#elements + 1] = id_of(element) .. string.format('%013.0f', deadline) .. string.sub(element, HEAD_CHARS + 1)
+    local entry = ARGV[from + i - 1]
+    if not repeated[id_of(entry)] then
+      local deadline = now + deadline_of(entry)
+      entries[#entries + 1] = id_of(entry) .. string.format('%013.0f', deadline) .. string.sub(entry, HEAD_CHARS + 1)
       earliest = math.min(earliest, deadline)
     end
   end
-  if #elements > 0 then redis.call('RPUSH', list_key, unpack(elements)) end
-  return earliest, #elements
+  if #entries > 0 then redis.call('RPUSH', list_key, unpack(entries)) end
+  return earliest, #entries
 end
 
-local wakes, names, added_in_all = {}, {}, 0
+local notifications, names, added_in_all = {}, {}, 0
 at = groups_at + 1
 for group = 1, groups do
-  local lane_key, list_key = KEYS[6 + room_lanes + 2 * group], KEYS[7 + room_lanes + 2 * group]
+  local lane_key, list_key = KEYS[6 + limited_lanes + 2 * group], KEYS[7 + limited_lanes + 2 * group]
   local name, count = ARGV[at], tonumber(ARGV[at + 1])
   local earliest, added = append(list_key, at + 2, count)
   if added > 0 then
     count_open(lane_key, KEYS[7], added)
     note_deadline(lane_key, earliest)
-    local wake = wake_for_new(lane_key, KEYS[5], KEYS[6], name, earliest, now, tonumber(ARGV[8]))
-    if wake then wakes[#wakes + 1] = {name, wake[1], wake[2]} end
+    local notification = schedule_for_new(lane_key, KEYS[5], KEYS[6], name, earliest, now, tonumber(ARGV[8]))
+    if notification then notifications[#notifications + 1] = {name, notification[1], notification[2]} end
     names[#names + 1] = name
     added_in_all = added_in_all + added
   end
@@ -110,4 +112,4 @@ if #names > 0 then redis.call('SADD', KEYS[2], unpack(names)) end
 local ttl = ARGV[7]
 if ARGV[5] == '1' then ttl = seal(KEYS[1], ARGV[6], ARGV[7]) end
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ttl) end
-return {'taken', now, repeats, wakes}
+return {'taken', now, repeats, notifications}

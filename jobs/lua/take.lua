@@ -1,12 +1,14 @@
 -- scheduled → held: gives the lane to a worker, under a new token and a lease.
 -- Called by jobs/scripts/lanes.py, take_call.
 -- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version
--- ARGV: lane name, generation ('' for whichever it is), owner, lease ms, lanes that the owner holds already,
---       after how many ms without a sign of life a worker is dead,
---       within how many ms a lane needs attention that is held or due: those that cool down are nobody's share
--- Returns {'taken', token, now, gate, policy version, {cancelled batch …}, element …}: the elements are what a dead owner had
--- claimed; {'early', ms until due}; {'enough'} when the owner has its share of the lanes, so that another
--- worker should have this one (-1 lanes held: it takes it all the same); or {'stale'} when this hand-off is no longer the lane's current one.
+-- ARGV: lane name, generation ('' for any), owner, lease ms, how many lanes the owner holds (-1 to take the lane
+--       whatever its share is), after how many ms without a heartbeat a worker is dead,
+--       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out
+-- Returns one of
+--   {'taken', token, now, gate, policy version, {cancelled batch …}, orphaned claim …}: the claims of a dead owner;
+--   {'early', ms until due};
+--   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
+--   {'stale'} if the notification has an old generation.
 local EARLY_ALLOWED_MS = 50
 local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate')
 if lane[1] ~= 'scheduled' or (ARGV[2] ~= '' and lane[2] ~= ARGV[2]) then return {'stale'} end
@@ -24,5 +26,5 @@ local token = next_serial(KEYS[4])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', int(token))
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
 local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled}
-for _, element in ipairs(orphans) do reply[#reply + 1] = element end
+for _, entry in ipairs(orphans) do reply[#reply + 1] = entry end
 return reply

@@ -1,8 +1,8 @@
--- Looks at, or trims, what is too old or too much in the stream of all results.
+-- Counts or removes results that are too old or too many in the stream of all results.
 -- Called by jobs/scripts/batches.py, trim.
 -- KEYS: results of all batches
--- ARGV: Unix ms of the oldest result to keep, how many to keep, how many may go at once, '1' to trim
--- Returns {how many go, consumer groups that have not acknowledged all of these …}.
+-- ARGV: Unix ms of the oldest result to keep, how many to keep, the most to remove at once, '1' to remove
+-- Returns {how many are over the limits, consumer groups that have not acknowledged all of these …}.
 local function parts_of(id)
   local ms, sequence = string.match(id, '(%d+)-(%d+)')
   return tonumber(ms), tonumber(sequence)

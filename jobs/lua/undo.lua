@@ -1,10 +1,10 @@
--- Takes a chunk that has just been submitted out of its lanes again, as far as it still waits there and no
--- other batch counts on it for its key. What is left is a batch of its own, which no submit can complete.
--- It writes nothing before it has freed something: Redis may be out of memory.
+-- Removes a chunk that was just submitted. A fetch stays if it no longer waits, or if another batch counts on it
+-- for its key. Fetches that stay form a sealed batch, which accepts no more chunks.
+-- It frees memory before it adds, because Redis may be out of memory.
 -- Called by jobs/scripts/submission.py, undo.
 -- KEYS: batch, its lanes, its digests, batches, backlog, then for each group of fetches: lane, list; then
 --       one for each fetch with a key
--- ARGV: batch id, number of groups, for each: number of elements, the elements as they are in Redis;
+-- ARGV: batch id, number of groups, for each: number of entries, the serialized entries as Redis stores them;
 --       then the ids of the fetches with a key
 -- Returns how many fetches of the batch are left.
 local at, removed_in_all = 3, 0
@@ -23,8 +23,8 @@ end
 for group = 1, groups do
   local count, removed = tonumber(ARGV[at]), 0
   for i = 1, count do
-    local element = ARGV[at + i]
-    if not counted_on[id_of(element)] then removed = removed + redis.call('LREM', KEYS[5 + 2 * group], -1, element) end
+    local entry = ARGV[at + i]
+    if not counted_on[id_of(entry)] then removed = removed + redis.call('LREM', KEYS[5 + 2 * group], -1, entry) end
   end
   count_open(KEYS[4 + 2 * group], KEYS[5], -removed)
   removed_in_all = removed_in_all + removed

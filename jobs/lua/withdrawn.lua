@@ -1,15 +1,15 @@
--- No fetch of these cancelled batches is left in the lane; or else those that are claimed, of which a lost
--- reply may have kept the owner ignorant.
+-- Forgets cancelled batches in a lane if none of their fetches is claimed. A lost reply may hide a claim from the
+-- owner, so the claimed entries are returned.
 -- Called by jobs/scripts/lanes.py, withdrawn.
 -- KEYS: lane, claimed, its cancelled batches
 -- ARGV: token, batch ids
--- Returns {1, element …}; {} to a stale owner.
+-- Returns {1, serialized entry …}; {} if the token is stale.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local cancelled = {}
 for i = 2, #ARGV do cancelled[ARGV[i]] = true end
 local left = {1}
-for _, element in ipairs(redis.call('HVALS', KEYS[2])) do
-  if cancelled[batch_of(element)] then left[#left + 1] = element end
+for _, entry in ipairs(redis.call('HVALS', KEYS[2])) do
+  if cancelled[batch_of(entry)] then left[#left + 1] = entry end
 end
 if #left == 1 then redis.call('SREM', KEYS[3], unpack(ARGV, 2)) end
 return left
