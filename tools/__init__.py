@@ -1,1 +1,1 @@
-"""The Python of scripts/: bench, chaos, demo, scenarios, and the recording origin."""
+"""Developer tools behind scripts/: bench, chaos, demo, scenarios, and the recording origin."""

@@ -1,1 +1,1 @@
-"""Peers side by side, and where the time of a fetch goes."""
+"""Benchmarks: fetchfleet beside other programs, and a profile of one fetch."""

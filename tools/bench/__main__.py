@@ -1,4 +1,4 @@
-"""Peers side by side: the same task from the same server, in turn, several rounds, medians and ratios."""
+"""Compare fetchfleet with other programs: the same task and server, medians of several rounds."""
 
 import json
 import sys
@@ -26,9 +26,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 progress = Console(stderr=True, highlight=False)
 
-Files = Annotated[int, typer.Option(min=1, help="How many files.")]
-Rounds = Annotated[int, typer.Option(min=1, help="How often each has its turn.")]
-JsonTo = Annotated[Path | None, typer.Option("--json", help="Write the figures there.")]
+Files = Annotated[int, typer.Option(min=1, help="Number of files.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Runs of each program.")]
+JsonTo = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 
 FULL = {
     "small": Load(10_000, 10 * KB, HOSTS, 5),
@@ -46,16 +46,16 @@ QUICK_ENQUEUE = enqueue_module.Load(50_000, 2_000, 3)
 def bench(
     context: typer.Context,
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller, within three minutes.")] = False,
-    rounds: Annotated[int | None, typer.Option(min=1, help="How often each has its turn.")] = None,
-    small: Annotated[int | None, typer.Option(min=1, help="How many small files.")] = None,
-    large_mb: Annotated[int | None, typer.Option(min=1, help="How large a large file is.")] = None,
-    enqueued: Annotated[int | None, typer.Option(min=1, help="How many fetches are enqueued.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Use smaller loads: under three minutes.")] = False,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Runs of each program.")] = None,
+    small: Annotated[int | None, typer.Option(min=1, help="Number of small files.")] = None,
+    large_mb: Annotated[int | None, typer.Option(min=1, help="Size of a large file, in MB.")] = None,
+    enqueued: Annotated[int | None, typer.Option(min=1, help="Number of fetches to enqueue.")] = None,
     json_to: JsonTo = None,
 ) -> None:
-    """Peers side by side; who is not there is named. Without a command: small, large and enqueue.
+    """Compare fetchfleet with other programs. Without a command: small, large and enqueue.
 
-    BENCH_PYTHON names a Python that has aiohttp and Scrapy.
+    Programs that are not installed are listed. BENCH_PYTHON names a Python that has aiohttp and Scrapy.
     """
     if context.invoked_subcommand is not None:
         return
@@ -74,14 +74,14 @@ def bench(
 
 @app.command()
 def small(files: Files = 10_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
-    """Small files of 20 hosts to disk: fetches/s of the whole command."""
+    """Fetch small files from 20 hosts to disk; report fetches/s of the whole command."""
     with _reported(json_to) as found:
         _small(Load(files, kb * KB, HOSTS, rounds), found, "small")
 
 
 @app.command()
 def hosts(files: Files = 2_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
-    """One small file from each of many hosts: fetches/s of the whole command."""
+    """Fetch one small file from each of many hosts; report fetches/s of the whole command."""
     with _reported(json_to) as found:
         _small(Load(files, kb * KB, files, rounds), found, "hosts")
 
@@ -89,11 +89,11 @@ def hosts(files: Files = 2_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonT
 @app.command()
 def bodies(
     files: Files = 8,
-    mb: Annotated[int, typer.Option(min=1, help="How large each is, in millions of bytes.")] = 256,
+    mb: Annotated[int, typer.Option(min=1, help="Size of each, in MB.")] = 256,
     rounds: Rounds = 3,
     json_to: JsonTo = None,
 ) -> None:
-    """Large bodies from a server on loopback to disk: MB/s of the whole command, and its peak memory."""
+    """Fetch large bodies over loopback to disk; report MB/s of the whole command and its peak memory."""
     with _reported(json_to) as found:
         _large(Load(files, mb * MB, 1, rounds), found, "bodies")
 
@@ -101,18 +101,18 @@ def bodies(
 @app.command()
 def enqueue(
     fetches: Annotated[int, typer.Option(min=1)] = 100_000,
-    jobs: Annotated[int, typer.Option(min=1, help="How many with arq.")] = 10_000,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of arq jobs.")] = 10_000,
     rounds: Rounds = 5,
     json_to: JsonTo = None,
 ) -> None:
-    """What one producer enqueues a second: Fleet.submit, and arq's enqueue_job one by one."""
+    """Measure enqueued fetches/s of one producer: Fleet.submit, and arq's enqueue_job one by one."""
     with _reported(json_to) as found:
         _enqueue(enqueue_module.Load(fetches, jobs, rounds), found)
 
 
 @app.command()
 def profile(files: Files = 5_000, engine: str = "httpx", sink: str = "files", json_to: JsonTo = None) -> None:
-    """Where the time of a fetch goes in one worker, by room, µs of processor."""
+    """Profile one worker: CPU time of a fetch by subsystem, in µs."""
     with _reported(json_to) as found:
         of = profile_module.profile(Load(files, 10 * KB, HOSTS, 1), engine, sink)
         found["profile"] = {f"{engine}, {sink}": of}
@@ -121,7 +121,7 @@ def profile(files: Files = 5_000, engine: str = "httpx", sink: str = "files", js
 
 @contextmanager
 def _reported(json_to: Path | None) -> Iterator[dict[str, Any]]:
-    """What is found is written, and who is not there; exit 1 if a program did not do its task."""
+    """Write the figures and list absent programs; exit 1 if a program failed its task."""
     absent = [peer.name for peer in PEERS if not peer.there]
     began_s = time.monotonic()
     found: dict[str, Any] = {
@@ -135,7 +135,7 @@ def _reported(json_to: Path | None) -> Iterator[dict[str, Any]]:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
     if absent:
-        console.print(f"not there: {'; '.join(absent)}")
+        console.print(f"not installed: {'; '.join(absent)}")
     found["took_s"] = round(time.monotonic() - began_s, 1)
     if json_to is not None:
         json_to.write_text(json.dumps(found, indent=2) + "\n")
@@ -162,11 +162,11 @@ def _note(measured: Measured, found: dict[str, Any], name: str) -> None:
 
 
 def _measured(load: Load, unit: str) -> Measured:
-    return side_by_side(load, [peer for peer in PEERS if peer.there], unit, _tell)
+    return side_by_side(load, [peer for peer in PEERS if peer.there], unit, _report_progress)
 
 
 def _enqueue(load: enqueue_module.Load, found: dict[str, Any]) -> None:
-    found["enqueue"] = enqueue_module.measure(load, _tell)
+    found["enqueue"] = enqueue_module.measure(load, _report_progress)
     found.setdefault("rounds", {})["enqueue"] = load.rounds
     title = f"{load.fetches:,} fetches, {load.jobs:,} of arq's jobs, median of {load.rounds}"
     _show(report.rates(found["enqueue"], title), found)
@@ -177,7 +177,7 @@ def _show(sheet: report.Sheet, found: dict[str, Any]) -> None:
     found.setdefault("markdown", []).append(sheet.markdown)
 
 
-def _tell(line: str) -> None:
+def _report_progress(line: str) -> None:
     progress.print(line, style="dim", markup=False)
 
 

@@ -1,4 +1,4 @@
-"""Bodies that are served, and whether those that were stored are the same, byte for byte."""
+"""Make the bodies to serve, and check that the stored bodies are identical."""
 
 import os
 import zlib
@@ -11,7 +11,7 @@ READ_BYTES = 1 << 20
 
 
 def make(folder: Path, files: int, size_bytes: int) -> Counter[int]:
-    """Files of chance in the folder, 0.bin and so on; how often there is which check sum."""
+    """Write random files 0.bin, 1.bin, … to a new folder; return how often each checksum occurs."""
     folder.mkdir()
     for number in range(files):
         _write(folder / f"{number}.bin", size_bytes)
@@ -19,23 +19,23 @@ def make(folder: Path, files: int, size_bytes: int) -> Counter[int]:
 
 
 def in_files(out: Path, served: Counter[int]) -> str:
-    """What is wrong with the files of a folder, empty if they are those that were served."""
+    """Describe how the files of a folder differ from those served; empty if they do not."""
     found = _sums(path for path in out.rglob("*") if path.is_file() and _is_body(path))
     wrong = (found - served).total()
     missing = (served - found).total()
-    return f"{missing} of {served.total()} bodies are missing, {wrong} are others" if wrong or missing else ""
+    return f"{missing} of {served.total()} bodies are missing, {wrong} differ" if wrong or missing else ""
 
 
 def in_segments(out: Path, served: Counter[int]) -> str:
-    """What is wrong with the WARC segments of a folder, as far as their count of responses tells."""
+    """Describe a difference between the number of WARC responses in a folder and of bodies served."""
     found = sum(
         path.read_bytes().count(b"WARC-Type: response\r\n") for path in out.rglob("*.warc") if path.is_file()
     )
-    return "" if found == served.total() else f"{found} of {served.total()} bodies are there"
+    return "" if found == served.total() else f"{found} of {served.total()} bodies are stored"
 
 
 def _write(file: Path, size_bytes: int) -> None:
-    """Real bytes, the same ones again and again: what is sparse, or packs well, is no body as they come."""
+    """Write a repeated block of random bytes, so that the file is neither sparse nor easy to compress."""
     block = os.urandom(min(BLOCK_BYTES, size_bytes))
     with file.open("wb") as served:
         for at in range(0, size_bytes, len(block)):

@@ -1,4 +1,4 @@
-"""The same files from the same server, by one program after the other, round after round."""
+"""Measure programs that fetch the same files from the same server, one after the other, in rounds."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ KEPT_BYTES = 100 * stats.MB
 
 
 class Load(NamedTuple):
-    """What is fetched, and for how long: a round that would not end within the budget is not begun."""
+    """The files to fetch, and a time limit: a round that would exceed the budget is not started."""
 
     files: int
     size_bytes: int
@@ -29,7 +29,7 @@ class Load(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The figures of each program, and how they came about."""
+    """The figures of each program, the number of rounds, and the server used."""
 
     found: dict[str, Any]
     rounds: int
@@ -40,7 +40,7 @@ Tell = Callable[[str], None]
 
 
 def side_by_side(load: Load, peers: Sequence[Peer], unit: str, tell: Tell) -> Measured:
-    """Serve the files and let each program fetch them, in turn; BenchError if one does not."""
+    """Serve the files and let each program fetch them, in turn; raise BenchError if one fails."""
     with tempfile.TemporaryDirectory(prefix="ff-bench-") as name:
         folder = Path(name)
         served = bodies.make(folder / "served", load.files, load.size_bytes)
@@ -52,12 +52,12 @@ def side_by_side(load: Load, peers: Sequence[Peer], unit: str, tell: Tell) -> Me
 
 
 def hosts(load: Load) -> list[str]:
-    """The addresses that serve the files, all of this machine's loopback."""
+    """Return the loopback addresses that serve the files."""
     return [f"127.0.{7 + number // 250}.{number % 250 + 1}" for number in range(load.hosts)]
 
 
 def _is_small(load: Load) -> bool:
-    """Whether what is stored stays to the end: ext4 makes files at half the pace after many were deleted."""
+    """Return whether to keep the stored files: ext4 creates files at half the speed after many deletions."""
     return load.files * load.size_bytes <= KEPT_BYTES
 
 
@@ -88,8 +88,8 @@ def _rounds(
 
 
 def _turn(peer: Peer, task: Task, served: Counter[int]) -> Run:
-    """One run into a folder of its own, after which every body must be there as it was served."""
-    os.sync()  # what the one before left the disk to do is not this one's to wait for
+    """Run the program once into its own folder and check every stored body."""
+    os.sync()  # flush what the previous run left, so that this run does not wait for it
     task.out.mkdir()
     done = run(peer.name, peer.command(task), task.listed.parent, peer.environment)
     wrong = peer.stored(task.out, served)

@@ -1,10 +1,10 @@
-"""So many connections at once in one worker, on either engine: what each takes in memory, with its fetch.
+"""Measure the memory of a connection and its fetch, with many connections open in one worker.
 
     python -m tools.bench.connections [--count N] [--engine httpx|reqwest]
 
-A worker is a process of its own, its hosts are in another; every answer is held until all are under way. Then
-the hosts answer, one after the other.
-Without --engine both are measured. The count is lowered to what the limit of open files allows.
+The worker and the hosts run in separate processes. The hosts hold every response until all requests have
+arrived, then respond one host after the other.
+Without --engine both engines are measured. The limit of open files caps the count.
 """
 
 import argparse
@@ -32,34 +32,34 @@ from tools.one_worker import OneWorker
 
 HOSTS = 20
 GIVE_UP_S = 120.0
-QUIET_S = 5.0
-"""When no more come for so long, some are missing; the count says how many came."""
+IDLE_S = 5.0
+"""After this long without a new request, the hosts stop waiting for the missing ones."""
 
 LOOK_EVERY_S = 0.05
 NEXT_HOST_S = 1.0
 SPARE_FILES = 500
-PATIENT = Timeouts(connect_s=60, read_s=120, write_s=60, pool_s=60, total_s=240)
+LONG_TIMEOUTS = Timeouts(connect_s=60, read_s=120, write_s=60, pool_s=60, total_s=240)
 
 
 def most_at_once(wanted: int) -> int:
-    """As many as wanted, or as the limit of open files lets be; it is raised as far as it may."""
+    """Raise the limit of open files to its maximum; return the count it allows, at most `wanted`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return min(wanted, hard - SPARE_FILES)
 
 
 class _Held(asyncio.Protocol):
-    """One connection: its answer comes when all are there."""
+    """A connection whose response waits until all requests have arrived."""
 
-    held: list[asyncio.Transport] = []  # noqa: RUF012 of all connections
+    held: list[asyncio.Transport] = []  # noqa: RUF012 shared by all connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Another one."""
+        """Keep the transport for the response."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """A request; nothing is said yet."""
+        """Count the request and send nothing."""
         if data.startswith(b"GET "):
             self.held.append(self._transport)
 
@@ -69,14 +69,14 @@ def _host(transport: asyncio.Transport) -> str:
 
 
 async def _serve(count: int) -> None:
-    """Take connections on all hosts, print when there are `count`, answer all once a line is read."""
+    """Accept `count` requests on all hosts, print their number, and respond after a line on stdin."""
     loop = asyncio.get_running_loop()
     hosts = [await loop.create_server(_Held, f"127.0.72.{n + 1}", 0, backlog=4096) for n in range(HOSTS)]
     print(json.dumps([host.sockets[0].getsockname() for host in hosts]), flush=True)
-    began_s, quiet_s, seen = time.monotonic(), 0.0, 0
-    while len(_Held.held) < count and quiet_s < QUIET_S and time.monotonic() - began_s < GIVE_UP_S:
+    began_s, idle_s, seen = time.monotonic(), 0.0, 0
+    while len(_Held.held) < count and idle_s < IDLE_S and time.monotonic() - began_s < GIVE_UP_S:
         await asyncio.sleep(LOOK_EVERY_S)
-        quiet_s = quiet_s + LOOK_EVERY_S if seen and seen == len(_Held.held) else 0.0
+        idle_s = idle_s + LOOK_EVERY_S if seen and seen == len(_Held.held) else 0.0
         seen = len(_Held.held)
     print(len(_Held.held), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
@@ -88,7 +88,7 @@ async def _serve(count: int) -> None:
 
 
 async def _fetch(engine: str, count: int) -> None:
-    """One worker; its memory before, and with all connections open."""
+    """Run one worker; print its memory before the fetches and with all connections open."""
     server = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tools.bench.connections", "--serve", "--count", str(count)),
         stdin=subprocess.PIPE,
@@ -98,7 +98,7 @@ async def _fetch(engine: str, count: int) -> None:
     assert server.stdin is not None
     hosts = json.loads(await server.stdout.readline())
     urls = [f"http://{hosts[n % HOSTS][0]}:{hosts[n % HOSTS][1]}/{n}" for n in range(count)]
-    policy: dict[str, Any] = {"concurrency": 1000, "timeout": PATIENT, "attempts": 1}
+    policy: dict[str, Any] = {"concurrency": 1000, "timeout": LONG_TIMEOUTS, "attempts": 1}
     with tempfile.TemporaryDirectory() as folder, EmbeddedRedis(Path(folder) / "redis") as redis:
         out, most = Path(folder) / "out", count
         async with OneWorker(redis.url, out, policy=policy, engine=engine, max_in_flight=most) as worker:
@@ -110,12 +110,12 @@ async def _fetch(engine: str, count: int) -> None:
             done = Counter([str(result.reason or result.outcome.value) async for result in batch.results()])
             server.stdin.write(b"\n")
     await server.wait()
-    told = {"engine": engine, "connections": opened, "kib_each": round(each_bytes / 1024, 1)}
-    print(json.dumps({**told, "rss_before_mib": before_bytes >> 20, "ended": dict(done)}))
+    figures = {"engine": engine, "connections": opened, "kib_each": round(each_bytes / 1024, 1)}
+    print(json.dumps({**figures, "rss_before_mib": before_bytes >> 20, "ended": dict(done)}))
 
 
 def main() -> None:
-    """As the module says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--engine", choices=("httpx", "reqwest"))

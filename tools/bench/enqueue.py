@@ -1,4 +1,4 @@
-"""How many fetches a second one producer enqueues: Fleet.submit, and arq's enqueue_job one by one."""
+"""Measure the enqueue rate of one producer: Fleet.submit, and arq's enqueue_job one by one."""
 
 import asyncio
 import tempfile
@@ -19,7 +19,7 @@ HOSTS = 20
 
 
 class Load(NamedTuple):
-    """How many each enqueues in a round: arq is asked for fewer, its rate is the same for any number."""
+    """How many each enqueues in a round. jobs: of arq; fewer, because the number does not affect its rate."""
 
     fetches: int
     jobs: int
@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 
 
 async def rates(load: Load, tell: Tell) -> dict[str, Any]:
-    """The rates of both, in turn, on the same Redis, which is empty before each."""
+    """Return the rates of both. They take turns on one Redis, which is emptied before each."""
     ways: dict[str, tuple[Callable[[str, int], Awaitable[float]], int]] = {
         "fetchfleet": (_with_fleet, load.fetches),
         "arq": (_with_arq, load.jobs),
@@ -76,5 +76,5 @@ async def _empty(url: str) -> None:
 
 
 def measure(load: Load, tell: Tell) -> dict[str, Any]:
-    """As `rates`, from where no loop runs."""
+    """Run `rates` in a new event loop."""
     return asyncio.run(rates(load, tell))

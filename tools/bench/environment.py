@@ -1,4 +1,4 @@
-"""On what the figures were measured, and with which versions."""
+"""The machine and the versions that the figures were measured with."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ MB = 1 << 20
 
 
 def machine() -> dict[str, Any]:
-    """Its cores, memory and system, and what it was busy with before."""
+    """Return the machine's cores, memory and system, and its load before the benchmark."""
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MB
     return {
         "cores": os.cpu_count(),
@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of what is there."""
+    """Return the versions of the programs and packages that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         if version := _version(package):
@@ -56,8 +56,8 @@ def _version(package: str) -> str | None:
 
 
 def _first_number(command: list[str]) -> str:
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+    printed = subprocess.run(command, capture_output=True, text=True, check=False)
+    number = re.search(r"\d+(\.\d+)+", printed.stdout + printed.stderr)
     return number.group() if number else "?"
 
 

@@ -1,7 +1,7 @@
-"""The programs that are measured side by side: how each is told to fetch a list of URLs into a folder.
+"""The programs to compare: the command line with which each fetches a list of URLs into a folder.
 
-Each has eight fetches at once with a host, or as many in all where it can only be told that. Another way to
-run fetchfleet is one more line of PEERS.
+Each runs eight fetches at once per host. A program that has only a total limit gets the equivalent total. To
+measure another configuration of fetchfleet, add a line to PEERS.
 """
 
 import importlib.util
@@ -22,11 +22,11 @@ A_HOST = 8
 MOST_AT_ONCE = 160
 PROGRAMS = "tools.bench.contenders"
 PYTHON = os.environ.get("BENCH_PYTHON") or sys.executable
-"""Has aiohttp and Scrapy, if they are to be measured: where structlog finds Twisted, it loads it."""
+"""The Python that has aiohttp and Scrapy. It is separate because structlog loads Twisted if installed."""
 
 
 class Task(NamedTuple):
-    """What each of them is to do: fetch the URLs, one a line in `listed`, into the folder `out`."""
+    """The task of each program: fetch the URLs, one a line in `listed`, into the folder `out`."""
 
     urls: Sequence[str]
     listed: Path
@@ -35,7 +35,7 @@ class Task(NamedTuple):
 
     @property
     def at_once(self) -> int:
-        """How many fetches at once that makes, for who is told that."""
+        """The total limit of concurrent fetches, for programs without a limit per host."""
         return min(A_HOST * self.hosts, MOST_AT_ONCE)
 
 
@@ -43,7 +43,7 @@ Command = Callable[[Task], list[str]]
 
 
 class Peer(NamedTuple):
-    """A program and its command line; what it needs, and whether what it stored is what was served."""
+    """A program: its command line, whether it is installed, its environment, and the check of its output."""
 
     name: str
     command: Command
@@ -60,7 +60,7 @@ def _fetchfleet(task: Task, *flags: str) -> list[str]:
 
 
 def _aria2c(task: Task) -> list[str]:
-    # Whole files, one connection each, as the others do it; its default would write every file twice.
+    # One connection a file, as the other programs use; preallocation would write every file twice.
     options = ["-q", "-j", str(task.at_once), "-x", "1", "-s", "1", "--file-allocation=none"]
     return ["aria2c", *options, "-i", str(task.listed), "-d", str(task.out)]
 
@@ -85,13 +85,13 @@ def _command(program: str, command: Command) -> Peer:
 
 
 def _library(name: str, program: str, library: str) -> Peer:
-    asked = [PYTHON, "-c", f"import {library}"]
-    there = subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    probe = [PYTHON, "-c", f"import {library}"]
+    there = subprocess.run(probe, capture_output=True, check=False).returncode == 0
     return Peer(name, partial(_program, PYTHON, program), there)
 
 
 def _own(how: str = "", *, workers: int = 1, engine: str = "httpx", sink: str = "files") -> Peer:
-    """Fetchfleet, run in some way."""
+    """A configuration of fetchfleet. how: suffix of its name."""
     there = engine in settings.ENGINES and sink in settings.SINKS
     if engine == "reqwest":
         there = there and importlib.util.find_spec("pyreqwest") is not None

@@ -1,4 +1,4 @@
-"""Runs one program to its end and watches it: how long it took, how much memory its processes had."""
+"""Run one program and measure its duration and the peak memory of its processes."""
 
 import os
 import subprocess
@@ -14,11 +14,11 @@ GIVE_UP_S = 600.0
 
 
 class BenchError(Exception):
-    """A program did not do its task; the message says which and how it ended."""
+    """A program failed its task; the message names it and its exit."""
 
 
 def run(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> Run:
-    """Run the command, its temporary files in the folder; BenchError if it fails or does not end."""
+    """Run the command with TMPDIR in the folder; raise BenchError if it fails or does not end."""
     began_s = time.monotonic()
     peaks_bytes: dict[int, int] = {}
     with subprocess.Popen(
@@ -37,14 +37,14 @@ def run(name: str, command: list[str], folder: Path, environment: Mapping[str, s
                 process.wait(LOOK_EVERY_S)
         took_s = time.monotonic() - began_s
         assert process.stderr is not None
-        said = process.stderr.read().decode(errors="replace")
+        stderr = process.stderr.read().decode(errors="replace")
     if process.returncode != 0:
-        raise BenchError(f"{name} ended with {process.returncode}: {said[-500:]}")
+        raise BenchError(f"{name} ended with {process.returncode}: {stderr[-500:]}")
     return Run(took_s, [*peaks_bytes.values()] or [0])
 
 
 def _family(pid: int) -> Iterator[int]:
-    """The process and its descendants."""
+    """Yield the ids of the process and its descendants."""
     yield pid
     with suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():

@@ -1,4 +1,4 @@
-"""Figures as tables, for a terminal and as Markdown."""
+"""Tables of figures, for a terminal and as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ Rows = Sequence[Sequence[str]]
 
 
 class Sheet(NamedTuple):
-    """A table, the first column of names, the others of figures."""
+    """A table: names in the first column, figures in the others."""
 
     title: str
     heads: Sequence[str]
@@ -19,7 +19,7 @@ class Sheet(NamedTuple):
 
     @property
     def rich(self) -> Table:
-        """For a terminal."""
+        """The table for a terminal."""
         table = Table(title=self.title)
         for number, head in enumerate(self.heads):
             table.add_column(head, justify="right" if number else "left")
@@ -29,21 +29,21 @@ class Sheet(NamedTuple):
 
     @property
     def markdown(self) -> str:
-        """Markdown, as docs/performance.md shows it."""
+        """The table as Markdown, as in docs/performance.md."""
         rule = ["---", *("---:" for _ in self.heads[1:])]
         lines = [f"| {' | '.join(row)} |" for row in (self.heads, rule, *self.rows)]
         return "\n".join([f"{self.title}:", "", *lines, ""])
 
 
 def files(found: Mapping[str, Any], per_s: str, title: str) -> Sheet:
-    """Of a load of files; per_s: which rate is shown, as `per_s` or `mb_per_s`."""
+    """Return the table of a load of files. per_s: the rate to show, `per_s` or `mb_per_s`."""
     unit = {"per_s": "fetches/s", "mb_per_s": "MB/s"}[per_s]
     heads = ["", unit, "s, min to max", "peak RSS, MB: all processes", "largest process", _TIMES]
     return Sheet(title, heads, [_of_files(name, figure, per_s) for name, figure in found.items()])
 
 
 def rates(found: Mapping[str, Any], title: str) -> Sheet:
-    """Of what was measured as a rate."""
+    """Return the table of figures measured as rates."""
     rows = [
         [name, f"{figure['per_s']:,.0f}", _span(figure, "per_s", ",.0f"), _times(figure)]
         for name, figure in found.items()
@@ -52,7 +52,7 @@ def rates(found: Mapping[str, Any], title: str) -> Sheet:
 
 
 def where(found: Mapping[str, Any], title: str) -> Sheet:
-    """Where the time of a fetch goes."""
+    """Return the table of the CPU time of a fetch by subsystem."""
     rows = [[room, f"{us:,.0f}"] for room, us in found["cpu"].items()]
     rows += [
         ["the Redis server", f"{found['redis_server']:,.0f}"],

@@ -1,4 +1,4 @@
-"""Figures of runs side by side: medians, and ratios to the others. Pure."""
+"""Medians of runs, and ratios between programs. Pure."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ OWN = "fetchfleet"
 
 
 class Run(NamedTuple):
-    """Seconds from start to end, and the peak resident memory of each of its processes."""
+    """One run: its duration, and the peak resident memory of each of its processes."""
 
     took_s: float
     peaks_bytes: Sequence[int]
 
 
 def of_files(runs: Sequence[Run], files: int, bytes_a_run: int) -> dict[str, float]:
-    """What one program did in all its rounds; memory is that of the worst, all processes and the largest."""
+    """Return the figures of one program. Memory is of the worst round: all processes, and the largest one."""
     took_s = statistics.median(run.took_s for run in runs)
     return {
         "per_s": round(files / took_s, 1),
@@ -30,7 +30,7 @@ def of_files(runs: Sequence[Run], files: int, bytes_a_run: int) -> dict[str, flo
 
 
 def of_rates(rates_per_s: Sequence[float]) -> dict[str, float]:
-    """The same where rounds were measured as rates."""
+    """Return the figures of rounds that were measured as rates."""
     return {
         "per_s": round(statistics.median(rates_per_s), 1),
         "least_per_s": round(min(rates_per_s), 1),
@@ -39,9 +39,9 @@ def of_rates(rates_per_s: Sequence[float]) -> dict[str, float]:
 
 
 def with_ratios(figures: Mapping[str, Mapping[str, float]], unit: str) -> dict[str, Any]:
-    """The figures, with each peer how often fetchfleet did what it did in the same time.
+    """Return the figures with ratios of rates.
 
-    And with each way to run fetchfleet, how often it did what each peer did, by the peer's name.
+    A peer gets the ratio of fetchfleet to it; each configuration of fetchfleet gets its ratio to every peer.
     """
     rates = {name: figure[unit] for name, figure in figures.items()}
     peers = [name for name in rates if not is_own(name)]
@@ -55,10 +55,10 @@ def with_ratios(figures: Mapping[str, Mapping[str, float]], unit: str) -> dict[s
 
 
 def is_own(name: str) -> bool:
-    """Whether that is fetchfleet, in whichever way it is run."""
+    """Return whether the name is a configuration of fetchfleet."""
     return name.split(",", maxsplit=1)[0] == OWN
 
 
 def another_fits(round_took_s: Sequence[float], budget_s: float) -> bool:
-    """Whether one more round, as long as the longest was, ends within the budget."""
+    """Return whether a round as long as the longest so far still ends within the budget."""
     return sum(round_took_s) + max(round_took_s) <= budget_s

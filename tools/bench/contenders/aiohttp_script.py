@@ -1,4 +1,4 @@
-"""The bare script: aiohttp, eight at once with a host, each body to a file.
+"""A bare aiohttp script: eight fetches at once per host, each body to a file.
 
     python -m tools.bench.contenders.aiohttp_script URLS OUT AT_ONCE
 
@@ -16,7 +16,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 async def fetch(session: aiohttp.ClientSession, url: str, out: Path) -> None:
-    """One URL to a file of its name; a script writes it in the loop."""
+    """Fetch one URL to a file named after it; writes block the event loop, as in a plain script."""
     async with session.get(url) as response:
         response.raise_for_status()
         with (out / url.rpartition("/")[2]).open("wb") as file:
@@ -25,7 +25,7 @@ async def fetch(session: aiohttp.ClientSession, url: str, out: Path) -> None:
 
 
 async def main(urls: list[str], out: Path, at_once: int) -> None:
-    """All of them, as fast as the connections allow."""
+    """Fetch all URLs, as fast as the connections allow."""
     connector = aiohttp.TCPConnector(limit=at_once, limit_per_host=A_HOST)
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

@@ -1,8 +1,8 @@
-"""What a service writes by hand: arq jobs, one shared httpx client, a semaphore for each host, aiofiles.
+"""A homemade fetcher: arq jobs, one shared httpx client, a semaphore for each host, aiofiles.
 
     python -m tools.bench.contenders.arq_httpx URLS OUT AT_ONCE
 
-A Redis as `fetchfleet run` has it. Nothing is retried, checked or renamed into place.
+It uses the same embedded Redis as `fetchfleet run`. Nothing is retried, checked or renamed into place.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ A_HOST = 8
 
 
 async def fetch(ctx: dict[str, Any], url: str) -> int:
-    """One URL to a file of its name."""
+    """Fetch one URL to a file named after it."""
     parts = urlsplit(url)
     size_bytes = 0
     async with ctx["hosts"][parts.netloc], ctx["client"].stream("GET", url) as response:

@@ -1,4 +1,4 @@
-"""A Scrapy spider that writes each body to a file, eight at once with a host.
+"""A Scrapy spider that writes each body to a file, eight fetches at once per host.
 
 python -m tools.bench.contenders.scrapy_spider URLS OUT AT_ONCE
 """
@@ -14,7 +14,7 @@ A_HOST = 8
 
 
 class Files(scrapy.Spider):
-    """Every URL of the list to a file of its name."""
+    """Fetch every URL of the list to a file named after it."""
 
     name = "files"
 
@@ -24,7 +24,7 @@ class Files(scrapy.Spider):
         self._out = out
 
     def parse(self, response: Any, **_: Any) -> None:
-        """The whole body is in memory, as Scrapy has it."""
+        """Write the body, which Scrapy holds in memory."""
         (self._out / response.url.rpartition("/")[2]).write_bytes(response.body)
 
 

@@ -1,1 +1,1 @@
-"""Where the processor time of a worker goes."""
+"""A profiler of the CPU time of a worker, by subsystem."""

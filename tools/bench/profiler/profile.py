@@ -1,4 +1,4 @@
-"""Where the time of a fetch goes: one worker in this process over small files, looked at as it works."""
+"""Profile one worker in this process while it fetches small files."""
 
 import asyncio
 import tempfile
@@ -29,7 +29,7 @@ TOP = 40
 
 
 def profile(load: Load, engine: str, sink: str) -> dict[str, Any]:
-    """Per fetch, in µs: `cpu` by room, `redis_server`, `wall`; `functions`: the costliest."""
+    """Return, per fetch in µs: `cpu` by subsystem, `redis_server`, `wall`; `functions`: the costliest."""
     with tempfile.TemporaryDirectory(prefix="ff-bench-") as name:
         folder = Path(name)
         bodies.make(folder / "served", load.files, load.size_bytes)
@@ -52,7 +52,7 @@ async def _profiled(urls: Sequence[str], redis_url: str, out: Path, engine: str,
     async with Fleet(redis_url) as fleet, Redis.from_url(redis_url) as redis:
         batch = await fleet.submit(urls)
         runtime = await start(settings)
-        gc_freeze.set_aside()  # as a worker process does
+        gc_freeze.set_aside()  # as in a worker process
         work = asyncio.create_task(serve_arq_jobs(runtime))
         before_s, began_s = await _server_s(redis), time.monotonic()
         try:
@@ -95,6 +95,6 @@ async def _ended(batch: Batch) -> Counts:
 
 
 async def _server_s(redis: Redis) -> float:
-    """How much of a processor the Redis server has used."""
+    """Return the CPU time that the Redis server has used, in s."""
     info = await redis.info("cpu")
     return float(info["used_cpu_sys"]) + float(info["used_cpu_user"])

@@ -1,8 +1,8 @@
-"""Where the processor time of a process goes: a signal that comes as it is used looks at the main thread.
+"""Sample the CPU time of a process: SIGPROF, which follows CPU time, samples the main thread.
 
-Each look adds what that thread has used since the last one, by its own clock, to the room of what it is at.
-So waiting costs nothing, and what lets go of the interpreter is not looked at more often than what does not,
-as it would be by a thread beside it. Of the other threads it is known what they have used, by their names.
+Each sample adds the thread's CPU time since the last one to the subsystem of the running code. Waiting costs
+nothing. A sampling thread would favour code that releases the GIL; a signal does not. Other threads are not
+sampled: their CPU time is counted by thread name.
 """
 
 import signal
@@ -19,7 +19,7 @@ EVERY_S = 0.001
 
 
 class Sampler:
-    """For the main thread, in a context: `spent_s` by room, `detail_s` by function, `threads_s` by name."""
+    """A context that samples: `spent_s` by subsystem, `detail_s` by function, `threads_s` by thread name."""
 
     def __init__(self, room_of: Callable[[Iterable[str]], str]) -> None:
         self.spent_s: defaultdict[str, float] = defaultdict(float)
@@ -29,8 +29,8 @@ class Sampler:
         self._before_s = 0.0
 
     def __enter__(self) -> Self:
-        self._handler = signal.signal(signal.SIGPROF, self._look)
-        signal.siginterrupt(signal.SIGPROF, False)  # noqa: FBT003 theirs
+        self._handler = signal.signal(signal.SIGPROF, self._sample)
+        signal.siginterrupt(signal.SIGPROF, False)  # noqa: FBT003 positional only
         self._before_s = time.thread_time()
         signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
         return self
@@ -44,7 +44,7 @@ class Sampler:
             if number != threading.main_thread().native_id:
                 self.threads_s[ours.get(number) or _named(task)] += _used_s(number)
 
-    def _look(self, _signal: int, frame: FrameType | None) -> None:
+    def _sample(self, _signal: int, frame: FrameType | None) -> None:
         now_s = time.thread_time()
         used_s, self._before_s = now_s - self._before_s, now_s
         room = self._room_of(_files(frame))
@@ -54,14 +54,14 @@ class Sampler:
 
 
 def _named(task: Path) -> str:
-    """The name of a thread that Python did not start."""
+    """Return the name of a thread that Python did not start."""
     with suppress(OSError):
         return (task / "comm").read_text().strip()
     return ""
 
 
 def _used_s(native_id: int) -> float:
-    """What the thread has used of a processor; the clock's number is Linux's for a thread (clock_gettime)."""
+    """Return the CPU time of the thread, by its clock id on Linux (clock_gettime(2))."""
     try:
         return time.clock_gettime(~native_id << 3 | 6)
     except OSError:

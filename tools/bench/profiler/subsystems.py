@@ -26,7 +26,7 @@ THREADS = {
 
 
 def room_of(files: Iterable[str]) -> str:
-    """The room of the innermost frame that has one; what has none is the loop's own."""
+    """Return the subsystem of the innermost frame that has one, else the event loop."""
     for file in files:
         for room, parts in ROOMS.items():
             if any(part in file for part in parts):
@@ -35,5 +35,5 @@ def room_of(files: Iterable[str]) -> str:
 
 
 def room_of_thread(name: str) -> str:
-    """The room of a thread, by its name."""
+    """Return the subsystem of a thread, by its name."""
     return f"{THREADS.get(name.partition('_')[0], 'other work')}, in threads"
