@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.chaos.history import Acknowledged, Attempted, Ended, History
+from tools.chaos.history import Acknowledged, Attempted, FetchEnd, History
 from tools.chaos.schedule import Kind
 
 SEED = 2026
@@ -48,7 +48,7 @@ def test_a_breach_ends_with_1_and_is_named(tmp_path: Path) -> None:
     url = "http://127.0.8.1/gone/one"
     book.add("producer", [Attempted([url]), Acknowledged([LOST], [url])])
     book.add(
-        "ended", [Ended("0123456789abcdef-00000000", url, "failed", "http_status", 404, None, None, 1, 0)]
+        "ended", [FetchEnd("0123456789abcdef-00000000", url, "failed", "http_status", 404, None, None, 1, 0)]
     )
     run = chaos("--judge", tmp_path)
 

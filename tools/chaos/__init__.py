@@ -1,1 +1,1 @@
-"""A fleet under faults that a seed draws."""
+"""Chaos runs: a fleet under faults that are drawn from a seed."""

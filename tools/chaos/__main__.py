@@ -1,4 +1,4 @@
-"""A fleet under faults: what is acknowledged must end once, as its host has it, and no host be pressed."""
+"""Run a fleet under faults. Every acknowledged fetch ends once and correctly; no host exceeds its limits."""
 
 import argparse
 import asyncio
@@ -25,7 +25,7 @@ from fetchfleet.worker.util import aio
 from tools.chaos import collect, hosts
 from tools.chaos import hosts as hosts_module
 from tools.chaos.checker import Verdict, judge
-from tools.chaos.history import Acknowledged, Attempted, History, Remains
+from tools.chaos.history import Acknowledged, Attempted, History, Leftovers
 from tools.chaos.nemesis import Nemesis
 from tools.chaos.producers import PRODUCERS, Producer
 from tools.chaos.redis_server import Server
@@ -35,7 +35,7 @@ from tools.origin.process import OriginProcess, origins_in_child
 
 DRAINS_WITHIN_S = 120.0
 AGREES_WITHIN_S = 15.0
-TELL_EVERY_S = 5.0
+PROGRESS_EVERY_S = 5.0
 LOOK_EVERY_S = 0.2
 WIDE = 160
 
@@ -54,7 +54,7 @@ console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 
 class Run:
-    """One run; everything it makes is in the folder of its history."""
+    """One run. All its files are in the folder of its history."""
 
     def __init__(self, seed: int, lasts_s: float, workers: int, history: History) -> None:
         self._seed = seed
@@ -64,7 +64,7 @@ class Run:
         self._out = history.folder / "bodies"
 
     async def go(self, hosts: OriginProcess) -> None:
-        """Inject the faults, heal, drain, collect."""
+        """Inject the faults, heal, drain, and collect the history."""
         policy = self._history.folder / "policy.toml"
         policy.write_text(POLICY)
         arguments = ["--out", str(self._out), "--allow-net", "127.0.0.0/8", "--policy", str(policy)]
@@ -78,45 +78,45 @@ class Run:
             producers = [
                 Producer(n, self._seed, server.url, hosts.urls, self._history) for n in range(PRODUCERS)
             ]
-            telling = asyncio.create_task(self._tell(redis, faults, producers), name="tell")
-            await self._trouble(faults, producers)
+            reporting = asyncio.create_task(self._report_progress(redis, faults, producers), name="progress")
+            await self._inject(faults, producers)
             why = await self._drain(redis)
-            await aio.end(telling)
+            await aio.end(reporting)
             await self._collect(redis, server.url, workers, why)
             await self._stop(workers)
 
-    async def _trouble(self, faults: Nemesis, producers: list[Producer]) -> None:
+    async def _inject(self, faults: Nemesis, producers: list[Producer]) -> None:
         enough = asyncio.Event()
         async with asyncio.TaskGroup() as busy:
             for producer in producers:
                 busy.create_task(producer.run(enough))
-            await faults.happen(plan(self._seed, self._lasts_s, self._workers), self._lasts_s)
+            await faults.inject(plan(self._seed, self._lasts_s, self._workers), self._lasts_s)
             enough.set()
-        console.print("healed; the fleet drains")
+        console.print("faults healed; waiting for the fleet to drain")
 
     async def _drain(self, redis: Redis) -> list[str]:
-        """What is wrong with it."""
+        """Wait until the fleet has drained; return a breach if it does not."""
         began_s = time.monotonic()
         if await _until(lambda: collect.drained(redis), DRAINS_WITHIN_S):
             console.print(f"drained after {time.monotonic() - began_s:.1f} s")
             return []
-        return [f"the fleet had not drained {DRAINS_WITHIN_S:.0f} s after its healing"]
+        return [f"the fleet did not drain within {DRAINS_WITHIN_S:.0f} s after the faults healed"]
 
     async def _collect(self, redis: Redis, url: str, workers: WorkerPool, why: list[str]) -> None:
-        async def only_the_living() -> bool:
+        async def only_live_workers_listed() -> bool:
             return await collect.listed(redis) <= workers.names
 
-        await _until(only_the_living, AGREES_WITHIN_S)
+        await _until(only_live_workers_listed, AGREES_WITHIN_S)
         left = await collect.remains(redis, url, workers.names)
-        self._history.add("remains", [Remains([*why, *left.lines], left.unix_s)])
+        self._history.add("remains", [Leftovers([*why, *left.lines], left.unix_s)])
         async with Fleet(url) as fleet:
             self._history.add("ended", await collect.ended(fleet, redis, self._batches()))
         self._history.add("found", collect.files(self._out))
         if workers.failed_starts:
-            console.print(f"{workers.failed_starts} times a worker met no Redis when it started")
+            console.print(f"{workers.failed_starts} worker starts failed because Redis was unavailable")
 
     def _batches(self) -> set[str]:
-        """All that the producers know of."""
+        """Return the batches that the producers know of."""
         known: set[str] = set()
         for line in self._history.read().producer:
             if isinstance(line, Attempted):
@@ -126,15 +126,15 @@ class Run:
         return known - {""}
 
     async def _stop(self, workers: WorkerPool) -> None:
-        """A last SIGTERM for all."""
+        """Stop every worker with SIGTERM."""
         for worker in workers.workers:
             await worker.lock.acquire()
         await asyncio.gather(*(worker.end() for worker in workers.workers))
 
-    async def _tell(self, redis: Redis, faults: Nemesis, producers: list[Producer]) -> None:
+    async def _report_progress(self, redis: Redis, faults: Nemesis, producers: list[Producer]) -> None:
         began_s = time.monotonic()
         while True:
-            await asyncio.sleep(TELL_EVERY_S)
+            await asyncio.sleep(PROGRESS_EVERY_S)
             backlog = "?"
             with suppress(RedisError, OSError, TimeoutError):
                 backlog = str(int(await asyncio.wait_for(redis.get(keys.BACKLOG), 1) or 0))
@@ -145,28 +145,32 @@ class Run:
             )
 
 
-async def _until(what: Callable[[], bool | Awaitable[bool]], within_s: float) -> bool:
-    """Whether it came true in time; Redis may be away meanwhile."""
+async def _until(condition: Callable[[], bool | Awaitable[bool]], within_s: float) -> bool:
+    """Return whether the condition became true in time; errors of Redis count as false."""
     give_up_s = time.monotonic() + within_s
     while time.monotonic() < give_up_s:
         with suppress(RedisError, OSError):
-            is_so = what()
-            if is_so if isinstance(is_so, bool) else await is_so:
+            value = condition()
+            if value if isinstance(value, bool) else await value:
                 return True
         await asyncio.sleep(LOOK_EVERY_S)
     return False
 
 
 def main(arguments: list[str]) -> int:
-    """Run, or judge the history of an earlier run; 0 if every promise was kept, else 1."""
+    """Run, or check the history of an earlier run; return 0 if there is no breach, else 1."""
     parser = argparse.ArgumentParser(
-        prog="scripts/chaos", description="A fleet under faults drawn by a seed."
+        prog="scripts/chaos", description="Run a fleet under faults drawn from a seed."
     )
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
-    parser.add_argument("--minutes", type=float, default=3.0, help="of faults; healing and drain come after")
+    parser.add_argument(
+        "--minutes", type=float, default=3.0, help="duration of the faults; healing and draining follow"
+    )
     parser.add_argument("--workers", type=int, default=4, choices=range(3, 7))
-    parser.add_argument("--keep", action="store_true", help="keep the history and logs, breach or not")
-    parser.add_argument("--judge", type=Path, metavar="FOLDER", help="judge the history that a run has kept")
+    parser.add_argument("--keep", action="store_true", help="keep the history and logs even without a breach")
+    parser.add_argument(
+        "--judge", type=Path, metavar="FOLDER", help="check the history kept by an earlier run"
+    )
     given = parser.parse_args(arguments)
     if given.judge:
         return _judged(History(given.judge))
@@ -178,11 +182,11 @@ def main(arguments: list[str]) -> int:
     history = History(folder)
     kept = True
     try:
-        with origins_in_child(hosts_module.make_town(given.seed)) as hosts:
+        with origins_in_child(hosts_module.hosts_of_seed(given.seed)) as hosts:
             asyncio.run(Run(given.seed, given.minutes * 60, given.workers, history).go(hosts))
             reports = hosts.report()
-        history.add("saw", collect.saw(given.seed, reports))
-        history.add("quiet", collect.quiet(reports))
+        history.add("requests", collect.requests(given.seed, reports))
+        history.add("backoffs", collect.backoff_windows(reports))
         failed = _judged(history)
         kept = bool(failed) or given.keep
     finally:
@@ -196,12 +200,12 @@ def main(arguments: list[str]) -> int:
 def _judged(history: History) -> int:
     verdict = judge(history.read())
     show(console, verdict)
-    console.print("every promise was kept" if not verdict.breaches else "a promise was not kept")
+    console.print("no breach was found" if not verdict.breaches else "breaches were found")
     return 1 if verdict.breaches else 0
 
 
 def show(console: Console, verdict: Verdict) -> None:
-    """The tables, then each breach in a sentence."""
+    """Print the tables, then each breach in a sentence."""
     console.print(_faults(verdict))
     console.print(_fetches(verdict))
     for breach in verdict.breaches:
@@ -209,7 +213,7 @@ def show(console: Console, verdict: Verdict) -> None:
 
 
 def _faults(verdict: Verdict) -> Table:
-    table = Table(title="what was done to the fleet, and how soon the work went on")
+    table = Table(title="faults, and the time until work resumed")
     table.add_column("fault")
     for name in ("times", "measured", "median s", "worst s"):
         table.add_column(name, justify="right")
@@ -220,18 +224,18 @@ def _faults(verdict: Verdict) -> Table:
 
 
 def _fetches(verdict: Verdict) -> Table:
-    table = Table(title="what became of the fetches")
+    table = Table(title="fetches")
     table.add_column("")
     table.add_column("count", justify="right")
     rows = {
         "acknowledged": verdict.acknowledged,
-        "perhaps (no acknowledgement came)": verdict.perhaps,
+        "unacknowledged (may have been enqueued)": verdict.perhaps,
         **dict(sorted(verdict.outcomes.items())),
         "lost": verdict.lost,
         "unexpected": verdict.unexpected,
-        "results twice": verdict.doubled,
+        "duplicate results": verdict.doubled,
         "requests": verdict.requests,
-        "repeats (whole answers without a result of their own)": verdict.repeats,
+        "repeats (complete responses without a result)": verdict.repeats,
     }
     for name, count in rows.items():
         table.add_row(name, f"{count:,}")

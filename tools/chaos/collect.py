@@ -1,4 +1,4 @@
-"""What came of a run, collected once the fleet has healed and drained."""
+"""Collect the results of a run after the fleet has drained."""
 
 import hashlib
 import time
@@ -11,14 +11,14 @@ from fetchfleet import Fleet, Result, UnknownBatchError
 from fetchfleet.jobs import keys
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER
 from tools.chaos import hosts
-from tools.chaos.history import Ended, Found, Quiet, Remains, Saw
+from tools.chaos.history import BackoffWindow, FetchEnd, Leftovers, ObservedRequest, StoredFile
 from tools.origin.process import Report
 from tools.origin.server import Origin, Seen
 from tools.redis_leftovers import leftovers
 
 
 async def drained(redis: Redis) -> bool:
-    """Whether no lane and no inbox has anything to do."""
+    """Return whether every lane is idle and the inbox is empty."""
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.ATTENTION)
         pipe.llen(keys.INBOX)
@@ -26,21 +26,21 @@ async def drained(redis: Redis) -> bool:
         return not any(await pipe.execute())
 
 
-async def ended(fleet: Fleet, redis: Redis, known: Iterable[str]) -> list[Ended]:
-    """Every result of every batch, of those that are listed and of those that are known."""
+async def ended(fleet: Fleet, redis: Redis, known: Iterable[str]) -> list[FetchEnd]:
+    """Return every result of every batch, listed in Redis or known to the producers."""
     listed = {name.decode() for name in await redis.zrange(keys.BATCHES, 0, -1)}
-    found: list[Ended] = []
+    found: list[FetchEnd] = []
     for batch in sorted(listed | set(known)):
         results = fleet.batch(batch).results(follow=False)
         try:
             found += [_ended(result, results.position) async for result in results]
         except UnknownBatchError:
-            continue  # what was acknowledged of it is lost
+            continue  # the checker reports its acknowledged fetches as lost
     return found
 
 
-def _ended(result: Result, position: str) -> Ended:
-    return Ended(
+def _ended(result: Result, position: str) -> FetchEnd:
+    return FetchEnd(
         id=result.id,
         url=result.url,
         outcome=result.outcome.value,
@@ -53,25 +53,25 @@ def _ended(result: Result, position: str) -> Ended:
     )
 
 
-def files(out: Path) -> Iterator[Found]:
-    """Every file at a final name."""
+def files(out: Path) -> Iterator[StoredFile]:
+    """Yield every file at a final name."""
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out)
         if path.is_file() and name.parts[0] != STATE_FOLDER:
-            yield Found(str(name), hashlib.sha256(path.read_bytes()).hexdigest())
+            yield StoredFile(str(name), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def saw(seed: int, reports: Mapping[str, Report]) -> Iterator[Saw]:
-    """Every request, in the order of each host."""
+def requests(seed: int, reports: Mapping[str, Report]) -> Iterator[ObservedRequest]:
+    """Yield every request, in order for each host."""
     for host, report in reports.items():
-        asked: dict[str, int] = {}
+        counts: dict[str, int] = {}
         for seen in report.requests:
-            nth = asked[seen.target] = asked.get(seen.target, -1) + 1
-            yield _saw(host, seen, hosts.act_of(seed, seen.target, nth))
+            nth = counts[seen.target] = counts.get(seen.target, -1) + 1
+            yield _observed(host, seen, hosts.act_of(seed, seen.target, nth))
 
 
-def _saw(host: str, seen: Seen, act: hosts.Act) -> Saw:
-    return Saw(
+def _observed(host: str, seen: Seen, act: hosts.Act) -> ObservedRequest:
+    return ObservedRequest(
         host=host,
         target=seen.target,
         by=Origin.header(seen, "user-agent") or "",
@@ -83,14 +83,14 @@ def _saw(host: str, seen: Seen, act: hosts.Act) -> Saw:
     )
 
 
-def quiet(reports: Mapping[str, Report]) -> Iterator[Quiet]:
-    """When each host had asked for no request."""
+def backoff_windows(reports: Mapping[str, Report]) -> Iterator[BackoffWindow]:
+    """Yield the windows in which each host asked the client to back off."""
     for host, report in reports.items():
-        yield from (Quiet(host, from_s, until_s) for from_s, until_s in report.windows)
+        yield from (BackoffWindow(host, from_s, until_s) for from_s, until_s in report.windows)
 
 
-async def remains(redis: Redis, redis_url: str, living: set[str]) -> Remains:
-    """What a fleet at rest must not hold, and what none may."""
+async def remains(redis: Redis, redis_url: str, living: set[str]) -> Leftovers:
+    """Return what an idle fleet must not have left in Redis."""
     lines = leftovers(redis_url)
     backlog = int(await redis.get(keys.BACKLOG) or 0)
     if backlog:
@@ -98,19 +98,19 @@ async def remains(redis: Redis, redis_url: str, living: set[str]) -> Remains:
     for name in (keys.ATTENTION, keys.INBOX, keys.TAKEN):
         if await redis.exists(name):
             lines.append(f"{name} is not empty")
-    lines += await _results_apart(redis)
+    lines += await _results_mismatch(redis)
     for pattern in (keys.claimed("*"), keys.later("*"), *keys.waiting("*")):
-        lines += [f"{name.decode()} is there" async for name in redis.scan_iter(pattern)]
+        lines += [f"{name.decode()} exists" async for name in redis.scan_iter(pattern)]
     async for name in redis.scan_iter(keys.lane("*")):
         state, still = await redis.hmget(name.decode(), ["state", "open"])  # type: ignore[misc]
         if state != b"idle" or int(still or 0):
             lines.append(f"{name.decode()} is {state!r} with {still!r} open")
-    lines += [f"{name} is dead, yet in {keys.WORKERS}" for name in sorted(await listed(redis) - living)]
-    return Remains(lines, time.time() - time.monotonic())
+    lines += [f"{name} is dead but listed in {keys.WORKERS}" for name in sorted(await listed(redis) - living)]
+    return Leftovers(lines, time.time() - time.monotonic())
 
 
-async def _results_apart(redis: Redis) -> list[str]:
-    """The stream of all batches has each result that a batch's own has, and as often."""
+async def _results_mismatch(redis: Redis) -> list[str]:
+    """Compare the stream of all results with the streams of the batches."""
     rows = await redis.xlen(keys.ALL_RESULTS)
     own = [name async for name in redis.scan_iter(keys.results("*"))]
     in_all = sum([await redis.xlen(name) for name in own])
@@ -118,5 +118,5 @@ async def _results_apart(redis: Redis) -> list[str]:
 
 
 async def listed(redis: Redis) -> set[str]:
-    """The workers that count as members of the fleet."""
+    """Return the workers listed as members of the fleet."""
     return {name.decode() for name in await redis.zrange(keys.WORKERS, 0, -1)}

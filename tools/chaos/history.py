@@ -1,4 +1,4 @@
-"""What was asked for, what the hosts saw, what came of it: JSON lines, only ever added to."""
+"""The history of a run as append-only JSON lines: submissions, requests at the hosts, results, faults."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ L = TypeVar("L", bound=msgspec.Struct)
 
 
 class Attempted(msgspec.Struct, frozen=True, tag=True):
-    """A producer sends these URLs. batch: the id that it gives them, '' if none; dests: by URL."""
+    """A producer submits these URLs. batch: its own batch id, '' if none; dests: by URL."""
 
     urls: list[str]
     batch: str = ""
@@ -20,22 +20,22 @@ class Attempted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Acknowledged(msgspec.Struct, frozen=True, tag=True):
-    """Redis has them: the id of each URL's fetch, '' where the door gives none."""
+    """Redis acknowledged the URLs. ids: of their fetches, '' for the inbox, which returns none."""
 
     ids: list[str]
     urls: list[str]
 
 
 class Cancelling(msgspec.Struct, frozen=True, tag=True):
-    """A producer asks for the end of a batch; perhaps it is heard."""
+    """A producer cancels a batch; the call may fail."""
 
     batch: str
 
 
-class Saw(msgspec.Struct, frozen=True):
-    """One request as a host saw it; times of time.monotonic. by: the worker's name.
+class ObservedRequest(msgspec.Struct, frozen=True):
+    """One request at a host; times of time.monotonic. by: the worker's name.
 
-    act: what the host did with it; finished_s is None while the answer is under way.
+    act: the host's behaviour (hosts.Act). finished_s: None while the response is being sent.
     """
 
     host: str
@@ -48,16 +48,16 @@ class Saw(msgspec.Struct, frozen=True):
     aborted: bool
 
 
-class Quiet(msgspec.Struct, frozen=True):
-    """A host has asked for no request between these times."""
+class BackoffWindow(msgspec.Struct, frozen=True):
+    """A window in which a host asked the client to back off."""
 
     host: str
     from_s: float
     until_s: float
 
 
-class Ended(msgspec.Struct, frozen=True):
-    """A terminal result, as its batch's stream has it; at_ms by Redis's clock."""
+class FetchEnd(msgspec.Struct, frozen=True):
+    """A result from its batch's stream; at_ms by Redis's clock."""
 
     id: str
     url: str
@@ -70,7 +70,7 @@ class Ended(msgspec.Struct, frozen=True):
     at_ms: int
 
 
-class Found(msgspec.Struct, frozen=True):
+class StoredFile(msgspec.Struct, frozen=True):
     """A file at a final name."""
 
     path: str
@@ -78,7 +78,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """A fault as it happened; times of time.monotonic. by: the worker that it met, '' if it met all."""
+    """An injected fault; times of time.monotonic. by: the affected worker, '' for all."""
 
     kind: Kind
     by: str
@@ -86,15 +86,15 @@ class Fault(msgspec.Struct, frozen=True):
     until_s: float
 
 
-class Died(msgspec.Struct, frozen=True):
-    """A worker that ended although nobody asked it to, or not as it should."""
+class WorkerDeath(msgspec.Struct, frozen=True):
+    """A worker that ended by itself, or with an error on SIGTERM."""
 
     by: str
     how: str
 
 
-class Remains(msgspec.Struct, frozen=True):
-    """What was left in Redis after the end, a line each. unix_s: what to add to time.monotonic."""
+class Leftovers(msgspec.Struct, frozen=True):
+    """What was left in Redis after the run, a line each. unix_s: Unix time minus time.monotonic."""
 
     lines: list[str]
     unix_s: float
@@ -104,20 +104,20 @@ Producer = Attempted | Acknowledged | Cancelling
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a verdict is made of."""
+    """The whole history of a run, the input of the checker."""
 
     producer: list[Producer]
-    saw: list[Saw]
-    quiet: list[Quiet] = []
-    ended: list[Ended]
-    found: list[Found]
+    requests: list[ObservedRequest]
+    backoffs: list[BackoffWindow] = []
+    ended: list[FetchEnd]
+    found: list[StoredFile]
     faults: list[Fault] = []
-    died: list[Died] = []
-    remains: Remains = Remains([], 0.0)
+    died: list[WorkerDeath] = []
+    remains: Leftovers = Leftovers([], 0.0)
 
 
 class History:
-    """The history in one folder."""
+    """The files of a history in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -128,17 +128,17 @@ class History:
             file.writelines(msgspec.json.encode(line) + b"\n" for line in lines)
 
     def read(self) -> Record:
-        """What all of them hold."""
-        remains = self._lines("remains", Remains)
+        """Read all files."""
+        remains = self._lines("remains", Leftovers)
         return Record(
             producer=self._lines("producer", Producer),  # type: ignore[arg-type]
-            saw=self._lines("saw", Saw),
-            quiet=self._lines("quiet", Quiet),
-            ended=self._lines("ended", Ended),
-            found=self._lines("found", Found),
+            requests=self._lines("requests", ObservedRequest),
+            backoffs=self._lines("backoffs", BackoffWindow),
+            ended=self._lines("ended", FetchEnd),
+            found=self._lines("found", StoredFile),
             faults=self._lines("faults", Fault),
-            died=self._lines("died", Died),
-            remains=remains[-1] if remains else Remains([], 0.0),
+            died=self._lines("died", WorkerDeath),
+            remains=remains[-1] if remains else Leftovers([], 0.0),
         )
 
     def _lines(self, name: str, kind: type[L]) -> list[L]:

@@ -1,7 +1,7 @@
-"""Hosts that misbehave by the seed. What each answers to which request is a pure function of it.
+"""Hosts that misbehave by seed: the response to each request is a pure function of seed, target and count.
 
-A path says what it is: /f/NAME a body, /gone/NAME nothing, /go/HOST:PORT/NAME a redirect to that host's
-/f/NAME, /post/NAME takes a POST. A body is made of its name.
+Paths: /f/NAME serves a body, /gone/NAME a 404, /go/HOST:PORT/NAME a redirect to /f/NAME on that host,
+/post/NAME accepts a POST. A body is derived from its name.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ HOSTS = tuple(f"127.0.8.{number}" for number in range(1, 9))
 CONCURRENCY = 4
 
 MOST_BYTES = 48 * 1024
-"""Less than the kernel takes for a client that is stopped: an answer ends although nobody reads it."""
+"""Fits the kernel's socket buffers, so a response ends even if the client is stopped."""
 
-MOST_TROUBLES = 3
-"""After so many requests for one name each is answered well, so that every fetch can end well."""
+MAX_FAULTS = 3
+"""After this many requests for a target the host behaves, so that every fetch can succeed."""
 
 RETRY_AFTER_S = 1
 
 
 class Act(StrEnum):
-    """What a host does with a request."""
+    """The behaviour of a host for one request."""
 
     WELL = "well"
     LATE = "late"
@@ -46,7 +46,7 @@ class Act(StrEnum):
 
 GOOD = frozenset({Act.WELL, Act.LATE, Act.SLOW})
 CHARGED = frozenset(Act) - GOOD - {Act.THROTTLE}
-"""What costs a fetch an attempt."""
+"""Behaviours that charge the fetch an attempt."""
 
 _WEIGHTS = {
     Act.WELL: 80,
@@ -63,46 +63,46 @@ _WEIGHTS = {
 
 
 def act_of(seed: int, target: str, nth: int) -> Act:
-    """What the nth request for that target (from 0) meets."""
-    if not target.startswith("/f/") or nth >= MOST_TROUBLES:
+    """Return the behaviour for the nth request (from 0) for a target."""
+    if not target.startswith("/f/") or nth >= MAX_FAULTS:
         return Act.WELL
     chance = _chance(seed, target, nth)
     return chance.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
 
 
 def body_of(name: str) -> bytes:
-    """The body behind a name: of any size up to MOST_BYTES, told from every other by its first bytes."""
+    """Return the body of a name, at most about MOST_BYTES; its first bytes identify it."""
     digest = hashlib.sha256(name.encode()).digest()
     size_bytes = 32 + int.from_bytes(digest[:4]) % (MOST_BYTES if digest[4] < 32 else 2048)
     return (digest * (size_bytes // len(digest) + 1))[:size_bytes]
 
 
 def name_of(url_or_target: str) -> str:
-    """The name at the end of a URL or of a target."""
+    """Return the name at the end of a URL or target."""
     return url_or_target.rpartition("/")[2]
 
 
 def behaviours(seed: int) -> Mapping[str, Behaviour]:
-    """The hosts, for tests.support.origin_process."""
+    """Return the behaviour of each host."""
     return {host: _host(seed) for host in HOSTS}
 
 
-def make_town(seed: int) -> Callable[[], Mapping[str, Behaviour]]:
-    """Return the function that makes the hosts in another process."""
+def hosts_of_seed(seed: int) -> Callable[[], Mapping[str, Behaviour]]:
+    """Return a function that another process calls to make the hosts."""
     return functools.partial(behaviours, seed)
 
 
 def _chance(seed: int, target: str, nth: int) -> random.Random:
-    return random.Random(f"{seed} {target} {nth}")  # noqa: S311 a seed that can be told is the point
+    return random.Random(f"{seed} {target} {nth}")  # noqa: S311 reproducible by seed
 
 
 def _host(seed: int) -> Behaviour:
-    asked: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
     async def answer(x: Exchange) -> None:
         target = x.request.target
-        nth = asked[target]
-        asked[target] += 1
+        nth = counts[target]
+        counts[target] += 1
         chance = _chance(seed, target, nth)
         await asyncio.sleep(chance.uniform(0.0, 0.05))
         await _ACTS[act_of(seed, target, nth)](x, chance)

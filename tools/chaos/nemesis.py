@@ -1,4 +1,4 @@
-"""Makes the planned faults happen, and heals them."""
+"""Inject the planned faults and heal them."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ SLOW_BY_S = (0.02, 0.3)
 
 
 class Nemesis:
-    """What is being done to the fleet. At one worker, and at Redis, there is one fault at a time."""
+    """Injects faults. Each worker, and Redis, has at most one fault at a time."""
 
     def __init__(self, pool: WorkerPool, server: Server, history: History) -> None:
         self._pool = pool
@@ -33,13 +33,13 @@ class Nemesis:
         self._heal = asyncio.Event()
         self.counts: Counter[Kind] = Counter()
 
-    async def happen(self, planned: Sequence[schedule.Fault], lasts_s: float) -> None:
-        """All of them at their times; return when all are healed."""
+    async def inject(self, planned: Sequence[schedule.Fault], lasts_s: float) -> None:
+        """Inject each fault at its time; return when all are healed."""
         began_s = time.monotonic()
-        async with asyncio.TaskGroup() as going_on:
+        async with asyncio.TaskGroup() as injecting:
             for fault in planned:
                 await asyncio.sleep(began_s + fault.at_s - time.monotonic())
-                going_on.create_task(self._one(fault), name=fault.kind.value)
+                injecting.create_task(self._one(fault), name=fault.kind.value)
             await asyncio.sleep(began_s + lasts_s - time.monotonic())
             self._heal.set()
 
@@ -64,7 +64,7 @@ class Nemesis:
         self._history.add("faults", [history.Fault(kind, by, from_s, time.monotonic())])
 
     async def _lasting(self, length_s: float) -> None:
-        """So long, but not past the healing."""
+        """Wait for the length of a fault, or until the run heals all faults."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._heal.wait(), length_s)
 
@@ -94,7 +94,7 @@ class Nemesis:
             case Kind.LINE_BLACK:
                 worker.line.passes.clear()
                 await self._lasting(fault.length_s)
-                await worker.line.cut()  # what was swallowed never comes
+                await worker.line.cut()  # swallowed data is lost
                 worker.line.passes.set()
             case Kind.LINE_SLOW:
                 worker.line.delay_s = SLOW_BY_S[0] + fault.length_s % (SLOW_BY_S[1] - SLOW_BY_S[0])
@@ -129,7 +129,7 @@ class Nemesis:
 
     @asynccontextmanager
     async def _admin(self) -> AsyncIterator[redis.asyncio.Redis]:
-        """One connection, made before the fault."""
+        """Yield a client with one connection, opened before the fault."""
         async with redis.asyncio.Redis.from_url(self._server.url, single_connection_client=True) as client:
             while True:
                 with suppress(RedisError, OSError):

@@ -1,4 +1,4 @@
-"""Producers that submit throughout, by every kind of submit, and note what they were told."""
+"""Producers that submit during the whole run, in every way, and record the acknowledgements."""
 
 import asyncio
 import random
@@ -18,20 +18,20 @@ MAX_BACKLOG = 600
 PAUSE_S = (0.05, 0.6)
 MOST_FETCHES = 30
 MANY_FETCHES, MANY = 600, 0.02
-"""More than go to Redis in one piece, and how often."""
+"""A list larger than one chunk, and its probability."""
 
 AGAIN_S = 0.3
 CANCELLED = 0.08
 
 
 class Producer:
-    """One producer; what it does is drawn by the seed, when it does it is up to the fleet."""
+    """One producer. The seed determines its actions; their timing depends on the fleet."""
 
     def __init__(
         self, number: int, seed: int, redis_url: str, urls: Mapping[str, str], history: History
     ) -> None:
         self._name = f"p{number}"
-        self._chance = random.Random(f"producer {number} {seed}")  # noqa: S311 it is to be told
+        self._chance = random.Random(f"producer {number} {seed}")  # noqa: S311 reproducible by seed
         self._redis_url = redis_url
         self._urls = list(urls.values())
         self._history = history
@@ -40,7 +40,7 @@ class Producer:
         self.acknowledged = 0
 
     async def run(self, until: asyncio.Event) -> None:
-        """Submit until then."""
+        """Submit until the event is set."""
         async with (
             Fleet(self._redis_url, max_backlog=MAX_BACKLOG) as fleet,
             connect(self._redis_url) as redis,
@@ -61,7 +61,7 @@ class Producer:
             await self._named(fleet, fetches, f"{self._chance.getrandbits(64):016x}")
 
     async def _named(self, fleet: Fleet, fetches: list[Fetch], batch: str) -> None:
-        """A list; under an id of its own it is sent until it is acknowledged."""
+        """Submit a list. With a batch id of its own it is submitted again until it is acknowledged."""
         self._attempt(fetches, batch)
 
         async def submit() -> None:
@@ -70,17 +70,17 @@ class Producer:
             if self._chance.random() < CANCELLED:
                 await self._cancel(fleet, done.id)
 
-        await (_until_it_works(submit) if batch else _perhaps(submit))
+        await (_until_it_works(submit) if batch else _acknowledged(submit))
 
     async def _push(self, redis: Redis, fetches: list[Fetch]) -> None:
-        """The inbox."""
+        """Push to the inbox."""
         self._attempt(fetches, "")
 
         async def push() -> None:
             await redis.rpush(keys.INBOX, *map(msgspec.json.encode, fetches))  # type: ignore[misc]
             self._acknowledge([""] * len(fetches), fetches)
 
-        await _perhaps(push)
+        await _acknowledged(push)
 
     async def _cancel(self, fleet: Fleet, batch: str) -> None:
         await asyncio.sleep(self._chance.uniform(0, 1))
@@ -89,7 +89,7 @@ class Producer:
         async def cancel() -> None:
             await fleet.batch(batch).cancel()
 
-        await _perhaps(cancel)
+        await _acknowledged(cancel)
 
     def _attempt(self, fetches: list[Fetch], batch: str) -> None:
         dests = {fetch.url: fetch.dest for fetch in fetches if fetch.dest}
@@ -100,7 +100,7 @@ class Producer:
         self._history.add("producer", [Acknowledged(ids, [fetch.url for fetch in fetches])])
 
     def _fetch(self) -> Fetch:
-        """One with a key may be one of before."""
+        """Return a random fetch; one with a key may repeat an earlier one."""
         chance, kind = self._chance, self._chance.random()
         if kind < 0.03 and self._keyed:
             return chance.choice(self._keyed)
@@ -120,12 +120,12 @@ class Producer:
 
 
 async def _until_it_works(call: Callable[[], Awaitable[None]]) -> None:
-    while not await _perhaps(call):  # noqa: ASYNC110 it happens in another process
+    while not await _acknowledged(call):  # noqa: ASYNC110 another process changes it
         await asyncio.sleep(AGAIN_S)
 
 
-async def _perhaps(call: Callable[[], Awaitable[None]]) -> bool:
-    """Whether it was acknowledged; if not, it may have been heard all the same."""
+async def _acknowledged(call: Callable[[], Awaitable[None]]) -> bool:
+    """Return whether the call was acknowledged. If not, it may still have taken effect."""
     try:
         await call()
     except (RedisError, OSError):

@@ -1,4 +1,4 @@
-"""The line of one worker to Redis: a proxy that can cut it, swallow what goes through it, or slow it down."""
+"""A proxy between one worker and Redis that can cut, black-hole or slow down its connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ BACKLOG = 1024
 
 
 class Line:
-    """Connects clients of one socket to another; `delay_s` and `black` may change at any time."""
+    """Forwards one Unix socket to another; `delay_s` and `passes` may change at any time."""
 
     def __init__(self, there: Path) -> None:
         self._there = there
@@ -22,7 +22,7 @@ class Line:
     @classmethod
     @asynccontextmanager
     async def between(cls, here: Path, there: Path) -> AsyncIterator["Line"]:
-        """A line for the length of a block."""
+        """Yield a running proxy."""
         line = cls(there)
         server = await asyncio.start_unix_server(line._accept, here, backlog=BACKLOG)
         try:
@@ -32,7 +32,7 @@ class Line:
             await line.cut()
 
     async def cut(self) -> None:
-        """Ends every connection, at once."""
+        """Close every connection at once."""
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
@@ -58,7 +58,7 @@ class Line:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
         except OSError:
-            pass  # Redis is away: the client reads an end
+            pass  # Redis is unavailable: the client reads an end of file
         finally:
             for end in (writer, other):
                 if end is not None:

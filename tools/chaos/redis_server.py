@@ -1,4 +1,4 @@
-"""A Redis that acknowledges only what is on its disk, and that can be stopped, killed and frozen."""
+"""A Redis that acknowledges only writes synced to disk, and that can be stopped, killed and frozen."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ PING_EVERY_S = 0.05
 
 
 class Server:
-    """A redis-server with its AOF in `folder`; `url` stays the same whatever happens to it."""
+    """A redis-server with its AOF in `folder`; `url` stays the same across restarts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,7 +30,7 @@ class Server:
     @classmethod
     @asynccontextmanager
     async def running(cls, folder: Path) -> AsyncIterator["Server"]:
-        """A server for the length of a block."""
+        """Yield a running server."""
         server = cls(folder)
         await server.start()
         try:
@@ -39,7 +39,7 @@ class Server:
             await server.end(signal.SIGKILL)
 
     async def start(self) -> None:
-        """Begin with what is on disk, and return when it answers."""
+        """Start from the data on disk; return when the server responds."""
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -60,24 +60,24 @@ class Server:
             preexec_fn=die_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
         )
         async with asyncio.timeout(READY_WITHIN_S):
-            while not await self._answers():  # noqa: ASYNC110 it happens in another process
+            while not await self._answers():  # noqa: ASYNC110 another process changes it
                 await asyncio.sleep(PING_EVERY_S)
 
     async def end(self, by: signal.Signals) -> None:
-        """Ask it to end, or kill it, and return when it is gone."""
+        """Send SIGTERM or SIGKILL; return when the process has ended."""
         process = self._process
         if process is None:
             return
         process.send_signal(by)
         process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(ENDS_WITHIN_S):
-            while process.poll() is None:  # noqa: ASYNC110 it happens in another process
+            while process.poll() is None:  # noqa: ASYNC110 another process changes it
                 await asyncio.sleep(PING_EVERY_S)
 
-    def send(self, what: signal.Signals) -> None:
-        """SIGSTOP or SIGCONT."""
+    def send(self, number: signal.Signals) -> None:
+        """Send SIGSTOP or SIGCONT."""
         assert self._process is not None
-        self._process.send_signal(what)
+        self._process.send_signal(number)
 
     async def _answers(self) -> bool:
         async with redis.asyncio.Redis.from_url(self.url) as client:

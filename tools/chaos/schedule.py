@@ -1,4 +1,4 @@
-"""Which faults come when: a pure function of the seed."""
+"""The schedule of faults: a pure function of the seed."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Kind(StrEnum):
-    """What may happen to a fleet."""
+    """The kinds of faults."""
 
     WORKER_KILLED = "worker killed (-9)"
     WORKER_STOPPED = "worker stopped longer than its lease"
@@ -25,7 +25,7 @@ class Kind(StrEnum):
 
 
 class Weight(NamedTuple):
-    """How often a kind is drawn, and for how long it lasts."""
+    """The relative frequency of a kind, and the range of its duration."""
 
     often: int
     least_s: float
@@ -33,7 +33,7 @@ class Weight(NamedTuple):
 
 
 LEASE_S = 4.0
-"""Shorter than a worker's own, so that a run of a minute sees many a lease end."""
+"""Shorter than the default lease, so that a one-minute run sees many leases lapse."""
 
 WEIGHTS = {
     Kind.WORKER_KILLED: Weight(6, 0.0, 3.0),
@@ -61,14 +61,14 @@ OF_ONE_WORKER = frozenset(
     }
 )
 BETWEEN_S = 2.0
-"""From one fault to the next, on average."""
+"""The average time between faults."""
 
-QUIET_S = 2.0
-"""At the start, for the fleet to be at work when the first fault comes."""
+WARM_UP_S = 2.0
+"""The time before the first fault, so that the fleet is busy by then."""
 
 
 class Fault(NamedTuple):
-    """One fault to come: at_s after the start, lasting length_s; worker: which, from 0, if it is of one."""
+    """A planned fault. at_s: after the start. worker: from 0; None if the fault is not of one worker."""
 
     at_s: float
     kind: Kind
@@ -77,9 +77,9 @@ class Fault(NamedTuple):
 
 
 def plan(seed: int, lasts_s: float, workers: int) -> list[Fault]:
-    """The faults of a run in the order of their times; each kind comes once before any comes by chance."""
-    chance = random.Random(f"faults {seed}")  # noqa: S311 a seed that can be told is the point
-    at_s, faults = QUIET_S, list[Fault]()
+    """Return the faults of a run in order of time. Each kind occurs once before any repeats."""
+    chance = random.Random(f"faults {seed}")  # noqa: S311 reproducible by seed
+    at_s, faults = WARM_UP_S, list[Fault]()
     for kind in _kinds(chance):
         if at_s >= lasts_s:
             return faults

@@ -1,4 +1,7 @@
-"""The worker processes of a run, each with a line to Redis of its own; none may end unless it is ended."""
+"""The worker processes of a run, each behind its own proxy to Redis.
+
+A worker that ends by itself after it was ready is a breach.
+"""
 
 import asyncio
 import os
@@ -11,13 +14,13 @@ from pathlib import Path
 
 from fetchfleet.worker.local.process import die_with_parent
 from fetchfleet.worker.util import aio
-from tools.chaos.history import Died, History
+from tools.chaos.history import History, WorkerDeath
 from tools.chaos.proxy import Line
 from tools.chaos.schedule import LEASE_S
 
 GRACE_S = 2.0
 ENDS_WITHIN_S = 60.0
-"""After a SIGTERM: the grace, and as long as a frozen Redis can keep it."""
+"""After SIGTERM: the grace period, plus the longest freeze of Redis."""
 
 LOOK_EVERY_S = 0.1
 START_AGAIN_S = 0.5
@@ -25,7 +28,7 @@ TAIL_LINES = 15
 
 
 class Worker:
-    """One place in the pool, and whichever process has it; `lock` is for who does something to it."""
+    """One slot of the pool and its current process. Hold `lock` while injecting a fault."""
 
     def __init__(self, number: int, line: Line, arguments: list[str], history: History) -> None:
         self.line = line
@@ -39,16 +42,16 @@ class Worker:
 
     @property
     def name(self) -> str:
-        """Of the process: no two have the same."""
+        """The unique name of the process."""
         return f"w{self._number}.{self._starts}"
 
     @property
     def started(self) -> bool:
-        """Whether it has come so far as to take lanes."""
+        """Whether the process is ready to take lanes."""
         return b'"worker.started"' in self._log.read_bytes()
 
     def start(self) -> None:
-        """A new process."""
+        """Start a new process."""
         self._starts += 1
         self._log = self._history.folder / f"{self.name}.log"
         own = {
@@ -69,31 +72,31 @@ class Worker:
             )
 
     async def kill(self) -> None:
-        """As the kernel would."""
+        """Kill the process with SIGKILL."""
         self.process.kill()
         await self._ended()
 
     async def replace(self, after_s: float) -> None:
-        """A deploy."""
+        """Stop the process and start a new one, as in a deploy."""
         await self.end()
         await asyncio.sleep(after_s)
         self.start()
 
     async def end(self) -> None:
-        """SIGTERM, and its end with 0."""
+        """Send SIGTERM; record a breach unless the process exits with 0 in time."""
         self.process.terminate()
         try:
             async with asyncio.timeout(ENDS_WITHIN_S):
                 await self._ended()
         except TimeoutError:
-            self._tell(f"did not end within {ENDS_WITHIN_S:.0f} s of its SIGTERM")
+            self._record_death(f"did not end within {ENDS_WITHIN_S:.0f} s of SIGTERM")
             await self.kill()
         else:
             if self.process.returncode != 0 and self.started:
-                self._tell(f"ended with {self.process.returncode} on SIGTERM")
+                self._record_death(f"ended with {self.process.returncode} on SIGTERM")
 
     async def watch(self) -> None:
-        """Start it again if it has ended by itself; that is a breach once it had started. Until cancelled."""
+        """Restart the process whenever it ends by itself; a breach if it was ready. Runs until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             async with self.lock:
@@ -102,40 +105,40 @@ class Worker:
 
     async def _start_again(self) -> None:
         if self.started:
-            self._tell(f"ended by itself with {self.process.returncode}")
+            self._record_death(f"ended by itself with {self.process.returncode}")
         else:
             self.failed_starts += 1
         await asyncio.sleep(START_AGAIN_S)
         self.start()
 
     async def _ended(self) -> None:
-        while self.process.poll() is None:  # noqa: ASYNC110 it happens in another process
+        while self.process.poll() is None:  # noqa: ASYNC110 another process changes it
             await asyncio.sleep(LOOK_EVERY_S / 5)
 
-    def _tell(self, how: str) -> None:
+    def _record_death(self, how: str) -> None:
         tail = self._log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        self._history.add("died", [Died(self.name, "\n".join([f"{how}; {self._log} ends:", *tail]))])
+        self._history.add("died", [WorkerDeath(self.name, "\n".join([f"{how}; {self._log} ends:", *tail]))])
 
 
 class WorkerPool:
-    """All of them."""
+    """The workers of a run."""
 
     def __init__(self, workers: list[Worker]) -> None:
         self.workers = workers
 
     @property
     def names(self) -> set[str]:
-        """Of those that live."""
+        """The names of the current processes."""
         return {worker.name for worker in self.workers}
 
     @property
     def ready(self) -> bool:
-        """Whether all have started."""
+        """Whether all workers are ready."""
         return all(worker.started for worker in self.workers)
 
     @property
     def failed_starts(self) -> int:
-        """How often a worker met no Redis when it started, and ended."""
+        """How often a worker exited at startup because Redis was unavailable."""
         return sum(worker.failed_starts for worker in self.workers)
 
 
@@ -143,18 +146,18 @@ class WorkerPool:
 async def worker_pool(
     count: int, redis_socket: Path, arguments: list[str], history: History
 ) -> AsyncIterator[WorkerPool]:
-    """That many workers for the length of a block; they are killed when it is left."""
+    """Yield `count` workers; kill them at the end of the block."""
     async with AsyncExitStack() as stack:
         workers: list[Worker] = []
         for number in range(1, count + 1):
             socket = history.folder / f"{number}.sock"
             line = await stack.enter_async_context(Line.between(socket, redis_socket))
             workers.append(Worker(number, line, ["--redis", f"unix://{socket}", *arguments], history))
-        watching = [asyncio.create_task(worker.watch(), name="watch") for worker in workers]
+        watchers = [asyncio.create_task(worker.watch(), name="watch") for worker in workers]
         try:
             yield WorkerPool(workers)
         finally:
-            await aio.end(*watching)
+            await aio.end(*watchers)
             for worker in workers:
                 worker.process.send_signal(signal.SIGKILL)
                 worker.process.wait()

@@ -76,9 +76,9 @@ def test_a_body_that_is_missing_or_not_as_served_is_seen(tmp_path: Path) -> None
 
     assert "" == bodies.in_files(out, served)
     (out / "0.bin").write_bytes(bytes(1000))
-    assert "1 of 3 bodies are missing, 1 are others" == bodies.in_files(out, served)
+    assert "1 of 3 bodies are missing, 1 differ" == bodies.in_files(out, served)
     (out / "0.bin").unlink()
-    assert "1 of 3 bodies are missing, 0 are others" == bodies.in_files(out, served)
+    assert "1 of 3 bodies are missing, 0 differ" == bodies.in_files(out, served)
 
 
 def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
     (tmp_path / "a.warc").write_bytes(record * 2 + b"WARC/1.1\r\nWARC-Type: request\r\n\r\n")
 
     assert "" == bodies.in_segments(tmp_path, Counter({1: 1, 2: 1}))
-    assert "2 of 3 bodies are there" == bodies.in_segments(tmp_path, Counter({1: 3}))
+    assert "2 of 3 bodies are stored" == bodies.in_segments(tmp_path, Counter({1: 3}))
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ from tools.chaos.checker import judge
 from tools.chaos.history import (
     Acknowledged,
     Attempted,
+    BackoffWindow,
     Cancelling,
-    Died,
-    Ended,
     Fault,
-    Found,
-    Quiet,
+    FetchEnd,
+    Leftovers,
+    ObservedRequest,
     Record,
-    Remains,
-    Saw,
+    StoredFile,
+    WorkerDeath,
 )
 from tools.chaos.schedule import Kind, plan
 
@@ -34,23 +34,23 @@ def digest(url: str) -> str:
     return hashlib.sha256(hosts.body_of(hosts.name_of(url))).hexdigest()
 
 
-def ended(place: int, **changes: Any) -> Ended:
+def ended(place: int, **changes: Any) -> FetchEnd:
     url, of = URLS[place], IDS[place]
-    good = Ended(of, url, "stored", None, 200, path_of(of), digest(url), 1, 1_000_000)
+    good = FetchEnd(of, url, "stored", None, 200, path_of(of), digest(url), 1, 1_000_000)
     return msgspec.structs.replace(good, **changes)
 
 
-def saw(target: str, arrived_s: float, by: str = "w1.1", **changes: Any) -> Saw:
-    good = Saw(HOST, target, by, arrived_s, arrived_s + 0.5, "well", 200, aborted=False)
+def request(target: str, arrived_s: float, by: str = "w1.1", **changes: Any) -> ObservedRequest:
+    good = ObservedRequest(HOST, target, by, arrived_s, arrived_s + 0.5, "well", 200, aborted=False)
     return msgspec.structs.replace(good, **changes)
 
 
 GONE = ended(2, outcome="failed", reason="http_status", status=404, path=None, sha256=None)
 GOOD = Record(
     producer=[Attempted(URLS, BATCH), Acknowledged(IDS, URLS)],
-    saw=[saw("/f/one", 1.0), saw("/post/four", 1.1)],
+    requests=[request("/f/one", 1.0), request("/post/four", 1.1)],
     ended=[ended(0), ended(1), GONE, ended(3)],
-    found=[Found(path_of(IDS[place]), digest(URLS[place])) for place in (0, 1, 3)],
+    found=[StoredFile(path_of(IDS[place]), digest(URLS[place])) for place in (0, 1, 3)],
 )
 
 
@@ -73,7 +73,7 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
         {"producer": [*GOOD.producer, Acknowledged([""], [f"http://{HOST}/f/five"])]},
     ),
     "an unexpected id": (
-        "never asked for",
+        "never submitted",
         {
             "ended": [
                 *GOOD.ended,
@@ -92,7 +92,7 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
     "two fetches of one URL": ("ended twice", {"ended": [*GOOD.ended, ended(0, id=f"{BATCH}-000000ff")]}),
     "a wrong body": (
         "not on disk as its result says",
-        {"found": [Found(GOOD.found[0].path, digest("/f/two")), *GOOD.found[1:]]},
+        {"found": [StoredFile(GOOD.found[0].path, digest("/f/two")), *GOOD.found[1:]]},
     ),
     "no body": ("not on disk as its result says", {"found": GOOD.found[1:]}),
     "a digest that is not the body's": (
@@ -101,9 +101,12 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a wrong file of a fetch that failed": (
         "no fetch explains",
-        {"found": [*GOOD.found, Found(path_of(IDS[2]), digest("/f/one"))]},
+        {"found": [*GOOD.found, StoredFile(path_of(IDS[2]), digest("/f/one"))]},
     ),
-    "a file of nobody's": ("no fetch explains", {"found": [*GOOD.found, Found("x/y", digest("/f/one"))]}),
+    "an unknown file": (
+        "no fetch explains",
+        {"found": [*GOOD.found, StoredFile("x/y", digest("/f/one"))]},
+    ),
     "a failure that nothing explains": (
         "ended wrongly",
         {"ended": [ended(0, outcome="failed", reason="read"), *GOOD.ended[1:]]},
@@ -119,22 +122,25 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
             "faults": [Fault(Kind.WORKER_KILLED, "w2.1", n, n) for n in range(3)],
         },
     ),
-    "a cancellation that nobody asked for": (
+    "a cancellation without a request": (
         "ended wrongly",
         {"ended": [ended(0, outcome="cancelled"), *GOOD.ended[1:]]},
     ),
     "an attempt charged for a fault": ("2 attempts", {"ended": [ended(0, attempts=2), *GOOD.ended[1:]]}),
-    "a POST sent again": ("sent twice", {"saw": [*GOOD.saw, saw("/post/four", 9.0)]}),
+    "a POST sent again": ("sent twice", {"requests": [*GOOD.requests, request("/post/four", 9.0)]}),
     "concurrency over": (
         "requests at once",
-        {"saw": [saw(f"/f/{n}", 1 + n / 100) for n in range(hosts.CONCURRENCY + 1)]},
+        {"requests": [request(f"/f/{n}", 1 + n / 100) for n in range(hosts.CONCURRENCY + 1)]},
     ),
-    "a request inside a quiet": (
-        "wanted quiet",
-        {"saw": [saw("/f/one", 1.7)], "quiet": [Quiet(HOST, 1.0, 2.0)]},
+    "a request inside a back-off window": (
+        "back off",
+        {"requests": [request("/f/one", 1.7)], "backoffs": [BackoffWindow(HOST, 1.0, 2.0)]},
     ),
-    "something left in Redis": ("left in Redis: lane", {"remains": Remains(["lane x is held"], 0.0)}),
-    "a worker that died": ("w1.1: ended by itself", {"died": [Died("w1.1", "ended by itself with 1")]}),
+    "something left in Redis": ("left in Redis: lane", {"remains": Leftovers(["lane x is held"], 0.0)}),
+    "a worker that died": (
+        "w1.1: ended by itself",
+        {"died": [WorkerDeath("w1.1", "ended by itself with 1")]},
+    ),
 }
 
 
@@ -161,24 +167,25 @@ def test_what_the_faults_explain_is_no_breach() -> None:
         faults=deaths,
     )
     assert [] == breaches(
-        ended=[ended(0, attempts=2), *GOOD.ended[1:]], saw=[saw("/f/one", 1.0, act="500", status=500)]
+        ended=[ended(0, attempts=2), *GOOD.ended[1:]],
+        requests=[request("/f/one", 1.0, act="500", status=500)],
     )
 
 
 def test_what_a_stopped_worker_has_in_flight_counts_as_long_as_its_lease() -> None:
     """Its connections stay open, and nobody can close them for it."""
-    stopped = [saw(f"/f/{n}", 1.0, finished_s=10.0) for n in range(hosts.CONCURRENCY)]
+    stopped = [request(f"/f/{n}", 1.0, finished_s=10.0) for n in range(hosts.CONCURRENCY)]
     stop = [Fault(Kind.WORKER_STOPPED, "w1.1", 1.2, 9.0)]
-    soon, late = saw("/f/other", 2.0, "w2.1"), saw("/f/other", 2.3, "w2.1")
+    soon, late = request("/f/other", 2.0, "w2.1"), request("/f/other", 2.3, "w2.1")
 
-    assert [] == breaches(saw=[*stopped, late], faults=stop)
-    assert 1 == len(breaches(saw=[*stopped, soon], faults=stop))
-    assert 1 == len(breaches(saw=[*stopped, late]))
+    assert [] == breaches(requests=[*stopped, late], faults=stop)
+    assert 1 == len(breaches(requests=[*stopped, soon], faults=stop))
+    assert 1 == len(breaches(requests=[*stopped, late]))
 
 
 def test_repeats_are_counted_and_forgiven() -> None:
     """A whole answer without a result of its own costs the host a request, and no promise."""
-    verdict = judge(msgspec.structs.replace(GOOD, saw=[saw("/f/one", float(n)) for n in range(5)]))
+    verdict = judge(msgspec.structs.replace(GOOD, requests=[request("/f/one", float(n)) for n in range(5)]))
 
     assert (2, []) == (verdict.repeats, verdict.breaches)
 
@@ -188,7 +195,11 @@ def test_recoveries_are_measured_from_the_fault() -> None:
     verdict = judge(
         msgspec.structs.replace(
             GOOD,
-            saw=[saw("/f/one", 1.0), saw("/f/two", 5.0, "w2.1"), saw("/f/three", 25.0, "w1.2")],
+            requests=[
+                request("/f/one", 1.0),
+                request("/f/two", 5.0, "w2.1"),
+                request("/f/three", 25.0, "w1.2"),
+            ],
             ended=[ended(0, at_ms=21_500), *GOOD.ended[1:]],
             faults=[
                 Fault(Kind.WORKER_KILLED, "w1.1", 1.5, 2.0),
