@@ -1,10 +1,10 @@
-"""The way of one fetch: the files of jobs/ and worker/ whose functions it calls, in order.
+"""List the files of jobs/ and worker/ whose functions one fetch calls, in order.
 
     python -m tools.journey          in a worker, while it holds the lane
     python -m tools.journey --run    in the command and the worker of a one-URL `fetchfleet run`
 
-Timers of a worker fire at any moment. A file counts if every one of several fetches enters it, each the first
-of its host, after one that warms the worker up.
+Timers of a worker fire at any moment, so a file counts only if each of several fetches enters it. Each fetch
+is the first of its host; one fetch before them warms the worker up.
 """
 
 import argparse
@@ -189,7 +189,7 @@ def show(heading: str, journey: Journey) -> None:
 
 
 def main() -> None:
-    """Print the journey that was asked for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.journey", description=__doc__.partition("\n")[0])
     parser.add_argument("--run", action="store_true", help="the command and the worker of a one-URL run")
     parser.add_argument("--record", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

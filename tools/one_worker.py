@@ -1,4 +1,4 @@
-"""One worker in this process, whole: its runtime, arq's loop around it, the real Redis, real sockets."""
+"""A complete worker in this process: its runtime, arq, a real Redis and real sockets."""
 
 import asyncio
 import os
@@ -20,16 +20,16 @@ Fetchable = Fetch | str | Mapping[str, Any]
 Table = Mapping[str, Any]
 
 ENGINE = os.environ.get("FETCHFLEET_TEST_ENGINE", "httpx")
-"""Of every test that names none."""
+"""The engine of tests that name none."""
 
-IMPATIENT: Table = {"retry_base_s": 0.02, "retry_cap_s": 0.05, "breaker_reset_s": 0.3}
-"""A policy whose waits a test can sit out."""
+SHORT_WAITS: Table = {"retry_base_s": 0.02, "retry_cap_s": 0.05, "breaker_reset_s": 0.3}
+"""A policy with waits short enough for tests."""
 
 
 class OneWorker:
     """A worker for the length of a block, or until `stop()`.
 
-    policy and hosts are the tables of a policy file, over IMPATIENT; timings those of the worker's loops;
+    policy and hosts are the tables of a policy file, over SHORT_WAITS; timings those of the worker's loops;
     everything else is a Settings field.
     """
 
@@ -43,7 +43,7 @@ class OneWorker:
         timings: WorkerTimings | None = None,
         **settings: Any,
     ) -> None:
-        default = {**IMPATIENT, **(policy or {})}
+        default = {**SHORT_WAITS, **(policy or {})}
         given = {"worker_id": "one", "allow_net": "127.0.0.0/8", "engine": ENGINE, **settings}
         self.settings = Settings(
             redis_url=redis_url, out=out, policy=Policy(LanePolicy(**default), hosts), **given
@@ -71,53 +71,53 @@ class OneWorker:
         return self._runtime
 
     async def stop(self) -> None:
-        """Stop as SIGTERM makes a worker stop; again without harm."""
+        """Stop as on SIGTERM; may be called again."""
         await self.take_no_more()
         await self.runtime.stop()
 
     async def take_no_more(self) -> None:
-        """Serve the lanes at hand and take no others."""
+        """Serve the lanes held and acquire no others."""
         await self.be_handed_nothing()
         await self.runtime.stop_acquiring()
 
     async def be_handed_nothing(self) -> None:
-        """Find lanes that are due, but not by arq."""
+        """Stop the arq worker; lanes that are due are still found."""
         if self._arq_jobs is not None:
             await aio.end(self._arq_jobs)
 
     async def submit(self, fetches: Iterable[Fetchable]) -> Batch:
-        """The fetches, enqueued."""
+        """Enqueue the fetches."""
         return await self.fleet.submit(list(fetches))
 
     async def results(self, fetches: Iterable[Fetchable]) -> list[Result]:
-        """The result of each fetch, in the order of the fetches."""
+        """Return the result of each fetch, in order."""
         return await results_of(await self.submit(fetches))
 
     async def run(self, fetches: Iterable[Fetchable]) -> dict[str, Result]:
-        """The result of each fetch by its URL."""
+        """Return the result of each fetch by its URL."""
         return {result.url: result for result in await self.results(fetches)}
 
     async def one(self, url: str, **fields: Any) -> Result:
-        """The result of one fetch."""
+        """Return the result of one fetch."""
         [result] = await self.results([Fetch(url=url, **fields)])
         return result
 
     def body(self, result: Result) -> bytes:
-        """The bytes at the path of a result."""
+        """Return the bytes at the path of a result."""
         assert result.path is not None, result
         return (self.out / result.path).read_bytes()
 
     def files(self) -> set[str]:
-        """What stands in the out folder under a final name."""
+        """Return the files in the out folder with a final name."""
         return {name for name in _names(self.out) if not name.startswith(".fetchfleet/")}
 
     def parts(self) -> set[str]:
-        """What stands in the out folder under a temporary name."""
+        """Return the files in the out folder with a temporary name."""
         return _names(self.out) - self.files()
 
 
 async def results_of(batch: Batch) -> list[Result]:
-    """Every result of a batch, in the order of its fetches."""
+    """Return every result of a batch, in the order of its fetches."""
     return sorted([result async for result in batch.results()], key=lambda result: result.id)
 
 

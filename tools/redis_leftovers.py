@@ -1,4 +1,4 @@
-"""What a Redis holds against jobs/keys.py: wrong types, keys without a TTL, stranded fetches."""
+"""Check a Redis against jobs/keys.py: wrong types, keys without a TTL, stranded fetches."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ BUSY = {"scheduled", "held"}
 
 
 def leftovers(url: str) -> list[str]:
-    """What the Redis holds against jobs/keys.py, a line each: a wrong type, no TTL, a stranded fetch."""
+    """Return a line for each key that violates jobs/keys.py."""
     with redis.Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape") as client:
         found = [(name, client.type(name), client.pttl(name)) for name in sorted(client.keys("*"))]
         faults = [fault for name, kind, ttl in found if (fault := _fault(client, name, kind, ttl))]
@@ -26,19 +26,19 @@ def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
             if kind != want:
                 return f"{name}: is a {kind}, not a {want}"
             if ttl_ms == NO_TTL and not may_stay(client, match):
-                return f"{name}: has no TTL and nobody will come for it"
+                return f"{name}: has no TTL and no lane that will remove it"
             return None
     return f"{name}: a {kind} that jobs/keys.py does not name"
 
 
 def _unattended(client: Any) -> list[str]:
-    """A lane that is not idle is in ATTENTION, and no other is."""
+    """Return a line for each busy lane that is not in ATTENTION, and each idle one that is."""
     watched = set(client.zrange(keys.ATTENTION, 0, -1))
     names = {name.removeprefix("ff:lane:") for name in client.keys("ff:lane:*")}
     busy = {name for name in names if _state(client, name) in BUSY}
     return [
-        *(f"lane {name} is busy, yet not in {keys.ATTENTION}" for name in sorted(busy - watched)),
-        *(f"lane {name} is idle, yet in {keys.ATTENTION}" for name in sorted(watched - busy)),
+        *(f"lane {name} is busy but not in {keys.ATTENTION}" for name in sorted(busy - watched)),
+        *(f"lane {name} is idle but in {keys.ATTENTION}" for name in sorted(watched - busy)),
     ]
 
 
@@ -52,7 +52,7 @@ def _of_busy_lane(client: Any, match: re.Match[str]) -> bool:
 
 
 def _only_known_jobs(client: Any, _: re.Match[str]) -> bool:
-    """Every member is a job that arq holds, with a TTL of arq's."""
+    """Return whether every member is a job key of arq, which has a TTL."""
     members = client.zrange(keys.QUEUE, 0, -1)
     return all(client.exists(f"arq:job:{member}") for member in members)
 
@@ -80,7 +80,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.INTAKE, "hash", _never),
     (keys.ALL_RESULTS, "stream", _for_ever),
     (keys.DEAD, "stream", _for_ever),
-    (keys.ATTENTION, "zset", _for_ever),  # its members: see _unattended
+    (keys.ATTENTION, "zset", _for_ever),  # its members are checked by _unattended
     (keys.WORKERS, "zset", _for_ever),
     (keys.QUEUE, "zset", _only_known_jobs),
     (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own

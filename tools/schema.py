@@ -1,4 +1,4 @@
-"""The JSON Schema of the contract, from the structs: their types, and their docstrings as descriptions."""
+"""Generate the JSON Schema of the contract from the structs: types, and docstrings as descriptions."""
 
 import inspect
 import json
@@ -19,24 +19,24 @@ _FIELD = re.compile(r"(\w+): (.+)")
 
 
 class UndescribedError(Exception):
-    """A field that its docstring does not tell of."""
+    """A field that the docstring does not describe."""
 
 
 def write() -> None:
-    """Write every file of the folder anew."""
+    """Write every file of the folder."""
     FOLDER.mkdir(exist_ok=True)
     for name, text in files().items():
         (FOLDER / name).write_text(text)
 
 
 def files() -> dict[str, str]:
-    """The name and the text of each file."""
+    """Return the name and the text of each file."""
     return {
         "fetch.json": _file({"$ref": "#/$defs/Fetch"}, _definitions(Fetch, Priority)),
         "message.json": _file(
             {
                 "title": "Message",
-                "description": "What the inbox takes beside a URL: one fetch, or many.",
+                "description": "An inbox message that is not a plain URL: one fetch, or many.",
                 "anyOf": [{"$ref": "#/$defs/FetchMessage"}, {"$ref": "#/$defs/Envelope"}],
             },
             _with_fetch_message(_definitions(Fetch, Envelope, Priority)),
@@ -51,7 +51,7 @@ def _definitions(*types: Any) -> dict[str, Any]:
 
 
 def _with_fetch_message(definitions: dict[str, Any]) -> dict[str, Any]:
-    """A message that is one fetch has the message's version beside the fetch's own fields."""
+    """Add the message that is one fetch: the fields of a fetch, and the message's version."""
     fetch, version = definitions["Fetch"], definitions["Envelope"]["properties"]["v"]
     message = {
         **fetch,
@@ -67,7 +67,7 @@ def _file(top: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _described(of: Any, schema: dict[str, Any]) -> dict[str, Any]:
-    """With the first paragraph of the docstring for the whole and a line of it for each field."""
+    """Add descriptions: the first paragraph of the docstring, and its line for each field."""
     text = inspect.cleandoc(of.__doc__)
     schema["description"] = " ".join(text.partition("\n\n")[0].split())
     lines = _lines_of(text)
@@ -79,13 +79,13 @@ def _described(of: Any, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines_of(text: str) -> dict[str, str]:
-    """What stands behind `name:`, with the lines that go on from there."""
+    """Return the text after each `name:`, with its continuation lines."""
     lines: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
-        if begun := _FIELD.fullmatch(line):
-            name = begun[1]
-            lines[name] = begun[2]
+        if field := _FIELD.fullmatch(line):
+            name = field[1]
+            lines[name] = field[2]
         elif line and name:
             lines[name] += " " + line.strip()
         else:

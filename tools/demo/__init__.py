@@ -1,1 +1,1 @@
-"""A fleet and a crowd of well-behaved and misbehaving hosts."""
+"""The demo: a fleet against well-behaved and misbehaving hosts."""

@@ -1,6 +1,6 @@
 """Run `python -m tools.demo [FOLDER]`.
 
-The hosts are in another module: their process is spawned, which cannot import the `__main__` of a package.
+The hosts live in another module because the spawned process cannot import a package's `__main__`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The crowd in a container: each host on a port of its own, and a desk that says what they saw."""
+"""Serve the demo hosts in a container: one port for each host, and a report endpoint."""
 
 import asyncio
 import signal
@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from tools.demo import hosts
-from tools.demo.checker import saw
+from tools.demo.checker import summarize
 from tools.origin.behaviours import ok
 from tools.origin.process import report_of
 from tools.origin.server import Origin
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 a container's network is its own
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 private to the container's network
 
 
 async def serve() -> None:
@@ -21,15 +21,17 @@ async def serve() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with AsyncExitStack() as stack:
         origins = {
-            name: await stack.enter_async_context(Origin.serving(EVERYWHERE, behaviour, hosts.PORTS[name]))
+            name: await stack.enter_async_context(Origin.serving(ANY_ADDRESS, behaviour, hosts.PORTS[name]))
             for name, behaviour in hosts.behaviours().items()
         }
 
-        def tell(_: str) -> bytes:
-            return msgspec.json.encode([saw(name, report_of(origin)) for name, origin in origins.items()])
+        def report(_: str) -> bytes:
+            return msgspec.json.encode(
+                [summarize(name, report_of(origin)) for name, origin in origins.items()]
+            )
 
-        # Opened last: who is answered here may go on to any host.
-        await stack.enter_async_context(Origin.serving(EVERYWHERE, ok(tell), hosts.DESK_PORT))
+        # Opened last: once it responds, every host is up.
+        await stack.enter_async_context(Origin.serving(ANY_ADDRESS, ok(report), hosts.REPORT_PORT))
         await stop.wait()
 
 

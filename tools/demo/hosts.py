@@ -1,4 +1,4 @@
-"""The demo's well-behaved and misbehaving hosts, and what to fetch from each."""
+"""The demo's well-behaved and misbehaving hosts, and the fetches for each."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -30,34 +30,34 @@ BODY = bytes(range(256)) * 40
 BIG_BYTES = 110_000_000
 HEALS_AFTER_S = 3.0
 LIMIT_PER_S = 20
-ASKS_TO_WAIT_S = 2.0
+RETRY_AFTER_S = 2.0
 
-TEMPERS = {
+BEHAVIOURS = {
     **dict.fromkeys(HEALTHY, "healthy"),
     LIMITED: f"429 above {LIMIT_PER_S} a second",
     HEALING: f"503 for its first {HEALS_AFTER_S:.0f} s",
     DOWN: "down",
-    CUTTING: "cuts every third body short, once",
-    TRICKLING: "trickles",
-    POINTING[0]: "redirects, here and there",
-    POINTING[1]: "redirects, here and there",
+    CUTTING: "truncates every third body, once",
+    TRICKLING: "trickles bodies",
+    POINTING[0]: "redirects to itself and to the other",
+    POINTING[1]: "redirects to itself and to the other",
     BIG: f"bodies of {BIG_BYTES // 1_000_000} MB",
 }
 
-# A lane is a host, whatever the port. On one machine each host is a loopback address; in containers
-# each is a name of the same one (docker-compose.yml), and the ports tell them apart.
-LOOPBACK = {name: f"127.0.0.{number}" for number, name in enumerate(TEMPERS, 21)}
-PORTS = {name: port for port, name in enumerate(TEMPERS, 8001)}
-DESK_PORT = 8000
-"""Where the crowd in a container says what its hosts saw."""
-NOBODYS_PORT = 1
+# A lane is a host, whatever the port. On one machine each host is a loopback address. In containers the names
+# are aliases of one container (docker-compose.yml), and each has its own port.
+LOOPBACK = {name: f"127.0.0.{number}" for number, name in enumerate(BEHAVIOURS, 21)}
+PORTS = {name: port for port, name in enumerate(BEHAVIOURS, 8001)}
+REPORT_PORT = 8000
+"""The port of the report endpoint in the container."""
+CLOSED_PORT = 1
 
 DEFAULT_CONCURRENCY = 8
 CONCURRENCY = {TRICKLING: 12, BIG: 2}
 
 
 def policy(hosts: Mapping[str, str]) -> str:
-    """A policy that does not keep an onlooker waiting; hosts gives each host as URLs spell it."""
+    """Return a policy with short waits. hosts: each name as URLs spell it."""
     tables = [f'[host."{hosts[name]}"]\nconcurrency = {limit}' for name, limit in CONCURRENCY.items()]
     default = [
         "[default]",
@@ -70,7 +70,7 @@ def policy(hosts: Mapping[str, str]) -> str:
 
 
 class Group(NamedTuple):
-    """Fetches of one kind from one host; path(i) makes the i-th path, expect says how they must end."""
+    """Fetches of one kind from one host. path: makes the i-th path. expect: their outcome."""
 
     host: str
     number: int
@@ -94,21 +94,21 @@ REDIRECTS_EACH_WAY = 110
 
 
 def behaviours() -> Mapping[str, Behaviour]:
-    """The hosts that listen and how they behave, by name."""
+    """Return the behaviour of each listening host, by name."""
     files = by_path({"/gone": status(404)}, otherwise=ok(BODY))
     return {
         **{host: latency(0.002 * place, files) for place, host in enumerate(HEALTHY)},
-        LIMITED: throttle_window(LIMIT_PER_S, ASKS_TO_WAIT_S, ok(BODY)),
+        LIMITED: throttle_window(LIMIT_PER_S, RETRY_AFTER_S, ok(BODY)),
         HEALING: fail_for(HEALS_AFTER_S, 503, ok(BODY)),
         CUTTING: by_path({"/never-whole": _cut()}, otherwise=_cut_every_third()),
         TRICKLING: slow(b"drip" * 64, every_s=0.25, total_chunks=8),
-        **{host: by_path({"/to/": redirect(_there)}, otherwise=ok(BODY)) for host in POINTING},
+        **{host: by_path({"/to/": redirect(_target)}, otherwise=ok(BODY)) for host in POINTING},
         BIG: big(BIG_BYTES),
     }
 
 
 def fetches(urls: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Every fetch of the demo as JSON fields, hosts mixed; urls gives each host's origin."""
+    """Yield every fetch of the demo as JSON fields, hosts interleaved. urls: each host's origin."""
     queues = [_of_group(group, urls) for group in GROUPS]
     queues += [_redirects(urls, POINTING[0], POINTING[1]), _redirects(urls, POINTING[1], POINTING[0])]
     while queues:
@@ -132,7 +132,7 @@ def _redirects(urls: Mapping[str, str], via: str, to: str) -> Iterator[dict[str,
         yield {"url": f"{urls[via]}/to/{target}", "meta": {"expect": "stored"}}
 
 
-def _there(target: str) -> str:
+def _target(target: str) -> str:
     return target.removeprefix("/to/")
 
 
@@ -141,14 +141,14 @@ def _cut() -> Behaviour:
 
 
 def _cut_every_third() -> Behaviour:
-    """Every third file is cut short the first time that it is asked for."""
+    """Truncate every third file on its first request."""
     whole, cut = ok(BODY), _cut()
-    asked: set[str] = set()
+    requested: set[str] = set()
 
     async def answer(x: Exchange) -> None:
         target = x.request.target
-        first = target not in asked
-        asked.add(target)
-        await (cut if first and len(asked) % 3 == 0 else whole)(x)
+        first = target not in requested
+        requested.add(target)
+        await (cut if first and len(requested) % 3 == 0 else whole)(x)
 
     return answer

@@ -1,1 +1,1 @@
-"""Servers that record what they saw: the judges of politeness."""
+"""Servers that record every request, and measures of politeness."""

@@ -1,4 +1,4 @@
-"""What a recording origin does with a request: the ready-made behaviours."""
+"""Ready-made behaviours of a recording origin."""
 
 import asyncio
 import hashlib
@@ -20,7 +20,7 @@ from tools.origin.server import BLOCK_BYTES, Behaviour, Exchange, Headers
 
 
 def ok(body: bytes | Callable[[str], bytes] = b"ok", headers: Headers = ()) -> Behaviour:
-    """Answers 200 with a body, or with what the callable makes of the target."""
+    """Respond with 200 and a body; a callable makes the body from the target."""
 
     async def answer(x: Exchange) -> None:
         await x.respond(200, headers, body(x.request.target) if callable(body) else body)
@@ -29,7 +29,7 @@ def ok(body: bytes | Callable[[str], bytes] = b"ok", headers: Headers = ()) -> B
 
 
 def status(code: int, headers: Headers = (), body: bytes = b"") -> Behaviour:
-    """Answers with this status."""
+    """Respond with this status."""
 
     async def answer(x: Exchange) -> None:
         await x.respond(code, headers, body)
@@ -44,22 +44,22 @@ NOT_FOUND = status(404)
 
 
 def redirect(location: str | Callable[[str], str], code: int = 302) -> Behaviour:
-    """Sends the client elsewhere; a callable makes the location from the target."""
+    """Redirect to a location; a callable makes the location from the target."""
 
     async def answer(x: Exchange) -> None:
-        where = location(x.request.target) if callable(location) else location
-        await x.respond(code, [("Location", where)])
+        target = location(x.request.target) if callable(location) else location
+        await x.respond(code, [("Location", target)])
 
     return answer
 
 
 def set_cookie(*cookies: str, body: bytes = b"ok") -> Behaviour:
-    """Answers 200 with one Set-Cookie header for each cookie ("name=value; Path=/")."""
+    """Respond with 200 and one Set-Cookie field for each cookie ("name=value; Path=/")."""
     return ok(body, [("Set-Cookie", cookie) for cookie in cookies])
 
 
 def chunked(chunks: Iterable[bytes]) -> Behaviour:
-    """Answers 200 in these chunks, none of them empty."""
+    """Respond with 200 in these chunks, none of them empty."""
     pieces = tuple(chunks)
 
     async def answer(x: Exchange) -> None:
@@ -72,7 +72,7 @@ def chunked(chunks: Iterable[bytes]) -> Behaviour:
 
 
 def big(size_bytes: int) -> "Big":
-    """Answers 200 with a deterministic body of any size; `.sha256` says what to expect."""
+    """Respond with 200 and a deterministic body of this size; `.sha256` is its digest."""
     return Big(size_bytes)
 
 
@@ -88,14 +88,14 @@ class Big:
         return _big_sha256(self.size_bytes)
 
     async def __call__(self, x: Exchange) -> None:
-        """Streams the body, block by block."""
+        """Stream the body in blocks."""
         await x.send_head(200, [("Content-Length", str(self.size_bytes))])
         for block in _blocks(self.size_bytes):
             await x.send(block)
 
 
 def retry_after(wait: float | str, code: int = 429) -> Behaviour:
-    """Asks the client to wait so many seconds, or what a header text says; records the window."""
+    """Respond with Retry-After, in seconds or as the given text; record the back-off window."""
     text = wait if isinstance(wait, str) else f"{wait:.10g}"
 
     async def answer(x: Exchange) -> None:
@@ -108,7 +108,7 @@ def retry_after(wait: float | str, code: int = 429) -> Behaviour:
 
 
 def throttle_window(after_n: int, retry_after_s: float, then: Behaviour = OK) -> Behaviour:
-    """Serves the first `after_n` requests of every second, and throttles the others with a 429."""
+    """Serve the first `after_n` requests of every second; respond to the others with 429."""
     throttle = retry_after(retry_after_s)
     arrivals: Counter[int] = Counter()
 
@@ -121,7 +121,7 @@ def throttle_window(after_n: int, retry_after_s: float, then: Behaviour = OK) ->
 
 
 def latency(for_s: float, then: Behaviour = OK) -> Behaviour:
-    """Waits before it answers."""
+    """Wait before each response."""
 
     async def answer(x: Exchange) -> None:
         await asyncio.sleep(for_s)
@@ -131,7 +131,7 @@ def latency(for_s: float, then: Behaviour = OK) -> Behaviour:
 
 
 def slow(chunk: bytes, every_s: float, total_chunks: int) -> Behaviour:
-    """Trickles a whole body, one chunk at a time."""
+    """Send a whole body slowly, one chunk at a time."""
 
     async def answer(x: Exchange) -> None:
         await x.send_head(200, [("Content-Length", str(len(chunk) * total_chunks))])
@@ -145,7 +145,7 @@ def slow(chunk: bytes, every_s: float, total_chunks: int) -> Behaviour:
 def fail_for(
     for_s: float, code: int, then: Behaviour = OK, clock: Callable[[], float] = time.monotonic
 ) -> Behaviour:
-    """Fails until so long after the first request, then heals."""
+    """Fail for `for_s` after the first request, then recover."""
     failing = status(code)
     heals_s: float | None = None
 
@@ -158,12 +158,12 @@ def fail_for(
 
 
 def fail_times(n: int, code: int, then: Behaviour = OK) -> Behaviour:
-    """Fails the first n requests, then heals."""
+    """Fail the first n requests, then recover."""
     return sequence(*[status(code)] * n, then)
 
 
 def truncated(body: bytes, declared_bytes: int) -> Behaviour:
-    """Promises more than it sends, then closes."""
+    """Send less than Content-Length says, then close."""
 
     async def answer(x: Exchange) -> None:
         await x.send_head(200, [("Content-Length", str(declared_bytes))])
@@ -174,7 +174,7 @@ def truncated(body: bytes, declared_bytes: int) -> Behaviour:
 
 
 def cut_chunked(body: bytes) -> Behaviour:
-    """Sends one whole chunk, then closes without the last one that would end the body."""
+    """Send one whole chunk, then close without the last chunk."""
 
     async def answer(x: Exchange) -> None:
         await x.send_head(200, [("Transfer-Encoding", "chunked")])
@@ -185,7 +185,7 @@ def cut_chunked(body: bytes) -> Behaviour:
 
 
 def stall_headers(for_s: float) -> Behaviour:
-    """Says nothing for so long, then closes without an answer."""
+    """Send nothing for `for_s`, then close without a response."""
 
     async def answer(x: Exchange) -> None:
         await asyncio.sleep(for_s)
@@ -195,7 +195,7 @@ def stall_headers(for_s: float) -> Behaviour:
 
 
 def held(may_end: asyncio.Event, then: Behaviour = OK) -> Behaviour:
-    """Says nothing until it is let go."""
+    """Send nothing until the event is set."""
 
     async def answer(x: Exchange) -> None:
         await may_end.wait()
@@ -205,14 +205,14 @@ def held(may_end: asyncio.Event, then: Behaviour = OK) -> Behaviour:
 
 
 class HalfBody:
-    """Sends half of a body, and the other half once it is let go."""
+    """Send half of a body, and the other half once `go_on` is set."""
 
     def __init__(self, half_bytes: int = 1 << 20) -> None:
         self.go_on = asyncio.Event()
         self._half = b"x" * half_bytes
 
     async def __call__(self, x: Exchange) -> None:
-        """One body in two halves."""
+        """Send one body in two halves."""
         await x.send_head(200, [("Content-Length", str(2 * len(self._half)))])
         await x.send(self._half)
         await self.go_on.wait()
@@ -220,7 +220,7 @@ class HalfBody:
 
 
 def garbage(raw: bytes) -> Behaviour:
-    """Sends these bytes instead of HTTP, then closes."""
+    """Send these bytes instead of HTTP, then close."""
 
     async def answer(x: Exchange) -> None:
         await x.raw(raw)
@@ -230,7 +230,7 @@ def garbage(raw: bytes) -> Behaviour:
 
 
 def reset_after(n_bytes: int) -> Behaviour:
-    """Sends a head and so many bytes of its body, then resets the connection."""
+    """Send a response header and `n_bytes` of its body, then reset the connection."""
 
     async def answer(x: Exchange) -> None:
         await x.send_head(200, [("Content-Length", str(n_bytes + 1))])
@@ -241,24 +241,24 @@ def reset_after(n_bytes: int) -> Behaviour:
 
 
 async def silent(_: Exchange) -> None:
-    """Hears the request, and says nothing."""
+    """Read the request and never respond."""
     await asyncio.Event().wait()
 
 
 async def unframed(x: Exchange) -> None:
-    """A body that only the end of the connection ends."""
+    """Send a body that ends with the connection."""
     await x.send_head(200)
     await x.send(b"until the end")
     x.close()
 
 
 async def reset(x: Exchange) -> None:
-    """Resets the connection without a byte of an answer."""
+    """Reset the connection without a response."""
     x.abort()
 
 
 def sequence(*behaviours: Behaviour) -> Behaviour:
-    """The nth request gets the nth behaviour, and the last one repeats."""
+    """Apply the nth behaviour to the nth request; the last one repeats."""
     turns = itertools.chain(behaviours, itertools.repeat(behaviours[-1]))
 
     async def answer(x: Exchange) -> None:
@@ -268,7 +268,7 @@ def sequence(*behaviours: Behaviour) -> Behaviour:
 
 
 def by_path(routes: Mapping[str, Behaviour], otherwise: Behaviour = NOT_FOUND) -> Behaviour:
-    """The longest prefix of the target chooses."""
+    """Choose the behaviour by the longest matching prefix of the target."""
     prefixes = sorted(routes, key=len, reverse=True)
 
     async def answer(x: Exchange) -> None:
@@ -283,7 +283,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 def _wait_s(retry_after_text: str) -> float | None:
-    """How long a Retry-After asks for; None when it says nothing that can be understood."""
+    """Return the delay of a Retry-After field; None if it cannot be parsed."""
     with suppress(ValueError):
         return float(retry_after_text)
     with suppress(ValueError):
@@ -292,7 +292,7 @@ def _wait_s(retry_after_text: str) -> float | None:
 
 
 def _blocks(size_bytes: int) -> Iterator[bytes]:
-    """The big body in blocks, each begun by its own number so that none can stand for another."""
+    """Yield the body of `big` in blocks, each of which starts with its number so that all differ."""
     filler = bytes(range(256)) * (BLOCK_BYTES // 256)
     for number, start in enumerate(range(0, size_bytes, BLOCK_BYTES)):
         block = number.to_bytes(8) + filler[8:]

@@ -1,4 +1,4 @@
-"""Certificates for a test, signed by a CA of its own making."""
+"""Certificates for tests, signed by a test CA."""
 
 import shutil
 import subprocess
@@ -22,41 +22,41 @@ commonName = supplied
 
 
 class Certificate(NamedTuple):
-    """The files of one."""
+    """The files of a certificate."""
 
     cert: Path
     key: Path
 
 
 class Authority:
-    """A CA whose files are in `folder`."""
+    """A CA with its files in `folder`."""
 
     def __init__(self, folder: Path, name: str = "ca") -> None:
         self._folder = folder
         self._name = name
-        # Python 3.13 checks by RFC 5280, strictly: a CA says what its key is for.
+        # Python 3.13 checks RFC 5280 strictly: a CA certificate needs keyUsage.
         use = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
         self._openssl("req", "-x509", *self._new(name), *use, "-days", "2")
         self.cert = folder / f"{name}.pem"
 
     def issue(self, name: str, *names: str) -> Certificate:
-        """A certificate for those names, such as IP:127.0.0.1 or DNS:localhost."""
-        of = self._asked(name, *names)
+        """Issue a certificate for names such as IP:127.0.0.1 or DNS:localhost."""
+        request = self._signing_request(name, *names)
         ca = ["-CA", f"{self._name}.pem", "-CAkey", f"{self._name}.key", "-CAcreateserial"]
-        self._openssl("x509", "-req", *of, *ca, "-days", "2")
+        self._openssl("x509", "-req", *request, *ca, "-days", "2")
         return self._files(name)
 
     def issue_expired(self, name: str, *names: str) -> Certificate:
-        """One that was good for a day, years ago."""
-        of = self._asked(name, *names)
+        """Issue a certificate that expired years ago."""
+        request = self._signing_request(name, *names)
         (self._folder / "index.txt").touch()
         (self._folder / "ca.cnf").write_text(_OF_A_CA)
         ca = ["-cert", f"{self._name}.pem", "-keyfile", f"{self._name}.key", "-config", "ca.cnf", "-batch"]
-        self._openssl("ca", *of, *ca, "-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
+        self._openssl("ca", *request, *ca, "-startdate", "20200101000000Z", "-enddate", "20200102000000Z")
         return self._files(name)
 
-    def _asked(self, name: str, *names: str) -> list[str]:
-        """The certificate is asked for; what openssl is to be told of it."""
+    def _signing_request(self, name: str, *names: str) -> list[str]:
+        """Create a signing request; return the openssl arguments for it."""
         self._openssl("req", *self._new(name, "csr"))
         extensions = f"subjectAltName={','.join(names)}\nauthorityKeyIdentifier=keyid\n"
         (self._folder / f"{name}.ext").write_text(extensions)

@@ -1,6 +1,6 @@
-"""A hostile, scriptable HTTP/2 origin under TLS that records what it saw.
+"""A hostile, scriptable HTTP/2 origin over TLS that records every request.
 
-h2 keeps its books; what h2 would not send is sent as bytes (`Exchange.raw`, `goaway`).
+h2 tracks the protocol state. Frames that h2 refuses to send go out as bytes (`Peer.raw`, `Exchange.frames`).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ READ_BYTES = 1 << 16
 
 
 def server_tls(certificate: Certificate, *protocols: str) -> ssl.SSLContext:
-    """A server's side that speaks these protocols, h2 unless others are named."""
+    """Return a server-side context that offers these ALPN protocols, h2 by default."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate.cert, certificate.key)
     context.set_alpn_protocols(list(protocols) or ["h2"])
@@ -35,7 +35,7 @@ def server_tls(certificate: Certificate, *protocols: str) -> ssl.SSLContext:
 
 @dataclass
 class Seen:
-    """One request."""
+    """One request as the origin received it."""
 
     connection: int
     stream: int
@@ -44,11 +44,11 @@ class Seen:
     fields: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     reset: ErrorCodes | int | None = None
-    """The code by which the client gave it up."""
+    """The error code with which the client reset the stream."""
 
 
 class Exchange:
-    """One request, and the pen to answer it with."""
+    """One request, and the methods to respond to it."""
 
     def __init__(self, peer: "Peer", seen: Seen) -> None:
         self.peer = peer
@@ -57,13 +57,13 @@ class Exchange:
         self.task: asyncio.Task[None] | None = None
 
     async def head(self, status: int = 200, fields: Fields = (), *, last: bool = False) -> None:
-        """The head of the answer, or an interim one."""
+        """Send the response header, or an interim response."""
         pseudo = [(":status", f"{status:03}"), *fields]
         self.peer.h2.send_headers(self.seen.stream, pseudo, end_stream=last)
         await self.peer.flush()
 
     async def send(self, data: bytes, *, last: bool = False) -> None:
-        """A piece of the body, as the windows let it go."""
+        """Send a piece of the body, as flow control permits."""
         h2s, stream = self.peer.h2, self.seen.stream
         while data:
             room = min(h2s.local_flow_control_window(stream), h2s.max_outbound_frame_size)
@@ -76,31 +76,31 @@ class Exchange:
                 await self.more.wait()
 
     async def respond(self, status: int = 200, body: bytes = b"ok", fields: Fields = ()) -> None:
-        """A whole answer with its length."""
+        """Send a whole response with Content-Length."""
         await self.head(status, [*fields, ("content-length", str(len(body)))], last=not body)
         await self.send(body, last=True)
 
     async def end(self) -> None:
-        """The end of the answer."""
+        """End the response."""
         self.peer.h2.end_stream(self.seen.stream)
         await self.peer.flush()
 
     async def reset(self, code: ErrorCodes = ErrorCodes.INTERNAL_ERROR) -> None:
-        """End it by force."""
+        """Reset the stream."""
         self.peer.h2.reset_stream(self.seen.stream, code)
         await self.peer.flush()
 
     async def goaway(self, last_stream_id: int, code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
-        """Say that streams above were not begun; those below may go on."""
+        """Send GOAWAY: streams above last_stream_id were not processed; the others continue."""
         await self.frames(GoAwayFrame(0, last_stream_id=last_stream_id, error_code=code))
 
     async def frames(self, *frames: Frame) -> None:
-        """Any frames, whatever h2 would think of them."""
+        """Send frames without the checks of h2."""
         await self.peer.raw(b"".join(frame.serialize() for frame in frames))
 
 
 class Peer:
-    """One connection."""
+    """One connection of a client."""
 
     def __init__(self, origin: "Http2Origin", number: int, line: tuple[Any, asyncio.StreamWriter]) -> None:
         self.origin = origin
@@ -117,7 +117,7 @@ class Peer:
         self._reader, self._writer = line
 
     async def serve(self) -> None:
-        """Until the client has had enough."""
+        """Serve until the client closes the connection."""
         self.h2.initiate_connection()
         try:
             await self.flush()
@@ -125,7 +125,7 @@ class Peer:
                 await self.allow(self.origin.max_streams)
             while data := await self._reader.read(READ_BYTES):
                 for event in self.h2.receive_data(data):
-                    self._happened(event)
+                    self._on_event(event)
                 await self.flush()
         except (ConnectionError, ssl.SSLError, h2.exceptions.ProtocolError):
             pass
@@ -133,7 +133,7 @@ class Peer:
             await self.hang_up()
 
     async def hang_up(self) -> None:
-        """End the connection, and what is under way on it."""
+        """Close the connection and cancel its exchanges."""
         for exchange in self.exchanges.values():
             if exchange.task is not None and exchange.task is not asyncio.current_task():
                 exchange.task.cancel()
@@ -142,21 +142,21 @@ class Peer:
             await self._writer.wait_closed()
 
     async def flush(self) -> None:
-        """What h2 has to say."""
+        """Send the pending data of h2."""
         await self.raw(self.h2.data_to_send())
 
     async def raw(self, data: bytes) -> None:
-        """These bytes."""
+        """Send bytes as they are."""
         self._writer.write(data)
         with suppress(ConnectionError):
             await self._writer.drain()
 
     async def allow(self, streams: int) -> None:
-        """So many streams from now on; whether that is kept is for the test to see."""
+        """Announce a stream limit, which h2 does not enforce."""
         limit = SettingsFrame(0, {SettingCodes.MAX_CONCURRENT_STREAMS: streams})
         await self.raw(limit.serialize())
 
-    def _happened(self, event: h2.events.Event) -> None:
+    def _on_event(self, event: h2.events.Event) -> None:
         match event:
             case h2.events.RequestReceived(stream_id=stream, headers=headers):
                 assert stream is not None
@@ -187,12 +187,12 @@ class Peer:
 
 
 class Http2Origin:
-    """A listening origin and its record; `behaviour` and `max_streams` may be changed while it runs."""
+    """A listening origin and its record; `behaviour` and `max_streams` may change while it runs."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self.max_streams: int | None = None
-        """What a connection is told as it begins, beside h2's own 100."""
+        """The stream limit announced on a new connection; None keeps the 100 of h2."""
         self.reads_bodies = True
         self.requests: list[Seen] = []
         self.peers: list[Peer] = []
@@ -207,7 +207,7 @@ class Http2Origin:
     async def serving(
         cls, host: str, tls: ssl.SSLContext, behaviour: Behaviour, port: int = 0
     ) -> AsyncIterator[Self]:
-        """An origin for the length of a block; raises what went wrong in a behaviour."""
+        """Yield a running origin; raise the errors of its behaviours at the end of the block."""
         origin = cls(behaviour)
         server = await asyncio.start_server(origin._serve, host, port, ssl=tls, backlog=1024)
         origin.base = f"https://{host}:{server.sockets[0].getsockname()[1]}"
@@ -221,14 +221,14 @@ class Http2Origin:
                 await asyncio.wait(origin._tasks)
             await server.wait_closed()
         if origin.faults:
-            raise BaseExceptionGroup("the origin met faults", origin.faults)
+            raise BaseExceptionGroup("errors in the origin", origin.faults)
 
     def url(self, path: str = "/") -> str:
-        """The address of a path here."""
+        """Return the URL of a path."""
         return self.base + path
 
     def begin(self, exchange: Exchange) -> None:
-        """A request has come."""
+        """Record a request and start its behaviour."""
         self.requests.append(exchange.seen)
         exchange.task = asyncio.create_task(self._answer(exchange))
         self._tasks.add(exchange.task)
@@ -238,8 +238,8 @@ class Http2Origin:
         try:
             await self.behaviour(exchange)
         except (h2.exceptions.StreamClosedError, ConnectionError):
-            pass  # the client gave it up
-        except Exception as fault:  # noqa: BLE001 whatever it is, the test must fail for it
+            pass  # the client cancelled the request
+        except Exception as fault:  # noqa: BLE001 any error fails the test
             self.faults.append(fault)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -258,5 +258,5 @@ class Http2Origin:
 
 
 async def ok(x: Exchange) -> None:
-    """Two bytes."""
+    """Respond with 200 and two bytes."""
     await x.respond()

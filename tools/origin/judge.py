@@ -1,4 +1,4 @@
-"""What a host's record says of our politeness. All of it is counted out of what the origin saw."""
+"""Measures of politeness, computed from the requests that an origin recorded."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -10,20 +10,20 @@ REFUSALS = frozenset({429, 503})
 
 
 def arrivals_of(seen: Iterable[Seen]) -> list[float]:
-    """When the requests arrived, in this order."""
+    """Return the arrival times, sorted."""
     return sorted(request.arrived_s for request in seen)
 
 
 def gaps_of(seen: Iterable[Seen]) -> list[float]:
-    """The pauses between one request's arrival and the next one's."""
+    """Return the intervals between arrivals."""
     return [after - before for before, after in pairwise(arrivals_of(seen))]
 
 
 def most_at_once(seen: Iterable[Seen], since_s: float = 0.0) -> int:
-    """How many requests were in progress together, at a moment from since_s on."""
+    """Return the peak number of concurrent requests from since_s on."""
     most = running = 0
     steps = [(request.arrived_s, 1) for request in seen] + [(request.finished_s, -1) for request in seen]
-    for at_s, step in sorted(steps):  # an end before a beginning of the same moment
+    for at_s, step in sorted(steps):  # at equal times an end comes before a start
         running += step
         if at_s >= since_s:
             most = max(most, running)
@@ -31,15 +31,15 @@ def most_at_once(seen: Iterable[Seen], since_s: float = 0.0) -> int:
 
 
 def refused(seen: Iterable[Seen], since_s: float = 0.0) -> float:
-    """The share of refusals among the answers to what arrived from since_s on."""
+    """Return the share of refusals among the responses to requests from since_s on."""
     answered = [request for request in seen if request.arrived_s >= since_s and request.status is not None]
     return sum(request.status in REFUSALS for request in answered) / max(1, len(answered))
 
 
 def closer_than(seen: Iterable[Seen], interval_s: float, burst: int, slack_s: float) -> list[float]:
-    """By how much requests came too early for a pace; the slack forgives what the way takes or adds.
+    """Return by how much requests exceeded a rate limit, in s each. slack_s: allowance for network jitter.
 
-    Of any burst + n requests the last comes n intervals after the first, whoever sent them.
+    Of any burst + n requests, the last may arrive n intervals after the first at the earliest.
     """
     arrivals = arrivals_of(seen)
     early: list[float] = []
@@ -52,25 +52,25 @@ def closer_than(seen: Iterable[Seen], interval_s: float, burst: int, slack_s: fl
 
 
 def waits_after(seen: Iterable[Seen], status: int, together_s: float = 0.5) -> list[float]:
-    """How long nothing arrived after answers of that status; those that came together count once."""
+    """Return the pauses after responses with this status; responses within together_s count once."""
     waits: list[float] = []
-    among = False
+    pending = False
     for before, after in pairwise(sorted(seen, key=lambda request: request.arrived_s)):
-        among = among or before.status == status
+        pending = pending or before.status == status
         gap_s = after.arrived_s - before.arrived_s
         if gap_s >= together_s:
-            waits += [gap_s] if among else []
-            among = False
+            waits += [gap_s] if pending else []
+            pending = False
     return waits
 
 
-def quiet_for(windows: Sequence[Window], most_s: float) -> list[Window]:
-    """The windows as they bind a fleet whose policy caps a cool-down."""
+def capped(windows: Sequence[Window], most_s: float) -> list[Window]:
+    """Return the back-off windows, shortened to the cap of the policy."""
     return [(from_s, min(until_s, from_s + most_s)) for from_s, until_s in windows]
 
 
 def repeats(seen: Iterable[Seen]) -> list[Seen]:
-    """The requests for what had been asked for before: retries."""
+    """Return the requests that repeat an earlier one: retries."""
     known: set[tuple[str, str]] = set()
     found: list[Seen] = []
     for request in sorted(seen, key=lambda request: request.arrived_s):

@@ -1,4 +1,4 @@
-"""Hosts that can take only so much, and say so: capacities, quotas, odd ways to ask for quiet."""
+"""Hosts with limits: capacities, quotas, and unusual ways to ask the client to back off."""
 
 import asyncio
 import time
@@ -10,13 +10,13 @@ from tools.origin.server import Behaviour, Exchange, Header
 
 Schedule = Sequence[tuple[float, int]]
 Announce = Callable[[int, float], list[Header]]
-"""The headers for so many requests left, in a window that ends in so many seconds."""
+"""Makes the header fields from the remaining requests and the seconds to the end of the window."""
 
 
 class Capacity:
-    """Serves so many at once, refuses the others; how many, changes with the time since the first request.
+    """Serve a limited number of requests at once and refuse the others.
 
-    schedule: (from second, capacity) in order. refuse: how it says no.
+    schedule: (seconds since the first request, capacity) in order. refuse: the response above capacity.
     """
 
     def __init__(self, schedule: Schedule, refuse: Behaviour, latency_s: float) -> None:
@@ -27,7 +27,7 @@ class Capacity:
         self._began_s: float | None = None
 
     async def __call__(self, x: Exchange) -> None:
-        """Serves or refuses."""
+        """Serve or refuse a request."""
         if self._began_s is None:
             self._began_s = time.monotonic()
         for_s = time.monotonic() - self._began_s
@@ -44,7 +44,10 @@ class Capacity:
 
 
 class Quota:
-    """So many requests in each window, with headers that tell; above that 429 until the window ends."""
+    """Allow a quota of requests in each window and announce it; respond with 429 above it.
+
+    strict: False to announce the quota without enforcing it.
+    """
 
     def __init__(self, requests: int, window_s: float, announce: Announce, *, strict: bool = True) -> None:
         self._requests = requests
@@ -55,7 +58,7 @@ class Quota:
         self._used = 0
 
     async def __call__(self, x: Exchange) -> None:
-        """Counts, tells, serves or refuses."""
+        """Count a request; serve or refuse it with the quota fields."""
         now_s = time.monotonic()
         if now_s >= self._ends_s:
             self._ends_s, self._used = now_s + self._window_s, 0
@@ -66,12 +69,12 @@ class Quota:
 
 
 def ietf(left: int, in_s: float) -> list[Header]:
-    """RateLimit as a structured field (draft-ietf-httpapi-ratelimit-headers-11)."""
+    """Return RateLimit as a structured field (draft-ietf-httpapi-ratelimit-headers-11)."""
     return [("RateLimit", f'"default";r={left};t={_whole(in_s)}')]
 
 
 def trio(left: int, in_s: float) -> list[Header]:
-    """The three fields of earlier drafts; Reset counts from now."""
+    """Return the three fields of earlier drafts; Reset is a delay in s."""
     return [
         ("RateLimit-Limit", "100"),
         ("RateLimit-Remaining", str(left)),
@@ -80,35 +83,35 @@ def trio(left: int, in_s: float) -> list[Header]:
 
 
 def epoch(left: int, in_s: float) -> list[Header]:
-    """Nobody's standard, and everywhere; Reset is a Unix time."""
+    """Return the common X-RateLimit fields, which no standard defines; Reset is a Unix time."""
     return [("X-RateLimit-Remaining", str(left)), ("X-RateLimit-Reset", str(_whole(time.time() + in_s)))]
 
 
 def retry_on(wait_s: int, clock_off_s: float) -> Behaviour:
-    """429 with an HTTP-date in so many seconds, by a clock that is wrong; records the window."""
+    """Respond with 429 and an HTTP-date by a clock that is off; record the back-off window."""
 
     async def answer(x: Exchange) -> None:
-        asked_s, by_its_clock_s = time.monotonic(), time.time() + clock_off_s
-        date, until = (formatdate(at_s, usegmt=True) for at_s in (by_its_clock_s, by_its_clock_s + wait_s))
+        asked_s, host_now_s = time.monotonic(), time.time() + clock_off_s
+        date, until = (formatdate(at_s, usegmt=True) for at_s in (host_now_s, host_now_s + wait_s))
         await x.respond(429, [("Date", date), ("Retry-After", until)])
         x.windows.append((time.monotonic(), asked_s + wait_s))
 
     return answer
 
 
-def vague(retry_after: str | None) -> Behaviour:
-    """429 that does not really say until when."""
+def throttle(retry_after: str | None) -> Behaviour:
+    """Respond with 429 and this Retry-After; record no back-off window."""
     return status(429, [] if retry_after is None else [("Retry-After", retry_after)])
 
 
 def after(count: int, times: int, then: Behaviour) -> Behaviour:
-    """Serves the first `count` requests, gives the next `times` to `then`, and serves the rest."""
-    asked = 0
+    """Serve the first `count` requests, apply `then` to the next `times`, and serve the rest."""
+    seen = 0
 
     async def answer(x: Exchange) -> None:
-        nonlocal asked
-        asked += 1
-        await (then if count < asked <= count + times else OK)(x)
+        nonlocal seen
+        seen += 1
+        await (then if count < seen <= count + times else OK)(x)
 
     return answer
 

@@ -1,4 +1,4 @@
-"""Many origins in one child process, so that they and what they judge do not share a loop.
+"""Many origins in one child process, so that they do not share an event loop with the worker.
 
 A module-level function returns each host's behaviour; the child process imports it by name:
 
@@ -25,7 +25,7 @@ STOP_WITHIN_S = 5.0
 
 @dataclass(frozen=True)
 class Report:
-    """What one origin has seen until now."""
+    """The record of one origin so far."""
 
     requests: list[Seen]
     windows: list[Window]
@@ -34,14 +34,14 @@ class Report:
 
 
 class OriginProcess:
-    """The origins of a child process, seen from its parent."""
+    """The origins of a child process, as seen by the parent."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self.urls = cast("dict[str, str]", pipe.recv())
 
     def report(self) -> dict[str, Report]:
-        """What each host has seen until now."""
+        """Return the record of each host so far."""
         self._pipe.send("report")
         return cast("dict[str, Report]", self._pipe.recv())
 
@@ -52,7 +52,7 @@ def origins_in_child(make_hosts: MakeHosts) -> Iterator[OriginProcess]:
 
     Raises RuntimeError if the child process ended with an error.
     """
-    # Spawned, not forked: the parent has a loop and threads that a fork would tear.
+    # Spawned, not forked: the parent has an event loop and threads.
     spawning = get_context("spawn")
     ours, theirs = spawning.Pipe()
     child = spawning.Process(target=_live, args=(theirs, make_hosts), daemon=True)
@@ -99,5 +99,5 @@ def _is_asked(pipe: Pipe) -> bool:
 
 
 def report_of(origin: Origin) -> Report:
-    """What the origin has seen until now."""
+    """Return the record of the origin so far."""
     return Report(origin.requests, origin.windows, origin.connections_opened, origin.high_water)

@@ -1,10 +1,9 @@
-"""A hostile, scriptable HTTP/1.1 origin that records what it saw: the judge of our politeness.
+"""A hostile, scriptable HTTP/1.1 origin that records every request.
 
-Raw asyncio and no HTTP library, so that it can break the protocol on purpose. Every time in here
-is `time.monotonic`, which all processes of one machine read alike.
+It uses asyncio without an HTTP library, so that it can violate the protocol. Times are `time.monotonic`,
+which all processes of a machine share.
 
-An `Origin` listens, a `Behaviour` answers an `Exchange`, and every request becomes a `Seen`.
-The ready behaviours are at the end; most take a `then`, so that they compose.
+An `Origin` listens, a `Behaviour` responds to an `Exchange`, and every request is recorded as a `Seen`.
 """
 
 import asyncio
@@ -37,9 +36,9 @@ BLOCK_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One request as it was seen; `finished_s` is infinite while its answer is under way.
+    """One recorded request. finished_s: infinite while the response is being sent.
 
-    status: of the answer, None as long as there is none.
+    status: of the response, None if there is none yet.
     """
 
     method: str
@@ -55,27 +54,27 @@ class Seen:
 
 
 class Exchange:
-    """One request, and the pen to answer it with."""
+    """One request, and the methods to respond to it."""
 
     def __init__(self, request: Seen, writer: asyncio.StreamWriter, windows: list[Window]) -> None:
         self.request = request
         self.windows = windows
         self.status: int | None = None
-        self.keep_alive = _asks_to_stay(request)
+        self.keep_alive = _wants_keep_alive(request)
         self.ended = False
         self._writer = writer
 
     async def send_head(self, status: int, headers: Headers = (), reason: str | None = None) -> None:
-        """Writes the status line and exactly these headers."""
+        """Write the status line and exactly these header fields."""
         await self.raw(self._head(status, headers, reason))
 
     async def send(self, data: bytes) -> None:
-        """Writes a piece of the body; nothing when the request was a HEAD."""
+        """Write a piece of the body; nothing for a HEAD request."""
         if self.request.method != "HEAD":
             await self.raw(data)
 
     async def respond(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
-        """Writes a whole, well-formed answer, with its Content-Length."""
+        """Write a whole, well-formed response with Content-Length."""
         if _is_bodyless(status):
             await self.send_head(status, headers)
             return
@@ -83,17 +82,17 @@ class Exchange:
         await self.raw(head if self.request.method == "HEAD" else head + body)
 
     async def raw(self, data: bytes) -> None:
-        """Writes bytes as they are, and waits until the kernel has taken the last of them."""
+        """Write bytes as they are; wait until the kernel has accepted them."""
         self._writer.write(data)
         await self._writer.drain()
 
     def close(self) -> None:
-        """Ends the answer here, politely: the client reads an end of file."""
+        """End the response and close the connection: the client reads an end of file."""
         self.ended, self.keep_alive = True, False
         self._writer.close()
 
     def abort(self) -> None:
-        """Ends the answer here with a TCP reset."""
+        """End the response with a TCP reset."""
         self.ended, self.keep_alive = True, False
         line: socket.socket = self._writer.get_extra_info("socket")
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
@@ -101,20 +100,20 @@ class Exchange:
 
     def _head(self, status: int, headers: Headers, reason: str | None = None) -> bytes:
         self.status = status
-        self.keep_alive = self.keep_alive and _lets_stay(status, headers)
-        farewell = () if self.keep_alive else (("Connection", "close"),)
-        return head_bytes(status, (*headers, *farewell), reason)
+        self.keep_alive = self.keep_alive and _allows_keep_alive(status, headers)
+        closing = () if self.keep_alive else (("Connection", "close"),)
+        return head_bytes(status, (*headers, *closing), reason)
 
 
 def head_bytes(status: int, headers: Headers, reason: str | None = None) -> bytes:
-    """An answer's status line and headers, as bytes on the wire."""
+    """Return the status line and header fields as bytes."""
     reason = REASONS.get(status, "Unknown") if reason is None else reason
     fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
     return f"HTTP/1.1 {status} {reason}\r\n{fields}\r\n".encode("latin-1")
 
 
 def parse_head(head: bytes, connection: int, arrived_s: float) -> Seen:
-    """The request that this head announces; ValueError when it is not one."""
+    """Parse a request header; raise ValueError if it is malformed."""
     request_line, *lines = head[:-4].decode("latin-1").split("\r\n")
     method, target, version = request_line.split(" ")
     fields = (line.partition(":") for line in lines)
@@ -123,17 +122,17 @@ def parse_head(head: bytes, connection: int, arrived_s: float) -> Seen:
 
 
 def _header(request: Seen, name: str) -> str | None:
-    """The first header of this (lower-case) name."""
+    """Return the first field with this lower-case name."""
     return next((value for known, value in request.headers if known == name), None)
 
 
-def _asks_to_stay(request: Seen) -> bool:
-    asked = (_header(request, "connection") or "").lower()
-    return asked == "keep-alive" if request.version == "HTTP/1.0" else asked != "close"
+def _wants_keep_alive(request: Seen) -> bool:
+    option = (_header(request, "connection") or "").lower()
+    return option == "keep-alive" if request.version == "HTTP/1.0" else option != "close"
 
 
-def _lets_stay(status: int, headers: Headers) -> bool:
-    """Whether the client can tell where such an answer ends without the connection ending."""
+def _allows_keep_alive(status: int, headers: Headers) -> bool:
+    """Return whether the response is framed, so that the connection can stay open."""
     named = {name.lower(): value.lower() for name, value in headers}
     is_framed = _is_bodyless(status) or not named.keys().isdisjoint({"content-length", "transfer-encoding"})
     return is_framed and named.get("connection") != "close"
@@ -157,14 +156,14 @@ async def _read_chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 class _Watched(asyncio.StreamReaderProtocol):
-    """asyncio's streams, which also tell at once when the client hangs up, read or not."""
+    """asyncio's stream protocol that also reports at once when the client closes the connection."""
 
     def __init__(self, connection: "_Connection") -> None:
         super().__init__(asyncio.StreamReader(HEAD_LIMIT_BYTES), connection.open)
         self._connection = connection
 
     def eof_received(self) -> bool | None:
-        # A client that closed only its sending half counts as gone: ours never does that.
+        # A half-closed connection counts as closed: the worker never half-closes.
         self._connection.hang_up()
         return super().eof_received()
 
@@ -175,7 +174,7 @@ class _Watched(asyncio.StreamReaderProtocol):
 
 
 class _Connection:
-    """Serves one client, request after request, until either side has had enough."""
+    """Serves one connection until either side closes it."""
 
     def __init__(self, origin: "Origin", number: int) -> None:
         self.lost = asyncio.Event()
@@ -185,7 +184,7 @@ class _Connection:
         self._exchange: Exchange | None = None
 
     def open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Without a buffer of ours, "written" means that the kernel has it.
+        # Without a user-space buffer, a finished write means that the kernel has the data.
         writer.transport.set_write_buffer_limits(high=0)
         self._reader, self._writer = reader, writer
         self._serving = asyncio.create_task(self._serve())
@@ -198,7 +197,7 @@ class _Connection:
 
     async def stop(self) -> None:
         if self._exchange is not None:
-            self._exchange.ended = True  # by us: the client is not to blame
+            self._exchange.ended = True  # by the origin, so the request does not count as aborted
         self._writer.transport.abort()
         self._serving.cancel()
         await asyncio.wait([self._serving])
@@ -209,15 +208,15 @@ class _Connection:
             while await self._serve_one():
                 pass
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client left: its request is recorded as aborted
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the test must fail for it
+            pass  # the client closed the connection: the request is recorded as aborted
+        except Exception as fault:  # noqa: BLE001 - any error fails the test
             self._origin.faults.append(fault)
         finally:
             self._writer.close()
             await self.lost.wait()
 
     async def _serve_one(self) -> bool:
-        """Answers the next request, and says whether another may follow."""
+        """Serve the next request; return whether another may follow."""
         head = await self._reader.readuntil(b"\r\n\r\n")
         request = parse_head(head, self._number, time.monotonic())
         self._exchange = exchange = Exchange(request, self._writer, self._origin.windows)
@@ -238,7 +237,7 @@ class _Connection:
 
 
 class Origin:
-    """A listening origin and its record; `behaviour` may be swapped while it runs."""
+    """A listening origin and its record; `behaviour` may change while it runs."""
 
     _server: asyncio.Server
     _address: tuple[str, int]
@@ -255,7 +254,7 @@ class Origin:
 
     @classmethod
     async def start(cls, host: str = "127.0.0.11", port: int = 0, *, behaviour: Behaviour) -> Self:
-        """A new origin, listening; port 0 picks a free one."""
+        """Start an origin; port 0 picks a free port."""
         origin = cls(behaviour)
         loop = asyncio.get_running_loop()
         origin._server = await loop.create_server(origin._accept, host, port, backlog=4096)
@@ -265,7 +264,7 @@ class Origin:
     @classmethod
     @asynccontextmanager
     async def serving(cls, host: str, behaviour: Behaviour, port: int = 0) -> AsyncIterator[Self]:
-        """An origin for the length of a block."""
+        """Yield a running origin."""
         origin = await cls.start(host, port, behaviour=behaviour)
         try:
             yield origin
@@ -273,51 +272,51 @@ class Origin:
             await origin.stop()
 
     async def stop(self) -> None:
-        """Closes everything, and raises what went wrong in a behaviour or in a client's grammar."""
+        """Close everything; raise the errors of behaviours and of malformed requests."""
         self._server.close()
         while self._connections:
             await asyncio.gather(*(connection.stop() for connection in self._connections))
         await self._server.wait_closed()
         if self.faults:
-            raise ExceptionGroup("the origin met faults", self.faults)
+            raise ExceptionGroup("errors in the origin", self.faults)
 
     def url(self, path: str = "/") -> str:
-        """The address of a path here."""
+        """Return the URL of a path."""
         host, port = self._address
         return f"http://{host}:{port}{path}"
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port that the origin listens on."""
         return self._address[1]
 
     @staticmethod
     def header(seen: Seen, name: str) -> str | None:
-        """The first header of this name in any case, or None."""
+        """Return the first field with this name, in any case, or None."""
         return _header(seen, name.lower())
 
     def begin(self, request: Seen) -> int:
-        """Records a request that has arrived, and gives its place in the record."""
+        """Record a request; return its index in the record."""
         self.requests.append(request)
         self.in_progress += 1
         self.high_water = max(self.high_water, self.in_progress)
         return len(self.requests) - 1
 
     def amend(self, place: int, body: bytes) -> Seen:
-        """Adds to the record the body of a request, once it is all here."""
+        """Add the complete body of a request to the record."""
         if body:
             self.requests[place] = replace(self.requests[place], body=body)
         return self.requests[place]
 
     def finish(self, place: int, status: int | None, *, aborted: bool) -> None:
-        """Records the end of an answer, and its status if it had one."""
+        """Record the end of a response, and its status if it has one."""
         self.in_progress -= 1
         self.requests[place] = replace(
             self.requests[place], finished_s=time.monotonic(), aborted=aborted, status=status
         )
 
     def keep(self, connection: _Connection, serving: asyncio.Task[None]) -> None:
-        """Remembers a connection for as long as it is served."""
+        """Track a connection while it is served."""
         self._connections.add(connection)
         serving.add_done_callback(lambda _: self._connections.discard(connection))
 
@@ -327,20 +326,8 @@ class Origin:
 
 
 def requests_inside(windows: Iterable[Window], seen: Iterable[Seen], slack_s: float = 0.0) -> list[Seen]:
-    """Those that arrived inside a window; the slack forgives what was already on its way."""
+    """Return the requests inside a window. slack_s: allowance for requests in transit."""
     spans = [(from_s + slack_s, until_s) for from_s, until_s in windows]
     return [
         request for request in seen if any(from_s < request.arrived_s < until_s for from_s, until_s in spans)
     ]
-
-
-# Behaviours that answer well.
-
-
-# Behaviours that ask for patience.
-
-
-# Behaviours that fail.
-
-
-# Behaviours that choose among others.

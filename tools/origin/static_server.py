@@ -1,7 +1,7 @@
-"""A folder served on many loopback hosts, by a server nobody here wrote.
+"""Serve a folder on many loopback hosts with a third-party server.
 
-nginx where it is installed, else Python's own http.server. Either way a child process, which is
-ready when the block begins and gone when it ends.
+The server is nginx if installed, else Python's http.server. It runs as a child process for the length of the
+block.
 """
 
 import os
@@ -26,7 +26,7 @@ READY_WITHIN_S = 10.0
 STOP_WITHIN_S = 5.0
 POLL_S = 0.01
 
-# A line of the access log: when it ended (Unix time), how long it took, by whom, what.
+# A line of the access log: end (Unix time), duration, server address, status, path.
 NGINX_CONFIG = """
 {user}
 daemon off;
@@ -50,7 +50,7 @@ http {{
 
 @dataclass(frozen=True)
 class StaticServer:
-    """A running server; the log, one line a request, is gone with it."""
+    """A running server. access_log: one line a request, deleted with the server."""
 
     name: Kind
     base_urls: list[str]
@@ -59,7 +59,7 @@ class StaticServer:
 
 @dataclass(frozen=True)
 class _Site:
-    """What to serve, where, and a folder for the server's own files."""
+    """The folder to serve, its addresses, and a folder for the server's own files."""
 
     folder: Path
     hosts: list[str]
@@ -79,7 +79,7 @@ class _Site:
 def serve_folder(
     folder: Path, hosts: list[str], port: int = 0, kind: Kind | None = None
 ) -> Iterator[StaticServer]:
-    """Serves the folder on every host at one port; 0 picks a free one, no kind the best there."""
+    """Serve the folder on every host at one port; 0 picks a port. kind: None picks nginx if installed."""
     kind = kind or ("nginx" if shutil.which("nginx") else "http.server")
     with TemporaryDirectory(prefix="static-server-") as prefix:
         site = _Site(folder.resolve(), hosts, _free_port(hosts, port), Path(prefix))
@@ -90,14 +90,14 @@ def serve_folder(
 
 @contextmanager
 def serve_nginx(servers: str, hosts: list[str], prefix: Path) -> Iterator[int]:
-    """The port of an nginx with `servers` in its http block, {port} filled in; its files are in prefix."""
+    """Yield the port of an nginx with `servers`, {port} filled in, in its http block; files go to prefix."""
     site = _Site(prefix, hosts, _free_port(hosts, 0), prefix)
     with _running(_nginx_command(site, servers.replace("{port}", str(site.port))), site):
         yield site.port
 
 
 def _free_port(hosts: list[str], wanted: int) -> int:
-    """The wanted port, or any; OSError when another server, which would look ready, has it."""
+    """Return the wanted port, or a free one for 0; raise OSError if the port is in use."""
     port = wanted
     for host in hosts:
         with socket.create_server((host, port)) as probe:
@@ -111,7 +111,7 @@ def _static_nginx(site: _Site) -> list[str]:
 
 
 def _nginx_command(site: _Site, servers: str) -> list[str]:
-    # Started by root, nginx would else serve as a user who may not read a pytest tmp_path.
+    # As root, nginx would otherwise switch to a user that may not read a pytest tmp_path.
     user = "user root;" if os.geteuid() == 0 else ""
     config = NGINX_CONFIG.format(user=user, folder=site.folder, servers=servers)
     (site.prefix / "nginx.conf").write_text(config)
@@ -119,7 +119,7 @@ def _nginx_command(site: _Site, servers: str) -> list[str]:
 
 
 def _python_command(site: _Site) -> list[str]:
-    # Unbuffered, for its standard output is the access log.
+    # Unbuffered, because standard output is the access log.
     return [sys.executable, "-u", __file__, str(site.folder), str(site.port), *site.hosts]
 
 
@@ -131,8 +131,8 @@ _COMMANDS: dict[Kind, Callable[[_Site], list[str]]] = {
 
 @contextmanager
 def _running(command: list[str], site: _Site) -> Iterator[None]:
-    """The command, from when it takes connections on every host, until it has ended."""
-    # A session of its own: a Ctrl-C is ours to handle, and its children end with it.
+    """Run the command; enter the block once every host accepts connections."""
+    # In its own session, so that Ctrl-C does not reach it and its children can be killed as a group.
     with site.access_log.open("ab") as log, site.errors.open("ab") as errors:
         child = subprocess.Popen(command, stdout=log, stderr=errors, start_new_session=True)
     try:
@@ -147,7 +147,9 @@ def _await_ready(child: subprocess.Popen[bytes], site: _Site) -> None:
     for host in site.hosts:
         while not _takes_connections(host, site.port):
             if child.poll() is not None or time.monotonic() > give_up_s:
-                raise RuntimeError(f"{host}:{site.port} is not served: {site.errors.read_text()}")
+                raise RuntimeError(
+                    f"{host}:{site.port} does not accept connections: {site.errors.read_text()}"
+                )
             time.sleep(POLL_S)
 
 
@@ -158,7 +160,7 @@ def _takes_connections(host: str, port: int) -> bool:
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Asks the child to end, then ends whatever is left of its session."""
+    """Terminate the child, then kill the rest of its session."""
     child.terminate()
     with suppress(subprocess.TimeoutExpired):
         child.wait(STOP_WITHIN_S)
@@ -168,7 +170,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Python's own file handler, kept alive between requests, with the log line of nginx."""
+    """Python's file handler with keep-alive and the log format of nginx."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -177,20 +179,20 @@ class _Handler(SimpleHTTPRequestHandler):
         self.began_s = time.monotonic()
         return super().parse_request()
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 - theirs
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 - inherited signature
         took_s = time.monotonic() - self.began_s
         host = self.connection.getsockname()[0]
         sys.stdout.write(f"{time.time():.3f} {took_s:.3f} {host} {int(code)} {self.path}\n")
 
 
 def _serve_with_python(folder: str, port: str, *hosts: str) -> None:
-    """Serves until killed, with a thread a host and a thread a connection."""
+    """Serve until killed, with a thread for each host and connection."""
     handler = partial(_Handler, directory=folder)
     servers = [ThreadingHTTPServer((host, int(port)), handler) for host in hosts]
     threads = [Thread(target=server.serve_forever) for server in servers]
     for thread in threads:
         thread.start()
-    # Python 3.12 starts no thread once the main one has ended.
+    # Since Python 3.12 no thread can start after the main thread has ended.
     for thread in threads:
         thread.join()
 

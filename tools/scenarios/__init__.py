@@ -1,1 +1,1 @@
-"""Three workers and hostile hosts, at length."""
+"""Scenarios: three workers against hostile hosts, checked by the hosts' records."""

@@ -1,4 +1,4 @@
-"""Three workers meet hostile hosts, each with its own way to suffer; what the hosts saw is the verdict."""
+"""Run three workers against hostile hosts and check the requests that each host received."""
 
 import asyncio
 import shutil
@@ -38,26 +38,26 @@ BAD = [
 console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 
 
-class Pace(NamedTuple):
-    """How the healthy hosts fared: fetches stored a second, and the 99th percentile of an answer's time."""
+class Throughput(NamedTuple):
+    """Figures of the healthy hosts: fetches stored/s, and the 99th percentile of the response time."""
 
     per_s: float
     p99_ms: float
 
 
 def suite() -> Mapping[str, Behaviour]:
-    """The hostile hosts, each with its scenario; for tests.support.origin_process."""
+    """Return the behaviour of each hostile host, for `origins_in_child`."""
     return {AT[host.name]: host.behaviour for host in hosts.HOSTS}
 
 
 def neighbours() -> Mapping[str, Behaviour]:
-    """Healthy hosts, and bad ones anew for each round."""
+    """Return the behaviours of the healthy hosts, and of new bad hosts for each round."""
     bad = {at: hosts.BAD[name]() for addresses in BAD for name, at in addresses.items()}
     return {**dict.fromkeys(HEALTHY, latency(0.02, ok(b"well" * 500))), **bad}
 
 
 def policy() -> str:
-    """A policy file with waits that an onlooker can sit out."""
+    """Return a policy file with short waits."""
     default = [
         "[default]",
         f"concurrency = {hosts.CONCURRENCY}",
@@ -74,7 +74,7 @@ def policy() -> str:
 
 
 def main(out: Path) -> int:
-    """Run both parts; 0 if no host was sent more than it may be."""
+    """Run both parts; return 0 if no limit was exceeded."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / "policy.toml").write_text(policy())
@@ -82,7 +82,7 @@ def main(out: Path) -> int:
         settings = {"redis_url": redis.url, "out": str(out / "bodies")}
         settings |= {"allow_net": "127.0.0.0/8", "policy": str(out / "policy.toml")}
         with worker_processes(WORKERS, settings, out):
-            faults = asyncio.run(_hosts(redis.url)) + asyncio.run(_beside(redis.url))
+            faults = asyncio.run(_hosts(redis.url)) + asyncio.run(_beside_bad_hosts(redis.url))
     for fault in faults:
         console.print(fault, style="red", soft_wrap=True)
     console.print(f"the workers' logs are in {out}", soft_wrap=True)
@@ -90,7 +90,7 @@ def main(out: Path) -> int:
 
 
 async def _hosts(redis_url: str) -> list[str]:
-    """Every hostile host at once; what is wrong with their records."""
+    """Run every hostile host at once; return the faults in their records."""
     count = len(hosts.HOSTS)
     console.print(f"{count} hosts, {WORKERS} workers, {SUITE_S:.0f} s\n", soft_wrap=True)
     with origins_in_child(suite) as origins:
@@ -106,15 +106,15 @@ async def _hosts(redis_url: str) -> list[str]:
 
 def _table(reports: Mapping[str, Report]) -> Table:
     table = Table(title="as the hosts saw it")
-    for name in ("host", "what it may be sent"):
+    for name in ("host", "limit"):
         table.add_column(name)
-    for name in ("requests", "most at once", "in forbidden windows", "refused"):
+    for name in ("requests", "most at once", "during back-off", "refused"):
         table.add_column(name, justify="right")
     table.add_column("measured")
     table.add_column("kept")
     for host in hosts.HOSTS:
         report = reports[AT[host.name]]
-        windows = judge.quiet_for(report.windows, hosts.CAP_S)
+        windows = judge.capped(report.windows, hosts.CAP_S)
         inside = len(requests_inside(windows, report.requests, hosts.ON_THE_WIRE_S))
         table.add_row(
             host.name,
@@ -129,9 +129,9 @@ def _table(reports: Mapping[str, Report]) -> Table:
     return table
 
 
-async def _beside(redis_url: str) -> list[str]:
-    """The healthy hosts alone and beside bad ones with nine tenths of the backlog, in turn."""
-    alone, beside, faults = list[Pace](), list[Pace](), list[str]()
+async def _beside_bad_hosts(redis_url: str) -> list[str]:
+    """Measure the healthy hosts alone, and beside bad hosts that have nine tenths of the backlog, in turn."""
+    alone, beside, faults = list[Throughput](), list[Throughput](), list[str]()
     with origins_in_child(neighbours) as origins:
         async with Fleet(redis_url) as fleet:
             await _healthy(fleet, origins, warm=True)
@@ -140,26 +140,26 @@ async def _beside(redis_url: str) -> list[str]:
                 bad = await fleet.submit(_bad(origins, nth))
                 beside.append(await _healthy(fleet, origins))
                 if (await bad.counts()).done:
-                    faults.append("the bad hosts were done before the healthy ones")
+                    faults.append("the bad hosts finished before the healthy ones")
                 await _cancelled(bad)
     table = Table(title=f"{hosts.HEALTHY} healthy hosts, median of {hosts.ROUNDS}")
     table.add_column("")
-    for name in ("fetches stored a second", "p99 of an answer, ms"):
+    for name in ("fetches stored/s", "p99 response time, ms"):
         table.add_column(name, justify="right")
-    for name, rounds in (("alone", alone), ("beside bad ones with 90 % of the backlog", beside)):
+    for name, rounds in (("alone", alone), ("beside bad hosts with 90 % of the backlog", beside)):
         per_s, p99_ms = (statistics.median(figures) for figures in zip(*rounds, strict=True))
         table.add_row(name, f"{per_s:.0f}", f"{p99_ms:.0f}")
     console.print(table)
     return faults
 
 
-async def _healthy(fleet: Fleet, origins: OriginProcess, *, warm: bool = False) -> Pace:
+async def _healthy(fleet: Fleet, origins: OriginProcess, *, warm: bool = False) -> Throughput:
     count = 5 if warm else EACH_HEALTHY
     began_s = time.monotonic()
     batch = await fleet.submit([f"{origins.urls[at]}/{i}" for i in range(count) for at in HEALTHY])
     waits_ms = [result.timings.ttfb_ms or 0.0 async for result in batch.results()]
     took_s = time.monotonic() - began_s
-    return Pace(len(waits_ms) / took_s, statistics.quantiles(waits_ms, n=100)[98])
+    return Throughput(len(waits_ms) / took_s, statistics.quantiles(waits_ms, n=100)[98])
 
 
 def _bad(origins: OriginProcess, nth: int) -> list[Fetch]:

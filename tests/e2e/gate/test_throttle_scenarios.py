@@ -31,10 +31,10 @@ SAID = {
     "more than the cap": ("127.0.3.4", retry_after(1_000_000)),
 }
 NOT_SAID = {
-    "nothing": ("127.0.3.5", limits.vague(None)),
-    "junk": ("127.0.3.6", limits.vague("in a while")),
-    "zero": ("127.0.3.7", limits.vague("0")),
-    "negative": ("127.0.3.8", limits.vague("-5")),
+    "nothing": ("127.0.3.5", limits.throttle(None)),
+    "junk": ("127.0.3.6", limits.throttle("in a while")),
+    "zero": ("127.0.3.7", limits.throttle("0")),
+    "negative": ("127.0.3.8", limits.throttle("-5")),
 }
 
 
@@ -57,7 +57,7 @@ async def test_i16_a_host_that_asks_for_quiet_gets_it_in_whichever_way_it_asks(
     assert {1} == {result.attempts for result in results}
     assert sum(throttles.values()) == sum(result.throttles for result in results)
     for name in SAID:
-        windows = judge.quiet_for(origins[name].windows, CAP_S)
+        windows = judge.capped(origins[name].windows, CAP_S)
         assert [] == requests_inside(windows, origins[name].requests, ON_THE_WIRE_S), name
     for name, (at, _) in NOT_SAID.items():
         incidents = [line["incidents"] for line in cooled if line["lane"] == at]

@@ -34,11 +34,11 @@ def variables(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
-def test_every_host_of_the_crowd_has_its_name_in_the_compose_file() -> None:
+def test_every_demo_host_has_an_alias_in_the_compose_file() -> None:
     """A host without an alias could not be resolved."""
     (aliases,) = re.findall(r"aliases:\s*\[(.*?)\]", compose.FILE.read_text(), re.DOTALL)
 
-    assert set(hosts.TEMPERS) == set(re.split(r",\s*", aliases))
+    assert set(hosts.BEHAVIOURS) == set(re.split(r",\s*", aliases))
 
 
 def test_the_demos_workers_may_dial_the_demos_network_and_nothing_else() -> None:
@@ -58,7 +58,7 @@ def test_compose_takes_the_file_with_the_demo_and_without() -> None:
     assert 0 == project.run("config", "--quiet").returncode
     assert 0 == project.run(*demo, "config", "--quiet").returncode
     assert {"redis", "worker"} <= set(project.said("config", "--services").split())
-    assert {"redis", "worker", "crowd", "producer"} == set(
+    assert {"redis", "worker", "demo-hosts", "producer"} == set(
         project.said(*demo, "config", "--services").split()
     )
 
@@ -116,7 +116,7 @@ async def test_one_of_three_workers_is_killed_and_every_result_arrives_once(
 
     assert "true" == was_running
     assert "0" == ended_with.strip(), trial.said("logs", "--no-color", "producer")
-    assert len(list(hosts.fetches(dict.fromkeys(hosts.TEMPERS, "")))) == len(results)
+    assert len(list(hosts.fetches(dict.fromkeys(hosts.BEHAVIOURS, "")))) == len(results)
     assert len(results) == len({result["id"] for result in results})
     assert [] == [result for result in results if result["outcome"] != result["meta"]["expect"]]
     assert sum(result["interruptions"] for result in results) >= 1
