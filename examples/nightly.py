@@ -1,7 +1,7 @@
 """A list of URLs, fetched once a day: `python -m examples.nightly urls.txt` out of a crontab.
 
-The batch's id is made of the day and the list's name. So a second start on the same day, by a person
-or after a crash, enqueues nothing twice: it waits for the batch that is there.
+The batch id is derived from the day and the list's name. A second start on the same day, such as after a
+crash, enqueues nothing twice and waits for the existing batch.
 """
 
 import argparse
@@ -18,28 +18,28 @@ from fetchfleet import BatchExistsError, Fetch, Fleet, FullError, Outcome, batch
 from fetchfleet.jobs.contract.fetch_list import read_fetches
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
-WELL = {Outcome.STORED, Outcome.UNCHANGED}
+SUCCESS = {Outcome.STORED, Outcome.UNCHANGED}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Fetch the list; 0 when all of it came, 1 when not or when Redis is away, 2 for bad use."""
+    """Fetch the list; return 0 if all succeeded, 1 if not or if Redis is unavailable, 2 for bad usage."""
     options = parse(argv)
     try:
         with options.list.open(encoding="utf-8") as lines:
             fetches = read_fetches(lines)
         return asyncio.run(fetch_all(options, fetches))
     except (FullError, RedisError) as error:
-        return complain(f"Redis takes nothing now: {error}", 1)
+        return complain(f"Redis is not available: {error}", 1)
     except BatchExistsError:
-        return complain("today's list was another; rename the list to fetch it as well", 2)
+        return complain("the list has changed since today's first run; rename it to fetch it as well", 2)
     except (OSError, ValueError) as error:
         return complain(str(error), 2)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options; ends the process with 2 and a sentence when they are bad."""
+    """Parse the options; exit with 2 and an error message if they are invalid."""
     parser = argparse.ArgumentParser(prog="nightly", description="Fetch a list of URLs once a day.")
-    parser.add_argument("list", type=Path, help="a URL or a JSON fetch a line")
+    parser.add_argument("list", type=Path, help="a file with one URL or JSON fetch a line")
     parser.add_argument(
         "--redis",
         default=os.environ.get("FETCHFLEET_REDIS_URL", DEFAULT_REDIS_URL),
@@ -49,28 +49,28 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--date",
         type=dt.date.fromisoformat,
         default=dt.datetime.now().astimezone().date(),
-        help="the day this run is for, as YYYY-MM-DD; today unless given",
+        help="the day of this run, YYYY-MM-DD; default: today",
     )
     return parser.parse_args(argv)
 
 
 async def fetch_all(options: argparse.Namespace, fetches: list[Fetch]) -> int:
-    """Enqueue what is not there yet, name each failure on standard error, sum up in one line."""
+    """Enqueue the list unless it is enqueued; print each failure on standard error, then a summary."""
     run = f"{options.date} {options.list.name}"
     async with Fleet(options.redis) as fleet:
         batch = await fleet.submit(fetches, batch_id=batch_id_for(run))
         async for result in batch.results():
-            if result.outcome not in WELL:
+            if result.outcome not in SUCCESS:
                 complain(f"{result.outcome} {result.url} {result.reason} status={result.status}", 1)
         counts = await batch.counts()
-    came = counts.stored + counts.unchanged
-    print(f"{run}: {came} of {counts.total} came, {counts.bytes} bytes, batch {batch.id}")
-    return 0 if came == counts.total else 1
+    succeeded = counts.stored + counts.unchanged
+    print(f"{run}: {succeeded} of {counts.total} succeeded, {counts.bytes} bytes, batch {batch.id}")
+    return 0 if succeeded == counts.total else 1
 
 
-def complain(sentence: str, code: int) -> int:
-    """The code, once the sentence is on standard error."""
-    print(f"nightly: {sentence}", file=sys.stderr)
+def complain(message: str, code: int) -> int:
+    """Print the message on standard error; return the exit code."""
+    print(f"nightly: {message}", file=sys.stderr)
     return code
 
 

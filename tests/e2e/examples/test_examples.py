@@ -278,7 +278,7 @@ async def test_a_second_start_on_the_same_day_enqueues_nothing(redis_url: str, t
             shorter = await nightly(*arguments, "2030-01-30")
 
     assert [0, 0, 0] == [ran.returncode for ran in (first, second, tomorrow)], first.stderr
-    assert "2030-01-30 urls.txt: 20 of 20 came, 80 bytes" in first.stdout
+    assert "2030-01-30 urls.txt: 20 of 20 succeeded, 80 bytes" in first.stdout
     assert 1 == len(first.stdout.splitlines())
     assert first.stdout == second.stdout
     assert {f"/{i}": 1 for i in range(20)} == once
@@ -288,7 +288,7 @@ async def test_a_second_start_on_the_same_day_enqueues_nothing(redis_url: str, t
 
 
 async def test_a_failure_is_named_on_standard_error_and_ends_with_1(redis_url: str, tmp_path: Path) -> None:
-    """What came is summed up all the same."""
+    """The summary is printed all the same."""
     listed = tmp_path / "urls.txt"
     async with Origin.serving("127.0.0.196", by_path({"/here": ok()})) as origin:
         listed.write_text(f"{origin.url('/here')}\n{origin.url('/gone')}\n")
@@ -297,7 +297,7 @@ async def test_a_failure_is_named_on_standard_error_and_ends_with_1(redis_url: s
 
     assert 1 == ran.returncode, ran.stderr
     assert [f"nightly: failed {origin.url('/gone')} http_status status=404"] == ran.stderr.splitlines()
-    assert "1 of 2 came" in ran.stdout
+    assert "1 of 2 succeeded" in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ async def test_a_failure_is_named_on_standard_error_and_ends_with_1(redis_url: s
         (b"http://a.example/\nftp://a.example/\n", "redis://127.0.0.1:1", 2, "line 2: url:"),
         (b"http://a.example/caf\xe9\n", "redis://127.0.0.1:1", 2, "utf-8"),
         (b"http://a.example/\n", "http://127.0.0.1/", 2, "not a Redis URL"),
-        (b"http://a.example/\n", "redis://:hunter2@127.0.0.1:1", 1, "Redis takes nothing now"),
+        (b"http://a.example/\n", "redis://:hunter2@127.0.0.1:1", 1, "Redis is not available"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(
