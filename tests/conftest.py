@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         asked = os.environ.get(session_redis.VARIABLE, "")
         config.stash[CHOICE] = choice = session_redis.choose(asked, containers.docker_trouble)
-        session_redis.refuse_what_is_not_ours(choice)
+        session_redis.refuse_used_redis(choice)
         session_redis.refuse_to_share(choice, config.getoption("numprocesses", None) or 0)
     except session_redis.ChoiceError as error:
         raise pytest.UsageError(str(error)) from None
@@ -105,7 +105,7 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("nothing_left_in_the_loop")
-    before, open_before = left_behind.children(), left_behind.Things()
+    before, open_before = left_behind.children(), left_behind.OpenResources()
     yield
     left = {pid: name for pid, name in left_behind.children().items() if pid not in before}
     assert not left, f"child processes left behind: {left}"
@@ -116,7 +116,7 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 async def nothing_left_in_the_loop() -> AsyncIterator[None]:
     """Fails the test that leaves an asyncio task behind, or what is closed by the loop and was not."""
-    before = left_behind.Things()
+    before = left_behind.OpenResources()
     yield
     left = left_behind.tasks()
     assert not left, f"tasks left behind: {left}"
@@ -125,7 +125,7 @@ async def nothing_left_in_the_loop() -> AsyncIterator[None]:
     assert_nothing_left(before)
 
 
-def assert_nothing_left(before: left_behind.Things) -> None:
+def assert_nothing_left(before: left_behind.OpenResources) -> None:
     """All sockets and files that have been opened since are closed, temporary ones removed."""
     left = before.since()
     assert not left, f"sockets and files left behind: {left}"

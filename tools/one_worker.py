@@ -72,15 +72,15 @@ class OneWorker:
 
     async def stop(self) -> None:
         """Stop as on SIGTERM; may be called again."""
-        await self.take_no_more()
+        await self.stop_acquiring()
         await self.runtime.stop()
 
-    async def take_no_more(self) -> None:
+    async def stop_acquiring(self) -> None:
         """Serve the lanes held and acquire no others."""
-        await self.be_handed_nothing()
+        await self.stop_arq_jobs()
         await self.runtime.stop_acquiring()
 
-    async def be_handed_nothing(self) -> None:
+    async def stop_arq_jobs(self) -> None:
         """Stop the arq worker; lanes that are due are still found."""
         if self._arq_jobs is not None:
             await aio.end(self._arq_jobs)

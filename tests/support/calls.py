@@ -1,4 +1,4 @@
-"""Script calls that any Redis answers, one that it refuses, and a take of the inbox that finds messages."""
+"""Script calls that succeed on any Redis, one that fails, and a take from a non-empty inbox."""
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts.inbox import InboxMessages
@@ -14,7 +14,7 @@ WRONG = Call("adopt", [keys.ATTENTION, keys.claimed(LANE)], [1])
 
 
 async def take_messages(intake: InboxReader) -> InboxMessages:
-    """Take messages out of an inbox that has some."""
+    """Take messages from a non-empty inbox."""
     taken = await intake.take()
     assert isinstance(taken, InboxMessages), taken
     return taken

@@ -1,4 +1,4 @@
-"""docker-compose.yml as a person would drive it: by whichever Compose is installed."""
+"""Run docker-compose.yml with the installed Compose."""
 
 import os
 import shutil
@@ -17,35 +17,35 @@ Ended = subprocess.CompletedProcess[str]
 
 @cache
 def command() -> tuple[str, ...] | None:
-    """How Compose is called here: version 2, else version 1, else not at all."""
+    """Return the command of Compose: version 2, else version 1, else None."""
     if shutil.which("docker") and _run(("docker", "compose", "version")).returncode == 0:
         return ("docker", "compose")
     return ("docker-compose",) if shutil.which("docker-compose") else None
 
 
 def docker(*arguments: str) -> str:
-    """What docker says; RuntimeError when it fails."""
+    """Return the output of docker; raise RuntimeError if it fails."""
     return _said(_run(("docker", *arguments)))
 
 
 class Project:
-    """The compose file under a name of its own, with the variables of a file and no others."""
+    """A Compose project with its own name and only the variables of an env file."""
 
     def __init__(self, name: str, env_file: Path) -> None:
         program = command()
-        assert program is not None, "there is no Compose here"
+        assert program is not None, "Compose is not installed"
         self._command = (*program, "--project-name", name, "--file", str(FILE), "--env-file", str(env_file))
 
     def run(self, *arguments: str) -> Ended:
-        """How the command ends."""
+        """Run a command."""
         return _run((*self._command, *arguments))
 
     def said(self, *arguments: str) -> str:
-        """What the command says; RuntimeError when it fails."""
+        """Return the output of a command; raise RuntimeError if it fails."""
         return _said(self.run(*arguments))
 
     def containers(self, service: str) -> list[str]:
-        """The ids of the service's containers, of those that have ended too."""
+        """Return the ids of the service's containers, stopped ones included."""
         return self.said("ps", "--all", "--quiet", service).split()
 
 

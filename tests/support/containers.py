@@ -1,4 +1,4 @@
-"""A Redis in a container, for tests: whether this machine can run one, and one that runs."""
+"""Run a Redis in a container for tests, if this machine can."""
 
 import gc
 import warnings
@@ -19,43 +19,49 @@ COMMAND = [
     *("--save", ""),
     *("--appendonly", "no"),
     *("--maxmemory-policy", "noeviction"),
-    *("--protected-mode", "no"),  # as in the official image: without a password only loopback would do
+    *(
+        "--protected-mode",
+        "no",
+    ),  # as in the official image: no password is set
 ]
 
 
 @cache
 def docker_trouble() -> str | None:
-    """Why no Redis can run in a container here; None when one can, because one has just done so."""
-    with _leaks_forgiven():
+    """Try to run a Redis container; return why it failed, None if it did not."""
+    with _leaks_ignored():
         try:
             with closing(docker.from_env()) as engine:
                 engine.containers.run(IMAGE, ["redis-server", "--version"], remove=True)
-        except (DockerException, OSError) as error:  # caught in here: its traceback holds what leaks
+        except (
+            DockerException,
+            OSError,
+        ) as error:  # caught inside the block: the traceback references the leaked sockets
             return str(error).strip()
         return None
 
 
 @contextmanager
 def redis_in_container() -> Iterator[str]:
-    """The URL of a Redis in a container that is gone when the block is left."""
-    with _leaks_forgiven():
-        # The reaper removes what a killed test run leaves; where its image is not to be had we do without.
+    """Yield the URL of a Redis in a container, which is removed at the end of the block."""
+    with _leaks_ignored():
+        # Ryuk removes the containers of a killed test run. If its image is not available, disable it.
         if not testcontainers_config.ryuk_disabled:
-            testcontainers_config.ryuk_disabled = not _can_be_had(testcontainers_config.ryuk_image)
+            testcontainers_config.ryuk_disabled = not _is_available(testcontainers_config.ryuk_image)
         container = DockerContainer(IMAGE).with_command(COMMAND).with_exposed_ports(PORT)
         container.waiting_for(LogMessageWaitStrategy("Ready to accept connections"))
     try:
-        with _leaks_forgiven():
+        with _leaks_ignored():
             container.start()
             url = f"redis://{container.get_container_host_ip()}:{container.get_exposed_port(PORT)}/0"
         yield url
     finally:
-        with _leaks_forgiven():
+        with _leaks_ignored():
             container.stop()
 
 
-def _can_be_had(image: str) -> bool:
-    """Whether the image is here, or can be pulled."""
+def _is_available(image: str) -> bool:
+    """Return whether the image is present or can be pulled."""
     with closing(docker.from_env()) as engine:
         try:
             engine.images.get(image)
@@ -68,8 +74,8 @@ def _can_be_had(image: str) -> bool:
 
 
 @contextmanager
-def _leaks_forgiven() -> Iterator[None]:
-    """Docker's client forgets to close sockets; they are collected here, where that is no error."""
+def _leaks_ignored() -> Iterator[None]:
+    """Collect the sockets that Docker's client leaks, without a ResourceWarning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         try:

@@ -1,4 +1,4 @@
-"""A port that answers nobody: its kernel drops whoever would connect, as a dead network does."""
+"""A port whose connections time out: the kernel drops new ones, as an unreachable host would."""
 
 import socket
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ FILLERS = 8
 
 @contextmanager
 def deaf(host: str, port: int) -> Iterator[None]:
-    """Whoever connects there waits, for the length of a block: its queue is full, and nobody accepts."""
+    """Let connections to the port hang for the length of a block: its accept queue stays full."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with ExitStack() as stack:
         listening = stack.enter_context(socket.socket(family))

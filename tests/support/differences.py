@@ -49,15 +49,15 @@ OF_HTTPX = {
         "test_a_head_is_recorded_as_it_was_sent": "the engine does not keep the header's bytes",
     },
 }
-"""Why a test is skipped on the other engine, by its file and the beginning of its name."""
+"""The reason to skip a test on another engine, by its file and the prefix of its name."""
 
 
 def skip(items: list[pytest.Item]) -> None:
-    """Mark the tests of the httpx engine, if the run uses another one."""
+    """Skip the tests that need httpx if the run uses another engine."""
     if ENGINE == "httpx":
         return
     for item in items:
         file, _, name = item.nodeid.removeprefix("tests/").partition("::")
-        for beginning, why in OF_HTTPX.get(file, {}).items():
-            if name.startswith(beginning):
+        for prefix, why in OF_HTTPX.get(file, {}).items():
+            if name.startswith(prefix):
                 item.add_marker(pytest.mark.skip(reason=f"httpx only: {why}"))

@@ -1,4 +1,4 @@
-"""Disks to fill up, and sinks on them, for tests."""
+"""Small file systems, and sinks on them, for tests."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ ID = "0123456789abcdef-00000007"
 
 @contextmanager
 def mounted(folder: Path, size: str = "4m", *, files: int = 0) -> Iterator[Path]:
-    """A disk of that size at the folder, for so many files if said; skips where none may be mounted."""
+    """Mount a tmpfs at the folder; skip the test without permission. files: the most inodes, 0: no limit."""
     folder.mkdir(parents=True)
     options = f"size={size},nr_inodes={files}" if files else f"size={size}"
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
@@ -36,18 +36,18 @@ def mounted(folder: Path, size: str = "4m", *, files: int = 0) -> Iterator[Path]
 
 
 def remount(folder: Path, how: str) -> None:
-    """Have the disk at the folder be `ro` or `rw`."""
+    """Remount the file system as `ro` or `rw`."""
     subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
 
 
-def knows_no_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on every body is a part first, as on a network's disk."""
+def disable_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable O_TMPFILE, as on a network file system: every body starts as a partial file."""
     monkeypatch.setattr(Directory, "nameless", lambda _: None)
 
 
 @contextmanager
 def opened(out: Path, timings: BatchTimings | None = None) -> Iterator[FileSink]:
-    """A sink on the folder."""
+    """Yield an open sink on the folder."""
     sink = FileSink(out, timings)
     sink.open()
     try:
@@ -66,7 +66,7 @@ async def keep(
     place: int = 7,
     **fields: Any,
 ) -> StoredAt | None:
-    """The body received and committed; place: of the fetch in its batch, fields: more of its own."""
+    """Receive and commit a body. place: of the fetch in its batch. fields: further ones of the fetch."""
     fetch = Fetch(url="http://x/", dest=dest, **fields)
     entry = Entry(id=fetch_id(batch_of(ID), place), deadline_ms=0, fetch=fetch)
     expected = expected or Expected(len(body), fetch.sha256)
@@ -77,11 +77,11 @@ async def keep(
 
 
 def files(folder: Path) -> set[str]:
-    """Every file below a folder."""
+    """Return every file below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
 def some_bytes(size_bytes: int) -> bytes:
-    """A body of which no two blocks are alike."""
+    """Return a body in which all blocks differ."""
     pieces = (hashlib.sha256(str(place).encode()).digest() for place in range(size_bytes // 32 + 1))
     return b"".join(pieces)[:size_bytes]

@@ -1,4 +1,4 @@
-"""What something else may put at a Redis key: every type, and a pickle that would tell if it were loaded."""
+"""Conflicting values for Redis keys: every type, with a pickle that reveals whether it is loaded."""
 
 import pickle
 from pathlib import Path
@@ -11,7 +11,7 @@ TYPES = ("string", "list", "hash", "set", "zset", "stream")
 
 
 class Canary:
-    """Loaded from a pickle it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -21,7 +21,7 @@ class Canary:
 
 
 async def plant(redis: Redis, key: str, kind: str, canary: Path) -> None:
-    """Put something of that type in the key's place."""
+    """Replace the key by a value of this type."""
     text = pickle.dumps(Canary(canary))
     commands: dict[str, tuple[str | bytes, ...]] = {
         "string": ("SET", key, text),
@@ -36,6 +36,6 @@ async def plant(redis: Redis, key: str, kind: str, canary: Path) -> None:
 
 
 def another(kind: str, turn: int) -> str:
-    """A type that a key of this kind must not have: each of them in five turns."""
+    """Return a type that differs from the kind; five turns give each of them."""
     others = [name for name in TYPES if name != kind]
     return others[turn % len(others)]

@@ -1,4 +1,4 @@
-"""A Redis with the users of ops/users.acl, and one that speaks TLS only."""
+"""A Redis with the users of ops/users.acl, over a socket or TLS."""
 
 import re
 import subprocess
@@ -37,59 +37,61 @@ Ran = defaultdict[str, set[str]]
 
 
 class Refusal(NamedTuple):
-    """What Redis refused a user: a command or a key."""
+    """A refusal by Redis. what: the command or the key."""
 
     user: str
     what: str
 
 
 class GuardedRedis:
-    """A running server; `url(user)` is how that user comes in."""
+    """A running server; `url(user)` is the URL of that user."""
 
     def __init__(self, socket: Path, passwords: dict[str, str]) -> None:
         self._socket = socket
         self._passwords = {**passwords, ADMIN: ADMIN_PASSWORD}
 
     def url(self, user: str) -> str:
-        """The URL of that user, password and all."""
+        """Return the URL of a user, with the password."""
         return f"unix://{user}:{self._passwords[user]}@{self._socket}"
 
     def over_tls(self, user: str, host: str, port: int, **parameters: str) -> str:
-        """The URL of that user over TLS; the parameters go behind it."""
+        """Return the TLS URL of a user. parameters: its query."""
         return f"rediss://{user}:{self._passwords[user]}@{host}:{port}?{urlencode(parameters)}"
 
     def password(self, user: str) -> str:
-        """What the user comes in with."""
+        """Return the password of a user."""
         return self._passwords[user]
 
     @property
     def admin_url(self) -> str:
-        """The URL of one who may do everything, as no user of the file may."""
+        """The URL of a user with all permissions, which ops/users.acl does not have."""
         return self.url(ADMIN)
 
     def refused(self) -> set[Refusal]:
-        """All that was refused to anybody."""
+        """Return every refusal so far."""
         with redis.Redis.from_url(self.admin_url, decode_responses=True) as client:
             log: list[dict[str, Any]] = client.acl_log()
             return {Refusal(row["username"], row["object"]) for row in log}
 
 
 def why_unguarded() -> str | None:
-    """Why the server of the tests cannot load ops/users.acl; None if it can."""
-    said = subprocess.run([server_binary(), "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"v=(\d+)", said)
+    """Return why the test server cannot load ops/users.acl; None if it can."""
+    printed = subprocess.run(
+        [server_binary(), "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"v=(\d+)", printed)
     if found and int(found[1]) >= OLDEST:
         return None
-    return f"users with selectors need Redis {OLDEST} or newer, here is: {said.strip()}"
+    return f"users with selectors need Redis {OLDEST} or newer, found: {printed.strip()}"
 
 
 def fill_in(folder: Path) -> dict[str, str]:
-    """Put passwords into a copy of ops/users.acl, as docs/security.md says; the password of each user."""
+    """Fill passwords into a copy of ops/users.acl, as in docs/security.md; return each user's password."""
     (folder / "ops").symlink_to(ROOT / "ops")
-    said = subprocess.run(
+    printed = subprocess.run(
         ["bash", "-euc", recipe()], cwd=folder, capture_output=True, text=True, check=True
     ).stdout
-    return dict(line.split() for line in said.splitlines())
+    return dict(line.split() for line in printed.splitlines())
 
 
 def recipe() -> str:
@@ -101,7 +103,7 @@ def recipe() -> str:
 
 def why_no_tls() -> str | None:
     """Return why the server of the tests has no TLS, None if it has."""
-    # Without a certificate a server with TLS ends at once, too, but for another reason.
+    # A server with TLS also exits without a certificate, but with another message.
     command = [server_binary(), "--port", "0", "--tls-port", "6379"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     printed = ended.stdout + ended.stderr
@@ -111,7 +113,7 @@ def why_no_tls() -> str | None:
 
 @contextmanager
 def serve_guarded(**more: str) -> Iterator[GuardedRedis]:
-    """A Redis with our users, ready, until the end of the block; more: options, _ for -."""
+    """Yield a running Redis with the users of ops/users.acl. more: options, with _ for -."""
     with TemporaryDirectory(prefix="ff-") as name:
         folder = Path(name)
         passwords = fill_in(folder)
@@ -139,7 +141,7 @@ def _answers(url: str) -> bool:
 
 
 def count_scripts(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Which scripts each user runs from here on."""
+    """Record the scripts that each user runs from here on."""
     ran: Ran = defaultdict(set)
     run, run_many = runner.run, runner.run_many
 
@@ -160,7 +162,7 @@ def count_scripts(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 
 async def submit_more_than_fits(url: str, admin: Redis) -> None:
-    """Submit a list for the second half of which Redis has no memory, so that the first is taken back."""
+    """Submit two chunks; Redis is out of memory at the second, so the first is undone."""
 
     async def no_more_room(_: Any) -> None:
         await admin.config_set("maxmemory", 1)

@@ -1,4 +1,4 @@
-"""A host and the lane that fetches from it, on a clock of their own."""
+"""A simulation of a host and the lane that fetches from it, with simulated time."""
 
 import heapq
 import random
@@ -24,9 +24,9 @@ Times = Callable[[random.Random], float]
 
 @dataclass(kw_only=True)
 class HostModel:
-    """capacity: how many it serves at once; what is above it refuses with status, or queues without one.
+    """A simulated host. Above its capacity it refuses with `status`, or queues requests if status is None.
 
-    service_s: how long one takes; refusal_s: how long it takes to be refused.
+    capacity: requests at once. service_s: duration of a request. refusal_s: duration of a refusal.
     """
 
     capacity: int
@@ -40,7 +40,7 @@ class HostModel:
 
 @dataclass(kw_only=True)
 class Minute:
-    """What was seen from one look to the next."""
+    """Counters of one period of the simulation."""
 
     requests: int = 0
     refused: int = 0
@@ -50,17 +50,17 @@ class Minute:
 
     @property
     def mean_limit(self) -> float:
-        """The limit, averaged over time."""
+        """The limit of concurrent requests, averaged over time."""
         return self.limits_ms / self.ms
 
     @property
     def refused_share(self) -> float:
-        """Of the requests, how many were refused."""
+        """The share of refused requests."""
         return self.refused / max(1, self.requests)
 
 
 class Simulation:
-    """A lane with always more to fetch, a host, and the time."""
+    """A lane with unlimited work, a host, and the simulated time."""
 
     def __init__(self, host: HostModel, policy: LanePolicy, seed: int = 1) -> None:
         self.host = host
@@ -74,11 +74,11 @@ class Simulation:
 
     @property
     def limit(self) -> int:
-        """How many may be in flight now."""
+        """The current limit of requests in flight."""
         return gate.max_in_flight(self.state, self.policy)
 
     def run(self, for_s: float, until: Callable[[], bool] = lambda: False) -> Minute:
-        """Time passes: for so long, or until something has become true."""
+        """Run for some simulated seconds, or until a condition holds."""
         seen, end_ms = Minute(), self.now_ms + int(for_s * 1000)
         while self.now_ms < end_ms and not until():
             self._start_all(seen)
@@ -133,10 +133,10 @@ class Simulation:
         del self.in_flight[number]
 
     def _learn(self, happened: AttemptOutcome, started_ms: int) -> None:
-        """As worker/fetch/run.py does."""
+        """Update the gate as worker/fetch/run.py does."""
         signal = observation_of(happened, started_ms, len(self.in_flight), float(self.now_ms - started_ms))
         self.state = gate.attempt_ended(self.state, self.policy, signal, self.now_ms, self.random.random())
-        quiet = throttle_of(happened)
-        if quiet is not None:
+        throttle = throttle_of(happened)
+        if throttle is not None:
             chance = self.random.random()
-            self.state = gate.throttled(self.state, self.policy, quiet.wait_s, self.now_ms, chance)
+            self.state = gate.throttled(self.state, self.policy, throttle.wait_s, self.now_ms, chance)

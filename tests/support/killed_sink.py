@@ -1,8 +1,7 @@
-"""A sink whose process is killed at each of its steps in turn, in a child process that forks.
+"""A sink whose process is killed before each of its steps in turn.
 
-A step is a call that changes the disk. Before the first of them the process is killed in its first life,
-before the second in its second life, and so on, until a life ends by itself. What stands at the final name
-after each death is written out, as JSON.
+A step is a call that changes the disk. Run n is killed before step n, until a run ends by itself. The driver
+forks a process for each run and prints, as JSON, what each left behind.
 """
 
 import asyncio
@@ -20,7 +19,7 @@ import pytest
 
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.partial import PartialFile
-from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
+from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
 
 STEPS = ("mkdir", "open", "write", "writev", "fsync", "rename", "link", "unlink", "close")
 ROOT = Path(__file__).parents[2]
@@ -30,9 +29,9 @@ DEST = "folder/deeper/a"
 def deaths(
     folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None, *, nameless: bool
 ) -> Any:
-    """For each life, what it leaves: `killed`, the steps it came to, and what is at the final name.
+    """Return for each run: `killed`, its `steps`, what it `found` at the final name, and the `parts` left.
 
-    nameless: whether the disk knows files without a name.
+    nameless: whether the file system supports O_TMPFILE.
     """
     arguments = [str(folder), str(size_bytes), durability, if_exists, "" if old is None else old.decode()]
     arguments.append("nameless" if nameless else "")
@@ -40,8 +39,8 @@ def deaths(
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
 
 
-def _live(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies_at: int, steps: int) -> None:
-    """One life, which dies before its step of that number, and writes each step to a descriptor before it."""
+def _run_once(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies_at: int, steps: int) -> None:
+    """Store a body; die before step `dies_at`. Each step is written to the descriptor `steps` first."""
     count = 0
 
     def step(name: str) -> None:
@@ -64,7 +63,7 @@ def _live(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies_at:
         step("block")
         await write_block(self, left)
 
-    async def life() -> None:
+    async def run() -> None:
         with opened(out) as sink:
             for name in STEPS:
                 setattr(os, name, counted(name))
@@ -72,15 +71,15 @@ def _live(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies_at:
             await keep(sink, body, DEST, care, if_exists=if_exists)
 
     os_write, write_block = os.write, PartialFile._write
-    asyncio.run(life())
+    asyncio.run(run())
 
 
-def _tell(folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None) -> None:
+def _run_all(folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None) -> None:
     body = some_bytes(size_bytes)
-    lives: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     killed = True
     while killed:
-        out = folder / str(len(lives))
+        out = folder / str(len(runs))
         if old is not None:
             (out / DEST).parent.mkdir(parents=True)
             (out / DEST).write_bytes(old)
@@ -88,28 +87,28 @@ def _tell(folder: Path, size_bytes: int, durability: str, if_exists: str, old: b
         child = os.fork()
         if child == 0:
             try:
-                _live(out, body, StorageOptions(durability=durability), if_exists, len(lives) + 1, told)
+                _run_once(out, body, StorageOptions(durability=durability), if_exists, len(runs) + 1, told)
                 os._exit(0)
-            except BaseException:  # noqa: BLE001 - it must not go on as the parent
+            except BaseException:  # noqa: BLE001 - the child must not continue as the parent
                 traceback.print_exc()
                 sys.stderr.flush()
             finally:
                 os._exit(1)
         ended = os.waitpid(child, 0)[1]
         killed = os.WIFSIGNALED(ended)
-        assert killed or ended == 0, "a life ended by an error, see above"
+        assert killed or ended == 0, "a run failed, see above"
         os.close(told)
-        came_to = os.read(steps, 1 << 16).decode().split()
+        steps_done = os.read(steps, 1 << 16).decode().split()
         os.close(steps)
         found = (out / DEST).read_bytes() if (out / DEST).exists() else None
         what = {old: "old", body: "whole", None: "nothing"}.get(found, "half")
         left = sorted(files(out / ".fetchfleet/parts"))
-        lives.append({"killed": killed, "steps": came_to, "found": what, "parts": left})
-    sys.stdout.write(json.dumps(lives))
+        runs.append({"killed": killed, "steps": steps_done, "found": what, "parts": left})
+    sys.stdout.write(json.dumps(runs))
 
 
 if __name__ == "__main__":
     where, size, how, exists, before, nameless = sys.argv[1:]
     if not nameless:
-        knows_no_nameless_files(pytest.MonkeyPatch())
-    _tell(Path(where), int(size), how, exists, before.encode() or None)
+        disable_nameless_files(pytest.MonkeyPatch())
+    _run_all(Path(where), int(size), how, exists, before.encode() or None)

@@ -1,4 +1,4 @@
-"""Lanes as tests drive them: by the Store and the Settler, with the bare keys to look at."""
+"""Helpers that drive lanes through the store and the settler, and read their keys."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -32,35 +32,35 @@ BATCH_ID = "0123456789abcdef"
 
 
 def url(path: str, lane: str = LANE) -> str:
-    """A URL of that lane."""
+    """Return a URL of the lane."""
     return f"http://{lane}{path}"
 
 
 def entry(place: int = 0, *, lane: str = LANE, deadline_ms: int = NEVER_MS) -> Entry:
-    """An entry of a batch that was never submitted; its path is its place."""
+    """Return an entry of a batch that was never submitted; its path is its place."""
     return Entry(
         id=fetch_id(BATCH_ID, place), deadline_ms=deadline_ms, fetch=Fetch(url=url(f"/{place}", lane))
     )
 
 
-def paths(elements: Sequence[bytes]) -> list[str]:
-    """Which fetches the elements are."""
-    return ["/" + parse_entry(element).fetch.url.split("/", 3)[3] for element in elements]
+def paths(serialized: Sequence[bytes]) -> list[str]:
+    """Return the paths of the fetches of serialized entries."""
+    return ["/" + parse_entry(one).fetch.url.split("/", 3)[3] for one in serialized]
 
 
 async def ask(redis: Redis, *command: str | bytes | int) -> Any:
-    """What Redis answers to a bare command."""
+    """Return the reply to a Redis command."""
     return await redis.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 async def now_ms(redis: Redis) -> int:
-    """Redis's Unix time."""
+    """Return Redis's Unix time in ms."""
     seconds, micros = await redis.time()
     return int(seconds) * 1000 + int(micros) // 1000
 
 
 async def everything(redis: Redis) -> dict[bytes, Any]:
-    """Every key with what it holds, to see whether a call has changed anything."""
+    """Return every key with its value, to compare before and after a call."""
     return {name: await _value(redis, name) for name in sorted(await redis.keys("*"))}
 
 
@@ -81,125 +81,125 @@ async def _value(redis: Redis, name: bytes) -> Any:
 
 
 async def fields(redis: Redis, lane: str = LANE) -> dict[str, str]:
-    """The lane's hash."""
+    """Return the lane's hash."""
     found = await ask(redis, "HGETALL", keys.lane(lane))
     return {name.decode(): value.decode() for name, value in found.items()}
 
 
 async def state(redis: Redis, lane: str = LANE) -> str | None:
-    """idle, scheduled or held; None for a lane that was never used."""
+    """Return idle, scheduled or held; None if the lane was never used."""
     return (await fields(redis, lane)).get("state")
 
 
 async def waiting(redis: Redis, where: str = "normal", lane: str = LANE) -> list[bytes]:
-    """The elements in one of the lane's lists."""
+    """Return the serialized entries in one of the lane's lists."""
     found: list[bytes] = await ask(redis, "LRANGE", keys.waiting_at(lane, where), 0, -1)
     return found
 
 
 async def later(redis: Redis, lane: str = LANE) -> dict[bytes, float]:
-    """The lane's retries, each with when it is due."""
+    """Return the lane's retries, each with its due time."""
     return dict(await redis.zrange(keys.later(lane), 0, -1, withscores=True))
 
 
 async def claimed(redis: Redis, lane: str = LANE) -> list[bytes]:
-    """The elements that the lane's owner is at work on, in the order of their ids."""
+    """Return the claimed entries, in the order of their ids."""
     found: list[bytes] = await ask(redis, "HVALS", keys.claimed(lane))
     return sorted(found)
 
 
 async def attention_ms(redis: Redis, lane: str = LANE) -> float | None:
-    """When somebody must look at the lane; None for an idle one."""
+    """Return when the sweep must reclaim the lane; None if it is idle."""
     score: float | None = await redis.zscore(keys.ATTENTION, lane)
     return score
 
 
 async def results(redis: Redis, batch: Batch) -> list[Result]:
-    """The batch's results so far."""
+    """Return the batch's results so far."""
     rows = await ask(redis, "XRANGE", keys.results(batch.id), "-", "+")
     return [decode_result(row[b"r"]) for _, row in rows]
 
 
-async def hand_offs(redis: Redis) -> dict[str, float]:
-    """The jobs in arq's queue, each with when it is due."""
+async def notifications(redis: Redis) -> dict[str, float]:
+    """Return the jobs in arq's queue, each with its due time."""
     found = await redis.zrange(keys.QUEUE, 0, -1, withscores=True)
     return {job.decode(): due_ms for job, due_ms in found}
 
 
 async def backlog(redis: Redis) -> int:
-    """How many fetches without a result the fleet counts."""
+    """Return the fleet's count of fetches without a result."""
     return int(await redis.get(keys.BACKLOG) or 0)
 
 
 async def open_in(redis: Redis, lane: str = LANE) -> int:
-    """How many fetches without a result the lane counts."""
+    """Return the lane's count of fetches without a result."""
     return int((await fields(redis, lane)).get("open", 0))
 
 
 async def lapse(redis: Redis, lane: str = LANE) -> None:
-    """The lease ended long ago, or the wake was lost long ago."""
+    """Make the lease or the notification of the lane overdue."""
     await redis.zadd(keys.ATTENTION, {lane: 1})
 
 
 async def reclaim(redis: Redis, limit: int = 200) -> list[ReclaimedLane]:
-    """Sweep once."""
+    """Run the sweep once."""
     return (await reclaim_overdue(redis, limit)).lanes
 
 
-async def lose_a_claim(redis: Redis, lane: str = LANE) -> None:
-    """The next fetch is claimed, and nobody hears of it."""
-    element: bytes = await ask(redis, "LPOP", keys.waiting_at(lane, "normal"))
-    await ask(redis, "HSET", keys.claimed(lane), element[:FETCH_ID_CHARS], element)
+async def orphan_claim(redis: Redis, lane: str = LANE) -> None:
+    """Claim the next fetch without the owner's knowledge, as after a lost reply."""
+    serialized: bytes = await ask(redis, "LPOP", keys.waiting_at(lane, "normal"))
+    await ask(redis, "HSET", keys.claimed(lane), serialized[:FETCH_ID_CHARS], serialized)
 
 
-async def put(redis: Redis, *elements: bytes, where: str = "normal", lane: str = LANE) -> None:
-    """Put elements into a lane behind everybody's back."""
-    await ask(redis, "RPUSH", keys.waiting_at(lane, where), *elements)
+async def put(redis: Redis, *entries: bytes, where: str = "normal", lane: str = LANE) -> None:
+    """Append serialized entries to a list of a lane, without a script."""
+    await ask(redis, "RPUSH", keys.waiting_at(lane, where), *entries)
 
 
-def stored(element: bytes, size_bytes: int = 3) -> Settlement:
-    """The fetch's body is on disk."""
-    return ended(element, Outcome.STORED, size_bytes)
+def stored(serialized: bytes, size_bytes: int = 3) -> Settlement:
+    """Return the settlement of a stored fetch."""
+    return ended(serialized, Outcome.STORED, size_bytes)
 
 
 def ended(
-    element: bytes, outcome: Outcome, size_bytes: int | None = None, reason: Reason | None = None
+    serialized: bytes, outcome: Outcome, size_bytes: int | None = None, reason: Reason | None = None
 ) -> Settlement:
-    """The fetch has its result."""
-    of = parse_entry(element)
+    """Return the settlement of a fetch with a result."""
+    of = parse_entry(serialized)
     result = Result(
         id=of.id, url=of.fetch.url, outcome=outcome, reason=reason, worker="test", bytes=size_bytes
     )
     return settler.finished(result, lambda: None)
 
 
-def retried(element: bytes, wait_s: float) -> Settlement:
-    """The fetch failed once more and waits."""
-    of = parse_entry(element)
+def retried(serialized: bytes, wait_s: float) -> Settlement:
+    """Return the settlement of a fetch that is retried."""
+    of = parse_entry(serialized)
     after = Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, attempts=of.attempts + 1)
     return settler.retried(after, wait_s, lambda: None)
 
 
-def noted(element: bytes) -> Settlement:
-    """The fetch is about to be begun."""
-    return settler.started(msgspec.structs.replace(parse_entry(element), begun=True), lambda: None)
+def noted(serialized: bytes) -> Settlement:
+    """Return the settlement that stores the start marker of a fetch."""
+    return settler.started(msgspec.structs.replace(parse_entry(serialized), begun=True), lambda: None)
 
 
-def handed_back(element: bytes) -> Settlement:
-    """The element is put back as it is."""
-    return settler.handed_back(parse_entry(element).id, 0, lambda: None)
+def handed_back(serialized: bytes) -> Settlement:
+    """Return the settlement that hands a fetch back as it is."""
+    return settler.handed_back(parse_entry(serialized).id, 0, lambda: None)
 
 
-def interrupted(element: bytes) -> bytes:
-    """The element with another ledger."""
-    of = parse_entry(element)
+def interrupted(serialized: bytes) -> bytes:
+    """Return the serialized entry with one interruption more."""
+    of = parse_entry(serialized)
     return serialize_entry(
         Entry(id=of.id, deadline_ms=of.deadline_ms, fetch=of.fetch, interruptions=of.interruptions + 1)
     )
 
 
-class Stay:
-    """A lane held by an owner, or once held: each call carries the token of then."""
+class LaneHold:
+    """A lane held by an owner. Calls keep its token even after the owner has lost the lane."""
 
     def __init__(self, redis: Redis, store: LaneStore, name: str, held: AcquiredLane) -> None:
         self.redis = redis
@@ -210,7 +210,7 @@ class Stay:
 
     @classmethod
     async def begin(cls, redis: Redis, owner: str = "owner", name: str = LANE) -> Self:
-        """Take the lane as arq would hand it over."""
+        """Acquire the scheduled lane."""
         store = LaneStore(redis, owner, LEASE_MS)
         held = await store.acquire(name, int((await fields(redis, name))["generation"]))
         assert isinstance(held, AcquiredLane), held
@@ -221,15 +221,15 @@ class Stay:
         return await self.store.claim(self.lane.name, self.held.token, count)
 
     async def take_out(self, kind: Removal, where: str = "normal", offset: int = 0) -> Withdrawal:
-        """Claim fetches of a kind, wherever in that queue they wait."""
+        """Claim the fetches of a kind from a queue."""
         return await self.store.withdraw(self.lane.name, self.held.token, kind, where, offset)
 
     def settlement(self, *settlements: Settlement) -> runner.Call:
-        """The call that writes these settlements."""
+        """Return the call that writes the settlements."""
         return self._settler._call(self.lane, settlements)
 
     async def settle(self, *settlements: Settlement) -> Any:
-        """The reply to these settlements: [] when the token is refused."""
+        """Write the settlements; return the reply, [] if the token is stale."""
         call = self.settlement(*settlements)
         return await runner.run(self.redis, call.script, call.keys, call.args)
 
@@ -240,20 +240,20 @@ class Stay:
         why: str = "",
         gate: GateState | None = None,
     ) -> LaneNotification | None:
-        """Give the lane back."""
+        """Release the lane."""
         return await self.store.release(
             self.lane.name, self.held.token, to_json(gate or GateState()), shut_until_ms, why, changed
         )
 
     async def transfer(
-        self, element: bytes, to_lane: str, priority: str = "normal"
+        self, serialized: bytes, to_lane: str, priority: str = "normal"
     ) -> LaneNotification | BatchCancelled | None:
-        """Hand a claimed fetch to another lane."""
-        of = parse_entry(element).id
-        return await self.store.transfer(self.lane.name, self.held.token, of, element, to_lane, priority)
+        """Move a claimed fetch to another lane."""
+        of = parse_entry(serialized).id
+        return await self.store.transfer(self.lane.name, self.held.token, of, serialized, to_lane, priority)
 
     async def withdraw(self, *batches: Batch) -> list[bytes]:
-        """Claim all that waits of cancelled batches, and give it its results; what it was."""
+        """Claim and cancel every waiting fetch of cancelled batches; return their entries."""
         found: list[bytes] = []
         for batch, queue in product(batches, keys.LANE_QUEUES):
             offset: int | None = 0
@@ -262,45 +262,45 @@ class Stay:
                 found_here = await self.store.withdraw(self.lane.name, self.held.token, kind, queue, offset)
                 found += found_here.serialized
                 offset = found_here.go_on
-        await self.settle(*(ended(element, Outcome.CANCELLED) for element in found))
+        await self.settle(*(ended(serialized, Outcome.CANCELLED) for serialized in found))
         return found
 
     async def withdrawn(self, *batches: Batch) -> list[bytes]:
-        """Say that nothing of these batches waits here; what of them is claimed still."""
+        """Report that no fetch of these batches waits; return those that are still claimed."""
         ids = {batch.id for batch in batches}
         return await self.store.withdrawn(self.lane.name, self.held.token, ids)
 
-    async def adopt(self, *elements: bytes) -> None:
-        """Rewrite claimed elements."""
-        await self.store.adopt(self.lane.name, self.held.token, elements)
+    async def adopt(self, *entries: bytes) -> None:
+        """Rewrite claimed entries."""
+        await self.store.adopt(self.lane.name, self.held.token, entries)
 
     async def renew(self) -> bool:
-        """Whether the lane is still ours; if so, for longer."""
+        """Renew the lease; return whether the token is current."""
         _, kept = await self.store.renew([(self.lane.name, self.held.token)])
         return kept == [True]
 
     async def finish(self, count: int = 100) -> list[str]:
-        """Store all that can be claimed and give the lane back; which fetches these were."""
-        elements = (await self.claim(count)).serialized
-        assert await self.settle(*(stored(element) for element in elements))
+        """Claim and store every fetch, release the lane, and return the paths."""
+        entries = (await self.claim(count)).serialized
+        assert await self.settle(*(stored(serialized) for serialized in entries))
         await self.release()
-        return paths(elements)
+        return paths(entries)
 
 
-async def live_a_lane_life(redis_url: str, redis: Redis) -> None:
-    """Submit, take, claim, retry, crash, rescue, finish: once through a lane's whole life."""
+async def run_lane_lifecycle(redis_url: str, redis: Redis) -> None:
+    """Run a lane through its whole lifecycle: submit, acquire, claim, retry, crash, reclaim, finish."""
     async with Fleet(redis_url) as fleet:
         batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
-        first = await Stay.begin(redis, "first")
+        first = await LaneHold.begin(redis, "first")
         one, two = (await first.claim(2)).serialized
         assert await first.settle(stored(one), retried(two, 0))
         (two_again,) = (await first.claim(1)).serialized
         assert parse_entry(two_again).attempts == 1
 
         await lapse(redis)
-        ((wake, lost),) = await reclaim(redis)
-        assert (wake.lane, lost) == (LANE, "first")
-        second = await Stay.begin(redis, "second")
+        ((notification, lost),) = await reclaim(redis)
+        assert (notification.lane, lost) == (LANE, "first")
+        second = await LaneHold.begin(redis, "second")
         assert second.held.orphans == [two_again]
         assert await first.settle(stored(two_again)) == []
         assert await second.settle(stored(two_again))

@@ -1,4 +1,4 @@
-"""What a test must not leave behind: processes, asyncio tasks, open sockets and files, temporary files."""
+"""Find leaks of a test: processes, asyncio tasks, open sockets and files, temporary files."""
 
 import asyncio
 import gc
@@ -8,14 +8,14 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-OF_NOBODY = ("pipe:", "anon_inode:", "/dev/", "/proc/")
-"""What Python, the event loop and multiprocessing keep open for themselves."""
+RUNTIME_DESCRIPTORS = ("pipe:", "anon_inode:", "/dev/", "/proc/")
+"""Descriptors that Python, the event loop and multiprocessing keep open."""
 
 PYTESTS = "pytest-of-"
 
 
 def children() -> dict[int, str]:
-    """Our child processes, by pid, zombies included; not Python's own helper for semaphores."""
+    """Return the child processes by pid, zombies included, without Python's resource tracker."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -27,40 +27,40 @@ def children() -> dict[int, str]:
 
 
 def tasks() -> list[str]:
-    """The other tasks of the running loop."""
+    """Return the other tasks of the running loop."""
     return sorted(repr(task) for task in asyncio.all_tasks() - {asyncio.current_task()})
 
 
-class Things:
-    """The sockets and files that this process has open, and its temporary files, as they are now."""
+class OpenResources:
+    """A snapshot of the open sockets and files of this process, and of its temporary files."""
 
     def __init__(self) -> None:
-        self._open = _open_things()
+        self._open = _open_descriptors()
         self._temporary = _temporary()
 
     def since(self) -> list[str]:
-        """What has come since then and is still there; a socket by the number that the kernel knows it by."""
+        """Return what was opened since the snapshot and is still open; sockets by inode number."""
         left = self._more()
         if left:
-            gc.collect()  # what is closed only by this is told of by its ResourceWarning
+            gc.collect()  # what only this closes is reported by its ResourceWarning
             left = self._more()
         return left
 
     def _more(self) -> list[str]:
-        return sorted((_open_things() - self._open).elements()) + sorted(_temporary() - self._temporary)
+        return sorted((_open_descriptors() - self._open).elements()) + sorted(_temporary() - self._temporary)
 
 
-def _open_things() -> Counter[str]:
+def _open_descriptors() -> Counter[str]:
     found: Counter[str] = Counter()
     for number in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             what = str(number.readlink())
-            if not what.startswith(OF_NOBODY):
+            if not what.startswith(RUNTIME_DESCRIPTORS):
                 found[what] += 1
     return found
 
 
 def _temporary() -> set[str]:
-    """What is in the folder for temporary files, which is the run's own; pytest keeps its part in order."""
+    """Return the files in the test run's temporary folder, without those of pytest."""
     found = Path(tempfile.gettempdir()).iterdir()
     return {str(path) for path in found if not path.name.startswith(PYTESTS)}

@@ -1,4 +1,4 @@
-"""Worker processes that are started, killed, frozen and watched by name."""
+"""Named worker processes that tests start, kill and freeze."""
 
 import asyncio
 import os
@@ -25,12 +25,12 @@ END_TIMEOUT_S = 40.0
 
 
 def asker(seen: Seen) -> str:
-    """The worker that made the request."""
+    """Return the name of the worker that sent the request."""
     return Origin.header(seen, "User-Agent") or ""
 
 
 async def results_of(fleet: Fleet, batch_id: str) -> dict[str, Result]:
-    """By URL; more than one for a fetch would be an error."""
+    """Return the results of a batch by URL; fail if a fetch has more than one."""
     async with asyncio.timeout(BATCH_S):
         found = [result async for result in fleet.batch(batch_id).results()]
     assert [1] == list(set(Counter(result.id for result in found).values()))
@@ -38,7 +38,7 @@ async def results_of(fleet: Fleet, batch_id: str) -> dict[str, Result]:
 
 
 class NamedWorker:
-    """One worker process. Its User-Agent is its name, so that an origin knows who asks."""
+    """One worker process. Its User-Agent is its name, so that an origin can identify it."""
 
     def __init__(self, name: str, command: list[str], log: Path, environment: dict[str, str]) -> None:
         self.name = name
@@ -57,16 +57,16 @@ class NamedWorker:
             )
 
     def send(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End it at once; frozen or not, it is gone when this returns."""
+        """Kill the process, frozen or not, and wait for its end."""
         self.process.kill()
         self.process.wait()
 
     def said(self, event: str) -> list[dict[str, Any]]:
-        """Its log lines of that event since it was started."""
+        """Return its log lines with this event since its start."""
         with self._log.open("rb") as log:
             log.seek(self._begins)
             lines = [
@@ -75,7 +75,7 @@ class NamedWorker:
         return [line for line in lines if line["event"] == event]
 
     async def started(self) -> None:
-        """Return when it is ready to take lanes."""
+        """Wait until the worker is ready to take lanes."""
 
         def is_ready() -> bool:
             assert self.process.poll() is None, f"{self.name} ended: {self._log.read_text()[-2000:]}"
@@ -84,20 +84,20 @@ class NamedWorker:
         await wait_until(is_ready, f"{self.name} to start", START_TIMEOUT_S, 0.05)
 
     async def ended(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for the end of the process; return its exit code."""
         await wait_until(
             lambda: self.process.poll() is not None, f"the end of {self.name}", END_TIMEOUT_S, 0.05
         )
         return self.process.returncode
 
     async def terminated(self) -> int:
-        """Its exit code after SIGTERM."""
+        """Send SIGTERM; return the exit code."""
         self.send(signal.SIGTERM)
         return await self.ended()
 
 
 class NamedWorkers:
-    """Workers on one Redis that share a folder; those of the same name follow one another."""
+    """Workers on one Redis that share a folder. A name may be used again after its worker has ended."""
 
     def __init__(self, redis_url: str, folder: Path, policy: str, environment: dict[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,32 +118,32 @@ class NamedWorkers:
         self._command += ["--out", str(self.out), "--policy", str(folder / "policy.toml")]
 
     def start(self, name: str, **environment: str) -> NamedWorker:
-        """A worker of that name; the one before must have ended."""
+        """Start a worker; an earlier one of this name must have ended."""
         variables = {**self._environment, **environment}
         member = NamedWorker(name, self._command, self._folder / f"{name}.log", variables)
         self.members[name] = member
         return member
 
     async def start_all(self, *names: str, **environment: str) -> list[NamedWorker]:
-        """Workers of these names, ready."""
+        """Start workers and wait until they are ready."""
         members = [self.start(name, **environment) for name in names]
         await asyncio.gather(*(member.started() for member in members))
         return members
 
     def alive(self) -> list[str]:
-        """The names of those that run."""
+        """Return the names of the running workers."""
         return [name for name, member in self.members.items() if member.process.poll() is None]
 
     def said(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of that event of all that were started."""
+        """Return the log lines with this event of all workers."""
         return [line for member in self.members.values() for line in member.said(event)]
 
     def files(self) -> set[str]:
-        """What stands in the out folder under a final name."""
+        """Return the files in the out folder with a final name."""
         return {name for name in self._names() if not name.startswith(".fetchfleet/")}
 
     def parts(self) -> set[str]:
-        """What stands in the out folder under a temporary name."""
+        """Return the files in the out folder with a temporary name."""
         return self._names() - self.files()
 
     def _names(self) -> set[str]:
@@ -154,7 +154,7 @@ class NamedWorkers:
 def named_workers(
     redis_url: str, folder: Path, policy: str = QUICK_POLICY, **environment: str
 ) -> Iterator[NamedWorkers]:
-    """Workers for the length of a block; those that still run at its end are killed."""
+    """Yield the workers; kill those that still run at the end of the block."""
     made = NamedWorkers(redis_url, folder, policy, environment)
     try:
         yield made

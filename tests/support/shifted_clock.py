@@ -1,4 +1,4 @@
-"""Redis's clock set to what a test likes, for all that asks it: the scripts and the sweep."""
+"""Shift Redis's clock for the scripts and the sweep."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ _SHIFTED = (
 
 
 def shiftable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real scripts, but for where they have the time from."""
+    """Make the scripts and the sweep read the shifted clock."""
     sources = {
         name: (_SHIFTED + text.decode().replace("redis.call('TIME')", "shifted_time()")).encode()
         for name, text in runner.SOURCES.items()
@@ -29,15 +29,15 @@ def shiftable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def now_ms(redis: Redis) -> int:
-    """What the shifted clock says."""
+    """Return the time of the shifted clock."""
     return await redis_connection.redis_now_ms(redis) + 1000 * int(await redis.get(KEY) or 0)
 
 
 async def shift(redis: Redis, by_s: int) -> None:
-    """The clock jumps."""
+    """Move the clock forward."""
     await redis.incrby(KEY, by_s)
 
 
 async def unshift(redis: Redis) -> None:
-    """The clock is right again."""
+    """Reset the clock."""
     await redis.delete(KEY)

@@ -14,7 +14,7 @@ STATES = (
 
 
 def connections(*urls: str) -> Counter[str]:
-    """How many ends of connections with these origins, at IPv4 addresses, there are in each state."""
+    """Count the endpoints of IPv4 connections with these origins by TCP state."""
     wanted = {_as_listed(urlsplit(url)) for url in urls}
     found: Counter[str] = Counter()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:

@@ -1,6 +1,6 @@
-"""A server that answers every request with two bytes, on many loopback hosts, in a child process.
+"""A server that responds to every request with two bytes, on many loopback hosts, in a child process.
 
-It looks at nothing but the ends of requests, so that what is measured is not the server.
+It only counts the ends of requests, so that measurements do not depend on it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ BACKLOG = 1024
 
 @contextmanager
 def tiny_server(hosts: list[str]) -> Iterator[list[str]]:
-    """The base URL of each host, served until the end of the block."""
+    """Yield the base URL of each host."""
     sockets = [socket.create_server((host, 0), backlog=BACKLOG) for host in hosts]
     urls = [f"http://{host}:{found.getsockname()[1]}" for host, found in zip(hosts, sockets, strict=True)]
     numbers = [found.fileno() for found in sockets]
@@ -30,10 +30,10 @@ def tiny_server(hosts: list[str]) -> Iterator[list[str]]:
         cwd=ROOT,
         pass_fds=numbers,
         start_new_session=True,
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - we start no thread before
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread is running yet
     )
     try:
-        yield urls  # connections wait in the sockets until the child takes them
+        yield urls  # the sockets queue connections until the child accepts them
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()

@@ -1,6 +1,6 @@
-"""An HTTPS server in a thread, with blocking sockets: what it says and what it hears is in this order.
+"""An HTTPS server in a thread, with blocking sockets.
 
-asyncio's TLS hangs up without the alert that says why; this one lets OpenSSL speak to the socket itself.
+asyncio's TLS closes a connection without sending the alert; here OpenSSL writes to the socket itself.
 """
 
 import re
@@ -11,25 +11,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
-PATIENCE_S = 10.0
-"""No wait of its is longer: a test that went wrong ends all the same."""
+TIMEOUT_S = 10.0
+"""The longest wait, so that a failing test ends."""
 
 Answer = Callable[[ssl.SSLSocket, bytes], None]
 
 
 def ok(line: ssl.SSLSocket, request: bytes) -> None:
-    """Two bytes."""
+    """Respond with 200 and two bytes."""
     line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
 def redirect(location: str) -> Answer:
-    """Elsewhere."""
+    """Return a redirect to this location."""
     head = f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n".encode()
     return lambda line, _: line.sendall(head)
 
 
 def context(cert: Any, *, client_ca: Any = None, must: bool = True) -> ssl.SSLContext:
-    """What a server with that certificate speaks by; client_ca: it asks clients for one of this CA's."""
+    """Return the context of a server with this certificate. client_ca: request client certificates of it."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(*cert)
     if client_ca is not None:
@@ -39,10 +39,10 @@ def context(cert: Any, *, client_ca: Any = None, must: bool = True) -> ssl.SSLCo
 
 
 class TlsServer:
-    """Answers one connection after the other, one request in each, and closes it.
+    """Serves one connection after the other, with one request in each.
 
-    deaf: so many connections at first are taken and never spoken to. requests: what came through a handshake;
-    shown: the subject that each client of these showed, None for none; refused: why handshakes failed.
+    deaf: how many connections to accept and ignore first. requests: received after a handshake. shown: the
+    subject of each client certificate, None without one. refused: why handshakes failed.
     """
 
     def __init__(self, host: str, spoken: ssl.SSLContext, answer: Answer = ok, *, deaf: int = 0) -> None:
@@ -65,7 +65,7 @@ class TlsServer:
 
     def __exit__(self, *_: object) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread
-        self._thread.join(PATIENCE_S)
+        self._thread.join(TIMEOUT_S)
         self._listening.close()
         for line in self._left_alone:
             line.close()
@@ -75,7 +75,7 @@ class TlsServer:
             while True:
                 line, _ = self._listening.accept()
                 self.connections += 1
-                line.settimeout(PATIENCE_S)
+                line.settimeout(TIMEOUT_S)
                 if self.connections <= self._deaf:
                     self._left_alone.append(line)
                 else:
@@ -95,10 +95,10 @@ class TlsServer:
     def _serve_one(self, line: ssl.SSLSocket) -> None:
         request = b""
         while not _is_whole(request):
-            came = line.recv(65536)
-            if not came:
+            received = line.recv(65536)
+            if not received:
                 return
-            request += came
+            request += received
         self.requests.append(request)
         shown: Any = line.getpeercert() or {}
         names = [value for part in shown.get("subject", ()) for key, value in part if key == "commonName"]
@@ -107,16 +107,16 @@ class TlsServer:
 
 
 def _is_whole(request: bytes) -> bool:
-    """Head and body: who hangs up on what it has not read hangs up by a reset."""
+    """Return whether header and body are complete: closing a socket with unread data resets it."""
     head, end, body = request.partition(b"\r\n\r\n")
     length = re.search(rb"(?i)content-length: *(\d+)", head)
     return bool(end) and len(body) >= int(length[1] if length else 0)
 
 
 def _until_gone(line: socket.socket) -> None:
-    """The client reads our alert before it hears that we are gone."""
+    """Wait for the client to close, so that it reads the alert before the end of the connection."""
     with line, suppress(OSError):
-        line.settimeout(PATIENCE_S)
+        line.settimeout(TIMEOUT_S)
         line.shutdown(socket.SHUT_WR)
         while line.recv(65536):
             pass

@@ -1,4 +1,4 @@
-"""Waiting for what must become true, instead of sleeping and hoping."""
+"""Wait for a condition instead of sleeping."""
 
 import asyncio
 import inspect
@@ -22,7 +22,7 @@ async def wait_until(
 async def wait_until(
     predicate: Callable[[], Any], what: str, timeout_s: float = 10.0, every_s: float = 0.02
 ) -> Any:
-    """The first truthy value of the predicate, or an AssertionError that says what was awaited."""
+    """Return the first truthy value of the predicate; raise AssertionError with `what` after the timeout."""
     try:
         async with asyncio.timeout(timeout_s) as limit:
             return await _first_truthy(predicate, every_s)
@@ -33,7 +33,7 @@ async def wait_until(
 
 
 async def _first_truthy(predicate: Callable[[], Any], every_s: float) -> Any:
-    while not (value := await _value(predicate)):  # noqa: ASYNC110 - it waits for anything at all
+    while not (value := await _value(predicate)):  # noqa: ASYNC110 - the predicate is arbitrary
         await asyncio.sleep(every_s)
     return value
 

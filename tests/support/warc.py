@@ -1,4 +1,4 @@
-"""WARC segments as warcio reads them, every digest checked."""
+"""Read WARC segments with warcio and check every digest."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ from fetchfleet import Result
 
 
 class Found(NamedTuple):
-    """One record: what it is, where, its own head, that of its message, and what comes after that."""
+    """One record: its type, offset, header, the header of its HTTP message, and its payload."""
 
     kind: str
     offset: int
@@ -19,13 +19,13 @@ class Found(NamedTuple):
     payload: bytes
 
     def field(self, name: str) -> str | None:
-        """A field of the record's own head."""
+        """Return a field of the record's header."""
         value: str | None = self.head.get_header(name)
         return value
 
 
 def read(segment: bytes) -> list[Found]:
-    """Every record; whatever warcio finds wrong with it, or with a digest, is an error."""
+    """Return every record; raise on malformed records and wrong digests."""
     found = []
     records = ArchiveIterator(io.BytesIO(segment), check_digests="raise")
     for record in records:
@@ -39,13 +39,13 @@ def read(segment: bytes) -> list[Found]:
 
 
 def segments(out: Path) -> dict[str, bytes]:
-    """The segments of an out folder by the path that results give, closed or not."""
+    """Return the segments of an out folder, open or closed, by the path in results."""
     found = sorted((out / "warc").glob("*"))
     return {f"warc/{path.name.removesuffix('.open')}": path.read_bytes() for path in found}
 
 
 def record_of(out: Path, result: Result) -> Found:
-    """The record of a result, which is all that is at its place."""
+    """Return the record of a result, which must fill its place in the segment."""
     assert result.path is not None, result
     assert result.offset is not None, result
     assert result.length is not None, result

@@ -1,4 +1,4 @@
-"""Worker processes for tests, as a user would start them."""
+"""Worker processes for tests, started as by a user."""
 
 import json
 import os
@@ -24,7 +24,7 @@ breaker_reset_s = 0.5
 def workers(
     count: int, redis_url: str, folder: Path, policy: str = QUICK_POLICY, *, first: int = 1
 ) -> Iterator["Workers"]:
-    """That many worker processes on one Redis, numbered from `first`; bodies go to `folder`/bodies."""
+    """Yield `count` worker processes on one Redis, numbered from `first`; bodies go to `folder`/bodies."""
     folder.mkdir(exist_ok=True)
     (folder / "policy.toml").write_text(policy)
     settings = {"redis_url": redis_url, "out": str(folder / "bodies"), "allow_net": LOOPBACK}
@@ -34,7 +34,7 @@ def workers(
 
 
 class Workers:
-    """The processes, where their bodies are, what they logged."""
+    """Worker processes, with their out folder and their logs."""
 
     def __init__(self, processes: list[WorkerProcess], folder: Path) -> None:
         self.processes = [process.process for process in processes]
@@ -42,22 +42,22 @@ class Workers:
         self._folder = folder
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Every log line of that event, of all the workers."""
+        """Return the log lines with this event of all workers."""
         logs = sorted(self._folder.glob("*.log"))
         lines = [line for log in logs for line in log.read_text().splitlines(keepends=True)]
-        # A line that a worker is just writing, or died of writing, does not count.
+        # Ignore a line that is incomplete.
         found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
         return [line for line in found if line["event"] == name]
 
     def started(self) -> bool:
-        """Whether every worker is ready to take lanes."""
+        """Return whether every worker is ready to take lanes."""
         return len(self.events("worker.started")) >= len(self.processes)
 
 
 def fetchfleet(
     *arguments: str | Path, stdin: str = "", **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """What the command says and how it ends."""
+    """Run the `fetchfleet` command."""
     return subprocess.run(
         [sys.executable, "-m", "fetchfleet.worker", *map(str, arguments)],
         input=stdin,

@@ -13,7 +13,7 @@ from fetchfleet.jobs.contract import entry
 from fetchfleet.jobs.contract.entry import HEAD_CHARS, parse_entry, serialize_entry
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.component.conftest import HOST, QUICK, Lines, Start, tuned
-from tests.support.lanes import claimed, later, lose_a_claim, waiting
+from tests.support.lanes import claimed, later, orphan_claim, waiting
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -60,7 +60,7 @@ async def test_a_claim_whose_reply_was_lost_is_found(
     batch = await worker.submit([origin.url("/held"), origin.url("/lost"), origin.url("/next")])
     await wait_until(lambda: origin.in_progress, "the first")
 
-    await lose_a_claim(redis, HOST)
+    await orphan_claim(redis, HOST)
     assert 2 == len(await claimed(redis, HOST))
     half.go_on.set()
     results = await results_of(batch)

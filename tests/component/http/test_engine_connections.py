@@ -81,7 +81,7 @@ async def test_a_lane_that_is_lost_leaves_nothing_at_its_host(
     worker = await start(engine=engine, policy={"concurrency": 3, "timeout": PATIENT})
     await worker.submit([origin.url(f"/{number}") for number in range(3)])
     await wait_until(lambda: origin.in_progress == 3, "the requests")
-    await worker.take_no_more()
+    await worker.stop_acquiring()
     [lane] = worker.runtime.lanes.values()
     lane.lose()
 

@@ -24,7 +24,7 @@ from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
 from tests.component.conftest import Lines, Start
 from tests.support import left_behind
-from tests.support.left_behind import Things
+from tests.support.left_behind import OpenResources
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -341,7 +341,7 @@ async def test_a_file_is_closed_when_its_fetch_is_cut_short(
 ) -> None:
     """Not before the step that is under way is over: its number may be another file's by then."""
     (folder / "file").write_bytes(BYTES)
-    things, begun, go_on, does = Things(), threading.Event(), threading.Event(), getattr(os, step)
+    things, begun, go_on, does = OpenResources(), threading.Event(), threading.Event(), getattr(os, step)
 
     def stuck(*how: Any, **named: Any) -> Any:
         done = does(*how, **named)
@@ -373,7 +373,7 @@ async def test_a_stop_in_the_middle_of_a_body_closes_its_file(start: Start, fold
     worker = await start(in_folder=folder, grace_s=0.0)
     (folder / "file").touch()
     os.truncate(folder / "file", 64 << 20)
-    things, came = Things(), asyncio.Event()
+    things, came = OpenResources(), asyncio.Event()
 
     async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -12,7 +12,7 @@ from fetchfleet.jobs.contract import messages
 from fetchfleet.worker.intake.inbox import InboxTimings
 from tests.component.conftest import QUICK, Lines, Start
 from tests.support.lanes import ask
-from tests.support.plain_arq import enqueue, plain_arq, said_of
+from tests.support.plain_arq import enqueue, job_outcome, plain_arq
 from tests.support.waiting import wait_until
 from tools.origin.server import Origin
 
@@ -31,7 +31,7 @@ async def test_i27_what_is_for_a_newer_worker_is_done_once_there_is_one(
         await wait_until(lambda: newer_at(lines) == {"inbox", "arq"}, "the old worker to say so")
         asked_before = len(origin.requests)
         monkeypatch.setattr(messages, "MESSAGE_VERSION", 2)
-        went_well, receipt = await said_of(pool, job)
+        went_well, receipt = await job_outcome(pool, job)
         await wait_until(lambda: ask(redis, "EXISTS", keys.batch(batch_id)), "the batch of the inbox")
     batches = [worker.fleet.batch(batch_id), worker.fleet.batch(receipt["batch"])]
     results = [result for batch in batches async for result in batch.results()]

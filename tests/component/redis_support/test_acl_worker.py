@@ -20,7 +20,7 @@ from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from tests.component.conftest import HOST, Lines, Start
 from tests.support import guarded_redis
 from tests.support.guarded_redis import OPERATORS_SCRIPTS, WORKERS_SCRIPTS, GuardedRedis, Ran, count_scripts
-from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, lose_a_claim, now_ms, state
+from tests.support.lanes import BATCH_ID, LEASE_MS, ask, fields, lapse, now_ms, orphan_claim, state
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -87,7 +87,7 @@ async def finds_what_it_has_not_heard_of(producer: Fleet, origin: Origin, admin:
     origin.behaviour, before = half, origin.behaviour
     batch = await producer.submit([origin.url(f"/{number}") for number in range(20)])
     await wait_until(lambda: origin.in_progress, "a request")
-    await lose_a_claim(admin, HOST)
+    await orphan_claim(admin, HOST)
     await wait_until(lambda: "claims" in ran["worker"], "a look at what is claimed")
     half.go_on.set()
     assert {Outcome.STORED} == {result.outcome for result in await results_of(batch)}

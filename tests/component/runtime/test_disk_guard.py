@@ -21,7 +21,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from tests.component.conftest import QUICK, Lines, Start
-from tests.support.disks import knows_no_nameless_files, mounted, remount
+from tests.support.disks import disable_nameless_files, mounted, remount
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -179,7 +179,7 @@ async def test_a_disk_that_refuses_is_nobodys_fault(
 ) -> None:
     """No attempt is charged, nothing is left, and the fetch goes on when the disk does."""
     if step != "name":
-        knows_no_nameless_files(monkeypatch)
+        disable_nameless_files(monkeypatch)
     real, refusals = getattr(Directory, step), iter([True, True])
 
     def refuses_twice(self: Directory, part: str | int, *args: Any, **kwargs: Any) -> Any:
@@ -234,7 +234,7 @@ async def test_a_disk_that_goes_on_refusing_stops_the_claims(
 ) -> None:
     """A quota, or a disk that fails, has room by its own word: what it does counts; no host pays for it."""
     if step != "name":
-        knows_no_nameless_files(monkeypatch)
+        disable_nameless_files(monkeypatch)
     refusing = Refusing(step, number, trials=trials)
     monkeypatch.setattr(Directory, step, partialmethod(refusing))
     monkeypatch.setattr(space_module, "PAUSE_S", 0.5)

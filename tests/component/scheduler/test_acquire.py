@@ -14,7 +14,7 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.worker.lanes.store import AcquireResult, LaneStore
 from fetchfleet.worker.scheduler import balance
 from tests.component.conftest import HOST, Start, tuned
-from tests.support.lanes import hand_offs, now_ms, state
+from tests.support.lanes import notifications, now_ms, state
 from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -27,7 +27,7 @@ HOSTS = [f"127.0.2.{number}" for number in range(1, 2 * HINTS + 1)]
 async def lose_hand_offs(redis: Redis) -> None:
     """Arq hands nothing over."""
     await redis.delete(keys.QUEUE)
-    assert await hand_offs(redis) == {}
+    assert await notifications(redis) == {}
 
 
 async def test_many_lanes_are_served_although_few_are_handed_over(
@@ -61,7 +61,7 @@ async def test_a_worker_with_less_than_its_share_looks(
 ) -> None:
     """It is told of lanes that are due with its sign of life."""
     await wait_until(lambda: not worker.runtime.acquirer.wanted.is_set(), "the look at the start")
-    await worker.be_handed_nothing()
+    await worker.stop_arq_jobs()
     batch = await worker.submit([origin.url()])
     await lose_hand_offs(redis)
     assert (await batch.counts()).done == 0
@@ -74,7 +74,7 @@ async def test_a_worker_with_less_than_its_share_looks(
 
 async def test_a_lane_that_is_done_with_makes_room_for_another(worker: OneWorker, redis: Redis) -> None:
     """A worker that has had enough takes the next lane as soon as one of its own is empty."""
-    await worker.be_handed_nothing()
+    await worker.stop_arq_jobs()
     await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 60_000})
     async with serve_origins({host: (host, o.OK) for host in HOSTS[:4]}) as hosts:
         batch = await worker.submit([host.url() for host in hosts.values()])
@@ -98,7 +98,7 @@ async def test_lanes_that_are_being_taken_as_a_worker_stops_are_given_back(
         return found
 
     monkeypatch.setattr(LaneStore, "acquire_many", slow)
-    await worker.be_handed_nothing()
+    await worker.stop_arq_jobs()
     await worker.submit([origin.url()])
     worker.runtime.acquirer.look_soon()
     await asked.wait()

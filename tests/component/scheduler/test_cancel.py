@@ -20,7 +20,7 @@ from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import HOST, QUICK, Lines, Start
-from tests.support.disks import knows_no_nameless_files
+from tests.support.disks import disable_nameless_files
 from tests.support.lanes import backlog
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -304,7 +304,7 @@ async def test_a_body_that_is_being_put_in_its_place_is_stored(
 ) -> None:
     """The disk has it: no file of a cancelled fetch is left without a result that names it."""
     if step == "put":
-        knows_no_nameless_files(monkeypatch)
+        disable_nameless_files(monkeypatch)
     placing, go_on = threading.Event(), threading.Event()
     real = getattr(Directory, step)
 

@@ -78,7 +78,7 @@ async def test_a_body_that_came_whole_too_late_has_no_name(
     batch = await one.submit([origin.url()])
     await wait_until(lambda: origin.in_progress, "the request")
     [lane] = one.runtime.lanes.values()
-    await one.take_no_more()
+    await one.stop_acquiring()
 
     lane.lease_ends_s = 0
     held.go_on.set()

@@ -13,7 +13,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
-from tests.support.disks import ID, files, keep, knows_no_nameless_files, mounted, opened
+from tests.support.disks import ID, disable_nameless_files, files, keep, mounted, opened
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin.server import Origin
@@ -88,7 +88,7 @@ async def test_what_is_planted_at_a_parts_name_is_refused(
     sink: FileSink, outside: Path, monkeypatch: pytest.MonkeyPatch, planted: str, size_bytes: int
 ) -> None:
     """A part is made by us and nobody else: nothing is written through a link."""
-    knows_no_nameless_files(monkeypatch)
+    disable_nameless_files(monkeypatch)
     if planted == "link":
         (sink.disk.partial_folder / PART).symlink_to(outside / "file")
     else:
@@ -118,7 +118,7 @@ async def test_a_part_that_could_not_be_removed_before_gives_way(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that was read-only for a while kept it; that is no reason to fail."""
-    knows_no_nameless_files(monkeypatch)
+    disable_nameless_files(monkeypatch)
     (sink.disk.partial_folder / PART).write_bytes(b"older and longer than ours")
 
     assert await keep(sink, BODY, "a")
@@ -165,7 +165,7 @@ async def test_of_bodies_that_are_stored_together_none_goes_along_with_a_folder_
 ) -> None:
     """A folder is entered anew once a moment is over, be it in the middle of them."""
     if not nameless:
-        knows_no_nameless_files(monkeypatch)
+        disable_nameless_files(monkeypatch)
     now_s = 0.0
     with sink.disk.directory.held_open(1.0, lambda: now_s) as held_open:
         store(held_open, "folder/a")

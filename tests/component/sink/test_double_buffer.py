@@ -14,7 +14,7 @@ from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, DoubleBuffer
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
-from tests.support.disks import files, keep, knows_no_nameless_files, mounted, opened, some_bytes
+from tests.support.disks import disable_nameless_files, files, keep, mounted, opened, some_bytes
 from tests.support.waiting import wait_until
 
 BLOCK = b"x" * BLOCK_BYTES
@@ -110,7 +110,7 @@ async def test_a_disk_that_takes_a_part_is_asked_to_take_the_rest(
 ) -> None:
     """write(2) may take less than all of it, and says so only by a number."""
     if not nameless:
-        knows_no_nameless_files(monkeypatch)
+        disable_nameless_files(monkeypatch)
     writev = os.writev
 
     def half(file: int, blocks: list[memoryview]) -> int:

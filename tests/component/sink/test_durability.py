@@ -16,7 +16,7 @@ from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
-from tests.support.disks import files, keep, knows_no_nameless_files, opened, some_bytes
+from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
 from tests.support.killed_sink import deaths
 from tools.origin.server import Origin
 
@@ -74,7 +74,7 @@ async def test_the_disk_is_asked_in_this_order(
     size_bytes: int,
 ) -> None:
     """The body before it has its name; then the name, and the names of all folders that lead to it."""
-    knows_no_nameless_files(monkeypatch)
+    disable_nameless_files(monkeypatch)
     kept = await keep(sink, some_bytes(size_bytes), "folder/deeper/a", StorageOptions(durability=durability))
 
     assert kept is not None

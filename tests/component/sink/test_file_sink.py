@@ -26,7 +26,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
-from tests.support.disks import knows_no_nameless_files
+from tests.support.disks import disable_nameless_files
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -262,7 +262,7 @@ async def test_a_full_disk_is_waited_for(
     """ENOSPC is nobody's fault: an interruption, no attempt, and the fetch goes on when there is room."""
     monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
     if step == "put":
-        knows_no_nameless_files(monkeypatch)
+        disable_nameless_files(monkeypatch)
     real, fails = getattr(Directory, step), iter([True, True])
 
     def full_at_first(self: Directory, *args: Any, **how: Any) -> Any:

@@ -18,7 +18,7 @@ from fetchfleet.worker.sink.files.index import STORED
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.index_entry import Validators
 from fetchfleet.worker.util.executors import HASHING, run_stoppable
-from tests.support.disks import ID, keep, knows_no_nameless_files, opened
+from tests.support.disks import ID, disable_nameless_files, keep, opened
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -51,7 +51,7 @@ async def test_a_body_that_took_the_place_of_another_is_never_taken_for_it(
 ) -> None:
     """Also where it comes between the other's having its name and its being remembered."""
     if step == "put":
-        knows_no_nameless_files(monkeypatch)
+        disable_nameless_files(monkeypatch)
     real = getattr(Directory, step)
 
     def then_another(self: Directory, what: str | int, path: str, **how: Any) -> Any:

@@ -5,12 +5,12 @@ import socket
 import tempfile
 from pathlib import Path
 
-from tests.support.left_behind import Things
+from tests.support.left_behind import OpenResources
 
 
 def test_an_open_socket_an_open_file_and_a_temporary_one_are_found(tmp_path: Path) -> None:
     """Each by its name, until it is closed or gone."""
-    before = Things()
+    before = OpenResources()
     with socket.socket(), (tmp_path / "open").open("w"), tempfile.NamedTemporaryFile() as temporary:
         left = before.since()
 
@@ -21,7 +21,7 @@ def test_an_open_socket_an_open_file_and_a_temporary_one_are_found(tmp_path: Pat
 
 def test_what_a_loop_has_open_for_itself_is_not_held_against_a_test() -> None:
     """Its own pair of sockets goes with it."""
-    before = Things()
+    before = OpenResources()
     asyncio.run(asyncio.sleep(0))
 
     assert [] == before.since()

@@ -16,7 +16,7 @@ from fetchfleet import Fleet, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.model import Result, decode_result
 from tests.support.lanes import ask, now_ms
-from tests.support.plain_arq import QUEUE, enqueue, plain_arq, said_of
+from tests.support.plain_arq import QUEUE, enqueue, job_outcome, plain_arq
 from tests.support.redis import cli_arguments
 from tests.support.waiting import wait_until
 from tests.support.workers import workers
@@ -107,7 +107,7 @@ async def test_plain_arq_is_a_producer_and_a_jobs_result_is_its_receipt(
                 ([origin.url("/c"), {"url": origin.url("/d"), "dest": "d"}], {"batch": BATCH}),
             ]
             jobs = [await enqueue(pool, "fetch", what, **how) for what, how in asked]
-            said = [await said_of(pool, job) for job in jobs]
+            said = [await job_outcome(pool, job) for job in jobs]
             ended = [[result async for result in fleet.batch(told["batch"]).results()] for _, told in said]
 
     assert [True] * 4 == [well for well, _ in said]
@@ -143,7 +143,7 @@ async def test_plain_arq_is_told_why_a_job_was_refused(redis_url: str, redis: Re
             await enqueue(nesting, "fetch"),
         ]
         with workers(1, redis_url, tmp_path / "fleet"):
-            said = [await said_of(pool, job) for job in jobs]
+            said = [await job_outcome(pool, job) for job in jobs]
 
     assert [False] * 6 == [well for well, _ in said]
     wanted = ["item 1: url: ", "there is no function 'download'", "call fetch(what)", "call fetch(what)"]
@@ -161,11 +161,11 @@ async def test_a_job_that_arq_gives_out_again_is_enqueued_once(
         job = await enqueue(pool, "fetch", [origin.url(f"/{i}") for i in range(5)])
         as_it_was = await redis.get(f"arq:job:{job.job_id}")
         with workers(1, redis_url, tmp_path):
-            first = await said_of(pool, job)
+            first = await job_outcome(pool, job)
             await redis.delete(f"arq:result:{job.job_id}")
             await redis.set(f"arq:job:{job.job_id}", as_it_was, ex=60)
             await redis.zadd(QUEUE, {job.job_id: 1})
-            again = await said_of(pool, job)
+            again = await job_outcome(pool, job)
             counts = await fleet.batch(first[1]["batch"]).wait()
         requests = len(origin.requests)
 

@@ -26,7 +26,7 @@ from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from fetchfleet.worker.util import aio
 from tests.support.calls import take_messages
-from tests.support.lanes import BATCH_ID, LANE, Stay, ask, paths, url, waiting
+from tests.support.lanes import BATCH_ID, LANE, LaneHold, ask, paths, url, waiting
 from tests.support.waiting import wait_until
 
 OTHER_LANE = "b.example"
@@ -370,7 +370,7 @@ async def test_a_full_fleet_makes_the_inbox_wait_and_lose_nothing(
         try:
             await wait_until(lambda: [line for line in lines if line["event"] == "intake.full"], "the word")
             waited = paths(await waiting(redis))
-            await (await Stay.begin(redis)).finish()
+            await (await LaneHold.begin(redis)).finish()
             await wait_until(lambda: empty(redis), "room")
         finally:
             await aio.end(loop)

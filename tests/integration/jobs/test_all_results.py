@@ -13,7 +13,7 @@ from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.scheduler.sweep import Housekeeping
-from tests.support.lanes import Stay, ask, now_ms, results, stored, url
+from tests.support.lanes import LaneHold, ask, now_ms, results, stored, url
 
 GROUP = "billing"
 DAY_MS = keys.RESULTS_TTL_MS
@@ -22,7 +22,7 @@ DAY_MS = keys.RESULTS_TTL_MS
 async def finished(fleet: Fleet, redis: Redis, count: int) -> Batch:
     """A batch with all its results."""
     batch = await fleet.submit([url(f"/{place}") for place in range(count)])
-    await (await Stay.begin(redis)).finish(count)
+    await (await LaneHold.begin(redis)).finish(count)
     return batch
 
 
@@ -68,7 +68,7 @@ async def test_every_result_of_every_batch_is_there_once(fleet: Fleet, redis: Re
     """Also of settlements that were sent twice."""
     batches = [await finished(fleet, redis, count) for count in (3, 1, 5)]
     batch = await fleet.submit([url("/twice")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
     for _ in range(2):
         await stay.settle(stored(element))
@@ -108,7 +108,7 @@ async def test_what_a_dead_consumer_had_is_claimed_by_another(fleet: Fleet, redi
 async def test_a_worker_may_write_none(fleet: Fleet, redis: Redis) -> None:
     """The batch has its results all the same."""
     batch = await fleet.submit([url("/x")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     stay._settler = Settler(redis, lambda _: None, for_all=False)
     await stay.finish()
 

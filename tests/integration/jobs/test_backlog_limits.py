@@ -21,7 +21,7 @@ from fetchfleet.jobs.notifications import LaneNotification
 from tests.support.lanes import (
     BATCH_ID,
     LANE,
-    Stay,
+    LaneHold,
     backlog,
     everything,
     open_in,
@@ -50,9 +50,9 @@ def urls(count: int, lane: str = LANE) -> list[str]:
     return [url(f"/{place}", lane) for place in range(count)]
 
 
-async def settle(redis: Redis, count: int, stay: Stay | None = None) -> Stay:
+async def settle(redis: Redis, count: int, stay: LaneHold | None = None) -> LaneHold:
     """So many fetches of the lane get their results."""
-    stay = stay or await Stay.begin(redis)
+    stay = stay or await LaneHold.begin(redis)
     await stay.settle(*(stored(element) for element in (await stay.claim(count)).serialized))
     return stay
 
@@ -140,7 +140,7 @@ async def test_what_is_larger_than_the_limit_goes_into_an_empty_fleet(
 async def test_claimed_and_postponed_fetches_count(redis_url: str, fleet: Fleet, redis: Redis) -> None:
     """What has no result yet is there, wherever it waits."""
     await fleet.submit(urls(3))
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     _, two, three = (await stay.claim()).serialized
     await stay.settle(stored(two), retried(three, 3600))
     async with Fleet(redis_url, max_backlog=2) as limited:
@@ -311,10 +311,10 @@ async def test_what_was_there_before_stays(
 
 async def test_what_has_begun_is_not_taken_back(redis: Redis, full: Callable[..., Submitter]) -> None:
     """The error says how many stay; they end, as a batch that is whole, and the rest may come again."""
-    stays: list[Stay] = []
+    stays: list[LaneHold] = []
 
     async def begin() -> None:
-        stays.append(await Stay.begin(redis))
+        stays.append(await LaneHold.begin(redis))
         await stays[0].claim(2)
 
     submitter = full(after=2, meanwhile=begin)
@@ -331,7 +331,7 @@ async def test_what_has_begun_is_not_taken_back(redis: Redis, full: Callable[...
     assert len(items) == (await submitter.submit(items)).count
     await stays[0].release()
     assert ["/0", "/1", *(f"/{place}" for place in range(3 * CHUNK))] == await (
-        await Stay.begin(redis)
+        await LaneHold.begin(redis)
     ).finish()
 
 
@@ -339,10 +339,10 @@ async def test_a_batch_that_lost_its_rest_ends_with_what_had_begun(
     fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
 ) -> None:
     """Who waits for it does not wait for ever."""
-    stays: list[Stay] = []
+    stays: list[LaneHold] = []
 
     async def begin() -> None:
-        stays.append(await Stay.begin(redis))
+        stays.append(await LaneHold.begin(redis))
         await settle(redis, 1, stays[0])
         await stays[0].claim(1)
 
@@ -350,7 +350,7 @@ async def test_a_batch_that_lost_its_rest_ends_with_what_had_begun(
         await full(after=1, meanwhile=begin).submit(urls(2 * CHUNK))
     await with_room(redis)
     await stays[0].release()
-    assert ["/1"] == await (await Stay.begin(redis)).finish()
+    assert ["/1"] == await (await LaneHold.begin(redis)).finish()
 
     counts = await fleet.batch(caught.value.batch_id).counts()
     assert (2, 2, True) == (counts.total, counts.stored, counts.ended)
@@ -374,7 +374,7 @@ async def test_what_another_batch_counts_on_is_not_taken_back(
     assert ["/1"] == paths(await waiting(redis))
     assert await redis.exists(keys.key("k1"))
     assert 0 == await redis.exists(keys.key("k0"), keys.key("k2"))
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     assert repeats == [of.id async for of in fleet.batch(BATCH_ID).results()]
 
 

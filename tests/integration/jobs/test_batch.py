@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet import Batch, Fleet, InvalidFetchError, RedisSetupError, UnknownBatchError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import batch as batch_module
-from tests.support.lanes import BATCH_ID, Stay, ask, results, stored, url
+from tests.support.lanes import BATCH_ID, LaneHold, ask, results, stored, url
 from tests.support.waiting import wait_until
 
 
@@ -27,7 +27,7 @@ def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
 async def finished(fleet: Fleet, redis: Redis, count: int) -> Batch:
     """A batch with all its results."""
     batch = await fleet.submit([url(f"/{i}") for i in range(count)])
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     return batch
 
 
@@ -88,7 +88,7 @@ async def test_results_are_read_as_they_come(fleet: Fleet, redis: Redis) -> None
             seen.append(result.url)  # noqa: PERF401 - seen while it grows
 
     reader = asyncio.create_task(reading())
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     for element in (await stay.claim()).serialized:
         so_far = len(seen)
         await stay.settle(stored(element))
@@ -128,7 +128,7 @@ async def test_a_position_outlives_what_was_trimmed(fleet: Fleet, redis: Redis, 
 async def test_a_reader_at_the_end_waits_for_what_comes(fleet: Fleet, redis: Redis) -> None:
     """Its position is that of the last result, not of the last look."""
     batch = await fleet.submit(urls(2))
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     one, two = (await stay.claim()).serialized
     await stay.settle(stored(one))
     first = batch.results()
@@ -148,7 +148,7 @@ async def test_who_does_not_follow_reads_what_is_there(fleet: Fleet, redis: Redi
     """And stops, although the batch has not ended; nothing there is nothing read."""
     batch = await fleet.submit(urls(9))
     assert [] == [of async for of in batch.results(follow=False)]
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await stay.settle(*(stored(element) for element in (await stay.claim(4)).serialized))
     reader = batch.results(follow=False)
     assert urls(9)[:4] == [of.url async for of in reader]
@@ -163,7 +163,7 @@ async def test_a_batch_is_waited_for(fleet: Fleet, redis: Redis) -> None:
     """The counters come back once all has its result."""
     batch = await fleet.submit(urls(2))
     waiter = asyncio.create_task(batch.wait())
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     one, two = (await stay.claim()).serialized
     await stay.settle(stored(one))
     assert not waiter.done()

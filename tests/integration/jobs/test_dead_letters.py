@@ -20,7 +20,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import dead_letters as dead_module
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.worker.lanes import settler
-from tests.support.lanes import LANE, Stay, ask, backlog, paths, stored, url, waiting
+from tests.support.lanes import LANE, LaneHold, ask, backlog, paths, stored, url, waiting
 
 OTHER = "b.example"
 
@@ -40,7 +40,7 @@ async def fail(
 
 async def fail_all(redis: Redis, reason: Reason = Reason.HTTP_STATUS, lane: str = LANE) -> None:
     """All that waits in the lane fails."""
-    stay = await Stay.begin(redis, name=lane)
+    stay = await LaneHold.begin(redis, name=lane)
     for element in (await stay.claim(10_000)).serialized:
         of = parse_entry(element)
         result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=reason, worker="test")
@@ -76,10 +76,10 @@ async def test_what_failed_is_a_letter(fleet: Fleet, redis: Redis) -> None:
 async def test_what_was_stored_is_none(fleet: Fleet, redis: Redis) -> None:
     """Neither is what was cancelled: only failures are."""
     await fleet.submit([url("/x")])
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     batch = await fleet.submit([url("/y")])
     await batch.cancel()
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await stay.withdraw(batch)
     await stay.release()
 
@@ -130,7 +130,7 @@ async def test_a_retry_is_a_new_fetch(fleet: Fleet, redis: Redis) -> None:
     assert ["/2"] == paths(await waiting(redis))
     (element,) = await waiting(redis, "high")
     assert (0, 1) == (parse_entry(element).attempts, parse_entry(element).fetch.meta)
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     assert (2, True) == (
         (await fleet.batch(batch_id).counts()).stored,
         (await fleet.batch(batch_id).counts()).ended,
@@ -302,7 +302,7 @@ async def test_only_so_many_letters_are_kept(
 async def test_a_failure_settled_twice_is_one_letter(fleet: Fleet, redis: Redis) -> None:
     """A settlement whose reply was lost is passed over the second time, its letter too."""
     await fleet.submit([url("/x"), url("/y")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     one, two = (await stay.claim()).serialized
     of = parse_entry(one)
     result = Result(id=of.id, url=of.fetch.url, outcome=Outcome.FAILED, reason=Reason.TLS, worker="test")

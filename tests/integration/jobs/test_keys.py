@@ -14,7 +14,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import CHUNK_FETCHES
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.ids import batch_of
-from tests.support.lanes import BATCH_ID, LANE, Stay, ask, backlog, everything, url, waiting
+from tests.support.lanes import BATCH_ID, LANE, LaneHold, ask, backlog, everything, url, waiting
 from tests.support.redis import flush
 from tests.support.waiting import wait_until
 
@@ -60,7 +60,7 @@ async def test_the_same_key_is_the_same_fetch(fleet: Fleet, redis: Redis) -> Non
 async def test_whoever_repeats_a_key_reads_the_result_of_the_first(fleet: Fleet, redis: Redis) -> None:
     """Also after it has come, for as long as the key stands."""
     await fleet.submit([keyed("k", "/first")])
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     again = await fleet.submit([keyed("k", "/second")])
 
     assert [(again.ids[0], url("/first"))] == [(of.id, of.url) async for of in again.results()]
@@ -74,7 +74,7 @@ async def test_a_key_twice_in_a_list_is_one_fetch(fleet: Fleet, redis: Redis) ->
     assert one == three == five
     assert [one, two, four] == await ids_waiting(redis)
     assert 3 == (await batch.counts()).total == await backlog(redis)
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     assert (await batch.counts()).ended
 
 
@@ -94,7 +94,7 @@ async def test_a_batch_of_old_and_new_has_ids_of_both(fleet: Fleet, redis: Redis
 
     assert [first.id, mixed.id, second.id, mixed.id] == [of[:16] for of in mixed.ids]
     assert 2 == (await mixed.counts()).total
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     assert {mixed.ids[1], mixed.ids[3]} == {of.id async for of in mixed.results()}
 
 

@@ -15,11 +15,11 @@ from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,
     LANE,
-    Stay,
+    LaneHold,
     ask,
     everything,
     fields,
-    hand_offs,
+    notifications,
     now_ms,
     paths,
     retried,
@@ -47,7 +47,7 @@ async def shut_for_an_hour(fleet: Fleet, redis: Redis) -> int:
     """Leave a waiting fetch in a lane that cools down; until when."""
     await fleet.submit([url("/before")])
     until_ms = await now_ms(redis) + HOUR_MS
-    await (await Stay.begin(redis)).release(shut_until_ms=until_ms)
+    await (await LaneHold.begin(redis)).release(shut_until_ms=until_ms)
     return until_ms
 
 
@@ -190,7 +190,7 @@ async def test_an_idle_lane_is_woken(fleet: Fleet, redis: Redis) -> None:
     await fleet.submit([url("/x")])
     assert await state(redis) == "scheduled"
     assert await due_in_ms(redis) <= 0
-    assert list(await hand_offs(redis)) == [keys.notification_job_id(LANE, await generation(redis))]
+    assert list(await notifications(redis)) == [keys.notification_job_id(LANE, await generation(redis))]
 
 
 async def test_each_lane_is_woken_once(fleet: Fleet, redis: Redis) -> None:
@@ -198,7 +198,7 @@ async def test_each_lane_is_woken_once(fleet: Fleet, redis: Redis) -> None:
     await fleet.submit(
         Fetch(url=url("/x", lane), priority=priority) for lane in (LANE, OTHER) for priority in Priority
     )
-    assert len(await hand_offs(redis)) == 2
+    assert len(await notifications(redis)) == 2
 
 
 async def test_of_many_lanes_a_few_are_handed_over(fleet: Fleet, redis: Redis) -> None:
@@ -206,7 +206,7 @@ async def test_of_many_lanes_a_few_are_handed_over(fleet: Fleet, redis: Redis) -
     lanes = [f"{number}.example" for number in range(3 * HINTS)]
     await fleet.submit([url("/x", lane) for lane in lanes])
     assert {await state(redis, lane) for lane in lanes} == {"scheduled"}
-    assert len(await hand_offs(redis)) == HINTS
+    assert len(await notifications(redis)) == HINTS
 
 
 async def test_a_lane_that_is_due_is_not_woken_again(fleet: Fleet, redis: Redis) -> None:
@@ -220,17 +220,17 @@ async def test_a_lane_that_is_due_is_not_woken_again(fleet: Fleet, redis: Redis)
 async def test_a_held_lane_is_not_woken(fleet: Fleet, redis: Redis) -> None:
     """Its owner finds the new fetch by itself."""
     await fleet.submit([url("/1")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await fleet.submit([url("/2")])
     assert await state(redis) == "held"
-    assert len(await hand_offs(redis)) == 1
+    assert len(await notifications(redis)) == 1
     assert await stay.finish() == ["/1", "/2"]
 
 
 async def test_a_lane_that_waits_for_a_retry_is_woken(fleet: Fleet, redis: Redis) -> None:
     """A lane that is due later, with no cool-down, has something to do now."""
     await fleet.submit([url("/1")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
     await stay.settle(retried(element, 3600))
     await stay.release()
@@ -254,14 +254,14 @@ async def test_a_lane_that_cools_down_is_left_alone(fleet: Fleet, redis: Redis) 
 async def test_an_idle_lane_that_cools_down_is_woken_at_its_end(fleet: Fleet, redis: Redis) -> None:
     """What comes while the host wants quiet is scheduled for when that ends."""
     await fleet.submit([url("/1")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     until_ms = await now_ms(redis) + HOUR_MS
     (element,) = (await stay.claim()).serialized
     await stay.transfer(element, OTHER)
     assert await stay.release(shut_until_ms=until_ms) is None
     await fleet.submit([url("/2")])
     assert int((await fields(redis))["due_ms"]) == until_ms
-    hand_off = (await hand_offs(redis))[keys.notification_job_id(LANE, await generation(redis))]
+    hand_off = (await notifications(redis))[keys.notification_job_id(LANE, await generation(redis))]
     assert abs(hand_off - until_ms) < 60_000
 
 

@@ -24,16 +24,16 @@ from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,
     LANE,
-    Stay,
+    LaneHold,
     ask,
     backlog,
     claimed,
     ended,
     everything,
     fields,
-    hand_offs,
     lapse,
     later,
+    notifications,
     now_ms,
     paths,
     reclaim,
@@ -62,7 +62,7 @@ async def due_in_ms(redis: Redis, lane: str = LANE) -> int:
 async def everywhere(fleet: Fleet, redis: Redis) -> tuple[Batch, Batch]:
     """Two batches, each with fetches in every queue of the lane; nobody holds it."""
     one, two = [await fleet.submit([url(f"/{name}-back"), url(f"/{name}-retry")]) for name in ("one", "two")]
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     elements = (await stay.claim()).serialized
     await stay.settle(*(retried(of, 3600) for of in elements if "retry" in paths([of])[0]))
     await stay.release()
@@ -93,30 +93,32 @@ async def _add(fleet: Fleet, redis: Redis, batch: Batch, fetch: Fetch) -> None:
 async def test_a_lane_that_is_due_later_is_woken_now(fleet: Fleet, redis: Redis) -> None:
     """Also one that cools down for an hour: cancelling asks nothing of its host."""
     batch = await fleet.submit([url("/x")])
-    await (await Stay.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    await (await LaneHold.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     assert await due_in_ms(redis) > HOUR_MS // 2
     await batch.cancel()
 
     assert ({batch.id}, "scheduled") == (await flagged(redis), await state(redis))
     assert await due_in_ms(redis) <= 0
-    assert keys.notification_job_id(LANE, int((await fields(redis))["generation"])) in await hand_offs(redis)
-    assert {batch.id} == (await Stay.begin(redis)).held.cancelled
+    assert keys.notification_job_id(LANE, int((await fields(redis))["generation"])) in await notifications(
+        redis
+    )
+    assert {batch.id} == (await LaneHold.begin(redis)).held.cancelled
 
 
 async def test_a_lane_that_is_due_is_woken_once(fleet: Fleet, redis: Redis) -> None:
     """Its hand-off is on the way; whoever takes it is told."""
     batch = await fleet.submit([url("/x")])
-    before = await hand_offs(redis)
+    before = await notifications(redis)
     await batch.cancel()
 
-    assert before == await hand_offs(redis)
-    assert {batch.id} == (await Stay.begin(redis)).held.cancelled
+    assert before == await notifications(redis)
+    assert {batch.id} == (await LaneHold.begin(redis)).held.cancelled
 
 
 async def test_the_owner_of_a_held_lane_hears_of_it(fleet: Fleet, redis: Redis) -> None:
     """Its token stands, and the counter that all workers watch goes up."""
     batch = await fleet.submit([url("/x")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     before = int(await redis.get(keys.CANCELS) or 0)
     await batch.cancel()
 
@@ -137,7 +139,7 @@ async def test_only_lanes_of_the_batch_hear_of_it(fleet: Fleet, redis: Redis) ->
 async def test_an_idle_lane_stays_idle(fleet: Fleet, redis: Redis) -> None:
     """Nothing of the batch is in it any more."""
     batch = await fleet.submit([url("/x"), url("/x", OTHER)])
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     await batch.cancel()
 
     assert ("idle", set()) == (await state(redis), await flagged(redis))
@@ -147,20 +149,20 @@ async def test_an_idle_lane_stays_idle(fleet: Fleet, redis: Redis) -> None:
 async def test_a_lane_given_back_with_cancelled_fetches_is_due_at_once(fleet: Fleet, redis: Redis) -> None:
     """Its owner had not heard yet; the next one does, although the lane is shut."""
     batch = await fleet.submit([url("/x")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await stay.claim()
     await batch.cancel()
     wake = await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
 
     assert wake
     assert 0 == wake.due_in_ms
-    assert {batch.id} == (await Stay.begin(redis)).held.cancelled
+    assert {batch.id} == (await LaneHold.begin(redis)).held.cancelled
 
 
 async def test_a_lane_given_back_empty_forgets_the_batch(fleet: Fleet, redis: Redis) -> None:
     """Its last fetch had its result before its owner heard."""
     batch = await fleet.submit([url("/x")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
     await batch.cancel()
     await stay.settle(stored(element))
@@ -178,7 +180,7 @@ async def test_all_of_a_batch_is_withdrawn_and_all_else_stays_in_order(fleet: Fl
     one, two = await everywhere(fleet, redis)
     before = {where: paths(await waiting(redis, where)) for where in LISTS}
     await one.cancel()
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     withdrawn = await stay.withdraw(one)
 
     assert 11 == len(withdrawn)
@@ -208,7 +210,7 @@ async def test_a_large_queue_is_gone_through_in_stretches(fleet: Fleet, redis: R
     await redis.delete(keys.waiting_at(LANE, "normal"))
     for at in range(0, len(elements), 1000):
         await ask(redis, "RPUSH", keys.waiting_at(LANE, "normal"), *elements[at : at + 1000])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
 
     found: list[bytes] = []
     offset: int | None = 0
@@ -231,7 +233,7 @@ async def test_a_stretch_may_end_anywhere(fleet: Fleet, redis: Redis, count: int
     batch = await fleet.submit([url(f"/{place}") for place in range(count)])
     await fleet.submit([url("/other")])
     await batch.cancel()
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
 
     assert count == len(await stay.withdraw(batch))
     assert ["/other"] == paths(await waiting(redis))
@@ -242,7 +244,7 @@ async def test_a_withdrawal_whose_reply_was_lost_is_found(fleet: Fleet, redis: R
     """What it claimed is named before the lane forgets the batch."""
     batch = await fleet.submit([url("/1"), url("/2")])
     await batch.cancel()
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await stay.store.withdraw(LANE, stay.held.token, Removal(RemovalKind.BATCH, batch.id), "normal", 0)
     left = await stay.withdrawn(batch)
 
@@ -257,7 +259,7 @@ async def test_a_withdrawal_whose_reply_was_lost_is_found(fleet: Fleet, redis: R
 async def test_only_the_owner_withdraws(fleet: Fleet, redis: Redis) -> None:
     """A token of before is refused and changes nothing."""
     batch = await fleet.submit([url("/x")])
-    stale = await Stay.begin(redis)
+    stale = await LaneHold.begin(redis)
     await lapse(redis)
     await reclaim(redis)
     await batch.cancel()
@@ -274,11 +276,11 @@ async def test_what_a_dead_owner_had_withdrawn_is_ended_by_the_next(fleet: Fleet
     """It is among the orphans, and the batch among the cancelled."""
     batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
     await batch.cancel()
-    first = await Stay.begin(redis, "first")
+    first = await LaneHold.begin(redis, "first")
     await first.store.withdraw(LANE, first.held.token, Removal(RemovalKind.BATCH, batch.id), "normal", 0)
     await lapse(redis)
     await reclaim(redis)
-    second = await Stay.begin(redis, "second")
+    second = await LaneHold.begin(redis, "second")
 
     assert ["/1", "/2", "/3"] == sorted(paths(second.held.orphans))
     assert {batch.id} == second.held.cancelled
@@ -294,7 +296,7 @@ async def test_what_a_dead_owner_had_withdrawn_is_ended_by_the_next(fleet: Fleet
 async def test_results_that_had_come_stay(fleet: Fleet, redis: Redis) -> None:
     """The counters add up, and each fetch has one result."""
     batch = await fleet.submit([url(f"/{place}") for place in range(4)])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await stay.settle(*(stored(element) for element in (await stay.claim(2)).serialized))
     counts = await batch.cancel()
     assert (4, 2, 0, False) == (counts.total, counts.stored, counts.cancelled, counts.ended)
@@ -331,7 +333,7 @@ async def test_a_batch_that_has_ended_stays_as_it_is(fleet: Fleet, redis: Redis,
     """Neither its counters nor its time change, nor do lanes that others wait in."""
     batch = await fleet.submit([url("/x")] * count)
     if count:
-        await (await Stay.begin(redis)).finish()
+        await (await LaneHold.begin(redis)).finish()
     await fleet.submit([url("/other")])
     before = await everything(redis)
     await redis.pexpire(keys.batch(batch.id), 60_000)
@@ -368,7 +370,7 @@ async def test_a_batch_cancelled_while_it_is_submitted_ends(
 
     with pytest.raises(BatchCancelledError):
         await fleet.submit(made(), batch_id=BATCH_ID)
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     batch = fleet.batch(BATCH_ID)
     assert 4 == len(await stay.withdraw(batch))
     counts = await batch.counts()
@@ -391,7 +393,7 @@ async def test_racing_cancels_and_submits_lose_nothing(fleet: Fleet, redis: Redi
     batch = await fleet.submit([url("/first")], batch_id=BATCH_ID)
     submits = [fleet.submit([url("/first"), url(f"/{n}")], batch_id=BATCH_ID) for n in range(5)]
     await asyncio.gather(*submits, batch.cancel(), return_exceptions=True)
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await stay.withdraw(batch)
 
     counts = await batch.counts()
@@ -406,7 +408,7 @@ async def test_racing_cancels_and_submits_lose_nothing(fleet: Fleet, redis: Redi
 async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, redis: Redis) -> None:
     """It stays claimed where it is, to be ended there."""
     batch = await fleet.submit([url("/x")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
     await batch.cancel()
 
@@ -421,13 +423,13 @@ async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, red
 async def test_a_fetch_handed_over_before_is_cancelled_where_it_is(fleet: Fleet, redis: Redis) -> None:
     """The other lane is one of the batch's from then on."""
     batch = await fleet.submit([url("/x")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
     await stay.transfer(element, OTHER)
     await stay.release()
     await batch.cancel()
 
-    other = await Stay.begin(redis, name=OTHER)
+    other = await LaneHold.begin(redis, name=OTHER)
     assert {batch.id} == other.held.cancelled
     assert [parse_entry(element).id] == [parse_entry(of).id for of in await other.withdraw(batch)]
     assert (await batch.counts()).ended

@@ -20,7 +20,7 @@ from tests.support.lanes import (
     LANE,
     LEASE_MS,
     NEVER_MS,
-    Stay,
+    LaneHold,
     attention_ms,
     claimed,
     entry,
@@ -29,12 +29,12 @@ from tests.support.lanes import (
     interrupted,
     lapse,
     later,
-    live_a_lane_life,
     now_ms,
     paths,
     put,
     reclaim,
     retried,
+    run_lane_lifecycle,
     state,
     stored,
     url,
@@ -55,16 +55,16 @@ async def generation(redis: Redis, lane: str = LANE) -> int:
     return int((await fields(redis, lane))["generation"])
 
 
-async def with_claimed(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Stay, list[bytes]]:
+async def with_claimed(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[LaneHold, list[bytes]]:
     """A held lane with so many claimed fetches."""
     await fleet.submit([url(f"/{i}") for i in range(count)])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     return stay, (await stay.claim(count)).serialized
 
 
 async def test_a_lane_lives_its_life(redis_url: str, redis: Redis) -> None:
     """Submit, take, claim, retry, crash, rescue and finish fit together."""
-    await live_a_lane_life(redis_url, redis)
+    await run_lane_lifecycle(redis_url, redis)
 
 
 # Taking
@@ -86,7 +86,7 @@ async def test_tokens_grow(fleet: Fleet, redis: Redis) -> None:
     tokens = []
     for lane in (LANE, OTHER, LANE):
         await fleet.submit([url("/x", lane)])
-        stay = await Stay.begin(redis, name=lane)
+        stay = await LaneHold.begin(redis, name=lane)
         tokens.append(stay.held.token)
         await stay.finish()
     assert tokens == sorted(set(tokens))
@@ -96,12 +96,12 @@ async def test_i11_a_redis_that_lost_its_last_second_gives_no_token_twice(fleet:
     """Who has a token of that second is refused, although nobody remembers him."""
     await fleet.submit([url("/1")])
     hash_, serial = await fields(redis), await redis.get(keys.SERIAL)
-    forgotten = await Stay.begin(redis, "forgotten")
+    forgotten = await LaneHold.begin(redis, "forgotten")
 
     await redis.hdel(keys.lane(LANE), "owner", "token")  # type: ignore[misc]
     await redis.hset(keys.lane(LANE), mapping=hash_)  # type: ignore[misc]
     await redis.set(keys.SERIAL, serial)
-    now = await Stay.begin(redis, "now")
+    now = await LaneHold.begin(redis, "now")
 
     assert now.held.token > forgotten.held.token
     with pytest.raises(LaneLostError):
@@ -148,14 +148,14 @@ async def test_an_idle_lane_is_not_taken(fleet: Fleet, redis: Redis, store: Lane
     """Its last hand-off is worth nothing once it was given back."""
     await fleet.submit([url("/x")])
     number = await generation(redis)
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     assert await store.acquire(LANE, number) is None
 
 
 async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """A clock that runs ahead brings the hand-off back later, and changes nothing."""
     await fleet.submit([url("/x")])
-    await (await Stay.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    await (await LaneHold.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     before = await everything(redis)
     early = await store.acquire(LANE, await generation(redis))
     assert isinstance(early, Early)
@@ -173,7 +173,7 @@ async def test_a_worker_takes_its_share_of_the_lanes(
     alive_ms = await now_ms(redis)
     for cooling in ("d.example", "e.example"):
         await fleet.submit([url("/x", cooling)])
-        await (await Stay.begin(redis, name=cooling)).release(shut_until_ms=alive_ms + HOUR_MS)
+        await (await LaneHold.begin(redis, name=cooling)).release(shut_until_ms=alive_ms + HOUR_MS)
     await redis.zadd(keys.WORKERS, {"owner": alive_ms, "rival": alive_ms, "dead": 1})
     before = await everything(redis)
     found = await store.acquire(LANE, await generation(redis), held)
@@ -188,7 +188,7 @@ async def test_a_look_finds_the_lanes_that_wait_for_somebody(
     await fleet.submit([url("/x")])
     for name in ("held.example", "cooling.example"):
         await fleet.submit([url("/x", name)])
-        stay = await Stay.begin(redis, name=name)
+        stay = await LaneHold.begin(redis, name=name)
         if name == "cooling.example":
             await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     await fleet.submit([url("/x", OTHER)])
@@ -245,7 +245,7 @@ async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
     await stay.settle(stored(element))
     assert await stay.release(gate=GATE) is None
     await fleet.submit([url("/2")])
-    assert (await Stay.begin(redis)).held.gate == GATE
+    assert (await LaneHold.begin(redis)).held.gate == GATE
 
 
 # Claiming
@@ -254,13 +254,13 @@ async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
 async def test_claims_are_served_in_order(fleet: Fleet, redis: Redis) -> None:
     """Due retries, then what was handed back, then by priority, each first come first served."""
     await fleet.submit([url("/retry"), url("/back1"), url("/back2")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     retry, *_ = (await stay.claim(3)).serialized
     await stay.settle(retried(retry, 0))
     await stay.release()
     for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
         await fleet.submit([Fetch(url=url(f"/{priority}{i}"), priority=priority) for i in (1, 2)])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     order = [path for _ in range(9) for path in paths((await stay.claim(1)).serialized)]
     waiting_order = ["/high1", "/high2", "/normal1", "/normal2", "/low1", "/low2"]
     assert order == ["/retry", "/back1", "/back2", *waiting_order]
@@ -270,7 +270,7 @@ async def test_one_claim_crosses_all_queues(fleet: Fleet, redis: Redis) -> None:
     """A claim takes as many as it asks for, in the same order as many small ones."""
     for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
         await fleet.submit([Fetch(url=url(f"/{priority}"), priority=priority)])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     claim = await stay.claim(2)
     assert paths(claim.serialized) == ["/high", "/normal"]
     assert (claim.waiting, claim.next_retry_ms) == (1, None)
@@ -308,7 +308,7 @@ async def test_what_has_expired_is_found_wherever_it_waits(redis: Redis, fleet: 
     live = [serialize_entry(entry(place, deadline_ms=NEVER_MS - place)) for place in (7, 8, 9)]
     await put(redis, live[0], late[0], live[1], late[1], where="normal")
     await redis.zadd(keys.later(LANE), {live[2]: 1, late[2]: 9e12})
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     found = await stay.take_out(EXPIRED)
     retry = await stay.take_out(EXPIRED, "later")
     assert (["/0", "/1"], None, NEVER_MS - 8) == (paths(found.serialized), found.go_on, found.earliest_ms)
@@ -323,7 +323,7 @@ async def test_a_queue_is_looked_through_in_stretches(redis: Redis, fleet: Fleet
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
     late = {1, 2, 5, 6}
     await put(redis, *(serialize_entry(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     stay.store = LaneStore(redis, "owner", LEASE_MS, stretch=3)
     offsets, found, offset = [], [], 0
     while offset is not None:
@@ -338,7 +338,7 @@ async def test_a_queue_is_looked_through_in_stretches(redis: Redis, fleet: Fleet
 
 # A wrong token
 
-Use = Callable[[Stay, bytes], Awaitable[Any]]
+Use = Callable[[LaneHold, bytes], Awaitable[Any]]
 USES: dict[str, Use] = {
     "claim": lambda stay, _: stay.claim(),
     "withdraw": lambda stay, _: stay.take_out(ALL),
@@ -348,25 +348,25 @@ USES: dict[str, Use] = {
 }
 
 
-async def rescued(redis: Redis, stay: Stay) -> None:
+async def rescued(redis: Redis, stay: LaneHold) -> None:
     """The lease has lapsed; nobody has the lane yet."""
     await lapse(redis)
     await reclaim(redis)
 
 
-async def taken_by_another(redis: Redis, stay: Stay) -> None:
+async def taken_by_another(redis: Redis, stay: LaneHold) -> None:
     """The lease has lapsed and somebody else has the lane."""
     await rescued(redis, stay)
-    await Stay.begin(redis, "rival")
+    await LaneHold.begin(redis, "rival")
 
 
-async def taken_again_by_itself(redis: Redis, stay: Stay) -> None:
+async def taken_again_by_itself(redis: Redis, stay: LaneHold) -> None:
     """The same worker has the lane a second time."""
     await rescued(redis, stay)
-    await Stay.begin(redis, "owner")
+    await LaneHold.begin(redis, "owner")
 
 
-Loss = Callable[[Redis, Stay], Awaitable[None]]
+Loss = Callable[[Redis, LaneHold], Awaitable[None]]
 LOSSES = pytest.mark.parametrize("lost", [rescued, taken_by_another, taken_again_by_itself])
 
 
@@ -412,7 +412,7 @@ async def test_one_call_renews_the_lanes_that_are_still_ours(fleet: Fleet, redis
     """Each lane gets its own answer, in order, and only ours a longer lease."""
     lanes = [LANE, OTHER, "c.example"]
     await fleet.submit([url("/x", lane) for lane in lanes])
-    stays = [await Stay.begin(redis, name=lane) for lane in lanes]
+    stays = [await LaneHold.begin(redis, name=lane) for lane in lanes]
     for lane in lanes:
         await redis.zadd(keys.ATTENTION, {lane: 1})
     tokens = [stay.held.token for stay in stays]
@@ -447,7 +447,7 @@ async def test_an_empty_lane_becomes_idle(fleet: Fleet, redis: Redis) -> None:
 async def test_a_lane_that_is_used_again_is_not_forgotten(fleet: Fleet, redis: Redis) -> None:
     """The TTL of an idle lane ends when fetches come."""
     await fleet.submit([url("/1")])
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     assert await state(redis) == "idle"
     await fleet.submit([url("/2")])
     assert await redis.pttl(keys.lane(LANE)) == -1
@@ -457,7 +457,7 @@ async def test_a_lane_with_waiting_fetches_is_due_now(fleet: Fleet, redis: Redis
     """Under a new generation, for whichever worker comes first."""
     await fleet.submit([url("/x")])
     before = await generation(redis)
-    wake = await (await Stay.begin(redis)).release()
+    wake = await (await LaneHold.begin(redis)).release()
     assert wake is not None
     assert wake.generation == await generation(redis) > before
     assert (wake.lane, wake.due_in_ms) == (LANE, 0)
@@ -521,7 +521,7 @@ async def test_a_shut_lane_is_due_when_the_first_of_its_fetches_must_end(fleet: 
 async def test_a_lane_that_was_looked_through_knows_its_first_deadline(fleet: Fleet, redis: Redis) -> None:
     """What is noted is what still waits, or what has come since the looking began."""
     await fleet.submit([Fetch(url=url("/1"), deadline_s=60)])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     store, name, token = stay.store, stay.lane.name, stay.held.token
     await store.note_earliest(name, token, None)
     assert None is (await store.overview(name)).earliest_ms
@@ -539,7 +539,7 @@ async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redi
     await fleet.submit([Fetch(url=url("/waiting"), priority=Priority.HIGH)])
     await stay.release()
     assert await claimed(redis) == []
-    order = paths((await (await Stay.begin(redis)).claim()).serialized)
+    order = paths((await (await LaneHold.begin(redis)).claim()).serialized)
     assert order == [*(f"/{i}" for i in range(12)), "/99", "/waiting"]
 
 
@@ -584,7 +584,7 @@ async def test_a_transfer_to_a_held_lane_wakes_nobody(fleet: Fleet, redis: Redis
     """Its owner finds the fetch by itself."""
     stay, (element,) = await with_claimed(fleet, redis)
     await fleet.submit([url("/there", OTHER)])
-    there = await Stay.begin(redis, "rival", OTHER)
+    there = await LaneHold.begin(redis, "rival", OTHER)
     assert await stay.transfer(element, OTHER) is None
     assert paths((await there.claim()).serialized) == ["/there", "/0"]
 

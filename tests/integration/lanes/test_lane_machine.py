@@ -37,7 +37,7 @@ from tests.support.lanes import (
     HOUR_MS,
     LANE,
     LEASE_MS,
-    Stay,
+    LaneHold,
     ask,
     attention_ms,
     backlog,
@@ -100,10 +100,10 @@ class LaneMachine(RuleBasedStateMachine):
         self.fleet = Fleet(redis_url)
         self.batches: list[Batch] = []
         self.cancelled: dict[str, Batch] = {}
-        self.stays: dict[str, Stay] = {}
+        self.stays: dict[str, LaneHold] = {}
         self.hands: dict[str, list[bytes]] = {"a": [], "b": []}
         self.set_back_s = 0
-        self.sent: list[tuple[Stay, list[Settlement]]] = []
+        self.sent: list[tuple[LaneHold, list[Settlement]]] = []
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The outcome of async work, on the machine's own loop."""
@@ -293,7 +293,7 @@ class LaneMachine(RuleBasedStateMachine):
             assert sorted(held.orphans) == orphans
             assert held.cancelled == await self._flagged()
             assert all(held.token > stay.held.token for stay in self.stays.values())
-            self.stays[owner] = Stay(self.redis, LaneStore(self.redis, owner, LEASE_MS), LANE, held)
+            self.stays[owner] = LaneHold(self.redis, LaneStore(self.redis, owner, LEASE_MS), LANE, held)
             self.hands[owner] = orphans
             return
         assert await everything(self.redis) == before
@@ -436,7 +436,7 @@ class LaneMachine(RuleBasedStateMachine):
         assert await self._in_lane(LANE) == others
         assert await self._flagged() == set()
 
-    async def _end_cancelled(self, stay: Stay, batches: list[Batch], hands: list[bytes]) -> None:
+    async def _end_cancelled(self, stay: LaneHold, batches: list[Batch], hands: list[bytes]) -> None:
         ours = [element for element in hands if self._is_of(element, batches)]
         await stay.settle(*(ended(element, Outcome.CANCELLED) for element in ours))
         await stay.withdraw(*batches)
@@ -527,7 +527,7 @@ class LaneMachine(RuleBasedStateMachine):
             await self._rescue(lapsed=True)
         for lane in (LANE, OTHER):
             if await state(self.redis, lane) == "scheduled":
-                stay = await Stay.begin(self.redis, "last", lane)
+                stay = await LaneHold.begin(self.redis, "last", lane)
                 orphans = stay.held.orphans
                 await self._end_cancelled(stay, [self.cancelled[of] for of in stay.held.cancelled], orphans)
                 await stay.settle(*(stored(element) for element in orphans))

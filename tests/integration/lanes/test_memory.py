@@ -9,7 +9,7 @@ from fetchfleet import Fetch, Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import READ_COUNT
 from fetchfleet.worker.util import aio
-from tests.support.lanes import Stay, ask, stored, url
+from tests.support.lanes import LaneHold, ask, stored, url
 from tests.support.waiting import wait_until
 
 COUNT = 100_000
@@ -70,7 +70,7 @@ async def test_i13_beside_a_short_fetch_little_is_kept(fleet: Fleet, redis: Redi
 async def test_i13_a_trimming_reader_keeps_the_results_of_a_batch_short(fleet: Fleet, redis: Redis) -> None:
     """However many results come, in Redis is no more than what is still to be read."""
     batch = await fleet.submit([url("/x") for _ in range(COUNT)])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     seen = 0
 
     async def read() -> None:

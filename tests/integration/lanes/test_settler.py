@@ -23,7 +23,7 @@ from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,
     LANE,
-    Stay,
+    LaneHold,
     ask,
     claimed,
     ended,
@@ -66,10 +66,10 @@ GARBAGE = {
 }
 
 
-async def begun(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Batch, Stay, list[bytes]]:
+async def begun(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Batch, LaneHold, list[bytes]]:
     """A batch, all of which is claimed."""
     batch = await fleet.submit([url(f"/{i}") for i in range(count)])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     return batch, stay, (await stay.claim(count)).serialized
 
 
@@ -151,7 +151,7 @@ async def test_every_outcome_is_counted(fleet: Fleet, redis: Redis) -> None:
 async def test_one_call_settles_many_batches(fleet: Fleet, redis: Redis) -> None:
     """Each result goes to its own batch, whichever came first."""
     batches = [await fleet.submit([url(f"/{i}a"), url(f"/{i}b")]) for i in range(3)]
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     elements = (await stay.claim()).serialized
     await stay.settle(*(stored(element) for element in reversed(elements)))
     for i, batch in enumerate(batches):
@@ -279,7 +279,7 @@ async def test_what_is_begun_stays_claimed_with_its_new_ledger(fleet: Fleet, red
     assert await claimed(redis) == [interrupted(one), two]
     await lapse(redis)
     await reclaim(redis)
-    heir = await Stay.begin(redis, "heir")
+    heir = await LaneHold.begin(redis, "heir")
     assert sorted(heir.held.orphans) == [interrupted(one), two]
     assert await stay.settle(begins(two)) == []
 
@@ -339,7 +339,7 @@ async def test_garbage_is_claimed_and_buried(fleet: Fleet, redis: Redis, name: s
     garbage = GARBAGE[name]
     await fleet.submit([url("/good")])
     await put(redis, garbage, where="high")
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     bad, good = (await stay.claim()).serialized
     assert bad == garbage
     with pytest.raises(BadEntryError):
@@ -359,12 +359,12 @@ async def test_garbage_survives_a_crash_and_a_shut_lane(fleet: Fleet, redis: Red
     """It is handed back and found again like any element, also where deadlines are looked at."""
     await fleet.submit([url("/good")])
     await put(redis, GARBAGE[name], where="high")
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await stay.claim(1)
     assert await stay.release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     assert await waiting(redis, "returned") == [GARBAGE[name]]
     await ask(redis, "HSET", keys.lane(LANE), "due_ms", 1)
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     assert set((await stay.take_out(EXPIRED, "returned")).serialized) <= {GARBAGE[name]}
 
 
@@ -385,7 +385,7 @@ async def test_a_burial_sent_twice_leaves_one_letter(fleet: Fleet, redis: Redis)
     """What is no longer claimed is not copied again."""
     await fleet.submit([url("/good")])
     await put(redis, b"garbage", where="high")
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await stay.claim(1)
     call = stay.settlement(
         settler.buried(b"garbage", Reason.INVALID, "no entry", lambda: None), settler.dropped(b"garbage")
@@ -401,7 +401,7 @@ async def test_garbage_that_begins_alike_is_not_lost(fleet: Fleet, redis: Redis)
     assert pickles[0][:25] == pickles[1][:25]
     await fleet.submit([url("/good")])
     await put(redis, *pickles, where="high")
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     for _ in range(3):
         for element in (await stay.claim()).serialized:
             if element in pickles:
@@ -454,7 +454,7 @@ async def test_the_settler_settles_many_lanes_together(fleet: Fleet, redis: Redi
     """One lane's refusal costs the others nothing."""
     lanes = [LANE, "b.example"]
     batch = await fleet.submit([url("/x", lane) for lane in lanes])
-    stays = [await Stay.begin(redis, name=lane) for lane in lanes]
+    stays = [await LaneHold.begin(redis, name=lane) for lane in lanes]
     elements = [(await stay.claim()).serialized[0] for stay in stays]
     await ask(redis, "HSET", keys.lane(LANE), "token", 0)
     for stay, element in zip(stays, elements, strict=True):
@@ -513,7 +513,7 @@ def endless(running: "Running") -> None:
 
 
 @pytest.fixture
-async def busy(fleet: Fleet, redis: Redis) -> AsyncIterator[tuple[Batch, Stay, list[bytes]]]:
+async def busy(fleet: Fleet, redis: Redis) -> AsyncIterator[tuple[Batch, LaneHold, list[bytes]]]:
     """Four claimed fetches, and as much in flight."""
     batch, stay, elements = await begun(fleet, redis, 4)
     for number in range(4):
@@ -533,7 +533,7 @@ async def test_what_is_alone_is_written_at_once(
 
 
 async def test_more_is_gathered_while_more_is_in_flight(
-    busy: tuple[Batch, Stay, list[bytes]], redis: Redis, running: Running, endless: None
+    busy: tuple[Batch, LaneHold, list[bytes]], redis: Redis, running: Running, endless: None
 ) -> None:
     """All four are written by one call, once there is nothing else to wait for."""
     batch, stay, elements = busy
@@ -547,7 +547,7 @@ async def test_more_is_gathered_while_more_is_in_flight(
 
 @pytest.mark.parametrize("who", ["a fetch", "a lane that leaves", "a lane that looks for unknown claims"])
 async def test_whoever_waits_for_redis_to_know_is_not_kept_waiting(
-    busy: tuple[Batch, Stay, list[bytes]], redis: Redis, running: Running, endless: None, who: str
+    busy: tuple[Batch, LaneHold, list[bytes]], redis: Redis, running: Running, endless: None, who: str
 ) -> None:
     """However much is in flight."""
     _, stay, (element, other, *_) = busy
@@ -581,7 +581,7 @@ async def test_an_entry_of_an_unknown_batch_is_settled(fleet: Fleet, redis: Redi
     """A fetch whose batch nobody made ends all the same, and its traces expire."""
     await fleet.submit([url("/good")])
     await put(redis, serialize_entry(entry(5)))
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     assert await stay.finish() == ["/good", "/5"]
     assert await state(redis) == "idle"
 

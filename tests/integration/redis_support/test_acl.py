@@ -34,7 +34,7 @@ from tests.support.lanes import (
     BATCH_ID,
     LANE,
     LEASE_MS,
-    Stay,
+    LaneHold,
     ask,
     ended,
     fields,
@@ -75,12 +75,12 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     return count_scripts(monkeypatch)
 
 
-async def begin(worker: Redis, admin: Redis) -> Stay:
+async def begin(worker: Redis, admin: Redis) -> LaneHold:
     """The lane, taken by the worker's user."""
     store = LaneStore(worker, "owner", LEASE_MS)
     held = await store.acquire(LANE, int((await fields(admin))["generation"]))
     assert isinstance(held, AcquiredLane)
-    return Stay(worker, store, LANE, held)
+    return LaneHold(worker, store, LANE, held)
 
 
 def test_redis_refuses_the_file_until_passwords_are_in_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.support.lanes import (
     BATCH_ID,
     LANE,
     LEASE_MS,
-    Stay,
+    LaneHold,
     ask,
     attention_ms,
     backlog,
@@ -87,7 +87,7 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
 ) -> None:
     """The lane is begun anew with all that waits in it, and nothing is counted twice."""
     batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
-    await (await Stay.begin(redis)).claim(1)
+    await (await LaneHold.begin(redis)).claim(1)
     await plant(redis, keys.lane(LANE), "string", canary)
     await lapse(redis)
     reclaimed, broken = await reclaim_overdue(redis)
@@ -98,10 +98,10 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
     assert (await open_in(redis), await backlog(redis)) == (3, 3)
     ((wake, _),) = await reclaim(redis)
     assert wake.lane == LANE
-    stay = await Stay.begin(redis, "heir")
+    stay = await LaneHold.begin(redis, "heir")
     assert paths(stay.held.orphans) == ["/1"]
     await stay.release()
-    assert await (await Stay.begin(redis, "last")).finish() == ["/1", "/2", "/3"]
+    assert await (await LaneHold.begin(redis, "last")).finish() == ["/1", "/2", "/3"]
     assert (await batch.counts()).ended
     assert await state(redis) == "idle"
 
@@ -111,7 +111,7 @@ async def test_i26_the_list_of_lanes_and_the_backlog_are_made_anew(
 ) -> None:
     """From the lanes themselves."""
     await fleet.submit([url("/1"), url("/2", "b.example")])
-    await Stay.begin(redis)
+    await LaneHold.begin(redis)
     await plant(redis, keys.ATTENTION, "stream", canary)
     await plant(redis, keys.BACKLOG, "hash", canary)
     assert len(await foreign.quarantine(keys.FIXED)) == 2
@@ -134,7 +134,7 @@ async def test_i26_what_stands_in_one_lanes_place_costs_no_other_its_lease(
 ) -> None:
     """All leases are renewed in one call, and it goes through for the others."""
     await fleet.submit([url("/1"), url("/2", "b.example")])
-    stays = [await Stay.begin(redis), await Stay.begin(redis, name="b.example")]
+    stays = [await LaneHold.begin(redis), await LaneHold.begin(redis, name="b.example")]
     await plant(redis, keys.lane(LANE), "list", canary)
     _, kept = await stays[0].store.renew([(stay.lane.name, stay.held.token) for stay in stays])
     assert kept == [False, True]
@@ -148,7 +148,7 @@ async def test_i26_a_claim_that_meets_something_foreign_loses_nothing(
     """It takes nothing before it has seen all; put aside, the claim brings what was elsewhere."""
     others = [name for name in ("returned", "high", "normal", "low") if name != where]
     await fleet.submit([url("/1")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     elements = await ask(redis, "LRANGE", keys.waiting_at(LANE, "normal"), 0, -1)
     await redis.delete(keys.waiting_at(LANE, "normal"))
     await put(redis, *elements, where=others[0])

@@ -14,7 +14,7 @@ from tests.support.lanes import (
     HOUR_MS,
     LANE,
     LEASE_MS,
-    Stay,
+    LaneHold,
     ask,
     attention_ms,
     claimed,
@@ -44,7 +44,7 @@ async def generation(redis: Redis, lane: str = LANE) -> int:
 async def test_the_lane_of_a_dead_worker_is_rescued(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """It is due now under a new generation, and the lost owner is named."""
     await fleet.submit([url("/x")])
-    await Stay.begin(redis, "dead")
+    await LaneHold.begin(redis, "dead")
     await lapse(redis)
     ((wake, owner),) = await reclaim(redis)
     assert wake == (LANE, await generation(redis), 0)
@@ -66,7 +66,7 @@ async def test_i26_a_lane_whose_state_is_not_what_we_wrote_is_served_all_the_sam
         await ask(redis, "ZADD", keys.ATTENTION, "1", lane)
     ((wake, owner),) = await reclaim(redis)
     assert (LANE, "") == (wake.lane, owner)
-    assert ["/x"] == await (await Stay.begin(redis, "heir")).finish()
+    assert ["/x"] == await (await LaneHold.begin(redis, "heir")).finish()
     assert await redis.zscore(keys.ATTENTION, "empty.example") is None
     await redis.delete(keys.lane("empty.example"))
 
@@ -74,11 +74,11 @@ async def test_i26_a_lane_whose_state_is_not_what_we_wrote_is_served_all_the_sam
 async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """What the dead worker had claimed is the next one's, and the dead one is refused."""
     batch = await fleet.submit([url(f"/{i}") for i in range(3)])
-    dead = await Stay.begin(redis, "dead")
+    dead = await LaneHold.begin(redis, "dead")
     elements = (await dead.claim(2)).serialized
     await lapse(redis)
     await reclaim(redis)
-    heir = await Stay.begin(redis, "heir")
+    heir = await LaneHold.begin(redis, "heir")
     assert sorted(heir.held.orphans) == sorted(elements)
     assert heir.held.token > dead.held.token
     assert await dead.settle(stored(elements[0])) == []
@@ -94,10 +94,10 @@ async def test_orphans_go_to_the_front_when_their_heir_leaves(
 ) -> None:
     """A holder that cannot serve them hands them back, in order."""
     await fleet.submit([url(f"/{i}") for i in range(4)])
-    await (await Stay.begin(redis, "dead")).claim(3)
+    await (await LaneHold.begin(redis, "dead")).claim(3)
     await lapse(redis)
     await reclaim(redis)
-    await (await Stay.begin(redis, "heir")).release()
+    await (await LaneHold.begin(redis, "heir")).release()
     assert await claimed(redis) == []
     assert paths(await waiting(redis, "returned")) == ["/0", "/1", "/2"]
 
@@ -107,7 +107,7 @@ async def test_a_holder_whose_lease_lapsed_keeps_the_lane_until_it_is_rescued(
 ) -> None:
     """A worker that is late to renew, yet before the sweep, has lost nothing."""
     await fleet.submit([url("/x")])
-    stay = await Stay.begin(redis)
+    stay = await LaneHold.begin(redis)
     await lapse(redis)
     assert await stay.renew()
     assert await reclaim(redis) == []
@@ -117,7 +117,7 @@ async def test_a_holder_whose_lease_lapsed_keeps_the_lane_until_it_is_rescued(
 async def test_a_lane_under_a_lease_is_left_alone(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """The sweep touches only what is overdue."""
     await fleet.submit([url("/x")])
-    await Stay.begin(redis)
+    await LaneHold.begin(redis)
     before = await everything(redis)
     assert await reclaim(redis) == []
     assert await everything(redis) == before
@@ -134,7 +134,7 @@ async def test_a_lane_whose_wake_was_lost_is_woken_again(
     ((wake, owner),) = await reclaim(redis)
     assert wake.generation == await generation(redis) > old
     assert owner == ""
-    assert await (await Stay.begin(redis)).finish() == ["/x"]
+    assert await (await LaneHold.begin(redis)).finish() == ["/x"]
 
 
 async def test_a_lane_just_due_has_its_grace(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
@@ -166,7 +166,7 @@ async def test_sweeps_at_once_wake_a_lane_once(fleet: Fleet, redis: Redis, store
 async def test_an_idle_lane_is_taken_off_the_list(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """A stray mark of a lane that needs nothing is wiped, and wakes nobody."""
     await fleet.submit([url("/x")])
-    await (await Stay.begin(redis)).finish()
+    await (await LaneHold.begin(redis)).finish()
     await lapse(redis)
     await lapse(redis, "never.example")
     assert await reclaim(redis) == []
@@ -205,11 +205,11 @@ async def test_an_overdue_lane_that_cooled_down_is_due_now(
 ) -> None:
     """A lane shut until then is taken then, by the sweep's hand-off if its own was lost."""
     await fleet.submit([url("/x")])
-    await (await Stay.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
+    await (await LaneHold.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     number = await generation(redis)
     assert isinstance(await store.acquire(LANE, number), Early)
     await ask(redis, "HSET", keys.lane(LANE), "due_ms", 1, "shut_until_ms", 1)
     await lapse(redis)
     assert len(await reclaim(redis)) == 1
     assert await store.acquire(LANE, number) is None
-    assert await (await Stay.begin(redis)).finish() == ["/x"]
+    assert await (await LaneHold.begin(redis)).finish() == ["/x"]

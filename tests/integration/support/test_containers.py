@@ -6,7 +6,7 @@ import pytest
 
 from fetchfleet.jobs.redis_connection import connect
 from tests.support.containers import docker_trouble, redis_in_container
-from tests.support.lanes import live_a_lane_life
+from tests.support.lanes import run_lane_lifecycle
 
 
 @pytest.fixture
@@ -21,6 +21,6 @@ def container_url() -> Iterator[str]:
 async def test_a_lane_lives_its_life_in_a_containers_redis(container_url: str) -> None:
     """What holds on the test session's Redis holds on the official image."""
     async with connect(container_url) as redis:
-        await live_a_lane_life(container_url, redis)
+        await run_lane_lifecycle(container_url, redis)
         assert {"maxmemory-policy": "noeviction"} == await redis.config_get("maxmemory-policy")
         await redis.connection_pool.aclose()

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.support.redis import serve_redis
-from tests.support.session_redis import Choice, ChoiceError, refuse_what_is_not_ours, serve
+from tests.support.session_redis import Choice, ChoiceError, refuse_used_redis, serve
 
 
 @pytest.fixture
@@ -22,22 +22,22 @@ def test_a_redis_that_holds_a_key_in_any_database_is_refused(somebodys: Choice) 
         client.set("somebody", "s")
 
         with pytest.raises(ChoiceError, match=r"holds keys \(in db3\)"):
-            refuse_what_is_not_ours(somebodys)
+            refuse_used_redis(somebodys)
         assert b"s" == client.get("somebody")
 
 
 def test_an_empty_one_is_used_and_empty_again_afterwards(somebodys: Choice) -> None:
     """So that the next run is not refused."""
-    refuse_what_is_not_ours(somebodys)
+    refuse_used_redis(somebodys)
     with serve(somebodys) as url, redis.Redis.from_url(url) as client:
         client.set("ours", "o")
 
-    refuse_what_is_not_ours(somebodys)
+    refuse_used_redis(somebodys)
 
 
 def test_one_that_does_not_answer_is_refused() -> None:
     """In a sentence, without its password."""
     with pytest.raises(ChoiceError, match="cannot ask that Redis") as caught:
-        refuse_what_is_not_ours(Choice("url", "", "redis://:hunter2@127.0.0.1:1/0"))
+        refuse_used_redis(Choice("url", "", "redis://:hunter2@127.0.0.1:1/0"))
 
     assert "hunter2" not in str(caught.value)
