@@ -102,7 +102,7 @@ def text_of(found: bytes) -> str:
 
 
 def is_text(found: bytes) -> bool:
-    """Whether it is text at all."""
+    """Return whether the bytes are valid text."""
     return text_of(found).encode() == found
 
 

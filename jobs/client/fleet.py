@@ -36,7 +36,7 @@ class Fleet:
 
     @property
     def dead(self) -> DeadLetters:
-        """What failed for good, and what was no fetch at all."""
+        """The dead letters: fetches that failed for good, and input that is not a fetch."""
         return DeadLetters(self._redis, self._submitter)
 
     def batch(self, batch_id: str) -> Batch:

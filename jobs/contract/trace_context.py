@@ -8,7 +8,7 @@ import re
 from fetchfleet.jobs.errors import InvalidFetchError
 
 MAX_TRACEPARENT_CHARS = 512
-"""Of a later version, which may be longer than the 55 of version 00."""
+"""Later versions may be longer than the 55 characters of version 00."""
 MAX_TRACESTATE_CHARS = 512
 MAX_TRACESTATE_MEMBERS = 32
 

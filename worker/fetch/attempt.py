@@ -50,7 +50,7 @@ class Attempt:
         self.resume = Resume(session, entry) if entry.part is not None else None
         self._decoder = DecoderSlot(session.services.decoder_budget) if entry.fetch.decode else None
         self._known: IndexEntry | None = None
-        """What is stored of a fetch that revalidates."""
+        """The index entry of the stored body, if the fetch revalidates."""
 
     @property
     def part(self) -> object:

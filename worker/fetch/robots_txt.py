@@ -40,7 +40,7 @@ MAX_EXCHANGE_S = 60.0
 
 
 class RobotsAnswer(NamedTuple):
-    """What came of the request."""
+    """The outcome of the request."""
 
     outcome: AttemptOutcome
     body: bytes | None = None
@@ -48,7 +48,7 @@ class RobotsAnswer(NamedTuple):
 
 
 class RobotsRequest:
-    """One robots.txt requested, with as many redirects as RFC 9309 wants; `trace` tells how it went."""
+    """A request for a robots.txt, with the redirects that RFC 9309 allows; `trace` has its timings."""
 
     def __init__(self, session: FetchSession, entry: Entry, origin: str) -> None:
         self.session = session

@@ -53,7 +53,7 @@ Admission = Admit | Saturated | Closed
 
 
 class HostSignal(StrEnum):
-    """What an attempt says about its host."""
+    """The outcome of an attempt, as far as it concerns the host."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
@@ -66,7 +66,7 @@ class HostSignal(StrEnum):
 
 
 class Observation(NamedTuple):
-    """What an attempt has taught about its host."""
+    """An observation of the host by one attempt."""
 
     signal: HostSignal
     sent_ms: int

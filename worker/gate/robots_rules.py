@@ -34,7 +34,7 @@ _TOKEN_END = re.compile(r"[/*\s]")
 
 
 class RobotsStatus(Enum):
-    """What the status of the response means (RFC 9309 §2.3.1)."""
+    """The meaning of the status of the response (RFC 9309 §2.3.1)."""
 
     RULES = "rules"
     """The body has the rules."""

@@ -27,7 +27,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     workers: list[WorkerStatus]
     lanes: list[LaneSnapshot]
-    """Those with the most to do."""
+    """The lanes with the most work."""
     lanes_in_all: int
     backlog: int
     """Fetches without a result."""

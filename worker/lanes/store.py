@@ -31,7 +31,7 @@ class AcquiredLane(NamedTuple):
     now_ms: int
     gate: GateState
     policy_version: bytes
-    """Of the policy tables that were set at run time."""
+    """The version of the policy tables set at run time."""
     cancelled: set[str]
     """Cancelled batches that may still have fetches in the lane."""
     orphans: list[bytes]
@@ -54,7 +54,7 @@ ALL = Removal(RemovalKind.ALL)
 
 
 class LaneOverview(NamedTuple):
-    """What a lane holds."""
+    """A summary of the content of a lane."""
 
     earliest_ms: int | None
     """No waiting fetch has an earlier deadline; None if none waits."""

@@ -45,7 +45,7 @@ from fetchfleet.worker.util.clock import RedisClock
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What most parts of a worker need."""
+    """The objects that most components of a worker need."""
 
     settings: Settings
     timings: WorkerTimings

@@ -32,7 +32,7 @@ class DiskGuard:
         self._log = log
         self._check_s = check_s
         self.lacking: str | None = None
-        """Of what the disk has too little: bytes, files or writing. None if it has enough."""
+        """The resource that the disk lacks: bytes, files or writing. None if it lacks none."""
 
     async def run(self) -> None:
         """Check at intervals, until cancelled."""

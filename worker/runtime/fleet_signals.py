@@ -1,4 +1,4 @@
-"""What a heartbeat brings back: the fleet's size, a new policy, cancelled batches."""
+"""Signals read with the heartbeat: the fleet's size, a new policy, cancelled batches."""
 
 from collections.abc import Mapping
 

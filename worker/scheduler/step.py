@@ -1,4 +1,4 @@
-"""What a lane does after one step of serving it. Pure."""
+"""The instructions for a lane after one step of serving it. Pure."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What one worker of the fleet does every few seconds for lanes that no worker holds, and for old data."""
+"""The sweep: every few seconds, one worker reclaims overdue lanes and removes old data."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
@@ -27,7 +27,7 @@ WARN_EVERY_S = 60.0
 
 
 class Reclaimed(NamedTuple):
-    """What a reclaim did."""
+    """The outcome of a reclaim."""
 
     lanes: list[ReclaimedLane]
     """Scheduled again."""

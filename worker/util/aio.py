@@ -107,7 +107,7 @@ LOOK_EVERY_S = 2.0
 
 
 class Deadlines:
-    """Those of a worker process. A limit less than near_s away has a timer."""
+    """The deadlines of a worker process. A limit less than near_s away has its own timer."""
 
     def __init__(self, near_s: float = NEAR_S, look_every_s: float = LOOK_EVERY_S) -> None:
         self._near_s = near_s

@@ -1,4 +1,4 @@
-"""What it means for a fetch that its worker died, or had to stop it. Pure."""
+"""The consequences for a fetch whose worker died or stopped it. Pure."""
 
 import msgspec
 

@@ -54,7 +54,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MoveLane(msgspec.Struct, frozen=True, kw_only=True):
-    """The fetch goes on in another lane."""
+    """The fetch continues in another lane."""
 
     entry: Entry
 
@@ -63,7 +63,7 @@ Decision = Finish | Retry | MoveLane
 
 
 class HostState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate says of the host at the time of a decision."""
+    """The state of the host's gate at the time of a decision."""
 
     opens_ms: int = 0
     """When the lane opens."""

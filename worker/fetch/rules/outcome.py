@@ -45,7 +45,7 @@ class AlreadyExists(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     size_bytes: int
     status: int | None = None
-    """Of a response whose body came all the same."""
+    """The status of a response whose body was received all the same."""
     sha256: None = None
     etag: None = None
     last_modified: None = None

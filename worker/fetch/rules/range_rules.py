@@ -49,7 +49,7 @@ class Append(NamedTuple):
 
 
 class RangeVerdict(Enum):
-    """What else a response to a request for the rest of a body can be."""
+    """The other meanings of a response to a request for the rest of a body."""
 
     RESTART = "restart"
     """The body of the response is a whole one."""
@@ -58,7 +58,7 @@ class RangeVerdict(Enum):
     REFUSE = "refuse"
     """The response does not fit: the body must be requested from its beginning."""
     NOTHING = "nothing"
-    """The response says nothing of the body; what is on disk is still good."""
+    """The response says nothing about the body; the bytes on disk stay valid."""
 
 
 def url_digest(url: str) -> str:
