@@ -157,6 +157,23 @@ def test_redis_keys_are_spelt_in_one_file() -> None:
     assert {"jobs/keys.py"} == spelling
 
 
+def test_a_lane_is_changed_by_its_own_room_only() -> None:
+    """Outside worker/lanes no statement assigns to an attribute of a lane, or to an item of one."""
+    changing = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
+                continue
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                changed = target.value if isinstance(target, ast.Subscript) else target
+                if isinstance(changed, ast.Attribute):
+                    owner = ast.unparse(changed.value).rpartition(".")[2].lstrip("_")
+                    if owner == "lane" and "worker/lanes" not in name_of(path):
+                        changing.append(f"{name_of(path)}:{node.lineno}")
+
+    assert [] == changing
+
+
 @pytest.mark.parametrize("path", [*SOURCES, *TOOLS], ids=name_of)
 def test_files_and_functions_stay_short(path: Path) -> None:
     """A module has at most 400 lines, a function 60, its docstring included."""

@@ -28,7 +28,6 @@ from fetchfleet.worker.gate.robots_rules import (
     MAX_BYTES,
     MAX_HOPS,
     CachedRobots,
-    KnownRobots,
     RobotsRules,
     RobotsStatus,
 )
@@ -168,10 +167,10 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
                 except (RedisError, OSError) as error:  # other workers request the robots.txt again
                     services.report_redis_error(error)
         if cached is not None or isinstance(outcome, Interrupted):
-            lane.ready.appendleft(entry)
+            lane.put_back(entry)
             return
     finally:
-        lane.asking.pop(origin, None)
+        lane.end_asking(origin)
     if not throttle_of(outcome):
         chance, now_ms = services.chance(), lane.clock.now_ms()
         session.change_gate(gate.robots_unavailable(lane.gate, lane.policy, now_ms, chance), save=True)
@@ -189,8 +188,6 @@ async def _adopt_rules(
     """Apply the rules in this lane; asked_ms: when this worker requested them from the host, 0 if not."""
     lane = session.lane
     rules = await asyncio.to_thread(RobotsRules, cached.groups, cached.token)
-    if lane.robots is None:
-        lane.robots = KnownRobots()
-    lane.robots.learn(origin, rules, cached.until_ms)
-    session.change_gate(gate.crawl_delay_learnt(lane.gate, lane.robots.crawl_delay_s(), asked_ms))
+    delay_s = lane.learn_rules(origin, rules, cached.until_ms)
+    session.change_gate(gate.crawl_delay_learnt(lane.gate, delay_s, asked_ms))
     return rules

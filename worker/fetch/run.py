@@ -53,9 +53,7 @@ async def run_fetch(session: FetchSession, entry: Entry) -> None:
         if not blocked_s:
             attempt = Attempt(session, entry)
             outcome = await attempt.run()
-    if (
-        blocked_s
-    ):  # the host was throttled or failed meanwhile: the fetch has not started, whatever Redis says
+    if blocked_s:  # the host was throttled or failed meanwhile: the fetch has not started
         settle_retry(session, Retry(entry=entry, wait_s=blocked_s, reason=None), Interrupted())
         return
     if attempt.part is not entry.part:
@@ -81,7 +79,7 @@ async def start_marked(session: FetchSession, entry: Entry) -> AsyncIterator[Non
         started, noted = msgspec.structs.replace(entry, begun=True), asyncio.Event()
         session.settle(settler.started(started, noted.set))
         await noted.wait()
-        session.lane.entries[entry.id] = started
+        session.lane.rewrite(started)
         yield
 
 
@@ -106,9 +104,7 @@ def learn_and_decide(session: FetchSession, entry: Entry, trace: Trace, outcome:
     learn(session, trace, outcome)
     lane = session.lane
     now_ms = lane.clock.now_ms()
-    host = (
-        HostState() if isinstance(outcome, Stored) else host_state(session)
-    )  # a stored body asks nothing of it
+    host = HostState() if isinstance(outcome, Stored) else host_state(session)  # a stored body ends the fetch
     decision = decide(entry, outcome, lane.policy, now_ms, host, session.services.chance())
     if isinstance(decision, Retry) and decision.entry.attempts > entry.attempts:
         session.change_gate(retry_budget.retried(lane.gate, now_ms))

@@ -23,10 +23,20 @@ class Lane:
     A lane ends in one of two ways: `leaving` (this worker gives it back) or `lost` (another worker owns it,
     and this one must not touch its fetches any more). If the lease lapses by this worker's clock, because
     Redis does not answer, the lane stops and leaves; Redis decides later whether it is lost.
+
+    Other rooms read the attributes, and change them by methods only.
     """
 
     def __init__(
-        self, name: str, token: int, policy: LanePolicy, state: GateState, clock: RedisClock
+        self,
+        name: str,
+        token: int,
+        policy: LanePolicy,
+        state: GateState,
+        clock: RedisClock,
+        *,
+        lease_ends_s: float = 0.0,
+        unwanted_until_s: float = 0.0,
     ) -> None:
         self.name = name
         self.token = token
@@ -55,12 +65,12 @@ class Lane:
         self.lost = False
         self.lapsed = False
         self.released = False
-        self.lease_ends_s = 0.0
-        self.expiry_check_ms = 0
-        """When to search the lane for expired fetches next."""
-        self.unwanted_until_s = 0.0
+        self.lease_ends_s = lease_ends_s
+        """By this worker's monotonic clock."""
+        self.unwanted_until_s = unwanted_until_s
         """No other worker took the lane: until then it is not given back for balance."""
-        self.task: asyncio.Task[None] | None = None
+        self._expiry_check_ms = 0
+        """When to search the lane for expired fetches next."""
         self._changed = asyncio.Event()
         self._wake_up: asyncio.TimerHandle | None = None
 
@@ -101,7 +111,20 @@ class Lane:
     @property
     def expiry_check_due(self) -> bool:
         """Whether a fetch of the lane may have passed its deadline."""
-        return self.clock.now_ms() >= self.expiry_check_ms
+        return self.clock.now_ms() >= self._expiry_check_ms
+
+    def check_expiry_at(self, at_ms: int) -> None:
+        """Set the time of the next search for expired fetches."""
+        self._expiry_check_ms = at_ms
+
+    def extend_lease(self, ends_s: float) -> None:
+        """Note that the lease was renewed and now ends at ends_s."""
+        self.lease_ends_s = ends_s
+
+    def change_policy(self, policy: LanePolicy) -> None:
+        """Apply a changed policy from now on."""
+        self.policy = policy
+        self.notify()
 
     @property
     def gate_is_saved(self) -> bool:
@@ -119,9 +142,24 @@ class Lane:
             return ALLOW_ALL
         return self.robots.rules(origin_of_url(url), self.clock.now_ms()) if self.robots else None
 
+    def learn_rules(self, origin: str, rules: RobotsRules, until_ms: int) -> float:
+        """Apply the rules of an origin until then; return the crawl delay in seconds of all origins."""
+        if self.robots is None:
+            self.robots = KnownRobots()
+        self.robots.learn(origin, rules, until_ms)
+        return self.robots.crawl_delay_s()
+
     def is_asking(self, url: str) -> bool:
         """Return whether the robots.txt of the URL's origin is being requested."""
         return self.asking.get(origin_of_url(url)) in self.in_flight
+
+    def begin_asking(self, url: str, fetch_id: str) -> None:
+        """Note that the task of this fetch requests the robots.txt of the URL's origin."""
+        self.asking[origin_of_url(url)] = fetch_id
+
+    def end_asking(self, origin: str) -> None:
+        """Note that the request for the origin's robots.txt has ended."""
+        self.asking.pop(origin, None)
 
     def since_ms(self, started_s: float) -> int:
         """Convert a time of the monotonic clock to Redis's clock."""
@@ -131,6 +169,18 @@ class Lane:
         """Queue a claimed fetch: this worker must settle it."""
         self.entries[entry.id] = entry
         self.ready.append(entry)
+
+    def put_back(self, entry: Entry) -> None:
+        """Queue a claimed fetch that was taken out of `ready` as the next one again."""
+        self.ready.appendleft(entry)
+
+    def unqueue(self, batches: set[str]) -> None:
+        """Take the claimed fetches of these batches out of `ready`."""
+        self.ready = deque(entry for entry in self.ready if entry.batch_id not in batches)
+
+    def rewrite(self, entry: Entry) -> None:
+        """Hold this version of a claimed fetch."""
+        self.entries[entry.id] = entry
 
     def drop(self, fetch_id: str | bytes) -> None:
         """Forget a settled fetch."""
@@ -176,13 +226,17 @@ class Lane:
                 task.cancel()
         self.notify()
 
+    def forget_cancelled(self, batches: set[str]) -> None:
+        """Note that no fetch of these cancelled batches is left."""
+        self.cancelled -= batches
+
     def leave(self) -> None:
         """Start nothing more; fetches in flight may end."""
         self.leaving = True
         self.notify()
 
     def notify(self) -> None:
-        """LaneNotification the waiter in `changed`."""
+        """Wake the waiter in `changed`."""
         self._changed.set()
 
     async def changed(self, timeout_s: float) -> None:

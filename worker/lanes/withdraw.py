@@ -43,6 +43,6 @@ async def end_claims(session: LaneSession[LaneServices], elements: list[bytes], 
     """Hold claimed elements and end each; return how many entries were among them."""
     entries = session.decode(elements)
     for entry in entries:
-        session.lane.entries[entry.id] = entry
+        session.lane.rewrite(entry)
         await end(entry)
     return len(entries)

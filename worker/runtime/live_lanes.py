@@ -43,6 +43,8 @@ class LiveLanes:
         self._disk_guard = disk_guard
         self._lanes_wanted = lanes_wanted
         self._log = log
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """What serves each lane, by its pool."""
         self._cancels_version: bytes | None = None
         self.leaving = False
         """Set at shutdown: no fetch starts any more."""
@@ -63,11 +65,16 @@ class LiveLanes:
             await self._live_policy.update(acquired.policy_version)
         policies = self._live_policy.policy
         policy = policies.for_lane(name) if policies.tables else policies.default
-        lane = Lane(name, acquired.token, policy, acquired.gate, self._services.clock)
-        lane.lease_ends_s = asked_s + self._leases.usable_s
+        lane = Lane(
+            name,
+            acquired.token,
+            policy,
+            acquired.gate,
+            self._services.clock,
+            lease_ends_s=asked_s + self._leases.usable_s,
+            unwanted_until_s=asked_s + UNWANTED_S if insisted else 0.0,
+        )
         lane.cancel(acquired.cancelled)
-        if insisted:
-            lane.unwanted_until_s = asked_s + UNWANTED_S
         self._lanes[lane.pool] = lane
         if self.leaving:
             lane.leave()
@@ -75,13 +82,14 @@ class LiveLanes:
         self._log.info(Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans))
         if not policy.verify:
             log_events.unverified_tls(lane, self._log)
-        lane.task = asyncio.create_task(self._serve(lane, acquired.orphans), name=f"lane {name}")
+        task = asyncio.create_task(self._serve(lane, acquired.orphans), name=f"lane {name}")
+        self._tasks[lane.pool] = task
 
     async def _serve(self, lane: Lane, orphans: list[bytes]) -> None:
         try:
             await drain(LaneSession(lane, self._services), orphans)
         finally:
-            del self._lanes[lane.pool]
+            del self._lanes[lane.pool], self._tasks[lane.pool]
             self._lanes_wanted.set()
 
     async def heed_cancels(self, version: bytes | None) -> None:
@@ -119,4 +127,4 @@ class LiveLanes:
 
     def tasks(self) -> Sequence[asyncio.Task[None]]:
         """Return the tasks of the lanes that are being served."""
-        return [lane.task for lane in self._lanes.values() if lane.task]
+        return list(self._tasks.values())

@@ -52,6 +52,5 @@ class LivePolicy:
             return
         self._log.info(Event.POLICY_CHANGED, tables=sorted(tables))
         for lane in self._lanes.values():
-            lane.policy = self.policy.for_lane(lane.name)
+            lane.change_policy(self.policy.for_lane(lane.name))
             self._pools.apply_policy(lane.pool, lane.policy)
-            lane.notify()

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections import deque
 
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.scripts.lanes import RemovalKind
@@ -26,7 +25,7 @@ async def end_cancelled_batches(session: FetchSession) -> None:
 
     # A fetch that was settled before it was stopped keeps that settlement.
     await services.settler.caught_up(lane)
-    lane.ready = deque(entry for entry in lane.ready if entry.batch_id not in batches)
+    lane.unqueue(batches)
     held = [entry for entry in lane.entries.values() if entry.batch_id in batches]
     for entry in held:
         await end(entry)
@@ -46,5 +45,5 @@ async def end_cancelled_batches(session: FetchSession) -> None:
         count += await end_claims(session, left, end)
 
     if not lane.lost:
-        lane.cancelled -= batches
+        lane.forget_cancelled(batches)
         services.log.info(Event.LANE_CANCELLED, lane=lane.name, batches=sorted(batches), fetches=count)

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
@@ -52,7 +51,7 @@ async def drain(session: FetchSession, orphans: list[bytes]) -> None:
         lane.ready.clear()
         await session.adopt(adopted)
         if lane.closed() is None:  # a closed lane may have been acquired for the sake of a deadline
-            lane.expiry_check_ms = lane.clock.now_ms() + int(check_s * 1000)
+            lane.check_expiry_at(lane.clock.now_ms() + int(check_s * 1000))
 
         while lane.serving:
             if lane.cancelled:
@@ -115,14 +114,14 @@ async def _start_if_allowed(session: FetchSession, entry: Entry) -> Step:
     lane = session.lane
     rules = await rules_for(session, entry)
     if lane.cancelled:  # perhaps the batch of this fetch, during the look-up
-        lane.ready.appendleft(entry)
+        lane.put_back(entry)
         return CONTINUE
     if rules is None and lane.is_asking(entry.url):
-        lane.ready.appendleft(entry)
+        lane.put_back(entry)
         return WAIT_FOR_CHANGE
     if rules is None:
         if await _start(session, entry, request_robots):
-            lane.asking[origin_of_url(entry.url)] = entry.id
+            lane.begin_asking(entry.url, entry.id)
     elif rules.allows(entry.url):
         await _start(session, entry, run_fetch)
     else:
@@ -135,13 +134,13 @@ async def _start(session: FetchSession, entry: Entry, work: Work) -> bool:
     lane, slots = session.lane, session.services.slots
     if slots.locked():
         if not await acquire_slot(session, entry):
-            lane.ready.appendleft(entry)
+            lane.put_back(entry)
             return False
     else:
         await slots.acquire()
     if not lane.serving or lane.cancelled or not isinstance(lane.admission(), Admit):
         slots.release()
-        lane.ready.appendleft(entry)
+        lane.put_back(entry)
         return False
 
     def ended(done: asyncio.Task[None]) -> None:

@@ -32,9 +32,8 @@ async def end_expired(session: FetchSession) -> None:
         left_ms = (await withdraw(session, EXPIRED, end)).earliest_ms
         await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, left_ms))
         earliest_ms = left_ms or None
-    lane.expiry_check_ms = now_ms + int(services.tuning.expiry_check_s * 1000)
-    if earliest_ms:
-        lane.expiry_check_ms = min(lane.expiry_check_ms, max(earliest_ms, now_ms + 1000))
+    next_ms = now_ms + int(services.tuning.expiry_check_s * 1000)
+    lane.check_expiry_at(min(next_ms, max(earliest_ms, now_ms + 1000)) if earliest_ms else next_ms)
 
 
 async def end_if_dead(session: FetchSession) -> bool:

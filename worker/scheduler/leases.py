@@ -66,7 +66,7 @@ class Leases:
                 self._report_redis_error(error)
             for lane, ours in zip(lanes, kept, strict=False):
                 if ours:
-                    lane.lease_ends_s = asked_s + self.usable_s
+                    lane.extend_lease(asked_s + self.usable_s)
                 elif self._lanes.get(lane.pool) is lane and not lane.released:
                     lane.lose()
             self._stop_lapsed(lanes)

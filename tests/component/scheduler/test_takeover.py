@@ -82,7 +82,7 @@ async def test_a_body_that_came_whole_too_late_has_no_name(
 
     lane.lease_ends_s = 0
     held.go_on.set()
-    await wait_until(lambda: lane.task and lane.task.done(), "the end of the lane")
+    await wait_until(lambda: not one.runtime.lanes, "the end of the lane")
     await one.stop()
     assert not one.files() | one.parts()
     assert (await batch.counts()).done == 0

@@ -163,7 +163,7 @@ class SharedConnections(httpcore2.AsyncConnectionInterface):
         return connection
 
     def _update(self) -> None:
-        """LaneNotification waiting requests, as there may be more room or one connection less."""
+        """Wake waiting requests: there may be more room, or one connection less."""
         self._connections = [connection for connection in self._connections if not connection.gone]
         free = sum(connection.room for connection in self._connections)
         if not self._usable() and self._dialling is None:
