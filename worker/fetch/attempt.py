@@ -281,11 +281,12 @@ def failure_of(session: FetchSession, entry: Entry, error: Exception, status: in
     """Return what an error of an exchange means; an error that no rule names is a bug and is logged."""
     lane, services = session.lane, session.services
     if isinstance(error, errors.InTheWayError):
-        log_events.in_the_way(error, entry, lane.name, services.log)
+        log_events.in_the_way(lane.name, entry, error, services.log)
     if error_mapping.is_of_the_disk(error):
         services.sink.disk.refused()
-    outcome = error_mapping.outcome_of(error, status=status)
+    disk_pause_s = services.tuning.disk_pause_s
+    outcome = error_mapping.outcome_of(error, status=status, disk_pause_s=disk_pause_s)
     if outcome is None:
-        log_events.bug(error, entry, lane.name, services.log)
+        log_events.bug(lane.name, entry, error, services.log)
         return Failed(reason=Reason.INTERNAL, status=status, note=repr(error))
     return outcome

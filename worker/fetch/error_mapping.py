@@ -36,8 +36,8 @@ from fetchfleet.worker.errors import (
     UnreadableBodyFileError,
     UnresolvedError,
 )
-from fetchfleet.worker.fetch.rules.decide import DISK_PAUSE_S
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Interrupted
+from fetchfleet.worker.lanes.tuning import LaneTuning
 
 _BEFORE_SENDING = (
     httpx.ConnectError,
@@ -116,17 +116,20 @@ _DEST_ERRNOS = frozenset(
 """The name is at fault; other errors of the disk are no fault of the fetch."""
 
 
-def outcome_of(error: Exception, *, status: int | None) -> AttemptOutcome | None:
+def outcome_of(
+    error: Exception, *, status: int | None, disk_pause_s: float = LaneTuning().disk_pause_s
+) -> AttemptOutcome | None:
     """Return what an error of the exchange or the disk means; None for an error that no rule names: a bug.
 
-    status: of the response, if its head has come; then a protocol error is a truncated body.
+    status: of the response, if its head has come; then a protocol error is a truncated body. disk_pause_s: the wait
+    before the next attempt if the disk is at fault.
     """
     if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
         if error.errno in _DEST_ERRNOS:
             return Failed(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
-        return Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
+        return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
     if isinstance(error, UnreadableBodyFileError):
-        return Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S, note=str(error))
+        return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
     # The TLS error may be at any depth; an error of httpcore2's pool has it as an argument, not as cause.
     tls: object = error
     while isinstance(tls, BaseException) and not isinstance(tls, ssl.SSLError):

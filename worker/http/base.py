@@ -60,7 +60,8 @@ class Trace:
         if self._entered_pool_s is not None:  # the first event of an exchange: it has a connection, or dials
             if self._stats is not None:
                 self._stats.pool_wait_s.add(mono_s() - self._entered_pool_s)
-                self._stats.reused += event != "connection.connect_tcp.started"
+                if event != "connection.connect_tcp.started":
+                    self._stats.reused += 1
             self._entered_pool_s = None
         if event not in _TRACE_EVENTS:
             return

@@ -156,7 +156,7 @@ def robots(
     )
 
 
-def bug(error: BaseException, entry: Entry, lane_name: str, log: FilteringBoundLogger) -> None:
+def bug(lane_name: str, entry: Entry, error: BaseException, log: FilteringBoundLogger) -> None:
     """Log an error that no rule names, with where it came from."""
     log.error(
         Event.FETCH_BUG,
@@ -168,7 +168,7 @@ def bug(error: BaseException, entry: Entry, lane_name: str, log: FilteringBoundL
     )
 
 
-def in_the_way(error: BaseException, entry: Entry, lane_name: str, log: FilteringBoundLogger) -> None:
+def in_the_way(lane_name: str, entry: Entry, error: BaseException, log: FilteringBoundLogger) -> None:
     """Log that something other than a file of the fleet is where a body should go; the message names it."""
     message, trace = redact.text(str(error)), trace_fields(entry.fetch)
     log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=message, **trace)

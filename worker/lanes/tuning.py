@@ -19,6 +19,8 @@ class LaneTuning:
     """How long a fetch that only a newer worker can read waits before it is claimed again."""
     decoder_pause_s: float = 5.0
     """Before the next attempt at a body that needs a large decoder window while none is free."""
+    disk_pause_s: float = 5.0
+    """Before the next attempt at a body that the disk refused; it doubles with each refusal."""
     checkpoint_bytes: int = 64 << 20
     """How much of a body comes between two checkpoints, which save it from a crash."""
     checkpoint_s: float = 10.0

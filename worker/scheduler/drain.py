@@ -147,7 +147,7 @@ async def _start(session: FetchSession, entry: Entry, work: Work) -> bool:
         slots.release()
         error = None if done.cancelled() else done.exception()
         if error is not None:  # a bug counts as a crash, so that the fetch cannot go round for ever
-            log_events.bug(error, entry, lane.name, session.services.log)
+            log_events.bug(lane.name, entry, error, session.services.log)
             lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
 
     session.count_start(save_rate=True)

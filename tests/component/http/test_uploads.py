@@ -16,13 +16,12 @@ import pytest
 
 from fetchfleet import Outcome, Reason
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.http import request_body
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.disk_space import Refusals
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
-from tests.component.conftest import Lines, Start
+from tests.component.conftest import Lines, Start, tuned
 from tests.support import left_behind
 from tests.support.left_behind import OpenResources
 from tests.support.waiting import wait_until
@@ -313,9 +312,8 @@ async def test_a_disk_that_does_not_give_the_file_is_named_and_waited_for(
     origin: Origin, start: Start, folder: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """It is not that of the bodies, where nothing is tried for it."""
-    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.02)
     (folder / "file").write_bytes(BYTES)
-    worker = await start(in_folder=folder)
+    worker = await start(in_folder=folder, timings=tuned(disk_pause_s=0.02))
     does, failures = getattr(os, step), iter([True])
 
     def fails_once(file: Any, *how: Any, **named: Any) -> Any:

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from fetchfleet import Outcome
-from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink import disk_space as space_module
 from fetchfleet.worker.sink.disk_space import Space
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
-from tests.component.conftest import QUICK, Lines, Start
+from tests.component.conftest import Lines, Start, tuned
 from tests.support.disks import disable_nameless_files, mounted, remount
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -49,16 +48,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return made
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wait is longer than a test can sit out."""
-    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
-
-
 @pytest.fixture
 def timings() -> WorkerTimings:
     """Workers look at the disk, and at lanes that they have declined, many times a second."""
-    return replace(QUICK, disk_check_s=0.02, disk_full_defer_s=0.05)
+    return replace(tuned(disk_pause_s=0.05), disk_check_s=0.02, disk_full_defer_s=0.05)
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import pytest
 
 from fetchfleet import Outcome
 from fetchfleet.worker import errors
-from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
-from tests.component.conftest import Lines, Start
+from tests.component.conftest import Lines, Start, tuned
 from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
 from tests.support.killed_sink import deaths
 from tools.origin.server import Origin
@@ -117,7 +116,6 @@ async def test_what_could_not_be_synced_is_fetched_again(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     """Nobody syncs it once more: the body goes, no attempt is charged, and another takes its place."""
-    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
     fsync, asked = os.fsync, []
 
     def fails_once(file: int) -> None:
@@ -129,7 +127,7 @@ async def test_what_could_not_be_synced_is_fetched_again(
         fsync(file)
 
     monkeypatch.setattr(os, "fsync", fails_once)
-    worker = await start(policy={"durability": "full"})
+    worker = await start(policy={"durability": "full"}, timings=tuned(disk_pause_s=0.05))
 
     result = await worker.one(origin.url(), dest="a", if_exists="fail")
 

@@ -20,12 +20,11 @@ from fetchfleet.worker.errors import (
     OverlongBodyError,
     TruncatedBodyError,
 )
-from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.sink.base import Expected, StoredAt
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
-from tests.component.conftest import Lines, Start
+from tests.component.conftest import Lines, Start, tuned
 from tests.support.disks import disable_nameless_files
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
@@ -257,10 +256,10 @@ async def test_old_parts_are_dropped_at_the_start(sink: FileSink) -> None:
 
 @pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "a part"])
 async def test_a_full_disk_is_waited_for(
-    origin: Origin, worker: OneWorker, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
+    origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """ENOSPC is nobody's fault: an interruption, no attempt, and the fetch goes on when there is room."""
-    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
+    worker = await start(timings=tuned(disk_pause_s=0.05))
     if step == "put":
         disable_nameless_files(monkeypatch)
     real, fails = getattr(Directory, step), iter([True, True])
@@ -293,14 +292,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_large_body_waits_for_a_full_disk(
-    small_disk: Path, origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, origin: Origin, start: Start, lines: Lines
 ) -> None:
     """A real disk that fills up in the middle of a body and is freed later."""
-    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
     (small_disk / "filler").write_bytes(b"x" * (3 << 20))
     behaviour = o.big(2 << 20)
     origin.behaviour = behaviour
-    worker = await start(min_free_bytes=0)
+    worker = await start(min_free_bytes=0, timings=tuned(disk_pause_s=0.05))
     batch = await worker.submit([origin.url()])
     await wait_until(lambda: [line for line in lines if line["event"] == "fetch.retry"], "a full disk")
     assert worker.files() == {"filler"}

@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
-from fetchfleet.worker.fetch import error_mapping
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.warc.segment import Segment, recover
 from fetchfleet.worker.sink.warc.sink import RecordWriter
-from tests.component.conftest import HOST, Lines, Start
+from tests.component.conftest import HOST, Lines, Start, tuned
 from tests.support.waiting import wait_until
 from tests.support.warc import read, record_of, segments
 from tools.one_worker import OneWorker, results_of
@@ -350,8 +349,8 @@ async def test_a_disk_that_refuses_costs_no_attempt_and_leaves_no_half_record(
     origin: Origin, start: Start, call: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Part of a record goes to a full disk: it is cut off again, and the fetch waits, as with files."""
-    monkeypatch.setattr(error_mapping, "DISK_PAUSE_S", 0.05)
-    worker = await start(sink="warc", policy={"durability": "file"})
+    quick = tuned(disk_pause_s=0.05)
+    worker = await start(sink="warc", policy={"durability": "file"}, timings=quick)
     first = await worker.one(origin.url("/first"))
     origin.behaviour = o.ok(LARGE[:size])
     real, left = getattr(os, call), [1]

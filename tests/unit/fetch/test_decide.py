@@ -20,7 +20,6 @@ from fetchfleet.worker.fetch.rules.crashes import (
     poisoned,
 )
 from fetchfleet.worker.fetch.rules.decide import (
-    DISK_PAUSE_S,
     Decision,
     Finish,
     HostState,
@@ -45,6 +44,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
 )
 from fetchfleet.worker.gate.gate import HostSignal, Observation, attempt_ended
 from fetchfleet.worker.gate.state import Breaker, GateState
+from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.scheduler.probe import cheapest
 
@@ -128,7 +128,7 @@ def sent_and_unanswered() -> Iterator[AttemptOutcome]:
     """Everything after which nobody knows whether the host did what was asked."""
     yield from (Failed(reason=reason) for reason in Reason)
     yield from (Answered(status=status) for status in STATUSES if status not in {304, 429})
-    yield from (Interrupted(), Interrupted(reason=Reason.DISK, wait_s=DISK_PAUSE_S))
+    yield from (Interrupted(), Interrupted(reason=Reason.DISK, wait_s=LaneTuning().disk_pause_s))
 
 
 def test_a_body_that_came_whole_is_stored() -> None:

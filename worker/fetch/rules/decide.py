@@ -25,9 +25,8 @@ from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.backoff import full_jitter_s
 
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-DISK_PAUSE_S = 5.0
 DISK_DOUBLINGS = 4
-"""A fetch whose body the disk refuses waits 5 s, then 10, up to 80."""
+"""How often the pause of a fetch doubles whose body the disk refuses: 5 s, then 10, up to 80."""
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):

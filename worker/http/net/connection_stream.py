@@ -133,8 +133,9 @@ class ConnectionStream(httpcore2.AsyncNetworkStream):
 
     async def aclose(self) -> None:
         """Close the connection; a second call does nothing."""
-        self._stats.closed += not self._closed
-        self._closed = True
+        if not self._closed:
+            self._closed = True
+            self._stats.closed += 1
         await self._stream.aclose()
 
     async def start_tls(
