@@ -30,6 +30,12 @@ from tools.origin.server import Origin
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md"), *DOCS.glob("*.md")])
+SOURCES = sorted(
+    path
+    for folder in ("jobs", "worker", "tools", "tests", "examples", "fetchfleet", "scripts", "ops")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in {".py", ".lua", ".sh", ".yml", ".yaml", ".conf", ".acl"}
+)
 ROOMS = ("jobs", "worker", "examples", "scripts", "tests", "ops")
 
 _LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
@@ -38,6 +44,7 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(r"(?:\./)?(?:[\w.-]+/)*[\w.-]+\.(?:py|lua|md|toml|lock)|(?:\./)?(?:[\w.-]+/)+")
+_SOURCE_PATH = re.compile(r"(?<![\w/.-])(?:[a-z_0-9]+/)+[\w.-]*\w\.(?:py|lua|md|toml|acl)\b")
 _BRACES = re.compile(r"`([\w./]*)\{([\w,]+)\}(\.py)`")
 _TEST = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
 _TEST_PATH = re.compile(r"\btests/[\w/]+(?:\.py)?")
@@ -65,6 +72,18 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     for block in _FENCED.findall(text):
         named |= set(_TEST_PATH.findall(block))
     missing = {path for path in named if not ((page.parent / path).exists() or (ROOT / path).exists())}
+
+    assert set() == missing
+
+
+def test_every_path_that_a_source_file_names_exists() -> None:
+    """Paths in comments, docstrings and code are real, from the root, a top folder or the file's own."""
+    missing = set()
+    for source in SOURCES:
+        bases = (ROOT, ROOT / "jobs", ROOT / "worker", ROOT / "tests", source.parent)
+        for path in _SOURCE_PATH.findall(source.read_text()):
+            if not any((base / path).exists() for base in bases):
+                missing.add(f"{name_of(source)}: {path}")
 
     assert set() == missing
 

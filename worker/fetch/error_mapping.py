@@ -121,8 +121,8 @@ def outcome_of(
 ) -> AttemptOutcome | None:
     """Return what an error of the exchange or the disk means; None for an error that no rule names: a bug.
 
-    status: of the response, if its head has come; then a protocol error is a truncated body. disk_pause_s: the wait
-    before the next attempt if the disk is at fault.
+    status: of the response, if its head has come; then a protocol error is a truncated body.
+    disk_pause_s: the wait before the next attempt if the disk is at fault.
     """
     if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
         if error.errno in _DEST_ERRNOS:

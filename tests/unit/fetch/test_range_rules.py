@@ -71,7 +71,7 @@ def test_the_rest_is_asked_for_by_the_notes_validator() -> None:
 def test_what_an_answer_to_the_question_for_the_rest_means(
     status: int, content_range: str | None, verdict: Append | RangeVerdict
 ) -> None:
-    """A Content-Range counts in a 206 and a 416 only (RFC 9110 §14.4); tests/shell has curl's matrix."""
+    """A Content-Range counts in a 206 and a 416 only (RFC 9110 §14.4)."""
     assert judged(NOTE, status, {"content-range": content_range}.get) == verdict
 
 
