@@ -100,7 +100,7 @@ def digests(batch_id: str) -> str:
 
 
 def key(text: str) -> str:
-    """string: the id of the fetch that has this `key`, with + behind it once another batch was told of it.
+    """string: the id of the fetch that has this `key`, with + behind it once another batch was given it.
 
     KEY_TTL_MS, or the fetch's deadline if that is longer.
     """

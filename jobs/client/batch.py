@@ -109,7 +109,7 @@ class Batch:
     async def cancel(self) -> Counts:
         """End every fetch that has no result as `cancelled`; return the progress so far.
 
-        The workers do so within about a second: a waiting fetch ends untried, a running one is stopped.
+        The workers do so within about a second: a waiting fetch ends at once, a running one is stopped.
         Nothing more can be submitted to the batch. A second cancel changes nothing. Raises UnknownBatchError.
         """
         lanes = await batches.cancel(self._redis, batch_id=self.id)

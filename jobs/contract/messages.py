@@ -71,7 +71,7 @@ def read_message(message: bytes) -> Order:
         return Order([_whole(text)])
     try:
         fields = _fields.decode(text)
-        # First of all: the rest may be in a form that nobody knows here.
+        # First: the rest may be in a form that this version does not know.
         check_version(msgspec.json.decode(fields.get("v", b"1")))
         if "fetches" in fields:
             envelope = _envelope.decode(text)

@@ -107,8 +107,8 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     retry_unsafe: try again although the method is not idempotent; the host may see the request twice.
     fallback: "stale": when the host is down, what was stored before is the result; "none": never. Without it
     the workers' policy says which.
-    traceparent: the trace that this fetch is part of (W3C Trace Context); hosts are told of it only where the
-    workers' policy says so.
+    traceparent: the trace that this fetch is part of (W3C Trace Context); sent to hosts only if the workers'
+    policy says so.
     tracestate: what goes with it.
     key: a name of the caller's; for 24 h (or deadline_s, if longer) the same key is the same fetch.
     meta: any JSON, at most 100 levels deep; comes back in the result, is never sent.
@@ -184,7 +184,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of a fetch went, in ms; null where it never came so far.
+    """Where the time of a fetch went, in ms; null for a stage that was not reached.
 
     queue_ms: from submit to the start of the last attempt.
     connect_ms: TCP and TLS of that attempt, 0 on a reused connection.
@@ -207,7 +207,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     worker: which one wrote the result.
     final_url: where redirects led; values of parameters whose names are those of secrets are hidden.
     reason: why it failed; null for the other outcomes unless stale.
-    status: of the last answer; null where none came.
+    status: of the last answer; null without one.
     bytes: of the body on disk.
     sha256: of the body on disk, 64 hex digits.
     path: of the body, relative to the out folder; or of the WARC segment that has it.
@@ -216,13 +216,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     etag: of what was stored or is unchanged; null where the host gave none that can be sent back.
     last_modified: the same.
     content_encoding: the body on disk is still compressed so, as it was sent; null where it is plain.
-    lines: how many records the body holds; null where nobody asked.
+    lines: how many records the body holds; null unless the fetch asks for lines.
     bad_line: the number of the first line that is no JSON, from 1.
     stale: the host is down, and path is what was stored before; reason says what was wrong.
     unverified: only the end of the connection ended the body, so nothing shows that it is whole.
     attempts: tries, the last one included; bounded by the policy.
     throttles: waits that the host asked for; they charge no attempt.
-    interruptions: what was nobody's fault (deploys, crashes, a full disk); they charge no attempt.
+    interruptions: deploys, crashes, a full disk; they charge no attempt.
     timings: where the time went.
     meta: that of the fetch.
     """

@@ -1,4 +1,4 @@
-"""The scripts that move values of a foreign type out of the way and restore the lanes that they blocked."""
+"""The scripts that quarantine values of a conflicting type and restore the lanes that they blocked."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def health(redis: RedisUrl = None) -> None:
-    """Exit 0 if a worker of this machine (or container) shows signs of life, else 1."""
+    """Exit 0 if a worker of this machine (or container) sends heartbeats, else 1."""
     name = os.environ.get("FETCHFLEET_WORKER_ID") or socket.gethostname()
     if not query(redis, lambda _, client: is_alive(client, name)):
         raise CommandError("no worker of this machine has shown a sign of life; its log may say why")
