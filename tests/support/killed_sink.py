@@ -19,6 +19,7 @@ import pytest
 
 from fetchfleet.worker.sink.base import StorageOptions
 from fetchfleet.worker.sink.files.partial import PartialFile
+from fetchfleet.worker.sink.files.small_batch import BatchTimings
 from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
 
 STEPS = ("mkdir", "open", "write", "writev", "fsync", "rename", "link", "unlink", "close")
@@ -64,7 +65,7 @@ def _run_once(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies
         await write_block(self, left)
 
     async def run() -> None:
-        with opened(out) as sink:
+        with opened(out, BatchTimings(turn_s=60.0)) as sink:  # opens its folders once, even when slow
             for name in STEPS:
                 setattr(os, name, counted(name))
             PartialFile._write = block  # type: ignore[method-assign]
