@@ -93,8 +93,15 @@ def is_resumed(frame: FrameType) -> bool:
 
 
 def file_of(code: CodeType) -> str:
-    """Return the path in the project of a function of ours, else an empty string."""
-    if not code.co_flags & IN_A_FUNCTION or not code.co_filename.startswith(PACKAGES):
+    """Return the path in the project of a function of ours, else an empty string.
+
+    A class's annotations do not count, although reading them calls a function from Python 3.14 on.
+    """
+    if (
+        code.co_name == "__annotate__"
+        or not code.co_flags & IN_A_FUNCTION
+        or not code.co_filename.startswith(PACKAGES)
+    ):
         return ""
     return code.co_filename.removeprefix(f"{ROOT}/").removeprefix("fetchfleet/")
 

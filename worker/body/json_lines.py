@@ -4,11 +4,17 @@ A record is a JSON value on a line of its own. Blank lines are skipped. A line m
 line needs no end.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
 SPACE = b" \t\r"
+
+MAX_NESTING = 800
+"""How deep a record may nest: less than any supported interpreter can parse, so that all agree."""
+
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 _check = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -79,6 +85,8 @@ class JsonLinesChecker:
             return
         if len(line.removesuffix(b"\r")) > self._max_line_bytes:
             raise self._too_long(0)
+        if len(record) > MAX_NESTING and _is_nested_deeply(record):
+            raise BadLineError(self._lines, f"is nested deeper than {MAX_NESTING} levels")
         try:
             if not record.isascii():
                 record.decode()
@@ -89,6 +97,22 @@ class JsonLinesChecker:
 
     def _too_long(self, begun: int = 1) -> BadLineError:
         return BadLineError(self._lines + begun, f"is longer than {self._max_line_bytes} bytes")
+
+
+def _is_nested_deeply(record: bytes) -> bool:
+    """Return whether arrays and objects nest deeper than MAX_NESTING."""
+    if record.count(b"[") + record.count(b"{") <= MAX_NESTING:
+        return False
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(record):
+        match token[0]:
+            case b"[" | b"{":
+                depth += 1
+                if depth > MAX_NESTING:
+                    return True
+            case b"]" | b"}":
+                depth -= 1
+    return False
 
 
 def records_in(lines: Iterable[bytes]) -> Iterator[bytes]:

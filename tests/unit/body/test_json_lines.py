@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.body.json_lines import BadLineError, CutLineError, JsonLinesChecker, records_in
+from fetchfleet.worker.body.json_lines import (
+    MAX_NESTING,
+    BadLineError,
+    CutLineError,
+    JsonLinesChecker,
+    records_in,
+)
 
 MOST_BYTES = 60
 
@@ -91,14 +97,29 @@ BAD = [
 ]
 
 
-@given(st.lists(LINES, max_size=5), st.sampled_from(BAD), st.lists(LINES, max_size=3), CUTS)
+@given(st.lists(LINES, max_size=5), st.sampled_from(range(len(BAD))), st.lists(LINES, max_size=3), CUTS)
 def test_the_first_bad_line_is_named(
-    before: list[bytes], bad: bytes, after: list[bytes], cuts: list[int]
+    before: list[bytes], which: int, after: list[bytes], cuts: list[int]
 ) -> None:
     """By its number in the body, blank lines counted."""
-    body = b"\n".join([*before, bad, *after])
+    body = b"\n".join([*before, BAD[which], *after])
 
     assert bad_line_of(cut(body, cuts)) == len(before) + 1
+
+
+@pytest.mark.parametrize(
+    ("line", "bad"),
+    [
+        (b"[" * MAX_NESTING + b"]" * MAX_NESTING, None),
+        (b"[" * (MAX_NESTING + 1) + b"]" * (MAX_NESTING + 1), 1),
+        (b'{"a":[' * 451 + b"]}" * 451, 1),
+        (b"[" + b",".join([b"[{}]"] * 2000) + b"]", None),
+        (b'["' + b"[" * 2000 + b'", "\\"[{"]', None),
+    ],
+)
+def test_nesting_has_one_limit_on_every_python(line: bytes, bad: int | None) -> None:
+    """Brackets in strings do not nest, and many brackets side by side neither."""
+    assert bad_line_of([line]) == bad
 
 
 @given(st.binary(max_size=60) | RECORDS, CUTS)
