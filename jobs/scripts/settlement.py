@@ -16,7 +16,7 @@ from fetchfleet.jobs.scripts.runner import Arg, Call
 
 
 class ChangeKind(StrEnum):
-    """What settle.lua does with one claimed fetch."""
+    """The change that settle.lua makes to one claimed fetch."""
 
     FINISH = "done"
     """Store the result and count it in the batch."""

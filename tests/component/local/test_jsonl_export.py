@@ -27,7 +27,7 @@ def target(tmp_path: Path) -> ExportTarget:
 
 @pytest.fixture
 def said() -> Said:
-    """What was said."""
+    """The warnings so far."""
     return []
 
 
@@ -56,7 +56,7 @@ async def take(
 
 
 def records(target: ExportTarget) -> bytes:
-    """What is in the file."""
+    """The content of the file."""
     return Path(target.to).read_bytes()
 
 
@@ -87,7 +87,7 @@ async def test_a_large_body_comes_whole(target: ExportTarget, said: Said) -> Non
 
 
 async def test_it_goes_on_where_it_was(target: ExportTarget, said: Said) -> None:
-    """What was written after the last note is cut off; a new batch begins a new file."""
+    """Records after the saved state are cut off; a new batch begins a new file."""
     one, two = stored(target, "a", b"1\n"), stored(target, "b", b"2\n")
     await take(target, said, one)
     append(target, b"half a rec")
@@ -102,7 +102,7 @@ async def test_it_goes_on_where_it_was(target: ExportTarget, said: Said) -> None
 async def test_being_cancelled_leaves_whole_bodies(
     target: ExportTarget, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a body's records are not for whoever reads the file, nor for the command that goes on."""
+    """The file ends after a whole body, and the next command continues from there."""
     one, two = stored(target, "a", b"1\n"), stored(target, "b", b"2\n" * 50_000)
     midst, may_end = threading.Event(), threading.Event()
 
@@ -147,7 +147,7 @@ async def test_a_body_that_is_another_by_now_is_left_out(target: ExportTarget, s
 
 
 async def test_what_was_read_before_without_us_is_told(target: ExportTarget, said: Said) -> None:
-    """Results that nobody gathered are not passed over in silence."""
+    """Results that were read without an export are reported as missing."""
     with JsonlExport(target, BATCH, said.append, resumes=True) as gathering:
         await gathering.add(stored(target, "a", b"1"), "7-0")
         with pytest.raises(ExportError, match="the records of 2 results"):

@@ -1,4 +1,4 @@
-"""What jobs/compat.py relies on in redis-py. A failure here names what a release of redis-py has changed."""
+"""The parts of redis-py that jobs/compat.py relies on. A failure names what a release has changed."""
 
 import inspect
 from typing import Any
