@@ -15,6 +15,7 @@ import idna
 
 MAX_URL_BYTES = 8192
 MAX_HOST_BYTES = 253  # RFC 1035 §2.3.4, without the root's dot
+MAX_LABEL_BYTES = 63
 MAX_PORT = 65535
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -26,11 +27,11 @@ _SHOWN_CHARS = 80
 # Controls (C0, DEL, C1), space, backslash (which browsers read as a slash), lone surrogates.
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\x9f\\\ud800-\udfff]")
 
-# RFC 3986 §3, narrowed: http or https, no userinfo, a port of ASCII digits.
+# RFC 3986 §3, narrowed: http or https, no userinfo. The port may be empty (§3.2.3).
 _SPLIT = re.compile(
     r"([Hh][Tt][Tt][Pp][Ss]?)://"
     r"([^/?#@:\[\]]+|\[[^/?#@\]]*\])"  # host, or [IPv6]
-    r"(?::([0-9]{1,5}))?"  # port
+    r"(?::([0-9]*))?"  # port
     r"(/[^?#]*)?"  # path
     r"(\?[^#]*)?"  # query
     r"(?:#.*)?"  # fragment, which is never sent
@@ -42,10 +43,9 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 # everywhere and every server takes it), and a `%` that begins no escape.
 _UNSAFE = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@/?\[\]%]|%(?![0-9A-Fa-f]{2})")
 
-# RFC 1123 §2.1, and what resolves in the wild: inner underscores, a hyphen at a label's end.
-_LABEL = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9-])?"
-_PLAIN_HOST = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
-_HAS_A_LABEL = re.compile(r"(?:^|\.)xn--")
+# Labels as DNS takes them in host names in use: also those with underscores, and hyphens anywhere.
+_DNS_NAME = re.compile(r"(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}")
+_ZERO_WIDTH_JOINERS = "\u200c\u200d"
 # WHATWG URL, "ends in a number checker": such a host is an IPv4 address, or an error.
 _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
@@ -58,7 +58,7 @@ class FetchUrl(NamedTuple):
     """A canonical http or https URL; make one with `parse_url` or `join_url`.
 
     `text` is what is requested: fragment dropped, default port dropped, path never empty.
-    `host` is lower-case A-labels without the root's dot, or an IP address without brackets.
+    `host` is in lower-case ASCII without the root's dot, or an IP address without brackets.
     `port` is always filled in.
     """
 
@@ -92,6 +92,20 @@ def parse_url(text: str) -> FetchUrl:
     canonical = prefix + target
     _refuse_long(canonical)
     return FetchUrl(canonical, scheme, host, port)
+
+
+def parse_host(text: str) -> str:
+    """Return the canonical form of a host, as in `FetchUrl.host`; an IPv6 address may have brackets.
+
+    Raises `UrlError` for everything that cannot be the host of a URL.
+    """
+    if ":" in text:
+        return _ipv6(text.removeprefix("[").removesuffix("]"))
+    if not text:
+        raise UrlError("no host; write a name or an address")
+    if found := _FORBIDDEN.search(text):
+        raise UrlError(f"{found[0]!a} in the host; remove it")
+    return _name_or_ipv4(text)
 
 
 def join_url(base: FetchUrl, location: str) -> FetchUrl:
@@ -168,9 +182,10 @@ def _authority(raw_scheme: str, raw_host: str, raw_port: str) -> tuple[str, str,
     scheme = raw_scheme.lower()
     host = _ipv6(raw_host[1:-1]) if raw_host.startswith("[") else _name_or_ipv4(raw_host)
     default = DEFAULT_PORTS[scheme]
-    port = int(raw_port) if raw_port else default
-    if not 1 <= port <= MAX_PORT:
-        raise UrlError(f"port {port} does not exist; use 1 to {MAX_PORT}")
+    digits = raw_port.lstrip("0")
+    if raw_port and (not digits or len(digits) > len(str(MAX_PORT)) or int(digits) > MAX_PORT):
+        raise UrlError(f"port {digits[:_SHOWN_CHARS] or 0} does not exist; use 1 to {MAX_PORT}")
+    port = int(digits) if digits else default
     suffix = "" if port == default else f":{port}"
     return f"{scheme}://{_bracketed(host)}{suffix}", scheme, host, port
 
@@ -193,22 +208,24 @@ def _ipv6(inner: str) -> str:
 
 
 def _name_or_ipv4(raw_host: str) -> str:
-    """Return the lower-case ASCII host without the root's dot; A-labels only if they decode (RFC 5891 §5)."""
+    """Return the host in lower-case ASCII without the root's dot.
+
+    ASCII labels are taken as they are, A-labels (xn--) included: DNS gives them no other meaning. Labels in
+    other scripts become A-labels by UTS 46.
+    """
     host = raw_host.lower()
-    if not host.isascii() or _HAS_A_LABEL.search(host):
+    if not host.isascii():
         try:
             # UTS 46 maps full-width forms, circled digits and ideographic dots to ASCII.
-            host = idna.encode(host, uts46=True).decode("ascii")
+            labels = idna.uts46_remap(host, std3_rules=False).split(".")
+            host = ".".join(label if label.isascii() else _a_label(label) for label in labels)
         except Exception as error:  # idna raises from several trees, and more in its older releases
             raise UrlError(f"host {_shown(host)} is no international name; check its spelling") from error
     host = host.removesuffix(".")
     if len(host) > MAX_HOST_BYTES:
         raise UrlError(f"the host is longer than {MAX_HOST_BYTES} bytes; DNS has no such name")
-    if _PLAIN_HOST.fullmatch(host) is None:
-        raise UrlError(
-            f"host {_shown(host)} is no DNS name; labels are 1 to 63 of a-z 0-9 - _, "
-            "and begin with a letter or digit"
-        )
+    if _DNS_NAME.fullmatch(host) is None:
+        raise UrlError(f"host {_shown(host)} is no DNS name; labels are 1 to 63 of a-z 0-9 - _")
     if _ENDS_IN_NUMBER.fullmatch(host):
         try:
             IPv4Address(host)  # takes dotted decimal without leading zeros and nothing else
@@ -217,6 +234,22 @@ def _name_or_ipv4(raw_host: str) -> str:
                 f"host {_shown(host)} is a non-canonical IPv4 address; write a.b.c.d in decimal"
             ) from None
     return host
+
+
+def _a_label(label: str) -> str:
+    """Return the A-label of a mapped label (UTS 46 §4.1, with CheckJoiners and CheckBidi).
+
+    Symbols that UTS 46 allows and IDNA 2008 does not, such as emoji, are taken, as browsers do. Raises
+    ValueError, or an error of idna.
+    """
+    if len(label) > MAX_LABEL_BYTES or label.startswith("xn--"):  # the codec is quadratic
+        raise ValueError("the label is too long, or half an A-label")
+    idna.check_initial_combiner(label)
+    idna.check_bidi(label)
+    for place, character in enumerate(label):
+        if character in _ZERO_WIDTH_JOINERS and not idna.valid_contextj(label, place):
+            raise ValueError("a joiner stands where it joins nothing")
+    return f"xn--{label.encode('punycode').decode('ascii')}"
 
 
 def _shown(host: str) -> str:

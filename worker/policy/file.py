@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from fetchfleet.jobs.contract.urls import UrlError, parse_url
+from fetchfleet.jobs.contract.urls import UrlError, parse_host
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 
 DEFAULT = "default"
@@ -122,13 +122,12 @@ def table_named(name: str) -> str:
 def lane_named(name: str) -> str:
     """Return the lane or pattern that a table's name stands for; PolicyError if no lane can match it."""
     host = name.removeprefix("*.")
-    try:
-        url = parse_url(f"http://[{host}]/" if ":" in host else f"http://{host}/")
-    except UrlError as error:
-        raise PolicyError(f'[host."{name}"] {error}') from None
     if set("/?#") & set(host):
         raise PolicyError(f'[host."{name}"] is no host name; leave the path out')
-    return name[: len(name) - len(host)] + url.host
+    try:
+        return name[: len(name) - len(host)] + parse_host(host)
+    except UrlError as error:
+        raise PolicyError(f'[host."{name}"] {error}') from None
 
 
 def _faults(where: str, table: object) -> list[str]:

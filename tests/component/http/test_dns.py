@@ -254,6 +254,23 @@ async def test_a_name_that_led_nowhere_is_asked_for_anew(
     assert (Outcome.STORED, 2, 2) == (result.outcome, result.attempts, names.asked())
 
 
+@pytest.mark.parametrize("engine", ["httpx", "reqwest"])
+async def test_hosts_that_are_dns_names_but_no_international_ones_are_fetched(
+    origin: Origin, start: Start, names: Nameserver, engine: str
+) -> None:
+    """The name is resolved and sent in Host as the URL has it."""
+    hosts = ["xn--i-7iq.ws", "_foo.example.com", "-a--b-.example"]
+    names.says |= {host: [at(HOST)] for host in hosts}
+    worker = await start(engine=engine, nameservers=names.address)
+    results = await worker.results(f"http://{host}:{origin.port}/" for host in hosts)
+
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    asked = {
+        value for request in origin.requests for name, value in request.headers if name.lower() == "host"
+    }
+    assert {f"{host}:{origin.port}" for host in hosts} == asked
+
+
 async def test_connections_share_what_is_known_of_a_name(
     origin: Origin, start: Start, names: Nameserver
 ) -> None:

@@ -39,10 +39,13 @@ class HttpxEngine:
         """Make one exchange on the lane's pool; raises httpx.TransportError, FetchError or OSError."""
         trace.start_exchange(self._stats)
         async with content_of(request, self._in_folder) if request.has_body else _NO_BODY as content:
+            headers = request.headers if content is None else (*request.headers, *framing_of(content))
+            if "://xn--" in request.url:  # httpx would decode the host, and IDNA 2008 refuses some
+                headers = (*headers, ("Host", request.url.split("/", 3)[2]))
             sent = self._client.build_request(
                 request.method,
                 request.url,
-                headers=request.headers if content is None else (*request.headers, *framing_of(content)),
+                headers=headers,
                 content=content,
                 timeout=httpx_timeout(timeouts),
                 extensions={LANE: lane, "trace": trace},
