@@ -1,5 +1,6 @@
 """Connections to Redis, and the plain values that are found there: nothing in Redis is trusted."""
 
+import os
 import ssl
 from urllib.parse import urlsplit
 
@@ -12,6 +13,9 @@ from fetchfleet.jobs.errors import RedisSetupError
 CONNECT_TIMEOUT_S = 5.0
 SOCKET_TIMEOUT_S = 10.0
 HEALTH_CHECK_INTERVAL_S = 15
+
+MAX_SOCKET_BYTES = 107
+"""The longest path of a unix socket on Linux (unix(7))."""
 
 _CHECKS = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -41,6 +45,12 @@ def connection_pool(redis_url: str) -> ConnectionPool:
             " of a password percent-encoded"
         ) from None
     _check_tls(pool)
+    socket_bytes = len(os.fsencode(pool.connection_kwargs.get("path", "")))
+    if socket_bytes > MAX_SOCKET_BYTES:
+        raise RedisSetupError(
+            f"the unix socket of the Redis URL has a path of {socket_bytes} bytes, and the system takes"
+            f" {MAX_SOCKET_BYTES} at most; give a shorter path, such as that of a symbolic link to its folder"
+        )
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError:  # redis-py would raise it at the first connection and quote what may be a password

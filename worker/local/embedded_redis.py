@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
+from urllib.parse import quote
 
 import redis
 from redis.exceptions import RedisError
 
+from fetchfleet.jobs.redis_connection import MAX_SOCKET_BYTES
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import await_end, die_with_parent
 
@@ -22,6 +25,9 @@ STOP_TIMEOUT_S = 20.0
 RESPONSE_TIMEOUT_S = 5.0
 PING_EVERY_S = 0.005
 SOCKETS_PREFIX = "fetchfleet-"
+SOCKET = "redis.sock"
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 mkdtemp makes a private folder in them
+"""Where the socket goes if the path of the folder for temporary files is too long."""
 
 
 class EmbeddedRedisError(CommandError):
@@ -73,7 +79,7 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """The URL for clients."""
-        return f"unix://{self._sockets}/redis.sock"
+        return f"unix://{quote(f'{self._sockets}/{SOCKET}')}"
 
     @property
     def log(self) -> Path:
@@ -91,13 +97,13 @@ class EmbeddedRedis:
                 f"another run uses {self._folder}; wait for it, or give another --out"
             ) from None
         try:
-            # The socket is not in the folder: its path may have no more than about 100 characters. The lock
-            # file names its folder, so that the next run removes what a killed one left.
+            # The socket is elsewhere, as its path must be short. The lock file names that folder, so that the
+            # next run removes what a killed one left.
             lock.seek(0)
             left = Path(lock.read())
-            if left.name.startswith(SOCKETS_PREFIX) and left.parent == Path(tempfile.gettempdir()):
+            if left.name.startswith(SOCKETS_PREFIX) and left.parent in _socket_places(self._folder):
                 shutil.rmtree(left, ignore_errors=True)
-            self._sockets = Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX))
+            self._sockets = _make_sockets_folder(self._folder)
             lock.truncate(0)
             lock.write(str(self._sockets))
             lock.flush()
@@ -137,7 +143,7 @@ class EmbeddedRedis:
         """Start the server and return when it responds."""
         options = {
             "port": "0",
-            "unixsocket": f"{self._sockets}/redis.sock",
+            "unixsocket": f"{self._sockets}/{SOCKET}",
             "unixsocketperm": "700",
             "dir": str(self._folder.resolve()),
             "appendonly": "yes",
@@ -165,3 +171,25 @@ class EmbeddedRedis:
                 else:
                     return
         raise EmbeddedRedisError(f"Redis did not start; {self.log} says why")
+
+
+def _socket_places(folder: Path) -> Iterator[Path]:
+    """Yield the folders that may hold the folder of the socket, the preferred one first."""
+    with suppress(OSError):  # no folder for temporary files can be written to
+        yield Path(tempfile.gettempdir())
+    yield from map(Path, SHORT_FOLDERS)
+    yield folder.resolve()
+
+
+def _make_sockets_folder(folder: Path) -> Path:
+    """Make a private folder for the socket, where the path of the socket is short enough and is text."""
+    tried = list(_socket_places(folder))
+    for place in tried:
+        with suppress(OSError, UnicodeEncodeError):
+            random_chars = 8  # of mkdtemp
+            if len(f"{place}/{SOCKETS_PREFIX}/{SOCKET}".encode()) + random_chars <= MAX_SOCKET_BYTES:
+                return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=place))
+    raise EmbeddedRedisError(
+        f"no folder for Redis's socket, whose path has at most {MAX_SOCKET_BYTES} bytes: tried"
+        f" {', '.join(map(str, tried))}; set TMPDIR to a folder with a short path that can be written to"
+    )

@@ -3,11 +3,14 @@
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import redis
 
+from fetchfleet.jobs.redis_connection import MAX_SOCKET_BYTES, connect
+from fetchfleet.worker.local import embedded_redis
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
 from tests.support import left_behind
 from tests.support.waiting import wait_until
@@ -84,3 +87,57 @@ def test_a_redis_that_does_not_answer_is_ended_all_the_same(tmp_path: Path) -> N
         server._server.send_signal(signal.SIGSTOP)
 
     assert pid not in left_behind.children()
+
+
+async def works_with(temporary: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use a server with this TMPDIR by both kinds of clients; return where its socket's folder was."""
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with EmbeddedRedis(state) as server:
+        sockets = server._sockets
+        assert sockets is not None
+        with redis.Redis.from_url(server.url) as client:
+            client.set("key", "value")
+        async with connect(server.url) as client_of_the_fleet:
+            assert b"value" == await client_of_the_fleet.get("key")
+    assert not sockets.exists()
+    return sockets.parent
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 100, "missing", "file", "not\udcffutf8"], ids=["long", "missing", "file", "not UTF-8"]
+)
+async def test_a_folder_for_temporary_files_that_can_hold_no_socket_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """TMPDIR may be too long, missing, no folder, or no text."""
+    folder = tmp_path / name
+    if name == "file":
+        folder.touch()
+    elif name != "missing":
+        folder.mkdir()
+
+    assert folder != await works_with(folder, tmp_path / "state", monkeypatch)
+
+    assert not folder.is_dir() or not list(folder.iterdir())
+
+
+async def test_a_folder_for_temporary_files_may_have_any_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as have a meaning in a URL, in the configuration of Redis or in a shell."""
+    with tempfile.TemporaryDirectory(prefix="\N{SNOWMAN} a%41@b?c#d;'\"$e&f+g", dir="/tmp") as folder:
+        assert Path(folder) == await works_with(Path(folder), tmp_path / "state", monkeypatch)
+
+
+def test_without_a_short_folder_the_error_names_those_that_were_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit and the remedy are in the message."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * MAX_SOCKET_BYTES)))
+    monkeypatch.setattr(embedded_redis, "SHORT_FOLDERS", (str(tmp_path / "missing"),))
+
+    with pytest.raises(EmbeddedRedisError, match=r"missing.*set TMPDIR") as raised:
+        EmbeddedRedis(tmp_path / ("y" * MAX_SOCKET_BYTES)).__enter__()
+
+    assert 2 == raised.value.exit_code

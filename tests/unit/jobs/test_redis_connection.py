@@ -42,6 +42,8 @@ REFUSED = [
     ("rediss://h?ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs /nowhere/ca.pem: No such file"),
     ("rediss://h?ssl_certfile=/me.pem", "go together"),
     ("rediss://h?ssl_keyfile=/me.key", "go together"),
+    (f"unix:///{'x' * 107}", "a path of 108 bytes"),
+    (f"unix:///{'%C3%BC' * 54}?db=1", "a path of 109 bytes"),
     ("rediss://h?ssl_certfile=/me.pem&ssl_keyfile=/me.key", "ssl_certfile /me.pem, ssl_keyfile /me.key: No"),
 ]
 
@@ -81,7 +83,12 @@ def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://h", "redis://u:p%40%2f%23ss@h:1/2?socket_timeout=3", "unix://u:p@/run/redis.sock?db=1"],
+    [
+        "redis://h",
+        "redis://u:p%40%2f%23ss@h:1/2?socket_timeout=3",
+        "unix://u:p@/run/redis.sock?db=1",
+        f"unix:///{'x' * 106}",
+    ],
 )
 def test_other_urls_are_used_as_they_are(url: str) -> None:
     """No TLS is asked of them."""
