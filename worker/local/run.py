@@ -25,6 +25,7 @@ from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
+from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
 from fetchfleet.worker.local.process import WorkerProcess, at_work
 from fetchfleet.worker.local.progress import Progress, summary
 from fetchfleet.worker.redis_support.errors import redis_at
@@ -62,8 +63,11 @@ class BacklogLimit(NamedTuple):
 def read_list(file: str, outputs: Outputs) -> list[Fetch]:
     """Read the fetches of a file, or of standard input for `-`; with lines_to each asks for JSON Lines.
 
-    Raises CommandError for any bad line and for a place that lines_to cannot be.
+    Raises CommandError for any bad line, and for outputs that cannot be written.
     """
+    lines_to = outputs.lines_to
+    if outputs.report is not None or lines_to is not None:
+        check_outputs(file, outputs)
     try:
         if file == "-":
             sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
@@ -77,18 +81,21 @@ def read_list(file: str, outputs: Outputs) -> list[Fetch]:
         raise CommandError(f"{file}: nothing was enqueued\n{error}", BAD_USE) from None
     if not fetches:
         raise CommandError(f"{file}: holds no fetch; give a URL or a JSON object a line", BAD_USE)
-    lines_to = outputs.lines_to
     if lines_to is None:
         return fetches
-    if lines_to not in STANDARD_OUTPUT:
-        place = Path(lines_to)
-        if place.is_dir() or not place.parent.is_dir():
-            raise CommandError(
-                f"--lines-to {lines_to}: is a folder, or in a folder that is not there", BAD_USE
-            )
-        if outputs.report is not None and place.resolve() == outputs.report.resolve():
-            raise CommandError("--lines-to and --report are the same file: give each its own", BAD_USE)
     return [msgspec.structs.replace(fetch, lines=True) for fetch in fetches]
+
+
+def check_outputs(file: str, outputs: Outputs) -> None:
+    """Raise CommandError for a report or export that cannot be written or would replace the list."""
+    lines_to = outputs.lines_to
+    export = None if lines_to is None or lines_to in STANDARD_OUTPUT else Path(lines_to)
+    check_distinct(
+        {"FILE": None if file == "-" else Path(file), "--report": outputs.report, "--lines-to": export}
+    )
+    for option, path in (("--report", outputs.report), ("--lines-to", export)):
+        if path is not None:
+            check_writable(option, path)
 
 
 async def run(
@@ -165,7 +172,7 @@ async def follow(
         progress = Progress(redis, batch, console)
         report = export = None
         if outputs.report:
-            report = stack.enter_context(outputs.report.open("ab" if resumes else "wb"))
+            report = stack.enter_context(ReportFile(outputs.report, append=resumes))
         if target:
             export = stack.enter_context(JsonlExport(target, batch.id, warn, resumes=resumes))
         trim = report is not None or (target is not None and target.state is not None)
@@ -174,7 +181,7 @@ async def follow(
             async for result in results:
                 progress.tally.add(result)
                 if report is not None:
-                    report.write(encode(result) + b"\n")
+                    report.add(encode(result) + b"\n")
                 if export is not None:
                     if report is not None:
                         report.flush()  # a result that the export has saved as read is not read again

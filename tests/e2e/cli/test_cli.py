@@ -84,6 +84,8 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) ->
         (("run", "-", "--policy", "no-such-policy"), "--policy no-such-policy"),
         (("run", "-", "--allow-net", "everywhere"), "everywhere"),
         (("run", "-", "--engine", "steam"), "--engine steam"),
+        (("run", "-", "--report", "no/such/report"), "--report no/such/report: No such file or directory"),
+        (("submit", "-", "--report", "/"), "--report /: Is a directory"),
         (("worker", "--redis", "http://x/"), "not a Redis URL"),
         (("fly",), "fly"),
     ],
@@ -153,11 +155,14 @@ async def test_submit_prints_the_batch_and_with_wait_follows_it(
             enqueued = await run("submit", listed, "--redis", redis_url)
             counts = await fleet.batch(enqueued.stdout.strip()).wait()
             waited = await run("submit", listed, "--redis", redis_url, "--wait", "--report", report)
+            no_room = await run("submit", listed, "--redis", redis_url, "--report", "/dev/full")
 
     assert 0 == enqueued.returncode, enqueued.stderr
     assert (30, 30) == (counts.total, counts.stored)
     assert 0 == waited.returncode, waited.stderr
     assert 30 == len(report.read_text().splitlines())
+    assert 1 == no_room.returncode
+    assert "--report /dev/full: No space left on device" in no_room.stderr
 
 
 async def test_health_tells_whether_this_machines_worker_shows_signs_of_life(

@@ -136,4 +136,4 @@ def test_a_place_that_cannot_be_is_bad_use(tmp_path: Path) -> None:
     )
 
     assert (2, False) == (ended.returncode, (tmp_path / "out").exists())
-    assert "--lines-to no/such/file: is a folder" in ended.stderr
+    assert "--lines-to no/such/file: No such file or directory" in ended.stderr

@@ -1,0 +1,127 @@
+"""The files that a command writes: what is wrong with them is known before the work."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
+from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
+from tests.support.disks import mounted, remount
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("missing/report", "No such file or directory; its folder must be there before"),
+        ("dangling/report", "No such file or directory; its folder must be there before"),
+        ("folder", "Is a directory"),
+        ("folder/", "Is a directory"),
+        ("file/report", "Not a directory"),
+        ("loop", "Too many levels of symbolic links"),
+        ("x" * 300, "File name too long"),
+        ("socket", "No such device or address"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_with_its_name_and_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, reason: str
+) -> None:
+    """As bad use of the option; nothing is created."""
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").touch()
+    Path("dangling").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
+    os.mknod("socket", 0o140600)
+    before = set(tmp_path.iterdir())
+
+    with pytest.raises(CommandError) as refused:
+        check_writable("--report", Path(path))
+
+    assert (f"--report {Path(path)}: {reason}", BAD_USE) == (str(refused.value), refused.value.exit_code)
+    assert before == set(tmp_path.iterdir())
+
+
+def test_a_read_only_disk_is_refused(tmp_path: Path) -> None:
+    """Whether the file is there or not."""
+    with mounted(tmp_path / "disk") as disk:
+        (disk / "old").touch()
+        remount(disk, "ro")
+        for name in ("old", "new"):
+            with pytest.raises(CommandError, match=rf"{name}: Read-only file system"):
+                check_writable("--report", disk / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.parametrize("kind", ["file", "pipe", "folder"])
+def test_a_file_without_permission_is_refused(tmp_path: Path, kind: str) -> None:
+    """A file, a pipe, or a new file in a folder."""
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path, 0o400)
+    elif kind == "file":
+        path.touch(0o400)
+    else:
+        path.mkdir(0o500)
+        path /= "new"
+
+    with pytest.raises(CommandError, match="Permission denied"):
+        check_writable("--report", path)
+
+
+def test_a_file_that_can_be_written_stays_as_it_is(tmp_path: Path) -> None:
+    """Old content stays until the work begins, a new file is not left, a pipe without a reader is fine."""
+    (tmp_path / "old").write_text("kept")
+    (tmp_path / "link").symlink_to("target")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("old", "new", "link", "pipe"):
+        check_writable("--report", tmp_path / name)
+    check_writable("--report", Path("/dev/null"))
+
+    assert "kept" == (tmp_path / "old").read_text()
+    assert {"old", "link", "pipe"} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_same_file_is_refused_for_two_purposes(tmp_path: Path) -> None:
+    """By whatever name; a device may serve for all."""
+    (tmp_path / "list").touch()
+    (tmp_path / "alias").symlink_to("list")
+    with pytest.raises(CommandError, match="FILE and --report are the same file"):
+        check_distinct({"FILE": tmp_path / "list", "--report": tmp_path / "alias"})
+    with pytest.raises(CommandError, match="--report and --lines-to are the same file"):
+        check_distinct({"FILE": None, "--report": tmp_path / "new", "--lines-to": tmp_path / "x/../new"})
+    null = Path(os.devnull)
+    check_distinct({"FILE": tmp_path / "list", "--report": null, "--lines-to": null})
+
+
+def report_to(path: Path, size_bytes: int, *, flush: bool = False, error: Exception | None = None) -> None:
+    """Write one line of that size, then raise the error."""
+    with ReportFile(path, append=False) as report:
+        report.add(b"x" * size_bytes)
+        if flush:
+            report.flush()
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize(("size_bytes", "flush"), [(1, False), (1, True), (1_000_000, False)])
+def test_a_report_that_cannot_be_written_is_named(size_bytes: int, *, flush: bool) -> None:
+    """When a line is added, when lines are flushed, or at the end."""
+    with pytest.raises(CommandError, match="--report /dev/full: No space left") as raised:
+        report_to(Path("/dev/full"), size_bytes, flush=flush)
+    assert FAILED == raised.value.exit_code
+
+
+def test_the_error_under_way_is_raised_before_one_of_the_report() -> None:
+    """It came first."""
+    with pytest.raises(KeyError):
+        report_to(Path("/dev/full"), 1, error=KeyError())
+
+
+def test_a_report_is_begun_anew_or_goes_on(tmp_path: Path) -> None:
+    """As a run starts or continues."""
+    for append in (False, True, False):
+        with ReportFile(tmp_path / "report", append=append) as report:
+            report.add(b"line\n")
+            report.flush()
+        assert (2 if append else 1) == len((tmp_path / "report").read_text().splitlines())
