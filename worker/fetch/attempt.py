@@ -281,7 +281,7 @@ def failure_of(session: FetchSession, entry: Entry, error: Exception, status: in
     """Return what an error of an exchange means; an error that no rule names is a bug and is logged."""
     lane, services = session.lane, session.services
     if isinstance(error, errors.InTheWayError):
-        log_events.in_the_way(lane.name, entry, error, services.log)
+        log_events.in_the_way(lane.name, entry, error, services.repeats, services.log)
     if error_mapping.is_of_the_disk(error):
         services.sink.disk.refused()
     disk_pause_s = services.tuning.disk_pause_s

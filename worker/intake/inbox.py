@@ -24,8 +24,10 @@ from fetchfleet.jobs.scripts import inbox as scripts
 from fetchfleet.jobs.scripts.inbox import InboxMessages, InboxReturn, NothingTaken, RefusedMessage
 from fetchfleet.worker.intake.version_skew import UnsupportedVersionLog
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.log import Event, suppressed
+from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util import aio
+from fetchfleet.worker.util.clock import mono_s
 
 MESSAGES_AT_ONCE = 500
 BYTES_AT_ONCE = 4 << 20
@@ -115,8 +117,7 @@ class InboxReader:
         self._submitter = submitter
         self._report_redis_error = report_redis_error
         self._log = log
-        self._full = False
-        """Whether a lack of space was logged that has not ended since."""
+        self._repeats = Repeats()
         self._unsupported_log = UnsupportedVersionLog("inbox", log)
         self._unsupported_in_a_row = 0
         self._gives_up = False
@@ -227,17 +228,16 @@ class InboxReader:
         kept = [RefusedMessage(item.note, item.message[:KEPT_BYTES]) for item in refused]
         if not await scripts.inbox_ack(self._redis, token=self._token, refused=kept):
             return  # another worker has the messages by now, and logs them
-        self._full = False
         if count:
             self._log.info(Event.INTAKE_TAKEN, batch=batch_id, messages=count, refused=len(refused))
         for item in refused:
             self._log.warning(Event.INTAKE_REFUSED, door="inbox", error=redact.text(item.note))
 
     async def _wait_for_space(self, error: Exception) -> None:
-        """Log the first time that the backlog or Redis's memory is full, and wait."""
-        if not self._full:
-            self._log.warning(Event.INTAKE_FULL, error=redact.text(error))
-        self._full = True
+        """Log that the backlog or Redis's memory is full, once a minute while that lasts, and wait."""
+        left_out = self._repeats.admit(type(error).__name__, mono_s())
+        if left_out is not None:
+            self._log.warning(Event.INTAKE_FULL, error=redact.text(error), **suppressed(left_out))
         await asyncio.sleep(self._timings.full_s)
 
 

@@ -1,14 +1,11 @@
 """Logs messages of unsupported versions: they come round again and again and are logged once a minute."""
 
-import math
-
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.log import Event, suppressed
+from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util.clock import mono_s
-
-LOG_EVERY_S = 60.0
 
 
 class UnsupportedVersionLog:
@@ -17,11 +14,11 @@ class UnsupportedVersionLog:
     def __init__(self, door: str, log: FilteringBoundLogger) -> None:
         self._door = door
         self._log = log
-        self._logged_s = -math.inf
+        self._repeats = Repeats()
 
     def write(self, note: str) -> None:
         """Write the line unless one was written a moment ago."""
-        if mono_s() - self._logged_s < LOG_EVERY_S:
-            return
-        self._logged_s = mono_s()
-        self._log.warning(Event.INTAKE_NEWER, door=self._door, error=redact.text(note))
+        left_out = self._repeats.admit(Event.INTAKE_NEWER, mono_s())
+        if left_out is not None:
+            fields = {"door": self._door, "error": redact.text(note), **suppressed(left_out)}
+            self._log.warning(Event.INTAKE_NEWER, **fields)

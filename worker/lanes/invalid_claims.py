@@ -6,7 +6,8 @@ from fetchfleet.jobs.contract.model import Outcome, Reason, Result
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.services import LaneServices
-from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.log import Event, suppressed
+from fetchfleet.worker.util.clock import mono_s
 
 
 def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) -> None:
@@ -14,7 +15,10 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
     note, late = str(newer), newer.deadline_ms <= lane.clock.now_ms()
 
     def tell() -> None:
-        services.log.warning(Event.LANE_NEWER, lane=lane.name, id=newer.fetch_id, error=note)
+        left_out = services.repeats.admit((Event.LANE_NEWER, lane.name), mono_s())
+        if left_out is not None:
+            fields = {"id": newer.fetch_id, "error": note, **suppressed(left_out)}
+            services.log.warning(Event.LANE_NEWER, lane=lane.name, **fields)
 
     if not late and batch_of(newer.fetch_id) not in lane.cancelled:
         services.settler.add(lane, settler.handed_back(newer.fetch_id, services.tuning.newer_return_s, tell))

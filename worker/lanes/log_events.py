@@ -12,7 +12,9 @@ from fetchfleet.worker.gate.gate import Closed
 from fetchfleet.worker.gate.state import Breaker, GateState
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.log import Event, trace_fields
+from fetchfleet.worker.observability.log import Event, suppressed, trace_fields
+from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.util.clock import mono_s
 
 _BREAKER_EVENTS = {
     Breaker.OPEN: Event.LANE_BREAKER_OPEN,
@@ -68,9 +70,11 @@ def yielded(lane: Lane, held: int, busy: int, workers: int, log: FilteringBoundL
     )
 
 
-def unverified_tls(lane: Lane, log: FilteringBoundLogger) -> None:
-    """Log that the policy turns certificate verification off for the lane's host."""
-    log.warning(Event.LANE_UNVERIFIED_TLS, lane=lane.name)
+def unverified_tls(lane: Lane, repeats: Repeats, log: FilteringBoundLogger) -> None:
+    """Log that the policy turns certificate verification off for the lane's host, once a minute at most."""
+    left_out = repeats.admit((Event.LANE_UNVERIFIED_TLS, lane.name), mono_s())
+    if left_out is not None:
+        log.warning(Event.LANE_UNVERIFIED_TLS, lane=lane.name, **suppressed(left_out))
 
 
 def finished(
@@ -168,7 +172,15 @@ def bug(lane_name: str, entry: Entry, error: BaseException, log: FilteringBoundL
     )
 
 
-def in_the_way(lane_name: str, entry: Entry, error: BaseException, log: FilteringBoundLogger) -> None:
-    """Log that something other than a file of the fleet is where a body should go; the message names it."""
-    message, trace = redact.text(str(error)), trace_fields(entry.fetch)
-    log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=message, **trace)
+def in_the_way(
+    lane_name: str, entry: Entry, error: BaseException, repeats: Repeats, log: FilteringBoundLogger
+) -> None:
+    """Log that something other than a file of the fleet is where a body should go; the message names it.
+
+    Once a minute for the same thing: it may be in the way of every body.
+    """
+    message = redact.text(str(error))
+    left_out = repeats.admit((Event.DISK_IN_THE_WAY, message), mono_s())
+    if left_out is not None:
+        fields = {**trace_fields(entry.fetch), **suppressed(left_out)}
+        log.error(Event.DISK_IN_THE_WAY, id=entry.id, lane=lane_name, error=message, **fields)

@@ -9,6 +9,7 @@ from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.clock import RedisClock
 
@@ -27,3 +28,5 @@ class LaneServices:
     report_redis_error: Callable[[BaseException], None]
     log: FilteringBoundLogger
     tuning: LaneTuning = field(default_factory=LaneTuning)
+    repeats: Repeats = field(default_factory=Repeats)
+    """The conditions of lanes that last from one hold to the next, by event and lane."""

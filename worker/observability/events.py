@@ -7,7 +7,8 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.log import Event, trace_fields
+from fetchfleet.worker.observability.log import Event, suppressed, trace_fields
+from fetchfleet.worker.observability.repeats import Ended
 
 
 def exchange(entry: Entry | None, log: FilteringBoundLogger, **fields: Any) -> None:
@@ -21,19 +22,23 @@ def stats(log: FilteringBoundLogger, **fields: Any) -> None:
     log.info(Event.WORKER_HEARTBEAT, **fields)
 
 
-def worker_bug(loop: str, error: BaseException, log: FilteringBoundLogger) -> None:
-    """Log an internal error in one of the worker's own loops."""
+def worker_bug(loop: str, error: BaseException, left_out: int, log: FilteringBoundLogger) -> None:
+    """Log an internal error in one of the worker's own loops; left_out: how often before, unlogged."""
     log.error(
         Event.WORKER_BUG,
         loop=loop,
         error=redact.text(repr(error)),
         trace=redact.text("".join(traceback.format_tb(error.__traceback__)[-3:])),
+        **suppressed(left_out),
     )
 
 
-def disk_full(free_bytes: int, free_files: int | None, wanting: str, log: FilteringBoundLogger) -> None:
-    """Log that the disk has no space for bodies any more."""
-    log.error(Event.DISK_FULL, wanting=wanting, free_bytes=free_bytes, free_files=free_files)
+def disk_full(
+    free_bytes: int, free_files: int | None, wanting: str, left_out: int, log: FilteringBoundLogger
+) -> None:
+    """Log that the disk has no space for bodies any more; left_out: how often before, unlogged."""
+    fields = suppressed(left_out)
+    log.error(Event.DISK_FULL, wanting=wanting, free_bytes=free_bytes, free_files=free_files, **fields)
 
 
 def disk_ok(free_bytes: int, free_files: int | None, log: FilteringBoundLogger) -> None:
@@ -41,16 +46,21 @@ def disk_ok(free_bytes: int, free_files: int | None, log: FilteringBoundLogger) 
     log.info(Event.DISK_OK, free_bytes=free_bytes, free_files=free_files)
 
 
-def redis_trouble(error: object, log: FilteringBoundLogger) -> None:
-    """Log a call to Redis that failed."""
-    log.warning(Event.REDIS_TROUBLE, error=redact.text(repr(error)))
+def redis_trouble(error: object, left_out: int, log: FilteringBoundLogger) -> None:
+    """Log a call to Redis that failed; left_out: how many more failed alike since the last such line."""
+    log.warning(Event.REDIS_TROUBLE, error=redact.text(repr(error)), **suppressed(left_out))
 
 
-def redis_refusal(error: object, log: FilteringBoundLogger) -> None:
-    """Log a call that Redis denies until an operator changes that."""
-    log.error(Event.REDIS_REFUSAL, error=redact.text(repr(error)))
+def redis_refusal(error: object, left_out: int, log: FilteringBoundLogger) -> None:
+    """Log a call that Redis denies until an operator changes that; left_out: as for redis_trouble."""
+    log.error(Event.REDIS_REFUSAL, error=redact.text(repr(error)), **suppressed(left_out))
 
 
-def conflicting_key(key: str, found: str, wanted: str, log: FilteringBoundLogger) -> None:
-    """Log that a key of the fleet held a value of the wrong type."""
-    log.error(Event.REDIS_FOREIGN, key=key, found=found, wanted=wanted)
+def redis_back(ended: Ended, log: FilteringBoundLogger) -> None:
+    """Log that Redis answers again."""
+    log.info(Event.REDIS_BACK, lasted_s=round(ended.lasted_s, 1), failed=ended.failed)
+
+
+def conflicting_key(key: str, found: str, wanted: str, left_out: int, log: FilteringBoundLogger) -> None:
+    """Log that a key of the fleet held a value of the wrong type; left_out: how often before, unlogged."""
+    log.error(Event.REDIS_FOREIGN, key=key, found=found, wanted=wanted, **suppressed(left_out))

@@ -13,10 +13,15 @@ from structlog.typing import FilteringBoundLogger, Processor, WrappedLogger
 from fetchfleet.jobs.contract import trace_context
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.util.clock import mono_s
 
 
 class Event(StrEnum):
-    """The closed list of events."""
+    """The closed list of events.
+
+    A condition that lasts is logged at once, then once a minute (worker/observability/repeats.py).
+    """
 
     FETCH_FINISHED = "fetch.finished"
     """The result of a fetch is in Redis; exactly one line a fetch."""
@@ -28,7 +33,8 @@ class Event(StrEnum):
     """An internal error; the fetch goes on as after a failed attempt."""
     LANE_TAKEN = "lane.taken"
     LANE_UNVERIFIED_TLS = "lane.unverified_tls"
-    """The policy says `verify = false`: no certificate of the host is verified. Logged once a hold."""
+    """The policy says `verify = false`: no certificate of the host is verified. Logged when the lane is
+    acquired."""
     LANE_COOLING = "lane.cooling"
     """The host asked the client to back off, until_ms (Unix)."""
     LANE_BREAKER_OPEN = "lane.breaker_open"
@@ -59,7 +65,7 @@ class Event(StrEnum):
     INTAKE_REFUSED = "intake.refused"
     """A message or an arq job was invalid; it is a dead letter."""
     INTAKE_NEWER = "intake.newer"
-    """Messages or arq jobs of an unsupported version wait for a newer worker; at most once a minute."""
+    """Messages or arq jobs of an unsupported version wait for a newer worker."""
     INTAKE_FULL = "intake.full"
     """The inbox waits: the backlog limit or Redis's memory is reached."""
     RESULTS_LAGGING = "results.lagging"
@@ -79,8 +85,10 @@ class Event(StrEnum):
     """An internal error ended one of the worker's own loops; it is started again."""
     REDIS_TROUBLE = "redis.trouble"
     """Redis did not answer; the worker keeps what it holds and tries again."""
+    REDIS_BACK = "redis.back"
+    """Redis has answered every call for some seconds: how long the trouble lasted, and how many failed."""
     REDIS_REFUSAL = "redis.refusal"
-    """Redis rejects the worker's password or denies a command. Once a minute; the worker keeps trying."""
+    """Redis rejects the worker's password or denies a command; the worker keeps trying."""
     REDIS_LOADING = "redis.loading"
     """Redis is loading its data; the worker starts when that is done."""
     REDIS_FOREIGN = "redis.foreign"
@@ -130,9 +138,20 @@ def get_logger(**fields: Any) -> FilteringBoundLogger:
 class _LibraryHandler(logging.Handler):
     """Logs the libraries' warnings as our event. Their INFO lines hold URLs with secrets and are dropped."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._repeats = Repeats()
+
     def emit(self, record: logging.LogRecord) -> None:
-        log = get_logger(library=record.name)
-        log.warning(Event.LIBRARY, message=redact.text(record.getMessage()))
+        left_out = self._repeats.admit((record.name, str(record.msg).partition("\n")[0]), mono_s())
+        if left_out is not None:
+            log = get_logger(library=record.name)
+            log.warning(Event.LIBRARY, message=redact.text(record.getMessage()), **suppressed(left_out))
+
+
+def suppressed(left_out: int) -> dict[str, int]:
+    """Return the field that says how many lines of a lasting condition were not written, if any."""
+    return {"suppressed": left_out} if left_out else {}
 
 
 def trace_fields(fetch: Fetch) -> dict[str, str]:

@@ -1,37 +1,68 @@
 """The Redis errors of a running worker: their log lines, and when Redis last failed the lanes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.observability import events
+from fetchfleet.worker.observability.repeats import CALM_S, Repeats, Trouble
 from fetchfleet.worker.redis_support.errors import is_of
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
 from fetchfleet.worker.util.clock import mono_s
 
-REFUSAL_EVERY_S = 60.0
-"""How often a lasting refusal is logged."""
+NO_ANSWER = "no answer"
+
+
+def kind_of(error: object) -> Hashable:
+    """Return what errors of one cause have in common, whichever call met them.
+
+    A Redis that is away refuses, drops and delays connections, one after the other: that is one kind. Other
+    errors differ by their type and first word, which is Redis's own code (MISCONF, NOREPLICAS).
+    """
+    if is_of(error, AuthenticationError, NoPermissionError):
+        return "refusal", str(error)
+    if is_of(error, BusyLoadingError):
+        return "loading"
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
+        return NO_ANSWER
+    return type(error).__name__, str(error).partition(" ")[0]
 
 
 class RedisErrorReporter:
-    """Logs each error it is called with. One for a worker process, since its parts share one Redis."""
+    """Logs errors, each kind at once and then once a minute, and the end of the trouble.
 
-    def __init__(self, log: FilteringBoundLogger, now_s: Callable[[], float] = mono_s) -> None:
+    One for a worker process, since its parts share one Redis.
+    """
+
+    def __init__(
+        self, log: FilteringBoundLogger, now_s: Callable[[], float] = mono_s, calm_s: float = CALM_S
+    ) -> None:
         self._log = log
         self._now_s = now_s
-        self._refused_s: dict[str, float] = {}
+        self._repeats = Repeats()
+        self._trouble = Trouble(calm_s)
 
     def __call__(self, error: object) -> None:
-        """Log the error; log a refusal (password, ACL) as an error, and only every REFUSAL_EVERY_S."""
-        if not is_of(error, AuthenticationError, NoPermissionError):
-            events.redis_trouble(error, self._log)
+        """Log the error, a refusal (password, ACL) at level error, unless one of its kind was just logged."""
+        now_s, kind = self._now_s(), kind_of(error)
+        self._trouble.failed(now_s)
+        left_out = self._repeats.admit(kind, now_s)
+        if left_out is None:
             return
-        now_s = self._now_s()
-        self._refused_s = {text: at for text, at in self._refused_s.items() if now_s - at < REFUSAL_EVERY_S}
-        if str(error) not in self._refused_s:
-            self._refused_s[str(error)] = now_s
-            events.redis_refusal(error, self._log)
+        if is_of(error, AuthenticationError, NoPermissionError):
+            events.redis_refusal(error, left_out, self._log)
+        else:
+            events.redis_trouble(error, left_out, self._log)
+
+    def answered(self) -> None:
+        """Note that Redis answers; log the end of a trouble once no call has failed for a while."""
+        ended = self._trouble.succeeded(self._now_s())
+        if ended is not None:
+            self._repeats.forget()
+            events.redis_back(ended, self._log)
 
 
 class RedisHealth:
@@ -54,3 +85,7 @@ class RedisHealth:
         else:
             self._failed_s = mono_s()
         self._errors(error)
+
+    def answered(self) -> None:
+        """Note that Redis answers."""
+        self._errors.answered()

@@ -5,7 +5,7 @@ The value becomes a dead letter, the key is free again, and lanes that depended 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -17,6 +17,8 @@ from fetchfleet.jobs.errors import KeyTypeConflictError
 from fetchfleet.jobs.redis_connection import is_text
 from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
 from fetchfleet.worker.observability import events
+from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.util.clock import mono_s
 
 KEPT_BYTES = 64 << 10
 SCAN_COUNT = 1000
@@ -34,13 +36,20 @@ class KeyRepair:
     """One for a worker process; `run` is its task. It does not depend on arq, whose queue may be hit too."""
 
     def __init__(
-        self, redis: Redis, lease_ms: int, log: FilteringBoundLogger, check_every_s: float = 5.0
+        self,
+        redis: Redis,
+        lease_ms: int,
+        report_redis_error: Callable[[BaseException], None],
+        log: FilteringBoundLogger,
+        check_every_s: float = 5.0,
     ) -> None:
         self._redis = redis
         self._lease_ms = lease_ms
+        self._report_redis_error = report_redis_error
         self._log = log
         self._check_every_s = check_every_s
         self._wanted = asyncio.Event()
+        self._repeats = Repeats()
 
     def check_soon(self) -> None:
         """Check now: a call met a conflicting key."""
@@ -56,7 +65,7 @@ class KeyRepair:
             try:
                 await self.quarantine(keys.FIXED)
             except (RedisError, OSError) as error:
-                events.redis_trouble(error, self._log)
+                self._report_redis_error(error)
                 await asyncio.sleep(1)
 
     async def repair(self, error: object, lane: str, others: Mapping[str, str] | None = None) -> bool:
@@ -78,7 +87,7 @@ class KeyRepair:
         """
         moved = await quarantine(self._redis, kinds, kept_bytes=KEPT_BYTES)
         for found in moved:
-            events.conflicting_key(found.key, found.type, found.kind, self._log)
+            self._log_conflict(found.key, found.type, found.kind)
         if not moved:
             return []
         names = {found.key for found in moved}
@@ -106,7 +115,13 @@ class KeyRepair:
                     pipe.xadd(keys.DEAD, letter, maxlen=keys.DEAD_LENGTH)  # type: ignore[arg-type]
                 pipe.zrem(key, *invalid)
                 await pipe.execute()
-            events.conflicting_key(key, "member that is no text", "id of a job", self._log)
+            self._log_conflict(key, "member that is no text", "id of a job")
+
+    def _log_conflict(self, key: str, found: str, wanted: str) -> None:
+        """Log the conflict, unless the same one was logged a moment ago: another program may write again."""
+        left_out = self._repeats.admit((key, found), mono_s())
+        if left_out is not None:
+            events.conflicting_key(key, found, wanted, left_out, self._log)
 
 
 class RepairingSubmitter(Submitter):

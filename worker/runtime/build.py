@@ -73,8 +73,10 @@ async def build(settings: Settings, timings: WorkerTimings | None = None) -> Run
         with startup_permissions():
             await await_usable_redis(redis, settings.redis_url, log)
             timings = timings or WorkerTimings()
-            redis_errors = RedisErrorReporter(log)
-            key_repair = KeyRepair(redis, int(settings.lease_s * 1000), log, timings.key_check_s)
+            redis_errors = RedisErrorReporter(log, calm_s=timings.redis_calm_s)
+            key_repair = KeyRepair(
+                redis, int(settings.lease_s * 1000), redis_errors, log, timings.key_check_s
+            )
             health = RedisHealth(redis_errors, key_repair)
             notifier = LaneNotifier(arq_client(redis.connection_pool), health)
             base = _Base(settings, timings, log, redis, redis_errors, key_repair, health, notifier)

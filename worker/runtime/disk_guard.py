@@ -7,8 +7,10 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
+from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.sink.base import Disk
 from fetchfleet.worker.sink.disk_space import lack
+from fetchfleet.worker.util.clock import mono_s
 
 
 class DiskGuard:
@@ -33,6 +35,9 @@ class DiskGuard:
         self._check_s = check_s
         self.lacking: str | None = None
         """The resource that the disk lacks: bytes, files or writing. None if it lacks none."""
+        self._repeats = Repeats()
+        self._logged = False
+        """Whether the last lack was logged, so that its end is logged too."""
 
     async def run(self) -> None:
         """Check at intervals, until cancelled."""
@@ -48,10 +53,14 @@ class DiskGuard:
             return
         before = self.lacking
         self.lacking = lack(space, self._min_free_bytes, lacked=before is not None)
-        if self.lacking and not before:
-            events.disk_full(space.free_bytes, space.free_files, self.lacking, self._log)
-        if before and not self.lacking:
+        if self.lacking and self.lacking != before:
+            left_out = self._repeats.admit(self.lacking, mono_s())
+            if left_out is not None:
+                events.disk_full(space.free_bytes, space.free_files, self.lacking, left_out, self._log)
+                self._logged = True
+        if before and not self.lacking and self._logged:
             events.disk_ok(space.free_bytes, space.free_files, self._log)
+            self._logged = False
         if self.lacking:
             for lane in self._lanes.values():
                 lane.leave()

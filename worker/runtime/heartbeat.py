@@ -90,6 +90,7 @@ class Heartbeat:
             asked_s = mono_s()
             try:
                 await self.send()
+                self._health.answered()
             except (RedisError, OSError) as error:
                 self._health.report(error)
             if mono_s() - asked_s > SLOW_S:

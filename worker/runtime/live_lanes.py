@@ -81,7 +81,7 @@ class LiveLanes:
         self._cancels_version = None  # a batch may have been cancelled since the lane was acquired
         self._log.info(Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans))
         if not policy.verify:
-            log_events.unverified_tls(lane, self._log)
+            log_events.unverified_tls(lane, self._services.repeats, self._log)
         task = asyncio.create_task(self._serve(lane, acquired.orphans), name=f"lane {name}")
         self._tasks[lane.pool] = task
 

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import functools
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.startup import startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
@@ -101,7 +101,13 @@ class Runtime:
 
     def _keep(self, name: str, loop: Loop, loops: dict[str, asyncio.Task[None]]) -> None:
         """Run a loop in a task; log a bug that ends it, and start it again."""
-        on_bug = functools.partial(events.worker_bug, name, log=self.log)
+        repeats = Repeats()
+
+        def on_bug(error: Exception) -> None:  # one that comes back as often as the loop is started again
+            left_out = repeats.admit(type(error).__name__, mono_s())
+            if left_out is not None:
+                events.worker_bug(name, error, left_out, self.log)
+
         kept = aio.keep_going(loop, on_bug, self.timings.restart_s)
         loops[name] = asyncio.create_task(kept, name=name)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from fetchfleet.worker.intake.inbox import InboxTimings
 from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.observability.repeats import CALM_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class WorkerTimings:
     """Between two checks of the fleet's fixed keys for conflicting types."""
     reclaim_delay_s: float = 3.0
     """No sweep so soon after Redis failed: the owners of lanes may have results to write first."""
+    redis_calm_s: float = CALM_S
+    """Without a Redis error until the trouble counts as over, or longer if trouble comes and goes."""
     restart_s: float = 1.0
     """Until a loop that raised is started again."""
     poll_delay_s: float = 0.1

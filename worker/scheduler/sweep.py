@@ -12,7 +12,8 @@ from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.batches import Trimming, trim
 from fetchfleet.jobs.scripts.lanes import ReclaimedLane, reclaim_lanes
 from fetchfleet.worker.lanes.store import lane_names
-from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.observability.log import Event, suppressed
+from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.clock import mono_s
 
@@ -22,8 +23,6 @@ TRIM_AT_ONCE = 5_000
 
 LAGGING_AT = 0.8
 """A consumer group is named once the results that it has not read fill so much of the stream."""
-
-WARN_EVERY_S = 60.0
 
 
 class Reclaimed(NamedTuple):
@@ -61,6 +60,7 @@ class LaneReclaimer:
         self._key_repair = key_repair
         self._notify = notify
         self._log = log
+        self._repeats = Repeats()
 
     async def run(self) -> None:
         """Reclaim once. A lane behind a conflicting key is repaired now and reclaimed by the next run."""
@@ -68,7 +68,10 @@ class LaneReclaimer:
         for name, error in reclaimed.refused:
             await self._key_repair.repair(error, name)
         for due, owner in reclaimed.lanes:
-            self._log.warning(Event.LANE_RESCUED, lane=due.lane, owner=owner or None)
+            left_out = self._repeats.admit(due.lane, mono_s())  # no worker may be able to take the lane
+            if left_out is not None:
+                fields = suppressed(left_out)
+                self._log.warning(Event.LANE_RESCUED, lane=due.lane, owner=owner or None, **fields)
         await self._notify([due for due, _ in reclaimed.lanes])
 
 
@@ -87,7 +90,7 @@ class Housekeeping:
         """How many results the stream of all batches keeps."""
         self._log = log
         self._trim_at_once = trim_at_once
-        self._warned_s: dict[Event, float] = {}
+        self._repeats = Repeats()
 
     async def run(self) -> None:
         """Forget expired batches and trim the stream; name the consumer groups that lose results by it."""
@@ -118,7 +121,6 @@ class Housekeeping:
         return await trim(self._redis, oldest_ms=oldest_ms, keep=most, at_once=at_once, remove=remove)
 
     def _warn(self, event: Event, count: int, groups: list[bytes]) -> None:
-        if groups and mono_s() - self._warned_s.get(event, -WARN_EVERY_S) >= WARN_EVERY_S:
-            self._warned_s[event] = mono_s()
-            names = sorted(group.decode(errors="replace") for group in groups)
-            self._log.warning(event, groups=names, results=count, most=self._results_length)
+        if groups and (left_out := self._repeats.admit(event, mono_s())) is not None:
+            names, fields = sorted(group.decode(errors="replace") for group in groups), suppressed(left_out)
+            self._log.warning(event, groups=names, results=count, most=self._results_length, **fields)

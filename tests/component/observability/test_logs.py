@@ -163,6 +163,16 @@ async def test_libraries_warnings_are_lines_too(stream: io.StringIO) -> None:
     assert SECRET not in stream.getvalue()
 
 
+async def test_a_library_that_repeats_its_warning_is_told_once(stream: io.StringIO) -> None:
+    """Another warning of it is told too."""
+    for place in range(50):
+        logging.getLogger("arq.worker").warning("lost connection %d", place)
+        logging.getLogger("arq.worker").warning("job took long")
+
+    written = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert ["lost connection 0", "job took long"] == [line["message"] for line in written]
+
+
 async def test_at_debug_level_each_exchange_has_its_line(origin: Origin, start: Start, lines: Lines) -> None:
     """Whose it was, what came, and whether a connection was used again."""
     worker = await start(log_level="debug")

@@ -18,16 +18,15 @@ from tests.support.waiting import wait_until
 from tools.origin.server import Origin
 
 Call = Callable[..., Awaitable[Any]]
+FAILURES = 3
 
 
-def failing_once(call: Call) -> Call:
-    """Does as the call does, but for the first time."""
-    calls = 0
+def failing_at_first(call: Call, calls: list[str]) -> Call:
+    """Does as the call does, but for the first few times; each is noted."""
 
     async def made(*how: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
+        calls.append("")
+        if len(calls) <= FAILURES:
             raise ZeroDivisionError("a bug")
         return await call(*how)
 
@@ -68,11 +67,13 @@ async def test_a_loop_of_the_worker_goes_on_after_a_bug(
     name: str,
     loop: str,
 ) -> None:
-    """It says so, and what it had in hand is not lost."""
-    worker = await start(timings=replace(QUICK, restart_s=0.05))
-    monkeypatch.setattr(kind, name, failing_once(getattr(kind, name)))
+    """It says so, once although the bug comes back, and what it had in hand is not lost."""
+    worker = await start(timings=replace(QUICK, heartbeat_s=0.05, restart_s=0.05))
+    calls: list[str] = []
+    monkeypatch.setattr(kind, name, failing_at_first(getattr(kind, name), calls))
     result = await worker.one(origin.url())
     await wait_until(lambda: [line for line in lines if line["event"] == "worker.bug"], "the bug to be told")
+    await wait_until(lambda: len(calls) > FAILURES, "the end of the bug")
 
     assert Outcome.STORED == result.outcome
     assert [loop] == [line["loop"] for line in lines if line["event"] == "worker.bug"]

@@ -80,6 +80,19 @@ def count_offers(worker: OneWorker, monkeypatch: pytest.MonkeyPatch) -> list[str
     return offers
 
 
+async def test_a_disk_that_fills_up_again_and_again_is_told_once_a_minute(
+    disk: Disk, worker: OneWorker, lines: Lines
+) -> None:
+    """Another thing that it lacks is told at once, and so is the end of what was told."""
+    guard = worker.runtime.disk_guard
+    for space in (Space(0), Space(0, free_files=0), Space(1 << 40), Space(0), Space(1 << 40), Space(0)):
+        disk.space = space
+        await guard.check()
+
+    told = [line.get("wanting", "ok") for line in lines if line["event"] in {"disk.full", "disk.ok"}]
+    assert ["bytes", "files", "ok"] == told
+
+
 @pytest.mark.parametrize(
     ("space", "wanting"),
     [

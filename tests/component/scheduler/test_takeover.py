@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,7 +13,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.util import aio
-from tests.component.conftest import HOST, Lines, Start, tuned
+from tests.component.conftest import HOST, QUICK, Lines, Start, tuned
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
@@ -20,6 +21,7 @@ from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 LEASE_S = 1.0
+CALM = replace(QUICK, redis_calm_s=0.3)
 
 
 async def take_away(redis: Redis) -> None:
@@ -214,6 +216,11 @@ def redis_of_its_own() -> Iterator[OwnRedis]:
         yield server
 
 
+def events_of(lines: Lines) -> list[str]:
+    """What was logged, apart from a Redis that still loads its data for a moment."""
+    return [line["event"] for line in lines if "BusyLoading" not in line.get("error", "")]
+
+
 @pytest.mark.parametrize("lease_s", [8.0, LEASE_S], ids=["shorter-than-the-lease", "longer"])
 async def test_nothing_is_lost_while_redis_is_away(
     redis_of_its_own: OwnRedis, origin: Origin, start: Start, lines: Lines, lease_s: float
@@ -221,7 +228,8 @@ async def test_nothing_is_lost_while_redis_is_away(
     """Work in hand goes on, results wait, and each fetch ends with exactly one, each body whole."""
     await wait_until(redis_of_its_own.answers, "Redis")
     origin.behaviour = o.latency(0.02, o.ok(str.encode))
-    worker = await start(redis_url=redis_of_its_own.url, lease_s=lease_s, policy={"concurrency": 2})
+    how = {"lease_s": lease_s, "policy": {"concurrency": 2}, "timings": CALM}
+    worker = await start(redis_url=redis_of_its_own.url, **how)
     batch = await worker.submit(origin.url(f"/{n}") for n in range(60))
     await wait_until(lambda: len(origin.requests) >= 10, "the work to begin")
 
@@ -234,12 +242,16 @@ async def test_nothing_is_lost_while_redis_is_away(
     redis_of_its_own.start()
     await wait_until(redis_of_its_own.answers, "Redis again")
     results = await finished_by(worker, batch)
+    await wait_until(lambda: "redis.back" in events_of(lines), "the end of the trouble")
     await redis_of_its_own.clean()
     await worker.stop()
 
     assert [worker.body(result) for result in results] == [b"/%d" % n for n in range(60)]
     assert {result.outcome for result in results} == {Outcome.STORED}
-    assert "redis.trouble" in {line["event"] for line in lines}
+    assert ["redis.trouble", "redis.back"] == [event for event in events_of(lines) if "redis" in event]
+    [back] = [line for line in lines if line["event"] == "redis.back"]
+    assert back["lasted_s"] >= 1
+    assert back["failed"] >= 2
     assert len(origin.requests) == 60
     assert {result.interruptions for result in results} == {0}
 

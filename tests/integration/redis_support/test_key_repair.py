@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from fetchfleet import Fleet, JobsError, KeyTypeConflictError
 from fetchfleet.jobs import keys
 from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.redis_support.health import RedisErrorReporter
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
 from fetchfleet.worker.scheduler.sweep import reclaim_overdue
 from tests.support.foreign import TYPES, another, plant
@@ -37,7 +38,7 @@ NO_COUNTS = ["abc", "", "1.5", "007", "1" * 30, "-"]
 @pytest.fixture
 def foreign(redis: Redis) -> KeyRepair:
     """A worker's eye for what is not ours."""
-    return KeyRepair(redis, LEASE_MS, get_logger())
+    return KeyRepair(redis, LEASE_MS, RedisErrorReporter(get_logger()), get_logger())
 
 
 @pytest.fixture

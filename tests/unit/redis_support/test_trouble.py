@@ -1,12 +1,21 @@
 """What a worker says of trouble with Redis."""
 
 import pytest
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from structlog.testing import capture_logs
 
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.redis_support.health import REFUSAL_EVERY_S, RedisErrorReporter
+from fetchfleet.worker.observability.repeats import CALM_S, EVERY_S
+from fetchfleet.worker.redis_support.health import RedisErrorReporter
 
 
 def wrapped(error: Exception) -> Exception:
@@ -26,7 +35,7 @@ def test_a_refusal_is_an_error_told_once_a_minute(error: Exception) -> None:
     now_s = 0.0
     with capture_logs() as lines:
         trouble = RedisErrorReporter(get_logger(), lambda: now_s)
-        for now_s in (0.0, 1.0, REFUSAL_EVERY_S - 1, REFUSAL_EVERY_S, REFUSAL_EVERY_S + 1):  # noqa: B007 the clock
+        for now_s in (0.0, 1.0, EVERY_S - 1, EVERY_S, EVERY_S + 1):  # noqa: B007 the clock
             trouble(error)
 
     assert [("redis.refusal", "error")] * 2 == [(line["event"], line["log_level"]) for line in lines]
@@ -44,11 +53,69 @@ def test_refusals_of_different_things_are_each_told() -> None:
     ]
 
 
-def test_what_passes_is_a_warning_each_time() -> None:
-    """A Redis that is away may be away for many reasons, one after the other."""
+AWAY = (
+    RedisConnectionError("Connection closed by server."),
+    RedisConnectionError("Error 111 connecting to 127.0.0.1:6379. Connection refused."),
+    ConnectionResetError(104, "Connection reset by peer"),
+    RedisTimeoutError("Timeout reading from 127.0.0.1:6379"),
+    TimeoutError("Redis took 2.3 s to answer"),
+    wrapped(OSError(113, "No route to host")),
+)
+
+
+def test_a_redis_that_is_away_is_told_once_a_minute_with_a_count_and_then_that_it_is_back() -> None:
+    """However many loops meet it, and in however many ways."""
+    now_s = 0.0
+    with capture_logs() as lines:
+        trouble = RedisErrorReporter(get_logger(), lambda: now_s)
+        for tick in range(130 * 10):
+            now_s = tick / 10
+            trouble(AWAY[tick % len(AWAY)])
+        for now_s in (130.0, 132.0, 130.0 + CALM_S, 140.0):  # noqa: B007 the clock
+            trouble.answered()
+
+    assert ["redis.trouble"] * 3 + ["redis.back"] == [line["event"] for line in lines]
+    assert [None, 599, 599] == [line.get("suppressed") for line in lines[:3]]
+    assert (130.0, 1300, "info") == (lines[3]["lasted_s"], lines[3]["failed"], lines[3]["log_level"])
+
+
+def test_another_kind_of_error_is_told_at_once() -> None:
+    """A Redis that comes back may load its data, have no replica, or be full."""
+    errors = (
+        RedisConnectionError("away"),
+        BusyLoadingError("Redis is loading the dataset in memory"),
+        ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+        ResponseError("NOREPLICAS Not enough good replicas to write."),
+        OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        ReadOnlyError("You can't write against a read only replica."),
+        RuntimeError("a bug"),
+        NoPermissionError("no zadd"),
+    )
     with capture_logs() as lines:
         trouble = RedisErrorReporter(get_logger(), lambda: 0.0)
-        trouble(RedisConnectionError("away"))
-        trouble(RedisConnectionError("away"))
+        for error in errors * 3:
+            trouble(error)
 
-    assert [("redis.trouble", "warning")] * 2 == [(line["event"], line["log_level"]) for line in lines]
+    assert [repr(error) for error in errors] == [line["error"] for line in lines]
+
+
+def test_trouble_that_returns_after_its_end_is_told_at_once() -> None:
+    """Two outages in one minute are two."""
+    now_s = 0.0
+    with capture_logs() as lines:
+        trouble = RedisErrorReporter(get_logger(), lambda: now_s)
+        for now_s in (0.0, 20.0):
+            trouble(RedisConnectionError("away"))
+            for wait_s in range(15):
+                now_s += wait_s  # noqa: PLW2901 the clock
+                trouble.answered()
+
+    assert ["redis.trouble", "redis.back"] * 2 == [line["event"] for line in lines]
+
+
+def test_without_trouble_an_answer_says_nothing() -> None:
+    """Each heartbeat has one."""
+    with capture_logs() as lines:
+        RedisErrorReporter(get_logger(), lambda: 0.0).answered()
+
+    assert [] == lines

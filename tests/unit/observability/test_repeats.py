@@ -1,0 +1,113 @@
+"""How often a lasting condition is logged, and when a trouble is over."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.observability.repeats import (
+    CALM_S,
+    EVERY_S,
+    MAX_CALM_S,
+    MOST_CONDITIONS,
+    Ended,
+    Repeats,
+    Trouble,
+)
+
+STEPS = st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 5)), max_size=200)
+
+
+@given(STEPS)
+def test_each_condition_is_logged_at_once_then_once_a_minute_and_nothing_is_lost(
+    steps: list[tuple[int, int]],
+) -> None:
+    """Lines and the counts that they carry add up to the reports."""
+    repeats, now_s = Repeats(), 0.0
+    reports: dict[int, int] = {}
+    lines: dict[int, list[float]] = {}
+    counted: dict[int, int] = {}
+    for wait_ms, condition in steps:
+        now_s += wait_ms / 1000
+        reports[condition] = reports.get(condition, 0) + 1
+        left_out = repeats.admit(condition, now_s)
+        if left_out is not None:
+            lines.setdefault(condition, []).append(now_s)
+            counted[condition] = counted.get(condition, 0) + 1 + left_out
+    final = {condition: repeats.admit(condition, now_s + EVERY_S) for condition in reports}
+
+    assert lines.keys() == reports.keys()
+    for at in lines.values():
+        assert all(later - earlier >= EVERY_S for earlier, later in itertools.pairwise(at))
+    assert {condition: counted[condition] + (final[condition] or 0) for condition in reports} == reports
+
+
+def test_a_flood_of_different_conditions_is_bounded() -> None:
+    """Those beyond count as one, and room comes back with time."""
+    repeats = Repeats()
+    written = [place for place in range(3 * MOST_CONDITIONS) if repeats.admit(place, 0.0) is not None]
+
+    assert len(written) == MOST_CONDITIONS + 1
+    assert repeats.admit("another", 1.0) is None
+    assert repeats.admit("another", EVERY_S) == 0
+
+
+def test_a_condition_that_is_over_is_logged_at_once_when_it_comes_back() -> None:
+    """Its line carries no count of the last time."""
+    repeats = Repeats()
+    repeats.admit("down", 0.0)
+    repeats.admit("down", 1.0)
+    repeats.forget()
+
+    assert repeats.admit("down", 2.0) == 0
+
+
+def test_a_trouble_lasts_from_its_first_failure_to_the_first_success_after_the_last() -> None:
+    """It ends once no failure has come for a while."""
+    trouble = Trouble()
+    for at_s in (10.0, 11.0, 12.0):
+        trouble.failed(at_s)
+    early = [trouble.succeeded(at_s) for at_s in (13.0, 14.0, 13.0 + CALM_S - 0.1)]
+    ended = trouble.succeeded(13.0 + CALM_S)
+
+    assert early == [None] * 3
+    assert ended == Ended(lasted_s=3.0, failed=3)
+    assert trouble.succeeded(20.0) is None
+
+
+def test_a_success_between_failures_ends_nothing() -> None:
+    """One loop may get through while another does not."""
+    trouble = Trouble()
+    ended = []
+    for second in range(100):
+        trouble.failed(float(second))
+        ended.append(trouble.succeeded(second + 0.5))
+    last = [trouble.succeeded(float(second)) for second in range(100, 110)]
+
+    assert set(ended) == {None}
+    assert [found for found in last if found] == [Ended(lasted_s=99.5, failed=100)]
+
+
+@pytest.mark.parametrize("period_s", [1, 7, 15, 30])
+def test_trouble_that_comes_and_goes_is_told_ever_less_often(period_s: int) -> None:
+    """Half of each period Redis is away; an hour of that has few beginnings and ends."""
+    trouble = Trouble()
+    ends = 0
+    for tick in range(36_000):
+        now_s = tick / 10
+        if now_s % period_s < period_s / 2:
+            trouble.failed(now_s)
+        elif trouble.succeeded(now_s):
+            ends += 1
+
+    assert ends <= 4
+
+
+def test_troubles_that_are_far_apart_each_end_soon() -> None:
+    """The while that must be calm is short again."""
+    trouble = Trouble()
+    for start_s in (0.0, 1.0 + CALM_S + MAX_CALM_S, 1000.0):
+        trouble.failed(start_s)
+        trouble.succeeded(start_s + 1)
+        assert trouble.succeeded(start_s + 1 + CALM_S) == Ended(lasted_s=1.0, failed=1)
