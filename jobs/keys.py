@@ -113,9 +113,10 @@ def robots(origin: str) -> str:
 
 
 def lane(name: str) -> str:
-    """hash: state, generation, due_ms, shut_until_ms, why, owner, token, gate, open, earliest_ms.
+    """hash: state, generation, due_ms, shut_until_ms, why, owner, last_owner, token, gate, open, earliest_ms.
 
-    open: how many of its fetches have no result yet; earliest_ms: no deadline of those that wait is earlier.
+    open: how many of its fetches have no result yet; earliest_ms: no deadline of those that wait is earlier;
+    last_owner: the worker whose lease lapsed, until the next one takes over its claims.
     No TTL while the lane is not idle, GATE_TTL_MS when it is.
     """
     return f"ff:lane:{name}"
@@ -165,6 +166,12 @@ def worker(worker_id: str) -> str:
     return f"ff:worker:{worker_id}"
 
 
+DEATHS = "ff:deaths"
+"""zset: worker id → Unix ms when a lane was taken from it because its lease had lapsed. Gone DEATHS_WINDOW_MS
+after the last; a death that a fetch explains is removed (worker/fetch/rules/crashes.py)."""
+
+DEATHS_WINDOW_MS = 60_000
+
 WORKERS = "ff:workers"
 """zset: worker id → Unix ms of its last heartbeat. Members older than WORKER_TTL_MS are removed by the next
 heartbeat of any worker."""
@@ -172,7 +179,7 @@ heartbeat of any worker."""
 
 FIXED: dict[str, str] = {
     **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS), "counter"),
-    **dict.fromkeys((QUEUE, ATTENTION, BATCHES, WORKERS), "zset"),
+    **dict.fromkeys((QUEUE, ATTENTION, BATCHES, DEATHS, WORKERS), "zset"),
     **dict.fromkeys((INBOX, TAKEN), "list"),
     **dict.fromkeys((INTAKE, POLICY), "hash"),
     **dict.fromkeys((ALL_RESULTS, DEAD), "stream"),

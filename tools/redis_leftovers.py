@@ -81,6 +81,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.ALL_RESULTS, "stream", _for_ever),
     (keys.DEAD, "stream", _for_ever),
     (keys.ATTENTION, "zset", _for_ever),  # its members are checked by _unattended
+    (keys.DEATHS, "zset", _never),
     (keys.WORKERS, "zset", _for_ever),
     (keys.QUEUE, "zset", _only_known_jobs),
     (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own

@@ -80,9 +80,10 @@ class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The JSON of an entry.
 
     attempts: failures, bounded by the policy. throttles: waits that the host asked for. interruptions:
-    deploys, crashes and outages; crashes: the interruptions in which the worker died. last: why the fetch
-    waits again. hop: the request in place of the fetch's own, after `hops` redirects. begun: the worker
-    that claimed the fetch was about to start it; written only if a crash would leave that in doubt
+    deploys, crashes and outages; crashes: the interruptions in which the worker died; doubts: quarters of a
+    crash, for deaths that may have another cause. last: why the fetch waits again. hop: the request in place
+    of the fetch's own, after `hops` redirects. begun: the worker that claimed the fetch was about to start
+    it, written only if a crash would leave that in doubt; outlived: its worker was alive a while after that
     (worker/fetch/rules/crashes.py). part: the partial file of its body.
     """
 
@@ -92,10 +93,12 @@ class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     throttles: int = 0
     interruptions: int = 0
     crashes: int = 0
+    doubts: int = 0
     last: Reason | None = None
     hop: Hop | None = None
     hops: int = 0
     begun: bool = False
+    outlived: bool = False
     part: PartialNote | None = None
 
 

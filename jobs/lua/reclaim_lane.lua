@@ -1,7 +1,7 @@
 -- Schedules a lane again if its owner's lease has lapsed or its notification was lost. Run by the sweep.
 -- Called by jobs/scripts/lanes.py, reclaim_lanes.
--- KEYS: lane, attention, serial, claimed, later, returned, high, normal, low
--- ARGV: lane name, grace ms
+-- KEYS: lane, attention, serial, claimed, later, returned, high, normal, low, deaths
+-- ARGV: lane name, grace ms, for how many ms a death counts
 -- Returns {generation, the worker that lost the lane or ''}; {} if the lane needs nothing.
 local now = now_ms()
 local due = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]))
@@ -13,4 +13,11 @@ if lane[1] ~= 'held' and lane[1] ~= 'scheduled' and count_fetches(4) == 0 then
   return {}
 end
 local lost = lane[1] == 'held' and lane[2] or ''
-return {schedule(KEYS[1], KEYS[2], KEYS[3], ARGV[1], now, tonumber(ARGV[2])), lost}
+if lost ~= '' then redis.call('ZREMRANGEBYSCORE', KEYS[10], '-inf', int(now - ARGV[3])) end
+local generation = schedule(KEYS[1], KEYS[2], KEYS[3], ARGV[1], now, tonumber(ARGV[2]))
+if lost ~= '' then
+  redis.call('HSET', KEYS[1], 'last_owner', lost)
+  redis.call('ZADD', KEYS[10], int(now), lost)
+  redis.call('PEXPIRE', KEYS[10], ARGV[3])
+end
+return {generation, lost}

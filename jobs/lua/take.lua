@@ -1,11 +1,13 @@
 -- scheduled → held: gives the lane to a worker, under a new token and a lease.
 -- Called by jobs/scripts/lanes.py, take_call.
--- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version
+-- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version, deaths
 -- ARGV: lane name, generation ('' for any), owner, lease ms, how many lanes the owner holds (-1 to take the lane
 --       whatever its share is), after how many ms without a heartbeat a worker is dead,
---       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out
+--       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out,
+--       for how many ms a death counts
 -- Returns one of
---   {'taken', token, now, gate, policy version, {cancelled batch …}, orphaned claim …}: the claims of a dead owner;
+--   {'taken', token, now, gate, policy version, {cancelled batch …}, {} or {dead owner, how many others died
+--   lately}, orphaned claim …}: the claims of that owner;
 --   {'early', ms until due};
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
 --   {'stale'} if the notification has an old generation.
@@ -22,9 +24,17 @@ if tonumber(ARGV[5]) >= math.ceil(busy / workers) then return {'enough'} end
 
 local policy_version, cancelled = redis.call('GET', KEYS[7]) or '', redis.call('SMEMBERS', KEYS[6])
 local orphans = redis.call('HVALS', KEYS[2])
+local death = {}
+if #orphans > 0 then
+  local dead = redis.call('HGET', KEYS[1], 'last_owner') or ''
+  local since = now - ARGV[8]
+  local own = number(redis.call('ZSCORE', KEYS[8], dead)) > since and 1 or 0
+  death = {dead, redis.call('ZCOUNT', KEYS[8], '(' .. int(since), '+inf') - own}
+end
 local token = next_serial(KEYS[4])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', int(token))
+if #orphans > 0 then redis.call('HDEL', KEYS[1], 'last_owner') end
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
-local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled}
+local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled, death}
 for _, entry in ipairs(orphans) do reply[#reply + 1] = entry end
 return reply

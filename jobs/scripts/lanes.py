@@ -22,11 +22,19 @@ _ANY_GENERATION = ""
 _WHATEVER_THE_SHARE = -1
 
 
+class OwnerDeath(NamedTuple):
+    """The death of a lane's owner. others: how many other workers died lately and no fetch explains it."""
+
+    owner: str
+    others: int
+
+
 class TakenLane(NamedTuple):
     """A lane that was taken.
 
     gate: the gate's state as JSON, empty if none is stored. policy_version: of the tables set at run time.
-    cancelled: members of the lane's set of cancelled batches. orphans: entries that a dead owner had claimed.
+    cancelled: members of the lane's set of cancelled batches. orphans: entries that a dead owner had claimed;
+    death: of that owner, None without orphans.
     """
 
     token: int
@@ -34,6 +42,7 @@ class TakenLane(NamedTuple):
     gate: bytes
     policy_version: bytes
     cancelled: list[bytes]
+    death: OwnerDeath | None
     orphans: list[bytes]
 
 
@@ -61,11 +70,12 @@ def take_call(*, lane: str, generation: int | None, owner: str, lease_ms: int, h
         "take",
         [
             *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS),
-            *(keys.cancelled(lane), keys.POLICY_VERSION),
+            *(keys.cancelled(lane), keys.POLICY_VERSION, keys.DEATHS),
         ],
         [
             *(lane, _ANY_GENERATION if generation is None else generation, owner, lease_ms),
             *(_WHATEVER_THE_SHARE if held is None else held, keys.WORKER_TTL_MS, busy_within_ms(lease_ms)),
+            keys.DEATHS_WINDOW_MS,
         ],
     )
 
@@ -73,8 +83,9 @@ def take_call(*, lane: str, generation: int | None, owner: str, lease_ms: int, h
 def take_reply(reply: Any) -> TakeReply:
     """Decode the reply to `take_call`."""
     match reply:
-        case [b"taken", token, now_ms, gate, policy_version, cancelled, *orphans]:
-            return TakenLane(token, now_ms, gate, policy_version, cancelled, orphans)
+        case [b"taken", token, now_ms, gate, policy_version, cancelled, death, *orphans]:
+            died = OwnerDeath(text_of(death[0]), death[1]) if death else None
+            return TakenLane(token, now_ms, gate, policy_version, cancelled, died, orphans)
         case [b"early", due_in_ms]:
             return Early(due_in_ms)
         case [b"enough"]:
@@ -136,10 +147,15 @@ async def claims(redis: Redis, *, lane: str, token: int) -> list[bytes] | None:
     return reply[1:] if reply else None
 
 
-async def adopt(redis: Redis, *, lane: str, token: int, serialized: Sequence[bytes]) -> bool:
-    """Rewrite claimed entries whose counters have changed."""
-    names = [keys.lane(lane), keys.claimed(lane)]
-    return bool(await runner.run(redis, "adopt", names, [token, *serialized]))
+async def adopt(
+    redis: Redis, *, lane: str, token: int, explained_owner: str, serialized: Sequence[bytes]
+) -> bool:
+    """Rewrite claimed entries whose counters have changed.
+
+    explained_owner: the dead owner if one of the entries explains its death, else "".
+    """
+    names = [keys.lane(lane), keys.claimed(lane), keys.DEATHS]
+    return bool(await runner.run(redis, "adopt", names, [token, explained_owner, *serialized]))
 
 
 class Transfer(NamedTuple):
@@ -287,9 +303,9 @@ async def reclaim_lanes(redis: Redis, lanes: Sequence[str]) -> list[ReclaimedLan
             "reclaim_lane",
             [
                 *(keys.lane(lane), keys.ATTENTION, keys.SERIAL),
-                *(keys.claimed(lane), keys.later(lane), *keys.waiting(lane)),
+                *(keys.claimed(lane), keys.later(lane), *keys.waiting(lane), keys.DEATHS),
             ],
-            [lane, GRACE_MS],
+            [lane, GRACE_MS, keys.DEATHS_WINDOW_MS],
         )
         for lane in lanes
     ]

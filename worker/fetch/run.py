@@ -80,7 +80,20 @@ async def start_marked(session: FetchSession, entry: Entry) -> AsyncIterator[Non
         session.settle(settler.started(started, noted.set))
         await noted.wait()
         session.lane.rewrite(started)
-        yield
+        timer = asyncio.get_running_loop().call_later(crashes.SOON_S, _outlive, session, entry.id)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _outlive(session: FetchSession, fetch_id: str) -> None:
+    """Note in Redis that the worker has outlived the start of the fetch."""
+    entry = session.lane.entries.get(fetch_id)
+    if entry is not None and not session.lane.lost:
+        outlived = msgspec.structs.replace(entry, outlived=True)
+        session.lane.rewrite(outlived)
+        session.settle(settler.rewritten(outlived))
 
 
 def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome) -> None:

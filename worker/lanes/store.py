@@ -10,7 +10,15 @@ from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
 from fetchfleet.jobs.redis_connection import is_text, number_of, text_of
 from fetchfleet.jobs.scripts import lanes as scripts
-from fetchfleet.jobs.scripts.lanes import Claim, Early, Enough, RemovalKind, TakeReply, Withdrawal
+from fetchfleet.jobs.scripts.lanes import (
+    Claim,
+    Early,
+    Enough,
+    OwnerDeath,
+    RemovalKind,
+    TakeReply,
+    Withdrawal,
+)
 from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.redis_support.batching import ScriptBatcher
 
@@ -36,6 +44,8 @@ class AcquiredLane(NamedTuple):
     """Cancelled batches that may still have fetches in the lane."""
     orphans: list[bytes]
     """Entries that a dead owner had claimed."""
+    death: OwnerDeath | None = None
+    """The death of that owner."""
 
 
 AcquireResult = AcquiredLane | Early | Enough | None
@@ -108,7 +118,9 @@ class LaneStore:
         if not isinstance(reply, scripts.TakenLane):
             return reply
         gate, cancelled = from_json(reply.gate), await self._batch_ids(lane, reply.cancelled)
-        return AcquiredLane(reply.token, reply.now_ms, gate, reply.policy_version, cancelled, reply.orphans)
+        return AcquiredLane(
+            reply.token, reply.now_ms, gate, reply.policy_version, cancelled, reply.orphans, reply.death
+        )
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:
         """Renew all leases in one call; return Redis's time, and for each lane whether it is still ours."""
@@ -139,9 +151,17 @@ class LaneStore:
         """Return every claimed entry of the lane, including those this worker does not know of."""
         return _fenced(await scripts.claims(self._redis, lane=lane, token=token))
 
-    async def adopt(self, lane: str, token: int, elements: Sequence[bytes]) -> None:
-        """Rewrite claimed entries whose counters have changed."""
-        _fenced(await scripts.adopt(self._redis, lane=lane, token=token, serialized=elements) or None)
+    async def adopt(
+        self, lane: str, token: int, elements: Sequence[bytes], explained_owner: str = ""
+    ) -> None:
+        """Rewrite claimed entries whose counters have changed.
+
+        explained_owner: the dead owner if one of the entries explains its death.
+        """
+        adopted = await scripts.adopt(
+            self._redis, lane=lane, token=token, explained_owner=explained_owner, serialized=elements
+        )
+        _fenced(adopted or None)
 
     async def transfer(
         self, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs.scripts.lanes import OwnerDeath
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
@@ -82,12 +83,12 @@ class LiveLanes:
         self._log.info(Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans))
         if not policy.verify:
             log_events.unverified_tls(lane, self._services.repeats, self._log)
-        task = asyncio.create_task(self._serve(lane, acquired.orphans), name=f"lane {name}")
+        task = asyncio.create_task(self._serve(lane, acquired.orphans, acquired.death), name=f"lane {name}")
         self._tasks[lane.pool] = task
 
-    async def _serve(self, lane: Lane, orphans: list[bytes]) -> None:
+    async def _serve(self, lane: Lane, orphans: list[bytes], death: OwnerDeath | None) -> None:
         try:
-            await drain(LaneSession(lane, self._services), orphans)
+            await drain(LaneSession(lane, self._services), orphans, death)
         finally:
             del self._lanes[lane.pool], self._tasks[lane.pool]
             self._lanes_wanted.set()

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.scripts.lanes import OwnerDeath
 from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
-from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
+from fetchfleet.worker.fetch.rules.crashes import crashed, explains_death, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
 from fetchfleet.worker.fetch.run import end_unattempted, finish_unattempted, run_fetch
 from fetchfleet.worker.fetch.services import FetchSession
@@ -40,16 +41,22 @@ CONTINUE, WAIT_FOR_CHANGE, LEAVE = Continue(), WaitForChange(), Leave()
 Work = Callable[[FetchSession, Entry], Coroutine[Any, Any, None]]
 
 
-async def drain(session: FetchSession, orphans: list[bytes]) -> None:
-    """Hold the lane until it is empty, must wait, or is to leave; then give it back."""
+async def drain(session: FetchSession, orphans: list[bytes], death: OwnerDeath | None = None) -> None:
+    """Hold the lane until it is empty, must wait, or is to leave; then give it back.
+
+    orphans: entries that a dead owner had claimed, each of which counts a crash; death: of that owner.
+    """
     lane, services = session.lane, session.services
     check_s = services.tuning.expiry_check_s
     services.pools.open(lane.pool, lane.policy)
     try:
-        session.hold(orphans)  # claimed by a dead owner: each counts as a crash
-        adopted = sorted((crashed(entry) for entry in lane.ready), key=lambda entry: entry.id)
-        lane.ready.clear()
-        await session.adopt(adopted)
+        if orphans:
+            session.hold(orphans)
+            claimed = sorted(lane.ready, key=lambda entry: entry.id)
+            lane.ready.clear()
+            owner, others = death or ("", 0)
+            explained = any(explains_death(entry) for entry in claimed)
+            await session.adopt([crashed(entry, others) for entry in claimed], owner if explained else "")
         if lane.closed() is None:  # a closed lane may have been acquired for the sake of a deadline
             lane.check_expiry_at(lane.clock.now_ms() + int(check_s * 1000))
 

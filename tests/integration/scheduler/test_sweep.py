@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import GRACE_MS
-from fetchfleet.jobs.scripts.lanes import Early
+from fetchfleet.jobs.scripts.lanes import Early, OwnerDeath
 from fetchfleet.worker.lanes.store import LaneLostError, LaneStore
 from tests.support.lanes import (
     HOUR_MS,
@@ -87,6 +87,35 @@ async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store
     await heir.settle(*(stored(element) for element in heir.held.orphans))
     assert await heir.finish() == ["/2"]
     assert (await batch.counts()).stored == 3
+
+
+async def test_a_death_is_recorded_until_a_fetch_explains_it(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
+    """The next owner learns how many other workers died; a death that is explained no longer counts."""
+    await fleet.submit([url("/x")])
+    counted = []
+    for number in range(3):
+        owner = await LaneHold.begin(redis, f"dead-{number}")
+        assert owner.held.death == (None if number == 0 else OwnerDeath(f"dead-{number - 1}", number - 1))
+        await owner.claim()
+        await lapse(redis)
+        await reclaim(redis)
+        counted.append(await redis.zcard(keys.DEATHS))
+    assert counted == [1, 2, 3]
+    assert 0 < await redis.pttl(keys.DEATHS) <= keys.DEATHS_WINDOW_MS
+
+    heir = await LaneHold.begin(redis, "heir")
+    assert heir.held.death == OwnerDeath("dead-2", 2)
+    assert "last_owner" not in await fields(redis)
+    await LaneStore(redis, "heir", LEASE_MS).adopt(LANE, heir.held.token, heir.held.orphans, "dead-2")
+    assert await redis.zrange(keys.DEATHS, 0, -1) == [b"dead-0", b"dead-1"]
+
+    long_ago = await now_ms(redis) - keys.DEATHS_WINDOW_MS
+    await redis.zadd(keys.DEATHS, {"dead-0": long_ago, "dead-1": long_ago})
+    await lapse(redis)
+    await reclaim(redis)
+    assert await redis.zrange(keys.DEATHS, 0, -1) == [b"heir"]
 
 
 async def test_orphans_go_to_the_front_when_their_heir_leaves(

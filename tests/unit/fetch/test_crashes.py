@@ -1,0 +1,106 @@
+"""Crashes: which fetch is taken to be the cause of the deaths of its workers."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from fetchfleet.jobs.contract.entry import Entry, parse_entry, serialize_entry
+from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
+from fetchfleet.worker.fetch.rules.crashes import (
+    MAX_CRASHES,
+    QUIET_DEATHS,
+    crashed,
+    explains_death,
+    is_quarantined,
+    needs_start_marker,
+    poisoned,
+)
+from fetchfleet.worker.fetch.rules.decide import Finish
+
+NEW = Entry(id="0123456789abcdef-00000000", deadline_ms=1, fetch=Fetch(url="http://a.example/"))
+POISON = Finish(outcome=Outcome.FAILED, reason=Reason.POISON)
+QUIET = st.integers(0, QUIET_DEATHS)
+NOISY = st.integers(QUIET_DEATHS + 1, 1_000)
+
+
+def died_in_it(fetch: Entry, other_deaths: int, *, late: bool) -> Entry:
+    """Return the fetch after its worker died while the fetch was in flight."""
+    marked = needs_start_marker(fetch)
+    return crashed(replace(fetch, begun=marked, outlived=marked and late), other_deaths)
+
+
+def deaths_until_poison(other_deaths: int, *, late: bool) -> int:
+    """Return how many workers a fetch takes with it if each attempt kills one."""
+    fetch = NEW
+    for deaths in range(1, 100):
+        fetch = died_in_it(fetch, other_deaths, late=late)
+        if poisoned(fetch) == POISON:
+            return deaths
+    raise AssertionError
+
+
+@given(QUIET)
+def test_three_crashes_are_enough_in_a_fleet_that_is_quiet_otherwise(other: int) -> None:
+    """The moment of the attempt at which the worker dies does not matter."""
+    assert deaths_until_poison(other, late=False) == MAX_CRASHES
+    assert deaths_until_poison(other, late=True) == MAX_CRASHES
+
+
+@given(NOISY)
+def test_more_crashes_are_needed_while_workers_die_of_something_else(other: int) -> None:
+    """Five if each comes at the start of the attempt, nine if the attempt had gone on for a while."""
+    assert deaths_until_poison(other, late=False) == 5
+    assert deaths_until_poison(other, late=True) == 9
+
+
+@given(st.lists(st.tuples(NOISY, st.booleans()), max_size=4))
+def test_a_fetch_hit_by_four_kills_of_a_noisy_fleet_goes_on(deaths: list[tuple[int, bool]]) -> None:
+    """A fetch that is hit by chance is not given up."""
+    fetch = NEW
+    for other, late in deaths:
+        fetch = died_in_it(fetch, other, late=late)
+    assert poisoned(fetch) is None
+    assert fetch.interruptions == len(deaths)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.booleans()), max_size=30))
+def test_only_deaths_after_a_start_count_once_a_fetch_is_suspected(
+    deaths: list[tuple[int, bool, bool]],
+) -> None:
+    """A fetch that was claimed and had not started keeps its counters."""
+    fetch = NEW
+    for other, begun, late in deaths:
+        after = crashed(replace(fetch, begun=begun, outlived=begun and late), other)
+        if fetch.crashes and not begun:
+            assert after == fetch
+        else:
+            assert after.interruptions == fetch.interruptions + 1
+            assert (after.begun, after.outlived) == (False, False)
+        fetch = after
+    assert fetch.doubts in range(4)
+
+
+def test_a_suspect_that_had_just_started_explains_the_death() -> None:
+    """Other fetches are not blamed for that death."""
+    suspect = replace(NEW, crashes=1, begun=True)
+    assert explains_death(suspect)
+    assert explains_death(replace(suspect, crashes=2))
+    assert not explains_death(replace(suspect, crashes=0))
+    assert not explains_death(replace(suspect, begun=False))
+    assert not explains_death(replace(suspect, outlived=True))
+
+
+def test_a_fetch_that_one_more_crash_may_end_runs_alone() -> None:
+    """From the second crash on."""
+    assert [is_quarantined(replace(NEW, crashes=crashes)) for crashes in range(4)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_doubts_survive_redis() -> None:
+    """The counters are part of the serialized entry."""
+    fetch = replace(NEW, crashes=1, doubts=3, begun=True, outlived=True)
+    assert parse_entry(serialize_entry(fetch)) == fetch
