@@ -37,7 +37,6 @@ _SPLIT = re.compile(
     r"(?:#.*)?"  # fragment, which is never sent
 )
 _AUTHORITY_END = re.compile(r"[/?#]")
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 # What RFC 3986 §3.3 and §3.4 do not let stand in a path or query, brackets apart (`?ids[]=1` is
 # everywhere and every server takes it), and a `%` that begins no escape.
@@ -55,7 +54,7 @@ class UrlError(ValueError):
 
 
 class FetchUrl(NamedTuple):
-    """A canonical http or https URL; make one with `parse_url` or `join_url`.
+    """A canonical http or https URL; make one with `parse_url`.
 
     `text` is what is requested: fragment dropped, default port dropped, path never empty.
     `host` is in lower-case ASCII without the root's dot, or an IP address without brackets.
@@ -106,34 +105,6 @@ def parse_host(text: str) -> str:
     if found := _FORBIDDEN.search(text):
         raise UrlError(f"{found[0]!a} in the host; remove it")
     return _name_or_ipv4(text)
-
-
-def join_url(base: FetchUrl, location: str) -> FetchUrl:
-    """Return the target of a redirect from `base` (RFC 9110 §10.2.2, RFC 3986 §5.2).
-
-    Servers write raw spaces in a Location; they are percent-encoded, as browsers do. Raises
-    `UrlError` for what is empty, over `MAX_URL_BYTES`, or not http(s) once resolved.
-    """
-    _refuse_long(location)
-    if not location:
-        raise UrlError("the Location is empty; the server must name where to go")
-    reference = location.replace(" ", "%20")
-    _refuse_forbidden(reference)
-    if _SCHEME.match(reference):
-        return parse_url(reference)
-    if reference.startswith("//"):
-        return parse_url(f"{base.scheme}:{reference}")
-    root_end = base.text.index("/", len(base.scheme) + len("://"))
-    root, path = base.text[:root_end], base.text[root_end:].partition("?")[0]
-    match reference[0]:
-        case "/":
-            return parse_url(root + reference)
-        case "?":
-            return parse_url(root + path + reference)
-        case "#":
-            return parse_url(base.text)
-        case _:
-            return parse_url(root + path[: path.rindex("/") + 1] + reference)
 
 
 def same_origin(a: FetchUrl, b: FetchUrl) -> bool:

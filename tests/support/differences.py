@@ -32,6 +32,9 @@ OF_HTTPX = {
         "test_on_a_connection_that_is_used_again": _TIMEOUT,
         "test_a_wait_for_a_free_connection": "the engine does not report such a wait",
     },
+    "component/http/test_response_heads.py": {
+        "test_a_redirect_leads_where": "a field that is not ASCII counts as absent",
+    },
     "component/http/test_tls.py": {ALL: "mostly about ca_file; component/http/test_engines.py has the rest"},
     "component/observability/test_logs.py": {
         "test_at_debug_level_each_exchange": "the engine does not report reused connections",

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
-from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, join_url, lane_of_url, origin_of_url, parse_url
+from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, lane_of_url, origin_of_url, parse_url
 from fetchfleet.worker.fetch.attempt import failure_of
 from fetchfleet.worker.fetch.rules.decide import Finish, Retry, defer_for_robots
+from fetchfleet.worker.fetch.rules.location import target_of
 from fetchfleet.worker.fetch.rules.outcome import (
     Answered,
     AttemptOutcome,
@@ -103,7 +104,7 @@ class RobotsRequest:
             target = None
             if is_redirect(answer.status):
                 try:
-                    target = join_url(url, answer.header("location") or "")
+                    target = target_of(url, answer.header("location") or "")
                 except UrlError:
                     target = None
             return RobotsAnswer(Answered(status=answer.status, wait_s=wait_s)), target

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.worker.errors import BadAnswerError
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.net.connection_stream import HEAD_EVENTS, follow_head
-from fetchfleet.worker.http.wire import Wire
+from fetchfleet.worker.http.wire import Header, Wire
 from fetchfleet.worker.policy.model import LanePolicy, Timeouts
 from fetchfleet.worker.util.clock import mono_s
 
@@ -94,7 +94,13 @@ class Answer(Protocol):
         """The status code."""
 
     def header(self, name: str) -> str | None:
-        """Return the field's value, its lines joined with a comma; None if it is absent."""
+        """Return the field's value, one character for each byte, by the rules of `value_of`; None if absent.
+
+        name: in lower case.
+        """
+
+    def values(self, name: str) -> Sequence[str]:
+        """Return the value of each line of the field, one character for each byte. name: in lower case."""
 
     @property
     def length_bytes(self) -> int | None:
@@ -114,17 +120,61 @@ class Answer(Protocol):
         """Return the request and the response headers as they were sent."""
 
 
-class FramedAnswer:
-    """What the response headers say about the body, for any engine."""
+FIRST_COUNTS = frozenset(
+    {
+        *("content-type", "date", "last-modified", "location", "retry-after"),
+        *("ratelimit-remaining", "ratelimit-reset", "x-ratelimit-remaining", "x-ratelimit-reset"),
+    }
+)
+"""Fields that are no list: of several lines the first counts that is not empty, as in browsers."""
 
-    def __init__(self, status: int, method: str, *, is_http1: bool) -> None:
+MUST_AGREE = frozenset({"content-range", "etag"})
+"""Fields that are no list, and that describe the stored bytes: lines that differ make them unusable."""
+
+UNUSABLE = ""
+"""The value of a field that is present and unusable."""
+
+
+def value_of(name: str, lines: Sequence[str]) -> str:
+    """Return the value of a field with at least one line (RFC 9110 §5.3). Pure.
+
+    name: in lower case. Only the lines of a list are joined. A length is a list here, as its check needs all
+    its lines.
+    """
+    if len(lines) == 1:
+        return lines[0]
+    if name in FIRST_COUNTS:
+        return next((line for line in lines if line), "")
+    if name in MUST_AGREE:
+        return lines[0] if len(set(lines)) == 1 else UNUSABLE
+    return ", ".join(lines)
+
+
+class FramedAnswer:
+    """What the response headers say, for any engine. fields: as they were sent.
+
+    A value is decoded as ISO 8859-1, so that its bytes can be had back, and no field depends on another.
+    """
+
+    def __init__(self, status: int, method: str, fields: Iterable[Header], *, is_http1: bool) -> None:
         self.status = status
         self._bodyless = method == "HEAD"
         self._is_http1 = is_http1
+        self._lines: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._lines.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
 
     def header(self, name: str) -> str | None:
-        """Return the field's value, its lines joined with a comma; None if it is absent."""
-        raise NotImplementedError
+        """Return the field's value, one character for each byte, by the rules of `value_of`; None if absent.
+
+        name: in lower case.
+        """
+        lines = self._lines.get(name)
+        return None if lines is None else value_of(name, lines)
+
+    def values(self, name: str) -> Sequence[str]:
+        """Return the value of each line of the field, one character for each byte. name: in lower case."""
+        return self._lines.get(name, ())
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it was sent."""

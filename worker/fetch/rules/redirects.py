@@ -9,7 +9,8 @@ import msgspec
 
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
-from fetchfleet.jobs.contract.urls import UrlError, join_url, parse_url, same_origin
+from fetchfleet.jobs.contract.urls import UrlError, parse_url, same_origin
+from fetchfleet.worker.fetch.rules.location import target_of
 
 MAX_HOPS = 10
 
@@ -59,7 +60,7 @@ def follow(
         return RedirectRefused(f"{status} without a Location; nothing says where to go")
     url = parse_url(request.url)
     try:
-        target = join_url(url, location)
+        target = target_of(url, location)
     except UrlError as error:
         return RedirectRefused(f"{status} to a Location that is no URL: {error}")
     same = same_origin(url, target)

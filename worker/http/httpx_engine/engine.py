@@ -64,14 +64,9 @@ class HttpxAnswer(FramedAnswer):
     """A response of httpx."""
 
     def __init__(self, response: httpx.Response, method: str) -> None:
-        super().__init__(response.status_code, method, is_http1=response.http_version.startswith("HTTP/1"))
+        is_http1 = response.http_version.startswith("HTTP/1")
+        super().__init__(response.status_code, method, response.headers.raw, is_http1=is_http1)
         self._response = response
-        # A dict, because httpx walks through all fields for each lookup.
-        self._fields = dict(response.headers.items())
-
-    def header(self, name: str) -> str | None:
-        """Return the field's value, its lines joined with a comma; None if it is absent."""
-        return self._fields.get(name.lower())
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Iterate over the body as it was sent."""

@@ -189,7 +189,7 @@ class LaneTransport(httpx.AsyncBaseTransport, Pools):
         except _ERRORS as error:
             raise TO_HTTPX[type(error)](str(error)) from error
         extensions.pop("trace", None)  # the body is not traced
-        return httpx.Response(
+        return _Response(
             status_code=response.status,
             headers=response.headers,
             stream=_ResponseStream(response),
@@ -201,6 +201,15 @@ class LaneTransport(httpx.AsyncBaseTransport, Pools):
         for lane in list(self._pools):
             await self.close(lane)
         await self._network.aclose()
+
+
+class _Response(httpx.Response):
+    """A response whose Location httpx does not read: it would raise for one that it cannot parse."""
+
+    @property
+    def has_redirect_location(self) -> bool:
+        """False: worker/fetch/rules/redirects.py decides what a redirect means."""
+        return False
 
 
 class _ResponseStream(httpx.AsyncByteStream):

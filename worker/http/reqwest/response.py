@@ -8,7 +8,7 @@ from pyreqwest.http import HeaderMap, Url
 
 from fetchfleet.worker.errors import BadAnswerError
 from fetchfleet.worker.http import wire as wire_module
-from fetchfleet.worker.http.base import FramedAnswer
+from fetchfleet.worker.http.base import FramedAnswer, value_of
 from fetchfleet.worker.http.reqwest import errors
 from fetchfleet.worker.http.reqwest.pinned_client import Exchange
 
@@ -29,15 +29,19 @@ class ReqwestAnswer(FramedAnswer):
         self._address = exchange.pinned.address
         self._sent = sent
         self.version = exchange.response.version
-        super().__init__(self._response.status, sent.method, is_http1=self.version.startswith("HTTP/1"))
+        super().__init__(self._response.status, sent.method, (), is_http1=self.version.startswith("HTTP/1"))
 
     def header(self, name: str) -> str | None:
-        """The field's value, its lines joined with a comma; None if it is absent, or not ASCII."""
+        """Return the field's value by the rules of `value_of`; None if it is absent, or not ASCII."""
+        lines = self.values(name)
+        return value_of(name, lines) if lines else None
+
+    def values(self, name: str) -> Sequence[str]:
+        """Return the value of each line of the field; none if one of them is not ASCII."""
         try:
-            found = self._response.get_header_all(name)
+            return self._response.get_header_all(name)
         except ValueError:
-            return None
-        return ", ".join(found) if found else None
+            return ()
 
     @property
     def is_doubtful(self) -> bool:

@@ -1,0 +1,75 @@
+"""The target of a redirect: its Location, read as browsers read it. Pure.
+
+Source: the basic URL parser of https://url.spec.whatwg.org, for http and https. Hosts write in a Location
+whatever browsers take, and test with nothing else. The URL that comes out is one that `parse_url` takes.
+"""
+
+import re
+from urllib.parse import unquote_to_bytes
+
+from fetchfleet.jobs.contract.urls import DEFAULT_PORTS, FetchUrl, UrlError, parse_url
+
+_CONTROLS_AND_SPACE = "".join(map(chr, range(0x21)))
+_NOT_IN_A_URL = str.maketrans("", "", "\t\n\r")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_SLASHES = "/\\"
+_AUTHORITY_END = re.compile(r"[/\\?]")
+_DELIMITERS = re.compile(r"[/\\?#@:\[\]]")
+# The other characters that no URL may have are escaped by `parse_url`.
+_BYTE_TO_ESCAPE = re.compile(r"[^!-\[\]-~]")
+
+
+def target_of(base: FetchUrl, location: str) -> FetchUrl:
+    """Return the target of a redirect from `base`; raises UrlError.
+
+    location: the field's value, one character for each byte. Bytes beyond ASCII are escaped as they are in a
+    path and query, and are UTF-8 in a host. The fragment is dropped: no request has one.
+    """
+    said = location.strip(_CONTROLS_AND_SPACE).translate(_NOT_IN_A_URL)
+    if not said:
+        raise UrlError("the Location is empty; the server must name where to go")
+    rest, scheme = said.partition("#")[0], base.scheme
+    if (found := _SCHEME.match(rest)) is not None:
+        scheme, rest = found[1].lower(), rest[found.end() :]
+        if scheme not in DEFAULT_PORTS:
+            raise UrlError("not an http or https URL; write http://host/path or https://host/path")
+    after_slashes = rest.lstrip(_SLASHES)
+    if len(rest) - len(after_slashes) < 2 and scheme == base.scheme:
+        return parse_url(_resolved(base, rest))
+    end = found.start() if (found := _AUTHORITY_END.search(after_slashes)) else len(after_slashes)
+    authority = _decoded(after_slashes[:end])
+    return parse_url(f"{scheme}://{authority}{_escaped(after_slashes[end:])}")
+
+
+def _resolved(base: FetchUrl, reference: str) -> str:
+    """Return the URL of a path and query within the origin of `base` (RFC 3986 §5.2)."""
+    root_end = base.text.index("/", len(base.scheme) + len("://"))
+    root, base_path = base.text[:root_end], base.text[root_end:].partition("?")[0]
+    escaped = _escaped(reference)
+    match escaped[:1]:
+        case "/":
+            return root + escaped
+        case "?":
+            return root + base_path + escaped
+        case "":
+            return base.text
+        case _:
+            return root + base_path[: base_path.rindex("/") + 1] + escaped
+
+
+def _escaped(target: str) -> str:
+    """Return a path and query without backslashes and without bytes that are not printable ASCII."""
+    path, mark, query = target.partition("?")
+    target = path.replace("\\", "/") + mark + query
+    return _BYTE_TO_ESCAPE.sub(lambda found: f"%{ord(found[0]):02X}", target)
+
+
+def _decoded(authority: str) -> str:
+    """Return a host and port as text; raises UrlError if they are no UTF-8, or hide a delimiter."""
+    try:
+        text = unquote_to_bytes(authority.encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        raise UrlError("the host is not UTF-8; write it in ASCII, as DNS has it") from None
+    if _DELIMITERS.findall(text) != _DELIMITERS.findall(authority):
+        raise UrlError("the host holds an escaped delimiter; no host has one")
+    return text
