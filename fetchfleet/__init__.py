@@ -31,6 +31,8 @@ from fetchfleet.jobs.errors import (
     UnknownBatchError,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Batch",
     "BatchCancelledError",
@@ -61,5 +63,6 @@ __all__ = [
     "Submitted",
     "Timings",
     "UnknownBatchError",
+    "__version__",
     "batch_id_for",
 ]

@@ -22,6 +22,7 @@ from tests.support.named_workers import named_workers, results_of
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY, fetchfleet
+from tools.chaos.collect import listed
 from tools.origin.behaviours import OK, held, latency
 from tools.origin.server import Origin
 
@@ -233,7 +234,11 @@ async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path
             batch = await fleet.submit([origin.url()])
             results = await results_of(fleet, batch.id)
             async with connect(server.url) as client:
-                await wait_until(lambda: client.zscore(keys.WORKERS, "veteran"), "a sign of life", RESUMED_S)
+
+                async def joined() -> bool:
+                    return "veteran" in await listed(client)
+
+                await wait_until(joined, "a sign of life", RESUMED_S)
 
     assert [Outcome.STORED] == [result.outcome for result in results.values()]
     assert [1, 1] == [len(member.said("redis.loading")) for member in members]

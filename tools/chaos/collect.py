@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Result, UnknownBatchError
 from fetchfleet.jobs import keys
+from fetchfleet.worker.inspect.registration import name_of
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER
 from tools.chaos import hosts
 from tools.chaos.history import BackoffWindow, FetchEnd, Leftovers, ObservedRequest, StoredFile
@@ -118,5 +119,5 @@ async def _results_mismatch(redis: Redis) -> list[str]:
 
 
 async def listed(redis: Redis) -> set[str]:
-    """Return the workers listed as members of the fleet."""
-    return {name.decode() for name in await redis.zrange(keys.WORKERS, 0, -1)}
+    """Return the names of the workers listed as members of the fleet."""
+    return {name_of(instance.decode()) for instance in await redis.zrange(keys.WORKERS, 0, -1)}

@@ -3,12 +3,13 @@
 import gc
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+from fetchfleet import __version__
 from fetchfleet.worker.errors import CommandError
 
 _MODULES = {
@@ -54,8 +55,19 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:  # noqa: FBT001 the signature is typer's
+    if asked:
+        typer.echo(f"fetchfleet {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _fleet() -> None:
+def _fleet(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
     """Without a callback typer takes an app without commands for an error."""
 
 

@@ -1,7 +1,7 @@
 """Tables and lines in which commands show a fleet to people."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -11,11 +11,14 @@ from fetchfleet.jobs.client.batch import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
 from fetchfleet.jobs.contract.model import Result
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained
-from fetchfleet.worker.inspect.fleet_status import FleetStatus
+from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.local.progress import size
 from fetchfleet.worker.observability import redact
 
 LANES_SHOWN = 30
+
+UNKNOWN = "?"
+"""In place of a fact that a worker of an older version does not publish."""
 
 
 def status_of(status: FleetStatus) -> RenderableType:
@@ -31,12 +34,7 @@ def status_of(status: FleetStatus) -> RenderableType:
         head.append("[red]no worker is running; start one: fetchfleet worker[/red]")
     parts: list[RenderableType] = ["\n".join(head)]
     if status.workers:
-        workers = _table("worker", "lanes", "in flight", "fetches/s", "received")
-        for worker in status.workers:
-            received = f"{size(worker.received_bytes_per_s)}/s"
-            rate = f"{worker.finished_per_s:.1f}"
-            workers.add_row(escape(worker.id), str(worker.lanes), str(worker.in_flight), rate, received)
-        parts.append(workers)
+        parts.append(workers_of(status.workers))
     if status.lanes:
         lanes = _table("lane", "in flight", "waiting", "state", "opens in")
         for lane in status.lanes[:LANES_SHOWN]:
@@ -46,6 +44,29 @@ def status_of(status: FleetStatus) -> RenderableType:
             lanes.add_row(f"and {status.lanes_in_all - LANES_SHOWN:,} more", "", "", "", "")
         parts.append(lanes)
     return Group(*parts)
+
+
+def workers_of(workers: Sequence[WorkerStatus]) -> Table:
+    """Return a table with a row for each worker; it fits a terminal of 80 columns.
+
+    A worker that shares its name with others is shown by its instance.
+    """
+    names = [worker.id for worker in workers]
+    table = _table("worker", "version", "age", "engine", "lanes", "in\nflight", "fetches\n/s", "received\n/s")
+    table.padding = (0, 1, 0, 0)
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
+    for worker in workers:
+        table.add_row(
+            escape(worker.id if names.count(worker.id) == 1 else worker.instance),
+            worker.version or UNKNOWN,
+            age(worker.age_s) if worker.age_s is not None else UNKNOWN,
+            worker.engine or UNKNOWN,
+            str(worker.lanes),
+            str(worker.in_flight),
+            f"{worker.finished_per_s:.1f}",
+            size(worker.received_bytes_per_s),
+        )
+    return table
 
 
 def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:
@@ -134,12 +155,12 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
-        numeric = column in _NUMERIC
+        numeric = column.replace("\n", " ") in _NUMERIC
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "note")
     return table
 
 
 _NUMERIC = {
-    *("lanes", "in flight", "waiting", "opens in", "fetches/s", "received"),
+    *("lanes", "in flight", "waiting", "opens in", "fetches /s", "received /s"),
     *("age", "total", "done", "stored", "failed", "cancelled", "bytes"),
 }

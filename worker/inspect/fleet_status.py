@@ -9,13 +9,23 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
 from fetchfleet.jobs.redis_connection import number_of
-from fetchfleet.worker.inspect.snapshot import LaneSnapshot, snapshot
+from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, snapshot
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A worker with a recent heartbeat."""
 
     id: str
+    """Its name."""
+    instance: str
+    """The identity of the process; two workers may have one name."""
+    version: str | None
+    """The version of fetchfleet; None, as the fields down to age_s, for a worker that publishes none."""
+    python: str | None
+    engine: str | None
+    sink: str | None
+    age_s: float | None
+    """Since its start."""
     lanes: int
     in_flight: int
     finished_per_s: float
@@ -48,6 +58,24 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
         return sum(worker.received_bytes_per_s for worker in self.workers)
 
 
+def worker_status(instance: str, report: WorkerReport, now_ms: int) -> WorkerStatus:
+    """Return the status of a worker from its report. Pure."""
+    known = report.registration
+    return WorkerStatus(
+        id=known.name if known else instance,
+        instance=instance,
+        version=known.version if known else None,
+        python=known.python if known else None,
+        engine=known.engine if known else None,
+        sink=known.sink if known else None,
+        age_s=round(max(0, now_ms - known.started_ms) / 1000, 3) if known else None,
+        lanes=len(report.lanes),
+        in_flight=sum(lane.in_flight for lane in report.lanes.values()),
+        finished_per_s=report.finished_per_s,
+        received_bytes_per_s=report.received_bytes_per_s,
+    )
+
+
 async def fleet_status(redis: Redis) -> FleetStatus:
     """Read the state of the fleet, in a few round trips."""
     fleet = await snapshot(redis)
@@ -68,14 +96,8 @@ async def fleet_status(redis: Redis) -> FleetStatus:
             submitted_ms.append(parse_entry(entry).submitted_ms)
     return FleetStatus(
         workers=[
-            WorkerStatus(
-                id=name,
-                lanes=len(report.lanes),
-                in_flight=sum(lane.in_flight for lane in report.lanes.values()),
-                finished_per_s=report.finished_per_s,
-                received_bytes_per_s=report.received_bytes_per_s,
-            )
-            for name, report in sorted(fleet.workers.items())
+            worker_status(instance, report, fleet.now_ms)
+            for instance, report in sorted(fleet.workers.items())
         ],
         lanes=fleet.lanes,
         lanes_in_all=lanes_in_all,

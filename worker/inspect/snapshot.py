@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
+from fetchfleet.worker.inspect.registration import Registration
 
 MAX_LANES = 500
 
@@ -41,6 +42,7 @@ class LaneReport(msgspec.Struct):
 class WorkerReport(msgspec.Struct):
     """A worker's report about itself, written with each heartbeat; the totals count from its start."""
 
+    registration: Registration | None = None
     lanes: dict[str, LaneReport] = {}
     finished: int = 0
     finished_per_s: float = 0.0
@@ -80,13 +82,13 @@ async def lane_snapshot(redis: Redis, name: str, now_ms: int) -> LaneSnapshot:
 
 
 async def living(redis: Redis, now_ms: int) -> list[str]:
-    """Return the ids of the workers with a recent heartbeat."""
+    """Return the instances of the workers with a recent heartbeat."""
     found = await redis.zrangebyscore(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf")
     return [text_of(worker) for worker in found]
 
 
 async def is_alive(redis: Redis, name: str) -> bool:
-    """Return whether a worker of that id, or of that host (its id is host-pid), has a recent heartbeat."""
+    """Return whether a worker of that name, or of that host (named host-pid), has a recent heartbeat."""
     workers = await living(redis, await redis_now_ms(redis))
     return any(f"{worker}-".startswith(f"{name}-") for worker in workers)
 
@@ -106,7 +108,7 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
 
 
 async def _worker_reports(redis: Redis) -> dict[str, WorkerReport]:
-    """Return the reports of the live workers by their ids."""
+    """Return the reports of the live workers by their instances."""
     workers = [text_of(worker) for worker in await redis.zrange(keys.WORKERS, 0, -1)]
     if not workers:
         return {}

@@ -1,6 +1,7 @@
 """Log lines of the worker itself, with their fields. Those of lanes and fetches are in their rooms."""
 
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -31,6 +32,11 @@ def worker_bug(loop: str, error: BaseException, left_out: int, log: FilteringBou
         trace=redact.text("".join(traceback.format_tb(error.__traceback__)[-3:])),
         **suppressed(left_out),
     )
+
+
+def worker_name_taken(instance: str, others: Sequence[str], log: FilteringBoundLogger) -> None:
+    """Log that other live workers have the same name as this one."""
+    log.warning(Event.WORKER_NAME_TAKEN, instance=instance, others=others)
 
 
 def disk_full(

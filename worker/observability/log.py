@@ -77,6 +77,8 @@ class Event(StrEnum):
     POLICY_REFUSED = "policy.refused"
     """The policy tables in Redis do not fit this worker's policy file; the previous ones stay in force."""
     WORKER_STARTED = "worker.started"
+    WORKER_NAME_TAKEN = "worker.name_taken"
+    """Other live workers have this worker's name (FETCHFLEET_WORKER_ID); at most once a minute."""
     WORKER_HEARTBEAT = "worker.heartbeat"
     """Statistics, every ten seconds and at the end: connections, waits, loop lag, memory, open files."""
     WORKER_STOPPING = "worker.stopping"

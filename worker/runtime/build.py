@@ -15,6 +15,7 @@ from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.factory import build_engine
 from fetchfleet.worker.http.net.redis_guard import redis_addresses
+from fetchfleet.worker.inspect.registration import Registration, registration_of
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
@@ -27,7 +28,7 @@ from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmi
 from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import FleetSignals
-from fetchfleet.worker.runtime.heartbeat import Heartbeat, WorkerReporter
+from fetchfleet.worker.runtime.heartbeat import Heartbeat, NameCheck, WorkerReporter
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.runtime.notifier import LaneNotifier
@@ -48,9 +49,11 @@ class _Base:
     """The objects that most components of a worker need."""
 
     settings: Settings
+    registration: Registration
     timings: WorkerTimings
     log: FilteringBoundLogger
     redis: Redis
+    clock: RedisClock
     redis_errors: RedisErrorReporter
     key_repair: KeyRepair
     health: RedisHealth
@@ -79,7 +82,20 @@ async def build(settings: Settings, timings: WorkerTimings | None = None) -> Run
             )
             health = RedisHealth(redis_errors, key_repair)
             notifier = LaneNotifier(arq_client(redis.connection_pool), health)
-            base = _Base(settings, timings, log, redis, redis_errors, key_repair, health, notifier)
+            clock = RedisClock()
+            clock.sync(await redis_now_ms(redis))
+            base = _Base(
+                settings=settings,
+                registration=registration_of(settings, clock.now_ms()),
+                timings=timings,
+                log=log,
+                redis=redis,
+                clock=clock,
+                redis_errors=redis_errors,
+                key_repair=key_repair,
+                health=health,
+                notifier=notifier,
+            )
             services, live_policy = await _open_services(base, opened)
             return await _wire(base, services, live_policy, opened)
 
@@ -87,14 +103,12 @@ async def build(settings: Settings, timings: WorkerTimings | None = None) -> Run
 async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServices, LivePolicy]:
     """Open the engine, the sink and the store that lanes use, and the policy in force."""
     settings, redis, health, log = base.settings, base.redis, base.health, base.log
-    sink = sink_of(settings)
+    sink = sink_of(settings, base.registration.instance)
     opened.callback(sink.close)
-    store = LaneStore(redis, settings.worker_id, int(settings.lease_s * 1000))
+    store = LaneStore(redis, base.registration.instance, int(settings.lease_s * 1000))
     opened.push_async_callback(store.aclose)
     http = build_engine(settings, await redis_addresses(redis), base.traffic, log)
     opened.push_async_callback(http.aclose)
-    clock = RedisClock()
-    clock.sync(await redis_now_ms(redis))
     sink.open()
     live_policy = LivePolicy(settings.policy, redis, base.lanes, http.pools, health, log)
     services = FetchServices(
@@ -113,7 +127,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         pools=http.pools,
         sink=sink,
         robots=RobotsCache(redis),
-        clock=clock,
+        clock=base.clock,
         slots=asyncio.Semaphore(settings.max_in_flight),
         quarantine=asyncio.Semaphore(1),
         policy=lambda: live_policy.policy,
@@ -148,9 +162,11 @@ async def _wire(
     )
     rebalancer = Rebalancer(lanes, log, timings.lanes.give_back_within_s)
     signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes)
-    reporter = WorkerReporter(lanes, settler, services.sink.disk)
+    reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk)
+    name_check = NameCheck(redis, base.registration, log, timings)
+    every_s = timings.heartbeat_s
     heartbeat = Heartbeat(
-        redis, settings, services.clock, reporter, leases, signals, health, timings.heartbeat_s
+        redis, settings, base.clock, reporter, leases, signals, health, name_check, every_s=every_s
     )
     submitter = RepairingSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
     inbox = InboxReader(
@@ -159,6 +175,7 @@ async def _wire(
     opened.push_async_callback(inbox.aclose)
     return Runtime(
         settings=settings,
+        registration=base.registration,
         timings=timings,
         log=log,
         redis=redis,

@@ -7,15 +7,20 @@ from collections.abc import Mapping
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts.lanes import busy_within_ms
+from fetchfleet.worker.inspect.registration import Registration, doubles_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
+from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.runtime.fleet_signals import FleetSignals
+from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.balance import FleetLoad
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.settings import Settings
@@ -25,11 +30,17 @@ from fetchfleet.worker.util.clock import RedisClock, mono_s
 SLOW_S = 2.0
 """A Redis that takes so long to answer counts as failed: lane owners may have results to write first."""
 
+FIRST_NAME_CHECK_BEATS = 3
+"""By then a predecessor of the same name has sent no heartbeat for longer than two live ones need."""
+
 
 class WorkerReporter:
     """Writes the report that others see of this worker: fetches in flight, waits, totals and rates."""
 
-    def __init__(self, lanes: Mapping[str, Lane], settler: Settler, disk: Disk) -> None:
+    def __init__(
+        self, registration: Registration, lanes: Mapping[str, Lane], settler: Settler, disk: Disk
+    ) -> None:
+        self.registration = registration
         self._lanes = lanes
         self._settler = settler
         self._disk = disk
@@ -49,12 +60,37 @@ class WorkerReporter:
             )
         finished, received_bytes = self._settler.finished, self._disk.received_bytes
         return WorkerReport(
+            registration=self.registration,
             lanes=lanes,
             finished=finished,
             finished_per_s=round(self._finished.add(now_s, finished), 1),
             received_bytes=received_bytes,
             received_bytes_per_s=round(self._received.add(now_s, received_bytes)),
         )
+
+
+class NameCheck:
+    """Looks for other live workers with the same name: both work, but nobody can tell their lines apart."""
+
+    def __init__(
+        self, redis: Redis, registration: Registration, log: FilteringBoundLogger, timings: WorkerTimings
+    ) -> None:
+        self._redis = redis
+        self._registration = registration
+        self._log = log
+        self._every_ms = timings.name_check_s * 1000
+        self._due_ms = registration.started_ms + FIRST_NAME_CHECK_BEATS * timings.heartbeat_s * 1000
+
+    async def run(self, now_ms: int) -> None:
+        """Log the doubles if a check is due."""
+        if now_ms < self._due_ms:
+            return
+        self._due_ms = now_ms + self._every_ms
+        found = await self._redis.zrangebyscore(
+            keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf", withscores=True
+        )
+        if doubles := doubles_of(self._registration, [(text_of(worker), at_ms) for worker, at_ms in found]):
+            events.worker_name_taken(self._registration.instance, doubles, self._log)
 
 
 class Heartbeat:
@@ -69,10 +105,11 @@ class Heartbeat:
         leases: Leases,
         signals: FleetSignals,
         health: RedisHealth,
+        name_check: NameCheck,
+        *,
         every_s: float,
     ) -> None:
         self._redis = redis
-        self._worker_id = settings.worker_id
         self._busy_within_ms = busy_within_ms(int(settings.lease_s * 1000))
         self._clock = clock
         self._reporter = reporter
@@ -80,6 +117,7 @@ class Heartbeat:
         self._signals = signals
         self._health = health
         self._every_s = every_s
+        self._name_check = name_check
 
     async def run(self) -> None:
         """Send a heartbeat at intervals, until cancelled."""
@@ -96,23 +134,29 @@ class Heartbeat:
             if mono_s() - asked_s > SLOW_S:
                 self._health.report(TimeoutError(f"Redis took {mono_s() - asked_s:.1f} s to answer"))
 
+    async def join(self) -> None:
+        """Send the first heartbeat; it replaces the name under which this worker may have been announced."""
+        await self._redis.zrem(keys.WORKERS, self._reporter.registration.name)
+        await self.send()
+
     async def send(self) -> None:
         """Send one heartbeat and act on the reply."""
         report = msgspec.json.encode(self._reporter.report())
-        now_ms = self._clock.now_ms()
+        instance, now_ms = self._reporter.registration.instance, self._clock.now_ms()
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.WORKERS, {self._worker_id: now_ms})
+            pipe.zadd(keys.WORKERS, {instance: now_ms})
             pipe.zremrangebyscore(keys.WORKERS, "-inf", now_ms - keys.WORKER_TTL_MS)
-            pipe.set(keys.worker(self._worker_id), report, px=keys.WORKER_TTL_MS)
+            pipe.set(keys.worker(instance), report, px=keys.WORKER_TTL_MS)
             pipe.get(keys.CANCELS)
             pipe.get(keys.POLICY_VERSION)
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcard(keys.WORKERS)
             *_, cancels, policy_version, busy, workers = await pipe.execute()
         await self._signals.heed(FleetLoad(busy, workers), policy_version or b"", cancels)
+        await self._name_check.run(now_ms)
 
     async def end(self) -> None:
         """Remove this worker from the fleet, so that others take its share of the lanes."""
         with contextlib.suppress(RedisError, OSError):
-            await self._redis.zrem(keys.WORKERS, self._worker_id)
-            await self._redis.delete(keys.worker(self._worker_id))
+            await self._redis.zrem(keys.WORKERS, self._reporter.registration.instance)
+            await self._redis.delete(keys.worker(self._reporter.registration.instance))

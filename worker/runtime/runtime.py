@@ -13,6 +13,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.inspect.registration import Registration
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
@@ -45,6 +46,7 @@ class Runtime:
     """start() → take_lane(), sweep() … → leave() → stop(). leave() and stop() may be repeated."""
 
     settings: Settings
+    registration: Registration
     timings: WorkerTimings
     log: FilteringBoundLogger
     redis: Redis
@@ -86,7 +88,7 @@ class Runtime:
                 self._keep("room", self.disk_guard.run, self._loops)
                 self._keep("heartbeat", self.stats.run, self._loops)
                 await self.services.store.renew([])  # fails if Redis denies this worker its scripts
-                await self.heartbeat.send()
+                await self.heartbeat.join()
         except BaseException:
             await self._close()
             raise
@@ -97,7 +99,8 @@ class Runtime:
         self._keep("parts", disk.sweep_partial_files, self._fleet_loops)
         self._keep("records", disk.sweep_index, self._fleet_loops)
         loop = type(asyncio.get_running_loop()).__module__
-        self.log.info(Event.WORKER_STARTED, out=str(self.settings.out), loop=loop)
+        about = self.registration.log_fields()
+        self.log.info(Event.WORKER_STARTED, **about, out=str(self.settings.out), loop=loop)
 
     def _keep(self, name: str, loop: Loop, loops: dict[str, asyncio.Task[None]]) -> None:
         """Run a loop in a task; log a bug that ends it, and start it again."""

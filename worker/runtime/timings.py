@@ -13,6 +13,8 @@ class WorkerTimings:
 
     heartbeat_s: float = 1.0
     """Between two heartbeats."""
+    name_check_s: float = 60.0
+    """Between two looks for other workers with the same name."""
     stats_s: float = 10.0
     """Between two lines of statistics."""
     loop_lag_s: float = 0.1

@@ -5,12 +5,12 @@ from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.sink.files.sink import FileSink
 
 
-def sink_of(settings: Settings) -> Sink:
-    """Return the sink of the settings, not opened yet."""
+def sink_of(settings: Settings, instance: str) -> Sink:
+    """Return the sink of the settings, not opened yet. instance: names the segments of a worker."""
     if settings.sink != WARC:
         return FileSink(settings.out)
     from fetchfleet.worker.sink.warc.segments import SegmentLimits  # noqa: PLC0415 most workers need none
     from fetchfleet.worker.sink.warc.sink import WarcSink  # noqa: PLC0415
 
     limits = SegmentLimits(settings.warc_max_bytes, settings.warc_max_age_s)
-    return WarcSink(settings.out, settings.worker_id, settings.user_agent, limits)
+    return WarcSink(settings.out, instance, settings.user_agent, limits)

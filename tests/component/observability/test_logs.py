@@ -100,6 +100,7 @@ async def test_a_worker_tells_when_it_starts_and_stops(worker: OneWorker, lines:
     await worker.stop()
 
     assert lines[0]["event"] == "worker.started"
+    assert worker.runtime.registration.log_fields().items() <= lines[0].items()
     assert [line["event"] for line in lines[-3:]] == ["worker.stopping", "worker.heartbeat", "worker.stopped"]
 
 

@@ -148,7 +148,7 @@ async def test_a_worker_that_cannot_renew_shows_no_sign_of_life(start: Start, re
     worker = await start(lease_s=1.0)
     renewing = next(task for task in asyncio.all_tasks() if task.get_name() == "renew")
     await aio.end(renewing)
-    alive = keys.worker(worker.settings.worker_id)
+    alive = keys.worker(worker.runtime.registration.instance)
 
     async def is_silent() -> bool:
         return not await redis.exists(alive)
@@ -159,14 +159,15 @@ async def test_a_worker_that_cannot_renew_shows_no_sign_of_life(start: Start, re
 async def test_stop_leaves_nothing_of_the_worker(origin: Origin, start: Start, redis: Redis) -> None:
     """No sign of life, no lane, no task, no open client; a second stop does no harm."""
     worker = await start()
+    instance = worker.runtime.registration.instance
     await worker.one(origin.url())
-    await wait_until(lambda: redis.exists(keys.worker("one")), "a sign of life")
+    await wait_until(lambda: redis.exists(keys.worker(instance)), "a sign of life")
 
     await worker.stop()
     await worker.stop()
 
-    assert not await redis.exists(keys.worker("one"))
-    assert await redis.zscore(keys.WORKERS, "one") is None
+    assert not await redis.exists(keys.worker(instance))
+    assert await redis.zscore(keys.WORKERS, instance) is None
     assert not worker.runtime.lanes
     assert not await redis.keys(keys.lane("*") + ":*")
 

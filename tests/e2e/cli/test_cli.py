@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fetchfleet import Fleet
+from fetchfleet import Fleet, __version__
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
 from tools.origin.behaviours import by_path, latency, ok, sequence, slow, status
@@ -163,6 +163,13 @@ async def test_submit_prints_the_batch_and_with_wait_follows_it(
     assert 30 == len(report.read_text().splitlines())
     assert 1 == no_room.returncode
     assert "--report /dev/full: No space left on device" in no_room.stderr
+
+
+def test_the_command_prints_its_version() -> None:
+    """Without a Redis, and before any command."""
+    printed = fetchfleet("--version")
+
+    assert (0, f"fetchfleet {__version__}\n", "") == (printed.returncode, printed.stdout, printed.stderr)
 
 
 async def test_health_tells_whether_this_machines_worker_shows_signs_of_life(

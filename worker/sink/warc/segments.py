@@ -17,6 +17,9 @@ from fetchfleet.worker.util.clock import mono_s
 MAX_GROUP_BYTES = 16 << 20
 """Bytes in one write, so that the first of many records does not wait for all of them."""
 
+MAX_NAME_CHARS = 100
+"""Of the end of an instance's name: its suffix tells workers with one name apart."""
+
 
 class WarcRecord(NamedTuple):
     """The record of a response, and the record that goes before it."""
@@ -82,9 +85,9 @@ class _Member(NamedTuple):
 class Segments:
     """The current segment, and those that follow it. One thread at a time."""
 
-    def __init__(self, directory: Directory, worker_id: str, user_agent: str, limits: SegmentLimits) -> None:
+    def __init__(self, directory: Directory, instance: str, user_agent: str, limits: SegmentLimits) -> None:
         self._directory = directory
-        self._worker = re.sub(r"[^A-Za-z0-9._-]", "_", worker_id)[:100].lstrip(".") or "worker"
+        self._worker = re.sub(r"[^A-Za-z0-9._-]", "_", instance)[-MAX_NAME_CHARS:].lstrip(".") or "worker"
         self._user_agent = user_agent
         self._limits = limits
         self._max_group_bytes = min(MAX_GROUP_BYTES, limits.max_bytes)

@@ -32,9 +32,9 @@ class WarcSink:
     stored = None
     partial_files = None  # half a response is no record
 
-    def __init__(self, out: Path, worker_id: str, user_agent: str, limits: SegmentLimits) -> None:
+    def __init__(self, out: Path, instance: str, user_agent: str, limits: SegmentLimits) -> None:
         self.disk = OutFolder(out)
-        self._writer = SegmentWriter(Segments(self.disk.directory, worker_id, user_agent, limits))
+        self._writer = SegmentWriter(Segments(self.disk.directory, instance, user_agent, limits))
 
     def open(self) -> None:
         """Prepare the out folder, and complete the segments of dead writers. Raises OSError."""

@@ -1,0 +1,65 @@
+"""The tables of a fleet on a terminal."""
+
+import io
+
+from rich.console import Console
+
+from fetchfleet.worker.cli.render import workers_of
+from fetchfleet.worker.inspect.fleet_status import WorkerStatus, worker_status
+from fetchfleet.worker.inspect.registration import registration_of
+from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
+from fetchfleet.worker.settings import Settings
+
+NOW_MS = 90 * 60 * 1000
+
+
+def status(name: str, engine: str = "httpx") -> WorkerStatus:
+    """A worker that is as busy as one gets."""
+    registration = registration_of(Settings(worker_id=name, engine=engine), 0)
+    return worker_status(
+        registration.instance,
+        WorkerReport(
+            registration=registration,
+            lanes={f"{i}.example": LaneReport(in_flight=90) for i in range(999)},
+            finished_per_s=2345.6,
+            received_bytes_per_s=987_654_321.0,
+        ),
+        NOW_MS,
+    )
+
+
+def printed(*workers: WorkerStatus) -> list[str]:
+    """The lines of the table on a terminal of 80 columns."""
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(workers_of(workers))
+    return [line.rstrip() for line in screen.getvalue().splitlines()]
+
+
+def test_the_table_of_workers_fits_80_columns_and_drops_nothing() -> None:
+    """A long name is folded; numbers are whole."""
+    name = "ip-10-250-130-117.eu-central-1.compute.internal-4194304"
+    lines = printed(status(name, engine="reqwest"))
+
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    assert name == "".join(line.split(" ")[0] for line in lines[2:])
+    assert all(fact in lines[2] for fact in ("90 min", "reqwest", "999", "89910", "2345.6", "987.7 MB"))
+
+
+def test_workers_that_share_a_name_are_shown_by_their_instances() -> None:
+    """Two lines that can be told apart; a name of its own stays as it is."""
+    one, two, other = status("double"), status("double"), status("single")
+    text = "\n".join(printed(one, two, other))
+
+    assert one.instance in text
+    assert two.instance in text
+    assert other.instance not in text
+    assert "single" in text
+
+
+def test_a_worker_that_publishes_no_facts_is_shown_with_what_is_known() -> None:
+    """A worker of an older version beside newer ones."""
+    old = worker_status("worker-1", WorkerReport(finished_per_s=1.0), NOW_MS)
+
+    assert ("worker-1", "worker-1", None, None) == (old.id, old.instance, old.version, old.age_s)
+    assert ["worker-1", "?", "?", "?"] == printed(old)[2].split()[:4]

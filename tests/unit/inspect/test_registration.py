@@ -1,0 +1,57 @@
+"""Names and instances of workers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet import __version__
+from fetchfleet.worker.inspect.registration import Registration, doubles_of, name_of, registration_of
+from fetchfleet.worker.settings import Settings
+
+STARTED_MS = 1_000
+
+
+def registered(name: str) -> Registration:
+    """The registration of a new instance."""
+    return registration_of(Settings(worker_id=name), STARTED_MS)
+
+
+@given(st.text(min_size=1))
+def test_each_process_is_an_instance_whose_name_can_be_read(name: str) -> None:
+    """Two processes with one name differ; old readers find the name at the beginning."""
+    one, two = registered(name), registered(name)
+
+    assert one.instance != two.instance
+    assert {name} == {name_of(one.instance), name_of(two.instance), one.name}
+    assert f"{one.instance}-".startswith(f"{name}-")
+
+
+@pytest.mark.parametrize("id_of_an_old_worker", ["worker-1", "host-4194304", "a", "pod-x7k2p", ""])
+def test_the_id_of_an_old_worker_is_its_name(id_of_an_old_worker: str) -> None:
+    """Its host name or its process ID is not taken for the suffix of an instance."""
+    assert id_of_an_old_worker == name_of(id_of_an_old_worker)
+
+
+def test_a_double_is_another_instance_of_the_name_that_is_alive() -> None:
+    """An old worker with the name is one; a predecessor that has ended and other names are not."""
+    own, other, ended = registered("worker-1"), registered("worker-1"), registered("worker-1")
+    longer = registered("worker-1-europe")
+    heartbeats = [
+        (own.instance, STARTED_MS + 5.0),
+        (other.instance, STARTED_MS + 1.0),
+        (ended.instance, STARTED_MS - 1.0),
+        ("worker-1", STARTED_MS + 2.0),
+        ("worker-10", STARTED_MS + 2.0),
+        (longer.instance, STARTED_MS + 2.0),
+    ]
+
+    assert sorted([other.instance, "worker-1"]) == doubles_of(own, heartbeats)
+    assert [] == doubles_of(longer, heartbeats)
+
+
+def test_a_registration_says_which_program_runs() -> None:
+    """The version is the package's."""
+    fields = registration_of(Settings(worker_id="w", engine="reqwest", sink="warc"), 0).log_fields()
+
+    assert (__version__, "reqwest", "warc") == (fields["version"], fields["engine"], fields["sink"])
+    assert fields["python"].startswith("3.")

@@ -1,0 +1,72 @@
+"""The identity of a worker process, and the facts about it that do not change: its name, version, settings.
+
+A name is for people and may occur twice: two machines with the same host name, a copied manifest. An
+instance is the identity of one process, in Redis and in names of files that workers share.
+"""
+
+import re
+import secrets
+import sys
+from collections.abc import Iterable
+
+import msgspec
+
+from fetchfleet import __version__
+from fetchfleet.worker.settings import Settings
+
+_INSTANCE = re.compile(r"(?s)(.+)-[0-9a-f]{8}")
+_SUFFIX_BYTES = 4
+
+
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts that a worker publishes with each heartbeat; a worker of 0.1.0 or older publishes none."""
+
+    name: str
+    """FETCHFLEET_WORKER_ID, or host name and process ID."""
+    instance: str
+    """The name with a random suffix: the identity of the process."""
+    version: str = ""
+    """The version of fetchfleet."""
+    python: str = ""
+    """The version of Python."""
+    engine: str = ""
+    sink: str = ""
+    started_ms: int = 0
+    """When it started, Unix ms by Redis's clock."""
+
+    def log_fields(self) -> dict[str, str]:
+        """Return its fields of the log line `worker.started`."""
+        names = ("instance", "version", "python", "engine", "sink")
+        return {name: getattr(self, name) for name in names}
+
+
+def registration_of(settings: Settings, started_ms: int) -> Registration:
+    """Return the registration of a new instance."""
+    return Registration(
+        name=settings.worker_id,
+        instance=f"{settings.worker_id}-{secrets.token_hex(_SUFFIX_BYTES)}",
+        version=__version__,
+        python=".".join(map(str, sys.version_info[:3])),
+        engine=settings.engine,
+        sink=settings.sink,
+        started_ms=started_ms,
+    )
+
+
+def name_of(instance: str) -> str:
+    """Return the name of an instance; the ID of a worker without a suffix is its name."""
+    found = _INSTANCE.fullmatch(instance)
+    return found[1] if found else instance
+
+
+def doubles_of(own: Registration, heartbeats: Iterable[tuple[str, float]]) -> list[str]:
+    """Return the other instances with the same name that were alive after this one had started.
+
+    heartbeats: each instance, and the Unix ms of its last heartbeat. A predecessor that has ended sent its
+    last one before.
+    """
+    return sorted(
+        instance
+        for instance, at_ms in heartbeats
+        if instance != own.instance and name_of(instance) == own.name and at_ms > own.started_ms
+    )
