@@ -199,6 +199,11 @@ def kinds_of_batch(batch_id: str) -> dict[str, str]:
     return {**kinds, batch_lanes(batch_id): "set", digests(batch_id): "list"}
 
 
+def arq_job(job_id: str) -> str:
+    """string: a job of arq, as JSON. arq's own, and its TTL."""
+    return f"arq:job:{job_id}"
+
+
 def notification_job_id(lane_name: str, generation: int) -> str:
     """Return the arq job id of one notification."""
     return f"lane:{lane_name}:{generation}"

@@ -24,13 +24,12 @@ UNKNOWN = "?"
 def status_of(status: FleetStatus) -> RenderableType:
     """Return workers, backlog, then the lanes with the most to do."""
     rate = f"{status.finished_per_s:.1f} fetches/s, {size(status.received_bytes_per_s)}/s"
-    oldest = f", the oldest has waited {age(status.oldest_s)}" if status.oldest_s is not None else ""
     head = [
         f"{count(len(status.workers), 'worker')}, {rate}",
-        f"{count(status.backlog, 'fetch', 'fetches')} to do in {count(status.lanes_in_all, 'lane')}{oldest}",
+        *backlog_lines(status),
         f"{count(status.inbox, 'message')} in the inbox, {count(status.dead, 'dead letter')}",
     ]
-    if not status.workers and (status.backlog or status.inbox):
+    if not status.workers and status.backlog:
         head.append("[red]no worker is running; start one: fetchfleet worker[/red]")
     parts: list[RenderableType] = ["\n".join(head)]
     if status.workers:
@@ -44,6 +43,24 @@ def status_of(status: FleetStatus) -> RenderableType:
             lanes.add_row(f"and {status.lanes_in_all - LANES_SHOWN:,} more", "", "", "", "")
         parts.append(lanes)
     return Group(*parts)
+
+
+def backlog_lines(status: FleetStatus) -> Iterator[str]:
+    """Return the backlog and its age, then where it waits if that is not in lanes alone."""
+    oldest = f", the oldest has waited {age(status.oldest_s)}" if status.oldest_s is not None else ""
+    to_do = f"{count(status.backlog, 'fetch', 'fetches')} to do"
+    lanes = count(status.lanes_in_all, "lane")
+    doors = [
+        f"{'' if door.exact else 'at least '}{door.fetches:,} in {count(door.messages, message)}"
+        for door, message in ((status.arq_door, "arq job"), (status.inbox_door, "inbox message"))
+        if door.messages
+    ]
+    if not doors:
+        yield f"{to_do} in {lanes}{oldest}"
+        return
+    unknown = "; the age of inbox messages is not known" if status.inbox else ""
+    yield f"{'' if status.backlog_exact else 'at least '}{to_do}{oldest}{unknown}"
+    yield ", ".join([f"{status.in_lanes:,} of them in {lanes}", *doors])
 
 
 def workers_of(workers: Sequence[WorkerStatus]) -> Table:

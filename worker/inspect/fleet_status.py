@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
 from fetchfleet.jobs.redis_connection import number_of
+from fetchfleet.worker.inspect.doors import Door, arq_door, inbox_door
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, snapshot
 
 
@@ -40,11 +41,17 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The lanes with the most work."""
     lanes_in_all: int
     backlog: int
-    """Fetches without a result."""
+    """Fetches without a result: in lanes, and at the doors."""
+    backlog_exact: bool
+    """False if some messages were not read: each of them counts as one fetch."""
     oldest_s: float | None
-    """The age of the oldest waiting fetch."""
+    """The age of the oldest waiting fetch, as far as it is known."""
+    in_lanes: int
+    """Fetches of the backlog that are in lanes."""
     inbox: int
     """Messages that no worker has enqueued yet."""
+    inbox_door: Door
+    arq_door: Door
     dead: int
 
     @property
@@ -82,18 +89,21 @@ async def fleet_status(redis: Redis) -> FleetStatus:
     async with redis.pipeline(transaction=False) as pipe:
         pipe.zcard(keys.ATTENTION)
         pipe.get(keys.BACKLOG)
-        pipe.llen(keys.INBOX)
         pipe.xlen(keys.DEAD)
         for lane in fleet.lanes:
             for queue in keys.waiting(lane.name):
                 pipe.lrange(queue, 0, 0)
             pipe.zrange(keys.later(lane.name), 0, 0)
-        lanes_in_all, backlog, inbox, dead, *heads = await pipe.execute()
+        lanes_in_all, in_lanes, dead, *heads = await pipe.execute()
     # The head of a queue, or the next retry, was there before all that is behind it.
     submitted_ms: list[int] = []
     for entry in chain.from_iterable(heads):
         with suppress(BadEntryError):
             submitted_ms.append(parse_entry(entry).submitted_ms)
+    inbox, arq = await inbox_door(redis), await arq_door(redis, fleet.now_ms)
+    in_lanes = max(0, number_of(in_lanes) or 0)
+    ages = [max(0, fleet.now_ms - at_ms) / 1000 for at_ms in submitted_ms]
+    ages += [arq.oldest_s] if arq.oldest_s is not None else []
     return FleetStatus(
         workers=[
             worker_status(instance, report, fleet.now_ms)
@@ -101,8 +111,12 @@ async def fleet_status(redis: Redis) -> FleetStatus:
         ],
         lanes=fleet.lanes,
         lanes_in_all=lanes_in_all,
-        backlog=max(0, number_of(backlog) or 0),
-        oldest_s=round(max(0, fleet.now_ms - min(submitted_ms)) / 1000, 3) if submitted_ms else None,
-        inbox=inbox,
+        backlog=in_lanes + inbox.fetches + arq.fetches,
+        backlog_exact=inbox.exact and arq.exact,
+        oldest_s=round(max(ages), 3) if ages else None,
+        in_lanes=in_lanes,
+        inbox=inbox.messages,
+        inbox_door=inbox,
+        arq_door=arq,
         dead=dead,
     )

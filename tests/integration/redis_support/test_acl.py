@@ -15,6 +15,7 @@ from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connect, connection_pool
 from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane
+from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.snapshot import snapshot
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
@@ -144,6 +145,20 @@ async def test_a_producer_that_may_not_see_lanes_sees_how_far_its_batch_is(guard
             counts, lanes, *_ = await progress._look()
             assert (1, []) == (counts.total, lanes)
     assert {Refusal("producer", "zrange")} == guarded.refused()
+
+
+async def test_an_operator_counts_what_waits_at_every_door(guarded: GuardedRedis, admin: Redis) -> None:
+    """Messages of the inbox and arq jobs are read to be counted."""
+    await admin.rpush(keys.INBOX, url("/1"), '{"fetches": ["http://a.example/", "http://a.example/"]}')  # type: ignore[misc]
+    arq = arq_client(connection_pool(guarded.url("producer")))
+    await arq.enqueue_job("fetch", [url(f"/{i}") for i in range(5)])
+    await arq.aclose(close_connection_pool=True)
+    async with connect(guarded.url("operator")) as client:
+        status = await fleet_status(client)
+    await admin.delete(keys.INBOX)
+
+    assert (3, 5, True) == (status.inbox_door.fetches, status.arq_door.fetches, status.backlog_exact)
+    assert set() == guarded.refused()
 
 
 async def test_plain_arq_is_a_producer(guarded: GuardedRedis) -> None:

@@ -1,0 +1,132 @@
+"""The backlog of a fleet, whichever door its fetches wait at."""
+
+import io
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import msgspec
+import pytest
+from arq.connections import ArqRedis
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
+from rich.console import Console
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.notify import arq_client
+from fetchfleet.jobs.redis_connection import connection_pool, redis_now_ms
+from fetchfleet.worker.cli.render import status_of
+from fetchfleet.worker.inspect import doors
+from fetchfleet.worker.inspect.fleet_status import FleetStatus, fleet_status
+
+HOUR_MS = 3600 * 1000
+ENVELOPE = msgspec.json.encode({"fetches": [f"http://a.example/{i}" for i in range(7)]})
+
+
+@pytest.fixture
+async def arq(redis_url: str) -> AsyncIterator[ArqRedis]:
+    """A producer with plain arq."""
+    client = arq_client(connection_pool(redis_url))
+    yield client
+    await client.aclose(close_connection_pool=True)
+
+
+@pytest.fixture
+async def inbox(redis: Redis) -> AsyncIterator[str]:
+    """The key of the inbox, which the test may leave full."""
+    yield keys.INBOX
+    await redis.delete(keys.INBOX, keys.TAKEN)
+
+
+def printed(status: FleetStatus) -> str:
+    """The text of `status` on a terminal of 80 columns."""
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(status_of(status))
+    return screen.getvalue()
+
+
+async def enqueue(arq: ArqRedis, jobs: int, fetches: int) -> None:
+    """Enqueue arq jobs of so many fetches each."""
+    for job in range(jobs):
+        await arq.enqueue_job("fetch", [f"http://a.example/{job}/{i}" for i in range(fetches)])
+
+
+async def test_what_waits_at_every_door_is_part_of_the_backlog(
+    redis: Redis, fleet: Fleet, arq: ArqRedis, inbox: str
+) -> None:
+    """Jobs and messages are counted in fetches; notifications and cron jobs in the same queue are not."""
+    await fleet.submit(["http://b.example/"])
+    await enqueue(arq, 40, 25)
+    await arq.enqueue_job("fetch", "http://a.example/one", batch="0123456789abcdef")
+    await arq.enqueue_job("fetch", {"url": "http://a.example/two"})
+    await arq.enqueue_job("sweep", _job_id="sweep:1700000000000")
+    await redis.rpush(inbox, "http://a.example/", '{"url": "http://a.example/", "fetches": null}', ENVELOPE)  # type: ignore[misc]
+    await redis.rpush(keys.TAKEN, "http://a.example/taken")  # type: ignore[misc]
+    status = await fleet_status(redis)
+    text = printed(status)
+
+    assert (1, 1002, 10) == (status.in_lanes, status.arq_door.fetches, status.inbox_door.fetches)
+    assert (42, 4, 4) == (status.arq_door.messages, status.inbox_door.messages, status.inbox)
+    assert (1013, True) == (status.backlog, status.backlog_exact)
+    assert "1,013 fetches to do, the oldest has waited" in text
+    assert "the age of inbox messages is not known" in " ".join(text.split())
+    assert "1 of them in 1 lane, 1,002 in 42 arq jobs, 10 in 4 inbox messages" in text
+    assert "start one: fetchfleet worker" in text
+
+
+async def test_the_age_of_the_backlog_is_that_of_its_oldest_arq_job(redis: Redis, arq: ArqRedis) -> None:
+    """The time when it was enqueued, however often it was put off; an invalid job has its score."""
+    await arq.enqueue_job("fetch", "http://a.example/", _job_id="old", _defer_by=timedelta(days=1))
+    job = msgspec.json.decode(await redis.get(keys.arq_job("old")))
+    await redis.set(
+        keys.arq_job("old"), msgspec.json.encode({**job, "et": job["et"] - HOUR_MS}), keepttl=True
+    )
+    await arq.enqueue_job("fetch", "http://a.example/", _job_id="new")
+    put_off = await fleet_status(redis)
+    await redis.set(keys.arq_job("old"), b"\x80\x04pickle", keepttl=True)
+    await redis.zadd(keys.QUEUE, {"old": await redis_now_ms(redis) - 2 * HOUR_MS})
+    invalid = await fleet_status(redis)
+
+    assert put_off.oldest_s == pytest.approx(3600, abs=60)
+    assert invalid.oldest_s == pytest.approx(7200, abs=60)
+    assert (2, 2) == (put_off.backlog, invalid.backlog)
+
+
+async def test_a_full_inbox_alone_is_work_to_do_of_an_unknown_age(redis: Redis, inbox: str) -> None:
+    """Without a worker it says what to do."""
+    await redis.rpush(inbox, "http://a.example/")  # type: ignore[misc]
+    status = await fleet_status(redis)
+
+    assert (1, None) == (status.backlog, status.oldest_s)
+    assert "start one: fetchfleet worker" in printed(status)
+
+
+async def test_more_than_a_door_is_read_of_counts_in_messages(
+    redis: Redis, arq: ArqRedis, inbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message that was not read is one fetch at least, and the status says so."""
+    monkeypatch.setattr(doors, "READ_BYTES", 1000)
+    monkeypatch.setattr(doors, "JOBS_LOOKED_AT", 4)
+    await enqueue(arq, 1, 1)
+    await enqueue(arq, 5, 100)
+    await redis.rpush(inbox, *[ENVELOPE] * 20)  # type: ignore[misc]
+    status = await fleet_status(redis)
+
+    assert (6, 6, False) == (status.arq_door.messages, status.arq_door.fetches, status.arq_door.exact)
+    assert (20, 20, False) == (status.inbox, status.inbox_door.fetches, status.inbox_door.exact)
+    assert "at least 26 fetches to do" in printed(status)
+
+
+async def test_an_inbox_whose_size_is_not_known_counts_in_messages(
+    redis: Redis, inbox: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A managed Redis may deny MEMORY USAGE."""
+
+    async def denied(*_: object, **__: object) -> int:
+        raise NoPermissionError("no permissions to run the 'memory|usage' command")
+
+    await redis.rpush(inbox, ENVELOPE)  # type: ignore[misc]
+    monkeypatch.setattr(redis, "memory_usage", denied)
+    door = await doors.inbox_door(redis)
+
+    assert (1, 1, False) == (door.messages, door.fetches, door.exact)

@@ -1,0 +1,52 @@
+"""How many fetches a message or an arq job holds."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.jobs.contract.messages import read_arguments, read_message
+from fetchfleet.worker.inspect.doors import CountedJob, fetches_in_job, fetches_in_message
+
+ITEMS = st.lists(st.sampled_from(["http://a.example/", {"url": "http://a.example/", "headers": {}}]))
+
+
+@given(ITEMS)
+def test_as_many_fetches_are_counted_as_a_worker_enqueues(items: list[object]) -> None:
+    """By the rules of the doors."""
+    message = msgspec.json.encode({"fetches": items})
+    job = msgspec.json.encode({"t": None, "f": "fetch", "a": [items], "k": {}, "et": 5})
+
+    assert len(read_message(message).fetches) == fetches_in_message(message)
+    assert CountedJob(len(read_arguments(items).fetches), 5) == fetches_in_job(job)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        *(b"http://a.example/", b'{"url": "http://a.example/"}', b" {", b"", b"\xff", b"[1]", b"[" * 100_000),
+        *(b'{"fetches": 3}', b'{"fetches": null}', b"\x80\x04."),
+    ],
+)
+def test_what_is_no_list_counts_as_one(message: bytes) -> None:
+    """A fetch, or one dead letter."""
+    assert 1 == fetches_in_message(message)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'{"f": "fetch", "a": ["http://a.example/"], "et": 7}', CountedJob(1, 7)),
+        (b'{"f": "fetch", "a": [ [1, 2] ], "k": {}, "et": 7}', CountedJob(2, 7)),
+        (b'{"f": "fetch", "a": [], "et": 7}', CountedJob(1, 7)),
+        (b'{"f": "other", "a": [[1, 2]], "et": 7}', CountedJob(1, 7)),
+        (b'{"f": "fetch", "a": [[1, 2]]}', CountedJob(2, 0)),
+        (b'{"f": "fetch", "a": [[1, 2]], "et": "soon"}', CountedJob(1, 0)),
+        (b'{"f": "fetch", "a": [[1, 2]], "et": -7}', CountedJob(2, 0)),
+        (b"\x80\x04", CountedJob(1, 0)),
+        (b"[" * 100_000, CountedJob(1, 0)),
+    ],
+)
+def test_a_job_counts_what_its_first_argument_lists(raw: bytes, expected: CountedJob) -> None:
+    """An invalid job is one dead letter."""
+    assert expected == fetches_in_job(raw)
