@@ -13,12 +13,14 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.worker.intake.arq_jobs import write_result
+from fetchfleet.worker.local.process import open_standard_streams
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.runtime.arq_worker import CRON_JOBS, FUNCTIONS, JOBS_AT_ONCE, read_job, start
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import load_settings
 from fetchfleet.worker.util import gc_freeze
 
+open_standard_streams()
 settings = load_settings({}, os.environ)
 
 

@@ -74,12 +74,22 @@ def _fleet(
 def main() -> None:
     """Run the `fetchfleet` command."""
     gc.disable()  # imports make lasting objects; a command enables the collector when it starts to work
+    from fetchfleet.worker.local.process import (  # noqa: PLC0415 after gc.disable
+        discard_unwritable,
+        open_standard_streams,
+    )
+
+    open_standard_streams()
     try:
-        app()
+        try:
+            app()
+        except OSError as error:  # of --help: the commands name their files, and hosts
+            raise CommandError(f"standard output: {error.strerror}") from error
     except CommandError as error:
         from fetchfleet.worker.cli.common import console  # noqa: PLC0415 most commands have imported it
 
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     finally:
+        discard_unwritable()
         gc.freeze()  # the process ends: no collection of all modules

@@ -13,7 +13,7 @@ from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.contract.model import Outcome
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import check_position, console, print_json, print_table, query
+from fetchfleet.worker.cli.common import check_position, console, echo, print_json, print_table, query
 from fetchfleet.worker.cli.options import Json, Limit, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
@@ -72,7 +72,7 @@ def results(
         rows = _batch(fleet, batch).results(after=after, follow=follow)
         async for result in rows:
             if outcome in {None, result.outcome}:
-                typer.echo(msgspec.json.encode(result) if as_json else render.result_line(result))
+                echo(msgspec.json.encode(result) if as_json else render.result_line(result))
         return rows.position
 
     position = query(redis, read)
@@ -95,7 +95,7 @@ def cancel(batch: BatchId, redis: RedisUrl = None, as_json: Json = False) -> Non
     if as_json:
         print_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
         return
-    typer.echo(f"{counts.cancelled} fetches cancelled, {counts.done - counts.cancelled} had ended before")
+    echo(f"{counts.cancelled} fetches cancelled, {counts.done - counts.cancelled} had ended before")
     if not counts.ended:
         left = counts.total - counts.done
         console.print(f"{left} are still to be ended; a worker does it as soon as one runs", highlight=False)

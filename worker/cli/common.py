@@ -1,7 +1,8 @@
 """Output and Redis access that several commands share."""
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,8 +12,9 @@ from rich.console import Console, RenderableType
 
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
+from fetchfleet.worker.local.progress import StandardError
 from fetchfleet.worker.redis_support.errors import redis_at
 
 T = TypeVar("T")
@@ -20,7 +22,7 @@ T = TypeVar("T")
 UNLIMITED_WIDTH = 200
 """Columns of a table that is not shown on a terminal."""
 
-console = Console(stderr=True)
+console = StandardError()
 
 
 def query(redis_url: str | None, question: Callable[[Fleet, Redis], Coroutine[Any, Any, T]]) -> T:
@@ -35,19 +37,41 @@ def query(redis_url: str | None, question: Callable[[Fleet, Redis], Coroutine[An
     return run_until_signal(asked())
 
 
+@contextmanager
+def printing() -> Iterator[None]:
+    """Turn an error of standard output within the block into the end of the command.
+
+    If its reader has gone, as with `| head`, the command ends without a word, else with a CommandError.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise typer.Exit(FAILED) from None
+    except OSError as error:
+        raise CommandError(f"standard output: {error.strerror}") from None
+
+
+def echo(text: str | bytes) -> None:
+    """Print a line on standard output."""
+    with printing():
+        typer.echo(text)
+
+
 def print_json(value: Any, *, pretty: bool = False) -> None:
     """Print JSON on standard output: on one line, or indented for people."""
     text = msgspec.json.encode(value)
     if pretty:
-        Console().print_json(text.decode())
+        with printing():
+            Console().print_json(text.decode())
     else:
-        typer.echo(text)
+        echo(text)
 
 
 def print_table(what: RenderableType) -> None:
     """Print on standard output, as wide as the terminal, or with UNLIMITED_WIDTH elsewhere."""
     width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
-    Console(highlight=False, width=width).print(what)
+    with printing():
+        Console(highlight=False, width=width).print(what)
 
 
 def check_position(position: str) -> None:

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import check_position, console, print_json, print_table, query
+from fetchfleet.worker.cli.common import check_position, console, echo, print_json, print_table, query
 from fetchfleet.worker.cli.options import Json, Limit, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
@@ -74,9 +74,9 @@ def dead_retry(
     if as_json:
         print_json(done)
         return
-    typer.echo(f"{render.count(done.fetches, 'fetch', 'fetches')} enqueued again")
+    echo(f"{render.count(done.fetches, 'fetch', 'fetches')} enqueued again")
     for batch_id in done.batches:
-        typer.echo(batch_id)
+        echo(batch_id)
     if done.left:
         console.print(f"{render.count(done.left, 'letter')} held no fetch and stayed", highlight=False)
 
@@ -96,7 +96,7 @@ def dead_purge(
     if as_json:
         print_json({"purged": count})
     else:
-        typer.echo(f"{render.count(count, 'dead letter')} dropped")
+        echo(f"{render.count(count, 'dead letter')} dropped")
 
 
 def _letters(redis_url: str | None, letters: DeadLetterFilter, limit: int) -> list[DeadLetter]:

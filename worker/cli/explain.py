@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import print_json, query
+from fetchfleet.worker.cli.common import echo, print_json, query
 from fetchfleet.worker.cli.options import Json, PolicyFile, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
@@ -49,7 +49,7 @@ def explain(
         print_json(found)
     elif isinstance(found, FetchExplained):
         for line in render.fetch_lines(found):
-            typer.echo(line)
+            echo(line)
     else:
         for line in render.lane_lines(found):
-            typer.echo(line)
+            echo(line)

@@ -7,7 +7,7 @@ import typer
 from redis.asyncio import Redis
 
 from fetchfleet.jobs.client.fleet import Fleet
-from fetchfleet.worker.cli.common import print_json, query
+from fetchfleet.worker.cli.common import echo, print_json, query
 from fetchfleet.worker.cli.options import Json, PolicyFile, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import settings_from
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 def pause(host: Host, redis: RedisUrl = None) -> None:
     """Start no fetch to a host any more; what is in flight ends."""
     _change(host, {"paused": True}, redis)
-    typer.echo(f"{host} is paused; go on with: fetchfleet resume {host}")
+    echo(f"{host} is paused; go on with: fetchfleet resume {host}")
 
 
 def resume(host: Host, redis: RedisUrl = None) -> None:
@@ -41,7 +41,7 @@ def resume(host: Host, redis: RedisUrl = None) -> None:
     in_force = settings_from({"redis_url": redis}).policy.overridden(tables)
     if in_force.for_lane(table_named(host)).paused:  # by a wider table, or by the file
         _change(host, {"paused": False}, redis)
-    typer.echo(f"{host} goes on")
+    echo(f"{host} goes on")
 
 
 @policy.command("set")
@@ -56,7 +56,7 @@ def policy_set(
     except PolicyError as error:
         raise CommandError(str(error), BAD_USE) from None
     _change(host, values, redis)
-    typer.echo(f"{host}: {', '.join(pairs)}")
+    echo(f"{host}: {', '.join(pairs)}")
 
 
 @policy.command("unset")
@@ -67,7 +67,7 @@ def policy_unset(
 ) -> None:
     """Let the file's values hold again."""
     _change(host, dict.fromkeys(names), redis)
-    typer.echo(f"{host}: {', '.join(names)} as in the file")
+    echo(f"{host}: {', '.join(names)} as in the file")
 
 
 @policy.command("show")

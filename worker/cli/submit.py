@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fetchfleet.worker.cli.common import console
+from fetchfleet.worker.cli.common import console, echo
 from fetchfleet.worker.cli.options import File, LinesTo, RedisUrl, Report
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.run import BacklogLimit, Outputs, exit_code_of, read_list
@@ -57,4 +57,4 @@ def submit(
     if counts is not None:
         raise typer.Exit(exit_code_of(counts))
     console.print(f"{len(fetches)} fetches enqueued as batch", highlight=False)
-    typer.echo(batch.id)
+    echo(batch.id)

@@ -29,6 +29,42 @@ from fetchfleet.worker.util import aio
 T = TypeVar("T")
 
 
+STDOUT = 1
+
+closed_at_start: set[int] = set()
+"""Those of the descriptors 0 to 2 that were closed when this process started."""
+
+
+def open_standard_streams() -> None:
+    """Open those of the descriptors 0 to 2 that are closed on /dev/null. Nothing may be open before.
+
+    Otherwise a socket or file gets such a number: libuv aborts at it, and printed text ends up in it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.set_inheritable(null, True)  # noqa: FBT003 its only form
+            closed_at_start.add(number)
+        if getattr(sys, name) is None:  # Python found it closed
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def discard_unwritable() -> None:
+    """Flush standard output and standard error, and drop what cannot be written.
+
+    Python would try again at its end and change the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
 def settings_from(flags: Mapping[str, str | None]) -> Settings:
     """Return the settings of the flags (None: not given) and the environment. Raises CommandError."""
     try:

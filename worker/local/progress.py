@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
@@ -26,6 +27,22 @@ LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 5.0
 LANES_SHOWN = 16
 WAITS_NAMED = 4
+
+
+class StandardError(Console):
+    """Standard error, for people. A full disk or a reader that has gone does not end the command."""
+
+    def __init__(self) -> None:
+        super().__init__(file=sys.stderr)
+
+    def print(self, *what: Any, **options: Any) -> None:
+        """Print as Console does; an error drops the text."""
+        with suppress(OSError):
+            super().print(*what, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Print no more: rich would end the process."""
+        self.quiet = True
 
 
 class Tally:
@@ -51,7 +68,7 @@ class Progress:
         self.tally = Tally()
         self._redis = redis
         self._batch = batch
-        self._console = console or Console(file=sys.stderr)
+        self._console = console or StandardError()
         self._may_see_lanes = True
         self._rate: Rate | None = None
 

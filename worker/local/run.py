@@ -26,7 +26,7 @@ from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
 from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
-from fetchfleet.worker.local.process import WorkerProcess, at_work
+from fetchfleet.worker.local.process import STDOUT, WorkerProcess, at_work, closed_at_start
 from fetchfleet.worker.local.progress import Progress, summary
 from fetchfleet.worker.redis_support.errors import redis_at
 from fetchfleet.worker.settings import Settings
@@ -90,6 +90,8 @@ def check_outputs(file: str, outputs: Outputs) -> None:
     """Raise CommandError for a report or export that cannot be written or would replace the list."""
     lines_to = outputs.lines_to
     export = None if lines_to is None or lines_to in STANDARD_OUTPUT else Path(lines_to)
+    if lines_to in STANDARD_OUTPUT and STDOUT in closed_at_start:
+        raise CommandError(f"--lines-to {lines_to}: standard output is closed", BAD_USE)
     check_distinct(
         {"FILE": None if file == "-" else Path(file), "--report": outputs.report, "--lines-to": export}
     )

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any, TextIO
 
@@ -109,17 +110,19 @@ class Event(StrEnum):
 def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:
     """Write every line from that level on to the stream, the libraries' warnings included.
 
-    pretty: for people instead of JSON; None: if the stream is a terminal.
+    pretty: for people instead of JSON; None: if the stream is a terminal. Lines that the stream does not
+    take, as on a full disk, are lost.
     """
+    lossy: Any = _LossyStream(stream)
     if stream.isatty() if pretty is None else pretty:
         timestamps = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         renderer: Processor = structlog.dev.ConsoleRenderer(pad_event_to=20)
-        loggers: Callable[..., WrappedLogger] = structlog.PrintLoggerFactory(stream)
+        loggers: Callable[..., WrappedLogger] = structlog.PrintLoggerFactory(lossy)
     else:
         encode = msgspec.json.Encoder(enc_hook=str).encode
         timestamps = structlog.processors.TimeStamper(fmt="iso", utc=True)
         renderer = structlog.processors.JSONRenderer(serializer=lambda line, **_: encode(line).decode())
-        loggers = structlog.WriteLoggerFactory(stream)
+        loggers = structlog.WriteLoggerFactory(lossy)
     structlog.configure(
         processors=[structlog.processors.add_log_level, timestamps, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -135,6 +138,21 @@ def get_logger(**fields: Any) -> FilteringBoundLogger:
     """Return a logger whose lines all carry the fields."""
     log: FilteringBoundLogger = structlog.get_logger(**fields).bind()
     return log
+
+
+class _LossyStream:
+    """A stream whose errors are ignored: a log that cannot be written must not stop the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class _LibraryHandler(logging.Handler):

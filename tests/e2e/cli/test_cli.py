@@ -39,6 +39,19 @@ async def test_run_stores_a_list_reports_each_result_and_exits_0(tmp_path: Path)
     assert "2 of 2 fetches" in ended.stderr
 
 
+async def test_run_without_standard_streams_exits_as_with_them(tmp_path: Path) -> None:
+    """All three closed, as a daemon may be started; only the exit code tells how it went."""
+    behaviour = by_path({"/gone": status(404)}, otherwise=ok(b"here"))
+    async with Origin.serving("127.0.0.168", behaviour) as origin:
+        (tmp_path / "list").write_text(f"{origin.url('/here')}\n{origin.url('/gone')}\n")
+        command = f"exec '{sys.executable}' -m fetchfleet.worker run list --out out {' '.join(LOOPBACK)}"
+        closed = ["/bin/sh", "-c", f"{command} <&- >&- 2>&-"]
+        ended = await asyncio.to_thread(lambda: subprocess.run(closed, cwd=tmp_path, timeout=60, check=False))
+
+    assert 1 == ended.returncode
+    assert 1 == len(stored(tmp_path / "out"))
+
+
 async def test_run_exits_1_when_some_failed_and_reads_standard_input(tmp_path: Path) -> None:
     """A failure is in the summary and in the exit code."""
     behaviour = by_path({"/gone": status(404)}, otherwise=ok(b"here"))

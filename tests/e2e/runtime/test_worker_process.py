@@ -69,9 +69,15 @@ async def test_a_killed_workers_lanes_run_elsewhere(redis_url: str, fleet: Fleet
     assert {"uvloop"} == loops
 
 
+def without_input() -> None:
+    """Close standard input, as a service manager may. A preexec_fn."""
+    die_with_parent()
+    os.close(0)
+
+
 @contextmanager
 def arq_worker(redis_url: str, out: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """`arq worker.main.WorkerSettings`, its settings from the environment."""
+    """`arq worker.main.WorkerSettings`, its settings from the environment, its standard input closed."""
     environment = {
         "FETCHFLEET_REDIS_URL": redis_url,
         "FETCHFLEET_OUT": str(out),
@@ -83,7 +89,7 @@ def arq_worker(redis_url: str, out: Path) -> Iterator["subprocess.Popen[bytes]"]
             env={**os.environ, **environment},
             stdout=log,
             stderr=log,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 no threads hold locks here
+            preexec_fn=without_input,  # noqa: PLW1509 no threads hold locks here
         )
     try:
         yield process
@@ -108,3 +114,26 @@ async def test_arqs_own_command_runs_a_worker_and_sigterm_ends_it_with_0(
     assert 0 == ended_with
     assert b"worker.stopped" in (tmp_path / "arq.log").read_bytes()
     assert b'"loop":"uvloop"' in (tmp_path / "arq.log").read_bytes()
+
+
+async def test_a_worker_with_closed_standard_streams_works_and_exits_0(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """No socket gets their numbers, at which libuv would abort."""
+    worker = [sys.executable, "-m", "fetchfleet.worker", "worker", "--allow-net", "127.0.0.0/8"]
+    command = [*worker, "--redis", redis_url, "--out", str(tmp_path)]
+    async with Origin.serving("127.0.0.155", ok(b"quietly")) as origin:
+        process = subprocess.Popen(  # noqa: ASYNC220 it only starts it
+            ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command],
+            preexec_fn=die_with_parent,  # noqa: PLW1509 no threads hold locks here
+        )
+        try:
+            batch = await fleet.submit([origin.url()])
+            [result] = [result async for result in batch.results()]
+            process.send_signal(signal.SIGTERM)
+            await wait_until(lambda: process.poll() is not None, "the worker's end", 20)
+        finally:
+            process.kill()
+            process.wait()
+
+    assert (Outcome.STORED, 0) == (result.outcome, process.returncode)
