@@ -162,11 +162,11 @@ def fail_times(n: int, code: int, then: Behaviour = OK) -> Behaviour:
     return sequence(*[status(code)] * n, then)
 
 
-def truncated(body: bytes, declared_bytes: int) -> Behaviour:
+def truncated(body: bytes, declared_bytes: int, headers: Headers = ()) -> Behaviour:
     """Send less than Content-Length says, then close."""
 
     async def answer(x: Exchange) -> None:
-        await x.send_head(200, [("Content-Length", str(declared_bytes))])
+        await x.send_head(200, [*headers, ("Content-Length", str(declared_bytes))])
         await x.send(body)
         x.close()
 

@@ -1,7 +1,7 @@
 """Decodes content codings (RFC 9110 §8.4) in bounded steps. Pure.
 
 A coded body must reach its end: one that stops in the middle of a stream, or continues after the last one,
-is an error. A body that exceeds the allowed ratio is stopped at once.
+is an error. An empty body is whole in every coding. A body that exceeds the allowed ratio is stopped at once.
 """
 
 import zlib
@@ -69,10 +69,27 @@ class Decoder(Protocol):
         """Check that the coded body is complete. Raises CutShortError."""
 
 
-def codings_of(content_encoding: str | None) -> tuple[str, ...]:
-    """Return the codings of a body in the order in which they were applied, by their usual names."""
+REGISTERED = frozenset(
+    {
+        *("aes128gcm", "br", "compress", "dcb", "dcz", "deflate", "exi"),
+        *("gzip", "pack200-gzip", "x-compress", "zstd"),
+    }
+)
+"""IANA's HTTP Content Coding Registry, apart from aliases and from identity, which changes nothing."""
+
+
+def names_of(content_encoding: str | None) -> tuple[str, ...]:
+    """Return the members of a Content-Encoding in the order in which they were applied, by their usual names."""
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
     return tuple(_ALIASES.get(name, name) for name in names if name not in {"", "identity"})
+
+
+def codings_of(content_encoding: str | None) -> tuple[str, ...]:
+    """Return the codings of a body in the order in which they were applied, by their usual names.
+
+    A name that is not registered is no coding: hosts send charsets, media types and `none`.
+    """
+    return tuple(name for name in names_of(content_encoding) if name in REGISTERED)
 
 
 class DecoderChain:
@@ -135,14 +152,12 @@ class _Gzip:
 
     def __init__(self) -> None:
         self._member: zlib._Decompress | None = None
-        self._began = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """See Decoder."""
         while chunk:
             if self._member is None:
                 self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-                self._began = True
             yield from _inflated("gzip", self._member, chunk)
             if not self._member.eof:
                 return
@@ -151,7 +166,7 @@ class _Gzip:
 
     def finish(self) -> None:
         """See Decoder."""
-        if self._member is not None or not self._began:
+        if self._member is not None:
             raise CutShortError("the gzip body ends before its end")
 
 
@@ -180,7 +195,7 @@ class _Deflate:
 
     def finish(self) -> None:
         """See Decoder."""
-        if self._stream is None or not self._stream.eof:
+        if self._head and (self._stream is None or not self._stream.eof):
             raise CutShortError("the deflate body ends before its end")
 
 
@@ -192,9 +207,11 @@ class _Brotli:
 
     def __init__(self) -> None:
         self._stream = brotli.Decompressor()
+        self._began = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """See Decoder; the library itself rejects bytes after the end."""
+        self._began = self._began or bool(chunk)
         piece = self._process(chunk) if chunk else b""
         while piece:
             yield piece
@@ -210,7 +227,7 @@ class _Brotli:
 
     def finish(self) -> None:
         """See Decoder."""
-        if not self._stream.is_finished():
+        if self._began and not self._stream.is_finished():
             raise CutShortError("the br body ends before its end")
 
 
@@ -225,7 +242,6 @@ class _Zstd:
         self._frame: zstd.ZstdDecompressor | None = None
         self._head = b""
         self._skip_bytes = 0
-        self._began = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """See Decoder."""
@@ -238,7 +254,6 @@ class _Zstd:
                 if len(chunk) < self.HEAD_BYTES:
                     self._head = chunk
                     return
-                self._began = True
                 if 0x50 <= chunk[0] <= 0x5F and chunk[1:4] == b"\x2a\x4d\x18":  # skippable
                     self._skip_bytes = int.from_bytes(chunk[4:8], "little")
                     chunk = chunk[self.HEAD_BYTES :]
@@ -262,7 +277,7 @@ class _Zstd:
 
     def finish(self) -> None:
         """See Decoder."""
-        if self._frame is not None or self._head or self._skip_bytes or not self._began:
+        if self._frame is not None or self._head or self._skip_bytes:
             raise CutShortError("the zstd body ends before its end")
 
 

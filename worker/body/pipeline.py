@@ -1,6 +1,7 @@
 """The body of a response on its way from the connection to the sink: decoded and checked, if asked for."""
 
 import hashlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from functools import partial
@@ -17,6 +18,7 @@ from fetchfleet.worker.body.decoders import (
     DecoderChain,
     UnknownCodingError,
     codings_of,
+    names_of,
 )
 from fetchfleet.worker.body.digests import Digest, digests_of
 from fetchfleet.worker.body.json_lines import JsonLinesChecker
@@ -43,6 +45,8 @@ SLACK_BYTES = 64 * 1024
 
 MAX_CODING_CHARS = 100
 """Characters of a host's Content-Encoding in a result, at most."""
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
 
 LARGE_WINDOWS = frozenset({"br", "zstd"})
 """Codings whose decoders hold megabytes while their body comes; those of gzip and deflate hold 32 KiB."""
@@ -111,12 +115,17 @@ class BodyPipeline:
             )
         self._chain = DecoderChain(codings, policy.max_decode_ratio) if codings and fetch.decode else None
         self._large_decoder = self._chain is not None and not LARGE_WINDOWS.isdisjoint(codings)
+        told = names_of(encoding) if coded else ()
+        if self._chain is not None:
+            told = tuple(name for name in told if name not in codings)
         self._wanted_digests: dict[str, bytes] = {}
         self._coded_digests: dict[str, Any] = {}
         self._rate = MinRate(policy.min_rate_bytes_per_s, policy.min_rate_window_s)
         self._checker = JsonLinesChecker(policy.max_line_bytes) if fetch.lines else None
-        self.coding = ", ".join(codings)[:MAX_CODING_CHARS] if codings and not fetch.decode else None
-        """The codings in which the body is stored; None if it has none."""
+        self.coding = _UNPRINTABLE.sub("?", ", ".join(told))[:MAX_CODING_CHARS] if told else None
+        """The codings in which the body is stored, and what the host calls so; None if there are none."""
+        self.coding_ended = False
+        """Whether a coding has marked the end of the body."""
         self.length_bytes = coded_bytes if self._chain is None else None
         """Length of the body as stored; None if unknown."""
 
@@ -194,6 +203,7 @@ class BodyPipeline:
         if self._coded_bytes is not None and came_bytes != self._coded_bytes:
             raise TruncatedBodyError(f"{came_bytes} of {self._coded_bytes} coded bytes came")
         chain.finish()
+        self.coding_ended = came_bytes > 0
         for name, digest in self._coded_digests.items():
             if digest.digest() != self._wanted_digests[name]:
                 raise DigestMismatchError(f"its {name}, coded, is {digest.hexdigest()}")

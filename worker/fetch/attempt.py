@@ -182,7 +182,7 @@ class Attempt:
             last_modified=found.last_modified,
             coding=body.coding,
             lines=body.lines,
-            unverified=answer.ends_with_connection and not (body.decodes or expected.shows_the_whole),
+            unverified=answer.ends_with_connection and not (body.coding_ended or expected.shows_the_whole),
             offset=stored.offset,
             length=stored.length,
         )

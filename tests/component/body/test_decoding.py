@@ -149,6 +149,55 @@ async def test_nothing_needs_no_decoding(origin: Origin, worker: OneWorker, leng
     assert (result.outcome, result.bytes) == (Outcome.STORED, 0)
 
 
+async def until_closed(x: Exchange) -> None:
+    """Answers with an empty body that only the end of the connection ends."""
+    await x.send_head(200, [("Content-Encoding", "gzip")])
+    x.close()
+
+
+async def test_an_empty_body_is_whole_in_every_coding(origin: Origin, worker: OneWorker) -> None:
+    """However its end is marked; only the end of the connection leaves it unverified."""
+    codings = ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, br", "deflate, zstd"]
+    origin.behaviour = o.by_path(
+        {
+            "/close": until_closed,
+            "/inside": encoded("zstd, gzip", gzip.compress(b"")),
+            **{f"/{at}c": chunked(coding, b"") for at, coding in enumerate(codings)},
+            **{f"/{at}l": encoded(coding, b"") for at, coding in enumerate(codings)},
+        }
+    )
+    paths = ["/close", "/inside", *(f"/{at}{way}" for at in range(len(codings)) for way in "cl")]
+
+    results = await worker.results(Fetch(url=origin.url(path), decode=True) for path in paths)
+
+    assert {(result.outcome, result.bytes, result.attempts) for result in results} == {(Outcome.STORED, 0, 1)}
+    assert [path for path, result in zip(paths, results, strict=True) if result.unverified] == ["/close"]
+    assert {worker.body(result) for result in results} == {b""}
+
+
+async def test_a_name_that_is_no_coding_is_told_and_not_decoded(origin: Origin, worker: OneWorker) -> None:
+    """The body is stored as it came, but for what is a coding."""
+    said = {
+        "/charset": ("UTF-8", "utf-8"),
+        "/none": ("none", "none"),
+        "/identity": ("identity", None),
+        "/empty": ("", None),
+        "/type": ("text/html", "text/html"),
+        "/bytes": ("caf\xe9", "caf?"),
+        "/long": ("x" * 200, "x" * 100),
+    }
+    plain = {path: encoded(header, b"body") for path, (header, _) in said.items()}
+    mixed = encoded("gzip, utf-8", gzip.compress(b"body"))
+    origin.behaviour = o.by_path({**plain, "/mixed": mixed})
+
+    results = await worker.results(Fetch(url=origin.url(path), decode=True) for path in (*said, "/mixed"))
+    as_sent = await worker.one(origin.url("/mixed"))
+
+    assert {worker.body(result) for result in results} == {b"body"}
+    assert [result.content_encoding for result in results] == [*(told for _, told in said.values()), "utf-8"]
+    assert as_sent.content_encoding == "gzip, utf-8"
+
+
 PACKED = gzip.compress(BODY)
 
 
@@ -157,7 +206,7 @@ PACKED = gzip.compress(BODY)
     [
         (encoded("gzip", PACKED[:-9]), Reason.TRUNCATED, 2),
         (encoded("gzip", PACKED[:-8]), Reason.TRUNCATED, 2),
-        (chunked("gzip", b""), Reason.TRUNCATED, 2),
+        (o.truncated(b"", 20, [("Content-Encoding", "gzip")]), Reason.TRUNCATED, 2),
         (encoded("zstd", zstd.compress(BODY)[:-1]), Reason.TRUNCATED, 2),
         (encoded("gzip", PACKED[:-8] + b"\0" * 8), Reason.BAD_ENCODING, 2),
         (encoded("gzip", PACKED + b"junk"), Reason.BAD_ENCODING, 2),
@@ -166,7 +215,7 @@ PACKED = gzip.compress(BODY)
         (encoded("gzip, gzip, gzip", PACKED), Reason.BAD_ENCODING, 1),
         (encoded("gzip", gzip.compress(bytes(30_000_000))), Reason.TOO_LARGE, 1),
     ],
-    ids=["cut", "no trailer", "nothing", "cut zstd", "crc", "more", "plain", "unknown", "three", "bomb"],
+    ids=["cut", "no trailer", "no byte", "cut zstd", "crc", "more", "plain", "unknown", "three", "bomb"],
 )
 async def test_what_cannot_be_decoded_is_never_stored(
     origin: Origin, start: Start, behaviour: Behaviour, reason: Reason, attempts: int

@@ -232,3 +232,16 @@ async def test_bodies_far_beyond_their_windows_come_side_by_side(
     assert {worker.body(result) == BODY for result in results} == {True}
     assert len(host.peers) == 1 or engine == "reqwest"
     assert len({seen.connection for seen in host.requests[-8:]}) == 1
+
+
+async def test_an_empty_body_is_whole_in_every_coding(host: Http2Origin, worker: OneWorker) -> None:
+    """A stream marks its end itself."""
+
+    async def empty(x: Exchange) -> None:
+        await x.head(200, [("content-encoding", "gzip")], last=True)
+
+    host.behaviour = empty
+
+    result = await worker.one(host.url(), decode=True)
+
+    assert (result.outcome, result.bytes, result.unverified) == (Outcome.STORED, 0, False)

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from fetchfleet.jobs.contract.entry import Hop, PartialNote
+from fetchfleet.worker.body.decoders import codings_of
 from fetchfleet.worker.gate.retry_after import http_date
 
 MAX_VALIDATOR_CHARS = 256
@@ -88,7 +89,7 @@ def validator_of(request: Hop, status: int, header: Header) -> Validator | None:
 
     A body in a content coding is left out: its bytes are of the coding, and may differ the next time.
     """
-    coded = (header("content-encoding") or "identity").lower() != "identity"
+    coded = bool(codings_of(header("content-encoding")))
     unwilling = (header("accept-ranges") or "").strip().lower() == "none"
     if status not in {200, 206} or coded or unwilling or not may_ask_on(request):
         return None
@@ -116,7 +117,7 @@ def judged(note: PartialNote, status: int, header: Header) -> Append | RangeVerd
         total = found.total if found.total is not None else note.total_bytes
         whole_bytes = found.last + 1 if total is None else total
         length = header("content-length")
-        coded = (header("content-encoding") or "identity").lower() != "identity"
+        coded = bool(codings_of(header("content-encoding")))
         fits = (
             found.first == note.offset_bytes
             and found.last < whole_bytes
