@@ -79,7 +79,7 @@ REGISTERED = frozenset(
 
 
 def names_of(content_encoding: str | None) -> tuple[str, ...]:
-    """Return the members of a Content-Encoding in the order in which they were applied, by their usual names."""
+    """Return the members of a Content-Encoding, in their order and by their usual names."""
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
     return tuple(_ALIASES.get(name, name) for name in names if name not in {"", "identity"})
 
