@@ -14,7 +14,7 @@ from fetchfleet.jobs.contract.model import Outcome
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import check_position, console, echo, print_json, print_table, query
-from fetchfleet.worker.cli.options import Json, Limit, RedisUrl
+from fetchfleet.worker.cli.options import Json, Limit, RedisUrl, Reveal
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
 COMPLETE_WITHIN_S = 2.0
@@ -64,6 +64,7 @@ def results(
     follow: Annotated[bool, typer.Option("--follow", help="Wait until the batch has ended.")] = False,  # noqa: FBT002
     outcome: Annotated[Outcome | None, typer.Option(help="Only these.")] = None,
     as_json: Json = False,  # noqa: FBT002 a flag
+    reveal: Reveal = False,  # noqa: FBT002 a flag
 ) -> None:
     """Print the results of a batch, and where the next reading may begin."""
     check_position(after)
@@ -71,8 +72,12 @@ def results(
     async def read(fleet: Fleet, _: Redis) -> str:
         rows = _batch(fleet, batch).results(after=after, follow=follow)
         async for result in rows:
-            if outcome in {None, result.outcome}:
-                echo(msgspec.json.encode(result) if as_json else render.result_line(result))
+            if outcome not in {None, result.outcome}:
+                continue
+            if as_json:
+                print_json(result, reveal=reveal)
+            else:
+                echo(render.result_line(result, reveal=reveal))
         return rows.position
 
     position = query(redis, read)

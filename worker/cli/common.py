@@ -15,6 +15,7 @@ from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.progress import StandardError
+from fetchfleet.worker.observability import redact
 from fetchfleet.worker.redis_support.errors import redis_at
 
 T = TypeVar("T")
@@ -57,9 +58,14 @@ def echo(text: str | bytes) -> None:
         typer.echo(text)
 
 
-def print_json(value: Any, *, pretty: bool = False) -> None:
-    """Print JSON on standard output: on one line, or indented for people."""
-    text = msgspec.json.encode(value)
+def print_json(value: Any, *, pretty: bool = False, reveal: bool = False) -> None:
+    """Print JSON on standard output: on one line, or indented for people.
+
+    reveal: with its secrets. Otherwise they are hidden, and `redacted` is true if there are any.
+    """
+    plain = msgspec.to_builtins(value)
+    shown = plain if reveal else redact.record(plain)
+    text = msgspec.json.encode({**shown, "redacted": True} if shown != plain else plain)
     if pretty:
         with printing():
             Console().print_json(text.decode())

@@ -9,7 +9,7 @@ from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import check_position, console, echo, print_json, print_table, query
-from fetchfleet.worker.cli.options import Json, Limit, RedisUrl
+from fetchfleet.worker.cli.options import Json, Limit, RedisUrl, Reveal
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
 OfBatch = Annotated[str | None, typer.Option("--batch", help="Those of this batch.")]
@@ -35,14 +35,15 @@ def dead_list(
     reason: OfReason = None,
     limit: Limit = 100,
     as_json: Json = False,  # noqa: FBT002 a flag
+    reveal: Reveal = False,  # noqa: FBT002 a flag
 ) -> None:
     """List dead letters, the oldest first."""
     found = _letters(redis, DeadLetterFilter(batch, host, reason), limit)
     if as_json:
         for letter in found:
-            print_json(letter)
+            print_json(letter, reveal=reveal)
     else:
-        print_table(render.dead_of(found))
+        print_table(render.dead_of(found, reveal=reveal))
 
 
 @dead.command("show")
@@ -50,13 +51,14 @@ def dead_show(
     position: Annotated[str, typer.Argument(help="As in the list.")],
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
+    reveal: Reveal = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Show one dead letter whole."""
+    """Show one dead letter; its secrets only with --reveal."""
     check_position(position)
     found = _letters(redis, DeadLetterFilter(position=position), 1)
     if not found:
         raise CommandError(f"no dead letter is at {position}; see: fetchfleet dead list")
-    print_json(found[0], pretty=not as_json)
+    print_json(found[0], pretty=not as_json, reveal=reveal)
 
 
 @dead.command("retry")

@@ -9,7 +9,7 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import echo, print_json, query
-from fetchfleet.worker.cli.options import Json, PolicyFile, RedisUrl
+from fetchfleet.worker.cli.options import Json, PolicyFile, RedisUrl, Reveal
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
 from fetchfleet.worker.local.process import settings_from
@@ -28,6 +28,7 @@ def explain(
     redis: RedisUrl = None,
     policy_file: PolicyFile = None,
     as_json: Json = False,  # noqa: FBT002 a flag
+    reveal: Reveal = False,  # noqa: FBT002 a flag
 ) -> None:
     """Say why a host or a fetch is waiting, and until when."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
@@ -46,7 +47,7 @@ def explain(
 
     found = query(redis, read)
     if as_json:
-        print_json(found)
+        print_json(found, reveal=reveal)
     elif isinstance(found, FetchExplained):
         for line in render.fetch_lines(found):
             echo(line)

@@ -8,6 +8,7 @@ import typer
 File = Annotated[str, typer.Argument(help="URLs or JSON fetches, one a line; - for standard input.")]
 RedisUrl = Annotated[str | None, typer.Option("--redis", help="The fleet's Redis (FETCHFLEET_REDIS_URL).")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
+Reveal = Annotated[bool, typer.Option("--reveal", help="With secrets: query values, headers, bodies.")]
 PolicyFile = Annotated[str | None, typer.Option("--policy", help="TOML (FETCHFLEET_POLICY).")]
 Report = Annotated[Path | None, typer.Option(help="Write each result as a JSON line to this file.")]
 LinesTo = Annotated[

@@ -110,21 +110,21 @@ def state_of(batch: BatchSummary) -> str:
     return "running" if batch.counts.sealed else "submitting"
 
 
-def result_line(result: Result) -> str:
-    """Return a result in one line of text."""
+def result_line(result: Result, *, reveal: bool = False) -> str:
+    """Return a result in one line of text; reveal: with the query of its URL."""
     what = result.path or (result.reason.value if result.reason else "")
     status = "" if result.status is None else str(result.status)
-    return (
-        f"{result.outcome.value:9} {status:3} {size(result.bytes or 0):>8}  {redact.url(result.url)}  {what}"
-    )
+    url = result.url if reveal else redact.url(result.url)
+    return f"{result.outcome.value:9} {status:3} {size(result.bytes or 0):>8}  {url}  {what}"
 
 
-def dead_of(letters: Iterable[DeadLetter]) -> Table:
-    """Return a table with a row for each letter."""
+def dead_of(letters: Iterable[DeadLetter], *, reveal: bool = False) -> Table:
+    """Return a table with a row for each letter; reveal: with secrets."""
     table = _table("position", "door", "reason", "lane", "url", "note")
     for letter in letters:
-        url = redact.url(letter.fetch.url) if letter.fetch else ""
-        note = redact.text(letter.note)
+        url, note = letter.fetch.url if letter.fetch else "", letter.note
+        if not reveal:
+            url, note = redact.url(url) if url else "", redact.text(note)
         table.add_row(
             *map(escape, (letter.position, letter.door, letter.reason, letter.lane or "", url, note))
         )

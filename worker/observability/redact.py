@@ -1,6 +1,8 @@
 """Redaction of URLs and error texts, for every log line, result and command. Pure."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
 MAX_TEXT_CHARS = 300
@@ -24,6 +26,30 @@ SECRET_ENDINGS = (
 SECRET_WORDS = frozenset(
     {"auth", "code", "hmac", "jwt", "key", "otp", "pass", "pin", "pwd", "session", "sid", "sig", "ticket"}
 )
+
+
+HIDDEN = "***"
+
+HIDDEN_FIELDS = frozenset({"body", "body_base64", "traceparent", "tracestate", "text"})
+"""The fields of fetches and dead letters that a log line never has. text: the input as found."""
+
+URL_FIELDS = frozenset({"url", "final_url"})
+
+SHOWN_HEADERS = frozenset(
+    {
+        *("accept", "accept-encoding", "accept-language", "cache-control", "content-language"),
+        *(
+            "content-type",
+            "if-match",
+            "if-modified-since",
+            "if-none-match",
+            "if-range",
+            "if-unmodified-since",
+        ),
+        *("prefer", "range", "te", "user-agent"),
+    }
+)
+"""The header fields whose values are shown. Any other may hold a secret, whatever its name."""
 
 
 def url(text: str) -> str:
@@ -57,8 +83,49 @@ def is_secret(name: str) -> bool:
 
 def text(value: object) -> str:
     """Return any text with URLs and bytes redacted, controls escaped, cut to MAX_TEXT_CHARS."""
-    redacted = _URL.sub(lambda found: url(found.group()), _QUOTED_BYTES.sub("***", str(value)))
-    return _visible(redacted)[:MAX_TEXT_CHARS]
+    return _visible(_in_text(str(value)))[:MAX_TEXT_CHARS]
+
+
+def record(value: Any) -> Any:
+    """Return what a command prints of JSON data (results, dead letters), with its secrets hidden.
+
+    Hides the values of header fields, bodies, trace context and the query values of URLs, and in `meta` what
+    has the name of a secret. Names stay, and so does the shape.
+    """
+    if isinstance(value, Mapping):
+        return {name: _field(name, held) for name, held in value.items()}
+    if isinstance(value, list):
+        return [record(held) for held in value]
+    return _in_text(value) if isinstance(value, str) else value
+
+
+def _field(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in HIDDEN_FIELDS:
+        return HIDDEN
+    if name in URL_FIELDS and isinstance(value, str):
+        return url(value)
+    if name == "headers" and isinstance(value, Mapping):
+        return {of: held if of.lower() in SHOWN_HEADERS else HIDDEN for of, held in value.items()}
+    return _meta(value) if name == "meta" else record(value)
+
+
+def _meta(value: Any) -> Any:
+    """Hide what has the name of a secret: the rest is how a producer finds its results again."""
+    if isinstance(value, Mapping):
+        return {of: HIDDEN if _is_secret_field(of) else _meta(held) for of, held in value.items()}
+    if isinstance(value, list):
+        return [_meta(held) for held in value]
+    return _URL.sub(lambda found: final_url(found.group()), value) if isinstance(value, str) else value
+
+
+def _is_secret_field(name: str) -> bool:
+    return is_secret(name) or name.lower().endswith("cookie")
+
+
+def _in_text(value: str) -> str:
+    return _URL.sub(lambda found: url(found.group()), _QUOTED_BYTES.sub(HIDDEN, value))
 
 
 def _unless_secret(parameter: re.Match[str]) -> str:

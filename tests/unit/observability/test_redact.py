@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fetchfleet import Fetch
 from fetchfleet.worker.observability import redact
 
 URLS = [
@@ -159,3 +160,53 @@ def test_what_is_shown_is_one_line_without_controls(text: str) -> None:
 
     assert not hostile.search(redact.text(text))
     assert not hostile.search(redact.url(f"http://a/{text}"))
+
+
+SHOWN_FIELDS = {
+    *("url", "method", "headers", "body_file", "dest", "if_exists", "sha256", "max_bytes", "etag"),
+    *("last_modified", "revalidate", "decode", "lines", "priority", "deadline_s", "retry_unsafe"),
+    *("fallback", "key", "meta"),
+}
+
+
+def test_every_field_of_a_fetch_is_shown_or_hidden_on_purpose() -> None:
+    """A new field is decided on: add it to the hidden ones or here."""
+    assert set(Fetch.__struct_fields__) == SHOWN_FIELDS | (redact.HIDDEN_FIELDS - {"text"})
+
+
+@given(
+    st.lists(st.from_regex(r"[A-Za-z-]{1,20}", fullmatch=True), max_size=4),
+    st.text(alphabet=st.sampled_from("?&=#'\"ab"), max_size=20),
+)
+def test_a_record_shows_no_header_body_or_query(names: list[str], query: str) -> None:
+    """Wherever in the record the fetch is, and whatever is around a secret."""
+    fetch = {
+        "url": f"http://h/?{query}hunter2",
+        "headers": {f"X-{name}": "hunter2" for name in names},
+        "body": "hunter2",
+        "body_base64": "hunter2",
+        "traceparent": "hunter2",
+        "tracestate": "hunter2",
+        "meta": {"list": [{"api_key": "hunter2"}, "see http://u:hunter2@h/?sig=hunter2"]},
+    }
+    unquoted = query.replace("'", "").replace('"', "")
+    letter = {"note": f"no http://u:hunter2@h/?{unquoted}hunter2", "fetch": fetch, "text": "hunter2"}
+    shown = redact.record({"all": [fetch, letter]})
+
+    assert "hunter2" not in str(shown)
+    assert [f"X-{name}" for name in dict.fromkeys(names)] == list(shown["all"][0]["headers"])
+
+
+def test_a_record_keeps_what_is_no_secret() -> None:
+    """Numbers, names, paths, harmless header fields, and what meta says."""
+    record = {
+        "url": "http://h/a",
+        "path": "a/b",
+        "bytes": 7,
+        "headers": {"accept": "text/csv"},
+        "meta": {"order": 7, "see": "https://h/?page=2", "note": None},
+        "body": None,
+        "lanes": [{"name": "h", "opens_in_s": 0.5}],
+    }
+
+    assert redact.record(record) == record
