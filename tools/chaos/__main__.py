@@ -29,7 +29,7 @@ from tools.chaos.history import Acknowledged, Attempted, History, Leftovers
 from tools.chaos.nemesis import Nemesis
 from tools.chaos.producers import PRODUCERS, Producer
 from tools.chaos.redis_server import Server
-from tools.chaos.schedule import plan
+from tools.chaos.schedule import Fault, plan, plan_kills
 from tools.chaos.workers import WorkerPool, worker_pool
 from tools.origin.process import OriginProcess, origins_in_child
 
@@ -56,10 +56,14 @@ console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
 class Run:
     """One run. All its files are in the folder of its history."""
 
-    def __init__(self, seed: int, lasts_s: float, workers: int, history: History) -> None:
+    def __init__(
+        self, seed: int, lasts_s: float, workers: int, faults: list[Fault], killers: int, history: History
+    ) -> None:
         self._seed = seed
         self._lasts_s = lasts_s
         self._workers = workers
+        self._faults = faults
+        self._killers = killers
         self._history = history
         self._out = history.folder / "bodies"
 
@@ -90,7 +94,8 @@ class Run:
         async with asyncio.TaskGroup() as busy:
             for producer in producers:
                 busy.create_task(producer.run(enough))
-            await faults.inject(plan(self._seed, self._lasts_s, self._workers), self._lasts_s)
+            busy.create_task(producers[0].submit_killers(self._killers, self._lasts_s))
+            await faults.inject(self._faults, self._lasts_s)
             enough.set()
         console.print("faults healed; waiting for the fleet to drain")
 
@@ -167,6 +172,12 @@ def main(arguments: list[str]) -> int:
         "--minutes", type=float, default=3.0, help="duration of the faults; healing and draining follow"
     )
     parser.add_argument("--workers", type=int, default=4, choices=range(3, 7))
+    parser.add_argument(
+        "--kill-every", type=float, metavar="S", help="kill a worker every S seconds on average, nothing else"
+    )
+    parser.add_argument(
+        "--killers", type=int, default=0, metavar="N", help="submit N fetches that kill their worker"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the history and logs even without a breach")
     parser.add_argument(
         "--judge", type=Path, metavar="FOLDER", help="check the history kept by an earlier run"
@@ -178,12 +189,19 @@ def main(arguments: list[str]) -> int:
         f"seed {given.seed}: ./scripts/chaos --seed {given.seed} --minutes {given.minutes:g}"
         f" --workers {given.workers}"
     )
+    lasts_s = given.minutes * 60
+    faults = (
+        plan_kills(given.seed, lasts_s, given.workers, given.kill_every)
+        if given.kill_every
+        else plan(given.seed, lasts_s, given.workers)
+    )
     folder = Path(tempfile.mkdtemp(prefix="fetchfleet-chaos-"))
     history = History(folder)
     kept = True
     try:
         with origins_in_child(hosts_module.hosts_of_seed(given.seed)) as hosts:
-            asyncio.run(Run(given.seed, given.minutes * 60, given.workers, history).go(hosts))
+            run = Run(given.seed, lasts_s, given.workers, faults, given.killers, history)
+            asyncio.run(run.go(hosts))
             reports = hosts.report()
         history.add("requests", collect.requests(given.seed, reports))
         history.add("backoffs", collect.backoff_windows(reports))

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.contract.model import Outcome, Reason
-from fetchfleet.worker.fetch.rules.crashes import MAX_CRASHES
 from tools.chaos import hosts
 from tools.chaos.history import Acknowledged, Attempted, Cancelling, Fault, FetchEnd, ObservedRequest, Record
 from tools.chaos.schedule import Kind
@@ -23,6 +22,9 @@ connections, so its requests in flight count against the concurrency for this lo
 NEVER_S = float("inf")
 SHOWN = 5
 
+MOST_DEATHS = 5
+"""A fetch that kills its worker at once is given up after three, or five while workers die otherwise."""
+
 LOSES_ITS_LANES = frozenset(
     {
         Kind.WORKER_KILLED,
@@ -33,19 +35,6 @@ LOSES_ITS_LANES = frozenset(
         Kind.LINE_SLOW,
     }
 )
-
-
-DEADLY = frozenset(
-    {
-        Kind.WORKER_KILLED,
-        Kind.WORKER_STOPPED,
-        Kind.LINE_BLACK,
-        Kind.REDIS_RESTARTED,
-        Kind.REDIS_KILLED,
-        Kind.REDIS_FROZEN,
-    }
-)
-"""Faults that may orphan claims: the worker dies, or cannot renew its leases."""
 
 
 class Recovery(NamedTuple):
@@ -88,7 +77,6 @@ class _Facts:
         self.targets = Counter(request.target for request in record.requests)
         charged = (request for request in record.requests if request.act in hosts.CHARGED)
         self.charged = Counter(hosts.name_of(request.target) for request in charged)
-        self.deaths = [fault for fault in record.faults if fault.kind in DEADLY]
 
     def _note(self, line: Attempted | Acknowledged | Cancelling) -> None:
         match line:
@@ -161,7 +149,12 @@ def _breaches(facts: _Facts) -> Iterator[str]:
     twice = [target for target, n in facts.targets.items() if n > 1 and target.startswith("/post/")]
     yield from _some("sent twice although not idempotent", twice)
     yield from _some("left in Redis", record.remains.lines)
-    yield from _some("a worker ended unexpectedly", [f"{died.by}: {died.how}" for died in record.died])
+    killed = {request.by for request in record.requests if request.target.startswith("/kill/")}
+    yield from _some(
+        "a worker ended unexpectedly",
+        [f"{died.by}: {died.how}" for died in record.died if died.by not in killed],
+    )
+    yield from _some("killed more workers than a fetch may", [*_too_deadly(facts)])
 
 
 def _some(breach: str, found: Sequence[str]) -> Iterator[str]:
@@ -177,34 +170,29 @@ def _wrong_end(one: FetchEnd, facts: _Facts) -> str | None:
         return f"{one.id}: {one.attempts} attempts, although its hosts failed it {facts.charged[name]} times"
     match one.outcome:
         case Outcome.STORED:
-            fits = kind != "gone"
+            fits = kind not in {"gone", "kill"}
         case Outcome.CANCELLED:
             fits = batch_of(one.id) in facts.cancelled
         case Outcome.FAILED:
-            fits = _may_fail(one, kind, facts)
+            fits = _may_fail(one, kind)
         case _:
             fits = False
     return None if fits else f"{one.id} {one.url}: {one.outcome} ({one.reason}, {one.status})"
 
 
-def _may_fail(one: FetchEnd, kind: str, facts: _Facts) -> bool:
-    if one.reason == Reason.POISON:
-        return len(facts.deaths) >= MAX_CRASHES and _was_in_flight(hosts.name_of(one.url), facts)
+def _may_fail(one: FetchEnd, kind: str) -> bool:
+    if kind == "kill":
+        return one.reason == Reason.POISON
     if kind == "gone":
         return (one.reason, one.status) == (Reason.HTTP_STATUS, 404)
     return kind == "post" and one.reason == Reason.INTERRUPTED
 
 
-def _was_in_flight(name: str, facts: _Facts) -> bool:
-    """Return whether a fatal fault hit the fetch in flight, as the last crash of a poison fetch must."""
-    asked = [request for request in facts.record.requests if hosts.name_of(request.target) == name]
-    return any(_overlaps_request(death, request) for death in facts.deaths for request in asked)
-
-
-def _overlaps_request(death: Fault, request: ObservedRequest) -> bool:
-    ends_s = NEVER_S if request.finished_s is None else request.finished_s
-    of_its_worker = death.by in {request.by, ""}
-    return of_its_worker and request.arrived_s <= death.until_s and death.from_s <= ends_s + ON_THE_WIRE_S
+def _too_deadly(facts: _Facts) -> Iterator[str]:
+    """Describe the fetches that killed more workers than it takes to give them up."""
+    for target, times in facts.targets.items():
+        if target.startswith("/kill/") and times > MOST_DEATHS:
+            yield f"{target}: {times} workers"
 
 
 def _wrong_bodies(record: Record) -> Iterator[str]:

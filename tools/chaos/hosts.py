@@ -1,19 +1,23 @@
 """Hosts that misbehave by seed: the response to each request is a pure function of seed, target and count.
 
 Paths: /f/NAME serves a body, /gone/NAME a 404, /go/HOST:PORT/NAME a redirect to /f/NAME on that host,
-/post/NAME accepts a POST. A body is derived from its name.
+/post/NAME accepts a POST, /kill/NAME kills the worker that requests it. A body is derived from its name.
 """
 
 import asyncio
 import functools
 import hashlib
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from enum import StrEnum
+from pathlib import Path
 
 from tools.origin import behaviours as o
-from tools.origin.server import Behaviour, Exchange
+from tools.origin.server import Behaviour, Exchange, Origin
 
 Answer = Callable[[Exchange, random.Random], Awaitable[None]]
 
@@ -114,6 +118,9 @@ async def _well(x: Exchange, _: random.Random) -> None:
     target, name = x.request.target, name_of(x.request.target)
     if target.startswith("/gone/"):
         await x.respond(404)
+    elif target.startswith("/kill/"):
+        kill_worker(Origin.header(x.request, "user-agent") or "")
+        await asyncio.Event().wait()
     elif target.startswith("/go/"):
         await x.respond(302, [("Location", f"http://{target.split('/')[2]}/f/{name}")])
     else:
@@ -136,6 +143,15 @@ async def _slow(x: Exchange, chance: random.Random) -> None:
 
 async def _throttle(x: Exchange, _: random.Random) -> None:
     await o.retry_after(RETRY_AFTER_S)(x)
+
+
+def kill_worker(name: str) -> None:
+    """Kill the worker process of that name with SIGKILL."""
+    mark = f"FETCHFLEET_WORKER_ID={name}".encode()
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environment.read_bytes().split(b"\0"):
+                os.kill(int(environment.parent.name), signal.SIGKILL)
 
 
 def _simply(behave: Callable[[bytes], Behaviour]) -> Answer:

@@ -49,6 +49,14 @@ class Producer:
                 await asyncio.sleep(self._chance.uniform(*PAUSE_S))
                 await self._submit(fleet, redis)
 
+    async def submit_killers(self, count: int, lasts_s: float) -> None:
+        """Submit, one after another over the time, fetches that kill each worker that makes them."""
+        async with Fleet(self._redis_url) as fleet:
+            for number in range(count):
+                await asyncio.sleep(self._chance.uniform(0.5, 1.0) * lasts_s / count)
+                url = f"{self._chance.choice(self._urls)}/kill/{self._name}-{number}"
+                await self._named(fleet, [Fetch(url=url)], f"{self._chance.getrandbits(64):016x}")
+
     async def _submit(self, fleet: Fleet, redis: Redis) -> None:
         count = MANY_FETCHES if self._chance.random() < MANY else self._chance.randint(1, MOST_FETCHES)
         fetches = [self._fetch() for _ in range(count)]
@@ -67,7 +75,7 @@ class Producer:
         async def submit() -> None:
             done = await fleet.submit(fetches, batch_id=batch or None, when_full="wait")
             self._acknowledge(done.ids, fetches)
-            if self._chance.random() < CANCELLED:
+            if "/kill/" not in fetches[0].url and self._chance.random() < CANCELLED:
                 await self._cancel(fleet, done.id)
 
         await (_until_it_works(submit) if batch else _acknowledged(submit))

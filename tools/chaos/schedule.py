@@ -88,6 +88,16 @@ def plan(seed: int, lasts_s: float, workers: int) -> list[Fault]:
     raise AssertionError
 
 
+def plan_kills(seed: int, lasts_s: float, workers: int, every_s: float) -> list[Fault]:
+    """Return one kill of a worker after another, on average every_s apart."""
+    chance = random.Random(f"kills {seed}")  # noqa: S311 reproducible by seed
+    at_s, faults = WARM_UP_S, list[Fault]()
+    while at_s < lasts_s:
+        faults.append(_fault(Kind.WORKER_KILLED, at_s, workers, chance))
+        at_s += chance.uniform(0.1, 1.9) * every_s
+    return faults
+
+
 def _kinds(chance: random.Random) -> Iterator[Kind]:
     first = list(Kind)
     chance.shuffle(first)

@@ -28,6 +28,7 @@ BATCH = "0123456789abcdef"
 HOST = hosts.HOSTS[0]
 URLS = [f"http://{HOST}:80{path}" for path in ("/f/one", "/go/127.0.8.2:80/two", "/gone/three", "/post/four")]
 IDS = [f"{BATCH}-{place:08x}" for place in range(len(URLS))]
+KILLER = f"{BATCH}-000000ff"
 
 
 def digest(url: str) -> str:
@@ -111,15 +112,11 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
         "ended wrongly",
         {"ended": [ended(0, outcome="failed", reason="read"), *GOOD.ended[1:]]},
     ),
-    "poison without a death": (
-        "ended wrongly",
-        {"ended": [ended(0, outcome="failed", reason="poison"), *GOOD.ended[1:]]},
-    ),
-    "poison that no death explains": (
+    "a fetch given up as poison although it kills no worker": (
         "ended wrongly",
         {
             "ended": [ended(0, outcome="failed", reason="poison", path=None), *GOOD.ended[1:]],
-            "faults": [Fault(Kind.WORKER_KILLED, "w2.1", n, n) for n in range(3)],
+            "faults": [Fault(Kind.WORKER_KILLED, "w1.1", n, n) for n in range(3)],
         },
     ),
     "a cancellation without a request": (
@@ -135,6 +132,10 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
     "a request inside a back-off window": (
         "back off",
         {"requests": [request("/f/one", 1.7)], "backoffs": [BackoffWindow(HOST, 1.0, 2.0)]},
+    ),
+    "a fetch that kills a sixth worker": (
+        "killed more workers",
+        {"requests": [*GOOD.requests, *(request("/kill/six", 9.0, f"w{n}.1") for n in range(6))]},
     ),
     "something left in Redis": ("left in Redis: lane", {"remains": Leftovers(["lane x is held"], 0.0)}),
     "a worker that died": (
@@ -153,18 +154,25 @@ def test_a_planted_breach_is_found(what: str) -> None:
 
 
 def test_what_the_faults_explain_is_no_breach() -> None:
-    """Cancelled batches, POSTs cut off, attempts that a host failed, poison after three deaths."""
-    deaths = [Fault(Kind.WORKER_KILLED, "w1.1", n, n) for n in range(3)]
+    """Cancelled batches, POSTs cut off, attempts that a host failed, workers killed by a fetch."""
     by_fate = {
-        0: {"outcome": "failed", "reason": "poison", "path": None},
         1: {"outcome": "cancelled", "path": None},
         3: {"outcome": "failed", "reason": "interrupted", "path": None},
     }
 
     assert [] == breaches(
         producer=[*GOOD.producer, Cancelling(BATCH)],
-        ended=[GONE, *(ended(place, **fate) for place, fate in by_fate.items())],
-        faults=deaths,
+        ended=[ended(0), GONE, *(ended(place, **fate) for place, fate in by_fate.items())],
+    )
+    killer = f"http://{HOST}:1/kill/five"
+    assert [] == breaches(
+        producer=[*GOOD.producer, Attempted([killer]), Acknowledged([KILLER], [killer])],
+        ended=[*GOOD.ended, FetchEnd(KILLER, killer, "failed", "poison", None, None, None, 1, 0)],
+        requests=[
+            *GOOD.requests,
+            *(request("/kill/five", 9.0 + n, f"w{n}.1", act="late", status=None) for n in range(5)),
+        ],
+        died=[WorkerDeath("w4.1", "ended by itself with -9")],
     )
     assert [] == breaches(
         ended=[ended(0, attempts=2), *GOOD.ended[1:]],
