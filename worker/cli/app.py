@@ -30,8 +30,29 @@ _MODULES = {
 """The module of each command, in the order in which help shows them."""
 
 
+_GROUPS = {"dead", "policy"}
+"""The commands that have subcommands."""
+
+_ARGUMENTS = "fetchfleet.arguments"
+
+
 class _Commands(TyperGroup):
-    """Imports the module of a command when it is needed."""
+    """Imports the module of a command when it is needed; says which Redis user a refused one needs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = [*args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CommandError as error:
+            from fetchfleet.worker.redis_support import permissions  # noqa: PLC0415 most commands need none
+
+            if (denial := permissions.denial_in(error)) is None:
+                raise
+            command = " ".join(ctx.meta[_ARGUMENTS][: 2 if ctx.invoked_subcommand in _GROUPS else 1])
+            raise CommandError(permissions.explained(command, denial), error.exit_code) from error
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 the signature is typer's
         return list(_MODULES)

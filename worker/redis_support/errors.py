@@ -5,8 +5,10 @@ Each command imports this: it must not import the log.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import unquote, urlsplit
 
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from fetchfleet.worker.errors import CommandError
@@ -17,11 +19,28 @@ class UnreachableRedisError(CommandError):
     """There is no Redis at the URL, or it rejects the credentials."""
 
 
+class DeniedError(CommandError):
+    """Redis does not let this user do something; worker/redis_support/permissions.py says which user may.
+
+    user: empty if it is not known. said: the message of Redis.
+    """
+
+    def __init__(self, user: str, said: str) -> None:
+        super().__init__(said)
+        self.user = user
+        self.said = said
+
+
 @contextmanager
 def redis_at(redis_url: str) -> Iterator[None]:
-    """Turn connection errors within the block, which talks to Redis only, into UnreachableRedisError."""
+    """Turn errors within the block, which talks to Redis only, into errors of a command.
+
+    Raises UnreachableRedisError for a connection error, DeniedError for a refused command or key.
+    """
     try:
         yield
+    except NoPermissionError as error:
+        raise DeniedError(unquote(urlsplit(redis_url).username or "default"), str(error)) from error
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
         where = redact.url(redis_url).partition("?")[0]
         said = str(error).rstrip(".")

@@ -1,0 +1,85 @@
+"""A command given as a Redis user that may not: it says which user may."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from typer.testing import CliRunner
+
+from fetchfleet.worker.cli.app import app
+from fetchfleet.worker.redis_support.permissions import OPERATOR, PRODUCER, ROLES, needed_for
+from tests.support import guarded_redis
+from tests.support.guarded_redis import GuardedRedis
+
+WHY_NOT = guarded_redis.why_unguarded()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+
+BATCH = "0123456789abcdef"
+COMMANDS = {
+    "submit": ("submit", "-"),
+    "batches": ("batches",),
+    "results": ("results", BATCH),
+    "cancel": ("cancel", BATCH),
+    "health": ("health",),
+    "status": ("status", "--json"),
+    "explain": ("explain", "a.example"),
+    "pause": ("pause", "a.example"),
+    "resume": ("resume", "a.example"),
+    "dead list": ("dead", "list"),
+    "dead show": ("dead", "show", "1-1"),
+    "dead retry": ("dead", "retry", "--all"),
+    "dead purge": ("dead", "purge", "--all"),
+    "policy show": ("policy", "show", "a.example"),
+    "policy set": ("policy", "set", "a.example", "attempts=2"),
+    "policy unset": ("policy", "unset", "a.example", "attempts"),
+}
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[GuardedRedis]:
+    """A Redis with our users."""
+    with guarded_redis.serve_guarded() as server:
+        yield server
+
+
+def said_as(guarded: GuardedRedis, user: str, *arguments: str) -> str:
+    """What the command says, given as that user."""
+    environment = {"FETCHFLEET_REDIS_URL": guarded.url(user)}
+    ended = CliRunner().invoke(app, arguments, input="http://a.example/\n", env=environment)
+    return str(ended.exception or "") + ended.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_denied_command_names_the_user_that_may_and_that_user_is_not_denied(
+    guarded: GuardedRedis, command: str
+) -> None:
+    """Tried as every other user of ops/users.acl; what one may is in the answer as well."""
+    needed = needed_for(command)
+    said = {user: said_as(guarded, user, *COMMANDS[command]) for user in ROLES}
+    denied = {user: text for user, text in said.items() if "docs/security.md" in text}
+
+    assert needed not in denied, denied
+    assert {"pusher", "reader"} <= denied.keys()
+    for user, text in denied.items():
+        assert text.startswith(f"{command}: the Redis user {user} "), text
+        assert f"The user {needed} of ops/users.acl may ({user} may {ROLES[user]})" in text
+        assert f"redis://{needed}:PASSWORD@" in text
+        assert guarded.password(user) not in text
+
+
+@pytest.mark.parametrize("command", ["status", "explain", "pause", "dead list", "policy set"])
+def test_what_a_producer_may_not_needs_the_operator(guarded: GuardedRedis, command: str) -> None:
+    """The refused Redis command is named."""
+    said = said_as(guarded, PRODUCER, *COMMANDS[command])
+
+    assert re.match(rf"{command}: the Redis user producer (may not run [a-z]+|is refused: )", said), said
+    assert f"The user {OPERATOR} of ops/users.acl may" in said
+
+
+def test_every_user_of_the_file_and_of_the_page_has_its_words() -> None:
+    """None is added without saying what it may do."""
+    file = (guarded_redis.ROOT / "ops" / "users.acl").read_text()
+    page = (guarded_redis.ROOT / "docs" / "security.md").read_text()
+
+    assert {"default", *ROLES} == {line.split()[1] for line in file.splitlines()}
+    assert all(f"| `{user}` |" in page for user in ROLES)

@@ -1,0 +1,47 @@
+"""A refusal of Redis in words."""
+
+import pytest
+from redis.exceptions import NoPermissionError
+
+from fetchfleet.worker.errors import CommandError
+from fetchfleet.worker.redis_support.errors import DeniedError, redis_at
+from fetchfleet.worker.redis_support.permissions import denial_in, explained
+
+ZRANGE = "User bob has no permissions to run the 'zrange' command"
+
+
+def test_a_refusal_is_found_behind_the_error_of_a_command() -> None:
+    """Whoever wrapped it; the user is the URL's, or the one that Redis names."""
+    with pytest.raises(DeniedError) as denied, redis_at("redis://b%40b:secret@h:1"):
+        raise NoPermissionError("No permissions to access a key")
+    wrapped = CommandError("wrapped")
+    wrapped.__cause__ = NoPermissionError(ZRANGE)
+
+    assert "b@b" == denied.value.user
+    assert denied.value is denial_in(denied.value)
+    assert (found := denial_in(wrapped)) is not None
+    assert ("bob", ZRANGE) == (found.user, found.said)
+    assert denial_in(CommandError("another")) is None
+
+
+@pytest.mark.parametrize(
+    ("denial", "parts"),
+    [
+        (
+            DeniedError("bob", ZRANGE),
+            ("status: the Redis user bob may not run zrange.", "operator:PASSWORD@"),
+        ),
+        (DeniedError("", "No permissions to access a key"), ("this Redis user is refused: No permissions",)),
+        (DeniedError("producer", ZRANGE), ("(producer may enqueue and cancel",)),
+        (DeniedError("operator", ZRANGE), ("load the file of this version",)),
+        (DeniedError("default", "script http://u:pw@h/?token=t"), ("the Redis user default is refused",)),
+    ],
+)
+def test_a_refusal_names_the_command_the_user_and_the_remedy(
+    denial: DeniedError, parts: tuple[str, ...]
+) -> None:
+    """A user that should be allowed has an old file; secrets of a URL are not shown."""
+    said = explained("status", denial)
+
+    assert all(part in said for part in parts), said
+    assert "pw" not in said

@@ -1,0 +1,60 @@
+"""The Redis users of ops/users.acl, and the refusal of a command in words: which user may."""
+
+import re
+
+from redis.exceptions import NoPermissionError
+
+from fetchfleet.worker.observability import redact
+from fetchfleet.worker.redis_support.errors import DeniedError
+
+PRODUCER, WORKER, OPERATOR = "producer", "worker", "operator"
+
+ROLES = {
+    PRODUCER: "enqueue and cancel, list batches, read their counts and results",
+    "pusher": "push messages to the inbox",
+    "reader": "read the stream of all results",
+    WORKER: "run a worker and check its health",
+    OPERATOR: "do all that producer may, look at the whole fleet, steer it, and handle dead letters",
+}
+"""What each user of ops/users.acl may do."""
+
+_NEEDS = {
+    **dict.fromkeys(("submit", "batches", "results", "cancel"), PRODUCER),
+    **dict.fromkeys(("run", "worker", "health"), WORKER),
+}
+_DENIED = re.compile(r"run the '([^']+)' command")
+_USER = re.compile(r"\bUser (\S+) has no permissions")
+
+
+def needed_for(command: str) -> str:
+    """Return the user of ops/users.acl that a command needs."""
+    return _NEEDS.get(command.partition(" ")[0], OPERATOR)
+
+
+def denial_in(error: BaseException | None) -> DeniedError | None:
+    """Return the refusal that caused an error; None if it has another cause."""
+    while error is not None:
+        if isinstance(error, DeniedError):
+            return error
+        if isinstance(error, NoPermissionError):
+            found = _USER.search(str(error))
+            return DeniedError(found[1] if found else "", str(error))
+        error = error.__cause__
+    return None
+
+
+def explained(command: str, denial: DeniedError) -> str:
+    """Return which user was denied what by a command, which user may, and how to become that one."""
+    found = _DENIED.search(denial.said)
+    denied = f"may not run {found[1]}" if found else f"is refused: {redact.text(denial.said).strip('.')}"
+    needed = needed_for(command)
+    if denial.user == needed:
+        remedy = f"The user {needed} of ops/users.acl may: load the file of this version of fetchfleet"
+    else:
+        own = f" ({denial.user} may {ROLES[denial.user]})" if denial.user in ROLES else ""
+        remedy = (
+            f"The user {needed} of ops/users.acl may{own}: name it in the URL, redis://{needed}:PASSWORD@…"
+            " (--redis, FETCHFLEET_REDIS_URL)"
+        )
+    user = f"the Redis user {denial.user}" if denial.user else "this Redis user"
+    return f"{command}: {user} {denied}. {remedy}. docs/security.md lists what each user may do"
