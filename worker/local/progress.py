@@ -1,7 +1,6 @@
 """The progress display: live on a terminal, plain lines elsewhere, a summary at the end."""
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -33,7 +32,7 @@ class StandardError(Console):
     """Standard error, for people. A full disk or a reader that has gone does not end the command."""
 
     def __init__(self) -> None:
-        super().__init__(file=sys.stderr)
+        super().__init__(stderr=True)
 
     def print(self, *what: Any, **options: Any) -> None:
         """Print as Console does; an error drops the text."""
