@@ -39,7 +39,11 @@ ALL_RESULTS = "ff:results"
 sweep trims it to the settings' length and to RESULTS_TTL_MS."""
 
 POLICY = "ff:policy"
-"""hash: host, pattern or `default` → JSON table laid over the workers' policy files. Lives for ever."""
+"""hash: host, pattern or `default` → JSON table laid over the workers' policy files. Lives for ever.
+
+`!` and such a name → JSON array: whether its `paused` is a pause or an exception, and since when (Unix ms).
+Versions that know no such fields skip them, because they are no tables.
+"""
 
 POLICY_VERSION = "ff:policy-version"
 """string, a counter: goes up with each change of POLICY. Lives for ever."""

@@ -29,6 +29,8 @@ if not waits and not next_retry then
   count_open(KEYS[1], KEYS[10], -number(redis.call('HGET', KEYS[1], 'open')))
   redis.call('DEL', KEYS[11])
   redis.call('HSET', KEYS[1], 'state', 'idle')
+  -- A pause may end while the lane is idle. The next fetch makes the lane due, and the worker looks again.
+  if ARGV[4] == 'paused' then redis.call('HSET', KEYS[1], 'shut_until_ms', 0, 'why', '') end
   redis.call('HDEL', KEYS[1], 'owner', 'token', 'earliest_ms')
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
   redis.call('ZREM', KEYS[8], name)

@@ -14,14 +14,12 @@ For each key the most specific table wins: the host's own, then the longest patt
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import msgspec
 
-from fetchfleet.jobs.contract.urls import UrlError, parse_host
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
-
-DEFAULT = "default"
+from fetchfleet.worker.policy.names import DEFAULT, covers, lane_named
+from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Pauses, Table, pauses_of
 
 FILE_ONLY = ("ca_file", "client_cert", "client_key", "verify", "https_to_http")
 """Keys that name files on a worker's disk, or weaken its protection: Redis must not be able to set them."""
@@ -29,19 +27,27 @@ FILE_ONLY = ("ca_file", "client_cert", "client_key", "verify", "https_to_http")
 ONE_HOSTS = ("client_cert", "client_key")
 """Keys of a client certificate, which must not be sent to every host."""
 
-Table = Mapping[str, Any]
-
 
 class Policy:
-    """The policy of every lane. tables: by host or pattern, the keys that differ from the default table."""
+    """The policy of every lane. tables: by host or pattern, the keys that differ from the default table.
 
-    def __init__(self, default: LanePolicy | None = None, tables: Mapping[str, Table] | None = None) -> None:
+    pauses: what is paused at run time, and by the file; None if the tables are the file's.
+    """
+
+    def __init__(
+        self,
+        default: LanePolicy | None = None,
+        tables: Mapping[str, Table] | None = None,
+        pauses: Pauses | None = None,
+    ) -> None:
         self.default = default or LanePolicy()
         self.tables = dict(tables or {})
+        self.pauses = pauses or Pauses({}, {}, (), self._paused_keys())
         self._lanes: dict[str, LanePolicy] = {}
+        patterns = sorted((name for name in self.tables if covers(name, name)), key=len)
         for name, table in self.tables.items():
             values = msgspec.structs.asdict(self.default)
-            for pattern in sorted(self.tables, key=len):  # from the shortest pattern to the longest
+            for pattern in patterns:  # from the shortest to the longest
                 if covers(pattern, name):
                     values |= self.tables[pattern]
             self._lanes[name] = _lane_policy(_where(name), {**values, **table})
@@ -57,10 +63,13 @@ class Policy:
                 return self._lanes["*" + suffix]
         return self.default
 
-    def overridden(self, overrides: Mapping[str, Table]) -> "Policy":
+    def overridden(
+        self, overrides: Mapping[str, Table], marks: Mapping[str, PauseMark] | None = None
+    ) -> "Policy":
         """Return a policy in which the tables, by host, pattern or `default`, override ours.
 
-        Raises PolicyError. The tables come from Redis: they cannot set FILE_ONLY keys.
+        marks: which of them are pauses and exceptions (worker/policy/pauses.py). Raises PolicyError. The
+        tables come from Redis: they cannot set FILE_ONLY keys.
         """
         for name, table in overrides.items():
             _refuse(FILE_ONLY, _where(name), table, "is set in the workers' policy file, never at run time")
@@ -68,9 +77,28 @@ class Policy:
             DEFAULT, {**msgspec.structs.asdict(self.default), **overrides.get(DEFAULT, {})}
         )
         names = {*self.tables, *overrides} - {DEFAULT}
-        return Policy(
+        merged = Policy(
             default, {name: {**self.tables.get(name, {}), **overrides.get(name, {})} for name in names}
         )
+        return merged.with_pauses(self.pauses_with(Overrides(overrides, marks or {})))
+
+    def pauses_with(self, found: Overrides) -> Pauses:
+        """Return the pauses in force with these overrides, the file's included."""
+        return pauses_of(found, self.pauses.in_file)
+
+    def with_pauses(self, pauses: Pauses) -> "Policy":
+        """Return this policy with `paused` as these pauses say, whatever the tables say of it."""
+
+        def stopped(name: str) -> bool:
+            return pauses.stop(name) is not None
+
+        names = {*self.tables, *pauses.names()} - {DEFAULT}
+        tables = {name: {**self.tables.get(name, {}), PAUSED: stopped(name)} for name in names}
+        return Policy(msgspec.structs.replace(self.default, paused=stopped(DEFAULT)), tables, pauses)
+
+    def _paused_keys(self) -> dict[str, bool]:
+        keys = {name: table[PAUSED] for name, table in self.tables.items() if PAUSED in table}
+        return {**keys, DEFAULT: True} if self.default.paused else keys
 
     def named(self) -> Iterator[tuple[str, LanePolicy]]:
         """Yield every policy that a lane may have, with the name of its table in a file."""
@@ -107,27 +135,6 @@ def parse_policy(text: str) -> Policy:
     if errors:
         raise PolicyError("\n".join(errors))
     return Policy(_lane_policy(DEFAULT, default), tables)
-
-
-def covers(pattern: str, name: str) -> bool:
-    """Return whether a pattern such as *.cdn.net covers a lane, or a narrower pattern."""
-    return pattern.startswith("*.") and name.endswith(pattern[1:])
-
-
-def table_named(name: str) -> str:
-    """Return the canonical name of a table: `default`, a lane or a pattern; raises PolicyError."""
-    return name if name == DEFAULT else lane_named(name)
-
-
-def lane_named(name: str) -> str:
-    """Return the lane or pattern that a table's name stands for; PolicyError if no lane can match it."""
-    host = name.removeprefix("*.")
-    if set("/?#") & set(host):
-        raise PolicyError(f'[host."{name}"] is no host name; leave the path out')
-    try:
-        return name[: len(name) - len(host)] + parse_host(host)
-    except UrlError as error:
-        raise PolicyError(f'[host."{name}"] {error}') from None
 
 
 def _faults(where: str, table: object) -> list[str]:

@@ -1,58 +1,130 @@
 """Policy tables set at run time for the whole fleet: kept in Redis, they override the policy file."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify
-from fetchfleet.jobs.redis_connection import text_of
+from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.jobs.scripts.lanes import reschedule_lanes
-from fetchfleet.worker.policy.file import DEFAULT, Policy, Table, covers, table_named
+from fetchfleet.jobs.scripts.steering import change_policy
+from fetchfleet.worker.policy import pauses
+from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.policy.names import concerns, host_named
+from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Table
 
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+MARK = "!"
+"""Begins the field of a mark in the hash of the tables. No host does, and older versions skip its value."""
+
+_table = msgspec.json.Decoder(dict[str, Any]).decode
+_mark = msgspec.json.Decoder(PauseMark).decode
+
+Edit = Callable[[Overrides, int], Overrides]
+"""Returns the overrides after a change at a time (Unix ms)."""
 
 
-async def read(redis: Redis) -> dict[str, Table]:
-    """Return every table; malformed ones are left out, as Redis is not trusted."""
+class Edited(NamedTuple):
+    """The overrides before and after a change."""
+
+    before: Overrides
+    after: Overrides
+
+
+async def read(redis: Redis) -> Overrides:
+    """Return every table and mark; malformed ones are left out, as Redis is not trusted."""
     found: Mapping[bytes, bytes] = await redis.hgetall(keys.POLICY)  # type: ignore[misc]
     tables: dict[str, Table] = {}
-    for name, text in found.items():
+    marks: dict[str, PauseMark] = {}
+    for field, text in found.items():
         try:
-            tables[name.decode()] = _decode(text)
+            name = field.decode()
+            if name.startswith(MARK):
+                marks[name.removeprefix(MARK)] = _mark(text)
+            else:
+                tables[name] = _table(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-    return tables
+    return Overrides(tables, marks)
 
 
-async def change(
-    redis: Redis, notify: Notify, host: str, values: Mapping[str, Any | None]
-) -> dict[str, Table]:
+async def change(redis: Redis, notify: Notify, host: str, values: Mapping[str, Any | None]) -> Edited:
     """Set keys of a host's table (None removes a key), and notify the lanes it concerns.
 
-    host: a host, a pattern or `default`. Workers apply it within about a second. Returns the tables as they
-    are now; raises PolicyError, without any change, if they are invalid.
+    host: what names a host, a pattern or `default`. `paused` begins a pause, ends one, or lifts
+    one of the policy file. Raises PolicyError, without any change, if the tables are invalid.
     """
-    name = table_named(host)
-    tables = await read(redis)
-    table = {**tables.get(name, {}), **values}
-    tables[name] = {key: value for key, value in table.items() if value is not None}
-    Policy().overridden(tables)
-    async with redis.pipeline(transaction=True) as pipe:
-        if tables[name]:
-            pipe.hset(keys.POLICY, name, msgspec.json.encode(tables[name]).decode())
-        else:
-            pipe.hdel(keys.POLICY, name)
-            del tables[name]
-        pipe.incr(keys.POLICY_VERSION)
-        await pipe.execute()
+    name = host_named(host)
+
+    def edit(found: Overrides, now_ms: int) -> Overrides:
+        others = dict(values)
+        match others.pop(PAUSED, ...):
+            case True:
+                found = pauses.paused(found, name, {}, now_ms)
+            case False:
+                found = pauses.lifted(found, name)
+            case None:
+                found = pauses.forgotten(found, name)
+            case invalid if invalid is not ...:
+                others[PAUSED] = invalid
+        table = {**found.tables.get(name, {}), **others}
+        kept = {key: value for key, value in table.items() if value is not None}
+        tables = {other: of for other, of in found.tables.items() if other != name}
+        return Overrides({**tables, name: kept} if kept else tables, found.marks)
+
+    return await _edit(redis, notify, name, edit)
+
+
+async def pause(redis: Redis, notify: Notify, name: str, file: Policy) -> Edited:
+    """Pause a host, a pattern or `default`, and notify the lanes it concerns."""
+    in_file = file.pauses.in_file
+    return await _edit(redis, notify, name, lambda found, now_ms: pauses.paused(found, name, in_file, now_ms))
+
+
+async def resume(redis: Redis, notify: Notify, name: str, file: Policy, *, excepted: bool) -> Edited:
+    """End the pause of a name, and notify the lanes it concerns.
+
+    excepted: make an exception if a wider pause stops it; otherwise that raises StillPausedError.
+    """
+    in_file = file.pauses.in_file
+    return await _edit(
+        redis,
+        notify,
+        name,
+        lambda found, now_ms: pauses.resumed(found, name, in_file, now_ms, excepted=excepted),
+    )
+
+
+async def _edit(redis: Redis, notify: Notify, name: str, edit: Edit) -> Edited:
+    """Change the overrides, again if another operator was quicker; raises PolicyError without any change."""
+    now_ms = await redis_now_ms(redis)
+    while True:
+        version = await redis.get(keys.POLICY_VERSION)
+        before = await read(redis)
+        after = edit(before, now_ms)
+        Policy().overridden(after.tables, after.marks)
+        if await change_policy(redis, version=version or b"", fields=_fields(before, after)):
+            break
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
-    concerned = [lane for lane in lanes if name in {DEFAULT, lane} or covers(name, lane)]
-    await notify(await reschedule_lanes(redis, concerned))
-    return tables
+    await notify(await reschedule_lanes(redis, [lane for lane in lanes if concerns(name, lane)]))
+    return Edited(before, after)
+
+
+def _fields(before: Overrides, after: Overrides) -> dict[str, bytes]:
+    """Return the fields of the hash that differ, each with its new value, empty if it goes."""
+    was, now = ({**found.tables, **_marked(found.marks)} for found in (before, after))
+    return {
+        field: msgspec.json.encode(now[field]) if field in now else b""
+        for field in was.keys() | now.keys()
+        if was.get(field) != now.get(field)
+    }
+
+
+def _marked(marks: Mapping[str, PauseMark]) -> dict[str, PauseMark]:
+    return {MARK + name: mark for name, mark in marks.items()}
 
 
 def parsed(pairs: list[str]) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from fetchfleet.worker.redis_support.health import RedisHealth
 
 
 class LivePolicy:
-    """One for a worker process. It refuses tables that do not fit the file and keeps the previous ones."""
+    """One for a worker process.
+
+    It refuses tables that do not fit the file and keeps the previous ones. Pauses hold even then.
+    """
 
     def __init__(
         self,
@@ -41,16 +44,19 @@ class LivePolicy:
     async def update(self, version: bytes) -> None:
         """Read the tables in Redis, whose version is new, and apply them to every lane."""
         try:
-            tables = await overrides.read(self._redis)
-            self.version = version
-            self.policy = self._file.overridden(tables)
+            found = await overrides.read(self._redis)
         except (RedisError, OSError) as error:
             self._health.report(error)
             return
+        self.version = version
+        try:
+            self.policy = self._file.overridden(found.tables, found.marks)
         except PolicyError as error:
+            # A pause holds all the same: an operator relies on it.
+            self.policy = self.policy.with_pauses(self._file.pauses_with(found))
             self._log.warning(Event.POLICY_REFUSED, error=str(error))
-            return
-        self._log.info(Event.POLICY_CHANGED, tables=sorted(tables))
+        else:
+            self._log.info(Event.POLICY_CHANGED, tables=sorted(found.tables))
         for lane in self._lanes.values():
             lane.change_policy(self.policy.for_lane(lane.name))
             self._pools.apply_policy(lane.pool, lane.policy)

@@ -1,0 +1,37 @@
+"""The policy in force in a worker, as the tables in Redis change."""
+
+from typing import cast
+
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.worker.http.base import Pools
+from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.policy import overrides
+from fetchfleet.worker.policy.file import Policy, parse_policy
+from fetchfleet.worker.redis_support.health import RedisHealth
+from fetchfleet.worker.runtime.live_policy import LivePolicy
+
+
+async def test_a_pause_holds_although_the_tables_do_not_fit_the_workers_file(
+    fleet: Fleet, redis: Redis
+) -> None:
+    """The worker refuses the tables and keeps the keys it had; the pause ends with `resume`."""
+    file = parse_policy("[default]\nretry_base_s = 20\nretry_cap_s = 50\nburst = 3\n")
+    unused = cast("Pools", None), cast("RedisHealth", None)
+    with capture_logs() as lines:
+        live = LivePolicy(file, redis, {}, *unused, get_logger())
+        await overrides.change(redis, fleet.notify, "a.example", {"retry_cap_s": 10})
+        await overrides.pause(redis, fleet.notify, "*.example", Policy())
+        await live.update(await redis.get(keys.POLICY_VERSION))
+        paused = [live.policy.for_lane(lane).paused for lane in ("a.example", "b.example", "c.org")]
+        burst = live.policy.for_lane("a.example").burst
+        await overrides.resume(redis, fleet.notify, "*.example", Policy(), excepted=False)
+        await live.update(await redis.get(keys.POLICY_VERSION))
+
+    assert [True, True, False] == paused
+    assert 3 == burst
+    assert not live.policy.for_lane("a.example").paused
+    assert ["policy.refused"] * 2 == [line["event"] for line in lines]

@@ -1,0 +1,39 @@
+"""Changes of the policy tables in Redis by several operators at once, and their effect on lanes."""
+
+import asyncio
+
+from redis.asyncio import Redis
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.worker.policy import overrides
+from fetchfleet.worker.policy.file import Policy
+from tests.support.lanes import LANE, LaneHold, fields, now_ms, state, url
+
+
+async def test_changes_of_operators_at_the_same_time_are_all_kept(fleet: Fleet, redis: Redis) -> None:
+    """A pause is not lost to another key of the same table."""
+    async with asyncio.TaskGroup() as group:
+        for burst in range(1, 6):
+            group.create_task(overrides.change(redis, fleet.notify, LANE, {"burst": burst}))
+            group.create_task(overrides.change(redis, fleet.notify, f"h{burst}", {"attempts": 2}))
+        group.create_task(overrides.pause(redis, fleet.notify, LANE, Policy()))
+        group.create_task(overrides.pause(redis, fleet.notify, "default", Policy()))
+    found = await overrides.read(redis)
+
+    assert found.tables[LANE]["paused"] is True
+    assert {LANE, "default", "h1", "h2", "h3", "h4", "h5"} == found.tables.keys()
+    assert b"12" == await redis.get(keys.POLICY_VERSION)
+
+
+async def test_a_paused_lane_is_looked_at_when_it_gets_a_fetch(fleet: Fleet, redis: Redis) -> None:
+    """Its release says until when it is closed, which holds only while something waits."""
+    batch = await fleet.submit([url("/1")])
+    stay = await LaneHold.begin(redis)
+    await batch.cancel()
+    await stay.withdraw(batch)
+    await stay.release(shut_until_ms=await now_ms(redis) + 600_000, why="paused")
+    assert "idle" == await state(redis)
+
+    await fleet.submit([url("/2")])
+    assert int((await fields(redis))["due_ms"]) <= await now_ms(redis)
