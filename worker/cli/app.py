@@ -21,9 +21,9 @@ _MODULES = {
     "batches": "batches",
     "results": "batches",
     "cancel": "batches",
-    "explain": "explain",
-    "pause": "policy",
-    "resume": "policy",
+    "explain": "hosts",
+    "pause": "hosts",
+    "resume": "hosts",
     "dead": "dead",
     "policy": "policy",
 }

@@ -5,6 +5,11 @@ from typing import Annotated
 
 import typer
 
+from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.policy.names import host_named
+
+Host = "A host or a URL of it, a pattern (*.cdn.net), or default"
 File = Annotated[str, typer.Argument(help="URLs or JSON fetches, one a line; - for standard input.")]
 RedisUrl = Annotated[str | None, typer.Option("--redis", help="The fleet's Redis (FETCHFLEET_REDIS_URL).")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
@@ -20,3 +25,11 @@ LinesTo = Annotated[
     ),
 ]
 Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+
+
+def named(text: str) -> str:
+    """Return the host, pattern or `default` that an argument names; raises CommandError."""
+    try:
+        return host_named(text)
+    except PolicyError as error:
+        raise CommandError(str(error), BAD_USE) from None

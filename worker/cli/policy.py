@@ -1,4 +1,4 @@
-"""The commands that change what a fleet does to a host: pause, resume and policy."""
+"""The commands that show and change how a fleet treats its hosts: policy set, unset and show."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -7,15 +7,16 @@ import typer
 from redis.asyncio import Redis
 
 from fetchfleet.jobs.client.fleet import Fleet
-from fetchfleet.worker.cli.common import echo, print_json, query
-from fetchfleet.worker.cli.options import Json, PolicyFile, RedisUrl
+from fetchfleet.worker.cli.common import console, echo, print_json, query
+from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, named
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import settings_from
 from fetchfleet.worker.policy import overrides
-from fetchfleet.worker.policy.file import Table, lane_named, table_named
 from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.policy.overrides import Edited
+from fetchfleet.worker.policy.pauses import PAUSED, pauses_of
 
-Host = Annotated[str, typer.Argument(help="A host, a pattern (*.cdn.net) or default.")]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=Host)]
 
 policy = typer.Typer(
     name="policy", help="The fleet's policy at run time, over the file's.", no_args_is_help=True
@@ -24,29 +25,12 @@ policy = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    for command in (pause, resume):
-        app.command()(command)
     app.add_typer(policy)
-
-
-def pause(host: Host, redis: RedisUrl = None) -> None:
-    """Start no fetch to a host any more; what is in flight ends."""
-    _change(host, {"paused": True}, redis)
-    echo(f"{host} is paused; go on with: fetchfleet resume {host}")
-
-
-def resume(host: Host, redis: RedisUrl = None) -> None:
-    """Let a paused host's fetches go on."""
-    tables = _change(host, {"paused": None}, redis)
-    in_force = settings_from({"redis_url": redis}).policy.overridden(tables)
-    if in_force.for_lane(table_named(host)).paused:  # by a wider table, or by the file
-        _change(host, {"paused": False}, redis)
-    echo(f"{host} goes on")
 
 
 @policy.command("set")
 def policy_set(
-    host: Host,
+    host: HostArgument,
     pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Keys of the policy file.")],
     redis: RedisUrl = None,
 ) -> None:
@@ -55,44 +39,56 @@ def policy_set(
         values = overrides.parsed(pairs)
     except PolicyError as error:
         raise CommandError(str(error), BAD_USE) from None
-    _change(host, values, redis)
-    echo(f"{host}: {', '.join(pairs)}")
+    name = named(host)
+    edited = _change(name, values, redis)
+    echo(f"{name}: {', '.join(pairs)}")
+    if values.get(PAUSED) is True:
+        for other in pauses_of(edited.after, {}).spared(name):
+            echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {other}")
 
 
 @policy.command("unset")
 def policy_unset(
-    host: Host,
+    host: HostArgument,
     names: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys that were set.")],
     redis: RedisUrl = None,
 ) -> None:
     """Let the file's values hold again."""
-    _change(host, dict.fromkeys(names), redis)
-    echo(f"{host}: {', '.join(names)} as in the file")
+    name = named(host)
+    _change(name, dict.fromkeys(names), redis)
+    echo(f"{name}: {', '.join(names)} as in the file")
 
 
 @policy.command("show")
 def policy_show(
-    host: Annotated[str | None, typer.Argument(help="A host: what holds for it.")] = None,
+    host: Annotated[str | None, typer.Argument(help=f"{Host}: what holds for it.")] = None,
     redis: RedisUrl = None,
     policy_file: PolicyFile = None,
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
     """Show what was set at run time; for a host all that holds for it, the file's values included."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
-    tables = query(redis, lambda _, client: overrides.read(client))
+    name = named(host) if host else None
+    found = query(redis, lambda _, client: overrides.read(client))
     try:
-        shown = settings.policy.overridden(tables).for_lane(lane_named(host)) if host else tables
+        in_force = settings.policy.overridden(*found)
     except PolicyError as error:
         raise CommandError(str(error), BAD_USE) from None
-    print_json(shown, pretty=not as_json)
+    print_json(in_force.for_lane(name) if name else found.tables, pretty=not as_json)
+    for other in sorted(in_force.pauses.lifted) if name is None else ():
+        console.print(
+            f"{other}: paused=false lifts pauses of the policy file only; what `pause` stops stays stopped",
+            markup=False,
+            highlight=False,
+        )
 
 
-def _change(host: str, values: Mapping[str, Any | None], redis_url: str | None) -> Mapping[str, Table]:
-    """Set keys of a host's table, or delete those that are None; return all tables. Raises CommandError."""
+def _change(name: str, values: Mapping[str, Any | None], redis_url: str | None) -> Edited:
+    """Set keys of a table, or delete those that are None. Raises CommandError."""
 
-    async def change(fleet: Fleet, redis: Redis) -> Mapping[str, Table]:
+    async def change(fleet: Fleet, redis: Redis) -> Edited:
         try:
-            return await overrides.change(redis, fleet.notify, host, values)
+            return await overrides.change(redis, fleet.notify, name, values)
         except PolicyError as error:
             raise CommandError(str(error), BAD_USE) from None
 

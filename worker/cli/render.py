@@ -1,6 +1,5 @@
 """Tables and lines in which commands show a fleet to people."""
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -10,10 +9,11 @@ from rich.table import Table
 from fetchfleet.jobs.client.batch import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
 from fetchfleet.jobs.contract.model import Result
-from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained
+from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, moment
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.local.progress import size
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.policy.pauses import Pauses
 
 LANES_SHOWN = 30
 
@@ -143,17 +143,22 @@ def fetch_lines(found: FetchExplained) -> Iterator[str]:
 
 def lane_lines(found: LaneExplained) -> Iterator[str]:
     """Return the state of a lane and the last answers of its host."""
-    until = f" until {_local_time(found.until_ms)}" if found.until_ms else ""
+    until = f" until {moment(found.until_ms)}" if found.until_ms else ""
     yield f"{found.lane}: {found.state}{until}; {found.why}"
     owner = f", held by {found.owner}" if found.owner else ""
     yield f"{found.waiting} waiting, {found.in_flight} of {found.concurrency} in flight{owner}"
     if found.answers:
-        answers = [f"{answer.what} at {_local_time(answer.at_ms)}" for answer in found.answers]
+        answers = [f"{answer.what} at {moment(answer.at_ms)}" for answer in found.answers]
         yield f"last answers: {', '.join(answers)}"
 
 
-def _local_time(at_ms: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(at_ms / 1000))
+def pauses_of(pauses: Pauses) -> Table:
+    """Return a table with a row for each pause and each exception."""
+    table = _table("host", "state", "since")
+    for state, names in (("paused", pauses.paused), ("exception", pauses.excepted)):
+        for name, since_ms in sorted(names.items()):
+            table.add_row(escape(name), state, moment(since_ms) if since_ms else "")
+    return table
 
 
 def age(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Why a host or a fetch waits, from everything that Redis holds about it."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, lane_snapshot, living
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.policy.pauses import Stop, exception_of
 
 LOOK_AT = 1000
 MAX_LOOKED_AT = 200_000
@@ -71,11 +73,12 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         retry_ms=retry_ms,
         has_workers=bool(await living(redis, now_ms)),
     )
+    paused = found == WaitReason.PAUSED.value
     return LaneExplained(
         lane=name,
         state=found,
         until_ms=until_ms,
-        why=why,
+        why=why_paused(name, policy.pauses.stop(name)) if paused else why,
         in_flight=snapshot.in_flight,
         waiting=snapshot.waiting,
         concurrency=gate.max_in_flight(state, rules),
@@ -95,7 +98,7 @@ def judged(
 ) -> tuple[str, int | None, str]:
     """Return the lane's state in a word, until when, and why. Pure."""
     shut, room = gate.closed_until(state, policy, now_ms), gate.max_in_flight(state, policy)
-    if not snapshot.waiting and not snapshot.in_flight:
+    if not snapshot.waiting and not snapshot.in_flight and not policy.paused:
         return "idle", None, "nothing waits for this host"
     if shut is not None:
         until_ms = None if shut.why is WaitReason.PAUSED else shut.until_ms
@@ -136,6 +139,27 @@ def why_shut(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
             return "an operator has paused it; go on with: fetchfleet resume"
         case WaitReason.ROBOTS:
             return "the host does not say what its robots.txt allows; it will be asked again"
+
+
+def why_paused(lane: str, stop: Stop | None) -> str:
+    """Return what pauses a lane, since when, and the command that lets it go on."""
+    if stop is None or stop.in_file:
+        where = f" in the table of {stop.name}" if stop is not None else ""
+        return f"the workers' policy file pauses it{where}; let it go on with: {exception_of(lane)}"
+    since = f" since {moment(stop.since_ms)}" if stop.since_ms is not None else ""
+    if stop.name == lane:
+        return f"paused{since}; resume with: fetchfleet resume {lane}"
+    return (
+        f"paused with {stop.name}{since}; resume all of it with: fetchfleet resume {stop.name};"
+        f" or this host alone: {exception_of(lane)}"
+    )
+
+
+def moment(at_ms: int) -> str:
+    """Format a time (Unix ms) for people: local, with its date if that is another day."""
+    at, now = time.localtime(at_ms / 1000), time.localtime()
+    today = (at.tm_year, at.tm_yday) == (now.tm_year, now.tm_yday)
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", at)
 
 
 def ordinal(number: int) -> str:

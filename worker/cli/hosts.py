@@ -1,0 +1,160 @@
+"""The commands about a host: why it waits, and whether it may go on."""
+
+from difflib import get_close_matches
+from typing import Annotated
+
+import typer
+from redis.asyncio import Redis
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.contract.ids import is_fetch_id
+from fetchfleet.jobs.redis_connection import text_of
+from fetchfleet.worker.cli import render
+from fetchfleet.worker.cli.common import echo, print_json, print_table, query
+from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, Reveal, named
+from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
+from fetchfleet.worker.lanes.lookup import lanes_of
+from fetchfleet.worker.local.process import settings_from
+from fetchfleet.worker.policy import overrides
+from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
+from fetchfleet.worker.policy.overrides import Edited
+from fetchfleet.worker.policy.pauses import pauses_of
+
+NAMES_SHOWN = 20
+LIKENED_TO = 1000
+"""Among so many lanes a command looks for the one whose name was mistyped."""
+
+
+def register(app: typer.Typer) -> None:
+    """Make the commands part of the app."""
+    for command in (explain, pause, resume):
+        app.command()(command)
+
+
+def explain(
+    what: Annotated[str, typer.Argument(help="A host, or the id of a fetch.")],
+    redis: RedisUrl = None,
+    policy_file: PolicyFile = None,
+    as_json: Json = False,  # noqa: FBT002 a flag
+    reveal: Reveal = False,  # noqa: FBT002 a flag
+) -> None:
+    """Say why a host or a fetch is waiting, and until when."""
+    settings = settings_from({"redis_url": redis, "policy": policy_file})
+
+    async def read(_: Fleet, client: Redis) -> LaneExplained | FetchExplained:
+        policy = settings.policy.overridden(*await overrides.read(client))
+        if is_fetch_id(what):
+            return await explain_fetch(client, policy, what)
+        try:
+            lane = named(what)
+        except CommandError as error:
+            raise CommandError(
+                f"{what} is neither a host nor the id of a fetch (16 hex digits, a hyphen, 8 more): {error}",
+                BAD_USE,
+            ) from None
+        if lane == DEFAULT or lane.startswith(EVERY_HOST_BELOW):
+            raise CommandError(
+                f"explain says why one host waits, not {lane}; see: fetchfleet status", BAD_USE
+            )
+        return await explain_lane(client, policy, lane)
+
+    found = query(redis, read)
+    if as_json:
+        print_json(found, reveal=reveal)
+    elif isinstance(found, FetchExplained):
+        for line in render.fetch_lines(found):
+            echo(line)
+    else:
+        for line in render.lane_lines(found):
+            echo(line)
+
+
+def pause(
+    host: Annotated[str | None, typer.Argument(help=f"{Host}. Without one: list all pauses.")] = None,
+    redis: RedisUrl = None,
+    as_json: Json = False,  # noqa: FBT002 a flag
+) -> None:
+    """Start no fetch to a host any more; what is in flight ends. Without HOST, list what is paused."""
+    if host is None:
+        _list_pauses(redis, as_json=as_json)
+        return
+    name = named(host)
+    file = settings_from({"redis_url": redis}).policy
+
+    async def change(fleet: Fleet, client: Redis) -> tuple[Edited, bool, list[str]]:
+        edited = await overrides.pause(client, fleet.notify, name, file)
+        return edited, *await _known(client, name)
+
+    edited, known, like = query(redis, change)
+    now = pauses_of(edited.after, {})
+    spared, ended = now.spared(name), sorted(pauses_of(edited.before, {}).excepted.keys() - now.excepted)
+    if as_json:
+        print_json({"name": name, "known": known, "not_stopped": spared, "ended_exceptions": ended})
+        return
+    echo(f"{name} is paused; go on with: fetchfleet resume {name}")
+    for other in spared[:NAMES_SHOWN]:
+        echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {other}")
+    if len(spared) > NAMES_SHOWN:
+        echo(f"and {len(spared) - NAMES_SHOWN} more exceptions; list them with: fetchfleet pause")
+    if not known:
+        hint = f"; did you mean {' or '.join(like)}?" if like else ""
+        echo(
+            f"no fetch has ever gone to {name}, as far as Redis remembers"
+            f" ({render.age(keys.GATE_TTL_MS / 1000)} after the last one){hint}"
+        )
+
+
+def resume(
+    host: Annotated[str, typer.Argument(help=Host)],
+    redis: RedisUrl = None,
+    *,
+    excepted: Annotated[
+        bool, typer.Option("--except", help="Also under a wider pause, as an exception from it.")
+    ] = False,
+) -> None:
+    """Let a paused host's fetches go on."""
+    name = named(host)
+    file = settings_from({"redis_url": redis}).policy
+
+    async def change(fleet: Fleet, client: Redis) -> Edited:
+        try:
+            return await overrides.resume(client, fleet.notify, name, file, excepted=excepted)
+        except PolicyError as error:
+            raise CommandError(str(error), BAD_USE) from None
+
+    edited = query(redis, change)
+    before, now = pauses_of(edited.before, {}), pauses_of(edited.after, file.pauses.in_file)
+    if name in now.excepted:
+        echo(f"{name} goes on, as an exception from wider pauses; end that with: fetchfleet pause {name}")
+    elif name in now.lifted:
+        echo(f"{name} goes on, whatever the workers' policy file pauses")
+    elif name in before.paused:
+        echo(f"{name} goes on")
+    else:
+        echo(f"{name} was not paused; if it waits, see why: fetchfleet explain {name}")
+    for other in now.below(name)[:NAMES_SHOWN]:
+        echo(f"still paused by itself: {other}; go on with: fetchfleet resume {other}")
+    for other in sorted(before.excepted.keys() - now.excepted.keys())[:NAMES_SHOWN]:
+        echo(f"no exception any more: {other}; no pause covers it")
+
+
+def _list_pauses(redis_url: str | None, *, as_json: bool) -> None:
+    """Print every pause and exception that was set at run time."""
+    found = pauses_of(query(redis_url, lambda _, client: overrides.read(client)), {})
+    if as_json:
+        print_json({"paused": found.paused, "excepted": found.excepted})
+    elif not found.paused:
+        echo("nothing is paused at run time")
+    else:
+        print_table(render.pauses_of(found))
+
+
+async def _known(redis: Redis, name: str) -> tuple[bool, list[str]]:
+    """Return whether a lane of that name is known, and if not, names that are spelt like it."""
+    if name == DEFAULT or await lanes_of(redis, name, at_most=1):
+        return True, []
+    lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, LIKENED_TO - 1)]
+    return False, get_close_matches(name.removeprefix(EVERY_HOST_BELOW), lanes, 2, 0.8)
