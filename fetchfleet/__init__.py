@@ -29,6 +29,7 @@ from fetchfleet.jobs.errors import (
     RedisFullError,
     RedisSetupError,
     UnknownBatchError,
+    UnsupportedRedisError,
 )
 
 __version__ = "0.1.0"
@@ -63,6 +64,7 @@ __all__ = [
     "Submitted",
     "Timings",
     "UnknownBatchError",
+    "UnsupportedRedisError",
     "__version__",
     "batch_id_for",
 ]

@@ -1,10 +1,11 @@
 """The parts of redis-py that this project uses or overrides beyond its documented interface.
 
 A pool drops the connections to a Redis that takes no writes. After a failover another Redis takes them behind
-the same address, and the connections to the former primary stay up. tests/unit/jobs/test_compat.py fails if a
-release of redis-py changes one of these parts.
+the same address, and the connections to the former primary stay up. Replies show a server that can never be used.
+tests/unit/jobs/test_compat.py fails if a release of redis-py changes one of these parts.
 """
 
+import re
 from typing import Any
 
 from redis.asyncio.connection import (
@@ -15,17 +16,39 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import InvalidResponse, ReadOnlyError, ResponseError
+
+from fetchfleet.jobs.errors import UnsupportedRedisError
 
 _NO_WRITES = ("READONLY ", "MASTERDOWN ", "NOREPLICAS ", "MISCONF ")
 """A replica, a primary that misses its replicas, one that cannot save. Redis 6.2 puts the code behind a
 general error if a script meets it."""
 
 
-def takes_no_writes(error: ResponseError) -> bool:
+def takes_no_writes(error: Exception) -> bool:
     """Return whether the error says that this Redis takes no writes at present."""
     text = str(error)
     return isinstance(error, ReadOnlyError) or any(code in text for code in _NO_WRITES)
+
+
+_OF_A_CLUSTER = re.compile(
+    r"^(MOVED|ASK|CROSSSLOT|CLUSTERDOWN|TRYAGAIN) |non local key in a cluster|do not hash to the same slot"
+)
+"""The errors of a Redis in cluster mode, of a command and within a script."""
+
+CLUSTER_MODE = (
+    "Redis runs in cluster mode (cluster-enabled yes), which fetchfleet does not support: its scripts change"
+    " keys of several slots at once; use a Redis without cluster mode, with replicas for failover"
+)
+
+
+def unsupported_by(error: ResponseError | InvalidResponse) -> UnsupportedRedisError | None:
+    """Return the error of a server that can never be used, None if the reply is no sign of one."""
+    text = str(error)
+    if isinstance(error, ResponseError):
+        return UnsupportedRedisError(CLUSTER_MODE) if _OF_A_CLUSTER.search(text) else None
+    remedy = "use rediss:// if it speaks TLS" if r"\x15" in text else "check host and port"
+    return UnsupportedRedisError(f"the server at the Redis URL is no Redis ({text}): {remedy}")
 
 
 class _WriteRefusals:
@@ -46,10 +69,12 @@ class _WriteRefusals:
         return packed
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """Return the next reply."""
+        """Return the next reply. Raises UnsupportedRedisError for one of a server that can never be used."""
         try:
             return await super().read_response(*args, **options)  # type: ignore[misc]
-        except ResponseError as error:
+        except (ResponseError, InvalidResponse) as error:
+            if unsupported := unsupported_by(error):
+                raise unsupported from error
             self.takes_no_writes = self.takes_no_writes or takes_no_writes(error)
             raise
 

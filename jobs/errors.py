@@ -12,6 +12,7 @@ JobsError
 ├── InvalidFetchError         a fetch that may not be enqueued; nothing of its call was
 ├── NewerMessageError         a message or arq job that only a newer worker can read
 └── RedisSetupError           a Redis URL that is malformed or would leave a certificate unchecked
+    └── UnsupportedRedisError a server that fetchfleet cannot work with: a Redis in cluster mode, or no Redis
 """
 
 from redis.exceptions import ResponseError
@@ -44,6 +45,10 @@ class KeyTypeConflictError(JobsError, ResponseError):
 
 class RedisSetupError(JobsError, ValueError):
     """A Redis URL that cannot be used."""
+
+
+class UnsupportedRedisError(RedisSetupError, ResponseError):
+    """A server that fetchfleet cannot work with: a Redis in cluster mode, or no Redis."""
 
 
 class FullError(JobsError):

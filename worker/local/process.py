@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import uvloop
 from redis.exceptions import RedisError
 
-from fetchfleet.jobs.errors import JobsError
+from fetchfleet.jobs.errors import JobsError, RedisSetupError
 from fetchfleet.worker.errors import BAD_USE, INTERRUPTED, CommandError
 from fetchfleet.worker.http.net.tls_contexts import check
 from fetchfleet.worker.observability import redact
@@ -113,6 +113,8 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
             first = first.exceptions[0]
         if isinstance(first, CommandError):
             raise CommandError(redact.text(first), first.exit_code) from error
+        if isinstance(first, RedisSetupError):
+            raise CommandError(redact.text(first), BAD_USE) from error
         if isinstance(first, JobsError | RedisError | OSError):
             raise CommandError(redact.text(first)) from error
         raise

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import ReadOnlyError, ResponseError
 
-from fetchfleet.jobs.compat import CONNECTIONS, FailoverPool
+from fetchfleet.jobs.compat import CONNECTIONS, FailoverPool, unsupported_by
 
 URLS = ["redis://h", "rediss://h", "unix:///run/redis.sock"]
 
@@ -82,3 +82,23 @@ def test_the_overridden_methods_exist(name: str) -> None:
     """An override of a method that redis-py has renamed would never be called."""
     assert callable(getattr(AbstractConnection, name, None)), f"redis-py has no AbstractConnection.{name}"
     assert isinstance(AbstractConnection.is_connected, property)
+
+
+@pytest.mark.parametrize(
+    ("reply", "is_unsupported"),
+    [
+        ("MOVED 3999 127.0.0.1:6381", True),
+        ("ASK 3999 127.0.0.1:6381", True),
+        ("CROSSSLOT Keys in request don't hash to the same slot", True),
+        ("CLUSTERDOWN Hash slot not served", True),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", True),
+        ("ERR Script attempted to access a non local key in a cluster node", True),
+        ("ERR Script attempted to access keys that do not hash to the same slot", True),
+        ('WRONGTYPE at "ff:lane:MOVED ASK ": a list, not a hash', False),
+        ("READONLY You can't write against a read only replica.", False),
+        ("ERR unknown command 'FLY'", False),
+    ],
+)
+def test_the_errors_of_a_cluster_are_known(reply: str, *, is_unsupported: bool) -> None:
+    """By their code, or by what a script says; a key that has such a name is not taken for one."""
+    assert is_unsupported == (unsupported_by(ResponseError(reply)) is not None)

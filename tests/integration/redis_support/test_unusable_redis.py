@@ -1,0 +1,108 @@
+"""Servers that can never serve a fleet: workers and producers end at once, with the reason."""
+
+import asyncio
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import structlog
+
+from fetchfleet import Fleet, UnsupportedRedisError
+from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
+from fetchfleet.worker.lanes.store import LaneStore
+from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
+from tests.support.own_redis import own_redis
+from tests.support.redis import serve
+from tests.support.waiting import wait_until
+from tests.support.workers import fetchfleet
+
+
+async def start_on(url: str) -> None:
+    """Do what a worker does with Redis before it starts to work."""
+    async with connect(url) as redis:
+        with startup_permissions():
+            await await_usable_redis(redis, url, structlog.get_logger())
+            store = LaneStore(redis, "worker", 8000)
+            try:
+                await store.renew([])
+            finally:
+                await store.aclose()
+
+
+async def test_in_cluster_mode_workers_producers_and_commands_end_at_once() -> None:
+    """Whether its slots are assigned or not; the message names the remedy."""
+    with TemporaryDirectory(prefix="ff-") as folder:
+        url = f"unix://{folder}/redis.sock"
+        address = f"127.84.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"  # of this process alone
+        options = {"port": "6379", "bind": address, "unixsocket": "redis.sock", "cluster-enabled": "yes"}
+        with serve(Path(folder), options, url):
+            for assigned in (False, True):
+                if assigned:
+                    async with connect(url) as redis:
+                        await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)  # type: ignore[no-untyped-call]
+                with pytest.raises(CommandError, match="cluster mode") as refused:
+                    await start_on(url)
+                assert BAD_USE == refused.value.exit_code
+                async with Fleet(url) as fleet:
+                    with pytest.raises(UnsupportedRedisError, match=r"cluster mode.*use a Redis without"):
+                        await fleet.submit(["http://host.example/"])
+            worker = await asyncio.to_thread(fetchfleet, "worker", "--redis", url, "--out", folder)
+            submit = await asyncio.to_thread(
+                fetchfleet, "submit", "-", "--redis", url, stdin="http://host.example/"
+            )
+
+    for ended in (worker, submit):
+        assert (BAD_USE, 1) == (ended.returncode, len(ended.stderr.splitlines())), ended.stderr
+        assert "cluster mode" in ended.stderr
+
+
+async def test_a_replica_is_refused_with_the_address_of_its_primary() -> None:
+    """It may become a primary, so a process manager may try again."""
+    with own_redis("--replicaof", "127.0.0.1 1") as server:
+        await wait_until(server.answers, "Redis")
+        with pytest.raises(
+            CommandError, match=r"replica: give the URL of the primary, 127\.0\.0\.1:1"
+        ) as refused:
+            await start_on(server.url)
+
+    assert FAILED == refused.value.exit_code
+
+
+async def test_a_redis_without_a_needed_command_is_refused() -> None:
+    """EVALSHA was renamed: no script can run."""
+    with own_redis("--rename-command", "EVALSHA", "") as server:
+        await wait_until(server.answers, "Redis")
+        with pytest.raises(CommandError, match=r"unknown command.*rename-command") as refused:
+            await start_on(server.url)
+
+    assert BAD_USE == refused.value.exit_code
+
+
+@pytest.mark.parametrize(
+    ("banner", "said"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "is no Redis .*check host and port"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "is no Redis .*check host and port"),
+        (b"220 mail.example ESMTP\r\n", "is no Redis .*check host and port"),
+        (b"\x15\x03\x03\x00\x02\x02\x46", "is no Redis .*rediss://"),
+    ],
+    ids=["http", "ssh", "smtp", "tls"],
+)
+async def test_a_server_that_is_no_redis_is_refused(banner: bytes, said: str) -> None:
+    """By workers and producers."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(banner)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(UnsupportedRedisError, match=said):
+            await start_on(url)
+        async with Fleet(url) as fleet:
+            with pytest.raises(UnsupportedRedisError, match=said):
+                await fleet.submit(["http://host.example/"])

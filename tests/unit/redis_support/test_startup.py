@@ -1,0 +1,53 @@
+"""What INFO says of a Redis that a worker cannot use."""
+
+from typing import Any
+
+import pytest
+
+from fetchfleet.worker.errors import BAD_USE, FAILED
+from fetchfleet.worker.redis_support.startup import refusal_of
+
+STANDALONE = {"redis_version": "7.2.4", "redis_mode": "standalone", "cluster_enabled": 0, "role": "master"}
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "said"),
+    [
+        ({"redis_mode": "cluster"}, BAD_USE, "cluster mode"),
+        ({"cluster_enabled": 1}, BAD_USE, "cluster mode"),
+        ({"redis_mode": "sentinel"}, BAD_USE, "URL of a Sentinel"),
+        ({"redis_version": "6.0.16"}, BAD_USE, "Redis 6.0.16 is too old: 6.2"),
+        ({"redis_version": "2.8.17"}, BAD_USE, "Redis 2.8.17 is too old: 6.2"),
+        (
+            {"role": "slave", "slave_read_only": 1, "master_host": "h", "master_port": 6379},
+            FAILED,
+            "read-only replica: give the URL of the primary, h:6379",
+        ),
+        ({"maxmemory_policy": "allkeys-lru"}, FAILED, "maxmemory-policy allkeys-lru"),
+    ],
+)
+def test_a_redis_that_cannot_be_used_is_refused(found: dict[str, Any], code: int, said: str) -> None:
+    """As bad use if nothing but another Redis helps; else the process manager may try again."""
+    refusal = refusal_of(STANDALONE | found)
+
+    assert refusal is not None
+    assert said in str(refusal)
+    assert code == refusal.exit_code
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"redis_version": "6.2.14"},
+        {"redis_version": "10.0.0"},
+        {"redis_version": "255.255.255", "valkey_version": "9.0.0"},
+        {"redis_version": "unstable"},
+        {"role": "slave", "slave_read_only": 0},
+        {"maxmemory_policy": "noeviction"},
+    ],
+)
+def test_any_other_redis_is_used(found: dict[str, Any]) -> None:
+    """An INFO that leaves a field out or has it in another form is no reason to refuse."""
+    assert refusal_of(STANDALONE | found) is None
+    assert refusal_of(found) is None
