@@ -1,8 +1,8 @@
 """The parts of redis-py that this project uses or overrides beyond its documented interface.
 
 A pool drops the connections to a Redis that takes no writes. After a failover another Redis takes them behind
-the same address, and the connections to the former primary stay up. Replies show a server that can never be used.
-tests/unit/jobs/test_compat.py fails if a release of redis-py changes one of these parts.
+the same address, and the connections to the former primary stay up. Some replies show that a server can
+never be used. tests/unit/jobs/test_compat.py fails if a release of redis-py changes one of these parts.
 """
 
 import re
