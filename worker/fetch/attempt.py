@@ -19,7 +19,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     Stored,
 )
 from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
-from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, RedirectRefused, follow, is_redirect
+from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, Allowed, RedirectRefused, follow, is_redirect
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, quota
@@ -251,13 +251,12 @@ class Attempt:
         lane, status = self.lane, answer.status
         if self.hops >= MAX_HOPS:
             return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=status)
-        hop = follow(
-            self.request,
-            status,
-            answer.header("location"),
-            repeat_safe=may_repeat(self.entry),
+        allowed = Allowed(
+            repeat=may_repeat(self.entry),
             https_to_http=lane.policy.https_to_http,
+            bodies=lane.policy.redirect_bodies,
         )
+        hop = follow(self.request, status, answer.header("location"), allowed)
         if isinstance(hop, RedirectRefused):
             return Failed(reason=Reason.REDIRECT_REFUSED, final=True, status=status, note=hop.message)
         rules = lane.rules(hop.url) if lane_of_url(hop.url) == lane.name else None

@@ -21,7 +21,7 @@ from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 from fetchfleet.worker.policy.names import DEFAULT, covers, lane_named
 from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Pauses, Table, pauses_of
 
-FILE_ONLY = ("ca_file", "client_cert", "client_key", "verify", "https_to_http")
+FILE_ONLY = ("ca_file", "client_cert", "client_key", "verify", "https_to_http", "redirect_bodies")
 """Keys that name files on a worker's disk, or weaken its protection: Redis must not be able to set them."""
 
 ONE_HOSTS = ("client_cert", "client_key")

@@ -122,6 +122,8 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Verify certificates."""
     https_to_http: bool = False
     """Follow redirects from https to http."""
+    redirect_bodies: bool = False
+    """Follow redirects that send the body of a request to another host."""
     ports: tuple[int, ...] = WEB_PORTS
     """The ports that may be dialled on public addresses, 1 to 65535."""
     max_bytes: int = 0

@@ -1,5 +1,7 @@
 """Where redirects lead, what goes along, and whose limits hold there."""
 
+from pathlib import Path
+
 import pytest
 
 from fetchfleet import Outcome, Reason
@@ -185,15 +187,59 @@ async def test_a_post_becomes_a_get_after_303(origin: Origin, worker: OneWorker)
     assert [(seen.method, seen.body) for seen in origin.requests] == [("POST", b"x"), ("GET", b"")]
 
 
-async def test_a_post_is_not_repeated_elsewhere(origin: Origin, worker: OneWorker) -> None:
-    """307 would send it twice: refused, unless the fetch is keyed."""
-    origin.behaviour = o.by_path({"/a": o.redirect("/b", 307), "/b": o.OK})
-    post = {"url": origin.url("/a"), "method": "POST", "body": "x"}
+@pytest.mark.parametrize("code", [307, 308])
+async def test_a_post_is_sent_once_to_where_its_host_wants_it(
+    origin: Origin, start: Start, tmp_path: Path, engine: str, code: int
+) -> None:
+    """With its body, whatever that comes from: the host has done nothing with it."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_bytes(b"x" * 200_000)
+    worker = await start(engine=engine, in_folder=tmp_path / "in")
+    origin.behaviour = o.by_path({"/a": o.redirect("/a/", code), "/a/": o.OK})
+    post = {"url": origin.url("/a"), "method": "POST", "headers": {"Content-Type": "text/plain"}}
 
-    plain, keyed = await worker.results([post, {**post, "headers": {"Idempotency-Key": "k"}}])
+    results = await worker.results([{**post, "body": "x" * 200_000}, {**post, "body_file": "file"}])
 
-    assert plain.reason is Reason.REDIRECT_REFUSED
-    assert keyed.outcome is Outcome.STORED
+    assert [(result.outcome, result.attempts) for result in results] == [(Outcome.STORED, 1)] * 2
+    assert {result.final_url for result in results} == {origin.url("/a/")}
+    assert sorted(seen.target for seen in origin.requests) == ["/a", "/a", "/a/", "/a/"]
+    assert {(seen.method, len(seen.body)) for seen in origin.requests} == {("POST", 200_000)}
+    assert {Origin.header(seen, "Content-Type") for seen in origin.requests} == {"text/plain"}
+
+
+async def test_a_post_that_was_redirected_is_no_more_repeated_than_another(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """A host that hangs up may have done it; one that cannot be reached has not."""
+    origin.behaviour = o.by_path({"/a": o.redirect("/b", 307), "/b": o.reset})
+
+    result = await worker.one(origin.url("/a"), method="POST", body="x")
+
+    assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.READ)
+    assert [seen.target for seen in origin.requests] == ["/a", "/b"]
+
+
+async def test_a_body_goes_to_another_host_only_if_the_policy_says_so(
+    origin: Origin, other: Origin, start: Start
+) -> None:
+    """Through that host's lane, with what describes the body and without secrets."""
+    worker = await start(hosts={OTHER_HOST: {"redirect_bodies": True}})
+    origin.behaviour, other.behaviour = o.redirect(other.url, 308), o.redirect(origin.url, 307)
+    headers = {"Content-Type": "text/plain", "Authorization": "Bearer s"}
+    post = {"method": "POST", "body": "x", "headers": headers}
+
+    refused = await worker.one(origin.url("/a"), **post)
+    assert (refused.reason, refused.final_url, len(origin.requests)) == (
+        *(Reason.REDIRECT_REFUSED, origin.url("/a")),
+        1,
+    )
+    origin.behaviour = o.OK
+    stored = await worker.one(other.url("/b"), **post)
+
+    assert (stored.outcome, stored.attempts, stored.final_url) == (Outcome.STORED, 1, origin.url("/b"))
+    seen = origin.requests[-1]
+    assert (seen.method, seen.body, Origin.header(seen, "Content-Type")) == ("POST", b"x", "text/plain")
+    assert Origin.header(seen, "Authorization") is None
 
 
 async def test_a_fetch_that_failed_elsewhere_says_where(

@@ -17,6 +17,7 @@ from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util import aio
 from tests.component.conftest import Lines, Start
 from tests.support.tls_server import TlsServer, context, ok, redirect
+from tools.origin import behaviours as o
 from tools.origin.certificates import HAS_OPENSSL, Authority, Certificate
 from tools.origin.server import Origin
 
@@ -212,6 +213,20 @@ async def test_redis_cannot_say_whom_to_believe(
 
     assert (result.reason, server.requests) == (Reason.TLS, [])
     assert any(line["event"] == "policy.refused" and "verify" in line["error"] for line in lines)
+
+
+async def test_a_post_follows_its_host_from_http_to_https(files: Files, start: Start) -> None:
+    """With its body, once each."""
+    with TlsServer(HERE, context(files.good)) as server:
+        async with Origin.serving(HERE, o.redirect(f"{server.url}x", 308)) as clear:
+            worker = await start(policy={"ca_file": files.ca})
+            result = await worker.one(clear.url(), method="POST", body="the body")
+
+    assert (result.outcome, result.attempts, result.final_url) == (Outcome.STORED, 1, f"{server.url}x")
+    assert [seen.body for seen in clear.requests] == [b"the body"]
+    [request] = server.requests
+    assert request.startswith(b"POST /x ")
+    assert request.endswith(b"the body")
 
 
 @pytest.mark.parametrize("allowed", [False, True])

@@ -9,6 +9,7 @@ from fetchfleet.jobs.contract.urls import parse_url, same_origin
 from fetchfleet.worker.fetch.rules.redirects import (
     CROSS_ORIGIN_HEADERS,
     MAX_HOPS,
+    Allowed,
     Headers,
     RedirectRefused,
     follow,
@@ -61,9 +62,10 @@ def redirected(
     headers: Headers = (),
     body: str | None = None,
     repeat_safe: bool = False,
+    bodies: bool = False,
 ) -> Hop | RedirectRefused:
     request = Hop(method, parse_url(start).text, headers, body)
-    return follow(request, status, location, repeat_safe=repeat_safe)
+    return follow(request, status, location, Allowed(repeat=repeat_safe, bodies=bodies))
 
 
 def refusal_of(verdict: Hop | RedirectRefused) -> str:
@@ -147,17 +149,52 @@ def test_a_body_is_one_wherever_it_comes_from(body: dict[str, str]) -> None:
     """Bytes and files are kept, dropped and kept back as text is."""
     put, post = (Hop(method, HERE, BODY_HEADERS, **body) for method in ("PUT", "POST"))
 
-    assert Hop("PUT", SAME, BODY_HEADERS, **body) == follow(put, 307, SAME, repeat_safe=False)
-    assert Hop("GET", SAME) == follow(post, 303, SAME, repeat_safe=False)
-    assert "body" in refusal_of(follow(put, 307, OTHER, repeat_safe=True))
-    assert "twice" in refusal_of(follow(post, 308, SAME, repeat_safe=False))
+    assert Hop("PUT", SAME, BODY_HEADERS, **body) == follow(put, 307, SAME, Allowed())
+    assert Hop("POST", SAME, BODY_HEADERS, **body) == follow(post, 308, SAME, Allowed())
+    assert Hop("GET", SAME) == follow(post, 303, SAME, Allowed())
+    assert "body" in refusal_of(follow(put, 307, OTHER, Allowed(repeat=True)))
 
 
-@pytest.mark.parametrize(("status", "method"), [(301, "PATCH"), (302, "PATCH"), (307, "POST"), (308, "POST")])
-def test_a_method_that_is_not_idempotent_is_repeated_only_on_request(status: int, method: str) -> None:
-    """The first host has seen it once; only the caller knows whether twice is harmless."""
-    assert "twice" in refusal_of(redirected(method, status, SAME, body="{}"))
-    assert redirected(method, status, SAME, body="{}", repeat_safe=True) == Hop(method, SAME, (), "{}")
+@pytest.mark.parametrize("status", [301, 302])
+def test_a_method_that_is_not_idempotent_is_repeated_only_on_request(status: int) -> None:
+    """301 and 302 leave open what the host has done; only the caller knows whether twice is harmless."""
+    assert "twice" in refusal_of(redirected("PATCH", status, SAME, body="{}"))
+    assert "twice" in refusal_of(redirected("PATCH", status, OTHER, body="{}", bodies=True))
+    assert redirected("PATCH", status, SAME, body="{}", repeat_safe=True) == Hop("PATCH", SAME, (), "{}")
+
+
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("body", ["{}", None])
+def test_a_host_that_has_done_nothing_is_believed(status: int, method: str, body: str | None) -> None:
+    """307 and 308 ask for the same request elsewhere in the origin, so nothing is done twice."""
+    hop = redirected(method, status, "/next", headers=BODY_HEADERS + SECRETS, body=body)
+
+    assert hop == Hop(method, SAME, BODY_HEADERS + SECRETS, body)
+
+
+@pytest.mark.parametrize("location", [SAME, "https://example.com:8443/"])
+@pytest.mark.parametrize(("method", "status"), [("POST", 307), ("POST", 308), ("PUT", 301), ("PUT", 307)])
+def test_a_body_follows_its_host_from_http_to_https(method: str, status: int, location: str) -> None:
+    """With what describes it and the key of its request, and without secrets; never back to http."""
+    key = (("Idempotency-Key", "k"),)
+    start = "http://example.com/a/b"
+
+    hop = redirected(method, status, location, start=start, headers=BODY_HEADERS + key + SECRETS, body="{}")
+
+    assert hop == Hop(method, parse_url(location).text, BODY_HEADERS + key, "{}")
+    back = redirected(method, status, start, start=SAME, body="{}", bodies=True)
+    assert "https to http" in refusal_of(back)
+
+
+@pytest.mark.parametrize("body", ["{}", None])
+def test_another_origin_has_the_whole_request_only_if_the_policy_says_so(body: str | None) -> None:
+    """It was written for one host, whether or not it has a body."""
+    assert "redirect_bodies" in refusal_of(redirected("POST", 307, OTHER, body=body))
+
+    hop = redirected("POST", 307, OTHER, headers=BODY_HEADERS + SECRETS, body=body, bodies=True)
+
+    assert hop == Hop("POST", OTHER, BODY_HEADERS, body)
 
 
 def test_every_header_stays_on_its_own_origin() -> None:
@@ -225,7 +262,8 @@ def test_a_refusal_quotes_no_secret() -> None:
         redirected("GET", 302, "http://example.com/?token=hunter2"),
         redirected("PUT", 307, "https://other.example/?token=hunter2", body="hunter2"),
         redirected("GET", 302, "https://bob:hunter2@example.com/"),
-        redirected("POST", 307, "/hunter2", body="hunter2"),
+        redirected("PATCH", 302, "/hunter2", body="hunter2"),
+        redirected("POST", 307, "https://other.example/hunter2"),
     ]
 
     assert not any("hunter2" in refusal_of(verdict) for verdict in verdicts)

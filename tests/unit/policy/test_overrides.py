@@ -151,6 +151,7 @@ LANES = st.sampled_from(["a.example.com", "b.example.com", "b.a.example.com", "o
         ("verify", True),
         ("verify", False),
         ("https_to_http", False),
+        ("redirect_bodies", True),
     ],
 )
 def test_whom_to_trust_is_never_said_by_redis(name: str, key: str, value: object) -> None:
