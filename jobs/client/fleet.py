@@ -5,7 +5,14 @@ from typing import Any, Self
 
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Submitted, list_batches
 from fetchfleet.jobs.client.dead_letters import DeadLetters
-from fetchfleet.jobs.client.submit import Fetchable, Limits, Submitter, WhenFull, checked_batch_id
+from fetchfleet.jobs.client.submit import (
+    Fetchable,
+    Limits,
+    Submitter,
+    WhenFull,
+    checked_batch_id,
+    distinct_dests,
+)
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.redis_connection import connect
 
@@ -67,6 +74,7 @@ class Fleet:
         Raises InvalidFetchError, which names the item, FleetFullError, RedisFullError, BatchExistsError,
         BatchCancelledError, and redis.exceptions.RedisError.
         """
+        fetches = distinct_dests(fetches)
         receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full)
         return Submitted(self._redis, receipt, self.notify)
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import secrets
+import sys
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import serialize_new_entry
+from fetchfleet.jobs.contract.field_checks import Dests, IfExists
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, MAX_BATCH_FETCHES, batch_of, fetch_id, is_batch_id
 from fetchfleet.jobs.contract.model import Fetch, as_fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
@@ -106,6 +108,47 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
     else:
         for item in items:
             yield item
+
+
+MAX_COMPARED_DESTS = 500_000
+"""Of an iterator, which need not fit in memory: the hashes take about 50 MB."""
+
+
+def distinct_dests(
+    items: Iterable[Fetchable] | AsyncIterable[Fetchable],
+) -> Iterable[Fetchable] | AsyncIterable[Fetchable]:
+    """Return the items; raise InvalidFetchError for one whose dest an earlier one has (`Dests`).
+
+    A list is checked at once, an iterator as it is consumed.
+    """
+    dests = Dests("item", sys.maxsize if isinstance(items, Sequence) else MAX_COMPARED_DESTS)
+
+    def check(place: int, item: Fetchable) -> Fetchable:
+        match item:
+            case str():
+                return item
+            case Fetch():
+                dest, if_exists, key = item.dest, item.if_exists, item.key
+            case {"dest": str(dest)}:
+                if_exists, key = item.get("if_exists", IfExists.REPLACE), item.get("key")
+            case _:
+                return item
+        if dest is not None and isinstance(key, str | None):  # another key is refused later
+            try:
+                dests.add(place, dest, if_exists, key)
+            except InvalidFetchError as error:
+                raise InvalidFetchError(f"item {place}: {error}") from None
+        return item
+
+    async def consumed(these: AsyncIterable[Fetchable]) -> AsyncIterator[Fetchable]:
+        places = itertools.count()
+        async for item in these:
+            yield check(next(places), item)
+
+    if isinstance(items, AsyncIterable):
+        return consumed(items)
+    checked = (check(place, item) for place, item in enumerate(items))
+    return list(checked) if isinstance(items, Sequence) else checked
 
 
 FULL_PAUSE_S = 0.2

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -148,6 +149,36 @@ def if_exists(value: str, with_dest: str | None) -> None:
         raise InvalidFetchError(f"if_exists: {value!r} is not one of {', '.join(IfExists)}")
     if value != IfExists.REPLACE and with_dest is None:
         raise InvalidFetchError(f"if_exists: {value!r} needs a dest; give one, or leave if_exists out")
+
+
+class Dests:
+    """The dests of one list, to find fetches that would replace each other's bodies.
+
+    Two fetches may share a dest if both set if_exists to skip or fail, or if they have the same key and so
+    are one fetch. Each dest is kept as a hash of 8 bytes; those beyond `most` are not compared.
+    """
+
+    def __init__(self, noun: str, most: int = sys.maxsize) -> None:
+        self._noun = noun
+        self._most = most
+        self._first: dict[int, int] = {}
+        self._keyed: set[int] = set()
+
+    def add(self, number: int, dest: str, if_exists: str, key: str | None) -> None:
+        """Raise InvalidFetchError, which names the earlier fetch by its number, if the two clash."""
+        if key is not None and hash((dest, key)) in self._keyed:
+            return
+        this = number * 2 + (if_exists != IfExists.REPLACE)  # the lowest bit: the file that exists stays
+        first = self._first.get(hash(dest), this)
+        if first != this and not first & this & 1:
+            raise InvalidFetchError(
+                f"dest: {dest!r} is that of {self._noun} {first // 2} too;"
+                " give each its own, or set if_exists to skip or fail on both"
+            )
+        if len(self._first) < self._most:
+            self._first.setdefault(hash(dest), this)
+            if key is not None:
+                self._keyed.add(hash((dest, key)))
 
 
 def sha256(value: str) -> str:

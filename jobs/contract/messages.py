@@ -12,6 +12,7 @@ import msgspec
 
 from fetchfleet.jobs.contract.entry import serialize_new_entry
 from fetchfleet.jobs.contract.fetch_list import SPACE
+from fetchfleet.jobs.contract.field_checks import Dests
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, fetch_id, is_batch_id
 from fetchfleet.jobs.contract.model import TOO_DEEP, Fetch, as_fetch, decode_fetch
 from fetchfleet.jobs.errors import InvalidFetchError, NewerMessageError
@@ -112,9 +113,13 @@ def check_batch(batch: Any) -> None:
 def _numbered(items: Sequence[T], read: Callable[[T], Fetch]) -> list[Fetch]:
     """Read the fetches; an error names the item by its place, from 0."""
     fetches: list[Fetch] = []
+    dests = Dests("item")
     for place, item in enumerate(items):
         try:
-            fetches.append(read(item))
+            fetch = read(item)
+            if fetch.dest is not None:
+                dests.add(place, fetch.dest, fetch.if_exists, fetch.key)
+            fetches.append(fetch)
         except InvalidFetchError as error:
             raise InvalidFetchError(f"item {place}: {error}") from None
     return fetches

@@ -16,6 +16,14 @@ Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standa
 Reveal = Annotated[bool, typer.Option("--reveal", help="With secrets: query values, headers, bodies.")]
 PolicyFile = Annotated[str | None, typer.Option("--policy", help="TOML (FETCHFLEET_POLICY).")]
 Report = Annotated[Path | None, typer.Option(help="Write each result as a JSON line to this file.")]
+SkipInvalid = Annotated[
+    Path | None,
+    typer.Option(
+        "--skip-invalid",
+        metavar="REJECTS",
+        help="Skip invalid lines of FILE and write each, with its number and the reason, to this file.",
+    ),
+]
 LinesTo = Annotated[
     str | None,
     typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fetchfleet.worker.cli.options import File, LinesTo, PolicyFile, RedisUrl, Report
+from fetchfleet.worker.cli.options import File, LinesTo, PolicyFile, RedisUrl, Report, SkipInvalid
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import prestarted
 
@@ -63,6 +63,7 @@ def run(
     report: Report = None,
     *,
     lines_to: LinesTo = None,
+    skip_invalid: SkipInvalid = None,
     flags: Mapping[str, str | None],
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
@@ -79,9 +80,11 @@ def run(
             raise CommandError(
                 "--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE
             )
-        outputs = Outputs(console, report, lines_to)
+        outputs = Outputs(console, report, lines_to, skip_invalid)
+        fetches, skipped = read_list(file, outputs)
+        outputs = outputs._replace(skipped=skipped)
         counts = run_until_signal(
-            run_list(read_list(file, outputs), settings, flags, processes, outputs),
+            run_list(fetches, settings, flags, processes, outputs),
             "interrupted; the same command goes on where this one stopped",
         )
         console.print(f"bodies are in {settings.out}", highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fetchfleet.worker.cli.common import console, echo
-from fetchfleet.worker.cli.options import File, LinesTo, RedisUrl, Report
+from fetchfleet.worker.cli.options import File, LinesTo, RedisUrl, Report, SkipInvalid
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.run import BacklogLimit, Outputs, exit_code_of, read_list
 from fetchfleet.worker.local.run import submit as submit_list
@@ -41,13 +41,16 @@ def submit(
     report: Report = None,
     lines_to: LinesTo = None,
     out: WorkersOut = None,
+    *,
     max_backlog: MaxBacklog = 0,
     when_full: WhenFull = WhenFullChoice.RAISE,
+    skip_invalid: SkipInvalid = None,
 ) -> None:
     """Enqueue FILE to a running fleet."""
     settings = settings_from({"redis_url": redis, "out": out})
-    outputs = Outputs(console, report, lines_to)
-    fetches = read_list(file, outputs)
+    outputs = Outputs(console, report, lines_to, skip_invalid)
+    fetches, skipped = read_list(file, outputs)
+    outputs = outputs._replace(skipped=skipped)
     limit = BacklogLimit(max_backlog, when_full.value)
     follows = wait or report is not None or lines_to is not None
     batch, counts = run_until_signal(
@@ -56,5 +59,6 @@ def submit(
     )
     if counts is not None:
         raise typer.Exit(exit_code_of(counts))
-    console.print(f"{len(fetches)} fetches enqueued as batch", highlight=False)
+    left_out = f", {skipped} invalid lines skipped" if skip_invalid is not None else ""
+    console.print(f"{len(fetches)} fetches enqueued as batch{left_out}", highlight=False)
     echo(batch.id)

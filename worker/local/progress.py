@@ -157,8 +157,8 @@ def plain_line(counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s
     return ", ".join(parts)
 
 
-def summary(counts: Counts, tally: Tally, elapsed_s: float) -> Table:
-    """Return the table that a run ends with."""
+def summary(counts: Counts, tally: Tally, elapsed_s: float, skipped: int = 0) -> Table:
+    """Return the table that a run ends with. skipped: the lines of the list that were not enqueued."""
     table = Table(title=f"{counts.done:,} of {counts.total:,} fetches in {elapsed_s:.1f} s")
     table.add_column("outcome")
     table.add_column("reason")
@@ -172,6 +172,8 @@ def summary(counts: Counts, tally: Tally, elapsed_s: float) -> Table:
     table.add_row("throttles waited out", "", f"{tally.throttles:,}")
     if tally.interruptions:
         table.add_row("interruptions", "", f"{tally.interruptions:,}")
+    if skipped:
+        table.add_row("lines skipped", "invalid", f"{skipped:,}", style="red")
     return table
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import io
 import json
-import sys
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -17,12 +18,13 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.client.submit import WhenFull
-from fetchfleet.jobs.contract.fetch_list import read_fetches
+from fetchfleet.jobs.contract.fetch_list import NOT_TEXT, parse_list
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.jobs.contract.model import Fetch, encode
-from fetchfleet.jobs.errors import InvalidFetchError, UnknownBatchError
+from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
+from fetchfleet.worker.local import list_formats, rejects
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
 from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
@@ -50,6 +52,10 @@ class Outputs(NamedTuple):
     """A file for each result, as a JSON line."""
     lines_to: str | None = None
     """A file, or one of STANDARD_OUTPUT, for the records of all bodies."""
+    rejects: Path | None = None
+    """A file for the lines that are skipped as invalid; None: one refuses the list."""
+    skipped: int = 0
+    """How many these are."""
 
 
 class BacklogLimit(NamedTuple):
@@ -60,42 +66,45 @@ class BacklogLimit(NamedTuple):
     when_full: WhenFull = "raise"
 
 
-def read_list(file: str, outputs: Outputs) -> list[Fetch]:
-    """Read the fetches of a file, or of standard input for `-`; with lines_to each asks for JSON Lines.
+def read_list(file: str, outputs: Outputs) -> tuple[list[Fetch], int]:
+    """Read the fetches of a file, or of standard input for `-`, and count the lines that were skipped.
+
+    With lines_to each fetch asks for JSON Lines.
 
     Raises CommandError for any bad line, and for outputs that cannot be written.
     """
     lines_to = outputs.lines_to
-    if outputs.report is not None or lines_to is not None:
+    if (outputs.report, lines_to, outputs.rejects) != (None, None, None):
         check_outputs(file, outputs)
     try:
-        if file == "-":
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-            fetches = read_fetches(sys.stdin)
-        else:
-            with Path(file).open(encoding="utf-8", errors="surrogateescape") as lines:
-                fetches = read_fetches(lines)
+        with os.fdopen(0, "rb", closefd=False) if file == "-" else Path(file).open("rb") as source:
+            head = source.peek()
+            if NOT_TEXT.search(head) and (what := list_formats.binary_format(head, file)):
+                raise CommandError(f"{file}: nothing was enqueued\nlooks like {what}", BAD_USE)
+            found = parse_list(io.TextIOWrapper(source, encoding="utf-8", errors="surrogateescape"))
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}", BAD_USE) from None
-    except InvalidFetchError as error:
-        raise CommandError(f"{file}: nothing was enqueued\n{error}", BAD_USE) from None
+    fetches, bad_lines, _ = found
+    if outputs.rejects is not None:
+        rejects.skip(file, found, outputs.rejects)
+    elif bad_lines:
+        raise rejects.refuse(file, found)
     if not fetches:
         raise CommandError(f"{file}: holds no fetch; give a URL or a JSON object a line", BAD_USE)
     if lines_to is None:
-        return fetches
-    return [msgspec.structs.replace(fetch, lines=True) for fetch in fetches]
+        return fetches, len(bad_lines)
+    return [msgspec.structs.replace(fetch, lines=True) for fetch in fetches], len(bad_lines)
 
 
 def check_outputs(file: str, outputs: Outputs) -> None:
-    """Raise CommandError for a report or export that cannot be written or would replace the list."""
+    """Raise CommandError for an output that cannot be written or would replace the list or another."""
     lines_to = outputs.lines_to
     export = None if lines_to is None or lines_to in STANDARD_OUTPUT else Path(lines_to)
     if lines_to in STANDARD_OUTPUT and STDOUT in closed_at_start:
         raise CommandError(f"--lines-to {lines_to}: standard output is closed", BAD_USE)
-    check_distinct(
-        {"FILE": None if file == "-" else Path(file), "--report": outputs.report, "--lines-to": export}
-    )
-    for option, path in (("--report", outputs.report), ("--lines-to", export)):
+    files = {"--report": outputs.report, "--lines-to": export, "--skip-invalid": outputs.rejects}
+    check_distinct({"FILE": None if file == "-" else Path(file), **files})
+    for option, path in files.items():
         if path is not None:
             check_writable(option, path)
 
@@ -189,7 +198,8 @@ async def follow(
                         report.flush()  # a result that the export has saved as read is not read again
                     await export.add(result, results.position)
         counts = await batch.counts()
-        console.print(summary(counts, progress.tally, mono_s() - progress.tally.started_s))
+        elapsed_s = mono_s() - progress.tally.started_s
+        console.print(summary(counts, progress.tally, elapsed_s, outputs.skipped))
         if export is not None:
             export.check(counts.done)
         return counts

@@ -1,6 +1,7 @@
 """The command as a user gives it: what it prints, writes and ends with."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -76,6 +77,30 @@ def test_bad_lines_are_named_and_nothing_is_enqueued(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+async def test_invalid_lines_are_skipped_if_asked_and_written_with_the_reason(tmp_path: Path) -> None:
+    """The others are fetched; the summary counts the skipped ones, and the exit code does not."""
+    listed, rejects = tmp_path / "list", tmp_path / "rejects"
+    async with Origin.serving("127.0.0.167", ok(b"x")) as origin:
+        lines = [origin.url("/a"), "ftp://x/", json.dumps({"url": origin.url("/b"), "dest": "b"})]
+        twice = json.dumps({"url": origin.url("/c"), "dest": "b"})
+        listed.write_bytes("\ufeff".encode() + "\r\n".join([*lines, "", twice]).encode() + b"\r\ncaf\xe9\r\n")
+        refused = await run("run", listed, "--out", tmp_path / "out", *LOOPBACK)
+        asked_before = len(origin.requests)
+        ended = await run("run", listed, "--out", tmp_path / "out", "--skip-invalid", rejects, *LOOPBACK)
+    rejected = [json.loads(line) for line in rejects.read_text().splitlines()]
+
+    assert (2, 0) == (refused.returncode, asked_before)
+    assert "line 5: dest: 'b' is that of line 3 too" in refused.stderr
+    assert "iconv -f" in refused.stderr
+    assert "--skip-invalid" in refused.stderr
+    assert 0 == ended.returncode, ended.stderr
+    assert {"/a", "/b"} == {request.target for request in origin.requests}
+    assert "lines skipped" in ended.stderr
+    assert [(2, "ftp://x/"), (5, twice), (6, None)] == [(line["line"], line.get("text")) for line in rejected]
+    assert b"caf\xe9" == base64.b64decode(rejected[2]["base64"])
+    assert 0o600 == rejects.stat().st_mode & 0o777
+
+
 @pytest.mark.parametrize("from_file", [True, False])
 def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) -> None:
     """Bytes that are no text are not turned into another URL."""
@@ -99,6 +124,8 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) ->
         (("run", "-", "--engine", "steam"), "--engine steam"),
         (("run", "-", "--report", "no/such/report"), "--report no/such/report: No such file or directory"),
         (("submit", "-", "--report", "/"), "--report /: Is a directory"),
+        (("submit", "-", "--skip-invalid", "/"), "--skip-invalid /: Is a directory"),
+        (("run", "README.md", "--skip-invalid", "README.md"), "FILE and --skip-invalid are the same file"),
         (("worker", "--redis", "http://x/"), "not a Redis URL"),
         (("fly",), "fly"),
     ],

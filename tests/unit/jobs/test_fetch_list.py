@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fetchfleet.jobs.contract.fetch_list import (
     MAX_NAMED_ERRORS,
     BadLinesError,
+    parse_list,
     read_fetch,
     read_fetches,
 )
@@ -34,6 +35,10 @@ def errors_of(lines: list[str]) -> list[int]:
         (["  http://a.example/ \r\n"], [A]),
         (['{"url":"http://a.example/"}'], [A]),
         (['  {"url": "http://b.example/", "method": "post", "body": "x"}\n'], [B]),
+        (["\ufeffhttp://a.example/\r\n"], [A]),
+        (['\ufeff{"url":"http://a.example/"}', "\ufeffhttp://a.example/"], [A, A]),
+        (["\ufeff", "\ufeff# x", "\x0c", "\u00a0", "\u3000\n"], []),
+        (["\u00a0http://a.example/\u00a0\u2003", "http://a.example/\x0b\x0c"], [A, A]),
         (["http://a.example/#not-a-comment", "", "#", '{"url":"http://a.example"}'], [A, A]),
     ],
 )
@@ -96,3 +101,69 @@ def test_arbitrary_lines_are_fetches_or_bad_lines(lines: list[str]) -> None:
     """Nothing in a file raises anything else."""
     with suppress(BadLinesError):
         assert all(isinstance(fetch, Fetch) for fetch in read_fetches(lines))
+
+
+def dests_of(*fields: str) -> list[tuple[int, str]]:
+    """The bad lines of a list of fetches with these fields."""
+    lines = [f'{{"url":"http://a.example/{place}",{field}}}' for place, field in enumerate(fields)]
+    return [(line.number, line.error) for line in parse_list(["# dests", *lines]).bad_lines]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ('"dest":"x"', '"dest":"y"', '"dest":"X"', '"dest":"x/y"'),
+        ('"dest":"x","if_exists":"skip"', '"dest":"x","if_exists":"skip"', '"dest":"x","if_exists":"fail"'),
+        ('"dest":"x","key":"k"', '"dest":"x","key":"k"'),
+    ],
+)
+def test_fetches_that_cannot_replace_each_others_bodies_may_have_one_dest(fields: tuple[str, ...]) -> None:
+    """Other names, a file that stays, and one fetch named twice by its key."""
+    assert [] == dests_of(*fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ('"dest":"x"', '"dest":"x"'),
+        ('"dest":"x","if_exists":"replace"', '"dest":"x","if_exists":"replace"'),
+        ('"dest":"x","if_exists":"skip"', '"dest":"x"'),
+        ('"dest":"x"', '"dest":"x","if_exists":"fail"'),
+        ('"dest":"x","key":"k"', '"dest":"x","key":"other"'),
+        ('"dest":"x","key":"k"', '"dest":"x"'),
+    ],
+)
+def test_a_second_fetch_of_one_dest_is_a_bad_line_that_names_the_first(fields: tuple[str, ...]) -> None:
+    """Else both would be `stored`, and one body be left."""
+    ((number, error),) = dests_of(*fields)
+
+    assert 3 == number
+    assert "dest: 'x' is that of line 2 too" in error
+
+
+def test_every_further_fetch_of_one_dest_names_the_first() -> None:
+    """A refused one takes no dest."""
+    lines = ['"dest":"x"', '"dest":"x","key":"k"', '"dest":"x","key":"k"', '"dest":"y"']
+
+    assert [(3, "line 2"), (4, "line 2")] == [(n, e.split(" of ")[1][:6]) for n, e in dests_of(*lines)]
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("http://a/caf\udce9", "url: byte 0xE9 at position 12 is not UTF-8"),
+        ('{"url":"http://a/\udc80"}', "byte 0x80 at position 17 is not UTF-8"),
+    ],
+)
+def test_a_byte_that_is_not_utf8_is_named(line: str, error: str) -> None:
+    """With its place, instead of the surrogate that stands for it."""
+    assert [error] == [bad.error for bad in parse_list([line]).bad_lines]
+
+
+def test_a_list_comes_apart_into_fetches_and_bad_lines() -> None:
+    """Each bad line with its number, its text and the reason."""
+    fetches, bad, sample = parse_list(["\ufeffurl", "", "http://a.example/ ", " ftp://x\n"])
+
+    assert [A] == fetches
+    assert [(1, "url"), (4, "ftp://x")] == [(line.number, line.text) for line in bad]
+    assert ["url", "http://a.example/", "ftp://x"] == sample

@@ -279,6 +279,15 @@ def test_any_bytes_are_a_job(raw: bytes) -> None:
     assert job["f"] in KNOWN
 
 
+def test_two_fetches_of_one_message_or_job_with_one_dest_are_refused() -> None:
+    """As in a list: one would replace the other's body."""
+    fetches = [{"url": f"http://{host}.example/", "dest": "x"} for host in "ab"]
+    with pytest.raises(InvalidFetchError, match="item 1: dest: 'x' is that of item 0 too"):
+        read_message(msgspec.json.encode({"fetches": fetches}))
+    with pytest.raises(InvalidFetchError, match="item 1: dest: 'x' is that of item 0 too"):
+        read_arguments(fetches)
+
+
 class Trap:
     """Makes a file when it is unpickled."""
 

@@ -2,22 +2,24 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from fetchfleet import DeadLetter, DeadLetterFilter, Fetch
 from fetchfleet.jobs.client import submit as chunk_module
-from fetchfleet.jobs.client.submit import Chunk, Receipt, chunks
+from fetchfleet.jobs.client.submit import Chunk, Fetchable, Receipt, chunks, distinct_dests, each
 from fetchfleet.jobs.contract.entry import parse_entry, placed, serialize_new_entry
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.model import Priority
 from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.jobs.scripts import runner, submission
 from fetchfleet.jobs.scripts.submission import Backlog
 
@@ -215,3 +217,56 @@ def test_a_letter_is_taken_by_all_that_is_asked(
     )
     assert (reason is None) == which.matches(letter(batch, host, "read", position or "1-0"))
     assert (position is None) == which.matches(letter(batch, host, reason or "tls", "3-0"))
+
+
+async def streamed(items: list[Fetchable]) -> AsyncIterator[Fetchable]:
+    """The items, from an asynchronous iterator."""
+    for item in items:
+        yield item
+
+
+CLASHING: list[Fetchable] = [
+    "http://a.example/",
+    Fetch(url="http://a.example/", dest="x"),
+    {"url": "http://b.example/", "dest": "x"},
+]
+
+
+@pytest.mark.parametrize("given_as", [list, tuple, iter, streamed])
+def test_the_second_fetch_of_one_dest_is_refused_whatever_holds_them(given_as: Callable[[Any], Any]) -> None:
+    """A list before anything is enqueued, an iterator when it comes there."""
+
+    async def consumed() -> list[Fetchable]:
+        return [item async for item in each(distinct_dests(given_as(CLASHING)))]
+
+    with pytest.raises(InvalidFetchError, match="item 2: dest: 'x' is that of item 1 too"):
+        asyncio.run(consumed())
+
+
+@pytest.mark.parametrize("given_as", [list, iter, streamed])
+def test_what_may_share_a_dest_or_has_none_is_passed_on(given_as: Callable[[Any], Any]) -> None:
+    """Also what is no fetch: the checks of its fields name that better."""
+    items: list[Any] = [
+        "http://a.example/",
+        "http://a.example/",
+        {"url": "http://a.example/", "dest": "x", "if_exists": "skip"},
+        Fetch(url="http://a.example/", dest="x", if_exists="fail"),
+        {"url": "http://a.example/", "dest": 7, "key": []},
+        {"url": "http://a.example/", "dest": "y", "key": []},
+        7,
+    ]
+
+    async def consumed() -> list[Fetchable]:
+        return [item async for item in each(distinct_dests(given_as(items)))]
+
+    assert items == asyncio.run(consumed())
+
+
+def test_an_iterator_is_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be endless, and memory is not: later dests are still compared with the first ones."""
+    monkeypatch.setattr(chunk_module, "MAX_COMPARED_DESTS", 2)
+    items = [Fetch(url="http://a.example/", dest=dest) for dest in ("a", "b", "c", "c")]
+
+    assert 4 == len(list(distinct_dests(iter(items))))  # type: ignore[arg-type]
+    with pytest.raises(InvalidFetchError, match="item 4"):
+        list(distinct_dests(iter([*items, items[0]])))  # type: ignore[arg-type]

@@ -1,0 +1,153 @@
+"""Files that are no list of fetches: what each is, and a command that makes a list of it."""
+
+import bz2
+import gzip
+import io
+import lzma
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.local.list_formats import binary_format, text_format
+
+TEXT = "http://a.example/1\nhttp://b.example/2\n"
+URLS = ["http://a.example/1", "http://b.example/2"]
+
+
+def zipped(name: str) -> bytes:
+    """A zip archive with a file of that name."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr(name, TEXT)
+    return archive.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        (TEXT.encode("utf-16"), "iconv -f UTF-16 -t UTF-8 my.txt"),
+        (b"\xfe\xff" + TEXT.encode("utf-16-be"), "iconv -f UTF-16 "),
+        (TEXT.encode("utf-16-le"), "iconv -f UTF-16LE "),
+        (TEXT.encode("utf-16-be"), "iconv -f UTF-16BE "),
+        (TEXT.encode("utf-32"), "iconv -f UTF-32 "),
+        (TEXT.encode("utf-32-le"), "iconv -f UTF-32LE "),
+        (TEXT.encode("utf-32-be"), "iconv -f UTF-32BE "),
+        (gzip.compress(TEXT.encode()), "gzip -dc my.txt"),
+        (bz2.compress(TEXT.encode()), "bzip2 -dc my.txt"),
+        (lzma.compress(TEXT.encode()), "xz -dc my.txt"),
+        (bytes.fromhex("28b52ffd0458990000"), "zstd -dc my.txt"),
+        (zipped("list.txt"), "unzip -p my.txt"),
+        (zipped("xl/workbook.xml"), "spreadsheet"),
+        (zipped("[Content_Types].xml"), "spreadsheet"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(8), "Excel"),
+        (b"PAR1\x15\x04\x15\x80", "Parquet"),
+        (b"SQLite format 3\x00\x10\x00", "SQLite"),
+        (b"http://a.example/\x00\n", "a NUL at byte 17"),
+    ],
+)
+def test_a_file_in_another_format_is_named_with_what_to_do(head: bytes, told: str) -> None:
+    """By its first bytes; text in another encoding also without a byte order mark."""
+    assert told in str(binary_format(head, "my.txt"))
+
+
+@pytest.mark.parametrize(
+    "head", [b"", TEXT.encode(), "\ufeffhttp://ü/\r\n\x0c".encode(), b"http://a/caf\xe9", b"a\x7fb\x1b"]
+)
+def test_text_is_left_to_the_reader_of_the_list(head: bytes) -> None:
+    """It names each bad line."""
+    assert binary_format(head, "my.txt") is None
+
+
+def test_a_file_name_is_quoted_for_the_shell() -> None:
+    """The command can be pasted; standard input has no name."""
+    head = TEXT.encode("utf-16")
+
+    assert "'my list.txt' >" in str(binary_format(head, "my list.txt"))
+    assert "FILE >" in str(binary_format(head, "-"))
+
+
+TABLES = [
+    ('id,name,image_url\n1,"a, b",{0}\n2,c,{1}\n', "CSV: its URLs are in column 3 ('image_url')"),
+    ("\ufeffurl,id\n{0},1\n{1},2\n", "CSV: its URLs are in column 1 ('url')"),
+    ("url;id\n{0};1\n{1};2\n", "CSV with ';': its URLs are in column 1 ('url')"),
+    ("1|{0}\n2|{1}\n", "CSV with '|': its URLs are in column 2"),
+    ("{0}\ta\n{1}\tb\n", "TSV (tabs): its URLs are in column 1"),
+    ("n\tURL\n1\t{0}\n2\t{1}\n", "TSV (tabs): its URLs are in column 2 ('URL')"),
+    ('"{0}"\n"{1}"\n', "CSV: its URLs are in column 1"),
+    ("{0},red shoe\n{1},boot\n", "CSV: its URLs are in column 1"),
+]
+
+
+@pytest.mark.parametrize(("table", "told"), TABLES)
+def test_a_table_is_named_with_a_command_that_prints_its_urls(tmp_path: Path, table: str, told: str) -> None:
+    """The command is run as it is told."""
+    file = tmp_path / "my list.csv"
+    file.write_text(table.format(*URLS))
+    sample = [line for line in file.read_text().lstrip("\ufeff").splitlines() if line]
+    found = text_format(sample, str(file))
+
+    assert found is not None
+    assert f"looks like {told}" in found
+    command = (
+        found.splitlines()[-1].replace("python3", sys.executable).replace("urls.txt", f"{tmp_path}/urls")
+    )
+    subprocess.run(command, shell=True, check=True)
+    assert URLS == (tmp_path / "urls").read_text().split()
+
+
+def test_a_json_array_is_named_with_a_command_that_prints_its_elements(tmp_path: Path) -> None:
+    """URLs and objects alike."""
+    file = tmp_path / "a.json"
+    file.write_text('["http://a.example/1", {"url": "http://b.example/2"}]')
+    command = str(text_format([file.read_text()], str(file))).partition(": python3")[2]
+    command = f"{sys.executable}{command.replace('urls.txt', f'{tmp_path}/urls')}"
+    subprocess.run(command, shell=True, check=True)
+
+    assert ["http://a.example/1", '{"url": "http://b.example/2"}'] == (
+        tmp_path / "urls"
+    ).read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        (["{", '"url": "http://a"', "}"], "JSON over several lines"),
+        (["<!doctype html>", "<a>"], "HTML or XML"),
+        (['<?xml version="1.0"?>'], "HTML or XML"),
+        (["image url", *URLS], "begins with a header, 'image url'; leave it out: tail -n +2 x"),
+    ],
+)
+def test_other_texts_are_named(sample: list[str], told: str) -> None:
+    """Each by how it begins."""
+    assert told in str(text_format(sample, "x"))
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        [],
+        ["x"],
+        URLS,
+        [*URLS, "htp://x"],
+        ["http://a/1,2", "http://a/3,4", "http://a/5,6"],
+        ["htp://a/1;v=1", "http://a/2;v=1", "http://a/3;v=2"],
+        ['{"url":"http://a/","meta":[1,2]}', '{"url":"http://b/","meta":[1,2]}', "x,y"],
+        ["a,b", "c,d"],
+        ["http://a/1,2", "foo bar", "http://b/", "http://c/,,"],
+    ],
+)
+def test_a_list_with_bad_lines_is_no_table(sample: list[str]) -> None:
+    """Commas and semicolons are part of URLs."""
+    assert text_format(sample, "x") is None
+
+
+@given(st.binary(max_size=200), st.lists(st.text(min_size=1, max_size=50), max_size=10))
+def test_any_file_is_named_or_left_to_the_reader(head: bytes, sample: list[str]) -> None:
+    """Nothing in a file raises an error here."""
+    assert binary_format(head, "x") != ""
+    assert text_format(sample, "x") != ""

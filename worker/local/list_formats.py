@@ -1,0 +1,180 @@
+"""Names the format of a file that is no list of fetches, and the command that makes a list of it. Pure."""
+
+import csv
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fetchfleet.jobs.contract.fetch_list import NOT_TEXT
+
+_SHOWN_CHARS = 60
+_MAX_LINE_CHARS = 4000
+_USUAL_SHARE = 0.9
+_UTF_32_BYTES = 4
+
+_URL = re.compile(r"""["']?https?://[^\s"']+["']?""", re.IGNORECASE)
+_WORD = re.compile(r"[\w .-]+")
+
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gzip -dc"),
+    b"BZh": ("bzip2", "bzip2 -dc"),
+    b"\xfd7zXZ\x00": ("xz", "xz -dc"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", "zstd -dc"),
+    b"\x04\x22\x4d\x18": ("LZ4", "lz4 -dc"),
+}
+_DOCUMENTS = {
+    b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls)",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"Obj\x01": "an Avro file",
+    b"SQLite format 3\x00": "an SQLite database",
+    b"%PDF": "a PDF",
+}
+_BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+class Column(NamedTuple):
+    """The column of a table that holds URLs."""
+
+    delimiter: str
+    place: int
+    """From 0."""
+    header: str | None
+    """Its name in the first row, None if that is a row like the others."""
+
+
+def binary_format(head: bytes, file: str) -> str | None:
+    """Return what a file is and what to do, judged by its first bytes; None if they may be UTF-8 text."""
+    if not NOT_TEXT.search(head):
+        return None
+    source = _shell_name(file)
+    for magic, (name, command) in _COMPRESSED.items():
+        if head.startswith(magic):
+            return f"a {name} file; unpack it first: {command} {source} > urls.txt"
+    if head.startswith(b"PK\x03\x04"):
+        if b"[Content_Types].xml" in head or b"xl/" in head or b"opendocument" in head:
+            return "a spreadsheet; save the column of URLs as text (CSV with one column), in UTF-8"
+        return f"a zip archive; unpack it first: unzip -p {source} > urls.txt"
+    for magic, name in _DOCUMENTS.items():
+        if head.startswith(magic):
+            return f"{name}; export the URLs as text in UTF-8, one a line"
+    encoding = _encoding(head)
+    if encoding is not None:
+        return f"text in {encoding}; convert it first: iconv -f {encoding} -t UTF-8 {source} > urls.txt"
+    if b"\x00" in head:
+        return f"no text: it has a NUL at byte {head.index(0)}; give URLs or JSON in UTF-8, one a line"
+    return None
+
+
+def text_format(sample: Sequence[str], file: str) -> str | None:
+    """Return what a text is and what to do, judged by its first lines; None if it may be a list.
+
+    sample: lines that are not blank, without the white space around them.
+    """
+    source = _shell_name(file)
+    column = _url_column(sample)
+    if column is not None:
+        return _told(column, source)
+    first = sample[0] if sample else ""
+    if first.startswith("["):
+        program = (
+            "import json,sys; [print(x if type(x) is str else json.dumps(x)) for x in json.load(sys.stdin)]"
+        )
+        return (
+            f'looks like a JSON array; write an element a line: python3 -c "{program}" < {source} > urls.txt'
+        )
+    if first == "{":
+        return "looks like JSON over several lines; write each fetch as one line"
+    if first.startswith("<"):
+        return "looks like HTML or XML; give its URLs, one a line"
+    if len(sample) > 1 and _WORD.fullmatch(first) and all(_URL.fullmatch(line) for line in sample[1:]):
+        return f"begins with a header, {first[:_SHOWN_CHARS]!a}; leave it out: tail -n +2 {source} > urls.txt"
+    return None
+
+
+def legacy_encoding(file: str) -> str:
+    """Return what to do about bytes that are no UTF-8 in a text that otherwise is."""
+    return (
+        "the list is not UTF-8; convert it, from Windows-1252 (or the encoding it has) for example: "
+        f"iconv -f WINDOWS-1252 -t UTF-8 {_shell_name(file)} > urls.txt"
+    )
+
+
+def _told(column: Column, source: str) -> str:
+    """Return what to do about a table."""
+    kind = {"\t": "TSV (tabs)", ",": "CSV"}.get(column.delimiter, f"CSV with {column.delimiter!r}")
+    name = f" ({column.header[:_SHOWN_CHARS]!a})" if column.header else ""
+    delimiter = "" if column.delimiter == "," else f", delimiter={column.delimiter!r}"
+    skip = "[1:]" if column.header is not None else ""
+    return (
+        f"looks like {kind}: its URLs are in column {column.place + 1}{name}; write them one a line:\n"
+        f'python3 -c "import csv,sys; [print(row[{column.place}]) for row in'
+        f' list(csv.reader(sys.stdin{delimiter})){skip} if len(row) > {column.place}]" < {source} > urls.txt'
+    )
+
+
+def _url_column(sample: Sequence[str]) -> Column | None:
+    """Return the column of URLs if the lines are rows of a table."""
+    if not sample or sample[0].startswith(("{", "[", "<")):
+        return None
+    lines = [line[:_MAX_LINE_CHARS] for line in sample]
+    for delimiter in "\t,;|":
+        try:
+            rows = list(csv.reader(lines, delimiter=delimiter))
+        except csv.Error:
+            continue
+        width = len(rows[0])
+        quoted = (
+            width == 1 and delimiter == "," and _usually(lambda line: line[:1] == line[-1:] == '"', lines)
+        )
+        if not quoted and (width == 1 or not _usually(lambda row, width=width: len(row) == width, rows)):
+            continue
+        for place in range(width):
+            cells = [row[place] if place < len(row) else "" for row in rows]
+            header = None if _URL.match(cells[0]) else cells[0]
+            found = cells if header is None else cells[1:]
+            if not found or not _usually(_is_url, found) or "/" in (header or ""):
+                continue
+            # Without a header, `http://h/a,b` in each line is a URL as well as a row.
+            spaced = any(" " in line or '"' in line for line in lines)
+            if header is not None or place > 0 or delimiter == "\t" or spaced:
+                return Column(delimiter, place, header)
+    return None
+
+
+def _is_url(cell: str) -> bool:
+    return _URL.match(cell) is not None
+
+
+def _usually(test: Callable[..., bool], items: Sequence[object]) -> bool:
+    """Return whether the test holds for nearly all items."""
+    return sum(map(test, items)) >= _USUAL_SHARE * len(items)
+
+
+def _encoding(head: bytes) -> str | None:
+    """Return the encoding of a text in UTF-16 or UTF-32, by its byte order mark or by where its NULs are."""
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    for encoding in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"):
+        unit = _UTF_32_BYTES if "32" in encoding else 2
+        # Characters of a URL are one byte each, so the others of a unit are zero.
+        begins = [head[at : at + unit] for at in range(0, len(head) - unit + 1, unit)]
+        byte = unit - 1 if encoding.endswith("BE") else 0
+        if begins and _usually(
+            lambda units, byte=byte: bool(units[byte]) and units.count(0) == len(units) - 1,
+            begins,
+        ):
+            return encoding
+    return None
+
+
+def _shell_name(file: str) -> str:
+    """Return the file as a shell reads it; FILE for standard input."""
+    return "FILE" if file == "-" else shlex.quote(file)
