@@ -114,7 +114,8 @@ class Attempt:
             if is_redirect(answer.status):
                 return self._redirected(answer)
             now_ms = lane.clock.now_ms()
-            wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), now_ms)
+            asked = ", ".join(answer.values("retry-after"))
+            wait_s = retry_after_s(asked, answer.header("date"), now_ms)
             return Answered(status=answer.status, wait_s=wait_s)
 
     def _learn_from_head(self, answer: Answer) -> None:

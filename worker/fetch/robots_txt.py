@@ -100,7 +100,8 @@ class RobotsRequest:
                 return RobotsAnswer(Answered(status=answer.status), bytes(body[:MAX_BYTES])), None
             await answer.discard()
             now_ms = lane.clock.now_ms()
-            wait_s = retry_after_s(answer.header("retry-after"), answer.header("date"), now_ms)
+            asked = ", ".join(answer.values("retry-after"))
+            wait_s = retry_after_s(asked, answer.header("date"), now_ms)
             target = None
             if is_redirect(answer.status):
                 try:

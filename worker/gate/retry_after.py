@@ -1,41 +1,115 @@
-"""The Retry-After field (RFC 9110 §10.2.3, RFC 6585 §4). Pure."""
+"""The Retry-After field (RFC 9110 §10.2.3, RFC 6585 §4), in the forms in which hosts send it. Pure.
 
+RFC 9110 has whole seconds and HTTP-dates. Hosts also send fractions, ISO 8601 dates, dates as JavaScript
+prints them, durations as Go prints them (`1m0s`), Unix times, and the field more than once. A wait is in
+whole seconds, rounded up: no request goes out before the moment that the host named.
+"""
+
+import math
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
 
 MAX_WAIT_S = 2.0**31
-"""What a larger number of seconds means (RFC 9111 §1.2.2)."""
+"""The meaning of a larger number of seconds (RFC 9111 §1.2.2)."""
 
-_DELAY_SECONDS = re.compile(r"[0-9]+")
-_WEEKDAY_FIRST = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun)", re.IGNORECASE)
+UNIX_TIME_WITHIN_S = 366 * 86_400.0
+"""A number this close to the host's own Unix time is a Unix time: as a wait it would be decades."""
+
+MAX_VALUES = 16
+"""How many values of the field are read."""
+
+MAX_DATE_CHARS = 100
+
+_UNIX = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+# A comma after the name of a day belongs to an HTTP-date.
+_SEPARATOR = re.compile("".join(f"(?<!{name})" for name in (*_DAY_NAMES, "day")) + ",", re.IGNORECASE)
+_WEEKDAY_FIRST = re.compile("|".join(_DAY_NAMES), re.IGNORECASE)
+_SECONDS = re.compile(r"(?=\.?[0-9])([0-9]*)(?:\.([0-9]*))?")
+_DURATION = re.compile(r"(?=[0-9])(?:([0-9]+)h)?(?:([0-9]+)m(?!s))?(?:([0-9]+)(?:\.([0-9]+))?(m?)s)?")
+_ISO_DATE = re.compile(
+    r"([0-9]{4})-?([0-9]{2})-?([0-9]{2})"
+    r"(?:[T ]([0-9]{2}):?([0-9]{2})(?::?([0-9]{2})(?:\.([0-9]+))?)?"
+    r" ?(?:Z|UTC|GMT|([+-])([0-9]{2}):?([0-9]{2})?)?)?",
+    re.IGNORECASE,
+)
+_SECOND = re.compile(r"(?<=:[0-9]{2}:)([0-9]{2})(?:\.([0-9]+))?")
+# GMT+0200 (Central European Summer Time), +02:00
+_OFFSET = re.compile(r"(?:GMT|UTC)?([+-][0-9]{2}):?([0-9]{2})(?: *\([^()]*\))?$", re.IGNORECASE)
+_NO_ZONE = re.compile(r"([0-9]{4}|[0-9:]{7,8}|-0000)$")
 
 
 def retry_after_s(value: str | None, date: str | None, now_ms: int) -> float | None:
-    """Return the wait in seconds, None if the field is absent, zero, in the past or malformed.
+    """Return the longest wait of the field in seconds; None if none of its values is usable and positive.
 
-    date: the Date field of the same response. An HTTP-date counts from there, so that the clocks need not
-    agree; without it from now_ms.
+    value: the lines of the field, joined with commas. date: the Date field of the same response. A date
+    counts from there, so that the clocks need not agree; without it from now_ms.
     """
     if not value:
         return None
-    text = value.strip()
-    if _DELAY_SECONDS.fullmatch(text):
-        return min(float(text), MAX_WAIT_S) or None
-    until = http_date(text)
-    if until is None:
+    since = _moment(_SEPARATOR.split(date or "")[0].strip()) or _UNIX + timedelta(milliseconds=now_ms)
+    waits_s = (_wait_s(one.strip(), since) for one in _SEPARATOR.split(value, MAX_VALUES))
+    return min(max(waits_s), MAX_WAIT_S) or None
+
+
+def _wait_s(text: str, since: datetime) -> float:
+    """Return the wait that one value asks for, from `since` on; 0 if it is in the past or makes no sense."""
+    found = _SECONDS.fullmatch(text)
+    if found is not None:
+        wait_s = _rounded_up(found[1], found[2])
+        unix_s = (since - _UNIX).total_seconds()
+        for until_s in (wait_s, wait_s / 1000):
+            if abs(until_s - unix_s) <= UNIX_TIME_WITHIN_S < unix_s:
+                return max(0.0, math.ceil(until_s - unix_s))
+        return wait_s
+    found = _DURATION.fullmatch(text)
+    if found is not None:
+        hours, minutes = _rounded_up(found[1]), _rounded_up(found[2])
+        seconds = _rounded_up(found[3], found[4])
+        return hours * 3600 + minutes * 60 + (math.ceil(seconds / 1000) if found[5] else seconds)
+    until = _moment(text)
+    return max(0.0, math.ceil((until - since).total_seconds())) if until is not None else 0.0
+
+
+def _rounded_up(whole: str | None, fraction: str | None = None) -> float:
+    """Return a number of any length as a float, at most twice MAX_WAIT_S, any fraction as one more."""
+    return min(float(whole or 0), 2 * MAX_WAIT_S * 1000) + bool((fraction or "").strip("0"))
+
+
+def _moment(text: str) -> datetime | None:
+    """Parse an HTTP-date or an ISO 8601 date, rounded up to a second; None for anything else."""
+    if len(text) > MAX_DATE_CHARS:
         return None
-    since = http_date(date) or datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=now_ms)
-    wait_s = (until - since).total_seconds()
-    return wait_s if wait_s > 0 else None
+    found, second = _ISO_DATE.fullmatch(text), _SECOND.search(text)
+    leap = second is not None and second[1] == "60"
+    late = leap or (second is not None and bool((second[2] or "").strip("0")))
+    try:
+        if found is not None:
+            year, month, day, hour, minute, seconds = (int(part or 0) for part in found.groups()[:6])
+            offset = timedelta(hours=int(found[9] or 0), minutes=int(found[10] or 0))
+            zone = timezone(-offset if found[8] == "-" else offset)
+            seconds += bool((found[7] or "").strip("0"))
+            until = datetime(year, month, day, hour, minute, tzinfo=zone) + timedelta(seconds=seconds)
+            return until.astimezone(UTC)
+        if second is not None:
+            text = text[: second.start()] + ("59" if leap else second[1]) + text[second.end() :]
+        plain = http_date(_OFFSET.sub(r"\1\2", text))
+        return plain + timedelta(seconds=late) if plain is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def http_date(text: str | None) -> datetime | None:
-    """Parse an HTTP-date in any of its three forms (RFC 9110 §5.6.7); None for anything else."""
-    if not text or not _WEEKDAY_FIRST.match(text.strip()):
+    """Parse an HTTP-date in any of its three forms (RFC 9110 §5.6.7), or with another zone; else None."""
+    stripped = (text or "").strip()
+    if not _WEEKDAY_FIRST.match(stripped):
         return None
     try:
-        found = parsedate_to_datetime(text.strip())
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        found = parsedate_to_datetime(stripped)
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+    # asctime's form has no zone; a zone that is not known is no reason to guess one.
+    return found.replace(tzinfo=UTC) if _NO_ZONE.search(stripped) else None

@@ -1,6 +1,6 @@
-"""Retry-After: what a host asks for, in every form it may be written."""
+"""The Retry-After field in every form in which it is sent."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
@@ -27,6 +27,39 @@ SECONDS = [
     ("9" * 5000, MAX_WAIT_S),
 ]
 
+FRACTIONS = [
+    ("4.5", 5.0),
+    ("0.5", 1.0),
+    (".5", 1.0),
+    ("0.493", 1.0),
+    ("292.052427053", 293.0),
+    ("2.0", 2.0),
+    ("2.", 2.0),
+    ("1.000000000000000000000000001", 2.0),
+    ("0." + "0" * 5000 + "1", 1.0),
+    ("9" * 5000 + ".5", MAX_WAIT_S),
+]
+
+DURATIONS = [
+    ("30s", 30.0),
+    ("1m0s", 60.0),
+    ("1m30s", 90.0),
+    ("2h0m0s", 7200.0),
+    ("5m", 300.0),
+    ("1.5s", 2.0),
+    ("500ms", 1.0),
+    ("2500.5ms", 3.0),
+    ("9" * 5000 + "h", MAX_WAIT_S),
+]
+
+UNIX_TIMES = [
+    (str(ITS_DATE_MS // 1000 + 60), 60.0),
+    (f"{ITS_DATE_MS // 1000 + 60}.5", 61.0),
+    (str(ITS_DATE_MS + 60_000), 60.0),
+    (str(ITS_DATE_MS + 60_001), 61.0),
+    (str(ITS_DATE_MS // 1000 + 300 * 86_400), 300 * 86_400.0),
+]
+
 DATES = [
     ("Sun, 06 Nov 1994 08:49:47 GMT", 10.0),
     ("Sunday, 06-Nov-94 08:49:47 GMT", 10.0),
@@ -34,6 +67,57 @@ DATES = [
     ("sun, 06 nov 1994 08:49:47 gmt", 10.0),
     ("Sun, 06 Nov 1994 08:49:38 GMT", 1.0),
     ("Mon, 07 Nov 1994 08:49:37 GMT", 86_400.0),
+    ("Sun, 06 Nov 1994 08:49:47 UTC", 10.0),
+    ("Sun, 06 Nov 1994 08:49:47 Z", 10.0),
+    ("Sun, 06 Nov 1994 10:49:47 +0200", 10.0),
+    ("Sun, 06 Nov 1994 10:49:47 +02:00", 10.0),
+    ("Sun, 06 Nov 1994 03:49:47 -0500", 10.0),
+    ("Sun, 06 Nov 1994 03:49:47 EST", 10.0),
+    ("Sun, 06 Nov 1994 08:49:47", 10.0),
+    ("Sun, 6 Nov 1994 8:49:47 GMT", 10.0),
+    ("Sun, 06-Nov-1994 08:49:47 GMT", 10.0),
+    ("Sun, 06 Nov 1994 08:49:46.001 GMT", 10.0),
+    ("Sun, 06 Nov 1994 08:49:60 GMT", 23.0),
+    ("Sun Nov 06 1994 08:49:47 GMT+0000 (Coordinated Universal Time)", 10.0),
+    ("Sun Nov 06 1994 10:49:47 GMT+0200 (Central European Summer Time)", 10.0),
+    ("Sun Nov 06 1994 03:49:47 GMT-0500", 10.0),
+]
+
+ISO_DATES = [
+    ("1994-11-06T08:49:47Z", 10.0),
+    ("1994-11-06t08:49:47z", 10.0),
+    ("1994-11-06T08:49:47", 10.0),
+    ("1994-11-06 08:49:47", 10.0),
+    ("1994-11-06 08:49:47 UTC", 10.0),
+    ("1994-11-06T08:49:46.001Z", 10.0),
+    ("1994-11-06T08:49:46.0000000001Z", 10.0),
+    ("1994-11-06T08:49:47.000Z", 10.0),
+    ("1994-11-06T08:49:47.000+00:00", 10.0),
+    ("1994-11-06T10:49:47+02:00", 10.0),
+    ("1994-11-06T10:49:47+0200", 10.0),
+    ("1994-11-06T10:49:47 +02", 10.0),
+    ("1994-11-06T05:19:47-03:30", 10.0),
+    ("1994-11-06 10:49:47 +0200", 10.0),
+    ("19941106T084947Z", 10.0),
+    ("1994-11-06T08:50Z", 23.0),
+    ("1994-11-06T08:49:60Z", 23.0),
+    ("1994-11-07", 54_623.0),
+]
+
+SEVERAL = [
+    ("4, 4", 4.0),
+    ("4, 120", 120.0),
+    ("120, 4", 120.0),
+    ("4,120", 120.0),
+    ("soon, 4", 4.0),
+    ("4, soon", 4.0),
+    ("4,", 4.0),
+    ("0, 4.5", 5.0),
+    ("Sun, 06 Nov 1994 08:49:47 GMT, 4", 10.0),
+    ("4, Sun, 06 Nov 1994 08:49:47 GMT", 10.0),
+    ("4,Sunday, 06-Nov-94 08:49:47 GMT,12", 12.0),
+    ("Sun, 06 Nov 1994 08:49:47 GMT, Sun, 06 Nov 1994 08:49:57 GMT", 20.0),
+    ("Sun Nov  6 08:49:47 1994, 1994-11-06T08:49:57Z", 20.0),
 ]
 
 NOTHING = [
@@ -44,12 +128,37 @@ NOTHING = [
     "000",
     "-1",
     "+5",
-    "1.5",
+    "0.0",
+    ".",
+    "-1.5",
+    "1.5.2",
+    "nan",
+    "inf",
     "1e3",
     "1_000",
     "0x10",
     "5 s",
-    "1, 2",
+    "0s",
+    "s",
+    "1s1m",
+    "0, 0",
+    "soon, later",
+    ",",
+    str(ITS_DATE_MS // 1000),
+    str(ITS_DATE_MS // 1000 - 60),
+    str(ITS_DATE_MS - 1),
+    "1994-11-06T08:49:37Z",
+    "1994-11-06T08:49:36.999Z",
+    "1994-13-06T08:49:47Z",
+    "1994-11-06T25:49:47Z",
+    "1994-11-06T08:49:47+25:00",
+    "9999-12-31T23:59:60Z",
+    "0001-01-01T00:00:00+02:00",
+    "1994-11",
+    "Sun, 06 Nov 1994 08:49:47 CET",
+    "Sun, 06 Nov 1994 08:49:47 GMT+2",
+    "Sun, 06 Nov 1994 08:49:47 GMT; no sooner",
+    "Fri, 31 Dec 9999 23:59:60 GMT",
     "٣",
     "²",
     "soon",
@@ -71,10 +180,45 @@ def test_seconds_are_a_wait_however_many(value: str, wait_s: float) -> None:
     assert wait_s == retry_after_s(value, ITS_DATE, ITS_DATE_MS)
 
 
-@pytest.mark.parametrize(("value", "wait_s"), DATES)
-def test_a_date_counts_from_the_date_of_the_answer(value: str, wait_s: float) -> None:
-    """All three forms (RFC 9110 §5.6.7); a clock that differs from the host's does not matter."""
+@pytest.mark.parametrize(("value", "wait_s"), FRACTIONS)
+def test_a_fraction_of_a_second_is_rounded_up(value: str, wait_s: float) -> None:
+    """The request goes out no sooner than the host asked for, at any precision."""
+    assert wait_s == retry_after_s(value, ITS_DATE, ITS_DATE_MS)
+
+
+@pytest.mark.parametrize(("value", "wait_s"), DURATIONS)
+def test_a_duration_with_units_is_a_wait(value: str, wait_s: float) -> None:
+    """As Go prints durations, rounded up."""
+    assert wait_s == retry_after_s(value, ITS_DATE, ITS_DATE_MS)
+
+
+@pytest.mark.parametrize(("value", "wait_s"), UNIX_TIMES)
+def test_a_unix_time_counts_from_the_date_of_the_answer(value: str, wait_s: float) -> None:
+    """In seconds or milliseconds; as a wait it would be decades."""
     assert wait_s == retry_after_s(value, ITS_DATE, MUCH_LATER_MS)
+    assert wait_s == retry_after_s(value, None, ITS_DATE_MS)
+
+
+@pytest.mark.parametrize(("value", "wait_s"), DATES + ISO_DATES)
+def test_a_date_counts_from_the_date_of_the_answer(value: str, wait_s: float) -> None:
+    """All forms (RFC 9110 §5.6.7, ISO 8601); a clock that differs from the host's does not matter."""
+    assert wait_s == retry_after_s(value, ITS_DATE, MUCH_LATER_MS)
+
+
+@pytest.mark.parametrize(("value", "wait_s"), SEVERAL)
+def test_of_several_values_the_longest_usable_one_counts(value: str, wait_s: float) -> None:
+    """The comma of an HTTP-date separates nothing."""
+    assert wait_s == retry_after_s(value, ITS_DATE, MUCH_LATER_MS)
+
+
+def test_of_a_date_sent_twice_the_first_counts() -> None:
+    """Joined to one value it would be no date, and the clocks would have to agree."""
+    assert 10.0 == retry_after_s("Sun, 06 Nov 1994 08:49:47 GMT", f"{ITS_DATE}, {ITS_DATE}", MUCH_LATER_MS)
+
+
+def test_a_date_between_two_seconds_of_our_own_clock_is_rounded_up() -> None:
+    """Without a Date, the wait ends at the moment that the host named or later."""
+    assert 10.0 == retry_after_s("Sun, 06 Nov 1994 08:49:47 GMT", None, ITS_DATE_MS + 1)
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday"])
@@ -107,13 +251,52 @@ def test_a_date_that_far_ahead_of_the_answers_own_is_that_wait(ahead_s: int, dat
     assert ahead_s == retry_after_s(written, own, 0)
 
 
+MOMENTS = st.integers(0, 4 * 10**9).map(lambda unix_s: datetime.fromtimestamp(unix_s, UTC))
+WRITTEN = st.one_of(
+    st.integers(1, 10**6).map(str),
+    st.decimals("0.001", "1000000", places=3).map(str),
+    MOMENTS.map(lambda at: format_datetime(at, usegmt=True)),
+    MOMENTS.map(lambda at: f"{at:%A, %d-%b-%y %H:%M:%S GMT}"),
+    MOMENTS.map(datetime.isoformat),
+    st.sampled_from(["0", "-1", "soon", "", "Sun 5"]),
+)
+
+
+@given(st.lists(WRITTEN, min_size=1, max_size=6), st.integers(0, 10**13))
+def test_values_sent_on_several_lines_ask_for_the_longest_of_their_waits(
+    lines: list[str], now_ms: int
+) -> None:
+    """Whatever the forms and their order."""
+    alone = [wait_s for line in lines if (wait_s := retry_after_s(line, None, now_ms)) is not None]
+
+    assert retry_after_s(", ".join(lines), None, now_ms) == (max(alone) if alone else None)
+
+
+@given(
+    st.integers(1, 10**14),
+    st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes))),
+    st.sampled_from(["T", " "]),
+    st.integers(0, 10**12),
+)
+def test_an_iso_date_in_any_zone_is_never_early(
+    ahead_us: int, zone: timezone, between: str, now_ms: int
+) -> None:
+    """The wait ends within two seconds after the moment that the host named."""
+    until = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=now_ms, microseconds=ahead_us)
+
+    wait_s = retry_after_s(until.astimezone(zone).isoformat(between), None, now_ms)
+
+    assert wait_s is not None
+    assert ahead_us <= wait_s * 10**6 < ahead_us + 2 * 10**6
+
+
 @given(st.text(), st.none() | st.text(), st.integers(0, 10**14))
 @example("Sun, 06 Nov 1994 08:49:47 +99999999999999", None, 0)
 def test_arbitrary_fields_are_a_positive_wait_or_none(value: str, date: str | None, now_ms: int) -> None:
     """A hostile header raises nothing in a worker."""
     wait_s = retry_after_s(value, date, now_ms)
 
-    assert wait_s is None or wait_s > 0
+    assert wait_s is None or (0 < wait_s <= MAX_WAIT_S and wait_s == int(wait_s))
 
 
 @given(st.one_of(st.text(), st.from_regex(r"(Mon|Sunday),? [0-9A-Za-z:+, -]{0,40}", fullmatch=True)))
