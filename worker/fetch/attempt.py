@@ -17,6 +17,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     Interrupted,
     Redirected,
     Stored,
+    is_host_failure,
 )
 from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, Allowed, RedirectRefused, follow, is_redirect
@@ -125,7 +126,7 @@ class Attempt:
         if before.breaker is Breaker.CLOSED and not names_quota:
             return
         now_ms = lane.clock.now_ms()
-        if before.breaker is Breaker.HALF_OPEN and answer.status < 500:
+        if before.breaker is Breaker.HALF_OPEN and not is_host_failure(answer.status):
             sent_ms = lane.since_ms(self.trace.started_s)
             alive = Observation(HostSignal.ANSWERED, sent_ms, len(lane.in_flight))
             self.session.change_gate(gate.attempt_ended(before, lane.policy, alive, now_ms, 0.0))

@@ -31,6 +31,7 @@ from fetchfleet.worker.gate.robots_rules import (
     CachedRobots,
     RobotsRules,
     RobotsStatus,
+    status_of,
 )
 from fetchfleet.worker.http.base import Trace
 from fetchfleet.worker.lanes import log_events
@@ -91,7 +92,7 @@ class RobotsRequest:
             services.engine.open(Hop("GET", url.text), pool, lane.policy.timeouts, self.trace) as answer,
         ):
             self._status = answer.status
-            if robots_rules.status_of(answer.status) is RobotsStatus.RULES:
+            if status_of(answer.status) is RobotsStatus.RULES:
                 body = bytearray()
                 async for chunk in answer.chunks():
                     body += chunk
@@ -154,8 +155,9 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
         log_events.robots(lane.name, origin, answered, reason, note_of(outcome), services.log)
         learn(session, request.trace, outcome)
         cached: CachedRobots | None = None
+        throttle = throttle_of(outcome)
         match outcome:
-            case Answered(status=status) if robots_rules.status_of(status) is not RobotsStatus.WAIT:
+            case Answered(status=status) if not throttle and status_of(status) is not RobotsStatus.WAIT:
                 now_ms = lane.clock.now_ms()
                 cached = await asyncio.to_thread(robots_rules.cached_of, token, status, body or b"", now_ms)
             case Failed(final=True):  # it can never be requested; nor can the fetch, which fails by itself
@@ -173,9 +175,12 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
             return
     finally:
         lane.end_asking(origin)
-    if not throttle_of(outcome):
-        chance, now_ms = services.chance(), lane.clock.now_ms()
-        session.change_gate(gate.robots_unavailable(lane.gate, lane.policy, now_ms, chance), save=True)
+    if not throttle:
+        asked_s = outcome.wait_s if isinstance(outcome, Answered) else None
+        state = gate.robots_unavailable(
+            lane.gate, lane.policy, lane.clock.now_ms(), services.chance(), asked_s
+        )
+        session.change_gate(state, save=True)
     # The decision follows: it reads when the lane opens, which the lines above may have changed.
     match defer_for_robots(entry, outcome, lane.clock.now_ms(), host_state(session)):
         case Finish() as finish:

@@ -208,13 +208,18 @@ def quota_received(
     )
 
 
-def robots_unavailable(state: GateState, policy: LanePolicy, now_ms: int, chance: float) -> GateState:
+def robots_unavailable(
+    state: GateState, policy: LanePolicy, now_ms: int, chance: float, asked_s: float | None = None
+) -> GateState:
     """Return the state after the host did not say what its robots.txt allows: closed until asked again.
 
-    The wait doubles with each failure in a row, as that of a retry does.
+    The wait doubles each time in a row, as that of a retry does, and is at least asked_s: the Retry-After.
     """
-    wait_s = exponential_s(state.failures, policy.retry_base_s, policy.retry_cap_s)
-    return replace(state, robots_until_ms=now_ms + math.ceil(upward_jitter_s(wait_s, chance) * 1000))
+    failures = state.robots_failures + 1
+    wait_s = exponential_s(max(failures, state.failures), policy.retry_base_s, policy.retry_cap_s)
+    wait_s = max(wait_s, min(asked_s or 0.0, policy.throttle_cap_s))
+    until_ms = now_ms + math.ceil(upward_jitter_s(wait_s, chance) * 1000)
+    return replace(state, robots_until_ms=until_ms, robots_failures=failures)
 
 
 def crawl_delay_learnt(state: GateState, delay_s: float, asked_ms: int) -> GateState:
@@ -223,7 +228,7 @@ def crawl_delay_learnt(state: GateState, delay_s: float, asked_ms: int) -> GateS
     asked_ms: when the robots.txt was requested, which counts as a start; 0 if the fleet knew it.
     """
     paced_ms = max(state.paced_ms, asked_ms + delay_s * 1000) if asked_ms and delay_s else state.paced_ms
-    return replace(state, crawl_delay_s=delay_s, paced_ms=paced_ms)
+    return replace(state, crawl_delay_s=delay_s, paced_ms=paced_ms, robots_failures=0)
 
 
 def _spacing(state: GateState, policy: LanePolicy) -> tuple[float, int]:

@@ -71,6 +71,8 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether the host's name does not exist."""
     robots_until_ms: int = 0
     """Until then the host's robots.txt is not available, so nothing is allowed."""
+    robots_failures: int = 0
+    """How often in a row it was not available."""
     crawl_delay_s: float = 0.0
     traffic: float = 0.0
     """Of the retry budget (worker/gate/retry_budget.py), as are the next two."""

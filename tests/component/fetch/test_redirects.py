@@ -50,9 +50,9 @@ async def test_a_redirect_to_another_host_is_followed_in_its_lane(
 
 
 async def test_a_redirect_to_a_host_that_cools_down_waits(
-    origin: Origin, other: Origin, worker: OneWorker
+    origin: Origin, other: Origin, worker: OneWorker, lines: Lines
 ) -> None:
-    """A Retry-After holds for those who are sent there, too."""
+    """A Retry-After holds for those who are sent there, too, and not for the host that sends them."""
     origin.behaviour = o.redirect(other.url)
     other.behaviour = o.sequence(o.retry_after(1), o.OK)
 
@@ -60,6 +60,7 @@ async def test_a_redirect_to_a_host_that_cools_down_waits(
 
     assert {(result.outcome, result.attempts) for result in results} == {(Outcome.STORED, 1)}
     assert requests_inside(other.windows, other.requests, 0.15) == []
+    assert {line["lane"] for line in lines if line["event"] == "lane.cooling"} == {OTHER_HOST}
 
 
 async def test_a_retry_behind_a_redirect_stays_in_the_lane_of_its_host(

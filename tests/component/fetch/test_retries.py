@@ -43,7 +43,7 @@ async def hang_up(x: Exchange) -> None:
     x.close()
 
 
-@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504, 506, 520, 522, 524, 529, 599])
 async def test_a_failure_that_may_pass_is_tried_again(origin: Origin, worker: OneWorker, status: int) -> None:
     """Twice bad, then good: stored, with three attempts on the ledger."""
     origin.behaviour = o.fail_times(2, status)

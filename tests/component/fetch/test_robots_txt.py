@@ -166,7 +166,7 @@ async def test_a_robots_txt_that_stalls_is_asked_for_again(origin: Origin, start
     assert ["/robots.txt", "/robots.txt", "/a"] == targets(origin)
 
 
-@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("code", [403, 429, 503])
 async def test_a_throttled_robots_txt_cools_the_lane(origin: Origin, obeying: OneWorker, code: int) -> None:
     """A Retry-After there holds for the host, is counted as a throttle, and then all goes on."""
     origin.behaviour = site(o.sequence(o.retry_after(1, code), o.NOT_FOUND))

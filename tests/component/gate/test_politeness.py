@@ -1,8 +1,10 @@
 """What a host is spared: the origin counts, and its word is the last."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from itertools import pairwise
 
@@ -12,6 +14,7 @@ from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.lanes import settler
 from tests.component.conftest import HOST, Lines, Start
+from tests.support.origins import serve_origins
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
@@ -59,8 +62,7 @@ async def test_a_worker_has_only_so_many_slots(origin: Origin, other: Origin, st
     assert {result.outcome for result in results.values()} == {Outcome.STORED}
 
 
-@pytest.mark.parametrize("code", [429, 503])
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize(("code", "form"), [(403, "seconds"), (429, "date"), (503, "seconds"), (503, "date")])
 async def test_a_retry_after_is_obeyed(origin: Origin, worker: OneWorker, code: int, form: str) -> None:
     """Inside the window no request arrives; the throttle is counted and costs no attempt."""
     wait = 1 if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
@@ -73,6 +75,46 @@ async def test_a_retry_after_is_obeyed(origin: Origin, worker: OneWorker, code: 
     assert {result.outcome for result in results} == {Outcome.STORED}
     assert {result.attempts for result in results} == {1}
     assert sum(result.throttles for result in results) == len(origin.windows)
+
+
+def at_first(code: int, *values: str) -> Behaviour:
+    """Respond once with a Retry-After on a line for each value, then with a body."""
+    return o.sequence(o.status(code, [("Retry-After", value) for value in values]), o.OK)
+
+
+async def in_iso_8601(x: Exchange) -> None:
+    """Respond with the moment at which requests are welcome."""
+    await x.respond(
+        503, [("Retry-After", f"{datetime.now(UTC) + timedelta(seconds=0.5):%Y-%m-%dT%H:%M:%S.%fZ}")]
+    )
+
+
+async def test_a_host_is_left_alone_for_as_long_as_any_form_of_retry_after_asks(start: Start) -> None:
+    """A throttle or a failure: the next request comes once a second is over, and no sooner."""
+    hosts = {
+        "a fraction": at_first(429, "0.6"),
+        "two lines": at_first(429, "0", "1"),
+        "joined by a proxy": at_first(403, "soon, 1"),
+        "ISO 8601": o.sequence(in_iso_8601, o.OK),
+        "a failure": at_first(500, "1"),
+        "a failure at a proxy": at_first(524, "0.6"),
+        "too early": at_first(425, "1"),
+        "too large for now": at_first(413, "1"),
+    }
+    worker = await start()
+    served = {
+        name: (f"127.0.0.{place}", behaviour) for place, (name, behaviour) in enumerate(hosts.items(), 40)
+    }
+    async with serve_origins(served) as origins:
+        results = await worker.results(place.url("/") for place in origins.values())
+    waits = {
+        name: place.requests[-1].arrived_s - place.requests[0].finished_s for name, place in origins.items()
+    }
+
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    assert dict.fromkeys(hosts, 2) == {name: len(place.requests) for name, place in origins.items()}
+    assert [] == [name for name, wait_s in waits.items() if wait_s < 1]
+    assert [(1, 1)] * 4 + [(2, 0)] * 4 == [(result.attempts, result.throttles) for result in results]
 
 
 @pytest.mark.parametrize("body", ["cut", "stalled"])

@@ -143,7 +143,7 @@ def test_what_is_not_newer_is_unchanged() -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_each_status_is_unchanged_a_throttle_a_retry_or_the_end(status: int) -> None:
-    """304; 429; six more that may pass by themselves; all others."""
+    """304; 429; 408, 425 and every 5xx but 501 and 505; all others."""
     decision = decided(entry(), Answered(status=status))
 
     match status:
@@ -152,25 +152,100 @@ def test_each_status_is_unchanged_a_throttle_a_retry_or_the_end(status: int) -> 
         case 429:
             assert isinstance(decision, Retry)
             assert (0, 1) == (decision.entry.attempts, decision.entry.throttles)
-        case 408 | 425 | 500 | 502 | 503 | 504:
+        case 501 | 505:
+            assert failed(Reason.HTTP_STATUS) == decision
+        case _ if status in {408, 425} or status >= 500:
             assert isinstance(decision, Retry)
             assert (1, 0) == (decision.entry.attempts, decision.entry.throttles)
         case _:
             assert failed(Reason.HTTP_STATUS) == decision
 
 
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_retry_after_makes_a_throttle_of_403_and_503_and_delays_other_retries(status: int) -> None:
+    """A throttle charges no attempt and waits for its lane; 413 is temporary; others mean what they do."""
+    without, decision = (
+        decided(entry(), Answered(status=status)),
+        decided(entry(), Answered(status=status, wait_s=20.0)),
+    )
+
+    match status:
+        case 403 | 429 | 503:
+            assert isinstance(decision, Retry)
+            assert (0, 1, 0) == (decision.entry.attempts, decision.entry.throttles, decision.wait_s)
+        case 413:
+            assert failed(Reason.HTTP_STATUS) == without
+            assert isinstance(decision, Retry)
+            assert decision.entry.attempts == 1
+        case _:
+            assert type(without) is type(decision)
+    if isinstance(decision, Retry) and decision.entry.attempts:
+        assert 20.0 <= decision.wait_s <= 22.0
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "chance", "cap_s", "wait_s"),
+    [
+        (4.0, 0.0, 3600, 4.0),
+        (4.0, 0.5, 3600, 4.2),
+        (0.1, 0.5, 3600, 0.5),
+        (1e6, 0.0, 3600, 3600.0),
+        (1e6, 0.0, 0.2, 0.2),
+    ],
+)
+def test_a_failure_with_retry_after_waits_for_the_longer_of_it_and_its_back_off(
+    asked_s: float, chance: float, cap_s: float, wait_s: float
+) -> None:
+    """The policy's cap holds for it, and chance only lengthens it; the back-off here is 1 s by chance."""
+    policy = replace(POLICY, throttle_cap_s=cap_s)
+    waiting = entry(left_ms=2 * HOUR_MS)
+    decision = decided(waiting, Answered(status=500, wait_s=asked_s), chance=chance, policy=policy)
+
+    assert isinstance(decision, Retry)
+    assert wait_s == pytest.approx(decision.wait_s)
+
+
+def test_a_failure_with_retry_after_beyond_the_deadline_ends_the_fetch() -> None:
+    """Another request would come too early or too late."""
+    assert failed(Reason.DEADLINE) == decided(entry(left_ms=4000), Answered(status=502, wait_s=4.0))
+
+
+def test_a_retry_after_does_not_make_a_request_repeatable() -> None:
+    """A POST that failed ends; one that was throttled is sent again."""
+    assert failed(Reason.HTTP_STATUS) == decided(entry(POST), Answered(status=500, wait_s=1.0))
+    assert isinstance(decided(entry(POST), Answered(status=403, wait_s=1.0)), Retry)
+
+
 @pytest.mark.parametrize(
     ("status", "wait_s", "throttle"),
-    [(429, None, True), (429, 5.0, True), (503, 5.0, True), (503, None, False), (500, 5.0, False)],
+    [
+        (429, None, True),
+        (429, 5.0, True),
+        (503, 5.0, True),
+        (503, None, False),
+        (403, 5.0, True),
+        (403, None, False),
+        (500, 5.0, False),
+        (529, 5.0, False),
+    ],
 )
-def test_a_throttle_is_429_or_503_that_says_when(
+def test_a_throttle_is_429_or_a_403_or_503_that_says_when(
     status: int, wait_s: float | None, *, throttle: bool
 ) -> None:
-    """A 503 that does not is a failure; another status with a Retry-After is what it always is."""
+    """A 503 that does not is a failure, and a 403 an answer."""
     answer = Answered(status=status, wait_s=wait_s)
 
     assert is_throttle(status, wait_s) is throttle
     assert (answer if throttle else None) == throttle_of(answer)
+
+
+@pytest.mark.parametrize("status", range(500, 600))
+def test_the_breaker_counts_the_statuses_that_are_retried(status: int) -> None:
+    """501 and 505 are answers: they say what the host does not support."""
+    seen = host_signal_of(Answered(status=status))
+
+    assert (seen is HostSignal.ANSWERED) is (status in {501, 505})
+    assert (seen is HostSignal.ANSWERED) is isinstance(decided(entry(), Answered(status=status)), Finish)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +262,10 @@ def test_a_throttle_is_429_or_503_that_says_when(
         (Answered(status=500), HostSignal.FAILED),
         (Answered(status=503), HostSignal.REFUSED),
         (Answered(status=503, wait_s=1.0), HostSignal.REFUSED),
+        (Answered(status=403), HostSignal.ANSWERED),
+        (Answered(status=403, wait_s=1.0), HostSignal.REFUSED),
+        (Answered(status=501), HostSignal.ANSWERED),
+        (Answered(status=522), HostSignal.FAILED),
         (Answered(status=599), HostSignal.FAILED),
         (Failed(reason=Reason.CONNECT), HostSignal.FAILED),
         (Failed(reason=Reason.READ_TIMEOUT), HostSignal.TIMED_OUT),
@@ -260,8 +339,8 @@ def test_whatever_happened_teaches_something(happened: AttemptOutcome) -> None:
     assert signal.throttle is (throttle_of(happened) is not None)
 
 
-def test_every_5xx_that_asks_for_no_wait_counts_and_no_other_status() -> None:
-    """For each of 100 to 599."""
+def test_every_5xx_but_501_and_505_counts_and_no_other_status() -> None:
+    """For each of 100 to 599, without a Retry-After."""
     fragile = LanePolicy(breaker_failures=1)
     signals = {status: observation_of(Answered(status=status), NOW_MS, 1, 5.0) for status in STATUSES}
     states = {
@@ -269,7 +348,7 @@ def test_every_5xx_that_asks_for_no_wait_counts_and_no_other_status() -> None:
     }
     counted = [status for status, state in states.items() if state.breaker is Breaker.OPEN]
 
-    assert list(range(500, 600)) == counted
+    assert [status for status in range(500, 600) if status not in {501, 505}] == counted
 
 
 def url(number: int, **fields: Any) -> Fetch:

@@ -268,6 +268,30 @@ def test_a_host_that_does_not_say_is_kept_out_of_for_longer_each_time() -> None:
     assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS), Admit)
 
 
+def test_a_host_that_answers_501_for_its_robots_txt_is_kept_out_of_for_longer_each_time() -> None:
+    """The breaker does not count that status; the count ends once the rules are known."""
+    state, waits = GateState(), []
+    for _ in range(4):
+        state = gate.robots_unavailable(state, OBEY, NOW_MS, 0.0)
+        waits.append(state.robots_until_ms - NOW_MS)
+    known = gate.crawl_delay_learnt(state, 0.0, 0)
+
+    assert [1000, 2000, 4000, 8000] == waits
+    assert NOW_MS + 1000 == gate.robots_unavailable(known, OBEY, NOW_MS, 0.0).robots_until_ms
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "wait_ms"), [(None, 1000), (0.5, 1000), (20.0, 20_000), (1e9, 3_600_000)]
+)
+def test_a_robots_txt_that_fails_with_retry_after_is_requested_no_sooner(
+    asked_s: float | None, wait_ms: int
+) -> None:
+    """As a fetch is; the policy's cap holds."""
+    state = gate.robots_unavailable(GateState(), OBEY, NOW_MS, 0.0, asked_s)
+
+    assert NOW_MS + wait_ms == state.robots_until_ms
+
+
 @pytest.mark.parametrize(
     ("happened", "reason", "throttles"),
     [

@@ -18,13 +18,13 @@ from fetchfleet.worker.fetch.rules.outcome import (
     Redirected,
     Stored,
     Unchanged,
+    is_retried,
     is_throttle,
     throttle_of,
 )
 from fetchfleet.worker.policy.model import LanePolicy
-from fetchfleet.worker.util.backoff import full_jitter_s
+from fetchfleet.worker.util.backoff import full_jitter_s, upward_jitter_s
 
-RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 DISK_DOUBLINGS = 4
 """How often the pause of a fetch doubles whose body the disk refuses: 5 s, then 10, up to 80."""
 
@@ -88,9 +88,9 @@ def decide(
             return UNCHANGED
         case Answered(status=status, wait_s=wait_s) if is_throttle(status, wait_s):
             return _throttled(entry, now_ms, host.opens_ms)
-        case Answered(status=status) if status in RETRY_STATUSES:
+        case Answered(status=status, wait_s=wait_s) if is_retried(status, wait_s):
             safe = may_repeat(entry)
-            return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, host, chance, safe=safe)
+            return _failed(entry, Reason.HTTP_STATUS, policy, now_ms, host, chance, wait_s, safe=safe)
         case Answered():
             return Finish(outcome=Outcome.FAILED, reason=Reason.HTTP_STATUS)
         case Failed(final=True, reason=reason):
@@ -143,10 +143,11 @@ def _failed(
     now_ms: int,
     host: HostState,
     chance: float,
+    asked_s: float | None = None,
     *,
     safe: bool,
 ) -> Finish | Retry:
-    """Charge an attempt. safe: the request may be sent again."""
+    """Charge an attempt. asked_s: the Retry-After. safe: the request may be sent again."""
     attempts = entry.attempts + 1
     if not safe or attempts >= policy.attempts:
         return Finish(outcome=Outcome.FAILED, reason=reason)
@@ -154,6 +155,8 @@ def _failed(
         return HOST_DEAD
     wait_s = full_jitter_s(attempts, policy.retry_base_s, policy.retry_cap_s, chance)
     wait_s = max(wait_s, (host.retry_ms - now_ms) / 1000)
+    if asked_s is not None:
+        wait_s = max(wait_s, upward_jitter_s(min(asked_s, policy.throttle_cap_s), chance))
     # The hop stays: the fetch's own URL belongs to another lane, and its method may not be repeatable.
     after = msgspec.structs.replace(entry, attempts=attempts, last=reason)
     return _retry_in_time(after, wait_s, reason, now_ms)

@@ -118,8 +118,25 @@ _SIGNALS = {
 
 
 def is_throttle(status: int, wait_s: float | None) -> bool:
-    """Return whether the host asks to back off: 429 (RFC 6585 §4), or 503 with Retry-After (RFC 9110)."""
-    return status == 429 or (status == 503 and wait_s is not None)
+    """Return whether the host asks to back off: 429 (RFC 6585 §4), or 403 or 503 with Retry-After."""
+    return status == 429 or (status in {403, 503} and wait_s is not None)
+
+
+def is_host_failure(status: int) -> bool:
+    """Return whether the status says that the host failed: any 5xx, standard or not, but two.
+
+    501 and 505 say what the host does not support, and will say so again.
+    """
+    return status >= 500 and status not in {501, 505}
+
+
+def is_retried(status: int, wait_s: float | None) -> bool:
+    """Return whether the same request may get another answer later; throttles are not among these.
+
+    408 (RFC 9110 §15.5.9), 425 (RFC 8470 §5.2), a failure of the host, or 413 with Retry-After, which tells
+    a temporary limit (RFC 9110 §15.5.14). 421 is none: another connection of the lane is to the same host.
+    """
+    return status in {408, 425} or is_host_failure(status) or (status == 413 and wait_s is not None)
 
 
 def throttle_of(outcome: AttemptOutcome) -> Answered | None:
@@ -136,12 +153,12 @@ def note_of(outcome: AttemptOutcome) -> str | None:
 
 
 def host_signal_of(outcome: AttemptOutcome) -> HostSignal:
-    """Return whether the attempt counts for or against the host. A 4xx is an answer."""
+    """Return whether the attempt counts for or against the host. A 4xx, 501 or 505 is an answer."""
     match outcome:
         case Answered(status=status, wait_s=wait_s):
             if is_throttle(status, wait_s) or status == 503:
                 return HostSignal.REFUSED
-            return HostSignal.FAILED if status >= 500 else HostSignal.ANSWERED
+            return HostSignal.FAILED if is_host_failure(status) else HostSignal.ANSWERED
         case Failed(reason=reason):
             return _SIGNALS.get(reason, HostSignal.FAILED)
         case Interrupted():

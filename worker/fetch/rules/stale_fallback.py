@@ -3,8 +3,8 @@
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import Fallback
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
-from fetchfleet.worker.fetch.rules.decide import RETRY_STATUSES, Finish
-from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed
+from fetchfleet.worker.fetch.rules.decide import Finish
+from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, is_host_failure
 from fetchfleet.worker.gate.gate import WaitReason
 from fetchfleet.worker.policy.model import LanePolicy
 
@@ -46,4 +46,4 @@ def instead(entry: Entry, finish: Finish, outcome: AttemptOutcome, closed: WaitR
 def _is_failing(outcome: AttemptOutcome) -> bool:
     if isinstance(outcome, Failed):
         return outcome.reason in _DOWN
-    return isinstance(outcome, Answered) and outcome.status >= 500 and outcome.status in RETRY_STATUSES
+    return isinstance(outcome, Answered) and is_host_failure(outcome.status)
