@@ -96,12 +96,12 @@ def _outlive(session: FetchSession, fetch_id: str) -> None:
         session.settle(settler.rewritten(outlived))
 
 
-def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome) -> None:
-    """Teach the lane's gate what the exchange says of the host."""
+def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id: str = "") -> None:
+    """Teach the lane's gate what the exchange says of the host; fetch_id: whose request it was."""
     lane, services = session.lane, session.services
     now_ms = lane.clock.now_ms()
     sent_ms = lane.since_ms(trace.started_s)
-    observation = observation_of(outcome, sent_ms, len(lane.in_flight), trace.latency_ms)
+    observation = observation_of(outcome, sent_ms, len(lane.in_flight), trace.latency_ms, fetch_id)
     state = gate.attempt_ended(lane.gate, lane.policy, observation, now_ms, services.chance())
     throttle = throttle_of(outcome)
     if throttle is not None:
@@ -114,7 +114,7 @@ def learn_and_decide(session: FetchSession, entry: Entry, trace: Trace, outcome:
 
     The order matters: a retry waits until the lane opens, and the outcome may just have closed it.
     """
-    learn(session, trace, outcome)
+    learn(session, trace, outcome, entry.id)
     lane = session.lane
     now_ms = lane.clock.now_ms()
     host = HostState() if isinstance(outcome, Stored) else host_state(session)  # a stored body ends the fetch

@@ -1,10 +1,12 @@
 """The circuit breaker: pybreaker's states and counting, over the gate's state and clock. Pure.
 
 pybreaker decides what one more outcome does to the state. When an open breaker lets a probe through is the
-gate's decision, from open_until_ms.
+gate's decision, from open_until_ms. Which failures count is decided here: the attempts of one fetch count
+once, so that one bad URL does not close its host to the others.
 """
 
 import math
+import zlib
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
@@ -50,20 +52,28 @@ def _fail() -> NoReturn:
 
 
 def after_attempt(
-    state: GateState, rules: BreakerRules, *, failed: bool, now_ms: int, chance: float
+    state: GateState, rules: BreakerRules, *, failed: bool, now_ms: int, chance: float, fetch_id: str = ""
 ) -> GateState:
     """Return the state after the host answered or failed once. While the breaker is open nothing counts.
 
-    chance in [0, 1) only ever lengthens the time for which the breaker is open.
+    chance in [0, 1) only ever lengthens the time for which the breaker is open. fetch_id: the fetch whose
+    request failed; empty for a failure that counts each time.
     """
-    calm = state.breaker is Breaker.CLOSED and state.failures == 0
-    if state.breaker is Breaker.OPEN or (calm and not failed):
+    closed = state.breaker is Breaker.CLOSED
+    if state.breaker is Breaker.OPEN or (closed and not failed and state.failures == 0):
         return state
+    by: tuple[int, ...] = ()
+    if closed and failed and fetch_id:
+        by = (zlib.crc32(fetch_id.encode()),)
+        if by[0] in state.failed:
+            return state
     storage = _Storage(state)
     counting = pybreaker.CircuitBreaker(fail_max=rules.failures, state_storage=storage)
     with suppress(_HostFailedError, pybreaker.CircuitBreakerError):
         counting.call(_fail if failed else int)
-    state = replace(state, breaker=Breaker(storage.state), failures=storage.counter)
+    after = Breaker(storage.state)
+    counted = (*state.failed, *by) if failed and after is Breaker.CLOSED else ()
+    state = replace(state, breaker=after, failures=storage.counter, failed=counted)
     if state.breaker is Breaker.OPEN:
         opens = state.opens + 1
         open_s = min(rules.reset_s * opens, max(rules.cap_s, rules.reset_s))

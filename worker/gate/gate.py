@@ -78,6 +78,8 @@ class Observation(NamedTuple):
     what: str = ""
     """A status or a reason."""
     throttle: bool = False
+    fetch_id: str = ""
+    """The fetch whose request was sent; empty if none was, or if it was for the robots.txt."""
 
 
 def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> Admission:
@@ -185,7 +187,9 @@ def attempt_ended(
     if state.nameless is not nameless:
         state = replace(state, nameless=nameless)
     rules = breaker.BreakerRules(policy.breaker_failures, policy.breaker_reset_s, policy.breaker_cap_s)
-    return breaker.after_attempt(state, rules, failed=failed, now_ms=now_ms, chance=chance)
+    return breaker.after_attempt(
+        state, rules, failed=failed, now_ms=now_ms, chance=chance, fetch_id=seen.fetch_id
+    )
 
 
 def quota_received(

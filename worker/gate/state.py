@@ -60,7 +60,9 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How far apart they start."""
     breaker: Breaker = Breaker.CLOSED
     failures: int = 0
-    """In a row."""
+    """In a row: each connection that failed, and each fetch that failed otherwise, counted once."""
+    failed: tuple[int, ...] = ()
+    """The fetches among them, by the CRC-32 of their IDs; none while the breaker is not closed."""
     open_until_ms: int = 0
     """When the breaker lets a probe through."""
     opens: int = 0

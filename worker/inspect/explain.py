@@ -8,10 +8,11 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
-from fetchfleet.jobs.contract.model import Result, decode_result
+from fetchfleet.jobs.contract.model import Reason, Result, decode_result
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
+from fetchfleet.worker.fetch.rules.outcome import Failed, host_signal_of, is_host_failure
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import WaitReason
+from fetchfleet.worker.gate.gate import HostSignal, WaitReason
 from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, lane_snapshot, living
 from fetchfleet.worker.policy.file import Policy
@@ -21,6 +22,16 @@ from fetchfleet.worker.policy.pauses import Stop, exception_of
 LOOK_AT = 1000
 MAX_LOOKED_AT = 200_000
 RESULTS_AT_ONCE = 1000
+
+FAILURES = frozenset(
+    reason
+    for reason in Reason
+    if host_signal_of(Failed(reason=reason)) in {HostSignal.FAILED, HostSignal.TIMED_OUT, HostSignal.NAMELESS}
+)
+BROKEN_ANSWERS = frozenset(
+    {Reason.PROTOCOL, Reason.READ, Reason.READ_TIMEOUT, Reason.TOO_SLOW, Reason.TRUNCATED}
+)
+"""Failures of a host that begins to answer."""
 
 
 class HostAnswer(msgspec.Struct, frozen=True):
@@ -121,14 +132,14 @@ def why_shut(why: WaitReason, state: GateState, policy: LanePolicy) -> str:
     """Return the reason in words. Pure."""
     match why:
         case WaitReason.COOL_DOWN:
-            asked = [said.what for said in state.answers if said.what in {"429", "503"}]
+            asked = [
+                said.what
+                for said in state.answers
+                if said.what in {"429", "503"} or (said.what == "403" and said.at_ms == state.cool_since_ms)
+            ]
             return f"the host asked for quiet{f' by {asked[-1]}' if asked else ''}"
         case WaitReason.BREAKER:
-            last = state.answers[-1].what if state.answers else "no answer"
-            dead = ", its name does not exist" if state.nameless else ""
-            return (
-                f"the host does not answer ({last}{dead}); its breaker is open, {ordinal(state.opens)} time"
-            )
+            return f"{how_it_fails(state)}; its breaker is open, {ordinal(state.opens)} time"
         case WaitReason.RATE_LIMIT:
             if not policy.rate_per_s:
                 return "the workers' policy paces it; name their file with --policy to see how"
@@ -160,6 +171,20 @@ def moment(at_ms: int) -> str:
     at, now = time.localtime(at_ms / 1000), time.localtime()
     today = (at.tm_year, at.tm_yday) == (now.tm_year, now.tm_yday)
     return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", at)
+
+
+def how_it_fails(state: GateState) -> str:
+    """Return what the last failure of the host was, in words. Pure."""
+    last = "no answer"
+    for said in state.answers:
+        if is_host_failure(int(said.what)) if said.what.isdecimal() else said.what in FAILURES:
+            last = said.what
+    if last.isdecimal():
+        return f"the host answers {last}"
+    if last in BROKEN_ANSWERS:
+        return f"the host does not answer as it should ({last})"
+    dead = ", its name does not exist" if state.nameless else ""
+    return f"the host does not answer ({last}{dead})"
 
 
 def ordinal(number: int) -> str:

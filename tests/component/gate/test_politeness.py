@@ -216,6 +216,37 @@ async def test_the_breaker_parks_a_host_that_keeps_failing(
     assert breaker == ["lane.breaker_open", "lane.breaker_half_open"] * openings + ["lane.breaker_closed"]
 
 
+async def test_one_url_that_fails_does_not_close_its_host(start: Start, lines: Lines) -> None:
+    """Its attempts count once, however it fails, and whether the other fetches come with it or after it."""
+    policy = {"breaker_failures": 3, "breaker_reset_s": 3600, "attempts": 3, "concurrency": 2}
+    worker = await start(policy=policy)
+    faults = (o.status(500), o.status(503), o.reset, o.truncated(b"half", 8), o.stall_headers(0))
+    hosts = {f"127.0.0.{place}": o.by_path({"/bad": fault}, o.OK) for place, fault in enumerate(faults, 50)}
+    async with serve_origins({host: (host, behaviour) for host, behaviour in hosts.items()}) as origins:
+        bad = [place.url("/bad") for place in origins.values()]
+        alone = await worker.results(bad)
+        good = [place.url(f"/{number}") for place in origins.values() for number in range(10)]
+        results = await worker.results([*bad, *good])
+
+    assert [(Outcome.FAILED, 3)] * 10 == [(result.outcome, result.attempts) for result in alone + results[:5]]
+    assert {Outcome.STORED} == {result.outcome for result in results[5:]}
+    assert not [line for line in lines if line["event"].startswith("lane.breaker")]
+
+
+async def test_a_host_that_takes_no_connection_is_left_alone_by_a_single_fetch(
+    start: Start, lines: Lines
+) -> None:
+    """Each connection that fails counts: none of them says anything of the fetch."""
+    worker = await start(policy={"breaker_failures": 3, "breaker_reset_s": 3600, "attempts": 100})
+    with socket.socket() as unheard:
+        unheard.bind((HOST, 0))
+        batch = await worker.submit([f"http://{HOST}:{unheard.getsockname()[1]}/"])
+        await wait_until(lambda: events(lines, "lane.breaker_open"), "the breaker to open")
+        await batch.cancel()
+
+    assert [3] == [line["attempts"] for line in events(lines, "fetch.retry")][-1:]
+
+
 async def test_answers_that_blame_the_request_never_open_the_breaker(
     origin: Origin, start: Start, lines: Lines
 ) -> None:

@@ -71,7 +71,7 @@ async def test_a_lane_tells_its_life(origin: Origin, start: Start, lines: Lines)
         behaviours.retry_after(1), behaviours.status(500), behaviours.status(500), behaviours.OK
     )
 
-    await worker.one(origin.url())
+    await worker.results([origin.url("/one"), origin.url("/other")])
     await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
 
     told = [line["event"] for line in lines if line["event"].startswith("lane.")]

@@ -329,6 +329,20 @@ def test_an_attempt_teaches_the_gate(happened: AttemptOutcome, signal: Observati
     assert signal == observation_of(happened, NOW_MS, HERE, LATE)
 
 
+@pytest.mark.parametrize(
+    ("happened", "fetch_id"),
+    [
+        (Answered(status=500), "a"),
+        (Failed(reason=Reason.READ), "a"),
+        (Failed(reason=Reason.CONNECT, sent=False), ""),
+        (Failed(reason=Reason.DNS_NXDOMAIN, sent=False), ""),
+    ],
+)
+def test_a_connection_that_failed_is_no_failure_of_its_fetch(happened: AttemptOutcome, fetch_id: str) -> None:
+    """The breaker counts each such connection, and once each fetch whose request was sent."""
+    assert fetch_id == observation_of(happened, NOW_MS, HERE, LATE, "a").fetch_id
+
+
 @given(HAPPENED)
 def test_whatever_happened_teaches_something(happened: AttemptOutcome) -> None:
     """No outcome is without a signal, and none of a failure has a latency."""

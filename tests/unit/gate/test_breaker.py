@@ -20,6 +20,7 @@ STATES = st.builds(
     incidents=st.integers(0, 10**9),
     breaker=st.sampled_from(Breaker),
     failures=st.integers(0, 10**9),
+    failed=st.lists(st.integers(0, 2**32 - 1), max_size=9).map(tuple),
     open_until_ms=st.integers(0, 2**50),
     opens=st.integers(0, 10**9),
     down_since_ms=st.integers(0, 2**50),
@@ -49,6 +50,19 @@ def open_times_ms(count: int, chance: float = 0.0) -> list[int]:
         times.append(state.open_until_ms - now_ms)
         now_ms = state.open_until_ms
     return times
+
+
+def after_fetches(
+    state: GateState, answers: list[tuple[str, str]], fail_max: int = 3, now_ms: int = NOW_MS
+) -> GateState:
+    """The state after answers to fetches: each an ID, and F or S."""
+    rules = BreakerRules(failures=fail_max, reset_s=RESET_MS / 1000, cap_s=CAP_MS / 1000)
+    for fetch_id, answer in answers:
+        failed = answer == "F"
+        state = breaker.after_attempt(
+            state, rules, failed=failed, now_ms=now_ms, chance=0.0, fetch_id=fetch_id
+        )
+    return state
 
 
 OPEN = after(GateState(), "FFF")
@@ -159,6 +173,83 @@ def test_it_is_open_exactly_after_so_many_failures_in_a_row(fail_max: int, answe
     state = after(GateState(), answers, fail_max)
 
     assert (state.breaker is Breaker.OPEN) is ("F" * fail_max in answers)
+
+
+def test_attempts_of_one_fetch_count_once() -> None:
+    """One URL that always fails does not close its host to the others."""
+    state = after_fetches(GateState(), [("bad", "F")] * 100)
+
+    assert (Breaker.CLOSED, 1) == (state.breaker, state.failures)
+
+
+def test_failures_of_different_fetches_open_it_however_their_attempts_mix() -> None:
+    """The third fetch that fails is the third failure."""
+    two = after_fetches(GateState(), [("a", "F"), ("b", "F"), ("a", "F"), ("b", "F"), ("a", "F")])
+
+    assert (Breaker.CLOSED, 2) == (two.breaker, two.failures)
+    assert after_fetches(two, [("c", "F")]).breaker is Breaker.OPEN
+
+
+def test_a_success_between_makes_every_fetch_count_anew() -> None:
+    """The failures are no longer in a row."""
+    state = after_fetches(GateState(), [("a", "F"), ("b", "F"), ("c", "S"), ("a", "F"), ("b", "F")])
+
+    assert (Breaker.CLOSED, 2) == (state.breaker, state.failures)
+
+
+def test_a_failure_that_no_fetch_caused_counts_each_time() -> None:
+    """A connection that failed, or the robots.txt."""
+    state = after_fetches(GateState(), [("a", "F"), ("", "F"), ("a", "F")])
+
+    assert (Breaker.CLOSED, 2) == (state.breaker, state.failures)
+    assert after_fetches(state, [("", "F")]).breaker is Breaker.OPEN
+
+
+def test_a_probe_counts_whichever_fetch_it_is() -> None:
+    """Half-open, one failure is enough: also of a fetch that has failed before."""
+    state = after_fetches(GateState(), [(one, "F") for one in "abc"])
+
+    assert after_fetches(breaker.probing(state), [("a", "F")]).breaker is Breaker.OPEN
+    assert GateState() == after_fetches(breaker.probing(state), [("a", "S")])
+
+
+def test_the_fetches_that_failed_outlive_the_worker() -> None:
+    """The next owner of the lane does not count them again."""
+    before = after_fetches(GateState(), [("a", "F"), ("b", "F")])
+
+    assert before == after_fetches(from_json(to_json(before)), [("a", "F"), ("b", "F")])
+
+
+def test_a_state_of_an_older_worker_goes_on_with_its_count() -> None:
+    """It knows how many failures there were, not whose."""
+    state = after_fetches(from_json(b'{"failures":2}'), [("a", "F")])
+
+    assert state.breaker is Breaker.OPEN
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(st.tuples(st.sampled_from(["", "a", "b", "c", "d", "e"]), st.sampled_from("FFFS")), max_size=60),
+)
+def test_it_is_open_exactly_after_so_many_different_failures_in_a_row(
+    fail_max: int, answers: list[tuple[str, str]]
+) -> None:
+    """Counted independently: a set of fetches, and connections one by one."""
+    fetches, connections, opened = set[str](), 0, False
+    for fetch_id, answer in answers:
+        if answer == "S":
+            fetches, connections = set(), 0
+        elif fetch_id:
+            fetches.add(fetch_id)
+        else:
+            connections += 1
+        opened = opened or len(fetches) + connections >= fail_max
+
+    state = after_fetches(GateState(), answers, fail_max)
+
+    assert (state.breaker is Breaker.OPEN) is opened
+    assert len(state.failed) < fail_max
+    assert opened or (len(fetches), len(fetches) + connections) == (len(state.failed), state.failures)
 
 
 @given(STATES, st.integers(1, 1000))

@@ -22,8 +22,18 @@ COOLING = GateState(
 BROKEN = GateState(
     breaker=Breaker.OPEN, open_until_ms=LATER_MS, opens=2, answers=(RecordedAnswer(1, "connect"),)
 )
+COOLED_BY_403 = GateState(
+    cool_until_ms=LATER_MS,
+    cool_since_ms=2,
+    answers=(RecordedAnswer(1, "503"), RecordedAnswer(2, "403"), RecordedAnswer(3, "403")),
+)
 PACED = GateState(paced_ms=float(LATER_MS))
 SPENT = GateState(paced_ms=float(LATER_MS), quota_until_ms=LATER_MS, quota_interval_ms=10.0)
+
+
+def failing(*answers: str) -> GateState:
+    """A host whose breaker is open after these answers."""
+    return replace(BROKEN, answers=tuple(RecordedAnswer(1, what) for what in answers))
 
 
 def state_of(
@@ -94,10 +104,16 @@ def test_what_the_workers_say_counts_where_our_policy_knows_nothing() -> None:
     ("why", "state", "words"),
     [
         (WaitReason.COOL_DOWN, COOLING, "asked for quiet by 503"),
+        (WaitReason.COOL_DOWN, COOLED_BY_403, "asked for quiet by 403"),
         (WaitReason.COOL_DOWN, OPEN, "asked for quiet"),
         (WaitReason.BREAKER, BROKEN, "does not answer (connect); its breaker is open, 2nd time"),
         (WaitReason.BREAKER, replace(BROKEN, nameless=True), "its name does not exist"),
         (WaitReason.BREAKER, OPEN, "no answer"),
+        (WaitReason.BREAKER, failing("200", "500", "404"), "the host answers 500; its breaker is open"),
+        (WaitReason.BREAKER, failing("connect", "522", "501"), "the host answers 522;"),
+        (WaitReason.BREAKER, failing("500", "first_byte_timeout"), "does not answer (first_byte_timeout)"),
+        (WaitReason.BREAKER, failing("truncated", "too_large"), "does not answer as it should (truncated)"),
+        (WaitReason.BREAKER, failing("200", "of a newer worker"), "no answer"),
         (WaitReason.RATE_LIMIT, PACED, "name their file with --policy"),
         (WaitReason.QUOTA, SPENT, "RateLimit"),
         (WaitReason.PAUSED, OPEN, "fetchfleet resume"),

@@ -168,16 +168,20 @@ def host_signal_of(outcome: AttemptOutcome) -> HostSignal:
 
 
 def observation_of(
-    outcome: AttemptOutcome, sent_ms: int, in_flight: int, latency_ms: float | None
+    outcome: AttemptOutcome, sent_ms: int, in_flight: int, latency_ms: float | None, fetch_id: str = ""
 ) -> Observation:
-    """Return what the attempt teaches the gate; latency_ms: until the head of the response came."""
+    """Return what the attempt teaches the gate; latency_ms: until the head of the response came.
+
+    A request that was not sent says nothing of its fetch: its connection failed, or the host's name.
+    """
     signal = host_signal_of(outcome)
     match outcome:
-        case Failed(reason=reason):
-            return Observation(signal, sent_ms, in_flight, None, reason.value)
+        case Failed(reason=reason, sent=sent):
+            fetch_id = fetch_id if sent else ""
+            return Observation(signal, sent_ms, in_flight, None, reason.value, fetch_id=fetch_id)
         case Interrupted():
             return Observation(signal, sent_ms, in_flight)
         case _:
             good_ms = latency_ms if signal is HostSignal.ANSWERED else None
             throttle = throttle_of(outcome) is not None
-            return Observation(signal, sent_ms, in_flight, good_ms, str(outcome.status), throttle)
+            return Observation(signal, sent_ms, in_flight, good_ms, str(outcome.status), throttle, fetch_id)
