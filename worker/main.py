@@ -5,6 +5,7 @@ arq fetchfleet.worker.main.WorkerSettings
 
 import asyncio
 import os
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 import uvloop
@@ -15,6 +16,7 @@ from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.worker.intake.arq_jobs import write_result
 from fetchfleet.worker.local.process import open_standard_streams
 from fetchfleet.worker.observability import log
+from fetchfleet.worker.observability.process_health import ProcessHealth
 from fetchfleet.worker.runtime.arq_worker import CRON_JOBS, FUNCTIONS, JOBS_AT_ONCE, read_job, start
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import load_settings
@@ -27,13 +29,18 @@ settings = load_settings({}, os.environ)
 async def startup(ctx: dict[str, Any]) -> None:
     """Start the runtime."""
     log.configure(level=settings.log_level)
-    ctx["runtime"] = await start(settings)
+    health = ProcessHealth(settings.worker_id)
+    ctx["told"] = AsyncExitStack()
+    await ctx["told"].enter_async_context(health.told(os.environ))
+    ctx["runtime"] = runtime = await start(settings)
+    health.not_ready = runtime.not_ready
     gc_freeze.set_aside()
 
 
 async def shutdown(ctx: dict[str, Any]) -> None:
     """Hand everything back."""
-    await ctx["runtime"].stop()
+    async with ctx["told"]:
+        await ctx["runtime"].stop()
 
 
 class WorkerSettings:

@@ -96,8 +96,8 @@ def worker(redis: RedisUrl = None, *, flags: Mapping[str, str | None]) -> None:
     """Run one worker until SIGTERM, which hands back what it holds."""
     from fetchfleet.worker.local.process import run_until_signal, worker_settings_from  # noqa: PLC0415
     from fetchfleet.worker.observability import log  # noqa: PLC0415 `run` needs none of them
-    from fetchfleet.worker.runtime.arq_worker import run_worker  # noqa: PLC0415
+    from fetchfleet.worker.runtime.arq_worker import run_told_worker  # noqa: PLC0415
 
     settings = worker_settings_from({**flags, "redis_url": redis})
     log.configure(level=settings.log_level)
-    run_until_signal(run_worker(settings))
+    run_until_signal(run_told_worker(settings))

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from typing import Annotated
 
 import msgspec
 import typer
@@ -12,6 +13,10 @@ from fetchfleet.worker.cli.options import Json, RedisUrl
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.snapshot import is_alive
+from fetchfleet.worker.observability.process_health import ask_workers
+
+Live = Annotated[bool, typer.Option("--live", help="The loop of each worker here turns; needs no Redis.")]
+Ready = Annotated[bool, typer.Option("--ready", help="Each worker here would take work now.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -20,11 +25,31 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def health(redis: RedisUrl = None) -> None:
-    """Exit 0 if a worker of this machine (or container) sends heartbeats, else 1."""
+def health(redis: RedisUrl = None, live: Live = False, ready: Ready = False) -> None:  # noqa: FBT002 flags
+    """Exit 0 if a worker of this machine (or container) sends heartbeats, else 1.
+
+    With --live or --ready, ask the workers themselves, without Redis.
+    """
+    if live or ready:
+        _ask_workers(ready=ready)
+        return
     name = os.environ.get("FETCHFLEET_WORKER_ID") or socket.gethostname()
     if not query(redis, lambda _, client: is_alive(client, name)):
         raise CommandError("no worker of this machine has shown a sign of life; its log may say why")
+
+
+def _ask_workers(*, ready: bool) -> None:
+    """Raise CommandError unless there are workers here and all of them are live, or also ready."""
+    asked = ask_workers(os.environ.get("FETCHFLEET_WORKER_ID"))
+    if not asked:
+        raise CommandError("no worker of this user runs on this machine (or in this container)")
+    faults = [
+        f"process {at.pid} does not answer: its event loop does not turn" for at in asked if not at.told
+    ]
+    if ready:
+        faults += [f"{at.told.worker} {why}" for at in asked if at.told for why in at.told.not_ready]
+    if faults:
+        raise CommandError("\n".join(faults))
 
 
 def status(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag

@@ -1,1 +1,1 @@
-"""Logging for every room: the events, redaction of what they show, percentiles and rates."""
+"""Logging for every room: events, redaction, percentiles and rates; and the health that a worker tells."""

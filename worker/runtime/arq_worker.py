@@ -6,6 +6,7 @@ This module and worker/main.py are the only ones that know arq's Worker.
 import asyncio
 import functools
 import logging
+import os
 import signal
 import time
 from typing import Any
@@ -22,6 +23,7 @@ from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.intake import arq_jobs
 from fetchfleet.worker.intake.arq_jobs import FETCH, REFUSED, write_result
+from fetchfleet.worker.observability.process_health import ProcessHealth
 from fetchfleet.worker.runtime.build import build
 from fetchfleet.worker.runtime.runtime import Runtime
 from fetchfleet.worker.settings import Settings
@@ -123,10 +125,17 @@ read_job = functools.partial(arq_jobs.read_job, KNOWN)
 """arq's deserializer: nothing is ever unpickled."""
 
 
-async def run_worker(settings: Settings) -> None:
+async def run_told_worker(settings: Settings) -> None:
+    """Run one worker, as run_worker does, that tells its health (worker/observability/process_health.py)."""
+    health = ProcessHealth(settings.worker_id)
+    async with health.told(os.environ):
+        await run_worker(settings, health)
+
+
+async def run_worker(settings: Settings, health: ProcessHealth | None = None) -> None:
     """Run one worker until SIGTERM or SIGINT; it survives a Redis that goes away.
 
-    Raises what `build` and Runtime.start raise.
+    health: told what the worker is not ready for. Raises what `build` and Runtime.start raise.
     """
     signalled = aio.signals()
     starting = asyncio.create_task(start(settings), name="start")
@@ -136,6 +145,8 @@ async def run_worker(settings: Settings) -> None:
         if starting.cancelled() or starting.exception():
             return
     runtime = starting.result()
+    if health is not None:
+        health.not_ready = runtime.not_ready
     gc_freeze.set_aside()
     work = asyncio.create_task(serve_arq_jobs(runtime), name="arq")
     await aio.until(work, signalled)

@@ -118,6 +118,8 @@ class Heartbeat:
         self._health = health
         self._every_s = every_s
         self._name_check = name_check
+        self.sent_s = mono_s()
+        """When Redis took the last heartbeat, by the monotonic clock."""
 
     async def run(self) -> None:
         """Send a heartbeat at intervals, until cancelled."""
@@ -152,6 +154,7 @@ class Heartbeat:
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcard(keys.WORKERS)
             *_, cancels, policy_version, busy, workers = await pipe.execute()
+        self.sent_s = mono_s()
         await self._signals.heed(FleetLoad(busy, workers), policy_version or b"", cancels)
         await self._name_check.run(now_ms)
 

@@ -4,13 +4,14 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.inspect.registration import Registration
@@ -118,6 +119,17 @@ class Runtime:
     def stopping(self) -> bool:
         """Whether shutdown has begun."""
         return self.live_lanes.leaving
+
+    def not_ready(self) -> Iterator[str]:
+        """Yield the reasons why this worker would take no work now."""
+        if self.stopping:
+            yield "is stopping"
+        if self.disk_guard.lacking:
+            yield f"lacks disk space ({self.disk_guard.lacking})"
+        if not self.leases.renews:
+            yield "does not renew its leases"
+        if mono_s() - self.heartbeat.sent_s > keys.WORKER_TTL_MS / 1000:
+            yield "has no answer from Redis"
 
     async def clear_queue(self) -> None:
         """Remove what would end arq's loop from its queue."""

@@ -1,10 +1,11 @@
 """Worker processes: stopped, killed, run by arq's own command."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import pytest
 
 from fetchfleet import Fleet, Outcome
 from fetchfleet.worker.local.process import die_with_parent
+from fetchfleet.worker.observability.process_health import ask_workers
+from tests.support.named_workers import named_workers
+from tests.support.own_redis import own_redis
 from tests.support.waiting import wait_until
-from tests.support.workers import workers
+from tests.support.workers import QUICK_POLICY, fetchfleet, workers
 from tools.origin.behaviours import latency, ok, slow
 from tools.origin.server import Origin
 
@@ -106,12 +110,14 @@ async def test_arqs_own_command_runs_a_worker_and_sigterm_ends_it_with_0(
         with arq_worker(redis_url, tmp_path / "bodies") as process:
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(20)])
             results = [result async for result in batch.results()]
+            told = [at.told for at in await asyncio.to_thread(ask_workers, None) if at.pid == process.pid]
             process.send_signal(signal.SIGTERM)
             await wait_until(lambda: process.poll() is not None, "arq's end", 20)
             ended_with = process.returncode
 
     assert [Outcome.STORED] * 20 == [result.outcome for result in results]
     assert 0 == ended_with
+    assert [[]] == [health.not_ready for health in told if health]
     assert b"worker.stopped" in (tmp_path / "arq.log").read_bytes()
     assert b'"loop":"uvloop"' in (tmp_path / "arq.log").read_bytes()
 
@@ -137,3 +143,42 @@ async def test_a_worker_with_closed_standard_streams_works_and_exits_0(
             process.wait()
 
     assert (Outcome.STORED, 0) == (result.outcome, process.returncode)
+
+
+async def test_liveness_outlasts_redis_and_ends_with_the_loop(tmp_path: Path) -> None:
+    """An outage of Redis restarts no worker; a frozen process is found within seconds."""
+    name = f"live-{os.getpid()}"
+
+    async def health(how: str) -> tuple[int, str]:
+        environment = {"FETCHFLEET_WORKER_ID": name, "FETCHFLEET_REDIS_URL": "redis://127.0.0.1:1"}
+        said = await asyncio.to_thread(fetchfleet, "health", how, **environment)
+        return said.returncode, said.stderr
+
+    async def is_ready() -> bool:
+        return (await health("--ready"))[0] == 0
+
+    with own_redis() as server:
+        await wait_until(server.answers, "Redis")
+        with named_workers(server.url, tmp_path / "fleet", QUICK_POLICY) as hands:
+            worker = hands.start(name)
+            await wait_until(is_ready, "the worker", every_s=0.2)
+            server.shut_down()
+            live = await health("--live")
+            worker.send(signal.SIGSTOP)
+            frozen = await health("--live")
+            worker.send(signal.SIGCONT)
+            thawed = await health("--live")
+            unready = await wait_until(lambda: failing(health("--ready")), "the outage to show", every_s=0.2)
+            worker.kill()
+            dead = await health("--live")
+
+    assert [(0, ""), (0, "")] == [live, thawed]
+    assert (1, f"process {worker.process.pid} does not answer: its event loop does not turn\n") == frozen
+    assert (1, f"{name} has no answer from Redis\n") == unready
+    assert (1, "no worker of this user runs on this machine (or in this container)\n") == dead
+
+
+async def failing(ended: Awaitable[tuple[int, str]]) -> tuple[int, str] | None:
+    """What a command says that fails."""
+    code, said = await ended
+    return (code, said) if code else None
