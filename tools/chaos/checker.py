@@ -22,8 +22,9 @@ connections, so its requests in flight count against the concurrency for this lo
 NEVER_S = float("inf")
 SHOWN = 5
 
-MOST_DEATHS = 5
-"""A fetch that kills its worker at once is given up after three, or five while workers die otherwise."""
+MOST_DEATHS = 9
+"""A fetch that kills its worker is given up after three; while workers die otherwise after five, or nine if it
+takes a while to kill."""
 
 LOSES_ITS_LANES = frozenset(
     {

@@ -133,9 +133,9 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
         "back off",
         {"requests": [request("/f/one", 1.7)], "backoffs": [BackoffWindow(HOST, 1.0, 2.0)]},
     ),
-    "a fetch that kills a sixth worker": (
+    "a fetch that kills a tenth worker": (
         "killed more workers",
-        {"requests": [*GOOD.requests, *(request("/kill/six", 9.0, f"w{n}.1") for n in range(6))]},
+        {"requests": [*GOOD.requests, *(request("/kill/ten", 9.0, f"w{n}.1") for n in range(10))]},
     ),
     "something left in Redis": ("left in Redis: lane", {"remains": Leftovers(["lane x is held"], 0.0)}),
     "a worker that died": (
