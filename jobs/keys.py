@@ -165,9 +165,9 @@ def lane_queue(name: str, queue: str) -> str:
     return later(name) if queue == "later" else waiting_at(name, queue)
 
 
-def worker(worker_id: str) -> str:
-    """string: a worker's report, JSON. WORKER_TTL_MS."""
-    return f"ff:worker:{worker_id}"
+def worker(instance: str) -> str:
+    """string: the report of a worker's instance, JSON. WORKER_TTL_MS."""
+    return f"ff:worker:{instance}"
 
 
 DEATHS = "ff:deaths"
@@ -176,9 +176,20 @@ after the last; a death that a fetch explains is removed (worker/fetch/rules/cra
 
 DEATHS_WINDOW_MS = 60_000
 
+
+def policy_file(digest: str) -> str:
+    """string: the policy file with that digest, JSON without private values (worker/policy/published.py).
+
+    POLICY_FILE_TTL_MS; the heartbeats of the workers that use it renew that.
+    """
+    return f"ff:policy-file:{digest}"
+
+
+POLICY_FILE_TTL_MS = 60_000
+
 WORKERS = "ff:workers"
-"""zset: worker id → Unix ms of its last heartbeat. Members older than WORKER_TTL_MS are removed by the next
-heartbeat of any worker."""
+"""zset: worker instance → Unix ms of its last heartbeat. Members older than WORKER_TTL_MS are removed by the
+next heartbeat of any worker."""
 
 
 FIXED: dict[str, str] = {

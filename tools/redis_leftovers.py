@@ -87,6 +87,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own
     (r"arq:(job|retry|in-progress|result):.+", "string", _never),
     (r"ff:worker:.+", "string", _never),
+    (r"ff:policy-file:.+", "string", _never),
     (r"ff:batch:[0-9a-f]{16}", "hash", _never),
     (r"ff:batch:[0-9a-f]{16}:results", "stream", _never),
     (r"ff:batch:[0-9a-f]{16}:lanes", "set", _never),

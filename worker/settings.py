@@ -17,6 +17,7 @@ from fetchfleet.worker.observability.redact import url as redacted_url
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.policy.published import digest_of_bytes
 
 HTTPX, REQWEST = "httpx", "reqwest"
 ENGINES = (HTTPX, REQWEST)
@@ -123,7 +124,7 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     if "policy" in given:
         path = given.pop("policy")
         try:
-            given["policy"] = parse_policy(Path(path).read_text(encoding="utf-8"))
+            given["policy"] = read_policy(Path(path))
         except (OSError, UnicodeDecodeError, PolicyError) as error:
             errors.append(f"--policy {path}: {error}")
     for name in [name for name in _NUMBERS if name in given]:
@@ -137,6 +138,12 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     if errors:
         raise SettingsError("\n".join(errors))
     return settings
+
+
+def read_policy(path: Path) -> Policy:
+    """Read a policy file; raises OSError, UnicodeDecodeError or PolicyError."""
+    file = path.read_bytes()
+    return parse_policy(file.decode("utf-8"), digest_of_bytes(file))
 
 
 def _faults(settings: Settings) -> Iterator[str]:

@@ -16,6 +16,7 @@ from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pauses import Pauses
 
 LANES_SHOWN = 30
+DIGEST_SHOWN_CHARS = 8
 
 UNKNOWN = "?"
 """In place of a fact that a worker of an older version does not publish."""
@@ -69,7 +70,9 @@ def workers_of(workers: Sequence[WorkerStatus]) -> Table:
     A worker that shares its name with others is shown by its instance.
     """
     names = [worker.id for worker in workers]
-    table = _table("worker", "version", "age", "engine", "lanes", "in\nflight", "fetches\n/s", "received\n/s")
+    table = _table(
+        "worker", "version", "age", "engine", "policy", "lanes", "in\nflight", "fetches\n/s", "received\n/s"
+    )
     table.padding = (0, 1, 0, 0)
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for worker in workers:
@@ -78,12 +81,18 @@ def workers_of(workers: Sequence[WorkerStatus]) -> Table:
             worker.version or UNKNOWN,
             age(worker.age_s) if worker.age_s is not None else UNKNOWN,
             worker.engine or UNKNOWN,
+            short_digest(worker.policy),
             str(worker.lanes),
             str(worker.in_flight),
             f"{worker.finished_per_s:.1f}",
             size(worker.received_bytes_per_s),
         )
     return table
+
+
+def short_digest(digest: str | None) -> str:
+    """Return what a table shows of the digest of a policy file."""
+    return (digest or UNKNOWN)[:DIGEST_SHOWN_CHARS]
 
 
 def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:

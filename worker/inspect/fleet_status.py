@@ -25,6 +25,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     python: str | None
     engine: str | None
     sink: str | None
+    policy: str | None
+    """The digest of its policy file, or `defaults`."""
     age_s: float | None
     """Since its start."""
     lanes: int
@@ -75,6 +77,7 @@ def worker_status(instance: str, report: WorkerReport, now_ms: int) -> WorkerSta
         python=known.python if known else None,
         engine=known.engine if known else None,
         sink=known.sink if known else None,
+        policy=known.policy if known else None,
         age_s=round(max(0, now_ms - known.started_ms) / 1000, 3) if known else None,
         lanes=len(report.lanes),
         in_flight=sum(lane.in_flight for lane in report.lanes.values()),

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from fetchfleet import __version__
+from fetchfleet.worker.policy.published import digest_of
 from fetchfleet.worker.settings import Settings
 
 _INSTANCE = re.compile(r"(?s)(.+)-[0-9a-f]{8}")
@@ -31,12 +32,14 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     """The version of Python."""
     engine: str = ""
     sink: str = ""
+    policy: str = ""
+    """The digest of its policy file, or NO_FILE (worker/policy/published.py)."""
     started_ms: int = 0
     """When it started, Unix ms by Redis's clock."""
 
     def log_fields(self) -> dict[str, str]:
         """Return its fields of the log line `worker.started`."""
-        names = ("instance", "version", "python", "engine", "sink")
+        names = ("instance", "version", "python", "engine", "sink", "policy")
         return {name: getattr(self, name) for name in names}
 
 
@@ -49,6 +52,7 @@ def registration_of(settings: Settings, started_ms: int) -> Registration:
         python=".".join(map(str, sys.version_info[:3])),
         engine=settings.engine,
         sink=settings.sink,
+        policy=digest_of(settings.policy),
         started_ms=started_ms,
     )
 

@@ -67,7 +67,7 @@ async def snapshot(redis: Redis) -> Snapshot:
     """Read the fleet, its fullest lane first and MAX_LANES at most, in a few round trips."""
     now_ms = await redis_now_ms(redis)
     names = [text_of(name) for name in await redis.zrange(keys.ATTENTION, 0, MAX_LANES - 1)]
-    workers = await _worker_reports(redis)
+    workers = await worker_reports(redis)
     at = {name: report for worker in workers.values() for name, report in worker.lanes.items()}
     rows = await _rows(redis, names)
     lanes = [_lane(name, row, at.get(name), now_ms) for name, row in zip(names, rows, strict=True)]
@@ -76,7 +76,7 @@ async def snapshot(redis: Redis) -> Snapshot:
 
 async def lane_snapshot(redis: Redis, name: str, now_ms: int) -> LaneSnapshot:
     """Read one lane, which may be idle."""
-    found = (at.lanes[name] for at in (await _worker_reports(redis)).values() if name in at.lanes)
+    found = (at.lanes[name] for at in (await worker_reports(redis)).values() if name in at.lanes)
     (row,) = await _rows(redis, [name])
     return _lane(name, row, next(found, None), now_ms)
 
@@ -107,7 +107,7 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
     return [replies[i : i + width] for i in range(0, len(replies), width)]
 
 
-async def _worker_reports(redis: Redis) -> dict[str, WorkerReport]:
+async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
     """Return the reports of the live workers by their instances."""
     workers = [text_of(worker) for worker in await redis.zrange(keys.WORKERS, 0, -1)]
     if not workers:

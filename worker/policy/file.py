@@ -32,6 +32,8 @@ class Policy:
     """The policy of every lane. tables: by host or pattern, the keys that differ from the default table.
 
     pauses: what is paused at run time, and by the file; None if the tables are the file's.
+    default_table: the keys of the default table; None: those that differ from the built-in defaults.
+    digest: of the policy file, if there is one.
     """
 
     def __init__(
@@ -39,9 +41,14 @@ class Policy:
         default: LanePolicy | None = None,
         tables: Mapping[str, Table] | None = None,
         pauses: Pauses | None = None,
+        *,
+        default_table: Table | None = None,
+        digest: str = "",
     ) -> None:
         self.default = default or LanePolicy()
         self.tables = dict(tables or {})
+        self.default_table = _differing(self.default) if default_table is None else default_table
+        self.digest = digest
         self.pauses = pauses or Pauses({}, {}, (), self._paused_keys())
         self._lanes: dict[str, LanePolicy] = {}
         patterns = sorted((name for name in self.tables if covers(name, name)), key=len)
@@ -107,7 +114,7 @@ class Policy:
             yield _where(name), policy
 
 
-def parse_policy(text: str) -> Policy:
+def parse_policy(text: str, digest: str = "") -> Policy:
     """Parse the text of a policy file; raises PolicyError, which names every fault."""
     try:
         found = tomllib.loads(text)
@@ -134,7 +141,7 @@ def parse_policy(text: str) -> Policy:
     errors += _faults(DEFAULT, default)
     if errors:
         raise PolicyError("\n".join(errors))
-    return Policy(_lane_policy(DEFAULT, default), tables)
+    return Policy(_lane_policy(DEFAULT, default), tables, default_table=default, digest=digest)
 
 
 def _faults(where: str, table: object) -> list[str]:
@@ -163,6 +170,12 @@ def _fault(where: str, table: Table) -> str | None:
     except PolicyError as error:
         return str(error)
     return None
+
+
+def _differing(policy: LanePolicy) -> Table:
+    """Return the keys that differ from the built-in defaults."""
+    built_in = msgspec.structs.asdict(LanePolicy())
+    return {key: value for key, value in msgspec.structs.asdict(policy).items() if value != built_in[key]}
 
 
 def _where(name: str) -> str:

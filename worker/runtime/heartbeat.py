@@ -18,6 +18,7 @@ from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Rate
+from fetchfleet.worker.policy.published import NO_FILE, published
 from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.runtime.fleet_signals import FleetSignals
 from fetchfleet.worker.runtime.timings import WorkerTimings
@@ -110,6 +111,7 @@ class Heartbeat:
         every_s: float,
     ) -> None:
         self._redis = redis
+        self._policy = settings.policy
         self._busy_within_ms = busy_within_ms(int(settings.lease_s * 1000))
         self._clock = clock
         self._reporter = reporter
@@ -144,17 +146,23 @@ class Heartbeat:
     async def send(self) -> None:
         """Send one heartbeat and act on the reply."""
         report = msgspec.json.encode(self._reporter.report())
-        instance, now_ms = self._reporter.registration.instance, self._clock.now_ms()
+        instance, digest = self._reporter.registration.instance, self._reporter.registration.policy
+        now_ms = self._clock.now_ms()
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.zadd(keys.WORKERS, {instance: now_ms})
             pipe.zremrangebyscore(keys.WORKERS, "-inf", now_ms - keys.WORKER_TTL_MS)
             pipe.set(keys.worker(instance), report, px=keys.WORKER_TTL_MS)
+            pipe.pexpire(keys.policy_file(digest), keys.POLICY_FILE_TTL_MS)
             pipe.get(keys.CANCELS)
             pipe.get(keys.POLICY_VERSION)
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcard(keys.WORKERS)
-            *_, cancels, policy_version, busy, workers = await pipe.execute()
+            *_, is_published, cancels, policy_version, busy, workers = await pipe.execute()
         self.sent_s = mono_s()
+        if not is_published and digest != NO_FILE:
+            await self._redis.set(
+                keys.policy_file(digest), published(self._policy), px=keys.POLICY_FILE_TTL_MS
+            )
         await self._signals.heed(FleetLoad(busy, workers), policy_version or b"", cancels)
         await self._name_check.run(now_ms)
 

@@ -1,0 +1,173 @@
+"""The policy that the workers of a fleet use: their policy file, as they publish it, under the tables in Redis."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+
+from fetchfleet.jobs import keys
+from fetchfleet.worker.inspect.snapshot import worker_reports
+from fetchfleet.worker.policy import overrides
+from fetchfleet.worker.policy.file import Policy
+from fetchfleet.worker.policy.model import LanePolicy, PolicyError
+from fetchfleet.worker.policy.names import DEFAULT, covering
+from fetchfleet.worker.policy.pauses import PAUSED, Overrides
+from fetchfleet.worker.policy.published import NO_FILE, digest_of, read_published
+
+MAX_FILES = 16
+"""Policy files that are read if every worker has another."""
+
+NAMES_SHOWN = 5
+DIGEST_SHOWN_CHARS = 8
+
+
+class Origin(StrEnum):
+    """Where the policy file comes from that is shown."""
+
+    WORKERS = "workers"
+    """Published by the workers."""
+    GIVEN = "given"
+    """Named by the caller."""
+    ASSUMED = "assumed"
+    """None is known: the built-in defaults."""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the value of a key comes from: `default`, `file` or `override`, and which table; None for default."""
+
+    source: str
+    table: str | None = None
+
+
+BUILT_IN = Source("default")
+
+
+class WorkersPolicies(NamedTuple):
+    """The policy files of the live workers.
+
+    workers: the names of the workers with each digest; "" for those that publish none. files: by digest, those
+    that can be read. faults: by digest, why the others cannot.
+    """
+
+    workers: Mapping[str, Sequence[str]]
+    files: Mapping[str, Policy]
+    faults: Mapping[str, str]
+
+
+class PolicyInForce(NamedTuple):
+    """The policy of a fleet, as far as it is known here."""
+
+    origin: Origin
+    digest: str
+    file: Policy
+    overrides: Overrides
+    known: WorkersPolicies
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of every lane; raises PolicyError if the tables in Redis do not fit the file."""
+        return self.file.overridden(*self.overrides)
+
+    def summary(self, lane: str) -> dict[str, Any]:
+        """Return for machines where the policy of a lane comes from, and what to know about it."""
+        return {
+            "origin": self.origin,
+            "digest": self.digest,
+            "workers": {digest or "unknown": names for digest, names in self.known.workers.items()},
+            "notes": list(self.notes(lane)),
+        }
+
+    def notes(self, lane: str) -> Iterator[str]:
+        """Yield what limits the answer about a lane: what is assumed, what differs, what cannot be read."""
+        workers, files = self.known.workers, self.known.files
+        remedy = "name the workers' policy file with --policy"
+        for digest, why in self.known.faults.items():
+            yield f"policy file {short(digest)} of {listed(workers[digest])}: {why}; {remedy}"
+        if self.origin is Origin.ASSUMED and not workers:
+            yield f"no worker runs that publishes its policy: the built-in defaults are assumed; {remedy}"
+        elif self.origin is Origin.ASSUMED and not self.known.faults:
+            yield f"the workers are of a version that publishes no policy: the defaults are assumed; {remedy}"
+        elif "" in workers:
+            yield f"{listed(workers[''])} publish no policy: they are of an older version"
+        others = [digest for digest in workers if digest not in {"", self.digest}]
+        if self.origin is Origin.GIVEN and others:
+            yield f"--policy names file {short(self.digest)}, and workers use another"
+        if others and (len(others) > 1 or self.origin is Origin.WORKERS):
+            using = [f"{short(digest)} on {listed(workers[digest])}" for digest in [*workers] if digest]
+            yield f"workers differ in their policy files: {'; '.join(using)}"
+        for digest in others:
+            if digest in files and (text := self.difference(files[digest], lane)):
+                yield f"{listed(workers[digest])} ({short(digest)}): {text} for {lane}"
+
+    def difference(self, other: Policy, lane: str) -> str:
+        """Return the values of another policy file that differ for a lane; empty if none does."""
+        try:
+            mine, theirs = (policy.overridden(*self.overrides).for_lane(lane) for policy in (self.file, other))
+        except PolicyError as error:
+            return str(error)
+        return ", ".join(
+            f"{key} {encoded(getattr(theirs, key))} instead of {encoded(getattr(mine, key))}"
+            for key in LanePolicy.__struct_fields__
+            if getattr(mine, key) != getattr(theirs, key)
+        )
+
+    def sources(self, lane: str) -> dict[str, Source]:
+        """Return the source of each key of a lane's policy."""
+        found = dict.fromkeys(LanePolicy.__struct_fields__, BUILT_IN)
+        for name in reversed([*covering(lane)]):  # from the widest table to the narrowest
+            of_file = self.file.default_table if name == DEFAULT else self.file.tables.get(name, {})
+            for source, table in (("file", of_file), ("override", self.overrides.tables.get(name, {}))):
+                found |= {key: Source(source, name) for key in table if key in found}
+        stop = self.policy.pauses.stop(lane)  # pauses have rules of their own
+        found[PAUSED] = Source("file" if stop.in_file else "override", stop.name) if stop else BUILT_IN
+        return found
+
+
+async def policy_in_force(redis: Redis, given: Policy | None) -> PolicyInForce:
+    """Return the policy of the fleet. given: the policy file to use in place of the workers'."""
+    found = await overrides.read(redis)
+    known = await workers_policies(redis)
+    if given is not None:
+        return PolicyInForce(Origin.GIVEN, digest_of(given), given, found, known)
+    if not known.files:
+        return PolicyInForce(Origin.ASSUMED, NO_FILE, Policy(), found, known)
+    digest = min(known.files, key=lambda digest: (-len(known.workers[digest]), digest))
+    return PolicyInForce(Origin.WORKERS, digest, known.files[digest], found, known)
+
+
+async def workers_policies(redis: Redis) -> WorkersPolicies:
+    """Read the policy files that the live workers publish."""
+    workers: dict[str, list[str]] = {}
+    for instance, report in sorted((await worker_reports(redis)).items()):
+        about = report.registration
+        workers.setdefault(about.policy if about else "", []).append(about.name if about else instance)
+    digests = [digest for digest in workers if digest not in {"", NO_FILE}][:MAX_FILES]
+    texts = await redis.mget([keys.policy_file(digest) for digest in digests]) if digests else []
+    files = {NO_FILE: Policy()} if NO_FILE in workers else {}
+    faults: dict[str, str] = {}
+    for digest, text in zip(digests, texts, strict=True):
+        try:
+            if text is None:
+                raise PolicyError("it is not published yet")  # noqa: TRY301 reported as any other fault
+            files[digest] = read_published(text)
+        except PolicyError as error:
+            faults[digest] = str(error)
+    return WorkersPolicies(workers, files, faults)
+
+
+def short(digest: str) -> str:
+    """Return what people are shown of a digest."""
+    return digest[:DIGEST_SHOWN_CHARS]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names of workers for people."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def encoded(value: Any) -> str:
+    """Return a value as `policy set` reads it."""
+    return msgspec.json.encode(value).decode()
