@@ -3,6 +3,7 @@
 from difflib import get_close_matches
 from typing import Annotated
 
+import msgspec
 import typer
 from redis.asyncio import Redis
 
@@ -11,13 +12,15 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import echo, print_json, print_table, query
+from fetchfleet.worker.cli.common import echo, in_force_at, print_json, print_table, query
 from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, Reveal, named
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
+from fetchfleet.worker.inspect.policy_in_force import PolicyInForce
 from fetchfleet.worker.lanes.lookup import lanes_of
 from fetchfleet.worker.local.process import settings_from
 from fetchfleet.worker.policy import overrides
+from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
 from fetchfleet.worker.policy.overrides import Edited
@@ -44,10 +47,10 @@ def explain(
     """Say why a host or a fetch is waiting, and until when."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
 
-    async def read(_: Fleet, client: Redis) -> LaneExplained | FetchExplained:
-        policy = settings.policy.overridden(*await overrides.read(client))
+    async def read(_: Fleet, client: Redis) -> tuple[LaneExplained | FetchExplained, PolicyInForce]:
+        in_force = await in_force_at(client, settings)
         if is_fetch_id(what):
-            return await explain_fetch(client, policy, what)
+            return await explain_fetch(client, in_force.policy, what), in_force
         try:
             lane = named(what)
         except CommandError as error:
@@ -59,17 +62,18 @@ def explain(
             raise CommandError(
                 f"explain says why one host waits, not {lane}; see: fetchfleet status", BAD_USE
             )
-        return await explain_lane(client, policy, lane)
+        return await explain_lane(client, in_force.policy, lane), in_force
 
-    found = query(redis, read)
+    found, in_force = query(redis, read)
+    of_lane = found.lane if isinstance(found, FetchExplained) else found
     if as_json:
-        print_json(found, reveal=reveal)
-    elif isinstance(found, FetchExplained):
-        for line in render.fetch_lines(found):
-            echo(line)
-    else:
-        for line in render.lane_lines(found):
-            echo(line)
+        known = {} if of_lane is None else {"policy": in_force.summary(of_lane.lane)}
+        print_json({**msgspec.to_builtins(found), **known}, reveal=reveal)
+        return
+    for line in render.fetch_lines(found) if isinstance(found, FetchExplained) else render.lane_lines(found):
+        echo(line)
+    for line in () if of_lane is None else render.policy_lines(in_force, of_lane.lane):
+        echo(line)
 
 
 def pause(
@@ -81,10 +85,10 @@ def pause(
     if host is None:
         _list_pauses(redis, as_json=as_json)
         return
-    name = named(host)
-    file = settings_from({"redis_url": redis}).policy
+    name, settings = named(host), settings_from({"redis_url": redis})
 
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, bool, list[str]]:
+        file = (await in_force_at(client, settings)).file
         edited = await overrides.pause(client, fleet.notify, name, file)
         return edited, *await _known(client, name)
 
@@ -116,16 +120,16 @@ def resume(
     ] = False,
 ) -> None:
     """Let a paused host's fetches go on."""
-    name = named(host)
-    file = settings_from({"redis_url": redis}).policy
+    name, settings = named(host), settings_from({"redis_url": redis})
 
-    async def change(fleet: Fleet, client: Redis) -> Edited:
+    async def change(fleet: Fleet, client: Redis) -> tuple[Edited, Policy]:
+        file = (await in_force_at(client, settings)).file
         try:
-            return await overrides.resume(client, fleet.notify, name, file, excepted=excepted)
+            return await overrides.resume(client, fleet.notify, name, file, excepted=excepted), file
         except PolicyError as error:
             raise CommandError(str(error), BAD_USE) from None
 
-    edited = query(redis, change)
+    edited, file = query(redis, change)
     before, now = pauses_of(edited.before, {}), pauses_of(edited.after, file.pauses.in_file)
     if name in now.excepted:
         echo(f"{name} goes on, as an exception from wider pauses; end that with: fetchfleet pause {name}")

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from redis.asyncio import Redis
 
 from fetchfleet.jobs.client.fleet import Fleet
-from fetchfleet.worker.cli.common import console, echo, print_json, query
+from fetchfleet.worker.cli import render
+from fetchfleet.worker.cli.common import console, echo, in_force_at, print_json, print_table, query
 from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, named
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import settings_from
@@ -69,13 +71,17 @@ def policy_show(
     """Show what was set at run time; for a host all that holds for it, the file's values included."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
     name = named(host) if host else None
-    found = query(redis, lambda _, client: overrides.read(client))
-    try:
-        in_force = settings.policy.overridden(*found)
-    except PolicyError as error:
-        raise CommandError(str(error), BAD_USE) from None
-    print_json(in_force.for_lane(name) if name else found.tables, pretty=not as_json)
-    for other in sorted(in_force.pauses.lifted) if name is None else ():
+    in_force = query(redis, lambda _, client: in_force_at(client, settings))
+    if name is None:
+        print_json(in_force.overrides.tables, pretty=not as_json)
+    elif as_json:
+        shown = msgspec.to_builtins(in_force.policy.for_lane(name))
+        print_json({**shown, "policy": in_force.summary(name)})
+    else:
+        print_table(render.policy_of(in_force, name))
+        for note in in_force.notes(name):
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+    for other in sorted(in_force.policy.pauses.lifted) if name is None else ():
         console.print(
             f"{other}: paused=false lifts pauses of the policy file only; what `pause` stops stays stopped",
             markup=False,

@@ -1,5 +1,6 @@
 """Tables and lines in which commands show a fleet to people."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
@@ -11,12 +12,13 @@ from fetchfleet.jobs.client.dead_letters import DeadLetter
 from fetchfleet.jobs.contract.model import Result
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, moment
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
+from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, encoded, short
 from fetchfleet.worker.local.progress import size
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pauses import Pauses
+from fetchfleet.worker.policy.published import NO_FILE
 
 LANES_SHOWN = 30
-DIGEST_SHOWN_CHARS = 8
 
 UNKNOWN = "?"
 """In place of a fact that a worker of an older version does not publish."""
@@ -34,6 +36,10 @@ def status_of(status: FleetStatus) -> RenderableType:
         head.append("[red]no worker is running; start one: fetchfleet worker[/red]")
     parts: list[RenderableType] = ["\n".join(head)]
     if status.workers:
+        digests = Counter(worker.policy or UNKNOWN for worker in status.workers)
+        if len(digests) > 1:
+            using = ", ".join(f"{short(digest)} ({number})" for digest, number in sorted(digests.items()))
+            parts.append(f"workers differ in their policy files: {using}")
         parts.append(workers_of(status.workers))
     if status.lanes:
         lanes = _table("lane", "in flight", "waiting", "state", "opens in")
@@ -81,18 +87,13 @@ def workers_of(workers: Sequence[WorkerStatus]) -> Table:
             worker.version or UNKNOWN,
             age(worker.age_s) if worker.age_s is not None else UNKNOWN,
             worker.engine or UNKNOWN,
-            short_digest(worker.policy),
+            short(worker.policy or UNKNOWN),
             str(worker.lanes),
             str(worker.in_flight),
             f"{worker.finished_per_s:.1f}",
             size(worker.received_bytes_per_s),
         )
     return table
-
-
-def short_digest(digest: str | None) -> str:
-    """Return what a table shows of the digest of a policy file."""
-    return (digest or UNKNOWN)[:DIGEST_SHOWN_CHARS]
 
 
 def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:
@@ -159,6 +160,36 @@ def lane_lines(found: LaneExplained) -> Iterator[str]:
     if found.answers:
         answers = [f"{answer.what} at {moment(answer.at_ms)}" for answer in found.answers]
         yield f"last answers: {', '.join(answers)}"
+
+
+def policy_lines(found: PolicyInForce, lane: str) -> Iterator[str]:
+    """Return the policy file of a lane, its values that are no built-in defaults, and the notes about it."""
+    policy = found.policy.for_lane(lane)
+    values = [
+        f"{key} {encoded(getattr(policy, key))} ({source_text(source)})"
+        for key, source in found.sources(lane).items()
+        if source != BUILT_IN
+    ]
+    rest = "; the rest are defaults" if values else "every value is the default"
+    file = f"file {short(found.digest)}" if found.digest != NO_FILE else "no file"
+    by = {Origin.WORKERS: "of the workers", Origin.GIVEN: "given here", Origin.ASSUMED: "assumed"}
+    yield f"policy: {file}, {by[found.origin]}; {', '.join(values)}{rest}"
+    yield from found.notes(lane)
+
+
+def policy_of(found: PolicyInForce, lane: str) -> Table:
+    """Return a table with each key of a lane's policy, its value and its source."""
+    table = _table("key", "value", "source")
+    table.columns[1].no_wrap, table.columns[1].overflow = False, "fold"
+    policy = found.policy.for_lane(lane)
+    for key, source in found.sources(lane).items():
+        table.add_row(key, escape(encoded(getattr(policy, key))), escape(source_text(source)))
+    return table
+
+
+def source_text(source: Source) -> str:
+    """Return the source of a value for people."""
+    return source.source if source.table is None else f"{source.source}, {source.table}"
 
 
 def pauses_of(pauses: Pauses) -> Table:

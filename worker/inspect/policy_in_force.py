@@ -1,4 +1,4 @@
-"""The policy that the workers of a fleet use: their policy file, as they publish it, under the tables in Redis."""
+"""The policy that a fleet uses: the file that its workers publish, under the tables set at run time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -15,6 +15,7 @@ from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 from fetchfleet.worker.policy.names import DEFAULT, covering
 from fetchfleet.worker.policy.pauses import PAUSED, Overrides
 from fetchfleet.worker.policy.published import NO_FILE, digest_of, read_published
+from fetchfleet.worker.settings import NO_POLICY
 
 MAX_FILES = 16
 """Policy files that are read if every worker has another."""
@@ -35,7 +36,7 @@ class Origin(StrEnum):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where the value of a key comes from: `default`, `file` or `override`, and which table; None for default."""
+    """Where a value comes from: `default`, `file` or `override`, and from which table (None for default)."""
 
     source: str
     table: str | None = None
@@ -47,8 +48,8 @@ BUILT_IN = Source("default")
 class WorkersPolicies(NamedTuple):
     """The policy files of the live workers.
 
-    workers: the names of the workers with each digest; "" for those that publish none. files: by digest, those
-    that can be read. faults: by digest, why the others cannot.
+    workers: the names of the workers with each digest; "" for those that publish none. files: by digest,
+    those that can be read. faults: by digest, why the others cannot.
     """
 
     workers: Mapping[str, Sequence[str]]
@@ -62,13 +63,10 @@ class PolicyInForce(NamedTuple):
     origin: Origin
     digest: str
     file: Policy
+    policy: Policy
+    """The file under the tables in Redis."""
     overrides: Overrides
     known: WorkersPolicies
-
-    @property
-    def policy(self) -> Policy:
-        """The policy of every lane; raises PolicyError if the tables in Redis do not fit the file."""
-        return self.file.overridden(*self.overrides)
 
     def summary(self, lane: str) -> dict[str, Any]:
         """Return for machines where the policy of a lane comes from, and what to know about it."""
@@ -76,6 +74,7 @@ class PolicyInForce(NamedTuple):
             "origin": self.origin,
             "digest": self.digest,
             "workers": {digest or "unknown": names for digest, names in self.known.workers.items()},
+            "sources": msgspec.to_builtins(self.sources(lane)),
             "notes": list(self.notes(lane)),
         }
 
@@ -90,7 +89,7 @@ class PolicyInForce(NamedTuple):
         elif self.origin is Origin.ASSUMED and not self.known.faults:
             yield f"the workers are of a version that publishes no policy: the defaults are assumed; {remedy}"
         elif "" in workers:
-            yield f"{listed(workers[''])} publish no policy: they are of an older version"
+            yield f"no policy is published by {listed(workers[''])} (an older version)"
         others = [digest for digest in workers if digest not in {"", self.digest}]
         if self.origin is Origin.GIVEN and others:
             yield f"--policy names file {short(self.digest)}, and workers use another"
@@ -104,9 +103,10 @@ class PolicyInForce(NamedTuple):
     def difference(self, other: Policy, lane: str) -> str:
         """Return the values of another policy file that differ for a lane; empty if none does."""
         try:
-            mine, theirs = (policy.overridden(*self.overrides).for_lane(lane) for policy in (self.file, other))
+            theirs = other.overridden(*self.overrides).for_lane(lane)
         except PolicyError as error:
             return str(error)
+        mine = self.policy.for_lane(lane)
         return ", ".join(
             f"{key} {encoded(getattr(theirs, key))} instead of {encoded(getattr(mine, key))}"
             for key in LanePolicy.__struct_fields__
@@ -125,16 +125,21 @@ class PolicyInForce(NamedTuple):
         return found
 
 
-async def policy_in_force(redis: Redis, given: Policy | None) -> PolicyInForce:
-    """Return the policy of the fleet. given: the policy file to use in place of the workers'."""
+async def policy_in_force(redis: Redis, given: Policy) -> PolicyInForce:
+    """Return the policy of the fleet; raises PolicyError if the tables in Redis do not fit the file.
+
+    given: the policy of the settings, used in place of the workers' if it is not NO_POLICY.
+    """
     found = await overrides.read(redis)
     known = await workers_policies(redis)
-    if given is not None:
-        return PolicyInForce(Origin.GIVEN, digest_of(given), given, found, known)
-    if not known.files:
-        return PolicyInForce(Origin.ASSUMED, NO_FILE, Policy(), found, known)
-    digest = min(known.files, key=lambda digest: (-len(known.workers[digest]), digest))
-    return PolicyInForce(Origin.WORKERS, digest, known.files[digest], found, known)
+    if given is not NO_POLICY:
+        origin, digest, file = Origin.GIVEN, digest_of(given), given
+    elif known.files:
+        digest = min(known.files, key=lambda digest: (-len(known.workers[digest]), digest))
+        origin, file = Origin.WORKERS, known.files[digest]
+    else:
+        origin, digest, file = Origin.ASSUMED, NO_FILE, NO_POLICY
+    return PolicyInForce(origin, digest, file, file.overridden(*found), found, known)
 
 
 async def workers_policies(redis: Redis) -> WorkersPolicies:

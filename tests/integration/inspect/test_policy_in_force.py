@@ -1,0 +1,151 @@
+"""The policy of a fleet as commands elsewhere see it: that of the workers, with the source of each value."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.redis_connection import redis_now_ms
+from fetchfleet.worker.inspect.policy_in_force import Origin, Source, policy_in_force
+from fetchfleet.worker.inspect.registration import registration_of
+from fetchfleet.worker.inspect.snapshot import WorkerReport
+from fetchfleet.worker.policy import overrides
+from fetchfleet.worker.policy.file import Policy, parse_policy
+from fetchfleet.worker.policy.published import digest_of, published
+from fetchfleet.worker.settings import NO_POLICY, Settings
+
+LANE = "api.cdn.example"
+FILE = parse_policy(
+    """
+[default]
+concurrency = 8
+attempts = 3
+[host."*.cdn.example"]
+rate_per_s = 5
+[host."api.cdn.example"]
+concurrency = 2
+""",
+    "0123456789abcdef",
+)
+OTHER = parse_policy("[default]\nconcurrency = 4\n", "fedcba9876543210")
+
+Join = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def join(redis: Redis) -> Join:
+    """Adds a worker to the fleet, as its heartbeat does; without a policy it is of an older version."""
+
+    async def join(name: str, policy: Policy | None = None, *, publishes: bool = True) -> None:
+        now_ms = await redis_now_ms(redis)
+        settings = Settings(worker_id=name, policy=policy or NO_POLICY)
+        registration = registration_of(settings, now_ms) if policy is not None else None
+        instance = registration.instance if registration else name
+        report = msgspec.json.encode(WorkerReport(registration=registration))
+        await redis.zadd(keys.WORKERS, {instance: now_ms})
+        await redis.set(keys.worker(instance), report, px=keys.WORKER_TTL_MS)
+        if policy is not None and publishes:
+            key = keys.policy_file(digest_of(policy))
+            await redis.set(key, published(policy), px=keys.POLICY_FILE_TTL_MS)
+
+    return join
+
+
+async def test_each_value_has_the_table_that_it_comes_from(redis: Redis, fleet: Fleet, join: Join) -> None:
+    """Built-in default, file or run time; of the default table, a pattern or the host."""
+    await join("worker-1", FILE)
+    await overrides.change(redis, fleet.notify, "*.cdn.example", {"rate_per_s": 1, "burst": 3})
+    await overrides.change(redis, fleet.notify, "example", {"paused": True})
+    await overrides.change(redis, fleet.notify, "default", {"concurrency": 6})
+    found = await policy_in_force(redis, NO_POLICY)
+    policy, sources = found.policy.for_lane(LANE), found.sources(LANE)
+    await overrides.change(redis, fleet.notify, "default", {"paused": True})
+    paused = await policy_in_force(redis, NO_POLICY)
+
+    assert (Origin.WORKERS, "0123456789abcdef", []) == (found.origin, found.digest, [*found.notes(LANE)])
+    assert (2, 3, 1.0, 3) == (policy.concurrency, policy.attempts, policy.rate_per_s, policy.burst)
+    assert sources.keys() == set(policy.__struct_fields__)
+    assert {key: source for key, source in sources.items() if source != Source("default")} == {
+        "concurrency": Source("file", LANE),
+        "attempts": Source("file", "default"),
+        "rate_per_s": Source("override", "*.cdn.example"),
+        "burst": Source("override", "*.cdn.example"),
+    }
+    assert Source("override", "default") == paused.sources(LANE)["paused"]
+    assert Source("override", "default") == paused.sources("other.example")["concurrency"]
+
+
+async def test_without_a_worker_that_publishes_its_policy_the_defaults_are_assumed(
+    redis: Redis, join: Join
+) -> None:
+    """No worker at all, or only workers of an older version; the notes say it, with the remedy."""
+    nobody = await policy_in_force(redis, NO_POLICY)
+    await join("old-1")
+    old = await policy_in_force(redis, NO_POLICY)
+
+    assert [Origin.ASSUMED] * 2 == [nobody.origin, old.origin]
+    assert ["no worker runs"] == [note[:14] for note in nobody.notes(LANE)]
+    assert ["the workers are of a version"] == [note[:28] for note in old.notes(LANE)]
+    assert all("--policy" in note for found in (nobody, old) for note in found.notes(LANE))
+    assert {"unknown": ["old-1"]} == old.summary(LANE)["workers"]
+
+
+async def test_workers_with_other_files_are_named_with_what_differs(redis: Redis, join: Join) -> None:
+    """The file of most workers is shown; for a host that all treat alike no values are listed."""
+    await join("worker-1", FILE)
+    await join("worker-2", FILE)
+    await join("worker-3", OTHER)
+    await join("worker-4", NO_POLICY)
+    await join("old-1")
+    found = await policy_in_force(redis, NO_POLICY)
+    notes = " | ".join(found.notes(LANE))
+
+    assert "0123456789abcdef" == found.digest
+    assert "01234567 on worker-1, worker-2; fedcba98 on worker-3; defaults on worker-4" in notes
+    assert "worker-3 (fedcba98): concurrency 4 instead of 2" in notes
+    assert "worker-4 (defaults): concurrency 8 instead of 2" in notes
+    assert "no policy is published by old-1" in notes
+    assert "attempts 5 instead of 3, rate_per_s" not in " | ".join(found.notes("x.example"))
+
+
+async def test_a_file_that_is_given_stands_in_for_the_workers_and_differences_are_named(
+    redis: Redis, join: Join
+) -> None:
+    """A file that the workers use as well has no note."""
+    alone = await policy_in_force(redis, FILE)
+    await join("worker-1", FILE)
+    same = await policy_in_force(redis, FILE)
+    await join("worker-2", OTHER)
+    given = await policy_in_force(redis, OTHER)
+
+    assert [Origin.GIVEN] * 3 == [alone.origin, same.origin, given.origin]
+    assert ([], []) == ([*alone.notes(LANE)], [*same.notes(LANE)])
+    assert any("--policy names file fedcba98" in note for note in given.notes(LANE))
+    assert 4 == given.policy.for_lane(LANE).concurrency
+
+
+@pytest.mark.parametrize("text", [None, b"\xff", b'{"default": {"attempts": 0}}'])
+async def test_a_file_that_cannot_be_read_here_is_said_to_be_so(
+    redis: Redis, join: Join, text: bytes | None
+) -> None:
+    """Not published yet, foreign, or with values that this version refuses."""
+    await join("worker-1", FILE, publishes=False)
+    if text is not None:
+        await redis.set(keys.policy_file(digest_of(FILE)), text, px=1000)
+    found = await policy_in_force(redis, NO_POLICY)
+
+    assert Origin.ASSUMED == found.origin
+    assert ["policy file 01234567 of worker-1: "] == [note[:34] for note in found.notes(LANE)]
+
+
+async def test_a_fleet_of_many_files_costs_a_bounded_number_of_reads(redis: Redis, join: Join) -> None:
+    """Some are read, all are named by their digests."""
+    for i in range(20):
+        await join(f"worker-{i}", parse_policy(f"[default]\nattempts = {i + 1}\n", f"{i:016x}"))
+    found = await policy_in_force(redis, NO_POLICY)
+
+    assert 16 == len(found.known.files)
+    assert 20 == len(found.known.workers)
