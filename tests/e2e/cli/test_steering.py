@@ -183,7 +183,7 @@ async def test_explain_says_why_a_host_or_a_fetch_waits(
     assert "asked for quiet by 429" in found["cooling"]["why"]
     assert "does not answer" in found["breaker"]["why"]
     assert "1st time" in in_words
-    assert "name their file with --policy" in without_file["why"]
+    assert "0.01 fetches" in without_file["why"]
     assert "0.01 fetches" in found["pacing"]["why"]
     assert "2 of 2 are in flight: as many as may be" == found["busy"]["why"]
     assert all(found[name]["until_ms"] for name in ("cooling", "breaker", "pacing", "retry"))

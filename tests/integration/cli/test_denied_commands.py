@@ -1,5 +1,6 @@
 """A command given as a Redis user that may not: it says which user may."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 
@@ -15,8 +16,11 @@ WHY_NOT = guarded_redis.why_unguarded()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 BATCH = "0123456789abcdef"
+LIST = "list"
+"""A file with one URL in the current folder."""
+
 COMMANDS = {
-    "submit": ("submit", "-"),
+    "submit": ("submit", LIST),
     "batches": ("batches",),
     "results": ("results", BATCH),
     "cancel": ("cancel", BATCH),
@@ -36,6 +40,15 @@ COMMANDS = {
 
 
 @pytest.fixture(scope="module")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The file LIST, in the current folder."""
+    folder = tmp_path_factory.mktemp("listed")
+    (folder / LIST).write_text("http://a.example/\n")
+    with contextlib.chdir(folder):
+        yield
+
+
+@pytest.fixture(scope="module")
 def guarded() -> Iterator[GuardedRedis]:
     """A Redis with our users."""
     with guarded_redis.serve_guarded() as server:
@@ -45,10 +58,11 @@ def guarded() -> Iterator[GuardedRedis]:
 def said_as(guarded: GuardedRedis, user: str, *arguments: str) -> str:
     """What the command says, given as that user."""
     environment = {"FETCHFLEET_REDIS_URL": guarded.url(user)}
-    ended = CliRunner().invoke(app, arguments, input="http://a.example/\n", env=environment)
+    ended = CliRunner().invoke(app, arguments, env=environment)
     return str(ended.exception or "") + ended.output
 
 
+@pytest.mark.usefixtures("listed")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_denied_command_names_the_user_that_may_and_that_user_is_not_denied(
     guarded: GuardedRedis, command: str
