@@ -81,7 +81,8 @@ def read_list(file: str, outputs: Outputs) -> tuple[list[Fetch], int]:
             head = source.peek()
             if NOT_TEXT.search(head) and (what := list_formats.binary_format(head, file)):
                 raise CommandError(f"{file}: nothing was enqueued\nlooks like {what}", BAD_USE)
-            found = parse_list(io.TextIOWrapper(source, encoding="utf-8", errors="surrogateescape"))
+            with io.TextIOWrapper(source, encoding="utf-8", errors="surrogateescape") as lines:
+                found = parse_list(lines)
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}", BAD_USE) from None
     fetches, bad_lines, _ = found
