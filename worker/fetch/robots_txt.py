@@ -56,6 +56,8 @@ class RobotsRequest:
         self.entry = entry
         self.origin = origin
         self.trace = Trace(entry)
+        self.away: int | None = None
+        """The status of the redirect that led to another host; None while none did."""
         self._status: int | None = None
 
     async def send(self) -> RobotsAnswer:
@@ -76,6 +78,7 @@ class RobotsRequest:
             if target is None:
                 break
             url = target
+            self.away = self._status if lane_of_url(url.text) != lane.name else None
         return answer
 
     async def _exchange(self, url: FetchUrl) -> tuple[RobotsAnswer, FetchUrl | None]:
@@ -153,9 +156,10 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
         answered = outcome.status if isinstance(outcome, Answered | Failed) else None
         reason = outcome.reason if isinstance(outcome, Failed) else None
         log_events.robots(lane.name, origin, answered, reason, note_of(outcome), services.log)
-        learn(session, request.trace, outcome)
+        away = request.away
+        learn(session, request.trace, outcome if away is None else Answered(status=away))
         cached: CachedRobots | None = None
-        throttle = throttle_of(outcome)
+        throttle = throttle_of(outcome) if away is None else None
         match outcome:
             case Answered(status=status) if not throttle and status_of(status) is not RobotsStatus.WAIT:
                 now_ms = lane.clock.now_ms()

@@ -9,15 +9,19 @@ _UNBOUNDED = 1 << 60
 
 
 def cheapest(entries: Sequence[Entry]) -> int:
-    """Return the index of the entry that asks least of its host: by method, body sent, body received."""
+    """Return the index of the entry that asks least of its host: by method, body sent, body received.
 
-    def cost(place: int) -> tuple[int, int, int]:
+    Of equal ones that with the fewest failures: it may be its URL that fails, not the host.
+    """
+
+    def cost(place: int) -> tuple[int, int, int, int]:
         request, max_bytes = entries[place].request, entries[place].fetch.max_bytes
         inline = len(request.body or request.body_base64 or "")
         return (
             _METHODS.get(request.method, len(_METHODS)),
             inline if request.body_file is None else _UNBOUNDED,
             _UNBOUNDED if max_bytes is None else max_bytes,
+            entries[place].attempts,
         )
 
     return min(range(len(entries)), key=cost)

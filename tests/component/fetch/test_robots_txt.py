@@ -246,6 +246,22 @@ async def test_redirects_to_a_robots_txt_are_followed(
     assert ["/rules"] == targets(other)
 
 
+async def test_a_redirect_to_a_host_that_throttles_or_fails_does_not_blame_the_host_that_redirects(
+    origin: Origin, other: Origin, start: Start, lines: Lines
+) -> None:
+    """The robots.txt is unavailable, and requested again once the other host's Retry-After is over."""
+    worker = await start(policy={**OBEY, "breaker_failures": 1, "breaker_reset_s": 3600})
+    origin.behaviour = site(o.redirect(other.url("/rules")))
+    other.behaviour = o.sequence(o.reset, o.status(500), o.retry_after(1), o.NOT_FOUND)
+
+    result = await worker.one(origin.url("/a"))
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert ["/rules"] * 4 == targets(other)
+    assert requests_inside(other.windows, other.requests, 0.15) == []
+    assert not [line for line in lines if line["event"] in {"lane.cooling", "lane.breaker_open"}]
+
+
 async def test_a_sixth_redirect_is_none(origin: Origin, obeying: OneWorker) -> None:
     """As if there were no robots.txt."""
     origin.behaviour = o.by_path(

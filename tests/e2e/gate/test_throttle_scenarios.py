@@ -29,6 +29,8 @@ SAID = {
     "date, clock an hour ahead": ("127.0.3.2", limits.retry_on(2, 3600)),
     "date, clock an hour behind": ("127.0.3.3", limits.retry_on(2, -3600)),
     "more than the cap": ("127.0.3.4", retry_after(1_000_000)),
+    "a fraction": ("127.0.3.17", retry_after(1.5)),
+    "403": ("127.0.3.18", retry_after(2, 403)),
 }
 NOT_SAID = {
     "nothing": ("127.0.3.5", limits.throttle(None)),
@@ -69,7 +71,7 @@ async def test_i16_a_host_that_asks_for_quiet_gets_it_in_whichever_way_it_asks(
 
 
 def _throttles(origin: Origin) -> int:
-    return sum(request.status == 429 for request in origin.requests)
+    return sum(request.status in {403, 429} for request in origin.requests)
 
 
 async def test_a_deadline_in_the_middle_of_a_cool_down_is_an_end_and_a_longer_one_is_not(

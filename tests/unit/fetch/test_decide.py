@@ -388,6 +388,14 @@ def test_the_probe_is_the_fetch_that_asks_least(fetches: list[Fetch], best: int)
     assert best == cheapest([entry(fetch) for fetch in fetches])
 
 
+def test_of_equal_probes_that_with_the_fewest_failures_goes_first() -> None:
+    """One URL that always fails is not the probe again and again."""
+    waiting = [entry(url(0), attempts=2), entry(url(1), attempts=1), entry(url(2), attempts=1)]
+
+    assert 1 == cheapest(waiting)
+    assert 3 == cheapest([*waiting, entry(url(3, method="HEAD"), attempts=4)])
+
+
 def test_a_probe_is_judged_by_the_request_that_goes_out() -> None:
     """After a redirect that is the hop's: this POST has become a GET."""
     assert 1 == cheapest([entry(POST), replace(entry(POST), hop=HOP, hops=1)])
