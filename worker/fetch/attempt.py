@@ -114,10 +114,12 @@ class Attempt:
                 return await revalidate.not_modified(answer, request, fetch, self._known, self.services.sink)
             if is_redirect(answer.status):
                 return self._redirected(answer)
-            now_ms = lane.clock.now_ms()
-            asked = ", ".join(answer.values("retry-after"))
-            wait_s = retry_after_s(asked, answer.header("date"), now_ms)
-            return Answered(status=answer.status, wait_s=wait_s)
+            return Answered(status=answer.status, wait_s=self._asked_s(answer))
+
+    def _asked_s(self, answer: Answer) -> float | None:
+        """Return the wait that the response asks for by Retry-After."""
+        asked = ", ".join(answer.values("retry-after"))
+        return retry_after_s(asked, answer.header("date"), self.lane.clock.now_ms())
 
     def _learn_from_head(self, answer: Answer) -> None:
         """Close the breaker after a probe, however large its body is, and heed the host's quota."""
@@ -249,7 +251,10 @@ class Attempt:
                 raise
 
     def _redirected(self, answer: Answer) -> AttemptOutcome | None:
-        """Follow a redirect at once within the lane while its gate is open, else through its host's lane."""
+        """Follow a redirect at once within the lane while its gate is open, else through its host's lane.
+
+        With Retry-After it is not followed before (RFC 9110 §10.2.3).
+        """
         lane, status = self.lane, answer.status
         if self.hops >= MAX_HOPS:
             return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=status)
@@ -264,8 +269,9 @@ class Attempt:
         rules = lane.rules(hop.url) if lane_of_url(hop.url) == lane.name else None
         if rules is not None and not rules.allows(hop.url):
             return Failed(reason=Reason.ROBOTS_DISALLOWED, final=True, status=status)
-        if rules is None or not self._may_follow():
-            return Redirected(hop=hop, hops=self.hops + 1, status=status)
+        wait_s = self._asked_s(answer)
+        if rules is None or wait_s is not None or not self._may_follow():
+            return Redirected(hop=hop, hops=self.hops + 1, status=status, wait_s=wait_s)
         self.request = hop
         self.hops += 1
         return None

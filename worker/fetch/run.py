@@ -203,9 +203,10 @@ async def move_to_lane(session: FetchSession, entry: Entry) -> None:
 
 
 async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
-    """End a fetch that must not be attempted; return whether it has ended.
+    """End a fetch that must not be attempted here; return whether it has ended or moved.
 
-    Workers crash of it, its deadline has passed, the sink cannot do what it asks for, or its dest exists.
+    Workers crash of it, its deadline has passed, the sink cannot do what it asks for, or its dest exists; or
+    it has waited as a redirect to another host asked, and continues in that host's lane.
     """
     fetch, sink = entry.fetch, session.services.sink
     if entry.interruptions:
@@ -214,6 +215,9 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
             await finish_unattempted(session, entry, finish=end)
             return True
     if await end_if_expired(session, entry):
+        return True
+    if entry.hop is not None and lane_of_url(entry.url) != session.lane.name:
+        await move_to_lane(session, entry)
         return True
     refusal = sink.refusal(fetch)
     if refusal is not None:

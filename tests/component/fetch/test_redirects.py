@@ -63,6 +63,29 @@ async def test_a_redirect_to_a_host_that_cools_down_waits(
     assert {line["lane"] for line in lines if line["event"] == "lane.cooling"} == {OTHER_HOST}
 
 
+async def test_a_redirect_with_retry_after_is_not_followed_before(
+    origin: Origin, other: Origin, worker: OneWorker, lines: Lines
+) -> None:
+    """Neither within the host nor to another one, whose lane then takes the fetch."""
+    origin.behaviour = o.by_path(
+        {
+            "/near": o.status(302, [("Location", "/there"), ("Retry-After", "0.5")]),
+            "/far": o.status(307, [("Location", other.url("/there")), ("Retry-After", "1")]),
+        },
+        o.OK,
+    )
+
+    near, far = await worker.results([origin.url("/near"), origin.url("/far")])
+
+    assert [(Outcome.STORED, 1, 0)] * 2 == [(of.outcome, of.attempts, of.throttles) for of in (near, far)]
+    assert (near.final_url, far.final_url) == (origin.url("/there"), other.url("/there"))
+    [first, second, there] = sorted(origin.requests, key=lambda seen: seen.arrived_s)
+    assert there.arrived_s >= first.finished_s + 1
+    assert other.requests[0].arrived_s >= min(first.finished_s, second.finished_s) + 1
+    assert {OTHER_HOST} < {line["lane"] for line in lines if line["event"] == "lane.taken"}
+    assert not [line for line in lines if line["event"] == "lane.cooling"]
+
+
 async def test_a_retry_behind_a_redirect_stays_in_the_lane_of_its_host(
     origin: Origin, other: Origin, worker: OneWorker
 ) -> None:

@@ -516,6 +516,17 @@ def test_a_redirect_to_another_host_goes_on_in_its_lane_with_its_ledgers() -> No
     assert MoveLane(entry=after) == decided(before, Redirected(hop=HOP, hops=3, status=302))
 
 
+@pytest.mark.parametrize(("asked_s", "wait_s"), [(20.0, 21.0), (1e6, 3780.0)])
+def test_a_redirect_with_retry_after_is_followed_once_that_is_over(asked_s: float, wait_s: float) -> None:
+    """RFC 9110 §10.2.3; capped as for a throttle, and no attempt is charged."""
+    before = entry(attempts=1, throttles=2, left_ms=2 * HOUR_MS)
+    after = replace(before, hop=HOP, hops=3)
+
+    decision = decided(before, Redirected(hop=HOP, hops=3, status=302, wait_s=asked_s))
+
+    assert Retry(entry=after, wait_s=wait_s, reason=None) == decision
+
+
 @pytest.mark.parametrize(
     "happened", [Failed(reason=Reason.READ), Answered(status=429), Interrupted(wait_s=1.0)]
 )

@@ -100,8 +100,12 @@ def decide(
             return _failed(entry, reason, policy, now_ms, host, chance, safe=safe)
         case Interrupted(reason=interruption, wait_s=pause_s):
             return _interrupted(entry, interruption, now_ms, pause_s)
-        case Redirected(hop=hop, hops=hops):
-            return MoveLane(entry=msgspec.structs.replace(entry, hop=hop, hops=hops))
+        case Redirected(hop=hop, hops=hops, wait_s=wait_s):
+            moved = msgspec.structs.replace(entry, hop=hop, hops=hops)
+            if wait_s is None:
+                return MoveLane(entry=moved)
+            wait_s = upward_jitter_s(min(wait_s, policy.throttle_cap_s), chance)
+            return _retry_in_time(moved, wait_s, None, now_ms)
 
 
 def defer_for_robots(entry: Entry, outcome: AttemptOutcome, now_ms: int, host: HostState) -> Finish | Retry:

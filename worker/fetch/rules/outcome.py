@@ -81,11 +81,12 @@ class Interrupted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Redirected(msgspec.Struct, frozen=True, kw_only=True):
-    """A redirect leads to a host with other limits."""
+    """A redirect leads to a host with other limits, or asks to wait. wait_s: its Retry-After."""
 
     hop: Hop
     hops: int
     status: int
+    wait_s: float | None = None
 
 
 AttemptOutcome = Stored | Unchanged | AlreadyExists | Answered | Failed | Interrupted | Redirected
