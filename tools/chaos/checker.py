@@ -23,8 +23,8 @@ NEVER_S = float("inf")
 SHOWN = 5
 
 MOST_DEATHS = 9
-"""A fetch that kills its worker is given up after three; while workers die otherwise after five, or nine if it
-takes a while to kill."""
+"""A fetch that kills its worker is given up after three; while workers die otherwise after five, or nine if
+it takes a while to kill."""
 
 LOSES_ITS_LANES = frozenset(
     {
