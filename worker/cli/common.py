@@ -13,13 +13,10 @@ from rich.console import Console, RenderableType
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
-from fetchfleet.worker.inspect.policy_in_force import PolicyInForce, policy_in_force
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.progress import StandardError
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.redis_support.errors import redis_at
-from fetchfleet.worker.settings import Settings
 
 T = TypeVar("T")
 
@@ -39,17 +36,6 @@ def query(redis_url: str | None, question: Callable[[Fleet, Redis], Coroutine[An
                 return await question(fleet, redis)
 
     return run_until_signal(asked())
-
-
-async def in_force_at(redis: Redis, settings: Settings) -> PolicyInForce:
-    """Return the policy of the fleet; the settings' policy file stands in for the workers'.
-
-    Raises CommandError.
-    """
-    try:
-        return await policy_in_force(redis, settings.policy)
-    except PolicyError as error:
-        raise CommandError(f"the tables in Redis do not fit the policy file: {error}", BAD_USE) from None
 
 
 @contextmanager

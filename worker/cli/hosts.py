@@ -12,11 +12,11 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import echo, in_force_at, print_json, print_table, query
+from fetchfleet.worker.cli.common import echo, print_json, print_table, query
 from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, Reveal, named
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
-from fetchfleet.worker.inspect.policy_in_force import PolicyInForce
+from fetchfleet.worker.inspect.policy_in_force import PolicyInForce, policy_in_force
 from fetchfleet.worker.lanes.lookup import lanes_of
 from fetchfleet.worker.local.process import settings_from
 from fetchfleet.worker.policy import overrides
@@ -48,7 +48,7 @@ def explain(
     settings = settings_from({"redis_url": redis, "policy": policy_file})
 
     async def read(_: Fleet, client: Redis) -> tuple[LaneExplained | FetchExplained, PolicyInForce]:
-        in_force = await in_force_at(client, settings)
+        in_force = await policy_in_force(client, settings.policy)
         if is_fetch_id(what):
             return await explain_fetch(client, in_force.policy, what), in_force
         try:
@@ -88,7 +88,7 @@ def pause(
     name, settings = named(host), settings_from({"redis_url": redis})
 
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, bool, list[str]]:
-        file = (await in_force_at(client, settings)).file
+        file = (await policy_in_force(client, settings.policy)).file
         edited = await overrides.pause(client, fleet.notify, name, file)
         return edited, *await _known(client, name)
 
@@ -123,7 +123,7 @@ def resume(
     name, settings = named(host), settings_from({"redis_url": redis})
 
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, Policy]:
-        file = (await in_force_at(client, settings)).file
+        file = (await policy_in_force(client, settings.policy)).file
         try:
             return await overrides.resume(client, fleet.notify, name, file, excepted=excepted), file
         except PolicyError as error:

@@ -9,9 +9,10 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import console, echo, in_force_at, print_json, print_table, query
+from fetchfleet.worker.cli.common import console, echo, print_json, print_table, query
 from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, named
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.local.process import settings_from
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.model import PolicyError
@@ -71,7 +72,7 @@ def policy_show(
     """Show what was set at run time; for a host all that holds for it, the file's values included."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
     name = named(host) if host else None
-    in_force = query(redis, lambda _, client: in_force_at(client, settings))
+    in_force = query(redis, lambda _, client: policy_in_force(client, settings.policy))
     if name is None:
         print_json(in_force.overrides.tables, pretty=not as_json)
     elif as_json:

@@ -8,6 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
+from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
@@ -126,7 +127,7 @@ class PolicyInForce(NamedTuple):
 
 
 async def policy_in_force(redis: Redis, given: Policy) -> PolicyInForce:
-    """Return the policy of the fleet; raises PolicyError if the tables in Redis do not fit the file.
+    """Return the policy of the fleet; raises CommandError if the tables in Redis do not fit the file.
 
     given: the policy of the settings, used in place of the workers' if it is not NO_POLICY.
     """
@@ -139,7 +140,10 @@ async def policy_in_force(redis: Redis, given: Policy) -> PolicyInForce:
         origin, file = Origin.WORKERS, known.files[digest]
     else:
         origin, digest, file = Origin.ASSUMED, NO_FILE, NO_POLICY
-    return PolicyInForce(origin, digest, file, file.overridden(*found), found, known)
+    try:
+        return PolicyInForce(origin, digest, file, file.overridden(*found), found, known)
+    except PolicyError as error:
+        raise CommandError(f"the tables in Redis do not fit the policy file: {error}", BAD_USE) from None
 
 
 async def workers_policies(redis: Redis) -> WorkersPolicies:
