@@ -78,7 +78,9 @@ KEY_TTL_MS = 24 * 3600 * 1000
 
 
 def batch(batch_id: str) -> str:
-    """hash: total, sealed, chunks, done, bytes, created_ms, cancel_ms and a count for each outcome.
+    """hash: total, sealed, chunks, done, bytes, created_ms, cancel_ms, a count for each outcome, retried_as.
+
+    retried_as: the batches in which failed fetches of it were submitted again, joined by spaces.
 
     RESULTS_TTL_MS after the last result, UNFINISHED_TTL_MS before that.
     """

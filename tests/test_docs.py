@@ -187,7 +187,7 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
     read: list[tuple[Any, ...]] = []
     heard: list[str] = []
     client, arq, _ = fenced(API, "python")
-    reader, group = fenced(RESULTS, "python")
+    reader, _, group = fenced(RESULTS, "python")
     async with Origin.serving("127.0.0.182", ok(b"body")) as origin:
         programs = [
             main_of(text, redis_url, origin, print=lambda *words: said.append(words))
@@ -210,16 +210,21 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
 
 
 async def test_the_dead_letter_program_of_the_api_page_runs(redis_url: str, tmp_path: Path) -> None:
-    """A fetch that failed is listed and enqueued again."""
+    """A fetch that failed is listed and enqueued again; its producer follows it."""
     said: list[tuple[Any, ...]] = []
+    heard: list[tuple[Any, ...]] = []
+    follow = fenced(RESULTS, "python")[1]
     async with Origin.serving("127.0.0.184", status(404)) as origin:
         retry = main_of(fenced(API, "python")[2], redis_url, origin, print=lambda *words: said.append(words))
         with workers(1, redis_url, tmp_path):
             async with Fleet(redis_url) as fleet:
-                await (await fleet.submit([origin.url("/gone")])).wait()
+                await (await fleet.submit([origin.url("/gone")], batch_id="0123456789abcdef")).wait()
                 await asyncio.wait_for(retry(), 60)
                 await fleet.batch(said[1][2][0]).wait()
+                again = main_of(follow, redis_url, origin, print=lambda *words: heard.append(words))
+                await asyncio.wait_for(again(), 60)
 
+    assert [("0123456789abcdef-00000000", "ended as", "failed")] == heard
     assert "http_status" == said[0][1]
     assert (1, "enqueued again as") == said[1][:2]
 

@@ -45,12 +45,16 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch of a listing; created_ms, and cancel_ms if it was cancelled, are Unix ms by Redis's clock."""
+    """One batch of a listing; created_ms, and cancel_ms if it was cancelled, are Unix ms by Redis's clock.
+
+    retried_as: the batches in which failed fetches of it were submitted again.
+    """
 
     id: str
     created_ms: int
     cancel_ms: int | None
     counts: Counts
+    retried_as: list[str] = []
 
 
 class Results(AsyncIterator[Result]):
@@ -117,6 +121,18 @@ class Batch:
             raise self._unknown()
         await self._notify(await batches.cancel_in_lanes(self._redis, lanes, batch_id=self.id))
         return await self.counts()
+
+    async def retried_as(self) -> list["Batch"]:
+        """Return the batches in which failed fetches of this one were submitted again, oldest first.
+
+        Their results have the id of the failed fetch in `retry_of`. The counters and results of this batch
+        stay as they are. Raises UnknownBatchError.
+        """
+        with conflicts_at(keys.batch(self.id), "hash"):
+            total, ids = await self._redis.hmget(keys.batch(self.id), ["total", "retried_as"])  # type: ignore[misc]
+        if total is None:
+            raise self._unknown()
+        return [Batch(self._redis, batch_id, self._notify) for batch_id in text_of(ids or b"").split()]
 
     def _unknown(self) -> UnknownBatchError:
         return UnknownBatchError(
@@ -185,16 +201,18 @@ async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
         start += len(ids)
         async with redis.pipeline(transaction=False) as pipe:
             for batch_id in ids:
-                pipe.hmget(keys.batch(batch_id), ["created_ms", "cancel_ms", *Counts.__struct_fields__])
+                fields = ["created_ms", "cancel_ms", "retried_as", *Counts.__struct_fields__]
+                pipe.hmget(keys.batch(batch_id), fields)
             rows = await pipe.execute()
-        for batch_id, (created_ms, cancel_ms, *fields) in zip(ids, rows, strict=True):
-            counts = _counts(fields)
+        for batch_id, (created_ms, cancel_ms, retried_as, *found_counts) in zip(ids, rows, strict=True):
+            counts = _counts(found_counts)
             if counts and counts.total:
                 summary = BatchSummary(
                     id=batch_id,
                     created_ms=number_of(created_ms) or 0,
                     cancel_ms=number_of(cancel_ms),
                     counts=counts,
+                    retried_as=text_of(retried_as or b"").split(),
                 )
                 found.append(summary)
     return found[:limit]

@@ -7,10 +7,11 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.submit import Submitter
+from fetchfleet.jobs.client.submit import RetriedFetch, Submitter
 from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.scripts.batches import link_retry
 
 READ_COUNT = 500
 SHOWN_CHARS = 2000
@@ -59,7 +60,8 @@ ANY = DeadLetterFilter()
 class Retried(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a retry.
 
-    fetches: how many were enqueued again; batches: their new batches. left: letters without a fetch.
+    fetches: how many were enqueued again; batches: their new batches, none of which holds fetches of two old
+    ones. left: letters without a fetch.
     """
 
     fetches: int
@@ -83,23 +85,28 @@ class DeadLetters:
     async def retry(self, which: DeadLetterFilter = ANY) -> Retried:
         """Submit the fetches again as new ones and delete their letters; safe to repeat after a crash.
 
-        Letters that are written meanwhile stay. Raises what Fleet.submit raises.
+        The old batch of a fetch names the new one (Batch.retried_as), and its new result has the old id
+        (retry_of). Letters that are written meanwhile stay. Raises what Fleet.submit raises.
         """
-        fetches, batches, left = 0, list[str](), 0
+        fetches, batches, left = 0, dict[str, None](), 0
         async for letters in self._pieces(which):
-            found = {letter.position: letter.fetch for letter in letters if letter.fetch is not None}
-            left += len(letters) - len(found)
-            if found:
+            by_batch: dict[str | None, dict[str, RetriedFetch]] = {}
+            for letter in letters:
+                if letter.fetch is None:
+                    left += 1
+                    continue
                 # With its letter as the key, a letter becomes one fetch however often it is retried.
-                again = [
-                    msgspec.structs.replace(fetch, key=f"dead letter {position}")
-                    for position, fetch in found.items()
-                ]
-                receipt = await self._submitter.submit(again)
+                again = msgspec.structs.replace(letter.fetch, key=f"dead letter {letter.position}")
+                by_batch.setdefault(letter.batch, {})[letter.position] = RetriedFetch(again, letter.id)
+            for batch_id, found in by_batch.items():
+                receipt = await self._submitter.submit(list(found.values()))
+                new = dict.fromkeys(batch_of(of) for of in receipt.ids)
+                if batch_id is not None:
+                    await link_retry(self._redis, batch_id=batch_id, retried_as=list(new))
                 await self._redis.xdel(keys.DEAD, *found)
                 fetches += len(found)
-                batches += dict.fromkeys(batch_of(of) for of in receipt.ids)
-        return Retried(fetches=fetches, batches=batches, left=left)
+                batches |= new
+        return Retried(fetches=fetches, batches=list(batches), left=left)
 
     async def purge(self, which: DeadLetterFilter = ANY) -> int:
         """Delete the letters; return how many."""

@@ -37,7 +37,15 @@ CHUNK_FETCHES = 500
 CHUNK_BYTES = 4 << 20
 
 
+class RetriedFetch(NamedTuple):
+    """A fetch that is submitted again, and the id of the one that failed."""
+
+    fetch: Fetch
+    retry_of: str | None
+
+
 Fetchable = Fetch | str | Mapping[str, Any]
+Submittable = Fetchable | RetriedFetch
 
 
 T = TypeVar("T")
@@ -77,7 +85,7 @@ class Chunk:
 
 
 async def chunks(
-    batch_id: str, items: Iterable[Fetchable] | AsyncIterable[Fetchable]
+    batch_id: str, items: Iterable[Submittable] | AsyncIterable[Submittable]
 ) -> AsyncIterator[Chunk]:
     """Yield the items in chunks, each item checked; raises InvalidFetchError, which names the item."""
     places = itertools.count()
@@ -88,8 +96,8 @@ async def chunks(
             raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
         of = fetch_id(batch_id, place)
         try:
-            fetch = as_fetch(item)
-            chunk.add(of, fetch, serialize_new_entry(of, fetch))
+            fetch, retry_of = item if isinstance(item, RetriedFetch) else (as_fetch(item), None)
+            chunk.add(of, fetch, serialize_new_entry(of, fetch, retry_of))
         except InvalidFetchError as error:
             raise InvalidFetchError(f"item {place}: {error}") from None
         if chunk.full:
@@ -210,7 +218,7 @@ class Submitter:
 
     async def submit(
         self,
-        fetches: Iterable[Fetchable] | AsyncIterable[Fetchable],
+        fetches: Iterable[Submittable] | AsyncIterable[Submittable],
         *,
         batch_id: str | None = None,
         when_full: WhenFull = "raise",

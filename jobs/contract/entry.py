@@ -84,7 +84,8 @@ class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     crash, for deaths that may have another cause. last: why the fetch waits again. hop: the request in place
     of the fetch's own, after `hops` redirects. begun: the worker that claimed the fetch was about to start
     it, written only if a crash would leave that in doubt; outlived: its worker was alive a while after that
-    (worker/fetch/rules/crashes.py). part: the partial file of its body.
+    (worker/fetch/rules/crashes.py). part: the partial file of its body. retry_of: the fetch that failed and
+    was submitted again as this one.
     """
 
     v: int = ENTRY_VERSION
@@ -100,6 +101,7 @@ class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     begun: bool = False
     outlived: bool = False
     part: PartialNote | None = None
+    retry_of: str | None = None
 
 
 class Entry(EntryData, frozen=True, kw_only=True):
@@ -157,13 +159,13 @@ _glimpse = msgspec.json.Decoder(_Glimpse).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def serialize_new_entry(fetch_id: str, fetch: Fetch) -> bytes:
+def serialize_new_entry(fetch_id: str, fetch: Fetch, retry_of: str | None = None) -> bytes:
     """Serialize the entry of a new fetch; its head has the time allowed in place of the deadline.
 
     Raises InvalidFetchError if it is too long or cannot be JSON.
     """
     try:
-        serialized = _head(fetch_id, fetch.deadline_ms) + _encode(EntryData(fetch=fetch))
+        serialized = _head(fetch_id, fetch.deadline_ms) + _encode(EntryData(fetch=fetch, retry_of=retry_of))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidFetchError(f"meta: cannot be JSON: {error}") from None
     if len(serialized) > MAX_MESSAGE_BYTES:

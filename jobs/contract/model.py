@@ -225,6 +225,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     interruptions: deploys, crashes, a full disk; they charge no attempt.
     timings: where the time went.
     meta: that of the fetch.
+    retry_of: the id of the fetch that failed and was submitted again as this one.
     """
 
     id: str
@@ -251,6 +252,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     interruptions: int = 0
     timings: Timings = Timings()
     meta: Any = None
+    retry_of: str | None = None
 
 
 def _priority(value: str) -> Priority:

@@ -1,4 +1,4 @@
-"""The scripts that seal and cancel a batch, and trim the results of all batches."""
+"""The scripts that seal, cancel and link a batch, and trim the results of all batches."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -46,6 +46,11 @@ async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) 
             generation, due_in_ms = reply
             notifications.append(LaneNotification(lane, generation, due_in_ms))
     return notifications
+
+
+async def link_retry(redis: Redis, *, batch_id: str, retried_as: Sequence[str]) -> bool:
+    """Note in the batch which batches its failed fetches are in now; return whether it is still in Redis."""
+    return bool(await runner.run(redis, "link_retry", [keys.batch(batch_id)], list(retried_as)))
 
 
 class Trimming(NamedTuple):

@@ -69,8 +69,9 @@ def results(
     """Print the results of a batch, and where the next reading may begin."""
     check_position(after)
 
-    async def read(fleet: Fleet, _: Redis) -> str:
-        rows = _batch(fleet, batch).results(after=after, follow=follow)
+    async def read(fleet: Fleet, _: Redis) -> tuple[str, list[str]]:
+        handle = _batch(fleet, batch)
+        rows = handle.results(after=after, follow=follow)
         async for result in rows:
             if outcome not in {None, result.outcome}:
                 continue
@@ -78,10 +79,12 @@ def results(
                 print_json(result, reveal=reveal)
             else:
                 echo(render.result_line(result, reveal=reveal))
-        return rows.position
+        return rows.position, [again.id for again in await handle.retried_as()]
 
-    position = query(redis, read)
+    position, retried_as = query(redis, read)
     console.print(f"to go on from here: --after {position}", highlight=False)
+    for again in retried_as:
+        console.print(f"failed fetches of it were retried as: fetchfleet results {again}", highlight=False)
 
 
 def cancel(batch: BatchId, redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag

@@ -77,4 +77,5 @@ def result_of(
             total_ms=total_ms,
         ),
         meta=entry.fetch.meta,
+        retry_of=entry.retry_of,
     )

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError, ResponseError
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.submit import Fetchable, Limits, Notify, Receipt, Submitter, WhenFull
+from fetchfleet.jobs.client.submit import Limits, Notify, Receipt, Submittable, Submitter, WhenFull
 from fetchfleet.jobs.errors import KeyTypeConflictError
 from fetchfleet.jobs.redis_connection import is_text
 from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
@@ -133,7 +133,7 @@ class RepairingSubmitter(Submitter):
 
     async def submit(
         self,
-        fetches: Iterable[Fetchable] | AsyncIterable[Fetchable],
+        fetches: Iterable[Submittable] | AsyncIterable[Submittable],
         *,
         batch_id: str | None = None,
         when_full: WhenFull = "raise",

@@ -164,6 +164,9 @@ async def test_dead_letters_are_listed_shown_retried_and_purged(
             (retried,) = await operator.reads("dead", "retry", "--host", "127.0.0.204")
             (again,) = [fleet.batch(found) for found in retried["batches"]]
             await ended(again)
+            new = [result async for result in again.results()]
+            listed_batches = await operator.reads("batches")
+            old = await operator.asks("results", batch.id)
             left = await operator.reads("dead", "list", "--batch", batch.id)
             purged = await operator.reads("dead", "purge", "--all")
     targets = [seen.target for seen in origin.requests]
@@ -174,6 +177,9 @@ async def test_dead_letters_are_listed_shown_retried_and_purged(
     assert 2 == vague.returncode
     assert "--all" in vague.stderr
     assert (2, 0) == (retried["fetches"], retried["left"])
+    assert {letter["id"] for letter in of_batch} == {result.retry_of for result in new}
+    assert {batch.id: [again.id], again.id: []} == {row["id"]: row["retried_as"] for row in listed_batches}
+    assert f"retried as: fetchfleet results {again.id}" in old.stderr
     assert (2, 2) == (targets.count("/gone"), targets.count("/lost"))
     assert [] == left
     assert [{"purged": 3}] == purged

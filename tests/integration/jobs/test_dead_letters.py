@@ -15,10 +15,12 @@ from fetchfleet import (
     Priority,
     Reason,
     Result,
+    UnknownBatchError,
 )
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import dead_letters as dead_module
 from fetchfleet.jobs.contract.entry import parse_entry
+from fetchfleet.jobs.scripts.batches import link_retry
 from fetchfleet.worker.lanes import settler
 from tests.support.lanes import LANE, LaneHold, ask, backlog, paths, stored, url, waiting
 
@@ -177,6 +179,69 @@ async def test_a_retry_does_not_ask_the_old_key(fleet: Fleet, redis: Redis) -> N
 
     assert ["/x"] == paths(await waiting(redis))
     assert [f"{failed}-00000000"] == repeated.ids
+
+
+async def test_a_batch_names_the_batches_of_its_retries_and_they_name_its_fetches(
+    fleet: Fleet, redis: Redis
+) -> None:
+    """Each new batch is of one old batch; what the old one has counted stays, and a retry may be retried."""
+    one = await fail(fleet, redis, [url("/1"), url("/2")])
+    two = await fail(fleet, redis, [url("/3", OTHER)], Reason.TLS, OTHER)
+    before = await fleet.batch(one).counts()
+    first = await fleet.dead.retry()
+    of_one, of_two = [await fleet.batch(old).retried_as() for old in (one, two)]
+    elements = [*await waiting(redis), *await waiting(redis, lane=OTHER)]
+    await fail_all(redis)
+    again = await fleet.dead.retry(DeadLetterFilter(host=LANE))
+    listed = {batch.id: batch.retried_as for batch in await fleet.batches()}
+
+    assert first.batches == [of_one[0].id, of_two[0].id]
+    assert [1, 1] == [len(of_one), len(of_two)]
+    assert [f"{one}-00000000", f"{one}-00000001", f"{two}-00000000"] == [
+        parse_entry(element).retry_of for element in elements
+    ]
+    assert [of_one[0].id, of_one[0].id, of_two[0].id] == [
+        parse_entry(element).batch_id for element in elements
+    ]
+    assert before == await fleet.batch(one).counts()
+    assert again.batches == [batch.id for batch in await of_one[0].retried_as()]
+    assert listed == {
+        one: [of_one[0].id],
+        two: [of_two[0].id],
+        of_one[0].id: again.batches,
+        of_two[0].id: [],
+        again.batches[0]: [],
+    }
+
+
+async def test_a_batch_that_is_retried_in_parts_names_each_once(fleet: Fleet, redis: Redis) -> None:
+    """In the order of the retries; a link that is sent again changes nothing."""
+    old = await fail(fleet, redis, [url("/1"), url("/2")])
+    first, second = await letters(fleet)
+    new = [
+        batch
+        for letter in (first, second)
+        for batch in (await fleet.dead.retry(DeadLetterFilter(position=letter.position))).batches
+    ]
+    ttl_ms = await redis.pttl(keys.batch(old))
+    linked = await link_retry(redis, batch_id=old, retried_as=new)
+
+    assert linked
+    assert new == [batch.id for batch in await fleet.batch(old).retried_as()]
+    assert 2 == len(set(new))
+    assert 0 < await redis.pttl(keys.batch(old)) <= ttl_ms
+
+
+async def test_a_retry_of_a_batch_that_is_gone_leaves_nothing_behind(fleet: Fleet, redis: Redis) -> None:
+    """No key of the old batch comes back."""
+    old = await fail(fleet, redis, [url("/1")])
+    await redis.delete(keys.batch(old))
+    done = await fleet.dead.retry()
+
+    assert 1 == done.fetches
+    assert not await redis.exists(keys.batch(old))
+    with pytest.raises(UnknownBatchError):
+        await fleet.batch(old).retried_as()
 
 
 class CrashError(Exception):
