@@ -30,6 +30,9 @@ _WORKER_OPTIONS = {
 }
 """The options of a process that fetches, by the names of the settings."""
 
+Again = Annotated[
+    bool, typer.Option("--again", help="Fetch FILE although it was fetched into this folder before.")
+]
 Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")]
 
 
@@ -64,6 +67,7 @@ def run(
     *,
     lines_to: LinesTo = None,
     skip_invalid: SkipInvalid = None,
+    again: Again = False,
     flags: Mapping[str, str | None],
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
@@ -84,7 +88,7 @@ def run(
         fetches, skipped = read_list(file, outputs)
         outputs = outputs._replace(skipped=skipped)
         counts = run_until_signal(
-            run_list(fetches, settings, flags, processes, outputs),
+            run_list(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; the same command goes on where this one stopped",
         )
         console.print(f"bodies are in {settings.out}", highlight=False, soft_wrap=True)

@@ -51,9 +51,21 @@ class Tally:
         self.started_s = mono_s()
         self.ends: Counter[tuple[str, str]] = Counter()
         self.retries = self.throttles = self.interruptions = 0
+        self.read = 0
+        """The results that this process has counted."""
+        self.done_before: int | None = None
+        """The results that earlier parts of a run have seen; None in its first part."""
+
+    def complete(self, counts: Counts) -> None:
+        """Add results of earlier parts of which only the outcome is known: their part was killed."""
+        for outcome in Outcome:
+            known = sum(count for (of, _), count in self.ends.items() if of == outcome)
+            if (missing := getattr(counts, outcome.value) - known) > 0:
+                self.ends[outcome.value, "of an earlier part"] += missing
 
     def add(self, result: Result) -> None:
         """Count one result."""
+        self.read += 1
         self.ends[result.outcome.value, result.reason.value if result.reason else ""] += 1
         self.retries += max(0, result.attempts - 1)
         self.throttles += result.throttles
@@ -63,8 +75,10 @@ class Tally:
 class Progress:
     """Shows the progress of a batch on standard error. The caller adds its results to `tally`."""
 
-    def __init__(self, redis: Redis, batch: Batch, console: Console | None = None) -> None:
-        self.tally = Tally()
+    def __init__(
+        self, redis: Redis, batch: Batch, console: Console | None = None, tally: Tally | None = None
+    ) -> None:
+        self.tally = tally or Tally()
         self._redis = redis
         self._batch = batch
         self._console = console or StandardError()
@@ -159,7 +173,12 @@ def plain_line(counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s
 
 def summary(counts: Counts, tally: Tally, elapsed_s: float, skipped: int = 0) -> Table:
     """Return the table that a run ends with. skipped: the lines of the list that were not enqueued."""
-    table = Table(title=f"{counts.done:,} of {counts.total:,} fetches in {elapsed_s:.1f} s")
+    title = f"{counts.done:,} of {counts.total:,}"
+    if tally.done_before is None:
+        title += f" fetches in {elapsed_s:.1f} s"
+    else:
+        title += f"; {counts.done - tally.done_before:,} in this part, {elapsed_s:.1f} s"
+    table = Table(title=title)
     table.add_column("outcome")
     table.add_column("reason")
     table.add_column("fetches", justify="right")

@@ -3,15 +3,16 @@
 import asyncio
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from rich.console import Console
 
 from fetchfleet.jobs import keys
@@ -24,18 +25,21 @@ from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
-from fetchfleet.worker.local import list_formats, rejects
+from fetchfleet.worker.local import list_formats, rejects, run_record
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
 from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
 from fetchfleet.worker.local.process import STDOUT, WorkerProcess, at_work, closed_at_start
-from fetchfleet.worker.local.progress import Progress, summary
+from fetchfleet.worker.local.progress import Progress, Tally, summary
+from fetchfleet.worker.local.run_record import ENDED_RUNS, RunRecord
 from fetchfleet.worker.redis_support.errors import redis_at
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.files.directory import STATE_FOLDER
 from fetchfleet.worker.util.clock import mono_s
 
 KEEP_ALIVE_S = 0.5
+SAVE_EVERY = 500
+"""Results of a run between two times at which its record is saved and read results leave Redis."""
 
 
 class UnfinishedRunError(CommandError):
@@ -56,6 +60,10 @@ class Outputs(NamedTuple):
     """A file for the lines that are skipped as invalid; None: one refuses the list."""
     skipped: int = 0
     """How many these are."""
+
+    def warn(self, message: str) -> None:
+        """Print a line above the progress."""
+        self.console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 class BacklogLimit(NamedTuple):
@@ -110,17 +118,45 @@ def check_outputs(file: str, outputs: Outputs) -> None:
             check_writable(option, path)
 
 
+class RunPart:
+    """A part of a run: from its start, or from where the part before was interrupted."""
+
+    def __init__(self, record: RunRecord, file: Path, report: Path | None, *, resumes: bool) -> None:
+        self.record = record
+        self.tally = Tally()
+        self.resumes = resumes
+        self._file = file
+        self._report = report
+        place = str(report.resolve()) if report is not None else None
+        self.appends = resumes and place in {record.report, None if record.began else place}
+        """Whether the report has results of the part before."""
+
+    def save(self) -> None:
+        """Save how far the part has come."""
+        tally, record, report = self.tally, self.record, self._report
+        if report is not None:
+            record.report = str(report.resolve())
+            record.report_bytes = report.stat().st_size if report.is_file() else 0
+        record.ends = [(*end, count) for end, count in tally.ends.items()]
+        record.retries, record.throttles = tally.retries, tally.throttles
+        record.interruptions = tally.interruptions
+        self._file.write_bytes(encode(record))
+
+
 async def run(
     fetches: list[Fetch],
     settings: Settings,
     flags: Mapping[str, str | None],
     workers: list[WorkerProcess],
     outputs: Outputs,
+    *,
+    again: bool = False,
 ) -> Counts:
     """Fetch the list with a fleet on this machine; an interrupted run of the same list continues.
 
     flags: those that made the settings, for the workers. workers: started, without orders; they end with it.
-    Raises UnfinishedRunError, EmbeddedRedisError, WorkersError, ExportError.
+    again: also if the list has been fetched into the out folder before. Raises EndedRunError,
+    UnfinishedRunError, EmbeddedRedisError, WorkersError, ExportError.
     """
 
     async def keep_alive() -> None:
@@ -132,23 +168,38 @@ async def run(
     state = settings.out / STATE_FOLDER
     run_note, export_state = state / "run.json", state / "lines.json"
     batch_id = batch_id_of(fetches)
+    ended_note = state / ENDED_RUNS / f"{batch_id}.json"
+    if ended_note.exists() and not again:
+        run_record.refuse_again(ended_note, run_note, settings.out)
     with EmbeddedRedis(state / "redis") as redis:
-        resumes = await _resumes(redis, batch_id, run_note)
+        before = await _unfinished(redis, batch_id, run_note)
+        began = datetime.now(UTC).isoformat(timespec="seconds")
+        record = RunRecord(batch=batch_id, began=began) if before is None else run_record.load(run_note)
+        part = RunPart(record, run_note, outputs.report, resumes=before is not None)
+        if before is not None:
+            exports = outputs.lines_to is not None
+            run_record.resume(
+                part.record, part.tally, outputs.report, before.done, outputs.warn, exports=exports
+            )
         async with connect(redis.url) as client:
             await announce(client, [worker.name for worker in workers])
         with at_work(workers, {**flags, "redis_url": redis.url}, state):
             async with Fleet(redis.url) as fleet, asyncio.TaskGroup() as group:
                 keeping_alive = group.create_task(keep_alive())
                 batch = fleet.batch(batch_id)
-                if not resumes:
+                if before is None:
                     export_state.unlink(missing_ok=True)
+                    ended_note.unlink(missing_ok=True)
                     batch = await fleet.submit(fetches, batch_id=batch_id)
-                    run_note.write_text(json.dumps({"batch": batch_id}))
+                    part.save()
                 export = (
                     ExportTarget(outputs.lines_to, settings.out, export_state) if outputs.lines_to else None
                 )
-                counts = await follow(redis.url, batch, outputs, export, resumes=resumes)
+                counts = await follow(redis.url, batch, outputs, export, part)
                 keeping_alive.cancel()
+        part.record.ended, part.record.counts = datetime.now(UTC).isoformat(timespec="seconds"), counts
+        ended_note.parent.mkdir(exist_ok=True)
+        ended_note.write_bytes(encode(part.record))
         for note in (run_note, export_state):
             note.unlink(missing_ok=True)
         return counts
@@ -164,31 +215,31 @@ async def submit(
         if not wait:
             return batch, None
         export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
-        return batch, await follow(settings.redis_url, batch, outputs, export, resumes=False)
+        return batch, await follow(settings.redis_url, batch, outputs, export)
 
 
 async def follow(
-    redis_url: str, batch: Batch, outputs: Outputs, target: ExportTarget | None, *, resumes: bool
+    redis_url: str, batch: Batch, outputs: Outputs, target: ExportTarget | None, part: RunPart | None = None
 ) -> Counts:
     """Show the progress of a batch and write its results, and their records, until it has ended.
 
-    resumes: it was followed before. Raises ExportError.
+    part: of a run, which may go on where an earlier part stopped. Raises ExportError.
     """
     console = outputs.console
-
-    def warn(message: str) -> None:
-        console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
-
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(connect(redis_url))
-        progress = Progress(redis, batch, console)
+        progress = Progress(redis, batch, console, part.tally if part else None)
         report = export = None
+        if part is not None:
+            stack.callback(part.save)
         if outputs.report:
-            report = stack.enter_context(ReportFile(outputs.report, append=resumes))
+            report = stack.enter_context(ReportFile(outputs.report, append=part is not None and part.appends))
         if target:
-            export = stack.enter_context(JsonlExport(target, batch.id, warn, resumes=resumes))
-        trim = report is not None or (target is not None and target.state is not None)
-        results = batch.results(after=export.position if export else FROM_THE_START, trim=trim)
+            resumes = part is not None and part.resumes
+            export = stack.enter_context(JsonlExport(target, batch.id, outputs.warn, resumes=resumes))
+        after = part.record.position if part else FROM_THE_START
+        trim = (report is not None and part is None) or (target is not None and target.state is not None)
+        results = batch.results(after=export.position if export else after, trim=trim)
         async with progress.shown():
             async for result in results:
                 progress.tally.add(result)
@@ -198,12 +249,27 @@ async def follow(
                     if report is not None:
                         report.flush()  # a result that the export has saved as read is not read again
                     await export.add(result, results.position)
+                if part is not None:
+                    part.record.position = results.position
+                    if report is not None and export is None and progress.tally.read % SAVE_EVERY == 0:
+                        report.flush()
+                        part.save()
+                        await drop_results(redis, batch.id, results.position)
         counts = await batch.counts()
+        if part is not None and part.resumes:
+            progress.tally.complete(counts)
         elapsed_s = mono_s() - progress.tally.started_s
         console.print(summary(counts, progress.tally, elapsed_s, outputs.skipped))
         if export is not None:
             export.check(counts.done)
         return counts
+
+
+async def drop_results(redis: Redis, batch_id: str, position: str) -> None:
+    """Delete the results up to a position. If Redis does not answer, they stay until the next time."""
+    ms, _, sequence = position.partition("-")
+    with suppress(RedisError, OSError):
+        await redis.xtrim(keys.results(batch_id), minid=f"{ms}-{int(sequence) + 1}", approximate=False)
 
 
 async def announce(redis: Redis, worker_ids: Iterable[str]) -> None:
@@ -228,20 +294,23 @@ def batch_id_of(fetches: list[Fetch]) -> str:
     return digest.hexdigest()[:BATCH_ID_CHARS]
 
 
-async def _resumes(redis: EmbeddedRedis, batch_id: str, run_note: Path) -> bool:
-    """Return whether the batch is there and unfinished; drop a finished or half submitted one."""
+async def _unfinished(redis: EmbeddedRedis, batch_id: str, run_note: Path) -> Counts | None:
+    """Return the progress of the batch if it is unfinished; drop a finished or half submitted one.
+
+    Raises UnfinishedRunError if another batch is unfinished.
+    """
     before = counts = None
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        before = str(json.loads(run_note.read_text())["batch"])  # noqa: ASYNC240 a few bytes, before anything runs
+    if run_note.exists():  # noqa: ASYNC240 a few bytes, before anything runs
+        before = run_record.load(run_note).batch or None
     async with Fleet(redis.url) as fleet:
         with suppress(UnknownBatchError, ValueError):
             counts = await fleet.batch(before or batch_id).counts()
     if counts is not None and counts.sealed and not counts.ended:
         if before == batch_id:
-            return True
+            return counts
         raise UnfinishedRunError(
             f"{run_note.parent.parent} holds an interrupted run of another list ({counts.done} of"
             f" {counts.total} done); finish that one, give another --out, or delete {run_note.parent}"
         )
     redis.forget()
-    return False
+    return None

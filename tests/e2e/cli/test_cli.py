@@ -150,15 +150,19 @@ def test_a_worker_without_redis_says_so_and_exits_1() -> None:
 
 
 async def test_an_interrupted_run_exits_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    """What was done is not done again, what was not is; Redis and workers are gone in between."""
-    listed, out = tmp_path / "list", tmp_path / "out"
+    """What was done is not done again, what was not is; Redis and workers are gone in between.
+
+    Table and report have the whole batch. Once it has ended, it is fetched again only if asked.
+    """
+    listed, out, report = tmp_path / "list", tmp_path / "out", tmp_path / "report"
+    command: list[str | Path] = ["run", listed, "--out", out, "--report", report, *LOOPBACK]
     async with (
         Origin.serving("127.0.0.163", ok(b"quick")) as quick,
         Origin.serving("127.0.0.164", sequence(slow(b"s", 0.1, 900), ok(b"s"))) as slow_one,
     ):
         listed.write_text("\n".join([slow_one.url("/s"), *(quick.url(f"/{i}") for i in range(20))]))
         first = subprocess.Popen(  # noqa: ASYNC220 it only starts it
-            [sys.executable, "-m", "fetchfleet.worker", "run", listed, "--out", out, *LOOPBACK],
+            [sys.executable, "-m", "fetchfleet.worker", *command],
             env={**os.environ, "FETCHFLEET_GRACE_S": "0.2"},
             stderr=subprocess.PIPE,
         )
@@ -168,14 +172,26 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_goes_on(tmp_pat
         await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
         said = first.communicate()[1].decode()
         other = await run("run", "-", "--out", out, *LOOPBACK, stdin=quick.url("/other"))
-        second = await run("run", listed, "--out", out, *LOOPBACK)
+        second = await run(*command)
+        written = report.read_text()
+        third = await run(*command)
+        asked = len(quick.requests)
+        again = await run(*command, "--again")
 
     assert 130 == first.returncode, said
     assert "the same command goes on" in said
     assert 2 == other.returncode
     assert "interrupted run of another list" in other.stderr
     assert 0 == second.returncode, second.stderr
-    assert 20 == len(quick.requests)
+    assert "21 of 21; 1 in this part" in second.stderr
+    assert "stored               │        │      21" in second.stderr
+    assert 21 == len({json.loads(line)["id"] for line in written.splitlines()}) == len(written.splitlines())
+    assert (2, 20) == (third.returncode, asked)
+    assert "already; the run ended at 20" in third.stderr
+    assert "21 stored" in third.stderr
+    assert "--again" in third.stderr
+    assert 0 == again.returncode, again.stderr
+    assert 40 == len(quick.requests)
     assert 21 == len(stored(out))
 
 

@@ -1,0 +1,149 @@
+"""The record of a run: what the next part continues with, and what a run that has ended says."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
+from fetchfleet.jobs.contract.model import Outcome, Reason, Result
+from fetchfleet.worker.local.progress import Tally
+from fetchfleet.worker.local.run import RunPart
+from fetchfleet.worker.local.run_record import EndedRunError, RunRecord, load, refuse_again, resume
+
+BATCH = "0123456789abcdef"
+BEGAN = "2030-01-02T03:04:05+00:00"
+
+
+def result(outcome: Outcome, reason: Reason | None = None) -> Result:
+    """A result."""
+    return Result(
+        id="i", url="http://a/", outcome=outcome, reason=reason, worker="w", attempts=3, throttles=1
+    )
+
+
+def interrupted(folder: Path, report: Path | None) -> RunRecord:
+    """The record of a part that has read three results, and written them to the report."""
+    part = RunPart(RunRecord(batch=BATCH, began=BEGAN), folder / "run.json", report, resumes=False)
+    for read in (result(Outcome.STORED), result(Outcome.STORED), result(Outcome.FAILED, Reason.DNS)):
+        part.tally.add(read)
+    part.record.position = "7-1"
+    if report is not None:
+        report.write_bytes(b"three\n")
+    part.save()
+    return load(folder / "run.json")
+
+
+def test_the_same_report_continues_where_it_was_saved(tmp_path: Path) -> None:
+    """What was written and not saved is cut off, because it is read again."""
+    report, tally, warnings = tmp_path / "report", Tally(), list[str]()
+    record = interrupted(tmp_path, report)
+    report.write_bytes(b"three\nmore, and a ha")
+    resume(record, tally, report, 4, warnings.append)
+
+    assert ("7-1", b"three\n", []) == (record.position, report.read_bytes(), warnings)
+    assert {("stored", ""): 2, ("failed", "dns"): 1} == tally.ends
+    assert (6, 3, 4) == (tally.retries, tally.throttles, tally.done_before)
+    assert RunPart(record, tmp_path / "run.json", report, resumes=True).appends
+
+
+def test_a_report_beside_an_export_keeps_all_its_lines(tmp_path: Path) -> None:
+    """The state of the export says what was read, and each line was written before that was saved."""
+    report = tmp_path / "report"
+    record = interrupted(tmp_path, report)
+    report.write_bytes(b"three\nfour\n")
+    resume(record, Tally(), report, 4, pytest.fail, exports=True)
+
+    assert b"three\nfour\n" == report.read_bytes()
+
+
+def test_without_a_report_in_either_part_only_the_tally_continues(tmp_path: Path) -> None:
+    """Nothing is read twice."""
+    tally = Tally()
+    record = interrupted(tmp_path, None)
+    resume(record, tally, None, 3, pytest.fail)
+
+    assert ("7-1", 3) == (record.position, sum(tally.ends.values()))
+
+
+def test_a_report_that_is_given_later_has_the_whole_batch(tmp_path: Path) -> None:
+    """Without a report no result was dropped from Redis: all are read again."""
+    report, tally = tmp_path / "report", Tally()
+    record = interrupted(tmp_path, None)
+    resume(record, tally, report, 3, pytest.fail)
+
+    assert (FROM_THE_START, {}) == (record.position, tally.ends)
+    assert not RunPart(record, tmp_path / "run.json", report, resumes=True).appends
+
+
+def test_another_report_has_the_rest_and_that_is_said(tmp_path: Path) -> None:
+    """The table has all of it."""
+    report, tally, warnings = tmp_path / "other", Tally(), list[str]()
+    record = interrupted(tmp_path, tmp_path / "report")
+    resume(record, tally, report, 3, warnings.append)
+
+    assert [
+        f"{report} gets the results from here on; those of the part before are in {record.report}"
+    ] == warnings
+    assert ("7-1", 3) == (record.position, sum(tally.ends.values()))
+    assert not RunPart(record, tmp_path / "run.json", report, resumes=True).appends
+
+
+def test_a_report_that_was_cut_or_deleted_is_named(tmp_path: Path) -> None:
+    """It cannot have all results any more."""
+    report, warnings = tmp_path / "report", list[str]()
+    record = interrupted(tmp_path, report)
+    report.unlink()
+    resume(record, Tally(), report, 3, warnings.append)
+
+    assert "lacks results" in warnings[0]
+
+
+def test_the_record_of_an_older_version_lets_the_report_go_on(tmp_path: Path) -> None:
+    """It has the batch only; the rest of the results is appended, and counted by outcome."""
+    note, report, tally = tmp_path / "run.json", tmp_path / "report", Tally()
+    note.write_text(f'{{"batch": "{BATCH}"}}')
+    record = load(note)
+    resume(record, tally, report, 3, pytest.fail)
+
+    assert BATCH == record.batch
+    assert RunPart(record, note, report, resumes=True).appends
+
+
+def test_outcomes_of_a_part_that_was_killed_are_counted_without_their_reasons() -> None:
+    """Totals are of the batch."""
+    tally = Tally()
+    tally.add(result(Outcome.FAILED, Reason.DNS))
+    tally.complete(Counts(total=6, stored=2, failed=3, cancelled=1))
+
+    assert {
+        ("failed", "dns"): 1,
+        ("failed", "of an earlier part"): 2,
+        ("stored", "of an earlier part"): 2,
+        ("cancelled", "of an earlier part"): 1,
+    } == tally.ends
+
+
+def test_a_run_that_has_ended_says_when_and_how_and_what_to_do(tmp_path: Path) -> None:
+    """With the report by which the failed ones can be fetched."""
+    ended, note = tmp_path / f"{BATCH}.json", tmp_path / "run.json"
+    counts = Counts(total=1500, stored=1480, failed=20)
+    record = RunRecord(
+        batch=BATCH, began=BEGAN, ended="2030-01-02T04:00:00+00:00", report="/r", counts=counts
+    )
+    ended.write_bytes(msgspec.json.encode(record))
+    with pytest.raises(EndedRunError) as caught:
+        refuse_again(ended, note, tmp_path)
+
+    assert "ended at 2030-01-02 04:00:00 UTC: 1,480 stored, 20 failed." in str(caught.value)
+    assert "--only-failed /r" in str(caught.value)
+    assert 2 == caught.value.exit_code
+    note.write_bytes(msgspec.json.encode(RunRecord(batch=BATCH, began=BEGAN)))
+    refuse_again(ended, note, tmp_path)  # a run of it again, which was interrupted, continues
+
+
+def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    """Anything may be in a file."""
+    (tmp_path / "run.json").write_bytes(b"\xff{")
+
+    assert "" == load(tmp_path / "run.json").batch
