@@ -8,6 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.redis_connection import number_of
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.policy import overrides
@@ -50,12 +51,15 @@ class WorkersPolicies(NamedTuple):
     """The policy files of the live workers.
 
     workers: the names of the workers with each digest; "" for those that publish none. files: by digest,
-    those that can be read. faults: by digest, why the others cannot.
+    those that can be read. faults: by digest, why the others cannot. refusals: by name, why a worker does not
+    use the tables in Redis. behind: the workers that have not read them since they changed.
     """
 
     workers: Mapping[str, Sequence[str]]
     files: Mapping[str, Policy]
     faults: Mapping[str, str]
+    refusals: Mapping[str, str]
+    behind: Sequence[str]
 
 
 class PolicyInForce(NamedTuple):
@@ -100,6 +104,11 @@ class PolicyInForce(NamedTuple):
         for digest in others:
             if digest in files and (text := self.difference(files[digest], lane)):
                 yield f"{listed(workers[digest])} ({short(digest)}): {text} for {lane}"
+
+        for name, why in self.known.refusals.items():
+            yield f"{name} refuses the tables set at run time and keeps those before: {why}"
+        if self.known.behind:
+            yield f"the tables set at run time last are not yet in force on {listed(self.known.behind)}"
 
     def difference(self, other: Policy, lane: str) -> str:
         """Return the values of another policy file that differ for a lane; empty if none does."""
@@ -149,9 +158,17 @@ async def policy_in_force(redis: Redis, given: Policy) -> PolicyInForce:
 async def workers_policies(redis: Redis) -> WorkersPolicies:
     """Read the policy files that the live workers publish."""
     workers: dict[str, list[str]] = {}
+    refusals: dict[str, str] = {}
+    behind: list[str] = []
+    version = number_of(await redis.get(keys.POLICY_VERSION)) or 0
     for instance, report in sorted((await worker_reports(redis)).items()):
         about = report.registration
-        workers.setdefault(about.policy if about else "", []).append(about.name if about else instance)
+        name = about.name if about else instance
+        workers.setdefault(about.policy if about else "", []).append(name)
+        if report.policy_refused:
+            refusals[name] = report.policy_refused
+        if report.policy_version is not None and (number_of(report.policy_version.encode()) or 0) < version:
+            behind.append(name)
     digests = [digest for digest in workers if digest not in {"", NO_FILE}][:MAX_FILES]
     texts = await redis.mget([keys.policy_file(digest) for digest in digests]) if digests else []
     files = {NO_FILE: Policy()} if NO_FILE in workers else {}
@@ -163,7 +180,7 @@ async def workers_policies(redis: Redis) -> WorkersPolicies:
             files[digest] = read_published(text)
         except PolicyError as error:
             faults[digest] = str(error)
-    return WorkersPolicies(workers, files, faults)
+    return WorkersPolicies(workers, files, faults, refusals, behind)
 
 
 def short(digest: str) -> str:

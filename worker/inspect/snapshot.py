@@ -43,6 +43,10 @@ class WorkerReport(msgspec.Struct):
     """A worker's report about itself, written with each heartbeat; the totals count from its start."""
 
     registration: Registration | None = None
+    policy_version: str | None = None
+    """The version of the policy tables in Redis that it has read."""
+    policy_refused: str = ""
+    """Why it does not use those tables."""
     lanes: dict[str, LaneReport] = {}
     finished: int = 0
     finished_per_s: float = 0.0
@@ -113,11 +117,15 @@ async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
     if not workers:
         return {}
     found = await redis.mget([keys.worker(worker) for worker in workers])
-    return {
-        worker: msgspec.json.decode(text, type=WorkerReport)
-        for worker, text in zip(workers, found, strict=True)
-        if text
-    }
+    return {worker: _report(text) for worker, text in zip(workers, found, strict=True) if text}
+
+
+def _report(text: bytes) -> WorkerReport:
+    """Return a worker's report; an empty one if another program wrote it, or a version with another form."""
+    try:
+        return msgspec.json.decode(text, type=WorkerReport)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return WorkerReport()
 
 
 def _lane(name: str, row: list[Any], report: LaneReport | None, now_ms: int) -> LaneSnapshot:

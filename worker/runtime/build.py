@@ -162,7 +162,7 @@ async def _wire(
     )
     rebalancer = Rebalancer(lanes, log, timings.lanes.give_back_within_s)
     signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes)
-    reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk)
+    reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy)
     name_check = NameCheck(redis, base.registration, log, timings)
     every_s = timings.heartbeat_s
     heartbeat = Heartbeat(

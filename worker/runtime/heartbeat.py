@@ -21,6 +21,7 @@ from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.policy.published import NO_FILE, published
 from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.runtime.fleet_signals import FleetSignals
+from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.balance import FleetLoad
 from fetchfleet.worker.scheduler.leases import Leases
@@ -35,16 +36,25 @@ FIRST_NAME_CHECK_BEATS = 3
 """By then a predecessor of the same name has sent no heartbeat for longer than two live ones need."""
 
 
+MAX_REFUSAL_CHARS = 300
+
+
 class WorkerReporter:
     """Writes the report that others see of this worker: fetches in flight, waits, totals and rates."""
 
     def __init__(
-        self, registration: Registration, lanes: Mapping[str, Lane], settler: Settler, disk: Disk
+        self,
+        registration: Registration,
+        lanes: Mapping[str, Lane],
+        settler: Settler,
+        disk: Disk,
+        live_policy: LivePolicy,
     ) -> None:
         self.registration = registration
         self._lanes = lanes
         self._settler = settler
         self._disk = disk
+        self._live_policy = live_policy
         self._finished = Rate()
         self._received = Rate()
 
@@ -62,6 +72,8 @@ class WorkerReporter:
         finished, received_bytes = self._settler.finished, self._disk.received_bytes
         return WorkerReport(
             registration=self.registration,
+            policy_version=text_of(self._live_policy.version),
+            policy_refused=self._live_policy.refused[:MAX_REFUSAL_CHARS],
             lanes=lanes,
             finished=finished,
             finished_per_s=round(self._finished.add(now_s, finished), 1),

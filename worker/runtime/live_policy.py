@@ -33,7 +33,9 @@ class LivePolicy:
         self.policy = policy
         """The policy of this moment."""
         self.version = b""
-        """The version of the tables in Redis that it includes."""
+        """The version of the tables in Redis that was read last."""
+        self.refused = ""
+        """Why those tables do not fit the file; empty if they do."""
         self._file = policy
         self._redis = redis
         self._lanes = lanes
@@ -51,7 +53,9 @@ class LivePolicy:
         self.version = version
         try:
             self.policy = self._file.overridden(found.tables, found.marks)
+            self.refused = ""
         except PolicyError as error:
+            self.refused = str(error)
             # A pause holds all the same: an operator relies on it.
             self.policy = self.policy.with_pauses(self._file.pauses_with(found))
             self._log.warning(Event.POLICY_REFUSED, error=str(error))

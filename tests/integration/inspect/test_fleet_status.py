@@ -92,6 +92,17 @@ async def test_the_age_of_the_backlog_is_that_of_its_oldest_arq_job(redis: Redis
     assert (2, 2) == (put_off.backlog, invalid.backlog)
 
 
+async def test_a_report_that_cannot_be_read_leaves_a_worker_without_facts(redis: Redis) -> None:
+    """Written by another program, or by a version with another form."""
+    now_ms = await redis_now_ms(redis)
+    for name, text in (("a", b"\xff"), ("b", b'{"lanes": 3}'), ("c", b'{"finished": 1, "new": {}}')):
+        await redis.zadd(keys.WORKERS, {name: now_ms})
+        await redis.set(keys.worker(name), text, px=keys.WORKER_TTL_MS)
+    workers = (await fleet_status(redis)).workers
+
+    assert [("a", None), ("b", None), ("c", None)] == [(worker.id, worker.version) for worker in workers]
+
+
 async def test_a_full_inbox_alone_is_work_to_do_of_an_unknown_age(redis: Redis, inbox: str) -> None:
     """Without a worker it says what to do."""
     await redis.rpush(inbox, "http://a.example/")  # type: ignore[misc]

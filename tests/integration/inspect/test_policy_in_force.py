@@ -1,6 +1,7 @@
 """The policy of a fleet as commands elsewhere see it: that of the workers, with the source of each value."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -39,12 +40,12 @@ Join = Callable[..., Awaitable[None]]
 def join(redis: Redis) -> Join:
     """Adds a worker to the fleet, as its heartbeat does; without a policy it is of an older version."""
 
-    async def join(name: str, policy: Policy | None = None, *, publishes: bool = True) -> None:
+    async def join(name: str, policy: Policy | None = None, *, publishes: bool = True, **more: Any) -> None:
         now_ms = await redis_now_ms(redis)
         settings = Settings(worker_id=name, policy=policy or NO_POLICY)
         registration = registration_of(settings, now_ms) if policy is not None else None
         instance = registration.instance if registration else name
-        report = msgspec.json.encode(WorkerReport(registration=registration))
+        report = msgspec.json.encode(WorkerReport(registration=registration, **more))
         await redis.zadd(keys.WORKERS, {instance: now_ms})
         await redis.set(keys.worker(instance), report, px=keys.WORKER_TTL_MS)
         if policy is not None and publishes:
@@ -139,6 +140,24 @@ async def test_a_file_that_cannot_be_read_here_is_said_to_be_so(
 
     assert Origin.ASSUMED == found.origin
     assert ["policy file 01234567 of worker-1: "] == [note[:34] for note in found.notes(LANE)]
+
+
+async def test_workers_that_do_not_use_the_tables_set_at_run_time_are_named(
+    redis: Redis, fleet: Fleet, join: Join
+) -> None:
+    """They refuse them, or have not read them yet; an older worker says nothing of it."""
+    await overrides.change(redis, fleet.notify, "a.example", {"attempts": 2})
+    version = (await redis.get(keys.POLICY_VERSION)).decode()
+    await join("worker-1", FILE, policy_version=version)
+    await join("worker-2", FILE, policy_version=version, policy_refused="concurrency: 0")
+    await join("worker-3", FILE, policy_version="0")
+    await join("worker-4", FILE)
+    notes = [*(await policy_in_force(redis, NO_POLICY)).notes(LANE)]
+
+    assert [
+        "worker-2 refuses the tables set at run time and keeps those before: concurrency: 0",
+        "the tables set at run time last are not yet in force on worker-3",
+    ] == notes
 
 
 async def test_a_fleet_of_many_files_costs_a_bounded_number_of_reads(redis: Redis, join: Join) -> None:

@@ -30,8 +30,12 @@ async def test_a_pause_holds_although_the_tables_do_not_fit_the_workers_file(
         burst = live.policy.for_lane("a.example").burst
         await overrides.resume(redis, fleet.notify, "*.example", Policy(), excepted=False)
         await live.update(await redis.get(keys.POLICY_VERSION))
+        refused = live.refused
+        await overrides.change(redis, fleet.notify, "a.example", {"retry_cap_s": None})
+        await live.update(await redis.get(keys.POLICY_VERSION))
 
     assert [True, True, False] == paused
     assert 3 == burst
     assert not live.policy.for_lane("a.example").paused
-    assert ["policy.refused"] * 2 == [line["event"] for line in lines]
+    assert ["policy.refused", "policy.refused", "policy.changed"] == [line["event"] for line in lines]
+    assert ("retry_cap_s" in refused, live.refused) == (True, "")
