@@ -60,6 +60,9 @@ BATCHES = "ff:batches"
 CANCELS = "ff:cancels"
 """string, a counter: whenever a batch is cancelled in a lane it goes up. Lives for ever."""
 
+RESETS = "ff:resets"
+"""string, a counter: whenever an operator resets a lane it goes up. Lives for ever."""
+
 RESULTS_TTL_MS = 24 * 3600 * 1000
 """How long a finished batch is kept after its last result."""
 
@@ -121,6 +124,7 @@ def robots(origin: str) -> str:
 def lane(name: str) -> str:
     """hash: state, generation, due_ms, shut_until_ms, why, owner, last_owner, token, gate, open, earliest_ms.
 
+    reset, also a field: the operator who has reset the lane, until a worker has applied that;
     open: how many of its fetches have no result yet; earliest_ms: no deadline of those that wait is earlier;
     last_owner: the worker whose lease lapsed, until the next one takes over its claims.
     No TTL while the lane is not idle, GATE_TTL_MS when it is.
@@ -195,7 +199,7 @@ next heartbeat of any worker."""
 
 
 FIXED: dict[str, str] = {
-    **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS), "counter"),
+    **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS, RESETS), "counter"),
     **dict.fromkeys((QUEUE, ATTENTION, BATCHES, DEATHS, WORKERS), "zset"),
     **dict.fromkeys((INBOX, TAKEN), "list"),
     **dict.fromkeys((INTAKE, POLICY), "hash"),

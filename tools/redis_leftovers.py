@@ -72,6 +72,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.SERIAL, "string", _for_ever),
     (keys.BACKLOG, "string", _for_ever),
     (keys.CANCELS, "string", _for_ever),
+    (keys.RESETS, "string", _for_ever),
     (keys.POLICY, "hash", _for_ever),
     (keys.POLICY_VERSION, "string", _for_ever),
     (keys.BATCHES, "zset", _for_ever),

@@ -7,8 +7,10 @@
 -- A shut lane is due by the earliest deadline of its fetches, so that each one ends in time.
 local SCAN_EVERY_MS = 1000
 if not fenced(KEYS[1], ARGV[1]) then return {} end
-local name, shut_until, grace = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
+local name, shut_until, why, grace = ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[7])
 local now = now_ms()
+-- The next owner forgets why the lane is shut.
+if redis.call('HEXISTS', KEYS[1], 'reset') == 1 then shut_until, why = 0, '' end
 
 for i = 8, #ARGV do
   local id = id_of(ARGV[i])
@@ -18,7 +20,7 @@ local returned = redis.call('HVALS', KEYS[2])
 table.sort(returned, function(a, b) return a > b end)
 for _, entry in ipairs(returned) do redis.call('LPUSH', KEYS[4], entry) end
 redis.call('DEL', KEYS[2])
-redis.call('HSET', KEYS[1], 'gate', ARGV[5], 'shut_until_ms', int(shut_until), 'why', ARGV[4])
+redis.call('HSET', KEYS[1], 'gate', ARGV[5], 'shut_until_ms', int(shut_until), 'why', why)
 
 local next_retry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
 local waits = false
@@ -30,7 +32,7 @@ if not waits and not next_retry then
   redis.call('DEL', KEYS[11])
   redis.call('HSET', KEYS[1], 'state', 'idle')
   -- A pause may end while the lane is idle. The next fetch makes the lane due, and the worker looks again.
-  if ARGV[4] == 'paused' then redis.call('HSET', KEYS[1], 'shut_until_ms', 0, 'why', '') end
+  if why == 'paused' then redis.call('HSET', KEYS[1], 'shut_until_ms', 0, 'why', '') end
   redis.call('HDEL', KEYS[1], 'owner', 'token', 'earliest_ms')
   redis.call('PEXPIRE', KEYS[1], ARGV[6])
   redis.call('ZREM', KEYS[8], name)

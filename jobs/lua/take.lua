@@ -7,12 +7,12 @@
 --       for how many ms a death counts
 -- Returns one of
 --   {'taken', token, now, gate, policy version, {cancelled batch …}, {} or {dead owner, how many others died
---   lately}, orphaned claim …}: the claims of that owner;
+--   lately}, the operator who has reset the lane since ('' for none), orphaned claim …}: the claims of that owner;
 --   {'early', ms until due};
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
 --   {'stale'} if the notification has an old generation.
 local EARLY_ALLOWED_MS = 50
-local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate')
+local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate', 'reset')
 if lane[1] ~= 'scheduled' or (ARGV[2] ~= '' and lane[2] ~= ARGV[2]) then return {'stale'} end
 local now = now_ms()
 local early = number(lane[3]) - now
@@ -34,7 +34,8 @@ end
 local token = next_serial(KEYS[4])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', int(token))
 if #orphans > 0 then redis.call('HDEL', KEYS[1], 'last_owner') end
+if lane[5] then redis.call('HDEL', KEYS[1], 'reset') end
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
-local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled, death}
+local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled, death, lane[5] or ''}
 for _, entry in ipairs(orphans) do reply[#reply + 1] = entry end
 return reply

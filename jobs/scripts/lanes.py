@@ -34,7 +34,8 @@ class TakenLane(NamedTuple):
 
     gate: the gate's state as JSON, empty if none is stored. policy_version: of the tables set at run time.
     cancelled: members of the lane's set of cancelled batches. orphans: entries that a dead owner had claimed;
-    death: of that owner, None without orphans.
+    death: of that owner, None without orphans. reset_by: the operator who has reset the lane since it had an
+    owner, empty for none.
     """
 
     token: int
@@ -43,6 +44,7 @@ class TakenLane(NamedTuple):
     policy_version: bytes
     cancelled: list[bytes]
     death: OwnerDeath | None
+    reset_by: bytes
     orphans: list[bytes]
 
 
@@ -83,9 +85,9 @@ def take_call(*, lane: str, generation: int | None, owner: str, lease_ms: int, h
 def take_reply(reply: Any) -> TakeReply:
     """Decode the reply to `take_call`."""
     match reply:
-        case [b"taken", token, now_ms, gate, policy_version, cancelled, death, *orphans]:
+        case [b"taken", token, now_ms, gate, policy_version, cancelled, death, reset_by, *orphans]:
             died = OwnerDeath(text_of(death[0]), death[1]) if death else None
-            return TakenLane(token, now_ms, gate, policy_version, cancelled, died, orphans)
+            return TakenLane(token, now_ms, gate, policy_version, cancelled, died, reset_by, orphans)
         case [b"early", due_in_ms]:
             return Early(due_in_ms)
         case [b"enough"]:

@@ -24,6 +24,7 @@ _MODULES = {
     "explain": "hosts",
     "pause": "hosts",
     "resume": "hosts",
+    "reset": "hosts",
     "dead": "dead",
     "policy": "policy",
 }

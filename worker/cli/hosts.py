@@ -1,5 +1,7 @@
 """The commands about a host: why it waits, and whether it may go on."""
 
+import os
+import socket
 from difflib import get_close_matches
 from typing import Annotated
 
@@ -10,30 +12,40 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
-from fetchfleet.jobs.redis_connection import text_of
+from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import echo, print_json, print_table, query
+from fetchfleet.worker.cli.common import console, echo, print_json, print_table, query
 from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, Reveal, named
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, explain_fetch, explain_lane
+from fetchfleet.worker.inspect.explain import (
+    FetchExplained,
+    LaneExplained,
+    explain_fetch,
+    explain_lane,
+    why_paused,
+)
 from fetchfleet.worker.inspect.policy_in_force import PolicyInForce, policy_in_force
-from fetchfleet.worker.lanes.lookup import lanes_of
+from fetchfleet.worker.inspect.snapshot import living
+from fetchfleet.worker.lanes import reset as resets
+from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
 from fetchfleet.worker.local.process import settings_from
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
 from fetchfleet.worker.policy.overrides import Edited
-from fetchfleet.worker.policy.pauses import pauses_of
+from fetchfleet.worker.policy.pauses import Pauses, pauses_of
 
 NAMES_SHOWN = 20
+APPLIED_WITHIN_S = 5.0
+LOOK_EVERY_S = 0.1
 LIKENED_TO = 1000
 """Among so many lanes a command looks for the one whose name was mistyped."""
 
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    for command in (explain, pause, resume):
+    for command in (explain, pause, resume, reset):
         app.command()(command)
 
 
@@ -143,6 +155,50 @@ def resume(
         echo(f"still paused by itself: {other}; go on with: fetchfleet resume {other}")
     for other in sorted(before.excepted.keys() - now.excepted.keys())[:NAMES_SHOWN]:
         echo(f"no exception any more: {other}; no pause covers it")
+
+
+def reset(
+    host: Annotated[str, typer.Argument(help=Host)],
+    redis: RedisUrl = None,
+    as_json: Json = False,  # noqa: FBT002 a flag
+) -> None:
+    """Forget what keeps a host waiting: an open breaker, a cool-down, a quota, a learnt concurrency."""
+    name = named(host)
+    by = f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}"
+
+    async def change(fleet: Fleet, client: Redis) -> tuple[list[LaneReset], list[str], Pauses]:
+        lanes = await lanes_of(client, name)
+        if not lanes:
+            _, like = await _known(client, name)
+            hint = f"; did you mean {' or '.join(like)}?" if like else ""
+            raise CommandError(f"no fetch has ever gone to {name}, as far as Redis remembers{hint}")
+        done = await resets.reset(client, fleet.notify, lanes, by)
+        workers = await living(client, await redis_now_ms(client))
+        await resets.await_applied(client, done, APPLIED_WITHIN_S if workers else 0, LOOK_EVERY_S)
+        return done, workers, pauses_of(await overrides.read(client), {})
+
+    done, workers, pauses = query(redis, change)
+    if as_json:
+        print_json({"name": name, "lanes": done})
+        return
+    told = [one for one in done if one.reset or one.retries] if len(done) > 1 else done
+    for one in told[:NAMES_SHOWN]:
+        echo(render.reset_line(one))
+        stop = pauses.stop(one.lane)
+        if stop is not None:
+            echo(f"{one.lane}: {why_paused(one.lane, stop)}")
+    if len(done) > 1:
+        echo(f"{render.count(len(done), 'host')} reset, {len(told)} of which had something to forget")
+    late = [one for one in done if one.pending and one.held]
+    if not workers:
+        console.print(
+            "no worker is running; the next one that takes a lane applies its reset", highlight=False
+        )
+    elif late:
+        console.print(
+            f"{render.count(len(late), 'host')} not reset yet: a worker of an older version knows no resets",
+            highlight=False,
+        )
 
 
 def _list_pauses(redis_url: str | None, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from fetchfleet.jobs.contract.model import Result
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, moment
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, encoded, short
+from fetchfleet.worker.lanes.reset import LaneReset
 from fetchfleet.worker.local.progress import size
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pauses import Pauses
@@ -190,6 +191,14 @@ def policy_of(found: PolicyInForce, lane: str) -> Table:
 def source_text(source: Source) -> str:
     """Return the source of a value for people."""
     return source.source if source.table is None else f"{source.source}, {source.table}"
+
+
+def reset_line(reset: LaneReset) -> str:
+    """Return what a reset does to a lane."""
+    what = ", ".join(name.replace("_", "-") for name in reset.reset) or "nothing to forget"
+    due = f"; {count(reset.retries, 'retry', 'retries')} due now" if reset.retries else ""
+    when = " once a worker takes the lane" if reset.pending and reset.reset else ""
+    return f"{reset.lane}: {'reset' if reset.reset else ''}{when}{': ' if reset.reset else ''}{what}{due}"
 
 
 def pauses_of(pauses: Pauses) -> Table:

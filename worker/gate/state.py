@@ -86,6 +86,34 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The last few, the newest last."""
 
 
+def reset(state: GateState) -> GateState:
+    """Return the state without what keeps the host waiting: the fleet treats it as one that is well.
+
+    Breaker, cool-down, quota, learnt concurrency and the wait for a robots.txt end. What was sent still
+    counts for the policy's rate and for the retry budget, and the last answers stay.
+    """
+    return GateState(
+        paced_ms=state.paced_ms,
+        crawl_delay_s=state.crawl_delay_s,
+        traffic=state.traffic,
+        traffic_ms=state.traffic_ms,
+        retry_ms=state.retry_ms,
+        answers=state.answers,
+    )
+
+
+def resettable(state: GateState, now_ms: int) -> list[str]:
+    """Return what a reset would end, by the names that logs and commands use."""
+    ends = {
+        "breaker": state.breaker is not Breaker.CLOSED or state.failures > 0,
+        "cool_down": state.cool_until_ms > now_ms or state.incidents > 0,
+        "quota": state.quota_until_ms > now_ms,
+        "concurrency": state.limit != Limit(),
+        "robots": state.robots_until_ms > now_ms or state.robots_failures > 0,
+    }
+    return [name for name, holds in ends.items() if holds]
+
+
 _decoder = msgspec.json.Decoder(GateState)
 
 

@@ -13,7 +13,7 @@ from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
 from fetchfleet.worker.fetch.rules.outcome import Failed, host_signal_of, is_host_failure
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import HostSignal, WaitReason
-from fetchfleet.worker.gate.state import GateState, from_json
+from fetchfleet.worker.gate.state import GateState, from_json, reset, resettable
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, lane_snapshot, living
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
@@ -32,6 +32,9 @@ BROKEN_ANSWERS = frozenset(
     {Reason.PROTOCOL, Reason.READ, Reason.READ_TIMEOUT, Reason.TOO_SLOW, Reason.TRUNCATED}
 )
 """Failures of a host that begins to answer."""
+
+RESETTABLE = {WaitReason.COOL_DOWN.value, WaitReason.BREAKER.value, WaitReason.ROBOTS.value}
+"""The states of a lane that an operator may end."""
 
 
 class HostAnswer(msgspec.Struct, frozen=True):
@@ -70,10 +73,12 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     """Return the state of a lane and why it waits."""
     now_ms = await redis_now_ms(redis)
     snapshot = await lane_snapshot(redis, name, now_ms)
-    owner, state_of, due_ms, saved = await redis.hmget(  # type: ignore[misc]
-        keys.lane(name), ["owner", "state", "due_ms", "gate"]
+    owner, state_of, due_ms, saved, reset_by = await redis.hmget(  # type: ignore[misc]
+        keys.lane(name), ["owner", "state", "due_ms", "gate", "reset"]
     )
     state, rules = from_json(saved or b""), policy.for_lane(name)
+    if reset_by:  # the next owner applies it
+        state = reset(state)
     due_at_ms = number_of(due_ms) or 0
     retry_ms = due_at_ms if state_of == b"scheduled" and due_at_ms > now_ms else None
     found, until_ms, why = judged(
@@ -84,6 +89,8 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         retry_ms=retry_ms,
         has_workers=bool(await living(redis, now_ms)),
     )
+    if found in RESETTABLE and resettable(state, now_ms):
+        why += f"; once the host is well: fetchfleet reset {name}"
     paused = found == WaitReason.PAUSED.value
     return LaneExplained(
         lane=name,

@@ -9,7 +9,7 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Reason, Result
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.gate.gate import Closed
-from fetchfleet.worker.gate.state import Breaker, GateState
+from fetchfleet.worker.gate.state import Breaker, GateState, resettable
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed, trace_fields
@@ -38,6 +38,12 @@ def gate_changed(lane: Lane, before: GateState, log: FilteringBoundLogger) -> No
     if after.breaker is not before.breaker:
         event = _BREAKER_EVENTS[after.breaker]
         log.info(event, lane=lane.name, failures=after.failures, until_ms=after.open_until_ms)
+
+
+def reset(lane: Lane, by: str, log: FilteringBoundLogger) -> None:
+    """Log that an operator ends what keeps the host waiting; called before the gate changes."""
+    what = resettable(lane.gate, lane.clock.now_ms())
+    log.info(Event.LANE_RESET, lane=lane.name, reset=what, by=redact.text(by))
 
 
 def released(

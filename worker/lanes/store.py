@@ -46,6 +46,8 @@ class AcquiredLane(NamedTuple):
     """Entries that a dead owner had claimed."""
     death: OwnerDeath | None = None
     """The death of that owner."""
+    reset_by: str = ""
+    """The operator who has reset the lane since it had an owner; empty for none."""
 
 
 AcquireResult = AcquiredLane | Early | Enough | None
@@ -119,7 +121,14 @@ class LaneStore:
             return reply
         gate, cancelled = from_json(reply.gate), await self._batch_ids(lane, reply.cancelled)
         return AcquiredLane(
-            reply.token, reply.now_ms, gate, reply.policy_version, cancelled, reply.orphans, reply.death
+            reply.token,
+            reply.now_ms,
+            gate,
+            reply.policy_version,
+            cancelled,
+            reply.orphans,
+            reply.death,
+            text_of(reply.reset_by),
         )
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:
@@ -133,6 +142,18 @@ class LaneStore:
                 pipe.smembers(keys.cancelled(lane))
             found = await pipe.execute()
         return [await self._batch_ids(lane, names) for lane, names in zip(lanes, found, strict=True)]
+
+    async def take_resets(self, lanes: Sequence[str]) -> list[str]:
+        """Return for each lane the operator who has reset it, "" for none, and forget that."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for lane in lanes:
+                pipe.hget(keys.lane(lane), "reset")
+            found = [text_of(by or b"") for by in await pipe.execute()]
+            for lane, by in zip(lanes, found, strict=True):
+                if by:
+                    pipe.hdel(keys.lane(lane), "reset")
+            await pipe.execute()
+        return found
 
     async def _batch_ids(self, lane: str, found: Iterable[bytes]) -> set[str]:
         """Keep valid ids and delete the rest, which the lane would search for in vain for ever."""

@@ -41,6 +41,8 @@ class Event(StrEnum):
     LANE_BREAKER_OPEN = "lane.breaker_open"
     LANE_BREAKER_HALF_OPEN = "lane.breaker_half_open"
     LANE_BREAKER_CLOSED = "lane.breaker_closed"
+    LANE_RESET = "lane.reset"
+    """An operator reset the lane: what of its host's state ended, and by whom."""
     LANE_RELEASED = "lane.released"
     """The lane was given back: whether fetches wait, why and until when (due_in_ms)."""
     LANE_YIELDED = "lane.yielded"

@@ -20,7 +20,7 @@ from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.policy.published import NO_FILE, published
 from fetchfleet.worker.redis_support.health import RedisHealth
-from fetchfleet.worker.runtime.fleet_signals import FleetSignals
+from fetchfleet.worker.runtime.fleet_signals import FleetSignals, Signals
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.balance import FleetLoad
@@ -165,17 +165,18 @@ class Heartbeat:
             pipe.zremrangebyscore(keys.WORKERS, "-inf", now_ms - keys.WORKER_TTL_MS)
             pipe.set(keys.worker(instance), report, px=keys.WORKER_TTL_MS)
             pipe.pexpire(keys.policy_file(digest), keys.POLICY_FILE_TTL_MS)
+            pipe.get(keys.RESETS)
             pipe.get(keys.CANCELS)
             pipe.get(keys.POLICY_VERSION)
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcard(keys.WORKERS)
-            *_, is_published, cancels, policy_version, busy, workers = await pipe.execute()
+            *_, is_published, resets, cancels, policy_version, busy, workers = await pipe.execute()
         self.sent_s = mono_s()
         if not is_published and digest != NO_FILE:
             await self._redis.set(
                 keys.policy_file(digest), published(self._policy), px=keys.POLICY_FILE_TTL_MS
             )
-        await self._signals.heed(FleetLoad(busy, workers), policy_version or b"", cancels)
+        await self._signals.heed(Signals(FleetLoad(busy, workers), policy_version or b"", cancels, resets))
         await self._name_check.run(now_ms)
 
     async def end(self) -> None:

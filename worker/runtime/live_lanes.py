@@ -7,6 +7,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.scripts.lanes import OwnerDeath
 from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.gate.state import reset
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.session import LaneSession
@@ -47,6 +48,7 @@ class LiveLanes:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """What serves each lane, by its pool."""
         self._cancels_version: bytes | None = None
+        self._resets_version: bytes | None = None
         self.leaving = False
         """Set at shutdown: no fetch starts any more."""
 
@@ -76,6 +78,8 @@ class LiveLanes:
             unwanted_until_s=asked_s + UNWANTED_S if insisted else 0.0,
         )
         lane.cancel(acquired.cancelled)
+        if acquired.reset_by:
+            self._reset(lane, acquired.reset_by)
         self._lanes[lane.pool] = lane
         if self.leaving:
             lane.leave()
@@ -106,6 +110,23 @@ class LiveLanes:
         except BaseException:
             self._cancels_version = None
             raise
+
+    async def heed_resets(self, version: bytes | None) -> None:
+        """Reset the lanes that an operator has marked, if the version of these marks in Redis is new."""
+        if version == self._resets_version:
+            return
+        lanes = list(self._lanes.values())
+        for lane, by in zip(
+            lanes, await self._services.store.take_resets([lane.name for lane in lanes]), strict=True
+        ):
+            if by:
+                self._reset(lane, by)
+        self._resets_version = version
+
+    def _reset(self, lane: Lane, by: str) -> None:
+        log_events.reset(lane, by, self._log)
+        LaneSession(lane, self._services).change_gate(reset(lane.gate), save=True)
+        lane.notify()
 
     def leave(self) -> None:
         """Start no fetch any more, and give each lane back when its fetches have ended."""

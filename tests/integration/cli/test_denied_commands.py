@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": ("explain", "a.example"),
     "pause": ("pause", "a.example"),
     "resume": ("resume", "a.example"),
+    "reset": ("reset", "a.example"),
     "dead list": ("dead", "list"),
     "dead show": ("dead", "show", "1-1"),
     "dead retry": ("dead", "retry", "--all"),

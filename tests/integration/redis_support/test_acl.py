@@ -18,6 +18,7 @@ from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.snapshot import snapshot
 from fetchfleet.worker.lanes import settler
+from fetchfleet.worker.lanes.reset import reset
 from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from fetchfleet.worker.local.progress import Progress
 from fetchfleet.worker.policy import overrides
@@ -221,6 +222,7 @@ async def test_an_operator_looks_at_everything_and_retries_dead_letters(
         await batch.cancel()
         await overrides.change(client, fleet.notify, LANE, {"paused": True})
         await overrides.change(client, fleet.notify, LANE, {"paused": None})
+        await reset(client, fleet.notify, [LANE], "operator")
         assert LANE == (await explain_lane(client, Policy(), LANE)).lane
         assert "cancelled" not in (await explain_fetch(client, Policy(), batch.ids[0])).state
     assert set() == guarded.refused()

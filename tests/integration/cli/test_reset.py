@@ -1,0 +1,78 @@
+"""What the command reset says."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis as sync_redis
+
+from fetchfleet.jobs import keys
+from fetchfleet.worker.gate.state import Breaker, GateState, to_json
+from tests.support.commands import Commands
+
+HOST = "127.0.80.3"
+FAR_MS = 10**14
+BROKEN = GateState(breaker=Breaker.OPEN, open_until_ms=FAR_MS, cool_until_ms=FAR_MS)
+
+
+@pytest.fixture
+def operator(redis_url: str) -> Commands:
+    """A terminal."""
+    return Commands(redis_url)
+
+
+@pytest.fixture
+def data(redis_url: str) -> Iterator[sync_redis.Redis]:
+    """A client to write into Redis."""
+    with sync_redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def park(data: sync_redis.Redis, lane: str, gate: GateState) -> None:
+    """Make an idle lane with this state."""
+    data.hset(keys.lane(lane), mapping={"state": "idle", "gate": to_json(gate), "shut_until_ms": FAR_MS})
+    data.pexpire(keys.lane(lane), keys.GATE_TTL_MS)
+
+
+def test_reset_says_what_it_ends(operator: Commands, data: sync_redis.Redis) -> None:
+    """A URL stands for its host; a pause stays, and the answer says how to end it."""
+    park(data, HOST, BROKEN)
+    operator.does("pause", "default")
+    said = operator.does("reset", f"http://{HOST}:9000/")
+    read = operator.reads("reset", HOST)
+
+    assert f"{HOST}: reset once a worker takes the lane: breaker, cool-down" in said
+    assert "fetchfleet resume default" in said
+    assert "no worker is running" in said
+    assert {
+        "lane": HOST,
+        "reset": ["breaker", "cool_down"],
+        "retries": 0,
+        "held": False,
+        "pending": True,
+    } == (read["lanes"][0])
+    assert "@" in str(data.hget(keys.lane(HOST), "reset"))
+
+
+def test_a_pattern_resets_every_host_below_it(operator: Commands, data: sync_redis.Redis) -> None:
+    """Those that have something to forget are named."""
+    park(data, "a.cdn.net", BROKEN)
+    park(data, "b.cdn.net", GateState())
+    park(data, "c.org", BROKEN)
+    said = operator.does("reset", "*.cdn.net")
+
+    assert "a.cdn.net: reset" in said
+    assert "2 hosts reset, 1 of which had something to forget" in said
+    assert not data.hexists(keys.lane("c.org"), "reset")
+
+
+def test_reset_of_an_unknown_host_is_an_error(operator: Commands, data: sync_redis.Redis) -> None:
+    """A mistyped one is answered with the one that is meant."""
+    data.hset(keys.lane("img.example.com"), "state", "scheduled")
+    data.zadd(keys.ATTENTION, {"img.example.com": 1})
+    said = operator.asks("reset", "imgs.example.com")
+    data.delete(keys.lane("img.example.com"), keys.ATTENTION)
+
+    assert 1 == said.code
+    assert "no fetch has ever gone to imgs.example.com" in said.text
+    assert "did you mean img.example.com?" in said.text
+    assert not data.exists(keys.lane("imgs.example.com"))

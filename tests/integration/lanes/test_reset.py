@@ -1,0 +1,119 @@
+"""An operator resets lanes that are idle, scheduled or held."""
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.scripts import steering
+from fetchfleet.worker.gate.state import Breaker, GateState
+from fetchfleet.worker.inspect.explain import explain_lane
+from fetchfleet.worker.lanes.reset import await_applied, lanes_of, reset
+from fetchfleet.worker.policy.file import Policy
+from tests.support.lanes import HOUR_MS, LANE, LaneHold, fields, later, now_ms, retried, state, url
+
+BY = "alice@ops"
+
+
+async def broken(redis: Redis) -> GateState:
+    """The state of a host whose breaker is open for an hour."""
+    until_ms = await now_ms(redis) + HOUR_MS
+    return GateState(breaker=Breaker.OPEN, failures=5, opens=1, open_until_ms=until_ms, down_since_ms=1)
+
+
+async def test_a_scheduled_lane_and_its_retries_are_due_at_once(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many retries there are; the next owner is told who reset it, once."""
+    monkeypatch.setattr("fetchfleet.jobs.scripts.steering.RETRIES_AT_ONCE", 2)
+    monkeypatch.setattr("fetchfleet.worker.lanes.reset.RETRIES_AT_ONCE", 2)
+    await fleet.submit([url(f"/{i}") for i in range(5)])
+    stay = await LaneHold.begin(redis)
+    gate = await broken(redis)
+    await stay.settle(*(retried(entry, 3600) for entry in (await stay.claim()).serialized))
+    await stay.release(shut_until_ms=gate.open_until_ms, why="breaker", gate=gate)
+    before = await fields(redis)
+
+    [done] = await reset(redis, fleet.notify, [LANE], BY)
+    now = await now_ms(redis)
+    assert (LANE, ["breaker"], 5, False, True) == (
+        done.lane,
+        done.reset,
+        done.retries,
+        done.held,
+        done.pending,
+    )
+    assert int(before["due_ms"]) > now + 1_000_000 > now >= int((await fields(redis))["due_ms"])
+    assert all(due_ms <= now for due_ms in (await later(redis)).values())
+    explained = await explain_lane(redis, Policy(), LANE)
+    assert "breaker" not in explained.state
+
+    stay = await LaneHold.begin(redis)
+    assert BY == stay.held.reset_by
+    assert 5 == len((await stay.claim()).serialized)
+    await stay.release()
+    assert "" == (await LaneHold.begin(redis)).held.reset_by
+
+
+async def test_an_idle_lane_is_open_for_its_next_fetch(fleet: Fleet, redis: Redis) -> None:
+    """It was released while its breaker was open, and Redis still knew until when."""
+    await fleet.submit([url("/1")])
+    stay = await LaneHold.begin(redis)
+    await stay.finish()
+    gate = await broken(redis)
+    await fleet.submit([url("/2")])
+    stay = await LaneHold.begin(redis)
+    await stay.claim()
+    batch = await fleet.submit([url("/3")])
+    await batch.cancel()
+    await stay.finish()
+    await redis.hset(keys.lane(LANE), "shut_until_ms", str(gate.open_until_ms))  # type: ignore[misc]
+
+    await reset(redis, fleet.notify, [LANE], BY)
+    await fleet.submit([url("/4")])
+    assert int((await fields(redis))["due_ms"]) <= await now_ms(redis)
+    assert BY == (await LaneHold.begin(redis)).held.reset_by
+
+
+async def test_a_held_lane_is_reset_by_its_owner_or_the_next_one(fleet: Fleet, redis: Redis) -> None:
+    """An owner that releases it before it hears of the reset does not shut it again."""
+    await fleet.submit([url("/1"), url("/2")])
+    stay = await LaneHold.begin(redis)
+    resets = int(await redis.get(keys.RESETS) or 0)
+    [done] = await reset(redis, fleet.notify, [LANE], BY)
+    assert (True, True) == (done.held, done.pending)
+    assert resets < int(await redis.get(keys.RESETS))
+    await await_applied(redis, [done], 0, 0)
+    assert done.pending
+
+    gate = await broken(redis)
+    await stay.release(shut_until_ms=gate.open_until_ms, why="breaker", gate=gate)
+    assert int((await fields(redis))["due_ms"]) <= await now_ms(redis)
+    stay = await LaneHold.begin(redis)
+    assert (BY, Breaker.OPEN) == (stay.held.reset_by, stay.held.gate.breaker)
+
+    await reset(redis, fleet.notify, [LANE], BY)
+    assert [BY] == await stay.store.take_resets([LANE])
+    assert [""] == await stay.store.take_resets([LANE])
+    await await_applied(redis, [done], 0, 0)
+    assert not done.pending
+
+
+async def test_a_lane_that_does_not_exist_is_left_out(fleet: Fleet, redis: Redis) -> None:
+    """And does not exist afterwards."""
+    assert [] == await reset(redis, fleet.notify, [LANE], BY)
+    assert [None] == await steering.reset_lanes(redis, [LANE], by=BY)
+    assert await state(redis) is None
+
+
+async def test_a_pattern_finds_its_lanes_idle_ones_too(fleet: Fleet, redis: Redis) -> None:
+    """`default` finds all, a host itself if it is known."""
+    for lane in ("a.example.com", "b.a.example.com", "example.com", "127.0.80.3"):
+        await fleet.submit([url("/1", lane)])
+    await (await LaneHold.begin(redis, name="a.example.com")).finish()
+
+    assert ["a.example.com", "b.a.example.com"] == await lanes_of(redis, "*.example.com")
+    assert 4 == len(await lanes_of(redis, "default"))
+    assert 1 == len(await lanes_of(redis, "default", at_most=1))
+    assert ["127.0.80.3"] == await lanes_of(redis, "127.0.80.3")
+    assert [] == await lanes_of(redis, "127.0.80.4")

@@ -1,0 +1,95 @@
+"""Lanes as an operator reaches them: found by a name, and reset."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+from redis.asyncio import Redis
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.submit import Notify
+from fetchfleet.jobs.redis_connection import is_text, redis_now_ms
+from fetchfleet.jobs.scripts.steering import RETRIES_AT_ONCE, reset_lanes
+from fetchfleet.worker.gate.state import from_json, resettable
+from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
+
+AT_ONCE = 1000
+
+
+async def lanes_of(redis: Redis, name: str, *, at_most: int | None = None) -> list[str]:
+    """Return the lanes that a host, a pattern or `default` names and Redis knows, the idle ones too.
+
+    A host costs one command. A pattern costs a walk through the keys of Redis, a stretch at a time.
+    """
+    if name != DEFAULT and not name.startswith(EVERY_HOST_BELOW):
+        return [name] if await redis.exists(keys.lane(name)) else []
+    prefix, suffix = keys.lane(""), "" if name == DEFAULT else name.removeprefix("*")
+    found: list[str] = []
+    async for key in redis.scan_iter(match=f"{prefix}*{suffix}", count=AT_ONCE):
+        if is_text(key):
+            found.append(key.decode().removeprefix(prefix))
+        if len(found) == at_most:
+            break
+    return sorted(set(found))
+
+
+class LaneReset(msgspec.Struct, kw_only=True):
+    """What a reset does to one lane."""
+
+    lane: str
+    reset: list[str]
+    """What of the host's state ends: breaker, cool_down, quota, concurrency, robots."""
+    retries: int = 0
+    """Retries that are due now, and were not before."""
+    held: bool = False
+    """Whether a worker holds it; that worker is asked to do it."""
+    pending: bool = True
+    """Whether a worker is still to apply it."""
+
+
+async def reset(redis: Redis, notify: Notify, lanes: Sequence[str], by: str) -> list[LaneReset]:
+    """Ask for a reset of lanes and make them and their retries due now; lanes that have gone are left out.
+
+    by: the operator, for the log.
+    """
+    now_ms = await redis_now_ms(redis)
+    async with redis.pipeline(transaction=False) as pipe:
+        for lane in lanes:
+            pipe.hget(keys.lane(lane), "gate")
+        gates = await pipe.execute() if lanes else []
+    found = {
+        lane: LaneReset(lane=lane, reset=resettable(from_json(gate or b""), now_ms))
+        for lane, gate in zip(lanes, gates, strict=True)
+    }
+    left = list(lanes)
+    while left:
+        replies = dict(zip(left, await reset_lanes(redis, left, by=by), strict=True))
+        left = []
+        for lane, reply in replies.items():
+            if reply is None:
+                del found[lane]
+                continue
+            found[lane].held = reply.state == "held"
+            found[lane].retries += reply.retries
+            if reply.retries == RETRIES_AT_ONCE:
+                left.append(lane)
+        await notify([reply.notification for reply in replies.values() if reply and reply.notification])
+    return list(found.values())
+
+
+async def await_applied(redis: Redis, resets: Sequence[LaneReset], within_s: float, every_s: float) -> None:
+    """Note which resets workers have applied; return when all of the busy lanes are, or after within_s."""
+    waiting = list(resets)
+    give_up_s = asyncio.get_running_loop().time() + within_s
+    while waiting:
+        async with redis.pipeline(transaction=False) as pipe:
+            for one in waiting:
+                pipe.hmget(keys.lane(one.lane), ["reset", "state"])
+            rows = await pipe.execute()
+        for one, (mark, _) in zip(waiting, rows, strict=True):
+            one.pending = mark is not None
+        busy = [state in {b"held", b"scheduled"} for _, state in rows]
+        waiting = [one for one, is_busy in zip(waiting, busy, strict=True) if one.pending and is_busy]
+        if not waiting or asyncio.get_running_loop().time() > give_up_s:
+            return
+        await asyncio.sleep(every_s)
