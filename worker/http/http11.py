@@ -14,8 +14,8 @@ Dial = Callable[[httpcore2.Request], Awaitable[httpcore2.AsyncNetworkStream]]
 class Http11Connection(httpcore2.AsyncConnectionInterface):
     """One connection to an origin, dialled for its first request.
 
-    It expires after a response that was followed by more bytes, or whose framings contradict each other:
-    those bytes would be taken for the response to the next request (RFC 9112 §6.3, §9.2).
+    It expires after a response that was followed by more bytes, whose framings contradict each other, or with
+    an odd head: other bytes could be taken for the response to the next request (RFC 9112 §6.3, §9.2).
     """
 
     def __init__(self, origin: httpcore2.Origin, keepalive_expiry_s: float | None, dial: Dial) -> None:
@@ -26,8 +26,8 @@ class Http11Connection(httpcore2.AsyncConnectionInterface):
         self._http11: httpcore2.AsyncHTTP11Connection | None = None
         self._stream: httpcore2.AsyncNetworkStream | None = None
         self._tls: ssl.SSLObject | None = None
-        self._contradictory = False
-        """Whether the last response had both a Content-Length and a Transfer-Encoding."""
+        self._doubtful = False
+        """Whether the last response had both a Content-Length and a Transfer-Encoding, or odd field lines."""
 
     def open_on(self, stream: httpcore2.AsyncNetworkStream) -> httpcore2.AsyncHTTP11Connection:
         """Use this connection, which is open and speaks HTTP/1.1."""
@@ -53,7 +53,7 @@ class Http11Connection(httpcore2.AsyncConnectionInterface):
             raise httpcore2.ConnectionNotAvailable
         response = await http11.handle_async_request(request)
         names = {name.lower() for name, _ in response.headers}
-        self._contradictory = {b"content-length", b"transfer-encoding"} <= names
+        self._doubtful = {b"content-length", b"transfer-encoding"} <= names or self._head_was_odd()
         return response
 
     def has_expired(self) -> bool:
@@ -61,9 +61,12 @@ class Http11Connection(httpcore2.AsyncConnectionInterface):
         http11 = self._http11
         if http11 is None:
             return self._failed
-        if http11.is_idle() and (self._contradictory or h11_trailing_data(http11)[0] or self._tls_has_data()):
+        if http11.is_idle() and (self._doubtful or h11_trailing_data(http11)[0] or self._tls_has_data()):
             return True
         return http11.has_expired()
+
+    def _head_was_odd(self) -> bool:
+        return self._stream is not None and bool(self._stream.get_extra_info("odd_head"))
 
     def _tls_has_data(self) -> bool:
         """Return whether TLS holds bytes that nothing has read; reads memory only, never the network.

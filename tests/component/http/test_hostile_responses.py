@@ -38,7 +38,7 @@ def raw(*pieces: bytes) -> Behaviour:
 
 def head(first: str, *fields: str) -> bytes:
     """The head of an answer."""
-    return "\r\n".join([f"HTTP/1.1 {first}", *fields, "", ""]).encode()
+    return "\r\n".join([f"HTTP/1.1 {first}", *fields, "", ""]).encode("latin-1")
 
 
 BROKEN = {

@@ -1,10 +1,15 @@
 """Response heads as hosts send them: bytes of any encoding, fields sent twice, odd field lines."""
 
-from fetchfleet import Outcome
+import asyncio
+
+import pytest
+
+from fetchfleet import Outcome, Reason
 from tests.component.conftest import Start
+from tests.component.http.test_hostile_responses import head, raw
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
-from tools.origin.server import Headers, Origin
+from tools.origin.server import Exchange, Headers, Origin
 
 LOCATIONS: dict[str, tuple[Headers, str]] = {
     "/latin": ([("Location", "/ok/caf\xe9")], "/ok/caf%E9"),
@@ -50,3 +55,83 @@ async def test_validators_that_differ_are_not_used(origin: Origin, start: Start)
     assert (differ.etag, differ.last_modified) == (None, dates[0][1])
     assert same.etag == '"1"'
     assert opaque.etag is None
+
+
+CHUNKS = b"2\r\nok\r\n0\r\n\r\n"
+TWICE = {
+    "chunked twice": head("200 OK", "Transfer-Encoding: chunked", "Transfer-Encoding: chunked") + CHUNKS,
+    "chunked twice in a list": head("200 OK", "Transfer-Encoding: chunked, chunked") + CHUNKS,
+}
+ODD = {
+    "a space before a colon": head("200 OK", "X-A : b", "Content-Length: 2") + b"ok",
+    "a space in a name": head("200 OK", "X A: b", "Content-Length: 2") + b"ok",
+    "a line without a colon": head("200 OK", "Content-Length: 2", "odd") + b"ok",
+    "a name beyond ASCII": head("200 OK", "X-\xe9: b", "Content-Length: 2") + b"ok",
+    "a fold": head("200 OK", "X-A: b", "  c", "Content-Length: 2") + b"ok",
+    "a null": head("200 OK", "X-A: b\0c", "Content-Length: 2") + b"ok",
+    "an interim head": head("103 Early Hints", "Li nk: x") + head("200 OK", "Content-Length: 2") + b"ok",
+}
+
+
+async def test_a_head_that_is_odd_costs_the_connection_and_not_the_body(
+    origin: Origin, start: Start, engine: str
+) -> None:
+    """Each body is stored, and the next request goes over another connection."""
+    worker = await start(engine=engine, policy={"concurrency": 1, "attempts": 1})
+    odd = TWICE | ODD if engine == "httpx" else TWICE
+    origin.behaviour = o.sequence(*map(raw, odd.values()), o.OK)
+
+    results = await worker.results(origin.url(f"/{n}") for n in range(len(odd) + 2))
+
+    assert [result.reason for result in results] == [None] * len(results)
+    assert {worker.body(result) for result in results} == {b"ok"}
+    assert [seen.connection for seen in origin.requests] == [*range(1, len(odd) + 2), len(odd) + 1]
+
+
+async def test_odd_fields_keep_their_meaning(origin: Origin, start: Start) -> None:
+    """A space before a colon and a fold change no value; a field in pieces is the field."""
+    worker = await start(policy={"concurrency": 1})
+    pieces = [head("302 Found", "Location : /ok", "X: a", " b", "Content-Length: 0")]
+    pieces = [bytes([byte]) for byte in pieces[0]]
+
+    async def slowly(x: Exchange) -> None:
+        for piece in pieces:
+            await x.raw(piece)
+            await asyncio.sleep(0)
+
+    origin.behaviour = o.by_path(
+        {"/ok": raw(head("200 OK", 'ETag: "a', '  b"', "Content-Length: 0"))}, slowly
+    )
+
+    result = await worker.one(origin.url("/"))
+
+    assert (result.outcome, result.final_url) == (Outcome.STORED, origin.url("/ok"))
+    assert result.etag is None  # an entity tag has no space
+
+
+@pytest.mark.xfail(reason="h11 refuses an odd trailer by itself", strict=True)
+async def test_an_odd_trailer_does_not_cost_the_body(origin: Origin, start: Start) -> None:
+    """The body is complete before its trailers come."""
+    worker = await start(policy={"concurrency": 1, "attempts": 1})
+    origin.behaviour = raw(head("200 OK", "Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\nX A: b\r\n\r\n")
+
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.reason) == (Outcome.STORED, None)
+
+
+async def test_a_head_that_only_a_lenient_reader_could_frame_is_refused(origin: Origin, start: Start) -> None:
+    """Nothing of it is stored."""
+    worker = await start(policy={"attempts": 1})
+    framed = [
+        "Content-Length : 2",
+        "Content -Length: 2",
+        "Content-Length: 2\0",
+        "Transfer-Encoding\t: chunked",
+    ]
+    origin.behaviour = o.sequence(*(raw(head("200 OK", line) + b"ok") for line in framed))
+
+    results = await worker.results(origin.url(f"/{n}") for n in range(len(framed)))
+
+    assert [result.reason for result in results] == [Reason.PROTOCOL] * len(framed)
+    assert not worker.files()

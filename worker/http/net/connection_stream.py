@@ -16,10 +16,14 @@ import httpcore2
 
 from fetchfleet.worker.errors import FirstByteTimeoutError
 from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.field_lines import HEAD_END, HTTP1, PLAIN_HEAD, FramingError, repaired
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_HEAD_BYTES = 512 * 1024
 """Larger than the largest accepted header section plus one read of the body."""
+
+MAX_HELD_BYTES = 100 * 1024
+"""As much of a head as the parser holds before it refuses it."""
 
 STEPS_PER_ITERATION = 16
 """One step, a read and its parsing, takes at most a millisecond."""
@@ -105,27 +109,53 @@ class ConnectionStream(httpcore2.AsyncNetworkStream):
         self._stats = stats
         self._loop_budget = loop_budget
         self._closed = False
+        self._held = bytearray()
+        """The part of a head that has come."""
+        self._odd_head = False
+        """Whether a head was odd, so that the connection must not be reused."""
         stats.opened += 1
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 httpcore2's
-        """Return the next bytes, empty at the end.
+        """Return the next bytes, empty at the end; of a head, without odd field lines.
 
-        Raises httpcore2.RemoteProtocolError when a header section does not end within MAX_HEAD_BYTES,
-        FirstByteTimeoutError when no byte of a response arrives in time, and the errors of the stream below.
+        Raises httpcore2.RemoteProtocolError when a header section does not end within MAX_HEAD_BYTES or its
+        framing is in doubt, FirstByteTimeoutError when no byte of a response arrives in time, and the errors
+        of the stream below.
         """
-        try:
-            data = await self._stream.read(max_bytes, timeout)
-        except httpcore2.ReadTimeout:
-            if _head_left_bytes.get() == MAX_HEAD_BYTES:
-                raise FirstByteTimeoutError(f"received nothing within {timeout} s") from None
-            raise
-        left_bytes = _head_left_bytes.get()
-        if left_bytes is not None:
-            if len(data) > left_bytes:
-                raise httpcore2.RemoteProtocolError(f"no response headers within {MAX_HEAD_BYTES} bytes")
-            _head_left_bytes.set(left_bytes - len(data))
-        await self._loop_budget.take()
-        return data
+        while True:
+            try:
+                data = await self._stream.read(max_bytes, timeout)
+            except httpcore2.ReadTimeout:
+                if _head_left_bytes.get() == MAX_HEAD_BYTES:
+                    raise FirstByteTimeoutError(f"received nothing within {timeout} s") from None
+                raise
+            left_bytes = _head_left_bytes.get()
+            if left_bytes is not None:
+                if len(data) > left_bytes:
+                    raise httpcore2.RemoteProtocolError(f"no response headers within {MAX_HEAD_BYTES} bytes")
+                _head_left_bytes.set(left_bytes - len(data))
+            await self._loop_budget.take()
+            if left_bytes is None or (not self._held and PLAIN_HEAD.match(data)):
+                return data
+            if (ready := self._of_head(data)) is not None:
+                return ready
+
+    def _of_head(self, data: bytes) -> bytes | None:
+        """Return the bytes of a head that can be parsed, None to wait for more; empty at the end."""
+        begin = max(0, len(self._held) - len(b"\n\r"))
+        self._held += data
+        ended = HEAD_END.search(self._held, begin) is not None
+        ready, left = bytes(self._held), b""
+        if data and (ended or len(self._held) <= MAX_HELD_BYTES):
+            if not ended and self._held.startswith(HTTP1):
+                return None
+            try:
+                ready, left, odd = repaired(ready)
+            except FramingError as error:
+                raise httpcore2.RemoteProtocolError(str(error)) from error
+            self._odd_head = self._odd_head or odd
+        self._held[:] = left
+        return ready if ready or not data else None
 
     def write(self, buffer: bytes, timeout: float | None = None) -> Coroutine[Any, Any, None]:
         """Send all of it."""
@@ -158,5 +188,5 @@ class ConnectionStream(httpcore2.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        """Return the information of the stream below."""
-        return self._stream.get_extra_info(info)
+        """Return the information of the stream below, or `odd_head`: whether to close after this response."""
+        return self._odd_head if info == "odd_head" else self._stream.get_extra_info(info)

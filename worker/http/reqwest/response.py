@@ -45,13 +45,17 @@ class ReqwestAnswer(FramedAnswer):
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether its framings contradict each other: what comes after it on its connection is anybody's."""
-        return self.header("content-length") is not None and self.header("transfer-encoding") is not None
+        """Whether its framing is odd, or contradicts another: its connection must not be reused."""
+        framing = self.header("transfer-encoding")
+        contradictory = framing is not None and self.header("content-length") is not None
+        return contradictory or framing not in {None, "chunked"}
 
     def check_framing(self) -> None:
-        """Raise BadAnswerError where it is one that we do not read, which reqwest takes for none."""
+        """Raise BadAnswerError for a transfer coding other than chunked, which reqwest takes for none."""
         framing = self.header("transfer-encoding")
-        if framing is not None and framing.lower() != "chunked":
+        if framing is not None and {coding.strip(" \t").lower() for coding in framing.split(",")} != {
+            "chunked"
+        }:
             raise BadAnswerError(f"Transfer-Encoding {framing[:100]!r}")
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -1,0 +1,181 @@
+"""Odd field lines of a head: read if they are unambiguous, refused if they could frame the body otherwise."""
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet.worker.http.field_lines import PLAIN_HEAD, FramingError, repaired, usable_fields
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+READ = {
+    "a space before the colon": (b"X-A : b", [(b"X-A", b"b")]),
+    "a tab before the colon": (b"Location\t: /b", [(b"Location", b"/b")]),
+    "a space in a name": (b"X A: b\r\nY: c", [(b"Y", b"c")]),
+    "no name": (b": b\r\nY: c", [(b"Y", b"c")]),
+    "no colon": (b"odd line\r\nY: c", [(b"Y", b"c")]),
+    "a name without a colon": (b"Location\r\nY: c", [(b"Y", b"c")]),
+    "a name beyond ASCII": (b"X-\xe9: b\r\nY: c", [(b"Y", b"c")]),
+    "a name in brackets": (b"(X): b\r\nY: c", [(b"Y", b"c")]),
+    "a fold": (b"X: a\r\n b\r\n\t c\r\nY: d", [(b"X", b"a b c"), (b"Y", b"d")]),
+    "a fold after line feeds": (b"X: a \n  b", [(b"X", b"a b")]),
+    "an empty fold": (b"X: a\r\n \r\nY: c", [(b"X", b"a"), (b"Y", b"c")]),
+    "a fold before the value": (b"X:\r\n a", [(b"X", b"a")]),
+    "a fold of an odd line": (b"X A: b\r\n Y: c\r\nZ: d", [(b"Z", b"d")]),
+    "a fold of nothing": (b" X: b\r\nY: c", [(b"Y", b"c")]),
+    "a null in a value": (b"X: a\0b", [(b"X", b"a b")]),
+    "a carriage return in a value": (b"X: a\rb\r", [(b"X", b"a b")]),
+    "other controls in a value": (b"X: a\x0bb\x0c", [(b"X", b"a b")]),
+    "chunked twice": (
+        b"Transfer-Encoding: chunked\r\ntransfer-encoding: Chunked",
+        [(b"Transfer-Encoding", b"chunked")],
+    ),
+    "chunked twice in a list": (b"Transfer-Encoding: chunked, chunked", [(b"Transfer-Encoding", b"chunked")]),
+    "chunked in a list": (b"Transfer-Encoding: ,chunked,", [(b"Transfer-Encoding", b"chunked")]),
+    "chunked over nothing": (b"Transfer-Encoding: identity, chunked", [(b"Transfer-Encoding", b"chunked")]),
+    "no transfer coding": (b"Transfer-Encoding: identity\r\nY: c", [(b"Y", b"c")]),
+}
+
+REFUSED = {
+    "a space before the colon of a length": b"Content-Length : 2",
+    "a space before the colon of a coding": b"Transfer-Encoding : chunked",
+    "a space in the name of a length": b"Content -Length: 2",
+    "a space before the name of a length": b"X: a\r\nContent-Length\t: 2",
+    "a length in a line of nothing": b" Content-Length: 2",
+    "a length without a colon": b"Content-Length 2",
+    "a coding without a colon": b"Transfer-Encoding chunked",
+    "a length without a value": b"Content-Length",
+    "a quoted length": b'"Content-Length": 2',
+    "a null in the name of a coding": b"Transfer-\0Encoding: chunked",
+    "a folded length": b"Content-Length:\r\n 2",
+    "a length and a fold": b"Content-Length: 2\r\n 3",
+    "a folded coding": b"Transfer-Encoding:\r\n chunked",
+    "a null in a length": b"Content-Length: 2\0",
+    "a carriage return in a coding": b"Transfer-Encoding: chunked\r, gzip",
+}
+
+AS_THEY_ARE = {
+    "nothing": b"",
+    "fields": b'ETag: "a"\r\nX-Caf: caf\xe9\r\nContent-Length: 2\r\n',
+    "chunked": b"A: b\r\ntransfer-encoding:chunked\r\nC: d\r\n",
+    "a coding of another kind": b"Transfer-Encoding: gzip, chunked\r\n",
+    "two framings": b"Content-Length: 2\r\nTransfer-Encoding: identity\r\n",
+    "two lengths": b"Content-Length: 2\r\nContent-Length: 3\r\n",
+    "a name that begins as a length does": b"Content-Length-Hint: 2\r\n",
+}
+
+
+def parsed(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Its fields, by a strict parser."""
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+    parser.receive_data(head)
+    response = parser.next_event()
+    assert isinstance(response, h11.Response | h11.InformationalResponse), response
+    return [(bytes(name), bytes(value)) for name, value in response.headers.raw_items()]
+
+
+@pytest.mark.parametrize(("lines", "fields"), READ.values(), ids=READ.keys())
+def test_an_odd_line_that_is_unambiguous_is_read(lines: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    """As RFC 9112 asks for, or without a field that has no valid name."""
+    head = OK + lines + b"\r\n\r\n"
+
+    ready, left, odd = repaired(head + b"body")
+
+    assert (left, odd, PLAIN_HEAD.match(head)) == (b"", True, None)
+    assert ready.endswith(b"\r\n\r\nbody")
+    assert parsed(ready[: -len(b"body")]) == fields
+
+
+@pytest.mark.parametrize("lines", REFUSED.values(), ids=REFUSED.keys())
+def test_an_odd_line_that_may_frame_the_body_is_refused(lines: bytes) -> None:
+    """Another reader of the connection may see another length."""
+    with pytest.raises(FramingError):
+        repaired(OK + lines + b"\r\nX: y\r\n\r\n")
+
+
+@pytest.mark.parametrize("lines", AS_THEY_ARE.values(), ids=AS_THEY_ARE.keys())
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+def test_other_heads_stay_as_they_are(lines: bytes, end: bytes) -> None:
+    """They leave the connection in use; framings that contradict each other are the caller's to refuse."""
+    head = (OK + lines + b"\r\n").replace(b"\r\n", end)
+
+    ready, left, odd = repaired(head + b"body")
+
+    assert (left, odd) == (b"", False)
+    assert ready.replace(b": ", b":") == (OK + lines + b"\r\nbody").replace(b": ", b":")
+
+
+def test_interim_heads_are_read_as_final_ones_are() -> None:
+    """The body of the final response is left alone, and a part of a head waits."""
+    early = b"HTTP/1.1 103 Early Hints\r\nLink : x\r\n\r\n"
+    head = OK + b"X A: b\r\nY: c\r\n\r\n"
+
+    ready, left, odd = repaired(early + head + b"X A: b\r\n\r\n")
+    assert (left, odd) == (b"", True)
+    assert ready == early.replace(b" :", b":") + OK + b"Y: c\r\n\r\nX A: b\r\n\r\n"
+
+    assert repaired(early + head[:-1]) == (early.replace(b" :", b":"), head[:-1], True)
+    assert repaired(b"HTT") == (b"", b"HTT", False)
+
+
+@pytest.mark.parametrize(
+    "received", [b"SSH-2.0", b"\x16\x03\x01\r\n\r\n", b"<html>\r\n\r\n", b"http/1.1 200 OK\r\n"]
+)
+def test_what_is_no_http_1_is_left_to_the_parser(received: bytes) -> None:
+    """It has no fields to read."""
+    assert repaired(received) == (received, b"", False)
+
+
+PIECES = st.sampled_from(
+    [
+        b"X",
+        b"Content-Length",
+        b"Transfer-Encoding",
+        b"chunked",
+        b"2",
+        b":",
+        b" ",
+        b"\t",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"\0",
+        b",",
+    ]
+)
+
+
+@given(st.lists(st.one_of(PIECES, st.binary(max_size=3)), max_size=20).map(b"".join))
+def test_any_head_is_repaired_for_good_or_refused(lines: bytes) -> None:
+    """What is repaired has nothing odd left, and a plain head needs no repair."""
+    head = OK + lines + b"\r\n\r\n"
+    try:
+        ready, left, odd = repaired(head)
+    except FramingError:
+        assert PLAIN_HEAD.match(head) is None
+        return
+
+    assert left == b""
+    assert repaired(ready) == (ready, b"", False)
+    assert not (odd and PLAIN_HEAD.match(head))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"A", b"Content-Length", b"Transfer-Encoding", b"A "]), st.binary(max_size=5)
+        ),
+        max_size=5,
+    )
+)
+def test_usable_fields_are_usable(fields: list[tuple[bytes, bytes]]) -> None:
+    """By any parser, however it splits lines."""
+    try:
+        usable = usable_fields(fields)
+    except FramingError:
+        return
+
+    assert usable_fields(usable) == usable
+    assert len(usable) <= len(fields)
