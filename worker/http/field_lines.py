@@ -100,6 +100,7 @@ def _strict(head: bytes) -> tuple[bytes, bool]:
         else:
             name, colon, value = line.partition(b":")
             fields.append((name if colon else b" " + name, value.strip(b" \t")))
-    usable, status_line = usable_fields(fields), _FOLD_OR_CONTROL.sub(b" ", first)
+    usable = usable_fields(fields)
+    status_line = b" ".join(_FOLD_OR_CONTROL.sub(b" ", first).split(None, 2))  # RFC 9112 §4
     strict = b"\r\n".join([status_line, *(name + b": " + value for name, value in usable), b"", b""])
-    return strict, usable != fields or status_line != first
+    return strict, usable != fields or status_line != first.rstrip(b" ")

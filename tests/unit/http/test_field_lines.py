@@ -107,6 +107,12 @@ def test_other_heads_stay_as_they_are(lines: bytes, end: bytes) -> None:
     assert ready.replace(b": ", b":") == (OK + lines + b"\r\nbody").replace(b": ", b":")
 
 
+def test_whitespace_in_a_status_line_separates_its_parts() -> None:
+    """However much of it there is (RFC 9112 §4); the phrase is of no use."""
+    assert repaired(b"HTTP/1.1 \t200   Very  OK\0\r\n\r\n") == (b"HTTP/1.1 200 Very  OK \r\n\r\n", b"", True)
+    assert repaired(b"HTTP/1.1 200 \n\n") == (b"HTTP/1.1 200\r\n\r\n", b"", False)
+
+
 def test_interim_heads_are_read_as_final_ones_are() -> None:
     """The body of the final response is left alone, and a part of a head waits."""
     early = b"HTTP/1.1 103 Early Hints\r\nLink : x\r\n\r\n"
