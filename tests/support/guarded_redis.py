@@ -30,7 +30,7 @@ POLL_S = 0.01
 OLDEST = 7
 
 PRODUCERS_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
-OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {"change_policy", "reschedule_lane", "reset_lane"}
+OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {"change_policy", "link_retry", "reschedule_lane", "reset_lane"}
 WORKERS_SCRIPTS = runner.SOURCES.keys() - (OPERATORS_SCRIPTS - {"submit", "undo", "seal"})
 
 Ran = defaultdict[str, set[str]]
