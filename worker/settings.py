@@ -159,8 +159,10 @@ def _faults(settings: Settings) -> Iterator[str]:
             yield f"{ENVIRONMENT[name]}: must be within {least}{least_means} and {most}, got {value}"
     if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
         yield "FETCHFLEET_USER_AGENT: must be printable ASCII"
-    if settings.in_folder is not None and not settings.in_folder.is_dir():
+    if settings.in_folder is not None and not os.path.isdir(settings.in_folder):  # noqa: PTH112 never raises
         yield f"--in {settings.in_folder}: is not a folder; name the one that holds the files to send"
+    elif settings.in_folder is not None and not os.access(settings.in_folder, os.R_OK | os.X_OK):
+        yield f"--in {settings.in_folder}: Permission denied; the worker must be able to read it"
     checks = (
         lambda: settings.egress,
         lambda: parse_nameservers(settings.nameservers),

@@ -78,6 +78,7 @@ def run(
         from fetchfleet.worker.local.run import Outputs, exit_code_of, read_list  # noqa: PLC0415
         from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
         from fetchfleet.worker.settings import WARC  # noqa: PLC0415
+        from fetchfleet.worker.sink.files.directory import make_out  # noqa: PLC0415
 
         settings = worker_settings_from(flags)
         if lines_to is not None and settings.sink == WARC:
@@ -87,6 +88,7 @@ def run(
         outputs = Outputs(console, report, lines_to, skip_invalid)
         fetches, skipped = read_list(file, outputs)
         outputs = outputs._replace(skipped=skipped)
+        make_out(settings.out)
         counts = run_until_signal(
             run_list(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; the same command goes on where this one stopped",

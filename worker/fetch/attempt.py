@@ -32,6 +32,7 @@ from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions, StoredAt
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 from fetchfleet.worker.util.clock import mono_s
+from fetchfleet.worker.util.file_errors import FileFault
 
 
 class Attempt:
@@ -75,7 +76,7 @@ class Attempt:
         except Exception as error:  # noqa: BLE001 whatever it is, the fetch must be settled
             if isinstance(error, TimeoutError) and limit.expired():
                 return Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
-            return failure_of(self.session, self.entry, error, self.status)
+            return await failure_of(self.session, self.entry, error, self.status)
         finally:
             deadlines.over(limit)
             if self.resume is not None:
@@ -284,15 +285,20 @@ class Attempt:
         return True
 
 
-def failure_of(session: FetchSession, entry: Entry, error: Exception, status: int | None) -> AttemptOutcome:
+async def failure_of(
+    session: FetchSession, entry: Entry, error: Exception, status: int | None
+) -> AttemptOutcome:
     """Return what an error of an exchange means; an error that no rule names is a bug and is logged."""
     lane, services = session.lane, session.services
     if isinstance(error, errors.InTheWayError):
         log_events.in_the_way(lane.name, entry, error, services.repeats, services.log)
-    if error_mapping.is_of_the_disk(error):
-        services.sink.disk.refused()
-    disk_pause_s = services.tuning.disk_pause_s
-    outcome = error_mapping.outcome_of(error, status=status, disk_pause_s=disk_pause_s)
+    disk, fault = services.sink.disk, error_mapping.disk_fault_of(error)
+    out_refuses = fault is FileFault.PERMISSION and await disk.may_not_write()
+    if isinstance(error, OSError) and (fault in {FileFault.DISK, FileFault.OTHER} or out_refuses):
+        disk.refused(error)
+    outcome = error_mapping.outcome_of(
+        error, status=status, disk_pause_s=services.tuning.disk_pause_s, out_refuses=out_refuses
+    )
     if outcome is None:
         log_events.bug(lane.name, entry, error, services.log)
         return Failed(reason=Reason.INTERNAL, status=status, note=repr(error))

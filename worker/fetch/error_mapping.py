@@ -3,7 +3,6 @@
 worker/errors.py has the errors of this project, worker/body those of decoding.
 """
 
-import errno
 import ssl
 
 import httpx
@@ -38,6 +37,7 @@ from fetchfleet.worker.errors import (
 )
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Interrupted
 from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 _BEFORE_SENDING = (
     httpx.ConnectError,
@@ -110,23 +110,37 @@ _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (TimeoutError, Reason.TOTAL_TIMEOUT),
 )
 
-_DEST_ERRNOS = frozenset(
-    {errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY}
-)
-"""The name is at fault; other errors of the disk are no fault of the fetch."""
+
+def disk_fault_of(error: Exception) -> FileFault | None:
+    """Return what is at fault if the disk of the out folder refused a body, else None.
+
+    The engines map the network's OSErrors. A TimeoutError without an errno is one of asyncio.
+    """
+    if not isinstance(error, OSError) or isinstance(error, ssl.SSLError):
+        return None
+    return None if isinstance(error, TimeoutError) and error.errno is None else fault_of(error)
 
 
 def outcome_of(
-    error: Exception, *, status: int | None, disk_pause_s: float = LaneTuning().disk_pause_s
+    error: Exception,
+    *,
+    status: int | None,
+    disk_pause_s: float = LaneTuning().disk_pause_s,
+    out_refuses: bool = False,
 ) -> AttemptOutcome | None:
     """Return what an error of the exchange or the disk means; None for an error that no rule names: a bug.
 
     status: of the response, if its head has come; then a protocol error is a truncated body.
-    disk_pause_s: the wait before the next attempt if the disk is at fault.
+    disk_pause_s: the wait before the next attempt if the disk is at fault. out_refuses: the worker may not
+    write to its own folders either, so that missing permissions are no fault of the fetch.
     """
-    if isinstance(error, OSError) and not isinstance(error, TimeoutError | ssl.SSLError):
-        if error.errno in _DEST_ERRNOS:
-            return Failed(reason=Reason.BAD_DEST, final=True, note=str(error.strerror))
+    fault = disk_fault_of(error)
+    if isinstance(error, OSError) and fault is not None:
+        if fault is FileFault.SIZE:
+            note = f"{error.strerror}: more than the disk, or a limit of the worker (ulimit -f), takes"
+            return Failed(reason=Reason.TOO_LARGE, final=True, status=status, note=note)
+        if fault is FileFault.NAME or (fault is FileFault.PERMISSION and not out_refuses):
+            return Failed(reason=Reason.BAD_DEST, final=True, status=status, note=str(error.strerror))
         return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
     if isinstance(error, UnreadableBodyFileError):
         return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
@@ -151,10 +165,3 @@ def outcome_of(
         line=error.line if isinstance(error, BadLineError) else None,
         note=str(error),
     )
-
-
-def is_of_the_disk(error: Exception) -> bool:
-    """Return whether the disk of the out folder refused a body: the engines map the network's OSErrors."""
-    if not isinstance(error, OSError) or isinstance(error, TimeoutError):
-        return False
-    return error.errno not in _DEST_ERRNOS

@@ -74,7 +74,7 @@ class RobotsRequest:
             except Exception as error:  # noqa: BLE001 whatever it is, the fetch that waits must be settled
                 if isinstance(error, TimeoutError) and lane.clock.now_ms() >= self.entry.deadline_ms:
                     return RobotsAnswer(Interrupted())  # another fetch may have the time for the request
-                return RobotsAnswer(failure_of(self.session, self.entry, error, self._status))
+                return RobotsAnswer(await failure_of(self.session, self.entry, error, self._status))
             if target is None:
                 break
             url = target

@@ -12,14 +12,13 @@ from fetchfleet.jobs.contract.body_checks import inline
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.worker.errors import BodyFileChangedError, NoBodyFileError, UnreadableBodyFileError
 from fetchfleet.worker.util.executors import SENDING, run_in
+from fetchfleet.worker.util.file_errors import FINAL, FileFault, fault_of
 
 BLOCK_BYTES = 64 * 1024
 FILE_BLOCK_BYTES = 256 * 1024
 
-# The file or its path is at fault; any other error is the disk's.
-_NOT_THERE = frozenset(
-    {errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.EPERM}
-)
+_NO_FILE = frozenset({errno.ENOENT, errno.ENXIO})
+"""The errors of opening a path at which there is nothing, or a socket."""
 
 
 def own_headers(user_agent: str) -> tuple[tuple[str, str], ...]:
@@ -131,6 +130,9 @@ def _open(folder: Path, path: str) -> Upload:
     *folders, name = path.split("/")
     try:
         at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:  # it is the same for every file, so no file is at fault
+        raise _unreadable(f"{folder}/{path}", error) from None
+    try:
         try:
             for part in folders:
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -142,9 +144,10 @@ def _open(folder: Path, path: str) -> Upload:
         finally:
             os.close(at)
     except OSError as error:
-        if error.errno not in _NOT_THERE:
-            raise _unreadable(path, error) from None
-        raise NoBodyFileError(f"body_file {path!r}: {error.strerror}") from None
+        final = fault_of(error) in {*FINAL, FileFault.PERMISSION} or error.errno in _NO_FILE
+        raise (
+            NoBodyFileError(f"body_file {path!r}: {error.strerror}") if final else _unreadable(path, error)
+        ) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise NoBodyFileError(f"body_file {path!r}: is no regular file")

@@ -40,11 +40,29 @@ def worker_name_taken(instance: str, others: Sequence[str], log: FilteringBoundL
 
 
 def disk_full(
-    free_bytes: int, free_files: int | None, wanting: str, left_out: int, log: FilteringBoundLogger
+    free_bytes: int,
+    free_files: int | None,
+    wanting: str,
+    error: str | None,
+    left_out: int,
+    log: FilteringBoundLogger,
 ) -> None:
     """Log that the disk has no space for bodies any more; left_out: how often before, unlogged."""
-    fields = suppressed(left_out)
-    log.error(Event.DISK_FULL, wanting=wanting, free_bytes=free_bytes, free_files=free_files, **fields)
+    fields = {"free_bytes": free_bytes, "free_files": free_files, "error": error, **suppressed(left_out)}
+    log.error(Event.DISK_FULL, wanting=wanting, **fields)
+
+
+def disk_refused(
+    free_bytes: int,
+    free_files: int | None,
+    wanting: str,
+    error: str | None,
+    left_out: int,
+    log: FilteringBoundLogger,
+) -> None:
+    """Log that bodies cannot be stored although the disk is well; left_out: how often before, unlogged."""
+    fields = {"free_bytes": free_bytes, "free_files": free_files, "error": error, **suppressed(left_out)}
+    log.error(Event.DISK_REFUSED, wanting=wanting, **fields)
 
 
 def disk_ok(free_bytes: int, free_files: int | None, log: FilteringBoundLogger) -> None:

@@ -101,8 +101,11 @@ class Event(StrEnum):
     DISK_FULL = "disk.full"
     """No space for bodies: the worker acquires no lanes. Wanting: bytes, files, or writing if the disk is
     read-only or refuses data (a quota, a failing disk)."""
+    DISK_REFUSED = "disk.refused"
+    """Bodies cannot be stored although the disk is well: the worker lacks descriptors, memory or permissions.
+    It acquires no lanes."""
     DISK_OK = "disk.ok"
-    """The disk has space again: the worker acquires lanes."""
+    """Bodies can be stored again: the worker acquires lanes."""
     DISK_IN_THE_WAY = "disk.in_the_way"
     """A link, folder or file in the out folder blocks the path of a body; error names it."""
     LIBRARY = "library"

@@ -41,6 +41,7 @@ from fetchfleet.worker.scheduler.rebalancer import Rebalancer
 from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.factory import sink_of
+from fetchfleet.worker.sink.files.directory import unusable_out
 from fetchfleet.worker.util.clock import RedisClock
 
 
@@ -109,7 +110,10 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
     opened.push_async_callback(store.aclose)
     http = build_engine(settings, await redis_addresses(redis), base.traffic, log)
     opened.push_async_callback(http.aclose)
-    sink.open()
+    try:
+        sink.open()
+    except OSError as error:
+        raise unusable_out(settings.out, error) from error
     live_policy = LivePolicy(settings.policy, redis, base.lanes, http.pools, health, log)
     services = FetchServices(
         worker_id=settings.worker_id,

@@ -56,7 +56,8 @@ class DiskGuard:
         if self.lacking and self.lacking != before:
             left_out = self._repeats.admit(self.lacking, mono_s())
             if left_out is not None:
-                events.disk_full(space.free_bytes, space.free_files, self.lacking, left_out, self._log)
+                report = events.disk_full if space.disk_at_fault else events.disk_refused
+                report(space.free_bytes, space.free_files, self.lacking, space.error, left_out, self._log)
                 self._logged = True
         if before and not self.lacking and self._logged:
             events.disk_ok(space.free_bytes, space.free_files, self._log)

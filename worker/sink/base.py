@@ -156,7 +156,10 @@ class Disk(Protocol):
     async def space(self) -> Space:
         """Return the free space. Raises OSError."""
 
-    def refused(self) -> None:
+    async def may_not_write(self) -> bool:
+        """Whether the worker lacks the permission to write to its own folders."""
+
+    def refused(self, error: OSError) -> None:
         """Count a body that the disk did not take; the next `space` checks that the disk takes anything."""
 
     def forget(self, fetch_id: str, note: PartialNote) -> Future[None]:

@@ -18,6 +18,10 @@ class Space(NamedTuple):
     read_only: bool = False
     refuses: bool = False
     """The disk does not take our writes, whatever space it reports: a quota, or a failing disk."""
+    error: str | None = None
+    """The error of the writes that are refused."""
+    disk_at_fault: bool = True
+    """Whether the disk is full, read-only or failing. If not, the worker lacks descriptors or permissions."""
 
 
 class Refusals(NamedTuple):

@@ -1,1 +1,1 @@
-"""Tasks, threads, clocks, back-off, zstd: nothing that knows of fetches, lanes or Redis keys."""
+"""Tasks, threads, clocks, back-off, zstd, file errors: nothing that knows of fetches, lanes or Redis keys."""

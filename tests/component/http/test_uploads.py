@@ -16,11 +16,13 @@ import pytest
 
 from fetchfleet import Outcome, Reason
 from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.worker.errors import NoBodyFileError, RequestBodyError, UnreadableBodyFileError
 from fetchfleet.worker.http import request_body
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.sink.disk_space import Refusals
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
+from fetchfleet.worker.util.file_errors import FileFault, fault_of
 from tests.component.conftest import Lines, Start, tuned
 from tests.support import left_behind
 from tests.support.left_behind import OpenResources
@@ -184,6 +186,36 @@ async def test_the_way_to_a_file_is_of_folders_only(
 
     assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.NO_BODY_FILE)
     assert not origin.requests
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_an_error_of_one_file_is_final_and_one_of_the_disk_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """By the number of the error, as for bodies that are stored; a file that is missing is final as well."""
+    open_, error = os.open, OSError(number, os.strerror(number))
+
+    def fails_below(*args: Any, **below: Any) -> int:
+        if below:
+            raise error
+        return open_(*args)
+
+    monkeypatch.setattr(os, "open", fails_below)
+    final = fault_of(error) in {FileFault.NAME, FileFault.SIZE, FileFault.PERMISSION}
+
+    with pytest.raises(RequestBodyError, match=r"^body_file 'file': ") as raised:
+        request_body._open(folder, "file")
+
+    final = final or number in {errno.ENOENT, errno.ENXIO}
+    assert isinstance(raised.value, NoBodyFileError if final else UnreadableBodyFileError)
+
+
+def test_an_in_folder_that_is_gone_is_no_fault_of_a_file(folder: Path) -> None:
+    """It may be a disk that is not mounted: every fetch waits."""
+    folder.rmdir()
+
+    with pytest.raises(UnreadableBodyFileError, match="No such file or directory"):
+        request_body._open(folder, "file")
 
 
 async def test_a_worker_without_an_in_folder_says_what_to_do(

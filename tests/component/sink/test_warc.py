@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
+from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
@@ -412,8 +413,9 @@ async def test_without_a_folder_for_segments_no_worker_starts(start: Start, tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out/warc").write_bytes(b"mine")
 
-    with pytest.raises(OSError, match="'warc' is a file"):
+    with pytest.raises(CommandError, match="'warc' is a file") as raised:
         await start(sink="warc")
+    assert raised.value.exit_code == BAD_USE
     assert (tmp_path / "out/warc").read_bytes() == b"mine"
 
 
@@ -495,3 +497,42 @@ async def test_a_segment_is_not_begun_where_one_of_its_name_is(
     with pytest.raises(FileExistsError):
         Segment(disk.directory, "taken.warc", b"")
     assert (worker.out / "warc" / "taken.warc").read_bytes() == b"old"
+
+
+async def test_a_segment_that_has_grown_too_large_is_closed_and_only_a_record_that_is_too_large_fails(
+    origin: Origin, worker: OneWorker, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of a file is that of the segment: bodies that fit into a new one are stored there."""
+    limit_bytes = 40_000
+    writev, sendfile = os.writev, os.sendfile
+
+    def refuse(file: int, more_bytes: int) -> None:
+        if os.fstat(file).st_size + more_bytes > limit_bytes:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    def write(file: int, blocks: list[Any]) -> int:
+        refuse(file, sum(map(len, blocks)))
+        return writev(file, blocks)
+
+    def send(out: int, into: int, offset: int, count: int) -> int:
+        refuse(out, count)
+        return sendfile(out, into, offset, count)
+
+    monkeypatch.setattr(os, "writev", write)
+    monkeypatch.setattr(os, "sendfile", send)
+    origin.behaviour = o.by_path(
+        {"/large": o.ok(b"x" * 50_000), "/huge": o.ok(LARGE)}, otherwise=o.ok(b"x" * 15_000)
+    )
+    batch = await worker.submit([origin.url(f"/{n}") for n in ("a", "b", "large", "huge", "c", "d", "e")])
+
+    results = {result.url: result for result in await results_of(batch)}
+
+    for name in ("large", "huge"):
+        result = results.pop(origin.url(f"/{name}"))
+        assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.TOO_LARGE, 1)
+    for result in results.values():
+        assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 0)
+        assert record_of(worker.out, result).payload == b"x" * 15_000
+    assert len(origin.requests) == 7
+    assert not [line for line in lines if line["event"] in {"disk.full", "disk.refused"}]
+    assert not worker.parts()

@@ -139,6 +139,24 @@ def test_bad_use_exits_2_and_says_what_is_wrong(arguments: tuple[str, ...], name
     assert "Traceback" not in ended.stderr
 
 
+def test_an_out_folder_that_cannot_be_used_is_named_before_the_work(redis_url: str, tmp_path: Path) -> None:
+    """By run and worker alike; nothing is left of the attempt."""
+    (tmp_path / "file").touch()
+    a_list = "http://127.0.0.1/"
+    no_folder = fetchfleet("run", "-", "--out", tmp_path / "file", stdin=a_list)
+    below = fetchfleet("run", "-", "--out", tmp_path / "file/out", stdin=a_list)
+    worker = fetchfleet("worker", "--redis", redis_url, "--out", tmp_path / "file/out")
+
+    for ended, said in (
+        (no_folder, "is not a folder"),
+        (below, "Not a directory"),
+        (worker, "Not a directory"),
+    ):
+        assert (2, 1) == (ended.returncode, len(ended.stderr.splitlines())), ended.stderr
+        assert f"--out {tmp_path}/file" in ended.stderr
+        assert said in ended.stderr
+
+
 def test_a_worker_without_redis_says_so_and_exits_1() -> None:
     """No traceback; the password of the URL is not shown."""
     ended = fetchfleet("worker", "--redis", "redis://:hunter2@127.0.0.1:1/0")

@@ -1,5 +1,7 @@
 """What an error of the exchange means: its reason, whether anything was sent, whether it may pass."""
 
+import errno
+import os
 import ssl
 
 import httpcore2
@@ -10,6 +12,7 @@ from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.worker.errors import FirstByteTimeoutError, TlsError, TlsTimeoutError
 from fetchfleet.worker.fetch.error_mapping import outcome_of
 from fetchfleet.worker.fetch.rules.outcome import Failed, Interrupted
+from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 
 def refused(reason: str | None) -> ssl.SSLError:
@@ -74,6 +77,26 @@ def test_a_certificate_that_is_refused_is_final() -> None:
     assert met(TlsError(httpcore2.ConnectError(ssl.SSLCertVerificationError()))).final
 
 
-def test_other_errors_of_the_system_are_the_disks() -> None:
-    """The network's have names of their own by then."""
-    assert isinstance(outcome_of(OSError(28, "No space left on device"), status=200), Interrupted)
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+@pytest.mark.parametrize("out_refuses", [True, False])
+def test_other_errors_of_the_system_are_the_disks(number: int, *, out_refuses: bool) -> None:
+    """One of a name or a size is final, with its text; any other is waited for."""
+    error = OSError(number, os.strerror(number))
+    found = outcome_of(error, status=200, out_refuses=out_refuses)
+
+    final = {FileFault.NAME, FileFault.SIZE} | (set() if out_refuses else {FileFault.PERMISSION})
+    if fault_of(error) in final:
+        reason = Reason.TOO_LARGE if fault_of(error) is FileFault.SIZE else Reason.BAD_DEST
+        assert isinstance(found, Failed)
+        assert (reason, True, True, 200) == (found.reason, found.final, found.sent, found.status)
+        assert os.strerror(number) in found.note
+    else:
+        assert isinstance(found, Interrupted)
+        assert Reason.DISK is found.reason
+        assert found.wait_s > 0
+
+
+def test_a_disk_that_times_out_is_told_from_a_total_timeout() -> None:
+    """An error of the system has a number, one of asyncio has none."""
+    assert isinstance(outcome_of(OSError(errno.ETIMEDOUT, "said"), status=200), Interrupted)
+    assert met(TimeoutError()).reason is Reason.TOTAL_TIMEOUT

@@ -7,17 +7,20 @@ folder below is held for a moment at most: if somebody moves that folder away, l
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from fetchfleet.worker.errors import ExistsError, InTheWayError
+from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError, ExistsError, InTheWayError
 from fetchfleet.worker.util.clock import mono_s
+from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 STATE_FOLDER = ".fetchfleet"
 """Holds a run's Redis data, the workers' logs, the partial files and the index."""
 
 PARTIAL_FILES = f"{STATE_FOLDER}/parts"
+
+TRIAL_FOLDER = ".fetchfleet-trial"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -71,12 +74,20 @@ class Directory:
                 except FileNotFoundError:
                     if not make:
                         raise
-                    with suppress(FileExistsError):
+                    with suppress(FileExistsError), _named_if_mounted(self.root, chain[-1], path):
                         os.mkdir(name, dir_fd=chain[-1])
                     folder = _open_folder(chain[-1], name, path)
                 chain.append(folder)
                 opened.callback(os.close, folder)
             yield chain
+
+    def check_permission(self, folders: Iterable[str]) -> None:
+        """Raise OSError if one of the folders takes no new name: by permissions, attributes or mount."""
+        for path in folders:
+            with self.chain(path) as chain:
+                if not os.access(".", os.W_OK | os.X_OK, dir_fd=chain[-1]):
+                    os.mkdir(TRIAL_FOLDER, dir_fd=chain[-1])  # raises the reason, which access(2) hides
+                    os.rmdir(TRIAL_FOLDER, dir_fd=chain[-1])
 
     @contextmanager
     def held_open(self, moment_s: float, clock: Callable[[], float] = mono_s) -> Iterator["Directory"]:
@@ -149,8 +160,7 @@ class Directory:
                     raise ExistsError(f"{path!r} is there already") from None
                 if error.errno != errno.EXDEV:
                     raise
-                what = f"a file system is mounted inside the out folder, on the way to {path!r}"
-                raise OSError(errno.EXDEV, f"{what}; mount it elsewhere") from None
+                raise _mounted(path) from None
             if not replace:
                 with suppress(OSError):  # the body has its name; a leftover is swept
                     os.unlink(partial, dir_fd=partials[-1])
@@ -249,6 +259,30 @@ class _HeldOpen(Directory):
         self._ends_s = self._clock() + self._moment_s
 
 
+def make_out(out: Path) -> None:
+    """Make the out folder, with the folder of this project's own files; raises what unusable_out returns."""
+    directory = Directory(out)
+    try:
+        directory.open()
+        directory.check_permission(("", STATE_FOLDER))
+    except (OSError, InTheWayError) as error:
+        raise unusable_out(out, error) from None
+    finally:
+        directory.close()
+
+
+def unusable_out(out: Path, error: OSError | InTheWayError) -> CommandError:
+    """Return the error of an out folder that cannot be made or written to.
+
+    It is bad use, unless time may mend it.
+    """
+    if not isinstance(error, OSError):
+        return CommandError(f"--out {out}: {error}", BAD_USE)
+    may_pass = fault_of(error) in {FileFault.DISK, FileFault.OTHER} and error.errno != errno.ENOENT
+    said = "is not a folder" if error.errno == errno.EEXIST else error.strerror
+    return CommandError(f"--out {out}: {said}", FAILED if may_pass else BAD_USE)
+
+
 def partial_name(fetch_id: str, token: int) -> str:
     """Return the temporary name of a body; the lane's token tells two owners apart."""
     return f"{fetch_id}.{token}"
@@ -261,6 +295,23 @@ def _open_folder(parent: int, name: str, path: str) -> int:
         if error.errno in _NOT_A_FOLDER:
             raise InTheWayError(f"{name!r} on the way to {path!r} is {_kind(parent, name)}") from None
         raise
+
+
+@contextmanager
+def _named_if_mounted(root: int, folder: int, path: str) -> Iterator[None]:
+    """Name the file system that is mounted read-only inside the out folder if the block meets one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        there, here = (os.fstatvfs(place).f_flag & os.ST_RDONLY for place in (folder, root))
+        raise (_mounted(path) if there and not here else error) from None
+
+
+def _mounted(path: str) -> OSError:
+    what = f"a file system is mounted inside the out folder, on the way to {path!r}"
+    return OSError(errno.EXDEV, f"{what}; mount it elsewhere")
 
 
 def _refuse_what_is_no_file(folder: int, name: str, path: str) -> None:

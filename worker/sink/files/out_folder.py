@@ -16,6 +16,7 @@ from fetchfleet.worker.sink.files import index
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, partial_name
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import run_in
+from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 THREADS = 8
 """In each of the two pools. Neither waits for the other, and DNS lookups wait for neither."""
@@ -43,6 +44,10 @@ class OutFolder:
         self.directory = Directory(out)
         self.received_bytes = 0
         self.refusals = Refusals()
+        self.own_folders = ["", PARTIAL_FILES]
+        """The folders that every worker writes to, relative to the out folder."""
+        self._refused_by: OSError | None = None
+        """The latest error of a refused body, or of the trial."""
         self._tried = self.refusals
         self._trial = f"trial.{secrets.token_hex(8)}"
         self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
@@ -51,11 +56,12 @@ class OutFolder:
         """Threads for small bodies and for names."""
 
     def open(self) -> None:
-        """Create the folders and remove stale partial files. Raises OSError."""
+        """Create the folders and remove stale partial files. Raises OSError if one cannot be written to."""
         self.directory.open()
         try:
             with self.directory.chain(PARTIAL_FILES):
                 self._drop_stale()
+            self.directory.check_permission(self.own_folders)
         except InTheWayError as error:
             raise OSError(errno.ENOTDIR, f"the out folder cannot be used, remove this: {error}") from None
 
@@ -70,18 +76,22 @@ class OutFolder:
         found = await run_in(self.for_names, os.statvfs, self.directory.root)
         refuses = mono_s() < self.refusals.until_s
         if not refuses and self.refusals != self._tried:
-            tried = self.refusals
-            refuses = not await run_in(self.for_names, self._takes_a_file)
+            tried, error = self.refusals, await run_in(self.for_names, self._try_to_write)
+            refuses = error is not None
             self._tried = self._tried if refuses else tried
+            self._refused_by = error or self._refused_by
+        error = self._refused_by if refuses else None
         return Space(
             free_bytes=found.f_bavail * found.f_frsize,
             free_files=found.f_favail if found.f_files else None,
             read_only=bool(found.f_flag & os.ST_RDONLY),
             refuses=refuses,
+            error=None if error is None else str(error),
+            disk_at_fault=error is None or fault_of(error) is FileFault.DISK,
         )
 
-    def _takes_a_file(self) -> bool:
-        """Whether the disk takes a small file and syncs it."""
+    def _try_to_write(self) -> OSError | None:
+        """Write and sync a small file, and check the permissions; return the error, None if all is well."""
         try:
             file = self.directory.create(self._trial)
             try:
@@ -90,12 +100,24 @@ class OutFolder:
             finally:
                 os.close(file)
                 self.directory.drop(self._trial)
-        except (OSError, InTheWayError):
-            return False
-        return True
+            self.directory.check_permission(self.own_folders)
+        except OSError as error:
+            return error
+        except InTheWayError as error:
+            return OSError(errno.ENOTDIR, str(error))
+        return None
 
-    def refused(self) -> None:
+    async def may_not_write(self) -> bool:
+        """Whether the worker lacks the permission to write to its own folders."""
+        try:
+            await run_in(self.for_names, self.directory.check_permission, self.own_folders)
+        except (OSError, InTheWayError):
+            return True
+        return False
+
+    def refused(self, error: OSError) -> None:
         """Count a body that the disk did not take; the next `space` checks that the disk takes anything."""
+        self._refused_by = error
         self.refusals = refused(self.refusals, mono_s())
 
     def accepted(self) -> None:

@@ -37,6 +37,8 @@ class Segment:
         self.path = f"{FOLDER}/{name}"
         self.opened_s = mono_s()
         self.size_bytes = 0
+        self.begin_bytes = 0
+        """The size of the record that it begins with."""
         self.broken = False
         """Whether its bytes on disk are unknown. Then nothing is appended any more."""
         with directory.chain(FOLDER) as chain:
@@ -46,6 +48,7 @@ class Segment:
             try:
                 lock(self._file)
                 self.append([begin])
+                self.begin_bytes = self.size_bytes
             except OSError:
                 os.close(self._file)
                 with suppress(OSError):

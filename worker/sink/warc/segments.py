@@ -13,6 +13,7 @@ from fetchfleet.worker.sink.files.partial import Block
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import Segment
 from fetchfleet.worker.util.clock import mono_s
+from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 MAX_GROUP_BYTES = 16 << 20
 """Bytes in one write, so that the first of many records does not wait for all of them."""
@@ -140,6 +141,15 @@ class Segments:
             offset = segment.size_bytes
             self._append(segment, owned)
         except (OSError, InTheWayError) as error:
+            if isinstance(error, OSError) and fault_of(error) is FileFault.SIZE:
+                if self._current is not None and self._current.size_bytes > self._current.begin_bytes:
+                    self.close()  # it may be the segment that is too large, not the records
+                    self._write_group(owned, outcomes)
+                    return
+                if len(owned) > 1:
+                    for member in owned:
+                        self._write_group([member], outcomes)
+                    return
             for member in owned:
                 outcomes[member.place] = type(error)(*error.args)
             return

@@ -16,7 +16,7 @@ from fetchfleet.worker.sink.files.directory import partial_name
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.files.partial import SHA256, PartialFile
 from fetchfleet.worker.sink.warc import record_format
-from fetchfleet.worker.sink.warc.segment import recover
+from fetchfleet.worker.sink.warc.segment import FOLDER, recover
 from fetchfleet.worker.sink.warc.segments import SegmentLimits, Segments, WarcRecord, date_of
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
 from fetchfleet.worker.util import aio
@@ -41,6 +41,8 @@ class WarcSink:
         self.disk.open()
         try:
             recover(self.disk.directory)
+            self.disk.own_folders.append(FOLDER)
+            self.disk.directory.check_permission([FOLDER])
         except InTheWayError as error:
             raise OSError(errno.ENOTDIR, f"no segments can be written, remove this: {error}") from None
 

@@ -1,0 +1,254 @@
+"""Errors of the disk at every step of a body: final for one fetch, or waited for."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fetchfleet import Outcome, Reason, Result
+from fetchfleet.worker.runtime.timings import WorkerTimings
+from fetchfleet.worker.sink import disk_space
+from fetchfleet.worker.sink.files.directory import Directory
+from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
+from fetchfleet.worker.sink.files.partial import PartialFile
+from tests.component.conftest import Lines, Start, tuned
+from tests.support.disks import disable_nameless_files, mounted, remount
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker
+from tools.origin import behaviours as o
+from tools.origin.server import Origin
+
+NAMES = ("EACCES", "EILSEQ", "EINVAL", "ENAMETOOLONG", "EPERM", "EXDEV")
+WAITED = ("EDQUOT", "EIO", "EMFILE", "ENOSPC", "EROFS", "ETIMEDOUT")
+
+SMALL, LARGE = 10, 2 * BLOCK_BYTES + 10
+
+
+@pytest.fixture
+def timings() -> WorkerTimings:
+    """Workers wait for the disk, and look at it, for a moment only."""
+    return replace(tuned(disk_pause_s=0.02), disk_check_s=0.02, disk_full_defer_s=0.05)
+
+
+os_open = os.open
+
+
+class Failing:
+    """A system call that fails once where it concerns a body, not the worker's own trial."""
+
+    def __init__(self, real: Callable[..., Any]) -> None:
+        self.real = real
+        self.number: int | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the call, or raise the error."""
+        creates = self.real is not os_open or ("dir_fd" in kwargs and args[1] & os.O_EXCL)
+        name = str(Path(f"/proc/self/fd/{args[0]}").readlink()) if isinstance(args[0], int) else str(args[0])
+        if self.number is None or not creates or "trial" in name:
+            return self.real(*args, **kwargs)
+        number, self.number = self.number, None
+        raise OSError(number, os.strerror(number))
+
+
+@contextmanager
+def failing(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
+    """Make a step of a body fail on demand."""
+    if step == "write large":
+        call = Failing(PartialFile._write)
+
+        async def write(*args: Any) -> None:
+            await call(*args)
+
+        monkeypatch.setattr(PartialFile, "_write", write)
+    else:
+        name = {"create": "open", "write": "writev"}.get(step, step)
+        call = Failing(getattr(os, name))
+        monkeypatch.setattr(os, name, call)
+    yield call
+
+
+STEPS: list[Any] = [
+    ("mkdir", SMALL, {}, {}),
+    ("write", SMALL, {}, {}),
+    ("write large", LARGE, {}, {}),
+    ("fsync", LARGE, {"durability": "full"}, {}),
+    ("link", SMALL, {}, {"if_exists": "fail"}),
+]
+"""Steps of a body, the size of one that takes it, the policy and the fields of its fetch."""
+
+MORE_STEPS: list[Any] = [
+    ("create", SMALL, {}, {}),
+    ("create", LARGE, {}, {}),
+    ("fsync", SMALL, {"durability": "file"}, {}),
+    ("rename", SMALL, {}, {}),
+    ("rename", LARGE, {}, {}),
+]
+"""tests/component/runtime/test_disk_guard.py has the errors of these that time mends."""
+
+
+def label(value: object) -> str:
+    """Return the part of a test's id."""
+    return str(value) if isinstance(value, str | int) else ""
+
+
+@pytest.mark.parametrize(("step", "size_bytes", "policy", "fields"), [*STEPS, *MORE_STEPS], ids=label)
+async def test_an_error_of_one_name_or_size_ends_that_fetch_at_once(
+    origin: Origin,
+    start: Start,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    size_bytes: int,
+    policy: dict[str, Any],
+    fields: dict[str, Any],
+) -> None:
+    """One request, the text of the error in the log, no word of a full disk, nothing left."""
+    disable_nameless_files(monkeypatch)
+    worker = await start(policy=policy)
+    origin.behaviour = o.ok(b"x" * size_bytes)
+    with failing(step, monkeypatch) as call:
+        for name in (*NAMES, "EFBIG"):
+            call.number = getattr(errno, name)
+            result = await worker.one(origin.url(f"/{name}"), dest=f"{name}/file", **fields)
+            assert call.number is None
+
+            reason = Reason.TOO_LARGE if name == "EFBIG" else Reason.BAD_DEST
+            assert (result.outcome, result.reason, result.status) == (Outcome.FAILED, reason, 200), name
+            assert (result.attempts, result.interruptions) == (1, 0)
+            [line] = [line for line in lines if line["event"] == "fetch.finished" and line["id"] == result.id]
+            text = "mounted inside" if name == "EXDEV" and step in {"rename", "link"} else None
+            assert (text or os.strerror(getattr(errno, name))) in line["note"]
+
+    assert len(origin.requests) == len(NAMES) + 1
+    assert not [line for line in lines if line["event"] in {"disk.full", "disk.refused", "fetch.retry"}]
+    assert not worker.files()
+    assert not worker.parts()
+
+
+@pytest.mark.parametrize(("step", "size_bytes", "policy", "fields"), STEPS, ids=label)
+async def test_an_error_that_time_mends_is_waited_for(
+    origin: Origin,
+    start: Start,
+    lines: Lines,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    size_bytes: int,
+    policy: dict[str, Any],
+    fields: dict[str, Any],
+) -> None:
+    """No attempt is charged, and the body is stored by the next one."""
+    disable_nameless_files(monkeypatch)
+    worker = await start(policy=policy)
+    origin.behaviour = o.ok(b"x" * size_bytes)
+    with failing(step, monkeypatch) as call:
+        for name in WAITED:
+            call.number = getattr(errno, name)
+            result = await worker.one(origin.url(f"/{name}"), dest=f"{name}/file", **fields)
+
+            assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1), name
+
+    waits = [line for line in lines if line["event"] == "fetch.retry"]
+    assert {"disk"} == {line["reason"] for line in waits}
+    assert len(WAITED) == len(waits)
+    assert not [line for line in lines if line["event"] in {"disk.full", "disk.refused"}]
+
+
+async def refused_until_mended(
+    worker: OneWorker, url: str, lines: Lines, mend: Callable[[], None], event: str
+) -> tuple[Result, dict[str, Any]]:
+    """Fetch while nothing can be stored; mend that once the worker logs the event; return result and line."""
+    batch = await worker.submit([url])
+    await wait_until(lambda: [line for line in lines if line["event"] == event], "the worker to notice")
+    mend()
+    await wait_until(lambda: [line for line in lines if line["event"] == "disk.ok"], "the worker to go on")
+    [result] = [result async for result in batch.results()]
+    return result, next(line for line in lines if line["event"] == event)
+
+
+@pytest.mark.parametrize("name", ["EMFILE", "ESTALE", "EPERM"])
+async def test_a_worker_that_cannot_store_on_a_well_disk_says_so_and_waits(
+    origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It lacks descriptors, memory or permissions for all bodies: no fetch is at fault, no disk is full."""
+    disable_nameless_files(monkeypatch)
+    number = getattr(errno, name)
+    create, check_permission = Directory.create, Directory.check_permission
+    now = True
+
+    def refuse(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if now:
+                raise OSError(number, os.strerror(number))
+            return real(*args)
+
+        return call
+
+    worker = await start()
+    monkeypatch.setattr(Directory, "create", refuse(create))
+    monkeypatch.setattr(Directory, "check_permission", refuse(check_permission))
+
+    def mend() -> None:
+        nonlocal now
+        now = False
+
+    result, line = await refused_until_mended(worker, origin.url(), lines, mend, "disk.refused")
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert (line["log_level"], line["wanting"]) == ("error", "writing")
+    assert os.strerror(number) in line["error"]
+    assert not [line for line in lines if line["event"] == "disk.full"]
+
+
+async def test_a_quota_is_a_full_disk(
+    origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although there is space by the disk's own word; the line has the error."""
+    disable_nameless_files(monkeypatch)
+    monkeypatch.setattr(disk_space, "PAUSE_S", 0.1)
+    create, now = Directory.create, [True]
+
+    def refuse(self: Directory, name: str) -> int:
+        if now:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return create(self, name)
+
+    worker = await start()
+    monkeypatch.setattr(Directory, "create", refuse)
+
+    result, line = await refused_until_mended(worker, origin.url(), lines, now.clear, "disk.full")
+
+    assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
+    assert (line["wanting"], os.strerror(errno.EDQUOT) in line["error"]) == ("writing", True)
+
+
+async def test_a_file_system_mounted_read_only_in_the_out_folder_is_named(
+    origin: Origin, worker: OneWorker, lines: Lines
+) -> None:
+    """The disk of the out folder takes bodies, so only fetches below that folder end."""
+    with mounted(worker.out / "inner") as inner:
+        remount(inner, "ro")
+        result = await worker.one(origin.url(), dest="inner/new/file")
+        other = await worker.one(origin.url(), dest="outer/file")
+
+    assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.BAD_DEST, 1)
+    assert other.outcome is Outcome.STORED
+    [line] = [line for line in lines if line["event"] == "fetch.finished" and line["id"] == result.id]
+    assert "a file system is mounted inside the out folder" in line["note"]
+
+
+def test_a_read_only_out_folder_is_refused_at_the_start(tmp_path: Path) -> None:
+    """With the reason of the system, be it new or used before."""
+    with mounted(tmp_path / "disk") as disk:
+        used = Directory(disk / "used")
+        used.open()
+        remount(disk, "ro")
+        with pytest.raises(OSError, match="Read-only file system"):
+            used.check_permission([""])
+        used.close()
+        with pytest.raises(OSError, match="Read-only file system"):
+            Directory(disk / "new").open()

@@ -1,0 +1,75 @@
+"""An out folder that cannot be used at the start of a command."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError, InTheWayError
+from fetchfleet.worker.sink.files.directory import STATE_FOLDER, make_out, unusable_out
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("EACCES", BAD_USE, "Permission denied"),
+        ("EPERM", BAD_USE, "Operation not permitted"),
+        ("ENOTDIR", BAD_USE, "Not a directory"),
+        ("ENAMETOOLONG", BAD_USE, "File name too long"),
+        ("ENOENT", BAD_USE, "No such file or directory"),
+        ("EEXIST", BAD_USE, "is not a folder"),
+        ("EROFS", FAILED, "Read-only file system"),
+        ("EIO", FAILED, "Input/output error"),
+        ("ESTALE", FAILED, "Stale file handle"),
+        ("ENOSPC", FAILED, "No space left on device"),
+    ],
+)
+def test_its_exit_code_tells_whether_another_start_may_help(name: str, code: int, said: str) -> None:
+    """2 stops a process manager from trying again, 1 does not; folder and reason are named."""
+    number = getattr(errno, name)
+    error = unusable_out(Path("bodies"), OSError(number, os.strerror(number), "bodies/below"))
+
+    assert (f"--out bodies: {said}", code) == (str(error), error.exit_code)
+
+
+def test_a_link_in_the_place_of_a_folder_is_named() -> None:
+    """As for bodies."""
+    error = unusable_out(Path("bodies"), InTheWayError("'parts' is a symbolic link"))
+
+    assert ("--out bodies: 'parts' is a symbolic link", BAD_USE) == (str(error), error.exit_code)
+
+
+def test_it_is_made_with_the_folder_of_the_state(tmp_path: Path) -> None:
+    """A second time it is used as it is."""
+    for _ in range(2):
+        make_out(tmp_path / "a/b")
+
+    assert [STATE_FOLDER] == [path.name for path in (tmp_path / "a/b").iterdir()]
+
+
+@pytest.mark.parametrize("refused", ["", STATE_FOLDER])
+def test_each_of_its_own_folders_must_take_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """By the word of the system, whatever the mode says; the reason is that of the system."""
+    make_out(tmp_path)
+    folder = (tmp_path / refused).resolve()
+    access, mkdir = os.access, os.mkdir
+
+    def is_refused(dir_fd: int | None) -> bool:
+        return dir_fd is not None and Path(f"/proc/self/fd/{dir_fd}").readlink() == folder
+
+    def may(path: str, mode: int, *, dir_fd: int | None = None) -> bool:
+        return not is_refused(dir_fd) and access(path, mode, dir_fd=dir_fd)
+
+    def make(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        if is_refused(dir_fd):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        mkdir(path, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "access", may)
+    monkeypatch.setattr(os, "mkdir", make)
+
+    with pytest.raises(CommandError, match="Operation not permitted"):
+        make_out(tmp_path)
