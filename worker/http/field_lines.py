@@ -29,7 +29,7 @@ HEAD_END = re.compile(rb"\n\r?\n")
 
 _IS_TOKEN = re.compile(_TOKEN)
 _NOT_IN_A_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
-_FOLD_OR_CONTROL = re.compile(rb"[ \t]*\r?\n[ \t]*|[\0\v\f\r]")
+_FOLD_OR_CONTROL = re.compile(rb"[ \t]*\r?\n[ \t]*|[\v\f\r]")
 _INTERIM = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9]{2}\b")
 
 
@@ -43,7 +43,8 @@ def usable_fields(fields: Sequence[Header]) -> list[Header]:
     fields: as they were sent, folds included; a line without a colon is a name that begins with a space.
 
     - Whitespace between a name and its colon is dropped (RFC 9112 §5.1).
-    - Folds, line ends and controls in a value are read as a space (RFC 9110 §5.5, RFC 9112 §5.2).
+    - Folds, line ends and controls in a value are read as a space (RFC 9110 §5.5, RFC 9112 §5.2), but no NUL:
+      that ends a text for some readers.
     - `chunked` counts once, in however many lines it was sent; `identity` is no transfer coding.
     """
     usable: list[Header] = []
@@ -52,7 +53,8 @@ def usable_fields(fields: Sequence[Header]) -> list[Header]:
         is_token = _IS_TOKEN.fullmatch(name) is not None
         bare = _NOT_IN_A_TOKEN.sub(b"", name).lower()
         frames = bare in FRAMING or (not (is_token or raw_value) and bare.startswith(tuple(FRAMING)))
-        if frames and not (is_token and name == raw_name and _FOLD_OR_CONTROL.search(raw_value) is None):
+        is_plain = is_token and name == raw_name and _FOLD_OR_CONTROL.search(raw_value) is None
+        if (frames and not is_plain) or b"\0" in raw_name + raw_value:
             raise FramingError(f"odd field line {(raw_name + b':' + raw_value)[:100]!r}")
         if is_token:
             usable.append((name, _FOLD_OR_CONTROL.sub(b" ", raw_value).strip(b" \t")))

@@ -68,7 +68,7 @@ ODD = {
     "a line without a colon": head("200 OK", "Content-Length: 2", "odd") + b"ok",
     "a name beyond ASCII": head("200 OK", "X-\xe9: b", "Content-Length: 2") + b"ok",
     "a fold": head("200 OK", "X-A: b", "  c", "Content-Length: 2") + b"ok",
-    "a null": head("200 OK", "X-A: b\0c", "Content-Length: 2") + b"ok",
+    "a control": head("200 OK", "X-A: b\vc", "Content-Length: 2") + b"ok",
     "an interim head": head("103 Early Hints", "Li nk: x") + head("200 OK", "Content-Length: 2") + b"ok",
 }
 
