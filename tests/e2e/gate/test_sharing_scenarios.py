@@ -76,7 +76,7 @@ async def _owner(redis: Redis, lane: str) -> str:
 
 
 async def _end(running: Workers, worker: str, how: signal.Signals) -> None:
-    process = running.processes[int(worker.removeprefix("worker-")) - 1]
+    process = running.processes[int(worker.removeprefix("worker-").partition("-")[0]) - 1]
     process.send_signal(how)
     await wait_until(lambda: process.poll() is not None, f"the end of {worker}", 20)
 
