@@ -7,15 +7,16 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 import fetchfleet as public
 from fetchfleet import Fetch, Fleet, Outcome, Reason, Result, Timings
 from fetchfleet.jobs.contract.model import decode_fetch, decode_result
+from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import LanePolicy
@@ -186,8 +187,9 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
     said: list[tuple[Any, ...]] = []
     read: list[tuple[Any, ...]] = []
     heard: list[str] = []
+    plainly: list[str] = []
     client, arq, _ = fenced(API, "python")
-    reader, _, group = fenced(RESULTS, "python")
+    reader, plain, _, group = fenced(RESULTS, "python")
     async with Origin.serving("127.0.0.182", ok(b"body")) as origin:
         programs = [
             main_of(text, redis_url, origin, print=lambda *words: said.append(words))
@@ -200,12 +202,16 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
             for program in programs:
                 await asyncio.wait_for(program(), 60)
             await wait_until(lambda: len(heard) >= 4, "the results of both")
+            plain = plain.replace("redis://localhost:6379", redis_url)
+            scope = {"print": plainly.append}
+            await asyncio.to_thread(exec, compile(plain, "results.md", "exec"), scope)
             await aio.end(consumer)
         wanted = [origin.url("/a.bin"), origin.url("/b.bin")]
 
     assert sorted(wanted) == sorted(words[1] for words in said[:2])
     assert "fedcba9876543210" == said[2][0]["batch"]
     assert sorted(wanted * 2) == sorted(heard)
+    assert sorted(wanted) == sorted(plainly)
     assert sorted(wanted) == sorted(words[0] for words in read)
 
 
@@ -213,7 +219,7 @@ async def test_the_dead_letter_program_of_the_api_page_runs(redis_url: str, tmp_
     """A fetch that failed is listed and enqueued again; its producer follows it."""
     said: list[tuple[Any, ...]] = []
     heard: list[tuple[Any, ...]] = []
-    follow = fenced(RESULTS, "python")[1]
+    follow = fenced(RESULTS, "python")[2]
     async with Origin.serving("127.0.0.184", status(404)) as origin:
         retry = main_of(fenced(API, "python")[2], redis_url, origin, print=lambda *words: said.append(words))
         with workers(1, redis_url, tmp_path):
@@ -334,6 +340,65 @@ def test_the_operations_page_has_every_log_event() -> None:
     text = (DOCS / "operations.md").read_text()
 
     assert [] == [event.value for event in Event if f"\n| `{event.value}` |" not in text]
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """Each event with each field that a call of the log gives it."""
+    for path in sorted((ROOT / "worker").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(attr="debug" | "info" | "warning" | "error"),
+                    args=[ast.Attribute(value=ast.Name(id="Event"), attr=name), *_],
+                ):
+                    yield from ((Event[name].value, given.arg) for given in node.keywords if given.arg)
+
+
+def test_the_operations_page_has_every_field_that_is_logged() -> None:
+    """In the row of its event, or of the event that the row refers to."""
+    text = (DOCS / "operations.md").read_text()
+    found = list(logged())
+    rows = {event: re.findall(rf"^\| `{re.escape(event)}` \|.*", text, re.MULTILINE) for event, _ in found}
+
+    assert len(found) >= 80
+    assert [] == [
+        (event, field)
+        for event, field in found
+        if f"`{field}`" not in "".join(rows[event]) and "the same" not in "".join(rows[event])
+    ]
+
+
+def fields_of(struct: Any) -> set[str]:
+    """The fields of a struct, and of those that it holds."""
+    names = set(struct.__struct_fields__)
+    for of in get_type_hints(struct).values():
+        for part in (of, *get_args(of)):
+            names |= fields_of(part) if hasattr(part, "__struct_fields__") else set()
+    return names
+
+
+def test_the_operations_page_has_every_field_of_the_status() -> None:
+    """Of the fleet, its workers, lanes and doors."""
+    section = (DOCS / "operations.md").read_text().partition("\n## Status\n")[2].partition("\n## ")[0]
+
+    assert fields_of(FleetStatus) >= {"workers", "in_flight", "waiting", "backlog"}
+    assert [] == sorted(name for name in fields_of(FleetStatus) if f"`{name}`" not in section)
+
+
+def test_liveness_is_what_restarts_a_worker() -> None:
+    """In the image, and in the example for Kubernetes, which also has readiness; both are commands."""
+    image = (ROOT / "ops" / "Dockerfile").read_text()
+    [manifest] = fenced(DOCS / "operations.md", "yaml")
+    probes = dict(re.findall(r"(\w+Probe):\n\s+exec: {command: \[(.*?)\]}", manifest))
+    said = fetchfleet("health", "--help").stdout
+
+    assert 'CMD ["fetchfleet", "health", "--live"]' in image
+    assert probes == {
+        "livenessProbe": "fetchfleet, health, --live",
+        "readinessProbe": "fetchfleet, health, --ready",
+    }
+    assert "--live" in said
+    assert "--ready" in said
 
 
 def test_the_readme_stays_short() -> None:
