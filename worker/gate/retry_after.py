@@ -73,8 +73,8 @@ def _wait_s(text: str, since: datetime) -> float:
 
 
 def _rounded_up(whole: str | None, fraction: str | None = None) -> float:
-    """Return a number of any length as a float, at most twice MAX_WAIT_S, any fraction as one more."""
-    return min(float(whole or 0), 2 * MAX_WAIT_S * 1000) + bool((fraction or "").strip("0"))
+    """Return a number of any length as a float, any fraction as one more; a Unix time in ms fits the cap."""
+    return min(float(whole or 0), 2000 * MAX_WAIT_S) + bool((fraction or "").strip("0"))
 
 
 def _moment(text: str) -> datetime | None:
