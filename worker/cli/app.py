@@ -1,6 +1,7 @@
 """The command line. Exit codes: 0 all stored, 1 some failed, 2 bad use, 130 interrupted."""
 
 import gc
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -52,7 +53,9 @@ class _Commands(TyperGroup):
 
             if (denial := permissions.denial_in(error)) is None:
                 raise
-            command = " ".join(ctx.meta[_ARGUMENTS][: 2 if ctx.invoked_subcommand in _GROUPS else 1])
+            arguments = ctx.meta[_ARGUMENTS]
+            command = " ".join(arguments[: 2 if ctx.invoked_subcommand in _GROUPS else 1])
+            denial.user = denial.user or permissions.user_of(arguments, os.environ)
             raise CommandError(permissions.explained(command, denial), error.exit_code) from error
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 the signature is typer's

@@ -37,7 +37,7 @@ def status_of(status: FleetStatus) -> RenderableType:
         head.append("[red]no worker is running; start one: fetchfleet worker[/red]")
     parts: list[RenderableType] = ["\n".join(head)]
     if status.workers:
-        digests = Counter(worker.policy or UNKNOWN for worker in status.workers)
+        digests = Counter(worker.policy for worker in status.workers if worker.policy)
         if len(digests) > 1:
             using = ", ".join(f"{short(digest)} ({number})" for digest, number in sorted(digests.items()))
             parts.append(f"workers differ in their policy files: {using}")

@@ -78,6 +78,15 @@ def fetches_in_job(raw: bytes) -> CountedJob:
     return CountedJob(len(_list(what)) if what.startswith(b"[") else 1, max(0, job.et))
 
 
+async def messages_at_doors(redis: Redis) -> int:
+    """Return how many messages and arq jobs, for any host, no worker has enqueued yet. Reads none of them."""
+    queued = await redis.zcard(keys.QUEUE)
+    names = [text_of(member) for member in await redis.zrange(keys.QUEUE, 0, JOBS_LOOKED_AT - 1)]
+    internal = sum(1 for name in names if _INTERNAL_ID.fullmatch(name))
+    inbox, taken = await redis.llen(keys.INBOX), await redis.llen(keys.TAKEN)  # type: ignore[misc]
+    return int(inbox + taken + max(len(names), queued) - internal)
+
+
 async def inbox_door(redis: Redis) -> Door:
     """Count the inbox, with the messages that a worker is enqueuing. Its messages carry no time."""
     messages = fetches = 0

@@ -14,6 +14,7 @@ from fetchfleet.worker.fetch.rules.outcome import Failed, host_signal_of, is_hos
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import HostSignal, WaitReason
 from fetchfleet.worker.gate.state import GateState, from_json, reset, resettable
+from fetchfleet.worker.inspect.doors import messages_at_doors
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, lane_snapshot, living
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
@@ -92,6 +93,8 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     if found in RESETTABLE and resettable(state, now_ms):
         why += f"; once the host is well: fetchfleet reset {name}"
     paused = found == WaitReason.PAUSED.value
+    if found == "idle" and (messages := await messages_at_doors(redis)):
+        why += f"; arq jobs and inbox messages that no worker has enqueued yet, for any host: {messages}"
     return LaneExplained(
         lane=name,
         state=found,

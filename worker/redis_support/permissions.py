@@ -1,6 +1,8 @@
 """The Redis users of ops/users.acl, and the refusal of a command in words: which user may."""
 
 import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import unquote, urlsplit
 
 from redis.exceptions import NoPermissionError
 
@@ -29,6 +31,20 @@ _USER = re.compile(r"\bUser (\S+) has no permissions")
 def needed_for(command: str) -> str:
     """Return the user of ops/users.acl that a command needs."""
     return _NEEDS.get(command.partition(" ")[0], OPERATOR)
+
+
+def user_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """Return the Redis user of a command's arguments and environment; empty if its URL cannot be read."""
+    url = environment.get("FETCHFLEET_REDIS_URL", "")
+    for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith("--redis="):
+            url = argument.removeprefix("--redis=")
+        elif argument == "--redis":
+            url = value
+    try:
+        return unquote(urlsplit(url).username or "default")
+    except ValueError:
+        return ""
 
 
 def denial_in(error: BaseException | None) -> DeniedError | None:

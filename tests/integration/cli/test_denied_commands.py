@@ -3,8 +3,10 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
+from typer.main import get_group
 from typer.testing import CliRunner
 
 from fetchfleet.worker.cli.app import app
@@ -38,6 +40,10 @@ COMMANDS = {
     "policy set": ("policy", "set", "a.example", "attempts=2"),
     "policy unset": ("policy", "unset", "a.example", "attempts"),
 }
+
+GROUPS, PROCESSES = {"dead", "policy"}, {"run", "worker"}
+NAMES = get_group(app).list_commands(cast("Any", None))
+COMMANDS |= {name: (name, "a.example") for name in NAMES if name not in {*COMMANDS, *GROUPS, *PROCESSES}}
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,9 @@ from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connection_pool, redis_now_ms
 from fetchfleet.worker.cli.render import status_of
 from fetchfleet.worker.inspect import doors
+from fetchfleet.worker.inspect.explain import explain_lane
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, fleet_status
+from fetchfleet.worker.policy.file import Policy
 
 HOUR_MS = 3600 * 1000
 ENVELOPE = msgspec.json.encode({"fetches": [f"http://a.example/{i}" for i in range(7)]})
@@ -72,6 +74,21 @@ async def test_what_waits_at_every_door_is_part_of_the_backlog(
     assert "the age of inbox messages is not known" in " ".join(text.split())
     assert "1 of them in 1 lane, 1,002 in 42 arq jobs, 10 in 4 inbox messages" in text
     assert "start one: fetchfleet worker" in text
+
+
+async def test_a_host_for_which_nothing_waits_may_still_be_meant_by_a_message(
+    redis: Redis, fleet: Fleet, arq: ArqRedis, inbox: str
+) -> None:
+    """Explain says how many messages no worker has enqueued yet; not for a lane where fetches wait."""
+    await fleet.submit(["http://b.example/"])
+    quiet = await explain_lane(redis, Policy(), "a.example")
+    await enqueue(arq, 2, 25)
+    await redis.rpush(inbox, "http://a.example/")  # type: ignore[misc]
+    idle, waiting = [await explain_lane(redis, Policy(), name) for name in ("a.example", "b.example")]
+
+    assert ("idle", "nothing waits for this host") == (quiet.state, quiet.why)
+    assert ("idle", True) == (idle.state, idle.why.endswith("for any host: 3"))
+    assert "any host" not in waiting.why
 
 
 async def test_the_age_of_the_backlog_is_that_of_its_oldest_arq_job(redis: Redis, arq: ArqRedis) -> None:

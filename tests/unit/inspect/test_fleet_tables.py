@@ -2,10 +2,12 @@
 
 import io
 
+from msgspec.structs import replace
 from rich.console import Console
 
-from fetchfleet.worker.cli.render import workers_of
-from fetchfleet.worker.inspect.fleet_status import WorkerStatus, worker_status
+from fetchfleet.worker.cli.render import status_of, workers_of
+from fetchfleet.worker.inspect.doors import Door
+from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus, worker_status
 from fetchfleet.worker.inspect.registration import registration_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.settings import Settings
@@ -55,6 +57,35 @@ def test_workers_that_share_a_name_are_shown_by_their_instances() -> None:
     assert two.instance in text
     assert other.instance not in text
     assert "single" in text
+
+
+def test_workers_of_an_older_version_are_not_said_to_differ() -> None:
+    """They publish no digest; two digests differ."""
+    old = worker_status("old", WorkerReport(), NOW_MS)
+    one, two = status("one"), replace(status("two"), policy="0123456789abcdef")
+
+    assert "differ" not in status_text(old, one)
+    assert "workers differ in their policy files: 01234567 (1), defaults (1)" in status_text(old, one, two)
+
+
+def status_text(*workers: WorkerStatus) -> str:
+    """The text of a fleet with these workers."""
+    screen = io.StringIO()
+    fleet = FleetStatus(
+        workers=[*workers],
+        lanes=[],
+        lanes_in_all=0,
+        backlog=0,
+        backlog_exact=True,
+        oldest_s=None,
+        in_lanes=0,
+        inbox=0,
+        inbox_door=Door(),
+        arq_door=Door(),
+        dead=0,
+    )
+    Console(file=screen, width=80).print(status_of(fleet))
+    return screen.getvalue()
 
 
 def test_a_worker_that_publishes_no_facts_is_shown_with_what_is_known() -> None:

@@ -5,7 +5,7 @@ from redis.exceptions import NoPermissionError
 
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.redis_support.errors import DeniedError, redis_at
-from fetchfleet.worker.redis_support.permissions import denial_in, explained
+from fetchfleet.worker.redis_support.permissions import denial_in, explained, user_of
 
 ZRANGE = "User bob has no permissions to run the 'zrange' command"
 
@@ -22,6 +22,22 @@ def test_a_refusal_is_found_behind_the_error_of_a_command() -> None:
     assert (found := denial_in(wrapped)) is not None
     assert ("bob", ZRANGE) == (found.user, found.said)
     assert denial_in(CommandError("another")) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["status"], "env"),
+        (["status", "--redis", "redis://b%40b:pw@h"], "b@b"),
+        (["status", "--redis=redis://bob:pw@h", "--json"], "bob"),
+        (["status", "--redis", "redis://h"], "default"),
+        (["status", "--redis"], "default"),
+        (["status", "--redis", "redis://[h"], ""),
+    ],
+)
+def test_the_user_is_that_of_the_url_that_was_given(arguments: list[str], expected: str) -> None:
+    """By option, else by environment."""
+    assert expected == user_of(arguments, {"FETCHFLEET_REDIS_URL": "unix://env:pw@/run/redis.sock"})
 
 
 @pytest.mark.parametrize(
