@@ -123,7 +123,7 @@ class BodyPipeline:
         self._rate = MinRate(policy.min_rate_bytes_per_s, policy.min_rate_window_s)
         self._checker = JsonLinesChecker(policy.max_line_bytes) if fetch.lines else None
         self.coding = _UNPRINTABLE.sub("?", ", ".join(told))[:MAX_CODING_CHARS] if told else None
-        """The codings in which the body is stored, and what the host calls so; None if there are none."""
+        """The codings in which the body is stored, with names of Content-Encoding that are no coding."""
         self.coding_ended = False
         """Whether a coding has marked the end of the body."""
         self.length_bytes = coded_bytes if self._chain is None else None

@@ -126,10 +126,10 @@ FIRST_COUNTS = frozenset(
         *("ratelimit-remaining", "ratelimit-reset", "x-ratelimit-remaining", "x-ratelimit-reset"),
     }
 )
-"""Fields that are no list: of several lines the first counts that is not empty, as in browsers."""
+"""Fields that are not lists. Of several lines the first non-empty one counts, as in browsers."""
 
 MUST_AGREE = frozenset({"content-range", "etag"})
-"""Fields that are no list, and that describe the stored bytes: lines that differ make them unusable."""
+"""Fields that are not lists and describe the stored bytes. Lines that differ make them unusable."""
 
 UNUSABLE = ""
 """The value of a field that is present and unusable."""
@@ -138,8 +138,8 @@ UNUSABLE = ""
 def value_of(name: str, lines: Sequence[str]) -> str:
     """Return the value of a field with at least one line (RFC 9110 §5.3). Pure.
 
-    name: in lower case. Only the lines of a list are joined. A length is a list here, as its check needs all
-    its lines.
+    name: in lower case. Only the lines of a list are joined, and those of Content-Length, whose check needs
+    all of them.
     """
     if len(lines) == 1:
         return lines[0]
@@ -153,7 +153,7 @@ def value_of(name: str, lines: Sequence[str]) -> str:
 class FramedAnswer:
     """What the response headers say, for any engine. fields: as they were sent.
 
-    A value is decoded as ISO 8859-1, so that its bytes can be had back, and no field depends on another.
+    Values are decoded as ISO 8859-1: one character for each byte, whatever the other fields hold.
     """
 
     def __init__(self, status: int, method: str, fields: Iterable[Header], *, is_http1: bool) -> None:

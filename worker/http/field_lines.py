@@ -34,7 +34,7 @@ _INTERIM = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9]{2}\b")
 
 
 class FramingError(Exception):
-    """A head whose body could be framed in more than one way."""
+    """A head that two readers could read differently, and then disagree on where the body ends."""
 
 
 def usable_fields(fields: Sequence[Header]) -> list[Header]:
@@ -43,8 +43,8 @@ def usable_fields(fields: Sequence[Header]) -> list[Header]:
     fields: as they were sent, folds included; a line without a colon is a name that begins with a space.
 
     - Whitespace between a name and its colon is dropped (RFC 9112 §5.1).
-    - Folds, line ends and controls in a value are read as a space (RFC 9110 §5.5, RFC 9112 §5.2), but no NUL:
-      that ends a text for some readers.
+    - Folds, line ends and controls in a value are read as a space (RFC 9110 §5.5, RFC 9112 §5.2). A NUL is
+      refused: some readers end a value there.
     - `chunked` counts once, in however many lines it was sent; `identity` is no transfer coding.
     """
     usable: list[Header] = []

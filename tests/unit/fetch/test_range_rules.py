@@ -21,6 +21,7 @@ from fetchfleet.worker.fetch.rules.range_rules import (
     url_digest,
     validator_of,
 )
+from fetchfleet.worker.http.base import UNUSABLE
 
 URL = "http://x/a"
 GET = Hop("GET", URL)
@@ -97,6 +98,8 @@ def test_a_416_that_names_what_is_here_as_the_whole_is_the_end() -> None:
         ({"content_range": REST, "content_type": "Multipart/ByteRanges"}, NOTE),
         ({"content_range": REST, "etag": '"two"'}, NOTE),
         ({"content_range": REST, "etag": 'W/"one"'}, NOTE),
+        ({"content_range": REST, "etag": UNUSABLE}, NOTE),
+        ({"content_range": UNUSABLE}, NOTE),
         ({"content_range": REST, "content_length": "199"}, NOTE),
         ({"content_range": REST, "content_encoding": "gzip"}, NOTE),
         ({"content_range": REST, "last_modified": DATE}, note(etag=None, last_modified=BEFORE)),
@@ -170,6 +173,7 @@ def test_other_answers_leave_the_half_as_it_is(status: int) -> None:
         ({"etag": 'W/"one"', "last_modified": BEFORE, "date": DATE}, None),
         ({"etag": "one"}, None),
         ({"etag": '"one", "two"'}, None),
+        ({"etag": UNUSABLE, "last_modified": BEFORE, "date": DATE}, None),
         ({"etag": '"a\r\nX: y"'}, None),
         ({"etag": f'"{"x" * MAX_VALIDATOR_CHARS}"'}, None),
         ({"last_modified": DATE, "date": DATE}, None),

@@ -1,7 +1,7 @@
 """The target of a redirect: its Location, read as browsers read it. Pure.
 
-Source: the basic URL parser of https://url.spec.whatwg.org, for http and https. Hosts write in a Location
-whatever browsers take, and test with nothing else. The URL that comes out is one that `parse_url` takes.
+Source: the basic URL parser of https://url.spec.whatwg.org, for http and https. Hosts test their redirects
+with browsers, so a Location may be anything that browsers accept. `parse_url` accepts the target.
 """
 
 import re

@@ -18,7 +18,7 @@ Headers = tuple[tuple[str, str], ...]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SEE_OTHER = 303
-_NOTHING_DONE = frozenset({307, 308})  # the host asks for this very request elsewhere, so it has done nothing
+_NOTHING_DONE = frozenset({307, 308})  # the host asks for the same request elsewhere, so it has done nothing
 _POST_MAY_BECOME_GET = frozenset({301, 302})  # RFC 9110 §15.4.2 and §15.4.3, notes
 
 # What another origin may see. Everything else may be a secret under any name.
@@ -54,7 +54,7 @@ def is_redirect(status: int) -> bool:
 
 
 class Allowed(msgspec.Struct, frozen=True, kw_only=True):
-    """The redirects that are followed although they may do harm."""
+    """Redirects that are followed only on request, because they may do harm."""
 
     repeat: bool = False
     """The caller allows a method that is not idempotent to be sent twice."""
