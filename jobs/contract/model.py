@@ -226,6 +226,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     timings: where the time went.
     meta: that of the fetch.
     retry_of: the id of the fetch that failed and was submitted again as this one.
+    method: that of the fetch; null if the worker could not tell.
+    dest: the same.
+    key: the same.
+    omitted: the names of the other fields that the fetch has set; null unless it failed or was cancelled.
     """
 
     id: str
@@ -253,6 +257,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     timings: Timings = Timings()
     meta: Any = None
     retry_of: str | None = None
+    method: str | None = None
+    dest: str | None = None
+    key: str | None = None
+    omitted: list[str] | None = None
 
 
 def _priority(value: str) -> Priority:

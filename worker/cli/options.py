@@ -11,11 +11,21 @@ from fetchfleet.worker.policy.names import host_named
 
 Host = "A host or a URL of it, a pattern (*.cdn.net), or default"
 File = Annotated[str, typer.Argument(help="URLs or JSON fetches, one a line; - for standard input.")]
+FileOrReport = Annotated[
+    str | None, typer.Argument(metavar="FILE", help="URLs or JSON fetches, one a line; - for standard input.")
+]
 RedisUrl = Annotated[str | None, typer.Option("--redis", help="The fleet's Redis (FETCHFLEET_REDIS_URL).")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="With secrets: query values, headers, bodies.")]
 PolicyFile = Annotated[str | None, typer.Option("--policy", help="TOML (FETCHFLEET_POLICY).")]
 Report = Annotated[Path | None, typer.Option(help="Write each result as a JSON line to this file.")]
+OnlyFailed = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="REPORT",
+        help="Fetch what failed by this report of an earlier run. FILE may be left out.",
+    ),
+]
 SkipInvalid = Annotated[
     Path | None,
     typer.Option(

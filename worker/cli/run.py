@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from fetchfleet.worker.cli.options import File, LinesTo, PolicyFile, RedisUrl, Report, SkipInvalid
+from fetchfleet.worker.cli.options import (
+    FileOrReport,
+    LinesTo,
+    OnlyFailed,
+    PolicyFile,
+    RedisUrl,
+    Report,
+    SkipInvalid,
+)
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import prestarted
 
@@ -61,13 +69,14 @@ def with_worker_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @with_worker_options
 def run(
-    file: File,
+    file: FileOrReport = None,
     workers: Workers = 1,
     report: Report = None,
     *,
     lines_to: LinesTo = None,
     skip_invalid: SkipInvalid = None,
     again: Again = False,
+    only_failed: OnlyFailed = None,
     flags: Mapping[str, str | None],
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
@@ -75,7 +84,7 @@ def run(
         # The workers import at the same time.
         from fetchfleet.worker.cli.common import console  # noqa: PLC0415
         from fetchfleet.worker.local.process import run_until_signal, worker_settings_from  # noqa: PLC0415
-        from fetchfleet.worker.local.run import Outputs, exit_code_of, read_list  # noqa: PLC0415
+        from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
         from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
         from fetchfleet.worker.settings import WARC  # noqa: PLC0415
         from fetchfleet.worker.sink.files.directory import make_out  # noqa: PLC0415
@@ -86,7 +95,14 @@ def run(
                 "--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE
             )
         outputs = Outputs(console, report, lines_to, skip_invalid)
-        fetches, skipped = read_list(file, outputs)
+        if only_failed is not None:
+            fetches, skipped = read_failed(file, only_failed, outputs)
+        elif file is not None:
+            fetches, skipped = read_list(file, outputs)
+        else:
+            raise CommandError("no list; give FILE, - for standard input, or --only-failed REPORT", BAD_USE)
+        if not fetches:
+            raise typer.Exit
         outputs = outputs._replace(skipped=skipped)
         make_out(settings.out)
         counts = run_until_signal(

@@ -1,7 +1,9 @@
 """The result of a fetch, from its last outcome."""
 
+import msgspec
+
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Outcome, Result, Timings
+from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
 from fetchfleet.worker.fetch.attempt import Attempt
 from fetchfleet.worker.fetch.rules.decide import Finish
 from fetchfleet.worker.fetch.rules.outcome import (
@@ -14,9 +16,15 @@ from fetchfleet.worker.fetch.rules.outcome import (
     Unchanged,
     throttle_of,
 )
+from fetchfleet.worker.http.base import Trace
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.sink.index_entry import StoredBody
 from fetchfleet.worker.util.clock import mono_s
+
+_REPEATED = frozenset({"url", "method", "dest", "key", "meta"})
+"""The fields of a fetch that its result has too."""
+
+_NOT_DONE = frozenset({Outcome.FAILED, Outcome.CANCELLED})
 
 
 def result_of(
@@ -43,10 +51,6 @@ def result_of(
     if attempt is not None and asked:  # a URL that a host has named may hold secrets
         last = attempt.request.url
         final_url = last if last == entry.fetch.url else redact.final_url(last)
-    total_ms = float(now_ms - entry.submitted_ms)
-    trace = attempt.trace if attempt is not None else None
-    ran_ms = (mono_s() - trace.started_s) * 1000 if trace else 0.0
-    answered = trace is not None and trace.head_s is not None
     return Result(
         id=entry.id,
         url=entry.fetch.url,
@@ -70,12 +74,28 @@ def result_of(
         throttles=entry.throttles + 1 if throttled else entry.throttles,
         interruptions=entry.interruptions,
         worker=worker_id,
-        timings=Timings(
-            queue_ms=round(max(0.0, total_ms - ran_ms), 1),
-            connect_ms=round(trace.connect_s * 1000, 1) if trace and answered else None,
-            ttfb_ms=round((trace.head_s - trace.started_s) * 1000, 1) if trace and trace.head_s else None,
-            total_ms=total_ms,
-        ),
+        timings=timings_of(attempt.trace if attempt is not None else None, now_ms - entry.submitted_ms),
         meta=entry.fetch.meta,
+        method=entry.fetch.method,
+        dest=entry.fetch.dest,
+        key=entry.fetch.key,
+        omitted=omitted_of(entry.fetch) if finish.outcome in _NOT_DONE else None,
         retry_of=entry.retry_of,
     )
+
+
+def timings_of(trace: Trace | None, total_ms: int) -> Timings:
+    """Return where the time went; trace: of the last attempt, None if there was none."""
+    ran_ms = (mono_s() - trace.started_s) * 1000 if trace else 0.0
+    answered = trace is not None and trace.head_s is not None
+    return Timings(
+        queue_ms=round(max(0.0, total_ms - ran_ms), 1),
+        connect_ms=round(trace.connect_s * 1000, 1) if trace and answered else None,
+        ttfb_ms=round((trace.head_s - trace.started_s) * 1000, 1) if trace and trace.head_s else None,
+        total_ms=float(total_ms),
+    )
+
+
+def omitted_of(fetch: Fetch) -> list[str]:
+    """Return the names of the fields that a fetch has set and its result does not repeat."""
+    return [name for name in msgspec.to_builtins(fetch) if name not in _REPEATED]

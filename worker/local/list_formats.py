@@ -82,6 +82,8 @@ def text_format(sample: Sequence[str], file: str) -> str | None:
     if column is not None:
         return _told(column, source)
     first = sample[0] if sample else ""
+    if first.startswith('{"id":') and '"outcome":' in first:
+        return f"looks like a report; to fetch what failed: fetchfleet run --only-failed {source}"
     if first.startswith("["):
         program = (
             "import json,sys; [print(x if type(x) is str else json.dumps(x)) for x in json.load(sys.stdin)]"

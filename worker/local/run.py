@@ -25,7 +25,7 @@ from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
-from fetchfleet.worker.local import list_formats, rejects, run_record
+from fetchfleet.worker.local import failed, list_formats, rejects, run_record
 from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
 from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
@@ -61,9 +61,9 @@ class Outputs(NamedTuple):
     skipped: int = 0
     """How many these are."""
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, style: str = "red") -> None:
         """Print a line above the progress."""
-        self.console.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class BacklogLimit(NamedTuple):
@@ -103,6 +103,35 @@ def read_list(file: str, outputs: Outputs) -> tuple[list[Fetch], int]:
     if lines_to is None:
         return fetches, len(bad_lines)
     return [msgspec.structs.replace(fetch, lines=True) for fetch in fetches], len(bad_lines)
+
+
+def read_failed(file: str | None, report: Path, outputs: Outputs) -> tuple[list[Fetch], int]:
+    """Read the fetches that failed by a report: those of a list, or as the report has them; and as read_list.
+
+    Returns none if none has failed. Raises CommandError.
+    """
+    lines_to = outputs.lines_to
+    check_distinct(
+        {
+            "--only-failed": report,
+            "--report": outputs.report,
+            "--lines-to": Path(lines_to) if lines_to else None,
+        }
+    )
+    found = failed.read_failed(report)
+    if not found:
+        outputs.warn(f"{report}: no fetch failed, so there is nothing to do", "")
+        return [], 0
+    if file is None:
+        check_outputs("-", outputs)
+        return failed.restored(report, found, lines=lines_to is not None), 0
+    fetches, skipped = read_list(file, outputs)
+    fetches, missing = failed.chosen(fetches, found)
+    if not fetches:
+        raise CommandError(f"{file}: has none of the {len(found)} failed fetches of {report}", BAD_USE)
+    if missing:
+        outputs.warn(f"{missing} failed fetches of {report} are not in {file}, and are left out")
+    return fetches, skipped
 
 
 def check_outputs(file: str, outputs: Outputs) -> None:

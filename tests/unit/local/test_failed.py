@@ -1,0 +1,122 @@
+"""A report read as a list of what is still to be done."""
+
+from pathlib import Path
+
+import pytest
+
+from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, encode
+from fetchfleet.worker.errors import CommandError
+from fetchfleet.worker.fetch.result import omitted_of
+from fetchfleet.worker.local.failed import chosen, read_failed, restored
+
+
+def result(
+    of: Fetch, outcome: Outcome = Outcome.FAILED, place: int = 0, retry_of: str | None = None
+) -> Result:
+    """The result of a fetch as a worker writes it."""
+    return Result(
+        id=f"0123456789abcdef-{place:08x}",
+        url=of.url,
+        outcome=outcome,
+        worker="w",
+        method=of.method,
+        dest=of.dest,
+        key=of.key,
+        meta=of.meta,
+        omitted=omitted_of(of) if outcome in {Outcome.FAILED, Outcome.CANCELLED} else None,
+        retry_of=retry_of,
+    )
+
+
+def reported(folder: Path, *results: Result) -> Path:
+    """A report."""
+    path = folder / "report.jsonl"
+    path.write_bytes(b"".join(encode(item) + b"\n" for item in results))
+    return path
+
+
+A, B = Fetch(url="http://a.example/"), Fetch(url="http://b.example/", dest="b", key="k", meta={"n": 1})
+HEAD = Fetch(url="http://a.example/", method="HEAD")
+POST = Fetch(url="http://a.example/", method="POST", body="x", headers={"A": "b"})
+
+
+def test_a_fetch_comes_back_from_its_result(tmp_path: Path) -> None:
+    """URL, method, dest, key and meta are all it had; those that ended well are left out."""
+    stored = [result(A, Outcome.STORED, 5), result(B, Outcome.UNCHANGED, 6)]
+    report = reported(
+        tmp_path, result(A), stored[0], result(B, Outcome.CANCELLED, 1), stored[1], result(HEAD, place=2)
+    )
+
+    assert [A, B, HEAD] == restored(report, read_failed(report), lines=False)
+
+
+def test_json_lines_are_asked_for_again(tmp_path: Path) -> None:
+    """`--lines-to` sets that field, and may be given again."""
+    lines = Fetch(url="http://a.example/", lines=True)
+    report = reported(tmp_path, result(lines))
+
+    assert [lines] == restored(report, read_failed(report), lines=True)
+    with pytest.raises(CommandError, match="line 1: its fetch has also lines"):
+        restored(report, read_failed(report), lines=False)
+
+
+def test_a_fetch_that_its_result_does_not_hold_is_never_guessed(tmp_path: Path) -> None:
+    """A POST without its body would be another request. The error says what to give."""
+    old = Result(id="0123456789abcdef-00000009", url="http://a.example/", outcome=Outcome.FAILED, worker="w")
+    report = reported(tmp_path, result(A), result(POST, place=1), old)
+    with pytest.raises(CommandError) as caught:
+        restored(report, read_failed(report), lines=False)
+
+    assert f"fetchfleet run LIST --only-failed {report}" in str(caught.value)
+    assert "line 2: its fetch has also headers, body" in str(caught.value)
+    assert "line 3: it does not have its fetch" in str(caught.value)
+    assert 2 == caught.value.exit_code
+
+
+def test_a_list_and_a_report_give_the_whole_fetches(tmp_path: Path) -> None:
+    """In the order of the list, as often as they failed; what is not in the list is counted."""
+    again = Fetch(url="http://b.example/", dest="b2")
+    report = reported(
+        tmp_path,
+        result(POST),
+        result(A, Outcome.STORED, 1),
+        result(B, place=2),
+        result(Fetch(url="http://gone.example/"), place=3),
+        Result(id="0123456789abcdef-00000009", url=HEAD.url, outcome=Outcome.FAILED, worker="old"),
+    )
+
+    assert ([B, POST, HEAD], 1) == chosen([again, B, POST, B, HEAD], read_failed(report))
+
+
+def test_the_last_result_of_a_fetch_counts(tmp_path: Path) -> None:
+    """A report may hold the retry of a fetch as well, or the same result twice."""
+    report = reported(
+        tmp_path,
+        result(A, place=1),
+        result(A, place=1),
+        result(B, place=2),
+        result(B, Outcome.STORED, 3, retry_of="0123456789abcdef-00000002"),
+        result(HEAD, place=4),
+        result(HEAD, place=5, retry_of="0123456789abcdef-00000004"),
+    )
+
+    assert [A, HEAD] == [Fetch(url=i.result.url, method=i.result.method or "") for i in read_failed(report)]
+
+
+@pytest.mark.parametrize("text", [b"http://a/\n", b'{"id": 1}\n', b"\xff\n", b"[" * 100_000])
+def test_a_file_that_is_no_report_is_named(tmp_path: Path, text: bytes) -> None:
+    """With the line."""
+    path = tmp_path / "x"
+    path.write_bytes(b"\n" + text)
+    with pytest.raises(CommandError, match="line 2 is no result"):
+        read_failed(path)
+    with pytest.raises(CommandError, match="missing: No such file"):
+        read_failed(tmp_path / "missing")
+
+
+def test_what_a_result_omits_is_named() -> None:
+    """Fields with the same name in both mean something else in a result."""
+    fetch = Fetch(url="http://a/", sha256="0" * 64, etag='"x"', decode=True, priority="low", meta=1)  # type: ignore[arg-type]
+
+    assert {"sha256", "etag", "decode", "priority"} == set(omitted_of(fetch))
+    assert [] == omitted_of(B)
