@@ -42,11 +42,22 @@ CLUSTER_MODE = (
 )
 
 
+_NO_SCRIPTS = re.compile(r"^(ERR )?unknown command ['`]?eval(sha)?\b", re.IGNORECASE)
+"""The error of a Redis whose scripts are turned off (rename-command), and of a Sentinel."""
+
+
 def unsupported_by(error: ResponseError | InvalidResponse) -> UnsupportedRedisError | None:
     """Return the error of a server that can never be used, None if the reply is no sign of one."""
     text = str(error)
     if isinstance(error, ResponseError):
-        return UnsupportedRedisError(CLUSTER_MODE) if _OF_A_CLUSTER.search(text) else None
+        if _OF_A_CLUSTER.search(text):
+            return UnsupportedRedisError(CLUSTER_MODE)
+        if _NO_SCRIPTS.match(text):
+            return UnsupportedRedisError(
+                "the server at the Redis URL runs no scripts, for it lacks the command EVALSHA: if it is a"
+                " Sentinel, give the URL of the primary; else remove rename-command from its configuration"
+            )
+        return None
     remedy = "use rediss:// if it speaks TLS" if r"\x15" in text else "check host and port"
     return UnsupportedRedisError(f"the server at the Redis URL is no Redis ({text}): {remedy}")
 

@@ -12,7 +12,7 @@ JobsError
 ├── InvalidFetchError         a fetch that may not be enqueued; nothing of its call was
 ├── NewerMessageError         a message or arq job that only a newer worker can read
 └── RedisSetupError           a Redis URL that is malformed or would leave a certificate unchecked
-    └── UnsupportedRedisError a server that fetchfleet cannot work with: a Redis in cluster mode, or no Redis
+    └── UnsupportedRedisError a server that can never be used: a Redis in cluster mode, or no Redis
 """
 
 from redis.exceptions import ResponseError

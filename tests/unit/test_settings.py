@@ -1,6 +1,7 @@
 """What a worker is told: flags over environment over defaults."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,11 @@ def test_settings_cannot_be_changed() -> None:
     """What was checked stays as it was."""
     with pytest.raises(AttributeError):
         Settings().lease_s = 1.0  # type: ignore[misc]
+
+
+def test_an_in_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any fetch asks for a file of it."""
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path)
+
+    with pytest.raises(SettingsError, match=f"--in {tmp_path}: Permission denied"):
+        load_settings({"in_folder": tmp_path}, {})

@@ -62,7 +62,8 @@ def refusal_of(info: Mapping[str, Any]) -> RefusedRedisError | None:
 
     Its exit code is BAD_USE if only another Redis would help.
     """
-    mode, version = info.get("redis_mode", "standalone"), str(info.get("redis_version", ""))
+    mode = info.get("redis_mode") or info.get("server_mode")  # of Redis, of Valkey
+    version = str(info.get("redis_version", ""))
     if mode == "cluster" or info.get("cluster_enabled"):
         return RefusedRedisError(CLUSTER_MODE, BAD_USE)
     if mode == "sentinel":
@@ -95,6 +96,8 @@ def startup_permissions() -> Iterator[None]:
             f"Redis does not let a worker do its work: {redact.text(error)};"
             " docs/security.md says what a worker's user must be allowed"
         ) from error
+    except UnsupportedRedisError:
+        raise
     except ResponseError as error:
         if "unknown command" not in str(error).lower():
             raise

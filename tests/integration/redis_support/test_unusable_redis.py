@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,9 +13,10 @@ from fetchfleet import Fleet, UnsupportedRedisError
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.lanes.store import LaneStore
+from fetchfleet.worker.local.process import die_with_parent
 from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
 from tests.support.own_redis import own_redis
-from tests.support.redis import serve
+from tests.support.redis import serve, server_binary
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet
 
@@ -70,12 +72,53 @@ async def test_a_replica_is_refused_with_the_address_of_its_primary() -> None:
     assert FAILED == refused.value.exit_code
 
 
-async def test_a_redis_without_a_needed_command_is_refused() -> None:
-    """EVALSHA was renamed: no script can run."""
-    with own_redis("--rename-command", "EVALSHA", "") as server:
+@pytest.mark.parametrize("command", ["EVALSHA", "MULTI"])
+async def test_a_redis_without_a_needed_command_is_refused(command: str) -> None:
+    """It was renamed: without EVALSHA no script can run, by workers or producers."""
+    with own_redis("--rename-command", command, "") as server:
         await wait_until(server.answers, "Redis")
-        with pytest.raises(CommandError, match=r"unknown command.*rename-command") as refused:
-            await start_on(server.url)
+        async with connect(server.url) as redis:
+            with startup_permissions():
+                await await_usable_redis(redis, server.url, structlog.get_logger())
+        if command == "EVALSHA":
+            with pytest.raises(UnsupportedRedisError, match=r"EVALSHA.*rename-command"):
+                await start_on(server.url)
+            async with Fleet(server.url) as fleet:
+                with pytest.raises(UnsupportedRedisError, match=r"EVALSHA.*rename-command"):
+                    await fleet.submit(["http://host.example/"])
+        else:
+            with pytest.raises(CommandError, match=r"unknown command.*rename-command") as refused:
+                await without(command, server.url)
+            assert BAD_USE == refused.value.exit_code
+
+
+async def without(command: str, url: str) -> None:
+    """Use a command that the Redis lacks, as a worker does at its start."""
+    async with connect(url) as redis:
+        with startup_permissions():
+            await redis.execute_command(command)  # type: ignore[no-untyped-call]
+
+
+async def test_a_sentinel_is_refused() -> None:
+    """By what it says of itself to a worker, and by what it lacks to a producer."""
+    with TemporaryDirectory(prefix="ff-") as folder:
+        url = f"unix://{folder}/redis.sock"
+        (Path(folder) / "sentinel.conf").touch()
+        arguments = [server_binary(), f"{folder}/sentinel.conf", "--sentinel", "--port", "0"]
+        with subprocess.Popen(  # noqa: ASYNC220 it only starts it
+            [*arguments, "--unixsocket", f"{folder}/redis.sock"],
+            stdout=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 no threads hold locks here
+        ) as server:
+            try:
+                await wait_until(Path(folder, "redis.sock").exists, "the Sentinel")
+                with pytest.raises(CommandError, match="URL of a Sentinel") as refused:
+                    await start_on(url)
+                async with Fleet(url) as fleet:
+                    with pytest.raises(UnsupportedRedisError, match="if it is a Sentinel, give"):
+                        await fleet.submit(["http://host.example/"])
+            finally:
+                server.kill()
 
     assert BAD_USE == refused.value.exit_code
 

@@ -94,11 +94,14 @@ def test_the_overridden_methods_exist(name: str) -> None:
         ("TRYAGAIN Multiple keys request during rehashing of slot", True),
         ("ERR Script attempted to access a non local key in a cluster node", True),
         ("ERR Script attempted to access keys that do not hash to the same slot", True),
+        ("unknown command 'EVALSHA', with args beginning with: 'x' ", True),
+        ("ERR unknown command `evalsha`, with args beginning with: `x`, ", True),
+        ("unknown command 'BLMOVE', with args beginning with: 'ff:inbox' ", False),
         ('WRONGTYPE at "ff:lane:MOVED ASK ": a list, not a hash', False),
         ("READONLY You can't write against a read only replica.", False),
         ("ERR unknown command 'FLY'", False),
     ],
 )
-def test_the_errors_of_a_cluster_are_known(reply: str, *, is_unsupported: bool) -> None:
+def test_the_errors_of_a_server_that_can_never_be_used_are_known(reply: str, *, is_unsupported: bool) -> None:
     """By their code, or by what a script says; a key that has such a name is not taken for one."""
     assert is_unsupported == (unsupported_by(ResponseError(reply)) is not None)

@@ -1,10 +1,16 @@
 """Standard streams that are closed, full or without a reader."""
 
+import io
 import itertools
+import os
 import subprocess
 import sys
 
 import pytest
+import typer
+
+from fetchfleet.worker.cli.common import echo, print_json
+from fetchfleet.worker.errors import FAILED, CommandError
 
 PROGRAM = """
 import os, socket, sys
@@ -57,3 +63,26 @@ def test_an_output_that_cannot_be_written_changes_no_other_exit_code(
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
 
     assert (code, said) == (ended.returncode, ended.stderr)
+
+
+def written_to(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make standard output that descriptor, and print what fills its buffers."""
+    with io.TextIOWrapper(io.FileIO(descriptor, "w"), write_through=True) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        echo("x" * 100)
+        print_json({"x": 1}, pretty=True)
+
+
+def test_a_command_whose_reader_has_gone_ends_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `| head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(typer.Exit) as ended:
+        written_to(writer, monkeypatch)
+    assert FAILED == ended.value.exit_code
+
+
+def test_a_full_standard_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no error of Redis, although the command was asking it."""
+    with pytest.raises(CommandError, match=r"^standard output: No space left on device$"):
+        written_to(os.open("/dev/full", os.O_WRONLY), monkeypatch)

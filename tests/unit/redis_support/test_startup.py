@@ -7,7 +7,7 @@ import pytest
 from fetchfleet.worker.errors import BAD_USE, FAILED
 from fetchfleet.worker.redis_support.startup import refusal_of
 
-STANDALONE = {"redis_version": "7.2.4", "redis_mode": "standalone", "cluster_enabled": 0, "role": "master"}
+STANDALONE = {"redis_version": "7.2.4", "cluster_enabled": 0, "role": "master"}
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ STANDALONE = {"redis_version": "7.2.4", "redis_mode": "standalone", "cluster_ena
         ({"redis_mode": "cluster"}, BAD_USE, "cluster mode"),
         ({"cluster_enabled": 1}, BAD_USE, "cluster mode"),
         ({"redis_mode": "sentinel"}, BAD_USE, "URL of a Sentinel"),
+        ({"server_mode": "sentinel"}, BAD_USE, "URL of a Sentinel"),
         ({"redis_version": "6.0.16"}, BAD_USE, "Redis 6.0.16 is too old: 6.2"),
         ({"redis_version": "2.8.17"}, BAD_USE, "Redis 2.8.17 is too old: 6.2"),
         (
@@ -39,6 +40,8 @@ def test_a_redis_that_cannot_be_used_is_refused(found: dict[str, Any], code: int
     "found",
     [
         {},
+        {"redis_mode": "standalone"},
+        {"server_mode": "standalone"},
         {"redis_version": "6.2.14"},
         {"redis_version": "10.0.0"},
         {"redis_version": "255.255.255", "valkey_version": "9.0.0"},
