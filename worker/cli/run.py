@@ -87,7 +87,12 @@ def run(
         from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
         from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
         from fetchfleet.worker.settings import WARC  # noqa: PLC0415
-        from fetchfleet.worker.sink.files.directory import make_out  # noqa: PLC0415
+        from fetchfleet.worker.sink.files.directory import (  # noqa: PLC0415
+            PARTIAL_FILES,
+            REDIS_FOLDER,
+            WARC_FOLDER,
+            make_out,
+        )
 
         settings = worker_settings_from(flags)
         if lines_to is not None and settings.sink == WARC:
@@ -104,7 +109,9 @@ def run(
         if not fetches:
             raise typer.Exit
         outputs = outputs._replace(skipped=skipped)
-        make_out(settings.out)
+        make_out(
+            settings.out, [PARTIAL_FILES, REDIS_FOLDER, *([WARC_FOLDER] if settings.sink == WARC else [])]
+        )
         counts = run_until_signal(
             run_list(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; the same command goes on where this one stopped",

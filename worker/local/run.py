@@ -34,7 +34,7 @@ from fetchfleet.worker.local.progress import Progress, Tally, summary
 from fetchfleet.worker.local.run_record import ENDED_RUNS, RunRecord
 from fetchfleet.worker.redis_support.errors import redis_at
 from fetchfleet.worker.settings import Settings
-from fetchfleet.worker.sink.files.directory import STATE_FOLDER
+from fetchfleet.worker.sink.files.directory import REDIS_FOLDER, STATE_FOLDER
 from fetchfleet.worker.util.clock import mono_s
 
 KEEP_ALIVE_S = 0.5
@@ -200,7 +200,7 @@ async def run(
     ended_note = state / ENDED_RUNS / f"{batch_id}.json"
     if ended_note.exists() and not again:
         run_record.refuse_again(ended_note, run_note, settings.out)
-    with EmbeddedRedis(state / "redis") as redis:
+    with EmbeddedRedis(settings.out / REDIS_FOLDER) as redis:
         before = await _unfinished(redis, batch_id, run_note)
         began = datetime.now(UTC).isoformat(timespec="seconds")
         record = RunRecord(batch=batch_id, began=began) if before is None else run_record.load(run_note)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -224,6 +225,19 @@ async def test_a_quota_is_a_full_disk(
 
     assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
     assert (line["wanting"], os.strerror(errno.EDQUOT) in line["error"]) == ("writing", True)
+
+
+async def test_an_out_folder_that_was_removed_is_made_again(
+    origin: Origin, worker: OneWorker, lines: Lines
+) -> None:
+    """The fetch waits for that, and no other folder takes its place unseen."""
+    shutil.rmtree(worker.out)
+
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 1)
+    assert (worker.out / str(result.path)).read_bytes() == b"ok"
+    assert not [line for line in lines if line["event"] == "disk.full"]
 
 
 async def test_a_file_system_mounted_read_only_in_the_out_folder_is_named(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError, InTheWayError
-from fetchfleet.worker.sink.files.directory import STATE_FOLDER, make_out, unusable_out
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, make_out, unusable_out
 
 
 @pytest.mark.parametrize(
@@ -40,20 +40,20 @@ def test_a_link_in_the_place_of_a_folder_is_named() -> None:
     assert ("--out bodies: 'parts' is a symbolic link", BAD_USE) == (str(error), error.exit_code)
 
 
-def test_it_is_made_with_the_folder_of_the_state(tmp_path: Path) -> None:
+def test_it_is_made_with_the_folders_in_it(tmp_path: Path) -> None:
     """A second time it is used as it is."""
     for _ in range(2):
-        make_out(tmp_path / "a/b")
+        make_out(tmp_path / "a/b", [PARTIAL_FILES])
 
-    assert [STATE_FOLDER] == [path.name for path in (tmp_path / "a/b").iterdir()]
+    assert (tmp_path / "a/b" / PARTIAL_FILES).is_dir()
 
 
-@pytest.mark.parametrize("refused", ["", STATE_FOLDER])
+@pytest.mark.parametrize("refused", ["", PARTIAL_FILES])
 def test_each_of_its_own_folders_must_take_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
     """By the word of the system, whatever the mode says; the reason is that of the system."""
-    make_out(tmp_path)
+    make_out(tmp_path, [PARTIAL_FILES])
     folder = (tmp_path / refused).resolve()
     access, mkdir = os.access, os.mkdir
 
@@ -72,4 +72,23 @@ def test_each_of_its_own_folders_must_take_names(
     monkeypatch.setattr(os, "mkdir", make)
 
     with pytest.raises(CommandError, match="Operation not permitted"):
-        make_out(tmp_path)
+        make_out(tmp_path, [PARTIAL_FILES])
+
+
+def test_a_folder_that_was_removed_is_made_again_under_the_same_descriptor(tmp_path: Path) -> None:
+    """One that is there stays the one that was opened, even if it was moved."""
+    directory = Directory(tmp_path / "out")
+    directory.open()
+    root = directory.root
+    (tmp_path / "out").rename(tmp_path / "moved")
+    directory.reopen_if_removed()
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "moved").rmdir()
+
+    directory.reopen_if_removed()
+    os.close(directory.create("part"))
+
+    assert root == directory.root
+    assert (tmp_path / "out" / PARTIAL_FILES / "part").exists()
+    assert not os.get_inheritable(root)
+    directory.close()

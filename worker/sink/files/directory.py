@@ -19,6 +19,8 @@ STATE_FOLDER = ".fetchfleet"
 """Holds a run's Redis data, the workers' logs, the partial files and the index."""
 
 PARTIAL_FILES = f"{STATE_FOLDER}/parts"
+REDIS_FOLDER = f"{STATE_FOLDER}/redis"
+WARC_FOLDER = "warc"
 
 TRIAL_FOLDER = ".fetchfleet-trial"
 
@@ -55,6 +57,15 @@ class Directory:
         if self._root is not None:
             root, self._root = self._root, None
             os.close(root)
+
+    def reopen_if_removed(self) -> None:
+        """Make the out folder again if it was removed. The descriptor stays the same: threads may use it."""
+        if os.fstat(self.root).st_nlink:
+            return
+        self._out.mkdir(parents=True, exist_ok=True)
+        new = os.open(self._out, _FOLDER)
+        os.dup2(new, self.root, inheritable=False)
+        os.close(new)
 
     @property
     def root(self) -> int:
@@ -259,12 +270,12 @@ class _HeldOpen(Directory):
         self._ends_s = self._clock() + self._moment_s
 
 
-def make_out(out: Path) -> None:
-    """Make the out folder, with the folder of this project's own files; raises what unusable_out returns."""
+def make_out(out: Path, folders: Iterable[str]) -> None:
+    """Make the out folder and these folders in it; raises what unusable_out returns."""
     directory = Directory(out)
     try:
         directory.open()
-        directory.check_permission(("", STATE_FOLDER))
+        directory.check_permission(("", *folders))
     except (OSError, InTheWayError) as error:
         raise unusable_out(out, error) from None
     finally:

@@ -93,6 +93,7 @@ class OutFolder:
     def _try_to_write(self) -> OSError | None:
         """Write and sync a small file, and check the permissions; return the error, None if all is well."""
         try:
+            self.directory.reopen_if_removed()
             file = self.directory.create(self._trial)
             try:
                 os.write(file, TRIAL)

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.files.directory import Directory
+from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import lock
 from fetchfleet.worker.sink.files.partial import Block, write_all
 from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block_bytes
 from fetchfleet.worker.util.clock import mono_s
 
-FOLDER = "warc"
 OPEN = ".open"
 
 FEW_BYTES = 2048
@@ -34,14 +33,14 @@ class Segment:
         self._directory = directory
         self._name = name
         self._name_synced = False
-        self.path = f"{FOLDER}/{name}"
+        self.path = f"{WARC_FOLDER}/{name}"
         self.opened_s = mono_s()
         self.size_bytes = 0
         self.begin_bytes = 0
         """The size of the record that it begins with."""
         self.broken = False
         """Whether its bytes on disk are unknown. Then nothing is appended any more."""
-        with directory.chain(FOLDER) as chain:
+        with directory.chain(WARC_FOLDER) as chain:
             if name in os.listdir(chain[-1]):  # noqa: PTH208 - by descriptor
                 raise FileExistsError(errno.EEXIST, f"{self.path} is there")
             self._file = os.open(name + OPEN, _NEW, 0o666, dir_fd=chain[-1])
@@ -82,7 +81,7 @@ class Segment:
         try:
             os.fdatasync(self._file)
             if name and not self._name_synced:
-                with self._directory.chain(FOLDER) as chain:
+                with self._directory.chain(WARC_FOLDER) as chain:
                     for folder in chain:
                         os.fsync(folder)
                 self._name_synced = True
@@ -122,12 +121,12 @@ def recover(directory: Directory) -> None:
 
     Raises InTheWayError if the folder for segments cannot be created, and OSError.
     """
-    with directory.chain(FOLDER):
+    with directory.chain(WARC_FOLDER):
         pass
-    for name in directory.names(FOLDER):
+    for name in directory.names(WARC_FOLDER):
         if not name.endswith(OPEN):
             continue
-        with suppress(OSError, InTheWayError), directory.chain(FOLDER) as chain:
+        with suppress(OSError, InTheWayError), directory.chain(WARC_FOLDER) as chain:
             file = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=chain[-1])
             try:
                 found = os.stat(name, dir_fd=chain[-1], follow_symlinks=False) if lock(file) else None
@@ -161,5 +160,5 @@ def whole_bytes(file: int) -> int:
 
 def _give_name(directory: Directory, name: str) -> None:
     """Rename a segment to its final name, which is free: see Segment."""
-    with directory.chain(FOLDER) as chain:
+    with directory.chain(WARC_FOLDER) as chain:
         os.rename(name, name.removesuffix(OPEN), src_dir_fd=chain[-1], dst_dir_fd=chain[-1])

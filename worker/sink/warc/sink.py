@@ -12,11 +12,11 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
-from fetchfleet.worker.sink.files.directory import partial_name
+from fetchfleet.worker.sink.files.directory import WARC_FOLDER, partial_name
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.files.partial import SHA256, PartialFile
 from fetchfleet.worker.sink.warc import record_format
-from fetchfleet.worker.sink.warc.segment import FOLDER, recover
+from fetchfleet.worker.sink.warc.segment import recover
 from fetchfleet.worker.sink.warc.segments import SegmentLimits, Segments, WarcRecord, date_of
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
 from fetchfleet.worker.util import aio
@@ -41,8 +41,8 @@ class WarcSink:
         self.disk.open()
         try:
             recover(self.disk.directory)
-            self.disk.own_folders.append(FOLDER)
-            self.disk.directory.check_permission([FOLDER])
+            self.disk.own_folders.append(WARC_FOLDER)
+            self.disk.directory.check_permission([WARC_FOLDER])
         except InTheWayError as error:
             raise OSError(errno.ENOTDIR, f"no segments can be written, remove this: {error}") from None
 
