@@ -66,7 +66,8 @@ class Fleet:
         A list or tuple is checked whole before anything is enqueued, and is enqueued whole or not at
         all. An iterator is checked as it goes; when an item is bad, or no room is left, what came
         before it stays enqueued. A fetch whose `key` another has already is not enqueued: `ids` has the
-        other's id in its place.
+        other's id in its place. Two fetches with one dest are refused, unless both set if_exists to skip or
+        fail: one body would replace the other.
 
         batch_id: 16 hex digits of your own, for a batch that must be found again after a crash; the same
         fetches under the same id are enqueued once. when_full: whether to raise or wait at a limit.

@@ -78,7 +78,7 @@ def text_format(sample: Sequence[str], file: str) -> str | None:
     sample: lines that are not blank, without the white space around them.
     """
     source = _shell_name(file)
-    column = _url_column(sample)
+    column = url_column(sample)
     if column is not None:
         return _told(column, source)
     first = sample[0] if sample else ""
@@ -121,8 +121,8 @@ def _told(column: Column, source: str) -> str:
     )
 
 
-def _url_column(sample: Sequence[str]) -> Column | None:
-    """Return the column of URLs if the lines are rows of a table."""
+def url_column(sample: Sequence[str]) -> Column | None:
+    """Return the column of URLs if the lines, as those of `text_format`, are rows of a table."""
     if not sample or sample[0].startswith(("{", "[", "<")):
         return None
     lines = [line[:_MAX_LINE_CHARS] for line in sample]

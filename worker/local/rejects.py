@@ -40,9 +40,13 @@ def refuse(file: str, found: FetchList) -> CommandError:
 def skip(file: str, found: FetchList, to: Path) -> None:
     """Write the bad lines to a file that only its owner may read: lines may hold secrets.
 
-    Raises CommandError if it cannot be written, or if the whole list is in another format.
+    Raises CommandError if it cannot be written, or if the whole list is in another format. Rows of a table
+    may be valid lines, though not the URLs that are meant.
     """
-    if list_formats.text_format(found.sample, file) is not None:
+    if found.bad_lines and (
+        list_formats.url_column(found.sample) is not None
+        or (not found.fetches and list_formats.text_format(found.sample, file) is not None)
+    ):
         raise refuse(file, found)
     try:
         with open(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as rejects:  # noqa: PTH123

@@ -258,13 +258,17 @@ async def test_a_name_that_led_nowhere_is_asked_for_anew(
 async def test_hosts_that_are_dns_names_but_no_international_ones_are_fetched(
     origin: Origin, start: Start, names: Nameserver, engine: str
 ) -> None:
-    """The name is resolved and sent in Host as the URL has it."""
+    """The name is resolved and sent in Host as the URL has it, in a redirect as well."""
+    there = o.redirect(lambda _: f"http://xn--i-7iq.ws:{origin.port}/")
+    origin.behaviour = o.by_path({"/redirect": there}, otherwise=o.ok())
     hosts = ["xn--i-7iq.ws", "_foo.example.com", "-a--b-.example"]
     names.says |= {host: [at(HOST)] for host in hosts}
     worker = await start(engine=engine, nameservers=names.address)
-    results = await worker.results(f"http://{host}:{origin.port}/" for host in hosts)
+    urls = [f"http://{host}:{origin.port}/" for host in hosts]
+    results = await worker.results([*urls, f"{urls[1]}redirect"])
 
     assert {Outcome.STORED} == {result.outcome for result in results}
+    assert urls[0] == results[-1].final_url
     asked = {
         value for request in origin.requests for name, value in request.headers if name.lower() == "host"
     }
