@@ -11,7 +11,7 @@ MOST_CONDITIONS = 4096
 
 BEYOND = "beyond"
 
-CALM_S = 5.0
+CALM_S = 3.0
 MAX_CALM_S = 60.0
 
 
@@ -57,7 +57,8 @@ class Ended(NamedTuple):
 class Trouble:
     """Failures of one thing, which count as one trouble until none has come for a while.
 
-    That while is calm_s. It doubles, up to MAX_CALM_S, if a trouble begins within MAX_CALM_S of the last one.
+    That while is calm_s. It doubles, up to MAX_CALM_S, with each trouble from the third on that begins within
+    MAX_CALM_S of the one before.
     """
 
     def __init__(self, calm_s: float = CALM_S) -> None:
@@ -67,12 +68,15 @@ class Trouble:
         self._ended_s: float | None = None
         self._failed = 0
         self._least_calm_s = self._calm_s = calm_s
+        self._in_a_row = 0
 
     def failed(self, now_s: float) -> None:
         """Count a failure."""
         if self._began_s is None:
             again = self._ended_s is not None and now_s - self._ended_s < MAX_CALM_S
-            self._calm_s = min(2 * self._calm_s, MAX_CALM_S) if again else self._least_calm_s
+            self._in_a_row = self._in_a_row + 1 if again else 1
+            doublings = min(max(0, self._in_a_row - 2), 10)
+            self._calm_s = min(self._least_calm_s * 2**doublings, MAX_CALM_S)
             self._began_s, self._failed = now_s, 0
         self._failed += 1
         self._well_s = None

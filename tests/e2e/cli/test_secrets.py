@@ -99,6 +99,14 @@ def test_no_command_shows_a_secret_unless_it_is_told_to(redis_url: str) -> None:
         *(["policy", "show"], ["policy", "show", HOST]),
     ]
     commands = [*plain, *([*command, "--json"] for command in plain), ["run", "-"], ["submit", "-"]]
+    last = [
+        ["pause", HOST],
+        ["resume", HOST],
+        ["reset", HOST],
+        ["dead", "retry", "--all"],
+        ["dead", "purge", "--all"],
+    ]
+    last.append(["cancel", ENDED[:16]])
     revealing = [
         ["dead", "show", "1-1", "--reveal"],
         ["dead", "list", "--json", "--reveal"],
@@ -106,12 +114,12 @@ def test_no_command_shows_a_secret_unless_it_is_told_to(redis_url: str) -> None:
         ["results", ENDED[:16], "--reveal"],
         ["explain", ENDED, "--json", "--reveal"],
     ]
-    said = {" ".join(command): ask(redis_url, command) for command in [*commands, *revealing]}
+    said = {" ".join(command): ask(redis_url, command) for command in [*commands, *revealing, *last]}
     letter = json.loads(said["dead show 1-1 --json"])
     result = json.loads(said[f"results {ENDED[:16]} --json"].splitlines()[0])
     whole = msgspec.json.decode(said[f"results {ENDED[:16]} --json --reveal"].splitlines()[0], type=Result)
 
-    shown = {name: canaries(said[name]) for name in map(" ".join, commands)}
+    shown = {name: canaries(said[name]) for name in map(" ".join, [*commands, *last])}
     assert {name: found for name, found in shown.items() if found} == {}
     assert letter["fetch"]["headers"] == {
         "Authorization": "***",
