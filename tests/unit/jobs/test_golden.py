@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fetchfleet import __version__
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.messages import Order, read_arguments, read_message
 from fetchfleet.jobs.contract.model import decode_fetch, decode_result
@@ -68,7 +69,8 @@ def test_what_a_release_wrote_is_read_as_it_was_then(folder: str, kind: str) -> 
 
 
 def test_each_release_has_its_folder() -> None:
-    """The one at hand too."""
+    """The folder of this release exists, and the package names the version that is installed."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
+    assert version == __version__
     assert (GOLDEN / ".".join(version.split(".")[:2])).is_dir()
