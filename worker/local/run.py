@@ -130,7 +130,7 @@ def read_failed(file: str | None, report: Path, outputs: Outputs) -> tuple[list[
     if not fetches:
         raise CommandError(f"{file}: has none of the {len(found)} failed fetches of {report}", BAD_USE)
     if missing:
-        outputs.warn(f"{missing} failed fetches of {report} are not in {file}, and are left out")
+        outputs.warn(f"left out, because {file} does not have them: {missing} failed of {report}")
     return fetches, skipped
 
 

@@ -7,7 +7,9 @@ import pytest
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, encode
 from fetchfleet.worker.errors import CommandError
 from fetchfleet.worker.fetch.result import omitted_of
+from fetchfleet.worker.local import run
 from fetchfleet.worker.local.failed import chosen, read_failed, restored
+from fetchfleet.worker.local.progress import StandardError
 
 
 def result(
@@ -120,3 +122,25 @@ def test_what_a_result_omits_is_named() -> None:
 
     assert {"sha256", "etag", "decode", "priority"} == set(omitted_of(fetch))
     assert [] == omitted_of(B)
+
+
+def test_a_command_reads_a_report_with_or_without_its_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what is left out, and if there is nothing to do; it never writes over what it reads."""
+    outputs, listed = run.Outputs(StandardError()), tmp_path / "list"
+    gone = Fetch(url="http://gone.example/")
+    report = reported(tmp_path, result(A), result(B, Outcome.STORED, 1), result(gone, place=2))
+    listed.write_bytes(encode(A) + b"\n" + encode(B) + b"\n")
+
+    assert ([A, gone], 0) == run.read_failed(None, report, outputs)
+    assert ([A], 0) == run.read_failed(str(listed), report, outputs)
+    assert f"{listed} does not have them: 1 failed" in capsys.readouterr().err
+    with pytest.raises(CommandError, match="--only-failed and --report are the same file"):
+        run.read_failed(None, report, outputs._replace(report=report))
+    listed.write_bytes(encode(B))
+    with pytest.raises(CommandError, match="has none of the 2 failed fetches"):
+        run.read_failed(str(listed), report, outputs)
+    reported(tmp_path, result(B, Outcome.STORED))
+    assert ([], 0) == run.read_failed(None, report, outputs)
+    assert "nothing to do" in capsys.readouterr().err
