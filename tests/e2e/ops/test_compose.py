@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fetchfleet.jobs import keys
+from fetchfleet.worker.inspect.registration import name_of
 from fetchfleet.worker.policy.egress import Egress
 from tests.support import compose
 from tests.support.compose import Project, docker
@@ -131,7 +132,7 @@ def at_work_on(project: Project, lane: str) -> str:
     if project.said(*ask, "hlen", keys.claimed(lane)).strip() == "0":
         return ""
     owner = project.said(*ask, "hget", keys.lane(lane), "owner").strip()
-    return owner.rpartition("-")[0]
+    return name_of(owner).rpartition("-")[0]
 
 
 def inspected(container: str, what: str) -> str:

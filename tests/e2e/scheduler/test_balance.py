@@ -10,6 +10,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Outcome
+from fetchfleet.worker.inspect.registration import name_of
 from fetchfleet.worker.scheduler.balance import SLACK
 from tests.support.lanes import fields
 from tests.support.origins import serve_origins
@@ -44,7 +45,7 @@ def in_progress(hosts: Origins) -> int:
 async def lanes_of(redis: Redis) -> Counter[str]:
     """How many lanes each worker holds, as Redis has it."""
     found = [await fields(redis, host) for host in HOSTS]
-    return Counter(lane["owner"] for lane in found if lane.get("state") == "held")
+    return Counter(name_of(lane["owner"]) for lane in found if lane.get("state") == "held")
 
 
 async def balanced(redis: Redis, of_workers: int) -> Counter[str] | None:
