@@ -29,7 +29,7 @@ HEAD_END = re.compile(rb"\n\r?\n")
 
 _IS_TOKEN = re.compile(_TOKEN)
 _NOT_IN_A_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
-_FOLD_OR_CONTROL = re.compile(rb"[ \t]*\r?\n[ \t]*|[\v\f\r]")
+_FOLD_OR_CONTROL = re.compile(rb"[\v\f\r\n]")
 _INTERIM = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9]{2}\b")
 
 
@@ -57,8 +57,14 @@ def usable_fields(fields: Sequence[Header]) -> list[Header]:
         if (frames and not is_plain) or b"\0" in raw_name + raw_value:
             raise FramingError(f"odd field line {(raw_name + b':' + raw_value)[:100]!r}")
         if is_token:
-            usable.append((name, _FOLD_OR_CONTROL.sub(b" ", raw_value).strip(b" \t")))
+            usable.append((name, _without_folds(raw_value)))
     return _with_one_framing(usable)
+
+
+def _without_folds(value: bytes) -> bytes:
+    """Return the value with a space in place of each fold and each control."""
+    parts = [_FOLD_OR_CONTROL.sub(b" ", part).strip(b" \t") for part in value.split(b"\n")]
+    return b" ".join(part for part in parts if part)
 
 
 def _with_one_framing(fields: list[Header]) -> list[Header]:
@@ -79,30 +85,35 @@ def repaired(received: bytes) -> tuple[bytes, bytes, bool]:
     received: from the beginning of a head, interim or final; what follows a final head is left as it is, and
     so is what is no HTTP/1. Raises FramingError.
     """
-    ready, odd = b"", False
-    while received.startswith(HTTP1):
-        end = HEAD_END.search(received)
+    ready: list[bytes] = []
+    at, odd = 0, False
+    while received.startswith(HTTP1, at):
+        end = HEAD_END.search(received, at)
         if end is None:
-            return ready, received, odd
-        head, received = received[: end.end()], received[end.end() :]
-        strict, was_odd = _strict(head)
-        ready, odd = ready + strict, odd or was_odd
-        if _INTERIM.match(head) is None:
-            return ready + received, b"", odd
-    return (ready, received, odd) if HTTP1.startswith(received) else (ready + received, b"", odd)
+            return b"".join(ready), received[at:], odd
+        strict, was_odd = _strict(received[at : end.end()])
+        ready.append(strict)
+        is_final, at, odd = _INTERIM.match(received, at) is None, end.end(), odd or was_odd
+        if is_final:
+            break
+    else:
+        if HTTP1.startswith(received[at : at + len(HTTP1)]):
+            return b"".join(ready), received[at:], odd
+    return b"".join((*ready, received[at:])), b"", odd
 
 
 def _strict(head: bytes) -> tuple[bytes, bool]:
     """Return a head as a strict parser takes it, and whether more than its line ends were odd."""
     first, *lines = head.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
-    fields: list[Header] = []
+    fields: list[tuple[bytes, list[bytes]]] = []
     for line in lines:
         if fields and line[:1] in {b" ", b"\t"}:
-            fields[-1] = fields[-1][0], fields[-1][1] + b"\n" + line
+            fields[-1][1].append(line)
         else:
             name, colon, value = line.partition(b":")
-            fields.append((name if colon else b" " + name, value.strip(b" \t")))
-    usable = usable_fields(fields)
+            fields.append((name if colon else b" " + name, [value.strip(b" \t")]))
+    sent = [(name, b"\n".join(values)) for name, values in fields]
+    usable = usable_fields(sent)
     status_line = b" ".join(_FOLD_OR_CONTROL.sub(b" ", first).split(None, 2))  # RFC 9112 §4
     strict = b"\r\n".join([status_line, *(name + b": " + value for name, value in usable), b"", b""])
-    return strict, usable != fields or status_line != first.rstrip(b" ")
+    return strict, usable != sent or status_line != first.rstrip(b" ")

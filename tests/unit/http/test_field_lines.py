@@ -1,5 +1,7 @@
 """Odd field lines of a head: read if they are unambiguous, refused if they could frame the body otherwise."""
 
+import time
+
 import h11
 import pytest
 from hypothesis import given
@@ -133,6 +135,28 @@ def test_interim_heads_are_read_as_final_ones_are() -> None:
 def test_what_is_no_http_1_is_left_to_the_parser(received: bytes) -> None:
     """It has no fields to read."""
     assert repaired(received) == (received, b"", False)
+
+
+INTERIM = b"HTTP/1.1 100 OK\r\n\r\n"
+LONG = {
+    "spaces": b"X A: b\r\nX: a" + b" " * 250_000 + b"b",
+    "folds": b"X: a" + b"\n b" * 80_000,
+    "odd lines": b"a b\r\n" * 40_000,
+    "carriage returns": b"X: " + b"\r" * 250_000,
+    "codings": b"Transfer-Encoding: " + b"chunked," * 30_000,
+}
+
+
+@pytest.mark.parametrize("lines", LONG.values(), ids=LONG.keys())
+def test_a_long_head_takes_time_in_proportion(lines: bytes) -> None:
+    """A quadratic rule would take minutes for the longest one that is read at once."""
+    began_s = time.process_time()
+
+    ready, left, _ = repaired(OK + lines + b"\r\n\r\n")
+
+    assert (ready != b"", left) == (True, b"")
+    assert repaired(INTERIM * 10_000) == (INTERIM * 10_000, b"", False)
+    assert time.process_time() - began_s < 3
 
 
 PIECES = st.sampled_from(

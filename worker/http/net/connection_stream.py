@@ -23,7 +23,7 @@ MAX_HEAD_BYTES = 512 * 1024
 """Larger than the largest accepted header section plus one read of the body."""
 
 MAX_HELD_BYTES = 100 * 1024
-"""As much of a head as the parser holds before it refuses it."""
+"""The longest head that is repaired: the parser refuses one of this length that has not ended."""
 
 STEPS_PER_ITERATION = 16
 """One step, a read and its parsing, takes at most a millisecond."""
@@ -144,10 +144,11 @@ class ConnectionStream(httpcore2.AsyncNetworkStream):
         """Return the bytes of a head that can be parsed, None to wait for more; empty at the end."""
         begin = max(0, len(self._held) - len(b"\n\r"))
         self._held += data
-        ended = HEAD_END.search(self._held, begin) is not None
+        end = HEAD_END.search(self._held, begin)
+        head_bytes = len(self._held) if end is None else end.end()
         ready, left = bytes(self._held), b""
-        if data and (ended or len(self._held) <= MAX_HELD_BYTES):
-            if not ended and self._held.startswith(HTTP1):
+        if data and head_bytes <= MAX_HELD_BYTES:
+            if end is None and self._held.startswith(HTTP1):
                 return None
             try:
                 ready, left, odd = repaired(ready)
