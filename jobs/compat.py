@@ -72,7 +72,13 @@ class _WriteRefusals:
         """Connect, perhaps to another Redis than before."""
         if not self.is_connected:  # type: ignore[attr-defined]
             self.takes_no_writes = False
-        await super().connect()  # type: ignore[misc]
+        try:
+            await super().connect()  # type: ignore[misc]
+        except BaseException:
+            # On a Unix socket redis-py keeps a connection that was refused a password or a database: the next
+            # command would go to database 0.
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Return the command as it is sent."""

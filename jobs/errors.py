@@ -5,6 +5,7 @@ JobsError
 │   ├── BatchCancelledError   the batch was cancelled: nothing more may be submitted to it
 │   ├── BatchExistsError      a batch of this id holds other fetches
 │   └── UnknownBatchError     no such batch: never created, or its results have expired
+├── FleetUnreachableError     Redis did not answer for as long as the caller's patience
 ├── KeyTypeConflictError      a Redis key of fetchfleet holds a value of another type
 ├── FullError
 │   ├── FleetFullError        as many fetches wait as the caller's limits allow
@@ -15,6 +16,7 @@ JobsError
     └── UnsupportedRedisError a server that can never be used: a Redis in cluster mode, or no Redis
 """
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 
@@ -28,6 +30,21 @@ class InvalidFetchError(JobsError, ValueError):
 
 class NewerMessageError(JobsError):
     """A message or an arq job whose `v` this release does not know; a newer worker can read it."""
+
+
+class FleetUnreachableError(JobsError, RedisConnectionError):
+    """Redis did not answer for as long as the `redis_patience_s` of the Fleet. The workers go on.
+
+    batch_id: the batch of the call, empty if it was about none. position: of the last result read, for
+    `Batch.results(after=position)`; empty if the call read no results. enqueued: the fetches of this submit
+    that are certainly in. The same submit under the same batch id adds those that are not.
+    """
+
+    def __init__(self, message: str, batch_id: str = "", position: str = "", enqueued: int = 0) -> None:
+        super().__init__(message)
+        self.batch_id = batch_id
+        self.position = position
+        self.enqueued = enqueued
 
 
 class KeyTypeConflictError(JobsError, ResponseError):

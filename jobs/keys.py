@@ -81,10 +81,11 @@ KEY_TTL_MS = 24 * 3600 * 1000
 
 
 def batch(batch_id: str) -> str:
-    """hash: total, sealed, chunks, done, bytes, created_ms, cancel_ms, a count for each outcome, retried_as.
+    """hash: total, sealed, chunks, taken_ms, done, bytes, created_ms, cancel_ms, retried_as, outcomes.
 
     retried_as: the batches in which failed fetches of it were submitted again, joined by spaces.
 
+    chunks: how many of its chunks are in; taken_ms: when the last of them was taken, in Unix ms.
     RESULTS_TTL_MS after the last result, UNFINISHED_TTL_MS before that.
     """
     return f"ff:batch:{batch_id}"
@@ -104,7 +105,7 @@ def batch_lanes(batch_id: str) -> str:
 
 
 def digests(batch_id: str) -> str:
-    """list: of a batch with an id of the producer's own, what each chunk held. Lives as long as its batch."""
+    """list: a digest of what each chunk held. Lives as long as its batch."""
     return f"ff:batch:{batch_id}:digests"
 
 

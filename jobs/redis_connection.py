@@ -21,13 +21,15 @@ _CHECKS = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 
-def connection_pool(redis_url: str) -> ConnectionPool:
+def connection_pool(redis_url: str, reply_within_s: float | None = None) -> ConnectionPool:
     """Return a pool for redis://, rediss:// (certificate and host name checked) or unix://.
 
-    Connecting takes CONNECT_TIMEOUT_S at most and a reply SOCKET_TIMEOUT_S, so a frozen Redis is noticed.
+    Connecting takes CONNECT_TIMEOUT_S at most and a reply SOCKET_TIMEOUT_S, so a frozen Redis is noticed;
+    reply_within_s shortens both.
     Nothing is sent again automatically: the callers of the scripts know what may be repeated. Raises
     RedisSetupError, whose message contains nothing that may be a password.
     """
+    reply_s = SOCKET_TIMEOUT_S if reply_within_s is None else min(reply_within_s, SOCKET_TIMEOUT_S)
     try:
         parts = urlsplit(redis_url)
         if parts.fragment or "@" in parts.path + parts.query:
@@ -35,8 +37,8 @@ def connection_pool(redis_url: str) -> ConnectionPool:
             raise ValueError  # noqa: TRY301 reported as any other malformed URL
         pool = FailoverPool.from_url(
             redis_url,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=min(reply_s, CONNECT_TIMEOUT_S),
+            socket_timeout=reply_s,
             health_check_interval=HEALTH_CHECK_INTERVAL_S,
         )
     except ValueError:  # its message quotes what may be a password
@@ -60,9 +62,9 @@ def connection_pool(redis_url: str) -> ConnectionPool:
     return pool
 
 
-def connect(redis_url: str) -> Redis:
+def connect(redis_url: str, reply_within_s: float | None = None) -> Redis:
     """Return a client on a pool of its own; close it with `aclose()`."""
-    return Redis.from_pool(connection_pool(redis_url))
+    return Redis.from_pool(connection_pool(redis_url, reply_within_s))
 
 
 async def redis_now_ms(redis: Redis) -> int:

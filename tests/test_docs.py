@@ -188,12 +188,12 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
     read: list[tuple[Any, ...]] = []
     heard: list[str] = []
     plainly: list[str] = []
-    client, arq, _ = fenced(API, "python")
+    client, arq, patient, _ = fenced(API, "python")
     reader, plain, _, group = fenced(RESULTS, "python")
     async with Origin.serving("127.0.0.182", ok(b"body")) as origin:
         programs = [
             main_of(text, redis_url, origin, print=lambda *words: said.append(words))
-            for text in (client, arq)
+            for text in (client, arq, patient)
         ]
         programs.append(main_of(reader, redis_url, origin, print=lambda *words: read.append(words)))
         consume = main_of(group, redis_url, origin, print=heard.append)
@@ -201,7 +201,7 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
             consumer = asyncio.create_task(consume())
             for program in programs:
                 await asyncio.wait_for(program(), 60)
-            await wait_until(lambda: len(heard) >= 4, "the results of both")
+            await wait_until(lambda: len(heard) >= 6, "the results of all")
             plain = plain.replace("redis://localhost:6379", redis_url)
             scope = {"print": plainly.append}
             await asyncio.to_thread(exec, compile(plain, "results.md", "exec"), scope)
@@ -210,7 +210,7 @@ async def test_the_python_of_the_api_and_result_pages_runs(redis_url: str, tmp_p
 
     assert sorted(wanted) == sorted(words[1] for words in said[:2])
     assert "fedcba9876543210" == said[2][0]["batch"]
-    assert sorted(wanted * 2) == sorted(heard)
+    assert sorted(wanted * 3) == sorted(heard)
     assert sorted(wanted) == sorted(plainly)
     assert sorted(wanted) == sorted(words[0] for words in read)
 
@@ -221,7 +221,7 @@ async def test_the_dead_letter_program_of_the_api_page_runs(redis_url: str, tmp_
     heard: list[tuple[Any, ...]] = []
     follow = fenced(RESULTS, "python")[2]
     async with Origin.serving("127.0.0.184", status(404)) as origin:
-        retry = main_of(fenced(API, "python")[2], redis_url, origin, print=lambda *words: said.append(words))
+        retry = main_of(fenced(API, "python")[3], redis_url, origin, print=lambda *words: said.append(words))
         with workers(1, redis_url, tmp_path):
             async with Fleet(redis_url) as fleet:
                 await (await fleet.submit([origin.url("/gone")], batch_id="0123456789abcdef")).wait()

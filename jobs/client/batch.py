@@ -1,20 +1,25 @@
 """A batch: the counters and the results of what one submit created."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from typing import Any, Self
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, ParamSpec, Self, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify, Receipt
 from fetchfleet.jobs.contract.model import Result, decode_result
-from fetchfleet.jobs.errors import KeyTypeConflictError, UnknownBatchError
+from fetchfleet.jobs.errors import FleetUnreachableError, KeyTypeConflictError, UnknownBatchError
+from fetchfleet.jobs.patience import RedisCaller, once
 from fetchfleet.jobs.redis_connection import number_of, text_of
 from fetchfleet.jobs.scripts import batches
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 READ_COUNT = 500
 READ_BLOCK_MS = 500
@@ -60,28 +65,76 @@ class BatchSummary(msgspec.Struct, frozen=True, kw_only=True):
 class Results(AsyncIterator[Result]):
     """A batch's results in the order in which they were written.
 
-    `position` is that of the last result read; `Batch.results(after=position)` continues behind it.
+    `position` is that of the last result read; `Batch.results(after=position)` continues behind it. After
+    FleetUnreachableError the iterator itself goes on where it was.
     """
 
-    def __init__(self, batch: "Batch", after: str, *, follow: bool, trim: bool) -> None:
+    def __init__(
+        self, batch: "Batch", redis: Redis, call: RedisCaller, after: str, *, follow: bool, trim: bool
+    ) -> None:
         self.position = after
-        self._rows = batch._rows(after, follow=follow, trim=trim)  # noqa: SLF001 one thing in two classes
+        self._batch = batch
+        self._redis = redis
+        self._call = call
+        self._unread: deque[tuple[bytes, dict[bytes, bytes]]] = deque()
+        self._is_known = follow  # a reader that waits asks for the batch when nothing comes
+        self._may_be_last = False
+        self._is_last = not follow
+        self._ended = False
+        self._trims = trim
+        self._trimmed = after
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Result:
-        self.position, result = await anext(self._rows)
-        return result
+        while not self._unread:
+            if self._ended:
+                raise StopAsyncIteration
+            try:
+                await self._read()
+            except FleetUnreachableError as error:
+                error.position = self.position
+                raise
+        row_id, fields = self._unread.popleft()
+        self.position = row_id.decode()
+        return decode_result(fields[b"r"])
+
+    async def _read(self) -> None:
+        """Trim what was yielded, then read on. Each step may be repeated after an error."""
+        stream = keys.results(self._batch.id)
+        if self._trims and self._trimmed != self.position:
+            ms, _, sequence = self.position.partition("-")
+            try:
+                first_kept = f"{ms}-{int(sequence) + 1}"
+                await self._call(self._redis.xtrim, stream, minid=first_kept, approximate=False)
+            except NoPermissionError:  # a producer's user may only read results (ops/users.acl)
+                self._trims = False
+            self._trimmed = self.position
+        if not self._is_known:
+            await self._batch.counts()
+            self._is_known = True
+        if self._may_be_last and not self._is_last:
+            self._is_last = (await self._batch.counts()).ended
+        with conflicts_at(stream, "stream"):
+            block_ms = None if self._is_last else READ_BLOCK_MS
+            reply: list[Any] = await self._call(
+                self._redis.xread, {stream: self.position}, READ_COUNT, block_ms
+            )
+        rows = reply[0][1] if reply else []
+        self._unread.extend(rows)
+        self._may_be_last = len(rows) < READ_COUNT
+        self._ended = self._is_last and not rows
 
 
 class Batch:
     """A handle on a batch; any process that knows the id can make one (`Fleet.batch`)."""
 
-    def __init__(self, redis: Redis, batch_id: str, notify: Notify) -> None:
+    def __init__(self, redis: Redis, batch_id: str, notify: Notify, call: RedisCaller = once) -> None:
         self.id = batch_id
         self._redis = redis
         self._notify = notify
+        self._call = call
 
     def __repr__(self) -> str:
         return f"<Batch {self.id}>"
@@ -89,7 +142,7 @@ class Batch:
     async def counts(self) -> Counts:
         """Return the batch's progress; raises UnknownBatchError."""
         with conflicts_at(keys.batch(self.id), "hash"):
-            fields = await self._redis.hmget(keys.batch(self.id), Counts.__struct_fields__)  # type: ignore[misc, arg-type]
+            fields = await self._ask(self._redis.hmget, keys.batch(self.id), list(Counts.__struct_fields__))  # type: ignore[arg-type]
         counts = _counts(fields)
         if counts is None:
             raise self._unknown()
@@ -106,20 +159,23 @@ class Batch:
 
         after: the `position` of an earlier reader, to continue behind it. follow: wait for results that are
         not written yet. trim: delete results once yielded, so that Redis does not keep those of a batch of
-        millions (if the user's ACL allows it). Raises UnknownBatchError.
+        millions (if the user's ACL allows it). Raises UnknownBatchError, FleetUnreachableError.
         """
-        return Results(self, after, follow=follow, trim=trim)
+        return Results(self, self._redis, self._ask, after, follow=follow, trim=trim)
 
     async def cancel(self) -> Counts:
         """End every fetch that has no result as `cancelled`; return the progress so far.
 
         The workers do so within about a second: a waiting fetch ends at once, a running one is stopped.
-        Nothing more can be submitted to the batch. A second cancel changes nothing. Raises UnknownBatchError.
+        Nothing more can be submitted to the batch. A second cancel changes nothing. Raises UnknownBatchError,
+        FleetUnreachableError.
         """
-        lanes = await batches.cancel(self._redis, batch_id=self.id)
+        lanes = await self._ask(batches.cancel, self._redis, batch_id=self.id)
         if lanes is None:
             raise self._unknown()
-        await self._notify(await batches.cancel_in_lanes(self._redis, lanes, batch_id=self.id))
+        due = await self._ask(batches.cancel_in_lanes, self._redis, lanes, batch_id=self.id)
+        with suppress(RedisError, OSError):  # the workers' sweep replaces a notification that is lost
+            await self._notify(due)
         return await self.counts()
 
     async def retried_as(self) -> list["Batch"]:
@@ -129,39 +185,25 @@ class Batch:
         stay as they are. Raises UnknownBatchError.
         """
         with conflicts_at(keys.batch(self.id), "hash"):
-            total, ids = await self._redis.hmget(keys.batch(self.id), ["total", "retried_as"])  # type: ignore[misc]
+            total, ids = await self._ask(self._redis.hmget, keys.batch(self.id), ["total", "retried_as"])  # type: ignore[arg-type]
         if total is None:
             raise self._unknown()
-        return [Batch(self._redis, batch_id, self._notify) for batch_id in text_of(ids or b"").split()]
+        new = text_of(ids or b"").split()
+        return [Batch(self._redis, batch_id, self._notify, self._call) for batch_id in new]
+
+    async def _ask(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
+        """Call Redis; an error that it cannot be reached names this batch."""
+        try:
+            return await self._call(function, *args, **named)
+        except FleetUnreachableError as error:
+            error.batch_id = self.id
+            raise
 
     def _unknown(self) -> UnknownBatchError:
         return UnknownBatchError(
             f"batch {self.id} is not in Redis: results expire {keys.RESULTS_TTL_MS // 3_600_000} h"
             " after the last one"
         )
-
-    async def _rows(self, after: str, *, follow: bool, trim: bool) -> AsyncIterator[tuple[str, Result]]:
-        """Yield results with their positions; `Batch.results` explains the parameters."""
-        stream, position, ended = keys.results(self.id), after, not follow
-        if ended:
-            await self.counts()
-        while True:
-            with conflicts_at(stream, "stream"):
-                block_ms = None if ended else READ_BLOCK_MS
-                reply: list[Any] = await self._redis.xread({stream: position}, READ_COUNT, block_ms)
-            rows = reply[0][1] if reply else []
-            for row_id, fields in rows:
-                position = row_id.decode()
-                yield position, decode_result(fields[b"r"])
-            if trim and rows:
-                ms, _, sequence = position.partition("-")
-                try:
-                    await self._redis.xtrim(stream, minid=f"{ms}-{int(sequence) + 1}", approximate=False)
-                except NoPermissionError:  # a producer's user may only read results (ops/users.acl)
-                    trim = False
-            if ended and not rows:
-                return
-            ended = ended or (len(rows) < READ_COUNT and (await self.counts()).ended)
 
 
 @contextmanager
@@ -178,8 +220,8 @@ def conflicts_at(key: str, wanted: str) -> Iterator[None]:
 class Submitted(Batch):
     """The batch that a submit created."""
 
-    def __init__(self, redis: Redis, receipt: Receipt, notify: Notify) -> None:
-        super().__init__(redis, receipt.handle, notify)
+    def __init__(self, redis: Redis, receipt: Receipt, notify: Notify, call: RedisCaller = once) -> None:
+        super().__init__(redis, receipt.handle, notify, call)
         self._receipt = receipt
 
     @property

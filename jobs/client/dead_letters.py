@@ -11,6 +11,7 @@ from fetchfleet.jobs.client.submit import RetriedFetch, Submitter
 from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.patience import RedisCaller, once
 from fetchfleet.jobs.scripts.batches import link_retry
 
 READ_COUNT = 500
@@ -72,9 +73,10 @@ class Retried(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetters:
     """The fleet's dead letters. Redis keeps the newest DEAD_LENGTH."""
 
-    def __init__(self, redis: Redis, submitter: Submitter) -> None:
+    def __init__(self, redis: Redis, submitter: Submitter, call: RedisCaller = once) -> None:
         self._redis = redis
         self._submitter = submitter
+        self._call = call
 
     async def iter(self, which: DeadLetterFilter = ANY) -> AsyncIterator[DeadLetter]:
         """Iterate over the letters, oldest first."""
@@ -102,25 +104,27 @@ class DeadLetters:
                 receipt = await self._submitter.submit(list(found.values()))
                 new = dict.fromkeys(batch_of(of) for of in receipt.ids)
                 if batch_id is not None:
-                    await link_retry(self._redis, batch_id=batch_id, retried_as=list(new))
-                await self._redis.xdel(keys.DEAD, *found)
+                    await self._call(link_retry, self._redis, batch_id=batch_id, retried_as=list(new))
+                await self._call(self._redis.xdel, keys.DEAD, *found)
                 fetches += len(found)
                 batches |= new
         return Retried(fetches=fetches, batches=list(batches), left=left)
 
     async def purge(self, which: DeadLetterFilter = ANY) -> int:
-        """Delete the letters; return how many."""
+        """Delete the letters; return how many there were."""
         count = 0
         async for letters in self._pieces(which):
             if letters:
-                count += await self._redis.xdel(keys.DEAD, *(letter.position for letter in letters))
+                # Not the reply of XDEL: if that is lost, a second one deletes nothing.
+                await self._call(self._redis.xdel, keys.DEAD, *(letter.position for letter in letters))
+                count += len(letters)
         return count
 
     async def _pieces(self, which: DeadLetterFilter) -> AsyncIterator[list[DeadLetter]]:
         """Yield the letters present at the start: a fetch that is retried may soon become a letter again."""
-        newest = await self._redis.xrevrange(keys.DEAD, count=1)
+        newest = await self._call(self._redis.xrevrange, keys.DEAD, count=1)
         start, end = "-", newest[0][0] if newest else "-"
-        while rows := await self._redis.xrange(keys.DEAD, start, end, READ_COUNT):
+        while rows := await self._call(self._redis.xrange, keys.DEAD, start, end, READ_COUNT):
             letters = [_letter(position.decode(), fields) for position, fields in rows]
             yield [letter for letter in letters if which.matches(letter)]
             start = f"({letters[-1].position}"

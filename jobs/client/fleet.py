@@ -1,7 +1,10 @@
 """The producer's client: submits fetches and notifies the workers of their lanes."""
 
-from collections.abc import AsyncIterable, Iterable
-from typing import Any, Self
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from functools import cached_property
+from typing import Any, ParamSpec, Self, TypeVar
+
+from redis.exceptions import RedisError
 
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Submitted, list_batches
 from fetchfleet.jobs.client.dead_letters import DeadLetters
@@ -14,7 +17,15 @@ from fetchfleet.jobs.client.submit import (
     distinct_dests,
 )
 from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.jobs.patience import Patience, Warn
 from fetchfleet.jobs.redis_connection import connect
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REDIS_PATIENCE_S = 60.0
+LEAST_REPLY_S = 1.0
+"""The shortest timeout of a reply, however short the patience: a read of results blocks for half of it."""
 
 
 class Fleet:
@@ -23,12 +34,27 @@ class Fleet:
     max_backlog, max_lane_backlog: how many fetches without a result the fleet, and each host, may have
     for `submit` to add more; 0 for no limit. Producers that submit at the same time may pass a limit by
     what they have in hand.
+
+    redis_patience_s: how long each call waits for a Redis that restarts, loads its data, fails over or is
+    frozen, counted while this process is awake. It then raises FleetUnreachableError. warn: receives one line
+    when Redis stops answering and one when it answers again; the logger `fetchfleet` by default.
     """
 
-    def __init__(self, redis_url: str, *, max_backlog: int = 0, max_lane_backlog: int = 0) -> None:
-        self._redis = connect(redis_url)
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        max_backlog: int = 0,
+        max_lane_backlog: int = 0,
+        redis_patience_s: float = REDIS_PATIENCE_S,
+        warn: Warn | None = None,
+    ) -> None:
+        self._redis = connect(redis_url, max(redis_patience_s, LEAST_REPLY_S))
+        self._redis_patience_s = redis_patience_s
+        self._warn = warn
         self._arq: Any = None
-        self._submitter = Submitter(self._redis, self.notify, Limits(max_backlog, max_lane_backlog))
+        limits = Limits(max_backlog, max_lane_backlog)
+        self._submitter = Submitter(self._redis, self.notify, limits, self.call)
 
     async def __aenter__(self) -> Self:
         return self
@@ -44,15 +70,15 @@ class Fleet:
     @property
     def dead(self) -> DeadLetters:
         """The dead letters: fetches that failed for good, and input that is not a fetch."""
-        return DeadLetters(self._redis, self._submitter)
+        return DeadLetters(self._redis, self._submitter, self.call)
 
     def batch(self, batch_id: str) -> Batch:
         """A handle on a batch made earlier, by whichever process; raises ValueError for no batch id."""
-        return Batch(self._redis, checked_batch_id(batch_id), self.notify)
+        return Batch(self._redis, checked_batch_id(batch_id), self.notify, self.call)
 
     async def batches(self, limit: int = 50) -> list[BatchSummary]:
         """The newest batches, the newest first."""
-        return await list_batches(self._redis, limit)
+        return await self.call(list_batches, self._redis, limit)
 
     async def submit(
         self,
@@ -72,12 +98,13 @@ class Fleet:
         batch_id: 16 hex digits of your own, for a batch that must be found again after a crash; the same
         fetches under the same id are enqueued once. when_full: whether to raise or wait at a limit.
 
-        Raises InvalidFetchError, which names the item, FleetFullError, RedisFullError, BatchExistsError,
-        BatchCancelledError, and redis.exceptions.RedisError.
+        A chunk whose reply is lost is sent again and enqueued once. Raises InvalidFetchError, which names the
+        item, FleetFullError, RedisFullError, BatchExistsError, BatchCancelledError, FleetUnreachableError,
+        and redis.exceptions.RedisError if Redis refuses the call.
         """
         fetches = distinct_dests(fetches)
         receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full)
-        return Submitted(self._redis, receipt, self.notify)
+        return Submitted(self._redis, receipt, self.notify, self.call)
 
     async def notify(self, notifications: Iterable[LaneNotification]) -> None:
         """Notify the workers of lanes that were changed by other means than `submit`."""
@@ -87,3 +114,15 @@ class Fleet:
 
             self._arq = self._arq or arq_client(self._redis.connection_pool)
             await notify_lanes(self._arq, notifications)
+
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
+        """Await a function that calls Redis and may be repeated, with the patience of this Fleet."""
+        try:
+            return await function(*args, **named)
+        except (RedisError, OSError) as failure:
+            error = failure
+        return await self._patience.repeat(error, function, *args, **named)
+
+    @cached_property
+    def _patience(self) -> Patience:
+        return Patience(self._redis_patience_s, self._warn)

@@ -24,10 +24,12 @@ from fetchfleet.jobs.errors import (
     BatchCancelledError,
     BatchExistsError,
     FleetFullError,
+    FleetUnreachableError,
     InvalidFetchError,
     RedisFullError,
 )
 from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.jobs.patience import RedisCaller, once
 from fetchfleet.jobs.scripts import batches, submission
 from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, KeyedFetch, NoRoom
 
@@ -211,10 +213,13 @@ def checked_batch_id(batch_id: str) -> str:
 class Submitter:
     """Enqueues batches over one Redis; `notify` notifies the workers of their lanes."""
 
-    def __init__(self, redis: Redis, notify: Notify, limits: Limits = NO_LIMITS) -> None:
+    def __init__(
+        self, redis: Redis, notify: Notify, limits: Limits = NO_LIMITS, call: RedisCaller = once
+    ) -> None:
         self._redis = redis
         self._notify = notify
         self._limits = limits
+        self._call = call
 
     async def submit(
         self,
@@ -224,46 +229,45 @@ class Submitter:
         when_full: WhenFull = "raise",
     ) -> Receipt:
         """Enqueue the fetches, as Fleet.submit documents."""
-        named = batch_id is not None
         sending = _Submission(
             self._redis,
             self._notify,
             self._limits,
+            self._call,
             checked_batch_id(batch_id or new_batch_id()),
-            named=named,
             may_wait=when_full == "wait",
         )
         pieces = chunks(sending.batch_id, fetches)
-        if isinstance(fetches, Sequence):
-            await sending.all_or_nothing([piece async for piece in pieces])
-        else:
-            async for piece in pieces:
-                await sending.send(piece)
-            await sending.seal()
+        try:
+            if isinstance(fetches, Sequence):
+                await sending.all_or_nothing([piece async for piece in pieces])
+            else:
+                async for piece in pieces:
+                    await sending.send(piece)
+                await sending.seal()
+        except FleetUnreachableError as error:
+            raise sending.unreachable(error) from error.__cause__
         return sending.receipt
 
 
 class _Submission:
-    """One batch being submitted.
-
-    named: the batch has an id of the producer's own. may_wait: wait at a limit instead of raising.
-    """
+    """One batch being submitted. may_wait: wait at a limit instead of raising."""
 
     def __init__(
         self,
         redis: Redis,
         notify: Notify,
         limits: Limits,
+        call: RedisCaller,
         batch_id: str,
         *,
-        named: bool,
         may_wait: bool,
     ) -> None:
         self.batch_id = batch_id
         self._redis = redis
         self._notify = notify
         self._limits = limits
-        self._named = named
+        self._call = call
         self._may_wait = may_wait
         self._number = 0
         self._count = 0
@@ -286,7 +290,8 @@ class _Submission:
         except RedisFullError:
             left = 0
             for piece, taken_ms in sent:
-                left = await submission.undo(
+                left = await self._call(
+                    submission.undo,
                     self._redis,
                     batch_id=self.batch_id,
                     groups=piece.groups,
@@ -315,10 +320,11 @@ class _Submission:
         limits = self._limits if room else NO_LIMITS
         to_come = min(room.total(), self._limits.fleet) if self._may_wait else room.total()
         backlog = Backlog(limits.fleet, limits.lane, to_come, room if limits.lane else {})
-        digest = piece.digest() if self._named else ""
+        digest = piece.digest()
         while True:
             try:
-                reply = await submission.submit(
+                reply = await self._call(
+                    submission.submit,
                     self._redis,
                     batch_id=self.batch_id,
                     number=self._number,
@@ -344,7 +350,15 @@ class _Submission:
 
     async def seal(self) -> None:
         """Mark the batch as complete."""
-        await batches.seal(self._redis, batch_id=self.batch_id)
+        await self._call(batches.seal, self._redis, batch_id=self.batch_id)
+
+    def unreachable(self, error: FleetUnreachableError) -> FleetUnreachableError:
+        """Return the error with the batch, and what may be done about it."""
+        message = (
+            f"{error}; {self._count} fetches are in as batch {self.batch_id}, perhaps {CHUNK_FETCHES} more:"
+            " the same submit under this batch id adds what is missing"
+        )
+        return FleetUnreachableError(message, self.batch_id, enqueued=self._count)
 
     def _refused(self, reply: NoRoom | BatchRefusal) -> Exception:
         if isinstance(reply, NoRoom):

@@ -10,14 +10,14 @@
 --       number of groups, for each: lane name, number of entries, the serialized entries, with the time allowed
 --       in place of the deadline; number of fetches with a key, for each: fetch id, TTL ms
 -- Returns one of
---   {'taken', now, repeats, notifications}: repeats are pairs of a fetch id and the id of the fetch that has its
+--   {'taken', when (Unix ms), repeats, notifications}: repeats are pairs of a fetch id and the id of the fetch that has its
 --     key already; a notification is {lane name, generation, ms until due};
 --   {'full', 'fleet' or 'lane', lane key or '', how many fetches it holds};
 --   {'cancelled'};
 --   {'other'} if the batch already holds other fetches.
 for i, kind in ipairs({'hash', 'set', 'list', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
-local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed')
+local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed', 'taken_ms')
 local taken_before = chunk <= number(batch[1])
 if batch[2] then return {'cancelled'} end
 local whole_differs = not taken_before or (ARGV[5] == '1' and chunk < number(batch[1]))
@@ -70,7 +70,11 @@ for i = 1, tonumber(ARGV[at]) do
     if holder == has and batch_of(has) ~= batch_id then redis.call('SET', key, has .. COUNTED_ON, 'KEEPTTL') end
   end
 end
-if taken_before then return {'taken', now, repeats, {}} end
+if taken_before then
+  -- undo.lua finds the entries of the last chunk by this time.
+  local taken_ms = chunk == number(batch[1]) and tonumber(batch[4]) or now
+  return {'taken', taken_ms, repeats, {}}
+end
 
 -- Appends count entries from ARGV[from] on; returns the earliest deadline and how many were appended.
 local function append(list_key, from, count)
@@ -105,7 +109,7 @@ for group = 1, groups do
 end
 
 list_if_new(KEYS[1], KEYS[4], batch_id, now)
-redis.call('HSET', KEYS[1], 'chunks', chunk)
+redis.call('HSET', KEYS[1], 'chunks', chunk, 'taken_ms', int(now))
 redis.call('HINCRBY', KEYS[1], 'total', added_in_all)
 if digest ~= '' then redis.call('RPUSH', KEYS[3], digest) end
 if #names > 0 then redis.call('SADD', KEYS[2], unpack(names)) end

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Hashable
 
-from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError
+from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs.redis_errors import is_of, is_refusal
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.repeats import CALM_S, Repeats, Trouble
-from fetchfleet.worker.redis_support.errors import is_of
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
 from fetchfleet.worker.util.clock import mono_s
 
@@ -22,7 +22,7 @@ def kind_of(error: object) -> Hashable:
     A Redis that is away refuses, drops and delays connections, one after the other: that is one kind. Other
     errors differ by their type and first word, which is Redis's own code (MISCONF, NOREPLICAS).
     """
-    if is_of(error, AuthenticationError, NoPermissionError):
+    if is_refusal(error):
         return "refusal", str(error)
     if is_of(error, BusyLoadingError):
         return "loading"
@@ -52,7 +52,7 @@ class RedisErrorReporter:
         left_out = self._repeats.admit(kind, now_s)
         if left_out is None:
             return
-        if is_of(error, AuthenticationError, NoPermissionError):
+        if is_refusal(error):
             events.redis_refusal(error, left_out, self._log)
         else:
             events.redis_trouble(error, left_out, self._log)

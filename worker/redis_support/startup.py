@@ -12,10 +12,11 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.compat import CLUSTER_MODE
 from fetchfleet.jobs.errors import UnsupportedRedisError
+from fetchfleet.jobs.redis_errors import is_of
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event
-from fetchfleet.worker.redis_support.errors import is_of, redis_at
+from fetchfleet.worker.redis_support.errors import redis_at
 
 LOADING_PAUSE_S = 0.5
 

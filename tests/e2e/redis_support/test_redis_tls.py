@@ -127,7 +127,7 @@ async def test_a_redis_that_asks_for_our_certificate_gets_it(serve: Callable[[st
     }
     async with Fleet(tls.url("producer", **ours)) as fleet:
         assert [] == await fleet.batches()
-    async with Fleet(tls.url("producer")) as fleet:
+    async with Fleet(tls.url("producer"), redis_patience_s=0) as fleet:
         with pytest.raises(RedisConnectionError):
             await fleet.batches()
 

@@ -1,0 +1,142 @@
+"""Patience with a Redis that does not answer: calls are repeated for a limited time, with two log lines."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, Protocol, TypeVar
+
+from redis.exceptions import RedisError
+
+from fetchfleet.jobs.errors import FleetUnreachableError
+from fetchfleet.jobs.redis_connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
+from fetchfleet.jobs.redis_errors import passes
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
+
+LATE_S = 1.0
+"""A pause that takes so much longer was no pause: this process was suspended."""
+
+LONGEST_CALL_S = CONNECT_TIMEOUT_S + 2 * SOCKET_TIMEOUT_S + LATE_S
+"""More than a call to a Redis that does not answer takes: this process was suspended meanwhile."""
+
+Warn = Callable[[str], None]
+
+
+class Outage:
+    """The time that one call has waited for Redis while this process was awake. It has no clock.
+
+    A suspended process sees its clock jump. Redis may have been well all the time: the time begins anew.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._pause_s = FIRST_PAUSE_S
+        self.waited_s = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the limit is reached."""
+        return self.waited_s >= self._limit_s
+
+    def next_pause_s(self) -> float:
+        """Return the time until the next attempt: longer each time, and never beyond the limit."""
+        pause_s = min(self._pause_s, self._limit_s - self.waited_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return pause_s
+
+    def add(self, elapsed_s: float, longest_s: float) -> None:
+        """Count a pause or an attempt; one of more than longest_s was a suspension."""
+        self.waited_s = self.waited_s + elapsed_s if elapsed_s <= longest_s else 0.0
+
+
+class Patience:
+    """Repeats the calls of one client until Redis answers, each for at most limit_s.
+
+    warn: is given one line when Redis stops answering, and one when it answers again.
+    """
+
+    def __init__(
+        self,
+        limit_s: float,
+        warn: Warn | None = None,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._limit_s = limit_s
+        self._warn = warn or logging.getLogger("fetchfleet").warning
+        self._now_s = now_s
+        self._sleep = sleep
+        self._waiting = 0
+        self._away_since_s: float | None = None
+
+    async def repeat(
+        self,
+        error: Exception,
+        function: Callable[P, Awaitable[T]],
+        *args: P.args,
+        **named: P.kwargs,
+    ) -> T:
+        """Call the function, which failed with the error, until it succeeds.
+
+        Raises what is not mended by time at once, and FleetUnreachableError when the patience is over.
+        """
+        outage = Outage(self._limit_s)
+        if passes(error) and not outage.is_over and self._away_since_s is None:
+            self._away_since_s = self._now_s()
+            self._warn(f"Redis does not answer: {_said(error)}; waiting for it for up to {self._limit_s:g} s")
+        self._waiting += 1
+        try:
+            while passes(error) and not outage.is_over:
+                began_s = self._now_s()
+                pause_s = outage.next_pause_s()
+                await self._sleep(pause_s)
+                woke_s = self._now_s()
+                outage.add(woke_s - began_s, pause_s + LATE_S)
+                try:
+                    reply = await function(*args, **named)
+                except (RedisError, OSError) as again:
+                    error = again
+                    outage.add(self._now_s() - woke_s, LONGEST_CALL_S)
+                else:
+                    self._say_back()
+                    return reply
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._away_since_s = None
+        if not passes(error):
+            raise error
+        raise FleetUnreachableError(_unanswered(error, self._limit_s)) from error
+
+    def _say_back(self) -> None:
+        if self._away_since_s is not None:
+            away_s = self._now_s() - self._away_since_s
+            self._away_since_s = None
+            self._warn(f"Redis answers again after {away_s:.1f} s")
+
+
+class RedisCaller(Protocol):
+    """Awaits a function that calls Redis and may be repeated; returns what it returns."""
+
+    async def __call__(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
+        """Call the function, perhaps several times."""
+
+
+async def once(function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
+    """Call Redis and raise what it answers: the RedisCaller of those who repeat by themselves."""
+    return await function(*args, **named)
+
+
+def _unanswered(error: Exception, limit_s: float) -> str:
+    for_s = f" for {limit_s:g} s" if limit_s else ""
+    return f"Redis has not answered{for_s}: {_said(error)}"
+
+
+def _said(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__
