@@ -71,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Results kept in the stream of all batches. 0: no such stream."""
     min_free_bytes: int = 64 << 20
     """With less space on the disk of the out folder the worker acquires no lanes."""
+    redis_patience_s: float = 60.0
+    """How long a command waits for a Redis that does not answer. Workers wait for ever."""
     log_level: str = "info"
     """One of LOG_LEVELS; debug adds one line for each exchange."""
     worker_id: str = ""
@@ -106,6 +108,7 @@ _NUMBERS = {
     "max_backlog": _Number(int, 0, 1 << 60, " (no limit)"),
     "results_length": _Number(int, 0, 10_000_000, " (none)"),
     "min_free_bytes": _Number(int, 0, 1 << 60),
+    "redis_patience_s": _Number(float, 0, 7 * 86_400),
     "warc_max_bytes": _Number(int, 1 << 16, 1 << 60),
     "warc_max_age_s": _Number(float, 1, 30 * 86_400),
 }

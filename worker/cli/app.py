@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 all stored, 1 some failed, 2 bad use, 130 interrupted."""
+"""The command line. Exit codes: 0 all stored, 1 some failed, 2 bad use, 3 Redis is away, 130 interrupted."""
 
 import gc
 import os

@@ -11,10 +11,19 @@ from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, BatchSummary, Co
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.contract.model import Outcome
+from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import check_position, console, echo, print_json, print_table, query
-from fetchfleet.worker.cli.options import Json, Limit, RedisUrl, Reveal
+from fetchfleet.worker.cli.common import (
+    check_position,
+    command_line,
+    console,
+    echo,
+    print_json,
+    print_table,
+    query,
+)
+from fetchfleet.worker.cli.options import Json, Limit, RedisPatience, RedisUrl, Reveal
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
 COMPLETE_WITHIN_S = 2.0
@@ -29,7 +38,7 @@ def _known_batches(incomplete: str) -> list[str]:
             return [batch.id for batch in await fleet.batches(100) if batch.id.startswith(incomplete)]
 
     try:
-        return query(None, read)
+        return query(None, read, 0)
     except CommandError:
         return []
 
@@ -43,13 +52,18 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def batches(redis: RedisUrl = None, limit: Limit = 50, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+def batches(
+    redis: RedisUrl = None,
+    limit: Limit = 50,
+    as_json: Json = False,  # noqa: FBT002 a flag
+    redis_patience: RedisPatience = None,
+) -> None:
     """List the newest batches."""
 
     async def read(fleet: Fleet, client: Redis) -> tuple[list[BatchSummary], int]:
         return await fleet.batches(limit), await redis_now_ms(client)
 
-    found, now_ms = query(redis, read)
+    found, now_ms = query(redis, read, redis_patience)
     if as_json:
         for batch in found:
             print_json({**msgspec.to_builtins(batch), "state": render.state_of(batch)})
@@ -65,6 +79,7 @@ def results(
     outcome: Annotated[Outcome | None, typer.Option(help="Only these.")] = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     reveal: Reveal = False,  # noqa: FBT002 a flag
+    redis_patience: RedisPatience = None,
 ) -> None:
     """Print the results of a batch, and where the next reading may begin."""
     check_position(after)
@@ -81,13 +96,25 @@ def results(
                 echo(render.result_line(result, reveal=reveal))
         return rows.position, [again.id for again in await handle.retried_as()]
 
-    position, retried_as = query(redis, read)
+    def go_on(error: FleetUnreachableError) -> str:
+        words = ["results", batch, *(["--follow"] if follow else []), "--after", error.position or after]
+        words += ["--outcome", outcome.value] if outcome else []
+        return command_line(
+            *words, *(["--json"] if as_json else []), *(["--reveal"] if reveal else []), redis_url=redis
+        )
+
+    position, retried_as = query(redis, read, redis_patience, go_on)
     console.print(f"to go on from here: --after {position}", highlight=False)
     for again in retried_as:
         console.print(f"failed fetches of it were retried as: fetchfleet results {again}", highlight=False)
 
 
-def cancel(batch: BatchId, redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+def cancel(
+    batch: BatchId,
+    redis: RedisUrl = None,
+    as_json: Json = False,  # noqa: FBT002 a flag
+    redis_patience: RedisPatience = None,
+) -> None:
     """End every fetch of a batch that has no result yet."""
 
     async def stop(fleet: Fleet, _: Redis) -> Counts:
@@ -99,7 +126,7 @@ def cancel(batch: BatchId, redis: RedisUrl = None, as_json: Json = False) -> Non
         except TimeoutError:
             return counts
 
-    counts = query(redis, stop)
+    counts = query(redis, stop, redis_patience, lambda _: command_line("cancel", batch, redis_url=redis))
     if as_json:
         print_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
         return

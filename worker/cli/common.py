@@ -1,5 +1,6 @@
 """Output and Redis access that several commands share."""
 
+import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.progress import StandardError
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.redis_support.errors import redis_at
+from fetchfleet.worker.redis_support.errors import GoOn, followed_at, redis_at
 
 T = TypeVar("T")
 
@@ -26,16 +27,37 @@ UNLIMITED_WIDTH = 200
 console = StandardError()
 
 
-def query(redis_url: str | None, question: Callable[[Fleet, Redis], Coroutine[Any, Any, T]]) -> T:
-    """Ask the fleet at the URL, or at that of the environment. Raises CommandError."""
-    url = settings_from({"redis_url": redis_url}).redis_url
+def query(
+    redis_url: str | None,
+    question: Callable[[Fleet, Redis], Coroutine[Any, Any, T]],
+    patience_s: float | None = None,
+    go_on: GoOn | None = None,
+) -> T:
+    """Ask the fleet at the URL, or at that of the environment. Raises CommandError.
+
+    question: is asked again if Redis fails the connection that it is given. patience_s: for how long; that of
+    the environment if None. go_on: makes the command to repeat when the patience is over.
+    """
+    settings = settings_from({"redis_url": redis_url, "redis_patience_s": patience_s})
+    url, patience_s = settings.redis_url, settings.redis_patience_s
 
     async def asked() -> T:
-        with redis_at(url):
-            async with Fleet(url) as fleet, connect(url) as redis:
-                return await question(fleet, redis)
+        with redis_at(url), followed_at(url, go_on):
+            async with Fleet(url, redis_patience_s=patience_s, warn=warn) as fleet, connect(url) as redis:
+                return await fleet.call(question, fleet, redis)
 
     return run_until_signal(asked())
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error."""
+    console.print(redact.text(message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def command_line(*words: str, redis_url: str | None) -> str:
+    """Return a command of fetchfleet as it is typed. redis_url: as it was given by --redis."""
+    redis = ["--redis", redact.url(redis_url)] if redis_url else []
+    return shlex.join(["fetchfleet", *words, *redis])
 
 
 @contextmanager

@@ -15,6 +15,14 @@ FileOrReport = Annotated[
     str | None, typer.Argument(metavar="FILE", help="URLs or JSON fetches, one a line; - for standard input.")
 ]
 RedisUrl = Annotated[str | None, typer.Option("--redis", help="The fleet's Redis (FETCHFLEET_REDIS_URL).")]
+RedisPatience = Annotated[
+    float | None,
+    typer.Option(
+        "--redis-patience",
+        min=0,
+        help="Seconds to wait for a Redis that does not answer, 60 by default (FETCHFLEET_REDIS_PATIENCE_S).",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="With secrets: query values, headers, bodies.")]
 PolicyFile = Annotated[str | None, typer.Option("--policy", help="TOML (FETCHFLEET_POLICY).")]

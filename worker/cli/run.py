@@ -12,6 +12,7 @@ from fetchfleet.worker.cli.options import (
     LinesTo,
     OnlyFailed,
     PolicyFile,
+    RedisPatience,
     RedisUrl,
     Report,
     SkipInvalid,
@@ -77,6 +78,7 @@ def run(
     skip_invalid: SkipInvalid = None,
     again: Again = False,
     only_failed: OnlyFailed = None,
+    redis_patience: RedisPatience = None,
     flags: Mapping[str, str | None],
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
@@ -94,7 +96,7 @@ def run(
             make_out,
         )
 
-        settings = worker_settings_from(flags)
+        settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
         if lines_to is not None and settings.sink == WARC:
             raise CommandError(
                 "--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE

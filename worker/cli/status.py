@@ -9,8 +9,8 @@ import typer
 
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import print_json, print_table, query
-from fetchfleet.worker.cli.options import Json, RedisUrl
-from fetchfleet.worker.errors import CommandError
+from fetchfleet.worker.cli.options import Json, RedisPatience, RedisUrl
+from fetchfleet.worker.errors import UNREACHABLE, CommandError
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.snapshot import is_alive
 from fetchfleet.worker.observability.process_health import ask_workers
@@ -34,7 +34,13 @@ def health(redis: RedisUrl = None, live: Live = False, ready: Ready = False) -> 
         _ask_workers(ready=ready)
         return
     name = os.environ.get("FETCHFLEET_WORKER_ID") or socket.gethostname()
-    if not query(redis, lambda _, client: is_alive(client, name)):
+    try:
+        is_well = query(redis, lambda _, client: is_alive(client, name), 0)
+    except CommandError as error:
+        if error.exit_code != UNREACHABLE:
+            raise
+        raise CommandError(str(error).partition("\n")[0]) from None
+    if not is_well:
         raise CommandError("no worker of this machine has shown a sign of life; its log may say why")
 
 
@@ -52,9 +58,13 @@ def _ask_workers(*, ready: bool) -> None:
         raise CommandError("\n".join(faults))
 
 
-def status(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+def status(
+    redis: RedisUrl = None,
+    as_json: Json = False,  # noqa: FBT002 a flag
+    redis_patience: RedisPatience = None,
+) -> None:
     """Show workers, lanes and the backlog."""
-    found = query(redis, lambda _, client: fleet_status(client))
+    found = query(redis, lambda _, client: fleet_status(client), redis_patience)
     if as_json:
         rates = {
             "finished_per_s": found.finished_per_s,

@@ -1,12 +1,17 @@
 """The command that enqueues a list of fetches to a running fleet."""
 
+import shlex
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from fetchfleet.worker.cli.common import console, echo
-from fetchfleet.worker.cli.options import File, LinesTo, RedisUrl, Report, SkipInvalid
+from fetchfleet.jobs.client.batch import FROM_THE_START
+from fetchfleet.jobs.contract.ids import is_batch_id
+from fetchfleet.jobs.errors import FleetUnreachableError
+from fetchfleet.worker.cli.common import command_line, console, echo
+from fetchfleet.worker.cli.options import File, LinesTo, RedisPatience, RedisUrl, Report, SkipInvalid
+from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.run import BacklogLimit, Outputs, exit_code_of, read_list
 from fetchfleet.worker.local.run import submit as submit_list
@@ -21,6 +26,10 @@ class WhenFullChoice(StrEnum):
 
 WorkersOut = Annotated[
     str | None, typer.Option("--out", help="The workers' folder, where --lines-to reads (FETCHFLEET_OUT).")
+]
+CompletedBatch = Annotated[
+    str | None,
+    typer.Option("--batch", help="Complete this batch, which an earlier submit of the same FILE began."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Show progress until all is fetched.")]
 MaxBacklog = Annotated[
@@ -45,16 +54,31 @@ def submit(
     max_backlog: MaxBacklog = 0,
     when_full: WhenFull = WhenFullChoice.RAISE,
     skip_invalid: SkipInvalid = None,
+    batch_id: CompletedBatch = None,
+    redis_patience: RedisPatience = None,
 ) -> None:
     """Enqueue FILE to a running fleet."""
-    settings = settings_from({"redis_url": redis, "out": out})
+    settings = settings_from({"redis_url": redis, "out": out, "redis_patience_s": redis_patience})
+    if batch_id is not None and not is_batch_id(batch_id):
+        raise CommandError(f"--batch {batch_id}: is no batch id, which has 16 hex digits", BAD_USE)
     outputs = Outputs(console, report, lines_to, skip_invalid)
     fetches, skipped = read_list(file, outputs)
     outputs = outputs._replace(skipped=skipped)
     limit = BacklogLimit(max_backlog, when_full.value)
     follows = wait or report is not None or lines_to is not None
+
+    def complete(error: FleetUnreachableError) -> str:
+        skips = ["--skip-invalid", str(skip_invalid)] if skip_invalid else []
+        return command_line("submit", file, "--batch", error.batch_id, *skips, redis_url=redis)
+
+    def go_on(error: FleetUnreachableError) -> str:
+        words = ["results", error.batch_id, "--follow", "--after", error.position or FROM_THE_START]
+        if report is None:
+            return command_line(*words, redis_url=redis)
+        return f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {shlex.quote(str(report))}"
+
     batch, counts = run_until_signal(
-        submit_list(fetches, settings, limit, outputs, wait=follows),
+        submit_list(fetches, settings, limit, outputs, batch_id, complete, go_on if follows else None),
         "interrupted; what was enqueued is fetched all the same",
     )
     if counts is not None:

@@ -1,5 +1,6 @@
 """A Redis server for one machine: started with a run, stopped with it, its data kept in a folder."""
 
+import asyncio
 import fcntl
 import importlib.util
 import os
@@ -7,19 +8,27 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import redis
 from redis.exceptions import RedisError
 
+from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import MAX_SOCKET_BYTES
-from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.process import await_end, die_with_parent
+from fetchfleet.worker.errors import BAD_USE, UNREACHABLE, CommandError
+from fetchfleet.worker.local.process import (
+    MAX_QUICK_ENDS,
+    QUICK_END_S,
+    WorkerProcess,
+    await_end,
+    die_with_parent,
+)
 
+KEEP_ALIVE_S = 0.5
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 RESPONSE_TIMEOUT_S = 5.0
@@ -75,6 +84,8 @@ class EmbeddedRedis:
         self._sockets: Path | None = None
         self._lock: IO[str] | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._started_s = 0.0
+        self._quick_ends = 0
 
     @property
     def url(self) -> str:
@@ -139,8 +150,35 @@ class EmbeddedRedis:
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
 
+    def keep_alive(self) -> bool:
+        """Start the server again from its append-only file if it ended; return whether it had.
+
+        Does not wait for it. Raises EmbeddedRedisError if it ended quickly several times.
+        """
+        if self._server is None or self._server.poll() is None:
+            return False
+        quick = time.monotonic() - self._started_s < QUICK_END_S
+        self._quick_ends = self._quick_ends + 1 if quick else 0
+        if self._quick_ends >= MAX_QUICK_ENDS:
+            raise EmbeddedRedisError(f"Redis ends as soon as it starts; {self.log} says why", UNREACHABLE)
+        self._spawn()
+        return True
+
     def _start(self) -> None:
         """Start the server and return when it responds."""
+        server = self._spawn()
+        give_up_s = time.monotonic() + START_TIMEOUT_S
+        with redis.Redis.from_url(self.url) as client:
+            while time.monotonic() < give_up_s and server.poll() is None:
+                try:
+                    client.ping()
+                except RedisError:
+                    time.sleep(PING_EVERY_S)
+                else:
+                    return
+        raise EmbeddedRedisError(f"Redis did not start; {self.log} says why")
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
         options = {
             "port": "0",
             "unixsocket": f"{self._sockets}/{SOCKET}",
@@ -153,24 +191,52 @@ class EmbeddedRedis:
             "daemonize": "no",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        self._started_s = time.monotonic()
         self._server = subprocess.Popen(  # noqa: S603
             [find_server(), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 no threads yet
+            preexec_fn=die_with_parent,  # noqa: PLW1509 no thread holds locks here
         )
-        give_up_s = time.monotonic() + START_TIMEOUT_S
-        with redis.Redis.from_url(self.url) as client:
-            while time.monotonic() < give_up_s and self._server.poll() is None:
-                try:
-                    client.ping()
-                except RedisError:
-                    time.sleep(PING_EVERY_S)
-                else:
-                    return
-        raise EmbeddedRedisError(f"Redis did not start; {self.log} says why")
+        return self._server
+
+
+@asynccontextmanager
+async def kept_running(
+    redis: EmbeddedRedis,
+    workers: Sequence[WorkerProcess],
+    patience_s: float,
+    warn: Callable[[str], None],
+    enqueue: Callable[[Fleet], Coroutine[Any, Any, object]],
+) -> AsyncIterator[Fleet]:
+    """Start the server and the workers again if they die within the block; yield a client.
+
+    patience_s, warn: of the client. enqueue: submits what may be missing after the death of the server.
+    """
+    restarted = asyncio.Event()
+
+    async def keep_alive() -> None:
+        while True:
+            for worker in workers:
+                worker.keep_alive()
+            if redis.keep_alive():
+                restarted.set()
+                group.create_task(enqueue(fleet))
+            await asyncio.sleep(KEEP_ALIVE_S)
+
+    def warn_of_server(message: str) -> None:
+        warn(f"{message}; its server was started again" if restarted.is_set() else message)
+        restarted.clear()
+
+    async with (
+        Fleet(redis.url, redis_patience_s=patience_s, warn=warn_of_server) as fleet,
+        asyncio.TaskGroup() as group,
+    ):
+        keeping_alive = group.create_task(keep_alive())
+        yield fleet
+        keeping_alive.cancel()
 
 
 def _socket_places(folder: Path) -> Iterator[Path]:

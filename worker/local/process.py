@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import uvloop
 from redis.exceptions import RedisError
 
-from fetchfleet.jobs.errors import JobsError, RedisSetupError
-from fetchfleet.worker.errors import BAD_USE, INTERRUPTED, CommandError
+from fetchfleet.jobs.errors import FleetUnreachableError, JobsError, RedisSetupError
+from fetchfleet.worker.errors import BAD_USE, INTERRUPTED, UNREACHABLE, CommandError
 from fetchfleet.worker.http.net.tls_contexts import check
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.model import PolicyError
@@ -65,7 +65,7 @@ def discard_unwritable() -> None:
             os.close(null)
 
 
-def settings_from(flags: Mapping[str, str | None]) -> Settings:
+def settings_from(flags: Mapping[str, str | float | None]) -> Settings:
     """Return the settings of the flags (None: not given) and the environment. Raises CommandError."""
     try:
         return load_settings(flags, os.environ)
@@ -73,7 +73,7 @@ def settings_from(flags: Mapping[str, str | None]) -> Settings:
         raise CommandError(str(error), BAD_USE) from None
 
 
-def worker_settings_from(flags: Mapping[str, str | None]) -> Settings:
+def worker_settings_from(flags: Mapping[str, str | float | None]) -> Settings:
     """Return the settings of a process that fetches; the TLS files of its policy have been read once.
 
     Raises CommandError.
@@ -112,7 +112,11 @@ def run_until_signal(work: Coroutine[Any, Any, T], if_interrupted: str = "interr
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         if isinstance(first, CommandError):
-            raise CommandError(redact.text(first), first.exit_code) from error
+            lines = map(redact.text, str(first).splitlines())
+            raise CommandError("\n".join(lines), first.exit_code) from error
+        if isinstance(first, FleetUnreachableError):
+            said = f"{redact.text(first)}\nthe same command goes on where this one stopped"
+            raise CommandError(said, UNREACHABLE) from error
         if isinstance(first, RedisSetupError):
             raise CommandError(redact.text(first), BAD_USE) from error
         if isinstance(first, JobsError | RedisError | OSError):
@@ -132,10 +136,15 @@ QUICK_END_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
+def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """Terminate this process when its parent dies, however it dies. A preexec_fn; Linux only."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
+
+
+def _killed_with_parent() -> None:
+    """End this process with its parent even while it is stopped, when it would not handle SIGTERM."""
+    die_with_parent(signal.SIGKILL)
 
 
 def await_end(child: "subprocess.Popen[Any]", timeout_s: float) -> None:
@@ -187,8 +196,12 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """Ask it to return its fetches and end."""
+        self.send(signal.SIGTERM)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(number)
 
     def wait(self) -> None:
         """Return when it has ended; it is killed after STOP_TIMEOUT_S."""
@@ -208,7 +221,7 @@ class WorkerProcess:
                 stderr=output,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
+                preexec_fn=_killed_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
             )
 
     def _send_orders(self) -> None:
@@ -251,6 +264,28 @@ def worker_processes(
     """Run that many workers, numbered from `first`; end them with the block."""
     with prestarted(count, first=first) as workers, at_work(workers, settings, logs):
         yield workers
+
+
+@contextmanager
+def suspended_together(workers: list[WorkerProcess]) -> Iterator[None]:
+    """Let SIGTSTP (Ctrl-Z) stop the workers, which have sessions of their own, and then this process.
+
+    SIGCONT resumes this process, which resumes the workers. Needs a running event loop.
+    """
+
+    def stop_all() -> None:
+        for worker in workers:
+            worker.send(signal.SIGSTOP)  # the kernel ignores SIGTSTP in a session without a terminal
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for worker in workers:
+            worker.send(signal.SIGCONT)
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTSTP, stop_all)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTSTP)
 
 
 def _end(workers: list[WorkerProcess]) -> None:

@@ -1,6 +1,5 @@
 """A list of fetches, from its file to its last result: what `fetchfleet run` and `submit` do."""
 
-import asyncio
 import hashlib
 import io
 import os
@@ -26,18 +25,24 @@ from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local import failed, list_formats, rejects, run_record
-from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
+from fetchfleet.worker.local.embedded_redis import EmbeddedRedis, kept_running
 from fetchfleet.worker.local.jsonl_export import STANDARD_OUTPUT, ExportTarget, JsonlExport
 from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
-from fetchfleet.worker.local.process import STDOUT, WorkerProcess, at_work, closed_at_start
+from fetchfleet.worker.local.process import (
+    STDOUT,
+    WorkerProcess,
+    at_work,
+    closed_at_start,
+    suspended_together,
+)
 from fetchfleet.worker.local.progress import Progress, Tally, summary
 from fetchfleet.worker.local.run_record import ENDED_RUNS, RunRecord
-from fetchfleet.worker.redis_support.errors import redis_at
+from fetchfleet.worker.observability import redact
+from fetchfleet.worker.redis_support.errors import GoOn, followed_at, redis_at
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.files.directory import REDIS_FOLDER, STATE_FOLDER
 from fetchfleet.worker.util.clock import mono_s
 
-KEEP_ALIVE_S = 0.5
 SAVE_EVERY = 500
 """Results of a run between two times at which its record is saved and read results leave Redis."""
 
@@ -64,6 +69,10 @@ class Outputs(NamedTuple):
     def warn(self, message: str, style: str = "red") -> None:
         """Print a line above the progress."""
         self.console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    def warn_of_redis(self, message: str) -> None:
+        """Print that Redis does not answer, or does so again."""
+        self.warn(redact.text(message), "yellow")
 
 
 class BacklogLimit(NamedTuple):
@@ -185,14 +194,11 @@ async def run(
 
     flags: those that made the settings, for the workers. workers: started, without orders; they end with it.
     again: also if the list has been fetched into the out folder before. Raises EndedRunError,
-    UnfinishedRunError, EmbeddedRedisError, WorkersError, ExportError.
+    UnfinishedRunError, EmbeddedRedisError, WorkersError, ExportError, FleetUnreachableError.
     """
 
-    async def keep_alive() -> None:
-        while True:
-            for worker in workers:
-                worker.keep_alive()
-            await asyncio.sleep(KEEP_ALIVE_S)
+    async def enqueue(fleet: Fleet) -> Batch:
+        return await fleet.submit(fetches, batch_id=batch_id)
 
     state = settings.out / STATE_FOLDER
     run_note, export_state = state / "run.json", state / "lines.json"
@@ -212,20 +218,19 @@ async def run(
             )
         async with connect(redis.url) as client:
             await announce(client, [worker.name for worker in workers])
-        with at_work(workers, {**flags, "redis_url": redis.url}, state):
-            async with Fleet(redis.url) as fleet, asyncio.TaskGroup() as group:
-                keeping_alive = group.create_task(keep_alive())
+        patience_s = settings.redis_patience_s
+        with at_work(workers, {**flags, "redis_url": redis.url}, state), suspended_together(workers):
+            async with kept_running(redis, workers, patience_s, outputs.warn_of_redis, enqueue) as fleet:
                 batch = fleet.batch(batch_id)
+                export = None
+                if outputs.lines_to:
+                    export = ExportTarget(outputs.lines_to, settings.out, export_state)
                 if before is None:
                     export_state.unlink(missing_ok=True)
                     ended_note.unlink(missing_ok=True)
-                    batch = await fleet.submit(fetches, batch_id=batch_id)
+                    batch = await enqueue(fleet)
                     part.save()
-                export = (
-                    ExportTarget(outputs.lines_to, settings.out, export_state) if outputs.lines_to else None
-                )
                 counts = await follow(redis.url, batch, outputs, export, part)
-                keeping_alive.cancel()
         part.record.ended, part.record.counts = datetime.now(UTC).isoformat(timespec="seconds"), counts
         ended_note.parent.mkdir(exist_ok=True)
         ended_note.write_bytes(encode(part.record))
@@ -235,16 +240,33 @@ async def run(
 
 
 async def submit(
-    fetches: list[Fetch], settings: Settings, limit: BacklogLimit, outputs: Outputs, *, wait: bool
+    fetches: list[Fetch],
+    settings: Settings,
+    limit: BacklogLimit,
+    outputs: Outputs,
+    batch_id: str | None,
+    complete: GoOn,
+    go_on: GoOn | None,
 ) -> tuple[Batch, Counts | None]:
-    """Enqueue the list to a running fleet; with wait, follow it to its end. Raises ExportError."""
-    async with Fleet(settings.redis_url, max_backlog=limit.max_backlog) as fleet:
-        with redis_at(settings.redis_url):
-            batch = await fleet.submit(fetches, when_full=limit.when_full)
-        if not wait:
+    """Enqueue the list to a running fleet; with `go_on`, follow it to its end.
+
+    batch_id: of an earlier submit of the list, to be completed. complete, go_on: make the commands that do so
+    if Redis is away for too long while the list is enqueued, or followed. Raises ExportError, CommandError.
+    """
+    url = settings.redis_url
+    async with Fleet(
+        url,
+        max_backlog=limit.max_backlog,
+        redis_patience_s=settings.redis_patience_s,
+        warn=outputs.warn_of_redis,
+    ) as fleet:
+        with redis_at(url), followed_at(url, complete):
+            batch = await fleet.submit(fetches, batch_id=batch_id, when_full=limit.when_full)
+        if go_on is None:
             return batch, None
         export = ExportTarget(outputs.lines_to, settings.out) if outputs.lines_to else None
-        return batch, await follow(settings.redis_url, batch, outputs, export)
+        with followed_at(url, go_on):
+            return batch, await follow(url, batch, outputs, export)
 
 
 async def follow(

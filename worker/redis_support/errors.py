@@ -1,9 +1,9 @@
-"""Redis errors: their kinds, and a Redis that cannot be reached, in one sentence.
+"""A Redis that cannot be reached, in one sentence, and how to go on when it is back.
 
 Each command imports this: it must not import the log.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote, urlsplit
 
@@ -11,7 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from fetchfleet.worker.errors import CommandError
+from fetchfleet.jobs.errors import FleetUnreachableError
+from fetchfleet.worker.errors import UNREACHABLE, CommandError
 from fetchfleet.worker.observability import redact
 
 
@@ -31,6 +32,27 @@ class DeniedError(CommandError):
         self.said = said
 
 
+class UnreachableFleetError(CommandError):
+    """Redis has not answered for as long as --redis-patience says; the message holds the way on."""
+
+    exit_code = UNREACHABLE
+
+
+GoOn = Callable[[FleetUnreachableError], str]
+"""Makes the command that goes on where an error ended one."""
+
+
+@contextmanager
+def followed_at(redis_url: str, go_on: GoOn | None = None) -> Iterator[None]:
+    """Turn FleetUnreachableError within the block into UnreachableFleetError."""
+    try:
+        yield
+    except FleetUnreachableError as error:
+        way_on = f"go on with: {go_on(error)}" if go_on else "repeat the command when it is back"
+        said = _unreachable(redis_url, error.__cause__ or error)
+        raise UnreachableFleetError(f"{said}\n{way_on}") from error
+
+
 @contextmanager
 def redis_at(redis_url: str) -> Iterator[None]:
     """Turn errors within the block, which talks to Redis only, into errors of a command.
@@ -42,19 +64,16 @@ def redis_at(redis_url: str) -> Iterator[None]:
     except NoPermissionError as error:
         raise DeniedError(unquote(urlsplit(redis_url).username or "default"), str(error)) from error
     except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-        where = redact.url(redis_url).partition("?")[0]
-        said = str(error).rstrip(".")
-        remedy = ""
-        if "unable to get" in said or "certificate in certificate chain" in said:
-            remedy = "; name a CA of your own by ssl_ca_certs=/path/ca.pem in the URL"
-        elif "closed by server" in said or "reset by peer" in said:
-            # A server that hangs up on the first command may expect a TLS handshake.
-            remedy = "; if it speaks TLS, say rediss://" if redis_url.startswith("redis://") else ""
-        raise UnreachableRedisError(
-            f"cannot reach Redis at {where} (--redis, FETCHFLEET_REDIS_URL): {said}{remedy}"
-        ) from error
+        raise UnreachableRedisError(_unreachable(redis_url, error)) from error
 
 
-def is_of(error: object, *kinds: type[Exception]) -> bool:
-    """Whether the error or its cause is of one of the kinds; redis-py wraps errors of a new connection."""
-    return isinstance(error, kinds) or isinstance(getattr(error, "__cause__", None), kinds)
+def _unreachable(redis_url: str, error: BaseException) -> str:
+    where = redact.url(redis_url).partition("?")[0]
+    said = str(error).rstrip(".")
+    remedy = ""
+    if "unable to get" in said or "certificate in certificate chain" in said:
+        remedy = "; name a CA of your own by ssl_ca_certs=/path/ca.pem in the URL"
+    elif "closed by server" in said or "reset by peer" in said:
+        # A server that hangs up on the first command may expect a TLS handshake.
+        remedy = "; if it speaks TLS, say rediss://" if redis_url.startswith("redis://") else ""
+    return f"cannot reach Redis at {where} (--redis, FETCHFLEET_REDIS_URL): {said}{remedy}"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -126,7 +127,7 @@ async def test_an_interrupted_iterator_goes_on_under_its_id(redis_url: str, redi
 
 @pytest.mark.parametrize("limits", [{"max_backlog": 2}, {"max_lane_backlog": 2}], ids=str)
 async def test_what_is_larger_than_the_limit_goes_into_an_empty_fleet(
-    redis_url: str, redis: Redis, limits: dict[str, int]
+    redis_url: str, redis: Redis, limits: dict[str, Any]
 ) -> None:
     """It would never go in otherwise."""
     async with Fleet(redis_url, **limits) as limited:
@@ -181,7 +182,7 @@ async def test_who_waits_goes_on_as_fetches_are_settled(
     redis_url: str,
     redis: Redis,
     asked: list[int],
-    limits: dict[str, int],
+    limits: dict[str, Any],
     kind: Callable[[list[str]], list[str]],
 ) -> None:
     """Chunk after chunk, never past the limit, until all of it is in; lists and iterators alike."""
@@ -205,7 +206,7 @@ async def _has(redis: Redis, count: int) -> bool:
 
 @pytest.mark.parametrize("limits", [{"max_backlog": 2}, {"max_lane_backlog": 2}], ids=str)
 async def test_a_chunk_larger_than_the_limit_waits_for_an_empty_fleet(
-    redis_url: str, redis: Redis, asked: list[int], limits: dict[str, int]
+    redis_url: str, redis: Redis, asked: list[int], limits: dict[str, Any]
 ) -> None:
     """It does not wait for ever."""
     async with Fleet(redis_url, **limits) as limited:

@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
 
 from fetchfleet import DeadLetterFilter, Fetch, Fleet, RedisFullError
 from fetchfleet.jobs import keys, patience
 from fetchfleet.jobs.client import batch as batch_module
 from fetchfleet.jobs.client import submit as submit_module
 from fetchfleet.jobs.contract.ids import fetch_id
+from fetchfleet.jobs.scripts import submission
 from tests.support.cut_line import Lost, cut_line
 from tests.support.lanes import BATCH_ID, LaneHold, ask, paths, results, stored, url, waiting
 
@@ -126,8 +128,8 @@ async def test_dead_letters_are_retried_and_purged_once(redis: Redis, redis_url:
         hold = await LaneHold.begin(redis)
         one, two = (await hold.claim()).serialized
         for number, element in enumerate((one, two)):
-            letter = {"door": "lane", "reason": "http_status", "lane": "a.example", "id": element[:25]}
-            await redis.xadd(keys.DEAD, {**letter, "note": f"{number}", "element": element})  # type: ignore[arg-type]
+            fields = ("door", "lane", "reason", "http_status", "lane", "a.example", "id", element[:25])
+            await ask(redis, "XADD", keys.DEAD, "*", *fields, "note", number, "element", element)
         await hold.settle(stored(one), stored(two))
         await hold.release()
         [first, _] = [letter async for letter in fleet.dead.iter()]
@@ -144,14 +146,14 @@ async def test_a_list_is_taken_back_whole(
     redis: Redis, redis_url: str, lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis runs out of memory at the last chunk: the others leave, although a reply about them was lost."""
-    really = submit_module.submission.submit
+    really = submission.submit
 
     async def until_the_last(redis: Redis, **chunk: object) -> object:
         if chunk["last"]:
-            raise submit_module.OutOfMemoryError
+            raise OutOfMemoryError
         return await really(redis, **chunk)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(submit_module.submission, "submit", until_the_last)
+    monkeypatch.setattr(submission, "submit", until_the_last)
 
     async def scene(fleet: Fleet) -> None:
         with pytest.raises(RedisFullError, match="nothing was enqueued"):

@@ -68,7 +68,7 @@ async def _busy(server: OwnRedis, admin: Redis) -> AsyncFault:
     """With a script that does not end."""
     await admin.config_set("lua-time-limit", 1)
     async with connect(server.url) as other:
-        script = asyncio.create_task(other.eval("while true do end", 0))  # type: ignore[arg-type]
+        script = asyncio.create_task(ask(other, "EVAL", "while true do end", 0))
         yield
         await admin.script_kill()
         with suppress(RedisError):
@@ -184,7 +184,7 @@ async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: 
     """When the patience is over; the reader itself goes on later, as does one that begins at the place."""
     await wait_until(server.answers, "Redis")
     async with (
-        Fleet(server.url, redis_patience_s=0.3, warn=[].append) as fleet,
+        Fleet(server.url, redis_patience_s=0.3, warn=list[str]().append) as fleet,
         Redis.from_url(server.url) as admin,
     ):
         await admin.flushall()
@@ -224,7 +224,7 @@ async def test_a_refusal_is_raised_at_once(server: OwnRedis) -> None:
         await admin.flushall()
         await ask(admin, "ACL", "SETUSER", "u", "on", ">pw", "~*", "&*", "+@all", "-hmget", "-evalsha")
         free, taken = "0" * 16, "1" * 16
-        await admin.rpush(keys.batch(taken), "x")  # type: ignore[misc]
+        await ask(admin, "RPUSH", keys.batch(taken), "x")
         socket = server.url.removeprefix("unix://")
         for url_of, batch_id, refusal in (
             (f"unix://u:pw@{socket}", free, "no permissions"),

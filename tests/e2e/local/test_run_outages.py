@@ -1,0 +1,131 @@
+"""A run that is suspended, and whose embedded server is killed, stores and reports everything once."""
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.support.waiting import wait_until
+from tools.origin.behaviours import held, ok, sequence
+from tools.origin.server import Origin
+
+LEASE_S = 1.0
+STARTS_S = 30.0
+
+
+class TerminalRun:
+    """`fetchfleet run` in the foreground of a terminal of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.keyboard, terminal = pty.openpty()
+        self._screen = folder / "screen"
+
+        def take_terminal() -> None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+        with self._screen.open("wb") as screen:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fetchfleet.worker", "run", *arguments],
+                stdin=terminal,
+                stdout=screen,
+                stderr=screen,
+                env={**os.environ, "FETCHFLEET_LEASE_S": str(LEASE_S), "COLUMNS": "200"},
+                start_new_session=True,
+                preexec_fn=take_terminal,  # noqa: PLW1509 no threads hold locks here
+            )
+        os.close(terminal)
+
+    def children(self) -> dict[int, str]:
+        """Return the child processes, each with its command."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == self.process.pid:
+                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        return found
+
+    def the_child(self, name: str) -> int:
+        """Return the pid of the child whose command has the name, 0 if there is none."""
+        return next((pid for pid, command in self.children().items() if name in command), 0)
+
+    def said(self) -> str:
+        """Return what it has printed."""
+        return self._screen.read_text(errors="replace")
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process: T if it is stopped, Z if it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "Z"
+
+
+@contextmanager
+def terminal_run(folder: Path, *arguments: str) -> Iterator[TerminalRun]:
+    """Yield a run; kill it at the end of the block."""
+    running = TerminalRun(folder, *arguments)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+        os.close(running.keyboard)
+
+
+async def test_ctrl_z_suspends_the_workers_and_a_killed_server_is_started_again(tmp_path: Path) -> None:
+    """Longer than a lease; the server dies in the same run. Each result is in the report once."""
+    go_on = asyncio.Event()
+    async with Origin.serving("127.0.0.196", sequence(*[ok(b"x")] * 10, held(go_on, ok(b"x")))) as origin:
+        (tmp_path / "list").write_text("\n".join(origin.url(f"/{place}") for place in range(30)))
+        report = tmp_path / "report"
+        places = (str(tmp_path / "list"), "--out", str(tmp_path / "out"), "--report", str(report))
+        with terminal_run(tmp_path, *places, "--allow-net", "127.0.0.0/8") as run:
+            await wait_until(lambda: len(origin.requests) > 10, "the work", STARTS_S)
+            worker = run.the_child("prestart")
+            os.write(run.keyboard, b"\x1a")
+            await wait_until(lambda: {state_of(pid) for pid in (run.process.pid, worker)} == {"T"}, "a stop")
+            await asyncio.sleep(1.5 * LEASE_S)  # the suspension
+            os.killpg(run.process.pid, signal.SIGCONT)
+            await wait_until(lambda: "T" not in {state_of(run.process.pid), state_of(worker)}, "the work")
+
+            server = run.the_child("redis.sock")
+            os.kill(server, signal.SIGKILL)
+            await wait_until(lambda: run.the_child("redis.sock") not in {0, server}, "another server")
+            go_on.set()
+            await wait_until(lambda: run.process.poll() is not None, "the end", 30)
+            said = run.said()
+    results = Counter(json.loads(line)["url"] for line in report.read_text().splitlines())
+
+    assert 0 == run.process.returncode, said
+    assert 30 == len(results) == results.total()
+    away, back = [line for line in said.splitlines() if line.startswith("Redis ")]
+    assert away.startswith("Redis does not answer: ")
+    assert back.endswith("its server was started again")
+
+
+async def test_a_suspended_run_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    """A stopped process does not handle SIGTERM: its death takes the workers with it."""
+    go_on = asyncio.Event()
+    async with Origin.serving("127.0.0.197", held(go_on)) as origin:
+        (tmp_path / "list").write_text(origin.url("/x"))
+        places = (str(tmp_path / "list"), "--out", str(tmp_path / "out"), "--allow-net", "127.0.0.0/8")
+        with terminal_run(tmp_path, *places) as run:
+            await wait_until(lambda: origin.requests, "the work", STARTS_S)
+            children = run.children()
+            run.process.send_signal(signal.SIGTSTP)
+            await wait_until(lambda: state_of(run.process.pid) == "T", "a stop")
+            run.process.kill()
+            await wait_until(lambda: {state_of(pid) for pid in children} == {"Z"}, "their end", 20)
+        go_on.set()
+    shutil.rmtree((tmp_path / "out/.fetchfleet/redis/lock").read_text())  # as the next run does
