@@ -60,8 +60,8 @@ def explain(
     settings = settings_from({"redis_url": redis, "policy": policy_file})
 
     async def read(_: Fleet, client: Redis) -> tuple[LaneExplained | FetchExplained, PolicyInForce]:
-        in_force = await policy_in_force(client, settings.policy)
         if is_fetch_id(what):
+            in_force = await policy_in_force(client, settings.policy)
             return await explain_fetch(client, in_force.policy, what), in_force
         try:
             lane = named(what)
@@ -74,6 +74,7 @@ def explain(
             raise CommandError(
                 f"explain says why one host waits, not {lane}; see: fetchfleet status", BAD_USE
             )
+        in_force = await policy_in_force(client, settings.policy, lane)
         return await explain_lane(client, in_force.policy, lane), in_force
 
     found, in_force = query(redis, read)

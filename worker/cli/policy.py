@@ -72,7 +72,7 @@ def policy_show(
     """Show what was set at run time; for a host all that holds for it, the file's values included."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
     name = named(host) if host else None
-    in_force = query(redis, lambda _, client: policy_in_force(client, settings.policy))
+    in_force = query(redis, lambda _, client: policy_in_force(client, settings.policy, name))
     if name is None:
         print_json(in_force.overrides.tables, pretty=not as_json)
     elif as_json:

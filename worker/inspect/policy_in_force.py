@@ -8,7 +8,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.redis_connection import number_of
+from fetchfleet.jobs.redis_connection import number_of, text_of
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.policy import overrides
@@ -52,7 +52,8 @@ class WorkersPolicies(NamedTuple):
 
     workers: the names of the workers with each digest; "" for those that publish none. files: by digest,
     those that can be read. faults: by digest, why the others cannot. refusals: by name, why a worker does not
-    use the tables in Redis. behind: the workers that have not read them since they changed.
+    use the tables in Redis. behind: the workers that have not read them since they changed. instances: the
+    name and the digest of each instance that publishes one.
     """
 
     workers: Mapping[str, Sequence[str]]
@@ -60,6 +61,7 @@ class WorkersPolicies(NamedTuple):
     faults: Mapping[str, str]
     refusals: Mapping[str, str]
     behind: Sequence[str]
+    instances: Mapping[str, tuple[str, str]]
 
 
 class PolicyInForce(NamedTuple):
@@ -72,6 +74,8 @@ class PolicyInForce(NamedTuple):
     """The file under the tables in Redis."""
     overrides: Overrides
     known: WorkersPolicies
+    holder: str = ""
+    """The worker that holds the lane asked about, if its file is the one shown."""
 
     def summary(self, lane: str) -> dict[str, Any]:
         """Return for machines where the policy of a lane comes from, and what to know about it."""
@@ -101,6 +105,8 @@ class PolicyInForce(NamedTuple):
         if others and (len(others) > 1 or self.origin is Origin.WORKERS):
             using = [f"{short(digest)} on {listed(workers[digest])}" for digest in [*workers] if digest]
             yield f"workers differ in their policy files: {'; '.join(using)}"
+            if self.holder:
+                yield f"shown is the file of {self.holder}, which holds {lane}"
         for digest in others:
             if digest in files and (text := self.difference(files[digest], lane)):
                 yield f"{listed(workers[digest])} ({short(digest)}): {text} for {lane}"
@@ -135,22 +141,27 @@ class PolicyInForce(NamedTuple):
         return found
 
 
-async def policy_in_force(redis: Redis, given: Policy) -> PolicyInForce:
+async def policy_in_force(redis: Redis, given: Policy, lane: str | None = None) -> PolicyInForce:
     """Return the policy of the fleet; raises CommandError if the tables in Redis do not fit the file.
 
-    given: the policy of the settings, used in place of the workers' if it is not NO_POLICY.
+    given: the policy of the settings, used in place of the workers' if it is not NO_POLICY. lane: if workers
+    differ, the file of the worker that holds it counts, else the file that most workers use.
     """
+    holder = ""
     found = await overrides.read(redis)
     known = await workers_policies(redis)
     if given is not NO_POLICY:
         origin, digest, file = Origin.GIVEN, digest_of(given), given
     elif known.files:
-        digest = min(known.files, key=lambda digest: (-len(known.workers[digest]), digest))
+        owner = await redis.hget(keys.lane(lane), "owner") if lane is not None else None  # type: ignore[misc]
+        holder, digest = known.instances.get(text_of(owner or b""), ("", ""))
+        if digest not in known.files:
+            holder, digest = "", min(known.files, key=lambda one: (-len(known.workers[one]), one))
         origin, file = Origin.WORKERS, known.files[digest]
     else:
         origin, digest, file = Origin.ASSUMED, NO_FILE, NO_POLICY
     try:
-        return PolicyInForce(origin, digest, file, file.overridden(*found), found, known)
+        return PolicyInForce(origin, digest, file, file.overridden(*found), found, known, holder)
     except PolicyError as error:
         raise CommandError(f"the tables in Redis do not fit the policy file: {error}", BAD_USE) from None
 
@@ -159,12 +170,15 @@ async def workers_policies(redis: Redis) -> WorkersPolicies:
     """Read the policy files that the live workers publish."""
     workers: dict[str, list[str]] = {}
     refusals: dict[str, str] = {}
+    instances: dict[str, tuple[str, str]] = {}
     behind: list[str] = []
     version = number_of(await redis.get(keys.POLICY_VERSION)) or 0
     for instance, report in sorted((await worker_reports(redis)).items()):
         about = report.registration
         name = about.name if about else instance
         workers.setdefault(about.policy if about else "", []).append(name)
+        if about:
+            instances[instance] = (name, about.policy)
         if report.policy_refused:
             refusals[name] = report.policy_refused
         if report.policy_version is not None and (number_of(report.policy_version.encode()) or 0) < version:
@@ -180,7 +194,7 @@ async def workers_policies(redis: Redis) -> WorkersPolicies:
             files[digest] = read_published(text)
         except PolicyError as error:
             faults[digest] = str(error)
-    return WorkersPolicies(workers, files, faults, refusals, behind)
+    return WorkersPolicies(workers, files, faults, refusals, behind, instances)
 
 
 def short(digest: str) -> str:

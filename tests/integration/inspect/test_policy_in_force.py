@@ -112,6 +112,30 @@ async def test_workers_with_other_files_are_named_with_what_differs(redis: Redis
     assert "attempts 5 instead of 3, rate_per_s" not in " | ".join(found.notes("x.example"))
 
 
+async def test_the_file_of_the_worker_that_holds_a_lane_counts_for_it(redis: Redis, join: Join) -> None:
+    """Most workers have another; an owner of an older version tells nothing."""
+    await join("worker-1", FILE)
+    await join("worker-2", FILE)
+    await join("worker-3", OTHER)
+    [owner] = [name.decode() for name in await redis.zrange(keys.WORKERS, 0, -1) if b"worker-3" in name]
+    found = {}
+    for lane, holder in (("held.example", owner), ("old.example", "worker-3")):
+        await redis.hset(keys.lane(lane), mapping={"owner": holder, "state": "idle"})  # type: ignore[misc]
+        await redis.pexpire(keys.lane(lane), 1000)
+        found[lane] = await policy_in_force(redis, NO_POLICY, lane)
+    other = await policy_in_force(redis, NO_POLICY, "free.example")
+
+    assert (OTHER.digest, 4) == (
+        found["held.example"].digest,
+        found["held.example"].policy.for_lane("held.example").concurrency,
+    )
+    assert "shown is the file of worker-3, which holds held.example" in [
+        *found["held.example"].notes("held.example")
+    ]
+    assert [FILE.digest] * 2 == [found["old.example"].digest, other.digest]
+    assert not any("which holds" in note for note in other.notes("free.example"))
+
+
 async def test_a_file_that_is_given_stands_in_for_the_workers_and_differences_are_named(
     redis: Redis, join: Join
 ) -> None:
