@@ -98,8 +98,8 @@ class DeadLetters:
                     left += 1
                     continue
                 # With its letter as the key, a letter becomes one fetch however often it is retried.
-                again = msgspec.structs.replace(letter.fetch, key=f"dead letter {letter.position}")
-                by_batch.setdefault(letter.batch, {})[letter.position] = RetriedFetch(again, letter.id)
+                again = RetriedFetch(letter.fetch, letter.id, f"dead letter {letter.position}")
+                by_batch.setdefault(letter.batch, {})[letter.position] = again
             for batch_id, found in by_batch.items():
                 receipt = await self._submitter.submit(list(found.values()))
                 new = dict.fromkeys(batch_of(of) for of in receipt.ids)

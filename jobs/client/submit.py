@@ -40,10 +40,14 @@ CHUNK_BYTES = 4 << 20
 
 
 class RetriedFetch(NamedTuple):
-    """A fetch that is submitted again, and the id of the one that failed."""
+    """A fetch that is submitted again, and the id of the one that failed.
+
+    key: it counts in place of the fetch's own, which stands for the one that failed.
+    """
 
     fetch: Fetch
     retry_of: str | None
+    key: str
 
 
 Fetchable = Fetch | str | Mapping[str, Any]
@@ -68,15 +72,16 @@ class Chunk:
         """Whether the next fetch belongs in another chunk."""
         return self.count >= CHUNK_FETCHES or self.size_bytes >= CHUNK_BYTES
 
-    def add(self, fetch_id: str, fetch: Fetch, serialized: bytes) -> None:
-        """Add a fetch."""
+    def add(self, fetch_id: str, fetch: Fetch, serialized: bytes, key: str | None = None) -> None:
+        """Add a fetch; key: in place of its own."""
         lane = lane_of_url(fetch.url)
         self.groups.setdefault((lane, fetch.priority.value), []).append(serialized)
         self.lanes[lane] += 1
         self.count += 1
         self.size_bytes += len(serialized)
-        if fetch.key is not None:
-            self.keyed.append(KeyedFetch(fetch_id, fetch.key, max(keys.KEY_TTL_MS, fetch.deadline_ms)))
+        key = key or fetch.key
+        if key is not None:
+            self.keyed.append(KeyedFetch(fetch_id, key, max(keys.KEY_TTL_MS, fetch.deadline_ms)))
 
     def digest(self) -> str:
         """Return a short hash of the chunk's content."""
@@ -98,8 +103,8 @@ async def chunks(
             raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
         of = fetch_id(batch_id, place)
         try:
-            fetch, retry_of = item if isinstance(item, RetriedFetch) else (as_fetch(item), None)
-            chunk.add(of, fetch, serialize_new_entry(of, fetch, retry_of))
+            fetch, retry_of, key = item if isinstance(item, RetriedFetch) else (as_fetch(item), None, None)
+            chunk.add(of, fetch, serialize_new_entry(of, fetch, retry_of), key)
         except InvalidFetchError as error:
             raise InvalidFetchError(f"item {place}: {error}") from None
         if chunk.full:

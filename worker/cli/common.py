@@ -86,8 +86,7 @@ def print_json(value: Any, *, pretty: bool = False, reveal: bool = False) -> Non
     reveal: with its secrets. Otherwise they are hidden, and `redacted` is true if there are any.
     """
     plain = msgspec.to_builtins(value)
-    shown = plain if reveal else redact.record(plain)
-    text = msgspec.json.encode({**shown, "redacted": True} if shown != plain else plain)
+    text = msgspec.json.encode(plain if reveal else redact.record(plain))
     if pretty:
         with printing():
             Console().print_json(text.decode())

@@ -33,6 +33,15 @@ class Identity(NamedTuple):
     key: str | None = None
 
 
+class ShownRecord(msgspec.Struct):
+    """What a command adds to a result that it prints."""
+
+    redacted: bool = False
+
+
+_shown = msgspec.json.Decoder(ShownRecord).decode
+
+
 def read_failed(report: Path) -> list[FailedResult]:
     """Return the results of a report whose fetches are still to be done; raises CommandError.
 
@@ -45,6 +54,12 @@ def read_failed(report: Path) -> list[FailedResult]:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
+                if b'"redacted":true' in line and _shown(line).redacted:
+                    raise CommandError(
+                        f"--only-failed {report}: line {number} lacks what a command has hidden; give the"
+                        " file of --report, or what `fetchfleet results --json --reveal` prints",
+                        BAD_USE,
+                    )
                 result = decode_result(line)
                 for done in (result.id, result.retry_of):
                     failed.pop(done or "", None)

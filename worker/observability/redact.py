@@ -29,6 +29,7 @@ SECRET_WORDS = frozenset(
 
 
 HIDDEN = "***"
+REDACTED = "redacted"
 
 HIDDEN_FIELDS = frozenset({"body", "body_base64", "traceparent", "tracestate", "text"})
 """The fields of fetches and dead letters that a log line never has. text: the input as found."""
@@ -90,10 +91,12 @@ def record(value: Any) -> Any:
     """Return what a command prints of JSON data (results, dead letters), with its secrets hidden.
 
     Hides the values of header fields, bodies, trace context and the query values of URLs, and in `meta` what
-    has the name of a secret. Names stay, and so does the shape.
+    has the name of a secret. Names stay, and so does the shape. An object in which something is hidden has
+    REDACTED: it is no fetch any more that could be submitted.
     """
     if isinstance(value, Mapping):
-        return {name: _field(name, held) for name, held in value.items()}
+        shown = {name: _field(name, held) for name, held in value.items()}
+        return shown if shown == value else {**shown, REDACTED: True}
     if isinstance(value, list):
         return [record(held) for held in value]
     return _in_text(value) if isinstance(value, str) else value

@@ -6,12 +6,13 @@ import re
 from typing import Any
 
 import msgspec
+import pytest
 from typer.testing import CliRunner
 
-from fetchfleet import Fetch, Fleet, Outcome, Reason, Result
+from fetchfleet import Fetch, Fleet, InvalidFetchError, Outcome, Reason, Result
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import placed, serialize_new_entry
-from fetchfleet.jobs.contract.model import encode
+from fetchfleet.jobs.contract.model import decode_fetch, encode
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.errors import CommandError
@@ -129,6 +130,8 @@ def test_no_command_shows_a_secret_unless_it_is_told_to(redis_url: str) -> None:
     }
     assert letter["fetch"]["meta"] == {"order": 7, "password": "***", "see": ["https://x/?page=2&sig=***"]}
     assert letter["redacted"] is result["redacted"] is True
+    with pytest.raises(InvalidFetchError, match="redacted"):
+        decode_fetch(json.dumps(letter["fetch"]))
     assert result["url"] == f"http://{HOST}/a?token=***&q=***&***"
     assert "k4n4ryauthorization" in said["dead show 1-1 --reveal"]
     assert "k4n4rybody" in said["dead list --json --reveal"]

@@ -172,13 +172,14 @@ async def test_nothing_to_do_again_makes_no_batch(fleet: Fleet, redis: Redis) ->
 
 
 async def test_a_retry_does_not_ask_the_old_key(fleet: Fleet, redis: Redis) -> None:
-    """The failed fetch has the key still; the retry is a fetch all the same, and leaves the key alone."""
+    """The failed fetch has the key still; the retry is a fetch all the same, and shows the key."""
     failed = await fail(fleet, redis, [Fetch(url=url("/x"), key="k")])
     await fleet.dead.retry()
     repeated = await fleet.submit([Fetch(url=url("/x"), key="k")])
 
     assert ["/x"] == paths(await waiting(redis))
     assert [f"{failed}-00000000"] == repeated.ids
+    assert ["k"] == [parse_entry(element).fetch.key for element in await waiting(redis)]
 
 
 async def test_a_batch_names_the_batches_of_its_retries_and_they_name_its_fetches(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, encode
@@ -10,6 +11,7 @@ from fetchfleet.worker.fetch.result import omitted_of
 from fetchfleet.worker.local import run
 from fetchfleet.worker.local.failed import chosen, read_failed, restored
 from fetchfleet.worker.local.progress import StandardError
+from fetchfleet.worker.observability import redact
 
 
 def result(
@@ -144,3 +146,14 @@ def test_a_command_reads_a_report_with_or_without_its_list(
     reported(tmp_path, result(B, Outcome.STORED))
     assert ([], 0) == run.read_failed(None, report, outputs)
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_results_with_hidden_parts_are_no_report(tmp_path: Path) -> None:
+    """A URL with *** in it would be fetched as it stands; `redacted` within meta means nothing."""
+    hidden = result(Fetch(url="http://a.example/?token=hunter2", meta={"redacted": True}))
+    printed = tmp_path / "printed.jsonl"
+    printed.write_bytes(encode(redact.record(msgspec.to_builtins(hidden))) + b"\n")
+
+    assert [hidden] == [item.result for item in read_failed(reported(tmp_path, hidden))]
+    with pytest.raises(CommandError, match="line 1 lacks what a command has hidden"):
+        read_failed(printed)
