@@ -101,7 +101,7 @@ def pause(
     name, settings = named(host), settings_from({"redis_url": redis})
 
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, bool, list[str]]:
-        file = (await policy_in_force(client, settings.policy)).file
+        file = (await policy_in_force(client, settings.policy, name)).file
         edited = await overrides.pause(client, fleet.notify, name, file)
         return edited, *await _known(client, name)
 
@@ -136,7 +136,7 @@ def resume(
     name, settings = named(host), settings_from({"redis_url": redis})
 
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, Policy]:
-        file = (await policy_in_force(client, settings.policy)).file
+        file = (await policy_in_force(client, settings.policy, name)).file
         try:
             return await overrides.resume(client, fleet.notify, name, file, excepted=excepted), file
         except PolicyError as error:
