@@ -63,6 +63,13 @@ def name_of(instance: str) -> str:
     return found[1] if found else instance
 
 
+def is_of(instance: str, name: str) -> bool:
+    """Return whether an instance has a name, or the default name of a host (host-pid) of that name."""
+    own = name_of(instance)
+    host, _, process = own.rpartition("-")
+    return own == name or (host == name and process.isdecimal())
+
+
 def doubles_of(own: Registration, heartbeats: Iterable[tuple[str, float]]) -> list[str]:
     """Return the other instances with the same name that were alive after this one had started.
 

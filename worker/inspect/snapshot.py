@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
-from fetchfleet.worker.inspect.registration import Registration
+from fetchfleet.worker.inspect.registration import Registration, is_of
 
 MAX_LANES = 500
 
@@ -94,7 +94,7 @@ async def living(redis: Redis, now_ms: int) -> list[str]:
 async def is_alive(redis: Redis, name: str) -> bool:
     """Return whether a worker of that name, or of that host (named host-pid), has a recent heartbeat."""
     workers = await living(redis, await redis_now_ms(redis))
-    return any(f"{worker}-".startswith(f"{name}-") for worker in workers)
+    return any(is_of(worker, name) for worker in workers)
 
 
 async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:

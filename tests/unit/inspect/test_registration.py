@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet import __version__
-from fetchfleet.worker.inspect.registration import Registration, doubles_of, name_of, registration_of
+from fetchfleet.worker.inspect.registration import Registration, doubles_of, is_of, name_of, registration_of
 from fetchfleet.worker.settings import Settings
 
 STARTED_MS = 1_000
@@ -30,6 +30,26 @@ def test_each_process_is_an_instance_whose_name_can_be_read(name: str) -> None:
 def test_the_id_of_an_old_worker_is_its_name(id_of_an_old_worker: str) -> None:
     """Its host name or its process ID is not taken for the suffix of an instance."""
     assert id_of_an_old_worker == name_of(id_of_an_old_worker)
+
+
+@pytest.mark.parametrize(
+    ("worker", "name", "expected"),
+    [
+        *(("worker-1", "worker-1", True), ("host-4711", "host", True), ("my-host-1", "my-host", True)),
+        *(
+            ("worker-1-europe", "worker-1", False),
+            ("worker-10", "worker-1", False),
+            ("host-a-1", "host", False),
+        ),
+    ],
+)
+def test_a_health_check_finds_a_worker_by_its_name_or_its_host(
+    worker: str,
+    name: str,
+    expected: bool,  # noqa: FBT001 a parameter of the test
+) -> None:
+    """Of this version and of an older one; no worker of a longer name."""
+    assert [expected] * 2 == [is_of(worker, name), is_of(registered(worker).instance, name)]
 
 
 def test_a_double_is_another_instance_of_the_name_that_is_alive() -> None:
