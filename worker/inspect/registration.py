@@ -20,7 +20,7 @@ _SUFFIX_BYTES = 4
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts that a worker publishes with each heartbeat; a worker of 0.1.0 or older publishes none."""
+    """The facts that a worker publishes with each heartbeat; a worker of an older version publishes none."""
 
     name: str
     """FETCHFLEET_WORKER_ID, or host name and process ID."""

@@ -33,12 +33,14 @@ NOT_READ_BY_PRODUCERS = [
     *(("XREAD", "STREAMS", keys.DEAD, 0), ("XREAD", "STREAMS", keys.ALL_RESULTS, 0)),
     *(("LRANGE", keys.INBOX, 0, -1), ("LRANGE", keys.TAKEN, 0, -1), ("GET", keys.worker("w"))),
     *(("SMEMBERS", keys.cancelled(LANE)), ("ZRANGE", keys.WORKERS, 0, -1), ("GET", "arq:job:x")),
+    ("GET", keys.policy_file("x")),
 ]
 NOT_WRITTEN_BY_PRODUCERS = [
     *(("XADD", keys.results(BATCH_ID), "*", "r", "{}"), ("XADD", keys.ALL_RESULTS, "*", "r", "{}")),
     *(("XTRIM", keys.results(BATCH_ID), "MAXLEN", 0), ("XDEL", keys.results(BATCH_ID), "0-1")),
     *(("DEL", keys.results(BATCH_ID)), ("PEXPIRE", keys.results(BATCH_ID), 1)),
     *(("XADD", keys.DEAD, "*", "note", "x"), ("RPUSH", keys.INBOX, "x"), ("LPOP", keys.INBOX)),
+    ("SET", keys.policy_file("x"), "{}"),
     *(("SET", keys.worker("w"), "x"), ("SET", "arq:result:x", "x"), ("SET", keys.SERIAL, 0)),
     *(("DEL", keys.lane(LANE)), ("DEL", keys.BATCHES), ("HSET", keys.claimed(LANE), "x", "y")),
     ("EVAL", "return redis.call('XADD', KEYS[1], '*', 'r', '{}')", 1, keys.results(BATCH_ID)),
@@ -60,6 +62,7 @@ NOT_FOR_READERS = [
 NOT_FOR_OPERATORS = [
     *(("XADD", keys.results(BATCH_ID), "*", "r", "{}"), ("XADD", keys.ALL_RESULTS, "*", "r", "{}")),
     *(("DEL", keys.results(BATCH_ID)), ("DEL", keys.DEAD), ("SET", keys.SERIAL, 0)),
+    ("SET", keys.policy_file("x"), "{}"),
 ]
 MAY_NOT = {
     "producer": OTHERS_KEYS + SERVERS_OWN + NOT_READ_BY_PRODUCERS + NOT_WRITTEN_BY_PRODUCERS,
