@@ -83,6 +83,6 @@ def submit(
     )
     if counts is not None:
         raise typer.Exit(exit_code_of(counts))
-    left_out = f", {skipped} invalid lines skipped" if skip_invalid is not None else ""
-    console.print(f"{len(fetches)} fetches enqueued as batch{left_out}", highlight=False)
+    left_out = f"{skipped} lines skipped as invalid, " if skip_invalid is not None else ""
+    console.print(f"{left_out}{len(fetches)} fetches enqueued as batch", highlight=False)
     echo(batch.id)

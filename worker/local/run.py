@@ -178,7 +178,9 @@ class RunPart:
         record.ends = [(*end, count) for end, count in tally.ends.items()]
         record.retries, record.throttles = tally.retries, tally.throttles
         record.interruptions = tally.interruptions
-        self._file.write_bytes(encode(record))
+        new = self._file.with_suffix(".new")
+        new.write_bytes(encode(record))
+        new.replace(self._file)  # in one step: this process may be killed at any time
 
 
 async def run(

@@ -234,12 +234,16 @@ async def test_submit_prints_the_batch_and_with_wait_follows_it(
     async with Origin.serving("127.0.0.165", latency(0.01, ok(b"x"))) as origin:
         listed.write_text("\n".join(origin.url(f"/{i}") for i in range(30)))
         with workers(1, redis_url, tmp_path):
-            enqueued = await run("submit", listed, "--redis", redis_url)
+            some, rejects = tmp_path / "some", tmp_path / "rejects"
+            some.write_text(f"{listed.read_text()}\nno URL\n")
+            enqueued = await run("submit", some, "--redis", redis_url, "--skip-invalid", rejects)
             counts = await fleet.batch(enqueued.stdout.strip()).wait()
             waited = await run("submit", listed, "--redis", redis_url, "--wait", "--report", report)
             no_room = await run("submit", listed, "--redis", redis_url, "--report", "/dev/full")
 
     assert 0 == enqueued.returncode, enqueued.stderr
+    assert "1 lines skipped as invalid, 30 fetches enqueued" in enqueued.stderr
+    assert 31 == json.loads(rejects.read_text())["line"]
     assert (30, 30) == (counts.total, counts.stored)
     assert 0 == waited.returncode, waited.stderr
     assert 30 == len(report.read_text().splitlines())

@@ -142,6 +142,18 @@ def test_a_run_that_has_ended_says_when_and_how_and_what_to_do(tmp_path: Path) -
     refuse_again(ended, note, tmp_path)  # a run of it again, which was interrupted, continues
 
 
+def test_a_record_is_replaced_in_one_step(tmp_path: Path) -> None:
+    """A run that is killed while it saves has the record before."""
+    interrupted(tmp_path, None)
+    with (tmp_path / "run.json").open("rb") as before:
+        part = RunPart(RunRecord(batch=BATCH, position="8-0"), tmp_path / "run.json", None, resumes=True)
+        part.save()
+
+        assert "7-1" == msgspec.json.decode(before.read())["position"]
+    assert "8-0" == load(tmp_path / "run.json").position
+    assert ["run.json"] == [path.name for path in tmp_path.iterdir()]
+
+
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     """Anything may be in a file."""
     (tmp_path / "run.json").write_bytes(b"\xff{")
