@@ -25,6 +25,7 @@ from fetchfleet.worker.cli.common import (
 )
 from fetchfleet.worker.cli.options import Json, Limit, RedisPatience, RedisUrl, Reveal
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.observability import redact
 
 COMPLETE_WITHIN_S = 2.0
 CANCEL_WAIT_S = 10.0
@@ -91,7 +92,7 @@ def results(
             if outcome not in {None, result.outcome}:
                 continue
             if as_json:
-                print_json(result, reveal=reveal)
+                print_json(result, reveal=reveal, hide=redact.result)
             else:
                 echo(render.result_line(result, reveal=reveal))
         return rows.position, [again.id for again in await handle.retried_as()]

@@ -80,13 +80,15 @@ def echo(text: str | bytes) -> None:
         typer.echo(text)
 
 
-def print_json(value: Any, *, pretty: bool = False, reveal: bool = False) -> None:
+def print_json(
+    value: Any, *, pretty: bool = False, reveal: bool = False, hide: Callable[[Any], Any] = redact.record
+) -> None:
     """Print JSON on standard output: on one line, or indented for people.
 
-    reveal: with its secrets. Otherwise they are hidden, and `redacted` is true if there are any.
+    reveal: with its secrets. Otherwise `hide` hides them, and `redacted` is true if there are any.
     """
     plain = msgspec.to_builtins(value)
-    text = msgspec.json.encode(plain if reveal else redact.record(plain))
+    text = msgspec.json.encode(plain if reveal else hide(plain))
     if pretty:
         with printing():
             Console().print_json(text.decode())

@@ -102,6 +102,16 @@ def record(value: Any) -> Any:
     return _in_text(value) if isinstance(value, str) else value
 
 
+def result(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a command prints of a result: as `record` does, but only secrets go from its URLs.
+
+    The rest of a URL is how a consumer finds the fetch again.
+    """
+    urls = {name: value[name] for name in sorted(URL_FIELDS) if value.get(name)}
+    shown = {**record({**value, **dict.fromkeys(urls)}), **{name: final_url(of) for name, of in urls.items()}}
+    return shown if shown == value else {**shown, REDACTED: True}
+
+
 def _field(name: str, value: Any) -> Any:
     if value is None:
         return None

@@ -46,6 +46,9 @@ RESULT = Result(
     worker="w",
     meta=FIELDS["meta"],
 )
+NO_SECRET_BY_NAME = {"k4n4ryquoted", "k4n4rybare", "k4n4ryfinal"}
+"""Parts of queries without the name of a secret, by which a consumer finds the fetch of a result."""
+
 BAD_LINES = "\n".join(
     [
         json.dumps({**FIELDS, "headers": {"Authorization": "k4n4rybroken\n"}}),
@@ -121,6 +124,7 @@ def test_no_command_shows_a_secret_unless_it_is_told_to(redis_url: str) -> None:
     whole = msgspec.json.decode(said[f"results {ENDED[:16]} --json --reveal"].splitlines()[0], type=Result)
 
     shown = {name: canaries(said[name]) for name in map(" ".join, [*commands, *last])}
+    assert shown.pop(f"results {ENDED[:16]} --json") == NO_SECRET_BY_NAME
     assert {name: found for name, found in shown.items() if found} == {}
     assert letter["fetch"]["headers"] == {
         "Authorization": "***",
@@ -132,7 +136,8 @@ def test_no_command_shows_a_secret_unless_it_is_told_to(redis_url: str) -> None:
     assert letter["redacted"] is result["redacted"] is True
     with pytest.raises(InvalidFetchError, match="redacted"):
         decode_fetch(json.dumps(letter["fetch"]))
-    assert result["url"] == f"http://{HOST}/a?token=***&q=***&***"
+    assert result["url"] == f"http://{HOST}/a?token=***&q='k4n4ryquoted&k4n4rybare"
+    assert result["final_url"] == RESULT.final_url
     assert "k4n4ryauthorization" in said["dead show 1-1 --reveal"]
     assert "k4n4rybody" in said["dead list --json --reveal"]
     assert "k4n4rybare" in said[f"results {ENDED[:16]} --reveal"]

@@ -197,6 +197,16 @@ def test_a_record_shows_no_header_body_or_query(names: list[str], query: str) ->
     assert [f"X-{name}" for name in dict.fromkeys(names)] == list(shown["all"][0]["headers"])
 
 
+def test_a_result_keeps_the_query_that_is_no_secret() -> None:
+    """A consumer finds the fetch by its URL; a result with nothing to hide is not marked."""
+    plain = {"id": "a", "url": "http://h.example/a?page=2&q=x", "final_url": None, "meta": {"order": 7}}
+    secret = {**plain, "url": "http://u:p@h.example/a?page=2&token=x", "meta": {"password": "x"}}
+    hidden = {"url": "http://h.example/a?page=2&token=***", "meta": {"password": "***"}, "redacted": True}
+
+    assert redact.result(plain) == plain
+    assert redact.result(secret) == {**plain, **hidden}
+
+
 def test_a_record_keeps_what_is_no_secret() -> None:
     """Numbers, names, paths, harmless header fields, and what meta says."""
     record = {
