@@ -115,7 +115,7 @@ class Run:
         left = await collect.remains(redis, url, workers.names)
         self._history.add("remains", [Leftovers([*why, *left.lines], left.unix_s)])
         async with Fleet(url) as fleet:
-            self._history.add("ended", await collect.ended(fleet, redis, self._batches()))
+            self._history.add("ended", await collect.ended(fleet, self._batches()))
         self._history.add("found", collect.files(self._out))
         if workers.failed_starts:
             console.print(f"{workers.failed_starts} worker starts failed because Redis was unavailable")

@@ -144,6 +144,7 @@ def _breaches(facts: _Facts) -> Iterator[str]:
     yield from _some("acknowledged and lost", facts.lost)
     yield from _some("ended although never submitted", facts.unexpected)
     yield from _some("ended twice", facts.doubled)
+    yield from _some("read wrongly while the faults came", list(_wrong_readings(record)))
     yield from _some("ended wrongly", [fault for one in record.ended if (fault := _wrong_end(one, facts))])
     yield from _some("not on disk as its result says", list(_wrong_bodies(record)))
     yield from _some("on disk although no fetch explains it", list(_wrong_files(facts)))
@@ -194,6 +195,18 @@ def _too_deadly(facts: _Facts) -> Iterator[str]:
     for target, times in facts.targets.items():
         if target.startswith("/kill/") and times > MOST_DEATHS:
             yield f"{target}: {times} workers"
+
+
+def _wrong_readings(record: Record) -> Iterator[str]:
+    """Yield batches whose producer did not read every result once and in order."""
+    written = defaultdict(list)
+    for one in record.ended:
+        written[batch_of(one.id)].append(one.id)
+    for reading in record.followed:
+        if not reading.ended:
+            yield f"{reading.batch}: its reader did not come to the end"
+        elif reading.ids != written[reading.batch]:
+            yield f"{reading.batch}: {len(reading.ids)} results read, {len(written[reading.batch])} written"
 
 
 def _wrong_bodies(record: Record) -> Iterator[str]:

@@ -17,6 +17,8 @@ from tools.origin.process import Report
 from tools.origin.server import Origin, Seen
 from tools.redis_leftovers import leftovers
 
+MOST_BATCHES = 100_000
+
 
 async def drained(redis: Redis) -> bool:
     """Return whether every lane is idle and the inbox is empty."""
@@ -27,9 +29,9 @@ async def drained(redis: Redis) -> bool:
         return not any(await pipe.execute())
 
 
-async def ended(fleet: Fleet, redis: Redis, known: Iterable[str]) -> list[FetchEnd]:
-    """Return every result of every batch, listed in Redis or known to the producers."""
-    listed = {name.decode() for name in await redis.zrange(keys.BATCHES, 0, -1)}
+async def ended(fleet: Fleet, known: Iterable[str]) -> list[FetchEnd]:
+    """Return every result of every batch, listed by the fleet or known to the producers."""
+    listed = {batch.id for batch in await fleet.batches(MOST_BATCHES)}
     found: list[FetchEnd] = []
     for batch in sorted(listed | set(known)):
         results = fleet.batch(batch).results(follow=False)

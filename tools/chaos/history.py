@@ -32,6 +32,14 @@ class Cancelling(msgspec.Struct, frozen=True, tag=True):
     batch: str
 
 
+class Followed(msgspec.Struct, frozen=True):
+    """The results of a batch as a producer read them while the faults came. ended: it came to the end."""
+
+    batch: str
+    ids: list[str]
+    ended: bool
+
+
 class ObservedRequest(msgspec.Struct, frozen=True):
     """One request at a host; times of time.monotonic. by: the worker's name.
 
@@ -110,6 +118,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     requests: list[ObservedRequest]
     backoffs: list[BackoffWindow] = []
     ended: list[FetchEnd]
+    followed: list[Followed] = []
     found: list[StoredFile]
     faults: list[Fault] = []
     died: list[WorkerDeath] = []
@@ -135,6 +144,7 @@ class History:
             requests=self._lines("requests", ObservedRequest),
             backoffs=self._lines("backoffs", BackoffWindow),
             ended=self._lines("ended", FetchEnd),
+            followed=self._lines("followed", Followed),
             found=self._lines("found", StoredFile),
             faults=self._lines("faults", Fault),
             died=self._lines("died", WorkerDeath),

@@ -1,17 +1,22 @@
-"""Producers that submit during the whole run, in every way, and record the acknowledgements."""
+"""Producers that submit during the whole run, in every way, and read the results of what they submit.
+
+They use the public client and leave it to that to survive the faults of Redis.
+"""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from fetchfleet import Fetch, Fleet
+from fetchfleet import Batch, Fetch, Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import connect
-from tools.chaos.history import Acknowledged, Attempted, Cancelling, History
+from fetchfleet.worker.util import aio
+from tools.chaos.history import Acknowledged, Attempted, Cancelling, Followed, History
 
 PRODUCERS = 3
 MAX_BACKLOG = 600
@@ -20,8 +25,13 @@ MOST_FETCHES = 30
 MANY_FETCHES, MANY = 600, 0.02
 """A list larger than one chunk, and its probability."""
 
-AGAIN_S = 0.3
 CANCELLED = 0.08
+FOLLOWED_ONE_IN = 2
+REDIS_PATIENCE_S = 300.0
+"""More than any fault lasts: a call that gives up is a fault of the client."""
+
+READ_WITHIN_S = 120.0
+"""After the faults have healed."""
 
 
 class Producer:
@@ -37,25 +47,34 @@ class Producer:
         self._history = history
         self._count = 0
         self._keyed: list[Fetch] = []
+        self._reading: list[asyncio.Task[None]] = []
         self.acknowledged = 0
 
     async def run(self, until: asyncio.Event) -> None:
-        """Submit until the event is set."""
-        async with (
-            Fleet(self._redis_url, max_backlog=MAX_BACKLOG) as fleet,
-            connect(self._redis_url) as redis,
-        ):
+        """Submit until the event is set; return once all results have been read."""
+        async with self._fleet(MAX_BACKLOG) as fleet, connect(self._redis_url) as redis:
             while not until.is_set():
                 await asyncio.sleep(self._chance.uniform(*PAUSE_S))
                 await self._submit(fleet, redis)
+            if self._reading:
+                _, late = await asyncio.wait(self._reading, timeout=READ_WITHIN_S)
+                await aio.end(*late)
 
     async def submit_killers(self, count: int, lasts_s: float) -> None:
         """Submit, one after another over the time, fetches that kill each worker that makes them."""
-        async with Fleet(self._redis_url) as fleet:
+        async with self._fleet() as fleet:
             for number in range(count):
                 await asyncio.sleep(self._chance.uniform(0.5, 1.0) * lasts_s / count)
                 url = f"{self._chance.choice(self._urls)}/kill/{self._name}-{number}"
                 await self._named(fleet, [Fetch(url=url)], f"{self._chance.getrandbits(64):016x}")
+
+    def _fleet(self, max_backlog: int = 0) -> Fleet:
+        return Fleet(
+            self._redis_url,
+            max_backlog=max_backlog,
+            redis_patience_s=REDIS_PATIENCE_S,
+            warn=lambda _: None,
+        )
 
     async def _submit(self, fleet: Fleet, redis: Redis) -> None:
         count = MANY_FETCHES if self._chance.random() < MANY else self._chance.randint(1, MOST_FETCHES)
@@ -69,35 +88,35 @@ class Producer:
             await self._named(fleet, fetches, f"{self._chance.getrandbits(64):016x}")
 
     async def _named(self, fleet: Fleet, fetches: list[Fetch], batch: str) -> None:
-        """Submit a list. With a batch id of its own it is submitted again until it is acknowledged."""
+        """Submit a list; follow some of the batches, and cancel some."""
         self._attempt(fetches, batch)
+        done = await fleet.submit(fetches, batch_id=batch or None, when_full="wait")
+        self._acknowledge(done.ids, fetches)
+        is_killer = "/kill/" in fetches[0].url
+        if not is_killer and int(done.id, 16) % FOLLOWED_ONE_IN == 0:
+            self._reading.append(asyncio.create_task(self._follow(fleet.batch(done.id)), name="follow"))
+        if not is_killer and self._chance.random() < CANCELLED:
+            await asyncio.sleep(self._chance.uniform(0, 1))
+            self._history.add("producer", [Cancelling(done.id)])
+            await fleet.batch(done.id).cancel()
 
-        async def submit() -> None:
-            done = await fleet.submit(fetches, batch_id=batch or None, when_full="wait")
-            self._acknowledge(done.ids, fetches)
-            if "/kill/" not in fetches[0].url and self._chance.random() < CANCELLED:
-                await self._cancel(fleet, done.id)
-
-        await (_until_it_works(submit) if batch else _acknowledged(submit))
+    async def _follow(self, batch: Batch) -> None:
+        """Read the results of a batch through all faults."""
+        ids: list[str] = []
+        ended = False
+        try:
+            async for result in batch.results():
+                ids.append(result.id)  # noqa: PERF401 kept if it does not come to the end
+            ended = True
+        finally:
+            self._history.add("followed", [Followed(batch.id, ids, ended)])
 
     async def _push(self, redis: Redis, fetches: list[Fetch]) -> None:
         """Push to the inbox."""
         self._attempt(fetches, "")
-
-        async def push() -> None:
+        with suppress(RedisError, OSError):  # a push that is not acknowledged may still have taken effect
             await redis.rpush(keys.INBOX, *map(msgspec.json.encode, fetches))  # type: ignore[misc]
             self._acknowledge([""] * len(fetches), fetches)
-
-        await _acknowledged(push)
-
-    async def _cancel(self, fleet: Fleet, batch: str) -> None:
-        await asyncio.sleep(self._chance.uniform(0, 1))
-        self._history.add("producer", [Cancelling(batch)])
-
-        async def cancel() -> None:
-            await fleet.batch(batch).cancel()
-
-        await _acknowledged(cancel)
 
     def _attempt(self, fetches: list[Fetch], batch: str) -> None:
         dests = {fetch.url: fetch.dest for fetch in fetches if fetch.dest}
@@ -125,17 +144,3 @@ class Producer:
             return self._keyed[-1]
         dest = f"named/{self._name}/{name}" if kind < 0.35 else None
         return Fetch(url=f"{at}/f/{name}", dest=dest)
-
-
-async def _until_it_works(call: Callable[[], Awaitable[None]]) -> None:
-    while not await _acknowledged(call):  # noqa: ASYNC110 another process changes it
-        await asyncio.sleep(AGAIN_S)
-
-
-async def _acknowledged(call: Callable[[], Awaitable[None]]) -> bool:
-    """Return whether the call was acknowledged. If not, it may still have taken effect."""
-    try:
-        await call()
-    except (RedisError, OSError):
-        return False
-    return True

@@ -16,6 +16,7 @@ from tools.chaos.history import (
     Cancelling,
     Fault,
     FetchEnd,
+    Followed,
     Leftovers,
     ObservedRequest,
     Record,
@@ -51,6 +52,7 @@ GOOD = Record(
     producer=[Attempted(URLS, BATCH), Acknowledged(IDS, URLS)],
     requests=[request("/f/one", 1.0), request("/post/four", 1.1)],
     ended=[ended(0), ended(1), GONE, ended(3)],
+    followed=[Followed(BATCH, IDS, ended=True)],
     found=[StoredFile(path_of(IDS[place]), digest(URLS[place])) for place in (0, 1, 3)],
 )
 
@@ -91,6 +93,10 @@ PLANTED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a doubled result": ("ended twice", {"ended": [*GOOD.ended, ended(0)]}),
     "two fetches of one URL": ("ended twice", {"ended": [*GOOD.ended, ended(0, id=f"{BATCH}-000000ff")]}),
+    "a result read twice": ("read wrongly", {"followed": [Followed(BATCH, [*IDS, IDS[0]], ended=True)]}),
+    "a result not read": ("read wrongly", {"followed": [Followed(BATCH, IDS[1:], ended=True)]}),
+    "results out of order": ("read wrongly", {"followed": [Followed(BATCH, IDS[::-1], ended=True)]}),
+    "a reader without an end": ("did not come to the end", {"followed": [Followed(BATCH, IDS, ended=False)]}),
     "a wrong body": (
         "not on disk as its result says",
         {"found": [StoredFile(GOOD.found[0].path, digest("/f/two")), *GOOD.found[1:]]},
@@ -161,12 +167,14 @@ def test_what_the_faults_explain_is_no_breach() -> None:
     }
 
     assert [] == breaches(
+        followed=[],
         producer=[*GOOD.producer, Cancelling(BATCH)],
         ended=[ended(0), GONE, *(ended(place, **fate) for place, fate in by_fate.items())],
     )
     killer = f"http://{HOST}:1/kill/five"
     assert [] == breaches(
         producer=[*GOOD.producer, Attempted([killer]), Acknowledged([KILLER], [killer])],
+        followed=[Followed(BATCH, [*IDS, KILLER], ended=True)],
         ended=[*GOOD.ended, FetchEnd(KILLER, killer, "failed", "poison", None, None, None, 1, 0)],
         requests=[
             *GOOD.requests,
