@@ -27,6 +27,9 @@ from fetchfleet import (
 )
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
+REDIS_PATIENCE_S = 2.0
+"""A request waits no longer for Redis: its client is told to come again."""
+
 RETRY_AFTER_S = 5
 JSON_LINES = "application/jsonl"
 
@@ -63,7 +66,8 @@ class Progress(BaseModel):
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """Open one Fleet for the life of the app; all requests share its connections."""
-    async with Fleet(os.environ.get("FETCHFLEET_REDIS_URL", DEFAULT_REDIS_URL)) as fleet:
+    redis_url = os.environ.get("FETCHFLEET_REDIS_URL", DEFAULT_REDIS_URL)
+    async with Fleet(redis_url, redis_patience_s=REDIS_PATIENCE_S) as fleet:
         yield {"fleet": fleet}
 
 

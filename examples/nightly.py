@@ -46,6 +46,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="the fleet's Redis (FETCHFLEET_REDIS_URL)",
     )
     parser.add_argument(
+        "--redis-patience",
+        type=float,
+        default=60,
+        help="seconds to wait for a Redis that does not answer; default: 60",
+    )
+    parser.add_argument(
         "--date",
         type=dt.date.fromisoformat,
         default=dt.datetime.now().astimezone().date(),
@@ -57,7 +63,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 async def fetch_all(options: argparse.Namespace, fetches: list[Fetch]) -> int:
     """Enqueue the list unless it is enqueued; print each failure on standard error, then a summary."""
     run = f"{options.date} {options.list.name}"
-    async with Fleet(options.redis) as fleet:
+    async with Fleet(options.redis, redis_patience_s=options.redis_patience) as fleet:
         batch = await fleet.submit(fetches, batch_id=batch_id_for(run))
         async for result in batch.results():
             if result.outcome not in SUCCESS:

@@ -311,7 +311,7 @@ async def test_i11_a_redis_that_syncs_always_loses_no_batch_that_was_acknowledge
         await wait_until(server.answers, "Redis")
 
         async def produce(name: int) -> None:
-            async with Fleet(server.url) as fleet:
+            async with Fleet(server.url, redis_patience_s=0) as fleet:
                 while True:
                     batch = await fleet.submit(f"http://host-{name}.example/{n}" for n in range(20))
                     acknowledged.append(batch)

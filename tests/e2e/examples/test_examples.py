@@ -317,7 +317,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     listed = tmp_path / "urls.txt"
     if text is not None:
         listed.write_bytes(text)
-    ended_with = main([str(listed), "--redis", redis])
+    ended_with = main([str(listed), "--redis", redis, "--redis-patience", "0"])
     said = capsys.readouterr().err
 
     assert code == ended_with

@@ -182,7 +182,7 @@ async def test_a_worker_logs_none_of_it_while_redis_goes_away_or_refuses_it(
     with workers(1, locked.url(), tmp_path / "fleet") as running:
         await wait_until(running.started, "the worker to start")
         locked.stop()
-        await wait_until(lambda: trouble(running, "connecting to"), "trouble that is seen")
+        await wait_until(lambda: trouble(running, "connect"), "trouble that is seen")
         locked.start()
         async with connect(locked.url()) as redis:
             await wait_until(lambda: redis.zcard("ff:workers"), "a sign of life", timeout_s=30)
