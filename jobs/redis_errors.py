@@ -28,9 +28,11 @@ def passes(error: BaseException) -> bool:
     Redis is away, starts, fails over, is frozen, is full of clients or is busy. False if it refuses the
     password, the user, a command, the database or the type of a key, or if TLS finds a wrong certificate.
     """
+    if isinstance(error, JobsError):
+        return False
     if isinstance(error.__cause__, RedisError):  # redis-py wraps what Redis says to a new connection
         error = error.__cause__
-    if isinstance(error, JobsError) or is_refusal(error) or any(map(_is_lasting, _chain(error))):
+    if is_refusal(error) or any(map(_is_lasting, _chain(error))):
         return False
     if isinstance(error, ResponseError):
         return takes_no_writes(error) or _MENDED_BY_TIME.search(str(error)) is not None

@@ -360,8 +360,8 @@ class _Submission:
     def unreachable(self, error: FleetUnreachableError) -> FleetUnreachableError:
         """Return the error with the batch, and what may be done about it."""
         message = (
-            f"{error}; {self._count} fetches are in as batch {self.batch_id}, perhaps {CHUNK_FETCHES} more:"
-            " the same submit under this batch id adds what is missing"
+            f"{error}; {self._count} fetches are in as batch {self.batch_id}, and at most {CHUNK_FETCHES}"
+            " more; the same submit under this batch id adds the rest"
         )
         return FleetUnreachableError(message, self.batch_id, enqueued=self._count)
 

@@ -55,8 +55,9 @@ def warn(message: str) -> None:
 
 
 def command_line(*words: str, redis_url: str | None) -> str:
-    """Return a command of fetchfleet as it is typed. redis_url: as it was given by --redis."""
-    redis = ["--redis", redact.url(redis_url)] if redis_url else []
+    """Return a command of fetchfleet as it is typed. redis_url: of --redis; if secret, it is shown as URL."""
+    is_plain = redis_url is not None and redact.url(redis_url) == redis_url
+    redis = ["--redis", redis_url if is_plain else "URL"] if redis_url else []
     return shlex.join(["fetchfleet", *words, *redis])
 
 

@@ -61,7 +61,9 @@ ENDS: dict[str, tuple[o.Behaviour, Outcome, Reason | None]] = {
     "reset": (behaviours.reset, Outcome.FAILED, Reason.READ),
     "truncated": (behaviours.truncated(BODY, 100), Outcome.FAILED, Reason.TRUNCATED),
     "garbage": (
-        behaviours.garbage(b"HTTP/1.1 200 OK\r\nSet-Cookie: k4n4rysetcookie\r\nContent-Length: k4n4rybody\r\n\r\n"),
+        behaviours.garbage(
+            b"HTTP/1.1 200 OK\r\nSet-Cookie: k4n4rysetcookie\r\nContent-Length: k4n4rybody\r\n\r\n"
+        ),
         Outcome.FAILED,
         Reason.PROTOCOL,
     ),

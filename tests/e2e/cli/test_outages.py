@@ -116,6 +116,7 @@ async def exits_with_3(command: Command) -> list[str]:
     """Wait for the end of a command whose patience is over; return the words of the command that goes on."""
     ended = await command.ended()
     assert 3 == ended.code, ended
+    assert 1 == len(ended.of_redis), ended
     assert "cannot reach Redis at" in ended.said[-2]
     program, *words = shlex.split(ended.said[-1].removeprefix("go on with: "))
     assert "fetchfleet" == program, ended
@@ -150,6 +151,8 @@ async def test_exit_3_names_the_command_that_goes_on(tmp_path: Path) -> None:
             await wait_until(lambda: reported(server, done.stdout.strip()), "the results", STARTS_S)
             await asyncio.to_thread(server.stop)
             *words, append_to, path = await exits_with_3(follow)
+            cancel = Command(stack, "cancel", done.stdout.strip(), "--redis", server.url, patience_s=0.2)
+            assert ["cancel", done.stdout.strip(), "--redis", server.url] == await exits_with_3(cancel)
             await again(server)
             go_on.set()
             rest = await Command(stack, *words).ended()

@@ -30,9 +30,9 @@ def from_socket(error: OSError) -> Exception:
         return wrapped
 
 
-def caused_by(error: Exception) -> Exception:
+def caused_by(error: Exception, of: type[ConnectionError] = ConnectionError) -> Exception:
     """Return a connection error with a cause."""
-    outer = ConnectionError(str(error))
+    outer = of(str(error))
     outer.__cause__ = error
     return outer
 
@@ -75,6 +75,7 @@ LASTING = [
     OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
     KeyTypeConflictError("ff:batch:BUSY ", "list", "hash"),
     FleetUnreachableError("Redis has not answered"),
+    caused_by(ConnectionError("Connection refused"), FleetUnreachableError),
     from_socket(PermissionError(13, "Permission denied")),
     from_socket(ssl.SSLCertVerificationError(1, "certificate verify failed")),
     from_socket(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number")),
