@@ -37,7 +37,7 @@ def zipped(name: str) -> bytes:
         (TEXT.encode("utf-32"), "iconv -f UTF-32 "),
         (TEXT.encode("utf-32-le"), "iconv -f UTF-32LE "),
         (TEXT.encode("utf-32-be"), "iconv -f UTF-32BE "),
-        (gzip.compress(TEXT.encode()), "gzip -dc my.txt"),
+        (gzip.compress(TEXT.encode(), mtime=0), "gzip -dc my.txt"),
         (bz2.compress(TEXT.encode()), "bzip2 -dc my.txt"),
         (lzma.compress(TEXT.encode()), "xz -dc my.txt"),
         (bytes.fromhex("28b52ffd0458990000"), "zstd -dc my.txt"),
