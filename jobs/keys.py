@@ -199,11 +199,17 @@ WORKERS = "ff:workers"
 next heartbeat of any worker."""
 
 
+DRAINS = "ff:drains"
+"""hash: worker instance → Unix ms since when an operator has drained it, 0 once it is to take lanes again.
+The worker removes its field then, and at its end; a field of a worker that was killed stays until the next
+drain. Gone when empty."""
+
+
 FIXED: dict[str, str] = {
     **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS, RESETS), "counter"),
     **dict.fromkeys((QUEUE, ATTENTION, BATCHES, DEATHS, WORKERS), "zset"),
     **dict.fromkeys((INBOX, TAKEN), "list"),
-    **dict.fromkeys((INTAKE, POLICY), "hash"),
+    **dict.fromkeys((INTAKE, POLICY, DRAINS), "hash"),
     **dict.fromkeys((ALL_RESULTS, DEAD), "stream"),
 }
 """The keys that exist once in a fleet, with their kinds: a Redis type, or counter for a counting string."""

@@ -26,6 +26,8 @@ _MODULES = {
     "pause": "hosts",
     "resume": "hosts",
     "reset": "hosts",
+    "drain": "status",
+    "undrain": "status",
     "dead": "dead",
     "policy": "policy",
 }

@@ -35,6 +35,13 @@ def status_of(status: FleetStatus) -> RenderableType:
     ]
     if not status.workers and status.backlog:
         head.append("[red]no worker is running; start one: fetchfleet worker[/red]")
+    draining = [worker.instance for worker in status.workers if worker.draining]
+    if draining:
+        every = len(draining) == len(status.workers)
+        again = f"take lanes again with: fetchfleet undrain {draining[0]}"
+        head.append(
+            f"{'[red]every worker is drained[/red]' if every else 'drained'}: {', '.join(draining)}; {again}"
+        )
     parts: list[RenderableType] = ["\n".join(head)]
     if status.workers:
         digests = Counter(worker.policy for worker in status.workers if worker.policy)

@@ -1,27 +1,40 @@
-"""The commands that show whether a fleet is well: status and health."""
+"""The commands about the workers of a fleet: status, health, drain and undrain."""
 
+import asyncio
 import os
 import socket
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
 import typer
+from redis.asyncio import Redis
 
+from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.cli.common import print_json, print_table, query
+from fetchfleet.worker.cli.common import echo, print_json, print_table, query
 from fetchfleet.worker.cli.options import Json, RedisPatience, RedisUrl
-from fetchfleet.worker.errors import UNREACHABLE, CommandError
+from fetchfleet.worker.errors import BAD_USE, UNREACHABLE, CommandError
 from fetchfleet.worker.inspect.fleet_status import fleet_status
-from fetchfleet.worker.inspect.snapshot import is_alive
+from fetchfleet.worker.inspect.snapshot import WorkerReport, is_alive, worker_reports, workers_called
 from fetchfleet.worker.observability.process_health import ask_workers
+from fetchfleet.worker.redis_support import drains
 
+ANSWERS_WITHIN_S = 5.0
+GIVES_BACK_WITHIN_S = 15.0
+LOOK_EVERY_S = 0.1
+
+Worker = Annotated[
+    str, typer.Argument(help="A worker's name or instance, as in status; or a host, for all workers there.")
+]
 Live = Annotated[bool, typer.Option("--live", help="The loop of each worker here turns; needs no Redis.")]
 Ready = Annotated[bool, typer.Option("--ready", help="Each worker here would take work now.")]
 
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    for command in (health, status):
+    for command in (health, status, drain, undrain):
         app.command()(command)
 
 
@@ -73,3 +86,69 @@ def status(
         print_json({**msgspec.to_builtins(found), **rates})
     else:
         print_table(render.status_of(found))
+
+
+def drain(worker: Worker, redis: RedisUrl = None) -> None:
+    """Let a worker give its lanes back and take nothing in, until undrain or its end."""
+
+    async def ask(_: Fleet, client: Redis) -> dict[str, WorkerReport]:
+        chosen = await _called(client, worker)
+        now_ms = await redis_now_ms(client)
+        await drains.forget_ended(client, [*await worker_reports(client)], now_ms)
+        for instance in chosen:
+            await drains.drain(client, instance, now_ms)
+        reports = await _await(client, chosen, lambda of: of.draining, ANSWERS_WITHIN_S)
+        deaf = [instance for instance, report in reports.items() if not report.draining]
+        for instance in deaf:
+            await drains.forget(client, instance)
+        if deaf:
+            raise CommandError(
+                f"{', '.join(deaf)} did not answer: a worker of an older version cannot be drained;"
+                " stop it with SIGTERM, which gives its lanes back as well"
+            )
+        return await _await(client, chosen, lambda of: not of.lanes, GIVES_BACK_WITHIN_S)
+
+    for instance, report in query(redis, ask).items():
+        in_flight = sum(lane.in_flight for lane in report.lanes.values())
+        left = (
+            f"{render.count(len(report.lanes), 'lane')} left, with {in_flight} in flight"
+            if report.lanes
+            else "holds no lane"
+        )
+        echo(f"{instance} is drained: {left}; take lanes again with: fetchfleet undrain {instance}")
+
+
+def undrain(worker: Worker, redis: RedisUrl = None) -> None:
+    """Let a drained worker take lanes again."""
+
+    async def ask(_: Fleet, client: Redis) -> dict[str, WorkerReport]:
+        chosen = await _called(client, worker)
+        for instance in chosen:
+            if instance in await drains.drained(client):
+                await drains.undrain(client, instance)
+        return await _await(client, chosen, lambda of: not of.draining, ANSWERS_WITHIN_S)
+
+    for instance, report in query(redis, ask).items():
+        echo(f"{instance} {'has not answered yet' if report.draining else 'takes lanes again'}")
+
+
+async def _called(redis: Redis, worker: str) -> list[str]:
+    """Return the instances of the workers that are meant; raises CommandError."""
+    chosen = await workers_called(redis, worker)
+    if not chosen:
+        others = ", ".join(await worker_reports(redis)) or "none; start one: fetchfleet worker"
+        raise CommandError(f"no live worker is called {worker}; live workers: {others}", BAD_USE)
+    return chosen
+
+
+async def _await(
+    redis: Redis, instances: list[str], done: Callable[[WorkerReport], bool], within_s: float
+) -> dict[str, WorkerReport]:
+    """Return the workers' reports once all of them are done, or after within_s."""
+    give_up_s = asyncio.get_running_loop().time() + within_s
+    while True:
+        found = await worker_reports(redis)
+        reports = {instance: found.get(instance, WorkerReport()) for instance in instances}
+        if all(map(done, reports.values())) or asyncio.get_running_loop().time() > give_up_s:
+            return reports
+        await asyncio.sleep(LOOK_EVERY_S)

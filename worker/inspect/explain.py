@@ -15,7 +15,7 @@ from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import HostSignal, WaitReason
 from fetchfleet.worker.gate.state import GateState, from_json, reset, resettable
 from fetchfleet.worker.inspect.doors import messages_at_doors
-from fetchfleet.worker.inspect.snapshot import LaneSnapshot, lane_snapshot, living
+from fetchfleet.worker.inspect.snapshot import LaneSnapshot, drained_workers, lane_snapshot, living
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.policy.pauses import Stop, exception_of
@@ -33,6 +33,8 @@ BROKEN_ANSWERS = frozenset(
     {Reason.PROTOCOL, Reason.READ, Reason.READ_TIMEOUT, Reason.TOO_SLOW, Reason.TRUNCATED}
 )
 """Failures of a host that begins to answer."""
+
+NO_WORKER = "no worker"
 
 RESETTABLE = {WaitReason.COOL_DOWN.value, WaitReason.BREAKER.value, WaitReason.ROBOTS.value}
 """The states of a lane that an operator may end."""
@@ -90,6 +92,8 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         retry_ms=retry_ms,
         has_workers=bool(await living(redis, now_ms)),
     )
+    if found == NO_WORKER and (names := await drained_workers(redis)):
+        why = f"every worker is drained; let one take lanes again: fetchfleet undrain {names[0]}"
     if found in RESETTABLE and resettable(state, now_ms):
         why += f"; once the host is well: fetchfleet reset {name}"
     paused = found == WaitReason.PAUSED.value
@@ -128,7 +132,7 @@ def judged(
         full = ": as many as may be" if snapshot.in_flight >= room else ""
         return "busy", None, f"{snapshot.in_flight} of {room} are in flight{full}"
     if not has_workers:
-        return "no worker", None, "no worker is running; start one: fetchfleet worker"
+        return NO_WORKER, None, "no worker is running; start one: fetchfleet worker"
     # The policy file of the workers, which is not the one of this command, may be why the lane waits.
     if retry_ms is not None and snapshot.why in set(WaitReason):
         until_ms = now_ms + int(snapshot.opens_in_s * 1000)

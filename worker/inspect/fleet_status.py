@@ -29,6 +29,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The digest of its policy file, or `defaults`."""
     age_s: float | None
     """Since its start."""
+    draining: bool = False
+    """Whether an operator has drained it: it gives its lanes back and takes none."""
     lanes: int
     in_flight: int
     finished_per_s: float
@@ -79,6 +81,7 @@ def worker_status(instance: str, report: WorkerReport, now_ms: int) -> WorkerSta
         sink=known.sink if known else None,
         policy=known.policy if known else None,
         age_s=round(max(0, now_ms - known.started_ms) / 1000, 3) if known else None,
+        draining=report.draining,
         lanes=len(report.lanes),
         in_flight=sum(lane.in_flight for lane in report.lanes.values()),
         finished_per_s=report.finished_per_s,

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
 from fetchfleet.worker.inspect.registration import Registration, is_of
+from fetchfleet.worker.redis_support.drains import drained
 
 MAX_LANES = 500
 
@@ -43,6 +44,8 @@ class WorkerReport(msgspec.Struct):
     """A worker's report about itself, written with each heartbeat; the totals count from its start."""
 
     registration: Registration | None = None
+    draining: bool = False
+    """Whether an operator has drained it: it gives its lanes back and takes none."""
     policy_version: str | None = None
     """The version of the policy tables in Redis that it has read."""
     policy_refused: str = ""
@@ -93,7 +96,7 @@ async def living(redis: Redis, now_ms: int) -> list[str]:
 
 async def is_alive(redis: Redis, name: str) -> bool:
     """Return whether a worker of that name, or of that host (named host-pid), has a recent heartbeat."""
-    workers = await living(redis, await redis_now_ms(redis))
+    workers = {*await living(redis, await redis_now_ms(redis)), *await worker_reports(redis)}
     return any(is_of(worker, name) for worker in workers)
 
 
@@ -113,11 +116,27 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
 
 async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
     """Return the reports of the live workers by their instances."""
-    workers = [text_of(worker) for worker in await redis.zrange(keys.WORKERS, 0, -1)]
+    beating = [text_of(worker) for worker in await redis.zrange(keys.WORKERS, 0, -1)]
+    workers = sorted({*beating, *await drained(redis)})
     if not workers:
         return {}
     found = await redis.mget([keys.worker(worker) for worker in workers])
     return {worker: _report(text) for worker, text in zip(workers, found, strict=True) if text}
+
+
+async def drained_workers(redis: Redis) -> list[str]:
+    """Return the instances of the live workers that are drained."""
+    return [name for name, report in (await worker_reports(redis)).items() if report.draining]
+
+
+async def workers_called(redis: Redis, name: str) -> list[str]:
+    """Return the instances of the live workers of that instance or name, or else those of that host."""
+    reports = await worker_reports(redis)
+    names = {
+        instance: of.registration.name if of.registration else instance for instance, of in reports.items()
+    }
+    found = [instance for instance, called in names.items() if name in {instance, called}]
+    return found or [instance for instance in names if is_of(instance, name)]
 
 
 def _report(text: bytes) -> WorkerReport:

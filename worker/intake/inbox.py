@@ -109,11 +109,15 @@ class InboxReader:
         report_redis_error: Callable[[BaseException], None],
         log: FilteringBoundLogger,
         timings: InboxTimings | None = None,
+        *,
+        open_door: asyncio.Event | None = None,
     ) -> None:
+        """open_door: set while this worker may take messages; None for always."""
         self._redis: Redis = connect(redis_url)
         self._token = f"{worker_id} {new_batch_id()}"
         self._timings = timings or InboxTimings()
         self.lease = InboxLease(self._redis, self._token, self._timings.lease_ms)
+        self._open_door = open_door
         self._submitter = submitter
         self._report_redis_error = report_redis_error
         self._log = log
@@ -141,6 +145,9 @@ class InboxReader:
 
     async def step(self) -> None:
         """Take messages and enqueue them; wait if there are none or another worker has the inbox."""
+        if self._open_door is not None and not self._open_door.is_set():
+            await self.lease.end()
+            await self._open_door.wait()
         match await self.take():
             case InboxMessages(batch_id, messages):
                 await self.enqueue(batch_id, messages)

@@ -155,6 +155,12 @@ class LaneStore:
             await pipe.execute()
         return found
 
+    async def make_retries_due(self, lane: str, now_ms: int) -> None:
+        """Make every retry of a held lane due now, a stretch at a time."""
+        later = keys.later(lane)
+        while found := await self._redis.zrangebyscore(later, f"({now_ms}", "+inf", 0, self._stretch):
+            await self._redis.zadd(later, dict.fromkeys(found, now_ms), xx=True)
+
     async def _batch_ids(self, lane: str, found: Iterable[bytes]) -> set[str]:
         """Keep valid ids and delete the rest, which the lane would search for in vain for ever."""
         names = {name: text_of(name) for name in found}

@@ -72,6 +72,8 @@ async def take_lane(ctx: dict[str, Any], lane: str, generation: int) -> None:
 async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Enqueue the fetches of an arq job and return the receipt (worker/intake/arq_jobs.py)."""
     runtime: Runtime = ctx["runtime"]
+    if runtime.live_lanes.drained.is_set():  # under arq's own command, whose loop goes on
+        raise Retry(defer=FETCH_RETRY_S)
     run_id = f"{ctx['job_id']} {ctx['enqueue_time']}"
     try:
         return await runtime.arq_ingress.fetch(run_id, args, kwargs)
@@ -163,7 +165,14 @@ async def start(settings: Settings) -> Runtime:
 
 
 async def serve_arq_jobs(runtime: Runtime) -> None:
-    """Run arq's loop until cancelled; start it again when a Redis error or a bug ends it.
+    """Run arq's loop until cancelled, except while the worker is drained."""
+    while True:
+        await runtime.live_lanes.undrained.wait()
+        await _serve_until_drained(runtime)
+
+
+async def _serve_until_drained(runtime: Runtime) -> None:
+    """Run arq's loop; start it again when a Redis error or a bug ends it.
 
     Lanes that this worker holds are not affected.
     """
@@ -190,10 +199,17 @@ async def serve_arq_jobs(runtime: Runtime) -> None:
             )
             work = asyncio.create_task(worker.async_run(), name="arq's loop")
             try:
-                await asyncio.shield(work)
+                await aio.until(work, runtime.live_lanes.drained)
+                if work.done():
+                    work.result()
             finally:
-                await aio.end(work, again_s=CANCEL_AGAIN_S)  # this interrupts no clean-up of arq's
-                # Not arq's own close: it raises what cancelled jobs raise, and leaves connections open.
-                worker.handle_sig(signal.SIGTERM)
-                await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
-                await worker.pool.aclose(close_connection_pool=True)
+                await aio.whole(_end(worker, work), name="ending arq's loop")
+
+
+async def _end(worker: Worker, work: asyncio.Task[None]) -> None:
+    """End arq's loop and its jobs, and close its connections."""
+    await aio.end(work, again_s=CANCEL_AGAIN_S)  # this interrupts no clean-up of arq's
+    # Not arq's own close: it raises what cancelled jobs raise, and leaves connections open.
+    worker.handle_sig(signal.SIGTERM)
+    await asyncio.gather(*worker.tasks.values(), return_exceptions=True)
+    await worker.pool.aclose(close_connection_pool=True)

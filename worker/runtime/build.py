@@ -27,7 +27,7 @@ from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHeal
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
 from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
-from fetchfleet.worker.runtime.fleet_signals import FleetSignals
+from fetchfleet.worker.runtime.fleet_signals import DrainSignal, FleetSignals
 from fetchfleet.worker.runtime.heartbeat import Heartbeat, NameCheck, WorkerReporter
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.live_policy import LivePolicy
@@ -168,13 +168,27 @@ async def _wire(
     signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes)
     reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy)
     name_check = NameCheck(redis, base.registration, log, timings)
-    every_s = timings.heartbeat_s
     heartbeat = Heartbeat(
-        redis, settings, base.clock, reporter, leases, signals, health, name_check, every_s=every_s
+        redis,
+        settings,
+        base.clock,
+        reporter,
+        leases,
+        signals,
+        DrainSignal(redis, base.registration.instance, live_lanes, rebalancer, log),
+        health,
+        name_check=name_check,
+        every_s=timings.heartbeat_s,
     )
     submitter = RepairingSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
     inbox = InboxReader(
-        settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, timings.inbox
+        settings.redis_url,
+        settings.worker_id,
+        submitter,
+        base.redis_errors,
+        log,
+        timings.inbox,
+        open_door=live_lanes.undrained,
     )
     opened.push_async_callback(inbox.aclose)
     return Runtime(

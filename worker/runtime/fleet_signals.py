@@ -1,9 +1,16 @@
-"""Signals read with the heartbeat: the fleet's size, a new policy, cancelled batches, resets."""
+"""Signals read with the heartbeat: the fleet's size, a new policy, cancelled batches, resets, a drain."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from redis.asyncio import Redis
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.redis_connection import number_of
 from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.observability.log import Event
+from fetchfleet.worker.redis_support import drains
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.scheduler.acquire import Acquirer
@@ -47,6 +54,56 @@ class FleetSignals:
 
     def heed_fleet(self, fleet: FleetLoad) -> None:
         """Give back lanes beyond this worker's share, or look for those missing from it."""
+        if self._live_lanes.drained.is_set():
+            self._rebalancer.give_all()
+            return
         self._rebalancer.look(fleet)
         if len(self._lanes) < min(fleet.busy, share(fleet)):
             self._acquirer.look_soon()
+
+
+class DrainSignal:
+    """Drains this worker, and ends that, as an operator asks. One for a worker process."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        instance: str,
+        live_lanes: LiveLanes,
+        rebalancer: Rebalancer,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._redis = redis
+        self._instance = instance
+        self._live_lanes = live_lanes
+        self._rebalancer = rebalancer
+        self._log = log
+        self._since_ms = 0
+        """Since when the worker is drained; 0 while it is not."""
+        self._holds_lanes = False
+
+    @property
+    def drained(self) -> bool:
+        """Whether this worker is drained."""
+        return self._since_ms > 0
+
+    async def heed(self, field: bytes | None, lanes: int) -> None:
+        """Follow the field of this worker in keys.DRAINS. lanes: how many this worker holds."""
+        asked_ms = number_of(field)
+        if asked_ms and not self._since_ms:
+            self._since_ms, self._holds_lanes = asked_ms, True
+            self._live_lanes.drain()
+            self._rebalancer.give_all()
+            await self._redis.zrem(keys.WORKERS, self._instance)  # the others share its lanes at once
+            self._log.info(Event.WORKER_DRAINING, lanes=lanes)
+        elif asked_ms == drains.ENDED:
+            await drains.forget(self._redis, self._instance)
+            self._live_lanes.undrain()
+            if self._since_ms:
+                self._log.info(Event.WORKER_UNDRAINED)
+            self._since_ms = 0
+        elif asked_ms is None and self._since_ms:
+            await drains.drain(self._redis, self._instance, self._since_ms)
+        if self._since_ms and self._holds_lanes and not lanes:
+            self._holds_lanes = False
+            self._log.info(Event.WORKER_DRAINED)

@@ -19,8 +19,9 @@ from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.policy.published import NO_FILE, published
+from fetchfleet.worker.redis_support import drains
 from fetchfleet.worker.redis_support.health import RedisHealth
-from fetchfleet.worker.runtime.fleet_signals import FleetSignals, Signals
+from fetchfleet.worker.runtime.fleet_signals import DrainSignal, FleetSignals, Signals
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.balance import FleetLoad
@@ -58,7 +59,12 @@ class WorkerReporter:
         self._finished = Rate()
         self._received = Rate()
 
-    def report(self) -> WorkerReport:
+    @property
+    def lane_count(self) -> int:
+        """Return how many lanes this worker holds."""
+        return len(self._lanes)
+
+    def report(self, *, draining: bool = False) -> WorkerReport:
         """Return the report of this moment; each call advances the rates."""
         now_s = mono_s()
         lanes = {}
@@ -72,6 +78,7 @@ class WorkerReporter:
         finished, received_bytes = self._settler.finished, self._disk.received_bytes
         return WorkerReport(
             registration=self.registration,
+            draining=draining,
             policy_version=text_of(self._live_policy.version),
             policy_refused=self._live_policy.refused[:MAX_REFUSAL_CHARS],
             lanes=lanes,
@@ -117,9 +124,10 @@ class Heartbeat:
         reporter: WorkerReporter,
         leases: Leases,
         signals: FleetSignals,
+        drain: DrainSignal,
         health: RedisHealth,
-        name_check: NameCheck,
         *,
+        name_check: NameCheck,
         every_s: float,
     ) -> None:
         self._redis = redis
@@ -129,6 +137,7 @@ class Heartbeat:
         self._reporter = reporter
         self._leases = leases
         self._signals = signals
+        self._drain = drain
         self._health = health
         self._every_s = every_s
         self._name_check = name_check
@@ -157,25 +166,30 @@ class Heartbeat:
 
     async def send(self) -> None:
         """Send one heartbeat and act on the reply."""
-        report = msgspec.json.encode(self._reporter.report())
+        report = msgspec.json.encode(self._reporter.report(draining=self._drain.drained))
         instance, digest = self._reporter.registration.instance, self._reporter.registration.policy
         now_ms = self._clock.now_ms()
         async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.zadd(keys.WORKERS, {instance: now_ms})
+            if self._drain.drained:  # it counts as no worker, so that the others share its lanes
+                pipe.zrem(keys.WORKERS, instance)
+            else:
+                pipe.zadd(keys.WORKERS, {instance: now_ms})
             pipe.zremrangebyscore(keys.WORKERS, "-inf", now_ms - keys.WORKER_TTL_MS)
             pipe.set(keys.worker(instance), report, px=keys.WORKER_TTL_MS)
             pipe.pexpire(keys.policy_file(digest), keys.POLICY_FILE_TTL_MS)
+            pipe.hget(keys.DRAINS, instance)
             pipe.get(keys.RESETS)
             pipe.get(keys.CANCELS)
             pipe.get(keys.POLICY_VERSION)
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcard(keys.WORKERS)
-            *_, is_published, resets, cancels, policy_version, busy, workers = await pipe.execute()
+            *_, is_published, drain, resets, cancels, policy_version, busy, workers = await pipe.execute()
         self.sent_s = mono_s()
         if not is_published and digest != NO_FILE:
             await self._redis.set(
                 keys.policy_file(digest), published(self._policy), px=keys.POLICY_FILE_TTL_MS
             )
+        await self._drain.heed(drain, self._reporter.lane_count)
         await self._signals.heed(Signals(FleetLoad(busy, workers), policy_version or b"", cancels, resets))
         await self._name_check.run(now_ms)
 
@@ -184,3 +198,4 @@ class Heartbeat:
         with contextlib.suppress(RedisError, OSError):
             await self._redis.zrem(keys.WORKERS, self._reporter.registration.instance)
             await self._redis.delete(keys.worker(self._reporter.registration.instance))
+            await drains.forget(self._redis, self._reporter.registration.instance)

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
+from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.jobs.scripts.lanes import OwnerDeath
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate.state import reset
 from fetchfleet.worker.lanes import log_events
@@ -51,10 +51,15 @@ class LiveLanes:
         self._resets_version: bytes | None = None
         self.leaving = False
         """Set at shutdown: no fetch starts any more."""
+        self.drained = asyncio.Event()
+        """Set while an operator has drained this worker: it holds no lanes and takes nothing in."""
+        self.undrained = asyncio.Event()
+        """Set while `drained` is not."""
+        self.undrained.set()
 
     def accepts(self) -> bool:
         """Whether this worker may acquire lanes."""
-        return not self.leaving and not self._disk_guard.lacking
+        return not self.leaving and not self.drained.is_set() and not self._disk_guard.lacking
 
     async def begin(
         self, name: str, acquired: AcquiredLane, asked_s: float, *, insisted: bool = False
@@ -81,18 +86,20 @@ class LiveLanes:
         if acquired.reset_by:
             self._reset(lane, acquired.reset_by)
         self._lanes[lane.pool] = lane
-        if self.leaving:
+        if self.leaving or self.drained.is_set():
             lane.leave()
         self._cancels_version = None  # a batch may have been cancelled since the lane was acquired
         self._log.info(Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans))
         if not policy.verify:
             log_events.unverified_tls(lane, self._services.repeats, self._log)
-        task = asyncio.create_task(self._serve(lane, acquired.orphans, acquired.death), name=f"lane {name}")
+        task = asyncio.create_task(self._serve(lane, acquired), name=f"lane {name}")
         self._tasks[lane.pool] = task
 
-    async def _serve(self, lane: Lane, orphans: list[bytes], death: OwnerDeath | None) -> None:
+    async def _serve(self, lane: Lane, acquired: AcquiredLane) -> None:
         try:
-            await drain(LaneSession(lane, self._services), orphans, death)
+            if acquired.reset_by:
+                await self._make_retries_due(lane)
+            await drain(LaneSession(lane, self._services), acquired.orphans, acquired.death)
         finally:
             del self._lanes[lane.pool], self._tasks[lane.pool]
             self._lanes_wanted.set()
@@ -116,17 +123,38 @@ class LiveLanes:
         if version == self._resets_version:
             return
         lanes = list(self._lanes.values())
-        for lane, by in zip(
-            lanes, await self._services.store.take_resets([lane.name for lane in lanes]), strict=True
-        ):
-            if by:
-                self._reset(lane, by)
+        found = await self._services.store.take_resets([lane.name for lane in lanes])
+        marked = [(lane, by) for lane, by in zip(lanes, found, strict=True) if by]
+        for lane, by in marked:
+            self._reset(lane, by)
+        for lane, _ in marked:
+            await self._make_retries_due(lane)
         self._resets_version = version
 
     def _reset(self, lane: Lane, by: str) -> None:
         log_events.reset(lane, by, self._log)
         LaneSession(lane, self._services).change_gate(reset(lane.gate), save=True)
         lane.notify()
+
+    async def _make_retries_due(self, lane: Lane) -> None:
+        """Make due the retries that were on their way to Redis as the operator reset the lane."""
+        await self._services.settler.caught_up(lane)
+        try:
+            await self._services.store.make_retries_due(lane.name, lane.clock.now_ms())
+        except (RedisError, OSError) as error:
+            self._services.report_redis_error(error)
+        lane.notify()
+
+    def drain(self) -> None:
+        """Take no lane any more; those at hand are given back by the rebalancer."""
+        self.drained.set()
+        self.undrained.clear()
+
+    def undrain(self) -> None:
+        """Take lanes again."""
+        self.drained.clear()
+        self.undrained.set()
+        self._lanes_wanted.set()
 
     def leave(self) -> None:
         """Start no fetch any more, and give each lane back when its fetches have ended."""

@@ -124,6 +124,8 @@ class Runtime:
         """Yield the reasons why this worker would take no work now."""
         if self.stopping:
             yield "is stopping"
+        if self.live_lanes.drained.is_set():
+            yield "is drained"
         if self.disk_guard.lacking:
             yield f"lacks disk space ({self.disk_guard.lacking})"
         if not self.leases.renews:
@@ -141,7 +143,7 @@ class Runtime:
         Early if it is not due yet, Enough if this worker has its share of the lanes. insist: acquire it all
         the same, because no other worker did.
         """
-        if self.stopping:
+        if self.stopping or self.live_lanes.drained.is_set():
             return Enough()
         if self.disk_guard.lacking:
             return Early(int(self.timings.disk_full_defer_s * 1000))

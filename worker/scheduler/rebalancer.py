@@ -48,6 +48,17 @@ class Rebalancer:
             log_events.yielded(self._lanes[pool], len(self._lanes), load.busy, load.workers, self._log)
             self._lanes[pool].leave()
             self._given_s[pool] = now_s
+        self._cut_late(now_s)
+
+    def give_all(self) -> None:
+        """Give every lane back, because this worker is drained; cut short what has not ended in time."""
+        now_s = mono_s()
+        for lane in self._lanes.values():
+            lane.leave()
+            self._given_s.setdefault(lane.pool, now_s)
+        self._cut_late(now_s)
+
+    def _cut_late(self, now_s: float) -> None:
         for pool, given_s in list(self._given_s.items()):
             lane = self._lanes.get(pool)
             if lane is None:

@@ -96,8 +96,10 @@ def signals() -> asyncio.Event:
 async def until(task: asyncio.Task[Any], event: asyncio.Event) -> None:
     """Return when the task has ended or the event is set."""
     waiting = asyncio.create_task(event.wait(), name="signal")
-    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
-    await end(waiting)
+    try:
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(waiting)
 
 
 NEAR_S = 10.0

@@ -61,8 +61,8 @@ async def test_a_reset_ends_the_cool_down_of_a_lane_in_hand(
     batch = await worker.submit([origin.url("/1")])
     others = await worker.submit([other.url("/1")])
     await wait_until(
-        lambda: {HOST, OTHER_HOST} == {line["lane"] for line in lines if line["event"] == "lane.cooling"},
-        "both hosts to cool down",
+        lambda: {HOST, OTHER_HOST} == {line["lane"] for line in lines if line["event"] == "fetch.retry"},
+        "both hosts to cool down, and Redis to know it",
     )
     origin.behaviour = other.behaviour = o.OK
 

@@ -266,3 +266,39 @@ async def test_a_host_goes_on_under_a_wider_pause_as_an_exception_only(operator:
     assert "fetchfleet resume a.example --except" in refused.stderr
     assert (False, True) == (resumed["paused"], other["paused"])
     assert {} == left
+
+
+DOWN_FOR_LONG = """\
+[default]
+retry_base_s = 0.05
+retry_cap_s = 0.2
+breaker_failures = 2
+breaker_reset_s = 3600
+"""
+
+
+async def test_a_worker_is_drained_and_a_repaired_host_reset(
+    redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
+) -> None:
+    """The other worker fetches what waited for the host, at once; then the drained one takes lanes again."""
+    async with Origin.serving("127.0.3.67", reset) as origin:
+        with workers(2, redis_url, tmp_path, DOWN_FOR_LONG) as running:
+            await wait_until(running.started, "the workers")
+            batch = await fleet.submit([origin.url(f"/{i}") for i in range(6)])
+            await wait_until(lambda: running.events("lane.breaker_open"), "the breaker to open")
+            origin.behaviour = OK
+            drained, other = (line["worker"] for line in running.events("worker.started"))
+            said = await operator.does("drain", drained)
+            shown = await operator.reads("status")
+            reset_said = await operator.does("reset", origin.url("/"))
+            results = await results_of(batch)
+            again = await operator.does("undrain", drained)
+            nobody = await operator.asks("drain", "nobody")
+
+    assert "is drained: holds no lane" in said
+    assert {drained: True, other: False} == {of["id"]: of["draining"] for of in shown["workers"]}
+    assert "127.0.3.67: reset" in reset_said
+    assert {(Outcome.STORED, other)} == {(result.outcome, result.worker) for result in results}
+    assert "takes lanes again" in again
+    assert 2 == nobody.returncode
+    assert other in nobody.stderr

@@ -32,6 +32,8 @@ COMMANDS = {
     "pause": ("pause", "a.example"),
     "resume": ("resume", "a.example"),
     "reset": ("reset", "a.example"),
+    "drain": ("drain", "w"),
+    "undrain": ("undrain", "w"),
     "dead list": ("dead", "list"),
     "dead show": ("dead", "show", "1-1"),
     "dead retry": ("dead", "retry", "--all"),

@@ -1,5 +1,6 @@
 """The arq door: a job becomes one batch however often it is run, and none is lost for want of room."""
 
+import asyncio
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +39,8 @@ async def letters(redis: Redis) -> list[dict[bytes, bytes]]:
 
 async def run_as_job(door: ArqIngress, *args: Any, **kwargs: Any) -> Any:
     """As arq would."""
-    runtime = SimpleNamespace(arq_ingress=door, timings=WorkerTimings())
+    live_lanes = SimpleNamespace(drained=asyncio.Event())
+    runtime = SimpleNamespace(arq_ingress=door, timings=WorkerTimings(), live_lanes=live_lanes)
     ctx = {"runtime": runtime, "job_id": "job-1", "enqueue_time": "2026-01-01"}
     return await arq_worker.fetch(ctx, *args, **kwargs)
 

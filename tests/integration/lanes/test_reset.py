@@ -117,3 +117,19 @@ async def test_a_pattern_finds_its_lanes_idle_ones_too(fleet: Fleet, redis: Redi
     assert 1 == len(await lanes_of(redis, "default", at_most=1))
     assert ["127.0.80.3"] == await lanes_of(redis, "127.0.80.3")
     assert [] == await lanes_of(redis, "127.0.80.4")
+
+
+async def test_retries_that_reach_redis_after_the_reset_are_made_due_too(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were on their way; the owner makes them due, and brings back none that is gone."""
+    await fleet.submit([url(f"/{i}") for i in range(5)])
+    stay = await LaneHold.begin(redis)
+    await reset(redis, fleet.notify, [LANE], BY)
+    await stay.settle(*(retried(entry, 3600) for entry in (await stay.claim()).serialized))
+    monkeypatch.setattr(stay.store, "_stretch", 2)
+    await stay.store.make_retries_due(LANE, await now_ms(redis))
+
+    due = await later(redis)
+    assert 5 == len(due)
+    assert max(due.values()) <= await now_ms(redis)

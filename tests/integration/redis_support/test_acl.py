@@ -23,6 +23,7 @@ from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from fetchfleet.worker.local.progress import Progress
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
+from fetchfleet.worker.redis_support import drains
 from tests.support import guarded_redis, redis
 from tests.support.guarded_redis import (
     PRODUCERS_SCRIPTS,
@@ -222,6 +223,9 @@ async def test_an_operator_looks_at_everything_and_retries_dead_letters(
         await batch.cancel()
         await overrides.change(client, fleet.notify, LANE, {"paused": True})
         await overrides.change(client, fleet.notify, LANE, {"paused": None})
+        await drains.drain(client, "w", 1)
+        await drains.undrain(client, "w")
+        await drains.forget(client, "w")
         await reset(client, fleet.notify, [LANE], "operator")
         assert LANE == (await explain_lane(client, Policy(), LANE)).lane
         assert "cancelled" not in (await explain_fetch(client, Policy(), batch.ids[0])).state
