@@ -185,10 +185,11 @@ def _name_or_ipv4(raw_host: str) -> str:
     other scripts become A-labels by UTS 46.
     """
     host = raw_host.lower()
-    if not host.isascii():
+    if not raw_host.isascii():
         try:
-            # UTS 46 maps full-width forms, circled digits and ideographic dots to ASCII.
-            labels = idna.uts46_remap(host, std3_rules=False).split(".")
+            # UTS 46 maps full-width forms, circled digits and ideographic dots to ASCII. It is given the host
+            # as it was written: Python lowers a final sigma to another letter than UTS 46 does.
+            labels = idna.uts46_remap(raw_host, std3_rules=False).split(".")
             host = ".".join(label if label.isascii() else _a_label(label) for label in labels)
         except Exception as error:  # idna raises from several trees, and more in its older releases
             raise UrlError(f"host {_shown(host)} is no international name; check its spelling") from error

@@ -98,6 +98,7 @@ HOSTS = [
     ("xn--bcher-kva.example", "xn--bcher-kva.example"),
     ("XN--BCHER-KVA.example", "xn--bcher-kva.example"),
     ("faß.example", "xn--fa-hia.example"),
+    ("ΟΔΟΣ.example", "xn--pxavbq.example"),  # with a sigma that is not final, as UTS 46 maps it
     ("ⓔxample.com", "example.com"),
     ("ｅｘａｍｐｌｅ．ｃｏｍ", "example.com"),
     ("evil。example", "evil.example"),
