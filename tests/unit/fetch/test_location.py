@@ -94,6 +94,12 @@ AS_BROWSERS = {
     "the default port": ("https://other.example:443/", "https://other.example/"),
     "a host in UTF-8": ("//b\xc3\xbccher.example/\xc3\xbc", "http://xn--bcher-kva.example/%C3%BC"),
     "a host in escapes": ("//b%C3%BCch%65r.example/", "http://xn--bcher-kva.example/"),
+    "dot segments in escapes": ("/a/%2e%2E/.%2e/b/%2e?%2e", "http://h.example/b/?%2e"),
+    "a relative path in escapes": ("%2E%2e/b", "http://h.example/b"),
+    "dots in escapes that are no segment": (
+        "/a%2e%2e/%2e%2e%2e/%2ea",
+        "http://h.example/a%2e%2e/%2e%2e%2e/%2ea",
+    ),
     "an address": ("//[2606:4700::1111]:8080/x", "http://[2606:4700::1111]:8080/x"),
 }
 

@@ -5,7 +5,7 @@ with browsers, so a Location may be anything that browsers accept. `parse_url` a
 """
 
 import re
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from fetchfleet.jobs.contract.urls import DEFAULT_PORTS, FetchUrl, UrlError, parse_url
 
@@ -14,6 +14,7 @@ _NOT_IN_A_URL = str.maketrans("", "", "\t\n\r")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _SLASHES = "/\\"
 _AUTHORITY_END = re.compile(r"[/\\?]")
+_DOT_SEGMENT = re.compile(r"(?<![^/])(?:\.|%2[Ee]){1,2}(?![^/])")
 _DELIMITERS = re.compile(r"[/\\?#@:\[\]]")
 # The other characters that no URL may have are escaped by `parse_url`.
 _BYTE_TO_ESCAPE = re.compile(r"[^!-\[\]-~]")
@@ -58,9 +59,13 @@ def _resolved(base: FetchUrl, reference: str) -> str:
 
 
 def _escaped(target: str) -> str:
-    """Return a path and query without backslashes and without bytes that are not printable ASCII."""
+    """Return a path and query without backslashes and without bytes that are not printable ASCII.
+
+    Escaped dots become dots where they make a dot segment, which `parse_url` then resolves.
+    """
     path, mark, query = target.partition("?")
-    target = path.replace("\\", "/") + mark + query
+    path = _DOT_SEGMENT.sub(lambda found: unquote(found[0]), path.replace("\\", "/"))
+    target = path + mark + query
     return _BYTE_TO_ESCAPE.sub(lambda found: f"%{ord(found[0]):02X}", target)
 
 
