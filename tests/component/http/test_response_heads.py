@@ -69,6 +69,7 @@ ODD = {
     "a name beyond ASCII": head("200 OK", "X-\xe9: b", "Content-Length: 2") + b"ok",
     "a fold": head("200 OK", "X-A: b", "  c", "Content-Length: 2") + b"ok",
     "a control": head("200 OK", "X-A: b\vc", "Content-Length: 2") + b"ok",
+    "empty lines before the head": b"\r\n\n\r\n" + head("200 OK", "Content-Length: 2") + b"ok",
     "an interim head": head("103 Early Hints", "Li nk: x") + head("200 OK", "Content-Length: 2") + b"ok",
 }
 

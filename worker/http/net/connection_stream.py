@@ -144,6 +144,11 @@ class ConnectionStream(httpcore2.AsyncNetworkStream):
         """Return the bytes of a head that can be parsed, None to wait for more; empty at the end."""
         begin = max(0, len(self._held) - len(b"\n\r"))
         self._held += data
+        if self._held.startswith((b"\r", b"\n")):  # empty lines before a head mean nothing
+            self._odd_head = True
+            self._held[:] = self._held.lstrip(b"\r\n")
+            if not self._held and data:
+                return None
         end = HEAD_END.search(self._held, begin)
         head_bytes = len(self._held) if end is None else end.end()
         ready, left = bytes(self._held), b""
