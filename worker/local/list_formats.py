@@ -15,6 +15,9 @@ _UTF_32_BYTES = 4
 
 _URL = re.compile(r"""["']?https?://[^\s"']+["']?""", re.IGNORECASE)
 _WORD = re.compile(r"[\w .-]+")
+_JSON_ARRAY = re.compile(r"""\[\s*(?:["{[\]]|$)""")
+_SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
+"""The line by which Excel is told the delimiter of the rows below."""
 
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gzip -dc"),
@@ -47,6 +50,10 @@ class Column(NamedTuple):
     """From 0."""
     header: str | None
     """Its name in the first row, None if that is a row like the others."""
+    skip: int = 0
+    """How many rows come before its first URL."""
+    padded: bool = False
+    """Whether spaces follow a delimiter."""
 
 
 def binary_format(head: bytes, file: str) -> str | None:
@@ -84,7 +91,7 @@ def text_format(sample: Sequence[str], file: str) -> str | None:
     first = sample[0] if sample else ""
     if first.startswith('{"id":') and '"outcome":' in first:
         return f"looks like a report; to fetch what failed: fetchfleet run --only-failed {source}"
-    if first.startswith("["):
+    if _JSON_ARRAY.match(first):
         program = (
             "import json,sys; [print(x if type(x) is str else json.dumps(x)) for x in json.load(sys.stdin)]"
         )
@@ -110,10 +117,12 @@ def legacy_encoding(file: str) -> str:
 
 def _told(column: Column, source: str) -> str:
     """Return what to do about a table."""
-    kind = {"\t": "TSV (tabs)", ",": "CSV"}.get(column.delimiter, f"CSV with {column.delimiter!r}")
+    kinds = {"\t": "TSV (tabs)", ",": "CSV", " ": "columns with spaces between them"}
+    kind = kinds.get(column.delimiter, f"CSV with {column.delimiter!r}")
     name = f" ({column.header[:_SHOWN_CHARS]!a})" if column.header else ""
     delimiter = "" if column.delimiter == "," else f", delimiter={column.delimiter!r}"
-    skip = "[1:]" if column.header is not None else ""
+    delimiter += ", skipinitialspace=True" if column.padded else ""
+    skip = f"[{column.skip}:]" if column.skip else ""
     return (
         f"looks like {kind}: its URLs are in column {column.place + 1}{name}; write them one a line:\n"
         f'python3 -c "import csv,sys; [print(row[{column.place}]) for row in'
@@ -125,10 +134,11 @@ def url_column(sample: Sequence[str]) -> Column | None:
     """Return the column of URLs if the lines, as those of `text_format`, are rows of a table."""
     if not sample or sample[0].startswith(("{", "[", "<")):
         return None
-    lines = [line[:_MAX_LINE_CHARS] for line in sample]
-    for delimiter in "\t,;|":
+    stated = _SEPARATOR_LINE.fullmatch(sample[0])
+    lines = [line[:_MAX_LINE_CHARS] for line in (sample if stated is None else sample[1:])]
+    for delimiter in "\t,;| " if stated is None else stated[1]:
         try:
-            rows = list(csv.reader(lines, delimiter=delimiter))
+            rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True)) or [[""]]
         except csv.Error:
             continue
         width = len(rows[0])
@@ -143,10 +153,14 @@ def url_column(sample: Sequence[str]) -> Column | None:
             found = cells if header is None else cells[1:]
             if not found or not _usually(_is_url, found) or "/" in (header or ""):
                 continue
-            # Without a header, `http://h/a,b` in each line is a URL as well as a row.
+            # Without a header, `http://h/a,b` in each line is a URL as well as a row. One with a space is
+            # no URL, but may have been meant as one.
             spaced = any(" " in line or '"' in line for line in lines)
-            if header is not None or place > 0 or delimiter == "\t" or spaced:
-                return Column(delimiter, place, header)
+            told_apart = header is not None or delimiter == "\t" or spaced
+            if place > 0 or (told_apart and delimiter != " "):
+                padded = any(f"{delimiter} " in line for line in lines)
+                skip = (header is not None) + (stated is not None)
+                return Column(delimiter, place, header, skip, padded)
     return None
 
 

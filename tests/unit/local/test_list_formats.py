@@ -80,6 +80,11 @@ TABLES = [
     ("n\tURL\n1\t{0}\n2\t{1}\n", "TSV (tabs): its URLs are in column 2 ('URL')"),
     ('"{0}"\n"{1}"\n', "CSV: its URLs are in column 1"),
     ("{0},red shoe\n{1},boot\n", "CSV: its URLs are in column 1"),
+    ("id, url\n1, {0}\n2, {1}\n", "CSV: its URLs are in column 2 ('url')"),
+    ("sep=;\nid;url\n1;{0}\n2;{1}\n", "CSV with ';': its URLs are in column 2 ('url')"),
+    ("SEP=,\n1,{0}\n2,{1}\n", "CSV: its URLs are in column 2"),
+    ("1. {0}\n2.  {1}\n", "columns with spaces between them: its URLs are in column 2"),
+    ("- {0}\n- {1}\n", "columns with spaces between them: its URLs are in column 2"),
 ]
 
 
@@ -139,6 +144,9 @@ def test_other_texts_are_named(sample: list[str], told: str) -> None:
         ['{"url":"http://a/","meta":[1,2]}', '{"url":"http://b/","meta":[1,2]}', "x,y"],
         ["a,b", "c,d"],
         ["http://a/1,2", "foo bar", "http://b/", "http://c/,,"],
+        ["http://a/my photo.jpg", "http://a/my house.jpg"],
+        ["[InternetShortcut]", "URL=http://a/"],
+        ["sep=;"],
     ],
 )
 def test_a_list_with_bad_lines_is_no_table(sample: list[str]) -> None:
