@@ -33,6 +33,7 @@ def takes_no_writes(error: Exception) -> bool:
 
 _OF_A_CLUSTER = re.compile(
     r"^(MOVED|ASK|CROSSSLOT|CLUSTERDOWN|TRYAGAIN) |non local key in a cluster|do not hash to the same slot"
+    r"|SELECT is not allowed in cluster mode"
 )
 """The errors of a Redis in cluster mode, of a command and within a script."""
 
@@ -45,6 +46,9 @@ CLUSTER_MODE = (
 _NO_SCRIPTS = re.compile(r"^(ERR )?unknown command ['`]?eval(sha)?\b", re.IGNORECASE)
 """The error of a Redis whose scripts are turned off (rename-command), and of a Sentinel."""
 
+_NO_SUCH_DATABASE = re.compile(r"^(ERR )?(DB index is out of range|invalid DB index)")
+"""The error of SELECT for a database beyond the `databases` of the configuration."""
+
 
 def unsupported_by(error: ResponseError | InvalidResponse) -> UnsupportedRedisError | None:
     """Return the error of a server that can never be used, None if the reply is no sign of one."""
@@ -56,6 +60,11 @@ def unsupported_by(error: ResponseError | InvalidResponse) -> UnsupportedRedisEr
             return UnsupportedRedisError(
                 "the server at the Redis URL runs no scripts, for it lacks the command EVALSHA: if it is a"
                 " Sentinel, give the URL of the primary; else remove rename-command from its configuration"
+            )
+        if _NO_SUCH_DATABASE.match(text):
+            return UnsupportedRedisError(
+                "Redis does not have the database of the Redis URL, the number after its last slash: give one"
+                " below `databases` of its configuration, such as 0"
             )
         return None
     remedy = "use rediss:// if it speaks TLS" if r"\x15" in text else "check host and port"

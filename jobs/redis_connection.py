@@ -35,6 +35,9 @@ def connection_pool(redis_url: str, reply_within_s: float | None = None) -> Conn
         if parts.fragment or "@" in parts.path + parts.query:
             # A raw / ? or # splits a password, and a part of it would be dialled as the host.
             raise ValueError  # noqa: TRY301 reported as any other malformed URL
+        database = parts.path.strip("/")
+        if parts.scheme != "unix" and database and not (database.isascii() and database.isdecimal()):
+            raise ValueError  # noqa: TRY301 redis-py would use database 0
         pool = FailoverPool.from_url(
             redis_url,
             socket_connect_timeout=min(reply_s, CONNECT_TIMEOUT_S),

@@ -32,6 +32,7 @@ REFUSED = [
     ("redis://user:hunter2#x@h", "percent-encoded"),
     ("redis://[hunter2/", "percent-encoded"),
     ("redis://h:port", "percent-encoded"),
+    ("redis://h/name", "percent-encoded"),
     ("http://hunter2@h", "percent-encoded"),
     ("hunter2", "percent-encoded"),
     ("redis://h?hunter2=x", "does not know"),
@@ -86,6 +87,7 @@ def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
     [
         "redis://h",
         "redis://u:p%40%2f%23ss@h:1/2?socket_timeout=3",
+        "redis://h/",
         "unix://u:p@/run/redis.sock?db=1",
         f"unix:///{'x' * 106}",
     ],
