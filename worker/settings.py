@@ -128,7 +128,9 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
         path = given.pop("policy")
         try:
             given["policy"] = read_policy(Path(path))
-        except (OSError, UnicodeDecodeError, PolicyError) as error:
+        except OSError as error:
+            errors.append(f"--policy {path}: {error.strerror}")
+        except (UnicodeDecodeError, PolicyError) as error:
             errors.append(f"--policy {path}: {error}")
     for name in [name for name in _NUMBERS if name in given]:
         try:

@@ -37,7 +37,7 @@ FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"allow_net": "10.0.0.0/99"}, {}, "10.0.0.0/99"),
     ({"deny_net": "10.0.0.0/99"}, {}, "denied network '10.0.0.0/99'"),
     ({}, {"FETCHFLEET_NAMESERVERS": "dns.example"}, "nameserver 'dns.example'"),
-    ({"policy": "/nowhere/policy.toml"}, {}, "--policy /nowhere/policy.toml"),
+    ({"policy": "/nowhere/policy.toml"}, {}, "--policy /nowhere/policy.toml: No such file or directory"),
     ({"in_folder": "/nowhere"}, {}, "--in /nowhere"),
     ({}, {"FETCHFLEET_IN": "/dev/null"}, "--in /dev/null"),
     ({}, {"FETCHFLEET_MAX_IN_FLIGHT": "many"}, "FETCHFLEET_MAX_IN_FLIGHT: 'many'"),

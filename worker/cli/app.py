@@ -110,8 +110,8 @@ def main() -> None:
     try:
         try:
             app()
-        except OSError as error:  # of --help: the commands name their files, and hosts
-            raise CommandError(f"standard output: {error.strerror}") from error
+        except OSError as error:  # without a name it is of --help: the commands name their files, and hosts
+            raise CommandError(f"{error.filename or 'standard output'}: {error.strerror}") from error
     except CommandError as error:
         from fetchfleet.worker.cli.common import console  # noqa: PLC0415 most commands have imported it
 

@@ -101,7 +101,7 @@ def run(
             raise CommandError(
                 "--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE
             )
-        outputs = Outputs(console, report, lines_to, skip_invalid)
+        outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
         if only_failed is not None:
             fetches, skipped = read_failed(file, only_failed, outputs)
         elif file is not None:

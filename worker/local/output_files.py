@@ -36,7 +36,10 @@ def check_distinct(files: Mapping[str, Path | None]) -> None:
     """Raise CommandError if two of the files, by what they are given as, are the same; not for devices."""
     seen: dict[str, str] = {}
     for name, path in files.items():
-        if path is None or (path.exists() and not path.is_file()):
+        try:
+            if path is None or (path.exists() and not path.is_file()):
+                continue
+        except OSError:  # `check_writable` says why no such file can be
             continue
         other = seen.setdefault(os.path.realpath(path), name)
         if other != name:

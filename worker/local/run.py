@@ -65,6 +65,8 @@ class Outputs(NamedTuple):
     """A file for the lines that are skipped as invalid; None: one refuses the list."""
     skipped: int = 0
     """How many these are."""
+    out: Path | None = None
+    """The folder for bodies, if the command makes it."""
 
     def warn(self, message: str, style: str = "red") -> None:
         """Print a line above the progress."""
@@ -150,7 +152,7 @@ def check_outputs(file: str, outputs: Outputs) -> None:
     if lines_to in STANDARD_OUTPUT and STDOUT in closed_at_start:
         raise CommandError(f"--lines-to {lines_to}: standard output is closed", BAD_USE)
     files = {"--report": outputs.report, "--lines-to": export, "--skip-invalid": outputs.rejects}
-    check_distinct({"FILE": None if file == "-" else Path(file), **files})
+    check_distinct({"FILE": None if file == "-" else Path(file), "--out": outputs.out, **files})
     for option, path in files.items():
         if path is not None:
             check_writable(option, path)

@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
+from fetchfleet.worker.local.run import Outputs, check_outputs
 from tests.support.disks import mounted, remount
 
 
@@ -92,6 +94,19 @@ def test_the_same_file_is_refused_for_two_purposes(tmp_path: Path) -> None:
         check_distinct({"FILE": None, "--report": tmp_path / "new", "--lines-to": tmp_path / "x/../new"})
     null = Path(os.devnull)
     check_distinct({"FILE": tmp_path / "list", "--report": null, "--lines-to": null})
+
+
+def test_a_folder_that_is_still_to_be_made_is_no_file(tmp_path: Path) -> None:
+    """A report in its place would end the run after its work."""
+    outputs = Outputs(Console(), report=tmp_path / "out", out=tmp_path / "x" / ".." / "out")
+    with pytest.raises(CommandError, match="--out and --report are the same file"):
+        check_outputs("-", outputs)
+
+
+def test_a_name_that_no_file_can_have_is_refused_by_option(tmp_path: Path) -> None:
+    """Not as an error of standard output."""
+    with pytest.raises(CommandError, match=r"--report .*: File name too long"):
+        check_outputs("-", Outputs(Console(), report=tmp_path / ("x" * 300)))
 
 
 def report_to(path: Path, size_bytes: int, *, flush: bool = False, error: Exception | None = None) -> None:
