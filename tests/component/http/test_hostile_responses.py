@@ -15,7 +15,7 @@ from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.http.httpx_engine.transport import LanePool
 from tests.component.conftest import Start
 from tests.support.waiting import wait_until
-from tools.one_worker import OneWorker
+from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
 from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.http2 import server_tls
@@ -133,10 +133,14 @@ async def test_a_304_with_a_body_leaves_the_file_as_it_is(origin: Origin, start:
     worker = await start(policy=ONE_AT_A_TIME)
     etag = ("ETag", '"1"')
     changed = head("304 Not Modified", 'ETag: "1"', "Content-Length: 6") + b"poison"
-    origin.behaviour = o.sequence(o.ok(b"whole", [etag]), raw(changed), o.ok(b"mine"))
+    all_submitted = asyncio.Event()
+    whole = o.held(all_submitted, o.ok(b"whole", [etag]))
+    origin.behaviour = o.sequence(whole, raw(changed), o.ok(b"mine"))
 
     kept = Fetch(url=origin.url("/"), dest="kept", revalidate=True)
-    first, again, last = await worker.results([kept, kept, Fetch(url=origin.url("/last"))])
+    batches = [await worker.submit([kept]), await worker.submit([kept, Fetch(url=origin.url("/last"))])]
+    all_submitted.set()
+    [first], [again, last] = [await results_of(batch) for batch in batches]
 
     assert (first.outcome, again.outcome) == (Outcome.STORED, Outcome.UNCHANGED)
     assert (worker.out / "kept").read_bytes() == b"whole"
