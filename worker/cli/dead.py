@@ -9,11 +9,11 @@ from fetchfleet.jobs.client.dead_letters import DeadLetter, DeadLetterFilter
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import check_position, console, echo, print_json, print_table, query
-from fetchfleet.worker.cli.options import Json, Limit, RedisUrl, Reveal
+from fetchfleet.worker.cli.options import Json, Limit, RedisUrl, Reveal, host_given
 from fetchfleet.worker.errors import BAD_USE, CommandError
 
 OfBatch = Annotated[str | None, typer.Option("--batch", help="Those of this batch.")]
-OfHost = Annotated[str | None, typer.Option("--host", help="Those of this host.")]
+OfHost = Annotated[str | None, typer.Option("--host", help="Those of this host.", callback=host_given)]
 OfReason = Annotated[str | None, typer.Option("--reason", help="Those with this reason.")]
 All = Annotated[bool, typer.Option("--all", help="All of them.")]
 

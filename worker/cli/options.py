@@ -59,3 +59,8 @@ def named(text: str) -> str:
         return host_named(text)
     except PolicyError as error:
         raise CommandError(str(error), BAD_USE) from None
+
+
+def host_given(text: str | None) -> str | None:
+    """Return what an option names, as `named` does; None if it is not given."""
+    return None if text is None else named(text)

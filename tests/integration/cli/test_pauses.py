@@ -161,3 +161,13 @@ def test_explain_takes_one_host(operator: Commands, what: str) -> None:
     said = operator.asks("explain", what)
     assert 2 == said.code
     assert "fetchfleet status" in said.text
+
+
+def test_dead_letters_are_found_by_any_form_of_their_host(operator: Commands, data: sync_redis.Redis) -> None:
+    """A URL stands for its host there too; what names no host is refused."""
+    data.xadd(keys.DEAD, {"door": "inbox", "reason": "invalid", "lane": HOST, "element": "x"})
+    found = [operator.does("dead", "list", "--host", text) for text in (HOST, f"http://{HOST}:9000/x")]
+    refused = operator.asks("dead", "list", "--host", "a b")
+
+    assert all(HOST in text for text in found)
+    assert (2, True) == (refused.code, "names no host" in refused.text)
