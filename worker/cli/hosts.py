@@ -32,7 +32,7 @@ from fetchfleet.worker.local.process import settings_from
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
-from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
+from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW, in_shell
 from fetchfleet.worker.policy.overrides import Edited
 from fetchfleet.worker.policy.pauses import Pauses, pauses_of
 
@@ -111,9 +111,9 @@ def pause(
     if as_json:
         print_json({"name": name, "known": known, "not_stopped": spared, "ended_exceptions": ended})
         return
-    echo(f"{name} is paused; go on with: fetchfleet resume {name}")
+    echo(f"{name} is paused; go on with: fetchfleet resume {in_shell(name)}")
     for other in spared[:NAMES_SHOWN]:
-        echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {other}")
+        echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {in_shell(other)}")
     if len(spared) > NAMES_SHOWN:
         echo(f"and {len(spared) - NAMES_SHOWN} more exceptions; list them with: fetchfleet pause")
     if not known:
@@ -145,15 +145,20 @@ def resume(
     edited, file = query(redis, change)
     before, now = pauses_of(edited.before, {}), pauses_of(edited.after, file.pauses.in_file)
     if name in now.excepted:
-        echo(f"{name} goes on, as an exception from wider pauses; end that with: fetchfleet pause {name}")
+        echo(
+            f"{name} goes on, as an exception from wider pauses; end that with: fetchfleet pause {in_shell(name)}"
+        )
     elif name in now.lifted:
         echo(f"{name} goes on, whatever the workers' policy file pauses")
     elif name in before.paused:
         echo(f"{name} goes on")
     else:
-        echo(f"{name} was not paused; if it waits, see why: fetchfleet explain {name}")
+        is_host = name != DEFAULT and not name.startswith(EVERY_HOST_BELOW)
+        echo(
+            f"{name} was not paused; see what waits: fetchfleet {f'explain {name}' if is_host else 'status'}"
+        )
     for other in now.below(name)[:NAMES_SHOWN]:
-        echo(f"still paused by itself: {other}; go on with: fetchfleet resume {other}")
+        echo(f"still paused by itself: {other}; go on with: fetchfleet resume {in_shell(other)}")
     for other in sorted(before.excepted.keys() - now.excepted.keys())[:NAMES_SHOWN]:
         echo(f"no exception any more: {other}; no pause covers it")
 

@@ -16,6 +16,7 @@ from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.local.process import settings_from
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.policy.names import in_shell
 from fetchfleet.worker.policy.overrides import Edited
 from fetchfleet.worker.policy.pauses import PAUSED, pauses_of
 
@@ -47,7 +48,7 @@ def policy_set(
     echo(f"{name}: {', '.join(pairs)}")
     if values.get(PAUSED) is True:
         for other in pauses_of(edited.after, {}).spared(name):
-            echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {other}")
+            echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {in_shell(other)}")
 
 
 @policy.command("unset")

@@ -18,6 +18,7 @@ from fetchfleet.worker.inspect.doors import messages_at_doors
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, drained_workers, lane_snapshot, living
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.policy.names import in_shell
 from fetchfleet.worker.policy.pauses import Stop, exception_of
 
 LOOK_AT = 1000
@@ -175,7 +176,7 @@ def why_paused(lane: str, stop: Stop | None) -> str:
     if stop.name == lane:
         return f"paused{since}; resume with: fetchfleet resume {lane}"
     return (
-        f"paused with {stop.name}{since}; resume all of it with: fetchfleet resume {stop.name};"
+        f"paused with {stop.name}{since}; resume all of it with: fetchfleet resume {in_shell(stop.name)};"
         f" or this host alone: {exception_of(lane)}"
     )
 

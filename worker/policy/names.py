@@ -41,6 +41,11 @@ def concerns(table: str, name: str) -> bool:
     return table in {DEFAULT, name} or covers(table, name)
 
 
+def in_shell(name: str) -> str:
+    """Return a name as it is typed in a shell, which would expand the asterisk of a pattern."""
+    return f"'{name}'" if name.startswith(EVERY_HOST_BELOW) else name
+
+
 def lane_named(name: str) -> str:
     """Return the lane or pattern that the name of a file's table stands for; PolicyError if none can."""
     host = name.removeprefix(EVERY_HOST_BELOW)
@@ -75,6 +80,8 @@ def host_named(text: str) -> str:
         name = parse_host(host)
         if pattern and (":" in name or name.rpartition(".")[2].isdecimal()):
             raise UrlError("an address has no hosts below it; name each address")  # noqa: TRY301
+        if not pattern and name == DEFAULT:
+            raise UrlError("that name stands for every host, so a host with it cannot be named")  # noqa: TRY301
     except UrlError as error:
         shown = authority[:_SHOWN_CHARS] or given[:_SHOWN_CHARS]
         raise PolicyError(

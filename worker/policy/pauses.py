@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from fetchfleet.worker.policy.model import PolicyError
-from fetchfleet.worker.policy.names import concerns, covering
+from fetchfleet.worker.policy.names import concerns, covering, in_shell
 
 PAUSED = "paused"
 
@@ -117,14 +117,15 @@ class StillPausedError(PolicyError):
         if stop.in_file:
             why = f"the workers' policy file pauses {stop.name}"
         else:
-            why = f"the pause of {stop.name} stops it; end that one with: fetchfleet resume {stop.name}"
+            end = f"fetchfleet resume {in_shell(stop.name)}"
+            why = f"the pause of {stop.name} stops it; end that one with: {end}"
         super().__init__(f"{name} stays paused: {why}; or let {name} alone go on: {exception_of(name)}")
         self.stop = stop
 
 
 def exception_of(name: str) -> str:
     """Return the command that lets a name go on under a wider pause."""
-    return f"fetchfleet resume {name} --except"
+    return f"fetchfleet resume {in_shell(name)} --except"
 
 
 def paused(found: Overrides, name: str, in_file: Mapping[str, bool], now_ms: int) -> Overrides:

@@ -134,7 +134,11 @@ def test_a_mistyped_host_is_answered_with_the_one_that_is_meant(
     assert "did you mean img.example.com?" in operator.does("pause", "imgs.example.com")
     for known in ("img.example.com", "*.example.com", "default"):
         assert "no fetch has ever gone" not in operator.does("pause", known)
-    assert "no fetch has ever gone to *.example.org" in operator.does("pause", "*.example.org")
+    said = operator.does("pause", "*.example.org")
+    assert "go on with: fetchfleet resume '*.example.org'\n" in said
+    assert "no fetch has ever gone to *.example.org" in said
+    operator.does("resume", "*.example.org")
+    assert "see what waits: fetchfleet status" in operator.does("resume", "*.example.org")
     data.delete(keys.ATTENTION, keys.lane("img.example.com"))
 
 

@@ -71,6 +71,9 @@ def test_a_host_is_understood_in_every_form_it_is_copied_in(text: str, name: str
         ("*.::1", "an address has no hosts below it"),
         ("127.1", "IPv4"),
         ("a..b", "Name a host"),
+        ("http://default/", "stands for every host"),
+        ("default:80", "stands for every host"),
+        ("default.", "stands for every host"),
         ("x" * 300, "Name a host"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fetchfleet.worker.policy.file import Policy, parse_policy
-from fetchfleet.worker.policy.names import DEFAULT, concerns, covering
+from fetchfleet.worker.policy.names import DEFAULT, concerns, covering, in_shell
 from fetchfleet.worker.policy.pauses import (
     Overrides,
     StillPausedError,
@@ -94,8 +94,8 @@ class Operators(RuleBasedStateMachine):
         if blocked:
             with pytest.raises(StillPausedError) as caught:
                 resumed(self.found, name, {}, self.now_ms, excepted=False)
-            assert f"fetchfleet resume {name} --except" in str(caught.value)
-            assert f"fetchfleet resume {caught.value.stop.name};" in str(caught.value)
+            assert f"fetchfleet resume {in_shell(name)} --except" in str(caught.value)
+            assert f"fetchfleet resume {in_shell(caught.value.stop.name)};" in str(caught.value)
             assert caught.value.stop.name in self.pauses - {name}
             return
         self.found = resumed(self.found, name, {}, self.now_ms, excepted=False)
