@@ -145,18 +145,16 @@ def resume(
     edited, file = query(redis, change)
     before, now = pauses_of(edited.before, {}), pauses_of(edited.after, file.pauses.in_file)
     if name in now.excepted:
-        echo(
-            f"{name} goes on, as an exception from wider pauses; end that with: fetchfleet pause {in_shell(name)}"
-        )
+        end = f"fetchfleet pause {in_shell(name)}"
+        echo(f"{name} goes on, as an exception from wider pauses; end that with: {end}")
     elif name in now.lifted:
         echo(f"{name} goes on, whatever the workers' policy file pauses")
     elif name in before.paused:
         echo(f"{name} goes on")
     else:
-        is_host = name != DEFAULT and not name.startswith(EVERY_HOST_BELOW)
-        echo(
-            f"{name} was not paused; see what waits: fetchfleet {f'explain {name}' if is_host else 'status'}"
-        )
+        wide = name == DEFAULT or name.startswith(EVERY_HOST_BELOW)
+        look = "fetchfleet status" if wide else f"fetchfleet explain {name}"
+        echo(f"{name} was not paused; see what waits: {look}")
     for other in now.below(name)[:NAMES_SHOWN]:
         echo(f"still paused by itself: {other}; go on with: fetchfleet resume {in_shell(other)}")
     for other in sorted(before.excepted.keys() - now.excepted.keys())[:NAMES_SHOWN]:

@@ -137,6 +137,7 @@ def test_a_mistyped_host_is_answered_with_the_one_that_is_meant(
     said = operator.does("pause", "*.example.org")
     assert "go on with: fetchfleet resume '*.example.org'\n" in said
     assert "no fetch has ever gone to *.example.org" in said
+    operator.does("resume", "default")
     operator.does("resume", "*.example.org")
     assert "see what waits: fetchfleet status" in operator.does("resume", "*.example.org")
     data.delete(keys.ATTENTION, keys.lane("img.example.com"))
