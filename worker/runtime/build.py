@@ -156,38 +156,15 @@ async def _wire(
     leases = Leases(lanes, settings.lease_s, store, services.clock, health.report, log)
     wanted = asyncio.Event()
     live_lanes = LiveLanes(lanes, services, live_policy, leases, disk_guard, wanted, log)
-    acquirer = Acquirer(
-        services,
-        lanes,
-        live_lanes.begin,
-        live_lanes.accepts,
-        random.sample,
-        wanted,
-    )
+    acquirer = Acquirer(services, lanes, live_lanes.begin, live_lanes.accepts, random.sample, wanted)
     rebalancer = Rebalancer(lanes, log, timings.lanes.give_back_within_s)
     signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes)
+    drain = DrainSignal(redis, base.registration.instance, live_lanes, rebalancer, log)
     reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy)
-    name_check = NameCheck(redis, base.registration, log, timings)
-    heartbeat = Heartbeat(
-        redis,
-        settings,
-        base.clock,
-        reporter,
-        leases,
-        signals,
-        DrainSignal(redis, base.registration.instance, live_lanes, rebalancer, log),
-        health,
-        name_check=name_check,
-        every_s=timings.heartbeat_s,
-    )
+    heartbeat = _heartbeat(base, reporter, leases, signals, drain)
     submitter = RepairingSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
     inbox = InboxReader(
-        settings.redis_url,
-        settings.worker_id,
-        submitter,
-        base.redis_errors,
-        log,
-        timings.inbox,
+        *(settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, timings.inbox),
         open_door=live_lanes.undrained,
     )
     opened.push_async_callback(inbox.aclose)
@@ -215,4 +192,22 @@ async def _wire(
         reclaim=LaneReclaimer(redis, base.key_repair, base.notifier.try_send, log),
         housekeeping=Housekeeping(redis, settings.results_length, log),
         resources=opened.pop_all(),
+    )
+
+
+def _heartbeat(
+    base: _Base, reporter: WorkerReporter, leases: Leases, signals: FleetSignals, drain: DrainSignal
+) -> Heartbeat:
+    """Return the heartbeat, which looks for workers of the same name as well."""
+    return Heartbeat(
+        base.redis,
+        base.settings,
+        base.clock,
+        reporter,
+        leases,
+        signals,
+        drain,
+        base.health,
+        name_check=NameCheck(base.redis, base.registration, base.log, base.timings),
+        every_s=base.timings.heartbeat_s,
     )
