@@ -4,6 +4,7 @@ JobsError
 ├── BatchError
 │   ├── BatchCancelledError   the batch was cancelled: nothing more may be submitted to it
 │   ├── BatchExistsError      a batch of this id holds other fetches
+│   ├── BatchLostError        Redis has lost fetches of a batch while it was submitted
 │   └── UnknownBatchError     no such batch: never created, or its results have expired
 ├── FleetUnreachableError     Redis did not answer for as long as the caller's patience
 ├── KeyTypeConflictError      a Redis key of fetchfleet holds a value of another type
@@ -95,6 +96,13 @@ class BatchCancelledError(BatchError):
 
 class BatchExistsError(BatchError):
     """A batch of that id holds other fetches; the same id is for the same fetches only."""
+
+
+class BatchLostError(BatchError):
+    """Redis has lost fetches of a batch that is being submitted, as a failover may do.
+
+    The same submit under the same batch id adds them.
+    """
 
 
 class UnknownBatchError(BatchError, KeyError):

@@ -23,6 +23,7 @@ from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import (
     BatchCancelledError,
     BatchExistsError,
+    BatchLostError,
     FleetFullError,
     FleetUnreachableError,
     InvalidFetchError,
@@ -34,8 +35,6 @@ from fetchfleet.jobs.scripts import batches, submission
 from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, KeyedFetch, NoRoom
 
 CHUNK_FETCHES = 500
-
-
 CHUNK_BYTES = 4 << 20
 
 
@@ -52,8 +51,6 @@ class RetriedFetch(NamedTuple):
 
 Fetchable = Fetch | str | Mapping[str, Any]
 Submittable = Fetchable | RetriedFetch
-
-
 T = TypeVar("T")
 
 
@@ -234,18 +231,18 @@ class Submitter:
         when_full: WhenFull = "raise",
     ) -> Receipt:
         """Enqueue the fetches, as Fleet.submit documents."""
-        sending = _Submission(
-            self._redis,
-            self._notify,
-            self._limits,
-            self._call,
-            checked_batch_id(batch_id or new_batch_id()),
-            may_wait=when_full == "wait",
-        )
-        pieces = chunks(sending.batch_id, fetches)
+        batch_id = checked_batch_id(batch_id or new_batch_id())
+        parts = self._redis, self._notify, self._limits, self._call, batch_id
+        sending = _Submission(*parts, may_wait=when_full == "wait")
+        pieces = chunks(batch_id, fetches)
         try:
             if isinstance(fetches, Sequence):
-                await sending.all_or_nothing([piece async for piece in pieces])
+                whole = [piece async for piece in pieces]
+                try:
+                    await sending.all_or_nothing(whole)
+                except BatchLostError:
+                    sending = _Submission(*parts, may_wait=when_full == "wait")
+                    await sending.all_or_nothing(whole)
             else:
                 async for piece in pieces:
                     await sending.send(piece)
@@ -373,6 +370,9 @@ class _Submission:
             return FleetFullError(f"{message}; {self._so_far()}", self.batch_id, self._count)
         if reply is BatchRefusal.CANCELLED:
             return BatchCancelledError(f"batch {self.batch_id} is cancelled; submit to another")
+        if reply is BatchRefusal.EARLIER_LOST:
+            lost = f"Redis has lost fetches of batch {self.batch_id}, as after a failover"
+            return BatchLostError(f"{lost}; the same submit under this batch id adds them")
         return BatchExistsError(
             f"batch {self.batch_id} holds other fetches; give them an id of their own, or none"
         )

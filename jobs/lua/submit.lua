@@ -14,6 +14,7 @@
 --     key already; a notification is {lane name, generation, ms until due};
 --   {'full', 'fleet' or 'lane', lane key or '', how many fetches it holds};
 --   {'cancelled'};
+--   {'gap'} if an earlier chunk is missing, as after a failover to a replica that was behind;
 --   {'other'} if the batch already holds other fetches.
 for i, kind in ipairs({'hash', 'set', 'list', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
@@ -23,6 +24,7 @@ if batch[2] then return {'cancelled'} end
 local whole_differs = not taken_before or (ARGV[5] == '1' and chunk < number(batch[1]))
 if batch[3] and whole_differs then return {'other'} end
 if taken_before and digest ~= '' and redis.call('LINDEX', KEYS[3], chunk - 1) ~= digest then return {'other'} end
+if chunk > number(batch[1]) + 1 then return {'gap'} end
 local now = now_ms()
 
 local limited_lanes = tonumber(ARGV[12])

@@ -61,6 +61,7 @@ class BatchRefusal(StrEnum):
 
     CANCELLED = "cancelled"
     OTHER_FETCHES = "other"
+    EARLIER_LOST = "gap"
 
 
 async def submit(

@@ -7,10 +7,11 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
-from fetchfleet import DeadLetterFilter, Fetch, Fleet, RedisFullError
+from fetchfleet import BatchLostError, DeadLetterFilter, Fetch, Fleet, RedisFullError
 from fetchfleet.jobs import keys, patience
 from fetchfleet.jobs.client import batch as batch_module
 from fetchfleet.jobs.client import submit as submit_module
+from fetchfleet.jobs.client.submit import Submitter
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.scripts import submission
 from tests.support.cut_line import Lost, cut_line
@@ -196,3 +197,24 @@ async def test_an_unnamed_submit_can_be_completed(redis: Redis, fleet: Fleet) ->
     done = await fleet.submit(urls(8), batch_id=batch.id)
     assert [f"/{i}" for i in range(8)] == paths(await waiting(redis))
     assert 8 == (await done.counts()).total
+
+
+async def test_fetches_that_redis_has_lost_are_sent_again(redis: Redis) -> None:
+    """After a failover that lost two chunks, a list is sent again by itself, an iterator by its producer."""
+    notified = 0
+
+    async def notify(_: object) -> None:
+        nonlocal notified
+        notified += 1
+        if notified == 2:
+            await redis.flushall()
+
+    await Submitter(redis, notify).submit(urls(8), batch_id=BATCH_ID)
+    assert [f"/{i}" for i in range(8)] == paths(await waiting(redis))
+
+    await redis.flushall()
+    notified = 0
+    with pytest.raises(BatchLostError, match="adds them"):
+        await Submitter(redis, notify).submit(iter(urls(8)), batch_id=BATCH_ID)
+    await Submitter(redis, notify).submit(iter(urls(8)), batch_id=BATCH_ID)
+    assert [f"/{i}" for i in range(8)] == paths(await waiting(redis))
