@@ -15,6 +15,7 @@ _PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$&'()*+
 """URLs without any of the above: nothing in them is ever redacted or escaped."""
 _VALUE = re.compile(r"=[^&]*")
 _PARAMETER = re.compile(r"(?<=[?&;])([^?=&;#]*)=([^&;#]*)")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _WORD_ENDS = re.compile(r"[^a-z0-9]+")
 
 # A name is secret by its ending, however its words are joined (access_token, X-Amz-Signature) …
@@ -24,7 +25,10 @@ SECRET_ENDINGS = (
 )
 # … or by its last word alone, because that word is the ending of too many other names.
 SECRET_WORDS = frozenset(
-    {"auth", "code", "hmac", "jwt", "key", "otp", "pass", "pin", "pwd", "session", "sid", "sig", "ticket"}
+    {
+        *("auth", "bearer", "code", "hmac", "jwt", "key", "otp", "pass", "pin", "pwd", "session", "sid"),
+        *("sig", "ticket"),
+    }
 )
 
 
@@ -78,7 +82,7 @@ def final_url(text: str) -> str:
 
 def is_secret(name: str) -> bool:
     """Whether a query parameter of that name holds a secret."""
-    words = [word for word in _WORD_ENDS.split(unquote_plus(name).lower()) if word]
+    words = [word for word in _WORD_ENDS.split(_HUMP.sub("-", unquote_plus(name)).lower()) if word]
     return bool(words) and (words[-1] in SECRET_WORDS or "".join(words).endswith(SECRET_ENDINGS))
 
 
@@ -134,7 +138,7 @@ def _meta(value: Any) -> Any:
 
 
 def _is_secret_field(name: str) -> bool:
-    return is_secret(name) or name.lower().endswith("cookie")
+    return is_secret(name) or name.lower().endswith(("cookie", "cookies"))
 
 
 def _in_text(value: str) -> str:

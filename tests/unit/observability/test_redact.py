@@ -67,6 +67,7 @@ FINAL_URLS = [
     ("http://a/b?page=2&sort=name", "http://a/b?page=2&sort=name"),
     ("http://a/?token=hunter2", "http://a/?token=***"),
     ("http://a/?token=&x=1", "http://a/?token=&x=1"),
+    ("http://a/?secretKey=hunter2&bearer=hunter2", "http://a/?secretKey=***&bearer=***"),
     ("http://a/?x=1&access_token=hunter2&y=2", "http://a/?x=1&access_token=***&y=2"),
     ("http://a/?X-Amz-Signature=hunter2&X-Amz-Date=1", "http://a/?X-Amz-Signature=***&X-Amz-Date=1"),
     ("http://a/?X-Amz-Security-Token=hunter2", "http://a/?X-Amz-Security-Token=***"),
@@ -220,3 +221,9 @@ def test_a_record_keeps_what_is_no_secret() -> None:
     }
 
     assert redact.record(record) == record
+
+
+@pytest.mark.parametrize("name", ["secretKey", "secret_key", "userPin", "bearer", "cookies", "setCookie"])
+def test_a_secret_in_meta_is_hidden_however_the_words_of_its_name_are_joined(name: str) -> None:
+    """With underscores, or in camel case."""
+    assert redact.record({"meta": {name: ["hunter2"]}})["meta"] == {name: redact.HIDDEN}
