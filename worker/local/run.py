@@ -109,6 +109,8 @@ def read_list(file: str, outputs: Outputs) -> tuple[list[Fetch], int]:
         rejects.skip(file, found, outputs.rejects)
     elif bad_lines:
         raise rejects.refuse(file, found)
+    if not fetches and bad_lines:
+        raise CommandError(f"{file}: every line is invalid; {outputs.rejects} says why", BAD_USE)
     if not fetches:
         raise CommandError(f"{file}: holds no fetch; give a URL or a JSON object a line", BAD_USE)
     if lines_to is None:

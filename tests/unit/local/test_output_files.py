@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.output_files import ReportFile, check_distinct, check_writable
-from fetchfleet.worker.local.run import Outputs, check_outputs
+from fetchfleet.worker.local.run import Outputs, check_outputs, read_list
 from tests.support.disks import mounted, remount
 
 
@@ -107,6 +107,15 @@ def test_a_name_that_no_file_can_have_is_refused_by_option(tmp_path: Path) -> No
     """Not as an error of standard output."""
     with pytest.raises(CommandError, match=r"--report .*: File name too long"):
         check_outputs("-", Outputs(Console(), report=tmp_path / ("x" * 300)))
+
+
+def test_a_list_without_a_valid_line_leads_to_its_rejects(tmp_path: Path) -> None:
+    """It is no list without lines."""
+    (tmp_path / "list").write_text("htp://a\nhtp://b\n")
+    outputs = Outputs(Console(), rejects=tmp_path / "rejects")
+    with pytest.raises(CommandError, match=r"every line is invalid; .*rejects says why"):
+        read_list(str(tmp_path / "list"), outputs)
+    assert (tmp_path / "rejects").read_text().count("not an http or https URL") == 2
 
 
 def report_to(path: Path, size_bytes: int, *, flush: bool = False, error: Exception | None = None) -> None:
