@@ -14,7 +14,7 @@ from fetchfleet.jobs.client.submit import (
     Submitter,
     WhenFull,
     checked_batch_id,
-    distinct_dests,
+    dest_check,
 )
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.patience import Patience, Warn
@@ -102,8 +102,8 @@ class Fleet:
         item, FleetFullError, RedisFullError, BatchExistsError, BatchCancelledError, FleetUnreachableError,
         and redis.exceptions.RedisError if Redis refuses the call.
         """
-        fetches = distinct_dests(fetches)
-        receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full)
+        check = dest_check(fetches)
+        receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
         return Submitted(self._redis, receipt, self.notify, self.call)
 
     async def notify(self, notifications: Iterable[LaneNotification]) -> None:

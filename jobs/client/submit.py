@@ -6,8 +6,16 @@ import itertools
 import secrets
 import sys
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -89,30 +97,37 @@ class Chunk:
 
 
 async def chunks(
-    batch_id: str, items: Iterable[Submittable] | AsyncIterable[Submittable]
-) -> AsyncIterator[Chunk]:
+    batch_id: str,
+    items: Iterable[Submittable] | AsyncIterable[Submittable],
+    check: Callable[[int, Any], None] | None = None,
+) -> AsyncGenerator[Chunk, None]:
     """Yield the items in chunks, each item checked; raises InvalidFetchError, which names the item."""
     places = itertools.count()
     chunk = Chunk()
-    async for item in each(items):
-        place = next(places)
-        if place >= MAX_BATCH_FETCHES:
-            raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
-        of = fetch_id(batch_id, place)
-        try:
-            fetch, retry_of, key = item if isinstance(item, RetriedFetch) else (as_fetch(item), None, None)
-            chunk.add(of, fetch, serialize_new_entry(of, fetch, retry_of), key)
-        except InvalidFetchError as error:
-            raise InvalidFetchError(f"item {place}: {error}") from None
-        if chunk.full:
-            yield chunk
-            chunk = Chunk()
-            await asyncio.sleep(0)
+    async with aclosing(each(items)) as given:
+        async for item in given:
+            place = next(places)
+            if place >= MAX_BATCH_FETCHES:
+                raise InvalidFetchError(f"a batch holds at most {MAX_BATCH_FETCHES} fetches; begin another")
+            of = fetch_id(batch_id, place)
+            try:
+                if check is not None:
+                    check(place, item)
+                fetch, retry_of, key = (
+                    item if isinstance(item, RetriedFetch) else (as_fetch(item), None, None)
+                )
+                chunk.add(of, fetch, serialize_new_entry(of, fetch, retry_of), key)
+            except InvalidFetchError as error:
+                raise InvalidFetchError(f"item {place}: {error}") from None
+            if chunk.full:
+                yield chunk
+                chunk = Chunk()
+                await asyncio.sleep(0)
     if chunk.count:
         yield chunk
 
 
-async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
     """Iterate over a synchronous or an asynchronous iterable."""
     if isinstance(items, AsyncIterable):
         async for item in items:
@@ -126,41 +141,25 @@ MAX_COMPARED_DESTS = 500_000
 """Of an iterator, which need not fit in memory: the hashes take about 50 MB."""
 
 
-def distinct_dests(
-    items: Iterable[Fetchable] | AsyncIterable[Fetchable],
-) -> Iterable[Fetchable] | AsyncIterable[Fetchable]:
-    """Return the items; raise InvalidFetchError for one whose dest an earlier one has (`Dests`).
+def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callable[[int, Fetchable], None]:
+    """Return a check of each item, by its place, for a dest that an earlier one has (`Dests`).
 
-    A list is checked at once, an iterator as it is consumed.
+    The check raises InvalidFetchError. All dests of a list are compared.
     """
     dests = Dests("item", sys.maxsize if isinstance(items, Sequence) else MAX_COMPARED_DESTS)
 
-    def check(place: int, item: Fetchable) -> Fetchable:
+    def check(place: int, item: Fetchable) -> None:
         match item:
-            case str():
-                return item
             case Fetch():
                 dest, if_exists, key = item.dest, item.if_exists, item.key
-            case {"dest": str(dest)}:
+            case {"dest": str(dest)} if isinstance(item, Mapping):
                 if_exists, key = item.get("if_exists", IfExists.REPLACE), item.get("key")
             case _:
-                return item
+                return
         if dest is not None and isinstance(key, str | None):  # another key is refused later
-            try:
-                dests.add(place, dest, if_exists, key)
-            except InvalidFetchError as error:
-                raise InvalidFetchError(f"item {place}: {error}") from None
-        return item
+            dests.add(place, dest, if_exists, key)
 
-    async def consumed(these: AsyncIterable[Fetchable]) -> AsyncIterator[Fetchable]:
-        places = itertools.count()
-        async for item in these:
-            yield check(next(places), item)
-
-    if isinstance(items, AsyncIterable):
-        return consumed(items)
-    checked = (check(place, item) for place, item in enumerate(items))
-    return list(checked) if isinstance(items, Sequence) else checked
+    return check
 
 
 FULL_PAUSE_S = 0.2
@@ -229,26 +228,27 @@ class Submitter:
         *,
         batch_id: str | None = None,
         when_full: WhenFull = "raise",
+        check: Callable[[int, Any], None] | None = None,
     ) -> Receipt:
-        """Enqueue the fetches, as Fleet.submit documents."""
+        """Enqueue the fetches, as Fleet.submit documents. check: of each item, by its place."""
         batch_id = checked_batch_id(batch_id or new_batch_id())
         parts = self._redis, self._notify, self._limits, self._call, batch_id
         sending = _Submission(*parts, may_wait=when_full == "wait")
-        pieces = chunks(batch_id, fetches)
-        try:
-            if isinstance(fetches, Sequence):
-                whole = [piece async for piece in pieces]
-                try:
-                    await sending.all_or_nothing(whole)
-                except BatchLostError:
-                    sending = _Submission(*parts, may_wait=when_full == "wait")
-                    await sending.all_or_nothing(whole)
-            else:
-                async for piece in pieces:
-                    await sending.send(piece)
-                await sending.seal()
-        except FleetUnreachableError as error:
-            raise sending.unreachable(error) from error.__cause__
+        async with aclosing(chunks(batch_id, fetches, check)) as pieces:
+            try:
+                if isinstance(fetches, Sequence):
+                    whole = [piece async for piece in pieces]
+                    try:
+                        await sending.all_or_nothing(whole)
+                    except BatchLostError:
+                        sending = _Submission(*parts, may_wait=when_full == "wait")
+                        await sending.all_or_nothing(whole)
+                else:
+                    async for piece in pieces:
+                        await sending.send(piece)
+                    await sending.seal()
+            except FleetUnreachableError as error:
+                raise sending.unreachable(error) from error.__cause__
         return sending.receipt
 
 

@@ -6,6 +6,7 @@ The value becomes a dead letter, the key is free again, and lanes that depended 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -137,12 +138,13 @@ class RepairingSubmitter(Submitter):
         *,
         batch_id: str | None = None,
         when_full: WhenFull = "raise",
+        check: Callable[[int, Any], None] | None = None,
     ) -> Receipt:
         """Submit as Submitter does; repair a conflicting key and try again if that is idempotent."""
         try:
-            return await super().submit(fetches, batch_id=batch_id, when_full=when_full)
+            return await super().submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
         except KeyTypeConflictError as error:
             if batch_id is None or not isinstance(fetches, Sequence):
                 raise
             await self._key_repair.quarantine({error.key: error.wanted})
-            return await super().submit(fetches, batch_id=batch_id, when_full=when_full)
+            return await super().submit(fetches, batch_id=batch_id, when_full=when_full, check=check)

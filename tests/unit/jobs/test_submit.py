@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import DeadLetter, DeadLetterFilter, Fetch
 from fetchfleet.jobs.client import submit as chunk_module
-from fetchfleet.jobs.client.submit import Chunk, Fetchable, Receipt, chunks, distinct_dests, each
+from fetchfleet.jobs.client.submit import Chunk, Fetchable, Receipt, chunks, dest_check
 from fetchfleet.jobs.contract.entry import parse_entry, placed, serialize_new_entry
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.model import Priority
@@ -236,15 +236,15 @@ CLASHING: list[Fetchable] = [
 def test_the_second_fetch_of_one_dest_is_refused_whatever_holds_them(given_as: Callable[[Any], Any]) -> None:
     """A list before anything is enqueued, an iterator when it comes there."""
 
-    async def consumed() -> list[Fetchable]:
-        return [item async for item in each(distinct_dests(given_as(CLASHING)))]
+    async def consumed() -> list[Chunk]:
+        items = given_as(CLASHING)
+        return [chunk async for chunk in chunks(BATCH, items, dest_check(items))]
 
     with pytest.raises(InvalidFetchError, match="item 2: dest: 'x' is that of item 1 too"):
         asyncio.run(consumed())
 
 
-@pytest.mark.parametrize("given_as", [list, iter, streamed])
-def test_what_may_share_a_dest_or_has_none_is_passed_on(given_as: Callable[[Any], Any]) -> None:
+def test_what_may_share_a_dest_or_has_none_is_passed_on() -> None:
     """Also what is no fetch: the checks of its fields name that better."""
     items: list[Any] = [
         "http://a.example/",
@@ -256,10 +256,9 @@ def test_what_may_share_a_dest_or_has_none_is_passed_on(given_as: Callable[[Any]
         7,
     ]
 
-    async def consumed() -> list[Fetchable]:
-        return [item async for item in each(distinct_dests(given_as(items)))]
-
-    assert items == asyncio.run(consumed())
+    check = dest_check(items)
+    for place, item in enumerate(items):
+        check(place, item)
 
 
 def test_an_iterator_is_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +266,8 @@ def test_an_iterator_is_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(chunk_module, "MAX_COMPARED_DESTS", 2)
     items = [Fetch(url="http://a.example/", dest=dest) for dest in ("a", "b", "c", "c")]
 
-    assert 4 == len(list(distinct_dests(iter(items))))  # type: ignore[arg-type]
-    with pytest.raises(InvalidFetchError, match="item 4"):
-        list(distinct_dests(iter([*items, items[0]])))  # type: ignore[arg-type]
+    check = dest_check(iter(items))
+    for place, item in enumerate(items):
+        check(place, item)
+    with pytest.raises(InvalidFetchError, match="that of item 0 too"):
+        check(4, items[0])
