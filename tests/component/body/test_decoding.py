@@ -168,7 +168,7 @@ async def test_an_empty_body_is_whole_in_every_coding(origin: Origin, worker: On
     )
     paths = ["/close", "/inside", *(f"/{at}{way}" for at in range(len(codings)) for way in "cl")]
 
-    results = await worker.results(Fetch(url=origin.url(path), decode=True) for path in paths)
+    results = [await worker.one(origin.url(path), decode=True) for path in paths]
 
     assert {(result.outcome, result.bytes, result.attempts) for result in results} == {(Outcome.STORED, 0, 1)}
     assert [path for path, result in zip(paths, results, strict=True) if result.unverified] == ["/close"]

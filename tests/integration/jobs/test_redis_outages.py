@@ -229,7 +229,7 @@ async def test_a_refusal_is_raised_at_once(server: OwnRedis) -> None:
         for url_of, batch_id, refusal in (
             (f"unix://u:pw@{socket}", free, "no permissions"),
             (f"unix://u:wrong@{socket}", free, "invalid username-password"),
-            (f"unix://{socket}?db=99", free, "DB index is out of range"),
+            (f"unix://{socket}?db=99", free, "does not have the database"),
             (server.url, taken, "something else has written it"),
         ):
             async with asyncio.timeout(5), Fleet(url_of, warn=said.append) as fleet:
