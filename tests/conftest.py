@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import structlog
@@ -31,8 +32,8 @@ CHOICE = pytest.StashKey[session_redis.Choice]()
 def pytest_configure(config: pytest.Config) -> None:
     """Chooses the run's Redis before anything is collected; what cannot be used ends the run here."""
     _make_temporary_files_ours(config)
-    # Reading the CAs of the machine takes 35 ms in each worker. Tests that trust one name its file.
-    os.environ["SSL_CERT_FILE"] = os.devnull
+    # Reading the CAs of the machine takes 35 ms in each worker. Tests that trust a CA name its file.
+    os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "unused_ca.pem")
     try:
         asked = os.environ.get(session_redis.VARIABLE, "")
         config.stash[CHOICE] = choice = session_redis.choose(asked, containers.docker_trouble)

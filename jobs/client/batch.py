@@ -12,6 +12,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify, Receipt
+from fetchfleet.jobs.contract.ids import is_fetch_id, place_of
 from fetchfleet.jobs.contract.model import Result, decode_result
 from fetchfleet.jobs.errors import FleetUnreachableError, KeyTypeConflictError, UnknownBatchError
 from fetchfleet.jobs.patience import RedisCaller, once
@@ -62,8 +63,28 @@ class BatchSummary(msgspec.Struct, frozen=True, kw_only=True):
     retried_as: list[str] = []
 
 
+class ReadPlaces:
+    """The places in a batch of the fetches whose results were read: a bit each, in pages of 8 KiB."""
+
+    PAGE_BYTES = 8192
+
+    def __init__(self) -> None:
+        self._pages: dict[int, bytearray] = {}
+
+    def add(self, place: int) -> bool:
+        """Add a place; return whether it is new."""
+        number, bit = divmod(place, 8 * self.PAGE_BYTES)
+        page = self._pages.setdefault(number, bytearray(self.PAGE_BYTES))
+        mask = 1 << (bit & 7)
+        is_new = not page[bit >> 3] & mask
+        page[bit >> 3] |= mask
+        return is_new
+
+
 class Results(AsyncIterator[Result]):
-    """A batch's results in the order in which they were written.
+    """A batch's results in the order in which they were written, each once.
+
+    A Redis that lost its last writes gets a result again, which was already yielded: it is left out.
 
     `position` is that of the last result read; `Batch.results(after=position)` continues behind it. After
     FleetUnreachableError the iterator itself goes on where it was.
@@ -83,22 +104,26 @@ class Results(AsyncIterator[Result]):
         self._ended = False
         self._trims = trim
         self._trimmed = after
+        self._places = ReadPlaces()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Result:
-        while not self._unread:
-            if self._ended:
-                raise StopAsyncIteration
-            try:
-                await self._read()
-            except FleetUnreachableError as error:
-                error.position = self.position
-                raise
-        row_id, fields = self._unread.popleft()
-        self.position = row_id.decode()
-        return decode_result(fields[b"r"])
+        while True:
+            while not self._unread:
+                if self._ended:
+                    raise StopAsyncIteration
+                try:
+                    await self._read()
+                except FleetUnreachableError as error:
+                    error.position = self.position
+                    raise
+            row_id, fields = self._unread.popleft()
+            self.position = row_id.decode()
+            result = decode_result(fields[b"r"])
+            if not is_fetch_id(result.id) or self._places.add(place_of(result.id)):
+                return result
 
     async def _read(self) -> None:
         """Trim what was yielded, then read on. Each step may be repeated after an error."""

@@ -40,6 +40,11 @@ def batch_of(fetch_id: str) -> str:
     return fetch_id[:BATCH_ID_CHARS]
 
 
+def place_of(fetch_id: str) -> int:
+    """Return the place of a fetch in its batch, from 0."""
+    return int(fetch_id[BATCH_ID_CHARS + 1 :], 16)
+
+
 def path_of(fetch_id: str) -> str:
     """Return the path of a body without a `dest`: a folder per batch, in it folders of 256 files each."""
     return f"{batch_of(fetch_id)}/{fetch_id[-8:-2]}/{fetch_id}"

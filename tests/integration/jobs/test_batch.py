@@ -3,11 +3,14 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from fetchfleet import Batch, Fleet, InvalidFetchError, RedisSetupError, UnknownBatchError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import batch as batch_module
+from fetchfleet.jobs.client.batch import ReadPlaces
 from tests.support.lanes import BATCH_ID, LaneHold, ask, results, stored, url
 from tests.support.waiting import wait_until
 
@@ -45,6 +48,30 @@ async def test_each_result_is_read_once_in_order(
 ) -> None:
     """However the results fall into reads."""
     assert await read(await finished(fleet, redis, count)) == urls(count)
+
+
+async def test_a_result_that_is_written_again_is_left_out(
+    fleet: Fleet, redis: Redis, short_reads: None
+) -> None:
+    """A Redis that lost its last writes gets the results of these fetches a second time."""
+    batch = await finished(fleet, redis, 7)
+    rows = await redis.xrange(keys.results(batch.id))
+    for _, fields in [*rows[:4], *rows[6:]]:
+        await redis.xadd(keys.results(batch.id), fields)
+
+    reader = batch.results()
+    assert [result.url async for result in reader] == urls(7)
+    last, _ = (await redis.xrevrange(keys.results(batch.id), count=1))[0]
+    assert reader.position == last.decode()
+
+
+@given(st.lists(st.integers(0, 16**8 - 1) | st.integers(0, 70_000)))
+def test_a_place_is_new_once(places: list[int]) -> None:
+    """In whichever order they come."""
+    read_places = ReadPlaces()
+    assert [read_places.add(place) for place in places] == [
+        place not in places[:at] for at, place in enumerate(places)
+    ]
 
 
 async def test_results_can_be_read_again(fleet: Fleet, redis: Redis) -> None:
