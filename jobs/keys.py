@@ -179,7 +179,7 @@ def worker(instance: str) -> str:
 
 DEATHS = "ff:deaths"
 """zset: worker id → Unix ms when a lane was taken from it because its lease had lapsed. Gone DEATHS_WINDOW_MS
-after the last; a death that a fetch explains is removed (worker/fetch/rules/crashes.py)."""
+after the last. They tell a fetch that kills from one that is hit (worker/fetch/rules/crashes.py)."""
 
 DEATHS_WINDOW_MS = 60_000
 

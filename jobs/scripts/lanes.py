@@ -23,7 +23,7 @@ _WHATEVER_THE_SHARE = -1
 
 
 class OwnerDeath(NamedTuple):
-    """The death of a lane's owner. others: how many other workers died lately and no fetch explains it."""
+    """The death of a lane's owner. others: how many other workers died lately."""
 
     owner: str
     others: int
@@ -149,15 +149,10 @@ async def claims(redis: Redis, *, lane: str, token: int) -> list[bytes] | None:
     return reply[1:] if reply else None
 
 
-async def adopt(
-    redis: Redis, *, lane: str, token: int, explained_owner: str, serialized: Sequence[bytes]
-) -> bool:
-    """Rewrite claimed entries whose counters have changed.
-
-    explained_owner: the dead owner if one of the entries explains its death, else "".
-    """
-    names = [keys.lane(lane), keys.claimed(lane), keys.DEATHS]
-    return bool(await runner.run(redis, "adopt", names, [token, explained_owner, *serialized]))
+async def adopt(redis: Redis, *, lane: str, token: int, serialized: Sequence[bytes]) -> bool:
+    """Rewrite claimed entries whose counters have changed."""
+    names = [keys.lane(lane), keys.claimed(lane)]
+    return bool(await runner.run(redis, "adopt", names, [token, *serialized]))
 
 
 class Transfer(NamedTuple):

@@ -146,12 +146,13 @@ async def _throttle(x: Exchange, _: random.Random) -> None:
 
 
 def kill_worker(name: str) -> None:
-    """Kill the worker process of that name with SIGKILL."""
+    """Kill the worker process of that name, a sibling of this process, with SIGKILL."""
     mark = f"FETCHFLEET_WORKER_ID={name}".encode()
-    for environment in Path("/proc").glob("[0-9]*/environ"):
+    siblings = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children").read_text().split()
+    for pid in siblings:
         with suppress(OSError):
-            if mark in environment.read_bytes().split(b"\0"):
-                os.kill(int(environment.parent.name), signal.SIGKILL)
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def _simply(behave: Callable[[bytes], Behaviour]) -> Answer:

@@ -102,17 +102,14 @@ class LaneSession(Generic[S_co]):
             if lane.lost:
                 raise LaneLostError
 
-    async def adopt(self, entries: list[Entry], explained_owner: str) -> None:
-        """Take over entries that a dead owner had claimed.
-
-        explained_owner: that owner if one of the entries explains its death, else "".
-        """
+    async def adopt(self, entries: list[Entry]) -> None:
+        """Take over entries that a dead owner had claimed."""
         lane, store = self.lane, self.services.store
         for entry in entries:
             lane.hold(entry)
         if entries:
             elements = [serialize_entry(entry) for entry in entries]
-            await self.retry_until_lost(lambda: store.adopt(lane.name, lane.token, elements, explained_owner))
+            await self.retry_until_lost(lambda: store.adopt(lane.name, lane.token, elements))
 
     async def release(self, unfinished: list[Entry]) -> None:
         """Give the lane back, with the fetches that are claimed and not settled."""

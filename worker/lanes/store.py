@@ -178,17 +178,9 @@ class LaneStore:
         """Return every claimed entry of the lane, including those this worker does not know of."""
         return _fenced(await scripts.claims(self._redis, lane=lane, token=token))
 
-    async def adopt(
-        self, lane: str, token: int, elements: Sequence[bytes], explained_owner: str = ""
-    ) -> None:
-        """Rewrite claimed entries whose counters have changed.
-
-        explained_owner: the dead owner if one of the entries explains its death.
-        """
-        adopted = await scripts.adopt(
-            self._redis, lane=lane, token=token, explained_owner=explained_owner, serialized=elements
-        )
-        _fenced(adopted or None)
+    async def adopt(self, lane: str, token: int, elements: Sequence[bytes]) -> None:
+        """Rewrite claimed entries whose counters have changed."""
+        _fenced(await scripts.adopt(self._redis, lane=lane, token=token, serialized=elements) or None)
 
     async def transfer(
         self, lane: str, token: int, fetch_id: str, element: bytes, to_lane: str, priority: str

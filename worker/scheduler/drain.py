@@ -10,7 +10,7 @@ import msgspec
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.scripts.lanes import OwnerDeath
 from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
-from fetchfleet.worker.fetch.rules.crashes import crashed, explains_death, interrupted
+from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
 from fetchfleet.worker.fetch.run import end_unattempted, finish_unattempted, run_fetch
 from fetchfleet.worker.fetch.services import FetchSession
@@ -54,9 +54,7 @@ async def drain(session: FetchSession, orphans: list[bytes], death: OwnerDeath |
             session.hold(orphans)
             claimed = sorted(lane.ready, key=lambda entry: entry.id)
             lane.ready.clear()
-            owner, others = death or ("", 0)
-            explained = any(explains_death(entry) for entry in claimed)
-            await session.adopt([crashed(entry, others) for entry in claimed], owner if explained else "")
+            await session.adopt([crashed(entry, death.others if death else 0) for entry in claimed])
         if lane.closed() is None:  # a closed lane may have been acquired for the sake of a deadline
             lane.check_expiry_at(lane.clock.now_ms() + int(check_s * 1000))
 

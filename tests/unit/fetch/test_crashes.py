@@ -10,7 +10,6 @@ from fetchfleet.worker.fetch.rules.crashes import (
     MAX_CRASHES,
     QUIET_DEATHS,
     crashed,
-    explains_death,
     is_quarantined,
     needs_start_marker,
     poisoned,
@@ -78,16 +77,6 @@ def test_only_deaths_after_a_start_count_once_a_fetch_is_suspected(
             assert (after.begun, after.outlived) == (False, False)
         fetch = after
     assert fetch.doubts in range(4)
-
-
-def test_a_suspect_that_had_just_started_explains_the_death() -> None:
-    """Other fetches are not blamed for that death."""
-    suspect = replace(NEW, crashes=1, begun=True)
-    assert explains_death(suspect)
-    assert explains_death(replace(suspect, crashes=2))
-    assert not explains_death(replace(suspect, crashes=0))
-    assert not explains_death(replace(suspect, begun=False))
-    assert not explains_death(replace(suspect, outlived=True))
 
 
 def test_a_fetch_that_one_more_crash_may_end_runs_alone() -> None:

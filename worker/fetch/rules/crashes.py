@@ -12,8 +12,8 @@ MAX_CRASHES = 3
 SOON_S = 0.25
 """A worker that dies within this time of the start of a fetch may well have died of it."""
 
-QUIET_DEATHS = 1
-"""If more other workers died lately, and no fetch explains it, workers also die of something else."""
+QUIET_DEATHS = MAX_CRASHES - 1
+"""If more other workers died lately than one fetch accounts for, workers also die of something else."""
 
 _QUARTERS = 4
 _SOON_QUARTERS = 2
@@ -30,17 +30,12 @@ def needs_start_marker(entry: Entry) -> bool:
     return bool(entry.crashes) or not may_repeat(entry)
 
 
-def explains_death(orphan: Entry) -> bool:
-    """Return whether its worker may well have died of the fetch: soon after its start, and not the first."""
-    return bool(orphan.crashes) and orphan.begun and not orphan.outlived
-
-
 def crashed(entry: Entry, other_deaths: int = 0) -> Entry:
     """Return the entry after the worker that had claimed it died.
 
-    other_deaths: how many other workers died lately without a fetch that explains it. The first crash counts
-    whole, as nothing else is known of it. A later one counts if the fetch had started: whole in a fleet that
-    is quiet otherwise; half if workers die anyway; a quarter if the worker also outlived the start.
+    other_deaths: how many other workers died lately. The first crash counts whole: nothing else is known of it.
+    A later one counts if the fetch had started: whole in a fleet that is quiet otherwise; half if workers die
+    anyway; a quarter if the worker also outlived the start.
     """
     if not entry.crashes or other_deaths <= QUIET_DEATHS:
         return _cut_off(entry, _QUARTERS)
