@@ -33,7 +33,7 @@ def needs_start_marker(entry: Entry) -> bool:
 def crashed(entry: Entry, other_deaths: int = 0) -> Entry:
     """Return the entry after the worker that had claimed it died.
 
-    other_deaths: how many other workers died lately. The first crash counts whole: nothing else is known of it.
+    other_deaths: how many other workers died lately. The first crash counts whole, whatever it was.
     A later one counts if the fetch had started: whole in a fleet that is quiet otherwise; half if workers die
     anyway; a quarter if the worker also outlived the start.
     """
