@@ -1,5 +1,5 @@
 -- Changes the policy tables set at run time, unless they have changed since the caller read them.
--- Called by jobs/scripts/steering.py, change_policy.
+-- Called by jobs/scripts/host_control.py, change_policy.
 -- KEYS: policy, the policy's version
 -- ARGV: the version that the caller has read ('' for none), then for each field that changes: field, value ('' if it
 -- goes)

@@ -1,6 +1,6 @@
 -- Asks the owner of a lane, or its next one, to forget what it has learnt of the host, and makes the lane and its
 -- retries due now.
--- Called by jobs/scripts/steering.py, reset_lanes.
+-- Called by jobs/scripts/host_control.py, reset_lanes.
 -- KEYS: lane, later, attention, serial, resets
 -- ARGV: lane name, the operator, grace ms, the most retries to make due
 -- Returns {its state, how many retries were made due, generation, 0}, without the last two if the lane needs no

@@ -6,8 +6,9 @@
 --       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out,
 --       for how many ms a death counts
 -- Returns one of
---   {'taken', token, now, gate, policy version, {cancelled batch …}, {} or {dead owner, how many others died
---   lately}, the operator who has reset the lane since ('' for none), orphaned claim …}: the claims of that owner;
+--   {'taken', token, now, gate, policy version, {cancelled batch …}, how many workers apart from the last owner
+--   died lately (0 without claims), the operator who has reset the lane since ('' for none), claim of the last
+--   owner, which died …};
 --   {'early', ms until due};
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
 --   {'stale'} if the notification has an old generation.
@@ -24,18 +25,18 @@ if tonumber(ARGV[5]) >= math.ceil(busy / workers) then return {'enough'} end
 
 local policy_version, cancelled = redis.call('GET', KEYS[7]) or '', redis.call('SMEMBERS', KEYS[6])
 local orphans = redis.call('HVALS', KEYS[2])
-local death = {}
+local other_deaths = 0
 if #orphans > 0 then
   local dead = redis.call('HGET', KEYS[1], 'last_owner') or ''
   local since = now - ARGV[8]
   local own = number(redis.call('ZSCORE', KEYS[8], dead)) > since and 1 or 0
-  death = {dead, redis.call('ZCOUNT', KEYS[8], '(' .. int(since), '+inf') - own}
+  other_deaths = redis.call('ZCOUNT', KEYS[8], '(' .. int(since), '+inf') - own
 end
 local token = next_serial(KEYS[4])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', int(token))
 if #orphans > 0 then redis.call('HDEL', KEYS[1], 'last_owner') end
 if lane[5] then redis.call('HDEL', KEYS[1], 'reset') end
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
-local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled, death, lane[5] or ''}
+local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled, other_deaths, lane[5] or ''}
 for _, entry in ipairs(orphans) do reply[#reply + 1] = entry end
 return reply

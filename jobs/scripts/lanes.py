@@ -22,13 +22,6 @@ _ANY_GENERATION = ""
 _WHATEVER_THE_SHARE = -1
 
 
-class OwnerDeath(NamedTuple):
-    """The death of a lane's owner. others: how many other workers died lately."""
-
-    owner: str
-    others: int
-
-
 class TakenLane(NamedTuple):
     """A lane that was taken.
 
@@ -43,7 +36,7 @@ class TakenLane(NamedTuple):
     gate: bytes
     policy_version: bytes
     cancelled: list[bytes]
-    death: OwnerDeath | None
+    other_deaths: int
     reset_by: bytes
     orphans: list[bytes]
 
@@ -85,9 +78,8 @@ def take_call(*, lane: str, generation: int | None, owner: str, lease_ms: int, h
 def take_reply(reply: Any) -> TakeReply:
     """Decode the reply to `take_call`."""
     match reply:
-        case [b"taken", token, now_ms, gate, policy_version, cancelled, death, reset_by, *orphans]:
-            died = OwnerDeath(text_of(death[0]), death[1]) if death else None
-            return TakenLane(token, now_ms, gate, policy_version, cancelled, died, reset_by, orphans)
+        case [b"taken", token, now_ms, gate, policy_version, cancelled, other_deaths, reset_by, *orphans]:
+            return TakenLane(token, now_ms, gate, policy_version, cancelled, other_deaths, reset_by, orphans)
         case [b"early", due_in_ms]:
             return Early(due_in_ms)
         case [b"enough"]:

@@ -151,7 +151,7 @@ def value_of(name: str, lines: Sequence[str]) -> str:
 
 
 class FramedAnswer:
-    """What the response headers say, for any engine. fields: as they were sent.
+    """The response headers and their meaning, for any engine. fields: as they were sent.
 
     Values are decoded as ISO 8859-1: one character for each byte, whatever the other fields hold.
     """

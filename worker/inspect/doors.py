@@ -1,4 +1,4 @@
-"""What waits outside of the lanes until a worker enqueues it: messages of the inbox, and arq jobs.
+"""Fetches that wait outside of the lanes until a worker enqueues it: messages of the inbox, and arq jobs.
 
 A message or job may hold 100,000 fetches and 8 MiB, so at most READ_BYTES of each door are read to count
 them. Each message beyond that counts as one fetch, and the count is then not exact.

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify
 from fetchfleet.jobs.redis_connection import is_text, redis_now_ms
-from fetchfleet.jobs.scripts.steering import RETRIES_AT_ONCE, reset_lanes
+from fetchfleet.jobs.scripts.host_control import RETRIES_AT_ONCE, reset_lanes
 from fetchfleet.worker.gate.state import from_json, resettable
 from fetchfleet.worker.policy.names import DEFAULT, EVERY_HOST_BELOW
 
@@ -34,11 +34,11 @@ async def lanes_of(redis: Redis, name: str, *, at_most: int | None = None) -> li
 
 
 class LaneReset(msgspec.Struct, kw_only=True):
-    """What a reset does to one lane."""
+    """The effect of a reset on one lane."""
 
     lane: str
     reset: list[str]
-    """What of the host's state ends: breaker, cool_down, quota, concurrency, robots."""
+    """The parts of the host's state that end: breaker, cool_down, quota, concurrency, robots."""
     retries: int = 0
     """Retries that are due now, and were not before."""
     held: bool = False

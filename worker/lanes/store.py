@@ -14,7 +14,6 @@ from fetchfleet.jobs.scripts.lanes import (
     Claim,
     Early,
     Enough,
-    OwnerDeath,
     RemovalKind,
     TakeReply,
     Withdrawal,
@@ -44,8 +43,8 @@ class AcquiredLane(NamedTuple):
     """Cancelled batches that may still have fetches in the lane."""
     orphans: list[bytes]
     """Entries that a dead owner had claimed."""
-    death: OwnerDeath | None = None
-    """The death of that owner."""
+    other_deaths: int = 0
+    """How many other workers died lately."""
     reset_by: str = ""
     """The operator who has reset the lane since it had an owner; empty for none."""
 
@@ -127,7 +126,7 @@ class LaneStore:
             reply.policy_version,
             cancelled,
             reply.orphans,
-            reply.death,
+            reply.other_deaths,
             text_of(reply.reset_by),
         )
 

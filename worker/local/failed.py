@@ -34,7 +34,7 @@ class Identity(NamedTuple):
 
 
 class ShownRecord(msgspec.Struct):
-    """What a command adds to a result that it prints."""
+    """The field that a command adds to a result that it prints."""
 
     redacted: bool = False
 

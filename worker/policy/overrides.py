@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify
 from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
+from fetchfleet.jobs.scripts.host_control import change_policy
 from fetchfleet.jobs.scripts.lanes import reschedule_lanes
-from fetchfleet.jobs.scripts.steering import change_policy
 from fetchfleet.worker.policy import pauses
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError

@@ -22,7 +22,7 @@ Table = Mapping[str, Any]
 
 
 class MarkKind(StrEnum):
-    """What a mark says of the `paused` key of its table."""
+    """The meaning of a mark for the `paused` key of its table."""
 
     PAUSE = "pause"
     EXCEPTION = "exception"

@@ -18,7 +18,7 @@ ROLES = {
     WORKER: "run a worker and check its health",
     OPERATOR: "do all that producer may, look at the whole fleet, steer it, and handle dead letters",
 }
-"""What each user of ops/users.acl may do."""
+"""The rights of each user of ops/users.acl."""
 
 _NEEDS = {
     **dict.fromkeys(("submit", "batches", "results", "cancel"), PRODUCER),

@@ -19,7 +19,7 @@ from fetchfleet.worker.scheduler.rebalancer import Rebalancer
 
 
 class Signals(NamedTuple):
-    """What a heartbeat reads. The versions are counters that go up with each change."""
+    """The values that a heartbeat reads. The versions are counters that go up with each change."""
 
     fleet: FleetLoad
     policy_version: bytes

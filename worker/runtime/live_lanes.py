@@ -99,7 +99,7 @@ class LiveLanes:
         try:
             if acquired.reset_by:
                 await self._make_retries_due(lane)
-            await drain(LaneSession(lane, self._services), acquired.orphans, acquired.death)
+            await drain(LaneSession(lane, self._services), acquired.orphans, acquired.other_deaths)
         finally:
             del self._lanes[lane.pool], self._tasks[lane.pool]
             self._lanes_wanted.set()

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.scripts.lanes import OwnerDeath
 from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
@@ -41,10 +40,10 @@ CONTINUE, WAIT_FOR_CHANGE, LEAVE = Continue(), WaitForChange(), Leave()
 Work = Callable[[FetchSession, Entry], Coroutine[Any, Any, None]]
 
 
-async def drain(session: FetchSession, orphans: list[bytes], death: OwnerDeath | None = None) -> None:
+async def drain(session: FetchSession, orphans: list[bytes], other_deaths: int = 0) -> None:
     """Hold the lane until it is empty, must wait, or is to leave; then give it back.
 
-    orphans: entries that a dead owner had claimed, each of which counts a crash; death: of that owner.
+    orphans: entries that a dead owner had claimed. other_deaths: how many other workers died lately.
     """
     lane, services = session.lane, session.services
     check_s = services.tuning.expiry_check_s
@@ -54,7 +53,7 @@ async def drain(session: FetchSession, orphans: list[bytes], death: OwnerDeath |
             session.hold(orphans)
             claimed = sorted(lane.ready, key=lambda entry: entry.id)
             lane.ready.clear()
-            await session.adopt([crashed(entry, death.others if death else 0) for entry in claimed])
+            await session.adopt([crashed(entry, other_deaths) for entry in claimed])
         if lane.closed() is None:  # a closed lane may have been acquired for the sake of a deadline
             lane.check_expiry_at(lane.clock.now_ms() + int(check_s * 1000))
 

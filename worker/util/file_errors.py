@@ -5,7 +5,7 @@ from enum import Enum, auto
 
 
 class FileFault(Enum):
-    """What is at fault when a file cannot be made, written or read."""
+    """The cause for which a file cannot be made, written or read."""
 
     NAME = auto()
     """The path: another attempt with this path fails too, one with another path may not."""

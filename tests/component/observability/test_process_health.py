@@ -19,7 +19,7 @@ NAME = f"health-{os.getpid()}"
 
 
 async def reasons(name: str = NAME) -> list[list[str]]:
-    """What the workers of that name say that they are not ready for."""
+    """The reasons why the workers of that name are not ready."""
     return [at.told.not_ready for at in await asyncio.to_thread(ask_workers, name) if at.told]
 
 

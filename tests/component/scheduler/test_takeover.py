@@ -218,7 +218,7 @@ def redis_of_its_own() -> Iterator[OwnRedis]:
 
 
 def events_of(lines: Lines) -> list[str]:
-    """What was logged, apart from a Redis that still loads its data for a moment."""
+    """The logged events, apart from a Redis that still loads its data for a moment."""
     return [line["event"] for line in lines if "BusyLoading" not in line.get("error", "")]
 
 

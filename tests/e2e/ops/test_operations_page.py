@@ -113,7 +113,7 @@ async def paths_in(client: Redis) -> list[bytes]:
 
 
 async def test_a_backup_is_restored_by_the_commands_of_the_page(machine: Machine, server: OwnRedis) -> None:
-    """What was submitted after the snapshot is gone, what was there before is back, and stays."""
+    """Fetches submitted after the snapshot are gone; those from before are back, and stay."""
     backup, restore = blocks_of("Backup")
     await wait_until(server.answers, "Redis")
     async with connect(server.url) as client, Fleet(server.url) as fleet:

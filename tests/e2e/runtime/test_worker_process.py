@@ -179,6 +179,6 @@ async def test_liveness_outlasts_redis_and_ends_with_the_loop(tmp_path: Path) ->
 
 
 async def failing(ended: Awaitable[tuple[int, str]]) -> tuple[int, str] | None:
-    """What a command says that fails."""
+    """The output of a command that fails."""
     code, said = await ended
     return (code, said) if code else None

@@ -65,7 +65,7 @@ def guarded() -> Iterator[GuardedRedis]:
 
 
 def said_as(guarded: GuardedRedis, user: str, *arguments: str) -> str:
-    """What the command says, given as that user."""
+    """The output of the command, given as that user."""
     environment = {"FETCHFLEET_REDIS_URL": guarded.url(user)}
     ended = CliRunner().invoke(app, arguments, env=environment)
     return str(ended.exception or "") + ended.output

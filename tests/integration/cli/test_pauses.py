@@ -1,4 +1,4 @@
-"""What pause, resume, explain and policy say and do, in every order and form of a host."""
+"""The commands pause, resume, explain and policy, in every order and form of a host."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What explain, policy show and status say of the workers' policy, given where its file is not."""
+"""The workers' policy in explain, policy show and status, given where its file is not."""
 
 import asyncio
 

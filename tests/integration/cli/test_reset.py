@@ -1,4 +1,4 @@
-"""What the command reset says."""
+"""The output of the command reset."""
 
 from collections.abc import Iterator
 

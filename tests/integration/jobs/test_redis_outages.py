@@ -25,7 +25,7 @@ PATIENCE_S = 30.0
 
 AsyncFault = AsyncIterator[None]
 Fault = Callable[[OwnRedis, Redis], AsyncFault]
-"""What is done to a Redis: up to its yield it begins, and then it ends."""
+"""A fault of Redis: up to its yield it begins, and then it ends."""
 
 
 async def _killed(server: OwnRedis, _: Redis) -> AsyncFault:

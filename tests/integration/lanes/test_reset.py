@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.scripts import steering
+from fetchfleet.jobs.scripts import host_control
 from fetchfleet.worker.gate.state import Breaker, GateState
 from fetchfleet.worker.inspect.explain import explain_lane
 from fetchfleet.worker.lanes.reset import await_applied, lanes_of, reset
@@ -25,7 +25,7 @@ async def test_a_scheduled_lane_and_its_retries_are_due_at_once(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many retries there are; the next owner is told who reset it, once."""
-    monkeypatch.setattr("fetchfleet.jobs.scripts.steering.RETRIES_AT_ONCE", 2)
+    monkeypatch.setattr("fetchfleet.jobs.scripts.host_control.RETRIES_AT_ONCE", 2)
     monkeypatch.setattr("fetchfleet.worker.lanes.reset.RETRIES_AT_ONCE", 2)
     await fleet.submit([url(f"/{i}") for i in range(5)])
     stay = await LaneHold.begin(redis)
@@ -102,7 +102,7 @@ async def test_a_held_lane_is_reset_by_its_owner_or_the_next_one(fleet: Fleet, r
 async def test_a_lane_that_does_not_exist_is_left_out(fleet: Fleet, redis: Redis) -> None:
     """And does not exist afterwards."""
     assert [] == await reset(redis, fleet.notify, [LANE], BY)
-    assert [None] == await steering.reset_lanes(redis, [LANE], by=BY)
+    assert [None] == await host_control.reset_lanes(redis, [LANE], by=BY)
     assert await state(redis) is None
 
 

@@ -1,4 +1,4 @@
-"""What an operator's reset of a host ends, and what it keeps."""
+"""The state of a host that an operator's reset ends, and the state that it keeps."""
 
 from hypothesis import given
 from hypothesis import strategies as st

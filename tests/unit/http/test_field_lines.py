@@ -180,7 +180,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=3)), max_size=20).map(b"".join))
 def test_any_head_is_repaired_for_good_or_refused(lines: bytes) -> None:
-    """What is repaired has nothing odd left, and a plain head needs no repair."""
+    """A repaired head has nothing odd left, and a plain head needs no repair."""
     head = OK + lines + b"\r\n\r\n"
     try:
         ready, left, odd = repaired(head)

@@ -35,7 +35,7 @@ def interrupted(folder: Path, report: Path | None) -> RunRecord:
 
 
 def test_the_same_report_continues_where_it_was_saved(tmp_path: Path) -> None:
-    """What was written and not saved is cut off, because it is read again."""
+    """Lines written and not saved are cut off, because their results are read again."""
     report, tally, warnings = tmp_path / "report", Tally(), list[str]()
     record = interrupted(tmp_path, report)
     report.write_bytes(b"three\nmore, and a ha")

@@ -1,4 +1,4 @@
-"""What INFO says of a Redis that a worker cannot use."""
+"""The reply to INFO of a Redis that a worker cannot use."""
 
 from typing import Any
 
