@@ -26,8 +26,19 @@ INBOX = "ff:inbox"
 TAKEN = "ff:inbox:taken"
 """list: messages out of the inbox that a worker is enqueuing. Gone when empty."""
 
+NEWER = "ff:inbox:newer"
+"""list: messages that only a newer worker reads, each behind its version and a space."""
+
+NEWER_LENGTH = 10_000
+NEWER_BYTES = 64 << 20
+"""The limits of NEWER, and of the same list of each named inbox. What does not fit becomes a dead letter."""
+
+INBOXES = "ff:inboxes"
+"""set: the names of the inboxes that operators have registered. Lives for ever."""
+
 INTAKE = "ff:intake"
-"""hash: the worker that empties the inbox: token, until_ms, and the batch that TAKEN becomes.
+"""hash: the worker that empties the inboxes: token, until_ms, reads (the version that it reads, and its
+token), the batch that TAKEN becomes, and the bytes in NEWER (newer_bytes).
 
 INTAKE_TTL_MS, but no TTL while TAKEN is not empty: its batch must stay known if no worker runs for long.
 """
@@ -107,6 +118,42 @@ def batch_lanes(batch_id: str) -> str:
 def digests(batch_id: str) -> str:
     """list: a digest of what each chunk held. Lives as long as its batch."""
     return f"ff:batch:{batch_id}:digests"
+
+
+def receipt(batch_id: str, name: str = "") -> str:
+    """string: what became of a message that names this batch, JSON. RECEIPT_TTL_MS.
+
+    name: of the receipt that the message asks for; "" for that of the latest message.
+    """
+    return f"ff:batch:{batch_id}:receipt:{name}" if name else f"ff:batch:{batch_id}:receipt"
+
+
+RECEIPT_TTL_MS = 24 * 3600 * 1000
+
+
+def inbox(name: str = "") -> str:
+    """list: messages of one pusher; "" for those of INBOX. Gone when empty."""
+    return f"{INBOX}:{name}" if name else INBOX
+
+
+def taken(name: str = "") -> str:
+    """list: as TAKEN, for a named inbox."""
+    return f"{INBOX}:{name}:taken" if name else TAKEN
+
+
+def newer(name: str = "") -> str:
+    """list: as NEWER, for a named inbox."""
+    return f"{INBOX}:{name}:newer" if name else NEWER
+
+
+def intake(name: str = "") -> str:
+    """hash: as INTAKE, for a named inbox: batch and newer_bytes. The worker is that of INTAKE."""
+    return f"{INTAKE}:{name}" if name else INTAKE
+
+
+def kinds_of_inbox(name: str = "") -> dict[str, str]:
+    """Return the keys of an inbox with their kinds."""
+    return {**dict.fromkeys((inbox(name), taken(name), newer(name)), "list"), intake(name): "hash"}
 
 
 def key(text: str) -> str:
@@ -208,7 +255,8 @@ drain. Gone when empty."""
 FIXED: dict[str, str] = {
     **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS, RESETS), "counter"),
     **dict.fromkeys((QUEUE, ATTENTION, BATCHES, DEATHS, WORKERS), "zset"),
-    **dict.fromkeys((INBOX, TAKEN), "list"),
+    **dict.fromkeys((INBOX, TAKEN, NEWER), "list"),
+    INBOXES: "set",
     **dict.fromkeys((INTAKE, POLICY, DRAINS), "hash"),
     **dict.fromkeys((ALL_RESULTS, DEAD), "stream"),
 }

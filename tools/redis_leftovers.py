@@ -68,6 +68,8 @@ def _never(_: Any, __: re.Match[str]) -> bool:
 _MayStay = Callable[[Any, re.Match[str]], bool]
 
 
+_NAME = "[a-z0-9][a-z0-9-]{0,31}"
+
 _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.SERIAL, "string", _for_ever),
     (keys.BACKLOG, "string", _for_ever),
@@ -79,7 +81,10 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.BATCHES, "zset", _for_ever),
     (keys.INBOX, "list", _never),
     (keys.TAKEN, "list", _never),
-    (keys.INTAKE, "hash", _never),
+    (rf"{keys.INBOX}(:{_NAME})?:newer", "list", _for_ever),
+    (rf"{keys.INBOX}:{_NAME}(:taken)?", "list", _never),
+    (rf"{keys.INTAKE}(:{_NAME})?", "hash", _never),
+    (keys.INBOXES, "set", _for_ever),
     (keys.ALL_RESULTS, "stream", _for_ever),
     (keys.DEAD, "stream", _for_ever),
     (keys.ATTENTION, "zset", _for_ever),  # its members are checked by _unattended
@@ -94,6 +99,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (r"ff:batch:[0-9a-f]{16}:results", "stream", _never),
     (r"ff:batch:[0-9a-f]{16}:lanes", "set", _never),
     (r"ff:batch:[0-9a-f]{16}:digests", "list", _never),
+    (r"ff:batch:[0-9a-f]{16}:receipt(:.+)?", "string", _never),
     (r"ff:key:.+", "string", _never),
     (r"ff:robots:https?://.+", "string", _never),
     (r"ff:claimed:(?P<lane>.+)", "hash", _of_busy_lane),

@@ -7,9 +7,9 @@ import msgspec
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.submit import RetriedFetch, Submitter
+from fetchfleet.jobs.client.submit import RetriedFetch, Submitter, new_batch_id
 from fetchfleet.jobs.contract.entry import BadEntryError, parse_entry
-from fetchfleet.jobs.contract.ids import batch_of
+from fetchfleet.jobs.contract.ids import batch_of, inbox_prefix_of
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.patience import RedisCaller, once
 from fetchfleet.jobs.scripts.batches import link_retry
@@ -101,7 +101,8 @@ class DeadLetters:
                 again = RetriedFetch(letter.fetch, letter.id, f"dead letter {letter.position}")
                 by_batch.setdefault(letter.batch, {})[letter.position] = again
             for batch_id, found in by_batch.items():
-                receipt = await self._submitter.submit(list(found.values()))
+                again_id = new_batch_id(inbox_prefix_of(batch_id) if batch_id else "")
+                receipt = await self._submitter.submit(list(found.values()), batch_id=again_id)
                 new = dict.fromkeys(batch_of(of) for of in receipt.ids)
                 if batch_id is not None:
                     await self._call(link_retry, self._redis, batch_id=batch_id, retried_as=list(new))

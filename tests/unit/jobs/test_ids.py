@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fetchfleet.jobs.client.submit import new_batch_id
 from fetchfleet.jobs.contract.entry import (
     DEADLINE_CHARS,
     HEAD_CHARS,
@@ -25,8 +26,10 @@ from fetchfleet.jobs.contract.ids import (
     MAX_BATCH_FETCHES,
     batch_of,
     fetch_id,
+    inbox_prefix,
     is_batch_id,
     is_fetch_id,
+    is_inbox_name,
     path_of,
 )
 from fetchfleet.jobs.contract.model import Fetch, Priority, Reason
@@ -252,3 +255,31 @@ def test_a_body_of_1_mib_in_base64_can_be_enqueued() -> None:
     body = base64.b64encode(bytes(MAX_BODY_BYTES)).decode()
 
     assert serialize_new_entry(ID, Fetch(url="http://a.example/", method="POST", body_base64=body))
+
+
+@pytest.mark.parametrize("name", ["a", "0", "bob", "b-1", "x" * 32, "taken-1"])
+def test_the_ids_of_an_inbox_begin_with_its_prefix(name: str) -> None:
+    """An ACL pattern selects them, and no new id of another batch."""
+    prefix = inbox_prefix(name)
+
+    assert is_inbox_name(name)
+    assert (8, "f") == (len(prefix), prefix[0])
+    assert is_batch_id(new_batch_id(prefix))
+    assert new_batch_id(prefix).startswith(prefix)
+    assert new_batch_id(prefix) != new_batch_id(prefix)
+
+
+def test_the_prefix_of_a_name_stays_the_same() -> None:
+    """ACL files hold it."""
+    assert "f81b637d" == inbox_prefix("bob")
+
+
+def test_a_new_id_never_begins_with_f() -> None:
+    """All other first digits occur."""
+    assert set("0123456789abcde") == {new_batch_id()[0] for _ in range(2000)}
+
+
+@pytest.mark.parametrize("name", ["", "-a", "A", "a:b", "a*", "taken", "newer", "x" * 33, "a\n", "é", "a_b"])
+def test_a_name_with_other_characters_or_a_reserved_name_is_no_inbox(name: str) -> None:
+    """Keys and ACL patterns are made of names."""
+    assert not is_inbox_name(name)
