@@ -57,7 +57,8 @@ class FetchUrl(NamedTuple):
     """A canonical http or https URL; make one with `parse_url`.
 
     `text` is what is requested: fragment dropped, default port dropped, path never empty.
-    `host` is in lower-case ASCII without the root's dot, or an IP address without brackets.
+    `host` is in lower-case ASCII without the root's dot, or an IP address without brackets; an IPv4-mapped
+    IPv6 address is the IPv4 address.
     `port` is always filled in.
     """
 
@@ -166,16 +167,18 @@ def _bracketed(host: str) -> str:
 
 
 def _ipv6(inner: str) -> str:
-    """Return the RFC 5952 text of an IPv6 literal."""
+    """Return the RFC 5952 text of an IPv6 literal; that of the IPv4 address if it maps one.
+
+    A connection to `::ffff:192.0.2.1` is an IPv4 connection to 192.0.2.1 (RFC 4291 §2.5.5.2): one host, one
+    lane.
+    """
     if "%" in inner:
         raise UrlError("an IPv6 zone id; it means something on one machine only, remove it")
     try:
         address = IPv6Address(inner)
     except ValueError:
         raise UrlError(f"{_shown(inner)} is no IPv6 address; write it as 2606:4700::1111") from None
-    # str() of a mapped address differs between Python 3.12 and 3.13; a lane's name must not.
-    mapped = address.ipv4_mapped
-    return str(address) if mapped is None else f"::ffff:{mapped}"
+    return str(address.ipv4_mapped or address)
 
 
 def _name_or_ipv4(raw_host: str) -> str:
@@ -248,6 +251,17 @@ def lane_of_url(canonical_url: str) -> str:
     if authority.startswith("["):
         return authority[1 : authority.index("]")]
     return authority.partition(":")[0]
+
+
+def lane_of_name(name: str) -> str:
+    """Return the lane of the host that a lane of that name has; the name itself if it is no host's.
+
+    They differ for lanes of older versions, which wrote `::ffff:192.0.2.1` for 192.0.2.1.
+    """
+    try:
+        return parse_host(name)
+    except UrlError:
+        return name
 
 
 def origin_of_url(canonical_url: str) -> str:

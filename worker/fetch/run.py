@@ -179,11 +179,10 @@ def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome) -
 
 
 async def move_to_lane(session: FetchSession, entry: Entry) -> None:
-    """Move the fetch to the lane of the host that a redirect names; that lane's limits hold from then on."""
-    assert entry.hop is not None
+    """Move the fetch to the lane of its next request's host; that lane's limits hold from then on."""
     lane, services = session.lane, session.services
     to_lane, priority, element = (
-        lane_of_url(entry.hop.url),
+        lane_of_url(entry.url),
         entry.fetch.priority.value,
         serialize_entry(entry),
     )
@@ -206,7 +205,7 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
     """End a fetch that must not be attempted here; return whether it has ended or moved.
 
     Workers crash of it, its deadline has passed, the sink cannot do what it asks for, or its dest exists; or
-    it has waited as a redirect to another host asked, and continues in that host's lane.
+    it continues in the lane of another host, to which it was redirected, or of its own host's present name.
     """
     fetch, sink = entry.fetch, session.services.sink
     if entry.interruptions:
@@ -216,7 +215,7 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
             return True
     if await end_if_expired(session, entry):
         return True
-    if entry.hop is not None and lane_of_url(entry.url) != session.lane.name:
+    if lane_of_url(entry.url) != session.lane.name:
         await move_to_lane(session, entry)
         return True
     refusal = sink.refusal(fetch)

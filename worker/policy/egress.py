@@ -119,6 +119,25 @@ IPV6_UNICAST = IPv6Network("2000::/3")
 IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
+class Carrier(NamedTuple):
+    """A network whose addresses carry an IPv4 address, to which a translator or tunnel leads.
+
+    bits_below: the bits of the address below those of the IPv4 address.
+    """
+
+    network: IPv6Network
+    bits_below: int
+
+
+IPV4_CARRIERS = (
+    Carrier(IPv6Network("::ffff:0:0:0/96"), 0),  # RFC 2765 §2.1
+    Carrier(IPv6Network("64:ff9b::/96"), 0),  # RFC 6052 §2.1
+    Carrier(IPv6Network("64:ff9b:1::/48"), 0),  # RFC 8215, with prefixes of 96 bits
+    Carrier(IPv6Network("2002::/16"), 80),  # RFC 3056 §2
+    Carrier(IPv6Network("::/96"), 0),  # RFC 4291 §2.5.5.1
+)
+
+
 WEB_PORTS = (80, 443)
 """The ports of public addresses that are dialled unless a policy says otherwise."""
 
@@ -151,6 +170,8 @@ class OwnRedis:
         """
         if port != self.port:
             return False
+        if (inner := carried(address)) is not None and self.is_at(inner, port, is_own_address):
+            return True
         # Linux takes the unspecified address for loopback.
         is_local = address.is_loopback or address.is_unspecified
         return address in self.addresses or (self.here and (is_local or is_own_address(address)))
@@ -178,16 +199,20 @@ class Egress:
 
         ports: those allowed on public addresses; an allowed network allows every port. An IPv4-mapped IPv6
         address counts as the IPv4 address that it reaches. A zone id is refused even in an allowed network.
+        In an allowed network of a translator, such as 64:ff9b::/96, an address is dialled only if the IPv4
+        address that it carries is public or allowed itself.
         """
         parsed = reached(address)
         if parsed is None:
             return Refusal.NOT_AN_ADDRESS
         if isinstance(parsed, IPv6Address) and parsed.scope_id is not None:
             return Refusal.ZONE_ID
-        if any(parsed in network for network in self.denied):
+        inner = carried(parsed)
+        if any(parsed in network or (inner and inner in network) for network in self.denied):
             return Refusal.DENIED
         if any(parsed in network for network in self.allowed):
-            return None
+            # An allowed network allows every port.
+            return None if inner is None else self.refusal(inner, port, (port,))
         table = IPV4_TABLE if isinstance(parsed, IPv4Address) else IPV6_TABLE
         for row in table:
             if parsed in row.network:
@@ -229,3 +254,14 @@ def reached(address: str | Address) -> Address | None:
     if isinstance(address, IPv4Address) or address.scope_id is not None:
         return address
     return address.ipv4_mapped or address
+
+
+def carried(address: Address) -> IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address carries to a translator or tunnel, None if none."""
+    number = int(address)
+    if isinstance(address, IPv4Address) or number <= 1:  # :: and ::1 carry nothing
+        return None
+    for network, bits_below in IPV4_CARRIERS:
+        if address in network:
+            return IPv4Address(number >> bits_below & 0xFFFFFFFF)
+    return None

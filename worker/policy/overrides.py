@@ -1,6 +1,7 @@
 """Policy tables set at run time for the whole fleet: kept in Redis, they override the policy file."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,7 +15,7 @@ from fetchfleet.jobs.scripts.lanes import reschedule_lanes
 from fetchfleet.worker.policy import pauses
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import PolicyError
-from fetchfleet.worker.policy.names import concerns, host_named
+from fetchfleet.worker.policy.names import concerns, host_named, lane_named
 from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Table
 
 MARK = "!"
@@ -34,21 +35,48 @@ class Edited(NamedTuple):
     after: Overrides
 
 
+Fields = Mapping[str, Table | PauseMark]
+"""The tables and marks as in Redis, by the field of the hash."""
+
+
 async def read(redis: Redis) -> Overrides:
     """Return every table and mark; malformed ones are left out, as Redis is not trusted."""
+    return overrides_of(await _read_fields(redis))
+
+
+async def _read_fields(redis: Redis) -> Fields:
     found: Mapping[bytes, bytes] = await redis.hgetall(keys.POLICY)  # type: ignore[misc]
+    fields: dict[str, Table | PauseMark] = {}
+    for field, text in found.items():
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            name = field.decode()
+            fields[name] = _mark(text) if name.startswith(MARK) else _table(text)
+    return fields
+
+
+def overrides_of(fields: Fields) -> Overrides:
+    """Return the tables and marks by the canonical names of their hosts.
+
+    Older versions wrote some hosts in other forms. If a host has tables under two names, the keys of the
+    table with the canonical name count.
+    """
     tables: dict[str, Table] = {}
     marks: dict[str, PauseMark] = {}
-    for field, text in found.items():
-        try:
-            name = field.decode()
-            if name.startswith(MARK):
-                marks[name.removeprefix(MARK)] = _mark(text)
-            else:
-                tables[name] = _table(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
+    for field in sorted(fields, key=lambda field: (field == _canonical(field), field)):
+        name, value = _canonical(field), fields[field]
+        if isinstance(value, PauseMark):
+            marks[name.removeprefix(MARK)] = value
+        else:
+            tables[name] = {**tables.get(name, {}), **value}
     return Overrides(tables, marks)
+
+
+def _canonical(field: str) -> str:
+    """Return the field with the canonical name of its host; the field itself if it names none."""
+    mark = MARK if field.startswith(MARK) else ""
+    with suppress(PolicyError):
+        return mark + lane_named(field.removeprefix(mark))
+    return field
 
 
 async def change(redis: Redis, notify: Notify, host: str, values: Mapping[str, Any | None]) -> Edited:
@@ -103,28 +131,25 @@ async def _edit(redis: Redis, notify: Notify, name: str, edit: Edit) -> Edited:
     now_ms = await redis_now_ms(redis)
     while True:
         version = await redis.get(keys.POLICY_VERSION)
-        before = await read(redis)
+        fields = await _read_fields(redis)
+        before = overrides_of(fields)
         after = edit(before, now_ms)
         Policy().overridden(after.tables, after.marks)
-        if await change_policy(redis, version=version or b"", fields=_fields(before, after)):
+        if await change_policy(redis, version=version or b"", fields=_changed(fields, after)):
             break
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
     await notify(await reschedule_lanes(redis, [lane for lane in lanes if concerns(name, lane)]))
     return Edited(before, after)
 
 
-def _fields(before: Overrides, after: Overrides) -> dict[str, bytes]:
-    """Return the fields of the hash that differ, each with its new value, empty if it goes."""
-    was, now = ({**found.tables, **_marked(found.marks)} for found in (before, after))
+def _changed(fields: Fields, after: Overrides) -> dict[str, bytes]:
+    """Return the fields of the hash that change, each with its new value, empty if it goes."""
+    now: Fields = {**after.tables, **{MARK + name: mark for name, mark in after.marks.items()}}
     return {
         field: msgspec.json.encode(now[field]) if field in now else b""
-        for field in was.keys() | now.keys()
-        if was.get(field) != now.get(field)
+        for field in fields.keys() | now.keys()
+        if fields.get(field) != now.get(field)
     }
-
-
-def _marked(marks: Mapping[str, PauseMark]) -> dict[str, PauseMark]:
-    return {MARK + name: mark for name, mark in marks.items()}
 
 
 def parsed(pairs: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from fetchfleet.jobs.contract.urls import lane_of_name
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError
 from fetchfleet.worker.policy.pauses import Table
@@ -73,7 +74,7 @@ def read_published(text: bytes) -> Policy:
         if found.hosts_left_out:
             raise PolicyError(f"it is too large to be published: {found.hosts_left_out} hosts are left out")
         default = _known(found.default)
-        tables = {name: _known(table) for name, table in found.host.items()}
+        tables = {lane_of_name(name): _known(table) for name, table in found.host.items()}
         return Policy(msgspec.convert(default, LanePolicy), tables, default_table=default)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
         raise PolicyError(str(error)) from None

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
@@ -38,6 +39,28 @@ async def test_no_more_run_at_once_than_the_policy_says(origin: Origin, start: S
 
     assert len(origin.requests) == 40
     assert origin.high_water == 3
+
+
+async def test_every_spelling_of_an_address_shares_its_concurrency(
+    origin: Origin, start: Start, lines: Lines
+) -> None:
+    """As the URL of a fetch, and as the target of a redirect; in lanes of older versions too."""
+    spellings = [HOST, f"[::ffff:{HOST}]", "[::FFFF:7f00:b]", f"{HOST}.", HOST.replace(".", "。")]
+    urls = [f"http://{host}:{origin.port}/{n}" for n in range(4) for host in spellings]
+    old = [Fetch(url=origin.url(f"/old/{n}")) for n in range(8)]
+    for fetch in old:
+        msgspec.structs.force_setattr(fetch, "url", fetch.url.replace(HOST, f"[::ffff:{HOST}]"))
+    led = o.redirect(f"http://[::ffff:7f00:b]:{origin.port}/led")
+    origin.behaviour = o.by_path({"/old/0": led}, o.latency(0.01))
+
+    worker = await start(policy={"concurrency": 2})
+    results = await worker.results([*urls, *old])
+
+    assert len(results) == len(origin.requests) - 1 == 28
+    assert {result.outcome for result in results} == {Outcome.STORED}
+    assert origin.high_water == 2
+    assert {line["lane"] for line in events(lines, "lane.taken")} == {HOST, f"::ffff:{HOST}"}
+    assert {line["lane"] for line in events(lines, "fetch.finished")} == {HOST}
 
 
 async def test_a_host_has_its_own_concurrency(origin: Origin, other: Origin, start: Start) -> None:

@@ -26,6 +26,16 @@ async def test_changes_of_operators_at_the_same_time_are_all_kept(fleet: Fleet, 
     assert b"12" == await redis.get(keys.POLICY_VERSION)
 
 
+async def test_a_change_moves_a_table_to_the_present_name_of_its_host(fleet: Fleet, redis: Redis) -> None:
+    """A key of an older version's table can be unset; a malformed field stays as it is."""
+    old = {"::ffff:127.0.0.1": b'{"burst":1,"attempts":2}', "torn": b"{"}
+    await redis.hset(keys.POLICY, mapping=old)  # type: ignore[misc]
+
+    await overrides.change(redis, fleet.notify, "::ffff:7f00:1", {"burst": None})
+
+    assert await redis.hgetall(keys.POLICY) == {b"127.0.0.1": b'{"attempts":2}', b"torn": b"{"}  # type: ignore[misc]
+
+
 async def test_a_paused_lane_is_looked_at_when_it_gets_a_fetch(fleet: Fleet, redis: Redis) -> None:
     """Its release says until when it is closed, which holds only while something waits."""
     batch = await fleet.submit([url("/1")])

@@ -1,6 +1,9 @@
 """URLs at the fleet's door: one canonical spelling inside, every trick refused."""
 # ruff: noqa: RUF001 - look-alike characters are the input under test
 
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address
+from struct import unpack
 from urllib.parse import urlsplit
 
 import httpx
@@ -12,11 +15,15 @@ from fetchfleet.jobs.contract.urls import (
     MAX_URL_BYTES,
     FetchUrl,
     UrlError,
+    lane_of_name,
     lane_of_url,
     parse_host,
     parse_url,
     same_origin,
 )
+from fetchfleet.worker.fetch.rules.location import target_of
+from fetchfleet.worker.policy.model import PolicyError
+from fetchfleet.worker.policy.names import host_named
 
 LABEL_63 = "a" * 63
 HOST_253 = f"{LABEL_63}.{LABEL_63}.{LABEL_63}.{'a' * 61}"
@@ -113,8 +120,8 @@ HOSTS = [
     ("[::1]", "::1"),
     ("[0:0:0:0:0:0:0:1]", "::1"),
     ("[2001:DB8:0:0:1:0:0:1]", "2001:db8::1:0:0:1"),
-    ("[::ffff:7f00:1]", "::ffff:127.0.0.1"),
-    ("[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
+    ("[::ffff:7f00:1]", "127.0.0.1"),
+    ("[::FFFF:127.0.0.1]", "127.0.0.1"),
     ("[::127.0.0.1]", "::7f00:1"),
 ]
 
@@ -459,3 +466,54 @@ def test_httpx_and_urllib_read_the_same_url_as_we_do(text: str) -> None:
     assert by_httpx.port in {url.port, None}
     assert by_httpx.userinfo == b""
     assert url.text.endswith(by_httpx.raw_path.decode())
+
+
+def spellings(address: IPv4Address) -> list[str]:
+    """Return ways to write an IPv4 address as a host; some are refused."""
+    number, dotted = int(address), str(address)
+    a, b, c, d = address.packed
+    high, low = number >> 16, number & 0xFFFF
+    full_width = dotted.translate({ord("0") + n: ord("０") + n for n in range(10)})
+    mapped = [f"::ffff:{dotted}", f"::FFFF:{high:x}:{low:x}", f"0:0:0:0:0:ffff:{high:04x}:{low:04X}"]
+    mapped += [f"0000::ffff:{dotted}", f"::0:ffff:{dotted}", f"::ffff:{dotted}%1", f"::ffff:{dotted}%25lo"]
+    return [
+        *(dotted, f"{dotted}.", f"{dotted}..", f"{dotted}:", full_width, dotted.replace(".", "。")),
+        *(dotted.replace(".", "．"), dotted.replace(".", "｡"), dotted.replace(".", "%2e"), f" {dotted}"),
+        *(str(number), hex(number), f"0{number:o}", f"{a}.{number & 0xFFFFFF}", f"{a}.{b}.{low}"),
+        *(f"0x{a:x}.{b}.{c}.{d}", f"{a:#o}.{b}.{c}.{d}", f"0{a}.{b}.{c}.{d:03}", f"{dotted}\u00ad"),
+        *(f"[{text}]" for text in mapped),
+    ]
+
+
+@given(st.integers(0, 2**32 - 1).map(IPv4Address))
+@example(IPv4Address("127.0.0.1"))
+def test_every_spelling_of_an_address_is_one_host_or_refused(address: IPv4Address) -> None:
+    """A second name for a host would be a second lane, with a concurrency of its own."""
+    base = parse_url("http://a.example/")
+    hosts = set[str]()
+    for host in spellings(address):
+        for read in (parse_host, lambda text: parse_url(f"http://{text}/").host):
+            with suppress(UrlError):
+                hosts.add(read(host))
+        with suppress(UrlError, UnicodeEncodeError):
+            hosts.add(target_of(base, f"//{host.encode().decode('latin-1')}/x").host)
+        with suppress(PolicyError):
+            hosts.add(host_named(host))
+
+    assert hosts == {str(address)}
+
+
+@given(st.one_of(st.integers(0, 2**128 - 1), st.integers(0xFFFF << 32, (1 << 48) - 1)).map(IPv6Address))
+def test_every_spelling_of_an_ipv6_address_is_one_host(address: IPv6Address) -> None:
+    """Whichever zeros are written; one that maps an IPv4 address is that address."""
+    texts = [str(address), address.exploded, ":".join(f"{part:x}" for part in unpack(">8H", address.packed))]
+    texts.append(f"{address.exploded[:30]}{IPv4Address(int(address) & 0xFFFFFFFF)}")
+    hosts = {parse_host(text) for text in [*texts, *map(str.upper, texts)]}
+
+    assert hosts == {str(address.ipv4_mapped or address)}
+    assert {lane_of_name(text) for text in [*texts, *hosts]} == hosts
+
+
+def test_the_name_of_no_host_is_its_own_lane() -> None:
+    """Redis may hold a lane of any name."""
+    assert [lane_of_name(name) for name in ("", "a b", "\x9b", "::1::")] == ["", "a b", "\x9b", "::1::"]

@@ -251,10 +251,34 @@ def test_an_allowed_network_wins_over_the_table() -> None:
     """An operator who names a network means it, to its edge."""
     egress = Egress.parse("127.0.0.0/8, 10.1.0.0/16,fd00:1::/32,64:ff9b::/96")
 
-    allowed = ["127.0.0.1", "10.1.255.255", "fd00:1::1", "64:ff9b::a00:1", "8.8.8.8"]
+    allowed = ["127.0.0.1", "10.1.255.255", "fd00:1::1", "64:ff9b::a01:1", "8.8.8.8"]
     refused = ["126.0.0.0", "10.0.255.255", "10.2.0.0", "fd00:2::1", "64:ff9b:1::1", "::1"]
     assert [egress.refusal(address, 80) for address in allowed] == [None] * 5
     assert [egress.refusal(address, 80) is None for address in refused] == [True] + [False] * 5
+
+
+@pytest.mark.parametrize(
+    ("address", "refusal"),
+    [
+        ("64:ff9b::8.8.8.8", None),
+        ("64:ff9b::10.1.0.1", None),
+        ("64:ff9b::10.0.0.1", Refusal.PRIVATE),
+        ("64:ff9b::169.254.169.254", Refusal.CLOUD_METADATA),
+        ("64:ff9b::9.9.9.9", Refusal.DENIED),
+        ("64:ff9b:1::127.0.0.1", Refusal.LOOPBACK),
+        ("2002:a9fe:a9fe::1", Refusal.CLOUD_METADATA),
+        ("2002:808:808::1", None),
+        ("2002:909:909::1", Refusal.DENIED),
+        ("::ffff:0:10.0.0.1", Refusal.PRIVATE),
+        ("::10.0.0.1", Refusal.PRIVATE),
+        ("::1", None),
+    ],
+)
+def test_an_allowed_translator_leads_only_where_ipv4_may(address: str, refusal: Refusal | None) -> None:
+    """A worker on an IPv6-only network allows NAT64 and still reaches no metadata service by it."""
+    nets = "64:ff9b::/96,64:ff9b:1::/48,2002::/16,::/96,::ffff:0:0:0/96,10.1.0.0/16"
+
+    assert Egress.parse(nets, "9.9.9.9").refusal(address, 8080) is refusal
 
 
 def test_an_allowed_ipv4_network_covers_its_mapped_form() -> None:
@@ -365,10 +389,10 @@ def is_at(redis: OwnRedis, address: str, port: int) -> bool:
 
 def test_our_own_redis_is_told_by_address_and_port() -> None:
     """The mapped form reaches it as well; its other ports and other hosts' are none of it."""
-    at = [("10.0.0.7", 6379), ("::ffff:10.0.0.7", 6379), ("fd00::7", 6379)]
+    at = [("10.0.0.7", 6379), ("::ffff:10.0.0.7", 6379), ("fd00::7", 6379), ("64:ff9b::10.0.0.7", 6379)]
     beside = [("10.0.0.7", 80), ("10.0.0.8", 6379), ("127.0.0.1", 6379), ("192.168.1.100", 6379)]
 
-    assert [is_at(ELSEWHERE, *found) for found in at] == [True] * 3
+    assert [is_at(ELSEWHERE, *found) for found in at] == [True] * 4
     assert [is_at(ELSEWHERE, *found) for found in beside] == [False] * 4
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError, Range
-from fetchfleet.worker.policy.overrides import parsed
+from fetchfleet.worker.policy.overrides import overrides_of, parsed
+from fetchfleet.worker.policy.pauses import PauseMark
 
 FILE = parse_policy("""
 [default]
@@ -45,6 +46,25 @@ burst = 4
 def test_a_value_is_json_where_it_can_be(pair: str, expected: dict[str, Any]) -> None:
     """Else it is text; the first = parts the key from it; null takes the key out."""
     assert expected == parsed([pair])
+
+
+def test_tables_of_older_versions_hold_for_the_present_name_of_their_host() -> None:
+    """Older versions had two names for one address. The keys of the present name count."""
+    mark = PauseMark("pause", 1)
+    found = overrides_of(
+        {
+            "127.0.0.1": {"burst": 2},
+            "::ffff:127.0.0.1": {"burst": 1, "paused": True},
+            "!::ffff:127.0.0.1": mark,
+            "*.cdn.net": {"attempts": 3},
+            "default": {"attempts": 2},
+            "no host": {"attempts": 4},
+        }
+    )
+
+    assert found.tables["127.0.0.1"] == {"burst": 2, "paused": True}
+    assert found.tables.keys() == {"127.0.0.1", "*.cdn.net", "default", "no host"}
+    assert found.marks == {"127.0.0.1": mark}
 
 
 def test_the_last_of_two_values_counts() -> None:
