@@ -7,6 +7,11 @@ What producers write and what only workers may see are under different prefixes,
 tell them apart (ops/users.acl).
 """
 
+PREFIX = "ff:"
+"""Of every key here. Those of arq begin with ARQ_PREFIX."""
+
+ARQ_PREFIX = "arq:"
+
 QUEUE = "ff:queue"
 """zset, arq's queue: one job for each lane that is due. Members are removed when the job ends."""
 

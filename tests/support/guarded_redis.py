@@ -20,6 +20,7 @@ from fetchfleet import Fetch, RedisFullError
 from fetchfleet.jobs.client.submit import CHUNK_FETCHES, Submitter
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.redis_support import acl
 from tests.support.redis import nothing_stranded, serve, server_binary
 
 ROOT = Path(__file__).parents[2]
@@ -86,19 +87,10 @@ def why_unguarded() -> str | None:
 
 
 def fill_in(folder: Path) -> dict[str, str]:
-    """Fill passwords into a copy of ops/users.acl, as in docs/security.md; return each user's password."""
-    (folder / "ops").symlink_to(ROOT / "ops")
-    printed = subprocess.run(
-        ["bash", "-euc", recipe()], cwd=folder, capture_output=True, text=True, check=True
-    ).stdout
-    return dict(line.split() for line in printed.splitlines())
-
-
-def recipe() -> str:
-    """Return the commands of docs/security.md that make users.acl."""
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "docs" / "security.md").read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if "ops/users.acl" in block]
-    return str(block)
+    """Write users.acl with new passwords, as `fetchfleet acl` does; return each user's password."""
+    credentials = {role: acl.new_credentials(role.name) for role in acl.ROLES}
+    (folder / "users.acl").write_text(acl.with_passwords(credentials))
+    return dict(credentials.values())
 
 
 def why_no_tls() -> str | None:

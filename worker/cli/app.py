@@ -28,8 +28,9 @@ _MODULES = {
     "reset": "hosts",
     "drain": "status",
     "undrain": "status",
-    "dead": "dead",
+    "dead": "batches",
     "policy": "policy",
+    "acl": "users",
 }
 """The module of each command, in the order in which help shows them."""
 

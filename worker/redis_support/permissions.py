@@ -7,22 +7,15 @@ from urllib.parse import unquote, urlsplit
 from redis.exceptions import NoPermissionError
 
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.redis_support import acl
 from fetchfleet.worker.redis_support.errors import DeniedError
 
-PRODUCER, WORKER, OPERATOR = "producer", "worker", "operator"
-
-ROLES = {
-    PRODUCER: "enqueue and cancel, list batches, read their counts and results",
-    "pusher": "push messages to the inbox",
-    "reader": "read the stream of all results",
-    WORKER: "run a worker and check its health",
-    OPERATOR: "do all that producer may, look at the whole fleet, steer it, and handle dead letters",
-}
+ROLES = {role.name: role.may for role in acl.ROLES}
 """The rights of each user of ops/users.acl."""
 
 _NEEDS = {
-    **dict.fromkeys(("submit", "batches", "results", "cancel"), PRODUCER),
-    **dict.fromkeys(("run", "worker", "health"), WORKER),
+    **dict.fromkeys(("submit", "batches", "results", "cancel"), acl.PRODUCER.name),
+    **dict.fromkeys(("run", "worker", "health"), acl.WORKER.name),
 }
 _DENIED = re.compile(r"run the '([^']+)' command")
 _USER = re.compile(r"\bUser (\S+) has no permissions")
@@ -30,7 +23,7 @@ _USER = re.compile(r"\bUser (\S+) has no permissions")
 
 def needed_for(command: str) -> str:
     """Return the user of ops/users.acl that a command needs."""
-    return _NEEDS.get(command.partition(" ")[0], OPERATOR)
+    return _NEEDS.get(command.partition(" ")[0], acl.OPERATOR.name)
 
 
 def user_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:

@@ -1,0 +1,228 @@
+"""Each user of ops/users.acl, on each key and with each command of Redis: what docs/security.md says."""
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from hashlib import sha256
+from pathlib import Path
+
+import arq
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.scripts import runner
+from fetchfleet.worker.cli.app import app
+from fetchfleet.worker.errors import BAD_USE
+from fetchfleet.worker.redis_support import acl
+from tests.support import guarded_redis
+from tests.support.dry_run import ServerCommand, allowed, server_commands
+from tests.support.guarded_redis import OPERATORS_SCRIPTS, PRODUCERS_SCRIPTS, ROOT, WORKERS_SCRIPTS
+
+WHY_NOT = guarded_redis.why_unguarded()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+
+USERS = [role.name for role in acl.ROLES]
+TRUSTED = {"producer", "worker", "operator"}
+ID, HOST = "0123456789abcdef", "HOST"
+FOREIGN = ["secret", "ff", "arq", "ffx:lane:HOST"]
+KEYS = [
+    *keys.FIXED,
+    *keys.kinds_of_lane(HOST),
+    *keys.kinds_of_batch(ID),
+    *(keys.key("KEY"), keys.robots("ORIGIN"), keys.worker("WORKER"), keys.policy_file("DIGEST")),
+    *(keys.arq_job("JOB"), "arq:result:JOB", "arq:in-progress:JOB", "arq:retry:JOB"),
+]
+NOT_DATA = {"type"}
+"""Of every key of a fleet a trusted user may ask the type."""
+CONNECTION = {
+    *("asking", "auth", "echo", "hello", "ping", "quit", "readonly", "readwrite", "reset", "select"),
+    *("wait", "waitaof"),
+}
+"""What every client may, besides COMMAND, and CLIENT about its own connection."""
+OF_A_CLIENT = {
+    *("caching", "capa", "getname", "getredir", "help", "id", "import-source", "info", "no-touch", "reply"),
+    *("setinfo", "setname", "trackinginfo"),
+}
+WITHOUT_KEYS = {
+    "producer": {"time", "multi", "exec", "unwatch", "script|load"},
+    "pusher": set[str](),
+    "reader": set[str](),
+    "worker": {"time", "info", "dbsize", "script|load", "multi", "exec", "unwatch", "scan"},
+    "operator": {"time", "multi", "exec", "unwatch", "script|load", "scan"},
+}
+OF_THE_UNTRUSTED = {
+    "pusher": {keys.INBOX: {"rpush"}},
+    "reader": {
+        keys.ALL_RESULTS: {
+            *("xreadgroup", "xack", "xautoclaim", "xpending", "xgroup|create"),
+            *("xinfo|stream", "xinfo|groups", "xinfo|consumers"),
+        }
+    },
+}
+CALLERS = {
+    "producer": (PRODUCERS_SCRIPTS, ("jobs/client",)),
+    "operator": (
+        OPERATORS_SCRIPTS,
+        ("jobs", "worker/inspect", "worker/cli", "worker/lanes", "worker/policy"),
+    ),
+    "worker": (WORKERS_SCRIPTS, ("jobs", "worker")),
+}
+"""The scripts of each user, and the folders of the code that runs as it."""
+ALWAYS = {"eval", "evalsha", "script|load", "exec", "unwatch"}
+"""What jobs/scripts/runner.py and redis-py's pipelines send."""
+METHODS = {"delete": "del", "memory_usage": "memory|usage", "scan_iter": "scan", "desc": "zrevrange"}
+FOR_PEOPLE = {"operator": {"ttl", "pttl", "scard", "xinfo|groups", "xinfo|stream"}}
+"""What only a person at redis-cli uses."""
+
+
+@pytest.fixture(scope="module")
+def admin() -> Iterator["redis.Redis"]:
+    """A client that may ask what others may, on a Redis with our users."""
+    with (
+        guarded_redis.serve_guarded() as server,
+        redis.Redis.from_url(server.admin_url, decode_responses=True) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def commands(admin: "redis.Redis") -> list[ServerCommand]:
+    """Every command of the server."""
+    return server_commands(admin)
+
+
+def rights_of_the_page() -> dict[str, dict[str, str]]:
+    """Return the table of keys in docs/security.md: the rights of each user, by the pattern of a key."""
+    page = (ROOT / "docs" / "security.md").read_text()
+    head, _, *rows = re.search(r"^\| keys \|.*?(?=\n\n)", page, re.MULTILINE | re.DOTALL)[0].splitlines()  # type: ignore[index]
+    users = [cell.strip() for cell in head.split("|")[2:-1]]
+    found = {}
+    for row in rows:
+        patterns, *cells = row.split("|")[1:-1]
+        rights = dict(zip(users, (cell.strip() for cell in cells), strict=True))
+        for pattern in re.findall(r"`([^`]+)`", patterns):
+            found[re.sub(r"\bID\b", ID, pattern)] = rights
+    return found
+
+
+def test_each_user_reads_and_writes_the_keys_that_the_page_says(
+    admin: "redis.Redis", commands: list[ServerCommand]
+) -> None:
+    """Tried with every command of the server that reads or writes; each key is in one row of the page."""
+    page = rights_of_the_page()
+    rows = {key: [pattern for pattern in page if fnmatch(key, pattern)] for key in KEYS}
+    assert {} == {key: patterns for key, patterns in rows.items() if len(patterns) != 1}
+    assert page.keys() == {pattern for patterns in rows.values() for pattern in patterns}
+
+    reading = [of for of in commands if of.takes_keys and "readonly" in of.flags and of.name not in NOT_DATA]
+    writing = [of for of in commands if of.takes_keys and "write" in of.flags]
+    found, said = {}, {}
+    for user in USERS:
+        for key, [pattern] in rows.items():
+            may_read = any(allowed(admin, user, [of.on(key) for of in reading]))
+            may_write = any(allowed(admin, user, [of.on(key) for of in writing]))
+            found[user, key] = "r" * may_read + "w" * may_write
+            said[user, key] = page[pattern][user]
+
+    assert said == found
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_user_may_use_no_key_of_others(
+    admin: "redis.Redis", commands: list[ServerCommand], user: str
+) -> None:
+    """Not with any command."""
+    calls = [of.on(key) for of in commands if of.takes_keys for key in FOREIGN]
+
+    assert [] == [words for words, may in zip(calls, allowed(admin, user, calls), strict=True) if may]
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_user_may_run_few_commands_without_keys(
+    admin: "redis.Redis", commands: list[ServerCommand], user: str
+) -> None:
+    """What every client needs, and what the work of the user needs: nothing that administers Redis."""
+    tried = [of for of in commands if not of.takes_keys]
+    replies = allowed(admin, user, [of.on("") for of in tried])
+    may = {of.name for of, is_allowed in zip(tried, replies, strict=True) if is_allowed}
+    of_connection = {name for name in may if name.startswith("command|")} | CONNECTION
+    of_connection |= {f"client|{name}" for name in OF_A_CLIENT}
+
+    assert WITHOUT_KEYS[user] == may - of_connection
+
+
+@pytest.mark.parametrize("user", sorted({*USERS} - TRUSTED))
+def test_a_user_that_is_not_trusted_has_exactly_its_commands(
+    admin: "redis.Redis", commands: list[ServerCommand], user: str
+) -> None:
+    """On its own keys, and none on any other; no script, whatever its keys."""
+    tried = [(of, key) for of in commands if of.takes_keys for key in KEYS]
+    replies = allowed(admin, user, [of.on(key) for of, key in tried])
+    found: dict[str, set[str]] = {}
+    for (of, key), may in zip(tried, replies, strict=True):
+        if may:
+            found.setdefault(key, set()).add(of.name)
+
+    assert OF_THE_UNTRUSTED[user] == found
+    assert [False] * 2 == allowed(admin, user, [["eval", "return 1", "0"], ["evalsha", "0" * 40, "0"]])
+
+
+def test_the_users_of_the_page_are_trusted_as_the_rules_say() -> None:
+    """Exactly those who may run scripts."""
+    with_scripts = {
+        role.name for role in acl.ROLES if any("eval" in grant.commands.split() for grant in role.grants)
+    }
+    page = (ROOT / "docs" / "security.md").read_text()
+    trusted = dict(re.findall(r"^\| `(\w+)` \| (yes|no|as a worker) \|", page, re.MULTILINE))
+
+    assert {role.name: role.is_trusted for role in acl.ROLES} == {
+        user: said != "no" for user, said in trusted.items()
+    }
+    assert with_scripts == {role.name for role in acl.ROLES if role.is_trusted} == TRUSTED
+
+
+@pytest.mark.parametrize("role", [role for role in acl.ROLES if role.is_trusted], ids=lambda role: role.name)
+def test_no_right_of_a_trusted_user_is_without_use(role: acl.Role) -> None:
+    """Each command that it may run is in one of its scripts, or is called by its code or by arq."""
+    scripts, places = CALLERS[role.name]
+    used = set(ALWAYS)
+    for script in scripts:
+        source = runner.SOURCES[script].decode()
+        used |= {call.lower() for call in re.findall(r"'([A-Z]+)'", source)}
+        used |= {"xinfo|groups"} if "'XINFO', 'GROUPS'" in source else set()
+    files = [path for place in places for path in (ROOT / place).rglob("*.py")]
+    for path in [*files, *Path(arq.__file__).parent.glob("*.py")]:
+        called = re.findall(r"\.(\w+)\b|\b(desc)=True", path.read_text())
+        used |= {METHODS.get(name, name) for names in called for name in names}
+    granted = {command for grant in role.grants for command in grant.commands.split()}
+
+    assert set() == granted - used - FOR_PEOPLE.get(role.name, set())
+
+
+def test_the_file_of_the_repository_is_what_the_command_prints() -> None:
+    """`fetchfleet acl --template > ops/users.acl` has been run since the rules were changed."""
+    printed = CliRunner().invoke(app, ["acl", "--template"]).output
+
+    assert printed == acl.template() == (ROOT / "ops" / "users.acl").read_text()
+
+
+def test_the_command_prints_a_file_with_digests_and_the_passwords_apart(tmp_path: Path) -> None:
+    """On standard error, or in a new file that others cannot read; never over another file."""
+    kept = tmp_path / "passwords"
+    shown = CliRunner().invoke(app, ["acl"])
+    apart = CliRunner().invoke(app, ["acl", "--passwords", str(kept)])
+    again = CliRunner().invoke(app, ["acl", "--passwords", str(kept)])
+
+    for file, text in ((shown.stdout, shown.stderr), (apart.stdout, kept.read_text())):
+        passwords = dict(line.split() for line in text.splitlines())
+        assert USERS == [*passwords]
+        assert len({*passwords.values()}) == len(USERS)
+        for user, password in passwords.items():
+            assert f"user {user} reset on #{sha256(password.encode()).hexdigest()} " in file
+            assert password not in file
+    assert "" == apart.stderr
+    assert 0o600 == kept.stat().st_mode & 0o777
+    assert (BAD_USE, "") == (again.exception.exit_code, again.stdout)  # type: ignore[union-attr]
+    assert f"{kept}: File exists" == str(again.exception)

@@ -1,0 +1,188 @@
+"""The Redis users of a fleet, as ACL rules: which commands each may run on which keys.
+
+Scripts run with the rights of their caller. A user who may write lanes and run EVAL can therefore forge
+whatever the scripts would check, and can keep Redis busy. Producer, worker and operator may, and are trusted.
+Pusher and reader are not: they have no EVAL, and only keys of their own.
+
+ops/users.acl is `template()`.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from fetchfleet.jobs import keys
+
+PLACEHOLDER = "#SHA256"
+"""Stands in ops/users.acl for the digest of a password. Redis refuses to load a file that has it."""
+
+BATCH_ID = "?" * 16
+
+
+class Grant(NamedTuple):
+    """Commands, and the keys on which they may be run; without keys: commands that name none."""
+
+    commands: str
+    keys: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> str:
+        """The grant as an ACL rule: a selector if it has keys."""
+        commands = " ".join(f"+{command}" for command in self.commands.split())
+        return f"({' '.join(self.keys)} {commands})" if self.keys else commands
+
+
+class Role(NamedTuple):
+    """A user of a fleet.
+
+    may: its work, in words. is_trusted: it writes lanes, and could forge what is in them.
+    """
+
+    name: str
+    may: str
+    is_trusted: bool
+    grants: tuple[Grant, ...]
+
+    def line(self, password_digest: str = PLACEHOLDER) -> str:
+        """Return the user's line of an ACL file. password_digest: `#` and the SHA-256 in hex."""
+        always = f"user {self.name} reset on {password_digest} {' '.join(CONNECTION)}"
+        return " ".join([always, *(grant.rule for grant in self.grants)])
+
+
+CONNECTION = ("+@connection", "-@dangerous", "-client|tracking")
+"""What every client needs, from its HELLO on. Tracking would tell the names of all keys that change."""
+
+
+def both(*names: str) -> tuple[str, ...]:
+    """Return the patterns of keys that are read and written."""
+    return tuple(f"~{name}" for name in names)
+
+
+def read(*names: str) -> tuple[str, ...]:
+    """Return the patterns of keys that are read only."""
+    return tuple(f"%R~{name}" for name in names)
+
+
+def write(*names: str) -> tuple[str, ...]:
+    """Return the patterns of keys that are written only."""
+    return tuple(f"%W~{name}" for name in names)
+
+
+_OURS, _ARQS = keys.PREFIX + "*", keys.ARQ_PREFIX + "*"
+
+_ENQUEUE = (
+    Grant("time multi exec unwatch script|load"),
+    Grant("type", read(_OURS)),
+    Grant("eval evalsha", both(_OURS)),
+    Grant(
+        "exists del pexpire hget hmget hset hsetnx hincrby lindex rpush sadd smembers",
+        both(keys.batch(BATCH_ID), keys.batch_lanes(BATCH_ID), keys.digests(BATCH_ID)),
+    ),
+    Grant("xread", read(keys.results(BATCH_ID))),
+    Grant("zrevrange zadd zrem", both(keys.BATCHES)),
+    Grant("get set del", both(keys.key("*"))),
+    Grant("get incr incrby", both(keys.SERIAL, keys.BACKLOG, keys.CANCELS)),
+    Grant("hget hmget hset hdel hincrby persist", both(keys.lane("*"))),
+    Grant("rpush lrem", write(keys.waiting_at("*", "*"))),
+    Grant("sadd pexpire", write(keys.cancelled("*"))),
+    Grant("zadd", write(keys.ATTENTION)),
+    Grant("zadd zscore", both(keys.QUEUE)),
+    Grant(
+        "watch exists psetex get",
+        (*write(keys.arq_job("*")), *read("arq:result:*", "arq:in-progress:*")),
+    ),
+)
+
+_READS = (
+    "type exists ttl pttl memory|usage get mget strlen hget hmget hgetall hexists hlen llen lindex lrange"
+    " scard smembers zcard zscore zrange zrevrange zrangebyscore"
+    " xlen xrange xrevrange xread xinfo|groups xinfo|stream"
+)
+"""Of the commands of an operator, and for a person at redis-cli."""
+
+PRODUCER = Role(
+    "producer",
+    "enqueue and cancel, list batches, read their counts and results; it is trusted, as workers are",
+    is_trusted=True,
+    grants=_ENQUEUE,
+)
+PUSHER = Role(
+    "pusher", "push messages to the inbox", is_trusted=False, grants=(Grant("rpush", write(keys.INBOX)),)
+)
+READER = Role(
+    "reader",
+    "read the stream of all results",
+    is_trusted=False,
+    grants=(
+        Grant(
+            "xreadgroup xack xautoclaim xpending xgroup|create xinfo|stream xinfo|groups xinfo|consumers",
+            both(keys.ALL_RESULTS),
+        ),
+    ),
+)
+WORKER = Role(
+    "worker",
+    "run a worker and check its health",
+    is_trusted=True,
+    grants=(
+        Grant("time info dbsize script|load multi exec unwatch scan"),
+        Grant(
+            "eval evalsha watch type exists del unlink expire pexpire persist"
+            " get set setex psetex incr incrby"
+            " hget hmget hset hsetnx hdel hexists hincrby hlen hvals hgetall"
+            " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem smembers"
+            " zadd zrem zscore zcard zcount zrange zrangebyscore zrandmember zremrangebyscore zincrby"
+            " xadd xlen xrange xtrim xpending xinfo|groups",
+            both(_OURS, _ARQS),
+        ),
+    ),
+)
+OPERATOR = Role(
+    "operator",
+    "do all that producer may, look at the whole fleet, steer it, and handle dead letters",
+    is_trusted=True,
+    grants=(
+        *_ENQUEUE,
+        Grant("scan"),
+        Grant(_READS, read(_OURS, _ARQS)),
+        Grant("xdel", both(keys.DEAD)),
+        Grant("hset hdel incrby", both(keys.POLICY, keys.POLICY_VERSION)),
+        Grant("incrby", both(keys.RESETS)),
+        Grant("hset hdel", both(keys.DRAINS)),
+        Grant("zadd", write(keys.later("*"))),
+        Grant("xtrim", both(keys.results(BATCH_ID))),
+    ),
+)
+ROLES = (PRODUCER, PUSHER, READER, WORKER, OPERATOR)
+
+
+class Credentials(NamedTuple):
+    """A user and its password."""
+
+    user: str
+    password: str
+
+    @property
+    def digest(self) -> str:
+        """The password as an ACL file keeps it."""
+        return "#" + hashlib.sha256(self.password.encode()).hexdigest()
+
+
+def new_credentials(user: str) -> Credentials:
+    """Return a random password for a user: 160 bits, which needs no slow hash and no escaping in a URL."""
+    return Credentials(user, secrets.token_hex(20))
+
+
+def template() -> str:
+    """Return the file without passwords, as in ops/users.acl."""
+    return _file(role.line() for role in ROLES)
+
+
+def with_passwords(credentials: Mapping[Role, Credentials]) -> str:
+    """Return a file that Redis loads."""
+    return _file(role.line(of.digest) for role, of in credentials.items())
+
+
+def _file(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in ["user default off", *lines])
