@@ -69,13 +69,8 @@ async def run_fetch(session: FetchSession, entry: Entry) -> None:
 
 @asynccontextmanager
 async def start_marked(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
-    """Note in Redis that the fetch starts, before it does.
-
-    A fetch that may be crashing its workers waits until no other such fetch runs in this worker: when the
-    worker dies again, the others are not blamed.
-    """
-    alone = session.services.quarantine if crashes.is_quarantined(entry) else nullcontext()
-    async with alone:
+    """Note in Redis that the fetch starts, before it does."""
+    async with isolated(session, entry) if crashes.is_quarantined(entry) else nullcontext():
         started, noted = msgspec.structs.replace(entry, begun=True), asyncio.Event()
         session.settle(settler.started(started, noted.set))
         await noted.wait()
@@ -87,8 +82,28 @@ async def start_marked(session: FetchSession, entry: Entry) -> AsyncIterator[Non
             timer.cancel()
 
 
+@asynccontextmanager
+async def isolated(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
+    """Run a fetch that may be crashing its workers where none but it can be blamed for a death.
+
+    No other such fetch runs in this worker, and no other fetch of the lane starts until this one is settled,
+    or the worker has outlived its start.
+    """
+    lane = session.lane
+    async with session.services.quarantine:
+        lane.isolate(entry.id)
+        try:
+            if len(lane.in_flight) > 1:  # the worker must have outlived the start of the others
+                await asyncio.sleep(crashes.SOON_S)
+            yield
+        except BaseException:
+            lane.end_isolation(entry.id)
+            raise
+
+
 def _outlive(session: FetchSession, fetch_id: str) -> None:
     """Note in Redis that the worker has outlived the start of the fetch."""
+    session.lane.end_isolation(fetch_id)
     entry = session.lane.entries.get(fetch_id)
     if entry is not None and not session.lane.lost:
         outlived = msgspec.structs.replace(entry, outlived=True)

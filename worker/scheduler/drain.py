@@ -93,7 +93,7 @@ async def _step(session: FetchSession) -> Step:
             return WAIT_FOR_CHANGE if lane.in_flight else LEAVE
         wait_s = (admission.until_ms - lane.clock.now_ms()) / 1000
         return Wait(max(wait_s, 0.001)) if lane.in_flight or wait_s <= SIT_OUT_S else LEAVE
-    if isinstance(admission, Saturated):
+    if isinstance(admission, Saturated) or lane.isolates:
         return WAIT_FOR_CHANGE
     if not lane.ready:
         step = await _claim(session)
@@ -142,7 +142,8 @@ async def _start(session: FetchSession, entry: Entry, work: Work) -> bool:
             return False
     else:
         await slots.acquire()
-    if not lane.serving or lane.cancelled or not isinstance(lane.admission(), Admit):
+    held_up = lane.isolates or not isinstance(lane.admission(), Admit)
+    if not lane.serving or lane.cancelled or held_up:
         slots.release()
         lane.put_back(entry)
         return False

@@ -112,6 +112,25 @@ async def test_what_workers_may_be_dying_of_is_tried_alone_and_alone_condemned(
     assert 1 == [request.target for request in origin.requests].count("/suspect/0")
 
 
+async def test_nothing_starts_beside_what_workers_may_be_dying_of(
+    origin: Origin, fleet: Fleet, start: Start, redis: Redis
+) -> None:
+    """The rest of its lane waits until it has ended: the worker could die of another one meanwhile."""
+    origin.behaviour = o.by_path({"/suspect": o.latency(0.1)}, o.latency(0.02))
+    suspect = await fleet.submit([origin.url("/suspect")])
+    await rewrite(redis, crashes=2, interruptions=2)
+    others = await fleet.submit([origin.url(f"/other/{number}") for number in range(30)])
+    await start(policy={"concurrency": 4})
+    results = [*await results_of(suspect), *await results_of(others)]
+
+    assert [Outcome.STORED] * 31 == [result.outcome for result in results]
+    [alone] = [seen for seen in origin.requests if seen.target == "/suspect"]
+    rest = [seen for seen in origin.requests if seen is not alone]
+    assert not [seen for seen in rest if alone.arrived_s < seen.arrived_s < alone.finished_s]
+    assert [seen for seen in rest if seen.arrived_s > alone.finished_s]
+    assert 2 < origin.high_water
+
+
 @pytest.fixture
 async def newer(origin: Origin, fleet: Fleet, redis: Redis) -> Batch:
     """A batch of one fetch that a newer worker has written."""
