@@ -4,34 +4,71 @@ A serialized entry is one string: the id (25 characters), the deadline (13 digit
 then JSON. The fixed head lets Lua read both without parsing the JSON.
 """
 
+import re
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 
-from fetchfleet.jobs.contract.conditions import headers_of
+from fetchfleet.jobs.contract import field_checks
+from fetchfleet.jobs.contract.conditions import headers_of, is_etag
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, Reason
-from fetchfleet.jobs.contract.urls import shown_origin
+from fetchfleet.jobs.contract.urls import (
+    UrlError,
+    lane_of_name,
+    lane_of_url,
+    parse_url,
+    shown_origin,
+)
 from fetchfleet.jobs.errors import InvalidFetchError
 
 ENTRY_VERSION = 1
 DEADLINE_CHARS = 13
 HEAD_CHARS = FETCH_ID_CHARS + DEADLINE_CHARS
 
+MAX_HOPS = 10
+"""How many redirects a fetch follows."""
+MAX_ENTRY_BYTES = 2 * MAX_MESSAGE_BYTES + (64 << 10)
+"""Of a fetch, with a hop that repeats its body."""
+MAX_VALIDATOR_CHARS = 256
+"""Of a partial body: the validator is kept in Redis with the fetch."""
+
+_GROWTH = 5
+"""JSON of another program may be up to four times as long in canonical form: 1e9 becomes 1000000000.0."""
+_URL_DIGEST = re.compile(r"[0-9a-f]{32}")
+_PRINTABLE = re.compile(r"[ -~]+")
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+Size = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
+
 
 class BadEntryError(ValueError):
     """A value in a lane that is not an entry."""
 
 
+class TooLargeEntryError(BadEntryError):
+    """An entry of more than MAX_ENTRY_BYTES, or whose fetch has more than MAX_MESSAGE_BYTES."""
+
+
 class NewerEntryError(BadEntryError):
     """An entry that only a newer worker can read. url: of its fetch, "" if it cannot be read."""
 
-    def __init__(self, message: str, fetch_id: str, deadline_ms: int, url: str) -> None:
+    def __init__(self, message: str, fetch_id: str, deadline_ms: int, glimpse: "_Glimpse") -> None:
         super().__init__(message)
         self.fetch_id = fetch_id
         self.deadline_ms = deadline_ms
-        self.url = url
+        self.url = _canonical(glimpse.fetch.url)
+        self._glimpse = glimpse
+
+    def may_wait_in(self, lane: str) -> bool:
+        """Return whether the lane may hold it, as far as this version can read it."""
+        hop = self._glimpse.hop
+        said = hop.get("url") if isinstance(hop, dict) else None
+        hop_url = _canonical(said) if isinstance(said, str) else ""
+        hops = self._glimpse.hops if isinstance(self._glimpse.hops, int) else MAX_HOPS
+        unread = not self.url or (hop is not None and not hop_url) or (hops and hop is None)
+        return bool(unread) or _may_wait_in(lane, self.url, hop_url or None, hops)
 
 
 class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,12 +105,12 @@ class PartialNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     length, if known.
     """
 
-    token: Annotated[int, msgspec.Meta(ge=0)]
-    offset_bytes: Annotated[int, msgspec.Meta(ge=1)]
+    token: Size
+    offset_bytes: Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
     of: str
     etag: str | None = None
     last_modified: str | None = None
-    total_bytes: int | None = None
+    total_bytes: Size | None = None
 
 
 class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,14 +127,14 @@ class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     v: int = ENTRY_VERSION
     fetch: Fetch
-    attempts: int = 0
-    throttles: int = 0
-    interruptions: int = 0
-    crashes: int = 0
-    doubts: int = 0
+    attempts: Count = 0
+    throttles: Count = 0
+    interruptions: Count = 0
+    crashes: Count = 0
+    doubts: Count = 0
     last: Reason | None = None
     hop: Hop | None = None
-    hops: int = 0
+    hops: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOPS)] = 0
     begun: bool = False
     outlived: bool = False
     part: PartialNote | None = None
@@ -136,6 +173,16 @@ class Entry(EntryData, frozen=True, kw_only=True):
             headers += headers_of(fetch.etag, fetch.last_modified)
         return Hop(fetch.method, fetch.url, headers, fetch.body, fetch.body_base64, fetch.body_file)
 
+    def may_wait_in(self, lane: str) -> bool:
+        """Return whether the lane may hold it.
+
+        Its next request goes to the lane's host, or it waits there for its redirect to another host, as the
+        redirecting host asked.
+        """
+        if self.hop is None and lane_of_url(self.fetch.url) == lane:
+            return True
+        return _may_wait_in(lane, self.fetch.url, None if self.hop is None else self.hop.url, self.hops)
+
     @property
     def submitted_ms(self) -> int:
         """The time of the submit, Unix ms by Redis's clock."""
@@ -151,12 +198,15 @@ class _Glimpse(msgspec.Struct):
 
     v: int = ENTRY_VERSION
     fetch: _FetchGlimpse = msgspec.field(default_factory=_FetchGlimpse)
+    hop: Any = None
+    hops: Any = 0
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(EntryData).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_NO_BODY = (None, None, None)
 
 
 def serialize_new_entry(fetch_id: str, fetch: Fetch, retry_of: str | None = None) -> bytes:
@@ -186,28 +236,123 @@ def serialize_entry(entry: Entry) -> bytes:
 
 
 def parse_entry(serialized: bytes) -> Entry:
-    """Parse a serialized entry. Nothing in Redis is trusted.
+    """Parse a serialized entry. Nothing in Redis is trusted: only what a worker can have written is an entry.
 
     Raises NewerEntryError for an entry of a newer worker, else BadEntryError.
     """
-    fetch_id, deadline = _split_head(serialized)
+    if len(serialized) > MAX_ENTRY_BYTES:
+        raise TooLargeEntryError(f"has {len(serialized)} bytes, more than {MAX_ENTRY_BYTES}")
+    fetch_id, deadline_ms = _split_head(serialized)
     try:
         data = _decode(serialized[HEAD_CHARS:])
     except _UNREADABLE as error:
-        _refuse_newer(serialized, fetch_id, deadline)
-        raise BadEntryError(f"{fetch_id}: {error}") from None
+        _refuse(serialized, fetch_id, deadline_ms, str(error))
     if data.v != ENTRY_VERSION:
-        _refuse_newer(serialized, fetch_id, deadline)
-        raise BadEntryError(f"{fetch_id}: version {data.v} is not {ENTRY_VERSION}")
-    return Entry(id=fetch_id, deadline_ms=deadline, **msgspec.structs.asdict(data))
+        _refuse(serialized, fetch_id, deadline_ms, f"version {data.v} is not {ENTRY_VERSION}")
+    if len(serialized) * _GROWTH > MAX_MESSAGE_BYTES and len(_encode(data.fetch)) > MAX_MESSAGE_BYTES:
+        raise TooLargeEntryError(f"{fetch_id}: the fetch has more than {MAX_MESSAGE_BYTES} bytes as JSON")
+    hop = data.hop
+    if hop is not None or data.hops or data.part is not None or data.retry_of is not None:
+        try:
+            _check_retry_of(data.retry_of)
+            hop = _checked_hop(data.fetch, hop, data.hops)
+            if data.part is not None:
+                _check_part(data.part)
+        except InvalidFetchError as error:
+            raise BadEntryError(f"{fetch_id}: {error}") from None
+    return Entry(
+        id=fetch_id,
+        deadline_ms=deadline_ms,
+        v=data.v,
+        fetch=data.fetch,
+        attempts=data.attempts,
+        throttles=data.throttles,
+        interruptions=data.interruptions,
+        crashes=data.crashes,
+        doubts=data.doubts,
+        last=data.last,
+        hop=hop,
+        hops=data.hops,
+        begun=data.begun,
+        outlived=data.outlived,
+        part=data.part,
+        retry_of=data.retry_of,
+    )
 
 
-def _refuse_newer(serialized: bytes, fetch_id: str, deadline_ms: int) -> None:
+def _check_retry_of(retry_of: str | None) -> None:
+    """Require the id of a fetch, if given."""
+    if retry_of is not None and not is_fetch_id(retry_of):
+        raise InvalidFetchError("retry_of: is no id of a fetch")
+
+
+def _checked_hop(fetch: Fetch, hop: Hop | None, hops: int) -> Hop | None:
+    """Return the hop with its URL in canonical form.
+
+    It asks for nothing that the fetch does not: redirects keep the request, drop parts of it, or turn it into
+    a GET (worker/fetch/rules/redirects.py). Raises InvalidFetchError.
+    """
+    if (hop is None) != (hops == 0):
+        raise InvalidFetchError(f"hops: {hops} redirects {'without' if hop is None else 'with'} a hop")
+    if hop is None:
+        return None
+    same_method = hop.method == fetch.method
+    if not same_method and (hop.method != "GET" or fetch.method == "HEAD"):
+        raise InvalidFetchError("hop: no redirect of the fetch has that method")
+    body = (fetch.body, fetch.body_base64, fetch.body_file) if same_method else _NO_BODY
+    if (hop.body, hop.body_base64, hop.body_file) != body:
+        raise InvalidFetchError("hop: its body is not that of the fetch")
+    named = {*fetch.headers.items(), *headers_of(fetch.etag, fetch.last_modified)}
+    if not named.issuperset(hop.headers) or len(set(hop.headers)) != len(hop.headers):
+        raise InvalidFetchError("hop: has header fields that the fetch has not")
+    url = field_checks.url(hop.url)
+    return hop if url == hop.url else msgspec.structs.replace(hop, url=url)
+
+
+def _check_part(part: PartialNote) -> None:
+    """Require a digest of a URL, and one validator that may be sent back; raises InvalidFetchError."""
+    if _URL_DIGEST.fullmatch(part.of) is None:
+        raise InvalidFetchError("part: is of no URL")
+    etag, date = part.etag, part.last_modified
+    fits = (
+        etag is not None and is_etag(etag) and not etag.startswith("W/")
+        if date is None
+        else (etag is None and _PRINTABLE.fullmatch(date) is not None)
+    )
+    if not fits or len(etag or date or "") > MAX_VALIDATOR_CHARS:
+        raise InvalidFetchError("part: has no validator that may be sent back")
+    if part.total_bytes is not None and part.offset_bytes > part.total_bytes:
+        raise InvalidFetchError("part: is longer than the whole body")
+
+
+def _may_wait_in(lane: str, fetch_url: str, hop_url: str | None, hops: int) -> bool:
+    """Return whether a lane may hold an entry with these canonical URLs.
+
+    After one redirect the redirecting host is that of the fetch; after several the entry does not name it.
+    """
+    hosts = {lane_of_url(fetch_url)}
+    if hop_url is not None:
+        if hops > 1:
+            return True
+        hosts.add(lane_of_url(hop_url))
+    return lane_of_name(lane) in hosts
+
+
+def _canonical(url: str) -> str:
+    """Return the URL in canonical form, "" if it is none."""
+    with suppress(UrlError):
+        return parse_url(url).text
+    return ""
+
+
+def _refuse(serialized: bytes, fetch_id: str, deadline_ms: int, note: str) -> NoReturn:
+    """Raise NewerEntryError if the entry is of a newer version, else BadEntryError."""
     with suppress(*_UNREADABLE):
         glimpse = _glimpse(serialized[HEAD_CHARS:])
         if glimpse.v > ENTRY_VERSION:
             note = f"{fetch_id}: version {glimpse.v}; {ENTRY_VERSION} is the newest known here"
-            raise NewerEntryError(note, fetch_id, deadline_ms, glimpse.fetch.url)
+            raise NewerEntryError(note, fetch_id, deadline_ms, glimpse)
+    raise BadEntryError(f"{fetch_id}: {note}")
 
 
 def _head(fetch_id: str, deadline_ms: int) -> bytes:

@@ -1,6 +1,6 @@
 """One attempt at a fetch: the request, its redirects, the body into the sink. It returns the outcome."""
 
-from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.entry import MAX_HOPS, Entry
 from fetchfleet.jobs.contract.field_checks import Fallback
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
@@ -20,7 +20,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     is_host_failure,
 )
 from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
-from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS, Allowed, RedirectRefused, follow, is_redirect
+from fetchfleet.worker.fetch.rules.redirects import Allowed, RedirectRefused, follow, is_redirect
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, quota

@@ -1,11 +1,12 @@
-"""Claims that this worker cannot read: of newer workers, or no entries at all."""
+"""Claims that are no fetches of their lane: they go back to newer workers, or into quarantine."""
 
-from fetchfleet.jobs.contract.entry import BadEntryError, NewerEntryError
+from fetchfleet.jobs.contract.entry import NewerEntryError
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.services import LaneServices
+from fetchfleet.worker.lanes.services import LaneServices, QuarantineReason
+from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed
 from fetchfleet.worker.util.clock import mono_s
 
@@ -35,16 +36,23 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
     services.settler.add(lane, settler.finished(result, tell))
 
 
-def bury_invalid(lane: Lane, services: LaneServices, element: bytes, error: BadEntryError) -> None:
-    """Put an invalid element into the dead letters; if it has a fetch's id, its batch gets a result too."""
-    head, note = element[:FETCH_ID_CHARS], str(error)
+def quarantine(lane: Lane, services: LaneServices, element: bytes, why: QuarantineReason, note: str) -> None:
+    """Put a claimed element into the dead letters in place of a fetch.
+
+    The batch of an unreadable element with a fetch's id gets a result too.
+    """
+    head = element[:FETCH_ID_CHARS]
     fetch_id = head.decode("latin-1")
+    services.quarantined[why] += 1
 
     def tell() -> None:
-        services.log.error(Event.LANE_INVALID, lane=lane.name, error=note)
+        left_out = services.repeats.admit((Event.LANE_INVALID, lane.name, why), mono_s())
+        if left_out is not None:
+            fields = {"why": why.value, "error": redact.text(note), **suppressed(left_out)}
+            services.log.error(Event.LANE_INVALID, lane=lane.name, **fields)
 
     services.settler.add(lane, settler.buried(head, Reason.INVALID, note, tell))
-    if not is_fetch_id(fetch_id):
+    if why is not QuarantineReason.UNREADABLE or not is_fetch_id(fetch_id):
         services.settler.add(lane, settler.dropped(head))
         return
     result = Result(

@@ -1,7 +1,9 @@
 """The parts of one worker process that serving a lane needs."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from structlog.typing import FilteringBoundLogger
 
@@ -12,6 +14,21 @@ from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.clock import RedisClock
+
+
+class QuarantineReason(StrEnum):
+    """Why a claimed element is no fetch of its lane; the field `why` of `lane.invalid`."""
+
+    UNREADABLE = "unreadable"
+    """It is no entry, or one that no worker writes."""
+    TOO_LARGE = "too_large"
+    WRONG_LANE = "wrong_lane"
+    """Its next request goes to another host than the lane's."""
+    UNKNOWN_BATCH = "unknown_batch"
+    NOT_ITS_FETCH = "not_its_fetch"
+    """Its batch has another fetch at that place."""
+    ENDED = "ended"
+    """The fetch has its result already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,3 +47,5 @@ class LaneServices:
     tuning: LaneTuning = field(default_factory=LaneTuning)
     repeats: Repeats = field(default_factory=Repeats)
     """The conditions of lanes that last from one hold to the next, by event and lane."""
+    quarantined: Counter[QuarantineReason] = field(default_factory=Counter)
+    """How many claimed elements were quarantined since the start of the worker."""

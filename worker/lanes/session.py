@@ -6,13 +6,20 @@ from typing import Generic, TypeVar
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.entry import BadEntryError, Entry, NewerEntryError, parse_entry, serialize_entry
+from fetchfleet.jobs.contract.entry import (
+    MAX_ENTRY_BYTES,
+    BadEntryError,
+    Entry,
+    NewerEntryError,
+    parse_entry,
+    serialize_entry,
+)
 from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes import invalid_claims, log_events
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.services import LaneServices
+from fetchfleet.worker.lanes.services import LaneServices, QuarantineReason
 from fetchfleet.worker.lanes.settler import Settlement
 from fetchfleet.worker.lanes.store import LaneLostError
 
@@ -37,15 +44,30 @@ class LaneSession(Generic[S_co]):
         self.services.settler.add(self.lane, settlement)
 
     def decode(self, claims: Iterable[bytes]) -> list[Entry]:
-        """Return the entries among the claims; bury the invalid ones, leave others to newer workers."""
+        """Return the entries among the claims that may be in this lane.
+
+        Others are left to newer workers, or quarantined. Every element of a lane passes here.
+        """
+        lane, services = self.lane, self.services
         entries: list[Entry] = []
         for claim in claims:
+            why, note = QuarantineReason.UNREADABLE, ""
             try:
-                entries.append(parse_entry(claim))
-            except NewerEntryError as error:
-                invalid_claims.hand_back_newer(self.lane, self.services, error)
+                entry = parse_entry(claim)
+                if entry.may_wait_in(lane.name):
+                    entries.append(entry)
+                    continue
+                why, note = QuarantineReason.WRONG_LANE, f"{entry.id}: its next request goes to another host"
+            except NewerEntryError as newer:
+                if newer.may_wait_in(lane.name):
+                    invalid_claims.hand_back_newer(lane, services, newer)
+                    continue
+                why, note = QuarantineReason.WRONG_LANE, f"{newer}; its next request goes to another host"
             except BadEntryError as error:
-                invalid_claims.bury_invalid(self.lane, self.services, claim, error)
+                note = str(error)
+                if len(claim) > MAX_ENTRY_BYTES:
+                    why = QuarantineReason.TOO_LARGE
+            invalid_claims.quarantine(lane, services, claim, why, note)
         return entries
 
     def hold(self, claims: Iterable[bytes]) -> None:

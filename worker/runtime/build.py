@@ -184,7 +184,9 @@ async def _wire(
         signals=signals,
         heartbeat=heartbeat,
         stats=Stats(
-            base.traffic, lanes, settler, log, every_s=timings.stats_s, lag_every_s=timings.loop_lag_s
+            *(base.traffic, lanes, settler, services.quarantined, log),
+            every_s=timings.stats_s,
+            lag_every_s=timings.loop_lag_s,
         ),
         disk_guard=disk_guard,
         inbox=inbox,

@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.services import QuarantineReason
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.percentiles import Recent, percentile
@@ -26,6 +27,7 @@ class Stats:
         traffic: ConnectionStats,
         lanes: Mapping[str, Lane],
         settler: Settler,
+        quarantined: Mapping[QuarantineReason, int],
         log: FilteringBoundLogger,
         *,
         every_s: float,
@@ -36,11 +38,13 @@ class Stats:
         """How much later than asked the event loop woke this task, since the last line."""
         self._lanes = lanes
         self._settler = settler
+        self._quarantined = quarantined
         self._log = log
         self._every_s = every_s
         self._lag_every_s = lag_every_s
         self._logged_s = mono_s()
         self._logged = (0, 0, 0)
+        self._logged_quarantined: Mapping[QuarantineReason, int] = {}
 
     async def run(self) -> None:
         """Measure the lag and log a line at intervals, until cancelled."""
@@ -59,6 +63,7 @@ class Stats:
         opened, reused, closed = (now - then for now, then in zip(counts, self._logged, strict=True))
         connections = {"opened": opened, "reused": reused, "closed": closed}
         connections["open"] = traffic.opened - traffic.closed
+        before, quarantined = self._logged_quarantined, dict(self._quarantined)
         events.stats(
             self._log,
             interval_s=round(now_s - self._logged_s, 1),
@@ -71,10 +76,15 @@ class Stats:
             **_spread("tls", traffic.tls_s),
             lag_p50_ms=_ms(percentile(lag_s, 0.5)),
             lag_max_ms=_ms(percentile(lag_s, 1)),
+            quarantined={
+                why.value: count - before.get(why, 0)
+                for why, count in quarantined.items()
+                if count > before.get(why, 0)
+            },
             rss_bytes=rss_bytes(),
             open_files=open_files(),
         )
-        self._logged_s, self._logged = now_s, counts
+        self._logged_s, self._logged, self._logged_quarantined = now_s, counts, quarantined
 
 
 def rss_bytes() -> int:

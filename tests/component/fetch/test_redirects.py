@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fetchfleet import Outcome, Reason
-from fetchfleet.worker.fetch.rules.redirects import MAX_HOPS
+from fetchfleet.jobs.contract.entry import MAX_HOPS
 from tests.component.conftest import OTHER_HOST, Lines, Start
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o

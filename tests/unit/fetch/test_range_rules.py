@@ -6,10 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote, parse_entry, serialize_entry
+from fetchfleet.jobs.contract.entry import (
+    MAX_VALIDATOR_CHARS,
+    Entry,
+    Hop,
+    PartialNote,
+    parse_entry,
+    serialize_entry,
+)
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.fetch.rules.range_rules import (
-    MAX_VALIDATOR_CHARS,
     Append,
     ContentRange,
     RangeVerdict,
@@ -246,12 +252,23 @@ def test_a_content_range_is_read_as_it_was_written(first: int, more: int) -> Non
     assert content_range(f"bytes 0-{'9' * 19}/*") is None
 
 
-@given(sizes, st.integers(0, 1 << 50), sizes | st.none(), st.text(max_size=20) | st.none())
+@given(
+    st.integers(1, 1 << 50),
+    st.integers(0, 1 << 50),
+    sizes | st.none(),
+    st.from_regex(r'"[!#-~]{0,20}"', fullmatch=True) | st.none(),
+)
 def test_a_note_comes_back_from_redis_as_it_went(
-    offset: int, token: int, total: int | None, etag: str | None
+    offset: int, token: int, more: int | None, etag: str | None
 ) -> None:
     """With the fetch, and only where there is one."""
-    kept = note(offset_bytes=offset, token=token, total_bytes=total, etag=etag)
+    kept = note(
+        offset_bytes=offset,
+        token=token,
+        total_bytes=None if more is None else offset + more,
+        etag=etag,
+        last_modified="Mon, 01 Jan 2024 00:00:00 GMT" if etag is None else None,
+    )
     entry = Entry(id="0123456789abcdef-00000007", deadline_ms=5, fetch=Fetch(url=URL), part=kept)
 
     assert parse_entry(serialize_entry(entry)) == entry

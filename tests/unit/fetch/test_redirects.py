@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.jobs.contract.entry import MAX_HOPS, Hop
 from fetchfleet.jobs.contract.urls import parse_url, same_origin
 from fetchfleet.worker.fetch.rules.redirects import (
     CROSS_ORIGIN_HEADERS,
-    MAX_HOPS,
     Allowed,
     Headers,
     RedirectRefused,

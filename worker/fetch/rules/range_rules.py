@@ -12,12 +12,9 @@ from datetime import timedelta
 from enum import Enum
 from typing import NamedTuple
 
-from fetchfleet.jobs.contract.entry import Hop, PartialNote
+from fetchfleet.jobs.contract.entry import MAX_VALIDATOR_CHARS, Hop, PartialNote
 from fetchfleet.worker.body.decoders import codings_of
 from fetchfleet.worker.gate.retry_after import http_date
-
-MAX_VALIDATOR_CHARS = 256
-"""The validator is kept in Redis with the fetch."""
 
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e]*"')
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|(\*))/(?:([0-9]{1,18})|\*)", re.IGNORECASE)

@@ -12,8 +12,6 @@ from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, parse_url, same_origin
 from fetchfleet.worker.fetch.rules.location import target_of
 
-MAX_HOPS = 10
-
 Headers = tuple[tuple[str, str], ...]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
