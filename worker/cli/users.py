@@ -19,6 +19,14 @@ Passwords = Annotated[
         " standard error.",
     ),
 ]
+Pushers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pusher",
+        metavar="NAME",
+        help="Make a user of this name, with an inbox of its own, in place of the user pusher. Repeatable.",
+    ),
+]
 Template = Annotated[bool, typer.Option("--template", help="Without passwords, as ops/users.acl.")]
 
 
@@ -27,15 +35,23 @@ def register(app: typer.Typer) -> None:
     app.command()(acl)
 
 
-def acl(passwords: Passwords = None, template: Template = False) -> None:  # noqa: FBT002 a flag
+def acl(
+    pusher: Pushers = None,
+    passwords: Passwords = None,
+    template: Template = False,  # noqa: FBT002 a flag
+) -> None:
     """Print an ACL file for Redis: a user for each part of a fleet, with new passwords.
 
     The file holds digests only. The passwords are shown once, on standard error.
     """
+    try:
+        roles = users.roles(pusher or [])
+    except ValueError as error:
+        raise CommandError(str(error), BAD_USE) from None
     if template:
-        echo(users.template().rstrip("\n"))
+        echo(users.template(roles).rstrip("\n"))
         return
-    credentials = {role: users.new_credentials(role.name) for role in users.ROLES}
+    credentials = {role: users.new_credentials(role.name) for role in roles}
     _hand_over(passwords, [*credentials.values()])
     echo(users.with_passwords(credentials).rstrip("\n"))
 

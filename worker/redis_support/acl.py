@@ -9,15 +9,16 @@ ops/users.acl is `template()`.
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, RESERVED_INBOX_NAMES, inbox_prefix, is_inbox_name
 
 PLACEHOLDER = "#SHA256"
 """Stands in ops/users.acl for the digest of a password. Redis refuses to load a file that has it."""
 
-BATCH_ID = "?" * 16
+ANY_BATCH = "?" * BATCH_ID_CHARS
 
 
 class Grant(NamedTuple):
@@ -77,9 +78,9 @@ _ENQUEUE = (
     Grant("eval evalsha", both(_OURS)),
     Grant(
         "exists del pexpire hget hmget hset hsetnx hincrby lindex rpush sadd smembers",
-        both(keys.batch(BATCH_ID), keys.batch_lanes(BATCH_ID), keys.digests(BATCH_ID)),
+        both(keys.batch(ANY_BATCH), keys.batch_lanes(ANY_BATCH), keys.digests(ANY_BATCH)),
     ),
-    Grant("xread", read(keys.results(BATCH_ID))),
+    Grant("xread", read(keys.results(ANY_BATCH))),
     Grant("zrevrange zadd zrem", both(keys.BATCHES)),
     Grant("get set del", both(keys.key("*"))),
     Grant("get incr incrby", both(keys.SERIAL, keys.BACKLOG, keys.CANCELS)),
@@ -107,9 +108,29 @@ PRODUCER = Role(
     is_trusted=True,
     grants=_ENQUEUE,
 )
-PUSHER = Role(
-    "pusher", "push messages to the inbox", is_trusted=False, grants=(Grant("rpush", write(keys.INBOX)),)
-)
+
+
+def pusher(name: str) -> Role:
+    """Return the user of a named inbox, which has the inbox's name; raises ValueError if it may not."""
+    if not is_inbox_name(name) or name in _NO_PUSHERS:
+        raise ValueError(
+            f"{name!r} is no name of an inbox: at most 32 lower-case letters, digits and hyphens, other than"
+            f" {', '.join(sorted(RESERVED_INBOX_NAMES | _NO_PUSHERS))}"
+        )
+    own = inbox_prefix(name).ljust(BATCH_ID_CHARS, "?")
+    return Role(
+        name,
+        "push messages to its inbox, and read the receipts, counts and results of its own batches",
+        is_trusted=False,
+        grants=(
+            Grant("rpush", write(keys.inbox(name))),
+            Grant("exists hget hmget hgetall", read(keys.batch(own))),
+            Grant("xread xrange xlen", read(keys.results(own))),
+            Grant("get", read(keys.receipt(own), keys.receipt(own, "*"))),
+        ),
+    )
+
+
 READER = Role(
     "reader",
     "read the stream of all results",
@@ -150,10 +171,17 @@ OPERATOR = Role(
         Grant("hset hdel incrby", both(keys.POLICY, keys.POLICY_VERSION)),
         Grant("incrby", both(keys.RESETS)),
         Grant("hset hdel", both(keys.DRAINS)),
+        Grant("sadd srem", both(keys.INBOXES)),
         Grant("zadd", write(keys.later("*"))),
-        Grant("xtrim", both(keys.results(BATCH_ID))),
+        Grant("xtrim", both(keys.results(ANY_BATCH))),
     ),
 )
+_NO_PUSHERS = {"default", PRODUCER.name, READER.name, WORKER.name, OPERATOR.name}
+
+_NAMED = pusher("pusher")
+PUSHER = _NAMED._replace(grants=(Grant("rpush", write(keys.INBOX)), *_NAMED.grants))
+"""Also has the shared inbox, of whose batches only producers read results."""
+
 ROLES = (PRODUCER, PUSHER, READER, WORKER, OPERATOR)
 
 
@@ -174,9 +202,15 @@ def new_credentials(user: str) -> Credentials:
     return Credentials(user, secrets.token_hex(20))
 
 
-def template() -> str:
-    """Return the file without passwords, as in ops/users.acl."""
-    return _file(role.line() for role in ROLES)
+def roles(pushers: Sequence[str]) -> list[Role]:
+    """Return ROLES, with these pushers in place of PUSHER if there are any. Raises ValueError."""
+    named = [pusher(name) for name in dict.fromkeys(pushers)] or [PUSHER]
+    return [PRODUCER, *named, READER, WORKER, OPERATOR]
+
+
+def template(users: Iterable[Role] = ROLES) -> str:
+    """Return a file without passwords, by default that of ops/users.acl."""
+    return _file(role.line() for role in users)
 
 
 def with_passwords(credentials: Mapping[Role, Credentials]) -> str:

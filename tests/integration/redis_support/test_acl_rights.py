@@ -12,6 +12,7 @@ import redis
 from typer.testing import CliRunner
 
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import inbox_prefix
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.errors import BAD_USE
@@ -26,11 +27,15 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 USERS = [role.name for role in acl.ROLES]
 TRUSTED = {"producer", "worker", "operator"}
 ID, HOST = "0123456789abcdef", "HOST"
+OWN = inbox_prefix("pusher") + "01234567"
+PLACEHOLDERS = {"ID": ID, "OWN": OWN, "NAME": "pusher"}
 FOREIGN = ["secret", "ff", "arq", "ffx:lane:HOST"]
 KEYS = [
     *keys.FIXED,
     *keys.kinds_of_lane(HOST),
-    *keys.kinds_of_batch(ID),
+    *(key for inbox in ("", "pusher", "OTHER") for key in keys.kinds_of_inbox(inbox)),
+    *(key for batch in (ID, OWN) for key in keys.kinds_of_batch(batch)),
+    *(keys.receipt(batch, name) for batch in (ID, OWN) for name in ("", "x")),
     *(keys.key("KEY"), keys.robots("ORIGIN"), keys.worker("WORKER"), keys.policy_file("DIGEST")),
     *(keys.arq_job("JOB"), "arq:result:JOB", "arq:in-progress:JOB", "arq:retry:JOB"),
 ]
@@ -53,7 +58,12 @@ WITHOUT_KEYS = {
     "operator": {"time", "multi", "exec", "unwatch", "script|load", "scan"},
 }
 OF_THE_UNTRUSTED = {
-    "pusher": {keys.INBOX: {"rpush"}},
+    "pusher": {
+        **{key: {"rpush"} for key in (keys.INBOX, keys.inbox("pusher"))},
+        keys.batch(OWN): {"exists", "hget", "hmget", "hgetall"},
+        keys.results(OWN): {"xread", "xrange", "xlen"},
+        **{key: {"get"} for key in (keys.receipt(OWN), keys.receipt(OWN, "x"))},
+    },
     "reader": {
         keys.ALL_RESULTS: {
             *("xreadgroup", "xack", "xautoclaim", "xpending", "xgroup|create"),
@@ -103,7 +113,7 @@ def rights_of_the_page() -> dict[str, dict[str, str]]:
         patterns, *cells = row.split("|")[1:-1]
         rights = dict(zip(users, (cell.strip() for cell in cells), strict=True))
         for pattern in re.findall(r"`([^`]+)`", patterns):
-            found[re.sub(r"\bID\b", ID, pattern)] = rights
+            found[re.sub(r"\b[A-Z]+\b", lambda word: PLACEHOLDERS.get(word[0], word[0]), pattern)] = rights
     return found
 
 
@@ -175,7 +185,7 @@ def test_the_users_of_the_page_are_trusted_as_the_rules_say() -> None:
         role.name for role in acl.ROLES if any("eval" in grant.commands.split() for grant in role.grants)
     }
     page = (ROOT / "docs" / "security.md").read_text()
-    trusted = dict(re.findall(r"^\| `(\w+)` \| (yes|no|as a worker) \|", page, re.MULTILINE))
+    trusted = dict(re.findall(r"^\| `(\w+)`[^|]* \| (yes|no|as a worker) \|", page, re.MULTILINE))
 
     assert {role.name: role.is_trusted for role in acl.ROLES} == {
         user: said != "no" for user, said in trusted.items()
@@ -226,3 +236,26 @@ def test_the_command_prints_a_file_with_digests_and_the_passwords_apart(tmp_path
     assert 0o600 == kept.stat().st_mode & 0o777
     assert (BAD_USE, "") == (again.exception.exit_code, again.stdout)  # type: ignore[union-attr]
     assert f"{kept}: File exists" == str(again.exception)
+
+
+def test_a_pusher_has_the_inbox_and_the_batches_of_its_name(admin: "redis.Redis") -> None:
+    """And not those of another name, nor the shared inbox; a name can be no pattern and no other user."""
+    printed = CliRunner().invoke(app, ["acl", "--template", "--pusher", "billing", "--pusher", "news"]).output
+    users = {line.split()[1]: line.split()[2:] for line in printed.splitlines()}
+    assert [*users] == ["default", "producer", "billing", "news", "reader", "worker", "operator"]
+    for name in ("billing", "news"):
+        rules = " ".join(users[name]).replace(acl.PLACEHOLDER, "nopass")
+        admin.execute_command("ACL", "SETUSER", name, *re.findall(r"\([^)]+\)|\S+", rules))  # type: ignore[no-untyped-call]
+        batches = {of: inbox_prefix(of) + "01234567" for of in ("billing", "news")}
+        calls = {
+            **{of: ["rpush", keys.inbox(of), "x"] for of in ("billing", "news", "")},
+            **{f"results of {of}": ["xlen", keys.results(batch)] for of, batch in batches.items()},
+        }
+        may = dict(zip(calls, allowed(admin, name, [*calls.values()]), strict=True))
+        assert {name, f"results of {name}"} == {what for what, is_allowed in may.items() if is_allowed}
+        assert admin.acl_deluser(name)
+
+    for name in ("*", "a*", "a b", "a:b", "", "taken", "newer", "worker", "default", "UPPER", "a" * 33):
+        refused = CliRunner().invoke(app, ["acl", "--pusher", name])
+        assert (BAD_USE, "") == (refused.exception.exit_code, refused.stdout)  # type: ignore[union-attr]
+        assert f"{name!r} is no name of an inbox" in str(refused.exception)
