@@ -251,6 +251,10 @@ WORKERS = "ff:workers"
 next heartbeat of any worker."""
 
 
+LACKING = "ff:lacking"
+"""set: the instances of live workers that cannot store bodies. They start no fetch and are not in WORKERS, so
+that the others share their lanes. WORKER_TTL_MS after the last heartbeat of such a worker."""
+
 DRAINS = "ff:drains"
 """hash: worker instance → Unix ms since when an operator has drained it, 0 once it is to take lanes again.
 The worker removes its field then, and at its end; a field of a worker that was killed stays until the next
@@ -263,6 +267,7 @@ FIXED: dict[str, str] = {
     **dict.fromkeys((INBOX, TAKEN, NEWER), "list"),
     INBOXES: "set",
     **dict.fromkeys((INTAKE, POLICY, DRAINS), "hash"),
+    LACKING: "set",
     **dict.fromkeys((ALL_RESULTS, DEAD), "stream"),
 }
 """The keys that exist once in a fleet, with their kinds: a Redis type, or counter for a counting string."""

@@ -90,6 +90,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.ATTENTION, "zset", _for_ever),  # its members are checked by _unattended
     (keys.DEATHS, "zset", _never),
     (keys.WORKERS, "zset", _for_ever),
+    (keys.LACKING, "set", _never),
     (keys.QUEUE, "zset", _only_known_jobs),
     (rf"{keys.QUEUE}:health-check", "string", _never),  # arq's own
     (r"arq:(job|retry|in-progress|result):.+", "string", _never),

@@ -26,6 +26,7 @@ from fetchfleet.worker.cli.common import (
 )
 from fetchfleet.worker.cli.options import Json, Limit, RedisPatience, RedisUrl, Reveal, host_given
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.observability import redact
 
 COMPLETE_WITHIN_S = 2.0
@@ -130,23 +131,27 @@ def cancel(
 ) -> None:
     """End every fetch of a batch that has no result yet."""
 
-    async def stop(fleet: Fleet, _: Redis) -> Counts:
+    async def stop(fleet: Fleet, client: Redis) -> tuple[Counts, bool]:
         handle = _batch(fleet, batch)
         counts = await handle.cancel()
         try:
             async with asyncio.timeout(CANCEL_WAIT_S):
-                return await handle.wait()
+                counts = await handle.wait()
         except TimeoutError:
-            return counts
+            counts = await handle.counts()
+        return counts, counts.ended or bool(await worker_reports(client))
 
-    counts = query(redis, stop, redis_patience, lambda _: command_line("cancel", batch, redis_url=redis))
+    counts, has_workers = query(
+        redis, stop, redis_patience, lambda _: command_line("cancel", batch, redis_url=redis)
+    )
     if as_json:
         print_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
         return
     echo(f"{counts.cancelled} fetches cancelled, {counts.done - counts.cancelled} had ended before")
     if not counts.ended:
         left = counts.total - counts.done
-        console.print(f"{left} are still to be ended; a worker does it as soon as one runs", highlight=False)
+        by = "the workers go on ending them" if has_workers else "a worker does it as soon as one runs"
+        console.print(f"{left} are still to be ended; {by}", highlight=False)
 
 
 def _batch(fleet: Fleet, batch_id: str) -> Batch:

@@ -13,6 +13,7 @@ from fetchfleet.jobs.contract.model import Result
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, moment
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, encoded, short
+from fetchfleet.worker.inspect.snapshot import lack_in_words
 from fetchfleet.worker.lanes.reset import LaneReset
 from fetchfleet.worker.local.progress import size
 from fetchfleet.worker.observability import redact
@@ -41,6 +42,14 @@ def status_of(status: FleetStatus) -> RenderableType:
         again = f"take lanes again with: fetchfleet undrain {draining[0]}"
         head.append(
             f"{'[red]every worker is drained[/red]' if every else 'drained'}: {', '.join(draining)}; {again}"
+        )
+    lacking = [worker for worker in status.workers if worker.lacking]
+    if lacking:
+        lacks = (f"{of.instance} lacks {lack_in_words(of.lacking, of.lacking_error)}" for of in lacking)
+        every = len(lacking) == len(status.workers)
+        head.append(
+            f"{'[red]no worker can store bodies[/red]' if every else 'cannot store bodies'}:"
+            f" {escape(', '.join(lacks))}"
         )
     parts: list[RenderableType] = ["\n".join(head)]
     if status.workers:

@@ -1,6 +1,7 @@
 """Why a host or a fetch waits, from everything that Redis holds about it."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +16,14 @@ from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import HostSignal, WaitReason
 from fetchfleet.worker.gate.state import GateState, from_json, reset, resettable
 from fetchfleet.worker.inspect.doors import messages_at_doors
-from fetchfleet.worker.inspect.snapshot import LaneSnapshot, drained_workers, lane_snapshot, living
+from fetchfleet.worker.inspect.snapshot import (
+    LaneSnapshot,
+    WorkerReport,
+    lack_in_words,
+    lane_snapshot,
+    living,
+    worker_reports,
+)
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.policy.names import in_shell
@@ -93,8 +101,8 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         retry_ms=retry_ms,
         has_workers=bool(await living(redis, now_ms)),
     )
-    if found == NO_WORKER and (names := await drained_workers(redis)):
-        why = f"every worker is drained; let one take lanes again: fetchfleet undrain {names[0]}"
+    if found == NO_WORKER:
+        why = why_no_worker(await worker_reports(redis)) or why
     if found in RESETTABLE and resettable(state, now_ms):
         why += f"; once the host is well: fetchfleet reset {name}"
     paused = found == WaitReason.PAUSED.value
@@ -141,6 +149,23 @@ def judged(
     if retry_ms is not None:
         return "retry", retry_ms, "what waits is a retry that is not due yet"
     return "waiting", None, "its turn comes as soon as a worker has a slot"
+
+
+def why_no_worker(reports: Mapping[str, WorkerReport]) -> str:
+    """Return why the live workers start no fetch; empty if none is alive. Pure."""
+    drained = [name for name, report in reports.items() if report.draining]
+    lacking = {name: report for name, report in reports.items() if report.lacking and not report.draining}
+    parts = []
+    if lacking:
+        lacks = (
+            f"{name} lacks {lack_in_words(report.lacking, report.lacking_error)}"
+            for name, report in lacking.items()
+        )
+        parts.append(f"no worker can store bodies: {', '.join(lacks)}")
+    if drained:
+        every = "every other worker" if lacking else "every worker"
+        parts.append(f"{every} is drained; let one take lanes again: fetchfleet undrain {drained[0]}")
+    return "; ".join(parts)
 
 
 def why_shut(why: WaitReason, state: GateState, policy: LanePolicy) -> str:

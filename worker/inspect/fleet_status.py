@@ -31,6 +31,10 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Since its start."""
     draining: bool = False
     """Whether an operator has drained it: it gives its lanes back and takes none."""
+    lacking: str = ""
+    """What it lacks to store bodies: bytes, files or writing; empty if nothing. It starts no fetch."""
+    lacking_error: str = ""
+    """The error of the writes that are refused."""
     lanes: int
     in_flight: int
     finished_per_s: float
@@ -82,6 +86,8 @@ def worker_status(instance: str, report: WorkerReport, now_ms: int) -> WorkerSta
         policy=known.policy if known else None,
         age_s=round(max(0, now_ms - known.started_ms) / 1000, 3) if known else None,
         draining=report.draining,
+        lacking=report.lacking,
+        lacking_error=report.lacking_error,
         lanes=len(report.lanes),
         in_flight=sum(lane.in_flight for lane in report.lanes.values()),
         finished_per_s=report.finished_per_s,

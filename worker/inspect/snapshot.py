@@ -12,6 +12,12 @@ from fetchfleet.worker.redis_support.drains import drained
 
 MAX_LANES = 500
 
+_LACKS = {
+    "bytes": "free space on its disk",
+    "files": "free inodes on its disk",
+    "writing": "a disk that takes bodies",
+}
+
 
 class LaneSnapshot(msgspec.Struct, frozen=True):
     """A lane."""
@@ -46,6 +52,10 @@ class WorkerReport(msgspec.Struct):
     registration: Registration | None = None
     draining: bool = False
     """Whether an operator has drained it: it gives its lanes back and takes none."""
+    lacking: str = ""
+    """What it lacks to store bodies: bytes, files or writing; empty if nothing. It starts no fetch."""
+    lacking_error: str = ""
+    """The error of the writes that are refused."""
     policy_version: str | None = None
     """The version of the policy tables in Redis that it has read."""
     policy_refused: str = ""
@@ -116,17 +126,18 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
 
 async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
     """Return the reports of the live workers by their instances."""
-    beating = [text_of(worker) for worker in await redis.zrange(keys.WORKERS, 0, -1)]
-    workers = sorted({*beating, *await drained(redis)})
+    beating = await redis.zrange(keys.WORKERS, 0, -1)
+    lacking = await redis.smembers(keys.LACKING)  # type: ignore[misc]
+    workers = sorted({*map(text_of, beating), *map(text_of, lacking), *await drained(redis)})
     if not workers:
         return {}
     found = await redis.mget([keys.worker(worker) for worker in workers])
     return {worker: _report(text) for worker, text in zip(workers, found, strict=True) if text}
 
 
-async def drained_workers(redis: Redis) -> list[str]:
-    """Return the instances of the live workers that are drained."""
-    return [name for name, report in (await worker_reports(redis)).items() if report.draining]
+def lack_in_words(lacking: str, error: str) -> str:
+    """Return what a worker lacks to store bodies. Pure."""
+    return f"{_LACKS.get(lacking, lacking)}{f' ({error})' if error else ''}"
 
 
 async def workers_called(redis: Redis, name: str) -> list[str]:

@@ -37,6 +37,7 @@ class Lane:
         *,
         lease_ends_s: float = 0.0,
         unwanted_until_s: float = 0.0,
+        for_upkeep: bool = False,
     ) -> None:
         self.name = name
         self.token = token
@@ -71,6 +72,8 @@ class Lane:
         """By this worker's monotonic clock."""
         self.unwanted_until_s = unwanted_until_s
         """No other worker took the lane: until then it is not given back for balance."""
+        self.for_upkeep = for_upkeep
+        """The worker may start no fetch: it holds the lane only to end fetches that need no attempt."""
         self._expiry_check_ms = 0
         """When to search the lane for expired fetches next."""
         self._changed = asyncio.Event()

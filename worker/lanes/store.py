@@ -72,6 +72,22 @@ class LaneOverview(NamedTuple):
     claimed: int
 
 
+class LaneNeeds(NamedTuple):
+    """What a lane that is due may need from a worker that starts no fetch."""
+
+    scheduled: bool
+    """Whether it has no owner."""
+    earliest_ms: int | None
+    """No waiting fetch has an earlier deadline; None if that is not known."""
+    reset: bool
+    """Whether an operator has reset the lane since it had an owner."""
+    gate: GateState
+    cancelled: bool
+    """Whether a cancelled batch may have fetches in the lane."""
+    orphans: bool
+    """Whether a dead owner had claimed fetches: their deadlines are unknown until they wait again."""
+
+
 class BatchCancelled(NamedTuple):
     """The fetch stays in its lane because its batch is cancelled."""
 
@@ -90,10 +106,30 @@ class LaneStore:
         """Cancel the calls that are under way."""
         await self._batcher.aclose()
 
-    async def due(self, now_ms: int, limit: int) -> list[str]:
+    async def due(self, now_ms: int, limit: int, offset: int = 0) -> list[str]:
         """Return lanes that are due, the most overdue first."""
-        found = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms + GRACE_MS, 0, limit)
+        found = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms + GRACE_MS, offset, limit)
         return await lane_names(self._redis, found)
+
+    async def needs(self, lanes: Sequence[str]) -> list[LaneNeeds]:
+        """Return for each lane what it may need."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for lane in lanes:
+                pipe.hmget(keys.lane(lane), ["state", "earliest_ms", "reset", "gate"])
+                pipe.exists(keys.cancelled(lane))
+                pipe.exists(keys.claimed(lane))
+            found = await pipe.execute() if lanes else []
+        return [
+            LaneNeeds(
+                scheduled=state == b"scheduled",
+                earliest_ms=number_of(earliest_ms),
+                reset=reset is not None,
+                gate=from_json(gate or b""),
+                cancelled=bool(cancelled),
+                orphans=bool(claimed),
+            )
+            for (state, earliest_ms, reset, gate), cancelled, claimed in zip(*[iter(found)] * 3, strict=True)
+        ]
 
     async def acquire(self, lane: str, generation: int, held: int | None = None) -> AcquireResult:
         """Acquire a scheduled lane; None if the notification is stale.

@@ -105,13 +105,13 @@ class Event(StrEnum):
     REDIS_FOREIGN = "redis.foreign"
     """Another program wrote to one of the fleet's keys; the value is a dead letter."""
     DISK_FULL = "disk.full"
-    """No space for bodies: the worker acquires no lanes. Wanting: bytes, files, or writing if the disk is
+    """No space for bodies: the worker starts no fetch. Wanting: bytes, files, or writing if the disk is
     read-only or refuses data (a quota, a failing disk)."""
     DISK_REFUSED = "disk.refused"
     """Bodies cannot be stored although the disk is well: the worker lacks descriptors, memory or permissions.
-    It acquires no lanes."""
+    It starts no fetch."""
     DISK_OK = "disk.ok"
-    """Bodies can be stored again: the worker acquires lanes."""
+    """Bodies can be stored again: the worker starts fetches."""
     DISK_IN_THE_WAY = "disk.in_the_way"
     """A link, folder or file in the out folder blocks the path of a body; error names it."""
     LIBRARY = "library"

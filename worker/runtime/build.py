@@ -160,7 +160,7 @@ async def _wire(
     rebalancer = Rebalancer(lanes, log, timings.lanes.give_back_within_s)
     signals = FleetSignals(lanes, acquirer, rebalancer, live_policy, live_lanes)
     drain = DrainSignal(redis, base.registration.instance, live_lanes, rebalancer, log)
-    reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy)
+    reporter = WorkerReporter(base.registration, lanes, settler, services.sink.disk, live_policy, disk_guard)
     heartbeat = _heartbeat(base, reporter, leases, signals, drain)
     submitter = RepairingSubmitter(base.key_repair, redis, base.notifier.send, Limits(settings.max_backlog))
     inbox = InboxReader(

@@ -1,4 +1,4 @@
-"""The disk guard: while the disk lacks space for bodies, the worker takes no lanes."""
+"""The disk guard: while bodies cannot be stored, the worker starts no fetch."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from fetchfleet.worker.util.clock import mono_s
 class DiskGuard:
     """One for a worker process; `run` is its task.
 
-    While space is lacking it gives back the lanes at hand, since another worker may have space. Fetches in
-    flight may end.
+    While the disk lacks something, it gives back the lanes at hand, since another worker may have space.
+    Fetches in flight may end. What needs no space goes on: Acquirer.keep_up.
     """
 
     def __init__(
@@ -35,6 +35,8 @@ class DiskGuard:
         self._check_s = check_s
         self.lacking: str | None = None
         """The resource that the disk lacks: bytes, files or writing. None if it lacks none."""
+        self.error: str | None = None
+        """The error of the writes that are refused; None if there is none."""
         self._repeats = Repeats()
         self._logged = False
         """Whether the last lack was logged, so that its end is logged too."""
@@ -53,6 +55,7 @@ class DiskGuard:
             return
         before = self.lacking
         self.lacking = lack(space, self._min_free_bytes, lacked=before is not None)
+        self.error = space.error if self.lacking else None
         if self.lacking and self.lacking != before:
             left_out = self._repeats.admit(self.lacking, mono_s())
             if left_out is not None:

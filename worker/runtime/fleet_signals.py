@@ -45,12 +45,17 @@ class FleetSignals:
         self._live_lanes = live_lanes
 
     async def heed(self, read: Signals) -> None:
-        """Rebalance, then take over a new policy, end cancelled batches and reset lanes."""
+        """Rebalance, then take over a new policy, end cancelled batches and reset lanes.
+
+        A worker that may start no fetch does the upkeep of lanes that no worker takes.
+        """
         self.heed_fleet(read.fleet)
         if read.policy_version != self._live_policy.version:
             await self._live_policy.update(read.policy_version)
         await self._live_lanes.heed_cancels(read.cancels_version)
         await self._live_lanes.heed_resets(read.resets_version)
+        if not self._live_lanes.accepts() and not self._live_lanes.leaving:
+            await self._acquirer.keep_up(others=read.fleet.workers > 0)
 
     def heed_fleet(self, fleet: FleetLoad) -> None:
         """Give back lanes beyond this worker's share, or look for those missing from it."""

@@ -16,11 +16,12 @@ from fetchfleet.worker.inspect.registration import Registration, doubles_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.settler import Settler
-from fetchfleet.worker.observability import events
+from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.policy.published import NO_FILE, published
 from fetchfleet.worker.redis_support import drains
 from fetchfleet.worker.redis_support.health import RedisHealth
+from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import DrainSignal, FleetSignals, Signals
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.runtime.timings import WorkerTimings
@@ -38,6 +39,7 @@ FIRST_NAME_CHECK_BEATS = 3
 
 
 MAX_REFUSAL_CHARS = 300
+"""Of each error in the report."""
 
 
 class WorkerReporter:
@@ -50,12 +52,14 @@ class WorkerReporter:
         settler: Settler,
         disk: Disk,
         live_policy: LivePolicy,
+        disk_guard: DiskGuard,
     ) -> None:
         self.registration = registration
         self._lanes = lanes
         self._settler = settler
         self._disk = disk
         self._live_policy = live_policy
+        self._disk_guard = disk_guard
         self._finished = Rate()
         self._received = Rate()
 
@@ -79,6 +83,8 @@ class WorkerReporter:
         return WorkerReport(
             registration=self.registration,
             draining=draining,
+            lacking=self._disk_guard.lacking or "",
+            lacking_error=redact.text(self._disk_guard.error or "")[:MAX_REFUSAL_CHARS],
             policy_version=text_of(self._live_policy.version),
             policy_refused=self._live_policy.refused[:MAX_REFUSAL_CHARS],
             lanes=lanes,
@@ -143,6 +149,8 @@ class Heartbeat:
         self._name_check = name_check
         self.sent_s = mono_s()
         """When Redis took the last heartbeat, by the monotonic clock."""
+        self._listed_as_lacking = False
+        """Whether this worker may be in keys.LACKING."""
 
     async def run(self) -> None:
         """Send a heartbeat at intervals, until cancelled."""
@@ -166,16 +174,23 @@ class Heartbeat:
 
     async def send(self) -> None:
         """Send one heartbeat and act on the reply."""
-        report = msgspec.json.encode(self._reporter.report(draining=self._drain.drained))
+        report = self._reporter.report(draining=self._drain.drained)
         instance, digest = self._reporter.registration.instance, self._reporter.registration.policy
         now_ms = self._clock.now_ms()
         async with self._redis.pipeline(transaction=False) as pipe:
-            if self._drain.drained:  # it counts as no worker, so that the others share its lanes
+            if (
+                report.draining or report.lacking
+            ):  # it counts as no worker, so that the others share its lanes
                 pipe.zrem(keys.WORKERS, instance)
             else:
                 pipe.zadd(keys.WORKERS, {instance: now_ms})
             pipe.zremrangebyscore(keys.WORKERS, "-inf", now_ms - keys.WORKER_TTL_MS)
-            pipe.set(keys.worker(instance), report, px=keys.WORKER_TTL_MS)
+            if report.lacking:
+                pipe.sadd(keys.LACKING, instance)
+                pipe.pexpire(keys.LACKING, keys.WORKER_TTL_MS)
+            elif self._listed_as_lacking:
+                pipe.srem(keys.LACKING, instance)
+            pipe.set(keys.worker(instance), msgspec.json.encode(report), px=keys.WORKER_TTL_MS)
             pipe.pexpire(keys.policy_file(digest), keys.POLICY_FILE_TTL_MS)
             pipe.hget(keys.DRAINS, instance)
             pipe.get(keys.RESETS)
@@ -184,7 +199,7 @@ class Heartbeat:
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcard(keys.WORKERS)
             *_, is_published, drain, resets, cancels, policy_version, busy, workers = await pipe.execute()
-        self.sent_s = mono_s()
+        self.sent_s, self._listed_as_lacking = mono_s(), bool(report.lacking)
         if not is_published and digest != NO_FILE:
             await self._redis.set(
                 keys.policy_file(digest), published(self._policy), px=keys.POLICY_FILE_TTL_MS
@@ -197,5 +212,6 @@ class Heartbeat:
         """Remove this worker from the fleet, so that others take its share of the lanes."""
         with contextlib.suppress(RedisError, OSError):
             await self._redis.zrem(keys.WORKERS, self._reporter.registration.instance)
+            await self._redis.srem(keys.LACKING, self._reporter.registration.instance)  # type: ignore[misc]
             await self._redis.delete(keys.worker(self._reporter.registration.instance))
             await drains.forget(self._redis, self._reporter.registration.instance)

@@ -62,11 +62,18 @@ class LiveLanes:
         return not self.leaving and not self.drained.is_set() and not self._disk_guard.lacking
 
     async def begin(
-        self, name: str, acquired: AcquiredLane, asked_s: float, *, insisted: bool = False
+        self,
+        name: str,
+        acquired: AcquiredLane,
+        asked_s: float,
+        *,
+        insisted: bool = False,
+        for_upkeep: bool = False,
     ) -> None:
         """Serve a lane that was acquired by a call made at asked_s (monotonic).
 
-        insisted: it was taken beyond this worker's share, so it is not given back at once.
+        insisted: it was taken beyond this worker's share, so it is not given back at once. for_upkeep: it is
+        given back as soon as what needs no attempt has ended.
         """
         self._services.clock.sync(acquired.now_ms)
         if acquired.policy_version != self._live_policy.version:  # a pause, or its end, holds at once
@@ -81,6 +88,7 @@ class LiveLanes:
             self._services.clock,
             lease_ends_s=asked_s + self._leases.usable_s,
             unwanted_until_s=asked_s + UNWANTED_S if insisted else 0.0,
+            for_upkeep=for_upkeep,
         )
         lane.cancel(acquired.cancelled)
         if acquired.reset_by:

@@ -12,22 +12,39 @@ from typing import Protocol
 from redis.exceptions import RedisError, ResponseError
 
 from fetchfleet.jobs.scripts.lanes import Early, Enough
-from fetchfleet.worker.lanes.services import LaneServices
-from fetchfleet.worker.lanes.store import AcquiredLane
+from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.gate import gate
+from fetchfleet.worker.lanes.store import AcquiredLane, LaneNeeds
+from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 CHOICE = 4
 """They are chosen at random from so many times more: other workers look at the same lanes."""
 
+UPKEEP_LOOK = 500
+"""At how many lanes a look for upkeep looks."""
+
+UPKEEP_LANES = 128
+"""How many lanes a worker holds for upkeep at most."""
+
+UPKEEP_AFTER_S = 1.5
+"""How long a lane may be due before a worker that starts no fetch looks at it, if others may take it."""
+
 
 class ServeLane(Protocol):
     """Serves an acquired lane, whose lease was asked for at asked_s (monotonic)."""
 
     async def __call__(
-        self, name: str, acquired: AcquiredLane, asked_s: float, *, insisted: bool = False
+        self,
+        name: str,
+        acquired: AcquiredLane,
+        asked_s: float,
+        *,
+        insisted: bool = False,
+        for_upkeep: bool = False,
     ) -> None:
-        """Return once the worker holds the lane."""
+        """Return once the worker holds the lane. for_upkeep: it starts no fetch of it."""
 
 
 class Acquirer:
@@ -35,7 +52,7 @@ class Acquirer:
 
     def __init__(
         self,
-        services: LaneServices,
+        services: FetchServices,
         lanes: Sized,
         serve: ServeLane,
         wants_more: Callable[[], bool],
@@ -50,6 +67,8 @@ class Acquirer:
         self._at_once = services.tuning.acquire_at_once
         self._under_way = 0
         """Lanes that are being acquired: they count towards this worker's share."""
+        self._upkeep_looked = 0
+        """How many of the lanes that are due the looks for upkeep have passed."""
         self.wanted = wanted
         """Set to have it look."""
         wanted.set()
@@ -91,6 +110,40 @@ class Acquirer:
         self.look_soon()
         return None
 
+    async def keep_up(self, *, others: bool) -> None:
+        """Acquire lanes with fetches that need no attempt to end; for a worker that may start none.
+
+        One call looks at a stretch of the lanes that are due, the next one at those behind it. others: other
+        workers start fetches. Then only lanes that have been due for a while are looked at.
+        """
+        services, room = self._services, UPKEEP_LANES - self._held
+        if room <= 0:
+            return
+        now_ms = services.clock.now_ms()
+        due_ms = now_ms - (int(UPKEEP_AFTER_S * 1000) if others else 0)
+        names = await services.store.due(due_ms, UPKEEP_LOOK, self._upkeep_looked)
+        self._upkeep_looked = self._upkeep_looked + len(names) if len(names) == UPKEEP_LOOK else 0
+        policies, needs = services.policy(), await services.store.needs(names)
+        chosen = [
+            name
+            for name, found in zip(names, needs, strict=True)
+            if needs_upkeep(found, policies.for_lane(name), now_ms)
+        ]
+        if len(chosen) > room:
+            chosen, self._upkeep_looked = chosen[:room], 0
+        if chosen:
+            await aio.whole(self._acquire_for_upkeep(chosen), name="acquiring lanes for upkeep")
+
+    async def _acquire_for_upkeep(self, names: Sequence[str]) -> None:
+        services, asked_s = self._services, mono_s()
+        with self._counted(len(names)):
+            results = await services.store.acquire_many(names, None)
+            for name, result in zip(names, results, strict=True):
+                if isinstance(result, AcquiredLane):
+                    await self._serve(name, result, asked_s, for_upkeep=True)
+                elif isinstance(result, Exception) and not await services.key_repair.repair(result, name):
+                    services.report_redis_error(result)
+
     async def _acquire_due(self) -> bool:
         """Acquire and serve some of the lanes that are due; return whether to look for more."""
         services = self._services
@@ -124,3 +177,10 @@ class Acquirer:
             yield
         finally:
             self._under_way -= count
+
+
+def needs_upkeep(lane: LaneNeeds, policy: LanePolicy, now_ms: int) -> bool:
+    """Return whether a lane without an owner has fetches to end without an attempt, or is to be reset."""
+    late = lane.earliest_ms is not None and lane.earliest_ms <= now_ms
+    ends = lane.cancelled or late or lane.orphans or gate.is_dead(lane.gate, policy, now_ms)
+    return lane.scheduled and (ends or lane.reset)

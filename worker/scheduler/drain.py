@@ -54,14 +54,14 @@ async def drain(session: FetchSession, orphans: list[bytes], other_deaths: int =
             claimed = sorted(lane.ready, key=lambda entry: entry.id)
             lane.ready.clear()
             await session.adopt([crashed(entry, other_deaths) for entry in claimed])
-        if lane.closed() is None:  # a closed lane may have been acquired for the sake of a deadline
+        if lane.for_upkeep:
+            await _end_unattempted_fetches(session)
+            await end_if_dead(session)
+        elif lane.closed() is None:  # a closed lane may have been acquired for the sake of a deadline
             lane.check_expiry_at(lane.clock.now_ms() + int(check_s * 1000))
 
-        while lane.serving:
-            if lane.cancelled:
-                await end_cancelled_batches(session)
-            if lane.expiry_check_due:
-                await end_expired(session)
+        while lane.serving and not lane.for_upkeep:
+            await _end_unattempted_fetches(session)
             step = await _step(session)
             if isinstance(step, Leave):
                 break
@@ -69,8 +69,10 @@ async def drain(session: FetchSession, orphans: list[bytes], other_deaths: int =
                 wait_s = step.wait_s if isinstance(step, Wait) else math.inf
                 await lane.changed(min(wait_s, check_s))
 
-        while lane.in_flight and not lane.lost:
-            await lane.changed(math.inf)
+        while lane.in_flight and not lane.lost:  # it may take long, and others wait in the lane
+            await lane.changed(check_s)
+            if lane.live:
+                await _end_unattempted_fetches(session)
         await services.settler.flushed(lane)
         if not lane.lost:
             left = lane.entries.values()
@@ -82,6 +84,14 @@ async def drain(session: FetchSession, orphans: list[bytes], other_deaths: int =
         await services.pools.close(lane.pool)
         if lane.lost:
             services.log.warning(Event.LANE_LOST, lane=lane.name)
+
+
+async def _end_unattempted_fetches(session: FetchSession) -> None:
+    """End the fetches of cancelled batches, and those past their deadline if a search for them is due."""
+    if session.lane.cancelled:
+        await end_cancelled_batches(session)
+    if session.lane.expiry_check_due:
+        await end_expired(session)
 
 
 async def _step(session: FetchSession) -> Step:

@@ -23,6 +23,9 @@ async def end_expired(session: FetchSession) -> None:
     earliest_ms, claimed = await session.retry_until_lost(lambda: services.store.overview(lane.name))
     if claimed > len(lane.entries):
         await hold_orphaned_claims(session)
+    # A claimed fetch may be handed back, to wait in the lane again.
+    deadlines = (entry.deadline_ms for entry in lane.entries.values())
+    ours_ms = min((deadline_ms for deadline_ms in deadlines if deadline_ms > now_ms), default=None)
     if earliest_ms is not None and earliest_ms <= now_ms:
         await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, None))
 
@@ -32,6 +35,9 @@ async def end_expired(session: FetchSession) -> None:
         left_ms = (await withdraw(session, EXPIRED, end)).earliest_ms
         await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, left_ms))
         earliest_ms = left_ms or None
+    if ours_ms is not None and (earliest_ms is None or ours_ms < earliest_ms):
+        await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, ours_ms))
+        earliest_ms = ours_ms
     next_ms = now_ms + int(services.tuning.expiry_check_s * 1000)
     lane.check_expiry_at(min(next_ms, max(earliest_ms, now_ms + 1000)) if earliest_ms else next_ms)
 
