@@ -46,6 +46,9 @@ BODYLESS_METHODS = frozenset({Method.GET, Method.HEAD, Method.OPTIONS})
 IDEMPOTENT_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})  # RFC 9110 §9.2.2
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 1 << 20
+MAX_BYTES = (1 << 63) - 1
+"""Of a limit on a body: the largest number that every reader of JSON takes."""
+
 MAX_DEST_BYTES = 1024
 MAX_DEST_PART_BYTES = 255
 MAX_KEY_BYTES = 200
@@ -189,9 +192,9 @@ def sha256(value: str) -> str:
 
 
 def max_bytes(value: int | None) -> None:
-    """Require at least one byte, if given."""
-    if value is not None and value < 1:
-        raise InvalidFetchError(f"max_bytes: {value} is less than 1")
+    """Require 1 to MAX_BYTES, if given."""
+    if value is not None and (isinstance(value, bool) or not 1 <= value <= MAX_BYTES):
+        raise InvalidFetchError(f"max_bytes: {value} is not within 1 and {MAX_BYTES}")
 
 
 def decode(with_headers: Mapping[str, str], *, wanted: bool) -> None:
@@ -202,7 +205,7 @@ def decode(with_headers: Mapping[str, str], *, wanted: bool) -> None:
 
 def deadline(value_s: float | None, most_s: float) -> None:
     """Require more than zero and at most most_s, if given."""
-    if value_s is not None and not 0 < value_s <= most_s:
+    if value_s is not None and (isinstance(value_s, bool) or not 0 < value_s <= most_s):
         raise InvalidFetchError(f"deadline_s: {value_s} is not within 0 (exclusive) and {most_s:.0f}")
 
 

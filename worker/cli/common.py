@@ -1,5 +1,6 @@
 """Output and Redis access that several commands share."""
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,6 +24,8 @@ T = TypeVar("T")
 
 UNLIMITED_WIDTH = 200
 """Columns of a table that is not shown on a terminal."""
+
+_POSITION = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
 console = StandardError()
 
@@ -106,6 +109,6 @@ def print_table(what: RenderableType) -> None:
 
 def check_position(position: str) -> None:
     """Raise CommandError if it is not the position of a stream's entry."""
-    ms, _, sequence = position.partition("-")
-    if not (ms.isdigit() and (sequence or "0").isdigit()):
+    found = _POSITION.fullmatch(position)
+    if found is None or max(int(found[1]), int(found[2] or 0)) >= 1 << 64:
         raise CommandError(f"{position} is no position; those look like 1700000000000-0", BAD_USE)

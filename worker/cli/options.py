@@ -50,7 +50,7 @@ LinesTo = Annotated[
         " output.",
     ),
 ]
-Limit = Annotated[int, typer.Option(min=1, help="How many at most.")]
+Limit = Annotated[int, typer.Option(min=1, max=1_000_000_000, help="How many at most.")]
 
 
 def named(text: str) -> str:

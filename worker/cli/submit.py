@@ -33,7 +33,10 @@ CompletedBatch = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Show progress until all is fetched.")]
 MaxBacklog = Annotated[
-    int, typer.Option(min=0, help="Enqueue only while the fleet has no more fetches to do than that.")
+    int,
+    typer.Option(
+        min=0, max=1 << 53, help="Enqueue only while the fleet has no more fetches to do than that."
+    ),
 ]
 WhenFull = Annotated[WhenFullChoice, typer.Option(help="At that limit: fail, or wait for room.")]
 

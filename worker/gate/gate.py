@@ -117,7 +117,7 @@ def closed_until(state: GateState, policy: LanePolicy, now_ms: int) -> Closed | 
     interval_ms, burst = _spacing(state, policy)
     if interval_ms:
         # GCRA: a fetch conforms if it comes no earlier than its time less the burst's worth.
-        conforms_ms = math.ceil(state.paced_ms - (burst - 1) * interval_ms)
+        conforms_ms = math.ceil(_paced_ms(state, interval_ms, burst, now_ms) - (burst - 1) * interval_ms)
         if conforms_ms > until_ms:
             until_ms, why = conforms_ms, WaitReason.RATE_LIMIT
     if policy.robots == "obey" and state.robots_until_ms > until_ms:
@@ -156,9 +156,10 @@ def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     if state.breaker is Breaker.OPEN:
         state = breaker.probing(state)
     state = retry_budget.sent(state, now_ms)
-    interval_ms, _ = _spacing(state, policy)
+    interval_ms, burst = _spacing(state, policy)
     if interval_ms:
-        state = replace(state, paced_ms=max(state.paced_ms, now_ms) + interval_ms)
+        paced_ms = max(_paced_ms(state, interval_ms, burst, now_ms), now_ms) + interval_ms
+        state = replace(state, paced_ms=paced_ms)
     if now_ms < state.quota_until_ms:
         state = replace(state, quota_left=max(0, state.quota_left - 1))
     return state
@@ -241,6 +242,14 @@ def _spacing(state: GateState, policy: LanePolicy) -> tuple[float, int]:
     if policy.robots == "obey" and state.crawl_delay_s:
         return max(interval_ms, state.crawl_delay_s * 1000), 1
     return interval_ms, policy.burst
+
+
+def _paced_ms(state: GateState, interval_ms: float, burst: int, now_ms: int) -> float:
+    """Return the theoretical arrival time: no further ahead than a full burst at the rate of now.
+
+    It is ahead of that if the rate was lower before.
+    """
+    return min(state.paced_ms, now_ms + burst * interval_ms)
 
 
 def throttled(

@@ -116,6 +116,9 @@ def resettable(state: GateState, now_ms: int) -> list[str]:
 
 _decoder = msgspec.json.Decoder(GateState)
 
+MAX_SAVED_BYTES = 64 * 1024
+"""No state that was saved is larger."""
+
 
 def to_json(state: GateState) -> bytes:
     """Encode the state."""
@@ -123,8 +126,8 @@ def to_json(state: GateState) -> bytes:
 
 
 def from_json(text: bytes) -> GateState:
-    """Decode a state; return a fresh one if it cannot be read."""
+    """Decode a state; return a fresh one if it cannot be read. Its numbers are as they were saved."""
     try:
-        return _decoder.decode(text) if text else GateState()
+        return _decoder.decode(text) if 0 < len(text) <= MAX_SAVED_BYTES else GateState()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return GateState()

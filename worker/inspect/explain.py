@@ -14,6 +14,7 @@ from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
 from fetchfleet.worker.fetch.rules.outcome import Failed, host_signal_of, is_host_failure
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import HostSignal, WaitReason
+from fetchfleet.worker.gate.saved_state import bounded
 from fetchfleet.worker.gate.state import GateState, from_json, reset, resettable
 from fetchfleet.worker.inspect.doors import messages_at_doors
 from fetchfleet.worker.inspect.snapshot import (
@@ -42,6 +43,9 @@ BROKEN_ANSWERS = frozenset(
     {Reason.PROTOCOL, Reason.READ, Reason.READ_TIMEOUT, Reason.TOO_SLOW, Reason.TRUNCATED}
 )
 """Failures of a host that begins to answer."""
+
+CALENDAR_END_S = 253_370_764_800
+"""The first day of the year 9999, in every time zone."""
 
 NO_WORKER = "no worker"
 
@@ -88,7 +92,8 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     owner, state_of, due_ms, saved, reset_by = await redis.hmget(  # type: ignore[misc]
         keys.lane(name), ["owner", "state", "due_ms", "gate", "reset"]
     )
-    state, rules = from_json(saved or b""), policy.for_lane(name)
+    rules = policy.for_lane(name)
+    state = bounded(from_json(saved or b""), rules, now_ms)
     if reset_by:  # the next owner applies it
         state = reset(state)
     due_at_ms = number_of(due_ms) or 0
@@ -207,8 +212,11 @@ def why_paused(lane: str, stop: Stop | None) -> str:
 
 
 def moment(at_ms: int) -> str:
-    """Format a time (Unix ms) for people: local, with its date if that is another day."""
-    at, now = time.localtime(at_ms / 1000), time.localtime()
+    """Format a time (Unix ms) for people: local, with its date if that is another day.
+
+    A time beyond the calendar is shown as its last day.
+    """
+    at, now = time.localtime(max(0, min(at_ms / 1000, CALENDAR_END_S))), time.localtime()
     today = (at.tm_year, at.tm_yday) == (now.tm_year, now.tm_yday)
     return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", at)
 

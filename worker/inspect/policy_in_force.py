@@ -9,7 +9,6 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import number_of, text_of
-from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.file import Policy
@@ -76,6 +75,8 @@ class PolicyInForce(NamedTuple):
     known: WorkersPolicies
     holder: str = ""
     """The worker that holds the lane asked about, if its file is the one shown."""
+    refused: str = ""
+    """Why the tables in Redis do not fit the file: then only their pauses hold. Empty if they fit."""
 
     def summary(self, lane: str) -> dict[str, Any]:
         """Return for machines where the policy of a lane comes from, and what to know about it."""
@@ -110,7 +111,14 @@ class PolicyInForce(NamedTuple):
         for digest in others:
             if digest in files and (text := self.difference(files[digest], lane)):
                 yield f"{listed(workers[digest])} ({short(digest)}): {text} for {lane}"
+        yield from self._notes_on_overrides()
 
+    def _notes_on_overrides(self) -> Iterator[str]:
+        if self.refused:
+            yield (
+                f"the tables set at run time are refused, all but their pauses: {self.refused};"
+                " take the key back with: fetchfleet policy unset"
+            )
         for name, why in self.known.refusals.items():
             yield f"{name} refuses the tables set at run time and keeps those before: {why}"
         if self.known.behind:
@@ -132,9 +140,10 @@ class PolicyInForce(NamedTuple):
     def sources(self, lane: str) -> dict[str, Source]:
         """Return the source of each key of a lane's policy."""
         found = dict.fromkeys(LanePolicy.__struct_fields__, BUILT_IN)
+        overriding = {} if self.refused else self.overrides.tables
         for name in reversed([*covering(lane)]):  # from the widest table to the narrowest
             of_file = self.file.default_table if name == DEFAULT else self.file.tables.get(name, {})
-            for source, table in (("file", of_file), ("override", self.overrides.tables.get(name, {}))):
+            for source, table in (("file", of_file), ("override", overriding.get(name, {}))):
                 found |= {key: Source(source, name) for key in table if key in found}
         stop = self.policy.pauses.stop(lane)  # pauses have rules of their own
         found[PAUSED] = Source("file" if stop.in_file else "override", stop.name) if stop else BUILT_IN
@@ -142,7 +151,7 @@ class PolicyInForce(NamedTuple):
 
 
 async def policy_in_force(redis: Redis, given: Policy, lane: str | None = None) -> PolicyInForce:
-    """Return the policy of the fleet; raises CommandError if the tables in Redis do not fit the file.
+    """Return the policy of the fleet. If the tables in Redis do not fit the file, only their pauses hold.
 
     given: the policy of the settings, used in place of the workers' if it is not NO_POLICY. lane: if workers
     differ, the file of the worker that holds it counts, else the file that most workers use.
@@ -160,10 +169,12 @@ async def policy_in_force(redis: Redis, given: Policy, lane: str | None = None) 
         origin, file = Origin.WORKERS, known.files[digest]
     else:
         origin, digest, file = Origin.ASSUMED, NO_FILE, NO_POLICY
+    refused = ""
     try:
-        return PolicyInForce(origin, digest, file, file.overridden(*found), found, known, holder)
+        policy = file.overridden(*found)
     except PolicyError as error:
-        raise CommandError(f"the tables in Redis do not fit the policy file: {error}", BAD_USE) from None
+        policy, refused = file.with_pauses(file.pauses_with(found)), str(error)
+    return PolicyInForce(origin, digest, file, policy, found, known, holder, refused)
 
 
 async def workers_policies(redis: Redis) -> WorkersPolicies:

@@ -85,7 +85,8 @@ class Policy:
         )
         names = {*self.tables, *overrides} - {DEFAULT}
         merged = Policy(
-            default, {name: {**self.tables.get(name, {}), **overrides.get(name, {})} for name in names}
+            default,
+            {name: {**self.tables.get(name, {}), **overrides.get(name, {})} for name in sorted(names)},
         )
         return merged.with_pauses(self.pauses_with(Overrides(overrides, marks or {})))
 
@@ -118,7 +119,9 @@ def parse_policy(text: str, digest: str = "") -> Policy:
     """Parse the text of a policy file; raises PolicyError, which names every fault."""
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise PolicyError("not TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise PolicyError(f"not TOML: {error}") from None
     unknown = sorted(found.keys() - {DEFAULT, "host"})
     errors = [f'unknown table [{name}]; there are [default] and [host."NAME"]' for name in unknown]

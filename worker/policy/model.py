@@ -1,19 +1,85 @@
 """The policy of one host: every key, its default and its range. Pure."""
 
+import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
 from fetchfleet.jobs.contract.field_checks import Fallback
 from fetchfleet.worker.policy.egress import WEB_PORTS
 
-MAX_TIMEOUT_S = 24 * 3600
+MIN_S = 0.001
+DAY_S = 24 * 3600
+WEEK_S = 7 * DAY_S
+
+
+class Bounds(NamedTuple):
+    """The values that a number of a policy may have. off: 0 too, which switches the rule off."""
+
+    least: float
+    most: float
+    off: bool = False
+
+    def admit(self, value: float) -> bool:
+        """Return whether the value is one of them. NaN is none."""
+        return self.least <= value <= self.most or (self.off and value == 0)
+
+
+BOUNDS = {
+    "concurrency": Bounds(1, 1000),
+    "rate_per_s": Bounds(0.00001, 100_000, off=True),  # from about one a day
+    "burst": Bounds(1, 100_000),
+    "attempts": Bounds(1, 100),
+    "retry_base_s": Bounds(MIN_S, 3600),
+    "retry_cap_s": Bounds(MIN_S, DAY_S),
+    "throttle_cap_s": Bounds(MIN_S, DAY_S),
+    "breaker_failures": Bounds(1, 1000),
+    "breaker_reset_s": Bounds(MIN_S, DAY_S),
+    "breaker_cap_s": Bounds(MIN_S, DAY_S),
+    "give_up_s": Bounds(MIN_S, WEEK_S),
+    "give_up_dns_s": Bounds(MIN_S, WEEK_S),
+    "ports": Bounds(1, 65535),
+    "max_bytes": Bounds(1, 1 << 50, off=True),
+    "min_rate_bytes_per_s": Bounds(0.001, 1 << 40, off=True),
+    "min_rate_window_s": Bounds(MIN_S, DAY_S),
+    "max_decode_ratio": Bounds(1, 1_000_000, off=True),
+    "max_line_bytes": Bounds(1, 256 << 20),
+}
+"""The bounds of every key that is a number, of both ends of a range, and of each port."""
+
+TIMEOUT_BOUNDS = Bounds(MIN_S, DAY_S)
+
+MAX_SHOWN_DIGITS = 20
+MAX_SHOWN_CHARS = 80
+
 ROBOTS = ("ignore", "obey")
 DURABILITIES = ("none", "file", "full")
 
 
 class PolicyError(ValueError):
     """A policy that cannot be used; the message names the table, the key and the fault."""
+
+
+def _within(name: str, value: float, bounds: Bounds) -> None:
+    if bounds.admit(value) and not isinstance(value, bool):
+        return
+    if isinstance(value, int) and abs(value) >= 10**MAX_SHOWN_DIGITS:
+        value = math.inf if value > 0 else -math.inf  # thousands of digits are not shown
+    off = "0, or " if bounds.off else ""
+    raise PolicyError(
+        f"{name}: {value} is not {off}within {_number(bounds.least)} and {_number(bounds.most)}"
+    )
+
+
+def _number(value: float) -> str:
+    """Return a bound as people write it."""
+    return f"{value:f}".rstrip("0").rstrip(".")
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise PolicyError(f"{name}: {value[:MAX_SHOWN_CHARS]!r} is not one of {', '.join(known)}")
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,10 +97,9 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """For the whole attempt."""
 
     def __post_init__(self) -> None:
-        """Check that each is positive and at most a day."""
+        """Check the range of each, a millisecond to a day."""
         for name in self.__struct_fields__:
-            if not 0 < getattr(self, name) <= MAX_TIMEOUT_S:
-                raise PolicyError(f"timeout.{name} must be more than 0 s and at most {MAX_TIMEOUT_S} s")
+            _within(f"timeout.{name}", getattr(self, name), TIMEOUT_BOUNDS)
 
 
 PROFILES = {
@@ -55,8 +120,9 @@ class Range(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def __post_init__(self) -> None:
         """Check 1 <= min <= max <= 1000."""
-        _within("concurrency.min", self.min, 1, 1000)
-        _within("concurrency.max", self.max, self.min, 1000)
+        bounds = BOUNDS["concurrency"]
+        _within("concurrency.min", self.min, bounds)
+        _within("concurrency.max", self.max, bounds._replace(least=self.min))
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,26 +205,15 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def __post_init__(self) -> None:
         """Check the ranges; raises PolicyError."""
-        if isinstance(self.concurrency, int):
-            _within("concurrency", self.concurrency, 1, 1000)
-        _within("rate_per_s", self.rate_per_s, 0, 100_000)
-        _within("burst", self.burst, 1, 100_000)
-        _within("attempts", self.attempts, 1, 100)
-        _within("retry_base_s", self.retry_base_s, 0.001, 3600)
-        _within("retry_cap_s", self.retry_cap_s, self.retry_base_s, 24 * 3600)
-        _within("throttle_cap_s", self.throttle_cap_s, 0.001, 24 * 3600)
-        _within("breaker_failures", self.breaker_failures, 1, 1000)
-        _within("breaker_reset_s", self.breaker_reset_s, 0.001, 24 * 3600)
-        _within("breaker_cap_s", self.breaker_cap_s, 0.001, 24 * 3600)
-        _within("give_up_s", self.give_up_s, 0.001, 7 * 24 * 3600)
-        _within("give_up_dns_s", self.give_up_dns_s, 0.001, 7 * 24 * 3600)
-        _within("max_bytes", self.max_bytes, 0, 1 << 50)
-        _within("min_rate_bytes_per_s", self.min_rate_bytes_per_s, 0, 1 << 40)
-        _within("min_rate_window_s", self.min_rate_window_s, 0.001, MAX_TIMEOUT_S)
-        _within("max_decode_ratio", self.max_decode_ratio, 0, 1_000_000)
-        _within("max_line_bytes", self.max_line_bytes, 1, 256 << 20)
-        for port in self.ports:
-            _within("ports", port, 1, 65535)
+        for name, bounds in BOUNDS.items():
+            value = getattr(self, name)
+            if name == "ports":
+                for port in value:
+                    _within(name, port, bounds)
+            elif not isinstance(value, Range):
+                _within(name, value, bounds)
+        if self.retry_cap_s < self.retry_base_s:
+            raise PolicyError(f"retry_cap_s: {self.retry_cap_s:g} is less than retry_base_s")
         if isinstance(self.timeout, str):
             _one_of("timeout", self.timeout, PROFILES)
         _one_of("robots", self.robots, ROBOTS)
@@ -186,13 +241,3 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def timeouts(self) -> Timeouts:
         """The five limits, of the profile or the table."""
         return PROFILES[self.timeout] if isinstance(self.timeout, str) else self.timeout
-
-
-def _within(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise PolicyError(f"{name}: {value} is not within {least} and {most}")
-
-
-def _one_of(name: str, value: str, known: Iterable[str]) -> None:
-    if value not in known:
-        raise PolicyError(f"{name}: {value!r} is not one of {', '.join(known)}")

@@ -101,9 +101,21 @@ async def change(redis: Redis, notify: Notify, host: str, values: Mapping[str, A
         table = {**found.tables.get(name, {}), **others}
         kept = {key: value for key, value in table.items() if value is not None}
         tables = {other: of for other, of in found.tables.items() if other != name}
-        return Overrides({**tables, name: kept} if kept else tables, found.marks)
+        after = Overrides({**tables, name: kept} if kept else tables, found.marks)
+        if any(value is not None for value in others.values()) or _fit(found):
+            Policy().overridden(*after)
+        return after
 
     return await _edit(redis, notify, name, edit)
+
+
+def _fit(found: Overrides) -> bool:
+    """Return whether the tables are valid. If they are not, keys can still be taken back one by one."""
+    try:
+        Policy().overridden(*found)
+    except PolicyError:
+        return False
+    return True
 
 
 async def pause(redis: Redis, notify: Notify, name: str, file: Policy) -> Edited:
@@ -127,14 +139,13 @@ async def resume(redis: Redis, notify: Notify, name: str, file: Policy, *, excep
 
 
 async def _edit(redis: Redis, notify: Notify, name: str, edit: Edit) -> Edited:
-    """Change the overrides, again if another operator was quicker; raises PolicyError without any change."""
+    """Change the overrides, again if another operator was quicker; raises what `edit` raises."""
     now_ms = await redis_now_ms(redis)
     while True:
         version = await redis.get(keys.POLICY_VERSION)
         fields = await _read_fields(redis)
         before = overrides_of(fields)
         after = edit(before, now_ms)
-        Policy().overridden(after.tables, after.marks)
         if await change_policy(redis, version=version or b"", fields=_changed(fields, after)):
             break
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
@@ -161,6 +172,6 @@ def parsed(pairs: list[str]) -> dict[str, Any]:
             raise PolicyError(f"{pair!r} is not KEY=VALUE")
         try:
             values[key] = msgspec.json.decode(text)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             values[key] = text
     return values

@@ -7,7 +7,8 @@ from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.fetch.services import FetchServices
-from fetchfleet.worker.gate.state import reset
+from fetchfleet.worker.gate.saved_state import bounded
+from fetchfleet.worker.gate.state import GateState, reset
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.session import LaneSession
@@ -19,6 +20,8 @@ from fetchfleet.worker.scheduler.drain import drain
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.scheduler.rebalancer import UNWANTED_S
 from fetchfleet.worker.util.clock import mono_s
+
+FRESH = GateState()
 
 
 class LiveLanes:
@@ -80,11 +83,14 @@ class LiveLanes:
             await self._live_policy.update(acquired.policy_version)
         policies = self._live_policy.policy
         policy = policies.for_lane(name) if policies.tables else policies.default
+        state = acquired.gate
+        if state != FRESH:
+            state = bounded(state, policy, acquired.now_ms)
         lane = Lane(
             name,
             acquired.token,
             policy,
-            acquired.gate,
+            state,
             self._services.clock,
             lease_ends_s=asked_s + self._leases.usable_s,
             unwanted_until_s=asked_s + UNWANTED_S if insisted else 0.0,

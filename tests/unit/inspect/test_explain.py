@@ -60,7 +60,7 @@ def test_a_lane_without_fetches_is_idle_whatever_its_gate_says() -> None:
     [
         (COOLING, POLICY, ("cooling", LATER_MS)),
         (BROKEN, POLICY, ("breaker", LATER_MS)),
-        (PACED, replace(POLICY, rate_per_s=1.0), ("pacing", LATER_MS)),
+        (PACED, replace(POLICY, rate_per_s=0.001), ("pacing", LATER_MS)),
         (PACED, POLICY, ("waiting", None)),
         (SPENT, POLICY, ("quota", LATER_MS)),
         (SPENT, replace(POLICY, quota=False), ("waiting", None)),

@@ -29,7 +29,7 @@ TABLES = st.fixed_dictionaries(
     {},
     optional={
         "concurrency": st.one_of(st.integers(1, 9), st.just({"min": 2, "max": 7})),
-        "rate_per_s": st.floats(0, 100),
+        "rate_per_s": st.floats(0.01, 100),
         "timeout": st.sampled_from(["api", "upload"]),
         "ports": st.lists(st.integers(1, 65535), max_size=3),
         "paused": st.booleans(),

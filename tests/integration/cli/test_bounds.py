@@ -1,0 +1,60 @@
+"""Numbers out of range, at the doors of an operator and in Redis."""
+
+import asyncio
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.redis_connection import connect
+from tests.support.commands import Commands
+
+FAR = 10**17
+
+
+async def enqueue_for_hosts_of_foreign_state(redis_url: str) -> None:
+    """Let a fetch wait for each of two hosts; the lane of one holds absurd numbers."""
+    async with Fleet(redis_url) as fleet, connect(redis_url) as redis:
+        await fleet.submit(["http://a.example/", "http://b.example/"])
+        state = {"state": "scheduled", "due_ms": FAR, "shut_until_ms": FAR, "why": "pacing"}
+        state["gate"] = f'{{"paced_ms":1e303,"cool_until_ms":{FAR},"answers":[[{FAR},"429"]]}}'
+        await redis.hset(keys.lane("b.example"), mapping=state)  # type: ignore[misc]
+
+
+def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redis_url: str) -> None:
+    """An older version may have set it. A pause works; taking the key back ends it."""
+    asyncio.run(enqueue_for_hosts_of_foreign_state(redis_url))
+    commands = Commands(redis_url)
+    refusals = [
+        commands.asks("policy", "set", "a.example", "rate_per_s=1e-300"),
+        commands.asks("results", "0" * 16, "--after", f"{10**30}-0"),
+        commands.asks("results", "0" * 16, "--after", f"{1 << 64}-0"),
+        commands.asks("dead", "show", "²-0"),
+        commands.asks("batches", "--limit", f"{10**20}"),
+    ]
+
+    async def set_by_an_older_version() -> None:
+        async with connect(redis_url) as redis:
+            await redis.hset(keys.POLICY, "a.example", '{"rate_per_s":1e-300,"burst":5}')  # type: ignore[misc]
+            await redis.hset(keys.POLICY, "c.example", '{"attempts":0}')  # type: ignore[misc]
+
+    asyncio.run(set_by_an_older_version())
+    explained = commands.reads("explain", "a.example")
+    far = commands.does("explain", "b.example")
+    shown = [
+        commands.does(*words) for words in (["status"], ["policy", "show", "a.example"], ["policy", "show"])
+    ]
+    paused = commands.does("pause", "a.example")
+    other = commands.asks("policy", "set", "b.example", "burst=2")
+    commands.does("policy", "unset", "a.example", "rate_per_s")
+    commands.does("policy", "unset", "c.example", "attempts")
+    commands.does("policy", "set", "b.example", "burst=2")
+
+    assert [refused.code for refused in refusals] == [2] * 5
+    assert "rate_per_s: 1e-300 is not 0, or within 0.00001 and 100000" in refusals[0].text
+    assert ["is no position" in refused.text for refused in refusals[1:4]] == [True] * 3
+    assert "rate_per_s" in " ".join(explained["policy"]["notes"])
+    assert explained["policy"]["sources"]["burst"]["source"] == "default"
+    assert "b.example: cooling until" in far
+    assert all(shown)
+    assert "is paused" in paused
+    assert (other.code, "rate_per_s" in other.text or "attempts" in other.text) == (2, True)
+    assert commands.reads("explain", "a.example")["policy"]["sources"]["burst"]["source"] == "override"
