@@ -10,6 +10,8 @@ from pathlib import Path
 
 from fetchfleet.jobs.contract.body_checks import inline
 from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.jobs.contract.field_checks import relative_path
+from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.errors import BodyFileChangedError, NoBodyFileError, UnreadableBodyFileError
 from fetchfleet.worker.util.executors import SENDING, run_in
 from fetchfleet.worker.util.file_errors import FINAL, FileFault, fault_of
@@ -126,7 +128,14 @@ def framing_of(content: Blocks | Upload | None) -> tuple[tuple[str, str], ...]:
 
 
 def _open(folder: Path, path: str) -> Upload:
-    """Open a file below the folder, in a thread; component by component, so that no link leads out of it."""
+    """Open a file below the folder, in a thread.
+
+    Each name of the path is looked up in the folder before it. None is `..`, and no link is followed.
+    """
+    try:
+        relative_path("body_file", path, "in")
+    except InvalidFetchError as error:
+        raise NoBodyFileError(str(error)) from None
     *folders, name = path.split("/")
     try:
         at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

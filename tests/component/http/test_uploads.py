@@ -19,6 +19,7 @@ from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.worker.errors import NoBodyFileError, RequestBodyError, UnreadableBodyFileError
 from fetchfleet.worker.http import request_body
 from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.runtime.stats import open_files
 from fetchfleet.worker.sink.disk_space import Refusals
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
@@ -186,6 +187,105 @@ async def test_the_way_to_a_file_is_of_folders_only(
 
     assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.NO_BODY_FILE)
     assert not origin.requests
+
+
+HOSTILE_NAMES = [
+    *(
+        "../../etc/passwd",
+        "../secret",
+        "..",
+        ".",
+        "",
+        "/",
+        "/etc/passwd",
+        "a/../../secret",
+        "a/..",
+        "a/./file",
+    ),
+    *(
+        "a//file",
+        "a/",
+        "./file",
+        "//etc/passwd",
+        "a\\..\\secret",
+        "file\0",
+        "a/\0/file",
+        "a\n",
+        ".fetchfleet/x",
+    ),
+    *("link", "link_to_folder/file", "dangling", "pipe", "a/link/secret", "proc/self/root/etc/passwd"),
+    *("a/" * 600 + "x", "x" * 256, "\udcff"),
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE_NAMES)
+def test_opening_leads_nowhere_but_below_the_in_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Whatever calls it: each call of the kernel has one plain name, and follows no link."""
+    (tmp_path / "secret").write_bytes(b"theirs")
+    (folder / "a").mkdir()
+    (folder / "a/link").symlink_to(tmp_path)
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "link_to_folder").symlink_to(tmp_path)
+    (folder / "proc").symlink_to("/proc")
+    (folder / "dangling").symlink_to("missing")
+    os.mkfifo(folder / "pipe")
+    open_ = os.open
+
+    def recorded(name: str | Path, flags: int, **at: Any) -> int:
+        if at:
+            assert name not in {"", ".", ".."}
+            assert not set("/\0") & set(str(name))
+            assert flags & os.O_NOFOLLOW
+        else:
+            assert name == folder
+        return open_(name, flags, **at)
+
+    monkeypatch.setattr(os, "open", recorded)
+    before = open_files()
+
+    with pytest.raises(NoBodyFileError):
+        request_body._open(folder, path)
+
+    assert before == open_files()
+
+
+def test_a_device_is_no_file() -> None:
+    """Nothing is read from it."""
+    with pytest.raises(NoBodyFileError, match="no regular file"):
+        request_body._open(Path("/dev"), "null")
+
+
+@pytest.mark.parametrize("swapped", ["a", "file"])
+def test_a_name_that_becomes_a_link_during_the_walk_leads_nowhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapped: str
+) -> None:
+    """The file opened is the one in the folder that was opened before it, or none."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_bytes(b"theirs")
+    (folder / "a").mkdir()
+    (folder / "a/file").write_bytes(b"ours")
+    open_ = os.open
+
+    def swapping(name: Any, flags: int, **at: Any) -> int:
+        opened = open_(name, flags, **at)
+        if name == "a":
+            moved = folder / "a" if swapped == "a" else folder / "a/file"
+            moved.rename(folder / "moved")
+            moved.symlink_to(tmp_path / "outside" if swapped == "a" else tmp_path / "outside/file")
+        return opened
+
+    monkeypatch.setattr(os, "open", swapping)
+    if swapped == "file":
+        with pytest.raises(NoBodyFileError):
+            request_body._open(folder, "a/file")
+        return
+    upload = request_body._open(folder, "a/file")
+    try:
+        assert os.pread(upload._descriptor, 10, 0) == b"ours"
+    finally:
+        upload.close()
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))

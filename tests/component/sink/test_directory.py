@@ -1,12 +1,14 @@
 """Nothing outside the out folder is ever touched, whatever is put in the way of a body."""
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fetchfleet import Outcome, Reason
+from fetchfleet.jobs.contract.entry import PartialNote
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
@@ -43,10 +45,12 @@ def is_untouched(outside: Path) -> bool:
 
 def store(held_open: Directory, path: str) -> None:
     """An empty file there, as a small body is stored."""
-    file = held_open.nameless()
-    named = file is not None and held_open.name(file, path)
+    file, named = held_open.nameless(), False
     if file is not None:
-        os.close(file)
+        try:
+            named = held_open.name(file, path)
+        finally:
+            os.close(file)
     if not named:
         os.close(held_open.create(PART))
         held_open.put(PART, path)
@@ -140,6 +144,43 @@ async def test_a_link_at_our_own_folder_is_refused_at_the_start(tmp_path: Path, 
         sink.open()
     sink.close()
 
+    assert is_untouched(outside)
+
+
+HOSTILE_PATHS = [
+    *("../outside/file", "a/../../outside/file", "/etc/passwd", "..", ".", "", "a/", "a//b", "a\0", "./a"),
+]
+
+
+@pytest.mark.parametrize("path", HOSTILE_PATHS)
+def test_no_path_leads_out_of_the_out_folder_whatever_calls(
+    sink: FileSink, outside: Path, tmp_path: Path, path: str
+) -> None:
+    """Also where a fetch could never have that path: it may come from a result, a note or an index entry."""
+    directory = sink.disk.directory
+    (tmp_path / "out/a").mkdir()
+    os.close(directory.create(PART))
+    note = PartialNote(token=1, offset_bytes=1, of="", etag='"v"')
+    ways: list[Callable[[], object]] = [
+        lambda: directory.open_file(path),
+        lambda: directory.put(PART, path),
+        lambda: directory.put(PART, path, replace=False),
+        lambda: directory.put(path, "new"),
+        lambda: directory.create(path),
+        lambda: directory.open_partial(path),
+        lambda: directory.rename_partial(path, PART),
+        lambda: directory.rename_partial(PART, path),
+        lambda: directory.drop(path),
+        lambda: store(directory, path),
+    ]
+    with directory.held_open(1) as held_open:
+        for way in [*ways, lambda: held_open.put(PART, path), lambda: store(held_open, path)]:
+            with pytest.raises(InTheWayError):
+                way()
+
+    assert directory.stat(path) is None
+    assert sink.partial_files.take(path, note, 2, threading.Event()) is None
+    sink.disk.forget(f"../../outside/file{path}", note).result()
     assert is_untouched(outside)
 
 

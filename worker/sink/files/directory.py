@@ -1,7 +1,8 @@
 """Names below the out folder, looked up by descriptor: no symbolic link leads out of it.
 
-Each lookup starts at the out folder's descriptor and opens one folder after the other. The descriptor of a
-folder below is held for a moment at most: if somebody moves that folder away, later bodies must not follow.
+Each lookup starts at the out folder's descriptor and opens one folder after the other, none of them `..`. The
+descriptor of a folder below is held for a moment at most: if somebody moves that folder away, later bodies
+must not follow.
 """
 
 import errno
@@ -32,6 +33,7 @@ _NOT_KNOWN = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 """Errors of file systems and kernels without O_TMPFILE."""
 
 _NOT_A_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
+_NO_NAMES = frozenset({"", ".", ".."})
 
 
 class Directory:
@@ -110,7 +112,7 @@ class Directory:
         """Create an empty partial file, open for writing; replaces a leftover of that name."""
         with self.chain(PARTIAL_FILES) as chain:
             with suppress(FileExistsError):
-                return os.open(partial, _NEW_FILE, 0o666, dir_fd=chain[-1])
+                return os.open(_plain(partial), _NEW_FILE, 0o666, dir_fd=chain[-1])
             _refuse_what_is_no_file(chain[-1], partial, f"{PARTIAL_FILES}/{partial}")
             os.unlink(partial, dir_fd=chain[-1])
             return os.open(partial, _NEW_FILE, 0o666, dir_fd=chain[-1])
@@ -130,7 +132,7 @@ class Directory:
         folder, _, name = path.rpartition("/")
         with self.chain(folder) as chain:
             try:
-                os.link(f"{_OPEN_FILES}/{file}", name, dst_dir_fd=chain[-1])
+                os.link(f"{_OPEN_FILES}/{file}", _plain(name), dst_dir_fd=chain[-1])
             except OSError:  # of any kind: the caller tries again with a partial file, which reports it
                 return False
         return True
@@ -138,17 +140,17 @@ class Directory:
     def open_partial(self, partial: str) -> int:
         """Open a partial file for reading and writing."""
         with self.chain(PARTIAL_FILES, make=False) as chain:
-            return os.open(partial, os.O_RDWR | os.O_NOFOLLOW, dir_fd=chain[-1])
+            return os.open(_plain(partial), os.O_RDWR | os.O_NOFOLLOW, dir_fd=chain[-1])
 
     def rename_partial(self, partial: str, to: str) -> None:
         """Give a partial file another temporary name."""
         with self.chain(PARTIAL_FILES, make=False) as chain:
-            os.rename(partial, to, src_dir_fd=chain[-1], dst_dir_fd=chain[-1])
+            os.rename(_plain(partial), _plain(to), src_dir_fd=chain[-1], dst_dir_fd=chain[-1])
 
     def drop(self, partial: str) -> None:
         """Remove a partial file, if it is there."""
         with suppress(FileNotFoundError), self.chain(PARTIAL_FILES, make=False) as chain:
-            os.unlink(partial, dir_fd=chain[-1])
+            os.unlink(_plain(partial), dir_fd=chain[-1])
 
     def put(self, partial: str, path: str, *, replace: bool = True, sync: bool = False) -> None:
         """Give a partial file its name, in one step: readers see the whole file or what was there before.
@@ -159,6 +161,7 @@ class Directory:
         folder, _, name = path.rpartition("/")
         with self.chain(folder) as chain, self.chain(PARTIAL_FILES) as partials:
             _refuse_what_is_no_file(chain[-1], name, path)
+            _plain(partial)
             try:
                 if replace:
                     os.rename(partial, name, src_dir_fd=partials[-1], dst_dir_fd=chain[-1])
@@ -191,7 +194,7 @@ class Directory:
         """Stat the file at a path; None if there is no regular file, or a link on the way."""
         folder, _, name = path.rpartition("/")
         with suppress(FileNotFoundError, InTheWayError), self.chain(folder, make=False) as chain:
-            found = os.stat(name, dir_fd=chain[-1], follow_symlinks=False)
+            found = os.stat(_plain(name), dir_fd=chain[-1], follow_symlinks=False)
             return found if stat.S_ISREG(found.st_mode) else None
         return None
 
@@ -299,9 +302,16 @@ def partial_name(fetch_id: str, token: int) -> str:
     return f"{fetch_id}.{token}"
 
 
+def _plain(name: str) -> str:
+    """Return the name if it is one of an entry of a folder; raises InTheWayError."""
+    if name in _NO_NAMES or "/" in name or "\0" in name:
+        raise InTheWayError(f"{name!r} is no name of a file or folder")
+    return name
+
+
 def _open_folder(parent: int, name: str, path: str) -> int:
     try:
-        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+        return os.open(_plain(name), _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
     except OSError as error:
         if error.errno in _NOT_A_FOLDER:
             raise InTheWayError(f"{name!r} on the way to {path!r} is {_kind(parent, name)}") from None
@@ -327,7 +337,7 @@ def _mounted(path: str) -> OSError:
 
 def _refuse_what_is_no_file(folder: int, name: str, path: str) -> None:
     try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        found = os.stat(_plain(name), dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return
     if not stat.S_ISREG(found.st_mode):
