@@ -21,6 +21,13 @@ class FetchError(Exception):
     """Ends an attempt of a fetch; worker/fetch/error_mapping.py gives each its reason."""
 
 
+class ForeignHostError(Exception):
+    """A bug: connections of one host, with its TLS settings, were to be used for another host."""
+
+    def __init__(self, host: str, connections_of: str) -> None:
+        super().__init__(f"{host!r} was to be requested on connections of {connections_of!r}")
+
+
 # --- No connection -----------------------------------------------------------
 
 

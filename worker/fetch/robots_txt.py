@@ -88,7 +88,7 @@ class RobotsRequest:
         name = lane_of_url(url.text)
         # Another host gets a pool with its own TLS settings: this host's client certificate stays here.
         opened = services.pools.opened(
-            f"{lane.pool} robots {self.origin} {name}", services.policy().for_lane(name)
+            f"{lane.pool} robots {self.origin} {name}", name, services.policy().for_lane(name)
         )
         async with (
             nullcontext(lane.pool) if name == lane.name else opened as pool,

@@ -240,8 +240,8 @@ class Pools(Protocol):
     """Connections by lane: call `open` before the first request of a lane, `close` after the last."""
 
     @abstractmethod
-    def open(self, lane: str, policy: LanePolicy) -> None:
-        """Prepare for the lane's requests."""
+    def open(self, lane: str, host: str, policy: LanePolicy) -> None:
+        """Prepare for the lane's requests: its connections are made to this host only, under its policy."""
 
     @abstractmethod
     def apply_policy(self, lane: str, policy: LanePolicy) -> None:
@@ -252,9 +252,9 @@ class Pools(Protocol):
         """Close the lane's connections; does nothing if it has none."""
 
     @asynccontextmanager
-    async def opened(self, lane: str, policy: LanePolicy) -> AsyncIterator[str]:
+    async def opened(self, lane: str, host: str, policy: LanePolicy) -> AsyncIterator[str]:
         """Open the lane for the length of a block, then close it."""
-        self.open(lane, policy)
+        self.open(lane, host, policy)
         try:
             yield lane
         finally:

@@ -47,7 +47,7 @@ async def drain(session: FetchSession, orphans: list[bytes], other_deaths: int =
     """
     lane, services = session.lane, session.services
     check_s = services.tuning.expiry_check_s
-    services.pools.open(lane.pool, lane.policy)
+    services.pools.open(lane.pool, lane.name, lane.policy)
     try:
         if orphans:
             session.hold(orphans)

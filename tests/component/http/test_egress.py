@@ -91,7 +91,7 @@ async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Name
     names.says[NAME] = [at("8.8.8.8", ttl_s=300)]
     network = GuardedNetwork(Egress(), Resolver([names.address]), RedisAddresses("127.0.0.1", 6379))
     pools = LaneTransport(network, TlsContexts(Policy()), ConnectionStats())
-    pools.open(NAME, LanePolicy())
+    pools.open(NAME, NAME, LanePolicy())
     try:
         lane = pools._networks[NAME]
         assert list(await network.vetted(NAME, 443, lane.ports)) == ["8.8.8.8"]

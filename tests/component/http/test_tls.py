@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from fetchfleet import Outcome, Reason
+from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.client import submit
+from fetchfleet.jobs.contract.entry import Entry, Hop, serialize_entry
+from fetchfleet.worker.fetch import run
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util import aio
 from tests.component.conftest import Lines, Start
+from tests.support.lanes import NEVER_MS
 from tests.support.tls_server import TlsServer, context, ok, redirect
+from tests.support.waiting import wait_until
 from tools.origin import behaviours as o
 from tools.origin.certificates import HAS_OPENSSL, Authority, Certificate
 from tools.origin.server import Origin
@@ -24,6 +29,7 @@ from tools.origin.server import Origin
 pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
 
 HERE, THERE = "127.0.5.1", "127.0.5.2"
+FOREIGN_BATCH = "00ff00ff00ff00ff"
 PATIENT = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=10)
 HURRIED = Timeouts(connect_s=0.3, read_s=5, write_s=5, pool_s=5, total_s=10)
 
@@ -155,6 +161,67 @@ async def test_our_certificate_is_shown_to_its_host_alone(files: Files, start: S
 
     assert (result.outcome, result.final_url) == (Outcome.STORED, there.url)
     assert (here.shown, there.shown) == (["client"], [None])
+
+
+def element(place: int, url: str, hop: Hop | None = None, hops: int = 0) -> bytes:
+    """An entry of a batch that was never submitted."""
+    fetch_id = f"{FOREIGN_BATCH}-{place:08x}"
+    entry = Entry(id=fetch_id, deadline_ms=NEVER_MS, fetch=Fetch(url=url), hop=hop, hops=hops)
+    return serialize_entry(entry)
+
+
+async def test_no_element_of_a_lane_gets_its_certificate_or_its_trust_for_another_host(
+    files: Files, start: Start, redis: Redis, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever Redis holds: TLS follows the URL that is dialled, and what goes on does so in its own lane."""
+    monkeypatch.setenv("SSL_CERT_FILE", files.ca)
+    spoken = context(files.good, client_ca=files.ca, must=False)
+    with (
+        TlsServer(HERE, spoken) as here,
+        TlsServer(THERE, spoken) as there,
+        TlsServer(THERE, context(files.self_signed)) as unverified,
+    ):
+        for place, url in enumerate((f"{there.url}plain", f"{unverified.url}plain")):
+            forged = element(place, url)
+            away = Hop("GET", url.replace("plain", "hop"))
+            elements = (forged, element(place + 10, here.url, away, 1), element(place + 20, url, away, 3))
+            await redis.rpush(keys.waiting_at(HERE, "high"), *elements)  # type: ignore[misc]
+        hosts = {HERE: {"client_cert": files.client_in_one, "verify": False}}
+        worker = await start(engine=engine, policy={"attempts": 1}, hosts=hosts)
+        own, other = await worker.results([here.url, f"{there.url}own"])
+
+        async def all_ended() -> bool:
+            queues = (keys.waiting_at(HERE, "high"), keys.waiting_at(THERE, "normal"))
+            counts = [await redis.llen(queue) for queue in queues]  # type: ignore[misc]
+            counts += [await redis.hlen(keys.claimed(host)) for host in (HERE, THERE)]  # type: ignore[misc]
+            return not any(counts)
+
+        await wait_until(all_ended, "the forged ones to end")
+        await redis.delete(keys.batch_lanes(FOREIGN_BATCH))
+
+    assert [Outcome.STORED] * 2 == [own.outcome, other.outcome]
+    assert (["client"], {None}) == (here.shown, set(there.shown))
+    assert b"/plain" not in {request.split(b" ")[1] for request in there.requests}
+    assert [] == unverified.requests
+
+
+async def test_connections_of_one_host_are_refused_to_another_and_that_is_told(
+    files: Files, start: Start, engine: str, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a bug ever bring a fetch of another host so far, it fails before anything is dialled."""
+    monkeypatch.setattr(Entry, "may_wait_in", lambda *_: True)
+    for module in (run, submit):
+        monkeypatch.setattr(module, "lane_of_url", lambda _: HERE)
+    monkeypatch.setenv("SSL_CERT_FILE", files.ca)
+    spoken = context(files.good, client_ca=files.ca, must=False)
+    with TlsServer(HERE, spoken) as here, TlsServer(THERE, spoken) as there:
+        hosts = {HERE: {"client_cert": files.client_in_one, "verify": False}}
+        worker = await start(engine=engine, policy={"attempts": 1}, hosts=hosts)
+        own, other = await worker.results([here.url, there.url])
+
+    assert (Outcome.STORED, Reason.INTERNAL) == (own.outcome, other.reason)
+    assert 0 == there.connections
+    assert [THERE in line["error"] for line in lines if line["event"] == "fetch.bug"] == [True]
 
 
 async def test_a_robots_txt_elsewhere_is_not_shown_it_either(files: Files, start: Start) -> None:

@@ -173,7 +173,7 @@ async def test_a_handshake_is_timed_and_the_connection_stays_one(tmp_path: Path)
     traffic = ConnectionStats()
     network = GuardedNetwork(Egress.parse(HOST), Resolver(), RedisAddresses(None, 0))
     async with served_over_tls(tmp_path) as (port, trusting):
-        plain = await LaneNetwork(network, (), traffic).connect_tcp(HOST, port)
+        plain = await LaneNetwork(network, HOST, (), traffic).connect_tcp(HOST, port)
         under_tls = await plain.start_tls(trusting, server_hostname=HOST, timeout=10)
         assert (traffic.opened, traffic.closed) == (1, 0)
         await under_tls.aclose()

@@ -174,7 +174,8 @@ def test_no_path_leads_out_of_the_out_folder_whatever_calls(
         lambda: store(directory, path),
     ]
     with directory.held_open(1) as held_open:
-        for way in [*ways, lambda: held_open.put(PART, path), lambda: store(held_open, path)]:
+        ways += [lambda: held_open.put(PART, path), lambda: store(held_open, path)]
+        for way in ways:
             with pytest.raises(InTheWayError):
                 way()
 

@@ -127,9 +127,9 @@ class LaneTransport(httpx.AsyncBaseTransport, Pools):
         self._networks: dict[str, LaneNetwork] = {}
         self._pools: dict[str, LanePool] = {}
 
-    def open(self, lane: str, policy: LanePolicy) -> None:
+    def open(self, lane: str, host: str, policy: LanePolicy) -> None:
         """Make the lane's pool."""
-        self._networks[lane] = LaneNetwork(self._network, policy.ports, self._stats)
+        self._networks[lane] = LaneNetwork(self._network, host, policy.ports, self._stats)
         self._pools[lane] = LanePool(
             self._networks[lane],
             partial(self._contexts.for_policy, policy),

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 import httpcore2
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from fetchfleet.worker.errors import EgressRefusedError, NameTimeoutError
+from fetchfleet.worker.errors import EgressRefusedError, ForeignHostError, NameTimeoutError
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.net.connection_stream import ConnectionStream, LoopBudget
 from fetchfleet.worker.http.net.dns import Resolver
@@ -63,9 +63,12 @@ class GuardedNetwork:
 
 
 class LaneNetwork(httpcore2.AsyncNetworkBackend):
-    """The network as one lane may use it."""
+    """The network as one lane may use it: for connections to the lane's host."""
 
-    def __init__(self, network: GuardedNetwork, ports: Collection[int], stats: ConnectionStats) -> None:
+    def __init__(
+        self, network: GuardedNetwork, host: str, ports: Collection[int], stats: ConnectionStats
+    ) -> None:
+        self._host = host
         self.ports = ports
         """The ports allowed on public addresses by the lane's policy of the moment."""
         self._network = network
@@ -81,8 +84,11 @@ class LaneNetwork(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         """Return a connection within `timeout` seconds, name resolution included.
 
-        Raises EgressRefusedError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout.
+        Raises EgressRefusedError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout, and
+        ForeignHostError for a host other than the lane's.
         """
+        if host != self._host:
+            raise ForeignHostError(host, self._host)
         began_s = mono_s()
         network = self._network
         await network.loop_budget.take()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pyreqwest.client import ClientBuilder
 from pyreqwest.http import Url
 
-from fetchfleet.worker.errors import NameTimeoutError
+from fetchfleet.worker.errors import ForeignHostError, NameTimeoutError
 from fetchfleet.worker.http.base import KEEPALIVE_EXPIRY_S, Pools
 from fetchfleet.worker.http.net.dns_cache import to_try
 from fetchfleet.worker.http.net.guard import MAX_ADDRESSES, GuardedNetwork
@@ -53,6 +53,7 @@ class Destination(NamedTuple):
 class LaneClients:
     """A lane's stay: how its host is to be treated, and the clients of each kind."""
 
+    host: str
     policy: LanePolicy
     pinned: dict[ClientKind, Pinned] = field(default_factory=dict)
     vetted: dict[tuple[str, int], tuple[float, Sequence[str]]] = field(default_factory=dict)
@@ -71,9 +72,9 @@ class Clients(Pools):
         self.loop_budget = network.loop_budget
         self._stays: dict[str, LaneClients] = {}
 
-    def open(self, lane: str, policy: LanePolicy) -> None:
+    def open(self, lane: str, host: str, policy: LanePolicy) -> None:
         """Begin the lane's stay."""
-        self._stays[lane] = LaneClients(policy)
+        self._stays[lane] = LaneClients(host, policy)
 
     def apply_policy(self, lane: str, policy: LanePolicy) -> None:
         """The lane's policy is another: requests from now on go by its ports."""
@@ -98,9 +99,11 @@ class Clients(Pools):
     async def addresses(self, lane: str, url: Url, timeouts: Timeouts) -> Sequence[str]:
         """Those of the URL's host, vetted, the one that is in use first.
 
-        Raises EgressRefusedError or UnresolvedError.
+        Raises ForeignHostError, EgressRefusedError or UnresolvedError.
         """
         stay, host, port = self._stays[lane], host_of(url), url.port_or_known_default or 0
+        if host != stay.host:
+            raise ForeignHostError(host, stay.host)
         until_s, vetted = stay.vetted.get((host, port), (0.0, ()))
         if mono_s() < until_s:
             return vetted
