@@ -8,9 +8,9 @@ from redis.exceptions import NoPermissionError, ResponseError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.jobs.scripts import runner
-from tests.support import guarded_redis
+from tests.support import forgeries, guarded_redis
 from tests.support.guarded_redis import GuardedRedis
-from tests.support.lanes import BATCH_ID, LANE, ask
+from tests.support.lanes import BATCH_ID, LANE, ask, url
 
 WHY_NOT = guarded_redis.why_unguarded()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
@@ -73,6 +73,26 @@ MAY_NOT = {
 }
 
 
+TRUSTED = frozenset({"producer", "worker", "operator"})
+FORGERIES = {
+    **forgeries.forged_in_lanes(LANE, url(""), BATCH_ID),
+    **forgeries.SCRIPTS,
+    **forgeries.results_of_others(BATCH_ID),
+    **forgeries.SERVER,
+    "a flood of the shared inbox": forgeries.flood("", 3),
+    "a flood of its inbox": forgeries.flood("pusher", 3),
+    "a flood of another's inbox": forgeries.flood("billing", 3),
+}
+MAY_TRY = {
+    **dict.fromkeys((*forgeries.forged_in_lanes(LANE, url(""), BATCH_ID), *forgeries.SCRIPTS), TRUSTED),
+    **dict.fromkeys(
+        (*forgeries.results_of_others(BATCH_ID), "a flood of another's inbox"), frozenset({"worker"})
+    ),
+    **dict.fromkeys(("a flood of the shared inbox", "a flood of its inbox"), frozenset({"worker", "pusher"})),
+}
+"""Whom Redis lets try a forgery; tests/component says what workers do about it."""
+
+
 @pytest.fixture
 def guarded() -> Iterator[GuardedRedis]:
     """A Redis with our users."""
@@ -94,6 +114,22 @@ async def test_what_a_user_may_not_do_is_refused(guarded: GuardedRedis, user: st
             else:
                 done.append((command, None))
     assert [] == done
+
+
+@pytest.mark.parametrize("user", MAY_NOT)
+async def test_redis_refuses_the_forgeries_of_users_that_are_not_trusted(
+    guarded: GuardedRedis, user: str
+) -> None:
+    """Only who is trusted may put anything into a lane or run scripts; nobody administers Redis."""
+    may = set()
+    async with connect(guarded.admin_url) as admin, connect(guarded.url(user)) as client:
+        for name, command in FORGERIES.items():
+            if await ask(admin, "ACL", "DRYRUN", user, *command) == b"OK":
+                may.add(name)
+            else:
+                with pytest.raises(ResponseError):
+                    await ask(client, *command)
+    assert {name for name, users in MAY_TRY.items() if user in users} == may
 
 
 async def test_a_script_that_does_too_much_is_refused_as_a_command_is(guarded: GuardedRedis) -> None:
