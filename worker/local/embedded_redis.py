@@ -99,6 +99,8 @@ class EmbeddedRedis:
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a folder of another user, or a disk without modes
+            self._folder.chmod(0o700)  # the data holds requests whole, secrets included
         lock = self._lock = (self._folder / "lock").open("a+")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,6 +29,17 @@ def test_data_outlives_the_server_and_the_server_does_not_outlive_the_block(tmp_
         assert {"maxmemory-policy": "noeviction"} == client.config_get("maxmemory-policy")
 
 
+def test_others_cannot_open_the_socket_or_read_the_data(tmp_path: Path) -> None:
+    """Also of a folder that was made readable by all: it holds requests whole, secrets included."""
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o755)
+    with EmbeddedRedis(folder) as server:
+        socket = Path(server.url.removeprefix("unix://"))
+        modes = [path.stat().st_mode & 0o777 for path in (folder, socket.parent, socket)]
+
+    assert [0o700] * 3 == modes
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     """The second is told so, and the first goes on."""
     with EmbeddedRedis(tmp_path) as first:

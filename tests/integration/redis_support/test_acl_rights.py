@@ -1,4 +1,4 @@
-"""Each user of ops/users.acl, on each key and with each command of Redis: what docs/security.md says."""
+"""Each user of ops/users.acl, on each key and with each command of Redis: what ops/README.md says."""
 
 import re
 from collections.abc import Iterator
@@ -104,8 +104,8 @@ def commands(admin: "redis.Redis") -> list[ServerCommand]:
 
 
 def rights_of_the_page() -> dict[str, dict[str, str]]:
-    """Return the table of keys in docs/security.md: the rights of each user, by the pattern of a key."""
-    page = (ROOT / "docs" / "security.md").read_text()
+    """Return the table of keys in ops/README.md: the rights of each user, by the pattern of a key."""
+    page = (ROOT / "ops" / "README.md").read_text()
     head, _, *rows = re.search(r"^\| keys \|.*?(?=\n\n)", page, re.MULTILINE | re.DOTALL)[0].splitlines()  # type: ignore[index]
     users = [cell.strip() for cell in head.split("|")[2:-1]]
     found = {}
