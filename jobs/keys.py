@@ -22,6 +22,11 @@ ATTENTION = "ff:attention"
 """zset: lane → Unix ms when the sweep must reclaim it (lease end, or due time + grace).
 A lane is a member while it is not idle."""
 
+SWEPT = "ff:swept"
+"""string: Unix ms of the last sweep, so that one worker at a time sweeps. SWEPT_TTL_MS."""
+
+SWEPT_TTL_MS = 60_000
+
 BACKLOG = "ff:backlog"
 """string: how many fetches are submitted and have no result yet, in all lanes. Lives for ever."""
 
@@ -288,6 +293,20 @@ def kinds_of_batch(batch_id: str) -> dict[str, str]:
 def arq_job(job_id: str) -> str:
     """string: a job of arq, as JSON. arq's own, and its TTL."""
     return f"arq:job:{job_id}"
+
+
+def arq_in_progress(job_id: str) -> str:
+    """string: a worker runs the job. arq's own, and its TTL."""
+    return f"arq:in-progress:{job_id}"
+
+
+def arq_tries(job_id: str) -> str:
+    """string: how often the job was begun. arq's own, and its TTL."""
+    return f"arq:retry:{job_id}"
+
+
+ARQ_ABORTS = "arq:abort"
+"""zset: the jobs to abort. arq's own; each job that ends is removed from it."""
 
 
 def notification_job_id(lane_name: str, generation: int) -> str:

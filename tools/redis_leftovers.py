@@ -73,6 +73,7 @@ _NAME = "[a-z0-9][a-z0-9-]{0,31}"
 _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.SERIAL, "string", _for_ever),
     (keys.BACKLOG, "string", _for_ever),
+    (keys.SWEPT, "string", _never),
     (keys.CANCELS, "string", _for_ever),
     (keys.RESETS, "string", _for_ever),
     (keys.POLICY, "hash", _for_ever),

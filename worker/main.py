@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import uvloop
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.worker.intake.arq_jobs import write_result
+from fetchfleet.worker.intake.arq_queue import vetted_queue
 from fetchfleet.worker.local.process import open_standard_streams
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.observability.process_health import ProcessHealth
@@ -34,6 +34,7 @@ async def startup(ctx: dict[str, Any]) -> None:
     await ctx["told"].enter_async_context(health.told(os.environ))
     ctx["runtime"] = runtime = await start(settings)
     health.not_ready = runtime.not_ready
+    WorkerSettings.redis_pool.on_foreign = runtime.foreign.tell
     gc_freeze.set_aside()
 
 
@@ -52,7 +53,7 @@ class WorkerSettings:
     cron_jobs: ClassVar = CRON_JOBS
     on_startup = startup
     on_shutdown = shutdown
-    redis_pool = arq_client(connection_pool(settings.redis_url))
+    redis_pool = vetted_queue(connection_pool(settings.redis_url))
     queue_name = keys.QUEUE
     poll_delay = WorkerTimings().poll_delay_s
     max_jobs = JOBS_AT_ONCE

@@ -70,6 +70,18 @@ local function must_be(kind, key)
   if found then error('WRONGTYPE at "' .. key .. '": a ' .. found .. ', not a ' .. kind) end
 end
 
+-- Returns whether the bytes are UTF-8. Sequences are replaced by a character, so that no rest can join another.
+local SEQUENCES = {
+  '[\194-\223][\128-\191]', '\224[\160-\191][\128-\191]', '[\225-\236\238\239][\128-\191][\128-\191]',
+  '\237[\128-\159][\128-\191]', '\240[\144-\191][\128-\191][\128-\191]',
+  '[\241-\243][\128-\191][\128-\191][\128-\191]', '\244[\128-\143][\128-\191][\128-\191]',
+}
+local function is_text(bytes)
+  if not string.find(bytes, '[\128-\255]') then return true end
+  for _, sequence in ipairs(SEQUENCES) do bytes = string.gsub(bytes, sequence, '.') end
+  return not string.find(bytes, '[\128-\255]')
+end
+
 -- Parses a number that another program may have overwritten; 0 if it is not a finite number.
 local function number(text)
   local found = tonumber(text or 0) or 0

@@ -6,7 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from redis.asyncio import Redis
+
 from fetchfleet import Fleet, Outcome, Reason, Result
+from fetchfleet.jobs import keys
+from tests.support.lanes import ask
 from tests.support.named_workers import NamedWorkers, asker, named_workers, results_of
 from tests.support.waiting import wait_until
 from tests.support.workers import QUICK_POLICY
@@ -14,6 +18,8 @@ from tools.origin.behaviours import by_path, held, latency, slow
 from tools.origin.server import Exchange, Origin, Seen
 
 RECOVERY_S = 15.0
+FLOODED_S = 2.0 + 3.0
+"""The lease, and a few looks of the sweep."""
 POISON_S = 60.0
 CONCURRENCY = 3
 POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
@@ -64,6 +70,27 @@ async def test_i04_i05_i14_what_a_killed_worker_held_runs_elsewhere_within_15_s(
     assert {0, 1} >= {result.interruptions for result in (results | shorts).values()}
     assert [CONCURRENCY, CONCURRENCY] == [long.high_water, busy.high_water]
     assert 1 == len(steady.requests)
+
+
+async def test_i04_members_of_another_program_in_arqs_queue_do_not_delay_recovery(
+    redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
+) -> None:
+    """The lane of a killed worker runs elsewhere as soon as without them, and its death is told."""
+    async with Origin.serving(BUSY, latency(0.05)) as origin:
+        with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as hands:
+            await hands.start_all("one", "two")
+            batch = await fleet.submit(origin.url(f"/{n}") for n in range(200))
+            await wait_until(lambda: under_way(origin), "fetches")
+            owner = asker(origin.requests[0])
+            await ask(redis, "ZADD", keys.QUEUE, *(word for i in range(1000) for word in ("0", f"z{i}")))
+            hands.members[owner].kill()
+            await wait_until(
+                lambda: any(asker(seen) != owner for seen in origin.requests), "the next owner", FLOODED_S
+            )
+            results = await results_of(fleet, batch.id)
+            rescued = hands.said("lane.rescued")
+    assert {Outcome.STORED} == {result.outcome for result in results.values()}
+    assert [BUSY] == [line["lane"] for line in rescued if line["owner"].startswith(owner)]
 
 
 @asynccontextmanager

@@ -88,3 +88,8 @@ def redis_back(ended: Ended, log: FilteringBoundLogger) -> None:
 def conflicting_key(key: str, found: str, wanted: str, left_out: int, log: FilteringBoundLogger) -> None:
     """Log that a key of the fleet held a value of the wrong type; left_out: how often before, unlogged."""
     log.error(Event.REDIS_FOREIGN, key=key, found=found, wanted=wanted, **suppressed(left_out))
+
+
+def foreign_members(key: str, found: str, count: int, left_out: int, log: FilteringBoundLogger) -> None:
+    """Log that members of another program were removed from a set; left_out: how often before, unlogged."""
+    log.error(Event.REDIS_FOREIGN, key=key, found=found, count=count, **suppressed(left_out))

@@ -150,10 +150,10 @@ WORKER = Role(
         Grant("time info dbsize script|load multi exec unwatch scan"),
         Grant(
             "eval evalsha watch type exists del unlink expire pexpire persist"
-            " get set setex psetex incr incrby"
+            " get getrange strlen set setex psetex incr incrby"
             " hget hmget hset hsetnx hdel hexists hincrby hlen hvals hgetall"
             " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem smembers"
-            " zadd zrem zscore zcard zcount zrange zrangebyscore zrandmember zremrangebyscore zincrby"
+            " zadd zrem zscore zcard zcount zrange zrangebyscore zremrangebyscore zincrby"
             " xadd xlen xrange xtrim xpending xinfo|groups",
             both(_OURS, _ARQS),
         ),

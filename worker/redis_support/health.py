@@ -1,8 +1,9 @@
 """The Redis errors of a running worker: their log lines, and when Redis last failed the lanes."""
 
+import re
 from collections.abc import Callable, Hashable
 
-from redis.exceptions import BusyLoadingError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from structlog.typing import FilteringBoundLogger
@@ -29,6 +30,17 @@ def kind_of(error: object) -> Hashable:
     if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):
         return NO_ANSWER
     return type(error).__name__, str(error).partition(" ")[0]
+
+
+_CODE = re.compile(r"[A-Z]{3,} ")
+"""The code of an error that says something about Redis (BUSY, MISCONF); that of a failed call has none."""
+
+
+def concerns_all(error: object) -> bool:
+    """Return whether other calls fail for the same cause: not if only what one call meets is at fault."""
+    if not isinstance(error, RedisError | OSError) or is_key_conflict(error):
+        return False
+    return type(error) is not ResponseError or _CODE.match(str(error)) is not None
 
 
 class RedisErrorReporter:
@@ -75,14 +87,14 @@ class RedisHealth:
 
     @property
     def well_for_s(self) -> float:
-        """Seconds since Redis last failed; a conflicting key is no failure of Redis."""
+        """Seconds since Redis last failed; a call that fails alone is no failure of Redis."""
         return mono_s() - self._failed_s
 
-    def report(self, error: BaseException) -> None:
+    def report(self, error: object) -> None:
         """Log the error, and have a conflicting key repaired soon."""
         if is_key_conflict(error):
             self._key_repair.check_soon()
-        else:
+        elif concerns_all(error):
             self._failed_s = mono_s()
         self._errors(error)
 

@@ -15,7 +15,6 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Limits, Notify, Receipt, Submittable, Submitter, WhenFull
 from fetchfleet.jobs.errors import KeyTypeConflictError
-from fetchfleet.jobs.redis_connection import is_text
 from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.repeats import Repeats
@@ -64,7 +63,7 @@ class KeyRepair:
                     await self._wanted.wait()
             self._wanted.clear()
             try:
-                await self.quarantine(keys.FIXED)
+                await self.quarantine({**keys.FIXED, keys.ARQ_ABORTS: "zset"})
             except (RedisError, OSError) as error:
                 self._report_redis_error(error)
                 await asyncio.sleep(1)
@@ -101,22 +100,6 @@ class KeyRepair:
         if keys.BACKLOG in names:
             await recount(self._redis, lanes)
         return moved
-
-    async def clear_queue(self) -> None:
-        """Move invalid members of arq's queue to the dead letters: they would end arq's loop."""
-        key, first = keys.QUEUE, 0
-        while found := await self._redis.zrange(key, first, first + SCAN_COUNT - 1):
-            invalid = [member for member in found if not is_text(member)]
-            first += len(found) - len(invalid)
-            if not invalid:
-                continue
-            async with self._redis.pipeline(transaction=True) as pipe:
-                for member in invalid:
-                    letter = {"door": "key", "reason": "invalid", "note": f"{key} held it", "element": member}
-                    pipe.xadd(keys.DEAD, letter, maxlen=keys.DEAD_LENGTH)  # type: ignore[arg-type]
-                pipe.zrem(key, *invalid)
-                await pipe.execute()
-            self._log_conflict(key, "member that is no text", "id of a job")
 
     def _log_conflict(self, key: str, found: str, wanted: str) -> None:
         """Log the conflict, unless the same one was logged a moment ago: another program may write again."""

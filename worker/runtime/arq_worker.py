@@ -1,4 +1,4 @@
-"""The arq jobs of a worker (lane notifications, fetches, the sweep) and the arq loop that runs them.
+"""The arq jobs of a worker (lane notifications, fetches, housekeeping) and the arq loop that runs them.
 
 This module and worker/main.py are the only ones that know arq's Worker.
 """
@@ -18,11 +18,12 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponen
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.errors import FullError, InvalidFetchError, NewerMessageError
-from fetchfleet.jobs.notify import TAKE_LANE, arq_client
+from fetchfleet.jobs.notify import TAKE_LANE
 from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.jobs.scripts.lanes import Early, Enough
 from fetchfleet.worker.intake import arq_jobs
 from fetchfleet.worker.intake.arq_jobs import FETCH, REFUSED, write_result
+from fetchfleet.worker.intake.arq_queue import vetted_queue
 from fetchfleet.worker.observability.process_health import ProcessHealth
 from fetchfleet.worker.runtime.build import build
 from fetchfleet.worker.runtime.runtime import Runtime
@@ -49,6 +50,7 @@ STOP_ARQ_S = 2.0
 CANCEL_AGAIN_S = 0.05
 
 SWEEP = "sweep"
+"""The name of the housekeeping: older workers reclaim lanes in it as well."""
 SWEEP_EVERY_S = 2
 
 logging.getLogger("arq").setLevel(logging.WARNING)
@@ -91,9 +93,9 @@ async def refused(ctx: dict[str, Any], note: str, found: str) -> None:
 
 
 async def sweep(ctx: dict[str, Any]) -> None:
-    """Reclaim lanes that need a worker; arq runs this on one worker of the fleet at a time."""
+    """Remove old data; arq runs this on one worker of the fleet at a time."""
     runtime: Runtime = ctx["runtime"]
-    await runtime.sweep()
+    await runtime.housekeeping.run()
 
 
 FUNCTIONS = [
@@ -179,14 +181,13 @@ async def _serve_until_drained(runtime: Runtime) -> None:
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(Exception),
         wait=wait_random_exponential(multiplier=0.1, max=1),
-        before_sleep=lambda state: runtime.redis_errors(state.outcome and state.outcome.exception()),
+        before_sleep=lambda state: runtime.health.report(state.outcome and state.outcome.exception()),
     ):
         with attempt:
-            await runtime.clear_queue()
             worker = Worker(
                 FUNCTIONS,
                 cron_jobs=CRON_JOBS,
-                redis_pool=arq_client(connection_pool(runtime.settings.redis_url)),
+                redis_pool=vetted_queue(connection_pool(runtime.settings.redis_url), runtime.foreign.tell),
                 queue_name=keys.QUEUE,
                 ctx={"runtime": runtime},
                 handle_signals=False,

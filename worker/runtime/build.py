@@ -23,6 +23,7 @@ from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
 from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
@@ -38,7 +39,7 @@ from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.scheduler.leases import Leases
 from fetchfleet.worker.scheduler.rebalancer import Rebalancer
-from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer
+from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer, Sweep
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.factory import sink_of
 from fetchfleet.worker.sink.files.directory import unusable_out
@@ -168,6 +169,7 @@ async def _wire(
         open_door=live_lanes.undrained,
     )
     opened.push_async_callback(inbox.aclose)
+    foreign = ForeignMembers(redis, log)
     return Runtime(
         settings=settings,
         registration=base.registration,
@@ -191,8 +193,9 @@ async def _wire(
         disk_guard=disk_guard,
         inbox=inbox,
         arq_ingress=ArqIngress(redis, submitter, log),
-        reclaim=LaneReclaimer(redis, base.key_repair, base.notifier.try_send, log),
-        housekeeping=Housekeeping(redis, settings.results_length, log),
+        sweep=_sweep(base, acquirer, foreign),
+        foreign=foreign,
+        housekeeping=Housekeeping(redis, foreign, settings.results_length, log),
         resources=opened.pop_all(),
     )
 
@@ -212,4 +215,16 @@ def _heartbeat(
         base.health,
         name_check=NameCheck(base.redis, base.registration, base.log, base.timings),
         every_s=base.timings.heartbeat_s,
+    )
+
+
+def _sweep(base: _Base, acquirer: Acquirer, foreign: ForeignMembers) -> Sweep:
+    """Return the sweep; this worker looks for the lanes that it reclaims, and others are notified."""
+    return Sweep(
+        base.redis,
+        LaneReclaimer(base.redis, base.key_repair, base.notifier.try_send, acquirer.look_soon, base.log),
+        foreign,
+        base.health,
+        every_s=base.timings.sweep_s,
+        reclaim_delay_s=base.timings.reclaim_delay_s,
     )

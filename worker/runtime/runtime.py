@@ -21,6 +21,7 @@ from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.startup import startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
@@ -31,7 +32,7 @@ from fetchfleet.worker.runtime.stats import Stats
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.scheduler.leases import Leases
-from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer
+from fetchfleet.worker.scheduler.sweep import Housekeeping, Sweep
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -44,7 +45,7 @@ Loop = Callable[[], Awaitable[None]]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Runtime:
-    """start() → take_lane(), sweep() … → leave() → stop(). leave() and stop() may be repeated."""
+    """start() → take_lane() … → leave() → stop(). leave() and stop() may be repeated."""
 
     settings: Settings
     registration: Registration
@@ -67,7 +68,8 @@ class Runtime:
     disk_guard: DiskGuard
     inbox: InboxReader
     arq_ingress: ArqIngress
-    reclaim: LaneReclaimer
+    sweep: Sweep
+    foreign: ForeignMembers
     housekeeping: Housekeeping
     _stopped: bool = field(default=False, init=False)
     _grace_ends_s: float = field(default=0.0, init=False)
@@ -96,6 +98,7 @@ class Runtime:
         disk = self.services.sink.disk
         self._keep("sign of life", self.heartbeat.run, self._fleet_loops)
         self._keep("lanes", self.acquirer.run, self._fleet_loops)
+        self._keep("sweep", self.sweep.run, self._fleet_loops)
         self._keep("intake", self.inbox.run, self._fleet_loops)
         self._keep("parts", disk.sweep_partial_files, self._fleet_loops)
         self._keep("records", disk.sweep_index, self._fleet_loops)
@@ -133,10 +136,6 @@ class Runtime:
         if mono_s() - self.heartbeat.sent_s > keys.WORKER_TTL_MS / 1000:
             yield "has no answer from Redis"
 
-    async def clear_queue(self) -> None:
-        """Remove what would end arq's loop from its queue."""
-        await self.services.key_repair.clear_queue()
-
     async def take_lane(self, name: str, generation: int, *, insist: bool = False) -> Early | Enough | None:
         """Acquire a lane that is due and serve it in a task of its own.
 
@@ -148,13 +147,6 @@ class Runtime:
         if self.disk_guard.lacking:
             return Early(int(self.timings.disk_full_defer_s * 1000))
         return await self.acquirer.acquire(name, generation, insist=insist)
-
-    async def sweep(self) -> None:
-        """Reclaim the lanes of dead workers and those whose notification was lost, then trim old results."""
-        if self.health.well_for_s < self.timings.reclaim_delay_s:
-            return
-        await self.reclaim.run()
-        await self.housekeeping.run()
 
     async def stop_acquiring(self) -> None:
         """Look for no lanes any more; take_lane still acquires."""

@@ -25,8 +25,10 @@ class WorkerTimings:
     """Until a lane is offered again that was declined because the disk is full."""
     key_check_s: float = 5.0
     """Between two checks of the fleet's fixed keys for conflicting types."""
+    sweep_s: float = 1.0
+    """Between two sweeps of the fleet."""
     reclaim_delay_s: float = 3.0
-    """No sweep so soon after Redis failed: the owners of lanes may have results to write first."""
+    """No lane is reclaimed so soon after Redis failed: owners may have results to write first."""
     redis_calm_s: float = CALM_S
     """Without a Redis error until the trouble counts as over, or longer if trouble comes and goes."""
     restart_s: float = 1.0

@@ -1,24 +1,32 @@
-"""The sweep: every few seconds, one worker reclaims overdue lanes and removes old data."""
+"""The sweep: once a second, one worker reclaims overdue lanes and removes what is not the fleet's.
 
+It runs by each worker's own timer: arq's queue, to which others write, must not stand between a dead worker
+and the recovery of its lanes. arq's cron job does the housekeeping only.
+"""
+
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import LaneNotification
-from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
+from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.scripts.batches import Trimming, trim
 from fetchfleet.jobs.scripts.lanes import ReclaimedLane, reclaim_lanes
+from fetchfleet.jobs.scripts.sweep import sweep_turn
 from fetchfleet.worker.lanes.store import lane_names
 from fetchfleet.worker.observability.log import Event, suppressed
 from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
+from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.clock import mono_s
 
 RECLAIM_AT_ONCE = 200
-BATCHES_AT_ONCE = 200
 TRIM_AT_ONCE = 5_000
 
 LAGGING_AT = 0.8
@@ -34,10 +42,14 @@ class Reclaimed(NamedTuple):
     """Lanes that Redis refused to schedule."""
 
 
-async def reclaim_overdue(redis: Redis, limit: int = RECLAIM_AT_ONCE) -> Reclaimed:
-    """Schedule lanes again whose lease or notification is overdue."""
-    now_ms = await redis_now_ms(redis)
-    overdue = await redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms, 0, limit)
+async def reclaim_overdue(
+    redis: Redis, limit: int = RECLAIM_AT_ONCE, *, newest_first: bool = False
+) -> Reclaimed:
+    """Schedule lanes again whose lease or notification is overdue, the longest overdue first."""
+    lowest: Any = "-inf"
+    highest: Any = await redis_now_ms(redis)
+    ends = (highest, lowest) if newest_first else (lowest, highest)
+    overdue = await redis.zrange(keys.ATTENTION, *ends, desc=newest_first, byscore=True, offset=0, num=limit)
     names = await lane_names(redis, overdue)
     replies = await reclaim_lanes(redis, names)
     return Reclaimed(
@@ -54,17 +66,28 @@ class LaneReclaimer:
         redis: Redis,
         key_repair: KeyRepair,
         notify: Callable[[Iterable[LaneNotification]], Awaitable[None]],
+        look_soon: Callable[[], None],
         log: FilteringBoundLogger,
     ) -> None:
         self._redis = redis
         self._key_repair = key_repair
         self._notify = notify
+        self._look_soon = look_soon
         self._log = log
         self._repeats = Repeats()
 
     async def run(self) -> None:
-        """Reclaim once. A lane behind a conflicting key is repaired now and reclaimed by the next run."""
-        reclaimed = await reclaim_overdue(self._redis)
+        """Reclaim all. A lane behind a conflicting key is repaired now and reclaimed by the next run.
+
+        From both ends of what is overdue: foreign members may be at one of them.
+        """
+        for newest_first in (True, False):
+            reclaimed = 1
+            while reclaimed:
+                reclaimed = await self._reclaim(newest_first=newest_first)
+
+    async def _reclaim(self, *, newest_first: bool) -> int:
+        reclaimed = await reclaim_overdue(self._redis, newest_first=newest_first)
         for name, error in reclaimed.refused:
             await self._key_repair.repair(error, name)
         for due, owner in reclaimed.lanes:
@@ -72,7 +95,51 @@ class LaneReclaimer:
             if left_out is not None:
                 fields = suppressed(left_out)
                 self._log.warning(Event.LANE_RESCUED, lane=due.lane, owner=owner or None, **fields)
-        await self._notify([due for due, _ in reclaimed.lanes])
+        if reclaimed.lanes:
+            self._look_soon()  # the notifications go through arq's queue
+            await self._notify([due for due, _ in reclaimed.lanes])
+        return len(reclaimed.lanes)
+
+
+class Sweep:
+    """One for a worker process; `run` is its task. One worker of the fleet has its turn in each interval."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        reclaimer: LaneReclaimer,
+        foreign: ForeignMembers,
+        health: RedisHealth,
+        *,
+        every_s: float,
+        reclaim_delay_s: float,
+    ) -> None:
+        self._redis = redis
+        self._reclaimer = reclaimer
+        self._foreign = foreign
+        self._health = health
+        self._every_s = every_s
+        self._reclaim_delay_s = reclaim_delay_s
+
+    async def run(self) -> None:
+        """Sweep whenever it is this worker's turn, until cancelled."""
+        # A little less than the interval: a single worker has every turn.
+        every_ms = int(self._every_s * 900)
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                if await sweep_turn(self._redis, every_ms=every_ms):
+                    await self.once()
+            except (RedisError, OSError) as error:
+                self._health.report(error)
+
+    async def once(self) -> None:
+        """Reclaim overdue lanes, unless Redis has just failed, and remove foreign members, whatever fails."""
+        try:
+            if self._health.well_for_s >= self._reclaim_delay_s:
+                await self._reclaimer.run()
+        finally:
+            await self._foreign.remove()
 
 
 class Housekeeping:
@@ -81,11 +148,13 @@ class Housekeeping:
     def __init__(
         self,
         redis: Redis,
+        foreign: ForeignMembers,
         results_length: int,
         log: FilteringBoundLogger,
         trim_at_once: int = TRIM_AT_ONCE,
     ) -> None:
         self._redis = redis
+        self._foreign = foreign
         self._results_length = results_length
         """How many results the stream of all batches keeps."""
         self._log = log
@@ -94,18 +163,7 @@ class Housekeeping:
 
     async def run(self) -> None:
         """Forget expired batches and trim the stream; name the consumer groups that lose results by it."""
-        # Of the list of batches the oldest are checked, and some others at random.
-        oldest = await self._redis.zrange(keys.BATCHES, 0, BATCHES_AT_ONCE // 2 - 1)
-        some = await self._redis.zrandmember(keys.BATCHES, BATCHES_AT_ONCE // 2) if oldest else []
-        names = list({*oldest, *some})
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.exists(keys.batch(text_of(name)))
-            there = await pipe.execute() if names else []
-        gone = [name for name, exists in zip(names, there, strict=True) if not exists]
-        if gone:
-            await self._redis.zrem(keys.BATCHES, *gone)
-
+        await self._foreign.remove_batches()
         now_ms = await redis_now_ms(self._redis)
         while (going := await self._over(now_ms, 1.0)).excess:
             self._warn(Event.RESULTS_TRIMMED, *going)

@@ -46,7 +46,7 @@ async def rewrite(redis: Redis, **changes: object) -> None:
 
 async def ended(worker: OneWorker, batch: Batch) -> bool:
     """Whether it has all its results, with a sweep before."""
-    await worker.runtime.sweep()
+    await worker.runtime.sweep.once()
     return (await batch.counts()).ended
 
 

@@ -59,7 +59,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 async def swept(worker: OneWorker, batch: Batch) -> bool:
     """Sweep; whether the batch has ended."""
-    await worker.runtime.sweep()
+    await worker.runtime.sweep.once()
     return (await batch.counts()).ended
 
 
@@ -196,7 +196,7 @@ async def test_a_workers_whole_life_is_allowed(
     await waits_for_a_lane_that_is_not_due(guarded, admin)
     await ends_what_is_too_late(producer, origin)
     await puts_aside_what_is_foreign(admin, worker, ran)
-    await worker.runtime.sweep()
+    await worker.runtime.housekeeping.run()
     assert 2 == await admin.xlen(keys.ALL_RESULTS)
     await worker.stop()
     await admin.delete(keys.INBOX, keys.TAKEN, keys.INTAKE)  # what is for a newer worker would wait for one

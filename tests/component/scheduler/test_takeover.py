@@ -36,12 +36,12 @@ async def finished_by(worker: OneWorker, batch: Batch) -> list[Result]:
 
 
 async def _swept(worker: OneWorker, batch: Batch) -> bool:
-    await worker.runtime.sweep()
+    await worker.runtime.sweep.once()
     return (await batch.counts()).ended
 
 
 async def _tried(worker: OneWorker, origin: Origin, times: int) -> bool:
-    await worker.runtime.sweep()
+    await worker.runtime.sweep.once()
     return len(origin.requests) == times
 
 

@@ -12,6 +12,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.scheduler.sweep import Housekeeping
 from tests.support.lanes import LaneHold, ask, now_ms, results, stored, url
 
@@ -52,7 +53,7 @@ async def old(redis: Redis, count: int, age_ms: int, first: int = 0) -> None:
 
 async def kept(redis: Redis, length: int, times: int = 1) -> list[Any]:
     """Keep house: the lines that were written, each as event, groups and how many results."""
-    house = Housekeeping(redis, length, get_logger())
+    house = Housekeeping(redis, ForeignMembers(redis, get_logger()), length, get_logger())
     with capture_logs() as lines:
         for _ in range(times):
             await house.run()
@@ -153,7 +154,7 @@ async def test_a_long_stream_is_trimmed_in_pieces(fleet: Fleet, redis: Redis) ->
     """Until it is within its bounds."""
     await old(redis, 30, DAY_MS + 60_000)
     await finished(fleet, redis, 30)
-    await Housekeeping(redis, 20, get_logger(), trim_at_once=7).run()
+    await Housekeeping(redis, ForeignMembers(redis, get_logger()), 20, get_logger(), trim_at_once=7).run()
 
     assert 20 == await redis.xlen(keys.ALL_RESULTS)
 

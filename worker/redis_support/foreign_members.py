@@ -1,0 +1,140 @@
+"""Takes members that another program wrote out of the fleet's sorted sets, however many they are.
+
+Workers read such a set from its front: a member that stands for nothing would hide what is behind it.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from redis.asyncio import Redis
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
+from fetchfleet.jobs.notifications import GRACE_MS
+from fetchfleet.jobs.redis_connection import redis_now_ms
+from fetchfleet.jobs.scripts.sweep import MAX_JOB_ID_BYTES, NAME, remove_foreign
+from fetchfleet.worker.observability import events
+from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.util.clock import mono_s
+
+CHECKED = 1_000
+"""How many members one call checks, so that Redis serves others in between."""
+
+WITHIN_S = 0.5
+"""How long one set is cleaned at most; the rest is left to the next time."""
+
+MAX_NAME_BYTES = 300
+"""The longest name of a lane or a worker's instance: a host has 253 bytes at most."""
+
+MAX_DEFERRED_MS = 400 * 24 * 3600 * 1000
+"""No job is deferred for longer."""
+
+DUE = 1
+"""The score of an arq job that every clock has passed."""
+
+MAX_MEMBERS = 10_000
+"""More deaths or drained workers than a fleet can have."""
+
+LEFT_BYTES = 1_000
+"""How much of a member its dead letter keeps."""
+
+
+class _Range(NamedTuple):
+    """A stretch of a sorted set, and the keys of which its members have one."""
+
+    key: str
+    what: str
+    patterns: Sequence[str]
+    lowest: float | str
+    highest: float | str
+    max_name_bytes: int = MAX_NAME_BYTES
+    move_to: int | None = None
+    """The score that members of ours get, where none of ours belongs."""
+
+
+class ForeignMembers:
+    """One for a worker process."""
+
+    def __init__(self, redis: Redis, log: FilteringBoundLogger, within_s: float = WITHIN_S) -> None:
+        self._redis = redis
+        self._log = log
+        self._within_s = within_s
+        self._repeats = Repeats()
+        self._checked: dict[tuple[str, bool], int] = {}
+        """Where the next stretch of a range begins."""
+
+    async def remove(self) -> None:
+        """Check the front of each set and another stretch of it, and as much more as is foreign."""
+        now_ms = await redis_now_ms(self._redis)
+        for stretch in _ranges(now_ms):
+            await self._remove(stretch)
+        await self._bound(now_ms)
+
+    async def remove_batches(self) -> None:
+        """Forget batches that have expired."""
+        await self._remove(_Range(keys.BATCHES, "", [keys.batch(NAME)], "-inf", "+inf", BATCH_ID_CHARS))
+
+    async def _remove(self, stretch: _Range) -> None:
+        place, give_up_s = (stretch.key, stretch.move_to is None), mono_s() + self._within_s
+        removed, first = 0, ""
+        skip = 0
+        for start in dict.fromkeys((0, self._checked.get(place, 0))):
+            skip, changed = start, 1
+            while changed and mono_s() < give_up_s:
+                found = await remove_foreign(
+                    self._redis,
+                    stretch.key,
+                    stretch.patterns,
+                    scores=(stretch.lowest, stretch.highest),
+                    skip=skip,
+                    count=CHECKED,
+                    max_name_bytes=stretch.max_name_bytes,
+                    move_to=stretch.move_to,
+                )
+                removed, first = removed + found.removed, first or found.first
+                changed = found.removed + found.moved
+                skip += found.checked - changed
+                if found.checked < CHECKED:
+                    skip = changed = 0
+        self._checked[place] = skip
+        if removed and stretch.what:
+            await self.tell(stretch.key, stretch.what, removed, first.encode())
+
+    async def _bound(self, now_ms: int) -> None:
+        """Remove deaths that no longer count or are to come, and sets of a size that no fleet has."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zremrangebyscore(keys.DEATHS, "-inf", now_ms - keys.DEATHS_WINDOW_MS)
+            pipe.zremrangebyscore(keys.DEATHS, now_ms + keys.WORKER_TTL_MS, "+inf")
+            pipe.zcard(keys.DEATHS)
+            pipe.hlen(keys.DRAINS)
+            *_, deaths, drains = await pipe.execute()
+        for key, members in {keys.DEATHS: deaths, keys.DRAINS: drains}.items():
+            if members > MAX_MEMBERS:
+                await self._redis.unlink(key)
+                await self.tell(key, "members, more than a fleet has", members, b"")
+
+    async def tell(self, key: str, what: str, removed: int, first: bytes) -> None:
+        """Log that members were removed and keep one as a dead letter, unless that was told a moment ago."""
+        left_out = self._repeats.admit((key, what), mono_s())
+        if left_out is None:
+            return
+        events.foreign_members(key, what, removed, left_out, self._log)
+        note = f"{key} held {removed} such members: {what}"
+        letter = {"door": "key", "reason": "invalid", "note": note, "element": first[:LEFT_BYTES]}
+        await self._redis.xadd(keys.DEAD, letter, maxlen=keys.DEAD_LENGTH)  # type: ignore[arg-type]
+
+
+def _ranges(now_ms: int) -> list[_Range]:
+    """Return the stretches to check, each with what does not belong there."""
+    lane, job = [*keys.kinds_of_lane(NAME)], [keys.arq_job(NAME)]
+    due_ms, never_ms = now_ms + GRACE_MS, now_ms + keys.UNFINISHED_TTL_MS
+    deferred_ms = now_ms + MAX_DEFERRED_MS
+    return [
+        _Range(keys.ATTENTION, "name of no lane", lane, "-inf", due_ms),
+        _Range(keys.ATTENTION, "name of no lane", lane, never_ms, "+inf", move_to=due_ms),
+        _Range(keys.WORKERS, "name of no worker", [keys.worker(NAME)], "-inf", math.inf),
+        _Range(keys.QUEUE, "member without a job", job, "-inf", deferred_ms, MAX_JOB_ID_BYTES),
+        _Range(keys.QUEUE, "member without a job", job, deferred_ms, "+inf", MAX_JOB_ID_BYTES, DUE),
+    ]
