@@ -17,6 +17,11 @@ _NEEDS = {
     **dict.fromkeys(("submit", "batches", "results", "cancel"), acl.PRODUCER.name),
     **dict.fromkeys(("run", "worker", "health"), acl.WORKER.name),
 }
+_TRUST = {
+    acl.PRODUCER.name: "is trusted as workers are",
+    acl.OPERATOR.name: "is trusted as workers are",
+    acl.WORKER.name: "is a worker",
+}
 _DENIED = re.compile(r"run the '([^']+)' command")
 _USER = re.compile(r"\bUser (\S+) has no permissions")
 
@@ -63,7 +68,7 @@ def explained(command: str, denial: DeniedError) -> str:
         own = f" ({denial.user} may {ROLES[denial.user]})" if denial.user in ROLES else ""
         remedy = (
             f"The user {needed} of ops/users.acl may{own}: name it in the URL, redis://{needed}:PASSWORD@…"
-            " (--redis, FETCHFLEET_REDIS_URL)"
+            f" (--redis, FETCHFLEET_REDIS_URL), if what runs here {_TRUST[needed]}"
         )
     user = f"the Redis user {denial.user}" if denial.user else "this Redis user"
     return f"{command}: {user} {denied}. {remedy}. docs/security.md lists what each user may do"

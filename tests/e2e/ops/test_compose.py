@@ -65,6 +65,16 @@ def test_compose_takes_the_file_with_the_demo_and_without() -> None:
 
 
 @needs_compose
+def test_with_the_users_each_part_is_one_that_the_file_of_users_has() -> None:
+    """Redis loads the file, and workers are the user worker."""
+    users = ("--file", str(compose.ROOT / "ops" / "compose.users.yml"))
+    told = Project("fetchfleet", DEMO_ENV).said(*users, "config")
+
+    assert "--aclfile" in told
+    assert "redis://worker:only-a-demo@redis:6379/0" in told
+
+
+@needs_compose
 def test_a_fleet_without_a_password_is_refused(tmp_path: Path) -> None:
     """The error says which variable is missing."""
     empty = tmp_path / "env"

@@ -48,7 +48,10 @@ def test_the_user_is_that_of_the_url_that_was_given(arguments: list[str], expect
             ("status: the Redis user bob may not run zrange.", "operator:PASSWORD@"),
         ),
         (DeniedError("", "No permissions to access a key"), ("this Redis user is refused: No permissions",)),
-        (DeniedError("producer", ZRANGE), ("(producer may enqueue and cancel",)),
+        (
+            DeniedError("producer", ZRANGE),
+            ("(producer may enqueue and cancel", "if what runs here is trusted"),
+        ),
         (DeniedError("operator", ZRANGE), ("load the file of this version",)),
         (DeniedError("default", "script http://u:pw@h/?token=t"), ("the Redis user default is refused",)),
     ],
