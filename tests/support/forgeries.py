@@ -21,7 +21,7 @@ def element(fetch_id: str, url: str, **fields: Any) -> bytes:
 
 
 def forged_in_lanes(host: str, base: str, victim: str) -> Mapping[str, Words]:
-    """Return commands that put elements into lanes, and change what lanes and batches count.
+    """Return commands whose effect workers undo: elements of lanes, serial numbers, members of the queue.
 
     host: the lane of the URLs below base. victim: the id of a batch of another user.
     """
@@ -46,14 +46,20 @@ def forged_in_lanes(host: str, base: str, victim: str) -> Mapping[str, Words]:
         "a batch that does not exist": ("RPUSH", lane, element(next(foreign), f"{base}/none")),
         "no element": ("RPUSH", lane, b"\xff" * 100),
         "a large element": ("RPUSH", lane, b"x" * (1 << 20)),
-        "counters of another batch": ("HINCRBY", keys.batch(victim), "stored", 3),
-        "the end of another batch": ("PEXPIRE", keys.batch(victim), 1),
-        "a backlog that is too small": ("INCRBY", keys.BACKLOG, -16),
         "a serial number out of bounds": ("INCRBY", keys.SERIAL, 990_000_000_000_000_000),
         "foreign members of the queue": (
             *("ZADD", keys.QUEUE),
             *(word for place in range(1000) for word in (("0", "-inf", "inf", "1")[place % 4], f"z{place}")),
         ),
+    }
+
+
+def counts_of_others(victim: str) -> Mapping[str, Words]:
+    """Return commands that falsify counters or delete a batch: only trust in the user helps."""
+    return {
+        "counters of another batch": ("HINCRBY", keys.batch(victim), "stored", 3),
+        "the end of another batch": ("PEXPIRE", keys.batch(victim), 1),
+        "a backlog that is too small": ("INCRBY", keys.BACKLOG, -16),
     }
 
 

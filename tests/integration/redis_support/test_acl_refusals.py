@@ -74,9 +74,13 @@ MAY_NOT = {
 
 
 TRUSTED = frozenset({"producer", "worker", "operator"})
-FORGERIES = {
+OF_THE_TRUSTED = {
     **forgeries.forged_in_lanes(LANE, url(""), BATCH_ID),
+    **forgeries.counts_of_others(BATCH_ID),
     **forgeries.SCRIPTS,
+}
+FORGERIES = {
+    **OF_THE_TRUSTED,
     **forgeries.results_of_others(BATCH_ID),
     **forgeries.SERVER,
     "a flood of the shared inbox": forgeries.flood("", 3),
@@ -84,7 +88,7 @@ FORGERIES = {
     "a flood of another's inbox": forgeries.flood("billing", 3),
 }
 MAY_TRY = {
-    **dict.fromkeys((*forgeries.forged_in_lanes(LANE, url(""), BATCH_ID), *forgeries.SCRIPTS), TRUSTED),
+    **dict.fromkeys(OF_THE_TRUSTED, TRUSTED),
     **dict.fromkeys(
         (*forgeries.results_of_others(BATCH_ID), "a flood of another's inbox"), frozenset({"worker"})
     ),
