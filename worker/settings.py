@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from fetchfleet.jobs.contract.safe_text import UNSAFE
 from fetchfleet.jobs.redis_connection import connection_pool
 from fetchfleet.worker.observability.redact import url as redacted_url
 from fetchfleet.worker.policy.egress import Egress
@@ -164,6 +165,8 @@ def _faults(settings: Settings) -> Iterator[str]:
             yield f"{ENVIRONMENT[name]}: must be within {least}{least_means} and {most}, got {value}"
     if not settings.user_agent.isascii() or not settings.user_agent.isprintable():
         yield "FETCHFLEET_USER_AGENT: must be printable ASCII"
+    if found := UNSAFE.search(settings.worker_id):
+        yield f"FETCHFLEET_WORKER_ID: holds {found[0]!a}; leave out characters that control or hide text"
     if settings.in_folder is not None and not os.path.isdir(settings.in_folder):  # noqa: PTH112 never raises
         yield f"--in {settings.in_folder}: is not a folder; name the one that holds the files to send"
     elif settings.in_folder is not None and not os.access(settings.in_folder, os.R_OK | os.X_OK):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from fetchfleet.jobs.contract.field_checks import Dests
 from fetchfleet.jobs.contract.model import Fetch, decode_fetch
+from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.jobs.errors import InvalidFetchError
 
 MAX_NAMED_ERRORS = 20
@@ -41,7 +42,7 @@ class BadLinesError(InvalidFetchError):
 
     def __init__(self, errors: list[tuple[int, str]]) -> None:
         self.errors = errors
-        named = [f"line {number}: {what}" for number, what in errors[:MAX_NAMED_ERRORS]]
+        named = [f"line {number}: {shown(what)}" for number, what in errors[:MAX_NAMED_ERRORS]]
         more = len(errors) - len(named)
         super().__init__("\n".join(named + ([f"and {more} more bad lines"] if more else [])))
 

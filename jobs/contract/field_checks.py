@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+from fetchfleet.jobs.contract.safe_text import UNSAFE_CHARACTERS
 from fetchfleet.jobs.contract.urls import UrlError, parse_url
 from fetchfleet.jobs.errors import InvalidFetchError
 
@@ -75,7 +76,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _FIELD_VALUE = re.compile(r"(?:[!-~]+(?:[\t ]+[!-~]+)*)?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _NOT_IN_A_KEY = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_NOT_IN_A_NAME = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
+_NOT_IN_A_NAME = re.compile(rf"[\\{UNSAFE_CHARACTERS}]")
 
 
 def url(value: str) -> str:
@@ -131,8 +132,10 @@ def relative_path(field: str, value: str, folder: str) -> None:
         raise InvalidFetchError(
             f"{field}: {value!r} is absolute; give a path relative to the {folder} folder"
         )
-    if _NOT_IN_A_NAME.search(value):
-        raise InvalidFetchError(f"{field}: holds a backslash, a control character or half a surrogate pair")
+    if found := _NOT_IN_A_NAME.search(value):
+        raise InvalidFetchError(
+            f"{field}: holds {found[0]!a}; leave out backslashes, and characters that control or hide text"
+        )
     if len(value.encode()) > MAX_DEST_BYTES:
         raise InvalidFetchError(f"{field}: is longer than {MAX_DEST_BYTES} bytes")
     for part in value.split("/"):

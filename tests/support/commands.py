@@ -1,5 +1,6 @@
 """The `fetchfleet` command, run in this process: for tests of what it says, not of how it starts."""
 
+import io
 import json
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ from typer.testing import CliRunner
 
 from fetchfleet.worker.cli.app import app
 from fetchfleet.worker.errors import CommandError
+from fetchfleet.worker.local.progress import Screen
 
 
 class Said(NamedTuple):
@@ -30,6 +32,17 @@ class Commands:
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return Said(result.exit_code, result.output)
+
+    def prints(self, *arguments: str) -> str:
+        """Return what a terminal gets of the command, whether it succeeds or not."""
+        result = CliRunner().invoke(app, arguments, env=self._environment)
+        errors = Screen(file=io.StringIO())
+        if isinstance(result.exception, CommandError):
+            errors.print(str(result.exception))
+        elif result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert isinstance(errors.file, io.StringIO)
+        return result.output + errors.file.getvalue()
 
     def does(self, *arguments: str) -> str:
         """Return what the command says; it must succeed."""

@@ -3,6 +3,8 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -11,7 +13,8 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from fetchfleet import __version__
-from fetchfleet.worker.errors import CommandError
+from fetchfleet.jobs.contract.safe_text import shown
+from fetchfleet.worker.errors import FAILED, CommandError
 
 _MODULES = {
     "run": "run",
@@ -41,16 +44,30 @@ _GROUPS = {"dead", "policy"}
 _ARGUMENTS = "fetchfleet.arguments"
 
 
+@contextmanager
+def _safe_usage_errors() -> Iterator[None]:
+    """Make arguments that an error of usage quotes safe to show."""
+    try:
+        yield
+    except Exception as error:
+        # Errors of usage have a message; their class is click's own or that of typer's copy.
+        if isinstance(message := vars(error).get("message"), str):
+            vars(error)["message"] = shown(message)
+        raise
+
+
 class _Commands(TyperGroup):
     """Imports the module of a command when it is needed; says which Redis user a refused one needs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[_ARGUMENTS] = [*args]
-        return super().parse_args(ctx, args)
+        with _safe_usage_errors():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _safe_usage_errors():
+                return super().invoke(ctx)
         except CommandError as error:
             from fetchfleet.worker.redis_support import permissions  # noqa: PLC0415 most commands need none
 
@@ -116,8 +133,17 @@ def main() -> None:
     except CommandError as error:
         from fetchfleet.worker.cli.common import console  # noqa: PLC0415 most commands have imported it
 
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        console.print(str(error), style="red", soft_wrap=True)
         sys.exit(error.exit_code)
+    except Exception:  # noqa: BLE001 a bug: its traceback is as safe to show as any other text
+        import traceback  # noqa: PLC0415 no other end of a command needs it
+
+        from fetchfleet.worker.cli.common import console  # noqa: PLC0415
+        from fetchfleet.worker.observability import redact  # noqa: PLC0415
+
+        for line in traceback.format_exc().splitlines():
+            console.print(redact.text(line), soft_wrap=True)
+        sys.exit(FAILED)
     finally:
         discard_unwritable()
         gc.freeze()  # the process ends: no collection of all modules

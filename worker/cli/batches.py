@@ -118,9 +118,9 @@ def results(
         )
 
     position, retried_as = query(redis, read, redis_patience, go_on)
-    console.print(f"to go on from here: --after {position}", highlight=False)
+    console.print(f"to go on from here: --after {position}")
     for again in retried_as:
-        console.print(f"failed fetches of it were retried as: fetchfleet results {again}", highlight=False)
+        console.print(f"failed fetches of it were retried as: fetchfleet results {again}")
 
 
 def cancel(
@@ -151,7 +151,7 @@ def cancel(
     if not counts.ended:
         left = counts.total - counts.done
         by = "the workers go on ending them" if has_workers else "a worker does it as soon as one runs"
-        console.print(f"{left} are still to be ended; {by}", highlight=False)
+        console.print(f"{left} are still to be ended; {by}")
 
 
 def _batch(fleet: Fleet, batch_id: str) -> Batch:
@@ -215,7 +215,7 @@ def dead_retry(
     for batch_id in done.batches:
         echo(batch_id)
     if done.left:
-        console.print(f"{render.count(done.left, 'letter')} held no fetch and stayed", highlight=False)
+        console.print(f"{render.count(done.left, 'letter')} held no fetch and stayed")
 
 
 @dead.command("purge")

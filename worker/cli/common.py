@@ -10,13 +10,15 @@ from typing import Any, TypeVar
 import msgspec
 import typer
 from redis.asyncio import Redis
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
+from rich.highlighter import JSONHighlighter
 
 from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.contract.safe_text import shown, shown_json, shown_lines
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
-from fetchfleet.worker.local.progress import StandardError
+from fetchfleet.worker.local.progress import Screen, StandardError
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.redis_support.errors import GoOn, followed_at, redis_at
 
@@ -54,7 +56,7 @@ def query(
 
 def warn(message: str) -> None:
     """Print a warning on standard error."""
-    console.print(redact.text(message), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(redact.text(message), style="yellow", soft_wrap=True)
 
 
 def command_line(*words: str, redis_url: str | None) -> str:
@@ -78,10 +80,16 @@ def printing() -> Iterator[None]:
         raise CommandError(f"standard output: {error.strerror}") from None
 
 
-def echo(text: str | bytes) -> None:
-    """Print a line on standard output."""
+def echo(text: str) -> None:
+    """Print a line on standard output, safe to show."""
     with printing():
-        typer.echo(text)
+        typer.echo(shown(text))
+
+
+def echo_lines(text: str) -> None:
+    """Print lines on standard output, safe to show."""
+    with printing():
+        typer.echo(shown_lines(text))
 
 
 def print_json(
@@ -94,17 +102,18 @@ def print_json(
     plain = msgspec.to_builtins(value)
     text = msgspec.json.encode(plain if reveal else hide(plain))
     if pretty:
+        indented = msgspec.json.format(text, indent=2).decode()
         with printing():
-            Console().print_json(text.decode())
+            Screen().print(JSONHighlighter()(shown_json(indented)), soft_wrap=True)
     else:
-        echo(text)
+        echo(shown_json(text.decode()))
 
 
 def print_table(what: RenderableType) -> None:
     """Print on standard output, as wide as the terminal, or with UNLIMITED_WIDTH elsewhere."""
     width = None if sys.stdout.isatty() else UNLIMITED_WIDTH
     with printing():
-        Console(highlight=False, width=width).print(what)
+        Screen(width=width).print(what)
 
 
 def check_position(position: str) -> None:

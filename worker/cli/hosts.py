@@ -196,12 +196,11 @@ def reset(
     late = [one for one in done if one.pending and one.held]
     if not workers:
         console.print(
-            "no worker is running; the next one that takes a lane applies its reset", highlight=False
+            "no worker is running; the next one that takes a lane applies its reset",
         )
     elif late:
         console.print(
             f"{render.count(len(late), 'host')} not reset yet: a worker of an older version knows no resets",
-            highlight=False,
         )
 
 

@@ -82,12 +82,10 @@ def policy_show(
     else:
         print_table(render.policy_of(in_force, name))
         for note in in_force.notes(name):
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+            console.print(note, soft_wrap=True)
     for other in sorted(in_force.policy.pauses.lifted) if name is None else ():
         console.print(
             f"{other}: paused=false lifts pauses of the policy file only; what `pause` stops stays stopped",
-            markup=False,
-            highlight=False,
         )
 
 

@@ -4,18 +4,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fetchfleet.jobs.client.batch import BatchSummary
 from fetchfleet.jobs.client.dead_letters import DeadLetter
 from fetchfleet.jobs.contract.model import Result
+from fetchfleet.jobs.contract.safe_text import shown
 from fetchfleet.worker.inspect.explain import FetchExplained, LaneExplained, moment
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus
 from fetchfleet.worker.inspect.policy_in_force import BUILT_IN, Origin, PolicyInForce, Source, encoded, short
 from fetchfleet.worker.inspect.snapshot import lack_in_words
 from fetchfleet.worker.lanes.reset import LaneReset
-from fetchfleet.worker.local.progress import size
+from fetchfleet.worker.local.progress import Rows, size
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.pauses import Pauses
 from fetchfleet.worker.policy.published import NO_FILE
@@ -29,40 +30,37 @@ UNKNOWN = "?"
 def status_of(status: FleetStatus) -> RenderableType:
     """Return workers, backlog, then the lanes with the most to do."""
     rate = f"{status.finished_per_s:.1f} fetches/s, {size(status.received_bytes_per_s)}/s"
-    head = [
+    head: list[RenderableType] = [
         f"{count(len(status.workers), 'worker')}, {rate}",
         *backlog_lines(status),
         f"{count(status.inbox, 'message')} in the inbox, {count(status.dead, 'dead letter')}",
     ]
     if not status.workers and status.backlog:
-        head.append("[red]no worker is running; start one: fetchfleet worker[/red]")
+        head.append(Text("no worker is running; start one: fetchfleet worker", style="red"))
     draining = [worker.instance for worker in status.workers if worker.draining]
     if draining:
         every = len(draining) == len(status.workers)
         again = f"take lanes again with: fetchfleet undrain {draining[0]}"
-        head.append(
-            f"{'[red]every worker is drained[/red]' if every else 'drained'}: {', '.join(draining)}; {again}"
-        )
+        drained = Text("every worker is drained", style="red") if every else Text("drained")
+        head.append(drained.append(shown(f": {', '.join(draining)}; {again}"), style="default"))
     lacking = [worker for worker in status.workers if worker.lacking]
     if lacking:
         lacks = (f"{of.instance} lacks {lack_in_words(of.lacking, of.lacking_error)}" for of in lacking)
         every = len(lacking) == len(status.workers)
-        head.append(
-            f"{'[red]no worker can store bodies[/red]' if every else 'cannot store bodies'}:"
-            f" {escape(', '.join(lacks))}"
-        )
-    parts: list[RenderableType] = ["\n".join(head)]
+        cannot = Text("no worker can store bodies", style="red") if every else Text("cannot store bodies")
+        head.append(cannot.append(shown(f": {', '.join(lacks)}"), style="default"))
+    parts = head
     if status.workers:
         digests = Counter(worker.policy for worker in status.workers if worker.policy)
         if len(digests) > 1:
             using = ", ".join(f"{short(digest)} ({number})" for digest, number in sorted(digests.items()))
-            parts.append(f"workers differ in their policy files: {using}")
+            parts.append(shown(f"workers differ in their policy files: {using}"))
         parts.append(workers_of(status.workers))
     if status.lanes:
         lanes = _table("lane", "in flight", "waiting", "state", "opens in")
         for lane in status.lanes[:LANES_SHOWN]:
             opens = age(lane.opens_in_s) if lane.opens_in_s else ""
-            lanes.add_row(escape(lane.name), str(lane.in_flight), f"{lane.waiting:,}", lane.state, opens)
+            lanes.add_row(lane.name, str(lane.in_flight), f"{lane.waiting:,}", lane.state, opens)
         if status.lanes_in_all > LANES_SHOWN:
             lanes.add_row(f"and {status.lanes_in_all - LANES_SHOWN:,} more", "", "", "", "")
         parts.append(lanes)
@@ -100,7 +98,7 @@ def workers_of(workers: Sequence[WorkerStatus]) -> Table:
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for worker in workers:
         table.add_row(
-            escape(worker.id if names.count(worker.id) == 1 else worker.instance),
+            worker.id if names.count(worker.id) == 1 else worker.instance,
             worker.version or UNKNOWN,
             age(worker.age_s) if worker.age_s is not None else UNKNOWN,
             worker.engine or UNKNOWN,
@@ -152,9 +150,7 @@ def dead_of(letters: Iterable[DeadLetter], *, reveal: bool = False) -> Table:
         url, note = letter.fetch.url if letter.fetch else "", letter.note
         if not reveal:
             url, note = redact.url(url) if url else "", redact.text(note)
-        table.add_row(
-            *map(escape, (letter.position, letter.door, letter.reason, letter.lane or "", url, note))
-        )
+        table.add_row(letter.position, letter.door, letter.reason, letter.lane or "", url, note)
     return table
 
 
@@ -200,7 +196,7 @@ def policy_of(found: PolicyInForce, lane: str) -> Table:
     table.columns[1].no_wrap, table.columns[1].overflow = False, "fold"
     policy = found.policy.for_lane(lane)
     for key, source in found.sources(lane).items():
-        table.add_row(key, escape(encoded(getattr(policy, key))), escape(source_text(source)))
+        table.add_row(key, encoded(getattr(policy, key)), source_text(source))
     return table
 
 
@@ -222,7 +218,7 @@ def pauses_of(pauses: Pauses) -> Table:
     table = _table("host", "state", "since")
     for state, names in (("paused", pauses.paused), ("exception", pauses.excepted)):
         for name, since_ms in sorted(names.items()):
-            table.add_row(escape(name), state, moment(since_ms) if since_ms else "")
+            table.add_row(name, state, moment(since_ms) if since_ms else "")
     return table
 
 
@@ -240,7 +236,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Rows(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         numeric = column.replace("\n", " ") in _NUMERIC
         table.add_column(column, justify="right" if numeric else "left", no_wrap=column != "note")

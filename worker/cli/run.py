@@ -118,7 +118,7 @@ def run(
             run_list(fetches, settings, flags, processes, outputs, again=again),
             "interrupted; the same command goes on where this one stopped",
         )
-        console.print(f"bodies are in {settings.out}", highlight=False, soft_wrap=True)
+        console.print(f"bodies are in {settings.out}", soft_wrap=True)
         raise typer.Exit(exit_code_of(counts))
 
 

@@ -87,5 +87,5 @@ def submit(
     if counts is not None:
         raise typer.Exit(exit_code_of(counts))
     left_out = f"{skipped} lines skipped as invalid, " if skip_invalid is not None else ""
-    console.print(f"{left_out}{len(fetches)} fetches enqueued as batch", highlight=False)
+    console.print(f"{left_out}{len(fetches)} fetches enqueued as batch")
     echo(batch.id)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fetchfleet.worker.cli.common import echo
+from fetchfleet.worker.cli.common import echo_lines
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.redis_support import acl as users
 from fetchfleet.worker.redis_support.acl import Credentials
@@ -49,11 +49,11 @@ def acl(
     except ValueError as error:
         raise CommandError(str(error), BAD_USE) from None
     if template:
-        echo(users.template(roles).rstrip("\n"))
+        echo_lines(users.template(roles).rstrip("\n"))
         return
     credentials = {role: users.new_credentials(role.name) for role in roles}
     _hand_over(passwords, [*credentials.values()])
-    echo(users.with_passwords(credentials).rstrip("\n"))
+    echo_lines(users.with_passwords(credentials).rstrip("\n"))
 
 
 def _hand_over(file: Path | None, credentials: list[Credentials]) -> None:

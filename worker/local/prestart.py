@@ -8,6 +8,7 @@ import json
 import os
 import sys
 
+from fetchfleet.jobs.contract.safe_text import shown_lines
 from fetchfleet.worker.util import gc_freeze
 
 with gc_freeze.none_yet():
@@ -32,7 +33,7 @@ def main() -> int:
         log.configure(level=settings.log_level)
         run_until_signal(run_worker(settings))
     except CommandError as error:
-        print(error, file=sys.stderr)  # noqa: T201 standard error is the log
+        print(shown_lines(str(error)), file=sys.stderr)  # noqa: T201 standard error is the log
         return error.exit_code
     return 0
 

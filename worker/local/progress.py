@@ -10,13 +10,13 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.contract.model import Outcome, Result
+from fetchfleet.jobs.contract.safe_text import UNSAFE, shown, shown_lines
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot, snapshot
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.util import aio
@@ -28,7 +28,27 @@ LANES_SHOWN = 16
 WAITS_NAMED = 4
 
 
-class StandardError(Console):
+class Screen(Console):
+    """A console that shows text as it is: no markup, no emoji codes, and unsafe characters escaped."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Turn a string, also one in a cell or a title, into text to show; its line breaks stay."""
+        return super().render_str(shown_lines(text) if UNSAFE.search(text) else text, **options)
+
+
+class Rows(Table):
+    """A table whose cells are one line each, safe to show."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row; strings are escaped."""
+        safe = [shown(cell) if isinstance(cell, str) and UNSAFE.search(cell) else cell for cell in cells]
+        super().add_row(*safe, **options)
+
+
+class StandardError(Screen):
     """Standard error, for people. A full disk or a reader that has gone does not end the command."""
 
     def __init__(self) -> None:
@@ -101,7 +121,7 @@ class Progress:
                 await asyncio.sleep(PLAIN_EVERY_S)
                 with suppress(RedisError, OSError):
                     line = plain_line(*await self._look())
-                    self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    self._console.print(line, soft_wrap=True)
 
         showing = asyncio.create_task(show_live() if self._console.is_terminal else show_lines())
         try:
@@ -136,13 +156,13 @@ def picture(
     numbers = f"{counts.done:,} of {counts.total:,}"
     head.add_row(bar, numbers, failed, f"{size(rate)}/s", f"{elapsed_s:.0f} s")
     rows = max(3, min(LANES_SHOWN, height - 6))
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Rows(box=None, pad_edge=False, header_style="dim")
     table.add_column("lane", no_wrap=True)
     table.add_column("in flight", justify="right")
     table.add_column("waiting", justify="right")
     table.add_column("", no_wrap=True)
     for lane in lanes[:rows]:
-        table.add_row(escape(lane.name), str(lane.in_flight), f"{lane.waiting:,}", why(lane))
+        table.add_row(lane.name, str(lane.in_flight), f"{lane.waiting:,}", why(lane))
     if len(lanes) > rows:
         table.add_row(f"and {len(lanes) - rows} more lanes", "", "", "")
     return Group(head, table)
@@ -168,7 +188,7 @@ def plain_line(counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s
     ]
     if waits:
         parts.append(f"waiting: {', '.join(waits[:WAITS_NAMED])}{more}")
-    return ", ".join(parts)
+    return shown(", ".join(parts))
 
 
 def summary(counts: Counts, tally: Tally, elapsed_s: float, skipped: int = 0) -> Table:
@@ -178,7 +198,7 @@ def summary(counts: Counts, tally: Tally, elapsed_s: float, skipped: int = 0) ->
         title += f" fetches in {elapsed_s:.1f} s"
     else:
         title += f"; {counts.done - tally.done_before:,} in this part, {elapsed_s:.1f} s"
-    table = Table(title=title)
+    table = Rows(title=title)
     table.add_column("outcome")
     table.add_column("reason")
     table.add_column("fetches", justify="right")

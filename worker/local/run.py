@@ -21,6 +21,7 @@ from fetchfleet.jobs.client.submit import WhenFull
 from fetchfleet.jobs.contract.fetch_list import NOT_TEXT, parse_list
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.jobs.contract.model import Fetch, encode
+from fetchfleet.jobs.contract.safe_text import shown_json
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
@@ -70,7 +71,7 @@ class Outputs(NamedTuple):
 
     def warn(self, message: str, style: str = "red") -> None:
         """Print a line above the progress."""
-        self.console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(message, style=style, soft_wrap=True)
 
     def warn_of_redis(self, message: str) -> None:
         """Print that Redis does not answer, or does so again."""
@@ -301,7 +302,7 @@ async def follow(
             async for result in results:
                 progress.tally.add(result)
                 if report is not None:
-                    report.add(encode(result) + b"\n")
+                    report.add(f"{shown_json(encode(result).decode())}\n".encode())
                 if export is not None:
                     if report is not None:
                         report.flush()  # a result that the export has saved as read is not read again

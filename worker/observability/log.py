@@ -9,10 +9,11 @@ from typing import Any, TextIO
 
 import msgspec
 import structlog
-from structlog.typing import FilteringBoundLogger, Processor, WrappedLogger
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from fetchfleet.jobs.contract import trace_context
 from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.contract.safe_text import shown, shown_json
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util.clock import mono_s
@@ -128,14 +129,21 @@ def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level:
     if stream.isatty() if pretty is None else pretty:
         timestamps = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         renderer: Processor = structlog.dev.ConsoleRenderer(pad_event_to=20)
+        safe: list[Processor] = [_shown_fields]
         loggers: Callable[..., WrappedLogger] = structlog.PrintLoggerFactory(lossy)
     else:
         encode = msgspec.json.Encoder(enc_hook=str).encode
+        safe = []
+
+        def serialized(line: Any, **_: Any) -> str:
+            text = encode(line).decode()
+            return text if text.isascii() and "\x7f" not in text else shown_json(text)
+
         timestamps = structlog.processors.TimeStamper(fmt="iso", utc=True)
-        renderer = structlog.processors.JSONRenderer(serializer=lambda line, **_: encode(line).decode())
+        renderer = structlog.processors.JSONRenderer(serializer=serialized)
         loggers = structlog.WriteLoggerFactory(lossy)
     structlog.configure(
-        processors=[structlog.processors.add_log_level, timestamps, renderer],
+        processors=[structlog.processors.add_log_level, timestamps, *safe, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=loggers,
         cache_logger_on_first_use=False,
@@ -143,6 +151,11 @@ def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level:
     root = logging.getLogger()
     root.handlers = [_LibraryHandler()]
     root.setLevel(logging.WARNING)
+
+
+def _shown_fields(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    """Make the text of a line safe to show; the values of other types are shown by their `repr`, which is."""
+    return {name: shown(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
 def get_logger(**fields: Any) -> FilteringBoundLogger:

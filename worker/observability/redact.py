@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
+from fetchfleet.jobs.contract.safe_text import shown
+
 MAX_TEXT_CHARS = 300
 _URL = re.compile(r"(?:https?|rediss?|unix)://(?:[^\s/]*@)?[^\s'\"]*", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/?#]*@")
 # h11 quotes a header line that it cannot parse, which may be half of a cookie.
 _QUOTED_BYTES = re.compile(r"""bytearray\(b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)""")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$&'()*+,;=:/%-]*")
 """URLs without any of the above: nothing in them is ever redacted or escaped."""
 _VALUE = re.compile(r"=[^&]*")
@@ -71,7 +72,7 @@ def url(text: str) -> str:
     query = "&".join(_VALUE.sub("=***", part) if "=" in part else "***" for part in parts.query.split("&"))
     query = f"?{query}" if parts.query else ""
     # Everywhere: the path may contain another URL, and so may the rest of an error's text.
-    return _visible(_USERINFO.sub("", f"{parts.scheme}://{parts.netloc}{parts.path}{query}"))
+    return shown(_USERINFO.sub("", f"{parts.scheme}://{parts.netloc}{parts.path}{query}"))
 
 
 def final_url(text: str) -> str:
@@ -88,7 +89,7 @@ def is_secret(name: str) -> bool:
 
 def text(value: object) -> str:
     """Return any text with URLs and bytes redacted, controls escaped, cut to MAX_TEXT_CHARS."""
-    return _visible(_in_text(str(value)))[:MAX_TEXT_CHARS]
+    return shown(_in_text(str(value)))[:MAX_TEXT_CHARS]
 
 
 def record(value: Any) -> Any:
@@ -148,7 +149,3 @@ def _in_text(value: str) -> str:
 def _unless_secret(parameter: re.Match[str]) -> str:
     name, value = parameter.groups()
     return f"{name}=***" if value and is_secret(name) else parameter.group()
-
-
-def _visible(value: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", value)

@@ -154,6 +154,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
             *("", "/", "/etc/passwd", "//a", ".", "./a", "a/.", "a/./b", "a//b", "a/"),
             *("..", "../a", "a/..", "a/../b", "a/../../b"),
             *("a\\b", "..\\a", "C:\\a", "a\x00", "a\nb", "a\x7f", "\ud800", "a\udc80"),
+            *("a\x9b31m", "a\u202egpj", "a\u2028b", "\ufeffa", "a\u200bb", "a\u2066b", "a\U000e0041"),
             *(".fetchfleet", ".fetchfleet/x", "a/.fetchfleet-x", "a/.fetchfleet.tmp/b"),
             *("a" * 256, "é" * 128, "/".join(["a" * 127] * 8) + "/a"),
         )
