@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from fetchfleet.jobs.contract.safe_text import UNSAFE_CHARACTERS
 from fetchfleet.jobs.contract.urls import UrlError, parse_url
 from fetchfleet.jobs.errors import InvalidFetchError
@@ -75,6 +77,8 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 # RFC 9110 §5.5, without obs-text: httpx sends ASCII, h11 no space at an end.
 _FIELD_VALUE = re.compile(r"(?:[!-~]+(?:[\t ]+[!-~]+)*)?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_TEXT = frozenset({str})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _NOT_IN_A_KEY = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NOT_IN_A_NAME = re.compile(rf"[\\{UNSAFE_CHARACTERS}]")
 
@@ -226,26 +230,53 @@ def key(value: str) -> None:
         raise InvalidFetchError("key: holds a control character or half a surrogate pair")
 
 
-def meta(value: Any) -> None:
-    """Refuse numbers that JSON turns into null, and nesting that a parser may not support."""
-    if value is None:
-        return
-    level = _containers([value])
+def meta(value: Any) -> Any:
+    """Return the value as a parser reads it from its JSON, so that it has one JSON.
+
+    Numbers that JSON turns into null are refused, and so is nesting that a parser may not support. What cannot
+    be JSON is returned as it is, and refused when the fetch is serialized.
+    """
+    if value is None or _is_json(value):
+        return value
+    try:
+        text = msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return value
+    try:
+        parsed = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidFetchError(f"meta: cannot be JSON: {error}") from None
+    _is_json(parsed)
+    return parsed
+
+
+def _is_json(value: Any) -> bool:
+    """Return whether the value holds only what a parser makes; raises InvalidFetchError."""
+    level, of_parser = _containers([value])
     for _ in range(MAX_META_DEPTH):
         if not level:
-            return
+            return of_parser
         children = (item.values() if isinstance(item, dict) else item for item in level)
-        level = _containers(itertools.chain.from_iterable(children))
+        level, they_are = _containers(itertools.chain.from_iterable(children))
+        of_parser = of_parser and they_are
     if level:
         raise InvalidFetchError(f"meta: is nested deeper than {MAX_META_DEPTH} levels")
+    return of_parser
 
 
-def _containers(values: Iterable[Any]) -> list[Any]:
-    """Return the containers among the values, each once: a container that holds itself would never end."""
+def _containers(values: Iterable[Any]) -> tuple[list[Any], bool]:
+    """Return the containers among the values, and whether a parser may have made the values.
+
+    Each container comes once: one that holds itself would never end.
+    """
     found: dict[int, Any] = {}
+    of_parser = True
     for value in values:
         if isinstance(value, dict | list | tuple):
             found[id(value)] = value
+            of_parser = of_parser and (not isinstance(value, dict) or _TEXT.issuperset(map(type, value)))
         elif isinstance(value, float) and not math.isfinite(value):
             raise InvalidFetchError(f"meta: holds {value}, which JSON cannot say; leave it out or use a text")
-    return list(found.values())
+        elif type(value) not in _SCALARS:
+            of_parser = False
+    return list(found.values()), of_parser

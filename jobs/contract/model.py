@@ -141,7 +141,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     meta: Any = None
 
     def __post_init__(self) -> None:
-        """Check every field; put the URL, the method and the digest into canonical form."""
+        """Check every field; put the URL, the method and others into canonical form."""
         msgspec.structs.force_setattr(self, "url", field_checks.url(self.url))
         if self.method != "GET":
             msgspec.structs.force_setattr(self, "method", field_checks.method(self.method))
@@ -163,12 +163,15 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         if self.priority is not Priority.NORMAL:
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
         field_checks.deadline(self.deadline_s, MAX_DEADLINE_S)
+        if self.deadline_s is not None:  # 30 and 30.0 are one JSON
+            msgspec.structs.force_setattr(self, "deadline_s", float(self.deadline_s))
         field_checks.fallback(self.fallback)
         if self.traceparent is not None or self.tracestate is not None:
             trace_context.check(self.traceparent, self.tracestate)
         if self.key is not None:
             field_checks.key(self.key)
-        field_checks.meta(self.meta)
+        if self.meta is not None:
+            msgspec.structs.force_setattr(self, "meta", field_checks.meta(self.meta))
 
     def __repr__(self) -> str:
         return f"<Fetch {self.method} {shown_origin(self.url)}>"

@@ -1,7 +1,10 @@
 """Entries in Redis are believed no more than a producer's fetches: what no worker writes is refused."""
 
 import json
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -21,11 +24,20 @@ from fetchfleet.jobs.contract.entry import (
     TooLargeEntryError,
     parse_entry,
     serialize_entry,
+    serialize_new_entry,
 )
 from fetchfleet.jobs.contract.field_checks import MAX_HEADER_BYTES
 from fetchfleet.jobs.contract.ids import is_fetch_id
-from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch
+from fetchfleet.jobs.contract.model import (
+    MAX_MESSAGE_BYTES,
+    Fetch,
+    Priority,
+    Reason,
+    decode_fetch,
+    encode,
+)
 from fetchfleet.jobs.contract.urls import MAX_URL_BYTES, lane_of_url, parse_url
+from fetchfleet.jobs.errors import InvalidFetchError
 from fetchfleet.worker.fetch.rules.range_rules import url_digest
 from fetchfleet.worker.fetch.rules.redirects import Allowed, follow
 
@@ -352,3 +364,77 @@ def test_the_head_is_no_part_of_what_is_parsed() -> None:
     entry = parse_entry(element(id="x", deadline_ms=-1))
 
     assert (ID, 1767312000000, HEAD_CHARS) == (entry.id, entry.deadline_ms, len(HEAD))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+OTHER_THAN_JSON = st.recursive(
+    JSON
+    | st.sampled_from(
+        [b"x", {1, 2}, datetime(2024, 1, 1, tzinfo=UTC), Decimal("1.10"), Reason.DNS, UUID(int=1)]
+    )
+    | JSON.map(lambda value: msgspec.Raw(json.dumps(value, indent=1).encode())),
+    lambda inner: (
+        st.tuples(inner, inner)
+        | st.dictionaries(st.integers() | st.text(max_size=3) | st.sampled_from(Reason), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+FIELDS = st.fixed_dictionaries(
+    {"url": st.sampled_from(["http://a", "HTTPS://B.example:443/é?x", "http://[::1]:80/./x"])},
+    optional={
+        "method": st.sampled_from(["get", "POST"]),
+        "headers": st.dictionaries(st.sampled_from(["X", "accept"]), st.just("é".encode().hex()), max_size=2),
+        "priority": st.sampled_from(["high", *Priority]),
+        "deadline_s": st.integers(1, 600_000) | st.floats(0.001, 600_000),
+        "sha256": st.just("AB" * 32),
+        "max_bytes": st.integers(1, 2**50),
+        "key": st.just("k"),
+        "decode": st.booleans(),
+        "meta": JSON | OTHER_THAN_JSON,
+    },
+)
+
+
+@given(FIELDS)
+def test_a_fetch_has_one_json_however_it_was_made(fields: dict[str, Any]) -> None:
+    """As a producer made it, as a worker read it, and each time that it was read again."""
+    try:
+        written = encode(Fetch(**fields))
+    except (InvalidFetchError, UnicodeEncodeError):
+        return
+    read = decode_fetch(written)
+
+    assert written == encode(read) == encode(decode_fetch(encode(read)))
+    element_of_it = serialize_new_entry(ID, Fetch(**fields))
+    assert written == encode(parse_entry(element_of_it).fetch)
+    assert serialize_entry(parse_entry(element_of_it)) == element_of_it
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_bytes": 5.0},
+        {"revalidate": 1},
+        {"decode": None},
+        {"lines": 0},
+        {"retry_unsafe": "yes"},
+        {"headers": None},
+        {"meta": object()},
+        {"meta": [msgspec.Raw(b"junk")]},
+        {"meta": msgspec.Raw(b"[" * 101 + b"]" * 101)},
+        {"meta": msgspec.Raw(b"1e400")},
+        {"meta": 10**5000},
+    ],
+)
+def test_what_no_worker_could_read_is_never_enqueued(fields: dict[str, Any]) -> None:
+    """The producer hears of it, and no worker finds an unreadable element."""
+    with pytest.raises(InvalidFetchError, match=next(iter(fields))):
+        serialize_new_entry(ID, Fetch(url=URL, **fields))
