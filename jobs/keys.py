@@ -184,6 +184,7 @@ def lane(name: str) -> str:
 
     reset, also a field: the operator who has reset the lane, until a worker has applied that;
     open: how many of its fetches have no result yet; earliest_ms: no deadline of those that wait is earlier;
+    needs, also a field: of a fetch for which the lane is left to other workers (worker/fetch/handover.py);
     last_owner: the worker whose lease lapsed, until the next one takes over its claims.
     No TTL while the lane is not idle, GATE_TTL_MS when it is.
     """
@@ -266,12 +267,19 @@ The worker removes its field then, and at its end; a field of a worker that was 
 drain. Gone when empty."""
 
 
+HANDED = "ff:handed"
+"""hash: lane → the needs of a fetch in it that the worker which had the lane does not meet. A worker that
+does takes the lane, which removes the field. HANDED_TTL_MS after the last was added."""
+
+HANDED_TTL_MS = 60_000
+
+
 FIXED: dict[str, str] = {
     **dict.fromkeys((SERIAL, BACKLOG, POLICY_VERSION, CANCELS, RESETS), "counter"),
     **dict.fromkeys((QUEUE, ATTENTION, BATCHES, DEATHS, WORKERS), "zset"),
     **dict.fromkeys((INBOX, TAKEN, NEWER), "list"),
     INBOXES: "set",
-    **dict.fromkeys((INTAKE, POLICY, DRAINS), "hash"),
+    **dict.fromkeys((INTAKE, POLICY, DRAINS, HANDED), "hash"),
     LACKING: "set",
     **dict.fromkeys((ALL_RESULTS, DEAD), "stream"),
 }

@@ -78,6 +78,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (keys.RESETS, "string", _for_ever),
     (keys.POLICY, "hash", _for_ever),
     (keys.DRAINS, "hash", _never),
+    (keys.HANDED, "hash", _never),
     (keys.POLICY_VERSION, "string", _for_ever),
     (keys.BATCHES, "zset", _for_ever),
     (keys.INBOX, "list", _never),

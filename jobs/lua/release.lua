@@ -1,7 +1,10 @@
 -- held → scheduled if fetches wait, else idle. Claimed fetches return to the front of the queue.
 -- Called by jobs/scripts/lanes.py, release_call.
--- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial, backlog, its cancelled batches
+-- KEYS: lane, claimed, later, returned, high, normal, low, attention, serial, backlog, its cancelled batches,
+--       handed
 -- ARGV: token, lane name, shut until (Unix ms, 0 if open), why, the gate's state, gate TTL ms, grace ms,
+--       the needs of a fetch for which the lane is left to other workers ('' for none), for how many ms,
+--       how many lanes may be left so at once, TTL ms of that note,
 --       then claimed entries whose counters have changed
 -- Returns {1} if idle, {1, generation, ms until due} if scheduled; {} if the token is stale.
 -- A shut lane is due by the earliest deadline of its fetches, so that each one ends in time.
@@ -12,7 +15,7 @@ local now = now_ms()
 -- The next owner forgets why the lane is shut.
 if redis.call('HEXISTS', KEYS[1], 'reset') == 1 then shut_until, why = 0, '' end
 
-for i = 8, #ARGV do
+for i = 12, #ARGV do
   local id = id_of(ARGV[i])
   if redis.call('HEXISTS', KEYS[2], id) == 1 then redis.call('HSET', KEYS[2], id, ARGV[i]) end
 end
@@ -44,7 +47,15 @@ if shut_until > now then
   local earliest = deadline(redis.call('HGET', KEYS[1], 'earliest_ms'))
   due = math.max(math.min(math.max(due, shut_until), earliest), now + SCAN_EVERY_MS)
 end
-if redis.call('EXISTS', KEYS[11]) == 1 then due = now end
 due = math.max(due, now)
+if ARGV[8] ~= '' and shut_until <= now then
+  due = now + ARGV[9]
+  if redis.call('HLEN', KEYS[12]) < tonumber(ARGV[10]) then
+    redis.call('HSET', KEYS[1], 'needs', ARGV[8])
+    redis.call('HSET', KEYS[12], name, ARGV[8])
+    redis.call('PEXPIRE', KEYS[12], ARGV[11])
+  end
+end
+if redis.call('EXISTS', KEYS[11]) == 1 then due = now end
 local generation = schedule(KEYS[1], KEYS[8], KEYS[9], name, due, grace)
 return {1, generation, due - now}

@@ -1,10 +1,10 @@
 -- scheduled → held: gives the lane to a worker, under a new token and a lease.
 -- Called by jobs/scripts/lanes.py, take_call.
--- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version, deaths
+-- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version, deaths, handed
 -- ARGV: lane name, generation ('' for any), owner, lease ms, how many lanes the owner holds (-1 to take the lane
 --       whatever its share is), after how many ms without a heartbeat a worker is dead,
 --       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out,
---       for how many ms a death counts
+--       for how many ms a death counts, '1' if the lane is left to workers like this one, whether it is due or not
 -- Returns one of
 --   {'taken', token, now, gate, policy version, {cancelled batch …}, how many workers apart from the last owner
 --   died lately (0 without claims), the operator who has reset the lane since ('' for none), claim of the last
@@ -13,11 +13,12 @@
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
 --   {'stale'} if the notification has an old generation.
 local EARLY_ALLOWED_MS = 50
-local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate', 'reset')
+local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate', 'reset', 'needs')
+if ARGV[9] == '1' then redis.call('HDEL', KEYS[9], ARGV[1]) end
 if lane[1] ~= 'scheduled' or (ARGV[2] ~= '' and lane[2] ~= ARGV[2]) then return {'stale'} end
 local now = now_ms()
 local early = number(lane[3]) - now
-if early > EARLY_ALLOWED_MS then return {'early', early} end
+if early > EARLY_ALLOWED_MS and not (ARGV[9] == '1' and lane[6]) then return {'early', early} end
 
 local workers = math.max(1, redis.call('ZCOUNT', KEYS[5], int(now - ARGV[6]), '+inf'))
 local busy = redis.call('ZCOUNT', KEYS[3], '-inf', int(now + ARGV[7]))
@@ -36,6 +37,10 @@ local token = next_serial(KEYS[4])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', int(token))
 if #orphans > 0 then redis.call('HDEL', KEYS[1], 'last_owner') end
 if lane[5] then redis.call('HDEL', KEYS[1], 'reset') end
+if lane[6] then
+  redis.call('HDEL', KEYS[1], 'needs')
+  redis.call('HDEL', KEYS[9], ARGV[1])
+end
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
 local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled, other_deaths, lane[5] or ''}
 for _, entry in ipairs(orphans) do reply[#reply + 1] = entry end

@@ -55,22 +55,31 @@ TakeReply = TakenLane | Early | Enough | None
 """The reply of take.lua; None if the notification is stale."""
 
 
-def take_call(*, lane: str, generation: int | None, owner: str, lease_ms: int, held: int | None) -> Call:
+def take_call(
+    *,
+    lane: str,
+    generation: int | None,
+    owner: str,
+    lease_ms: int,
+    held: int | None,
+    handed: bool = False,
+) -> Call:
     """Take a scheduled lane under a new token and a lease.
 
     generation: the one of the notification; None takes any. held: how many lanes the owner has, to compare
-    with its share; None takes the lane whatever the share is.
+    with its share; None takes the lane whatever the share is. handed: take it before it is due, because
+    another worker has left it to workers like this one.
     """
     return Call(
         "take",
         [
             *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS),
-            *(keys.cancelled(lane), keys.POLICY_VERSION, keys.DEATHS),
+            *(keys.cancelled(lane), keys.POLICY_VERSION, keys.DEATHS, keys.HANDED),
         ],
         [
             *(lane, _ANY_GENERATION if generation is None else generation, owner, lease_ms),
             *(_WHATEVER_THE_SHARE if held is None else held, keys.WORKER_TTL_MS, busy_within_ms(lease_ms)),
-            keys.DEATHS_WINDOW_MS,
+            *(keys.DEATHS_WINDOW_MS, int(handed)),
         ],
     )
 
@@ -89,11 +98,11 @@ def take_reply(reply: Any) -> TakeReply:
 
 
 async def take_many(
-    redis: Redis, lanes: Sequence[str], *, owner: str, lease_ms: int, held: int | None
+    redis: Redis, lanes: Sequence[str], *, owner: str, lease_ms: int, held: int | None, handed: bool = False
 ) -> list[TakeReply | Exception]:
     """Take scheduled lanes in one round trip, each counted as held by those after it.
 
-    A call that Redis refuses is returned as an exception.
+    handed: see `take_call`. A call that Redis refuses is returned as an exception.
     """
     calls = [
         take_call(
@@ -102,6 +111,7 @@ async def take_many(
             owner=owner,
             lease_ms=lease_ms,
             held=None if held is None else held + i,
+            handed=handed,
         )
         for i, lane in enumerate(lanes)
     ]
@@ -237,16 +247,30 @@ class Release(NamedTuple):
 
 
 def release_call(
-    *, lane: str, token: int, gate: bytes, shut_until_ms: int, why: str, changed: Iterable[bytes]
+    *,
+    lane: str,
+    token: int,
+    gate: bytes,
+    shut_until_ms: int,
+    why: str,
+    changed: Iterable[bytes],
+    needs: str = "",
 ) -> Call:
-    """Give the lane back. shut_until_ms: 0 if open. changed: claimed entries whose counters have changed."""
+    """Give the lane back. shut_until_ms: 0 if open. changed: claimed entries whose counters have changed.
+
+    needs: leave the lane for HANDOVER_MS to workers that meet these needs.
+    """
     return Call(
         "release",
         [
             *(keys.lane(lane), keys.claimed(lane), keys.later(lane), *keys.waiting(lane)),
-            *(keys.ATTENTION, keys.SERIAL, keys.BACKLOG, keys.cancelled(lane)),
+            *(keys.ATTENTION, keys.SERIAL, keys.BACKLOG, keys.cancelled(lane), keys.HANDED),
         ],
-        [token, lane, shut_until_ms, why, gate, keys.GATE_TTL_MS, GRACE_MS, *changed],
+        [
+            *(token, lane, shut_until_ms, why, gate, keys.GATE_TTL_MS, GRACE_MS),
+            *(needs, HANDOVER_MS, MAX_HANDED, keys.HANDED_TTL_MS),
+            *changed,
+        ],
     )
 
 
@@ -327,6 +351,12 @@ async def reschedule_lanes(redis: Redis, lanes: Sequence[str]) -> list[LaneNotif
 
 
 NEXT_MS = 1_000
+
+HANDOVER_MS = 3_000
+"""How long a lane that is left to other workers waits for one of them: each looks with its heartbeat."""
+
+MAX_HANDED = 1_000
+"""With so many lanes in keys.HANDED, others are left to whichever worker comes."""
 
 
 def busy_within_ms(lease_ms: int) -> int:

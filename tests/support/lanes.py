@@ -239,10 +239,12 @@ class LaneHold:
         shut_until_ms: int = 0,
         why: str = "",
         gate: GateState | None = None,
+        needs: str = "",
     ) -> LaneNotification | None:
         """Release the lane."""
+        state = to_json(gate or GateState())
         return await self.store.release(
-            self.lane.name, self.held.token, to_json(gate or GateState()), shut_until_ms, why, changed
+            self.lane.name, self.held.token, state, shut_until_ms, why, changed, needs
         )
 
     async def transfer(

@@ -133,8 +133,11 @@ class LaneSession(Generic[S_co]):
             elements = [serialize_entry(entry) for entry in entries]
             await self.retry_until_lost(lambda: store.adopt(lane.name, lane.token, elements))
 
-    async def release(self, unfinished: list[Entry]) -> None:
-        """Give the lane back, with the fetches that are claimed and not settled."""
+    async def release(self, unfinished: list[Entry], needs: str = "") -> None:
+        """Give the lane back, with the fetches that are claimed and not settled.
+
+        needs: those of a fetch for which another worker gets the lane (worker/fetch/handover.py).
+        """
         lane, services = self.lane, self.services
         closed = lane.closed()
         state, elements = lane.gate_to_save(), [serialize_entry(entry) for entry in unfinished]
@@ -146,6 +149,7 @@ class LaneSession(Generic[S_co]):
                 closed.until_ms if closed else 0,
                 closed.why.value if closed else "",
                 elements,
+                needs,
             )
         )
         lane.released = True

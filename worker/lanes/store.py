@@ -141,10 +141,15 @@ class LaneStore:
         )
         return await self._acquired(lane, scripts.take_reply(await self._batcher.run(*call)))
 
-    async def acquire_many(self, lanes: Sequence[str], held: int | None) -> list[AcquireResult | Exception]:
-        """Acquire the lanes that are due, in one round trip; a refusal of Redis comes as an exception."""
+    async def acquire_many(
+        self, lanes: Sequence[str], held: int | None, *, handed: bool = False
+    ) -> list[AcquireResult | Exception]:
+        """Acquire the lanes that are due, in one round trip; a refusal of Redis comes as an exception.
+
+        handed: acquire those that another worker has left to workers like this one, before they are due.
+        """
         replies = await scripts.take_many(
-            self._redis, lanes, owner=self._owner, lease_ms=self._lease_ms, held=held
+            self._redis, lanes, owner=self._owner, lease_ms=self._lease_ms, held=held, handed=handed
         )
         return [
             reply if isinstance(reply, Exception) else await self._acquired(lane, reply)
@@ -268,14 +273,28 @@ class LaneStore:
         _fenced(noted or None)
 
     async def release(
-        self, lane: str, token: int, gate: bytes, closed_until_ms: int, why: str, changed: Sequence[bytes]
+        self,
+        lane: str,
+        token: int,
+        gate: bytes,
+        closed_until_ms: int,
+        why: str,
+        changed: Sequence[bytes],
+        needs: str = "",
     ) -> LaneNotification | None:
         """Give the lane back; return the notification to send, None if the lane is idle.
 
         gate: its state as JSON. closed_until_ms: 0 if the lane is open. changed: claimed entries to rewrite.
+        needs: those of a fetch for which another worker gets the lane, empty for none.
         """
         call = scripts.release_call(
-            lane=lane, token=token, gate=gate, shut_until_ms=closed_until_ms, why=why, changed=changed
+            lane=lane,
+            token=token,
+            gate=gate,
+            shut_until_ms=closed_until_ms,
+            why=why,
+            changed=changed,
+            needs=needs,
         )
         return _fenced(scripts.release_reply(lane, await self._batcher.run(*call))).notification
 

@@ -91,8 +91,8 @@ async def test_lanes_that_are_being_taken_as_a_worker_stops_are_given_back(
     asked, may_hear = asyncio.Event(), asyncio.Event()
     take_many = LaneStore.acquire_many
 
-    async def slow(self: LaneStore, lanes: Sequence[str], held: int) -> list[AcquireResult | Exception]:
-        found = await take_many(self, lanes, held)
+    async def slow(self: LaneStore, *args: Any, **how: Any) -> list[AcquireResult | Exception]:
+        found = await take_many(self, *args, **how)
         asked.set()
         await may_hear.wait()
         return found

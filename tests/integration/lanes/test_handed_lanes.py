@@ -1,0 +1,93 @@
+"""Lanes that a worker leaves to workers with other abilities."""
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.scripts.lanes import HANDOVER_MS, MAX_HANDED, Early
+from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
+from tests.support.lanes import HOUR_MS, LANE, LEASE_MS, LaneHold, fields, now_ms, paths, state, url, waiting
+
+NEEDS = "files !egress:ab"
+
+
+@pytest.fixture
+def store(redis: Redis) -> LaneStore:
+    """Redis as another worker sees it."""
+    return LaneStore(redis, "other", LEASE_MS)
+
+
+async def left(fleet: Fleet, redis: Redis, needs: str = NEEDS, shut_until_ms: int = 0) -> int | None:
+    """Leave a lane with two claimed fetches to other workers; return when it is due."""
+    await fleet.submit([url("/0"), url("/1")])
+    stay = await LaneHold.begin(redis)
+    await stay.claim()
+    due = await stay.release(needs=needs, shut_until_ms=shut_until_ms)
+    return due.due_in_ms if due else None
+
+
+async def handed(redis: Redis) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = await redis.hgetall(keys.HANDED)  # type: ignore[misc]
+    return found
+
+
+async def test_only_a_worker_that_was_meant_takes_the_lane_before_it_is_due(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
+    """Whatever its share is; the fetches are in their order, and nothing is left of the mark."""
+    due_in_ms = await left(fleet, redis)
+    marked, ttl_ms = await handed(redis), await redis.pttl(keys.HANDED)
+    [early] = await store.acquire_many([LANE], 0)
+    [taken] = await store.acquire_many([LANE], None, handed=True)
+
+    assert due_in_ms == HANDOVER_MS
+    assert 0 < ttl_ms <= keys.HANDED_TTL_MS
+    assert marked == {LANE.encode(): NEEDS.encode()}
+    assert isinstance(early, Early)
+    assert isinstance(taken, AcquiredLane)
+    assert await handed(redis) == {}
+    assert "needs" not in await fields(redis)
+    assert paths(await waiting(redis, "returned")) == ["/0", "/1"]
+
+
+async def test_a_lane_that_no_such_worker_took_goes_to_any(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
+    """Also at once if a fetch is submitted to it: the mark is gone with the next owner."""
+    await left(fleet, redis)
+    await fleet.submit([url("/2")])
+    [taken] = await store.acquire_many([LANE], 0)
+
+    assert isinstance(taken, AcquiredLane)
+    assert await handed(redis) == {}
+    assert "needs" not in await fields(redis)
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+async def test_a_mark_without_a_lane_that_is_left_is_dropped(
+    fleet: Fleet,
+    redis: Redis,
+    store: LaneStore,
+    scheduled: bool,  # noqa: FBT001 a parameter of the test
+) -> None:
+    """Of a lane that cools down, or is idle; another program may have written it."""
+    if scheduled:
+        await left(fleet, redis, shut_until_ms=await now_ms(redis) + HOUR_MS)
+    await redis.hset(keys.HANDED, LANE, NEEDS)  # type: ignore[misc]
+    [reply] = await store.acquire_many([LANE], None, handed=True)
+
+    assert isinstance(reply, Early) if scheduled else reply is None
+    assert await handed(redis) == {}
+    assert await state(redis) == ("scheduled" if scheduled else None)
+
+
+async def test_beyond_so_many_lanes_one_waits_for_any_worker(fleet: Fleet, redis: Redis) -> None:
+    """Workers read all of them with each heartbeat."""
+    await redis.hset(keys.HANDED, mapping={str(i): NEEDS for i in range(MAX_HANDED)})  # type: ignore[misc]
+    due_in_ms = await left(fleet, redis)
+
+    assert due_in_ms == HANDOVER_MS
+    assert LANE.encode() not in await handed(redis)
+    assert "needs" not in await fields(redis)
+    await redis.delete(keys.HANDED)
