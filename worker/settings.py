@@ -77,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     """One of LOG_LEVELS; debug adds one line for each exchange."""
     worker_id: str = ""
+    alone: bool = False
+    """Every worker of the fleet has these settings: a fetch that this one cannot do ends at once."""
 
     @property
     def egress(self) -> Egress:
@@ -101,6 +103,8 @@ class _Number(NamedTuple):
     most: int
     least_means: str = ""
 
+
+_BOOLEANS = {"1": True, "0": False}
 
 _NUMBERS = {
     "max_in_flight": _Number(int, 1, 100_000),
@@ -138,6 +142,9 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
             given[name] = _NUMBERS[name].type(given[name])
         except ValueError:
             errors.append(f"{ENVIRONMENT[name]}: {given.pop(name)!r} is not a number")
+    if given.get("alone") not in {None, *_BOOLEANS}:
+        errors.append(f"{ENVIRONMENT['alone']}: {given.pop('alone')!r} is not 1 or 0")
+    given |= {name: _BOOLEANS[given[name]] for name in ("alone",) if name in given}
     given |= {name: Path(given[name]) for name in ("out", "in_folder") if name in given}
     settings = Settings(**given)
     errors += _faults(settings)

@@ -116,12 +116,19 @@ class PartialNote(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     total_bytes: Size | None = None
 
 
+MAX_TRIED = 8
+"""In how many places a fetch is tried in vain before it ends."""
+
+TriedPlace = Annotated[str, msgspec.Meta(min_length=1, max_length=80, pattern=r"^[!-~]+$")]
+
+
 class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The JSON of an entry.
 
     attempts: failures, bounded by the policy. throttles: waits that the host asked for. interruptions:
     deploys, crashes and outages; crashes: the interruptions in which the worker died; doubts: quarters of a
-    crash, for deaths that may have another cause. last: why the fetch waits again. hop: the request in place
+    crash, for deaths that may have another cause. last: why the fetch waits again. tried: settings of workers
+    that ended an attempt (worker/fetch/rules/abilities.py): others try it. hop: the request in place
     of the fetch's own, after `hops` redirects. begun: the worker that claimed the fetch was about to start
     it, written only if a crash would leave that in doubt; outlived: its worker was alive a while after that
     (worker/fetch/rules/crashes.py). part: the partial file of its body. retry_of: the fetch that failed and
@@ -136,6 +143,7 @@ class EntryData(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     crashes: Count = 0
     doubts: Count = 0
     last: Reason | None = None
+    tried: Annotated[tuple[TriedPlace, ...], msgspec.Meta(max_length=MAX_TRIED)] = ()
     hop: Hop | None = None
     hops: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOPS)] = 0
     begun: bool = False
@@ -293,6 +301,7 @@ def parse_entry(serialized: bytes) -> Entry:
         crashes=data.crashes,
         doubts=data.doubts,
         last=data.last,
+        tried=data.tried,
         hop=hop,
         hops=data.hops,
         begun=data.begun,

@@ -57,9 +57,8 @@ async def start(redis_url: str, tmp_path: Path, lines: Lines, timings: WorkerTim
     async with AsyncExitStack() as workers:
 
         async def start(**how: Any) -> OneWorker:
-            how = {"redis_url": redis_url, "timings": timings, **how}
-            worker = OneWorker(out=tmp_path / "out", **how)
-            return await workers.enter_async_context(worker)
+            how = {"redis_url": redis_url, "timings": timings, "out": tmp_path / "out", **how}
+            return await workers.enter_async_context(OneWorker(**how))
 
         yield start
 

@@ -10,10 +10,11 @@ from fetchfleet.jobs.contract.entry import Entry, serialize_entry
 from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
-from fetchfleet.worker.fetch import if_exists
+from fetchfleet.worker.fetch import handover, if_exists
 from fetchfleet.worker.fetch.attempt import Attempt
 from fetchfleet.worker.fetch.result import result_of
 from fetchfleet.worker.fetch.rules import crashes, stale_fallback
+from fetchfleet.worker.fetch.rules.abilities import PLACES
 from fetchfleet.worker.fetch.rules.decide import (
     CANCELLED,
     Decision,
@@ -60,6 +61,8 @@ async def run_fetch(session: FetchSession, entry: Entry) -> None:
         entry = msgspec.structs.replace(entry, part=attempt.part)
     match learn_and_decide(session, entry, attempt.trace, outcome):
         case Finish() as end:
+            if end.reason in PLACES and await handover.tried_here(session, entry, outcome):
+                return
             await finish_fetch(session, entry, end, outcome, attempt)
         case Retry() as retry:
             settle_retry(session, retry, outcome)
@@ -219,10 +222,10 @@ async def move_to_lane(session: FetchSession, entry: Entry) -> None:
 async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
     """End a fetch that must not be attempted here; return whether it has ended or moved.
 
-    Workers crash of it, its deadline has passed, the sink cannot do what it asks for, or its dest exists; or
-    it continues in the lane of another host, to which it was redirected, or of its own host's present name.
+    Workers crash of it, its deadline has passed, this worker cannot do it, or its dest exists; or it
+    continues in the lane of another host, to which it was redirected, or of its own host's present name.
     """
-    fetch, sink = entry.fetch, session.services.sink
+    fetch, services = entry.fetch, session.services
     if entry.interruptions:
         end = crashes.poisoned(entry)
         if end is not None:
@@ -233,14 +236,18 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
     if lane_of_url(entry.url) != session.lane.name:
         await move_to_lane(session, entry)
         return True
-    refusal = sink.refusal(fetch)
+    if fetch.dest is None and fetch.body_file is None and not fetch.decode and not entry.tried:
+        return False
+    if services.others is not None and await handover.left_to_others(session, entry):
+        return True
+    refusal = services.sink.refusal(fetch)
     if refusal is not None:
         end = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
         await finish_fetch(session, entry, end, Interrupted(note=refusal))
         return True
     if fetch.dest is None or fetch.if_exists == IfExists.REPLACE:
         return False
-    found = await if_exists.at_dest(entry, session.services)
+    found = await if_exists.at_dest(entry, services)
     if found is not None:
         await finish_fetch(session, entry, *if_exists.meaning(entry, found))
     return found is not None

@@ -1,12 +1,13 @@
 """The parts of one worker process that a fetch needs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.body.pipeline import DecoderBudget
+from fetchfleet.worker.fetch.rules.abilities import Abilities
 from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.services import LaneServices
@@ -15,6 +16,7 @@ from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.util.aio import Deadlines
+from fetchfleet.worker.util.backoff import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,12 @@ class FetchServices(LaneServices):
     """The policy in force: it may change at run time."""
     chance: Callable[[], float]
     """A fraction in [0, 1): the only source of randomness."""
+    abilities: Abilities
+    """Of this worker."""
+    others: Callable[[], Awaitable[Sequence[Abilities]]] | None
+    """Return those of the other live workers. None: no worker has others, so a fetch waits for none."""
+    returns: Pace
+    """The looks at fetches that no live worker can do."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     decoder_budget: DecoderBudget = field(default_factory=DecoderBudget)
     """Shared by the decoders of bodies that need large windows."""

@@ -25,6 +25,7 @@ from fetchfleet.worker.inspect.snapshot import (
     living,
     worker_reports,
 )
+from fetchfleet.worker.inspect.unserved import sentence, unserved
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.policy.names import in_shell
@@ -60,6 +61,13 @@ class HostAnswer(msgspec.Struct, frozen=True):
     what: str
 
 
+class UnservedFetches(msgspec.Struct, frozen=True, kw_only=True):
+    """How many fetches wait for a worker with these abilities (worker/fetch/rules/abilities.py)."""
+
+    needs: list[str]
+    fetches: int
+
+
 class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
     """A lane: its state, until when (Unix ms) and why, in words; and the last responses of its host."""
 
@@ -72,6 +80,8 @@ class LaneExplained(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     owner: str | None
     answers: list[HostAnswer]
+    unserved: list[UnservedFetches] = []
+    """Fetches that wait for a worker with abilities that no live worker has together."""
 
 
 class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,6 +121,9 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     if found in RESETTABLE and resettable(state, now_ms):
         why += f"; once the host is well: fetchfleet reset {name}"
     paused = found == WaitReason.PAUSED.value
+    lacking = await unserved(redis, name) if snapshot.waiting else {}
+    if lacking:
+        why = sentence(lacking) if found == "retry" else f"{why}; {sentence(lacking)}"
     if found == "idle" and (messages := await messages_at_doors(redis)):
         why += f"; arq jobs and inbox messages that no worker has enqueued yet, for any host: {messages}"
     return LaneExplained(
@@ -123,6 +136,9 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         concurrency=gate.max_in_flight(state, rules),
         owner=text_of(owner) if owner else None,
         answers=[HostAnswer(said.at_ms, said.what) for said in state.answers],
+        unserved=[
+            UnservedFetches(needs=sorted(abilities), fetches=count) for abilities, count in lacking.items()
+        ],
     )
 
 

@@ -29,6 +29,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The digest of its policy file, or `defaults`."""
     age_s: float | None
     """Since its start."""
+    abilities: list[str] | None = None
+    """Those of worker/fetch/rules/abilities.py that it has; None if it does not publish them."""
     draining: bool = False
     """Whether an operator has drained it: it gives its lanes back and takes none."""
     lacking: str = ""
@@ -85,6 +87,7 @@ def worker_status(instance: str, report: WorkerReport, now_ms: int) -> WorkerSta
         sink=known.sink if known else None,
         policy=known.policy if known else None,
         age_s=round(max(0, now_ms - known.started_ms) / 1000, 3) if known else None,
+        abilities=list(known.abilities) if known and known.abilities is not None else None,
         draining=report.draining,
         lacking=report.lacking,
         lacking_error=report.lacking_error,

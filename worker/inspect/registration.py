@@ -4,19 +4,23 @@ A name is for people and may occur twice: two machines with the same host name, 
 instance is the identity of one process, in Redis and in names of files that workers share.
 """
 
+import hashlib
 import re
 import secrets
+import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from fetchfleet import __version__
+from fetchfleet.worker.fetch.rules.abilities import Abilities, Ability, Place, place
 from fetchfleet.worker.policy.published import digest_of
-from fetchfleet.worker.settings import Settings
+from fetchfleet.worker.settings import WARC, Settings
 
 _INSTANCE = re.compile(r"(?s)(.+)-[0-9a-f]{8}")
 _SUFFIX_BYTES = 4
+_DIGEST_BYTES = 8
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,12 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
     sink: str = ""
     policy: str = ""
     """The digest of its policy file, or NO_FILE (worker/policy/published.py)."""
+    abilities: tuple[str, ...] | None = None
+    """Those of worker/fetch/rules/abilities.py; None: a version that does not publish them."""
+    in_folder: str = ""
+    """A digest that tells its in folder from those of other machines; empty if it has none."""
+    egress: str = ""
+    """A digest of the networks that it may and must not dial."""
     started_ms: int = 0
     """When it started, Unix ms by Redis's clock."""
 
@@ -53,8 +63,38 @@ def registration_of(settings: Settings, started_ms: int) -> Registration:
         engine=settings.engine,
         sink=settings.sink,
         policy=digest_of(settings.policy),
+        abilities=tuple(sorted(_abilities(settings))),
+        in_folder=_digest(socket.gethostname(), settings.in_folder.resolve()) if settings.in_folder else "",
+        egress=_digest(sorted(settings.allow_net.split(",")), sorted(settings.deny_net.split(","))),
         started_ms=started_ms,
     )
+
+
+def _abilities(settings: Settings) -> Iterator[str]:
+    if settings.sink != WARC:
+        yield Ability.FILES.value
+    if settings.in_folder is not None:
+        yield Ability.IN_FOLDER.value
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def abilities_of(registration: Registration | None) -> Abilities:
+    """Return the abilities that a worker publishes.
+
+    A version that publishes none may have all of them, but for those that its sink excludes.
+    """
+    if registration is None:
+        return Abilities(frozenset(Ability))
+    if registration.abilities is None:
+        without = {Ability.FILES} if registration.sink == WARC else set[Ability]()
+        return Abilities(frozenset(set(Ability) - without))
+    places = {place(Place.EGRESS, f"{registration.egress}-{registration.policy}")}
+    if registration.in_folder:
+        places.add(place(Place.IN_FOLDER, registration.in_folder))
+    return Abilities(frozenset(registration.abilities), frozenset(places))
 
 
 def name_of(instance: str) -> str:

@@ -51,6 +51,10 @@ class Lane:
         self.clock = clock
         self.ready: deque[Entry] = deque()
         """Claimed fetches that wait for their start."""
+        self.aside: dict[str, str] = {}
+        """Claimed fetches that wait for another worker, with their needs (worker/fetch/handover.py)."""
+        self.aside_since_s = 0.0
+        """When the first of them was set aside, by the monotonic clock."""
         self.in_flight: dict[str, asyncio.Task[None]] = {}
         self.entries: dict[str, Entry] = {}
         """Every claimed fetch that is not settled, by its id."""
@@ -194,6 +198,12 @@ class Lane:
     def put_back(self, entry: Entry) -> None:
         """Queue a claimed fetch that was taken out of `ready` as the next one again."""
         self.ready.appendleft(entry)
+
+    def set_aside(self, fetch_id: str, needs: str) -> None:
+        """Keep a claimed fetch for another worker, which gets the lane."""
+        if not self.aside:
+            self.aside_since_s = mono_s()
+        self.aside[fetch_id] = needs
 
     def unqueue(self, batches: set[str]) -> None:
         """Take the claimed fetches of these batches out of `ready`."""

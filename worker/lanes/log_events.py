@@ -1,7 +1,7 @@
 """The log lines of lanes and of their fetches, with their fields."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from structlog.typing import FilteringBoundLogger
 
@@ -145,6 +145,17 @@ def retry(
         )
 
     return tell
+
+
+def unserved(
+    lane_name: str, entry: Entry, needs: Iterable[str], repeats: Repeats, log: FilteringBoundLogger
+) -> None:
+    """Log that a fetch waits for a worker that meets its needs, once a minute for the same lane and needs."""
+    names = sorted(needs)
+    left_out = repeats.admit((Event.LANE_UNSERVED, lane_name, *names), mono_s())
+    if left_out is not None:
+        fields = {**trace_fields(entry.fetch), **suppressed(left_out)}
+        log.warning(Event.LANE_UNSERVED, id=entry.id, lane=lane_name, needs=names, **fields)
 
 
 def robots(

@@ -16,7 +16,11 @@ class LaneTuning:
     expiry_check_s: float = 2.0
     """How often a held lane looks at Redis: a producer may have added an earlier deadline."""
     newer_return_s: float = 5.0
-    """How long a fetch that only a newer worker can read waits before it is claimed again."""
+    """How long a fetch that no live worker can do or read waits before it is claimed again."""
+    turn_s: float = 2.0
+    """How long a worker keeps a lane in which fetches wait for another worker, if it can do others there."""
+    return_every_s: float = 0.005
+    """Between two fetches, at least, that a worker looks at again because no live worker can do them."""
     decoder_pause_s: float = 5.0
     """Before the next attempt at a body that needs a large decoder window while none is free."""
     disk_pause_s: float = 5.0

@@ -226,7 +226,8 @@ async def run(
         async with connect(redis.url) as client:
             await announce(client, [worker.name for worker in workers])
         patience_s = settings.redis_patience_s
-        with at_work(workers, {**flags, "redis_url": redis.url}, state), suspended_together(workers):
+        orders = {**flags, "redis_url": redis.url, "alone": "1"}
+        with at_work(workers, orders, state), suspended_together(workers):
             async with kept_running(redis, workers, patience_s, outputs.warn_of_redis, enqueue) as fleet:
                 batch = fleet.batch(batch_id)
                 export = None

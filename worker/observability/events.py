@@ -1,7 +1,7 @@
 """Log lines of the worker itself, with their fields. Those of lanes and fetches are in their rooms."""
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -37,6 +37,13 @@ def worker_bug(loop: str, error: BaseException, left_out: int, log: FilteringBou
 def worker_name_taken(instance: str, others: Sequence[str], log: FilteringBoundLogger) -> None:
     """Log that other live workers have the same name as this one."""
     log.warning(Event.WORKER_NAME_TAKEN, instance=instance, others=others)
+
+
+def workers_differ(
+    instance: str, settings: Mapping[str, Mapping[str, Sequence[str]]], log: FilteringBoundLogger
+) -> None:
+    """Log in which settings the live workers differ, with the names of the workers of each value."""
+    log.warning(Event.WORKERS_DIFFER, instance=instance, settings=settings)
 
 
 def disk_full(

@@ -56,6 +56,8 @@ class Event(StrEnum):
     """An entry of the lane could not be read; it is a dead letter."""
     LANE_NEWER = "lane.newer"
     """A fetch in the lane was written for newer workers and is left to them."""
+    LANE_UNSERVED = "lane.unserved"
+    """A fetch in the lane needs what no live worker can do, and waits for one that can."""
     LANE_RESCUED = "lane.rescued"
     """A sweep reclaimed a lane whose owner died or whose notification was lost."""
     LANE_DEAD = "lane.dead"
@@ -83,6 +85,9 @@ class Event(StrEnum):
     WORKER_STARTED = "worker.started"
     WORKER_NAME_TAKEN = "worker.name_taken"
     """Other live workers have this worker's name (FETCHFLEET_WORKER_ID); at most once a minute."""
+    WORKERS_DIFFER = "workers.differ"
+    """Live workers differ in their sink, in folder, egress rules or policy file: a fetch that some of them
+    cannot do waits for another."""
     WORKER_HEARTBEAT = "worker.heartbeat"
     """Statistics, every ten seconds and at the end: connections, waits, loop lag, memory, open files."""
     WORKER_DRAINING = "worker.draining"

@@ -15,7 +15,8 @@ from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.factory import build_engine
 from fetchfleet.worker.http.net.redis_guard import redis_addresses
-from fetchfleet.worker.inspect.registration import Registration, registration_of
+from fetchfleet.worker.inspect.colleagues import Colleagues
+from fetchfleet.worker.inspect.registration import Registration, abilities_of, registration_of
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
 from fetchfleet.worker.lanes.lane import Lane
@@ -29,7 +30,7 @@ from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmi
 from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import DrainSignal, FleetSignals
-from fetchfleet.worker.runtime.heartbeat import Heartbeat, NameCheck, WorkerReporter
+from fetchfleet.worker.runtime.heartbeat import FleetCheck, Heartbeat, WorkerReporter
 from fetchfleet.worker.runtime.live_lanes import LiveLanes
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 from fetchfleet.worker.runtime.notifier import LaneNotifier
@@ -43,6 +44,7 @@ from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer, Sweep
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.factory import sink_of
 from fetchfleet.worker.sink.files.directory import unusable_out
+from fetchfleet.worker.util.backoff import Pace
 from fetchfleet.worker.util.clock import RedisClock
 
 
@@ -52,6 +54,7 @@ class _Base:
 
     settings: Settings
     registration: Registration
+    colleagues: Colleagues
     timings: WorkerTimings
     log: FilteringBoundLogger
     redis: Redis
@@ -86,9 +89,11 @@ async def build(settings: Settings, timings: WorkerTimings | None = None) -> Run
             notifier = LaneNotifier(arq_client(redis.connection_pool), health)
             clock = RedisClock()
             clock.sync(await redis_now_ms(redis))
+            registration = registration_of(settings, clock.now_ms())
             base = _Base(
                 settings=settings,
-                registration=registration_of(settings, clock.now_ms()),
+                registration=registration,
+                colleagues=Colleagues(redis, registration, log),
                 timings=timings,
                 log=log,
                 redis=redis,
@@ -141,6 +146,9 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         report_redis_error=health.report,
         log=log,
         tuning=base.timings.lanes,
+        abilities=abilities_of(base.registration),
+        others=None if settings.alone else base.colleagues.abilities,
+        returns=Pace(base.timings.lanes.newer_return_s, base.timings.lanes.return_every_s),
     )
     return services, live_policy
 
@@ -203,7 +211,7 @@ async def _wire(
 def _heartbeat(
     base: _Base, reporter: WorkerReporter, leases: Leases, signals: FleetSignals, drain: DrainSignal
 ) -> Heartbeat:
-    """Return the heartbeat, which looks for workers of the same name as well."""
+    """Return the heartbeat, which looks at the other workers as well."""
     return Heartbeat(
         base.redis,
         base.settings,
@@ -213,7 +221,7 @@ def _heartbeat(
         signals,
         drain,
         base.health,
-        name_check=NameCheck(base.redis, base.registration, base.log, base.timings),
+        fleet_check=FleetCheck(base.redis, base.registration, base.colleagues, base.log, base.timings),
         every_s=base.timings.heartbeat_s,
     )
 

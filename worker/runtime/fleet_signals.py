@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.redis_connection import number_of
+from fetchfleet.jobs.redis_connection import is_text, number_of, text_of
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.redis_support import drains
@@ -25,6 +25,8 @@ class Signals(NamedTuple):
     policy_version: bytes
     cancels_version: bytes | None
     resets_version: bytes | None
+    handed: Mapping[bytes, bytes] = {}
+    """The lanes that are left to other workers, with their needs."""
 
 
 class FleetSignals:
@@ -45,7 +47,7 @@ class FleetSignals:
         self._live_lanes = live_lanes
 
     async def heed(self, read: Signals) -> None:
-        """Rebalance, then take over a new policy, end cancelled batches and reset lanes.
+        """Rebalance, then heed a new policy, cancelled batches, resets, and lanes that are left to others.
 
         A worker that may start no fetch does the upkeep of lanes that no worker takes.
         """
@@ -54,6 +56,9 @@ class FleetSignals:
             await self._live_policy.update(read.policy_version)
         await self._live_lanes.heed_cancels(read.cancels_version)
         await self._live_lanes.heed_resets(read.resets_version)
+        if read.handed:
+            lanes = {text_of(name): text_of(needs) for name, needs in read.handed.items() if is_text(name)}
+            await self._acquirer.acquire_handed(lanes)
         if not self._live_lanes.accepts() and not self._live_lanes.leaving:
             await self._acquirer.keep_up(others=read.fleet.workers > 0)
 

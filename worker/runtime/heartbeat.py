@@ -12,6 +12,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts.lanes import busy_within_ms
+from fetchfleet.worker.inspect.colleagues import Colleagues
 from fetchfleet.worker.inspect.registration import Registration, doubles_of
 from fetchfleet.worker.inspect.snapshot import LaneReport, WorkerReport
 from fetchfleet.worker.lanes.lane import Lane
@@ -95,20 +96,34 @@ class WorkerReporter:
         )
 
 
-class NameCheck:
-    """Looks for other live workers with the same name: both work, but nobody can tell their lines apart."""
+class FleetCheck:
+    """Looks for other live workers with the same name, and for workers with other settings.
+
+    Workers of one name work, but their log lines cannot be told apart.
+    """
 
     def __init__(
-        self, redis: Redis, registration: Registration, log: FilteringBoundLogger, timings: WorkerTimings
+        self,
+        redis: Redis,
+        registration: Registration,
+        colleagues: Colleagues,
+        log: FilteringBoundLogger,
+        timings: WorkerTimings,
     ) -> None:
         self._redis = redis
         self._registration = registration
+        self._colleagues = colleagues
+        self._workers = 0
         self._log = log
         self._every_ms = timings.name_check_s * 1000
         self._due_ms = registration.started_ms + FIRST_NAME_CHECK_BEATS * timings.heartbeat_s * 1000
 
-    async def run(self, now_ms: int) -> None:
-        """Log the doubles if a check is due."""
+    async def run(self, now_ms: int, workers: int = 1) -> None:
+        """Log the doubles and the differences if a check is due, or the number of workers has changed."""
+        if now_ms < self._due_ms and (workers == self._workers or not self._workers):
+            return
+        self._workers = workers
+        await self._colleagues.look_for_differences()
         if now_ms < self._due_ms:
             return
         self._due_ms = now_ms + self._every_ms
@@ -133,7 +148,7 @@ class Heartbeat:
         drain: DrainSignal,
         health: RedisHealth,
         *,
-        name_check: NameCheck,
+        fleet_check: FleetCheck,
         every_s: float,
     ) -> None:
         self._redis = redis
@@ -146,7 +161,7 @@ class Heartbeat:
         self._drain = drain
         self._health = health
         self._every_s = every_s
-        self._name_check = name_check
+        self._fleet_check = fleet_check
         self.sent_s = mono_s()
         """When Redis took the last heartbeat, by the monotonic clock."""
         self._listed_as_lacking = False
@@ -198,15 +213,27 @@ class Heartbeat:
             pipe.get(keys.POLICY_VERSION)
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
             pipe.zcard(keys.WORKERS)
-            *_, is_published, drain, resets, cancels, policy_version, busy, workers = await pipe.execute()
+            pipe.hgetall(keys.HANDED)
+            (
+                *_,
+                is_published,
+                drain,
+                resets,
+                cancels,
+                policy_version,
+                busy,
+                workers,
+                handed,
+            ) = await pipe.execute()
         self.sent_s, self._listed_as_lacking = mono_s(), bool(report.lacking)
         if not is_published and digest != NO_FILE:
             await self._redis.set(
                 keys.policy_file(digest), published(self._policy), px=keys.POLICY_FILE_TTL_MS
             )
         await self._drain.heed(drain, self._reporter.lane_count)
-        await self._signals.heed(Signals(FleetLoad(busy, workers), policy_version or b"", cancels, resets))
-        await self._name_check.run(now_ms)
+        load, version = FleetLoad(busy, workers), policy_version or b""
+        await self._signals.heed(Signals(load, version, cancels, resets, handed))
+        await self._fleet_check.run(now_ms, workers)
 
     async def end(self) -> None:
         """Remove this worker from the fleet, so that others take its share of the lanes."""

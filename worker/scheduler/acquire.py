@@ -5,16 +5,17 @@ the others is acquired as soon as one of them looks.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Protocol
 
 from redis.exceptions import RedisError, ResponseError
 
 from fetchfleet.jobs.scripts.lanes import Early, Enough
+from fetchfleet.worker.fetch.rules import abilities
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.lanes.store import AcquiredLane, LaneNeeds
+from fetchfleet.worker.lanes.store import AcquiredLane, AcquireResult, LaneNeeds
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -132,17 +133,8 @@ class Acquirer:
         if len(chosen) > room:
             chosen, self._upkeep_looked = chosen[:room], 0
         if chosen:
-            await aio.whole(self._acquire_for_upkeep(chosen), name="acquiring lanes for upkeep")
-
-    async def _acquire_for_upkeep(self, names: Sequence[str]) -> None:
-        services, asked_s = self._services, mono_s()
-        with self._counted(len(names)):
-            results = await services.store.acquire_many(names, None)
-            for name, result in zip(names, results, strict=True):
-                if isinstance(result, AcquiredLane):
-                    await self._serve(name, result, asked_s, for_upkeep=True)
-                elif isinstance(result, Exception) and not await services.key_repair.repair(result, name):
-                    services.report_redis_error(result)
+            work = self._acquire_many(chosen, None, for_upkeep=True)
+            await aio.whole(work, name="acquiring lanes for upkeep")
 
     async def _acquire_due(self) -> bool:
         """Acquire and serve some of the lanes that are due; return whether to look for more."""
@@ -151,19 +143,42 @@ class Acquirer:
         chosen = self._choose(names, min(len(names), self._at_once))
         if not chosen:
             return False
-        asked_s = mono_s()
-        held = self._held
-        with self._counted(len(chosen)):
-            results = await services.store.acquire_many(chosen, held)
-            for name, result in zip(chosen, results, strict=True):
-                if isinstance(result, AcquiredLane):
-                    await self._serve(name, result, asked_s)
-                elif isinstance(result, Exception) and not await services.key_repair.repair(result, name):
-                    services.report_redis_error(result)
+        results = await self._acquire_many(chosen, self._held)
         ours = any(isinstance(result, AcquiredLane) for result in results)
         enough = any(isinstance(result, Enough) for result in results)
         # Lanes that another worker was quicker to acquire counted as held: the share may not be reached.
         return ours and (not enough or None in results)
+
+    async def acquire_handed(self, lanes: Mapping[str, str]) -> None:
+        """Acquire and serve the lanes that are left to workers like this one, whatever its share is.
+
+        lanes: with the needs of a fetch in each, as text. Those that this worker does not meet are left out.
+        """
+        own = self._services.abilities
+        names = [name for name, needs in lanes.items() if not own.lacks(abilities.parse(needs))]
+        if names and self._wants_more():
+            chosen = self._choose(names, min(len(names), self._at_once))
+            work = self._acquire_many(chosen, None, handed=True)
+            await aio.whole(work, name="acquiring lanes left by others")
+
+    async def _acquire_many(
+        self,
+        names: Sequence[str],
+        held: int | None,
+        *,
+        handed: bool = False,
+        for_upkeep: bool = False,
+    ) -> list[AcquireResult | Exception]:
+        """Acquire lanes in one round trip and serve them."""
+        services, asked_s = self._services, mono_s()
+        with self._counted(len(names)):
+            results = await services.store.acquire_many(names, held, handed=handed)
+            for name, result in zip(names, results, strict=True):
+                if isinstance(result, AcquiredLane):
+                    await self._serve(name, result, asked_s, insisted=handed, for_upkeep=for_upkeep)
+                elif isinstance(result, Exception) and not await services.key_repair.repair(result, name):
+                    services.report_redis_error(result)
+        return results
 
     @property
     def _held(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.worker.fetch import handover
 from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
@@ -76,7 +77,8 @@ async def drain(session: FetchSession, orphans: list[bytes], other_deaths: int =
         await services.settler.flushed(lane)
         if not lane.lost:
             left = lane.entries.values()
-            await session.release([interrupted(entry) if entry.id in lane.cut else entry for entry in left])
+            unfinished = [interrupted(entry) if entry.id in lane.cut else entry for entry in left]
+            await session.release(unfinished, handover.wanted(session) if lane.aside else "")
     except LaneLostError:
         lane.lose()
     finally:
@@ -106,6 +108,8 @@ async def _step(session: FetchSession) -> Step:
     if isinstance(admission, Saturated) or lane.isolates:
         return WAIT_FOR_CHANGE
     if not lane.ready:
+        if lane.aside and handover.is_due(session):
+            return LEAVE
         step = await _claim(session)
         if not lane.ready:
             return step

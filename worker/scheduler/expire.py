@@ -20,6 +20,10 @@ async def end_expired(session: FetchSession) -> None:
     for entry in list(lane.ready):
         if await end_if_expired(session, entry):
             lane.ready.remove(entry)
+    for fetch_id in list(lane.aside):
+        waiting = lane.entries.get(fetch_id)
+        if waiting is None or await end_if_expired(session, waiting):
+            del lane.aside[fetch_id]
     earliest_ms, claimed = await session.retry_until_lost(lambda: services.store.overview(lane.name))
     if claimed > len(lane.entries):
         await hold_orphaned_claims(session)

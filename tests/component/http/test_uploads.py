@@ -319,9 +319,10 @@ def test_an_in_folder_that_is_gone_is_no_fault_of_a_file(folder: Path) -> None:
 
 
 async def test_a_worker_without_an_in_folder_says_what_to_do(
-    origin: Origin, worker: OneWorker, lines: Lines
+    origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """It names the flag."""
+    """It names the flag; here no other worker may have such a folder."""
+    worker = await start(alone=True)
     result = await worker.one(origin.url(), method="PUT", body_file="file")
 
     assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.NO_BODY_FILE)

@@ -8,11 +8,12 @@ from redis.asyncio import Redis
 
 from fetchfleet import Outcome
 from fetchfleet.jobs import keys
+from fetchfleet.worker.inspect.colleagues import Colleagues
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.registration import registration_of
 from fetchfleet.worker.local.run import announce
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.runtime.heartbeat import FIRST_NAME_CHECK_BEATS, NameCheck
+from fetchfleet.worker.runtime.heartbeat import FIRST_NAME_CHECK_BEATS, FleetCheck
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import Settings
 from tests.component.conftest import QUICK, Lines, Start
@@ -80,7 +81,8 @@ async def test_a_double_is_named_once_a_minute(redis: Redis, lines: Lines) -> No
     """However many heartbeats are sent meanwhile."""
     own = registration_of(Settings(worker_id="double"), 0)
     await redis.zadd(keys.WORKERS, {"double": 500_000})
-    check = NameCheck(redis, own, get_logger(), WorkerTimings())
+    log = get_logger()
+    check = FleetCheck(redis, own, Colleagues(redis, own, log), log, WorkerTimings())
     for now_ms in (2_000, 3_000, 4_000, 62_000, 63_000, 64_000):
         await check.run(now_ms)
 

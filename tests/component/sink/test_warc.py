@@ -184,9 +184,10 @@ async def test_records_are_lines_where_that_is_asked_for(origin: Origin, worker:
 
 @pytest.mark.parametrize("fields", [{"dest": "a/b"}, {"decode": True}], ids=["dest", "decode"])
 async def test_what_a_record_cannot_be_is_refused_before_anything_is_asked(
-    origin: Origin, worker: OneWorker, lines: Lines, fields: dict[str, Any]
+    origin: Origin, start: Start, lines: Lines, fields: dict[str, Any]
 ) -> None:
-    """A file of a name, a decoded body: `bad_dest`, and the log says why; the host sees nothing of it."""
+    """A file of a name, a decoded body: `bad_dest` if all workers are alike; the host sees nothing of it."""
+    worker = await start(sink="warc", alone=True)
     result = await worker.one(origin.url(), **fields)
 
     await wait_until(lambda: any(line["event"] == "fetch.finished" for line in lines), "the line")

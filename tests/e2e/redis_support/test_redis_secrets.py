@@ -73,7 +73,7 @@ async def test_nothing_that_holds_the_url_shows_it(url: str, tmp_path: Path) -> 
     async with Fleet(url) as fleet, connect(url) as redis:
         submitter = Submitter(redis, fleet.notify)
         unused: Any = None
-        heartbeat = Heartbeat(redis, settings, RedisClock(), *[unused] * 5, name_check=unused, every_s=1.0)
+        heartbeat = Heartbeat(redis, settings, RedisClock(), *[unused] * 5, fleet_check=unused, every_s=1.0)
         intake = InboxReader(url, "w", submitter, print, get_logger())
         parts: dict[str, Any] = dict.fromkeys(part.name for part in fields(Runtime) if part.init)
         runtime = Runtime(

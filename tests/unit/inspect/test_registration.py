@@ -1,11 +1,22 @@
 """Names and instances of workers."""
 
+from pathlib import Path
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet import __version__
-from fetchfleet.worker.inspect.registration import Registration, doubles_of, is_of, name_of, registration_of
+from fetchfleet.worker.inspect.colleagues import differences
+from fetchfleet.worker.inspect.registration import (
+    Registration,
+    abilities_of,
+    doubles_of,
+    is_of,
+    name_of,
+    registration_of,
+)
 from fetchfleet.worker.settings import Settings
 
 STARTED_MS = 1_000
@@ -75,3 +86,33 @@ def test_a_registration_says_which_program_runs() -> None:
 
     assert (__version__, "reqwest", "warc") == (fields["version"], fields["engine"], fields["sink"])
     assert fields["python"].startswith("3.")
+
+
+def test_a_registration_says_what_the_worker_can_do(tmp_path: Path) -> None:
+    """The sink and the in folder give abilities; a version that publishes none may have those of its sink."""
+    files = registration_of(Settings(worker_id="a"), 0)
+    warc = registration_of(Settings(worker_id="b", sink="warc", in_folder=tmp_path), 0)
+    old = msgspec.structs.replace(warc, abilities=None)
+
+    assert (files.abilities, warc.abilities) == (("files",), ("in_folder",))
+    assert [abilities_of(one).has for one in (files, warc, old, None)] == [
+        {"files"},
+        {"in_folder"},
+        {"in_folder"},
+        {"files", "in_folder"},
+    ]
+
+
+def test_differences_name_the_workers_of_each_setting(tmp_path: Path) -> None:
+    """What a version does not publish is no difference; another order of the same networks is none either."""
+    one = registration_of(Settings(worker_id="a", allow_net="10.0.0.0/8,127.0.0.0/8"), 0)
+    two = registration_of(
+        Settings(worker_id="b", allow_net="127.0.0.0/8,10.0.0.0/8", in_folder=tmp_path, sink="warc"), 0
+    )
+    old = Registration(name="c", instance="c-0", sink="files")
+
+    assert differences([one, one]) == {}
+    assert differences([one, two, old]) == {
+        "sink": {"files": ["a", "c"], "warc": ["b"]},
+        "in_folder": {"given": ["b"], "none": ["a"]},
+    }

@@ -1,0 +1,156 @@
+"""Workers of different abilities: each leaves what it cannot do to one that can."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from fetchfleet import Batch, Fetch, Outcome, Reason
+from fetchfleet.jobs import keys
+from fetchfleet.worker.inspect.explain import LaneExplained, UnservedFetches, explain_lane
+from fetchfleet.worker.inspect.fleet_status import fleet_status
+from fetchfleet.worker.policy.file import Policy
+from fetchfleet.worker.runtime.timings import WorkerTimings
+from tests.component.conftest import HOST, OTHER_HOST, Lines, Start, tuned
+from tests.support.waiting import wait_until
+from tools.one_worker import OneWorker, results_of
+from tools.origin.server import Origin
+
+
+@pytest.fixture
+def timings() -> WorkerTimings:
+    """Frequent heartbeats, short turns and waits."""
+    short = tuned(turn_s=0.05, newer_return_s=0.1, return_every_s=0.0005)
+    return replace(short, heartbeat_s=0.02, name_check_s=0.1)
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path) -> Path:
+    """A folder with a file to send."""
+    return folder_of(tmp_path / "in", "f")
+
+
+def folder_of(path: Path, *names: str) -> Path:
+    path.mkdir()
+    for name in names:
+        (path / name).write_bytes(b"sent")
+    return path
+
+
+def sent(origin: Origin, place: int, **fields: Any) -> Fetch:
+    return Fetch(url=origin.url(f"/sent/{place}"), method="POST", body_file="f", **fields)
+
+
+def named(origin: Origin, place: int, **fields: Any) -> Fetch:
+    return Fetch(url=origin.url(f"/named/{place}"), dest=f"named/{place}", **fields)
+
+
+def said(lines: Lines, event: str) -> Lines:
+    return [line for line in lines if line["event"] == event]
+
+
+async def test_each_of_two_workers_does_what_the_other_cannot(
+    origin: Origin, start: Start, in_folder: Path, lines: Lines, redis: Redis, tmp_path: Path
+) -> None:
+    """Each fetch is requested once and stored, in one lane, whichever worker claims it first.
+
+    What needs both waits; nothing else waits for it.
+    """
+    await start(worker_id="files")
+    warc = await start(worker_id="warc", sink="warc", in_folder=in_folder, out=tmp_path / "warc")
+    both = await warc.submit([sent(origin, 999, dest="both")])
+    pairs = [(named(origin, i), sent(origin, i)) for i in range(60)]
+    results = await warc.results([fetch for pair in pairs for fetch in pair])
+    await wait_until(lambda: said(lines, "lane.unserved"), "the fetch that needs both to be logged")
+
+    assert Counter({(Outcome.STORED, None, "files"): 60, (Outcome.STORED, None, "warc"): 60}) == Counter(
+        (result.outcome, result.reason, result.worker) for result in results
+    )
+    assert {(1, 0)} == {(result.attempts, result.interruptions) for result in results}
+    assert len(origin.requests) == len(results)
+    assert not (await both.counts()).ended
+    assert {("files", "in_folder")} == {tuple(line["needs"]) for line in said(lines, "lane.unserved")}
+    differ = said(lines, "workers.differ")
+    assert len({line["instance"] for line in differ}) == len(differ) == 2
+    assert [{"sink", "in_folder"}] * 2 == [set(line["settings"]) for line in differ]
+    shown = {worker.id: worker.abilities for worker in (await fleet_status(redis)).workers}
+    assert shown == {"files": ["files"], "warc": ["in_folder"]}
+
+
+async def test_what_no_worker_can_do_waits_for_one_that_can(
+    origin: Origin, start: Start, in_folder: Path, redis: Redis, tmp_path: Path
+) -> None:
+    """Other fetches of the host are done, `explain` names the lack, and cancels and deadlines hold."""
+    warc = await start(worker_id="warc", sink="warc", out=tmp_path / "warc")
+    waiting = await warc.submit([*(named(origin, i) for i in range(5)), sent(origin, 0), sent(origin, 1)])
+    late = await warc.submit([named(origin, 10, deadline_s=0.3)])
+    cancelled = await warc.submit([named(origin, 11)])
+    plain = await warc.one(origin.url("/plain"))
+    explained = await _explained(redis, 9)
+    await cancelled.cancel()
+    [ended_late], [ended_cancelled] = await results_of(late), await results_of(cancelled)
+    await start(worker_id="able", in_folder=in_folder)
+
+    assert plain.outcome is Outcome.STORED
+    assert (ended_late.outcome, ended_late.reason) == (Outcome.FAILED, Reason.DEADLINE)
+    assert (ended_cancelled.outcome, ended_late.attempts) == (Outcome.CANCELLED, 0)
+    assert {(Outcome.STORED, "able", 1)} == {
+        (result.outcome, result.worker, result.attempts) for result in await results_of(waiting)
+    }
+    assert explained.unserved == [
+        UnservedFetches(needs=["files"], fetches=7),
+        UnservedFetches(needs=["in_folder"], fetches=2),
+    ]
+    assert "7 fetches wait for a worker with --sink files" in explained.why
+    assert "2 fetches wait for a worker with --in" in explained.why
+    assert not await redis.exists(keys.HANDED)
+
+
+async def _explained(redis: Redis, fetches: int) -> LaneExplained:
+    """Return what explain says of the lane once so many fetches wait for a worker."""
+    found: list[LaneExplained] = []
+
+    async def waits() -> bool:
+        found[:] = [await explain_lane(redis, Policy(), HOST)]
+        return sum(lack.fetches for lack in found[0].unserved) == fetches
+
+    await wait_until(waits, f"{fetches} fetches to wait")
+    found[0].unserved.sort(key=lambda lack: lack.needs)
+    return found[0]
+
+
+async def test_what_ended_on_one_worker_is_tried_by_those_with_another_setting(
+    origin: Origin, other: Origin, start: Start, tmp_path: Path
+) -> None:
+    """A file that one in folder lacks, a network that one worker must not dial; each ends if nowhere else."""
+    folders = [folder_of(tmp_path / "in1", "g"), folder_of(tmp_path / "in2", "f")]
+    one = await start(worker_id="one", in_folder=folders[0])
+    await start(worker_id="two", in_folder=folders[1], deny_net=OTHER_HOST)
+    fetches = [sent(origin, 0), Fetch(url=origin.url("/"), method="POST", body_file="g")]
+    nowhere = Fetch(url=origin.url("/"), method="POST", body_file="nowhere")
+    batch = await one.submit([*fetches, nowhere, Fetch(url=other.url("/")), Fetch(url="http://10.1.2.3/")])
+    found = await results_of(batch)
+
+    assert [(result.outcome, result.reason) for result in found] == [
+        (Outcome.STORED, None),
+        (Outcome.STORED, None),
+        (Outcome.FAILED, Reason.NO_BODY_FILE),
+        (Outcome.STORED, None),
+        (Outcome.FAILED, Reason.EGRESS_REFUSED),
+    ]
+    assert [result.worker for result in found if result.outcome is Outcome.STORED] == ["two", "one", "one"]
+    assert {result.attempts for result in found} == {1}
+    assert len(origin.requests) == 2
+
+
+async def test_a_worker_that_is_alone_ends_what_it_cannot_do(
+    origin: Origin, start: Start, tmp_path: Path
+) -> None:
+    """As under `fetchfleet run`, whose workers are all alike."""
+    alone: OneWorker = await start(sink="warc", alone=True, out=tmp_path / "warc")
+    batch: Batch = await alone.submit([named(origin, 0), sent(origin, 0)])
+
+    assert [Reason.BAD_DEST, Reason.NO_BODY_FILE] == [result.reason for result in await results_of(batch)]

@@ -1,0 +1,91 @@
+"""What a fetch needs of a worker, and what a worker lacks."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fetchfleet import Fetch
+from fetchfleet.jobs.contract.entry import Entry, Hop
+from fetchfleet.jobs.contract.ids import fetch_id
+from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.worker.fetch.rules.abilities import (
+    Abilities,
+    Ability,
+    Needs,
+    Place,
+    in_words,
+    needs_of,
+    parse,
+    place,
+)
+from fetchfleet.worker.util.backoff import Pace
+
+WORDS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
+NAMES = WORDS.filter(lambda word: not word.startswith("!"))
+URL = "http://a.example/"
+
+
+def entry(*, hop: Hop | None = None, tried: tuple[str, ...] = (), **fields: object) -> Entry:
+    fetch = Fetch(url=URL, method="POST" if "body_file" in fields else "GET", **fields)  # type: ignore[arg-type]
+    return Entry(
+        id=fetch_id("0" * 16, 0), deadline_ms=1, fetch=fetch, hop=hop, hops=hop is not None, tried=tried
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (entry(), set()),
+        (entry(dest="a"), {Ability.FILES}),
+        (entry(decode=True), {Ability.FILES}),
+        (entry(body_file="f"), {Ability.IN_FOLDER}),
+        (entry(body_file="f", dest="a"), {Ability.FILES, Ability.IN_FOLDER}),
+        (entry(body_file="f", hop=Hop("GET", URL)), set()),
+        (entry(body_file="f", hop=Hop("POST", URL, body_file="f")), {Ability.IN_FOLDER}),
+    ],
+    ids=["plain", "dest", "decode", "body_file", "both", "redirected-without", "redirected-with"],
+)
+def test_a_fetch_needs_what_its_next_request_and_its_body_need(made: Entry, expected: set[str]) -> None:
+    """A redirect that drops the body needs no file for it."""
+    assert needs_of(made) == Needs(frozenset(expected))
+
+
+@given(st.frozensets(NAMES), st.frozensets(WORDS))
+def test_needs_are_read_as_they_are_written(abilities: frozenset[str], tried: frozenset[str]) -> None:
+    """Abilities that only newer workers know included."""
+    needs = Needs(abilities, tried)
+    assert parse(str(needs)) == needs
+
+
+@given(st.frozensets(NAMES), st.frozensets(WORDS), st.frozensets(NAMES), st.frozensets(WORDS))
+def test_a_worker_lacks_nothing_if_it_has_the_abilities_and_was_not_tried(
+    abilities: frozenset[str], tried: frozenset[str], has: frozenset[str], places: frozenset[str]
+) -> None:
+    """Everything else is lacking, and named."""
+    lacks = Abilities(has, places).lacks(Needs(abilities, tried))
+
+    assert (not lacks) == (abilities <= has and not tried & places)
+    assert lacks <= abilities | tried
+
+
+def test_a_place_comes_from_the_setting_that_ended_the_attempt() -> None:
+    """A worker without an in folder has no place for a missing file."""
+    egress, folder = place(Place.EGRESS, "e"), place(Place.IN_FOLDER, "i")
+    own = Abilities(frozenset(), frozenset({egress, folder}))
+
+    assert own.place_of(Reason.EGRESS_REFUSED) == egress
+    assert own.place_of(Reason.NO_BODY_FILE) == folder
+    assert Abilities(frozenset(), frozenset({egress})).place_of(Reason.NO_BODY_FILE) == ""
+
+
+def test_people_read_the_option_that_a_worker_needs() -> None:
+    """An ability of a newer version has its name only."""
+    assert in_words(Ability) == "a worker with --sink files (for dest or decode) and --in (for body_file)"
+    assert in_words(["newer"]) == "a worker with newer"
+
+
+def test_a_pace_spaces_out_what_returns_and_forgets_an_idle_time() -> None:
+    """The first waits least_s, each next one every_s longer; after a pause least_s again."""
+    pace = Pace(5.0, 0.5)
+    assert [5.0, 5.5, 6.0] == [pace.wait_s(100.0) for _ in range(3)]
+    assert pace.wait_s(200.0) == 5.0
