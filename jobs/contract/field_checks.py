@@ -233,8 +233,8 @@ def key(value: str) -> None:
 def meta(value: Any) -> Any:
     """Return the value as a parser reads it from its JSON, so that it has one JSON.
 
-    Numbers that JSON turns into null are refused, and so is nesting that a parser may not support. What cannot
-    be JSON is returned as it is, and refused when the fetch is serialized.
+    Numbers that JSON turns into null are refused, and so is nesting that a parser may not support. What
+    cannot be JSON is returned as it is, and refused when the fetch is serialized.
     """
     if value is None or _is_json(value):
         return value
