@@ -20,6 +20,14 @@ JobsError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+MAX_REFUSAL_CHARS = 500
+"""Of the message of a refusal: it may quote a value of any length, and goes to logs and dead letters."""
+
+
+def shortened(message: str) -> str:
+    """Return the message, cut off if it is longer than MAX_REFUSAL_CHARS."""
+    return message if len(message) <= MAX_REFUSAL_CHARS else f"{message[: MAX_REFUSAL_CHARS - 1]}…"
+
 
 class JobsError(Exception):
     """Base class of the exceptions of this package."""
@@ -27,6 +35,9 @@ class JobsError(Exception):
 
 class InvalidFetchError(JobsError, ValueError):
     """A fetch that may not be enqueued; the message names the field, the error and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 class NewerMessageError(JobsError):

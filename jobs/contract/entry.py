@@ -24,7 +24,7 @@ from fetchfleet.jobs.contract.urls import (
     parse_url,
     shown_origin,
 )
-from fetchfleet.jobs.errors import InvalidFetchError
+from fetchfleet.jobs.errors import InvalidFetchError, shortened
 
 ENTRY_VERSION = 1
 DEADLINE_CHARS = 13
@@ -48,6 +48,9 @@ Size = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
 
 class BadEntryError(ValueError):
     """A value in a lane that is not an entry."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(message))
 
 
 class TooLargeEntryError(BadEntryError):

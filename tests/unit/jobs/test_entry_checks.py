@@ -37,7 +37,7 @@ from fetchfleet.jobs.contract.model import (
     encode,
 )
 from fetchfleet.jobs.contract.urls import MAX_URL_BYTES, lane_of_url, parse_url
-from fetchfleet.jobs.errors import InvalidFetchError
+from fetchfleet.jobs.errors import MAX_REFUSAL_CHARS, InvalidFetchError
 from fetchfleet.worker.fetch.rules.range_rules import url_digest
 from fetchfleet.worker.fetch.rules.redirects import Allowed, follow
 
@@ -151,6 +151,31 @@ def test_an_entry_near_to_a_right_one_is_right_or_refused(fields: dict[str, Any]
     written = serialize_entry(entry)
     assert parse_entry(written) == entry
     assert serialize_entry(parse_entry(written)) == written
+
+
+FULL = element(
+    POST,
+    attempts=2,
+    hop={"method": "POST", "url": AWAY, "body_file": "in/file", "headers": [["Accept", "*/*"]]},
+    hops=3,
+    part={**PART, "total_bytes": 9},
+    retry_of=ID,
+    last="read",
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, len(FULL)), st.binary(max_size=3), st.integers(0, 3)), max_size=3))
+def test_a_damaged_entry_is_right_or_refused(damages: list[tuple[int, bytes, int]]) -> None:
+    """Bytes of it exchanged, inserted or missing."""
+    damaged = FULL
+    for place, put, cut in damages:
+        damaged = damaged[:place] + put + damaged[place + cut :]
+    try:
+        entry = parse_entry(damaged)
+    except BadEntryError:
+        return
+    check(entry)
+    assert parse_entry(serialize_entry(entry)) == entry
 
 
 @given(
@@ -330,6 +355,26 @@ def test_an_entry_waits_in_the_lane_of_its_host_or_of_the_host_that_redirected_i
         entry = newer
 
     assert {lane for lane in its | others if entry.may_wait_in(lane)} == its
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"fetch":{{"url":"http://a/","{"x" * 9999}":1}}}}',
+        f'{{"fetch":{{"url":"http://a/","method":"{"x" * 9999}"}}}}',
+        f'{{"fetch":{{"url":"http://a/"}},"last":"{"x" * 9999}"}}',
+        f'{{"v":{"9" * 4000}}}',
+    ],
+)
+def test_a_refusal_is_short_however_long_what_it_quotes(body: str) -> None:
+    """It goes to the log and the dead letters."""
+    with pytest.raises(BadEntryError) as raised:
+        parse_entry(HEAD + body.encode())
+
+    assert len(str(raised.value)) <= MAX_REFUSAL_CHARS
+    with pytest.raises(InvalidFetchError, match=r"^method: 'xx") as refused:
+        Fetch(url=URL, method="x" * 9999)
+    assert len(str(refused.value)) == MAX_REFUSAL_CHARS
 
 
 def test_of_a_key_given_twice_the_last_counts_wherever_the_entry_is_read() -> None:
