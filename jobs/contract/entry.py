@@ -6,17 +6,14 @@ then JSON. The fixed head lets Lua read both without parsing the JSON.
 
 import re
 from contextlib import suppress
-from functools import lru_cache
-from operator import attrgetter
-from types import NoneType, UnionType
-from typing import Annotated, Any, NoReturn, get_origin
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 
 from fetchfleet.jobs.contract import field_checks
 from fetchfleet.jobs.contract.conditions import headers_of, is_etag
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
-from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, Reason
+from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, Reason, check_types
 from fetchfleet.jobs.contract.urls import (
     UrlError,
     lane_of_name,
@@ -221,7 +218,6 @@ _decode = msgspec.json.Decoder(EntryData).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _BARE_BYTES = HEAD_CHARS + len('{"fetch":{"url":""}}')
-_values = attrgetter(*Fetch.__struct_fields__)
 _NO_BODY = (None, None, None)
 
 
@@ -236,24 +232,10 @@ def serialize_new_entry(fetch_id: str, fetch: Fetch, retry_of: str | None = None
         raise InvalidFetchError(f"meta: cannot be JSON: {error}") from None
     # A fetch of a URL alone, which is ASCII without quotes, has no value of another type.
     if len(serialized) != _BARE_BYTES + len(fetch.url):
-        fault = _wrong_type(tuple(map(type, _values(fetch))))
-        if fault is not None:
-            raise InvalidFetchError(fault)
+        check_types(fetch)
     if len(serialized) > MAX_MESSAGE_BYTES:
         raise InvalidFetchError(f"has more than {MAX_MESSAGE_BYTES} bytes as JSON")
     return serialized
-
-
-@lru_cache(maxsize=1024)
-def _wrong_type(kinds: tuple[type, ...]) -> str | None:
-    """Return which field has a value of a type that its JSON would not be read as, None if none has."""
-    for field, kind in zip(msgspec.structs.fields(Fetch), kinds, strict=True):
-        hints = field.type.__args__ if isinstance(field.type, UnionType) else (field.type,)
-        wanted = tuple(get_origin(hint) or hint for hint in hints)
-        if field.type is not Any and not issubclass(kind, wanted):
-            names = " or ".join("None" if one is NoneType else one.__name__ for one in wanted)
-            return f"{field.name}: is of type {kind.__name__}, not {names}"
-    return None
 
 
 def placed(serialized: bytes, now_ms: int) -> bytes:

@@ -6,7 +6,10 @@ exists is a Fetch that may be sent.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from functools import lru_cache
+from operator import attrgetter
+from types import NoneType, UnionType
+from typing import Any, get_origin
 
 import msgspec
 
@@ -271,6 +274,31 @@ def _priority(value: str) -> Priority:
         return Priority(value)
     except ValueError:
         raise InvalidFetchError(f"priority: {value!r} is not one of {', '.join(Priority)}") from None
+
+
+_values = attrgetter(*Fetch.__struct_fields__)
+
+
+def check_types(fetch: Fetch) -> None:
+    """Require of each value the type of its field: the JSON of another one is not read as a fetch.
+
+    Raises InvalidFetchError.
+    """
+    fault = _wrong_type(tuple(map(type, _values(fetch))))
+    if fault is not None:
+        raise InvalidFetchError(fault)
+
+
+@lru_cache(maxsize=1024)
+def _wrong_type(kinds: tuple[type, ...]) -> str | None:
+    """Return which field has a value of a type that its JSON would not be read as, None if none has."""
+    for field, kind in zip(msgspec.structs.fields(Fetch), kinds, strict=True):
+        hints = field.type.__args__ if isinstance(field.type, UnionType) else (field.type,)
+        wanted = tuple(get_origin(hint) or hint for hint in hints)
+        if field.type is not Any and not issubclass(kind, wanted):
+            names = " or ".join("None" if one is NoneType else one.__name__ for one in wanted)
+            return f"{field.name}: is of type {kind.__name__}, not {names}"
+    return None
 
 
 _fetch_decoder = msgspec.json.Decoder(Fetch)
