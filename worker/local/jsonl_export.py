@@ -118,10 +118,15 @@ class JsonlExport:
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # reported by `add`
-            self._file.close()
-        if self._regular:
+            # By descriptor: another file may have the name by now.
+            number = os.dup(self._file.fileno()) if self._regular else None
             with suppress(OSError):
-                os.truncate(self._state.to, self._state.bytes)
+                self._file.close()
+            if number is not None:
+                try:
+                    os.ftruncate(number, self._state.bytes)
+                finally:
+                    os.close(number)
 
     @property
     def position(self) -> str:
@@ -149,6 +154,8 @@ class JsonlExport:
     def check(self, done: int) -> None:
         """Raise ExportError if records of the batch's `done` results are missing."""
         unread = done - self._state.results
+        if self._regular and not os.fstat(self._file.fileno()).st_nlink:
+            raise ExportError(f"--lines-to {self._target.to}: was removed while it was written")
         if self._missing:
             raise ExportError(f"the records of {self._missing} bodies could not be read and are not there")
         if unread > 0:

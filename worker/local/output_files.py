@@ -62,11 +62,14 @@ class ReportFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        found = os.fstat(self._opened.fileno())
         try:
             self._opened.close()
         except OSError as error:
             if kind is None:  # else the error under way is the first one
                 raise self._named(error) from None
+        if kind is None and stat.S_ISREG(found.st_mode) and not found.st_nlink:
+            raise CommandError(f"--report {self._path}: was removed while it was written")
 
     def add(self, line: bytes) -> None:
         """Append a line, which may stay in memory until `flush`. Raises CommandError."""

@@ -169,3 +169,33 @@ async def test_a_full_disk_is_named(target: ExportTarget, said: Said) -> None:
     """With the place that is full."""
     with pytest.raises(ExportError, match="--lines-to /dev/full: No space left"):
         await take(target._replace(to="/dev/full"), said, stored(target, "a", b"1" * 100_000))
+
+
+def rotate(target: ExportTarget) -> Path:
+    """Move the file away and put another one in its place; return where it is."""
+    path = Path(target.to)
+    moved = path.rename(path.with_name("moved"))
+    path.write_bytes(b"somebody else's")
+    return moved
+
+
+def remove(target: ExportTarget) -> None:
+    """Remove the file."""
+    Path(target.to).unlink()
+
+
+async def test_a_file_that_takes_the_name_meanwhile_stays_as_it_is(target: ExportTarget, said: Said) -> None:
+    """The records are in the file that was moved away; one that was removed is an error."""
+    result = stored(target, "1", b"[1]\n")
+    with JsonlExport(target, BATCH, said.append, resumes=False) as gathering:
+        await gathering.add(result, "1-0")
+        moved = rotate(target)
+        gathering.check(1)
+    assert (b"[1]\n", b"somebody else's") == (moved.read_bytes(), records(target))
+
+    remove(target)
+    with JsonlExport(target, BATCH, said.append, resumes=False) as gathering:
+        await gathering.add(result, "1-0")
+        remove(target)
+        with pytest.raises(ExportError, match="was removed while it was written"):
+            gathering.check(1)

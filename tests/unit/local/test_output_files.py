@@ -1,6 +1,7 @@
 """The files that a command writes: what is wrong with them is known before the work."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,25 @@ def test_a_report_that_cannot_be_written_is_named(size_bytes: int, *, flush: boo
     with pytest.raises(CommandError, match="--report /dev/full: No space left") as raised:
         report_to(Path("/dev/full"), size_bytes, flush=flush)
     assert FAILED == raised.value.exit_code
+
+
+def test_a_report_that_was_removed_is_named(tmp_path: Path) -> None:
+    """One that was moved away, as by a rotation of logs, has its lines."""
+    path, moved = tmp_path / "report", tmp_path / "report.1"
+    with ReportFile(path, append=False) as report:
+        path.rename(moved)
+        report.add(b"line\n")
+    assert b"line\n" == moved.read_bytes()
+    with pytest.raises(CommandError, match="report: was removed while it was written") as raised:
+        report_then(path, path.unlink)
+    assert FAILED == raised.value.exit_code
+
+
+def report_then(path: Path, then: Callable[[], None]) -> None:
+    """Write a line, then do something."""
+    with ReportFile(path, append=False) as report:
+        report.add(b"line\n")
+        then()
 
 
 def test_the_error_under_way_is_raised_before_one_of_the_report() -> None:
