@@ -34,7 +34,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     """Whether an operator has drained it: it gives its lanes back and takes none."""
     lacking: str = ""
-    """What it lacks to store bodies: bytes, files or writing; empty if nothing. It starts no fetch."""
+    """What it lacks to store bodies: bytes, files, writing or folder; else empty. It starts no fetch then."""
     lacking_error: str = ""
     """The error of the writes that are refused."""
     lanes: int

@@ -16,6 +16,7 @@ _LACKS = {
     "bytes": "free space on its disk",
     "files": "free inodes on its disk",
     "writing": "a disk that takes bodies",
+    "folder": "its out folder",
 }
 
 
@@ -53,7 +54,7 @@ class WorkerReport(msgspec.Struct):
     draining: bool = False
     """Whether an operator has drained it: it gives its lanes back and takes none."""
     lacking: str = ""
-    """What it lacks to store bodies: bytes, files or writing; empty if nothing. It starts no fetch."""
+    """What it lacks to store bodies: bytes, files, writing or folder; else empty. It starts no fetch then."""
     lacking_error: str = ""
     """The error of the writes that are refused."""
     policy_version: str | None = None

@@ -72,6 +72,11 @@ def disk_refused(
     log.error(Event.DISK_REFUSED, wanting=wanting, **fields)
 
 
+def disk_reopened(out: str, log: FilteringBoundLogger) -> None:
+    """Log that another folder has the path of the out folder, and that bodies go there from now on."""
+    log.warning(Event.DISK_REOPENED, out=out)
+
+
 def disk_ok(free_bytes: int, free_files: int | None, log: FilteringBoundLogger) -> None:
     """Log that the disk has space again."""
     log.info(Event.DISK_OK, free_bytes=free_bytes, free_files=free_files)

@@ -116,6 +116,8 @@ class Event(StrEnum):
     DISK_REFUSED = "disk.refused"
     """Bodies cannot be stored although the disk is well: the worker lacks descriptors, memory or permissions.
     It starts no fetch."""
+    DISK_REOPENED = "disk.reopened"
+    """The out folder was moved, removed or replaced; bodies go to the folder that has its path now."""
     DISK_OK = "disk.ok"
     """Bodies can be stored again: the worker starts fetches."""
     DISK_IN_THE_WAY = "disk.in_the_way"

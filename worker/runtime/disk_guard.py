@@ -34,7 +34,7 @@ class DiskGuard:
         self._log = log
         self._check_s = check_s
         self.lacking: str | None = None
-        """The resource that the disk lacks: bytes, files or writing. None if it lacks none."""
+        """The resource that the disk lacks: bytes, files, writing or folder. None if it lacks none."""
         self.error: str | None = None
         """The error of the writes that are refused; None if there is none."""
         self._repeats = Repeats()
@@ -53,6 +53,8 @@ class DiskGuard:
             space = await self._disk.space()
         except OSError:
             return
+        if space.reopened:
+            events.disk_reopened(space.reopened, self._log)
         before = self.lacking
         self.lacking = lack(space, self._min_free_bytes, lacked=before is not None)
         self.error = space.error if self.lacking else None

@@ -20,6 +20,10 @@ class Space(NamedTuple):
     """The disk does not take our writes, whatever space it reports: a quota, or a failing disk."""
     error: str | None = None
     """The error of the writes that are refused."""
+    displaced: bool = False
+    """Whether the path of the out folder leads to another folder, or nowhere, and that cannot be used."""
+    reopened: str = ""
+    """The path of the out folder if another folder was opened there since the last look."""
     disk_at_fault: bool = True
     """Whether the disk is full, read-only or failing. If not, the worker lacks descriptors or permissions."""
 
@@ -42,11 +46,13 @@ def refused(before: Refusals, now_s: float) -> Refusals:
 
 
 def lack(space: Space, least_bytes: int, *, lacked: bool) -> str | None:
-    """Return what the disk lacks: "bytes", "files", "writing", or None.
+    """Return what the disk lacks: "folder", "bytes", "files", "writing", or None.
 
     lacked: something was lacking until now. Then an eighth more bytes must be free, so that small changes do
     not stop and start a worker.
     """
+    if space.displaced:
+        return "folder"
     if space.read_only or space.refuses:
         return "writing"
     if space.free_files == 0:

@@ -1,4 +1,4 @@
-"""An out folder that cannot be used at the start of a command."""
+"""An out folder that cannot be used: at the start of a command, or when it takes the place of another."""
 
 import errno
 import os
@@ -75,20 +75,30 @@ def test_each_of_its_own_folders_must_take_names(
         make_out(tmp_path, [PARTIAL_FILES])
 
 
-def test_a_folder_that_was_removed_is_made_again_under_the_same_descriptor(tmp_path: Path) -> None:
-    """One that is there stays the one that was opened, even if it was moved."""
-    directory = Directory(tmp_path / "out")
+def test_another_folder_takes_the_place_of_the_first_under_the_same_descriptor(tmp_path: Path) -> None:
+    """Names given before, and those that a thread gives by what it has looked up, are below the old one."""
+    directory, other = Directory(tmp_path / "out"), Directory(tmp_path / "out")
     directory.open()
-    root = directory.root
-    (tmp_path / "out").rename(tmp_path / "moved")
-    directory.reopen_if_removed()
-    assert not (tmp_path / "out").exists()
-    (tmp_path / "moved").rmdir()
+    root, opening = directory.root, directory.opening
+    with directory.held_open(60, lambda: 0.0) as held:
+        os.close(held.create("old"))
+        held.confirm(opening)
+        (tmp_path / "out").rename(tmp_path / "moved")
+        assert not directory.in_place()
+        with pytest.raises(OSError, match="was moved"):
+            held.confirm(opening)
 
-    directory.reopen_if_removed()
-    os.close(directory.create("part"))
+        other.open()
+        directory.replace_by(other)
+        other.close()
+        os.close(held.create("new"))
+        assert directory.in_place()
+        held.confirm(held.opening)
+        with pytest.raises(OSError, match="was moved"):
+            held.confirm(opening)
 
     assert root == directory.root
-    assert (tmp_path / "out" / PARTIAL_FILES / "part").exists()
+    assert ["new"] == [path.name for path in (tmp_path / "out" / PARTIAL_FILES).iterdir()]
+    assert ["old"] == [path.name for path in (tmp_path / "moved" / PARTIAL_FILES).iterdir()]
     assert not os.get_inheritable(root)
     directory.close()

@@ -2,7 +2,8 @@
 
 Each lookup starts at the out folder's descriptor and opens one folder after the other, none of them `..`. The
 descriptor of a folder below is held for a moment at most: if somebody moves that folder away, later bodies
-must not follow.
+must not follow. The out folder itself may be moved too: `confirm` tells, after a body is named, whether it is
+below --out.
 """
 
 import errno
@@ -45,6 +46,11 @@ class Directory:
     def __init__(self, out: Path) -> None:
         self._out = out
         self._root: int | None = None
+        self._opened: tuple[int, int] | None = None
+        """Inode and device of the out folder that was opened."""
+        self._opening = 0
+        self.displaced = False
+        """Whether the last look at the path found another folder there, or none, and did not open it."""
         self._knows_nameless = bool(_NAMELESS) and Path(_OPEN_FILES).is_dir()
 
     def open(self, *, make: bool = True) -> None:
@@ -53,6 +59,7 @@ class Directory:
         if make:
             self._out.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self._out, _FOLDER)
+        self._opened = _identity(os.fstat(self._root))
 
     def close(self) -> None:
         """Release the out folder; a second call does nothing."""
@@ -60,14 +67,32 @@ class Directory:
             root, self._root = self._root, None
             os.close(root)
 
-    def reopen_if_removed(self) -> None:
-        """Make the out folder again if it was removed. The descriptor stays the same: threads may use it."""
-        if os.fstat(self.root).st_nlink:
-            return
-        self._out.mkdir(parents=True, exist_ok=True)
-        new = os.open(self._out, _FOLDER)
-        os.dup2(new, self.root, inheritable=False)
-        os.close(new)
+    @property
+    def opening(self) -> int:
+        """Return a number that changes when another out folder is opened in place of the first."""
+        return self._opening
+
+    def in_place(self) -> bool:
+        """Whether the path of the out folder still leads to the folder that was opened."""
+        try:
+            return self._opened == _identity(os.stat(self._out))  # noqa: PTH116 - a third of the cost
+        except OSError:
+            return False
+
+    def confirm(self, opening: int) -> None:
+        """Raise OSError unless names given since `opening` was read are below the path of the out folder."""
+        if not self.in_place() or opening != self.opening:
+            raise self.out_of_place()
+
+    def out_of_place(self) -> OSError:
+        """Return the error of a body that went to a folder which is no longer the out folder."""
+        return OSError(errno.ESTALE, f"{self._out} was moved, removed or replaced")
+
+    def replace_by(self, other: "Directory") -> None:
+        """Hold the folder of another directory instead. The descriptor stays the same: threads may use it."""
+        os.dup2(other.root, self.root, inheritable=False)
+        self._opening += 1  # before what `in_place` goes by, which `confirm` reads first
+        self._opened, self.displaced = _identity(os.fstat(self.root)), False
 
     @property
     def root(self) -> int:
@@ -237,14 +262,22 @@ class _HeldOpen(Directory):
         self._entered = entered
         self._chains: dict[str, list[int]] = {}
         self._ends_s = 0.0
+        self._looked_up_in = of.opening
 
     @property
     def root(self) -> int:
         return self._of.root
 
+    @property
+    def opening(self) -> int:
+        return self._of.opening
+
+    def in_place(self) -> bool:
+        return self._of.in_place()
+
     @contextmanager
     def chain(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
-        if self._clock() >= self._ends_s:
+        if self._clock() >= self._ends_s or self._looked_up_in != self._of.opening:
             self._forget()
         if path not in self._chains:
             self._chains[path] = self._entered.enter_context(super().chain(path, make=make))
@@ -270,7 +303,7 @@ class _HeldOpen(Directory):
     def _forget(self) -> None:
         """Look up every folder again; the old descriptors stay open, as one may be in use."""
         self._chains.clear()
-        self._ends_s = self._clock() + self._moment_s
+        self._ends_s, self._looked_up_in = self._clock() + self._moment_s, self._of.opening
 
 
 def make_out(out: Path, folders: Iterable[str]) -> None:
@@ -307,6 +340,10 @@ def _plain(name: str) -> str:
     if name in _NO_NAMES or "/" in name or "\0" in name:
         raise InTheWayError(f"{name!r} is no name of a file or folder")
     return name
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_ino, found.st_dev
 
 
 def _open_folder(parent: int, name: str, path: str) -> int:

@@ -95,9 +95,13 @@ class BodyIndex:
         return None if found is None else found.st_size
 
     def _stat(self, path: str) -> os.stat_result | None:
-        """Stat a file without following links; a disk that does not answer counts as no file."""
+        """Stat a file without following links; a disk that does not answer counts as no file.
+
+        So does one in a folder that is no longer the out folder: a result must not name it.
+        """
         with suppress(OSError):
-            return self._directory.stat(path)
+            found = self._directory.stat(path)
+            return found if self._directory.in_place() else None
         return None
 
     def _read(self, fetch: Fetch) -> IndexEntry | None:

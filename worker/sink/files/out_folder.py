@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -46,9 +47,14 @@ class OutFolder:
         self.refusals = Refusals()
         self.own_folders = ["", PARTIAL_FILES]
         """The folders that every worker writes to, relative to the out folder."""
+        self.when_opened: list[Callable[[Directory], None]] = []
+        """What a sink does in an out folder before it stores bodies there. Raises OSError."""
+        self.when_left: list[Callable[[], None]] = []
+        """What a sink does before another folder takes the place of the out folder."""
         self._refused_by: OSError | None = None
         """The latest error of a refused body, or of the trial."""
         self._tried = self.refusals
+        self._device_below: int | None = None
         self._trial = f"trial.{secrets.token_hex(8)}"
         self.for_blocks = ThreadPoolExecutor(THREADS, thread_name_prefix="blocks")
         """Threads for the blocks of large bodies."""
@@ -58,10 +64,16 @@ class OutFolder:
     def open(self) -> None:
         """Create the folders and remove stale partial files. Raises OSError if one cannot be written to."""
         self.directory.open()
+        self._device_below = _device_below(self.path)
+        self._prepare(self.directory)
+
+    def _prepare(self, directory: Directory) -> None:
         try:
-            with self.directory.chain(PARTIAL_FILES):
-                self._drop_stale()
-            self.directory.check_permission(self.own_folders)
+            with directory.chain(PARTIAL_FILES):
+                _drop_stale(directory)
+            for prepare in self.when_opened:
+                prepare(directory)
+            directory.check_permission(self.own_folders)
         except InTheWayError as error:
             raise OSError(errno.ENOTDIR, f"the out folder cannot be used, remove this: {error}") from None
 
@@ -72,28 +84,50 @@ class OutFolder:
         self.directory.close()
 
     async def space(self) -> Space:
-        """Return the free space. Raises OSError."""
-        found = await run_in(self.for_names, os.statvfs, self.directory.root)
+        """Return the free space, and look whether the out folder is in its place. Raises OSError."""
+        opening = self.directory.opening
+        found, displaced = await run_in(self.for_names, self._look)
+        if displaced is not None:
+            return _space(found, displaced, displaced=True)
+        if self.directory.opening != opening:
+            self.accepted()
         refuses = mono_s() < self.refusals.until_s
         if not refuses and self.refusals != self._tried:
             tried, error = self.refusals, await run_in(self.for_names, self._try_to_write)
             refuses = error is not None
             self._tried = self._tried if refuses else tried
             self._refused_by = error or self._refused_by
-        error = self._refused_by if refuses else None
-        return Space(
-            free_bytes=found.f_bavail * found.f_frsize,
-            free_files=found.f_favail if found.f_files else None,
-            read_only=bool(found.f_flag & os.ST_RDONLY),
-            refuses=refuses,
-            error=None if error is None else str(error),
-            disk_at_fault=error is None or fault_of(error) is FileFault.DISK,
-        )
+        reopened = str(self.path) if self.directory.opening != opening else ""
+        return _space(found, self._refused_by if refuses else None, refuses=refuses, reopened=reopened)
+
+    def _look(self) -> tuple[os.statvfs_result, OSError | None]:
+        """Return the state of the file system, and why the folder at the path cannot be used; None if it is.
+
+        Another folder that has the path now is prepared like the first and takes its place.
+        """
+        directory, why = self.directory, None
+        if directory.in_place():
+            directory.displaced = False
+        else:
+            directory.displaced = True
+            other = Directory(self.path)
+            try:
+                other.open(make=not os.fstat(directory.root).st_nlink)  # it was removed
+                if os.fstat(other.root).st_dev == self._device_below:
+                    raise OSError(errno.ENODEV, "its file system is not mounted any more")  # noqa: TRY301
+                self._prepare(other)
+                for leave in self.when_left:
+                    leave()
+                directory.replace_by(other)
+            except OSError as error:
+                why = OSError(error.errno, f"{directory.out_of_place().strerror}: {error.strerror}")
+            finally:
+                other.close()
+        return os.statvfs(directory.root), why
 
     def _try_to_write(self) -> OSError | None:
         """Write and sync a small file, and check the permissions; return the error, None if all is well."""
         try:
-            self.directory.reopen_if_removed()
             file = self.directory.create(self._trial)
             try:
                 os.write(file, TRIAL)
@@ -139,11 +173,7 @@ class OutFolder:
         while True:
             await asyncio.sleep(every_s)
             with suppress(OSError, InTheWayError):
-                await asyncio.to_thread(self._drop_stale)
-
-    def _drop_stale(self) -> None:
-        """Remove partial files not written to for a day. Raises InTheWayError and OSError."""
-        self.directory.drop_old(PARTIAL_FILES, time.time() - STALE_S)
+                await asyncio.to_thread(_drop_stale, self.directory)
 
     async def sweep_index(self) -> None:
         """Remove index entries that no fetch has asked for in a month: once, folder by folder.
@@ -153,3 +183,35 @@ class OutFolder:
         for below in await asyncio.to_thread(index.below, self.directory):
             await asyncio.to_thread(index.sweep, self.directory, below, time.time() - UNUSED_S)
             await asyncio.sleep(PAUSE_S)
+
+
+def _device_below(folder: Path) -> int | None:
+    """Return the device on which the folder's file system is mounted; None for the root's file system."""
+    folders = [folder, *folder.resolve().parents]
+    own, *devices = (found.stat().st_dev for found in folders)
+    return next((below for below in devices if below != own), None)
+
+
+def _drop_stale(directory: Directory) -> None:
+    """Remove partial files not written to for a day. Raises InTheWayError and OSError."""
+    directory.drop_old(PARTIAL_FILES, time.time() - STALE_S)
+
+
+def _space(
+    found: os.statvfs_result,
+    error: OSError | None,
+    *,
+    refuses: bool = False,
+    displaced: bool = False,
+    reopened: str = "",
+) -> Space:
+    return Space(
+        free_bytes=found.f_bavail * found.f_frsize,
+        free_files=found.f_favail if found.f_files else None,
+        read_only=bool(found.f_flag & os.ST_RDONLY),
+        refuses=refuses,
+        error=None if error is None else str(error),
+        displaced=displaced,
+        reopened=reopened,
+        disk_at_fault=error is None or (not displaced and fault_of(error) is FileFault.DISK),
+    )

@@ -54,6 +54,8 @@ class PartialFile:
         self._blocks: DoubleBuffer | None = None
         """Takes the body from then on, block by block."""
         self._file: Any = None
+        self._opening = disk.directory.opening
+        """Of the out folder that the body goes to."""
         self._on_disk = False
         """The partial file exists, and is removed on exit."""
         self._syncing = threading.Lock()
@@ -107,6 +109,9 @@ class PartialFile:
             lock(file)  # a later attempt must see that this one still writes
             return file
 
+        directory = self._disk.directory
+        if directory.displaced or directory.opening != self._opening:
+            raise directory.out_of_place()
         if self._file is None:
             self._file = await aiofiles.open(
                 self._partial_name, "wb", buffering=0, opener=create, executor=self._disk.for_blocks

@@ -13,6 +13,7 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.worker.errors import BadDestError, ExistsError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, partial_name
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
@@ -149,6 +150,7 @@ class FileWriter(PartialFile):
         self._check()
         if not may_place():
             return False
+        self._opening = self._disk.directory.opening
         file = at_hand.nameless() if at_hand is not None else None
         if at_hand is not None and file is not None:
             try:
@@ -183,13 +185,18 @@ class FileWriter(PartialFile):
         indexed = placement.index_key is not None
         found = directory.stat(f"{PARTIAL_FILES}/{self._partial_name}") if indexed else None
         full = placement.durability == "full"
-        directory.put(self._partial_name, placement.path, replace=placement.replace, sync=full)
+        try:
+            directory.put(self._partial_name, placement.path, replace=placement.replace, sync=full)
+        except (OSError, BadDestError, ExistsError):  # which says nothing of the fetch in another folder
+            directory.confirm(self._opening)
+            raise
         self._on_disk = False
         self._placed(found, directory)
         return True
 
     def _placed(self, found: os.stat_result | None, directory: Directory) -> None:
-        """Index the body, and note that the disk takes files."""
+        """Check that the body is where its result says, index it, and note that the disk takes files."""
+        directory.confirm(self._opening)
         path, key = self._placement.path, self._placement.index_key
         if key is not None and found is not None:
             entry = entry_of(found, path, self._sha256, self._placement.validators)

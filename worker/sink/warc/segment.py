@@ -31,6 +31,7 @@ class Segment:
 
     def __init__(self, directory: Directory, name: str, begin: bytes) -> None:
         self._directory = directory
+        self._opening = directory.opening
         self._name = name
         self._name_synced = False
         self.path = f"{WARC_FOLDER}/{name}"
@@ -56,8 +57,11 @@ class Segment:
 
     @property
     def gone(self) -> bool:
-        """Whether the file has been removed: appended records would be lost."""
-        return os.fstat(self._file).st_nlink == 0
+        """Whether its path leads to it no more: it, or a folder above it, was moved, removed or replaced."""
+        if self._opening != self._directory.opening or not self._directory.in_place():
+            return True
+        found = self._directory.stat(self.path + OPEN)
+        return found is None or not os.path.samestat(found, os.fstat(self._file))
 
     def append(self, blocks: Sequence[Block]) -> None:
         """Append all blocks, or none of them and raise OSError."""

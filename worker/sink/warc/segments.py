@@ -140,6 +140,8 @@ class Segments:
             segment = self._segment_for(sum(member.bytes for member in owned))
             offset = segment.size_bytes
             self._append(segment, owned)
+            if segment.gone:  # the records are not where their results would say
+                raise self._directory.out_of_place()
         except (OSError, InTheWayError) as error:
             if isinstance(error, OSError) and fault_of(error) is FileFault.SIZE:
                 if self._current is not None and self._current.size_bytes > self._current.begin_bytes:
@@ -190,6 +192,8 @@ class Segments:
             too_large = current.size_bytes + more_bytes > self._limits.max_bytes
             if too_large or current.gone or mono_s() >= current.opened_s + self._limits.max_age_s:
                 self.close()
+        if self._current is None and not self._directory.in_place():
+            raise self._directory.out_of_place()
         while self._current is None:
             now = datetime.now(UTC)
             time = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}"

@@ -12,7 +12,7 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
-from fetchfleet.worker.sink.files.directory import WARC_FOLDER, partial_name
+from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory, partial_name
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.files.partial import SHA256, PartialFile
 from fetchfleet.worker.sink.warc import record_format
@@ -34,17 +34,14 @@ class WarcSink:
 
     def __init__(self, out: Path, instance: str, user_agent: str, limits: SegmentLimits) -> None:
         self.disk = OutFolder(out)
+        self.disk.own_folders.append(WARC_FOLDER)
+        self.disk.when_opened.append(_recover)
         self._writer = SegmentWriter(Segments(self.disk.directory, instance, user_agent, limits))
+        self.disk.when_left.append(self._writer.close_segment)
 
     def open(self) -> None:
         """Prepare the out folder, and complete the segments of dead writers. Raises OSError."""
         self.disk.open()
-        try:
-            recover(self.disk.directory)
-            self.disk.own_folders.append(WARC_FOLDER)
-            self.disk.directory.check_permission([WARC_FOLDER])
-        except InTheWayError as error:
-            raise OSError(errno.ENOTDIR, f"no segments can be written, remove this: {error}") from None
 
     def close(self) -> None:
         """Close the current segment and release the out folder; a second call does nothing."""
@@ -83,6 +80,13 @@ class WarcSink:
         return RecordWriter(
             self.disk, self._writer, partial_name(entry.id, token), expected, recorded, durability
         )
+
+
+def _recover(directory: Directory) -> None:
+    try:
+        recover(directory)
+    except InTheWayError as error:
+        raise OSError(errno.ENOTDIR, f"no segments can be written, remove this: {error}") from None
 
 
 class RecordWriter(PartialFile):

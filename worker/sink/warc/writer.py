@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from fetchfleet.worker.sink.warc.segments import RecordPlace, RecordSource, Segments, WriteOutcome
@@ -37,6 +38,11 @@ class SegmentWriter:
             self._expiry.cancel()
         self._thread.shutdown()
         self._segments.close()
+
+    def close_segment(self) -> None:
+        """Give the current segment its name; blocks, and is called off the loop."""
+        with suppress(RuntimeError):  # the thread has been shut down
+            self._thread.submit(self._segments.close).result()
 
     def _hand_over(self) -> None:
         taken, self._waiting = self._waiting, []
