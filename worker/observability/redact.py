@@ -1,36 +1,72 @@
-"""Redaction of URLs and error texts, for every log line, result and command. Pure."""
+"""Redaction of URLs and error texts, for every log line, result and command. Pure.
+
+One rule: a value is secret by its name, in whatever form both are written. They are percent-decoded, several
+times if need be, and looked for in queries, fragments, path parameters, URLs within values, JSON, header
+lines and prose. The user information of a URL always goes.
+"""
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
+
+import msgspec
 
 from fetchfleet.jobs.contract.safe_text import shown
 
 MAX_TEXT_CHARS = 300
-_URL = re.compile(r"(?:https?|rediss?|unix)://(?:[^\s/]*@)?[^\s'\"]*", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
+MAX_READ_CHARS = 16_384
+"""How much of a text is read."""
+
+MAX_DECODINGS = 5
+"""How often a value may be encoded; one that is encoded more often is hidden."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]{0,31}://(?:[^\s/]*@)?[^\s'\"]*", re.IGNORECASE)
+_USERINFO = re.compile(r"((?:^|:)[/\\]{2,}|:[/\\])[^/\\?#]*@")
 # h11 quotes a header line that it cannot parse, which may be half of a cookie.
 _QUOTED_BYTES = re.compile(r"""bytearray\(b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)""")
-_PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$&'()*+,;=:/%-]*")
+_PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$'()*+,=:/-]*")
 """URLs without any of the above: nothing in them is ever redacted or escaped."""
+_SPLIT = re.compile(r"([^/?#]*//[^/?#]*)?([^?#]*)(.*)", re.DOTALL)
 _VALUE = re.compile(r"=[^&]*")
-_PARAMETER = re.compile(r"(?<=[?&;])([^?=&;#]*)=([^&;#]*)")
+_PARAMETER = re.compile(r"[^&;#]+")
+_AFTER_A_SEGMENT = re.compile(r"[?&;#]")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _WORD_ENDS = re.compile(r"[^a-z0-9]+")
 
+# In texts and decoded values, where a plus may stand for a space.
+_HEADER = re.compile(
+    r"(?<![\w-])((?:proxy-)?authorization[ +]*:[ +]*|(?:set-)?cookie[ +]*:[ +]*(?=[^\r\n'\"]{0,999}=))"
+    r"[^\r\n'\"]+",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(
+    r"(?<!\w)(bearer\s+)(?!(?:tokens?|auth\w*|scheme|realm|error)\b)[\w.~+/=*-]+", re.IGNORECASE
+)
+_QUOTED_NAME = re.compile(r"""["']([^"'\\]{1,200})\\*["'][\s+]*[:=][\s+]*""")
+_QUOTED_VALUE = re.compile(
+    r"""(\\*")(?:[^"\\]|\\.)*"?|(\\*')(?:[^'\\]|\\.)*'?|[\[{].*|[^,}\]\s]+""", re.DOTALL
+)
+_NAME = re.compile(r"(?<![\w.%-])([A-Za-z][\w.\[\]-]{0,200})(?:[ +]*:[ +]*|=)")
+_HELD = re.compile(r"""(")[^"]*"?|(')[^']*'?|[^\s&;,'")\}\]]+""")
+_WORD = re.compile(r"[^\s'\"]+")
+
 # A name is secret by its ending, however its words are joined (access_token, X-Amz-Signature) …
 SECRET_ENDINGS = (
-    *("token", "secret", "password", "passwd", "passphrase", "signature", "credential", "credentials"),
-    *("apikey", "accesskey", "privatekey", "authorization", "assertion", "sessionid", "samlresponse"),
+    *("token", "secret", "password", "passwd", "passphrase", "passcode", "signature", "credential"),
+    *("credentials", "apikey", "accesskey", "authkey", "privatekey", "secretkey", "sessionkey", "signingkey"),
+    *("assertion", "authcode", "authorization", "samlresponse", "sessid", "sessionid"),
 )
 # … or by its last word alone, because that word is the ending of too many other names.
 SECRET_WORDS = frozenset(
     {
-        *("auth", "bearer", "code", "hmac", "jwt", "key", "otp", "pass", "pin", "pwd", "session", "sid"),
-        *("sig", "ticket"),
+        *("auth", "bearer", "code", "csrf", "hmac", "jwt", "key", "otp", "pass", "pin", "pwd", "session"),
+        *("sid", "sig", "ticket", "xsrf"),
     }
 )
+PROSE_WORDS = frozenset({"hmac", "jwt", "otp", "pwd", "sid", "sig"})
+"""The words of these that also in prose name nothing else."""
 
 
 HIDDEN = "***"
@@ -59,7 +95,7 @@ SHOWN_HEADERS = frozenset(
 
 
 def url(text: str) -> str:
-    """Return the URL without user, password, fragment or the values of its query."""
+    """Return the URL without user, password, fragment, the values of its query, and secrets of its path."""
     if _PLAIN.fullmatch(text):
         return text
     try:
@@ -69,27 +105,34 @@ def url(text: str) -> str:
     if parts.scheme not in {"http", "https"} and "@" in parts.path + parts.query + parts.fragment:
         return "(unreadable URL)"  # a raw password may hold / or #, which end what looks like the host
     # Names stay, values go; a part without a name is a value.
-    query = "&".join(_VALUE.sub("=***", part) if "=" in part else "***" for part in parts.query.split("&"))
+    query = "&".join(
+        _VALUE.sub("=***", f"{_decoded(name, 0)}{rest}") if rest else HIDDEN
+        for name, rest in (_partition(part) for part in parts.query.split("&"))
+    )
     query = f"?{query}" if parts.query else ""
     # Everywhere: the path may contain another URL, and so may the rest of an error's text.
-    return shown(_USERINFO.sub("", f"{parts.scheme}://{parts.netloc}{parts.path}{query}"))
+    return shown(_USERINFO.sub(r"\1", f"{parts.scheme}://{parts.netloc}{_path(parts.path)}{query}"))
 
 
 def final_url(text: str) -> str:
-    """Return the final URL for a result: without the values of parameters with secret names."""
-    path, question, query = _USERINFO.sub("", text).partition("?")
-    return path + _PARAMETER.sub(_unless_secret, question + query)
+    """Return the URL of a result: without user, password, and the values that are secret by their names."""
+    if _PLAIN.fullmatch(text):
+        return text
+    found = _SPLIT.fullmatch(_USERINFO.sub(r"\1", text))
+    assert found is not None
+    origin, path, rest = found.groups("")
+    return origin + _path(path) + _parameters(_marked(rest), 0)
 
 
 def is_secret(name: str) -> bool:
-    """Whether a query parameter of that name holds a secret."""
-    words = [word for word in _WORD_ENDS.split(_HUMP.sub("-", unquote_plus(name)).lower()) if word]
+    """Whether a parameter of that name holds a secret."""
+    words = _words(name)
     return bool(words) and (words[-1] in SECRET_WORDS or "".join(words).endswith(SECRET_ENDINGS))
 
 
 def text(value: object) -> str:
-    """Return any text with URLs and bytes redacted, controls escaped, cut to MAX_TEXT_CHARS."""
-    return shown(_in_text(str(value)))[:MAX_TEXT_CHARS]
+    """Return any text with its secrets redacted, controls escaped, cut to MAX_TEXT_CHARS."""
+    return shown(_prose(str(value)[:MAX_READ_CHARS], url))[:MAX_TEXT_CHARS]
 
 
 def record(value: Any) -> Any:
@@ -104,7 +147,7 @@ def record(value: Any) -> Any:
         return shown if shown == value else {**shown, REDACTED: True}
     if isinstance(value, list):
         return [record(held) for held in value]
-    return _in_text(value) if isinstance(value, str) else value
+    return _prose(value, url) if isinstance(value, str) else value
 
 
 def result(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,17 +178,123 @@ def _meta(value: Any) -> Any:
         return {of: HIDDEN if _is_secret_field(of) else _meta(held) for of, held in value.items()}
     if isinstance(value, list):
         return [_meta(held) for held in value]
-    return _URL.sub(lambda found: final_url(found.group()), value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return _prose(value, final_url) if (found := _json(value)) is None else found
 
 
-def _is_secret_field(name: str) -> bool:
-    return is_secret(name) or name.lower().endswith(("cookie", "cookies"))
+def _is_secret_field(name: object) -> bool:
+    return isinstance(name, str) and (is_secret(name) or name.lower().endswith(("cookie", "cookies")))
 
 
-def _in_text(value: str) -> str:
-    return _URL.sub(lambda found: url(found.group()), _QUOTED_BYTES.sub(HIDDEN, value))
+def _words(name: str) -> list[str]:
+    """Return the words of a name that may be encoded, in lower case, without a number at the end."""
+    for _ in range(MAX_DECODINGS):
+        if "%" not in name and "+" not in name:
+            break
+        name = unquote_plus(name)
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", name)
+    words = [word for word in _WORD_ENDS.split(_HUMP.sub("-", name).lower()) if word]
+    while words and words[-1].isdecimal():
+        del words[-1]
+    return [*words[:-1], words[-1].rstrip("0123456789")] if words else []
 
 
-def _unless_secret(parameter: re.Match[str]) -> str:
-    name, value = parameter.groups()
-    return f"{name}=***" if value and is_secret(name) else parameter.group()
+def _prose(value: str, shown_url: Callable[[str], str]) -> str:
+    """Hide secrets in any text. shown_url: how the URLs in it are shown."""
+    value = _BEARER.sub(r"\1***", _marked(_QUOTED_BYTES.sub(HIDDEN, value)))
+    value = _URL.sub(lambda found: shown_url(found.group()), value)
+    value = _without(value, _NAME, _is_secret_in_prose, _HELD)
+    return _WORD.sub(lambda word: _decoded(word[0], 0), value) if "%" in value else value
+
+
+def _is_secret_in_prose(name: str) -> bool:
+    words = _words(name)
+    return bool(words) and (words[-1] in PROSE_WORDS or "".join(words).endswith(SECRET_ENDINGS))
+
+
+def _marked(value: str) -> str:
+    """Hide header lines with secrets, and the values of secret names in quotes, as in JSON."""
+    return _without(_HEADER.sub(r"\1***", value), _QUOTED_NAME, _is_secret_field, _QUOTED_VALUE)
+
+
+def _without(
+    value: str, names: re.Pattern[str], is_secret: Callable[[str], bool], held: re.Pattern[str]
+) -> str:
+    """Hide what is held behind each secret name; quotes stay."""
+    pieces: list[str] = []
+    done = 0
+    while name := names.search(value, done):
+        pieces.append(value[done : name.end()])
+        done = name.end()
+        if is_secret(name[1]) and (found := held.match(value, done)):
+            mark = found[1] or found[2] or ""
+            pieces.append(f"{mark}{HIDDEN}{mark}")
+            done = found.end()
+    return "".join(pieces) + value[done:]
+
+
+def _json(value: str) -> str | None:
+    """Hide secrets in a text that is a JSON object or array; None if it is none."""
+    if value.lstrip()[:1] not in {"{", "["}:
+        return None
+    try:
+        decoded = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    hidden = _meta(decoded)
+    return value if hidden == decoded else msgspec.json.encode(hidden).decode()
+
+
+def _path(path: str) -> str:
+    return "/".join(map(_segment, path.split("/")))
+
+
+def _segment(segment: str, depth: int = 0) -> str:
+    """Hide secrets in a segment of a path: in its parameters, and in a URL that it is the encoded form of."""
+    found = _AFTER_A_SEGMENT.search(segment)
+    name, parameters = (segment[: found.start()], segment[found.start() :]) if found else (segment, "")
+    if parameters:
+        parameters = _parameters(parameters, depth)
+    decoded = unquote(name)
+    if decoded != name:
+        hidden = HIDDEN
+        if depth < MAX_DECODINGS:
+            hidden = _segment(_USERINFO.sub(r"\1", _marked(decoded)), depth + 1)
+        name = name if hidden == decoded else quote(hidden, safe="*")
+    return name + parameters
+
+
+def _parameters(query: str, depth: int) -> str:
+    return _PARAMETER.sub(lambda found: _parameter(found.group(), depth), query)
+
+
+def _parameter(parameter: str, depth: int) -> str:
+    """Hide secrets in `name=value`, in which the value may begin with another name."""
+    parts = parameter.split("=")
+    held = max((place for place, part in enumerate(parts) if part), default=0)
+    for place, name in enumerate(parts[:held]):
+        if is_secret(name):
+            return f"{'='.join(parts[: place + 1])}={HIDDEN}"
+    name, rest = _partition(parameter)
+    return _decoded(name, depth) + (f"={_decoded(rest[1:], depth)}" if rest else "")
+
+
+def _partition(parameter: str) -> tuple[str, str]:
+    """Return the name, and the rest from the equals sign on; a rest without one if there is none."""
+    name, equals, value = parameter.partition("=")
+    return name, equals + value
+
+
+def _decoded(value: str, depth: int) -> str:
+    """Hide secrets in a value that may be encoded; one that has none stays as it is written."""
+    decoded = unquote_plus(value) if "%" in value or "+" in value else value
+    if decoded == value:
+        return value
+    if depth >= MAX_DECODINGS:
+        return HIDDEN if "%" in value else value
+    hidden = _json(decoded)
+    if hidden is None:
+        hidden = _parameters(_USERINFO.sub(r"\1", _marked(decoded)), depth + 1)
+    return value if hidden == decoded else quote(hidden, safe="*")

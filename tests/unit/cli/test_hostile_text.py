@@ -167,9 +167,12 @@ def test_no_json_of_a_command_has_an_unsafe_character(
 
 
 @pytest.mark.parametrize("pretty", [False, True])
-def test_no_log_line_has_an_unsafe_character(pretty: bool) -> None:  # noqa: FBT001 a parameter of the test
+def test_no_log_line_has_an_unsafe_character(
+    pretty: bool,  # noqa: FBT001 a parameter of the test
+    stream: io.StringIO,
+) -> None:
     """As JSON it has the value that was logged."""
-    stream, text = io.StringIO(), HOSTILE.replace("\ud800", "")
+    text = HOSTILE.replace("\ud800", "")
     log.configure(stream, pretty=pretty)
     log.get_logger(lane=text).info("x", url=text, many=[text], nested={text: text})
     line = stream.getvalue()

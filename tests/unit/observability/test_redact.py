@@ -1,9 +1,12 @@
 """What of a URL or an error a log may show."""
 
+import json
 import re
+import time
+from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fetchfleet import Fetch
@@ -88,6 +91,86 @@ FINAL_URLS = [
     ("http://a/token=1/key=2", "http://a/token=1/key=2"),
 ]
 
+HARMLESS = [
+    "http://a/?q=C%2B%2B%3Dgood&sort=price%3Aasc&page=2",
+    "http://a/?redirect=https%3A%2F%2Fexample.com%2Fpage%3Fid%3D5%26lang%3Den",
+    "http://a/?email=bob@example.com&at=12:30&me=http://x/@me",
+    "http://a/?filter=%7B%22name%22%3A%22x%22%2C%22tags%22%3A%5B1%5D%7D",
+    "http://a/?q=bearer+bonds&t=a+b&ids[]=1&ids[]=2&b64=aGk%3D==",
+    "http://a/?100%25&x=%E4%BD%A0&y=%FF&z=%zz",
+    "http://a/a;v=1.1;lang=en/b%20c/%D0%B0;x/@me,(1)'%3D",
+    "http://a/?tokens=3&tokenizer=x&author=y&monkey=z&passage=1&cookies=true&secretary=b",
+    "http://[::1]:8080/a?b#c",
+]
+
+PLACES = [
+    "http://a/?token={}",
+    "http://a/?TOKEN={}&x=1",
+    "http://a/?t%6Fken={}",
+    "http://a/?t%256Fken={}",
+    "http://a/?user[password]={}",
+    "http://a/?token[0]={}",
+    "http://a/?token1={}",
+    "http://a/?\uff54\uff4f\uff4b\uff45\uff4e={}",
+    "http://a/?x=1;jsessionid={}",
+    "http://a/?x=1&amp;token={}",
+    "http://a/?x=token={}",
+    "http://a/?x=1?token={}",
+    "http://a/?%74oken%3D{}",
+    "http://a/?x=token%3D{}",
+    "http://a/?x=1%26token%3D{}",
+    "http://a/?x=1%253Btoken%253D{}",
+    "http://a/?token%3Dx%26sig={}",
+    "http://a/b;jsessionid={}",
+    "http://a/b;JSESSIONID={}/c",
+    "http://a/b;v=1;token%3D{}",
+    "http://a/b%3Bjsessionid%3D{}/c",
+    "http://a/b&token={}",
+    "http://a/#access_token={}",
+    "http://a/?x#state=1&id_token={}",
+    "http://a/?next=https%3A%2F%2Fu%3A{}%40h%2Fx",
+    "http://a/?next=https://u:{}@h/x",
+    "http://a/?next=%2F%2Fu%3A{}%40h%2Fx",
+    "http://a/?next=https%3A%5C%5Cu%3A{}%40h",
+    "http://a/?next=https%3A%2F%2Fh%2F%3Fa%3D1%26token%3D{}",
+    "http://a/?next=https%253A%252F%252Fh%252F%253Ftoken%253D{}",
+    "http://a/?next=https%3A%2F%2Fh%2F%3Fnext%3Dhttps%253A%252F%252Fu%253A{}%2540i%252F",
+    "http://a/go/https%3A%2F%2Fh%2F%3Ftoken%3D{}",
+    "http://a/go/https%253A%252F%252Fu%253A{}%2540h",
+    "http://a/go/https://u:{}@h/",
+    "http://u:{}@a/",
+    "http://{}@a/x",
+    "postgres://u:{}@a/db",
+    "http://a/?data=%7B%22token%22%3A%22{}%22%7D",
+    "http://a/?data=%7B%22a%22%3A%7B%22token%22%3A%22{}%22%7D%7D",
+    "http://a/?data=%7B%22a%22%3A%22%7B%5C%22token%5C%22%3A%5C%22{}%5C%22%7D%22%7D",
+    "http://a/?data=%7B%22token%22%3A%7B%22b%22%3A%22{}%22%7D%7D",
+    "http://a/?data=%7B%22token%22:%22{}%22",
+    "http://a/?data=%7B%22token%22:+%22{}%22,",
+    "http://a/?h=Authorization:+Bearer+{}",
+    "http://a/?h=Authorization%3A%20Basic%20{}",
+    "http://a/?h=Cookie%3A%20a%3D1%3B%20b%3D{}",
+]
+"""URLs with a secret, in a place that a host may give it."""
+
+PROSE_PLACES = [
+    "cannot reach postgres://u:{}@db/x now",
+    "Authorization: Bearer {}",
+    "sent Proxy-Authorization: Basic {}\nother",
+    "with Bearer {} it failed",
+    "Set-Cookie: session={}; Path=/",
+    "{{'Authorization': 'Bearer {}', 'Accept': 'x'}}",
+    '{{"a": {{"api_key": "{}"}}}}',
+    "login failed: password={} is wrong",
+    "login failed: password='{} x' is wrong",
+    "api_key: {}",
+    "redirected to https%3A%2F%2Fh%2F%3Ftoken%3D{} twice",
+    "amqp+ssl://u:{}@mq/%2F",
+    'bad header line "X-Auth-Token: {}"',
+]
+
+SECRETS = st.from_regex(r"S3C[A-Za-z0-9._~-]{0,10}RET", fullmatch=True)
+
 PASSWORDS = st.from_regex(r"[A-Za-z0-9!$&()*+,;=:%/?#<>\[\]-]{6,20}", fullmatch=True).map("S3C{}RET".format)
 
 
@@ -101,6 +184,105 @@ def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None
 def test_where_redirects_led_is_told_without_what_is_secret_by_its_name(url: str, shown: str) -> None:
     """What else it says stays, so that it can be read."""
     assert shown == redact.final_url(url)
+
+
+@pytest.mark.parametrize("url", HARMLESS)
+def test_a_url_without_secrets_is_not_changed(url: str) -> None:
+    """A consumer finds its fetch by it; its escapes stay as they are."""
+    assert redact.final_url(url) == url
+    assert redact.result({"url": url, "meta": {"see": url}}) == {"url": url, "meta": {"see": url}}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@given(secret=SECRETS)
+@settings(max_examples=5)
+def test_no_secret_of_a_url_is_shown_wherever_a_host_puts_it(place: str, secret: str) -> None:
+    """As the final URL, in a log, in a text, in meta, and with more of it encoded."""
+    for url in (place.format(secret), place.format(secret) + "&last=1"):
+        encoded = quote(url, safe="")
+        ways = [
+            redact.final_url(url),
+            redact.url(url),
+            redact.text(f"no {url}, sorry"),
+            redact.text(repr({"url": url})),
+            redact.final_url(f"http://b/?to={encoded}"),
+            redact.final_url(f"http://b/to/{encoded}"),
+            redact.final_url(f"http://b/?to={quote(encoded, safe='')}"),
+            redact.url(f"http://b/to/{encoded}?x"),
+            str(redact.record({"meta": {"a": [url, f"see {url}"]}, "note": url, "url": url})),
+            str(redact.result({"final_url": url, "url": url, "meta": json.dumps({"a": url})})),
+        ]
+        assert [way for way in ways if "S3C" in way or "RET" in way] == []
+        assert redact.final_url(ways[0]) == ways[0]
+
+
+@pytest.mark.parametrize("place", PROSE_PLACES)
+@given(secret=SECRETS)
+@settings(max_examples=5)
+def test_no_secret_in_prose_is_shown(place: str, secret: str) -> None:
+    """In an error, a note, and meta."""
+    said = place.format(secret)
+    ways = [
+        redact.text(said),
+        str(redact.record({"note": said, "meta": {"a": said}})),
+        redact.text(repr(said)),
+    ]
+
+    assert [way for way in ways if "S3C" in way or "RET" in way] == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error(104, 'Connection reset by peer') at 10:30: no token was sent",
+        "client_key: names the key of no client_cert; code=504, key: a.example",
+        "host 'a.example' said: authorization is required, Bearer authentication",
+        "WRONGPASS invalid username-password pair or user is disabled.",
+        "line 7: headers: what begins 'Authorization' is not a header name",
+    ],
+)
+def test_prose_without_secrets_is_not_changed(said: str) -> None:
+    """Names that are secret in a URL are words in prose."""
+    assert redact.text(said) == said
+
+
+def test_a_value_that_is_encoded_too_often_is_hidden() -> None:
+    """What cannot be read may be anything."""
+    value = "token=S3CRET"
+    for _ in range(20):
+        value = quote(value, safe="")
+
+    assert redact.final_url(f"http://a/?x={value}") == "http://a/?x=***"
+    assert "S3CRET" not in redact.final_url(f"http://a/{value}/b?{value}")
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["?", "&", "=", ";", "%3D", "%26", "token", "a", "/", "://", "@", "%25", "{", '"', ":"]
+        )
+    )
+)
+def test_no_url_is_too_odd_to_redact(parts: list[str]) -> None:
+    """Nothing raises, and hiding twice changes nothing."""
+    odd = f"http://a/{''.join(parts)}"
+    shown = redact.final_url(odd)
+
+    assert redact.final_url(shown) == shown
+    assert redact.url(odd)
+    assert redact.text(odd)
+
+
+@pytest.mark.parametrize(
+    "piece", ["a=", "%25", "'a", '"token":', "cookie:", "http://", "x", "a.-[", ":/", "{", "+:"]
+)
+def test_a_long_text_is_redacted_in_time(piece: str) -> None:
+    """No pattern needs more than a few passes over it."""
+    began_s = time.process_time()
+    redact.record({"meta": piece * 20_000})
+    redact.final_url(f"http://a/?x={piece * 2_000}")
+
+    assert time.process_time() - began_s < 2
 
 
 @given(
