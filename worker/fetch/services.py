@@ -16,7 +16,6 @@ from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.util.aio import Deadlines
-from fetchfleet.worker.util.backoff import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +39,6 @@ class FetchServices(LaneServices):
     """Of this worker."""
     others: Callable[[], Awaitable[Sequence[Abilities]]] | None
     """Return those of the other live workers. None: no worker has others, so a fetch waits for none."""
-    returns: Pace
-    """The looks at fetches that no live worker can do."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     decoder_budget: DecoderBudget = field(default_factory=DecoderBudget)
     """Shared by the decoders of bodies that need large windows."""

@@ -11,6 +11,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of
 from fetchfleet.jobs.contract.model import Reason, Result, decode_result
 from fetchfleet.jobs.redis_connection import number_of, redis_now_ms, text_of
+from fetchfleet.worker.fetch.rules.abilities import in_words, parse
 from fetchfleet.worker.fetch.rules.outcome import Failed, host_signal_of, is_host_failure
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import HostSignal, WaitReason
@@ -99,8 +100,8 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
     """Return the state of a lane and why it waits."""
     now_ms = await redis_now_ms(redis)
     snapshot = await lane_snapshot(redis, name, now_ms)
-    owner, state_of, due_ms, saved, reset_by = await redis.hmget(  # type: ignore[misc]
-        keys.lane(name), ["owner", "state", "due_ms", "gate", "reset"]
+    owner, state_of, due_ms, saved, reset_by, left_for = await redis.hmget(  # type: ignore[misc]
+        keys.lane(name), ["owner", "state", "due_ms", "gate", "reset", "needs"]
     )
     rules = policy.for_lane(name)
     state = bounded(from_json(saved or b""), rules, now_ms)
@@ -116,6 +117,8 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         retry_ms=retry_ms,
         has_workers=bool(await living(redis, now_ms)),
     )
+    if left_for and found == "retry":
+        why = f"its worker leaves it to {in_words(parse(text_of(left_for)).abilities)}"
     if found == NO_WORKER:
         why = why_no_worker(await worker_reports(redis)) or why
     if found in RESETTABLE and resettable(state, now_ms):

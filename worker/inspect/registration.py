@@ -91,7 +91,10 @@ def abilities_of(registration: Registration | None) -> Abilities:
     if registration.abilities is None:
         without = {Ability.FILES} if registration.sink == WARC else set[Ability]()
         return Abilities(frozenset(set(Ability) - without))
-    places = {place(Place.EGRESS, f"{registration.egress}-{registration.policy}")}
+    places = {
+        place(Place.EGRESS, f"{registration.egress}-{registration.policy}"),
+        place(Place.POLICY, registration.policy),
+    }
     if registration.in_folder:
         places.add(place(Place.IN_FOLDER, registration.in_folder))
     return Abilities(frozenset(registration.abilities), frozenset(places))

@@ -22,7 +22,8 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
             services.log.warning(Event.LANE_NEWER, lane=lane.name, **fields)
 
     if not late and batch_of(newer.fetch_id) not in lane.cancelled:
-        services.settler.add(lane, settler.handed_back(newer.fetch_id, services.tuning.newer_return_s, tell))
+        wait_s = services.returns.wait_s(mono_s())
+        services.settler.add(lane, settler.handed_back(newer.fetch_id, wait_s, tell))
         return
     result = Result(
         id=newer.fetch_id,

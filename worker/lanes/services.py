@@ -13,6 +13,7 @@ from fetchfleet.worker.lanes.store import LaneStore
 from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
+from fetchfleet.worker.util.backoff import Pace
 from fetchfleet.worker.util.clock import RedisClock
 
 
@@ -44,6 +45,8 @@ class LaneServices:
     """Tell the fleet that lanes are due."""
     report_redis_error: Callable[[BaseException], None]
     log: FilteringBoundLogger
+    returns: Pace
+    """The looks at fetches that no live worker can do or read."""
     tuning: LaneTuning = field(default_factory=LaneTuning)
     repeats: Repeats = field(default_factory=Repeats)
     """The conditions of lanes that last from one hold to the next, by event and lane."""

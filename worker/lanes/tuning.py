@@ -20,7 +20,7 @@ class LaneTuning:
     turn_s: float = 2.0
     """How long a worker keeps a lane in which fetches wait for another worker, if it can do others there."""
     return_every_s: float = 0.005
-    """Between two fetches, at least, that a worker looks at again because no live worker can do them."""
+    """Between two looks, at least, of a worker at fetches that no live worker can do or read."""
     decoder_pause_s: float = 5.0
     """Before the next attempt at a body that needs a large decoder window while none is free."""
     disk_pause_s: float = 5.0

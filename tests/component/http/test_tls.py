@@ -106,6 +106,21 @@ async def test_who_is_not_to_be_trusted_sees_no_request(
     assert said.lower() in finished["note"].lower()
 
 
+async def test_a_host_that_one_worker_does_not_trust_is_asked_by_one_that_does(
+    files: Files, start: Start
+) -> None:
+    """Their policy files name other authorities. No attempt is charged for the worker that trusts less."""
+    with TlsServer(HERE, context(files.good)) as server:
+        hosts = {"a.example": {"attempts": 1}}  # paths of certificates are no part of a policy's digest
+        trusting = await start(worker_id="trusting", policy={"ca_file": files.ca}, hosts=hosts)
+        await trusting.stop_acquiring()  # it gets what the other leaves to it
+        await start(worker_id="other", policy={"ca_file": files.other_ca})
+        result = await trusting.one(server.url)
+
+    assert (result.outcome, result.worker, result.attempts) == (Outcome.STORED, "trusting", 1)
+    assert (len(server.requests), server.connections) == (1, 2)
+
+
 async def test_what_the_system_trusts_is_trusted_by_default(
     files: Files, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,7 @@ async def test_what_ended_on_one_worker_is_tried_by_those_with_another_setting(
     folders = [folder_of(tmp_path / "in1", "g"), folder_of(tmp_path / "in2", "f")]
     one = await start(worker_id="one", in_folder=folders[0])
     await start(worker_id="two", in_folder=folders[1], deny_net=OTHER_HOST)
+    await one.stop_acquiring()  # it gets what the other leaves to it
     fetches = [sent(origin, 0), Fetch(url=origin.url("/"), method="POST", body_file="g")]
     nowhere = Fetch(url=origin.url("/"), method="POST", body_file="nowhere")
     batch = await one.submit([*fetches, nowhere, Fetch(url=other.url("/")), Fetch(url="http://10.1.2.3/")])

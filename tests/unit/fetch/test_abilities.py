@@ -82,6 +82,7 @@ def test_people_read_the_option_that_a_worker_needs() -> None:
     """An ability of a newer version has its name only."""
     assert in_words(Ability) == "a worker with --sink files (for dest or decode) and --in (for body_file)"
     assert in_words(["newer"]) == "a worker with newer"
+    assert in_words([]) == "a worker with other settings"
 
 
 def test_a_pace_spaces_out_what_returns_and_forgets_an_idle_time() -> None:

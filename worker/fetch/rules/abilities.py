@@ -32,9 +32,16 @@ class Place(StrEnum):
 
     IN_FOLDER = "in_folder"
     EGRESS = "egress"
+    """The networks and the policy file."""
+    POLICY = "policy"
+    """The policy file: whom it trusts, and its client certificates."""
 
 
-PLACES = {Reason.NO_BODY_FILE: Place.IN_FOLDER, Reason.EGRESS_REFUSED: Place.EGRESS}
+PLACES = {
+    Reason.NO_BODY_FILE: Place.IN_FOLDER,
+    Reason.EGRESS_REFUSED: Place.EGRESS,
+    Reason.TLS: Place.POLICY,
+}
 """The reasons to end a fetch that may hold for one worker only, with the setting that they come from."""
 
 
@@ -88,6 +95,6 @@ def parse(text: str) -> Needs:
 
 
 def in_words(abilities: Iterable[str]) -> str:
-    """Return for people which worker a fetch waits for."""
+    """Return for people which worker a fetch waits for; without abilities, one that has not tried it."""
     names = [IN_WORDS.get(Ability(one), one) if one in set(Ability) else one for one in sorted(abilities)]
-    return f"a worker with {' and '.join(names)}"
+    return f"a worker with {' and '.join(names)}" if names else "a worker with other settings"
