@@ -34,11 +34,12 @@ _MODULES = {
     "dead": "batches",
     "policy": "policy",
     "acl": "users",
+    "inbox": "users",
 }
 """The module of each command, in the order in which help shows them."""
 
 
-_GROUPS = {"dead", "policy"}
+_GROUPS = {"dead", "policy", "inbox"}
 """The commands that have subcommands."""
 
 _ARGUMENTS = "fetchfleet.arguments"

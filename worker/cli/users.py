@@ -1,12 +1,18 @@
-"""The command about the Redis users of a fleet: acl."""
+"""The commands about the Redis users of a fleet and their inboxes: acl and inbox."""
 
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from redis.asyncio import Redis
 
-from fetchfleet.worker.cli.common import echo_lines
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.contract.ids import RESERVED_INBOX_NAMES, inbox_prefix, is_inbox_name
+from fetchfleet.jobs.redis_connection import text_of
+from fetchfleet.worker.cli.common import console, echo, echo_lines, print_json, query
+from fetchfleet.worker.cli.options import Json, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.redis_support import acl as users
 from fetchfleet.worker.redis_support.acl import Credentials
@@ -30,9 +36,81 @@ Pushers = Annotated[
 Template = Annotated[bool, typer.Option("--template", help="Without passwords, as ops/users.acl.")]
 
 
+MAX_INBOXES = 1000
+"""The leading worker looks at each of them ten times a second."""
+
+Name = Annotated[str, typer.Argument(help="The inbox's name: that of its Redis user.")]
+
+inbox = typer.Typer(name="inbox", help="Inboxes of producers that need not be trusted.", no_args_is_help=True)
+
+
 def register(app: typer.Typer) -> None:
-    """Make the command part of the app."""
+    """Make the commands part of the app."""
     app.command()(acl)
+    app.add_typer(inbox)
+
+
+@inbox.command("add")
+def inbox_add(name: Name, redis: RedisUrl = None) -> None:
+    """Register an inbox: the workers begin to empty it within a second."""
+    _check(name)
+
+    async def add(_: Fleet, client: Redis) -> bool:
+        if await client.scard(keys.INBOXES) >= MAX_INBOXES:  # type: ignore[misc]
+            return False
+        await client.sadd(keys.INBOXES, name)  # type: ignore[misc]
+        return True
+
+    if not query(redis, add):
+        raise CommandError(f"{MAX_INBOXES} inboxes are registered, which is the most; remove one first")
+    echo(f"{name}: messages go to {keys.inbox(name)}, and its batch ids begin with {inbox_prefix(name)}")
+
+
+@inbox.command("remove")
+def inbox_remove(name: Name, redis: RedisUrl = None) -> None:
+    """Unregister an inbox: the workers leave its messages where they are."""
+    _check(name)
+
+    async def remove(_: Fleet, client: Redis) -> tuple[int, int]:
+        removed = await client.srem(keys.INBOXES, name)  # type: ignore[misc]
+        return int(removed), await _messages(client, name)
+
+    removed, left = query(redis, remove)
+    if not removed:
+        raise CommandError(f"no inbox {name} is registered; see: fetchfleet inbox list")
+    if left:
+        console.print(f"{left} messages are left in {keys.inbox(name)}", highlight=False)
+
+
+@inbox.command("list")
+def inbox_list(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag
+    """List the registered inboxes."""
+
+    async def read(_: Fleet, client: Redis) -> dict[str, int]:
+        names = sorted(map(text_of, await client.smembers(keys.INBOXES)))  # type: ignore[misc]
+        return {name: await _messages(client, name) for name in names if is_inbox_name(name)}
+
+    for name, messages in query(redis, read).items():
+        if as_json:
+            print_json({"name": name, "prefix": inbox_prefix(name), "messages": messages})
+        else:
+            echo(f"{name}  {inbox_prefix(name)}  {messages} messages")
+
+
+async def _messages(client: Redis, name: str) -> int:
+    """Return how many messages of the inbox no worker has enqueued or refused."""
+    lists = (keys.inbox(name), keys.taken(name), keys.newer(name))
+    return sum([int(await client.llen(key)) for key in lists])  # type: ignore[misc]
+
+
+def _check(name: str) -> None:
+    if not is_inbox_name(name):
+        reserved = " or ".join(sorted(RESERVED_INBOX_NAMES))
+        raise CommandError(
+            f"{name} is no name of an inbox: those have 1 to 32 of a-z, 0-9 and -, do not begin with -,"
+            f" and are not {reserved}",
+            BAD_USE,
+        )
 
 
 def acl(

@@ -41,9 +41,12 @@ COMMANDS = {
     "policy show": ("policy", "show", "a.example"),
     "policy set": ("policy", "set", "a.example", "attempts=2"),
     "policy unset": ("policy", "unset", "a.example", "attempts"),
+    "inbox add": ("inbox", "add", "a"),
+    "inbox list": ("inbox", "list"),
+    "inbox remove": ("inbox", "remove", "a"),
 }
 
-GROUPS, PROCESSES, OFFLINE = {"dead", "policy"}, {"run", "worker"}, {"acl"}
+GROUPS, PROCESSES, OFFLINE = {"dead", "policy", "inbox"}, {"run", "worker"}, {"acl"}
 NAMES = get_group(app).list_commands(cast("Any", None))
 COMMANDS |= {
     name: (name, "a.example") for name in NAMES if name not in {*COMMANDS, *GROUPS, *PROCESSES, *OFFLINE}

@@ -1,0 +1,50 @@
+"""The command inbox: register, list and unregister inboxes."""
+
+import json
+
+import pytest
+import redis as sync_redis
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import inbox_prefix
+from fetchfleet.worker.cli import users
+from tests.support.commands import Commands
+
+
+def test_an_inbox_is_registered_listed_and_unregistered(redis_url: str) -> None:
+    """Its messages stay where they are; a second time changes nothing."""
+    operator = Commands(redis_url)
+    for _ in range(2):
+        added = operator.does("inbox", "add", "billing")
+    operator.does("inbox", "add", "a-1")
+    with sync_redis.Redis.from_url(redis_url) as client:
+        client.rpush(keys.inbox("billing"), "x")
+        client.sadd(keys.INBOXES, "Not a name")
+        listed, shown = operator.does("inbox", "list"), operator.does("inbox", "list", "--json")
+        removed = operator.does("inbox", "remove", "billing")
+        left = client.lrange(keys.inbox("billing"), 0, -1), client.smembers(keys.INBOXES)
+        client.delete(keys.inbox("billing"))
+    again = operator.asks("inbox", "remove", "billing")
+
+    assert f"ff:inbox:billing, and its batch ids begin with {inbox_prefix('billing')}" in added
+    assert ["a-1", "billing"] == [line.split()[0] for line in listed.splitlines()]
+    billing = {"name": "billing", "prefix": inbox_prefix("billing"), "messages": 1}
+    assert billing == json.loads(shown.splitlines()[1])
+    assert "1 messages are left in ff:inbox:billing" in removed
+    assert ([b"x"], {b"a-1", b"Not a name"}) == left
+    assert (1, True) == (again.code, "no inbox billing is registered" in again.text)
+
+
+@pytest.mark.parametrize("name", ["taken", "newer", "A", "a:b", "*", "x" * 33])
+def test_a_name_that_no_inbox_may_have_is_bad_use(redis_url: str, name: str) -> None:
+    """Nothing is written."""
+    assert 2 == Commands(redis_url).asks("inbox", "add", name).code
+
+
+def test_the_number_of_inboxes_is_bounded(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker looks at all of them."""
+    monkeypatch.setattr(users, "MAX_INBOXES", 1)
+    operator = Commands(redis_url)
+    operator.does("inbox", "add", "a")
+
+    assert "1 inboxes are registered, which is the most" in operator.asks("inbox", "add", "b").text
