@@ -8,12 +8,21 @@ from typing import Any
 
 import msgspec
 
-from fetchfleet.jobs.contract.messages import Envelope
+from fetchfleet.jobs.contract.messages import (
+    Cancellation,
+    Envelope,
+    InboxReceipt,
+    MessageRefusal,
+    PushedBatch,
+)
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Priority, Reason, Result, Timings
 
 FOLDER = Path(__file__).parents[1] / "jobs" / "schema"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-TYPES = (Fetch, Envelope, Result, Timings, Priority, Outcome, Reason)
+TYPES = (
+    *(Fetch, Envelope, Result, Timings, Priority, Outcome, Reason),
+    *(PushedBatch, Cancellation, InboxReceipt, MessageRefusal),
+)
 
 _FIELD = re.compile(r"(\w+): (.+)")
 
@@ -41,6 +50,17 @@ def files() -> dict[str, str]:
             },
             _with_fetch_message(_definitions(Fetch, Envelope, Priority)),
         ),
+        "pushed.json": _file(
+            {
+                "title": "Pushed",
+                "description": "A message of a named inbox that is not a plain URL.",
+                "anyOf": [
+                    {"$ref": f"#/$defs/{name}"} for name in ("FetchMessage", "PushedBatch", "Cancellation")
+                ],
+            },
+            _with_fetch_message(_definitions(Fetch, PushedBatch, Cancellation, Priority)),
+        ),
+        "receipt.json": _file({"$ref": "#/$defs/InboxReceipt"}, _definitions(InboxReceipt, MessageRefusal)),
         "result.json": _file({"$ref": "#/$defs/Result"}, _definitions(Result, Timings, Outcome, Reason)),
     }
 
@@ -52,7 +72,8 @@ def _definitions(*types: Any) -> dict[str, Any]:
 
 def _with_fetch_message(definitions: dict[str, Any]) -> dict[str, Any]:
     """Add the message that is one fetch: the fields of a fetch, and the message's version."""
-    fetch, version = definitions["Fetch"], definitions["Envelope"]["properties"]["v"]
+    envelope = definitions.get("Envelope") or definitions["PushedBatch"]
+    fetch, version = definitions["Fetch"], envelope["properties"]["v"]
     message = {
         **fetch,
         "title": "FetchMessage",

@@ -1,6 +1,7 @@
 """The producer's client: submits fetches and notifies the workers of their lanes."""
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+import sys
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -14,8 +15,9 @@ from fetchfleet.jobs.client.submit import (
     Submitter,
     WhenFull,
     checked_batch_id,
-    dest_check,
 )
+from fetchfleet.jobs.contract.field_checks import Dests, IfExists
+from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.patience import Patience, Warn
 from fetchfleet.jobs.redis_connection import connect
@@ -26,6 +28,31 @@ T = TypeVar("T")
 REDIS_PATIENCE_S = 60.0
 LEAST_REPLY_S = 1.0
 """The shortest timeout of a reply, however short the patience: a read of results blocks for half of it."""
+
+
+MAX_COMPARED_DESTS = 500_000
+"""Of an iterator, which need not fit in memory: the hashes take about 50 MB."""
+
+
+def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callable[[int, Fetchable], None]:
+    """Return a check of each item, by its place, for a dest that an earlier one has (`Dests`).
+
+    The check raises InvalidFetchError. All dests of a list are compared.
+    """
+    dests = Dests("item", sys.maxsize if isinstance(items, Sequence) else MAX_COMPARED_DESTS)
+
+    def check(place: int, item: Fetchable) -> None:
+        match item:
+            case Fetch():
+                dest, if_exists, key = item.dest, item.if_exists, item.key
+            case {"dest": str(dest)} if isinstance(item, Mapping):
+                if_exists, key = item.get("if_exists", IfExists.REPLACE), item.get("key")
+            case _:
+                return
+        if dest is not None and isinstance(key, str | None):  # another key is refused later
+            dests.add(place, dest, if_exists, key)
+
+    return check
 
 
 class Fleet:

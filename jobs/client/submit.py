@@ -1,10 +1,10 @@
 """Submits batches: for producers, and for workers that take fetches in by the inbox or arq."""
 
 import asyncio
+import dataclasses
 import hashlib
 import itertools
 import secrets
-import sys
 from collections import Counter
 from collections.abc import (
     AsyncGenerator,
@@ -24,8 +24,8 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import serialize_new_entry
-from fetchfleet.jobs.contract.field_checks import Dests, IfExists
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, MAX_BATCH_FETCHES, batch_of, fetch_id, is_batch_id
+from fetchfleet.jobs.contract.messages import PART_FETCHES
 from fetchfleet.jobs.contract.model import Fetch, as_fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import (
@@ -40,7 +40,7 @@ from fetchfleet.jobs.errors import (
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.patience import RedisCaller, once
 from fetchfleet.jobs.scripts import batches, submission
-from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, KeyedFetch, NoRoom
+from fetchfleet.jobs.scripts.submission import Backlog, BatchRefusal, ChunkTaken, KeyedFetch, NoRoom, hints
 
 CHUNK_FETCHES = 500
 CHUNK_BYTES = 4 << 20
@@ -49,12 +49,13 @@ CHUNK_BYTES = 4 << 20
 class RetriedFetch(NamedTuple):
     """A fetch that is submitted again, and the id of the one that failed.
 
-    key: it counts in place of the fetch's own, which stands for the one that failed.
+    key: it counts in place of the fetch's own, which stands for the one that failed. retry_of: None for the
+    fetch of a named inbox, whose key is known within that inbox only.
     """
 
     fetch: Fetch
     retry_of: str | None
-    key: str
+    key: str | None
 
 
 Fetchable = Fetch | str | Mapping[str, Any]
@@ -113,10 +114,7 @@ async def chunks(
             try:
                 if check is not None:
                     check(place, item)
-                fetch, retry_of, key = (
-                    item if isinstance(item, RetriedFetch) else (as_fetch(item), None, None)
-                )
-                chunk.add(of, fetch, serialize_new_entry(of, fetch, retry_of), key)
+                add_to(chunk, of, item)
             except InvalidFetchError as error:
                 raise InvalidFetchError(f"item {place}: {error}") from None
             if chunk.full:
@@ -127,6 +125,12 @@ async def chunks(
         yield chunk
 
 
+def add_to(chunk: Chunk, fetch_id: str, item: Submittable) -> None:
+    """Add an item to the chunk; raises InvalidFetchError."""
+    fetch, retry_of, key = item if isinstance(item, RetriedFetch) else (as_fetch(item), None, None)
+    chunk.add(fetch_id, fetch, serialize_new_entry(fetch_id, fetch, retry_of), key)
+
+
 async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:
     """Iterate over a synchronous or an asynchronous iterable."""
     if isinstance(items, AsyncIterable):
@@ -135,31 +139,6 @@ async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]
     else:
         for item in items:
             yield item
-
-
-MAX_COMPARED_DESTS = 500_000
-"""Of an iterator, which need not fit in memory: the hashes take about 50 MB."""
-
-
-def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callable[[int, Fetchable], None]:
-    """Return a check of each item, by its place, for a dest that an earlier one has (`Dests`).
-
-    The check raises InvalidFetchError. All dests of a list are compared.
-    """
-    dests = Dests("item", sys.maxsize if isinstance(items, Sequence) else MAX_COMPARED_DESTS)
-
-    def check(place: int, item: Fetchable) -> None:
-        match item:
-            case Fetch():
-                dest, if_exists, key = item.dest, item.if_exists, item.key
-            case {"dest": str(dest)} if isinstance(item, Mapping):
-                if_exists, key = item.get("if_exists", IfExists.REPLACE), item.get("key")
-            case _:
-                return
-        if dest is not None and isinstance(key, str | None):  # another key is refused later
-            dests.add(place, dest, if_exists, key)
-
-    return check
 
 
 FULL_PAUSE_S = 0.2
@@ -185,11 +164,13 @@ class Receipt:
     batch_id: str
     count: int
     repeats: dict[str, str]
+    first: int = 0
+    """The place of the first item in the batch."""
 
     @property
     def ids(self) -> list[str]:
         """The ids of the items in their order; if a `key` was taken, the id of the earlier fetch."""
-        own = (fetch_id(self.batch_id, place) for place in range(self.count))
+        own = (fetch_id(self.batch_id, place) for place in range(self.first, self.first + self.count))
         return [self.repeats.get(of, of) for of in own]
 
     @property
@@ -221,9 +202,25 @@ class Submitter:
         self, redis: Redis, notify: Notify, limits: Limits = NO_LIMITS, call: RedisCaller = once
     ) -> None:
         self._redis = redis
-        self._notify = notify
+        self.notify = notify
         self._limits = limits
         self._call = call
+
+    async def submit_part(
+        self, fetches: Sequence[Submittable], *, batch_id: str, part: int, last: bool
+    ) -> Receipt:
+        """Enqueue one part of a batch, from 1, after the parts before it; all of it or nothing.
+
+        Raises BatchLostError if an earlier part is not in.
+        """
+        first = (part - 1) * PART_FETCHES
+        chunk = Chunk()
+        for place, item in enumerate(fetches, first):
+            add_to(chunk, fetch_id(batch_id, place), item)
+        parts = self._redis, self.notify, self._limits, self._call, batch_id
+        sending = _Submission(*parts, may_wait=False, sent=part - 1)
+        await sending.send(chunk, last=last)
+        return dataclasses.replace(sending.receipt, first=first)
 
     async def submit(
         self,
@@ -235,7 +232,7 @@ class Submitter:
     ) -> Receipt:
         """Enqueue the fetches, as Fleet.submit documents. check: of each item, by its place."""
         batch_id = checked_batch_id(batch_id or new_batch_id())
-        parts = self._redis, self._notify, self._limits, self._call, batch_id
+        parts = self._redis, self.notify, self._limits, self._call, batch_id
         sending = _Submission(*parts, may_wait=when_full == "wait")
         async with aclosing(chunks(batch_id, fetches, check)) as pieces:
             try:
@@ -267,14 +264,16 @@ class _Submission:
         batch_id: str,
         *,
         may_wait: bool,
+        sent: int = 0,
     ) -> None:
+        """sent: how many chunks of the batch are in."""
         self.batch_id = batch_id
         self._redis = redis
         self._notify = notify
         self._limits = limits
         self._call = call
         self._may_wait = may_wait
-        self._number = 0
+        self._number = sent
         self._count = 0
         self._repeats: dict[str, str] = {}
 
@@ -388,13 +387,3 @@ class _Submission:
         if self._count:
             return f"the first {self._count} fetches are in as batch {self.batch_id}; submit the rest later"
         return "nothing was enqueued; submit again later"
-
-
-HINTS = 16
-"""How many of the lanes that come due together are notified of."""
-
-
-def hints(notifications: Sequence[LaneNotification]) -> list[LaneNotification]:
-    """Return those due later, and HINTS of those due now: a worker that acquires one looks for the others."""
-    now = [item for item in notifications if item.due_in_ms <= 0]
-    return now[:HINTS] + [item for item in notifications if item.due_in_ms > 0]

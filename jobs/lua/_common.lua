@@ -150,10 +150,20 @@ local function list_if_new(batch_key, batches_key, batch_id, now)
   if redis.call('HSETNX', batch_key, 'created_ms', int(now)) == 1 then redis.call('ZADD', batches_key, int(now), batch_id) end
 end
 
--- Adds an invalid inbox message to the dead letters.
-local function bury_message(dead_key, dead_length, note, message)
+-- Adds an invalid inbox message to the dead letters; returns whether it did. most: how many an inbox may add in a minute, 0
+-- for any number: the messages of one pusher must not displace the dead letters of failed fetches.
+local LETTERS_WINDOW_MS = 60000
+local function bury_message(dead_key, dead_length, intake_key, most, note, message)
+  if tonumber(most) > 0 then
+    local now, window = now_ms(), redis.call('HMGET', intake_key, 'letters_ms', 'letters')
+    local since, letters = number(window[1]), number(window[2])
+    if since > now or now - since >= LETTERS_WINDOW_MS then since, letters = now, 0 end
+    if letters >= tonumber(most) then return false end
+    redis.call('HSET', intake_key, 'letters_ms', int(since), 'letters', int(letters + 1))
+  end
   redis.call('XADD', dead_key, 'MAXLEN', '~', dead_length, '*', 'door', 'inbox', 'reason', 'invalid',
     'note', note, 'element', message)
+  return true
 end
 
 -- Returns whether a batch is sealed and all of its fetches have results.

@@ -1,12 +1,27 @@
--- Drops the taken messages, which are enqueued now, and adds the refused ones to the dead letters.
+-- Drops the taken messages, which are enqueued now, adds the refused ones to the dead letters, and writes receipts.
 -- It frees memory before it adds, because Redis may be out of memory.
 -- Called by jobs/scripts/inbox.py, inbox_ack.
--- KEYS: taken, intake, dead
--- ARGV: token, intake TTL ms, dead length, then for each refused message: note, message
--- Returns 1, or 0 if another worker empties the inbox.
-if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
+-- KEYS: taken, intake, dead, the intake of the shared inbox, a key for each receipt
+-- ARGV: token, intake TTL ms, dead length, the most dead letters a minute (0: no limit), receipt TTL ms, number of messages
+--       to drop, '1' if they follow, because the taken list holds others as well; the receipts; the messages; for each
+--       refused message: note, message
+-- Returns {'done', how many of the refused ones are no dead letters}, {'more'} if the list holds other messages as well, or
+-- {'other'} if another worker empties the inboxes.
+if redis.call('HGET', KEYS[4], 'token') ~= ARGV[1] then return {'other'} end
+local count, at = tonumber(ARGV[6]), 8 + #KEYS - 4
+if ARGV[7] == '1' then
+  for i = at, at + count - 1 do redis.call('LREM', KEYS[1], 1, ARGV[i]) end
+  at = at + count
+elseif redis.call('LLEN', KEYS[1]) > count then
+  return {'more'}
+else
+  redis.call('DEL', KEYS[1])
+end
 redis.call('HDEL', KEYS[2], 'batch')
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
-for i = 4, #ARGV, 2 do bury_message(KEYS[3], ARGV[3], ARGV[i], ARGV[i + 1]) end
-return 1
+for i = 5, #KEYS do redis.call('SET', KEYS[i], ARGV[3 + i], 'PX', ARGV[5]) end
+local left_out = 0
+for i = at, #ARGV, 2 do
+  if not bury_message(KEYS[3], ARGV[3], KEYS[2], ARGV[4], ARGV[i], ARGV[i + 1]) then left_out = left_out + 1 end
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
+return {'done', left_out}

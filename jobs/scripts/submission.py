@@ -64,6 +64,16 @@ class BatchRefusal(StrEnum):
     EARLIER_LOST = "gap"
 
 
+HINTS = 16
+"""How many of the lanes that come due together are notified of."""
+
+
+def hints(notifications: Sequence[LaneNotification]) -> list[LaneNotification]:
+    """Return those due later, and HINTS of those due now: a worker that acquires one looks for the others."""
+    now = [item for item in notifications if item.due_in_ms <= 0]
+    return now[:HINTS] + [item for item in notifications if item.due_in_ms > 0]
+
+
 async def submit(
     redis: Redis,
     *,

@@ -4,6 +4,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts.inbox import InboxMessages
 from fetchfleet.jobs.scripts.runner import Call
 from fetchfleet.worker.intake.inbox import InboxReader
+from fetchfleet.worker.intake.inbox_orders import TakenMessages, read_all
 from tests.support.lanes import LANE
 
 STALE = 0
@@ -13,8 +14,13 @@ SWEEP = Call("reclaim_lane", [keys.lane(LANE), keys.ATTENTION, keys.SERIAL, *CON
 WRONG = Call("adopt", [keys.ATTENTION, keys.claimed(LANE)], [1])
 
 
-async def take_messages(intake: InboxReader) -> InboxMessages:
+async def take_messages(intake: InboxReader, inbox: str = "") -> InboxMessages:
     """Take messages from a non-empty inbox."""
-    taken = await intake.take()
+    taken = await intake.take(inbox)
     assert isinstance(taken, InboxMessages), taken
     return taken
+
+
+def as_taken(taken: InboxMessages, inbox: str = "", reads: int | None = None) -> TakenMessages:
+    """Read messages that were taken, none of which is for a newer worker."""
+    return TakenMessages(*taken, read_all(taken.messages, inbox, reads))

@@ -1,28 +1,31 @@
-"""Empties the inbox: one worker of the fleet at a time, many messages at once, none lost by a crash.
+"""Empties the inboxes: one worker of the fleet at a time, many messages at once, none lost by a crash.
 
 A worker moves messages to a list that only it reads, enqueues them under a batch id kept with them, and then
 drops them. After a crash the next worker enqueues them again under the same id, which changes nothing for
-those already enqueued.
+those already enqueued. The shared inbox and the named ones take turns, so a flood in one delays no other.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Submitter, new_batch_id
-from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES, Order, read_message
-from fetchfleet.jobs.errors import BatchError, FullError, InvalidFetchError, NewerMessageError
-from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.jobs.contract import messages
+from fetchfleet.jobs.contract.ids import inbox_prefix, is_inbox_name
+from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
+from fetchfleet.jobs.errors import FullError, KeyTypeConflictError
+from fetchfleet.jobs.redis_connection import connect, text_of
 from fetchfleet.jobs.scripts import inbox as scripts
-from fetchfleet.jobs.scripts.inbox import InboxMessages, InboxReturn, NothingTaken, RefusedMessage
-from fetchfleet.worker.intake.version_skew import UnsupportedVersionLog
+from fetchfleet.jobs.scripts.inbox import InboxMessages, NothingTaken
+from fetchfleet.worker.intake.inbox_orders import InboxOrders, TakenMessages
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed
 from fetchfleet.worker.observability.repeats import Repeats
@@ -33,47 +36,34 @@ MESSAGES_AT_ONCE = 500
 BYTES_AT_ONCE = 4 << 20
 RENEWALS_A_LEASE = 3
 WAIT_S = 1
-"""How long to block on an empty inbox before its lease is renewed."""
-UNSUPPORTED_IN_A_ROW = 10_000
-"""How many messages of newer versions to look through before giving the inbox to another worker."""
-MAX_NOTE_CHARS = 1000
-KEPT_BYTES = 64 << 10
-"""How much of a refused message its dead letter keeps."""
+"""How long to look at empty inboxes before the lease is renewed."""
+FIRST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 0.1
+"""Between two looks at empty inboxes. A blocking command would read a message of any size to tell of it."""
+SHARED = ""
+"""The name of the inbox without a name."""
+
+Repair = Callable[[Mapping[str, str]], Awaitable[Any]]
+"""Moves values of other types than these, by key, to the dead letters; returns what it moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxTimings:
-    """How long the inbox is held, and how long to wait before looking again."""
+    """How long the inboxes are held, and how long to wait before looking again."""
 
     lease_ms: int = 5_000
     other_owner_s: float = 1.0
-    """While another worker holds the inbox."""
+    """While another worker holds the inboxes."""
     full_s: float = 0.5
     """While the backlog limit or Redis's memory is reached."""
     failed_s: float = 0.5
     """After a Redis error."""
     unsupported_s: float = 3.0
-    """After giving the inbox up because only newer workers can read what is in it."""
-
-
-class InboxOrder(NamedTuple):
-    """A message that was read, and the order in it."""
-
-    order: Order
-    message: bytes
-
-
-class ReadMessages(NamedTuple):
-    """Messages sorted by what becomes of them."""
-
-    orders: list[InboxOrder]
-    refused: list[RefusedMessage]
-    unsupported: list[bytes]
-    """Messages of a version that only newer workers read."""
+    """While messages that a newer worker has begun to enqueue wait for one."""
 
 
 class InboxLease:
-    """The hold of one worker on the inbox."""
+    """The hold of one worker on the inboxes."""
 
     def __init__(self, redis: Redis, token: str, lease_ms: int) -> None:
         self._redis = redis
@@ -81,11 +71,11 @@ class InboxLease:
         self._lease_ms = lease_ms
 
     async def renew(self) -> bool:
-        """Renew the lease; returns whether the inbox is still this worker's."""
+        """Renew the lease; returns whether the inboxes are still this worker's."""
         return await scripts.inbox_renew(self._redis, token=self._token, lease_ms=self._lease_ms)
 
     async def keep(self) -> None:
-        """Renew the lease until the inbox is another worker's."""
+        """Renew the lease until the inboxes are another worker's."""
         ours = True
         while ours:
             await asyncio.sleep(self._lease_ms / 1000 / RENEWALS_A_LEASE)
@@ -93,9 +83,47 @@ class InboxLease:
                 ours = await self.renew()
 
     async def end(self) -> None:
-        """Let another worker have the inbox at once."""
+        """Let another worker have the inboxes at once."""
         with contextlib.suppress(RedisError, OSError):
             await scripts.inbox_renew(self._redis, token=self._token, lease_ms=0)
+
+
+class InboxTurns:
+    """Which inbox is served next, while this worker empties them.
+
+    Those that wait for room, or had an error, are left out until a time by the monotonic clock.
+    """
+
+    def __init__(self, reads: int) -> None:
+        self.reads = reads
+        self.ready: deque[str] = deque()
+        self.waiting: dict[str, TakenMessages] = {}
+        """Messages that wait for room, by inbox."""
+        self.recalled: set[str] = set()
+        """Inboxes of which no message that was put aside is for this worker."""
+        self._to_recall: dict[str, int] = {}
+        self._not_before_s: dict[str, float] = {}
+
+    def leave_out(self, inbox: str, until_s: float) -> None:
+        """Serve the inbox no more until then."""
+        self._not_before_s[inbox] = until_s
+
+    def may_serve(self, inbox: str, now_s: float) -> bool:
+        """Return whether the inbox is not left out now."""
+        return self._not_before_s.get(inbox, 0) <= now_s
+
+    def keys_of(self, inbox: str) -> list[str]:
+        """Return the keys of which one exists if the inbox is to be served."""
+        aside = [] if inbox in self.recalled else [keys.newer(inbox)]
+        return [keys.inbox(inbox), keys.taken(inbox), *aside]
+
+    def note_recall(self, inbox: str, looked_at: int, aside: int) -> None:
+        """Note that so many of the messages aside were looked at; each is looked at once."""
+        left = self._to_recall.pop(inbox, aside) - looked_at
+        if left > 0 and looked_at:
+            self._to_recall[inbox] = left
+        else:
+            self.recalled.add(inbox)
 
 
 class InboxReader:
@@ -111,8 +139,13 @@ class InboxReader:
         timings: InboxTimings | None = None,
         *,
         open_door: asyncio.Event | None = None,
+        reads: int | None = None,
+        repair: Repair | None = None,
     ) -> None:
-        """open_door: set while this worker may take messages; None for always."""
+        """open_door: set while this worker may take messages; None for always.
+
+        reads: the newest version of a message that this worker reads, MESSAGE_VERSION if None.
+        """
         self._redis: Redis = connect(redis_url)
         self._token = f"{worker_id} {new_batch_id()}"
         self._timings = timings or InboxTimings()
@@ -121,19 +154,23 @@ class InboxReader:
         self._submitter = submitter
         self._report_redis_error = report_redis_error
         self._log = log
+        self._reads = reads
+        self._repair = repair
         self._repeats = Repeats()
-        self._unsupported_log = UnsupportedVersionLog("inbox", log)
-        self._unsupported_in_a_row = 0
-        self._gives_up = False
-        """Whether to leave the inbox to a newer worker, after the messages at hand."""
+        self._turns: InboxTurns | None = None
+        """None while another worker empties the inboxes."""
+        self._orders: dict[str, InboxOrders] = {}
+        self._names: list[str] = []
+        self._names_read_s = float("-inf")
 
     async def run(self) -> None:
-        """Empty the inbox whenever no other worker does, until cancelled."""
+        """Empty the inboxes whenever no other worker does, until cancelled."""
         while True:
             try:
                 await self.step()
             except OutOfMemoryError as error:
-                await self._wait_for_space(error)
+                self._log_full(error)
+                await asyncio.sleep(self._timings.full_s)
             except Exception as error:  # noqa: BLE001 no other worker takes over while this one lives
                 self._report_redis_error(error)
                 await asyncio.sleep(self._timings.failed_s)
@@ -144,118 +181,165 @@ class InboxReader:
         await self._redis.connection_pool.aclose()
 
     async def step(self) -> None:
-        """Take messages and enqueue them; wait if there are none or another worker has the inbox."""
-        if self._open_door is not None and not self._open_door.is_set():
+        """Serve the next inbox; wait if all are empty or another worker has them."""
+        door = self._open_door
+        if door is not None and not door.is_set():
             await self.lease.end()
-            await self._open_door.wait()
-        match await self.take():
-            case InboxMessages(batch_id, messages):
-                await self.enqueue(batch_id, messages)
-                if self._gives_up:
-                    self._gives_up, self._unsupported_in_a_row = False, 0
-                    await self.lease.end()
-                    await asyncio.sleep(self._timings.unsupported_s)
-            case NothingTaken.EMPTY:
-                self._full = False
-                self._unsupported_in_a_row = 0
-                # From the head to the head: nothing moves, but it returns as soon as a message is there.
-                await self._redis.blmove(keys.INBOX, keys.INBOX, WAIT_S, "LEFT", "LEFT")
-            case NothingTaken.OTHER_WORKER:
-                await asyncio.sleep(self._timings.other_owner_s)
+            self._turns = None
+            await door.wait()
+        inbox = SHARED
+        try:
+            inbox = await self._next_inbox()
+            if door is None or door.is_set():
+                await self._serve(inbox)
+        except Exception as error:
+            self._leave_out(inbox, self._timings.failed_s)
+            if self._repair is None or not isinstance(error, ResponseError):
+                raise
+            if not await self._repair(_kinds_at_fault(error, inbox)):
+                raise
 
-    async def take(self) -> InboxMessages | NothingTaken:
+    async def take(self, inbox: str = SHARED) -> InboxMessages | NothingTaken:
         """Take the messages to enqueue next; after a crash, those that were taken before it."""
         return await scripts.inbox_take(
             self._redis,
+            inbox,
             token=self._token,
+            reads=self.reads,
             lease_ms=self._timings.lease_ms,
             max_messages=MESSAGES_AT_ONCE,
             max_bytes=BYTES_AT_ONCE,
             max_message_bytes=MAX_DOOR_BYTES,
-            new_batch_id=new_batch_id(),
+            new_batch_id=new_batch_id(inbox_prefix(inbox) if inbox else ""),
         )
 
-    async def enqueue(self, batch_id: str, messages: Sequence[bytes]) -> None:
-        """Enqueue the messages and drop them, while the inbox stays this worker's."""
-        holding = asyncio.create_task(self.lease.keep(), name="hold the inbox")
+    def orders_of(self, inbox: str = SHARED) -> InboxOrders:
+        """Return what enqueues the messages of the inbox."""
+        if inbox not in self._orders:
+            self._orders[inbox] = InboxOrders(inbox, self._redis, self._token, self._submitter, self._log)
+        return self._orders[inbox]
+
+    async def enqueue(self, taken: TakenMessages, inbox: str = SHARED) -> None:
+        """Enqueue the messages and drop them, while the inboxes stay this worker's.
+
+        If there is no room they wait, and the inbox is left out for a moment.
+        """
+        holding = asyncio.create_task(self.lease.keep(), name="hold the inboxes")
+        orders = self.orders_of(inbox)
         try:
-            # In a thread: a message may hold 100,000 fetches, and lanes need the loop for their leases.
-            orders, refused, unsupported = read = await asyncio.to_thread(read_all, messages)
-            if unsupported and not await self.return_unsupported(batch_id, read):
-                return
-            while not holding.done():
-                try:
-                    refused += await self.submit(batch_id, orders)
-                except FullError as error:
-                    await self._wait_for_space(error)
-                else:
-                    await self.acknowledge(batch_id, len(messages) - len(unsupported), refused)
-                    return
+            await orders.submit(taken)
+        except FullError as error:
+            self._log_full(error)
+            self._leave_out(inbox, self._timings.full_s)
+            if self._turns is not None:
+                self._turns.waiting[inbox] = taken
+            await orders.tell_waiting(taken, str(error))
+        else:
+            await orders.acknowledge(taken)
         finally:
             await aio.end(holding)
 
-    async def return_unsupported(self, batch_id: str, read: ReadMessages) -> bool:
-        """Return unsupported messages to the inbox; False if the batch must not be enqueued now.
+    @property
+    def reads(self) -> int:
+        """The newest version of a message that this worker reads."""
+        return messages.MESSAGE_VERSION if self._reads is None else self._reads
 
-        This comes before anything is enqueued. So the batch always has the same messages, whichever worker
-        goes on after a crash.
-        """
-        self._unsupported_log.write(f"{len(read.unsupported)} messages are for a newer worker")
-        reply = await scripts.inbox_return(
-            self._redis, token=self._token, batch_id=batch_id, messages=read.unsupported
+    async def _next_inbox(self) -> str:
+        """Return the next inbox with messages, the shared one after a while without any."""
+        turns = self._turns
+        if turns is None or turns.reads != self.reads:
+            self._turns = None
+            return SHARED  # the worker that takes from it leads
+        give_up_s, pause_s = mono_s() + WAIT_S, FIRST_PAUSE_S
+        while not turns.ready:
+            turns.ready.extend(await self._with_messages(turns))
+            if turns.ready:
+                break
+            if mono_s() >= give_up_s:
+                if not await self.lease.renew():
+                    self._turns = None
+                return SHARED
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        return turns.ready.popleft()
+
+    async def _with_messages(self, turns: InboxTurns) -> list[str]:
+        """Return the inboxes that have messages and are not left out."""
+        now_s = mono_s()
+        if now_s - self._names_read_s >= WAIT_S:
+            self._names_read_s = now_s
+            await self._read_names()
+        inboxes = [name for name in (SHARED, *self._names) if turns.may_serve(name, now_s)]
+        asked = [name for name in inboxes if name not in turns.waiting]
+        every = [key for name in asked for key in turns.keys_of(name)]
+        if not every or not await self._redis.exists(*every):
+            return [name for name in inboxes if name in turns.waiting]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for name in asked:
+                pipe.exists(*turns.keys_of(name))
+            exist = dict(zip(asked, await pipe.execute(), strict=True))
+        return [name for name in inboxes if exist.get(name, 1)]
+
+    async def _read_names(self) -> None:
+        """Read which inboxes are registered; a value of another type there does not stop the others."""
+        try:
+            found = await self._redis.smembers(keys.INBOXES)  # type: ignore[misc]
+        except ResponseError as error:
+            if self._repair is None or not await self._repair({keys.INBOXES: "set"}):
+                self._report_redis_error(error)
+        else:
+            self._names = sorted(filter(is_inbox_name, map(text_of, found)))
+
+    async def _serve(self, inbox: str) -> None:
+        """Enqueue what waits for room, or else the next messages of the inbox."""
+        turns = self._turns
+        if turns is not None and inbox in turns.waiting:
+            if await self.lease.renew():
+                await self.enqueue(turns.waiting.pop(inbox), inbox)
+            else:
+                self._turns = None
+            return
+        if turns is not None and inbox not in turns.recalled:
+            await self._recall(turns, inbox)
+        match await self.take(inbox):
+            case NothingTaken.OTHER_WORKER:
+                self._turns = None
+                await asyncio.sleep(self._timings.other_owner_s)
+            case InboxMessages() as found:
+                self._turns = self._turns or InboxTurns(self.reads)
+                taken = await self.orders_of(inbox).read(found, self.reads)
+                if taken is None:
+                    self._leave_out(inbox, self._timings.unsupported_s)
+                else:
+                    await self.enqueue(taken, inbox)
+            case _:
+                self._turns = self._turns or InboxTurns(self.reads)
+
+    async def _recall(self, turns: InboxTurns, inbox: str) -> None:
+        """Move messages that were put aside, and that this worker reads, back to their inbox."""
+        reply = await scripts.inbox_recall(
+            self._redis,
+            inbox,
+            token=self._token,
+            reads=self.reads,
+            max_messages=MESSAGES_AT_ONCE,
+            max_bytes=BYTES_AT_ONCE,
         )
-        match reply:
-            case int(waiting):
-                only = not read.orders and not read.refused
-                self._unsupported_in_a_row = self._unsupported_in_a_row + len(read.unsupported) if only else 0
-                self._gives_up = only and self._unsupported_in_a_row >= min(waiting, UNSUPPORTED_IN_A_ROW)
-                return True
-            case InboxReturn.BATCH_BEGUN:
-                self._gives_up = True
-        return False
+        if reply is not None:
+            turns.note_recall(inbox, *reply)
 
-    async def submit(self, batch_id: str, orders: Sequence[InboxOrder]) -> list[RefusedMessage]:
-        """Submit orders that name a batch as that batch, and all others as the given one.
+    def _leave_out(self, inbox: str, for_s: float) -> None:
+        if self._turns is not None:
+            self._turns.leave_out(inbox, mono_s() + for_s)
 
-        Returns the messages that their batch refuses: it has other fetches, or was cancelled.
-        """
-        refused = []
-        unnamed = [item for item in orders if item.order.batch is None]
-        named = [(item.order.batch, [item]) for item in orders if item.order.batch is not None]
-        for batch, items in [(batch_id, unnamed), *named] if unnamed else named:
-            fetches = [fetch for item in items for fetch in item.order.fetches]
-            try:
-                await self._submitter.submit(fetches, batch_id=batch)
-            except BatchError as error:
-                refused += [RefusedMessage(str(error), item.message) for item in items]
-        return refused
-
-    async def acknowledge(self, batch_id: str, count: int, refused: Sequence[RefusedMessage]) -> None:
-        """Drop the messages at hand, which are enqueued or refused, and log them."""
-        kept = [RefusedMessage(item.note, item.message[:KEPT_BYTES]) for item in refused]
-        if not await scripts.inbox_ack(self._redis, token=self._token, refused=kept):
-            return  # another worker has the messages by now, and logs them
-        if count:
-            self._log.info(Event.INTAKE_TAKEN, batch=batch_id, messages=count, refused=len(refused))
-        for item in refused:
-            self._log.warning(Event.INTAKE_REFUSED, door="inbox", error=redact.text(item.note))
-
-    async def _wait_for_space(self, error: Exception) -> None:
-        """Log that the backlog or Redis's memory is full, once a minute while that lasts, and wait."""
+    def _log_full(self, error: Exception) -> None:
+        """Log that the backlog or Redis's memory is full, once a minute while that lasts."""
         left_out = self._repeats.admit(type(error).__name__, mono_s())
         if left_out is not None:
             self._log.warning(Event.INTAKE_FULL, error=redact.text(error), **suppressed(left_out))
-        await asyncio.sleep(self._timings.full_s)
 
 
-def read_all(messages: Sequence[bytes]) -> ReadMessages:
-    """Read messages and sort them by what becomes of them."""
-    orders, refused, unsupported = read = ReadMessages([], [], [])
-    for message in messages:
-        try:
-            orders.append(InboxOrder(read_message(message), message))
-        except InvalidFetchError as error:
-            refused.append(RefusedMessage(str(error)[:MAX_NOTE_CHARS], message))
-        except NewerMessageError:
-            unsupported.append(message)
-    return read
+def _kinds_at_fault(error: ResponseError, inbox: str) -> dict[str, str]:
+    """Return the keys, with their kinds, of which one may have caused the error."""
+    at_fault = {error.key: error.wanted} if isinstance(error, KeyTypeConflictError) else {}
+    return {**keys.kinds_of_inbox(), **keys.kinds_of_inbox(inbox), **at_fault}

@@ -1,4 +1,4 @@
-"""Logs messages of unsupported versions: they come round again and again and are logged once a minute."""
+"""Logs messages of unsupported versions: they are logged once a minute."""
 
 from structlog.typing import FilteringBoundLogger
 
@@ -16,9 +16,9 @@ class UnsupportedVersionLog:
         self._log = log
         self._repeats = Repeats()
 
-    def write(self, note: str) -> None:
-        """Write the line unless one was written a moment ago."""
+    def write(self, note: str, **more: str) -> None:
+        """Write the line unless one was written a moment ago. more: further fields."""
         left_out = self._repeats.admit(Event.INTAKE_NEWER, mono_s())
         if left_out is not None:
-            fields = {"door": self._door, "error": redact.text(note), **suppressed(left_out)}
+            fields = {"door": self._door, "error": redact.text(note), **more, **suppressed(left_out)}
             self._log.warning(Event.INTAKE_NEWER, **fields)

@@ -131,3 +131,13 @@ class RepairingSubmitter(Submitter):
                 raise
             await self._key_repair.quarantine({error.key: error.wanted})
             return await super().submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
+
+    async def submit_part(
+        self, fetches: Sequence[Submittable], *, batch_id: str, part: int, last: bool
+    ) -> Receipt:
+        """Submit as Submitter does; repair a conflicting key and try again."""
+        try:
+            return await super().submit_part(fetches, batch_id=batch_id, part=part, last=last)
+        except KeyTypeConflictError as error:
+            await self._key_repair.quarantine({error.key: error.wanted})
+            return await super().submit_part(fetches, batch_id=batch_id, part=part, last=last)

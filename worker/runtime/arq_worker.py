@@ -49,6 +49,8 @@ STOP_ARQ_S = 2.0
 
 CANCEL_AGAIN_S = 0.05
 
+UNSUPPORTED_WAITS = 24
+"""How many times longer than the first wait the later ones of a job of a newer version become."""
 SWEEP = "sweep"
 """The name of the housekeeping: older workers reclaim lanes in it as well."""
 SWEEP_EVERY_S = 2
@@ -79,8 +81,9 @@ async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, 
     run_id = f"{ctx['job_id']} {ctx['enqueue_time']}"
     try:
         return await runtime.arq_ingress.fetch(run_id, args, kwargs)
-    except NewerMessageError:  # a newer worker may be the next to try
-        raise Retry(defer=runtime.timings.unsupported_retry_s) from None
+    except NewerMessageError:  # a newer worker may be the next to try; many such jobs must not fill the queue
+        waits = min(2 ** min(ctx.get("job_try", 1) - 1, 10), UNSUPPORTED_WAITS)
+        raise Retry(defer=waits * runtime.timings.unsupported_retry_s) from None
     except (FullError, RedisError, OSError):  # a retry has the same batch id, so nothing is enqueued twice
         raise Retry(defer=FETCH_RETRY_S) from None
 

@@ -175,6 +175,7 @@ async def _wire(
     inbox = InboxReader(
         *(settings.redis_url, settings.worker_id, submitter, base.redis_errors, log, timings.inbox),
         open_door=live_lanes.undrained,
+        repair=base.key_repair.quarantine,
     )
     opened.push_async_callback(inbox.aclose)
     foreign = ForeignMembers(redis, log)

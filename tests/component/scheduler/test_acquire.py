@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fleet, Outcome
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.submit import HINTS
 from fetchfleet.jobs.scripts import runner
+from fetchfleet.jobs.scripts.submission import HINTS
 from fetchfleet.worker.lanes.store import AcquireResult, LaneStore
 from fetchfleet.worker.scheduler import balance
 from tests.component.conftest import HOST, Start, tuned

@@ -37,11 +37,11 @@ async def letters(redis: Redis) -> list[dict[bytes, bytes]]:
     return [row for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
 
 
-async def run_as_job(door: ArqIngress, *args: Any, **kwargs: Any) -> Any:
+async def run_as_job(door: ArqIngress, *args: Any, job_try: int = 1, **kwargs: Any) -> Any:
     """As arq would."""
     live_lanes = SimpleNamespace(drained=asyncio.Event())
     runtime = SimpleNamespace(arq_ingress=door, timings=WorkerTimings(), live_lanes=live_lanes)
-    ctx = {"runtime": runtime, "job_id": "job-1", "enqueue_time": "2026-01-01"}
+    ctx = {"runtime": runtime, "job_id": "job-1", "enqueue_time": "2026-01-01", "job_try": job_try}
     return await arq_worker.fetch(ctx, *args, **kwargs)
 
 
@@ -148,6 +148,17 @@ async def test_i27_a_job_for_a_newer_worker_is_put_off_until_one_takes_it(
     assert 1 == len(receipt["ids"])
     assert ["/1"] == paths(await waiting(redis))
     assert [("intake.newer", "arq")] == [(line["event"], line["door"]) for line in lines]
+
+
+async def test_a_job_for_a_newer_worker_is_tried_less_and_less_often(redis: Redis) -> None:
+    """Twenty thousand of them leave room in arq's queue."""
+    waits_s = []
+    for job_try in (1, 2, 3, 6, 7, 100_000):
+        with pytest.raises(Retry) as caught:
+            await run_as_job(door_to(redis), url("/1"), job_try=job_try, v=999)
+        waits_s.append((caught.value.defer_score or 0) / 1000)
+
+    assert [5, 10, 20, 120, 120, 120] == waits_s
 
 
 async def test_a_job_is_tried_again_when_redis_goes_away(

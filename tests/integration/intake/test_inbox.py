@@ -19,13 +19,14 @@ from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.jobs.scripts.inbox import NothingTaken, RefusedMessage
-from fetchfleet.worker.intake import inbox as module
-from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings, read_all
+from fetchfleet.jobs.scripts.inbox import InboxMessages, NothingTaken, RefusedMessage
+from fetchfleet.worker.intake import inbox_orders as module
+from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.health import RedisErrorReporter
+from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util import aio
-from tests.support.calls import take_messages
+from tests.support.calls import as_taken, take_messages
 from tests.support.lanes import BATCH_ID, LANE, LaneHold, ask, paths, url, waiting
 from tests.support.waiting import wait_until
 
@@ -164,13 +165,13 @@ async def test_a_worker_that_dies_between_enqueuing_and_saying_so_enqueues_nothi
     """The next one repeats it without effect; what was refused is a dead letter once."""
     await push(redis, url("/1"), "no URL", {"fetches": [url("/2")], "batch": BATCH_ID})
     one, two = worker("one"), worker("two")
-    batch, messages = await take_messages(one)
-    await one.submit(batch, read_all(messages)[0])
+    taken = await take_messages(one)
+    await one.orders_of().submit(as_taken(taken))
     await lapse(redis)
     await drain(redis, two)
 
     assert ["/1", "/2"] == paths(await waiting(redis))
-    assert {batch, BATCH_ID} == await batches(redis)
+    assert {taken.batch_id, BATCH_ID} == await batches(redis)
     assert ["no URL"] == [text for _, text in await dead(redis)]
 
 
@@ -193,13 +194,14 @@ async def test_a_worker_that_was_away_too_long_changes_nothing(redis: Redis, wor
     """Its word that the messages are in is refused: others are in their place by now."""
     one, two = worker("one"), worker("two")
     await push(redis, url("/1"))
-    batch, messages = await take_messages(one)
+    late = as_taken(await take_messages(one))
+    late.refused.append(RefusedMessage("late", b"late"))
     await lapse(redis)
     await drain(redis, two)
     await push(redis, url("/2"))
     await two.take()
-    await one.submit(batch, read_all(messages).orders)
-    await one.acknowledge(batch, 1, [RefusedMessage("late", b"late")])
+    await one.orders_of().submit(late)
+    await one.orders_of().acknowledge(late)
 
     assert 1 == await left(redis)
     assert not await one.lease.renew()
@@ -409,8 +411,7 @@ async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
     if when == "before the enqueuing":
         await one.take()
     if when == "before the dead letter":
-        batch, messages = await take_messages(one)
-        await one.submit(batch, read_all(messages)[0])
+        await one.orders_of().submit(as_taken(await take_messages(one)))
     try:
         await ask(redis, "CONFIG", "SET", "maxmemory", "1")
         with capture_logs() as lines:
@@ -455,12 +456,12 @@ async def test_a_bug_of_ours_does_not_end_the_intake(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, and tried again."""
-    really, faults = read_all, iter([RuntimeError("a bug")])
+    really, faults = module.read_all, iter([RuntimeError("a bug")])
 
-    def read(messages: Any) -> Any:
+    def read(*args: Any) -> Any:
         for fault in faults:
             raise fault
-        return really(messages)
+        return really(*args)
 
     monkeypatch.setattr(module, "read_all", read)
     await push(redis, url("/1"))
@@ -471,31 +472,6 @@ async def test_a_bug_of_ours_does_not_end_the_intake(
     assert ["RuntimeError('a bug')"] == [line["error"] for line in lines if line["event"] == "redis.trouble"]
 
 
-async def test_listening_leaves_the_inbox_as_it_is(redis: Redis) -> None:
-    """What is at the head goes from the head to the head, whoever pushes at either end meanwhile."""
-
-    async def blocked() -> bool:
-        return int((await redis.info("clients"))["blocked_clients"]) == 1
-
-    async def listen() -> bytes:
-        return bytes(await ask(redis, "BLMOVE", keys.INBOX, keys.INBOX, "LEFT", "LEFT", 10))
-
-    heard = []
-    for command in ("RPUSH", "LPUSH"):
-        await redis.delete(keys.INBOX)
-        listening = asyncio.create_task(listen())
-        await wait_until(blocked, "somebody who listens")
-        await ask(redis, command, keys.INBOX, "1", "2", "3")
-        heard.append(await listening)
-    await ask(redis, "LPUSH", keys.INBOX, "4")
-    heard.append(await listen())
-    held = await ask(redis, "LRANGE", keys.INBOX, 0, -1)
-    await redis.delete(keys.INBOX)
-
-    assert [b"1", b"3", b"4"] == heard
-    assert [b"4", b"3", b"2", b"1"] == held
-
-
 async def test_what_is_pushed_at_the_head_goes_first(redis: Redis, worker: Open) -> None:
     """LPUSH is for what is urgent."""
     await push(redis, url("/2"))
@@ -503,3 +479,78 @@ async def test_what_is_pushed_at_the_head_goes_first(redis: Redis, worker: Open)
     await drain(redis, worker())
 
     assert ["/1", "/2"] == paths(await waiting(redis))
+
+
+@pytest.mark.parametrize("until_ms", ["inf", "-inf", "nan", "1e300", "9" * 20, "x"])
+async def test_a_lease_that_no_worker_has_is_none(redis: Redis, worker: Open, until_ms: str) -> None:
+    """A time that is none, or is far ahead, does not lock the inbox."""
+    await ask(redis, "HSET", keys.INTAKE, "token", "x", "until_ms", until_ms, "reads", "9 x")
+    await push(redis, url("/1"))
+    await worker().step()
+
+    assert ["/1"] == paths(await waiting(redis))
+
+
+async def test_what_others_put_among_the_taken_messages_holds_up_nothing(redis: Redis, worker: Open) -> None:
+    """Before the taking or after it, more than one take holds, too long: each is read as a message once."""
+    await ask(redis, "RPUSH", keys.TAKEN, *(f"x{i}" for i in range(700)), b"x" * (MAX_DOOR_BYTES + 1))
+    await push(redis, url("/1"), url("/2"))
+    one = worker()
+    await drain(redis, one)
+    taken = as_taken(await _pushed(redis, one, url("/3")))
+    await ask(redis, "LPUSH", keys.TAKEN, "forged")
+    await one.orders_of().submit(taken)
+    await one.orders_of().acknowledge(taken)
+    left_over = await ask(redis, "LRANGE", keys.TAKEN, 0, -1)
+    await drain(redis, one)
+
+    assert [b"forged"] == left_over
+    assert ["/1", "/2", "/3"] == paths(await waiting(redis))
+    assert 702 == len(await dead(redis))
+
+
+async def _pushed(redis: Redis, intake: InboxReader, *messages: str) -> InboxMessages:
+    await push(redis, *messages)
+    return await take_messages(intake)
+
+
+async def test_many_messages_that_are_too_long_are_dropped_a_few_at_a_time(
+    redis: Redis, worker: Open
+) -> None:
+    """One call never reads more than the bytes of a take, and one message."""
+    await push(redis, *([b"x" * (MAX_DOOR_BYTES + 1)] * 3), url("/1"))
+    one = worker()
+
+    assert [NothingTaken.LOOK_AGAIN] * 3 == [await one.take() for _ in range(3)]
+    await drain(redis, one)
+    assert ["/1"] == paths(await waiting(redis))
+    assert 3 == len(await dead(redis))
+
+
+async def test_a_value_of_another_type_at_a_key_of_the_inbox_is_put_aside(
+    redis: Redis, redis_url: str
+) -> None:
+    """At once, by the worker that meets it; the inbox goes on."""
+    log = get_logger()
+    report, foreign = RedisErrorReporter(log), KeyRepair(redis, 5000, RedisErrorReporter(log), log)
+    one = InboxReader(redis_url, "w", Submitter(redis, nothing), report, log, repair=foreign.quarantine)
+    running = asyncio.create_task(one.run())
+    try:
+        for key in (keys.INBOXES, *keys.kinds_of_inbox()):
+            await redis.delete(key)
+            await ask(redis, "XADD", key, "*", "a", "b")
+            if key == keys.NEWER:
+                await push(redis, {"v": 999})
+            await wait_until(lambda key=key: _was_put_aside(redis, key), f"{key} to be put aside")  # type: ignore[misc]
+            await push(redis, url(f"/{key}"))
+            await wait_until(lambda: empty(redis), "an empty inbox")
+    finally:
+        await aio.end(running)
+        await one.aclose()
+
+    assert 5 == len(await waiting(redis))
+
+
+async def _was_put_aside(redis: Redis, key: str) -> bool:
+    notes = [row[b"note"].decode() for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
+    return any(note.startswith(f"{key} was a stream") for note in notes)

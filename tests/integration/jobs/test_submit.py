@@ -7,10 +7,11 @@ from redis.asyncio import Redis
 
 from fetchfleet import Fetch, Fleet, InvalidFetchError, Priority, RedisFullError
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.submit import CHUNK_FETCHES, HINTS, Submitter
+from fetchfleet.jobs.client.submit import CHUNK_FETCHES, Submitter
 from fetchfleet.jobs.contract.entry import parse_entry
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.jobs.scripts.submission import HINTS
 from tests.support.lanes import (
     BATCH_ID,
     HOUR_MS,

@@ -138,8 +138,8 @@ async def test_redis_refuses_the_forgeries_of_users_that_are_not_trusted(
 
 async def test_a_script_that_does_too_much_is_refused_as_a_command_is(guarded: GuardedRedis) -> None:
     """Every Redis says it in words of its own; callers see one error."""
-    names = [keys.INBOX, keys.TAKEN, keys.INTAKE, keys.DEAD]
-    call = runner.Call("inbox_take", names, ["token", 1000, 1000, 1, 1, 1, BATCH_ID, 1])
+    names = [keys.INBOX, keys.TAKEN, keys.INTAKE, keys.DEAD, keys.INTAKE]
+    call = runner.Call("inbox_take", names, ["token", 1000, 1000, 1, 1, 1, BATCH_ID, 1, 1, 0])
     async with connect(guarded.url("producer")) as client:
         with pytest.raises(NoPermissionError):
             await runner.run(client, *call)

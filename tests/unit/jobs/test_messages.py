@@ -16,7 +16,7 @@ from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES, Order, read_argume
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, as_fetch
 from fetchfleet.jobs.errors import FleetFullError, InvalidFetchError, NewerMessageError
 from fetchfleet.worker.intake.arq_jobs import REFUSED, read_job, write_result
-from fetchfleet.worker.intake.inbox import read_all
+from fetchfleet.worker.intake.inbox_orders import ReadMessages, read_all
 
 BATCH = "0123456789abcdef"
 TOO_DEEP_ITEM = "recursion" if sys.version_info < (3, 14) else "item 0: Expected `str | object`, got `array`"
@@ -209,7 +209,7 @@ def test_a_message_for_a_newer_worker_is_neither_an_order_nor_refused(message: b
     """Whatever else it holds: its form may be one of later."""
     with pytest.raises(NewerMessageError):
         read_message(message)
-    assert ([], [], [message]) == read_all([message])
+    assert ReadMessages([], [], [(2, message)]) == read_all([message])
 
 
 @given(

@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.client.submit import HINTS, hints
 from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.jobs.scripts.submission import HINTS, hints
 
 WAKES = st.lists(
     st.builds(LaneNotification, st.text(max_size=3), st.integers(1), st.integers(-1, 1)), max_size=4 * HINTS

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from fetchfleet import DeadLetter, DeadLetterFilter, Fetch
+from fetchfleet.jobs.client import fleet as fleet_module
 from fetchfleet.jobs.client import submit as chunk_module
-from fetchfleet.jobs.client.submit import Chunk, Fetchable, Receipt, chunks, dest_check
+from fetchfleet.jobs.client.fleet import dest_check
+from fetchfleet.jobs.client.submit import Chunk, Fetchable, Receipt, chunks
 from fetchfleet.jobs.contract.entry import parse_entry, placed, serialize_new_entry
 from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.model import Priority
@@ -263,7 +265,7 @@ def test_what_may_share_a_dest_or_has_none_is_passed_on() -> None:
 
 def test_an_iterator_is_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be endless, and memory is not: later dests are still compared with the first ones."""
-    monkeypatch.setattr(chunk_module, "MAX_COMPARED_DESTS", 2)
+    monkeypatch.setattr(fleet_module, "MAX_COMPARED_DESTS", 2)
     items = [Fetch(url="http://a.example/", dest=dest) for dest in ("a", "b", "c", "c")]
 
     check = dest_check(iter(items))

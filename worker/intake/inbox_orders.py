@@ -1,0 +1,305 @@
+"""Enqueues the messages that were taken out of one inbox, cancels the batches they name, and writes receipts.
+
+Each step may be repeated: after a crash the next worker takes the same messages under the same batch id.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.batch import Batch
+from fetchfleet.jobs.client.submit import Receipt, RetriedFetch, Submittable, Submitter
+from fetchfleet.jobs.contract.messages import (
+    Cancellation,
+    InboxReceipt,
+    MessageRefusal,
+    Order,
+    PushedOrder,
+    ReceiptAddress,
+    address_of,
+    encode_receipt,
+    fields_of,
+    read_message,
+    read_pushed,
+    scoped_key,
+)
+from fetchfleet.jobs.errors import (
+    BatchCancelledError,
+    BatchError,
+    BatchExistsError,
+    BatchLostError,
+    FleetFullError,
+    FullError,
+    InvalidFetchError,
+    NewerMessageError,
+    RedisFullError,
+    UnknownBatchError,
+)
+from fetchfleet.jobs.scripts import inbox as scripts
+from fetchfleet.jobs.scripts.inbox import InboxMessages, PutAside, RefusedMessage
+from fetchfleet.worker.intake.version_skew import UnsupportedVersionLog
+from fetchfleet.worker.observability import redact
+from fetchfleet.worker.observability.log import Event, suppressed
+
+MAX_NOTE_CHARS = 1000
+KEPT_BYTES = 64 << 10
+"""How much of a refused message its dead letter keeps."""
+PUSHED_KEPT_BYTES = 4 << 10
+"""The same for named inboxes."""
+WAIT_RECEIPT_TTL_MS = 10_000
+MAX_LOGGED = 20
+"""The most refused messages of one take that have a log line each; one more counts the others."""
+
+_REFUSALS: dict[type[Exception], MessageRefusal] = {
+    BatchCancelledError: MessageRefusal.BATCH_CANCELLED,
+    BatchExistsError: MessageRefusal.BATCH_EXISTS,
+    BatchLostError: MessageRefusal.BATCH_LOST,
+    UnknownBatchError: MessageRefusal.UNKNOWN_BATCH,
+    FleetFullError: MessageRefusal.FLEET_FULL,
+    RedisFullError: MessageRefusal.REDIS_FULL,
+}
+
+
+class InboxOrder(NamedTuple):
+    """A message that was read, and the order or the cancellation in it."""
+
+    order: Order | Cancellation
+    message: bytes
+
+    @property
+    def batch(self) -> str | None:
+        """The batch that the message names."""
+        return self.order.cancel if isinstance(self.order, Cancellation) else self.order.batch
+
+
+class ReadMessages(NamedTuple):
+    """Messages sorted by what becomes of them."""
+
+    orders: list[InboxOrder]
+    refused: list[RefusedMessage]
+    unsupported: list[tuple[int, bytes]]
+    """Messages of a version that only newer workers read, each behind that version."""
+
+
+class TakenMessages:
+    """The messages of one take, and how far they are.
+
+    todo: what is still to be enqueued or cancelled, by batch. receipts: by key.
+    """
+
+    def __init__(self, batch_id: str, messages: Sequence[bytes], read: ReadMessages) -> None:
+        newer = {id(message) for _, message in read.unsupported}
+        self.batch_id = batch_id
+        self.messages = [message for message in messages if id(message) not in newer]
+        self.refused = read.refused
+        self.todo = deque(_by_batch(batch_id, read.orders))
+        self.receipts: dict[str, bytes] = {}
+
+    def write_receipt(self, address: ReceiptAddress, receipt: InboxReceipt) -> None:
+        """Note the receipt of a message."""
+        text = encode_receipt(receipt)
+        for name in {"", address.name}:
+            self.receipts[keys.receipt(address.batch, name)] = text
+
+
+class InboxOrders:
+    """Those of one inbox; inbox: its name, "" for the shared one. token: of the worker that empties it."""
+
+    def __init__(
+        self, inbox: str, redis: Redis, token: str, submitter: Submitter, log: FilteringBoundLogger
+    ) -> None:
+        self._inbox = inbox
+        self._redis = redis
+        self._token = token
+        self._submitter = submitter
+        self._log = log
+        self._named = {"inbox": inbox} if inbox else {}
+        self._unsupported_log = UnsupportedVersionLog("inbox", log)
+
+    async def read(self, taken: InboxMessages, reads: int) -> TakenMessages | None:
+        """Read messages and put those for newer workers aside; None if the others must wait for them.
+
+        reads: the newest version of a message that this worker reads.
+        """
+        # In a thread: a message may hold 100,000 fetches, and lanes need the loop for their leases.
+        read = await asyncio.to_thread(read_all, taken.messages, self._inbox, reads)
+        if read.unsupported and not await self.put_aside(taken.batch_id, read):
+            return None
+        found = TakenMessages(taken.batch_id, taken.messages, read)
+        for item in read.refused if self._inbox else ():
+            if address := address_of(item.message, self._inbox):
+                refused = InboxReceipt(
+                    batch=address.batch, part=address.part, refused=MessageRefusal.INVALID, note=item.note
+                )
+                found.write_receipt(address, refused)
+        return found
+
+    async def put_aside(self, batch_id: str, read: ReadMessages) -> bool:
+        """Move unsupported messages into a list of their own; False if the batch must not be enqueued now.
+
+        This comes before anything is enqueued. So the batch always has the same messages, whichever worker
+        goes on after a crash.
+        """
+        left_out = await scripts.inbox_put_aside(
+            self._redis,
+            self._inbox,
+            token=self._token,
+            batch_id=batch_id,
+            messages=read.unsupported,
+            kept_bytes=self._kept_bytes,
+        )
+        if left_out is not PutAside.OTHER_WORKER:
+            count = len(read.unsupported)
+            self._unsupported_log.write(f"{count} messages are for a newer worker", **self._named)
+        return isinstance(left_out, int)
+
+    async def submit(self, taken: TakenMessages) -> None:
+        """Enqueue what is still to be enqueued; raises FullError, after which the same call goes on.
+
+        Orders that name a batch become that batch, all others the batch of the take. What their batch refuses
+        is added to the refused messages.
+        """
+        while taken.todo:
+            batch, items = taken.todo[0]
+            try:
+                await self._enqueue(taken, batch, items)
+            except BatchError as error:
+                self._refuse(taken, items, error)
+            except FullError as error:
+                if any(_may_wait(item.order) for item in items):
+                    raise
+                self._refuse(taken, items, error)
+            taken.todo.popleft()
+
+    async def acknowledge(self, taken: TakenMessages) -> None:
+        """Drop the messages at hand, which are enqueued or refused, write their receipts, and log them."""
+        refused = [RefusedMessage(item.note, item.message[: self._kept_bytes]) for item in taken.refused]
+        left_out = await scripts.inbox_ack(
+            self._redis,
+            self._inbox,
+            token=self._token,
+            messages=taken.messages,
+            refused=refused,
+            receipts=taken.receipts,
+        )
+        if left_out is None:
+            return  # another worker has the messages by now, and logs them
+        if count := len(taken.messages):
+            fields = {"batch": taken.batch_id, "messages": count, "refused": len(refused)}
+            self._log.info(Event.INTAKE_TAKEN, **fields, **self._named)
+        for place, item in enumerate(refused[:MAX_LOGGED]):
+            more = len(refused) - MAX_LOGGED if place == MAX_LOGGED - 1 else 0
+            error = redact.text(item.note)
+            self._log.warning(
+                Event.INTAKE_REFUSED, door="inbox", error=error, **self._named, **suppressed(max(0, more))
+            )
+
+    async def tell_waiting(self, taken: TakenMessages, note: str) -> None:
+        """Write receipts that tell that messages wait for room."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for _, items in taken.todo:
+                for item in items:
+                    address = _address(item.order)
+                    if self._inbox and address is not None and address.name:
+                        receipt = InboxReceipt(batch=address.batch, part=address.part, waits=True, note=note)
+                        key = keys.receipt(address.batch, address.name)
+                        pipe.set(key, encode_receipt(receipt), px=WAIT_RECEIPT_TTL_MS)
+            if len(pipe):
+                await pipe.execute()
+
+    async def _enqueue(self, taken: TakenMessages, batch: str, items: Sequence[InboxOrder]) -> None:
+        first = items[0].order
+        if isinstance(first, Cancellation):
+            await Batch(self._redis, batch, self._submitter.notify).cancel()
+            receipt = Receipt(batch, 0, {})
+        elif isinstance(first, PushedOrder) and first.part is not None:
+            fetches = list(self._scoped(first))
+            receipt = await self._submitter.submit_part(
+                fetches, batch_id=batch, part=first.part, last=first.last
+            )
+        else:
+            of_all = [fetch for item in items for fetch in self._scoped(item.order)]
+            receipt = await self._submitter.submit(of_all, batch_id=batch)
+        address = _address(first)
+        if address is not None:
+            accepted = InboxReceipt(
+                batch=batch, part=address.part, accepted=receipt.count, repeats=receipt.repeats
+            )
+            taken.write_receipt(address, accepted)
+
+    def _scoped(self, order: Order | Cancellation) -> Iterable[Submittable]:
+        """Yield the fetches of an order; the keys of a named inbox's are known within it only."""
+        for fetch in order.fetches if isinstance(order, Order) else ():
+            if self._inbox and fetch.key is not None:
+                yield RetriedFetch(fetch, None, scoped_key(self._inbox, fetch.key))
+            else:
+                yield fetch
+
+    def _refuse(self, taken: TakenMessages, items: Iterable[InboxOrder], error: Exception) -> None:
+        """Refuse messages of one batch. A message that may not wait, or cancels, is no dead letter."""
+        for item in items:
+            if not isinstance(item.order, Cancellation) and not isinstance(error, FullError):
+                taken.refused.append(RefusedMessage(str(error)[:MAX_NOTE_CHARS], item.message))
+            if address := _address(item.order):
+                why = next(
+                    (why for kind, why in _REFUSALS.items() if isinstance(error, kind)),
+                    MessageRefusal.INVALID,
+                )
+                refused = InboxReceipt(
+                    batch=address.batch, part=address.part, refused=why, note=str(error)[:MAX_NOTE_CHARS]
+                )
+                taken.write_receipt(address, refused)
+
+    @property
+    def _kept_bytes(self) -> int:
+        return PUSHED_KEPT_BYTES if self._inbox else KEPT_BYTES
+
+
+def read_all(messages: Sequence[bytes], inbox: str = "", reads: int | None = None) -> ReadMessages:
+    """Read messages and sort them by what becomes of them. reads: the newest version known."""
+    orders, refused, unsupported = read = ReadMessages([], [], [])
+    for message in messages:
+        try:
+            order = read_pushed(message, inbox, reads) if inbox else read_message(message, reads)
+            orders.append(InboxOrder(order, message))
+        except InvalidFetchError as error:
+            refused.append(RefusedMessage(str(error)[:MAX_NOTE_CHARS], message))
+        except NewerMessageError:
+            unsupported.append((msgspec.json.decode(fields_of(message)["v"], type=int), message))
+    return read
+
+
+def _by_batch(batch_id: str, orders: Sequence[InboxOrder]) -> list[tuple[str, list[InboxOrder]]]:
+    """Group orders into steps: cancels first, unless an order before them is for their batch."""
+    unnamed = [item for item in orders if item.batch is None]
+    first: list[tuple[str, list[InboxOrder]]] = []
+    steps = [(batch_id, unnamed)] if unnamed else []
+    ordered = set()
+    for item in orders:
+        if item.batch is None:
+            continue
+        is_cancel = isinstance(item.order, Cancellation)
+        (first if is_cancel and item.batch not in ordered else steps).append((item.batch, [item]))
+        if not is_cancel:
+            ordered.add(item.batch)
+    return first + steps
+
+
+def _may_wait(order: Order | Cancellation) -> bool:
+    return not isinstance(order, PushedOrder) or order.may_wait
+
+
+def _address(order: Order | Cancellation) -> ReceiptAddress | None:
+    """Return where the receipt of a message belongs, None if the message names no batch or has no receipt."""
+    match order:
+        case Cancellation():
+            return ReceiptAddress(order.cancel, order.receipt or "")
+        case PushedOrder(batch=str(batch)):
+            return ReceiptAddress(batch, order.receipt or "", order.part)
+    return None
