@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fetchfleet import Outcome, Result
@@ -144,6 +145,21 @@ async def test_a_body_that_is_another_by_now_is_left_out(target: ExportTarget, s
     assert [line.partition(":")[0] for line in said] == ["http"]
     assert "1: its records are left out" in said[0]
     assert "has been replaced" in said[0]
+
+
+@pytest.mark.parametrize("path", ["../secret", "a/../../secret", "/etc/passwd", "", "..", "a\0"])
+async def test_a_path_that_leads_out_of_the_folder_is_never_read(
+    target: ExportTarget, said: Said, path: str
+) -> None:
+    """Although the body there has the digest of the result."""
+    (target.out / "a").mkdir()
+    theirs = stored(target, "../secret", b"1")
+
+    with pytest.raises(ExportError, match="the records of 1 bodies"):
+        await take(target, said, msgspec.structs.replace(theirs, path=path))
+
+    assert records(target) == b""
+    assert "its records are left out" in said[0]
 
 
 async def test_what_was_read_before_without_us_is_told(target: ExportTarget, said: Said) -> None:
