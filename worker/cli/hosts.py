@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import is_fetch_id
-from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
+from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import console, echo, print_json, print_table, query
 from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, Reveal, named
@@ -25,7 +25,7 @@ from fetchfleet.worker.inspect.explain import (
     why_paused,
 )
 from fetchfleet.worker.inspect.policy_in_force import PolicyInForce, policy_in_force
-from fetchfleet.worker.inspect.snapshot import living
+from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.lanes import reset as resets
 from fetchfleet.worker.lanes.reset import LaneReset, lanes_of
 from fetchfleet.worker.local.process import settings_from
@@ -177,7 +177,7 @@ def reset(
             hint = f"; did you mean {' or '.join(like)}?" if like else ""
             raise CommandError(f"no fetch has ever gone to {name}, as far as Redis remembers{hint}")
         done = await resets.reset(client, fleet.notify, lanes, by)
-        workers = await living(client, await redis_now_ms(client))
+        workers = [*await worker_reports(client)]  # those that start no fetch apply it too
         await resets.await_applied(client, done, APPLIED_WITHIN_S if workers else 0, LOOK_EVERY_S)
         return done, workers, pauses_of(await overrides.read(client), {})
 

@@ -115,20 +115,20 @@ class RobotsRequest:
             return RobotsAnswer(Answered(status=answer.status, wait_s=wait_s)), target
 
     async def _may_follow(self, url: FetchUrl) -> bool:
-        """Return whether a redirect may be followed, once the lane's rate allows it.
+        """Return whether a redirect may be followed, once the lane's rate allows it, within the deadline.
 
         The rate of another host is not this lane's matter.
         """
         lane = self.session.lane
         if lane_of_url(url.text) != lane.name:
             return lane.serving
-        while lane.serving:
+        while lane.serving and (left_ms := self.entry.deadline_ms - lane.clock.now_ms()) > 0:
             match lane.admission(besides=1):
                 case Admit():
                     self.session.count_start()
                     return True
                 case Closed(until_ms=until_ms, why=WaitReason.RATE_LIMIT):
-                    await lane.changed(max(0.001, (until_ms - lane.clock.now_ms()) / 1000))
+                    await lane.changed(max(1, min(until_ms - lane.clock.now_ms(), left_ms)) / 1000)
                 case _:
                     return False
         return False

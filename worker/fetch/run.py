@@ -49,11 +49,16 @@ async def run_fetch(session: FetchSession, entry: Entry) -> None:
     """Run a claimed fetch that the gate has admitted, from its request to its settlement."""
     lane = session.lane
     marked = (entry.crashes or not may_repeat(entry)) and crashes.needs_start_marker(entry)
-    async with start_marked(session, entry) if marked else _NO_MARKER:
-        blocked_s = lane.blocked_s()
-        if not blocked_s:
-            attempt = Attempt(session, entry)
-            outcome = await attempt.run()
+    try:
+        async with start_marked(session, entry) if marked else _NO_MARKER:
+            blocked_s = lane.blocked_s()
+            if not blocked_s:
+                attempt = Attempt(session, entry)
+                outcome = await attempt.run()
+    except TimeoutError:  # of `isolated`: an attempt raises none
+        late = Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE)
+        await finish_unattempted(session, entry, finish=late)
+        return
     if blocked_s:  # the host was throttled or failed meanwhile: the fetch has not started
         settle_retry(session, Retry(entry=entry, wait_s=blocked_s, reason=None), Interrupted())
         return
@@ -90,18 +95,21 @@ async def isolated(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
     """Run a fetch that may be crashing its workers where none but it can be blamed for a death.
 
     No other such fetch runs in this worker, and no other fetch of the lane starts until this one is settled,
-    or the worker has outlived its start.
+    or the worker has outlived its start. Raises TimeoutError if its deadline passes before it may start.
     """
-    lane = session.lane
-    async with session.services.quarantine:
+    lane, quarantine = session.lane, session.services.quarantine
+    async with asyncio.timeout(max(0, entry.deadline_ms - lane.clock.now_ms()) / 1000):
+        await quarantine.acquire()
+    try:
         lane.isolate(entry.id)
-        try:
-            if len(lane.in_flight) > 1:  # the worker must have outlived the start of the others
-                await asyncio.sleep(crashes.SOON_S)
-            yield
-        except BaseException:
-            lane.end_isolation(entry.id)
-            raise
+        if len(lane.in_flight) > 1:  # the worker must have outlived the start of the others
+            await asyncio.sleep(crashes.SOON_S)
+        yield
+    except BaseException:
+        lane.end_isolation(entry.id)
+        raise
+    finally:
+        quarantine.release()
 
 
 def _outlive(session: FetchSession, fetch_id: str) -> None:

@@ -339,6 +339,20 @@ async def test_a_robots_txt_counts_towards_the_pace(origin: Origin, start: Start
     assert min(after - before for before, after in pairwise(arrivals)) >= 0.1
 
 
+async def test_a_deadline_holds_while_a_redirect_of_the_robots_txt_waits_for_the_pace(
+    origin: Origin, start: Start
+) -> None:
+    """The next request may go out in a minute only."""
+    worker = await start(policy={**OBEY, "rate_per_s": 1 / 60})
+    origin.behaviour = o.by_path({"/robots.txt": o.redirect("/rules")}, o.OK)
+
+    async with asyncio.timeout(3):
+        result = await worker.one(origin.url(), deadline_s=0.3)
+
+    assert Reason.DEADLINE is result.reason
+    assert ["/robots.txt"] == targets(origin)
+
+
 async def test_the_fleet_keeps_what_one_worker_was_told(origin: Origin, start: Start, redis: Redis) -> None:
     """Another worker, and a later stay of the lane, ask nothing; Redis forgets within a day."""
     origin.behaviour = says("User-agent: *\nDisallow: /x\nCrawl-delay: 0.1")

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from fetchfleet import Batch, Fetch, Outcome, Reason
 from fetchfleet.jobs import keys
+from fetchfleet.worker.fetch.rules import crashes
 from fetchfleet.worker.inspect.explain import explain_lane
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.snapshot import is_alive
@@ -197,3 +198,21 @@ async def test_the_work_of_upkeep_is_bounded(
     assert [(Outcome.CANCELLED, None)] * 10 == await ended(gone)
     assert 0 < most <= 2
     assert 20 == await backlog(redis)
+
+
+async def test_a_fetch_that_waits_to_run_alone_ends_at_its_deadline(
+    origin: Origin, other: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another fetch that may be crashing its workers runs for longer than that."""
+    monkeypatch.setattr(crashes, "is_quarantined", lambda _: True)
+    origin.behaviour = slow = o.HalfBody(half_bytes=10)
+    running = await worker.submit([Fetch(url=origin.url(), method="POST")])
+    await wait_until(lambda: origin.in_progress, "the slow fetch")
+    late = await worker.submit([Fetch(url=other.url(), method="POST", deadline_s=0.2)])
+
+    assert [(Outcome.FAILED, Reason.DEADLINE)] == await ended(late)
+    assert [] == other.requests
+    slow.go_on.set()
+    assert [(Outcome.STORED, None)] == await ended(running)
+    after = await worker.submit([Fetch(url=other.url(), method="POST")])
+    assert [(Outcome.STORED, None)] == await ended(after)
