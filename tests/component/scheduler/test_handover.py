@@ -1,5 +1,6 @@
 """Workers of different abilities: each leaves what it cannot do to one that can."""
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,14 @@ from fetchfleet.worker.runtime.timings import WorkerTimings
 from tests.component.conftest import HOST, OTHER_HOST, Lines, Start, tuned
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
+from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 
 @pytest.fixture
 def timings() -> WorkerTimings:
     """Frequent heartbeats, short turns and waits."""
-    short = tuned(turn_s=0.05, newer_return_s=0.1, return_every_s=0.0005)
+    short = tuned(turn_s=0.05, expiry_check_s=0.1, newer_return_s=0.1, return_every_s=0.0005)
     return replace(short, heartbeat_s=0.02, name_check_s=0.1)
 
 
@@ -145,6 +147,33 @@ async def test_what_ended_on_one_worker_is_tried_by_those_with_another_setting(
     assert [result.worker for result in found if result.outcome is Outcome.STORED] == ["two", "one", "one"]
     assert {result.attempts for result in found} == {1}
     assert len(origin.requests) == 2
+
+
+async def test_deadlines_and_cancels_hold_while_a_lane_waits_to_go_to_another_worker(
+    origin: Origin, start: Start, tmp_path: Path
+) -> None:
+    """The lane goes once the fetches in flight have ended, however long that takes."""
+    may_end = asyncio.Event()
+    origin.behaviour = o.by_path({"/held": o.held(may_end)}, o.OK)
+    able = await start(worker_id="able")
+    await able.stop_acquiring()
+    await start(worker_id="warc", sink="warc", out=tmp_path / "warc")
+    held = await able.submit([origin.url("/held")])
+    await wait_until(lambda: origin.requests, "a fetch in flight")
+    late, kept = await able.submit([named(origin, 1, deadline_s=0.3)]), await able.submit([named(origin, 2)])
+    cancelled = await able.submit([named(origin, 3)])
+    [ended_late] = await results_of(late)
+    await cancelled.cancel()
+    [ended_cancelled] = await results_of(cancelled)
+    assert not (await held.counts()).done
+    may_end.set()
+    [ended_held], [ended_kept] = await results_of(held), await results_of(kept)
+
+    assert (ended_late.reason, ended_cancelled.outcome) == (Reason.DEADLINE, Outcome.CANCELLED)
+    assert [(ended_held.worker, 0), (ended_kept.worker, 0)] == [
+        ("warc", ended_held.interruptions),
+        ("able", ended_kept.interruptions),
+    ]
 
 
 async def test_a_worker_that_is_alone_ends_what_it_cannot_do(

@@ -6,7 +6,10 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.scripts.lanes import HANDOVER_MS, MAX_HANDED, Early
+from fetchfleet.worker.inspect.explain import explain_lane
 from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
+from fetchfleet.worker.local.run import announce
+from fetchfleet.worker.policy.file import Policy
 from tests.support.lanes import HOUR_MS, LANE, LEASE_MS, LaneHold, fields, now_ms, paths, state, url, waiting
 
 NEEDS = "files !egress:ab"
@@ -49,6 +52,16 @@ async def test_only_a_worker_that_was_meant_takes_the_lane_before_it_is_due(
     assert await handed(redis) == {}
     assert "needs" not in await fields(redis)
     assert paths(await waiting(redis, "returned")) == ["/0", "/1"]
+
+
+async def test_explain_says_which_worker_the_lane_waits_for(fleet: Fleet, redis: Redis) -> None:
+    """By the option that such a worker has."""
+    await announce(redis, ["alive"])
+    await left(fleet, redis)
+    explained = await explain_lane(redis, Policy(), LANE)
+
+    assert explained.state == "retry"
+    assert explained.why == "its worker leaves it to a worker with --sink files (for dest or decode)"
 
 
 async def test_a_lane_that_no_such_worker_took_goes_to_any(
