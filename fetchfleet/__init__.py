@@ -30,6 +30,7 @@ from fetchfleet.jobs.errors import (
     KeyTypeConflictError,
     RedisFullError,
     RedisSetupError,
+    RoleError,
     UnknownBatchError,
     UnsupportedRedisError,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "RedisSetupError",
     "Result",
     "Results",
+    "RoleError",
     "Submitted",
     "Timings",
     "UnknownBatchError",

@@ -13,6 +13,7 @@ JobsError
 │   └── RedisFullError        Redis has no memory for more
 ├── InvalidFetchError         a fetch that may not be enqueued; nothing of its call was
 ├── NewerMessageError         a message or arq job that only a newer worker can read
+├── RoleError                 a call that a producer with an inbox alone may not make
 └── RedisSetupError           a Redis URL that is malformed or would leave a certificate unchecked
     └── UnsupportedRedisError a server that can never be used: a Redis in cluster mode, or no Redis
 """
@@ -44,8 +45,14 @@ class NewerMessageError(JobsError):
     """A message or an arq job whose `v` this release does not know; a newer worker can read it."""
 
 
+class RoleError(JobsError):
+    """A call that a producer with an inbox alone (`Fleet(via="inbox")`) may not make."""
+
+
 class FleetUnreachableError(JobsError, RedisConnectionError):
-    """Redis did not answer for as long as the `redis_patience_s` of the Fleet. The workers go on.
+    """Redis, or by an inbox no worker, answered for as long as the `redis_patience_s` of the Fleet.
+
+    The workers go on.
 
     batch_id: the batch of the call, empty if it was about none. position: of the last result read, for
     `Batch.results(after=position)`; empty if the call read no results. enqueued: the fetches of this submit

@@ -27,6 +27,8 @@ READ_BLOCK_MS = 500
 POLL_S = 0.2
 FROM_THE_START = "0"
 
+CancelBy = Callable[[str], Awaitable[None]]
+
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """A batch's progress. `sealed` once all of it is submitted; `bytes` is the size of what was stored."""
@@ -155,11 +157,20 @@ class Results(AsyncIterator[Result]):
 class Batch:
     """A handle on a batch; any process that knows the id can make one (`Fleet.batch`)."""
 
-    def __init__(self, redis: Redis, batch_id: str, notify: Notify, call: RedisCaller = once) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        batch_id: str,
+        notify: Notify,
+        call: RedisCaller = once,
+        cancel_by: CancelBy | None = None,
+    ) -> None:
+        """cancel_by: cancels a batch in place of the scripts."""
         self.id = batch_id
         self._redis = redis
         self._notify = notify
         self._call = call
+        self._cancel_by = cancel_by
 
     def __repr__(self) -> str:
         return f"<Batch {self.id}>"
@@ -195,6 +206,9 @@ class Batch:
         Nothing more can be submitted to the batch. A second cancel changes nothing. Raises UnknownBatchError,
         FleetUnreachableError.
         """
+        if self._cancel_by is not None:
+            await self._cancel_by(self.id)
+            return await self.counts()
         lanes = await self._ask(batches.cancel, self._redis, batch_id=self.id)
         if lanes is None:
             raise self._unknown()
@@ -214,7 +228,8 @@ class Batch:
         if total is None:
             raise self._unknown()
         new = text_of(ids or b"").split()
-        return [Batch(self._redis, batch_id, self._notify, self._call) for batch_id in new]
+        parts = self._notify, self._call, self._cancel_by
+        return [Batch(self._redis, batch_id, *parts) for batch_id in new]
 
     async def _ask(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
         """Call Redis; an error that it cannot be reached names this batch."""
@@ -245,8 +260,15 @@ def conflicts_at(key: str, wanted: str) -> Iterator[None]:
 class Submitted(Batch):
     """The batch that a submit created."""
 
-    def __init__(self, redis: Redis, receipt: Receipt, notify: Notify, call: RedisCaller = once) -> None:
-        super().__init__(redis, receipt.handle, notify, call)
+    def __init__(
+        self,
+        redis: Redis,
+        receipt: Receipt,
+        notify: Notify,
+        call: RedisCaller = once,
+        cancel_by: CancelBy | None = None,
+    ) -> None:
+        super().__init__(redis, receipt.handle, notify, call, cancel_by)
         self._receipt = receipt
 
     @property

@@ -3,13 +3,15 @@
 import sys
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs.client.batch import Batch, BatchSummary, Submitted, list_batches
 from fetchfleet.jobs.client.dead_letters import DeadLetters
+from fetchfleet.jobs.client.inbox import InboxClient
 from fetchfleet.jobs.client.submit import (
+    NO_LIMITS,
     Fetchable,
     Limits,
     Submitter,
@@ -17,7 +19,9 @@ from fetchfleet.jobs.client.submit import (
     checked_batch_id,
 )
 from fetchfleet.jobs.contract.field_checks import Dests, IfExists
+from fetchfleet.jobs.contract.ids import is_inbox_name
 from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.errors import RedisSetupError, RoleError
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.patience import Patience, Warn
 from fetchfleet.jobs.redis_connection import connect
@@ -55,6 +59,17 @@ def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callabl
     return check
 
 
+Via = Literal["lanes", "inbox"]
+
+
+def _checked_inbox(name: str) -> str:
+    if not is_inbox_name(name):
+        raise RedisSetupError(
+            f"{name!r} is not the name of an inbox: give inbox=…, or a Redis user with an inbox in the URL"
+        )
+    return name
+
+
 class Fleet:
     """The fleet behind one Redis. Use it as an async context manager, or call `aclose()`.
 
@@ -65,6 +80,11 @@ class Fleet:
     redis_patience_s: how long each call waits for a Redis that restarts, loads its data, fails over or is
     frozen, counted while this process is awake. It then raises FleetUnreachableError. warn: receives one line
     when Redis stops answering and one when it answers again; the logger `fetchfleet` by default.
+
+    via: "inbox" for a Redis user that has an inbox alone, as the user pusher of ops/users.acl. A worker
+    validates each submit and answers within about 0.1 s; redis_patience_s is also how long that may take.
+    What such a producer may not do raises RoleError. inbox: the name of the inbox, by default that of the
+    Redis user.
     """
 
     def __init__(
@@ -75,6 +95,8 @@ class Fleet:
         max_lane_backlog: int = 0,
         redis_patience_s: float = REDIS_PATIENCE_S,
         warn: Warn | None = None,
+        via: Via = "lanes",
+        inbox: str | None = None,
     ) -> None:
         self._redis = connect(redis_url, max(redis_patience_s, LEAST_REPLY_S))
         self._redis_patience_s = redis_patience_s
@@ -82,6 +104,16 @@ class Fleet:
         self._arq: Any = None
         limits = Limits(max_backlog, max_lane_backlog)
         self._submitter = Submitter(self._redis, self.notify, limits, self.call)
+        self._inbox: InboxClient | None = None
+        if via == "inbox":
+            if limits != NO_LIMITS:
+                raise ValueError("max_backlog and max_lane_backlog: an inbox has the limit of the workers")
+            user = self._redis.connection_pool.connection_kwargs.get("username")
+            self._inbox = InboxClient(
+                self._redis, _checked_inbox(inbox or user or "default"), self.call, redis_patience_s
+            )
+        elif inbox is not None:
+            raise ValueError('inbox: is for via="inbox"')
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,14 +129,19 @@ class Fleet:
     @property
     def dead(self) -> DeadLetters:
         """The dead letters: fetches that failed for good, and input that is not a fetch."""
+        self._refuse_by_inbox("look at dead letters")
         return DeadLetters(self._redis, self._submitter, self.call)
 
     def batch(self, batch_id: str) -> Batch:
         """A handle on a batch made earlier, by whichever process; raises ValueError for no batch id."""
-        return Batch(self._redis, checked_batch_id(batch_id), self.notify, self.call)
+        if self._inbox is None:
+            return Batch(self._redis, checked_batch_id(batch_id), self.notify, self.call)
+        batch_id = self._inbox.checked_batch_id(batch_id)
+        return Batch(self._redis, batch_id, self.notify, self.call, self._inbox.cancel)
 
     async def batches(self, limit: int = 50) -> list[BatchSummary]:
         """The newest batches, the newest first."""
+        self._refuse_by_inbox("list batches")
         return await self.call(list_batches, self._redis, limit)
 
     async def submit(
@@ -130,17 +167,28 @@ class Fleet:
         and redis.exceptions.RedisError if Redis refuses the call.
         """
         check = dest_check(fetches)
+        if self._inbox is not None:
+            receipt = await self._inbox.submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
+            return Submitted(self._redis, receipt, self.notify, self.call, self._inbox.cancel)
         receipt = await self._submitter.submit(fetches, batch_id=batch_id, when_full=when_full, check=check)
         return Submitted(self._redis, receipt, self.notify, self.call)
 
     async def notify(self, notifications: Iterable[LaneNotification]) -> None:
         """Notify the workers of lanes that were changed by other means than `submit`."""
+        self._refuse_by_inbox("notify workers")
         notifications = list(notifications)
         if notifications:
             from fetchfleet.jobs.notify import arq_client, notify_lanes  # noqa: PLC0415 it loads arq
 
             self._arq = self._arq or arq_client(self._redis.connection_pool)
             await notify_lanes(self._arq, notifications)
+
+    def _refuse_by_inbox(self, what: str) -> None:
+        if self._inbox is not None:
+            raise RoleError(
+                f'a pusher may not {what}: a Fleet with via="inbox" has its own batches alone.'
+                " Use the Redis user operator, without via"
+            )
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
         """Await a function that calls Redis and may be repeated, with the patience of this Fleet."""

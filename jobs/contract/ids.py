@@ -26,9 +26,10 @@ def is_batch_id(text: str) -> bool:
     return _BATCH_ID.fullmatch(text) is not None
 
 
-def batch_id_for(text: str) -> str:
-    """Derive a batch id from any text: the same id for the same text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:BATCH_ID_CHARS]
+def batch_id_for(text: str, inbox: str = "") -> str:
+    """Derive a batch id from any text: the same id for the same text. inbox: the name of its inbox."""
+    prefix = inbox_prefix(inbox) if inbox else ""
+    return (prefix + hashlib.sha256(text.encode()).hexdigest())[:BATCH_ID_CHARS]
 
 
 def is_inbox_name(text: str) -> bool:

@@ -25,6 +25,7 @@ from fetchfleet.jobs.contract.field_checks import MAX_BODY_BYTES
 from fetchfleet.jobs.contract.ids import (
     FETCH_ID_CHARS,
     MAX_BATCH_FETCHES,
+    batch_id_for,
     batch_of,
     fetch_id,
     inbox_prefix,
@@ -291,3 +292,11 @@ def test_a_new_id_never_begins_with_f() -> None:
 def test_a_name_with_other_characters_or_a_reserved_name_is_no_inbox(name: str) -> None:
     """Keys and ACL patterns are made of names."""
     assert not is_inbox_name(name)
+
+
+def test_an_id_derived_for_an_inbox_begins_with_its_prefix() -> None:
+    """The same text has another id elsewhere."""
+    found = batch_id_for("import 2030", inbox="bob")
+
+    assert is_batch_id(found)
+    assert found == inbox_prefix("bob") + batch_id_for("import 2030")[:8]

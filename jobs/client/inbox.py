@@ -1,0 +1,263 @@
+"""Submits and cancels by messages to a named inbox: for producers that need not be trusted.
+
+The Redis user of such a producer may push to its inbox, and read what came of it. A worker validates each
+message and writes a receipt.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.client.submit import CHUNK_BYTES, Fetchable, Receipt, WhenFull, each, new_batch_id
+from fetchfleet.jobs.contract.entry import serialize_new_entry
+from fetchfleet.jobs.contract.ids import fetch_id, inbox_prefix, is_batch_id
+from fetchfleet.jobs.contract.messages import (
+    MAX_DOOR_BYTES,
+    PART_FETCHES,
+    InboxReceipt,
+    MessageRefusal,
+    decode_receipt,
+)
+from fetchfleet.jobs.contract.model import as_fetch, encode
+from fetchfleet.jobs.errors import (
+    BatchCancelledError,
+    BatchExistsError,
+    BatchLostError,
+    FleetFullError,
+    FleetUnreachableError,
+    InvalidFetchError,
+    RedisFullError,
+    UnknownBatchError,
+)
+from fetchfleet.jobs.patience import RedisCaller
+
+WHOLE_BYTES = MAX_DOOR_BYTES - 4096
+"""The most JSON of fetches in one message. A longer list goes in parts."""
+FIRST_PAUSE_S = 0.01
+LONGEST_PAUSE_S = 0.2
+LEAST_PATIENCE_S = 1.0
+
+_ERRORS: dict[MessageRefusal, type[Exception]] = {
+    MessageRefusal.INVALID: InvalidFetchError,
+    MessageRefusal.BATCH_EXISTS: BatchExistsError,
+    MessageRefusal.BATCH_CANCELLED: BatchCancelledError,
+    MessageRefusal.BATCH_LOST: BatchLostError,
+    MessageRefusal.UNKNOWN_BATCH: UnknownBatchError,
+}
+
+
+@dataclass(frozen=True)
+class PushedReceipt(Receipt):
+    """The receipt of a batch that was pushed. sizes: of its parts; empty if it was pushed as one message."""
+
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the items in their order; if a `key` was taken, the id of the earlier fetch."""
+        if not self.sizes:
+            return super().ids
+        places = (
+            place
+            for part, size in enumerate(self.sizes)
+            for place in range(part * PART_FETCHES, part * PART_FETCHES + size)
+        )
+        own = (fetch_id(self.batch_id, place) for place in places)
+        return [self.repeats.get(of, of) for of in own]
+
+
+class InboxClient:
+    """Pushes to one inbox and waits for receipts. patience_s: how long a receipt may take."""
+
+    def __init__(self, redis: Redis, inbox: str, call: RedisCaller, patience_s: float) -> None:
+        self._redis = redis
+        self._inbox = inbox
+        self._call = call
+        self._patience_s = max(patience_s, LEAST_PATIENCE_S)
+        self.prefix = inbox_prefix(inbox)
+
+    def checked_batch_id(self, batch_id: str) -> str:
+        """Return the id; raise ValueError if it is not one of this inbox."""
+        if not is_batch_id(batch_id) or not batch_id.startswith(self.prefix):
+            raise ValueError(
+                f"{batch_id!r} is not a batch id of the inbox {self._inbox}: those are 16 hex digits that"
+                f" begin with {self.prefix}"
+            )
+        return batch_id
+
+    async def submit(
+        self,
+        fetches: Iterable[Fetchable] | AsyncIterable[Fetchable],
+        *,
+        batch_id: str | None = None,
+        when_full: WhenFull = "raise",
+        check: Callable[[int, Any], None] | None = None,
+    ) -> Receipt:
+        """Push the fetches and return their receipt, as Fleet.submit documents."""
+        batch_id = self.checked_batch_id(batch_id or new_batch_id(self.prefix))
+        pushing = _Pushing(self, batch_id, when_full)
+        async with aclosing(_texts(fetches, check)) as texts:
+            try:
+                if not isinstance(fetches, Sequence):
+                    await pushing.parts(_parts(texts))
+                    return pushing.receipt
+                whole = [text async for text in texts]
+                if sum(map(len, whole)) + len(whole) <= WHOLE_BYTES:
+                    await pushing.whole(whole)
+                    return pushing.receipt
+                try:
+                    await pushing.parts(_parts(_again(whole)))
+                except BatchLostError:
+                    pushing = _Pushing(self, batch_id, when_full)
+                    await pushing.parts(_parts(_again(whole)))
+            except FleetUnreachableError as error:
+                error.batch_id, error.enqueued = batch_id, pushing.count
+                raise
+        return pushing.receipt
+
+    async def cancel(self, batch_id: str) -> None:
+        """Cancel a batch; raises UnknownBatchError."""
+        await self.exchange(batch_id, {"cancel": batch_id})
+
+    async def exchange(self, batch_id: str, message: dict[str, Any], enqueued: int = 0) -> InboxReceipt:
+        """Push a message about the batch and return its receipt; raise the error of a refusal.
+
+        enqueued: how many fetches of the batch are in before, for the error.
+        """
+        name = secrets.token_hex(8)
+        text = msgspec.json.encode({**message, "receipt": name})
+        try:
+            await self._call(self._redis.rpush, keys.inbox(self._inbox), text)  # type: ignore[arg-type]
+        except OutOfMemoryError:
+            raise RedisFullError(
+                f"Redis has reached its maxmemory and takes nothing more; {_so_far(batch_id, enqueued)}",
+                *(batch_id, enqueued),
+            ) from None
+        receipt = await self._receipt(batch_id, name)
+        if receipt.refused is MessageRefusal.FLEET_FULL:
+            raise FleetFullError(receipt.note, batch_id, enqueued)
+        if receipt.refused is MessageRefusal.REDIS_FULL:
+            raise RedisFullError(receipt.note, batch_id, enqueued)
+        if receipt.refused is not None:
+            raise _ERRORS[receipt.refused](receipt.note)
+        return receipt
+
+    async def _receipt(self, batch_id: str, name: str) -> InboxReceipt:
+        """Wait for a receipt; one that says that the message waits starts the patience anew."""
+        since_s, pause_s = time.monotonic(), FIRST_PAUSE_S
+        while True:
+            text = await self._call(self._redis.get, keys.receipt(batch_id, name))
+            try:
+                receipt = None if text is None else decode_receipt(text)
+            except msgspec.DecodeError:
+                receipt = None
+            if receipt is not None and not receipt.waits:
+                return receipt
+            if receipt is not None:
+                since_s = time.monotonic()
+            if time.monotonic() - since_s >= self._patience_s:
+                raise FleetUnreachableError(
+                    f"no worker has answered for {self._patience_s:g} s; the message about batch {batch_id}"
+                    f" is in the inbox {self._inbox}. The next worker takes it, if the inbox is registered"
+                    f" (fetchfleet inbox add {self._inbox}). The same call with this batch id may be"
+                    " repeated",
+                    batch_id,
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
+
+
+class _Pushing:
+    """One batch being pushed."""
+
+    def __init__(self, client: InboxClient, batch_id: str, when_full: WhenFull) -> None:
+        self.count = 0
+        self._client = client
+        self._batch_id = batch_id
+        self._fixed = {"batch": batch_id, "when_full": "wait" if when_full == "wait" else "refuse"}
+        self._sizes: list[int] = []
+        self._repeats: dict[str, str] = {}
+
+    @property
+    def receipt(self) -> PushedReceipt:
+        return PushedReceipt(self._batch_id, self.count, self._repeats, sizes=tuple(self._sizes))
+
+    async def whole(self, texts: Sequence[bytes]) -> None:
+        """Push the batch as one message."""
+        await self._push(texts)
+
+    async def parts(self, parts: AsyncGenerator[list[bytes], None]) -> None:
+        """Push the batch in parts, each when the one before it is in."""
+        held: list[bytes] = []
+        async with aclosing(parts) as given:
+            async for part in given:
+                if held:
+                    await self._push_part(held, last=False)
+                held = part
+        await (self._push_part(held, last=True) if held else self._push([]))
+
+    async def _push_part(self, texts: Sequence[bytes], *, last: bool) -> None:
+        await self._push(texts, part=len(self._sizes) + 1, last=last)
+        self._sizes.append(len(texts))
+
+    async def _push(self, texts: Sequence[bytes], **more: Any) -> None:
+        message = {**self._fixed, **more, "fetches": [msgspec.Raw(text) for text in texts]}
+        receipt = await self._client.exchange(self._batch_id, message, self.count)
+        self._repeats |= receipt.repeats
+        self.count += len(texts)
+
+
+async def _texts(
+    items: Iterable[Fetchable] | AsyncIterable[Fetchable], check: Callable[[int, Any], None] | None
+) -> AsyncGenerator[bytes, None]:
+    """Yield the items as JSON, each checked; raises InvalidFetchError, which names the item."""
+    place = 0
+    async with aclosing(each(items)) as given:
+        async for item in given:
+            try:
+                if check is not None:
+                    check(place, item)
+                fetch = as_fetch(item)
+                serialize_new_entry(_ANY_ID, fetch)
+            except InvalidFetchError as error:
+                raise InvalidFetchError(f"item {place}: {error}") from None
+            yield encode(fetch)
+            place += 1
+
+
+async def _parts(texts: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[bytes], None]:
+    """Yield the texts in parts of at most PART_FETCHES and about CHUNK_BYTES."""
+    part: list[bytes] = []
+    size = 0
+    async for text in texts:
+        part.append(text)
+        size += len(text)
+        if len(part) >= PART_FETCHES or size >= CHUNK_BYTES:
+            yield part
+            part, size = [], 0
+            await asyncio.sleep(0)
+    if part:
+        yield part
+
+
+async def _again(texts: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
+    for text in texts:
+        yield text
+
+
+def _so_far(batch_id: str, count: int) -> str:
+    if count:
+        return f"the first {count} fetches are in as batch {batch_id}; submit the rest later"
+    return "nothing was enqueued; submit again later"
+
+
+_ANY_ID = fetch_id("0" * 16, 0)
