@@ -93,6 +93,9 @@ UNFINISHED_TTL_MS = 9 * 24 * 3600 * 1000
 GATE_TTL_MS = 2 * 3600 * 1000
 """How long an idle lane keeps its gate's state: more than the longest cool-down."""
 
+LONGEST_WAIT_MS = 4 * 24 * 3600 * 1000
+"""No lane needs attention later than that: more than any wait that a policy allows (jobs/lua/_common.lua)."""
+
 WORKER_TTL_MS = 5_000
 """How long a worker counts as alive after its last heartbeat."""
 
@@ -223,6 +226,19 @@ def waiting_at(name: str, priority: str) -> str:
 
 LANE_QUEUES = ("returned", "high", "normal", "low", "later")
 """The queues of a lane: four lists in the order they are served, and the retries."""
+
+
+LANE_KEYS = "ff:[clw]*"
+"""Matches every key of a lane, and few others."""
+
+
+def lane_of(key: str) -> str:
+    """Return the name of the lane whose fetches or state the key holds; empty if it is no such key."""
+    for prefix in (lane(""), claimed(""), later("")):
+        if key.startswith(prefix):
+            return key.removeprefix(prefix)
+    prefix = waiting_at("", "").removesuffix(":")
+    return key.removeprefix(prefix).rpartition(":")[0] if key.startswith(prefix) else ""
 
 
 def lane_queue(name: str, queue: str) -> str:

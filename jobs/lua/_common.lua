@@ -32,8 +32,9 @@ local function is_batch_id(text)
   return text and #text == BATCH_ID_CHARS and not string.find(text, '[^0-9a-f]')
 end
 
+-- Digits only: tonumber would read "nan" and "inf" as well.
 local function deadline_of(entry)
-  return tonumber(string.sub(entry, FETCH_ID_CHARS + 1, HEAD_CHARS)) or 0
+  return tonumber(string.match(string.sub(entry, FETCH_ID_CHARS + 1, HEAD_CHARS), '^%d+$') or 0)
 end
 
 -- Calls each(first, last) for slices of a list of that length: unpack fails above about 8,000 values.
@@ -91,8 +92,12 @@ end
 
 -- Parses a deadline; infinity if it is missing or not a number.
 local function deadline(text)
-  return tonumber(text or 'inf') or math.huge
+  local found = tonumber(text or 'inf') or math.huge
+  return found == found and found or math.huge
 end
+
+-- More than the longest wait of a lane: by any policy, one for a retry, a cool-down or the next start ends sooner.
+local LONGEST_WAIT_MS = 3 * 24 * 3600 * 1000
 
 -- Returns whether the lane is held under this token. Only then may the caller change it.
 local function fenced(lane_key, token)
@@ -129,11 +134,14 @@ end
 -- A lane that cools down is due by the earliest deadline, so that each fetch ends in time.
 local function schedule_for_new(lane_key, attention_key, serial_key, name, deadline_ms, now, grace_ms)
   local lane = redis.call('HMGET', lane_key, 'state', 'due_ms', 'shut_until_ms')
-  if lane[1] == 'held' then return nil end
   local shut_until = number(lane[3])
   local due = now
-  if shut_until > now then due = math.max(now, math.min(shut_until, deadline_ms)) end
-  if lane[1] == 'scheduled' and number(lane[2]) <= due then return nil end
+  if shut_until > now and shut_until <= now + LONGEST_WAIT_MS then due = math.max(now, math.min(shut_until, deadline_ms)) end
+  if lane[1] == 'held' or (lane[1] == 'scheduled' and number(lane[2]) <= due) then
+    -- No sweep would see a lane whose place in the schedule another program has removed.
+    redis.call('ZADD', attention_key, 'NX', int(now + grace_ms), name)
+    return nil
+  end
   return {schedule(lane_key, attention_key, serial_key, name, due, grace_ms), due - now}
 end
 

@@ -3,6 +3,7 @@
 -- KEYS: lane, attention, serial, claimed, later, returned, high, normal, low, deaths
 -- ARGV: lane name, grace ms, for how many ms a death counts
 -- Returns {generation, the worker that lost the lane or ''}; {} if the lane needs nothing.
+local OWNER_CHARS = 300
 local now = now_ms()
 local due = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]))
 if not due or due > now then return {} end
@@ -12,7 +13,7 @@ if lane[1] ~= 'held' and lane[1] ~= 'scheduled' and count_fetches(4) == 0 then
   redis.call('ZREM', KEYS[2], ARGV[1])
   return {}
 end
-local lost = lane[1] == 'held' and lane[2] or ''
+local lost = lane[1] == 'held' and string.sub(lane[2] or '', 1, OWNER_CHARS) or ''
 if lost ~= '' then redis.call('ZREMRANGEBYSCORE', KEYS[10], '-inf', int(now - ARGV[3])) end
 local generation = schedule(KEYS[1], KEYS[2], KEYS[3], ARGV[1], now, tonumber(ARGV[2]))
 if lost ~= '' then

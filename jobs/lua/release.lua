@@ -25,7 +25,14 @@ for _, entry in ipairs(returned) do redis.call('LPUSH', KEYS[4], entry) end
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[1], 'gate', ARGV[5], 'shut_until_ms', int(shut_until), 'why', why)
 
+local RETRIES_AT_ONCE = 1000
 local next_retry = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]
+if next_retry and tonumber(next_retry) > now + LONGEST_WAIT_MS then
+  -- No worker writes such a time.
+  local never = redis.call('ZRANGE', KEYS[3], 0, RETRIES_AT_ONCE - 1)
+  for _, entry in ipairs(never) do redis.call('ZADD', KEYS[3], int(now), entry) end
+  next_retry = int(now)
+end
 local waits = false
 for i = 4, 7 do waits = waits or redis.call('EXISTS', KEYS[i]) == 1 end
 

@@ -6,7 +6,7 @@
 --       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out,
 --       for how many ms a death counts, '1' if the lane is left to workers like this one, whether it is due or not
 -- Returns one of
---   {'taken', token, now, gate, policy version, {cancelled batch …}, how many workers apart from the last owner
+--   {'taken', token, now, gate, policy version, 1 if batches are cancelled in it, how many workers apart from the last owner
 --   died lately (0 without claims), the operator who has reset the lane since ('' for none), claim of the last
 --   owner, which died …};
 --   {'early', ms until due};
@@ -18,20 +18,21 @@ if ARGV[9] == '1' then redis.call('HDEL', KEYS[9], ARGV[1]) end
 if lane[1] ~= 'scheduled' or (ARGV[2] ~= '' and lane[2] ~= ARGV[2]) then return {'stale'} end
 local now = now_ms()
 local early = number(lane[3]) - now
-if early > EARLY_ALLOWED_MS and not (ARGV[9] == '1' and lane[6]) then return {'early', early} end
+if early > EARLY_ALLOWED_MS and early <= LONGEST_WAIT_MS and not (ARGV[9] == '1' and lane[6]) then return {'early', early} end
 
-local workers = math.max(1, redis.call('ZCOUNT', KEYS[5], int(now - ARGV[6]), '+inf'))
+-- A heartbeat that is to come is another program's: it would count for ever.
+local workers = math.max(1, redis.call('ZCOUNT', KEYS[5], int(now - ARGV[6]), int(now + ARGV[6])))
 local busy = redis.call('ZCOUNT', KEYS[3], '-inf', int(now + ARGV[7]))
 if tonumber(ARGV[5]) >= math.ceil(busy / workers) then return {'enough'} end
 
-local policy_version, cancelled = redis.call('GET', KEYS[7]) or '', redis.call('SMEMBERS', KEYS[6])
+local policy_version, cancelled = redis.call('GET', KEYS[7]) or '', redis.call('EXISTS', KEYS[6])
 local orphans = redis.call('HVALS', KEYS[2])
 local other_deaths = 0
 if #orphans > 0 then
   local dead = redis.call('HGET', KEYS[1], 'last_owner') or ''
   local since = now - ARGV[8]
   local own = number(redis.call('ZSCORE', KEYS[8], dead)) > since and 1 or 0
-  other_deaths = redis.call('ZCOUNT', KEYS[8], '(' .. int(since), '+inf') - own
+  other_deaths = math.max(0, redis.call('ZCOUNT', KEYS[8], '(' .. int(since), int(now)) - own)
 end
 local token = next_serial(KEYS[4])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', int(token))

@@ -1,6 +1,6 @@
 """The scripts that seal, cancel and link a batch, and trim the results of all batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -23,6 +23,33 @@ async def cancel(redis: Redis, *, batch_id: str) -> list[str] | None:
     names = [keys.batch(batch_id), keys.batch_lanes(batch_id), keys.digests(batch_id)]
     lanes = await runner.run(redis, "cancel", names, [keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS])
     return None if lanes is None else [text_of(lane) for lane in lanes]
+
+
+class CancelledPage(NamedTuple):
+    """Some of the batches that are cancelled in a lane. cursor: where the next page begins, 0 at the end."""
+
+    cursor: int
+    batch_ids: list[str]
+
+
+async def cancelled_batches(
+    redis: Redis, cursors: Mapping[str, int], *, count: int
+) -> list[CancelledPage | Exception]:
+    """Return a page for each lane from its cursor on (0 to begin), in one round trip.
+
+    Members that are no cancelled batch are removed. A call that Redis refuses is returned as an exception.
+    """
+    calls = [
+        Call("cancelled_batches", [keys.cancelled(lane)], [cursor, count, keys.batch("")])
+        for lane, cursor in cursors.items()
+    ]
+    replies = await runner.run_many(redis, calls) if calls else []
+    return [
+        reply
+        if isinstance(reply, Exception)
+        else CancelledPage(reply[0], [text_of(batch) for batch in reply[1]])
+        for reply in replies
+    ]
 
 
 async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) -> list[LaneNotification]:

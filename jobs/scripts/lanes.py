@@ -26,7 +26,7 @@ class TakenLane(NamedTuple):
     """A lane that was taken.
 
     gate: the gate's state as JSON, empty if none is stored. policy_version: of the tables set at run time.
-    cancelled: members of the lane's set of cancelled batches. orphans: entries that a dead owner had claimed;
+    cancelled: whether batches are cancelled in it. orphans: entries that a dead owner had claimed;
     death: of that owner, None without orphans. reset_by: the operator who has reset the lane since it had an
     owner, empty for none.
     """
@@ -35,7 +35,7 @@ class TakenLane(NamedTuple):
     now_ms: int
     gate: bytes
     policy_version: bytes
-    cancelled: list[bytes]
+    cancelled: bool
     other_deaths: int
     reset_by: bytes
     orphans: list[bytes]
@@ -88,7 +88,9 @@ def take_reply(reply: Any) -> TakeReply:
     """Decode the reply to `take_call`."""
     match reply:
         case [b"taken", token, now_ms, gate, policy_version, cancelled, other_deaths, reset_by, *orphans]:
-            return TakenLane(token, now_ms, gate, policy_version, cancelled, other_deaths, reset_by, orphans)
+            return TakenLane(
+                token, now_ms, gate, policy_version, bool(cancelled), other_deaths, reset_by, orphans
+            )
         case [b"early", due_in_ms]:
             return Early(due_in_ms)
         case [b"enough"]:

@@ -12,6 +12,9 @@ from fetchfleet.worker.redis_support.drains import drained
 
 MAX_LANES = 500
 
+MAX_WORKERS = 10_000
+"""How many names of workers are read: another program may have written any number."""
+
 _LACKS = {
     "bytes": "free space on its disk",
     "files": "free inodes on its disk",
@@ -101,7 +104,9 @@ async def lane_snapshot(redis: Redis, name: str, now_ms: int) -> LaneSnapshot:
 
 async def living(redis: Redis, now_ms: int) -> list[str]:
     """Return the instances of the workers with a recent heartbeat."""
-    found = await redis.zrangebyscore(keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf")
+    found = await redis.zrangebyscore(
+        keys.WORKERS, now_ms - keys.WORKER_TTL_MS, now_ms + keys.WORKER_TTL_MS, 0, MAX_WORKERS
+    )
     return [text_of(worker) for worker in found]
 
 
@@ -127,8 +132,9 @@ async def _rows(redis: Redis, names: list[str]) -> list[list[Any]]:
 
 async def worker_reports(redis: Redis) -> dict[str, WorkerReport]:
     """Return the reports of the live workers by their instances."""
-    beating = await redis.zrange(keys.WORKERS, 0, -1)
-    lacking = await redis.smembers(keys.LACKING)  # type: ignore[misc]
+    beating = await redis.zrange(keys.WORKERS, 0, MAX_WORKERS - 1)
+    few_lack = await redis.scard(keys.LACKING) <= MAX_WORKERS  # type: ignore[misc]
+    lacking = await redis.smembers(keys.LACKING) if few_lack else set[bytes]()  # type: ignore[misc]
     workers = sorted({*map(text_of, beating), *map(text_of, lacking), *await drained(redis)})
     if not workers:
         return {}

@@ -1,14 +1,14 @@
 """The lanes of this worker in Redis: acquired, claimed from, renewed and released."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
 from fetchfleet.jobs.redis_connection import is_text, number_of, text_of
+from fetchfleet.jobs.scripts import batches as batch_scripts
 from fetchfleet.jobs.scripts import lanes as scripts
 from fetchfleet.jobs.scripts.lanes import (
     Claim,
@@ -20,9 +20,13 @@ from fetchfleet.jobs.scripts.lanes import (
 )
 from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.redis_support.batching import ScriptBatcher
+from fetchfleet.worker.util.clock import mono_s
 
 STRETCH = 1000
-"""How many entries of a queue one withdrawal searches."""
+"""How many entries of a queue one withdrawal searches, and how many cancelled batches one call reads."""
+
+CANCELLED_WITHIN_S = 1.0
+"""How long the cancelled batches of lanes are read at most: another program may have written any number."""
 
 T = TypeVar("T")
 
@@ -92,6 +96,17 @@ class BatchCancelled(NamedTuple):
     """The fetch stays in its lane because its batch is cancelled."""
 
 
+class CancelledBatches(NamedTuple):
+    """The cancelled batches of some lanes.
+
+    refused: lanes for which Redis refused the call. complete: False if there was no time to read all.
+    """
+
+    by_lane: dict[str, set[str]]
+    refused: list[tuple[str, Exception]]
+    complete: bool
+
+
 class LaneStore:
     """Calls about a held lane carry its token and raise LaneLostError if the token is no longer current."""
 
@@ -109,6 +124,14 @@ class LaneStore:
     async def due(self, now_ms: int, limit: int, offset: int = 0) -> list[str]:
         """Return lanes that are due, the most overdue first."""
         found = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms + GRACE_MS, offset, limit)
+        return await lane_names(self._redis, found)
+
+    async def just_due(self, now_ms: int, limit: int) -> list[str]:
+        """Return lanes that are due, the least overdue first: names of no lanes may hide them from `due`."""
+        lowest: Any = "-inf"
+        found = await self._redis.zrange(
+            keys.ATTENTION, now_ms + GRACE_MS, lowest, desc=True, byscore=True, offset=0, num=limit
+        )
         return await lane_names(self._redis, found)
 
     async def needs(self, lanes: Sequence[str]) -> list[LaneNeeds]:
@@ -159,7 +182,8 @@ class LaneStore:
     async def _acquired(self, lane: str, reply: TakeReply) -> AcquireResult:
         if not isinstance(reply, scripts.TakenLane):
             return reply
-        gate, cancelled = from_json(reply.gate), await self._batch_ids(lane, reply.cancelled)
+        gate = from_json(reply.gate)
+        cancelled = (await self.cancelled([lane])).by_lane[lane] if reply.cancelled else set[str]()
         return AcquiredLane(
             reply.token,
             reply.now_ms,
@@ -175,13 +199,22 @@ class LaneStore:
         """Renew all leases in one call; return Redis's time, and for each lane whether it is still ours."""
         return await scripts.renew(self._redis, lanes, lease_ms=self._lease_ms)
 
-    async def cancelled(self, lanes: Sequence[str]) -> list[set[str]]:
-        """Return for each lane the cancelled batches that may still have fetches in it."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for lane in lanes:
-                pipe.smembers(keys.cancelled(lane))
-            found = await pipe.execute()
-        return [await self._batch_ids(lane, names) for lane, names in zip(lanes, found, strict=True)]
+    async def cancelled(self, lanes: Iterable[str]) -> CancelledBatches:
+        """Return for each lane the cancelled batches that may have fetches in it, as far as time allows."""
+        batches: dict[str, set[str]] = {lane: set() for lane in lanes}
+        refused: list[tuple[str, Exception]] = []
+        cursors, give_up_s = dict.fromkeys(batches, 0), mono_s() + CANCELLED_WITHIN_S
+        while cursors and mono_s() < give_up_s:
+            pages = await batch_scripts.cancelled_batches(self._redis, cursors, count=self._stretch)
+            for lane, page in zip(list(cursors), pages, strict=True):
+                if isinstance(page, Exception):
+                    refused.append((lane, page))
+                    del cursors[lane]
+                    continue
+                batches[lane].update(page.batch_ids)
+                cursors[lane] = page.cursor
+            cursors = {lane: cursor for lane, cursor in cursors.items() if cursor}
+        return CancelledBatches(batches, refused, complete=not cursors)
 
     async def take_resets(self, lanes: Sequence[str]) -> list[str]:
         """Return for each lane the operator who has reset it, "" for none, and forget that."""
@@ -200,14 +233,6 @@ class LaneStore:
         later = keys.later(lane)
         while found := await self._redis.zrangebyscore(later, f"({now_ms}", "+inf", 0, self._stretch):
             await self._redis.zadd(later, dict.fromkeys(found, now_ms), xx=True)
-
-    async def _batch_ids(self, lane: str, found: Iterable[bytes]) -> set[str]:
-        """Keep valid ids and delete the rest, which the lane would search for in vain for ever."""
-        names = {name: text_of(name) for name in found}
-        others = [name for name, text in names.items() if not is_batch_id(text)]
-        if others:
-            await self._redis.srem(keys.cancelled(lane), *others)  # type: ignore[misc]
-        return set(names.values()) - {names[name] for name in others}
 
     async def claim(self, lane: str, token: int, count: int) -> Claim:
         """Claim up to count waiting fetches."""

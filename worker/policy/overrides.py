@@ -18,6 +18,8 @@ from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.names import concerns, host_named, lane_named
 from fetchfleet.worker.policy.pauses import PAUSED, Overrides, PauseMark, Table
 
+LANES_AT_ONCE = 10_000
+
 MARK = "!"
 """Begins the field of a mark in the hash of the tables. No host does, and older versions skip its value."""
 
@@ -148,8 +150,11 @@ async def _edit(redis: Redis, notify: Notify, name: str, edit: Edit) -> Edited:
         after = edit(before, now_ms)
         if await change_policy(redis, version=version or b"", fields=_changed(fields, after)):
             break
-    lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, -1)]
-    await notify(await reschedule_lanes(redis, [lane for lane in lanes if concerns(name, lane)]))
+    first = 0
+    while found := await redis.zrange(keys.ATTENTION, first, first + LANES_AT_ONCE - 1):
+        lanes = [text_of(lane) for lane in found]
+        await notify(await reschedule_lanes(redis, [lane for lane in lanes if concerns(name, lane)]))
+        first += len(found)
     return Edited(before, after)
 
 

@@ -152,7 +152,7 @@ WORKER = Role(
             "eval evalsha watch type exists del unlink expire pexpire persist"
             " get getrange strlen set setex psetex incr incrby"
             " hget hmget hset hsetnx hdel hexists hincrby hlen hvals hgetall"
-            " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem smembers"
+            " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem scard sscan smembers"
             " zadd zrem zscore zcard zcount zrange zrangebyscore zremrangebyscore zincrby"
             " xadd xlen xrange xtrim xpending xinfo|groups",
             both(_OURS, _ARQS),

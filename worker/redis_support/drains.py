@@ -12,12 +12,17 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import number_of, text_of
 
 ENDED = 0
+MOST = 10_000
+"""How many workers may be drained at once."""
+
 KEPT_MS = 3600 * 1000
 """How long the field of a worker stays that shows no sign of life: it may be cut off from Redis."""
 
 
 async def drained(redis: Redis) -> dict[str, int]:
     """Return the instances that are asked to be drained, and since when (Unix ms)."""
+    if await redis.hlen(keys.DRAINS) > MOST:  # type: ignore[misc]
+        return {}  # another program's: a sweep removes it, and drained workers write their fields again
     found = await redis.hgetall(keys.DRAINS)  # type: ignore[misc]
     return {text_of(instance): at for instance, since in found.items() if (at := number_of(since) or 0)}
 

@@ -17,6 +17,7 @@ from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.scripts.sweep import MAX_JOB_ID_BYTES, NAME, remove_foreign
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.repeats import Repeats
+from fetchfleet.worker.redis_support.drains import MOST
 from fetchfleet.worker.util.clock import mono_s
 
 CHECKED = 1_000
@@ -33,9 +34,6 @@ MAX_DEFERRED_MS = 400 * 24 * 3600 * 1000
 
 DUE = 1
 """The score of an arq job that every clock has passed."""
-
-MAX_MEMBERS = 10_000
-"""More deaths or drained workers than a fleet can have."""
 
 LEFT_BYTES = 1_000
 """How much of a member its dead letter keeps."""
@@ -109,9 +107,10 @@ class ForeignMembers:
             pipe.zremrangebyscore(keys.DEATHS, now_ms + keys.WORKER_TTL_MS, "+inf")
             pipe.zcard(keys.DEATHS)
             pipe.hlen(keys.DRAINS)
-            *_, deaths, drains = await pipe.execute()
-        for key, members in {keys.DEATHS: deaths, keys.DRAINS: drains}.items():
-            if members > MAX_MEMBERS:
+            pipe.scard(keys.LACKING)
+            *_, deaths, drains, lacking = await pipe.execute()
+        for key, members in {keys.DEATHS: deaths, keys.DRAINS: drains, keys.LACKING: lacking}.items():
+            if members > MOST:
                 await self._redis.unlink(key)
                 await self.tell(key, "members, more than a fleet has", members, b"")
 
@@ -129,7 +128,7 @@ class ForeignMembers:
 def _ranges(now_ms: int) -> list[_Range]:
     """Return the stretches to check, each with what does not belong there."""
     lane, job = [*keys.kinds_of_lane(NAME)], [keys.arq_job(NAME)]
-    due_ms, never_ms = now_ms + GRACE_MS, now_ms + keys.UNFINISHED_TTL_MS
+    due_ms, never_ms = now_ms + GRACE_MS, now_ms + keys.LONGEST_WAIT_MS
     deferred_ms = now_ms + MAX_DEFERRED_MS
     return [
         _Range(keys.ATTENTION, "name of no lane", lane, "-inf", due_ms),

@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Limits, Notify, Receipt, Submittable, Submitter, WhenFull
 from fetchfleet.jobs.errors import KeyTypeConflictError
+from fetchfleet.jobs.redis_connection import is_text
 from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.repeats import Repeats
@@ -22,6 +23,10 @@ from fetchfleet.worker.util.clock import mono_s
 
 KEPT_BYTES = 64 << 10
 SCAN_COUNT = 1000
+LOOKED_AT = 2000
+"""How many keys of Redis one look for lost lanes passes."""
+MAX_KEY_BYTES = 400
+"""The longest key of a lane, with the longest name of a host."""
 _CONFLICT_MESSAGES = ("WRONGTYPE", "value is not an integer")
 
 
@@ -49,6 +54,7 @@ class KeyRepair:
         self._log = log
         self._check_every_s = check_every_s
         self._wanted = asyncio.Event()
+        self._cursor = 0
         self._repeats = Repeats()
 
     def check_soon(self) -> None:
@@ -100,6 +106,12 @@ class KeyRepair:
         if keys.BACKLOG in names:
             await recount(self._redis, lanes)
         return moved
+
+    async def find_lost_lanes(self) -> None:
+        """Put lanes back into the schedule if they were removed from it; looks at one stretch of the keys."""
+        self._cursor, found = await self._redis.scan(self._cursor, match=keys.LANE_KEYS, count=LOOKED_AT)
+        lanes = {keys.lane_of(key.decode()) for key in found if is_text(key) and len(key) <= MAX_KEY_BYTES}
+        await repair_lanes(self._redis, lanes - {""}, lease_ms=self._lease_ms)
 
     def _log_conflict(self, key: str, found: str, wanted: str) -> None:
         """Log the conflict, unless the same one was logged a moment ago: another program may write again."""

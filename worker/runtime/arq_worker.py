@@ -42,6 +42,8 @@ FETCH_TIMEOUT_S = 120
 FETCH_RETRY_S = 1
 MAX_FETCH_TRIES = 1_000_000
 """While the backlog is full or Redis fails, a job is retried until it expires by arq's rules."""
+FULL_WAITS = 8
+"""How many times FETCH_RETRY_S a job waits at most while the backlog is full."""
 RECEIPT_TTL_S = 3600
 
 STOP_ARQ_S = 2.0
@@ -82,10 +84,15 @@ async def fetch(ctx: dict[str, Any], /, *args: Any, **kwargs: Any) -> dict[str, 
     try:
         return await runtime.arq_ingress.fetch(run_id, args, kwargs)
     except NewerMessageError:  # a newer worker may be the next to try; many such jobs must not fill the queue
-        waits = min(2 ** min(ctx.get("job_try", 1) - 1, 10), UNSUPPORTED_WAITS)
+        waits = min(_doubled(ctx), UNSUPPORTED_WAITS)
         raise Retry(defer=waits * runtime.timings.unsupported_retry_s) from None
     except (FullError, RedisError, OSError):  # a retry has the same batch id, so nothing is enqueued twice
-        raise Retry(defer=FETCH_RETRY_S) from None
+        raise Retry(defer=min(_doubled(ctx), FULL_WAITS) * FETCH_RETRY_S) from None
+
+
+def _doubled(ctx: dict[str, Any]) -> int:
+    """Return 1 at the first try of a job, and twice as much at each further one, up to 1024."""
+    return int(2 ** min(ctx.get("job_try", 1) - 1, 10))
 
 
 async def refused(ctx: dict[str, Any], note: str, found: str) -> None:

@@ -233,6 +233,7 @@ def _sweep(base: _Base, acquirer: Acquirer, foreign: ForeignMembers) -> Sweep:
         base.redis,
         LaneReclaimer(base.redis, base.key_repair, base.notifier.try_send, acquirer.look_soon, base.log),
         foreign,
+        base.key_repair,
         base.health,
         every_s=base.timings.sweep_s,
         reclaim_delay_s=base.timings.reclaim_delay_s,

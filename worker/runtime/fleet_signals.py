@@ -100,7 +100,7 @@ class DrainSignal:
     async def heed(self, field: bytes | None, lanes: int) -> None:
         """Follow the field of this worker in keys.DRAINS. lanes: how many this worker holds."""
         asked_ms = number_of(field)
-        if asked_ms and not self._since_ms:
+        if asked_ms and asked_ms > 0 and not self._since_ms:
             self._since_ms, self._holds_lanes = asked_ms, True
             self._live_lanes.drain()
             self._rebalancer.give_all()

@@ -40,6 +40,9 @@ FIRST_NAME_CHECK_BEATS = 3
 
 
 MAX_REFUSAL_CHARS = 300
+
+MAX_WORKERS = 10_000
+"""How many names are read at most: another program may have written any number."""
 """Of each error in the report."""
 
 
@@ -128,7 +131,7 @@ class FleetCheck:
             return
         self._due_ms = now_ms + self._every_ms
         found = await self._redis.zrangebyscore(
-            keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf", withscores=True
+            keys.WORKERS, now_ms - keys.WORKER_TTL_MS, "+inf", 0, MAX_WORKERS, withscores=True
         )
         if doubles := doubles_of(self._registration, [(text_of(worker), at_ms) for worker, at_ms in found]):
             events.worker_name_taken(self._registration.instance, doubles, self._log)
@@ -193,9 +196,9 @@ class Heartbeat:
         instance, digest = self._reporter.registration.instance, self._reporter.registration.policy
         now_ms = self._clock.now_ms()
         async with self._redis.pipeline(transaction=False) as pipe:
-            if (
-                report.draining or report.lacking
-            ):  # it counts as no worker, so that the others share its lanes
+            # First: a sweep that comes between removes a name without a report.
+            pipe.set(keys.worker(instance), msgspec.json.encode(report), px=keys.WORKER_TTL_MS)
+            if report.draining or report.lacking:  # no worker, so that the others share its lanes
                 pipe.zrem(keys.WORKERS, instance)
             else:
                 pipe.zadd(keys.WORKERS, {instance: now_ms})
@@ -205,14 +208,13 @@ class Heartbeat:
                 pipe.pexpire(keys.LACKING, keys.WORKER_TTL_MS)
             elif self._listed_as_lacking:
                 pipe.srem(keys.LACKING, instance)
-            pipe.set(keys.worker(instance), msgspec.json.encode(report), px=keys.WORKER_TTL_MS)
             pipe.pexpire(keys.policy_file(digest), keys.POLICY_FILE_TTL_MS)
             pipe.hget(keys.DRAINS, instance)
             pipe.get(keys.RESETS)
             pipe.get(keys.CANCELS)
             pipe.get(keys.POLICY_VERSION)
             pipe.zcount(keys.ATTENTION, "-inf", now_ms + self._busy_within_ms)
-            pipe.zcard(keys.WORKERS)
+            pipe.zcount(keys.WORKERS, "-inf", now_ms + keys.WORKER_TTL_MS)
             pipe.hgetall(keys.HANDED)
             (
                 *_,

@@ -126,8 +126,14 @@ class LiveLanes:
         lanes = list(self._lanes.values())
         try:
             found = await self._services.store.cancelled([lane.name for lane in lanes])
-            for lane, batches in zip(lanes, found, strict=True):
-                lane.cancel(batches)
+            for lane in lanes:
+                if batches := found.by_lane[lane.name]:
+                    lane.cancel(batches)
+            for name, error in found.refused:
+                if not await self._services.key_repair.repair(error, name):
+                    self._services.report_redis_error(error)
+            if found.refused or not found.complete:
+                self._cancels_version = None
         except BaseException:
             self._cancels_version = None
             raise

@@ -139,7 +139,10 @@ class Acquirer:
     async def _acquire_due(self) -> bool:
         """Acquire and serve some of the lanes that are due; return whether to look for more."""
         services = self._services
-        names = await services.store.due(services.clock.now_ms(), CHOICE * self._at_once)
+        now_ms, most = services.clock.now_ms(), CHOICE * self._at_once
+        names = await services.store.due(now_ms, most)
+        if len(names) == most:
+            names = [*{*names[: most // 2], *await services.store.just_due(now_ms, most // 2)}]
         chosen = self._choose(names, min(len(names), self._at_once))
         if not chosen:
             return False

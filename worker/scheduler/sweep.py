@@ -109,6 +109,7 @@ class Sweep:
         redis: Redis,
         reclaimer: LaneReclaimer,
         foreign: ForeignMembers,
+        key_repair: KeyRepair,
         health: RedisHealth,
         *,
         every_s: float,
@@ -117,6 +118,7 @@ class Sweep:
         self._redis = redis
         self._reclaimer = reclaimer
         self._foreign = foreign
+        self._key_repair = key_repair
         self._health = health
         self._every_s = every_s
         self._reclaim_delay_s = reclaim_delay_s
@@ -134,12 +136,13 @@ class Sweep:
                 self._health.report(error)
 
     async def once(self) -> None:
-        """Reclaim overdue lanes, unless Redis has just failed, and remove foreign members, whatever fails."""
+        """Reclaim overdue lanes, unless Redis has just failed; then repair the schedule, whatever fails."""
         try:
             if self._health.well_for_s >= self._reclaim_delay_s:
                 await self._reclaimer.run()
         finally:
             await self._foreign.remove()
+            await self._key_repair.find_lost_lanes()
 
 
 class Housekeeping:

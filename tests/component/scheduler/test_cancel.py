@@ -16,7 +16,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import CHUNK_FETCHES
 from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.store import LaneStore
+from fetchfleet.worker.lanes.store import CancelledBatches, LaneStore
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import HOST, QUICK, Lines, Start
@@ -256,7 +256,7 @@ async def test_a_worker_whose_redis_stumbles_hears_of_it_all_the_same(
     origin.behaviour = o.HalfBody()
     ask, refused = LaneStore.cancelled, list[str]()
 
-    async def stumble(self: LaneStore, lanes: Sequence[str]) -> list[set[str]]:
+    async def stumble(self: LaneStore, lanes: Sequence[str]) -> CancelledBatches:
         if not refused and lanes:
             refused.append("once")
             raise RedisConnectionError("reset")

@@ -123,7 +123,7 @@ async def test_the_owner_of_a_held_lane_hears_of_it(fleet: Fleet, redis: Redis) 
     await batch.cancel()
 
     assert int(await redis.get(keys.CANCELS) or 0) > before
-    assert [{batch.id}, set()] == await stay.store.cancelled([LANE, OTHER])
+    assert {LANE: {batch.id}, OTHER: set()} == (await stay.store.cancelled([LANE, OTHER])).by_lane
     assert await stay.renew()
 
 
