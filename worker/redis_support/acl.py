@@ -150,7 +150,7 @@ WORKER = Role(
         Grant("time info dbsize script|load multi exec unwatch scan"),
         Grant(
             "eval evalsha watch type exists del unlink expire pexpire persist"
-            " get getrange strlen set setex psetex incr incrby"
+            " get mget getrange strlen set setex psetex incr incrby"
             " hget hmget hset hsetnx hdel hexists hincrby hlen hvals hgetall"
             " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem scard sscan smembers"
             " zadd zrem zscore zcard zcount zrange zrangebyscore zremrangebyscore zincrby"

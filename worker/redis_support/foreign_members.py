@@ -101,15 +101,18 @@ class ForeignMembers:
             await self.tell(stretch.key, stretch.what, removed, first.encode())
 
     async def _bound(self, now_ms: int) -> None:
-        """Remove deaths that no longer count or are to come, and sets of a size that no fleet has."""
+        """Remove deaths that no longer count or are to come, and collections of a size that no fleet has."""
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.zremrangebyscore(keys.DEATHS, "-inf", now_ms - keys.DEATHS_WINDOW_MS)
             pipe.zremrangebyscore(keys.DEATHS, now_ms + keys.WORKER_TTL_MS, "+inf")
             pipe.zcard(keys.DEATHS)
             pipe.hlen(keys.DRAINS)
+            pipe.hlen(keys.HANDED)
             pipe.scard(keys.LACKING)
-            *_, deaths, drains, lacking = await pipe.execute()
-        for key, members in {keys.DEATHS: deaths, keys.DRAINS: drains, keys.LACKING: lacking}.items():
+            _, _, *counts = await pipe.execute(raise_on_error=False)  # a key may have another type
+        for key, members in zip((keys.DEATHS, keys.DRAINS, keys.HANDED, keys.LACKING), counts, strict=True):
+            if isinstance(members, Exception):
+                continue
             if members > MOST:
                 await self._redis.unlink(key)
                 await self.tell(key, "members, more than a fleet has", members, b"")
