@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote, unquote, unquote_plus, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 
 import msgspec
 
@@ -206,7 +206,15 @@ def _prose(value: str, shown_url: Callable[[str], str]) -> str:
     value = _BEARER.sub(r"\1***", _marked(_QUOTED_BYTES.sub(HIDDEN, value)))
     value = _URL.sub(lambda found: shown_url(found.group()), value)
     value = _without(value, _NAME, _is_secret_in_prose, _HELD)
-    return _WORD.sub(lambda word: _decoded(word[0], 0), value) if "%" in value else value
+    return _WORD.sub(_unless_secret_in_word, value) if "%" in value or "=" in value else value
+
+
+def _unless_secret_in_word(word: re.Match[str]) -> str:
+    """Hide secrets in a word of prose that is encoded, or looks like a query."""
+    value = word[0]
+    if "=" in value and _AFTER_A_SEGMENT.search(value):
+        value = _parameters(value, 0)
+    return _decoded(value, 0)
 
 
 def _is_secret_in_prose(name: str) -> bool:
@@ -251,19 +259,11 @@ def _path(path: str) -> str:
     return "/".join(map(_segment, path.split("/")))
 
 
-def _segment(segment: str, depth: int = 0) -> str:
-    """Hide secrets in a segment of a path: in its parameters, and in a URL that it is the encoded form of."""
+def _segment(segment: str) -> str:
+    """Hide secrets in a segment of a path: in its parameters, and in what is encoded in it."""
     found = _AFTER_A_SEGMENT.search(segment)
-    name, parameters = (segment[: found.start()], segment[found.start() :]) if found else (segment, "")
-    if parameters:
-        parameters = _parameters(parameters, depth)
-    decoded = unquote(name)
-    if decoded != name:
-        hidden = HIDDEN
-        if depth < MAX_DECODINGS:
-            hidden = _segment(_USERINFO.sub(r"\1", _marked(decoded)), depth + 1)
-        name = name if hidden == decoded else quote(hidden, safe="*")
-    return name + parameters
+    end = found.start() if found else len(segment)
+    return _decoded(segment[:end], 0) + _parameters(segment[end:], 0)
 
 
 def _parameters(query: str, depth: int) -> str:

@@ -3,7 +3,8 @@
 import json
 import re
 import time
-from urllib.parse import quote
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given, settings
@@ -138,6 +139,8 @@ PLACES = [
     "http://a/go/https%3A%2F%2Fh%2F%3Ftoken%3D{}",
     "http://a/go/https%253A%252F%252Fu%253A{}%2540h",
     "http://a/go/https://u:{}@h/",
+    "http://a/go/token%3D{}",
+    "http://a/go/api_key%3D{}%26a%3D1/x",
     "http://u:{}@a/",
     "http://{}@a/x",
     "postgres://u:{}@a/db",
@@ -166,6 +169,8 @@ PROSE_PLACES = [
     "api_key: {}",
     "redirected to https%3A%2F%2Fh%2F%3Ftoken%3D{} twice",
     "amqp+ssl://u:{}@mq/%2F",
+    "/x?a=1&code={}",
+    '{{"next": "?a=1&code={}"}}',
     'bad header line "X-Auth-Token: {}"',
 ]
 
@@ -229,6 +234,48 @@ def test_no_secret_in_prose_is_shown(place: str, secret: str) -> None:
     ]
 
     assert [way for way in ways if "S3C" in way or "RET" in way] == []
+
+
+ODD_SECRETS = st.text(st.characters(codec="utf-8"), max_size=8).map("S3C{}RET".format)
+NAMES = st.sampled_from(["token", "X-Amz-Signature", "api_key", "jsessionid", "code", "PHPSESSID", "sig"])
+
+
+def placed(secret: str, name: str) -> list[str]:
+    """Return texts that hold a secret, each as a well-formed part of its kind."""
+    value = quote(secret, safe="")
+    plain = [f"https://h/?{name}={value}", f"https://h/p;{name}={value}?x", f"https://u:{value}@h/"]
+    plain += [
+        f"/x?{name}={value}",
+        f"?a=1&{name}={value}",
+        f"{name}={value}&a=1",
+        f"https://h/#{name}={value}",
+    ]
+    return [*plain, json.dumps({name: secret}), json.dumps({"a": [{name: secret}], "b": plain})]
+
+
+NESTINGS = [
+    lambda text: f"https://o/?next={quote(text, safe='')}",
+    lambda text: f"https://o/?a=1&next={quote_plus(text)}&z=2",
+    lambda text: f"https://o/go/{quote(text, safe='')}/x",
+    lambda text: f"https://o/p;to={quote(text, safe='')}/x?y",
+    lambda text: json.dumps({"next": text}),
+]
+
+
+@given(ODD_SECRETS, NAMES, st.lists(st.sampled_from(NESTINGS), max_size=3))
+def test_no_nesting_uncovers_a_secret(secret: str, name: str, nestings: list[Callable[[str], str]]) -> None:
+    """Whatever characters it has, and in whatever is within whatever."""
+    for text in placed(secret, name):
+        for nest in nestings:
+            text = nest(text)  # noqa: PLW2901 each time around the one before
+        url = text if text.startswith("http") else f"https://top/?v={quote(text, safe='')}"
+        ways = [
+            redact.final_url(url),
+            redact.url(url),
+            str(redact.record({"meta": [text]})),
+            redact.text(f"x {url}"),
+        ]
+        assert [way for way in ways if "S3C" in way or "RET" in way] == []
 
 
 @pytest.mark.parametrize(
