@@ -308,10 +308,11 @@ async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
 
 
 def _counts(fields: list[bytes | None]) -> Counts | None:
-    """Return the counts in a batch's hash, None if there is no such batch."""
-    given = {
-        name: text_of(text)
+    """Return the counts in a batch's hash, None if there is no such batch. What is no number counts as 0."""
+    if not any(text is not None for text in fields):
+        return None
+    found = {
+        name: max(0, number_of(text) or 0)
         for name, text in zip(Counts.__struct_fields__, fields, strict=True)
-        if text is not None
     }
-    return msgspec.convert(given, Counts, strict=False) if given else None
+    return msgspec.convert({**found, "sealed": found["sealed"] > 0}, Counts)

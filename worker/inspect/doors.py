@@ -108,7 +108,8 @@ async def arq_door(redis: Redis, now_ms: int) -> Door:
     """Count the arq jobs that no worker has enqueued yet; the fleet's own jobs are none of them."""
     queued = await redis.zcard(keys.QUEUE)
     rows = await redis.zrange(keys.QUEUE, 0, JOBS_LOOKED_AT - 1, withscores=True)
-    score_ms = {text_of(member): int(score) for member, score in rows}
+    # A foreign member may have any score; that of a job is the time when it is due.
+    score_ms = {text_of(member): int(score) if 0 < score < now_ms else now_ms for member, score in rows}
     jobs = [name for name in score_ms if not _INTERNAL_ID.fullmatch(name)]
     raws = await _raw_jobs(redis, jobs)
     messages = fetches = unseen = max(0, queued - len(rows))

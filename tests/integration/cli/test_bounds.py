@@ -1,6 +1,9 @@
 """Numbers out of range, at the doors of an operator and in Redis."""
 
 import asyncio
+import json
+
+import pytest
 
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
@@ -8,6 +11,7 @@ from fetchfleet.jobs.redis_connection import connect
 from tests.support.commands import Commands
 
 FAR = 10**17
+BATCH = "0123456789abcdef"
 
 
 async def enqueue_for_hosts_of_foreign_state(redis_url: str) -> None:
@@ -58,3 +62,40 @@ def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redi
     assert "is paused" in paused
     assert (other.code, "rate_per_s" in other.text or "attempts" in other.text) == (2, True)
     assert commands.reads("explain", "a.example")["policy"]["sources"]["burst"]["source"] == "override"
+
+
+@pytest.mark.parametrize(
+    ("number", "score"), [("x", float("inf")), ("9" * 30, float("-inf")), ("-1", 1e308), (str(FAR), -1.0)]
+)
+def test_no_number_in_redis_stops_a_command(redis_url: str, number: str, score: float) -> None:
+    """Whatever another program has written in place of counts, times and scores."""
+
+    async def fill() -> None:
+        async with connect(redis_url) as redis:
+            report = {"finished_per_s": 1e308, "lanes": {"a.example": {"until_ms": FAR, "in_flight": -FAR}}}
+            await redis.set(keys.worker("w"), json.dumps(report))
+            for key, member in ((keys.WORKERS, "w"), (keys.BATCHES, BATCH), (keys.ATTENTION, "a.example")):
+                await redis.zadd(key, {member: score})
+            await redis.zadd(keys.QUEUE, {"job": score})
+            counts = ("total", "sealed", "stored", "failed", "bytes", "created_ms", "cancel_ms")
+            await redis.hset(keys.batch(BATCH), mapping=dict.fromkeys(counts, number))  # type: ignore[misc]
+            lane = dict.fromkeys(("due_ms", "shut_until_ms", "open"), number) | {"state": "scheduled"}
+            await redis.hset(keys.lane("a.example"), mapping=lane)  # type: ignore[misc]
+            await redis.set(keys.BACKLOG, number)
+            await redis.hset(keys.POLICY, "!a.example", f'["pause",{FAR}]')  # type: ignore[misc]
+            await redis.hset(keys.POLICY, "a.example", '{"paused":true}')  # type: ignore[misc]
+
+    async def clear() -> None:
+        async with connect(redis_url) as redis:
+            await redis.flushdb()
+
+    asyncio.run(fill())
+    commands = Commands(redis_url)
+    said = [
+        commands.asks(*words, *as_json)
+        for words in (["status"], ["batches"], ["results", BATCH], ["explain", "a.example"], ["pause"])
+        for as_json in ([], ["--json"])
+    ]
+    asyncio.run(clear())
+
+    assert [one.code for one in said] == [0] * 10
