@@ -216,3 +216,29 @@ async def test_a_fetch_that_waits_to_run_alone_ends_at_its_deadline(
     assert [(Outcome.STORED, None)] == await ended(running)
     after = await worker.submit([Fetch(url=other.url(), method="POST")])
     assert [(Outcome.STORED, None)] == await ended(after)
+
+
+async def test_the_deadline_of_a_claimed_fetch_holds_after_its_lane_was_closed_for_an_hour(
+    origin: Origin, start: Start
+) -> None:
+    """It was claimed, and waited for a slot, when the queues were searched for expired fetches."""
+    worker = await start(max_in_flight=1, policy={"concurrency": 2})
+    may_end = asyncio.Event()
+    origin.behaviour = o.held(may_end, o.retry_after(HOUR_S))
+    first = await worker.submit([origin.url("/first"), Fetch(url=origin.url("/claimed"), deadline_s=0.7)])
+    await wait_until(
+        lambda: any(len(lane.entries) == 2 for lane in worker.runtime.lanes.values()), "two claims"
+    )
+    later = [origin.url("/later"), Fetch(url=origin.url("/late"), deadline_s=0.1)]
+    behind = await worker.submit(later)
+    await wait_until(lambda: _done(behind, 1), "the first search")
+    may_end.set()
+
+    await wait_until(lambda: _done(first, 1), "the claimed fetch to end")
+    [result] = [result async for result in first.results(follow=False)]
+    assert ("/claimed", Outcome.FAILED) == (result.url[-8:], result.outcome)
+    assert 1 == len(origin.requests)
+
+
+async def _done(batch: Batch, count: int) -> bool:
+    return (await batch.counts()).done >= count
