@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from fetchfleet.jobs.client.batch import Batch, Counts
 from fetchfleet.jobs.contract.model import Outcome, Result
 from fetchfleet.jobs.contract.safe_text import UNSAFE, shown, shown_lines
-from fetchfleet.worker.inspect.snapshot import LaneSnapshot, snapshot
+from fetchfleet.worker.inspect.snapshot import LaneSnapshot, WorkerReport, lack_in_words, snapshot
 from fetchfleet.worker.observability.percentiles import Rate
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
@@ -26,6 +26,7 @@ LIVE_EVERY_S = 0.5
 PLAIN_EVERY_S = 5.0
 LANES_SHOWN = 16
 WAITS_NAMED = 4
+LACKS_NAMED = 2
 
 
 class Screen(Console):
@@ -113,7 +114,9 @@ class Progress:
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
                 while True:
                     with suppress(RedisError, OSError):
-                        live.update(picture(*await self._look(), self._console.height), refresh=True)
+                        counts, lanes, rate, elapsed_s, lacks = await self._look()
+                        height = self._console.height
+                        live.update(picture(counts, lanes, rate, elapsed_s, height, lacks), refresh=True)
                     await asyncio.sleep(LIVE_EVERY_S)
 
         async def show_lines() -> None:
@@ -129,27 +132,41 @@ class Progress:
         finally:
             await aio.end(showing)
 
-    async def _look(self) -> tuple[Counts, list[LaneSnapshot], float, float]:
-        """Return counts, lanes, received bytes a second and the seconds since the start."""
+    async def _look(self) -> tuple[Counts, list[LaneSnapshot], float, float, list[str]]:
+        """Return counts, lanes, received bytes a second, the seconds since the start, and `lacks`."""
         if self._rate is None:
             self._rate = Rate()
             self._rate.add(self.tally.started_s, 0)
         counts = await self._batch.counts()
-        lanes, received_bytes = list[LaneSnapshot](), counts.bytes
+        lanes, lacks, received_bytes = list[LaneSnapshot](), list[str](), counts.bytes
         if self._may_see_lanes:
             try:
                 fleet = await snapshot(self._redis)
-                lanes, received_bytes = fleet.lanes, fleet.received_bytes
+                lanes, lacks, received_bytes = fleet.lanes, lacks_of(fleet.workers), fleet.received_bytes
             except NoPermissionError:  # a producer's user sees its batch only (ops/users.acl)
                 self._may_see_lanes = False
         now_s = mono_s()
-        return counts, lanes, self._rate.add(now_s, received_bytes), now_s - self.tally.started_s
+        return counts, lanes, self._rate.add(now_s, received_bytes), now_s - self.tally.started_s, lacks
+
+
+def lacks_of(workers: Mapping[str, WorkerReport]) -> list[str]:
+    """Return for each worker that cannot store bodies what it lacks."""
+    return [
+        f"{name} cannot store bodies, it lacks {lack_in_words(of.lacking, of.lacking_error)}"
+        for name, of in sorted(workers.items())
+        if of.lacking
+    ]
 
 
 def picture(
-    counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s: float, height: int
+    counts: Counts,
+    lanes: list[LaneSnapshot],
+    rate: float,
+    elapsed_s: float,
+    height: int,
+    lacks: Sequence[str] = (),
 ) -> RenderableType:
-    """Return the live display: a bar, then the lanes with the most to do."""
+    """Return the live display: a bar, what the workers lack, then the lanes with the most to do."""
     head = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=max(counts.total, 1), completed=counts.done, width=40)
     failed = Text(f"{counts.failed} failed", style="red" if counts.failed else "dim")
@@ -165,7 +182,7 @@ def picture(
         table.add_row(lane.name, str(lane.in_flight), f"{lane.waiting:,}", why(lane))
     if len(lanes) > rows:
         table.add_row(f"and {len(lanes) - rows} more lanes", "", "", "")
-    return Group(head, table)
+    return Group(head, *(Text(shown(lack), style="red") for lack in lacks[:LACKS_NAMED]), table)
 
 
 def why(lane: LaneSnapshot) -> str:
@@ -175,8 +192,10 @@ def why(lane: LaneSnapshot) -> str:
     return f"{lane.why}, {lane.opens_in_s:.1f} s" if lane.opens_in_s else lane.why
 
 
-def plain_line(counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s: float) -> str:
-    """Return one line for a log: progress, rate, and which lanes wait and why."""
+def plain_line(
+    counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s: float, lacks: Sequence[str] = ()
+) -> str:
+    """Return one line for a log: progress, rate, what workers lack, and which lanes wait and why."""
     waits = [f"{lane.name} ({lane.waiting}: {why(lane)})" for lane in lanes if lane.why]
     more = f" and {len(waits) - WAITS_NAMED} more" if len(waits) > WAITS_NAMED else ""
     in_flight = sum(lane.in_flight for lane in lanes)
@@ -186,6 +205,7 @@ def plain_line(counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s
         f"{in_flight} in flight",
         f"{size(rate)}/s",
     ]
+    parts += lacks[:LACKS_NAMED]
     if waits:
         parts.append(f"waiting: {', '.join(waits[:WAITS_NAMED])}{more}")
     return shown(", ".join(parts))

@@ -229,8 +229,8 @@ async def test_the_deadline_of_a_claimed_fetch_holds_after_its_lane_was_closed_f
     await wait_until(
         lambda: any(len(lane.entries) == 2 for lane in worker.runtime.lanes.values()), "two claims"
     )
-    later = [origin.url("/later"), Fetch(url=origin.url("/late"), deadline_s=0.1)]
-    behind = await worker.submit(later)
+    late = Fetch(url=origin.url("/late"), deadline_s=0.1)
+    behind = await worker.submit([Fetch(url=origin.url("/later")), late])
     await wait_until(lambda: _done(behind, 1), "the first search")
     may_end.set()
 
