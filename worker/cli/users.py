@@ -9,13 +9,13 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.fleet import Fleet
-from fetchfleet.jobs.contract.ids import RESERVED_INBOX_NAMES, inbox_prefix, is_inbox_name
+from fetchfleet.jobs.contract.ids import inbox_prefix, is_inbox_name
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli.common import console, echo, echo_lines, print_json, query
 from fetchfleet.worker.cli.options import Json, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.redis_support import acl as users
-from fetchfleet.worker.redis_support.acl import Credentials
+from fetchfleet.worker.redis_support.acl import Credentials, Role
 
 Passwords = Annotated[
     Path | None,
@@ -32,6 +32,9 @@ Pushers = Annotated[
         metavar="NAME",
         help="Make a user of this name, with an inbox of its own, in place of the user pusher. Repeatable.",
     ),
+]
+User = Annotated[
+    bool, typer.Option("--user", help="Print a line for Redis's file of users as well, with a new password.")
 ]
 Template = Annotated[bool, typer.Option("--template", help="Without passwords, as ops/users.acl.")]
 
@@ -51,9 +54,17 @@ def register(app: typer.Typer) -> None:
 
 
 @inbox.command("add")
-def inbox_add(name: Name, redis: RedisUrl = None) -> None:
-    """Register an inbox: the workers begin to empty it within a second."""
-    _check(name)
+def inbox_add(
+    name: Name,
+    redis: RedisUrl = None,
+    user: User = False,  # noqa: FBT002 a flag
+    passwords: Passwords = None,
+) -> None:
+    """Register an inbox: the workers begin to empty it within a second.
+
+    With --user, print its Redis user as well: fetchfleet inbox add NAME --user >> users.acl
+    """
+    role = _pusher(name)
 
     async def add(_: Fleet, client: Redis) -> bool:
         if await client.scard(keys.INBOXES) >= MAX_INBOXES:  # type: ignore[misc]
@@ -63,13 +74,20 @@ def inbox_add(name: Name, redis: RedisUrl = None) -> None:
 
     if not query(redis, add):
         raise CommandError(f"{MAX_INBOXES} inboxes are registered, which is the most; remove one first")
-    echo(f"{name}: messages go to {keys.inbox(name)}, and its batch ids begin with {inbox_prefix(name)}")
+    told = f"{name}: messages go to {keys.inbox(name)}, and its batch ids begin with {inbox_prefix(name)}"
+    if not user:
+        echo(told)
+        return
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    credentials = users.new_credentials(name)
+    _hand_over(passwords, [credentials])
+    echo(role.line(credentials.digest))
 
 
 @inbox.command("remove")
 def inbox_remove(name: Name, redis: RedisUrl = None) -> None:
     """Unregister an inbox: the workers leave its messages where they are."""
-    _check(name)
+    _pusher(name)
 
     async def remove(_: Fleet, client: Redis) -> tuple[int, int]:
         removed = await client.srem(keys.INBOXES, name)  # type: ignore[misc]
@@ -103,16 +121,6 @@ async def _messages(client: Redis, name: str) -> int:
     return sum([int(await client.llen(key)) for key in lists])  # type: ignore[misc]
 
 
-def _check(name: str) -> None:
-    if not is_inbox_name(name):
-        reserved = " or ".join(sorted(RESERVED_INBOX_NAMES))
-        raise CommandError(
-            f"{name} is no name of an inbox: those have 1 to 32 of a-z, 0-9 and -, do not begin with -,"
-            f" and are not {reserved}",
-            BAD_USE,
-        )
-
-
 def acl(
     pusher: Pushers = None,
     passwords: Passwords = None,
@@ -122,16 +130,21 @@ def acl(
 
     The file holds digests only. The passwords are shown once, on standard error.
     """
-    try:
-        roles = users.roles(pusher or [])
-    except ValueError as error:
-        raise CommandError(str(error), BAD_USE) from None
+    roles = users.roles([_pusher(name) for name in dict.fromkeys(pusher or [])])
     if template:
         echo_lines(users.template(roles).rstrip("\n"))
         return
     credentials = {role: users.new_credentials(role.name) for role in roles}
     _hand_over(passwords, [*credentials.values()])
     echo_lines(users.with_passwords(credentials).rstrip("\n"))
+
+
+def _pusher(name: str) -> Role:
+    """Return the Redis user of an inbox. Raises CommandError for a name that it may not have."""
+    try:
+        return users.pusher(name)
+    except ValueError as error:
+        raise CommandError(str(error), BAD_USE) from None
 
 
 def _hand_over(file: Path | None, credentials: list[Credentials]) -> None:

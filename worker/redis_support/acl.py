@@ -202,10 +202,9 @@ def new_credentials(user: str) -> Credentials:
     return Credentials(user, secrets.token_hex(20))
 
 
-def roles(pushers: Sequence[str]) -> list[Role]:
-    """Return ROLES, with these pushers in place of PUSHER if there are any. Raises ValueError."""
-    named = [pusher(name) for name in dict.fromkeys(pushers)] or [PUSHER]
-    return [PRODUCER, *named, READER, WORKER, OPERATOR]
+def roles(pushers: Sequence[Role]) -> list[Role]:
+    """Return ROLES, with these pushers in place of PUSHER if there are any."""
+    return [PRODUCER, *(pushers or [PUSHER]), READER, WORKER, OPERATOR]
 
 
 def template(users: Iterable[Role] = ROLES) -> str:

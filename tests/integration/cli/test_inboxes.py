@@ -1,6 +1,8 @@
 """The command inbox: register, list and unregister inboxes."""
 
 import json
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import redis as sync_redis
@@ -8,6 +10,7 @@ import redis as sync_redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import inbox_prefix
 from fetchfleet.worker.cli import users
+from fetchfleet.worker.redis_support import acl
 from tests.support.commands import Commands
 
 
@@ -35,7 +38,22 @@ def test_an_inbox_is_registered_listed_and_unregistered(redis_url: str) -> None:
     assert (1, True) == (again.code, "no inbox billing is registered" in again.text)
 
 
-@pytest.mark.parametrize("name", ["taken", "newer", "A", "a:b", "*", "x" * 33])
+def test_an_inbox_is_registered_and_its_user_made_in_one_step(redis_url: str, tmp_path: Path) -> None:
+    """Standard output is the line for the file of users, which Redis takes; the password is apart."""
+    kept = tmp_path / "password"
+    made = Commands(redis_url).does("inbox", "add", "billing", "--user", "--passwords", str(kept))
+    [line] = [line for line in made.splitlines() if line.startswith("user ")]
+    name, password = kept.read_text().split()
+
+    assert ("billing", 0o600) == (name, kept.stat().st_mode & 0o777)
+    assert password not in made
+    assert line == acl.pusher("billing").line("#" + sha256(password.encode()).hexdigest())
+    with sync_redis.Redis.from_url(redis_url) as client:
+        assert {b"billing"} == client.smembers(keys.INBOXES)
+        client.delete(keys.INBOXES)
+
+
+@pytest.mark.parametrize("name", ["taken", "newer", "A", "a:b", "*", "x" * 33, "worker"])
 def test_a_name_that_no_inbox_may_have_is_bad_use(redis_url: str, name: str) -> None:
     """Nothing is written."""
     assert 2 == Commands(redis_url).asks("inbox", "add", name).code
