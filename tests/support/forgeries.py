@@ -1,7 +1,7 @@
 """What a Redis user may try in order to disturb a fleet, or to have what is not its own: raw commands."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fetchfleet import Fetch
@@ -20,10 +20,10 @@ def element(fetch_id: str, url: str, **fields: Any) -> bytes:
     return serialize_entry(Entry(id=fetch_id, deadline_ms=NEVER_MS, fetch=Fetch(url=url), **fields))
 
 
-def forged_in_lanes(host: str, base: str, victim: str) -> Mapping[str, Words]:
+def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = LANES) -> Mapping[str, Words]:
     """Return commands whose effect workers undo: elements of lanes, serial numbers, members of the queue.
 
-    host: the lane of the URLs below base. victim: the id of a batch of another user.
+    host: the lane of the URLs below base. victim: the id of a batch of another user. others: further lanes.
     """
     lane, foreign = keys.waiting_at(host, "high"), (f"{FOREIGN_BATCH}-{place:08x}" for place in range(100))
     upload = Hop("POST", f"{base}/upload", body_file="../../../etc/passwd")
@@ -37,7 +37,7 @@ def forged_in_lanes(host: str, base: str, victim: str) -> Mapping[str, Words]:
                 *("RPUSH", keys.waiting_at(other, "high")),
                 *(element(next(foreign), f"{base}/elsewhere") for _ in range(4)),
             )
-            for other in LANES
+            for other in others
         },
         "ids of another batch": (
             *("RPUSH", lane),
@@ -94,6 +94,28 @@ SERVER: Mapping[str, Words] = {
     "rights for itself": ("ACL", "SETUSER", "default", "on", "nopass", "+@all"),
     "commands of all clients": ("MONITOR",),
 }
+
+
+def pushed(own: str, victim: str, base: str) -> list[str]:
+    """Return messages of a pusher that reach for what is not its own.
+
+    own: the id of a batch of its inbox. victim: that of another user's batch. base: a URL.
+    """
+    to_victim = {"batch": victim, "fetches": [f"{base}/pushed"]}
+    orders = [
+        {"cancel": victim},
+        to_victim,
+        {**to_victim, "part": 1, "last": True},
+        {**to_victim, "receipt": "r"},
+        {"batch": own, "receipt": f"x:{victim}", "fetches": [base]},
+        {"batch": own, "fetches": [{"url": base, "method": "POST", "body_file": "../../../etc/passwd"}]},
+        {"batch": own, "fetches": [{"url": base, "attempts": -10}]},
+        {"batch": own, "fetches": [{"url": base, "headers": {"X": "a\r\nY: b"}}]},
+        {"url": base, "dest": "../outside"},
+        {"url": base, "hop": ["GET", base]},
+        *({"v": 999, "n": place} for place in range(1000)),
+    ]
+    return ["", "\x80", "[" * 5000, *(json.dumps(order) for order in orders)]
 
 
 def flood(inbox: str, count: int) -> Words:
