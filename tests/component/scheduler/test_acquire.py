@@ -75,7 +75,7 @@ async def test_a_worker_with_less_than_its_share_looks(
 async def test_a_lane_that_is_done_with_makes_room_for_another(worker: OneWorker, redis: Redis) -> None:
     """A worker that has had enough takes the next lane as soon as one of its own is empty."""
     await worker.stop_arq_jobs()
-    await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 60_000})
+    await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 4_000})
     async with serve_origins({host: (host, o.OK) for host in HOSTS[:4]}) as hosts:
         batch = await worker.submit([host.url() for host in hosts.values()])
         worker.runtime.acquirer.look_soon()

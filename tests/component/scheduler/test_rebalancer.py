@@ -73,7 +73,7 @@ async def test_lanes_that_are_handed_over_together_are_shared_all_the_same(
     may_end = asyncio.Event()
     worker = await start()
     await worker.stop_acquiring()
-    await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 60_000})
+    await redis.zadd(keys.WORKERS, {"rival": await now_ms(redis) + 4_000})
     async with serve_origins({host: (host, held(may_end)) for host in [*HOSTS, "127.0.0.16"]}) as hosts:
         await worker.submit([host.url() for host in hosts.values()])
         generations = {host: int((await fields(redis, host))["generation"]) for host in hosts}
