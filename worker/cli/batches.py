@@ -38,7 +38,8 @@ def _known_batches(incomplete: str) -> list[str]:
 
     async def read(fleet: Fleet, _: Redis) -> list[str]:
         async with asyncio.timeout(COMPLETE_WITHIN_S):
-            return [batch.id for batch in await fleet.batches(100) if batch.id.startswith(incomplete)]
+            known = [batch.id for batch in await fleet.batches(100) if is_batch_id(batch.id)]
+            return [batch_id for batch_id in known if batch_id.startswith(incomplete)]
 
     try:
         return query(None, read, 0)

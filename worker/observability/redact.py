@@ -22,10 +22,7 @@ MAX_READ_CHARS = 16_384
 MAX_DECODINGS = 5
 """How often a value may be encoded; one that is encoded more often is hidden."""
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]{0,31}://(?:[^\s/]*@)?[^\s'\"]*", re.IGNORECASE)
 _USERINFO = re.compile(r"((?:^|:)[/\\]{2,}|:[/\\])[^/\\?#]*@")
-# h11 quotes a header line that it cannot parse, which may be half of a cookie.
-_QUOTED_BYTES = re.compile(r"""bytearray\(b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)""")
 _PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$'()*+,=:/-]*")
 """URLs without any of the above: nothing in them is ever redacted or escaped."""
 _SPLIT = re.compile(r"([^/?#]*//[^/?#]*)?([^?#]*)(.*)", re.DOTALL)
@@ -35,22 +32,21 @@ _AFTER_A_SEGMENT = re.compile(r"[?&;#]")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _WORD_ENDS = re.compile(r"[^a-z0-9]+")
 
-# In texts and decoded values, where a plus may stand for a space.
-_HEADER = re.compile(
-    r"(?<![\w-])((?:proxy-)?authorization[ +]*:[ +]*|(?:set-)?cookie[ +]*:[ +]*(?=[^\r\n'\"]{0,999}=))"
-    r"[^\r\n'\"]+",
-    re.IGNORECASE,
+# In texts and decoded values, where a plus may stand for a space. They are compiled at their first use: a
+# plain fetch needs none.
+_URL = r"(?i)[a-z][a-z0-9+.-]{0,31}://(?:[^\s/]*@)?[^\s'\"]*"
+# h11 quotes a header line that it cannot parse, which may be half of a cookie.
+_QUOTED_BYTES = r"""bytearray\(b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)"""
+_HEADER = (
+    r"(?i)(?<![\w-])((?:proxy-)?authorization[ +]*:[ +]*|(?:set-)?cookie[ +]*:[ +]*(?=[^\r\n'\"]{0,999}=))"
+    r"[^\r\n'\"]+"
 )
-_BEARER = re.compile(
-    r"(?<!\w)(bearer\s+)(?!(?:tokens?|auth\w*|scheme|realm|error)\b)[\w.~+/=*-]+", re.IGNORECASE
-)
-_QUOTED_NAME = re.compile(r"""["']([^"'\\]{1,200})\\*["'][\s+]*[:=][\s+]*""")
-_QUOTED_VALUE = re.compile(
-    r"""(\\*")(?:[^"\\]|\\.)*"?|(\\*')(?:[^'\\]|\\.)*'?|[\[{].*|[^,}\]\s]+""", re.DOTALL
-)
-_NAME = re.compile(r"(?<![\w.%-])([A-Za-z][\w.\[\]-]{0,200})(?:[ +]*:[ +]*|=)")
-_HELD = re.compile(r"""(")[^"]*"?|(')[^']*'?|[^\s&;,'")\}\]]+""")
-_WORD = re.compile(r"[^\s'\"]+")
+_BEARER = r"(?i)(?<!\w)(bearer\s+)(?!(?:tokens?|auth\w*|scheme|realm|error)\b)[\w.~+/=*-]+"
+_QUOTED_NAME = r"""["']([^"'\\]{1,200})\\*["'][\s+]*[:=][\s+]*"""
+_QUOTED_VALUE = r"""(?s)(\\*")(?:[^"\\]|\\.)*"?|(\\*')(?:[^'\\]|\\.)*'?|[\[{].*|[^,}\]\s]+"""
+_NAME = r"(?<![\w.%-])([A-Za-z][\w.\[\]-]{0,200})(?:[ +]*:[ +]*|=)"
+_HELD = r"""(")[^"]*"?|(')[^']*'?|[^\s&;,'")\}\]]+"""
+_WORD = r"[^\s'\"]+"
 
 # A name is secret by its ending, however its words are joined (access_token, X-Amz-Signature) …
 SECRET_ENDINGS = (
@@ -203,10 +199,10 @@ def _words(name: str) -> list[str]:
 
 def _prose(value: str, shown_url: Callable[[str], str]) -> str:
     """Hide secrets in any text. shown_url: how the URLs in it are shown."""
-    value = _BEARER.sub(r"\1***", _marked(_QUOTED_BYTES.sub(HIDDEN, value)))
-    value = _URL.sub(lambda found: shown_url(found.group()), value)
+    value = re.sub(_BEARER, r"\1***", _marked(re.sub(_QUOTED_BYTES, HIDDEN, value)))
+    value = re.sub(_URL, lambda found: shown_url(found.group()), value)
     value = _without(value, _NAME, _is_secret_in_prose, _HELD)
-    return _WORD.sub(_unless_secret_in_word, value) if "%" in value or "=" in value else value
+    return re.sub(_WORD, _unless_secret_in_word, value) if "%" in value or "=" in value else value
 
 
 def _unless_secret_in_word(word: re.Match[str]) -> str:
@@ -224,19 +220,18 @@ def _is_secret_in_prose(name: str) -> bool:
 
 def _marked(value: str) -> str:
     """Hide header lines with secrets, and the values of secret names in quotes, as in JSON."""
-    return _without(_HEADER.sub(r"\1***", value), _QUOTED_NAME, _is_secret_field, _QUOTED_VALUE)
+    return _without(re.sub(_HEADER, r"\1***", value), _QUOTED_NAME, _is_secret_field, _QUOTED_VALUE)
 
 
-def _without(
-    value: str, names: re.Pattern[str], is_secret: Callable[[str], bool], held: re.Pattern[str]
-) -> str:
-    """Hide what is held behind each secret name; quotes stay."""
+def _without(value: str, names: str, is_secret: Callable[[str], bool], held: str) -> str:
+    """Hide what is held behind each secret name; quotes stay. names, held: patterns."""
+    next_name, value_at = re.compile(names).search, re.compile(held).match
     pieces: list[str] = []
     done = 0
-    while name := names.search(value, done):
+    while name := next_name(value, done):
         pieces.append(value[done : name.end()])
         done = name.end()
-        if is_secret(name[1]) and (found := held.match(value, done)):
+        if is_secret(name[1]) and (found := value_at(value, done)):
             mark = found[1] or found[2] or ""
             pieces.append(f"{mark}{HIDDEN}{mark}")
             done = found.end()

@@ -7,6 +7,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -198,3 +199,15 @@ def test_a_warning_is_safe(capsys: pytest.CaptureFixture[str]) -> None:
     common.console.print(HOSTILE, style="red", soft_wrap=True)
 
     assert not UNSAFE.search(capsys.readouterr().err.replace("\n", ""))
+
+
+def test_every_command_prints_through_the_same_few_functions() -> None:
+    """A console, a table or an echo of another kind would show text as it came."""
+    printing = re.compile(
+        r"\btyper\.(?:secho|echo)\(|(?<!class )\b(?:Console|Table)\(|\bfrom_markup\(|render_markup"
+    )
+    root = Path(__file__).parents[3] / "worker"
+    files = {str(path.relative_to(root)) for path in root.rglob("*.py") if printing.search(path.read_text())}
+
+    # The version, and the names and passwords of Redis users, are our own.
+    assert files == {"cli/app.py", "cli/common.py", "cli/users.py"}
