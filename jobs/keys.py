@@ -107,9 +107,14 @@ KEY_TTL_MS = 24 * 3600 * 1000
 def batch(batch_id: str) -> str:
     """hash: total, sealed, chunks, taken_ms, done, bytes, created_ms, cancel_ms, retried_as, outcomes.
 
+    Also recorded, recorded_done and last_deadline_ms.
+
     retried_as: the batches in which failed fetches of it were submitted again, joined by spaces.
 
     chunks: how many of its chunks are in; taken_ms: when the last of them was taken, in Unix ms.
+    recorded: how many of its chunks are in its `record`, which counts only if it has every one: older
+    producers write none. recorded_done: how many of its results ended a fetch in the record.
+    last_deadline_ms: no fetch of a recorded chunk has a later deadline.
     RESULTS_TTL_MS after the last result, UNFINISHED_TTL_MS before that.
     """
     return f"ff:batch:{batch_id}"
@@ -167,6 +172,24 @@ def intake(name: str = "") -> str:
 def kinds_of_inbox(name: str = "") -> dict[str, str]:
     """Return the keys of an inbox with their kinds."""
     return {**dict.fromkeys((inbox(name), taken(name), newer(name)), "list"), intake(name): "hash"}
+
+
+RECORD_SUFFIX = ":fetches"
+"""What the key of a batch's record has behind that of the batch."""
+
+RECORD_SEGMENT_PLACES = 1 << 20
+"""How many fetches one string of a record has: 6 MiB of the 512 that a string may have."""
+
+
+def record(batch_id: str, place: int = 0) -> str:
+    """string, a bitfield of a u48 for each place of the batch: its open fetch, 0 once that has ended.
+
+    The number is (fingerprint of the fetch + its deadline in Unix ms) mod 2^48, or 1 in place of 0
+    (jobs/contract/entry.py, record_of). The second RECORD_SEGMENT_PLACES are in a second string, and so on.
+    UNFINISHED_TTL_MS after the last submit; gone when the batch has ended.
+    """
+    segment = place // RECORD_SEGMENT_PLACES
+    return batch(batch_id) + RECORD_SUFFIX + (f":{segment}" if segment else "")
 
 
 def key(text: str) -> str:
@@ -311,7 +334,7 @@ def kinds_of_lane(name: str) -> dict[str, str]:
 def kinds_of_batch(batch_id: str) -> dict[str, str]:
     """Return the keys of a batch with their kinds."""
     kinds = {batch(batch_id): "hash", results(batch_id): "stream"}
-    return {**kinds, batch_lanes(batch_id): "set", digests(batch_id): "list"}
+    return {**kinds, batch_lanes(batch_id): "set", digests(batch_id): "list", record(batch_id): "string"}
 
 
 def arq_job(job_id: str) -> str:

@@ -103,6 +103,7 @@ _KEYS: list[tuple[str, str, _MayStay]] = [
     (r"ff:batch:[0-9a-f]{16}:lanes", "set", _never),
     (r"ff:batch:[0-9a-f]{16}:digests", "list", _never),
     (r"ff:batch:[0-9a-f]{16}:receipt(:.+)?", "string", _never),
+    (r"ff:batch:[0-9a-f]{16}:fetches(:[0-9]+)?", "string", _never),
     (r"ff:key:.+", "string", _never),
     (r"ff:robots:https?://.+", "string", _never),
     (r"ff:claimed:(?P<lane>.+)", "hash", _of_busy_lane),

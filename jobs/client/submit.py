@@ -26,7 +26,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import serialize_new_entry
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS, MAX_BATCH_FETCHES, batch_of, fetch_id, is_batch_id
 from fetchfleet.jobs.contract.messages import PART_FETCHES
-from fetchfleet.jobs.contract.model import Fetch, as_fetch
+from fetchfleet.jobs.contract.model import Fetch, as_fetch, encode, fingerprint_of
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.errors import (
     BatchCancelledError,
@@ -71,6 +71,7 @@ class Chunk:
         self.size_bytes = 0
         self.lanes: Counter[str] = Counter()
         self.groups: dict[tuple[str, str], list[bytes]] = {}
+        self.fingerprints: dict[tuple[str, str], list[int]] = {}
         self.keyed: list[KeyedFetch] = []
 
     @property
@@ -81,20 +82,18 @@ class Chunk:
     def add(self, fetch_id: str, fetch: Fetch, serialized: bytes, key: str | None = None) -> None:
         """Add a fetch; key: in place of its own."""
         lane = lane_of_url(fetch.url)
-        self.groups.setdefault((lane, fetch.priority.value), []).append(serialized)
+        group = lane, fetch.priority.value
+        self.groups.setdefault(group, []).append(serialized)
+        self.fingerprints.setdefault(group, []).append(fingerprint_of(encode(fetch)))
         self.lanes[lane] += 1
         self.count += 1
         self.size_bytes += len(serialized)
-        key = key or fetch.key
-        if key is not None:
+        if (key := key or fetch.key) is not None:
             self.keyed.append(KeyedFetch(fetch_id, key, max(keys.KEY_TTL_MS, fetch.deadline_ms)))
 
     def digest(self) -> str:
         """Return a short hash of the chunk's content."""
-        digest = hashlib.sha256()
-        for serialized in self.groups.values():
-            digest.update(b"\n".join(serialized))
-        return digest.hexdigest()[:16]
+        return hashlib.sha256(b"".join(map(b"\n".join, self.groups.values()))).hexdigest()[:16]
 
 
 async def chunks(
@@ -334,6 +333,7 @@ class _Submission:
                     number=self._number,
                     count=piece.count,
                     groups=piece.groups,
+                    fingerprints=piece.fingerprints,
                     keyed=piece.keyed,
                     backlog=backlog,
                     digest=digest,

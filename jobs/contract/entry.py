@@ -13,7 +13,7 @@ import msgspec
 from fetchfleet.jobs.contract import field_checks
 from fetchfleet.jobs.contract.conditions import headers_of, is_etag
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
-from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, Reason, check_types
+from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES, Fetch, Reason, check_types, record_of
 from fetchfleet.jobs.contract.urls import (
     UrlError,
     lane_of_name,
@@ -55,13 +55,14 @@ class TooLargeEntryError(BadEntryError):
 
 
 class NewerEntryError(BadEntryError):
-    """An entry that only a newer worker can read. url: of its fetch, "" if it cannot be read."""
+    """An entry that only a newer worker can read. url, record: of its fetch; the URL may be ""."""
 
     def __init__(self, message: str, fetch_id: str, deadline_ms: int, glimpse: "_Glimpse") -> None:
         super().__init__(message)
         self.fetch_id = fetch_id
         self.deadline_ms = deadline_ms
-        self.url = _canonical(glimpse.fetch.url)
+        self.url = _canonical(_glimpse_of_fetch(glimpse.fetch).url)
+        self.record = record_of(bytes(glimpse.fetch), deadline_ms)
         self._glimpse = glimpse
 
     def may_wait_in(self, lane: str) -> bool:
@@ -208,7 +209,7 @@ class _Glimpse(msgspec.Struct):
     """The fields that every version of an entry has."""
 
     v: int = ENTRY_VERSION
-    fetch: _FetchGlimpse = msgspec.field(default_factory=_FetchGlimpse)
+    fetch: msgspec.Raw = msgspec.Raw(b"{}")
     hop: Any = None
     hops: Any = 0
 
@@ -216,6 +217,7 @@ class _Glimpse(msgspec.Struct):
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(EntryData).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
+_glimpse_of_fetch = msgspec.json.Decoder(_FetchGlimpse).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _BARE_BYTES = HEAD_CHARS + len('{"fetch":{"url":""}}')
 _NO_BODY = (None, None, None)

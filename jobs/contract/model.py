@@ -4,6 +4,7 @@ Both are JSON on the wire and checked whenever they are made or decoded, so that
 exists is a Fetch that may be sent.
 """
 
+import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
@@ -317,6 +318,19 @@ def decode_fetch(line: bytes | str) -> Fetch:
         raise InvalidFetchError(str(error)) from None
     except RecursionError:
         raise InvalidFetchError(TOO_DEEP) from None
+
+
+FINGERPRINT_BITS = 48
+
+
+def fingerprint_of(fetch_json: bytes) -> int:
+    """Return a hash of a fetch, given its JSON as this module encodes it."""
+    return int.from_bytes(hashlib.blake2b(fetch_json, digest_size=FINGERPRINT_BITS // 8).digest())
+
+
+def record_of(fetch_json: bytes, deadline_ms: int) -> int:
+    """Return what the record of its batch has for a fetch with this JSON and deadline (`keys.record`)."""
+    return (fingerprint_of(fetch_json) + deadline_ms) % (1 << FINGERPRINT_BITS) or 1
 
 
 def decode_result(line: bytes) -> Result:

@@ -38,7 +38,7 @@ local function deadline_of(entry)
 end
 
 -- Calls each(first, last) for slices of a list of that length: unpack fails above about 8,000 values.
-local SLICE = 2000
+local SLICE = 1500
 local function in_slices(length, each)
   for first = 1, length, SLICE do each(first, math.min(length, first + SLICE - 1)) end
 end
@@ -180,10 +180,83 @@ local function has_ended(batch_key)
   return batch[1] == '1' and number(batch[3]) >= number(batch[2])
 end
 
+-- The record of a batch: jobs/keys.py, record. These functions say which of its strings has a place, and where.
+local function record_key(batch_key, segment)
+  return batch_key .. RECORD_SUFFIX .. (segment == 0 and '' or ':' .. int(segment))
+end
+
+-- Returns the batch's key, the record's key and '#' with the place in it; nil if the text is no fetch id.
+local function recorded_at(id)
+  local batch_id, place = string.match(id, '^([0-9a-f]+)%-([0-9a-f]+)$')
+  if not batch_id or #batch_id ~= BATCH_ID_CHARS or #id ~= FETCH_ID_CHARS then return nil end
+  local batch_key, at = BATCH_PREFIX .. batch_id, tonumber(place, 16)
+  return batch_key, record_key(batch_key, math.floor(at / SEGMENT_PLACES)), '#' .. int(at % SEGMENT_PLACES)
+end
+
+-- Removes the record of a batch that has ended, with so many fetches in all.
+local function drop_record(batch_key, total)
+  for segment = 0, math.floor(total / SEGMENT_PLACES) do redis.call('UNLINK', record_key(batch_key, segment)) end
+end
+
+-- A value of a record: (fingerprint of the fetch + deadline in Unix ms) mod this, and 1 in place of 0.
+local RECORD_MODULUS = 2 ^ 48
+
+-- Returns whether every chunk of a batch is in its record, given the fields `recorded` and `chunks`.
+local function has_record(recorded, chunks)
+  return recorded and number(recorded) > 0 and number(recorded) == number(chunks)
+end
+
+-- What is known of a fetch whose place in the record is 0.
+local UNRECORDED, ENDED, UNKNOWN_BATCH = 0, -1, -2
+local function unlisted(batch_key)
+  local batch = redis.pcall('HMGET', batch_key, 'total', 'recorded', 'chunks', 'sealed', 'done')
+  if batch.err then return UNRECORDED end -- worker/redis_support/key_repair.py moves it away
+  local is_there = redis.call('EXISTS', record_key(batch_key, 0)) == 1
+  if not batch[1] then return is_there and ENDED or UNKNOWN_BATCH end
+  if number(batch[3]) == 0 then return ENDED end
+  if not has_record(batch[2], batch[3]) then return UNRECORDED end
+  local ended = batch[4] and number(batch[5]) >= number(batch[1])
+  return (is_there or ended) and ENDED or UNRECORDED -- the record is lost if the batch goes on without one
+end
+
+-- Returns for each entry what the record of its batch has at its place, or one of the values above. It reads each
+-- string of a record once.
+local function records_of(entries)
+  local records, groups = {}, {}
+  for i, entry in ipairs(entries) do
+    local batch_key, key, at = recorded_at(id_of(entry))
+    records[i] = UNKNOWN_BATCH
+    if key then
+      local group = groups[key] or {batch_key = batch_key, gets = {}, places = {}}
+      groups[key] = group
+      group.places[#group.places + 1] = i
+      local gets = group.gets
+      gets[#gets + 1], gets[#gets + 2], gets[#gets + 3] = 'GET', 'u48', at
+    end
+  end
+  for key, group in pairs(groups) do
+    local nothing = nil
+    in_slices(#group.places, function(first, last)
+      local found = redis.pcall('BITFIELD_RO', key, unpack(group.gets, 3 * first - 2, 3 * last))
+      for i = first, last do
+        local value = found.err and UNRECORDED or found[i - first + 1]
+        if value == 0 and not found.err then
+          nothing = nothing or unlisted(group.batch_key)
+          value = nothing
+        end
+        records[group.places[i]] = value
+      end
+    end)
+  end
+  return records
+end
+
 -- Marks a batch as sealed; returns the TTL for its keys.
 local function seal(batch_key, finished_ttl, unfinished_ttl)
   redis.call('HSET', batch_key, 'sealed', 1)
-  return has_ended(batch_key) and finished_ttl or unfinished_ttl
+  if not has_ended(batch_key) then return unfinished_ttl end
+  drop_record(batch_key, number(redis.call('HGET', batch_key, 'total')))
+  return finished_ttl
 end
 
 -- Adds to the fleet's backlog. A conflicting value there does not fail the script: a worker quarantines it and

@@ -3,9 +3,9 @@
 -- Called by jobs/scripts/lanes.py, claim_call.
 -- KEYS: lane, claimed, later, returned, high, normal, low
 -- ARGV: token, the most fetches to claim
--- Returns {now, serialized entries, how many fetches still wait, ms until the next retry or -1}; {} if the token is
--- stale.
--- The number of commands does not depend on the number of fetches. Every key is read before the first write.
+-- Returns {now, serialized entries, how many fetches still wait, ms until the next retry or -1, for each entry what
+-- the record of its batch says (records_of)}; {} if the token is stale.
+-- The number of commands depends on the number of batches, not of fetches.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local want = tonumber(ARGV[2])
 local now = now_ms()
@@ -49,4 +49,4 @@ end
 in_slices(#fields_of_mine, function(first, last) redis.call('HSET', KEYS[2], unpack(fields_of_mine, first, last)) end)
 
 local retry_in = next_retry and math.max(0, tonumber(next_retry) - now) or -1
-return {now, mine, waiting, retry_in}
+return {now, mine, waiting, retry_in, records_of(mine)}

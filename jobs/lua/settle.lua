@@ -1,5 +1,5 @@
--- Ends or postpones claimed fetches. It is safe to send again: a fetch that is no longer claimed is skipped, so
--- each fetch gets exactly one result.
+-- Ends or postpones claimed fetches. It is safe to send again: a fetch that is no longer claimed is skipped. A fetch
+-- that the record of its batch no longer has becomes a dead letter. So each fetch gets exactly one result.
 -- Called by jobs/scripts/settlement.py, settle_call.
 -- KEYS: lane, claimed, later, dead, results of all batches, backlog, then for each batch: batch, results
 -- ARGV: token, the gate's state ('' if unchanged), finished TTL ms, unfinished TTL ms, dead length,
@@ -10,9 +10,9 @@
 --       'begun', serialized entry: keep the fetch claimed, as this entry
 --       'dead', reason, note: copy the entry to the dead letters; 'done' or 'drop' follows
 --       'drop': forget the claim
--- Returns {now}; {} if the token is stale.
--- Apart from the results, the number of commands does not depend on the number of fetches. Every decision is made
--- and every key is checked before the first write.
+-- Returns {now, id of each fetch that had ended before …}; {} if the token is stale.
+-- Apart from the results, the number of commands does not depend on the number of fetches. Every key is checked
+-- before the first write.
 local lane = redis.call('HMGET', KEYS[1], 'state', 'token', 'open')
 if lane[1] ~= 'held' or lane[2] ~= ARGV[1] then return {} end
 local now = now_ms()
@@ -27,9 +27,8 @@ end
 local claimed = {} -- id → serialized entry, after the changes so far
 for i, entry in ipairs(values_of(KEYS[2], ids)) do claimed[ids[i]] = entry or nil end
 
-local counts = {} -- batch number → outcome → count, and bytes
 local results, letters, postponed, gone, begun = {}, {}, {}, {}, {}
-local done = 0
+local batches = {} -- batch number → its key, counts, and the strings of its record to write
 
 local function drop_claim(id)
   claimed[id] = nil
@@ -43,17 +42,23 @@ local function postpone(id, ms, entry)
 end
 
 local actions = {}
+local HAD_ENDED = 'the fetch had ended: the record of its batch does not have it'
 
-function actions.done(id, batch, outcome, bytes, result)
+function actions.done(id, number_of_batch, outcome, bytes, text)
+  local entry = claimed[id]
   drop_claim(id)
-  batch = tonumber(batch)
-  results[#results + 1] = {batch, result}
-  local count = counts[batch] or {done = 0, bytes = 0}
-  count.done = count.done + 1
-  count.bytes = count.bytes + tonumber(bytes)
-  count[outcome] = (count[outcome] or 0) + 1
-  counts[batch] = count
-  done = done + 1
+  local at = tonumber(number_of_batch)
+  local batch = batches[at] or {key = KEYS[5 + 2 * at], outcomes = {}, records = {}, counts = {done = 0, bytes = 0}}
+  batches[at] = batch
+  batch.outcomes[outcome] = true
+  local result = {id = id, at = at, outcome = outcome, bytes = tonumber(bytes), text = text, entry = entry}
+  results[#results + 1] = result
+  local _, key, place = recorded_at(id)
+  local bits = batch.records[key] or {sets = {}, results = {}}
+  batch.records[key] = bits
+  bits.results[#bits.results + 1] = result
+  local sets = bits.sets
+  sets[#sets + 1], sets[#sets + 2], sets[#sets + 3], sets[#sets + 4] = 'SET', 'u48', place, 0
 end
 
 -- If the claimed entry equals the postponed one, this settlement was applied before and the fetch was claimed
@@ -86,32 +91,60 @@ end
 
 if #letters > 0 then must_be('stream', KEYS[4]) end
 if #postponed > 0 then must_be('zset', KEYS[3]) end
-if done > 0 and ARGV[7] == '1' then must_be('stream', KEYS[5]) end
-local ended, changed = {}, {} -- batch number → whether it has ended; its new counts
-for batch, count in pairs(counts) do
-  must_be('stream', KEYS[6 + 2 * batch])
-  local fields = {'sealed', 'total', 'done'}
-  for field, by in pairs(count) do
-    if by > 0 and field ~= 'done' then fields[#fields + 1] = field end
-  end
-  local before = redis.call('HMGET', KEYS[5 + 2 * batch], unpack(fields))
-  local now_done = number(before[3]) + count.done
-  ended[batch] = before[1] == '1' and now_done >= number(before[2])
-  changed[batch] = {'done', int(now_done)}
-  for i = 4, #fields do
-    table.insert(changed[batch], fields[i])
-    table.insert(changed[batch], int(number(before[i]) + count[fields[i]]))
+if #results > 0 and ARGV[7] == '1' then must_be('stream', KEYS[5]) end
+for at, batch in pairs(batches) do
+  must_be('stream', KEYS[6 + 2 * at])
+  local fields = {'sealed', 'total', 'done', 'recorded', 'chunks', 'recorded_done', 'bytes'}
+  for outcome in pairs(batch.outcomes) do fields[#fields + 1] = outcome end
+  batch.fields, batch.before = fields, redis.call('HMGET', batch.key, unpack(fields))
+  local before = batch.before
+  batch.recorded = has_record(before[4], before[5])
+  local has_ended = before[1] == '1' and number(before[3]) >= number(before[2])
+  for key, bits in pairs(batch.records) do
+    must_be('string', key)
+    bits.exists = redis.call('EXISTS', key) == 1
+    -- A record that is gone although its batch goes on is lost, and so is a batch without a total.
+    bits.counts = bits.exists and (batch.recorded or not before[2]) or batch.recorded and has_ended
   end
 end
 
 -- If Redis is out of memory it refuses the script at its first write, if that adds memory, so nothing is written.
 -- A script whose first write frees memory may complete.
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'gate', ARGV[2]) end
-for _, letter in ipairs(letters) do
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', letter[1], 'note', letter[2],
-    'lane', ARGV[6], 'id', letter[3], 'element', letter[4])
-end
 in_slices(#gone, function(first, last) redis.call('HDEL', KEYS[2], unpack(gone, first, last)) end)
+local reply, had_ended, done = {now}, {}, 0
+for _, batch in pairs(batches) do
+  for key, bits in pairs(batch.records) do
+    in_slices(#bits.results, function(first, last)
+      local old = bits.exists and redis.call('BITFIELD', key, unpack(bits.sets, 4 * first - 3, 4 * last)) or {}
+      for i = first, last do
+        local result = bits.results[i]
+        if bits.counts and (old[i - first + 1] or 0) == 0 then
+          had_ended[result.id] = true
+          reply[#reply + 1] = result.id
+        else
+          local counts = batch.counts
+          counts.done = counts.done + 1
+          counts.bytes = counts.bytes + result.bytes
+          counts[result.outcome] = (counts[result.outcome] or 0) + 1
+          done = done + 1
+        end
+      end
+    end)
+  end
+end
+for _, letter in ipairs(letters) do
+  if not had_ended[letter[3]] then
+    redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', letter[1], 'note', letter[2],
+      'lane', ARGV[6], 'id', letter[3], 'element', letter[4])
+  end
+end
+for _, result in ipairs(results) do
+  if had_ended[result.id] then
+    redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', 'invalid', 'note', HAD_ENDED,
+      'lane', ARGV[6], 'id', result.id, 'element', result.entry)
+  end
+end
 local still = {}
 for id in pairs(begun) do
   if claimed[id] then
@@ -122,17 +155,35 @@ end
 in_slices(#still, function(first, last) redis.call('HSET', KEYS[2], unpack(still, first, last)) end)
 in_slices(#postponed, function(first, last) redis.call('ZADD', KEYS[3], unpack(postponed, first, last)) end)
 for _, result in ipairs(results) do
-  redis.call('XADD', KEYS[6 + 2 * result[1]], '*', 'r', result[2])
-  if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', result[2]) end
+  if not had_ended[result.id] then
+    redis.call('XADD', KEYS[6 + 2 * result.at], '*', 'r', result.text)
+    if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', result.text) end
+  end
 end
-for batch, fields in pairs(changed) do
-  redis.call('HSET', KEYS[5 + 2 * batch], unpack(fields))
-  local ttl = ended[batch] and ARGV[3] or ARGV[4]
-  redis.call('PEXPIRE', KEYS[5 + 2 * batch], ttl)
-  redis.call('PEXPIRE', KEYS[6 + 2 * batch], ttl)
+for at, batch in pairs(batches) do
+  local before, counts = batch.before, batch.counts
+  if counts.done > 0 then
+    local now_done = number(before[3]) + counts.done
+    local changed = {'done', int(now_done)}
+    if batch.recorded then
+      changed[3], changed[4] = 'recorded_done', int(number(before[6]) + counts.done)
+    end
+    for i = 7, #batch.fields do
+      local by = counts[batch.fields[i]] or 0
+      if by > 0 then
+        changed[#changed + 1] = batch.fields[i]
+        changed[#changed + 1] = int(number(before[i]) + by)
+      end
+    end
+    redis.call('HSET', batch.key, unpack(changed))
+    local ended = before[1] == '1' and now_done >= number(before[2])
+    if ended then drop_record(batch.key, number(before[2])) end
+    redis.call('PEXPIRE', batch.key, ended and ARGV[3] or ARGV[4])
+    redis.call('PEXPIRE', KEYS[6 + 2 * at], ended and ARGV[3] or ARGV[4])
+  end
 end
 if done > 0 then
   redis.call('HSET', KEYS[1], 'open', int(number(lane[3]) - done))
   count_in_fleet(KEYS[6], -done)
 end
-return {now}
+return reply

@@ -8,7 +8,9 @@
 --       the most fetches in the fleet and in a lane (0: no limit), how many the fleet needs room for,
 --       number of lanes to check, for each how many it needs room for;
 --       number of groups, for each: lane name, number of entries, the serialized entries, with the time allowed
---       in place of the deadline; number of fetches with a key, for each: fetch id, TTL ms
+--       in place of the deadline; number of fetches with a key, for each: fetch id, TTL ms;
+--       for each group the fingerprints of its fetches, 12 hex digits each, or nothing to record none
+-- It writes the record of the batch too (jobs/keys.py, record), whose keys are made here.
 -- Returns one of
 --   {'taken', when (Unix ms), repeats, notifications}: repeats are pairs of a fetch id and the id of the fetch that has its
 --     key already; a notification is {lane name, generation, ms until due};
@@ -18,7 +20,8 @@
 --   {'other'} if the batch already holds other fetches.
 for i, kind in ipairs({'hash', 'set', 'list', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
-local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed', 'taken_ms')
+local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed', 'taken_ms', 'recorded',
+  'last_deadline_ms')
 local taken_before = chunk <= number(batch[1])
 if batch[2] then return {'cancelled'} end
 local whole_differs = not taken_before or (ARGV[5] == '1' and chunk < number(batch[1]))
@@ -51,6 +54,7 @@ for i = 8 + limited_lanes, keyed_at - 1, 2 do
   must_be('hash', KEYS[i])
   must_be('list', KEYS[i + 1])
 end
+must_be('string', record_key(KEYS[1], 0))
 for i = keyed_at, #KEYS do must_be('string', KEYS[i]) end
 local refusal = not taken_before and backlog_refusal()
 if refusal then return refusal end
@@ -58,6 +62,8 @@ if refusal then return refusal end
 -- Skip the groups: the keys after them decide which entries are appended.
 local at = groups_at + 1
 for _ = 1, groups do at = at + 2 + tonumber(ARGV[at + 1]) end
+local fingerprints_at = at + 1 + 2 * tonumber(ARGV[at])
+local records = #ARGV >= fingerprints_at and number(batch[5]) == number(batch[1])
 local repeats, repeated = {}, {}
 for i = 1, tonumber(ARGV[at]) do
   local id, ttl = ARGV[at + 2 * i - 1], ARGV[at + 2 * i]
@@ -78,15 +84,28 @@ if taken_before then
   return {'taken', taken_ms, repeats, {}}
 end
 
+local recorded, last_deadline = {}, number(batch[6]) -- record key → arguments of BITFIELD
+
+local function record(id, fingerprint, deadline)
+  local _, key, place = recorded_at(id)
+  local sets = recorded[key] or {}
+  recorded[key] = sets
+  local value = (fingerprint + deadline) % RECORD_MODULUS
+  sets[#sets + 1], sets[#sets + 2], sets[#sets + 3], sets[#sets + 4] = 'SET', 'u48', place, int(math.max(value, 1))
+end
+
 -- Appends count entries from ARGV[from] on; returns the earliest deadline and how many were appended.
-local function append(list_key, from, count)
+local function append(list_key, from, count, fingerprints)
   local entries, earliest = {}, math.huge
   for i = 1, count do
     local entry = ARGV[from + i - 1]
-    if not repeated[id_of(entry)] then
+    local id = id_of(entry)
+    if not repeated[id] then
       local deadline = now + deadline_of(entry)
-      entries[#entries + 1] = id_of(entry) .. string.format('%013.0f', deadline) .. string.sub(entry, HEAD_CHARS + 1)
+      entries[#entries + 1] = id .. string.format('%013.0f', deadline) .. string.sub(entry, HEAD_CHARS + 1)
       earliest = math.min(earliest, deadline)
+      last_deadline = math.max(last_deadline, deadline)
+      if records then record(id, tonumber(string.sub(fingerprints, 12 * i - 11, 12 * i), 16), deadline) end
     end
   end
   if #entries > 0 then redis.call('RPUSH', list_key, unpack(entries)) end
@@ -98,7 +117,7 @@ at = groups_at + 1
 for group = 1, groups do
   local lane_key, list_key = KEYS[6 + limited_lanes + 2 * group], KEYS[7 + limited_lanes + 2 * group]
   local name, count = ARGV[at], tonumber(ARGV[at + 1])
-  local earliest, added = append(list_key, at + 2, count)
+  local earliest, added = append(list_key, at + 2, count, ARGV[fingerprints_at + group - 1])
   if added > 0 then
     count_open(lane_key, KEYS[7], added)
     note_deadline(lane_key, earliest)
@@ -113,6 +132,16 @@ end
 list_if_new(KEYS[1], KEYS[4], batch_id, now)
 redis.call('HSET', KEYS[1], 'chunks', chunk, 'taken_ms', int(now))
 redis.call('HINCRBY', KEYS[1], 'total', added_in_all)
+if records then
+  -- The first string exists from the first chunk on, whatever is in it: a record without it is lost.
+  local first_key = record_key(KEYS[1], 0)
+  if chunk == 1 and not recorded[first_key] then recorded[first_key] = {'SET', 'u48', '#0', 0} end
+  for key, sets in pairs(recorded) do
+    in_slices(#sets / 4, function(first, last) redis.call('BITFIELD', key, unpack(sets, 4 * first - 3, 4 * last)) end)
+    redis.call('PEXPIRE', key, ARGV[7])
+  end
+  redis.call('HSET', KEYS[1], 'recorded', chunk, 'last_deadline_ms', int(last_deadline))
+end
 if digest ~= '' then redis.call('RPUSH', KEYS[3], digest) end
 if #names > 0 then redis.call('SADD', KEYS[2], unpack(names)) end
 local ttl = ARGV[7]

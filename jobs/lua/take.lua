@@ -7,8 +7,8 @@
 --       for how many ms a death counts, '1' if the lane is left to workers like this one, whether it is due or not
 -- Returns one of
 --   {'taken', token, now, gate, policy version, 1 if batches are cancelled in it, how many workers apart from the last owner
---   died lately (0 without claims), the operator who has reset the lane since ('' for none), claim of the last
---   owner, which died …};
+--   died lately (0 without claims), the operator who has reset the lane since ('' for none), {claim of the last
+--   owner, which died …}, {what the record of each claim's batch says …}};
 --   {'early', ms until due};
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
 --   {'stale'} if the notification has an old generation.
@@ -43,6 +43,7 @@ if lane[6] then
   redis.call('HDEL', KEYS[9], ARGV[1])
 end
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
-local reply = {'taken', token, now, lane[4] or '', policy_version, cancelled, other_deaths, lane[5] or ''}
-for _, entry in ipairs(orphans) do reply[#reply + 1] = entry end
-return reply
+return {
+  'taken', token, now, lane[4] or '', policy_version, cancelled, other_deaths, lane[5] or '', orphans,
+  records_of(orphans),
+}

@@ -2,12 +2,15 @@
 -- for its key. Fetches that stay form a sealed batch, which accepts no more chunks.
 -- It frees memory before it adds, because Redis may be out of memory.
 -- Called by jobs/scripts/submission.py, undo.
+-- It ends them in the record of the batch too, whose keys are made here.
 -- KEYS: batch, its lanes, its digests, batches, backlog, then for each group of fetches: lane, list; then
 --       one for each fetch with a key
 -- ARGV: batch id, number of groups, for each: number of entries, the serialized entries as Redis stores them;
 --       then the ids of the fetches with a key
 -- Returns how many fetches of the batch are left.
 local at, removed_in_all = 3, 0
+local recorded = redis.call('HGET', KEYS[1], 'recorded')
+local ended = {} -- record key → arguments of BITFIELD
 local groups = tonumber(ARGV[2])
 
 local keys_at = 3
@@ -24,7 +27,14 @@ for group = 1, groups do
   local count, removed = tonumber(ARGV[at]), 0
   for i = 1, count do
     local entry = ARGV[at + i]
-    if not counted_on[id_of(entry)] then removed = removed + redis.call('LREM', KEYS[5 + 2 * group], -1, entry) end
+    local id = id_of(entry)
+    if not counted_on[id] and redis.call('LREM', KEYS[5 + 2 * group], -1, entry) == 1 then
+      removed = removed + 1
+      local _, key, place = recorded_at(id)
+      local sets = ended[key] or {}
+      ended[key] = sets
+      sets[#sets + 1], sets[#sets + 2], sets[#sets + 3], sets[#sets + 4] = 'SET', 'u48', place, 0
+    end
   end
   count_open(KEYS[4 + 2 * group], KEYS[5], -removed)
   removed_in_all = removed_in_all + removed
@@ -33,9 +43,13 @@ end
 if removed_in_all > 0 then redis.call('HINCRBY', KEYS[1], 'total', -removed_in_all) end
 local left = tonumber(redis.call('HGET', KEYS[1], 'total') or '0')
 if left <= 0 then
+  drop_record(KEYS[1], removed_in_all)
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
   redis.call('ZREM', KEYS[4], ARGV[1])
 elseif removed_in_all > 0 then
+  for key, sets in pairs(recorded and ended or {}) do
+    in_slices(#sets / 4, function(first, last) redis.call('BITFIELD', key, unpack(sets, 4 * first - 3, 4 * last)) end)
+  end
   redis.call('DEL', KEYS[3])
   redis.call('HSET', KEYS[1], 'sealed', 1)
 end

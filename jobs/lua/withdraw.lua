@@ -2,8 +2,8 @@
 -- Called by jobs/scripts/lanes.py, withdraw.
 -- KEYS: lane, claimed, queue
 -- ARGV: token, 'batch', 'expired' or 'all', batch id, offset, how many entries to check
--- Returns {1, serialized entries, offset of the next stretch or -1 at the end, the earliest deadline of the entries
--- that stay or 0}; {} if the token is stale. Offsets stay valid because only the owner claims.
+-- Returns {serialized entries, offset of the next stretch or -1 at the end, the earliest deadline of the entries
+-- that stay or 0, what the record of each entry's batch says}; {} if the token is stale. Offsets stay valid because only the owner claims.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local REMOVED = 'withdrawn'
 local kind, offset, count = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -27,4 +27,4 @@ for i, entry in ipairs(found) do
   end
 end
 if is_list and #mine > 0 then redis.call('LREM', KEYS[3], #mine, REMOVED) end
-return {1, mine, #found < count and -1 or offset + #found - #mine, earliest}
+return {mine, #found < count and -1 or offset + #found - #mine, earliest, records_of(mine)}

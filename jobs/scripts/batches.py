@@ -1,4 +1,4 @@
-"""The scripts that seal, cancel and link a batch, and trim the results of all batches."""
+"""The scripts that seal, cancel and link a batch, end its lost fetches, and trim the results of all."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.jobs.scripts.runner import Call
+from fetchfleet.jobs.scripts.runner import Arg, Call
 
 
 async def seal(redis: Redis, *, batch_id: str) -> None:
@@ -78,6 +78,33 @@ async def cancel_in_lanes(redis: Redis, lanes: Sequence[str], *, batch_id: str) 
 async def link_retry(redis: Redis, *, batch_id: str, retried_as: Sequence[str]) -> bool:
     """Note in the batch which batches its failed fetches are in now; return whether it is still in Redis."""
     return bool(await runner.run(redis, "link_retry", [keys.batch(batch_id)], list(retried_as)))
+
+
+async def end_lost(
+    redis: Redis,
+    *,
+    batch_id: str,
+    grace_ms: int,
+    most: int,
+    result_parts: tuple[bytes, bytes],
+    to_all_results: bool,
+) -> int:
+    """End open fetches of a batch whose last deadline was grace_ms ago; return how many.
+
+    result_parts: the result of a fetch as JSON, before and after its id. to_all_results: add the results to
+    the stream of all batches too.
+    """
+    names = [keys.batch(batch_id), keys.results(batch_id), keys.batch_lanes(batch_id), keys.ALL_RESULTS]
+    args: list[Arg] = [
+        grace_ms,
+        most,
+        *result_parts,
+        keys.RESULTS_TTL_MS,
+        keys.UNFINISHED_TTL_MS,
+        int(to_all_results),
+    ]
+    ended: int = await runner.run(redis, "end_lost", names, args)
+    return ended
 
 
 class Trimming(NamedTuple):

@@ -22,6 +22,24 @@ _ANY_GENERATION = ""
 _WHATEVER_THE_SHARE = -1
 
 
+UNRECORDED = 0
+"""The batch is of an older producer, which writes no record."""
+ENDED = -1
+"""The fetch has ended, or the batch never had it."""
+UNKNOWN_BATCH = -2
+
+
+class Claimed(NamedTuple):
+    """Claimed entries, and for each what the record of its batch has.
+
+    That is what `record_of` returns if the entry is a fetch of its batch, or else another number; or
+    UNRECORDED, ENDED or UNKNOWN_BATCH.
+    """
+
+    serialized: list[bytes]
+    records: list[int]
+
+
 class TakenLane(NamedTuple):
     """A lane that was taken.
 
@@ -38,7 +56,7 @@ class TakenLane(NamedTuple):
     cancelled: bool
     other_deaths: int
     reset_by: bytes
-    orphans: list[bytes]
+    orphans: Claimed
 
 
 class Early(NamedTuple):
@@ -87,10 +105,9 @@ def take_call(
 def take_reply(reply: Any) -> TakeReply:
     """Decode the reply to `take_call`."""
     match reply:
-        case [b"taken", token, now_ms, gate, policy_version, cancelled, other_deaths, reset_by, *orphans]:
-            return TakenLane(
-                token, now_ms, gate, policy_version, bool(cancelled), other_deaths, reset_by, orphans
-            )
+        case [b"taken", token, now_ms, gate, policy_version, cancelled, deaths, reset_by, orphans, records]:
+            claimed = Claimed(orphans, records)
+            return TakenLane(token, now_ms, gate, policy_version, bool(cancelled), deaths, reset_by, claimed)
         case [b"early", due_in_ms]:
             return Early(due_in_ms)
         case [b"enough"]:
@@ -122,7 +139,7 @@ async def take_many(
 
 
 class Claim(NamedTuple):
-    """Claimed entries.
+    """Claimed entries, with their records as in `Claimed`.
 
     waiting: how many fetches still wait. next_retry_ms: until the lane's next retry, None if there is none.
     """
@@ -131,6 +148,7 @@ class Claim(NamedTuple):
     serialized: list[bytes]
     waiting: int
     next_retry_ms: int | None
+    records: list[int]
 
 
 def claim_call(*, lane: str, token: int, count: int) -> Call:
@@ -143,14 +161,14 @@ def claim_reply(reply: Any) -> Claim | None:
     """Decode the reply to `claim_call`."""
     if not reply:
         return None
-    now_ms, serialized, waiting, retry_ms = reply
-    return Claim(now_ms, serialized, waiting, retry_ms if retry_ms >= 0 else None)
+    now_ms, serialized, waiting, retry_ms, records = reply
+    return Claim(now_ms, serialized, waiting, retry_ms if retry_ms >= 0 else None, records)
 
 
-async def claims(redis: Redis, *, lane: str, token: int) -> list[bytes] | None:
+async def claims(redis: Redis, *, lane: str, token: int) -> Claimed | None:
     """Return every claimed entry of the lane."""
     reply = await runner.run(redis, "claims", [keys.lane(lane), keys.claimed(lane)], [token])
-    return reply[1:] if reply else None
+    return Claimed(*reply) if reply else None
 
 
 async def adopt(redis: Redis, *, lane: str, token: int, serialized: Sequence[bytes]) -> bool:
@@ -192,7 +210,7 @@ class RemovalKind(StrEnum):
 
 
 class Withdrawal(NamedTuple):
-    """Entries claimed from one stretch of a queue.
+    """Entries claimed from one stretch of a queue, with their records as in `Claimed`.
 
     go_on: the offset of the next stretch, None at the end. earliest_ms: the earliest deadline of the entries
     that stay in this stretch, 0 if none does.
@@ -201,6 +219,10 @@ class Withdrawal(NamedTuple):
     serialized: list[bytes]
     go_on: int | None
     earliest_ms: int
+    records: list[int]
+
+
+ClaimReply = Claim | Claimed | Withdrawal
 
 
 async def withdraw(
@@ -222,18 +244,18 @@ async def withdraw(
     reply = await runner.run(redis, "withdraw", names, [token, kind, batch_id, offset, count])
     if not reply:
         return None
-    _, serialized, go_on, earliest_ms = reply
-    return Withdrawal(serialized, go_on if go_on >= 0 else None, earliest_ms)
+    serialized, go_on, earliest_ms, records = reply
+    return Withdrawal(serialized, go_on if go_on >= 0 else None, earliest_ms, records)
 
 
-async def withdrawn(redis: Redis, *, lane: str, token: int, batch_ids: Iterable[str]) -> list[bytes] | None:
+async def withdrawn(redis: Redis, *, lane: str, token: int, batch_ids: Iterable[str]) -> Claimed | None:
     """Note that no fetch of these cancelled batches waits in the lane; return those still claimed.
 
     The batches are forgotten in the lane only if none of their fetches is claimed.
     """
     names = [keys.lane(lane), keys.claimed(lane), keys.cancelled(lane)]
     reply = await runner.run(redis, "withdrawn", names, [token, *batch_ids])
-    return reply[1:] if reply else None
+    return Claimed(*reply) if reply else None
 
 
 async def earliest(redis: Redis, *, lane: str, token: int, earliest_ms: int | None) -> bool:

@@ -15,6 +15,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from fetchfleet.jobs import keys as key_names
 from fetchfleet.jobs.compat import takes_no_writes
 from fetchfleet.jobs.errors import KeyTypeConflictError
 
@@ -36,8 +37,15 @@ class Call(NamedTuple):
 
 
 _FILES = {path.name: path.read_bytes() for path in (resources.files("fetchfleet.jobs") / "lua").iterdir()}
+_KEY_NAMES = (
+    f"local BATCH_PREFIX, RECORD_SUFFIX = '{key_names.batch('')}', '{key_names.RECORD_SUFFIX}'\n"
+    f"local LANE_PREFIX = '{key_names.lane('')}'\n"
+    f"local SEGMENT_PLACES = {key_names.RECORD_SEGMENT_PLACES}\n"
+).encode()
+"""The scripts make the keys of records themselves: they alone see whose entries a lane holds."""
+
 SOURCES = {
-    name.removesuffix(".lua"): _FILES["_common.lua"] + text
+    name.removesuffix(".lua"): _KEY_NAMES + _FILES["_common.lua"] + text
     for name, text in _FILES.items()
     if name != "_common.lua"
 }

@@ -96,12 +96,19 @@ def settle_call(
     return Call("settle", names, args)
 
 
-def settle_reply(reply: Any) -> int | None:
-    """Decode the reply to `settle_call`: Redis's time in ms, None if the token is stale."""
-    return reply[0] if reply else None
+class Settled(NamedTuple):
+    """Redis's time in ms, and the ids of fetches that had ended before: they got no result."""
+
+    now_ms: int
+    had_ended: list[bytes]
 
 
-async def settle_many(redis: Redis, calls: Sequence[Call]) -> list[int | Exception | None]:
+def settle_reply(reply: Any) -> Settled | None:
+    """Decode the reply to `settle_call`; None if the token is stale."""
+    return Settled(reply[0], reply[1:]) if reply else None
+
+
+async def settle_many(redis: Redis, calls: Sequence[Call]) -> list[Settled | Exception | None]:
     """Send the settlements of many lanes in one round trip.
 
     A call that Redis refuses is returned as an exception.

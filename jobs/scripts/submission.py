@@ -15,6 +15,9 @@ from fetchfleet.jobs.scripts.runner import Arg
 Groups = Mapping[tuple[str, str], Sequence[bytes]]
 """The entries of a chunk by lane and priority."""
 
+Fingerprints = Mapping[tuple[str, str], Sequence[int]]
+"""The fingerprints of the fetches of a chunk, in the order of its groups and entries."""
+
 
 class KeyedFetch(NamedTuple):
     """A fetch with a `key`, and how long the key stands for it."""
@@ -81,6 +84,7 @@ async def submit(
     number: int,
     count: int,
     groups: Groups,
+    fingerprints: Fingerprints,
     keyed: Sequence[KeyedFetch],
     backlog: Backlog,
     digest: str = "",
@@ -105,6 +109,7 @@ async def submit(
     args.append(len(keyed))
     for item in keyed:
         args += [item.fetch_id, item.ttl_ms]
+    args += ["".join(f"{value:012x}" for value in values) for values in fingerprints.values()]
     match await runner.run(redis, "submit", names, args):
         case [b"taken", taken_ms, repeats, notifications]:
             return ChunkTaken(

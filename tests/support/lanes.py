@@ -270,7 +270,7 @@ class LaneHold:
     async def withdrawn(self, *batches: Batch) -> list[bytes]:
         """Report that no fetch of these batches waits; return those that are still claimed."""
         ids = {batch.id for batch in batches}
-        return await self.store.withdrawn(self.lane.name, self.held.token, ids)
+        return (await self.store.withdrawn(self.lane.name, self.held.token, ids)).serialized
 
     async def adopt(self, *entries: bytes) -> None:
         """Rewrite claimed entries."""
@@ -303,7 +303,7 @@ async def run_lane_lifecycle(redis_url: str, redis: Redis) -> None:
         ((notification, lost),) = await reclaim(redis)
         assert (notification.lane, lost) == (LANE, "first")
         second = await LaneHold.begin(redis, "second")
-        assert second.held.orphans == [two_again]
+        assert second.held.orphans.serialized == [two_again]
         assert await first.settle(stored(two_again)) == []
         assert await second.settle(stored(two_again))
         assert await second.finish() == ["/3"]

@@ -3,6 +3,7 @@
 from fetchfleet.jobs.contract.entry import NewerEntryError
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS, batch_of, is_fetch_id
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result
+from fetchfleet.jobs.scripts.lanes import ENDED, UNKNOWN_BATCH
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.services import LaneServices, QuarantineReason
@@ -37,23 +38,41 @@ def hand_back_newer(lane: Lane, services: LaneServices, newer: NewerEntryError) 
     services.settler.add(lane, settler.finished(result, tell))
 
 
-def quarantine(lane: Lane, services: LaneServices, element: bytes, why: QuarantineReason, note: str) -> None:
-    """Put a claimed element into the dead letters in place of a fetch.
+def of_another_host(fetch_id: str) -> tuple[QuarantineReason, str]:
+    """Return why the lane refuses a fetch, and the note that says so."""
+    return QuarantineReason.WRONG_LANE, f"{fetch_id}: its next request goes to another host"
 
-    The batch of an unreadable element with a fetch's id gets a result too.
+
+def not_in_record(record: int, fetch_id: str) -> tuple[QuarantineReason, str]:
+    """Return why the record of its batch refuses a fetch, and the note that says so."""
+    if record == ENDED:
+        return QuarantineReason.ENDED, f"{fetch_id}: the fetch has ended, or its batch never had it"
+    if record == UNKNOWN_BATCH:
+        return QuarantineReason.UNKNOWN_BATCH, f"{fetch_id}: no such batch"
+    return QuarantineReason.NOT_ITS_FETCH, f"{fetch_id}: its batch has another fetch or deadline there"
+
+
+def quarantine(
+    lane: Lane,
+    services: LaneServices,
+    element: bytes,
+    why: QuarantineReason,
+    note: str,
+    *,
+    with_result: bool = False,
+) -> None:
+    """Put a claimed element into the dead letters in place of a fetch; nothing counts it.
+
+    with_result: its batch has no record, so an element with a fetch's id ends that fetch.
     """
     head = element[:FETCH_ID_CHARS]
     fetch_id = head.decode("latin-1")
-    services.quarantined[why] += 1
 
     def tell() -> None:
-        left_out = services.repeats.admit((Event.LANE_INVALID, lane.name, why), mono_s())
-        if left_out is not None:
-            fields = {"why": why.value, "error": redact.text(note), **suppressed(left_out)}
-            services.log.error(Event.LANE_INVALID, lane=lane.name, **fields)
+        log_quarantine(lane, services, why, note)
 
     services.settler.add(lane, settler.buried(head, Reason.INVALID, note, tell))
-    if why is not QuarantineReason.UNREADABLE or not is_fetch_id(fetch_id):
+    if not with_result or not is_fetch_id(fetch_id):
         services.settler.add(lane, settler.dropped(head))
         return
     result = Result(
@@ -64,3 +83,12 @@ def quarantine(lane: Lane, services: LaneServices, element: bytes, why: Quaranti
         worker=services.worker_id,
     )
     services.settler.add(lane, settler.finished(result, lambda: None))
+
+
+def log_quarantine(lane: Lane, services: LaneServices, why: QuarantineReason, note: str) -> None:
+    """Count and log an element that is in the dead letters."""
+    services.quarantined[why] += 1
+    left_out = services.repeats.admit((Event.LANE_INVALID, lane.name, why), mono_s())
+    if left_out is not None:
+        fields = {"why": why.value, "error": redact.text(note), **suppressed(left_out)}
+        services.log.error(Event.LANE_INVALID, lane=lane.name, **fields)

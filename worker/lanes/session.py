@@ -1,6 +1,6 @@
 """A lane held by this worker, with the services that work on it needs."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from redis.exceptions import RedisError
@@ -14,7 +14,9 @@ from fetchfleet.jobs.contract.entry import (
     parse_entry,
     serialize_entry,
 )
+from fetchfleet.jobs.contract.model import encode, record_of
 from fetchfleet.jobs.contract.urls import origin_of_url
+from fetchfleet.jobs.scripts.lanes import UNRECORDED, ClaimReply
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes import invalid_claims, log_events
@@ -43,36 +45,43 @@ class LaneSession(Generic[S_co]):
         """Write the change to a claimed fetch soon."""
         self.services.settler.add(self.lane, settlement)
 
-    def decode(self, claims: Iterable[bytes]) -> list[Entry]:
-        """Return the entries among the claims that may be in this lane.
+    def decode(self, claimed: ClaimReply) -> list[Entry]:
+        """Return those of the claimed entries that are fetches of this lane and of their batches.
 
         Others are left to newer workers, or quarantined. Every element of a lane passes here.
         """
         lane, services = self.lane, self.services
         entries: list[Entry] = []
-        for claim in claims:
+        for element, record in zip(claimed.serialized, claimed.records, strict=True):
             why, note = QuarantineReason.UNREADABLE, ""
             try:
-                entry = parse_entry(claim)
-                if entry.may_wait_in(lane.name):
+                entry = parse_entry(element)
+                if not entry.may_wait_in(lane.name):
+                    why, note = invalid_claims.of_another_host(entry.id)
+                elif record == UNRECORDED or record == record_of(encode(entry.fetch), entry.deadline_ms):
                     entries.append(entry)
                     continue
-                why, note = QuarantineReason.WRONG_LANE, f"{entry.id}: its next request goes to another host"
+                else:
+                    why, note = invalid_claims.not_in_record(record, entry.id)
             except NewerEntryError as newer:
-                if newer.may_wait_in(lane.name):
+                if not newer.may_wait_in(lane.name):
+                    why, note = invalid_claims.of_another_host(newer.fetch_id)
+                elif record in {UNRECORDED, newer.record}:
                     invalid_claims.hand_back_newer(lane, services, newer)
                     continue
-                why, note = QuarantineReason.WRONG_LANE, f"{newer}; its next request goes to another host"
+                else:
+                    why, note = invalid_claims.not_in_record(record, newer.fetch_id)
             except BadEntryError as error:
                 note = str(error)
-                if len(claim) > MAX_ENTRY_BYTES:
+                if len(element) > MAX_ENTRY_BYTES:
                     why = QuarantineReason.TOO_LARGE
-            invalid_claims.quarantine(lane, services, claim, why, note)
+            unrecorded = why is QuarantineReason.UNREADABLE and record == UNRECORDED
+            invalid_claims.quarantine(lane, services, element, why, note, with_result=unrecorded)
         return entries
 
-    def hold(self, claims: Iterable[bytes]) -> None:
+    def hold(self, claimed: ClaimReply) -> None:
         """Queue claimed entries in the lane."""
-        for entry in self.decode(claims):
+        for entry in self.decode(claimed):
             self.lane.hold(entry)
 
     def change_gate(self, state: GateState, *, save: bool = False) -> None:

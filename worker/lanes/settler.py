@@ -93,7 +93,11 @@ def dropped(fetch_id: bytes) -> Settlement:
 
 
 class Settler:
-    """One for a worker process; `run` is its task. for_all: results go to the stream of all batches too."""
+    """One for a worker process; `run` is its task.
+
+    for_all: results go to the stream of all batches too. on_had_ended: called with the lane and the id of a
+    fetch that got no result, for it had one.
+    """
 
     def __init__(
         self,
@@ -102,12 +106,14 @@ class Settler:
         *,
         for_all: bool = True,
         key_repair: KeyRepair | None = None,
+        on_had_ended: Callable[[Lane, str], None] = lambda _, __: None,
         gather_more_s: float = GATHER_MORE_S,
         max_waiting: int = LaneTuning().max_settlements,
     ) -> None:
         self._redis = redis
         self._for_all = for_all
         self._key_repair = key_repair
+        self._on_had_ended = on_had_ended
         self._on_redis_error = on_redis_error
         self._gather_more_s = gather_more_s
         self._max_waiting = max_waiting
@@ -237,19 +243,25 @@ class Settler:
             others |= keys.kinds_of_batch(batch)
         return await self._key_repair.repair(error, lane.name, others)
 
-    def _settled(self, lane: Lane, settlements: list[Settlement], reply: int | Exception | None) -> None:
-        """Handle the reply: Redis's time, None if the token was refused."""
+    def _settled(
+        self, lane: Lane, settlements: list[Settlement], reply: scripts.Settled | Exception | None
+    ) -> None:
+        """Handle the reply; None if the token was refused."""
         self.count -= len(settlements)
         if isinstance(reply, Exception):  # the keys of the lane are not usable: it stops, the others go on
             self._on_redis_error(reply)
         if reply is None or isinstance(reply, Exception):
             lane.lose()
             return
-        lane.clock.sync(reply)
+        lane.clock.sync(reply.now_ms)
+        had_ended = [fetch_id.decode() for fetch_id in reply.had_ended]
         for item in settlements:
             if item.ends:
                 lane.drop(item.change.fetch_id)
             if item.change.kind is scripts.ChangeKind.FINISH:
+                if had_ended and item.change.fetch_id in had_ended:
+                    self._on_had_ended(lane, str(item.change.fetch_id))
+                    continue
                 self.finished += 1
             item.done()
         lane.notify()

@@ -12,6 +12,7 @@ from fetchfleet.jobs.scripts import batches as batch_scripts
 from fetchfleet.jobs.scripts import lanes as scripts
 from fetchfleet.jobs.scripts.lanes import (
     Claim,
+    Claimed,
     Early,
     Enough,
     RemovalKind,
@@ -45,7 +46,7 @@ class AcquiredLane(NamedTuple):
     """The version of the policy tables set at run time."""
     cancelled: set[str]
     """Cancelled batches that may still have fetches in the lane."""
-    orphans: list[bytes]
+    orphans: Claimed
     """Entries that a dead owner had claimed."""
     other_deaths: int = 0
     """How many other workers died lately."""
@@ -239,7 +240,7 @@ class LaneStore:
         call = scripts.claim_call(lane=lane, token=token, count=count)
         return _fenced(scripts.claim_reply(await self._batcher.run(*call)))
 
-    async def claims(self, lane: str, token: int) -> list[bytes]:
+    async def claims(self, lane: str, token: int) -> Claimed:
         """Return every claimed entry of the lane, including those this worker does not know of."""
         return _fenced(await scripts.claims(self._redis, lane=lane, token=token))
 
@@ -285,7 +286,7 @@ class LaneStore:
         )
         return _fenced(reply)
 
-    async def withdrawn(self, lane: str, token: int, batches: set[str]) -> list[bytes]:
+    async def withdrawn(self, lane: str, token: int, batches: set[str]) -> Claimed:
         """Note that no fetch of these cancelled batches waits in the lane; return those still claimed."""
         return _fenced(await scripts.withdrawn(self._redis, lane=lane, token=token, batch_ids=batches))
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.scripts.lanes import ClaimReply
 from fetchfleet.worker.lanes.services import LaneServices
 from fetchfleet.worker.lanes.session import LaneSession
 from fetchfleet.worker.lanes.store import Removal
@@ -32,16 +33,16 @@ async def withdraw(session: LaneSession[LaneServices], removal: Removal, end: En
                 await services.settler.flushed(lane)
             call = functools.partial(services.store.withdraw, lane.name, lane.token, removal, queue, offset)
             found = await session.retry_until_lost(call)
-            count += await end_claims(session, found.serialized, end)
+            count += await end_claims(session, found, end)
             if found.earliest_ms:
                 deadlines.append(found.earliest_ms)
             offset = found.go_on
     return Withdrawn(count, min(deadlines, default=0))
 
 
-async def end_claims(session: LaneSession[LaneServices], elements: list[bytes], end: EndFetch) -> int:
-    """Hold claimed elements and end each; return how many entries were among them."""
-    entries = session.decode(elements)
+async def end_claims(session: LaneSession[LaneServices], claimed: ClaimReply, end: EndFetch) -> int:
+    """Hold claimed entries and end each; return how many of them are fetches of the lane."""
+    entries = session.decode(claimed)
     for entry in entries:
         session.lane.rewrite(entry)
         await end(entry)

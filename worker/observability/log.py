@@ -29,6 +29,8 @@ class Event(StrEnum):
     """The result of a fetch is in Redis; exactly one line a fetch."""
     FETCH_RETRY = "fetch.retry"
     """An attempt failed and the fetch waits for the next: wait_s, reason."""
+    FETCH_LOST = "fetch.lost"
+    """Fetches whose entries were lost in Redis ended after their deadlines: batch, fetches."""
     FETCH_EXCHANGE = "fetch.exchange"
     """A request was answered: status, version, ms, whether the connection was reused; at level debug."""
     FETCH_BUG = "fetch.bug"

@@ -80,6 +80,7 @@ _ENQUEUE = (
         "exists del pexpire hget hmget hset hsetnx hincrby lindex rpush sadd smembers",
         both(keys.batch(ANY_BATCH), keys.batch_lanes(ANY_BATCH), keys.digests(ANY_BATCH)),
     ),
+    Grant("exists bitfield pexpire unlink", both(keys.record(ANY_BATCH) + "*")),
     Grant("xread", read(keys.results(ANY_BATCH))),
     Grant("zrevrange zadd zrem", both(keys.BATCHES)),
     Grant("get set del", both(keys.key("*"))),
@@ -150,7 +151,7 @@ WORKER = Role(
         Grant("time info dbsize script|load multi exec unwatch scan"),
         Grant(
             "eval evalsha watch type exists del unlink expire pexpire persist"
-            " get mget getrange strlen set setex psetex incr incrby"
+            " get mget getrange strlen set setex psetex incr incrby bitfield bitfield_ro bitpos"
             " hget hmget hset hsetnx hdel hexists hincrby hlen hvals hgetall"
             " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem scard sscan smembers"
             " zadd zrem zscore zcard zcount zrange zrangebyscore zremrangebyscore zincrby"

@@ -11,6 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from fetchfleet.jobs.client.submit import Limits
 from fetchfleet.jobs.notify import arq_client
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
+from fetchfleet.jobs.scripts.lanes import ENDED
 from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.factory import build_engine
@@ -19,6 +20,7 @@ from fetchfleet.worker.inspect.colleagues import Colleagues
 from fetchfleet.worker.inspect.registration import Registration, abilities_of, registration_of
 from fetchfleet.worker.intake.arq_jobs import ArqIngress
 from fetchfleet.worker.intake.inbox import InboxReader
+from fetchfleet.worker.lanes.invalid_claims import log_quarantine, not_in_record
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.robots_cache import RobotsCache
 from fetchfleet.worker.lanes.settler import Settler
@@ -27,6 +29,7 @@ from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
+from fetchfleet.worker.redis_support.lost_fetches import LostFetches
 from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import DrainSignal, FleetSignals
@@ -121,6 +124,10 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
     except OSError as error:
         raise unusable_out(settings.out, error) from error
     live_policy = LivePolicy(settings.policy, redis, base.lanes, http.pools, health, log)
+
+    def on_had_ended(lane: Lane, fetch_id: str) -> None:
+        log_quarantine(lane, services, *not_in_record(ENDED, fetch_id))
+
     services = FetchServices(
         worker_id=settings.worker_id,
         user_agent=settings.user_agent,
@@ -130,6 +137,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
             health.report,
             for_all=settings.results_length > 0,
             key_repair=base.key_repair,
+            on_had_ended=on_had_ended,
             max_waiting=base.timings.lanes.max_settlements,
         ),
         key_repair=base.key_repair,
@@ -179,6 +187,8 @@ async def _wire(
     )
     opened.push_async_callback(inbox.aclose)
     foreign = ForeignMembers(redis, log)
+    to_all_results = settings.results_length > 0
+    lost = LostFetches(redis, settings.worker_id, log, to_all_results=to_all_results)
     return Runtime(
         settings=settings,
         registration=base.registration,
@@ -204,7 +214,7 @@ async def _wire(
         arq_ingress=ArqIngress(redis, submitter, log),
         sweep=_sweep(base, acquirer, foreign),
         foreign=foreign,
-        housekeeping=Housekeeping(redis, foreign, settings.results_length, log),
+        housekeeping=Housekeeping(redis, foreign, lost, settings.results_length, log),
         resources=opened.pop_all(),
     )
 

@@ -103,7 +103,9 @@ class LiveLanes:
         if self.leaving or self.drained.is_set():
             lane.leave()
         self._cancels_version = None  # a batch may have been cancelled since the lane was acquired
-        self._log.info(Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans))
+        self._log.info(
+            Event.LANE_TAKEN, lane=name, token=acquired.token, orphans=len(acquired.orphans.serialized)
+        )
         if not policy.verify:
             log_events.unverified_tls(lane, self._services.repeats, self._log)
         task = asyncio.create_task(self._serve(lane, acquired), name=f"lane {name}")

@@ -40,7 +40,7 @@ async def end_cancelled_batches(session: FetchSession) -> None:
         left = await session.retry_until_lost(
             lambda: services.store.withdrawn(lane.name, lane.token, batches)
         )
-        if not left:
+        if not left.serialized:
             break
         count += await end_claims(session, left, end)
 

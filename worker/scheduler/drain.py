@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.scripts.lanes import Claimed
 from fetchfleet.worker.fetch import handover
 from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
@@ -41,7 +42,7 @@ CONTINUE, WAIT_FOR_CHANGE, LEAVE = Continue(), WaitForChange(), Leave()
 Work = Callable[[FetchSession, Entry], Coroutine[Any, Any, None]]
 
 
-async def drain(session: FetchSession, orphans: list[bytes], other_deaths: int = 0) -> None:
+async def drain(session: FetchSession, orphans: Claimed, other_deaths: int = 0) -> None:
     """Hold the lane until it is empty, must wait, or is to leave; then give it back.
 
     orphans: entries that a dead owner had claimed. other_deaths: how many other workers died lately.
@@ -50,7 +51,7 @@ async def drain(session: FetchSession, orphans: list[bytes], other_deaths: int =
     check_s = services.tuning.expiry_check_s
     services.pools.open(lane.pool, lane.name, lane.policy)
     try:
-        if orphans:
+        if orphans.serialized:
             session.hold(orphans)
             claimed = sorted(lane.ready, key=lambda entry: entry.id)
             lane.ready.clear()
@@ -183,7 +184,7 @@ async def _claim(session: FetchSession) -> Step:
     count = gate.max_in_flight(lane.gate, lane.policy) if closed else PROBE_CHOICE
     claim = await session.retry_until_lost(lambda: services.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
-    session.hold(claim.serialized)
+    session.hold(claim)
     if claim.serialized:
         return CONTINUE
     retry_s = math.inf if claim.next_retry_ms is None else max(claim.next_retry_ms, 1) / 1000

@@ -4,6 +4,7 @@ import functools
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS
+from fetchfleet.jobs.scripts.lanes import Claimed
 from fetchfleet.worker.fetch.rules.decide import HOST_DEAD
 from fetchfleet.worker.fetch.run import end_if_expired, finish_unattempted
 from fetchfleet.worker.fetch.services import FetchSession
@@ -71,5 +72,10 @@ async def hold_orphaned_claims(session: FetchSession) -> None:
     lane, services = session.lane, session.services
     await services.settler.caught_up(lane)
     known = set(lane.entries)  # read first: a fetch that is settled meanwhile may still be in the reply
-    claims = await session.retry_until_lost(lambda: services.store.claims(lane.name, lane.token))
-    session.hold([element for element in claims if element[:FETCH_ID_CHARS].decode("latin-1") not in known])
+    claimed = await session.retry_until_lost(lambda: services.store.claims(lane.name, lane.token))
+    unknown = [
+        found
+        for found in zip(*claimed, strict=True)
+        if found[0][:FETCH_ID_CHARS].decode("latin-1") not in known
+    ]
+    session.hold(Claimed([element for element, _ in unknown], [record for _, record in unknown]))

@@ -24,6 +24,7 @@ from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
+from fetchfleet.worker.redis_support.lost_fetches import LostFetches
 from fetchfleet.worker.util.clock import mono_s
 
 RECLAIM_AT_ONCE = 200
@@ -146,18 +147,20 @@ class Sweep:
 
 
 class Housekeeping:
-    """Bounds the list of batches and the stream of all results."""
+    """Bounds the list of batches and the stream of all results, and ends lost fetches."""
 
     def __init__(
         self,
         redis: Redis,
         foreign: ForeignMembers,
+        lost: LostFetches,
         results_length: int,
         log: FilteringBoundLogger,
         trim_at_once: int = TRIM_AT_ONCE,
     ) -> None:
         self._redis = redis
         self._foreign = foreign
+        self._lost = lost
         self._results_length = results_length
         """How many results the stream of all batches keeps."""
         self._log = log
@@ -165,9 +168,13 @@ class Housekeeping:
         self._repeats = Repeats()
 
     async def run(self) -> None:
-        """Forget expired batches and trim the stream; name the consumer groups that lose results by it."""
+        """Forget expired batches, end lost fetches and trim the stream.
+
+        Names the consumer groups that lose results.
+        """
         await self._foreign.remove_batches()
         now_ms = await redis_now_ms(self._redis)
+        await self._lost.end(now_ms)
         while (going := await self._over(now_ms, 1.0)).excess:
             self._warn(Event.RESULTS_TRIMMED, *going)
             trimmed = await self._over(now_ms, 1.0, remove=True)

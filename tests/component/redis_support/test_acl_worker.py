@@ -157,6 +157,16 @@ async def _is_idle(admin: Redis, name: str) -> bool:
     return await state(admin, name) == "idle"
 
 
+async def ends_what_is_lost(producer: Fleet, admin: Redis, worker: OneWorker) -> None:
+    """The entry of a fetch was removed, and its deadline is long past."""
+    batch = await producer.submit([{"url": "http://lost.invalid/", "deadline_s": 3600}])
+    await admin.delete(keys.lane("lost.invalid"), *keys.waiting("lost.invalid"))
+    await admin.zrem(keys.ATTENTION, "lost.invalid")
+    await ask(admin, "HSET", keys.batch(batch.id), "last_deadline_ms", 1)
+    await worker.runtime.housekeeping.run()
+    assert [Reason.DEADLINE] == [result.reason for result in await results_of(batch)]
+
+
 async def test_a_workers_whole_life_is_allowed(
     guarded: GuardedRedis,
     admin: Redis,
@@ -196,6 +206,7 @@ async def test_a_workers_whole_life_is_allowed(
     await waits_for_a_lane_that_is_not_due(guarded, admin)
     await ends_what_is_too_late(producer, origin)
     await puts_aside_what_is_foreign(admin, worker, ran)
+    await ends_what_is_lost(producer, admin, worker)
     await worker.runtime.housekeeping.run()
     assert 2 == await admin.xlen(keys.ALL_RESULTS)
     await worker.stop()

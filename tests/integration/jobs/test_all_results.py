@@ -13,6 +13,7 @@ from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
+from fetchfleet.worker.redis_support.lost_fetches import LostFetches
 from fetchfleet.worker.scheduler.sweep import Housekeeping
 from tests.support.lanes import LaneHold, ask, now_ms, results, stored, url
 
@@ -51,9 +52,15 @@ async def old(redis: Redis, count: int, age_ms: int, first: int = 0) -> None:
         await ask(redis, "XADD", keys.ALL_RESULTS, f"{ms}-{place}", "r", b"{}")
 
 
+def housekeeping(redis: Redis, length: int, **more: Any) -> Housekeeping:
+    """The housekeeping of a worker that keeps so many results."""
+    log = get_logger()
+    return Housekeeping(redis, ForeignMembers(redis, log), LostFetches(redis, "w", log), length, log, **more)
+
+
 async def kept(redis: Redis, length: int, times: int = 1) -> list[Any]:
     """Keep house: the lines that were written, each as event, groups and how many results."""
-    house = Housekeeping(redis, ForeignMembers(redis, get_logger()), length, get_logger())
+    house = housekeeping(redis, length)
     with capture_logs() as lines:
         for _ in range(times):
             await house.run()
@@ -154,7 +161,7 @@ async def test_a_long_stream_is_trimmed_in_pieces(fleet: Fleet, redis: Redis) ->
     """Until it is within its bounds."""
     await old(redis, 30, DAY_MS + 60_000)
     await finished(fleet, redis, 30)
-    await Housekeeping(redis, ForeignMembers(redis, get_logger()), 20, get_logger(), trim_at_once=7).run()
+    await housekeeping(redis, 20, trim_at_once=7).run()
 
     assert 20 == await redis.xlen(keys.ALL_RESULTS)
 

@@ -76,7 +76,8 @@ async def everywhere(fleet: Fleet, redis: Redis) -> tuple[Batch, Batch]:
 
 
 async def _add(fleet: Fleet, redis: Redis, batch: Batch, fetch: Fetch) -> None:
-    """One more fetch of a batch, as if its producer had not sealed it."""
+    """One more fetch of a batch of an older producer, as if it had not sealed it."""
+    await ask(redis, "HDEL", keys.batch(batch.id), "recorded")
     total = int(await ask(redis, "HGET", keys.batch(batch.id), "total"))
     made = await fleet.submit([fetch])
     (element,) = await ask(redis, "LRANGE", keys.waiting_at(LANE, fetch.priority.value), -1, -1)
@@ -282,9 +283,9 @@ async def test_what_a_dead_owner_had_withdrawn_is_ended_by_the_next(fleet: Fleet
     await reclaim(redis)
     second = await LaneHold.begin(redis, "second")
 
-    assert ["/1", "/2", "/3"] == sorted(paths(second.held.orphans))
+    assert ["/1", "/2", "/3"] == sorted(paths(second.held.orphans.serialized))
     assert {batch.id} == second.held.cancelled
-    await second.settle(*(ended(element, Outcome.CANCELLED) for element in second.held.orphans))
+    await second.settle(*(ended(element, Outcome.CANCELLED) for element in second.held.orphans.serialized))
     assert [] == await second.withdrawn(batch)
     assert (await batch.counts()).ended
     await second.release()

@@ -75,7 +75,7 @@ async def test_taking_gives_a_lease(fleet: Fleet, redis: Redis, store: LaneStore
     await fleet.submit([url("/x")])
     held = await store.acquire(LANE, await generation(redis))
     assert isinstance(held, AcquiredLane)
-    assert held.orphans == []
+    assert held.orphans.serialized == []
     assert held.gate == GateState()
     assert (await fields(redis))["owner"] == "owner"
     assert await attention_ms(redis) == held.now_ms + LEASE_MS

@@ -290,7 +290,7 @@ class LaneMachine(RuleBasedStateMachine):
             assert isinstance(held, Early)
         elif early_ms <= 0 or isinstance(held, AcquiredLane):
             assert isinstance(held, AcquiredLane)
-            assert sorted(held.orphans) == orphans
+            assert sorted(held.orphans.serialized) == orphans
             assert held.cancelled == await self._flagged()
             assert all(held.token > stay.held.token for stay in self.stays.values())
             self.stays[owner] = LaneHold(self.redis, LaneStore(self.redis, owner, LEASE_MS), LANE, held)
@@ -312,7 +312,7 @@ class LaneMachine(RuleBasedStateMachine):
     async def _find_unheard(self, owner: str) -> None:
         work = self.stays[owner].store.claims(LANE, self.stays[owner].held.token)
         if await self._ours(owner):
-            self.hands[owner] = await work
+            self.hands[owner] = (await work).serialized
             assert sorted(self.hands[owner]) == await claimed(self.redis)
         else:
             await self._refused(work)
@@ -528,7 +528,7 @@ class LaneMachine(RuleBasedStateMachine):
         for lane in (LANE, OTHER):
             if await state(self.redis, lane) == "scheduled":
                 stay = await LaneHold.begin(self.redis, "last", lane)
-                orphans = stay.held.orphans
+                orphans = stay.held.orphans.serialized
                 await self._end_cancelled(stay, [self.cancelled[of] for of in stay.held.cancelled], orphans)
                 await stay.settle(*(stored(element) for element in orphans))
                 await stay.finish(count=1000)

@@ -280,7 +280,7 @@ async def test_what_is_begun_stays_claimed_with_its_new_ledger(fleet: Fleet, red
     await lapse(redis)
     await reclaim(redis)
     heir = await LaneHold.begin(redis, "heir")
-    assert sorted(heir.held.orphans) == [interrupted(one), two]
+    assert sorted(heir.held.orphans.serialized) == [interrupted(one), two]
     assert await stay.settle(begins(two)) == []
 
 

@@ -250,7 +250,7 @@ async def test_a_lane_that_is_lost_from_the_schedule_is_found(
     await lapse(redis)
     await reclaim(redis)
     heir = await LaneHold.begin(redis, "heir")
-    found = [*heir.held.orphans, *(await heir.claim()).serialized]
+    found = [*heir.held.orphans.serialized, *(await heir.claim()).serialized]
     assert paths(found) == ["/x"]
     await redis.flushall()
 

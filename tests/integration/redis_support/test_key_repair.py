@@ -100,7 +100,7 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
     ((wake, _),) = await reclaim(redis)
     assert wake.lane == LANE
     stay = await LaneHold.begin(redis, "heir")
-    assert paths(stay.held.orphans) == ["/1"]
+    assert paths(stay.held.orphans.serialized) == ["/1"]
     await stay.release()
     assert await (await LaneHold.begin(redis, "last")).finish() == ["/1", "/2", "/3"]
     assert (await batch.counts()).ended

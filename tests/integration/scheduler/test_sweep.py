@@ -79,12 +79,12 @@ async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store
     await lapse(redis)
     await reclaim(redis)
     heir = await LaneHold.begin(redis, "heir")
-    assert sorted(heir.held.orphans) == sorted(elements)
+    assert sorted(heir.held.orphans.serialized) == sorted(elements)
     assert heir.held.token > dead.held.token
     assert await dead.settle(stored(elements[0])) == []
     with pytest.raises(LaneLostError):
         await dead.release()
-    await heir.settle(*(stored(element) for element in heir.held.orphans))
+    await heir.settle(*(stored(element) for element in heir.held.orphans.serialized))
     assert await heir.finish() == ["/2"]
     assert (await batch.counts()).stored == 3
 

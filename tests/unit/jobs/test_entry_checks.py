@@ -23,6 +23,7 @@ from fetchfleet.jobs.contract.entry import (
     PartialNote,
     TooLargeEntryError,
     parse_entry,
+    placed,
     serialize_entry,
     serialize_new_entry,
 )
@@ -35,6 +36,7 @@ from fetchfleet.jobs.contract.model import (
     Reason,
     decode_fetch,
     encode,
+    record_of,
 )
 from fetchfleet.jobs.contract.urls import MAX_URL_BYTES, lane_of_url, parse_url
 from fetchfleet.jobs.errors import MAX_REFUSAL_CHARS, InvalidFetchError
@@ -483,3 +485,23 @@ def test_what_no_worker_could_read_is_never_enqueued(fields: dict[str, Any]) -> 
     """The producer hears of it, and no worker finds an unreadable element."""
     with pytest.raises(InvalidFetchError, match=next(iter(fields))):
         serialize_new_entry(ID, Fetch(url=URL, **fields))
+
+
+@given(FIELDS)
+def test_the_record_of_a_fetch_is_the_same_whoever_computes_it(fields: dict[str, Any]) -> None:
+    """The producer, a worker that reads the entry, the next that reads it again, and one that is too old."""
+    try:
+        fetch = Fetch(**fields)
+        new = serialize_new_entry(ID, fetch)
+    except (InvalidFetchError, UnicodeEncodeError):
+        return
+    entry = parse_entry(placed(new, 10**12))
+    record = record_of(encode(fetch), entry.deadline_ms)
+    assert record_of(encode(entry.fetch), entry.deadline_ms) == record
+    assert 0 < record < 2**48
+    again = serialize_entry(msgspec.structs.replace(entry, attempts=3, last=Reason.DNS))
+    assert encode(parse_entry(again).fetch) == encode(fetch)
+    newer = again.replace(b'{"fetch"', b'{"v":2,"more":1,"fetch"', 1)
+    with pytest.raises(NewerEntryError) as raised:
+        parse_entry(newer)
+    assert raised.value.record == record

@@ -80,6 +80,7 @@ def submitted(chunk: Chunk) -> tuple[list[str], list[Any]]:
             number=1,
             count=chunk.count,
             groups=chunk.groups,
+            fingerprints=chunk.fingerprints,
             keyed=chunk.keyed,
             backlog=Backlog(0, 0, 0, {}),
         ),
@@ -107,7 +108,7 @@ def elements_of(chunk: Chunk) -> list[tuple[str, list[bytes]]]:
         lane, count = str(rest[0]), int(rest[1])
         found.append((lane, [bytes(of) for of in rest[2 : 2 + count]]))
         rest = rest[2 + count :]
-    assert int(rest[0]) * 2 == len(rest) - 1
+    assert int(rest[0]) * 2 == len(rest) - 1 - len(found)
     return found
 
 

@@ -1,0 +1,115 @@
+"""A fetch whose entry was lost or damaged ends after its deadline, once."""
+
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from structlog.testing import capture_logs
+
+from fetchfleet import Batch, Fetch, Fleet, Outcome, Reason
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import fetch_id
+from fetchfleet.worker.observability.log import get_logger
+from fetchfleet.worker.redis_support import lost_fetches
+from fetchfleet.worker.redis_support.lost_fetches import LostFetches
+from tests.support.lanes import LANE, LaneHold, ask, backlog, now_ms, results, stored, url
+
+Lines = list[Any]
+
+
+@pytest.fixture
+def lost(redis: Redis) -> LostFetches:
+    """Ends what is lost right after the last deadline."""
+    return LostFetches(redis, "sweeper", get_logger(), grace_s=0)
+
+
+async def late(redis: Redis, batch: Batch) -> None:
+    """The last deadline of the batch was a while ago."""
+    await ask(redis, "HSET", keys.batch(batch.id), "last_deadline_ms", await now_ms(redis) - 1000)
+
+
+async def lose(redis: Redis) -> None:
+    """The lane is emptied by another program, and found so."""
+    await redis.delete(*keys.waiting(LANE))
+    await (await LaneHold.begin(redis)).release()
+
+
+async def test_lost_fetches_end_once_as_deadline(fleet: Fleet, redis: Redis, lost: LostFetches) -> None:
+    """Those that ended before keep their results; counts and streams are right, and the batch ends."""
+    batch = await fleet.submit([Fetch(url=url(f"/{number}"), deadline_s=60) for number in range(4)])
+    stay = await LaneHold.begin(redis)
+    await stay.settle(*map(stored, (await stay.claim(1)).serialized))
+    await stay.release()
+    await lose(redis)
+    await lost.end(await now_ms(redis))
+    assert len(await results(redis, batch)) == 1
+
+    await late(redis, batch)
+    with capture_logs() as lines:
+        await lost.end(await now_ms(redis))
+        await lost.end(await now_ms(redis))
+    _, *ended = await results(redis, batch)
+    assert [result.id for result in ended] == [fetch_id(batch.id, place) for place in (1, 2, 3)]
+    assert {(of.outcome, of.reason, of.worker) for of in ended} == {
+        (Outcome.FAILED, Reason.DEADLINE, "sweeper")
+    }
+    counts = await batch.counts()
+    assert (counts.total, counts.stored, counts.failed, counts.ended) == (4, 1, 3, True)
+    assert await redis.xlen(keys.ALL_RESULTS) == 4
+    assert await backlog(redis) == 0
+    assert not await redis.exists(keys.record(batch.id))
+    assert [(line["event"], line["fetches"]) for line in lines] == [("fetch.lost", 3)]
+
+
+async def test_many_lost_fetches_end_in_pieces(
+    fleet: Fleet, redis: Redis, lost: LostFetches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is never busy for long."""
+    monkeypatch.setattr(lost_fetches, "FETCHES_AT_ONCE", 2)
+    batch = await fleet.submit([url(f"/{number}") for number in range(5)])
+    await lose(redis)
+    await late(redis, batch)
+    found = []
+    for _ in range(4):
+        await lost.end(await now_ms(redis))
+        found.append(len(await results(redis, batch)))
+    assert found == [2, 4, 5, 5]
+    assert (await batch.counts()).ended
+
+
+@pytest.mark.parametrize("why", ["waits", "has no record", "has results of older workers"])
+async def test_what_may_end_otherwise_is_left_alone(
+    fleet: Fleet, redis: Redis, lost: LostFetches, why: str
+) -> None:
+    """A lane ends its own fetches; without a whole record nobody knows which ones are open."""
+    batch = await fleet.submit(
+        [Fetch(url=url("/1"), deadline_s=0.001), Fetch(url=url("/2"), deadline_s=0.001)]
+    )
+    if why != "waits":
+        await lose(redis)
+    if why == "has no record":
+        await ask(redis, "HDEL", keys.batch(batch.id), "recorded")
+    if why == "has results of older workers":
+        await ask(redis, "HINCRBY", keys.batch(batch.id), "done", 1)
+    await late(redis, batch)
+    if why == "waits":
+        await ask(redis, "HSET", keys.batch(batch.id), "last_deadline_ms", await now_ms(redis) - 1)
+    await lost.end(await now_ms(redis))
+    assert await results(redis, batch) == []
+
+
+@pytest.mark.parametrize("key", [keys.batch, keys.results, keys.batch_lanes, keys.record])
+async def test_a_conflicting_key_of_one_batch_stops_no_other(
+    fleet: Fleet, redis: Redis, lost: LostFetches, key: Any
+) -> None:
+    """It is left to its repair."""
+    batches = [await fleet.submit([url("/1")]) for _ in range(3)]
+    await lose(redis)
+    for batch in batches:
+        await late(redis, batch)
+    await redis.delete(key(batches[1].id))
+    await redis.zadd(key(batches[1].id), {"x": 1})
+    await ask(redis, "ZADD", keys.BATCHES, 0, b"\xff", 1, "x")
+    await lost.end(await now_ms(redis))
+    assert [len(await results(redis, batch)) for batch in (batches[0], batches[2])] == [1, 1]
+    await redis.delete(key(batches[1].id))

@@ -1,0 +1,78 @@
+"""Ends fetches whose entries were lost or damaged in Redis, so that every fetch ends once.
+
+The record of a batch knows its open fetches without their entries.
+"""
+
+from contextlib import suppress
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import fetch_id, is_batch_id
+from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
+from fetchfleet.jobs.redis_connection import number_of, text_of
+from fetchfleet.jobs.scripts.batches import end_lost
+from fetchfleet.worker.observability.log import Event
+
+GRACE_S = 60.0
+"""After the last deadline of a batch. Lanes end their own fetches within seconds."""
+
+BATCHES_AT_ONCE = 200
+FETCHES_AT_ONCE = 500
+"""Of one batch in one run."""
+
+
+class LostFetches:
+    """Ends lost fetches with the reason `deadline`. to_all_results: in the stream of all batches too."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        worker_id: str,
+        log: FilteringBoundLogger,
+        *,
+        to_all_results: bool = True,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self._redis = redis
+        self._worker_id = worker_id
+        self._log = log
+        self._to_all_results = to_all_results
+        self._grace_ms = int(grace_s * 1000)
+        self._next = 0
+
+    async def end(self, now_ms: int) -> None:
+        """Look at the next ones of the batches; end what is lost in those that are late."""
+        names = await self._redis.zrange(keys.BATCHES, self._next, self._next + BATCHES_AT_ONCE - 1)
+        self._next = self._next + BATCHES_AT_ONCE if len(names) == BATCHES_AT_ONCE else 0
+        found = [name for name in map(text_of, names) if is_batch_id(name)]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for batch_id in found:
+                pipe.hmget(keys.batch(batch_id), ["last_deadline_ms", "done", "total"])
+            rows = await pipe.execute(raise_on_error=False) if found else []
+        for batch_id, row in zip(found, rows, strict=True):
+            if isinstance(row, ResponseError):  # another type: the key is repaired when a worker uses it
+                continue
+            last_deadline_ms, done, total = (number_of(value) or 0 for value in row)
+            if last_deadline_ms and done < total and last_deadline_ms + self._grace_ms < now_ms:
+                with suppress(ResponseError):
+                    await self._end(batch_id)
+
+    async def _end(self, batch_id: str) -> None:
+        some_id = fetch_id(batch_id, 0)
+        result = Result(
+            id=some_id, url="", outcome=Outcome.FAILED, reason=Reason.DEADLINE, worker=self._worker_id
+        )
+        before_id, _, after_id = encode(result).partition(some_id.encode())
+        count = await end_lost(
+            self._redis,
+            batch_id=batch_id,
+            grace_ms=self._grace_ms,
+            most=FETCHES_AT_ONCE,
+            result_parts=(before_id, after_id),
+            to_all_results=self._to_all_results,
+        )
+        if count:
+            self._log.warning(Event.FETCH_LOST, batch=batch_id, fetches=count)
