@@ -22,12 +22,17 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 MAX_REFUSAL_CHARS = 500
-"""Of the message of a refusal: it may quote a value of any length, and goes to logs and dead letters."""
+"""Of a line of a refusal: it may quote a value of any length, and goes to logs and dead letters."""
 
 
 def shortened(message: str) -> str:
-    """Return the message, cut off if it is longer than MAX_REFUSAL_CHARS."""
-    return message if len(message) <= MAX_REFUSAL_CHARS else f"{message[: MAX_REFUSAL_CHARS - 1]}…"
+    """Return the message, with each line cut off that is longer than MAX_REFUSAL_CHARS."""
+    if len(message) <= MAX_REFUSAL_CHARS:
+        return message
+    lines = message.split("\n")
+    return "\n".join(
+        line if len(line) <= MAX_REFUSAL_CHARS else f"{line[: MAX_REFUSAL_CHARS - 1]}…" for line in lines
+    )
 
 
 class JobsError(Exception):
