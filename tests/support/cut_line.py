@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 BLOCK_BYTES = 1 << 16
 
@@ -18,10 +19,10 @@ class Lost(StrEnum):
 
 
 class CutLine:
-    """Forwards a Unix socket to that of a Redis. The message number `at`, from 1, cuts its connection."""
+    """Forwards a Unix socket to a Redis. The message number `at`, from 1, cuts its connection."""
 
-    def __init__(self, there: str, lost: Lost, at: int) -> None:
-        self._there = there
+    def __init__(self, redis_url: str, lost: Lost, at: int) -> None:
+        self._there = urlsplit(redis_url)
         self._lost = lost
         self._left = at
         self._tasks: set[asyncio.Task[None]] = set()
@@ -40,7 +41,10 @@ class CutLine:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        redis, other = await asyncio.open_unix_connection(self._there)
+        if self._there.scheme == "unix":
+            redis, other = await asyncio.open_unix_connection(self._there.path)
+        else:
+            redis, other = await asyncio.open_connection(self._there.hostname, self._there.port)
         self._ends.append(other)
         ways = [
             asyncio.create_task(self._carry(reader, other, Lost.REQUEST)),
@@ -77,8 +81,8 @@ class CutLine:
 
 @asynccontextmanager
 async def cut_line(redis_url: str, lost: Lost, at: int) -> AsyncIterator[CutLine]:
-    """Yield a line to the Redis at a unix:// URL; its own URL is `url`."""
-    line = CutLine(redis_url.removeprefix("unix://"), lost, at)
+    """Yield a line to the first database of a Redis; its own URL is `url`."""
+    line = CutLine(redis_url, lost, at)
     with TemporaryDirectory(prefix="ff-") as folder:
         here = Path(folder) / "line.sock"
         line.url = f"unix://{here}"
