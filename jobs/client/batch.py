@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify, Receipt
-from fetchfleet.jobs.contract.ids import is_fetch_id, place_of
+from fetchfleet.jobs.contract.ids import batch_of, is_fetch_id, place_of
 from fetchfleet.jobs.contract.model import Result, decode_result
 from fetchfleet.jobs.errors import FleetUnreachableError, KeyTypeConflictError, UnknownBatchError
 from fetchfleet.jobs.patience import RedisCaller, once
@@ -86,7 +86,8 @@ class ReadPlaces:
 class Results(AsyncIterator[Result]):
     """A batch's results in the order in which they were written, each once.
 
-    A Redis that lost its last writes gets a result again, which was already yielded: it is left out.
+    A Redis that lost its last writes gets a result again, which was already yielded: it is left out, and so
+    are rows that hold no result of the batch.
 
     `position` is that of the last result read; `Batch.results(after=position)` continues behind it. After
     FleetUnreachableError the iterator itself goes on where it was.
@@ -123,9 +124,17 @@ class Results(AsyncIterator[Result]):
                     raise
             row_id, fields = self._unread.popleft()
             self.position = row_id.decode()
-            result = decode_result(fields[b"r"])
-            if not is_fetch_id(result.id) or self._places.add(place_of(result.id)):
+            result = self._result_of(fields)
+            if result is not None and self._places.add(place_of(result.id)):
                 return result
+
+    def _result_of(self, fields: dict[bytes, bytes]) -> Result | None:
+        """Return the result of a row; None for what another program has written there."""
+        try:
+            result = decode_result(fields[b"r"])
+        except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return result if is_fetch_id(result.id) and batch_of(result.id) == self._batch.id else None
 
     async def _read(self) -> None:
         """Trim what was yielded, then read on. Each step may be repeated after an error."""

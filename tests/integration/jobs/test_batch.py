@@ -65,6 +65,22 @@ async def test_a_result_that_is_written_again_is_left_out(
     assert reader.position == last.decode()
 
 
+async def test_rows_without_a_result_of_the_batch_are_left_out(
+    fleet: Fleet, redis: Redis, short_reads: None
+) -> None:
+    """Another program has written them, among them the result of another batch."""
+    other = await finished(fleet, redis, 1)
+    [(_, foreign)] = await redis.xrange(keys.results(other.id))
+    batch = await finished(fleet, redis, 5)
+    first, *more = await redis.xrange(keys.results(batch.id))
+    await redis.delete(keys.results(batch.id))
+    no_results = ({"q": "x"}, {"r": ""}, {"r": "{}"}, {"r": b"\xff"}, {"r": "[" * 5000}, foreign)
+    for fields in (first[1], *no_results, *(fields for _, fields in more)):
+        await redis.xadd(keys.results(batch.id), fields)
+
+    assert [result.url async for result in batch.results()] == urls(5)
+
+
 @given(st.lists(st.integers(0, 16**8 - 1) | st.integers(0, 70_000)))
 def test_a_place_is_new_once(places: list[int]) -> None:
     """In whichever order they come."""
