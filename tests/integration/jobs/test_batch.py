@@ -77,6 +77,7 @@ async def test_rows_without_a_result_of_the_batch_are_left_out(
     no_results = ({"q": "x"}, {"r": ""}, {"r": "{}"}, {"r": b"\xff"}, {"r": "[" * 5000}, foreign)
     for fields in (first[1], *no_results, *(fields for _, fields in more)):
         await redis.xadd(keys.results(batch.id), fields)
+    await redis.pexpire(keys.results(batch.id), keys.RESULTS_TTL_MS)
 
     assert [result.url async for result in batch.results()] == urls(5)
 
