@@ -142,18 +142,8 @@ class LaneStore:
                 pipe.hmget(keys.lane(lane), ["state", "earliest_ms", "reset", "gate"])
                 pipe.exists(keys.cancelled(lane))
                 pipe.exists(keys.claimed(lane))
-            found = await pipe.execute() if lanes else []
-        return [
-            LaneNeeds(
-                scheduled=state == b"scheduled",
-                earliest_ms=number_of(earliest_ms),
-                reset=reset is not None,
-                gate=from_json(gate or b""),
-                cancelled=bool(cancelled),
-                orphans=bool(claimed),
-            )
-            for (state, earliest_ms, reset, gate), cancelled, claimed in zip(*[iter(found)] * 3, strict=True)
-        ]
+            found = await pipe.execute(raise_on_error=False) if lanes else []
+        return [_needs(*replies) for replies in zip(*[iter(found)] * 3, strict=True)]
 
     async def acquire(self, lane: str, generation: int, held: int | None = None) -> AcquireResult:
         """Acquire a scheduled lane; None if the notification is stale.
@@ -331,6 +321,21 @@ async def lane_names(redis: Redis, found: Sequence[bytes]) -> list[str]:
     if others:
         await redis.zrem(keys.ATTENTION, *others)
     return [name.decode() for name in found if is_text(name)]
+
+
+def _needs(fields: Any, cancelled: Any, claimed: Any) -> LaneNeeds:
+    """Decode the replies about a lane. One with a foreign value is to be acquired, which repairs it."""
+    if isinstance(fields, Exception):
+        fields, claimed = (b"scheduled", None, None, None), True
+    state, earliest_ms, reset, gate = fields
+    return LaneNeeds(
+        scheduled=state == b"scheduled",
+        earliest_ms=number_of(earliest_ms),
+        reset=reset is not None,
+        gate=from_json(gate or b""),
+        cancelled=bool(cancelled),
+        orphans=bool(claimed),
+    )
 
 
 def _fenced(reply: T | None) -> T:

@@ -123,7 +123,11 @@ class Acquirer:
         now_ms = services.clock.now_ms()
         due_ms = now_ms - (int(UPKEEP_AFTER_S * 1000) if others else 0)
         names = await services.store.due(due_ms, UPKEEP_LOOK, self._upkeep_looked)
-        self._upkeep_looked = self._upkeep_looked + len(names) if len(names) == UPKEEP_LOOK else 0
+        if len(names) == UPKEEP_LOOK:  # names of no lanes may hide those that have just become due
+            self._upkeep_looked += UPKEEP_LOOK
+            names = [*{*names, *await services.store.just_due(due_ms, UPKEEP_LOOK)}]
+        else:
+            self._upkeep_looked = 0
         policies, needs = services.policy(), await services.store.needs(names)
         chosen = [
             name

@@ -242,3 +242,21 @@ async def test_the_deadline_of_a_claimed_fetch_holds_after_its_lane_was_closed_f
 
 async def _done(batch: Batch, count: int) -> bool:
     return (await batch.counts()).done >= count
+
+
+async def test_foreign_values_do_not_stop_the_upkeep(
+    start: Start, redis: Redis, disk: FakeDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of no lanes are many and long overdue, and one key of a lane has a value of the wrong type."""
+    monkeypatch.setattr(acquire, "UPKEEP_LOOK", 4)
+    worker = await start(min_free_bytes=LEAST_BYTES)
+    disk.spaces["out"] = NO_ROOM
+    await wait_until(lambda: worker.runtime.disk_guard.lacking, "the worker to notice")
+    await redis.zadd(keys.ATTENTION, {f"no-lane-{n}.example": 1 for n in range(1000)})
+    await redis.set(keys.lane("no-lane-0.example"), "foreign")
+    gone = await worker.submit([f"http://{HOST}/"])
+    await gone.cancel()
+
+    assert [(Outcome.CANCELLED, None)] == await ended(gone)
+    await wait_until(lambda: redis.exists(keys.DEAD), "the foreign value to be quarantined")
+    await redis.delete(keys.ATTENTION)
