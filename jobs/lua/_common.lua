@@ -83,11 +83,11 @@ local function is_text(bytes)
   return not string.find(bytes, '[\128-\255]')
 end
 
--- Parses a number that another program may have overwritten; 0 if it is not a finite number.
+-- Parses a number that another program may have overwritten; 0 if it is none, or too large to count in doubles.
+local MOST = 2 ^ 53
 local function number(text)
   local found = tonumber(text or 0) or 0
-  if found ~= found or found == math.huge or found == -math.huge then return 0 end
-  return found
+  return math.abs(found) < MOST and found or 0
 end
 
 -- Parses a deadline; infinity if it is missing or not a number.
@@ -105,18 +105,33 @@ local function fenced(lane_key, token)
   return lane[1] == 'held' and lane[2] == token
 end
 
--- Returns a number greater than any before it. It follows the clock in µs: after a restart that lost the last
--- writes, Redis must not give out a token a second time.
-local function next_serial(serial_key)
+-- Returns a time in µs that no counter of ours reaches: the largest is the serial, which follows the clock.
+local YEAR_US = 366 * 24 * 3600 * 1000000
+local function clock_us()
   local t = redis.call('TIME')
-  local clock = t[1] * 1000000 + t[2]
-  local last = number(redis.call('GET', serial_key))
-  return redis.call('INCRBY', serial_key, int(math.max(1, clock - last)))
+  return t[1] * 1000000 + t[2]
+end
+
+local function is_absurd(count)
+  return not count or count ~= count or count < -YEAR_US or count > clock_us() + YEAR_US
+end
+
+-- Returns a number greater than any before it in this lane. It follows the clock in µs: after a restart that lost
+-- the last writes, Redis must not give out a token a second time. A serial that another program set is not used;
+-- a worker moves it away (quarantine.lua).
+local function next_serial(serial_key, lane_key)
+  local lane, after = redis.call('HMGET', lane_key, 'generation', 'token'), 0
+  for i = 1, 2 do
+    if number(lane[i]) < MOST / 2 then after = math.max(after, number(lane[i])) end
+  end
+  local clock, last = clock_us(), tonumber(redis.call('GET', serial_key) or 0) or 0
+  if not is_absurd(last) then clock = redis.call('INCRBY', serial_key, int(math.max(1, clock - last))) end
+  return math.max(clock, after + 1)
 end
 
 -- Makes the lane due at due_ms under a new generation; notifications of older generations become stale.
 local function schedule(lane_key, attention_key, serial_key, name, due_ms, grace_ms)
-  local generation = next_serial(serial_key)
+  local generation = next_serial(serial_key, lane_key)
   redis.call('HSET', lane_key, 'state', 'scheduled', 'generation', int(generation), 'due_ms', int(due_ms))
   redis.call('HDEL', lane_key, 'owner', 'token')
   redis.call('PERSIST', lane_key)
@@ -193,9 +208,18 @@ local function recorded_at(id)
   return batch_key, record_key(batch_key, math.floor(at / SEGMENT_PLACES)), '#' .. int(at % SEGMENT_PLACES)
 end
 
--- Removes the record of a batch that has ended, with so many fetches in all.
+-- Returns the number of the last string of a record; another program may have set the total of the batch.
+local MAX_BATCH_FETCHES = 2 ^ 32
+local function last_segment(total)
+  return math.floor(math.max(0, math.min(total, MAX_BATCH_FETCHES - 1)) / SEGMENT_PLACES)
+end
+
+-- Removes the record of a batch that has ended, unless fetches in it are open.
 local function drop_record(batch_key, total)
-  for segment = 0, math.floor(total / SEGMENT_PLACES) do redis.call('UNLINK', record_key(batch_key, segment)) end
+  for segment = 0, last_segment(total) do
+    local key = record_key(batch_key, segment)
+    if redis.pcall('BITPOS', key, 1) == -1 then redis.call('UNLINK', key) end
+  end
 end
 
 -- A value of a record: (fingerprint of the fetch + deadline in Unix ms) mod this, and 1 in place of 0.

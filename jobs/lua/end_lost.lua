@@ -37,7 +37,7 @@ end
 
 local ended, batch_id = 0, string.sub(KEYS[1], #BATCH_PREFIX + 1)
 local most = math.min(tonumber(ARGV[2]), total - done)
-for segment = 0, math.floor(total / SEGMENT_PLACES) do
+for segment = 0, last_segment(total) do
   local key = record_key(KEYS[1], segment)
   must_be('string', key)
   local places, sets = open_places(key, most - ended), {}

@@ -1,4 +1,5 @@
--- Moves every value whose type does not fit its key to the dead letters. If the dead-letter stream itself has the
+-- Moves every value whose type does not fit its key to the dead letters, and every counter that is too
+-- large to be ours. If the dead-letter stream itself has the
 -- wrong type, it is deleted.
 -- Called by jobs/scripts/repair.py, quarantine.
 -- KEYS: dead, then the keys to check
@@ -7,6 +8,7 @@
 local moved = {}
 local function move(key, kind, to_dead_letters)
   local found = conflicting_type(kind, key)
+  if not found and kind == 'counter' and is_absurd(tonumber(redis.call('GET', key) or 0)) then found = 'string' end
   if not found then return end
   local entry = found == 'string' and string.sub(redis.call('GET', key), 1, tonumber(ARGV[2])) or ''
   if to_dead_letters then

@@ -21,7 +21,7 @@
 for i, kind in ipairs({'hash', 'set', 'list', 'zset', 'zset', 'counter', 'counter'}) do must_be(kind, KEYS[i]) end
 local batch_id, chunk, digest = ARGV[1], tonumber(ARGV[2]), ARGV[4]
 local batch = redis.call('HMGET', KEYS[1], 'chunks', 'cancel_ms', 'sealed', 'taken_ms', 'recorded',
-  'last_deadline_ms')
+  'last_deadline_ms', 'total')
 local taken_before = chunk <= number(batch[1])
 if batch[2] then return {'cancelled'} end
 local whole_differs = not taken_before or (ARGV[5] == '1' and chunk < number(batch[1]))
@@ -131,7 +131,7 @@ end
 
 list_if_new(KEYS[1], KEYS[4], batch_id, now)
 redis.call('HSET', KEYS[1], 'chunks', chunk, 'taken_ms', int(now))
-redis.call('HINCRBY', KEYS[1], 'total', added_in_all)
+redis.call('HSET', KEYS[1], 'total', int(number(batch[7]) + added_in_all))
 if records then
   -- The first string exists from the first chunk on, whatever is in it: a record without it is lost.
   local first_key = record_key(KEYS[1], 0)

@@ -34,7 +34,7 @@ if #orphans > 0 then
   local own = number(redis.call('ZSCORE', KEYS[8], dead)) > since and 1 or 0
   other_deaths = math.max(0, redis.call('ZCOUNT', KEYS[8], '(' .. int(since), int(now)) - own)
 end
-local token = next_serial(KEYS[4])
+local token = next_serial(KEYS[4], KEYS[1])
 redis.call('HSET', KEYS[1], 'state', 'held', 'owner', ARGV[3], 'token', int(token))
 if #orphans > 0 then redis.call('HDEL', KEYS[1], 'last_owner') end
 if lane[5] then redis.call('HDEL', KEYS[1], 'reset') end

@@ -40,10 +40,10 @@ for group = 1, groups do
   removed_in_all = removed_in_all + removed
   at = at + 1 + count
 end
-if removed_in_all > 0 then redis.call('HINCRBY', KEYS[1], 'total', -removed_in_all) end
-local left = tonumber(redis.call('HGET', KEYS[1], 'total') or '0')
+local left = number(redis.call('HGET', KEYS[1], 'total')) - removed_in_all
+if removed_in_all > 0 then redis.call('HSET', KEYS[1], 'total', int(left)) end
 if left <= 0 then
-  drop_record(KEYS[1], removed_in_all)
+  for segment = 0, last_segment(removed_in_all) do redis.call('UNLINK', record_key(KEYS[1], segment)) end
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
   redis.call('ZREM', KEYS[4], ARGV[1])
 elseif removed_in_all > 0 then

@@ -77,15 +77,15 @@ _ENQUEUE = (
     Grant("type", read(_OURS)),
     Grant("eval evalsha", both(_OURS)),
     Grant(
-        "exists del pexpire hget hmget hset hsetnx hincrby lindex rpush sadd smembers",
+        "exists del pexpire hget hmget hset hsetnx lindex rpush sadd smembers",
         both(keys.batch(ANY_BATCH), keys.batch_lanes(ANY_BATCH), keys.digests(ANY_BATCH)),
     ),
-    Grant("exists bitfield pexpire unlink", both(keys.record(ANY_BATCH) + "*")),
+    Grant("exists bitfield bitpos pexpire unlink", both(keys.record(ANY_BATCH) + "*")),
     Grant("xread", read(keys.results(ANY_BATCH))),
     Grant("zrevrange zadd zrem", both(keys.BATCHES)),
     Grant("get set del", both(keys.key("*"))),
     Grant("get incr incrby", both(keys.SERIAL, keys.BACKLOG, keys.CANCELS)),
-    Grant("hget hmget hset hdel hincrby persist", both(keys.lane("*"))),
+    Grant("hget hmget hset hdel persist", both(keys.lane("*"))),
     Grant("rpush lrem", write(keys.waiting_at("*", "*"))),
     Grant("sadd pexpire", write(keys.cancelled("*"))),
     Grant("zadd", write(keys.ATTENTION)),
@@ -152,7 +152,7 @@ WORKER = Role(
         Grant(
             "eval evalsha watch type exists del unlink expire pexpire persist"
             " get mget getrange strlen set setex psetex incr incrby bitfield bitfield_ro bitpos"
-            " hget hmget hset hsetnx hdel hexists hincrby hlen hvals hgetall"
+            " hget hmget hset hsetnx hdel hexists hlen hvals hgetall"
             " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem scard sscan smembers"
             " zadd zrem zscore zcard zcount zrange zrangebyscore zremrangebyscore zincrby"
             " xadd xlen xrange xtrim xpending xinfo|groups",
