@@ -289,6 +289,16 @@ local function count_in_fleet(backlog_key, by)
   redis.pcall('INCRBY', backlog_key, by)
 end
 
+-- Returns the claimed entries of a lane. One under another id than its own comes from another program. It could not
+-- be settled, and goes back to the queue when the lane is released.
+local function claimed_entries(claimed_key)
+  local found, entries = redis.call('HGETALL', claimed_key), {}
+  for i = 1, #found, 2 do
+    if found[i] == id_of(found[i + 1]) then entries[#entries + 1] = found[i + 1] end
+  end
+  return entries
+end
+
 -- Returns how many fetches a lane holds. KEYS from first on: claimed, later, returned, high, normal, low.
 local function count_fetches(first)
   local count = redis.call('HLEN', KEYS[first]) + redis.call('ZCARD', KEYS[first + 1])

@@ -4,5 +4,5 @@
 -- ARGV: token
 -- Returns {serialized entries, what the record of each one's batch says}; {} if the token is stale.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
-local entries = redis.call('HVALS', KEYS[2])
+local entries = claimed_entries(KEYS[2])
 return {entries, records_of(entries)}

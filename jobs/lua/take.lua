@@ -26,7 +26,7 @@ local busy = redis.call('ZCOUNT', KEYS[3], '-inf', int(now + ARGV[7]))
 if tonumber(ARGV[5]) >= math.ceil(busy / workers) then return {'enough'} end
 
 local policy_version, cancelled = redis.call('GET', KEYS[7]) or '', redis.call('EXISTS', KEYS[6])
-local orphans = redis.call('HVALS', KEYS[2])
+local orphans = claimed_entries(KEYS[2])
 local other_deaths = 0
 if #orphans > 0 then
   local dead = redis.call('HGET', KEYS[1], 'last_owner') or ''

@@ -8,7 +8,7 @@ if not fenced(KEYS[1], ARGV[1]) then return {} end
 local cancelled = {}
 for i = 2, #ARGV do cancelled[ARGV[i]] = true end
 local left = {}
-for _, entry in ipairs(redis.call('HVALS', KEYS[2])) do
+for _, entry in ipairs(claimed_entries(KEYS[2])) do
   if cancelled[batch_of(entry)] then left[#left + 1] = entry end
 end
 if #left == 0 then redis.call('SREM', KEYS[3], unpack(ARGV, 2)) end

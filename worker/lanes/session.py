@@ -7,10 +7,10 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import (
-    MAX_ENTRY_BYTES,
     BadEntryError,
     Entry,
     NewerEntryError,
+    TooLargeEntryError,
     parse_entry,
     serialize_entry,
 )
@@ -71,10 +71,10 @@ class LaneSession(Generic[S_co]):
                     continue
                 else:
                     why, note = invalid_claims.not_in_record(record, newer.fetch_id)
+            except TooLargeEntryError as error:
+                why, note = QuarantineReason.TOO_LARGE, str(error)
             except BadEntryError as error:
                 note = str(error)
-                if len(element) > MAX_ENTRY_BYTES:
-                    why = QuarantineReason.TOO_LARGE
             unrecorded = why is QuarantineReason.UNREADABLE and record == UNRECORDED
             invalid_claims.quarantine(lane, services, element, why, note, with_result=unrecorded)
         return entries

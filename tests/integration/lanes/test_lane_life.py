@@ -16,11 +16,13 @@ from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes.store import ALL, EXPIRED, AcquiredLane, LaneLostError, LaneStore
 from fetchfleet.worker.local.run import announce
 from tests.support.lanes import (
+    BATCH_ID,
     HOUR_MS,
     LANE,
     LEASE_MS,
     NEVER_MS,
     LaneHold,
+    ask,
     attention_ms,
     claimed,
     entry,
@@ -596,3 +598,22 @@ async def test_a_transfer_to_the_same_lane_loses_nothing(fleet: Fleet, redis: Re
     assert await state(redis) == "held"
     assert (await stay.claim()).serialized == [one]
     assert parse_entry(two).id in {parse_entry(element).id for element in await claimed(redis)}
+
+
+async def test_a_claim_under_a_foreign_id_is_settled_like_any_other_later(fleet: Fleet, redis: Redis) -> None:
+    """No owner holds what it could not settle: it waits until the lane is released, and then for its turn."""
+    stay, (element,) = await with_claimed(fleet, redis)
+    stray, batch = serialize_entry(entry(9)), BATCH_ID
+    await ask(redis, "HSET", keys.claimed(LANE), "x", stray, "y", b"garbage")
+    await ask(redis, "SADD", keys.cancelled(LANE), batch)
+
+    assert (await stay.store.claims(LANE, stay.held.token)).serialized == [element]
+    assert (await stay.store.withdrawn(LANE, stay.held.token, {batch})).serialized == []
+    await ask(redis, "HSET", keys.lane(LANE), "state", "scheduled", "due_ms", 1)
+    after = await LaneHold.begin(redis, "after")
+    assert after.held.orphans.serialized == [element]
+
+    assert await after.release()
+    await ask(redis, "HSET", keys.lane(LANE), "due_ms", 1)
+    again = await LaneHold.begin(redis, "again")
+    assert sorted((await again.claim()).serialized) == sorted([element, stray, b"garbage"])
