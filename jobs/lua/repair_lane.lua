@@ -12,6 +12,7 @@ if state == 'held' or state == 'scheduled' then
 end
 local waits = count_fetches(2)
 if waits == 0 then return 0 end
-redis.call('HSET', KEYS[1], 'open', waits)
+-- The backlog may not have them: another program may have written some.
+redis.call('HSET', KEYS[1], 'open', waits, 'estimated', 1)
 schedule(KEYS[1], KEYS[8], KEYS[9], ARGV[1], now, 0)
 return 1

@@ -21,7 +21,7 @@ def element(fetch_id: str, url: str, **fields: Any) -> bytes:
 
 
 def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = LANES) -> Mapping[str, Words]:
-    """Return commands whose effect workers undo: elements of lanes, serial numbers, members of the queue.
+    """Return commands whose effect workers undo: elements of lanes, and members of the queue.
 
     host: the lane of the URLs below base. victim: the id of a batch of another user. others: further lanes.
     """
@@ -46,7 +46,6 @@ def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = L
         "a batch that does not exist": ("RPUSH", lane, element(next(foreign), f"{base}/none")),
         "no element": ("RPUSH", lane, b"\xff" * 100),
         "a large element": ("RPUSH", lane, b"x" * (1 << 20)),
-        "a serial number out of bounds": ("INCRBY", keys.SERIAL, 990_000_000_000_000_000),
         "foreign members of the queue": (
             *("ZADD", keys.QUEUE),
             *(word for place in range(1000) for word in (("0", "-inf", "inf", "1")[place % 4], f"z{place}")),
@@ -65,6 +64,9 @@ def counts_of_others(victim: str) -> Mapping[str, Words]:
 
 ENDLESS = "redis.call('INCR', KEYS[1]); while true do end"
 
+SERIALS: Mapping[str, Words] = {
+    "a serial number out of bounds": ("INCRBY", keys.SERIAL, 990_000_000_000_000_000),
+}
 SCRIPTS: Mapping[str, Words] = {
     "an endless script": ("EVAL", ENDLESS, 1, keys.SERIAL),
     "a script that is kept": ("SCRIPT", "LOAD", ENDLESS),

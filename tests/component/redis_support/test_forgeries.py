@@ -1,20 +1,21 @@
 """What users of Redis may write, they may also forge: a fleet under way is not disturbed by it."""
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from fetchfleet import Fleet, Outcome
+from fetchfleet import Fetch, Fleet, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import inbox_prefix
 from fetchfleet.jobs.redis_connection import connect
-from tests.component.conftest import Start
+from tests.component.conftest import HOST, OTHER_HOST, Lines, Start
 from tests.support import forgeries, guarded_redis
 from tests.support.guarded_redis import GuardedRedis
-from tests.support.lanes import ask
+from tests.support.lanes import ask, backlog
 from tests.support.waiting import wait_until
 from tools.one_worker import results_of
 from tools.origin import behaviours as o
@@ -22,6 +23,10 @@ from tools.origin.server import Origin
 
 WHY_NOT = guarded_redis.why_unguarded()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+
+FETCHES = 24
+WHY = {"unreadable", "wrong_lane", "unknown_batch"}
+USERS = ("pusher", "reader", "operator", "producer")
 
 
 @pytest.fixture
@@ -36,6 +41,52 @@ async def admin(guarded: GuardedRedis) -> AsyncIterator[Redis]:
     """A client that may do anything."""
     async with connect(guarded.admin_url) as client:
         yield client
+
+
+async def test_a_fleet_under_way_ends_every_fetch_once_whatever_its_users_forge(
+    guarded: GuardedRedis, admin: Redis, start: Start, origin: Origin, other: Origin, lines: Lines
+) -> None:
+    """Redis refuses users that are not trusted. What the others forge is quarantined, without a request."""
+    half = o.HalfBody()
+    origin.behaviour = half
+    worker = await start(redis_url=guarded.url("worker"), policy={"concurrency": 2, "attempts": 1})
+    async with Fleet(guarded.url("producer")) as fleet:
+        fetches = [Fetch(url=at.url(f"/{place}")) for place in range(FETCHES) for at in (origin, other)]
+        after = [at.url("/after") for at in (origin, other)]
+        batch = await fleet.submit(fetches)
+        await wait_until(lambda: origin.in_progress, "a request")
+
+        forged = forgeries.forged_in_lanes(HOST, origin.url("/forged"), batch.id, [OTHER_HOST, "localhost"])
+        tried = Counter[str]()
+        for user in USERS:
+            async with connect(guarded.url(user)) as client:
+                for command in forged.values():
+                    try:
+                        await ask(client, *command)
+                    except NoPermissionError:
+                        continue
+                    tried[user] += 1
+        half.go_on.set()
+        results = await results_of(batch)
+        await results_of(await fleet.submit([*after, "http://localhost:1/after"]))
+        counts = await batch.counts()
+
+    assert {"operator": len(forged), "producer": len(forged)} == tried
+    assert [fetch.url for fetch in fetches] == [result.url for result in results]
+    assert {Outcome.STORED} == {result.outcome for result in results}
+    assert (len(fetches), len(fetches)) == (counts.total, counts.stored)
+    for at in (origin, other):
+        wanted = {f"/{place}" for place in range(FETCHES)} | {"/after"}
+        assert dict.fromkeys(wanted, 1) == Counter(request.target for request in at.requests)
+        assert at.high_water <= 2
+    await wait_until(lambda: quiet(admin), "an empty queue")
+    assert 0 == await backlog(admin)
+    letters = [letter for _, letter in await ask(admin, "XRANGE", keys.DEAD, "-", "+")]
+    by_lane = Counter(letter.get(b"lane") for letter in letters if letter[b"reason"] == b"invalid")
+    elements = {HOST: 10, OTHER_HOST: 4, "localhost": 4}
+    assert {lane.encode(): 2 * count for lane, count in elements.items()}.items() <= by_lane.items()
+    assert WHY <= {line["why"] for line in lines if line["event"] == "lane.invalid"}
+    await worker.stop()
 
 
 async def test_a_pusher_has_its_own_batches_and_reaches_no_others(
@@ -65,3 +116,8 @@ async def test_a_pusher_has_its_own_batches_and_reaches_no_others(
     assert [keys.receipt(own).encode()] == await admin.keys(keys.receipt("*") + "*")
     await worker.stop()
     await admin.delete(keys.newer("pusher"), keys.intake("pusher"))  # messages for newer workers stay
+
+
+async def quiet(admin: Redis) -> bool:
+    """Whether no foreign member is in arq's queue, and no lane at work."""
+    return not await admin.zcard(keys.QUEUE) and not await admin.zcard(keys.ATTENTION)

@@ -77,6 +77,7 @@ TRUSTED = frozenset({"producer", "worker", "operator"})
 OF_THE_TRUSTED = {
     **forgeries.forged_in_lanes(LANE, url(""), BATCH_ID),
     **forgeries.counts_of_others(BATCH_ID),
+    **forgeries.SERIALS,
     **forgeries.SCRIPTS,
 }
 FORGERIES = {
