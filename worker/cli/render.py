@@ -30,10 +30,12 @@ UNKNOWN = "?"
 def status_of(status: FleetStatus) -> RenderableType:
     """Return workers, backlog, then the lanes with the most to do."""
     rate = f"{status.finished_per_s:.1f} fetches/s, {size(status.received_bytes_per_s)}/s"
+    aside = status.inbox_door.for_newer
+    newer = f", {count(aside, 'message')} put aside for a newer worker" if aside else ""
     head: list[RenderableType] = [
         f"{count(len(status.workers), 'worker')}, {rate}",
         *backlog_lines(status),
-        f"{count(status.inbox, 'message')} in the inbox, {count(status.dead, 'dead letter')}",
+        f"{count(status.inbox, 'message')} in the inbox{newer}, {count(status.dead, 'dead letter')}",
     ]
     if not status.workers and status.backlog:
         head.append(Text("no worker is running; start one: fetchfleet worker", style="red"))

@@ -1,4 +1,4 @@
-"""Fetches that wait outside of the lanes until a worker enqueues it: messages of the inbox, and arq jobs.
+"""Fetches that wait outside of the lanes until a worker enqueues it: inbox messages, and arq jobs.
 
 A message or job may hold 100,000 fetches and 8 MiB, so at most READ_BYTES of each door are read to count
 them. Each message beyond that counts as one fetch, and the count is then not exact.
@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.ids import is_inbox_name
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.intake.arq_jobs import FETCH
 
@@ -32,6 +33,8 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     """False if some were not read."""
     oldest_s: float | None = None
     """Since the oldest was enqueued; None if that is not known."""
+    for_newer: int = 0
+    """Inbox messages beside these that are put aside for a newer worker."""
 
 
 class _Message(msgspec.Struct):
@@ -83,25 +86,44 @@ async def messages_at_doors(redis: Redis) -> int:
     queued = await redis.zcard(keys.QUEUE)
     names = [text_of(member) for member in await redis.zrange(keys.QUEUE, 0, JOBS_LOOKED_AT - 1)]
     internal = sum(1 for name in names if _INTERNAL_ID.fullmatch(name))
-    inbox, taken = await redis.llen(keys.INBOX), await redis.llen(keys.TAKEN)  # type: ignore[misc]
-    return int(inbox + taken + max(len(names), queued) - internal)
+    inbox = sum((await _lengths(redis, await _inbox_lists(redis))).values())
+    return int(inbox + max(len(names), queued) - internal)
+
+
+async def _inbox_lists(redis: Redis) -> list[str]:
+    """Return the lists of the shared inbox and of the registered ones, with what a worker is enqueuing."""
+    found = await redis.smembers(keys.INBOXES)  # type: ignore[misc]
+    names = sorted(name for name in map(text_of, found) if is_inbox_name(name))
+    return [key for name in ("", *names) for key in (keys.inbox(name), keys.taken(name))]
+
+
+async def _lengths(redis: Redis, lists: list[str]) -> dict[str, int]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for key in lists:
+            pipe.llen(key)
+        found = await pipe.execute()
+    return {key: int(length) for key, length in zip(lists, found, strict=True) if length}
 
 
 async def inbox_door(redis: Redis) -> Door:
-    """Count the inbox, with the messages that a worker is enqueuing. Its messages carry no time."""
+    """Count the inboxes, with the messages that a worker is enqueuing. Their messages carry no time."""
+    lists = await _inbox_lists(redis)
+    aside = [keys.newer(key.removeprefix(keys.inbox()).removeprefix(":")) for key in lists[::2]]
     messages = fetches = 0
-    exact = True
-    for key in (keys.INBOX, keys.TAKEN):
-        length = await redis.llen(key)  # type: ignore[misc]
+    exact, room = True, READ_BYTES
+    for key, length in (await _lengths(redis, lists)).items():
         found: list[bytes] | None = None
         with suppress(ResponseError):  # a managed Redis may deny MEMORY USAGE
-            if (await redis.memory_usage(key, samples=0) or 0) <= READ_BYTES:
+            used = await redis.memory_usage(key, samples=0) or 0
+            if used <= room:
+                room -= used
                 found = await redis.lrange(key, 0, -1)  # type: ignore[misc]
         if found is None:
             messages, fetches, exact = messages + length, fetches + length, False
         else:
             messages, fetches = messages + len(found), fetches + sum(map(fetches_in_message, found))
-    return Door(messages=messages, fetches=fetches, exact=exact)
+    for_newer = sum((await _lengths(redis, aside)).values())
+    return Door(messages=messages, fetches=fetches, exact=exact, for_newer=for_newer)
 
 
 async def arq_door(redis: Redis, now_ms: int) -> Door:

@@ -158,3 +158,20 @@ async def test_an_inbox_whose_size_is_not_known_counts_in_messages(
     door = await doors.inbox_door(redis)
 
     assert (1, 1, False) == (door.messages, door.fetches, door.exact)
+
+
+async def test_named_inboxes_and_messages_put_aside_are_counted(redis: Redis, inbox: str) -> None:
+    """Those put aside beside the others: no worker that runs may be able to read them."""
+    await redis.sadd(keys.INBOXES, "bob", "Not a name")  # type: ignore[misc]
+    lists = [inbox, keys.inbox("bob"), keys.taken("bob"), keys.NEWER, keys.newer("bob")]
+    for key in lists:
+        await redis.rpush(key, "http://a.example/")  # type: ignore[misc]
+    status = await fleet_status(redis)
+    at_doors = await doors.messages_at_doors(redis)
+    await redis.delete(*lists)
+
+    assert (3, 3, 2) == (status.inbox, status.inbox_door.fetches, status.inbox_door.for_newer)
+    assert 3 == at_doors
+    assert "3 messages in the inbox, 2 messages put aside for a newer worker, 0 dead letters" in " ".join(
+        printed(status).split()
+    )
