@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import ConnectionPool, SSLConnection
 
 from fetchfleet.jobs.compat import FailoverPool
+from fetchfleet.jobs.contract.ids import is_inbox_name
 from fetchfleet.jobs.errors import RedisSetupError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -68,6 +69,16 @@ def connection_pool(redis_url: str, reply_within_s: float | None = None) -> Conn
 def connect(redis_url: str, reply_within_s: float | None = None) -> Redis:
     """Return a client on a pool of its own; close it with `aclose()`."""
     return Redis.from_pool(connection_pool(redis_url, reply_within_s))
+
+
+def inbox_of(redis_url: str, name: str | None = None) -> str:
+    """Return the name, or that of the URL's user, if an inbox may have it; else raise RedisSetupError."""
+    found = name or str(connection_pool(redis_url).connection_kwargs.get("username") or "default")
+    if not is_inbox_name(found):
+        raise RedisSetupError(
+            f"{found!r} is not the name of an inbox: give inbox=…, or a Redis user with an inbox in the URL"
+        )
+    return found
 
 
 async def redis_now_ms(redis: Redis) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fetchfleet.jobs.contract.safe_text import UNSAFE
-from fetchfleet.jobs.redis_connection import connection_pool
+from fetchfleet.jobs.redis_connection import connection_pool, inbox_of
 from fetchfleet.worker.observability.redact import url as redacted_url
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.policy.file import Policy, parse_policy
@@ -25,6 +25,7 @@ ENGINES = (HTTPX, REQWEST)
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
 LOG_LEVELS = ("debug", "info")
+VIAS = ("lanes", "inbox")
 
 
 class SettingsError(ValueError):
@@ -74,6 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """With less space on the disk of the out folder the worker acquires no lanes."""
     redis_patience_s: float = 60.0
     """How long a command waits for a Redis that does not answer. Workers wait for ever."""
+    via: str = "lanes"
+    """One of VIAS: how commands reach the fleet."""
     log_level: str = "info"
     """One of LOG_LEVELS; debug adds one line for each exchange."""
     worker_id: str = ""
@@ -164,6 +167,8 @@ def _faults(settings: Settings) -> Iterator[str]:
     yield from engine_faults(settings.engine, settings.policy)
     if settings.sink not in SINKS:
         yield f"--sink {settings.sink}: choose {' or '.join(SINKS)}"
+    if settings.via not in VIAS:
+        yield f"--via {settings.via}: choose {' or '.join(VIAS)}"
     if settings.log_level not in LOG_LEVELS:
         yield f"FETCHFLEET_LOG_LEVEL: {settings.log_level!r} is not one of {', '.join(LOG_LEVELS)}"
     for name, (_, least, most, least_means) in _NUMBERS.items():
@@ -182,6 +187,7 @@ def _faults(settings: Settings) -> Iterator[str]:
         lambda: settings.egress,
         lambda: parse_nameservers(settings.nameservers),
         lambda: connection_pool(settings.redis_url),
+        lambda: inbox_of(settings.redis_url) if settings.via == "inbox" else None,
     )
     for check in checks:
         try:

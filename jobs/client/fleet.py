@@ -19,12 +19,11 @@ from fetchfleet.jobs.client.submit import (
     checked_batch_id,
 )
 from fetchfleet.jobs.contract.field_checks import Dests, IfExists
-from fetchfleet.jobs.contract.ids import is_inbox_name
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.jobs.errors import RedisSetupError, RoleError
+from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.patience import Patience, Warn
-from fetchfleet.jobs.redis_connection import connect
+from fetchfleet.jobs.redis_connection import connect, inbox_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,14 +59,6 @@ def dest_check(items: Iterable[Fetchable] | AsyncIterable[Fetchable]) -> Callabl
 
 
 Via = Literal["lanes", "inbox"]
-
-
-def _checked_inbox(name: str) -> str:
-    if not is_inbox_name(name):
-        raise RedisSetupError(
-            f"{name!r} is not the name of an inbox: give inbox=…, or a Redis user with an inbox in the URL"
-        )
-    return name
 
 
 class Fleet:
@@ -108,10 +99,8 @@ class Fleet:
         if via == "inbox":
             if limits != NO_LIMITS:
                 raise ValueError("max_backlog and max_lane_backlog: an inbox has the limit of the workers")
-            user = self._redis.connection_pool.connection_kwargs.get("username")
-            self._inbox = InboxClient(
-                self._redis, _checked_inbox(inbox or user or "default"), self.call, redis_patience_s
-            )
+            name = inbox_of(redis_url, inbox)
+            self._inbox = InboxClient(self._redis, name, self.call, redis_patience_s)
         elif inbox is not None:
             raise ValueError('inbox: is for via="inbox"')
 

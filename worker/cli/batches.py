@@ -24,7 +24,16 @@ from fetchfleet.worker.cli.common import (
     print_table,
     query,
 )
-from fetchfleet.worker.cli.options import Json, Limit, RedisPatience, RedisUrl, Reveal, host_given
+from fetchfleet.worker.cli.options import (
+    Json,
+    Limit,
+    RedisPatience,
+    RedisUrl,
+    Reveal,
+    Via,
+    host_given,
+    via_words,
+)
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.snapshot import worker_reports
 from fetchfleet.worker.observability import redact
@@ -95,6 +104,8 @@ def results(
     as_json: Json = False,  # noqa: FBT002 a flag
     reveal: Reveal = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,
+    *,
+    via: Via = None,
 ) -> None:
     """Print the results of a batch, and where the next reading may begin."""
     check_position(after)
@@ -115,10 +126,14 @@ def results(
         words = ["results", batch, *(["--follow"] if follow else []), "--after", error.position or after]
         words += ["--outcome", outcome.value] if outcome else []
         return command_line(
-            *words, *(["--json"] if as_json else []), *(["--reveal"] if reveal else []), redis_url=redis
+            *words,
+            *(["--json"] if as_json else []),
+            *(["--reveal"] if reveal else []),
+            *via_words(via),
+            redis_url=redis,
         )
 
-    position, retried_as = query(redis, read, redis_patience, go_on)
+    position, retried_as = query(redis, read, redis_patience, go_on, via)
     console.print(f"to go on from here: --after {position}")
     for again in retried_as:
         console.print(f"failed fetches of it were retried as: fetchfleet results {again}")
@@ -129,6 +144,7 @@ def cancel(
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,
+    via: Via = None,
 ) -> None:
     """End every fetch of a batch that has no result yet."""
 
@@ -143,7 +159,11 @@ def cancel(
         return counts, counts.ended or bool(await worker_reports(client))
 
     counts, has_workers = query(
-        redis, stop, redis_patience, lambda _: command_line("cancel", batch, redis_url=redis)
+        redis,
+        stop,
+        redis_patience,
+        lambda _: command_line("cancel", batch, *via_words(via), redis_url=redis),
+        via,
     )
     if as_json:
         print_json({"id": batch, "ended": counts.ended, **msgspec.to_builtins(counts)})
@@ -160,7 +180,10 @@ def _batch(fleet: Fleet, batch_id: str) -> Batch:
         raise CommandError(
             f"{batch_id} is no batch id, which has 16 hex digits; see: fetchfleet batches", BAD_USE
         )
-    return fleet.batch(batch_id)
+    try:
+        return fleet.batch(batch_id)
+    except ValueError as error:  # of another inbox
+        raise CommandError(str(error), BAD_USE) from None
 
 
 @dead.command("list")

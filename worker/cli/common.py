@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from rich.console import RenderableType
 from rich.highlighter import JSONHighlighter
 
-from fetchfleet.jobs.client.fleet import Fleet
+from fetchfleet.jobs.client.fleet import Fleet, Via
 from fetchfleet.jobs.contract.safe_text import shown, shown_json, shown_lines
+from fetchfleet.jobs.errors import RoleError
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
@@ -37,21 +38,29 @@ def query(
     question: Callable[[Fleet, Redis], Coroutine[Any, Any, T]],
     patience_s: float | None = None,
     go_on: GoOn | None = None,
+    via: str | None = None,
 ) -> T:
     """Ask the fleet at the URL, or at that of the environment. Raises CommandError.
 
     question: is asked again if Redis fails the connection that it is given. patience_s: for how long; that of
-    the environment if None. go_on: makes the command to repeat when the patience is over.
+    the environment if None. go_on: makes the command to repeat when the patience is over. via: of --via.
     """
-    settings = settings_from({"redis_url": redis_url, "redis_patience_s": patience_s})
+    settings = settings_from({"redis_url": redis_url, "redis_patience_s": patience_s, "via": via})
     url, patience_s = settings.redis_url, settings.redis_patience_s
+    by: Via = "inbox" if settings.via == "inbox" else "lanes"
 
     async def asked() -> T:
         with redis_at(url), followed_at(url, go_on):
-            async with Fleet(url, redis_patience_s=patience_s, warn=warn) as fleet, connect(url) as redis:
+            async with (
+                Fleet(url, redis_patience_s=patience_s, warn=warn, via=by) as fleet,
+                connect(url) as redis,
+            ):
                 return await fleet.call(question, fleet, redis)
 
-    return run_until_signal(asked())
+    try:
+        return run_until_signal(asked())
+    except RoleError as error:
+        raise CommandError(str(error), BAD_USE) from None
 
 
 def warn(message: str) -> None:

@@ -23,6 +23,13 @@ RedisPatience = Annotated[
         help="Seconds to wait for a Redis that does not answer, 60 by default (FETCHFLEET_REDIS_PATIENCE_S).",
     ),
 ]
+Via = Annotated[
+    str | None,
+    typer.Option(
+        metavar="lanes|inbox",
+        help="inbox: by the inbox of the Redis user, which may be all that it has (FETCHFLEET_VIA).",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
 Reveal = Annotated[bool, typer.Option("--reveal", help="With secrets: query values, headers, bodies.")]
 PolicyFile = Annotated[str | None, typer.Option("--policy", help="TOML (FETCHFLEET_POLICY).")]
@@ -64,3 +71,8 @@ def named(text: str) -> str:
 def host_given(text: str | None) -> str | None:
     """Return what an option names, as `named` does; None if it is not given."""
     return None if text is None else named(text)
+
+
+def via_words(via: str | None) -> list[str]:
+    """Return --via as it was given."""
+    return ["--via", via] if via else []

@@ -10,7 +10,16 @@ from fetchfleet.jobs.client.batch import FROM_THE_START
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.worker.cli.common import command_line, console, echo
-from fetchfleet.worker.cli.options import File, LinesTo, RedisPatience, RedisUrl, Report, SkipInvalid
+from fetchfleet.worker.cli.options import (
+    File,
+    LinesTo,
+    RedisPatience,
+    RedisUrl,
+    Report,
+    SkipInvalid,
+    Via,
+    via_words,
+)
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import run_until_signal, settings_from
 from fetchfleet.worker.local.run import BacklogLimit, Outputs, exit_code_of, read_list
@@ -59,9 +68,13 @@ def submit(
     skip_invalid: SkipInvalid = None,
     batch_id: CompletedBatch = None,
     redis_patience: RedisPatience = None,
+    via: Via = None,
 ) -> None:
     """Enqueue FILE to a running fleet."""
-    settings = settings_from({"redis_url": redis, "out": out, "redis_patience_s": redis_patience})
+    flags = {"redis_url": redis, "out": out, "redis_patience_s": redis_patience, "via": via}
+    settings = settings_from(flags)
+    if max_backlog and settings.via == "inbox":
+        raise CommandError("--max-backlog: an inbox has the limit of the workers; leave it out", BAD_USE)
     if batch_id is not None and not is_batch_id(batch_id):
         raise CommandError(f"--batch {batch_id}: is no batch id, which has 16 hex digits", BAD_USE)
     outputs = Outputs(console, report, lines_to, skip_invalid)
@@ -72,10 +85,13 @@ def submit(
 
     def complete(error: FleetUnreachableError) -> str:
         skips = ["--skip-invalid", str(skip_invalid)] if skip_invalid else []
-        return command_line("submit", file, "--batch", error.batch_id, *skips, redis_url=redis)
+        return command_line(
+            "submit", file, "--batch", error.batch_id, *skips, *via_words(via), redis_url=redis
+        )
 
     def go_on(error: FleetUnreachableError) -> str:
         words = ["results", error.batch_id, "--follow", "--after", error.position or FROM_THE_START]
+        words += via_words(via)
         if report is None:
             return command_line(*words, redis_url=redis)
         return f"{command_line(*words, '--json', '--reveal', redis_url=redis)} >> {shlex.quote(str(report))}"

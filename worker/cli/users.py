@@ -40,7 +40,7 @@ Template = Annotated[bool, typer.Option("--template", help="Without passwords, a
 
 
 MAX_INBOXES = 1000
-"""The leading worker looks at each of them ten times a second."""
+"""The leading worker looks at each of them twenty times a second."""
 
 Name = Annotated[str, typer.Argument(help="The inbox's name: that of its Redis user.")]
 

@@ -37,9 +37,6 @@ BYTES_AT_ONCE = 4 << 20
 RENEWALS_A_LEASE = 3
 WAIT_S = 1
 """How long to look at empty inboxes before the lease is renewed."""
-FIRST_PAUSE_S = 0.01
-LONGEST_PAUSE_S = 0.1
-"""Between two looks at empty inboxes. A blocking command would read a message of any size to tell of it."""
 SHARED = ""
 """The name of the inbox without a name."""
 
@@ -52,6 +49,8 @@ class InboxTimings:
     """How long the inboxes are held, and how long to wait before looking again."""
 
     lease_ms: int = 5_000
+    look_s: float = 0.05
+    """Between two looks at empty inboxes. A blocking command would read messages of any size."""
     other_owner_s: float = 1.0
     """While another worker holds the inboxes."""
     full_s: float = 0.5
@@ -250,7 +249,7 @@ class InboxReader:
         if turns is None or turns.reads != self.reads:
             self._turns = None
             return SHARED  # the worker that takes from it leads
-        give_up_s, pause_s = mono_s() + WAIT_S, FIRST_PAUSE_S
+        give_up_s = mono_s() + WAIT_S
         while not turns.ready:
             turns.ready.extend(await self._with_messages(turns))
             if turns.ready:
@@ -259,8 +258,7 @@ class InboxReader:
                 if not await self.lease.renew():
                     self._turns = None
                 return SHARED
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            await asyncio.sleep(self._timings.look_s)
         return turns.ready.popleft()
 
     async def _with_messages(self, turns: InboxTurns) -> list[str]:

@@ -267,7 +267,12 @@ async def submit(
         max_backlog=limit.max_backlog,
         redis_patience_s=settings.redis_patience_s,
         warn=outputs.warn_of_redis,
+        via="inbox" if settings.via == "inbox" else "lanes",
     ) as fleet:
+        try:
+            _ = batch_id and fleet.batch(batch_id)
+        except ValueError as error:  # of another inbox
+            raise CommandError(str(error), BAD_USE) from None
         with redis_at(url), followed_at(url, complete):
             batch = await fleet.submit(fetches, batch_id=batch_id, when_full=limit.when_full)
         if go_on is None:
