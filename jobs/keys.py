@@ -57,7 +57,7 @@ INTAKE_TTL_MS = 3600 * 1000
 
 ALL_RESULTS = "ff:results"
 """stream, for consumer groups: field `r` holds a result as JSON, of every batch. Lives for ever; the
-sweep trims it to the settings' length and to RESULTS_TTL_MS."""
+housekeeping trims it to the settings' length and to RESULTS_TTL_MS."""
 
 POLICY = "ff:policy"
 """hash: host, pattern or `default` → JSON table laid over the workers' policy files. Lives for ever.

@@ -190,8 +190,6 @@ async def _wire(
     )
     opened.push_async_callback(inbox.aclose)
     foreign = ForeignMembers(redis, log)
-    to_all_results = settings.results_length > 0
-    lost = LostFetches(redis, settings.worker_id, log, to_all_results=to_all_results)
     return Runtime(
         settings=settings,
         registration=base.registration,
@@ -217,7 +215,7 @@ async def _wire(
         arq_ingress=ArqIngress(redis, submitter, log),
         sweep=_sweep(base, acquirer, foreign),
         foreign=foreign,
-        housekeeping=Housekeeping(redis, foreign, lost, settings.results_length, log),
+        housekeeping=Housekeeping(redis, settings.results_length, log),
         resources=opened.pop_all(),
     )
 
@@ -247,6 +245,12 @@ def _sweep(base: _Base, acquirer: Acquirer, foreign: ForeignMembers) -> Sweep:
         LaneReclaimer(base.redis, base.key_repair, base.notifier.try_send, acquirer.look_soon, base.log),
         foreign,
         base.key_repair,
+        LostFetches(
+            base.redis,
+            base.settings.worker_id,
+            base.log,
+            to_all_results=base.settings.results_length > 0,
+        ),
         base.health,
         every_s=base.timings.sweep_s,
         reclaim_delay_s=base.timings.reclaim_delay_s,

@@ -1,7 +1,7 @@
-"""The sweep: once a second, one worker reclaims overdue lanes and removes what is not the fleet's.
+"""The sweep: once a second, one worker reclaims overdue lanes and repairs what other programs changed.
 
 It runs by each worker's own timer: arq's queue, to which others write, must not stand between a dead worker
-and the recovery of its lanes. arq's cron job does the housekeeping only.
+and the recovery of its lanes. arq's cron job trims results only.
 """
 
 import asyncio
@@ -111,6 +111,7 @@ class Sweep:
         reclaimer: LaneReclaimer,
         foreign: ForeignMembers,
         key_repair: KeyRepair,
+        lost: LostFetches,
         health: RedisHealth,
         *,
         every_s: float,
@@ -120,6 +121,7 @@ class Sweep:
         self._reclaimer = reclaimer
         self._foreign = foreign
         self._key_repair = key_repair
+        self._lost = lost
         self._health = health
         self._every_s = every_s
         self._reclaim_delay_s = reclaim_delay_s
@@ -137,30 +139,28 @@ class Sweep:
                 self._health.report(error)
 
     async def once(self) -> None:
-        """Reclaim overdue lanes, unless Redis has just failed; then repair the schedule, whatever fails."""
+        """Reclaim overdue lanes, unless Redis has just failed; then repair the rest, whatever fails."""
         try:
             if self._health.well_for_s >= self._reclaim_delay_s:
                 await self._reclaimer.run()
         finally:
             await self._foreign.remove()
+            await self._foreign.remove_batches()
             await self._key_repair.find_lost_lanes()
+            await self._lost.end(await redis_now_ms(self._redis))
 
 
 class Housekeeping:
-    """Bounds the list of batches and the stream of all results, and ends lost fetches."""
+    """Bounds the stream of all results."""
 
     def __init__(
         self,
         redis: Redis,
-        foreign: ForeignMembers,
-        lost: LostFetches,
         results_length: int,
         log: FilteringBoundLogger,
         trim_at_once: int = TRIM_AT_ONCE,
     ) -> None:
         self._redis = redis
-        self._foreign = foreign
-        self._lost = lost
         self._results_length = results_length
         """How many results the stream of all batches keeps."""
         self._log = log
@@ -168,13 +168,8 @@ class Housekeeping:
         self._repeats = Repeats()
 
     async def run(self) -> None:
-        """Forget expired batches, end lost fetches and trim the stream.
-
-        Names the consumer groups that lose results.
-        """
-        await self._foreign.remove_batches()
+        """Trim the stream; name the consumer groups that lose results by it."""
         now_ms = await redis_now_ms(self._redis)
-        await self._lost.end(now_ms)
         while (going := await self._over(now_ms, 1.0)).excess:
             self._warn(Event.RESULTS_TRIMMED, *going)
             trimmed = await self._over(now_ms, 1.0, remove=True)

@@ -13,7 +13,6 @@ from fetchfleet.jobs.contract.model import decode_result
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
-from fetchfleet.worker.redis_support.lost_fetches import LostFetches
 from fetchfleet.worker.scheduler.sweep import Housekeeping
 from tests.support.lanes import LaneHold, ask, now_ms, results, stored, url
 
@@ -52,15 +51,9 @@ async def old(redis: Redis, count: int, age_ms: int, first: int = 0) -> None:
         await ask(redis, "XADD", keys.ALL_RESULTS, f"{ms}-{place}", "r", b"{}")
 
 
-def housekeeping(redis: Redis, length: int, **more: Any) -> Housekeeping:
-    """The housekeeping of a worker that keeps so many results."""
-    log = get_logger()
-    return Housekeeping(redis, ForeignMembers(redis, log), LostFetches(redis, "w", log), length, log, **more)
-
-
 async def kept(redis: Redis, length: int, times: int = 1) -> list[Any]:
     """Keep house: the lines that were written, each as event, groups and how many results."""
-    house = housekeeping(redis, length)
+    house = Housekeeping(redis, length, get_logger())
     with capture_logs() as lines:
         for _ in range(times):
             await house.run()
@@ -161,7 +154,7 @@ async def test_a_long_stream_is_trimmed_in_pieces(fleet: Fleet, redis: Redis) ->
     """Until it is within its bounds."""
     await old(redis, 30, DAY_MS + 60_000)
     await finished(fleet, redis, 30)
-    await housekeeping(redis, 20, trim_at_once=7).run()
+    await Housekeeping(redis, 20, get_logger(), trim_at_once=7).run()
 
     assert 20 == await redis.xlen(keys.ALL_RESULTS)
 
@@ -251,16 +244,16 @@ async def test_expired_batches_leave_the_list(fleet: Fleet, redis: Redis) -> Non
     batches = [await finished(fleet, redis, 1) for _ in range(5)]
     for batch in batches[::2]:
         await redis.delete(keys.batch(batch.id))
-    await kept(redis, 100)
+    await ForeignMembers(redis, get_logger()).remove_batches()
 
     assert {batches[1].id.encode(), batches[3].id.encode()} == set(await redis.zrange(keys.BATCHES, 0, -1))
     assert {batches[1].id, batches[3].id} == {of.id for of in await fleet.batches()}
 
 
-async def test_many_expired_batches_leave_in_a_few_rounds(fleet: Fleet, redis: Redis) -> None:
+async def test_many_expired_batches_leave_at_once(fleet: Fleet, redis: Redis) -> None:
     """Whatever lives on among them."""
     lives = await finished(fleet, redis, 1)
     await redis.zadd(keys.BATCHES, {f"{number:016x}": number for number in range(1000)})
-    await kept(redis, 100, times=12)
+    await ForeignMembers(redis, get_logger()).remove_batches()
 
     assert [lives.id.encode()] == await redis.zrange(keys.BATCHES, 0, -1)
