@@ -1,7 +1,7 @@
 """What a Redis user may try in order to disturb a fleet, or to have what is not its own: raw commands."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fetchfleet import Fetch
@@ -20,7 +20,7 @@ def element(fetch_id: str, url: str, **fields: Any) -> bytes:
     return serialize_entry(Entry(id=fetch_id, deadline_ms=NEVER_MS, fetch=Fetch(url=url), **fields))
 
 
-def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = LANES) -> Mapping[str, Words]:
+def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = LANES) -> dict[str, Words]:
     """Return commands whose effect workers undo: elements of lanes, and members of the queue.
 
     host: the lane of the URLs below base. victim: the id of a batch of another user. others: further lanes.
@@ -53,7 +53,7 @@ def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = L
     }
 
 
-def counts_of_others(victim: str) -> Mapping[str, Words]:
+def counts_of_others(victim: str) -> dict[str, Words]:
     """Return commands that falsify counters or delete a batch: only trust in the user helps."""
     return {
         "counters of another batch": ("HINCRBY", keys.batch(victim), "stored", 3),
@@ -64,16 +64,16 @@ def counts_of_others(victim: str) -> Mapping[str, Words]:
 
 ENDLESS = "redis.call('INCR', KEYS[1]); while true do end"
 
-SERIALS: Mapping[str, Words] = {
+SERIALS: dict[str, Words] = {
     "a serial number out of bounds": ("INCRBY", keys.SERIAL, 990_000_000_000_000_000),
 }
-SCRIPTS: Mapping[str, Words] = {
+SCRIPTS: dict[str, Words] = {
     "an endless script": ("EVAL", ENDLESS, 1, keys.SERIAL),
     "a script that is kept": ("SCRIPT", "LOAD", ENDLESS),
 }
 
 
-def results_of_others(victim: str) -> Mapping[str, Words]:
+def results_of_others(victim: str) -> dict[str, Words]:
     """Return commands that write results, or read those of another user's batch."""
     return {
         "a result of another batch": ("XADD", keys.results(victim), "*", "r", "{}"),
@@ -84,7 +84,7 @@ def results_of_others(victim: str) -> Mapping[str, Words]:
     }
 
 
-SERVER: Mapping[str, Words] = {
+SERVER: dict[str, Words] = {
     "scripts forgotten": ("SCRIPT", "FLUSH"),
     "a library": ("FUNCTION", "LOAD", "#!lua name=x\nredis.register_function('f', function() end)"),
     "clients paused": ("CLIENT", "PAUSE", 1000),

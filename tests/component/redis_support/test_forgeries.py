@@ -56,7 +56,8 @@ async def test_a_fleet_under_way_ends_every_fetch_once_whatever_its_users_forge(
         batch = await fleet.submit(fetches)
         await wait_until(lambda: origin.in_progress, "a request")
 
-        forged = forgeries.forged_in_lanes(HOST, origin.url("/forged"), batch.id, [OTHER_HOST, "localhost"])
+        lanes = [OTHER_HOST, "localhost"]
+        forged = forgeries.forged_in_lanes(HOST, origin.url("/forged"), batch.id, lanes)
         tried = Counter[str]()
         for user in USERS:
             async with connect(guarded.url(user)) as client:
@@ -66,6 +67,9 @@ async def test_a_fleet_under_way_ends_every_fetch_once_whatever_its_users_forge(
                     except NoPermissionError:
                         continue
                     tried[user] += 1
+        async with connect(guarded.url("producer")) as client:
+            for command in forgeries.SERIALS.values():
+                await ask(client, *command)
         half.go_on.set()
         results = await results_of(batch)
         await results_of(await fleet.submit([*after, "http://localhost:1/after"]))
