@@ -56,7 +56,7 @@ def forged_in_lanes(host: str, base: str, victim: str, others: Sequence[str] = L
 def counts_of_others(victim: str) -> dict[str, Words]:
     """Return commands that falsify counters or delete a batch: only trust in the user helps."""
     return {
-        "counters of another batch": ("HINCRBY", keys.batch(victim), "stored", 3),
+        "counters of another batch": ("HSET", keys.batch(victim), "stored", 3),
         "the end of another batch": ("PEXPIRE", keys.batch(victim), 1),
         "a backlog that is too small": ("INCRBY", keys.BACKLOG, -16),
     }
