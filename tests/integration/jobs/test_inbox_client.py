@@ -139,8 +139,11 @@ async def test_an_iterator_and_a_long_list_go_in_parts(
         nothing = await fleet.submit(iter([]))
         assert (await nothing.counts()).sealed
         assert (1003, True) == ((await listed.counts()).total, (await listed.counts()).sealed)
+        in_after = paths(await waiting(worker))
+        await (await LaneHold.begin(worker)).finish(1003)
+        assert listed.ids == [result.id async for result in listed.results()]
 
-    assert [f"/{i}" for i in range(1003)] == in_before == paths(await waiting(worker))
+    assert [f"/{i}" for i in range(1003)] == in_before == in_after
     assert [f"{OWN}-{place:08x}" for place in range(1003)] == listed.ids == again.ids
 
 
