@@ -255,12 +255,21 @@ async def test_a_lane_that_is_lost_from_the_schedule_is_found(
     await redis.flushall()
 
 
+async def test_a_deadline_is_noted_in_place_of_what_is_no_number(fleet: Fleet, redis: Redis) -> None:
+    """Or a lane that cools down would miss it."""
+    await fleet.submit([url("/x")])
+    await ask(redis, "HSET", keys.lane(LANE), "earliest_ms", "nan")
+    await fleet.submit([{"url": url("/y"), "deadline_s": 60}])
+    assert 0 < int((await fields(redis))["earliest_ms"]) - await now_ms(redis) <= 60_000
+
+
 async def test_a_held_lane_without_a_place_in_the_schedule_gets_one_with_the_next_submit(
     fleet: Fleet, redis: Redis
 ) -> None:
     """Another program has made the lane; nobody holds it."""
     await ask(redis, "HSET", keys.lane(LANE), "state", "held", "token", "1")
     await fleet.submit([url("/x")])
+    assert await attention_ms(redis) is not None
     await lapse(redis)
     assert [LANE] == [due.lane for due, _ in await reclaim(redis)]
     assert await (await LaneHold.begin(redis)).finish() == ["/x"]

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.observability.repeats import CALM_S, EVERY_S
-from fetchfleet.worker.redis_support.health import RedisErrorReporter
+from fetchfleet.worker.redis_support.health import RedisErrorReporter, concerns_all
 
 
 def wrapped(error: Exception) -> Exception:
@@ -119,3 +119,26 @@ def test_without_trouble_an_answer_says_nothing() -> None:
         RedisErrorReporter(get_logger(), lambda: 0.0).answered()
 
     assert [] == lines
+
+
+@pytest.mark.parametrize(
+    ("error", "all_fail"),
+    [
+        (RedisConnectionError("reset"), True),
+        (OutOfMemoryError("command not allowed"), True),
+        (ReadOnlyError("You can't write against a read only replica."), True),
+        (ResponseError("MISCONF Redis is configured to save"), True),
+        (ResponseError("BUSY Redis is busy running a script"), True),
+        (OSError("no route"), True),
+        (ResponseError("value is not a valid float script: 1, on @user_script:9."), False),
+        (ResponseError("WRONGTYPE Operation against a key"), False),
+        (OverflowError("cannot convert float infinity to integer"), False),
+        (None, False),
+    ],
+)
+def test_a_call_that_fails_alone_does_not_put_off_the_recovery_of_lanes(
+    error: BaseException | None,
+    all_fail: bool,  # noqa: FBT001 the expected answer
+) -> None:
+    """Redis answers, and what one lane or one job meets says nothing of the others."""
+    assert concerns_all(error) is all_fail
