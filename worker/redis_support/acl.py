@@ -70,6 +70,9 @@ def write(*names: str) -> tuple[str, ...]:
     return tuple(f"%W~{name}" for name in names)
 
 
+_EARLIER = "hincrby"
+"""Of the scripts of earlier versions, which may run beside this one."""
+
 _OURS, _ARQS = keys.PREFIX + "*", keys.ARQ_PREFIX + "*"
 
 _ENQUEUE = (
@@ -77,7 +80,7 @@ _ENQUEUE = (
     Grant("type", read(_OURS)),
     Grant("eval evalsha", both(_OURS)),
     Grant(
-        "exists del pexpire hget hmget hset hsetnx lindex rpush sadd smembers",
+        f"exists del pexpire hget hmget hset hsetnx lindex rpush sadd smembers {_EARLIER}",
         both(keys.batch(ANY_BATCH), keys.batch_lanes(ANY_BATCH), keys.digests(ANY_BATCH)),
     ),
     Grant("exists bitfield bitpos pexpire unlink", both(keys.record(ANY_BATCH) + "*")),
@@ -85,7 +88,7 @@ _ENQUEUE = (
     Grant("zrevrange zadd zrem", both(keys.BATCHES)),
     Grant("get set del", both(keys.key("*"))),
     Grant("get incr incrby", both(keys.SERIAL, keys.BACKLOG, keys.CANCELS)),
-    Grant("hget hmget hset hdel persist", both(keys.lane("*"))),
+    Grant(f"hget hmget hset hdel persist {_EARLIER}", both(keys.lane("*"))),
     Grant("rpush lrem", write(keys.waiting_at("*", "*"))),
     Grant("sadd pexpire", write(keys.cancelled("*"))),
     Grant("zadd", write(keys.ATTENTION)),
@@ -155,7 +158,7 @@ WORKER = Role(
             " hget hmget hset hsetnx hdel hexists hlen hvals hgetall"
             " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem scard sscan smembers"
             " zadd zrem zscore zcard zcount zrange zrangebyscore zremrangebyscore zincrby"
-            " xadd xlen xrange xtrim xpending xinfo|groups",
+            f" xadd xlen xrange xtrim xpending xinfo|groups {_EARLIER} zrandmember",
             both(_OURS, _ARQS),
         ),
     ),
