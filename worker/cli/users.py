@@ -14,6 +14,7 @@ from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli.common import console, echo, echo_lines, print_json, query
 from fetchfleet.worker.cli.options import Json, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.intake.inbox import MAX_INBOXES
 from fetchfleet.worker.redis_support import acl as users
 from fetchfleet.worker.redis_support.acl import Credentials, Role
 
@@ -38,9 +39,6 @@ User = Annotated[
 ]
 Template = Annotated[bool, typer.Option("--template", help="Without passwords, as ops/users.acl.")]
 
-
-MAX_INBOXES = 1000
-"""The leading worker looks at each of them twenty times a second."""
 
 Name = Annotated[str, typer.Argument(help="The inbox's name: that of its Redis user.")]
 

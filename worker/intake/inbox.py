@@ -37,6 +37,8 @@ BYTES_AT_ONCE = 4 << 20
 RENEWALS_A_LEASE = 3
 WAIT_S = 1
 """How long to look at empty inboxes before the lease is renewed."""
+MAX_INBOXES = 1000
+"""The most named inboxes: each is looked at every `look_s`."""
 SHARED = ""
 """The name of the inbox without a name."""
 
@@ -160,6 +162,8 @@ class InboxReader:
         """None while another worker empties the inboxes."""
         self._orders: dict[str, InboxOrders] = {}
         self._names: list[str] = []
+        self._names_found: set[str] = set()
+        self._names_cursor = 0
         self._names_read_s = float("-inf")
 
     async def run(self) -> None:
@@ -279,14 +283,25 @@ class InboxReader:
         return [name for name in inboxes if exist.get(name, 1)]
 
     async def _read_names(self) -> None:
-        """Read which inboxes are registered; a value of another type there does not stop the others."""
+        """Read a page of the registered names; remove members that are none.
+
+        A value of another type there does not stop the inboxes that are known.
+        """
         try:
-            found = await self._redis.smembers(keys.INBOXES)  # type: ignore[misc]
+            cursor, page = await self._redis.sscan(keys.INBOXES, self._names_cursor, count=MAX_INBOXES)
+            foreign = [member for member in page if not is_inbox_name(text_of(member))]
+            if foreign:
+                await self._redis.srem(keys.INBOXES, *foreign)  # type: ignore[misc]
         except ResponseError as error:
             if self._repair is None or not await self._repair({keys.INBOXES: "set"}):
                 self._report_redis_error(error)
-        else:
-            self._names = sorted(filter(is_inbox_name, map(text_of, found)))
+            return
+        self._names_found |= {text_of(member) for member in page if member not in foreign}
+        self._names_cursor = int(cursor)
+        known = self._names_found if cursor == 0 else self._names_found | set(self._names)
+        self._names = sorted(known)[:MAX_INBOXES]
+        if cursor == 0:
+            self._names_found = set()
 
     async def _serve(self, inbox: str) -> None:
         """Enqueue what waits for room, or else the next messages of the inbox."""

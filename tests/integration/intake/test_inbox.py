@@ -20,6 +20,7 @@ from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.inbox import InboxMessages, NothingTaken, RefusedMessage
+from fetchfleet.worker.intake import inbox as inbox_module
 from fetchfleet.worker.intake import inbox_orders as module
 from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings
 from fetchfleet.worker.observability.log import get_logger
@@ -528,9 +529,10 @@ async def test_many_messages_that_are_too_long_are_dropped_a_few_at_a_time(
 
 
 async def test_a_value_of_another_type_at_a_key_of_the_inbox_is_put_aside(
-    redis: Redis, redis_url: str
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, by the worker that meets it; the inbox goes on."""
+    monkeypatch.setattr(inbox_module, "WAIT_S", 0.05)
     log = get_logger()
     report, foreign = RedisErrorReporter(log), KeyRepair(redis, 5000, RedisErrorReporter(log), log)
     one = InboxReader(redis_url, "w", Submitter(redis, nothing), report, log, repair=foreign.quarantine)

@@ -109,6 +109,16 @@ async def test_what_is_not_registered_waits(redis: Redis, worker: Open) -> None:
     assert ["/2", "/1"] == paths(await waiting(redis))
 
 
+async def test_a_name_among_many_foreign_members_is_served(redis: Redis, worker: Open) -> None:
+    """They are removed a page at a time; no read grows with their number."""
+    await ask(redis, "SADD", keys.INBOXES, *(f"Foreign {i}" for i in range(3000)))
+    await push(redis, BOB, url("/1"))
+    await drain(redis, worker())
+
+    assert ["/1"] == paths(await waiting(redis))
+    assert await redis.scard(keys.INBOXES) < 3000  # type: ignore[misc]
+
+
 async def test_batches_of_an_inbox_begin_with_its_prefix(redis: Redis, worker: Open) -> None:
     """Whether named or not; a message for any other is a dead letter and changes no receipt."""
     fetches = [url("/no")]

@@ -174,10 +174,11 @@ async def test_a_full_fleet_refuses_or_waits(server: GuardedRedis, worker: Redis
 
 
 async def test_without_a_worker_submit_says_so_and_may_be_repeated(
-    server: GuardedRedis, worker: Redis
+    server: GuardedRedis, worker: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After its patience; the messages of both calls are one batch."""
-    async with Fleet(server.url(PUSHER), via="inbox", redis_patience_s=1) as fleet:
+    monkeypatch.setattr(client_module, "LEAST_PATIENCE_S", 0.3)
+    async with Fleet(server.url(PUSHER), via="inbox", redis_patience_s=0.3) as fleet:
         with pytest.raises(FleetUnreachableError, match="fetchfleet inbox add pusher") as caught:
             await fleet.submit([url("/1")], batch_id=OWN)
         assert (OWN, 0) == (caught.value.batch_id, caught.value.enqueued)
