@@ -195,6 +195,36 @@ local function has_ended(batch_key)
   return batch[1] == '1' and number(batch[3]) >= number(batch[2])
 end
 
+-- Moves an element that no worker should read to the dead letters: its size, its SHA-1 and its first characters.
+local SHOWN_CHARS = 1000
+local function bury_large(lane_key, entry)
+  local note = 'has ' .. #entry .. ' bytes, ' .. MAX_ENTRY_BYTES .. ' are the most; SHA-1 ' .. redis.sha1hex(entry)
+  redis.pcall('XADD', DEAD_KEY, 'MAXLEN', '~', DEAD_LENGTH, '*', 'door', 'lane', 'reason', 'invalid', 'note', note,
+    'lane', string.sub(lane_key, #LANE_PREFIX + 1), 'id', id_of(entry), 'element', string.sub(entry, 1, SHOWN_CHARS))
+end
+
+-- Returns claimed entries of a lane, at most about eight claims in bytes, and how many were too large for a worker.
+-- One under another id than its own comes from another program. It could not be settled, and goes back to the queue
+-- when the lane is released.
+local function claimed_entries(claimed_key, lane_key)
+  local found, bytes, too_large = {}, 0, 0
+  for _, id in ipairs(redis.call('HKEYS', claimed_key)) do
+    local size = redis.call('HSTRLEN', claimed_key, id)
+    if size > MAX_ENTRY_BYTES then
+      bury_large(lane_key, redis.call('HGET', claimed_key, id))
+      redis.call('HDEL', claimed_key, id)
+      too_large = too_large + 1
+    elseif bytes + size <= 8 * CLAIM_BYTES then
+      local entry = redis.call('HGET', claimed_key, id)
+      if id_of(entry) == id then
+        found[#found + 1] = entry
+        bytes = bytes + size
+      end
+    end
+  end
+  return found, too_large
+end
+
 -- The record of a batch: jobs/keys.py, record. These functions say which of its strings has a place, and where.
 local function record_key(batch_key, segment)
   return batch_key .. RECORD_SUFFIX .. (segment == 0 and '' or ':' .. int(segment))
@@ -287,16 +317,6 @@ end
 -- counts again (worker/redis_support/key_repair.py).
 local function count_in_fleet(backlog_key, by)
   redis.pcall('INCRBY', backlog_key, by)
-end
-
--- Returns the claimed entries of a lane. One under another id than its own comes from another program. It could not
--- be settled, and goes back to the queue when the lane is released.
-local function claimed_entries(claimed_key)
-  local found, entries = redis.call('HGETALL', claimed_key), {}
-  for i = 1, #found, 2 do
-    if found[i] == id_of(found[i + 1]) then entries[#entries + 1] = found[i + 1] end
-  end
-  return entries
 end
 
 -- Returns how many fetches a lane holds. KEYS from first on: claimed, later, returned, high, normal, low.

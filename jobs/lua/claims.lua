@@ -2,7 +2,8 @@
 -- Called by jobs/scripts/lanes.py, claims.
 -- KEYS: lane, claimed
 -- ARGV: token
--- Returns {serialized entries, what the record of each one's batch says}; {} if the token is stale.
+-- Returns {serialized entries, what the record of each one's batch says, how many elements were too large and are
+-- dead letters}; {} if the token is stale.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
-local entries = claimed_entries(KEYS[2])
-return {entries, records_of(entries)}
+local entries, too_large = claimed_entries(KEYS[2], KEYS[1])
+return {entries, records_of(entries), too_large}

@@ -8,7 +8,8 @@
 -- Returns one of
 --   {'taken', token, now, gate, policy version, 1 if batches are cancelled in it, how many workers apart from the last owner
 --   died lately (0 without claims), the operator who has reset the lane since ('' for none), {claim of the last
---   owner, which died …}, {what the record of each claim's batch says …}};
+--   owner, which died …}, {what the record of each claim's batch says …}, how many
+--   claims were too large and are dead letters};
 --   {'early', ms until due};
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
 --   {'stale'} if the notification has an old generation.
@@ -26,7 +27,7 @@ local busy = redis.call('ZCOUNT', KEYS[3], '-inf', int(now + ARGV[7]))
 if tonumber(ARGV[5]) >= math.ceil(busy / workers) then return {'enough'} end
 
 local policy_version, cancelled = redis.call('GET', KEYS[7]) or '', redis.call('EXISTS', KEYS[6])
-local orphans = claimed_entries(KEYS[2])
+local orphans, too_large = claimed_entries(KEYS[2], KEYS[1])
 local other_deaths = 0
 if #orphans > 0 then
   local dead = redis.call('HGET', KEYS[1], 'last_owner') or ''
@@ -45,5 +46,5 @@ end
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
 return {
   'taken', token, now, lane[4] or '', policy_version, cancelled, other_deaths, lane[5] or '', orphans,
-  records_of(orphans),
+  records_of(orphans), too_large,
 }

@@ -3,7 +3,8 @@
 -- KEYS: lane, claimed, queue
 -- ARGV: token, 'batch', 'expired' or 'all', batch id, offset, how many entries to check
 -- Returns {serialized entries, offset of the next stretch or -1 at the end, the earliest deadline of the entries
--- that stay or 0, what the record of each entry's batch says}; {} if the token is stale. Offsets stay valid because only the owner claims.
+-- that stay or 0, what the record of each entry's batch says, how many elements were too large and are dead letters};
+-- {} if the token is stale. Offsets stay valid because only the owner claims.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local REMOVED = 'withdrawn'
 local kind, offset, count = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -16,15 +17,27 @@ local function wanted(entry)
   return kind == 'all' or deadline_of(entry) <= now
 end
 
-local mine, earliest = {}, 0
+local mine, earliest, bytes, too_large, seen = {}, 0, 0, 0, 0
 for i, entry in ipairs(found) do
+  local is_large = #entry > MAX_ENTRY_BYTES
+  if not is_large and #mine > 0 and bytes + #entry > CLAIM_BYTES then break end
+  seen = i
+  if is_large then
+    bury_large(KEYS[1], entry)
+    too_large = too_large + 1
+  end
   -- A second entry with the same id can only come from another program. It stays until the first is settled.
-  if wanted(entry) and redis.call('HSETNX', KEYS[2], id_of(entry), entry) == 1 then
-    mine[#mine + 1] = entry
+  if is_large or wanted(entry) and redis.call('HSETNX', KEYS[2], id_of(entry), entry) == 1 then
+    if not is_large then
+      mine[#mine + 1] = entry
+      bytes = bytes + #entry
+    end
     if is_list then redis.call('LSET', KEYS[3], offset + i - 1, REMOVED) else redis.call('ZREM', KEYS[3], entry) end
   elseif earliest == 0 or deadline_of(entry) < earliest then
     earliest = deadline_of(entry)
   end
 end
-if is_list and #mine > 0 then redis.call('LREM', KEYS[3], #mine, REMOVED) end
-return {mine, #found < count and -1 or offset + #found - #mine, earliest, records_of(mine)}
+local gone = #mine + too_large
+if is_list and gone > 0 then redis.call('LREM', KEYS[3], gone, REMOVED) end
+local is_end = seen == #found and #found < count
+return {mine, is_end and -1 or offset + seen - gone, earliest, records_of(mine), too_large}

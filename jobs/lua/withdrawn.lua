@@ -3,13 +3,15 @@
 -- Called by jobs/scripts/lanes.py, withdrawn.
 -- KEYS: lane, claimed, its cancelled batches
 -- ARGV: token, batch ids
--- Returns {serialized entries, what the record of each one's batch says}; {} if the token is stale.
+-- Returns {serialized entries, what the record of each one's batch says, how many elements were too large and are
+-- dead letters}; {} if the token is stale.
 if not fenced(KEYS[1], ARGV[1]) then return {} end
 local cancelled = {}
 for i = 2, #ARGV do cancelled[ARGV[i]] = true end
 local left = {}
-for _, entry in ipairs(claimed_entries(KEYS[2])) do
+local entries, too_large = claimed_entries(KEYS[2], KEYS[1])
+for _, entry in ipairs(entries) do
   if cancelled[batch_of(entry)] then left[#left + 1] = entry end
 end
 if #left == 0 then redis.call('SREM', KEYS[3], unpack(ARGV, 2)) end
-return {left, records_of(left)}
+return {left, records_of(left), too_large}

@@ -38,6 +38,8 @@ class Claimed(NamedTuple):
 
     serialized: list[bytes]
     records: list[int]
+    too_large: int = 0
+    """Claimed elements that are dead letters now, for no worker should read them."""
 
 
 class TakenLane(NamedTuple):
@@ -105,8 +107,8 @@ def take_call(
 def take_reply(reply: Any) -> TakeReply:
     """Decode the reply to `take_call`."""
     match reply:
-        case [b"taken", token, now_ms, gate, policy_version, cancelled, deaths, reset_by, orphans, records]:
-            claimed = Claimed(orphans, records)
+        case [b"taken", token, now_ms, gate, policy_version, cancelled, deaths, reset_by, *orphans]:
+            claimed = Claimed(*orphans)
             return TakenLane(token, now_ms, gate, policy_version, bool(cancelled), deaths, reset_by, claimed)
         case [b"early", due_in_ms]:
             return Early(due_in_ms)
@@ -149,6 +151,7 @@ class Claim(NamedTuple):
     waiting: int
     next_retry_ms: int | None
     records: list[int]
+    too_large: int
 
 
 def claim_call(*, lane: str, token: int, count: int) -> Call:
@@ -161,8 +164,8 @@ def claim_reply(reply: Any) -> Claim | None:
     """Decode the reply to `claim_call`."""
     if not reply:
         return None
-    now_ms, serialized, waiting, retry_ms, records = reply
-    return Claim(now_ms, serialized, waiting, retry_ms if retry_ms >= 0 else None, records)
+    now_ms, serialized, waiting, retry_ms, records, too_large = reply
+    return Claim(now_ms, serialized, waiting, retry_ms if retry_ms >= 0 else None, records, too_large)
 
 
 async def claims(redis: Redis, *, lane: str, token: int) -> Claimed | None:
@@ -220,6 +223,7 @@ class Withdrawal(NamedTuple):
     go_on: int | None
     earliest_ms: int
     records: list[int]
+    too_large: int
 
 
 ClaimReply = Claim | Claimed | Withdrawal
@@ -244,8 +248,8 @@ async def withdraw(
     reply = await runner.run(redis, "withdraw", names, [token, kind, batch_id, offset, count])
     if not reply:
         return None
-    serialized, go_on, earliest_ms, records = reply
-    return Withdrawal(serialized, go_on if go_on >= 0 else None, earliest_ms, records)
+    serialized, go_on, earliest_ms, records, too_large = reply
+    return Withdrawal(serialized, go_on if go_on >= 0 else None, earliest_ms, records, too_large)
 
 
 async def withdrawn(redis: Redis, *, lane: str, token: int, batch_ids: Iterable[str]) -> Claimed | None:

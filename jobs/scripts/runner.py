@@ -17,6 +17,7 @@ from redis.exceptions import (
 
 from fetchfleet.jobs import keys as key_names
 from fetchfleet.jobs.compat import takes_no_writes
+from fetchfleet.jobs.contract.entry import MAX_ENTRY_BYTES
 from fetchfleet.jobs.errors import KeyTypeConflictError
 
 Arg = str | bytes | int | float
@@ -37,8 +38,13 @@ class Call(NamedTuple):
 
 
 _FILES = {path.name: path.read_bytes() for path in (resources.files("fetchfleet.jobs") / "lua").iterdir()}
+CLAIM_BYTES = 8 << 20
+"""About how many bytes of entries a worker claims at once."""
+
 _KEY_NAMES = (
     f"local BATCH_PREFIX, RECORD_SUFFIX = '{key_names.batch('')}', '{key_names.RECORD_SUFFIX}'\n"
+    f"local DEAD_KEY, DEAD_LENGTH = '{key_names.DEAD}', {key_names.DEAD_LENGTH}\n"
+    f"local MAX_ENTRY_BYTES, CLAIM_BYTES = {MAX_ENTRY_BYTES}, {CLAIM_BYTES}\n"
     f"local LANE_PREFIX = '{key_names.lane('')}'\n"
     f"local SEGMENT_PLACES = {key_names.RECORD_SEGMENT_PLACES}\n"
 ).encode()

@@ -7,6 +7,7 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import (
+    MAX_ENTRY_BYTES,
     BadEntryError,
     Entry,
     NewerEntryError,
@@ -52,6 +53,9 @@ class LaneSession(Generic[S_co]):
         """
         lane, services = self.lane, self.services
         entries: list[Entry] = []
+        for _ in range(claimed.too_large):
+            note = f"has more than {MAX_ENTRY_BYTES} bytes"
+            invalid_claims.log_quarantine(lane, services, QuarantineReason.TOO_LARGE, note)
         for element, record in zip(claimed.serialized, claimed.records, strict=True):
             why, note = QuarantineReason.UNREADABLE, ""
             try:

@@ -155,7 +155,7 @@ WORKER = Role(
         Grant(
             "eval evalsha watch type exists del unlink expire pexpire persist"
             " get mget getrange strlen set setex psetex incr incrby bitfield bitfield_ro bitpos"
-            " hget hmget hset hsetnx hdel hexists hlen hvals hgetall"
+            " hget hmget hset hsetnx hdel hexists hlen hkeys hstrlen hvals hgetall"
             " rpush lpush lpop lrange lindex llen lrem lset blmove sadd srem scard sscan smembers"
             " zadd zrem zscore zcard zcount zrange zrangebyscore zremrangebyscore zincrby"
             f" xadd xlen xrange xtrim xpending xinfo|groups {_EARLIER} zrandmember",

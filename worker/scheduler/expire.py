@@ -75,7 +75,9 @@ async def hold_orphaned_claims(session: FetchSession) -> None:
     claimed = await session.retry_until_lost(lambda: services.store.claims(lane.name, lane.token))
     unknown = [
         found
-        for found in zip(*claimed, strict=True)
+        for found in zip(claimed.serialized, claimed.records, strict=True)
         if found[0][:FETCH_ID_CHARS].decode("latin-1") not in known
     ]
-    session.hold(Claimed([element for element, _ in unknown], [record for _, record in unknown]))
+    session.hold(
+        Claimed([element for element, _ in unknown], [record for _, record in unknown], claimed.too_large)
+    )

@@ -145,7 +145,7 @@ async def test_orphans_and_withdrawn_fetches_are_checked_too(fleet: Fleet, redis
     await lapse(redis)
     await reclaim(redis)
     second = await LaneHold.begin(redis)
-    orphans = dict(zip(*second.held.orphans, strict=True))
+    orphans = dict(zip(*second.held.orphans[:2], strict=True))
     assert orphans == {one: record_of(parse_entry(one)), foreign: ENDED}
     await ask(redis, "HDEL", keys.claimed(LANE), foreign[:25])
     found = await second.take_out(ALL)

@@ -1,0 +1,72 @@
+"""Elements that are too large never reach a worker, and a claim has few bytes."""
+
+from redis.asyncio import Redis
+
+from fetchfleet import Fetch, Fleet
+from fetchfleet.jobs import keys
+from fetchfleet.jobs.contract.entry import MAX_ENTRY_BYTES
+from fetchfleet.jobs.scripts.runner import CLAIM_BYTES
+from fetchfleet.worker.lanes.store import ALL
+from tests.support.lanes import LANE, LaneHold, ask, lapse, later, now_ms, paths, put, reclaim, url, waiting
+
+LARGE = b"x" * (MAX_ENTRY_BYTES + 1)
+
+
+async def letters(redis: Redis) -> list[tuple[bytes, bytes, int]]:
+    """The lane, the note and the size of each dead letter."""
+    rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
+    return [(row[b"lane"], row[b"note"], len(row[b"element"])) for _, row in rows]
+
+
+async def test_an_element_that_is_too_large_becomes_a_short_dead_letter(fleet: Fleet, redis: Redis) -> None:
+    """Wherever it is in the lane; the fetches around it keep their order."""
+    await put(redis, LARGE)
+    await fleet.submit([url("/1"), url("/2")])
+    await put(redis, LARGE, where="returned")
+    await redis.zadd(keys.later(LANE), {LARGE: 1})
+    stay = await LaneHold.begin(redis)
+    claim = await stay.claim(1)
+    assert (paths(claim.serialized), claim.too_large, claim.waiting) == (["/1"], 3, 1)
+    assert await later(redis) == {}
+
+    await put(redis, LARGE)
+    found = await stay.take_out(ALL)
+    assert (paths(found.serialized), found.go_on, found.too_large) == (["/2"], None, 1)
+
+    await ask(redis, "HSET", keys.claimed(LANE), "large", LARGE)
+    claims = await stay.store.claims(LANE, stay.held.token)
+    assert (sorted(paths(claims.serialized)), claims.too_large) == (["/1", "/2"], 1)
+    await ask(redis, "HSET", keys.claimed(LANE), "large", LARGE)
+    await lapse(redis)
+    await reclaim(redis)
+    heir = await LaneHold.begin(redis, "heir")
+    assert (sorted(paths(heir.held.orphans.serialized)), heir.held.orphans.too_large) == (["/1", "/2"], 1)
+    found_letters = await letters(redis)
+    assert len(found_letters) == 6
+    assert {(lane, size) for lane, _, size in found_letters} == {(LANE.encode(), 1000)}
+    assert f"{len(LARGE)} bytes".encode() in found_letters[0][1]
+
+
+async def test_a_claim_has_few_bytes_and_the_rest_keeps_its_order(fleet: Fleet, redis: Redis) -> None:
+    """At least one fetch, whatever its size."""
+    body = "x" * (1 << 20)
+    count = CLAIM_BYTES // len(body) + 3
+    await fleet.submit([Fetch(url=url(f"/{place}"), method="POST", body=body) for place in range(count)])
+    stay = await LaneHold.begin(redis)
+    before = paths(await waiting(redis))
+    first = await stay.claim()
+    assert sum(map(len, first.serialized)) <= CLAIM_BYTES
+    assert first.waiting == count - len(first.serialized)
+    assert [*paths(first.serialized), *paths(await waiting(redis))] == before
+    rest = await stay.claim()
+    assert paths([*first.serialized, *rest.serialized]) == before
+    await stay.release()
+    stay = await LaneHold.begin(redis)
+    found, offset = list[bytes](), 0
+    while offset is not None:
+        taken = await stay.take_out(ALL, "returned", offset)
+        assert sum(map(len, taken.serialized)) <= CLAIM_BYTES
+        found += taken.serialized
+        offset = taken.go_on  # type: ignore[assignment]
+    assert paths(found) == before
+    assert await now_ms(redis)
