@@ -74,7 +74,7 @@ def connect(redis_url: str, reply_within_s: float | None = None) -> Redis:
 def inbox_of(redis_url: str, name: str | None = None) -> str:
     """Return the name, or that of the URL's user, if an inbox may have it; else raise RedisSetupError."""
     found = name or str(connection_pool(redis_url).connection_kwargs.get("username") or "default")
-    if not is_inbox_name(found):
+    if not is_inbox_name(found) or found == "default":  # the user of a URL without one has no inbox
         raise RedisSetupError(
             f"{found!r} is not the name of an inbox: give inbox=…, or a Redis user with an inbox in the URL"
         )

@@ -64,6 +64,8 @@ local at = groups_at + 1
 for _ = 1, groups do at = at + 2 + tonumber(ARGV[at + 1]) end
 local fingerprints_at = at + 1 + 2 * tonumber(ARGV[at])
 local records = #ARGV >= fingerprints_at and number(batch[5]) == number(batch[1])
+-- Fails before the first write if the user may not write records, as with the users of an earlier version.
+if records then redis.call('BITFIELD', record_key(KEYS[1], 0), 'GET', 'u1', 0) end
 local repeats, repeated = {}, {}
 for i = 1, tonumber(ARGV[at]) do
   local id, ttl = ARGV[at + 2 * i - 1], ARGV[at + 2 * i]

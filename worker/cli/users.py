@@ -38,6 +38,14 @@ User = Annotated[
     bool, typer.Option("--user", help="Print a line for Redis's file of users as well, with a new password.")
 ]
 Template = Annotated[bool, typer.Option("--template", help="Without passwords, as ops/users.acl.")]
+Keep = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Print this file of an earlier version with the rights of this one. Passwords stay as they are,"
+        " and so do users that are not of a fleet.",
+    ),
+]
 
 
 Name = Annotated[str, typer.Argument(help="The inbox's name: that of its Redis user.")]
@@ -123,11 +131,17 @@ def acl(
     pusher: Pushers = None,
     passwords: Passwords = None,
     template: Template = False,  # noqa: FBT002 a flag
+    keep: Keep = None,
 ) -> None:
     """Print an ACL file for Redis: a user for each part of a fleet, with new passwords.
 
     The file holds digests only. The passwords are shown once, on standard error.
     """
+    if keep is not None:
+        if pusher or passwords or template:
+            raise CommandError("--keep goes with no other option", BAD_USE)
+        echo_lines(users.renewed(_text_of(keep)).rstrip("\n"))
+        return
     roles = users.roles([_pusher(name) for name in dict.fromkeys(pusher or [])])
     if template:
         echo_lines(users.template(roles).rstrip("\n"))
@@ -135,6 +149,17 @@ def acl(
     credentials = {role: users.new_credentials(role.name) for role in roles}
     _hand_over(passwords, [*credentials.values()])
     echo_lines(users.with_passwords(credentials).rstrip("\n"))
+
+
+def _text_of(file: Path) -> str:
+    """Return what is in an ACL file. Raises CommandError if it cannot be read or has no user."""
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{file}: {getattr(error, 'strerror', None) or error}", BAD_USE) from None
+    if not any(line.startswith("user ") for line in text.splitlines()):
+        raise CommandError(f"{file}: has no line that begins with user: give an ACL file of Redis", BAD_USE)
+    return text
 
 
 def _pusher(name: str) -> Role:

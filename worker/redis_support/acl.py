@@ -221,5 +221,38 @@ def with_passwords(credentials: Mapping[Role, Credentials]) -> str:
     return _file(role.line(of.digest) for role, of in credentials.items())
 
 
+def renewed(file: str) -> str:
+    """Return an ACL file in which the users of a fleet have the rights of this version.
+
+    They keep their passwords. Other lines, and so other users, stay as they are.
+    """
+    return "".join(f"{_renewed_line(line)}\n" for line in file.splitlines())
+
+
+def _renewed_line(line: str) -> str:
+    words = [word.strip("()") for word in line.split()]
+    role = _role_of(words)
+    if role is None:
+        return line
+    kept = [word for word in words if word.startswith(("#", ">")) or word in {"nopass", "off"}]
+    return role.line(" ".join(kept))
+
+
+def _role_of(words: Sequence[str]) -> Role | None:
+    """Return the role of the user of a line; None if it is no user of a fleet."""
+    match words:
+        case ["user", name, *rules]:
+            pass
+        case _:
+            return None
+    if name == PUSHER.name and not set(rules).isdisjoint(write(keys.INBOX)):
+        return PUSHER
+    for role in ROLES:
+        if role is not PUSHER and role.name == name:
+            return role
+    is_pusher = is_inbox_name(name) and not set(rules).isdisjoint(write(keys.inbox(name)))
+    return pusher(name) if is_pusher else None
+
+
 def _file(lines: Iterable[str]) -> str:
     return "".join(f"{line}\n" for line in ["user default off", *lines])

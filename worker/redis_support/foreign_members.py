@@ -132,11 +132,13 @@ def _ranges(now_ms: int) -> list[_Range]:
     """Return the stretches to check, each with what does not belong there."""
     lane, job = [*keys.kinds_of_lane(NAME)], [keys.arq_job(NAME)]
     due_ms, never_ms = now_ms + GRACE_MS, now_ms + keys.LONGEST_WAIT_MS
+    # Of a worker that has died, the report may expire a moment before the next heartbeat removes its name.
+    reported_ms = now_ms - keys.WORKER_TTL_MS // 2
     deferred_ms = now_ms + MAX_DEFERRED_MS
     return [
         _Range(keys.ATTENTION, "name of no lane", lane, "-inf", due_ms),
         _Range(keys.ATTENTION, "name of no lane", lane, never_ms, "+inf", move_to=due_ms),
-        _Range(keys.WORKERS, "name of no worker", [keys.worker(NAME)], "-inf", math.inf),
+        _Range(keys.WORKERS, "name of no worker", [keys.worker(NAME)], reported_ms, math.inf),
         _Range(keys.QUEUE, "member without a job", job, "-inf", deferred_ms, MAX_JOB_ID_BYTES),
         _Range(keys.QUEUE, "member without a job", job, deferred_ms, "+inf", MAX_JOB_ID_BYTES, DUE),
     ]

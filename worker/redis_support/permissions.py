@@ -63,7 +63,10 @@ def explained(command: str, denial: DeniedError) -> str:
     denied = f"may not run {found[1]}" if found else f"is refused: {redact.text(denial.said).strip('.')}"
     needed = needed_for(command)
     if denial.user == needed:
-        remedy = f"The user {needed} of ops/users.acl may: load the file of this version of fetchfleet"
+        remedy = (
+            f"The user {needed} of this version of fetchfleet may: fetchfleet acl --keep users.acl prints"
+            " your file of users with the rights of this version; let Redis load that"
+        )
     else:
         own = f" ({denial.user} may {ROLES[denial.user]})" if denial.user in ROLES else ""
         remedy = (

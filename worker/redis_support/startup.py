@@ -10,7 +10,9 @@ from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, NoPermissionError, RedisError, ResponseError
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.compat import CLUSTER_MODE
+from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
 from fetchfleet.jobs.errors import UnsupportedRedisError
 from fetchfleet.jobs.redis_errors import is_of
 from fetchfleet.worker.errors import BAD_USE, CommandError
@@ -87,6 +89,19 @@ def refusal_of(info: Mapping[str, Any]) -> RefusedRedisError | None:
     return None
 
 
+async def check_rights(redis: Redis) -> None:
+    """Run what Redis denies the users of earlier versions; raise NoPermissionError.
+
+    A script to which it is denied only after a write would leave its work half done.
+    """
+    try:
+        await redis.bitfield(keys.record("0" * BATCH_ID_CHARS)).get("u1", 0).execute()
+    except NoPermissionError:
+        raise
+    except ResponseError:
+        return  # allowed; another program has written to the key
+
+
 @contextmanager
 def startup_permissions() -> Iterator[None]:
     """Turn a command that Redis denies or lacks, within the block, into RefusedRedisError."""
@@ -95,7 +110,8 @@ def startup_permissions() -> Iterator[None]:
     except NoPermissionError as error:
         raise RefusedRedisError(
             f"Redis does not let a worker do its work: {redact.text(error)};"
-            " docs/security.md says what a worker's user must be allowed"
+            " use the user worker of ops/users.acl. If it is that of an earlier version:"
+            " fetchfleet acl --keep users.acl prints your file of users with the rights of this version"
         ) from error
     except UnsupportedRedisError:
         raise

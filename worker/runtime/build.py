@@ -31,7 +31,7 @@ from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, RedisHealth
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, RepairingSubmitter
 from fetchfleet.worker.redis_support.lost_fetches import LostFetches
-from fetchfleet.worker.redis_support.startup import await_usable_redis, startup_permissions
+from fetchfleet.worker.redis_support.startup import await_usable_redis, check_rights, startup_permissions
 from fetchfleet.worker.runtime.disk_guard import DiskGuard
 from fetchfleet.worker.runtime.fleet_signals import DrainSignal, FleetSignals
 from fetchfleet.worker.runtime.heartbeat import FleetCheck, Heartbeat, WorkerReporter
@@ -93,6 +93,7 @@ async def build(settings: Settings, timings: WorkerTimings | None = None) -> Run
             notifier = LaneNotifier(arq_client(redis.connection_pool), health)
             clock = RedisClock()
             clock.sync(await redis_now_ms(redis))
+            await check_rights(redis)
             registration = registration_of(settings, clock.now_ms())
             base = _Base(
                 settings=settings,

@@ -132,10 +132,14 @@ async def test_a_lane_with_an_impossible_time_gets_another(
 async def test_names_of_no_workers_take_no_share_of_the_lanes(
     fleet: Fleet, redis: Redis, foreign: ForeignMembers
 ) -> None:
-    """A heartbeat that is to come counts not at all, another for a moment; those of workers stay."""
+    """A heartbeat that is to come counts not at all, another for a moment; those of workers stay.
+
+    One that has died stays until a heartbeat removes it: its report expires a moment before.
+    """
     now = await now_ms(redis)
+    died = {"died": now - keys.WORKER_TTL_MS}
     await fleet.submit([url("/x"), url("/y", OTHER)])
-    await redis.zadd(keys.WORKERS, {"live": now})
+    await redis.zadd(keys.WORKERS, {"live": now, **died})
     await redis.set(keys.worker("live"), "{}", px=5000)
     await flood(redis, keys.WORKERS, "inf", "later{}")
     store = LaneStore(redis, "live", LEASE_MS)
@@ -143,7 +147,7 @@ async def test_names_of_no_workers_take_no_share_of_the_lanes(
     assert isinstance(held, AcquiredLane)
     await flood(redis, keys.WORKERS, now, "now{}")
     await foreign.remove()
-    assert await redis.zrange(keys.WORKERS, 0, -1) == [b"live"]
+    assert await redis.zrange(keys.WORKERS, 0, -1) == [b"died", b"live"]
     await redis.flushall()
 
 

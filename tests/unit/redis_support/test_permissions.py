@@ -52,7 +52,7 @@ def test_the_user_is_that_of_the_url_that_was_given(arguments: list[str], expect
             DeniedError("producer", ZRANGE),
             ("(producer may enqueue and cancel", "if what runs here is trusted"),
         ),
-        (DeniedError("operator", ZRANGE), ("load the file of this version",)),
+        (DeniedError("operator", ZRANGE), ("fetchfleet acl --keep users.acl",)),
         (DeniedError("default", "script http://u:pw@h/?token=t"), ("the Redis user default is refused",)),
     ],
 )
