@@ -23,7 +23,7 @@ MAX_DECODINGS = 5
 """How often a value may be encoded; one that is encoded more often is hidden."""
 
 _USERINFO = re.compile(r"((?:^|:)[/\\]{2,}|:[/\\])[^/\\?#]*@")
-_PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$'()*+,=:/-]*")
+_PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$'()*+,:/-]*")
 """URLs without any of the above: nothing in them is ever redacted or escaped."""
 _SPLIT = re.compile(r"([^/?#]*//[^/?#]*)?([^?#]*)(.*)", re.DOTALL)
 _VALUE = re.compile(r"=[^&]*")
@@ -57,7 +57,7 @@ SECRET_ENDINGS = (
 # … or by its last word alone, because that word is the ending of too many other names.
 SECRET_WORDS = frozenset(
     {
-        *("auth", "bearer", "code", "csrf", "hmac", "jwt", "key", "otp", "pass", "pin", "pwd", "session"),
+        *("auth", "bearer", "code", "csrf", "hmac", "jwt", "key", "otp", "pass", "pin", "pw", "pwd", "session"),
         *("sid", "sig", "ticket", "xsrf"),
     }
 )
@@ -258,7 +258,10 @@ def _segment(segment: str) -> str:
     """Hide secrets in a segment of a path: in its parameters, and in what is encoded in it."""
     found = _AFTER_A_SEGMENT.search(segment)
     end = found.start() if found else len(segment)
-    return _decoded(segment[:end], 0) + _parameters(segment[end:], 0)
+    name, equals, _ = segment[:end].partition("=")
+    # Fewer names than in a query: /key=1/code=2/ names a partition of a data set.
+    begin = f"{name}={HIDDEN}" if equals and _is_secret_in_prose(name) else _decoded(segment[:end], 0)
+    return begin + _parameters(segment[end:], 0)
 
 
 def _parameters(query: str, depth: int) -> str:

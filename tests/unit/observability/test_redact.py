@@ -89,7 +89,7 @@ FINAL_URLS = [
     ("http://a/?code=hunter2&state=x", "http://a/?code=***&state=x"),
     ("http://a/?monkey=1&encode=2&tokens=3", "http://a/?monkey=1&encode=2&tokens=3"),
     ("http://u:hunter2@a/?b=1", "http://a/?b=1"),
-    ("http://a/token=1/key=2", "http://a/token=1/key=2"),
+    ("http://a/token=1/key=2", "http://a/token=***/key=2"),
 ]
 
 HARMLESS = [
@@ -140,6 +140,8 @@ PLACES = [
     "http://a/go/https%253A%252F%252Fu%253A{}%2540h",
     "http://a/go/https://u:{}@h/",
     "http://a/go/token%3D{}",
+    "http://a/go/token={}",
+    "http://a/access_token={}/b;v=1",
     "http://a/go/api_key%3D{}%26a%3D1/x",
     "http://u:{}@a/",
     "http://{}@a/x",
