@@ -6,7 +6,7 @@
 -- ARGV: the highest score, the most jobs to list, the most members to check, the most bytes of an id, the most bytes of
 --       a job, the most tries, the longest time that a job is in progress (ms); what precedes an id in the keys of its
 --       job, its progress and its tries; the function that refuses a job
--- Returns {ids of jobs, how many members were checked, how many were removed, the first of these or ''}.
+-- Returns {ids of jobs, how many members were checked, how many were removed, the beginning of the first or ''}.
 must_be('zset', KEYS[1])
 local most_listed, most_checked, longest_id, largest = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local job_prefix, progress_prefix, tries_prefix = ARGV[8], ARGV[9], ARGV[10]
@@ -63,4 +63,4 @@ for i = 1, #page, 2 do
   end
 end
 in_slices(#foreign, function(first, last) redis.call('ZREM', KEYS[1], unpack(foreign, first, last)) end)
-return {jobs, checked, #foreign, foreign[1] or ''}
+return {jobs, checked, #foreign, string.sub(foreign[1] or '', 1, SHOWN_CHARS)}

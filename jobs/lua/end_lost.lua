@@ -8,9 +8,10 @@
 local RECORD_BYTES, ZERO, READ_PLACES = 6, string.rep('\0', 6), 4000
 for i, kind in ipairs({'hash', 'stream', 'set', 'stream'}) do must_be(kind, KEYS[i]) end
 local batch = redis.call('HMGET', KEYS[1], 'total', 'done', 'recorded', 'chunks', 'recorded_done', 'last_deadline_ms',
-  'sealed', 'failed')
+  'sealed', 'failed', 'taken_ms')
 local total, done, last_deadline = number(batch[1]), number(batch[2]), number(batch[6])
 if not has_record(batch[3], batch[4]) or last_deadline == 0 or now_ms() <= last_deadline + ARGV[1] then return 0 end
+if last_deadline < number(batch[9]) then return 0 end -- no deadline of ours: it precedes the last submit
 -- Results that an older worker wrote are still open in the record.
 if done >= total or number(batch[5]) ~= done then return 0 end
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[3])) do

@@ -4,7 +4,7 @@
 -- ARGV: the lowest score, the highest, how many members to skip, the most to check, the most bytes of a name, the score
 --       that the others get ('' to leave theirs); then for each key that a member may have: what precedes its name,
 --       what follows it
--- Returns {how many were checked, how many were removed, the first of these or '', how many got the score}.
+-- Returns {how many were checked, how many were removed, the beginning of the first or '', how many got the score}.
 local page = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', ARGV[3], ARGV[4])
 local foreign, moved = {}, 0
 for _, name in ipairs(page) do
@@ -22,4 +22,4 @@ for _, name in ipairs(page) do
   end
 end
 in_slices(#foreign, function(first, last) redis.call('ZREM', KEYS[1], unpack(foreign, first, last)) end)
-return {#page, #foreign, foreign[1] or '', moved}
+return {#page, #foreign, string.sub(foreign[1] or '', 1, SHOWN_CHARS), moved}

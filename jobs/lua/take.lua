@@ -13,7 +13,7 @@
 --   {'early', ms until due};
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
 --   {'stale'} if the notification has an old generation.
-local EARLY_ALLOWED_MS = 50
+local EARLY_ALLOWED_MS, OWNER_CHARS = 50, 300
 local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate', 'reset', 'needs')
 if ARGV[9] == '1' then redis.call('HDEL', KEYS[9], ARGV[1]) end
 if lane[1] ~= 'scheduled' or (ARGV[2] ~= '' and lane[2] ~= ARGV[2]) then return {'stale'} end
@@ -44,7 +44,9 @@ if lane[6] then
   redis.call('HDEL', KEYS[9], ARGV[1])
 end
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
+local MOST_GATE_BYTES = 256 * 1024
+local gate = lane[4] and #lane[4] <= MOST_GATE_BYTES and lane[4] or '' -- a larger one is not ours
 return {
-  'taken', token, now, lane[4] or '', policy_version, cancelled, other_deaths, lane[5] or '', orphans,
+  'taken', token, now, gate, policy_version, cancelled, other_deaths, string.sub(lane[5] or '', 1, OWNER_CHARS), orphans,
   records_of(orphans), too_large,
 }

@@ -80,6 +80,19 @@ async def link_retry(redis: Redis, *, batch_id: str, retried_as: Sequence[str]) 
     return bool(await runner.run(redis, "link_retry", [keys.batch(batch_id)], list(retried_as)))
 
 
+class LateBatches(NamedTuple):
+    """Batches with open fetches although every deadline is past. looked_at: among how many."""
+
+    looked_at: int
+    batch_ids: list[str]
+
+
+async def late_batches(redis: Redis, *, skip: int, most: int, before_ms: int) -> LateBatches:
+    """Look at a stretch of all batches. before_ms: their last deadline was before that (Unix ms)."""
+    looked_at, *found = await runner.run(redis, "late_batches", [keys.BATCHES], [skip, most, before_ms])
+    return LateBatches(looked_at, [text_of(batch_id) for batch_id in found])
+
+
 async def end_lost(
     redis: Redis,
     *,

@@ -57,6 +57,21 @@ async def due_jobs(
     return DueJobs(*await runner.run(redis, "due_jobs", [keys.QUEUE], args))
 
 
+async def names(
+    redis: Redis,
+    key: str,
+    *,
+    until: int,
+    skip: int = 0,
+    most: int,
+    max_bytes: int,
+    newest_first: bool = False,
+) -> list[str]:
+    """Return names in a sorted set with scores up to `until`; remove members that cannot be names."""
+    found = await runner.run(redis, "names", [key], [until, skip, most, int(newest_first), max_bytes])
+    return [name.decode() for name in found]
+
+
 class ForeignRemoval(NamedTuple):
     """The outcome of a look at some members of a sorted set.
 

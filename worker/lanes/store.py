@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.notifications import GRACE_MS, LaneNotification
-from fetchfleet.jobs.redis_connection import is_text, number_of, text_of
+from fetchfleet.jobs.redis_connection import number_of, text_of
 from fetchfleet.jobs.scripts import batches as batch_scripts
 from fetchfleet.jobs.scripts import lanes as scripts
 from fetchfleet.jobs.scripts.lanes import (
@@ -19,12 +19,16 @@ from fetchfleet.jobs.scripts.lanes import (
     TakeReply,
     Withdrawal,
 )
+from fetchfleet.jobs.scripts.sweep import names
 from fetchfleet.worker.gate.state import GateState, from_json
 from fetchfleet.worker.redis_support.batching import ScriptBatcher
 from fetchfleet.worker.util.clock import mono_s
 
 STRETCH = 1000
 """How many entries of a queue one withdrawal searches, and how many cancelled batches one call reads."""
+
+MAX_LANE_NAME_BYTES = 300
+"""A host has 253 bytes at most."""
 
 CANCELLED_WITHIN_S = 1.0
 """How long the cancelled batches of lanes are read at most: another program may have written any number."""
@@ -124,16 +128,11 @@ class LaneStore:
 
     async def due(self, now_ms: int, limit: int, offset: int = 0) -> list[str]:
         """Return lanes that are due, the most overdue first."""
-        found = await self._redis.zrangebyscore(keys.ATTENTION, "-inf", now_ms + GRACE_MS, offset, limit)
-        return await lane_names(self._redis, found)
+        return await due_lanes(self._redis, until_ms=now_ms + GRACE_MS, skip=offset, most=limit)
 
     async def just_due(self, now_ms: int, limit: int) -> list[str]:
         """Return lanes that are due, the least overdue first: names of no lanes may hide them from `due`."""
-        lowest: Any = "-inf"
-        found = await self._redis.zrange(
-            keys.ATTENTION, now_ms + GRACE_MS, lowest, desc=True, byscore=True, offset=0, num=limit
-        )
-        return await lane_names(self._redis, found)
+        return await due_lanes(self._redis, until_ms=now_ms + GRACE_MS, most=limit, newest_first=True)
 
     async def needs(self, lanes: Sequence[str]) -> list[LaneNeeds]:
         """Return for each lane what it may need."""
@@ -315,12 +314,19 @@ class LaneStore:
         return _fenced(scripts.release_reply(lane, await self._batcher.run(*call))).notification
 
 
-async def lane_names(redis: Redis, found: Sequence[bytes]) -> list[str]:
-    """Decode members of the lanes' schedule; delete those that cannot be a lane's name."""
-    others = [name for name in found if not is_text(name)]
-    if others:
-        await redis.zrem(keys.ATTENTION, *others)
-    return [name.decode() for name in found if is_text(name)]
+async def due_lanes(
+    redis: Redis, *, until_ms: int, skip: int = 0, most: int, newest_first: bool = False
+) -> list[str]:
+    """Return lanes that need attention by a time; remove what cannot be a lane's name."""
+    return await names(
+        redis,
+        keys.ATTENTION,
+        until=until_ms,
+        skip=skip,
+        most=most,
+        max_bytes=MAX_LANE_NAME_BYTES,
+        newest_first=newest_first,
+    )
 
 
 def _needs(fields: Any, cancelled: Any, claimed: Any) -> LaneNeeds:

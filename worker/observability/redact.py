@@ -57,8 +57,8 @@ SECRET_ENDINGS = (
 # … or by its last word alone, because that word is the ending of too many other names.
 SECRET_WORDS = frozenset(
     {
-        *("auth", "bearer", "code", "csrf", "hmac", "jwt", "key", "otp", "pass", "pin", "pw", "pwd", "session"),
-        *("sid", "sig", "ticket", "xsrf"),
+        *("auth", "bearer", "code", "csrf", "hmac", "jwt", "key", "otp", "pass", "pin", "pw", "pwd"),
+        *("session", "sid", "sig", "ticket", "xsrf"),
     }
 )
 PROSE_WORDS = frozenset({"hmac", "jwt", "otp", "pwd", "sid", "sig"})

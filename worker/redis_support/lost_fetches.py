@@ -9,11 +9,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from structlog.typing import FilteringBoundLogger
 
-from fetchfleet.jobs import keys
-from fetchfleet.jobs.contract.ids import fetch_id, is_batch_id
+from fetchfleet.jobs.contract.ids import fetch_id
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
-from fetchfleet.jobs.redis_connection import number_of, text_of
-from fetchfleet.jobs.scripts.batches import end_lost
+from fetchfleet.jobs.scripts.batches import end_lost, late_batches
 from fetchfleet.worker.observability.log import Event
 
 GRACE_S = 60.0
@@ -45,20 +43,13 @@ class LostFetches:
 
     async def end(self, now_ms: int) -> None:
         """Look at the next ones of the batches; end what is lost in those that are late."""
-        names = await self._redis.zrange(keys.BATCHES, self._next, self._next + BATCHES_AT_ONCE - 1)
-        self._next = self._next + BATCHES_AT_ONCE if len(names) == BATCHES_AT_ONCE else 0
-        found = [name for name in map(text_of, names) if is_batch_id(name)]
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for batch_id in found:
-                pipe.hmget(keys.batch(batch_id), ["last_deadline_ms", "done", "total"])
-            rows = await pipe.execute(raise_on_error=False) if found else []
-        for batch_id, row in zip(found, rows, strict=True):
-            if isinstance(row, ResponseError):  # another type: the key is repaired when a worker uses it
-                continue
-            last_deadline_ms, done, total = (number_of(value) or 0 for value in row)
-            if last_deadline_ms and done < total and last_deadline_ms + self._grace_ms < now_ms:
-                with suppress(ResponseError):
-                    await self._end(batch_id)
+        late = await late_batches(
+            self._redis, skip=self._next, most=BATCHES_AT_ONCE, before_ms=now_ms - self._grace_ms
+        )
+        self._next = self._next + BATCHES_AT_ONCE if late.looked_at == BATCHES_AT_ONCE else 0
+        for batch_id in late.batch_ids:
+            with suppress(ResponseError):
+                await self._end(batch_id)
 
     async def _end(self, batch_id: str) -> None:
         some_id = fetch_id(batch_id, 0)

@@ -6,7 +6,7 @@ and the recovery of its lanes. arq's cron job trims results only.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -18,7 +18,7 @@ from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.jobs.scripts.batches import Trimming, trim
 from fetchfleet.jobs.scripts.lanes import ReclaimedLane, reclaim_lanes
 from fetchfleet.jobs.scripts.sweep import sweep_turn
-from fetchfleet.worker.lanes.store import lane_names
+from fetchfleet.worker.lanes.store import due_lanes
 from fetchfleet.worker.observability.log import Event, suppressed
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
@@ -47,11 +47,8 @@ async def reclaim_overdue(
     redis: Redis, limit: int = RECLAIM_AT_ONCE, *, newest_first: bool = False
 ) -> Reclaimed:
     """Schedule lanes again whose lease or notification is overdue, the longest overdue first."""
-    lowest: Any = "-inf"
-    highest: Any = await redis_now_ms(redis)
-    ends = (highest, lowest) if newest_first else (lowest, highest)
-    overdue = await redis.zrange(keys.ATTENTION, *ends, desc=newest_first, byscore=True, offset=0, num=limit)
-    names = await lane_names(redis, overdue)
+    now_ms = await redis_now_ms(redis)
+    names = await due_lanes(redis, until_ms=now_ms, most=limit, newest_first=newest_first)
     replies = await reclaim_lanes(redis, names)
     return Reclaimed(
         [reply for reply in replies if isinstance(reply, ReclaimedLane)],

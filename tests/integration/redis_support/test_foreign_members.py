@@ -11,11 +11,13 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS
 from fetchfleet.jobs.notifications import GRACE_MS
 from fetchfleet.jobs.scripts.sweep import sweep_turn
+from fetchfleet.worker.intake.arq_queue import vetted_queue
 from fetchfleet.worker.lanes.store import AcquiredLane, LaneStore
 from fetchfleet.worker.observability.log import get_logger
 from fetchfleet.worker.redis_support import drains
 from fetchfleet.worker.redis_support.foreign_members import ForeignMembers
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
+from fetchfleet.worker.redis_support.lost_fetches import LostFetches
 from fetchfleet.worker.scheduler.sweep import LaneReclaimer, reclaim_overdue
 from tests.support.lanes import (
     LANE,
@@ -71,6 +73,30 @@ async def test_names_of_no_lanes_leave_the_schedule(
     assert await attention_ms(redis) == before
     assert [(keys.ATTENTION, MANY + 2)] == [(line["key"], line["count"]) for line in lines]
     assert await redis.xlen(keys.DEAD) == 1
+
+
+async def test_no_worker_reads_a_large_member(fleet: Fleet, redis: Redis, foreign: ForeignMembers) -> None:
+    """It may be larger than the memory of a worker, whose replies from Redis stay small."""
+    await fleet.submit([url("/x")])
+    store = LaneStore(redis, "owner", LEASE_MS)
+    large, at_ms = "x" * (1 << 20), await now_ms(redis)
+    sets = (keys.ATTENTION, keys.QUEUE, keys.BATCHES)
+    for look in (
+        lambda: store.due(at_ms, 10),
+        lambda: store.just_due(at_ms, 10),
+        lambda: reclaim_overdue(redis),
+        lambda: vetted_queue(redis.connection_pool).zrangebyscore(keys.QUEUE, min=0, max=at_ms),
+        lambda: LostFetches(redis, "owner", get_logger()).end(at_ms),
+        foreign.remove,
+        foreign.remove_batches,
+    ):
+        for key in sets:
+            await ask(redis, "ZADD", key, 0, large)
+        before = int((await redis.info("stats"))["total_net_output_bytes"])
+        await look()
+        assert int((await redis.info("stats"))["total_net_output_bytes"]) - before < len(large) // 2
+    for key in sets:
+        await redis.zrem(key, large)
 
 
 async def test_a_lane_is_reclaimed_before_names_of_no_lanes_are_removed(fleet: Fleet, redis: Redis) -> None:

@@ -25,7 +25,9 @@ def lost(redis: Redis) -> LostFetches:
 
 async def late(redis: Redis, batch: Batch) -> None:
     """The last deadline of the batch was a while ago."""
-    await ask(redis, "HSET", keys.batch(batch.id), "last_deadline_ms", await now_ms(redis) - 1000)
+    at_ms = await now_ms(redis)
+    times = ("last_deadline_ms", at_ms - 1000, "taken_ms", at_ms - 2000)
+    await ask(redis, "HSET", keys.batch(batch.id), *times)
 
 
 async def lose(redis: Redis) -> None:
@@ -75,6 +77,18 @@ async def test_many_lost_fetches_end_in_pieces(
         found.append(len(await results(redis, batch)))
     assert found == [2, 4, 5, 5]
     assert (await batch.counts()).ended
+
+
+@pytest.mark.parametrize("found", [1, 0, -1, "inf", "nan", "x", "9" * 400, "1e308"])
+async def test_a_last_deadline_of_another_program_ends_no_fetch(
+    fleet: Fleet, redis: Redis, lost: LostFetches, found: str | int
+) -> None:
+    """No deadline precedes the submit."""
+    batch = await fleet.submit([url("/x")])
+    await LaneHold.begin(redis)
+    await ask(redis, "HSET", keys.batch(batch.id), "last_deadline_ms", found)
+    await lost.end(await now_ms(redis))
+    assert not await results(redis, batch)
 
 
 @pytest.mark.parametrize("why", ["waits", "has no record", "has results of older workers"])

@@ -1,0 +1,18 @@
+-- Lists members of a sorted set by their scores, and removes those that are too long for a name, or no text: one may be
+-- larger than the memory of a worker.
+-- Called by jobs/scripts/sweep.py, names.
+-- KEYS: the sorted set
+-- ARGV: the highest score, how many members to skip, the most members, '1' for the highest scores first, the most bytes
+--       of a name
+-- Returns the names.
+local reverse = ARGV[4] == '1'
+local first, last = reverse and ARGV[1] or '-inf', reverse and '-inf' or ARGV[1]
+local range = {'BYSCORE', 'LIMIT', ARGV[2], ARGV[3]}
+if reverse then range[#range + 1] = 'REV' end
+local page, found, foreign = redis.call('ZRANGE', KEYS[1], first, last, unpack(range)), {}, {}
+for _, name in ipairs(page) do
+  local list = #name <= tonumber(ARGV[5]) and is_text(name) and found or foreign
+  list[#list + 1] = name
+end
+in_slices(#foreign, function(from, to) redis.call('ZREM', KEYS[1], unpack(foreign, from, to)) end)
+return found
