@@ -166,10 +166,9 @@ class InboxClient:
                 since_s = time.monotonic()
             if time.monotonic() - since_s >= self._patience_s:
                 raise FleetUnreachableError(
-                    f"no worker has answered for {self._patience_s:g} s; the message about batch {batch_id}"
-                    f" is in the inbox {self._inbox}. The next worker takes it, if the inbox is registered"
-                    f" (fetchfleet inbox add {self._inbox}). The same call with this batch id may be"
-                    " repeated",
+                    f"no worker has answered for {self._patience_s:g} s about batch {batch_id}. The message"
+                    f" stays in the inbox {self._inbox} for the next worker, if that inbox is registered:"
+                    f" fetchfleet inbox add {self._inbox}. The same call with this batch id may be repeated",
                     batch_id,
                 )
             await asyncio.sleep(pause_s)

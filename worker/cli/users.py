@@ -13,6 +13,7 @@ from fetchfleet.jobs.contract.ids import inbox_prefix, is_inbox_name
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli.common import console, echo, echo_lines, print_json, query
 from fetchfleet.worker.cli.options import Json, RedisUrl
+from fetchfleet.worker.cli.render import count
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.intake.inbox import MAX_INBOXES
 from fetchfleet.worker.redis_support import acl as users
@@ -103,7 +104,7 @@ def inbox_remove(name: Name, redis: RedisUrl = None) -> None:
     if not removed:
         raise CommandError(f"no inbox {name} is registered; see: fetchfleet inbox list")
     if left:
-        console.print(f"{left} messages are left in {keys.inbox(name)}", highlight=False)
+        console.print(f"left in {keys.inbox(name)}: {count(left, 'message')}", highlight=False)
 
 
 @inbox.command("list")
@@ -118,7 +119,7 @@ def inbox_list(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: 
         if as_json:
             print_json({"name": name, "prefix": inbox_prefix(name), "messages": messages})
         else:
-            echo(f"{name}  {inbox_prefix(name)}  {messages} messages")
+            echo(f"{name}  {inbox_prefix(name)}  {count(messages, 'message')}")
 
 
 async def _messages(client: Redis, name: str) -> int:

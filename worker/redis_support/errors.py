@@ -49,7 +49,8 @@ def followed_at(redis_url: str, go_on: GoOn | None = None) -> Iterator[None]:
         yield
     except FleetUnreachableError as error:
         way_on = f"go on with: {go_on(error)}" if go_on else "repeat the command when it is back"
-        said = _unreachable(redis_url, error.__cause__ or error)
+        # Without a cause Redis answers, and no worker has taken a message of an inbox.
+        said = _unreachable(redis_url, error.__cause__) if error.__cause__ else str(error)
         raise UnreachableFleetError(f"{said}\n{way_on}") from error
 
 

@@ -17,6 +17,7 @@ _NEEDS = {
     **dict.fromkeys(("submit", "batches", "results", "cancel"), acl.PRODUCER.name),
     **dict.fromkeys(("run", "worker", "health"), acl.WORKER.name),
 }
+_VIA_INBOX = {"submit", "results", "cancel"}
 _TRUST = {
     acl.PRODUCER.name: "is trusted as workers are",
     acl.OPERATOR.name: "is trusted as workers are",
@@ -73,5 +74,7 @@ def explained(command: str, denial: DeniedError) -> str:
             f"The user {needed} of ops/users.acl may{own}: name it in the URL, redis://{needed}:PASSWORD@…"
             f" (--redis, FETCHFLEET_REDIS_URL), if what runs here {_TRUST[needed]}"
         )
+        if command in _VIA_INBOX and denial.user not in ROLES.keys() - {acl.PUSHER.name}:
+            remedy += ". A user with an inbox: --via inbox"
     user = f"the Redis user {denial.user}" if denial.user else "this Redis user"
     return f"{command}: {user} {denied}. {remedy}. docs/security.md lists what each user may do"

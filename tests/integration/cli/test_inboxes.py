@@ -33,7 +33,7 @@ def test_an_inbox_is_registered_listed_and_unregistered(redis_url: str) -> None:
     assert ["a-1", "billing"] == [line.split()[0] for line in listed.splitlines()]
     billing = {"name": "billing", "prefix": inbox_prefix("billing"), "messages": 1}
     assert billing == json.loads(shown.splitlines()[1])
-    assert "1 messages are left in ff:inbox:billing" in removed
+    assert "left in ff:inbox:billing: 1 message" in removed
     assert ([b"x"], {b"a-1", b"Not a name"}) == left
     assert (1, True) == (again.code, "no inbox billing is registered" in again.text)
 

@@ -3,8 +3,14 @@
 import pytest
 from redis.exceptions import NoPermissionError
 
+from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.worker.errors import CommandError
-from fetchfleet.worker.redis_support.errors import DeniedError, redis_at
+from fetchfleet.worker.redis_support.errors import (
+    DeniedError,
+    UnreachableFleetError,
+    followed_at,
+    redis_at,
+)
 from fetchfleet.worker.redis_support.permissions import denial_in, explained, user_of
 
 ZRANGE = "User bob has no permissions to run the 'zrange' command"
@@ -64,3 +70,19 @@ def test_a_refusal_names_the_command_the_user_and_the_remedy(
 
     assert all(part in said for part in parts), said
     assert "pw" not in said
+
+
+@pytest.mark.parametrize(("user", "has"), [("pusher", True), ("billing", True), ("reader", False)])
+def test_a_refusal_tells_a_user_with_an_inbox_to_go_by_that(user: str, *, has: bool) -> None:
+    """Of commands that can."""
+    denial = DeniedError(user, "User has no permissions to run the 'evalsha' command")
+
+    assert has == ("--via inbox" in explained("submit", denial))
+    assert "--via inbox" not in explained("status", denial)
+
+
+def test_that_no_worker_answers_is_not_told_of_redis() -> None:
+    """A producer with an inbox waits for a worker, while Redis answers."""
+    said = r"\Ano worker .*\ngo on with: x\Z"
+    with pytest.raises(UnreachableFleetError, match=said), followed_at("redis://h", lambda _: "x"):
+        raise FleetUnreachableError("no worker has answered", "f" * 16)
