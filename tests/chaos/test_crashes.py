@@ -144,7 +144,7 @@ async def test_i07_a_fetch_that_kills_its_worker_three_times_is_given_up_and_nob
     assert {Outcome.STORED} == {result.outcome for result in results.values()}, results
     assert {1} == {result.attempts for result in results.values()}
     assert 3 == len(made)
-    assert ["poison"] == [letter.reason for letter in letters]
+    assert ["poison"] == [letter.reason for letter in letters], letters
 
 
 def _of(origin: Origin, target: str) -> list[Seen]:

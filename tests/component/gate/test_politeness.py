@@ -10,8 +10,10 @@ from itertools import pairwise
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 
-from fetchfleet import Fetch, Outcome, Reason
+from fetchfleet import Fetch, Fleet, Outcome, Reason
+from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.lanes import settler
 from tests.component.conftest import HOST, Lines, Start
@@ -42,7 +44,7 @@ async def test_no_more_run_at_once_than_the_policy_says(origin: Origin, start: S
 
 
 async def test_every_spelling_of_an_address_shares_its_concurrency(
-    origin: Origin, start: Start, lines: Lines
+    origin: Origin, fleet: Fleet, redis: Redis, start: Start, lines: Lines
 ) -> None:
     """As the URL of a fetch, and as the target of a redirect; in lanes of older versions too."""
     spellings = [HOST, f"[::ffff:{HOST}]", "[::FFFF:7f00:b]", f"{HOST}.", HOST.replace(".", "。")]
@@ -53,8 +55,12 @@ async def test_every_spelling_of_an_address_shares_its_concurrency(
     led = o.redirect(f"http://[::ffff:7f00:b]:{origin.port}/led")
     origin.behaviour = o.by_path({"/old/0": led}, o.latency(0.01))
 
+    batch = await fleet.submit(old)
+    await redis.hdel(keys.batch(batch.id), "recorded")  # type: ignore[misc]
+    await redis.delete(keys.record(batch.id))
+
     worker = await start(policy={"concurrency": 2})
-    results = await worker.results([*urls, *old])
+    results = [*await worker.results(urls), *await results_of(batch)]
 
     assert len(results) == len(origin.requests) - 1 == 28
     assert {result.outcome for result in results} == {Outcome.STORED}

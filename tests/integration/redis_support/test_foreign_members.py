@@ -177,6 +177,15 @@ async def test_names_of_no_workers_take_no_share_of_the_lanes(
     await redis.flushall()
 
 
+async def test_a_worker_that_died_is_nothing_foreign(redis: Redis, foreign: ForeignMembers) -> None:
+    """Its report goes a moment earlier than its name."""
+    now = await now_ms(redis)
+    await redis.zadd(keys.WORKERS, {"dead": now - keys.WORKER_TTL_MS + 100, "long-dead": now - 60_000})
+    await foreign.remove()
+    assert not await redis.exists(keys.DEAD)
+    await redis.delete(keys.WORKERS)
+
+
 async def test_deaths_of_another_program_do_not_excuse_a_fetch_that_kills(
     fleet: Fleet, redis: Redis, foreign: ForeignMembers
 ) -> None:
