@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify, Receipt
-from fetchfleet.jobs.contract.ids import batch_of, is_fetch_id, place_of
+from fetchfleet.jobs.contract.ids import batch_of, is_batch_id, is_fetch_id, place_of
 from fetchfleet.jobs.contract.model import Result, decode_result
 from fetchfleet.jobs.errors import FleetUnreachableError, KeyTypeConflictError, UnknownBatchError
 from fetchfleet.jobs.patience import RedisCaller, once
@@ -236,9 +236,8 @@ class Batch:
             total, ids = await self._ask(self._redis.hmget, keys.batch(self.id), ["total", "retried_as"])  # type: ignore[arg-type]
         if total is None:
             raise self._unknown()
-        new = text_of(ids or b"").split()
         parts = self._notify, self._call, self._cancel_by
-        return [Batch(self._redis, batch_id, *parts) for batch_id in new]
+        return [Batch(self._redis, batch_id, *parts) for batch_id in _batch_ids(ids)]
 
     async def _ask(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P.kwargs) -> T:
         """Call Redis; an error that it cannot be reached names this batch."""
@@ -310,10 +309,15 @@ async def list_batches(redis: Redis, limit: int) -> list[BatchSummary]:
                     created_ms=number_of(created_ms) or 0,
                     cancel_ms=number_of(cancel_ms),
                     counts=counts,
-                    retried_as=text_of(retried_as or b"").split(),
+                    retried_as=_batch_ids(retried_as),
                 )
                 found.append(summary)
     return found[:limit]
+
+
+def _batch_ids(found: bytes | None) -> list[str]:
+    """Return the ids in a list of them; another program may have written anything there."""
+    return [word for word in text_of(found or b"").split() if is_batch_id(word)]
 
 
 def _counts(fields: list[bytes | None]) -> Counts | None:

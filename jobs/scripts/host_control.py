@@ -19,12 +19,26 @@ RETRIES_AT_ONCE = 2_000
 """How many retries of a lane one call makes due, so that Redis serves others in between."""
 
 
+MAX_POLICY_NAME_BYTES = 400
+"""A host has 253 bytes at most."""
+
+MAX_POLICY_TABLE_BYTES = 64 << 10
+
+
 async def change_policy(redis: Redis, *, version: bytes, fields: Mapping[str, bytes]) -> bool:
     """Write fields of the policy tables, empty ones removed; False if the version is another one by now."""
     args: list[Arg] = [version]
     for field, value in fields.items():
         args += [field, value]
     return bool(await runner.run(redis, "change_policy", [keys.POLICY, keys.POLICY_VERSION], args))
+
+
+async def policy_tables(redis: Redis) -> dict[bytes, bytes]:
+    """Return the fields of the policy tables; too large ones, which are another program's, are left out."""
+    found = await runner.run(
+        redis, "policy_tables", [keys.POLICY], [MAX_POLICY_NAME_BYTES, MAX_POLICY_TABLE_BYTES]
+    )
+    return dict(zip(found[::2], found[1::2], strict=True))
 
 
 class ResetLane(NamedTuple):

@@ -31,8 +31,10 @@ POLL_S = 0.01
 OLDEST = 7
 
 PRODUCERS_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
-OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {"change_policy", "link_retry", "reschedule_lane", "reset_lane"}
-WORKERS_SCRIPTS = runner.SOURCES.keys() - (OPERATORS_SCRIPTS - {"submit", "undo", "seal"})
+OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {
+    *("change_policy", "link_retry", "policy_tables", "reschedule_lane", "reset_lane")
+}
+WORKERS_SCRIPTS = runner.SOURCES.keys() - (OPERATORS_SCRIPTS - {"submit", "undo", "seal", "policy_tables"})
 
 Ran = defaultdict[str, set[str]]
 

@@ -96,6 +96,9 @@ class FetchExplained(msgspec.Struct, frozen=True, kw_only=True):
     result: Result | None = None
 
 
+MAX_OWNER_BYTES = 300
+
+
 async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained:
     """Return the state of a lane and why it waits."""
     now_ms = await redis_now_ms(redis)
@@ -137,7 +140,7 @@ async def explain_lane(redis: Redis, policy: Policy, name: str) -> LaneExplained
         in_flight=snapshot.in_flight,
         waiting=snapshot.waiting,
         concurrency=gate.max_in_flight(state, rules),
-        owner=text_of(owner) if owner else None,
+        owner=text_of(owner[:MAX_OWNER_BYTES]) if owner else None,
         answers=[HostAnswer(said.at_ms, said.what) for said in state.answers],
         unserved=[
             UnservedFetches(needs=sorted(abilities), fetches=count) for abilities, count in lacking.items()

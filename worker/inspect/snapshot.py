@@ -15,6 +15,8 @@ MAX_LANES = 500
 MAX_WORKERS = 10_000
 """How many names of workers are read: another program may have written any number."""
 
+MAX_WHY_BYTES = 40
+
 _LACKS = {
     "bytes": "free space on its disk",
     "files": "free inodes on its disk",
@@ -176,7 +178,7 @@ def _lane(name: str, row: list[Any], report: LaneReport | None, now_ms: int) -> 
     due = number_of(due_ms) or now_ms
     shut_until = number_of(shut_until_ms) or 0
     shut = shut_until > now_ms
-    parked = text_of(why or b"") if shut else "retry" if due > now_ms else ""
+    parked = text_of((why or b"")[:MAX_WHY_BYTES]) if shut else "retry" if due > now_ms else ""
     opens_ms = shut_until if shut else due
     return LaneSnapshot(name, 0, sum(queued) + claimed, parked, _in_s(opens_ms, now_ms))
 

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify
 from fetchfleet.jobs.redis_connection import redis_now_ms, text_of
-from fetchfleet.jobs.scripts.host_control import change_policy
+from fetchfleet.jobs.scripts.host_control import change_policy, policy_tables
 from fetchfleet.jobs.scripts.lanes import reschedule_lanes
 from fetchfleet.worker.policy import pauses
 from fetchfleet.worker.policy.file import Policy
@@ -47,9 +47,8 @@ async def read(redis: Redis) -> Overrides:
 
 
 async def _read_fields(redis: Redis) -> Fields:
-    found: Mapping[bytes, bytes] = await redis.hgetall(keys.POLICY)  # type: ignore[misc]
     fields: dict[str, Table | PauseMark] = {}
-    for field, text in found.items():
+    for field, text in (await policy_tables(redis)).items():
         with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             name = field.decode()
             fields[name] = _mark(text) if name.startswith(MARK) else _table(text)

@@ -6,6 +6,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs.errors import shortened
 from fetchfleet.worker.http.base import Pools
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability.log import Event
@@ -55,10 +56,10 @@ class LivePolicy:
             self.policy = self._file.overridden(found.tables, found.marks)
             self.refused = ""
         except PolicyError as error:
-            self.refused = str(error)
+            self.refused = shortened(str(error))
             # A pause holds all the same: an operator relies on it.
             self.policy = self.policy.with_pauses(self._file.pauses_with(found))
-            self._log.warning(Event.POLICY_REFUSED, error=str(error))
+            self._log.warning(Event.POLICY_REFUSED, error=self.refused)
         else:
             self._log.info(Event.POLICY_CHANGED, tables=sorted(found.tables))
         for lane in self._lanes.values():

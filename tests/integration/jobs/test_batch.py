@@ -267,6 +267,15 @@ async def test_batches_are_listed_the_newest_first(fleet: Fleet, redis: Redis) -
     assert [newest] == await fleet.batches(limit=1)
 
 
+async def test_only_ids_are_named_as_retries_of_a_batch(fleet: Fleet, redis: Redis) -> None:
+    """Another program may have written anything there."""
+    batch = await fleet.submit([url("/a")])
+    text = b"0123456789abcdef \xff x" + b"y" * 5000
+    await redis.hset(keys.batch(batch.id), "retried_as", text)  # type: ignore[misc, arg-type]
+    assert [again.id for again in await batch.retried_as()] == ["0123456789abcdef"]
+    assert [of.retried_as for of in await fleet.batches()] == [["0123456789abcdef"]]
+
+
 async def test_what_is_no_redis_url_is_refused() -> None:
     """The message names the forms that are."""
     with pytest.raises(RedisSetupError, match="redis://HOST:PORT"):

@@ -14,15 +14,16 @@ from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.redis_support.health import RedisHealth
 from fetchfleet.worker.runtime.live_policy import LivePolicy
 
+UNUSED = cast("Pools", None), cast("RedisHealth", None)
+
 
 async def test_a_pause_holds_although_the_tables_do_not_fit_the_workers_file(
     fleet: Fleet, redis: Redis
 ) -> None:
     """The worker refuses the tables and keeps the keys it had; the pause ends with `resume`."""
     file = parse_policy("[default]\nretry_base_s = 20\nretry_cap_s = 50\nburst = 3\n")
-    unused = cast("Pools", None), cast("RedisHealth", None)
     with capture_logs() as lines:
-        live = LivePolicy(file, redis, {}, *unused, get_logger())
+        live = LivePolicy(file, redis, {}, *UNUSED, get_logger())
         await overrides.change(redis, fleet.notify, "a.example", {"retry_cap_s": 10})
         await overrides.pause(redis, fleet.notify, "*.example", Policy())
         await live.update(await redis.get(keys.POLICY_VERSION))
@@ -39,3 +40,24 @@ async def test_a_pause_holds_although_the_tables_do_not_fit_the_workers_file(
     assert not live.policy.for_lane("a.example").paused
     assert ["policy.refused", "policy.refused", "policy.changed"] == [line["event"] for line in lines]
     assert ("retry_cap_s" in refused, live.refused) == (True, "")
+
+
+async def test_large_tables_of_another_program_are_left_out(fleet: Fleet, redis: Redis) -> None:
+    """They do not come to a worker; what it says of the tables that it refuses stays short."""
+    large = "x" * (1 << 20)
+    foreign = {large: "{}", "b.example": f'{{"x": "{large}"}}', "c.example": f'{{"{large[:60_000]}": 1}}'}
+    with capture_logs() as lines:
+        live = LivePolicy(parse_policy(""), redis, {}, *UNUSED, get_logger())
+        await overrides.change(redis, fleet.notify, "a.example", {"burst": 7})
+        await redis.hset(keys.POLICY, mapping=foreign)  # type: ignore[misc]
+        before = int((await redis.info("stats"))["total_net_output_bytes"])
+        await live.update(b"2")
+        received = int((await redis.info("stats"))["total_net_output_bytes"]) - before
+        await redis.hdel(keys.POLICY, "c.example")  # type: ignore[misc]
+        refused = live.refused
+        await live.update(b"3")
+
+    assert received < len(large) // 2
+    assert 0 < len(refused) < 1000
+    assert (live.refused, live.policy.for_lane("a.example").burst) == ("", 7)
+    assert ["policy.refused", "policy.changed"] == [line["event"] for line in lines]
