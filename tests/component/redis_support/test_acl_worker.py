@@ -162,7 +162,7 @@ async def ends_what_is_lost(producer: Fleet, admin: Redis, worker: OneWorker) ->
     batch = await producer.submit([{"url": "http://lost.invalid/", "deadline_s": 3600}])
     await admin.delete(keys.lane("lost.invalid"), *keys.waiting("lost.invalid"))
     await admin.zrem(keys.ATTENTION, "lost.invalid")
-    await ask(admin, "HSET", keys.batch(batch.id), "last_deadline_ms", 1)
+    await ask(admin, "HSET", keys.batch(batch.id), "last_deadline_ms", 1, "taken_ms", 1)
     await worker.runtime.housekeeping.run()
     assert [Reason.DEADLINE] == [result.reason for result in await results_of(batch)]
 
@@ -191,6 +191,7 @@ async def test_a_workers_whole_life_is_allowed(
     async with connect(guarded.url("reader")) as reader:
         await reader.xgroup_create(keys.ALL_RESULTS, "late", "0", mkstream=True)
     await admin.zadd(keys.BATCHES, {"f" * 16: 1})
+    await admin.incr(keys.POLICY_VERSION)
     orphaned = await producer.submit([origin.url("/orphan")])
     await die_with_a_claim(guarded, admin)
 
