@@ -22,7 +22,7 @@ MAX_READ_CHARS = 16_384
 MAX_DECODINGS = 5
 """How often a value may be encoded; one that is encoded more often is hidden."""
 
-_USERINFO = re.compile(r"((?:^|:)[/\\]{2,}|:[/\\])[^/\\?#]*@")
+_USERINFO = re.compile(r"((?:^|:)[/\\]{2,}|:[/\\])(?:[^/\\?#]*@(?:[/\\]+(?=[^/\\?#]*@))?)+")
 _PLAIN = re.compile(r"https?://[A-Za-z0-9._-]+(?::[0-9]+)?/[A-Za-z0-9._~!$'()*+,:/-]*")
 """URLs without any of the above: nothing in them is ever redacted or escaped."""
 _SPLIT = re.compile(r"([^/?#]*//[^/?#]*)?([^?#]*)(.*)", re.DOTALL)

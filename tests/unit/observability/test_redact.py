@@ -141,6 +141,7 @@ PLACES = [
     "http://a/go/https://u:{}@h/",
     "http://a/go/token%3D{}",
     "http://a/go/token={}",
+    "http://a/://@/u:{}@h",
     "http://a/access_token={}/b;v=1",
     "http://a/go/api_key%3D{}%26a%3D1/x",
     "http://u:{}@a/",
