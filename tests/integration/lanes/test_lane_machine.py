@@ -74,7 +74,7 @@ SETTLEMENTS: dict[str, Callable[[bytes], Settlement]] = {
     "later": lambda element: retried(element, 3600),
 }
 SETTINGS = settings(
-    max_examples=40,
+    max_examples=25,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

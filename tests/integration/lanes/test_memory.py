@@ -12,10 +12,10 @@ from fetchfleet.worker.util import aio
 from tests.support.lanes import LaneHold, ask, stored, url
 from tests.support.waiting import wait_until
 
-COUNT = 100_000
+COUNT = 50_000
 AT_ONCE = 1000
 MOST_BYTES = 5_000_000
-"""All of these results untrimmed would take ten times as much; a million of them a hundred times."""
+"""All of these results untrimmed would take five times as much; a million of them a hundred times."""
 
 SHORTEST_JSON = 70
 """Bytes. What is kept beside a fetch, its id and deadline above all, outweighs less JSON than that."""
@@ -43,7 +43,7 @@ async def used_bytes(redis: Redis) -> int:
 
 
 async def test_i13_a_waiting_fetch_takes_no_more_than_twice_its_json(fleet: Fleet, redis: Redis) -> None:
-    """All that a hundred thousand waiting fetches add to Redis, the keys of their lane and batch too."""
+    """All that fifty thousand waiting fetches add to Redis, the keys of their lane and batch too."""
     waiting = fetches()
     before = await used_bytes(redis)
     await fleet.submit(waiting)
