@@ -11,7 +11,7 @@ from tools.chaos.history import Acknowledged, Attempted, FetchEnd, History
 from tools.chaos.schedule import Kind
 
 SEED = 2026
-MINUTES = 0.5
+MINUTES = 0.6
 FEWEST = 500
 """A run in which less is done shows nothing."""
 
