@@ -1,7 +1,6 @@
 """The processes of fetchfleet: how each runs and ends, and the child processes of a run."""
 
 import asyncio
-import ctypes
 import gc
 import json
 import os
@@ -139,6 +138,8 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """Terminate this process when its parent dies, however it dies. A preexec_fn; Linux only."""
     if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 libffi keeps a file open: not before open_standard_streams
+
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
 
 
