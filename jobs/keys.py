@@ -175,7 +175,7 @@ def kinds_of_inbox(name: str = "") -> dict[str, str]:
 
 
 RECORD_SUFFIX = ":fetches"
-"""What the key of a batch's record has behind that of the batch."""
+"""The suffix of the key of a batch's record."""
 
 RECORD_SEGMENT_PLACES = 1 << 20
 """How many fetches one string of a record has: 6 MiB of the 512 that a string may have."""

@@ -30,7 +30,7 @@ class ServerCommand(NamedTuple):
 
     @property
     def takes_keys(self) -> bool:
-        """Whether it names keys."""
+        """Return whether it names keys."""
         return self.first_key > 0 or "movablekeys" in self.flags
 
     def on(self, key: str) -> list[str]:

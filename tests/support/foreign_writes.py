@@ -96,7 +96,7 @@ class Write(msgspec.Struct, frozen=True):
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """What waits in a lane, pushed to a lane once more."""
+    """The waiting elements of a lane, pushed to a lane once more."""
 
     lane: str
     to: str

@@ -78,7 +78,7 @@ async def run_fetch(session: FetchSession, entry: Entry) -> None:
 @asynccontextmanager
 async def start_marked(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
     """Note in Redis that the fetch starts, before it does."""
-    async with isolated(session, entry) if crashes.is_quarantined(entry) else nullcontext():
+    async with isolated(session, entry) if crashes.is_suspect(entry) else nullcontext():
         started, noted = msgspec.structs.replace(entry, begun=True), asyncio.Event()
         session.settle(settler.started(started, noted.set))
         await noted.wait()
@@ -97,9 +97,9 @@ async def isolated(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
     No other such fetch runs in this worker, and no other fetch of the lane starts until this one is settled,
     or the worker has outlived its start. Raises TimeoutError if its deadline passes before it may start.
     """
-    lane, quarantine = session.lane, session.services.quarantine
+    lane, alone = session.lane, session.services.alone
     async with asyncio.timeout(max(0, entry.deadline_ms - lane.clock.now_ms()) / 1000):
-        await quarantine.acquire()
+        await alone.acquire()
     try:
         lane.isolate(entry.id)
         if len(lane.in_flight) > 1:  # the worker must have outlived the start of the others
@@ -109,7 +109,7 @@ async def isolated(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
         lane.end_isolation(entry.id)
         raise
     finally:
-        quarantine.release()
+        alone.release()
 
 
 def _outlive(session: FetchSession, fetch_id: str) -> None:

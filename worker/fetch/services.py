@@ -29,7 +29,7 @@ class FetchServices(LaneServices):
     robots: RobotsCache
     slots: asyncio.Semaphore
     """One for each fetch that may be in flight in this process, over all lanes."""
-    quarantine: asyncio.Semaphore
+    alone: asyncio.Semaphore
     """Held by the one fetch that may be crashing its workers: it runs alone."""
     policy: Callable[[], Policy]
     """The policy in force: it may change at run time."""

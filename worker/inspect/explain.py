@@ -63,7 +63,7 @@ class HostAnswer(msgspec.Struct, frozen=True):
 
 
 class UnservedFetches(msgspec.Struct, frozen=True, kw_only=True):
-    """How many fetches wait for a worker with these abilities (worker/fetch/rules/abilities.py)."""
+    """The number of fetches that wait for a worker with these abilities (worker/fetch/rules/abilities.py)."""
 
     needs: list[str]
     fetches: int

@@ -51,4 +51,4 @@ class LaneServices:
     repeats: Repeats = field(default_factory=Repeats)
     """The conditions of lanes that last from one hold to the next, by event and lane."""
     quarantined: Counter[QuarantineReason] = field(default_factory=Counter)
-    """How many claimed elements were quarantined since the start of the worker."""
+    """The number of claimed elements that were quarantined since the start of the worker."""

@@ -82,7 +82,7 @@ class LaneOverview(NamedTuple):
 
 
 class LaneNeeds(NamedTuple):
-    """What a lane that is due may need from a worker that starts no fetch."""
+    """The needs of a due lane that a worker which starts no fetch can meet."""
 
     scheduled: bool
     """Whether it has no owner."""

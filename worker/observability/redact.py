@@ -121,7 +121,7 @@ def final_url(text: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a parameter of that name holds a secret."""
+    """Return whether a parameter of that name holds a secret."""
     words = _words(name)
     return bool(words) and (words[-1] in SECRET_WORDS or "".join(words).endswith(SECRET_ENDINGS))
 

@@ -1,4 +1,4 @@
-"""What users of Redis may write, they may also forge: a fleet under way is not disturbed by it."""
+"""A fleet under way is not disturbed by what users of Redis may forge."""
 
 import json
 from collections import Counter
@@ -123,5 +123,5 @@ async def test_a_pusher_has_its_own_batches_and_reaches_no_others(
 
 
 async def quiet(admin: Redis) -> bool:
-    """Whether no foreign member is in arq's queue, and no lane at work."""
+    """Return whether arq's queue has no foreign member, and no lane is at work."""
     return not await admin.zcard(keys.QUEUE) and not await admin.zcard(keys.ATTENTION)

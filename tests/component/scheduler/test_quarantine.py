@@ -25,7 +25,7 @@ def forged(place: int, url: str, **fields: Any) -> bytes:
 
 
 async def lanes_of_letters(redis: Redis) -> Counter[str]:
-    """How many dead letters of invalid elements each lane has."""
+    """Return the number of dead letters of invalid elements of each lane."""
     rows = [row for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
     return Counter(row[b"lane"].decode() for row in rows if row[b"reason"] == b"invalid")
 

@@ -16,7 +16,7 @@ from tools.origin.server import Origin
 
 
 def quarantined(lines: Lines) -> Counter[str]:
-    """How many elements were quarantined, by the reason, as the heartbeats tell."""
+    """Return the number of quarantined elements by reason, as the heartbeats tell."""
     beats = [line["quarantined"] for line in lines if line["event"] == "worker.heartbeat"]
     return sum(map(Counter, beats), Counter[str]())
 

@@ -50,7 +50,7 @@ async def die_with_a_lane(redis: Redis) -> None:
 
 
 async def ended(batch: Batch) -> bool:
-    """Whether the batch has all its results."""
+    """Return whether the batch has all its results."""
     return (await batch.counts()).ended
 
 

@@ -204,7 +204,7 @@ async def test_a_fetch_that_waits_to_run_alone_ends_at_its_deadline(
     origin: Origin, other: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another fetch that may be crashing its workers runs for longer than that."""
-    monkeypatch.setattr(crashes, "is_quarantined", lambda _: True)
+    monkeypatch.setattr(crashes, "is_suspect", lambda _: True)
     origin.behaviour = slow = o.HalfBody(half_bytes=10)
     running = await worker.submit([Fetch(url=origin.url(), method="POST")])
     await wait_until(lambda: origin.in_progress, "the slow fetch")

@@ -30,7 +30,7 @@ async def queue(redis_url: str) -> AsyncIterator[VettedQueue]:
 
 
 async def due(queue: VettedQueue) -> list[bytes]:
-    """What arq gets to run, asked as it asks."""
+    """Return the jobs that arq gets to run, asked as it asks."""
     found: list[bytes] = await queue.zrangebyscore(
         keys.QUEUE, min=float("-inf"), start=0, num=320, max=await now_ms(queue)
     )

@@ -72,7 +72,7 @@ async def receipt(redis: Redis, batch_id: str, name: str = "") -> InboxReceipt:
 
 
 async def refusals(redis: Redis) -> list[str]:
-    """What was wrong with each dead letter."""
+    """Return the note of each dead letter."""
     return [row[b"note"].decode() for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
 
 
@@ -120,7 +120,7 @@ async def test_a_name_among_many_foreign_members_is_served(redis: Redis, worker:
 
 
 async def test_batches_of_an_inbox_begin_with_its_prefix(redis: Redis, worker: Open) -> None:
-    """Whether named or not; a message for any other is a dead letter and changes no receipt."""
+    """A batch may be named or not; a message for any other is a dead letter and changes no receipt."""
     fetches = [url("/no")]
     await push(redis, BOB, url("/1"), {"batch": BOBS, "fetches": [url("/2")]})
     await push(redis, BOB, {"batch": OTHERS, "fetches": fetches}, {"batch": BATCH_ID, "fetches": fetches})

@@ -1,4 +1,4 @@
-"""What only a newer worker can read is put aside for one, once, and holds up nothing else."""
+"""Messages that only a newer worker can read are put aside for one, once, and hold up nothing else."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress

@@ -38,7 +38,7 @@ OTHER = "b.example"
 
 
 def record_of(entry: Entry) -> int:
-    """What the record of its batch has for the entry."""
+    """Return the value of the entry in the record of its batch."""
     return model.record_of(model.encode(entry.fetch), entry.deadline_ms)
 
 

@@ -10,7 +10,7 @@ from fetchfleet.worker.fetch.rules.crashes import (
     MAX_CRASHES,
     QUIET_DEATHS,
     crashed,
-    is_quarantined,
+    is_suspect,
     needs_start_marker,
     poisoned,
 )
@@ -81,7 +81,7 @@ def test_only_deaths_after_a_start_count_once_a_fetch_is_suspected(
 
 def test_a_fetch_that_one_more_crash_may_end_runs_alone() -> None:
     """From the second crash on."""
-    assert [is_quarantined(replace(NEW, crashes=crashes)) for crashes in range(4)] == [
+    assert [is_suspect(replace(NEW, crashes=crashes)) for crashes in range(4)] == [
         False,
         False,
         True,

@@ -297,7 +297,7 @@ def test_prose_without_secrets_is_not_changed(said: str) -> None:
 
 
 def test_a_value_that_is_encoded_too_often_is_hidden() -> None:
-    """What cannot be read may be anything."""
+    """An element that cannot be read may be anything."""
     value = "token=S3CRET"
     for _ in range(20):
         value = quote(value, safe="")

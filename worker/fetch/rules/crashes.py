@@ -20,7 +20,7 @@ _SOON_QUARTERS = 2
 _LATE_QUARTERS = 1
 
 
-def is_quarantined(entry: Entry) -> bool:
+def is_suspect(entry: Entry) -> bool:
     """Return whether the fetch may be crashing its workers. One more crash may end it, so it runs alone."""
     return entry.crashes >= MAX_CRASHES - 1
 
