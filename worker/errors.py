@@ -63,6 +63,37 @@ class TlsTimeoutError(TlsError):
     """The TLS handshake did not end in time."""
 
 
+class ConnectTimeoutError(ConnectError):
+    """The host did not accept a connection in time."""
+
+
+class PoolTimeoutError(ConnectError):
+    """No connection, or stream of one, became free in time."""
+
+
+# --- The connection breaks ---------------------------------------------------
+
+
+class ConnectionBrokenError(FetchError):
+    """An open connection failed; its cause is the error below, if there is one."""
+
+
+class ReadError(ConnectionBrokenError):
+    """The host reset the connection, or the network failed, before the response was complete."""
+
+
+class WriteError(ConnectionBrokenError):
+    """The request could not be sent."""
+
+
+class ReadTimeoutError(ConnectionBrokenError):
+    """The response stopped arriving."""
+
+
+class WriteTimeoutError(ConnectionBrokenError):
+    """The host did not take a piece of the request body in time."""
+
+
 # --- The response breaks the protocol ----------------------------------------
 
 
@@ -75,7 +106,15 @@ class FirstByteTimeoutError(ProtocolError):
 
 
 class BadAnswerError(ProtocolError):
-    """The response breaks HTTP in a way that the client library accepts."""
+    """The response is complete as HTTP frames it, and contradicts itself or the request."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The response cannot be read as HTTP, or its connection ended before it was complete."""
+
+
+class InvalidRequestError(ProtocolError):
+    """The request cannot be written as HTTP; a retry would fail too."""
 
 
 # --- The response's body -----------------------------------------------------

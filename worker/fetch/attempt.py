@@ -27,7 +27,7 @@ from fetchfleet.worker.gate import gate, quota
 from fetchfleet.worker.gate.gate import Admit, HostSignal, Observation
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
-from fetchfleet.worker.http.base import Answer, Trace
+from fetchfleet.worker.http.base import Answer, EventTrace
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions, StoredAt
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
@@ -43,7 +43,7 @@ class Attempt:
         self.lane = session.lane
         self.services = session.services
         self.entry = entry
-        self.trace = Trace(entry)
+        self.trace = EventTrace(entry)
         self.request = entry.request
         """The request that went out last."""
         self.hops = entry.hops

@@ -16,7 +16,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     Unchanged,
     throttle_of,
 )
-from fetchfleet.worker.http.base import Trace
+from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.sink.index_entry import StoredBody
 from fetchfleet.worker.util.clock import mono_s

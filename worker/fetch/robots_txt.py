@@ -33,7 +33,7 @@ from fetchfleet.worker.gate.robots_rules import (
     RobotsStatus,
     status_of,
 )
-from fetchfleet.worker.http.base import Trace
+from fetchfleet.worker.http.base import EventTrace
 from fetchfleet.worker.lanes import log_events
 
 MAX_EXCHANGE_S = 60.0
@@ -55,7 +55,7 @@ class RobotsRequest:
         self.session = session
         self.entry = entry
         self.origin = origin
-        self.trace = Trace(entry)
+        self.trace = EventTrace(entry)
         self.away: int | None = None
         """The status of the redirect that led to another host; None while none did."""
         self._status: int | None = None

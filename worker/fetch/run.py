@@ -38,7 +38,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, retry_budget
 from fetchfleet.worker.gate.gate import WaitReason
-from fetchfleet.worker.http.base import Trace
+from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.lanes import log_events, settler
 from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError
 

@@ -13,6 +13,7 @@ from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.worker.errors import BadAnswerError
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.net.connection_stream import HEAD_EVENTS, follow_head
+from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.http.wire import Header, Wire
 from fetchfleet.worker.policy.model import LanePolicy, Timeouts
 from fetchfleet.worker.util.clock import mono_s
@@ -33,27 +34,14 @@ _CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls
 _TRACE_EVENTS = _CONNECTED | HEAD_EVENTS
 
 
-class Trace:
-    """The timings of an attempt, in monotonic seconds; those of its last exchange count."""
+class EventTrace(Trace):
+    """The timings of an attempt, taken from the events of httpcore2."""
 
     def __init__(self, entry: Entry | None = None) -> None:
-        self.entry = entry
-        """The fetch of the attempt, for the log."""
-        self.started_s = mono_s()
-        self.connect_s = 0.0
-        self.head_s: float | None = None
-        self.opened = False
-        """Whether the last exchange opened a connection; else it reused one."""
+        super().__init__(entry)
         self._connecting_s = 0.0
         self._stats: ConnectionStats | None = None
         self._entered_pool_s: float | None = None
-
-    @property
-    def latency_ms(self) -> float | None:
-        """The time from the request to the response headers, without the time spent on connecting."""
-        if self.head_s is None:
-            return None
-        return max(0.0, self.head_s - self.started_s - self.connect_s) * 1000
 
     async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
         """Take one event of httpcore2's `trace` extension; most are ignored."""
@@ -231,7 +219,7 @@ class Engine(Protocol):
     """Makes exchanges."""
 
     def open(
-        self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
+        self, request: Hop, lane: str, timeouts: Timeouts, trace: EventTrace
     ) -> AbstractAsyncContextManager[Answer]:
         """Make one exchange on the lane's connections; raises httpx.TransportError, FetchError or OSError."""
 

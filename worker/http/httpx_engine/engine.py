@@ -9,7 +9,7 @@ import httpx
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.worker.http.base import FramedAnswer, Trace
+from fetchfleet.worker.http.base import EventTrace, FramedAnswer
 from fetchfleet.worker.http.compat import set_cookies
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.httpx_engine.event_hooks import hooks
@@ -34,7 +34,7 @@ class HttpxEngine:
 
     @asynccontextmanager
     async def open(
-        self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
+        self, request: Hop, lane: str, timeouts: Timeouts, trace: EventTrace
     ) -> AsyncIterator["HttpxAnswer"]:
         """Make one exchange on the lane's pool; raises httpx.TransportError, FetchError or OSError."""
         trace.start_exchange(self._stats)

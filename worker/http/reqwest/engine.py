@@ -14,7 +14,7 @@ from pyreqwest.request import StreamRequest
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.worker.errors import BadAnswerError, FirstByteTimeoutError
-from fetchfleet.worker.http.base import Trace
+from fetchfleet.worker.http.base import EventTrace
 from fetchfleet.worker.http.request_body import Blocks, Upload, content_of, framing_of, own_headers
 from fetchfleet.worker.http.reqwest import errors
 from fetchfleet.worker.http.reqwest.client_cache import Clients, Destination
@@ -38,7 +38,7 @@ class ReqwestEngine:
 
     @asynccontextmanager
     async def open(
-        self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace
+        self, request: Hop, lane: str, timeouts: Timeouts, trace: EventTrace
     ) -> AsyncIterator[ReqwestAnswer]:
         """One exchange with a vetted address; raises httpx.TransportError, FetchError or OSError."""
         trace.opened = False
@@ -116,7 +116,7 @@ class ReqwestEngine:
         alone = self._clients.new(where, timeouts, sends=content is not None)
         return await _exchanged(alone, sent, timeouts, content)
 
-    def _tell(self, request: Hop, lane: str, trace: Trace, answer: ReqwestAnswer, took_s: float) -> None:
+    def _tell(self, request: Hop, lane: str, trace: EventTrace, answer: ReqwestAnswer, took_s: float) -> None:
         events.exchange(
             trace.entry,
             self._log,
