@@ -5,7 +5,6 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +19,10 @@ from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.published import digest_of_bytes
 
-HTTPX, REQWEST = "httpx", "reqwest"
-ENGINES = (HTTPX, REQWEST)
+HTTPX = "httpx"
+ENGINES = (HTTPX,)
+REMOVED = {"reqwest": "was removed with its library; use --engine httpx"}
+"""Engines of earlier versions, and the remedy."""
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
 LOG_LEVELS = ("debug", "info")
@@ -164,11 +165,10 @@ def read_policy(path: Path) -> Policy:
 
 def _faults(settings: Settings) -> Iterator[str]:
     """Yield what is wrong with each setting."""
-    yield from engine_faults(settings.engine, settings.policy)
-    if settings.sink not in SINKS:
-        yield f"--sink {settings.sink}: choose {' or '.join(SINKS)}"
-    if settings.via not in VIAS:
-        yield f"--via {settings.via}: choose {' or '.join(VIAS)}"
+    for name, choices in {"engine": ENGINES, "sink": SINKS, "via": VIAS}.items():
+        chosen = getattr(settings, name)
+        if chosen not in choices:
+            yield f"--{name} {chosen}: {REMOVED.get(chosen) or 'choose ' + ' or '.join(choices)}"
     if settings.log_level not in LOG_LEVELS:
         yield f"FETCHFLEET_LOG_LEVEL: {settings.log_level!r} is not one of {', '.join(LOG_LEVELS)}"
     for name, (_, least, most, least_means) in _NUMBERS.items():
@@ -194,21 +194,6 @@ def _faults(settings: Settings) -> Iterator[str]:
             check()
         except ValueError as error:
             yield str(error)
-
-
-def engine_faults(engine: str, policy: Policy) -> Iterator[str]:
-    """Yield each reason why the engine cannot serve the policy on this machine, with its remedy."""
-    if engine not in ENGINES:
-        yield f"--engine {engine}: choose {' or '.join(ENGINES)}"
-    if engine == REQWEST:
-        if find_spec("pyreqwest") is None:
-            yield f"--engine {engine}: is not installed; pip install 'fetchfleet[reqwest]'"
-        for where, lane in policy.named():
-            if lane.tls.ca_file:  # reqwest adds to the system store and cannot replace it
-                yield (
-                    f"[{where}] ca_file: --engine reqwest would trust the system's as well;"
-                    " use --engine httpx"
-                )
 
 
 _NAMESERVER = re.compile(

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from structlog.testing import capture_logs
 
 from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.runtime.timings import WorkerTimings
+from fetchfleet.worker.settings import ENGINES
 from tests.support import differences
 from tests.support.nameserver import Nameserver, nameserver
 from tools.one_worker import OneWorker
@@ -32,7 +32,6 @@ def tuned(timings: WorkerTimings = QUICK, **lanes: Any) -> WorkerTimings:
 
 
 needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
-needs_reqwest = pytest.mark.skipif(find_spec("pyreqwest") is None, reason="needs fetchfleet[reqwest]")
 
 Start = Callable[..., Awaitable[OneWorker]]
 Lines = list[Any]
@@ -90,9 +89,9 @@ async def other() -> AsyncIterator[Origin]:
         yield serving
 
 
-@pytest.fixture(params=["httpx", pytest.param("reqwest", marks=needs_reqwest)])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    """Each engine that is installed."""
+    """Each engine."""
     return str(request.param)
 
 

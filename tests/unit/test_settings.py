@@ -33,6 +33,12 @@ ROWS: list[tuple[str, str, Any, str, Any, Any]] = [
 
 FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"engine": "curl"}, {}, "--engine curl"),
+    ({"engine": "reqwest"}, {}, "--engine reqwest: was removed with its library; use --engine httpx"),
+    (
+        {},
+        {"FETCHFLEET_ENGINE": "reqwest"},
+        "--engine reqwest: was removed with its library; use --engine httpx",
+    ),
     ({"redis_url": "http://h"}, {}, "not a Redis URL"),
     ({"allow_net": "10.0.0.0/99"}, {}, "10.0.0.0/99"),
     ({"deny_net": "10.0.0.0/99"}, {}, "denied network '10.0.0.0/99'"),

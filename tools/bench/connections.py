@@ -1,10 +1,10 @@
 """Measure the memory of a connection and its fetch, with many connections open in one worker.
 
-    python -m tools.bench.connections [--count N] [--engine httpx|reqwest]
+    python -m tools.bench.connections [--count N] [--engine NAME]
 
 The worker and the hosts run in separate processes. The hosts hold every response until all requests have
 arrived, then respond one host after the other.
-Without --engine both engines are measured. The limit of open files caps the count.
+Without --engine each engine is measured. The limit of open files caps the count.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from fetchfleet.worker.local.embedded_redis import EmbeddedRedis
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.runtime.stats import rss_bytes
+from fetchfleet.worker.settings import ENGINES
 from tools.one_worker import OneWorker
 
 HOSTS = 20
@@ -118,7 +119,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--engine", choices=("httpx", "reqwest"))
+    parser.add_argument("--engine", choices=ENGINES)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     count = most_at_once(given.count)
@@ -129,7 +130,7 @@ def main() -> None:
         uvloop.run(asyncio.wait_for(_fetch(given.engine, count), 2 * GIVE_UP_S))
     else:
         print(f"open files: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}, so {count} connections")
-        for engine in ("httpx", "reqwest"):
+        for engine in ENGINES:
             command = [sys.executable, "-m", "tools.bench.connections", "--count", str(count)]
             subprocess.run([*command, "--engine", engine], check=True, env=dict(os.environ))
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("httpx", "httpcore2", "uvloop", "arq", "aiofiles", "pyreqwest", "aiohttp", "scrapy")
+PACKAGES = ("httpx", "httpcore2", "uvloop", "arq", "aiofiles", "aiohttp", "scrapy")
 COMMANDS = {
     "redis-server": ["redis-server", "--version"],
     "nginx": ["nginx", "-v"],

@@ -4,7 +4,6 @@ Each runs eight fetches at once per host. A program that has only a total limit 
 measure another configuration of fetchfleet, add a line to PEERS.
 """
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -93,8 +92,6 @@ def _library(name: str, program: str, library: str) -> Peer:
 def _own(how: str = "", *, workers: int = 1, engine: str = "httpx", sink: str = "files") -> Peer:
     """A configuration of fetchfleet. how: suffix of its name."""
     there = engine in settings.ENGINES and sink in settings.SINKS
-    if engine == "reqwest":
-        there = there and importlib.util.find_spec("pyreqwest") is not None
     chosen = {"FETCHFLEET_ENGINE": engine, "FETCHFLEET_SINK": sink}
     command = partial(_with_flags, ("--workers", str(workers)))
     stored = in_files if sink == "files" else in_segments
@@ -109,10 +106,6 @@ PEERS = (
     _own(),
     _own(", 2 workers", workers=2),
     _own(", warc", sink="warc"),
-    _own(", reqwest", engine="reqwest"),
-    _own(", reqwest, 2 workers", engine="reqwest", workers=2),
-    _own(", reqwest, warc", engine="reqwest", sink="warc"),
-    _own(", reqwest, warc, 2 workers", engine="reqwest", sink="warc", workers=2),
     Peer("arq + httpx by hand", partial(_program, sys.executable, "arq_httpx"), there=True),
     _library("aiohttp script", "aiohttp_script", "aiohttp"),
     _library("scrapy", "scrapy_spider", "scrapy"),

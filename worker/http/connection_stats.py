@@ -7,8 +7,6 @@ class ConnectionStats:
     """The counts of one worker process since its start, and its recent durations in seconds."""
 
     def __init__(self) -> None:
-        self.counted = True
-        """Whether the engine exposes its connections."""
         self.opened = 0
         self.reused = 0
         self.closed = 0

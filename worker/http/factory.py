@@ -13,8 +13,7 @@ from fetchfleet.worker.http.net import tls_contexts
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.guard import GuardedNetwork
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses
-from fetchfleet.worker.policy.model import PolicyError
-from fetchfleet.worker.settings import REQWEST, Settings, engine_faults, parse_nameservers
+from fetchfleet.worker.settings import Settings, parse_nameservers
 
 
 class HttpStack(NamedTuple):
@@ -28,21 +27,9 @@ class HttpStack(NamedTuple):
 def build_engine(
     settings: Settings, own_redis: RedisAddresses, stats: ConnectionStats, log: FilteringBoundLogger
 ) -> HttpStack:
-    """Return the engine that the settings name; raises PolicyError if it cannot follow the policy."""
-    for fault in engine_faults(settings.engine, settings.policy):
-        raise PolicyError(fault)
+    """Return the engine that the settings name; raises PolicyError if a file of the policy cannot be used."""
     resolver = Resolver(parse_nameservers(settings.nameservers))
     network = GuardedNetwork(settings.egress, resolver, own_redis)
-    if settings.engine == REQWEST:
-        from fetchfleet.worker.http.reqwest.client_cache import Clients  # noqa: PLC0415 an extra
-        from fetchfleet.worker.http.reqwest.engine import ReqwestEngine  # noqa: PLC0415 an extra
-
-        tls_contexts.check(settings.policy)
-        stats.counted = False
-        clients = Clients(network, settings.policy)
-        debug_log = log if settings.log_level == "debug" else None
-        engine = ReqwestEngine(clients, settings.user_agent, settings.in_folder, debug_log)
-        return HttpStack(engine, clients, clients.aclose)
     transport = LaneTransport(network, tls_contexts.TlsContexts(settings.policy), stats)
     client = build_client(settings, transport, log)
     return HttpStack(HttpxEngine(client, settings.in_folder, stats), transport, client.aclose)

@@ -71,7 +71,7 @@ class Stats:
             in_flight=sum(len(lane.in_flight) for lane in self._lanes.values()),
             settling=self._settler.count,
             **_spread("pool_wait", traffic.pool_wait_s),
-            **(connections if traffic.counted else dict.fromkeys(connections)),
+            **connections,
             **_spread("tcp", traffic.tcp_s),
             **_spread("tls", traffic.tls_s),
             lag_p50_ms=_ms(percentile(lag_s, 0.5)),

@@ -254,7 +254,6 @@ async def test_a_name_that_led_nowhere_is_asked_for_anew(
     assert (Outcome.STORED, 2, 2) == (result.outcome, result.attempts, names.asked())
 
 
-@pytest.mark.parametrize("engine", ["httpx", "reqwest"])
 async def test_hosts_that_are_dns_names_but_no_international_ones_are_fetched(
     origin: Origin, start: Start, names: Nameserver, engine: str
 ) -> None:

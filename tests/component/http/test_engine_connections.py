@@ -107,11 +107,9 @@ async def test_a_lane_that_is_given_back_leaves_no_connection(
 
 
 async def test_a_name_that_has_moved_is_found_where_it_is_now(
-    names: Nameserver, start: Start, engine: str, monkeypatch: pytest.MonkeyPatch
+    names: Nameserver, start: Start, engine: str
 ) -> None:
     """Within a lane's stay, too: once its TTL is over, where it is now is vetted, and dialled."""
-    if engine == "reqwest":
-        monkeypatch.setattr("fetchfleet.worker.http.reqwest.client_cache.VETTED_S", 0.0)
     close = [("Connection", "close")]
     behaviour = o.by_path({"/silent": o.silent}, o.ok(b"old", close))
     async with (

@@ -11,11 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from fetchfleet import Outcome, Reason
-from fetchfleet.worker import settings
-from fetchfleet.worker.policy.file import Policy
-from fetchfleet.worker.policy.model import LanePolicy, PolicyError, Timeouts
-from fetchfleet.worker.settings import SettingsError, load_settings
-from tests.component.conftest import Lines, Start, needs_openssl, needs_reqwest
+from fetchfleet.worker.policy.model import Timeouts
+from tests.component.conftest import Start, needs_openssl
 from tests.support.nameserver import Nameserver, at
 from tests.support.ranged import Ranged
 from tests.support.tls_server import TlsServer, context
@@ -358,43 +355,3 @@ async def test_a_stop_hands_back_what_is_under_way(origin: Origin, start: Start,
     await worker.stop()
 
     assert not worker.files() | worker.parts()
-
-
-@needs_reqwest
-async def test_what_cannot_be_counted_is_null_in_the_heartbeat(
-    origin: Origin, start: Start, lines: Lines
-) -> None:
-    """Rather than zero."""
-    worker = await start(engine="reqwest")
-    await worker.one(origin.url())
-    await worker.stop()
-
-    [told] = [line for line in lines if line["event"] == "worker.heartbeat"]
-    assert [told[name] for name in ("opened", "reused", "closed", "open")] == [None] * 4
-
-
-@needs_reqwest
-async def test_each_exchange_is_told_at_debug_level(origin: Origin, start: Start, lines: Lines) -> None:
-    """As for the other engine; whether a connection was used again is not known."""
-    worker = await start(engine="reqwest", log_level="debug")
-    await worker.one(origin.url("/?token=x"))
-
-    [line] = [line for line in lines if line["event"] == "fetch.exchange"]
-    assert (line["status"], line["version"], line["reused"]) == (200, "HTTP/1.1", None)
-    assert "x" not in line["url"].partition("token=")[2]
-
-
-@needs_reqwest
-async def test_a_ca_file_is_refused_at_the_start(start: Start) -> None:
-    """The engine would trust the system's as well."""
-    with pytest.raises(PolicyError, match="ca_file: --engine reqwest"):
-        await start(engine="reqwest", policy={"ca_file": "x"})
-
-
-def test_an_engine_that_is_not_installed_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the start, with the other faults of the settings."""
-    monkeypatch.setattr(settings, "find_spec", lambda _: None)
-
-    with pytest.raises(SettingsError, match=r"pip install 'fetchfleet\[reqwest\]'"):
-        load_settings({"engine": "reqwest"}, {})
-    assert not list(settings.engine_faults("httpx", Policy(LanePolicy())))

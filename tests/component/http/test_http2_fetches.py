@@ -185,7 +185,6 @@ async def is_odd(x: Exchange) -> None:
 TOLD_OTHERWISE: dict[Behaviour, set[Reason]] = {
     hangs_up: {Reason.READ},  # the kernel may say more of it
     hangs_up_in_the_middle: {Reason.READ},
-    takes_none: {Reason.FIRST_BYTE_TIMEOUT},  # reqwest tells nobody that it waits for a stream
 }
 
 
@@ -220,7 +219,7 @@ async def test_each_fault_has_its_reason(
 async def test_bodies_far_beyond_their_windows_come_side_by_side(
     host: Http2Origin, worker: OneWorker, engine: str
 ) -> None:
-    """Byte for byte, over one connection; reqwest dials once for each that finds none at the beginning."""
+    """Byte for byte, over one connection."""
 
     async def big(x: Exchange) -> None:
         await x.respond(200, BODY)
@@ -230,7 +229,7 @@ async def test_bodies_far_beyond_their_windows_come_side_by_side(
 
     assert {result.outcome for result in results} == {Outcome.STORED}
     assert {worker.body(result) == BODY for result in results} == {True}
-    assert len(host.peers) == 1 or engine == "reqwest"
+    assert len(host.peers) == 1
     assert len({seen.connection for seen in host.requests[-8:]}) == 1
 
 

@@ -126,7 +126,7 @@ def test_what_threads_do_is_their_rooms() -> None:
     """By what the worker calls them."""
     assert "sink, in threads" == room_of_thread("names_3") == room_of_thread("blocks_0")
     assert "other work, in threads" == room_of_thread("uvloop_0")
-    assert "engine, in threads" == room_of_thread("pyreqwest")
+    assert "engine, in threads" == room_of_thread("sending_0")
 
 
 def test_a_table_is_the_same_on_a_page() -> None:

@@ -7,7 +7,7 @@ ROOMS = {
     "sink": ("/worker/sink/", "/aiofiles/"),
     "gate": ("/worker/gate/", "/worker/lanes/lane.py", "/worker/body/min_rate.py"),
     "engine": (
-        *("/worker/http/", "/httpx/", "/httpcore2/", "/h11/", "/h2/", "/hpack/", "/pyreqwest/"),
+        *("/worker/http/", "/httpx/", "/httpcore2/", "/h11/", "/h2/", "/hpack/"),
         *("/anyio/", "/sniffio/", "/idna/", "/truststore/", "/aiohappyeyeballs/", "/aiodns/"),
     ),
     "Redis": ("/redis/", "/hiredis/", "/arq/", "/jobs/scripts/", "/jobs/notify.py"),
@@ -21,7 +21,6 @@ THREADS = {
     "hashing": "sink",
     "sending": "engine",
     "coding": "decoding",
-    "pyreqwest": "engine",
 }
 
 
