@@ -29,7 +29,7 @@ from fetchfleet.worker.errors import (
     TooSlowError,
     TruncatedBodyError,
 )
-from fetchfleet.worker.http.base import Answer
+from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import CODING, run_in
@@ -163,9 +163,9 @@ class BodyPipeline:
         Raises CodingError, BadLineError, CutLineError, DigestMismatchError, OverlongBodyError, TooSlowError
         or TruncatedBodyError.
         """
-        chunks = self._answer.chunks()
         as_sent = not self._rate.bytes_per_s and self._chain is None and self._checker is None
-        return nullcontext(chunks) if as_sent else self._inspected(chunks)
+        pieces = _Pieces(self._answer)
+        return nullcontext(pieces) if as_sent else self._inspected(pieces)
 
     @asynccontextmanager
     async def _inspected(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -233,6 +233,22 @@ class BodyPipeline:
             check(block, last=True)
         else:
             await run_in(CODING, partial(check, block, last=True))
+
+
+class _Pieces:
+    """The body as it was sent, piece by piece."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._answer.read()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
 
 async def _paced(chunks: AsyncIterator[bytes], rate: MinRate) -> AsyncGenerator[bytes, None]:

@@ -1,5 +1,7 @@
 """One attempt at a fetch: the request, its redirects, the body into the sink. It returns the outcome."""
 
+from contextlib import closing
+
 from fetchfleet.jobs.contract.entry import MAX_HOPS, Entry
 from fetchfleet.jobs.contract.field_checks import Fallback
 from fetchfleet.jobs.contract.model import Reason
@@ -27,7 +29,8 @@ from fetchfleet.worker.gate import gate, quota
 from fetchfleet.worker.gate.gate import Admit, HostSignal, Observation
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
-from fetchfleet.worker.http.base import Answer, EventTrace
+from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions, StoredAt
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
@@ -43,7 +46,7 @@ class Attempt:
         self.lane = session.lane
         self.services = session.services
         self.entry = entry
-        self.trace = EventTrace(entry)
+        self.trace = Trace(entry)
         self.request = entry.request
         """The request that went out last."""
         self.hops = entry.hops
@@ -100,7 +103,8 @@ class Attempt:
         if lane.policy.context:
             chance = self.services.chance
             request = trace_context.carried(request, fetch, self.entry.id, chance(), chance())
-        async with self.services.engine.open(request, lane.pool, lane.policy.timeouts, self.trace) as answer:
+        engine, timeouts = self.services.engine, lane.policy.timeouts
+        with closing(await engine.open(request, lane.pool, timeouts, self.trace)) as answer:
             self.status = answer.status
             self._learn_from_head(answer)
             verdict = RangeVerdict.NOTHING if resume is None else await resume.judge(answer)

@@ -6,7 +6,7 @@ from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadAnswerError
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Unchanged
 from fetchfleet.worker.fetch.rules.validators import validators_of
-from fetchfleet.worker.http.base import Answer
+from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.sink.index_entry import IndexEntry
 

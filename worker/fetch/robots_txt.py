@@ -1,7 +1,7 @@
 """Request an origin's robots.txt, in the place of a fetch and under the same limits."""
 
 import asyncio
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
@@ -33,7 +33,8 @@ from fetchfleet.worker.gate.robots_rules import (
     RobotsStatus,
     status_of,
 )
-from fetchfleet.worker.http.base import EventTrace
+from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.lanes import log_events
 
 MAX_EXCHANGE_S = 60.0
@@ -55,7 +56,7 @@ class RobotsRequest:
         self.session = session
         self.entry = entry
         self.origin = origin
-        self.trace = EventTrace(entry)
+        self.trace = Trace(entry)
         self.away: int | None = None
         """The status of the redirect that led to another host; None while none did."""
         self._status: int | None = None
@@ -90,29 +91,30 @@ class RobotsRequest:
         opened = services.pools.opened(
             f"{lane.pool} robots {self.origin} {name}", name, services.policy().for_lane(name)
         )
-        async with (
-            nullcontext(lane.pool) if name == lane.name else opened as pool,
-            services.engine.open(Hop("GET", url.text), pool, lane.policy.timeouts, self.trace) as answer,
-        ):
-            self._status = answer.status
-            if status_of(answer.status) is RobotsStatus.RULES:
-                body = bytearray()
-                async for chunk in answer.chunks():
-                    body += chunk
-                    if len(body) >= MAX_BYTES:
-                        break
-                return RobotsAnswer(Answered(status=answer.status), bytes(body[:MAX_BYTES])), None
-            await answer.discard()
-            now_ms = lane.clock.now_ms()
-            asked = ", ".join(answer.values("retry-after"))
-            wait_s = retry_after_s(asked, answer.header("date"), now_ms)
-            target = None
-            if is_redirect(answer.status):
-                try:
-                    target = target_of(url, answer.header("location") or "")
-                except UrlError:
-                    target = None
-            return RobotsAnswer(Answered(status=answer.status, wait_s=wait_s)), target
+        async with nullcontext(lane.pool) if name == lane.name else opened as pool:
+            hop, timeouts = Hop("GET", url.text), lane.policy.timeouts
+            with closing(await services.engine.open(hop, pool, timeouts, self.trace)) as answer:
+                return await self._read(url, answer)
+
+    async def _read(self, url: FetchUrl, answer: Answer) -> tuple[RobotsAnswer, FetchUrl | None]:
+        """Read the response; return the answer, and the target of a redirect that can be followed."""
+        self._status = answer.status
+        if status_of(answer.status) is RobotsStatus.RULES:
+            body = bytearray()
+            while len(body) < MAX_BYTES and (piece := await answer.read()):
+                body += piece
+            return RobotsAnswer(Answered(status=answer.status), bytes(body[:MAX_BYTES])), None
+        await answer.discard()
+        now_ms = self.session.lane.clock.now_ms()
+        asked = ", ".join(answer.values("retry-after"))
+        wait_s = retry_after_s(asked, answer.header("date"), now_ms)
+        target = None
+        if is_redirect(answer.status):
+            try:
+                target = target_of(url, answer.header("location") or "")
+            except UrlError:
+                target = None
+        return RobotsAnswer(Answered(status=answer.status, wait_s=wait_s)), target
 
     async def _may_follow(self, url: FetchUrl) -> bool:
         """Return whether a redirect may be followed, once the lane's rate allows it, within the deadline.

@@ -5,7 +5,6 @@ import errno
 import os
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fetchfleet.jobs.contract.body_checks import inline
@@ -40,6 +39,9 @@ class Blocks:
         """Yield it block by block."""
         for at in range(0, len(self._body), BLOCK_BYTES):
             yield self._body[at : at + BLOCK_BYTES]
+
+    def close(self) -> None:
+        """Do nothing: memory needs no closing."""
 
 
 class Upload:
@@ -93,13 +95,16 @@ class Upload:
             self._reading.add_done_callback(close_after)
 
 
-@asynccontextmanager
-async def content_of(request: Hop, in_folder: Path | None) -> AsyncIterator[Blocks | Upload | None]:
-    """Open the body of a request, None for no body; raises NoBodyFileError or UnreadableBodyFileError."""
+async def open_content(request: Hop, in_folder: Path | None) -> Blocks | Upload | None:
+    """Open the body of a request, None for no body; the caller closes it.
+
+    Raises NoBodyFileError or UnreadableBodyFileError.
+    """
+    if not request.has_body:
+        return None
     if request.body_file is None:
         body = inline(request.body, request.body_base64)
-        yield None if body is None else Blocks(body)
-        return
+        return None if body is None else Blocks(body)
     if in_folder is None:
         raise NoBodyFileError(
             f"body_file {request.body_file!r}: this worker has no in folder; "
@@ -112,14 +117,10 @@ async def content_of(request: Hop, in_folder: Path | None) -> AsyncIterator[Bloc
 
     opening = asyncio.create_task(run_in(SENDING, _open, in_folder, request.body_file))
     try:
-        upload = await asyncio.shield(opening)
+        return await asyncio.shield(opening)
     except asyncio.CancelledError:
         opening.add_done_callback(close_unused)
         raise
-    try:
-        yield upload
-    finally:
-        upload.close()
 
 
 def framing_of(content: Blocks | Upload | None) -> tuple[tuple[str, str], ...]:

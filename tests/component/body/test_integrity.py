@@ -4,13 +4,12 @@ import base64
 import hashlib
 from typing import Any
 
-import httpx
 import pytest
 
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.worker.errors import BadAnswerError
-from fetchfleet.worker.http.httpx_engine.engine import HttpxAnswer
 from tests.component.conftest import Start
+from tests.support.answers import answer_of
 from tests.support.ranged import Ranged, body_of, range_of
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -149,8 +148,7 @@ def _has_size_and_digest(result: Result) -> bool:
 )
 def test_a_length_that_is_said_twice_is_one(said: list[str], length: int | None) -> None:
     """Over HTTP/2 nobody below has looked at it; any other is a broken answer, and no bug of ours."""
-    headers = [(b"content-length", value.encode()) for value in said]
-    answer = HttpxAnswer(httpx.Response(200, headers=headers), "GET")
+    answer = answer_of(*((b"content-length", value.encode()) for value in said))
 
     if length is not None:
         assert answer.length_bytes == length

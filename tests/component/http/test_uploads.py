@@ -9,6 +9,7 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -482,8 +483,9 @@ async def test_a_file_is_closed_when_its_fetch_is_cut_short(
 
     async def send() -> None:
         request = Hop("PUT", "http://a.example/", body_file="file")
-        async with request_body.content_of(request, folder) as file:
-            assert file is not None
+        file = await request_body.open_content(request, folder)
+        assert file is not None
+        with closing(file):
             assert [block async for block in file] == [BYTES]
 
     monkeypatch.setattr(os, step, stuck)

@@ -27,7 +27,7 @@ from fetchfleet.worker.fetch.rules.range_rules import (
     url_digest,
     validator_of,
 )
-from fetchfleet.worker.http.base import UNUSABLE
+from fetchfleet.worker.http.answer import UNUSABLE
 
 URL = "http://x/a"
 GET = Hop("GET", URL)

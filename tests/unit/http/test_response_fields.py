@@ -4,11 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.http.base import FIRST_COUNTS, MUST_AGREE, UNUSABLE, FramedAnswer, value_of
-
-
-def answer(*fields: tuple[bytes, bytes], status: int = 200) -> FramedAnswer:
-    return FramedAnswer(status, "GET", fields, is_http1=True)
+from fetchfleet.worker.http.answer import FIRST_COUNTS, MUST_AGREE, UNUSABLE, value_of
+from tests.support.answers import answer_of
 
 
 @pytest.mark.parametrize("name", sorted(FIRST_COUNTS))
@@ -35,7 +32,7 @@ def test_the_lines_of_a_list_are_joined(name: str) -> None:
 
 def test_names_have_no_case_and_an_absent_field_has_no_value() -> None:
     """A field is found under its name in lower case."""
-    found = answer((b"LOCATION", b"/a"), (b"Retry-After", b"1"), (b"retry-after", b"2"))
+    found = answer_of((b"LOCATION", b"/a"), (b"Retry-After", b"1"), (b"retry-after", b"2"))
 
     assert found.header("location") == "/a"
     assert found.values("retry-after") == ["1", "2"]
@@ -45,7 +42,7 @@ def test_names_have_no_case_and_an_absent_field_has_no_value() -> None:
 @given(st.binary(), st.binary())
 def test_no_value_depends_on_another_field(value: bytes, other: bytes) -> None:
     """The bytes can be had back, whatever the encoding of the rest of the head."""
-    found = answer((b"Location", value), (b"X-Note", other)).header("location")
+    found = answer_of((b"Location", value), (b"X-Note", other)).header("location")
 
     assert found is not None
     assert found.encode("latin-1") == value

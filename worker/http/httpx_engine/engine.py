@@ -1,25 +1,27 @@
 """The engine over httpx: one client for a worker process, shared by all its fetches."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import httpx
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.worker.http.base import EventTrace, FramedAnswer
+from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.compat import set_cookies
 from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.httpx_engine.event_hooks import hooks
-from fetchfleet.worker.http.httpx_engine.transport import LANE, LaneTransport
-from fetchfleet.worker.http.request_body import content_of, framing_of, own_headers
-from fetchfleet.worker.http.wire import Wire
+from fetchfleet.worker.http.httpx_engine.transport import LANE, ExchangeEvents, LaneTransport
+from fetchfleet.worker.http.request_body import framing_of, open_content, own_headers
+from fetchfleet.worker.http.trace import Trace
+from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.settings import Settings
-
-_NO_BODY = nullcontext()
+from fetchfleet.worker.util.clock import mono_s
 
 
 class HttpxEngine:
@@ -32,13 +34,13 @@ class HttpxEngine:
         self._stats = stats or ConnectionStats()
         self._in_folder = in_folder
 
-    @asynccontextmanager
-    async def open(
-        self, request: Hop, lane: str, timeouts: Timeouts, trace: EventTrace
-    ) -> AsyncIterator["HttpxAnswer"]:
-        """Make one exchange on the lane's pool; raises httpx.TransportError, FetchError or OSError."""
-        trace.start_exchange(self._stats)
-        async with content_of(request, self._in_folder) if request.has_body else _NO_BODY as content:
+    async def open(self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace) -> Answer:
+        """Send a request on the lane's pool and return its response, which the caller closes.
+
+        Raises httpx.TransportError, FetchError or OSError.
+        """
+        content = await open_content(request, self._in_folder)
+        try:
             headers = request.headers if content is None else (*request.headers, *framing_of(content))
             if "://xn--" in request.url:  # httpx would decode the host, and IDNA 2008 refuses some
                 headers = (*headers, ("Host", request.url.split("/", 3)[2]))
@@ -48,46 +50,70 @@ class HttpxEngine:
                 headers=headers,
                 content=content,
                 timeout=httpx_timeout(timeouts),
-                extensions={LANE: lane, "trace": trace},
+                extensions={LANE: lane, "trace": ExchangeEvents(trace, self._stats)},
             )
             response = await self._client.send(sent, stream=True)
-            try:
-                trace.head_received()
-                answer = HttpxAnswer(response, request.method)
-                answer.check_status()
-                yield answer
-            finally:
-                await response.aclose()
+        except BaseException:
+            if content is not None:
+                content.close()
+            raise
+        trace.head_s = mono_s()
+        url = sent.url
+        exchange = Request(
+            method=sent.method,
+            scheme=url.scheme,
+            host=url.raw_host.decode("ascii"),
+            port=url.port or 0,
+            target=url.raw_path,
+            headers=sent.headers.raw,
+            content=content,
+            timeouts=timeouts,
+            trace=trace,
+        )
+        answer = Answer(str(url), exchange, _HttpxResponse(response))
+        try:
+            answer.check_status()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
 
 
-class HttpxAnswer(FramedAnswer):
-    """A response of httpx."""
+class _HttpxResponse:
+    """A response of httpx, read piece by piece."""
 
-    def __init__(self, response: httpx.Response, method: str) -> None:
-        is_http1 = response.http_version.startswith("HTTP/1")
-        super().__init__(response.status_code, method, response.headers.raw, is_http1=is_http1)
-        self._response = response
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Iterate over the body as it was sent."""
-        return self._response.aiter_raw()
-
-    def wire(self) -> Wire:
-        """Return the request and the response headers as they were sent, without HTTP/2's pseudo-headers."""
-        response, request = self._response, self._response.request
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.phrase = response.extensions.get("reason_phrase", b"")
+        self.version = response.http_version
+        self.headers: Sequence[Header] = response.headers.raw
         network = response.extensions.get("network_stream")
         peer = network.get_extra_info("server_addr") if network is not None else None
-        return Wire(
-            url=str(request.url),
-            method=request.method,
-            target=request.url.raw_path,
-            request_headers=request.headers.raw,
-            version=response.http_version,
-            status=response.status_code,
-            phrase=response.extensions.get("reason_phrase", b""),
-            headers=response.headers.raw,
-            address=peer[0] if peer else None,
-        )
+        self.address = peer[0] if peer else None
+        self.lenient = network is not None and network.get_extra_info("odd_head") is True
+        self.ended = False
+        self._response = response
+        self._pieces = cast("AsyncGenerator[bytes]", response.aiter_raw())
+        self._closing: asyncio.Task[None] | None = None
+
+    async def read(self) -> bytes:
+        """Return the next piece of the body; empty at its end."""
+        if self.ended:
+            return b""
+        async for piece in self._pieces:
+            if piece:
+                return piece
+        self.ended = True
+        return b""
+
+    def close(self) -> None:
+        """End the exchange; a second call does nothing."""
+        if not self._response.is_closed and self._closing is None:
+            self._closing = asyncio.create_task(self._end())
+
+    async def _end(self) -> None:
+        await self._pieces.aclose()
+        await self._response.aclose()
 
 
 def build_client(

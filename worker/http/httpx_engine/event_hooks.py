@@ -23,7 +23,7 @@ def hooks(log: FilteringBoundLogger) -> Hooks:
 
     async def log_exchange(response: httpx.Response) -> None:
         request = response.request
-        trace, lane = request.extensions["trace"], request.extensions[LANE].rpartition("#")[0]
+        trace, lane = request.extensions["trace"].timings, request.extensions[LANE].rpartition("#")[0]
         events.exchange(
             trace.entry,
             log,

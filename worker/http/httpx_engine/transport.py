@@ -5,7 +5,7 @@ slot. The gate bounds the connections of a lane, so no fetch waits for one.
 """
 
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,17 @@ from fetchfleet.worker.http.base import KEEPALIVE_EXPIRY_S, Pools
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.http2.pool import SharedConnections
 from fetchfleet.worker.http.http11 import Http11Connection
-from fetchfleet.worker.http.net.connection_stream import begin_exchange, reused_without_response
+from fetchfleet.worker.http.net.connection_stream import (
+    HEAD_EVENTS,
+    begin_exchange,
+    follow_head,
+    reused_without_response,
+)
 from fetchfleet.worker.http.net.guard import GuardedNetwork, LaneNetwork
 from fetchfleet.worker.http.net.tls_contexts import TlsContexts
+from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.util.clock import mono_s
 
 LANE = "fetchfleet.lane"
 """The request extension that names the lane whose pool is to be used."""
@@ -46,6 +53,40 @@ TO_HTTPX: dict[type[Exception], type[httpx.TransportError]] = {
 """httpcore2's errors and the httpx errors of the same name."""
 
 _ERRORS = tuple(TO_HTTPX)
+
+_CONNECTED = frozenset({"connection.connect_tcp.complete", "connection.start_tls.complete"})
+_TRACE_EVENTS = _CONNECTED | HEAD_EVENTS
+
+
+class ExchangeEvents:
+    """The timings of one exchange, taken from the events of httpcore2."""
+
+    def __init__(self, timings: Trace, stats: ConnectionStats) -> None:
+        self.timings = timings
+        self._connecting_s = 0.0
+        self._stats = stats
+        self._entered_pool_s: float | None = None
+        timings.opened = False
+
+    async def __call__(self, event: str, _info: Mapping[str, Any]) -> None:
+        """Take one event of httpcore2's `trace` extension; most are ignored."""
+        if self._entered_pool_s is not None:  # the first event of an exchange: it has a connection, or dials
+            self._stats.pool_wait_s.add(mono_s() - self._entered_pool_s)
+            if event != "connection.connect_tcp.started":
+                self._stats.reused += 1
+            self._entered_pool_s = None
+        if event not in _TRACE_EVENTS:
+            return
+        follow_head(event)
+        if event == "connection.connect_tcp.started":
+            self.timings.opened = True
+            self._connecting_s = mono_s()
+        elif event in _CONNECTED:
+            self.timings.connect_s = mono_s() - self._connecting_s
+
+    def enter_pool(self) -> None:
+        """Record that the pool has the request."""
+        self._entered_pool_s = mono_s()
 
 
 class LanePool(httpcore2.AsyncConnectionPool):

@@ -1,0 +1,46 @@
+"""Answers without a host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.exchange import Request
+from fetchfleet.worker.http.trace import Trace
+from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.policy.model import Timeouts
+
+
+@dataclass
+class Said:
+    """A response that is there from the beginning."""
+
+    headers: Sequence[Header] = ()
+    status: int = 200
+    version: str = "HTTP/1.1"
+    phrase: bytes = b"OK"
+    lenient: bool = False
+    address: str | None = None
+    ended: bool = True
+
+    async def read(self) -> bytes:
+        """No body."""
+        return b""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def answer_of(*fields: Header, status: int = 200, method: str = "GET") -> Answer:
+    """The answer of a host that sent these fields."""
+    request = Request(
+        method=method,
+        scheme="http",
+        host="a.example",
+        port=80,
+        target=b"/",
+        headers=(),
+        content=None,
+        timeouts=Timeouts(connect_s=1, read_s=1, write_s=1, pool_s=1, total_s=1),
+        trace=Trace(),
+    )
+    return Answer("http://a.example/", request, Said(fields, status))

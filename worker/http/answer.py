@@ -1,0 +1,159 @@
+"""A response as a fetch sees it: its fields, their meaning, and the pieces of its body."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import httpx
+
+from fetchfleet.worker.errors import BadAnswerError, FetchError
+from fetchfleet.worker.http.exchange import Request, Response
+from fetchfleet.worker.http.wire import Wire
+
+DISCARD_BYTES = 64 * 1024
+DISCARD_S = 0.5
+"""An unwanted body is read up to these bounds, so that its connection can be reused."""
+
+MIN_STATUS, MAX_STATUS = 200, 599
+"""The status codes of a final response (RFC 9110 §15)."""
+
+MAX_LENGTH_DIGITS = 18
+
+FIRST_COUNTS = frozenset(
+    {
+        *("content-type", "date", "last-modified", "location", "retry-after"),
+        *("ratelimit-remaining", "ratelimit-reset", "x-ratelimit-remaining", "x-ratelimit-reset"),
+    }
+)
+"""Fields that are not lists. Of several lines the first non-empty one counts, as in browsers."""
+
+MUST_AGREE = frozenset({"content-range", "etag"})
+"""Fields that are not lists and describe the stored bytes. Lines that differ make them unusable."""
+
+UNUSABLE = ""
+"""The value of a field that is present and unusable."""
+
+
+def value_of(name: str, lines: Sequence[str]) -> str:
+    """Return the value of a field with at least one line (RFC 9110 §5.3). Pure.
+
+    name: in lower case. Only the lines of a list are joined, and those of Content-Length, whose check needs
+    all of them.
+    """
+    if len(lines) == 1:
+        return lines[0]
+    if name in FIRST_COUNTS:
+        return next((line for line in lines if line), "")
+    if name in MUST_AGREE:
+        return lines[0] if len(set(lines)) == 1 else UNUSABLE
+    return ", ".join(lines)
+
+
+class Answer:
+    """A response whose head is complete. Call `close` at its end, however it ends.
+
+    url: of the request. Values are decoded as ISO 8859-1: one character for each byte, whatever the other
+    fields hold.
+    """
+
+    __slots__ = ("_lines", "_request", "_response", "_url", "status")
+
+    def __init__(self, url: str, request: Request, response: Response) -> None:
+        self.status = response.status
+        self._url = url
+        self._request = request
+        self._response = response
+        self._lines: dict[str, list[str]] = {}
+        for name, value in response.headers:
+            self._lines.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+
+    @property
+    def lenient(self) -> bool:
+        """Whether only a lenient reading made sense of the header section."""
+        return self._response.lenient
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole body has been read."""
+        return self._response.ended
+
+    async def read(self) -> bytes:
+        """Return the next piece of the body as it was sent; empty at its end."""
+        return await self._response.read()
+
+    def close(self) -> None:
+        """End the exchange, complete or not; a second call does nothing."""
+        self._response.close()
+        if self._request.content is not None:
+            self._request.content.close()
+
+    def header(self, name: str) -> str | None:
+        """Return the field's value by the rules of `value_of`; None if absent. name: in lower case."""
+        lines = self._lines.get(name)
+        return None if lines is None else value_of(name, lines)
+
+    def values(self, name: str) -> Sequence[str]:
+        """Return the value of each line of the field. name: in lower case."""
+        return self._lines.get(name, ())
+
+    def check_status(self) -> None:
+        """Raise BadAnswerError if the status is not one of a final response."""
+        if not MIN_STATUS <= self.status <= MAX_STATUS:
+            raise BadAnswerError(f"{self.status} is not the status of a final response")
+
+    @property
+    def length_bytes(self) -> int | None:
+        """The Content-Length of the body that follows, None if unknown.
+
+        Raises BadAnswerError if it is malformed, or if it contradicts Transfer-Encoding or the status
+        (RFC 9112 §6.3). A Content-Length that was sent twice with one value counts once (RFC 9110 §8.6).
+        """
+        if self._request.method == "HEAD":
+            return 0
+        value, chunked = self.header("content-length"), "transfer-encoding" in self._lines
+        length_bytes = None
+        if value is not None:
+            lengths = {one.strip(" \t") for one in value.split(",")}
+            length = lengths.pop()
+            is_number = length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS
+            if lengths or not is_number:
+                raise BadAnswerError(f"Content-Length {value[:100]!r}")
+            length_bytes = int(length)
+        if self.status == 204 and (chunked or length_bytes):
+            raise BadAnswerError("204 with a body")
+        if chunked and length_bytes is not None:
+            raise BadAnswerError("both Content-Length and Transfer-Encoding")
+        return length_bytes
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Whether only the end of the connection ends the body (RFC 9112 §6.3, last case)."""
+        bodyless = self._request.method == "HEAD" or self.status in {204, 205, 304}
+        if bodyless or "content-length" in self._lines or not self._response.version.startswith("HTTP/1"):
+            return False
+        return not (self.header("transfer-encoding") or "").lower().endswith("chunked")
+
+    async def discard(self) -> None:
+        """Read and drop a small body, so that the connection can be reused; a broken one is no error."""
+        if self.ended:
+            return
+        seen = 0
+        with contextlib.suppress(httpx.TransportError, FetchError, TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                while seen <= DISCARD_BYTES and (piece := await self.read()):
+                    seen += len(piece)
+
+    def wire(self) -> Wire:
+        """Return the request and the response headers as they were sent, without HTTP/2's pseudo-headers."""
+        request, response = self._request, self._response
+        return Wire(
+            url=self._url,
+            method=request.method,
+            target=request.target,
+            request_headers=request.headers,
+            version=response.version,
+            status=response.status,
+            phrase=response.phrase,
+            headers=response.headers,
+            address=response.address,
+        )
