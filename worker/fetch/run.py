@@ -1,8 +1,9 @@
 """The story of a fetch: attempt it, learn from the outcome, decide what becomes of it, settle that."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import msgspec
 
@@ -47,18 +48,24 @@ _NO_MARKER = nullcontext()
 
 async def run_fetch(session: FetchSession, entry: Entry) -> None:
     """Run a claimed fetch that the gate has admitted, from its request to its settlement."""
+    if not entry.crashes and may_repeat(entry):
+        await attempt_and_settle(session, entry)
+    elif crashes.is_suspect(entry):
+        await run_isolated(session, entry)
+    else:
+        await attempt_and_settle(session, entry, start_marked(session, entry))
+
+
+async def attempt_and_settle(
+    session: FetchSession, entry: Entry, start: AbstractAsyncContextManager[None] = _NO_MARKER
+) -> None:
+    """Attempt the fetch within `start`, and settle what became of it."""
     lane = session.lane
-    marked = (entry.crashes or not may_repeat(entry)) and crashes.needs_start_marker(entry)
-    try:
-        async with start_marked(session, entry) if marked else _NO_MARKER:
-            blocked_s = lane.blocked_s()
-            if not blocked_s:
-                attempt = Attempt(session, entry)
-                outcome = await attempt.run()
-    except TimeoutError:  # of `isolated`: an attempt raises none
-        late = Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE)
-        await finish_unattempted(session, entry, finish=late)
-        return
+    async with start:
+        blocked_s = lane.blocked_s()
+        if not blocked_s:
+            attempt = Attempt(session, entry)
+            outcome = await attempt.run()
     if blocked_s:  # the host was throttled or failed meanwhile: the fetch has not started
         settle_retry(session, Retry(entry=entry, wait_s=blocked_s, reason=None), Interrupted())
         return
@@ -75,51 +82,47 @@ async def run_fetch(session: FetchSession, entry: Entry) -> None:
             await move_to_lane(session, moved)
 
 
+async def run_isolated(session: FetchSession, entry: Entry) -> None:
+    """Run a suspect where none but it can be blamed for a death, until Redis knows what became of it."""
+    lane, isolation = session.lane, session.services.isolation
+    try:
+        async with asyncio.timeout(max(0, entry.deadline_ms - lane.clock.now_ms()) / 1000):
+            await isolation.begin(entry.id)
+    except TimeoutError:
+        late = Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE)
+        await finish_unattempted(session, entry, finish=late)
+        return
+    try:
+        await attempt_and_settle(session, entry, start_marked(session, entry))
+        await session.services.settler.caught_up(lane)
+    finally:
+        isolation.end()
+
+
 @asynccontextmanager
 async def start_marked(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
     """Note in Redis that the fetch starts, before it does."""
-    async with isolated(session, entry) if crashes.is_suspect(entry) else nullcontext():
-        started, noted = msgspec.structs.replace(entry, begun=True), asyncio.Event()
-        session.settle(settler.started(started, noted.set))
-        await noted.wait()
-        session.lane.rewrite(started)
-        timer = asyncio.get_running_loop().call_later(crashes.SOON_S, _outlive, session, entry.id)
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-
-@asynccontextmanager
-async def isolated(session: FetchSession, entry: Entry) -> AsyncIterator[None]:
-    """Run a fetch that may be crashing its workers where none but it can be blamed for a death.
-
-    No other such fetch runs in this worker, and no other fetch of the lane starts until this one is settled,
-    or the worker has outlived its start. Raises TimeoutError if its deadline passes before it may start.
-    """
-    lane, alone = session.lane, session.services.alone
-    async with asyncio.timeout(max(0, entry.deadline_ms - lane.clock.now_ms()) / 1000):
-        await alone.acquire()
+    started, noted = msgspec.structs.replace(entry, begun=True), asyncio.Event()
+    session.settle(settler.started(started, noted.set))
+    await noted.wait()
+    session.lane.rewrite(started)
+    if not crashes.is_suspect(entry):  # a suspect may have begun meanwhile
+        await session.services.isolation.opened()
+    timer = asyncio.get_running_loop().call_later(crashes.SOON_S, _outlive, session, entry.id)
     try:
-        lane.isolate(entry.id)
-        if len(lane.in_flight) > 1:  # the worker must have outlived the start of the others
-            await asyncio.sleep(crashes.SOON_S)
         yield
-    except BaseException:
-        lane.end_isolation(entry.id)
-        raise
     finally:
-        alone.release()
+        timer.cancel()
 
 
 def _outlive(session: FetchSession, fetch_id: str) -> None:
     """Note in Redis that the worker has outlived the start of the fetch."""
-    session.lane.end_isolation(fetch_id)
     entry = session.lane.entries.get(fetch_id)
     if entry is not None and not session.lane.lost:
         outlived = msgspec.structs.replace(entry, outlived=True)
         session.lane.rewrite(outlived)
-        session.settle(settler.rewritten(outlived))
+        done = functools.partial(session.services.isolation.outlived, fetch_id)
+        session.settle(settler.started(outlived, done))
 
 
 def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id: str = "") -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker.body.pipeline import DecoderBudget
+from fetchfleet.worker.fetch.isolation import Isolation
 from fetchfleet.worker.fetch.rules.abilities import Abilities
 from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.lanes.robots_cache import RobotsCache
@@ -29,8 +30,6 @@ class FetchServices(LaneServices):
     robots: RobotsCache
     slots: asyncio.Semaphore
     """One for each fetch that may be in flight in this process, over all lanes."""
-    alone: asyncio.Semaphore
-    """Held by the one fetch that may be crashing its workers: it runs alone."""
     policy: Callable[[], Policy]
     """The policy in force: it may change at run time."""
     chance: Callable[[], float]
@@ -39,6 +38,8 @@ class FetchServices(LaneServices):
     """Of this worker."""
     others: Callable[[], Awaitable[Sequence[Abilities]]] | None
     """Return those of the other live workers. None: no worker has others, so a fetch waits for none."""
+    isolation: Isolation = field(default_factory=Isolation)
+    """Of the one fetch that may be crashing its workers."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     decoder_budget: DecoderBudget = field(default_factory=DecoderBudget)
     """Shared by the decoders of bodies that need large windows."""

@@ -66,8 +66,6 @@ class Lane:
         """For each origin whose robots.txt is requested, the fetch that waits for it."""
         self.cancelled: set[str] = set()
         """Cancelled batches that may still have fetches in the lane."""
-        self._isolated = ""
-        """The fetch beside which no other may start; empty for none."""
         self.leaving = False
         self.lost = False
         self.lapsed = False
@@ -174,24 +172,8 @@ class Lane:
         """Convert a time of the monotonic clock to Redis's clock."""
         return self.clock.now_ms() - int((mono_s() - started_s) * 1000)
 
-    @property
-    def isolates(self) -> bool:
-        """Whether a fetch is to run without others being started beside it."""
-        return bool(self._isolated)
-
-    def isolate(self, fetch_id: str) -> None:
-        """Start no other fetch until this one is settled, or end_isolation is called."""
-        self._isolated = fetch_id
-
-    def end_isolation(self, fetch_id: str) -> None:
-        """Start other fetches beside this one again."""
-        if self._isolated == fetch_id:
-            self._isolated = ""
-            self.notify()
-
     def hold(self, entry: Entry) -> None:
         """Queue a claimed fetch: this worker must settle it."""
-        self.end_isolation(entry.id)
         self.entries[entry.id] = entry
         self.ready.append(entry)
 
@@ -216,8 +198,6 @@ class Lane:
     def drop(self, fetch_id: str | bytes) -> None:
         """Forget a settled fetch."""
         self.entries.pop(fetch_id, None)  # type: ignore[arg-type]
-        if self._isolated == fetch_id:
-            self.end_isolation(self._isolated)
 
     def start(self, fetch_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work as the fetch's task, which counts as in flight until it ends."""

@@ -149,7 +149,6 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         robots=RobotsCache(redis),
         clock=base.clock,
         slots=asyncio.Semaphore(settings.max_in_flight),
-        alone=asyncio.Semaphore(1),
         policy=lambda: live_policy.policy,
         notify=base.notifier.try_send,
         chance=random.random,

@@ -106,7 +106,11 @@ async def _step(session: FetchSession) -> Step:
             return WAIT_FOR_CHANGE if lane.in_flight else LEAVE
         wait_s = (admission.until_ms - lane.clock.now_ms()) / 1000
         return Wait(max(wait_s, 0.001)) if lane.in_flight or wait_s <= SIT_OUT_S else LEAVE
-    if isinstance(admission, Saturated) or lane.isolates:
+    if isinstance(admission, Saturated):
+        return WAIT_FOR_CHANGE
+    isolation = session.services.isolation
+    if isolation.closed:
+        isolation.wake_when_open(lane.notify)
         return WAIT_FOR_CHANGE
     if not lane.ready:
         if lane.aside and handover.is_due(session):
@@ -150,14 +154,15 @@ async def _start_if_allowed(session: FetchSession, entry: Entry) -> Step:
 
 async def _start(session: FetchSession, entry: Entry, work: Work) -> bool:
     """Start work for the fetch, if the gate still admits it once the worker has a slot."""
-    lane, slots = session.lane, session.services.slots
+    lane, services = session.lane, session.services
+    slots = services.slots
     if slots.locked():
         if not await acquire_slot(session, entry):
             lane.put_back(entry)
             return False
     else:
         await slots.acquire()
-    held_up = lane.isolates or not isinstance(lane.admission(), Admit)
+    held_up = services.isolation.closed or not isinstance(lane.admission(), Admit)
     if not lane.serving or lane.cancelled or held_up:
         slots.release()
         lane.put_back(entry)

@@ -113,22 +113,26 @@ async def test_what_workers_may_be_dying_of_is_tried_alone_and_alone_condemned(
 
 
 async def test_nothing_starts_beside_what_workers_may_be_dying_of(
-    origin: Origin, fleet: Fleet, start: Start, redis: Redis
+    origin: Origin, other: Origin, fleet: Fleet, start: Start, redis: Redis
 ) -> None:
-    """The rest of its lane waits until it has ended: the worker could die of another one meanwhile."""
+    """All lanes of the worker wait until it has ended: the worker could die of another fetch meanwhile."""
     origin.behaviour = o.by_path({"/suspect": o.latency(0.1)}, o.latency(0.02))
+    other.behaviour = o.latency(0.02)
     suspect = await fleet.submit([origin.url("/suspect")])
     await rewrite(redis, crashes=2, interruptions=2)
-    others = await fleet.submit([origin.url(f"/other/{number}") for number in range(30)])
+    others = await fleet.submit(
+        [of.url(f"/other/{number}") for number in range(60) for of in (origin, other)]
+    )
     await start(policy={"concurrency": 4})
     results = [*await results_of(suspect), *await results_of(others)]
 
-    assert [Outcome.STORED] * 31 == [result.outcome for result in results]
+    assert [Outcome.STORED] * 121 == [result.outcome for result in results]
     [alone] = [seen for seen in origin.requests if seen.target == "/suspect"]
-    rest = [seen for seen in origin.requests if seen is not alone]
-    assert not [seen for seen in rest if alone.arrived_s < seen.arrived_s < alone.finished_s]
-    assert [seen for seen in rest if seen.arrived_s > alone.finished_s]
-    assert 2 < origin.high_water
+    for host in (origin, other):
+        rest = [seen for seen in host.requests if seen is not alone]
+        assert not [seen for seen in rest if alone.arrived_s < seen.arrived_s < alone.finished_s]
+        assert [seen for seen in rest if seen.arrived_s > alone.finished_s]
+        assert 2 < host.high_water
 
 
 @pytest.fixture
