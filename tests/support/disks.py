@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of, fetch_id
-from fetchfleet.worker.sink.base import Expected, StorageOptions, StoredAt
+from fetchfleet.worker.sink.base import BodyWriter, Expected, StorageOptions, StoredAt
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.files.small_batch import BatchTimings
@@ -70,10 +70,17 @@ async def keep(
     fetch = Fetch(url="http://x/", dest=dest, **fields)
     entry = Entry(id=fetch_id(batch_of(ID), place), deadline_ms=0, fetch=fetch)
     expected = expected or Expected(len(body), fetch.sha256)
-    async with sink.receive(entry, 1, expected, options) as part:
+    async with aclosing(sink.writer(entry, 1, expected, options)) as part:
         for at in range(0, len(body), 60_000):
-            await part.write(body[at : at + 60_000])
+            await give(part, body[at : at + 60_000])
         return await part.commit(lambda: True)
+
+
+async def give(writer: BodyWriter, piece: bytes) -> None:
+    """Write a piece as a fetch does."""
+    writer.write(piece)
+    if writer.full:
+        await writer.drain()
 
 
 def files(folder: Path) -> set[str]:

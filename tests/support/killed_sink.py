@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from fetchfleet.worker.sink.base import StorageOptions
-from fetchfleet.worker.sink.files.partial import PartialFile
 from fetchfleet.worker.sink.files.small_batch import BatchTimings
 from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
 
@@ -60,18 +59,13 @@ def _run_once(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies
 
         return call
 
-    async def block(self: Any, left: memoryview) -> None:
-        step("block")
-        await write_block(self, left)
-
     async def run() -> None:
         with opened(out, BatchTimings(turn_s=60.0)) as sink:  # opens its folders once, even when slow
             for name in STEPS:
                 setattr(os, name, counted(name))
-            PartialFile._write = block  # type: ignore[method-assign]
             await keep(sink, body, DEST, care, if_exists=if_exists)
 
-    os_write, write_block = os.write, PartialFile._write
+    os_write = os.write
     asyncio.run(run())
 
 

@@ -204,8 +204,11 @@ class Attempt:
         if sink.keeps_heads:
             options = StorageOptions(durability=lane.policy.durability)
             exchange = HttpExchange(self.request, answer)
-            async with sink.receive(self.entry, lane.token, Expected(), options, exchange=exchange) as writer:
+            writer = sink.writer(self.entry, lane.token, Expected(), options, exchange=exchange)
+            try:
                 stored = await writer.commit(lambda: lane.live)
+            finally:
+                await writer.aclose()
             if stored is None:
                 return Interrupted()
         return Stored(
@@ -233,27 +236,31 @@ class Attempt:
         taken = self.resume.taken if self.resume is not None else None
         every_bytes = self.services.tuning.checkpoint_bytes
         every_s = self.services.tuning.checkpoint_s
-        async with sink.receive(self.entry, lane.token, expected, options, taken, exchange) as writer:
-            if self.resume is not None:
-                await self.resume.drop_unused()
-            try:
-                if self.resume is None or self.resume.verdict is not RangeVerdict.COMPLETE:
-                    due_bytes, due_s = writer.size_bytes + every_bytes, mono_s() + every_s
-                    async with body.pieces() as pieces:
-                        async for piece in pieces:
-                            await writer.write(piece)
-                            late = writer.size_bytes >= due_bytes or mono_s() >= due_s
-                            if late and writer.worth_keeping:
-                                self.resume = self.resume or Resume(self.session, self.entry)
-                                safe_bytes = await self.resume.checkpoint(writer, exchange)
-                                due_bytes, due_s = safe_bytes + every_bytes, mono_s() + every_s
-                return await writer.commit(lambda: lane.live) or Interrupted()
-            except errors.ExistsError as error:
-                return await if_exists.since_then(self.entry, answer.status, error, self.services)
-            except BaseException as error:
-                self.resume = self.resume or Resume(self.session, self.entry)
-                await self.resume.broke_off(error, writer, exchange)
-                raise
+        if self.resume is not None:
+            await self.resume.drop_unused()
+        writer = sink.writer(self.entry, lane.token, expected, options, taken, exchange)
+        try:
+            if self.resume is None or self.resume.verdict is not RangeVerdict.COMPLETE:
+                due_bytes, due_s = writer.size_bytes + every_bytes, mono_s() + every_s
+                async with body.pieces() as pieces:
+                    async for piece in pieces:
+                        writer.write(piece)
+                        if writer.full:
+                            await writer.drain()
+                        late = writer.size_bytes >= due_bytes or mono_s() >= due_s
+                        if late and writer.worth_keeping:
+                            self.resume = self.resume or Resume(self.session, self.entry)
+                            safe_bytes = await self.resume.checkpoint(writer, exchange)
+                            due_bytes, due_s = safe_bytes + every_bytes, mono_s() + every_s
+            return await writer.commit(lambda: lane.live) or Interrupted()
+        except errors.ExistsError as error:
+            return await if_exists.since_then(self.entry, answer.status, error, self.services)
+        except BaseException as error:
+            self.resume = self.resume or Resume(self.session, self.entry)
+            await self.resume.broke_off(error, writer, exchange)
+            raise
+        finally:
+            await writer.aclose()
 
     def _redirected(self, answer: Answer) -> AttemptOutcome | None:
         """Follow a redirect at once within the lane while its gate is open, else through its host's lane.

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from io import FileIO
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
 from fetchfleet.jobs.contract.model import Fetch
@@ -84,20 +84,23 @@ class ResumePoint(Protocol):
 
 
 class BodyWriter(Protocol):
-    """A body on its way into the sink. An async context manager: leaving it removes an uncommitted body."""
+    """A body on its way into the sink. Call `aclose` at its end, however it ends."""
 
     size_bytes: int
+
+    @property
+    def full(self) -> bool:
+        """Whether a block is in memory: call `drain` before the next write."""
 
     @property
     def worth_keeping(self) -> bool:
         """Whether enough bytes have come to resume the body later."""
 
-    async def __aenter__(self) -> Self: ...
+    def write(self, piece: bytes) -> None:
+        """Add a piece. Raises OverlongBodyError."""
 
-    async def __aexit__(self, *_: object) -> None: ...
-
-    async def write(self, chunk: bytes) -> None:
-        """Add a chunk. Raises OverlongBodyError or OSError."""
+    async def drain(self) -> None:
+        """Hand what is in memory to the disk, once the block before is written. Raises OSError."""
 
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:
         """Check the body and store it. Returns None, with nothing stored, once may_place returns False."""
@@ -107,6 +110,9 @@ class BodyWriter(Protocol):
 
     async def keep(self) -> int:
         """Leave the bytes so far for a later attempt; returns their number, 0 if none are left."""
+
+    async def aclose(self) -> None:
+        """Remove the body unless it was committed or kept, even if the caller is cancelled meanwhile."""
 
 
 class StoredBodies(Protocol):
@@ -200,7 +206,7 @@ class Sink(Protocol):
     def refusal(self, fetch: Fetch) -> str | None:
         """Return the option of the fetch that this sink does not support; None if it supports all."""
 
-    def receive(
+    def writer(
         self,
         entry: Entry,
         token: int,

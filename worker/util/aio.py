@@ -5,7 +5,7 @@ import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -79,9 +79,52 @@ async def end_of(task: asyncio.Future[Any]) -> None:
             await ended
 
 
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run the work to its end even if the caller is cancelled, once or repeatedly; returns its result."""
+    task = asyncio.create_task(work)
+    await end_of(task)
+    return task.result()
+
+
 def _tell(ended: asyncio.Future[None], _task: asyncio.Future[Any]) -> None:
     if not ended.done():
         ended.set_result(None)
+
+
+class Pending(Generic[T]):
+    """A result on its way from another thread."""
+
+    __slots__ = ("_ended", "_error", "_notified", "_result")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._notified = loop.create_future()
+        self._ended = False
+        self._result: T | None = None
+        self._error: BaseException | None = None
+
+    def set_result(self, result: T) -> None:
+        """Set the result; call `notify` on the loop afterwards."""
+        self._result, self._ended = result, True
+
+    def set_error(self, error: BaseException) -> None:
+        """Set the error to raise; call `notify` on the loop afterwards."""
+        self._error, self._ended = error, True
+
+    def notify(self) -> None:
+        """Wake the caller; runs on the loop."""
+        if not self._notified.done():
+            self._notified.set_result(None)
+
+    async def wait(self) -> T:
+        """Return or raise the outcome. A cancelled caller still waits for it."""
+        while not self._ended:
+            if self._notified.done():
+                self._notified = self._notified.get_loop().create_future()
+            with suppress(asyncio.CancelledError):
+                await self._notified
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._result)
 
 
 def signals() -> asyncio.Event:

@@ -16,8 +16,8 @@ from fetchfleet import Outcome
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink import disk_space as space_module
 from fetchfleet.worker.sink.disk_space import Space
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from tests.component.conftest import Lines, Start, tuned
 from tests.support.disks import disable_nameless_files, mounted, remount

@@ -10,8 +10,8 @@ import pytest
 from fetchfleet import Outcome, Reason
 from fetchfleet.jobs.contract.entry import PartialNote
 from fetchfleet.worker.errors import InTheWayError
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start
 from tests.support.disks import ID, disable_nameless_files, files, keep, mounted, opened

@@ -14,9 +14,8 @@ import pytest
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink import disk_space
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
-from fetchfleet.worker.sink.files.partial import PartialFile
 from tests.component.conftest import Lines, Start, tuned
 from tests.support.disks import disable_nameless_files, mounted, remount
 from tests.support.waiting import wait_until
@@ -59,24 +58,16 @@ class Failing:
 @contextmanager
 def failing(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
     """Make a step of a body fail on demand."""
-    if step == "write large":
-        call = Failing(PartialFile._write)
-
-        async def write(*args: Any) -> None:
-            await call(*args)
-
-        monkeypatch.setattr(PartialFile, "_write", write)
-    else:
-        name = {"create": "open", "write": "writev"}.get(step, step)
-        call = Failing(getattr(os, name))
-        monkeypatch.setattr(os, name, call)
+    name = {"create": "open", "write": "writev"}.get(step, step)
+    call = Failing(getattr(os, name))
+    monkeypatch.setattr(os, name, call)
     yield call
 
 
 STEPS: list[Any] = [
     ("mkdir", SMALL, {}, {}),
     ("write", SMALL, {}, {}),
-    ("write large", LARGE, {}, {}),
+    ("write", LARGE, {}, {}),
     ("fsync", LARGE, {"durability": "full"}, {}),
     ("link", SMALL, {}, {"if_exists": "fail"}),
 ]

@@ -12,7 +12,7 @@ from fetchfleet import Outcome
 from fetchfleet.worker import errors
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.sink.base import StorageOptions
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start, tuned
 from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes

@@ -14,7 +14,6 @@ import pytest
 from fetchfleet import Fetch, Outcome
 from fetchfleet.worker.http.net.socket_stream import READ_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
-from fetchfleet.worker.sink.files.partial import PartialFile
 from fetchfleet.worker.util.executors import HASHING, SENDING
 from tests.component.conftest import Start
 from tools.origin import behaviours as o
@@ -72,14 +71,14 @@ async def test_large_bodies_go_to_disk_in_large_pieces(
     """Of 256 KiB to 1 MiB, however they come; only the last one may be smaller."""
     body = os.urandom(1000) * 6000
     sizes: list[int] = []
-    write = PartialFile._write
+    writev = os.writev
 
-    async def noted(self: PartialFile, left: memoryview) -> None:
-        sizes.append(len(left))
-        await write(self, left)
+    def noted(file: int, blocks: list[bytes]) -> int:
+        sizes.append(sum(map(len, blocks)))
+        return writev(file, blocks)
 
-    monkeypatch.setattr(PartialFile, "_write", noted)
     worker = await start()
+    monkeypatch.setattr(os, "writev", noted)
     pieces = [body[at : at + 10_000] for at in range(0, len(body), 10_000)]
     answers: dict[str, Any] = {
         "plain": o.ok(body),

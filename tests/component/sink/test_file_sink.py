@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from fetchfleet.worker.errors import (
     TruncatedBodyError,
 )
 from fetchfleet.worker.sink.base import Expected, StoredAt
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start, tuned
-from tests.support.disks import disable_nameless_files
+from tests.support.disks import disable_nameless_files, give
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -57,9 +58,9 @@ async def keep(
     sink: FileSink, *chunks: bytes, dest: str | None = None, live: bool = True, **expected: Any
 ) -> StoredAt | None:
     """The chunks received and committed."""
-    async with sink.receive(entry(dest), 1, Expected(**expected)) as part:
+    async with aclosing(sink.writer(entry(dest), 1, Expected(**expected))) as part:
         for chunk in chunks:
-            await part.write(chunk)
+            await give(part, chunk)
         return await part.commit(lambda: live)
 
 
@@ -98,9 +99,9 @@ async def test_a_large_body_is_whole(sink: FileSink, size_bytes: int) -> None:
 async def test_only_two_blocks_wait_in_memory(sink: FileSink) -> None:
     """What has come is on disk but for one block that is on its way and one that fills."""
     chunk = b"x" * 60_000
-    async with sink.receive(entry(), 1, Expected()) as part:
+    async with aclosing(sink.writer(entry(), 1, Expected())) as part:
         for number in range(1, 51):
-            await part.write(chunk)
+            await give(part, chunk)
             on_disk = sum((sink.disk.path / name).stat().st_size for name in files(sink.disk.path))
             assert number * len(chunk) - on_disk < 2 * (BLOCK_BYTES + len(chunk))
 
@@ -109,9 +110,9 @@ async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
     """Blocks that are already on disk go, too."""
 
     async def break_off(on_disk: list[str]) -> None:
-        async with sink.receive(entry(), 1, Expected()) as part:
-            await part.write(b"x" * (BLOCK_BYTES + 1))
-            await part.write(b"x" * (BLOCK_BYTES + 1))
+        async with aclosing(sink.writer(entry(), 1, Expected())) as part:
+            await give(part, b"x" * (BLOCK_BYTES + 1))
+            await give(part, b"x" * (BLOCK_BYTES + 1))
             on_disk.extend(files(sink.disk.path))
             raise ConnectionError
 
@@ -129,9 +130,9 @@ async def test_being_cancelled_again_and_again_leaves_nothing(sink: FileSink, fl
     written = asyncio.Event()
 
     async def receive() -> None:
-        async with sink.receive(entry(), 1, Expected()) as part:
+        async with aclosing(sink.writer(entry(), 1, Expected())) as part:
             for _ in range(2 if flushed else 1):
-                await part.write(b"x" * (BLOCK_BYTES + 1))
+                await give(part, b"x" * (BLOCK_BYTES + 1))
                 written.set()
             await asyncio.Event().wait()
 
@@ -175,11 +176,14 @@ async def test_nothing_is_placed_when_the_lane_is_no_longer_ours(sink: FileSink,
 async def test_two_owners_parts_do_not_meet(sink: FileSink) -> None:
     """A worker that lost its lane and does not know it yet cannot write into the next one's part."""
     big = BLOCK_BYTES + 1
-    async with sink.receive(entry(), 1, Expected()) as old, sink.receive(entry(), 2, Expected()) as new:
-        await old.write(b"o" * big)
-        await new.write(b"n" * big)
+    async with (
+        aclosing(sink.writer(entry(), 1, Expected())) as old,
+        aclosing(sink.writer(entry(), 2, Expected())) as new,
+    ):
+        await give(old, b"o" * big)
+        await give(new, b"n" * big)
         kept = await new.commit(lambda: True)
-        await old.write(b"o" * big)
+        await give(old, b"o" * big)
 
     assert kept is not None
     assert (sink.disk.path / kept.path).read_bytes() == b"n" * big

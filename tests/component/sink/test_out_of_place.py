@@ -4,6 +4,7 @@ import errno
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files import out_folder
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink, FileWriter
 from tests.component.conftest import HOST, Lines, Start, tuned
 from tests.support import warc
-from tests.support.disks import ID, disable_nameless_files, files, keep, mounted, opened
+from tests.support.disks import ID, disable_nameless_files, files, give, keep, mounted, opened
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin.server import Origin
@@ -160,15 +161,15 @@ async def test_a_file_in_the_folder_that_was_moved_away_is_not_taken_for_one_at_
 def receive(sink: FileSink, body: bytes) -> FileWriter:
     """Return a writer for the body."""
     entry = Entry(id=ID, deadline_ms=0, fetch=Fetch(url="http://x/"))
-    return sink.receive(entry, 1, Expected(len(body)))
+    return sink.writer(entry, 1, Expected(len(body)))
 
 
 async def test_a_small_body_under_way_goes_to_the_new_folder(tmp_path: Path) -> None:
     """It is in memory until it is complete."""
     out = tmp_path / "out"
     with opened(out) as sink:
-        async with receive(sink, b"body") as writer:
-            await writer.write(b"body")
+        async with aclosing(receive(sink, b"body")) as writer:
+            await give(writer, b"body")
             replaced(out)
             assert str(out) == (await sink.disk.space()).reopened
             stored = await writer.commit(lambda: True)
@@ -181,14 +182,14 @@ async def test_a_large_body_under_way_ends_early(tmp_path: Path, back: bool) -> 
     """Its partial file is in the folder that was moved away."""
     out = tmp_path / "out"
     with opened(out) as sink:
-        async with receive(sink, BODY * 2) as writer:
-            await writer.write(BODY)
+        async with aclosing(receive(sink, BODY * 2)) as writer:
+            await give(writer, BODY)
             await writer.sync()
             (move if back else replaced)(out)
             assert back is (await sink.disk.space()).displaced
-            await writer.write(BODY[:BLOCK_BYTES])
+            await give(writer, BODY[:BLOCK_BYTES])
             with pytest.raises(OSError, match="was moved") as raised:
-                await writer.write(BODY[:BLOCK_BYTES])
+                await give(writer, BODY[:BLOCK_BYTES])
         assert errno.ESTALE == raised.value.errno
 
 
@@ -229,8 +230,8 @@ async def test_the_workers_own_folders_may_be_removed(tmp_path: Path, folder: st
     """They are made again; a body that was on its way there is handed back."""
     out = tmp_path / "out"
     with opened(out) as sink:
-        async with receive(sink, BODY) as writer:
-            await writer.write(BODY)
+        async with aclosing(receive(sink, BODY)) as writer:
+            await give(writer, BODY)
             await writer.sync()
             shutil.rmtree(out / folder)
             with pytest.raises(FileNotFoundError):

@@ -5,6 +5,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing
 from functools import partialmethod
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.errors import ExistsError, InTheWayError
 from fetchfleet.worker.sink.base import Expected, StoredAt
 from fetchfleet.worker.sink.files import directory as directory_module
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
 from fetchfleet.worker.sink.files.small_batch import BatchTimings
-from tests.support.disks import ID, files, keep, mounted, opened, some_bytes
+from tests.support.disks import ID, files, give, keep, mounted, opened, some_bytes
 from tests.support.waiting import wait_until
 
 
@@ -200,8 +201,8 @@ async def test_the_lease_is_looked_at_once_a_body_has_been_written(sink: FileSin
     entry = Entry(id=ID, deadline_ms=0, fetch=Fetch(url="http://x/"))
     looks = iter([True, False])
 
-    async with sink.receive(entry, 1, Expected()) as part:
-        await part.write(b"x" * 1000)
+    async with aclosing(sink.writer(entry, 1, Expected())) as part:
+        await give(part, b"x" * 1000)
         kept = await part.commit(lambda: next(looks))
 
     assert kept is None

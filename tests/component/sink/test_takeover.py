@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fetchfleet.worker.sink.base import Expected, StoredAt
 from fetchfleet.worker.sink.files import takeover
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink, FileWriter
+from tests.support.disks import give
 from tests.support.ranged import body_of
 from tests.support.waiting import wait_until
 
@@ -52,7 +54,7 @@ def names(sink: FileSink) -> set[str]:
 
 async def half(sink: FileSink, size_bytes: int = HALF) -> int:
     """Receive half a body and keep it; how much was kept."""
-    async with sink.receive(ENTRY, 1, Expected(len(BODY))) as part:
+    async with aclosing(sink.writer(ENTRY, 1, Expected(len(BODY)))) as part:
         await write(part, BODY[:size_bytes])
         return await part.keep()
 
@@ -60,12 +62,12 @@ async def half(sink: FileSink, size_bytes: int = HALF) -> int:
 async def write(part: FileWriter, body: bytes) -> None:
     """The bytes, in pieces as they come from a socket."""
     for at in range(0, len(body), 60_000):
-        await part.write(body[at : at + 60_000])
+        await give(part, body[at : at + 60_000])
 
 
 async def rest(sink: FileSink, taken: takeover.TakenFile, at: int, **expected: Any) -> StoredAt | None:
     """The body's other half, appended and committed."""
-    async with sink.receive(ENTRY, 2, Expected(len(BODY), **expected), resume=taken) as part:
+    async with aclosing(sink.writer(ENTRY, 2, Expected(len(BODY), **expected), resume=taken)) as part:
         await write(part, BODY[at:])
         return await part.commit(lambda: True)
 
@@ -112,7 +114,7 @@ async def test_what_is_not_there_cannot_be_taken(sink: FileSink) -> None:
 
 async def test_what_somebody_still_writes_cannot_be_taken(sink: FileSink) -> None:
     """A worker that stood still may wake in the middle of a write: its part is left to it."""
-    async with sink.receive(ENTRY, 1, Expected()) as part:
+    async with aclosing(sink.writer(ENTRY, 1, Expected())) as part:
         await write(part, BODY[:HALF])
         assert take(sink, note(600_000)) is None
         assert names(sink) == {"1"}
@@ -170,7 +172,7 @@ async def test_what_an_fsync_once_failed_for_is_not_kept(
         real(file)
 
     monkeypatch.setattr(os, "fsync", fails_once)
-    async with sink.receive(ENTRY, 1, Expected(len(BODY))) as part:
+    async with aclosing(sink.writer(ENTRY, 1, Expected(len(BODY)))) as part:
         await write(part, BODY[:HALF])
         with pytest.raises(OSError, match="Input/output"):
             await part.sync()
@@ -192,7 +194,7 @@ async def test_what_an_fsync_failed_for_that_nobody_waited_for_is_not_kept(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fails_once)
-    async with sink.receive(ENTRY, 1, Expected(len(BODY))) as part:
+    async with aclosing(sink.writer(ENTRY, 1, Expected(len(BODY)))) as part:
         await write(part, BODY[:HALF])
         checkpoint = asyncio.create_task(part.sync())
         await wait_until(syncing.is_set, "the checkpoint")
@@ -215,7 +217,7 @@ async def test_what_could_not_be_put_in_its_place_is_not_kept(
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(Directory, "put", full)
-    async with sink.receive(ENTRY, 1, Expected()) as part:
+    async with aclosing(sink.writer(ENTRY, 1, Expected())) as part:
         await write(part, BODY)
         with pytest.raises(OSError, match="No space"):
             await part.commit(lambda: True)
@@ -229,7 +231,7 @@ async def test_being_cancelled_again_and_again_keeps_it_whole(sink: FileSink) ->
     written, kept = asyncio.Event(), []
 
     async def receive() -> None:
-        async with sink.receive(ENTRY, 1, Expected()) as part:
+        async with aclosing(sink.writer(ENTRY, 1, Expected())) as part:
             try:
                 await write(part, BODY[:HALF])
                 written.set()

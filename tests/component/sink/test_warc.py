@@ -13,8 +13,8 @@ import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.worker.errors import BAD_USE, CommandError
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.warc.segment import Segment, recover
 from fetchfleet.worker.sink.warc.sink import RecordWriter

@@ -5,9 +5,9 @@ At the final name there is a whole body or nothing, at any moment.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import IfExists
@@ -15,29 +15,18 @@ from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadDestError, ExistsError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
+from fetchfleet.worker.sink.files.buffered_body import BufferedBody, PartialFile, write_all
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, partial_name
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
 from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder
-from fetchfleet.worker.sink.files.partial import PartialFile, to_the_end, write_all
 from fetchfleet.worker.sink.files.small_batch import BatchTimings, SmallBatch
 from fetchfleet.worker.sink.files.takeover import Takeovers
-from fetchfleet.worker.sink.index_entry import Validators, key_of
+from fetchfleet.worker.sink.index_entry import key_of
+from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in
 
 RESUME_MIN_BYTES = 512 * 1024
 """A smaller partial file is fetched again sooner than it is looked after."""
-
-
-class Placement(NamedTuple):
-    """The final name of a body, and how the body gets it."""
-
-    path: str
-    replace: bool
-    """Whether the body replaces a file that has the name."""
-    durability: str
-    index_key: str | None
-    """None: the body is not indexed."""
-    validators: Validators
 
 
 class FileSink:
@@ -63,7 +52,7 @@ class FileSink:
         """Return None: every option of a fetch is supported."""
         return None
 
-    def receive(
+    def writer(
         self,
         entry: Entry,
         token: int,
@@ -73,32 +62,27 @@ class FileSink:
         exchange: HttpExchange | None = None,  # noqa: ARG002 see Sink
     ) -> "FileWriter":
         """Return a writer for the body of a fetch; the lane's token keeps two owners' partial files apart."""
-        fetch, options = entry.fetch, options or StorageOptions()
-        placement = Placement(
-            fetch.dest or path_of(entry.id),
-            fetch.if_exists == IfExists.REPLACE,
-            options.durability,
-            None if options.remember is None else key_of(fetch),
-            options.remember or Validators(),
-        )
-        return FileWriter(self.disk, self._small, partial_name(entry.id, token), placement, expected, resume)
+        return FileWriter(self.disk, self._small, entry, token, expected, options or StorageOptions(), resume)
 
 
-class FileWriter(PartialFile):
+class FileWriter(BufferedBody):
     """A body that becomes a file."""
 
     def __init__(
         self,
         disk: OutFolder,
         small: SmallBatch,
-        name: str,
-        placement: Placement,
+        entry: Entry,
+        token: int,
         expected: Expected,
+        options: StorageOptions,
         resume: ResumePoint | None,
     ) -> None:
-        super().__init__(disk, name, expected, synced=placement.durability != "none", resume=resume)
+        super().__init__(disk, partial_name(entry.id, token), expected, resume)
         self._small = small
-        self._placement = placement
+        self._fetch = entry.fetch
+        self._path = entry.fetch.dest or path_of(entry.id)
+        self._options = options
 
     @property
     def worth_keeping(self) -> bool:
@@ -110,96 +94,108 @@ class FileWriter(PartialFile):
 
         Raises TruncatedBodyError, DigestMismatchError, BadDestError, ExistsError or OSError.
         """
-        if self._blocks is not None:
-            await self._blocks.flush()
-            self._check()
-            await self._close()
-            placed = await to_the_end(run_in(self._disk.for_names, self._place, may_place))
-        elif self._synced:
-            placed = await to_the_end(run_in(self._disk.for_names, self._store, may_place))
-        else:
-            placed = await self._small.do(partial(self._store, may_place))
-        return StoredAt(self._placement.path, self.size_bytes, self._sha256) if placed else None
+        if self._partial is None:
+            store = partial(self._store, may_place)
+            if self._options.durability == "none":
+                return await self._small.do(store)
+            return await aio.to_the_end(run_in(self._disk.for_names, store, self._disk.directory))
+        await self.drain()
+        await self._partial.written()
+        return await aio.to_the_end(self._finish(self._partial, self._checked(), may_place))
+
+    async def _finish(
+        self, large: PartialFile, sha256: str, may_place: Callable[[], bool]
+    ) -> StoredAt | None:
+        """Close the partial file and give it its name."""
+        await large.close(synced=self._options.durability != "none")
+        directory = self._disk.directory
+        placed = await run_in(self._disk.for_names, self._place, may_place, directory, large.opening, sha256)
+        large.on_disk = placed is None
+        return placed
 
     async def keep(self) -> int:
         """Leave the bytes so far for a later attempt; returns their number, 0 if none are left."""
+        if self._partial is None or not self.worth_keeping:
+            return 0
+        return await aio.to_the_end(self._keep(self._partial))
 
-        async def keep() -> int:
-            if self._blocks is None or not self.worth_keeping:
+    async def _keep(self, large: PartialFile) -> int:
+        try:
+            await self.drain()
+            await large.written()
+            if not large.is_open:  # commit has closed it
                 return 0
-            try:
-                await self._blocks.flush()
-                if self._file is None:  # commit has closed it
-                    return 0
-                size_bytes = await self.sync()
-                file, self._file = self._file, None
-                await file.close()
-            except OSError:
-                return 0
-            self._on_disk = False
-            return size_bytes
+            await large.close(synced=True)
+        except OSError:
+            return 0
+        large.on_disk = False
+        return self.size_bytes
 
-        return await to_the_end(keep())
+    def _store(self, may_place: Callable[[], bool], directory: Directory) -> StoredAt | None:
+        """Store a body that is in memory; runs off the loop, in one hop.
 
-    def _store(self, may_place: Callable[[], bool], at_hand: Directory | None = None) -> bool:
-        """Store a body smaller than a block; runs off the loop, in one hop.
-
-        at_hand: the folder that a batch has open; then the file has no name until it is complete.
+        It has no name until it is complete, if it needs no sync and the disk supports that.
         """
-        self._hash(self._memory)
-        self._check()
+        self._hash()
+        sha256 = self._checked()
         if not may_place():
-            return False
-        self._opening = self._disk.directory.opening
-        file = at_hand.nameless() if at_hand is not None else None
-        if at_hand is not None and file is not None:
+            return None
+        opening, synced = directory.opening, self._options.durability != "none"
+        file = None if synced else directory.nameless()
+        if file is not None:
             try:
-                write_all(file, [self._memory])
+                write_all(file, self._pieces)
                 if not may_place():
-                    return False
-                found = os.fstat(file) if self._placement.index_key is not None else None
-                if at_hand.name(file, self._placement.path):
-                    self._placed(found, at_hand)
-                    return True
+                    return None
+                found = os.fstat(file) if self._options.remember is not None else None
+                if directory.name(file, self._path):
+                    return self._placed(directory, opening, sha256, found)
             finally:
                 os.close(file)
-        file = (at_hand or self._disk.directory).create(self._partial_name)
-        self._on_disk = True
+        file = directory.create(self._partial_name)
+        placed = None
         try:
-            write_all(file, [self._memory])
-            if self._synced:
-                os.fsync(file)
+            try:
+                write_all(file, self._pieces)
+                if synced:
+                    os.fsync(file)
+            finally:
+                os.close(file)
+            placed = self._place(may_place, directory, opening, sha256)
         finally:
-            os.close(file)
-        return self._place(may_place, at_hand)
+            if placed is None:
+                with suppress(OSError, BadDestError):
+                    directory.drop(self._partial_name)
+        return placed
 
-    def _place(self, may_place: Callable[[], bool], at_hand: Directory | None = None) -> bool:
+    def _place(
+        self, may_place: Callable[[], bool], directory: Directory, opening: int, sha256: str
+    ) -> StoredAt | None:
         """Give the partial file its name; runs off the loop.
 
         may_place is asked again here: the process may have been stopped in between.
         """
         if not may_place():
-            return False
-        placement, directory = self._placement, at_hand or self._disk.directory
+            return None
         # Read before the rename: afterwards another fetch's body may have the name.
-        indexed = placement.index_key is not None
+        indexed = self._options.remember is not None
         found = directory.stat(f"{PARTIAL_FILES}/{self._partial_name}") if indexed else None
-        full = placement.durability == "full"
+        replace, full = self._fetch.if_exists == IfExists.REPLACE, self._options.durability == "full"
         try:
-            directory.put(self._partial_name, placement.path, replace=placement.replace, sync=full)
+            directory.put(self._partial_name, self._path, replace=replace, sync=full)
         except (OSError, BadDestError, ExistsError):  # which says nothing of the fetch in another folder
-            directory.confirm(self._opening)
+            directory.confirm(opening)
             raise
-        self._on_disk = False
-        self._placed(found, directory)
-        return True
+        return self._placed(directory, opening, sha256, found)
 
-    def _placed(self, found: os.stat_result | None, directory: Directory) -> None:
+    def _placed(
+        self, directory: Directory, opening: int, sha256: str, found: os.stat_result | None
+    ) -> StoredAt:
         """Check that the body is where its result says, index it, and note that the disk takes files."""
-        directory.confirm(self._opening)
-        path, key = self._placement.path, self._placement.index_key
-        if key is not None and found is not None:
-            entry = entry_of(found, path, self._sha256, self._placement.validators)
-            remember(directory, key, f"{self._partial_name}.stored", entry)
+        directory.confirm(opening)
+        if self._options.remember is not None and found is not None:
+            entry = entry_of(found, self._path, sha256, self._options.remember)
+            remember(directory, key_of(self._fetch), f"{self._partial_name}.stored", entry)
         if self._disk.refusals.in_a_row:
             self._disk.accepted()
+        return StoredAt(self._path, self.size_bytes, sha256)

@@ -9,14 +9,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
 from time import thread_time
 from typing import NamedTuple
 
+from fetchfleet.worker.sink.base import StoredAt
 from fetchfleet.worker.sink.files.directory import Directory
+from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
-Work = Callable[[Directory], bool]
+Work = Callable[[Directory], StoredAt | None]
 
 
 class BatchTimings(NamedTuple):
@@ -36,15 +37,11 @@ class BatchTimings(NamedTuple):
     """After that, one thread tries again: many may have waited for each other, not for the disk."""
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     """A body that waits to be stored."""
 
     work: Work
-    notified: asyncio.Future[None]
-    """Ends early if the caller is cancelled."""
-    outcome: bool | BaseException | None = None
-    """Set before `notified`."""
+    outcome: aio.Pending[StoredAt | None]
 
 
 class _Turn:
@@ -69,7 +66,7 @@ class SmallBatch:
         self._max_threads = max_threads
         self._timings = timings or BatchTimings()
         self._waiting: deque[_Waiting] = deque()
-        self._done: deque[_Waiting] = deque()
+        self._done: deque[aio.Pending[StoredAt | None]] = deque()
         self._turns: set[_Turn] = set()
         self._stuck: set[_Turn] = set()
         """The turns that are stuck."""
@@ -79,23 +76,16 @@ class SmallBatch:
         self._slow_until_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
-    async def do(self, work: Work) -> bool:
+    async def do(self, work: Work) -> StoredAt | None:
         """Run the work in a thread, with the directory held open; returns or raises its outcome.
 
         A cancelled caller still waits for the outcome: a body that has its name counts.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(work, loop.create_future())
-        self._waiting.append(waiting)
+        outcome: aio.Pending[StoredAt | None] = aio.Pending(loop)
+        self._waiting.append(_Waiting(work, outcome))
         self._start_turn(loop)
-        while waiting.outcome is None:
-            if waiting.notified.done():
-                waiting.notified = loop.create_future()
-            with suppress(asyncio.CancelledError):
-                await waiting.notified
-        if isinstance(waiting.outcome, BaseException):
-            raise waiting.outcome
-        return waiting.outcome
+        return await outcome.wait()
 
     def _start_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start one more thread if bodies wait and fewer are at work than should be."""
@@ -112,8 +102,8 @@ class SmallBatch:
         except RuntimeError as error:  # the threads have been shut down
             self._turns.remove(turn)
             while self._waiting:
-                self._waiting[0].outcome = error
-                self._done.append(self._waiting.popleft())
+                self._waiting[0].outcome.set_error(error)
+                self._done.append(self._waiting.popleft().outcome)
             self._notify()
             return
         if self._timer is None:
@@ -126,12 +116,12 @@ class SmallBatch:
         try:
             with self._directory.held_open(timings.turn_s) as directory, suppress(IndexError):
                 while done < timings.turn_bodies and mono_s() < ends_s:
-                    waiting = self._waiting.popleft()
+                    work, outcome = self._waiting.popleft()
                     try:
-                        waiting.outcome = waiting.work(directory)
+                        outcome.set_result(work(directory))
                     except BaseException as error:  # noqa: BLE001 the body's own error, of any kind
-                        waiting.outcome = error
-                    self._done.append(waiting)
+                        outcome.set_error(error)
+                    self._done.append(outcome)
                     done += 1
         finally:
             with suppress(RuntimeError):  # the loop is closed
@@ -160,6 +150,4 @@ class SmallBatch:
     def _notify(self) -> None:
         while self._done:
             self._progress = True
-            notified = self._done.popleft().notified
-            if not notified.done():
-                notified.set_result(None)
+            self._done.popleft().notify()

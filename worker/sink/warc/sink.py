@@ -12,14 +12,13 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
+from fetchfleet.worker.sink.files.buffered_body import SHA256, BufferedBody
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory, partial_name
 from fetchfleet.worker.sink.files.out_folder import OutFolder
-from fetchfleet.worker.sink.files.partial import SHA256, PartialFile
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import recover
 from fetchfleet.worker.sink.warc.segments import SegmentLimits, Segments, WarcRecord, date_of
 from fetchfleet.worker.sink.warc.writer import SegmentWriter
-from fetchfleet.worker.util import aio
 
 BLOCK = "block"
 """Key of the digest of head and body together, beside the digests of the body."""
@@ -56,7 +55,7 @@ class WarcSink:
             return "decode: bodies go to WARC segments here, as they were sent"
         return None
 
-    def receive(
+    def writer(
         self,
         entry: Entry,
         token: int,
@@ -89,7 +88,7 @@ def _recover(directory: Directory) -> None:
         raise OSError(errno.ENOTDIR, f"no segments can be written, remove this: {error}") from None
 
 
-class RecordWriter(PartialFile):
+class RecordWriter(BufferedBody):
     """A body that becomes a record of a segment: a RecordSource."""
 
     def __init__(
@@ -101,11 +100,12 @@ class RecordWriter(PartialFile):
         recorded: record_format.RecordedExchange,
         durability: str,
     ) -> None:
-        super().__init__(disk, name, expected, synced=durability != "none")
+        super().__init__(disk, name, expected)
         self._writer = writer
         self._recorded = recorded
         self._http_head = record_format.response_head(recorded.wire)
         self._digests[BLOCK] = hashlib.sha256(self._http_head)
+        self._sha256 = ""
         self._may_place: Callable[[], bool] = lambda: True
         self.durability = durability
 
@@ -123,12 +123,11 @@ class RecordWriter(PartialFile):
 
         Raises TruncatedBodyError, DigestMismatchError or OSError.
         """
-        if self._blocks is not None:
-            await self._blocks.flush()
+        if self._partial is not None:
+            await self.drain()
+            await self._partial.written()
         self._may_place = may_place
-        appending = self._writer.append(self)
-        await aio.end_of(appending)  # a record in its segment counts, even if this fetch is cancelled
-        placed = appending.result()
+        placed = await self._writer.append(self)
         if placed is None:
             return None
         if self._disk.refusals.in_a_row:
@@ -141,10 +140,10 @@ class RecordWriter(PartialFile):
 
     def record(self) -> WarcRecord:
         """Return the record; runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
-        large = self._blocks is not None
+        large = self._partial is not None
         if not large:
-            self._hash(self._memory)
-        self._check()
+            self._hash()
+        self._sha256 = self._checked()
         ids = uuid4().urn, uuid4().urn
         length_bytes = len(self._http_head) + self.size_bytes
         digests = self._digests[BLOCK].digest(), self._digests[SHA256].digest()
@@ -152,4 +151,4 @@ class RecordWriter(PartialFile):
         before = record_format.request(self._recorded, ids[1], ids[0])
         if large:
             return WarcRecord(before, (head, self._http_head), self._partial_name, self.size_bytes)
-        return WarcRecord(before, (head, self._http_head, self._memory, record_format.END))
+        return WarcRecord(before, (head, self._http_head, *self._pieces, record_format.END))

@@ -7,9 +7,10 @@ from contextlib import suppress
 from functools import partial
 
 from fetchfleet.worker.sink.warc.segments import RecordPlace, RecordSource, Segments, WriteOutcome
+from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
-Waiting = tuple[RecordSource, asyncio.Future[RecordPlace | None]]
+Waiting = tuple[RecordSource, aio.Pending[RecordPlace | None]]
 
 
 class SegmentWriter:
@@ -22,15 +23,18 @@ class SegmentWriter:
         self._busy = False
         self._expiry: asyncio.TimerHandle | None = None
 
-    def append(self, source: RecordSource) -> asyncio.Future[RecordPlace | None]:
-        """Return the place of the source's record once it is written; None if the lane is lost by then."""
+    async def append(self, source: RecordSource) -> RecordPlace | None:
+        """Return the place of the source's record once it is written; None if the lane is lost by then.
+
+        A cancelled caller still waits for it: a record in its segment counts.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[RecordPlace | None] = loop.create_future()
-        self._waiting.append((source, future))
+        place: aio.Pending[RecordPlace | None] = aio.Pending(loop)
+        self._waiting.append((source, place))
         if not self._busy:
             self._busy = True
             loop.call_soon(self._hand_over)  # with all records of this turn of the loop
-        return future
+        return await place.wait()
 
     def close(self) -> None:
         """Write nothing more, and give the current segment its name; a second call does nothing."""
@@ -55,11 +59,12 @@ class SegmentWriter:
     def _written(self, taken: list[Waiting], written: asyncio.Future[list[WriteOutcome]]) -> None:
         bug = written.exception()
         outcomes = written.result() if bug is None else [RuntimeError(repr(bug))] * len(taken)
-        for (_, future), outcome in zip(taken, outcomes, strict=True):
+        for (_, place), outcome in zip(taken, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                future.set_exception(outcome)
+                place.set_error(outcome)
             else:
-                future.set_result(outcome)
+                place.set_result(outcome)
+            place.notify()
         self._busy = bool(self._waiting)
         if self._waiting:
             self._hand_over()

@@ -5,19 +5,23 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fetchfleet import Fetch
+from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.sink.base import Expected
-from fetchfleet.worker.sink.files.double_buffer import BLOCK_BYTES, DoubleBuffer
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
-from tests.support.disks import disable_nameless_files, files, keep, mounted, opened, some_bytes
+from tests.support.disks import ID, disable_nameless_files, files, give, keep, mounted, opened, some_bytes
 from tests.support.waiting import wait_until
 
 BLOCK = b"x" * BLOCK_BYTES
+ENTRY = Entry(id=ID, deadline_ms=0, fetch=Fetch(url="http://x/"))
 
 
 @pytest.fixture
@@ -27,44 +31,66 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
         yield made
 
 
-async def test_while_one_block_is_taken_the_next_is_filled_and_no_third() -> None:
-    """Who fills goes on at once, until there is a second block."""
-    may_end, taken = asyncio.Event(), []
+async def test_while_one_block_is_written_the_next_is_filled_and_no_third(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body is received further at once, until there is a second block."""
+    may_end, written, writev = threading.Event(), [], os.writev
 
-    async def take(block: bytearray) -> None:
-        await may_end.wait()
-        taken.append(bytes(block))
+    def slowly(file: int, blocks: list[bytes]) -> int:
+        may_end.wait(30)
+        written.append(b"".join(blocks))
+        return writev(file, blocks)
 
-    buffer = DoubleBuffer(take)
-    await buffer.add(BLOCK)
-    await buffer.add(b"the next")
-    third = asyncio.create_task(buffer.add(BLOCK))
-    await wait_until(lambda: len(buffer.filling) > BLOCK_BYTES, "the second block to be full")
-    assert (taken, third.done()) == ([], False)
-    may_end.set()
-    await third
-    await buffer.add(b"rest")
-    await buffer.flush()
+    monkeypatch.setattr(os, "writev", slowly)
+    async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
+        await give(writer, BLOCK)
+        await give(writer, b"the next")
+        third = asyncio.create_task(give(writer, BLOCK))
+        await asyncio.wait([third], timeout=0.02)
+        waited = not third.done()
+        may_end.set()
+        await third
+        await give(writer, b"rest")
+        stored = await writer.commit(lambda: True)
 
-    assert taken == [BLOCK, b"the next" + BLOCK, b"rest"]
+    assert waited
+    assert written == [BLOCK, b"the next" + BLOCK, b"rest"]
+    assert stored is not None
+    assert (sink.disk.path / stored.path).read_bytes() == BLOCK + b"the next" + BLOCK + b"rest"
 
 
-async def test_an_error_is_told_with_the_next_block() -> None:
-    """Nothing goes to a disk that has refused a block, and whoever fills hears of it."""
-    taken = []
+async def test_an_error_is_told_with_the_next_block(sink: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more goes to a disk that has refused a block."""
+    asked = []
 
-    async def take(block: bytearray) -> None:
-        taken.append(block)
+    def full(file: int, _: list[bytes]) -> int:
+        asked.append(file)
         raise OSError(errno.ENOSPC, "full")
 
-    buffer = DoubleBuffer(take)
-    await buffer.add(BLOCK)
-    for give in (buffer.add(BLOCK), buffer.flush()):
-        with pytest.raises(OSError, match="full"):
-            await give
-    await buffer.abandon()
+    monkeypatch.setattr(os, "writev", full)
+    async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
+        await give(writer, BLOCK)
+        for more in (give(writer, BLOCK), writer.commit(lambda: True)):
+            with pytest.raises(OSError, match="full"):
+                await more
 
-    assert len(taken) == 1
+    assert len(asked) == 1
+    assert files(sink.disk.path) == set()
+
+
+async def test_tiny_pieces_are_joined(sink: FileSink) -> None:
+    """Many objects would take many times the memory of their bytes."""
+    pieces = [some_bytes(size) for size in (*[1] * 5000, 5000, *[7] * 100, 4096, 1)]
+    async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
+        for piece in pieces:
+            await give(writer, piece)
+        in_memory = len(writer._pieces)
+        stored = await writer.commit(lambda: True)
+
+    assert in_memory == 5
+    assert stored is not None
+    assert (sink.disk.path / stored.path).read_bytes() == b"".join(pieces)
 
 
 async def test_stuck_large_bodies_keep_no_small_one_waiting(
