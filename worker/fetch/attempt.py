@@ -1,14 +1,16 @@
 """One attempt at a fetch: the request, its redirects, the body into the sink. It returns the outcome."""
 
+import asyncio
 from contextlib import closing
 
-from fetchfleet.jobs.contract.entry import MAX_HOPS, Entry
+from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.field_checks import Fallback
 from fetchfleet.jobs.contract.model import Reason
-from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.worker import errors
 from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
-from fetchfleet.worker.fetch import error_mapping, if_exists, revalidate
+from fetchfleet.worker.fetch.cases import existing
+from fetchfleet.worker.fetch.cases.redirect import followed
+from fetchfleet.worker.fetch.error_mapping import failure_of
 from fetchfleet.worker.fetch.resume import Resume
 from fetchfleet.worker.fetch.rules import stale_fallback, trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
@@ -17,25 +19,30 @@ from fetchfleet.worker.fetch.rules.outcome import (
     AttemptOutcome,
     Failed,
     Interrupted,
-    Redirected,
     Stored,
     is_host_failure,
 )
 from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
-from fetchfleet.worker.fetch.rules.redirects import Allowed, RedirectRefused, follow, is_redirect
+from fetchfleet.worker.fetch.rules.redirects import is_redirect
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, quota
-from fetchfleet.worker.gate.gate import Admit, HostSignal, Observation
+from fetchfleet.worker.gate.gate import HostSignal, Observation
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.trace import Trace
-from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions, StoredAt
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 from fetchfleet.worker.util.clock import mono_s
-from fetchfleet.worker.util.file_errors import FileFault
+
+
+async def attempted(session: FetchSession, entry: Entry) -> "Attempt":
+    """Return an attempt that has ended, or that has not begun, because the host has closed meanwhile."""
+    attempt = Attempt(session, entry)
+    if not session.lane.blocked_s():
+        attempt.outcome = await attempt.run()
+    return attempt
 
 
 class Attempt:
@@ -51,9 +58,13 @@ class Attempt:
         """The request that went out last."""
         self.hops = entry.hops
         self.status: int | None = None
+        self.outcome: AttemptOutcome | None = None
+        """None before its end."""
         # These are for special cases only: a plain GET has none of them.
         self.resume = Resume(session, entry) if entry.part is not None else None
         self._decoder = DecoderSlot(session.services.decoder_budget) if entry.fetch.decode else None
+        self._expired: asyncio.Task[None] | None = None
+        """The task, once the time of the attempt has passed."""
         self._known: IndexEntry | None = None
         """The index entry of the stored body, if the fetch revalidates."""
 
@@ -66,26 +77,32 @@ class Attempt:
         """Return the outcome; raise nothing but CancelledError."""
         deadlines, total_s = self.services.deadlines, self.lane.policy.timeouts.total_s
         left_s = (self.entry.deadline_ms - self.lane.clock.now_ms()) / 1000
-        late = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
-        limit = deadlines.timeout(max(0.0, min(left_s, total_s)))
+        deadlines.add(self, max(0.0, min(left_s, total_s)))
         try:
-            async with limit:
-                if self.entry.fetch.revalidate:
-                    self._known = await revalidate.known_of(self.entry.fetch, self.services.sink)
-                while True:
-                    outcome = await self._exchange()
-                    if outcome is not None:
-                        return outcome
+            if self.entry.fetch.revalidate:
+                self._known = await existing.known_of(self.entry.fetch, self.services.sink)
+            while True:
+                outcome = await self._exchange()
+                if outcome is not None:
+                    return outcome
+        except asyncio.CancelledError:
+            if self._expired is None or self._expired.uncancel():
+                raise
+            late = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
+            return Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
         except Exception as error:  # noqa: BLE001 whatever it is, the fetch must be settled
-            if isinstance(error, TimeoutError) and limit.expired():
-                return Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
             return await failure_of(self.session, self.entry, error, self.status)
         finally:
-            deadlines.over(limit)
+            deadlines.discard(self)
             if self.resume is not None:
                 self.resume.close()
             if self._decoder is not None:
                 self._decoder.give_back()
+
+    def expire(self) -> None:
+        """Stop: the time of the attempt has passed."""
+        self._expired = self.lane.in_flight[self.entry.id]
+        self._expired.cancel()
 
     async def _exchange(self) -> AttemptOutcome | None:
         """Make one request and handle its response; return None if another request is to follow at once."""
@@ -114,12 +131,18 @@ class Attempt:
                 return await self._store_body(answer)
             await answer.discard()
             if verdict is RangeVerdict.REFUSE:
-                return None if self._may_follow() else Interrupted()
+                return None if self.session.may_send_another() else Interrupted()
             if answer.status == 304:
-                return await revalidate.not_modified(answer, request, fetch, self._known, self.services.sink)
-            if is_redirect(answer.status):
-                return self._redirected(answer)
-            return Answered(status=answer.status, wait_s=self._asked_s(answer))
+                return await existing.not_modified(answer, request, fetch, self._known, self.services.sink)
+            wait_s = self._asked_s(answer)
+            if not is_redirect(answer.status):
+                return Answered(status=answer.status, wait_s=wait_s)
+            next_ = followed(self.session, self.entry, self.request, self.hops, answer, wait_s)
+            if not isinstance(next_, Hop):
+                return next_
+            self.request = next_
+            self.hops += 1
+            return None
 
     def _asked_s(self, answer: Answer) -> float | None:
         """Return the wait that the response asks for by Retry-After."""
@@ -254,63 +277,10 @@ class Attempt:
                             due_bytes, due_s = safe_bytes + every_bytes, mono_s() + every_s
             return await writer.commit(lambda: lane.live) or Interrupted()
         except errors.ExistsError as error:
-            return await if_exists.since_then(self.entry, answer.status, error, self.services)
+            return await existing.since_then(self.entry, answer.status, error, self.services)
         except BaseException as error:
             self.resume = self.resume or Resume(self.session, self.entry)
             await self.resume.broke_off(error, writer, exchange)
             raise
         finally:
             await writer.aclose()
-
-    def _redirected(self, answer: Answer) -> AttemptOutcome | None:
-        """Follow a redirect at once within the lane while its gate is open, else through its host's lane.
-
-        With Retry-After it is not followed before (RFC 9110 §10.2.3).
-        """
-        lane, status = self.lane, answer.status
-        if self.hops >= MAX_HOPS:
-            return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=status)
-        allowed = Allowed(
-            repeat=may_repeat(self.entry),
-            https_to_http=lane.policy.https_to_http,
-            bodies=lane.policy.redirect_bodies,
-        )
-        hop = follow(self.request, status, answer.header("location"), allowed)
-        if isinstance(hop, RedirectRefused):
-            return Failed(reason=Reason.REDIRECT_REFUSED, final=True, status=status, note=hop.message)
-        rules = lane.rules(hop.url) if lane_of_url(hop.url) == lane.name else None
-        if rules is not None and not rules.allows(hop.url):
-            return Failed(reason=Reason.ROBOTS_DISALLOWED, final=True, status=status)
-        wait_s = self._asked_s(answer)
-        if rules is None or wait_s is not None or not self._may_follow():
-            return Redirected(hop=hop, hops=self.hops + 1, status=status, wait_s=wait_s)
-        self.request = hop
-        self.hops += 1
-        return None
-
-    def _may_follow(self) -> bool:
-        """Return whether another request may go out in the place of this one; count it if so."""
-        if not isinstance(self.lane.admission(besides=1), Admit):
-            return False
-        self.session.count_start()
-        return True
-
-
-async def failure_of(
-    session: FetchSession, entry: Entry, error: Exception, status: int | None
-) -> AttemptOutcome:
-    """Return what an error of an exchange means; an error that no rule names is a bug and is logged."""
-    lane, services = session.lane, session.services
-    if isinstance(error, errors.InTheWayError):
-        log_events.in_the_way(lane.name, entry, error, services.repeats, services.log)
-    disk, fault = services.sink.disk, error_mapping.disk_fault_of(error)
-    out_refuses = fault is FileFault.PERMISSION and await disk.may_not_write()
-    if isinstance(error, OSError) and (fault in {FileFault.DISK, FileFault.OTHER} or out_refuses):
-        disk.refused(error)
-    outcome = error_mapping.outcome_of(
-        error, status=status, disk_pause_s=services.tuning.disk_pause_s, out_refuses=out_refuses
-    )
-    if outcome is None:
-        log_events.bug(lane.name, entry, error, services.log)
-        return Failed(reason=Reason.INTERNAL, status=status, note=repr(error))
-    return outcome

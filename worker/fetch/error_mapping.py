@@ -7,6 +7,7 @@ import ssl
 
 import httpx
 
+from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.worker.body.decoders import (
     CorruptError,
@@ -23,6 +24,7 @@ from fetchfleet.worker.errors import (
     EgressRefusedError,
     ExistsError,
     FirstByteTimeoutError,
+    InTheWayError,
     NameServerError,
     NameTimeoutError,
     NoBodyFileError,
@@ -36,6 +38,8 @@ from fetchfleet.worker.errors import (
     UnresolvedError,
 )
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Interrupted
+from fetchfleet.worker.fetch.services import FetchSession
+from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
@@ -165,3 +169,23 @@ def outcome_of(
         line=error.line if isinstance(error, BadLineError) else None,
         note=str(error),
     )
+
+
+async def failure_of(
+    session: FetchSession, entry: Entry, error: Exception, status: int | None
+) -> AttemptOutcome:
+    """Return what an error of an exchange means; an error that no rule names is a bug and is logged."""
+    lane, services = session.lane, session.services
+    if isinstance(error, InTheWayError):
+        log_events.in_the_way(lane.name, entry, error, services.repeats, services.log)
+    disk, fault = services.sink.disk, disk_fault_of(error)
+    out_refuses = fault is FileFault.PERMISSION and await disk.may_not_write()
+    if isinstance(error, OSError) and (fault in {FileFault.DISK, FileFault.OTHER} or out_refuses):
+        disk.refused(error)
+    outcome = outcome_of(
+        error, status=status, disk_pause_s=services.tuning.disk_pause_s, out_refuses=out_refuses
+    )
+    if outcome is None:
+        log_events.bug(lane.name, entry, error, services.log)
+        return Failed(reason=Reason.INTERNAL, status=status, note=repr(error))
+    return outcome

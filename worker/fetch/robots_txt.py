@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, lane_of_url, origin_of_url, parse_url
-from fetchfleet.worker.fetch.attempt import failure_of
+from fetchfleet.worker.fetch.error_mapping import failure_of
 from fetchfleet.worker.fetch.rules.decide import Finish, Retry, defer_for_robots
 from fetchfleet.worker.fetch.rules.location import target_of
 from fetchfleet.worker.fetch.rules.outcome import (
@@ -20,7 +20,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     throttle_of,
 )
 from fetchfleet.worker.fetch.rules.redirects import is_redirect
-from fetchfleet.worker.fetch.run import finish_unattempted, host_state, learn, settle_retry
+from fetchfleet.worker.fetch.run import finish_fetch, host_state, learn, settle_retry
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, robots_rules
 from fetchfleet.worker.gate.gate import Admit, Closed, WaitReason
@@ -190,7 +190,7 @@ async def request_robots(session: FetchSession, entry: Entry) -> None:
     # The decision follows: it reads when the lane opens, which the lines above may have changed.
     match defer_for_robots(entry, outcome, lane.clock.now_ms(), host_state(session)):
         case Finish() as finish:
-            await finish_unattempted(session, entry, finish=finish)
+            await finish_fetch(session, entry, finish)
         case Retry() as retry:
             settle_retry(session, retry, outcome)
 

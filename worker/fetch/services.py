@@ -1,6 +1,5 @@
 """The parts of one worker process that a fetch needs."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +15,7 @@ from fetchfleet.worker.lanes.session import LaneSession
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.sink.base import Sink
-from fetchfleet.worker.util.aio import Deadlines
+from fetchfleet.worker.util.aio import Deadlines, Slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +27,7 @@ class FetchServices(LaneServices):
     pools: Pools
     sink: Sink
     robots: RobotsCache
-    slots: asyncio.Semaphore
+    slots: Slots
     """One for each fetch that may be in flight in this process, over all lanes."""
     policy: Callable[[], Policy]
     """The policy in force: it may change at run time."""

@@ -6,9 +6,16 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from fetchfleet.worker.gate import breaker, concurrency, retry_budget
+from fetchfleet.worker.gate import breaker, concurrency
 from fetchfleet.worker.gate.quota import Quota
-from fetchfleet.worker.gate.state import Breaker, GateState, RecordedAnswer
+from fetchfleet.worker.gate.state import (
+    TRAFFIC_WINDOW_MS,
+    Breaker,
+    GateState,
+    RecordedAnswer,
+    recent_traffic,
+    request_sent,
+)
 from fetchfleet.worker.policy.model import LanePolicy, Range
 from fetchfleet.worker.util.backoff import exponential_s, upward_jitter_s
 
@@ -51,6 +58,8 @@ class Closed(NamedTuple):
 
 Admission = Admit | Saturated | Closed
 
+ADMIT, SATURATED = Admit(), Saturated()
+
 
 class HostSignal(StrEnum):
     """The outcome of an attempt, as far as it concerns the host."""
@@ -87,7 +96,24 @@ def admit(state: GateState, policy: LanePolicy, in_flight: int, now_ms: int) -> 
     closed = closed_until(state, policy, now_ms)
     if closed is not None:
         return closed
-    return Saturated() if in_flight >= max_in_flight(state, policy) else Admit()
+    return admit_to_open(state, policy, in_flight)
+
+
+def admit_to_open(state: GateState, policy: LanePolicy, in_flight: int) -> Admit | Saturated:
+    """Return whether a fetch may start in a lane that the clock does not close."""
+    return SATURATED if in_flight >= max_in_flight(state, policy) else ADMIT
+
+
+def needs_clock(state: GateState, policy: LanePolicy) -> bool:
+    """Return whether `closed_until` depends on the time; else the lane is open, whenever that is asked."""
+    return bool(
+        state.cool_until_ms
+        or state.breaker is Breaker.OPEN
+        or policy.rate_per_s
+        or policy.paused
+        or state.quota_until_ms
+        or (policy.robots == "obey" and (state.crawl_delay_s or state.robots_until_ms))
+    )
 
 
 def max_in_flight(state: GateState, policy: LanePolicy) -> int:
@@ -155,7 +181,9 @@ def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     """Return the state after a request was let through."""
     if state.breaker is Breaker.OPEN:
         state = breaker.probing(state)
-    state = retry_budget.sent(state, now_ms)
+    state = request_sent(state, now_ms)
+    if not needs_clock(state, policy):
+        return state
     interval_ms, burst = _spacing(state, policy)
     if interval_ms:
         paced_ms = max(_paced_ms(state, interval_ms, burst, now_ms), now_ms) + interval_ms
@@ -165,13 +193,27 @@ def started(state: GateState, policy: LanePolicy, now_ms: int) -> GateState:
     return state
 
 
+def is_well(state: GateState, policy: LanePolicy) -> bool:
+    """Return whether a good answer teaches nothing but its status: see `answered`."""
+    return (
+        state.breaker is Breaker.CLOSED
+        and not state.failures
+        and not state.nameless
+        and isinstance(policy.concurrency, int)
+    )
+
+
+def answered(state: GateState, what: str, now_ms: int) -> GateState:
+    """Return the state after an answer of a host that is well; what: a status or a reason."""
+    return replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], RecordedAnswer(now_ms, what)))
+
+
 def attempt_ended(
     state: GateState, policy: LanePolicy, seen: Observation, now_ms: int, chance: float
 ) -> GateState:
     """Return the state after an attempt. A throttle counts as an answer: the host is alive."""
     if seen.what:
-        answer = RecordedAnswer(now_ms, seen.what)
-        state = replace(state, answers=(*state.answers[1 - ANSWERS_KEPT :], answer))
+        state = answered(state, seen.what, now_ms)
     if seen.signal is HostSignal.NOTHING:
         return state
     within, limit = policy.concurrency, state.limit
@@ -204,7 +246,7 @@ def quota_received(
     """
     window_ms = quota.window_s * 1000
     left = max(0, quota.remaining - in_flight)
-    at_this_rate = retry_budget.recent(state, now_ms) / retry_budget.WINDOW_MS * window_ms
+    at_this_rate = recent_traffic(state, now_ms) / TRAFFIC_WINDOW_MS * window_ms
     return replace(
         state,
         quota_until_ms=now_ms + math.ceil(window_ms),

@@ -1,5 +1,6 @@
 """What a lane knows of its host. Saved with the lane, so that it outlives its owner. Pure."""
 
+import math
 from enum import StrEnum
 
 import msgspec
@@ -77,13 +78,28 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often in a row it was not available."""
     crawl_delay_s: float = 0.0
     traffic: float = 0.0
-    """Of the retry budget (worker/gate/retry_budget.py), as are the next two."""
+    """Requests in the window before traffic_ms, older ones fading."""
     traffic_ms: int = 0
     retry_ms: float = 0.0
+    """Of the retry budget (worker/gate/retry_budget.py)."""
     limit: Limit = Limit()
     """Adaptive concurrency."""
     answers: tuple[RecordedAnswer, ...] = ()
     """The last few, the newest last."""
+
+
+TRAFFIC_WINDOW_MS = 10_000
+"""How long a request counts as recent traffic, on average."""
+
+
+def recent_traffic(state: GateState, now_ms: int) -> float:
+    """Return the number of requests in the window before now, older ones fading."""
+    return state.traffic * math.exp(-max(0, now_ms - state.traffic_ms) / TRAFFIC_WINDOW_MS)
+
+
+def request_sent(state: GateState, now_ms: int) -> GateState:
+    """Return the state after a request went out."""
+    return msgspec.structs.replace(state, traffic=recent_traffic(state, now_ms) + 1, traffic_ms=now_ms)
 
 
 def reset(state: GateState) -> GateState:

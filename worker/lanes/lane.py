@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fetchfleet.jobs.contract.entry import Entry
@@ -103,14 +103,20 @@ class Lane:
     def admission(self, *, besides: int = 0) -> Admission:
         """Return whether a fetch may start now, not counting `besides` of those in flight."""
         in_flight = len(self.in_flight) - besides
+        if not gate.needs_clock(self.gate, self.policy):
+            return gate.admit_to_open(self.gate, self.policy, in_flight)
         return gate.admit(self.gate, self.policy, in_flight, self.clock.now_ms())
 
     def closed(self) -> Closed | None:
         """Return until when the lane is closed and why, None while it is open."""
+        if not gate.needs_clock(self.gate, self.policy):
+            return None
         return gate.closed_until(self.gate, self.policy, self.clock.now_ms())
 
     def blocked_s(self) -> float:
         """Return how long an admitted fetch must wait for a cool-down that began since; 0.0: not at all."""
+        if not gate.needs_clock(self.gate, self.policy):
+            return 0.0
         now_ms = self.clock.now_ms()
         until_ms = gate.blocked_until_ms(self.gate, self.policy, now_ms)
         return (until_ms - now_ms) / 1000 if until_ms else 0.0
@@ -199,19 +205,23 @@ class Lane:
         """Forget a settled fetch."""
         self.entries.pop(fetch_id, None)  # type: ignore[arg-type]
 
-    def start(self, fetch_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run work as the fetch's task, which counts as in flight until it ends."""
-
-        def ended(done: asyncio.Task[None]) -> None:
-            # A fetch may be started again as the task of its robots.txt request ends, before this is called.
-            if self.in_flight.get(fetch_id) is done:
-                del self.in_flight[fetch_id]
-            self.notify()
-
-        task = asyncio.create_task(work, name=f"fetch {fetch_id}")
+    def start(
+        self,
+        fetch_id: str,
+        work: Coroutine[Any, Any, None],
+        ended: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        """Run work as the fetch's task, which is in flight until `ended` calls `end` with it."""
+        task = asyncio.get_running_loop().create_task(work, name=f"fetch {fetch_id}")
         self.in_flight[fetch_id] = task
         task.add_done_callback(ended)
-        return task
+
+    def end(self, fetch_id: str, task: asyncio.Task[None]) -> None:
+        """Note that the fetch's task has ended."""
+        # A fetch may be started again as the task of its robots.txt request ends, before this is called.
+        if self.in_flight.get(fetch_id) is task:
+            del self.in_flight[fetch_id]
+        self.notify()
 
     def lose(self) -> None:
         """Stop all network and disk work: another worker owns the lane."""

@@ -19,6 +19,7 @@ from fetchfleet.jobs.contract.model import encode, record_of
 from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.jobs.scripts.lanes import UNRECORDED, ClaimReply
 from fetchfleet.worker.gate import gate
+from fetchfleet.worker.gate.gate import Admit
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.lanes import invalid_claims, log_events
 from fetchfleet.worker.lanes.lane import Lane
@@ -98,7 +99,8 @@ class LaneSession(Generic[S_co]):
         if state is before:
             return
         lane.gate = state
-        log_events.gate_changed(lane, before, self.services.log)
+        if state.cool_until_ms != before.cool_until_ms or state.breaker is not before.breaker:
+            log_events.gate_changed(lane, before, self.services.log)
         if save:
             self.services.settler.save_gate(lane)
 
@@ -111,6 +113,13 @@ class LaneSession(Generic[S_co]):
         lane = self.lane
         after = gate.started(lane.gate, lane.policy, lane.clock.now_ms())
         self.change_gate(after, save=save_rate and after.paced_ms != lane.gate.paced_ms)
+
+    def may_send_another(self) -> bool:
+        """Return whether a fetch in flight may send another request in place of its last; count it if so."""
+        if not isinstance(self.lane.admission(besides=1), Admit):
+            return False
+        self.count_start()
+        return True
 
     async def retry_until_lost(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call to Redis until it is answered; raise LaneLostError once the lane is lost.

@@ -48,6 +48,7 @@ from fetchfleet.worker.scheduler.sweep import Housekeeping, LaneReclaimer, Sweep
 from fetchfleet.worker.settings import Settings
 from fetchfleet.worker.sink.factory import sink_of
 from fetchfleet.worker.sink.files.directory import unusable_out
+from fetchfleet.worker.util.aio import Slots
 from fetchfleet.worker.util.backoff import Pace
 from fetchfleet.worker.util.clock import RedisClock
 
@@ -148,7 +149,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         sink=sink,
         robots=RobotsCache(redis),
         clock=base.clock,
-        slots=asyncio.Semaphore(settings.max_in_flight),
+        slots=Slots(settings.max_in_flight),
         policy=lambda: live_policy.policy,
         notify=base.notifier.try_send,
         chance=random.random,

@@ -6,7 +6,7 @@ import math
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.scripts.lanes import RemovalKind
 from fetchfleet.worker.fetch.rules.decide import CANCELLED
-from fetchfleet.worker.fetch.run import finish_unattempted
+from fetchfleet.worker.fetch.run import finish_fetch
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.lanes.store import Removal
 from fetchfleet.worker.lanes.withdraw import end_claims, withdraw
@@ -17,7 +17,7 @@ async def end_cancelled_batches(session: FetchSession) -> None:
     """Give every fetch of the lane's cancelled batches its result. Nothing is claimed meanwhile."""
     lane, services = session.lane, session.services
     batches = set(lane.cancelled)
-    end = functools.partial(finish_unattempted, session, finish=CANCELLED)
+    end = functools.partial(finish_fetch, session, finish=CANCELLED)
 
     # Lane.cancel has stopped what was in flight.
     while not lane.lost and any(batch_of(fetch_id) in batches for fetch_id in lane.in_flight):

@@ -3,22 +3,26 @@
 import asyncio
 import math
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.scripts.lanes import Claimed
 from fetchfleet.worker.fetch import handover
+from fetchfleet.worker.fetch.cases.unattempted import end_unattempted
 from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
-from fetchfleet.worker.fetch.run import end_unattempted, finish_unattempted, run_fetch
+from fetchfleet.worker.fetch.run import finish_fetch, run_fetch
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import Admit, Closed, Saturated, WaitReason
+from fetchfleet.worker.gate.gate import SATURATED, Admit, Closed, WaitReason
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.lanes import log_events
+from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import LaneLostError
 from fetchfleet.worker.observability.log import Event
 from fetchfleet.worker.scheduler.cancel import end_cancelled_batches
@@ -63,11 +67,10 @@ async def drain(session: FetchSession, orphans: Claimed, other_deaths: int = 0) 
             lane.check_expiry_at(lane.clock.now_ms() + int(check_s * 1000))
 
         while lane.serving and not lane.for_upkeep:
-            await _end_unattempted_fetches(session)
             step = await _step(session)
-            if isinstance(step, Leave):
+            if step is LEAVE:
                 break
-            if not isinstance(step, Continue):
+            if step is not CONTINUE:
                 wait_s = step.wait_s if isinstance(step, Wait) else math.inf
                 await lane.changed(min(wait_s, check_s))
 
@@ -98,38 +101,68 @@ async def _end_unattempted_fetches(session: FetchSession) -> None:
 
 
 async def _step(session: FetchSession) -> Step:
-    """Start one fetch, if the gate admits it and the lane has one."""
-    lane = session.lane
-    admission = lane.admission()
-    if isinstance(admission, Closed):
-        if admission.why is WaitReason.BREAKER and await end_if_dead(session):
-            return WAIT_FOR_CHANGE if lane.in_flight else LEAVE
-        wait_s = (admission.until_ms - lane.clock.now_ms()) / 1000
-        return Wait(max(wait_s, 0.001)) if lane.in_flight or wait_s <= SIT_OUT_S else LEAVE
-    if isinstance(admission, Saturated):
-        return WAIT_FOR_CHANGE
-    isolation = session.services.isolation
-    if isolation.closed:
-        isolation.wake_when_open(lane.notify)
-        return WAIT_FOR_CHANGE
-    if not lane.ready:
-        if lane.aside and handover.is_due(session):
-            return LEAVE
-        step = await _claim(session)
+    """Start fetches while the gate admits them; return what to do next."""
+    lane, slots, isolation = session.lane, session.services.slots, session.services.isolation
+    if lane.cancelled or lane.expiry_check_due:
+        await _end_unattempted_fetches(session)
+    while True:
+        admission = lane.admission()
+        if isinstance(admission, Closed):
+            return await _wait_or_leave(session, admission)
+        if admission is SATURATED:
+            return WAIT_FOR_CHANGE
+        if isolation.closed:
+            isolation.wake_when_open(lane.notify)
+            return WAIT_FOR_CHANGE
         if not lane.ready:
-            return step
-    if lane.gate.breaker is Breaker.CLOSED:
-        entry = lane.ready.popleft()
-    else:
-        place = cheapest(lane.ready)
-        entry = lane.ready[place]
-        del lane.ready[place]
-    if await end_unattempted(session, entry):
+            if lane.aside and handover.is_due(session):
+                return LEAVE
+            return await _claim(session)
+        entry = _next(lane)
+        if needs_no_look(lane, entry):
+            if slots.take():
+                _start(session, entry, run_fetch)
+                continue
+        elif await end_unattempted(session, entry):
+            return CONTINUE
+        if lane.policy.robots != "ignore":
+            return await _start_if_allowed(session, entry)
+        await _start_in_slot(session, entry, run_fetch)
         return CONTINUE
-    if lane.policy.robots != "ignore":
-        return await _start_if_allowed(session, entry)
-    await _start(session, entry, run_fetch)
-    return CONTINUE
+
+
+async def _wait_or_leave(session: FetchSession, closed: Closed) -> Step:
+    """Return what to do while the lane is closed; end its fetches if the host is dead."""
+    lane = session.lane
+    if closed.why is WaitReason.BREAKER and await end_if_dead(session):
+        return WAIT_FOR_CHANGE if lane.in_flight else LEAVE
+    wait_s = (closed.until_ms - lane.clock.now_ms()) / 1000
+    return Wait(max(wait_s, 0.001)) if lane.in_flight or wait_s <= SIT_OUT_S else LEAVE
+
+
+def _next(lane: Lane) -> Entry:
+    """Take the fetch that is to start next: the cheapest for a host that may be down."""
+    if lane.gate.breaker is Breaker.CLOSED:
+        return lane.ready.popleft()
+    place = cheapest(lane.ready)
+    entry = lane.ready[place]
+    del lane.ready[place]
+    return entry
+
+
+def needs_no_look(lane: Lane, entry: Entry) -> bool:
+    """Return whether nothing can end the fetch, or keep it from its start, but a lack of slots."""
+    fetch = entry.fetch
+    return (
+        fetch.dest is None
+        and fetch.body_file is None
+        and not fetch.decode
+        and not entry.tried
+        and not entry.interruptions
+        and lane.policy.robots == "ignore"
+        and lane_of_url(entry.url) == lane.name
+        and lane.clock.now_ms() < entry.deadline_ms
+    )
 
 
 async def _start_if_allowed(session: FetchSession, entry: Entry) -> Step:
@@ -143,41 +176,46 @@ async def _start_if_allowed(session: FetchSession, entry: Entry) -> Step:
         lane.put_back(entry)
         return WAIT_FOR_CHANGE
     if rules is None:
-        if await _start(session, entry, request_robots):
+        if await _start_in_slot(session, entry, request_robots):
             lane.begin_asking(entry.url, entry.id)
     elif rules.allows(entry.url):
-        await _start(session, entry, run_fetch)
+        await _start_in_slot(session, entry, run_fetch)
     else:
-        await finish_unattempted(session, entry, finish=DISALLOWED)
+        await finish_fetch(session, entry, DISALLOWED)
     return CONTINUE
 
 
-async def _start(session: FetchSession, entry: Entry, work: Work) -> bool:
+async def _start_in_slot(session: FetchSession, entry: Entry, work: Work) -> bool:
     """Start work for the fetch, if the gate still admits it once the worker has a slot."""
     lane, services = session.lane, session.services
     slots = services.slots
-    if slots.locked():
-        if not await acquire_slot(session, entry):
-            lane.put_back(entry)
-            return False
-    else:
-        await slots.acquire()
+    if not slots.take() and not await acquire_slot(session, entry):
+        lane.put_back(entry)
+        return False
     held_up = services.isolation.closed or not isinstance(lane.admission(), Admit)
     if not lane.serving or lane.cancelled or held_up:
         slots.release()
         lane.put_back(entry)
         return False
-
-    def ended(done: asyncio.Task[None]) -> None:
-        slots.release()
-        error = None if done.cancelled() else done.exception()
-        if error is not None:  # a bug counts as a crash, so that the fetch cannot go round for ever
-            log_events.bug(lane.name, entry, error, session.services.log)
-            lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
-
-    session.count_start(save_rate=True)
-    lane.start(entry.id, work(session, entry)).add_done_callback(ended)
+    _start(session, entry, work)
     return True
+
+
+def _start(session: FetchSession, entry: Entry, work: Work) -> None:
+    """Start work for the fetch, which has a slot of the worker."""
+    session.count_start(save_rate=True)
+    session.lane.start(entry.id, work(session, entry), partial(_ended, session, entry))
+
+
+def _ended(session: FetchSession, entry: Entry, task: asyncio.Task[None]) -> None:
+    """Take back the slot of a fetch whose work has ended."""
+    lane = session.lane
+    session.services.slots.release()
+    lane.end(entry.id, task)
+    error = None if task.cancelled() else task.exception()
+    if error is not None:  # a bug counts as a crash, so that the fetch cannot go round for ever
+        log_events.bug(lane.name, entry, error, session.services.log)
+        lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
 
 
 async def _claim(session: FetchSession) -> Step:

@@ -5,8 +5,9 @@ import functools
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import FETCH_ID_CHARS
 from fetchfleet.jobs.scripts.lanes import Claimed
+from fetchfleet.worker.fetch.cases.unattempted import end_if_expired
 from fetchfleet.worker.fetch.rules.decide import HOST_DEAD
-from fetchfleet.worker.fetch.run import end_if_expired, finish_unattempted
+from fetchfleet.worker.fetch.run import finish_fetch
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.lanes.store import ALL, EXPIRED
@@ -52,7 +53,7 @@ async def end_if_dead(session: FetchSession) -> bool:
     lane = session.lane
     if not gate.is_dead(lane.gate, lane.policy, lane.clock.now_ms()):
         return False
-    end = functools.partial(finish_unattempted, session, finish=HOST_DEAD)
+    end = functools.partial(finish_fetch, session, finish=HOST_DEAD)
     count = len(lane.ready)
     while lane.ready:
         await end(lane.ready.popleft())

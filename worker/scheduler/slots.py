@@ -5,17 +5,20 @@ import asyncio
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.scheduler.expire import end_expired
-from fetchfleet.worker.util import aio
 
 
 async def acquire_slot(session: FetchSession, entry: Entry) -> bool:
     """Return whether the worker has a slot for the fetch; False if the fetch or its lane needs care first."""
     lane, slots = session.lane, session.services.slots
     check_s = session.services.tuning.expiry_check_s
-    acquiring = asyncio.create_task(slots.acquire(), name=f"slot {lane.name}")
-    acquiring.add_done_callback(lambda _: lane.notify())
+
+    def tell(_: asyncio.Future[None]) -> None:
+        lane.notify()
+
+    waiter = slots.queue()
+    waiter.add_done_callback(tell)
     try:
-        while lane.serving and not lane.cancelled and not acquiring.done():
+        while lane.serving and not lane.cancelled and not waiter.done():
             left_s = (entry.deadline_ms - lane.clock.now_ms()) / 1000
             if left_s <= 0:
                 break
@@ -23,10 +26,7 @@ async def acquire_slot(session: FetchSession, entry: Entry) -> bool:
             if lane.expiry_check_due:
                 await end_expired(session)
     except BaseException:
-        await aio.end(acquiring)
-        if not acquiring.cancelled():
+        if slots.leave(waiter):
             slots.release()
         raise
-    if not acquiring.done():
-        await aio.end(acquiring)
-    return not acquiring.cancelled()
+    return slots.leave(waiter)

@@ -1,11 +1,12 @@
-"""Tasks that end for certain, loops that survive bugs, time limits without a timer each."""
+"""Tasks that end for certain, loops that survive bugs, deadlines without timers, slots without tasks."""
 
 import asyncio
 import functools
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -151,34 +152,86 @@ NEAR_S = 10.0
 LOOK_EVERY_S = 2.0
 
 
+class Expiring(Protocol):
+    """Work with a deadline."""
+
+    def expire(self) -> None:
+        """Give up; called once, at the deadline."""
+
+
 class Deadlines:
-    """The deadlines of a worker process. A limit less than near_s away has its own timer."""
+    """The deadlines of a worker process. One that is less than near_s away has its own timer."""
 
     def __init__(self, near_s: float = NEAR_S, look_every_s: float = LOOK_EVERY_S) -> None:
         self._near_s = near_s
         self._look_every_s = look_every_s
-        self._far: dict[asyncio.Timeout, float] = {}
+        self._far: dict[Expiring, float] = {}
+        self._near: dict[Expiring, asyncio.TimerHandle] = {}
         self._look: asyncio.TimerHandle | None = None
 
-    def timeout(self, left_s: float) -> asyncio.Timeout:
-        """Return a limit like that of asyncio.timeout, to be entered at once; call `over` after its block."""
-        if left_s <= self._near_s:
-            return asyncio.timeout(left_s)
+    def add(self, work: Expiring, left_s: float) -> None:
+        """Have the work expire after left_s, unless it is discarded before."""
         loop = asyncio.get_running_loop()
-        limit = asyncio.timeout(None)
-        self._far[limit] = loop.time() + left_s
+        if left_s <= self._near_s:
+            self._near[work] = loop.call_later(left_s, self._expire, work)
+            return
+        self._far[work] = loop.time() + left_s
         if self._look is None:
             self._look = loop.call_later(self._look_every_s, self._set_timers)
-        return limit
 
-    def over(self, limit: asyncio.Timeout) -> None:
-        """Forget a limit whose block has ended."""
-        self._far.pop(limit, None)
+    def discard(self, work: Expiring) -> None:
+        """Forget work that has ended; a second call does nothing."""
+        if self._far.pop(work, None) is None:
+            timer = self._near.pop(work, None)
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, work: Expiring) -> None:
+        del self._near[work]
+        work.expire()
 
     def _set_timers(self) -> None:
-        """Give timers to the limits that have come near."""
+        """Give timers to the deadlines that have come near."""
         loop = asyncio.get_running_loop()
         near_s = loop.time() + self._near_s
-        for limit in [limit for limit, ends_s in self._far.items() if ends_s <= near_s]:
-            limit.reschedule(self._far.pop(limit))
+        for work in [work for work, ends_s in self._far.items() if ends_s <= near_s]:
+            self._near[work] = loop.call_at(self._far.pop(work), self._expire, work)
         self._look = loop.call_later(self._look_every_s, self._set_timers) if self._far else None
+
+
+class Slots:
+    """A number of permits; those who wait for one get it in order."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> bool:
+        """Take a permit if one is free."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    def queue(self) -> asyncio.Future[None]:
+        """Return a future that is done once the caller has a permit; see `leave`."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.take():
+            waiter.set_result(None)
+        else:
+            self._waiting.append(waiter)
+        return waiter
+
+    def leave(self, waiter: asyncio.Future[None]) -> bool:
+        """Stop waiting; return whether the caller has a permit, which it must release."""
+        if waiter.done():
+            return True
+        self._waiting.remove(waiter)
+        return False
+
+    def release(self) -> None:
+        """Return a permit; the first in the queue gets it."""
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._free += 1

@@ -435,10 +435,14 @@ async def test_a_fetch_that_is_started_as_its_question_ends_is_in_flight() -> No
     async def fetch() -> None:
         await go_on.wait()
 
-    async def question() -> None:
-        lane.start("1", fetch())
+    def ended(task: asyncio.Task[None]) -> None:
+        lane.end("1", task)
 
-    asked = lane.start("1", question())
+    async def question() -> None:
+        lane.start("1", fetch(), ended)
+
+    lane.start("1", question(), ended)
+    asked = lane.in_flight["1"]
     await asyncio.wait([asked])
     await asyncio.sleep(0)
 

@@ -17,7 +17,8 @@ BRACES = re.compile(r"\{([\w,]+)\}")
 SPECIAL_CASES = {
     f"worker/fetch/{name}.py"
     for name in (
-        *("if_exists", "resume", "revalidate", "robots_txt"),
+        *("resume", "robots_txt"),
+        *("cases/existing", "cases/redirect", "cases/start_marker", "cases/unattempted"),
         *("rules/crashes", "rules/range_rules", "rules/redirects", "rules/stale_fallback"),
     )
 }

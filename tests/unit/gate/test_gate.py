@@ -6,6 +6,7 @@ from itertools import accumulate
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from fetchfleet.worker.gate.gate import (
     FORGIVE_AFTER_MS,
@@ -17,11 +18,14 @@ from fetchfleet.worker.gate.gate import (
     Saturated,
     WaitReason,
     admit,
+    answered,
     attempt_ended,
     blocked_until_ms,
     closed_until,
     is_dead,
+    is_well,
     max_in_flight,
+    needs_clock,
     started,
     throttled,
 )
@@ -524,3 +528,40 @@ def test_what_was_let_through_is_held_up_by_quiet_an_open_breaker_or_a_pause(
     assert not until_ms or isinstance(admit(state, PACED, 0, now_ms), Closed)
     assert blocked_until_ms(started(FRESH, PACED, now_ms), PACED, now_ms) == 0
     assert blocked_until_ms(FRESH, LanePolicy(paused=True), now_ms) > now_ms
+
+
+@given(
+    state=st.builds(
+        GateState,
+        breaker=st.sampled_from(Breaker),
+        open_until_ms=MOMENTS_MS,
+        cool_until_ms=st.just(0) | MOMENTS_MS,
+        quota_until_ms=st.just(0) | MOMENTS_MS,
+        robots_until_ms=MOMENTS_MS,
+        crawl_delay_s=st.floats(0, 10),
+        paced_ms=st.floats(0, 2**41),
+    ),
+    policy=st.sampled_from([PLAIN, PACED, LanePolicy(robots="obey"), LanePolicy(quota=False)]),
+    now_ms=MOMENTS_MS,
+)
+def test_a_lane_that_needs_no_clock_is_open_at_any_time(
+    state: GateState, policy: LanePolicy, now_ms: int
+) -> None:
+    """Neither what it is closed by, nor what a start counts but for traffic, depends on the time."""
+    if not needs_clock(state, policy):
+        after = started(state, policy, now_ms)
+
+        assert closed_until(state, policy, now_ms) is None
+        assert not blocked_until_ms(state, policy, now_ms)
+        assert closed_until(after, policy, now_ms) is None
+
+
+@given(state=STATES, failures=st.integers(0, 3), now_ms=MOMENTS_MS)
+def test_a_good_answer_of_a_host_that_is_well_teaches_its_status(
+    state: GateState, failures: int, now_ms: int
+) -> None:
+    """The short way leads where the long one does."""
+    state = replace(state, failures=failures)
+    seen = Observation(HostSignal.ANSWERED, now_ms - 20, 2, 15.0, "200", fetch_id="a")
+    if is_well(state, PLAIN):
+        assert answered(state, "200", now_ms) == attempt_ended(state, PLAIN, seen, now_ms, 0.5)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.worker.gate import retry_budget
-from fetchfleet.worker.gate.retry_budget import FLOOR, FLOOR_MS, SHARE, WINDOW_MS
-from fetchfleet.worker.gate.state import GateState
+from fetchfleet.worker.gate.retry_budget import FLOOR, FLOOR_MS, SHARE
+from fetchfleet.worker.gate.state import TRAFFIC_WINDOW_MS, GateState, recent_traffic, request_sent
 
 NOW_MS = 1_700_000_000_000
 
@@ -18,7 +18,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 20), st.integers
 
 def sent(state: GateState, count: int, now_ms: int) -> GateState:
     for _ in range(count):
-        state = retry_budget.sent(state, now_ms)
+        state = request_sent(state, now_ms)
     return state
 
 
@@ -29,7 +29,7 @@ def retries_ms(steps: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int]]
     for pause_ms, requests, failures in steps:
         now_ms += pause_ms
         state = sent(state, requests, now_ms)
-        most = max(most, retry_budget.recent(state, now_ms))
+        most = max(most, recent_traffic(state, now_ms))
         for _ in range(failures):
             at_ms = retry_budget.retry_not_before_ms(state, now_ms)
             state = retry_budget.retried(state, now_ms)
@@ -54,7 +54,7 @@ def test_a_busy_lane_may_retry_a_fifth_of_its_traffic() -> None:
 @pytest.mark.parametrize(("later_ms", "traffic"), [(0, 100.0), (10_000, 36.8), (60_000, 0.2), (-5000, 100.0)])
 def test_traffic_is_forgotten_in_the_window(later_ms: int, traffic: float) -> None:
     """It fades; a clock that goes back adds nothing."""
-    assert traffic == round(retry_budget.recent(sent(GateState(), 100, NOW_MS), NOW_MS + later_ms), 1)
+    assert traffic == round(recent_traffic(sent(GateState(), 100, NOW_MS), NOW_MS + later_ms), 1)
 
 
 @given(STEPS)
@@ -63,10 +63,10 @@ def test_no_window_holds_more_retries_than_the_budget(steps: list[tuple[int, int
     retries, most = retries_ms(steps)
     times = sorted(at_ms for _, at_ms in retries)
     share = SHARE * most
-    allowed = max(FLOOR, share) + max(FLOOR * WINDOW_MS / FLOOR_MS, share)
+    allowed = max(FLOOR, share) + max(FLOOR * TRAFFIC_WINDOW_MS / FLOOR_MS, share)
 
     for first, from_ms in enumerate(times):
-        within = sum(at_ms < from_ms + WINDOW_MS for at_ms in times[first:])
+        within = sum(at_ms < from_ms + TRAFFIC_WINDOW_MS for at_ms in times[first:])
         assert within <= math.ceil(allowed)
 
 

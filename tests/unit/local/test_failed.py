@@ -7,7 +7,7 @@ import pytest
 
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, encode
 from fetchfleet.worker.errors import CommandError
-from fetchfleet.worker.fetch.result import omitted_of
+from fetchfleet.worker.fetch.rules.result import omitted_of
 from fetchfleet.worker.local import run
 from fetchfleet.worker.local.failed import chosen, read_failed, restored
 from fetchfleet.worker.local.progress import StandardError

@@ -11,7 +11,7 @@ ROOMS = {
         *("/anyio/", "/sniffio/", "/idna/", "/truststore/", "/aiohappyeyeballs/", "/aiodns/"),
     ),
     "Redis": ("/redis/", "/hiredis/", "/arq/", "/jobs/scripts/", "/jobs/notify.py"),
-    "settle": ("/worker/lanes/", "/worker/fetch/result.py"),
+    "settle": ("/worker/lanes/", "/worker/fetch/rules/result.py"),
     "lane": ("/worker/", "/jobs/"),
 }
 OTHERS = "loop"

@@ -36,6 +36,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason | None = None
 
 
+STORED = Finish(outcome=Outcome.STORED)
 CANCELLED = Finish(outcome=Outcome.CANCELLED)
 UNCHANGED = Finish(outcome=Outcome.UNCHANGED)
 EXISTS = Finish(outcome=Outcome.FAILED, reason=Reason.EXISTS)
@@ -83,7 +84,7 @@ def decide(
     """Decide what becomes of the fetch; chance in [0, 1)."""
     match outcome:
         case Stored():
-            return Finish(outcome=Outcome.STORED)
+            return STORED
         case Unchanged() | AlreadyExists() | Answered(status=304):
             return UNCHANGED
         case Answered(status=status, wait_s=wait_s) if is_throttle(status, wait_s):

@@ -1,16 +1,45 @@
-"""Fetches that want only a newer version: what is stored of them, and what a 304 means."""
+"""Bodies that are there already: a file at the dest of a fetch, or a stored body that its host confirms."""
 
 from fetchfleet.jobs.contract.conditions import is_conditional
-from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.jobs.contract.entry import Entry, Hop
+from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.worker.errors import BadAnswerError
-from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Unchanged
+from fetchfleet.worker.errors import BadAnswerError, ExistsError
+from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish
+from fetchfleet.worker.fetch.rules.outcome import AlreadyExists, AttemptOutcome, Interrupted, Unchanged
 from fetchfleet.worker.fetch.rules.validators import validators_of
+from fetchfleet.worker.fetch.services import FetchServices
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.sink.index_entry import IndexEntry
 
 GONE = "the stored file changed while its host was asked whether it is the newest"
+
+
+async def at_dest(entry: Entry, services: FetchServices) -> AlreadyExists | None:
+    """Return the file at the fetch's dest, if that decides what becomes of the fetch."""
+    fetch = entry.fetch
+    if fetch.if_exists == IfExists.REPLACE or fetch.dest is None or services.sink.stored is None:
+        return None
+    size_bytes = await services.sink.stored.size_of(fetch.dest)
+    return None if size_bytes is None else AlreadyExists(path=fetch.dest, size_bytes=size_bytes)
+
+
+def meaning(entry: Entry, found: AlreadyExists) -> tuple[Finish, AttemptOutcome]:
+    """Return how a fetch ends whose dest exists before its request."""
+    if entry.fetch.if_exists == IfExists.SKIP:
+        return UNCHANGED, found
+    return EXISTS, Interrupted(note=f"{found.path!r} is there already")
+
+
+async def since_then(
+    entry: Entry, status: int, error: ExistsError, services: FetchServices
+) -> AttemptOutcome:
+    """Return the outcome of a body that came after its dest had been created: that file stays."""
+    found = await at_dest(entry, services) if entry.fetch.if_exists == IfExists.SKIP else None
+    if found is not None:
+        return AlreadyExists(path=found.path, size_bytes=found.size_bytes, status=status)
+    raise error
 
 
 async def known_of(fetch: Fetch, sink: Sink) -> IndexEntry | None:

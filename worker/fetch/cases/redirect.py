@@ -1,0 +1,60 @@
+"""Follow a redirect: at once within its lane, else through the lane of the host that it leads to."""
+
+from fetchfleet.jobs.contract.entry import MAX_HOPS, Entry, Hop, serialize_entry
+from fetchfleet.jobs.contract.model import Reason
+from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.worker.fetch.rules.decide import may_repeat
+from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Redirected
+from fetchfleet.worker.fetch.rules.redirects import Allowed, RedirectRefused, follow
+from fetchfleet.worker.fetch.services import FetchSession
+from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError
+
+
+def followed(
+    session: FetchSession, entry: Entry, request: Hop, hops: int, answer: Answer, wait_s: float | None
+) -> Hop | AttemptOutcome:
+    """Return the request to send at once in place of this one, or the outcome of the attempt.
+
+    hops: the redirects before this one. wait_s: the Retry-After, before which a redirect is not followed
+    (RFC 9110 §10.2.3).
+    """
+    lane, status = session.lane, answer.status
+    if hops >= MAX_HOPS:
+        return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=status)
+    allowed = Allowed(
+        repeat=may_repeat(entry),
+        https_to_http=lane.policy.https_to_http,
+        bodies=lane.policy.redirect_bodies,
+    )
+    hop = follow(request, status, answer.header("location"), allowed)
+    if isinstance(hop, RedirectRefused):
+        return Failed(reason=Reason.REDIRECT_REFUSED, final=True, status=status, note=hop.message)
+    rules = lane.rules(hop.url) if lane_of_url(hop.url) == lane.name else None
+    if rules is not None and not rules.allows(hop.url):
+        return Failed(reason=Reason.ROBOTS_DISALLOWED, final=True, status=status)
+    if rules is None or wait_s is not None or not session.may_send_another():
+        return Redirected(hop=hop, hops=hops + 1, status=status, wait_s=wait_s)
+    return hop
+
+
+async def move_to_lane(session: FetchSession, entry: Entry) -> bool:
+    """Move the fetch to the lane of its next request's host; that lane's limits hold from then on.
+
+    False if its batch is cancelled: it stays.
+    """
+    lane, services = session.lane, session.services
+    to_lane, priority, element = lane_of_url(entry.url), entry.fetch.priority.value, serialize_entry(entry)
+    try:
+        due = await session.retry_until_lost(
+            lambda: services.store.transfer(lane.name, lane.token, entry.id, element, to_lane, priority)
+        )
+    except LaneLostError:
+        lane.lose()
+        return True
+    if isinstance(due, BatchCancelled):
+        return False
+    lane.drop(entry.id)
+    if due is not None:
+        await services.notify([due])
+    return True

@@ -1,0 +1,61 @@
+"""End fetches that must not be attempted here."""
+
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.field_checks import IfExists
+from fetchfleet.jobs.contract.model import Outcome, Reason
+from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.worker.fetch import handover
+from fetchfleet.worker.fetch.cases import existing
+from fetchfleet.worker.fetch.cases.redirect import move_to_lane
+from fetchfleet.worker.fetch.rules import crashes
+from fetchfleet.worker.fetch.rules.decide import CANCELLED, Finish, expired
+from fetchfleet.worker.fetch.rules.outcome import Interrupted
+from fetchfleet.worker.fetch.run import finish_fetch
+from fetchfleet.worker.fetch.services import FetchSession
+from fetchfleet.worker.gate.gate import WaitReason
+
+
+async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
+    """End a fetch that must not be attempted here; return whether it has ended or moved.
+
+    Workers crash of it, its deadline has passed, this worker cannot do it, or its dest exists; or it
+    continues in the lane of another host, to which it was redirected, or of its own host's present name.
+    """
+    fetch, services = entry.fetch, session.services
+    if entry.interruptions:
+        end = crashes.poisoned(entry)
+        if end is not None:
+            await finish_fetch(session, entry, end)
+            return True
+    if await end_if_expired(session, entry):
+        return True
+    if lane_of_url(entry.url) != session.lane.name:
+        if not await move_to_lane(session, entry):
+            await finish_fetch(session, entry, CANCELLED)
+        return True
+    if services.others is not None and await handover.left_to_others(session, entry):
+        return True
+    refusal = services.sink.refusal(fetch)
+    if refusal is not None:
+        end = Finish(outcome=Outcome.FAILED, reason=Reason.BAD_DEST)
+        await finish_fetch(session, entry, end, Interrupted(note=refusal))
+        return True
+    if fetch.dest is None or fetch.if_exists == IfExists.REPLACE:
+        return False
+    found = await existing.at_dest(entry, services)
+    if found is not None:
+        await finish_fetch(session, entry, *existing.meaning(entry, found))
+    return found is not None
+
+
+async def end_if_expired(session: FetchSession, entry: Entry) -> bool:
+    """End a fetch whose deadline has passed; return whether it has ended."""
+    now_ms = session.lane.clock.now_ms()
+    if now_ms < entry.deadline_ms:
+        return False
+    closed = session.lane.closed()
+    cooling = closed is not None and closed.why is WaitReason.COOL_DOWN
+    end = expired(entry, now_ms, cooling=cooling)
+    if end is not None:
+        await finish_fetch(session, entry, end)
+    return end is not None
