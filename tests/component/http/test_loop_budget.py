@@ -7,7 +7,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fetchfleet import Outcome
-from fetchfleet.worker.http.net.connection_stream import LoopBudget
+from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.lanes.store import LaneStore
 from tests.component.conftest import Lines, Start
 from tests.support.waiting import wait_until

@@ -13,9 +13,10 @@ import httpcore2
 import pytest
 
 from fetchfleet.worker.http.connection_stats import ConnectionStats
-from fetchfleet.worker.http.net.connection_stream import ConnectionStream, LoopBudget
+from fetchfleet.worker.http.net.connection_stream import ConnectionStream
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.guard import GuardedNetwork, LaneNetwork
+from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.runtime.stats import open_files, rss_bytes

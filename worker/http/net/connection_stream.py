@@ -5,9 +5,7 @@ The HTTP/1.1 parser bounds the header section of one response, but not the numbe
 worker busy for the whole timeout of the attempt.
 """
 
-import asyncio
 import ssl
-from collections import deque
 from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any
@@ -17,6 +15,7 @@ import httpcore2
 from fetchfleet.worker.errors import FirstByteTimeoutError
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.field_lines import HEAD_END, HTTP1, PLAIN_HEAD, FramingError, repaired
+from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_HEAD_BYTES = 512 * 1024
@@ -24,9 +23,6 @@ MAX_HEAD_BYTES = 512 * 1024
 
 MAX_HELD_BYTES = 100 * 1024
 """The longest head that is repaired: the parser refuses one of this length that has not ended."""
-
-STEPS_PER_ITERATION = 16
-"""One step, a read and its parsing, takes at most a millisecond."""
 
 # State of the exchange that runs in this task. A context variable, because a connection does not know
 # which exchange reads from it.
@@ -60,43 +56,6 @@ def follow_head(event: str) -> None:
 def reused_without_response() -> bool:
     """Return whether the exchange reused a connection and received no byte of a response."""
     return not _dialled.get() and _head_left_bytes.get() == MAX_HEAD_BYTES
-
-
-class LoopBudget:
-    """Bounds how many steps run in one iteration of the event loop.
-
-    When thousands of hosts respond at the same moment, their responses would otherwise occupy the loop for
-    seconds, and the leases of the lanes would expire.
-    """
-
-    def __init__(self, steps: int = STEPS_PER_ITERATION) -> None:
-        self._steps = steps
-        self._left = steps
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._renewal_is_scheduled = False
-
-    async def take(self) -> None:
-        """Return at once, or in a later iteration of the loop, in the order of the calls."""
-        if not self._renewal_is_scheduled:
-            self._renewal_is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._renew)
-        if self._left and not self._waiting:
-            self._left -= 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        await turn
-
-    def _renew(self) -> None:
-        self._left = self._steps
-        while self._waiting and self._left:
-            turn = self._waiting.popleft()
-            if not turn.done():  # else it was cancelled
-                turn.set_result(None)
-                self._left -= 1
-        self._renewal_is_scheduled = bool(self._waiting)
-        if self._renewal_is_scheduled:
-            asyncio.get_running_loop().call_soon(self._renew)
 
 
 class ConnectionStream(httpcore2.AsyncNetworkStream):

@@ -13,9 +13,10 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from fetchfleet.worker.errors import EgressRefusedError, ForeignHostError, NameTimeoutError
 from fetchfleet.worker.http.connection_stats import ConnectionStats
-from fetchfleet.worker.http.net.connection_stream import ConnectionStream, LoopBudget
+from fetchfleet.worker.http.net.connection_stream import ConnectionStream
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.dns_cache import to_try
+from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses, is_own_address
 from fetchfleet.worker.http.net.socket_stream import READ_BYTES, SocketStream
 from fetchfleet.worker.policy.egress import Egress, Refusal, reached, remedy
