@@ -9,6 +9,9 @@ import redis
 from fetchfleet.jobs import keys
 
 NO_TTL = -1
+GONE = "none"
+"""The type of a key that has expired since it was listed."""
+
 BUSY = {"scheduled", "held"}
 
 
@@ -16,7 +19,8 @@ def leftovers(url: str) -> list[str]:
     """Return a line for each key that violates jobs/keys.py."""
     with redis.Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape") as client:
         found = [(name, client.type(name), client.pttl(name)) for name in sorted(client.keys("*"))]
-        faults = [fault for name, kind, ttl in found if (fault := _fault(client, name, kind, ttl))]
+        there = (one for one in found if one[1] != GONE)
+        faults = [fault for name, kind, ttl in there if (fault := _fault(client, name, kind, ttl))]
         return faults + _unattended(client)
 
 
