@@ -88,7 +88,7 @@ class WorkerReporter:
             registration=self.registration,
             draining=draining,
             lacking=self._disk_guard.lacking or "",
-            lacking_error=redact.text(self._disk_guard.error or "")[:MAX_REFUSAL_CHARS],
+            lacking_error=redact.text(error)[:MAX_REFUSAL_CHARS] if (error := self._disk_guard.error) else "",
             policy_version=text_of(self._live_policy.version),
             policy_refused=self._live_policy.refused[:MAX_REFUSAL_CHARS],
             lanes=lanes,

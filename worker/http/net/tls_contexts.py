@@ -1,7 +1,7 @@
 """TLS contexts by policy: which CAs are trusted, and which client certificate is sent.
 
-A context takes tens of milliseconds to make, so all are made at startup from the policy file. OpenSSL reads
-the system's CAs once for each context. (truststore reads them at each handshake, which takes 17 ms on Linux.)
+Those whose files the policy names are made at startup, the others when a host first needs one: OpenSSL takes
+tens of milliseconds to read the CAs of the system. (truststore takes 17 ms at each handshake.)
 """
 
 import ssl
@@ -29,13 +29,16 @@ class TlsContexts:
         # ALPN is set on the context, so HTTP/1.1 and HTTP/2 pools must not share one.
         self._made: dict[tuple[Tls, bool], ssl.SSLContext] = {}
         for where, lane in policy.named():
-            if (lane.tls, False) not in self._made:
+            if lane.tls != Tls() and (lane.tls, False) not in self._made:
                 for http2 in (False, True):
                     self._made[lane.tls, http2] = _context(where, lane.tls)
 
     def for_policy(self, policy: LanePolicy) -> ssl.SSLContext:
         """Return the context of a lane; overrides at run time cannot change TLS."""
-        return self._made[policy.tls, policy.http2]
+        made = self._made.get((policy.tls, policy.http2))
+        if made is None:  # it names no file
+            made = self._made[policy.tls, policy.http2] = _context("default", policy.tls)
+        return made
 
 
 def check(policy: Policy) -> None:
