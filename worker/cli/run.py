@@ -18,7 +18,7 @@ from fetchfleet.worker.cli.options import (
     SkipInvalid,
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
-from fetchfleet.worker.local.process import prestarted
+from fetchfleet.worker.local.process import prestarted, run_until_signal, worker_settings_from
 
 _WORKER_OPTIONS = {
     "out": Annotated[str | None, typer.Option(help="Folder for bodies (FETCHFLEET_OUT), ./data by default.")],
@@ -82,25 +82,24 @@ def run(
     flags: Mapping[str, str | None],
 ) -> None:
     """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
-    with prestarted(workers) as processes:
-        # The workers import at the same time.
-        from fetchfleet.worker.cli.common import console  # noqa: PLC0415
-        from fetchfleet.worker.local.process import run_until_signal, worker_settings_from  # noqa: PLC0415
-        from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
-        from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
-        from fetchfleet.worker.settings import WARC  # noqa: PLC0415
-        from fetchfleet.worker.sink.files.directory import (  # noqa: PLC0415
-            PARTIAL_FILES,
-            REDIS_FOLDER,
-            WARC_FOLDER,
-            make_out,
-        )
+    from fetchfleet.worker.cli.common import console  # noqa: PLC0415
+    from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
+    from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
+    from fetchfleet.worker.settings import WARC  # noqa: PLC0415
+    from fetchfleet.worker.sink.files.directory import (  # noqa: PLC0415
+        PARTIAL_FILES,
+        REDIS_FOLDER,
+        WARC_FOLDER,
+        make_out,
+    )
 
-        settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
-        if lines_to is not None and settings.sink == WARC:
-            raise CommandError(
-                "--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE
-            )
+    settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
+    if lines_to is not None and settings.sink == WARC:
+        raise CommandError("--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE)
+    from fetchfleet.worker.local.prestart import main  # noqa: PLC0415 what a worker needs
+
+    # Before the list is read: the workers would keep a copy of it.
+    with prestarted(workers, main) as processes:
         outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)
         if only_failed is not None:
             fetches, skipped = read_failed(file, only_failed, outputs)
@@ -125,7 +124,6 @@ def run(
 @with_worker_options
 def worker(redis: RedisUrl = None, *, flags: Mapping[str, str | None]) -> None:
     """Run one worker until SIGTERM, which hands back what it holds."""
-    from fetchfleet.worker.local.process import run_until_signal, worker_settings_from  # noqa: PLC0415
     from fetchfleet.worker.observability import log  # noqa: PLC0415 `run` needs none of them
     from fetchfleet.worker.runtime.arq_worker import run_told_worker  # noqa: PLC0415
 

@@ -1,25 +1,33 @@
-"""A worker process of `fetchfleet run`, started before its settings are known to import what it needs.
+"""The main function of a worker process of `fetchfleet run`, started before its settings are known.
 
 Its orders then come on standard input, as JSON: `settings`, by the names of the flags, and the `log` to
-append to. Without orders it ends.
+append to. Without orders it ends. The first workers are forked from the command, which has imported this
+module; those that replace dead ones execute it.
 """
 
+import gc
 import json
 import os
 import sys
 
-from fetchfleet.jobs.contract.safe_text import shown_lines
-from fetchfleet.worker.util import gc_freeze
+if __name__ == "__main__":
+    gc.disable()  # imports make lasting objects; run_until_signal enables the collector
 
-with gc_freeze.none_yet():
-    from fetchfleet.worker.errors import CommandError
-    from fetchfleet.worker.local.process import run_until_signal, worker_settings_from
-    from fetchfleet.worker.observability import log
-    from fetchfleet.worker.runtime.arq_worker import run_worker
+from fetchfleet.jobs.contract.safe_text import shown_lines
+from fetchfleet.worker.errors import CommandError
+from fetchfleet.worker.local.process import (
+    WORKER_ID,
+    run_until_signal,
+    set_process_name,
+    worker_settings_from,
+)
+from fetchfleet.worker.observability import log
+from fetchfleet.worker.runtime.arq_worker import run_worker
 
 
 def main() -> int:
     """Wait for the orders, then run the worker; return the exit code."""
+    set_process_name(os.environ[WORKER_ID])
     received = sys.stdin.buffer.read()
     if not received:
         return 0

@@ -8,17 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import uvloop
 from redis.exceptions import RedisError
 
 from fetchfleet.jobs.errors import FleetUnreachableError, JobsError, RedisSetupError
-from fetchfleet.worker.errors import BAD_USE, INTERRUPTED, UNREACHABLE, CommandError
+from fetchfleet.worker.errors import BAD_USE, FAILED, INTERRUPTED, UNREACHABLE, CommandError
 from fetchfleet.worker.http.net.tls_contexts import check
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.policy.model import PolicyError
@@ -132,15 +133,15 @@ MAX_QUICK_ENDS = 3
 QUICK_END_S = 5.0
 
 
+WORKER_ID = "FETCHFLEET_WORKER_ID"
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 
 def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
     """Terminate this process when its parent dies, however it dies. A preexec_fn; Linux only."""
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415 libffi keeps a file open: not before open_standard_streams
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
+        _prctl(_PR_SET_PDEATHSIG, by)
 
 
 def _killed_with_parent() -> None:
@@ -148,7 +149,85 @@ def _killed_with_parent() -> None:
     die_with_parent(signal.SIGKILL)
 
 
-def await_end(child: "subprocess.Popen[Any]", timeout_s: float) -> None:
+def set_process_name(name: str) -> None:
+    """Name this process in the lists of ps and top, where a forked one has the command line of its parent."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_NAME, name.encode())
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    import ctypes  # noqa: PLC0415 libffi keeps a file open: not before open_standard_streams
+
+    ctypes.CDLL(None).prctl(option, value)
+
+
+class ForkedProcess:
+    """A child process that was forked without an exec, used like one of Popen."""
+
+    def __init__(self, pid: int, stdin: IO[bytes]) -> None:
+        self.pid = pid
+        self.stdin = stdin
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative after a signal; None while it runs."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        """Return the exit code when it has ended."""
+        return self._reap(0)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    def _reap(self, options: int) -> int | None:
+        if self.returncode is None:
+            with suppress(ChildProcessError):  # another thread has reaped it, and sets the exit code
+                pid, status = os.waitpid(self.pid, options)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
+Child = ForkedProcess | subprocess.Popen[bytes]
+
+
+def forked(name: str, main: Callable[[], int]) -> ForkedProcess:
+    """Start a worker process as a copy of this one, which has one thread, no event loop and no open file.
+
+    Like a child of Popen it has a session of its own and no descriptor of this process but its end of a pipe.
+    """
+    gc.freeze()  # a collection would write to the pages that both share
+    orders, pipe = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(orders)
+        return ForkedProcess(pid, os.fdopen(pipe, "wb", buffering=0))
+    code = FAILED
+    try:
+        os.setsid()
+        os.dup2(orders, 0)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # also the pipes of the workers before
+        _killed_with_parent()
+        os.environ[WORKER_ID] = name
+        code = main()
+    except BaseException:  # noqa: BLE001 the frames below are the command's
+        traceback.print_exc()
+    finally:
+        discard_unwritable()
+        os._exit(code)
+
+
+def await_end(child: Child, timeout_s: float) -> None:
     """Return when the child has ended; it is killed after timeout_s."""
     # Popen.wait with a timeout polls at growing intervals; without one it blocks in waitpid.
     waiting = Thread(target=child.wait, daemon=True)
@@ -166,17 +245,20 @@ class WorkersError(CommandError):
 class WorkerProcess:
     """A process that is started first, given its orders later, and started again if it dies.
 
-    It imports what a worker needs while the parent finds out the settings (worker/local/prestart.py).
+    main: if given, the first process is forked and runs it. Those in its place are executed: by then this
+    process has threads and an event loop, which do not survive a fork.
     """
 
-    def __init__(self, name: str, *, quick_end_s: float = QUICK_END_S) -> None:
+    def __init__(
+        self, name: str, main: Callable[[], int] | None = None, *, quick_end_s: float = QUICK_END_S
+    ) -> None:
         self.name = name
         self._quick_end_s = quick_end_s
-        self._environment = {**os.environ, "FETCHFLEET_WORKER_ID": name}
         self._log: Path | None = None
         self._orders = b""
         self._quick_ends = 0
-        self._start()
+        self._started_s = time.monotonic()
+        self.process: Child = self._executed() if main is None else forked(name, main)
 
     def begin(self, settings: Mapping[str, str | None], log: Path) -> None:
         """Make it a worker with these settings, by the names of the flags; it appends to the log."""
@@ -192,7 +274,8 @@ class WorkerProcess:
         self._quick_ends = self._quick_ends + 1 if quick else 0
         if self._quick_ends >= MAX_QUICK_ENDS:
             raise WorkersError(f"a worker ends as soon as it starts; {self._log} says why")
-        self._start()
+        self._started_s = time.monotonic()
+        self.process = self._executed()
         self._send_orders()
 
     def stop(self) -> None:
@@ -210,17 +293,19 @@ class WorkerProcess:
         if self.process.stdin:
             self.process.stdin.close()
 
-    def _start(self) -> None:
-        self._started_s = time.monotonic()
-        # A restarted process has its log from the start: an error may come before its orders do.
+    def _executed(self) -> "subprocess.Popen[bytes]":
+        """Start it as a process of its own memory, which imports what it needs.
+
+        A restarted process has its log from the start: an error may come before its orders do.
+        """
         with self._log.open("ab") if self._log else nullcontext(subprocess.DEVNULL) as output:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "fetchfleet.worker.local.prestart"],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env=self._environment,
+                env={**os.environ, WORKER_ID: self.name},
                 start_new_session=True,
                 preexec_fn=_killed_with_parent,  # noqa: PLW1509 the caller has no threads that hold locks
             )
@@ -234,13 +319,20 @@ class WorkerProcess:
 
 @contextmanager
 def prestarted(
-    count: int, *, first: int = 1, quick_end_s: float = QUICK_END_S
+    count: int,
+    main: Callable[[], int] | None = None,
+    *,
+    first: int = 1,
+    quick_end_s: float = QUICK_END_S,
 ) -> Iterator[list[WorkerProcess]]:
-    """Start that many processes, numbered from `first`, without orders; end them with the block."""
+    """Start that many processes, numbered from `first`, without orders; end them with the block.
+
+    main: as of WorkerProcess.
+    """
     workers: list[WorkerProcess] = []
     try:
         for number in range(first, first + count):
-            worker = WorkerProcess(f"worker-{number}", quick_end_s=quick_end_s)
+            worker = WorkerProcess(f"worker-{number}", main, quick_end_s=quick_end_s)
             workers.append(worker)  # one by one: if one fails, the others end
         yield workers
     finally:

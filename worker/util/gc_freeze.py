@@ -1,18 +1,6 @@
 """Keeps objects that live as long as the process out of garbage collection."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-
-@contextmanager
-def none_yet() -> Iterator[None]:
-    """Collect no garbage within the block; imports create many lasting objects and little garbage."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def set_aside() -> None:

@@ -1,5 +1,9 @@
 """Workers that are begun before it is known what they are to do."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from fetchfleet import Fleet, Outcome
@@ -9,6 +13,71 @@ from tests.support.waiting import wait_until
 from tests.support.workers import LOOPBACK
 from tools.origin.behaviours import ok
 from tools.origin.server import Origin
+
+FORKING = """
+import sys
+from fetchfleet.worker.local.prestart import main
+from fetchfleet.worker.local.process import await_end, prestarted
+
+with prestarted(2, main) as workers:
+    print(*(worker.process.pid for worker in workers), flush=True)
+    sys.stdin.read(1)
+    workers[0].process.stdin.close()
+    await_end(workers[0].process, 5)
+    print(workers[0].process.poll(), workers[1].process.poll(), flush=True)
+    sys.stdin.read()
+"""
+
+
+async def test_forked_workers_share_no_descriptor_and_no_session_and_die_with_the_command() -> None:
+    """Also if they are stopped. A file that the command has inherited is open in the command alone."""
+    inherited, pipe = os.pipe()
+    file = f"pipe:[{os.fstat(pipe).st_ino}]"
+    command = subprocess.Popen(  # noqa: ASYNC220 it only starts it
+        [sys.executable, "-c", FORKING],
+        pass_fds=[inherited],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    with command:
+        assert command.stdout is not None
+        assert command.stdin is not None
+        pids = [int(pid) for pid in command.stdout.readline().split()]
+        await wait_until(lambda: ["worker-1", "worker-2"] == [named(pid) for pid in pids], "both workers")
+        threads = threads_of(command.pid)
+        sessions = [os.getsid(pid) for pid in pids]
+        have_file = [pid for pid in (command.pid, *pids) if file in files_of(pid)]
+        command.stdin.write(b"x")
+        first_ended_alone = command.stdout.readline()
+        os.kill(pids[1], signal.SIGSTOP)
+        command.kill()
+        await wait_until(lambda: "" == named(pids[1]), "its end")
+    os.close(inherited)
+    os.close(pipe)
+
+    assert 1 == len(threads)
+    assert pids == sessions
+    assert [command.pid] == have_file
+    assert b"0 None\n" == first_ended_alone
+
+
+def threads_of(pid: int) -> list[Path]:
+    """Return the threads of a process."""
+    return [*Path(f"/proc/{pid}/task").iterdir()]
+
+
+def files_of(pid: int) -> set[str]:
+    """Return what the descriptors of a process lead to."""
+    return {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def named(pid: int) -> str:
+    """Return the name of a process, empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def test_where_nothing_is_to_be_done_they_end_with_the_block() -> None:

@@ -46,17 +46,18 @@ class TerminalRun:
         os.close(terminal)
 
     def children(self) -> dict[int, str]:
-        """Return the child processes, each with its command."""
+        """Return the child processes, each with its name and its command."""
         found = {}
         for folder in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
                 if int(parent) == self.process.pid:
-                    found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+                    command = (folder / "cmdline").read_text().replace("\0", " ")
+                    found[int(folder.name)] = f"{(folder / 'comm').read_text()} {command}"
         return found
 
     def the_child(self, name: str) -> int:
-        """Return the pid of the child whose command has the name, 0 if there is none."""
+        """Return the pid of the child with this in its name or command, 0 if there is none."""
         return next((pid for pid, command in self.children().items() if name in command), 0)
 
     def said(self) -> str:
@@ -92,7 +93,7 @@ async def test_ctrl_z_suspends_the_workers_and_a_killed_server_is_started_again(
         places = (str(tmp_path / "list"), "--out", str(tmp_path / "out"), "--report", str(report))
         with terminal_run(tmp_path, *places, "--allow-net", "127.0.0.0/8") as run:
             await wait_until(lambda: len(origin.requests) > 10, "the work", STARTS_S)
-            worker = run.the_child("prestart")
+            worker = run.the_child("worker-1")
             os.write(run.keyboard, b"\x1a")
             await wait_until(lambda: {state_of(pid) for pid in (run.process.pid, worker)} == {"T"}, "a stop")
             await asyncio.sleep(1.5 * LEASE_S)  # the suspension
