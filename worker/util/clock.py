@@ -7,7 +7,7 @@ mono_s = time.monotonic
 
 CLOCK_WAS_SET_MS = 2_000
 PROMPT_WITHIN_S = 10.0
-"""One reply in this time is taken to be prompt: so clocks that drift apart, or are set back a little, meet."""
+"""One reply in this time is taken to be prompt, so that a clock that drifts or is set back is followed."""
 
 
 class RedisClock:
