@@ -28,6 +28,8 @@ POLL_S = 0.2
 FROM_THE_START = "0"
 
 CancelBy = Callable[[str], Awaitable[None]]
+Row = tuple[bytes, dict[bytes, bytes]]
+"""An entry of a stream: its id and its fields."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,10 +99,12 @@ class Results(AsyncIterator[Result]):
         self, batch: "Batch", redis: Redis, call: RedisCaller, after: str, *, follow: bool, trim: bool
     ) -> None:
         self.position = after
+        self.due = 0
+        """At least so many results are still to come, unless another reader deletes some."""
         self._batch = batch
         self._redis = redis
         self._call = call
-        self._unread: deque[tuple[bytes, dict[bytes, bytes]]] = deque()
+        self._unread: deque[Row] = deque()
         self._is_known = follow  # a reader that waits asks for the batch when nothing comes
         self._may_be_last = False
         self._is_last = not follow
@@ -113,28 +117,48 @@ class Results(AsyncIterator[Result]):
         return self
 
     async def __anext__(self) -> Result:
-        while True:
-            while not self._unread:
-                if self._ended:
-                    raise StopAsyncIteration
-                try:
-                    await self._read()
-                except FleetUnreachableError as error:
-                    error.position = self.position
-                    raise
+        while await self._has_rows():
             row_id, fields = self._unread.popleft()
             self.position = row_id.decode()
             result = self._result_of(fields)
-            if result is not None and self._places.add(place_of(result.id)):
+            if result is not None:
                 return result
+        raise StopAsyncIteration
+
+    async def page(self) -> list[tuple[str, Result]]:
+        """Return all results that are read at once, each with its position; none at the end.
+
+        With `trim` the next call deletes them.
+        """
+        found: list[tuple[str, Result]] = []
+        while not found and await self._has_rows():
+            for row_id, fields in self._unread:
+                result = self._result_of(fields)
+                if result is not None:
+                    found.append((row_id.decode(), result))
+            self.position = self._unread[-1][0].decode()
+            self._unread.clear()
+        return found
 
     def _result_of(self, fields: dict[bytes, bytes]) -> Result | None:
-        """Return the result of a row; None for what another program has written there."""
+        """Return the result of a row; None for one that was read, or what another program has written."""
         try:
             result = decode_result(fields[b"r"])
         except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return result if is_fetch_id(result.id) and batch_of(result.id) == self._batch.id else None
+        if not is_fetch_id(result.id) or batch_of(result.id) != self._batch.id:
+            return None
+        return result if self._places.add(place_of(result.id)) else None
+
+    async def _has_rows(self) -> bool:
+        """Return whether a row is there to be decoded; wait for it until the batch has ended."""
+        try:
+            while not self._unread and not self._ended:
+                await self._read()
+        except FleetUnreachableError as error:
+            error.position = self.position
+            raise
+        return bool(self._unread)
 
     async def _read(self) -> None:
         """Trim what was yielded, then read on. Each step may be repeated after an error."""
@@ -151,15 +175,17 @@ class Results(AsyncIterator[Result]):
             await self._batch.counts()
             self._is_known = True
         if self._may_be_last and not self._is_last:
-            self._is_last = (await self._batch.counts()).ended
+            counts = await self._batch.counts()
+            self._is_last, self.due = counts.ended, counts.total - counts.done
         with conflicts_at(stream, "stream"):
             block_ms = None if self._is_last else READ_BLOCK_MS
             reply: list[Any] = await self._call(
                 self._redis.xread, {stream: self.position}, READ_COUNT, block_ms
             )
-        rows = reply[0][1] if reply else []
+        rows: list[Row] = reply[0][1] if reply else []
         self._unread.extend(rows)
-        self._may_be_last = len(rows) < READ_COUNT
+        self.due -= len(rows)
+        self._may_be_last = not rows or (len(rows) < READ_COUNT and self.due <= 0)
         self._ended = self._is_last and not rows
 
 

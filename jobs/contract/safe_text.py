@@ -24,6 +24,8 @@ _MAX_BMP = 0xFFFF
 
 def shown(text: str) -> str:
     """Return the text in one line, with each unsafe character written as Python escapes it."""
+    if text.isascii() and text.isprintable():  # many times faster than a search
+        return text
     return UNSAFE.sub(_escape, text) if UNSAFE.search(text) else text
 
 
@@ -35,6 +37,16 @@ def shown_lines(text: str) -> str:
 def shown_json(encoded: str) -> str:
     """Return JSON with the same value and no unsafe character but its own line breaks."""
     return _UNSAFE_IN_LINES.sub(_json_escape, encoded) if UNSAFE.search(encoded) else encoded
+
+
+def safe_json(encoded: bytes) -> bytes:
+    """Return JSON without line breaks with the same value and no unsafe character.
+
+    In JSON the controls below the space are escaped: of ASCII characters only DEL may be unsafe.
+    """
+    if encoded.isascii() and b"\x7f" not in encoded:
+        return encoded
+    return shown_json(encoded.decode()).encode()
 
 
 def _escape(found: re.Match[str]) -> str:

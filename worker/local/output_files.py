@@ -71,10 +71,10 @@ class ReportFile:
         if kind is None and stat.S_ISREG(found.st_mode) and not found.st_nlink:
             raise CommandError(f"--report {self._path}: was removed while it was written")
 
-    def add(self, line: bytes) -> None:
-        """Append a line, which may stay in memory until `flush`. Raises CommandError."""
+    def add(self, lines: bytes) -> None:
+        """Append lines, which may stay in memory until `flush`. Raises CommandError."""
         try:
-            self._opened.write(line)
+            self._opened.write(lines)
         except OSError as error:
             raise self._named(error) from None
 

@@ -84,13 +84,15 @@ class Tally:
             if (missing := getattr(counts, outcome.value) - known) > 0:
                 self.ends[outcome.value, "of an earlier part"] += missing
 
-    def add(self, result: Result) -> None:
-        """Count one result."""
-        self.read += 1
-        self.ends[result.outcome.value, result.reason.value if result.reason else ""] += 1
-        self.retries += max(0, result.attempts - 1)
-        self.throttles += result.throttles
-        self.interruptions += result.interruptions
+    def add(self, *results: Result) -> None:
+        """Count results."""
+        self.read += len(results)
+        self.ends.update([(result.outcome, result.reason or "") for result in results])
+        for result in results:
+            if result.attempts > 1:
+                self.retries += result.attempts - 1
+            self.throttles += result.throttles
+            self.interruptions += result.interruptions
 
 
 class Progress:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from fetchfleet.jobs.contract.fetch_list import BadLine, BadLinesError, FetchList
-from fetchfleet.jobs.contract.safe_text import shown_json
+from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local import list_formats
 
@@ -65,5 +65,5 @@ def encoded(bad_lines: Sequence[BadLine]) -> list[bytes]:
             rejected = RejectedLine(line=number, error=error, text=as_read.decode())
         except UnicodeDecodeError:
             rejected = RejectedLine(line=number, error=error, base64=base64.b64encode(as_read).decode())
-        lines.append(f"{shown_json(msgspec.json.encode(rejected).decode())}\n".encode())
+        lines.append(safe_json(msgspec.json.encode(rejected)) + b"\n")
     return lines

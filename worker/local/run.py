@@ -1,9 +1,10 @@
 """A list of fetches, from its file to its last result: what `fetchfleet run` and `submit` do."""
 
+import asyncio
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +21,8 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.client.submit import WhenFull
 from fetchfleet.jobs.contract.fetch_list import NOT_TEXT, parse_list
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
-from fetchfleet.jobs.contract.model import Fetch, encode
-from fetchfleet.jobs.contract.safe_text import shown_json
+from fetchfleet.jobs.contract.model import Fetch, Result, encode
+from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError
@@ -37,7 +38,7 @@ from fetchfleet.worker.local.process import (
     suspended_together,
 )
 from fetchfleet.worker.local.progress import Progress, Tally, summary
-from fetchfleet.worker.local.run_record import ENDED_RUNS, RunRecord
+from fetchfleet.worker.local.run_record import ENDED_RUNS, RunPart, RunRecord
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.redis_support.errors import GoOn, followed_at, redis_at
 from fetchfleet.worker.settings import Settings
@@ -46,6 +47,9 @@ from fetchfleet.worker.util.clock import mono_s
 
 SAVE_EVERY = 500
 """Results of a run between two times at which its record is saved and read results leave Redis."""
+
+READ_PAUSE_S = 0.05
+"""Between two readings of results, while there is more to come than one of them brings."""
 
 
 class UnfinishedRunError(CommandError):
@@ -159,33 +163,6 @@ def check_outputs(file: str, outputs: Outputs) -> None:
     for option, path in files.items():
         if path is not None:
             check_writable(option, path)
-
-
-class RunPart:
-    """A part of a run: from its start, or from where the part before was interrupted."""
-
-    def __init__(self, record: RunRecord, file: Path, report: Path | None, *, resumes: bool) -> None:
-        self.record = record
-        self.tally = Tally()
-        self.resumes = resumes
-        self._file = file
-        self._report = report
-        place = str(report.resolve()) if report is not None else None
-        self.appends = resumes and place in {record.report, None if record.began else place}
-        """Whether the report has results of the part before."""
-
-    def save(self) -> None:
-        """Save how far the part has come."""
-        tally, record, report = self.tally, self.record, self._report
-        if report is not None:
-            record.report = str(report.resolve())
-            record.report_bytes = report.stat().st_size if report.is_file() else 0
-        record.ends = [(*end, count) for end, count in tally.ends.items()]
-        record.retries, record.throttles = tally.retries, tally.throttles
-        record.interruptions = tally.interruptions
-        new = self._file.with_suffix(".new")
-        new.write_bytes(encode(record))
-        new.replace(self._file)  # in one step: this process may be killed at any time
 
 
 async def run(
@@ -304,21 +281,20 @@ async def follow(
         after = part.record.position if part else FROM_THE_START
         trim = (report is not None and part is None) or (target is not None and target.state is not None)
         results = batch.results(after=export.position if export else after, trim=trim)
+        unsaved = 0
         async with progress.shown():
-            async for result in results:
-                progress.tally.add(result)
-                if report is not None:
-                    report.add(f"{shown_json(encode(result).decode())}\n".encode())
-                if export is not None:
-                    if report is not None:
-                        report.flush()  # a result that the export has saved as read is not read again
-                    await export.add(result, results.position)
-                if part is not None:
-                    part.record.position = results.position
-                    if report is not None and export is None and progress.tally.read % SAVE_EVERY == 0:
-                        report.flush()
-                        part.save()
-                        await drop_results(redis, batch.id, results.position)
+            while page := await results.page():
+                for read in [page] if export is None else [[row] for row in page]:
+                    await pass_on(read, progress.tally, report, export)
+                    if part is not None:
+                        part.note(read[-1][0])
+                unsaved += len(page)
+                if part is not None and report is not None and export is None and unsaved >= SAVE_EVERY:
+                    part.save()
+                    await drop_results(redis, batch.id, results.position)
+                    unsaved = 0
+                if results.due > len(page):  # many are to come: read them in larger pages
+                    await asyncio.sleep(READ_PAUSE_S)
         counts = await batch.counts()
         if part is not None and part.resumes:
             progress.tally.complete(counts)
@@ -327,6 +303,19 @@ async def follow(
         if export is not None:
             export.check(counts.done)
         return counts
+
+
+async def pass_on(
+    read: Sequence[tuple[str, Result]], tally: Tally, report: ReportFile | None, export: JsonlExport | None
+) -> None:
+    """Count results, write them to the report, and export the records of one."""
+    if report is not None:
+        report.add(b"".join([safe_json(encode(result)) + b"\n" for _, result in read]))
+        report.flush()  # a result that is saved as read, or deleted, is not read again
+    tally.add(*(result for _, result in read))
+    if export is not None:
+        [(position, result)] = read
+        await export.add(result, position)
 
 
 async def drop_results(redis: Redis, batch_id: str, position: str) -> None:

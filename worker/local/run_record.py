@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
+from fetchfleet.jobs.contract.model import encode
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.progress import Tally
 
@@ -36,6 +37,40 @@ class RunRecord(msgspec.Struct, kw_only=True):
     throttles: int = 0
     interruptions: int = 0
     counts: Counts | None = None
+
+
+class RunPart:
+    """A part of a run: from its start, or from where the part before was interrupted."""
+
+    def __init__(self, record: RunRecord, file: Path, report: Path | None, *, resumes: bool) -> None:
+        self.record = record
+        self.tally = Tally()
+        self.resumes = resumes
+        self._file = file
+        self._report = report
+        place = str(report.resolve()) if report is not None else None
+        self.appends = resumes and place in {record.report, None if record.began else place}
+        """Whether the report has results of the part before."""
+        if not self.appends:
+            record.report_bytes = 0
+
+    def note(self, position: str) -> None:
+        """Note that the results up to the position are counted, and in the report."""
+        self.record.position = position
+        if self._report is not None:
+            self.record.report_bytes = self._report.stat().st_size if self._report.is_file() else 0
+
+    def save(self) -> None:
+        """Save how far the part has come."""
+        tally, record = self.tally, self.record
+        if self._report is not None:
+            record.report = str(self._report.resolve())
+        record.ends = [(*end, count) for end, count in tally.ends.items()]
+        record.retries, record.throttles = tally.retries, tally.throttles
+        record.interruptions = tally.interruptions
+        new = self._file.with_suffix(".new")
+        new.write_bytes(encode(record))
+        new.replace(self._file)  # in one step: this process may be killed at any time
 
 
 class EndedRunError(CommandError):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from fetchfleet import Batch, Fleet, InvalidFetchError, RedisSetupError, UnknownBatchError
+from fetchfleet import Batch, Counts, Fleet, InvalidFetchError, RedisSetupError, UnknownBatchError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import batch as batch_module
 from fetchfleet.jobs.client.batch import ReadPlaces
@@ -48,6 +48,49 @@ async def test_each_result_is_read_once_in_order(
 ) -> None:
     """However the results fall into reads."""
     assert await read(await finished(fleet, redis, count)) == urls(count)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+async def test_pages_hold_each_result_once_and_trim_what_was_returned(
+    fleet: Fleet, redis: Redis, short_reads: None, count: int
+) -> None:
+    """What another program has written between the results is in none."""
+    batch = await finished(fleet, redis, count)
+    rows = await redis.xrange(keys.results(batch.id))
+    await redis.xadd(keys.results(batch.id), {"q": "x"})
+    await redis.xadd(keys.results(batch.id), rows[0][1])
+
+    reader = batch.results(trim=True)
+    read: list[str] = []
+    while page := await reader.page():
+        assert await redis.xlen(keys.results(batch.id)) == count + 2 - len(read)
+        read += [result.url for _, result in page]
+        assert page[-1][0] == rows[len(read) - 1][0].decode()
+    assert read == urls(count)
+    assert await reader.page() == []
+    assert await redis.xlen(keys.results(batch.id)) == 0
+
+
+async def test_a_reader_asks_for_the_counts_only_when_the_end_may_be_near(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short page is no end while more results are due."""
+    asked: list[int] = []
+    counts = Batch.counts
+
+    async def counted(batch: Batch) -> Counts:
+        asked.append(1)
+        return await counts(batch)
+
+    batch = await fleet.submit(urls(9))
+    monkeypatch.setattr(Batch, "counts", counted)
+    reader = batch.results()
+    for _ in range(3):
+        await (await LaneHold.begin(redis)).finish(2)
+        assert len(await reader.page()) == 2
+
+    assert len(asked) == 1
+    assert 0 < reader.due <= 3
 
 
 async def test_a_result_that_is_written_again_is_left_out(

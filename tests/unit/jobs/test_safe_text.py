@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.jobs.contract.safe_text import UNSAFE, shown, shown_json, shown_lines
+from fetchfleet.jobs.contract.safe_text import UNSAFE, safe_json, shown, shown_json, shown_lines
 
 VISIBLE_FORMATS = {
     *(
@@ -72,3 +72,13 @@ def test_shown_json_has_the_same_value(value: object) -> None:
     assert not UNSAFE.search(shown_json(indented).replace("\n", ""))
     if not re.search("[\ud800-\udfff]", compact):
         assert msgspec.json.decode(shown_json(compact)) == value
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_safe_json_has_the_same_value(text: str) -> None:
+    """Whether it is ASCII or not."""
+    for value in (text, ascii(text), {"\x7f": text}):
+        safe = safe_json(msgspec.json.encode(value))
+
+        assert msgspec.json.decode(safe) == value
+        assert not UNSAFE.search(safe.decode())

@@ -8,8 +8,7 @@ import pytest
 from fetchfleet.jobs.client.batch import FROM_THE_START, Counts
 from fetchfleet.jobs.contract.model import Outcome, Reason, Result
 from fetchfleet.worker.local.progress import Tally
-from fetchfleet.worker.local.run import RunPart
-from fetchfleet.worker.local.run_record import EndedRunError, RunRecord, load, refuse_again, resume
+from fetchfleet.worker.local.run_record import EndedRunError, RunPart, RunRecord, load, refuse_again, resume
 
 BATCH = "0123456789abcdef"
 BEGAN = "2030-01-02T03:04:05+00:00"
@@ -27,9 +26,11 @@ def interrupted(folder: Path, report: Path | None) -> RunRecord:
     part = RunPart(RunRecord(batch=BATCH, began=BEGAN), folder / "run.json", report, resumes=False)
     for read in (result(Outcome.STORED), result(Outcome.STORED), result(Outcome.FAILED, Reason.DNS)):
         part.tally.add(read)
-    part.record.position = "7-1"
     if report is not None:
         report.write_bytes(b"three\n")
+    part.note("7-1")
+    if report is not None:
+        report.write_bytes(b"three\nhalf of one that the disk did not ta")
     part.save()
     return load(folder / "run.json")
 
