@@ -3,16 +3,18 @@
 import traceback
 from collections.abc import Callable, Iterable
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
+from fetchfleet.jobs.contract import trace_context
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.model import Reason, Result
+from fetchfleet.jobs.contract.model import Outcome, Reason, Result
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.worker.gate.gate import Closed
 from fetchfleet.worker.gate.state import Breaker, GateState, resettable
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.observability import redact
-from fetchfleet.worker.observability.log import Event, suppressed, trace_fields
+from fetchfleet.worker.observability.log import Event, suppressed, timestamp, trace_fields, write_info
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util.clock import mono_s
 
@@ -83,23 +85,51 @@ def unverified_tls(lane: Lane, repeats: Repeats, log: FilteringBoundLogger) -> N
         log.warning(Event.LANE_UNVERIFIED_TLS, lane=lane.name, **suppressed(left_out))
 
 
+class FinishedLine(msgspec.Struct, frozen=True, kw_only=True):
+    """The canonical line of a fetch."""
+
+    worker: str
+    id: str
+    batch: str
+    lane: str
+    method: str
+    url: str
+    status: int | None
+    outcome: Outcome
+    reason: Reason | None
+    note: str | None
+    bytes: int | None
+    stale: bool
+    attempts: int
+    throttles: int
+    interruptions: int
+    queue_ms: float | None
+    connect_ms: float | None
+    ttfb_ms: float | None
+    total_ms: float | None
+    trace_id: str | msgspec.UnsetType
+    event: Event = Event.FETCH_FINISHED
+    level: str = "info"
+    timestamp: str
+
+
 def finished(
     lane_name: str, entry: Entry, result: Result, note: str | None, log: FilteringBoundLogger
 ) -> Callable[[], None]:
     """Return a function that writes the canonical line of a fetch, once its result is in Redis."""
 
     def tell() -> None:
-        timings = result.timings
-        log.info(
-            Event.FETCH_FINISHED,
+        timings, traceparent = result.timings, entry.fetch.traceparent
+        line = FinishedLine(
+            worker=result.worker,
             id=result.id,
             batch=entry.batch_id,
             lane=lane_name,
             method=entry.fetch.method,
             url=redact.url(result.url),
             status=result.status,
-            outcome=result.outcome.value,
-            reason=result.reason.value if result.reason else None,
+            outcome=result.outcome,
+            reason=result.reason,
             note=note,
             bytes=result.bytes,
             stale=result.stale,
@@ -110,8 +140,10 @@ def finished(
             connect_ms=timings.connect_ms,
             ttfb_ms=timings.ttfb_ms,
             total_ms=timings.total_ms,
-            **trace_fields(entry.fetch),
+            trace_id=msgspec.UNSET if traceparent is None else trace_context.trace_id(traceparent),
+            timestamp=timestamp(),
         )
+        write_info(Event.FETCH_FINISHED, line, log)
 
     return tell
 

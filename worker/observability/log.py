@@ -1,9 +1,12 @@
 """The log events, and their output: JSON, or pretty on a terminal."""
 
+import asyncio
 import logging
 import sys
-from collections.abc import Callable
+import threading
+import weakref
 from contextlib import suppress
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TextIO
 
@@ -13,7 +16,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from fetchfleet.jobs.contract import trace_context
 from fetchfleet.jobs.contract.model import Fetch
-from fetchfleet.jobs.contract.safe_text import shown, shown_json
+from fetchfleet.jobs.contract.safe_text import safe_json, shown
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util.clock import mono_s
@@ -128,33 +131,103 @@ class Event(StrEnum):
     """A warning of a library."""
 
 
+OF_EVERY_LINE = frozenset({"event", "level", "timestamp", "worker"})
+"""The fields that each line has."""
+
+
+class LineWriter:
+    """Writes lines to a stream in their order: those of one iteration of the event loop together.
+
+    A line of level warning or above is written at once, and with it those before. Lines that the stream does
+    not take, as on a full disk, are lost.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: list[str] = []
+        self._lock = threading.Lock()
+        self._flushes_in: asyncio.AbstractEventLoop | None = None
+        """The event loop in whose next iteration the lines are written."""
+        weakref.finalize(self, _write, stream, self._lines)  # at exit too
+
+    def info(self, line: str) -> None:
+        """Write a line in the next iteration of the event loop, or at once if none runs in this thread."""
+        self._lines.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if self._flushes_in is not loop:
+            self._flushes_in = loop
+            loop.call_soon(self.flush)
+
+    def warning(self, line: str) -> None:
+        """Write a line at once."""
+        self._lines.append(line)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        self._flushes_in = None
+        with self._lock:
+            _write(self._stream, self._lines)
+
+    debug = info
+    error = critical = warning
+
+
+def _write(stream: TextIO, lines: list[str]) -> None:
+    """Write lines and remove them from the list, to which other threads may append meanwhile."""
+    count = len(lines)
+    text = "\n".join([*lines[:count], ""])
+    del lines[:count]
+    with suppress(OSError):
+        stream.write(text)
+        stream.flush()
+
+
+class JsonLines:
+    """Encodes lines as JSON: the processor of structlog, and the short way of a line that is a struct."""
+
+    def __init__(self, writer: LineWriter, level: int) -> None:
+        self._writer = writer
+        self._has_info = level <= logging.INFO
+        self._encode = msgspec.json.Encoder(enc_hook=str).encode
+
+    def __call__(self, _: WrappedLogger, level: str, line: EventDict) -> str:
+        """Return the line with its level and its time."""
+        return self._text({**line, "level": level, "timestamp": timestamp()})
+
+    def info(self, line: msgspec.Struct) -> None:
+        """Write a line of level info, unless such lines are left out."""
+        if self._has_info:
+            self._writer.info(self._text(line))
+
+    def _text(self, line: object) -> str:
+        return safe_json(self._encode(line)).decode()
+
+
+def timestamp() -> str:
+    """Return the time in UTC as ISO 8601."""
+    return f"{datetime.now(UTC).isoformat(timespec='microseconds')[:-6]}Z"
+
+
 def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:
     """Write every line from that level on to the stream, the libraries' warnings included.
 
-    pretty: for people instead of JSON; None: if the stream is a terminal. Lines that the stream does not
-    take, as on a full disk, are lost.
+    pretty: for people instead of JSON; None: if the stream is a terminal.
     """
-    lossy: Any = _LossyStream(stream)
+    writer, least = LineWriter(stream), logging.getLevelNamesMapping()[level.upper()]
+    processors: list[Processor] = [JsonLines(writer, least)]
     if stream.isatty() if pretty is None else pretty:
         timestamps = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         renderer: Processor = structlog.dev.ConsoleRenderer(pad_event_to=20)
-        safe: list[Processor] = [_shown_fields]
-        loggers: Callable[..., WrappedLogger] = structlog.PrintLoggerFactory(lossy)
-    else:
-        encode = msgspec.json.Encoder(enc_hook=str).encode
-        safe = []
-
-        def serialized(line: Any, **_: Any) -> str:
-            text = encode(line).decode()
-            return text if text.isascii() and "\x7f" not in text else shown_json(text)
-
-        timestamps = structlog.processors.TimeStamper(fmt="iso", utc=True)
-        renderer = structlog.processors.JSONRenderer(serializer=serialized)
-        loggers = structlog.WriteLoggerFactory(lossy)
+        processors = [structlog.processors.add_log_level, timestamps, _shown_fields, renderer]
     structlog.configure(
-        processors=[structlog.processors.add_log_level, timestamps, *safe, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=loggers,
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -167,25 +240,26 @@ def _shown_fields(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     return {name: shown(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
+def write_info(event: Event, line: msgspec.Struct, log: FilteringBoundLogger) -> None:
+    """Write a line of level info that is a struct: with the fields of every line, in the order of the class.
+
+    As JSON it takes a shorter way than through structlog's chain.
+    """
+    first, *_ = structlog.get_config()["processors"]
+    if isinstance(first, JsonLines):
+        first.info(line)
+        return
+    fields = msgspec.structs.asdict(line)
+    log.info(
+        event,
+        **{name: fields[name] for name in fields.keys() - OF_EVERY_LINE if fields[name] is not msgspec.UNSET},
+    )
+
+
 def get_logger(**fields: Any) -> FilteringBoundLogger:
     """Return a logger whose lines all carry the fields."""
     log: FilteringBoundLogger = structlog.get_logger(**fields).bind()
     return log
-
-
-class _LossyStream:
-    """A stream whose errors are ignored: a log that cannot be written must not stop the work."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        with suppress(OSError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self._stream.flush()
 
 
 class _LibraryHandler(logging.Handler):

@@ -1,0 +1,147 @@
+"""When lines reach their stream: together, in order, and before the process ends."""
+
+import asyncio
+import errno
+import io
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import structlog
+
+from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
+from fetchfleet.worker.lanes.log_events import finished
+from fetchfleet.worker.observability import log
+from fetchfleet.worker.observability.log import LineWriter
+
+FETCH_ID = "0123456789abcdef-00000001"
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+class Stream(io.StringIO):
+    """A stream that keeps each write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: list[str] = []
+
+    def write(self, text: str) -> int:
+        """Keep the text."""
+        self.writes.append(text)
+        return super().write(text)
+
+
+async def test_the_lines_of_one_iteration_of_the_loop_are_one_write() -> None:
+    """The next iteration writes them."""
+    stream = Stream()
+    writer = LineWriter(stream)
+    writer.info("a")
+    writer.info("b")
+    assert stream.writes == []
+
+    await asyncio.sleep(0)
+    writer.debug("c")
+    await asyncio.sleep(0)
+    assert stream.writes == ["a\nb\n", "c\n"]
+
+
+async def test_a_warning_is_written_at_once_behind_the_lines_before_it() -> None:
+    """So the order of the lines is that of the events."""
+    stream = Stream()
+    writer = LineWriter(stream)
+    writer.info("a")
+    writer.warning("b")
+    assert stream.writes == ["a\nb\n"]
+
+    writer.info("c")
+    await asyncio.sleep(0)
+    assert stream.getvalue() == "a\nb\nc\n"
+
+
+async def test_another_thread_writes_at_once() -> None:
+    """No event loop runs in it."""
+    stream = Stream()
+    writer = LineWriter(stream)
+    await asyncio.to_thread(writer.info, "a")
+
+    assert stream.writes == ["a\n"]
+
+
+def test_a_new_loop_writes_what_an_ended_one_left() -> None:
+    """A loop that was stopped runs no callbacks any more."""
+    stream = Stream()
+    writer = LineWriter(stream)
+
+    async def say(line: str) -> None:
+        writer.info(line)
+
+    for line in ("a", "b"):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(say(line))
+        loop.close()
+    with asyncio.Runner() as runner:
+        runner.run(say("c"))
+    assert stream.getvalue() == "a\nb\nc\n"
+
+
+def test_a_stream_that_takes_nothing_ends_nothing() -> None:
+    """The lines are lost."""
+
+    class Full(Stream):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    LineWriter(Full()).warning("a")
+
+
+def test_lines_are_written_when_the_process_ends() -> None:
+    """Also those of an iteration of the loop that an exception has ended."""
+    program = """
+import asyncio
+from fetchfleet.worker.observability import log
+log.configure()
+async def main():
+    log.get_logger().info("last")
+    loop.stop()
+    await asyncio.Event().wait()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert ended.returncode == 1
+    assert '"event":"last"' in ended.stderr
+
+
+@pytest.mark.parametrize("trace", [None, TRACE])
+def test_the_line_of_a_fetch_is_the_same_by_both_ways(stream: io.StringIO, trace: str | None) -> None:
+    """As JSON it is encoded at once; where structlog's processors are others, they get its fields."""
+    entry = Entry(id=FETCH_ID, deadline_ms=1, fetch=Fetch(url="http://a/?token=x", traceparent=trace))
+    result = Result(
+        id=FETCH_ID,
+        url="http://a/?token=x",
+        outcome=Outcome.STORED,
+        worker="one",
+        bytes=3,
+        timings=Timings(total_ms=1.5),
+    )
+    told = finished("a", entry, result, "a note \x7f", log.get_logger(worker="one"))
+    told()
+    written = stream.getvalue()
+    with structlog.testing.capture_logs() as captured:
+        finished("a", entry, result, "a note \x7f", log.get_logger(worker="one"))()
+
+    line: dict[str, Any] = json.loads(written)
+    [other] = captured
+    assert "\x7f" not in written
+    level, at = other.pop("log_level"), line["timestamp"]
+    assert [[*line][0], *[*line][-3:]] == ["worker", "event", "level", "timestamp"]  # noqa: RUF015 with the end
+    assert line == {**other, "level": level, "timestamp": at}
+    assert (line["url"], line["note"]) == ("http://a/?token=***", "a note \x7f")
+    assert line.get("trace_id") == (trace and "a" * 32)
+    log.configure(stream, level="warning")
+    told()
+    assert stream.getvalue() == written
