@@ -121,8 +121,10 @@ class Pending(Generic[T]):
         while not self._ended:
             if self._notified.done():
                 self._notified = self._notified.get_loop().create_future()
-            with suppress(asyncio.CancelledError):
+            try:  # noqa: SIM105 contextlib.suppress costs more than the rest of this method
                 await self._notified
+            except asyncio.CancelledError:
+                pass
         if self._error is not None:
             raise self._error
         return cast("T", self._result)

@@ -210,6 +210,87 @@ async def test_the_lease_is_looked_at_once_a_body_has_been_written(sink: FileSin
     assert files(sink.disk.path) == set()
 
 
+async def test_a_lane_that_is_lost_while_its_body_waits_loses_that_body_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bodies of other lanes that were handed over with it are stored."""
+    at_first = Stuck({"folder/0"})
+    monkeypatch.setattr(Directory, "name", partialmethod(at_first))
+    lane = [True]
+
+    async def lost_body(sink: FileSink) -> StoredAt | None:
+        entry = Entry(id=ID, deadline_ms=0, fetch=Fetch(url="http://x/"))
+        writer = sink.writer(entry, 1, Expected())
+        writer.write(b"x" * 1000)
+        return await writer.commit(lambda: lane[0])
+
+    with opened(tmp_path / "out", BatchTimings(stuck_s=60.0)) as sink:
+        first, second, third = all_of(sink, 3)
+        lost = asyncio.create_task(lost_body(sink))
+        await wait_until(lambda: at_first.at, "the first body to be at the disk")
+        lane[0] = False
+        at_first.go_on.set()
+        stored = await asyncio.gather(first, second, third)
+
+        assert await lost is None
+        assert all(stored)
+        assert files(sink.disk.path) == {"folder/0", "folder/1", "folder/2"}
+
+
+async def test_a_fetch_cancelled_while_its_body_waits_for_a_thread_gets_its_outcome(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body is stored after the one before it, and so is the one behind it."""
+    at_first = Stuck({"folder/0"})
+    monkeypatch.setattr(Directory, "name", partialmethod(at_first))
+    with opened(tmp_path / "out", BatchTimings(stuck_s=60.0)) as sink:
+        first, cancelled, last = all_of(sink, 3)
+        await wait_until(lambda: at_first.at, "the first body to be at the disk")
+        for _ in range(3):
+            cancelled.cancel()
+            await asyncio.wait([cancelled], timeout=0)
+        at_first.go_on.set()
+        stored = await asyncio.gather(first, cancelled, last)
+
+        assert all(stored)
+        assert files(sink.disk.path) == {"folder/0", "folder/1", "folder/2"}
+
+
+async def test_bodies_of_a_turn_are_confirmed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look at the path of the out folder, after all of them have their names; a moved one fails them."""
+    looks, in_place, out = [], Directory.in_place, tmp_path / "out"
+
+    def noted(self: Directory) -> bool:
+        looks.append(files(out))
+        return in_place(self)
+
+    monkeypatch.setattr(Directory, "in_place", noted)
+    with opened(out, BatchTimings(turn_s=60.0, stuck_s=60.0)) as sink:
+        kept = await asyncio.gather(*all_of(sink, 20))
+        seen, looks[:] = looks[:], []
+
+        name = Directory.name
+
+        def moves_at_last(self: Directory, file: int, path: str) -> bool:
+            named = name(self, file, path)
+            if path == "folder/19":
+                out.rename(tmp_path / "moved")
+            return named
+
+        monkeypatch.setattr(Directory, "name", moves_at_last)
+        for number in range(20):
+            (out / f"folder/{number}").unlink()
+        moved = await asyncio.gather(*all_of(sink, 20), return_exceptions=True)
+
+    assert all(kept)
+    assert seen == [{f"folder/{number}" for number in range(20)}]
+    assert {errno.ESTALE} == {error.errno for error in moved if isinstance(error, OSError)}
+    assert len(looks) == 1
+    assert not [outcome for outcome in moved if not isinstance(outcome, OSError)]
+
+
 async def test_a_disk_without_nameless_files_is_asked_once(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -245,11 +245,11 @@ class HashedFile(FileIO):
 
 def write_all(file: int, blocks: Sequence[Block]) -> None:
     """Write every byte: on a nearly full disk write(2) takes a part without an error."""
-    for at in range(0, len(blocks), MAX_BLOCKS):
-        left = list(blocks[at : at + MAX_BLOCKS])
-        while left:
-            written = os.writev(file, left)
-            while left and written >= len(left[0]):
-                written -= len(left.pop(0))
-            if written:
-                left[0] = memoryview(left[0])[written:]
+    at = 0
+    while at < len(blocks):
+        written = os.writev(file, blocks[at : at + MAX_BLOCKS])
+        while at < len(blocks) and written >= len(blocks[at]):
+            written -= len(blocks[at])
+            at += 1
+        if written:
+            blocks, at = [memoryview(blocks[at])[written:], *blocks[at + 1 :]], 0

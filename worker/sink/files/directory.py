@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError, ExistsError, InTheWayError
@@ -51,7 +51,7 @@ class Directory:
         self._opening = 0
         self.displaced = False
         """Whether the last look at the path found another folder there, or none, and did not open it."""
-        self._knows_nameless = bool(_NAMELESS) and Path(_OPEN_FILES).is_dir()
+        self._knows_nameless = bool(_NAMELESS)
 
     def open(self, *, make: bool = True) -> None:
         """Hold the out folder, which may be a link itself. make: create it if it is missing."""
@@ -59,6 +59,7 @@ class Directory:
         if make:
             self._out.mkdir(parents=True, exist_ok=True)
         self._root = os.open(self._out, _FOLDER)
+        self._knows_nameless &= Path(_OPEN_FILES).is_dir()
         self._opened = _identity(os.fstat(self._root))
 
     def close(self) -> None:
@@ -101,9 +102,12 @@ class Directory:
             raise OSError(errno.EBADF, f"{self._out} is not open")
         return self._root
 
-    @contextmanager
-    def chain(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
+    def chain(self, path: str, *, make: bool = True) -> AbstractContextManager[list[int]]:
         """Open the descriptors from the out folder to the folder `path`. make: create missing folders."""
+        return self._opened_chain(path, make=make)
+
+    @contextmanager
+    def _opened_chain(self, path: str, *, make: bool) -> Iterator[list[int]]:
         with ExitStack() as opened:
             chain = [self.root]
             for name in path.split("/") if path else ():
@@ -260,7 +264,7 @@ class _HeldOpen(Directory):
         self._moment_s = moment_s
         self._clock = clock
         self._entered = entered
-        self._chains: dict[str, list[int]] = {}
+        self._chains: dict[str, nullcontext[list[int]]] = {}
         self._ends_s = 0.0
         self._looked_up_in = of.opening
 
@@ -270,18 +274,23 @@ class _HeldOpen(Directory):
 
     @property
     def opening(self) -> int:
-        return self._of.opening
+        """Return that of the out folder in which the folders below were looked up last."""
+        return self._looked_up_in
 
     def in_place(self) -> bool:
         return self._of.in_place()
 
-    @contextmanager
-    def chain(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
+    def confirm(self, opening: int) -> None:
+        self._of.confirm(opening)
+
+    def chain(self, path: str, *, make: bool = True) -> AbstractContextManager[list[int]]:
         if self._clock() >= self._ends_s or self._looked_up_in != self._of.opening:
             self._forget()
-        if path not in self._chains:
-            self._chains[path] = self._entered.enter_context(super().chain(path, make=make))
-        yield self._chains[path]
+        held = self._chains.get(path)
+        if held is None:
+            held = nullcontext(self._entered.enter_context(super().chain(path, make=make)))
+            self._chains[path] = held
+        return held
 
     def nameless(self) -> int | None:
         return self._of.nameless()

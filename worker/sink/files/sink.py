@@ -140,7 +140,7 @@ class FileWriter(BufferedBody):
         sha256 = self._checked()
         if not may_place():
             return None
-        opening, synced = directory.opening, self._options.durability != "none"
+        opening, synced = self._disk.directory.opening, self._options.durability != "none"
         file = None if synced else directory.nameless()
         if file is not None:
             try:
@@ -186,14 +186,15 @@ class FileWriter(BufferedBody):
         except (OSError, BadDestError, ExistsError):  # which says nothing of the fetch in another folder
             directory.confirm(opening)
             raise
+        directory.confirm(opening)
         return self._placed(directory, opening, sha256, found)
 
     def _placed(
         self, directory: Directory, opening: int, sha256: str, found: os.stat_result | None
     ) -> StoredAt:
-        """Check that the body is where its result says, index it, and note that the disk takes files."""
-        directory.confirm(opening)
+        """Index the body, and note that the disk takes files."""
         if self._options.remember is not None and found is not None:
+            directory.confirm(opening)
             entry = entry_of(found, self._path, sha256, self._options.remember)
             remember(directory, key_of(self._fetch), f"{self._partial_name}.stored", entry)
         if self._disk.refusals.in_a_row:

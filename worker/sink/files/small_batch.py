@@ -37,11 +37,17 @@ class BatchTimings(NamedTuple):
     """After that, one thread tries again: many may have waited for each other, not for the disk."""
 
 
-class _Waiting(NamedTuple):
+class _SmallBody(aio.Pending[StoredAt | None]):
     """A body that waits to be stored."""
 
-    work: Work
-    outcome: aio.Pending[StoredAt | None]
+    __slots__ = ("opening", "stored", "work")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, work: Work) -> None:
+        super().__init__(loop)
+        self.work = work
+        self.opening = 0
+        """Of the out folder that the body was stored in."""
+        self.stored: StoredAt | None = None
 
 
 class _Turn:
@@ -65,8 +71,10 @@ class SmallBatch:
         self._threads = threads
         self._max_threads = max_threads
         self._timings = timings or BatchTimings()
-        self._waiting: deque[_Waiting] = deque()
-        self._done: deque[aio.Pending[StoredAt | None]] = deque()
+        self._waiting: deque[_SmallBody] = deque()
+        self._named: deque[_SmallBody] = deque()
+        """Stored bodies that are not confirmed yet: see Directory.confirm."""
+        self._done: deque[_SmallBody] = deque()
         self._turns: set[_Turn] = set()
         self._stuck: set[_Turn] = set()
         """The turns that are stuck."""
@@ -82,16 +90,17 @@ class SmallBatch:
         A cancelled caller still waits for the outcome: a body that has its name counts.
         """
         loop = asyncio.get_running_loop()
-        outcome: aio.Pending[StoredAt | None] = aio.Pending(loop)
-        self._waiting.append(_Waiting(work, outcome))
+        body = _SmallBody(loop, work)
+        self._waiting.append(body)
         self._start_turn(loop)
-        return await outcome.wait()
+        return await body.wait()
 
     def _start_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start one more thread if bodies wait and fewer are at work than should be."""
+        """Start one more thread if there are bodies for it and fewer are at work than should be."""
         wanted = self._max_threads if mono_s() < self._slow_until_s else 1
         at_work = len(self._turns)
-        if self._waiting and at_work < self._max_threads and at_work - len(self._stuck) < wanted:
+        pending = self._waiting or self._named
+        if pending and at_work < self._max_threads and at_work - len(self._stuck) < wanted:
             turn = _Turn()
             self._turns.add(turn)
             loop.call_soon(self._submit, loop, turn)  # so that it takes all bodies of this turn of the loop
@@ -102,30 +111,49 @@ class SmallBatch:
         except RuntimeError as error:  # the threads have been shut down
             self._turns.remove(turn)
             while self._waiting:
-                self._waiting[0].outcome.set_error(error)
-                self._done.append(self._waiting.popleft().outcome)
+                self._waiting[0].set_error(error)
+                self._done.append(self._waiting.popleft())
             self._notify()
             return
         if self._timer is None:
             self._timer = loop.call_later(self._timings.stuck_s, self._look, loop)
 
     def _take_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
-        """Store one waiting body after the other; runs off the loop."""
+        """Store one waiting body after the other, and confirm them together; runs off the loop."""
         timings, done = self._timings, 0
         ends_s = mono_s() + timings.turn_s
         try:
+            self._confirm()  # bodies of a turn that is stuck
             with self._directory.held_open(timings.turn_s) as directory, suppress(IndexError):
                 while done < timings.turn_bodies and mono_s() < ends_s:
-                    work, outcome = self._waiting.popleft()
-                    try:
-                        outcome.set_result(work(directory))
-                    except BaseException as error:  # noqa: BLE001 the body's own error, of any kind
-                        outcome.set_error(error)
-                    self._done.append(outcome)
+                    body = self._waiting.popleft()
                     done += 1
+                    try:
+                        body.stored = body.work(directory)
+                    except BaseException as error:  # noqa: BLE001 the body's own error, of any kind
+                        body.set_error(error)
+                        self._done.append(body)
+                    else:
+                        body.opening = directory.opening
+                        self._named.append(body)
+            self._confirm()
         finally:
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(self._end_turn, loop, turn, done)
+
+    def _confirm(self) -> None:
+        """Check, once for all that are named, that bodies are where their results will say."""
+        named: list[_SmallBody] = []
+        with suppress(IndexError):
+            while True:
+                named.append(self._named.popleft())
+        in_place = self._directory.in_place() if named else True
+        for body in named:
+            if in_place and body.opening == self._directory.opening:
+                body.set_result(body.stored)
+            else:
+                body.set_error(self._directory.out_of_place())
+        self._done.extend(named)
 
     def _end_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn, done: int) -> None:
         timings = self._timings
