@@ -231,11 +231,18 @@ local function record_key(batch_key, segment)
 end
 
 -- Returns the batch's key, the record's key and '#' with the place in it; nil if the text is no fetch id.
+local keys_of_records = {} -- batch id with the segment → the two keys
 local function recorded_at(id)
-  local batch_id, place = string.match(id, '^([0-9a-f]+)%-([0-9a-f]+)$')
-  if not batch_id or #batch_id ~= BATCH_ID_CHARS or #id ~= FETCH_ID_CHARS then return nil end
-  local batch_key, at = BATCH_PREFIX .. batch_id, tonumber(place, 16)
-  return batch_key, record_key(batch_key, math.floor(at / SEGMENT_PLACES)), '#' .. int(at % SEGMENT_PLACES)
+  if #id ~= FETCH_ID_CHARS or not string.find(id, '^[0-9a-f]+%-[0-9a-f]+$') then return nil end
+  local batch_id, at = string.sub(id, 1, BATCH_ID_CHARS), tonumber(string.sub(id, BATCH_ID_CHARS + 2), 16)
+  local segment = at and (at - at % SEGMENT_PLACES) / SEGMENT_PLACES
+  local keys = at and keys_of_records[batch_id .. segment]
+  if at and not keys and is_batch_id(batch_id) then
+    local batch_key = BATCH_PREFIX .. batch_id
+    keys = {batch_key, record_key(batch_key, segment)}
+    keys_of_records[batch_id .. segment] = keys
+  end
+  if keys then return keys[1], keys[2], '#' .. at % SEGMENT_PLACES end
 end
 
 -- Returns the number of the last string of a record; another program may have set the total of the batch.

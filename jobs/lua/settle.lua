@@ -27,8 +27,10 @@ end
 local claimed = {} -- id → serialized entry, after the changes so far
 for i, entry in ipairs(values_of(KEYS[2], ids)) do claimed[ids[i]] = entry or nil end
 
-local results, letters, postponed, gone, begun = {}, {}, {}, {}, {}
+local letters, postponed, gone, begun = {}, {}, {}, {}
 local batches = {} -- batch number → its key, counts, and the strings of its record to write
+local results = {} -- of each its id, batch, outcome, bytes, text and claimed entry
+local RESULT_PARTS = 6
 
 local function drop_claim(id)
   claimed[id] = nil
@@ -47,18 +49,25 @@ local HAD_ENDED = 'the fetch had ended: the record of its batch does not have it
 function actions.done(id, number_of_batch, outcome, bytes, text)
   local entry = claimed[id]
   drop_claim(id)
-  local at = tonumber(number_of_batch)
-  local batch = batches[at] or {key = KEYS[5 + 2 * at], outcomes = {}, records = {}, counts = {done = 0, bytes = 0}}
-  batches[at] = batch
+  local batch = batches[number_of_batch]
+  if not batch then
+    local first = 5 + 2 * number_of_batch
+    batch = {key = KEYS[first], results_key = KEYS[first + 1], outcomes = {}, records = {}, done = 0, counts = {bytes = 0}}
+    batches[number_of_batch] = batch
+  end
   batch.outcomes[outcome] = true
-  local result = {id = id, at = at, outcome = outcome, bytes = tonumber(bytes), text = text, entry = entry}
-  results[#results + 1] = result
   local _, key, place = recorded_at(id)
-  local bits = batch.records[key] or {sets = {}, results = {}}
-  batch.records[key] = bits
-  bits.results[#bits.results + 1] = result
-  local sets = bits.sets
-  sets[#sets + 1], sets[#sets + 2], sets[#sets + 3], sets[#sets + 4] = 'SET', 'u48', place, 0
+  local record = batch.records[key]
+  if not record then
+    record = {sets = {}, results = {}}
+    batch.records[key] = record
+  end
+  local count, sets = #results, record.sets
+  record.results[#record.results + 1] = count
+  results[count + 1], results[count + 2], results[count + 3] = id, batch, outcome
+  results[count + 4], results[count + 5], results[count + 6] = bytes, text, entry
+  count = #sets
+  sets[count + 1], sets[count + 2], sets[count + 3], sets[count + 4] = 'SET', 'u48', place, 0
 end
 
 -- If the claimed entry equals the postponed one, this settlement was applied before and the fetch was claimed
@@ -92,8 +101,8 @@ end
 if #letters > 0 then must_be('stream', KEYS[4]) end
 if #postponed > 0 then must_be('zset', KEYS[3]) end
 if #results > 0 and ARGV[7] == '1' then must_be('stream', KEYS[5]) end
-for at, batch in pairs(batches) do
-  must_be('stream', KEYS[6 + 2 * at])
+for _, batch in pairs(batches) do
+  must_be('stream', batch.results_key)
   local fields = {'sealed', 'total', 'done', 'recorded', 'chunks', 'recorded_done', 'bytes'}
   for outcome in pairs(batch.outcomes) do fields[#fields + 1] = outcome end
   batch.fields, batch.before = fields, redis.call('HMGET', batch.key, unpack(fields))
@@ -118,15 +127,16 @@ for _, batch in pairs(batches) do
     in_slices(#bits.results, function(first, last)
       local old = bits.exists and redis.call('BITFIELD', key, unpack(bits.sets, 4 * first - 3, 4 * last)) or {}
       for i = first, last do
-        local result = bits.results[i]
+        local at = bits.results[i]
         if bits.counts and (old[i - first + 1] or 0) == 0 then
-          had_ended[result.id] = true
-          reply[#reply + 1] = result.id
+          had_ended[at] = true
+          had_ended[results[at + 1]] = true
+          reply[#reply + 1] = results[at + 1]
         else
-          local counts = batch.counts
-          counts.done = counts.done + 1
-          counts.bytes = counts.bytes + result.bytes
-          counts[result.outcome] = (counts[result.outcome] or 0) + 1
+          local counts, outcome = batch.counts, results[at + 3]
+          batch.done = batch.done + 1
+          counts.bytes = counts.bytes + results[at + 4]
+          counts[outcome] = (counts[outcome] or 0) + 1
           done = done + 1
         end
       end
@@ -139,12 +149,6 @@ for _, letter in ipairs(letters) do
       'lane', ARGV[6], 'id', letter[3], 'element', letter[4])
   end
 end
-for _, result in ipairs(results) do
-  if had_ended[result.id] then
-    redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', 'invalid', 'note', HAD_ENDED,
-      'lane', ARGV[6], 'id', result.id, 'element', result.entry)
-  end
-end
 local still = {}
 for id in pairs(begun) do
   if claimed[id] then
@@ -154,19 +158,22 @@ for id in pairs(begun) do
 end
 in_slices(#still, function(first, last) redis.call('HSET', KEYS[2], unpack(still, first, last)) end)
 in_slices(#postponed, function(first, last) redis.call('ZADD', KEYS[3], unpack(postponed, first, last)) end)
-for _, result in ipairs(results) do
-  if not had_ended[result.id] then
-    redis.call('XADD', KEYS[6 + 2 * result.at], '*', 'r', result.text)
-    if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', result.text) end
+for at = 0, #results - 1, RESULT_PARTS do
+  if had_ended[at] then
+    redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', 'invalid', 'note', HAD_ENDED,
+      'lane', ARGV[6], 'id', results[at + 1], 'element', results[at + 6])
+  else
+    redis.call('XADD', results[at + 2].results_key, '*', 'r', results[at + 5])
+    if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', results[at + 5]) end
   end
 end
-for at, batch in pairs(batches) do
+for _, batch in pairs(batches) do
   local before, counts = batch.before, batch.counts
-  if counts.done > 0 then
-    local now_done = number(before[3]) + counts.done
+  if batch.done > 0 then
+    local now_done = number(before[3]) + batch.done
     local changed = {'done', int(now_done)}
     if batch.recorded then
-      changed[3], changed[4] = 'recorded_done', int(number(before[6]) + counts.done)
+      changed[3], changed[4] = 'recorded_done', int(number(before[6]) + batch.done)
     end
     for i = 7, #batch.fields do
       local by = counts[batch.fields[i]] or 0
@@ -179,7 +186,7 @@ for at, batch in pairs(batches) do
     local ended = before[1] == '1' and now_done >= number(before[2])
     if ended then drop_record(batch.key, number(before[2])) end
     redis.call('PEXPIRE', batch.key, ended and ARGV[3] or ARGV[4])
-    redis.call('PEXPIRE', KEYS[6 + 2 * at], ended and ARGV[3] or ARGV[4])
+    redis.call('PEXPIRE', batch.results_key, ended and ARGV[3] or ARGV[4])
   end
 end
 if done > 0 then

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -37,7 +38,6 @@ class Call(NamedTuple):
     args: Sequence[Arg]
 
 
-_FILES = {path.name: path.read_bytes() for path in (resources.files("fetchfleet.jobs") / "lua").iterdir()}
 CLAIM_BYTES = 8 << 20
 """About how many bytes of entries a worker claims at once."""
 
@@ -47,24 +47,54 @@ _KEY_NAMES = (
     f"local MAX_ENTRY_BYTES, CLAIM_BYTES = {MAX_ENTRY_BYTES}, {CLAIM_BYTES}\n"
     f"local LANE_PREFIX = '{key_names.lane('')}'\n"
     f"local SEGMENT_PLACES = {key_names.RECORD_SEGMENT_PLACES}\n"
-).encode()
+)
 """The scripts make the keys of records themselves: they alone see whose entries a lane holds."""
 
-SOURCES = {
-    name.removesuffix(".lua"): _KEY_NAMES + _FILES["_common.lua"] + text
-    for name, text in _FILES.items()
-    if name != "_common.lua"
-}
-_DIGESTS = {name: hashlib.sha1(text).hexdigest() for name, text in SOURCES.items()}  # noqa: S324 EVALSHA's own
+_FOLDER = resources.files("fetchfleet.jobs") / "lua"
+_COMMON = "_common"
+_NAMES = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+
+
+@cache
+def _shared() -> list[tuple[str, set[str], set[str]]]:
+    """Return the parts of _common.lua, the last first: each with the names that it defines, and its words."""
+    parts = (_FOLDER / f"{_COMMON}.lua").read_text().strip().split("\n\n")
+    return [
+        (part, {name for names in _NAMES.findall(part) for name in names.split(", ")}, {*_WORD.findall(part)})
+        for part in reversed(parts)
+    ]
+
+
+@cache
+def source_of(script: str) -> str:
+    """Return a script behind the shared functions that it uses; Redis makes each of them anew for a call."""
+    source = (_FOLDER / f"{script}.lua").read_text()
+    words = {*_WORD.findall(source)}
+    for part, names, used in _shared():
+        if names & words:
+            source, words = f"{part}\n\n{source}", words | used
+    return _KEY_NAMES + source
+
+
+@cache
+def digest_of(script: str) -> str:
+    """Return the digest by which Redis knows a script."""
+    return hashlib.sha1(source_of(script).encode()).hexdigest()  # noqa: S324 EVALSHA's own
+
+
+def scripts() -> list[str]:
+    """Return the names of all scripts."""
+    return sorted({path.name.removesuffix(".lua") for path in _FOLDER.iterdir()} - {_COMMON})
 
 
 async def run(redis: Redis, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
     """Return the script's reply. Takes one round trip, two if Redis did not know the script."""
     try:
         try:
-            return await redis.evalsha(_DIGESTS[script], len(keys), *keys, *args)  # type: ignore[misc, arg-type]
+            return await redis.evalsha(digest_of(script), len(keys), *keys, *args)  # type: ignore[misc, arg-type]
         except NoScriptError:
-            return await redis.eval(SOURCES[script].decode(), len(keys), *keys, *args)  # type: ignore[misc, arg-type]
+            return await redis.eval(source_of(script), len(keys), *keys, *args)  # type: ignore[misc, arg-type]
     except ResponseError as error:
         raise _named(error) from None
 
@@ -75,7 +105,7 @@ async def run_many(redis: Redis, calls: Sequence[Call]) -> list[Any]:
     unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if unknown:
         for name in {calls[i].script for i in unknown}:
-            await redis.script_load(SOURCES[name].decode())
+            await redis.script_load(source_of(name))
         again = await _pipelined(redis, [calls[i] for i in unknown])
         for i, reply in zip(unknown, again, strict=True):
             replies[i] = reply
@@ -99,5 +129,5 @@ def _named(error: ResponseError) -> ResponseError:
 async def _pipelined(redis: Redis, calls: Sequence[Call]) -> list[Any]:
     async with redis.pipeline(transaction=False) as pipe:
         for call in calls:
-            pipe.evalsha(_DIGESTS[call.script], len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]
+            pipe.evalsha(digest_of(call.script), len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]
         return await pipe.execute(raise_on_error=False)

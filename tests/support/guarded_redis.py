@@ -34,7 +34,7 @@ PRODUCERS_SCRIPTS = {"submit", "undo", "seal", "cancel", "cancel_in_lane"}
 OPERATORS_SCRIPTS = PRODUCERS_SCRIPTS | {
     *("change_policy", "link_retry", "policy_tables", "reschedule_lane", "reset_lane")
 }
-WORKERS_SCRIPTS = runner.SOURCES.keys() - (OPERATORS_SCRIPTS - {"submit", "undo", "seal", "policy_tables"})
+WORKERS_SCRIPTS = set(runner.scripts()) - (OPERATORS_SCRIPTS - {"submit", "undo", "seal", "policy_tables"})
 
 Ran = defaultdict[str, set[str]]
 

@@ -1,6 +1,7 @@
 """Shift Redis's clock for the scripts and the sweep."""
 
 import hashlib
+from functools import cache
 
 import pytest
 from redis.asyncio import Redis
@@ -18,13 +19,18 @@ _SHIFTED = (
 
 def shiftable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the scripts and the sweep read the shifted clock."""
-    sources = {
-        name: (_SHIFTED + text.decode().replace("redis.call('TIME')", "shifted_time()")).encode()
-        for name, text in runner.SOURCES.items()
-    }
-    digests = {name: hashlib.sha1(text).hexdigest() for name, text in sources.items()}
-    monkeypatch.setattr(runner, "SOURCES", sources)
-    monkeypatch.setattr(runner, "_DIGESTS", digests)
+    source_of = runner.source_of
+
+    @cache
+    def shifted(script: str) -> str:
+        return _SHIFTED + source_of(script).replace("redis.call('TIME')", "shifted_time()")
+
+    @cache
+    def digest_of(script: str) -> str:
+        return hashlib.sha1(shifted(script).encode()).hexdigest()
+
+    monkeypatch.setattr(runner, "source_of", shifted)
+    monkeypatch.setattr(runner, "digest_of", digest_of)
     monkeypatch.setattr(sweep, "redis_now_ms", now_ms)
 
 

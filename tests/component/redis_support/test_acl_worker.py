@@ -221,7 +221,7 @@ async def test_a_workers_whole_life_is_allowed(
 
 def test_every_script_is_some_users() -> None:
     """A new script is run by a producer, an operator, a worker, or several of them."""
-    assert runner.SOURCES.keys() == OPERATORS_SCRIPTS | WORKERS_SCRIPTS
+    assert set(runner.scripts()) == OPERATORS_SCRIPTS | WORKERS_SCRIPTS
 
 
 def test_every_command_of_its_scripts_is_the_workers() -> None:
@@ -229,7 +229,7 @@ def test_every_command_of_its_scripts_is_the_workers() -> None:
     calls = [
         call
         for name in WORKERS_SCRIPTS
-        for call in re.findall(r"redis\.call\(([^,)]*)", runner.SOURCES[name].decode())
+        for call in re.findall(r"redis\.call\(([^,)]*)", runner.source_of(name))
     ]
     used = {command.lower() for call in calls for command in re.findall(r"'([A-Z]+)'", call)}
     file = (guarded_redis.ROOT / "ops" / "users.acl").read_text()

@@ -10,10 +10,10 @@ from tests.support.calls import ADOPT, STALE, SWEEP, WRONG
 from tests.support.lanes import LANE, ask, attention_ms, lapse, now_ms
 
 
-@pytest.mark.parametrize("script", sorted(runner.SOURCES))
+@pytest.mark.parametrize("script", runner.scripts())
 async def test_redis_compiles_every_script(redis: Redis, script: str) -> None:
     """No script has a fault that Redis sees when it loads it."""
-    assert await redis.script_load(runner.SOURCES[script].decode())
+    assert await redis.script_load(runner.source_of(script))
 
 
 async def test_run_sends_a_forgotten_script_again(redis: Redis) -> None:

@@ -204,7 +204,7 @@ def test_no_right_of_a_trusted_user_is_without_use(role: acl.Role) -> None:
     scripts, places = CALLERS[role.name]
     used = set(ALWAYS)
     for script in scripts:
-        source = runner.SOURCES[script].decode()
+        source = runner.source_of(script)
         used |= {call.lower() for call in re.findall(r"'([A-Z_]+)'", source)}
         used |= {"xinfo|groups"} if "'XINFO', 'GROUPS'" in source else set()
     files = [path for place in places for path in (ROOT / place).rglob("*.py")]
