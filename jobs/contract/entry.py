@@ -36,6 +36,7 @@ MAX_VALIDATOR_CHARS = 256
 
 _GROWTH = 5
 """JSON of another program may be up to four times as long in canonical form: 1e9 becomes 1000000000.0."""
+_HEAD = re.compile(rb"([0-9a-f]{16}-[0-9a-f]{8})([0-9]{13})")
 _URL_DIGEST = re.compile(r"[0-9a-f]{32}")
 _PRINTABLE = re.compile(r"[ -~]+")
 
@@ -195,6 +196,17 @@ class Entry(EntryData, frozen=True, kw_only=True):
             return True
         return _may_wait_in(lane, self.fetch.url, None if self.hop is None else self.hop.url, self.hops)
 
+    def is_recorded(self, record: int, serialized: bytes) -> bool:
+        """Return whether the record of its batch has this fetch; serialized: the entry as it was parsed.
+
+        Most entries hold nothing but their fetch, as the producer has encoded it.
+        """
+        if serialized.startswith(_ONLY_FETCH, HEAD_CHARS):
+            only = serialized[HEAD_CHARS + len(_ONLY_FETCH) : -1]
+            if record == record_of(only, self.deadline_ms):
+                return True
+        return record == record_of(_encode(self.fetch), self.deadline_ms)
+
     @property
     def submitted_ms(self) -> int:
         """The time of the submit, Unix ms by Redis's clock."""
@@ -219,6 +231,7 @@ _decode = msgspec.json.Decoder(EntryData).decode
 _glimpse = msgspec.json.Decoder(_Glimpse).decode
 _glimpse_of_fetch = msgspec.json.Decoder(_FetchGlimpse).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_ONLY_FETCH = b'{"fetch":'
 _BARE_BYTES = HEAD_CHARS + len('{"fetch":{"url":""}}')
 _NO_BODY = (None, None, None)
 
@@ -378,8 +391,8 @@ def _head(fetch_id: str, deadline_ms: int) -> bytes:
 
 
 def _split_head(serialized: bytes) -> tuple[str, int]:
-    head = serialized[:HEAD_CHARS].decode("ascii", errors="replace")
-    fetch_id, deadline = head[:FETCH_ID_CHARS], head[FETCH_ID_CHARS:]
-    if not is_fetch_id(fetch_id) or len(deadline) != DEADLINE_CHARS or not deadline.isdigit():
+    found = _HEAD.match(serialized)
+    if found is None:
         raise BadEntryError(f"not an entry: {serialized[:60]!r}")
-    return fetch_id, int(deadline)
+    fetch_id, deadline = found.groups()
+    return fetch_id.decode(), int(deadline)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from fetchfleet.jobs.contract.safe_text import UNSAFE_CHARACTERS
-from fetchfleet.jobs.contract.urls import UrlError, parse_url
+from fetchfleet.jobs.contract.urls import UrlError, canonical_url
 from fetchfleet.jobs.errors import InvalidFetchError
 
 
@@ -86,7 +86,7 @@ _NOT_IN_A_NAME = re.compile(rf"[\\{UNSAFE_CHARACTERS}]")
 def url(value: str) -> str:
     """Return the URL in canonical form."""
     try:
-        return parse_url(value).text
+        return canonical_url(value)
     except UrlError as error:
         raise InvalidFetchError(f"url: {error}") from None
 

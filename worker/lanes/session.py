@@ -15,7 +15,6 @@ from fetchfleet.jobs.contract.entry import (
     parse_entry,
     serialize_entry,
 )
-from fetchfleet.jobs.contract.model import encode, record_of
 from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.jobs.scripts.lanes import UNRECORDED, ClaimReply
 from fetchfleet.worker.gate import gate
@@ -63,7 +62,7 @@ class LaneSession(Generic[S_co]):
                 entry = parse_entry(element)
                 if not entry.may_wait_in(lane.name):
                     why, note = invalid_claims.of_another_host(entry.id)
-                elif record == UNRECORDED or record == record_of(encode(entry.fetch), entry.deadline_ms):
+                elif record == UNRECORDED or entry.is_recorded(record, element):
                     entries.append(entry)
                     continue
                 else:

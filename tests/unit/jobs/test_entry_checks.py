@@ -505,3 +505,20 @@ def test_the_record_of_a_fetch_is_the_same_whoever_computes_it(fields: dict[str,
     with pytest.raises(NewerEntryError) as raised:
         parse_entry(newer)
     assert raised.value.record == record
+
+
+@pytest.mark.parametrize("fields", [{}, {"attempts": 2}, {"v": 1}], ids=["new", "retried", "with-version"])
+@pytest.mark.parametrize("spaces", [False, True])
+def test_an_entry_is_recorded_if_the_record_has_its_fetch_and_deadline(
+    fields: dict[str, Any],
+    spaces: bool,  # noqa: FBT001 a parameter of the test
+) -> None:
+    """However its JSON is written: another program may have written it."""
+    data = {"fetch": {"url": URL, "meta": {"a": 1}}, **fields}
+    serialized = HEAD + (json.dumps(data).encode() + b" " if spaces else msgspec.json.encode(data))
+    entry = parse_entry(serialized)
+    record = record_of(encode(entry.fetch), entry.deadline_ms)
+
+    assert entry.is_recorded(record, serialized)
+    assert not entry.is_recorded(record + 1, serialized)
+    assert not msgspec.structs.replace(entry, deadline_ms=1).is_recorded(record, serialized)

@@ -15,6 +15,7 @@ from fetchfleet.jobs.contract.urls import (
     MAX_URL_BYTES,
     FetchUrl,
     UrlError,
+    canonical_url,
     lane_of_name,
     lane_of_url,
     parse_host,
@@ -444,6 +445,27 @@ def test_parsing_a_canonical_text_again_changes_nothing(text: str) -> None:
     url = parsed(text)
 
     assert url is None or parse_url(url.text) == url
+
+
+@given(st.one_of(GOOD_URLS, URLISH, GOOD_URLS.map(lambda text: parse_url(text).text)))
+@example("http://a.example/a/./b")
+@example("http://a.example/a?x=/./")
+@example("http://a.example:80/")
+@example("https://a.example:080/")
+@example("http://a.example./")
+@example("http://1.2.3.4.5/")
+@example("http://-/")
+@example("http://a.example/\n")
+@example("http://a.example/" + "a" * MAX_URL_BYTES)
+def test_the_quick_way_to_a_canonical_url_finds_the_same(text: str) -> None:
+    """The text, or the refusal."""
+    found: list[str] = []
+    for parse in (canonical_url, lambda text: parse_url(text).text):
+        try:
+            found.append(parse(text))
+        except UrlError as error:
+            found.append(repr(error))
+    assert found[0] == found[1]
 
 
 @given(GOOD_URLS)
