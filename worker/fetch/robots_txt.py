@@ -8,6 +8,7 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.urls import FetchUrl, UrlError, lane_of_url, origin_of_url, parse_url
+from fetchfleet.worker.fetch.cases.host_signals import asked_s, host_state, learn
 from fetchfleet.worker.fetch.error_mapping import failure_of
 from fetchfleet.worker.fetch.rules.decide import Finish, Retry, defer_for_robots
 from fetchfleet.worker.fetch.rules.location import target_of
@@ -20,11 +21,10 @@ from fetchfleet.worker.fetch.rules.outcome import (
     throttle_of,
 )
 from fetchfleet.worker.fetch.rules.redirects import is_redirect
-from fetchfleet.worker.fetch.run import finish_fetch, host_state, learn, settle_retry
+from fetchfleet.worker.fetch.run import finish_fetch, settle_retry
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, robots_rules
 from fetchfleet.worker.gate.gate import Admit, Closed, WaitReason
-from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.robots_rules import (
     MAX_BYTES,
     MAX_HOPS,
@@ -106,8 +106,7 @@ class RobotsRequest:
             return RobotsAnswer(Answered(status=answer.status), bytes(body[:MAX_BYTES])), None
         await answer.discard()
         now_ms = self.session.lane.clock.now_ms()
-        asked = ", ".join(answer.values("retry-after"))
-        wait_s = retry_after_s(asked, answer.header("date"), now_ms)
+        wait_s = asked_s(answer, now_ms)
         target = None
         if is_redirect(answer.status):
             try:

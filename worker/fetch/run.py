@@ -1,40 +1,50 @@
-"""The story of a fetch: attempt it, learn from the outcome, decide what becomes of it, settle that."""
+"""The story of a fetch: attempt it, learn from the outcome, decide what becomes of it, settle that.
+
+A plain GET is told here from its request to its result. Where a fetch or a response is not plain, a cheap
+look leads into one of the special cases (worker/fetch/cases/).
+"""
+
+import asyncio
 
 import msgspec
 
-from fetchfleet.jobs.contract.entry import Entry
+from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.fetch import handover
-from fetchfleet.worker.fetch.attempt import Attempt, attempted
-from fetchfleet.worker.fetch.cases.redirect import move_to_lane
+from fetchfleet.worker.fetch.cases import existing, host_signals
+from fetchfleet.worker.fetch.cases.redirect import move_to_lane, request_after
+from fetchfleet.worker.fetch.cases.special import SPECIAL_FIELDS, SpecialCases
 from fetchfleet.worker.fetch.cases.start_marker import run_marked
-from fetchfleet.worker.fetch.rules import stale_fallback
+from fetchfleet.worker.fetch.error_mapping import failure_of
 from fetchfleet.worker.fetch.rules.abilities import PLACES
 from fetchfleet.worker.fetch.rules.decide import (
     CANCELLED,
     STORED,
-    Decision,
     Finish,
-    HostState,
     MoveLane,
     Retry,
     decide,
+    is_plain,
     may_repeat,
 )
 from fetchfleet.worker.fetch.rules.outcome import (
     AttemptOutcome,
+    Failed,
     Interrupted,
     Redirected,
     Stored,
     note_of,
-    observation_of,
-    throttle_of,
 )
 from fetchfleet.worker.fetch.rules.result import result_of
+from fetchfleet.worker.fetch.rules.validators import validators_of
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.gate import gate, retry_budget
+from fetchfleet.worker.gate import gate, quota, retry_budget
+from fetchfleet.worker.gate.state import Breaker
+from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.trace import Trace, timings_of
 from fetchfleet.worker.lanes import log_events, settler
+from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions
+from fetchfleet.worker.util.clock import mono_s
 
 _UNATTEMPTED = Interrupted()
 
@@ -47,15 +57,151 @@ async def run_fetch(session: FetchSession, entry: Entry) -> None:
         await finish_fetch(session, entry, Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE))
 
 
+async def attempted(session: FetchSession, entry: Entry) -> "Attempt":
+    """Return an attempt that has ended, or that has not begun, because the host has closed meanwhile."""
+    attempt = Attempt(session, entry)
+    if not session.lane.blocked_s():
+        attempt.outcome = await attempt.run()
+    return attempt
+
+
+class Attempt:
+    """One attempt at a fetch: the request, its redirects within the lane, the body into the sink."""
+
+    def __init__(self, session: FetchSession, entry: Entry) -> None:
+        self.session = session
+        self.entry = entry
+        self.trace = Trace(entry)
+        self.request = entry.request
+        """The request that went out last."""
+        self.hops = entry.hops
+        self.status: int | None = None
+        self.outcome: AttemptOutcome | None = None
+        """None before its end."""
+        self.special = None if is_plain(entry, session.lane.policy) else SpecialCases(session, entry)
+        self._expired: asyncio.Task[None] | None = None
+        """The task, once the time of the attempt has passed."""
+
+    async def run(self) -> AttemptOutcome:
+        """Return the outcome; raise nothing but CancelledError."""
+        lane, deadlines = self.session.lane, self.session.services.deadlines
+        total_s = lane.policy.timeouts.total_s
+        left_s = (self.entry.deadline_ms - lane.clock.now_ms()) / 1000
+        deadlines.add(self, max(0.0, min(left_s, total_s)))
+        try:
+            while True:
+                outcome = await self._exchange()
+                if outcome is not None:
+                    return outcome
+        except asyncio.CancelledError:
+            if self._expired is None or self._expired.uncancel():
+                raise
+            late = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
+            return Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
+        except Exception as error:  # noqa: BLE001 whatever it is, the fetch must be settled
+            return await failure_of(self.session, self.entry, error, self.status)
+        finally:
+            deadlines.discard(self)
+            if self.special is not None:
+                self.special.close()
+
+    def expire(self) -> None:
+        """Stop: the time of the attempt has passed."""
+        self._expired = self.session.lane.in_flight[self.entry.id]
+        self._expired.cancel()
+
+    async def _exchange(self) -> AttemptOutcome | None:
+        """Make one request and handle its response; return None if another request is to follow at once."""
+        session, lane, special = self.session, self.session.lane, self.special
+        self.status = None
+        if not lane.live:
+            return Interrupted()
+        request = self.request if special is None else await special.prepared(self.request)
+        answer = await session.services.engine.open(request, lane.pool, lane.policy.timeouts, self.trace)
+        try:
+            status = self.status = answer.status
+            if lane.gate.breaker is not Breaker.CLOSED or answer.has_any(quota.FIELDS):
+                host_signals.heed_head(session, self.trace, answer)
+            if special is not None and await special.refuses(answer):
+                await answer.discard()
+                return None if session.may_send_another() else Interrupted()
+            if 200 <= status < 300 or (special is not None and special.has_all):
+                return await self._stored(answer)
+            await answer.discard()
+            if status == 304:
+                return await self._special().not_modified(answer, request)
+            after = request_after(session, self.entry, self.request, self.hops, answer)
+            if not isinstance(after, Hop):
+                return after
+            self.request, self.hops = after, self.hops + 1
+            return None
+        finally:
+            answer.close()
+
+    async def _stored(self, answer: Answer) -> AttemptOutcome:
+        """Store the body of a response, checked against its length."""
+        lane, services, entry = self.session.lane, self.session.services, self.entry
+        if self.special is not None or self.hops or answer.status == 206 or answer.has_any(SPECIAL_FIELDS):
+            return await self._special().stored(answer, self.request, self.hops)
+        limits = [most for most in (entry.fetch.max_bytes, lane.policy.max_bytes) if most]
+        expected = Expected(answer.length_bytes, entry.fetch.sha256, min(limits, default=0))
+        found = validators_of(self.request.url, answer.header)
+        exchange = HttpExchange(self.request, answer)
+        options = StorageOptions(None, lane.policy.durability)
+        writer = services.sink.writer(entry, lane.token, expected, options, None, exchange)
+        try:
+            save_bytes, save_s = services.tuning.checkpoint_bytes, mono_s() + services.tuning.checkpoint_s
+            while piece := await answer.read():
+                writer.write(piece)
+                if writer.full or writer.size_bytes >= save_bytes or mono_s() >= save_s:
+                    await self._special().receive(answer.read, writer, exchange, save_bytes, save_s)
+                    break
+            stored = await writer.commit(lane.may_place)
+        except BaseException as error:
+            await self._special().broke_off(error, writer, exchange)
+            raise
+        finally:
+            await writer.aclose()
+        if stored is None:
+            return Interrupted()
+        return Stored(
+            status=answer.status,
+            path=stored.path,
+            size_bytes=stored.size_bytes,
+            sha256=stored.sha256,
+            etag=found.etag,
+            last_modified=found.last_modified,
+            unverified=answer.ends_with_connection and not expected.shows_the_whole,
+            offset=stored.offset,
+            length=stored.length,
+        )
+
+    def _special(self) -> SpecialCases:
+        """Return the special cases of this attempt, from now on."""
+        if self.special is None:
+            self.special = SpecialCases(self.session, self.entry)
+        return self.special
+
+
 async def conclude(attempt: Attempt) -> None:
     """Learn from an attempt, decide what becomes of its fetch, and settle that."""
     session, entry, outcome = attempt.session, attempt.entry, attempt.outcome
     if outcome is None:  # the host was throttled or failed meanwhile: the fetch has not started
         settle_retry(session, Retry(entry=entry, wait_s=session.lane.blocked_s(), reason=None))
         return
-    if attempt.part is not entry.part:
-        entry = msgspec.structs.replace(entry, part=attempt.part)
-    match learn_and_decide(session, entry, attempt.trace, outcome):
+    if attempt.special is not None and attempt.special.part is not entry.part:
+        entry = msgspec.structs.replace(entry, part=attempt.special.part)
+    lane, services, now_ms = session.lane, session.services, session.lane.clock.now_ms()
+    if isinstance(outcome, Stored) and gate.is_well(lane.gate, lane.policy):
+        session.change_gate(gate.answered(lane.gate, str(outcome.status), now_ms), save=True)
+        await finish_fetch(session, entry, STORED, outcome, attempt)
+        return
+    host_signals.learn(session, attempt.trace, outcome, entry.id)
+    host = host_signals.host_state(session)  # a retry waits until the lane opens, which may just have closed
+    decision = decide(entry, outcome, lane.policy, now_ms, host, services.chance())
+    if isinstance(decision, Retry) and decision.entry.attempts > entry.attempts:
+        session.change_gate(retry_budget.retried(lane.gate, now_ms))
+    match decision:
         case Finish() as end:
             if end.reason in PLACES and await handover.tried_here(session, entry, outcome):
                 return
@@ -67,49 +213,6 @@ async def conclude(attempt: Attempt) -> None:
                 await finish_fetch(session, moved, CANCELLED)
 
 
-def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id: str = "") -> None:
-    """Teach the lane's gate what the exchange says of the host; fetch_id: whose request it was."""
-    lane, services = session.lane, session.services
-    now_ms = lane.clock.now_ms()
-    if isinstance(outcome, Stored) and gate.is_well(lane.gate, lane.policy):
-        session.change_gate(gate.answered(lane.gate, str(outcome.status), now_ms), save=True)
-        return
-    sent_ms = lane.since_ms(trace.started_s)
-    observation = observation_of(outcome, sent_ms, len(lane.in_flight), trace.latency_ms, fetch_id)
-    state = gate.attempt_ended(lane.gate, lane.policy, observation, now_ms, services.chance())
-    throttle = throttle_of(outcome)
-    if throttle is not None:
-        state = gate.throttled(state, lane.policy, throttle.wait_s, now_ms, services.chance())
-    session.change_gate(state, save=True)
-
-
-def learn_and_decide(session: FetchSession, entry: Entry, trace: Trace, outcome: AttemptOutcome) -> Decision:
-    """Teach the gate the outcome, then decide what becomes of the fetch.
-
-    The order matters: a retry waits until the lane opens, and the outcome may just have closed it.
-    """
-    learn(session, trace, outcome, entry.id)
-    if isinstance(outcome, Stored):
-        return STORED
-    lane = session.lane
-    now_ms = lane.clock.now_ms()
-    decision = decide(entry, outcome, lane.policy, now_ms, host_state(session), session.services.chance())
-    if isinstance(decision, Retry) and decision.entry.attempts > entry.attempts:
-        session.change_gate(retry_budget.retried(lane.gate, now_ms))
-    return decision
-
-
-def host_state(session: FetchSession) -> HostState:
-    """Return what a decision needs to know of the host."""
-    lane = session.lane
-    now_ms, closed = lane.clock.now_ms(), lane.closed()
-    return HostState(
-        opens_ms=closed.until_ms if closed else now_ms,
-        retry_ms=retry_budget.retry_not_before_ms(lane.gate, now_ms),
-        dead=gate.is_dead(lane.gate, lane.policy, now_ms),
-    )
-
-
 async def finish_fetch(
     session: FetchSession,
     entry: Entry,
@@ -118,14 +221,10 @@ async def finish_fetch(
     attempt: Attempt | None = None,
 ) -> None:
     """Settle the end of a fetch. If its host is down, a body stored before may stand in for a failure."""
-    lane, services, fetch = session.lane, session.services, entry.fetch
+    lane, services = session.lane, session.services
     stand_in = None
     if finish.outcome is Outcome.FAILED:
-        closed = lane.closed()
-        down = stale_fallback.instead(entry, finish, outcome, closed.why if closed else None)
-        if down and services.sink.stored is not None:
-            wanted = stale_fallback.in_force(fetch, services.policy_of(fetch))
-            stand_in = await services.sink.stored.find(fetch) if wanted else None
+        stand_in = await existing.stand_in(session, entry, finish, outcome)
     if entry.part is not None:
         services.sink.disk.forget(entry.id, entry.part)
     last_url, trace = (attempt.request.url, attempt.trace) if attempt is not None else (None, None)
@@ -141,13 +240,6 @@ async def finish_fetch(
 def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome = _UNATTEMPTED) -> None:
     """Queue the fetch for its next attempt."""
     status = None if isinstance(outcome, Interrupted | Redirected) else outcome.status
-    line = log_events.retry(
-        session.lane.name,
-        retry.entry,
-        retry.wait_s,
-        retry.reason,
-        status,
-        note_of(outcome),
-        session.services.log,
-    )
+    lane_name, note, log = session.lane.name, note_of(outcome), session.services.log
+    line = log_events.retry(lane_name, retry.entry, retry.wait_s, retry.reason, status, note, log)
     session.settle(settler.retried(retry.entry, retry.wait_s, line))

@@ -96,6 +96,10 @@ class Answer:
         """Return the value of each line of the field. name: in lower case."""
         return self._lines.get(name, ())
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """Return whether the response has one of the fields. names: in lower case."""
+        return not names.isdisjoint(self._lines)
+
     def check_status(self) -> None:
         """Raise BadAnswerError if the status is not one of a final response."""
         if not MIN_STATUS <= self.status <= MAX_STATUS:

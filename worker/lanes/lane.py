@@ -100,6 +100,10 @@ class Lane:
         """Whether the lease holds by this worker's clock: only then may a file be put in its place."""
         return not self.lost and mono_s() < self.lease_ends_s
 
+    def may_place(self) -> bool:
+        """Return whether a file may be put in its place."""
+        return self.live
+
     def admission(self, *, besides: int = 0) -> Admission:
         """Return whether a fetch may start now, not counting `besides` of those in flight."""
         in_flight = len(self.in_flight) - besides

@@ -5,13 +5,14 @@ from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadAnswerError, ExistsError
+from fetchfleet.worker.fetch.rules import stale_fallback
 from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish
 from fetchfleet.worker.fetch.rules.outcome import AlreadyExists, AttemptOutcome, Interrupted, Unchanged
 from fetchfleet.worker.fetch.rules.validators import validators_of
-from fetchfleet.worker.fetch.services import FetchServices
+from fetchfleet.worker.fetch.services import FetchServices, FetchSession
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.sink.base import Sink
-from fetchfleet.worker.sink.index_entry import IndexEntry
+from fetchfleet.worker.sink.index_entry import IndexEntry, StoredBody
 
 GONE = "the stored file changed while its host was asked whether it is the newest"
 
@@ -40,6 +41,18 @@ async def since_then(
     if found is not None:
         return AlreadyExists(path=found.path, size_bytes=found.size_bytes, status=status)
     raise error
+
+
+async def stand_in(
+    session: FetchSession, entry: Entry, finish: Finish, outcome: AttemptOutcome
+) -> StoredBody | None:
+    """Return the body stored before that stands in for a failure, if the host is down and it is wanted."""
+    closed, services = session.lane.closed(), session.services
+    down = stale_fallback.instead(entry, finish, outcome, closed.why if closed else None)
+    if not down or services.sink.stored is None:
+        return None
+    wanted = stale_fallback.in_force(entry.fetch, services.policy_of(entry.fetch))
+    return await services.sink.stored.find(entry.fetch) if wanted else None
 
 
 async def known_of(fetch: Fetch, sink: Sink) -> IndexEntry | None:

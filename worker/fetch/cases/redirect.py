@@ -3,23 +3,26 @@
 from fetchfleet.jobs.contract.entry import MAX_HOPS, Entry, Hop, serialize_entry
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
+from fetchfleet.worker.fetch.cases.host_signals import asked_s
 from fetchfleet.worker.fetch.rules.decide import may_repeat
-from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Redirected
-from fetchfleet.worker.fetch.rules.redirects import Allowed, RedirectRefused, follow
+from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Redirected
+from fetchfleet.worker.fetch.rules.redirects import Allowed, RedirectRefused, follow, is_redirect
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError
 
 
-def followed(
-    session: FetchSession, entry: Entry, request: Hop, hops: int, answer: Answer, wait_s: float | None
+def request_after(
+    session: FetchSession, entry: Entry, request: Hop, hops: int, answer: Answer
 ) -> Hop | AttemptOutcome:
-    """Return the request to send at once in place of this one, or the outcome of the attempt.
+    """Return the request to send at once after one without a body to store, or the outcome of the attempt.
 
-    hops: the redirects before this one. wait_s: the Retry-After, before which a redirect is not followed
-    (RFC 9110 §10.2.3).
+    hops: the redirects before this one. It is not followed before its Retry-After (RFC 9110 §10.2.3).
     """
     lane, status = session.lane, answer.status
+    wait_s = asked_s(answer, lane.clock.now_ms())
+    if not is_redirect(status):
+        return Answered(status=status, wait_s=wait_s)
     if hops >= MAX_HOPS:
         return Failed(reason=Reason.TOO_MANY_REDIRECTS, final=True, status=status)
     allowed = Allowed(

@@ -1,0 +1,62 @@
+"""The signals of a host beyond good answers: throttles, failures, quotas, probes, waits that it asks for."""
+
+from fetchfleet.worker.fetch.rules.decide import HostState
+from fetchfleet.worker.fetch.rules.outcome import (
+    AttemptOutcome,
+    is_host_failure,
+    observation_of,
+    throttle_of,
+)
+from fetchfleet.worker.fetch.services import FetchSession
+from fetchfleet.worker.gate import gate, quota, retry_budget
+from fetchfleet.worker.gate.gate import HostSignal, Observation
+from fetchfleet.worker.gate.retry_after import retry_after_s
+from fetchfleet.worker.gate.state import Breaker
+from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.trace import Trace
+
+
+def heed_head(session: FetchSession, trace: Trace, answer: Answer) -> None:
+    """Close the breaker after a probe, however large its body is, and heed the host's quota."""
+    lane, before = session.lane, session.lane.gate
+    now_ms = lane.clock.now_ms()
+    if before.breaker is Breaker.HALF_OPEN and not is_host_failure(answer.status):
+        alive = Observation(HostSignal.ANSWERED, lane.since_ms(trace.started_s), len(lane.in_flight))
+        session.change_gate(gate.attempt_ended(before, lane.policy, alive, now_ms, 0.0))
+    found = quota.quota_of(answer.header, now_ms) if lane.policy.quota else None
+    # A Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11 §5).
+    if found is not None and answer.header("retry-after") is None:
+        at_once = gate.max_in_flight(lane.gate, lane.policy)
+        in_flight = len(lane.in_flight) - 1
+        session.change_gate(gate.quota_received(lane.gate, found, in_flight, now_ms, at_once))
+    if lane.gate is not before:
+        lane.notify()
+
+
+def asked_s(answer: Answer, now_ms: int) -> float | None:
+    """Return the wait that the response asks for by Retry-After."""
+    asked = ", ".join(answer.values("retry-after"))
+    return retry_after_s(asked, answer.header("date"), now_ms)
+
+
+def learn(session: FetchSession, trace: Trace, outcome: AttemptOutcome, fetch_id: str = "") -> None:
+    """Teach the lane's gate what the exchange says of the host; fetch_id: whose request it was."""
+    lane, services = session.lane, session.services
+    now_ms, sent_ms = lane.clock.now_ms(), lane.since_ms(trace.started_s)
+    observation = observation_of(outcome, sent_ms, len(lane.in_flight), trace.latency_ms, fetch_id)
+    state = gate.attempt_ended(lane.gate, lane.policy, observation, now_ms, services.chance())
+    throttle = throttle_of(outcome)
+    if throttle is not None:
+        state = gate.throttled(state, lane.policy, throttle.wait_s, now_ms, services.chance())
+    session.change_gate(state, save=True)
+
+
+def host_state(session: FetchSession) -> HostState:
+    """Return what a decision needs to know of the host."""
+    lane = session.lane
+    now_ms, closed = lane.clock.now_ms(), lane.closed()
+    return HostState(
+        opens_ms=closed.until_ms if closed else now_ms,
+        retry_ms=retry_budget.retry_not_before_ms(lane.gate, now_ms),
+        dead=gate.is_dead(lane.gate, lane.policy, now_ms),
+    )
