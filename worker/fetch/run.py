@@ -10,8 +10,7 @@ import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import Outcome, Reason
-from fetchfleet.worker.fetch import handover
-from fetchfleet.worker.fetch.cases import existing, host_signals
+from fetchfleet.worker.fetch.cases import existing, handover, host_signals
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane, request_after
 from fetchfleet.worker.fetch.cases.special import SPECIAL_FIELDS, SpecialCases
 from fetchfleet.worker.fetch.cases.start_marker import run_marked

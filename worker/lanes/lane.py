@@ -52,7 +52,7 @@ class Lane:
         self.ready: deque[Entry] = deque()
         """Claimed fetches that wait for their start."""
         self.aside: dict[str, str] = {}
-        """Claimed fetches that wait for another worker, with their needs (worker/fetch/handover.py)."""
+        """Claimed fetches that wait for another worker, with their needs (worker/fetch/cases/handover.py)."""
         self.aside_since_s = 0.0
         """When the first of them was set aside, by the monotonic clock."""
         self.in_flight: dict[str, asyncio.Task[None]] = {}

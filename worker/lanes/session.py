@@ -157,7 +157,7 @@ class LaneSession(Generic[S_co]):
     async def release(self, unfinished: list[Entry], needs: str = "") -> None:
         """Give the lane back, with the fetches that are claimed and not settled.
 
-        needs: those of a fetch for which another worker gets the lane (worker/fetch/handover.py).
+        needs: those of a fetch for which another worker gets the lane (worker/fetch/cases/handover.py).
         """
         lane, services = self.lane, self.services
         closed = lane.closed()

@@ -11,9 +11,9 @@ import msgspec
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.urls import lane_of_url
 from fetchfleet.jobs.scripts.lanes import Claimed
-from fetchfleet.worker.fetch import handover
+from fetchfleet.worker.fetch.cases import handover
+from fetchfleet.worker.fetch.cases.robots_txt import request_robots, rules_for
 from fetchfleet.worker.fetch.cases.unattempted import end_unattempted
-from fetchfleet.worker.fetch.robots_txt import request_robots, rules_for
 from fetchfleet.worker.fetch.rules.crashes import crashed, interrupted
 from fetchfleet.worker.fetch.rules.decide import DISALLOWED
 from fetchfleet.worker.fetch.run import finish_fetch, run_fetch

@@ -17,9 +17,10 @@ BRACES = re.compile(r"\{([\w,]+)\}")
 SPECIAL_CASES = {
     f"worker/fetch/{name}.py"
     for name in (
-        *("resume", "robots_txt"),
-        *("cases/existing", "cases/redirect", "cases/start_marker", "cases/unattempted"),
-        *("rules/crashes", "rules/range_rules", "rules/redirects", "rules/stale_fallback"),
+        *("cases/existing", "cases/handover", "cases/host_signals", "cases/redirect", "cases/resume"),
+        *("cases/robots_txt", "cases/special", "cases/start_marker", "cases/unattempted"),
+        *("error_mapping", "isolation", "rules/crashes", "rules/range_rules", "rules/redirects"),
+        "rules/stale_fallback",
     )
 }
 

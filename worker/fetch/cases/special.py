@@ -9,7 +9,7 @@ from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.worker import errors
 from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
 from fetchfleet.worker.fetch.cases import existing
-from fetchfleet.worker.fetch.resume import Resume
+from fetchfleet.worker.fetch.cases.resume import Resume
 from fetchfleet.worker.fetch.rules import stale_fallback, trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, Stored

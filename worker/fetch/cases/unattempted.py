@@ -4,8 +4,7 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
-from fetchfleet.worker.fetch import handover
-from fetchfleet.worker.fetch.cases import existing
+from fetchfleet.worker.fetch.cases import existing, handover
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane
 from fetchfleet.worker.fetch.rules import crashes
 from fetchfleet.worker.fetch.rules.decide import CANCELLED, Finish, expired
