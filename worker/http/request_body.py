@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from fetchfleet.jobs.contract.body_checks import inline
@@ -35,7 +35,7 @@ class Blocks:
         self._body = body
         self.length_bytes = len(body)
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         """Yield it block by block."""
         for at in range(0, len(self._body), BLOCK_BYTES):
             yield self._body[at : at + BLOCK_BYTES]
@@ -54,7 +54,7 @@ class Upload:
         self._opened = os.fstat(descriptor)
         self.length_bytes = self._opened.st_size
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         """Yield the file block by block, the last block only after a check that the file is unchanged.
 
         Raises BodyFileChangedError or UnreadableBodyFileError.

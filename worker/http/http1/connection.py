@@ -1,0 +1,350 @@
+"""A connection to a host that speaks HTTP/1.1: one exchange at a time, on a transport of the event loop."""
+
+import asyncio
+import contextlib
+import math
+import select
+import socket
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from fetchfleet.worker.errors import (
+    FetchError,
+    FirstByteTimeoutError,
+    ReadError,
+    ReadTimeoutError,
+    RemoteProtocolError,
+    WriteTimeoutError,
+)
+from fetchfleet.worker.http.exchange import Request
+from fetchfleet.worker.http.http1.heads import Head
+from fetchfleet.worker.http.http1.reader import ResponseReader
+from fetchfleet.worker.http.http1.request_head import request_head
+from fetchfleet.worker.http.net.loop_budget import LoopBudget
+from fetchfleet.worker.http.net.tls_transport import left_by_reset
+from fetchfleet.worker.http.request_body import BLOCK_BYTES, Blocks, Upload
+from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.util.clock import mono_s
+
+MAX_UNREAD_BYTES = 256 * 1024
+MAX_UNREAD_PIECES = 256
+"""Beyond either, the connection is not read from until its response is."""
+
+CLOCK_STEP_S = 0.001
+"""The clock of uvloop counts milliseconds."""
+
+
+class Http1Connection(asyncio.Protocol):
+    """A connection, given its connected socket; `connection_made` gives it the transport.
+
+    keepalive_s: how long it may be idle. idle: called when it is idle again. lost: called when it is closed.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_closed",
+        "_due_s",
+        "_error",
+        "_idle",
+        "_keepalive_s",
+        "_loop",
+        "_lost",
+        "_paused_reading",
+        "_paused_writing",
+        "_reader",
+        "_request",
+        "_socket",
+        "_timeouts",
+        "_timer",
+        "_transport",
+        "_waiter",
+        "address",
+        "heard",
+    )
+
+    _timeouts: Timeouts
+    _transport: asyncio.Transport
+
+    def __init__(
+        self,
+        connected: socket.socket,
+        budget: LoopBudget,
+        keepalive_s: float,
+        idle: Callable[["Http1Connection"], None],
+        lost: Callable[["Http1Connection"], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket = connected
+        self._budget = budget
+        self._keepalive_s = keepalive_s
+        self._idle = idle
+        self._lost = lost
+        self.heard = False
+        """Whether a byte of a response to the last request has come.
+
+        If none had when the exchange failed, and the connection had been idle, the host may have closed it
+        before it received the request (RFC 9112 §9.3.1).
+        """
+        self.address: str | None = None
+        """The host's."""
+        with contextlib.suppress(OSError):  # the host has hung up: reading will tell
+            self.address = connected.getpeername()[0]
+        self._request: Request | None = None
+        """The request whose response headers are awaited."""
+        self._reader: ResponseReader | None = None
+        """Of the response that is awaited or read; None if the connection is idle."""
+        self._waiter: asyncio.Future[None] | None = None
+        """Resolved when the exchange may go on: its one wait, for whatever event."""
+        self._error: FetchError | None = None
+        """Why the exchange failed. What has come of the body can be read first."""
+        self._closed = False
+        self._paused_reading = False
+        self._paused_writing = False
+        self._due_s = math.inf
+        """When the wait under way, or the idle connection, has lasted too long, by the loop's clock."""
+        self._timer: asyncio.TimerHandle | None = None
+        """One for all waits: it fires at or before `_due_s`, and is set again if that is later."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is idle, and the kernel knows of neither bytes nor an end that came meanwhile."""
+        if self._closed or self._reader is not None or self._loop.time() >= self._due_s:
+            return False
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
+
+    async def exchange(self, request: Request) -> "Http1Response":
+        """Send a request, and return the response once its header section is complete.
+
+        If this fails or is cancelled, the connection is closed at once. Raises InvalidRequestError,
+        WriteTimeoutError, FirstByteTimeoutError, ReadTimeoutError, ReadError, RemoteProtocolError or
+        RequestBodyError.
+        """
+        assert self._reader is None
+        self._request, self._timeouts, self._error, self.heard = request, request.timeouts, None, False
+        if self._closed:
+            raise ReadError("the connection was closed")
+        reader = self._reader = ResponseReader(request.method)
+        try:
+            head = request_head(request.method, request.target, request.headers)
+            if request.content is None:
+                self._transport.write(head)
+            else:
+                await self._send(head, request.content, reader)
+            while reader.head is None and self._error is None:
+                await self._wait(self._timeouts.read_s)
+        except BaseException:
+            self.close()
+            raise
+        if reader.head is None:
+            assert self._error is not None
+            raise self._error
+        self._request = None
+        return Http1Response(self, reader, reader.head)
+
+    async def _send(self, head: bytes, content: Blocks | Upload, reader: ResponseReader) -> None:
+        """Send the head and the content, block by block as the host takes them.
+
+        A final response may come before the end: the rest is not sent, and the connection not used again.
+        """
+        async with contextlib.aclosing(aiter(content)) as blocks:
+            async for block in blocks:
+                if head and len(block) > BLOCK_BYTES:
+                    self._transport.write(head)
+                    head = b""
+                self._transport.write(head + block)
+                head = b""
+                while self._paused_writing and reader.head is None and self._error is None:
+                    await self._wait(self._timeouts.write_s)
+                if reader.head is not None or self._error is not None:
+                    reader.reusable = False
+                    return
+        if head:
+            self._transport.write(head)
+
+    async def read(self, reader: ResponseReader) -> bytes:
+        """Return what has come of the body, once there is some; empty at its end."""
+        while not reader.pieces and not reader.complete:
+            if self._error is not None:
+                raise self._error
+            if self._reader is not reader:
+                raise ReadError("the response was closed")
+            await self._wait(self._timeouts.read_s)
+        if self._paused_reading:
+            self._paused_reading = False
+            self._transport.resume_reading()
+        return reader.take()
+
+    def finish(self, reader: ResponseReader) -> None:
+        """End the exchange of that response; the connection is idle then, or closed."""
+        if self._reader is not reader:
+            return
+        self._reader = None
+        if self._closed:
+            return
+        if not (reader.complete and reader.reusable) or self._transport.get_write_buffer_size():
+            self.close()
+            return
+        if self._paused_reading:
+            self._paused_reading = False
+            self._transport.resume_reading()
+        self._limit(self._keepalive_s)
+        self._idle(self)
+
+    def close(self) -> None:
+        """Close it at once; an exchange that goes on fails."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._reader is not None and not self._reader.complete and self._error is None:
+            self._error = ReadError("the connection was closed")
+        self._transport.abort()
+        self._wake()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come; nothing may come while the connection is idle."""
+        reader, request = self._reader, self._request
+        if reader is None:
+            self.close()
+        if reader is None or self._closed:
+            return
+        self.heard, had_head = True, reader.head is not None
+        try:
+            reader.feed(data)
+        except RemoteProtocolError as error:
+            self._fail(error)
+        if reader.held_bytes > MAX_UNREAD_BYTES or len(reader.pieces) > MAX_UNREAD_PIECES:
+            self._paused_reading = True
+            self._transport.pause_reading()
+        if request is None:
+            self._wake()
+        elif reader.head is None:
+            self._due_s = self._loop.time() + self._timeouts.read_s
+        elif not had_head:
+            request.trace.head_s = mono_s()
+            self._due_s = math.inf
+            if self._waiter is not None and not self._waiter.done():
+                self._budget.resolve(self._waiter)
+
+    def eof_received(self) -> None:
+        """Take the host's end of the connection, which is ours too."""
+        self._end()
+        self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection, whoever closed it; first what the host sent before it was reset."""
+        under_tls = self._transport.get_extra_info("ssl_object") is not None
+        if exc is not None and not (self._closed or under_tls) and (left := left_by_reset(self._socket)):
+            self.data_received(left)
+        if not self._closed:
+            if exc is None:
+                self._end()
+            elif self._reader is not None and not self._reader.complete:
+                self._error = ReadError(str(exc) or "the connection broke")
+                self._error.__cause__ = exc
+            self.close()
+        self._lost(self)
+
+    def pause_writing(self) -> None:
+        """Note that the host does not take what was sent."""
+        self._paused_writing = True
+
+    def resume_writing(self) -> None:
+        """Go on with sending."""
+        self._paused_writing = False
+        self._wake()
+
+    def _end(self) -> None:
+        if self._reader is not None and not self._closed:
+            try:
+                self._reader.end()
+            except RemoteProtocolError as error:
+                self._error = error
+
+    def _fail(self, error: FetchError) -> None:
+        self._error = error
+        self.close()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self, limit_s: float) -> None:
+        """Wait for the next event, for at most that long."""
+        self._limit(limit_s)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._due_s = math.inf
+
+    def _limit(self, limit_s: float) -> None:
+        self._due_s = self._loop.time() + limit_s
+        if self._timer is not None and self._timer.when() > self._due_s:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due_s, self._look)
+
+    def _look(self) -> None:
+        """Look whether the wait, or the idle connection, has lasted too long."""
+        self._timer = None
+        if self._loop.time() < self._due_s - CLOCK_STEP_S:
+            if self._due_s < math.inf:
+                self._timer = self._loop.call_at(self._due_s, self._look)
+        elif self._request is not None and self._paused_writing:
+            self._fail(
+                WriteTimeoutError(f"a piece of the request was not taken within {self._timeouts.write_s} s")
+            )
+        elif self._reader is not None:
+            late = ReadTimeoutError if self.heard else FirstByteTimeoutError
+            self._fail(late(f"received nothing within {self._timeouts.read_s} s"))
+        else:
+            self.close()
+
+
+class Http1Response:
+    """The response of an exchange on a connection, as exchange.py describes it."""
+
+    __slots__ = (
+        "_connection",
+        "_reader",
+        "address",
+        "headers",
+        "lenient",
+        "phrase",
+        "status",
+        "version",
+    )
+
+    def __init__(self, connection: Http1Connection, reader: ResponseReader, head: Head) -> None:
+        self._connection = connection
+        self._reader = reader
+        self.status = head.status
+        self.phrase = head.phrase
+        self.version = head.version
+        self.headers: Sequence[Header] = head.fields
+        self.lenient = reader.lenient
+        self.address = connection.address
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole body has been read."""
+        return self._reader.complete and not self._reader.pieces
+
+    async def read(self) -> bytes:
+        """Return what has come of the body, once there is some; empty at its end."""
+        return await self._connection.read(self._reader)
+
+    def close(self) -> None:
+        """End the exchange: the connection is idle if the whole response has come, else it is closed."""
+        self._connection.finish(self._reader)

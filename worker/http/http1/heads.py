@@ -1,0 +1,166 @@
+"""Header sections of HTTP/1 responses: read strictly by llhttp, else leniently if unambiguous. Pure."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from fetchfleet.worker.errors import RemoteProtocolError
+from fetchfleet.worker.http.field_lines import FramingError, usable_fields
+from fetchfleet.worker.http.wire import Header
+
+CHUNKED = -1
+"""The body is sent in chunks."""
+
+UNTIL_CLOSE = -2
+"""The body ends with the connection."""
+
+MAX_LENGTH_DIGITS = 18
+
+_DECIDING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+"""The fields that decide where the body ends and whether another response may follow it."""
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+"""A line feed alone ends a line too (RFC 9112 §2.2)."""
+
+_CONTROL = re.compile(rb"[\0-\x08\x0b-\x1f\x7f]")
+_LINE_BREAKING = re.compile(rb"[\v\f\r\n]")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([0-9]{3})(?: (.*))?", re.DOTALL)
+
+
+class Head(NamedTuple):
+    """The status line and the fields of a response."""
+
+    status: int
+    phrase: bytes
+    version: str
+    """`HTTP/1.1` or `HTTP/1.0`."""
+    fields: list[Header]
+    deciding: Mapping[bytes, bytes]
+    """Connection, Content-Length and Transfer-Encoding, in lower case; several lines joined by a comma."""
+    lenient: bool
+    """Whether only a lenient reading made sense of it."""
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the host keeps the connection open after the response (RFC 9112 §9.3)."""
+        options = self.deciding.get(b"connection", b"")
+        return self.version == "HTTP/1.1" and b"close" not in options.lower()
+
+    @property
+    def body_length(self) -> int:
+        """The length of a body that follows, CHUNKED or UNTIL_CLOSE (RFC 9112 §6.3).
+
+        A Content-Length that was sent twice with one value counts once (RFC 9110 §8.6).
+        Raises RemoteProtocolError if two readers could disagree.
+        """
+        coding, value = self.deciding.get(b"transfer-encoding"), self.deciding.get(b"content-length")
+        if coding is not None:
+            if value is not None:
+                raise RemoteProtocolError("both Content-Length and Transfer-Encoding")
+            if coding.lower() != b"chunked":
+                raise RemoteProtocolError(f"Transfer-Encoding {coding[:100]!r}")
+            return CHUNKED
+        if value is None:
+            return UNTIL_CLOSE
+        if value.isdigit() and len(value) <= MAX_LENGTH_DIGITS:
+            return int(value)
+        lengths = {length.strip(b" \t") for length in value.split(b",")}
+        length = lengths.pop()
+        if lengths or not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
+            raise RemoteProtocolError(f"Content-Length {value[:100]!r}")
+        return int(length)
+
+
+class _StrictReading:
+    """What llhttp finds in a header section."""
+
+    __slots__ = ("complete", "fields", "phrase")
+
+    def __init__(self) -> None:
+        self.fields: list[Header] = []
+        self.phrase = b""
+        self.complete = False
+
+    def on_status(self, phrase: bytes) -> None:
+        """Take the reason phrase."""
+        self.phrase = phrase
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a field line."""
+        self.fields.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Take the empty line."""
+        self.complete = True
+
+
+def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
+    """Return the header section at the beginning and where it ends; None if it has not ended.
+
+    It begins with `HTTP/1.`. searched: up to where no end was found. Raises RemoteProtocolError.
+    """
+    end = received.find(b"\r\n\r\n", searched) + 4
+    if end >= 4 and (head := _read_strictly(received[:end])) is not None:
+        return head, end
+    lenient_end = _HEAD_END.search(received, searched)
+    if lenient_end is None:
+        return None
+    end = lenient_end.end()
+    return _read_leniently(received[:end]), end
+
+
+def _read_strictly(head: bytes) -> Head | None:
+    """Read what llhttp accepts, unless its meaning must be looked at more closely."""
+    strict = _StrictReading()
+    parser = HttpResponseParser(strict)
+    try:
+        parser.feed_data(head)
+    except HttpParserError:
+        return None
+    except HttpParserUpgrade:  # a complete 101
+        pass
+    deciding = _deciding(strict.fields)
+    coding = deciding.get(b"transfer-encoding")
+    if not strict.complete or b"\0" in head or (coding is not None and coding.lower() != b"chunked"):
+        return None
+    version = "HTTP/1.0" if head.startswith(b"HTTP/1.0") else "HTTP/1.1"
+    return Head(parser.get_status_code(), strict.phrase, version, strict.fields, deciding, lenient=False)
+
+
+def _deciding(fields: Sequence[Header]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for sent, value in fields:
+        name = sent.lower()
+        if name in _DECIDING:
+            found[name] = found[name] + b"," + value if name in found else value
+    return found
+
+
+def _read_leniently(head: bytes) -> Head:
+    """Read what llhttp refuses, if its meaning is unambiguous."""
+    first, *lines = head.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
+    parts: list[tuple[bytes, list[bytes]]] = []
+    for line in lines:
+        if parts and line[:1] in {b" ", b"\t"}:
+            parts[-1][1].append(line)
+        else:
+            name, colon, value = line.partition(b":")
+            parts.append((name if colon else b" " + name, [value.strip(b" \t")]))
+    sent = [(name, b"\n".join(values)) for name, values in parts]
+    try:
+        fields = usable_fields(sent)
+    except FramingError as error:
+        raise RemoteProtocolError(str(error)) from None
+    status_line = b" ".join(_LINE_BREAKING.sub(b" ", first).split(None, 2))  # RFC 9112 §4
+    match = _STATUS_LINE.fullmatch(status_line)
+    if match is None or b"\0" in status_line:
+        raise RemoteProtocolError(f"no status line of HTTP/1: {first[:100]!r}")
+    plain = (
+        fields == sent
+        and status_line == first.rstrip(b" ")
+        and _CONTROL.search(head.replace(b"\r\n", b"")) is None
+    )
+    version = "HTTP/1.0" if match[1] == b"0" else "HTTP/1.1"
+    return Head(int(match[2]), match[3] or b"", version, fields, _deciding(fields), lenient=not plain)
