@@ -2,9 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -98,13 +96,16 @@ def with_accept_encoding(request: Hop, fetch: Fetch, slot: DecoderSlot) -> Hop:
     return msgspec.structs.replace(request, headers=headers)
 
 
+Read = Callable[[], Awaitable[bytes]]
+"""Returns the next piece of a body; empty at its end."""
+
+
 class BodyPipeline:
     """The body of one response, in the form that its fetch wants. Raises UnknownCodingError."""
 
     def __init__(self, answer: Answer, fetch: Fetch, policy: LanePolicy, max_bytes: int = 0) -> None:
         self._answer = answer
-        self._coded_bytes = coded_bytes = answer.length_bytes
-        self._max_coded_bytes = max_bytes + max_bytes // 8 + SLACK_BYTES if max_bytes else 0
+        coded_bytes = answer.length_bytes
         encoding = answer.header("content-encoding")
         # An empty body has no coding, whatever the header says.
         coded = encoding and coded_bytes != 0 and answer.status != 204
@@ -113,26 +114,44 @@ class BodyPipeline:
             raise UnknownCodingError(
                 f"coded as {', '.join(codings)[:MAX_CODING_CHARS]}: lines need decode, too"
             )
-        self._chain = DecoderChain(codings, policy.max_decode_ratio) if codings and fetch.decode else None
-        self._large_decoder = self._chain is not None and not LARGE_WINDOWS.isdisjoint(codings)
+        read = answer.read
+        if policy.min_rate_bytes_per_s:
+            read = _PacedBody(read, MinRate(policy.min_rate_bytes_per_s, policy.min_rate_window_s)).read
         told = names_of(encoding) if coded else ()
-        if self._chain is not None:
+        self._decoded: _DecodedBody | None = None
+        self._large_decoder = False
+        if codings and fetch.decode:
+            chain = DecoderChain(codings, policy.max_decode_ratio)
+            self._decoded = _DecodedBody(read, chain, coded_bytes, max_bytes)
+            self._large_decoder = not LARGE_WINDOWS.isdisjoint(codings)
+            read = self._decoded.read
             told = tuple(name for name in told if name not in codings)
-        self._wanted_digests: dict[str, bytes] = {}
-        self._coded_digests: dict[str, Any] = {}
-        self._rate = MinRate(policy.min_rate_bytes_per_s, policy.min_rate_window_s)
-        self._checker = JsonLinesChecker(policy.max_line_bytes) if fetch.lines else None
+        self._checker: JsonLinesChecker | None = None
+        if fetch.lines:
+            # A body without one of these ends with its connection, which may break (RFC 9112 §6.3).
+            framed = coded_bytes is not None or answer.header("transfer-encoding") is not None
+            self._checker = JsonLinesChecker(policy.max_line_bytes)
+            read = _CheckedLines(read, self._checker, whole=framed or self._decoded is not None).read
+        self.read = read
+        """Returns the next bytes to store; empty at the end.
+
+        Raises CodingError, BadLineError, CutLineError, DigestMismatchError, OverlongBodyError, TooSlowError
+        or TruncatedBodyError.
+        """
         self.coding = _UNPRINTABLE.sub("?", ", ".join(told))[:MAX_CODING_CHARS] if told else None
         """The codings in which the body is stored, with names of Content-Encoding that are no coding."""
-        self.coding_ended = False
-        """Whether a coding has marked the end of the body."""
-        self.length_bytes = coded_bytes if self._chain is None else None
+        self.length_bytes = coded_bytes if self._decoded is None else None
         """Length of the body as stored; None if unknown."""
 
     @property
     def decodes(self) -> bool:
         """Whether the stored bytes differ from the bytes sent."""
-        return self._chain is not None
+        return self._decoded is not None
+
+    @property
+    def coding_ended(self) -> bool:
+        """Whether a coding has marked the end of the body."""
+        return self._decoded is not None and self._decoded.ended
 
     @property
     def lines(self) -> int | None:
@@ -154,114 +173,118 @@ class BodyPipeline:
 
     def check_coded(self, digests: Iterable[Digest]) -> None:
         """Compare the coded bytes, before they are decoded, with these digests."""
-        self._wanted_digests = dict(digests)
-        self._coded_digests = {name: hashlib.new(name) for name in self._wanted_digests}
+        if self._decoded is not None:
+            self._decoded.expect(digests)
 
-    def pieces(self) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Yield the bytes to store as they come.
 
-        Raises CodingError, BadLineError, CutLineError, DigestMismatchError, OverlongBodyError, TooSlowError
-        or TruncatedBodyError.
-        """
-        as_sent = not self._rate.bytes_per_s and self._chain is None and self._checker is None
-        pieces = _Pieces(self._answer)
-        return nullcontext(pieces) if as_sent else self._inspected(pieces)
+class _PacedBody:
+    """A body that must not come below a rate."""
 
-    @asynccontextmanager
-    async def _inspected(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[AsyncIterator[bytes]]:
-        async with AsyncExitStack() as stages:
-            if self._rate.bytes_per_s:
-                pieces = await stages.enter_async_context(aclosing(_paced(pieces, self._rate)))
-            if self._chain is not None:
-                pieces = await stages.enter_async_context(aclosing(self._decoded(pieces, self._chain)))
-            if self._checker is not None:
-                pieces = await stages.enter_async_context(aclosing(self._checked(pieces, self._checker)))
-            yield pieces
+    def __init__(self, source: Read, rate: MinRate) -> None:
+        self._source = source
+        self._rate = rate
+        self._window = RateWindow()
 
-    async def _decoded(
-        self, chunks: AsyncIterator[bytes], chain: DecoderChain
-    ) -> AsyncGenerator[bytes, None]:
-        def decode(chunk: bytes) -> Iterator[bytes]:
-            for digest in self._coded_digests.values():
-                digest.update(chunk)
-            yield from chain.feed(chunk)
+    async def read(self) -> bytes:
+        asked_s = mono_s()
+        chunk = await self._source()
+        window = after(self._window, self._rate, len(chunk), mono_s() - asked_s) if chunk else self._window
+        if window is None:
+            rate = self._rate
+            raise TooSlowError(f"less than {rate.bytes_per_s:g} bytes a second over {rate.window_s:g} s")
+        self._window = window
+        return chunk
 
-        came_bytes = 0
-        async for chunk in chunks:
-            came_bytes += len(chunk)
-            if self._max_coded_bytes and came_bytes > self._max_coded_bytes:
-                raise OverlongBodyError(f"{came_bytes} coded bytes are more than {self._max_coded_bytes}")
-            pieces = decode(chunk)
-            # Even of a small chunk only the first step runs on the loop.
-            in_place = len(chunk) <= IN_PLACE_BYTES
+
+class _DecodedBody:
+    """A body whose codings are undone, step by step."""
+
+    def __init__(self, source: Read, chain: DecoderChain, coded_bytes: int | None, max_bytes: int) -> None:
+        self._source = source
+        self._chain = chain
+        self._coded_bytes = coded_bytes
+        self._max_coded_bytes = max_bytes + max_bytes // 8 + SLACK_BYTES if max_bytes else 0
+        self._came_bytes = 0
+        self._pieces: Iterator[bytes] | None = None
+        """What is left of the chunk that came last."""
+        self._wanted: dict[str, bytes] = {}
+        self._digests: dict[str, Any] = {}
+        self.ended = False
+        """Whether a coding has marked the end of the body."""
+
+    def expect(self, digests: Iterable[Digest]) -> None:
+        """Compare the coded bytes with these digests."""
+        self._wanted = dict(digests)
+        self._digests = {name: hashlib.new(name) for name in self._wanted}
+
+    async def read(self) -> bytes:
+        while True:
+            in_place = False
+            if self._pieces is None:
+                chunk = await self._source()
+                if not chunk:
+                    self._finish()
+                    return b""
+                self._came_bytes += len(chunk)
+                if self._max_coded_bytes and self._came_bytes > self._max_coded_bytes:
+                    said = f"{self._came_bytes} coded bytes are more than {self._max_coded_bytes}"
+                    raise OverlongBodyError(said)
+                self._pieces = self._decode(chunk)
+                in_place = len(chunk) <= IN_PLACE_BYTES  # even of a small chunk only the first step
+            pieces = self._pieces
             step, more = _step(pieces) if in_place else await run_in(CODING, _step, pieces)
-            while step or more:
-                if step:
-                    yield step
-                step, more = await run_in(CODING, _step, pieces) if more else (b"", False)
+            if not more:
+                self._pieces = None
+            if step:
+                return step
+
+    def _decode(self, chunk: bytes) -> Iterator[bytes]:
+        for digest in self._digests.values():
+            digest.update(chunk)
+        yield from self._chain.feed(chunk)
+
+    def _finish(self) -> None:
         # Content-Length counts coded bytes (RFC 9110 §8.6).
-        if self._coded_bytes is not None and came_bytes != self._coded_bytes:
-            raise TruncatedBodyError(f"{came_bytes} of {self._coded_bytes} coded bytes came")
-        chain.finish()
-        self.coding_ended = came_bytes > 0
-        for name, digest in self._coded_digests.items():
-            if digest.digest() != self._wanted_digests[name]:
+        if self._coded_bytes is not None and self._came_bytes != self._coded_bytes:
+            raise TruncatedBodyError(f"{self._came_bytes} of {self._coded_bytes} coded bytes came")
+        self._chain.finish()
+        self.ended = self._came_bytes > 0
+        for name, digest in self._digests.items():
+            if digest.digest() != self._wanted[name]:
                 raise DigestMismatchError(f"its {name}, coded, is {digest.hexdigest()}")
 
-    async def _checked(
-        self, pieces: AsyncIterator[bytes], checker: JsonLinesChecker
-    ) -> AsyncGenerator[bytes, None]:
-        # A body without one of these ends with its connection, which may break (RFC 9112 §6.3).
-        framed = self._coded_bytes is not None or self._chain is not None
-        whole = framed or self._answer.header("transfer-encoding") is not None
-        block: list[bytes] = []
 
-        def check(block: list[bytes], *, last: bool = False) -> None:
-            checker.feed(b"".join(block))  # joined in the thread: many blocks may wait for one
-            if last:
-                checker.finish(whole=whole)
+class _CheckedLines:
+    """A body whose lines are checked. whole: only a whole body ends without an error of the connection."""
 
-        block_bytes = 0
-        async for piece in pieces:
-            block.append(piece)
-            block_bytes += len(piece)
-            if block_bytes >= STEP_BYTES:
-                await run_in(CODING, check, block)
-                block, block_bytes = [], 0
-            yield piece
-        if block_bytes <= IN_PLACE_BYTES:
-            check(block, last=True)
+    def __init__(self, source: Read, checker: JsonLinesChecker, *, whole: bool) -> None:
+        self._source = source
+        self._checker = checker
+        self._whole = whole
+        self._block: list[bytes] = []
+        self._block_bytes = 0
+
+    async def read(self) -> bytes:
+        piece = await self._source()
+        self._block.append(piece)
+        self._block_bytes += len(piece)
+        if piece and self._block_bytes < STEP_BYTES:
+            return piece
+        block, size_bytes, self._block, self._block_bytes = self._block, self._block_bytes, [], 0
+        if piece:
+            await run_in(CODING, self._feed, block)
+        elif size_bytes > IN_PLACE_BYTES:
+            await run_in(CODING, self._finish, block)
         else:
-            await run_in(CODING, partial(check, block, last=True))
-
-
-class _Pieces:
-    """The body as it was sent, piece by piece."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await self._answer.read()
-        if not piece:
-            raise StopAsyncIteration
+            self._finish(block)
         return piece
 
+    def _feed(self, block: list[bytes]) -> None:
+        self._checker.feed(b"".join(block))  # joined in the thread: many blocks may wait for one
 
-async def _paced(chunks: AsyncIterator[bytes], rate: MinRate) -> AsyncGenerator[bytes, None]:
-    """Yield the chunks. Raises TooSlowError if they come below the rate."""
-    window = RateWindow()
-    asked_s = mono_s()
-    async for chunk in chunks:
-        fast_enough = after(window, rate, len(chunk), mono_s() - asked_s)
-        if fast_enough is None:
-            raise TooSlowError(f"less than {rate.bytes_per_s:g} bytes a second over {rate.window_s:g} s")
-        window = fast_enough
-        yield chunk
-        asked_s = mono_s()
+    def _finish(self, block: list[bytes]) -> None:
+        self._feed(block)
+        self._checker.finish(whole=self._whole)
 
 
 def _step(pieces: Iterator[bytes]) -> tuple[bytes, bool]:

@@ -169,11 +169,10 @@ class SpecialCases:
         writer = sink.writer(self._entry, lane.token, expected, options, taken, exchange)
         try:
             if not self.has_all:
-                async with body.pieces() as pieces:
-                    tuning = self._services.tuning
-                    save_bytes = writer.size_bytes + tuning.checkpoint_bytes
-                    save_s = mono_s() + tuning.checkpoint_s
-                    await self.receive(lambda: anext(pieces, b""), writer, exchange, save_bytes, save_s)
+                tuning = self._services.tuning
+                save_bytes = writer.size_bytes + tuning.checkpoint_bytes
+                save_s = mono_s() + tuning.checkpoint_s
+                await self.receive(body.read, writer, exchange, save_bytes, save_s)
             return await writer.commit(lane.may_place) or Interrupted()
         except errors.ExistsError as error:
             return await existing.since_then(self._entry, exchange.answer.status, error, self._services)
