@@ -5,6 +5,7 @@ the same address, and the connections to the former primary stay up. Some replie
 never be used. tests/unit/jobs/test_compat.py fails if a release of redis-py changes one of these parts.
 """
 
+import asyncio
 import re
 from typing import Any
 
@@ -71,8 +72,15 @@ def unsupported_by(error: ResponseError | InvalidResponse) -> UnsupportedRedisEr
     return UnsupportedRedisError(f"the server at the Redis URL is no Redis ({text}): {remedy}")
 
 
+MAX_UNSENT_BYTES = 64 << 10
+"""What may wait for a socket that is slow to take it; asyncio asks its writers to pause above that too."""
+
+
 class _WriteRefusals:
-    """A connection that remembers whether its Redis has refused a write. It packs commands in C."""
+    """A connection that remembers whether its Redis has refused a write.
+
+    It packs commands in C, and spares what redis-py does around each that is seldom needed.
+    """
 
     takes_no_writes = False
     _serializer = HiredisRespSerializer()
@@ -93,6 +101,29 @@ class _WriteRefusals:
         """Return the command as it is sent."""
         packed: list[bytes] = self._serializer.pack(*args)
         return packed
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 redis-py's
+        """Send commands; wait, which costs redis-py a task, only for a socket that is slow to take them."""
+        own: Any = self
+        is_checked = check_health and asyncio.get_running_loop().time() > own.next_health_check
+        if own.is_connected and not is_checked and isinstance(command, list):
+            own._writer.writelines(command)
+            if own._writer.transport.get_write_buffer_size() <= MAX_UNSENT_BYTES:
+                return
+            command = []
+        await super().send_packed_command(command, check_health)  # type: ignore[misc]
+
+    async def can_read_destructive(self) -> bool:
+        """Return whether an idle connection has a reply that is not of the next command.
+
+        redis-py finds that out by a read that it cancels.
+        """
+        own: Any = self
+        reader = own._reader
+        if reader is None or reader.at_eof() or reader.exception() is not None:
+            found: bool = await super().can_read_destructive()  # type: ignore[misc]
+            return found
+        return bool(reader._buffer) or own._parser._reader.has_data()
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """Return the next reply. Raises UnsupportedRedisError for one of a server that can never be used."""

@@ -77,7 +77,10 @@ def test_hiredis_packs_commands_as_redis_py_does() -> None:
     assert own == b"".join(HiredisRespSerializer().pack(*command))
 
 
-@pytest.mark.parametrize("name", ["connect", "pack_command", "read_response", "disconnect"])
+@pytest.mark.parametrize(
+    "name",
+    ["can_read_destructive", "connect", "disconnect", "pack_command", "read_response", "send_packed_command"],
+)
 def test_the_overridden_methods_exist(name: str) -> None:
     """An override of a method that redis-py has renamed would never be called."""
     assert callable(getattr(AbstractConnection, name, None)), f"redis-py has no AbstractConnection.{name}"

@@ -1,0 +1,66 @@
+"""Connections to Redis send at once, and see before a command what came without one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from fetchfleet.jobs.redis_connection import connection_pool
+from tests.support.lanes import ask
+
+
+@pytest.fixture
+async def connection(redis_url: str) -> AsyncIterator[Any]:
+    """A connection that a pool has connected."""
+    pool = connection_pool(redis_url)
+    found = await pool.get_connection()
+    yield found
+    await pool.release(found)
+    await pool.aclose()
+
+
+async def unread(connection: Any) -> None:
+    """Return once a reply is there."""
+    async with asyncio.timeout(5):
+        while not await connection.can_read_destructive():  # noqa: ASYNC110 it is on its way
+            await asyncio.sleep(0)
+
+
+async def test_a_reply_that_nobody_asked_for_is_seen(connection: Any) -> None:
+    """The pool would give it to the next command; read or still unread, it is there."""
+    assert not await connection.can_read_destructive()
+
+    await connection.send_command("ECHO", "a")
+    await unread(connection)
+    await connection.send_command("ECHO", "b")
+    assert await connection.read_response() == b"a"
+    assert await connection.can_read_destructive() or await connection.read_response() == b"b"
+
+
+async def test_a_connection_that_redis_has_closed_is_seen(connection: Any, redis: Redis) -> None:
+    """Before a command is sent on it."""
+    await connection.send_command("CLIENT", "ID")
+    await ask(redis, "CLIENT", "KILL", "ID", await connection.read_response())
+
+    with pytest.raises(RedisConnectionError):
+        await unread(connection)
+
+
+async def test_more_than_a_socket_takes_at_once_is_sent(connection: Any) -> None:
+    """The connection waits for the socket then."""
+    size_bytes = 8 << 20
+    await connection.send_packed_command(connection.pack_command("ECHO", b"x" * size_bytes))
+
+    assert len(await connection.read_response()) == size_bytes
+
+
+async def test_one_pool_serves_many_calls_at_once(redis_url: str) -> None:
+    """No reply goes to another call."""
+    client = Redis.from_pool(connection_pool(redis_url))
+    replies = await asyncio.gather(*(ask(client, "ECHO", f"{n}") for n in range(50)))
+    await client.aclose()
+
+    assert replies == [f"{n}".encode() for n in range(50)]
