@@ -4,10 +4,11 @@ import asyncio
 import logging
 import sys
 import threading
+import time
 import weakref
 from contextlib import suppress
-from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TextIO
 
 import msgspec
@@ -180,6 +181,8 @@ class LineWriter:
 def _write(stream: TextIO, lines: list[str]) -> None:
     """Write lines and remove them from the list, to which other threads may append meanwhile."""
     count = len(lines)
+    if count == 0:
+        return
     text = "\n".join([*lines[:count], ""])
     del lines[:count]
     with suppress(OSError):
@@ -210,7 +213,13 @@ class JsonLines:
 
 def timestamp() -> str:
     """Return the time in UTC as ISO 8601."""
-    return f"{datetime.now(UTC).isoformat(timespec='microseconds')[:-6]}Z"
+    second, us = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_up_to_the_second(second)}.{us:06d}Z"
+
+
+@lru_cache(maxsize=1)
+def _up_to_the_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def configure(stream: TextIO = sys.stderr, *, pretty: bool | None = None, level: str = "info") -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -95,6 +96,27 @@ def test_a_stream_that_takes_nothing_ends_nothing() -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     LineWriter(Full()).warning("a")
+
+
+async def test_a_stream_that_was_closed_after_the_last_line_is_left_alone() -> None:
+    """Nothing waits for it."""
+    stream = Stream()
+    writer = LineWriter(stream)
+    writer.info("a")
+    writer.warning("b")
+    stream.close()
+    await asyncio.sleep(0)
+    writer.flush()
+
+    assert stream.writes == ["a\nb\n"]
+
+
+def test_a_time_is_in_utc_with_its_microseconds() -> None:
+    """As `datetime` writes it."""
+    before, told, after = datetime.now(UTC), log.timestamp(), datetime.now(UTC)
+
+    assert before <= datetime.fromisoformat(told) <= after
+    assert len(told) == len("2030-01-02T03:04:05.000006Z")
 
 
 def test_lines_are_written_when_the_process_ends() -> None:
