@@ -70,8 +70,11 @@ def _without_folds(value: bytes) -> bytes:
 def _with_one_framing(fields: list[Header]) -> list[Header]:
     """Return the fields with one Transfer-Encoding if it means `chunked`, with none if it means none."""
     lines = [value.lower() for name, value in fields if name.lower() == b"transfer-encoding"]
-    codings = {coding.strip(b" \t") for value in lines for coding in value.split(b",")}
-    if lines in ([], [b"chunked"]) or not codings <= {b"chunked", b"identity", b""}:
+    codings = [coding.strip(b" \t") for value in lines for coding in value.split(b",")]
+    codings = [coding for coding in codings if coding]
+    if lines in ([], [b"chunked"]) or not set(codings) <= {b"chunked", b"identity"}:
+        return fields
+    if b"chunked" in codings and codings[-1] != b"chunked":  # read to the end of the connection by some
         return fields
     if b"chunked" not in codings and any(name.lower() == b"content-length" for name, _ in fields):
         return fields

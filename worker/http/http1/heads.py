@@ -25,6 +25,7 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 """A line feed alone ends a line too (RFC 9112 §2.2)."""
 
 _CONTROL = re.compile(rb"[\0-\x08\x0b-\x1f\x7f]")
+_HIDDEN_FRAMING = re.compile(rb"[\0\v\f\r][ \t]*(?:content-length|transfer-encoding)", re.IGNORECASE)
 _LINE_BREAKING = re.compile(rb"[\v\f\r\n]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([0-9]{3})(?: (.*))?", re.DOTALL)
 
@@ -140,6 +141,8 @@ def _deciding(fields: Sequence[Header]) -> dict[bytes, bytes]:
 
 def _read_leniently(head: bytes) -> Head:
     """Read what llhttp refuses, if its meaning is unambiguous."""
+    if hidden := _HIDDEN_FRAMING.search(head):
+        raise RemoteProtocolError(f"a field behind what some take for a line end: {hidden[0]!r}")
     first, *lines = head.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
     parts: list[tuple[bytes, list[bytes]]] = []
     for line in lines:
