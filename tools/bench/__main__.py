@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from fetchfleet.worker import settings
 from tools.bench import enqueue as enqueue_module
-from tools.bench import environment, report
-from tools.bench.compare import Load, Measured, side_by_side
+from tools.bench import environment, lower_bound, report
+from tools.bench.compare import Load, side_by_side
 from tools.bench.peers import PEERS
 from tools.bench.process import BenchError
 from tools.bench.profiler import profile as profile_module
-from tools.bench.stats import MB
+from tools.bench.stats import BASE, MB, OWN, is_own
+from tools.origin.tls_server import THERE as TLS_THERE
 
 WIDE = 120
 KB = 1_000
@@ -28,17 +30,32 @@ progress = Console(stderr=True, highlight=False)
 
 Files = Annotated[int, typer.Option(min=1, help="Number of files.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Runs of each program.")]
-JsonTo = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+JsonTo = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures to this file, and the tables beside it.")
+]
+Disk = Annotated[bool, typer.Option("--disk", help="Files on the disk of TMPDIR, instead of in memory.")]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="PROGRAM", help="Measure it; repeatable.")]
+
+SMALL, HOSTS_LOAD, LARGE, TLS = "small", "hosts", "large", "tls"
+NO_TLS = "nginx and openssl, for the load with TLS"
+UNITS = {SMALL: "per_s", HOSTS_LOAD: "per_s", LARGE: "mb_per_s", TLS: "per_s"}
+"""The loads, each with the rate that counts."""
 
 FULL = {
-    "small": Load(10_000, 10 * KB, HOSTS, 5),
-    "large": Load(8, 256 * MB, 1, 5),
+    SMALL: Load(20_000, 10 * KB, HOSTS, 5, in_parts=True),
+    HOSTS_LOAD: Load(2_000, 10 * KB, 2_000, 5, in_parts=True),
+    LARGE: Load(8, 256 * MB, 1, 5),
+    TLS: Load(1_000, 10 * KB, 1_000, 5, tls=True),
 }
+FULL_LAYERS = Load(20_000, 10 * KB, HOSTS, 5)
 FULL_ENQUEUE = enqueue_module.Load(100_000, 10_000, 5)
 QUICK = {
-    "small": Load(2_000, 10 * KB, HOSTS, 5, budget_s=80),
-    "large": Load(8, 64 * MB, 1, 5, budget_s=60),
+    SMALL: Load(4_000, 10 * KB, HOSTS, 5, budget_s=60, in_parts=True),
+    HOSTS_LOAD: Load(500, 10 * KB, 500, 5, budget_s=25, in_parts=True),
+    LARGE: Load(8, 32 * MB, 1, 5, budget_s=20),
+    TLS: Load(300, 10 * KB, 300, 5, budget_s=20, tls=True),
 }
+QUICK_LAYERS = Load(2_000, 10 * KB, HOSTS, 3, budget_s=20)
 QUICK_ENQUEUE = enqueue_module.Load(50_000, 2_000, 3)
 
 
@@ -49,53 +66,98 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Use smaller loads: under three minutes.")] = False,
     rounds: Annotated[int | None, typer.Option(min=1, help="Runs of each program.")] = None,
     small: Annotated[int | None, typer.Option(min=1, help="Number of small files.")] = None,
+    many: Annotated[int | None, typer.Option(min=1, help="Number of hosts with a file each.")] = None,
     large_mb: Annotated[int | None, typer.Option(min=1, help="Size of a large file, in MB.")] = None,
     enqueued: Annotated[int | None, typer.Option(min=1, help="Number of fetches to enqueue.")] = None,
+    only: Only = None,
+    disk: Disk = False,
     json_to: JsonTo = None,
 ) -> None:
-    """Compare fetchfleet with other programs. Without a command: small, large and enqueue.
+    """Compare fetchfleet with other programs. Without a command: all but profile.
 
     Programs that are not installed are listed. BENCH_PYTHON names a Python that has aiohttp and Scrapy.
     """
     if context.invoked_subcommand is not None:
         return
-    loads, enqueue = (QUICK, QUICK_ENQUEUE) if quick else (FULL, FULL_ENQUEUE)
-    of_small, of_large = loads["small"], loads["large"]
-    of_small = of_small._replace(files=small or of_small.files, rounds=rounds or of_small.rounds)
-    size_bytes = large_mb * MB if large_mb else of_large.size_bytes
-    of_large = of_large._replace(size_bytes=size_bytes, rounds=rounds or of_large.rounds)
-    count = enqueued or enqueue.fetches
-    enqueue = enqueue_module.Load(count, min(enqueue.jobs, count), rounds or enqueue.rounds)
+    loads, of_layers, enqueue = (
+        (QUICK, QUICK_LAYERS, QUICK_ENQUEUE) if quick else (FULL, FULL_LAYERS, FULL_ENQUEUE)
+    )
+    given: dict[str, dict[str, int | None]] = {
+        SMALL: {"files": small},
+        HOSTS_LOAD: {"files": many, "hosts": many},
+        LARGE: {"size_bytes": large_mb and large_mb * MB},
+        TLS: {"files": many, "hosts": many},
+    }
     with _reported(json_to) as found:
-        _small(of_small, found, "small")
-        _large(of_large, found, "large")
-        _enqueue(enqueue, found)
+        for name, load in loads.items():
+            _compare(name, _changed(load, {"rounds": rounds, **given[name]}), found, only, disk=disk)
+        of_all = {name: found[name] for name in UNITS if name in found}
+        _show(report.summary(of_all, UNITS, BASE if BASE in found[SMALL] else OWN), found)
+        _layers(_changed(of_layers, {"rounds": rounds, "files": small}), found, disk=disk)
+        _show(report.targets({**of_all, "layers": found["layers"]}), found)
+        count = enqueued or enqueue.fetches
+        _enqueue(enqueue_module.Load(count, min(enqueue.jobs, count), rounds or enqueue.rounds), found)
 
 
 @app.command()
-def small(files: Files = 10_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
-    """Fetch small files from 20 hosts to disk; report fetches/s of the whole command."""
+def small(
+    files: Files = 20_000,
+    kb: int = 10,
+    rounds: Rounds = 5,
+    *,
+    only: Only = None,
+    disk: Disk = False,
+    json_to: JsonTo = None,
+) -> None:
+    """Fetch small files from 20 hosts; report fetches/s and CPU time of the whole command."""
     with _reported(json_to) as found:
-        _small(Load(files, kb * KB, HOSTS, rounds), found, "small")
+        _compare(SMALL, Load(files, kb * KB, HOSTS, rounds, in_parts=True), found, only, disk=disk)
 
 
 @app.command()
-def hosts(files: Files = 2_000, kb: int = 10, rounds: Rounds = 5, json_to: JsonTo = None) -> None:
-    """Fetch one small file from each of many hosts; report fetches/s of the whole command."""
+def hosts(
+    files: Files = 2_000,
+    kb: int = 10,
+    rounds: Rounds = 5,
+    *,
+    only: Only = None,
+    disk: Disk = False,
+    json_to: JsonTo = None,
+) -> None:
+    """Fetch one small file from each of many hosts; report fetches/s and CPU time of the whole command."""
     with _reported(json_to) as found:
-        _small(Load(files, kb * KB, files, rounds), found, "hosts")
+        _compare(HOSTS_LOAD, Load(files, kb * KB, files, rounds, in_parts=True), found, only, disk=disk)
+
+
+@app.command()
+def tls(
+    files: Files = 1_000, rounds: Rounds = 5, *, only: Only = None, disk: Disk = False, json_to: JsonTo = None
+) -> None:
+    """Fetch one small file over TLS from each of many hosts: a handshake each, certificates verified."""
+    with _reported(json_to) as found:
+        _compare(TLS, Load(files, 10 * KB, files, rounds, tls=True), found, only, disk=disk)
 
 
 @app.command()
 def bodies(
     files: Files = 8,
     mb: Annotated[int, typer.Option(min=1, help="Size of each, in MB.")] = 256,
-    rounds: Rounds = 3,
+    rounds: Rounds = 5,
+    *,
+    only: Only = None,
+    disk: Disk = False,
     json_to: JsonTo = None,
 ) -> None:
-    """Fetch large bodies over loopback to disk; report MB/s of the whole command and its peak memory."""
+    """Fetch large bodies over loopback; report MB/s of the whole command, its CPU time and peak memory."""
     with _reported(json_to) as found:
-        _large(Load(files, mb * MB, 1, rounds), found, "bodies")
+        _compare(LARGE, Load(files, mb * MB, 1, rounds), found, only, disk=disk)
+
+
+@app.command()
+def layers(files: Files = 20_000, rounds: Rounds = 5, *, disk: Disk = False, json_to: JsonTo = None) -> None:
+    """Measure the CPU time of a fetch at each layer: loopback, file, HTTP client, straight line, worker."""
+    with _reported(json_to) as found:
+        _layers(Load(files, 10 * KB, HOSTS, rounds), found, disk=disk)
 
 
 @app.command()
@@ -111,12 +173,24 @@ def enqueue(
 
 
 @app.command()
-def profile(files: Files = 5_000, engine: str = "httpx", sink: str = "files", json_to: JsonTo = None) -> None:
-    """Profile one worker: CPU time of a fetch by subsystem, in µs."""
+def profile(
+    files: Files = 5_000,
+    engine: Annotated[list[str] | None, typer.Option(help="One of the engines; repeatable.")] = None,
+    sink: Annotated[list[str] | None, typer.Option(help="One of the sinks; repeatable.")] = None,
+    *,
+    disk: Disk = False,
+    json_to: JsonTo = None,
+) -> None:
+    """Profile one worker: CPU time of a fetch by subsystem, in µs. Without options: each engine and sink."""
+    load = Load(files, 10 * KB, HOSTS, 1)
     with _reported(json_to) as found:
-        of = profile_module.profile(Load(files, 10 * KB, HOSTS, 1), engine, sink)
-        found["profile"] = {f"{engine}, {sink}": of}
-        _show(report.where(of, f"{files:,} of 10 KB over {HOSTS} hosts, {engine}, {sink}"), found)
+        found["profile"] = {
+            f"{name}, {where}": profile_module.profile(load, name, where, disk=disk)
+            for name in engine or settings.ENGINES
+            for where in sink or settings.SINKS
+        }
+        title = f"{files:,} of 10 KB over {HOSTS} hosts, {_place(disk=disk)}, µs of CPU a fetch"
+        _show(report.where(found["profile"], title), found)
 
 
 @contextmanager
@@ -139,30 +213,47 @@ def _reported(json_to: Path | None) -> Iterator[dict[str, Any]]:
     found["took_s"] = round(time.monotonic() - began_s, 1)
     if json_to is not None:
         json_to.write_text(json.dumps(found, indent=2) + "\n")
+        json_to.with_suffix(".md").write_text("\n".join(found.get("markdown", [])))
 
 
-def _small(load: Load, found: dict[str, Any], name: str) -> None:
-    measured = _measured(load, "per_s")
-    _note(measured, found, name)
-    title = f"{load.files:,} of {load.size_bytes // KB} KB over {load.hosts:,} hosts from {measured.server}"
-    _show(report.files(measured.found, "per_s", f"{title}, median of {measured.rounds}"), found)
+def _changed(load: Load, given: Mapping[str, int | None]) -> Load:
+    """Return the load with the fields that are given."""
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value}
+    return load._replace(**fields)
 
 
-def _large(load: Load, found: dict[str, Any], name: str) -> None:
-    measured = _measured(load, "mb_per_s")
-    _note(measured, found, name)
-    title = f"{load.files} of {load.size_bytes // MB} MB from {measured.server}"
-    _show(report.files(measured.found, "mb_per_s", f"{title}, median of {measured.rounds}"), found)
-
-
-def _note(measured: Measured, found: dict[str, Any], name: str) -> None:
+def _compare(name: str, load: Load, found: dict[str, Any], only: list[str] | None, *, disk: bool) -> None:
+    """Measure a load and show its table. only: the programs to measure; all if empty."""
+    if load.tls and not TLS_THERE:
+        found["absent"].append(NO_TLS)
+        return
+    peers = [peer for peer in PEERS if peer.there and (not only or peer.name in only)]
+    if load.tls:  # the others find the CA in other ways
+        peers = [peer for peer in peers if is_own(peer.name) or peer.name == BASE]
+    if not peers:
+        names = "; ".join(peer.name for peer in PEERS if peer.there)
+        raise BenchError(f"--only names no program that can be measured here: {names}")
+    unit = UNITS[name]
+    measured = side_by_side(load, peers, unit, _report_progress, disk=disk)
     found[name] = measured.found
     found["server"] = measured.server
     found.setdefault("rounds", {})[name] = measured.rounds
+    size = f"{load.size_bytes // MB} MB" if load.size_bytes >= MB else f"{load.size_bytes // KB} KB"
+    over = f"{load.hosts:,} hosts" if load.hosts > 1 else "one host"
+    how = f"{measured.server}, {_place(disk=disk)}, median of {measured.rounds}"
+    title = f"{load.files:,} of {size} from {over}, {how}"
+    _show(report.files(measured.found, unit, title), found)
 
 
-def _measured(load: Load, unit: str) -> Measured:
-    return side_by_side(load, [peer for peer in PEERS if peer.there], unit, _report_progress)
+def _layers(load: Load, found: dict[str, Any], *, disk: bool) -> None:
+    found["layers"], rounds = lower_bound.measure(load, _report_progress, disk=disk)
+    found.setdefault("rounds", {})["layers"] = rounds
+    size = f"{load.files:,} of {load.size_bytes // KB} KB over {load.hosts} hosts"
+    _show(report.layers(found["layers"], f"{size}, {_place(disk=disk)}, median of {rounds}"), found)
+
+
+def _place(*, disk: bool) -> str:
+    return "to disk" if disk else "to memory"
 
 
 def _enqueue(load: enqueue_module.Load, found: dict[str, Any]) -> None:

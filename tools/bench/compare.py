@@ -2,18 +2,20 @@
 
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.bench import bodies, stats
+from tools.bench.environment import workspace
 from tools.bench.peers import Peer, Task
 from tools.bench.process import BenchError, run
 from tools.bench.stats import Run
-from tools.origin.static_server import StaticServer, serve_folder
+from tools.origin.static_server import serve_folder
+from tools.origin.tls_server import serve_tls
 
 KEPT_BYTES = 100 * stats.MB
 
@@ -26,6 +28,9 @@ class Load(NamedTuple):
     hosts: int
     rounds: int
     budget_s: float = float("inf")
+    tls: bool = False
+    in_parts: bool = False
+    """Slow programs fetch their share of the files only."""
 
 
 class Measured(NamedTuple):
@@ -36,19 +41,36 @@ class Measured(NamedTuple):
     server: str
 
 
+class _Turn(NamedTuple):
+    """A program with its task, and the checksums of what it is to store."""
+
+    peer: Peer
+    task: Task
+    served: Counter[int]
+
+
 Tell = Callable[[str], None]
 
 
-def side_by_side(load: Load, peers: Sequence[Peer], unit: str, tell: Tell) -> Measured:
+def side_by_side(load: Load, peers: Sequence[Peer], unit: str, tell: Tell, *, disk: bool = False) -> Measured:
     """Serve the files and let each program fetch them, in turn; raise BenchError if one fails."""
-    with tempfile.TemporaryDirectory(prefix="ff-bench-") as name:
-        folder = Path(name)
-        served = bodies.make(folder / "served", load.files, load.size_bytes)
-        with serve_folder(folder / "served", hosts(load)) as server:
-            runs = _rounds(load, peers, _task(load, server, folder), served, tell)
-    size_bytes = load.files * load.size_bytes
-    measured = {of: stats.of_files(own, load.files, size_bytes) for of, own in runs.items()}
-    return Measured(stats.with_ratios(measured, unit), len(next(iter(runs.values()))), server.name)
+    with workspace(disk=disk) as folder:
+        bodies.make(folder / "served", load.files, load.size_bytes)
+        with _serving(load, folder) as (server, base_urls, ca_file):
+            (folder / "out").mkdir()
+            trusted = {"SSL_CERT_FILE": str(ca_file)} if ca_file else {}
+            turns = [
+                _turn(load, peer._replace(environment={**peer.environment, **trusted}), base_urls, folder)
+                for peer in peers
+            ]
+            runs = _rounds(load, turns, tell, keep=disk and load.files * load.size_bytes <= KEPT_BYTES)
+    measured = {
+        turn.peer.name: stats.of_files(
+            runs[turn.peer.name], len(turn.task.urls), len(turn.task.urls) * load.size_bytes
+        )
+        for turn in turns
+    }
+    return Measured(stats.with_ratios(measured, unit), len(next(iter(runs.values()))), server)
 
 
 def hosts(load: Load) -> list[str]:
@@ -56,38 +78,46 @@ def hosts(load: Load) -> list[str]:
     return [f"127.0.{7 + number // 250}.{number % 250 + 1}" for number in range(load.hosts)]
 
 
-def _is_small(load: Load) -> bool:
-    """Return whether to keep the stored files: ext4 creates files at half the speed after many deletions."""
-    return load.files * load.size_bytes <= KEPT_BYTES
+@contextmanager
+def _serving(load: Load, folder: Path) -> Iterator[tuple[str, list[str], Path | None]]:
+    """Serve the files; yield the server's name, the URL of each host, and its CA file if it has TLS."""
+    if load.tls:
+        with serve_tls(folder / "served", hosts(load), folder / "tls") as (base_urls, ca_file):
+            yield "nginx with TLS", base_urls, ca_file
+    else:
+        with serve_folder(folder / "served", hosts(load)) as server:
+            yield server.name, server.base_urls, None
 
 
-def _task(load: Load, server: StaticServer, folder: Path) -> Task:
-    urls = [f"{server.base_urls[number % load.hosts]}/{number}.bin" for number in range(load.files)]
-    listed = folder / "urls.txt"
+def _turn(load: Load, peer: Peer, base_urls: list[str], folder: Path) -> _Turn:
+    files = max(1, round(load.files * peer.share)) if load.in_parts else load.files
+    urls = [f"{base_urls[number % load.hosts]}/{number}.bin" for number in range(files)]
+    listed = folder / f"{files}.txt"
     listed.write_text("\n".join(urls) + "\n")
-    out = folder / "out"
-    out.mkdir()
-    return Task(urls, listed, out, load.hosts)
+    task = Task(urls, listed, folder / "out", load.hosts)
+    return _Turn(peer, task, bodies.first(folder / "served", files))
 
 
-def _rounds(
-    load: Load, peers: Sequence[Peer], task: Task, served: Counter[int], tell: Tell
-) -> dict[str, list[Run]]:
-    runs: dict[str, list[Run]] = {peer.name: [] for peer in peers}
+def _rounds(load: Load, turns: Sequence[_Turn], tell: Tell, *, keep: bool) -> dict[str, list[Run]]:
+    """Give each program its turn in each round.
+
+    keep: the stored files. ext4 creates files at half the speed after many deletions.
+    """
+    runs: dict[str, list[Run]] = {turn.peer.name: [] for turn in turns}
     took_s: list[float] = []
     while len(took_s) < load.rounds and (not took_s or stats.another_fits(took_s, load.budget_s)):
         began_s = time.monotonic()
-        for peer in peers:
+        for peer, task, served in turns:
             own = task._replace(out=task.out / f"{len(took_s)} {peer.name}")
-            runs[peer.name].append(_turn(peer, own, served))
-            if not _is_small(load):
+            runs[peer.name].append(_run(peer, own, served))
+            if not keep:
                 shutil.rmtree(own.out)
             tell(f"round {len(took_s) + 1}: {peer.name} {runs[peer.name][-1].took_s:.2f} s")
         took_s.append(time.monotonic() - began_s)
     return runs
 
 
-def _turn(peer: Peer, task: Task, served: Counter[int]) -> Run:
+def _run(peer: Peer, task: Task, served: Counter[int]) -> Run:
     """Run the program once into its own folder and check every stored body."""
     os.sync()  # flush what the previous run left, so that this run does not wait for it
     task.out.mkdir()

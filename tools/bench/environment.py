@@ -1,4 +1,4 @@
-"""The machine and the versions that the figures were measured with."""
+"""The machine and the versions that the figures were measured with, and the folder for files."""
 
 import importlib.metadata
 import os
@@ -7,7 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,16 @@ COMMANDS = {
     "wget2": ["wget2", "--version"],
 }
 MB = 1 << 20
+MEMORY = Path("/dev/shm")  # noqa: S108 TemporaryDirectory makes a private folder in it
+"""Where tmpfs is mounted on Linux."""
+
+
+@contextmanager
+def workspace(*, disk: bool) -> Iterator[Path]:
+    """Yield a new folder in memory, or on the disk of TMPDIR; remove it with the block."""
+    place = MEMORY if MEMORY.is_dir() and not disk else None
+    with tempfile.TemporaryDirectory(prefix="ff-bench-", dir=place) as name:
+        yield Path(name)
 
 
 def machine() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from fetchfleet.worker import settings
 from tools.bench.bodies import in_files, in_segments
+from tools.bench.stats import BASE
 
 A_HOST = 8
 MOST_AT_ONCE = 160
@@ -49,6 +50,8 @@ class Peer(NamedTuple):
     there: bool
     environment: Mapping[str, str] = {}
     stored: Callable[[Path, Counter[int]], str] = in_files
+    share: float = 1.0
+    """The part of the list that it fetches: a slow program would take minutes for all of it."""
 
 
 def _fetchfleet(task: Task, *flags: str) -> list[str]:
@@ -79,14 +82,14 @@ def _program(python: str, name: str, task: Task) -> list[str]:
     return [python, "-m", f"{PROGRAMS}.{name}", str(task.listed), str(task.out), str(task.at_once)]
 
 
-def _command(program: str, command: Command) -> Peer:
-    return Peer(program, command, shutil.which(program.split(maxsplit=1)[0]) is not None)
+def _command(program: str, command: Command, share: float = 1.0) -> Peer:
+    return Peer(program, command, shutil.which(program.split(maxsplit=1)[0]) is not None, share=share)
 
 
-def _library(name: str, program: str, library: str) -> Peer:
+def _library(name: str, program: str, library: str, share: float = 1.0) -> Peer:
     probe = [PYTHON, "-c", f"import {library}"]
     there = subprocess.run(probe, capture_output=True, check=False).returncode == 0
-    return Peer(name, partial(_program, PYTHON, program), there)
+    return Peer(name, partial(_program, PYTHON, program), there, share=share)
 
 
 def _own(how: str = "", *, workers: int = 1, engine: str = "httpx", sink: str = "files") -> Peer:
@@ -102,14 +105,24 @@ def _with_flags(flags: Sequence[str], task: Task) -> list[str]:
     return _fetchfleet(task, *flags)
 
 
+A_QUARTER = 0.25
+
 PEERS = (
     _own(),
     _own(", 2 workers", workers=2),
     _own(", warc", sink="warc"),
-    Peer("arq + httpx by hand", partial(_program, sys.executable, "arq_httpx"), there=True),
-    _library("aiohttp script", "aiohttp_script", "aiohttp"),
-    _library("scrapy", "scrapy_spider", "scrapy"),
-    _command("aria2c", _aria2c),
+    _own(", direct", engine="direct"),
+    _own(", direct, 2 workers", workers=2, engine="direct"),
+    _own(", direct, warc", engine="direct", sink="warc"),
+    _library(BASE, "aiohttp_script", "aiohttp"),
+    Peer(
+        "arq + httpx by hand",
+        partial(_program, sys.executable, "arq_httpx"),
+        there=True,
+        share=A_QUARTER,
+    ),
+    _library("scrapy", "scrapy_spider", "scrapy", A_QUARTER),
+    _command("aria2c", _aria2c, A_QUARTER),
     _command("curl --parallel", _curl),
     _command("wget2", _wget2),
 )

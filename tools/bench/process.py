@@ -1,6 +1,7 @@
-"""Run one program and measure its duration and the peak memory of its processes."""
+"""Run one program and measure its duration, and the CPU time and peak memory of its processes."""
 
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ class BenchError(Exception):
 
 def run(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> Run:
     """Run the command with TMPDIR in the folder; raise BenchError if it fails or does not end."""
-    began_s = time.monotonic()
+    began_s, before_s = time.monotonic(), _children_s()
     peaks_bytes: dict[int, int] = {}
     with subprocess.Popen(
         command,
@@ -40,7 +41,13 @@ def run(name: str, command: list[str], folder: Path, environment: Mapping[str, s
         stderr = process.stderr.read().decode(errors="replace")
     if process.returncode != 0:
         raise BenchError(f"{name} ended with {process.returncode}: {stderr[-500:]}")
-    return Run(took_s, [*peaks_bytes.values()] or [0])
+    return Run(took_s, [*peaks_bytes.values()] or [0], _children_s() - before_s)
+
+
+def _children_s() -> float:
+    """Return the CPU time of the processes that have ended: children, and theirs for which they waited."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _family(pid: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Medians of runs, and ratios between programs. Pure."""
+"""Medians of runs, ratios between programs, and the ratios that fetchfleet aims at. Pure."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,70 @@ from typing import Any, NamedTuple
 
 MB = 1_000_000
 OWN = "fetchfleet"
+BASE = "aiohttp script"
+"""The program that the ratios of the summary go by: the bare way to fetch in Python."""
+
+
+DIRECT = f"{OWN}, direct"
+WGET2 = "wget2"
+BY_HAND = "arq + httpx by hand"
+STRAIGHT_LINE = "straight line"
+
+
+class Target(NamedTuple):
+    """A bound of the ratio of two figures of a load."""
+
+    load: str
+    unit: str
+    program: str
+    base: str
+    bound: float
+
+    @property
+    def is_most(self) -> bool:
+        """Whether the ratio may be at most the bound, as of CPU time, and not at least."""
+        return self.unit == "cpu_us"
+
+    def ratio(self, loads: Mapping[str, Mapping[str, Mapping[str, float]]]) -> float | None:
+        """Return the ratio of the figures; None if one of them was not measured."""
+        return beside(loads.get(self.load, {}), self.unit, self.base).get(self.program)
+
+    def is_met(self, ratio: float) -> bool:
+        """Return whether the ratio keeps the bound."""
+        return ratio <= self.bound if self.is_most else ratio >= self.bound
+
+
+TARGETS = (
+    Target("small", "per_s", DIRECT, BASE, 1.0),
+    Target("small", "per_s", f"{DIRECT}, 2 workers", BASE, 1.5),
+    Target("small", "per_s", f"{DIRECT}, 2 workers", WGET2, 0.6),
+    Target("small", "per_s", OWN, BASE, 0.6),
+    Target("small", "per_s", f"{OWN}, 2 workers", BASE, 1.0),
+    Target("small", "per_s", f"{OWN}, 2 workers", BY_HAND, 8.0),
+    Target("small", "per_s", f"{DIRECT}, warc", DIRECT, 1.0),
+    Target("small", "cpu_us", DIRECT, BASE, 1.2),
+    Target("small", "cpu_us", OWN, BASE, 2.0),
+    Target("hosts", "per_s", DIRECT, BASE, 1.0),
+    Target("large", "mb_per_s", DIRECT, BASE, 1.0),
+    Target("tls", "cpu_us", DIRECT, BASE, 1.2),
+    Target("layers", "cpu_us", "worker, direct", STRAIGHT_LINE, 1.6),
+    Target("layers", "cpu_us", "worker, httpx", STRAIGHT_LINE, 2.5),
+)
 
 
 class Run(NamedTuple):
-    """One run: its duration, and the peak resident memory of each of its processes."""
+    """One run: its duration, the peak memory of each of its processes, and the CPU time of all of them."""
 
     took_s: float
     peaks_bytes: Sequence[int]
+    cpu_s: float
 
 
 def of_files(runs: Sequence[Run], files: int, bytes_a_run: int) -> dict[str, float]:
-    """Return the figures of one program. Memory is of the worst round: all processes, and the largest one."""
+    """Return the figures of one program that fetched that many files in each run.
+
+    Memory is of the worst round: all processes, and the largest one.
+    """
     took_s = statistics.median(run.took_s for run in runs)
     return {
         "per_s": round(files / took_s, 1),
@@ -24,6 +77,7 @@ def of_files(runs: Sequence[Run], files: int, bytes_a_run: int) -> dict[str, flo
         "took_s": round(took_s, 3),
         "least_s": round(min(run.took_s for run in runs), 3),
         "most_s": round(max(run.took_s for run in runs), 3),
+        "cpu_us": round(statistics.median(run.cpu_s for run in runs) / files * 1e6, 1),
         "peak_rss_mb": round(max(sum(run.peaks_bytes) for run in runs) / MB, 1),
         "largest_rss_mb": round(max(max(run.peaks_bytes) for run in runs) / MB, 1),
     }
@@ -52,6 +106,13 @@ def with_ratios(figures: Mapping[str, Mapping[str, float]], unit: str) -> dict[s
         elif OWN in rates:
             figure[f"{OWN}_is_times"] = round(rates[OWN] / rates[name], 2)
     return found
+
+
+def beside(figures: Mapping[str, Mapping[str, float]], unit: str, base: str) -> dict[str, float]:
+    """Return how many times the figure of `base` each program has; empty if the base was not measured."""
+    if base not in figures:
+        return {}
+    return {name: figure[unit] / figures[base][unit] for name, figure in figures.items()}
 
 
 def is_own(name: str) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tools.bench.__main__ import NO_TLS
 from tools.bench.peers import PEERS
 from tools.bench.stats import is_own
 
 ROOT = Path(__file__).parents[3]
-THERE = {peer.name for peer in PEERS if peer.there}
-ABSENT = {peer.name for peer in PEERS} - THERE
+MEASURED = {"fetchfleet", "arq + httpx by hand"}
+ABSENT = {peer.name for peer in PEERS if not peer.there}
 
 
 def bench(written: Path, *arguments: str) -> Any:
@@ -27,27 +28,33 @@ def assert_compared(figures: Mapping[str, Any], unit: str) -> None:
     peers = {name for name in figures if not is_own(name)}
     for name, figure in figures.items():
         assert figure[unit] > 0
+        assert figure.get("cpu_us", 1) > 0
         assert "fetchfleet_is_times" in figure or figure["times"].keys() == peers, name
 
 
-def test_all_of_it_measures_whoever_is_there_and_names_who_is_not(tmp_path: Path) -> None:
-    """Small files, large ones and enqueueing, in one run, with what it was measured on."""
-    sizes = ["--small=40", "--large-mb=1", "--enqueued=500", "--rounds=1"]
-    found = bench(tmp_path / "figures.json", "--quick", *sizes)
+def test_a_run_measures_every_load_and_names_absent_programs(tmp_path: Path) -> None:
+    """With the machine, and one table of the ratios of all loads."""
+    sizes = ["--small=40", "--many=4", "--large-mb=1", "--enqueued=500", "--rounds=1"]
+    only = [f"--only={name}" for name in MEASURED]
+    found = bench(tmp_path / "figures.json", "--quick", *sizes, *only)
 
-    assert THERE == found["small"].keys() == found["large"].keys()
+    assert MEASURED == found["small"].keys() == found["hosts"].keys() == found["large"].keys()
     assert {"fetchfleet", "arq"} == found["enqueue"].keys()
-    assert ABSENT == set(found["absent"])
+    assert set(found["absent"]) in (ABSENT, {*ABSENT, NO_TLS})
+    assert {"fetchfleet"} == found["tls"].keys() or NO_TLS in found["absent"]
     assert_compared(found["small"], "per_s")
     assert_compared(found["large"], "mb_per_s")
     assert_compared(found["enqueue"], "per_s")
+    assert {"client", "straight line", "worker, httpx"} < found["layers"].keys()
+    assert all(layer["cpu_us"] > 0 for layer in found["layers"].values())
+    assert any("| fetchfleet | 1.00 | 1.00 |" in table for table in found["markdown"])
     assert {"cores", "command", "date"} <= found["machine"].keys()
     assert {"python", "httpx", "arq"} <= found["versions"].keys()
 
 
 def test_the_profile_says_where_the_time_goes(tmp_path: Path) -> None:
     """By room, and beside the worker: what its Redis took, and the clock."""
-    found = bench(tmp_path / "figures.json", "profile", "--files=300")
+    found = bench(tmp_path / "figures.json", "profile", "--files=300", "--engine=httpx", "--sink=files")
     [profile] = found["profile"].values()
 
     assert {"engine", "lane"} <= profile["cpu"].keys()

@@ -8,23 +8,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.bench import bodies
+from tools.bench.contenders.straight_line import LAYERS
 from tools.bench.peers import PEERS
 from tools.bench.profiler.subsystems import OTHERS, ROOMS, room_of, room_of_thread
-from tools.bench.report import rates
-from tools.bench.stats import MB, Run, another_fits, is_own, of_files, of_rates, with_ratios
+from tools.bench.report import layers, rates, summary, targets
+from tools.bench.stats import MB, TARGETS, Run, another_fits, is_own, of_files, of_rates, with_ratios
 
 rates_per_s = st.floats(1, 1e4)
 
 
 def test_the_figure_is_the_median_and_the_peak_the_largest() -> None:
     """One slow round does not count, one large one does; a program is all its processes."""
-    runs = [Run(2.0, [3 * MB]), Run(4.0, [5 * MB, 2 * MB]), Run(90.0, [6 * MB])]
+    runs = [Run(2.0, [3 * MB], 0.002), Run(4.0, [5 * MB, 2 * MB], 0.001), Run(90.0, [6 * MB], 9.0)]
 
     found = of_files(runs, 10, 100 * MB)
 
     assert (2.5, 25.0) == (found["per_s"], found["mb_per_s"])
     assert (4.0, 2.0, 90.0) == (found["took_s"], found["least_s"], found["most_s"])
     assert (7.0, 6.0) == (found["peak_rss_mb"], found["largest_rss_mb"])
+    assert 200.0 == found["cpu_us"]
 
 
 def test_rates_are_medians_too() -> None:
@@ -127,6 +129,47 @@ def test_what_threads_do_is_their_rooms() -> None:
     assert "sink, in threads" == room_of_thread("names_3") == room_of_thread("blocks_0")
     assert "other work, in threads" == room_of_thread("uvloop_0")
     assert "engine, in threads" == room_of_thread("sending_0")
+
+
+def test_the_summary_has_the_ratio_of_every_load_to_one_program() -> None:
+    """Of its rate and of its CPU time; empty where a program was not measured."""
+    loads = {
+        "small": {"fetchfleet": {"per_s": 30.0, "cpu_us": 50.0}, "script": {"per_s": 20.0, "cpu_us": 200.0}},
+        "large": {"script": {"mb_per_s": 9.0, "cpu_us": 8.0}},
+    }
+
+    lines = summary(loads, {"small": "per_s", "large": "mb_per_s"}, "script").markdown.splitlines()
+
+    assert "|  | small, rate | large, rate | small, CPU | large, CPU |" in lines
+    assert "| fetchfleet | 1.50 |  | 0.25 |  |" in lines
+    assert "| script | 1.00 | 1.00 | 1.00 | 1.00 |" in lines
+
+
+def test_a_target_is_met_by_a_ratio_on_the_right_side_of_its_bound() -> None:
+    """A rate has a least ratio, CPU time a greatest; one that was not measured is neither met nor missed."""
+    fast, slow = {"per_s": 60.0, "cpu_us": 401.0}, {"per_s": 100.0, "cpu_us": 200.0}
+
+    lines = targets({"small": {"fetchfleet": fast, "aiohttp script": slow}}).markdown.splitlines()
+
+    assert "| small: rate of fetchfleet | at least 0.6 times the aiohttp script | 0.60 | met |" in lines
+    assert "| small: CPU time of fetchfleet | at most 2 times the aiohttp script | 2.00 | missed |" in lines
+    assert "| tls: CPU time of fetchfleet, direct | at most 1.2 times the aiohttp script |  |  |" in lines
+
+
+def test_targets_name_programs_that_are_measured() -> None:
+    """Or layers."""
+    names = {peer.name for peer in PEERS}
+    of_layers = {*LAYERS, "worker, httpx", "worker, direct"}
+
+    for target in TARGETS:
+        assert {target.program, target.base} <= (of_layers if target.load == "layers" else names)
+
+
+def test_each_layer_stands_beside_the_straight_line() -> None:
+    """By its CPU time."""
+    figure = {"cpu_us": 30.4, "per_s": 9000.0, "times_straight_line": 0.2}
+
+    assert "| client | 30 | 9,000 | 0.20 |" in layers({"client": figure}, "Layers").markdown.splitlines()
 
 
 def test_a_table_is_the_same_on_a_page() -> None:

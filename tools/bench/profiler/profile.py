@@ -1,7 +1,6 @@
 """Profile one worker in this process while it fetches small files."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from fetchfleet.worker.settings import load_settings
 from fetchfleet.worker.util import aio, gc_freeze
 from tools.bench import bodies
 from tools.bench.compare import Load, hosts
+from tools.bench.environment import workspace
 from tools.bench.peers import A_HOST
 from tools.bench.process import BenchError
 from tools.bench.profiler.sampler import Sampler
@@ -28,10 +28,9 @@ LOOK_EVERY_S = 0.1
 TOP = 40
 
 
-def profile(load: Load, engine: str, sink: str) -> dict[str, Any]:
+def profile(load: Load, engine: str, sink: str, *, disk: bool = False) -> dict[str, Any]:
     """Return, per fetch in µs: `cpu` by subsystem, `redis_server`, `wall`; `functions`: the costliest."""
-    with tempfile.TemporaryDirectory(prefix="ff-bench-") as name:
-        folder = Path(name)
+    with workspace(disk=disk) as folder:
         bodies.make(folder / "served", load.files, load.size_bytes)
         with (
             serve_folder(folder / "served", hosts(load)) as server,

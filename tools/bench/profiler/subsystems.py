@@ -18,7 +18,6 @@ OTHERS = "loop"
 THREADS = {
     "blocks": "sink",
     "names": "sink",
-    "warc": "sink",
     "hashing": "sink",
     "sending": "engine",
     "coding": "decoding",
