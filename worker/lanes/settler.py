@@ -169,7 +169,8 @@ class Settler:
             in_flight = sum(len(lane.in_flight) for lane in self._waiting)
             if in_flight > self.count and not self._awaited.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._awaited.wait(), self._gather_more_s)
+                    async with asyncio.timeout(self._gather_more_s):
+                        await self._awaited.wait()
             self._some.clear()
             self._awaited.clear()
             batch, self._waiting = self._waiting, {}
