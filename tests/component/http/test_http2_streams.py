@@ -3,11 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
-import httpcore2
 import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
@@ -20,12 +16,22 @@ from hyperframe.frame import (
     SettingsFrame,
 )
 
-from fetchfleet.worker.errors import FirstByteTimeoutError
-from fetchfleet.worker.http.http2.pool import SharedConnections
+from fetchfleet.worker.errors import (
+    ConnectError,
+    FirstByteTimeoutError,
+    InvalidRequestError,
+    PoolTimeoutError,
+    ReadError,
+    ReadTimeoutError,
+    RemoteProtocolError,
+    WriteTimeoutError,
+)
+from fetchfleet.worker.http.http2.connection import Http2Connection
 from fetchfleet.worker.http.http2.session import STREAM_WINDOW_BYTES
 from fetchfleet.worker.http.http2.stream import MAX_INTERIM
-from fetchfleet.worker.http.httpx_engine.transport import LanePool
+from fetchfleet.worker.http.net.pool import LanePool
 from tests.support.waiting import wait_until
+from tests.support.wire import asking, fetch, lane_pool, request_to, rest_of
 from tools.origin import http2 as o
 from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.http2 import Exchange, Http2Origin, server_tls
@@ -33,7 +39,6 @@ from tools.origin.http2 import Exchange, Http2Origin, server_tls
 pytestmark = pytest.mark.skipif(not HAS_OPENSSL, reason="needs openssl")
 
 HOST = "127.0.95.1"
-PATIENT = {"connect": 10.0, "read": 10.0, "write": 10.0, "pool": 10.0}
 MIB = 1 << 20
 
 
@@ -59,52 +64,8 @@ async def origin(tls: ssl.SSLContext) -> AsyncIterator[Http2Origin]:
 @pytest.fixture
 async def pool(authority: Authority) -> AsyncIterator[LanePool]:
     """A lane's pool, by whose policy HTTP/2 is offered."""
-    async with make_pool(authority.cert) as made:
+    async with lane_pool(HOST, authority.cert, http2=True) as made:
         yield made
-
-
-def make_pool(cafile: Path, **how: Any) -> LanePool:
-    """Such a pool."""
-    trusting = ssl.create_default_context(cafile=cafile)
-    return LanePool(httpcore2.AnyIOBackend(), lambda: trusting, http2=True, **how)
-
-
-@asynccontextmanager
-async def asking(
-    through: LanePool, url: str, method: str = "GET", body: bytes | None = None, **timeouts: float
-) -> AsyncIterator[httpcore2.Response]:
-    """An exchange, from the head of its answer to the end of the block."""
-    headers: list[tuple[bytes | str, bytes | str]] = []
-    if body is not None:
-        headers.append(("Content-Length", str(len(body))))
-
-    async def pieces() -> AsyncIterator[bytes]:
-        for at in range(0, len(body or b""), 1 << 16):
-            yield (body or b"")[at : at + (1 << 16)]
-
-    content: Any = None if body is None else Again(pieces)
-    extensions = {"timeout": {**PATIENT, **timeouts}}
-    async with through.stream(method, url, headers=headers, content=content, extensions=extensions) as answer:
-        yield answer
-
-
-class Again:
-    """A body that may be sent more than once."""
-
-    def __init__(self, pieces: Any) -> None:
-        self._pieces = pieces
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        made: AsyncIterator[bytes] = self._pieces()
-        return made
-
-
-async def fetch(
-    through: LanePool, url: str, method: str = "GET", body: bytes | None = None, **how: float
-) -> bytes:
-    """The whole body of an answer."""
-    async with asking(through, url, method, body, **how) as answer:
-        return b"".join([piece async for piece in answer.aiter_stream()])
 
 
 async def silent(x: Exchange) -> None:
@@ -158,7 +119,7 @@ async def test_an_answer_that_is_closed_early_is_reset(origin: Http2Origin, pool
 
     origin.behaviour = endless
     async with asking(pool, origin.url()) as answer:
-        await anext(answer.aiter_stream())
+        assert await answer.read()
 
     await wait_until(lambda: origin.requests[0].reset == ErrorCodes.CANCEL, "the reset")
     origin.behaviour = o.ok
@@ -182,9 +143,9 @@ async def test_one_that_stands_still_holds_up_no_other(origin: Http2Origin, pool
         for _ in range(4):
             assert len(await fetch(pool, origin.url("/moving"))) == 8 * MIB
         assert sent["/still"] <= STREAM_WINDOW_BYTES
-        rest = [len(piece) async for piece in still.aiter_stream()]
+        rest = await rest_of(still)
 
-    assert sum(rest) == 8 * MIB
+    assert len(rest) == 8 * MIB
     assert len(origin.peers) == 1
 
 
@@ -222,10 +183,10 @@ async def test_who_finds_no_free_stream_waits_no_longer_than_the_pool_timeout(
         await x.reset(ErrorCodes.REFUSED_STREAM)
 
     origin.behaviour = refuse
-    tasks = [asyncio.create_task(fetch(pool, origin.url(), pool=0.2)) for _ in range(3)]
+    tasks = [asyncio.create_task(fetch(pool, origin.url(), pool_s=0.2)) for _ in range(3)]
     results = await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert {type(result) for result in results} == {httpcore2.PoolTimeout}
+    assert {type(result) for result in results} == {PoolTimeoutError}
     assert len(origin.peers) == 2
 
 
@@ -257,9 +218,7 @@ async def test_a_limit_that_falls_and_rises_is_kept(origin: Http2Origin, pool: L
 
 def has_room(pool: LanePool) -> bool:
     """Whether a stream could be opened now."""
-    [shared] = pool.connections
-    assert isinstance(shared, SharedConnections)
-    return any(connection.room for connection in shared._connections)
+    return any(connection.room for connection in pool._open if isinstance(connection, Http2Connection))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -290,7 +249,7 @@ async def test_a_host_that_begins_nothing_has_failed_after_a_few(origin: Http2Or
         await x.reset(ErrorCodes.REFUSED_STREAM)
 
     origin.behaviour = refuse
-    with pytest.raises(httpcore2.ConnectError, match="refused 4 times"):
+    with pytest.raises(ConnectError, match="refused 4 times"):
         await fetch(pool, origin.url(), "POST", b"once")
 
     assert len(origin.requests) == 4
@@ -351,7 +310,7 @@ async def test_a_silent_stream_times_out_alone(origin: Http2Origin, pool: LanePo
     moving = asyncio.create_task(fetch(pool, origin.url("/moving")))
     await wait_until(lambda: origin.requests, "the first request")
     with pytest.raises(FirstByteTimeoutError):
-        await fetch(pool, origin.url("/silent"), read=0.2)
+        await fetch(pool, origin.url("/silent"), read_s=0.2)
 
     assert set(await moving) == set(b"x")
     assert len(origin.peers) == 1
@@ -363,7 +322,7 @@ async def test_a_connection_that_died_in_silence_is_not_used_again(
     """Nothing at all came on it while a stream waited: the next attempt has a new one."""
     origin.behaviour = silent
     with pytest.raises(FirstByteTimeoutError):
-        await fetch(pool, origin.url(), read=0.2)
+        await fetch(pool, origin.url(), read_s=0.2)
     origin.behaviour = o.ok
 
     assert await fetch(pool, origin.url()) == b"ok"
@@ -379,16 +338,16 @@ async def test_a_body_that_stalls_times_out(origin: Http2Origin, pool: LanePool)
         await silent(x)
 
     origin.behaviour = half
-    with pytest.raises(httpcore2.ReadTimeout):
-        await fetch(pool, origin.url(), read=0.2)
+    with pytest.raises(ReadTimeoutError):
+        await fetch(pool, origin.url(), read_s=0.2)
 
 
 async def test_a_body_that_is_not_read_is_given_up(origin: Http2Origin, pool: LanePool) -> None:
     """The host opens no window for what is sent to it: the write timeout holds."""
     origin.reads_bodies = False
     origin.behaviour = silent
-    with pytest.raises(httpcore2.WriteTimeout):
-        await fetch(pool, origin.url(), "PUT", b"x" * 200_000, write=0.2)
+    with pytest.raises(WriteTimeoutError):
+        await fetch(pool, origin.url(), "PUT", b"x" * 200_000, write_s=0.2)
 
     await wait_until(lambda: origin.requests[0].reset == ErrorCodes.CANCEL, "the reset")
 
@@ -418,7 +377,7 @@ async def test_an_answer_before_the_end_of_the_body_is_taken(origin: Http2Origin
     origin.behaviour = enough
     async with asking(pool, origin.url(), "POST", b"x" * 500_000) as answer:
         assert answer.status == 413
-        assert await answer.aread() == b"too much"
+        assert await rest_of(answer) == b"too much"
 
 
 async def garbage(x: Exchange) -> None:
@@ -518,7 +477,7 @@ async def test_a_connection_that_breaks_the_protocol_is_closed(
 ) -> None:
     """What is on it has failed at once, and the next request goes over another."""
     origin.behaviour = fault
-    with pytest.raises(httpcore2.RemoteProtocolError):
+    with pytest.raises(RemoteProtocolError):
         await fetch(pool, origin.url())
     origin.behaviour = o.ok
 
@@ -543,10 +502,10 @@ async def test_an_answer_that_breaks_the_protocol_ends_alone(
 
     origin.behaviour = answer
     async with asking(pool, origin.url("/good")) as good:
-        with pytest.raises(httpcore2.RemoteProtocolError):
+        with pytest.raises(RemoteProtocolError):
             await fetch(pool, origin.url("/bad"))
         go_on.set()
-        assert await good.aread() == b"ok"
+        assert await rest_of(good) == b"ok"
 
     assert len(origin.peers) == 1
 
@@ -563,9 +522,9 @@ async def test_a_stream_that_the_host_resets_has_failed_after_what_had_come(
 
     origin.behaviour = half
     came = b""
-    with pytest.raises(httpcore2.ReadError):  # noqa: PT012
+    with pytest.raises(ReadError):  # noqa: PT012
         async with asking(pool, origin.url()) as answer:
-            async for piece in answer.aiter_stream():
+            while piece := await answer.read():
                 came += piece
 
     assert came == b"half"
@@ -605,14 +564,14 @@ async def test_a_connection_that_was_closed_as_it_was_used_is_made_good(
     await origin.peers[1].hang_up()
     await wait_until(lambda: origin.open == 0, "the connections to be gone")
     await fetch(pool, origin.url())
-    with pytest.raises(httpcore2.RemoteProtocolError):
+    with pytest.raises(RemoteProtocolError):
         await fetch(pool, origin.url("/close"), "POST")
     assert [seen.connection for seen in origin.requests] == [1, 1, 2, 3, 3]
 
 
 async def test_an_idle_connection_expires(authority: Authority, origin: Http2Origin) -> None:
     """It is closed with the next request, which has a new one."""
-    async with make_pool(authority.cert, keepalive_expiry_s=0.01) as pool:
+    async with lane_pool(HOST, authority.cert, http2=True, keepalive_s=0.01) as pool:
         await fetch(pool, origin.url())
         await asyncio.sleep(0.05)
         await fetch(pool, origin.url())
@@ -636,7 +595,7 @@ async def test_a_second_connection_that_is_not_needed_expires(
 
     origin.behaviour = held
     async with (
-        make_pool(authority.cert, keepalive_expiry_s=0.01) as pool,
+        lane_pool(HOST, authority.cert, http2=True, keepalive_s=0.01) as pool,
         asking(pool, origin.url("/long")) as long,
     ):
         await fetch(pool, origin.url())
@@ -645,15 +604,15 @@ async def test_a_second_connection_that_is_not_needed_expires(
         await fetch(pool, origin.url())
         await wait_until(lambda: origin.open == 2, "the idle one to be closed")
         go_on.set()
-        assert await long.aread() == b"ok"
+        assert await rest_of(long) == b"ok"
 
     assert [seen.connection for seen in origin.requests] == [1, 2, 3]
 
 
 async def test_a_request_that_cannot_be_said_is_our_fault(origin: Http2Origin, pool: LanePool) -> None:
     """It is not sent, and not tried again."""
-    with pytest.raises(httpcore2.LocalProtocolError):
-        await pool.request("GET", origin.url(), headers=[(":odd", "x")], extensions={"timeout": PATIENT})
+    with pytest.raises(InvalidRequestError):
+        await fetch(pool, origin.url(), headers=((b":odd", b"x"),))
 
     assert await fetch(pool, origin.url()) == b"ok"
     assert len(origin.requests) == 1
@@ -661,7 +620,7 @@ async def test_a_request_that_cannot_be_said_is_our_fault(origin: Http2Origin, p
 
 async def test_closing_the_pool_says_farewell(authority: Authority, origin: Http2Origin) -> None:
     """The host hears that we go, and nothing is left of the connection."""
-    async with make_pool(authority.cert) as pool:
+    async with lane_pool(HOST, authority.cert, http2=True) as pool:
         await fetch(pool, origin.url())
 
     await wait_until(lambda: origin.open == 0, "the end of the connection")
@@ -673,7 +632,7 @@ async def test_those_who_wait_for_a_connection_share_its_failure(pool: LanePool)
     calls = [fetch(pool, f"https://{HOST}:1/{n}") for n in range(10)]
     results = await asyncio.gather(*calls, return_exceptions=True)
 
-    assert {type(result) for result in results} == {httpcore2.ConnectError}
+    assert {type(result) for result in results} == {ConnectError}
     assert len({id(result) for result in results}) == 10
 
 
@@ -707,7 +666,7 @@ async def test_a_host_without_http2_is_spoken_to_as_before(authority: Authority)
     plain = server_tls(authority.issue("plain", f"IP:{HOST}"), "http/1.1")
     async with await asyncio.start_server(serve, HOST, 0, ssl=plain) as server:
         url = f"https://{HOST}:{server.sockets[0].getsockname()[1]}/"
-        async with make_pool(authority.cert) as pool:
+        async with lane_pool(HOST, authority.cert, http2=True) as pool:
             for _ in range(3):
                 assert await asyncio.gather(*(fetch(pool, url) for _ in range(4))) == [b"ok"] * 4
 
@@ -716,25 +675,18 @@ async def test_a_host_without_http2_is_spoken_to_as_before(authority: Authority)
     assert opened == 4
 
 
-async def test_the_stages_of_an_exchange_are_told(origin: Http2Origin, pool: LanePool) -> None:
-    """By httpcore2's names, whoever made the connection."""
-    told: list[str] = []
+async def test_an_exchange_is_timed(origin: Http2Origin, pool: LanePool) -> None:
+    """Whether it opened a connection, for how long, and when the head of its response was there."""
+    first, second = request_to(origin.url()), request_to(origin.url())
 
-    async def trace(event: str, _info: Any) -> None:
-        told.append(event)
+    for request in (first, second):
+        response = await pool.exchange(request)
+        assert await rest_of(response) == b"ok"
+        response.close()
 
-    for _ in range(2):
-        extensions = {"timeout": PATIENT, "trace": trace}
-        async with pool.stream("GET", origin.url(), extensions=extensions) as answer:
-            await answer.aread()
-            version = answer.extensions["http_version"]
-
-    assert version == b"HTTP/2"
-    assert told.count("connection.connect_tcp.started") == 1
-    for stage in (
-        "send_request_headers",
-        "send_request_body",
-        "receive_response_headers",
-        "receive_response_body",
-    ):
-        assert told.count(f"http2.{stage}.complete") == 2
+    assert (response.version, response.address) == ("HTTP/2", HOST)
+    assert (first.trace.opened, second.trace.opened) == (True, False)
+    assert first.trace.connect_s > second.trace.connect_s == 0
+    for request in (first, second):
+        assert request.trace.head_s is not None
+        assert request.trace.latency_ms is not None

@@ -36,15 +36,20 @@ class ResponseHead(NamedTuple):
     """The length of the body that follows, None if it is not declared."""
 
 
-def request_fields(method: bytes, scheme: bytes, target: bytes, fields: Sequence[Header]) -> list[Header]:
+def request_fields(method: str, scheme: str, target: bytes, fields: Sequence[Header]) -> list[Header]:
     """Return the header section of a request; its Host field becomes `:authority`."""
     lowered = [(name.lower(), value) for name, value in fields]
     authority = next(value for name, value in lowered if name == b"host")
-    pseudo = [(b":method", method), (b":authority", authority), (b":scheme", scheme), (b":path", target)]
+    pseudo = [
+        (b":method", method.encode()),
+        (b":authority", authority),
+        (b":scheme", scheme.encode()),
+        (b":path", target),
+    ]
     return pseudo + [field for field in lowered if field[0] not in _NOT_SENT]
 
 
-def parse_response(fields: Iterable[Header], method: bytes) -> ResponseHead:
+def parse_response(fields: Iterable[Header], method: str) -> ResponseHead:
     """Check the header section of the response to a request; raises MalformedHeadersError."""
     statuses: list[bytes] = []
     plain: list[Header] = []
@@ -69,4 +74,4 @@ def parse_response(fields: Iterable[Header], method: bytes) -> ResponseHead:
         length_bytes = int(lengths.pop())
         plain = [field for field in plain if field[0] != b"content-length"]
         plain.append((b"content-length", str(length_bytes).encode()))
-    return ResponseHead(status, plain, 0 if method == b"HEAD" or status in _BODYLESS else length_bytes)
+    return ResponseHead(status, plain, 0 if method == "HEAD" or status in _BODYLESS else length_bytes)

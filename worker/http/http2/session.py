@@ -12,10 +12,10 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-import httpcore2
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 
+from fetchfleet.worker.errors import InvalidRequestError, ReadError, RemoteProtocolError
 from fetchfleet.worker.http.compat import skip_content_length_check
 from fetchfleet.worker.http.http2.frames import (
     Data,
@@ -81,10 +81,10 @@ class Session:
         """How many bytes wait to be sent."""
         return len(self._out)
 
-    def open(self, fields: list[Header], method: bytes, *, whole: bool) -> Stream:
+    def open(self, fields: list[Header], method: str, *, whole: bool) -> Stream:
         """Send the header section of a request; whole: no body follows. The caller has checked `room`.
 
-        Raises RefusedError if the connection takes no more streams, or httpcore2.LocalProtocolError.
+        Raises RefusedError if the connection takes no more streams, or InvalidRequestError.
         """
         try:
             stream_id = self._h2.get_next_available_stream_id()
@@ -94,7 +94,7 @@ class Session:
             raise RefusedError(str(error)) from error
         except h2.exceptions.ProtocolError as error:
             self.draining = True  # half of the headers may be in the compressor's table
-            raise httpcore2.LocalProtocolError(str(error)) from error
+            raise InvalidRequestError(str(error)) from error
         skip_content_length_check(self._h2.streams[stream_id])
         stream = self.streams[stream_id] = Stream(stream_id, method, STREAM_WINDOW_BYTES)
         self._collect()
@@ -115,7 +115,7 @@ class Session:
             self._collect()
 
     def receive(self, data: bytes) -> None:
-        """Take bytes from the host; raises httpcore2.RemoteProtocolError, which ends the connection."""
+        """Take bytes from the host; raises RemoteProtocolError, which ends the connection."""
         try:
             for frame in self._frames.feed(data):
                 match frame:
@@ -129,14 +129,14 @@ class Session:
                     case _:
                         self._receive_others(frame)
         except FrameError as error:
-            raise httpcore2.RemoteProtocolError(str(error)) from error
+            raise RemoteProtocolError(str(error)) from error
         finally:
             self._collect()
         if self._owed_bytes >= _CREDIT_BYTES:
             self._out += window_update(0, self._owed_bytes)
             self._owed_bytes = 0
         if self.unsent_bytes > MAX_UNSENT_BYTES:
-            raise httpcore2.RemoteProtocolError("it asks for more answers than it reads")
+            raise RemoteProtocolError("it asks for more answers than it reads")
 
     def _receive_data(self, frame: Data) -> None:
         # Data of a dropped stream has used the connection's window too.
@@ -148,7 +148,7 @@ class Session:
             return
         try:
             stream.receive_data(frame.payload, frame.size_bytes)
-        except httpcore2.RemoteProtocolError as error:
+        except RemoteProtocolError as error:
             self._fail_alone(stream, error)
         else:
             if frame.last:
@@ -159,23 +159,23 @@ class Session:
         try:
             events = self._h2.receive_data(frames)
         except Exception as error:  # h2 raises its parsers' errors as they are
-            raise httpcore2.RemoteProtocolError(f"invalid HTTP/2: {error}") from error
+            raise RemoteProtocolError(f"invalid HTTP/2: {error}") from error
         for event in events:
             self.settled = self.settled or isinstance(event, h2.events.RemoteSettingsChanged)
             stream_id: int | None = getattr(event, "stream_id", None)
             if not stream_id:  # the windows of all streams may have grown
                 for each in self.streams.values():
-                    each.changed.set()
+                    each.notify()
                 continue
             stream = self.streams.get(stream_id)
             if stream is None or stream.over:
                 continue
             try:
                 self._apply(event, stream)
-            except httpcore2.RemoteProtocolError as error:
+            except RemoteProtocolError as error:
                 self._fail_alone(stream, error)
             except MalformedHeadersError as error:
-                self._fail_alone(stream, httpcore2.RemoteProtocolError(str(error)))
+                self._fail_alone(stream, RemoteProtocolError(str(error)))
 
     def _apply(self, event: h2.events.Event, stream: Stream) -> None:
         match event:
@@ -190,10 +190,10 @@ class Session:
                 stream.fail(_refused(stream, "refused"))
             case h2.events.StreamReset(error_code=code):
                 is_protocol = code == ErrorCodes.PROTOCOL_ERROR
-                kind = httpcore2.RemoteProtocolError if is_protocol else httpcore2.ReadError
+                kind = RemoteProtocolError if is_protocol else ReadError
                 stream.fail(kind(f"the host reset the stream: {getattr(code, 'name', code)}"))
             case h2.events.WindowUpdated():
-                stream.changed.set()
+                stream.notify()
             case _:  # trailers, and events of no interest
                 pass
 
@@ -246,4 +246,4 @@ class Session:
 
 def _refused(stream: Stream, how: str) -> Exception:
     """Return the error of a refusal; a host that has begun to respond has begun the request."""
-    return httpcore2.ReadError(how) if stream.heard else RefusedError(how)
+    return ReadError(how) if stream.heard else RefusedError(how)

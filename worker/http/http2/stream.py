@@ -2,12 +2,14 @@
 
 import asyncio
 
-import httpcore2
-
+from fetchfleet.worker.errors import RemoteProtocolError
 from fetchfleet.worker.http.http2.headers import ResponseHead
 
 MAX_INTERIM = 100
 """The most interim responses (1xx, RFC 9110 §15.2) that are accepted before the final one."""
+
+SMALL_BYTES = 1024
+"""A piece of a body that is smaller is put together with the next."""
 
 
 class RefusedError(Exception):
@@ -21,7 +23,7 @@ class UnansweredError(Exception):
 class Stream:
     """The state of one response; its unread body is bounded by the window of the stream."""
 
-    def __init__(self, stream_id: int, method: bytes, window_bytes: int) -> None:
+    def __init__(self, stream_id: int, method: str, window_bytes: int) -> None:
         self.id = stream_id
         self.method = method
         self.head: ResponseHead | None = None
@@ -34,11 +36,14 @@ class Stream:
         """Read, and not yet returned to the host as window."""
         self.window_bytes = window_bytes
         """How much more the host may send."""
-        self.changed = asyncio.Event()
-        """Set on every change."""
+        self.waiter: asyncio.Future[bool] | None = None
+        """What the exchange waits on: true for a change, false if it is too late."""
+        self.late_at_s = 0.0
+        """When it is too late, on the loop's clock."""
+        self.unread: list[bytes] = []
+        """The part of the body that has arrived and is not yet read."""
         self._interim = 0
         self._received_bytes = 0
-        self._unread = bytearray()
 
     @property
     def over(self) -> bool:
@@ -46,48 +51,52 @@ class Stream:
         return self.ended or self.error is not None
 
     def receive_interim(self) -> None:
-        """Count an interim response; raises httpcore2.RemoteProtocolError after MAX_INTERIM of them."""
+        """Count an interim response; raises RemoteProtocolError after MAX_INTERIM of them."""
         self.heard = True
         self._interim += 1
         if self._interim > MAX_INTERIM:
-            raise httpcore2.RemoteProtocolError(f"more than {MAX_INTERIM} interim responses")
+            raise RemoteProtocolError(f"more than {MAX_INTERIM} interim responses")
+        self.notify()
 
     def receive_head(self, head: ResponseHead) -> None:
         """Take the header section of the response."""
         self.heard, self.head = True, head
-        self.changed.set()
+        self.notify()
 
     def receive_data(self, data: bytes, size_bytes: int) -> None:
         """Take a piece of the body, which used `size_bytes` of the window.
 
-        Raises httpcore2.RemoteProtocolError if it exceeds the window or the declared length.
+        Raises RemoteProtocolError if it exceeds the window or the declared length.
         """
         self.window_bytes -= size_bytes
         self.owed_bytes += size_bytes - len(data)
         self._received_bytes += len(data)
         if self.head is None or self.window_bytes < 0:
-            raise httpcore2.RemoteProtocolError("DATA before the headers, or beyond the window")
+            raise RemoteProtocolError("DATA before the headers, or beyond the window")
         expected_bytes = self.head.length_bytes
         if expected_bytes is not None and self._received_bytes > expected_bytes:
-            raise httpcore2.RemoteProtocolError(f"more than the declared {expected_bytes} bytes")
-        self._unread += data
-        self.changed.set()
+            raise RemoteProtocolError(f"more than the declared {expected_bytes} bytes")
+        if self.unread and len(self.unread[-1]) < SMALL_BYTES:  # else many small pieces would use much memory
+            self.unread[-1] += data
+        else:
+            self.unread.append(data)
+        self.notify()
 
     def receive_end(self) -> None:
-        """End the response; raises httpcore2.RemoteProtocolError if it is incomplete."""
+        """End the response; raises RemoteProtocolError if it is incomplete."""
         expected_bytes = self.head.length_bytes if self.head else None
         if self.head is None:
-            raise httpcore2.RemoteProtocolError("a response without headers")
+            raise RemoteProtocolError("a response without headers")
         if expected_bytes is not None and self._received_bytes != expected_bytes:
-            raise httpcore2.RemoteProtocolError(f"received {self._received_bytes} of {expected_bytes} bytes")
+            raise RemoteProtocolError(f"received {self._received_bytes} of {expected_bytes} bytes")
         self.ended = True
-        self.changed.set()
+        self.notify()
 
     def fail(self, error: Exception) -> None:
         """End the stream with an error; only the first counts, and none after the end."""
         if not self.over:
             self.error = error
-            self.changed.set()
+            self.notify()
 
     def credit(self) -> int:
         """Return the bytes owed to the host, and add them to the window."""
@@ -95,8 +104,13 @@ class Stream:
         self.window_bytes += owed_bytes
         return owed_bytes
 
-    def take(self, max_bytes: int) -> bytes:
-        """Read at most `max_bytes` of the body that has arrived."""
-        piece = bytes(self._unread[:max_bytes])
-        del self._unread[:max_bytes]
+    def take(self) -> bytes:
+        """Read all of the body that has arrived."""
+        piece = self.unread[0] if len(self.unread) == 1 else b"".join(self.unread)
+        self.unread.clear()
         return piece
+
+    def notify(self, *, in_time: bool = True) -> None:
+        """Wake the exchange, if it waits."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(in_time)

@@ -6,19 +6,21 @@ which the name may change. Host header, SNI and certificate checks use the name 
 
 import asyncio
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
-import httpcore2
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from fetchfleet.worker.errors import EgressRefusedError, ForeignHostError, NameTimeoutError
+from fetchfleet.worker.errors import (
+    ConnectError,
+    ConnectTimeoutError,
+    EgressRefusedError,
+    NameTimeoutError,
+)
 from fetchfleet.worker.http.connection_stats import ConnectionStats
-from fetchfleet.worker.http.net.connection_stream import ConnectionStream
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.dns_cache import to_try
 from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses, is_own_address
-from fetchfleet.worker.http.net.socket_stream import READ_BYTES, SocketStream
 from fetchfleet.worker.policy.egress import Egress, Refusal, reached, remedy
 from fetchfleet.worker.util.clock import mono_s
 
@@ -35,8 +37,6 @@ class GuardedNetwork:
     def __init__(self, egress: Egress, resolver: Resolver, own_redis: RedisAddresses) -> None:
         self.resolver = resolver
         self.loop_budget = LoopBudget()
-        self.receive_buffer = memoryview(bytearray(READ_BYTES))
-        """Shared by all sockets: a read copies what it received at once."""
         self._egress = egress
         self._own_redis = own_redis
 
@@ -63,68 +63,47 @@ class GuardedNetwork:
         await self.resolver.aclose()
 
 
-class LaneNetwork(httpcore2.AsyncNetworkBackend):
-    """The network as one lane may use it: for connections to the lane's host."""
+class Dialler:
+    """The network as one lane may use it: TCP connections to the lane's host."""
 
     def __init__(
         self, network: GuardedNetwork, host: str, ports: Collection[int], stats: ConnectionStats
     ) -> None:
-        self._host = host
+        self.host = host
         self.ports = ports
         """The ports allowed on public addresses by the lane's policy of the moment."""
+        self.loop_budget = network.loop_budget
         self._network = network
         self._stats = stats
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 httpcore2's signature
-        local_address: str | None = None,  # noqa: ARG002 httpcore2's signature
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002
-    ) -> httpcore2.AsyncNetworkStream:
-        """Return a connection within `timeout` seconds, name resolution included.
+    async def dial(self, port: int, timeout_s: float) -> socket.socket:
+        """Return a connected socket within `timeout_s`, name resolution included.
 
-        Raises EgressRefusedError, UnresolvedError, httpcore2.ConnectError or ConnectTimeout, and
-        ForeignHostError for a host other than the lane's.
+        Raises EgressRefusedError, UnresolvedError, ConnectError or ConnectTimeoutError.
         """
-        if host != self._host:
-            raise ForeignHostError(host, self._host)
         began_s = mono_s()
-        network = self._network
+        network, host = self._network, self.host
         await network.loop_budget.take()
         addresses: Sequence[str] = ()
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout_s):
                 addresses = await network.vetted(host, port, self.ports)
-                stream = await _dial(addresses, port, network.receive_buffer)
+                connected = await _connect(addresses, port)
         except TimeoutError:
             if not addresses:
-                raise NameTimeoutError(f"{host}: no answer within {timeout} s") from None
+                raise NameTimeoutError(f"{host}: no answer within {timeout_s} s") from None
             network.resolver.forget(host)
-            raise httpcore2.ConnectTimeout(f"no connection within {timeout} s") from None
-        except httpcore2.ConnectError:
-            network.resolver.forget(host)
+            raise ConnectTimeoutError(f"no connection within {timeout_s} s") from None
+        except ConnectError:
+            if addresses:
+                network.resolver.forget(host)
             raise
         self._stats.tcp_s.add(mono_s() - began_s)
-        return ConnectionStream(stream, self._stats, network.loop_budget)
-
-    async def connect_unix_socket(
-        self,
-        path: str,  # noqa: ARG002
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109 httpcore2's signature
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,  # noqa: ARG002
-    ) -> httpcore2.AsyncNetworkStream:
-        """Raise EgressRefusedError: fetches use TCP only."""
-        raise EgressRefusedError("unix sockets are never dialled")
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait, for httpcore2's own retries, which are not used."""
-        await asyncio.sleep(seconds)
+        return connected
 
 
-async def _dial(addresses: Sequence[str], port: int, receive_buffer: memoryview) -> SocketStream:
-    """Connect to the first of the addresses that accepts; raises httpcore2.ConnectError."""
+async def _connect(addresses: Sequence[str], port: int) -> socket.socket:
+    """Connect to the first of the addresses that accepts; raises ConnectError."""
     if len(addresses) > 1:
         addresses = to_try(addresses, MAX_ADDRESSES)
     infos: list[AddrInfoType] = []
@@ -138,9 +117,8 @@ async def _dial(addresses: Sequence[str], port: int, receive_buffer: memoryview)
         return made
 
     try:
-        connected = await start_connection(
+        return await start_connection(
             infos, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, socket_factory=new_socket
         )
-        return SocketStream(connected, receive_buffer)
     except (OSError, RuntimeError) as error:  # uvloop raises the latter, too
-        raise httpcore2.ConnectError(str(error)) from error
+        raise ConnectError(str(error)) from error

@@ -26,18 +26,22 @@ class TlsContexts:
 
     def __init__(self, policy: Policy) -> None:
         """Make them; raises PolicyError, which names table, key and file."""
-        # ALPN is set on the context, so HTTP/1.1 and HTTP/2 pools must not share one.
         self._made: dict[tuple[Tls, bool], ssl.SSLContext] = {}
         for where, lane in policy.named():
-            if lane.tls != Tls() and (lane.tls, False) not in self._made:
+            if lane.tls != Tls():
                 for http2 in (False, True):
-                    self._made[lane.tls, http2] = _context(where, lane.tls)
+                    self._make(where, lane.tls, http2=http2)
 
-    def for_policy(self, policy: LanePolicy) -> ssl.SSLContext:
-        """Return the context of a lane; overrides at run time cannot change TLS."""
-        made = self._made.get((policy.tls, policy.http2))
-        if made is None:  # it names no file
-            made = self._made[policy.tls, policy.http2] = _context("default", policy.tls)
+    def for_policy(self, policy: LanePolicy, *, http2: bool = False) -> ssl.SSLContext:
+        """Return the context of a lane, with or without HTTP/2. Overrides at run time do not change it."""
+        made = self._made.get((policy.tls, http2))
+        return made or self._make("default", policy.tls, http2=http2)  # it names no file
+
+    def _make(self, where: str, tls: Tls, *, http2: bool) -> ssl.SSLContext:
+        made = self._made.get((tls, http2))
+        if made is None:
+            made = self._made[tls, http2] = _context(where, tls)
+            made.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
         return made
 
 

@@ -1,0 +1,102 @@
+"""A lane's connections without an engine: requests in, responses out."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec.structs import replace
+
+from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.exchange import Request, Response
+from fetchfleet.worker.http.net.dns import Resolver
+from fetchfleet.worker.http.net.guard import Dialler, GuardedNetwork
+from fetchfleet.worker.http.net.pool import LanePool
+from fetchfleet.worker.http.net.redis_guard import RedisAddresses
+from fetchfleet.worker.http.request_body import Blocks, Upload
+from fetchfleet.worker.http.trace import Trace
+from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.policy.egress import Egress
+from fetchfleet.worker.policy.model import Timeouts
+
+PATIENT = Timeouts(connect_s=10, read_s=10, write_s=10, pool_s=10, total_s=10)
+
+
+def dialler_to(host: str, stats: ConnectionStats) -> Dialler:
+    """Return what dials the host, at whatever port."""
+    return Dialler(GuardedNetwork(Egress.parse(host), Resolver(), RedisAddresses(None, 0)), host, (), stats)
+
+
+@asynccontextmanager
+async def lane_pool(
+    host: str,
+    cafile: Path | None = None,
+    *,
+    stats: ConnectionStats | None = None,
+    max_idle: int = 100,
+    **how: Any,
+) -> AsyncIterator[LanePool]:
+    """Open the pool of a host for the length of a block."""
+    stats = stats or ConnectionStats()
+
+    def tls(http2: bool) -> ssl.SSLContext:  # noqa: FBT001 the pool's
+        trusting = ssl.create_default_context(cafile=cafile)
+        trusting.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+        return trusting
+
+    pool = LanePool(dialler_to(host, stats), tls, stats, max_idle=max_idle, **how)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+def request_to(
+    url: str,
+    method: str = "GET",
+    content: bytes | Blocks | Upload | None = None,
+    headers: tuple[Header, ...] = (),
+    **timeouts: float,
+) -> Request:
+    """Return a request with its Host and its Content-Length. timeouts: other than PATIENT's."""
+    parts = urlsplit(url)
+    if isinstance(content, bytes):
+        content = Blocks(content)
+    framing = () if content is None else ((b"Content-Length", b"%d" % content.length_bytes),)
+    return Request(
+        method=method,
+        scheme=parts.scheme,
+        host=parts.hostname or "",
+        port=parts.port or {"http": 80, "https": 443}[parts.scheme],
+        target=(parts.path + ("?" + parts.query if parts.query else "")).encode() or b"/",
+        headers=((b"Host", parts.netloc.encode()), *framing, *headers),
+        content=content,
+        timeouts=replace(PATIENT, **timeouts),
+        trace=Trace(),
+    )
+
+
+@asynccontextmanager
+async def asking(pool: LanePool, url: str, *args: Any, **how: Any) -> AsyncIterator[Response]:
+    """Make an exchange, from the head of its response to the end of the block."""
+    response = await pool.exchange(request_to(url, *args, **how))
+    try:
+        yield response
+    finally:
+        response.close()
+
+
+async def rest_of(response: Response) -> bytes:
+    """Read the body to its end."""
+    pieces = []
+    while piece := await response.read():
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def fetch(pool: LanePool, url: str, *args: Any, **how: Any) -> bytes:
+    """Return the whole body of a response."""
+    async with asking(pool, url, *args, **how) as response:
+        return await rest_of(response)

@@ -1,0 +1,220 @@
+"""The connections of each lane: HTTP/2 to https origins if allowed and supported, else HTTP/1.1.
+
+One pool for all lanes would be slow, and one slow host could take every connection. The gate bounds how many
+fetches of a lane run at once, so none waits for a connection; with HTTP/2 it may wait for a stream.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from functools import partial
+
+from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
+from fetchfleet.worker.errors import ConnectError, ForeignHostError, ReadError, RemoteProtocolError
+from fetchfleet.worker.http.base import KEEPALIVE_EXPIRY_S, Pools
+from fetchfleet.worker.http.connection_stats import ConnectionStats
+from fetchfleet.worker.http.exchange import Request, Response
+from fetchfleet.worker.http.http1.connection import Http1Connection
+from fetchfleet.worker.http.http2.connection import Http2Connection
+from fetchfleet.worker.http.http2.pool import Http1OnlyError, SharedConnections
+from fetchfleet.worker.http.net.guard import Dialler, GuardedNetwork
+from fetchfleet.worker.http.net.tls_contexts import TlsContexts
+from fetchfleet.worker.http.net.tls_transport import start_tls
+from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.util.clock import mono_s
+
+Origin = tuple[str, int]
+"""The scheme and the port; the host is the lane's."""
+
+AnyConnection = Http1Connection | Http2Connection
+
+
+class LanePool:
+    """A lane's connections. Each is idle, in the hands of an exchange, or shared by exchanges (HTTP/2).
+
+    tls: returns the context for https, given whether HTTP/2 is offered. max_idle: more idle connections than
+    that are closed, those that have been idle for longest.
+    """
+
+    def __init__(
+        self,
+        dialler: Dialler,
+        tls: Callable[[bool], ssl.SSLContext],
+        stats: ConnectionStats,
+        *,
+        http2: bool = False,
+        max_idle: int,
+        keepalive_s: float = KEEPALIVE_EXPIRY_S,
+    ) -> None:
+        self.dialler = dialler
+        self._tls = tls
+        self._stats = stats
+        self._http2 = http2
+        self._max_idle = max_idle
+        self._keepalive_s = keepalive_s
+        self._open: dict[AnyConnection, Origin] = {}
+        self._idle: list[Http1Connection] = []
+        """The one that was used last is the last."""
+        self._shared: dict[Origin, SharedConnections] = {}
+        self._emptied: asyncio.Future[None] | None = None
+        """Done once every connection is closed; None until the pool closes."""
+
+    async def exchange(self, request: Request) -> Response:
+        """Make one exchange. An idempotent request is repeated if the host closed the connection meanwhile.
+
+        A host may close an idle connection while a request is being sent on it (RFC 9112 §9.3.1).
+        """
+        if request.host != self.dialler.host:
+            raise ForeignHostError(request.host, self.dialler.host)
+        entered_s = mono_s()
+        request.trace.opened = False
+        if self._http2 and request.scheme == "https":
+            shared = self._shared_by((request.scheme, request.port))
+            if not shared.http1_only:
+                try:
+                    return await shared.exchange(request)
+                except Http1OnlyError:
+                    pass
+        connection = self._take((request.scheme, request.port))
+        if connection is not None:
+            self._stats.reused += 1
+            self._stats.pool_wait_s.add(mono_s() - entered_s)
+            try:
+                return await connection.exchange(request)
+            except (ReadError, RemoteProtocolError):
+                if connection.heard or request.method not in IDEMPOTENT_METHODS or self._emptied is not None:
+                    raise
+            self.close_idle()  # the host may have closed the others too
+        self._stats.pool_wait_s.add(mono_s() - entered_s)
+        return await (await self._dial(request, None)).exchange(request)
+
+    def _shared_by(self, origin: Origin) -> SharedConnections:
+        shared = self._shared.get(origin)
+        if shared is None:
+            shared = self._shared[origin] = SharedConnections(self._dial, self._stats)
+        return shared
+
+    def _take(self, origin: Origin) -> Http1Connection | None:
+        """Return the idle connection that was used last, if there is one that can be used."""
+        for at in range(len(self._idle) - 1, -1, -1):
+            if self._open[self._idle[at]] == origin:
+                connection = self._idle.pop(at)
+                if connection.usable:
+                    return connection
+                connection.close()
+        return None
+
+    async def _dial(self, request: Request, changed: Callable[[], None] | None) -> AnyConnection:
+        """Open a connection in the protocol that the host selects.
+
+        changed: what a connection of HTTP/2 calls; HTTP/2 is offered if it is given.
+        """
+        began_s = mono_s()
+        request.trace.opened = True
+        timeout_s = request.timeouts.connect_s
+        connected = await self.dialler.dial(request.port, timeout_s)
+        self._stats.opened += 1
+        made: list[AnyConnection] = []
+
+        def protocol_of(selected: str | None) -> AnyConnection:
+            budget = self.dialler.loop_budget
+            connection: AnyConnection
+            if selected == "h2" and changed is not None:
+                connection = Http2Connection(budget, self._keepalive_s, changed, self._lost)
+            else:
+                connection = Http1Connection(connected, budget, self._keepalive_s, self._keep, self._lost)
+            made.append(connection)
+            self._open[connection] = (request.scheme, request.port)
+            return connection
+
+        try:
+            if request.scheme == "https":
+                connected_s = mono_s()
+                context = self._tls(changed is not None)
+                await start_tls(connected, context, request.host, timeout_s, protocol_of)
+                self._stats.tls_s.add(mono_s() - connected_s)
+            else:
+                loop = asyncio.get_running_loop()
+                await loop.create_connection(partial(protocol_of, None), sock=connected)
+        except BaseException:
+            for connection in made:
+                self._lost(connection)
+            self._stats.closed += not made
+            raise
+        if self._emptied is not None:
+            made[0].close()
+            raise ConnectError("the lane was closed meanwhile")
+        request.trace.connect_s = mono_s() - began_s
+        return made[0]
+
+    def _keep(self, connection: Http1Connection) -> None:
+        """Take a connection that is idle again."""
+        if len(self._idle) >= self._max_idle:
+            self._idle.pop(0).close()
+        self._idle.append(connection)
+
+    def _lost(self, connection: AnyConnection) -> None:
+        """Forget a connection that is closed; a second call does nothing."""
+        if self._open.pop(connection, None) is None:
+            return
+        self._stats.closed += 1
+        if isinstance(connection, Http1Connection) and connection in self._idle:
+            self._idle.remove(connection)
+        if self._emptied is not None and not self._open and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    def close_idle(self) -> None:
+        """Close the idle connections."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    async def close(self) -> None:
+        """Close all connections, and wait until they are closed."""
+        self._emptied = asyncio.get_running_loop().create_future()
+        for shared in self._shared.values():
+            shared.close()
+        for connection in list(self._open):
+            connection.close()
+        if self._open:
+            await self._emptied
+
+
+class LanePools(Pools):
+    """A pool for each lane: `open` before the first request of a lane, `close` after the last."""
+
+    def __init__(self, network: GuardedNetwork, contexts: TlsContexts, stats: ConnectionStats) -> None:
+        self._network = network
+        self._contexts = contexts
+        self._stats = stats
+        self._pools: dict[str, LanePool] = {}
+
+    def open(self, lane: str, host: str, policy: LanePolicy) -> None:
+        """Make the lane's pool."""
+        self._pools[lane] = LanePool(
+            Dialler(self._network, host, policy.ports, self._stats),
+            lambda http2: self._contexts.for_policy(policy, http2=http2),
+            self._stats,
+            http2=policy.http2,
+            max_idle=policy.most_at_once,
+        )
+
+    def apply_policy(self, lane: str, policy: LanePolicy) -> None:
+        """Apply a changed policy: its ports count for the connections made from now on."""
+        if (pool := self._pools.get(lane)) is not None:
+            pool.dialler.ports = policy.ports
+
+    async def exchange(self, lane: str, request: Request) -> Response:
+        """Make one exchange on the lane's connections; raises FetchError or ForeignHostError."""
+        return await self._pools[lane].exchange(request)
+
+    async def close(self, lane: str) -> None:
+        """Close the lane's connections; does nothing if it has none."""
+        if (pool := self._pools.pop(lane, None)) is not None:
+            await pool.close()
+
+    async def aclose(self) -> None:
+        """Close every lane's connections, and cancel queries for names."""
+        for lane in list(self._pools):
+            await self.close(lane)
+        await self._network.aclose()
