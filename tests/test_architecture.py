@@ -19,7 +19,7 @@ TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 FOLDERS = sorted({path.parent for path in [*MODULES, *TOOLS]})
 
-IMPURE = {"aiofiles", "arq", "asyncio", "httpcore2", "httpx", "os", "random", "redis", "socket", "time"}
+IMPURE = {"aiofiles", "arq", "asyncio", "httpx", "os", "random", "redis", "socket", "time"}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -224,7 +224,7 @@ def test_importing_the_public_api_imports_no_runtime() -> None:
     """Producers import neither arq nor httpx nor the command line."""
     program = (
         "import fetchfleet, sys;"
-        "print(sorted({'arq', 'httpx', 'httpcore2', 'typer', 'rich', 'fetchfleet.worker'} & {*sys.modules}))"
+        "print(sorted({'arq', 'httpx', 'typer', 'rich', 'fetchfleet.worker'} & {*sys.modules}))"
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

@@ -19,9 +19,9 @@ from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.published import digest_of_bytes
 
-HTTPX = "httpx"
-ENGINES = (HTTPX,)
-REMOVED = {"reqwest": "was removed with its library; use --engine httpx"}
+HTTPX, DIRECT = "httpx", "direct"
+ENGINES = (HTTPX, DIRECT)
+REMOVED = {"reqwest": "was removed: direct replaces it and needs no extra; use --engine direct"}
 """Engines of earlier versions, and the remedy."""
 FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)

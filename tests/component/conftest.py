@@ -31,6 +31,9 @@ def tuned(timings: WorkerTimings = QUICK, **lanes: Any) -> WorkerTimings:
     return replace(timings, lanes=LaneTuning(**lanes))
 
 
+on_both_engines = pytest.mark.usefixtures("engine")
+"""Runs a test of what an engine could do differently on each of them."""
+
 needs_openssl = pytest.mark.skipif(not HAS_OPENSSL, reason="needs the openssl command")
 
 Start = Callable[..., Awaitable[OneWorker]]
@@ -51,12 +54,15 @@ def timings() -> WorkerTimings:
 
 
 @pytest.fixture
-async def start(redis_url: str, tmp_path: Path, lines: Lines, timings: WorkerTimings) -> AsyncIterator[Start]:
-    """Starts workers, as OneWorker says, and stops them after the test."""
+async def start(
+    redis_url: str, tmp_path: Path, lines: Lines, timings: WorkerTimings, request: pytest.FixtureRequest
+) -> AsyncIterator[Start]:
+    """Starts workers, as OneWorker says, and stops them after the test; on its engine if it has one."""
+    given = {"engine": request.getfixturevalue("engine")} if "engine" in request.fixturenames else {}
     async with AsyncExitStack() as workers:
 
         async def start(**how: Any) -> OneWorker:
-            how = {"redis_url": redis_url, "timings": timings, "out": tmp_path / "out", **how}
+            how = {"redis_url": redis_url, "timings": timings, "out": tmp_path / "out", **given, **how}
             return await workers.enter_async_context(OneWorker(**how))
 
         yield start

@@ -4,11 +4,7 @@ import pytest
 
 from tools.one_worker import ENGINE
 
-ALL = ""
-
 OF_HTTPX = {
-    "component/http/test_http2_streams.py": {ALL: "tests the layers below httpx"},
-    "component/http/test_one_client.py": {ALL: "tests the httpx client"},
     "component/observability/test_logs.py": {
         "test_at_info_level_an_exchange": "tests the hooks of httpx",
     },

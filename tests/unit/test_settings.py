@@ -33,11 +33,15 @@ ROWS: list[tuple[str, str, Any, str, Any, Any]] = [
 
 FAULTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"engine": "curl"}, {}, "--engine curl"),
-    ({"engine": "reqwest"}, {}, "--engine reqwest: was removed with its library; use --engine httpx"),
+    (
+        {"engine": "reqwest"},
+        {},
+        "--engine reqwest: was removed: direct replaces it and needs no extra; use --engine direct",
+    ),
     (
         {},
         {"FETCHFLEET_ENGINE": "reqwest"},
-        "--engine reqwest: was removed with its library; use --engine httpx",
+        "--engine reqwest: was removed: direct replaces it and needs no extra; use --engine direct",
     ),
     ({"redis_url": "http://h"}, {}, "not a Redis URL"),
     ({"allow_net": "10.0.0.0/99"}, {}, "10.0.0.0/99"),

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("httpx", "httpcore2", "uvloop", "arq", "aiofiles", "aiohttp", "scrapy")
+PACKAGES = ("httpx", "httptools", "uvloop", "arq", "aiofiles", "aiohttp", "scrapy")
 COMMANDS = {
     "redis-server": ["redis-server", "--version"],
     "nginx": ["nginx", "-v"],

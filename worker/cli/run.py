@@ -32,7 +32,7 @@ _WORKER_OPTIONS = {
         str | None,
         typer.Option(help="CIDR[,CIDR] that is never dialled, allowed or public (FETCHFLEET_DENY_NET)."),
     ],
-    "engine": Annotated[str | None, typer.Option(help="httpx (FETCHFLEET_ENGINE).")],
+    "engine": Annotated[str | None, typer.Option(help="httpx or direct (FETCHFLEET_ENGINE).")],
     "sink": Annotated[
         str | None, typer.Option(help="files, a body each, or warc: WARC segments (FETCHFLEET_SINK).")
     ],

@@ -5,8 +5,6 @@ worker/errors.py has the errors of this project, worker/body those of decoding.
 
 import ssl
 
-import httpx
-
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.worker.body.decoders import (
@@ -17,25 +15,34 @@ from fetchfleet.worker.body.decoders import (
 )
 from fetchfleet.worker.body.json_lines import BadLineError, CutLineError
 from fetchfleet.worker.errors import (
-    BadAnswerError,
     BadDestError,
     BodyFileChangedError,
+    ConnectError,
+    ConnectTimeoutError,
     DigestMismatchError,
     EgressRefusedError,
     ExistsError,
     FirstByteTimeoutError,
     InTheWayError,
+    InvalidRequestError,
     NameServerError,
     NameTimeoutError,
     NoBodyFileError,
     NoSuchNameError,
     OverlongBodyError,
+    PoolTimeoutError,
+    ProtocolError,
+    ReadError,
+    ReadTimeoutError,
+    RemoteProtocolError,
     TlsError,
     TlsTimeoutError,
     TooSlowError,
     TruncatedBodyError,
     UnreadableBodyFileError,
     UnresolvedError,
+    WriteError,
+    WriteTimeoutError,
 )
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Interrupted
 from fetchfleet.worker.fetch.services import FetchSession
@@ -43,14 +50,7 @@ from fetchfleet.worker.lanes import log_events
 from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
-_BEFORE_SENDING = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    TlsError,
-    UnresolvedError,
-    NoBodyFileError,
-)
+_BEFORE_SENDING = (ConnectError, NoBodyFileError)
 _FINAL = (
     EgressRefusedError,
     OverlongBodyError,
@@ -60,7 +60,7 @@ _FINAL = (
     BadDestError,
     ExistsError,
     NoBodyFileError,
-    httpx.LocalProtocolError,
+    InvalidRequestError,
 )
 
 _HOPELESS = frozenset(
@@ -96,21 +96,20 @@ _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
     (DigestMismatchError, Reason.DIGEST_MISMATCH),
     (BadDestError, Reason.BAD_DEST),
     (ExistsError, Reason.EXISTS),
-    (BadAnswerError, Reason.PROTOCOL),
     (NoBodyFileError, Reason.NO_BODY_FILE),
     (BodyFileChangedError, Reason.NO_BODY_FILE),
     (TooSlowError, Reason.TOO_SLOW),
     (TlsTimeoutError, Reason.TLS_TIMEOUT),
     (TlsError, Reason.TLS),
     (FirstByteTimeoutError, Reason.FIRST_BYTE_TIMEOUT),
-    (httpx.ConnectTimeout, Reason.CONNECT_TIMEOUT),
-    (httpx.PoolTimeout, Reason.POOL_TIMEOUT),
-    (httpx.ReadTimeout, Reason.READ_TIMEOUT),
-    (httpx.WriteTimeout, Reason.WRITE_TIMEOUT),
-    (httpx.ConnectError, Reason.CONNECT),
-    (httpx.ReadError, Reason.READ),
-    (httpx.WriteError, Reason.WRITE),
-    (httpx.ProtocolError, Reason.PROTOCOL),
+    (ConnectTimeoutError, Reason.CONNECT_TIMEOUT),
+    (PoolTimeoutError, Reason.POOL_TIMEOUT),
+    (ReadTimeoutError, Reason.READ_TIMEOUT),
+    (WriteTimeoutError, Reason.WRITE_TIMEOUT),
+    (ConnectError, Reason.CONNECT),
+    (ReadError, Reason.READ),
+    (WriteError, Reason.WRITE),
+    (ProtocolError, Reason.PROTOCOL),
     (TimeoutError, Reason.TOTAL_TIMEOUT),
 )
 
@@ -148,13 +147,13 @@ def outcome_of(
         return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
     if isinstance(error, UnreadableBodyFileError):
         return Interrupted(reason=Reason.DISK, wait_s=disk_pause_s, note=str(error))
-    # The TLS error may be at any depth; an error of httpcore2's pool has it as an argument, not as cause.
+    # The TLS error may be at any depth, as an argument or as the cause.
     tls: object = error
     while isinstance(tls, BaseException) and not isinstance(tls, ssl.SSLError):
         tls = tls.__cause__ or (tls.args[0] if tls.args else None)
     if isinstance(tls, ssl.SSLError):
         reason: Reason | None = Reason.TLS
-    elif isinstance(error, httpx.RemoteProtocolError) and status is not None:
+    elif isinstance(error, RemoteProtocolError) and status is not None:
         reason = Reason.TRUNCATED
     else:
         reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
-import httpx
-
 from fetchfleet.worker.errors import BadAnswerError, FetchError
 from fetchfleet.worker.http.exchange import Request, Response
 from fetchfleet.worker.http.wire import Wire
@@ -52,6 +50,7 @@ def value_of(name: str, lines: Sequence[str]) -> str:
 class Answer:
     """A response whose head is complete. Call `close` at its end, however it ends.
 
+    Raises BadAnswerError, and closes the response, if the status is not one of a final response.
     url: of the request. Values are decoded as ISO 8859-1: one character for each byte, whatever the other
     fields hold.
     """
@@ -66,6 +65,9 @@ class Answer:
         self._lines: dict[str, list[str]] = {}
         for name, value in response.headers:
             self._lines.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        if not MIN_STATUS <= self.status <= MAX_STATUS:
+            self.close()
+            raise BadAnswerError(f"{self.status} is not the status of a final response")
 
     @property
     def lenient(self) -> bool:
@@ -99,11 +101,6 @@ class Answer:
     def has_any(self, names: frozenset[str]) -> bool:
         """Return whether the response has one of the fields. names: in lower case."""
         return not names.isdisjoint(self._lines)
-
-    def check_status(self) -> None:
-        """Raise BadAnswerError if the status is not one of a final response."""
-        if not MIN_STATUS <= self.status <= MAX_STATUS:
-            raise BadAnswerError(f"{self.status} is not the status of a final response")
 
     @property
     def length_bytes(self) -> int | None:
@@ -142,7 +139,7 @@ class Answer:
         if self.ended:
             return
         seen = 0
-        with contextlib.suppress(httpx.TransportError, FetchError, TimeoutError):
+        with contextlib.suppress(FetchError, TimeoutError):
             async with asyncio.timeout(DISCARD_S):
                 while seen <= DISCARD_BYTES and (piece := await self.read()):
                     seen += len(piece)

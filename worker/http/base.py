@@ -20,7 +20,7 @@ class Engine(Protocol):
     async def open(self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace) -> Answer:
         """Send a request on the lane's connections and return its response, which the caller closes.
 
-        Raises httpx.TransportError, FetchError or OSError.
+        Raises FetchError or OSError.
         """
 
 

@@ -3,14 +3,10 @@
 tests/unit/http/test_compat.py fails when a new release of a library renames one.
 """
 
-from operator import attrgetter
 from typing import Any
 
 import h2.stream
 import httpx
-
-h11_trailing_data = attrgetter("_h11_state.trailing_data")
-"""Of an httpcore2.AsyncHTTP11Connection: the bytes received after the response, and whether it ended."""
 
 
 def set_cookies(client: httpx.AsyncClient, cookies: httpx.Cookies) -> None:

@@ -7,13 +7,13 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.worker.http.base import Engine, Pools
 from fetchfleet.worker.http.connection_stats import ConnectionStats
-from fetchfleet.worker.http.httpx_engine.engine import HttpxEngine, build_client
-from fetchfleet.worker.http.httpx_engine.transport import LaneTransport
-from fetchfleet.worker.http.net import tls_contexts
+from fetchfleet.worker.http.direct_engine import DirectEngine
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.guard import GuardedNetwork
+from fetchfleet.worker.http.net.pool import LanePools
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses
-from fetchfleet.worker.settings import Settings, parse_nameservers
+from fetchfleet.worker.http.net.tls_contexts import TlsContexts
+from fetchfleet.worker.settings import DIRECT, Settings, parse_nameservers
 
 
 class HttpStack(NamedTuple):
@@ -30,6 +30,13 @@ def build_engine(
     """Return the engine that the settings name; raises PolicyError if a file of the policy cannot be used."""
     resolver = Resolver(parse_nameservers(settings.nameservers))
     network = GuardedNetwork(settings.egress, resolver, own_redis)
-    transport = LaneTransport(network, tls_contexts.TlsContexts(settings.policy), stats)
-    client = build_client(settings, transport, log)
-    return HttpStack(HttpxEngine(client, settings.in_folder, stats), transport, client.aclose)
+    pools = LanePools(network, TlsContexts(settings.policy), stats)
+    if settings.engine == DIRECT:
+        debug_log = log if settings.log_level == "debug" else None
+        engine = DirectEngine(pools, settings.user_agent, settings.in_folder, debug_log)
+        return HttpStack(engine, pools, pools.aclose)
+    from fetchfleet.worker.http.httpx_engine.engine import HttpxEngine, build_client  # noqa: PLC0415 its import is slow
+    from fetchfleet.worker.http.httpx_engine.transport import LaneTransport  # noqa: PLC0415
+
+    client = build_client(settings, LaneTransport(pools), log)
+    return HttpStack(HttpxEngine(client, settings.in_folder), pools, client.aclose)

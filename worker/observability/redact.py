@@ -35,8 +35,8 @@ _WORD_ENDS = re.compile(r"[^a-z0-9]+")
 # In texts and decoded values, where a plus may stand for a space. They are compiled at their first use: a
 # plain fetch needs none.
 _URL = r"(?i)[a-z][a-z0-9+.-]{0,31}://(?:[^\s/]*@)?[^\s'\"]*"
-# h11 quotes a header line that it cannot parse, which may be half of a cookie.
-_QUOTED_BYTES = r"""bytearray\(b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)"""
+# Errors quote bytes of a response that cannot be read, which may be half of a cookie.
+_QUOTED_BYTES = r"""(?<!\w)b(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _HEADER = (
     r"(?i)(?<![\w-])((?:proxy-)?authorization[ +]*:[ +]*|(?:set-)?cookie[ +]*:[ +]*(?=[^\r\n'\"]{0,999}=))"
     r"[^\r\n'\"]+"

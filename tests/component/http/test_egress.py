@@ -5,15 +5,15 @@ import pytest
 from fetchfleet import Outcome, Reason, Result
 from fetchfleet.worker.errors import EgressRefusedError
 from fetchfleet.worker.http.connection_stats import ConnectionStats
-from fetchfleet.worker.http.httpx_engine.transport import LaneTransport
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.guard import GuardedNetwork
+from fetchfleet.worker.http.net.pool import LanePools
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses
 from fetchfleet.worker.http.net.tls_contexts import TlsContexts
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.policy.file import Policy
 from fetchfleet.worker.policy.model import LanePolicy, Timeouts
-from tests.component.conftest import HOST, OTHER_HOST, Start
+from tests.component.conftest import HOST, OTHER_HOST, Start, on_both_engines
 from tests.support.nameserver import (
     FORMERR,
     NAME,
@@ -29,6 +29,8 @@ from tests.support.nameserver import (
 )
 from tools.origin import behaviours as o
 from tools.origin.server import Origin
+
+pytestmark = on_both_engines
 
 
 def was_refused(result: Result) -> bool:
@@ -90,10 +92,10 @@ async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Name
     """The addresses may be remembered, the verdict never is; and a lane's policy counts as it is now."""
     names.says[NAME] = [at("8.8.8.8", ttl_s=300)]
     network = GuardedNetwork(Egress(), Resolver([names.address]), RedisAddresses("127.0.0.1", 6379))
-    pools = LaneTransport(network, TlsContexts(Policy()), ConnectionStats())
+    pools = LanePools(network, TlsContexts(Policy()), ConnectionStats())
     pools.open(NAME, NAME, LanePolicy())
     try:
-        lane = pools._networks[NAME]
+        lane = pools._pools[NAME].dialler
         assert list(await network.vetted(NAME, 443, lane.ports)) == ["8.8.8.8"]
         with pytest.raises(EgressRefusedError, match=r"port 8080 .*`ports`"):
             await network.vetted(NAME, 8080, lane.ports)

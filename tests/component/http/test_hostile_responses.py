@@ -4,22 +4,22 @@ The origin's count of connections is the judge.
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import httpcore2
 import pytest
 
 from fetchfleet import Fetch, Outcome, Reason
-from fetchfleet.worker.http.httpx_engine.transport import LanePool
-from tests.component.conftest import Start
+from tests.component.conftest import Start, on_both_engines
+from tests.support import wire
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker, results_of
 from tools.origin import behaviours as o
 from tools.origin.certificates import HAS_OPENSSL, Authority
 from tools.origin.http2 import server_tls
 from tools.origin.server import Behaviour, Exchange, Origin
+
+pytestmark = on_both_engines
 
 ONE_AT_A_TIME = {"concurrency": 1, "attempts": 1}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -289,12 +289,10 @@ async def test_a_second_response_in_a_tls_record_of_its_own_is_seen(
 ) -> None:
     """Though it has left the kernel, and nobody has read it; a connection without one is used again."""
     authority = Authority(tmp_path_factory.mktemp("ca"))
-    trusting = ssl.create_default_context(cafile=authority.cert)
     async with (
         tls_origin(authority, answer) as (url, opened),
-        LanePool(httpcore2.AnyIOBackend(), lambda: trusting) as pool,
+        wire.lane_pool("127.0.95.2", authority.cert) as pool,
     ):
         for _ in range(3):
-            answer_ = await pool.request("GET", url)
-            assert answer_.content == b"ok"
+            assert await wire.fetch(pool, url) == b"ok"
     assert len(opened) == connections

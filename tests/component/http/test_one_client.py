@@ -1,4 +1,4 @@
-"""One httpx client in a worker process, for all fetches and nothing but them."""
+"""One httpx client in a worker process, for all fetches and nothing but them; none on the direct engine."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from fetchfleet import Outcome
-from tests.component.conftest import HOST, Start
+from tests.component.conftest import HOST, Start, on_both_engines
 from tests.support.waiting import wait_until
 from tools.one_worker import OneWorker
 from tools.origin import behaviours
@@ -33,7 +33,7 @@ async def test_a_worker_makes_one_client_and_closes_it(
     clients: list[httpx.AsyncClient], origin: Origin, other: Origin, start: Start
 ) -> None:
     """All hosts, attempts and redirects share it, from the start of the worker to its end."""
-    worker = await start()
+    worker = await start(engine="httpx")
     [client] = clients
     origin.behaviour = behaviours.by_path(
         {"/to": behaviours.redirect(other.url), "/": behaviours.fail_times(2, 500)}
@@ -47,6 +47,17 @@ async def test_a_worker_makes_one_client_and_closes_it(
     assert client.is_closed
 
 
+async def test_the_direct_engine_makes_no_client(
+    clients: list[httpx.AsyncClient], origin: Origin, start: Start
+) -> None:
+    """Its requests go to the wire as they are."""
+    worker = await start(engine="direct")
+    result = await worker.one(origin.url())
+
+    assert (result.outcome, clients) == (Outcome.STORED, [])
+
+
+@on_both_engines
 async def test_connections_are_reused(origin: Origin, start: Start) -> None:
     """Fifty fetches need no more connections than run at once."""
     worker = await start(policy={"concurrency": 4})
@@ -58,6 +69,7 @@ async def test_connections_are_reused(origin: Origin, start: Start) -> None:
     assert origin.connections_opened <= 4
 
 
+@on_both_engines
 async def test_connections_outlive_refusals_and_redirects(origin: Origin, start: Start) -> None:
     """The small body of an answer that is not kept is read away, and the connection used again."""
     worker = await start(policy={"concurrency": 1})
@@ -74,6 +86,7 @@ async def test_connections_outlive_refusals_and_redirects(origin: Origin, start:
     assert origin.connections_opened == 1
 
 
+@on_both_engines
 async def test_an_endless_refusal_is_not_read_to_its_end(origin: Origin, worker: OneWorker) -> None:
     """The body of an answer that is not kept is given up when it grows large."""
 
@@ -90,6 +103,7 @@ async def test_an_endless_refusal_is_not_read_to_its_end(origin: Origin, worker:
     assert [seen.aborted for seen in origin.requests] == [True]
 
 
+@on_both_engines
 async def test_cookies_are_not_kept(origin: Origin, start: Start) -> None:
     """What one fetch is given is not carried by the next, nor by a redirect of its own."""
     worker = await start(policy={"concurrency": 1})
@@ -104,6 +118,7 @@ async def test_cookies_are_not_kept(origin: Origin, start: Start) -> None:
     assert not [seen for seen in origin.requests if Origin.header(seen, "Cookie")]
 
 
+@on_both_engines
 async def test_a_cookie_of_the_fetch_is_sent(origin: Origin, worker: OneWorker) -> None:
     """The producer's own Cookie header is a header like others."""
     await worker.one(origin.url(), headers={"Cookie": "a=1"})
@@ -111,6 +126,7 @@ async def test_a_cookie_of_the_fetch_is_sent(origin: Origin, worker: OneWorker) 
     assert Origin.header(origin.requests[0], "Cookie") == "a=1"
 
 
+@on_both_engines
 async def test_the_environment_sends_no_fetch_elsewhere(
     origin: Origin, other: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +143,7 @@ async def test_the_environment_sends_no_fetch_elsewhere(
 
 async def test_httpx_follows_nothing_by_itself(clients: list[httpx.AsyncClient], start: Start) -> None:
     """Redirects, cookies and the environment are ours to decide."""
-    await start()
+    await start(engine="httpx")
     [client] = clients
 
     assert (client.follow_redirects, client.trust_env) == (False, False)

@@ -11,14 +11,15 @@ import pytest
 from msgspec.structs import replace
 
 from fetchfleet import Outcome, Reason
-from fetchfleet.worker.http.httpx_engine.transport import LaneTransport
 from fetchfleet.worker.policy.model import Timeouts
 from tests.component.body.test_trickles import EARLY, LINE, endless
-from tests.component.conftest import Start
+from tests.component.conftest import Start, on_both_engines
 from tests.support.waiting import wait_until
 from tools.one_worker import results_of
 from tools.origin import behaviours as o
 from tools.origin.server import Behaviour, Exchange, Origin
+
+pytestmark = on_both_engines
 
 PATIENT = Timeouts(connect_s=60, read_s=60, write_s=60, pool_s=60, total_s=60)
 HOST = "127.0.5.3"
@@ -83,23 +84,6 @@ async def test_on_a_connection_that_is_used_again_the_first_byte_is_that_of_its_
 
     assert (first.reason, second.reason) == (None, Reason.FIRST_BYTE_TIMEOUT)
     assert origin.connections_opened == 1
-
-
-async def test_a_wait_for_a_free_connection_ends_by_the_pool_timeout(origin: Origin, start: Start) -> None:
-    """It never comes to that, for a pool has room for all that its gate lets through; yet it is bounded."""
-    may_end = asyncio.Event()
-    origin.behaviour = o.held(may_end)
-    worker = await start(policy={"attempts": 1, "concurrency": 2, "timeout": replace(PATIENT, pool_s=0.2)})
-    pools = worker.runtime.services.pools
-    assert isinstance(pools, LaneTransport)
-    pools.max_connections = 1
-    batch = await worker.submit([origin.url("/1"), origin.url("/2")])
-    reasons = []
-    async for result in batch.results():
-        reasons.append(result.reason)
-        may_end.set()
-
-    assert reasons == [Reason.POOL_TIMEOUT, None]
 
 
 DRIPS = {

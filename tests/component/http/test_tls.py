@@ -15,10 +15,11 @@ from fetchfleet import Fetch, Outcome, Reason
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import submit
 from fetchfleet.jobs.contract.entry import Entry, Hop, serialize_entry
-from fetchfleet.worker.fetch import run
+from fetchfleet.worker.fetch.cases import unattempted
 from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.scheduler import drain
 from fetchfleet.worker.util import aio
-from tests.component.conftest import Lines, Start
+from tests.component.conftest import Lines, Start, on_both_engines
 from tests.support.lanes import NEVER_MS
 from tests.support.tls_server import TlsServer, context, ok, redirect
 from tests.support.waiting import wait_until
@@ -85,6 +86,7 @@ def as_it_is(_: ssl.SSLContext) -> None:
     ],
     ids=["expired", "wrong host", "unknown CA", "self-signed", "TLS 1.0", "TLS 1.1"],
 )
+@on_both_engines
 async def test_who_is_not_to_be_trusted_sees_no_request(
     files: Files,
     start: Start,
@@ -150,6 +152,7 @@ async def test_a_ca_file_takes_the_place_of_the_systems_trust(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@on_both_engines
 async def test_a_host_that_wants_our_certificate_gets_it_or_fails_as_tls(
     files: Files, start: Start, version: ssl.TLSVersion
 ) -> None:
@@ -166,6 +169,7 @@ async def test_a_host_that_wants_our_certificate_gets_it_or_fails_as_tls(
     assert (in_vain.requests, in_vain.connections) == ([], 1)
 
 
+@on_both_engines
 async def test_our_certificate_is_shown_to_its_host_alone(files: Files, start: Start) -> None:
     """Where a redirect leads, that host's own policy holds; the key may be in the certificate's file."""
     spoken = context(files.good, client_ca=files.ca, must=False)
@@ -225,7 +229,7 @@ async def test_connections_of_one_host_are_refused_to_another_and_that_is_told(
 ) -> None:
     """Should a bug ever bring a fetch of another host so far, it fails before anything is dialled."""
     monkeypatch.setattr(Entry, "may_wait_in", lambda *_: True)
-    for module in (run, submit):
+    for module in (drain, unattempted, submit):
         monkeypatch.setattr(module, "lane_of_url", lambda _: HERE)
     monkeypatch.setenv("SSL_CERT_FILE", files.ca)
     spoken = context(files.good, client_ca=files.ca, must=False)
@@ -324,6 +328,7 @@ async def test_a_redirect_into_the_clear_is_refused_unless_allowed(
     assert (result.reason, len(origin.requests)) == expected
 
 
+@on_both_engines
 async def test_an_end_that_tls_does_not_vouch_for_is_stored_unverified(files: Files, start: Start) -> None:
     """A body that only the end of its connection ends, and that without close_notify."""
 
@@ -338,6 +343,7 @@ async def test_an_end_that_tls_does_not_vouch_for_is_stored_unverified(files: Fi
     assert (result.outcome, result.unverified, result.bytes) == (Outcome.STORED, True, 5)
 
 
+@on_both_engines
 async def test_a_record_that_is_garbled_breaks_the_body(files: Files, start: Start) -> None:
     """It is tried again, as an attempt that failed: no trouble of the disk's, and no half body is stored."""
 
@@ -414,6 +420,7 @@ async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         ({"timeout": PATIENT}, {"deadline_s": 1.0}, Reason.DEADLINE),
     ],
 )
+@on_both_engines
 async def test_a_handshake_that_does_not_end_is_given_up(
     start: Start, talk: Talk, policy: dict[str, Any], fields: dict[str, Any], reason: Reason
 ) -> None:

@@ -25,7 +25,7 @@ from fetchfleet.worker.sink.disk_space import Refusals
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
-from tests.component.conftest import Lines, Start, tuned
+from tests.component.conftest import Lines, Start, on_both_engines, tuned
 from tests.support import left_behind
 from tests.support.left_behind import OpenResources
 from tests.support.waiting import wait_until
@@ -60,6 +60,7 @@ def assert_framed(seen: Seen, body: bytes) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("body", [b"", b"x", BYTES], ids=["empty", "small", "large"])
+@on_both_engines
 async def test_a_body_arrives_byte_for_byte(
     origin: Origin, sender: OneWorker, folder: Path, method: str, body: bytes
 ) -> None:
@@ -79,6 +80,7 @@ async def test_a_body_arrives_byte_for_byte(
     assert {seen.method for seen in origin.requests} == {method}
 
 
+@on_both_engines
 async def test_a_post_without_a_body_says_so(origin: Origin, worker: OneWorker) -> None:
     """A length of nothing, and no chunks."""
     await worker.one(origin.url(), method="POST")
@@ -86,6 +88,7 @@ async def test_a_post_without_a_body_says_so(origin: Origin, worker: OneWorker) 
     assert_framed(origin.requests[0], b"")
 
 
+@on_both_engines
 async def test_a_body_is_sent_again_with_the_next_attempt(
     origin: Origin, sender: OneWorker, folder: Path
 ) -> None:
@@ -343,6 +346,7 @@ def grown(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [cut, grown], ids=lambda change: change.__name__)
+@on_both_engines
 async def test_a_file_that_changes_while_it_is_sent_fails_the_attempt(
     origin: Origin,
     sender: OneWorker,
@@ -392,6 +396,7 @@ async def test_a_post_of_a_file_that_changes_is_not_sent_twice(
     assert not [seen for seen in origin.requests if seen.body]
 
 
+@on_both_engines
 async def test_a_host_that_does_not_read_ends_by_the_write_timeout(
     start: Start, engine: str, folder: Path
 ) -> None:

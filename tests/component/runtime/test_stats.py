@@ -7,22 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import httpcore2
 import pytest
 
 from fetchfleet.worker.http.connection_stats import ConnectionStats
-from fetchfleet.worker.http.net.connection_stream import ConnectionStream
-from fetchfleet.worker.http.net.dns import Resolver
-from fetchfleet.worker.http.net.guard import GuardedNetwork, LaneNetwork
-from fetchfleet.worker.http.net.loop_budget import LoopBudget
-from fetchfleet.worker.http.net.redis_guard import RedisAddresses
-from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.runtime.stats import open_files, rss_bytes
 from fetchfleet.worker.util import aio
 from tests.component.conftest import QUICK, Lines, Start
 from tests.support.waiting import wait_until
+from tests.support.wire import lane_pool, request_to
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
 from tools.origin.certificates import HAS_OPENSSL, Authority
@@ -107,43 +100,30 @@ async def test_a_loop_that_is_held_up_lags(worker: OneWorker, lines: Lines) -> N
     assert beats(lines)[-1]["lag_max_ms"] > 200
 
 
-class Fails(httpcore2.AsyncNetworkStream):
-    """A connection whose handshake never ends."""
+async def test_a_handshake_that_is_cancelled_counts_its_connection_as_closed() -> None:
+    """It leaves no socket behind, and is no open connection any more."""
+    traffic, taken = ConnectionStats(), asyncio.Event()
 
-    def __init__(self) -> None:
-        self.began = asyncio.Event()
-        self.closed = 0
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.set()
+        await reader.read()
+        await reader.read()
+        writer.close()
 
-    async def start_tls(self, *_: Any, **__: Any) -> httpcore2.AsyncNetworkStream:
-        """Waits."""
-        self.began.set()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def aclose(self) -> None:
-        """Counts."""
-        self.closed += 1
-
-
-async def test_a_connection_is_closed_once_however_it_ends() -> None:
-    """A handshake that is cancelled leaves no socket behind, and is no open connection any more."""
-    traffic, stream = ConnectionStats(), Fails()
-    connection = ConnectionStream(stream, traffic, LoopBudget())
-    shaking = asyncio.create_task(connection.start_tls(ssl.create_default_context()))
-    await stream.began.wait()
-    assert (traffic.opened, traffic.closed) == (1, 0)
-
-    await aio.end(shaking)
-    await connection.aclose()
+    async with await asyncio.start_server(silent, HOST, 0) as server, lane_pool(HOST, stats=traffic) as pool:
+        request = request_to(f"https://{HOST}:{server.sockets[0].getsockname()[1]}/")
+        shaking = asyncio.create_task(pool.exchange(request))
+        await taken.wait()
+        await wait_until(lambda: traffic.opened, "the connection")
+        await aio.end(shaking)
 
     assert (traffic.opened, traffic.closed) == (1, 1)
-    assert stream.closed >= 1
     assert traffic.tls_s.taken() == []
 
 
 @asynccontextmanager
-async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
-    """A port at which a handshake succeeds, and what trusts it."""
+async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, Path]]:
+    """A port that answers over TLS, and the authority to trust."""
     authority = Authority(folder)
     own = authority.issue("own", f"IP:{HOST}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -153,6 +133,8 @@ async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLConte
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
             await reader.read()
         writer.close()
         with suppress(ConnectionError):
@@ -161,7 +143,7 @@ async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLConte
 
     server = await asyncio.start_server(serve, HOST, 0, ssl=context)
     try:
-        yield server.sockets[0].getsockname()[1], ssl.create_default_context(cafile=str(authority.cert))
+        yield server.sockets[0].getsockname()[1], authority.cert
         await ended.wait()
     finally:
         server.close()
@@ -172,13 +154,14 @@ async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, ssl.SSLConte
 async def test_a_handshake_is_timed_and_the_connection_stays_one(tmp_path: Path) -> None:
     """Under TLS it is still the connection that was dialled."""
     traffic = ConnectionStats()
-    network = GuardedNetwork(Egress.parse(HOST), Resolver(), RedisAddresses(None, 0))
-    async with served_over_tls(tmp_path) as (port, trusting):
-        plain = await LaneNetwork(network, HOST, (), traffic).connect_tcp(HOST, port)
-        under_tls = await plain.start_tls(trusting, server_hostname=HOST, timeout=10)
+    async with (
+        served_over_tls(tmp_path) as (port, trusted),
+        lane_pool(HOST, trusted, stats=traffic) as pool,
+    ):
+        response = await pool.exchange(request_to(f"https://{HOST}:{port}/"))
         assert (traffic.opened, traffic.closed) == (1, 0)
-        await under_tls.aclose()
-        await under_tls.aclose()
+        response.close()
+        response.close()
 
     assert (traffic.opened, traffic.closed) == (1, 1)
     assert len(traffic.tcp_s.taken()) == len(traffic.tls_s.taken()) == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fetchfleet import Fetch, Outcome
-from fetchfleet.worker.http.net.socket_stream import READ_BYTES
+from fetchfleet.worker.http.http1.connection import MAX_UNREAD_BYTES
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.util.executors import HASHING, SENDING
 from tests.component.conftest import Start
@@ -93,4 +93,4 @@ async def test_large_bodies_go_to_disk_in_large_pieces(
     *full, last = sizes
     assert all(LEAST_BYTES <= size <= MOST_BYTES for size in full)
     assert last <= MOST_BYTES
-    assert len(full) >= len(body) // (LEAST_BYTES * 2 + READ_BYTES) - 1
+    assert len(full) >= len(body) // (LEAST_BYTES * 2 + 2 * MAX_UNREAD_BYTES) - 1

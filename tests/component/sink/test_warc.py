@@ -18,7 +18,7 @@ from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.warc.segment import Segment, recover
 from fetchfleet.worker.sink.warc.sink import RecordWriter
-from tests.component.conftest import HOST, Lines, Start, tuned
+from tests.component.conftest import HOST, Lines, Start, on_both_engines, tuned
 from tests.support.waiting import wait_until
 from tests.support.warc import read, record_of, segments
 from tools.one_worker import OneWorker, results_of
@@ -63,6 +63,7 @@ async def odd(x: Exchange) -> None:
     ],
     ids=["plain", "empty", "204", "chunked", "gzip", "no-length", "odd", "large", "large-chunked"],
 )
+@on_both_engines
 async def test_a_body_is_recorded_byte_for_byte(
     origin: Origin, worker: OneWorker, behaviour: Behaviour, body: bytes
 ) -> None:
@@ -82,6 +83,7 @@ async def test_a_body_is_recorded_byte_for_byte(
     assert not worker.parts()
 
 
+@on_both_engines
 async def test_a_head_is_recorded_as_it_was_sent(origin: Origin, worker: OneWorker) -> None:
     """Status line and fields, in their order and case, twice where they came twice, byte for byte."""
     origin.behaviour = odd
@@ -107,6 +109,7 @@ async def test_chunks_are_joined_and_the_field_that_speaks_of_them_is_renamed(
     assert record.http.get_header("X-Orig-Transfer-Encoding") == "chunked"
 
 
+@on_both_engines
 async def test_the_request_is_recorded_beside_its_answer(origin: Origin, worker: OneWorker) -> None:
     """Its line, its fields and what it sent are what the host saw; the two records name one another."""
     fetch = Fetch(url=origin.url("/p"), method="POST", body="sent", headers={"X-Mine": "yes"})
@@ -124,6 +127,7 @@ async def test_the_request_is_recorded_beside_its_answer(origin: Origin, worker:
     assert response.field("WARC-Concurrent-To") == request.field("WARC-Record-ID")
 
 
+@on_both_engines
 async def test_an_answer_to_head_is_recorded_without_a_body(origin: Origin, worker: OneWorker) -> None:
     """Its fields speak of a body that did not come."""
     origin.behaviour = o.ok(b"not sent")
@@ -267,6 +271,7 @@ async def test_a_file_that_was_sent_is_cut_from_the_record(
 
 
 @pytest.mark.skipif(not HAS_OPENSSL, reason="needs openssl")
+@on_both_engines
 async def test_an_answer_over_http2_is_recorded(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

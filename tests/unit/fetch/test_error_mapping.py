@@ -4,12 +4,26 @@ import errno
 import os
 import ssl
 
-import httpcore2
-import httpx
 import pytest
 
 from fetchfleet.jobs.contract.model import Reason
-from fetchfleet.worker.errors import FirstByteTimeoutError, TlsError, TlsTimeoutError
+from fetchfleet.worker.errors import (
+    BadAnswerError,
+    ConnectError,
+    ConnectTimeoutError,
+    EgressRefusedError,
+    FirstByteTimeoutError,
+    InvalidRequestError,
+    PoolTimeoutError,
+    ReadError,
+    ReadTimeoutError,
+    RemoteProtocolError,
+    TlsError,
+    TlsTimeoutError,
+    UnresolvedError,
+    WriteError,
+    WriteTimeoutError,
+)
 from fetchfleet.worker.fetch.error_mapping import outcome_of
 from fetchfleet.worker.fetch.rules.outcome import Failed, Interrupted
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
@@ -32,19 +46,45 @@ def met(error: Exception, status: int | None = None) -> Failed:
 @pytest.mark.parametrize(
     ("error", "reason", "sent"),
     [
-        (httpx.PoolTimeout(""), Reason.POOL_TIMEOUT, False),
-        (httpx.ConnectTimeout(""), Reason.CONNECT_TIMEOUT, False),
+        (PoolTimeoutError(), Reason.POOL_TIMEOUT, False),
+        (ConnectTimeoutError(), Reason.CONNECT_TIMEOUT, False),
         (TlsTimeoutError(), Reason.TLS_TIMEOUT, False),
         (TlsError("the host hung up"), Reason.TLS, False),
-        (httpx.WriteTimeout(""), Reason.WRITE_TIMEOUT, True),
+        (WriteTimeoutError(), Reason.WRITE_TIMEOUT, True),
         (FirstByteTimeoutError(), Reason.FIRST_BYTE_TIMEOUT, True),
-        (httpx.ReadTimeout(""), Reason.READ_TIMEOUT, True),
+        (ReadTimeoutError(), Reason.READ_TIMEOUT, True),
         (TimeoutError(), Reason.TOTAL_TIMEOUT, True),
     ],
 )
 def test_every_wait_has_a_reason_of_its_own(error: Exception, reason: Reason, *, sent: bool) -> None:
     """What ends before the request goes out may be tried again whatever its method; none is final."""
     assert (reason, sent, False) == (met(error).reason, met(error).sent, met(error).final)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "sent", "final"),
+    [
+        (ConnectError(), Reason.CONNECT, False, False),
+        (EgressRefusedError(), Reason.EGRESS_REFUSED, False, True),
+        (UnresolvedError(), Reason.DNS, False, False),
+        (ReadError(), Reason.READ, True, False),
+        (WriteError(), Reason.WRITE, True, False),
+        (RemoteProtocolError(), Reason.PROTOCOL, True, False),
+        (BadAnswerError(), Reason.PROTOCOL, True, False),
+        (InvalidRequestError(), Reason.PROTOCOL, True, True),
+    ],
+)
+def test_what_breaks_has_a_reason(error: Exception, reason: Reason, *, sent: bool, final: bool) -> None:
+    """Nothing was sent without a connection; a request that cannot be written never can."""
+    found = met(error)
+
+    assert (reason, sent, final) == (found.reason, found.sent, found.final)
+
+
+def test_a_protocol_error_after_the_head_is_a_truncated_body() -> None:
+    """A length, or the chunks, announced more."""
+    assert met(RemoteProtocolError(), status=200).reason is Reason.TRUNCATED
+    assert met(BadAnswerError(), status=200).reason is Reason.PROTOCOL
 
 
 @pytest.mark.parametrize(
@@ -65,16 +105,16 @@ def test_what_tls_refuses_is_tls_however_deep_it_lies(
 ) -> None:
     """Wrapped or bare, before the head or after it, and never trouble of the disk; some of it may pass."""
     bare = refused(said)
-    for error in (bare, TlsError(httpcore2.ConnectError(bare)), httpx.ReadError(str(bare))):
-        if isinstance(error, httpx.ReadError):
-            error.__cause__ = httpcore2.ReadError(bare)
+    caused = ReadError(str(bare))
+    caused.__cause__ = bare
+    for error in (bare, TlsError(bare), caused):
         found = met(error, status)
         assert (found.reason, found.final) == (Reason.TLS, final)
 
 
 def test_a_certificate_that_is_refused_is_final() -> None:
     """The next handshake would show the same."""
-    assert met(TlsError(httpcore2.ConnectError(ssl.SSLCertVerificationError()))).final
+    assert met(TlsError(ssl.SSLCertVerificationError())).final
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))

@@ -1,32 +1,14 @@
 """Every private name that worker/http/compat.py uses still exists and has its effect."""
 
-import asyncio
-
 import h2.config
 import h2.connection
 import h2.events
-import httpcore2
 import httpx
 import pytest
 
-from fetchfleet.worker.http.compat import h11_trailing_data, set_cookies, skip_content_length_check
+from fetchfleet.worker.http.compat import set_cookies, skip_content_length_check
 
 REQUEST = [(b":method", b"GET"), (b":authority", b"a"), (b":scheme", b"https"), (b":path", b"/")]
-
-
-def test_bytes_after_a_response_are_found() -> None:
-    """Httpcore2 keeps them in its h11 connection."""
-    response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nmore"
-
-    async def exchange() -> object:
-        origin = httpcore2.Origin(b"http", b"a.example", 80)
-        stream = httpcore2.AsyncMockStream([response])
-        connection = httpcore2.AsyncHTTP11Connection(origin, stream)
-        request = httpcore2.Request("GET", "http://a.example/", headers=[("Host", "a.example")])
-        await (await connection.handle_async_request(request)).aread()
-        return h11_trailing_data(connection)[0]
-
-    assert asyncio.run(exchange()) == b"more"
 
 
 async def test_the_cookies_of_a_client_are_that_very_object() -> None:

@@ -95,7 +95,7 @@ def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stack", "room"),
     [
-        (["/usr/lib/ssl.py", "/x/httpcore2/_async/http11.py", "/p/worker/fetch/run.py"], "engine"),
+        (["/usr/lib/ssl.py", "/x/httpx/_client.py", "/p/worker/fetch/run.py"], "engine"),
         (["/p/worker/sink/files/buffered_body.py", "/p/worker/fetch/run.py"], "sink"),
         (["/x/structlog/_output.py", "/p/worker/lanes/log_events.py", "/p/worker/fetch/run.py"], "log"),
         (["/x/redis/asyncio/client.py", "/p/jobs/scripts/runner.py", "/p/worker/lanes/settler.py"], "Redis"),

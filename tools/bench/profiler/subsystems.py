@@ -7,8 +7,8 @@ ROOMS = {
     "sink": ("/worker/sink/", "/aiofiles/"),
     "gate": ("/worker/gate/", "/worker/lanes/lane.py", "/worker/body/min_rate.py"),
     "engine": (
-        *("/worker/http/", "/httpx/", "/httpcore2/", "/h11/", "/h2/", "/hpack/"),
-        *("/anyio/", "/sniffio/", "/idna/", "/truststore/", "/aiohappyeyeballs/", "/aiodns/"),
+        *("/worker/http/", "/httpx/", "/httptools/", "/h2/", "/hpack/"),
+        *("/idna/", "/aiohappyeyeballs/", "/aiodns/"),
     ),
     "Redis": ("/redis/", "/hiredis/", "/arq/", "/jobs/scripts/", "/jobs/notify.py"),
     "settle": ("/worker/lanes/", "/worker/fetch/rules/result.py"),

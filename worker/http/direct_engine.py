@@ -1,0 +1,112 @@
+"""The engine without httpx: the request of a fetch goes to the wire as it is."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from structlog.typing import FilteringBoundLogger
+
+from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.jobs.contract.urls import origin_of_url, parse_url
+from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.exchange import Request
+from fetchfleet.worker.http.net.pool import LanePools
+from fetchfleet.worker.http.request_body import Blocks, Upload, framing_of, open_content, own_headers
+from fetchfleet.worker.http.trace import Trace
+from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.observability import events, redact
+from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.util.clock import mono_s
+
+
+class DirectEngine:
+    """The lanes' pools as an engine. log: for a line of each exchange, None for none."""
+
+    def __init__(
+        self,
+        pools: LanePools,
+        user_agent: str,
+        in_folder: Path | None = None,
+        log: FilteringBoundLogger | None = None,
+    ) -> None:
+        self._pools = pools
+        self._own = encoded(own_headers(user_agent))
+        self._in_folder = in_folder
+        self._log = log
+
+    async def open(self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace) -> Answer:
+        """Send a request on the lane's connections and return its response, which the caller closes.
+
+        Raises FetchError or OSError.
+        """
+        began_s = mono_s()
+        origin_text = origin_of_url(request.url)
+        origin = _origin(origin_text)
+        content = await open_content(request, self._in_folder) if request.has_body else None
+        sent = Request(
+            method=request.method,
+            scheme=origin.scheme,
+            host=origin.host,
+            port=origin.port,
+            target=request.url[len(origin_text) :].encode("ascii"),
+            headers=self._headers(origin.host_field, request, content),
+            content=content,
+            timeouts=timeouts,
+            trace=trace,
+        )
+        try:
+            response = await self._pools.exchange(lane, sent)
+        except BaseException:
+            if content is not None:
+                content.close()
+            raise
+        if self._log is not None:
+            events.exchange(
+                trace.entry,
+                self._log,
+                lane=lane.rpartition("#")[0],
+                method=request.method,
+                url=redact.url(request.url),
+                status=response.status,
+                version=response.version,
+                reused=not trace.opened,
+                ms=round((mono_s() - began_s) * 1000, 1),
+            )
+        return Answer(request.url, sent, response)
+
+    def _headers(self, host: Header, request: Hop, content: Blocks | Upload | None) -> Sequence[Header]:
+        """Return Host, the engine's own headers unless the request has them, and those of the request."""
+        if not request.headers and content is None and request.method not in _SENDING:
+            return (host, *self._own)
+        given = encoded((*request.headers, *framing_of(content)))
+        names = {name.lower() for name, _ in given}
+        own = [header for header in self._own if header[0].lower() not in names]
+        # Of a method that sends something, also that it is nothing (RFC 9110 §8.6).
+        nothing = [_NOTHING] if content is None and request.method in _SENDING else []
+        return (host, *nothing, *own, *given)
+
+
+_SENDING = frozenset({"POST", "PUT", "PATCH"})
+_NOTHING = (b"Content-Length", b"0")
+
+
+class _Origin(NamedTuple):
+    """A scheme, a host and a port, and the Host field that names it."""
+
+    scheme: str
+    host: str
+    port: int
+    host_field: Header
+
+
+@lru_cache(maxsize=4096)
+def _origin(text: str) -> _Origin:
+    """Return the origin of that text, `scheme://host[:port]`."""
+    url = parse_url(text + "/")
+    return _Origin(url.scheme, url.host, url.port, (b"Host", text.partition("://")[2].encode("ascii")))
+
+
+def encoded(headers: Sequence[tuple[str, str]]) -> tuple[Header, ...]:
+    """Return the headers as bytes."""
+    return tuple((name.encode("ascii"), value.encode("ascii")) for name, value in headers)
