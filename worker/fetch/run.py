@@ -232,7 +232,8 @@ async def finish_fetch(
     note = note_of(outcome)
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result, note or ""))
-    line = log_events.finished(lane.name, entry, result, note, services.log)
+    lenient = trace is not None and trace.lenient
+    line = log_events.finished(lane.name, entry, result, note, services.log, lenient=lenient)
     session.settle(settler.finished(result, line))
 
 

@@ -65,14 +65,11 @@ class Answer:
         self._lines: dict[str, list[str]] = {}
         for name, value in response.headers:
             self._lines.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        if response.lenient:
+            request.trace.lenient = True
         if not MIN_STATUS <= self.status <= MAX_STATUS:
             self.close()
             raise BadAnswerError(f"{self.status} is not the status of a final response")
-
-    @property
-    def lenient(self) -> bool:
-        """Whether only a lenient reading made sense of the header section."""
-        return self._response.lenient
 
     @property
     def ended(self) -> bool:

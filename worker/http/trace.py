@@ -8,7 +8,7 @@ from fetchfleet.worker.util.clock import mono_s
 class Trace:
     """The timings of an attempt, in monotonic seconds; those of its last exchange count."""
 
-    __slots__ = ("connect_s", "entry", "head_s", "opened", "started_s")
+    __slots__ = ("connect_s", "entry", "head_s", "lenient", "opened", "started_s")
 
     def __init__(self, entry: Entry | None = None) -> None:
         self.entry = entry
@@ -20,6 +20,8 @@ class Trace:
         """When the response headers were complete."""
         self.opened = False
         """Whether the last exchange opened a connection; else it reused one."""
+        self.lenient = False
+        """Whether only a lenient reading made sense of the headers of a response."""
 
     @property
     def latency_ms(self) -> float | None:

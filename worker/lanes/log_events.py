@@ -107,6 +107,8 @@ class FinishedLine(msgspec.Struct, frozen=True, kw_only=True):
     connect_ms: float | None
     ttfb_ms: float | None
     total_ms: float | None
+    lenient: bool | msgspec.UnsetType
+    """True if only a lenient reading made sense of a response's headers, else left out."""
     trace_id: str | msgspec.UnsetType
     event: Event = Event.FETCH_FINISHED
     level: str = "info"
@@ -114,9 +116,18 @@ class FinishedLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def finished(
-    lane_name: str, entry: Entry, result: Result, note: str | None, log: FilteringBoundLogger
+    lane_name: str,
+    entry: Entry,
+    result: Result,
+    note: str | None,
+    log: FilteringBoundLogger,
+    *,
+    lenient: bool = False,
 ) -> Callable[[], None]:
-    """Return a function that writes the canonical line of a fetch, once its result is in Redis."""
+    """Return a function that writes the canonical line of a fetch, once its result is in Redis.
+
+    lenient: whether only a lenient reading made sense of the headers of a response.
+    """
 
     def tell() -> None:
         timings, traceparent = result.timings, entry.fetch.traceparent
@@ -140,6 +151,7 @@ def finished(
             connect_ms=timings.connect_ms,
             ttfb_ms=timings.ttfb_ms,
             total_ms=timings.total_ms,
+            lenient=lenient or msgspec.UNSET,
             trace_id=msgspec.UNSET if traceparent is None else trace_context.trace_id(traceparent),
             timestamp=timestamp(),
         )

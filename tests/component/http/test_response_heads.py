@@ -3,7 +3,7 @@
 import asyncio
 
 from fetchfleet import Outcome, Reason
-from tests.component.conftest import Start, on_both_engines
+from tests.component.conftest import Lines, Start, on_both_engines
 from tests.component.http.test_hostile_responses import head, raw
 from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
@@ -75,11 +75,11 @@ ODD = {
 
 
 async def test_a_head_that_is_odd_costs_the_connection_and_not_the_body(
-    origin: Origin, start: Start, engine: str
+    origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """Each body is stored, and the next request goes over another connection."""
-    worker = await start(engine=engine, policy={"concurrency": 1, "attempts": 1})
-    odd = TWICE | ODD if engine == "httpx" else TWICE
+    """Each body is stored, and the next request goes over another connection; its log line tells."""
+    worker = await start(policy={"concurrency": 1, "attempts": 1})
+    odd = TWICE | ODD
     origin.behaviour = o.sequence(*map(raw, odd.values()), o.OK)
 
     results = await worker.results(origin.url(f"/{n}") for n in range(len(odd) + 2))
@@ -87,6 +87,8 @@ async def test_a_head_that_is_odd_costs_the_connection_and_not_the_body(
     assert [result.reason for result in results] == [None] * len(results)
     assert {worker.body(result) for result in results} == {b"ok"}
     assert [seen.connection for seen in origin.requests] == [*range(1, len(odd) + 2), len(odd) + 1]
+    told = {line["id"]: line.get("lenient") for line in lines if line["event"] == "fetch.finished"}
+    assert [told[result.id] for result in results] == [True] * len(odd) + [None] * 2
 
 
 async def test_odd_fields_keep_their_meaning(origin: Origin, start: Start) -> None:
