@@ -1,4 +1,8 @@
-"""Header sections of HTTP/1 responses: read strictly by llhttp, else leniently if unambiguous. Pure."""
+"""Header sections of HTTP/1 responses: read strictly by llhttp, else leniently if unambiguous. Pure.
+
+A field that no part of the worker needs must not cost the body. Fields that frame the body are read strictly:
+if two readers disagree on its length, one response can be smuggled into another.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +11,6 @@ from typing import NamedTuple
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from fetchfleet.worker.errors import RemoteProtocolError
-from fetchfleet.worker.http.field_lines import FramingError, usable_fields
 from fetchfleet.worker.http.wire import Header
 
 CHUNKED = -1
@@ -18,7 +21,9 @@ UNTIL_CLOSE = -2
 
 MAX_LENGTH_DIGITS = 18
 
-_DECIDING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
+_DECIDING = _FRAMING | {b"connection"}
 """The fields that decide where the body ends and whether another response may follow it."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -26,6 +31,8 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 
 _CONTROL = re.compile(rb"[\0-\x08\x0b-\x1f\x7f]")
 _HIDDEN_FRAMING = re.compile(rb"[\0\v\f\r][ \t]*(?:content-length|transfer-encoding)", re.IGNORECASE)
+_IS_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++")  # RFC 9110 §5.6.2
+_NOT_IN_A_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
 _LINE_BREAKING = re.compile(rb"[\v\f\r\n]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([0-9]{3})(?: (.*))?", re.DOTALL)
 
@@ -152,10 +159,7 @@ def _read_leniently(head: bytes) -> Head:
             name, colon, value = line.partition(b":")
             parts.append((name if colon else b" " + name, [value.strip(b" \t")]))
     sent = [(name, b"\n".join(values)) for name, values in parts]
-    try:
-        fields = usable_fields(sent)
-    except FramingError as error:
-        raise RemoteProtocolError(str(error)) from None
+    fields = usable_fields(sent)
     status_line = b" ".join(_LINE_BREAKING.sub(b" ", first).split(None, 2))  # RFC 9112 §4
     match = _STATUS_LINE.fullmatch(status_line)
     if match is None or b"\0" in status_line:
@@ -167,3 +171,47 @@ def _read_leniently(head: bytes) -> Head:
     )
     version = "HTTP/1.0" if match[1] == b"0" else "HTTP/1.1"
     return Head(int(match[2]), match[3] or b"", version, fields, _deciding(fields), lenient=not plain)
+
+
+def usable_fields(fields: Sequence[Header]) -> list[Header]:
+    """Return the fields that have a valid name, in their order. Raises RemoteProtocolError.
+
+    fields: as they were sent, folds included; a line without a colon is a name that begins with a space.
+
+    - Whitespace between a name and its colon is dropped (RFC 9112 §5.1).
+    - Folds, line ends, vertical tabs and form feeds in a value are read as a space (RFC 9110 §5.5, RFC 9112
+      §5.2). A NUL is refused: some readers end a value there.
+    - `chunked` counts once, in however many lines it was sent; `identity` is no transfer coding.
+    """
+    usable: list[Header] = []
+    for raw_name, raw_value in fields:
+        name = raw_name.rstrip(b" \t")
+        is_token = _IS_TOKEN.fullmatch(name) is not None
+        bare = _NOT_IN_A_TOKEN.sub(b"", name).lower()
+        frames = bare in _FRAMING or (not (is_token or raw_value) and bare.startswith(tuple(_FRAMING)))
+        is_plain = is_token and name == raw_name and _LINE_BREAKING.search(raw_value) is None
+        if (frames and not is_plain) or b"\0" in raw_name + raw_value:
+            raise RemoteProtocolError(f"odd field line {(raw_name + b':' + raw_value)[:100]!r}")
+        if is_token:
+            usable.append((name, _without_folds(raw_value)))
+    return _with_one_framing(usable)
+
+
+def _without_folds(value: bytes) -> bytes:
+    parts = [_LINE_BREAKING.sub(b" ", part).strip(b" \t") for part in value.split(b"\n")]
+    return b" ".join(part for part in parts if part)
+
+
+def _with_one_framing(fields: list[Header]) -> list[Header]:
+    """Return the fields with one Transfer-Encoding if it means `chunked`, with none if it means none."""
+    lines = [value.lower() for name, value in fields if name.lower() == b"transfer-encoding"]
+    codings = [coding.strip(b" \t") for value in lines for coding in value.split(b",")]
+    codings = [coding for coding in codings if coding]
+    if lines in ([], [b"chunked"]) or not set(codings) <= {b"chunked", b"identity"}:
+        return fields
+    if b"chunked" in codings and codings[-1] != b"chunked":  # read to the end of the connection by some
+        return fields
+    if b"chunked" not in codings and any(name.lower() == b"content-length" for name, _ in fields):
+        return fields
+    others = [field for field in fields if field[0].lower() != b"transfer-encoding"]
+    return [*others, (b"Transfer-Encoding", b"chunked")] if b"chunked" in codings else others
