@@ -18,6 +18,7 @@ OTHERS = "loop"
 THREADS = {
     "blocks": "sink",
     "names": "sink",
+    "warc": "sink",
     "hashing": "sink",
     "sending": "engine",
     "coding": "decoding",

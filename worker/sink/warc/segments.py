@@ -5,7 +5,6 @@ import os
 import re
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
-from uuid import uuid4
 
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.buffered_body import Block
@@ -29,15 +28,11 @@ class WarcRecord(NamedTuple):
     """The record of the request."""
     blocks: tuple[Block, ...]
     """All bytes of the record, or those before a body that is in a partial file."""
+    length_bytes: int
+    """Length of the response's record."""
     partial: str | None = None
     """The name of that partial file."""
     partial_bytes: int = 0
-
-    @property
-    def length_bytes(self) -> int:
-        """Length of the response's record."""
-        end = len(record_format.END) if self.partial is not None else 0
-        return sum(len(block) for block in self.blocks) + self.partial_bytes + end
 
 
 class RecordPlace(NamedTuple):
@@ -198,7 +193,9 @@ class Segments:
             now = datetime.now(UTC)
             time = f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}"
             name = f"{self._worker}-{time}-{next(self._serials):05d}.warc"
-            begin = record_format.info(uuid4().urn, date_of(now), name, self._user_agent)
+            begin = record_format.info(
+                record_format.record_id(os.urandom(16)), date_of(now), name, self._user_agent
+            )
             try:
                 self._current = Segment(self._directory, name, begin)
             except FileExistsError:
@@ -208,4 +205,4 @@ class Segments:
 
 def date_of(moment: datetime) -> str:
     """Format a moment in UTC as WARC 1.1 does (W3C's note on dates)."""
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

@@ -2,10 +2,10 @@
 
 import errno
 import hashlib
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 from fetchfleet.jobs.contract.body_checks import inline
 from fetchfleet.jobs.contract.entry import Entry
@@ -103,8 +103,7 @@ class RecordWriter(BufferedBody):
         super().__init__(disk, name, expected)
         self._writer = writer
         self._recorded = recorded
-        self._http_head = record_format.response_head(recorded.wire)
-        self._digests[BLOCK] = hashlib.sha256(self._http_head)
+        self._http_head = b""
         self._sha256 = ""
         self._may_place: Callable[[], bool] = lambda: True
         self.durability = durability
@@ -113,6 +112,17 @@ class RecordWriter(BufferedBody):
     def worth_keeping(self) -> bool:
         """Return False: half a response is no record."""
         return False
+
+    def _begin(self) -> None:
+        """Format the head of the response, with which the block of the record begins."""
+        self._http_head = record_format.response_head(self._recorded.wire)
+        self._digests[BLOCK] = hashlib.sha256(self._http_head)
+
+    async def drain(self) -> None:
+        """Hand what is in memory to the disk, once the block before is written. Raises OSError."""
+        if self._partial is None:
+            self._begin()
+        await super().drain()
 
     async def keep(self) -> int:
         """Keep nothing: half a response is no record."""
@@ -142,13 +152,16 @@ class RecordWriter(BufferedBody):
         """Return the record; runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
         large = self._partial is not None
         if not large:
+            self._begin()
             self._hash()
         self._sha256 = self._checked()
-        ids = uuid4().urn, uuid4().urn
+        ids = record_format.record_id(os.urandom(16)), record_format.record_id(os.urandom(16))
         length_bytes = len(self._http_head) + self.size_bytes
         digests = self._digests[BLOCK].digest(), self._digests[SHA256].digest()
         head = record_format.response(self._recorded, ids, *digests, length_bytes)
         before = record_format.request(self._recorded, ids[1], ids[0])
+        length_bytes += len(head) + len(record_format.END)
         if large:
-            return WarcRecord(before, (head, self._http_head), self._partial_name, self.size_bytes)
-        return WarcRecord(before, (head, self._http_head, *self._pieces, record_format.END))
+            blocks = (head, self._http_head)
+            return WarcRecord(before, blocks, length_bytes, self._partial_name, self.size_bytes)
+        return WarcRecord(before, (head, self._http_head, *self._pieces, record_format.END), length_bytes)
