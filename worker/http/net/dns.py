@@ -1,18 +1,16 @@
 """Name resolution: one query at a time for each name, answers cached for their TTL.
 
-By c-ares, which returns TTLs, and tells a name that does not exist from a failed query. Names that the
-machine itself defines (/etc/hosts, localhost) have no TTL and are not cached: a change counts at once.
+By c-ares, which returns TTLs, and tells a name that does not exist from a failed query. The first name imports
+it. Names that the machine itself defines (/etc/hosts, localhost) have no TTL and are not cached, so that a
+change counts at once.
 """
 
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
-
-import aiodns
-from aiodns import error as ares
-from aiodns.error import DNSError
-from pycares import AddrInfoResult, AresError
+from typing import Any
 
 from fetchfleet.worker.errors import (
     NameServerError,
@@ -32,20 +30,6 @@ TRIES = 3
 
 CHANNEL_S = NO_SUCH_NAME_S
 """The life of a c-ares channel, whose cache keeps answers for up to an hour and cannot be switched off."""
-
-_FAILURES = {
-    ares.ARES_ENOTFOUND: DnsFailure.NO_SUCH_NAME,
-    ares.ARES_ENODATA: DnsFailure.NO_SUCH_NAME,
-    ares.ARES_EBADNAME: DnsFailure.NO_SUCH_NAME,
-    ares.ARES_ESERVFAIL: DnsFailure.SERVER_FAILED,
-    ares.ARES_EREFUSED: DnsFailure.SERVER_FAILED,
-    ares.ARES_EFORMERR: DnsFailure.SERVER_FAILED,
-    ares.ARES_ENOTIMP: DnsFailure.SERVER_FAILED,
-    ares.ARES_EBADRESP: DnsFailure.SERVER_FAILED,
-    ares.ARES_ECONNREFUSED: DnsFailure.SERVER_FAILED,
-    ares.ARES_ETIMEOUT: DnsFailure.TIMED_OUT,
-}
-"""By c-ares' codes; any other code is about this machine."""
 
 _ERRORS = {
     DnsFailure.NO_SUCH_NAME: NoSuchNameError,
@@ -111,22 +95,24 @@ class Resolver:
         resolution: Resolution
         ttls_s: Sequence[int] = ()
         channel, now_s = self._channel, self._now_s()
-        try:
-            if channel is None or now_s >= channel.ends_s:
-                old, channel = channel, _Channel(self._nameservers, now_s)
+        if channel is None or now_s >= channel.ends_s:
+            old, channel = channel, _open_channel(self._nameservers, now_s)
+            if channel is not None:
                 self._channel = channel
                 if old is not None:
                     await self._close_if_old(old)
-        except AresError:
+        if channel is None:
             resolution = DnsFailure.NOT_ASKED
         else:
+            found: Any = DnsFailure.TIMED_OUT
             try:
-                async with asyncio.timeout(self.limit_s):
-                    found = await channel.query(host)
-            except TimeoutError:
-                resolution = DnsFailure.TIMED_OUT
-            except DNSError as error:
-                resolution = dns_failure(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.limit_s):
+                        found = await channel.query(host)
+            finally:
+                await self._close_if_old(channel)
+            if isinstance(found, DnsFailure):
+                resolution = found
             else:
                 addresses: list[str] = []
                 for node in found.nodes:
@@ -136,8 +122,6 @@ class Resolver:
                     addresses.append(f"{address}%{zone}" if zone else address)
                 resolution = tuple(dict.fromkeys(addresses)) or DnsFailure.NO_SUCH_NAME
                 ttls_s = [alias.ttl for alias in found.cnames] + [node.ttl for node in found.nodes]
-            finally:
-                await self._close_if_old(channel)
         self._cache.put(host, resolution, keep_s(resolution, ttls_s), self._now_s())
         if isinstance(resolution, DnsFailure):
             self._expire_channel()
@@ -154,19 +138,23 @@ class Resolver:
 
 
 class _Channel:
-    """A c-ares channel, which has a cache of its own."""
+    """A c-ares channel, which has a cache of its own. ends_s: when another takes its place."""
 
-    def __init__(self, nameservers: Sequence[str], now_s: float) -> None:
-        self._resolver = aiodns.DNSResolver(nameservers or None, timeout=FIRST_TRY_S, tries=TRIES)
-        self.ends_s = now_s + CHANNEL_S
+    def __init__(self, resolver: Any, ends_s: float) -> None:
+        self._resolver = resolver
+        self.ends_s = ends_s
         self.queries = 0
         """How many are under way."""
 
-    async def query(self, host: str) -> AddrInfoResult:
-        """Return the addresses that c-ares finds; raises DNSError."""
+    async def query(self, host: str) -> Any:
+        """Return the AddrInfoResult of c-ares, or a DnsFailure."""
+        from aiodns.error import DNSError  # noqa: PLC0415
+
         self.queries += 1
         try:
             return await self._resolver.getaddrinfo(host, type=socket.SOCK_STREAM)
+        except DNSError as error:
+            return _failure(error.args[0])
         finally:
             self.queries -= 1
 
@@ -175,9 +163,32 @@ class _Channel:
         await self._resolver.close()
 
 
-def dns_failure(error: ares.DNSError) -> DnsFailure:
-    """Return the failure that an error of c-ares stands for."""
-    return _FAILURES.get(error.args[0], DnsFailure.NOT_ASKED)
+def _open_channel(nameservers: Sequence[str], now_s: float) -> _Channel | None:
+    """Return a new channel; None if c-ares cannot make one."""
+    import aiodns  # noqa: PLC0415
+    from pycares import AresError  # noqa: PLC0415
+
+    try:
+        resolver = aiodns.DNSResolver(nameservers or None, timeout=FIRST_TRY_S, tries=TRIES)
+    except AresError:
+        return None
+    return _Channel(resolver, now_s + CHANNEL_S)
+
+
+def _failure(code: int) -> DnsFailure:
+    """Return the failure that a code of c-ares stands for; one that is not listed is about this machine."""
+    from aiodns import error as ares  # noqa: PLC0415
+
+    match code:
+        case ares.ARES_ENOTFOUND | ares.ARES_ENODATA | ares.ARES_EBADNAME:
+            return DnsFailure.NO_SUCH_NAME
+        case ares.ARES_ESERVFAIL | ares.ARES_EREFUSED | ares.ARES_EFORMERR | ares.ARES_ENOTIMP:
+            return DnsFailure.SERVER_FAILED
+        case ares.ARES_EBADRESP | ares.ARES_ECONNREFUSED:
+            return DnsFailure.SERVER_FAILED
+        case ares.ARES_ETIMEOUT:
+            return DnsFailure.TIMED_OUT
+    return DnsFailure.NOT_ASKED
 
 
 def resolution_error(host: str, failure: DnsFailure) -> UnresolvedError:
