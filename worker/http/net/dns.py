@@ -1,8 +1,8 @@
 """Name resolution: one query at a time for each name, answers cached for their TTL.
 
-By c-ares, which returns TTLs, and tells a name that does not exist from a failed query. The first name imports
-it. Names that the machine itself defines (/etc/hosts, localhost) have no TTL and are not cached, so that a
-change counts at once.
+By c-ares, imported for the first name: it returns TTLs, and tells a name that does not exist from a failed
+query. Names that the machine itself defines (/etc/hosts, localhost) have no TTL and are not cached: a change
+counts at once.
 """
 
 import asyncio
