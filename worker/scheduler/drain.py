@@ -105,6 +105,7 @@ async def _step(session: FetchSession) -> Step:
     lane, slots, isolation = session.lane, session.services.slots, session.services.isolation
     if lane.cancelled or lane.expiry_check_due:
         await _end_unattempted_fetches(session)
+        return CONTINUE
     while True:
         admission = lane.admission()
         if isinstance(admission, Closed):
