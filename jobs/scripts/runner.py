@@ -127,7 +127,25 @@ def _named(error: ResponseError) -> ResponseError:
 
 
 async def _pipelined(redis: Redis, calls: Sequence[Call]) -> list[Any]:
-    async with redis.pipeline(transaction=False) as pipe:
-        for call in calls:
-            pipe.evalsha(digest_of(call.script), len(call.keys), *call.keys, *call.args)  # type: ignore[arg-type]
-        return await pipe.execute(raise_on_error=False)
+    """Return the replies of all calls, which are sent at once; errors of single calls as exceptions."""
+    pool = redis.connection_pool
+    connection = await pool.get_connection()
+    try:
+        await connection.send_packed_command(
+            connection.pack_commands(
+                [("EVALSHA", digest_of(script), len(keys), *keys, *args) for script, keys, args in calls]
+            )
+        )
+        replies: list[Any] = []
+        for _ in calls:
+            try:
+                replies.append(await connection.read_response())
+            except ResponseError as error:
+                replies.append(error)
+    except BaseException:
+        await connection.disconnect(nowait=True)  # replies may be unread
+        raise
+    else:
+        return replies
+    finally:
+        await pool.release(connection)
