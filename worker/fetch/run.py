@@ -35,7 +35,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
     note_of,
 )
 from fetchfleet.worker.fetch.rules.result import result_of
-from fetchfleet.worker.fetch.rules.validators import validators_of
+from fetchfleet.worker.fetch.rules.validators import VALIDATOR_FIELDS, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import gate, quota, retry_budget
 from fetchfleet.worker.gate.state import Breaker
@@ -43,6 +43,7 @@ from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.trace import Trace, timings_of
 from fetchfleet.worker.lanes import log_events, settler
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions
+from fetchfleet.worker.sink.index_entry import Validators
 from fetchfleet.worker.util.clock import mono_s
 
 _UNATTEMPTED = Interrupted()
@@ -144,7 +145,8 @@ class Attempt:
             return await self._special().stored(answer, self.request, self.hops)
         limits = [most for most in (entry.fetch.max_bytes, lane.policy.max_bytes) if most]
         expected = Expected(answer.length_bytes, entry.fetch.sha256, min(limits, default=0))
-        found = validators_of(self.request.url, answer.header)
+        url, has_validators = self.request.url, answer.has_any(VALIDATOR_FIELDS)
+        found = validators_of(url, answer.header) if has_validators else Validators(url)
         exchange = HttpExchange(self.request, answer)
         options = StorageOptions(None, lane.policy.durability)
         writer = services.sink.writer(entry, lane.token, expected, options, None, exchange)
@@ -229,7 +231,7 @@ async def finish_fetch(
     last_url, trace = (attempt.request.url, attempt.trace) if attempt is not None else (None, None)
     timings = timings_of(trace, lane.clock.now_ms() - entry.submitted_ms)
     result = result_of(entry, finish, outcome, last_url, stand_in, timings, services.worker_id)
-    note = note_of(outcome)
+    note = None if isinstance(outcome, Stored) else note_of(outcome)
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result, note or ""))
     lenient = trace is not None and trace.lenient

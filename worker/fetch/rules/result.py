@@ -7,6 +7,7 @@ from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
 from fetchfleet.worker.fetch.rules.decide import Finish
 from fetchfleet.worker.fetch.rules.outcome import (
     AlreadyExists,
+    Answered,
     AttemptOutcome,
     Failed,
     Interrupted,
@@ -42,7 +43,7 @@ def result_of(
     body = outcome if isinstance(outcome, Stored | Unchanged | AlreadyExists) else stand_in
     with_validators = body if not isinstance(body, StoredBody) else None
     asked = last_url is not None and not isinstance(outcome, Interrupted)
-    throttled = throttle_of(outcome) is not None
+    throttled = isinstance(outcome, Answered) and throttle_of(outcome) is not None
     charged = asked and not throttled and not isinstance(outcome, Redirected)
     final_url = None
     if last_url is not None and asked:  # a URL that a host has named may hold secrets

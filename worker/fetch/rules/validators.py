@@ -8,6 +8,8 @@ from fetchfleet.jobs.contract.conditions import headers_of, is_etag, is_http_dat
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 
+VALIDATOR_FIELDS = frozenset({"etag", "last-modified"})
+
 
 def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:
     """Return the validators of a response of the URL that are valid in a request."""
