@@ -17,9 +17,8 @@ from fetchfleet.worker.errors import (
     WriteTimeoutError,
 )
 from fetchfleet.worker.http.exchange import Request
-from fetchfleet.worker.http.http1.heads import Head
+from fetchfleet.worker.http.http1.heads import Head, request_head
 from fetchfleet.worker.http.http1.reader import ResponseReader
-from fetchfleet.worker.http.http1.request_head import request_head
 from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.http.net.tls_transport import left_by_reset
 from fetchfleet.worker.http.request_body import BLOCK_BYTES, Blocks, Upload

@@ -1,4 +1,4 @@
-"""Header sections of HTTP/1 responses: read strictly by llhttp, else leniently if unambiguous. Pure.
+"""Header sections of HTTP/1. Responses are read strictly by llhttp, else leniently if unambiguous. Pure.
 
 A field that no part of the worker needs must not cost the body. Fields that frame the body are read strictly:
 if two readers disagree on its length, one response can be smuggled into another.
@@ -6,11 +6,12 @@ if two readers disagree on its length, one response can be smuggled into another
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from fetchfleet.worker.errors import RemoteProtocolError
+from fetchfleet.worker.errors import InvalidRequestError, RemoteProtocolError
 from fetchfleet.worker.http.wire import Header
 
 CHUNKED = -1
@@ -31,10 +32,14 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 
 _CONTROL = re.compile(rb"[\0-\x08\x0b-\x1f\x7f]")
 _HIDDEN_FRAMING = re.compile(rb"[\0\v\f\r][ \t]*(?:content-length|transfer-encoding)", re.IGNORECASE)
-_IS_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++")  # RFC 9110 §5.6.2
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_IS_TOKEN = re.compile(_TOKEN)  # RFC 9110 §5.6.2
 _NOT_IN_A_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
 _LINE_BREAKING = re.compile(rb"[\v\f\r\n]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([0-9]{3})(?: (.*))?", re.DOTALL)
+
+_REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]++ HTTP/1\.1\r\n")
+_FIELD_LINE = re.compile(_TOKEN + rb": [\t\x20-\x7e\x80-\xff]*+\r\n")
 
 
 class Head(NamedTuple):
@@ -215,3 +220,24 @@ def _with_one_framing(fields: list[Header]) -> list[Header]:
         return fields
     others = [field for field in fields if field[0].lower() != b"transfer-encoding"]
     return [*others, (b"Transfer-Encoding", b"chunked")] if b"chunked" in codings else others
+
+
+def request_head(method: str, target: bytes, fields: Sequence[Header]) -> bytes:
+    """Return the header section of a request.
+
+    Raises InvalidRequestError for what could be read as something else.
+    """
+    line = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
+    if _REQUEST_LINE.fullmatch(line) is None:
+        raise InvalidRequestError(f"no request line: {line[:100]!r}")
+    return line + _field_lines(tuple(fields))
+
+
+@lru_cache(maxsize=1024)
+def _field_lines(fields: tuple[Header, ...]) -> bytes:
+    """Return the lines, and the empty one. Most requests to a host have the same."""
+    lines = [b"%b: %b\r\n" % field for field in fields]
+    for line in lines:
+        if _FIELD_LINE.fullmatch(line) is None:
+            raise InvalidRequestError(f"no field line: {line[:100]!r}")
+    return b"".join([*lines, b"\r\n"])
