@@ -35,8 +35,7 @@ def build_engine(
         debug_log = log if settings.log_level == "debug" else None
         engine = DirectEngine(pools, settings.user_agent, settings.in_folder, debug_log)
         return HttpStack(engine, pools, pools.aclose)
-    from fetchfleet.worker.http.httpx_engine.engine import HttpxEngine, build_client  # noqa: PLC0415 its import is slow
-    from fetchfleet.worker.http.httpx_engine.transport import LaneTransport  # noqa: PLC0415
+    from fetchfleet.worker.http.httpx_engine import HttpxEngine, LaneTransport, build_client  # noqa: PLC0415 slow
 
     client = build_client(settings, LaneTransport(pools), log)
     return HttpStack(HttpxEngine(client, settings.in_folder), pools, client.aclose)

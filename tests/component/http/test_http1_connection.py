@@ -23,11 +23,11 @@ from fetchfleet.worker.errors import (
 )
 from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http1.connection import MAX_UNREAD_BYTES, Http1Connection, Http1Response
-from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.http.request_body import Blocks
 from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util import aio
+from fetchfleet.worker.util.aio import LoopBudget
 from tests.support.waiting import wait_until
 
 HOST = "127.0.79.1"

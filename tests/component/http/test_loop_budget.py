@@ -7,8 +7,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from fetchfleet import Outcome
-from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.lanes.store import LaneStore
+from fetchfleet.worker.util.aio import LoopBudget
 from tests.component.conftest import Lines, Start
 from tests.support.waiting import wait_until
 from tools.origin.server import Exchange, Origin

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from fetchfleet import Outcome
-from fetchfleet.worker.http.httpx_engine.engine import HttpxEngine
+from fetchfleet.worker.http.httpx_engine import HttpxEngine
 from fetchfleet.worker.observability import log
 from tests.component.conftest import Lines, Start
 from tests.support.waiting import wait_until

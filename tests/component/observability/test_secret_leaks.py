@@ -16,7 +16,7 @@ from fetchfleet import Fetch, InvalidFetchError, Outcome, Reason, Result
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import encode
 from fetchfleet.worker.cli import render
-from fetchfleet.worker.http.httpx_engine.engine import HttpxEngine
+from fetchfleet.worker.http.httpx_engine import HttpxEngine
 from fetchfleet.worker.inspect.explain import explain_fetch, explain_lane
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.observability import log

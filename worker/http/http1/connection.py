@@ -19,11 +19,11 @@ from fetchfleet.worker.errors import (
 from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http1.heads import Head, request_head
 from fetchfleet.worker.http.http1.reader import ResponseReader
-from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.http.net.tls_transport import left_by_reset
 from fetchfleet.worker.http.request_body import BLOCK_BYTES, Blocks, Upload
 from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_UNREAD_BYTES = 256 * 1024

@@ -20,9 +20,9 @@ from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
 from fetchfleet.worker.http.http2.session import Session
 from fetchfleet.worker.http.http2.stream import Stream, UnansweredError
-from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.http.request_body import Blocks, Upload
 from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
 FAREWELL_S = 0.2

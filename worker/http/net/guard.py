@@ -19,9 +19,9 @@ from fetchfleet.worker.errors import (
 from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.dns_cache import to_try
-from fetchfleet.worker.http.net.loop_budget import LoopBudget
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses, is_own_address
 from fetchfleet.worker.policy.egress import Egress, Refusal, reached, remedy
+from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
 MAX_ADDRESSES = 8
