@@ -5,7 +5,7 @@ import functools
 import inspect
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -293,6 +293,23 @@ async def test_an_idle_connection_is_closed_in_time() -> None:
 
         assert not ends.ours.usable
         assert await ends.receive(b"") == b""
+
+
+@on_both_loops
+async def test_the_time_of_an_idle_connection_does_not_count_for_a_slow_disk() -> None:
+    """The next request begins while it is idle, and reads its content for longer than that."""
+
+    class Slow(Blocks):
+        async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+            await asyncio.sleep(0.1)
+            yield b"x"
+
+    async with connected(keepalive_s=0.05) as ends:
+        (await ends.answered(SMALL)).close()
+        asking = ends.ask(method="POST", content=Slow(b"x"))
+        assert (await ends.receive()).startswith(b"POST")
+        ends.send(SMALL)
+        (await asking).close()
 
 
 @on_both_loops

@@ -123,6 +123,7 @@ class Http1Connection(asyncio.Protocol):
         """
         assert self._reader is None
         self._request, self._timeouts, self._error, self.heard = request, request.timeouts, None, False
+        self._due_s = math.inf  # no longer idle
         if self._closed:
             raise ReadError("the connection was closed")
         reader = self._reader = ResponseReader(request.method)
