@@ -10,6 +10,7 @@ from h2.settings import SettingCodes
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
+    GoAwayFrame,
     HeadersFrame,
     PingFrame,
     PushPromiseFrame,
@@ -543,6 +544,46 @@ async def test_trailers_and_a_few_interim_heads_are_none_of_that(origin: Http2Or
     origin.behaviour = answer
 
     assert await fetch(pool, origin.url()) == b"ok"
+
+
+async def test_an_empty_frame_is_no_end_of_a_body(origin: Http2Origin, pool: LanePool) -> None:
+    """Nor is one that is padding alone."""
+    go_on = asyncio.Event()
+
+    async def answer(x: Exchange) -> None:
+        if x.seen.path == "/later":
+            await x.respond()
+            return
+        await x.head()
+        await x.frames(DataFrame(x.seen.stream, b""))
+        x.peer.h2.send_data(x.seen.stream, b"", pad_length=9)
+        await x.peer.flush()
+        await go_on.wait()
+        await x.send(b"ok", last=True)
+
+    origin.behaviour = answer
+    async with asking(pool, origin.url()) as response:
+        reading = asyncio.create_task(rest_of(response))
+        await fetch(pool, origin.url("/later"))  # comes behind those frames
+        go_on.set()
+        assert await reading == b"ok"
+
+
+async def test_a_connection_that_ends_before_its_first_request_is_replaced(
+    origin: Http2Origin, pool: LanePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host may go away with the bytes that end the handshake. That is no fault of the request."""
+    made = Http2Connection.connection_made
+
+    def gone(connection: Http2Connection, transport: asyncio.BaseTransport) -> None:
+        monkeypatch.undo()
+        made(connection, transport)
+        connection.data_received(SettingsFrame(0).serialize() + GoAwayFrame(0).serialize())
+
+    monkeypatch.setattr(Http2Connection, "connection_made", gone)
+
+    assert await fetch(pool, origin.url(), "POST", b"x") == b"ok"
+    assert len(origin.requests) == 1
 
 
 async def test_a_connection_that_was_closed_as_it_was_used_is_made_good(

@@ -19,7 +19,7 @@ from fetchfleet.worker.errors import (
 from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
 from fetchfleet.worker.http.http2.session import Session
-from fetchfleet.worker.http.http2.stream import Stream, UnansweredError
+from fetchfleet.worker.http.http2.stream import RefusedError, Stream, UnansweredError
 from fetchfleet.worker.http.request_body import Blocks, Upload
 from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.util.aio import LoopBudget
@@ -84,6 +84,8 @@ class Http2Connection(asyncio.Protocol):
 
         Raises RefusedError, UnansweredError, or the errors of a connection.
         """
+        if self.closed:  # with the first bytes of the host
+            raise RefusedError("the host closed the connection")
         content = request.content
         fields = request_fields(request.method, request.scheme, request.target, request.headers)
         stream = self._session.open(fields, request.method, whole=content is None)

@@ -76,6 +76,8 @@ class Stream:
         expected_bytes = self.head.length_bytes
         if expected_bytes is not None and self._received_bytes > expected_bytes:
             raise RemoteProtocolError(f"more than the declared {expected_bytes} bytes")
+        if not data:  # an empty frame, or padding alone, is no end
+            return
         if self.unread and len(self.unread[-1]) < SMALL_BYTES:  # else many small pieces would use much memory
             self.unread[-1] += data
         else:
