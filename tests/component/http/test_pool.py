@@ -272,6 +272,26 @@ async def test_a_lane_that_closes_leaves_no_connection() -> None:
 
 
 @on_both_loops
+async def test_a_lane_that_closes_during_a_dial_leaves_no_connection() -> None:
+    """In whichever iteration of the loop."""
+    stats = ConnectionStats()
+    async with Host.serving() as host:
+        host.answer = silent
+        for iterations in range(12):
+            async with lane_pool(HOST, stats=stats) as pool:
+                asked = asyncio.create_task(fetch(pool, host.url))
+                for _ in range(iterations):
+                    await asyncio.sleep(0)
+            async with asyncio.timeout(5):
+                with pytest.raises((ConnectError, ReadError)):
+                    await asked
+
+        await wait_until(
+            lambda: stats.opened == stats.closed and not host.open, "the connections to be closed"
+        )
+
+
+@on_both_loops
 async def test_connections_are_used_for_their_port_and_their_host_alone() -> None:
     """Whatever a request says."""
     async with Host.serving() as host, Host.serving() as other, lane_pool(HOST) as pool:

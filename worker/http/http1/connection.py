@@ -49,6 +49,7 @@ class Http1Connection(asyncio.Protocol):
         "_keepalive_s",
         "_loop",
         "_lost",
+        "_made",
         "_paused_reading",
         "_paused_writing",
         "_reader",
@@ -97,6 +98,8 @@ class Http1Connection(asyncio.Protocol):
         """Resolved when the exchange may go on: its one wait, for whatever event."""
         self._error: FetchError | None = None
         """Why the exchange failed. What has come of the body can be read first."""
+        self._made = False
+        """Whether it has its transport."""
         self._closed = False
         self._paused_reading = False
         self._paused_writing = False
@@ -202,12 +205,16 @@ class Http1Connection(asyncio.Protocol):
             self._timer.cancel()
         if self._reader is not None and not self._reader.complete and self._error is None:
             self._error = ReadError("the connection was closed")
-        self._transport.abort()
+        if self._made:
+            self._transport.abort()
         self._wake()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
+        self._made = True
+        if self._closed:
+            self._loop.call_soon(self._transport.abort)  # uvloop would leave the socket open now
 
     def data_received(self, data: bytes) -> None:
         """Read what has come; nothing may come while the connection is idle."""
