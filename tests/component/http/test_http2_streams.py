@@ -123,6 +123,8 @@ async def test_an_answer_that_is_closed_early_is_reset(origin: Http2Origin, pool
         assert await answer.read()
 
     await wait_until(lambda: origin.requests[0].reset == ErrorCodes.CANCEL, "the reset")
+    with pytest.raises(ReadError):
+        await rest_of(answer)
     origin.behaviour = o.ok
     assert await fetch(pool, origin.url()) == b"ok"
     assert len(origin.peers) == 1

@@ -137,6 +137,25 @@ async def test_what_came_while_reading_was_paused_is_passed_on_before_the_end(
 
 
 @on_both_loops
+async def test_what_came_while_reading_was_paused_is_passed_on_at_once(tls: Tls) -> None:
+    """Before the caller uses the connection for anything else, to which it could be taken to belong."""
+    with TlsServer(HOST, tls.server, lambda line, _: line.sendall(MUCH)) as server:
+        above = await opened(server, tls, pauses=True)
+        above.transport.write(REQUEST)
+        at_once = 0
+        while len(above.received) < len(MUCH):
+            before = len(above.received)
+            above.transport.resume_reading()
+            at_once += len(above.received) > before
+            await asyncio.sleep(0)
+        above.transport.abort()
+        await wait_until(lambda: above.lost, "the end")
+
+    assert bytes(above.received) == MUCH
+    assert at_once
+
+
+@on_both_loops
 async def test_much_is_sent_and_received_as_the_other_side_takes_it(tls: Tls) -> None:
     """In both directions; reading pauses and goes on in between."""
     request = b"PUT / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(MUCH)

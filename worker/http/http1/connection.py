@@ -175,10 +175,11 @@ class Http1Connection(asyncio.Protocol):
             if self._reader is not reader:
                 raise ReadError("the response was closed")
             await self._wait(self._timeouts.read_s)
+        piece = reader.take()
         if self._paused_reading:
             self._paused_reading = False
             self._transport.resume_reading()
-        return reader.take()
+        return piece
 
     def finish(self, reader: ResponseReader) -> None:
         """End the exchange of that response; the connection is idle then, or closed."""
@@ -193,6 +194,8 @@ class Http1Connection(asyncio.Protocol):
         if self._paused_reading:
             self._paused_reading = False
             self._transport.resume_reading()
+            if self._closed:  # by bytes behind the response
+                return
         self._limit(self._keepalive_s)
         self._idle(self)
 
@@ -234,7 +237,8 @@ class Http1Connection(asyncio.Protocol):
         if request is None:
             self._wake()
         elif reader.head is None:
-            self._due_s = self._loop.time() + self._timeouts.read_s
+            if not self._paused_writing:  # else the host must first take the request in time
+                self._due_s = self._loop.time() + self._timeouts.read_s
         elif not had_head:
             request.trace.head_s = mono_s()
             self._due_s = math.inf

@@ -159,6 +159,7 @@ class Http2Connection(asyncio.Protocol):
         self._sending.discard(stream)
         if stream.id in self._session.streams:
             self._session.drop(stream)
+            stream.fail(ReadError("the response was closed"))
             self._flush()
             if not self._session.streams:
                 self._idle_since_s = self._loop.time()
@@ -195,6 +196,10 @@ class Http2Connection(asyncio.Protocol):
         self._close_if_done()
         if before != (self.room, self.usable):
             self._changed()
+
+    def eof_received(self) -> None:
+        """Take the host's end of the connection, which is ours too."""
+        self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what runs on it."""

@@ -76,16 +76,15 @@ class LanePool:
                 except Http1OnlyError:
                     pass
         connection = self._take((request.scheme, request.port))
+        self._stats.pool_wait_s.add(mono_s() - entered_s)
         if connection is not None:
             self._stats.reused += 1
-            self._stats.pool_wait_s.add(mono_s() - entered_s)
             try:
                 return await connection.exchange(request)
             except (ReadError, RemoteProtocolError):
                 if connection.heard or request.method not in IDEMPOTENT_METHODS or self._emptied is not None:
                     raise
             self.close_idle()  # the host may have closed the others too
-        self._stats.pool_wait_s.add(mono_s() - entered_s)
         return await (await self._dial(request, None)).exchange(request)
 
     def _shared_by(self, origin: Origin) -> SharedConnections:

@@ -176,13 +176,11 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._below.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on, soon: first with what has arrived."""
-        if self._paused:
-            self._paused = False
-            asyncio.get_running_loop().call_soon(self._resume)
-
-    def _resume(self) -> None:
-        if not self._paused and not self._ended and self._above is not None:
+        """Go on, at once: first with what has arrived, so that none of it is taken for a later response."""
+        if not self._paused:
+            return
+        self._paused = False
+        if not self._ended and self._above is not None:
             self._read(self._above)
         if not self._paused and not self._below.is_closing():
             self._below.resume_reading()
