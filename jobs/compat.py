@@ -73,7 +73,7 @@ def unsupported_by(error: ResponseError | InvalidResponse) -> UnsupportedRedisEr
 
 
 MAX_UNSENT_BYTES = 64 << 10
-"""What may wait for a socket that is slow to take it; asyncio asks its writers to pause above that too."""
+"""The most that waits for a slow socket. It is also the limit above which asyncio pauses writers."""
 
 
 class _WriteRefusals:

@@ -206,7 +206,7 @@ class _DecodedBody:
         self._max_coded_bytes = max_bytes + max_bytes // 8 + SLACK_BYTES if max_bytes else 0
         self._came_bytes = 0
         self._pieces: Iterator[bytes] | None = None
-        """What is left of the chunk that came last."""
+        """The rest of the chunk that came last."""
         self._wanted: dict[str, bytes] = {}
         self._digests: dict[str, Any] = {}
         self.ended = False

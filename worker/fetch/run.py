@@ -10,7 +10,7 @@ import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.jobs.contract.model import Outcome, Reason
-from fetchfleet.worker.fetch.cases import existing, handover, host_signals
+from fetchfleet.worker.fetch.cases import handover, host_signals, stored_bodies
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane, request_after
 from fetchfleet.worker.fetch.cases.special import SPECIAL_FIELDS, SpecialCases
 from fetchfleet.worker.fetch.cases.start_marker import run_marked
@@ -225,7 +225,7 @@ async def finish_fetch(
     lane, services = session.lane, session.services
     stand_in = None
     if finish.outcome is Outcome.FAILED:
-        stand_in = await existing.stand_in(session, entry, finish, outcome)
+        stand_in = await stored_bodies.stand_in(session, entry, finish, outcome)
     if entry.part is not None:
         services.sink.disk.forget(entry.id, entry.part)
     last_url, trace = (attempt.request.url, attempt.trace) if attempt is not None else (None, None)

@@ -62,7 +62,7 @@ async def test_discarded_deadlines_end_nothing() -> None:
 
 
 async def test_far_deadlines_have_no_timers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are, one timer looks at them every few seconds."""
+    """One timer looks at all of them every few seconds."""
     own, timers = Deadlines(), list[object]()
 
     def call_later(*_: object) -> object:

@@ -1,16 +1,13 @@
 """A connection of HTTP/1.1 at its bytes: against a host that sends and takes what a test says."""
 
 import asyncio
-import functools
-import inspect
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import uvloop
 from msgspec.structs import replace
 
 from fetchfleet.worker.errors import (
@@ -28,6 +25,7 @@ from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.aio import LoopBudget
+from tests.support.loops import on_both_loops
 from tests.support.waiting import wait_until
 
 HOST = "127.0.79.1"
@@ -37,24 +35,6 @@ OK = b"HTTP/1.1 200 OK\r\n"
 SMALL = OK + b"Content-Length: 2\r\n\r\nok"
 CLOSING = OK + b"Connection: close\r\n\r\n"
 MUCH = 8 * MAX_UNREAD_BYTES
-
-Test = Callable[..., Coroutine[Any, Any, None]]
-
-
-def on_both_loops(test: Test) -> Callable[..., None]:
-    """Run a test on asyncio and on uvloop: workers have uvloop, a program that embeds one has either."""
-
-    @functools.wraps(test)
-    def runs(run: Callable[..., None], **given: Any) -> None:
-        run(test(**given))
-
-    takes = inspect.signature(test)
-    run = inspect.Parameter("run", inspect.Parameter.KEYWORD_ONLY)
-    runs.__signature__ = takes.replace(parameters=[*takes.parameters.values(), run])  # type: ignore[attr-defined]
-    both: Callable[..., None] = pytest.mark.parametrize(
-        "run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"]
-    )(runs)
-    return both
 
 
 class Wakeups(LoopBudget):
@@ -314,7 +294,7 @@ async def test_the_time_of_an_idle_connection_does_not_count_for_a_slow_disk() -
 
 @on_both_loops
 async def test_bytes_behind_a_response_end_its_connection() -> None:
-    """Whether they come before or after the response is closed."""
+    """They may come before the response is closed, or after."""
     async with connected() as ends:
         response = await ends.answered(SMALL + SMALL)
         assert await body_of(response) == b"ok"
@@ -341,7 +321,7 @@ async def test_bytes_behind_a_response_end_its_connection() -> None:
 async def test_a_connection_that_ends_without_a_response_tells_whether_any_byte_had_come(
     response: bytes, error: type[Exception]
 ) -> None:
-    """Only if none had may a request be sent again on another connection; the one before does not count."""
+    """If none had, the request may be sent again; bytes of an earlier response do not count."""
     async with connected() as ends:
         (await ends.answered(SMALL)).close()
         asking = ends.ask()
@@ -515,7 +495,7 @@ async def test_each_piece_of_a_head_and_of_a_body_has_the_time_of_a_read() -> No
 
 @on_both_loops
 async def test_a_body_that_stalls_ends_in_time() -> None:
-    """Only while it is read: what nobody reads cannot be late."""
+    """The read timeout runs only during a read."""
     async with connected() as ends:
         response = await ends.answered(OK + b"Content-Length: 3\r\n\r\n1", timeouts=HASTY)
         await asyncio.sleep(0.06)
@@ -540,7 +520,7 @@ async def test_a_cancelled_exchange_closes_its_connection_at_once() -> None:
 
 @on_both_loops
 async def test_a_read_that_is_cancelled_loses_nothing() -> None:
-    """What came for it is read by the next one."""
+    """The next read returns the bytes that have arrived."""
     async with connected() as ends:
         response = await ends.answered(SMALL[:-2])
         reading = asyncio.create_task(response.read())
@@ -569,7 +549,7 @@ async def test_no_request_is_sent_on_a_connection_that_was_closed_meanwhile() ->
 
 @on_both_loops
 async def test_closing_ends_what_waits() -> None:
-    """Whether for a head or for a body; a second call does nothing."""
+    """A wait for a head or for a body ends; a second call does nothing."""
     async with connected() as ends:
         asking = ends.ask()
         await ends.receive()

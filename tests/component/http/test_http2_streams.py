@@ -719,7 +719,7 @@ async def test_a_host_without_http2_is_spoken_to_as_before(authority: Authority)
 
 
 async def test_an_exchange_is_timed(origin: Http2Origin, pool: LanePool) -> None:
-    """Whether it opened a connection, for how long, and when the head of its response was there."""
+    """Its trace says that a connection was opened, how long that took, and when the headers were complete."""
     first, second = request_to(origin.url()), request_to(origin.url())
 
     for request in (first, second):

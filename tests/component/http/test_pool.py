@@ -75,12 +75,12 @@ class Host:
 
     @property
     def open(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return sum(not line.gone for line in self.lines)
 
     @property
     def asked(self) -> list[int]:
-        """How many requests came on each connection."""
+        """The number of requests on each connection."""
         return [len(line.requests) for line in self.lines]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,7 +127,7 @@ async def test_no_more_connections_stay_idle_than_the_lane_may_use() -> None:
 
 @on_both_loops
 async def test_an_idle_connection_expires() -> None:
-    """Whether or not another request comes."""
+    """No further request is needed for that."""
     async with Host.serving() as host, lane_pool(HOST, keepalive_s=0.02) as pool:
         await fetch(pool, host.url)
         await wait_until(lambda: not host.open, "the connection to be closed")
@@ -293,7 +293,7 @@ async def test_a_lane_that_closes_during_a_dial_leaves_no_connection() -> None:
 
 @on_both_loops
 async def test_connections_are_used_for_their_port_and_their_host_alone() -> None:
-    """Whatever a request says."""
+    """A request for another host or port does not get them."""
     async with Host.serving() as host, Host.serving() as other, lane_pool(HOST) as pool:
         for url in (host.url, other.url, host.url):
             await fetch(pool, url)

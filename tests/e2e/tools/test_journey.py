@@ -17,7 +17,7 @@ BRACES = re.compile(r"\{([\w,]+)\}")
 SPECIAL_CASES = {
     f"worker/fetch/{name}.py"
     for name in (
-        *("cases/existing", "cases/handover", "cases/host_signals", "cases/redirect", "cases/resume"),
+        *("cases/handover", "cases/host_signals", "cases/redirect", "cases/resume", "cases/stored_bodies"),
         *("cases/robots_txt", "cases/special", "cases/start_marker", "cases/unattempted"),
         *("error_mapping", "isolation", "rules/crashes", "rules/range_rules", "rules/redirects"),
         "rules/stale_fallback",

@@ -54,7 +54,7 @@ async def test_each_result_is_read_once_in_order(
 async def test_pages_hold_each_result_once_and_trim_what_was_returned(
     fleet: Fleet, redis: Redis, short_reads: None, count: int
 ) -> None:
-    """What another program has written between the results is in none."""
+    """Foreign entries of the stream are in no page."""
     batch = await finished(fleet, redis, count)
     rows = await redis.xrange(keys.results(batch.id))
     await redis.xadd(keys.results(batch.id), {"q": "x"})

@@ -160,7 +160,7 @@ PIECES = st.sampled_from(
 
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=3)), max_size=20).map(b"".join))
 def test_any_head_is_read_for_good_or_refused(lines: bytes) -> None:
-    """What was read is read the same again, as a strict head."""
+    """Written as a strict head, an accepted head is read the same again."""
     try:
         found = read_head(OK + lines + b"\r\n\r\n")
     except RemoteProtocolError:

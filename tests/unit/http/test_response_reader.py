@@ -19,7 +19,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Read(NamedTuple):
-    """What was read of a response."""
+    """A response, as far as it was read."""
 
     status: int
     fields: list[Header]
@@ -157,7 +157,7 @@ WHOLE = {name: pair for name, pair in RESPONSES.items() if name != "trailers tha
 def test_bytes_behind_a_response_end_the_use_of_its_connection(
     response: bytes, expected: Read, more: bytes
 ) -> None:
-    """Whether they come with it or later, they are not read as part of it (RFC 9112 §9.2)."""
+    """They are not read as part of it, with it or later (RFC 9112 §9.2)."""
     for pieces in ([response + more], [response, more]):
         assert read(*pieces) == expected._replace(reusable=False)
 
@@ -279,7 +279,7 @@ def test_a_chunk_whose_size_is_in_doubt_is_refused_at_once(chunks: bytes) -> Non
 
 
 def test_long_heads_are_refused() -> None:
-    """Whether they end or not, and in one piece or many."""
+    """The bound holds for heads with and without an end, in one piece or many."""
     longest = OK + b"X: " + b"a" * (MAX_HEAD_BYTES - len(OK) - 7)
     assert read(longest + b"\r\n\r\n", ends=True).status == 200
     for pieces in ([longest + b"a\r\n\r\n"], [longest, b"aaaaa"], [longest + b"aaaaa"]):

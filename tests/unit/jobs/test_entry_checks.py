@@ -513,7 +513,7 @@ def test_an_entry_is_recorded_if_the_record_has_its_fetch_and_deadline(
     fields: dict[str, Any],
     spaces: bool,  # noqa: FBT001 a parameter of the test
 ) -> None:
-    """However its JSON is written: another program may have written it."""
+    """The spelling of its JSON does not count: another program may have written it."""
     data = {"fetch": {"url": URL, "meta": {"a": 1}}, **fields}
     serialized = HEAD + (json.dumps(data).encode() + b" " if spaces else msgspec.json.encode(data))
     entry = parse_entry(serialized)

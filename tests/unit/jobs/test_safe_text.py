@@ -76,7 +76,7 @@ def test_shown_json_has_the_same_value(value: object) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_safe_json_has_the_same_value(text: str) -> None:
-    """Whether it is ASCII or not."""
+    """ASCII and other text alike."""
     for value in (text, ascii(text), {"\x7f": text}):
         safe = safe_json(msgspec.json.encode(value))
 

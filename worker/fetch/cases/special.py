@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from fetchfleet.jobs.contract.entry import Entry, Hop
 from fetchfleet.worker import errors
 from fetchfleet.worker.body.pipeline import BodyPipeline, DecoderSlot, with_accept_encoding
-from fetchfleet.worker.fetch.cases import existing
+from fetchfleet.worker.fetch.cases import stored_bodies
 from fetchfleet.worker.fetch.cases.resume import Resume
 from fetchfleet.worker.fetch.rules import stale_fallback, trace_context
 from fetchfleet.worker.fetch.rules.decide import may_repeat
@@ -26,7 +26,7 @@ SPECIAL_FIELDS = frozenset({"content-encoding", "content-digest", "repr-digest"}
 
 
 class SpecialCases:
-    """What one attempt does beyond a plain GET."""
+    """The part of one attempt that goes beyond a plain GET."""
 
     def __init__(self, session: FetchSession, entry: Entry) -> None:
         self._session = session
@@ -54,7 +54,7 @@ class SpecialCases:
         fetch, resume, lane = self._entry.fetch, self._resume, self._lane
         if fetch.revalidate and not self._has_looked:
             self._has_looked = True
-            self._known = await existing.known_of(fetch, self._services.sink)
+            self._known = await stored_bodies.known_of(fetch, self._services.sink)
         if self._decoder is not None:
             request = with_accept_encoding(request, fetch, self._decoder)
         if resume is not None:
@@ -79,7 +79,8 @@ class SpecialCases:
 
     async def not_modified(self, answer: Answer, asked: Hop) -> AttemptOutcome:
         """Return what a 304 means; asked: the request as it was sent."""
-        return await existing.not_modified(answer, asked, self._entry.fetch, self._known, self._services.sink)
+        fetch, sink = self._entry.fetch, self._services.sink
+        return await stored_bodies.not_modified(answer, asked, fetch, self._known, sink)
 
     async def stored(self, answer: Answer, request: Hop, hops: int) -> AttemptOutcome:
         """Store the body of a response, checked against its length and digests."""
@@ -175,7 +176,7 @@ class SpecialCases:
                 await self.receive(body.read, writer, exchange, save_bytes, save_s)
             return await writer.commit(lane.may_place) or Interrupted()
         except errors.ExistsError as error:
-            return await existing.since_then(self._entry, exchange.answer.status, error, self._services)
+            return await stored_bodies.since_then(self._entry, exchange.answer.status, error, self._services)
         except BaseException as error:
             await self.broke_off(error, writer, exchange)
             raise

@@ -4,7 +4,7 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.jobs.contract.urls import lane_of_url
-from fetchfleet.worker.fetch.cases import existing, handover
+from fetchfleet.worker.fetch.cases import handover, stored_bodies
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane
 from fetchfleet.worker.fetch.rules import crashes
 from fetchfleet.worker.fetch.rules.decide import CANCELLED, Finish, expired
@@ -41,9 +41,9 @@ async def end_unattempted(session: FetchSession, entry: Entry) -> bool:
         return True
     if fetch.dest is None or fetch.if_exists == IfExists.REPLACE:
         return False
-    found = await existing.at_dest(entry, services)
+    found = await stored_bodies.at_dest(entry, services)
     if found is not None:
-        await finish_fetch(session, entry, *existing.meaning(entry, found))
+        await finish_fetch(session, entry, *stored_bodies.meaning(entry, found))
     return found is not None
 
 

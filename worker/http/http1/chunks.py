@@ -29,7 +29,7 @@ class ChunkedBody:
     def __init__(self) -> None:
         self._lines = _FIRST
         self._left_bytes = 0
-        """What the current chunk still lacks."""
+        """The bytes that the current chunk still lacks."""
         self._before = b""
         """The part of a line that has come."""
         self.ended = False

@@ -87,7 +87,7 @@ class Head(NamedTuple):
 
 
 class _StrictReading:
-    """What llhttp finds in a header section."""
+    """A header section as llhttp reads it."""
 
     __slots__ = ("complete", "fields", "phrase")
 

@@ -58,7 +58,7 @@ class ResponseReader:
         self._interim_heads = 0
         self._chunks: ChunkedBody | None = None
         self._left_bytes = 0
-        """What the body still lacks, or CHUNKED, or UNTIL_CLOSE."""
+        """The bytes that the body still lacks, or CHUNKED, or UNTIL_CLOSE."""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises RemoteProtocolError; what was read before stays readable."""

@@ -28,7 +28,7 @@ from fetchfleet.worker.util.clock import mono_s
 FAREWELL_S = 0.2
 """The time that sending GOAWAY may take."""
 EARLY_S = 0.002
-"""How much earlier than asked a timer of the loop may fire."""
+"""A timer of the loop may fire earlier than asked, by this much."""
 
 
 class Http2Connection(asyncio.Protocol):

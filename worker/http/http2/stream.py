@@ -37,7 +37,7 @@ class Stream:
         self.window_bytes = window_bytes
         """How much more the host may send."""
         self.waiter: asyncio.Future[bool] | None = None
-        """What the exchange waits on: true for a change, false if it is too late."""
+        """The future that the exchange awaits: true for a change, false if it is too late."""
         self.late_at_s = 0.0
         """When it is too late, on the loop's clock."""
         self.unread: list[bytes] = []

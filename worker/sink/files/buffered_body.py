@@ -47,7 +47,7 @@ class BufferedBody:
         self._partial_name = partial_name
         self._expected = expected
         self._pieces: list[Block] = []
-        """What is in memory."""
+        """The pieces of the body that are in memory."""
         self._filled_bytes = 0
         self._partial: PartialFile | None = None
         """Takes the body block by block, once it has reached a block."""
