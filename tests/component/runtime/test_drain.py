@@ -62,6 +62,7 @@ async def test_a_drained_worker_hands_its_lanes_to_the_others(
     assert await is_alive(redis, "one")
     assert [two.runtime.registration.instance.encode()] == await redis.zrange(keys.WORKERS, 0, -1)
     assert ["is drained"] == [*one.runtime.not_ready()]
+    await wait_until(lambda: "worker.drained" in {line["event"] for line in lines}, "its next look")
     events = [line["event"] for line in lines if line["event"].startswith("worker.")]
     assert events.index("worker.draining") < events.index("worker.drained")
 

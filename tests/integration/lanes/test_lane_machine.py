@@ -523,6 +523,8 @@ class LaneMachine(RuleBasedStateMachine):
 
     async def _end_all(self) -> None:
         await self._time_passes()
+        if await state(self.redis, OTHER) == "scheduled":  # perhaps before the clock was set back
+            await ask(self.redis, "HSET", keys.lane(OTHER), "due_ms", 1)
         if await state(self.redis) == "held":
             await self._rescue(lapsed=True)
         for lane in (LANE, OTHER):
