@@ -77,18 +77,12 @@ class DirectEngine:
 
     def _headers(self, host: Header, request: Hop, content: Blocks | Upload | None) -> Sequence[Header]:
         """Return Host, the engine's own headers unless the request has them, and those of the request."""
-        if not request.headers and content is None and request.method not in _SENDING:
+        framing = framing_of(request.method, content)
+        if not request.headers and not framing:
             return (host, *self._own)
-        given = encoded((*request.headers, *framing_of(content)))
+        given = encoded((*request.headers, *framing))
         names = {name.lower() for name, _ in given}
-        own = [header for header in self._own if header[0].lower() not in names]
-        # Of a method that sends something, also that it is nothing (RFC 9110 §8.6).
-        nothing = [_NOTHING] if content is None and request.method in _SENDING else []
-        return (host, *nothing, *own, *given)
-
-
-_SENDING = frozenset({"POST", "PUT", "PATCH"})
-_NOTHING = (b"Content-Length", b"0")
+        return (host, *(header for header in self._own if header[0].lower() not in names), *given)
 
 
 class _Origin(NamedTuple):

@@ -1,6 +1,6 @@
 """The engine over httpx: one client for a worker process, shared by all its fetches, on the lanes' pools."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import httpx
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.jobs.contract.urls import DEFAULT_PORTS
+from fetchfleet.jobs.contract.urls import DEFAULT_PORTS, origin_of_url
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.compat import set_cookies
 from fetchfleet.worker.http.exchange import Request, Response
@@ -24,11 +24,15 @@ from fetchfleet.worker.util.clock import mono_s
 CONTEXT = "fetchfleet.context"
 """The request extension that holds an ExchangeContext."""
 
+_NO_CONTENT = httpx.ByteStream(b"")
+
 
 class ExchangeContext(NamedTuple):
     """The part of a request that httpx does not know."""
 
     lane: str
+    url: str
+    """With its path, which the request's own URL leaves to the extension `target`."""
     content: Blocks | Upload | None
     timeouts: Timeouts
     trace: Trace
@@ -39,16 +43,24 @@ class WireResponse(httpx.Response):
     """A response of httpx, with the exchange below it."""
 
     def __init__(self, request: Request, response: Response) -> None:
+        self.exchange = request, response
         super().__init__(
             response.status,
-            headers=response.headers,
             stream=_Body(response),
             extensions={
                 "http_version": response.version.encode("ascii"),
                 "reason_phrase": response.phrase,
             },
         )
-        self.exchange = request, response
+
+    @property
+    def headers(self) -> httpx.Headers:
+        """The response headers, decoded anew each time: the worker reads those of the exchange."""
+        return httpx.Headers(self.exchange[1].headers)
+
+    @headers.setter
+    def headers(self, _: httpx.Headers) -> None:
+        """Keep none: httpx sets them once, when the response is made."""
 
     @property
     def has_redirect_location(self) -> bool:
@@ -74,7 +86,7 @@ class LaneTransport(httpx.AsyncBaseTransport):
             scheme=url.scheme,
             host=url.raw_host.decode("ascii"),
             port=url.port or DEFAULT_PORTS[url.scheme],
-            target=url.raw_path,
+            target=request.extensions["target"],
             headers=request.headers.raw,
             content=context.content,
             timeouts=context.timeouts,
@@ -107,25 +119,32 @@ class HttpxEngine:
     def __init__(self, client: httpx.AsyncClient, in_folder: Path | None = None) -> None:
         self._client = client
         self._in_folder = in_folder
+        self._origin = lru_cache(maxsize=1024)(self._origin_of)
 
     async def open(self, request: Hop, lane: str, timeouts: Timeouts, trace: Trace) -> Answer:
         """Send a request on the lane's connections and return its response, which the caller closes.
 
         Raises FetchError or OSError.
         """
+        origin = origin_of_url(request.url)
+        url, headers = self._origin(origin)
         content = await open_content(request, self._in_folder) if request.has_body else None
         try:
-            headers = request.headers if content is None else (*request.headers, *framing_of(content))
-            if "://xn--" in request.url:  # httpx would decode the host, and IDNA 2008 refuses some
-                headers = (*headers, ("Host", request.url.split("/", 3)[2]))
-            context = ExchangeContext(lane, content, timeouts, trace, mono_s())
-            sent = self._client.build_request(
+            framing = framing_of(request.method, content)
+            if request.headers or framing:
+                headers = headers.copy()
+                headers.update((*request.headers, *framing))
+            sent = httpx.Request(
                 request.method,
-                request.url,
+                url,
                 headers=headers,
                 content=content,
-                timeout=httpx_timeout(timeouts),
-                extensions={CONTEXT: context},
+                stream=_NO_CONTENT if content is None else None,
+                extensions={
+                    CONTEXT: ExchangeContext(lane, request.url, content, timeouts, trace, mono_s()),
+                    "target": request.url[len(origin) :].encode("ascii"),
+                    "timeout": httpx_timeout(timeouts),
+                },
             )
             response = await self._client.send(sent, stream=True)
         except BaseException:
@@ -134,6 +153,14 @@ class HttpxEngine:
             raise
         assert isinstance(response, WireResponse)
         return Answer(request.url, *response.exchange)
+
+    def _origin_of(self, text: str) -> tuple[httpx.URL, httpx.Headers]:
+        """Return the URL of an origin, `scheme://host[:port]`, and the headers of a plain request to it.
+
+        httpx spends more on parsing a URL and merging headers than on the rest of a request.
+        """
+        host = text.partition("://")[2].encode("ascii")
+        return httpx.URL(text + "/"), httpx.Headers([(b"Host", host), *self._client.headers.raw])
 
 
 def build_client(
@@ -146,14 +173,23 @@ def build_client(
     """
     client = httpx.AsyncClient(
         transport=transport,
-        timeout=httpx_timeout(settings.policy.default.timeouts),
+        timeout=httpx.Timeout(**httpx_timeout(settings.policy.default.timeouts)),
         headers=own_headers(settings.user_agent),
+        auth=_NoAuth(),
         follow_redirects=False,
         event_hooks=hooks(log) if settings.log_level == "debug" else None,
         trust_env=False,
     )
     set_cookies(client, _NoCookies())
     return client
+
+
+class _NoAuth(httpx.Auth):
+    """No authentication: a fetch brings its own Authorization header, and its URL no password."""
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Send the request as it is."""
+        yield request
 
 
 class _NoCookies(httpx.Cookies):
@@ -164,14 +200,14 @@ class _NoCookies(httpx.Cookies):
 
 
 @lru_cache(maxsize=1024)
-def httpx_timeout(timeouts: Timeouts) -> httpx.Timeout:
+def httpx_timeout(timeouts: Timeouts) -> Mapping[str, float]:
     """Return httpx's four timeouts; the caller enforces the total, which httpx does not know."""
-    return httpx.Timeout(
-        connect=timeouts.connect_s,
-        read=timeouts.read_s,
-        write=timeouts.write_s,
-        pool=timeouts.pool_s,
-    )
+    return {
+        "connect": timeouts.connect_s,
+        "read": timeouts.read_s,
+        "write": timeouts.write_s,
+        "pool": timeouts.pool_s,
+    }
 
 
 def hooks(log: FilteringBoundLogger) -> Mapping[str, list[Callable[[Any], Awaitable[None]]]]:
@@ -185,7 +221,7 @@ def hooks(log: FilteringBoundLogger) -> Mapping[str, list[Callable[[Any], Awaita
             log,
             lane=context.lane.rpartition("#")[0],
             method=request.method,
-            url=redact.url(str(request.url)),
+            url=redact.url(context.url),
             status=response.status_code,
             version=response.http_version,
             reused=not context.trace.opened,

@@ -18,6 +18,8 @@ from fetchfleet.worker.util.file_errors import FINAL, FileFault, fault_of
 BLOCK_BYTES = 64 * 1024
 FILE_BLOCK_BYTES = 256 * 1024
 
+_SENDING = frozenset({"POST", "PUT", "PATCH"})
+
 _NO_FILE = frozenset({errno.ENOENT, errno.ENXIO})
 """The errors of opening a path at which there is nothing, or a socket."""
 
@@ -123,9 +125,14 @@ async def open_content(request: Hop, in_folder: Path | None) -> Blocks | Upload 
         raise
 
 
-def framing_of(content: Blocks | Upload | None) -> tuple[tuple[str, str], ...]:
-    """Return the Content-Length header; chunked is never used, as many hosts reject it (RFC 9112 §6.2)."""
-    return () if content is None else (("Content-Length", str(content.length_bytes)),)
+def framing_of(method: str, content: Blocks | Upload | None) -> tuple[tuple[str, str], ...]:
+    """Return the Content-Length header; chunked is never used, as many hosts reject it (RFC 9112 §6.2).
+
+    A method that sends something says also that it is nothing (RFC 9110 §8.6).
+    """
+    if content is not None:
+        return (("Content-Length", str(content.length_bytes)),)
+    return (("Content-Length", "0"),) if method in _SENDING else ()
 
 
 def _open(folder: Path, path: str) -> Upload:

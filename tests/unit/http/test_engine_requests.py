@@ -1,0 +1,161 @@
+"""The requests that both engines give to the wire, and the response that httpx's hooks see."""
+
+import httpx
+import pytest
+
+from fetchfleet.jobs.contract.entry import Hop
+from fetchfleet.jobs.contract.urls import canonical_url
+from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.base import Engine
+from fetchfleet.worker.http.direct_engine import DirectEngine
+from fetchfleet.worker.http.exchange import Request, Response
+from fetchfleet.worker.http.httpx_engine import HttpxEngine, LaneTransport, WireResponse, build_client
+from fetchfleet.worker.http.net.pool import LanePools
+from fetchfleet.worker.http.trace import Trace
+from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.observability import log
+from fetchfleet.worker.policy.model import Timeouts
+from fetchfleet.worker.settings import ENGINES, Settings
+
+TIMEOUTS = Timeouts(connect_s=1, read_s=2, write_s=3, pool_s=4, total_s=5)
+
+
+class Recorded(Response):
+    """An empty response."""
+
+    status, phrase, version, lenient, address = 200, b"Fine", "HTTP/1.1", False, None
+    headers = ((b"X-Name", b"caf\xe9"), (b"Set-Cookie", b"a=1"))
+    ended = True
+
+    async def read(self) -> bytes:
+        """Return the end of the body."""
+        return b""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Recorder(LanePools):
+    """Pools that record each request."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, Request]] = []
+
+    async def exchange(self, lane: str, request: Request) -> Response:
+        """Record the request, and return an empty response."""
+        self.seen.append((lane, request))
+        return Recorded()
+
+
+def client_on(pools: LanePools) -> httpx.AsyncClient:
+    return build_client(Settings(user_agent="ours/1"), LaneTransport(pools), log.get_logger())
+
+
+def engine_on(pools: LanePools, name: str) -> Engine:
+    return DirectEngine(pools, "ours/1") if name == "direct" else HttpxEngine(client_on(pools))
+
+
+async def sent(engine: str, request: Hop) -> Request:
+    """Return the request that the engine gives to the wire."""
+    pools = Recorder()
+    answer = await engine_on(pools, engine).open(request, "lane", TIMEOUTS, Trace())
+    assert isinstance(answer, Answer)
+    [(lane, seen)] = pools.seen
+    assert (lane, seen.timeouts, answer.header("x-name")) == ("lane", TIMEOUTS, "café")
+    return seen
+
+
+def named(headers: list[Header], name: bytes) -> list[bytes]:
+    return [value for key, value in headers if key.lower() == name]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("http://a.example", b"/"),
+        ("http://a.example/a[1]?ids[]=1", b"/a[1]?ids[]=1"),
+        ("http://a.example/%7euser/%41", b"/%7euser/%41"),
+        ("http://a.example/a//b/?", b"/a//b/?"),
+        ("http://a.example/a'b?c='d'", b"/a'b?c='d'"),
+        ("http://a.example/ü?q=|", b"/%C3%BC?q=%7C"),
+    ],
+)
+async def test_the_target_is_that_of_the_canonical_url(engine: str, url: str, target: bytes) -> None:
+    """No engine escapes anything again."""
+    assert (await sent(engine, Hop("GET", canonical_url(url)))).target == target
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("url", "scheme", "host", "port", "field"),
+    [
+        ("https://a.example/", "https", "a.example", 443, b"a.example"),
+        ("http://a_b.example:8080/", "http", "a_b.example", 8080, b"a_b.example:8080"),
+        ("http://[2001:db8::1]:81/", "http", "2001:db8::1", 81, b"[2001:db8::1]:81"),
+        ("http://i❤.ws/", "http", "xn--i-7iq.ws", 80, b"xn--i-7iq.ws"),
+        ("http://xn--a.com/", "http", "xn--a.com", 80, b"xn--a.com"),
+    ],
+)
+async def test_a_request_names_its_host(
+    engine: str, url: str, scheme: str, host: str, port: int, field: bytes
+) -> None:
+    """Also a host that IDNA 2008 refuses."""
+    request = await sent(engine, Hop("GET", canonical_url(url)))
+
+    assert (request.scheme, request.host, request.port) == (scheme, host, port)
+    assert request.headers[0] == (b"Host", field)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("method", "body", "length"),
+    [
+        ("GET", None, []),
+        ("DELETE", None, []),
+        ("POST", None, [b"0"]),
+        ("PUT", "", [b"0"]),
+        ("GET", "ab", [b"2"]),
+    ],
+)
+async def test_a_method_that_sends_something_declares_its_length(
+    engine: str, method: str, body: str | None, length: list[bytes]
+) -> None:
+    """If only that it is nothing; no request is chunked."""
+    request = await sent(engine, Hop(method, "http://a.example/", body=body))
+
+    assert named([*request.headers], b"content-length") == length
+    assert named([*request.headers], b"transfer-encoding") == []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_the_headers_of_a_fetch_stay_with_it(engine: str) -> None:
+    """They replace the worker's own, and the next request to the same host has none of them."""
+    pools = Recorder()
+    opener = engine_on(pools, engine)
+    own = (("accept", "text/plain"), ("X-A", "1"), ("X-A", "2"), ("Authorization", "secret"))
+    for headers in (own, ()):
+        await opener.open(Hop("GET", "http://a.example/", headers), "lane", TIMEOUTS, Trace())
+
+    first, second = ([*request.headers] for _, request in pools.seen)
+    assert (named(first, b"accept"), named(first, b"x-a")) == ([b"text/plain"], [b"1", b"2"])
+    assert (named(second, b"accept"), named(second, b"user-agent")) == ([b"*/*"], [b"ours/1"])
+    assert not {b"x-a", b"authorization"} & {name.lower() for name, _ in second}
+
+
+async def test_a_hook_of_the_client_sees_the_response_of_the_wire() -> None:
+    """With its status, reason and headers; no cookie of it stays."""
+    seen: list[httpx.Response] = []
+
+    async def look(response: httpx.Response) -> None:
+        seen.append(response)
+
+    client = client_on(Recorder())
+    client.event_hooks = {"response": [look]}
+    await HttpxEngine(client).open(Hop("GET", "http://a.example/a"), "lane", TIMEOUTS, Trace())
+
+    [response] = seen
+    assert isinstance(response, WireResponse)
+    assert (response.status_code, response.reason_phrase, response.http_version) == (200, "Fine", "HTTP/1.1")
+    assert response.headers["x-name"] == "café"
+    assert not client.cookies
