@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +28,17 @@ FILES, WARC = "files", "warc"
 SINKS = (FILES, WARC)
 LOG_LEVELS = ("debug", "info")
 VIAS = ("lanes", "inbox")
+POLICY_KEYS = "policy_keys"
+"""The flag that holds keys of the policy's default table, with their values."""
+OPTIONS_OF_KEYS = {
+    "concurrency": "--concurrency",
+    "rate_per_s": "--rate",
+    "attempts": "--attempts",
+    "timeout": "--timeout",
+    "max_bytes": "--max-bytes",
+}
+"""The options for keys that everybody sets; `--set KEY=VALUE` sets any."""
+NO_KEYS: Mapping[str, Any] = MappingProxyType({})
 
 
 class SettingsError(ValueError):
@@ -133,14 +145,15 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
             value = environment.get(variable) or None
         if value is not None:
             given[name] = value
-    if "policy" in given:
-        path = given.pop("policy")
+    keys = flags.get(POLICY_KEYS) or {}
+    path = given.pop("policy", None)
+    if path is not None or keys:
         try:
-            given["policy"] = read_policy(Path(path))
+            given["policy"] = read_policy(path and Path(path), keys)
         except OSError as error:
             errors.append(f"--policy {path}: {error.strerror}")
         except (UnicodeDecodeError, PolicyError) as error:
-            errors.append(f"--policy {path}: {error}")
+            errors += [_with_option(line, path, keys) for line in str(error).splitlines()]
     for name in [name for name in _NUMBERS if name in given]:
         try:
             given[name] = _NUMBERS[name].type(given[name])
@@ -157,10 +170,24 @@ def load_settings(flags: Mapping[str, Any], environment: Mapping[str, str]) -> S
     return settings
 
 
-def read_policy(path: Path) -> Policy:
-    """Read a policy file; raises OSError, UnicodeDecodeError or PolicyError."""
-    file = path.read_bytes()
-    return parse_policy(file.decode("utf-8"), digest_of_bytes(file))
+def read_policy(path: Path | None, default_keys: Mapping[str, Any] = NO_KEYS) -> Policy:
+    """Read a policy file, if there is one; raises OSError, UnicodeDecodeError or PolicyError.
+
+    default_keys: keys of the default table, which replace those of the file.
+    """
+    file = b"" if path is None else path.read_bytes()
+    added = msgspec.json.encode(dict(default_keys), order="sorted") if default_keys else b""
+    return parse_policy(file.decode("utf-8"), digest_of_bytes(file + added), default_keys)
+
+
+def _with_option(fault: str, path: str | None, keys: Mapping[str, Any]) -> str:
+    """Return a fault of the policy with the option that it comes from."""
+    table, _, rest = fault.partition("] ")
+    if table == "[default":
+        for key in keys:
+            if rest.startswith(f"{key}:") or f"`{key}`" in rest or f"`$.{key}`" in rest:
+                return f"{OPTIONS_OF_KEYS.get(key) or '--set'}: {rest}"
+    return f"--policy {path}: {fault}" if path else f"--set: {fault}"
 
 
 def _faults(settings: Settings) -> Iterator[str]:

@@ -135,6 +135,39 @@ def test_all_faults_are_named_at_once() -> None:
     assert len(flags) + len(environment) == len(faults_of(flags, environment))
 
 
+def test_keys_of_options_replace_those_of_the_policy_file(tmp_path: Path) -> None:
+    """Tables of hosts stay above them. The digest tells the two policies apart."""
+    (tmp_path / "policy.toml").write_text("[default]\nattempts = 9\nburst = 2\n[host.a]\nattempts = 7\n")
+    flags = {"policy": str(tmp_path / "policy.toml")}
+    file = load_settings(flags, {}).policy
+    policy = load_settings({**flags, "policy_keys": {"attempts": 3}}, {}).policy
+    assert (policy.default.attempts, policy.default.burst, policy.for_lane("a").attempts) == (3, 2, 7)
+    assert policy.default_table == {"attempts": 3, "burst": 2}
+    assert policy.digest != file.digest
+
+    alone = load_settings({"policy_keys": {"retry_base_s": 3600, "retry_cap_s": 7200}}, {}).policy
+    assert alone.default_table == {"retry_base_s": 3600, "retry_cap_s": 7200}
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"concurrency": 0}, "--concurrency: concurrency: 0 is not within 1 and 1000"),
+        ({"rate_per_s": -1.0}, "--rate: rate_per_s: -1.0 is not 0, or within 0.00001 and 100000"),
+        ({"attempts": "x"}, "--attempts: Expected `int`, got `str` - at `$.attempts`"),
+        ({"rpbots": "obey"}, "--set: Object contains unknown field `rpbots`"),
+        ({"client_cert": "x"}, "--set: client_cert: would be shown to every host"),
+        ({"retry_base_s": 3600, "retry_cap_s": 1}, "--set: retry_cap_s: 1 is less than retry_base_s"),
+    ],
+)
+def test_a_bad_key_names_its_option(keys: dict[str, Any], named: str) -> None:
+    """With the value and the range."""
+    faults = faults_of({"policy_keys": keys}, {})
+
+    assert len(faults) == 1
+    assert named in faults[0]
+
+
 def test_the_redis_password_is_in_no_rendering_of_the_settings() -> None:
     """They end up in tracebacks, rich ones too."""
     settings, screen = load_settings({"redis_url": SECRET_URL}, {}), io.StringIO()

@@ -95,7 +95,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="fetchfleet",
     cls=_Commands,
-    help="Bulk outbound fetching that never loses a job and never hammers an upstream.",
+    help="Fetch URLs in bulk with a fleet of workers: no job is lost, no upstream is overloaded.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

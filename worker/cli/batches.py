@@ -24,7 +24,7 @@ from fetchfleet.worker.cli.common import (
     print_table,
     query,
 )
-from fetchfleet.worker.cli.options import (
+from fetchfleet.worker.cli.options.shared import (
     Json,
     Limit,
     RedisPatience,
@@ -56,23 +56,36 @@ def _known_batches(incomplete: str) -> list[str]:
         return []
 
 
-BatchId = Annotated[str, typer.Argument(help="The batch's id.", autocompletion=_known_batches)]
+BatchId = Annotated[
+    str,
+    typer.Argument(
+        metavar="BATCH", help="ID of the batch, as submit prints it.", autocompletion=_known_batches
+    ),
+]
 
 
-OfBatch = Annotated[str | None, typer.Option("--batch", help="Those of this batch.")]
-OfHost = Annotated[str | None, typer.Option("--host", help="Those of this host.", callback=host_given)]
-OfReason = Annotated[str | None, typer.Option("--reason", help="Those with this reason.")]
-All = Annotated[bool, typer.Option("--all", help="All of them.")]
+Follow = Annotated[bool, typer.Option("--follow", help="Wait for more results until the batch has ended.")]
+OfBatch = Annotated[str | None, typer.Option("--batch", metavar="ID", help="Dead letters of this batch.")]
+OfHost = Annotated[
+    str | None,
+    typer.Option("--host", metavar="HOST", help="Dead letters of this host.", callback=host_given),
+]
+OfReason = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="REASON", help="Dead letters with this reason, such as timeout."),
+]
+All = Annotated[bool, typer.Option("--all", help="Every dead letter.")]
 
 dead = typer.Typer(
-    name="dead", help="What failed for good: look at it, try it again, drop it.", no_args_is_help=True
+    name="dead", help="List, show, retry or purge fetches that failed for good.", no_args_is_help=True
 )
 
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    for command in (batches, results, cancel):
-        app.command()(command)
+    app.command(epilog="Example: fetchfleet batches --limit 10")(batches)
+    app.command(epilog="Example: fetchfleet results 0123456789abcdef --follow --json")(results)
+    app.command(epilog="Example: fetchfleet cancel 0123456789abcdef")(cancel)
     app.add_typer(dead)
 
 
@@ -82,7 +95,7 @@ def batches(
     as_json: Json = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,
 ) -> None:
-    """List the newest batches."""
+    """List the newest batches with their progress."""
 
     async def read(fleet: Fleet, client: Redis) -> tuple[list[BatchSummary], int]:
         return await fleet.batches(limit), await redis_now_ms(client)
@@ -98,16 +111,18 @@ def batches(
 def results(
     batch: BatchId,
     redis: RedisUrl = None,
-    after: Annotated[str, typer.Option(help="Begin behind this position.")] = FROM_THE_START,
-    follow: Annotated[bool, typer.Option("--follow", help="Wait until the batch has ended.")] = False,  # noqa: FBT002
-    outcome: Annotated[Outcome | None, typer.Option(help="Only these.")] = None,
+    after: Annotated[
+        str, typer.Option(metavar="POSITION", help="Begin after this position.")
+    ] = FROM_THE_START,
+    follow: Follow = False,  # noqa: FBT002 a flag
+    outcome: Annotated[Outcome | None, typer.Option(help="Only results with this outcome.")] = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     reveal: Reveal = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,
     *,
     via: Via = None,
 ) -> None:
-    """Print the results of a batch, and where the next reading may begin."""
+    """Print the results of a batch, one a line, and the position after the last one."""
     check_position(after)
 
     async def read(fleet: Fleet, _: Redis) -> tuple[str, list[str]]:
@@ -146,7 +161,7 @@ def cancel(
     redis_patience: RedisPatience = None,
     via: Via = None,
 ) -> None:
-    """End every fetch of a batch that has no result yet."""
+    """Cancel every fetch of a batch that has no result yet."""
 
     async def stop(fleet: Fleet, client: Redis) -> tuple[Counts, bool]:
         handle = _batch(fleet, batch)
@@ -207,12 +222,12 @@ def dead_list(
 
 @dead.command("show")
 def dead_show(
-    position: Annotated[str, typer.Argument(help="As in the list.")],
+    position: Annotated[str, typer.Argument(metavar="POSITION", help="Position, as `dead list` shows it.")],
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     reveal: Reveal = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Show one dead letter; its secrets only with --reveal."""
+    """Show one dead letter with its fetch and its result."""
     check_position(position)
     found = _letters(redis, DeadLetterFilter(position=position), 1)
     if not found:
@@ -229,7 +244,7 @@ def dead_retry(
     everything: All = False,  # noqa: FBT002 a flag
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Enqueue the fetches again, as new batches, and drop their letters."""
+    """Enqueue the fetches of dead letters again, as new batches, and delete the letters."""
     letters = _chosen(DeadLetterFilter(batch, host, reason), everything=everything)
     done = query(redis, lambda fleet, _: fleet.dead.retry(letters))
     if as_json:
@@ -251,7 +266,7 @@ def dead_purge(
     everything: All = False,  # noqa: FBT002 a flag
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Drop dead letters for good."""
+    """Delete dead letters."""
     letters = _chosen(DeadLetterFilter(batch, host, reason), everything=everything)
     count = query(redis, lambda fleet, _: fleet.dead.purge(letters))
     if as_json:

@@ -15,7 +15,7 @@ from fetchfleet.jobs.contract.ids import is_fetch_id
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import console, echo, print_json, print_table, query
-from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, Reveal, named
+from fetchfleet.worker.cli.options.shared import Host, Json, PolicyFile, RedisUrl, Reveal, named
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.explain import (
     FetchExplained,
@@ -46,17 +46,17 @@ LIKENED_TO = 1000
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
     for command in (explain, pause, resume, reset):
-        app.command()(command)
+        app.command(epilog=f"Example: fetchfleet {command.__name__} api.example.com")(command)
 
 
 def explain(
-    what: Annotated[str, typer.Argument(help="A host, or the id of a fetch.")],
+    what: Annotated[str, typer.Argument(metavar="HOST|FETCH", help="A host, or the ID of a fetch.")],
     redis: RedisUrl = None,
     policy_file: PolicyFile = None,
     as_json: Json = False,  # noqa: FBT002 a flag
     reveal: Reveal = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Say why a host or a fetch is waiting, and until when."""
+    """Explain why a host or a fetch is waiting, and until when."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
 
     async def read(_: Fleet, client: Redis) -> tuple[LaneExplained | FetchExplained, PolicyInForce]:
@@ -90,11 +90,13 @@ def explain(
 
 
 def pause(
-    host: Annotated[str | None, typer.Argument(help=f"{Host}. Without one: list all pauses.")] = None,
+    host: Annotated[
+        str | None, typer.Argument(metavar="HOST", help=f"{Host}. Without HOST, list all pauses.")
+    ] = None,
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Start no fetch to a host any more; what is in flight ends. Without HOST, list what is paused."""
+    """Stop starting fetches to a host. Fetches in flight end normally."""
     if host is None:
         _list_pauses(redis, as_json=as_json)
         return
@@ -125,14 +127,14 @@ def pause(
 
 
 def resume(
-    host: Annotated[str, typer.Argument(help=Host)],
+    host: Annotated[str, typer.Argument(metavar="HOST", help=Host)],
     redis: RedisUrl = None,
     *,
     excepted: Annotated[
-        bool, typer.Option("--except", help="Also under a wider pause, as an exception from it.")
+        bool, typer.Option("--except", help="Resume even under a wider pause, as an exception from it.")
     ] = False,
 ) -> None:
-    """Let a paused host's fetches go on."""
+    """Resume the fetches of a paused host."""
     name, settings = named(host), settings_from({"redis_url": redis})
 
     async def change(fleet: Fleet, client: Redis) -> tuple[Edited, Policy]:
@@ -162,11 +164,14 @@ def resume(
 
 
 def reset(
-    host: Annotated[str, typer.Argument(help=Host)],
+    host: Annotated[str, typer.Argument(metavar="HOST", help=Host)],
     redis: RedisUrl = None,
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Forget what keeps a host waiting: an open breaker, a cool-down, a quota, a learnt concurrency."""
+    """Clear what keeps a host waiting.
+
+    That is an open circuit breaker, a cool-down, a quota, and a learned concurrency.
+    """
     name = named(host)
     by = f"{os.environ.get('USER') or os.getuid()}@{socket.gethostname()}"
 

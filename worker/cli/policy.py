@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import console, echo, print_json, print_table, query
-from fetchfleet.worker.cli.options import Host, Json, PolicyFile, RedisUrl, named
+from fetchfleet.worker.cli.options.shared import Host, Json, PolicyFile, RedisUrl, named
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.inspect.policy_in_force import policy_in_force
 from fetchfleet.worker.local.process import settings_from
@@ -18,12 +18,13 @@ from fetchfleet.worker.policy import overrides
 from fetchfleet.worker.policy.model import PolicyError
 from fetchfleet.worker.policy.names import in_shell
 from fetchfleet.worker.policy.overrides import Edited
+from fetchfleet.worker.policy.pairs import parsed
 from fetchfleet.worker.policy.pauses import PAUSED, pauses_of
 
 HostArgument = Annotated[str, typer.Argument(metavar="HOST", help=Host)]
 
 policy = typer.Typer(
-    name="policy", help="The fleet's policy at run time, over the file's.", no_args_is_help=True
+    name="policy", help="Show or change the policy of a running fleet.", no_args_is_help=True
 )
 
 
@@ -32,15 +33,17 @@ def register(app: typer.Typer) -> None:
     app.add_typer(policy)
 
 
-@policy.command("set")
+@policy.command("set", epilog="Example: fetchfleet policy set api.example.com concurrency=2 rate_per_s=5")
 def policy_set(
     host: HostArgument,
-    pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Keys of the policy file.")],
+    pairs: Annotated[
+        list[str], typer.Argument(metavar="KEY=VALUE...", help="Keys of the policy, such as rate_per_s=5.")
+    ],
     redis: RedisUrl = None,
 ) -> None:
-    """Set keys for a host, fleet-wide, until they are unset; workers see it within seconds."""
+    """Set keys of the policy for a host. Every worker applies them within seconds."""
     try:
-        values = overrides.parsed(pairs)
+        values = parsed(pairs)
     except PolicyError as error:
         raise CommandError(str(error), BAD_USE) from None
     name = named(host)
@@ -51,26 +54,26 @@ def policy_set(
             echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {in_shell(other)}")
 
 
-@policy.command("unset")
+@policy.command("unset", epilog="Example: fetchfleet policy unset api.example.com rate_per_s")
 def policy_unset(
     host: HostArgument,
-    names: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys that were set.")],
+    names: Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys that were set at run time.")],
     redis: RedisUrl = None,
 ) -> None:
-    """Let the file's values hold again."""
+    """Remove keys that were set at run time. The values of the policy file apply again."""
     name = named(host)
     _change(name, dict.fromkeys(names), redis)
     echo(f"{name}: {', '.join(names)} as in the file")
 
 
-@policy.command("show")
+@policy.command("show", epilog="Example: fetchfleet policy show api.example.com")
 def policy_show(
-    host: Annotated[str | None, typer.Argument(help=f"{Host}: what holds for it.")] = None,
+    host: Annotated[str | None, typer.Argument(metavar="HOST", help=Host)] = None,
     redis: RedisUrl = None,
     policy_file: PolicyFile = None,
     as_json: Json = False,  # noqa: FBT002 a flag
 ) -> None:
-    """Show what was set at run time; for a host all that holds for it, the file's values included."""
+    """Show the keys set at run time; for a host, all keys in force, with those of the policy file."""
     settings = settings_from({"redis_url": redis, "policy": policy_file})
     name = named(host) if host else None
     in_force = query(redis, lambda _, client: policy_in_force(client, settings.policy, name))

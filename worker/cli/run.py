@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fetchfleet.worker.cli.options import (
+from fetchfleet.worker.cli.options.headers import HeaderLines, parse_headers, with_headers
+from fetchfleet.worker.cli.options.policy_keys import POLICY_OPTIONS, policy_keys
+from fetchfleet.worker.cli.options.shared import (
     FileOrReport,
     LinesTo,
     OnlyFailed,
@@ -19,36 +21,79 @@ from fetchfleet.worker.cli.options import (
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import prestarted, run_until_signal, worker_settings_from
+from fetchfleet.worker.settings import POLICY_KEYS
+
+STORAGE, NETWORK = "Storage", "Network"
 
 _WORKER_OPTIONS = {
-    "out": Annotated[str | None, typer.Option(help="Folder for bodies (FETCHFLEET_OUT), ./data by default.")],
-    "in_folder": Annotated[str | None, typer.Option("--in", help="Folder of files to send (FETCHFLEET_IN).")],
+    "out": Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for bodies (FETCHFLEET_OUT). ./data by default.",
+            rich_help_panel=STORAGE,
+        ),
+    ],
+    "sink": Annotated[
+        str | None,
+        typer.Option(
+            metavar="files|warc",
+            help="files: one for each body; warc: WARC segments (FETCHFLEET_SINK).",
+            rich_help_panel=STORAGE,
+        ),
+    ],
+    "in_folder": Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            metavar="FOLDER",
+            help="Folder of the files that fetches upload (FETCHFLEET_IN).",
+            rich_help_panel=STORAGE,
+        ),
+    ],
     "policy": PolicyFile,
     "allow_net": Annotated[
         str | None,
-        typer.Option(help="CIDR[,CIDR] that may be dialled although not public (FETCHFLEET_ALLOW_NET)."),
+        typer.Option(
+            metavar="NET[,NET]",
+            help="Networks that may be dialled although they are not public: CIDRs, private or loopback"
+            " (FETCHFLEET_ALLOW_NET).",
+            rich_help_panel=NETWORK,
+        ),
     ],
     "deny_net": Annotated[
         str | None,
-        typer.Option(help="CIDR[,CIDR] that is never dialled, allowed or public (FETCHFLEET_DENY_NET)."),
+        typer.Option(
+            metavar="NET[,NET]",
+            help="Networks that are never dialled (FETCHFLEET_DENY_NET).",
+            rich_help_panel=NETWORK,
+        ),
     ],
-    "engine": Annotated[str | None, typer.Option(help="httpx or direct (FETCHFLEET_ENGINE).")],
-    "sink": Annotated[
-        str | None, typer.Option(help="files, a body each, or warc: WARC segments (FETCHFLEET_SINK).")
+    "engine": Annotated[
+        str | None,
+        typer.Option(
+            metavar="httpx|direct",
+            help="HTTP client; direct is faster (FETCHFLEET_ENGINE).",
+            rich_help_panel=NETWORK,
+        ),
     ],
 }
 """The options of a process that fetches, by the names of the settings."""
 
 Again = Annotated[
-    bool, typer.Option("--again", help="Fetch FILE although it was fetched into this folder before.")
+    bool, typer.Option("--again", help="Fetch FILE even if an earlier run fetched it into this folder.")
 ]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")]
+RUN_EXAMPLE = "Example: fetchfleet run urls.txt --out bodies --report results.jsonl --concurrency 4 --rate 10"
+WORKER_EXAMPLE = (
+    "Example: fetchfleet worker --redis redis://localhost:6379 --out /srv/bodies --policy policy.toml"
+)
+Workers = Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Worker processes.")]
 
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    for command in (run, worker):
-        app.command()(command)
+    app.command(epilog=RUN_EXAMPLE)(run)
+    app.command(epilog=WORKER_EXAMPLE)(worker)
 
 
 def with_worker_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,12 +101,14 @@ def with_worker_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
-        command(flags={name: given.pop(name) for name in _WORKER_OPTIONS}, **given)
+        flags = {name: given.pop(name) for name in _WORKER_OPTIONS}
+        keys = policy_keys({name: given.pop(name) for name in POLICY_OPTIONS})
+        command(flags={**flags, POLICY_KEYS: keys}, **given)
 
     own = inspect.signature(command)
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
-        for name, option in _WORKER_OPTIONS.items()
+        for name, option in {**_WORKER_OPTIONS, **POLICY_OPTIONS}.items()
     ]
     kept = [parameter for parameter in own.parameters.values() if parameter.name != "flags"]
     wrapper.__signature__ = own.replace(parameters=[*kept, *options])  # type: ignore[attr-defined]
@@ -79,9 +126,13 @@ def run(
     again: Again = False,
     only_failed: OnlyFailed = None,
     redis_patience: RedisPatience = None,
-    flags: Mapping[str, str | None],
+    header: HeaderLines = None,
+    flags: Mapping[str, Any],
 ) -> None:
-    """Fetch FILE with a fleet on this machine: Redis and workers come and go with it."""
+    """Fetch the URLs in FILE with workers on this machine.
+
+    The command starts Redis and the workers, and stops them. If interrupted, the same command continues.
+    """
     from fetchfleet.worker.cli.common import console  # noqa: PLC0415
     from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
     from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
@@ -94,6 +145,7 @@ def run(
     )
 
     settings = worker_settings_from({**flags, "redis_patience_s": redis_patience})
+    fields = parse_headers(header or [])
     if lines_to is not None and settings.sink == WARC:
         raise CommandError("--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE)
     from fetchfleet.worker.local.prestart import main  # noqa: PLC0415 what a worker needs
@@ -109,6 +161,7 @@ def run(
             raise CommandError("no list; give FILE, - for standard input, or --only-failed REPORT", BAD_USE)
         if not fetches:
             raise typer.Exit
+        fetches = with_headers(fetches, fields)
         outputs = outputs._replace(skipped=skipped)
         make_out(
             settings.out, [PARTIAL_FILES, REDIS_FOLDER, *([WARC_FOLDER] if settings.sink == WARC else [])]
@@ -122,8 +175,11 @@ def run(
 
 
 @with_worker_options
-def worker(redis: RedisUrl = None, *, flags: Mapping[str, str | None]) -> None:
-    """Run one worker until SIGTERM, which hands back what it holds."""
+def worker(redis: RedisUrl = None, *, flags: Mapping[str, Any]) -> None:
+    """Run one worker of a fleet.
+
+    On SIGTERM it returns its unfinished fetches to the fleet and exits.
+    """
     from fetchfleet.worker.observability import log  # noqa: PLC0415 `run` needs none of them
     from fetchfleet.worker.runtime.arq_worker import run_told_worker  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.redis_connection import redis_now_ms
 from fetchfleet.worker.cli import render
 from fetchfleet.worker.cli.common import echo, print_json, print_table, query
-from fetchfleet.worker.cli.options import Json, RedisPatience, RedisUrl
+from fetchfleet.worker.cli.options.shared import Json, RedisPatience, RedisUrl
 from fetchfleet.worker.errors import BAD_USE, UNREACHABLE, CommandError
 from fetchfleet.worker.inspect.fleet_status import fleet_status
 from fetchfleet.worker.inspect.snapshot import WorkerReport, is_alive, worker_reports, workers_called
@@ -26,20 +26,27 @@ GIVES_BACK_WITHIN_S = 15.0
 LOOK_EVERY_S = 0.1
 
 Worker = Annotated[
-    str, typer.Argument(help="A worker's name or instance, as in status; or a host, for all workers there.")
+    str,
+    typer.Argument(
+        metavar="WORKER",
+        help="A worker's name or instance, as `status` shows it; or a machine, for all workers there.",
+    ),
 ]
-Live = Annotated[bool, typer.Option("--live", help="The loop of each worker here turns; needs no Redis.")]
-Ready = Annotated[bool, typer.Option("--ready", help="Each worker here would take work now.")]
+Live = Annotated[
+    bool,
+    typer.Option("--live", help="Check that the event loop of each worker here responds, without Redis."),
+]
+Ready = Annotated[bool, typer.Option("--ready", help="Check also that each worker here accepts work.")]
 
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    for command in (health, status, drain, undrain):
-        app.command()(command)
+    for command, arguments in ((health, " --ready"), (status, ""), (drain, " web-3"), (undrain, " web-3")):
+        app.command(epilog=f"Example: fetchfleet {command.__name__}{arguments}")(command)
 
 
 def health(redis: RedisUrl = None, live: Live = False, ready: Ready = False) -> None:  # noqa: FBT002 flags
-    """Exit 0 if a worker of this machine (or container) sends heartbeats, else 1.
+    """Exit with 0 if a worker of this machine or container sends heartbeats, else with 1.
 
     With --live or --ready, ask the workers themselves, without Redis.
     """
@@ -54,7 +61,7 @@ def health(redis: RedisUrl = None, live: Live = False, ready: Ready = False) -> 
             raise
         raise CommandError(str(error).partition("\n")[0]) from None
     if not is_well:
-        raise CommandError("no worker of this machine has shown a sign of life; its log may say why")
+        raise CommandError("no worker of this machine sends heartbeats; its log may say why")
 
 
 def _ask_workers(*, ready: bool) -> None:
@@ -76,7 +83,7 @@ def status(
     as_json: Json = False,  # noqa: FBT002 a flag
     redis_patience: RedisPatience = None,
 ) -> None:
-    """Show workers, lanes and the backlog."""
+    """Show the workers, the lanes and the backlog of a fleet."""
     found = query(redis, lambda _, client: fleet_status(client), redis_patience)
     if as_json:
         rates = {
@@ -89,7 +96,7 @@ def status(
 
 
 def drain(worker: Worker, redis: RedisUrl = None) -> None:
-    """Let a worker give its lanes back and take nothing in, until undrain or its end."""
+    """Make a worker return its lanes and accept no work until `undrain`."""
 
     async def ask(_: Fleet, client: Redis) -> dict[str, WorkerReport]:
         chosen = await _called(client, worker)
@@ -119,7 +126,7 @@ def drain(worker: Worker, redis: RedisUrl = None) -> None:
 
 
 def undrain(worker: Worker, redis: RedisUrl = None) -> None:
-    """Let a drained worker take lanes again."""
+    """Let a drained worker acquire lanes again."""
 
     async def ask(_: Fleet, client: Redis) -> dict[str, WorkerReport]:
         chosen = await _called(client, worker)

@@ -10,7 +10,10 @@ from fetchfleet.jobs.client.batch import FROM_THE_START
 from fetchfleet.jobs.contract.ids import is_batch_id
 from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.worker.cli.common import command_line, console, echo
-from fetchfleet.worker.cli.options import (
+from fetchfleet.worker.cli.options.headers import HeaderLines, parse_headers, with_headers
+from fetchfleet.worker.cli.options.shared import (
+    FLEET,
+    OUTPUT,
     File,
     LinesTo,
     RedisPatience,
@@ -34,25 +37,41 @@ class WhenFullChoice(StrEnum):
 
 
 WorkersOut = Annotated[
-    str | None, typer.Option("--out", help="The workers' folder, where --lines-to reads (FETCHFLEET_OUT).")
+    str | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="The workers' folder for bodies, for --lines-to (FETCHFLEET_OUT).",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 CompletedBatch = Annotated[
     str | None,
-    typer.Option("--batch", help="Complete this batch, which an earlier submit of the same FILE began."),
+    typer.Option(
+        "--batch", metavar="ID", help="Complete this batch, begun by an earlier submit of the same FILE."
+    ),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Show progress until all is fetched.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Show progress until every fetch has ended.")]
 MaxBacklog = Annotated[
     int,
     typer.Option(
-        min=0, max=1 << 53, help="Enqueue only while the fleet has no more fetches to do than that."
+        metavar="N",
+        help="Enqueue only while the fleet's backlog is below N; 0: no limit.",
+        rich_help_panel=FLEET,
     ),
 ]
-WhenFull = Annotated[WhenFullChoice, typer.Option(help="At that limit: fail, or wait for room.")]
+WhenFull = Annotated[
+    WhenFullChoice, typer.Option(help="At that limit: fail, or wait.", rich_help_panel=FLEET)
+]
+
+
+MAX_MAX_BACKLOG = 1 << 53
+EXAMPLE = "Example: fetchfleet submit urls.txt --redis redis://localhost:6379 --wait --report results.jsonl"
 
 
 def register(app: typer.Typer) -> None:
     """Make the command part of the app."""
-    app.command()(submit)
+    app.command(epilog=EXAMPLE)(submit)
 
 
 def submit(
@@ -69,16 +88,23 @@ def submit(
     batch_id: CompletedBatch = None,
     redis_patience: RedisPatience = None,
     via: Via = None,
+    header: HeaderLines = None,
 ) -> None:
-    """Enqueue FILE to a running fleet."""
+    """Enqueue the fetches in FILE to a running fleet, and print the ID of their batch."""
     flags = {"redis_url": redis, "out": out, "redis_patience_s": redis_patience, "via": via}
     settings = settings_from(flags)
+    if not 0 <= max_backlog <= MAX_MAX_BACKLOG:
+        raise CommandError(
+            f"--max-backlog: must be within 0 and {MAX_MAX_BACKLOG}, got {max_backlog}", BAD_USE
+        )
     if max_backlog and settings.via == "inbox":
         raise CommandError("--max-backlog: an inbox has the limit of the workers; leave it out", BAD_USE)
     if batch_id is not None and not is_batch_id(batch_id):
         raise CommandError(f"--batch {batch_id}: is no batch id, which has 16 hex digits", BAD_USE)
     outputs = Outputs(console, report, lines_to, skip_invalid)
+    fields = parse_headers(header or [])
     fetches, skipped = read_list(file, outputs)
+    fetches = with_headers(fetches, fields)
     outputs = outputs._replace(skipped=skipped)
     limit = BacklogLimit(max_backlog, when_full.value)
     follows = wait or report is not None or lines_to is not None

@@ -12,7 +12,7 @@ from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.contract.ids import inbox_prefix, is_inbox_name
 from fetchfleet.jobs.redis_connection import text_of
 from fetchfleet.worker.cli.common import console, echo, echo_lines, print_json, query
-from fetchfleet.worker.cli.options import Json, RedisUrl
+from fetchfleet.worker.cli.options.shared import Json, RedisUrl
 from fetchfleet.worker.cli.render import count
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.intake.inbox import MAX_INBOXES
@@ -23,8 +23,7 @@ Passwords = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Write each user with its password to this new file, which its owner alone can read, and not on"
-        " standard error.",
+        help="Write the users and passwords to this new file, mode 600, instead of standard error.",
     ),
 ]
 Pushers = Annotated[
@@ -32,45 +31,43 @@ Pushers = Annotated[
     typer.Option(
         "--pusher",
         metavar="NAME",
-        help="Make a user of this name, with an inbox of its own, in place of the user pusher. Repeatable.",
+        help="Create this user with an inbox of its own, instead of the user pusher. Repeatable.",
     ),
 ]
 User = Annotated[
-    bool, typer.Option("--user", help="Print a line for Redis's file of users as well, with a new password.")
+    bool, typer.Option("--user", help="Also print a line for the ACL file of Redis, with a new password.")
 ]
-Template = Annotated[bool, typer.Option("--template", help="Without passwords, as ops/users.acl.")]
+Template = Annotated[bool, typer.Option("--template", help="Omit passwords, as in ops/users.acl.")]
 Keep = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Print this file of an earlier version with the rights of this one. Passwords stay as they are,"
-        " and so do users that are not of a fleet.",
+        help="Update the rights in this ACL file of an earlier version. Passwords and other users stay.",
     ),
 ]
 
 
-Name = Annotated[str, typer.Argument(help="The inbox's name: that of its Redis user.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the inbox and of its Redis user.")]
 
-inbox = typer.Typer(name="inbox", help="Inboxes of producers that need not be trusted.", no_args_is_help=True)
+inbox = typer.Typer(
+    name="inbox", help="Add, remove or list inboxes of untrusted producers.", no_args_is_help=True
+)
 
 
 def register(app: typer.Typer) -> None:
     """Make the commands part of the app."""
-    app.command()(acl)
+    app.command(epilog="Example: fetchfleet acl --passwords passwords.txt > users.acl")(acl)
     app.add_typer(inbox)
 
 
-@inbox.command("add")
+@inbox.command("add", epilog="Example: fetchfleet inbox add crawler --user >> users.acl")
 def inbox_add(
     name: Name,
     redis: RedisUrl = None,
     user: User = False,  # noqa: FBT002 a flag
     passwords: Passwords = None,
 ) -> None:
-    """Register an inbox: the workers begin to empty it within a second.
-
-    With --user, print its Redis user as well: fetchfleet inbox add NAME --user >> users.acl
-    """
+    """Register an inbox. The workers start to read it within a second."""
     role = _pusher(name)
 
     async def add(_: Fleet, client: Redis) -> bool:
@@ -93,7 +90,7 @@ def inbox_add(
 
 @inbox.command("remove")
 def inbox_remove(name: Name, redis: RedisUrl = None) -> None:
-    """Unregister an inbox: the workers leave its messages where they are."""
+    """Unregister an inbox. Its messages stay in Redis."""
     _pusher(name)
 
     async def remove(_: Fleet, client: Redis) -> tuple[int, int]:
@@ -109,7 +106,7 @@ def inbox_remove(name: Name, redis: RedisUrl = None) -> None:
 
 @inbox.command("list")
 def inbox_list(redis: RedisUrl = None, as_json: Json = False) -> None:  # noqa: FBT002 a flag
-    """List the registered inboxes."""
+    """List the registered inboxes with the number of their messages."""
 
     async def read(_: Fleet, client: Redis) -> dict[str, int]:
         names = sorted(map(text_of, await client.smembers(keys.INBOXES)))  # type: ignore[misc]
@@ -134,7 +131,7 @@ def acl(
     template: Template = False,  # noqa: FBT002 a flag
     keep: Keep = None,
 ) -> None:
-    """Print an ACL file for Redis: a user for each part of a fleet, with new passwords.
+    """Print an ACL file for Redis, with a user and a new password for each role.
 
     The file holds digests only. The passwords are shown once, on standard error.
     """

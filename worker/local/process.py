@@ -65,7 +65,7 @@ def discard_unwritable() -> None:
             os.close(null)
 
 
-def settings_from(flags: Mapping[str, str | float | None]) -> Settings:
+def settings_from(flags: Mapping[str, Any]) -> Settings:
     """Return the settings of the flags (None: not given) and the environment. Raises CommandError."""
     try:
         return load_settings(flags, os.environ)
@@ -73,7 +73,7 @@ def settings_from(flags: Mapping[str, str | float | None]) -> Settings:
         raise CommandError(str(error), BAD_USE) from None
 
 
-def worker_settings_from(flags: Mapping[str, str | float | None]) -> Settings:
+def worker_settings_from(flags: Mapping[str, Any]) -> Settings:
     """Return the settings of a process that fetches; the TLS files of its policy have been read once.
 
     Raises CommandError.
@@ -260,7 +260,7 @@ class WorkerProcess:
         self._started_s = time.monotonic()
         self.process: Child = self._executed() if main is None else forked(name, main)
 
-    def begin(self, settings: Mapping[str, str | None], log: Path) -> None:
+    def begin(self, settings: Mapping[str, Any], log: Path) -> None:
         """Make it a worker with these settings, by the names of the flags; it appends to the log."""
         self._log = log
         self._orders = json.dumps({"settings": dict(settings), "log": str(log)}).encode()
@@ -340,7 +340,7 @@ def prestarted(
 
 
 @contextmanager
-def at_work(workers: list[WorkerProcess], settings: Mapping[str, str | None], logs: Path) -> Iterator[None]:
+def at_work(workers: list[WorkerProcess], settings: Mapping[str, Any], logs: Path) -> Iterator[None]:
     """Make them workers with these settings, each with a log in that folder; end them with the block."""
     try:
         for worker in workers:
@@ -352,7 +352,7 @@ def at_work(workers: list[WorkerProcess], settings: Mapping[str, str | None], lo
 
 @contextmanager
 def worker_processes(
-    count: int, settings: Mapping[str, str | None], logs: Path, *, first: int = 1
+    count: int, settings: Mapping[str, Any], logs: Path, *, first: int = 1
 ) -> Iterator[list[WorkerProcess]]:
     """Run that many workers, numbered from `first`; end them with the block."""
     with prestarted(count, first=first) as workers, at_work(workers, settings, logs):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from redis.asyncio import Redis
@@ -168,7 +168,7 @@ def check_outputs(file: str, outputs: Outputs) -> None:
 async def run(
     fetches: list[Fetch],
     settings: Settings,
-    flags: Mapping[str, str | None],
+    flags: Mapping[str, Any],
     workers: list[WorkerProcess],
     outputs: Outputs,
     *,

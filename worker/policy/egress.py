@@ -114,6 +114,9 @@ IPV6_TABLE = (
     _row("ff00::/8", Refusal.MULTICAST, "RFC 4291 §2.7"),
 )
 
+NAMED_NETWORKS = {"private": Refusal.PRIVATE, "loopback": Refusal.LOOPBACK}
+"""Names that stand for all networks of a kind."""
+
 # The only block from which IANA allocates unicast addresses (RFC 4291 §2.4, IANA IPv6 Address Space).
 IPV6_UNICAST = IPv6Network("2000::/3")
 IPV4_MAPPED = IPv6Network("::ffff:0:0/96")
@@ -183,14 +186,20 @@ class Egress:
 
     allowed: tuple[Network, ...] = ()
     denied: tuple[Network, ...] = ()
+    allowed_kinds: frozenset[Refusal] = frozenset()
+    """Rows of the tables that do not apply. Narrower rows do: cloud metadata is never `private`."""
 
     @classmethod
     def parse(cls, allow: str, deny: str = "") -> Self:
         """Return the rule that allows the networks `allow` and denies `deny`, comma-separated.
 
-        Empty text is no network. Raises ValueError, which names the entry and the remedy.
+        A network is a CIDR or one of NAMED_NETWORKS. Empty text is no network. Raises ValueError, which names
+        the entry and the remedy.
         """
-        return cls(_networks("allowed", allow), _networks("denied", deny))
+        allowed, allowed_kinds = _networks("allowed", allow)
+        denied, denied_kinds = _networks("denied", deny)
+        of_denied_kinds = [row.network for row in IPV4_TABLE + IPV6_TABLE if row.refusal in denied_kinds]
+        return cls(allowed, (*denied, *of_denied_kinds), frozenset(allowed_kinds))
 
     def refusal(
         self, address: str | Address, port: int, ports: Collection[int] = WEB_PORTS
@@ -216,21 +225,26 @@ class Egress:
         table = IPV4_TABLE if isinstance(parsed, IPv4Address) else IPV6_TABLE
         for row in table:
             if parsed in row.network:
-                return row.refusal
+                return None if row.refusal in self.allowed_kinds else row.refusal
         if isinstance(parsed, IPv6Address) and parsed not in IPV6_UNICAST:
             return Refusal.RESERVED
         return None if port in ports else Refusal.PORT
 
 
-def _networks(kind: str, text: str) -> tuple[Network, ...]:
-    """Parse networks; an entry that can never match an address is an error."""
+def _networks(kind: str, text: str) -> tuple[tuple[Network, ...], list[Refusal]]:
+    """Parse networks and names of them; an entry that can never match an address is an error."""
     networks: list[Network] = []
+    kinds: list[Refusal] = []
     for entry in filter(None, map(str.strip, text.split(","))):
+        if (named := NAMED_NETWORKS.get(entry)) is not None:
+            kinds.append(named)
+            continue
         try:
             network = ip_network(entry)
         except ValueError as error:
             raise ValueError(
-                f"{kind} network {entry!r}: {error}; write it like 10.1.0.0/16 or fd00:1::/32"
+                f"{kind} network {entry!r}: {error}; write it like 10.1.0.0/16 or fd00:1::/32, or"
+                f" {' or '.join(NAMED_NETWORKS)}"
             ) from None
         if isinstance(network, IPv6Network):
             if network.network_address.scope_id is not None:
@@ -238,7 +252,7 @@ def _networks(kind: str, text: str) -> tuple[Network, ...]:
             if network.subnet_of(IPV4_MAPPED):
                 raise ValueError(f"{kind} network {entry!r} is IPv4-mapped; write the IPv4 network")
         networks.append(network)
-    return tuple(networks)
+    return tuple(networks), kinds
 
 
 def reached(address: str | Address) -> Address | None:

@@ -14,6 +14,7 @@ For each key the most specific table wins: the host's own, then the longest patt
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -115,8 +116,11 @@ class Policy:
             yield _where(name), policy
 
 
-def parse_policy(text: str, digest: str = "") -> Policy:
-    """Parse the text of a policy file; raises PolicyError, which names every fault."""
+def parse_policy(text: str, digest: str = "", default_keys: Table = MappingProxyType({})) -> Policy:
+    """Parse the text of a policy file; raises PolicyError, which names every fault.
+
+    default_keys: replace or add keys of the default table. digest: of the text and these keys.
+    """
     try:
         found = tomllib.loads(text)
     except RecursionError:
@@ -141,6 +145,8 @@ def parse_policy(text: str, digest: str = "") -> Policy:
         errors += _faults(_where(name), table)
         tables[lane] = table
     default = found.get(DEFAULT, {})
+    if isinstance(default, dict):
+        default = {**default, **default_keys}
     errors += _faults(DEFAULT, default)
     if errors:
         raise PolicyError("\n".join(errors))

@@ -165,17 +165,3 @@ def _changed(fields: Fields, after: Overrides) -> dict[str, bytes]:
         for field in fields.keys() | now.keys()
         if fields.get(field) != now.get(field)
     }
-
-
-def parsed(pairs: list[str]) -> dict[str, Any]:
-    """Parse `key=value` pairs; a value is JSON if it parses, else text. Raises PolicyError."""
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise PolicyError(f"{pair!r} is not KEY=VALUE")
-        try:
-            values[key] = msgspec.json.decode(text)
-        except (msgspec.DecodeError, RecursionError):
-            values[key] = text
-    return values

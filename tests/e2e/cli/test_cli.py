@@ -15,6 +15,7 @@ from fetchfleet import Fleet, __version__
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
 from tools.origin.behaviours import by_path, latency, ok, sequence, slow, status
+from tools.origin.judge import most_at_once
 from tools.origin.server import Origin
 
 LOOPBACK = ("--allow-net", "127.0.0.0/8")
@@ -38,6 +39,23 @@ async def test_run_stores_a_list_reports_each_result_and_exits_0(tmp_path: Path)
     assert {origin.url("/a"), origin.url("/b")} == {result["url"] for result in results}
     assert {b"body"} == {(tmp_path / "out" / result["path"]).read_bytes() for result in results}
     assert "2 of 2 fetches" in ended.stderr
+
+
+async def test_options_of_run_set_the_policy_and_headers(tmp_path: Path) -> None:
+    """They reach the workers: one fetch at a time, one attempt, a size limit, a header field."""
+    behaviour = by_path({"/large": ok(b"x" * 2000), "/bad": status(500)}, otherwise=latency(0.02))
+    async with Origin.serving("127.0.0.169", behaviour) as origin:
+        listed = [origin.url(f"/{name}") for name in ("large", "bad", *range(8))]
+        limits = ("--concurrency", "1", "--attempts", "1", "--max-bytes", "1kB", "--set", "context=true")
+        options = (*limits, "--header", "X-Team: data", "--allow-net", "loopback")
+        ended = await run("run", "-", "--out", tmp_path / "out", *options, stdin="\n".join(listed))
+
+    assert ended.returncode == 1, ended.stderr
+    assert "too_large" in ended.stderr
+    assert len(origin.requests) == 10
+    assert most_at_once(origin.requests) == 1
+    assert {origin.header(request, "x-team") for request in origin.requests} == {"data"}
+    assert all(origin.header(request, "x-request-id") for request in origin.requests)
 
 
 async def test_run_without_standard_streams_exits_as_with_them(tmp_path: Path) -> None:
@@ -271,7 +289,7 @@ async def test_health_tells_whether_this_machines_worker_shows_signs_of_life(
     after = fetchfleet("health", **asked)
 
     assert [1, 0, 1, 1] == [ended.returncode for ended in (before, during, another, after)]
-    assert "sign of life" in before.stderr
+    assert "sends heartbeats" in before.stderr
 
 
 async def test_a_run_elsewhere_than_on_a_terminal_prints_plain_lines(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.inspect.explain import moment
 from fetchfleet.worker.policy.file import parse_policy
 from fetchfleet.worker.policy.model import BOUNDS, TIMEOUT_BOUNDS, LanePolicy, PolicyError, Range, Timeouts
-from fetchfleet.worker.policy.overrides import parsed
+from fetchfleet.worker.policy.pairs import parsed
 
 NUMBERS = [name for name in BOUNDS if name not in {"concurrency", "ports"}]
 NOW_MS = 1_700_000_000_000

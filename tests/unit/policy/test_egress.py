@@ -303,6 +303,29 @@ def test_a_zone_id_is_refused_inside_an_allowed_network() -> None:
     assert Egress.parse("fe80::/10").refusal("fe80::1", 80) is None
 
 
+def test_named_networks_stand_for_a_kind_but_not_for_metadata_inside_it() -> None:
+    """`private` is not the way to the credentials of the machine."""
+    private, loopback = Egress.parse("private"), Egress.parse("192.0.2.0/24, loopback")
+
+    for address in ("10.0.0.1", "172.16.0.1", "192.168.0.1", "fd00:1::1", "::ffff:10.0.0.1"):
+        assert private.refusal(address, 8080) is None
+        assert loopback.refusal(address, 8080) is Refusal.PRIVATE
+    for address in ("127.0.0.1", "127.1.2.3", "::1"):
+        assert loopback.refusal(address, 8080) is None
+        assert private.refusal(address, 8080) is Refusal.LOOPBACK
+    for address in ("fd00:ec2::254", "fd20:ce::254", "169.254.169.254"):
+        assert private.refusal(address, 80) is Refusal.CLOUD_METADATA
+    assert loopback.refusal("192.0.2.1", 8080) is None
+
+
+def test_a_named_network_can_be_denied() -> None:
+    """It closes what a wider network allows."""
+    egress = Egress.parse("0.0.0.0/0,::/0", "loopback")
+
+    assert egress.refusal("127.0.0.1", 80) is egress.refusal("::1", 80) is Refusal.DENIED
+    assert egress.refusal("10.0.0.1", 80) is None
+
+
 def test_a_single_address_may_be_allowed() -> None:
     """Without a mask it is one address."""
     egress = Egress.parse("10.0.0.5")

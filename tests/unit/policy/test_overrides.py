@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fetchfleet.worker.policy.file import Policy, parse_policy
 from fetchfleet.worker.policy.model import LanePolicy, PolicyError, Range
-from fetchfleet.worker.policy.overrides import overrides_of, parsed
+from fetchfleet.worker.policy.overrides import overrides_of
+from fetchfleet.worker.policy.pairs import parsed
 from fetchfleet.worker.policy.pauses import PauseMark
 
 FILE = parse_policy("""

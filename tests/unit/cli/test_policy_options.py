@@ -1,0 +1,98 @@
+"""The options that set keys of the policy's default table, and the header option."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from fetchfleet import Fetch
+from fetchfleet.worker.cli.options.headers import parse_headers, with_headers
+from fetchfleet.worker.cli.options.policy_keys import POLICY_OPTIONS, policy_keys
+from fetchfleet.worker.errors import CommandError
+from fetchfleet.worker.policy.model import PROFILES, LanePolicy, Range
+
+
+def keys(**given: Any) -> dict[str, Any]:
+    return policy_keys({**dict.fromkeys(POLICY_OPTIONS), **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {}),
+        ({"concurrency": "4"}, {"concurrency": 4}),
+        ({"rate": 0.5}, {"rate_per_s": 0.5}),
+        ({"attempts": 2}, {"attempts": 2}),
+        ({"max_bytes": "0"}, {"max_bytes": 0}),
+        ({"max_bytes": "50000000"}, {"max_bytes": 50_000_000}),
+        ({"max_bytes": "50MB"}, {"max_bytes": 50_000_000}),
+        ({"max_bytes": "50 M"}, {"max_bytes": 50_000_000}),
+        ({"max_bytes": "1.5kB"}, {"max_bytes": 1500}),
+        ({"max_bytes": "64MiB"}, {"max_bytes": 64 << 20}),
+        ({"max_bytes": "2Ti"}, {"max_bytes": 2 << 40}),
+        ({"timeout": "api"}, {"timeout": "api"}),
+        ({"set_keys": ["robots=obey", "ports=[80,8080]"]}, {"robots": "obey", "ports": [80, 8080]}),
+        ({"set_keys": ["attempts=1"], "attempts": 3}, {"attempts": 3}),
+    ],
+)
+def test_an_option_sets_its_key(given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The named options are more specific than --set."""
+    assert keys(**given) == expected
+    msgspec.convert(expected, LanePolicy)
+
+
+def test_a_range_adapts_the_concurrency() -> None:
+    """It has the form MIN-MAX."""
+    assert msgspec.convert(keys(concurrency="2-32"), LanePolicy).concurrency == Range(min=2, max=32)
+
+
+def test_a_timeout_in_seconds_limits_the_attempt_and_every_wait_in_it() -> None:
+    """The other limits are those of the profile `stream`, as far as they are smaller."""
+    short = msgspec.convert(keys(timeout="3"), LanePolicy).timeouts
+    assert set(msgspec.structs.astuple(short)) == {3.0}
+
+    usual = msgspec.convert(keys(timeout="1800"), LanePolicy).timeouts
+    assert usual == msgspec.structs.replace(PROFILES["stream"], total_s=1800)
+
+
+@pytest.mark.parametrize("text", ["much", "", "-1", "1-2-3", "5 0", "1e3"])
+def test_text_that_is_no_size_or_range_is_left_to_the_policy_to_refuse(text: str) -> None:
+    """The policy names the key, the value and its range."""
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(keys(max_bytes=text), LanePolicy)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(keys(concurrency=text), LanePolicy)
+
+
+def test_set_without_a_value_is_refused() -> None:
+    """The message shows the form."""
+    with pytest.raises(CommandError, match="--set 'robots' is not KEY=VALUE"):
+        keys(set_keys=["robots"])
+
+
+def test_headers_are_added_unless_a_fetch_has_them() -> None:
+    """Field names are compared without case (RFC 9110 §5.1)."""
+    fields = parse_headers(["Accept: text/csv", "X-Team:a"])
+    plain, own = with_headers(
+        [Fetch(url="http://a.example/"), Fetch(url="http://a.example/", headers={"ACCEPT": "x/y"})], fields
+    )
+    assert plain.headers == {"Accept": "text/csv", "X-Team": "a"}
+    assert own.headers == {"X-Team": "a", "ACCEPT": "x/y"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["hunter2"], "--header: has no colon"),
+        (["A: 1", "a: hunter2"], "--header a: is given twice"),
+        (["Host: hunter2"], "--header: headers: Host belongs to the connection"),
+        (["A: hunter2\n"], "--header: headers: the value of A holds a line break"),
+    ],
+)
+def test_a_bad_header_is_refused_without_its_value(lines: list[str], says: str) -> None:
+    """It may be a secret."""
+    with pytest.raises(CommandError) as caught:
+        parse_headers(lines)
+
+    assert says in str(caught.value)
+    assert "hunter2" not in str(caught.value)

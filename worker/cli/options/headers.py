@@ -1,0 +1,50 @@
+"""The option `--header`: header fields for every fetch of a list. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+
+from fetchfleet.jobs.contract.field_checks import headers as check_headers
+from fetchfleet.jobs.contract.model import Fetch
+from fetchfleet.jobs.errors import InvalidFetchError
+from fetchfleet.worker.errors import BAD_USE, CommandError
+
+HeaderLines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="'NAME: VALUE'",
+        help="Header field for every fetch that does not set it itself. Repeatable.",
+    ),
+]
+
+
+def parse_headers(lines: Sequence[str]) -> dict[str, str]:
+    """Return the fields of `Name: value` lines. Raises CommandError, which shows no value."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon:
+            raise CommandError("--header: has no colon; write it like 'Accept: text/csv'", BAD_USE)
+        if name.lower() in (known.lower() for known in fields):
+            raise CommandError(f"--header {name}: is given twice", BAD_USE)
+        fields[name] = value.strip(" \t")
+    try:
+        check_headers(fields)
+    except InvalidFetchError as error:
+        raise CommandError(f"--header: {error}", BAD_USE) from None
+    return fields
+
+
+def with_headers(fetches: list[Fetch], fields: Mapping[str, str]) -> list[Fetch]:
+    """Return the fetches with these fields. A field of the fetch itself wins."""
+    if not fields:
+        return fetches
+    return [msgspec.structs.replace(fetch, headers=_merged(fetch.headers, fields)) for fetch in fetches]
+
+
+def _merged(own: Mapping[str, str], fields: Mapping[str, str]) -> dict[str, str]:
+    names = {name.lower() for name in own}
+    return {**{name: value for name, value in fields.items() if name.lower() not in names}, **own}

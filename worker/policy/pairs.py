@@ -1,0 +1,22 @@
+"""`key=value` pairs of a policy table, as commands take them. Pure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from fetchfleet.worker.policy.model import PolicyError
+
+
+def parsed(pairs: Sequence[str]) -> dict[str, Any]:
+    """Parse `key=value` pairs; a value is JSON if it parses, else text. Raises PolicyError."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise PolicyError(f"{pair!r} is not KEY=VALUE")
+        try:
+            values[key] = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError):
+            values[key] = text
+    return values
