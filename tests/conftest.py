@@ -108,9 +108,9 @@ def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("nothing_left_in_the_loop")
-    before, open_before = left_behind.children(), left_behind.OpenResources()
+    before, open_before = left_behind.processes(), left_behind.OpenResources()
     yield
-    left = {pid: name for pid, name in left_behind.children().items() if pid not in before}
+    left = left_behind.children(apart_from=before)
     assert not left, f"child processes left behind: {left}"
     if not inspect.iscoroutinefunction(request.function):
         assert_nothing_left(open_before)

@@ -1,7 +1,7 @@
 """Check a Redis against jobs/keys.py: wrong types, keys without a TTL, stranded fetches."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import redis
@@ -18,10 +18,21 @@ BUSY = {"scheduled", "held"}
 def leftovers(url: str) -> list[str]:
     """Return a line for each key that violates jobs/keys.py."""
     with redis.Redis.from_url(url, decode_responses=True, encoding_errors="surrogateescape") as client:
-        found = [(name, client.type(name), client.pttl(name)) for name in sorted(client.keys("*"))]
+        names = sorted(client.keys("*"))
+        kinds, ttls_ms = (_each(client, ask, names) for ask in ("type", "pttl"))
+        found = zip(names, kinds, ttls_ms, strict=True)
         there = (one for one in found if one[1] != GONE)
         faults = [fault for name, kind, ttl in there if (fault := _fault(client, name, kind, ttl))]
         return faults + _unattended(client)
+
+
+def _each(client: Any, ask: str, *arguments: Iterable[str]) -> list[Any]:
+    """Return the replies to one command on each of the arguments, asked in one round trip."""
+    with client.pipeline(transaction=False) as pipe:
+        for words in zip(*arguments, strict=True):
+            pipe.execute_command(ask, *words)
+        replies: list[Any] = pipe.execute()
+    return replies
 
 
 def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
@@ -38,8 +49,10 @@ def _fault(client: Any, name: str, kind: str, ttl_ms: int) -> str | None:
 def _unattended(client: Any) -> list[str]:
     """Return a line for each busy lane that is not in ATTENTION, and each idle one that is."""
     watched = set(client.zrange(keys.ATTENTION, 0, -1))
-    names = {name.removeprefix("ff:lane:") for name in client.keys("ff:lane:*")}
-    busy = {name for name in names if _state(client, name) in BUSY}
+    lanes = client.keys("ff:lane:*")
+    states = _each(client, "hget", lanes, ["state"] * len(lanes))
+    names = [lane.removeprefix("ff:lane:") for lane in lanes]
+    busy = {name for name, state in zip(names, states, strict=True) if state in BUSY}
     return [
         *(f"lane {name} is busy but not in {keys.ATTENTION}" for name in sorted(busy - watched)),
         *(f"lane {name} is idle but in {keys.ATTENTION}" for name in sorted(watched - busy)),

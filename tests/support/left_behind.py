@@ -5,6 +5,7 @@ import gc
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,16 +15,28 @@ RUNTIME_DESCRIPTORS = ("pipe:", "anon_inode:", "/dev/", "/proc/")
 PYTESTS = "pytest-of-"
 
 
-def children() -> dict[int, str]:
+def processes() -> set[int]:
+    """Return the pids of all processes of the machine."""
+    return {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208 it is fast
+
+
+def children(apart_from: Collection[int] = ()) -> dict[int, str]:
     """Return the child processes by pid, zombies included, without Python's resource tracker."""
     found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
+    for pid in processes().difference(apart_from):
         with suppress(OSError):
-            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if int(parent) == os.getpid() and "resource_tracker" not in command:
-                found[int(folder.name)] = command
+            if _parent_of(pid) == os.getpid():
+                command = (
+                    Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
+                if "resource_tracker" not in command:
+                    found[pid] = command
     return found
+
+
+def _parent_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as stat:  # noqa: PTH123 each test reads some
+        return int(stat.read().rpartition(b")")[2].split()[1])
 
 
 def tasks() -> list[str]:
@@ -52,9 +65,9 @@ class OpenResources:
 
 def _open_descriptors() -> Counter[str]:
     found: Counter[str] = Counter()
-    for number in Path("/proc/self/fd").iterdir():
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 it is fast
         with suppress(OSError):
-            what = str(number.readlink())
+            what = os.readlink(f"/proc/self/fd/{number}")  # noqa: PTH115 it is fast
             if not what.startswith(RUNTIME_DESCRIPTORS):
                 found[what] += 1
     return found
@@ -62,5 +75,5 @@ def _open_descriptors() -> Counter[str]:
 
 def _temporary() -> set[str]:
     """Return the files in the test run's temporary folder, without those of pytest."""
-    found = Path(tempfile.gettempdir()).iterdir()
-    return {str(path) for path in found if not path.name.startswith(PYTESTS)}
+    folder = tempfile.gettempdir()
+    return {f"{folder}/{name}" for name in os.listdir(folder) if not name.startswith(PYTESTS)}  # noqa: PTH208
