@@ -46,7 +46,7 @@ class WireResponse(httpx.Response):
         self.exchange = request, response
         super().__init__(
             response.status,
-            stream=_Body(response),
+            stream=_NO_CONTENT,
             extensions={
                 "http_version": response.version.encode("ascii"),
                 "reason_phrase": response.phrase,
@@ -61,6 +61,15 @@ class WireResponse(httpx.Response):
     @headers.setter
     def headers(self, _: httpx.Headers) -> None:
         """Keep none: httpx sets them once, when the response is made."""
+
+    @property
+    def stream(self) -> "_Body":
+        """The body, read from the connection."""
+        return _Body(self.exchange[1])
+
+    @stream.setter
+    def stream(self, _: object) -> None:
+        """Keep none: httpx wraps it in an object that refers to the response, which only gc would free."""
 
     @property
     def has_redirect_location(self) -> bool:

@@ -1,5 +1,8 @@
 """The requests that both engines give to the wire, and the response that httpx's hooks see."""
 
+import gc
+import weakref
+
 import httpx
 import pytest
 
@@ -21,15 +24,18 @@ TIMEOUTS = Timeouts(connect_s=1, read_s=2, write_s=3, pool_s=4, total_s=5)
 
 
 class Recorded(Response):
-    """An empty response."""
+    """A response."""
 
     status, phrase, version, lenient, address = 200, b"Fine", "HTTP/1.1", False, None
     headers = ((b"X-Name", b"caf\xe9"), (b"Set-Cookie", b"a=1"))
-    ended = True
+    ended = False
 
     async def read(self) -> bytes:
-        """Return the end of the body."""
-        return b""
+        """Return the body, then its end."""
+        if self.ended:
+            return b""
+        self.ended = True
+        return b"body"
 
     def close(self) -> None:
         """Do nothing."""
@@ -42,7 +48,7 @@ class Recorder(LanePools):
         self.seen: list[tuple[str, Request]] = []
 
     async def exchange(self, lane: str, request: Request) -> Response:
-        """Record the request, and return an empty response."""
+        """Record the request, and return a response."""
         self.seen.append((lane, request))
         return Recorded()
 
@@ -159,3 +165,37 @@ async def test_a_hook_of_the_client_sees_the_response_of_the_wire() -> None:
     assert (response.status_code, response.reason_phrase, response.http_version) == (200, "Fine", "HTTP/1.1")
     assert response.headers["x-name"] == "café"
     assert not client.cookies
+
+
+async def test_an_exchange_by_httpx_is_freed_at_its_end() -> None:
+    """It is part of no reference cycle: the garbage collector would cost more than the exchange."""
+    seen: list[weakref.ref[httpx.Response]] = []
+
+    async def look(response: httpx.Response) -> None:
+        seen.append(weakref.ref(response))
+
+    client = client_on(Recorder())
+    client.event_hooks = {"response": [look]}
+    engine = HttpxEngine(client)
+    gc.disable()
+    try:
+        answer = await engine.open(Hop("GET", "http://a.example/a"), "lane", TIMEOUTS, Trace())
+        answer.close()
+        [response] = seen
+        assert response() is None
+    finally:
+        gc.enable()
+
+
+async def test_the_body_can_be_read_by_httpx() -> None:
+    """As a hook of the client might."""
+    pieces: list[bytes] = []
+
+    async def read(response: httpx.Response) -> None:
+        pieces.append(await response.aread())
+
+    client = client_on(Recorder())
+    client.event_hooks = {"response": [read]}
+    await HttpxEngine(client).open(Hop("GET", "http://a.example/a"), "lane", TIMEOUTS, Trace())
+
+    assert pieces == [b"body"]
