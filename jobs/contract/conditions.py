@@ -17,11 +17,12 @@ CONDITIONS = frozenset({"if-modified-since", "if-none-match"})
 # RFC 9110 §8.8.3, without obs-text: one tag, so that `*` or a list cannot pass for one.
 _ETAG = re.compile(r'(?:W/)?"[!#-~]*"')
 _DATE = re.compile(r"[ -~]+")
-# As nearly all hosts write it (RFC 9110 §5.6.7); of a day that every month has, so that it needs no calendar.
+# As nearly all hosts write it (RFC 9110 §5.6.7). February 29 needs a calendar.
 _FIXDATE = re.compile(
-    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (?:0[1-9]|1[0-9]|2[0-8])"
-    r" (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) (?:19|20)[0-9]{2}"
-    r" (?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9] GMT"
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), "
+    r"(?:(?:0[1-9]|1[0-9]|2[0-8]) (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+    r"|(?:29|30) (?:Jan|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)|31 (?:Jan|Mar|May|Jul|Aug|Oct|Dec))"
+    r" (?:19|20)[0-9]{2} (?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9] GMT"
 )
 
 
