@@ -1,12 +1,12 @@
 """Answers without a host."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.trace import Trace
-from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.http.wire import Header, by_name
 from fetchfleet.worker.policy.model import Timeouts
 
 
@@ -21,6 +21,9 @@ class Said:
     lenient: bool = False
     address: str | None = None
     ended: bool = True
+
+    def __post_init__(self) -> None:
+        self.by_name: Mapping[bytes, bytes] = by_name(self.headers)
 
     async def read(self) -> bytes:
         """No body."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import http_sf
 
-FIELDS = frozenset({"ratelimit", "ratelimit-policy", "ratelimit-remaining", "x-ratelimit-remaining"})
+FIELDS = frozenset({b"ratelimit", b"ratelimit-policy", b"ratelimit-remaining", b"x-ratelimit-remaining"})
 """One of them is in each response that names a quota."""
 
 MAX_WINDOW_S = 600.0

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 
-from fetchfleet.worker.errors import BadAnswerError, FetchError
+from fetchfleet.worker.errors import BadAnswerError, FetchError, RemoteProtocolError
 from fetchfleet.worker.http.exchange import Request, Response
-from fetchfleet.worker.http.wire import Wire
+from fetchfleet.worker.http.wire import UNTIL_CLOSE, Wire, body_length
 
 DISCARD_BYTES = 64 * 1024
 DISCARD_S = 0.5
@@ -14,8 +14,6 @@ DISCARD_S = 0.5
 
 MIN_STATUS, MAX_STATUS = 200, 599
 """The status codes of a final response (RFC 9110 §15)."""
-
-MAX_LENGTH_DIGITS = 18
 
 FIRST_COUNTS = frozenset(
     {
@@ -55,16 +53,16 @@ class Answer:
     fields hold.
     """
 
-    __slots__ = ("_lines", "_request", "_response", "_url", "status")
+    __slots__ = ("_by_name", "_request", "_response", "_url", "read", "status")
 
     def __init__(self, url: str, request: Request, response: Response) -> None:
         self.status = response.status
         self._url = url
         self._request = request
         self._response = response
-        self._lines: dict[str, list[str]] = {}
-        for name, value in response.headers:
-            self._lines.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        self._by_name = response.by_name
+        self.read = response.read
+        """Returns the next piece of the body as it was sent; empty at its end."""
         if response.lenient:
             request.trace.lenient = True
         if not MIN_STATUS <= self.status <= MAX_STATUS:
@@ -76,10 +74,6 @@ class Answer:
         """Whether the whole body has been read."""
         return self._response.ended
 
-    async def read(self) -> bytes:
-        """Return the next piece of the body as it was sent; empty at its end."""
-        return await self._response.read()
-
     def close(self) -> None:
         """End the exchange, complete or not; a second call does nothing."""
         self._response.close()
@@ -88,48 +82,46 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         """Return the field's value by the rules of `value_of`; None if absent. name: in lower case."""
-        lines = self._lines.get(name)
-        return None if lines is None else value_of(name, lines)
+        value = self._by_name.get(name.encode("ascii"))
+        if value is None:
+            return None
+        if len(self._by_name) < len(self._response.headers):
+            return value_of(name, self.values(name))
+        return value.decode("latin-1")
 
     def values(self, name: str) -> Sequence[str]:
         """Return the value of each line of the field. name: in lower case."""
-        return self._lines.get(name, ())
+        wanted = name.encode("ascii")
+        return [value.decode("latin-1") for sent, value in self._response.headers if sent.lower() == wanted]
 
-    def has_any(self, names: frozenset[str]) -> bool:
+    def has_any(self, names: frozenset[bytes]) -> bool:
         """Return whether the response has one of the fields. names: in lower case."""
-        return not names.isdisjoint(self._lines)
+        return not names.isdisjoint(self._by_name)
 
     @property
     def length_bytes(self) -> int | None:
         """The Content-Length of the body that follows, None if unknown.
 
         Raises BadAnswerError if it is malformed, or if it contradicts Transfer-Encoding or the status
-        (RFC 9112 §6.3). A Content-Length that was sent twice with one value counts once (RFC 9110 §8.6).
+        (RFC 9112 §6.3).
         """
         if self._request.method == "HEAD":
             return 0
-        value, chunked = self.header("content-length"), "transfer-encoding" in self._lines
-        length_bytes = None
-        if value is not None:
-            lengths = {one.strip(" \t") for one in value.split(",")}
-            length = lengths.pop()
-            is_number = length.isascii() and length.isdecimal() and len(length) <= MAX_LENGTH_DIGITS
-            if lengths or not is_number:
-                raise BadAnswerError(f"Content-Length {value[:100]!r}")
-            length_bytes = int(length)
-        if self.status == 204 and (chunked or length_bytes):
+        try:
+            length = body_length(self._by_name)
+        except RemoteProtocolError as error:
+            raise BadAnswerError(str(error)) from error
+        if self.status == 204 and length not in {0, UNTIL_CLOSE}:
             raise BadAnswerError("204 with a body")
-        if chunked and length_bytes is not None:
-            raise BadAnswerError("both Content-Length and Transfer-Encoding")
-        return length_bytes
+        return length if length >= 0 else None
 
     @property
     def ends_with_connection(self) -> bool:
         """Whether only the end of the connection ends the body (RFC 9112 §6.3, last case)."""
-        bodyless = self._request.method == "HEAD" or self.status in {204, 205, 304}
-        if bodyless or "content-length" in self._lines or not self._response.version.startswith("HTTP/1"):
+        if b"content-length" in self._by_name or b"transfer-encoding" in self._by_name:
             return False
-        return not (self.header("transfer-encoding") or "").lower().endswith("chunked")
+        bodyless = self._request.method == "HEAD" or self.status in {204, 205, 304}
+        return not bodyless and self._response.version.startswith("HTTP/1")
 
     async def discard(self) -> None:
         """Read and drop a small body, so that the connection can be reused; a broken one is no error."""

@@ -1,7 +1,7 @@
 """One exchange on a connection: a request and its response, whatever the version of HTTP and the engine."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -39,6 +39,8 @@ class Response(Protocol):
     """`HTTP/1.1`, `HTTP/1.0` or `HTTP/2`."""
     headers: Sequence[Header]
     """In the order and the case in which they were sent."""
+    by_name: Mapping[bytes, bytes]
+    """Their values, as wire.py joins them."""
     lenient: bool
     """Whether only a lenient reading made sense of the header section."""
     address: str | None
@@ -48,7 +50,7 @@ class Response(Protocol):
     def ended(self) -> bool:
         """Whether the whole body has been read, so that `read` would return no more."""
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """Return the next piece of the body, of any size; empty at its end.
 
         Raises ReadError, ReadTimeoutError or RemoteProtocolError.

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Mapping
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from fetchfleet.worker.http.exchange import Request, Response
 from fetchfleet.worker.http.httpx_engine import HttpxEngine, LaneTransport, WireResponse, build_client
 from fetchfleet.worker.http.net.pool import LanePools
 from fetchfleet.worker.http.trace import Trace
-from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.http.wire import Header, by_name
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.settings import ENGINES, Settings
@@ -28,6 +29,7 @@ class Recorded(Response):
 
     status, phrase, version, lenient, address = 200, b"Fine", "HTTP/1.1", False, None
     headers = ((b"X-Name", b"caf\xe9"), (b"Set-Cookie", b"a=1"))
+    by_name: Mapping[bytes, bytes] = by_name(headers)
     ended = False
 
     async def read(self) -> bytes:

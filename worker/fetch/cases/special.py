@@ -21,7 +21,7 @@ from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, Stor
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 from fetchfleet.worker.util.clock import mono_s
 
-SPECIAL_FIELDS = frozenset({"content-encoding", "content-digest", "repr-digest"})
+SPECIAL_FIELDS = frozenset({b"content-encoding", b"content-digest", b"repr-digest"})
 """A response with one of these fields has a body to decode or to compare."""
 
 

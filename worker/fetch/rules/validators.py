@@ -8,7 +8,7 @@ from fetchfleet.jobs.contract.conditions import headers_of, is_etag, is_http_dat
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
 
-VALIDATOR_FIELDS = frozenset({"etag", "last-modified"})
+VALIDATOR_FIELDS = frozenset({b"etag", b"last-modified"})
 
 
 def validators_of(url: str, header: Callable[[str], str | None]) -> Validators:

@@ -5,8 +5,8 @@ import contextlib
 import math
 import select
 import socket
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, cast
 
 from fetchfleet.worker.errors import (
     FetchError,
@@ -52,6 +52,7 @@ class Http1Connection(asyncio.Protocol):
         "_made",
         "_paused_reading",
         "_paused_writing",
+        "_poll",
         "_reader",
         "_request",
         "_socket",
@@ -76,6 +77,8 @@ class Http1Connection(asyncio.Protocol):
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket = connected
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
         self._budget = budget
         self._keepalive_s = keepalive_s
         self._idle = idle
@@ -113,9 +116,7 @@ class Http1Connection(asyncio.Protocol):
         """Whether it is idle, and the kernel knows of neither bytes nor an end that came meanwhile."""
         if self._closed or self._reader is not None or self._loop.time() >= self._due_s:
             return False
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return not poll.poll(0)
+        return not self._poll.poll(0)
 
     async def exchange(self, request: Request) -> "Http1Response":
         """Send a request, and return the response once its header section is complete.
@@ -288,15 +289,11 @@ class Http1Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _wait(self, limit_s: float) -> None:
-        """Wait for the next event, for at most that long."""
+    def _wait(self, limit_s: float) -> asyncio.Future[None]:
+        """Return a future that is done with the next event; the exchange fails if none comes in that time."""
         self._limit(limit_s)
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            self._due_s = math.inf
+        return self._waiter
 
     def _limit(self, limit_s: float) -> None:
         self._due_s = self._loop.time() + limit_s
@@ -309,6 +306,8 @@ class Http1Connection(asyncio.Protocol):
     def _look(self) -> None:
         """Look whether the wait, or the idle connection, has lasted too long."""
         self._timer = None
+        if self._reader is not None and (self._waiter is None or self._waiter.done()):
+            return  # nothing is waited for
         if self._loop.time() < self._due_s - CLOCK_STEP_S:
             if self._due_s < math.inf:
                 self._timer = self._loop.call_at(self._due_s, self._look)
@@ -330,6 +329,7 @@ class Http1Response:
         "_connection",
         "_reader",
         "address",
+        "by_name",
         "headers",
         "lenient",
         "phrase",
@@ -344,6 +344,7 @@ class Http1Response:
         self.phrase = head.phrase
         self.version = head.version
         self.headers: Sequence[Header] = head.fields
+        self.by_name: Mapping[bytes, bytes] = head.by_name
         self.lenient = reader.lenient
         self.address = connection.address
 
@@ -352,9 +353,9 @@ class Http1Response:
         """Whether the whole body has been read."""
         return self._reader.complete and not self._reader.pieces
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[Any, Any, bytes]:
         """Return what has come of the body, once there is some; empty at its end."""
-        return await self._connection.read(self._reader)
+        return self._connection.read(self._reader)
 
     def close(self) -> None:
         """End the exchange: the connection is idle if the whole response has come, else it is closed."""

@@ -7,25 +7,14 @@ if two readers disagree on its length, one response can be smuggled into another
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
+import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from fetchfleet.worker.errors import InvalidRequestError, RemoteProtocolError
-from fetchfleet.worker.http.wire import Header
-
-CHUNKED = -1
-"""The body is sent in chunks."""
-
-UNTIL_CLOSE = -2
-"""The body ends with the connection."""
-
-MAX_LENGTH_DIGITS = 18
+from fetchfleet.worker.http.wire import Header, body_length, by_name
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-
-_DECIDING = _FRAMING | {b"connection"}
-"""The fields that decide where the body ends and whether another response may follow it."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 """A line feed alone ends a line too (RFC 9112 §2.2)."""
@@ -38,11 +27,14 @@ _NOT_IN_A_TOKEN = re.compile(rb"[^!#$%&'*+.^_`|~0-9A-Za-z-]")
 _LINE_BREAKING = re.compile(rb"[\v\f\r\n]")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([0-9]{3})(?: (.*))?", re.DOTALL)
 
+_STRICT_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_STRICT_FIELD = re.compile(rb"^(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)(?<![ \t])\r$", re.MULTILINE)
+
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]++ HTTP/1\.1\r\n")
 _FIELD_LINE = re.compile(_TOKEN + rb": [\t\x20-\x7e\x80-\xff]*+\r\n")
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The status line and the fields of a response."""
 
     status: int
@@ -50,63 +42,33 @@ class Head(NamedTuple):
     version: str
     """`HTTP/1.1` or `HTTP/1.0`."""
     fields: list[Header]
-    deciding: Mapping[bytes, bytes]
-    """Connection, Content-Length and Transfer-Encoding, in lower case; several lines joined by a comma."""
+    by_name: Mapping[bytes, bytes]
     lenient: bool
     """Whether only a lenient reading made sense of it."""
 
     @property
     def persistent(self) -> bool:
         """Whether the host keeps the connection open after the response (RFC 9112 §9.3)."""
-        options = self.deciding.get(b"connection", b"")
+        options = self.by_name.get(b"connection", b"")
         return self.version == "HTTP/1.1" and b"close" not in options.lower()
 
     @property
     def body_length(self) -> int:
-        """The length of a body that follows, CHUNKED or UNTIL_CLOSE (RFC 9112 §6.3).
-
-        A Content-Length that was sent twice with one value counts once (RFC 9110 §8.6).
-        Raises RemoteProtocolError if two readers could disagree.
-        """
-        coding, value = self.deciding.get(b"transfer-encoding"), self.deciding.get(b"content-length")
-        if coding is not None:
-            if value is not None:
-                raise RemoteProtocolError("both Content-Length and Transfer-Encoding")
-            if coding.lower() != b"chunked":
-                raise RemoteProtocolError(f"Transfer-Encoding {coding[:100]!r}")
-            return CHUNKED
-        if value is None:
-            return UNTIL_CLOSE
-        if value.isdigit() and len(value) <= MAX_LENGTH_DIGITS:
-            return int(value)
-        lengths = {length.strip(b" \t") for length in value.split(b",")}
-        length = lengths.pop()
-        if lengths or not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
-            raise RemoteProtocolError(f"Content-Length {value[:100]!r}")
-        return int(length)
+        """The length of a body that follows, CHUNKED or UNTIL_CLOSE; see wire.py."""
+        return body_length(self.by_name)
 
 
-class _StrictReading:
-    """A header section as llhttp reads it."""
+class _Ending:
+    """Notes whether llhttp has seen the end of a header section."""
 
-    __slots__ = ("complete", "fields", "phrase")
+    __slots__ = ("seen",)
 
     def __init__(self) -> None:
-        self.fields: list[Header] = []
-        self.phrase = b""
-        self.complete = False
-
-    def on_status(self, phrase: bytes) -> None:
-        """Take the reason phrase."""
-        self.phrase = phrase
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a field line."""
-        self.fields.append((name, value.rstrip(b" \t")))
+        self.seen = False
 
     def on_headers_complete(self) -> None:
         """Take the empty line."""
-        self.complete = True
+        self.seen = True
 
 
 def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
@@ -126,29 +88,26 @@ def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
 
 def _read_strictly(head: bytes) -> Head | None:
     """Read what llhttp accepts, unless its meaning must be looked at more closely."""
-    strict = _StrictReading()
-    parser = HttpResponseParser(strict)
+    ending = _Ending()
+    parser = HttpResponseParser(ending)
     try:
         parser.feed_data(head)
     except HttpParserError:
         return None
     except HttpParserUpgrade:  # a complete 101
         pass
-    deciding = _deciding(strict.fields)
-    coding = deciding.get(b"transfer-encoding")
-    if not strict.complete or b"\0" in head or (coding is not None and coding.lower() != b"chunked"):
+    status_line = _STRICT_STATUS_LINE.match(head)
+    if status_line is None or not ending.seen:
+        return None
+    fields: list[Header] = _STRICT_FIELD.findall(head, status_line.end())
+    if len(fields) != head.count(b"\n") - 2:
+        return None
+    named = by_name(fields)
+    coding = named.get(b"transfer-encoding")
+    if coding is not None and coding.lower() != b"chunked":
         return None
     version = "HTTP/1.0" if head.startswith(b"HTTP/1.0") else "HTTP/1.1"
-    return Head(parser.get_status_code(), strict.phrase, version, strict.fields, deciding, lenient=False)
-
-
-def _deciding(fields: Sequence[Header]) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
-    for sent, value in fields:
-        name = sent.lower()
-        if name in _DECIDING:
-            found[name] = found[name] + b"," + value if name in found else value
-    return found
+    return Head(parser.get_status_code(), status_line[1] or b"", version, fields, named, lenient=False)
 
 
 def _read_leniently(head: bytes) -> Head:
@@ -175,7 +134,7 @@ def _read_leniently(head: bytes) -> Head:
         and _CONTROL.search(head.replace(b"\r\n", b"")) is None
     )
     version = "HTTP/1.0" if match[1] == b"0" else "HTTP/1.1"
-    return Head(int(match[2]), match[3] or b"", version, fields, _deciding(fields), lenient=not plain)
+    return Head(int(match[2]), match[3] or b"", version, fields, by_name(fields), lenient=not plain)
 
 
 def usable_fields(fields: Sequence[Header]) -> list[Header]:

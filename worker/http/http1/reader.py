@@ -2,7 +2,8 @@
 
 from fetchfleet.worker.errors import RemoteProtocolError
 from fetchfleet.worker.http.http1.chunks import ChunkedBody
-from fetchfleet.worker.http.http1.heads import CHUNKED, UNTIL_CLOSE, Head, read_head
+from fetchfleet.worker.http.http1.heads import Head, read_head
+from fetchfleet.worker.http.wire import CHUNKED, UNTIL_CLOSE
 
 MAX_HEAD_BYTES = 100 * 1024
 """The longest header section."""
@@ -97,10 +98,11 @@ class ResponseReader:
         """Read header sections up to the final one; return what comes behind it."""
         searched, received, self._received = max(0, len(self._received) - 3), self._received + data, b""
         while True:
-            if received.startswith((b"\r", b"\n")):  # empty lines before a head mean nothing (RFC 9112 §2.2)
-                received, searched, self.lenient = received.lstrip(b"\r\n"), 0, True
-            if not received.startswith(_HTTP1) and not _HTTP1.startswith(received):
-                raise RemoteProtocolError(f"no response of HTTP/1: {received[:100]!r}")
+            if not received.startswith(_HTTP1):
+                if received.startswith((b"\r", b"\n")):  # empty lines mean nothing here (RFC 9112 §2.2)
+                    received, searched, self.lenient = received.lstrip(b"\r\n"), 0, True
+                if not received.startswith(_HTTP1) and not _HTTP1.startswith(received):
+                    raise RemoteProtocolError(f"no response of HTTP/1: {received[:100]!r}")
             found = read_head(received, searched)
             if (len(received) if found is None else found[1]) > MAX_HEAD_BYTES:
                 raise RemoteProtocolError(f"response headers of more than {MAX_HEAD_BYTES} bytes")
@@ -146,19 +148,16 @@ class ResponseReader:
             try:
                 self._chunks.feed(data, pieces)
             finally:
-                self._keep(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                if piece := b"".join(pieces):
+                    self.pieces.append(piece)
+                    self.held_bytes += len(piece)
             self.complete = self._chunks.ended
             self.reusable = self.reusable and not self._chunks.in_doubt
-        elif self._left_bytes == UNTIL_CLOSE:
-            self._keep(data)
-        else:
+            return
+        if self._left_bytes != UNTIL_CLOSE:
             if len(data) > self._left_bytes:
                 data, self.reusable = data[: self._left_bytes], False
-            self._keep(data)
             self._left_bytes -= len(data)
             self.complete = not self._left_bytes
-
-    def _keep(self, piece: bytes) -> None:
-        if piece:
-            self.pieces.append(piece)
-            self.held_bytes += len(piece)
+        self.pieces.append(data)
+        self.held_bytes += len(data)

@@ -5,7 +5,7 @@ A stream that is cancelled, stalls or times out harms no other. There is no task
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from fetchfleet.worker.errors import (
@@ -21,7 +21,7 @@ from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
 from fetchfleet.worker.http.http2.session import Session
 from fetchfleet.worker.http.http2.stream import RefusedError, Stream, UnansweredError
 from fetchfleet.worker.http.request_body import Blocks, Upload
-from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.http.wire import Header, by_name
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 
@@ -299,6 +299,7 @@ class Http2Response:
     ) -> None:
         self.status = head.status
         self.headers: Sequence[Header] = head.fields
+        self.by_name: Mapping[bytes, bytes] = by_name(head.fields)
         self.address = address
         self._connection = connection
         self._stream = stream

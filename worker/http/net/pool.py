@@ -6,8 +6,9 @@ fetches of a lane run at once, so none waits for a connection; with HTTP/2 it ma
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.worker.errors import ConnectError, ForeignHostError, ReadError, RemoteProtocolError
@@ -203,9 +204,9 @@ class LanePools(Pools):
         if (pool := self._pools.get(lane)) is not None:
             pool.dialler.ports = policy.ports
 
-    async def exchange(self, lane: str, request: Request) -> Response:
+    def exchange(self, lane: str, request: Request) -> Coroutine[Any, Any, Response]:
         """Make one exchange on the lane's connections; raises FetchError or ForeignHostError."""
-        return await self._pools[lane].exchange(request)
+        return self._pools[lane].exchange(request)
 
     async def close(self, lane: str) -> None:
         """Close the lane's connections; does nothing if it has none."""
