@@ -4,7 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError
@@ -27,6 +28,7 @@ PLAIN_EVERY_S = 5.0
 LANES_SHOWN = 16
 WAITS_NAMED = 4
 LACKS_NAMED = 2
+HOSTS_NAMED = 3
 
 
 class Screen(Console):
@@ -65,12 +67,33 @@ class StandardError(Screen):
         self.quiet = True
 
 
+class Look(NamedTuple):
+    """The state of a batch at one moment."""
+
+    counts: Counts
+    lanes: Sequence[LaneSnapshot] = ()
+    done_per_s: float = 0.0
+    bytes_per_s: float = 0.0
+    elapsed_s: float = 0.0
+    lacks: Sequence[str] = ()
+    """The workers that cannot store bodies, with what each lacks."""
+    worst: Sequence[tuple[str, int]] = ()
+    """The hosts with the most failed fetches, and their number."""
+
+    @property
+    def left_s(self) -> float | None:
+        """The estimated time until the batch ends, None while nothing ends."""
+        left = self.counts.total - self.counts.done
+        return left / self.done_per_s if left and self.done_per_s else None
+
+
 class Tally:
     """The results so far, counted."""
 
     def __init__(self) -> None:
         self.started_s = mono_s()
         self.ends: Counter[tuple[str, str]] = Counter()
+        self.failed_hosts: Counter[str] = Counter()
         self.retries = self.throttles = self.interruptions = 0
         self.read = 0
         """The results that this process has counted."""
@@ -89,10 +112,16 @@ class Tally:
         self.read += len(results)
         self.ends.update([(result.outcome, result.reason or "") for result in results])
         for result in results:
+            if result.outcome == Outcome.FAILED:
+                self.failed_hosts[urlsplit(result.url).netloc] += 1
             if result.attempts > 1:
                 self.retries += result.attempts - 1
             self.throttles += result.throttles
             self.interruptions += result.interruptions
+
+    def worst(self) -> list[tuple[str, int]]:
+        """Return the hosts with the most failed fetches, and their number."""
+        return self.failed_hosts.most_common(HOSTS_NAMED)
 
 
 class Progress:
@@ -106,7 +135,9 @@ class Progress:
         self._batch = batch
         self._console = console or StandardError()
         self._may_see_lanes = True
-        self._rate: Rate | None = None
+        self._received, self._done = Rate(), Rate()
+        self._received.add(self.tally.started_s, 0)
+        self._done.add(self.tally.started_s, self.tally.done_before or 0)
 
     @asynccontextmanager
     async def shown(self) -> AsyncIterator[None]:
@@ -116,17 +147,14 @@ class Progress:
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
                 while True:
                     with suppress(RedisError, OSError):
-                        counts, lanes, rate, elapsed_s, lacks = await self._look()
-                        height = self._console.height
-                        live.update(picture(counts, lanes, rate, elapsed_s, height, lacks), refresh=True)
+                        live.update(picture(await self._look(), self._console.height), refresh=True)
                     await asyncio.sleep(LIVE_EVERY_S)
 
         async def show_lines() -> None:
             while True:
                 await asyncio.sleep(PLAIN_EVERY_S)
                 with suppress(RedisError, OSError):
-                    line = plain_line(*await self._look())
-                    self._console.print(line, soft_wrap=True)
+                    self._console.print(plain_line(await self._look()), soft_wrap=True)
 
         showing = asyncio.create_task(show_live() if self._console.is_terminal else show_lines())
         try:
@@ -134,11 +162,7 @@ class Progress:
         finally:
             await aio.end(showing)
 
-    async def _look(self) -> tuple[Counts, list[LaneSnapshot], float, float, list[str]]:
-        """Return counts, lanes, received bytes a second, the seconds since the start, and `lacks`."""
-        if self._rate is None:
-            self._rate = Rate()
-            self._rate.add(self.tally.started_s, 0)
+    async def _look(self) -> Look:
         counts = await self._batch.counts()
         lanes, lacks, received_bytes = list[LaneSnapshot](), list[str](), counts.bytes
         if self._may_see_lanes:
@@ -148,7 +172,15 @@ class Progress:
             except NoPermissionError:  # a producer's user sees its batch only (ops/users.acl)
                 self._may_see_lanes = False
         now_s = mono_s()
-        return counts, lanes, self._rate.add(now_s, received_bytes), now_s - self.tally.started_s, lacks
+        return Look(
+            counts,
+            lanes,
+            self._done.add(now_s, counts.done),
+            self._received.add(now_s, received_bytes),
+            now_s - self.tally.started_s,
+            lacks,
+            self.tally.worst(),
+        )
 
 
 def lacks_of(workers: Mapping[str, WorkerReport]) -> list[str]:
@@ -160,31 +192,36 @@ def lacks_of(workers: Mapping[str, WorkerReport]) -> list[str]:
     ]
 
 
-def picture(
-    counts: Counts,
-    lanes: list[LaneSnapshot],
-    rate: float,
-    elapsed_s: float,
-    height: int,
-    lacks: Sequence[str] = (),
-) -> RenderableType:
-    """Return the live display: a bar, what the workers lack, then the lanes with the most to do."""
+def picture(look: Look, height: int) -> RenderableType:
+    """Return the live display: progress, problems, then the lanes with the most to do. It fits 80 columns."""
+    counts = look.counts
     head = Table.grid(padding=(0, 2))
-    bar = ProgressBar(total=max(counts.total, 1), completed=counts.done, width=40)
-    failed = Text(f"{counts.failed} failed", style="red" if counts.failed else "dim")
     numbers = f"{counts.done:,} of {counts.total:,}"
-    head.add_row(bar, numbers, failed, f"{size(rate)}/s", f"{elapsed_s:.0f} s")
-    rows = max(3, min(LANES_SHOWN, height - 6))
+    failed = Text(f"{counts.failed:,} failed", style="red" if counts.failed else "dim")
+    head.add_row(ProgressBar(total=max(counts.total, 1), completed=counts.done, width=24), numbers, failed)
+    rates = (
+        f"{look.done_per_s:,.0f} fetches/s, {size(look.bytes_per_s)}/s, {duration(look.elapsed_s)} elapsed"
+    )
+    if look.left_s is not None:
+        rates += f", about {duration(look.left_s)} left"
+    problems = [Text(shown(lack), style="red") for lack in look.lacks[:LACKS_NAMED]]
+    if look.worst:
+        problems.append(
+            Text(
+                shown(f"most failures: {_hosts(look.worst)}"), style="red", no_wrap=True, overflow="ellipsis"
+            )
+        )
+    rows = max(3, min(LANES_SHOWN, height - 7 - len(problems)))
     table = Rows(box=None, pad_edge=False, header_style="dim")
-    table.add_column("lane", no_wrap=True)
+    table.add_column("host", no_wrap=True, max_width=36)
     table.add_column("in flight", justify="right")
     table.add_column("waiting", justify="right")
     table.add_column("", no_wrap=True)
-    for lane in lanes[:rows]:
+    for lane in look.lanes[:rows]:
         table.add_row(lane.name, str(lane.in_flight), f"{lane.waiting:,}", why(lane))
-    if len(lanes) > rows:
-        table.add_row(f"and {len(lanes) - rows} more lanes", "", "", "")
-    return Group(head, *(Text(shown(lack), style="red") for lack in lacks[:LACKS_NAMED]), table)
+    if len(look.lanes) > rows:
+        table.add_row(f"and {len(look.lanes) - rows} more hosts", "", "", "")
+    return Group(head, Text(rates), *problems, table)
 
 
 def why(lane: LaneSnapshot) -> str:
@@ -194,23 +231,29 @@ def why(lane: LaneSnapshot) -> str:
     return f"{lane.why}, {lane.opens_in_s:.1f} s" if lane.opens_in_s else lane.why
 
 
-def plain_line(
-    counts: Counts, lanes: list[LaneSnapshot], rate: float, elapsed_s: float, lacks: Sequence[str] = ()
-) -> str:
-    """Return one line for a log: progress, rate, what workers lack, and which lanes wait and why."""
-    waits = [f"{lane.name} ({lane.waiting}: {why(lane)})" for lane in lanes if lane.why]
+def plain_line(look: Look) -> str:
+    """Return one line for a log: progress, rates, problems, and the lanes that wait, with the reason."""
+    waits = [f"{lane.name} ({lane.waiting}: {why(lane)})" for lane in look.lanes if lane.why]
     more = f" and {len(waits) - WAITS_NAMED} more" if len(waits) > WAITS_NAMED else ""
-    in_flight = sum(lane.in_flight for lane in lanes)
     parts = [
-        f"{elapsed_s:.0f} s: {counts.done} of {counts.total} done",
-        f"{counts.failed} failed",
-        f"{in_flight} in flight",
-        f"{size(rate)}/s",
+        f"{look.elapsed_s:.0f} s: {look.counts.done} of {look.counts.total} done",
+        f"{look.counts.failed} failed",
+        f"{sum(lane.in_flight for lane in look.lanes)} in flight",
+        f"{look.done_per_s:.0f} fetches/s",
+        f"{size(look.bytes_per_s)}/s",
     ]
-    parts += lacks[:LACKS_NAMED]
+    if look.left_s is not None:
+        parts.append(f"about {duration(look.left_s)} left")
+    parts += look.lacks[:LACKS_NAMED]
+    if look.worst:
+        parts.append(f"most failures: {_hosts(look.worst)}")
     if waits:
         parts.append(f"waiting: {', '.join(waits[:WAITS_NAMED])}{more}")
     return shown(", ".join(parts))
+
+
+def _hosts(worst: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{host} ({failed:,})" for host, failed in worst)
 
 
 def summary(counts: Counts, tally: Tally, elapsed_s: float, skipped: int = 0) -> Table:
@@ -235,7 +278,21 @@ def summary(counts: Counts, tally: Tally, elapsed_s: float, skipped: int = 0) ->
         table.add_row("interruptions", "", f"{tally.interruptions:,}")
     if skipped:
         table.add_row("lines skipped", "invalid", f"{skipped:,}", style="red")
+    if worst := tally.worst():
+        table.add_section()
+        for host, failed in worst:
+            table.add_row("most failures", host, f"{failed:,}", style="red")
     return table
+
+
+def duration(seconds: float) -> str:
+    """Format a duration for people: 42 s, 3 min 5 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def size(count: float) -> str:

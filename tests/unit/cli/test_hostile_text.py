@@ -25,7 +25,7 @@ from fetchfleet.worker.inspect.fleet_status import FleetStatus
 from fetchfleet.worker.inspect.policy_in_force import Origin, PolicyInForce, WorkersPolicies
 from fetchfleet.worker.inspect.snapshot import LaneSnapshot
 from fetchfleet.worker.lanes.reset import LaneReset
-from fetchfleet.worker.local.progress import Screen, Tally, picture, plain_line, summary
+from fetchfleet.worker.local.progress import Look, Screen, Tally, picture, plain_line, summary
 from fetchfleet.worker.local.rejects import encoded
 from fetchfleet.worker.observability import log, redact
 from fetchfleet.worker.policy.file import Policy
@@ -33,6 +33,10 @@ from fetchfleet.worker.policy.pauses import Overrides, Pauses
 
 READABLE = "[red]d[/red][link=u]e[/link]:bomb:"
 HOSTILE = f"a\x1b[31m\x9b2J\x07\x7f\u202ec\u2066\u2028\u200f\ufeff\U000e0041\ud800\r\n{READABLE}"
+
+LOOK = Look(
+    Counts(total=9), [LaneSnapshot(HOSTILE, 1, 1, HOSTILE, 1.0)], 1.0, 1.0, 1.0, [HOSTILE], [(HOSTILE, 1)]
+)
 
 
 def filled(kind: Any) -> Any:
@@ -108,7 +112,7 @@ def ended() -> Tally:
         render.dead_of([LETTER], reveal=True),
         render.policy_of(IN_FORCE, HOSTILE),
         render.pauses_of(Pauses({HOSTILE: 7}, {HOSTILE: 7}, (), {})),
-        picture(Counts(), [LaneSnapshot(HOSTILE, 1, 1, HOSTILE, 1.0)], 1.0, 1.0, 40),
+        picture(LOOK, 40),
         summary(Counts(), ended(), 1.0),
     ],
 )
@@ -132,7 +136,7 @@ def test_no_table_shows_an_unsafe_character_or_obeys_markup(shown: RenderableTyp
         [*render.lane_lines(LANE)],
         [*render.policy_lines(IN_FORCE, HOSTILE)],
         [render.reset_line(filled(LaneReset))],
-        [plain_line(Counts(), [LaneSnapshot(HOSTILE, 1, 1, HOSTILE, 1.0)], 1.0, 1.0)],
+        [plain_line(LOOK)],
     ],
 )
 def test_no_line_of_a_command_has_an_unsafe_character(
