@@ -155,7 +155,7 @@ class Attempt:
             while piece := await answer.read():
                 writer.write(piece)
                 if writer.full or writer.size_bytes >= save_bytes or mono_s() >= save_s:
-                    await self._special().receive(answer.read, writer, exchange, save_bytes, save_s)
+                    await self._special().receive(answer.receive, writer, exchange, save_bytes, save_s)
                     break
             stored = await writer.commit(lane.may_place)
         except BaseException as error:

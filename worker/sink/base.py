@@ -96,8 +96,12 @@ class BodyWriter(Protocol):
     def worth_keeping(self) -> bool:
         """Whether enough bytes have come to resume the body later."""
 
-    def write(self, piece: bytes) -> None:
-        """Add a piece. Raises OverlongBodyError."""
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next piece may be received, if the body is a large one."""
+
+    def write(self, piece: bytes | memoryview) -> None:
+        """Add a piece; a memoryview is the beginning of `room`. Raises OverlongBodyError."""
 
     async def drain(self) -> None:
         """Hand what is in memory to the disk, once the block before is written. Raises OSError."""

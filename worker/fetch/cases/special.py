@@ -173,7 +173,7 @@ class SpecialCases:
                 tuning = self._services.tuning
                 save_bytes = writer.size_bytes + tuning.checkpoint_bytes
                 save_s = mono_s() + tuning.checkpoint_s
-                await self.receive(body.read, writer, exchange, save_bytes, save_s)
+                await self.receive(body.receive, writer, exchange, save_bytes, save_s)
             return await writer.commit(lane.may_place) or Interrupted()
         except errors.ExistsError as error:
             return await stored_bodies.since_then(self._entry, exchange.answer.status, error, self._services)
@@ -185,13 +185,13 @@ class SpecialCases:
 
     async def receive(
         self,
-        read: Callable[[], Awaitable[bytes]],
+        receive: Callable[[memoryview | None], Awaitable[bytes | memoryview]],
         writer: BodyWriter,
         exchange: HttpExchange,
         save_bytes: int,
         save_s: float,
     ) -> None:
-        """Write the pieces that `read` returns up to an empty one, and save the body as it comes.
+        """Write the pieces that `receive` returns up to an empty one, and save the body as it comes.
 
         First at save_bytes, or at save_s (monotonic).
         """
@@ -203,7 +203,7 @@ class SpecialCases:
                 self._resume = self._resume or Resume(self._session, self._entry)
                 safe_bytes = await self._resume.checkpoint(writer, exchange)
                 save_bytes, save_s = safe_bytes + tuning.checkpoint_bytes, mono_s() + tuning.checkpoint_s
-            piece = await read()
+            piece = await receive(writer.room)
             if not piece:
                 return
             writer.write(piece)
