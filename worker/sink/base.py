@@ -12,19 +12,7 @@ from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.sink.disk_space import Space
-from fetchfleet.worker.sink.index_entry import IndexEntry, StoredBody, Validators
-
-
-class StoredAt(NamedTuple):
-    """Where a body is stored; path is relative to the out folder."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    offset: int | None = None
-    """First byte of the body's record in that file. None: the file is the body alone."""
-    length: int | None = None
-    """Bytes of that record."""
+from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, StoredBody, Validators
 
 
 class Expected(NamedTuple):

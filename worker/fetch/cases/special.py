@@ -17,8 +17,8 @@ from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.answer import Answer
-from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions, StoredAt
-from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
+from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions
+from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, Validators
 from fetchfleet.worker.util.clock import mono_s
 
 SPECIAL_FIELDS = frozenset({b"content-encoding", b"content-digest", b"repr-digest"})
@@ -121,23 +121,18 @@ class SpecialCases:
             return stored
         return Stored(
             status=answer.status,
-            path=stored.path,
-            size_bytes=stored.size_bytes,
-            sha256=stored.sha256,
-            etag=found.etag,
-            last_modified=found.last_modified,
+            at=stored,
+            validators=found,
             coding=body.coding,
             lines=body.lines,
             unverified=answer.ends_with_connection and not (body.coding_ended or expected.shows_the_whole),
-            offset=stored.offset,
-            length=stored.length,
         )
 
     async def _store_head(self, answer: Answer, request: Hop, found: Validators) -> AttemptOutcome:
         """Store a response without a body, if the sink stores such responses."""
         lane, sink = self._lane, self._services.sink
         await answer.discard()
-        stored: StoredAt | None = None
+        at: StoredAt | None = None
         if sink.keeps_heads:
             options = StorageOptions(durability=lane.policy.durability)
             exchange = HttpExchange(request, answer)
@@ -148,16 +143,8 @@ class SpecialCases:
                 await writer.aclose()
             if stored is None:
                 return Interrupted()
-        return Stored(
-            status=answer.status,
-            path=stored.path if stored else None,
-            size_bytes=0,
-            sha256=None,
-            etag=found.etag,
-            last_modified=found.last_modified,
-            offset=stored.offset if stored else None,
-            length=stored.length if stored else None,
-        )
+            at = stored._replace(size_bytes=0, sha256="")
+        return Stored(status=answer.status, at=at, validators=found)
 
     async def _receive(
         self, exchange: HttpExchange, body: BodyPipeline, expected: Expected, options: StorageOptions
