@@ -73,6 +73,8 @@ def backlog_lines(status: FleetStatus) -> Iterator[str]:
     """Return the backlog and its age, then where it waits if that is not in lanes alone."""
     oldest = f", the oldest has waited {age(status.oldest_s)}" if status.oldest_s is not None else ""
     to_do = f"{count(status.backlog, 'fetch', 'fetches')} to do"
+    if status.backlog and status.finished_per_s:
+        to_do += f" (about {age(status.backlog / status.finished_per_s)})"
     lanes = count(status.lanes_in_all, "lane")
     doors = [
         f"{'' if door.exact else 'at least '}{door.fetches:,} in {count(door.messages, message)}"
@@ -114,15 +116,16 @@ def workers_of(workers: Sequence[WorkerStatus]) -> Table:
 
 
 def batches_of(batches: Iterable[BatchSummary], now_ms: int) -> Table:
-    """Return a table with a row for each batch."""
-    table = _table("batch", "age", "state", "total", "done", "stored", "failed", "cancelled", "bytes")
+    """Return a table with a row for each batch; with counts below a million it fits 80 columns."""
+    table = _table("batch", "age", "state", "done", "total", "failed", "cancelled", "bytes")
+    table.padding = (0, 1, 0, 0)
     for batch in batches:
         counts = batch.counts
         table.add_row(
             batch.id,
             age((now_ms - batch.created_ms) / 1000),
             state_of(batch),
-            *(f"{n:,}" for n in (counts.total, counts.done, counts.stored, counts.failed, counts.cancelled)),
+            *(f"{n:,}" for n in (counts.done, counts.total, counts.failed, counts.cancelled)),
             size(counts.bytes),
         )
     return table
@@ -247,5 +250,5 @@ def _table(*columns: str) -> Table:
 
 _NUMERIC = {
     *("lanes", "in flight", "waiting", "opens in", "fetches /s", "received /s"),
-    *("age", "total", "done", "stored", "failed", "cancelled", "bytes"),
+    *("age", "total", "done", "failed", "cancelled", "bytes"),
 }

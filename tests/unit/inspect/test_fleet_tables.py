@@ -5,7 +5,8 @@ import io
 from msgspec.structs import replace
 from rich.console import Console
 
-from fetchfleet.worker.cli.render import status_of, workers_of
+from fetchfleet.jobs.client.batch import BatchSummary, Counts
+from fetchfleet.worker.cli.render import batches_of, status_of, workers_of
 from fetchfleet.worker.inspect.doors import Door
 from fetchfleet.worker.inspect.fleet_status import FleetStatus, WorkerStatus, worker_status
 from fetchfleet.worker.inspect.registration import registration_of
@@ -68,14 +69,32 @@ def test_workers_of_an_older_version_are_not_said_to_differ() -> None:
     assert "workers differ in their policy files: 01234567 (1), defaults (1)" in status_text(old, one, two)
 
 
-def status_text(*workers: WorkerStatus) -> str:
-    """The text of a fleet with these workers."""
+def test_the_backlog_has_an_estimate_of_its_time() -> None:
+    """At the present rate of the workers; none without a rate."""
+    assert "4,691 fetches to do (about 2 s) in 0 lanes" in status_text(status("one"), backlog=4691)
+    assert "4,691 fetches to do in 0 lanes" in status_text(backlog=4691)
+
+
+def test_the_table_of_batches_fits_80_columns() -> None:
+    """With counts below a million."""
+    counts = Counts(total=999_999, stored=700_000, failed=100_000, cancelled=100_000, bytes=10**15 - 1)
+    batch = BatchSummary(id="0123456789abcdef", created_ms=0, cancel_ms=1, counts=counts)
+    screen = io.StringIO()
+    Console(file=screen, width=80).print(batches_of([batch], NOW_MS))
+    facts = ["0123456789abcdef", "90 min", "cancelling", "900,000", "999,999", "100,000", "1000.0 TB"]
+
+    assert max(len(line.rstrip()) for line in screen.getvalue().splitlines()) <= 80
+    assert [fact for fact in facts if fact not in screen.getvalue()] == []
+
+
+def status_text(*workers: WorkerStatus, backlog: int = 0) -> str:
+    """Return the text of a fleet with these workers."""
     screen = io.StringIO()
     fleet = FleetStatus(
         workers=[*workers],
         lanes=[],
         lanes_in_all=0,
-        backlog=0,
+        backlog=backlog,
         backlog_exact=True,
         oldest_s=None,
         in_lanes=0,
