@@ -212,6 +212,7 @@ def lane(name: str) -> str:
     open: how many of its fetches have no result yet; earliest_ms: no deadline of those that wait is earlier;
     estimated, also a field: open was counted from the lane's lists, of which BACKLOG may not have all;
     needs, also a field: of a fetch for which the lane is left to others (worker/fetch/cases/handover.py);
+    left, also a field: the token under which the last settlements gave the lane back;
     last_owner: the worker whose lease lapsed, until the next one takes over its claims.
     No TTL while the lane is not idle, GATE_TTL_MS when it is.
     """

@@ -37,16 +37,10 @@ local waits = false
 for i = 4, 7 do waits = waits or redis.call('EXISTS', KEYS[i]) == 1 end
 
 if not waits and not next_retry then
-  -- The lane is empty; correct the count in case another program removed entries.
-  local left = redis.call('HMGET', KEYS[1], 'open', 'estimated')
-  count_open(KEYS[1], not left[2] and KEYS[10], -number(left[1]))
   redis.call('DEL', KEYS[11])
-  redis.call('HSET', KEYS[1], 'state', 'idle')
+  make_idle(KEYS[1], KEYS[8], KEYS[10], name, ARGV[6])
   -- A pause may end while the lane is idle. The next fetch makes the lane due, and the worker looks again.
   if why == 'paused' then redis.call('HSET', KEYS[1], 'shut_until_ms', 0, 'why', '') end
-  redis.call('HDEL', KEYS[1], 'owner', 'token', 'earliest_ms', 'estimated')
-  redis.call('PEXPIRE', KEYS[1], ARGV[6])
-  redis.call('ZREM', KEYS[8], name)
   return {1}
 end
 

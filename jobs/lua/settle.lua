@@ -1,25 +1,30 @@
 -- Ends or postpones claimed fetches. It is safe to send again: a fetch that is no longer claimed is skipped. A fetch
 -- that the record of its batch no longer has becomes a dead letter. So each fetch gets exactly one result.
 -- Called by jobs/scripts/settlement.py, settle_call.
--- KEYS: lane, claimed, later, dead, results of all batches, backlog, then for each batch: batch, results
+-- It can give the lane back in the same call, if it is open, and empty once the changes are made.
+-- KEYS: lane, claimed, later, dead, results of all batches, backlog, then for each batch: batch, results;
+--       to give the lane back, then attention, its cancelled batches, returned, high, normal, low
 -- ARGV: token, the gate's state ('' if unchanged), finished TTL ms, unfinished TTL ms, dead length,
---       lane name, '1' to add results to the stream of all batches too, then for each fetch its id and one of
+--       lane name, '1' to add results to the stream of all batches too, gate TTL ms to give the lane back ('' to keep it),
+--       then for each fetch its id and one of
 --       'done', number of its batch (from 1), outcome, bytes, result: store the result
 --       'again', ms from now, serialized entry: queue the entry for another attempt
 --       'back', ms from now: queue the entry as it is claimed
 --       'begun', serialized entry: keep the fetch claimed, as this entry
 --       'dead', reason, note: copy the entry to the dead letters; 'done' or 'drop' follows
 --       'drop': forget the claim
--- Returns {now, id of each fetch that had ended before …}; {} if the token is stale.
+-- Returns {now, id of each fetch that had ended before …, 'left' if the lane is idle now}; {} if the token is stale.
 -- Apart from the results, the number of commands does not depend on the number of fetches. Every key is checked
 -- before the first write.
-local lane = redis.call('HMGET', KEYS[1], 'state', 'token', 'open')
-if lane[1] ~= 'held' or lane[2] ~= ARGV[1] then return {} end
+local lane = redis.call('HMGET', KEYS[1], 'state', 'token', 'open', 'reset', 'left')
 local now = now_ms()
+-- Sent again: the lane was given back, after all of it was settled.
+if lane[1] == 'idle' and lane[5] == ARGV[1] then return {now, 'left'} end
+if lane[1] ~= 'held' or lane[2] ~= ARGV[1] then return {} end
 
 local ARG_COUNTS = {done = 6, again = 4, back = 3, begun = 3, dead = 4, drop = 2}
 local ids = {}
-local at = 8
+local at = 9
 while at <= #ARGV do
   ids[#ids + 1] = ARGV[at]
   at = at + ARG_COUNTS[ARGV[at + 1]]
@@ -91,7 +96,7 @@ end
 
 actions.drop = drop_claim
 
-at = 8
+at = 9
 while at <= #ARGV do
   local id, action = ARGV[at], ARGV[at + 1]
   if claimed[id] then actions[action](id, ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]) end
@@ -192,5 +197,13 @@ end
 if done > 0 then
   redis.call('HSET', KEYS[1], 'open', int(number(lane[3]) - done))
   count_in_fleet(KEYS[6], -done)
+end
+if ARGV[8] ~= '' and not lane[4] then -- an operator's reset is for the owner
+  local first = #KEYS - 5
+  if redis.call('EXISTS', KEYS[2], KEYS[3], unpack(KEYS, first + 1)) == 0 then
+    redis.call('HSET', KEYS[1], 'shut_until_ms', 0, 'why', '', 'left', ARGV[1])
+    make_idle(KEYS[1], KEYS[first], KEYS[6], ARGV[6], ARGV[8])
+    reply[#reply + 1] = 'left'
+  end
 end
 return reply

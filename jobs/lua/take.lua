@@ -1,20 +1,23 @@
--- scheduled → held: gives the lane to a worker, under a new token and a lease.
+-- scheduled → held: gives the lane to a worker, under a new token and a lease, and claims its first fetches.
 -- Called by jobs/scripts/lanes.py, take_call.
--- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version, deaths, handed
+-- KEYS: lane, claimed, attention, serial, workers, its cancelled batches, the policy's version, deaths, handed,
+--       later, returned, high, normal, low
 -- ARGV: lane name, generation ('' for any), owner, lease ms, how many lanes the owner holds (-1 to take the lane
 --       whatever its share is), after how many ms without a heartbeat a worker is dead,
 --       within how many ms a held or due lane needs attention; lanes that cool down longer are not shared out,
---       for how many ms a death counts, '1' if the lane is left to workers like this one, whether it is due or not
+--       for how many ms a death counts, '1' if the lane is left to workers like this one, whether it is due or not,
+--       the most fetches to claim (0 for none)
 -- Returns one of
 --   {'taken', token, now, gate, policy version, 1 if batches are cancelled in it, how many workers apart from the last owner
 --   died lately (0 without claims), the operator who has reset the lane since ('' for none), {claim of the last
 --   owner, which died …}, {what the record of each claim's batch says …}, how many
---   claims were too large and are dead letters};
+--   claims were too large and are dead letters, what claim.lua returns, or {} if nothing was claimed: the owner has
+--   more to see to first, or the host may be closed};
 --   {'early', ms until due};
 --   {'enough'} if the owner has its share of the lanes, so another worker should take this one;
 --   {'stale'} if the notification has an old generation.
 local EARLY_ALLOWED_MS, OWNER_CHARS = 50, 300
-local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate', 'reset', 'needs')
+local lane = redis.call('HMGET', KEYS[1], 'state', 'generation', 'due_ms', 'gate', 'reset', 'needs', 'shut_until_ms')
 if ARGV[9] == '1' then redis.call('HDEL', KEYS[9], ARGV[1]) end
 if lane[1] ~= 'scheduled' or (ARGV[2] ~= '' and lane[2] ~= ARGV[2]) then return {'stale'} end
 local now = now_ms()
@@ -46,7 +49,14 @@ end
 redis.call('ZADD', KEYS[3], int(now + ARGV[4]), ARGV[1])
 local MOST_GATE_BYTES = 256 * 1024
 local gate = lane[4] and #lane[4] <= MOST_GATE_BYTES and lane[4] or '' -- a larger one is not ours
+local claim = {}
+local is_plain = #orphans + too_large + cancelled == 0 and not lane[5] and not string.find(gate, '"breaker"', 1, true)
+if tonumber(ARGV[10]) > 0 and is_plain and number(lane[7]) <= now then
+  -- A key with a foreign value fails before its first write. The owner's own claim reports it.
+  local is_done, found = pcall(claim_waiting, {KEYS[1], KEYS[2], unpack(KEYS, 10)}, tonumber(ARGV[10]), now)
+  if is_done then claim = found end
+end
 return {
   'taken', token, now, gate, policy_version, cancelled, other_deaths, string.sub(lane[5] or '', 1, OWNER_CHARS), orphans,
-  records_of(orphans), too_large,
+  records_of(orphans), too_large, claim,
 }

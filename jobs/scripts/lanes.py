@@ -21,7 +21,6 @@ from fetchfleet.jobs.scripts.runner import Arg, Call
 _ANY_GENERATION = ""
 _WHATEVER_THE_SHARE = -1
 
-
 UNRECORDED = 0
 """The batch is of an older producer, which writes no record."""
 ENDED = -1
@@ -32,8 +31,7 @@ UNKNOWN_BATCH = -2
 class Claimed(NamedTuple):
     """Claimed entries, and for each what the record of its batch has.
 
-    That is what `record_of` returns if the entry is a fetch of its batch, or else another number; or
-    UNRECORDED, ENDED or UNKNOWN_BATCH.
+    That is what `record_of` returns for a fetch of its batch, else another number; or one of those above.
     """
 
     serialized: list[bytes]
@@ -42,13 +40,26 @@ class Claimed(NamedTuple):
     """Claimed elements that are dead letters now, for no worker should read them."""
 
 
+class Claim(NamedTuple):
+    """Claimed entries, with their records as in `Claimed`.
+
+    waiting: how many fetches still wait. next_retry_ms: until the lane's next retry, None if there is none.
+    """
+
+    now_ms: int
+    serialized: list[bytes]
+    waiting: int
+    next_retry_ms: int | None
+    records: list[int]
+    too_large: int
+
+
 class TakenLane(NamedTuple):
     """A lane that was taken.
 
     gate: the gate's state as JSON, empty if none is stored. policy_version: of the tables set at run time.
-    cancelled: whether batches are cancelled in it. orphans: entries that a dead owner had claimed;
-    death: of that owner, None without orphans. reset_by: the operator who has reset the lane since it had an
-    owner, empty for none.
+    cancelled: whether batches are cancelled in it. orphans: entries that a dead owner had claimed. reset_by:
+    the operator who has reset it since it had an owner, or empty. claim: None if there is more to see to.
     """
 
     token: int
@@ -59,6 +70,7 @@ class TakenLane(NamedTuple):
     other_deaths: int
     reset_by: bytes
     orphans: Claimed
+    claim: Claim | None
 
 
 class Early(NamedTuple):
@@ -83,23 +95,24 @@ def take_call(
     lease_ms: int,
     held: int | None,
     handed: bool = False,
+    count: int = 0,
 ) -> Call:
-    """Take a scheduled lane under a new token and a lease.
+    """Take a scheduled lane under a new token and a lease, and claim up to `count` of its fetches.
 
-    generation: the one of the notification; None takes any. held: how many lanes the owner has, to compare
-    with its share; None takes the lane whatever the share is. handed: take it before it is due, because
-    another worker has left it to workers like this one.
+    generation: of the notification; None takes any. held: how many lanes the owner has, to compare with its
+    share; None takes it whatever the share is. handed: another worker has left it: it need not be due.
     """
     return Call(
         "take",
         [
             *(keys.lane(lane), keys.claimed(lane), keys.ATTENTION, keys.SERIAL, keys.WORKERS),
             *(keys.cancelled(lane), keys.POLICY_VERSION, keys.DEATHS, keys.HANDED),
+            *(keys.later(lane), *keys.waiting(lane)),
         ],
         [
             *(lane, _ANY_GENERATION if generation is None else generation, owner, lease_ms),
             *(_WHATEVER_THE_SHARE if held is None else held, keys.WORKER_TTL_MS, busy_within_ms(lease_ms)),
-            *(keys.DEATHS_WINDOW_MS, int(handed)),
+            *(keys.DEATHS_WINDOW_MS, int(handed), count),
         ],
     )
 
@@ -107,9 +120,11 @@ def take_call(
 def take_reply(reply: Any) -> TakeReply:
     """Decode the reply to `take_call`."""
     match reply:
-        case [b"taken", token, now_ms, gate, policy_version, cancelled, deaths, reset_by, *orphans]:
-            claimed = Claimed(*orphans)
-            return TakenLane(token, now_ms, gate, policy_version, bool(cancelled), deaths, reset_by, claimed)
+        case [b"taken", token, now_ms, gate, policy_version, cancelled, deaths, reset_by, *orphans, claim]:
+            return TakenLane(
+                *(token, now_ms, gate, policy_version, bool(cancelled), deaths, reset_by),
+                *(Claimed(*orphans), claim_reply(claim)),
+            )
         case [b"early", due_in_ms]:
             return Early(due_in_ms)
         case [b"enough"]:
@@ -119,11 +134,17 @@ def take_reply(reply: Any) -> TakeReply:
 
 
 async def take_many(
-    redis: Redis, lanes: Sequence[str], *, owner: str, lease_ms: int, held: int | None, handed: bool = False
+    redis: Redis,
+    lanes: Sequence[tuple[str, int]],
+    *,
+    owner: str,
+    lease_ms: int,
+    held: int | None,
+    handed: bool = False,
 ) -> list[TakeReply | Exception]:
     """Take scheduled lanes in one round trip, each counted as held by those after it.
 
-    handed: see `take_call`. A call that Redis refuses is returned as an exception.
+    lanes: with the count of each. handed: see `take_call`. A refusal of Redis is returned as an exception.
     """
     calls = [
         take_call(
@@ -133,25 +154,12 @@ async def take_many(
             lease_ms=lease_ms,
             held=None if held is None else held + i,
             handed=handed,
+            count=count,
         )
-        for i, lane in enumerate(lanes)
+        for i, (lane, count) in enumerate(lanes)
     ]
     replies = await runner.run_many(redis, calls)
     return [reply if isinstance(reply, Exception) else take_reply(reply) for reply in replies]
-
-
-class Claim(NamedTuple):
-    """Claimed entries, with their records as in `Claimed`.
-
-    waiting: how many fetches still wait. next_retry_ms: until the lane's next retry, None if there is none.
-    """
-
-    now_ms: int
-    serialized: list[bytes]
-    waiting: int
-    next_retry_ms: int | None
-    records: list[int]
-    too_large: int
 
 
 def claim_call(*, lane: str, token: int, count: int) -> Call:

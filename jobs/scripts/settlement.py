@@ -72,16 +72,22 @@ def drop(fetch_id: bytes) -> Change:
 
 
 def settle_call(
-    *, lane: str, token: int, gate: bytes | None, changes: Iterable[Change], to_all_results: bool
+    *,
+    lane: str,
+    token: int,
+    gate: bytes | None,
+    changes: Iterable[Change],
+    to_all_results: bool,
+    leave: bool = False,
 ) -> Call:
     """Write changes to a held lane.
 
     gate: the gate's state as JSON, None if unchanged. to_all_results: add results to the stream of all
-    batches too.
+    batches too. leave: give the lane back, which is open, if it is empty then.
     """
     args: list[Arg] = [
         *(token, gate or b"", keys.RESULTS_TTL_MS, keys.UNFINISHED_TTL_MS),
-        *(keys.DEAD_LENGTH, lane, int(to_all_results)),
+        *(keys.DEAD_LENGTH, lane, int(to_all_results), keys.GATE_TTL_MS if leave else ""),
     ]
     batches: dict[str, int] = {}
     for change in changes:
@@ -93,6 +99,8 @@ def settle_call(
     names += [keys.DEAD, keys.ALL_RESULTS, keys.BACKLOG]
     for batch_id in batches:
         names += [keys.batch(batch_id), keys.results(batch_id)]
+    if leave:
+        names += [keys.ATTENTION, keys.cancelled(lane), *keys.waiting(lane)]
     return Call("settle", names, args)
 
 
@@ -101,11 +109,16 @@ class Settled(NamedTuple):
 
     now_ms: int
     had_ended: list[bytes]
+    left: bool
+    """Whether the lane was given back."""
 
 
 def settle_reply(reply: Any) -> Settled | None:
     """Decode the reply to `settle_call`; None if the token is stale."""
-    return Settled(reply[0], reply[1:]) if reply else None
+    if not reply:
+        return None
+    left = reply[-1] == b"left"
+    return Settled(reply[0], reply[1 : len(reply) - left], left)
 
 
 async def settle_many(redis: Redis, calls: Sequence[Call]) -> list[Settled | Exception | None]:

@@ -224,13 +224,13 @@ class LaneHold:
         """Claim the fetches of a kind from a queue."""
         return await self.store.withdraw(self.lane.name, self.held.token, kind, where, offset)
 
-    def settlement(self, *settlements: Settlement) -> runner.Call:
-        """Return the call that writes the settlements."""
-        return self._settler._call(self.lane, settlements)
+    def settlement(self, *settlements: Settlement, leave: bool = False) -> runner.Call:
+        """Return the call that writes the settlements. leave: and gives the lane back if it is empty then."""
+        return self._settler._call(self.lane, settlements, leave=leave)
 
-    async def settle(self, *settlements: Settlement) -> Any:
+    async def settle(self, *settlements: Settlement, leave: bool = False) -> Any:
         """Write the settlements; return the reply, [] if the token is stale."""
-        call = self.settlement(*settlements)
+        call = self.settlement(*settlements, leave=leave)
         return await runner.run(self.redis, call.script, call.keys, call.args)
 
     async def release(

@@ -16,7 +16,7 @@ from fetchfleet.jobs.contract.entry import (
     serialize_entry,
 )
 from fetchfleet.jobs.contract.urls import origin_of_url
-from fetchfleet.jobs.scripts.lanes import UNRECORDED, ClaimReply
+from fetchfleet.jobs.scripts.lanes import UNRECORDED, Claim, ClaimReply
 from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Admit
 from fetchfleet.worker.gate.state import GateState
@@ -88,6 +88,12 @@ class LaneSession(Generic[S_co]):
         for entry in self.decode(claimed):
             self.lane.hold(entry)
 
+    def hold_claim(self, claim: Claim) -> None:
+        """Queue the entries of a claim in the lane, and note whether they are all that it has."""
+        self.hold(claim)
+        emptied = not claim.waiting and claim.next_retry_ms is None
+        self.lane.note_claim(emptied=emptied, found=bool(claim.serialized))
+
     def change_gate(self, state: GateState, *, save: bool = False) -> None:
         """Replace the state of the lane's gate and log what is new in it: the only way that it changes.
 
@@ -109,11 +115,8 @@ class LaneSession(Generic[S_co]):
         save_rate: if starts are spaced out, save the gate soon: after a crash of this worker the next owner
         of the lane keeps the spacing.
         """
-        lane, now_ms = self.lane, self.lane.clock.now_ms()
-        if lane.grant:
-            lane.count_start(now_ms)
-            return
-        after = gate.started(lane.gate, lane.policy, now_ms)
+        lane = self.lane
+        after = gate.started(lane.gate, lane.policy, lane.clock.now_ms())
         self.change_gate(after, save=save_rate and after.paced_ms != lane.gate.paced_ms)
 
     def may_send_another(self) -> bool:
@@ -156,6 +159,16 @@ class LaneSession(Generic[S_co]):
         if entries:
             elements = [serialize_entry(entry) for entry in entries]
             await self.retry_until_lost(lambda: store.adopt(lane.name, lane.token, elements))
+
+    async def leave_if_empty(self) -> bool:
+        """Give the lane back with its last settlements, if it is empty; return whether it was."""
+        lane, services = self.lane, self.services
+        if not await services.settler.leave(lane):
+            if lane.lost:
+                raise LaneLostError
+            return False
+        log_events.released(lane, None, None, 0, services.log)
+        return True
 
     async def release(self, unfinished: list[Entry], needs: str = "") -> None:
         """Give the lane back, with the fetches that are claimed and not settled.

@@ -119,6 +119,8 @@ class Settler:
         self._max_waiting = max_waiting
         self._waiting: dict[Lane, list[Settlement]] = {}
         self._writing: set[Lane] = set()
+        self._leaving: dict[Lane, asyncio.Future[bool]] = {}
+        """The lanes to give back with their settlements, and whether Redis did."""
         self._some = asyncio.Event()
         self._awaited = asyncio.Event()
         self._written = asyncio.Condition()
@@ -143,6 +145,13 @@ class Settler:
         """Write the lane's gate soon, although nothing was settled."""
         self._waiting.setdefault(lane, [])
         self._some.set()
+
+    async def leave(self, lane: Lane) -> bool:
+        """Give the lane back with what waits of it, if it is empty then; return whether it was."""
+        left: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._leaving[lane] = left
+        self.save_gate(lane)
+        return await left
 
     async def flushed(self, lane: Lane) -> None:
         """Return when nothing of the lane waits to be written."""
@@ -174,10 +183,12 @@ class Settler:
             self._some.clear()
             self._awaited.clear()
             batch, self._waiting = self._waiting, {}
+            leaving, self._leaving = self._leaving, {}
             self._writing = set(batch)
             try:
-                await self._write(batch)
+                await self._write(batch, leaving)
             except Exception:
+                self._leaving = leaving | self._leaving
                 for lane, settlements in batch.items():  # Redis skips those that it has when they come again
                     self._waiting[lane] = settlements + self._waiting.get(lane, [])
                 self._some.set()
@@ -187,9 +198,13 @@ class Settler:
                 self._rounds += 1
                 self._written.notify_all()
 
-    async def _write(self, batch: dict[Lane, list[Settlement]]) -> None:
+    async def _write(
+        self, batch: dict[Lane, list[Settlement]], leaving: dict[Lane, asyncio.Future[bool]]
+    ) -> None:
         """Send the settlements of each lane until Redis has answered for all of them."""
-        calls = {lane: self._call(lane, settlements) for lane, settlements in batch.items()}
+        calls = {
+            lane: self._call(lane, settlements, leave=lane in leaving) for lane, settlements in batch.items()
+        }
 
         def report(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
@@ -210,10 +225,12 @@ class Settler:
                     else:
                         del calls[lane]
                         self._settled(lane, batch[lane], reply)
+                        if lane in leaving and not leaving[lane].done():  # its waiter may be cancelled
+                            leaving[lane].set_result(lane.released)
                 if unanswered:
                     raise unanswered[0]
 
-    def _call(self, lane: Lane, settlements: Iterable[Settlement]) -> Call:
+    def _call(self, lane: Lane, settlements: Iterable[Settlement], *, leave: bool = False) -> Call:
         """Build the call for a lane, without rewritten entries of fetches that end in the same call.
 
         If such an entry is sent again after a lost reply, it would overwrite an entry that was claimed since.
@@ -226,6 +243,7 @@ class Settler:
             gate=None if lane.gate_is_saved else lane.gate_to_save(),
             changes=[item.change for item in items if item.ends or item.change.fetch_id not in ending],
             to_all_results=self._for_all,
+            leave=leave,
         )
 
     async def _may_pass(self, lane: Lane, settlements: Iterable[Settlement], error: Exception) -> bool:
@@ -255,6 +273,7 @@ class Settler:
             lane.lose()
             return
         lane.clock.sync(reply.now_ms)
+        lane.released = reply.left
         had_ended = [fetch_id.decode() for fetch_id in reply.had_ended]
         for item in settlements:
             if item.ends:

@@ -56,6 +56,8 @@ class AcquiredLane(NamedTuple):
     """How many other workers died lately."""
     reset_by: str = ""
     """The operator who has reset the lane since it had an owner; empty for none."""
+    claim: Claim | None = None
+    """Its first fetches; None if they are to be claimed."""
 
 
 AcquireResult = AcquiredLane | Early | Enough | None
@@ -144,25 +146,38 @@ class LaneStore:
             found = await pipe.execute(raise_on_error=False) if lanes else []
         return [_needs(*replies) for replies in zip(*[iter(found)] * 3, strict=True)]
 
-    async def acquire(self, lane: str, generation: int, held: int | None = None) -> AcquireResult:
-        """Acquire a scheduled lane; None if the notification is stale.
+    async def acquire(
+        self, lane: str, generation: int, held: int | None = None, *, count: int = 0
+    ) -> AcquireResult:
+        """Acquire a scheduled lane and claim up to count fetches; None if the notification is stale.
 
         held: how many lanes the owner has, to compare with its share of the fleet's; None acquires it anyway.
         """
         call = scripts.take_call(
-            lane=lane, generation=generation, owner=self._owner, lease_ms=self._lease_ms, held=held
+            lane=lane,
+            generation=generation,
+            owner=self._owner,
+            lease_ms=self._lease_ms,
+            held=held,
+            count=count,
         )
         return await self._acquired(lane, scripts.take_reply(await self._batcher.run(*call)))
 
     async def acquire_many(
-        self, lanes: Sequence[str], held: int | None, *, handed: bool = False
+        self, lanes: Sequence[str], held: int | None, *, handed: bool = False, counts: Sequence[int] = ()
     ) -> list[AcquireResult | Exception]:
         """Acquire the lanes that are due, in one round trip; a refusal of Redis comes as an exception.
 
-        handed: acquire those that another worker has left to workers like this one, before they are due.
+        counts: how many fetches to claim in each. handed: acquire those that another worker has left to
+        workers like this one, before they are due.
         """
         replies = await scripts.take_many(
-            self._redis, lanes, owner=self._owner, lease_ms=self._lease_ms, held=held, handed=handed
+            self._redis,
+            list(zip(lanes, counts or [0] * len(lanes), strict=True)),
+            owner=self._owner,
+            lease_ms=self._lease_ms,
+            held=held,
+            handed=handed,
         )
         return [
             reply if isinstance(reply, Exception) else await self._acquired(lane, reply)
@@ -183,6 +198,7 @@ class LaneStore:
             reply.orphans,
             reply.other_deaths,
             text_of(reply.reset_by),
+            reply.claim,
         )
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:

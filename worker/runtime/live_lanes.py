@@ -96,7 +96,8 @@ class LiveLanes:
             unwanted_until_s=asked_s + UNWANTED_S if insisted else 0.0,
             for_upkeep=for_upkeep,
         )
-        lane.cancel(acquired.cancelled)
+        if acquired.cancelled:
+            lane.cancel(acquired.cancelled)
         if acquired.reset_by:
             self._reset(lane, acquired.reset_by)
         self._lanes[lane.pool] = lane
@@ -115,7 +116,8 @@ class LiveLanes:
         try:
             if acquired.reset_by:
                 await self._make_retries_due(lane)
-            await drain(LaneSession(lane, self._services), acquired.orphans, acquired.other_deaths)
+            session = LaneSession(lane, self._services)
+            await drain(session, acquired.orphans, acquired.other_deaths, acquired.claim)
         finally:
             del self._lanes[lane.pool], self._tasks[lane.pool]
             self._lanes_wanted.set()

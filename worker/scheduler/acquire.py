@@ -100,7 +100,9 @@ class Acquirer:
         held = None if insist else self._held
         with self._counted(1):
             try:
-                result = await services.store.acquire(name, generation, held)
+                result = await services.store.acquire(
+                    name, generation, held, count=self._first_claims(services.policy().for_lane(name))
+                )
             except ResponseError as error:
                 if not await services.key_repair.repair(error, name):
                     raise
@@ -179,13 +181,22 @@ class Acquirer:
         """Acquire lanes in one round trip and serve them."""
         services, asked_s = self._services, mono_s()
         with self._counted(len(names)):
-            results = await services.store.acquire_many(names, held, handed=handed)
+            policies = services.policy()
+            counts = [0 if for_upkeep else self._first_claims(policies.for_lane(name)) for name in names]
+            results = await services.store.acquire_many(names, held, handed=handed, counts=counts)
             for name, result in zip(names, results, strict=True):
                 if isinstance(result, AcquiredLane):
                     await self._serve(name, result, asked_s, insisted=handed, for_upkeep=for_upkeep)
                 elif isinstance(result, Exception) and not await services.key_repair.repair(result, name):
                     services.report_redis_error(result)
         return results
+
+    def _first_claims(self, policy: LanePolicy) -> int:
+        """Return how many fetches to claim in a lane as it is acquired: no more than it may start at once."""
+        services = self._services
+        if policy.paused or services.isolation.closed or services.settler.full:
+            return 0
+        return policy.concurrency if isinstance(policy.concurrency, int) else policy.concurrency.min
 
     @property
     def _held(self) -> int:

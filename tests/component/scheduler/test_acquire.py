@@ -13,6 +13,7 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.submission import HINTS
 from fetchfleet.worker.lanes.store import AcquireResult, LaneStore
 from fetchfleet.worker.scheduler import balance
+from fetchfleet.worker.scheduler.acquire import Acquirer
 from tests.component.conftest import HOST, Start, tuned
 from tests.support.lanes import notifications, now_ms, state
 from tests.support.origins import serve_origins
@@ -126,6 +127,7 @@ async def test_a_worker_that_ends_leaves_nothing_asked_of_redis(
         return await run_many(redis, calls)
 
     monkeypatch.setattr(runner, "run_many", claims_hang)
+    monkeypatch.setattr(Acquirer, "_first_claims", lambda *_: 0)
     worker = await start(lease_s=1.0, grace_s=0.0)
     batch = await worker.submit([origin.url()])
     await asked.wait()
@@ -135,3 +137,25 @@ async def test_a_worker_that_ends_leaves_nothing_asked_of_redis(
 
     assert not [task for task in asyncio.all_tasks() if "Redis" in task.get_name()]
     assert (await batch.counts()).done == 0
+
+
+async def test_the_only_fetch_of_a_lane_comes_with_the_lane_and_gives_it_back(
+    origin: Origin, worker: OneWorker, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim is part of the acquisition, and the release is part of its settlement."""
+    scripts: list[str] = []
+    run_many = runner.run_many
+
+    async def noted(redis: Redis, calls: Sequence[runner.Call]) -> list[Any]:
+        scripts.extend(call.script for call in calls)
+        return await run_many(redis, calls)
+
+    monkeypatch.setattr(runner, "run_many", noted)
+    batch = await worker.submit([origin.url()])
+    [result] = await results_of(batch)
+    await wait_until(lambda: not worker.runtime.lanes, "the lane to be given back")
+
+    assert Outcome.STORED == result.outcome
+    assert await state(redis, HOST) == "idle"
+    assert "take" in scripts
+    assert not {"claim", "release"} & {*scripts}

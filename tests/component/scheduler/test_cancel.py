@@ -18,6 +18,7 @@ from fetchfleet.jobs.scripts.lanes import Claim, Withdrawal
 from fetchfleet.worker.lanes.lane import Lane
 from fetchfleet.worker.lanes.store import CancelledBatches, LaneStore
 from fetchfleet.worker.runtime.timings import WorkerTimings
+from fetchfleet.worker.scheduler.acquire import Acquirer
 from fetchfleet.worker.sink.files.directory import Directory
 from tests.component.conftest import HOST, QUICK, Lines, Start
 from tests.support.disks import disable_nameless_files
@@ -238,6 +239,7 @@ async def test_a_claim_that_races_with_the_cancelling_starts_nothing(
         if batches:
             cancelled.set()
 
+    monkeypatch.setattr(Acquirer, "_first_claims", lambda *_: 0)
     monkeypatch.setattr(LaneStore, "claim", late_reply)
     monkeypatch.setattr(Lane, "cancel", note)
     worker = await start()

@@ -63,6 +63,7 @@ from tests.support.redis import flush
 T = TypeVar("T")
 OWNERS = st.sampled_from(["a", "b"])
 COUNTS = st.integers(1, 4)
+FIRST_COUNTS = st.integers(0, 4)
 OTHER = "b.example"
 LISTS = ["returned", *Priority]
 JUMPS_S = st.sampled_from([1, LEASE_MS // 1000 + 1, 2 * HOUR_MS // 1000, -1, -300])
@@ -122,15 +123,15 @@ class LaneMachine(RuleBasedStateMachine):
         """A producer adds a batch."""
         self.run(self._submit(count, priority))
 
-    @rule(owner=OWNERS, off_by=st.sampled_from([0, 0, 0, -1, 1]))
-    def take(self, owner: str, off_by: int) -> None:
+    @rule(owner=OWNERS, off_by=st.sampled_from([0, 0, 0, -1, 1]), count=FIRST_COUNTS)
+    def take(self, owner: str, off_by: int, count: int) -> None:
         """A hand-off arrives, perhaps one of another generation."""
-        self.run(self._take(owner, off_by))
+        self.run(self._take(owner, off_by, count=count))
 
-    @rule(owner=OWNERS)
-    def look(self, owner: str) -> None:
+    @rule(owner=OWNERS, count=FIRST_COUNTS)
+    def look(self, owner: str, count: int) -> None:
         """A worker takes the lane although it was not handed to it."""
-        self.run(self._take(owner, looked=True))
+        self.run(self._take(owner, count=count, looked=True))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS, count=COUNTS)
@@ -185,11 +186,11 @@ class LaneMachine(RuleBasedStateMachine):
         self.set_back_s += max(0, -by_s)
 
     @precondition(lambda self: any(self.hands.values()))
-    @rule(owner=OWNERS, count=COUNTS, how=st.sampled_from(list(SETTLEMENTS)))
-    def settle(self, owner: str, count: int, how: str) -> None:
-        """A worker ends or postpones what it has in hand, and says so twice."""
+    @rule(owner=OWNERS, count=COUNTS, how=st.sampled_from(list(SETTLEMENTS)), leave=st.booleans())
+    def settle(self, owner: str, count: int, how: str, *, leave: bool) -> None:
+        """A worker ends or postpones what it has in hand, and says so twice; it may give the lane back so."""
         if self.hands[owner]:
-            self.run(self._settle(owner, count, how))
+            self.run(self._settle(owner, count, how, leave=leave))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS, shut=st.booleans(), changed=st.booleans())
@@ -273,16 +274,17 @@ class LaneMachine(RuleBasedStateMachine):
         self.batches.append(batch)
         assert await state(self.redis) == ("held" if before == "held" else "scheduled")
 
-    async def _take(self, owner: str, off_by: int = 0, *, looked: bool = False) -> None:
+    async def _take(self, owner: str, off_by: int = 0, *, count: int, looked: bool = False) -> None:
         hash_ = await fields(self.redis)
         orphans = await claimed(self.redis)
+        waits = await self._waiting()
         before = await everything(self.redis)
         store = LaneStore(self.redis, owner, LEASE_MS)
         held: AcquireResult | Exception
         if looked:
-            [held] = await store.acquire_many([LANE], None)
+            [held] = await store.acquire_many([LANE], None, counts=[count])
         else:
-            held = await store.acquire(LANE, int(hash_["generation"]) + off_by)
+            held = await store.acquire(LANE, int(hash_["generation"]) + off_by, count=count)
         early_ms = int(hash_["due_ms"]) - await shifted_clock.now_ms(self.redis)
         if hash_["state"] != "scheduled" or off_by:
             assert held is None
@@ -294,7 +296,14 @@ class LaneMachine(RuleBasedStateMachine):
             assert held.cancelled == await self._flagged()
             assert all(held.token > stay.held.token for stay in self.stays.values())
             self.stays[owner] = LaneHold(self.redis, LaneStore(self.redis, owner, LEASE_MS), LANE, held)
-            self.hands[owner] = orphans
+            first = held.claim.serialized if held.claim else []
+            if not count or orphans or held.cancelled:
+                assert held.claim is None
+            elif int(hash_.get("shut_until_ms", 0)) <= held.now_ms:
+                assert len(first) >= min(count, len(waits))
+            taken = [element for element in first if element in waits]
+            assert taken == waits[: len(taken)]
+            self.hands[owner] = orphans + first
             return
         assert await everything(self.redis) == before
 
@@ -368,17 +377,22 @@ class LaneMachine(RuleBasedStateMachine):
     async def _waiting(self) -> list[bytes]:
         return [element for where in LISTS for element in await waiting(self.redis, where)]
 
-    async def _settle(self, owner: str, count: int, how: str) -> None:
+    async def _settle(self, owner: str, count: int, how: str, *, leave: bool) -> None:
         hands = self.hands[owner]
         elements, self.hands[owner] = hands[:count], hands[count:]
         ours = await self._ours(owner)
         before = await everything(self.redis)
         settlements = [SETTLEMENTS[how](element) for element in elements]
         self.sent.append((self.stays[owner], settlements))
-        assert bool(await self.stays[owner].settle(*settlements)) is ours
+        reply = await self.stays[owner].settle(*settlements, leave=leave)
+        assert bool(reply) is ours
         assert (await everything(self.redis) != before) is ours
+        if ours:
+            empty = not await self._in_lane(LANE) and not await self._flagged()
+            assert (reply[-1] == b"left") is (leave and empty)
+            assert (await state(self.redis) == "idle") is (leave and empty)
         after = await everything(self.redis)
-        await self.stays[owner].settle(*settlements)
+        assert await self.stays[owner].settle(*settlements, leave=leave) != [] or not ours
         assert await everything(self.redis) == after
 
     async def _release(self, owner: str, *, shut: bool, changed: bool) -> None:
