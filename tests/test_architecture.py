@@ -229,3 +229,15 @@ def test_importing_the_public_api_imports_no_runtime() -> None:
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert "[]" == printed.stdout.strip()
+
+
+def test_a_worker_imports_only_the_http_libraries_that_it_needs() -> None:
+    """The direct engine needs no httpx, and h2 waits for the first host that selects HTTP/2."""
+    program = (
+        "import sys; from importlib import import_module;"
+        "loaded = lambda name: import_module(name) and sorted({'httpx', 'h2'} & {*sys.modules});"
+        "print(loaded('fetchfleet.worker.local.prestart'), loaded('fetchfleet.worker.http.httpx_engine'))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert "[] ['httpx']" == printed.stdout.strip()

@@ -183,7 +183,7 @@ def record(recorded: Path, arguments: list[str]) -> None:
     try:
         with recorder.installed():
             sys.argv[1:] = arguments
-            import_module("fetchfleet.worker.cli").main()
+            import_module("fetchfleet.worker.cli.app").run_command()
     finally:
         recorded.write_text(json.dumps(recorder.stop()))
 

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,7 @@ from fetchfleet.worker.cli.options.shared import (
 )
 from fetchfleet.worker.errors import BAD_USE, CommandError
 from fetchfleet.worker.local.process import prestarted, run_until_signal, worker_settings_from
-from fetchfleet.worker.settings import POLICY_KEYS
+from fetchfleet.worker.settings import HTTPX, POLICY_KEYS, WARC
 
 STORAGE, NETWORK = "Storage", "Network"
 
@@ -136,7 +137,6 @@ def run(
     from fetchfleet.worker.cli.common import console  # noqa: PLC0415
     from fetchfleet.worker.local.run import Outputs, exit_code_of, read_failed, read_list  # noqa: PLC0415
     from fetchfleet.worker.local.run import run as run_list  # noqa: PLC0415
-    from fetchfleet.worker.settings import WARC  # noqa: PLC0415
     from fetchfleet.worker.sink.files.directory import (  # noqa: PLC0415
         PARTIAL_FILES,
         REDIS_FOLDER,
@@ -150,6 +150,8 @@ def run(
         raise CommandError("--lines-to reads bodies that are files: it does not go with --sink warc", BAD_USE)
     from fetchfleet.worker.local.prestart import main  # noqa: PLC0415 what a worker needs
 
+    if settings.engine == HTTPX:  # once for all workers, which are forked
+        import_module("fetchfleet.worker.http.httpx_engine")
     # Before the list is read: the workers would keep a copy of it.
     with prestarted(workers, main) as processes:
         outputs = Outputs(console, report, lines_to, skip_invalid, out=settings.out)

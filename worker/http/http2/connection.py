@@ -18,7 +18,6 @@ from fetchfleet.worker.errors import (
 )
 from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
-from fetchfleet.worker.http.http2.session import Session
 from fetchfleet.worker.http.http2.stream import RefusedError, Stream, UnansweredError
 from fetchfleet.worker.http.request_body import Blocks, Upload
 from fetchfleet.worker.http.wire import Header, by_name
@@ -44,6 +43,8 @@ class Http2Connection(asyncio.Protocol):
         changed: Callable[[], None],
         lost: Callable[["Http2Connection"], None],
     ) -> None:
+        from fetchfleet.worker.http.http2.session import Session  # noqa: PLC0415 it loads h2: most workers need none
+
         self.closed = False
         self._budget = budget
         self._keepalive_s = keepalive_s
