@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from fetchfleet import Fleet
 from fetchfleet.jobs.redis_connection import connect
 from fetchfleet.worker.observability import log
-from tests.support import containers, left_behind, session_redis
+from tests.support import containers, fork_server, left_behind, session_redis
 from tests.support.redis import flush, nothing_stranded
 from tests.support.waiting import wait_until
 
@@ -100,12 +100,21 @@ def stream() -> Iterator[io.StringIO]:
     root.setLevel(level)
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[None]:
+    """Processes of fetchfleet start as forks."""
+    with fork_server.serving():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails the test that leaves a process, a task, a socket or a file behind; the pure ones make none."""
     if "unit" in request.path.parts:
         yield
         return
+    if not {"e2e", "chaos"}.isdisjoint(request.path.parts):
+        request.getfixturevalue("forks")
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("nothing_left_in_the_loop")
     before, open_before = left_behind.processes(), left_behind.OpenResources()

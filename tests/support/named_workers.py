@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from fetchfleet import Fleet, Result
-from fetchfleet.worker.local.process import die_with_parent
+from tests.support.fork_server import COMMAND, Process
 from tests.support.waiting import wait_until
 from tests.support.workers import LOOPBACK, QUICK_POLICY
 from tools.origin.server import Origin, Seen
@@ -40,20 +39,20 @@ async def results_of(fleet: Fleet, batch_id: str) -> dict[str, Result]:
 class NamedWorker:
     """One worker process. Its User-Agent is its name, so that an origin can identify it."""
 
-    def __init__(self, name: str, command: list[str], log: Path, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
         self.name = name
         self._log = log
         self._begins = log.stat().st_size if log.exists() else 0
         identity = {"FETCHFLEET_WORKER_ID": name, "FETCHFLEET_USER_AGENT": name}
         with log.open("ab") as lines:
-            self.process = subprocess.Popen(
-                command,
+            self.process = Process(
+                COMMAND,
+                *arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=lines,
                 stderr=lines,
                 env={**os.environ, **identity, **environment},
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 no threads hold locks here
             )
 
     def send(self, number: int) -> None:
@@ -106,21 +105,13 @@ class NamedWorkers:
         self._folder = folder
         self._environment = environment
         (folder / "policy.toml").write_text(policy)
-        self._command = [
-            sys.executable,
-            "-m",
-            "fetchfleet.worker",
-            "worker",
-            "--redis",
-            redis_url,
-            *("--allow-net", LOOPBACK),
-        ]
-        self._command += ["--out", str(self.out), "--policy", str(folder / "policy.toml")]
+        self._arguments = ["worker", "--redis", redis_url, "--allow-net", LOOPBACK]
+        self._arguments += ["--out", str(self.out), "--policy", str(folder / "policy.toml")]
 
     def start(self, name: str, **environment: str) -> NamedWorker:
         """Start a worker; an earlier one of this name must have ended."""
         variables = {**self._environment, **environment}
-        member = NamedWorker(name, self._command, self._folder / f"{name}.log", variables)
+        member = NamedWorker(name, self._arguments, self._folder / f"{name}.log", variables)
         self.members[name] = member
         return member
 

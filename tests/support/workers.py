@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fetchfleet.worker.local.process import WorkerProcess, worker_processes
+from fetchfleet.worker.local.process import WORKER_ID, WorkerProcess, at_work
+from tests.support.fork_server import COMMAND, WORKER, Process
 
 LOOPBACK = "127.0.0.0/8"
 QUICK_POLICY = """\
@@ -29,14 +29,26 @@ def workers(
     (folder / "policy.toml").write_text(policy)
     settings = {"redis_url": redis_url, "out": str(folder / "bodies"), "allow_net": LOOPBACK}
     settings |= {"policy": str(folder / "policy.toml")}
-    with worker_processes(count, settings, folder, first=first) as processes:
+    processes: list[WorkerProcess] = [
+        ForkedWorker(f"worker-{number}") for number in range(first, first + count)
+    ]
+    with at_work(processes, settings, folder):
         yield Workers(processes, folder)
+
+
+class ForkedWorker(WorkerProcess):
+    """A worker process of the fork server."""
+
+    def _executed(self) -> Process:
+        environment = {**os.environ, WORKER_ID: self.name}
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return Process(WORKER, bufsize=0, env=environment, start_new_session=True, **streams)
 
 
 class Workers:
     """Worker processes, with their out folder and their logs."""
 
-    def __init__(self, processes: list[WorkerProcess], folder: Path) -> None:
+    def __init__(self, processes: Sequence[WorkerProcess], folder: Path) -> None:
         self.processes = [process.process for process in processes]
         self.out = folder / "bodies"
         self._folder = folder
@@ -58,12 +70,12 @@ def fetchfleet(
     *arguments: str | Path, stdin: str = "", **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     """Run the `fetchfleet` command."""
-    return subprocess.run(
-        [sys.executable, "-m", "fetchfleet.worker", *map(str, arguments)],
-        input=stdin,
-        env={**os.environ, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    how: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with Process(
+        COMMAND, *arguments, env={**os.environ, "COLUMNS": "200", **environment}, text=True, **how
+    ) as run:
+        try:
+            printed, errors = run.communicate(stdin, timeout=90)
+        finally:
+            run.kill()
+    return subprocess.CompletedProcess(run.args, run.returncode, printed, errors)

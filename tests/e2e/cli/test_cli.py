@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fetchfleet import Fleet, __version__
+from tests.support.fork_server import COMMAND, Process
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
 from tools.origin.behaviours import by_path, latency, ok, sequence, slow, status
@@ -205,11 +206,8 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_goes_on(tmp_pat
         Origin.serving("127.0.0.164", sequence(slow(b"s", 0.1, 900), ok(b"s"))) as slow_one,
     ):
         listed.write_text("\n".join([slow_one.url("/s"), *(quick.url(f"/{i}") for i in range(20))]))
-        first = subprocess.Popen(  # noqa: ASYNC220 it only starts it
-            [sys.executable, "-m", "fetchfleet.worker", *command],
-            env={**os.environ, "FETCHFLEET_GRACE_S": "0.2"},
-            stderr=subprocess.PIPE,
-        )
+        grace = {**os.environ, "FETCHFLEET_GRACE_S": "0.2"}
+        first = Process(COMMAND, *command, env=grace, stderr=subprocess.PIPE)
         await wait_until(lambda: len(quick.requests) == 20 and slow_one.in_progress, "the quick ones", 30)
         await wait_until(lambda: len(stored(out)) == 20, "their files")
         first.send_signal(signal.SIGINT)

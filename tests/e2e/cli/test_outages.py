@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from fetchfleet import Fleet
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.redis_connection import connect
+from tests.support.fork_server import COMMAND, Process
 from tests.support.own_redis import OwnRedis, own_redis
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
@@ -42,8 +42,9 @@ class Command:
     """A `fetchfleet` command that runs; the stack ends it."""
 
     def __init__(self, stack: ExitStack, *arguments: str | Path, patience_s: float = 30.0) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fetchfleet.worker", *map(str, arguments)],
+        self.process = Process(
+            COMMAND,
+            *arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

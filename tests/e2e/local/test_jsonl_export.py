@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.fork_server import COMMAND, Process
 from tests.support.waiting import wait_until
 from tests.support.workers import fetchfleet, workers
 from tools.origin.behaviours import by_path, held, ok, status
@@ -71,9 +72,7 @@ async def test_a_run_that_goes_on_has_each_record_once(tmp_path: Path) -> None:
         (tmp_path / "list").write_text("\n".join(origin.url(target) for target in targets))
         arguments: list[str | Path] = ["run", tmp_path / "list", "--out", tmp_path / "out", *LOOPBACK]
         arguments += ["--lines-to", gathered, "--report", report]
-        first = subprocess.Popen(  # noqa: ASYNC220 it only starts it
-            [sys.executable, "-m", "fetchfleet.worker", *arguments], stderr=subprocess.DEVNULL
-        )
+        first = Process(COMMAND, *arguments, stderr=subprocess.DEVNULL)
         await wait_until(lambda: note.exists() and json.loads(note.read_bytes())["results"] == 10, "ten", 30)
         first.kill()
         await wait_until(lambda: first.poll() is not None, "the end of the run", 30)
