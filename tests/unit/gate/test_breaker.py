@@ -1,4 +1,4 @@
-"""The breaker: opens after so many failures in a row, tries one, closes on success."""
+"""The breaker: it opens after consecutive failures, sends one probe, and closes on success."""
 
 import pytest
 from hypothesis import example, given
@@ -35,7 +35,7 @@ STATES = st.builds(
 def after(
     state: GateState, answers: str, fail_max: int = 3, now_ms: int = NOW_MS, chance: float = 0.0
 ) -> GateState:
-    """The state after answers: F is a failure, S a success."""
+    """Return the state after outcomes: F is a failure, S a success."""
     rules = BreakerRules(failures=fail_max, reset_s=RESET_MS / 1000, cap_s=CAP_MS / 1000)
     for answer in answers:
         state = breaker.after_attempt(state, rules, failed=answer == "F", now_ms=now_ms, chance=chance)
@@ -43,7 +43,7 @@ def after(
 
 
 def open_times_ms(count: int, chance: float = 0.0) -> list[int]:
-    """For how long it is open, each time that the probe fails again."""
+    """Return the open time after each failed probe in turn."""
     state, now_ms, times = after(GateState(), "FF"), NOW_MS, []
     for _ in range(count):
         state = after(breaker.probing(state), "F", now_ms=now_ms, chance=chance)
@@ -55,7 +55,7 @@ def open_times_ms(count: int, chance: float = 0.0) -> list[int]:
 def after_fetches(
     state: GateState, answers: list[tuple[str, str]], fail_max: int = 3, now_ms: int = NOW_MS
 ) -> GateState:
-    """The state after answers to fetches: each an ID, and F or S."""
+    """Return the state after outcomes of fetches: each an ID, and F or S."""
     rules = BreakerRules(failures=fail_max, reset_s=RESET_MS / 1000, cap_s=CAP_MS / 1000)
     for fetch_id, answer in answers:
         failed = answer == "F"
@@ -72,71 +72,71 @@ HALF_OPEN = breaker.probing(OPEN)
 @pytest.mark.parametrize(
     ("failures", "state"), [(1, Breaker.CLOSED), (2, Breaker.CLOSED), (3, Breaker.OPEN), (4, Breaker.OPEN)]
 )
-def test_it_opens_with_the_last_of_the_failures_it_may_take(failures: int, state: Breaker) -> None:
-    """Not one earlier, not one later."""
+def test_the_breaker_opens_at_exactly_the_failure_limit(failures: int, state: Breaker) -> None:
+    """One failure less leaves it closed."""
     assert after(GateState(), "F" * failures).breaker is state
 
 
-def test_an_open_breaker_says_when_it_will_try_again() -> None:
-    """The time is by the clock that was passed in."""
+def test_an_open_breaker_names_the_time_of_its_probe() -> None:
+    """The time is on the clock that was passed in."""
     assert NOW_MS + RESET_MS == OPEN.open_until_ms
 
 
-def test_a_success_between_failures_starts_the_count_again() -> None:
-    """Only failures in a row count."""
+def test_a_success_resets_the_failure_count() -> None:
+    """Only consecutive failures count."""
     state = after(GateState(), "FFSFF")
 
     assert GateState(failures=2) == state
 
 
 @pytest.mark.parametrize("answer", ["F", "S"])
-def test_what_comes_in_while_open_changes_nothing(answer: str) -> None:
-    """It was sent before the breaker opened, so it is old news."""
+def test_outcomes_while_open_change_nothing(answer: str) -> None:
+    """Their requests were sent before the breaker opened."""
     assert OPEN == after(OPEN, answer)
 
 
 def test_a_probe_makes_an_open_breaker_half_open() -> None:
-    """Only an open one: closed and half-open stay what they are."""
+    """Closed and half-open breakers keep their state."""
     assert breaker.probing(OPEN).breaker is Breaker.HALF_OPEN
     assert HALF_OPEN == breaker.probing(HALF_OPEN)
     assert GateState() == breaker.probing(GateState())
 
 
-def test_a_probe_that_succeeds_closes_it() -> None:
-    """Nothing of the failures is left."""
+def test_a_successful_probe_closes_the_breaker() -> None:
+    """The failure count is zero again."""
     assert GateState() == after(HALF_OPEN, "S")
 
 
-def test_a_probe_that_fails_opens_it_for_another_while() -> None:
-    """One failure is enough; the second time is twice as long."""
+def test_a_failed_probe_opens_the_breaker_again() -> None:
+    """One failure is enough. The second open time is twice as long."""
     later_ms = NOW_MS + RESET_MS
     state = after(HALF_OPEN, "F", now_ms=later_ms)
 
     assert (Breaker.OPEN, later_ms + 2 * RESET_MS) == (state.breaker, state.open_until_ms)
 
 
-def test_each_time_in_a_row_it_is_open_for_longer_up_to_the_cap() -> None:
-    """A host that stays away is asked less and less often."""
+def test_open_times_grow_to_the_cap() -> None:
+    """A host that stays down gets fewer and fewer probes."""
     assert [30_000, 60_000, 90_000, 100_000, 100_000] == open_times_ms(5)
 
 
 @given(CHANCES)
-def test_chance_only_lengthens_an_open_time_and_by_a_tenth_at_most(chance: float) -> None:
-    """A fleet's lanes do not all probe at once, and none of them early."""
+def test_jitter_lengthens_an_open_time_by_a_tenth_at_most(chance: float) -> None:
+    """The lanes of a fleet do not probe at the same moment, and none probes early."""
     for least_ms, open_ms in zip(open_times_ms(5), open_times_ms(5, chance), strict=True):
         assert least_ms <= open_ms <= least_ms * 1.1 + 1
 
 
-def test_a_cap_below_the_first_time_does_not_shorten_it() -> None:
-    """What the policy says of the first time holds."""
+def test_a_cap_below_the_first_open_time_does_not_shorten_it() -> None:
+    """The first open time is the policy's `breaker_reset_s`."""
     rules = BreakerRules(failures=1, reset_s=30, cap_s=1)
     state = breaker.after_attempt(GateState(), rules, failed=True, now_ms=NOW_MS, chance=0.0)
 
     assert NOW_MS + 30_000 == state.open_until_ms
 
 
-def test_a_host_that_came_back_is_new_to_the_breaker() -> None:
-    """The next outage begins with the shortest time, and is dated from its own beginning."""
+def test_a_recovered_host_starts_afresh() -> None:
+    """The next outage begins with the shortest open time and has its own start."""
     again = after(after(after(HALF_OPEN, "F"), "S"), "S")
     closed = after(breaker.probing(again), "S")
     later_ms = NOW_MS + 3_600_000
@@ -150,8 +150,8 @@ def test_a_host_that_came_back_is_new_to_the_breaker() -> None:
     )
 
 
-def test_an_outage_is_dated_from_the_first_time_it_opened() -> None:
-    """Through every probe, while it is half-open too."""
+def test_an_outage_begins_when_the_breaker_first_opens() -> None:
+    """Probes and half-open times do not change its start."""
     state, now_ms = OPEN, NOW_MS
     for _ in range(4):
         now_ms = state.open_until_ms
@@ -161,15 +161,17 @@ def test_an_outage_is_dated_from_the_first_time_it_opened() -> None:
         assert NOW_MS == state.down_since_ms
 
 
-def test_a_limit_that_was_lowered_holds_from_the_next_failure() -> None:
-    """A policy may change while a lane is in Redis."""
+def test_a_lowered_limit_applies_at_the_next_failure() -> None:
+    """The policy may change while the lane is in Redis."""
     assert after(GateState(failures=4), "F", fail_max=2).breaker is Breaker.OPEN
 
 
 @given(st.integers(1, 6), st.text("FS", max_size=60))
 @example(1000, "F" * 999 + "S" + "F" * 1000)
-def test_it_is_open_exactly_after_so_many_failures_in_a_row(fail_max: int, answers: str) -> None:
-    """Whatever came before; once open it stays so until a probe."""
+def test_the_breaker_is_open_exactly_after_the_limit_of_consecutive_failures(
+    fail_max: int, answers: str
+) -> None:
+    """For any earlier outcomes. Once open, it stays open until a probe."""
     state = after(GateState(), answers, fail_max)
 
     assert (state.breaker is Breaker.OPEN) is ("F" * fail_max in answers)
@@ -182,7 +184,7 @@ def test_attempts_of_one_fetch_count_once() -> None:
     assert (Breaker.CLOSED, 1) == (state.breaker, state.failures)
 
 
-def test_failures_of_different_fetches_open_it_however_their_attempts_mix() -> None:
+def test_failures_of_different_fetches_count_in_any_order_of_attempts() -> None:
     """The third fetch that fails is the third failure."""
     two = after_fetches(GateState(), [("a", "F"), ("b", "F"), ("a", "F"), ("b", "F"), ("a", "F")])
 
@@ -190,38 +192,38 @@ def test_failures_of_different_fetches_open_it_however_their_attempts_mix() -> N
     assert after_fetches(two, [("c", "F")]).breaker is Breaker.OPEN
 
 
-def test_a_success_between_makes_every_fetch_count_anew() -> None:
-    """The failures are no longer in a row."""
+def test_after_a_success_every_fetch_counts_again() -> None:
+    """The failures are no longer consecutive."""
     state = after_fetches(GateState(), [("a", "F"), ("b", "F"), ("c", "S"), ("a", "F"), ("b", "F")])
 
     assert (Breaker.CLOSED, 2) == (state.breaker, state.failures)
 
 
 def test_a_failure_that_no_fetch_caused_counts_each_time() -> None:
-    """A connection that failed, or the robots.txt."""
+    """Failed connections and failed robots.txt requests are such failures."""
     state = after_fetches(GateState(), [("a", "F"), ("", "F"), ("a", "F")])
 
     assert (Breaker.CLOSED, 2) == (state.breaker, state.failures)
     assert after_fetches(state, [("", "F")]).breaker is Breaker.OPEN
 
 
-def test_a_probe_counts_whichever_fetch_it_is() -> None:
-    """Half-open, one failure is enough: also of a fetch that has failed before."""
+def test_a_failed_probe_counts_for_any_fetch() -> None:
+    """While half-open, one failure is enough, also of a fetch that has failed before."""
     state = after_fetches(GateState(), [(one, "F") for one in "abc"])
 
     assert after_fetches(breaker.probing(state), [("a", "F")]).breaker is Breaker.OPEN
     assert GateState() == after_fetches(breaker.probing(state), [("a", "S")])
 
 
-def test_the_fetches_that_failed_outlive_the_worker() -> None:
+def test_failed_fetches_are_saved_with_the_lane() -> None:
     """The next owner of the lane does not count them again."""
     before = after_fetches(GateState(), [("a", "F"), ("b", "F")])
 
     assert before == after_fetches(from_json(to_json(before)), [("a", "F"), ("b", "F")])
 
 
-def test_a_state_of_an_older_worker_goes_on_with_its_count() -> None:
-    """It knows how many failures there were, not whose."""
+def test_a_state_of_an_older_worker_keeps_its_count() -> None:
+    """It holds the number of failures without the fetches."""
     state = after_fetches(from_json(b'{"failures":2}'), [("a", "F")])
 
     assert state.breaker is Breaker.OPEN
@@ -231,10 +233,10 @@ def test_a_state_of_an_older_worker_goes_on_with_its_count() -> None:
     st.integers(1, 6),
     st.lists(st.tuples(st.sampled_from(["", "a", "b", "c", "d", "e"]), st.sampled_from("FFFS")), max_size=60),
 )
-def test_it_is_open_exactly_after_so_many_different_failures_in_a_row(
+def test_the_breaker_is_open_exactly_after_the_limit_of_different_failures(
     fail_max: int, answers: list[tuple[str, str]]
 ) -> None:
-    """Counted independently: a set of fetches, and connections one by one."""
+    """The test counts fetches as a set, and connections one by one."""
     fetches, connections, opened = set[str](), 0, False
     for fetch_id, answer in answers:
         if answer == "S":
@@ -253,16 +255,16 @@ def test_it_is_open_exactly_after_so_many_different_failures_in_a_row(
 
 
 @given(STATES, st.integers(1, 1000))
-def test_a_success_always_closes_it_once_a_probe_is_through(state: GateState, fail_max: int) -> None:
-    """There is no state that a healthy host cannot get out of."""
+def test_a_successful_probe_closes_every_state(state: GateState, fail_max: int) -> None:
+    """A healthy host can leave every state."""
     closed = after(breaker.probing(state), "S", fail_max)
 
     assert (Breaker.CLOSED, 0) == (closed.breaker, closed.failures)
 
 
 @given(STATES, st.text("FS", max_size=3))
-def test_it_leaves_the_rest_of_the_gate_alone(state: GateState, answers: str) -> None:
-    """Cool-down, pace and limit are not its business."""
+def test_the_breaker_changes_nothing_else_in_the_gate(state: GateState, answers: str) -> None:
+    """Cool-down, pacing and concurrency stay as they are."""
     changed = after(state, answers)
 
     assert (
@@ -274,8 +276,8 @@ def test_it_leaves_the_rest_of_the_gate_alone(state: GateState, answers: str) ->
 
 
 @given(STATES)
-def test_a_state_saved_and_read_again_is_the_same(state: GateState) -> None:
-    """So a lane's memory outlives its worker."""
+def test_a_saved_state_is_read_back_unchanged(state: GateState) -> None:
+    """The state outlives its worker."""
     assert state == from_json(to_json(state))
 
 
@@ -294,12 +296,12 @@ def test_a_state_saved_and_read_again_is_the_same(state: GateState) -> None:
         b'{"incident_ms":5}',
     ],
 )
-def test_a_state_that_cannot_be_read_is_a_fresh_one(text: bytes) -> None:
-    """The host will teach us again; a field that is no longer known is passed over."""
+def test_an_unreadable_state_becomes_a_fresh_one(text: bytes) -> None:
+    """Unknown fields are ignored."""
     assert GateState() == from_json(text)
 
 
 @given(st.binary())
-def test_arbitrary_bytes_are_a_state(text: bytes) -> None:
-    """Nothing in Redis can stop a lane from being taken."""
+def test_arbitrary_bytes_yield_a_state(text: bytes) -> None:
+    """No value in Redis prevents the acquisition of a lane."""
     assert isinstance(from_json(text), GateState)

@@ -1,4 +1,4 @@
-"""Adaptive concurrency: how many a host takes at once is found, kept to, and found again."""
+"""Adaptive concurrency: the limit of a host is found, kept, and found again."""
 
 import msgspec
 import pytest
@@ -48,7 +48,7 @@ def unevenly(mean_s: float) -> Times:
 def good(
     state: Limit, times: int, latency_ms: float = 100, in_flight: int = USED, within: Range = WITHIN
 ) -> Limit:
-    """The limit after so many good answers, to requests that were sent just now."""
+    """Return the limit after that many good responses to requests that were sent just now."""
     for number in range(1, times + 1):
         at_ms = max(NOW_MS, state.cut_ms) + number
         state = concurrency.good(state, within, in_flight, latency_ms, at_ms, at_ms)
@@ -63,7 +63,7 @@ def refused(state: Limit, at_ms: int, in_flight: int = USED, within: Range = WIT
     ("within", "first"), [(Range(), 4), (Range(min=6), 6), (Range(max=3), 3), (Range(min=2, max=2), 2)]
 )
 def test_a_new_host_begins_with_four_within_the_bounds(within: Range, first: int) -> None:
-    """Nothing was learnt yet."""
+    """Nothing is learned yet."""
     assert first == concurrency.allowed(Limit(), within)
 
 
@@ -71,7 +71,7 @@ def test_a_new_host_begins_with_four_within_the_bounds(within: Range, first: int
 def test_the_limit_is_never_outside_its_bounds(
     state: Limit, within: Range, answers: list[tuple[bool, int, float, int]]
 ) -> None:
-    """Whatever was saved, whatever comes, also after the policy has changed."""
+    """For any saved state and any outcomes, also after a policy change."""
     now_ms = NOW_MS
     for is_good, in_flight, latency_ms, pause_ms in answers:
         now_ms += pause_ms
@@ -84,22 +84,22 @@ def test_the_limit_is_never_outside_its_bounds(
 
 
 @given(LIMITS, RANGES, st.integers(0, 300), st.floats(0, 1e6))
-def test_what_is_not_used_does_not_grow(
+def test_an_unused_limit_does_not_grow(
     state: Limit, within: Range, in_flight: int, latency_ms: float
 ) -> None:
-    """Half of it in flight says nothing of more."""
+    """Responses at half the limit do not prove more."""
     before = concurrency.allowed(state, within)
     after = concurrency.good(state, within, min(in_flight, before // 2), latency_ms, 3 * NOW_MS, 3 * NOW_MS)
 
     assert before == concurrency.allowed(after, within)
 
 
-def test_a_round_of_good_answers_adds_one() -> None:
-    """Four answers at four, then five at five, give or take the fraction."""
+def test_a_round_of_good_responses_adds_one() -> None:
+    """Four responses at a limit of four, then five at five, give or take the fraction."""
     assert [4, 5, 6] == [concurrency.allowed(good(Limit(), times), WITHIN) for times in (0, 5, 10)]
 
 
-def test_answers_to_what_was_sent_before_a_cut_do_not_cut_again() -> None:
+def test_responses_to_requests_before_a_cut_do_not_cut_again() -> None:
     """Eight refusals of one burst are one incident."""
     once = refused(Limit(now=10.0), NOW_MS)
     more = once
@@ -110,8 +110,8 @@ def test_answers_to_what_was_sent_before_a_cut_do_not_cut_again() -> None:
     assert once == more
 
 
-def test_good_answers_to_what_was_sent_before_a_cut_do_not_undo_it() -> None:
-    """The host took them among those that were too many."""
+def test_good_responses_to_requests_before_a_cut_do_not_undo_it() -> None:
+    """The host accepted them among too many."""
     cut = refused(Limit(now=10.0), NOW_MS)
     after = cut
     for late_ms in range(1, 9):
@@ -122,7 +122,7 @@ def test_good_answers_to_what_was_sent_before_a_cut_do_not_undo_it() -> None:
 
 @given(LIMITS, RANGES, st.lists(st.integers(0, 300), max_size=30))
 def test_refusals_never_raise_the_limit(state: Limit, within: Range, in_flights: list[int]) -> None:
-    """However quickly they come: a host that refuses in a ms is not a fast host."""
+    """A host that refuses within a millisecond is not a fast host."""
     for number, in_flight in enumerate(in_flights):
         after = refused(state, NOW_MS + number, in_flight, within)
         assert concurrency.allowed(after, within) <= concurrency.allowed(state, within)
@@ -130,8 +130,8 @@ def test_refusals_never_raise_the_limit(state: Limit, within: Range, in_flights:
         state = after
 
 
-def test_below_the_ceiling_the_limit_waits_out_its_hold() -> None:
-    """It refused ten: nine are reached quickly, the tenth is tried after half a minute."""
+def test_the_ceiling_is_tried_again_after_its_hold() -> None:
+    """The host refused ten: nine are reached quickly, ten after half a minute."""
     cut = refused(Limit(now=10.0), NOW_MS, 10)
     climbed = good(cut, 200)
     probing = concurrency.good(climbed, WITHIN, USED, 100.0, cut.hold_until_ms, cut.hold_until_ms)
@@ -142,7 +142,7 @@ def test_below_the_ceiling_the_limit_waits_out_its_hold() -> None:
 
 
 def test_each_refusal_at_the_ceiling_doubles_the_hold_and_costs_one() -> None:
-    """Looking for more costs next to nothing."""
+    """The search costs next to nothing."""
     state, now_ms = refused(Limit(now=10.0), NOW_MS, 10), NOW_MS
     holds: list[tuple[int, float]] = []
     for _ in range(5):
@@ -155,8 +155,8 @@ def test_each_refusal_at_the_ceiling_doubles_the_hold_and_costs_one() -> None:
     assert [(9, 60.0), (9, 120.0), (9, 240.0), (9, 240.0), (9, 240.0)] == holds
 
 
-def test_two_rounds_of_good_answers_lift_the_ceiling() -> None:
-    """The host takes more than it did; the next hold is a short one."""
+def test_two_rounds_of_good_responses_lift_the_ceiling() -> None:
+    """The host accepts more than before. The next hold is short."""
     probing = replace(refused(Limit(now=10.0), NOW_MS, 10), now=10.0, probes_left=20)
     lifted = good(probing, 20)
 
@@ -164,8 +164,8 @@ def test_two_rounds_of_good_answers_lift_the_ceiling() -> None:
     assert 11 == concurrency.allowed(good(lifted, 11), WITHIN)
 
 
-def test_rising_latency_cuts() -> None:
-    """Three times the usual, for as long as it takes to be sure; one slow answer does nothing."""
+def test_rising_latency_cuts_the_limit() -> None:
+    """It must be three times the usual for long enough. One slow response has no effect."""
     usual = good(Limit(now=10.0), 60, within=Range(max=12))
     once = good(usual, 1, 1000.0, within=Range(max=12))
     long = good(usual, 40, 300.0, within=Range(max=12))
@@ -174,8 +174,8 @@ def test_rising_latency_cuts() -> None:
     assert concurrency.allowed(long, WITHIN) < 0.5 * concurrency.allowed(usual, WITHIN)
 
 
-def test_a_host_that_has_become_slower_for_good_is_not_held_down() -> None:
-    """Cuts that do not help cease: five times as slow is the usual after some hundred answers."""
+def test_a_permanently_slower_host_is_not_held_down() -> None:
+    """Cuts that do not help stop. The new latency becomes the usual one within some hundred responses."""
     slow = good(good(Limit(now=10.0), 60), 400, 500.0)
 
     assert 10 <= concurrency.allowed(slow, WITHIN)
@@ -183,8 +183,8 @@ def test_a_host_that_has_become_slower_for_good_is_not_held_down() -> None:
 
 
 @given(LIMITS)
-def test_a_limit_survives_its_worker(state: Limit) -> None:
-    """Saved and read again, it is the same."""
+def test_a_limit_is_read_back_unchanged(state: Limit) -> None:
+    """The limit outlives its worker."""
     assert state == msgspec.json.decode(msgspec.json.encode(state), type=Limit)
 
 
@@ -193,8 +193,8 @@ SERVICE = [evenly(0.3), evenly(3.0), unevenly(1.0)]
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("service_s", SERVICE, ids=["300ms", "3s", "uneven"])
-def test_what_a_host_takes_is_found_within_a_minute_and_kept_to(status: int, service_s: Times) -> None:
-    """Twelve at once from a fresh start: minutes 2 to 10 use them and are hardly refused."""
+def test_the_limit_of_a_host_is_found_within_a_minute_and_kept(status: int, service_s: Times) -> None:
+    """The host accepts twelve at once. Minutes 2 to 10 use twelve with hardly a refusal."""
     lane = Simulation(HostModel(capacity=12, service_s=service_s, status=status), POLICY)
     lane.run(60)
     found = lane.limit
@@ -208,8 +208,8 @@ def test_what_a_host_takes_is_found_within_a_minute_and_kept_to(status: int, ser
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("service_s", SERVICE, ids=["300ms", "3s", "uneven"])
-def test_a_host_that_takes_less_is_noticed_within_a_minute(status: int, service_s: Times) -> None:
-    """From twelve to four, after five quiet minutes; the cool-downs do not pile up either."""
+def test_a_lower_limit_is_found_within_a_minute(status: int, service_s: Times) -> None:
+    """From twelve to four, after five quiet minutes. Cool-downs do not accumulate."""
     lane = Simulation(HostModel(capacity=12, service_s=service_s, status=status), POLICY)
     lane.run(300)
     lane.host.capacity = 4
@@ -225,8 +225,8 @@ def test_a_host_that_takes_less_is_noticed_within_a_minute(status: int, service_
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_host_that_takes_more_is_noticed_within_minutes(status: int) -> None:
-    """From four to forty: a hold, and a round for each one more."""
+def test_a_higher_limit_is_found_within_minutes(status: int) -> None:
+    """From four to forty: a hold, and one round for each further request."""
     lane = Simulation(HostModel(capacity=4, service_s=evenly(1.0), status=status), POLICY)
     lane.run(600)
     lane.host.capacity = 40
@@ -236,8 +236,8 @@ def test_a_host_that_takes_more_is_noticed_within_minutes(status: int) -> None:
     assert lane.run(120).refused_share < 0.02
 
 
-def test_throughput_is_what_the_host_gives() -> None:
-    """Twelve at once for one second each are twelve a second; what the search costs is within a tenth."""
+def test_throughput_is_close_to_the_host_s_capacity() -> None:
+    """Twelve at once for one second each are twelve a second. The search costs a tenth at most."""
     lane = Simulation(HostModel(capacity=12, service_s=evenly(1.0), status=429), POLICY)
     lane.run(120)
     steady = lane.run(480)
@@ -248,8 +248,8 @@ def test_throughput_is_what_the_host_gives() -> None:
 @pytest.mark.parametrize(
     "service_s", [evenly(0.3), evenly(1.0), unevenly(1.0)], ids=["300ms", "1s", "uneven"]
 )
-def test_a_host_that_queues_is_not_buried(service_s: Times) -> None:
-    """It serves twelve and lets the rest wait, in turn: the limit stays below three times as many."""
+def test_a_host_that_queues_is_not_flooded(service_s: Times) -> None:
+    """It serves twelve and queues the rest: the limit stays below three times as many."""
     lane = Simulation(HostModel(capacity=12, service_s=service_s, status=None), POLICY)
     seen = [(lane.run(2).mean_limit, lane.limit) for _ in range(300)]
 
@@ -259,7 +259,7 @@ def test_a_host_that_queues_is_not_buried(service_s: Times) -> None:
 
 
 def test_a_model_of_a_host_is_repeatable() -> None:
-    """The same seed is the same story."""
+    """The same seed gives the same history."""
     stories = [
         Simulation(HostModel(capacity=5, service_s=unevenly(1.0)), POLICY, seed=7).run(60) for _ in range(2)
     ]

@@ -1,4 +1,4 @@
-"""The gate: concurrency, pace, cool-down and breaker of one host."""
+"""The gate: concurrency, pacing, cool-down and breaker of one host."""
 
 from collections.abc import Iterable
 from itertools import accumulate
@@ -62,7 +62,7 @@ def cooled_ms(state: GateState, now_ms: int = NOW_MS) -> int:
 
 
 def incidents_in_a_row(count: int, pause_ms: int = 0, policy: LanePolicy = PLAIN) -> list[int]:
-    """How long each cool-down is, in ms, when the host throttles that long after each one's end."""
+    """Return the lengths of cool-downs in ms, if the host throttles that long after the end of each."""
     state, now_ms, waits = FRESH, NOW_MS, []
     for _ in range(count):
         state = throttled(state, policy, None, now_ms, 0.0)
@@ -79,7 +79,7 @@ def after(
     *,
     throttle: bool = False,
 ) -> GateState:
-    """The state after an attempt that was sent just now."""
+    """Return the state after outcomes: F is a failure, S a success."""
     return attempt_ended(state, policy, Observation(seen, now_ms, 1, throttle=throttle), now_ms, 0.0)
 
 
@@ -90,21 +90,21 @@ def failed(state: GateState, times: int = 1, now_ms: int = NOW_MS) -> GateState:
 
 
 @pytest.mark.parametrize(("in_flight", "verdict"), [(0, Admit), (1, Admit), (2, Saturated), (3, Saturated)])
-def test_as_many_as_the_policy_says_may_be_in_flight(in_flight: int, verdict: type) -> None:
+def test_the_policy_limits_the_fetches_in_flight(in_flight: int, verdict: type) -> None:
     """Concurrency is 2 here."""
     assert type(admit(FRESH, PLAIN, in_flight, NOW_MS)) is verdict
 
 
-def test_a_cool_down_shuts_the_lane_to_its_last_ms() -> None:
-    """Shut names the first ms in which the lane is open."""
+def test_a_cool_down_closes_the_lane_to_its_last_ms() -> None:
+    """The verdict names the first millisecond in which the lane is open."""
     state = GateState(cool_until_ms=NOW_MS)
 
     assert Closed(NOW_MS, WaitReason.COOL_DOWN) == admit(state, PLAIN, 0, NOW_MS - 1)
     assert goes(state, PLAIN, 0, NOW_MS)
 
 
-def test_the_longest_wait_is_the_one_that_is_named() -> None:
-    """Who comes back then is not sent away for another reason."""
+def test_the_longest_of_several_waits_is_named() -> None:
+    """A fetch that comes back then is not refused for another reason."""
     state = GateState(
         cool_until_ms=NOW_MS + 10, breaker=Breaker.OPEN, open_until_ms=NOW_MS + 20, paced_ms=NOW_MS + 15
     )
@@ -117,32 +117,34 @@ def test_the_longest_wait_is_the_one_that_is_named() -> None:
     ("asked_s", "chance", "wait_ms"),
     [(1.0, 0.0, 1000), (120.0, 0.0, 120_000), (120.0, 0.5, 126_000), (0.0004, 0.0, 1)],
 )
-def test_a_stated_wait_is_kept_with_a_little_more(asked_s: float, chance: float, wait_ms: int) -> None:
-    """Chance only lengthens it, and a fraction of a ms is rounded up."""
+def test_a_requested_wait_is_kept_and_lengthened_a_little(
+    asked_s: float, chance: float, wait_ms: int
+) -> None:
+    """Jitter only lengthens it. A fraction of a millisecond is rounded up."""
     assert wait_ms == cooled_ms(throttled(FRESH, PLAIN, asked_s, NOW_MS, chance))
 
 
 @pytest.mark.parametrize("asked_s", [3600.0, 1_000_000.0, 1e30, float("inf")])
-def test_a_host_cannot_ask_for_more_than_the_cap(asked_s: float) -> None:
-    """3600 s unless the policy says otherwise."""
+def test_a_requested_wait_is_capped(asked_s: float) -> None:
+    """The cap is 3600 s unless the policy sets another."""
     assert 3_600_000 == cooled_ms(throttled(FRESH, PLAIN, asked_s, NOW_MS, 0.0))
 
 
-def test_a_stated_wait_does_not_move_the_curve() -> None:
-    """The host knows what it wants; we need not guess."""
+def test_a_requested_wait_does_not_advance_the_back_off() -> None:
+    """The host named the wait, so no guess is needed."""
     assert 0 == throttled(FRESH, PLAIN, 5.0, NOW_MS, 0.0).incidents
 
 
-def test_the_curve_doubles_to_its_cap_and_stays_there() -> None:
-    """A host that goes on throttling is left alone longer and longer, the long waits included."""
+def test_the_back_off_doubles_to_its_cap_and_stays_there() -> None:
+    """A host that keeps throttling gets longer and longer cool-downs."""
     waits_s = [wait_ms // 1000 for wait_ms in incidents_in_a_row(12)]
 
     assert [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600] == waits_s
     assert THROTTLE_CURVE_CAP_S == waits_s[-1]
 
 
-def test_answers_that_were_in_flight_are_part_of_the_same_incident() -> None:
-    """Eight 429 at once are one, not eight."""
+def test_responses_in_flight_belong_to_the_same_incident() -> None:
+    """Eight concurrent 429 responses are one incident."""
     once = throttled(FRESH, PLAIN, None, NOW_MS, 0.0)
     more = once
     for late_ms in range(0, 1000, 100):
@@ -161,20 +163,20 @@ def test_answers_that_were_in_flight_are_part_of_the_same_incident() -> None:
         (99 * FORGIVE_AFTER_MS, 1),
     ],
 )
-def test_each_minute_without_a_cool_down_forgives_a_step(quiet_ms: int, wait_s: int) -> None:
-    """After four incidents; forgiveness ends at none."""
+def test_each_minute_without_a_cool_down_takes_one_step_back(quiet_ms: int, wait_s: int) -> None:
+    """After four incidents, down to none."""
     state = GateState(incidents=4, cool_until_ms=NOW_MS - quiet_ms)
 
     assert wait_s * 1000 == cooled_ms(throttled(state, PLAIN, None, NOW_MS, 0.0))
 
 
-def test_a_host_that_throttles_once_a_minute_never_climbs_the_curve() -> None:
-    """It is slow, not broken."""
+def test_a_host_that_throttles_once_a_minute_stays_at_the_first_step() -> None:
+    """Such a host is slow, not broken."""
     assert [1000] * 5 == incidents_in_a_row(5, pause_ms=FORGIVE_AFTER_MS)
 
 
-def test_the_policys_cap_holds_for_the_curve_too() -> None:
-    """Even below its base."""
+def test_the_cap_of_the_policy_limits_the_back_off_too() -> None:
+    """Even if it is below the base."""
     policy = LanePolicy(throttle_cap_s=0.5)
 
     assert [500] * 3 == incidents_in_a_row(3, policy=policy)
@@ -184,7 +186,7 @@ def test_the_policys_cap_holds_for_the_curve_too() -> None:
 def test_a_throttle_never_shortens_a_cool_down(
     state: GateState, asked_s: float | None, now_ms: int, chance: float
 ) -> None:
-    """Nor does it let the lane be open now, unless the host asked for no time at all."""
+    """The lane stays closed unless the host asked for no wait at all."""
     after = throttled(state, PLAIN, asked_s, now_ms, chance)
 
     assert after.cool_until_ms >= max(state.cool_until_ms, now_ms)
@@ -192,10 +194,10 @@ def test_a_throttle_never_shortens_a_cool_down(
 
 
 @given(STATES, st.none() | st.floats(0, 1e9), MOMENTS_MS, CHANCES)
-def test_chance_only_lengthens_a_cool_down_and_by_a_tenth_at_most(
+def test_jitter_lengthens_a_cool_down_by_a_tenth_at_most(
     state: GateState, asked_s: float | None, now_ms: int, chance: float
 ) -> None:
-    """A fleet's lanes spread out after a common outage; none comes early."""
+    """The lanes of a fleet spread out after a common outage. None is early."""
     least = throttled(state, PLAIN, asked_s, now_ms, 0.0).cool_until_ms
     jittered = throttled(state, PLAIN, asked_s, now_ms, chance).cool_until_ms
 
@@ -224,31 +226,31 @@ def starts_ms(policy: LanePolicy, looks_ms: Iterable[int]) -> list[int]:
     ],
 )
 def test_starts_are_spread_evenly_after_the_burst(rate_per_s: float, burst: int, starts: list[int]) -> None:
-    """In the first second, asked each ms."""
+    """In the first second, with the gate asked every millisecond."""
     policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
     looks = range(NOW_MS, NOW_MS + 1000)
 
     assert starts == [at - NOW_MS for at in starts_ms(policy, looks)]
 
 
-def test_time_without_starts_saves_up_no_more_than_the_burst() -> None:
-    """An hour's silence is no licence for a flood."""
+def test_idle_time_accumulates_no_more_than_the_burst() -> None:
+    """An hour without requests allows no flood."""
     policy = LanePolicy(rate_per_s=10, burst=4)
 
     assert [NOW_MS] * 4 + [NOW_MS + 3_600_000] * 4 == starts_ms(policy, [NOW_MS, NOW_MS + 3_600_000])
 
 
 def test_without_a_rate_nothing_is_paced() -> None:
-    """A time left over from another policy does not matter."""
+    """A time left over from another policy has no effect."""
     assert goes(GateState(paced_ms=NOW_MS + 9999.0), PLAIN, 0, NOW_MS)
     assert FRESH.paced_ms == started(FRESH, PLAIN, NOW_MS).paced_ms
 
 
 @given(st.floats(0.01, 2000), st.integers(1, 50), st.lists(st.integers(0, 3000), max_size=60))
-def test_no_window_holds_more_starts_than_its_burst_and_its_rate(
+def test_no_window_has_more_starts_than_burst_and_rate_allow(
     rate_per_s: float, burst: int, pauses_ms: list[int]
 ) -> None:
-    """For every pair of starts: as many as burst + rate by time between them, at most."""
+    """For every pair of starts: at most burst + rate × the time between them."""
     policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
     starts = starts_ms(policy, accumulate(pauses_ms, initial=NOW_MS))
 
@@ -259,8 +261,8 @@ def test_no_window_holds_more_starts_than_its_burst_and_its_rate(
 
 
 @given(st.floats(0.01, 1000), st.integers(1, 20))
-def test_a_paced_lane_is_open_when_it_said_it_would_be(rate_per_s: float, burst: int) -> None:
-    """Who sleeps until then does not have to sleep again."""
+def test_a_paced_lane_is_open_at_the_time_that_it_named(rate_per_s: float, burst: int) -> None:
+    """One wait is enough."""
     policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
     state = FRESH
     while (shut := closed_until(state, policy, NOW_MS)) is None:
@@ -271,7 +273,7 @@ def test_a_paced_lane_is_open_when_it_said_it_would_be(rate_per_s: float, burst:
     assert goes(state, policy, 0, shut.until_ms)
 
 
-def test_an_open_breaker_parks_the_lane_then_lets_exactly_one_through() -> None:
+def test_an_open_breaker_closes_the_lane_then_admits_exactly_one() -> None:
     """The probe must end before another fetch may start."""
     state, then_ms = failed(FRESH, 2), NOW_MS + 30_000
 
@@ -282,13 +284,13 @@ def test_an_open_breaker_parks_the_lane_then_lets_exactly_one_through() -> None:
     assert isinstance(admit(state, FRAGILE, 1, then_ms), Saturated)
 
 
-def test_no_probe_goes_out_beside_fetches_from_before() -> None:
-    """Their answers would be taken for the probe's."""
+def test_no_probe_starts_beside_earlier_fetches() -> None:
+    """Their responses would be taken for the probe's."""
     assert isinstance(admit(failed(FRESH, 2), FRAGILE, 1, NOW_MS + 30_000), Saturated)
 
 
-def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
-    """A deploy in the middle of a probe does not park a lane for ever."""
+def test_a_probe_without_an_outcome_makes_room_for_another() -> None:
+    """A deploy during a probe does not close a lane for ever."""
     probing = started(failed(FRESH, 2), FRAGILE, NOW_MS + 30_000)
     told_nothing = after(probing, HostSignal.NOTHING, NOW_MS + 31_000)
 
@@ -306,14 +308,14 @@ def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
         (HostSignal.REFUSED, 2),
     ],
 )
-def test_what_was_seen_counts_against_the_host_or_not(seen: HostSignal, failures: int) -> None:
-    """After one failure: an answer clears it, our own faults leave it, a 503 that says no time adds to it."""
+def test_each_outcome_counts_for_or_against_the_host(seen: HostSignal, failures: int) -> None:
+    """After one failure: a response clears it, a fault of the worker keeps it, a plain 503 adds to it."""
     assert failures == after(failed(FRESH), seen).failures
 
 
 @given(st.lists(st.none() | st.floats(0.1, 100), max_size=30))
 def test_throttles_never_open_the_breaker(asked: list[float | None]) -> None:
-    """A host that throttles is alive; it is cooling, not broken."""
+    """A host that throttles is alive: it gets a cool-down."""
     state = failed(FRESH)
     for asked_s in asked:
         state = after(state, HostSignal.REFUSED, throttle=True)
@@ -324,8 +326,8 @@ def test_throttles_never_open_the_breaker(asked: list[float | None]) -> None:
     assert state.breaker is Breaker.CLOSED
 
 
-def test_while_there_is_concurrency_to_give_up_the_curve_does_not_grow() -> None:
-    """A limit that is tried out is refused now and then; a host that throttles even the least grows it."""
+def test_the_back_off_does_not_grow_while_concurrency_can_fall() -> None:
+    """A limit on trial is refused now and then. Throttles at the lowest limit advance the back-off."""
     policy = LanePolicy(concurrency=Range(min=2, max=20))
     yielding, least = GateState(limit=Limit(now=10.0)), GateState(limit=Limit(now=2.0))
     for _ in range(4):
@@ -347,8 +349,8 @@ def test_while_there_is_concurrency_to_give_up_the_curve_does_not_grow() -> None
         (GateState(limit=Limit(now=9.9), breaker=Breaker.HALF_OPEN), 1),
     ],
 )
-def test_as_many_as_was_learnt_may_be_in_flight(state: GateState, most: int) -> None:
-    """Within 2 and 20 here; a host that may be ill gets one."""
+def test_the_learned_limit_applies_to_the_fetches_in_flight(state: GateState, most: int) -> None:
+    """Within 2 and 20 here. A host that may be failing gets one."""
     policy = LanePolicy(concurrency=Range(min=2, max=20))
 
     assert most == max_in_flight(state, policy)
@@ -357,13 +359,13 @@ def test_as_many_as_was_learnt_may_be_in_flight(state: GateState, most: int) -> 
 
 
 @pytest.mark.parametrize("seen", HostSignal)
-def test_a_concurrency_that_is_given_is_not_learnt(seen: HostSignal) -> None:
-    """Whatever was seen."""
+def test_a_fixed_concurrency_is_not_adapted(seen: HostSignal) -> None:
+    """For any outcomes."""
     assert Limit() == after(FRESH, seen).limit
 
 
 def test_a_paused_lane_starts_nothing() -> None:
-    """Until the policy says otherwise."""
+    """Until the policy changes."""
     paused = LanePolicy(paused=True)
 
     assert isinstance(admit(FRESH, paused, 0, NOW_MS), Closed)
@@ -371,7 +373,7 @@ def test_a_paused_lane_starts_nothing() -> None:
 
 
 def outage(seen: HostSignal, policy: LanePolicy) -> tuple[float, GateState]:
-    """After how many seconds a host that was only ever seen so is dead."""
+    """Return the seconds after which a host with only such outcomes is dead."""
     state, now_ms = FRESH, NOW_MS
     while not is_dead(state, policy, now_ms):
         assert now_ms < NOW_MS + 24 * 3_600_000
@@ -385,18 +387,16 @@ def outage(seen: HostSignal, policy: LanePolicy) -> tuple[float, GateState]:
     ("seen", "least_s", "most_s"),
     [(HostSignal.FAILED, 3600, 4200), (HostSignal.TIMED_OUT, 3600, 4200), (HostSignal.NAMELESS, 60, 120)],
 )
-def test_a_host_that_gives_no_answer_is_dead_in_the_end(
-    seen: HostSignal, least_s: float, most_s: float
-) -> None:
-    """At the first probe after give_up_s; much sooner where there is no such name."""
+def test_a_host_without_responses_is_finally_dead(seen: HostSignal, least_s: float, most_s: float) -> None:
+    """At the first probe after `give_up_s`; earlier if its name does not exist."""
     dead_after_s, state = outage(seen, LanePolicy())
 
     assert least_s <= dead_after_s <= most_s
     assert (seen is HostSignal.NAMELESS) is state.nameless
 
 
-def test_one_answer_brings_a_dead_host_back() -> None:
-    """The next outage has all the time again."""
+def test_one_response_revives_a_dead_host() -> None:
+    """The next outage has the full time again."""
     _, state = outage(HostSignal.FAILED, LanePolicy())
     now_ms = state.open_until_ms
     back = after(started(state, LanePolicy(), now_ms), HostSignal.ANSWERED, now_ms, LanePolicy())
@@ -407,8 +407,8 @@ def test_one_answer_brings_a_dead_host_back() -> None:
     assert not is_dead(down_again, FRAGILE, now_ms + 3_599_999)
 
 
-def test_a_name_that_is_there_again_gets_the_longer_time() -> None:
-    """What was last seen decides."""
+def test_a_name_that_exists_again_gets_the_longer_time() -> None:
+    """The last outcome decides."""
     state = failed(after(FRESH, HostSignal.NAMELESS))
     then_ms = NOW_MS + 61_000
 
@@ -416,8 +416,8 @@ def test_a_name_that_is_there_again_gets_the_longer_time() -> None:
     assert is_dead(after(failed(FRESH), HostSignal.NAMELESS), FRAGILE, then_ms)
 
 
-def test_the_last_five_answers_are_kept() -> None:
-    """For whoever asks how a lane is doing; what we did ourselves is no answer."""
+def test_the_last_five_responses_are_kept() -> None:
+    """For `explain`. Outcomes that the worker caused are not responses."""
     state = FRESH
     for number in range(8):
         signal = Observation(HostSignal.ANSWERED, NOW_MS, 1, what=str(200 + number))
@@ -429,7 +429,7 @@ def test_the_last_five_answers_are_kept() -> None:
 
 
 class Host:
-    """A lane in the hands of a worker; what it may not do is counted independently of the gate."""
+    """A lane held by a worker. Its limits are counted independently of the gate."""
 
     def __init__(self, policy: LanePolicy) -> None:
         self.policy = policy
@@ -494,7 +494,7 @@ EVENTS = st.one_of(
 def test_no_order_of_events_breaks_a_promise(
     concurrency: int, rate_per_s: float, breaker_failures: int, events: list[tuple[str, object]]
 ) -> None:
-    """Never over concurrency, never while cooling or parked, one probe at a time."""
+    """Never above the concurrency, never in a cool-down or while the breaker is open, one probe at a time."""
     host = Host(
         LanePolicy(
             concurrency=concurrency,
@@ -508,8 +508,8 @@ def test_no_order_of_events_breaks_a_promise(
 
 
 @given(STATES, st.integers(0, 10))
-def test_a_lane_left_alone_opens_when_it_says(state: GateState, in_flight: int) -> None:
-    """No state shuts a lane for ever."""
+def test_an_idle_lane_opens_at_the_time_that_it_named(state: GateState, in_flight: int) -> None:
+    """No state closes a lane for ever."""
     shut = closed_until(state, PLAIN, 0)
     opens_ms = shut.until_ms if shut else 0
 
@@ -518,10 +518,10 @@ def test_a_lane_left_alone_opens_when_it_says(state: GateState, in_flight: int) 
 
 
 @given(STATES, MOMENTS_MS)
-def test_what_was_let_through_is_held_up_by_quiet_an_open_breaker_or_a_pause(
+def test_an_admitted_fetch_waits_only_for_a_cool_down_the_breaker_or_a_pause(
     state: GateState, now_ms: int
 ) -> None:
-    """And by nothing that its own start has counted: whoever is held up could not start either."""
+    """Its own start, which is counted, does not hold it up."""
     until_ms = blocked_until_ms(state, PACED, now_ms)
 
     assert until_ms == 0 or until_ms > now_ms
@@ -547,7 +547,7 @@ def test_what_was_let_through_is_held_up_by_quiet_an_open_breaker_or_a_pause(
 def test_a_lane_that_needs_no_clock_is_open_at_any_time(
     state: GateState, policy: LanePolicy, now_ms: int
 ) -> None:
-    """Neither what it is closed by, nor what a start counts but for traffic, depends on the time."""
+    """Neither its state nor the effect of a start depends on the time."""
     if not needs_clock(state, policy):
         after = started(state, policy, now_ms)
 
@@ -557,10 +557,10 @@ def test_a_lane_that_needs_no_clock_is_open_at_any_time(
 
 
 @given(state=STATES, failures=st.integers(0, 3), now_ms=MOMENTS_MS)
-def test_a_good_answer_of_a_host_that_is_well_teaches_its_status(
+def test_a_good_response_of_a_healthy_host_only_records_its_status(
     state: GateState, failures: int, now_ms: int
 ) -> None:
-    """The short way leads where the long one does."""
+    """The short path has the result of the long one."""
     state = replace(state, failures=failures)
     seen = Observation(HostSignal.ANSWERED, now_ms - 20, 2, 15.0, "200", fetch_id="a")
     if is_well(state, PLAIN):

@@ -1,4 +1,4 @@
-"""RateLimit fields in all their generations, and what the gate makes of them."""
+"""RateLimit fields of all generations, and their effect on the gate."""
 
 import pytest
 from hypothesis import given
@@ -42,8 +42,8 @@ def read(**fields: str) -> Quota | None:
         ('"a";r=999999999999999;t=999999999999999', Quota(999_999_999_999_999, MAX_WINDOW_S)),
     ],
 )
-def test_the_structured_field_says_what_remains(value: str, quota: Quota | None) -> None:
-    """A List of Strings (RFC 9651); the last of two parameters counts, the tightest of several items."""
+def test_the_structured_field_gives_the_remaining_quota(value: str, quota: Quota | None) -> None:
+    """A List of Strings (RFC 9651). The last of two parameters counts, and the tightest of several items."""
     assert quota == read(ratelimit=value)
 
 
@@ -68,10 +68,10 @@ def test_the_structured_field_says_what_remains(value: str, quota: Quota | None)
         ('"a";r=7;t=30', "junk;;", Quota(7, 30.0)),
     ],
 )
-def test_a_policy_holds_where_no_quota_is_told_of(
+def test_a_rate_limit_policy_fills_in_what_the_quota_omits(
     ratelimit: str | None, policy: str, quota: Quota | None
 ) -> None:
-    """It fills in what its quota leaves out; what is counted in anything but requests is not for us."""
+    """Units other than requests are ignored."""
     fields = {"ratelimit_policy": policy, **({"ratelimit": ratelimit} if ratelimit else {})}
     assert quota == read(**fields)
 
@@ -115,8 +115,8 @@ def test_a_policy_holds_where_no_quota_is_told_of(
         "a;" * 5_000,
     ],
 )
-def test_a_structured_field_that_is_malformed_says_nothing(value: str) -> None:
-    """As a whole, as RFC 9651 wants it; and an item of another shape than the draft's."""
+def test_a_malformed_structured_field_is_ignored(value: str) -> None:
+    """As a whole, by RFC 9651; also an item of another shape than the draft's."""
     assert read(ratelimit=value) is None
 
 
@@ -148,14 +148,14 @@ def test_a_structured_field_that_is_malformed_says_nothing(value: str) -> None:
         ("5", "soon", None),
     ],
 )
-def test_the_plain_fields_say_what_remains(
+def test_the_plain_fields_give_the_remaining_quota(
     prefix: str, remaining: str, reset: str, quota: Quota | None
 ) -> None:
     """Reset is in seconds from now, or an epoch in seconds or ms."""
     assert quota == read(**{f"{prefix}_remaining": remaining, f"{prefix}_reset": reset})
 
 
-def test_the_newest_generation_that_makes_sense_is_believed() -> None:
+def test_the_newest_valid_generation_counts() -> None:
     """RateLimit before RateLimit-Remaining before X-RateLimit-Remaining."""
     plain = {"ratelimit_remaining": "2", "ratelimit_reset": "20"}
     old = {"x_ratelimit_remaining": "3", "x_ratelimit_reset": "30"}
@@ -170,8 +170,8 @@ def test_the_newest_generation_that_makes_sense_is_believed() -> None:
 @given(
     st.dictionaries(st.sampled_from(FIELDS), st.text() | st.from_regex(r'"a";r=[^"]*;t=.*', fullmatch=True))
 )
-def test_arbitrary_fields_are_a_quota_or_none(headers: dict[str, str]) -> None:
-    """A hostile header raises nothing in a worker, and no window is longer than ten minutes."""
+def test_arbitrary_fields_yield_a_quota_or_none(headers: dict[str, str]) -> None:
+    """A hostile header raises no error, and no window exceeds ten minutes."""
     quota = quota_of(headers.get, NOW_MS)
 
     assert quota is None or (quota.remaining >= 0 and 0 < quota.window_s <= MAX_WINDOW_S)
@@ -192,7 +192,7 @@ def starts_ms(state: GateState, policy: LanePolicy, for_ms: int, in_flight: int 
 
 
 def busy(requests: int) -> GateState:
-    """A lane that has just started so many."""
+    """Return a lane that has just started that many."""
     state = GateState()
     for _ in range(requests):
         state = started(state, POLICY, NOW_MS)
@@ -200,20 +200,20 @@ def busy(requests: int) -> GateState:
 
 
 @given(st.integers(0, 60), st.integers(0, 200), st.floats(0.5, 600), st.integers(0, 60))
-def test_never_more_start_in_the_window_than_remain(
+def test_no_more_fetches_start_in_the_window_than_remain(
     traffic: int, remaining: int, window_s: float, in_flight: int
 ) -> None:
-    """Whatever the lane's pace was before; what is in flight may not have been counted yet."""
+    """For any pacing before. Requests in flight may not be counted by the host yet."""
     state = quota_received(busy(traffic), Quota(remaining, window_s), in_flight, NOW_MS)
 
     assert len(starts_ms(state, POLICY, int(window_s * 1000))) <= max(0, remaining - in_flight)
 
 
 @given(st.integers(0, 30), st.integers(1, 30), st.integers(1, 50), st.integers(1, 2000))
-def test_a_host_that_counts_is_never_asked_for_more_than_it_gives(
+def test_a_host_with_a_quota_never_has_to_refuse(
     traffic: int, limit: int, parallel: int, latency_ms: int
 ) -> None:
-    """A host of so many a minute that says with each answer what remains: it never has to refuse."""
+    """It accepts a fixed number a minute and sends the remaining quota with each response."""
     window_ms, policy = 60_000, LanePolicy(concurrency=parallel)
     state, now_ms, counted, ends = busy(traffic), NOW_MS, 1, list[int]()
     state = quota_received(state, Quota(limit - counted, window_ms / 1000), 0, now_ms)
@@ -233,24 +233,22 @@ def test_a_host_that_counts_is_never_asked_for_more_than_it_gives(
 
 
 @pytest.mark.parametrize(("remaining", "spaced"), [(61, False), (60, False), (59, True), (6, True)])
-def test_nothing_slows_while_the_lanes_own_pace_keeps_within_what_remains(
-    remaining: int, *, spaced: bool
-) -> None:
+def test_a_pace_below_the_quota_is_not_slowed(remaining: int, *, spaced: bool) -> None:
     """Ten in the last ten seconds are sixty in a minute."""
     state = quota_received(busy(10), Quota(remaining, 60.0), 0, NOW_MS)
 
     assert spaced is isinstance(admit(state, POLICY, 0, NOW_MS), Closed)
 
 
-def test_what_remains_is_spread_over_the_window() -> None:
-    """Six for a minute, to a lane that has just started ten: one every ten seconds."""
+def test_the_remaining_quota_is_spread_over_the_window() -> None:
+    """Six for a minute, after ten starts just now: one every ten seconds."""
     state = quota_received(busy(10), Quota(6, 60.0), 0, NOW_MS)
 
     assert [10_000, 20_000, 30_000, 40_000, 50_000] == starts_ms(state, POLICY, 60_000)
 
 
-def test_none_left_shuts_the_lane_until_the_window_ends() -> None:
-    """And not a ms longer, though the lane is paced too."""
+def test_an_exhausted_quota_closes_the_lane_until_its_window_ends() -> None:
+    """And not a millisecond longer, even if the lane is paced too."""
     policy = LanePolicy(rate_per_s=5)
     state = quota_received(started(GateState(), policy, NOW_MS), Quota(0, 30.0), 0, NOW_MS)
 
@@ -258,15 +256,15 @@ def test_none_left_shuts_the_lane_until_the_window_ends() -> None:
     assert isinstance(admit(state, policy, 0, NOW_MS + 30_000), Admit)
 
 
-def test_what_is_in_flight_is_not_given_out_twice() -> None:
-    """Five remain, five are under way."""
+def test_fetches_in_flight_are_subtracted_from_the_quota() -> None:
+    """Five remain, five are in flight."""
     state = quota_received(busy(5), Quota(5, 30.0), 5, NOW_MS)
 
     assert Closed(NOW_MS + 30_000, WaitReason.QUOTA) == admit(state, POLICY, 5, NOW_MS)
 
 
 def test_a_quota_ends_with_its_window() -> None:
-    """The last start in it holds nothing back after it, at whatever interval, paced or not."""
+    """Its last start delays nothing after the window, at any interval, paced or not."""
     policy = LanePolicy(rate_per_s=100)
     state = quota_received(busy(10), Quota(1, 600.0), 0, NOW_MS)
     state = started(state, policy, NOW_MS + 599_000)
@@ -274,16 +272,16 @@ def test_a_quota_ends_with_its_window() -> None:
     assert isinstance(admit(state, policy, 0, NOW_MS + 600_000), Admit)
 
 
-def test_a_newer_word_of_the_host_replaces_the_older() -> None:
-    """More again, after a purchase perhaps: nothing of the spacing is left."""
+def test_a_newer_quota_replaces_the_older() -> None:
+    """The spacing of the older one is dropped."""
     state = quota_received(busy(10), Quota(0, 600.0), 0, NOW_MS)
     state = quota_received(state, Quota(10_000, 600.0), 0, NOW_MS + 1)
 
     assert isinstance(admit(state, POLICY, 0, NOW_MS + 1), Admit)
 
 
-def test_a_policy_may_say_that_quotas_are_not_heeded() -> None:
-    """Also one that was learnt while they were."""
+def test_a_policy_can_ignore_quotas() -> None:
+    """Also one that was learned before."""
     heedless = LanePolicy(concurrency=50, quota=False)
     state = quota_received(busy(10), Quota(0, 600.0), 0, NOW_MS)
 

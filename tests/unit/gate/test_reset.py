@@ -1,4 +1,4 @@
-"""The state of a host that an operator's reset ends, and the state that it keeps."""
+"""The part of a host's state that an operator's reset clears, and the part that it keeps."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,7 +44,7 @@ POLICIES = st.builds(
 
 @given(STATES, POLICIES)
 def test_after_a_reset_only_the_policy_makes_a_host_wait(state: GateState, policy: LanePolicy) -> None:
-    """Rate and crawl delay still hold; the host is alive, and may take as much as a fresh one."""
+    """Rate and crawl delay still hold. The host counts as alive, with a fresh concurrency."""
     after = reset(state)
     closed = gate.closed_until(after, policy, NOW_MS)
 
@@ -61,10 +61,8 @@ def test_after_a_reset_only_the_policy_makes_a_host_wait(state: GateState, polic
 
 
 @given(STATES, POLICIES)
-def test_what_a_reset_would_end_is_named_if_it_makes_the_host_wait(
-    state: GateState, policy: LanePolicy
-) -> None:
-    """Each reason to be closed that is the host's own has its name."""
+def test_each_wait_that_a_reset_ends_has_a_name(state: GateState, policy: LanePolicy) -> None:
+    """Each reason that comes from the host has its name."""
     names = {
         gate.WaitReason.COOL_DOWN: "cool_down",
         gate.WaitReason.BREAKER: "breaker",
@@ -77,7 +75,7 @@ def test_what_a_reset_would_end_is_named_if_it_makes_the_host_wait(
     assert [] == resettable(GateState(), NOW_MS)
 
 
-def test_what_a_reset_keeps_is_a_closed_list() -> None:
+def test_the_fields_that_a_reset_keeps_are_a_closed_list() -> None:
     """A new field of the state is reset unless it is added here and to the function."""
     kept = {"paced_ms", "crawl_delay_s", "traffic", "traffic_ms", "retry_ms", "answers"}
     full = GateState(breaker=Breaker.OPEN, limit=Limit(now=2.0), answers=(RecordedAnswer(1, "x"),))

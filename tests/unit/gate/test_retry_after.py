@@ -175,14 +175,14 @@ NOTHING = [
 
 
 @pytest.mark.parametrize(("value", "wait_s"), SECONDS)
-def test_seconds_are_a_wait_however_many(value: str, wait_s: float) -> None:
-    """A number too large to mean anything still means "not soon" (RFC 9111 §1.2.2)."""
+def test_any_number_of_seconds_is_a_wait(value: str, wait_s: float) -> None:
+    """A number too large to be meant still means a long wait (RFC 9111 §1.2.2)."""
     assert wait_s == retry_after_s(value, ITS_DATE, ITS_DATE_MS)
 
 
 @pytest.mark.parametrize(("value", "wait_s"), FRACTIONS)
 def test_a_fraction_of_a_second_is_rounded_up(value: str, wait_s: float) -> None:
-    """The request goes out no sooner than the host asked for, at any precision."""
+    """No request is sent earlier than the host asked for, at any precision."""
     assert wait_s == retry_after_s(value, ITS_DATE, ITS_DATE_MS)
 
 
@@ -193,56 +193,56 @@ def test_a_duration_with_units_is_a_wait(value: str, wait_s: float) -> None:
 
 
 @pytest.mark.parametrize(("value", "wait_s"), UNIX_TIMES)
-def test_a_unix_time_counts_from_the_date_of_the_answer(value: str, wait_s: float) -> None:
-    """In seconds or milliseconds; as a wait it would be decades."""
+def test_a_unix_time_counts_from_the_date_of_the_response(value: str, wait_s: float) -> None:
+    """In seconds or milliseconds. As a wait it would be decades."""
     assert wait_s == retry_after_s(value, ITS_DATE, MUCH_LATER_MS)
     assert wait_s == retry_after_s(value, None, ITS_DATE_MS)
 
 
 @pytest.mark.parametrize(("value", "wait_s"), DATES + ISO_DATES)
-def test_a_date_counts_from_the_date_of_the_answer(value: str, wait_s: float) -> None:
-    """All forms (RFC 9110 §5.6.7, ISO 8601); a clock that differs from the host's does not matter."""
+def test_a_date_counts_from_the_date_of_the_response(value: str, wait_s: float) -> None:
+    """All forms (RFC 9110 §5.6.7, ISO 8601). A difference between the clocks has no effect."""
     assert wait_s == retry_after_s(value, ITS_DATE, MUCH_LATER_MS)
 
 
 @pytest.mark.parametrize(("value", "wait_s"), SEVERAL)
-def test_of_several_values_the_longest_usable_one_counts(value: str, wait_s: float) -> None:
+def test_the_longest_valid_one_of_several_values_counts(value: str, wait_s: float) -> None:
     """The comma of an HTTP-date separates nothing."""
     assert wait_s == retry_after_s(value, ITS_DATE, MUCH_LATER_MS)
 
 
-def test_of_a_date_sent_twice_the_first_counts() -> None:
-    """Joined to one value it would be no date, and the clocks would have to agree."""
+def test_the_first_of_two_date_fields_counts() -> None:
+    """Joined, they would be no date."""
     assert 10.0 == retry_after_s("Sun, 06 Nov 1994 08:49:47 GMT", f"{ITS_DATE}, {ITS_DATE}", MUCH_LATER_MS)
 
 
-def test_a_date_between_two_seconds_of_our_own_clock_is_rounded_up() -> None:
-    """Without a Date, the wait ends at the moment that the host named or later."""
+def test_a_date_between_two_seconds_is_rounded_up() -> None:
+    """Without a Date field, the wait ends at the named moment or later."""
     assert 10.0 == retry_after_s("Sun, 06 Nov 1994 08:49:47 GMT", None, ITS_DATE_MS + 1)
 
 
 @pytest.mark.parametrize("date", [None, "", "yesterday"])
-def test_a_date_counts_from_now_where_the_answer_has_none(date: str | None) -> None:
-    """The host's clock is then taken to be right."""
+def test_without_a_date_field_a_date_counts_from_now(date: str | None) -> None:
+    """The host's clock is then assumed to be right."""
     assert 15.0 == retry_after_s("Sun, 06 Nov 1994 08:49:47 GMT", date, ITS_DATE_MS - 5000)
 
 
 @pytest.mark.parametrize("value", NOTHING)
-def test_zero_the_past_and_junk_ask_for_nothing(value: str | None) -> None:
-    """They do not say when to come back, so our own curve does."""
+def test_zero_past_dates_and_junk_are_no_wait(value: str | None) -> None:
+    """The back-off of the gate applies instead."""
     assert retry_after_s(value, ITS_DATE, ITS_DATE_MS) is None
 
 
 @given(st.integers(1, 10**40))
 def test_a_larger_number_never_means_a_shorter_wait(seconds: int) -> None:
-    """There is no length at which a number turns into junk."""
+    """No length turns a number into junk."""
     wait_s = retry_after_s(str(seconds), None, 0)
 
     assert min(seconds, MAX_WAIT_S) == wait_s
 
 
 @given(st.integers(1, 10**8), st.integers(0, 10**10))
-def test_a_date_that_far_ahead_of_the_answers_own_is_that_wait(ahead_s: int, date_s: int) -> None:
+def test_a_date_ahead_of_the_date_field_is_that_wait(ahead_s: int, date_s: int) -> None:
     """Written and read again, to the second."""
     since = datetime.fromtimestamp(date_s, UTC)
     until = since + timedelta(seconds=ahead_s)
@@ -263,10 +263,8 @@ WRITTEN = st.one_of(
 
 
 @given(st.lists(WRITTEN, min_size=1, max_size=6), st.integers(0, 10**13))
-def test_values_sent_on_several_lines_ask_for_the_longest_of_their_waits(
-    lines: list[str], now_ms: int
-) -> None:
-    """Whatever the forms and their order."""
+def test_the_longest_wait_of_several_lines_counts(lines: list[str], now_ms: int) -> None:
+    """In any forms and any order."""
     alone = [wait_s for line in lines if (wait_s := retry_after_s(line, None, now_ms)) is not None]
 
     assert retry_after_s(", ".join(lines), None, now_ms) == (max(alone) if alone else None)
@@ -281,7 +279,7 @@ def test_values_sent_on_several_lines_ask_for_the_longest_of_their_waits(
 def test_an_iso_date_in_any_zone_is_never_early(
     ahead_us: int, zone: timezone, between: str, now_ms: int
 ) -> None:
-    """The wait ends within two seconds after the moment that the host named."""
+    """The wait ends within two seconds after the named moment."""
     until = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=now_ms, microseconds=ahead_us)
 
     wait_s = retry_after_s(until.astimezone(zone).isoformat(between), None, now_ms)
@@ -292,16 +290,16 @@ def test_an_iso_date_in_any_zone_is_never_early(
 
 @given(st.text(), st.none() | st.text(), st.integers(0, 10**14))
 @example("Sun, 06 Nov 1994 08:49:47 +99999999999999", None, 0)
-def test_arbitrary_fields_are_a_positive_wait_or_none(value: str, date: str | None, now_ms: int) -> None:
-    """A hostile header raises nothing in a worker."""
+def test_arbitrary_fields_yield_a_positive_wait_or_none(value: str, date: str | None, now_ms: int) -> None:
+    """A hostile header raises no error."""
     wait_s = retry_after_s(value, date, now_ms)
 
     assert wait_s is None or (0 < wait_s <= MAX_WAIT_S and wait_s == int(wait_s))
 
 
 @given(st.one_of(st.text(), st.from_regex(r"(Mon|Sunday),? [0-9A-Za-z:+, -]{0,40}", fullmatch=True)))
-def test_arbitrary_text_is_an_aware_date_or_none(text: str) -> None:
-    """What is returned can be subtracted from another."""
+def test_arbitrary_text_yields_an_aware_date_or_none(text: str) -> None:
+    """The result can be subtracted from another."""
     found = http_date(text)
 
     assert found is None or found.utcoffset() == timedelta(0)

@@ -1,4 +1,4 @@
-"""The retry budget: a host in trouble gets its first requests and hardly any second ones."""
+"""The retry budget: a failing host gets first requests and few retries."""
 
 import math
 
@@ -37,29 +37,29 @@ def retries_ms(steps: list[tuple[int, int, int]]) -> tuple[list[tuple[int, int]]
     return retries, most
 
 
-def test_three_retries_may_go_at_once_and_the_next_after_its_share_of_the_window() -> None:
-    """Whatever the traffic: a third of two seconds each."""
+def test_three_retries_start_at_once_and_the_next_after_its_share_of_the_window() -> None:
+    """With any traffic: a third of two seconds each."""
     retries, _ = retries_ms([(0, 0, 6)])
 
     assert [0, 0, 0, 667, 1333, 2000] == [at_ms - NOW_MS for _, at_ms in retries]
 
 
 def test_a_busy_lane_may_retry_a_fifth_of_its_traffic() -> None:
-    """A thousand requests just now are two hundred retries at once, and one every twentieth of a second."""
+    """After a thousand requests: two hundred retries at once, then one every twentieth of a second."""
     retries, _ = retries_ms([(0, 1000, 203)])
 
     assert [*[0] * 200, 50, 100, 150] == [at_ms - NOW_MS for _, at_ms in retries]
 
 
 @pytest.mark.parametrize(("later_ms", "traffic"), [(0, 100.0), (10_000, 36.8), (60_000, 0.2), (-5000, 100.0)])
-def test_traffic_is_forgotten_in_the_window(later_ms: int, traffic: float) -> None:
-    """It fades; a clock that goes back adds nothing."""
+def test_traffic_fades_within_the_window(later_ms: int, traffic: float) -> None:
+    """A clock that is set back adds nothing."""
     assert traffic == round(recent_traffic(sent(GateState(), 100, NOW_MS), NOW_MS + later_ms), 1)
 
 
 @given(STEPS)
-def test_no_window_holds_more_retries_than_the_budget(steps: list[tuple[int, int, int]]) -> None:
-    """A fifth of the most traffic there was, the floor at least: at once, and as many over the window."""
+def test_no_window_has_more_retries_than_the_budget(steps: list[tuple[int, int, int]]) -> None:
+    """A fifth of the highest traffic, at least the floor: at once, and again over the window."""
     retries, most = retries_ms(steps)
     times = sorted(at_ms for _, at_ms in retries)
     share = SHARE * most
@@ -72,7 +72,7 @@ def test_no_window_holds_more_retries_than_the_budget(steps: list[tuple[int, int
 
 @given(STEPS.map(lambda steps: [(pause_ms, 0, failures) for pause_ms, _, failures in steps]))
 def test_spaced_retries_keep_their_order(steps: list[tuple[int, int, int]]) -> None:
-    """Who failed first is tried again first."""
+    """The fetch that failed first is retried first."""
     times = [at_ms for _, at_ms in retries_ms(steps)[0]]
 
     assert sorted(times) == times
@@ -80,15 +80,15 @@ def test_spaced_retries_keep_their_order(steps: list[tuple[int, int, int]]) -> N
 
 @given(STEPS)
 def test_no_retry_is_in_the_past(steps: list[tuple[int, int, int]]) -> None:
-    """Nor is it further away than its turn."""
+    """No retry is later than its turn either."""
     retries, _ = retries_ms(steps)
     longest_ms = FLOOR_MS / FLOOR * (len(retries) + 1)
 
     assert all(asked_ms <= at_ms <= asked_ms + longest_ms for asked_ms, at_ms in retries)
 
 
-def test_a_retry_that_waits_longer_by_itself_holds_up_no_other() -> None:
-    """It has its place in the budget where it is asked for, wherever its back-off puts it."""
+def test_a_retry_with_a_longer_back_off_delays_no_other() -> None:
+    """Its place in the budget is that of its request."""
     state = retry_budget.retried(GateState(), NOW_MS)
 
     assert NOW_MS == retry_budget.retry_not_before_ms(state, NOW_MS)

@@ -1,4 +1,4 @@
-"""What a robots.txt lets us do, and what its absence means (RFC 9309)."""
+"""The rules of a robots.txt, and the meaning of its absence (RFC 9309)."""
 
 import pytest
 from hypothesis import given
@@ -29,12 +29,12 @@ ENTRY = Entry(id="0123456789abcdef-00000000", deadline_ms=NOW_MS + 60_000, fetch
 
 
 def rules(text: str, token: str = "fetchfleet") -> RobotsRules:
-    """The rules of a text, the way a worker comes to them."""
+    """Return the rules of a text, made as a worker makes them."""
     return RobotsRules(robots_rules.groups_for(token, text), token)
 
 
 def allows(text: str, path: str, token: str = "fetchfleet") -> bool:
-    """Whether the text allows the path."""
+    """Return whether the text allows the path."""
     return rules(text, token).allows(f"http://a.example{path}")
 
 
@@ -60,7 +60,7 @@ def allows(text: str, path: str, token: str = "fetchfleet") -> bool:
     ],
 )
 def test_the_longest_match_decides(lines: str, path: str, *, allowed: bool) -> None:
-    """Wildcards, ends and escapes are read as RFC 9309 §2.2 says."""
+    """Wildcards, ends and escapes follow RFC 9309 §2.2."""
     assert allowed is allows(f"User-agent: *\n{lines}", path)
 
 
@@ -96,13 +96,15 @@ Disallow: /more
         ("*", "/all", False),
     ],
 )
-def test_the_groups_that_name_us_are_ours_else_those_for_all(token: str, path: str, *, allowed: bool) -> None:
-    """Groups of one name are one group, a name is a whole token in any case, and * is for the rest."""
+def test_the_groups_of_the_product_token_apply_else_those_for_all(
+    token: str, path: str, *, allowed: bool
+) -> None:
+    """Groups of one name are merged. A name is a whole token in any case. `*` is for all others."""
     assert allowed is allows(GROUPS, path, token)
 
 
-def test_only_what_is_for_us_is_kept() -> None:
-    """Ten thousand robots, each with every rule, cost as much as one."""
+def test_only_the_groups_of_the_product_token_are_kept() -> None:
+    """Ten thousand robots with all their rules cost as much as one."""
     agents = "".join(f"User-agent: robot{n}\n" for n in range(10_000))
     text = agents + "User-agent: *\n" + "Disallow: /x\n" * 3
 
@@ -112,14 +114,14 @@ def test_only_what_is_for_us_is_kept() -> None:
 @pytest.mark.parametrize(
     ("said", "delay_s"), [("2", 2), ("0.5", 0.5), ("86400", 60), ("-1", 0), ("nan", 0), ("soon", 0), ("", 0)]
 )
-def test_a_crawl_delay_is_kept_within_a_minute(said: str, delay_s: float) -> None:
-    """What is no number is none."""
+def test_a_crawl_delay_is_capped_at_a_minute(said: str, delay_s: float) -> None:
+    """A value that is not a number is ignored."""
     assert delay_s == rules(f"User-agent: *\nCrawl-delay: {said}").crawl_delay_s
 
 
 @given(st.binary(max_size=300))
-def test_no_body_is_too_strange(body: bytes) -> None:
-    """Whatever bytes come, they are rules of some kind."""
+def test_any_bytes_yield_rules(body: bytes) -> None:
+    """For arbitrary bodies."""
     kept = robots_rules.cached_of("fetchfleet", 200, body, NOW_MS)
 
     assert isinstance(RobotsRules(kept.groups, kept.token).allows("http://a/x"), bool)
@@ -130,8 +132,8 @@ def test_no_body_is_too_strange(body: bytes) -> None:
         st.sampled_from(["User-agent: *", "User-agent: us", "User-agent: b", "Disallow: /x", "Allow: /x/y"])
     )
 )
-def test_what_is_kept_says_the_same_as_the_whole(lines: list[str]) -> None:
-    """The groups that are left out are those that do not count."""
+def test_the_kept_groups_give_the_verdicts_of_the_whole_file(lines: list[str]) -> None:
+    """The omitted groups do not apply."""
     text = "\n".join(lines)
     whole = RobotsRules(text, "us")
 
@@ -139,8 +141,8 @@ def test_what_is_kept_says_the_same_as_the_whole(lines: list[str]) -> None:
         assert whole.allows(f"http://a{path}") is allows(text, path, "us")
 
 
-def test_a_line_that_was_cut_is_no_line() -> None:
-    """Of a file that is too long the first 500 KiB count, and half a rule might say too much."""
+def test_a_truncated_line_is_dropped() -> None:
+    """Only the first 500 KiB of a file count. Half a rule could forbid too much."""
     head = b"User-agent: *\nDisallow: /x\n"
     body = head + b"#" * (MAX_BYTES - len(head) - 12) + b"\nDisallow: /"
 
@@ -165,8 +167,8 @@ def test_a_line_that_was_cut_is_no_line() -> None:
         (503, RobotsStatus.WAIT),
     ],
 )
-def test_a_status_says_whether_to_read_to_go_or_to_wait(status: int, means: RobotsStatus) -> None:
-    """RFC 9309 §2.3.1, and a 429 is a host that has too much to do."""
+def test_the_status_decides_between_reading_allowing_and_waiting(status: int, means: RobotsStatus) -> None:
+    """RFC 9309 §2.3.1. A 429 makes the lane wait."""
     assert means is robots_rules.status_of(status)
 
 
@@ -174,13 +176,13 @@ def test_a_status_says_whether_to_read_to_go_or_to_wait(status: int, means: Robo
     ("user_agent", "token"),
     [("fetchfleet/0.1", "fetchfleet"), ("Our-Bot/2 (+http://a)", "our-bot"), ("Bot", "bot"), ("", "*")],
 )
-def test_we_are_known_by_our_product_token(user_agent: str, token: str) -> None:
-    """The first word of the User-Agent, without its version."""
+def test_the_product_token_is_the_first_word_of_the_user_agent(user_agent: str, token: str) -> None:
+    """Without its version."""
     assert token == robots_rules.token_of(user_agent)
 
 
-def test_an_answer_is_kept_for_a_day_at_most() -> None:
-    """And that there is none for an hour."""
+def test_a_robots_txt_is_kept_for_a_day_at_most() -> None:
+    """Its absence is kept for an hour."""
     there = robots_rules.cached_of("us", 200, b"User-agent: us\nDisallow: /", NOW_MS)
     none = robots_rules.cached_of("us", 404, b"<html>", NOW_MS)
 
@@ -190,8 +192,8 @@ def test_an_answer_is_kept_for_a_day_at_most() -> None:
     assert none == CachedRobots(token="us", groups="", until_ms=NOW_MS + 3600 * 1000)
 
 
-def test_what_was_saved_is_believed_only_if_it_is_ours_and_fresh() -> None:
-    """Other workers may have another name, and nothing in Redis is trusted."""
+def test_a_saved_robots_txt_counts_only_for_the_same_token_and_while_fresh() -> None:
+    """Other workers may have another product token, and no value in Redis is trusted."""
     kept = CachedRobots(token="us", groups="", until_ms=NOW_MS + 1000)
     text = robots_rules.to_json(kept)
 
@@ -203,8 +205,8 @@ def test_what_was_saved_is_believed_only_if_it_is_ours_and_fresh() -> None:
     assert robots_rules.from_json(b"\xff", "us", NOW_MS) is None
 
 
-def test_what_is_known_of_an_origin_ends() -> None:
-    """Until its time is over; the longest delay holds for the host."""
+def test_the_rules_of_an_origin_expire() -> None:
+    """The longest delay of the origins applies to the host."""
     known = KnownRobots()
     slow = rules("User-agent: *\nCrawl-delay: 3")
     known.learn("http://a", slow, NOW_MS + 1)
@@ -226,12 +228,12 @@ def test_what_is_known_of_an_origin_ends() -> None:
     ],
 )
 def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
-    """Each has a robots.txt of its own."""
+    """Each origin has its own robots.txt."""
     assert origin == origin_of_url(url)
 
 
 def test_a_crawl_delay_spaces_starts() -> None:
-    """From the asking on, whatever burst the policy allows; and not where the policy ignores it."""
+    """From the request on, for any burst of the policy, unless the policy ignores robots.txt."""
     policy = LanePolicy(robots="obey", rate_per_s=100, burst=50)
     state = gate.crawl_delay_learnt(GateState(), 2.0, NOW_MS)
 
@@ -241,7 +243,7 @@ def test_a_crawl_delay_spaces_starts() -> None:
     assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS + 2001), Admit)
 
 
-def test_the_policys_own_pace_holds_where_it_is_slower() -> None:
+def test_a_slower_rate_of_the_policy_applies() -> None:
     """A crawl delay never makes a lane faster."""
     policy = LanePolicy(robots="obey", rate_per_s=0.1)
     state = gate.started(gate.crawl_delay_learnt(GateState(), 2.0, 0), policy, NOW_MS)
@@ -249,13 +251,13 @@ def test_the_policys_own_pace_holds_where_it_is_slower() -> None:
     assert Closed(NOW_MS + 10_000, WaitReason.RATE_LIMIT) == gate.admit(state, policy, 0, NOW_MS)
 
 
-def test_a_delay_that_somebody_knew_costs_the_first_fetch_nothing() -> None:
-    """Nothing was asked just now."""
+def test_a_known_crawl_delay_does_not_delay_the_first_fetch() -> None:
+    """No request was sent just before."""
     assert isinstance(gate.admit(gate.crawl_delay_learnt(GateState(), 2.0, 0), OBEY, 0, NOW_MS), Admit)
 
 
-def test_a_host_that_does_not_say_is_kept_out_of_for_longer_each_time() -> None:
-    """As long as a retry would wait, and no fetch goes meanwhile."""
+def test_an_unavailable_robots_txt_is_retried_with_back_off() -> None:
+    """No fetch starts meanwhile."""
     waits = [
         gate.robots_unavailable(GateState(failures=n), OBEY, NOW_MS, 0.0).robots_until_ms - NOW_MS
         for n in (1, 2, 3, 9)
@@ -268,8 +270,8 @@ def test_a_host_that_does_not_say_is_kept_out_of_for_longer_each_time() -> None:
     assert isinstance(gate.admit(state, LanePolicy(), 0, NOW_MS), Admit)
 
 
-def test_a_host_that_answers_501_for_its_robots_txt_is_kept_out_of_for_longer_each_time() -> None:
-    """The breaker does not count that status; the count ends once the rules are known."""
+def test_a_501_for_a_robots_txt_is_retried_with_back_off() -> None:
+    """The breaker ignores that status. The back-off ends once the rules are known."""
     state, waits = GateState(), []
     for _ in range(4):
         state = gate.robots_unavailable(state, OBEY, NOW_MS, 0.0)
@@ -283,10 +285,8 @@ def test_a_host_that_answers_501_for_its_robots_txt_is_kept_out_of_for_longer_ea
 @pytest.mark.parametrize(
     ("asked_s", "wait_ms"), [(None, 1000), (0.5, 1000), (20.0, 20_000), (1e9, 3_600_000)]
 )
-def test_a_robots_txt_that_fails_with_retry_after_is_requested_no_sooner(
-    asked_s: float | None, wait_ms: int
-) -> None:
-    """As a fetch is; the policy's cap holds."""
+def test_retry_after_of_a_robots_txt_is_kept(asked_s: float | None, wait_ms: int) -> None:
+    """As for a fetch, up to the cap of the policy."""
     state = gate.robots_unavailable(GateState(), OBEY, NOW_MS, 0.0, asked_s)
 
     assert NOW_MS + wait_ms == state.robots_until_ms
@@ -304,7 +304,7 @@ def test_a_robots_txt_that_fails_with_retry_after_is_requested_no_sooner(
 def test_waiting_for_a_robots_txt_charges_no_attempt(
     happened: Answered | Failed, reason: Reason, throttles: int
 ) -> None:
-    """Nothing was asked of the fetch's own URL."""
+    """The URL of the fetch was not requested."""
     again = defer_for_robots(ENTRY, happened, NOW_MS, HostState(opens_ms=NOW_MS + 3000))
 
     assert isinstance(again, Retry)
@@ -313,7 +313,7 @@ def test_waiting_for_a_robots_txt_charges_no_attempt(
 
 
 def test_a_wait_for_a_robots_txt_ends() -> None:
-    """With the host, or with the fetch's own deadline."""
+    """With the host, or at the deadline of the fetch."""
     broke = Failed(reason=Reason.CONNECT)
 
     assert defer_for_robots(ENTRY, broke, NOW_MS, HostState(dead=True)) == Finish(
@@ -324,8 +324,8 @@ def test_a_wait_for_a_robots_txt_ends() -> None:
     )
 
 
-def test_a_policy_ignores_or_obeys() -> None:
-    """There is no third way."""
+def test_a_policy_ignores_or_obeys_robots_txt() -> None:
+    """No other value is accepted."""
     assert "obey" == parse_policy('[host."a.example"]\nrobots = "obey"').for_lane("a.example").robots
     with pytest.raises(PolicyError, match="robots: 'maybe' is not one of ignore, obey"):
         parse_policy('[default]\nrobots = "maybe"')

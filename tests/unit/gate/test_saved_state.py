@@ -1,4 +1,4 @@
-"""The state of a gate as Redis may hold it: whatever is saved, the lane goes on."""
+"""The state of a gate as Redis may hold it: with any saved value, the lane goes on."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ SAVED = fields_of(
 
 
 def worked(state: GateState, policy: LanePolicy) -> GateState:
-    """Return the state after everything that may happen to it."""
+    """Return the state after every possible event."""
     for signal in HostSignal:
         seen = Observation(signal, NOW_MS, 3, 5.0, "200", throttle=False, fetch_id="x")
         state = gate.attempt_ended(gate.started(state, policy, NOW_MS), policy, seen, NOW_MS, 0.5)
@@ -73,8 +73,8 @@ def worked(state: GateState, policy: LanePolicy) -> GateState:
 @given(SAVED, POLICIES)
 @example({"paced_ms": 1e303, "limit": {"felt": -1, "now": 1e300}}, LanePolicy(rate_per_s=1.0))
 @example({"breaker": "open", "down_since_ms": -1, "failures": -5, "opens": 2**63 - 1}, LanePolicy())
-def test_whatever_was_saved_the_lane_opens_in_time(saved: dict[str, Any], policy: LanePolicy) -> None:
-    """No wait is longer than one that the policy allows, and what is saved next can be read."""
+def test_with_any_saved_state_the_lane_opens_in_time(saved: dict[str, Any], policy: LanePolicy) -> None:
+    """No wait exceeds those that the policy allows, and the next saved state can be read."""
     state = bounded(from_json(msgspec.json.encode(saved)), policy, NOW_MS)
     closed = gate.closed_until(state, policy, NOW_MS)
     lane = LaneSnapshot("a.example", 0, 1, "", 0.0)
@@ -90,7 +90,7 @@ def test_whatever_was_saved_the_lane_opens_in_time(saved: dict[str, Any], policy
 
 @settings(max_examples=60)
 @given(st.dictionaries(st.sampled_from([*GateState.__struct_fields__, "x"]), ANY) | ANY | st.binary())
-def test_garbage_is_a_fresh_state_or_a_bounded_one(saved: Any) -> None:
+def test_garbage_yields_a_fresh_or_a_bounded_state(saved: Any) -> None:
     """Another program may have written it."""
     text = saved if isinstance(saved, bytes) else msgspec.json.encode(saved)
     state = bounded(from_json(text), LanePolicy(), NOW_MS)
@@ -98,8 +98,8 @@ def test_garbage_is_a_fresh_state_or_a_bounded_one(saved: Any) -> None:
     assert from_json(to_json(worked(state, LanePolicy()))) != FRESH
 
 
-def test_a_state_that_is_too_large_is_fresh() -> None:
-    """Nothing that was saved is so large."""
+def test_an_oversized_state_becomes_a_fresh_one() -> None:
+    """No saved state is that large."""
     text = b'{"nameless":true' + b" " * MAX_SAVED_BYTES + b"}"
 
     assert from_json(text) == FRESH
@@ -111,7 +111,7 @@ def test_a_state_that_is_too_large_is_fresh() -> None:
         st.tuples(st.sampled_from([*HostSignal]), st.integers(0, 60_000), st.sampled_from("abc")), max_size=30
     ),
 )
-def test_a_state_of_ours_is_taken_as_it_is(
+def test_a_valid_state_is_read_unchanged(
     policy: LanePolicy, events: list[tuple[HostSignal, int, str]]
 ) -> None:
     """A lane that moves to another worker loses nothing."""
@@ -130,7 +130,7 @@ def test_a_state_of_ours_is_taken_as_it_is(
 
 
 def test_a_higher_rate_ends_the_wait_of_a_lower_one() -> None:
-    """The pace ahead of now is that of the policy of the moment."""
+    """The pace after now is that of the current policy."""
     state = FRESH
     for _ in range(3):
         state = gate.started(state, LanePolicy(rate_per_s=0.001), NOW_MS)

@@ -1,4 +1,4 @@
-"""A report read as a list of what is still to be done."""
+"""A report read as the list of the fetches that failed."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fetchfleet.worker.observability import redact
 def result(
     of: Fetch, outcome: Outcome = Outcome.FAILED, place: int = 0, retry_of: str | None = None
 ) -> Result:
-    """The result of a fetch as a worker writes it."""
+    """Return a result."""
     return Result(
         id=f"0123456789abcdef-{place:08x}",
         url=of.url,
@@ -33,7 +33,7 @@ def result(
 
 
 def reported(folder: Path, *results: Result) -> Path:
-    """A report."""
+    """Write a report and return its path."""
     path = folder / "report.jsonl"
     path.write_bytes(b"".join(encode(item) + b"\n" for item in results))
     return path
@@ -44,8 +44,8 @@ HEAD = Fetch(url="http://a.example/", method="HEAD")
 POST = Fetch(url="http://a.example/", method="POST", body="x", headers={"A": "b"})
 
 
-def test_a_fetch_comes_back_from_its_result(tmp_path: Path) -> None:
-    """URL, method, dest, key and meta are all it had; those that ended well are left out."""
+def test_a_failed_fetch_is_restored_from_its_result(tmp_path: Path) -> None:
+    """It has URL, method, dest, key and meta. Successful ones are left out."""
     stored = [result(A, Outcome.STORED, 5), result(B, Outcome.UNCHANGED, 6)]
     report = reported(
         tmp_path, result(A), stored[0], result(B, Outcome.CANCELLED, 1), stored[1], result(HEAD, place=2)
@@ -54,7 +54,7 @@ def test_a_fetch_comes_back_from_its_result(tmp_path: Path) -> None:
     assert [A, B, HEAD] == restored(report, read_failed(report), lines=False)
 
 
-def test_json_lines_are_asked_for_again(tmp_path: Path) -> None:
+def test_lines_is_set_again_by_the_option(tmp_path: Path) -> None:
     """`--lines-to` sets that field, and may be given again."""
     lines = Fetch(url="http://a.example/", lines=True)
     report = reported(tmp_path, result(lines))
@@ -64,8 +64,8 @@ def test_json_lines_are_asked_for_again(tmp_path: Path) -> None:
         restored(report, read_failed(report), lines=False)
 
 
-def test_a_fetch_that_its_result_does_not_hold_is_never_guessed(tmp_path: Path) -> None:
-    """A POST without its body would be another request. The error says what to give."""
+def test_an_incomplete_result_is_refused(tmp_path: Path) -> None:
+    """A POST without its body would be another request. The error names the remedy."""
     old = Result(id="0123456789abcdef-00000009", url="http://a.example/", outcome=Outcome.FAILED, worker="w")
     report = reported(tmp_path, result(A), result(POST, place=1), old)
     with pytest.raises(CommandError) as caught:
@@ -77,8 +77,8 @@ def test_a_fetch_that_its_result_does_not_hold_is_never_guessed(tmp_path: Path) 
     assert 2 == caught.value.exit_code
 
 
-def test_a_list_and_a_report_give_the_whole_fetches(tmp_path: Path) -> None:
-    """In the order of the list, as often as they failed; what is not in the list is counted."""
+def test_a_list_and_a_report_give_the_complete_fetches(tmp_path: Path) -> None:
+    """In the order of the list, as often as they failed. Fetches that the list lacks are counted."""
     again = Fetch(url="http://b.example/", dest="b2")
     report = reported(
         tmp_path,
@@ -93,7 +93,7 @@ def test_a_list_and_a_report_give_the_whole_fetches(tmp_path: Path) -> None:
 
 
 def test_the_last_result_of_a_fetch_counts(tmp_path: Path) -> None:
-    """A report may hold the retry of a fetch as well, or the same result twice."""
+    """A report may hold the retry of a fetch, or one result twice."""
     report = reported(
         tmp_path,
         result(A, place=1),
@@ -118,8 +118,8 @@ def test_a_file_that_is_no_report_is_named(tmp_path: Path, text: bytes) -> None:
         read_failed(tmp_path / "missing")
 
 
-def test_what_a_result_omits_is_named() -> None:
-    """Fields with the same name in both mean something else in a result."""
+def test_the_omitted_fields_of_a_result_are_named() -> None:
+    """Fields of the same name in both structs have another meaning in a result."""
     fetch = Fetch(url="http://a/", sha256="0" * 64, etag='"x"', decode=True, priority="low", meta=1)  # type: ignore[arg-type]
 
     assert {"sha256", "etag", "decode", "priority"} == set(omitted_of(fetch))
@@ -129,7 +129,7 @@ def test_what_a_result_omits_is_named() -> None:
 def test_a_command_reads_a_report_with_or_without_its_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says what is left out, and if there is nothing to do; it never writes over what it reads."""
+    """It names the fetches that it leaves out, and never overwrites the report that it reads."""
     outputs, listed = run.Outputs(StandardError()), tmp_path / "list"
     gone = Fetch(url="http://gone.example/")
     report = reported(tmp_path, result(A), result(B, Outcome.STORED, 1), result(gone, place=2))
@@ -148,8 +148,8 @@ def test_a_command_reads_a_report_with_or_without_its_list(
     assert "nothing to do" in capsys.readouterr().err
 
 
-def test_results_with_hidden_parts_are_no_report(tmp_path: Path) -> None:
-    """A URL with *** in it would be fetched as it stands; `redacted` within meta means nothing."""
+def test_a_redacted_report_is_refused(tmp_path: Path) -> None:
+    """A URL with *** would be fetched literally. `redacted` within meta has no meaning."""
     hidden = result(Fetch(url="http://a.example/?token=hunter2", meta={"redacted": True}))
     printed = tmp_path / "printed.jsonl"
     printed.write_bytes(encode(redact.record(msgspec.to_builtins(hidden))) + b"\n")

@@ -1,4 +1,4 @@
-"""Files that are no list of fetches: what each is, and a command that makes a list of it."""
+"""Files that are no list of fetches: their format, and a command that converts them."""
 
 import bz2
 import gzip
@@ -20,7 +20,7 @@ URLS = ["http://a.example/1", "http://b.example/2"]
 
 
 def zipped(name: str) -> bytes:
-    """A zip archive with a file of that name."""
+    """Return a zip archive with a file of that name."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as made:
         made.writestr(name, TEXT)
@@ -50,8 +50,8 @@ def zipped(name: str) -> bytes:
         (b"http://a.example/\x00\n", "a NUL at byte 17"),
     ],
 )
-def test_a_file_in_another_format_is_named_with_what_to_do(head: bytes, told: str) -> None:
-    """By its first bytes; text in another encoding also without a byte order mark."""
+def test_a_file_in_another_format_is_named_with_the_remedy(head: bytes, told: str) -> None:
+    """By its first bytes. Other encodings are recognised without a byte order mark too."""
     assert told in str(binary_format(head, "my.txt"))
 
 
@@ -59,12 +59,12 @@ def test_a_file_in_another_format_is_named_with_what_to_do(head: bytes, told: st
     "head", [b"", TEXT.encode(), "\ufeffhttp://ü/\r\n\x0c".encode(), b"http://a/caf\xe9", b"a\x7fb\x1b"]
 )
 def test_text_is_left_to_the_reader_of_the_list(head: bytes) -> None:
-    """It names each bad line."""
+    """The reader names each bad line."""
     assert binary_format(head, "my.txt") is None
 
 
 def test_a_file_name_is_quoted_for_the_shell() -> None:
-    """The command can be pasted; standard input has no name."""
+    """The command can be pasted. Standard input has no name."""
     head = TEXT.encode("utf-16")
 
     assert "'my list.txt' >" in str(binary_format(head, "my list.txt"))
@@ -90,7 +90,7 @@ TABLES = [
 
 @pytest.mark.parametrize(("table", "told"), TABLES)
 def test_a_table_is_named_with_a_command_that_prints_its_urls(tmp_path: Path, table: str, told: str) -> None:
-    """The command is run as it is told."""
+    """The test runs the printed command."""
     file = tmp_path / "my list.csv"
     file.write_text(table.format(*URLS))
     sample = [line for line in file.read_text().lstrip("\ufeff").splitlines() if line]
@@ -128,7 +128,7 @@ def test_a_json_array_is_named_with_a_command_that_prints_its_elements(tmp_path:
     ],
 )
 def test_other_texts_are_named(sample: list[str], told: str) -> None:
-    """Each by how it begins."""
+    """Each by its beginning."""
     assert told in str(text_format(sample, "x"))
 
 
@@ -156,6 +156,6 @@ def test_a_list_with_bad_lines_is_no_table(sample: list[str]) -> None:
 
 @given(st.binary(max_size=200), st.lists(st.text(min_size=1, max_size=50), max_size=10))
 def test_any_file_is_named_or_left_to_the_reader(head: bytes, sample: list[str]) -> None:
-    """Nothing in a file raises an error here."""
+    """No content raises an error here."""
     assert binary_format(head, "x") != ""
     assert text_format(sample, "x") != ""

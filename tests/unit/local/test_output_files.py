@@ -1,4 +1,4 @@
-"""The files that a command writes: what is wrong with them is known before the work."""
+"""The output files of a command: their errors are reported before the work begins."""
 
 import os
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from tests.support.disks import mounted, remount
 def test_a_file_that_cannot_be_written_is_refused_with_its_name_and_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, reason: str
 ) -> None:
-    """As bad use of the option; nothing is created."""
+    """As bad use of the option. No file is created."""
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     Path("file").touch()
@@ -46,7 +46,7 @@ def test_a_file_that_cannot_be_written_is_refused_with_its_name_and_the_reason(
 
 
 def test_a_read_only_disk_is_refused(tmp_path: Path) -> None:
-    """Whether the file is there or not."""
+    """With an existing and with a new file."""
     with mounted(tmp_path / "disk") as disk:
         (disk / "old").touch()
         remount(disk, "ro")
@@ -72,8 +72,8 @@ def test_a_file_without_permission_is_refused(tmp_path: Path, kind: str) -> None
         check_writable("--report", path)
 
 
-def test_a_file_that_can_be_written_stays_as_it_is(tmp_path: Path) -> None:
-    """Old content stays until the work begins, a new file is not left, a pipe without a reader is fine."""
+def test_the_check_leaves_a_writable_file_unchanged(tmp_path: Path) -> None:
+    """Old content stays until the work begins, and no new file remains. A pipe needs no reader."""
     (tmp_path / "old").write_text("kept")
     (tmp_path / "link").symlink_to("target")
     os.mkfifo(tmp_path / "pipe")
@@ -86,7 +86,7 @@ def test_a_file_that_can_be_written_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def test_the_same_file_is_refused_for_two_purposes(tmp_path: Path) -> None:
-    """By whatever name; a device may serve for all."""
+    """Under any name. A device may serve several purposes."""
     (tmp_path / "list").touch()
     (tmp_path / "alias").symlink_to("list")
     with pytest.raises(CommandError, match="FILE and --report are the same file"):
@@ -97,21 +97,21 @@ def test_the_same_file_is_refused_for_two_purposes(tmp_path: Path) -> None:
     check_distinct({"FILE": tmp_path / "list", "--report": null, "--lines-to": null})
 
 
-def test_a_folder_that_is_still_to_be_made_is_no_file(tmp_path: Path) -> None:
-    """A report in its place would end the run after its work."""
+def test_the_future_out_folder_is_no_output_file(tmp_path: Path) -> None:
+    """A report at its path would make the run fail at its end."""
     outputs = Outputs(Console(), report=tmp_path / "out", out=tmp_path / "x" / ".." / "out")
     with pytest.raises(CommandError, match="--out and --report are the same file"):
         check_outputs("-", outputs)
 
 
-def test_a_name_that_no_file_can_have_is_refused_by_option(tmp_path: Path) -> None:
-    """Not as an error of standard output."""
+def test_an_impossible_file_name_is_refused_with_its_option(tmp_path: Path) -> None:
+    """The error does not concern standard output."""
     with pytest.raises(CommandError, match=r"--report .*: File name too long"):
         check_outputs("-", Outputs(Console(), report=tmp_path / ("x" * 300)))
 
 
-def test_a_list_without_a_valid_line_leads_to_its_rejects(tmp_path: Path) -> None:
-    """It is no list without lines."""
+def test_a_list_without_a_valid_line_names_its_rejects(tmp_path: Path) -> None:
+    """A list without lines is another error."""
     (tmp_path / "list").write_text("htp://a\nhtp://b\n")
     outputs = Outputs(Console(), rejects=tmp_path / "rejects")
     with pytest.raises(CommandError, match=r"every line is invalid; .*rejects says why"):
@@ -138,7 +138,7 @@ def test_a_report_that_cannot_be_written_is_named(size_bytes: int, *, flush: boo
 
 
 def test_a_report_that_was_removed_is_named(tmp_path: Path) -> None:
-    """One that was moved away, as by a rotation of logs, has its lines."""
+    """A report that was moved away, as by log rotation, has its lines."""
     path, moved = tmp_path / "report", tmp_path / "report.1"
     with ReportFile(path, append=False) as report:
         path.rename(moved)
@@ -150,19 +150,19 @@ def test_a_report_that_was_removed_is_named(tmp_path: Path) -> None:
 
 
 def report_then(path: Path, then: Callable[[], None]) -> None:
-    """Write a line, then do something."""
+    """Write a line, then call the function."""
     with ReportFile(path, append=False) as report:
         report.add(b"line\n")
         then()
 
 
-def test_the_error_under_way_is_raised_before_one_of_the_report() -> None:
-    """It came first."""
+def test_the_first_error_is_raised_before_one_of_the_report() -> None:
+    """It occurred first."""
     with pytest.raises(KeyError):
         report_to(Path("/dev/full"), 1, error=KeyError())
 
 
-def test_a_report_is_begun_anew_or_goes_on(tmp_path: Path) -> None:
+def test_a_report_is_truncated_or_continued(tmp_path: Path) -> None:
     """As a run starts or continues."""
     for append in (False, True, False):
         with ReportFile(tmp_path / "report", append=append) as report:

@@ -13,13 +13,13 @@ GOOD = "http://a.example/"
 
 
 def rejected(folder: Path, *lines: str) -> list[dict[str, object]]:
-    """The file of rejects of a list with these lines."""
+    """Return the rejects of a list with these lines."""
     skip("list", parse_list(lines), folder / "rejects")
     return [json.loads(line) for line in (folder / "rejects").read_text().splitlines()]
 
 
 def test_each_bad_line_is_written_with_its_number_and_the_reason(tmp_path: Path) -> None:
-    """Also a header, and markup among URLs; a list without any leaves an empty file."""
+    """Also a header line, and markup among URLs. A list without bad lines leaves an empty file."""
     lines = rejected(tmp_path, "url", GOOD, " ftp://ü/ ", "<p>", '{"url": 1}')
 
     assert [(1, "url"), (3, "ftp://ü/"), (4, "<p>"), (5, '{"url": 1}')] == [
@@ -34,15 +34,15 @@ def test_each_bad_line_is_written_with_its_number_and_the_reason(tmp_path: Path)
     "lines", [("url,id", f"{GOOD},1", f"{GOOD},2"), ("<html>", "<a>"), ("[", f'"{GOOD}"', "]"), ("{", "}")]
 )
 def test_a_list_in_another_format_is_refused_as_a_whole(tmp_path: Path, lines: tuple[str, ...]) -> None:
-    """Rows of a table can be URLs, with the wrong path."""
+    """Rows of a table can look like URLs, with a wrong path."""
     with pytest.raises(CommandError, match="looks like"):
         rejected(tmp_path, *lines)
 
     assert not (tmp_path / "rejects").exists()
 
 
-def test_a_refused_list_says_how_to_go_on() -> None:
-    """By its encoding, or with the rest of its lines."""
+def test_a_refused_list_names_the_remedy() -> None:
+    """By its encoding, or with the valid lines only."""
     told = str(refuse("my list", parse_list([GOOD, "caf\udce9"])))
 
     assert "my list: nothing was enqueued" in told

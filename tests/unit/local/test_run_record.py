@@ -1,4 +1,4 @@
-"""The record of a run: what the next part continues with, and what a run that has ended says."""
+"""The record of a run: the state from which the next part continues, and the summary of an ended run."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ BEGAN = "2030-01-02T03:04:05+00:00"
 
 
 def result(outcome: Outcome, reason: Reason | None = None) -> Result:
-    """A result."""
+    """Return a result."""
     return Result(
         id="i", url="http://a/", outcome=outcome, reason=reason, worker="w", attempts=3, throttles=1
     )
 
 
 def interrupted(folder: Path, report: Path | None) -> RunRecord:
-    """The record of a part that has read three results, and written them to the report."""
+    """Return the record of a part that has read three results and reported them."""
     part = RunPart(RunRecord(batch=BATCH, began=BEGAN), folder / "run.json", report, resumes=False)
     for read in (result(Outcome.STORED), result(Outcome.STORED), result(Outcome.FAILED, Reason.DNS)):
         part.tally.add(read)
@@ -36,7 +36,7 @@ def interrupted(folder: Path, report: Path | None) -> RunRecord:
 
 
 def test_the_same_report_continues_where_it_was_saved(tmp_path: Path) -> None:
-    """Lines written and not saved are cut off, because their results are read again."""
+    """Lines after the last save are cut off, because their results are read again."""
     report, tally, warnings = tmp_path / "report", Tally(), list[str]()
     record = interrupted(tmp_path, report)
     report.write_bytes(b"three\nmore, and a ha")
@@ -49,7 +49,7 @@ def test_the_same_report_continues_where_it_was_saved(tmp_path: Path) -> None:
 
 
 def test_a_report_beside_an_export_keeps_all_its_lines(tmp_path: Path) -> None:
-    """The state of the export says what was read, and each line was written before that was saved."""
+    """The state of the export has the position, and each line was written before that was saved."""
     report = tmp_path / "report"
     record = interrupted(tmp_path, report)
     report.write_bytes(b"three\nfour\n")
@@ -59,7 +59,7 @@ def test_a_report_beside_an_export_keeps_all_its_lines(tmp_path: Path) -> None:
 
 
 def test_without_a_report_in_either_part_only_the_tally_continues(tmp_path: Path) -> None:
-    """Nothing is read twice."""
+    """No result is read twice."""
     tally = Tally()
     record = interrupted(tmp_path, None)
     resume(record, tally, None, 3, pytest.fail)
@@ -68,7 +68,7 @@ def test_without_a_report_in_either_part_only_the_tally_continues(tmp_path: Path
 
 
 def test_a_report_that_is_given_later_has_the_whole_batch(tmp_path: Path) -> None:
-    """Without a report no result was dropped from Redis: all are read again."""
+    """Without a report, no result was dropped from Redis: all are read again."""
     report, tally = tmp_path / "report", Tally()
     record = interrupted(tmp_path, None)
     resume(record, tally, report, 3, pytest.fail)
@@ -77,8 +77,8 @@ def test_a_report_that_is_given_later_has_the_whole_batch(tmp_path: Path) -> Non
     assert not RunPart(record, tmp_path / "run.json", report, resumes=True).appends
 
 
-def test_another_report_has_the_rest_and_that_is_said(tmp_path: Path) -> None:
-    """The table has all of it."""
+def test_another_report_has_the_rest_with_a_notice(tmp_path: Path) -> None:
+    """The table has the whole batch."""
     report, tally, warnings = tmp_path / "other", Tally(), list[str]()
     record = interrupted(tmp_path, tmp_path / "report")
     resume(record, tally, report, 3, warnings.append)
@@ -100,8 +100,8 @@ def test_a_report_that_was_cut_or_deleted_is_named(tmp_path: Path) -> None:
     assert "lacks results" in warnings[0]
 
 
-def test_the_record_of_an_older_version_lets_the_report_go_on(tmp_path: Path) -> None:
-    """It has the batch only; the rest of the results is appended, and counted by outcome."""
+def test_a_report_continues_from_the_record_of_an_older_version(tmp_path: Path) -> None:
+    """That record has the batch only. Further results are appended, and counted by outcome."""
     note, report, tally = tmp_path / "run.json", tmp_path / "report", Tally()
     note.write_text(f'{{"batch": "{BATCH}"}}')
     record = load(note)
@@ -112,7 +112,7 @@ def test_the_record_of_an_older_version_lets_the_report_go_on(tmp_path: Path) ->
 
 
 def test_outcomes_of_a_part_that_was_killed_are_counted_without_their_reasons() -> None:
-    """Totals are of the batch."""
+    """Totals are those of the batch."""
     tally = Tally()
     tally.add(result(Outcome.FAILED, Reason.DNS))
     tally.complete(Counts(total=6, stored=2, failed=3, cancelled=1))
@@ -125,8 +125,8 @@ def test_outcomes_of_a_part_that_was_killed_are_counted_without_their_reasons() 
     } == tally.ends
 
 
-def test_a_run_that_has_ended_says_when_and_how_and_what_to_do(tmp_path: Path) -> None:
-    """With the report by which the failed ones can be fetched."""
+def test_an_ended_run_names_its_end_its_outcomes_and_the_remedy(tmp_path: Path) -> None:
+    """With the report by which the failed ones can be fetched again."""
     ended, note = tmp_path / f"{BATCH}.json", tmp_path / "run.json"
     counts = Counts(total=1500, stored=1480, failed=20)
     record = RunRecord(
@@ -144,7 +144,7 @@ def test_a_run_that_has_ended_says_when_and_how_and_what_to_do(tmp_path: Path) -
 
 
 def test_a_record_is_replaced_in_one_step(tmp_path: Path) -> None:
-    """A run that is killed while it saves has the record before."""
+    """A run that is killed while it saves keeps the previous record."""
     interrupted(tmp_path, None)
     with (tmp_path / "run.json").open("rb") as before:
         part = RunPart(RunRecord(batch=BATCH, position="8-0"), tmp_path / "run.json", None, resumes=True)
@@ -155,8 +155,8 @@ def test_a_record_is_replaced_in_one_step(tmp_path: Path) -> None:
     assert ["run.json"] == [path.name for path in tmp_path.iterdir()]
 
 
-def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
-    """Anything may be in a file."""
+def test_an_unreadable_record_is_ignored(tmp_path: Path) -> None:
+    """The file may have any content."""
     (tmp_path / "run.json").write_bytes(b"\xff{")
 
     assert "" == load(tmp_path / "run.json").batch

@@ -27,8 +27,8 @@ CLOSING = ("<&-", ">&-", "2>&-")
 @pytest.mark.parametrize(
     "closed", [set(some) for count in range(4) for some in itertools.combinations(range(3), count)], ids=str
 )
-def test_closed_descriptors_are_open_before_a_socket_could_get_one(closed: set[int]) -> None:
-    """Of this process and of its children; what is read is empty, what is printed is dropped."""
+def test_closed_descriptors_are_opened_before_a_socket_can_get_their_numbers(closed: set[int]) -> None:
+    """In this process and its children. Input is empty, output is dropped."""
     redirections = " ".join(CLOSING[number] for number in closed)
     command = f'exec "$0" -c "$1" {redirections}'
     ended = subprocess.run(
@@ -58,7 +58,7 @@ def test_closed_descriptors_are_open_before_a_socket_could_get_one(closed: set[i
 def test_an_output_that_cannot_be_written_changes_no_other_exit_code(
     arguments: str, redirection: str, code: int, said: str
 ) -> None:
-    """An error of standard output is named; messages that cannot be shown are dropped."""
+    """An error of standard output is named. Messages that cannot be shown are dropped."""
     command = f"'{sys.executable}' -m fetchfleet.worker {arguments} {redirection}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
 
@@ -66,15 +66,15 @@ def test_an_output_that_cannot_be_written_changes_no_other_exit_code(
 
 
 def written_to(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make standard output that descriptor, and print what fills its buffers."""
+    """Redirect standard output to that descriptor, and print enough to fill its buffers."""
     with io.TextIOWrapper(io.FileIO(descriptor, "w"), write_through=True) as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         echo("x" * 100)
         print_json({"x": 1}, pretty=True)
 
 
-def test_a_command_whose_reader_has_gone_ends_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with `| head`."""
+def test_a_command_without_a_reader_ends_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a pipe to `head`."""
     reader, writer = os.pipe()
     os.close(reader)
     with pytest.raises(typer.Exit) as ended:
@@ -83,6 +83,6 @@ def test_a_command_whose_reader_has_gone_ends_without_a_word(monkeypatch: pytest
 
 
 def test_a_full_standard_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no error of Redis, although the command was asking it."""
+    """The error is not taken for one of Redis."""
     with pytest.raises(CommandError, match=r"^standard output: No space left on device$"):
         written_to(os.open("/dev/full", os.O_WRONLY), monkeypatch)

@@ -1,4 +1,4 @@
-"""When lines reach their stream: together, in order, and before the process ends."""
+"""The time at which log lines reach their stream: together, in order, and before the process ends."""
 
 import asyncio
 import errno
@@ -49,8 +49,8 @@ async def test_the_lines_of_one_iteration_of_the_loop_are_one_write() -> None:
     assert stream.writes == ["a\nb\n", "c\n"]
 
 
-async def test_a_warning_is_written_at_once_behind_the_lines_before_it() -> None:
-    """So the order of the lines is that of the events."""
+async def test_a_warning_is_written_at_once_after_earlier_lines() -> None:
+    """The order of the lines is that of the events."""
     stream = Stream()
     writer = LineWriter(stream)
     writer.info("a")
@@ -63,7 +63,7 @@ async def test_a_warning_is_written_at_once_behind_the_lines_before_it() -> None
 
 
 async def test_another_thread_writes_at_once() -> None:
-    """No event loop runs in it."""
+    """It runs no event loop."""
     stream = Stream()
     writer = LineWriter(stream)
     await asyncio.to_thread(writer.info, "a")
@@ -71,8 +71,8 @@ async def test_another_thread_writes_at_once() -> None:
     assert stream.writes == ["a\n"]
 
 
-def test_a_new_loop_writes_what_an_ended_one_left() -> None:
-    """A loop that was stopped runs no callbacks any more."""
+def test_a_new_loop_writes_the_lines_of_an_ended_one() -> None:
+    """A stopped loop runs no more callbacks."""
     stream = Stream()
     writer = LineWriter(stream)
 
@@ -88,7 +88,7 @@ def test_a_new_loop_writes_what_an_ended_one_left() -> None:
     assert stream.getvalue() == "a\nb\nc\n"
 
 
-def test_a_stream_that_takes_nothing_ends_nothing() -> None:
+def test_a_stream_that_refuses_writes_does_not_end_the_worker() -> None:
     """The lines are lost."""
 
     class Full(Stream):
@@ -98,8 +98,8 @@ def test_a_stream_that_takes_nothing_ends_nothing() -> None:
     LineWriter(Full()).warning("a")
 
 
-async def test_a_stream_that_was_closed_after_the_last_line_is_left_alone() -> None:
-    """Nothing waits for it."""
+async def test_a_closed_stream_without_pending_lines_is_not_written() -> None:
+    """No line waits for it."""
     stream = Stream()
     writer = LineWriter(stream)
     writer.info("a")
@@ -120,7 +120,7 @@ def test_a_time_is_in_utc_with_its_microseconds() -> None:
 
 
 def test_lines_are_written_when_the_process_ends() -> None:
-    """Also those of an iteration of the loop that an exception has ended."""
+    """Also those of an iteration that an exception has ended."""
     program = """
 import asyncio
 from fetchfleet.worker.observability import log
@@ -139,8 +139,8 @@ loop.run_until_complete(main())
 
 
 @pytest.mark.parametrize("trace", [None, TRACE])
-def test_the_line_of_a_fetch_is_the_same_by_both_ways(stream: io.StringIO, trace: str | None) -> None:
-    """As JSON it is encoded at once; where structlog's processors are others, they get its fields."""
+def test_the_line_of_a_fetch_is_the_same_on_both_paths(stream: io.StringIO, trace: str | None) -> None:
+    """JSON is encoded directly. Other structlog processors receive the fields."""
     entry = Entry(id=FETCH_ID, deadline_ms=1, fetch=Fetch(url="http://a/?token=x", traceparent=trace))
     result = Result(
         id=FETCH_ID,

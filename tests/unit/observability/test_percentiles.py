@@ -1,4 +1,4 @@
-"""What stands for many figures."""
+"""Percentiles of measurements."""
 
 import statistics
 
@@ -27,13 +27,15 @@ shares = st.floats(0, 1)
     ],
 )
 def test_a_percentile_is_by_nearest_rank(ordered: list[float], share: float, expected: float | None) -> None:
-    """Always a figure that was measured."""
+    """The result is one of the measurements."""
     assert expected == percentile(ordered, share)
 
 
 @given(figures, shares)
-def test_enough_figures_do_not_exceed_it_and_too_few_are_below_it(ordered: list[float], share: float) -> None:
-    """Which is what a percentile says."""
+def test_a_percentile_has_the_defining_share_of_measurements_below_it(
+    ordered: list[float], share: float
+) -> None:
+    """By the definition of the nearest rank."""
     found = percentile(ordered, share)
 
     assert found in ordered
@@ -43,7 +45,7 @@ def test_enough_figures_do_not_exceed_it_and_too_few_are_below_it(ordered: list[
 
 @given(figures, shares, shares)
 def test_a_larger_share_has_no_smaller_percentile(ordered: list[float], one: float, other: float) -> None:
-    """From the least of them to the greatest."""
+    """From the smallest measurement to the largest."""
     low, high = (percentile(ordered, share) for share in sorted((one, other)))
 
     assert ordered[0] <= (low or 0) <= (high or 0) <= ordered[-1]
@@ -51,13 +53,13 @@ def test_a_larger_share_has_no_smaller_percentile(ordered: list[float], one: flo
 
 @given(figures)
 def test_the_half_is_the_low_median(ordered: list[float]) -> None:
-    """By somebody else's code."""
+    """Compared with `statistics.median_low`."""
     assert statistics.median_low(ordered) == percentile(ordered, 0.5)
 
 
 @given(st.lists(st.floats(0, 1), max_size=50))
-def test_what_was_taken_is_in_order_and_taken_once(added: list[float]) -> None:
-    """Each interval has its own figures."""
+def test_measurements_are_returned_in_order_and_once(added: list[float]) -> None:
+    """Each interval has its own measurements."""
     recent = Recent()
     for figure in added:
         recent.add(figure)
@@ -66,8 +68,8 @@ def test_what_was_taken_is_in_order_and_taken_once(added: list[float]) -> None:
     assert [] == recent.taken()
 
 
-def test_of_too_many_the_last_stand_for_all() -> None:
-    """However fast they come, memory is bounded."""
+def test_the_last_measurements_are_kept() -> None:
+    """Memory is bounded at any rate."""
     recent = Recent()
     for figure in range(3 * MOST):
         recent.add(figure)

@@ -1,4 +1,4 @@
-"""What of a URL or an error a log may show."""
+"""The parts of URLs and errors that a log may show."""
 
 import json
 import re
@@ -184,20 +184,20 @@ PASSWORDS = st.from_regex(r"[A-Za-z0-9!$&()*+,;=:%/?#<>\[\]-]{6,20}", fullmatch=
 
 
 @pytest.mark.parametrize(("url", "shown"), URLS)
-def test_a_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
-    """No user, password, fragment or value of a query; controls are escaped."""
+def test_a_url_is_shown_without_possible_secrets(url: str, shown: str) -> None:
+    """No user, password, fragment or query value. Controls are escaped."""
     assert shown == redact.url(url)
 
 
 @pytest.mark.parametrize(("url", "shown"), FINAL_URLS)
-def test_where_redirects_led_is_told_without_what_is_secret_by_its_name(url: str, shown: str) -> None:
-    """What else it says stays, so that it can be read."""
+def test_a_final_url_is_shown_without_secret_parameters(url: str, shown: str) -> None:
+    """The other parameters stay."""
     assert shown == redact.final_url(url)
 
 
 @pytest.mark.parametrize("url", HARMLESS)
 def test_a_url_without_secrets_is_not_changed(url: str) -> None:
-    """A consumer finds its fetch by it; its escapes stay as they are."""
+    """A consumer finds its fetch by it. Its escapes stay as they are."""
     assert redact.final_url(url) == url
     assert redact.result({"url": url, "meta": {"see": url}}) == {"url": url, "meta": {"see": url}}
 
@@ -205,8 +205,8 @@ def test_a_url_without_secrets_is_not_changed(url: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 @given(secret=SECRETS)
 @settings(max_examples=5)
-def test_no_secret_of_a_url_is_shown_wherever_a_host_puts_it(place: str, secret: str) -> None:
-    """As the final URL, in a log, in a text, in meta, and with more of it encoded."""
+def test_no_secret_of_a_url_is_shown_in_any_place(place: str, secret: str) -> None:
+    """As the final URL, in a log, in a text, in meta, and with further encoding."""
     for url in (place.format(secret), place.format(secret) + "&last=1"):
         encoded = quote(url, safe="")
         ways = [
@@ -268,7 +268,7 @@ NESTINGS = [
 
 @given(ODD_SECRETS, NAMES, st.lists(st.sampled_from(NESTINGS), max_size=3))
 def test_no_nesting_uncovers_a_secret(secret: str, name: str, nestings: list[Callable[[str], str]]) -> None:
-    """Whatever characters it has, and in whatever is within whatever."""
+    """With arbitrary characters and arbitrary nesting."""
     for text in placed(secret, name):
         for nest in nestings:
             text = nest(text)  # noqa: PLW2901 each time around the one before
@@ -293,12 +293,12 @@ def test_no_nesting_uncovers_a_secret(secret: str, name: str, nestings: list[Cal
     ],
 )
 def test_prose_without_secrets_is_not_changed(said: str) -> None:
-    """Names that are secret in a URL are words in prose."""
+    """Names of secret parameters are ordinary words in prose."""
     assert redact.text(said) == said
 
 
 def test_a_value_that_is_encoded_too_often_is_hidden() -> None:
-    """An element that cannot be read may be anything."""
+    """An element that cannot be decoded may be a secret."""
     value = "token=S3CRET"
     for _ in range(20):
         value = quote(value, safe="")
@@ -314,8 +314,8 @@ def test_a_value_that_is_encoded_too_often_is_hidden() -> None:
         )
     )
 )
-def test_no_url_is_too_odd_to_redact(parts: list[str]) -> None:
-    """Nothing raises, and hiding twice changes nothing."""
+def test_arbitrary_urls_are_redacted(parts: list[str]) -> None:
+    """No error is raised, and a second redaction changes nothing."""
     odd = f"http://a/{''.join(parts)}"
     shown = redact.final_url(odd)
 
@@ -327,8 +327,8 @@ def test_no_url_is_too_odd_to_redact(parts: list[str]) -> None:
 @pytest.mark.parametrize(
     "piece", ["a=", "%25", "'a", '"token":', "cookie:", "http://", "x", "a.-[", ":/", "{", "+:"]
 )
-def test_a_long_text_is_redacted_in_time(piece: str) -> None:
-    """No pattern needs more than a few passes over it."""
+def test_a_long_text_is_redacted_in_linear_time(piece: str) -> None:
+    """Each pattern needs only a few passes."""
     began_s = time.process_time()
     redact.record({"meta": piece * 20_000})
     redact.final_url(f"http://a/?x={piece * 2_000}")
@@ -341,8 +341,8 @@ def test_a_long_text_is_redacted_in_time(piece: str) -> None:
         st.tuples(st.sampled_from(["token", "x_sig", "Key", "a", "%41uth"]), st.text("abc%3D+=", max_size=5))
     )
 )
-def test_hiding_twice_changes_nothing_and_no_name_is_lost(pairs: list[tuple[str, str]]) -> None:
-    """Whatever stands between the parameters."""
+def test_redaction_is_idempotent_and_keeps_names(pairs: list[tuple[str, str]]) -> None:
+    """With any separators between the parameters."""
     shown = redact.final_url("http://a/?" + "&".join(f"{name}={value}" for name, value in pairs))
 
     assert shown == redact.final_url(shown)
@@ -351,26 +351,26 @@ def test_hiding_twice_changes_nothing_and_no_name_is_lost(pairs: list[tuple[str,
 
 @pytest.mark.parametrize(("value", "shown"), TEXTS)
 def test_every_url_in_a_text_is_redacted(value: object, shown: str) -> None:
-    """Errors quote URLs in many ways, and not only one."""
+    """Errors quote URLs in many ways, and several at once."""
     assert shown == redact.text(value)
 
 
 @pytest.mark.parametrize(("length", "shown"), [(299, 299), (300, 300), (301, 300), (10**6, 300)])
 def test_a_text_is_cut_to_300_characters(length: int, shown: int) -> None:
-    """A log line is for reading."""
+    """Log lines stay readable."""
     assert shown == len(redact.text("x" * length))
 
 
 def test_a_text_is_cut_after_it_is_redacted() -> None:
-    """Else the cut would hide where a password ends."""
+    """A cut before that could hide the end of a password."""
     shown = redact.text("x" * 285 + " http://u:hunter2@example.com/")
 
     assert "hunter2" not in shown
 
 
 @given(PASSWORDS, st.sampled_from(["redis", "rediss", "unix"]), st.sampled_from(["", "user"]))
-def test_no_password_of_a_redis_url_is_ever_shown(password: str, scheme: str, user: str) -> None:
-    """Not even one pasted raw, with what ends a host in it."""
+def test_no_password_of_a_redis_url_is_shown(password: str, scheme: str, user: str) -> None:
+    """Also one that was pasted raw, with characters that end a host."""
     shown = redact.url(f"{scheme}://{user}:{password}@host:6379/0")
 
     assert "S3C" not in shown
@@ -382,13 +382,13 @@ def test_no_password_of_a_redis_url_is_ever_shown(password: str, scheme: str, us
     st.text(),
     st.text(),
 )
-def test_no_userinfo_of_a_url_in_a_text_is_ever_shown(secret: str, before: str, after: str) -> None:
-    """Whatever stands around it."""
+def test_no_userinfo_of_a_url_in_a_text_is_shown(secret: str, before: str, after: str) -> None:
+    """With any text around it."""
     assert "S3C" not in redact.text(f"{before}http://{secret}@host/ {after}")
 
 
 @given(st.text() | st.text("\n\x1b\x9b\u2028\u202e\u2066\u2069a"))
-def test_what_is_shown_is_one_line_without_controls(text: str) -> None:
+def test_shown_text_is_one_line_without_controls(text: str) -> None:
     """A hostile server cannot write to an operator's terminal, or forge a line."""
     hostile = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -404,7 +404,7 @@ SHOWN_FIELDS = {
 
 
 def test_every_field_of_a_fetch_is_shown_or_hidden_on_purpose() -> None:
-    """A new field is decided on: add it to the hidden ones or here."""
+    """A new field must be added to the hidden ones or to this list."""
     assert set(Fetch.__struct_fields__) == SHOWN_FIELDS | (redact.HIDDEN_FIELDS - {"text"})
 
 
@@ -413,7 +413,7 @@ def test_every_field_of_a_fetch_is_shown_or_hidden_on_purpose() -> None:
     st.text(alphabet=st.sampled_from("?&=#'\"ab"), max_size=20),
 )
 def test_a_record_shows_no_header_body_or_query(names: list[str], query: str) -> None:
-    """Wherever in the record the fetch is, and whatever is around a secret."""
+    """At any place of the fetch in the record, with any text around a secret."""
     fetch = {
         "url": f"http://h/?{query}hunter2",
         "headers": {f"X-{name}": "hunter2" for name in names},
@@ -431,8 +431,8 @@ def test_a_record_shows_no_header_body_or_query(names: list[str], query: str) ->
     assert [f"X-{name}" for name in dict.fromkeys(names)] == list(shown["all"][0]["headers"])
 
 
-def test_a_result_keeps_the_query_that_is_no_secret() -> None:
-    """A consumer finds the fetch by its URL; a result with nothing to hide is not marked."""
+def test_a_result_keeps_query_parameters_that_are_no_secrets() -> None:
+    """A consumer finds the fetch by its URL. A result without secrets is not marked."""
     plain = {"id": "a", "url": "http://h.example/a?page=2&q=x", "final_url": None, "meta": {"order": 7}}
     secret = {**plain, "url": "http://u:p@h.example/a?page=2&token=x", "meta": {"password": "x"}}
     hidden = {"url": "http://h.example/a?page=2&token=***", "meta": {"password": "***"}, "redacted": True}
@@ -441,8 +441,8 @@ def test_a_result_keeps_the_query_that_is_no_secret() -> None:
     assert redact.result(secret) == {**plain, **hidden}
 
 
-def test_a_record_keeps_what_is_no_secret() -> None:
-    """Numbers, names, paths, harmless header fields, and what meta says."""
+def test_a_record_keeps_harmless_values() -> None:
+    """Numbers, names, paths, harmless header fields, and meta."""
     record = {
         "url": "http://h/a",
         "path": "a/b",
@@ -457,6 +457,6 @@ def test_a_record_keeps_what_is_no_secret() -> None:
 
 
 @pytest.mark.parametrize("name", ["secretKey", "secret_key", "userPin", "bearer", "cookies", "setCookie"])
-def test_a_secret_in_meta_is_hidden_however_the_words_of_its_name_are_joined(name: str) -> None:
+def test_a_secret_in_meta_is_hidden_for_every_style_of_its_name(name: str) -> None:
     """With underscores, or in camel case."""
     assert redact.record({"meta": {name: ["hunter2"]}})["meta"] == {name: redact.HIDDEN}

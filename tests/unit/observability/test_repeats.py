@@ -1,4 +1,4 @@
-"""How often a lasting condition is logged, and when a trouble is over."""
+"""The repetition of log lines of a lasting condition, and the end of a disturbance."""
 
 import itertools
 
@@ -23,7 +23,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 5)), max_size=20
 def test_each_condition_is_logged_at_once_then_once_a_minute_and_nothing_is_lost(
     steps: list[tuple[int, int]],
 ) -> None:
-    """Lines and the counts that they carry add up to the reports."""
+    """The counts of the lines add up to the number of reports."""
     repeats, now_s = Repeats(), 0.0
     reports: dict[int, int] = {}
     lines: dict[int, list[float]] = {}
@@ -44,7 +44,7 @@ def test_each_condition_is_logged_at_once_then_once_a_minute_and_nothing_is_lost
 
 
 def test_a_flood_of_different_conditions_is_bounded() -> None:
-    """Those beyond count as one, and room comes back with time."""
+    """Those above the bound count as one. The bound is free again later."""
     repeats = Repeats()
     written = [place for place in range(3 * MOST_CONDITIONS) if repeats.admit(place, 0.0) is not None]
 
@@ -53,8 +53,8 @@ def test_a_flood_of_different_conditions_is_bounded() -> None:
     assert repeats.admit("another", EVERY_S) == 0
 
 
-def test_a_condition_that_is_over_is_logged_at_once_when_it_comes_back() -> None:
-    """Its line carries no count of the last time."""
+def test_a_returning_condition_is_logged_at_once() -> None:
+    """Its line has no count of the earlier occurrence."""
     repeats = Repeats()
     repeats.admit("down", 0.0)
     repeats.admit("down", 1.0)
@@ -64,7 +64,7 @@ def test_a_condition_that_is_over_is_logged_at_once_when_it_comes_back() -> None
 
 
 def test_a_trouble_lasts_from_its_first_failure_to_the_first_success_after_the_last() -> None:
-    """It ends once no failure has come for a while."""
+    """It ends once no failure has occurred for some time."""
     trouble = Trouble()
     for at_s in (10.0, 11.0, 12.0):
         trouble.failed(at_s)
@@ -76,8 +76,8 @@ def test_a_trouble_lasts_from_its_first_failure_to_the_first_success_after_the_l
     assert trouble.succeeded(20.0) is None
 
 
-def test_a_success_between_failures_ends_nothing() -> None:
-    """One loop may get through while another does not."""
+def test_a_success_between_failures_does_not_end_the_trouble() -> None:
+    """One loop may succeed while another fails."""
     trouble = Trouble()
     ended = []
     for second in range(100):
@@ -90,8 +90,8 @@ def test_a_success_between_failures_ends_nothing() -> None:
 
 
 @pytest.mark.parametrize("period_s", [1, 7, 15, 30])
-def test_trouble_that_comes_and_goes_is_told_ever_less_often(period_s: int) -> None:
-    """Half of each period Redis is away; an hour of that has few beginnings and ends."""
+def test_intermittent_trouble_is_logged_less_and_less_often(period_s: int) -> None:
+    """Redis is away half of each period. An hour of that has few beginnings and ends."""
     trouble = Trouble()
     ends = 0
     for tick in range(36_000):
@@ -105,7 +105,7 @@ def test_trouble_that_comes_and_goes_is_told_ever_less_often(period_s: int) -> N
 
 
 def test_troubles_that_are_far_apart_each_end_soon() -> None:
-    """The while that must be calm is short again."""
+    """The required calm time is short again."""
     trouble = Trouble()
     for start_s in (0.0, 1.0 + CALM_S + MAX_CALM_S, 1000.0):
         trouble.failed(start_s)

@@ -25,7 +25,7 @@ ABSURD = ["-1", "5e-324", "1e-300", "1e308", "inf", "-inf", "nan", "true", "1" +
 
 
 def test_every_number_of_a_policy_has_bounds() -> None:
-    """A new key must get some."""
+    """A new key must have bounds too."""
     defaults = msgspec.structs.asdict(LanePolicy())
     numeric = {name for name, value in defaults.items() if type(value) in {int, float}}
 
@@ -36,7 +36,7 @@ def test_every_number_of_a_policy_has_bounds() -> None:
 @pytest.mark.parametrize("name", [*BOUNDS, *(f"timeout.{name}" for name in Timeouts.__struct_fields__)])
 @pytest.mark.parametrize("text", ABSURD, ids=lambda text: text[:8])
 def test_an_absurd_number_is_refused_in_the_file_and_at_run_time(name: str, text: str) -> None:
-    """The error names the key, and does not show thousands of digits."""
+    """The error names the key, and omits thousands of digits."""
     key, dot, inner = name.partition(".")
     if dot:
         values = {of: text if of == inner else "1" for of in Timeouts.__struct_fields__}
@@ -55,8 +55,8 @@ def test_an_absurd_number_is_refused_in_the_file_and_at_run_time(name: str, text
 
 
 @given(st.sampled_from(NUMBERS), st.integers() | st.floats() | st.booleans())
-def test_a_number_is_accepted_within_its_bounds_alone(name: str, value: float) -> None:
-    """Whatever it is; 0 where it switches the rule off."""
+def test_a_number_is_accepted_only_within_its_bounds(name: str, value: float) -> None:
+    """Zero is also accepted if it disables the rule."""
     bounds = BOUNDS[name]
     good = bounds.least <= value <= bounds.most or (bounds.off and value == 0)
     others: dict[str, Any] = {"retry_cap_s": 86_400, "retry_base_s": 0.001}
@@ -69,7 +69,7 @@ def test_a_number_is_accepted_within_its_bounds_alone(name: str, value: float) -
 
 @given(st.integers(-5, 1005), st.integers(-5, 1005))
 def test_a_range_is_within_the_bounds_of_its_key(low: int, high: int) -> None:
-    """And its ends are in order."""
+    """Its ends are in order."""
     if 1 <= low <= high <= 1000:
         assert (low, high) == (Range(min=low, max=high).min, Range(min=low, max=high).max)
     else:

@@ -1,4 +1,4 @@
-"""Which addresses and ports may be dialled: every special network, and the addresses just outside it."""
+"""The addresses and ports that may be dialled: every special network, and the addresses just outside it."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -214,41 +214,41 @@ def addresses_in(network: str) -> st.SearchStrategy[IPv4Address | IPv6Address]:
 
 
 @pytest.mark.parametrize(("address", "refusal"), REFUSED)
-def test_a_special_address_is_refused_by_name(address: str, refusal: Refusal) -> None:
-    """First and last of every special network, and what `is_global` gets wrong."""
+def test_a_special_address_is_refused_with_its_kind(address: str, refusal: Refusal) -> None:
+    """First and last of every special network, and addresses that `is_global` misjudges."""
     assert CLOSED.refusal(address, 80) is refusal
     assert CLOSED.refusal(ip_address(address), 80) is refusal
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_a_public_address_is_allowed_up_to_the_edge_of_a_special_one(address: str) -> None:
-    """The addresses just outside each network, so that no mask is a bit too wide."""
+def test_the_neighbours_of_a_special_network_are_allowed(address: str) -> None:
+    """A mask that is too wide would refuse them."""
     assert CLOSED.refusal(address, 80) is None
     assert CLOSED.refusal(ip_address(address), 80) is None
 
 
 @pytest.mark.parametrize("text", NOT_ADDRESSES)
-def test_what_is_no_address_is_refused(text: str) -> None:
-    """A name or a legacy form is not resolved here, so it is not dialled."""
+def test_text_that_is_no_address_is_refused(text: str) -> None:
+    """Names and legacy forms are not resolved here."""
     assert CLOSED.refusal(text, 80) is Refusal.NOT_AN_ADDRESS
 
 
 @pytest.mark.parametrize("table", [IPV4_TABLE, IPV6_TABLE], ids=["IPv4", "IPv6"])
 def test_no_row_is_hidden_by_a_wider_one_above_it(table: tuple[Row, ...]) -> None:
-    """The first row that holds an address answers, so a hidden row would be dead."""
+    """The first matching row decides, so a hidden row would have no effect."""
     for place, row in enumerate(table):
         hiding = [above for above in table[:place] if row.network[0] in above.network]
 
         assert not any(row.network[-1] in above.network for above in hiding)
 
 
-def test_every_row_names_who_says_so() -> None:
-    """A reader must be able to check each network against its source."""
+def test_every_row_names_its_source() -> None:
+    """Readers must be able to check each network."""
     assert all(row.source for row in IPV4_TABLE + IPV6_TABLE)
 
 
-def test_an_allowed_network_wins_over_the_table() -> None:
-    """An operator who names a network means it, to its edge."""
+def test_an_allowed_network_overrides_the_table() -> None:
+    """Up to its edge."""
     egress = Egress.parse("127.0.0.0/8, 10.1.0.0/16,fd00:1::/32,64:ff9b::/96")
 
     allowed = ["127.0.0.1", "10.1.255.255", "fd00:1::1", "64:ff9b::a01:1", "8.8.8.8"]
@@ -274,23 +274,25 @@ def test_an_allowed_network_wins_over_the_table() -> None:
         ("::1", None),
     ],
 )
-def test_an_allowed_translator_leads_only_where_ipv4_may(address: str, refusal: Refusal | None) -> None:
-    """A worker on an IPv6-only network allows NAT64 and still reaches no metadata service by it."""
+def test_an_allowed_translator_reaches_only_allowed_ipv4_addresses(
+    address: str, refusal: Refusal | None
+) -> None:
+    """A worker on an IPv6-only network allows NAT64 and still reaches no metadata service through it."""
     nets = "64:ff9b::/96,64:ff9b:1::/48,2002::/16,::/96,::ffff:0:0:0/96,10.1.0.0/16"
 
     assert Egress.parse(nets, "9.9.9.9").refusal(address, 8080) is refusal
 
 
 def test_an_allowed_ipv4_network_covers_its_mapped_form() -> None:
-    """Both dial the same host, so both get the same verdict."""
+    """Both forms dial the same host."""
     egress = Egress.parse("127.0.0.0/8")
 
     assert egress.refusal("::ffff:127.0.0.1", 80) is None
     assert egress.refusal("::ffff:10.0.0.1", 80) is Refusal.PRIVATE
 
 
-def test_allowing_all_of_ipv6_opens_no_ipv4() -> None:
-    """`::/0` holds ::ffff:127.0.0.1 on paper; it dials IPv4 loopback."""
+def test_allowing_all_of_ipv6_allows_no_ipv4() -> None:
+    """`::/0` contains ::ffff:127.0.0.1, which dials IPv4 loopback."""
     egress = Egress.parse("::/0")
 
     assert egress.refusal("::1", 80) is None
@@ -298,13 +300,13 @@ def test_allowing_all_of_ipv6_opens_no_ipv4() -> None:
 
 
 def test_a_zone_id_is_refused_inside_an_allowed_network() -> None:
-    """Which link a zone means is this machine's affair, never a URL's."""
+    """The meaning of a zone depends on the machine."""
     assert Egress.parse("fe80::/10").refusal("fe80::1%eth0", 80) is Refusal.ZONE_ID
     assert Egress.parse("fe80::/10").refusal("fe80::1", 80) is None
 
 
-def test_named_networks_stand_for_a_kind_but_not_for_metadata_inside_it() -> None:
-    """`private` is not the way to the credentials of the machine."""
+def test_named_networks_exclude_the_metadata_addresses_inside_them() -> None:
+    """`private` does not reach the credentials of the machine."""
     private, loopback = Egress.parse("private"), Egress.parse("192.0.2.0/24, loopback")
 
     for address in ("10.0.0.1", "172.16.0.1", "192.168.0.1", "fd00:1::1", "::ffff:10.0.0.1"):
@@ -319,7 +321,7 @@ def test_named_networks_stand_for_a_kind_but_not_for_metadata_inside_it() -> Non
 
 
 def test_a_named_network_can_be_denied() -> None:
-    """It closes what a wider network allows."""
+    """The denial overrides a wider allowed network."""
     egress = Egress.parse("0.0.0.0/0,::/0", "loopback")
 
     assert egress.refusal("127.0.0.1", 80) is egress.refusal("::1", 80) is Refusal.DENIED
@@ -327,7 +329,7 @@ def test_a_named_network_can_be_denied() -> None:
 
 
 def test_a_single_address_may_be_allowed() -> None:
-    """Without a mask it is one address."""
+    """An entry without a mask is one address."""
     egress = Egress.parse("10.0.0.5")
 
     assert egress.refusal("10.0.0.5", 80) is None
@@ -336,7 +338,7 @@ def test_a_single_address_may_be_allowed() -> None:
 
 @pytest.mark.parametrize("text", ["", " ", ",", " , "])
 def test_an_empty_allow_list_allows_nothing_more(text: str) -> None:
-    """An unset environment variable is no mistake."""
+    """An unset environment variable is valid."""
     assert Egress.parse(text) == CLOSED
 
 
@@ -352,8 +354,8 @@ def test_an_empty_allow_list_allows_nothing_more(text: str) -> None:
         ("::ffff:127.0.0.0/104", "write the IPv4 network"),
     ],
 )
-def test_a_wrong_entry_of_either_list_is_named_with_the_remedy(text: str, says: str) -> None:
-    """A worker that starts with a misread list is worse than one that does not start."""
+def test_an_invalid_entry_of_either_list_is_named_with_the_remedy(text: str, says: str) -> None:
+    """The worker does not start with a misread list."""
     for lists in ((f"192.168.0.0/16,{text}",), ("", f"192.168.0.0/16,{text}")):
         with pytest.raises(ValueError, match=says) as caught:
             Egress.parse(*lists)
@@ -361,8 +363,8 @@ def test_a_wrong_entry_of_either_list_is_named_with_the_remedy(text: str, says: 
         assert repr(text) in str(caught.value)
 
 
-def test_a_denied_network_wins_over_an_allowed_and_a_public_one() -> None:
-    """Whoever denies a part of what he allows means that part; and public hosts can be denied too."""
+def test_a_denied_network_overrides_allowed_and_public_ones() -> None:
+    """A part of an allowed network can be denied, and so can public hosts."""
     egress = Egress.parse("10.0.0.0/8,fd00::/8", "10.1.0.0/16, 9.9.9.9,fd00:1::/32,2606:4700::/32")
 
     denied = ["10.1.0.0", "10.1.255.255", "::ffff:10.1.0.1", "9.9.9.9", "fd00:1::1", "2606:4700::1"]
@@ -374,8 +376,8 @@ def test_a_denied_network_wins_over_an_allowed_and_a_public_one() -> None:
 
 
 @pytest.mark.parametrize("port", [1, 22, 79, 81, 442, 444, 6379, 8080, 65535])
-def test_another_port_of_a_public_address_is_refused_unless_the_policy_has_it(port: int) -> None:
-    """What serves no web is no fetch's affair."""
+def test_other_ports_of_public_addresses_need_the_policy(port: int) -> None:
+    """The default ports are those of the web."""
     for address in ("8.8.8.8", "::ffff:8.8.8.8", "2606:4700:4700::1111"):
         assert CLOSED.refusal(address, port) is Refusal.PORT
         assert CLOSED.refusal(address, port, (*WEB_PORTS, port)) is None
@@ -383,16 +385,16 @@ def test_another_port_of_a_public_address_is_refused_unless_the_policy_has_it(po
     assert [CLOSED.refusal("8.8.8.8", web) for web in WEB_PORTS] == [None, None]
 
 
-def test_every_port_of_an_allowed_network_is_open() -> None:
-    """Its operator vouches for it; one that is only refused by address has no port that opens it."""
+def test_every_port_of_an_allowed_network_is_allowed() -> None:
+    """The ports of the policy concern public addresses only."""
     egress = Egress.parse("10.0.0.0/8")
 
     assert egress.refusal("10.0.0.1", 22) is None
     assert egress.refusal("192.168.0.1", 22, (22,)) is Refusal.PRIVATE
 
 
-def test_each_refusal_says_what_would_let_it_through() -> None:
-    """A note that names a remedy that does not help is worse than none."""
+def test_each_refusal_names_the_setting_that_would_allow_it() -> None:
+    """Or it says that none does."""
     assert "ports" in remedy(Refusal.PORT)
     assert "--deny-net" in remedy(Refusal.DENIED)
     assert "nothing" in remedy(Refusal.OWN_REDIS)
@@ -410,8 +412,8 @@ def is_at(redis: OwnRedis, address: str, port: int) -> bool:
     return redis.is_at(found, port, OURS.__contains__)
 
 
-def test_our_own_redis_is_told_by_address_and_port() -> None:
-    """The mapped form reaches it as well; its other ports and other hosts' are none of it."""
+def test_the_fleet_s_redis_is_recognised_by_address_and_port() -> None:
+    """The mapped form reaches it too. Its other ports and other hosts are not protected."""
     at = [("10.0.0.7", 6379), ("::ffff:10.0.0.7", 6379), ("fd00::7", 6379), ("64:ff9b::10.0.0.7", 6379)]
     beside = [("10.0.0.7", 80), ("10.0.0.8", 6379), ("127.0.0.1", 6379), ("192.168.1.100", 6379)]
 
@@ -419,8 +421,8 @@ def test_our_own_redis_is_told_by_address_and_port() -> None:
     assert [is_at(ELSEWHERE, *found) for found in beside] == [False] * 4
 
 
-def test_a_redis_of_this_machine_is_at_all_of_its_addresses() -> None:
-    """It may listen at each, and loopback and the unspecified address lead here too."""
+def test_a_local_redis_is_protected_at_every_local_address() -> None:
+    """Loopback and the unspecified address lead to this machine too."""
     addresses = ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "192.168.1.100", "2001:db8::5"]
 
     assert [is_at(HERE, address, 6379) for address in addresses] == [True] * 7
@@ -469,16 +471,16 @@ SMOKESCREEN = [
 
 
 @pytest.mark.parametrize(("address", "refusal"), SMOKESCREEN)
-def test_smokescreens_vectors(address: str, refusal: Refusal | None) -> None:
-    """With networks allowed and denied as there."""
+def test_vectors_of_smokescreen(address: str, refusal: Refusal | None) -> None:
+    """With the allowed and denied networks of that test."""
     egress = Egress.parse("8.8.9.0/24,10.0.1.0/24,172.16.1.0/24,192.168.1.0/24,127.0.1.0/24", "1.1.1.1")
 
     assert egress.refusal(address, 80) is refusal
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "192.168.1.100", "::1"])
-def test_smokescreens_vectors_of_self_connection(address: str) -> None:
-    """There it is the proxy's own port that is never dialled, here it is Redis's."""
+def test_vectors_of_smokescreen_for_self_connection(address: str) -> None:
+    """The protected port there is the proxy's, here it is that of Redis."""
     own = OwnRedis(4750, frozenset([ip_address("127.0.0.1")]), here=True)
 
     assert is_at(own, address, 4750)
@@ -487,7 +489,7 @@ def test_smokescreens_vectors_of_self_connection(address: str) -> None:
 
 
 def forms_of(text: str) -> list[str]:
-    """cujanovic/SSRF-Testing, ip.py: the spellings of an IPv4 address that some parser or other takes."""
+    """Return the spellings of an IPv4 address that some parser accepts (cujanovic/SSRF-Testing, ip.py)."""
     parts = [int(part) for part in text.split(".")]
     number = int.from_bytes(bytes(parts), "big")
     a, b, c, d = parts
@@ -529,8 +531,8 @@ DRESSED = [
 
 @pytest.mark.parametrize("dress", DRESSED)
 @pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254", "10.1.2.3", "192.168.0.1"])
-def test_cujanovics_urls_lead_nowhere(address: str, dress: str) -> None:
-    """Each spelling in each dress: no URL for us, or one whose host is an address that is refused."""
+def test_spellings_of_cujanovic_reach_no_refused_address(address: str, dress: str) -> None:
+    """Each URL is invalid, or its host is a refused address."""
     for form in forms_of(address):
         try:
             host = parse_url(dress.format(ip=form, name="www.example.com")).host
@@ -541,22 +543,22 @@ def test_cujanovics_urls_lead_nowhere(address: str, dress: str) -> None:
 
 
 @given(st.one_of(st.text(), st.ip_addresses(), st.ip_addresses().map(str)))
-def test_a_verdict_is_always_given(address: str | IPv4Address | IPv6Address) -> None:
-    """Arbitrary text and every address get a refusal or None, never an exception."""
+def test_every_input_gets_a_verdict(address: str | IPv4Address | IPv6Address) -> None:
+    """Arbitrary text and every address yield a refusal or None, never an exception."""
     assert CLOSED.refusal(address, 80) in {None, *Refusal}
 
 
 @given(st.sampled_from(NEVER).flatmap(addresses_in))
-def test_no_address_of_a_special_network_is_ever_allowed(
+def test_no_address_of_a_special_network_is_allowed(
     address: IPv4Address | IPv6Address,
 ) -> None:
-    """Judged against networks listed here by hand, not against the table."""
+    """The networks are listed here by hand, independently of the table."""
     assert CLOSED.refusal(address, 80) is not None
 
 
 @given(st.ip_addresses(v=4))
 def test_a_mapped_address_gets_the_verdict_of_the_one_inside(address: IPv4Address) -> None:
-    """Whichever form a resolver returns, the answer is one."""
+    """The resolver may return either form."""
     assert CLOSED.refusal(IPv6Address(f"::ffff:{address}"), 80) is CLOSED.refusal(address, 80)
 
 
@@ -564,15 +566,15 @@ def test_a_mapped_address_gets_the_verdict_of_the_one_inside(address: IPv4Addres
 def test_an_address_gets_one_verdict_as_text_and_as_object(
     address: IPv4Address | IPv6Address,
 ) -> None:
-    """Callers may hold either."""
+    """Callers may pass either."""
     assert CLOSED.refusal(str(address), 80) is CLOSED.refusal(address, 80)
 
 
 @given(st.ip_addresses(), st.integers(1, 65535), st.frozensets(st.integers(1, 65535)))
-def test_ports_open_no_address_and_a_denied_address_has_no_port(
+def test_ports_never_allow_a_refused_address(
     address: IPv4Address | IPv6Address, port: int, ports: frozenset[int]
 ) -> None:
-    """Whatever a policy says of ports: an address that is refused stays so; a public one needs the port."""
+    """A refused address stays refused for any ports of the policy. A public one needs its port."""
     refusal = CLOSED.refusal(address, port, ports)
 
     assert (refusal is None) == (CLOSED.refusal(address, 80) is None and port in ports)

@@ -1,4 +1,4 @@
-"""How each host wants to be treated, out of a TOML text."""
+"""The policy of each host, read from TOML."""
 
 import pytest
 from hypothesis import given
@@ -117,17 +117,17 @@ RANGES = [
     ],
 )
 def test_a_lane_has_the_policy_of_its_host_or_its_longest_pattern(lane: str, concurrency: int) -> None:
-    """Names are compared as lanes are named; a pattern takes whole labels, and not its own apex."""
+    """Names are compared as lane names. A pattern matches whole labels, but not its apex."""
     assert concurrency == HOSTS.for_lane(lane).concurrency
 
 
-def test_a_hosts_table_changes_only_what_it_names() -> None:
-    """The rest is the default table's, and where that is silent, ours."""
+def test_the_table_of_a_host_changes_only_its_own_keys() -> None:
+    """The other keys come from the default table, then from the built-in defaults."""
     assert LanePolicy(concurrency=1, attempts=7) == HOSTS.for_lane("api.example.com")
 
 
-def test_an_empty_text_is_all_defaults() -> None:
-    """A policy file may be empty."""
+def test_an_empty_file_has_all_defaults() -> None:
+    """An empty policy file is valid."""
     assert parse_policy("").for_lane("a.example") == LanePolicy() == Policy().for_lane("b.example")
 
 
@@ -142,14 +142,14 @@ def test_an_empty_text_is_all_defaults() -> None:
     ],
 )
 def test_a_concurrency_may_be_a_table_of_bounds(table: str, concurrency: int | Range, most: int) -> None:
-    """It is found by trying, within them."""
+    """The limit is then adapted within them."""
     policy = parse_policy(f"[default]\nconcurrency = {table}").default
 
     assert (concurrency, most) == (policy.concurrency, policy.most_at_once)
 
 
-def test_ports_are_those_of_the_web_until_a_table_says_otherwise() -> None:
-    """A host's table has its own, and not the default's besides."""
+def test_ports_are_those_of_the_web_by_default() -> None:
+    """The ports of a host's table replace the default ones."""
     policy = parse_policy('[default]\nports = [443]\n[host."a.example"]\nports = [8080, 8443]')
 
     assert (80, 443) == LanePolicy().ports
@@ -163,15 +163,15 @@ def test_a_timeout_may_be_a_profile(name: str) -> None:
 
 
 def test_a_timeout_may_be_a_table_of_all_five() -> None:
-    """Whole numbers are seconds too."""
+    """Integers are seconds too."""
     policy = parse_policy(f"[default.timeout]\n{FIVE}").default
 
     assert Timeouts(connect_s=1, read_s=2, write_s=3, pool_s=4, total_s=5) == policy.timeouts
 
 
 @pytest.mark.parametrize(("text", "named"), REFUSED)
-def test_a_policy_that_cannot_be_used_is_refused_by_table_and_key(text: str, named: str) -> None:
-    """A limit that would silently not hold is worse than none."""
+def test_an_invalid_policy_is_refused_with_table_and_key(text: str, named: str) -> None:
+    """A limit must not be dropped silently."""
     with pytest.raises(PolicyError) as caught:
         parse_policy(text)
 
@@ -179,7 +179,7 @@ def test_a_policy_that_cannot_be_used_is_refused_by_table_and_key(text: str, nam
 
 
 @pytest.mark.parametrize(("key", "least", "most"), RANGES)
-def test_a_number_may_be_the_least_and_the_most_and_no_more(key: str, least: int, most: int) -> None:
+def test_the_bounds_of_a_number_are_inclusive(key: str, least: int, most: int) -> None:
     """Both ends, and their neighbours."""
     for value in (least, most):
         assert value == getattr(parse_policy(f"[default]\n{key} = {value}").default, key)
@@ -203,21 +203,21 @@ def test_a_number_may_be_the_least_and_the_most_and_no_more(key: str, least: int
     ],
 )
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-0.001", "1e9"])
-def test_a_time_or_rate_is_a_number_that_can_be_waited(key: str, value: str) -> None:
-    """TOML has nan and inf; a policy has not."""
+def test_times_and_rates_are_finite(key: str, value: str) -> None:
+    """TOML has nan and inf."""
     with pytest.raises(PolicyError, match=key):
         parse_policy(f"[default]\n{key} = {value}")
 
 
 def test_the_cap_of_a_retry_is_not_below_its_base() -> None:
-    """The curve would begin above its own bound."""
+    """The first bound would exceed the cap."""
     with pytest.raises(PolicyError, match="retry_cap_s"):
         parse_policy("[default]\nretry_base_s = 5\nretry_cap_s = 4")
 
 
 @given(st.text())
 def test_arbitrary_text_is_a_policy_or_a_policy_error(text: str) -> None:
-    """As a whole, as a table's name, as a key and as a value."""
+    """As a file, a table name, a key and a value."""
     quoted = '"' + text.encode("unicode_escape", "ignore").decode().replace('"', "").replace("\\", "") + '"'
     for toml in (text, f"[host.{quoted}]", f"[default]\n{quoted} = 1", f"[default]\ntimeout = {quoted}"):
         try:
@@ -226,24 +226,24 @@ def test_arbitrary_text_is_a_policy_or_a_policy_error(text: str) -> None:
             continue
 
 
-def test_the_profiles_have_these_numbers() -> None:
-    """A wait that changes does so for all who named its profile; the pool is as patient as connecting."""
+def test_the_profiles_have_their_documented_values() -> None:
+    """A change affects every policy that names the profile. `pool_s` equals `connect_s`."""
     found = {name: (it.connect_s, it.read_s, it.write_s, it.total_s) for name, it in PROFILES.items()}
     assert PROFILE_NUMBERS == found
     assert all(it.pool_s == it.connect_s for it in PROFILES.values())
 
 
 @pytest.mark.parametrize(("text", "named"), TRUST_REFUSED)
-def test_who_we_are_is_for_some_hosts_to_see(text: str, named: str) -> None:
-    """A certificate of ours stands in the tables of those that are to ask for it."""
+def test_a_client_certificate_belongs_into_host_tables(text: str, named: str) -> None:
+    """The default table would present it to every host."""
     with pytest.raises(PolicyError) as caught:
         parse_policy(text)
 
     assert named in str(caught.value)
 
 
-def test_lanes_that_trust_alike_share_it() -> None:
-    """However else they are treated, so that what is made of it is made once."""
+def test_lanes_with_equal_tls_keys_share_one_value() -> None:
+    """Other keys may differ. The TLS context is made once."""
     policy = parse_policy("""
 [host."a.example"]
 ca_file = "ca.pem"

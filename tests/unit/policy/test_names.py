@@ -41,8 +41,8 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("text", "name"), FORMS)
-def test_a_host_is_understood_in_every_form_it_is_copied_in(text: str, name: str) -> None:
-    """The name of a lane, a pattern or default, and naming it again changes nothing."""
+def test_a_host_is_accepted_in_every_form(text: str, name: str) -> None:
+    """The result is the name of a lane, a pattern or `default`, and names itself."""
     assert name == host_named(text)
     assert name == host_named(name)
 
@@ -81,8 +81,8 @@ def test_a_host_is_understood_in_every_form_it_is_copied_in(text: str, name: str
         ("x" * 300, "Name a host"),
     ],
 )
-def test_a_text_that_names_no_host_is_refused_with_the_remedy(text: str, remedy: str) -> None:
-    """The message quotes the text and says what to write."""
+def test_text_that_names_no_host_is_refused_with_the_remedy(text: str, remedy: str) -> None:
+    """The message quotes the text."""
     with pytest.raises(PolicyError, match="names no host") as caught:
         host_named(text)
 
@@ -101,7 +101,7 @@ def test_a_refused_url_does_not_show_its_password() -> None:
 
 @given(st.text())
 def test_any_text_is_a_name_or_a_policy_error(text: str) -> None:
-    """A name is stable: it names itself."""
+    """A name names itself."""
     try:
         name = host_named(text)
     except PolicyError:
@@ -122,16 +122,14 @@ NAMES = st.one_of(HOSTS, HOSTS.map("*.{}".format), st.just(DEFAULT))
     st.sampled_from(["", "/", "/a/b", "?q", "#f", "/a?b#c"]),
 )
 def test_a_url_names_the_lane_of_its_fetches(scheme: str, user: str, host: str, port: str, rest: str) -> None:
-    """With the user left out, which a fetch may not have."""
+    """Its user is ignored."""
     lane = lane_of_url(parse_url(f"{scheme}://{host}{port}{rest}").text)
     assert lane == host_named(f"{scheme}://{user}{host}{port}{rest}")
 
 
 @given(NAMES, st.lists(NAMES))
-def test_covering_names_are_those_that_concern_a_name_the_narrowest_first(
-    name: str, others: list[str]
-) -> None:
-    """`default` last, and each pattern before the shorter ones."""
+def test_covering_names_are_ordered_from_the_narrowest(name: str, others: list[str]) -> None:
+    """`default` is last, and longer patterns precede shorter ones."""
     chain = [*covering(name)]
 
     assert [name, DEFAULT][: 1 if name == DEFAULT else 2] == [chain[0], chain[-1]][: len(chain)]

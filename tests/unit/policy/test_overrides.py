@@ -1,4 +1,4 @@
-"""Key=value pairs as they are typed, and tables laid over those of a file."""
+"""Key=value pairs of commands, and tables set at run time over those of a file."""
 
 from typing import Any
 
@@ -44,13 +44,13 @@ burst = 4
         ("paused=True", {"paused": "True"}),
     ],
 )
-def test_a_value_is_json_where_it_can_be(pair: str, expected: dict[str, Any]) -> None:
-    """Else it is text; the first = parts the key from it; null takes the key out."""
+def test_a_value_is_parsed_as_json_if_possible(pair: str, expected: dict[str, Any]) -> None:
+    """Other values are text. The first = separates key and value. null removes the key."""
     assert expected == parsed([pair])
 
 
-def test_tables_of_older_versions_hold_for_the_present_name_of_their_host() -> None:
-    """Older versions had two names for one address. The keys of the present name count."""
+def test_tables_of_older_versions_apply_to_the_canonical_name() -> None:
+    """Older versions had two names for one address. Keys under the canonical name win."""
     mark = PauseMark("pause", 1)
     found = overrides_of(
         {
@@ -69,13 +69,13 @@ def test_tables_of_older_versions_hold_for_the_present_name_of_their_host() -> N
 
 
 def test_the_last_of_two_values_counts() -> None:
-    """As with flags."""
+    """As with options."""
     assert {"burst": 2, "attempts": 1} == parsed(["burst=1", "attempts=1", "burst=2"])
 
 
 @pytest.mark.parametrize("pair", ["", "concurrency", "=2", "="])
-def test_what_is_no_pair_is_named(pair: str) -> None:
-    """In quotes, for it may be empty."""
+def test_an_invalid_pair_is_named(pair: str) -> None:
+    """In quotes, because it may be empty."""
     with pytest.raises(PolicyError, match="KEY=VALUE") as caught:
         parsed([pair])
 
@@ -84,7 +84,7 @@ def test_what_is_no_pair_is_named(pair: str) -> None:
 
 @given(st.text())
 def test_any_pair_is_a_value_or_a_policy_error(text: str) -> None:
-    """Whatever is typed."""
+    """For arbitrary text."""
     assert ["key"] == list(parsed([f"key={text}"]))
 
 
@@ -100,13 +100,13 @@ def test_any_pair_is_a_value_or_a_policy_error(text: str) -> None:
         ),
     ],
 )
-def test_key_by_key_the_most_specific_table_wins(lane: str, expected: LanePolicy) -> None:
-    """A host's own, then the longest pattern, then a shorter one, then the default."""
+def test_the_most_specific_table_wins_for_each_key(lane: str, expected: LanePolicy) -> None:
+    """The host's own, then the longest pattern, then shorter ones, then the default."""
     assert expected == FILE.for_lane(lane)
 
 
-def test_a_table_laid_over_the_files_changes_only_its_keys() -> None:
-    """For the host that it names, with all the rest as in the file; ours stays as it was."""
+def test_a_table_set_at_run_time_changes_only_its_keys() -> None:
+    """For the host that it names. The policy of the file stays unchanged."""
     over = FILE.overridden({"a.cdn.example.com": {"concurrency": 1}})
 
     assert LanePolicy(concurrency=1, attempts=7, rate_per_s=2, burst=4) == over.for_lane("a.cdn.example.com")
@@ -114,16 +114,16 @@ def test_a_table_laid_over_the_files_changes_only_its_keys() -> None:
     assert Range(min=2, max=20) == FILE.for_lane("a.cdn.example.com").concurrency
 
 
-def test_a_default_laid_over_the_files_gives_way_to_the_files_hosts() -> None:
-    """It is the default table that has changed: what a host's table says still holds for it."""
+def test_a_default_set_at_run_time_leaves_host_tables_of_the_file() -> None:
+    """Only the default table has changed."""
     over = FILE.overridden({"default": {"concurrency": 1, "burst": 9}})
 
     assert (1, 9) == (over.for_lane("other.example").concurrency, over.for_lane("other.example").burst)
     assert (10, 9) == (over.for_lane("b.example.com").concurrency, over.for_lane("b.example.com").burst)
 
 
-def test_a_pattern_laid_over_the_files_reaches_every_host_under_it() -> None:
-    """Those that the file does not know too."""
+def test_a_pattern_set_at_run_time_applies_to_every_host_below_it() -> None:
+    """Also to hosts that the file does not name."""
     over = Policy().overridden({"*.example.com": {"paused": True}})
 
     assert over.for_lane("x.example.com").paused
@@ -139,8 +139,8 @@ def test_a_pattern_laid_over_the_files_reaches_every_host_under_it() -> None:
         ({"*.example": {"nonsense": 1}}, "`nonsense`"),
     ],
 )
-def test_tables_that_do_not_go_with_the_files_are_refused(tables: dict[str, Any], named: str) -> None:
-    """A cap below the file's base is as wrong as a value that is wrong by itself."""
+def test_tables_that_conflict_with_the_file_are_refused(tables: dict[str, Any], named: str) -> None:
+    """A cap below the base of the file is one such conflict."""
     with pytest.raises(PolicyError) as caught:
         FILE.overridden(tables)
 
@@ -175,8 +175,8 @@ LANES = st.sampled_from(["a.example.com", "b.example.com", "b.a.example.com", "o
         ("redirect_bodies", True),
     ],
 )
-def test_whom_to_trust_is_never_said_by_redis(name: str, key: str, value: object) -> None:
-    """Who can write there names no file of a worker's disk and lowers no guard; nor can he raise one."""
+def test_redis_cannot_set_the_keys_of_trust(name: str, key: str, value: object) -> None:
+    """A writer there can neither name files of a worker's disk nor change its protection."""
     where = name if name == "default" else f'host."{name}"'
     with pytest.raises(PolicyError) as caught:
         TRUST.overridden({name: {key: value}})
@@ -191,15 +191,15 @@ def test_whom_to_trust_is_never_said_by_redis(name: str, key: str, value: object
     ),
     LANES,
 )
-def test_no_table_changes_what_the_file_says_of_trust(tables: dict[str, Any], lane: str) -> None:
-    """Whatever else it says, and of whom."""
+def test_no_table_changes_the_file_s_keys_of_trust(tables: dict[str, Any], lane: str) -> None:
+    """With any other keys, and for any host."""
     over = TRUST.overridden(tables).for_lane(lane)
     assert (TRUST.for_lane(lane).tls, TRUST.for_lane(lane).https_to_http) == (over.tls, over.https_to_http)
     assert over.tls in {policy.tls for _, policy in TRUST.named()}
 
 
-def test_everything_that_is_wrong_with_a_file_is_named_at_once() -> None:
-    """Nobody mends a file fault by fault."""
+def test_every_fault_of_a_file_is_named_at_once() -> None:
+    """One run of the command is enough to correct the file."""
     with pytest.raises(PolicyError) as caught:
         parse_policy("""
 [default]

@@ -31,7 +31,7 @@ def stopped(found: Overrides, lane: str, file: Policy | None = None) -> bool:
 
 
 def stopped_by_old_workers(tables: Mapping[str, Mapping[str, object]], lane: str) -> bool:
-    """Return the same of a worker of a version that knows no exceptions: the narrowest key counts."""
+    """Return the same for a worker that knows no exceptions: the narrowest key counts."""
     keys = (tables[name]["paused"] for name in covering(lane) if "paused" in tables.get(name, {}))
     return next(keys, False) is True
 
@@ -54,7 +54,7 @@ def resumed_by_old_command(found: Overrides, name: str) -> Overrides:
 
 
 class Operators(RuleBasedStateMachine):
-    """Operators pause and resume in any order; a model keeps the pauses and the exceptions."""
+    """Operators pause and resume in any order. A model keeps the pauses and the exceptions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,12 +71,12 @@ class Operators(RuleBasedStateMachine):
         return min(of, default=99) < min(excepted, default=98)
 
     def drop_orphans(self) -> None:
-        """End exceptions with the last pause over them."""
+        """End exceptions whose last pause has ended."""
         self.exceptions = {name for name in self.exceptions if self.pauses & {*covering(name)}}
 
     @rule(name=NAMES)
     def pause(self, name: str) -> None:
-        """Pause: everything below it is stopped, or named as an exception."""
+        """Pause a name: every host below it is stopped, or named as an exception."""
         self.now_ms += 1
         self.found = paused(self.found, name, {}, self.now_ms)
         self.exceptions.discard(name)
@@ -88,7 +88,7 @@ class Operators(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def resume(self, name: str) -> None:
-        """Resume: it ends the pause, or a wider one refuses it with the commands that would do."""
+        """Resume a name: its pause ends, or the refusal names the commands for a wider one."""
         self.now_ms += 1
         blocked = self.expected_without(name)
         if blocked:
@@ -105,7 +105,7 @@ class Operators(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def make_an_exception(self, name: str) -> None:
-        """Resume with an exception: the name goes on whatever pauses cover it."""
+        """Resume with an exception: the name continues under any pause."""
         self.now_ms += 1
         blocked = self.expected_without(name)
         if not blocked and name not in self.pauses | self.exceptions:
@@ -127,7 +127,7 @@ class Operators(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def unset(self, name: str) -> None:
-        """`policy unset NAME paused` takes back whichever of the two it is."""
+        """Remove the pause or its opposite by `policy unset NAME paused`."""
         self.found = forgotten(self.found, name)
         self.pauses.discard(name)
         self.exceptions.discard(name)
@@ -135,18 +135,18 @@ class Operators(RuleBasedStateMachine):
 
     @invariant()
     def a_host_is_stopped_if_a_pause_covers_it_without_a_narrower_exception(self) -> None:
-        """Nothing else counts, and workers of older versions do the same."""
+        """Workers of older versions reach the same verdict."""
         policy = Policy().overridden(*self.found)
         for lane in HOSTS:
             assert self.expected(lane) == policy.for_lane(lane).paused == self.by_old_workers(lane), lane
 
     def by_old_workers(self, lane: str) -> bool:
-        """Return what an older worker makes of the same tables."""
+        """Return the verdict of an older worker on the same tables."""
         return stopped_by_old_workers(self.found.tables, lane)
 
     @invariant()
     def without_a_pause_nothing_is_left(self) -> None:
-        """No opposite stays behind, and other keys of a table are untouched."""
+        """No opposite remains, and other keys of a table are untouched."""
         assert self.found.tables["a.x.com"]["burst"] == 3
         if not self.pauses:
             assert Overrides({"a.x.com": {"burst": 3}}, {}) == self.found
@@ -166,12 +166,12 @@ class MixedOperators(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def old_pause(self, name: str) -> None:
-        """Pause by an older version: it holds for workers of this version."""
+        """Pause by an older version: workers of this version obey it."""
         self.found = paused_by_old_command(self.found, name)
         assert pauses_of(self.found, {}).stop(name) == Stop(name, in_file=False, since_ms=self.since(name))
 
     def since(self, name: str) -> int | None:
-        """Return what the marks know of the name's pause."""
+        """Return the start of the name's pause according to the marks."""
         return pauses_of(self.found, {}).paused[name]
 
     @rule(name=NAMES)
@@ -181,7 +181,7 @@ class MixedOperators(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def pause(self, name: str) -> None:
-        """Pause: what is below it stops on workers of every version, or is named."""
+        """Pause a name: every host below it is stopped, or named as an exception."""
         self.now_ms += 1
         self.found = paused(self.found, name, {}, self.now_ms)
         spared = pauses_of(self.found, {}).spared(name)
@@ -192,14 +192,14 @@ class MixedOperators(RuleBasedStateMachine):
 
     @rule(name=NAMES)
     def except_(self, name: str) -> None:
-        """Make an exception: the name goes on."""
+        """Make an exception: the name continues."""
         self.now_ms += 1
         self.found = resumed(self.found, name, {}, self.now_ms, excepted=True)
         assert pauses_of(self.found, {}).stop(name) is None
 
     @invariant()
     def a_paused_false_of_an_older_version_exempts_nothing(self) -> None:
-        """Without it the same hosts are stopped."""
+        """Without it, the same hosts are stopped."""
         pauses = pauses_of(self.found, {})
         tables = {name: of for name, of in self.found.tables.items() if name not in pauses.lifted}
         without, policy = (Policy().overridden(of, self.found.marks) for of in (tables, self.found.tables))
@@ -212,7 +212,7 @@ TestMixedOperators.settings = settings(max_examples=40, stateful_step_count=10, 
 
 
 def test_a_host_resumed_by_an_older_version_stops_at_the_next_pause() -> None:
-    """`paused: false` that `resume` has left behind exempts the host from nothing."""
+    """`paused: false`, which its `resume` has left behind, is no exception."""
     found = resumed_by_old_command(paused_by_old_command(NOTHING, DEFAULT), "a.x.com")
     found = resumed_by_old_command(found, DEFAULT)
     assert {"a.x.com": {"paused": False}} == found.tables
@@ -223,15 +223,15 @@ def test_a_host_resumed_by_an_older_version_stops_at_the_next_pause() -> None:
     assert {DEFAULT: {"paused": True}} == again.tables
 
 
-def test_an_exception_ends_with_the_pause_it_is_from() -> None:
-    """So the next pause of everything stops everything."""
+def test_an_exception_ends_with_its_pause() -> None:
+    """The next pause of all hosts stops all hosts."""
     found = resumed(paused(NOTHING, DEFAULT, {}, 1), "a.x.com", {}, 2, excepted=True)
     assert ["a.x.com"] == pauses_of(found, {}).spared(DEFAULT)
     assert NOTHING == resumed(found, DEFAULT, {}, 3, excepted=False)
 
 
 def test_a_pause_keeps_the_time_at_which_it_began() -> None:
-    """Also when it is given again."""
+    """Also if it is repeated."""
     again = paused(paused(NOTHING, DEFAULT, {}, 1), DEFAULT, {}, 2)
     assert Stop(DEFAULT, in_file=False, since_ms=1) == pauses_of(again, {}).stop("a.x.com")
 
@@ -247,8 +247,8 @@ paused = true
 
 
 @pytest.mark.parametrize(("lane", "stop"), [("c.org", DEFAULT), ("a.x.com", None), ("b.x.com", "b.x.com")])
-def test_the_files_pauses_hold_by_its_narrowest_table(lane: str, stop: str | None) -> None:
-    """`paused = false` of a narrower table lifts a wider one."""
+def test_the_narrowest_table_of_the_file_decides_its_pauses(lane: str, stop: str | None) -> None:
+    """`paused = false` of a narrower table lifts a wider pause."""
     assert (Stop(stop, in_file=True) if stop else None) == FILE.pauses.stop(lane)
     assert (stop is not None) == FILE.for_lane(lane).paused
 
@@ -259,8 +259,8 @@ def test_a_pause_set_at_run_time_stops_hosts_that_the_file_does_not_pause(lane: 
     assert stopped(paused(NOTHING, DEFAULT, FILE.pauses.in_file, 1), lane, FILE)
 
 
-def test_a_pause_of_the_file_is_lifted_for_a_host_by_an_exception_only() -> None:
-    """The refusal names the command; the exception holds against the file and nothing else."""
+def test_only_an_exception_lifts_a_pause_of_the_file() -> None:
+    """The refusal names the command. The exception applies to the file's pause only."""
     in_file = FILE.pauses.in_file
     with pytest.raises(StillPausedError, match="policy file pauses default") as caught:
         resumed(NOTHING, "c.org", in_file, 1, excepted=False)
@@ -279,13 +279,13 @@ def test_a_pause_of_the_file_is_lifted_for_a_host_by_an_exception_only() -> None
 
 
 def test_a_narrower_pause_of_the_file_holds_under_a_wider_exception() -> None:
-    """An exception lifts what is as wide as it is, or wider."""
+    """An exception lifts pauses of its own width or wider."""
     found = resumed(NOTHING, DEFAULT, FILE.pauses.in_file, 1, excepted=True)
     assert not stopped(found, "c.org", FILE)
     assert stopped(found, "b.x.com", FILE)
 
 
 def test_paused_false_is_refused_under_a_pause_set_at_run_time() -> None:
-    """`policy set` is no way round it."""
+    """`policy set` cannot bypass the pause."""
     with pytest.raises(StillPausedError, match="fetchfleet resume default"):
         lifted(paused(NOTHING, DEFAULT, {}, 1), "a.x.com")

@@ -40,10 +40,10 @@ NAMES = st.sampled_from(["a.example", "*.a.example", "*.b.a.example", "*.example
 
 
 @given(TABLES, st.dictionaries(NAMES, TABLES))
-def test_what_is_published_treats_every_host_as_the_file_does(
+def test_the_published_policy_equals_that_of_the_file_for_every_host(
     default: dict[str, Any], hosts: dict[str, dict[str, Any]]
 ) -> None:
-    """Whatever tables the file has."""
+    """For arbitrary tables."""
     of_file = Policy(msgspec.convert(default, LanePolicy), hosts, default_table=default)
     read = read_published(published(of_file))
 
@@ -53,7 +53,7 @@ def test_what_is_published_treats_every_host_as_the_file_does(
 
 
 def test_names_of_keys_and_certificates_stay_on_the_worker() -> None:
-    """In the tables of hosts and in the default table; that they are set is known."""
+    """In host tables and in the default table. Their presence is published."""
     text = """
 [default]
 ca_file = "/etc/our-ca.pem"
@@ -71,15 +71,15 @@ ca_file = ""
     assert read.for_lane("b.example").ca_file == ""
 
 
-def test_each_key_with_text_is_known_to_be_public_or_private() -> None:
-    """A key that is new may hold a secret."""
+def test_each_text_key_is_classified_as_public_or_private() -> None:
+    """A new key may hold a secret."""
     texts = {name for name, kind in get_type_hints(LanePolicy).items() if "str" in str(kind)}
 
     assert texts == PUBLIC_TEXTS | {*PRIVATE}
 
 
 def test_a_policy_of_too_many_hosts_is_published_without_them() -> None:
-    """A command that needs them says so; their digest is known."""
+    """A command that needs them reports that. Their digest is published."""
     policy = Policy(tables={f"h{i}.example": {"attempts": 2} for i in range(100)})
     found = published(policy, max_bytes=1000)
 
@@ -92,14 +92,14 @@ def test_a_policy_of_too_many_hosts_is_published_without_them() -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"\xff", b'{"default": 3}', b"[" * 100_000, b'{"host": {"a": 1}}']
 )
-def test_what_is_no_published_policy_is_refused(text: bytes) -> None:
+def test_an_invalid_published_policy_is_refused(text: bytes) -> None:
     """Redis is not trusted."""
     with pytest.raises(PolicyError):
         read_published(text)
 
 
-def test_keys_of_newer_workers_are_left_out_and_values_out_of_range_are_refused() -> None:
-    """The rest of the table holds."""
+def test_unknown_keys_are_ignored_and_values_out_of_range_refused() -> None:
+    """Newer workers may have more keys."""
     newer = b'{"default": {"attempts": 2, "colour": "red"}, "host": {"a.example": {"colour": 1}}, "v": 9}'
 
     assert 2 == read_published(newer).for_lane("a.example").attempts
@@ -110,8 +110,8 @@ def test_keys_of_newer_workers_are_left_out_and_values_out_of_range_are_refused(
 @pytest.mark.parametrize(
     "text", ["", "[default]\nattempts = 2\n", "[default]\r\nattempts = 2\r\n# \u00e9\r\n"]
 )
-def test_the_digest_is_the_beginning_of_the_files_sha256(tmp_path: Path, text: str) -> None:
-    """As sha256sum prints it, whatever its line ends are."""
+def test_the_digest_is_the_beginning_of_the_file_s_sha256(tmp_path: Path, text: str) -> None:
+    """As sha256sum prints it, with any line ends."""
     file = tmp_path / "policy.toml"
     file.write_bytes(text.encode())
     settings = load_settings({"policy": str(file)}, {})
