@@ -250,7 +250,7 @@ def test_without_a_rate_nothing_is_paced() -> None:
 def test_no_window_has_more_starts_than_burst_and_rate_allow(
     rate_per_s: float, burst: int, pauses_ms: list[int]
 ) -> None:
-    """For every pair of starts: at most burst + rate × the time between them."""
+    """For every pair of starts: at most the burst plus the rate times the time between them."""
     policy = LanePolicy(rate_per_s=rate_per_s, burst=burst)
     starts = starts_ms(policy, accumulate(pauses_ms, initial=NOW_MS))
 
