@@ -185,6 +185,18 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         return [("method", self.method), ("origin", shown_origin(self.url))]
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the request goes out as it is, and the body is stored as it comes, if the policy agrees."""
+        return not (
+            self.decode
+            or self.lines
+            or self.revalidate
+            or self.method == "HEAD"
+            or self.if_exists != field_checks.IfExists.REPLACE
+            or self.fallback == field_checks.Fallback.STALE
+        )
+
+    @property
     def deadline_ms(self) -> int:
         """The time allowed from submit to the end, in ms."""
         return int((self.deadline_s or DEFAULT_DEADLINE_S) * 1000)

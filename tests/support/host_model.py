@@ -16,9 +16,10 @@ from fetchfleet.worker.gate import gate
 from fetchfleet.worker.gate.gate import Admit, Closed
 from fetchfleet.worker.gate.state import GateState
 from fetchfleet.worker.policy.model import LanePolicy
+from fetchfleet.worker.sink.index_entry import StoredAt, Validators
 
 START_MS = 1_700_000_000_000
-GOOD = Stored(status=200, path="a", size_bytes=1, sha256=None)
+GOOD = Stored(status=200, at=StoredAt("a", 1, ""), validators=Validators("http://a.test/"))
 Times = Callable[[random.Random], float]
 
 

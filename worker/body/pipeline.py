@@ -138,10 +138,15 @@ class BodyPipeline:
         Raises CodingError, BadLineError, CutLineError, DigestMismatchError, OverlongBodyError, TooSlowError
         or TruncatedBodyError.
         """
+        self._as_sent = read == answer.read
         self.coding = _UNPRINTABLE.sub("?", ", ".join(told))[:MAX_CODING_CHARS] if told else None
         """The codings in which the body is stored, with names of Content-Encoding that are no coding."""
         self.length_bytes = coded_bytes if self._decoded is None else None
         """Length of the body as stored; None if unknown."""
+
+    async def receive(self, room: memoryview | None) -> bytes | memoryview:
+        """Return the next bytes to store, like `read`; they may have been received into the room."""
+        return await (self._answer.receive(room) if self._as_sent else self.read())
 
     @property
     def decodes(self) -> bool:

@@ -1,7 +1,6 @@
 """The story of a fetch: attempt it, learn from the outcome, decide what becomes of it, settle that.
 
-A plain GET is told here from its request to its result. Where a fetch or a response is not plain, a cheap
-look leads into one of the special cases (worker/fetch/cases/).
+A plain GET is told here as a whole; a cheap look leads to each special case (worker/fetch/cases/).
 """
 
 import asyncio
@@ -9,6 +8,7 @@ import asyncio
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry, Hop
+from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.fetch.cases import handover, host_signals, stored_bodies
 from fetchfleet.worker.fetch.cases.redirect import move_to_lane, request_after
@@ -23,7 +23,6 @@ from fetchfleet.worker.fetch.rules.decide import (
     MoveLane,
     Retry,
     decide,
-    is_plain,
     may_repeat,
 )
 from fetchfleet.worker.fetch.rules.outcome import (
@@ -37,7 +36,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
 from fetchfleet.worker.fetch.rules.result import result_of
 from fetchfleet.worker.fetch.rules.validators import VALIDATOR_FIELDS, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.gate import gate, quota, retry_budget
+from fetchfleet.worker.gate import quota, retry_budget
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.trace import Trace, timings_of
@@ -51,7 +50,7 @@ _UNATTEMPTED = Interrupted()
 
 async def run_fetch(session: FetchSession, entry: Entry) -> None:
     """Run a claimed fetch that the gate has admitted, from its request to its settlement."""
-    if not entry.crashes and may_repeat(entry):
+    if not entry.crashes and (entry.method in IDEMPOTENT_METHODS or may_repeat(entry)):
         await conclude(await attempted(session, entry))
     elif not await run_marked(session, entry, attempted, conclude):
         await finish_fetch(session, entry, Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE))
@@ -60,7 +59,7 @@ async def run_fetch(session: FetchSession, entry: Entry) -> None:
 async def attempted(session: FetchSession, entry: Entry) -> "Attempt":
     """Return an attempt that has ended, or that has not begun, because the host has closed meanwhile."""
     attempt = Attempt(session, entry)
-    if not session.lane.blocked_s():
+    if session.lane.grant or not session.lane.blocked_s():
         attempt.outcome = await attempt.run()
     return attempt
 
@@ -78,7 +77,9 @@ class Attempt:
         self.status: int | None = None
         self.outcome: AttemptOutcome | None = None
         """None before its end."""
-        self.special = None if is_plain(entry, session.lane.policy) else SpecialCases(session, entry)
+        is_plain = entry.fetch.is_plain and session.lane.policy.is_plain
+        goes_on = entry.part is not None or entry.hops > 0
+        self.special = SpecialCases(session, entry) if goes_on or not is_plain else None
         self._expired: asyncio.Task[None] | None = None
         """The task, once the time of the attempt has passed."""
 
@@ -120,7 +121,7 @@ class Attempt:
         answer = await session.services.engine.open(request, lane.pool, lane.policy.timeouts, self.trace)
         try:
             status = self.status = answer.status
-            if lane.gate.breaker is not Breaker.CLOSED or answer.has_any(quota.FIELDS):
+            if answer.has_any(quota.FIELDS) or not (lane.grant or lane.gate.breaker is Breaker.CLOSED):
                 host_signals.heed_head(session, self.trace, answer)
             if special is not None and await special.refuses(answer):
                 await answer.discard()
@@ -143,8 +144,10 @@ class Attempt:
         lane, services, entry = self.session.lane, self.session.services, self.entry
         if self.special is not None or self.hops or answer.status == 206 or answer.has_any(SPECIAL_FIELDS):
             return await self._special().stored(answer, self.request, self.hops)
-        limits = [most for most in (entry.fetch.max_bytes, lane.policy.max_bytes) if most]
-        expected = Expected(answer.length_bytes, entry.fetch.sha256, min(limits, default=0))
+        max_bytes, most = entry.fetch.max_bytes or 0, lane.policy.max_bytes
+        if most and not 0 < max_bytes < most:
+            max_bytes = most
+        expected = Expected(answer.length_bytes, entry.fetch.sha256, max_bytes)
         url, has_validators = self.request.url, answer.has_any(VALIDATOR_FIELDS)
         found = validators_of(url, answer.header) if has_validators else Validators(url)
         exchange = HttpExchange(self.request, answer)
@@ -155,7 +158,7 @@ class Attempt:
             while piece := await answer.read():
                 writer.write(piece)
                 if writer.full or writer.size_bytes >= save_bytes or mono_s() >= save_s:
-                    await self._special().receive(answer.read, writer, exchange, save_bytes, save_s)
+                    await self._special().receive(answer.receive, writer, exchange, save_bytes, save_s)
                     break
             stored = await writer.commit(lane.may_place)
         except BaseException as error:
@@ -165,17 +168,8 @@ class Attempt:
             await writer.aclose()
         if stored is None:
             return Interrupted()
-        return Stored(
-            status=answer.status,
-            path=stored.path,
-            size_bytes=stored.size_bytes,
-            sha256=stored.sha256,
-            etag=found.etag,
-            last_modified=found.last_modified,
-            unverified=answer.ends_with_connection and not expected.shows_the_whole,
-            offset=stored.offset,
-            length=stored.length,
-        )
+        unverified = answer.ends_with_connection and not expected.shows_the_whole
+        return Stored(status=answer.status, at=stored, validators=found, unverified=unverified)
 
     def _special(self) -> SpecialCases:
         """Return the special cases of this attempt, from now on."""
@@ -193,8 +187,8 @@ async def conclude(attempt: Attempt) -> None:
     if attempt.special is not None and attempt.special.part is not entry.part:
         entry = msgspec.structs.replace(entry, part=attempt.special.part)
     lane, services, now_ms = session.lane, session.services, session.lane.clock.now_ms()
-    if isinstance(outcome, Stored) and gate.is_well(lane.gate, lane.policy):
-        session.change_gate(gate.answered(lane.gate, str(outcome.status), now_ms), save=True)
+    if lane.grant and isinstance(outcome, Stored):
+        lane.count_answer(outcome.status, now_ms)
         await finish_fetch(session, entry, STORED, outcome, attempt)
         return
     host_signals.learn(session, attempt.trace, outcome, entry.id)

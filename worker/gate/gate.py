@@ -1,6 +1,7 @@
 """Decide whether a lane may start a fetch now, and if not, when and why. State in, decision out. Pure."""
 
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -201,6 +202,28 @@ def is_well(state: GateState, policy: LanePolicy) -> bool:
         and not state.nameless
         and isinstance(policy.concurrency, int)
     )
+
+
+def grant(state: GateState, policy: LanePolicy) -> int:
+    """Return how many fetches may be in flight at any time, as long as state and policy stay as they are.
+
+    The host is well, and nothing depends on the clock: a start or a good answer changes no decision, so
+    `caught_up` may count many of them later. 0: ask `admit`, `started` and `attempt_ended` each time.
+    """
+    limit = policy.concurrency
+    if not isinstance(limit, int) or needs_clock(state, policy) or not is_well(state, policy):
+        return 0
+    return limit
+
+
+def caught_up(state: GateState, starts_ms: Sequence[int], answers: Sequence[RecordedAnswer]) -> GateState:
+    """Return the state after what happened under a grant, in order: requests and good answers."""
+    traffic, traffic_ms = state.traffic, state.traffic_ms
+    for at_ms in starts_ms:
+        traffic = traffic * math.exp(-max(0, at_ms - traffic_ms) / TRAFFIC_WINDOW_MS) + 1
+        traffic_ms = at_ms
+    kept = (*state.answers, *answers)[-ANSWERS_KEPT:]
+    return replace(state, traffic=traffic, traffic_ms=traffic_ms, answers=kept)
 
 
 def answered(state: GateState, what: str, now_ms: int) -> GateState:

@@ -1,6 +1,7 @@
 """What a lane knows of its host. Saved with the lane, so that it outlives its owner. Pure."""
 
 import math
+from collections.abc import Callable
 from enum import StrEnum
 
 import msgspec
@@ -132,13 +133,11 @@ def resettable(state: GateState, now_ms: int) -> list[str]:
 
 _decoder = msgspec.json.Decoder(GateState)
 
+to_json: Callable[[GateState], bytes] = msgspec.json.Encoder().encode
+"""Encode a state."""
+
 MAX_SAVED_BYTES = 64 * 1024
 """No state that was saved is larger."""
-
-
-def to_json(state: GateState) -> bytes:
-    """Encode the state."""
-    return msgspec.json.encode(state)
 
 
 def from_json(text: bytes) -> GateState:

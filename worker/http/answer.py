@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from fetchfleet.worker.errors import BadAnswerError, FetchError, RemoteProtocolError
 from fetchfleet.worker.http.exchange import Request, Response
@@ -73,6 +74,10 @@ class Answer:
     def ended(self) -> bool:
         """Whether the whole body has been read."""
         return self._response.ended
+
+    def receive(self, room: memoryview | None) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return the next piece, like `read`; it may have been received into the room, if there is one."""
+        return self._response.read() if room is None else self._response.receive(room)
 
     def close(self) -> None:
         """End the exchange, complete or not; a second call does nothing."""

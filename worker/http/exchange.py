@@ -56,6 +56,12 @@ class Response(Protocol):
         Raises ReadError, ReadTimeoutError or RemoteProtocolError.
         """
 
+    def receive(self, room: memoryview) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return the next piece of the body, like `read`; it may have been received into the room.
+
+        That saves a large body from being copied. The room must not be empty.
+        """
+
     def close(self) -> None:
         """End the exchange, complete or not; a second call does nothing.
 

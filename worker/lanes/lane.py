@@ -10,11 +10,21 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of
 from fetchfleet.jobs.contract.urls import origin_of_url
 from fetchfleet.worker.gate import gate
-from fetchfleet.worker.gate.gate import Admission, Closed
+from fetchfleet.worker.gate.gate import ADMIT, SATURATED, Admission, Closed
 from fetchfleet.worker.gate.robots_rules import ALLOW_ALL, KnownRobots, RobotsRules
-from fetchfleet.worker.gate.state import GateState, to_json
+from fetchfleet.worker.gate.state import GateState, RecordedAnswer, to_json
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock, mono_s
+
+CLAIM_S = 0.25
+CLAIM_ROUNDS = 4
+"""A claim is for what the lane starts in that time, and at least for a round of what may be in flight."""
+
+
+def claim_size(most_in_flight: int, before: int, lasted_s: float) -> int:
+    """Return how many fetches to claim, if the claim `before` lasted so long. Pure."""
+    in_time = int(before * CLAIM_S / lasted_s) if lasted_s > 0 else 0
+    return max(most_in_flight, min(in_time, CLAIM_ROUNDS * most_in_flight))
 
 
 class Lane:
@@ -45,12 +55,19 @@ class Lane:
         self.pool = f"{name}#{token}"
         """Names the connection pool of this acquisition; a later one of the same lane has another."""
         self.policy = policy
-        self.gate = state
-        """Changed by LaneSession.change_gate only."""
+        self.grant = gate.grant(state, policy)
+        """How many fetches may be in flight until gate or policy changes; 0: the gate decides each time."""
+        self._gate = state
+        self._starts_ms: list[int] = []
+        self._answers: deque[RecordedAnswer] = deque(maxlen=gate.ANSWERS_KEPT)
+        """What has happened under the grant, and the gate has yet to count."""
         self._saved_gate = state
         self.clock = clock
         self.ready: deque[Entry] = deque()
         """Claimed fetches that wait for their start."""
+        self._claim_size = 0
+        self._claimed_s = 0.0
+        """Of the last claim: for how many fetches, and when, by the monotonic clock."""
         self.aside: dict[str, str] = {}
         """Claimed fetches that wait for another worker, with their needs (worker/fetch/cases/handover.py)."""
         self.aside_since_s = 0.0
@@ -79,7 +96,7 @@ class Lane:
         self.emptied = False
         """The last claim left no fetch waiting in the lane."""
         self._just_emptied = False
-        self._expiry_check_ms = 0
+        self.expiry_check_ms = 0
         """When to search the lane for expired fetches next."""
         self._changed = asyncio.Event()
         self._wake_up: asyncio.TimerHandle | None = None
@@ -96,7 +113,7 @@ class Lane:
     @property
     def serving(self) -> bool:
         """Whether fetches may be started."""
-        return self.live and not self.leaving
+        return not self.lost and not self.leaving and mono_s() < self.lease_ends_s
 
     @property
     def live(self) -> bool:
@@ -107,22 +124,44 @@ class Lane:
         """Return whether a file may be put in its place."""
         return self.live
 
+    @property
+    def gate(self) -> GateState:
+        """What the lane knows of its host. Changed by LaneSession.change_gate only."""
+        if self._starts_ms or self._answers:
+            self._gate = gate.caught_up(self._gate, self._starts_ms, self._answers)
+            self._starts_ms.clear()
+            self._answers.clear()
+        return self._gate
+
+    @gate.setter
+    def gate(self, state: GateState) -> None:
+        self._gate = state
+        self.grant = gate.grant(state, self.policy)
+
     def admission(self, *, besides: int = 0) -> Admission:
         """Return whether a fetch may start now, not counting `besides` of those in flight."""
         in_flight = len(self.in_flight) - besides
-        if not gate.needs_clock(self.gate, self.policy):
-            return gate.admit_to_open(self.gate, self.policy, in_flight)
+        if self.grant:
+            return SATURATED if in_flight >= self.grant else ADMIT
         return gate.admit(self.gate, self.policy, in_flight, self.clock.now_ms())
+
+    def count_start(self, now_ms: int) -> None:
+        """Count a request that goes out under the grant."""
+        self._starts_ms.append(now_ms)
+
+    def count_answer(self, status: int, now_ms: int) -> None:
+        """Count a good answer to a request, while the grant holds."""
+        self._answers.append(RecordedAnswer(now_ms, str(status)))
 
     def closed(self) -> Closed | None:
         """Return until when the lane is closed and why, None while it is open."""
-        if not gate.needs_clock(self.gate, self.policy):
+        if self.grant:
             return None
         return gate.closed_until(self.gate, self.policy, self.clock.now_ms())
 
     def blocked_s(self) -> float:
         """Return how long an admitted fetch must wait for a cool-down that began since; 0.0: not at all."""
-        if not gate.needs_clock(self.gate, self.policy):
+        if self.grant:
             return 0.0
         now_ms = self.clock.now_ms()
         until_ms = gate.blocked_until_ms(self.gate, self.policy, now_ms)
@@ -131,11 +170,11 @@ class Lane:
     @property
     def expiry_check_due(self) -> bool:
         """Whether a fetch of the lane may have passed its deadline."""
-        return self.clock.now_ms() >= self._expiry_check_ms
+        return self.clock.now_ms() >= self.expiry_check_ms
 
     def check_expiry_at(self, at_ms: int) -> None:
         """Set the time of the next search for expired fetches."""
-        self._expiry_check_ms = at_ms
+        self.expiry_check_ms = at_ms
 
     def extend_lease(self, ends_s: float) -> None:
         """Note that the lease was renewed and now ends at ends_s."""
@@ -144,12 +183,13 @@ class Lane:
     def change_policy(self, policy: LanePolicy) -> None:
         """Apply a changed policy from now on."""
         self.policy = policy
+        self.grant = gate.grant(self._gate, policy)
         self.notify()
 
     @property
     def gate_is_saved(self) -> bool:
         """Whether Redis has the state of the gate, or will have with a call under way."""
-        return self.gate is self._saved_gate
+        return self._gate is self._saved_gate and not self._starts_ms and not self._answers
 
     def gate_to_save(self) -> bytes:
         """Return the state of the gate for a call to Redis that saves it."""
@@ -184,6 +224,12 @@ class Lane:
     def since_ms(self, started_s: float) -> int:
         """Convert a time of the monotonic clock to Redis's clock."""
         return self.clock.now_ms() - int((mono_s() - started_s) * 1000)
+
+    def count_to_claim(self, most_in_flight: int, now_s: float) -> int:
+        """Return how many fetches to claim now that none is left."""
+        self._claim_size = claim_size(most_in_flight, self._claim_size, now_s - self._claimed_s)
+        self._claimed_s = now_s
+        return self._claim_size
 
     def hold(self, entry: Entry) -> None:
         """Queue a claimed fetch: this worker must settle it."""
@@ -228,9 +274,13 @@ class Lane:
         ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
         """Run work as the fetch's task, which is in flight until `ended` calls `end` with it."""
-        task = asyncio.get_running_loop().create_task(work, name=f"fetch {fetch_id}")
+        task = asyncio.get_running_loop().create_task(work, name=f"fetch of {self.name}")
         self.in_flight[fetch_id] = task
         task.add_done_callback(ended)
+
+    def follow(self, fetch_id: str, next_id: str) -> None:
+        """Note that the task of a fetch that has ended runs the next one."""
+        self.in_flight[next_id] = self.in_flight.pop(fetch_id)
 
     def end(self, fetch_id: str, task: asyncio.Task[None]) -> None:
         """Note that the fetch's task has ended."""

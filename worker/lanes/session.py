@@ -115,8 +115,11 @@ class LaneSession(Generic[S_co]):
         save_rate: if starts are spaced out, save the gate soon: after a crash of this worker the next owner
         of the lane keeps the spacing.
         """
-        lane = self.lane
-        after = gate.started(lane.gate, lane.policy, lane.clock.now_ms())
+        lane, now_ms = self.lane, self.lane.clock.now_ms()
+        if lane.grant:
+            lane.count_start(now_ms)
+            return
+        after = gate.started(lane.gate, lane.policy, now_ms)
         self.change_gate(after, save=save_rate and after.paced_ms != lane.gate.paced_ms)
 
     def may_send_another(self) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -134,7 +135,7 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
     verify: bool = True
 
 
-class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """How the whole fleet treats one host; docs/policy.md explains the keys."""
 
     concurrency: int | Range = 8
@@ -222,12 +223,12 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.client_key and not self.client_cert:
             raise PolicyError("client_key: names the key of no client_cert")
 
-    @property
+    @cached_property
     def most_at_once(self) -> int:
         """The most fetches that may be in flight at once."""
         return self.concurrency.max if isinstance(self.concurrency, Range) else self.concurrency
 
-    @property
+    @cached_property
     def tls(self) -> Tls:
         """The keys that define its TLS context."""
         return Tls(
@@ -237,7 +238,12 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             verify=self.verify,
         )
 
-    @property
+    @cached_property
     def timeouts(self) -> Timeouts:
         """The five limits, of the profile or the table."""
         return PROFILES[self.timeout] if isinstance(self.timeout, str) else self.timeout
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether requests go out as they are, and bodies are stored as they come, if the fetches agree."""
+        return not (self.context or self.min_rate_bytes_per_s or self.fallback == Fallback.STALE)

@@ -3,7 +3,6 @@
 import asyncio
 import math
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -31,6 +30,7 @@ from fetchfleet.worker.scheduler.probe import cheapest
 from fetchfleet.worker.scheduler.slots import acquire_slot
 from fetchfleet.worker.scheduler.step import Continue, Leave, Step, Wait, WaitForChange
 from fetchfleet.worker.util import aio
+from fetchfleet.worker.util.clock import mono_s
 
 SIT_OUT_S = 0.5
 """The longest wait for which an idle lane is kept; for a longer one it is given back."""
@@ -74,8 +74,8 @@ async def drain(
         while lane.serving and not lane.for_upkeep:
             step = await _step(session)
             if step is LEAVE:
-                break
-            if step is not CONTINUE:
+                lane.leave()
+            elif step is not CONTINUE:
                 wait_s = step.wait_s if isinstance(step, Wait) else math.inf
                 await lane.changed(min(wait_s, check_s))
 
@@ -120,6 +120,12 @@ async def _step(session: FetchSession) -> Step:
         await _end_unattempted_fetches(session)
         return CONTINUE
     while True:
+        if slots.take():
+            plain = next_plain(session)
+            if plain is not None:
+                FetchTask(session, plain, run_fetch).start()
+                continue
+            slots.release()
         admission = lane.admission()
         if isinstance(admission, Closed):
             return await _wait_or_leave(session, admission)
@@ -133,11 +139,7 @@ async def _step(session: FetchSession) -> Step:
                 return LEAVE
             return await _claim(session)
         entry = _next(lane)
-        if needs_no_look(lane, entry):
-            if slots.take():
-                _start(session, entry, run_fetch)
-                continue
-        elif await end_unattempted(session, entry):
+        if await end_unattempted(session, entry):
             return CONTINUE
         if lane.policy.robots != "ignore":
             return await _start_if_allowed(session, entry)
@@ -164,19 +166,71 @@ def _next(lane: Lane) -> Entry:
     return entry
 
 
-def needs_no_look(lane: Lane, entry: Entry) -> bool:
-    """Return whether nothing can end the fetch, or keep it from its start, but a lack of slots."""
+def next_plain(session: FetchSession, besides: int = 0) -> Entry | None:
+    """Take the fetch that is to start next, if the grant admits it and nothing is to be looked at before.
+
+    besides: how many of those in flight are not counted.
+    """
+    lane = session.lane
+    if not lane.ready or len(lane.in_flight) - besides >= lane.grant or not lane.serving or lane.cancelled:
+        return None
+    entry, now_ms = lane.ready[0], lane.clock.now_ms()
     fetch = entry.fetch
-    return (
-        fetch.dest is None
-        and fetch.body_file is None
-        and not fetch.decode
-        and not entry.tried
-        and not entry.interruptions
-        and lane.policy.robots == "ignore"
-        and lane_of_url(entry.url) == lane.name
-        and lane.clock.now_ms() < entry.deadline_ms
-    )
+    if (
+        now_ms >= lane.expiry_check_ms
+        or now_ms >= entry.deadline_ms
+        or fetch.dest is not None
+        or fetch.body_file is not None
+        or fetch.decode
+        or entry.tried
+        or entry.interruptions
+        or lane.policy.robots != "ignore"
+        or lane_of_url(entry.url) != lane.name
+        or session.services.isolation.closed
+    ):
+        return None
+    return lane.ready.popleft()
+
+
+class FetchTask:
+    """A task in a slot of the worker: it runs a fetch, and then those that may follow at once, one by one."""
+
+    __slots__ = ("_entry", "_session", "_work")
+
+    def __init__(self, session: FetchSession, entry: Entry, work: Work) -> None:
+        self._session = session
+        self._entry = entry
+        self._work = work
+
+    def start(self) -> None:
+        """Start the task, which has taken a slot."""
+        self._session.count_start(save_rate=True)
+        self._session.lane.start(self._entry.id, self._run(), self._ended)
+
+    async def _run(self) -> None:
+        session = self._session
+        lane, slots = session.lane, session.services.slots
+        await self._work(session, self._entry)
+        task = lane.in_flight[self._entry.id]
+        while not slots.wanted and not task.cancelling():
+            entry = next_plain(session, besides=1)
+            if entry is None:
+                return
+            session.count_start()
+            lane.follow(self._entry.id, entry.id)
+            self._entry = entry
+            await run_fetch(session, entry)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Give back the slot, and tell the lane."""
+        session, entry = self._session, self._entry
+        lane = session.lane
+        session.services.slots.release()
+        lane.end(entry.id, task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # a bug counts as a crash, so that the fetch cannot go round for ever
+            log_events.bug(lane.name, entry, error, session.services.log)
+            lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
 
 
 async def _start_if_allowed(session: FetchSession, entry: Entry) -> Step:
@@ -211,29 +265,12 @@ async def _start_in_slot(session: FetchSession, entry: Entry, work: Work) -> boo
         slots.release()
         lane.put_back(entry)
         return False
-    _start(session, entry, work)
+    FetchTask(session, entry, work).start()
     return True
 
 
-def _start(session: FetchSession, entry: Entry, work: Work) -> None:
-    """Start work for the fetch, which has a slot of the worker."""
-    session.count_start(save_rate=True)
-    session.lane.start(entry.id, work(session, entry), partial(_ended, session, entry))
-
-
-def _ended(session: FetchSession, entry: Entry, task: asyncio.Task[None]) -> None:
-    """Take back the slot of a fetch whose work has ended."""
-    lane = session.lane
-    session.services.slots.release()
-    lane.end(entry.id, task)
-    error = None if task.cancelled() else task.exception()
-    if error is not None:  # a bug counts as a crash, so that the fetch cannot go round for ever
-        log_events.bug(lane.name, entry, error, session.services.log)
-        lane.hold(crashed(msgspec.structs.replace(entry, begun=True)))
-
-
 async def _claim(session: FetchSession) -> Step:
-    """Claim as many fetches as may run at once; return the next step."""
+    """Claim as many fetches as may run at once, or more of a quick host; return the next step."""
     lane, services = session.lane, session.services
     if lane.emptied and not lane.in_flight and not lane.aside and await session.leave_if_empty():
         return LEAVE
@@ -242,7 +279,8 @@ async def _claim(session: FetchSession) -> Step:
     if services.settler.full:
         return Wait(POLL_S)
     closed = lane.gate.breaker is Breaker.CLOSED
-    count = gate.max_in_flight(lane.gate, lane.policy) if closed else PROBE_CHOICE
+    most = gate.max_in_flight(lane.gate, lane.policy)
+    count = lane.count_to_claim(most, mono_s()) if closed else PROBE_CHOICE
     claim = await session.retry_until_lost(lambda: services.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
     session.hold_claim(claim)

@@ -12,19 +12,7 @@ from fetchfleet.jobs.contract.entry import Entry, Hop, PartialNote
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.sink.disk_space import Space
-from fetchfleet.worker.sink.index_entry import IndexEntry, StoredBody, Validators
-
-
-class StoredAt(NamedTuple):
-    """Where a body is stored; path is relative to the out folder."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    offset: int | None = None
-    """First byte of the body's record in that file. None: the file is the body alone."""
-    length: int | None = None
-    """Bytes of that record."""
+from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, StoredBody, Validators
 
 
 class Expected(NamedTuple):
@@ -96,8 +84,12 @@ class BodyWriter(Protocol):
     def worth_keeping(self) -> bool:
         """Whether enough bytes have come to resume the body later."""
 
-    def write(self, piece: bytes) -> None:
-        """Add a piece. Raises OverlongBodyError."""
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next piece may be received, if the body is a large one."""
+
+    def write(self, piece: bytes | memoryview) -> None:
+        """Add a piece; a memoryview is the beginning of `room`. Raises OverlongBodyError."""
 
     async def drain(self) -> None:
         """Hand what is in memory to the disk, once the block before is written. Raises OSError."""

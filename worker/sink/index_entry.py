@@ -19,6 +19,18 @@ class Validators(NamedTuple):
     last_modified: str | None = None
 
 
+class StoredAt(NamedTuple):
+    """Where a body is stored; path is relative to the out folder."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+    offset: int | None = None
+    """First byte of the body's record in that file. None: the file is the body alone."""
+    length: int | None = None
+    """Bytes of that record."""
+
+
 class IndexEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A stored body, as the index has it."""
 

@@ -218,6 +218,11 @@ class Slots:
         self._free -= 1
         return True
 
+    @property
+    def wanted(self) -> bool:
+        """Whether someone waits for a permit."""
+        return bool(self._waiting)
+
     def queue(self) -> asyncio.Future[None]:
         """Return a future that is done once the caller has a permit; see `leave`."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -225,6 +225,114 @@ async def test_nothing_is_lost_of_a_body_that_nobody_reads_and_memory_is_bounded
 
 
 @on_both_loops
+async def test_a_body_is_received_into_a_room_up_to_its_end_and_no_further() -> None:
+    """What comes behind it makes the connection unusable, as it does elsewhere."""
+    async with connected() as ends:
+        response = await ends.answered(OK + b"Content-Length: 6\r\n\r\n")
+        block = bytearray(b"-" * 10)
+        ends.send(b"body")
+        first = await response.receive(memoryview(block))
+        ends.send(b"ok" + b"HTTP/1.1 200 OK")
+        second = await response.receive(memoryview(block)[4:])
+
+        assert isinstance(first, memoryview)
+        assert isinstance(second, memoryview)
+        assert (first.obj, second.obj, bytes(block)) == (block, block, b"bodyok----")
+        assert response.ended
+        assert await response.receive(memoryview(block)) == b""
+        response.close()
+        assert not ends.ours.usable
+        await wait_until(lambda: ends.lost, "the connection's end")
+
+
+@on_both_loops
+async def test_a_connection_is_used_again_after_a_body_received_into_a_room() -> None:
+    """The next response is read as the first was, head and body."""
+    async with connected() as ends:
+        for method in ("read", "receive"):
+            response = await ends.answered(OK + b"Content-Length: 5\r\n\r\nab")
+            ends.send(b"cde")
+            room = memoryview(bytearray(10))
+            body = b""
+            while piece := await (response.read() if method == "read" else response.receive(room)):
+                body += piece
+            assert body == b"abcde"
+            response.close()
+            assert ends.ours.usable
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 4", b"X: until the end of the connection"])
+@on_both_loops
+async def test_what_came_into_a_room_before_the_end_or_an_error_is_received_first(framing: bytes) -> None:
+    """The connection's end is no error of a body without a length."""
+    async with connected() as ends:
+        response = await ends.answered(OK + framing + b"\r\n\r\n")
+        reading = asyncio.create_task(response.receive(memoryview(bytearray(10))))
+        await asyncio.sleep(0)
+        ends.send(b"abc")
+        ends.host.shutdown(socket.SHUT_WR)
+
+        assert await reading == b"abc"
+        if framing.startswith(b"X"):
+            assert await response.receive(memoryview(bytearray(10))) == b""
+        else:
+            with pytest.raises(RemoteProtocolError, match="1 bytes before the end"):
+                await response.receive(memoryview(bytearray(10)))
+
+
+@on_both_loops
+async def test_a_room_that_was_given_up_is_not_filled() -> None:
+    """A cancelled reader may use its memory for something else; the bytes are there for the next one."""
+    async with connected() as ends:
+        response = await ends.answered(OK + b"Content-Length: 4\r\n\r\n")
+        block = bytearray(b"----")
+        reading = asyncio.create_task(response.receive(memoryview(block)))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading])
+        ends.send(b"body")
+        await wait_until(lambda: response._reader.complete, "the body")
+
+        assert await body_of(response) == b"body"
+        assert block == b"----"
+        response.close()
+        assert ends.ours.usable
+
+
+@on_both_loops
+async def test_chunks_are_not_received_into_a_room() -> None:
+    """Their sizes lie between them."""
+    async with connected() as ends:
+        response = await ends.answered(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+        ends.send(b"2\r\nok\r\n0\r\n\r\n")
+
+        assert await response.receive(memoryview(bytearray(10))) == b"ok"
+        assert await response.receive(memoryview(bytearray(10))) == b""
+        response.close()
+        assert ends.ours.usable
+
+
+@on_both_loops
+async def test_nothing_is_received_between_two_rooms() -> None:
+    """The host is held up as soon as the kernel's buffers are full: a slow disk costs no memory."""
+    async with connected() as ends:
+        response = await ends.answered(OK + b"Content-Length: %d\r\n\r\n" % MUCH)
+        sending = asyncio.create_task(ends.send_all(bytes(MUCH)))
+        received_bytes = len(await response.receive(memoryview(bytearray(100))))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert received_bytes == 100
+        assert not response._reader.pieces
+        assert not sending.done()
+
+        room = memoryview(bytearray(100_000))
+        while piece := await response.receive(room):
+            received_bytes += len(piece)
+        assert received_bytes == MUCH
+        await sending
+
+
+@on_both_loops
 async def test_many_small_pieces_are_held_up_too() -> None:
     """Each costs more memory than its bytes."""
     async with connected() as ends:

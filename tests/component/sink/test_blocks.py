@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -58,6 +59,42 @@ async def test_while_one_block_is_written_the_next_is_filled_and_no_third(
     assert written == [BLOCK, b"the next" + BLOCK, b"rest"]
     assert stored is not None
     assert (sink.disk.path / stored.path).read_bytes() == BLOCK + b"the next" + BLOCK + b"rest"
+
+
+async def test_a_block_is_received_into_again_only_once_it_is_written(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two blocks take a body of any size; its bytes stay as they came until the disk has them."""
+    may_write, writev, body = threading.Event(), os.writev, [bytes([at]) * 1000 for at in range(250)] * 8
+
+    def slowly(file: int, blocks: list[bytes]) -> int:
+        may_write.wait(30)
+        return writev(file, blocks)
+
+    async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
+        assert writer.room is None
+        await give(writer, BLOCK)
+        monkeypatch.setattr(os, "writev", slowly)
+        blocks: set[int] = set()
+        for at, piece in enumerate(body):
+            if writer.full:
+                draining = asyncio.create_task(writer.drain())
+                await asyncio.sleep(0)
+                may_write.set()
+                await draining
+                may_write.clear()
+            room = writer.room
+            assert room is not None
+            blocks.add(id(room.obj))
+            room[: len(piece)] = piece
+            writer.write(room[: len(piece)] if at % 3 else piece)
+        may_write.set()
+        stored = await writer.commit(lambda: True)
+
+    assert len(blocks) == 2
+    assert stored is not None
+    assert (sink.disk.path / stored.path).read_bytes() == BLOCK + b"".join(body)
+    assert stored.sha256 == hashlib.sha256(BLOCK + b"".join(body)).hexdigest()
 
 
 async def test_an_error_is_told_with_the_next_block(sink: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:

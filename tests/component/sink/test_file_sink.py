@@ -21,10 +21,11 @@ from fetchfleet.worker.errors import (
     OverlongBodyError,
     TruncatedBodyError,
 )
-from fetchfleet.worker.sink.base import Expected, StoredAt
+from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
+from fetchfleet.worker.sink.index_entry import StoredAt
 from tests.component.conftest import Lines, Start, tuned
 from tests.support.disks import disable_nameless_files, give
 from tests.support.waiting import wait_until

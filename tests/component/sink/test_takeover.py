@@ -14,10 +14,11 @@ import pytest
 
 from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry, PartialNote
-from fetchfleet.worker.sink.base import Expected, StoredAt
+from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files import takeover
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink, FileWriter
+from fetchfleet.worker.sink.index_entry import StoredAt
 from tests.support.disks import give
 from tests.support.ranged import body_of
 from tests.support.waiting import wait_until

@@ -47,6 +47,7 @@ from fetchfleet.worker.gate.state import Breaker, GateState
 from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.scheduler.probe import cheapest
+from fetchfleet.worker.sink.index_entry import StoredAt, Validators
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -56,7 +57,7 @@ POST = Fetch(url="http://a.example/", method="POST", body="x")
 KEYED_POST = Fetch(url="http://a.example/", method="POST", headers={"Idempotency-Key": "k"})
 UNSAFE_POST = Fetch(url="http://a.example/", method="POST", body="x", retry_unsafe=True)
 HOP = Hop("GET", "http://b.example/")
-STORED = Stored(status=200, path="a", size_bytes=1, sha256=None)
+STORED = Stored(status=200, at=StoredAt("a", 1, ""), validators=Validators("http://a.test/"))
 STATUSES = range(100, 600)
 
 FETCHES = st.sampled_from(

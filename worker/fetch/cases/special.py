@@ -17,8 +17,8 @@ from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.answer import Answer
-from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions, StoredAt
-from fetchfleet.worker.sink.index_entry import IndexEntry, Validators
+from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions
+from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, Validators
 from fetchfleet.worker.util.clock import mono_s
 
 SPECIAL_FIELDS = frozenset({b"content-encoding", b"content-digest", b"repr-digest"})
@@ -121,23 +121,18 @@ class SpecialCases:
             return stored
         return Stored(
             status=answer.status,
-            path=stored.path,
-            size_bytes=stored.size_bytes,
-            sha256=stored.sha256,
-            etag=found.etag,
-            last_modified=found.last_modified,
+            at=stored,
+            validators=found,
             coding=body.coding,
             lines=body.lines,
             unverified=answer.ends_with_connection and not (body.coding_ended or expected.shows_the_whole),
-            offset=stored.offset,
-            length=stored.length,
         )
 
     async def _store_head(self, answer: Answer, request: Hop, found: Validators) -> AttemptOutcome:
         """Store a response without a body, if the sink stores such responses."""
         lane, sink = self._lane, self._services.sink
         await answer.discard()
-        stored: StoredAt | None = None
+        at: StoredAt | None = None
         if sink.keeps_heads:
             options = StorageOptions(durability=lane.policy.durability)
             exchange = HttpExchange(request, answer)
@@ -148,16 +143,8 @@ class SpecialCases:
                 await writer.aclose()
             if stored is None:
                 return Interrupted()
-        return Stored(
-            status=answer.status,
-            path=stored.path if stored else None,
-            size_bytes=0,
-            sha256=None,
-            etag=found.etag,
-            last_modified=found.last_modified,
-            offset=stored.offset if stored else None,
-            length=stored.length if stored else None,
-        )
+            at = stored._replace(size_bytes=0, sha256="")
+        return Stored(status=answer.status, at=at, validators=found)
 
     async def _receive(
         self, exchange: HttpExchange, body: BodyPipeline, expected: Expected, options: StorageOptions
@@ -173,7 +160,7 @@ class SpecialCases:
                 tuning = self._services.tuning
                 save_bytes = writer.size_bytes + tuning.checkpoint_bytes
                 save_s = mono_s() + tuning.checkpoint_s
-                await self.receive(body.read, writer, exchange, save_bytes, save_s)
+                await self.receive(body.receive, writer, exchange, save_bytes, save_s)
             return await writer.commit(lane.may_place) or Interrupted()
         except errors.ExistsError as error:
             return await stored_bodies.since_then(self._entry, exchange.answer.status, error, self._services)
@@ -185,13 +172,13 @@ class SpecialCases:
 
     async def receive(
         self,
-        read: Callable[[], Awaitable[bytes]],
+        receive: Callable[[memoryview | None], Awaitable[bytes | memoryview]],
         writer: BodyWriter,
         exchange: HttpExchange,
         save_bytes: int,
         save_s: float,
     ) -> None:
-        """Write the pieces that `read` returns up to an empty one, and save the body as it comes.
+        """Write the pieces that `receive` returns up to an empty one, and save the body as it comes.
 
         First at save_bytes, or at save_s (monotonic).
         """
@@ -203,7 +190,7 @@ class SpecialCases:
                 self._resume = self._resume or Resume(self._session, self._entry)
                 safe_bytes = await self._resume.checkpoint(writer, exchange)
                 save_bytes, save_s = safe_bytes + tuning.checkpoint_bytes, mono_s() + tuning.checkpoint_s
-            piece = await read()
+            piece = await receive(writer.room)
             if not piece:
                 return
             writer.write(piece)

@@ -7,7 +7,7 @@ bounds them all.
 import msgspec
 
 from fetchfleet.jobs.contract.entry import Entry
-from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS, Fallback, IfExists
+from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
 from fetchfleet.jobs.contract.model import Outcome, Reason
 from fetchfleet.worker.fetch.rules.outcome import (
     AlreadyExists,
@@ -128,23 +128,6 @@ def may_repeat(entry: Entry) -> bool:
     if entry.method in IDEMPOTENT_METHODS or entry.fetch.retry_unsafe:
         return True
     return any(name.lower() == "idempotency-key" for name, _ in entry.request.headers)
-
-
-def is_plain(entry: Entry, policy: LanePolicy) -> bool:
-    """Return whether the request goes out as it is, and its body is stored as it comes."""
-    fetch = entry.fetch
-    return not (
-        entry.part is not None
-        or entry.hops
-        or fetch.method == "HEAD"
-        or fetch.decode
-        or fetch.lines
-        or fetch.revalidate
-        or fetch.if_exists != IfExists.REPLACE
-        or (fetch.fallback or policy.fallback) == Fallback.STALE
-        or policy.context
-        or policy.min_rate_bytes_per_s
-    )
 
 
 def expired(entry: Entry, now_ms: int, *, cooling: bool = False) -> Finish | None:

@@ -6,26 +6,22 @@ from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.model import Reason
 from fetchfleet.worker.gate.gate import HostSignal, Observation
 from fetchfleet.worker.observability import redact
+from fetchfleet.worker.sink.index_entry import StoredAt, Validators
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
     """The whole body is at its path."""
 
     status: int
-    path: str | None
-    size_bytes: int
-    sha256: str | None
-    etag: str | None = None
-    last_modified: str | None = None
+    at: StoredAt | None
+    """Without a SHA-256 if the response has no body; None if the sink does not store such responses."""
+    validators: Validators
     coding: str | None = None
     """The content coding in which the body is stored."""
     lines: int | None = None
     """How many JSON lines it has, if the fetch wants them checked."""
     unverified: bool = False
     """Whether nothing but the end of its connection shows that the body is whole."""
-    offset: int | None = None
-    """Where its record is, if path is a WARC segment."""
-    length: int | None = None
 
 
 class Unchanged(msgspec.Struct, frozen=True, kw_only=True):

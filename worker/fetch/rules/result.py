@@ -39,34 +39,27 @@ def result_of(
     last_url: of the request that went out last, None if the fetch ended without an attempt. stand_in: a body
     stored before, used in place of a new one.
     """
-    stored = outcome if isinstance(outcome, Stored) else None
-    body = outcome if isinstance(outcome, Stored | Unchanged | AlreadyExists) else stand_in
+    if isinstance(outcome, Stored):
+        return _result_of_stored(entry, outcome, last_url or entry.fetch.url, timings, worker_id)
+    body = outcome if isinstance(outcome, Unchanged | AlreadyExists) else stand_in
     with_validators = body if not isinstance(body, StoredBody) else None
     asked = last_url is not None and not isinstance(outcome, Interrupted)
     throttled = isinstance(outcome, Answered) and throttle_of(outcome) is not None
     charged = asked and not throttled and not isinstance(outcome, Redirected)
-    final_url = None
-    if last_url is not None and asked:  # a URL that a host has named may hold secrets
-        final_url = last_url if last_url == entry.fetch.url else redact.final_url(last_url)
     return Result(
         id=entry.id,
         url=entry.fetch.url,
-        final_url=final_url,
+        final_url=_final_url(entry, last_url) if last_url is not None and asked else None,
         outcome=Outcome.UNCHANGED if stand_in else finish.outcome,
         reason=finish.reason,
         status=None if isinstance(outcome, Interrupted) else outcome.status,
         bytes=body.size_bytes if body else None,
         sha256=body.sha256 if body else None,
         path=body.path if body else None,
-        offset=stored.offset if stored else None,
-        length=stored.length if stored else None,
         etag=with_validators.etag if with_validators else None,
         last_modified=with_validators.last_modified if with_validators else None,
-        content_encoding=stored.coding if stored else None,
-        lines=stored.lines if stored else None,
         bad_line=outcome.line if isinstance(outcome, Failed) else None,
         stale=stand_in is not None,
-        unverified=stored.unverified if stored else False,
         attempts=entry.attempts + 1 if charged else entry.attempts,
         throttles=entry.throttles + 1 if throttled else entry.throttles,
         interruptions=entry.interruptions,
@@ -79,6 +72,44 @@ def result_of(
         omitted=omitted_of(entry.fetch) if finish.outcome in _NOT_DONE else None,
         retry_of=entry.retry_of,
     )
+
+
+def _result_of_stored(
+    entry: Entry, stored: Stored, last_url: str, timings: Timings, worker_id: str
+) -> Result:
+    fetch, at, found = entry.fetch, stored.at, stored.validators
+    return Result(
+        id=entry.id,
+        url=fetch.url,
+        final_url=_final_url(entry, last_url),
+        outcome=Outcome.STORED,
+        status=stored.status,
+        bytes=at.size_bytes if at is not None else 0,
+        sha256=(at.sha256 or None) if at is not None else None,
+        path=at.path if at is not None else None,
+        offset=at.offset if at is not None else None,
+        length=at.length if at is not None else None,
+        etag=found.etag,
+        last_modified=found.last_modified,
+        content_encoding=stored.coding,
+        lines=stored.lines,
+        unverified=stored.unverified,
+        attempts=entry.attempts + 1,
+        throttles=entry.throttles,
+        interruptions=entry.interruptions,
+        worker=worker_id,
+        timings=timings,
+        meta=fetch.meta,
+        method=fetch.method,
+        dest=fetch.dest,
+        key=fetch.key,
+        retry_of=entry.retry_of,
+    )
+
+
+def _final_url(entry: Entry, last_url: str) -> str:
+    """Return the URL of the last request; one that a host has named may hold secrets."""
+    return last_url if last_url == entry.fetch.url else redact.final_url(last_url)
 
 
 def omitted_of(fetch: Fetch) -> list[str]:

@@ -8,6 +8,8 @@ import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
+import msgspec
+
 from fetchfleet.worker.errors import (
     FetchError,
     FirstByteTimeoutError,
@@ -17,7 +19,7 @@ from fetchfleet.worker.errors import (
     WriteTimeoutError,
 )
 from fetchfleet.worker.http.exchange import Request
-from fetchfleet.worker.http.http1.heads import Head, request_head
+from fetchfleet.worker.http.http1.heads import request_head
 from fetchfleet.worker.http.http1.reader import ResponseReader
 from fetchfleet.worker.http.net.tls_transport import left_by_reset
 from fetchfleet.worker.http.request_body import BLOCK_BYTES, Blocks, Upload
@@ -30,11 +32,14 @@ MAX_UNREAD_BYTES = 256 * 1024
 MAX_UNREAD_PIECES = 256
 """Beyond either, the connection is not read from until its response is."""
 
+_SCRATCH = memoryview(bytearray(256 * 1024))
+"""Filled by the loop for any connection, which copies its bytes at once."""
+
 CLOCK_STEP_S = 0.001
 """The clock of uvloop counts milliseconds."""
 
 
-class Http1Connection(asyncio.Protocol):
+class Http1Connection(asyncio.BufferedProtocol):
     """A connection, given its connected socket; `connection_made` gives it the transport.
 
     keepalive_s: how long it may be idle. idle: called when it is idle again. lost: called when it is closed.
@@ -54,7 +59,9 @@ class Http1Connection(asyncio.Protocol):
         "_paused_writing",
         "_poll",
         "_reader",
+        "_received",
         "_request",
+        "_room",
         "_socket",
         "_timeouts",
         "_timer",
@@ -97,6 +104,10 @@ class Http1Connection(asyncio.Protocol):
         """The request whose response headers are awaited."""
         self._reader: ResponseReader | None = None
         """Of the response that is awaited or read; None if the connection is idle."""
+        self._room: memoryview | None = None
+        """Where the next bytes go, which are the body's."""
+        self._received: memoryview | None = None
+        """The part of the room that was filled."""
         self._waiter: asyncio.Future[None] | None = None
         """Resolved when the exchange may go on: its one wait, for whatever event."""
         self._error: FetchError | None = None
@@ -142,11 +153,12 @@ class Http1Connection(asyncio.Protocol):
         except BaseException:
             self.close()
             raise
-        if reader.head is None:
+        if (final := reader.head) is None:
             assert self._error is not None
             raise self._error
         self._request = None
-        return Http1Response(self, reader, reader.head)
+        head_of = (final.status, final.phrase, final.version, final.fields, final.by_name)
+        return Http1Response(self, reader, *head_of, reader.lenient, self.address)
 
     async def _send(self, head: bytes, content: Blocks | Upload, reader: ResponseReader) -> None:
         """Send the head and the content, block by block as the host takes them.
@@ -168,19 +180,35 @@ class Http1Connection(asyncio.Protocol):
         if head:
             self._transport.write(head)
 
-    async def read(self, reader: ResponseReader) -> bytes:
-        """Return what has come of the body, once there is some; empty at its end."""
+    async def read(self, reader: ResponseReader, room: memoryview | None = None) -> Any:
+        """Return what has come of the body, once there is some; empty at its end.
+
+        Bytes, or a part of the room; then nothing more is received until the next call.
+        """
         while not reader.pieces and not reader.complete:
             if self._error is not None:
                 raise self._error
             if self._reader is not reader:
                 raise ReadError("the response was closed")
-            await self._wait(self._timeouts.read_s)
+            if self._resume_reading():
+                continue  # the transport may have passed something on at once
+            self._room = reader.part_of(room)
+            try:
+                await self._wait(self._timeouts.read_s)
+            finally:
+                self._room, received, self._received = None, self._received, None
+            if received is not None:
+                return received
         piece = reader.take()
-        if self._paused_reading:
+        self._resume_reading()
+        return piece
+
+    def _resume_reading(self) -> bool:
+        """Resume it if it is paused; return whether it was."""
+        if paused := self._paused_reading:
             self._paused_reading = False
             self._transport.resume_reading()
-        return piece
+        return paused
 
     def finish(self, reader: ResponseReader) -> None:
         """End the exchange of that response; the connection is idle then, or closed."""
@@ -192,11 +220,9 @@ class Http1Connection(asyncio.Protocol):
         if not (reader.complete and reader.reusable) or self._transport.get_write_buffer_size():
             self.close()
             return
-        if self._paused_reading:
-            self._paused_reading = False
-            self._transport.resume_reading()
-            if self._closed:  # by bytes behind the response
-                return
+        self._resume_reading()
+        if self._closed:  # by bytes behind the response
+            return
         self._limit(self._keepalive_s)
         self._idle(self)
 
@@ -219,6 +245,23 @@ class Http1Connection(asyncio.Protocol):
         self._made = True
         if self._closed:
             self._loop.call_soon(self._transport.abort)  # uvloop would leave the socket open now
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 the loop's guess
+        """Return where the loop may put the next bytes."""
+        return _SCRATCH if self._room is None else self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take the bytes that the loop has put there."""
+        room, self._room = self._room, None
+        if room is None or self._reader is None:
+            self.data_received(_SCRATCH[:nbytes].tobytes())
+            return
+        self.heard = True
+        self._reader.skip(nbytes)
+        self._received = room[:nbytes]
+        self._paused_reading = True
+        self._transport.pause_reading()
+        self._wake()
 
     def data_received(self, data: bytes) -> None:
         """Read what has come; nothing may come while the connection is idle."""
@@ -322,31 +365,18 @@ class Http1Connection(asyncio.Protocol):
             self.close()
 
 
-class Http1Response:
+class Http1Response(msgspec.Struct, eq=False):
     """The response of an exchange on a connection, as exchange.py describes it."""
 
-    __slots__ = (
-        "_connection",
-        "_reader",
-        "address",
-        "by_name",
-        "headers",
-        "lenient",
-        "phrase",
-        "status",
-        "version",
-    )
-
-    def __init__(self, connection: Http1Connection, reader: ResponseReader, head: Head) -> None:
-        self._connection = connection
-        self._reader = reader
-        self.status = head.status
-        self.phrase = head.phrase
-        self.version = head.version
-        self.headers: Sequence[Header] = head.fields
-        self.by_name: Mapping[bytes, bytes] = head.by_name
-        self.lenient = reader.lenient
-        self.address = connection.address
+    _connection: Http1Connection
+    _reader: ResponseReader
+    status: int
+    phrase: bytes
+    version: str
+    headers: Sequence[Header]
+    by_name: Mapping[bytes, bytes]
+    lenient: bool
+    address: str | None
 
     @property
     def ended(self) -> bool:
@@ -356,6 +386,10 @@ class Http1Response:
     def read(self) -> Coroutine[Any, Any, bytes]:
         """Return what has come of the body, once there is some; empty at its end."""
         return self._connection.read(self._reader)
+
+    def receive(self, room: memoryview) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return the next piece of the body; it may be in the room. Empty at the end."""
+        return self._connection.read(self._reader, room)
 
     def close(self) -> None:
         """End the exchange: the connection is idle if the whole response has come, else it is closed."""

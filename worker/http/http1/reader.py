@@ -87,6 +87,18 @@ class ResponseReader:
             raise RemoteProtocolError("the host closed the connection before the last chunk")
         self.complete = True
 
+    def part_of(self, room: memoryview | None) -> memoryview | None:
+        """Return the part of a room that the loop may fill with the next bytes of the body; None if none."""
+        if room is None or self.head is None or self.complete or self._chunks is not None:
+            return None
+        return room if self._left_bytes == UNTIL_CLOSE else room[: self._left_bytes]
+
+    def skip(self, size_bytes: int) -> None:
+        """Count bytes of the body that were received into such a part, without `feed`."""
+        if self._left_bytes != UNTIL_CLOSE:
+            self._left_bytes -= size_bytes
+            self.complete = not self._left_bytes
+
     def take(self) -> bytes:
         """Return what has come of the body since the last call."""
         taken = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)

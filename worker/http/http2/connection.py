@@ -318,6 +318,10 @@ class Http2Response:
         """
         return await self._connection.piece(self._stream, self._read_s)
 
+    async def receive(self, room: memoryview) -> bytes | memoryview:  # noqa: ARG002 frames lie between the data
+        """Return the next piece of the body, like `read`."""
+        return await self.read()
+
     def close(self) -> None:
         """End the exchange, complete or not; a second call does nothing."""
         self._connection.drop(self._stream)

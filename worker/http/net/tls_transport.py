@@ -9,7 +9,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from fetchfleet.worker.errors import TlsError, TlsTimeoutError
 
@@ -19,6 +19,28 @@ RECORD_BYTES = 16 * 1024
 """OpenSSL reads and writes one record at a time (RFC 8446 §5.1)."""
 LEFT_BYTES = 256 * 1024
 """The most that is read of a connection that was reset."""
+
+
+class Receiver(Protocol):
+    """The protocol above: one of the two kinds of asyncio, that is given pieces."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come."""
+
+    def eof_received(self) -> bool | None:
+        """Take the host's end of the connection."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+
+    def pause_writing(self) -> None:
+        """Note that the host does not take what was sent."""
+
+    def resume_writing(self) -> None:
+        """Go on with sending."""
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
@@ -32,7 +54,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         connected: socket.socket,
         context: ssl.SSLContext,
         host: str,
-        protocol_of: Callable[[str | None], asyncio.Protocol],
+        protocol_of: Callable[[str | None], Receiver],
     ) -> None:
         super().__init__()
         self.established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -41,7 +63,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._socket = connected
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._protocol_of = protocol_of
-        self._above: asyncio.Protocol | None = None
+        self._above: Receiver | None = None
         self._below: asyncio.Transport
         self._unwritten = bytearray()
         """Plain bytes that wait until OpenSSL has read more."""
@@ -111,7 +133,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not self.established.done():
             self.established.set_result(None)
 
-    def _read(self, above: asyncio.Protocol) -> None:
+    def _read(self, above: Receiver) -> None:
         """Pass on what can be decrypted."""
         pieces = []
         error, ended = None, False
@@ -233,7 +255,7 @@ async def start_tls(
     context: ssl.SSLContext,
     host: str,
     timeout_s: float,
-    protocol_of: Callable[[str | None], asyncio.Protocol],
+    protocol_of: Callable[[str | None], Receiver],
 ) -> None:
     """Make a handshake on a connected socket; close it if the handshake fails or is cancelled.
 

@@ -27,6 +27,9 @@ SHA256 = "sha256"
 BLOCK_BYTES = 384 * 1024
 """A body of fewer bytes stays in memory until it is complete."""
 
+ROOM_BYTES = BLOCK_BYTES + 256 * 1024
+"""A block that pieces are received into: what is left of it before it is full takes a large piece."""
+
 JOINED_BYTES = 4096
 """Smaller pieces are joined, because each one in a list has the overhead of an object."""
 
@@ -49,6 +52,10 @@ class BufferedBody:
         self._pieces: list[Block] = []
         """The pieces of the body that are in memory."""
         self._filled_bytes = 0
+        self._room: memoryview | None = None
+        """What is left of the block that pieces are received into."""
+        self._blocks: tuple[memoryview | None, memoryview | None] = (None, None)
+        """That block, and the one that is being written."""
         self._partial: PartialFile | None = None
         """Takes the body block by block, once it has reached a block."""
         self._digests: dict[str, Any] = {SHA256: hashlib.sha256()}
@@ -66,15 +73,27 @@ class BufferedBody:
         """Whether a block is in memory: call `drain` before the next write."""
         return self._filled_bytes >= BLOCK_BYTES
 
-    def write(self, piece: bytes) -> None:
-        """Add a piece. Raises OverlongBodyError."""
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next piece may be received, if the body is a large one."""
+        if self._room is None and self._partial is not None:
+            self._room = self._blocks[0] or memoryview(bytearray(ROOM_BYTES))
+            self._blocks = self._room, self._blocks[1]
+        return self._room
+
+    def write(self, piece: bytes | memoryview) -> None:
+        """Add a piece; a memoryview is the beginning of `room`. Raises OverlongBodyError."""
         size_bytes = len(piece)
         self.size_bytes += size_bytes
         self._disk.received_bytes += size_bytes
         self._filled_bytes += size_bytes
         if self._expected.max_bytes:
             self._refuse_overlong(self.size_bytes)
-        if size_bytes >= JOINED_BYTES:
+        if isinstance(piece, memoryview):
+            assert self._room is not None
+            self._room = self._room[size_bytes:]
+            self._pieces.append(piece)
+        elif size_bytes >= JOINED_BYTES:
             self._pieces.append(piece)
         elif self._pieces and isinstance(self._pieces[-1], bytearray):
             self._pieces[-1] += piece
@@ -88,6 +107,7 @@ class BufferedBody:
         await self._partial.written()
         if self._pieces:
             block, self._pieces, self._filled_bytes = self._pieces, [], 0
+            self._blocks, self._room = self._blocks[::-1], None
             self._partial.start(block)
 
     async def sync(self) -> int:

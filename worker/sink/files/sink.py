@@ -14,14 +14,14 @@ from fetchfleet.jobs.contract.field_checks import IfExists
 from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadDestError, ExistsError
-from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
+from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import BufferedBody, PartialFile, write_all
 from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, partial_name
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
 from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder
 from fetchfleet.worker.sink.files.small_batch import BatchTimings, SmallBatch
 from fetchfleet.worker.sink.files.takeover import Takeovers
-from fetchfleet.worker.sink.index_entry import key_of
+from fetchfleet.worker.sink.index_entry import StoredAt, key_of
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.executors import run_in
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from time import thread_time
 from typing import NamedTuple
 
-from fetchfleet.worker.sink.base import StoredAt
 from fetchfleet.worker.sink.files.directory import Directory
+from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 

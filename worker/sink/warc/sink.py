@@ -11,10 +11,11 @@ from fetchfleet.jobs.contract.body_checks import inline
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions, StoredAt
+from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import SHA256, BufferedBody
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory, partial_name
 from fetchfleet.worker.sink.files.out_folder import OutFolder
+from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import recover
 from fetchfleet.worker.sink.warc.segments import SegmentLimits, Segments, WarcRecord, date_of
