@@ -94,7 +94,7 @@ class Lane:
         self.for_upkeep = for_upkeep
         """The worker may start no fetch: it holds the lane only to end fetches that need no attempt."""
         self.emptied = self._just_emptied = False
-        """Whether the last claim left no fetch waiting in the lane; and whether nothing has happened since."""
+        """The last claim left no fetch waiting in the lane; nothing has happened since."""
         self.expiry_check_ms = 0
         """When to search the lane for expired fetches next."""
         self._changed = asyncio.Event()
