@@ -69,4 +69,4 @@ def place_of(fetch_id: str) -> int:
 
 def path_of(fetch_id: str) -> str:
     """Return the path of a body without a `dest`: a folder per batch, in it folders of 256 files each."""
-    return f"{batch_of(fetch_id)}/{fetch_id[-8:-2]}/{fetch_id}"
+    return f"{fetch_id[:BATCH_ID_CHARS]}/{fetch_id[-8:-2]}/{fetch_id}"

@@ -14,9 +14,9 @@ from fetchfleet import Fetch
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.ids import batch_of, fetch_id
 from fetchfleet.worker.sink.base import BodyWriter, Expected, StorageOptions
+from fetchfleet.worker.sink.files.buffered_body import BatchTimings
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.sink import FileSink
-from fetchfleet.worker.sink.files.small_batch import BatchTimings
 from fetchfleet.worker.sink.index_entry import StoredAt
 
 ID = "0123456789abcdef-00000007"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from fetchfleet.worker.sink.base import StorageOptions
-from fetchfleet.worker.sink.files.small_batch import BatchTimings
+from fetchfleet.worker.sink.files.buffered_body import BatchTimings
 from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
 
 STEPS = ("mkdir", "open", "write", "writev", "fsync", "rename", "link", "unlink", "close")

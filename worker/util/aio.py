@@ -100,8 +100,8 @@ class Pending(Generic[T]):
 
     __slots__ = ("_ended", "_error", "_notified", "_result")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._notified = loop.create_future()
+    def __init__(self) -> None:
+        self._notified: asyncio.Future[None] | None = None
         self._ended = False
         self._result: T | None = None
         self._error: BaseException | None = None
@@ -116,14 +116,13 @@ class Pending(Generic[T]):
 
     def notify(self) -> None:
         """Wake the caller; runs on the loop."""
-        if not self._notified.done():
+        if self._notified is not None and not self._notified.done():
             self._notified.set_result(None)
 
     async def wait(self) -> T:
         """Return or raise the outcome. A cancelled caller still waits for it."""
         while not self._ended:
-            if self._notified.done():
-                self._notified = self._notified.get_loop().create_future()
+            self._notified = asyncio.get_running_loop().create_future()
             try:  # noqa: SIM105 contextlib.suppress costs more than the rest of this method
                 await self._notified
             except asyncio.CancelledError:

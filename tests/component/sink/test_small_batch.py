@@ -16,11 +16,10 @@ from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.worker.errors import ExistsError, InTheWayError
 from fetchfleet.worker.sink.base import Expected
 from fetchfleet.worker.sink.files import directory as directory_module
-from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
+from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES, BatchTimings
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.out_folder import THREADS
 from fetchfleet.worker.sink.files.sink import FileSink
-from fetchfleet.worker.sink.files.small_batch import BatchTimings
 from fetchfleet.worker.sink.index_entry import StoredAt
 from tests.support.disks import ID, files, give, keep, mounted, opened, some_bytes
 from tests.support.waiting import wait_until

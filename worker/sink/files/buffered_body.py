@@ -1,26 +1,27 @@
 """A body on its way to disk: in memory while it is smaller than a block, then in a partial file.
 
-It has digests and checks, but no final name: the sinks give it one.
+Small bodies are stored in batches: one thread takes all that wait, and reports them together. Several threads
+would compete for the interpreter and for the folder. Only on a slow disk does each body get a thread, and if
+one thread is stuck, another takes the waiting bodies.
 """
 
 import asyncio
-import errno
 import hashlib
-import os
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import suppress
-from io import FileIO
-from typing import Any
-
-from aiofiles.threadpool import wrap
+from time import thread_time
+from typing import Any, NamedTuple
 
 from fetchfleet.worker.errors import DigestMismatchError, OverlongBodyError, TruncatedBodyError
 from fetchfleet.worker.sink.base import Expected, ResumePoint
-from fetchfleet.worker.sink.files.open_file import lock
+from fetchfleet.worker.sink.files.directory import Directory, partial_name
 from fetchfleet.worker.sink.files.out_folder import OutFolder
+from fetchfleet.worker.sink.files.partial_file import Block, PartialFile
+from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.util import aio
-from fetchfleet.worker.util.executors import run_in
+from fetchfleet.worker.util.clock import mono_s
 
 SHA256 = "sha256"
 
@@ -33,21 +34,31 @@ ROOM_BYTES = BLOCK_BYTES + 256 * 1024
 JOINED_BYTES = 4096
 """Smaller pieces are joined, because each one in a list has the overhead of an object."""
 
-MAX_BLOCKS = 512
-"""Blocks per writev(2); the kernel takes at most 1024 (IOV_MAX)."""
-
-Block = bytes | bytearray | memoryview
+Work = Callable[[Directory], StoredAt | None]
 
 
-class BufferedBody:
-    """See BodyWriter. At most two blocks are in memory: one is written while the next one fills."""
+class BufferedBody(aio.Pending[StoredAt | None]):
+    """See BodyWriter. At most two blocks are in memory: one is written while the next one fills.
+
+    It has digests and checks, but no final name: the sinks give it one. The token of the lane keeps the
+    partial files of two owners apart.
+    """
 
     def __init__(
-        self, disk: OutFolder, partial_name: str, expected: Expected, resume: ResumePoint | None = None
+        self,
+        disk: OutFolder,
+        fetch_id: str,
+        token: int,
+        expected: Expected,
+        resume: ResumePoint | None = None,
     ) -> None:
+        super().__init__()
         self.size_bytes = 0
+        self.full = False
+        """Whether a block is in memory."""
         self._disk = disk
-        self._partial_name = partial_name
+        self._fetch_id = fetch_id
+        self._token = token
         self._expected = expected
         self._pieces: list[Block] = []
         """The pieces of the body that are in memory."""
@@ -56,22 +67,16 @@ class BufferedBody:
         """What is left of the block that pieces are received into."""
         self._blocks: tuple[memoryview | None, memoryview | None] = (None, None)
         """That block, and the one that is being written."""
+        self._digests: dict[str, Any] = {}
+        """Hash objects by name, from the first block or the end of the body on."""
         self._partial: PartialFile | None = None
         """Takes the body block by block, once it has reached a block."""
-        self._digests: dict[str, Any] = {SHA256: hashlib.sha256()}
         if resume is not None:
             self.size_bytes = resume.offset_bytes
             self._digests = {name: resume.digests[name] for name in (SHA256, *dict(expected.digests))}
-            self._partial = PartialFile(disk, partial_name, self._digests, resume)
-        elif expected.digests:
-            self._digests.update((name, hashlib.new(name)) for name, _ in expected.digests if name != SHA256)
+            self._partial = PartialFile(disk, self._partial_name(), self._digests, resume)
         if expected.max_bytes and expected.length_bytes is not None:
             self._refuse_overlong(expected.length_bytes)
-
-    @property
-    def full(self) -> bool:
-        """Whether a block is in memory: call `drain` before the next write."""
-        return self._filled_bytes >= BLOCK_BYTES
 
     @property
     def room(self) -> memoryview | None:
@@ -89,6 +94,7 @@ class BufferedBody:
         self._filled_bytes += size_bytes
         if self._expected.max_bytes:
             self._refuse_overlong(self.size_bytes)
+        self.full = self._filled_bytes >= BLOCK_BYTES
         if isinstance(piece, memoryview):
             assert self._room is not None
             self._room = self._room[size_bytes:]
@@ -103,10 +109,11 @@ class BufferedBody:
     async def drain(self) -> None:
         """Hand what is in memory to the disk, once the block before is written. Raises OSError."""
         if self._partial is None:
-            self._partial = PartialFile(self._disk, self._partial_name, self._digests)
+            self._digests = self._new_digests()
+            self._partial = PartialFile(self._disk, self._partial_name(), self._digests)
         await self._partial.written()
         if self._pieces:
-            block, self._pieces, self._filled_bytes = self._pieces, [], 0
+            block, self._pieces, self._filled_bytes, self.full = self._pieces, [], 0, False
             self._blocks, self._room = self._blocks[::-1], None
             self._partial.start(block)
 
@@ -123,17 +130,30 @@ class BufferedBody:
         if self._partial is not None:
             await aio.to_the_end(self._partial.drop())
 
-    def _hash(self) -> None:
-        """Hash a body that is in memory; runs off the loop."""
-        for digest in self._digests.values():
-            for piece in self._pieces:
-                digest.update(piece)
+    def _partial_name(self) -> str:
+        return partial_name(self._fetch_id, self._token)
+
+    def _new_digests(self) -> dict[str, Any]:
+        """Return the hash objects that are to be fed with the whole body."""
+        digests = {SHA256: hashlib.sha256()}
+        for name, _ in self._expected.digests:
+            if name != SHA256:
+                digests[name] = hashlib.new(name)
+        return digests
 
     def _checked(self) -> str:
-        """Return the sha256 of the whole body. Raises TruncatedBodyError or DigestMismatchError."""
+        """Return the sha256 of the whole body; hashes it, off the loop, if it is in memory.
+
+        Raises TruncatedBodyError or DigestMismatchError.
+        """
         expected = self._expected
         if expected.length_bytes is not None and self.size_bytes != expected.length_bytes:
             raise TruncatedBodyError(f"{self.size_bytes} of {expected.length_bytes} bytes came")
+        if self._partial is None:
+            self._digests = self._new_digests()
+            for digest in self._digests.values():
+                for piece in self._pieces:
+                    digest.update(piece)
         sha256: str = self._digests[SHA256].hexdigest()
         if expected.sha256 is not None and sha256 != expected.sha256:
             raise DigestMismatchError(f"sha256 is {sha256}")
@@ -147,129 +167,148 @@ class BufferedBody:
             raise OverlongBodyError(f"{size_bytes} bytes are more than {self._expected.max_bytes}")
 
 
-class PartialFile:
-    """A partial file that grows block by block: one is hashed and written while the next one is received.
+class BatchTimings(NamedTuple):
+    """When a turn of a thread ends, and when a disk counts as stuck or slow."""
 
-    digests: hash objects that are fed with all of its bytes.
-    """
+    turn_s: float = 0.005
+    """After that, a thread reports what it has done and starts anew."""
+    turn_bodies: int = 32
+    """Bodies a turn at most: each may have folders of its own, held open until the turn ends."""
+    stuck_s: float = 0.05
+    """Threads that have finished nothing for so long are stuck, and another one starts."""
+    slow_s: float = 0.002
+    """A disk that needs so long for a body is slow; many threads wait for it better than one."""
+    slow_turns: int = 8
+    """Slow turns in a row before the disk counts as slow: one may have waited for the processor."""
+    slow_for_s: float = 1.0
+    """After that, one thread tries again: many may have waited for each other, not for the disk."""
+
+
+class _Turn:
+    """A turn of a thread: when it began, on the clock and in processor time of the loop."""
+
+    def __init__(self) -> None:
+        self._began_s, self._used_s = mono_s(), thread_time()
+
+    def waited_s(self) -> float:
+        """Return its duration less the processor time of the loop, for which it may have had to wait."""
+        return mono_s() - self._began_s - (thread_time() - self._used_s)
+
+
+SmallBody = aio.Pending[StoredAt | None]
+"""A body that waits to be stored, or whose outcome is not reported yet."""
+
+
+class SmallBatch:
+    """Stores small bodies in at most `max_threads` of the threads. Its methods run on the loop."""
 
     def __init__(
-        self, disk: OutFolder, name: str, digests: Mapping[str, Any], resume: ResumePoint | None = None
+        self, directory: Directory, threads: Executor, max_threads: int, timings: BatchTimings | None = None
     ) -> None:
-        self.name = name
-        self.on_disk = resume is not None
-        """The partial file exists, and is removed by `drop`."""
-        self.opening = disk.directory.opening
-        """Of the out folder that the file is in."""
-        self._disk = disk
-        self._digests = digests
-        self._file: Any = None
-        self._writing: asyncio.Task[None] | None = None
-        self._syncing = threading.Lock()
-        self._damaged = False
-        if resume is not None:
-            self._file = self._wrapped(os.dup(resume.file.fileno()))  # with the lock
-            resume.close()
+        self._directory = directory
+        self._threads = threads
+        self._max_threads = max_threads
+        self._timings = timings or BatchTimings()
+        self._waiting: deque[tuple[SmallBody, Work]] = deque()
+        self._named: deque[tuple[SmallBody, StoredAt | None, int]] = deque()
+        """Stored bodies that are not confirmed yet, each with the opening of the out folder that it is in."""
+        self._done: deque[SmallBody] = deque()
+        self._turns: set[_Turn] = set()
+        self._stuck: set[_Turn] = set()
+        """The turns that are stuck."""
+        self._progress = False
+        """Whether any body has been stored since the last look."""
+        self._slow_turns = 0
+        self._slow_until_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether more can be written to it."""
-        return self._file is not None
+    def add(self, body: SmallBody, work: Work) -> None:
+        """Run the work in a thread, with the directory held open; the body gets its outcome."""
+        self._waiting.append((body, work))
+        if not self._turns or self._stuck or self._slow_until_s:  # else the one thread at work takes it
+            self._start_turn(asyncio.get_running_loop())
 
-    def start(self, block: list[Block]) -> None:
-        """Begin to write a block; call `written` before the next one."""
-        self._writing = asyncio.create_task(self._take(block), name="block")
+    def _start_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start one more thread if there are bodies for it and fewer are at work than should be."""
+        wanted = self._max_threads if mono_s() < self._slow_until_s else 1
+        at_work = len(self._turns)
+        pending = self._waiting or self._named
+        if pending and at_work < self._max_threads and at_work - len(self._stuck) < wanted:
+            turn = _Turn()
+            self._turns.add(turn)
+            loop.call_soon(self._submit, loop, turn)  # so that it takes all bodies of this turn of the loop
 
-    async def written(self) -> None:
-        """Wait until every block is written. Raises the error of any of them."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])  # instead of awaiting it: our cancellation must not reach it
-            self._writing.result()
-
-    async def _take(self, block: list[Block]) -> None:
-        directory = self._disk.directory
-        if directory.displaced or directory.opening != self.opening:
-            raise directory.out_of_place()
-        if self._file is None:
-            self._file = self._wrapped(await run_in(self._disk.for_blocks, self._create))
-        await self._file.writelines(block)
-
-    def _create(self) -> int:
-        file = self._disk.directory.create(self.name)
-        self.on_disk = True
-        lock(file)  # a later attempt must see that this one still writes
-        return file
-
-    def _wrapped(self, file: int) -> Any:
-        return wrap(HashedFile(file, self._digests), executor=self._disk.for_blocks)
-
-    async def sync(self) -> None:
-        """Wait until every block is written, and sync the file to disk. Raises OSError."""
-        await self.written()
-        await run_in(self._disk.for_blocks, self._sync, self._file.fileno())
-
-    def _sync(self, number: int) -> None:
-        """Sync the file; runs off the loop.
-
-        The kernel reports a lost write once, to one fsync(2). So a damaged file stays damaged, and calls take
-        turns: a cancelled caller does not wait for its own.
-        """
-        with self._syncing:
-            if self._damaged:
-                raise OSError(errno.EIO, "an earlier sync of this body failed")
-            try:
-                os.fsync(number)
-            except OSError:
-                self._damaged = True
-                raise
-
-    async def close(self, *, synced: bool) -> None:
-        """Close the file; an error here is final, because the bytes on disk are unknown then."""
-        file = self._file
+    def _submit(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
         try:
-            if synced:
-                await self.sync()
+            self._threads.submit(self._take_turn, loop, turn)
+        except RuntimeError as error:  # the threads have been shut down
+            self._turns.remove(turn)
+            while self._waiting:
+                body, _ = self._waiting.popleft()
+                body.set_error(error)
+                self._done.append(body)
+            self._notify()
+            return
+        if self._timer is None:
+            self._timer = loop.call_later(self._timings.stuck_s, self._look, loop)
+
+    def _take_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn) -> None:
+        """Store one waiting body after the other, and confirm them together; runs off the loop."""
+        timings, done = self._timings, 0
+        ends_s = mono_s() + timings.turn_s
+        try:
+            self._confirm()  # bodies of a turn that is stuck
+            with self._directory.held_open(timings.turn_s) as directory, suppress(IndexError):
+                while done < timings.turn_bodies and mono_s() < ends_s:
+                    body, work = self._waiting.popleft()
+                    done += 1
+                    try:
+                        stored = work(directory)
+                    except BaseException as error:  # noqa: BLE001 the body's own error, of any kind
+                        body.set_error(error)
+                        self._done.append(body)
+                    else:
+                        self._named.append((body, stored, directory.opening))
+            self._confirm()
         finally:
-            self._file = None
-            await file.close()
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._end_turn, loop, turn, done)
 
-    async def drop(self) -> None:
-        """Close and remove the file, once no block is being written; errors are of no use any more."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-            if not self._writing.cancelled():
-                self._writing.exception()  # mark as retrieved
-        with suppress(OSError):
-            if self._file is not None:
-                await self._file.close()
-        with suppress(OSError):
-            if self.on_disk:
-                await run_in(self._disk.for_names, self._disk.directory.drop, self.name)
+    def _confirm(self) -> None:
+        """Check, once for all that are named, that bodies are where their results will say."""
+        named = []
+        with suppress(IndexError):
+            while True:
+                named.append(self._named.popleft())
+        in_place = self._directory.in_place() if named else True
+        for body, stored, opening in named:
+            if in_place and opening == self._directory.opening:
+                body.set_result(stored)
+            else:
+                body.set_error(self._directory.out_of_place())
+            self._done.append(body)
 
+    def _end_turn(self, loop: asyncio.AbstractEventLoop, turn: _Turn, done: int) -> None:
+        timings = self._timings
+        if len(self._turns) == 1 and done:
+            self._slow_turns = self._slow_turns + 1 if turn.waited_s() >= done * timings.slow_s else 0
+            if self._slow_turns == timings.slow_turns:
+                self._slow_turns, self._slow_until_s = 0, mono_s() + timings.slow_for_s
+        self._turns.remove(turn)
+        self._stuck.discard(turn)
+        self._notify()
+        self._start_turn(loop)
 
-class HashedFile(FileIO):
-    """A file that hashes what is written to it. digests: hash objects, by any name."""
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """While threads are at work: report stored bodies, and mark the turns as stuck without progress."""
+        self._notify()
+        if not self._progress:
+            self._stuck.update(self._turns)
+        self._progress = False
+        self._start_turn(loop)
+        self._timer = loop.call_later(self._timings.stuck_s, self._look, loop) if self._turns else None
 
-    def __init__(self, file: int, digests: Mapping[str, Any]) -> None:
-        super().__init__(file, "wb")
-        self._digests = digests
-
-    def writelines(self, blocks: Iterable[Any]) -> None:
-        """Write and hash all bytes of the blocks."""
-        blocks = list(blocks)
-        write_all(self.fileno(), blocks)
-        for digest in self._digests.values():
-            for block in blocks:
-                digest.update(block)
-
-
-def write_all(file: int, blocks: Sequence[Block]) -> None:
-    """Write every byte: on a nearly full disk write(2) takes a part without an error."""
-    at = 0
-    while at < len(blocks):
-        written = os.writev(file, blocks[at : at + MAX_BLOCKS])
-        while at < len(blocks) and written >= len(blocks[at]):
-            written -= len(blocks[at])
-            at += 1
-        if written:
-            blocks, at = [memoryview(blocks[at])[written:], *blocks[at + 1 :]], 0
+    def _notify(self) -> None:
+        while self._done:
+            self._progress = True
+            self._done.popleft().notify()

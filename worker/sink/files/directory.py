@@ -2,16 +2,16 @@
 
 Each lookup starts at the out folder's descriptor and opens one folder after the other, none of them `..`. The
 descriptor of a folder below is held for a moment at most: if somebody moves that folder away, later bodies
-must not follow. The out folder itself may be moved too: `confirm` tells, after a body is named, whether it is
-below --out.
+must not follow. The out folder may be moved too: `confirm` tells, after a body has its name, if it is there.
 """
 
 import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 from fetchfleet.worker.errors import BAD_USE, FAILED, CommandError, ExistsError, InTheWayError
 from fetchfleet.worker.util.clock import mono_s
@@ -23,17 +23,17 @@ STATE_FOLDER = ".fetchfleet"
 PARTIAL_FILES = f"{STATE_FOLDER}/parts"
 REDIS_FOLDER = f"{STATE_FOLDER}/redis"
 WARC_FOLDER = "warc"
-
 TRIAL_FOLDER = ".fetchfleet-trial"
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_NAMELESS = getattr(os, "O_TMPFILE", 0)
+_NAMELESS = os.O_WRONLY | getattr(os, "O_TMPFILE", 0)
 _OPEN_FILES = "/proc/self/fd"
 _NOT_KNOWN = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 """Errors of file systems and kernels without O_TMPFILE."""
 
 _NOT_A_FOLDER = frozenset({errno.ELOOP, errno.ENOTDIR})
+_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
 _NO_NAMES = frozenset({"", ".", ".."})
 
 
@@ -45,13 +45,14 @@ class Directory:
 
     def __init__(self, out: Path) -> None:
         self._out = out
-        self._root: int | None = None
+        self._root = -1
         self._opened: tuple[int, int] | None = None
         """Inode and device of the out folder that was opened."""
-        self._opening = 0
+        self.opening = 0
+        """A number that changes when another out folder is opened in place of the first."""
         self.displaced = False
         """Whether the last look at the path found another folder there, or none, and did not open it."""
-        self._knows_nameless = bool(_NAMELESS)
+        self._knows_nameless = hasattr(os, "O_TMPFILE")
 
     def open(self, *, make: bool = True) -> None:
         """Hold the out folder, which may be a link itself. make: create it if it is missing."""
@@ -64,14 +65,9 @@ class Directory:
 
     def close(self) -> None:
         """Release the out folder; a second call does nothing."""
-        if self._root is not None:
-            root, self._root = self._root, None
+        if self._root >= 0:
+            root, self._root = self._root, -1
             os.close(root)
-
-    @property
-    def opening(self) -> int:
-        """Return a number that changes when another out folder is opened in place of the first."""
-        return self._opening
 
     def in_place(self) -> bool:
         """Whether the path of the out folder still leads to the folder that was opened."""
@@ -92,36 +88,45 @@ class Directory:
     def replace_by(self, other: "Directory") -> None:
         """Hold the folder of another directory instead. The descriptor stays the same: threads may use it."""
         os.dup2(other.root, self.root, inheritable=False)
-        self._opening += 1  # before what `in_place` goes by, which `confirm` reads first
+        self.opening += 1  # before what `in_place` goes by, which `confirm` reads first
         self._opened, self.displaced = _identity(os.fstat(self.root)), False
 
     @property
     def root(self) -> int:
         """The descriptor of the out folder."""
-        if self._root is None:
+        if self._root < 0:
             raise OSError(errno.EBADF, f"{self._out} is not open")
         return self._root
 
-    def chain(self, path: str, *, make: bool = True) -> AbstractContextManager[list[int]]:
-        """Open the descriptors from the out folder to the folder `path`. make: create missing folders."""
-        return self._opened_chain(path, make=make)
-
     @contextmanager
-    def _opened_chain(self, path: str, *, make: bool) -> Iterator[list[int]]:
-        with ExitStack() as opened:
-            chain = [self.root]
+    def chain(self, path: str, *, make: bool = True) -> Iterator[list[int]]:
+        """Open the descriptors from the out folder to the folder `path`. make: create missing folders."""
+        chain = self._look_up(path, make=make)
+        try:
+            yield chain
+        finally:
+            self._release(chain)
+
+    def _look_up(self, path: str, *, make: bool = True) -> list[int]:
+        chain = [self.root]
+        try:
             for name in path.split("/") if path else ():
                 try:
                     folder = _open_folder(chain[-1], name, path)
                 except FileNotFoundError:
                     if not make:
                         raise
-                    with suppress(FileExistsError), _named_if_mounted(self.root, chain[-1], path):
-                        os.mkdir(name, dir_fd=chain[-1])
+                    _make_folder(self.root, chain[-1], name, path)
                     folder = _open_folder(chain[-1], name, path)
                 chain.append(folder)
-                opened.callback(os.close, folder)
-            yield chain
+        except BaseException:
+            Directory._release(self, chain)
+            raise
+        return chain
+
+    def _release(self, chain: list[int]) -> None:
+        for folder in reversed(chain[1:]):  # the first is the out folder's
+            os.close(folder)
 
     def check_permission(self, folders: Iterable[str]) -> None:
         """Raise OSError if one of the folders takes no new name: by permissions, attributes or mount."""
@@ -131,11 +136,9 @@ class Directory:
                     os.mkdir(TRIAL_FOLDER, dir_fd=chain[-1])  # raises the reason, which access(2) hides
                     os.rmdir(TRIAL_FOLDER, dir_fd=chain[-1])
 
-    @contextmanager
-    def held_open(self, moment_s: float, clock: Callable[[], float] = mono_s) -> Iterator["Directory"]:
+    def held_open(self, moment_s: float, clock: Callable[[], float] = mono_s) -> "_HeldOpen":
         """Return the same directory for one thread, which reuses a descriptor for up to `moment_s`."""
-        with ExitStack() as entered:
-            yield _HeldOpen(self, self._out, moment_s, clock, entered)
+        return _HeldOpen(self, self._out, moment_s, clock)
 
     def create(self, partial: str) -> int:
         """Create an empty partial file, open for writing; replaces a leftover of that name."""
@@ -151,7 +154,7 @@ class Directory:
         if not self._knows_nameless:
             return None
         try:
-            return os.open(".", os.O_WRONLY | _NAMELESS, 0o666, dir_fd=self.root)
+            return os.open(".", _NAMELESS, 0o666, dir_fd=self._root)
         except OSError as error:
             self._knows_nameless = error.errno not in _NOT_KNOWN
             return None
@@ -159,11 +162,13 @@ class Directory:
     def name(self, file: int, path: str) -> bool:
         """Give a nameless file its name, in one step; False if the name is taken or not allowed."""
         folder, _, name = path.rpartition("/")
-        with self.chain(folder) as chain:
-            try:
-                os.link(f"{_OPEN_FILES}/{file}", _plain(name), dst_dir_fd=chain[-1])
-            except OSError:  # of any kind: the caller tries again with a partial file, which reports it
-                return False
+        chain = self._look_up(folder)
+        try:
+            os.link(f"{_OPEN_FILES}/{file}", name, dst_dir_fd=chain[-1])
+        except (OSError, ValueError):  # the caller tries again with a partial file, which reports it
+            return False
+        finally:
+            self._release(chain)
         return True
 
     def open_partial(self, partial: str) -> int:
@@ -190,14 +195,12 @@ class Directory:
         folder, _, name = path.rpartition("/")
         with self.chain(folder) as chain, self.chain(PARTIAL_FILES) as partials:
             _refuse_what_is_no_file(chain[-1], name, path)
-            _plain(partial)
+            src, dst = partials[-1], chain[-1]
             try:
                 if replace:
-                    os.rename(partial, name, src_dir_fd=partials[-1], dst_dir_fd=chain[-1])
+                    os.rename(_plain(partial), name, src_dir_fd=src, dst_dir_fd=dst)
                 else:  # link(2) refuses a name that is taken
-                    os.link(
-                        partial, name, src_dir_fd=partials[-1], dst_dir_fd=chain[-1], follow_symlinks=False
-                    )
+                    os.link(_plain(partial), name, src_dir_fd=src, dst_dir_fd=dst, follow_symlinks=False)
             except OSError as error:
                 if error.errno == errno.EEXIST and not replace:
                     raise ExistsError(f"{path!r} is there already") from None
@@ -206,17 +209,16 @@ class Directory:
                 raise _mounted(path) from None
             if not replace:
                 with suppress(OSError):  # the body has its name; a leftover is swept
-                    os.unlink(partial, dir_fd=partials[-1])
+                    os.unlink(partial, dir_fd=src)
             if not sync:
                 return
             try:
-                # Each folder holds the name of the one below it, and another worker may have created that.
-                for descriptor in reversed(chain):
+                for descriptor in reversed(chain):  # each holds the name of the next, which may be new
                     os.fsync(descriptor)
             except OSError:
                 if not replace:  # otherwise the fetch, tried again, finds its own file in its place
                     with suppress(OSError):
-                        os.unlink(name, dir_fd=chain[-1])
+                        os.unlink(name, dir_fd=dst)
                 raise
 
     def stat(self, path: str) -> os.stat_result | None:
@@ -254,28 +256,27 @@ class Directory:
 
 
 class _HeldOpen(Directory):
-    """See Directory.held_open; it neither opens nor closes the out folder."""
+    """See Directory.held_open; a context, which neither opens nor closes the out folder."""
 
-    def __init__(
-        self, of: Directory, out: Path, moment_s: float, clock: Callable[[], float], entered: ExitStack
-    ) -> None:
+    def __init__(self, of: Directory, out: Path, moment_s: float, clock: Callable[[], float]) -> None:
         super().__init__(out)
-        self._of = of
-        self._moment_s = moment_s
-        self._clock = clock
-        self._entered = entered
-        self._chains: dict[str, nullcontext[list[int]]] = {}
+        self._of, self._moment_s, self._clock = of, moment_s, clock
+        self._chains: dict[str, list[int]] = {}
+        self._old_chains: list[list[int]] = []
         self._ends_s = 0.0
-        self._looked_up_in = of.opening
+        self.opening = of.opening
+        """That of the out folder in which the folders below were looked up last."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for chain in (*self._old_chains, *self._chains.values()):
+            super()._release(chain)
 
     @property
     def root(self) -> int:
         return self._of.root
-
-    @property
-    def opening(self) -> int:
-        """Return that of the out folder in which the folders below were looked up last."""
-        return self._looked_up_in
 
     def in_place(self) -> bool:
         return self._of.in_place()
@@ -283,14 +284,16 @@ class _HeldOpen(Directory):
     def confirm(self, opening: int) -> None:
         self._of.confirm(opening)
 
-    def chain(self, path: str, *, make: bool = True) -> AbstractContextManager[list[int]]:
-        if self._clock() >= self._ends_s or self._looked_up_in != self._of.opening:
+    def _look_up(self, path: str, *, make: bool = True) -> list[int]:
+        if self._clock() >= self._ends_s or self.opening != self._of.opening:
             self._forget()
-        held = self._chains.get(path)
-        if held is None:
-            held = nullcontext(self._entered.enter_context(super().chain(path, make=make)))
-            self._chains[path] = held
-        return held
+        chain = self._chains.get(path)
+        if chain is None:
+            chain = self._chains[path] = super()._look_up(path, make=make)
+        return chain
+
+    def _release(self, chain: list[int]) -> None:
+        """Keep the chain open until the end."""
 
     def nameless(self) -> int | None:
         return self._of.nameless()
@@ -311,8 +314,9 @@ class _HeldOpen(Directory):
 
     def _forget(self) -> None:
         """Look up every folder again; the old descriptors stay open, as one may be in use."""
+        self._old_chains += self._chains.values()
         self._chains.clear()
-        self._ends_s, self._looked_up_in = self._clock() + self._moment_s, self._of.opening
+        self._ends_s, self.opening = self._clock() + self._moment_s, self._of.opening
 
 
 def make_out(out: Path, folders: Iterable[str]) -> None:
@@ -364,16 +368,17 @@ def _open_folder(parent: int, name: str, path: str) -> int:
         raise
 
 
-@contextmanager
-def _named_if_mounted(root: int, folder: int, path: str) -> Iterator[None]:
-    """Name the file system that is mounted read-only inside the out folder if the block meets one."""
+def _make_folder(root: int, parent: int, name: str, path: str) -> None:
+    """Make the folder if it is missing; an error names a file system that is mounted read-only there."""
     try:
-        yield
+        os.mkdir(name, dir_fd=parent)
+    except FileExistsError:
+        pass
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        there, here = (os.fstatvfs(place).f_flag & os.ST_RDONLY for place in (folder, root))
-        raise (_mounted(path) if there and not here else error) from None
+        read_only, own = (os.fstatvfs(place).f_flag & os.ST_RDONLY for place in (parent, root))
+        raise (_mounted(path) if read_only and not own else error) from None
 
 
 def _mounted(path: str) -> OSError:
@@ -392,8 +397,4 @@ def _refuse_what_is_no_file(folder: int, name: str, path: str) -> None:
 
 def _kind(folder: int, name: str) -> str:
     mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-    if stat.S_ISLNK(mode):
-        return "a symbolic link"
-    if stat.S_ISDIR(mode):
-        return "a folder"
-    return "a file" if stat.S_ISREG(mode) else "no ordinary file"
+    return _KINDS.get(stat.S_IFMT(mode), "no ordinary file")

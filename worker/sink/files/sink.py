@@ -6,7 +6,6 @@ At the final name there is a whole body or nothing, at any moment.
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from fetchfleet.jobs.contract.entry import Entry
@@ -15,11 +14,11 @@ from fetchfleet.jobs.contract.ids import path_of
 from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import BadDestError, ExistsError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
-from fetchfleet.worker.sink.files.buffered_body import BufferedBody, PartialFile, write_all
-from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, partial_name
+from fetchfleet.worker.sink.files.buffered_body import BatchTimings, BufferedBody, SmallBatch
+from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory
 from fetchfleet.worker.sink.files.index import BodyIndex, entry_of, remember
 from fetchfleet.worker.sink.files.out_folder import THREADS, OutFolder
-from fetchfleet.worker.sink.files.small_batch import BatchTimings, SmallBatch
+from fetchfleet.worker.sink.files.partial_file import PartialFile, write_all
 from fetchfleet.worker.sink.files.takeover import Takeovers
 from fetchfleet.worker.sink.index_entry import StoredAt, key_of
 from fetchfleet.worker.util import aio
@@ -78,11 +77,11 @@ class FileWriter(BufferedBody):
         options: StorageOptions,
         resume: ResumePoint | None,
     ) -> None:
-        super().__init__(disk, partial_name(entry.id, token), expected, resume)
+        super().__init__(disk, entry.id, token, expected, resume)
         self._small = small
         self._fetch = entry.fetch
-        self._path = entry.fetch.dest or path_of(entry.id)
         self._options = options
+        self._may_place: Callable[[], bool] = bool
 
     @property
     def worth_keeping(self) -> bool:
@@ -94,22 +93,21 @@ class FileWriter(BufferedBody):
 
         Raises TruncatedBodyError, DigestMismatchError, BadDestError, ExistsError or OSError.
         """
+        self._may_place = may_place
         if self._partial is None:
-            store = partial(self._store, may_place)
             if self._options.durability == "none":
-                return await self._small.do(store)
-            return await aio.to_the_end(run_in(self._disk.for_names, store, self._disk.directory))
+                self._small.add(self, self._store)
+                return await self.wait()
+            return await aio.to_the_end(run_in(self._disk.for_names, self._store_synced))
         await self.drain()
         await self._partial.written()
-        return await aio.to_the_end(self._finish(self._partial, self._checked(), may_place))
+        return await aio.to_the_end(self._finish(self._partial, self._checked()))
 
-    async def _finish(
-        self, large: PartialFile, sha256: str, may_place: Callable[[], bool]
-    ) -> StoredAt | None:
+    async def _finish(self, large: PartialFile, sha256: str) -> StoredAt | None:
         """Close the partial file and give it its name."""
         await large.close(synced=self._options.durability != "none")
         directory = self._disk.directory
-        placed = await run_in(self._disk.for_names, self._place, may_place, directory, large.opening, sha256)
+        placed = await run_in(self._disk.for_names, self._place, directory, large.opening, sha256)
         large.on_disk = placed is None
         return placed
 
@@ -131,72 +129,79 @@ class FileWriter(BufferedBody):
         large.on_disk = False
         return self.size_bytes
 
-    def _store(self, may_place: Callable[[], bool], directory: Directory) -> StoredAt | None:
-        """Store a body that is in memory; runs off the loop, in one hop.
+    def _store(self, directory: Directory) -> StoredAt | None:
+        """Store a body that is in memory and needs no sync; runs off the loop.
 
-        It has no name until it is complete, if it needs no sync and the disk supports that.
+        It has no name until it is complete, if the disk supports that.
         """
-        self._hash()
         sha256 = self._checked()
-        if not may_place():
+        if not self._may_place():
             return None
-        opening, synced = self._disk.directory.opening, self._options.durability != "none"
-        file = None if synced else directory.nameless()
+        file = directory.nameless()
         if file is not None:
             try:
-                write_all(file, self._pieces)
-                if not may_place():
-                    return None
-                found = os.fstat(file) if self._options.remember is not None else None
-                if directory.name(file, self._path):
-                    return self._placed(directory, opening, sha256, found)
+                if os.writev(file, self._pieces) == self.size_bytes:  # a nearly full disk takes a part
+                    if not self._may_place():
+                        return None
+                    found = os.fstat(file) if self._options.remember is not None else None
+                    path = self._fetch.dest or path_of(self._fetch_id)
+                    if directory.name(file, path):
+                        return self._placed(directory, directory.opening, path, sha256, found)
             finally:
                 os.close(file)
-        file = directory.create(self._partial_name)
-        placed = None
+        return self._store_partial(directory, sha256)
+
+    def _store_synced(self) -> StoredAt | None:
+        """Store a body that is in memory, and sync it; runs off the loop."""
+        sha256 = self._checked()
+        return self._store_partial(self._disk.directory, sha256) if self._may_place() else None
+
+    def _store_partial(self, directory: Directory, sha256: str) -> StoredAt | None:
+        """Store a body that is in memory by way of a partial file; runs off the loop."""
+        opening, name, placed = self._disk.directory.opening, self._partial_name(), None
+        file = directory.create(name)
         try:
             try:
                 write_all(file, self._pieces)
-                if synced:
+                if self._options.durability != "none":
                     os.fsync(file)
             finally:
                 os.close(file)
-            placed = self._place(may_place, directory, opening, sha256)
+            placed = self._place(directory, opening, sha256)
         finally:
             if placed is None:
                 with suppress(OSError, BadDestError):
-                    directory.drop(self._partial_name)
+                    directory.drop(name)
         return placed
 
-    def _place(
-        self, may_place: Callable[[], bool], directory: Directory, opening: int, sha256: str
-    ) -> StoredAt | None:
+    def _place(self, directory: Directory, opening: int, sha256: str) -> StoredAt | None:
         """Give the partial file its name; runs off the loop.
 
         may_place is asked again here: the process may have been stopped in between.
         """
-        if not may_place():
+        if not self._may_place():
             return None
+        partial, path = self._partial_name(), self._fetch.dest or path_of(self._fetch_id)
         # Read before the rename: afterwards another fetch's body may have the name.
         indexed = self._options.remember is not None
-        found = directory.stat(f"{PARTIAL_FILES}/{self._partial_name}") if indexed else None
+        found = directory.stat(f"{PARTIAL_FILES}/{partial}") if indexed else None
         replace, full = self._fetch.if_exists == IfExists.REPLACE, self._options.durability == "full"
         try:
-            directory.put(self._partial_name, self._path, replace=replace, sync=full)
+            directory.put(partial, path, replace=replace, sync=full)
         except (OSError, BadDestError, ExistsError):  # which says nothing of the fetch in another folder
             directory.confirm(opening)
             raise
         directory.confirm(opening)
-        return self._placed(directory, opening, sha256, found)
+        return self._placed(directory, opening, path, sha256, found)
 
     def _placed(
-        self, directory: Directory, opening: int, sha256: str, found: os.stat_result | None
+        self, directory: Directory, opening: int, path: str, sha256: str, found: os.stat_result | None
     ) -> StoredAt:
         """Index the body, and note that the disk takes files."""
         if self._options.remember is not None and found is not None:
             directory.confirm(opening)
-            entry = entry_of(found, self._path, sha256, self._options.remember)
-            remember(directory, key_of(self._fetch), f"{self._partial_name}.stored", entry)
+            entry = entry_of(found, path, sha256, self._options.remember)
+            remember(directory, key_of(self._fetch), f"{self._partial_name()}.stored", entry)
         if self._disk.refusals.in_a_row:
             self._disk.accepted()
-        return StoredAt(self._path, self.size_bytes, sha256)
+        return StoredAt(path, self.size_bytes, sha256)

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.files.buffered_body import Block, write_all
 from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.open_file import lock
+from fetchfleet.worker.sink.files.partial_file import Block, write_all
 from fetchfleet.worker.sink.warc.record_format import END, MAX_HEAD_BYTES, block_bytes
 from fetchfleet.worker.util.clock import mono_s
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from fetchfleet.worker.errors import InTheWayError
-from fetchfleet.worker.sink.files.buffered_body import Block
 from fetchfleet.worker.sink.files.directory import Directory
+from fetchfleet.worker.sink.files.partial_file import Block
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import Segment
 from fetchfleet.worker.util.clock import mono_s

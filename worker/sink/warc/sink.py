@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fetchfleet.jobs.contract.body_checks import inline
 from fetchfleet.jobs.contract.entry import Entry
@@ -13,7 +14,7 @@ from fetchfleet.jobs.contract.model import Fetch
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.base import Expected, HttpExchange, ResumePoint, StorageOptions
 from fetchfleet.worker.sink.files.buffered_body import SHA256, BufferedBody
-from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory, partial_name
+from fetchfleet.worker.sink.files.directory import WARC_FOLDER, Directory
 from fetchfleet.worker.sink.files.out_folder import OutFolder
 from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
@@ -77,9 +78,7 @@ class WarcSink:
             cut=request.body_file is not None,
         )
         durability = (options or StorageOptions()).durability
-        return RecordWriter(
-            self.disk, self._writer, partial_name(entry.id, token), expected, recorded, durability
-        )
+        return RecordWriter(self.disk, self._writer, token, expected, recorded, durability)
 
 
 def _recover(directory: Directory) -> None:
@@ -96,12 +95,12 @@ class RecordWriter(BufferedBody):
         self,
         disk: OutFolder,
         writer: SegmentWriter,
-        name: str,
+        token: int,
         expected: Expected,
         recorded: record_format.RecordedExchange,
         durability: str,
     ) -> None:
-        super().__init__(disk, name, expected)
+        super().__init__(disk, recorded.fetch_id, token, expected)
         self._writer = writer
         self._recorded = recorded
         self._http_head = b""
@@ -114,16 +113,10 @@ class RecordWriter(BufferedBody):
         """Return False: half a response is no record."""
         return False
 
-    def _begin(self) -> None:
-        """Format the head of the response, with which the block of the record begins."""
+    def _new_digests(self) -> dict[str, Any]:
+        """Return the hash objects that are to be fed with the whole body; one has the head already."""
         self._http_head = record_format.response_head(self._recorded.wire)
-        self._digests[BLOCK] = hashlib.sha256(self._http_head)
-
-    async def drain(self) -> None:
-        """Hand what is in memory to the disk, once the block before is written. Raises OSError."""
-        if self._partial is None:
-            self._begin()
-        await super().drain()
+        return super()._new_digests() | {BLOCK: hashlib.sha256(self._http_head)}
 
     async def keep(self) -> int:
         """Keep nothing: half a response is no record."""
@@ -152,9 +145,6 @@ class RecordWriter(BufferedBody):
     def record(self) -> WarcRecord:
         """Return the record; runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
         large = self._partial is not None
-        if not large:
-            self._begin()
-            self._hash()
         self._sha256 = self._checked()
         ids = record_format.record_id(os.urandom(16)), record_format.record_id(os.urandom(16))
         length_bytes = len(self._http_head) + self.size_bytes
@@ -164,5 +154,5 @@ class RecordWriter(BufferedBody):
         length_bytes += len(head) + len(record_format.END)
         if large:
             blocks = (head, self._http_head)
-            return WarcRecord(before, blocks, length_bytes, self._partial_name, self.size_bytes)
+            return WarcRecord(before, blocks, length_bytes, self._partial_name(), self.size_bytes)
         return WarcRecord(before, (head, self._http_head, *self._pieces, record_format.END), length_bytes)

@@ -29,7 +29,7 @@ class SegmentWriter:
         A cancelled caller still waits for it: a record in its segment counts.
         """
         loop = asyncio.get_running_loop()
-        place: aio.Pending[RecordPlace | None] = aio.Pending(loop)
+        place: aio.Pending[RecordPlace | None] = aio.Pending()
         self._waiting.append((source, place))
         if not self._busy:
             self._busy = True
