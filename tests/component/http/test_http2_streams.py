@@ -27,6 +27,7 @@ from fetchfleet.worker.errors import (
     RemoteProtocolError,
     WriteTimeoutError,
 )
+from fetchfleet.worker.http.connection_stats import ConnectionStats
 from fetchfleet.worker.http.http2.connection import Http2Connection
 from fetchfleet.worker.http.http2.session import STREAM_WINDOW_BYTES
 from fetchfleet.worker.http.http2.stream import MAX_INTERIM
@@ -243,6 +244,28 @@ async def test_what_the_host_has_not_begun_is_made_again(
 
     assert await fetch(pool, origin.url(), method, body) == b"ok"
     assert [seen.connection for seen in origin.requests] == [1, 2]
+
+
+async def test_the_wait_of_a_repeated_request_is_counted_once(
+    authority: Authority, origin: Http2Origin
+) -> None:
+    """Though it is sent on two connections that are there, one after the other."""
+    stats = ConnectionStats()
+
+    async def refuse_twice(x: Exchange) -> None:
+        if len(origin.requests) in {2, 3}:
+            await x.reset(ErrorCodes.REFUSED_STREAM)
+        else:
+            await x.respond()
+
+    origin.behaviour = refuse_twice
+    async with lane_pool(HOST, authority.cert, stats=stats, http2=True) as pool:
+        await fetch(pool, origin.url())
+        stats.pool_wait_s.taken()
+        assert await fetch(pool, origin.url()) == b"ok"
+
+        assert [seen.connection for seen in origin.requests] == [1, 1, 2, 1]
+        assert len(stats.pool_wait_s.taken()) == 1
 
 
 async def test_a_host_that_begins_nothing_has_failed_after_a_few(origin: Http2Origin, pool: LanePool) -> None:

@@ -183,6 +183,27 @@ async def test_a_request_on_a_connection_that_the_host_closes_meanwhile_is_repea
         assert sorted(host.asked) == [1, 1, 2, 3]
 
 
+@on_both_loops
+async def test_the_wait_of_a_repeated_request_is_counted_once() -> None:
+    """It waits for its first connection only."""
+    stats = ConnectionStats()
+
+    async def closes(line: Line) -> None:
+        if len(line.requests) > 1:
+            line.writer.close()
+        else:
+            await ok(line)
+
+    async with Host.serving() as host, lane_pool(HOST, stats=stats) as pool:
+        host.answer = closes
+        await fetch(pool, host.url)
+        stats.pool_wait_s.taken()
+        assert await fetch(pool, host.url) == b"ok"
+
+        assert host.asked == [2, 1]
+        assert len(stats.pool_wait_s.taken()) == 1
+
+
 @pytest.mark.parametrize("end", ["end", "reset"])
 @on_both_loops
 async def test_a_request_on_a_new_connection_is_not_repeated(end: str) -> None:

@@ -77,7 +77,8 @@ class SharedConnections:
             reused = not request.trace.opened
             if reused:
                 self._stats.reused += 1
-                self._stats.pool_wait_s.add(mono_s() - entered_s)
+                if failed is None:
+                    self._stats.pool_wait_s.add(mono_s() - entered_s)
             try:
                 return await connection.exchange(request)
             except RefusedError as error:
