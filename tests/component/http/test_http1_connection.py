@@ -556,6 +556,21 @@ async def test_a_host_that_takes_nothing_ends_an_upload_in_time() -> None:
         assert not ends.ours.usable
 
 
+@on_both_loops
+async def test_interim_responses_give_an_upload_no_more_time() -> None:
+    """The host sends them all the time, and takes no more; the time for a response is long."""
+    timeouts = replace(PATIENT, write_s=0.05)
+    async with connected() as ends:
+        asking = ends.ask(method="PUT", content=Blocks(bytes(MUCH)), timeouts=timeouts)
+        await ends.receive()
+        while not asking.done():
+            ends.host.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await asyncio.sleep(0.005)
+
+        with pytest.raises(WriteTimeoutError, match=r"0\.05"):
+            await asking
+
+
 @pytest.mark.parametrize(
     ("response", "error"),
     [(b"", FirstByteTimeoutError), (OK, ReadTimeoutError), (b"HTTP/1.1 100 OK\r\n\r\n", ReadTimeoutError)],
