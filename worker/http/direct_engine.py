@@ -32,6 +32,7 @@ class DirectEngine:
     ) -> None:
         self._pools = pools
         self._own = encoded(own_headers(user_agent))
+        self._origin = lru_cache(maxsize=4096)(self._origin_of)
         self._in_folder = in_folder
         self._log = log
 
@@ -42,15 +43,16 @@ class DirectEngine:
         """
         began_s = mono_s()
         origin_text = origin_of_url(request.url)
-        origin = _origin(origin_text)
+        origin = self._origin(origin_text)
         content = await open_content(request, self._in_folder) if request.has_body else None
+        plain = request.method == "GET" and content is None and not request.headers
         sent = Request(
             method=request.method,
             scheme=origin.scheme,
             host=origin.host,
             port=origin.port,
             target=request.url[len(origin_text) :].encode("ascii"),
-            headers=self._headers(origin.host_field, request, content),
+            headers=origin.headers if plain else self._headers(origin.headers, request, content),
             content=content,
             timeouts=timeouts,
             trace=trace,
@@ -75,30 +77,31 @@ class DirectEngine:
             )
         return Answer(request.url, sent, response)
 
-    def _headers(self, host: Header, request: Hop, content: Blocks | Upload | None) -> Sequence[Header]:
-        """Return Host, the engine's own headers unless the request has them, and those of the request."""
-        framing = framing_of(request.method, content)
-        if not request.headers and not framing:
-            return (host, *self._own)
-        given = encoded((*request.headers, *framing))
+    def _headers(
+        self, plain: Sequence[Header], request: Hop, content: Blocks | Upload | None
+    ) -> Sequence[Header]:
+        """Return the headers of a plain request, those of this request, and its framing; plain ones give way.
+
+        Host stays: a request cannot have another.
+        """
+        given = encoded((*request.headers, *framing_of(request.method, content)))
         names = {name.lower() for name, _ in given}
-        return (host, *(header for header in self._own if header[0].lower() not in names), *given)
+        return (plain[0], *(header for header in plain[1:] if header[0].lower() not in names), *given)
+
+    def _origin_of(self, text: str) -> "_Origin":
+        """Return the origin of that text, `scheme://host[:port]`."""
+        url = parse_url(text + "/")
+        host = (b"Host", text.partition("://")[2].encode("ascii"))
+        return _Origin(url.scheme, url.host, url.port, (host, *self._own))
 
 
 class _Origin(NamedTuple):
-    """A scheme, a host and a port, and the Host field that names it."""
+    """A scheme, a host and a port, and the headers of a plain request: Host, and the engine's own."""
 
     scheme: str
     host: str
     port: int
-    host_field: Header
-
-
-@lru_cache(maxsize=4096)
-def _origin(text: str) -> _Origin:
-    """Return the origin of that text, `scheme://host[:port]`."""
-    url = parse_url(text + "/")
-    return _Origin(url.scheme, url.host, url.port, (b"Host", text.partition("://")[2].encode("ascii")))
+    headers: Sequence[Header]
 
 
 def encoded(headers: Sequence[tuple[str, str]]) -> tuple[Header, ...]:

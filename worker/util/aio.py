@@ -257,7 +257,6 @@ class LoopBudget:
         self._steps = steps
         self._left = steps
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._renewal_is_scheduled = False
 
     async def take(self) -> None:
         """Return at once, or in a later iteration of the loop, in the order of the calls."""
@@ -267,14 +266,13 @@ class LoopBudget:
 
     def resolve(self, turn: asyncio.Future[None]) -> None:
         """Resolve the future at once, or in a later iteration of the loop, in the order of the calls."""
-        if not self._renewal_is_scheduled:
-            self._renewal_is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._renew)
-        if self._left and not self._waiting:
+        if self._left:
             self._left -= 1
             turn.set_result(None)
-        else:
-            self._waiting.append(turn)
+            return
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._renew)
 
     def _renew(self) -> None:
         self._left = self._steps
@@ -283,6 +281,5 @@ class LoopBudget:
             if not turn.done():  # else it was cancelled
                 turn.set_result(None)
                 self._left -= 1
-        self._renewal_is_scheduled = bool(self._waiting)
-        if self._renewal_is_scheduled:
+        if self._waiting:
             asyncio.get_running_loop().call_soon(self._renew)

@@ -52,6 +52,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         "_error",
         "_idle",
         "_keepalive_s",
+        "_look_s",
         "_loop",
         "_lost",
         "_made",
@@ -121,13 +122,14 @@ class Http1Connection(asyncio.BufferedProtocol):
         """When the wait under way, or the idle connection, has lasted too long, by the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         """One for all waits: it fires at or before `_due_s`, and is set again if that is later."""
+        self._look_s = math.inf
+        """When it fires, by the loop's clock."""
 
     @property
     def usable(self) -> bool:
         """Whether it is idle, and the kernel knows of neither bytes nor an end that came meanwhile."""
-        if self._closed or self._reader is not None or self._loop.time() >= self._due_s:
-            return False
-        return not self._poll.poll(0)
+        idle = self._reader is None and not self._closed and self._loop.time() < self._due_s
+        return idle and not self._poll.poll(0)
 
     async def exchange(self, request: Request) -> "Http1Response":
         """Send a request, and return the response once its header section is complete.
@@ -185,7 +187,9 @@ class Http1Connection(asyncio.BufferedProtocol):
 
         Bytes, or a part of the room; then nothing more is received until the next call.
         """
-        while not reader.pieces and not reader.complete:
+        while not reader.pieces:
+            if reader.complete:
+                return b""
             if self._error is not None:
                 raise self._error
             if self._reader is not reader:
@@ -223,7 +227,9 @@ class Http1Connection(asyncio.BufferedProtocol):
         self._resume_reading()
         if self._closed:  # by bytes behind the response
             return
-        self._limit(self._keepalive_s)
+        self._due_s = due_s = self._loop.time() + self._keepalive_s
+        if due_s < self._look_s:
+            self._look_at(due_s)
         self._idle(self)
 
     def close(self) -> None:
@@ -266,9 +272,8 @@ class Http1Connection(asyncio.BufferedProtocol):
     def data_received(self, data: bytes) -> None:
         """Read what has come; nothing may come while the connection is idle."""
         reader, request = self._reader, self._request
-        if reader is None:
-            self.close()
         if reader is None or self._closed:
+            self.close()
             return
         self.heard, had_head = True, reader.head is not None
         try:
@@ -334,33 +339,32 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     def _wait(self, limit_s: float) -> asyncio.Future[None]:
         """Return a future that is done with the next event; the exchange fails if none comes in that time."""
-        self._limit(limit_s)
-        self._waiter = self._loop.create_future()
-        return self._waiter
+        self._due_s = due_s = self._loop.time() + limit_s
+        if due_s < self._look_s:
+            self._look_at(due_s)
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
-    def _limit(self, limit_s: float) -> None:
-        self._due_s = self._loop.time() + limit_s
-        if self._timer is not None and self._timer.when() > self._due_s:
+    def _look_at(self, moment_s: float) -> None:
+        """Let the timer fire at that moment, earlier than it would."""
+        if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._due_s, self._look)
+        self._timer, self._look_s = self._loop.call_at(moment_s, self._look), moment_s
 
     def _look(self) -> None:
         """Look whether the wait, or the idle connection, has lasted too long."""
-        self._timer = None
+        self._timer, self._look_s = None, math.inf
         if self._reader is not None and (self._waiter is None or self._waiter.done()):
             return  # nothing is waited for
         if self._loop.time() < self._due_s - CLOCK_STEP_S:
             if self._due_s < math.inf:
-                self._timer = self._loop.call_at(self._due_s, self._look)
+                self._look_at(self._due_s)
         elif self._request is not None and self._paused_writing:
-            self._fail(
-                WriteTimeoutError(f"a piece of the request was not taken within {self._timeouts.write_s} s")
-            )
+            late = f"a piece of the request was not taken within {self._timeouts.write_s} s"
+            self._fail(WriteTimeoutError(late))
         elif self._reader is not None:
-            late = ReadTimeoutError if self.heard else FirstByteTimeoutError
-            self._fail(late(f"received nothing within {self._timeouts.read_s} s"))
+            error = ReadTimeoutError if self.heard else FirstByteTimeoutError
+            self._fail(error(f"received nothing within {self._timeouts.read_s} s"))
         else:
             self.close()
 

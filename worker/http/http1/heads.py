@@ -30,6 +30,9 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([0-9]{3})(?: (.*))?", re.DOTALL)
 _STRICT_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
 _STRICT_FIELD = re.compile(rb"^(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)(?<![ \t])\r$", re.MULTILINE)
 
+_NO_CALLBACKS = object()
+"""llhttp calls nothing: the fields are taken from their lines."""
+
 _REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]++ HTTP/1\.1\r\n")
 _FIELD_LINE = re.compile(_TOKEN + rb": [\t\x20-\x7e\x80-\xff]*+\r\n")
 
@@ -58,19 +61,6 @@ class Head(msgspec.Struct, frozen=True, gc=False):
         return body_length(self.by_name)
 
 
-class _Ending:
-    """Notes whether llhttp has seen the end of a header section."""
-
-    __slots__ = ("seen",)
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def on_headers_complete(self) -> None:
-        """Take the empty line."""
-        self.seen = True
-
-
 def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
     """Return the header section at the beginning and where it ends; None if it has not ended.
 
@@ -88,8 +78,7 @@ def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
 
 def _read_strictly(head: bytes) -> Head | None:
     """Read what llhttp accepts, unless its meaning must be looked at more closely."""
-    ending = _Ending()
-    parser = HttpResponseParser(ending)
+    parser = HttpResponseParser(_NO_CALLBACKS)
     try:
         parser.feed_data(head)
     except HttpParserError:
@@ -97,10 +86,10 @@ def _read_strictly(head: bytes) -> Head | None:
     except HttpParserUpgrade:  # a complete 101
         pass
     status_line = _STRICT_STATUS_LINE.match(head)
-    if status_line is None or not ending.seen:
+    if status_line is None:
         return None
     fields: list[Header] = _STRICT_FIELD.findall(head, status_line.end())
-    if len(fields) != head.count(b"\n") - 2:
+    if len(fields) != head.count(b"\n") - 2:  # besides the status line and the empty one, each is a field
         return None
     named = by_name(fields)
     coding = named.get(b"transfer-encoding")
