@@ -1,7 +1,8 @@
 """A sink whose process is killed before each of its steps in turn.
 
 A step is a call that changes the disk. Run n is killed before step n, until a run ends by itself. The driver
-forks a process for each run and prints, as JSON, what each left behind.
+forks a process for each run. It reads orders from standard input, and prints what the runs of each left.
+Both are lines of JSON.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +28,56 @@ ROOT = Path(__file__).parents[2]
 DEST = "folder/deeper/a"
 
 
-def deaths(
-    folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None, *, nameless: bool
-) -> Any:
-    """Return for each run: `killed`, its `steps`, what it `found` at the final name, and the `parts` left.
+class Deaths:
+    """The driver."""
 
-    nameless: whether the file system supports O_TMPFILE.
-    """
-    arguments = [str(folder), str(size_bytes), durability, if_exists, "" if old is None else old.decode()]
-    arguments.append("nameless" if nameless else "")
-    command = [sys.executable, "-m", "tests.support.killed_sink", *arguments]
-    return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    def __init__(self, driver: "subprocess.Popen[str]") -> None:
+        self._driver = driver
+
+    def __call__(
+        self,
+        folder: Path,
+        size_bytes: int,
+        durability: str,
+        if_exists: str,
+        old: str | None,
+        *,
+        nameless: bool,
+    ) -> Any:
+        """Return for each run: `killed`, its `steps`, what it `found` at the final name, the `parts` left.
+
+        nameless: whether the file system supports O_TMPFILE.
+        """
+        assert self._driver.stdin
+        assert self._driver.stdout
+        order = [str(folder), size_bytes, durability, if_exists, old, nameless]
+        self._driver.stdin.write(json.dumps(order) + "\n")
+        self._driver.stdin.flush()
+        return json.loads(self._driver.stdout.readline())
 
 
-def _run_once(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies_at: int, steps: int) -> None:
+@contextmanager
+def driver() -> Iterator[Deaths]:
+    """Run the driver for the length of the block."""
+    command = [sys.executable, "-m", "tests.support.killed_sink"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdin=pipe, stdout=pipe) as process:
+        yield Deaths(process)
+
+
+def _run_once(
+    out: Path,
+    body: bytes,
+    care: StorageOptions,
+    if_exists: str,
+    dies_at: int,
+    steps: int,
+    *,
+    nameless: bool,
+) -> None:
     """Store a body; die before step `dies_at`. Each step is written to the descriptor `steps` first."""
+    if not nameless:
+        disable_nameless_files(pytest.MonkeyPatch())
     count = 0
 
     def step(name: str) -> None:
@@ -69,7 +106,9 @@ def _run_once(out: Path, body: bytes, care: StorageOptions, if_exists: str, dies
     asyncio.run(run())
 
 
-def _run_all(folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None) -> None:
+def _run_all(
+    folder: Path, size_bytes: int, durability: str, if_exists: str, old: bytes | None, *, nameless: bool
+) -> list[dict[str, Any]]:
     body = some_bytes(size_bytes)
     runs: list[dict[str, Any]] = []
     killed = True
@@ -82,7 +121,8 @@ def _run_all(folder: Path, size_bytes: int, durability: str, if_exists: str, old
         child = os.fork()
         if child == 0:
             try:
-                _run_once(out, body, StorageOptions(durability=durability), if_exists, len(runs) + 1, told)
+                care = StorageOptions(durability=durability)
+                _run_once(out, body, care, if_exists, len(runs) + 1, told, nameless=nameless)
                 os._exit(0)
             except BaseException:  # noqa: BLE001 - the child must not continue as the parent
                 traceback.print_exc()
@@ -99,11 +139,13 @@ def _run_all(folder: Path, size_bytes: int, durability: str, if_exists: str, old
         what = {old: "old", body: "whole", None: "nothing"}.get(found, "half")
         left = sorted(files(out / ".fetchfleet/parts"))
         runs.append({"killed": killed, "steps": steps_done, "found": what, "parts": left})
-    sys.stdout.write(json.dumps(runs))
+    return runs
 
 
 if __name__ == "__main__":
-    where, size, how, exists, before, nameless = sys.argv[1:]
-    if not nameless:
-        disable_nameless_files(pytest.MonkeyPatch())
-    _run_all(Path(where), int(size), how, exists, before.encode() or None)
+    for line in sys.stdin:
+        where, size, how, exists, before, has_nameless = json.loads(line)
+        there = None if before is None else before.encode()
+        print(  # noqa: T201
+            json.dumps(_run_all(Path(where), size, how, exists, there, nameless=has_nameless)), flush=True
+        )

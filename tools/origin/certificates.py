@@ -2,10 +2,15 @@
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 HAS_OPENSSL = shutil.which("openssl") is not None
+
+P256 = ("ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+"""Quick to make: a key of RSA takes half a second of CPU."""
+RSA = ("rsa:2048",)
 
 _OF_A_CA = """
 [ca]
@@ -29,11 +34,12 @@ class Certificate(NamedTuple):
 
 
 class Authority:
-    """A CA with its files in `folder`."""
+    """A CA with its files in `folder`. keys: the kind of its key and of those of its certificates."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    def __init__(self, folder: Path, name: str = "ca", keys: Sequence[str] = P256) -> None:
         self._folder = folder
         self._name = name
+        self._keys = keys
         # Python 3.13 checks RFC 5280 strictly: a CA certificate needs keyUsage.
         use = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
         self._openssl("req", "-x509", *self._new(name), *use, "-days", "2")
@@ -66,7 +72,7 @@ class Authority:
         return Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key")
 
     def _new(self, name: str, kind: str = "pem") -> list[str]:
-        key = ["-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key"]
+        key = ["-newkey", *self._keys, "-nodes", "-keyout", f"{name}.key"]
         return [*key, "-out", f"{name}.{kind}", "-subj", f"/CN={name}"]
 
     def _openssl(self, *arguments: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.origin.certificates import HAS_OPENSSL, Authority
+from tools.origin.certificates import HAS_OPENSSL, RSA, Authority
 from tools.origin.static_server import serve_nginx
 
 THERE = HAS_OPENSSL and shutil.which("nginx") is not None
@@ -17,7 +17,7 @@ HOSTS_A_CERTIFICATE = 50
 def serve_tls(served: Path, hosts: list[str], folder: Path) -> Iterator[tuple[list[str], Path]]:
     """Serve a folder on every host; yield the URL of each host, and the file of the CA."""
     folder.mkdir()
-    authority = Authority(folder)
+    authority = Authority(folder, keys=RSA)
     servers = []
     for start in range(0, len(hosts), HOSTS_A_CERTIFICATE):
         some = hosts[start : start + HOSTS_A_CERTIFICATE]

@@ -16,7 +16,7 @@ from fetchfleet.worker.sink.files.buffered_body import BLOCK_BYTES
 from fetchfleet.worker.sink.files.sink import FileSink
 from tests.component.conftest import Lines, Start, tuned
 from tests.support.disks import disable_nameless_files, files, keep, opened, some_bytes
-from tests.support.killed_sink import deaths
+from tests.support.killed_sink import Deaths, driver
 from tools.origin.server import Origin
 
 SMALL, LARGE = 10, 2 * BLOCK_BYTES + 10
@@ -138,25 +138,33 @@ async def test_what_could_not_be_synced_is_fetched_again(
     assert not worker.parts()
 
 
+@pytest.fixture(scope="module")
+def deaths() -> Iterator[Deaths]:
+    """The driver of sinks that are killed."""
+    with driver() as running:
+        yield running
+
+
 @BOTH
 @pytest.mark.parametrize("nameless", [True, False], ids=["nameless", "a part"])
 @pytest.mark.parametrize(
     ("durability", "if_exists", "old"),
     [
         ("none", "replace", None),
-        ("none", "replace", b"old"),
+        ("none", "replace", "old"),
         ("none", "fail", None),
-        ("full", "replace", b"old"),
+        ("full", "replace", "old"),
         ("full", "fail", None),
     ],
     ids=["new", "over an old one", "no other", "synced over an old one", "synced, no other"],
 )
 def test_killed_at_any_step_it_leaves_a_whole_body_or_none(
+    deaths: Deaths,
     tmp_path: Path,
     size_bytes: int,
     durability: str,
     if_exists: str,
-    old: bytes | None,
+    old: str | None,
     nameless: bool,  # noqa: FBT001
 ) -> None:
     """Kill -9 before each call that changes the disk: a whole body is at the name, or what was there."""
