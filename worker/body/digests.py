@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import http_sf
-
 ALGORITHMS = {"sha-256": ("sha256", 32), "sha-512": ("sha512", 64)}
 """The active algorithms of RFC 9530 §7.2: hashlib's name, and the size of a digest in bytes."""
 
@@ -29,6 +27,8 @@ def _members(value: str | None) -> list[Digest]:
     """Return the supported digests of a Dictionary field; none if the field is malformed."""
     if value is None:
         return []
+    import http_sf  # noqa: PLC0415 many modules, and few hosts send the field
+
     try:
         members = http_sf.parse(value.encode("latin-1"), tltype="dictionary")
     except (ValueError, UnicodeEncodeError):

@@ -12,8 +12,6 @@ Malformed fields are ignored, and no window counts for more than ten minutes.
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import http_sf
-
 FIELDS = frozenset({b"ratelimit", b"ratelimit-policy", b"ratelimit-remaining", b"x-ratelimit-remaining"})
 """One of them is in each response that names a quota."""
 
@@ -73,6 +71,8 @@ def _structured(header: Header) -> list[Quota]:
 
 def _items(value: str | None) -> list[tuple[str, Mapping[str, object]]]:
     """Return the Strings of a List, each with its parameters; nothing of a malformed field."""
+    import http_sf  # noqa: PLC0415 many modules, and few hosts send the field
+
     try:
         items = http_sf.parse((value or "").encode("latin-1"), tltype="list")
     except ValueError:

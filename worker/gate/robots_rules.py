@@ -8,7 +8,6 @@ import re
 from enum import Enum
 
 import msgspec
-from protego import Protego
 
 MAX_BYTES = 500 * 1024
 """How much of a robots.txt is read (RFC 9309 §2.5)."""
@@ -48,9 +47,13 @@ class RobotsRules:
     """The rules of one origin."""
 
     def __init__(self, groups: str, token: str) -> None:
-        self._protego = Protego.parse(groups) if groups else None
+        self._protego, delay_s = None, None
+        if groups:
+            from protego import Protego  # noqa: PLC0415 few policies obey robots.txt
+
+            self._protego = Protego.parse(groups)
+            delay_s = self._protego.crawl_delay(token)
         self._token = token
-        delay_s = self._protego.crawl_delay(token) if self._protego else None
         self.crawl_delay_s = min(delay_s or 0.0, MAX_CRAWL_DELAY_S)
 
     def allows(self, url: str) -> bool:
