@@ -1,6 +1,6 @@
 """The scripts that quarantine values of a conflicting type and restore the lanes that they blocked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from redis.asyncio import Redis
@@ -29,6 +29,18 @@ async def quarantine(redis: Redis, kinds: Mapping[str, str], *, kept_bytes: int)
     args: list[Arg] = [keys.DEAD_LENGTH, kept_bytes, *(kinds[name] for name in names)]
     reply = await runner.run(redis, "quarantine", [keys.DEAD, *names], args)
     return [ConflictingKey(*map(text_of, row)) for row in reply]
+
+
+async def unscheduled(redis: Redis, lanes: Iterable[str], with_fetches: Collection[str]) -> list[str]:
+    """Return those of the lanes that another program may have taken out of the schedule.
+
+    with_fetches: lanes of which a key that holds fetches was seen.
+    """
+    others = [lane for lane in lanes if lane not in with_fetches]
+    looked_at = [*with_fetches, *others]
+    names = [keys.ATTENTION, *map(keys.lane, looked_at)]
+    reply = await runner.run(redis, "unscheduled", names, [len(with_fetches), *looked_at])
+    return [text_of(name) for name in reply]
 
 
 async def repair_lanes(redis: Redis, lanes: Iterable[str], *, lease_ms: int) -> None:

@@ -16,7 +16,7 @@ from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Limits, Notify, Receipt, Submittable, Submitter, WhenFull
 from fetchfleet.jobs.errors import KeyTypeConflictError
 from fetchfleet.jobs.redis_connection import is_text
-from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes
+from fetchfleet.jobs.scripts.repair import ConflictingKey, quarantine, recount, repair_lanes, unscheduled
 from fetchfleet.worker.observability import events
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.util.clock import mono_s
@@ -110,8 +110,12 @@ class KeyRepair:
     async def find_lost_lanes(self) -> None:
         """Put lanes back into the schedule if they were removed from it; looks at one stretch of the keys."""
         self._cursor, found = await self._redis.scan(self._cursor, match=keys.LANE_KEYS, count=LOOKED_AT)
-        lanes = {keys.lane_of(key.decode()) for key in found if is_text(key) and len(key) <= MAX_KEY_BYTES}
-        await repair_lanes(self._redis, lanes - {""}, lease_ms=self._lease_ms)
+        texts = [key.decode() for key in found if is_text(key) and len(key) <= MAX_KEY_BYTES]
+        prefix = keys.lane("")
+        lanes = {key.removeprefix(prefix) for key in texts if key.startswith(prefix)}
+        with_fetches = {keys.lane_of(key) for key in texts if not key.startswith(prefix)}
+        lost = await unscheduled(self._redis, lanes - {""}, with_fetches - {""})
+        await repair_lanes(self._redis, lost, lease_ms=self._lease_ms)
 
     def _log_conflict(self, key: str, found: str, wanted: str) -> None:
         """Log the conflict, unless the same one was logged a moment ago: another program may write again."""
