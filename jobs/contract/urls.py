@@ -261,7 +261,12 @@ def _without_dot_segments(path: str) -> str:
 
 def lane_of_url(canonical_url: str) -> str:
     """Return the lane of a URL in canonical form: its host, an IPv6 address without brackets."""
-    authority = canonical_url.split("/", 3)[2]
+    return _lane_of_origin(canonical_url[: canonical_url.index("/", len("https://"))])
+
+
+@lru_cache(maxsize=4096)
+def _lane_of_origin(origin: str) -> str:
+    authority = origin.partition("://")[2]
     if authority.startswith("["):
         return authority[1 : authority.index("]")]
     return authority.partition(":")[0]

@@ -51,16 +51,17 @@ _UNATTEMPTED = Interrupted()
 async def run_fetch(session: FetchSession, entry: Entry) -> None:
     """Run a claimed fetch that the gate has admitted, from its request to its settlement."""
     if not entry.crashes and (entry.method in IDEMPOTENT_METHODS or may_repeat(entry)):
-        await conclude(await attempted(session, entry))
+        attempt = Attempt(session, entry)
+        await attempt.run()
+        await conclude(attempt)
     elif not await run_marked(session, entry, attempted, conclude):
         await finish_fetch(session, entry, Finish(outcome=Outcome.FAILED, reason=Reason.DEADLINE))
 
 
 async def attempted(session: FetchSession, entry: Entry) -> "Attempt":
-    """Return an attempt that has ended, or that has not begun, because the host has closed meanwhile."""
+    """Return an attempt after its end."""
     attempt = Attempt(session, entry)
-    if session.lane.grant or not session.lane.blocked_s():
-        attempt.outcome = await attempt.run()
+    await attempt.run()
     return attempt
 
 
@@ -76,31 +77,31 @@ class Attempt:
         self.hops = entry.hops
         self.status: int | None = None
         self.outcome: AttemptOutcome | None = None
-        """None before its end."""
+        """None before its end, and if it has not begun, because the host has closed meanwhile."""
         is_plain = entry.fetch.is_plain and session.lane.policy.is_plain
         goes_on = entry.part is not None or entry.hops > 0
         self.special = SpecialCases(session, entry) if goes_on or not is_plain else None
         self._expired: asyncio.Task[None] | None = None
         """The task, once the time of the attempt has passed."""
 
-    async def run(self) -> AttemptOutcome:
-        """Return the outcome; raise nothing but CancelledError."""
+    async def run(self) -> None:
+        """Find the outcome; raise nothing but CancelledError."""
         lane, deadlines = self.session.lane, self.session.services.deadlines
+        if lane.blocked_s():
+            return
         total_s = lane.policy.timeouts.total_s
         left_s = (self.entry.deadline_ms - lane.clock.now_ms()) / 1000
         deadlines.add(self, max(0.0, min(left_s, total_s)))
         try:
-            while True:
-                outcome = await self._exchange()
-                if outcome is not None:
-                    return outcome
+            while self.outcome is None:
+                self.outcome = await self._exchange()
         except asyncio.CancelledError:
             if self._expired is None or self._expired.uncancel():
                 raise
             late = Reason.DEADLINE if left_s <= total_s else Reason.TOTAL_TIMEOUT
-            return Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
+            self.outcome = Failed(reason=late, final=late is Reason.DEADLINE, status=self.status)
         except Exception as error:  # noqa: BLE001 whatever it is, the fetch must be settled
-            return await failure_of(self.session, self.entry, error, self.status)
+            self.outcome = await failure_of(self.session, self.entry, error, self.status)
         finally:
             deadlines.discard(self)
             if self.special is not None:

@@ -16,9 +16,40 @@ from fetchfleet.worker.gate.state import GateState, RecordedAnswer, to_json
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import RedisClock, mono_s
 
-CLAIM_S = 0.25
+CLAIM_S = 1.0
 CLAIM_ROUNDS = 4
 """A claim is for what the lane starts in that time, and at least for a round of what may be in flight."""
+
+
+class Claims:
+    """The claims of a lane: how large the next one is, and when it is made."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._made_s = 0.0
+        """Of the last one: for how many fetches, and when, by the monotonic clock."""
+        self.emptied = False
+        """The last one left no fetch waiting in the lane."""
+        self._just_emptied = False
+        self.ahead = False
+        """The next one is made once the last fetch of this one has started: the host is quick."""
+
+    def next_size(self, most_in_flight: int, now_s: float) -> int:
+        """Return how many fetches to claim now that none is left."""
+        self._size = claim_size(most_in_flight, self._size, now_s - self._made_s)
+        self._made_s = now_s
+        self.ahead = self._size > most_in_flight
+        return self._size
+
+    def note(self, *, emptied: bool, found: bool) -> None:
+        """Note whether a claim left no fetch waiting in the lane, and whether it found any."""
+        self.emptied, self._just_emptied = emptied, emptied and found
+        self.ahead = self.ahead and not emptied
+
+    def was_just_emptied(self) -> bool:
+        """Return whether the last claim found all fetches of the lane; once for each claim."""
+        just_emptied, self._just_emptied = self._just_emptied, False
+        return just_emptied
 
 
 def claim_size(most_in_flight: int, before: int, lasted_s: float) -> int:
@@ -65,9 +96,7 @@ class Lane:
         self.clock = clock
         self.ready: deque[Entry] = deque()
         """Claimed fetches that wait for their start."""
-        self._claim_size = 0
-        self._claimed_s = 0.0
-        """Of the last claim: for how many fetches, and when, by the monotonic clock."""
+        self.claims = Claims()
         self.aside: dict[str, str] = {}
         """Claimed fetches that wait for another worker, with their needs (worker/fetch/cases/handover.py)."""
         self.aside_since_s = 0.0
@@ -93,8 +122,6 @@ class Lane:
         """No other worker took the lane: until then it is not given back for balance."""
         self.for_upkeep = for_upkeep
         """The worker may start no fetch: it holds the lane only to end fetches that need no attempt."""
-        self.emptied = self._just_emptied = False
-        """The last claim left no fetch waiting in the lane; nothing has happened since."""
         self.expiry_check_ms = 0
         """When to search the lane for expired fetches next."""
         self._changed = asyncio.Event()
@@ -224,25 +251,10 @@ class Lane:
         """Convert a time of the monotonic clock to Redis's clock."""
         return self.clock.now_ms() - int((mono_s() - started_s) * 1000)
 
-    def count_to_claim(self, most_in_flight: int, now_s: float) -> int:
-        """Return how many fetches to claim now that none is left."""
-        self._claim_size = claim_size(most_in_flight, self._claim_size, now_s - self._claimed_s)
-        self._claimed_s = now_s
-        return self._claim_size
-
     def hold(self, entry: Entry) -> None:
         """Queue a claimed fetch: this worker must settle it."""
         self.entries[entry.id] = entry
         self.ready.append(entry)
-
-    def note_claim(self, *, emptied: bool, found: bool) -> None:
-        """Note whether a claim left no fetch waiting in the lane, and whether it found any."""
-        self.emptied, self._just_emptied = emptied, emptied and found
-
-    def was_just_emptied(self) -> bool:
-        """Return whether the last claim found all fetches of the lane; once for each claim."""
-        just_emptied, self._just_emptied = self._just_emptied, False
-        return just_emptied
 
     def put_back(self, entry: Entry) -> None:
         """Queue a claimed fetch that was taken out of `ready` as the next one again."""

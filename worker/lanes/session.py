@@ -92,7 +92,7 @@ class LaneSession(Generic[S_co]):
         """Queue the entries of a claim in the lane, and note whether they are all that it has."""
         self.hold(claim)
         emptied = not claim.waiting and claim.next_retry_ms is None
-        self.lane.note_claim(emptied=emptied, found=bool(claim.serialized))
+        self.lane.claims.note(emptied=emptied, found=bool(claim.serialized))
 
     def change_gate(self, state: GateState, *, save: bool = False) -> None:
         """Replace the state of the lane's gate and log what is new in it: the only way that it changes.

@@ -115,7 +115,8 @@ async def _end_unattempted_fetches(session: FetchSession) -> None:
 
 async def _step(session: FetchSession) -> Step:
     """Start fetches while the gate admits them; return what to do next."""
-    lane, slots, isolation = session.lane, session.services.slots, session.services.isolation
+    lane, services = session.lane, session.services
+    slots, isolation, settler = services.slots, services.isolation, services.settler
     if lane.cancelled or lane.expiry_check_due:
         await _end_unattempted_fetches(session)
         return CONTINUE
@@ -130,14 +131,12 @@ async def _step(session: FetchSession) -> Step:
         if isinstance(admission, Closed):
             return await _wait_or_leave(session, admission)
         if admission is SATURATED:
-            return WAIT_FOR_CHANGE
-        if isolation.closed:
-            isolation.wake_when_open(lane.notify)
-            return WAIT_FOR_CHANGE
+            claims = lane.claims.ahead and not lane.ready and not settler.full
+            return await _claim(session) if claims else WAIT_FOR_CHANGE
+        if isolation.closed or settler.full:
+            return _wait_for_others(session)
         if not lane.ready:
-            if lane.aside and handover.is_due(session):
-                return LEAVE
-            return await _claim(session)
+            return LEAVE if lane.aside and handover.is_due(session) else await _claim(session)
         entry = _next(lane)
         if await end_unattempted(session, entry):
             return CONTINUE
@@ -145,6 +144,14 @@ async def _step(session: FetchSession) -> Step:
             return await _start_if_allowed(session, entry)
         await _start_in_slot(session, entry, run_fetch)
         return CONTINUE
+
+
+def _wait_for_others(session: FetchSession) -> Step:
+    """Return what to do while no lane may start a fetch: a suspect runs, or many results wait for Redis."""
+    if not session.services.isolation.closed:
+        return Wait(POLL_S)
+    session.services.isolation.wake_when_open(session.lane.notify)
+    return WAIT_FOR_CHANGE
 
 
 async def _wait_or_leave(session: FetchSession, closed: Closed) -> Step:
@@ -169,7 +176,7 @@ def _next(lane: Lane) -> Entry:
 def next_plain(session: FetchSession, besides: int = 0) -> Entry | None:
     """Take the fetch that is to start next, if the grant admits it and nothing is to be looked at before.
 
-    besides: how many of those in flight are not counted.
+    It counts as started. besides: how many of those in flight are not counted.
     """
     lane = session.lane
     if not lane.ready or len(lane.in_flight) - besides >= lane.grant or not lane.serving or lane.cancelled:
@@ -187,9 +194,14 @@ def next_plain(session: FetchSession, besides: int = 0) -> Entry | None:
         or lane.policy.robots != "ignore"
         or lane_of_url(entry.url) != lane.name
         or session.services.isolation.closed
+        or session.services.settler.full
     ):
         return None
-    return lane.ready.popleft()
+    lane.ready.popleft()
+    lane.count_start(now_ms)
+    if lane.claims.ahead and not lane.ready:
+        lane.notify()
+    return entry
 
 
 class FetchTask:
@@ -203,8 +215,7 @@ class FetchTask:
         self._work = work
 
     def start(self) -> None:
-        """Start the task, which has taken a slot."""
-        self._session.count_start(save_rate=True)
+        """Start the task: it has a slot, and the fetch is counted."""
         self._session.lane.start(self._entry.id, self._run(), self._ended)
 
     async def _run(self) -> None:
@@ -216,7 +227,6 @@ class FetchTask:
             entry = next_plain(session, besides=1)
             if entry is None:
                 return
-            session.count_start()
             lane.follow(self._entry.id, entry.id)
             self._entry = entry
             await run_fetch(session, entry)
@@ -265,6 +275,7 @@ async def _start_in_slot(session: FetchSession, entry: Entry, work: Work) -> boo
         slots.release()
         lane.put_back(entry)
         return False
+    session.count_start(save_rate=True)
     FetchTask(session, entry, work).start()
     return True
 
@@ -272,15 +283,13 @@ async def _start_in_slot(session: FetchSession, entry: Entry, work: Work) -> boo
 async def _claim(session: FetchSession) -> Step:
     """Claim as many fetches as may run at once, or more of a quick host; return the next step."""
     lane, services = session.lane, session.services
-    if lane.emptied and not lane.in_flight and not lane.aside and await session.leave_if_empty():
+    if lane.claims.emptied and not lane.in_flight and not lane.aside and await session.leave_if_empty():
         return LEAVE
-    if lane.in_flight and lane.was_just_emptied():
-        return Wait(POLL_S)
-    if services.settler.full:
+    if lane.in_flight and lane.claims.was_just_emptied():
         return Wait(POLL_S)
     closed = lane.gate.breaker is Breaker.CLOSED
     most = gate.max_in_flight(lane.gate, lane.policy)
-    count = lane.count_to_claim(most, mono_s()) if closed else PROBE_CHOICE
+    count = lane.claims.next_size(most, mono_s()) if closed else PROBE_CHOICE
     claim = await session.retry_until_lost(lambda: services.store.claim(lane.name, lane.token, count))
     lane.clock.sync(claim.now_ms)
     session.hold_claim(claim)

@@ -51,13 +51,13 @@ async def test_a_change_of_the_gate_or_of_the_policy_changes_the_grant() -> None
     [
         (0, 100.0, 8),
         (8, 10.0, 8),
-        (8, 0.25, 8),
-        (8, 0.125, 16),
-        (16, 0.125, 32),
+        (8, 1.0, 8),
+        (8, 0.5, 16),
+        (16, 0.5, 32),
         (32, 0.001, 32),
         (8, 0.0, 8),
     ],
 )
 def test_a_quick_host_gets_claims_of_several_rounds(before: int, lasted_s: float, expected: int) -> None:
-    """A claim is for a quarter of a second: one round at least, four at most."""
+    """A claim is for a second: one round at least, four at most."""
     assert expected == claim_size(8, before, lasted_s)
