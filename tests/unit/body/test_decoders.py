@@ -1,4 +1,4 @@
-"""Content codings undone a step at a time: whole and true, or not at all."""
+"""Content codings, decoded step by step: complete and verified, or an error."""
 
 import gzip
 import tracemalloc
@@ -33,18 +33,18 @@ MIB = 1 << 20
 
 
 def bare_deflate(body: bytes) -> bytes:
-    """Deflate without zlib's wrapping."""
+    """Return deflate data without the zlib wrapper."""
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(body) + packer.flush()
 
 
 def checked_zstd(body: bytes) -> bytes:
-    """A frame with its checksum."""
+    """Return a frame with its checksum."""
     return zstd.compress(body, options={zstd.CompressionParameter.checksum_flag: 1})
 
 
 def skippable(body: bytes) -> bytes:
-    """A frame that holds nothing (RFC 8878 §3.1.2)."""
+    """Return a skippable frame (RFC 8878 §3.1.2)."""
     return b"\x50\x2a\x4d\x18" + len(body).to_bytes(4, "little") + body
 
 
@@ -75,7 +75,7 @@ BODIES = st.binary(max_size=300) | st.builds(
 
 
 def decoded(coding: str, chunks: Iterable[bytes], max_ratio: int = 0) -> bytes:
-    """What comes out of the chunks, each step within its bound."""
+    """Return the output of the chunks, each step within its bound."""
     chain, out = DecoderChain(codings_of(coding), max_ratio), bytearray()
     for chunk in chunks:
         for piece in chain.feed(chunk):
@@ -86,14 +86,14 @@ def decoded(coding: str, chunks: Iterable[bytes], max_ratio: int = 0) -> bytes:
 
 
 def cut(body: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The body in pieces, some of them perhaps empty."""
+    """Return the body in pieces, some of them empty."""
     places = [0, *sorted(place % (len(body) + 1) for place in cuts), len(body)]
     return [body[start:end] for start, end in pairwise(places)]
 
 
 @given(KINDS, BODIES, st.lists(st.integers(min_value=0), max_size=8))
-def test_a_body_is_decoded_however_it_is_cut_into_chunks(kind: str, body: bytes, cuts: list[int]) -> None:
-    """Every coding, all members and frames, alone and one over another."""
+def test_a_body_is_decoded_from_any_chunks(kind: str, body: bytes, cuts: list[int]) -> None:
+    """Every coding, all members and frames, alone and stacked."""
     coding, encode = ENCODERS[kind]
 
     assert decoded(coding, cut(encode(body), cuts)) == body
@@ -109,8 +109,8 @@ def test_a_body_is_decoded_byte_by_byte(kind: str) -> None:
 
 
 @given(KINDS, BODIES, st.integers(min_value=0))
-def test_a_body_that_is_cut_short_is_never_whole(kind: str, body: bytes, place: int) -> None:
-    """Also where only the trailer is missing; but what ends between members or frames has come to an end."""
+def test_a_truncated_body_is_not_complete(kind: str, body: bytes, place: int) -> None:
+    """Also if only the trailer is missing. A body that ends between members or frames is complete."""
     coding, encode = ENCODERS[kind]
     packed = encode(body)
     assume(len(packed) > 1)
@@ -125,8 +125,8 @@ def test_a_body_that_is_cut_short_is_never_whole(kind: str, body: bytes, place: 
 
 
 @given(st.sampled_from(CHECKED), BODIES, st.integers(min_value=0))
-def test_a_bit_that_has_changed_is_noticed(kind: str, body: bytes, place: int) -> None:
-    """What comes out is what went in, or nothing does: it counts where nothing can be told by it."""
+def test_a_flipped_bit_is_detected(kind: str, body: bytes, place: int) -> None:
+    """The output equals the input, or there is none. Bits without effect are left out."""
     coding, encode = ENCODERS[kind]
     packed = bytearray(encode(body))
     bit = place % (8 * len(packed))
@@ -140,8 +140,8 @@ def test_a_bit_that_has_changed_is_noticed(kind: str, body: bytes, place: int) -
 
 
 @given(KINDS, BODIES, st.binary(min_size=1, max_size=20), st.booleans())
-def test_what_follows_the_end_is_refused(kind: str, body: bytes, more: bytes, together: bool) -> None:  # noqa: FBT001
-    """Be it in the same chunk or in the next."""
+def test_bytes_after_the_end_are_refused(kind: str, body: bytes, more: bytes, together: bool) -> None:  # noqa: FBT001
+    """In the same chunk or in the next."""
     coding, encode = ENCODERS[kind]
     packed = encode(body)
     assume(not more.startswith((b"\x1f", b"\x28", *(bytes([first]) for first in range(0x50, 0x60)))))
@@ -151,22 +151,22 @@ def test_what_follows_the_end_is_refused(kind: str, body: bytes, more: bytes, to
 
 
 @given(KINDS, st.binary(max_size=2000))
-def test_junk_is_refused_or_comes_out_as_something(kind: str, junk: bytes) -> None:
-    """Whatever comes, the only errors are ours."""
+def test_junk_is_refused_or_decoded(kind: str, junk: bytes) -> None:
+    """The only errors are those of the decoders module."""
     with suppress(CodingError):
         decoded(ENCODERS[kind][0], [junk])
 
 
 @pytest.mark.parametrize("trailer", [b"\0" * 8, b"\x1f", b"\x1f\x8b", b"junk"])
-def test_nothing_follows_the_last_member(trailer: bytes) -> None:
-    """No padding, no half of another one."""
+def test_no_bytes_follow_the_last_member(trailer: bytes) -> None:
+    """No padding, and no part of another member."""
     with pytest.raises(CodingError):
         decoded("gzip", [gzip.compress(b"body") + trailer])
 
 
 @pytest.mark.parametrize("at", [-8, -5, -4, -1])
 def test_a_wrong_crc_or_length_is_refused(at: int) -> None:
-    """The trailer of a member is compared with what came."""
+    """The trailer of a member is compared with its content."""
     packed = bytearray(gzip.compress(b"body"))
     packed[at] ^= 0xFF
 
@@ -175,13 +175,13 @@ def test_a_wrong_crc_or_length_is_refused(at: int) -> None:
 
 
 def of_window(body: bytes, log: int) -> bytes:
-    """A frame whose head names a window of that size, as it does where the length is not known."""
+    """Return a frame whose header names a window of that size, as for an unknown length."""
     packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: log})
     return packer.compress(body) + packer.flush()
 
 
 def test_a_window_is_bounded() -> None:
-    """No encoder may ask a receiver for more than 8 MiB (RFC 9659)."""
+    """No encoder may require more than 8 MiB of a receiver (RFC 9659)."""
     assert decoded("zstd", [of_window(b"x" * 100, 23)]) == b"x" * 100
     with pytest.raises(CorruptError):
         decoded("zstd", [of_window(b"x" * 100, 24)])
@@ -202,7 +202,7 @@ def test_a_window_is_bounded() -> None:
     ],
 )
 def test_codings_are_read_as_they_were_applied(header: str | None, codings: tuple[str, ...]) -> None:
-    """Names in any case, by whichever of their names; identity is none."""
+    """Names in any case and under any alias. `identity` is no coding."""
     assert codings_of(header) == codings
 
 
@@ -214,7 +214,7 @@ def test_codings_are_read_as_they_were_applied(header: str | None, codings: tupl
     ],
 )
 def test_a_name_that_is_not_registered_is_no_coding(header: str) -> None:
-    """Hosts send charsets, media types and words; the name is kept, to be told."""
+    """Hosts send charsets, media types and words. The name is kept for the error."""
     assert codings_of(header) == ()
     assert names_of(header) == (header.lower(),)
 
@@ -235,14 +235,14 @@ def test_a_third_coding_over_two_others_is_refused_at_once() -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "gzip, br", "zstd, deflate"])
-def test_an_empty_body_is_whole_in_every_coding(coding: str) -> None:
-    """And so is the empty inside of another coding."""
+def test_an_empty_body_is_complete_in_every_coding(coding: str) -> None:
+    """So is the empty content of another coding."""
     assert decoded(coding, []) == decoded(coding, [b"", b""]) == b""
     assert decoded(f"{coding.partition(',')[0]}, gzip", [gzip.compress(b"")]) == b""
 
 
 def bombs() -> dict[str, tuple[str, bytes]]:
-    """64 MiB each, by name; some of them packed twice."""
+    """Return 64 MiB in each coding, by name; some of them stacked."""
     zeros = bytes(64 * MIB)
     gzipped = gzip.compress(zeros)
     return {
@@ -258,7 +258,7 @@ def bombs() -> dict[str, tuple[str, bytes]]:
 
 @pytest.fixture(scope="module")
 def packed() -> dict[str, tuple[str, bytes]]:
-    """The bombs, made once."""
+    """Return the bombs, made once."""
     return bombs()
 
 
@@ -266,8 +266,8 @@ BOMBS = ["gzip", "deflate", "br", "zstd", "gzip in gzip", "gzip in zstd", "membe
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_ends_at_the_ratio(packed: dict[str, tuple[str, bytes]], name: str) -> None:
-    """What grows out of proportion is stopped as it does, whichever step of it grows."""
+def test_a_bomb_is_stopped_at_the_ratio(packed: dict[str, tuple[str, bytes]], name: str) -> None:
+    """In whichever step the growth occurs."""
     coding, bomb = packed[name]
     chunks = [bomb[start : start + 65536] for start in range(0, len(bomb), 65536)]
     chain, came_bytes = DecoderChain(codings_of(coding), 200), 0
@@ -284,8 +284,8 @@ def test_a_bomb_ends_at_the_ratio(packed: dict[str, tuple[str, bytes]], name: st
 
 
 @pytest.mark.parametrize("name", BOMBS[:-1])
-def test_a_bomb_takes_no_memory(packed: dict[str, tuple[str, bytes]], name: str) -> None:
-    """Without any bound it comes out a step at a time, and what is not kept is gone."""
+def test_a_bomb_needs_little_memory(packed: dict[str, tuple[str, bytes]], name: str) -> None:
+    """Without a ratio it is decoded step by step, and dropped output is freed."""
     coding, bomb = packed[name]
     chain, came_bytes = DecoderChain(codings_of(coding)), 0
     tracemalloc.start()
@@ -325,8 +325,8 @@ STREAMS: dict[str, Encode] = {"gzip": gzip.compress, "zstd": checked_zstd}
         "over one another",
     ],
 )
-def test_a_body_of_streams_that_hold_hardly_anything_is_refused(coding: str, stream: bytes) -> None:
-    """Each costs a decoder of its own: no more are made than a body of so many bytes may well have."""
+def test_a_body_of_many_tiny_streams_is_refused(coding: str, stream: bytes) -> None:
+    """Each stream costs a decoder. Their number is limited by the size of the body."""
     body, streams = stream * 20_000, 0
     body = brotli.compress(body) if coding.endswith("br") else body
     chain, fed_bytes = DecoderChain(codings_of(coding), 200), 0
@@ -345,10 +345,10 @@ def test_a_body_of_streams_that_hold_hardly_anything_is_refused(coding: str, str
     st.integers(min_value=1, max_value=200),
     st.lists(st.integers(min_value=0), max_size=4),
 )
-def test_streams_are_refused_only_where_they_are_many_and_tiny(
+def test_only_many_tiny_streams_are_refused(
     coding: str, bodies: list[bytes], times: int, cuts: list[int]
 ) -> None:
-    """A body of records that were each packed on its own comes out as it was."""
+    """A body of separately packed records is decoded."""
     packed = b"".join(STREAMS[coding](body) for body in bodies) * times
     tiny = len(bodies) * times > FREE_STREAMS + len(packed) // STREAM_BYTES
     assume(packed)
@@ -363,8 +363,8 @@ def test_streams_are_refused_only_where_they_are_many_and_tiny(
 
 
 @given(st.binary(max_size=100), st.lists(st.integers(min_value=0), max_size=6))
-def test_what_is_to_be_skipped_is_skipped_however_it_is_cut(body: bytes, cuts: list[int]) -> None:
-    """Between frames and around them; cut short it is noticed."""
+def test_skippable_frames_are_skipped_in_any_chunks(body: bytes, cuts: list[int]) -> None:
+    """Between frames and around them. Truncation is detected."""
     packed = skippable(body) + checked_zstd(body) + skippable(b"") + skippable(body)
 
     assert decoded("zstd", cut(packed, cuts)) == body
@@ -372,8 +372,8 @@ def test_what_is_to_be_skipped_is_skipped_however_it_is_cut(body: bytes, cuts: l
         decoded("zstd", cut(packed[: -len(body)] + body[1:] if body else packed[:-1], cuts))
 
 
-def test_a_short_body_may_be_packed_as_well_as_it_goes() -> None:
-    """The first MiB is free, and so is what is within the ratio beyond."""
+def test_a_short_body_may_grow_without_limit() -> None:
+    """The first MiB is free, and so is growth within the ratio beyond it."""
     assert len(decoded("br", [brotli.compress(bytes(FREE_BYTES))], 2)) == FREE_BYTES
     with pytest.raises(InflatedError):
         decoded("br", [brotli.compress(bytes(FREE_BYTES + 1))], 2)

@@ -16,7 +16,7 @@ IN_256 = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
 
 
 def text(digest: Digest) -> str:
-    """The digest as a member of a Dictionary."""
+    """Return the digest as a member of a Dictionary."""
     name = {"sha256": "sha-256", "sha512": "sha-512"}[digest[0]]
     return f"{name}=:{base64.b64encode(digest[1]).decode()}:"
 
@@ -28,7 +28,7 @@ def read(
     whole: bool = True,
     resumed: bool = False,
 ) -> set[Digest]:
-    """What binds the body."""
+    """Return the digests that bind the body."""
     fields = {"repr-digest": representation, "content-digest": content}
     return set(digests_of(fields.get, whole=whole, resumed=resumed))
 
@@ -56,19 +56,19 @@ def test_an_example_of_the_rfc_is_read() -> None:
         ("", set()),
     ],
 )
-def test_only_what_is_sound_and_well_formed_binds(value: str, found: set[Digest]) -> None:
-    """Others than SHA-256 and SHA-512 are ignored, as is a field that is malformed anywhere."""
+def test_only_sound_and_well_formed_digests_bind(value: str, found: set[Digest]) -> None:
+    """Algorithms other than SHA-256 and SHA-512 are ignored, and so is a malformed field."""
     assert read(value) == found
 
 
-def test_what_a_digest_is_of_decides_whether_it_binds() -> None:
-    """Of a rest only the whole's digest; of a part that the caller wanted only the content's."""
+def test_the_extent_of_a_digest_decides_if_it_binds() -> None:
+    """For a resumed rest that of the whole, for a requested part that of the content."""
     assert read(text(SHA256), text(SHA512)) == {SHA256, SHA512}
     assert read(text(SHA256), text(SHA512), whole=False, resumed=True) == {SHA256}
     assert read(text(SHA256), text(SHA512), whole=False) == {SHA512}
 
 
 @given(st.text())
-def test_no_field_is_too_strange_to_be_read(value: str) -> None:
-    """Whatever a host sends, there is an answer."""
+def test_arbitrary_fields_are_read(value: str) -> None:
+    """No error is raised."""
     assert isinstance(read(value, value), set)

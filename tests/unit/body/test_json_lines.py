@@ -1,4 +1,4 @@
-"""JSON Lines: split right wherever a body is cut, and every record checked."""
+"""JSON Lines: split correctly in any chunks, with every record checked."""
 
 import io
 import json
@@ -34,7 +34,7 @@ ENDS = st.sampled_from([b"\n", b"\r\n"])
 
 
 def count_of(chunks: Iterable[bytes], max_line_bytes: int = 1 << 20) -> int:
-    """How many records the body has."""
+    """Return the number of records in the body."""
     records = JsonLinesChecker(max_line_bytes)
     for chunk in chunks:
         records.feed(chunk)
@@ -43,7 +43,7 @@ def count_of(chunks: Iterable[bytes], max_line_bytes: int = 1 << 20) -> int:
 
 
 def bad_line_of(chunks: Iterable[bytes], max_line_bytes: int = 1 << 20) -> int | None:
-    """Which line is the first bad one."""
+    """Return the number of the first bad line."""
     try:
         count_of(chunks, max_line_bytes)
     except BadLineError as error:
@@ -52,7 +52,7 @@ def bad_line_of(chunks: Iterable[bytes], max_line_bytes: int = 1 << 20) -> int |
 
 
 def cut(body: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The body in pieces, some of them perhaps empty."""
+    """Return the body in pieces, some of them empty."""
     places = [0, *sorted(place % (len(body) + 1) for place in cuts), len(body)]
     return [body[start:end] for start, end in pairwise(places)]
 
@@ -61,10 +61,10 @@ CUTS = st.lists(st.integers(min_value=0), max_size=8)
 
 
 @given(st.lists(st.tuples(LINES, ENDS)), st.binary(max_size=0) | RECORDS, CUTS)
-def test_records_are_counted_wherever_the_body_is_cut(
+def test_records_are_counted_in_any_chunks(
     lines: list[tuple[bytes, bytes]], last: bytes, cuts: list[int]
 ) -> None:
-    """Blank lines are none, CRLF ends a line, and the last need not end."""
+    """Blank lines are no records, CRLF ends a line, and the last line needs no end."""
     body = b"".join(line + end for line, end in lines) + last
     records = [line for line in body.split(b"\n") if line.strip()]
 
@@ -101,7 +101,7 @@ BAD = [
 def test_the_first_bad_line_is_named(
     before: list[bytes], which: int, after: list[bytes], cuts: list[int]
 ) -> None:
-    """By its number in the body, blank lines counted."""
+    """By its number in the body, with blank lines counted."""
     body = b"\n".join([*before, BAD[which], *after])
 
     assert bad_line_of(cut(body, cuts)) == len(before) + 1
@@ -118,13 +118,13 @@ def test_the_first_bad_line_is_named(
     ],
 )
 def test_nesting_has_one_limit_on_every_python(line: bytes, bad: int | None) -> None:
-    """Brackets in strings do not nest, and many brackets side by side neither."""
+    """Brackets in strings do not nest, and neither do adjacent brackets."""
     assert bad_line_of([line]) == bad
 
 
 @given(st.binary(max_size=60) | RECORDS, CUTS)
-def test_what_is_a_record_is_what_json_takes(line: bytes, cuts: list[int]) -> None:
-    """The standard library's reader is asked; it alone takes NaN, and half a surrogate pair."""
+def test_a_record_is_any_valid_json(line: bytes, cuts: list[int]) -> None:
+    """Compared with the standard library's reader, which alone accepts NaN and half a surrogate pair."""
     line = line.replace(b"\n", b"")
     if not line.strip(b" \t\r"):
         return
@@ -145,8 +145,8 @@ def _refuse(name: str) -> None:
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 @pytest.mark.parametrize("before", [b"", b"\n", b"1\n"])
-def test_a_line_may_be_so_long_and_no_longer(before: bytes, end: bytes) -> None:
-    """What ends a line is no part of it; where the body is cut makes no difference."""
+def test_the_length_of_a_line_is_limited(before: bytes, end: bytes) -> None:
+    """The line end does not count, and the chunks make no difference."""
     for extra in (0, 1):
         line = b'"' + b"x" * (MOST_BYTES - 2 + extra) + b'"'
         body = before + line + end
@@ -155,8 +155,8 @@ def test_a_line_may_be_so_long_and_no_longer(before: bytes, end: bytes) -> None:
             assert bad_line_of(chunks, MOST_BYTES) == (1 + before.count(b"\n") if extra else None)
 
 
-def test_a_line_without_end_is_refused_as_it_comes() -> None:
-    """No more than the longest line is ever kept."""
+def test_an_endless_line_is_refused_while_it_arrives() -> None:
+    """No more than the longest line is kept."""
     records = JsonLinesChecker(1000)
     records.feed(b"[1]\n" + b"x" * 1000)
     with pytest.raises(BadLineError, match="line 2: is longer than 1000 bytes"):
@@ -164,8 +164,8 @@ def test_a_line_without_end_is_refused_as_it_comes() -> None:
 
 
 @pytest.mark.parametrize("last", [b'{"a": ', b'{"a": 1}\n{'])
-def test_a_last_line_that_breaks_off_is_bad_only_in_a_whole_body(last: bytes) -> None:
-    """Where nothing says that the body has come to its end it counts as cut short."""
+def test_an_incomplete_last_line_is_bad_only_in_a_complete_body(last: bytes) -> None:
+    """Without a marked end, the body counts as truncated."""
     for whole, error in ((True, BadLineError), (False, CutLineError)):
         records = JsonLinesChecker(1000)
         records.feed(last)
@@ -174,12 +174,12 @@ def test_a_last_line_that_breaks_off_is_bad_only_in_a_whole_body(last: bytes) ->
 
 
 def test_an_empty_body_has_no_records() -> None:
-    """And is not bad."""
+    """It is not bad either."""
     assert count_of([]) == count_of([b""]) == count_of([b"\n\r\n \n"]) == 0
 
 
-def test_records_are_handed_on_without_what_is_around_them() -> None:
-    """One line each, whatever ended it."""
+def test_records_are_passed_on_without_surrounding_space() -> None:
+    """One line each, with any line end."""
     lines = [b"\n", b' {"a": 1} \r\n', b"\r\n", b"[2]"]
 
     assert list(records_in(lines)) == [b'{"a": 1}', b"[2]"]

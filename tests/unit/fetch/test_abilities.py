@@ -1,4 +1,4 @@
-"""What a fetch needs of a worker, and what a worker lacks."""
+"""The abilities that a fetch needs and a worker lacks."""
 
 import pytest
 from hypothesis import given
@@ -45,14 +45,14 @@ def entry(*, hop: Hop | None = None, tried: tuple[str, ...] = (), **fields: obje
     ],
     ids=["plain", "dest", "decode", "body_file", "both", "redirected-without", "redirected-with"],
 )
-def test_a_fetch_needs_what_its_next_request_and_its_body_need(made: Entry, expected: set[str]) -> None:
+def test_a_fetch_needs_the_abilities_of_its_next_request(made: Entry, expected: set[str]) -> None:
     """A redirect that drops the body needs no file for it."""
     assert needs_of(made) == Needs(frozenset(expected))
 
 
 @given(st.frozensets(NAMES), st.frozensets(WORDS))
 def test_needs_are_read_as_they_are_written(abilities: frozenset[str], tried: frozenset[str]) -> None:
-    """Abilities that only newer workers know included."""
+    """Abilities that only newer workers know are kept."""
     needs = Needs(abilities, tried)
     assert parse(str(needs)) == needs
 
@@ -61,7 +61,7 @@ def test_needs_are_read_as_they_are_written(abilities: frozenset[str], tried: fr
 def test_a_worker_lacks_nothing_if_it_has_the_abilities_and_was_not_tried(
     abilities: frozenset[str], tried: frozenset[str], has: frozenset[str], places: frozenset[str]
 ) -> None:
-    """Everything else is lacking, and named."""
+    """Every other ability is lacking, and named."""
     lacks = Abilities(has, places).lacks(Needs(abilities, tried))
 
     assert (not lacks) == (abilities <= has and not tried & places)
@@ -78,15 +78,15 @@ def test_a_place_comes_from_the_setting_that_ended_the_attempt() -> None:
     assert Abilities(frozenset(), frozenset({egress})).place_of(Reason.NO_BODY_FILE) == ""
 
 
-def test_people_read_the_option_that_a_worker_needs() -> None:
+def test_a_missing_ability_is_shown_as_its_option() -> None:
     """An ability of a newer version has its name only."""
     assert in_words(Ability) == "a worker with --sink files (for dest or decode) and --in (for body_file)"
     assert in_words(["newer"]) == "a worker with newer"
     assert in_words([]) == "a worker with other settings"
 
 
-def test_a_pace_spaces_out_what_returns_and_forgets_an_idle_time() -> None:
-    """The first waits least_s, each next one every_s longer; after a pause least_s again."""
+def test_returning_fetches_are_spaced_out() -> None:
+    """The first waits least_s, each next one every_s longer. After a pause, least_s applies again."""
     pace = Pace(5.0, 0.5)
     assert [5.0, 5.5, 6.0] == [pace.wait_s(100.0) for _ in range(3)]
     assert pace.wait_s(200.0) == 5.0

@@ -1,4 +1,4 @@
-"""Crashes: which fetch is taken to be the cause of the deaths of its workers."""
+"""Crashes: the fetch that counts as the cause of the deaths of its workers."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +29,7 @@ def died_in_it(fetch: Entry, other_deaths: int, *, late: bool) -> Entry:
 
 
 def deaths_until_poison(other_deaths: int, *, late: bool) -> int:
-    """Return how many workers a fetch takes with it if each attempt kills one."""
+    """Return the number of workers that a fetch ends if each attempt kills one."""
     fetch = NEW
     for deaths in range(1, 100):
         fetch = died_in_it(fetch, other_deaths, late=late)
@@ -39,22 +39,22 @@ def deaths_until_poison(other_deaths: int, *, late: bool) -> int:
 
 
 @given(QUIET)
-def test_three_crashes_are_enough_in_a_fleet_that_is_quiet_otherwise(other: int) -> None:
-    """The moment of the attempt at which the worker dies does not matter."""
+def test_three_crashes_end_a_fetch_in_a_quiet_fleet(other: int) -> None:
+    """At any moment of the attempt."""
     assert deaths_until_poison(other, late=False) == MAX_CRASHES
     assert deaths_until_poison(other, late=True) == MAX_CRASHES
 
 
 @given(NOISY)
-def test_more_crashes_are_needed_while_workers_die_of_something_else(other: int) -> None:
-    """Five if each comes at the start of the attempt, nine if the attempt had gone on for a while."""
+def test_more_crashes_are_needed_while_workers_die_of_other_causes(other: int) -> None:
+    """Five at the start of the attempt, nine later in the attempt."""
     assert deaths_until_poison(other, late=False) == 5
     assert deaths_until_poison(other, late=True) == 9
 
 
 @given(st.lists(st.tuples(NOISY, st.booleans()), max_size=4))
-def test_a_fetch_hit_by_four_kills_of_a_noisy_fleet_goes_on(deaths: list[tuple[int, bool]]) -> None:
-    """A fetch that is hit by chance is not given up."""
+def test_a_fetch_hit_by_four_kills_of_a_noisy_fleet_continues(deaths: list[tuple[int, bool]]) -> None:
+    """A fetch that is hit by chance is kept."""
     fetch = NEW
     for other, late in deaths:
         fetch = died_in_it(fetch, other, late=late)
@@ -66,7 +66,7 @@ def test_a_fetch_hit_by_four_kills_of_a_noisy_fleet_goes_on(deaths: list[tuple[i
 def test_only_deaths_after_a_start_count_once_a_fetch_is_suspected(
     deaths: list[tuple[int, bool, bool]],
 ) -> None:
-    """A fetch that was claimed and had not started keeps its counters."""
+    """A fetch that was claimed but not started keeps its counters."""
     fetch = NEW
     for other, begun, late in deaths:
         after = crashed(replace(fetch, begun=begun, outlived=begun and late), other)

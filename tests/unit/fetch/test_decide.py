@@ -1,4 +1,4 @@
-"""What an outcome means for a fetch: three ledgers, one deadline, nothing repeated that must not be."""
+"""The decision after an outcome: three ledgers, one deadline, and no unsafe repeat."""
 
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -126,25 +126,25 @@ def failed(reason: Reason) -> Finish:
 
 
 def sent_and_unanswered() -> Iterator[AttemptOutcome]:
-    """Everything after which nobody knows whether the host did what was asked."""
+    """Yield every outcome after which it is unknown if the host has processed the request."""
     yield from (Failed(reason=reason) for reason in Reason)
     yield from (Answered(status=status) for status in STATUSES if status not in {304, 429})
     yield from (Interrupted(), Interrupted(reason=Reason.DISK, wait_s=LaneTuning().disk_pause_s))
 
 
-def test_a_body_that_came_whole_is_stored() -> None:
-    """Whatever the ledgers say."""
+def test_a_complete_body_is_stored() -> None:
+    """With any ledgers."""
     assert Finish(outcome=Outcome.STORED) == decided(entry(attempts=2, left_ms=-1), STORED)
 
 
-def test_what_is_not_newer_is_unchanged() -> None:
-    """Whatever is known of what is here."""
+def test_a_304_is_unchanged() -> None:
+    """With any stored body."""
     assert Finish(outcome=Outcome.UNCHANGED) == decided(entry(attempts=2), Unchanged(path="a", size_bytes=1))
 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_each_status_is_unchanged_a_throttle_a_retry_or_the_end(status: int) -> None:
-    """304; 429; 408, 425 and every 5xx but 501 and 505; all others."""
+    """304; 429; 408, 425 and every 5xx except 501 and 505; all others."""
     decision = decided(entry(), Answered(status=status))
 
     match status:
@@ -164,7 +164,7 @@ def test_each_status_is_unchanged_a_throttle_a_retry_or_the_end(status: int) -> 
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_retry_after_makes_a_throttle_of_403_and_503_and_delays_other_retries(status: int) -> None:
-    """A throttle charges no attempt and waits for its lane; 413 is temporary; others mean what they do."""
+    """A throttle charges no attempt and waits for its lane. 413 is temporary."""
     without, decision = (
         decided(entry(), Answered(status=status)),
         decided(entry(), Answered(status=status, wait_s=20.0)),
@@ -197,7 +197,7 @@ def test_a_retry_after_makes_a_throttle_of_403_and_503_and_delays_other_retries(
 def test_a_failure_with_retry_after_waits_for_the_longer_of_it_and_its_back_off(
     asked_s: float, chance: float, cap_s: float, wait_s: float
 ) -> None:
-    """The policy's cap holds for it, and chance only lengthens it; the back-off here is 1 s by chance."""
+    """The cap applies, and jitter only lengthens the wait. The back-off here is 1 s."""
     policy = replace(POLICY, throttle_cap_s=cap_s)
     waiting = entry(left_ms=2 * HOUR_MS)
     decision = decided(waiting, Answered(status=500, wait_s=asked_s), chance=chance, policy=policy)
@@ -212,7 +212,7 @@ def test_a_failure_with_retry_after_beyond_the_deadline_ends_the_fetch() -> None
 
 
 def test_a_retry_after_does_not_make_a_request_repeatable() -> None:
-    """A POST that failed ends; one that was throttled is sent again."""
+    """A failed POST ends. A throttled one is sent again."""
     assert failed(Reason.HTTP_STATUS) == decided(entry(POST), Answered(status=500, wait_s=1.0))
     assert isinstance(decided(entry(POST), Answered(status=403, wait_s=1.0)), Retry)
 
@@ -230,10 +230,10 @@ def test_a_retry_after_does_not_make_a_request_repeatable() -> None:
         (529, 5.0, False),
     ],
 )
-def test_a_throttle_is_429_or_a_403_or_503_that_says_when(
+def test_a_throttle_is_429_or_a_403_or_503_with_retry_after(
     status: int, wait_s: float | None, *, throttle: bool
 ) -> None:
-    """A 503 that does not is a failure, and a 403 an answer."""
+    """Without it, a 503 is a failure and a 403 a final response."""
     answer = Answered(status=status, wait_s=wait_s)
 
     assert is_throttle(status, wait_s) is throttle
@@ -242,7 +242,7 @@ def test_a_throttle_is_429_or_a_403_or_503_that_says_when(
 
 @pytest.mark.parametrize("status", range(500, 600))
 def test_the_breaker_counts_the_statuses_that_are_retried(status: int) -> None:
-    """501 and 505 are answers: they say what the host does not support."""
+    """501 and 505 are final: the host does not support the request."""
     seen = host_signal_of(Answered(status=status))
 
     assert (seen is HostSignal.ANSWERED) is (status in {501, 505})
@@ -285,8 +285,8 @@ def test_the_breaker_counts_the_statuses_that_are_retried(status: int) -> None:
         (Interrupted(reason=Reason.DISK), HostSignal.NOTHING),
     ],
 )
-def test_only_the_hosts_own_failures_count_against_it(happened: AttemptOutcome, seen: HostSignal) -> None:
-    """4xx are answers, throttles and 503 refusals; what we did ourselves says nothing."""
+def test_only_failures_of_the_host_count_against_it(happened: AttemptOutcome, seen: HostSignal) -> None:
+    """4xx are responses, throttles and 503 are refusals. Faults of the worker have no effect."""
     assert host_signal_of(happened) is seen
 
 
@@ -325,8 +325,8 @@ LATE, HERE = 80.0, 3
         (Interrupted(reason=Reason.DISK), Observation(HostSignal.NOTHING, NOW_MS, HERE)),
     ],
 )
-def test_an_attempt_teaches_the_gate(happened: AttemptOutcome, signal: Observation) -> None:
-    """Only a good answer's latency counts: a quick refusal is not a fast host."""
+def test_each_outcome_gives_its_signal_to_the_gate(happened: AttemptOutcome, signal: Observation) -> None:
+    """Only a good response has a latency: a quick refusal does not make a fast host."""
     assert signal == observation_of(happened, NOW_MS, HERE, LATE)
 
 
@@ -340,13 +340,13 @@ def test_an_attempt_teaches_the_gate(happened: AttemptOutcome, signal: Observati
     ],
 )
 def test_a_connection_that_failed_is_no_failure_of_its_fetch(happened: AttemptOutcome, fetch_id: str) -> None:
-    """The breaker counts each such connection, and once each fetch whose request was sent."""
+    """The breaker counts each failed connection, and each failed fetch once."""
     assert fetch_id == observation_of(happened, NOW_MS, HERE, LATE, "a").fetch_id
 
 
 @given(HAPPENED)
-def test_whatever_happened_teaches_something(happened: AttemptOutcome) -> None:
-    """No outcome is without a signal, and none of a failure has a latency."""
+def test_every_outcome_has_a_signal(happened: AttemptOutcome) -> None:
+    """No failure has a latency."""
     signal = observation_of(happened, NOW_MS, HERE, LATE)
 
     assert signal.signal is host_signal_of(happened)
@@ -384,27 +384,27 @@ def url(number: int, **fields: Any) -> Fetch:
         ([url(0, method="OPTIONS"), url(1, method="GET")], 0),
     ],
 )
-def test_the_probe_is_the_fetch_that_asks_least(fetches: list[Fetch], best: int) -> None:
-    """HEAD before GET, nothing to send before something, a small answer before an unknown one."""
+def test_the_probe_is_the_cheapest_fetch(fetches: list[Fetch], best: int) -> None:
+    """HEAD before GET, no body before a body, a small response before an unknown one."""
     assert best == cheapest([entry(fetch) for fetch in fetches])
 
 
-def test_of_equal_probes_that_with_the_fewest_failures_goes_first() -> None:
-    """One URL that always fails is not the probe again and again."""
+def test_the_probe_with_the_fewest_failures_goes_first() -> None:
+    """One URL that always fails is not the probe every time."""
     waiting = [entry(url(0), attempts=2), entry(url(1), attempts=1), entry(url(2), attempts=1)]
 
     assert 1 == cheapest(waiting)
     assert 3 == cheapest([*waiting, entry(url(3, method="HEAD"), attempts=4)])
 
 
-def test_a_probe_is_judged_by_the_request_that_goes_out() -> None:
-    """After a redirect that is the hop's: this POST has become a GET."""
+def test_a_probe_is_judged_by_its_next_request() -> None:
+    """After a redirect, that is the hop: this POST has become a GET."""
     assert 1 == cheapest([entry(POST), replace(entry(POST), hop=HOP, hops=1)])
 
 
 @pytest.mark.parametrize(("attempts", "wait_s"), [(0, 0.5), (1, 1.0)])
 def test_a_failure_is_retried_after_a_wait_that_doubles(attempts: int, wait_s: float) -> None:
-    """Chance is one half here, the base 1 s."""
+    """The random part is one half here, the base 1 s."""
     before = entry(attempts=attempts, throttles=7, interruptions=8)
     after = replace(before, attempts=attempts + 1, last=Reason.READ)
 
@@ -415,7 +415,7 @@ def test_a_failure_is_retried_after_a_wait_that_doubles(attempts: int, wait_s: f
 
 @pytest.mark.parametrize(("retry_ms", "wait_s"), [(-1, 0.5), (499, 0.5), (501, 0.501), (9000, 9.0)])
 def test_a_retry_waits_for_the_budget_of_its_lane(retry_ms: int, wait_s: float) -> None:
-    """Its own wait is half a second here: the longer one counts."""
+    """Its back-off is half a second here: the longer wait counts."""
     decision = decided(entry(), Failed(reason=Reason.READ), retry_ms=retry_ms)
 
     assert isinstance(decision, Retry)
@@ -424,15 +424,15 @@ def test_a_retry_waits_for_the_budget_of_its_lane(retry_ms: int, wait_s: float) 
 
 @pytest.mark.parametrize("happened", [Answered(status=429), Interrupted(wait_s=0.0)])
 def test_only_failures_need_the_budget(happened: AttemptOutcome) -> None:
-    """A throttled fetch waits for its lane, an interrupted one for nothing."""
+    """A throttled fetch waits for its lane, an interrupted one does not wait."""
     decision = decided(entry(), happened, retry_ms=9000)
 
     assert isinstance(decision, Retry)
     assert 0 == decision.wait_s
 
 
-def test_a_budget_beyond_the_deadline_is_the_end() -> None:
-    """It would come too late."""
+def test_a_budget_beyond_the_deadline_ends_the_fetch() -> None:
+    """The retry would be too late."""
     assert failed(Reason.DEADLINE) == decided(entry(left_ms=5000), Failed(reason=Reason.READ), retry_ms=5000)
 
 
@@ -446,13 +446,13 @@ def test_a_budget_beyond_the_deadline_is_the_end() -> None:
         (Answered(status=404), Reason.HTTP_STATUS),
     ],
 )
-def test_what_would_be_retried_at_a_dead_host_ends(happened: AttemptOutcome, reason: Reason) -> None:
-    """What ends anyway says why by itself."""
+def test_a_retry_at_a_dead_host_ends_the_fetch(happened: AttemptOutcome, reason: Reason) -> None:
+    """A fetch that ends anyway keeps its own reason."""
     assert failed(reason) == decided(entry(), happened, dead=True)
 
 
-def test_a_last_attempt_at_a_dead_host_says_what_it_died_of() -> None:
-    """So does what may not be repeated."""
+def test_a_last_attempt_at_a_dead_host_keeps_its_reason() -> None:
+    """So does a request that may not be repeated."""
     assert failed(Reason.READ) == decided(entry(attempts=2), Failed(reason=Reason.READ), dead=True)
     assert failed(Reason.READ) == decided(entry(POST), Failed(reason=Reason.READ), dead=True)
 
@@ -460,24 +460,24 @@ def test_a_last_attempt_at_a_dead_host_says_what_it_died_of() -> None:
 @pytest.mark.parametrize(
     "happened", [STORED, Answered(status=429), Interrupted(), Redirected(hop=HOP, hops=1, status=302)]
 )
-def test_a_host_that_answers_is_not_dead(happened: AttemptOutcome) -> None:
-    """Nor do our own interruptions ask."""
+def test_a_responding_host_is_not_dead(happened: AttemptOutcome) -> None:
+    """Interruptions by the worker have no effect."""
     assert decided(entry(), happened) == decided(entry(), happened, dead=True)
 
 
-def test_the_last_attempt_that_fails_ends_the_fetch() -> None:
+def test_the_last_failed_attempt_ends_the_fetch() -> None:
     """Three are allowed, two were made."""
     assert failed(Reason.READ) == decided(entry(attempts=2), Failed(reason=Reason.READ))
 
 
 def test_a_final_failure_ends_the_fetch_at_once() -> None:
-    """Trying again would be vain."""
+    """A retry would fail again."""
     assert failed(Reason.TOO_LARGE) == decided(entry(), Failed(reason=Reason.TOO_LARGE, final=True))
 
 
 @pytest.mark.parametrize(("shut_ms", "wait_s"), [(2500, 2.5), (1, 0.001), (0, 0.0), (-1, 0.0)])
 def test_a_throttled_fetch_waits_until_its_lane_opens(shut_ms: int, wait_s: float) -> None:
-    """Its own wait is the lane's, which may be over by now."""
+    """It has no wait of its own."""
     before = entry(attempts=2)
     after = replace(before, throttles=1, last=Reason.THROTTLED)
 
@@ -486,8 +486,8 @@ def test_a_throttled_fetch_waits_until_its_lane_opens(shut_ms: int, wait_s: floa
     )
 
 
-def test_a_full_disk_costs_no_attempt() -> None:
-    """It is nobody's fault."""
+def test_a_full_disk_charges_no_attempt() -> None:
+    """The host is not at fault."""
     before = entry(attempts=2)
     after = replace(before, interruptions=1)
 
@@ -497,8 +497,8 @@ def test_a_full_disk_costs_no_attempt() -> None:
 
 
 @pytest.mark.parametrize(("before", "wait_s"), [(0, 5.0), (1, 10.0), (3, 40.0), (4, 80.0), (1000, 80.0)])
-def test_a_disk_that_refuses_again_is_tried_later(before: int, wait_s: float) -> None:
-    """Each time the host sends the body again; a stop of our own waits no longer for that."""
+def test_repeated_disk_errors_delay_the_retry(before: int, wait_s: float) -> None:
+    """Each retry makes the host send the body again. A stop of the worker does not lengthen the wait."""
     held = Interrupted(reason=Reason.DISK, wait_s=5.0)
 
     assert decided(entry(interruptions=before), held) == Retry(
@@ -509,8 +509,8 @@ def test_a_disk_that_refuses_again_is_tried_later(before: int, wait_s: float) ->
     )
 
 
-def test_a_redirect_to_another_host_goes_on_in_its_lane_with_its_ledgers() -> None:
-    """No attempt is charged: the host answered."""
+def test_a_redirect_to_another_host_moves_the_fetch_with_its_ledgers() -> None:
+    """No attempt is charged, because the host responded."""
     before = entry(attempts=1, throttles=2)
     after = replace(before, hop=HOP, hops=3)
 
@@ -518,8 +518,8 @@ def test_a_redirect_to_another_host_goes_on_in_its_lane_with_its_ledgers() -> No
 
 
 @pytest.mark.parametrize(("asked_s", "wait_s"), [(20.0, 21.0), (1e6, 3780.0)])
-def test_a_redirect_with_retry_after_is_followed_once_that_is_over(asked_s: float, wait_s: float) -> None:
-    """RFC 9110 §10.2.3; capped as for a throttle, and no attempt is charged."""
+def test_a_redirect_with_retry_after_is_followed_after_that_wait(asked_s: float, wait_s: float) -> None:
+    """RFC 9110 §10.2.3. The cap is that of a throttle, and no attempt is charged."""
     before = entry(attempts=1, throttles=2, left_ms=2 * HOUR_MS)
     after = replace(before, hop=HOP, hops=3)
 
@@ -531,8 +531,8 @@ def test_a_redirect_with_retry_after_is_followed_once_that_is_over(asked_s: floa
 @pytest.mark.parametrize(
     "happened", [Failed(reason=Reason.READ), Answered(status=429), Interrupted(wait_s=1.0)]
 )
-def test_a_redirected_fetch_is_repeated_where_the_redirect_led(happened: AttemptOutcome) -> None:
-    """It is in that host's lane, and a POST that became a GET must not be posted again."""
+def test_a_retry_goes_to_the_target_of_the_redirect(happened: AttemptOutcome) -> None:
+    """The fetch is in that host's lane, and a POST that became a GET stays a GET."""
     moved = replace(entry(POST), hop=HOP, hops=1)
     decision = decided(moved, happened)
 
@@ -543,8 +543,8 @@ def test_a_redirected_fetch_is_repeated_where_the_redirect_led(happened: Attempt
 @pytest.mark.parametrize(
     ("left_ms", "waits"), [(499, False), (500, False), (501, True), (0, False), (-1, False)]
 )
-def test_a_retry_that_would_come_after_the_deadline_is_the_end(left_ms: int, *, waits: bool) -> None:
-    """The wait is 500 ms here; at the deadline is too late."""
+def test_a_retry_after_the_deadline_ends_the_fetch(left_ms: int, *, waits: bool) -> None:
+    """The wait is 500 ms here. A retry at the deadline is too late."""
     decision = decided(entry(left_ms=left_ms), Failed(reason=Reason.READ))
 
     assert waits is isinstance(decision, Retry)
@@ -561,8 +561,8 @@ def test_a_retry_that_would_come_after_the_deadline_is_the_end(left_ms: int, *, 
         (Interrupted(), Reason.DEADLINE),
     ],
 )
-def test_what_is_too_late_says_what_it_was_waiting_for(happened: AttemptOutcome, reason: Reason) -> None:
-    """Throttled and disk tell the caller whom to talk to."""
+def test_an_expired_fetch_has_the_reason_of_its_wait(happened: AttemptOutcome, reason: Reason) -> None:
+    """`throttled` and `disk` tell the caller where the cause is."""
     assert failed(reason) == decided(entry(left_ms=0), happened, shut_ms=1000)
 
 
@@ -573,8 +573,8 @@ def test_what_is_too_late_says_what_it_was_waiting_for(happened: AttemptOutcome,
         *(("POST", False), ("PATCH", False)),
     ],
 )
-def test_the_method_says_whether_a_request_may_be_repeated(method: str, *, may: bool) -> None:
-    """RFC 9110 §9.2.2; an Idempotency-Key allows every method."""
+def test_the_method_decides_if_a_request_may_be_repeated(method: str, *, may: bool) -> None:
+    """RFC 9110 §9.2.2. An Idempotency-Key allows every method."""
     plain = Fetch(url="http://a.example/", method=method)
     keyed = Fetch(url="http://a.example/", method=method, headers={"idempotency-KEY": "k"})
 
@@ -583,8 +583,8 @@ def test_the_method_says_whether_a_request_may_be_repeated(method: str, *, may: 
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_what_may_have_reached_the_host_is_not_repeated_unless_it_may_be(method: str) -> None:
-    """Not after a failure, a retryable status, a full disk or a stop of our own."""
+def test_a_request_that_may_have_reached_the_host_is_repeated_only_if_idempotent(method: str) -> None:
+    """After a failure, a retryable status, a full disk or a stop of the worker."""
     post = entry(Fetch(url="http://a.example/", method=method))
     repeated = [happened for happened in sent_and_unanswered() if isinstance(decided(post, happened), Retry)]
 
@@ -592,45 +592,43 @@ def test_what_may_have_reached_the_host_is_not_repeated_unless_it_may_be(method:
 
 
 def test_a_post_is_repeated_when_it_was_never_sent_or_was_refused() -> None:
-    """A connection that did not come about, and a throttle: the host did nothing."""
+    """After a failed connection or a throttle, the host has done nothing."""
     assert isinstance(decided(entry(POST), Failed(reason=Reason.CONNECT, sent=False)), Retry)
     assert isinstance(decided(entry(POST), Answered(status=429)), Retry)
     assert isinstance(decided(entry(POST), Answered(status=503, wait_s=1.0)), Retry)
 
 
 def test_a_post_with_an_idempotency_key_is_repeated_like_a_get() -> None:
-    """The caller said so."""
+    """The caller permits it."""
     for happened in sent_and_unanswered():
         assert type(decided(entry(KEYED_POST), happened)) is type(decided(entry(), happened))
 
 
-def test_a_post_whose_caller_takes_the_risk_is_repeated_like_a_get() -> None:
-    """retry_unsafe: also after a crash."""
+def test_a_post_with_retry_unsafe_is_repeated_like_a_get() -> None:
+    """Also after a crash."""
     for happened in sent_and_unanswered():
         assert type(decided(entry(UNSAFE_POST), happened)) is type(decided(entry(), happened))
     assert poisoned(crashed(entry(UNSAFE_POST))) is None
 
 
-def test_a_post_that_was_cut_off_ends_before_another_try() -> None:
-    """By a crash or a deploy: whether the host did it is not known."""
+def test_an_interrupted_post_ends_without_a_retry() -> None:
+    """After a crash or a deploy, it is unknown if the host has processed it."""
     assert failed(Reason.INTERRUPTED) == poisoned(crashed(entry(POST, begun=True)))
     assert failed(Reason.INTERRUPTED) == poisoned(interrupted(entry(POST, begun=True)))
     assert poisoned(entry(POST)) is None
     assert poisoned(crashed(entry(KEYED_POST))) is None
 
 
-def test_a_crash_is_an_interruption_that_is_also_counted_by_itself() -> None:
-    """A deploy is one that is not."""
+def test_a_crash_counts_as_an_interruption_and_as_a_crash() -> None:
+    """A deploy counts as an interruption only."""
     assert entry(attempts=1, interruptions=1, crashes=1) == crashed(entry(attempts=1))
     assert entry(attempts=1, interruptions=1) == interrupted(entry(attempts=1))
 
 
 @pytest.mark.parametrize("cut_off", [crashed, interrupted])
 @given(ENTRIES)
-def test_what_had_not_been_begun_for_sure_costs_nothing(
-    cut_off: Callable[[Entry], Entry], fetch: Entry
-) -> None:
-    """Neither a POST that was only claimed, nor what one more crash would condemn; all others count."""
+def test_a_fetch_that_was_not_started_is_not_charged(cut_off: Callable[[Entry], Entry], fetch: Entry) -> None:
+    """Neither a claimed POST, nor a fetch that one more crash would end. All others are charged."""
     after = cut_off(fetch)
     if needs_start_marker(fetch) and not fetch.begun:
         assert fetch == after
@@ -638,8 +636,8 @@ def test_what_had_not_been_begun_for_sure_costs_nothing(
         assert (fetch.interruptions + 1, False) == (after.interruptions, after.begun)
 
 
-def test_only_what_had_begun_is_condemned_with_a_dead_worker() -> None:
-    """Of two that have had two crashes the one that was tried is poison, the other waits on."""
+def test_only_a_started_fetch_becomes_poison() -> None:
+    """Of two fetches with two crashes, the started one is poison and the other waits."""
     assert failed(Reason.POISON) == poisoned(crashed(entry(crashes=2, begun=True)))
     assert poisoned(crashed(entry(crashes=2))) is None
     assert poisoned(crashed(entry(crashes=1))) is None
@@ -648,8 +646,8 @@ def test_only_what_had_begun_is_condemned_with_a_dead_worker() -> None:
 @pytest.mark.parametrize(
     ("crashes", "end"), [(0, None), (2, None), (3, failed(Reason.POISON)), (4, failed(Reason.POISON))]
 )
-def test_three_crashes_of_one_fetch_are_its_end(crashes: int, end: Finish | None) -> None:
-    """However often it was interrupted otherwise."""
+def test_three_crashes_end_a_fetch(crashes: int, end: Finish | None) -> None:
+    """With any number of other interruptions."""
     assert end == poisoned(entry(crashes=crashes, interruptions=99))
 
 
@@ -664,20 +662,20 @@ def test_three_crashes_of_one_fetch_are_its_end(crashes: int, end: Finish | None
     ],
 )
 def test_a_fetch_ends_at_its_deadline(left_ms: int, last: Reason | None, end: Finish | None) -> None:
-    """A throttled one says so."""
+    """A throttled one has its own reason."""
     assert end == expired(replace(entry(left_ms=left_ms), last=last), NOW_MS)
 
 
 @pytest.mark.parametrize(("left_ms", "end"), [(1, None), (0, failed(Reason.THROTTLED))])
-def test_a_fetch_that_ends_while_its_host_cools_was_throttled(left_ms: int, end: Finish | None) -> None:
-    """Even if the host had asked another fetch for quiet."""
+def test_a_fetch_that_expires_in_a_cool_down_is_throttled(left_ms: int, end: Finish | None) -> None:
+    """Even if the cool-down came from another fetch."""
     assert end == expired(entry(left_ms=left_ms), NOW_MS, cooling=True)
 
 
 @pytest.mark.parametrize("fetch", [GET, POST, KEYED_POST])
 @pytest.mark.parametrize("left_ms", [-1, 0, 1, HOUR_MS])
-def test_every_status_in_every_ledger_gives_a_decision(fetch: Fetch, left_ms: int) -> None:
-    """With and without a wait, early and late, on each attempt and one too many."""
+def test_every_status_with_every_ledger_yields_a_decision(fetch: Fetch, left_ms: int) -> None:
+    """With and without a wait, early and late, on each attempt and one beyond."""
     for status, attempts, wait_s in product(STATUSES, range(POLICY.attempts + 1), (None, 1.0)):
         waiting = entry(fetch, left_ms=left_ms, attempts=attempts)
 
@@ -700,7 +698,7 @@ def test_no_decision_lets_a_fetch_wait_past_its_deadline(
 def test_exactly_one_ledger_changes_when_a_fetch_waits_again(
     waiting: Entry, happened: AttemptOutcome, shut_ms: int, chance: float
 ) -> None:
-    """Throttles and interruptions never cost an attempt, and the fetch stays what it was."""
+    """Throttles and interruptions charge no attempt, and the fetch stays unchanged."""
     decision = decided(waiting, happened, shut_ms=shut_ms, chance=chance)
     if not isinstance(decision, Retry):
         return
@@ -713,10 +711,8 @@ def test_exactly_one_ledger_changes_when_a_fetch_waits_again(
 
 
 @given(ENTRIES, st.lists(HAPPENED, max_size=30), st.integers(1, 5))
-def test_attempts_are_bounded_whatever_happens(
-    waiting: Entry, story: list[AttemptOutcome], attempts: int
-) -> None:
-    """A fetch that waits again always has an attempt left."""
+def test_attempts_are_bounded(waiting: Entry, story: list[AttemptOutcome], attempts: int) -> None:
+    """A fetch that waits again has an attempt left."""
     policy = LanePolicy(attempts=attempts)
     waiting = replace(waiting, attempts=0)
     for happened in story:
@@ -729,10 +725,10 @@ def test_attempts_are_bounded_whatever_happens(
 
 
 @given(ENTRIES, HAPPENED, SHUT_FOR_MS, CHANCES)
-def test_what_may_not_be_repeated_waits_only_when_the_host_did_nothing(
+def test_an_unrepeatable_request_waits_only_if_the_host_did_nothing(
     waiting: Entry, happened: AttemptOutcome, shut_ms: int, chance: float
 ) -> None:
-    """It was not sent, or it was refused by a throttle."""
+    """It was not sent, or it was throttled."""
     decision = decided(waiting, happened, shut_ms=shut_ms, chance=chance)
     unsent = isinstance(happened, Failed) and not happened.sent
     harmless = unsent or throttle_of(happened) is not None

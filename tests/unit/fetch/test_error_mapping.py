@@ -1,4 +1,4 @@
-"""What an error of the exchange means: its reason, whether anything was sent, whether it may pass."""
+"""The meaning of an error: its reason, the bytes sent before it, and the chance of a retry."""
 
 import errno
 import os
@@ -30,14 +30,14 @@ from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 
 def refused(reason: str | None) -> ssl.SSLError:
-    """As OpenSSL names it."""
+    """Return an error as OpenSSL names it."""
     error = ssl.SSLError(1, "said so")
     error.reason = reason  # type: ignore[assignment]
     return error
 
 
 def met(error: Exception, status: int | None = None) -> Failed:
-    """What it means, as a broken exchange."""
+    """Return the meaning of an error, as a broken exchange."""
     found = outcome_of(error, status=status)
     assert isinstance(found, Failed)
     return found
@@ -56,8 +56,8 @@ def met(error: Exception, status: int | None = None) -> Failed:
         (TimeoutError(), Reason.TOTAL_TIMEOUT, True),
     ],
 )
-def test_every_wait_has_a_reason_of_its_own(error: Exception, reason: Reason, *, sent: bool) -> None:
-    """What ends before the request goes out may be tried again whatever its method; none is final."""
+def test_every_timeout_has_its_own_reason(error: Exception, reason: Reason, *, sent: bool) -> None:
+    """An error before the request is sent can be retried with any method. None is final."""
     assert (reason, sent, False) == (met(error).reason, met(error).sent, met(error).final)
 
 
@@ -74,15 +74,17 @@ def test_every_wait_has_a_reason_of_its_own(error: Exception, reason: Reason, *,
         (InvalidRequestError(), Reason.PROTOCOL, True, True),
     ],
 )
-def test_what_breaks_has_a_reason(error: Exception, reason: Reason, *, sent: bool, final: bool) -> None:
-    """Nothing was sent without a connection; a request that cannot be written never can."""
+def test_every_broken_exchange_has_a_reason(
+    error: Exception, reason: Reason, *, sent: bool, final: bool
+) -> None:
+    """Without a connection nothing was sent. A request that cannot be written is final."""
     found = met(error)
 
     assert (reason, sent, final) == (found.reason, found.sent, found.final)
 
 
 def test_a_protocol_error_after_the_head_is_a_truncated_body() -> None:
-    """A length, or the chunks, announced more."""
+    """The length, or the chunks, announced more."""
     assert met(RemoteProtocolError(), status=200).reason is Reason.TRUNCATED
     assert met(BadAnswerError(), status=200).reason is Reason.PROTOCOL
 
@@ -100,10 +102,8 @@ def test_a_protocol_error_after_the_head_is_a_truncated_body() -> None:
     ],
 )
 @pytest.mark.parametrize("status", [None, 200])
-def test_what_tls_refuses_is_tls_however_deep_it_lies(
-    said: str | None, status: int | None, *, final: bool
-) -> None:
-    """Wrapped or bare, before the head or after it, and never trouble of the disk; some of it may pass."""
+def test_a_tls_error_is_tls_at_any_depth(said: str | None, status: int | None, *, final: bool) -> None:
+    """Wrapped or bare, before or after the head, and never a disk error. Some may pass."""
     bare = refused(said)
     caused = ReadError(str(bare))
     caused.__cause__ = bare
@@ -113,14 +113,14 @@ def test_what_tls_refuses_is_tls_however_deep_it_lies(
 
 
 def test_a_certificate_that_is_refused_is_final() -> None:
-    """The next handshake would show the same."""
+    """The next handshake would fail the same way."""
     assert met(TlsError(ssl.SSLCertVerificationError())).final
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 @pytest.mark.parametrize("out_refuses", [True, False])
-def test_other_errors_of_the_system_are_the_disks(number: int, *, out_refuses: bool) -> None:
-    """One of a name or a size is final, with its text; any other is waited for."""
+def test_other_system_errors_are_disk_errors(number: int, *, out_refuses: bool) -> None:
+    """An error of a name or a size is final, with its text. Any other is waited for."""
     error = OSError(number, os.strerror(number))
     found = outcome_of(error, status=200, out_refuses=out_refuses)
 
@@ -136,7 +136,7 @@ def test_other_errors_of_the_system_are_the_disks(number: int, *, out_refuses: b
         assert found.wait_s > 0
 
 
-def test_a_disk_that_times_out_is_told_from_a_total_timeout() -> None:
+def test_a_disk_timeout_differs_from_a_total_timeout() -> None:
     """An error of the system has a number, one of asyncio has none."""
     assert isinstance(outcome_of(OSError(errno.ETIMEDOUT, "said"), status=200), Interrupted)
     assert met(TimeoutError()).reason is Reason.TOTAL_TIMEOUT

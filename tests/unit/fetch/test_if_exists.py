@@ -1,4 +1,4 @@
-"""What a fetch may say of a file that stands at its dest, and what a policy says of durability."""
+"""`if_exists` of a fetch, and the durability of a policy."""
 
 import pytest
 
@@ -15,8 +15,8 @@ URL = "http://a/"
 
 
 @pytest.mark.parametrize("what", ["replace", "skip", "fail"])
-def test_it_is_one_of_three(what: str) -> None:
-    """Replace is what holds where nothing is said."""
+def test_if_exists_is_one_of_three(what: str) -> None:
+    """`replace` is the default."""
     text = b'{"url":"http://a/","dest":"a","if_exists":"%b"}' % what.encode()
 
     assert what == decode_fetch(text).if_exists
@@ -26,15 +26,15 @@ def test_it_is_one_of_three(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["skip", "fail"])
-def test_without_a_dest_it_is_refused(what: str) -> None:
-    """A name that we make ourselves is never taken."""
+def test_if_exists_without_a_dest_is_refused(what: str) -> None:
+    """A generated name is always free."""
     assert Fetch(url=URL, if_exists="replace").dest is None
     with pytest.raises(InvalidFetchError, match=f"if_exists: '{what}' needs a dest"):
         Fetch(url=URL, if_exists=what)
 
 
-def test_what_stays_is_unchanged_and_what_is_in_the_way_fails_for_good() -> None:
-    """Neither is tried again, and neither says anything against the host."""
+def test_a_kept_file_is_unchanged_and_a_conflicting_one_fails() -> None:
+    """Neither is retried, and neither counts against the host."""
     entry = Entry(id="0123456789abcdef-00000007", deadline_ms=9, fetch=Fetch(url=URL, dest="a"))
     found = AlreadyExists(path="a", size_bytes=3, status=200)
     taken = Failed(reason=Reason.EXISTS, final=True, status=200)

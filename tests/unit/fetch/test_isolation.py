@@ -1,4 +1,4 @@
-"""Isolation: while a suspect starts, nothing else does; then the worker goes on, whatever happens."""
+"""Isolation: while a suspect starts, no other fetch starts. Then the worker continues in any case."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ async def begin(isolation: Isolation, fetch_id: str) -> asyncio.Task[None]:
 
 
 async def test_others_wait_from_before_the_start_until_the_worker_has_outlived_it() -> None:
-    """Those that wait are woken once."""
+    """Waiting lanes are woken once."""
     isolation, woken = Isolation(soon_s=0.0), list[str]()
     assert not isolation.closed
     suspect = await begin(isolation, "suspect")
@@ -35,7 +35,7 @@ async def test_others_wait_from_before_the_start_until_the_worker_has_outlived_i
 
 
 async def test_the_next_suspect_waits_for_the_end_of_the_first() -> None:
-    """A suspect that runs for long keeps no one but other suspects from starting."""
+    """A suspect that runs for long delays only other suspects."""
     isolation = Isolation(soon_s=0.0)
     await isolation.begin("first")
     second = await begin(isolation, "second")
@@ -53,7 +53,7 @@ async def test_the_next_suspect_waits_for_the_end_of_the_first() -> None:
 
 
 async def test_a_lane_that_waits_is_woken_before_the_next_suspect_closes_the_worker() -> None:
-    """Suspects in a row do not starve the others."""
+    """Consecutive suspects do not starve the others."""
     isolation, started = Isolation(soon_s=0.0), asyncio.Event()
     await isolation.begin("first")
     second = await begin(isolation, "second")
@@ -73,7 +73,7 @@ async def test_a_lane_that_waits_is_woken_before_the_next_suspect_closes_the_wor
 
 @pytest.mark.parametrize("holder", [False, True], ids=["before its start", "before its turn"])
 async def test_a_suspect_that_is_stopped_leaves_the_worker_open(holder: bool) -> None:  # noqa: FBT001
-    """As by the loss of its lane, or by its deadline."""
+    """By the loss of its lane, or by its deadline."""
     isolation = Isolation(soon_s=LONG_S)
     first = await begin(isolation, "first")
     second = await begin(isolation, "second")
@@ -93,8 +93,8 @@ async def test_a_suspect_that_is_stopped_leaves_the_worker_open(holder: bool) ->
     await asyncio.wait([third])
 
 
-async def test_others_start_after_a_while_even_if_redis_does_not_answer() -> None:
-    """The suspect goes on meanwhile, and no other suspect runs beside it."""
+async def test_others_start_after_a_timeout_if_redis_does_not_answer() -> None:
+    """The suspect continues meanwhile, and no other suspect runs beside it."""
     isolation = Isolation(soon_s=0.0, most_s=0.01)
     await isolation.begin("first")
     await isolation.opened()

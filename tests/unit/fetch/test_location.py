@@ -132,7 +132,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("location", "target"), RFC_3986_REFERENCES)
-def test_a_relative_location_resolves_as_rfc_3986_says(location: str, target: str) -> None:
+def test_a_relative_location_resolves_by_rfc_3986(location: str, target: str) -> None:
     """Every example of RFC 3986 §5.4 that names an http URL."""
     assert target_of(parse_url("http://a/b/c/d;p?q"), location).text == target
 
@@ -191,7 +191,7 @@ PARTS = st.sampled_from(
     st.one_of(BYTES, st.lists(PARTS, max_size=8).map("".join)),
 )
 def test_any_bytes_are_a_canonical_url_or_a_url_error(base: str, location: str) -> None:
-    """A host cannot raise anything else in a worker, nor send it to what could not have been submitted."""
+    """A host can neither raise another error nor lead to a URL that a producer could not submit."""
     with suppress(UrlError):
         target = target_of(parse_url(base), location)
 
@@ -200,7 +200,7 @@ def test_any_bytes_are_a_canonical_url_or_a_url_error(base: str, location: str) 
 
 @given(st.binary(max_size=100))
 def test_bytes_of_a_query_arrive_as_they_were_sent(value: bytes) -> None:
-    """Once the host undoes the escapes, whatever the encoding of its text."""
+    """Once the host decodes the escapes, in any encoding of its text."""
     sent = bytes(byte for byte in value if byte not in b"\t\n\r#%")
     location = "/x?" + sent.decode("latin-1") + "."
 

@@ -1,4 +1,4 @@
-"""What an answer to the question for the rest of a body means, and which bodies may be asked for so."""
+"""The meaning of a response to a Range request, and the bodies that may be resumed."""
 
 from typing import Any
 
@@ -40,22 +40,22 @@ sizes = st.integers(1, 1 << 40)
 
 
 def note(**fields: Any) -> PartialNote:
-    """The note, but for these fields."""
+    """Return the note with these fields changed."""
     return PartialNote(**{name: getattr(NOTE, name) for name in NOTE.__struct_fields__} | fields)
 
 
 def said(status: int, about: PartialNote = NOTE, **fields: str) -> Append | RangeVerdict:
-    """What an answer with these fields means."""
+    """Return the meaning of a response with these fields."""
     return judged(about, status, {name.replace("_", "-"): value for name, value in fields.items()}.get)
 
 
 def validator(request: Hop = GET, /, **fields: str) -> Validator | None:
-    """By what a body may be asked for later."""
+    """Return the validator by which a body may be resumed."""
     return validator_of(request, 200, {name.replace("_", "-"): value for name, value in fields.items()}.get)
 
 
-def test_the_rest_is_asked_for_by_the_notes_validator() -> None:
-    """Who has no note asks as if for the first time."""
+def test_the_rest_is_requested_with_the_validator_of_the_note() -> None:
+    """Without a note, the request is a plain one."""
     assert asks_on(GET, NOTE)
     assert dict(asked_on(GET, NOTE).headers) == {"Range": "bytes=100-", "If-Range": ETAG}
     assert not asks_on(GET, None)
@@ -75,15 +75,15 @@ def test_the_rest_is_asked_for_by_the_notes_validator() -> None:
         (416, "bytes */100", RangeVerdict.REFUSE),
     ],
 )
-def test_what_an_answer_to_the_question_for_the_rest_means(
+def test_each_response_to_a_range_request_has_its_meaning(
     status: int, content_range: str | None, verdict: Append | RangeVerdict
 ) -> None:
     """A Content-Range counts in a 206 and a 416 only (RFC 9110 §14.4)."""
     assert judged(NOTE, status, {"content-range": content_range}.get) == verdict
 
 
-def test_a_416_that_names_what_is_here_as_the_whole_is_the_end() -> None:
-    """Nothing was missing."""
+def test_a_416_with_the_length_of_the_partial_body_completes_it() -> None:
+    """No byte was missing."""
     assert said(416, note(offset_bytes=300), content_range="bytes */300") is RangeVerdict.COMPLETE
     assert said(416, note(offset_bytes=300)) is RangeVerdict.REFUSE
 
@@ -111,8 +111,8 @@ def test_a_416_that_names_what_is_here_as_the_whole_is_the_end() -> None:
         ({"content_range": REST, "last_modified": DATE}, note(etag=None, last_modified=BEFORE)),
     ],
 )
-def test_a_part_that_does_not_fit_is_never_appended(fields: dict[str, str], about: PartialNote) -> None:
-    """Another start, length, version or coding, or several ranges: the body is asked for from 0."""
+def test_a_part_that_does_not_fit_is_not_appended(fields: dict[str, str], about: PartialNote) -> None:
+    """Another start, length, version or coding, or several ranges: the body is requested from 0."""
     assert said(206, about, **fields) is RangeVerdict.REFUSE
 
 
@@ -130,7 +130,7 @@ def test_a_part_that_does_not_fit_is_never_appended(fields: dict[str, str], abou
     ],
 )
 def test_a_part_that_fits_is_appended(fields: dict[str, str], about: PartialNote, total: int) -> None:
-    """It begins at our offset and says nothing against our version; it need not reach the end."""
+    """It begins at the requested offset and has the same version. It need not reach the end."""
     assert said(206, about, **{"content_range": REST, **fields}) == Append(total)
 
 
@@ -147,22 +147,22 @@ def test_a_part_that_fits_is_appended(fields: dict[str, str], about: PartialNote
         ({}, note(offset_bytes=300), RangeVerdict.REFUSE),
     ],
 )
-def test_416_is_the_end_only_where_its_length_is_ours(
+def test_a_416_with_another_length_restarts_the_body(
     fields: dict[str, str], about: PartialNote, verdict: RangeVerdict
 ) -> None:
-    """Another length, or none, and the body is asked for from 0."""
+    """Another length, or none: the body is requested from 0."""
     assert said(416, about, **fields) is verdict
 
 
 @pytest.mark.parametrize("status", [200, 203])
-def test_a_whole_body_takes_the_place_of_the_half(status: int) -> None:
-    """The host knows no ranges, or the body has changed."""
+def test_a_complete_body_replaces_the_partial_one(status: int) -> None:
+    """The host supports no ranges, or the body has changed."""
     assert said(status, content_range=REST) is RangeVerdict.RESTART
 
 
 @pytest.mark.parametrize("status", [302, 304, 404, 429, 500, 503])
-def test_other_answers_leave_the_half_as_it_is(status: int) -> None:
-    """They say nothing of the body."""
+def test_other_responses_keep_the_partial_body(status: int) -> None:
+    """They do not concern the body."""
     assert said(status) is RangeVerdict.NOTHING
 
 
@@ -192,10 +192,8 @@ def test_other_answers_leave_the_half_as_it_is(status: int) -> None:
         ({}, None),
     ],
 )
-def test_only_a_strong_validator_lets_a_body_be_gone_on_with(
-    fields: dict[str, str], found: Validator | None
-) -> None:
-    """A weak ETag never, not even beside a date; a date where Date is at least a second later."""
+def test_only_a_strong_validator_allows_resumption(fields: dict[str, str], found: Validator | None) -> None:
+    """A weak ETag never does, even beside a date. A date does if Date is at least a second later."""
     assert validator(**fields) == found
 
 
@@ -207,23 +205,23 @@ def test_only_a_strong_validator_lets_a_body_be_gone_on_with(
         *(Hop("GET", URL, ((name, "x"),)) for name in ("Range", "if-range", "If-Match")),
     ],
 )
-def test_what_is_not_a_plain_get_is_never_asked_on(request_: Hop) -> None:
-    """A POST is another request each time; who asks for ranges gets those."""
+def test_only_a_plain_get_is_resumed(request_: Hop) -> None:
+    """A POST is a new request each time. A Range of the caller is kept."""
     assert validator(request_, etag=ETAG) is None
     assert not asks_on(request_, NOTE)
 
 
-def test_a_validator_is_of_one_url() -> None:
-    """Where a redirect leads elsewhere now, the whole is asked for."""
+def test_a_validator_belongs_to_one_url() -> None:
+    """If a redirect leads elsewhere now, the whole body is requested."""
     assert asks_on(GET, NOTE)
     assert not asks_on(Hop("GET", "http://x/b"), NOTE)
 
 
 @given(sizes, sizes, sizes | st.none(), st.sampled_from([None, ETAG, '"two"']))
-def test_what_is_appended_begins_where_we_stopped(
+def test_an_appended_part_begins_at_the_offset(
     first: int, length: int, total: int | None, etag: str | None
 ) -> None:
-    """Whatever a 206 says: appended is only what begins at our offset and lies within the whole."""
+    """For any 206: the part begins at the offset and lies within the whole."""
     about = note(total_bytes=None)
     last = first + length - 1
     fields = {"content_range": f"bytes {first}-{last}/{'*' if total is None else total}"}
@@ -238,14 +236,14 @@ def test_what_is_appended_begins_where_we_stopped(
     st.integers(0, 999),
     st.dictionaries(st.sampled_from(["content-range", "etag", "content-type"]), st.text()),
 )
-def test_no_answer_is_too_strange_to_be_judged(status: int, fields: dict[str, str]) -> None:
-    """Junk is never appended."""
+def test_arbitrary_responses_get_a_verdict(status: int, fields: dict[str, str]) -> None:
+    """Junk is not appended."""
     assert isinstance(judged(NOTE, status, fields.get), RangeVerdict)
 
 
 @given(sizes, sizes)
 def test_a_content_range_is_read_as_it_was_written(first: int, more: int) -> None:
-    """Both of its forms; numbers too long to be true are none."""
+    """Both of its forms. Implausibly long numbers are ignored."""
     assert content_range(f"bytes {first}-{first + more}/*") == ContentRange(first, first + more, None)
     assert content_range(f"bytes */{more}") == ContentRange(None, None, more)
     assert content_range("bytes */*") is None
@@ -258,10 +256,8 @@ def test_a_content_range_is_read_as_it_was_written(first: int, more: int) -> Non
     sizes | st.none(),
     st.from_regex(r'"[!#-~]{0,20}"', fullmatch=True) | st.none(),
 )
-def test_a_note_comes_back_from_redis_as_it_went(
-    offset: int, token: int, more: int | None, etag: str | None
-) -> None:
-    """With the fetch, and only where there is one."""
+def test_a_note_is_read_back_unchanged(offset: int, token: int, more: int | None, etag: str | None) -> None:
+    """With the fetch, and only if it exists."""
     kept = note(
         offset_bytes=offset,
         token=token,

@@ -1,4 +1,4 @@
-"""Where redirects lead, what goes along, and which are not followed."""
+"""Redirects: their targets, the request that is sent there, and refusals."""
 
 import pytest
 from hypothesis import given
@@ -74,13 +74,13 @@ def refusal_of(verdict: Hop | RedirectRefused) -> str:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_five_statuses_are_redirects(status: int) -> None:
-    """They name one place to go on to."""
+    """They name one target."""
     assert is_redirect(status)
 
 
 @pytest.mark.parametrize("status", [200, 299, 300, 304, 305, 306, 309, 399, 400])
 def test_no_other_status_is_a_redirect(status: int) -> None:
-    """Not 300, which offers a choice, nor 304, which is an answer."""
+    """Not 300, which offers a choice, nor 304, which is a response."""
     assert not is_redirect(status)
 
 
@@ -117,8 +117,8 @@ def test_the_next_method_is_the_one_rfc_9110_names(status: int, method: str, the
 
 @pytest.mark.parametrize("status", [301, 302, 303])
 @pytest.mark.parametrize("location", [SAME, OTHER])
-def test_a_post_that_becomes_a_get_leaves_its_body_behind(status: int, location: str) -> None:
-    """The body goes, and every header that described it."""
+def test_a_post_that_becomes_a_get_drops_its_body(status: int, location: str) -> None:
+    """With every header that described it."""
     hop = redirected("POST", status, location, headers=BODY_HEADERS, body="{}")
 
     assert hop == Hop("GET", location, (), None)
@@ -126,7 +126,7 @@ def test_a_post_that_becomes_a_get_leaves_its_body_behind(status: int, location:
 
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_body_is_sent_again_to_its_own_origin(status: int) -> None:
-    """307 and 308 ask for the same request, and the same host may have the same body."""
+    """307 and 308 request the same again, and the same host may have the same body."""
     hop = redirected("PUT", status, SAME, headers=BODY_HEADERS + SECRETS, body="{}")
 
     assert hop == Hop("PUT", SAME, BODY_HEADERS + SECRETS, "{}")
@@ -134,8 +134,8 @@ def test_a_body_is_sent_again_to_its_own_origin(status: int) -> None:
 
 @pytest.mark.parametrize(("status", "method"), [(301, "PUT"), (302, "PATCH"), (307, "POST"), (308, "PUT")])
 @pytest.mark.parametrize("location", [OTHER, "https://example.com:8443/", "//www.example.com/"])
-def test_a_body_never_goes_to_another_origin(status: int, method: str, location: str) -> None:
-    """Not even when the caller allows repeats: it was written for one host."""
+def test_a_body_is_not_sent_to_another_origin(status: int, method: str, location: str) -> None:
+    """Not even if the caller allows repeats: it was meant for one host."""
     verdict = redirected(method, status, location, body="secret", repeat_safe=True)
 
     assert "body" in refusal_of(verdict)
@@ -144,8 +144,8 @@ def test_a_body_never_goes_to_another_origin(status: int, method: str, location:
 @pytest.mark.parametrize(
     "body", [{"body_base64": "YQ=="}, {"body_file": "a"}], ids=lambda body: next(iter(body))
 )
-def test_a_body_is_one_wherever_it_comes_from(body: dict[str, str]) -> None:
-    """Bytes and files are kept, dropped and kept back as text is."""
+def test_every_source_of_a_body_is_treated_alike(body: dict[str, str]) -> None:
+    """Bytes and files are kept, dropped and refused as text is."""
     put, post = (Hop(method, HERE, BODY_HEADERS, **body) for method in ("PUT", "POST"))
 
     assert Hop("PUT", SAME, BODY_HEADERS, **body) == follow(put, 307, SAME, Allowed())
@@ -156,7 +156,7 @@ def test_a_body_is_one_wherever_it_comes_from(body: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("status", [301, 302])
 def test_a_method_that_is_not_idempotent_is_repeated_only_on_request(status: int) -> None:
-    """301 and 302 leave open what the host has done; only the caller knows whether twice is harmless."""
+    """After 301 and 302 the host may have processed the request. Only the caller may allow a repeat."""
     assert "twice" in refusal_of(redirected("PATCH", status, SAME, body="{}"))
     assert "twice" in refusal_of(redirected("PATCH", status, OTHER, body="{}", bodies=True))
     assert redirected("PATCH", status, SAME, body="{}", repeat_safe=True) == Hop("PATCH", SAME, (), "{}")
@@ -165,8 +165,8 @@ def test_a_method_that_is_not_idempotent_is_repeated_only_on_request(status: int
 @pytest.mark.parametrize("status", [307, 308])
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 @pytest.mark.parametrize("body", ["{}", None])
-def test_a_host_that_has_done_nothing_is_believed(status: int, method: str, body: str | None) -> None:
-    """307 and 308 ask for the same request elsewhere in the origin, so nothing is done twice."""
+def test_a_307_or_308_repeats_any_method_in_its_origin(status: int, method: str, body: str | None) -> None:
+    """The host has not processed the request."""
     hop = redirected(method, status, "/next", headers=BODY_HEADERS + SECRETS, body=body)
 
     assert hop == Hop(method, SAME, BODY_HEADERS + SECRETS, body)
@@ -175,7 +175,7 @@ def test_a_host_that_has_done_nothing_is_believed(status: int, method: str, body
 @pytest.mark.parametrize("location", [SAME, "https://example.com:8443/"])
 @pytest.mark.parametrize(("method", "status"), [("POST", 307), ("POST", 308), ("PUT", 301), ("PUT", 307)])
 def test_a_body_follows_its_host_from_http_to_https(method: str, status: int, location: str) -> None:
-    """With what describes it and the key of its request, and without secrets; never back to http."""
+    """With the headers that describe it and its idempotency key, without secrets. Never back to http."""
     key = (("Idempotency-Key", "k"),)
     start = "http://example.com/a/b"
 
@@ -187,8 +187,8 @@ def test_a_body_follows_its_host_from_http_to_https(method: str, status: int, lo
 
 
 @pytest.mark.parametrize("body", ["{}", None])
-def test_another_origin_has_the_whole_request_only_if_the_policy_says_so(body: str | None) -> None:
-    """It was written for one host, whether or not it has a body."""
+def test_another_origin_gets_the_whole_request_only_by_policy(body: str | None) -> None:
+    """With and without a body."""
     assert "redirect_bodies" in refusal_of(redirected("POST", 307, OTHER, body=body))
 
     hop = redirected("POST", 307, OTHER, headers=BODY_HEADERS + SECRETS, body=body, bodies=True)
@@ -196,8 +196,8 @@ def test_another_origin_has_the_whole_request_only_if_the_policy_says_so(body: s
     assert hop == Hop("POST", OTHER, BODY_HEADERS, body)
 
 
-def test_every_header_stays_on_its_own_origin() -> None:
-    """A redirect within an origin shows the host nothing it has not seen."""
+def test_every_header_is_kept_within_an_origin() -> None:
+    """The host has seen them already."""
     hop = redirected("GET", 302, "/next", headers=SECRETS + HARMLESS)
 
     assert hop == Hop("GET", SAME, SECRETS + HARMLESS, None)
@@ -213,8 +213,8 @@ def test_every_header_stays_on_its_own_origin() -> None:
         ("http://example.com/", "https://example.com/"),
     ],
 )
-def test_only_harmless_headers_cross_to_another_origin(start: str, location: str) -> None:
-    """An allow-list: a secret under a name nobody thought of stays too."""
+def test_only_harmless_headers_are_sent_to_another_origin(start: str, location: str) -> None:
+    """By an allow-list, so that a secret under any other name is dropped too."""
     hop = redirected("GET", 302, location, start=start, headers=SECRETS + HARMLESS)
 
     assert isinstance(hop, Hop)
@@ -222,8 +222,8 @@ def test_only_harmless_headers_cross_to_another_origin(start: str, location: str
 
 
 @pytest.mark.parametrize("location", ["http://example.com/", "http://other.example/"])
-def test_https_never_leads_to_http(location: str) -> None:
-    """Whatever the host, the next request could be read and changed on the way."""
+def test_https_is_not_redirected_to_http(location: str) -> None:
+    """To any host: the next request could be read and changed."""
     assert "https to http" in refusal_of(redirected("GET", 301, location))
 
 
@@ -244,19 +244,19 @@ def test_https_never_leads_to_http(location: str) -> None:
     ],
 )
 def test_a_location_that_is_no_http_url_is_refused(location: str | None) -> None:
-    """Missing, garbage, oversized and foreign schemes end the fetch with a message."""
+    """Missing, malformed, oversized and foreign schemes end the fetch with a message."""
     assert refusal_of(redirected("GET", 302, location)).startswith("302 ")
 
 
-def test_a_private_address_is_left_for_egress_to_refuse() -> None:
-    """The hop is a well-formed request; its address is judged when it is dialled."""
+def test_a_private_address_is_left_to_the_egress_rule() -> None:
+    """Its address is checked when it is dialled."""
     hop = redirected("GET", 302, "https://169.254.169.254/latest")
 
     assert hop == Hop("GET", "https://169.254.169.254/latest", (), None)
 
 
 def test_a_refusal_quotes_no_secret() -> None:
-    """Messages go to logs and results; tokens in paths and queries must not."""
+    """Messages go to logs and results. Tokens of paths and queries stay out of them."""
     verdicts = [
         redirected("GET", 302, "http://example.com/?token=hunter2"),
         redirected("PUT", 307, "https://other.example/?token=hunter2", body="hunter2"),
@@ -268,20 +268,22 @@ def test_a_refusal_quotes_no_secret() -> None:
     assert not any("hunter2" in refusal_of(verdict) for verdict in verdicts)
 
 
-def test_ten_hops_are_the_most() -> None:
-    """The caller counts; the bound is this."""
+def test_the_limit_is_ten_hops() -> None:
+    """The caller counts them."""
     assert MAX_HOPS == 10
 
 
-def test_a_status_that_is_no_redirect_is_a_mistake_of_the_caller() -> None:
-    """Nothing else may be read as one."""
+def test_a_status_that_is_no_redirect_raises() -> None:
+    """It is an error of the calling code."""
     with pytest.raises(AssertionError, match="304"):
         redirected("GET", 304, SAME)
 
 
 @given(method=METHODS, status=STATUSES, location=LOCATIONS, repeat_safe=st.booleans())
-def test_no_redirect_raises(method: str, status: int, location: str | None, *, repeat_safe: bool) -> None:
-    """A hostile server gets a hop or a refusal, never an exception in a worker."""
+def test_any_location_yields_a_hop_or_a_refusal(
+    method: str, status: int, location: str | None, *, repeat_safe: bool
+) -> None:
+    """A hostile server raises no exception in a worker."""
     verdict = redirected(method, status, location, body="b", repeat_safe=repeat_safe)
 
     assert isinstance(verdict, Hop | RedirectRefused)
@@ -293,10 +295,10 @@ def test_no_redirect_raises(method: str, status: int, location: str | None, *, r
     LOCATIONS,
     st.lists(st.tuples(st.from_regex(r"[A-Za-z-]{1,12}", fullmatch=True), st.text())),
 )
-def test_another_origin_sees_no_body_and_no_header_off_the_list(
+def test_another_origin_gets_no_body_and_no_unlisted_header(
     method: str, status: int, location: str | None, extra: list[tuple[str, str]]
 ) -> None:
-    """Whatever the redirect and whatever the headers are called."""
+    """For any redirect and any header names."""
     headers = (*SECRETS, *HARMLESS, *extra)
     hop = redirected(method, status, location, headers=headers, body="b", repeat_safe=True)
     if not isinstance(hop, Hop) or same_origin(parse_url(hop.url), parse_url(HERE)):
@@ -307,10 +309,8 @@ def test_another_origin_sees_no_body_and_no_header_off_the_list(
 
 
 @given(METHODS, STATUSES, LOCATIONS)
-def test_a_hop_is_a_url_that_could_have_been_submitted(
-    method: str, status: int, location: str | None
-) -> None:
-    """Every hop passes the same door as the first request, and stays off plain http."""
+def test_every_hop_is_a_valid_fetch_url(method: str, status: int, location: str | None) -> None:
+    """It passes the checks of a submitted URL, and does not fall back to http."""
     hop = redirected(method, status, location, repeat_safe=True)
     if isinstance(hop, Hop):
         assert parse_url(hop.url).text == hop.url

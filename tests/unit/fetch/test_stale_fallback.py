@@ -1,4 +1,4 @@
-"""When what was stored before stands in for a fetch, and what of it is believed."""
+"""The stale fallback: its occasions, and the stored bodies that it accepts."""
 
 import pytest
 from hypothesis import given
@@ -21,12 +21,12 @@ RECORD = IndexEntry(path="a/b", bytes=3, sha256="0" * 64, stored_ms=9)
 
 
 def entry(last: Reason | None = None) -> Entry:
-    """A fetch that waits again for this reason."""
+    """Return a fetch that waits again for this reason."""
     return Entry(id="0123456789abcdef-00000000", deadline_ms=0, fetch=Fetch(url="http://a/x"), last=last)
 
 
 def broke(reason: Reason) -> Failed:
-    """An attempt that ended so."""
+    """Return an attempt that ended this way."""
     return Failed(reason=reason)
 
 
@@ -68,25 +68,25 @@ WELL: list[tuple[Reason, AttemptOutcome, WaitReason | None, Reason | None]] = [
 def test_a_host_that_is_down_is_an_occasion(
     reason: Reason, happened: AttemptOutcome, shut: WaitReason | None, last: Reason | None
 ) -> None:
-    """No answer, no address, an error to the last attempt, or quiet past the deadline."""
+    """No response, no address, an error on the last attempt, or a cool-down past the deadline."""
     finish = Finish(outcome=Outcome.FAILED, reason=reason)
 
     assert stale_fallback.instead(entry(last), finish, happened, shut)
 
 
 @pytest.mark.parametrize(("reason", "happened", "shut", "last"), WELL)
-def test_nothing_else_is_an_occasion(
+def test_other_outcomes_are_no_occasion(
     reason: Reason, happened: AttemptOutcome, shut: WaitReason | None, last: Reason | None
 ) -> None:
-    """Neither an answer that blames the request, nor what we refuse, nor a lane that was only busy."""
+    """Neither a response that rejects the request, nor a refusal by the worker, nor a busy lane."""
     finish = Finish(outcome=Outcome.FAILED, reason=reason)
 
     assert not stale_fallback.instead(entry(last), finish, happened, shut)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.STORED, Outcome.UNCHANGED, Outcome.CANCELLED])
-def test_only_a_failure_is_turned(outcome: Outcome) -> None:
-    """What ended well or was cancelled stays as it is."""
+def test_only_a_failure_becomes_stale(outcome: Outcome) -> None:
+    """Successful and cancelled fetches stay as they are."""
     assert not stale_fallback.instead(entry(), Finish(outcome=outcome), HELD, WaitReason.BREAKER)
 
 
@@ -99,22 +99,22 @@ def test_only_a_failure_is_turned(outcome: Outcome) -> None:
         ("none", "stale", False),
     ],
 )
-def test_a_fetch_says_more_than_its_policy(by_fetch: str | None, by_policy: str, *, force: bool) -> None:
-    """And without a word of its own the policy holds."""
+def test_the_fetch_overrides_the_policy(by_fetch: str | None, by_policy: str, *, force: bool) -> None:
+    """Without a value in the fetch, the policy applies."""
     fetch = Fetch(url="http://a/x", fallback=by_fetch)
 
     assert force is stale_fallback.in_force(fetch, LanePolicy(fallback=by_policy))
 
 
 def test_only_a_get_falls_back() -> None:
-    """The body of another method is not what its URL names."""
+    """The body of another method is not the content of its URL."""
     fetch = Fetch(url="http://a/x", method="POST", fallback="stale")
 
     assert not stale_fallback.in_force(fetch, LanePolicy())
 
 
-def test_a_body_is_remembered_by_what_chose_it() -> None:
-    """Another Range or Authorization is another body, as is one to be decoded; a condition is none."""
+def test_a_body_is_indexed_by_the_headers_that_select_it() -> None:
+    """Another Range or Authorization, or decoding, selects another body. A condition does not."""
     url = "http://a/x"
     plain = index_entry.key_of(Fetch(url=url))
 
@@ -137,16 +137,16 @@ def test_a_body_is_remembered_by_what_chose_it() -> None:
         ({"sha256": "0" * 64}, None, False),
     ],
 )
-def test_an_old_body_must_be_one_that_would_be_taken(
+def test_a_stale_body_must_pass_the_checks_of_the_fetch(
     fields: dict[str, object], sha256: str | None, *, fits: bool
 ) -> None:
-    """What the fetch would have refused does not stand in for it."""
+    """A body that the fetch would refuse is no substitute."""
     fetch = Fetch(url="http://a/x", **fields)  # type: ignore[arg-type]
 
     assert fits is index_entry.fits(fetch, 3, sha256)
 
 
-def test_a_record_comes_back_as_it_was() -> None:
+def test_a_record_is_read_back_unchanged() -> None:
     """Path, size, digest and time."""
     assert RECORD == index_entry.from_json(index_entry.to_json(RECORD))
 
@@ -154,14 +154,14 @@ def test_a_record_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../x", "a/../../x", "", "a//b", ".fetchfleet/parts/x", "a\0b"]
 )
-def test_a_record_that_leads_out_is_none(path: str) -> None:
-    """It is believed only where a fetch could have been stored."""
+def test_a_record_outside_of_the_out_folder_is_ignored(path: str) -> None:
+    """Its path must be one that a fetch can have."""
     assert index_entry.from_json(b'{"path":"%b","bytes":1,"sha256":"","stored_ms":1}' % path.encode()) is None
 
 
 @given(st.binary(max_size=100))
 def test_junk_is_no_record(text: bytes) -> None:
-    """Whatever stands there, nothing breaks."""
+    """For arbitrary content."""
     assert index_entry.from_json(text) is None
 
 
@@ -174,8 +174,8 @@ def test_a_fallback_is_one_of_two() -> None:
         parse_policy('[default]\nfallback = "old"')
 
 
-def test_a_result_from_before_is_not_stale() -> None:
-    """Results in Redis outlive an upgrade; what a later version adds is passed over."""
+def test_a_result_of_an_older_version_is_not_stale() -> None:
+    """Unknown fields of newer versions are ignored."""
     result = decode_result(b'{"id":"i","url":"u","outcome":"unchanged","worker":"w","later":1}')
 
     assert not result.stale

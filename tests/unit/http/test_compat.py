@@ -11,8 +11,8 @@ from fetchfleet.worker.http.compat import set_cookies, skip_content_length_check
 REQUEST = [(b":method", b"GET"), (b":authority", b"a"), (b":scheme", b"https"), (b":path", b"/")]
 
 
-async def test_the_cookies_of_a_client_are_that_very_object() -> None:
-    """Httpx asks it to extract the cookies of each response."""
+async def test_a_client_uses_the_given_cookie_jar() -> None:
+    """httpx calls it to extract the cookies of each response."""
     seen: list[int] = []
 
     class Watched(httpx.Cookies):

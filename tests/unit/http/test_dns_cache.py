@@ -1,4 +1,4 @@
-"""What is remembered of names, for how long, and which of their addresses are tried."""
+"""The DNS cache: its lifetimes, and the order of a name's addresses."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -29,8 +29,8 @@ SECONDS = st.floats(0, 1000)
     ("ttls_s", "kept_s"),
     [([60], 60), ([60, 10, 300], 10), ([0, 60], 0), ([86_400], MAX_TTL_S), ([-1, 60], 0), ([], 0)],
 )
-def test_addresses_count_for_the_least_of_their_ttls(ttls_s: list[int], kept_s: float) -> None:
-    """Aliases' among them, up to five minutes; without any they count only now."""
+def test_addresses_are_cached_for_the_lowest_ttl(ttls_s: list[int], kept_s: float) -> None:
+    """TTLs of aliases count too, up to five minutes. Without a TTL the addresses are not cached."""
     assert keep_s(HERE, ttls_s) == kept_s
 
 
@@ -43,22 +43,22 @@ def test_addresses_count_for_the_least_of_their_ttls(ttls_s: list[int], kept_s: 
         (DnsFailure.NOT_ASKED, 0),
     ],
 )
-def test_what_is_not_found_is_forgotten_within_seconds(failure: DnsFailure, kept_s: float) -> None:
-    """A name that is made a moment later is found; whoever had no answer is no reason not to ask."""
+def test_a_negative_answer_is_cached_for_seconds(failure: DnsFailure, kept_s: float) -> None:
+    """A new name is found soon. A missing answer is not cached."""
     assert keep_s(failure) == keep_s(failure, [3600]) == kept_s
 
 
 @given(SAID, st.lists(st.integers()))
-def test_nothing_counts_for_longer_than_the_longest(said: Resolution, ttls_s: list[int]) -> None:
-    """Whatever a nameserver says."""
+def test_no_entry_exceeds_the_longest_lifetime(said: Resolution, ttls_s: list[int]) -> None:
+    """For any TTL."""
     assert 0 <= keep_s(said, ttls_s) <= MAX_TTL_S
 
 
 @given(st.lists(st.tuples(NAMES, SAID, SECONDS, SECONDS)), NAMES, SECONDS)
-def test_the_last_word_on_a_name_counts_until_its_end_and_no_longer(
+def test_the_last_answer_counts_until_it_expires(
     words: list[tuple[str, Resolution, float, float]], name: str, now_s: float
 ) -> None:
-    """Against a list of all that was ever said."""
+    """Compared with a list of all answers."""
     cache = DnsCache()
     for of, said, seconds, then_s in words:
         cache.put(of, said, seconds, then_s)
@@ -69,8 +69,8 @@ def test_the_last_word_on_a_name_counts_until_its_end_and_no_longer(
 
 
 @given(st.lists(st.text(max_size=3)), st.integers(1, 5))
-def test_a_list_of_hosts_without_end_takes_no_more_memory(names: list[str], most: int) -> None:
-    """The longest unrenewed is forgotten first, the last ones never."""
+def test_the_cache_is_bounded(names: list[str], most: int) -> None:
+    """The least recently renewed name is dropped first."""
     cache = DnsCache(most)
     for name in names:
         cache.put(name, HERE, 10, 0)
@@ -80,8 +80,8 @@ def test_a_list_of_hosts_without_end_takes_no_more_memory(names: list[str], most
     assert all(cache.get(name, 1) == HERE for name in newest)
 
 
-def test_a_name_that_led_nowhere_is_forgotten() -> None:
-    """And one that was never known can be forgotten too."""
+def test_a_name_can_be_dropped() -> None:
+    """Also one that was never cached."""
     cache = DnsCache()
     cache.put("a", HERE, 10, 0)
 
@@ -91,10 +91,10 @@ def test_a_name_that_led_nowhere_is_forgotten() -> None:
 
 
 @given(st.lists(st.ip_addresses(), min_size=1, unique=True), st.integers(1, 12))
-def test_the_families_take_turns_and_the_first_stays_first(
+def test_address_families_alternate_and_the_first_address_stays_first(
     addresses: list[IPv4Address | IPv6Address], most: int
 ) -> None:
-    """Each once, none that was not there, and neither family is crowded out while it has one left."""
+    """Each address occurs once, and both families are among the first."""
     given_ = [str(address) for address in addresses]
     tried = to_try(given_, most)
     versions = [ip_address(address).version for address in tried]
@@ -108,7 +108,7 @@ def test_the_families_take_turns_and_the_first_stays_first(
 
 
 def count(addresses: Sequence[str], version: int) -> int:
-    """How many there are of a family."""
+    """Return the number of addresses of a family."""
     return sum(ip_address(address).version == version for address in addresses)
 
 
@@ -125,7 +125,7 @@ def count(addresses: Sequence[str], version: int) -> int:
     ],
 )
 def test_nameservers_are_addresses_with_or_without_a_port(text: str, servers: tuple[str, ...]) -> None:
-    """53 where none is said."""
+    """The default port is 53."""
     assert parse_nameservers(text) == servers
 
 
@@ -133,8 +133,8 @@ def test_nameservers_are_addresses_with_or_without_a_port(text: str, servers: tu
     "text", ["dns.example", "10.0.0.53:", "10.0.0.53:0", "10.0.0.53:65536", "10.0.0.53:x", "[::1]x", "[::1",
              "fe80::1%eth0", "10.0.0.53 10.0.0.54", "127.1", "10.0.0.53:+5", "[10.0.0.53]x:5"]
 )  # fmt: skip
-def test_a_nameserver_that_cannot_be_asked_is_named(text: str) -> None:
-    """By name it could only be found by asking one."""
+def test_an_invalid_nameserver_is_named(text: str) -> None:
+    """A host name could only be resolved by a nameserver."""
     with pytest.raises(ValueError, match="write it like") as caught:
         parse_nameservers(f"10.0.0.1,{text}")
 

@@ -1,4 +1,4 @@
-"""The requests that both engines give to the wire, and the response that httpx's hooks see."""
+"""The requests that both engines pass to the wire, and the response that httpx's hooks receive."""
 
 import gc
 import weakref
@@ -25,7 +25,7 @@ TIMEOUTS = Timeouts(connect_s=1, read_s=2, write_s=3, pool_s=4, total_s=5)
 
 
 class Recorded(Response):
-    """A response."""
+    """A recorded response."""
 
     status, phrase, version, lenient, address = 200, b"Fine", "HTTP/1.1", False, None
     headers = ((b"X-Name", b"caf\xe9"), (b"Set-Cookie", b"a=1"))
@@ -33,7 +33,7 @@ class Recorded(Response):
     ended = False
 
     async def read(self) -> bytes:
-        """Return the body, then its end."""
+        """Read a complete response. ends: the connection ends after it."""
         if self.ended:
             return b""
         self.ended = True
@@ -68,7 +68,7 @@ def engine_on(pools: LanePools, name: str) -> Engine:
 
 
 async def sent(engine: str, request: Hop) -> Request:
-    """Return the request that the engine gives to the wire."""
+    """Return the request that the engine passes to the wire."""
     pools = Recorder()
     answer = await engine_on(pools, engine).open(request, "lane", TIMEOUTS, Trace())
     assert isinstance(answer, Answer)
@@ -94,7 +94,7 @@ def named(headers: list[Header], name: bytes) -> list[bytes]:
     ],
 )
 async def test_the_target_is_that_of_the_canonical_url(engine: str, url: str, target: bytes) -> None:
-    """No engine escapes anything again."""
+    """No engine escapes it again."""
     assert (await sent(engine, Hop("GET", canonical_url(url)))).target == target
 
 
@@ -112,7 +112,7 @@ async def test_the_target_is_that_of_the_canonical_url(engine: str, url: str, ta
 async def test_a_request_names_its_host(
     engine: str, url: str, scheme: str, host: str, port: int, field: bytes
 ) -> None:
-    """Also a host that IDNA 2008 refuses."""
+    """Also a host that IDNA 2008 rejects."""
     request = await sent(engine, Hop("GET", canonical_url(url)))
 
     assert (request.scheme, request.host, request.port) == (scheme, host, port)
@@ -130,10 +130,10 @@ async def test_a_request_names_its_host(
         ("GET", "ab", [b"2"]),
     ],
 )
-async def test_a_method_that_sends_something_declares_its_length(
+async def test_a_method_with_a_body_declares_its_length(
     engine: str, method: str, body: str | None, length: list[bytes]
 ) -> None:
-    """If only that it is nothing; no request is chunked."""
+    """Also a length of zero. No request is chunked."""
     request = await sent(engine, Hop(method, "http://a.example/", body=body))
 
     assert named([*request.headers], b"content-length") == length
@@ -155,8 +155,8 @@ async def test_the_headers_of_a_fetch_stay_with_it(engine: str) -> None:
     assert not {b"x-a", b"authorization"} & {name.lower() for name, _ in second}
 
 
-async def test_a_hook_of_the_client_sees_the_response_of_the_wire() -> None:
-    """With its status, reason and headers; no cookie of it stays."""
+async def test_a_hook_of_the_client_receives_the_response_of_the_wire() -> None:
+    """With its status, reason and headers. No cookie is kept."""
     seen: list[httpx.Response] = []
 
     async def look(response: httpx.Response) -> None:
@@ -194,7 +194,7 @@ async def test_an_exchange_by_httpx_is_freed_at_its_end() -> None:
 
 
 async def test_the_body_can_be_read_by_httpx() -> None:
-    """As a hook of the client might."""
+    """As a hook of the client can."""
     pieces: list[bytes] = []
 
     async def read(response: httpx.Response) -> None:

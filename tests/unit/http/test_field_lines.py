@@ -1,4 +1,4 @@
-"""Odd field lines of a head: read if they are unambiguous, refused if they could frame the body otherwise."""
+"""Odd field lines of a head: read if unambiguous, refused if they could frame the body differently."""
 
 import time
 
@@ -70,7 +70,7 @@ AS_THEY_ARE = {
 
 
 def read(head: bytes) -> Head:
-    """Read a header section that is whole."""
+    """Read a complete response. ends: the connection ends after it."""
     found = read_head(head + b"body")
     assert found is not None
     assert found[1] == len(head)
@@ -79,7 +79,7 @@ def read(head: bytes) -> Head:
 
 @pytest.mark.parametrize(("lines", "fields"), READ.values(), ids=READ.keys())
 def test_an_odd_line_that_is_unambiguous_is_read(lines: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-    """As RFC 9112 asks for, or without a field that has no valid name."""
+    """By RFC 9112, or without a field that has no valid name."""
     head = read(OK + lines + b"\r\n\r\n")
 
     assert (head.fields, head.lenient) == (fields, True)
@@ -87,15 +87,15 @@ def test_an_odd_line_that_is_unambiguous_is_read(lines: bytes, fields: list[tupl
 
 @pytest.mark.parametrize("lines", REFUSED.values(), ids=REFUSED.keys())
 def test_an_odd_line_that_may_frame_the_body_is_refused(lines: bytes) -> None:
-    """Another reader of the connection may see another length."""
+    """Another reader of the connection could find another length."""
     with pytest.raises(RemoteProtocolError):
         read_head(OK + lines + b"\r\nX: y\r\n\r\n")
 
 
 @pytest.mark.parametrize("lines", AS_THEY_ARE.values(), ids=AS_THEY_ARE.keys())
 @pytest.mark.parametrize("end", [b"\r\n", b"\n"])
-def test_other_heads_stay_as_they_are(lines: bytes, end: bytes) -> None:
-    """They leave the connection in use; framings that contradict each other are refused with the body."""
+def test_other_heads_are_left_unchanged(lines: bytes, end: bytes) -> None:
+    """Their connection stays in use. Contradictory framings are refused with the body."""
     head = read((OK + lines + b"\r\n").replace(b"\r\n", end))
 
     sent = [tuple(line.split(b":", 1)) for line in lines.splitlines()]
@@ -104,7 +104,7 @@ def test_other_heads_stay_as_they_are(lines: bytes, end: bytes) -> None:
 
 
 def test_whitespace_in_a_status_line_separates_its_parts() -> None:
-    """However much of it there is (RFC 9112 §4); the phrase is of no use."""
+    """Any amount of it (RFC 9112 §4). The reason phrase is not used."""
     head = read(b"HTTP/1.1 \t200   Very  OK\v\r\n\r\n")
     assert (head.status, head.phrase, head.lenient) == (200, b"Very  OK ", True)
     head = read(b"HTTP/1.1 200 \n\n")
@@ -122,8 +122,8 @@ LONG = {
 
 
 @pytest.mark.parametrize("lines", LONG.values(), ids=LONG.keys())
-def test_a_long_head_takes_time_in_proportion(lines: bytes) -> None:
-    """A quadratic rule would take minutes for the longest one that is read at once."""
+def test_a_long_head_is_read_in_linear_time(lines: bytes) -> None:
+    """A quadratic rule would take minutes for the longest head."""
     began_s = time.process_time()
 
     assert read(OK + lines.removesuffix(b"\r\n") + b"\r\n\r\n").lenient
@@ -132,7 +132,7 @@ def test_a_long_head_takes_time_in_proportion(lines: bytes) -> None:
 
 
 def length_of(head: Head) -> int | None:
-    """Return the length of the body, None if it is in question."""
+    """Return the length of the body, None if it is ambiguous."""
     try:
         return head.body_length
     except RemoteProtocolError:
@@ -159,8 +159,8 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=3)), max_size=20).map(b"".join))
-def test_any_head_is_read_for_good_or_refused(lines: bytes) -> None:
-    """Written as a strict head, an accepted head is read the same again."""
+def test_an_accepted_head_reads_the_same_in_strict_form(lines: bytes) -> None:
+    """For arbitrary heads."""
     try:
         found = read_head(OK + lines + b"\r\n\r\n")
     except RemoteProtocolError:
@@ -183,7 +183,7 @@ def test_any_head_is_read_for_good_or_refused(lines: bytes) -> None:
     )
 )
 def test_usable_fields_are_usable(fields: list[tuple[bytes, bytes]]) -> None:
-    """By any parser, however it splits lines."""
+    """By any parser, with any way to split lines."""
     try:
         usable = usable_fields(fields)
     except RemoteProtocolError:

@@ -1,4 +1,4 @@
-"""HTTP/2 without a socket: frames out of bytes, heads, and windows that neither leak nor burst."""
+"""HTTP/2 without a socket: frames, heads, and flow-control windows."""
 
 from collections.abc import Iterable
 
@@ -56,7 +56,7 @@ GET = [(b":method", b"GET"), (b":authority", b"a"), (b":scheme", b"https"), (b":
 
 
 def expected(frames: Iterable[Frame]) -> list[Data | GoAway | bytes]:
-    """What is to come of them, other frames together."""
+    """Return the expected events, with other frames merged."""
     found: list[Data | GoAway | bytes] = []
     for frame in frames:
         match frame:
@@ -72,7 +72,7 @@ def expected(frames: Iterable[Frame]) -> list[Data | GoAway | bytes]:
 
 
 def joined(found: Iterable[Data | GoAway | bytes]) -> list[Data | GoAway | bytes]:
-    """The same, with bytes that follow one another put together."""
+    """Return the same with adjacent bytes merged."""
     together: list[Data | GoAway | bytes] = []
     for each in found:
         if together and isinstance(each, bytes) and isinstance(together[-1], bytes):
@@ -83,10 +83,8 @@ def joined(found: Iterable[Data | GoAway | bytes]) -> list[Data | GoAway | bytes
 
 
 @given(st.lists(st.one_of(PADDED, PLAIN, GOING, OTHERS), max_size=12), st.data())
-def test_frames_come_out_as_they_went_in_however_they_are_cut(
-    frames: list[Frame], draw: st.DataObject
-) -> None:
-    """In their order, whole, each once."""
+def test_frames_are_read_in_any_pieces(frames: list[Frame], draw: st.DataObject) -> None:
+    """In order, complete, each once."""
     wire = b"".join(frame.serialize() for frame in frames)
     cuts = sorted(draw.draw(st.lists(st.integers(0, len(wire)), max_size=8)))
     reader, found = Frames(), []
@@ -98,7 +96,7 @@ def test_frames_come_out_as_they_went_in_however_they_are_cut(
 
 @given(st.binary(max_size=400), st.integers(1, 50))
 def test_garbage_is_frames_or_an_error(wire: bytes, step: int) -> None:
-    """Nothing else is raised, and nothing hangs."""
+    """No other error is raised, and no read hangs."""
     reader = Frames()
     try:
         for at in range(0, len(wire), step):
@@ -107,8 +105,8 @@ def test_garbage_is_frames_or_an_error(wire: bytes, step: int) -> None:
         pass
 
 
-def test_frames_that_bring_nothing_are_counted_until_something_comes() -> None:
-    """A piece of a body, or word that a head came, forgives those before it."""
+def test_frames_without_effect_are_counted_until_one_has_an_effect() -> None:
+    """A piece of a body, or a head, resets the count."""
     ping, reader = PingFrame(0, b"12345678").serialize(), Frames()
     for _ in range(3):
         reader.feed(ping * MAX_IDLE_FRAMES)
@@ -129,21 +127,21 @@ def test_frames_that_bring_nothing_are_counted_until_something_comes() -> None:
     ],
     ids=["too large", "half a GOAWAY", "all padding", "padding of nothing"],
 )
-def test_frames_that_cannot_be_are_refused(wire: bytes) -> None:
-    """By the words of RFC 9113 §4.2, §6.1 and §6.8."""
+def test_invalid_frames_are_refused(wire: bytes) -> None:
+    """By RFC 9113 §4.2, §6.1 and §6.8."""
     with pytest.raises(FrameError):
         Frames().feed(wire)
 
 
 @given(STREAMS, st.integers(1, 2**31 - 1))
-def test_frames_of_our_own_are_what_others_make(stream: int, by: int) -> None:
-    """Hyperframe has the last word."""
+def test_written_frames_equal_those_of_hyperframe(stream: int, by: int) -> None:
+    """For each type that the worker writes."""
     assert window_update(stream, by) == WindowUpdateFrame(stream, by).serialize()
     assert end_of(stream) == DataFrame(stream, b"", flags=["END_STREAM"]).serialize()
 
 
-def test_a_request_goes_without_what_belongs_to_a_connection() -> None:
-    """Host is the authority; names are in small letters."""
+def test_a_request_omits_connection_fields() -> None:
+    """Host becomes the authority. Names are in lower case."""
     fields = [(b"Host", b"a:1"), (b"Accept", b"*/*"), (b"Connection", b"close"), (b"TE", b"trailers")]
 
     assert request_fields("GET", "https", b"/x", fields) == [
@@ -164,8 +162,8 @@ def test_a_request_goes_without_what_belongs_to_a_connection() -> None:
         ([(b"content-length", b"5, 5")], 5),
     ],
 )
-def test_a_length_is_one_however_often_it_is_said(fields: list[Header], length: int | None) -> None:
-    """And is told once to whoever reads on."""
+def test_a_repeated_length_is_one_length(fields: list[Header], length: int | None) -> None:
+    """It is passed on once."""
     head = parse_response([(b":status", b"200"), *fields], "GET")
 
     assert head.length_bytes == length
@@ -173,7 +171,7 @@ def test_a_length_is_one_however_often_it_is_said(fields: list[Header], length: 
 
 
 @pytest.mark.parametrize(("status", "method"), [(b"204", "GET"), (b"304", "GET"), (b"200", "HEAD")])
-def test_some_answers_have_no_body_whatever_they_say(status: bytes, method: str) -> None:
+def test_some_responses_have_no_body(status: bytes, method: str) -> None:
     """By their status, or their request's method (RFC 9110 §6.4.1)."""
     assert parse_response([(b":status", status), (b"content-length", b"5")], method).length_bytes == 0
 
@@ -200,14 +198,14 @@ def test_some_answers_have_no_body_whatever_they_say(status: bytes, method: str)
         [(b":status", b"200"), (b"content-length", b"1" + b"0" * 30)],
     ],
 )
-def test_a_head_that_breaks_the_protocol_is_none(fields: list[Header]) -> None:
+def test_an_invalid_head_is_refused(fields: list[Header]) -> None:
     """RFC 9113 §8.2 and §8.3."""
     with pytest.raises(MalformedHeadersError):
         parse_response(fields, "GET")
 
 
 class Host:
-    """The other end of a session, which h2 plays."""
+    """The other end of a session, played by h2."""
 
     def __init__(self) -> None:
         self.session = Session()
@@ -216,13 +214,13 @@ class Host:
         self.talk()
 
     def talk(self) -> list[h2.events.Event]:
-        """Each hears what the other has to say; what the host heard."""
+        """Exchange bytes in both directions; return the events at the host."""
         events = self.h2.receive_data(self.session.output())
         self.session.receive(self.h2.data_to_send())
         return events + self.h2.receive_data(self.session.output())
 
     def request_fields(self) -> Stream:
-        """A request that has come, and the head of whose answer has gone back."""
+        """Send a request and its response head; return the fields of the request."""
         stream = self.session.open(GET, "GET", whole=True)
         self.talk()
         self.h2.send_headers(stream.id, [(":status", "200")])
@@ -230,11 +228,11 @@ class Host:
         return stream
 
     def window(self, stream: Stream) -> int:
-        """How much the host may send."""
+        """Return the window that the host has left."""
         return self.h2.local_flow_control_window(stream.id)
 
     def sends(self, stream: Stream, size_bytes: int) -> None:
-        """So much of a body."""
+        """Send that many bytes of a body."""
         while size_bytes:
             piece = min(size_bytes, 16_000)
             self.h2.send_data(stream.id, b"x" * piece)
@@ -242,8 +240,8 @@ class Host:
         self.talk()
 
 
-def test_what_is_not_taken_stops_its_stream_and_no_other() -> None:
-    """The connection's window is given back as bytes come, the stream's as they are taken."""
+def test_an_unread_body_stops_its_own_stream_only() -> None:
+    """The connection's window is returned as bytes arrive, the stream's as they are read."""
     host = Host()
     still, moving = host.request_fields(), host.request_fields()
     host.sends(still, STREAM_WINDOW_BYTES)
@@ -264,7 +262,7 @@ def test_what_is_not_taken_stops_its_stream_and_no_other() -> None:
     )
 )
 def test_no_window_leaks(steps: list[tuple[int, int, str]]) -> None:
-    """Whatever comes, is taken or dropped: windows are whole again but for what is not yet worth a frame."""
+    """For any reads and drops: windows are complete again, except for amounts not yet worth a frame."""
     host = Host()
     streams = [host.request_fields() for _ in range(4)]
     for which, size_bytes, then in steps:
@@ -284,8 +282,8 @@ def test_no_window_leaks(steps: list[tuple[int, int, str]]) -> None:
     assert host.h2.outbound_flow_control_window > CONNECTION_WINDOW_BYTES // 2
 
 
-def test_what_comes_of_a_stream_that_was_dropped_is_acknowledged() -> None:
-    """It was on its way before the host knew; its part of the connection's window comes back."""
+def test_bytes_of_a_dropped_stream_are_acknowledged() -> None:
+    """They were in flight. Their part of the connection's window is returned."""
     host = Host()
     for _ in range(3 * CONNECTION_WINDOW_BYTES // STREAM_WINDOW_BYTES):
         stream = host.request_fields()
@@ -301,8 +299,8 @@ def test_what_comes_of_a_stream_that_was_dropped_is_acknowledged() -> None:
     assert not host.session.streams
 
 
-def test_more_than_its_window_is_a_streams_own_fault() -> None:
-    """It is reset, and memory stays bounded."""
+def test_exceeding_its_window_resets_the_stream() -> None:
+    """Memory stays bounded."""
     host = Host()
     stream, other = host.request_fields(), host.request_fields()
     wire = DataFrame(stream.id, b"x" * 16_000).serialize() * (1 + STREAM_WINDOW_BYTES // 16_000)
@@ -314,8 +312,8 @@ def test_more_than_its_window_is_a_streams_own_fault() -> None:
     assert reset.stream_id == stream.id
 
 
-def test_a_host_that_reads_no_answers_is_a_flood() -> None:
-    """Its settings and pings would be answered in memory for ever."""
+def test_unread_acknowledgements_end_the_connection() -> None:
+    """Replies to its settings and pings would fill the memory."""
     session = Host().session
     wire = (SettingsFrame(0, {0x1: 4096}).serialize() + DataFrame(1, b"x").serialize()) * 100
     session.open(GET, "GET", whole=True)
@@ -328,8 +326,8 @@ def test_a_host_that_reads_no_answers_is_a_flood() -> None:
         flood()
 
 
-def test_after_goaway_streams_above_were_not_begun() -> None:
-    """Those below go on; no others are taken."""
+def test_after_goaway_higher_streams_were_not_processed() -> None:
+    """Lower ones continue. No others are accepted."""
     host = Host()
     streams = [host.session.open(GET, "GET", whole=True) for _ in range(3)]
     host.session.receive(GoAwayFrame(0, last_stream_id=3, error_code=0).serialize())
@@ -338,8 +336,8 @@ def test_after_goaway_streams_above_were_not_begun() -> None:
     assert host.session.room == 0
 
 
-def test_who_has_begun_to_answer_has_begun() -> None:
-    """A refusal after a head is a broken answer, and no leave to ask again."""
+def test_a_started_response_counts_as_processed() -> None:
+    """A refusal after a head breaks the response, and does not allow a repeat."""
     host = Host()
     refused, above = host.request_fields(), host.request_fields()
     host.h2.reset_stream(refused.id, ErrorCodes.REFUSED_STREAM)
@@ -350,8 +348,8 @@ def test_who_has_begun_to_answer_has_begun() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_whatever_a_host_says_is_heard_or_refused(wire: bytes) -> None:
-    """Garbage raises one error, and only that."""
+def test_arbitrary_bytes_are_read_or_refused(wire: bytes) -> None:
+    """Garbage raises one kind of error only."""
     session = Host().session
     session.open(GET, "GET", whole=True)
     try:

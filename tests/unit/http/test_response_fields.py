@@ -1,4 +1,4 @@
-"""The values of response fields: bytes as they were sent, and lines joined only if the field is a list."""
+"""The values of response fields: bytes as sent, and lines joined only for list fields."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from tests.support.answers import answer_of
 
 
 @pytest.mark.parametrize("name", sorted(FIRST_COUNTS))
-def test_of_a_field_that_is_no_list_the_first_line_counts(name: str) -> None:
+def test_the_first_line_of_a_singleton_field_counts(name: str) -> None:
     """Two values joined by a comma are a third one, which the host did not send."""
     assert value_of(name, ["a", "b"]) == "a"
     assert value_of(name, ["", "b"]) == "b"
@@ -18,7 +18,7 @@ def test_of_a_field_that_is_no_list_the_first_line_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(MUST_AGREE))
 def test_lines_that_describe_the_body_must_agree(name: str) -> None:
-    """A value that was sent twice is one value; of two values neither can be believed."""
+    """A repeated value is one value. Two different values are ignored."""
     assert value_of(name, ["a", "a"]) == "a"
     assert value_of(name, ["a", "b"]) == UNUSABLE
     assert value_of(name, ["a", ""]) == UNUSABLE
@@ -26,7 +26,7 @@ def test_lines_that_describe_the_body_must_agree(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["content-encoding", "transfer-encoding", "vary", "ratelimit", "x-unknown"])
 def test_the_lines_of_a_list_are_joined(name: str) -> None:
-    """In the order in which they came (RFC 9110 §5.3)."""
+    """In the order of their arrival (RFC 9110 §5.3)."""
     assert value_of(name, ["a", "b, c"]) == "a, b, c"
 
 
@@ -41,7 +41,7 @@ def test_names_have_no_case_and_an_absent_field_has_no_value() -> None:
 
 @given(st.binary(), st.binary())
 def test_no_value_depends_on_another_field(value: bytes, other: bytes) -> None:
-    """The bytes can be had back, whatever the encoding of the rest of the head."""
+    """The bytes can be recovered, for any encoding of the rest of the head."""
     found = answer_of((b"Location", value), (b"X-Note", other)).header("location")
 
     assert found is not None

@@ -1,4 +1,4 @@
-"""Any bytes as a response: read as another parser reads them, or refused; never beyond their own message."""
+"""Arbitrary bytes as a response: read as another parser does, or refused, and never beyond its end."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 def ours(pieces: list[bytes], method: str = "GET") -> Found | None:
-    """Read a response whose connection ends behind these bytes; None if it is refused or cut short."""
+    """Read a response whose connection ends after these bytes; None if it is refused or truncated."""
     reader, body = ResponseReader(method), b""
     try:
         for piece in pieces:
@@ -109,10 +109,8 @@ def split(draw: st.DrawFn, data: bytes) -> list[bytes]:
 
 
 @given(responses(), st.data())
-def test_a_valid_response_is_read_wherever_it_is_split(
-    response: tuple[bytes, bytes], data: st.DataObject
-) -> None:
-    """And as h11 reads it; with another response behind it, that one is left alone."""
+def test_a_valid_response_is_read_in_any_pieces(response: tuple[bytes, bytes], data: st.DataObject) -> None:
+    """The result is that of h11. A second response after it stays unread."""
     sent, body = response
     found = ours([sent])
     assert found is not None
@@ -165,7 +163,7 @@ MUTATIONS = st.sampled_from(
 def test_a_broken_response_is_read_as_another_parser_does_or_refused(
     response: tuple[bytes, bytes], mutations: list[tuple[int, int, bytes]], data: st.DataObject | None
 ) -> None:
-    """Splitting it changes nothing, and its connection is used again only if the other parser agrees."""
+    """Pieces make no difference. The connection is reused only if the other parser agrees."""
     sent = response[0]
     for at, dropped, added in mutations:
         sent = sent[:at] + added + sent[at + dropped :]

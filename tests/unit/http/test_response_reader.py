@@ -29,7 +29,7 @@ class Read(NamedTuple):
 
 
 def read(*received: bytes, method: str = "GET", ends: bool = False) -> Read:
-    """Read a complete response. ends: the connection ends behind it."""
+    """Read a complete response. ends: the connection ends after it."""
     reader, body = ResponseReader(method), b""
     for data in received:
         reader.feed(data)
@@ -42,7 +42,7 @@ def read(*received: bytes, method: str = "GET", ends: bool = False) -> Read:
 
 
 def feed(reader: ResponseReader, pieces: Iterable[bytes]) -> None:
-    """Feed it all of them."""
+    """Feed all pieces to the reader."""
     for piece in pieces:
         reader.feed(piece)
 
@@ -134,13 +134,13 @@ RESPONSES = {
 
 @pytest.mark.parametrize(("response", "expected"), RESPONSES.values(), ids=RESPONSES.keys())
 def test_a_response_is_read_to_its_end(response: bytes, expected: Read) -> None:
-    """Its head and its body, and whether the connection can be used again."""
+    """Head, body, and the reuse of the connection."""
     assert read(response) == expected
 
 
 @pytest.mark.parametrize(("response", "expected"), RESPONSES.values(), ids=RESPONSES.keys())
-def test_it_does_not_matter_how_a_response_is_split(response: bytes, expected: Read) -> None:
-    """In two, at every byte, and byte by byte. Trailers that come later leave a connection in doubt."""
+def test_a_response_is_read_in_any_pieces(response: bytes, expected: Read) -> None:
+    """In two, at every byte, and byte by byte. Late trailers prevent the reuse of the connection."""
     ways = [[response[:at], response[at:]] for at in range(len(response) + 1)]
     for pieces in [*ways, [bytes([byte]) for byte in response]]:
         found = read(*pieces)
@@ -154,10 +154,8 @@ WHOLE = {name: pair for name, pair in RESPONSES.items() if name != "trailers tha
 
 @pytest.mark.parametrize(("response", "expected"), WHOLE.values(), ids=WHOLE.keys())
 @pytest.mark.parametrize("more", [b"\r\n", b"\n", b"x", OK + b"\r\n"])
-def test_bytes_behind_a_response_end_the_use_of_its_connection(
-    response: bytes, expected: Read, more: bytes
-) -> None:
-    """They are not read as part of it, with it or later (RFC 9112 §9.2)."""
+def test_bytes_after_a_response_prevent_reuse(response: bytes, expected: Read, more: bytes) -> None:
+    """They are not read as part of it, at once or later (RFC 9112 §9.2)."""
     for pieces in ([response + more], [response, more]):
         assert read(*pieces) == expected._replace(reusable=False)
 
@@ -173,8 +171,8 @@ def test_a_response_to_head_has_no_body() -> None:
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 2", b"Transfer-Encoding: chunked"])
-def test_a_204_that_announces_a_body_leaves_the_connection_in_doubt(framing: bytes) -> None:
-    """The body may come (RFC 9110 §15.3.5)."""
+def test_a_204_with_a_length_prevents_reuse(framing: bytes) -> None:
+    """The body may follow (RFC 9110 §15.3.5)."""
     assert not read(b"HTTP/1.1 204 No Content\r\n" + framing + b"\r\n\r\n").reusable
 
 
@@ -198,8 +196,8 @@ def test_a_body_without_length_ends_with_the_connection() -> None:
         (CHUNKED + b"2\r\no", "before the last chunk"),
     ],
 )
-def test_a_connection_that_ends_early_cuts_the_response_short(received: bytes, message: str) -> None:
-    """The error says where; what has come of the body stays."""
+def test_an_early_end_of_the_connection_truncates_the_response(received: bytes, message: str) -> None:
+    """The error names the place. The bytes received so far stay."""
     reader = ResponseReader("GET")
     reader.feed(received)
 
@@ -210,8 +208,8 @@ def test_a_connection_that_ends_early_cuts_the_response_short(received: bytes, m
     assert reader.take() == (received.partition(b"\r\n\r\n")[2].removeprefix(b"2\r\n").removesuffix(b"\r\n"))
 
 
-def test_a_connection_may_end_behind_the_last_chunk() -> None:
-    """The body is complete, whatever the trailers would have been (RFC 9112 §8)."""
+def test_a_connection_may_end_after_the_last_chunk() -> None:
+    """The body is complete for any trailers (RFC 9112 §8)."""
     assert read(CHUNKED + b"2\r\nok\r\n0\r\nX:", ends=True).body == b"ok"
 
 
@@ -236,7 +234,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("received", REFUSED.values(), ids=REFUSED.keys())
 def test_a_response_that_cannot_be_framed_is_refused(received: bytes) -> None:
-    """As soon as that is known, however it is split; it has no head then."""
+    """As soon as that is known, in any pieces. It has no head then."""
     for pieces in ([received], [bytes([byte]) for byte in received]):
         reader = ResponseReader("GET")
         with pytest.raises(RemoteProtocolError):
@@ -267,8 +265,8 @@ BAD_CHUNKS = {
 
 
 @pytest.mark.parametrize("chunks", BAD_CHUNKS.values(), ids=BAD_CHUNKS.keys())
-def test_a_chunk_whose_size_is_in_doubt_is_refused_at_once(chunks: bytes) -> None:
-    """With the first byte that no size has, however it is split; the chunks before it stay."""
+def test_an_invalid_chunk_size_is_refused_at_once(chunks: bytes) -> None:
+    """At its first invalid byte, in any pieces. The chunks before it stay."""
     for pieces in ([chunks], [bytes([byte]) for byte in chunks]):
         reader = ResponseReader("GET")
         reader.feed(CHUNKED + b"2\r\nno\r\n")
@@ -279,7 +277,7 @@ def test_a_chunk_whose_size_is_in_doubt_is_refused_at_once(chunks: bytes) -> Non
 
 
 def test_long_heads_are_refused() -> None:
-    """The bound holds for heads with and without an end, in one piece or many."""
+    """With and without an end, in one piece or many."""
     longest = OK + b"X: " + b"a" * (MAX_HEAD_BYTES - len(OK) - 7)
     assert read(longest + b"\r\n\r\n", ends=True).status == 200
     for pieces in ([longest + b"a\r\n\r\n"], [longest, b"aaaaa"], [longest + b"aaaaa"]):
@@ -290,7 +288,7 @@ def test_long_heads_are_refused() -> None:
 
 @pytest.mark.parametrize("size_bytes", [25, 90_000])
 def test_interim_heads_are_bounded(size_bytes: int) -> None:
-    """In number and in size, together."""
+    """In number and in total size."""
     interim = b"HTTP/1.1 100 OK\r\nX:" + b"a" * (size_bytes - 23) + b"\r\n\r\n"
     reader = ResponseReader("GET")
     for _ in range(min(MAX_INTERIM_HEADS, MAX_INTERIM_BYTES // size_bytes)):

@@ -19,12 +19,12 @@ LLHTTP = tomllib.loads(Path(__file__).with_name("llhttp_vectors.toml").read_text
 
 
 def fields(*lines: bytes, body: bytes = CHUNKS) -> bytes:
-    """Return a response with these field lines, and one more behind it."""
+    """Return a response with these field lines, followed by another one."""
     return OK + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body + POISON
 
 
 def chunks(body: bytes) -> bytes:
-    """Return a response with this chunked body, and one more behind it."""
+    """Return a response with this chunked body, followed by another one."""
     return OK + b"Transfer-Encoding: chunked\r\n\r\n" + body + POISON
 
 
@@ -160,7 +160,7 @@ LAST_OF_ITS_CONNECTION = {
 
 
 def read(response: bytes) -> tuple[bytes, bool] | None:
-    """Return the body, and whether the connection could be used again; None if the response is refused."""
+    """Read a complete response. ends: the connection ends after it."""
     reader = ResponseReader("GET")
     try:
         reader.feed(response)
@@ -172,8 +172,8 @@ def read(response: bytes) -> tuple[bytes, bool] | None:
 
 
 @pytest.mark.parametrize("response", REFUSED.values(), ids=REFUSED.keys())
-def test_a_response_whose_end_is_in_question_is_refused(response: bytes) -> None:
-    """Its connection is closed, and nothing of it is taken for another response."""
+def test_a_response_with_an_ambiguous_end_is_refused(response: bytes) -> None:
+    """Its connection is closed, and no byte of it counts as another response."""
     assert read(response) is None
 
 
@@ -183,7 +183,7 @@ def test_a_response_whose_end_is_in_question_is_refused(response: bytes) -> None
 def test_a_response_that_is_odd_or_followed_by_more_is_the_last_of_its_connection(
     response: bytes, body: bytes
 ) -> None:
-    """It is read as RFC 9112 says."""
+    """It is read by RFC 9112."""
     assert read(response) == (body, False)
 
 

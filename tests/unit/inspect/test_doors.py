@@ -1,4 +1,4 @@
-"""How many fetches a message or an arq job holds."""
+"""The number of fetches in a message or an arq job."""
 
 import msgspec
 import pytest
@@ -12,8 +12,8 @@ ITEMS = st.lists(st.sampled_from(["http://a.example/", {"url": "http://a.example
 
 
 @given(ITEMS)
-def test_as_many_fetches_are_counted_as_a_worker_enqueues(items: list[object]) -> None:
-    """By the rules of the doors."""
+def test_the_count_equals_the_fetches_that_a_worker_enqueues(items: list[object]) -> None:
+    """By the rules of each door."""
     message = msgspec.json.encode({"fetches": items})
     job = msgspec.json.encode({"t": None, "f": "fetch", "a": [items], "k": {}, "et": 5})
 
@@ -28,8 +28,8 @@ def test_as_many_fetches_are_counted_as_a_worker_enqueues(items: list[object]) -
         *(b'{"fetches": 3}', b'{"fetches": null}', b"\x80\x04."),
     ],
 )
-def test_what_is_no_list_counts_as_one(message: bytes) -> None:
-    """A fetch, or one dead letter."""
+def test_a_message_without_a_list_counts_as_one(message: bytes) -> None:
+    """It is a fetch, or one dead letter."""
     assert 1 == fetches_in_message(message)
 
 
@@ -47,6 +47,6 @@ def test_what_is_no_list_counts_as_one(message: bytes) -> None:
         (b"[" * 100_000, CountedJob(1, 0)),
     ],
 )
-def test_a_job_counts_what_its_first_argument_lists(raw: bytes, expected: CountedJob) -> None:
+def test_a_job_counts_the_list_in_its_first_argument(raw: bytes, expected: CountedJob) -> None:
     """An invalid job is one dead letter."""
     assert expected == fetches_in_job(raw)

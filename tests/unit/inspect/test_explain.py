@@ -1,4 +1,4 @@
-"""Why a lane waits, in a word and in a sentence."""
+"""The reason for which a lane waits, as a word and as a sentence."""
 
 import pytest
 from msgspec.structs import replace
@@ -32,7 +32,7 @@ SPENT = GateState(paced_ms=float(LATER_MS), quota_until_ms=LATER_MS, quota_inter
 
 
 def failing(*answers: str) -> GateState:
-    """A host whose breaker is open after these answers."""
+    """Return a host whose breaker is open after these outcomes."""
     return replace(BROKEN, answers=tuple(RecordedAnswer(1, what) for what in answers))
 
 
@@ -44,14 +44,14 @@ def state_of(
     retry_ms: int | None = None,
     has_workers: bool = True,
 ) -> tuple[str, int | None]:
-    """The word, and until when."""
+    """Return the state, and its end."""
     word, until_ms, why = judged(snapshot, state, policy, NOW_MS, retry_ms=retry_ms, has_workers=has_workers)
     assert why
     return word, until_ms
 
 
-def test_a_lane_without_fetches_is_idle_whatever_its_gate_says() -> None:
-    """Nothing waits, so nothing has to be explained."""
+def test_a_lane_without_fetches_is_idle() -> None:
+    """With any state of its gate."""
     assert ("idle", None) == state_of(replace(WAITING, waiting=0), COOLING)
 
 
@@ -68,15 +68,15 @@ def test_a_lane_without_fetches_is_idle_whatever_its_gate_says() -> None:
         (replace(COOLING, cool_until_ms=NOW_MS), POLICY, ("waiting", None)),
     ],
 )
-def test_a_shut_lane_says_what_shuts_it_and_until_when(
+def test_a_closed_lane_has_a_reason_and_an_end(
     state: GateState, policy: LanePolicy, expected: tuple[str, int | None]
 ) -> None:
-    """The longest wait; a pause has no end of its own."""
+    """That of the longest wait. A pause has no end."""
     assert expected == state_of(WAITING, state, policy)
 
 
-def test_a_lane_at_work_says_how_much_of_its_room_is_used() -> None:
-    """Two of two is as many as may be; a found concurrency counts as well as a stated one."""
+def test_a_busy_lane_names_the_use_of_its_concurrency() -> None:
+    """Two of two is the limit, for a fixed and for an adapted concurrency."""
     said = judged(BUSY, OPEN, POLICY, NOW_MS, retry_ms=None, has_workers=True)
     adaptive = judged(BUSY, OPEN, LanePolicy(concurrency=Range()), NOW_MS, retry_ms=None, has_workers=True)
 
@@ -84,16 +84,16 @@ def test_a_lane_at_work_says_how_much_of_its_room_is_used() -> None:
     assert ("busy", None, "2 of 4 are in flight") == adaptive
 
 
-def test_a_lane_that_waits_says_for_whom() -> None:
-    """For any worker, for a retry's time, or for its turn."""
+def test_a_waiting_lane_names_its_cause() -> None:
+    """It waits for a worker, for the time of a retry, or for its turn."""
     assert ("no worker", None) == state_of(has_workers=False)
     assert ("retry", LATER_MS) == state_of(retry_ms=LATER_MS)
     assert ("waiting", None) == state_of()
     assert ("no worker", None) == state_of(retry_ms=LATER_MS, has_workers=False)
 
 
-def test_what_the_workers_say_counts_where_our_policy_knows_nothing() -> None:
-    """Whoever asks may not have the workers' policy file; a retry they call a retry."""
+def test_the_reason_of_the_worker_counts_without_a_policy_file() -> None:
+    """The command may not have the policy file of the workers."""
     paced = replace(WAITING, why="pacing", opens_in_s=5.0)
 
     assert ("pacing", LATER_MS) == state_of(paced, retry_ms=LATER_MS)
@@ -119,19 +119,19 @@ def test_what_the_workers_say_counts_where_our_policy_knows_nothing() -> None:
         (WaitReason.PAUSED, OPEN, "fetchfleet resume"),
     ],
 )
-def test_each_reason_has_its_words(why: WaitReason, state: GateState, words: str) -> None:
-    """With the last answer that led to it, and what to do where there is something to do."""
+def test_each_reason_has_its_sentence(why: WaitReason, state: GateState, words: str) -> None:
+    """With the last response that led to it, and the remedy if there is one."""
     assert words in why_shut(why, state, POLICY)
 
 
 def test_a_pace_is_named_as_the_policy_has_it() -> None:
-    """Whole rates without a fraction."""
+    """Integer rates have no fraction."""
     assert "lets 5 fetches" in why_shut(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=5.0))
     assert "lets 0.5 fetches" in why_shut(WaitReason.RATE_LIMIT, PACED, LanePolicy(rate_per_s=0.5))
 
 
-def test_a_pause_is_looked_at_again_before_long() -> None:
-    """A resume that nobody heard of is made good."""
+def test_a_pause_is_checked_again_soon() -> None:
+    """A missed resume takes effect then."""
     assert 0 < PAUSE_LOOK_MS <= 3_600_000
 
 
@@ -144,5 +144,5 @@ def test_a_pause_is_looked_at_again_before_long() -> None:
     ],
 )
 def test_ordinals(number: int, expected: str) -> None:
-    """Eleven to thirteen are not like one to three, in any hundred."""
+    """Eleven to thirteen are unlike one to three, in any hundred."""
     assert expected == ordinal(number)

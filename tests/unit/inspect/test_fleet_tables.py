@@ -17,7 +17,7 @@ NOW_MS = 90 * 60 * 1000
 
 
 def status(name: str, engine: str = "httpx") -> WorkerStatus:
-    """A worker that is as busy as one gets."""
+    """Return a worker with large figures."""
     registration = registration_of(Settings(worker_id=name, engine=engine), 0)
     return worker_status(
         registration.instance,
@@ -32,14 +32,14 @@ def status(name: str, engine: str = "httpx") -> WorkerStatus:
 
 
 def printed(*workers: WorkerStatus) -> list[str]:
-    """The lines of the table on a terminal of 80 columns."""
+    """Return the lines of the table on a terminal of 80 columns."""
     screen = io.StringIO()
     Console(file=screen, width=80).print(workers_of(workers))
     return [line.rstrip() for line in screen.getvalue().splitlines()]
 
 
-def test_the_table_of_workers_fits_80_columns_and_drops_nothing() -> None:
-    """A long name is folded; numbers are whole."""
+def test_the_table_of_workers_fits_80_columns_without_loss() -> None:
+    """A long name is folded. Numbers are complete."""
     name = "ip-10-250-130-117.eu-central-1.compute.internal-4194304"
     lines = printed(status(name, engine="direct"))
 
@@ -50,7 +50,7 @@ def test_the_table_of_workers_fits_80_columns_and_drops_nothing() -> None:
 
 
 def test_workers_that_share_a_name_are_shown_by_their_instances() -> None:
-    """Two lines that can be told apart; a name of its own stays as it is."""
+    """The lines can be distinguished. A unique name is shown as it is."""
     one, two, other = status("double"), status("double"), status("single")
     text = "\n".join(printed(one, two, other))
 
@@ -60,8 +60,8 @@ def test_workers_that_share_a_name_are_shown_by_their_instances() -> None:
     assert "single" in text
 
 
-def test_workers_of_an_older_version_are_not_said_to_differ() -> None:
-    """They publish no digest; two digests differ."""
+def test_workers_of_an_older_version_do_not_differ() -> None:
+    """They publish no digest. Two digests differ."""
     old = worker_status("old", WorkerReport(), NOW_MS)
     one, two = status("one"), replace(status("two"), policy="0123456789abcdef")
 
@@ -107,8 +107,8 @@ def status_text(*workers: WorkerStatus, backlog: int = 0) -> str:
     return screen.getvalue()
 
 
-def test_a_worker_that_publishes_no_facts_is_shown_with_what_is_known() -> None:
-    """A worker of an older version beside newer ones."""
+def test_a_worker_of_an_older_version_is_shown_with_placeholders() -> None:
+    """Beside newer workers."""
     old = worker_status("worker-1", WorkerReport(finished_per_s=1.0), NOW_MS)
 
     assert ("worker-1", "worker-1", None, None) == (old.id, old.instance, old.version, old.age_s)

@@ -23,13 +23,13 @@ STARTED_MS = 1_000
 
 
 def registered(name: str) -> Registration:
-    """The registration of a new instance."""
+    """Return the registration of a new instance."""
     return registration_of(Settings(worker_id=name), STARTED_MS)
 
 
 @given(st.text(min_size=1))
 def test_each_process_is_an_instance_whose_name_can_be_read(name: str) -> None:
-    """Two processes with one name differ; old readers find the name at the beginning."""
+    """Two processes with one name differ. Old readers find the name at the beginning."""
     one, two = registered(name), registered(name)
 
     assert one.instance != two.instance
@@ -39,7 +39,7 @@ def test_each_process_is_an_instance_whose_name_can_be_read(name: str) -> None:
 
 @pytest.mark.parametrize("id_of_an_old_worker", ["worker-1", "host-4194304", "a", "pod-x7k2p", ""])
 def test_the_id_of_an_old_worker_is_its_name(id_of_an_old_worker: str) -> None:
-    """Its host name or its process ID is not taken for the suffix of an instance."""
+    """Its host name or process ID does not count as the suffix of an instance."""
     assert id_of_an_old_worker == name_of(id_of_an_old_worker)
 
 
@@ -59,12 +59,12 @@ def test_a_health_check_finds_a_worker_by_its_name_or_its_host(
     name: str,
     expected: bool,  # noqa: FBT001 a parameter of the test
 ) -> None:
-    """Of this version and of an older one; no worker of a longer name."""
+    """Of this version and of an older one, but no worker with a longer name."""
     assert [expected] * 2 == [is_of(worker, name), is_of(registered(worker).instance, name)]
 
 
-def test_a_double_is_another_instance_of_the_name_that_is_alive() -> None:
-    """An old worker with the name is one; a predecessor that has ended and other names are not."""
+def test_a_double_is_another_live_instance_of_the_name() -> None:
+    """An old worker with the name is one. An ended predecessor and other names are not."""
     own, other, ended = registered("worker-1"), registered("worker-1"), registered("worker-1")
     longer = registered("worker-1-europe")
     heartbeats = [
@@ -80,16 +80,16 @@ def test_a_double_is_another_instance_of_the_name_that_is_alive() -> None:
     assert [] == doubles_of(longer, heartbeats)
 
 
-def test_a_registration_says_which_program_runs() -> None:
-    """The version is the package's."""
+def test_a_registration_names_the_program() -> None:
+    """The version is that of the package."""
     fields = registration_of(Settings(worker_id="w", engine="direct", sink="warc"), 0).log_fields()
 
     assert (__version__, "direct", "warc") == (fields["version"], fields["engine"], fields["sink"])
     assert fields["python"].startswith("3.")
 
 
-def test_a_registration_says_what_the_worker_can_do(tmp_path: Path) -> None:
-    """The sink and the in folder give abilities; a version that publishes none may have those of its sink."""
+def test_a_registration_names_the_abilities(tmp_path: Path) -> None:
+    """Sink and in folder give abilities. A version that publishes none has those of its sink."""
     files = registration_of(Settings(worker_id="a"), 0)
     warc = registration_of(Settings(worker_id="b", sink="warc", in_folder=tmp_path), 0)
     old = msgspec.structs.replace(warc, abilities=None)
@@ -104,7 +104,7 @@ def test_a_registration_says_what_the_worker_can_do(tmp_path: Path) -> None:
 
 
 def test_differences_name_the_workers_of_each_setting(tmp_path: Path) -> None:
-    """What a version does not publish is no difference; another order of the same networks is none either."""
+    """Unpublished settings are no difference, and neither is another order of the same networks."""
     one = registration_of(Settings(worker_id="a", allow_net="10.0.0.0/8,127.0.0.0/8"), 0)
     two = registration_of(
         Settings(worker_id="b", allow_net="127.0.0.0/8,10.0.0.0/8", in_folder=tmp_path, sink="warc"), 0

@@ -20,7 +20,7 @@ user reader off #{"6" * 64} ~ff:results +xack
 
 
 def test_users_of_a_fleet_keep_their_passwords_and_get_the_rights_of_this_version() -> None:
-    """So does a user that is switched off, or has two passwords. Other users stay as they are."""
+    """Disabled users and users with two passwords too. Other users stay unchanged."""
     assert acl.renewed(EARLIER).splitlines() == [
         "user default off",
         acl.PRODUCER.line("#" + "1" * 64),
@@ -34,12 +34,12 @@ def test_users_of_a_fleet_keep_their_passwords_and_get_the_rights_of_this_versio
 
 
 @pytest.mark.parametrize("of", [acl.template(), acl.template(acl.roles([acl.pusher("pusher")]))])
-def test_a_file_of_this_version_stays_as_it_is(of: str) -> None:
-    """Also one whose user pusher has no right to the shared inbox."""
+def test_a_file_of_this_version_is_unchanged(of: str) -> None:
+    """Also if its user pusher has no right to the shared inbox."""
     assert of == acl.renewed(of)
 
 
-def test_the_command_prints_the_file_and_refuses_what_is_none(tmp_path: Path) -> None:
+def test_the_command_prints_the_file_and_refuses_other_files(tmp_path: Path) -> None:
     """It changes no file."""
     file, other = tmp_path / "users.acl", tmp_path / "other"
     file.write_text(EARLIER)

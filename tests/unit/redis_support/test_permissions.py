@@ -1,4 +1,4 @@
-"""A refusal of Redis in words."""
+"""The message for a command that Redis denies."""
 
 import pytest
 from redis.exceptions import NoPermissionError
@@ -16,8 +16,8 @@ from fetchfleet.worker.redis_support.permissions import denial_in, explained, us
 ZRANGE = "User bob has no permissions to run the 'zrange' command"
 
 
-def test_a_refusal_is_found_behind_the_error_of_a_command() -> None:
-    """Whoever wrapped it; the user is the URL's, or the one that Redis names."""
+def test_a_denial_is_found_inside_the_error_of_a_command() -> None:
+    """Under any wrapping. The user is that of the URL, or the one that Redis names."""
     with pytest.raises(DeniedError) as denied, redis_at("redis://b%40b:secret@h:1"):
         raise NoPermissionError("No permissions to access a key")
     wrapped = CommandError("wrapped")
@@ -41,7 +41,7 @@ def test_a_refusal_is_found_behind_the_error_of_a_command() -> None:
         (["status", "--redis", "redis://[h"], ""),
     ],
 )
-def test_the_user_is_that_of_the_url_that_was_given(arguments: list[str], expected: str) -> None:
+def test_the_user_is_that_of_the_given_url(arguments: list[str], expected: str) -> None:
     """By option, else by environment."""
     assert expected == user_of(arguments, {"FETCHFLEET_REDIS_URL": "unix://env:pw@/run/redis.sock"})
 
@@ -62,10 +62,10 @@ def test_the_user_is_that_of_the_url_that_was_given(arguments: list[str], expect
         (DeniedError("default", "script http://u:pw@h/?token=t"), ("the Redis user default is refused",)),
     ],
 )
-def test_a_refusal_names_the_command_the_user_and_the_remedy(
+def test_a_denial_names_the_command_the_user_and_the_remedy(
     denial: DeniedError, parts: tuple[str, ...]
 ) -> None:
-    """A user that should be allowed has an old file; secrets of a URL are not shown."""
+    """A user with too few rights has an old file. Secrets of a URL are not shown."""
     said = explained("status", denial)
 
     assert all(part in said for part in parts), said
@@ -73,15 +73,15 @@ def test_a_refusal_names_the_command_the_user_and_the_remedy(
 
 
 @pytest.mark.parametrize(("user", "has"), [("pusher", True), ("billing", True), ("reader", False)])
-def test_a_refusal_tells_a_user_with_an_inbox_to_go_by_that(user: str, *, has: bool) -> None:
-    """Of commands that can."""
+def test_a_denial_points_a_user_with_an_inbox_to_via_inbox(user: str, *, has: bool) -> None:
+    """For commands that support it."""
     denial = DeniedError(user, "User has no permissions to run the 'evalsha' command")
 
     assert has == ("--via inbox" in explained("submit", denial))
     assert "--via inbox" not in explained("status", denial)
 
 
-def test_that_no_worker_answers_is_not_told_of_redis() -> None:
+def test_a_missing_worker_is_not_reported_as_a_missing_redis() -> None:
     """A producer with an inbox waits for a worker, while Redis answers."""
     said = r"\Ano worker .*\ngo on with: x\Z"
     with pytest.raises(UnreachableFleetError, match=said), followed_at("redis://h", lambda _: "x"):

@@ -27,8 +27,8 @@ STANDALONE = {"redis_version": "7.2.4", "cluster_enabled": 0, "role": "master"}
         ({"maxmemory_policy": "allkeys-lru"}, FAILED, "maxmemory-policy allkeys-lru"),
     ],
 )
-def test_a_redis_that_cannot_be_used_is_refused(found: dict[str, Any], code: int, said: str) -> None:
-    """As bad use if nothing but another Redis helps; else the process manager may try again."""
+def test_an_unusable_redis_is_refused(found: dict[str, Any], code: int, said: str) -> None:
+    """As bad use if only another Redis helps. Otherwise the process manager may try again."""
     refusal = refusal_of(STANDALONE | found)
 
     assert refusal is not None
@@ -51,6 +51,6 @@ def test_a_redis_that_cannot_be_used_is_refused(found: dict[str, Any], code: int
     ],
 )
 def test_any_other_redis_is_used(found: dict[str, Any]) -> None:
-    """An INFO that leaves a field out or has it in another form is no reason to refuse."""
+    """A missing or odd field of INFO is no reason to refuse."""
     assert refusal_of(STANDALONE | found) is None
     assert refusal_of(found) is None

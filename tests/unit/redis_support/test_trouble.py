@@ -1,4 +1,4 @@
-"""What a worker says of trouble with Redis."""
+"""The log lines of a worker about failures of Redis."""
 
 import pytest
 from redis.exceptions import (
@@ -19,7 +19,7 @@ from fetchfleet.worker.redis_support.health import RedisErrorReporter, concerns_
 
 
 def wrapped(error: Exception) -> Exception:
-    """The error as it comes from a connection that could not be made."""
+    """Return the error of a connection that could not be opened."""
     outer = RedisConnectionError(str(error))
     outer.__cause__ = error
     return outer
@@ -30,8 +30,8 @@ def wrapped(error: Exception) -> Exception:
     [NoPermissionError("no zadd"), AuthenticationError("invalid"), wrapped(AuthenticationError("invalid"))],
     ids=["permission", "password", "password of a new connection"],
 )
-def test_a_refusal_is_an_error_told_once_a_minute(error: Exception) -> None:
-    """However often it is met, and again while it lasts."""
+def test_a_denial_is_logged_as_an_error_once_a_minute(error: Exception) -> None:
+    """For any number of occurrences, while it lasts."""
     now_s = 0.0
     with capture_logs() as lines:
         trouble = RedisErrorReporter(get_logger(), lambda: now_s)
@@ -41,8 +41,8 @@ def test_a_refusal_is_an_error_told_once_a_minute(error: Exception) -> None:
     assert [("redis.refusal", "error")] * 2 == [(line["event"], line["log_level"]) for line in lines]
 
 
-def test_refusals_of_different_things_are_each_told() -> None:
-    """Each command that must be allowed is named."""
+def test_denials_of_different_commands_are_logged_separately() -> None:
+    """Each denied command is named."""
     with capture_logs() as lines:
         trouble = RedisErrorReporter(get_logger(), lambda: 0.0)
         for said in ("no zadd", "no evalsha", "no zadd"):
@@ -63,8 +63,8 @@ AWAY = (
 )
 
 
-def test_a_redis_that_is_away_is_told_once_a_minute_with_a_count_and_then_that_it_is_back() -> None:
-    """However many loops meet it, and in however many ways."""
+def test_an_outage_is_logged_once_a_minute_with_a_count_and_at_its_end() -> None:
+    """For any number of loops and kinds of errors."""
     now_s = 0.0
     with capture_logs() as lines:
         trouble = RedisErrorReporter(get_logger(), lambda: now_s)
@@ -79,7 +79,7 @@ def test_a_redis_that_is_away_is_told_once_a_minute_with_a_count_and_then_that_i
     assert (130.0, 1300, "info") == (lines[3]["lasted_s"], lines[3]["failed"], lines[3]["log_level"])
 
 
-def test_another_kind_of_error_is_told_at_once() -> None:
+def test_another_kind_of_error_is_logged_at_once() -> None:
     """A Redis that comes back may load its data, have no replica, or be full."""
     errors = (
         RedisConnectionError("away"),
@@ -99,7 +99,7 @@ def test_another_kind_of_error_is_told_at_once() -> None:
     assert [repr(error) for error in errors] == [line["error"] for line in lines]
 
 
-def test_trouble_that_returns_after_its_end_is_told_at_once() -> None:
+def test_a_second_outage_is_logged_at_once() -> None:
     """Two outages in one minute are two."""
     now_s = 0.0
     with capture_logs() as lines:
@@ -113,7 +113,7 @@ def test_trouble_that_returns_after_its_end_is_told_at_once() -> None:
     assert ["redis.trouble", "redis.back"] * 2 == [line["event"] for line in lines]
 
 
-def test_without_trouble_an_answer_says_nothing() -> None:
+def test_a_reply_without_an_outage_logs_nothing() -> None:
     """Each heartbeat has one."""
     with capture_logs() as lines:
         RedisErrorReporter(get_logger(), lambda: 0.0).answered()
@@ -136,9 +136,9 @@ def test_without_trouble_an_answer_says_nothing() -> None:
         (None, False),
     ],
 )
-def test_a_call_that_fails_alone_does_not_put_off_the_recovery_of_lanes(
+def test_a_single_failed_call_does_not_delay_the_recovery_of_lanes(
     error: BaseException | None,
     all_fail: bool,  # noqa: FBT001 the expected answer
 ) -> None:
-    """Redis answers, and what one lane or one job meets says nothing of the others."""
+    """Redis answers, and the error of one lane or job does not concern the others."""
     assert concerns_all(error) is all_fail

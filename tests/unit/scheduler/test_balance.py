@@ -1,4 +1,4 @@
-"""Who gives which lanes back: enough for all to have their share, and none for nothing."""
+"""The balance of lanes: every worker gets its share, and no lane moves without need."""
 
 import random
 from math import ceil
@@ -24,23 +24,23 @@ LAST = LOOKS - 1
 
 
 def plain(count: int) -> list[HeldLane]:
-    """So many lanes, one like the other."""
+    """Return that many equal lanes."""
     return [HeldLane(lane=f"{number}", token=number, in_flight=1) for number in range(count)]
 
 
 @pytest.mark.parametrize(
     ("busy", "workers", "each"), [(20, 1, 20), (20, 3, 7), (21, 3, 7), (2, 8, 1), (0, 8, 1), (5, 0, 5)]
 )
-def test_a_share_is_what_all_would_have_and_a_lane_at_least(busy: int, workers: int, each: int) -> None:
-    """Rounded up, so that the shares hold every lane."""
+def test_a_share_is_an_equal_part_and_at_least_a_lane(busy: int, workers: int, each: int) -> None:
+    """Rounded up, so that the shares cover every lane."""
     assert each == share(FleetLoad(busy, workers))
 
 
 @given(HELD, FLEETS, st.integers(0, LAST))
-def test_no_worker_gives_while_it_is_within_the_bound_nor_below_its_share(
+def test_a_worker_releases_lanes_only_above_the_bound(
     held: list[HeldLane], fleet: FleetLoad, before: int
 ) -> None:
-    """Whatever it holds; when it gives it is left with its share exactly."""
+    """It is left with exactly its share."""
     ours = [stay for stay in held if not stay.leaving and not stay.unwanted]
     _, give = balance(held, fleet, before)
 
@@ -53,8 +53,10 @@ def test_no_worker_gives_while_it_is_within_the_bound_nor_below_its_share(
 
 
 @given(HELD, FLEETS)
-def test_too_many_are_given_back_at_the_second_look_in_a_row(held: list[HeldLane], fleet: FleetLoad) -> None:
-    """The first only counts; a look that finds no more than the bound forgets it."""
+def test_excess_lanes_are_released_at_the_second_check_in_a_row(
+    held: list[HeldLane], fleet: FleetLoad
+) -> None:
+    """The first only counts. A check without excess resets the count."""
     ours = [stay for stay in held if not stay.leaving and not stay.unwanted]
     first = balance(held, fleet, 0)
     second = balance(held, fleet, first.too_many)
@@ -65,8 +67,8 @@ def test_too_many_are_given_back_at_the_second_look_in_a_row(held: list[HeldLane
 
 
 @given(HELD, FLEETS)
-def test_what_goes_costs_no_more_than_what_stays(held: list[HeldLane], fleet: FleetLoad) -> None:
-    """What may not be repeated last, else what has the least in flight, of these the latest."""
+def test_the_cheapest_lanes_are_released(held: list[HeldLane], fleet: FleetLoad) -> None:
+    """Lanes with unrepeatable requests last, else those with the least in flight, of these the latest."""
     give = set(balance(held, fleet, LAST).give)
     price = {stay.lane: (stay.unrepeatable, stay.in_flight, -stay.token) for stay in held}
     kept = {stay.lane for stay in held if not stay.leaving and not stay.unwanted} - give
@@ -76,15 +78,15 @@ def test_what_goes_costs_no_more_than_what_stays(held: list[HeldLane], fleet: Fl
     )
 
 
-def test_a_lane_that_nobody_else_took_is_not_offered_again() -> None:
-    """It would come back, and its work would have been cut short for nothing."""
+def test_a_lane_that_no_other_worker_acquired_is_not_offered_again() -> None:
+    """It would return, and its fetches would have been interrupted for nothing."""
     held = [stay._replace(unwanted=True) for stay in plain(20)]
 
     assert [] == balance(held, FleetLoad(20, 2), LAST).give
 
 
 class Workers:
-    """Workers that look in turn; what one gives back, any other takes that has not its share."""
+    """Workers that check in turn. A released lane goes to any worker below its share."""
 
     def __init__(self, busy: int, seed: int) -> None:
         self.chance = random.Random(seed)
@@ -95,17 +97,17 @@ class Workers:
         self.given = 0
 
     def join(self, worker: int) -> None:
-        """A new one, which has nothing."""
+        """Add a worker without lanes."""
         self.held.setdefault(worker, [])
         self.counts.setdefault(worker, 0)
 
     def leave(self, worker: int) -> None:
-        """What it had is due, for the others."""
+        """Remove a worker. Its lanes are due for the others."""
         self.due += self.held.pop(worker, [])
         self.counts.pop(worker, None)
 
     def second(self) -> None:
-        """Each looks once; then what is due is handed over."""
+        """Let each worker check once, then hand over the due lanes."""
         fleet = FleetLoad(len(self.lanes), len(self.held))
         for worker in sorted(self.held, key=lambda _: self.chance.random()):
             mine = self.held[worker]
@@ -124,10 +126,10 @@ COMING_AND_GOING = st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_siz
 
 
 @given(st.integers(0, 40), COMING_AND_GOING, st.integers(0, 99))
-def test_workers_that_come_and_go_end_balanced_and_then_nothing_moves(
+def test_workers_end_balanced_after_changes_and_lanes_stay(
     busy: int, changes: list[tuple[bool, int]], seed: int
 ) -> None:
-    """No lane is lost or held twice; three looks after the last change each has its share, or one more."""
+    """No lane is lost or held twice. Three checks after the last change each has its share, or one more."""
     workers = Workers(busy, seed)
     workers.join(99)
     for joins, worker in changes:

@@ -1,4 +1,4 @@
-"""Whether a disk has room for more bodies."""
+"""The free space of a disk for more bodies."""
 
 import pytest
 from hypothesis import given
@@ -29,14 +29,14 @@ MANY = st.integers(0, 1 << 50)
         (Space(1 << 40, free_files=9, refuses=True), "writing"),
     ],
 )
-def test_what_is_wanting_is_named(space: Space, wanting: str | None) -> None:
-    """Bytes below the least, no file left (where the disk counts them), or a disk that takes nothing."""
+def test_a_lack_is_named(space: Space, wanting: str | None) -> None:
+    """Bytes below the minimum, no free inodes (if the disk counts them), or a disk that refuses writes."""
     assert lack(space, 64, lacked=False) == wanting
 
 
 @given(MANY, MANY, MANY)
-def test_once_it_was_full_some_more_must_be_free(free_bytes: int, more_bytes: int, least_bytes: int) -> None:
-    """What is enough after a lack was enough before it, and more is never worse."""
+def test_after_a_lack_more_must_be_free(free_bytes: int, more_bytes: int, least_bytes: int) -> None:
+    """Space that is enough after a lack was enough before it. More is never worse."""
     for lacked in (False, True):
         if lack(Space(free_bytes), least_bytes, lacked=lacked) is None:
             assert lack(Space(free_bytes), least_bytes, lacked=False) is None
@@ -44,15 +44,15 @@ def test_once_it_was_full_some_more_must_be_free(free_bytes: int, more_bytes: in
 
 
 @given(MANY)
-def test_bytes_are_never_wanting_where_none_are_asked_for(free_bytes: int) -> None:
-    """0 turns that look off."""
+def test_a_minimum_of_zero_disables_the_check(free_bytes: int) -> None:
+    """For any free space."""
     assert lack(Space(free_bytes), 0, lacked=False) is None
     assert lack(Space(free_bytes), 0, lacked=True) is None
 
 
 @given(st.lists(st.floats(0, 1000), max_size=40))
-def test_a_disk_that_goes_on_refusing_is_tried_ever_less_often(gaps_s: list[float]) -> None:
-    """A few refusals cost nothing; then the pauses double, to a minute; what falls into one adds nothing."""
+def test_a_refusing_disk_is_tried_less_and_less_often(gaps_s: list[float]) -> None:
+    """The first refusals have no effect. Then the pauses double, to a minute."""
     refusals, now_s, pauses_s = Refusals(), 0.0, []
     for gap_s in gaps_s:
         now_s += gap_s

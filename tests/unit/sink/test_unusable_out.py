@@ -1,4 +1,4 @@
-"""An out folder that cannot be used: at the start of a command, or when it takes the place of another."""
+"""An unusable out folder: at the start of a command, or in place of another folder."""
 
 import errno
 import os
@@ -25,8 +25,8 @@ from fetchfleet.worker.sink.files.directory import PARTIAL_FILES, Directory, mak
         ("ENOSPC", FAILED, "No space left on device"),
     ],
 )
-def test_its_exit_code_tells_whether_another_start_may_help(name: str, code: int, said: str) -> None:
-    """2 stops a process manager from trying again, 1 does not; folder and reason are named."""
+def test_the_exit_code_depends_on_the_chance_of_another_start(name: str, code: int, said: str) -> None:
+    """2 stops a process manager, 1 does not. Folder and reason are named."""
     number = getattr(errno, name)
     error = unusable_out(Path("bodies"), OSError(number, os.strerror(number), "bodies/below"))
 
@@ -40,8 +40,8 @@ def test_a_link_in_the_place_of_a_folder_is_named() -> None:
     assert ("--out bodies: 'parts' is a symbolic link", BAD_USE) == (str(error), error.exit_code)
 
 
-def test_it_is_made_with_the_folders_in_it(tmp_path: Path) -> None:
-    """A second time it is used as it is."""
+def test_the_out_folder_is_created_with_its_subfolders(tmp_path: Path) -> None:
+    """A second call uses it as it is."""
     for _ in range(2):
         make_out(tmp_path / "a/b", [PARTIAL_FILES])
 
@@ -49,10 +49,10 @@ def test_it_is_made_with_the_folders_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("refused", ["", PARTIAL_FILES])
-def test_each_of_its_own_folders_must_take_names(
+def test_each_subfolder_must_be_writable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
 ) -> None:
-    """By the word of the system, whatever the mode says; the reason is that of the system."""
+    """By trying, whatever its mode. The reason is that of the system."""
     make_out(tmp_path, [PARTIAL_FILES])
     folder = (tmp_path / refused).resolve()
     access, mkdir = os.access, os.mkdir
@@ -75,8 +75,8 @@ def test_each_of_its_own_folders_must_take_names(
         make_out(tmp_path, [PARTIAL_FILES])
 
 
-def test_another_folder_takes_the_place_of_the_first_under_the_same_descriptor(tmp_path: Path) -> None:
-    """Names given before, and those that a thread gives by what it has looked up, are below the old one."""
+def test_another_folder_replaces_the_first_under_the_same_descriptor(tmp_path: Path) -> None:
+    """Names given earlier, or by a thread that has looked up the old one, are below the old one."""
     directory, other = Directory(tmp_path / "out"), Directory(tmp_path / "out")
     directory.open()
     root, opening = directory.root, directory.opening

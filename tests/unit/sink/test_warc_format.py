@@ -1,4 +1,4 @@
-"""What a record looks like, whatever went over the wire; and where a segment's whole records end."""
+"""The form of a WARC record for any exchange, and the end of a segment's complete records."""
 
 import base64
 import hashlib
@@ -26,13 +26,13 @@ BODIES = st.one_of(
 def sent_of(
     headers: list[tuple[bytes, bytes]], version: str = "HTTP/1.1", **fields: object
 ) -> RecordedExchange:
-    """An exchange with these fields in both directions."""
+    """Return an exchange with these fields in both directions."""
     wire = Wire("http://h/p?q", "POST", b"/p?q", headers, version, 200, b"OK", headers, "192.0.2.1")
     return RecordedExchange(wire, "0123456789abcdef-00000007", DATE, **fields)  # type: ignore[arg-type]
 
 
 def both(sent: RecordedExchange, body: bytes) -> bytes:
-    """The records of an exchange."""
+    """Return the records of an exchange."""
     head = record_format.response_head(sent.wire)
     digests = hashlib.sha256(head + body).digest(), hashlib.sha256(body).digest()
     response = record_format.response(sent, (ID, OTHER), *digests, len(head) + len(body))
@@ -40,10 +40,10 @@ def both(sent: RecordedExchange, body: bytes) -> bytes:
 
 
 @given(HEADERS, BODIES, BODIES)
-def test_whatever_was_said_warcio_reads_it_and_agrees_with_its_digests(
+def test_warcio_reads_every_record_and_confirms_its_digests(
     headers: list[tuple[bytes, bytes]], asked: bytes, body: bytes
 ) -> None:
-    """Bodies that look like records, fields of any bytes: each record ends where it ends."""
+    """Also bodies that look like records, and fields of arbitrary bytes."""
     [request, response] = read(both(sent_of(headers, body=asked), body))
 
     assert (request.kind, request.payload) == ("request", asked)
@@ -53,14 +53,14 @@ def test_whatever_was_said_warcio_reads_it_and_agrees_with_its_digests(
 
 @given(st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32))
 def test_ids_and_digests_are_those_of_the_standard_library(chance: bytes, digest: bytes) -> None:
-    """Written faster, because each record has two of each."""
+    """They are written faster, because each record has two of each."""
     assert record_format.record_id(chance) == UUID(bytes=chance, version=4).urn
     assert record_format.digest_text(digest) == "sha256:" + base64.b32encode(digest).decode()
 
 
 @given(HEADERS, BODIES)
-def test_a_head_is_as_it_was_byte_for_byte(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Order, case and bytes of every field but the one of chunks."""
+def test_a_head_is_recorded_byte_for_byte(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """Order, case and bytes of every field except that of chunks."""
     head = record_format.response_head(sent_of(headers).wire)
 
     assert head == b"HTTP/1.1 200 OK\r\n" + b"".join(b"%s: %s\r\n" % each for each in headers) + b"\r\n"
@@ -68,34 +68,34 @@ def test_a_head_is_as_it_was_byte_for_byte(headers: list[tuple[bytes, bytes]], b
 
 @given(st.sampled_from([b"Transfer-Encoding", b"transfer-encoding", b"TRANSFER-ENCODING"]))
 def test_the_field_of_chunks_is_kept_under_another_name(name: bytes) -> None:
-    """In its place and its own spelling."""
+    """At its place and in its spelling."""
     assert b"\r\nX-Orig-" + name + b": chunked\r\n" in record_format.response_head(
         sent_of([(name, b"chunked")]).wire
     )
 
 
-def test_what_spoke_http2_is_written_as_http11_and_says_so() -> None:
-    """Readers of WARC know HTTP/1 alone; WARC-Protocol tells what it was."""
+def test_an_http2_exchange_is_written_as_http11_with_its_protocol() -> None:
+    """Readers of WARC support HTTP/1 only. WARC-Protocol has the real version."""
     [_, response] = read(both(sent_of([(b"a", b"b")], "HTTP/2"), b"body"))
 
     assert (response.http.protocol, response.field("WARC-Protocol")) == ("HTTP/1.1", "h2")
 
 
-def test_what_spoke_http10_says_so() -> None:
-    """The version is the answer's own."""
+def test_an_http10_response_keeps_its_version() -> None:
+    """The version is that of the response."""
     [_, response] = read(both(sent_of([], "HTTP/1.0"), b"body"))
 
     assert (response.http.protocol, response.field("WARC-Protocol")) == ("HTTP/1.0", None)
 
 
-def test_a_request_whose_body_is_not_here_says_so() -> None:
-    """A file that was sent is not read again for the record."""
+def test_a_record_marks_an_omitted_request_body() -> None:
+    """A sent file is not read again for the record."""
     [request, _] = read(both(sent_of([(b"Content-Length", b"7")], cut=True), b""))
 
     assert (request.field("WARC-Truncated"), request.payload) == ("length", b"")
 
 
-def test_a_digest_is_written_as_others_write_it() -> None:
+def test_a_digest_has_the_common_form() -> None:
     """The algorithm, and base32 (RFC 4648 §6)."""
     digest = hashlib.sha256(b"").digest()
     name, _, text = record_format.digest_text(digest).partition(":")
@@ -103,8 +103,8 @@ def test_a_digest_is_written_as_others_write_it() -> None:
     assert (name, base64.b32decode(text)) == ("sha256", digest)
 
 
-def test_a_segment_begins_by_saying_what_it_is() -> None:
-    """Format, software and the name by which hosts knew us."""
+def test_a_segment_begins_with_a_warcinfo_record() -> None:
+    """Format, software and User-Agent."""
     [info] = read(record_format.info(ID, DATE, "one-1.warc", "agent/1"))
 
     assert (info.kind, info.field("WARC-Filename")) == ("warcinfo", "one-1.warc")
@@ -113,10 +113,10 @@ def test_a_segment_begins_by_saying_what_it_is() -> None:
 
 
 @given(HEADERS, BODIES, st.data())
-def test_the_head_of_a_record_tells_where_it_ends(
+def test_the_head_of_a_record_gives_its_end(
     headers: list[tuple[bytes, bytes]], body: bytes, data: st.DataObject
 ) -> None:
-    """None while any of the head is wanting; the rest does not matter."""
+    """None for an incomplete head. Later bytes have no effect."""
     whole = record_format.request(sent_of(headers, body=body), OTHER, ID)
     found = record_format.block_bytes(whole)
     assert found is not None

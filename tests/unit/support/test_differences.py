@@ -11,7 +11,7 @@ TESTS = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("file", OF_HTTPX)
 def test_each_mark_names_a_test(file: str) -> None:
-    """A test that is renamed without its mark would run on an engine that it is not made for."""
+    """Otherwise a renamed test would run on the wrong engine."""
     text = (TESTS / file).read_text()
 
     assert [] == [beginning for beginning in OF_HTTPX[file] if f"def {beginning}" not in text]

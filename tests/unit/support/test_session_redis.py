@@ -1,4 +1,4 @@
-"""Which Redis a test run uses, as FETCHFLEET_TEST_REDIS and the machine would have it."""
+"""The Redis of a test run, by FETCHFLEET_TEST_REDIS and by the machine."""
 
 import pytest
 
@@ -8,55 +8,55 @@ NO_ENGINE = "nobody answers at /var/run/docker.sock"
 
 
 def no_trouble() -> None:
-    """A machine that can run containers."""
+    """Simulate a machine that can run containers."""
 
 
 def trouble() -> str:
-    """A machine that cannot."""
+    """Simulate a machine that cannot run containers."""
     return NO_ENGINE
 
 
 def never_asked() -> str:
-    """A machine whose engine must be left alone."""
+    """Fail if the engine of the machine is used."""
     raise AssertionError("Docker was asked although nobody wants it")
 
 
 def test_unset_a_container_is_preferred_and_without_an_engine_it_is_embedded() -> None:
-    """The header says which, and why it is not the other."""
+    """The header names the choice and the reason."""
     assert "container" == choose("", no_trouble).kind
     assert "embedded" == choose("", trouble).kind
     assert f"embedded, because no container can be run: {NO_ENGINE}" == str(choose("", trouble))
 
 
-def test_what_is_asked_for_is_what_is_used() -> None:
-    """No engine is asked when the answer would change nothing."""
+def test_the_requested_redis_is_used() -> None:
+    """The container engine is not contacted without need."""
     assert "container" == choose("container", no_trouble).kind
     assert "embedded" == choose("embedded", never_asked).kind
 
 
 @pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://h", "unix:///run/redis.sock"])
-def test_a_url_is_taken_as_it_is(url: str) -> None:
-    """Each scheme that redis-py knows."""
+def test_a_url_is_used_unchanged(url: str) -> None:
+    """Each scheme that redis-py supports."""
     assert Choice("url", "FETCHFLEET_TEST_REDIS names it", url) == choose(url, never_asked)
 
 
-def test_a_container_that_cannot_be_run_is_an_error_when_asked_for() -> None:
-    """Not a skip: whoever asks for it wants to know."""
+def test_an_explicitly_requested_container_that_cannot_run_is_an_error() -> None:
+    """Its tests are not skipped."""
     with pytest.raises(ChoiceError, match=NO_ENGINE):
         choose("container", trouble)
 
 
 @pytest.mark.parametrize("asked", ["docker", "http://:hunter2@h", "redis:/:hunter2@h"])
-def test_anything_else_is_an_error_that_quotes_nothing(asked: str) -> None:
-    """It may be a mistyped URL with a password in it."""
+def test_any_other_value_is_an_error_that_quotes_nothing(asked: str) -> None:
+    """It may be a mistyped URL with a password."""
     with pytest.raises(ChoiceError, match="must be container, embedded or a URL") as caught:
         choose(asked, never_asked)
 
     assert asked not in str(caught.value)
 
 
-def test_a_redis_that_is_there_is_for_one_process() -> None:
-    """Several would empty it under each other; whatever is made for a run is made for each."""
+def test_an_existing_redis_serves_one_process() -> None:
+    """Several would delete each other's keys. A new Redis is made for each run."""
     with pytest.raises(ChoiceError, match="-n 0"):
         refuse_to_share(choose("redis://h:1", never_asked), 2)
     refuse_to_share(choose("redis://h:1", never_asked), 0)

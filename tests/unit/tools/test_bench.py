@@ -1,4 +1,4 @@
-"""What the bench makes of its runs."""
+"""The figures of the benchmark."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,7 +18,7 @@ rates_per_s = st.floats(1, 1e4)
 
 
 def test_the_figure_is_the_median_and_the_peak_the_largest() -> None:
-    """One slow round does not count, one large one does; a program is all its processes."""
+    """One slow round has no effect, one large peak does. A program is all its processes."""
     runs = [Run(2.0, [3 * MB], 0.002), Run(4.0, [5 * MB, 2 * MB], 0.001), Run(90.0, [6 * MB], 9.0)]
 
     found = of_files(runs, 10, 100 * MB)
@@ -30,15 +30,15 @@ def test_the_figure_is_the_median_and_the_peak_the_largest() -> None:
 
 
 def test_rates_are_medians_too() -> None:
-    """With the span they were in."""
+    """With their range."""
     assert {"per_s": 3.0, "least_per_s": 1.0, "most_per_s": 50.0} == of_rates([50.0, 1.0, 3.0])
 
 
 @given(rates_per_s, rates_per_s, rates_per_s)
-def test_a_ratio_says_how_often_fetchfleet_did_what_the_other_did(
+def test_a_ratio_compares_fetchfleet_with_each_other_program(
     own: float, other_way: float, peer: float
 ) -> None:
-    """For each way to run it and each peer; never between its own ways."""
+    """For each way to run it, but not between its own ways."""
     measured = {"fetchfleet": own, "fetchfleet, 2 workers": other_way, "wget2": peer}
 
     found = with_ratios({name: {"per_s": rate} for name, rate in measured.items()}, "per_s")
@@ -49,15 +49,15 @@ def test_a_ratio_says_how_often_fetchfleet_did_what_the_other_did(
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=1), st.floats(1, 1000))
-def test_no_round_is_begun_that_may_not_end_in_time(round_took_s: list[float], budget_s: float) -> None:
-    """By what the longest one took."""
+def test_no_round_starts_that_may_not_end_in_time(round_took_s: list[float], budget_s: float) -> None:
+    """By the time of the longest one."""
     fits = another_fits(round_took_s, budget_s)
 
     assert fits == (sum(round_took_s) + max(round_took_s) <= budget_s)
 
 
-def test_every_program_has_a_name_of_its_own_and_the_first_is_fetchfleet() -> None:
-    """Ratios go by name; httpx and files are there wherever the project is."""
+def test_every_program_has_a_unique_name_and_fetchfleet_is_first() -> None:
+    """Ratios use the names. httpx and files need no extra."""
     names = [peer.name for peer in PEERS]
 
     assert len(set(names)) == len(names)
@@ -67,8 +67,8 @@ def test_every_program_has_a_name_of_its_own_and_the_first_is_fetchfleet() -> No
     assert not is_own("wget2")
 
 
-def test_a_body_that_is_missing_or_not_as_served_is_seen(tmp_path: Path) -> None:
-    """As many bytes are not the same bytes; what fetchfleet notes for itself is no body."""
+def test_a_missing_or_altered_body_is_found(tmp_path: Path) -> None:
+    """Bytes of equal number may differ. State files of fetchfleet are no bodies."""
     served = bodies.make(tmp_path / "served", 3, 1000)
     out = tmp_path / "out"
     (out / ".fetchfleet").mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_a_body_that_is_missing_or_not_as_served_is_seen(tmp_path: Path) -> None
 
 
 def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
-    """A record that is missing is told."""
+    """A missing record is reported."""
     record = b"WARC/1.1\r\nWARC-Type: response\r\n\r\n"
     (tmp_path / "a.warc").write_bytes(record * 2 + b"WARC/1.1\r\nWARC-Type: request\r\n\r\n")
 
@@ -107,12 +107,12 @@ def test_segments_are_counted_by_their_responses(tmp_path: Path) -> None:
     ],
 )
 def test_time_belongs_to_the_innermost_room_of_a_stack(stack: list[str], room: str) -> None:
-    """Whoever called it does not pay for it."""
+    """Callers are not charged."""
     assert room == room_of(stack)
 
 
 def test_subsystems_name_files_that_exist() -> None:
-    """A module that moves without its entry would be counted as another subsystem's."""
+    """Otherwise a moved module would count as part of another subsystem."""
     root = Path(__file__).parents[3]
     ours = {
         f"/{path.relative_to(root).as_posix()}"
@@ -124,15 +124,15 @@ def test_subsystems_name_files_that_exist() -> None:
     assert set() == {part for part in named if not any(part in path for path in ours)}
 
 
-def test_what_threads_do_is_their_rooms() -> None:
-    """By what the worker calls them."""
+def test_the_time_of_threads_belongs_to_their_rooms() -> None:
+    """By their names."""
     assert "sink, in threads" == room_of_thread("names_3") == room_of_thread("blocks_0")
     assert "other work, in threads" == room_of_thread("uvloop_0")
     assert "engine, in threads" == room_of_thread("sending_0")
 
 
 def test_the_summary_has_the_ratio_of_every_load_to_one_program() -> None:
-    """Of its rate and of its CPU time; empty where a program was not measured."""
+    """Of its rate and of its CPU time. It is empty for a program without figures."""
     loads = {
         "small": {"fetchfleet": {"per_s": 30.0, "cpu_us": 50.0}, "script": {"per_s": 20.0, "cpu_us": 200.0}},
         "large": {"script": {"mb_per_s": 9.0, "cpu_us": 8.0}},
@@ -146,7 +146,7 @@ def test_the_summary_has_the_ratio_of_every_load_to_one_program() -> None:
 
 
 def test_a_target_is_met_by_a_ratio_on_the_right_side_of_its_bound() -> None:
-    """A rate has a least ratio, CPU time a greatest; one that was not measured is neither met nor missed."""
+    """A rate has a lower bound, CPU time an upper one. Without figures it is neither met nor missed."""
     fast, slow = {"per_s": 60.0, "cpu_us": 401.0}, {"per_s": 100.0, "cpu_us": 200.0}
 
     lines = targets({"small": {"fetchfleet": fast, "aiohttp script": slow}}).markdown.splitlines()
@@ -165,15 +165,15 @@ def test_targets_name_programs_that_are_measured() -> None:
         assert {target.program, target.base} <= (of_layers if target.load == "layers" else names)
 
 
-def test_each_layer_stands_beside_the_straight_line() -> None:
+def test_each_layer_is_compared_with_the_straight_line() -> None:
     """By its CPU time."""
     figure = {"cpu_us": 30.4, "per_s": 9000.0, "times_straight_line": 0.2}
 
     assert "| client | 30 | 9,000 | 0.20 |" in layers({"client": figure}, "Layers").markdown.splitlines()
 
 
-def test_a_table_is_the_same_on_a_page() -> None:
-    """A row a program, and beside each peer how often fetchfleet is as fast."""
+def test_the_markdown_table_has_the_figures() -> None:
+    """A row for each program, and beside each peer the speed of fetchfleet relative to it."""
     measured = {"fetchfleet": of_rates([2000.0]), "arq": of_rates([1000.0])}
 
     lines = rates(with_ratios(measured, "per_s"), "Enqueued").markdown.splitlines()

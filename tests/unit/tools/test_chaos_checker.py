@@ -61,8 +61,8 @@ def breaches(**changes: Any) -> list[str]:
     return judge(msgspec.structs.replace(GOOD, **changes)).breaches
 
 
-def test_a_record_without_fault_has_no_breach() -> None:
-    """What all the others differ from."""
+def test_a_history_without_fault_has_no_breach() -> None:
+    """All other histories differ from it."""
     assert [] == breaches()
 
 
@@ -159,8 +159,8 @@ def test_a_planted_breach_is_found(what: str) -> None:
     assert [breach for breach in breaches(**changes) if sentence in breach]
 
 
-def test_what_the_faults_explain_is_no_breach() -> None:
-    """Cancelled batches, POSTs cut off, attempts that a host failed, workers killed by a fetch."""
+def test_an_effect_of_the_faults_is_no_breach() -> None:
+    """Cancelled batches, interrupted POSTs, attempts that a host failed, workers killed by a fetch."""
     by_fate = {
         1: {"outcome": "cancelled", "path": None},
         3: {"outcome": "failed", "reason": "interrupted", "path": None},
@@ -188,8 +188,8 @@ def test_what_the_faults_explain_is_no_breach() -> None:
     )
 
 
-def test_what_a_stopped_worker_has_in_flight_counts_as_long_as_its_lease() -> None:
-    """Its connections stay open, and nobody can close them for it."""
+def test_fetches_of_a_stopped_worker_count_until_its_lease_ends() -> None:
+    """Its connections stay open meanwhile."""
     stopped = [request(f"/f/{n}", 1.0, finished_s=10.0) for n in range(hosts.CONCURRENCY)]
     stop = [Fault(Kind.WORKER_STOPPED, "w1.1", 1.2, 9.0)]
     soon, late = request("/f/other", 2.0, "w2.1"), request("/f/other", 2.3, "w2.1")
@@ -199,15 +199,15 @@ def test_what_a_stopped_worker_has_in_flight_counts_as_long_as_its_lease() -> No
     assert 1 == len(breaches(requests=[*stopped, late]))
 
 
-def test_repeats_are_counted_and_forgiven() -> None:
-    """A whole answer without a result of its own costs the host a request, and no promise."""
+def test_repeats_are_counted_and_allowed() -> None:
+    """A complete response without a result costs the host a request, and breaks no promise."""
     verdict = judge(msgspec.structs.replace(GOOD, requests=[request("/f/one", float(n)) for n in range(5)]))
 
     assert (2, []) == (verdict.repeats, verdict.breaches)
 
 
 def test_recoveries_are_measured_from_the_fault() -> None:
-    """Until another worker asks its host, unless Redis is in trouble too; for Redis until the next result."""
+    """Until another worker sends a request to the host. For Redis until the next result."""
     verdict = judge(
         msgspec.structs.replace(
             GOOD,
@@ -232,8 +232,8 @@ def test_recoveries_are_measured_from_the_fault() -> None:
     assert (0, []) == verdict.recoveries[Kind.REDIS_RESTARTED]
 
 
-def test_the_plan_is_the_seeds() -> None:
-    """The same seed plans the same, another another; each kind of fault comes, and all of them in time."""
+def test_the_plan_depends_on_the_seed_only() -> None:
+    """Each kind of fault occurs, within the time."""
     faults = plan(7, 180, 4)
 
     assert faults == plan(7, 180, 4) != plan(8, 180, 4)

@@ -1,4 +1,4 @@
-"""Redis's clock, carried on by ours."""
+"""Redis's clock, continued by the local monotonic clock."""
 
 import pytest
 
@@ -8,14 +8,14 @@ from fetchfleet.worker.util.clock import RedisClock
 
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Our own monotonic clock, set by hand."""
+    """Return a local monotonic clock, set by hand."""
     now = {"s": 100.0}
     monkeypatch.setattr(clock, "mono_s", lambda: now["s"])
     return now
 
 
-def test_time_goes_on_between_looks(at: dict[str, float]) -> None:
-    """What has passed here has passed there."""
+def test_time_advances_between_readings(at: dict[str, float]) -> None:
+    """By the time that has passed locally."""
     redis_clock = RedisClock()
     redis_clock.sync(5_000_000)
     at["s"] += 1.5
@@ -24,7 +24,7 @@ def test_time_goes_on_between_looks(at: dict[str, float]) -> None:
 
 
 def test_a_late_reply_does_not_set_the_clock_back(at: dict[str, float]) -> None:
-    """A cool-down ends no earlier because a reply was slow."""
+    """No cool-down ends early because of a slow reply."""
     redis_clock = RedisClock()
     redis_clock.sync(5_000_000)
     for _ in range(900):  # a busy worker asks a hundred times a second
@@ -34,8 +34,8 @@ def test_a_late_reply_does_not_set_the_clock_back(at: dict[str, float]) -> None:
     assert 5_009_000 - redis_clock.now_ms() <= 1
 
 
-def test_a_prompter_reply_is_believed_at_once(at: dict[str, float]) -> None:
-    """The earliest look is the truest."""
+def test_a_prompter_reply_is_used_at_once(at: dict[str, float]) -> None:
+    """The earliest reading is the most exact."""
     redis_clock = RedisClock()
     redis_clock.sync(5_000_000)
     redis_clock.sync(5_000_200)
@@ -45,7 +45,7 @@ def test_a_prompter_reply_is_believed_at_once(at: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("step_ms", [-3_600_000, 3_600_000])
 def test_a_clock_that_was_set_is_followed(at: dict[str, float], step_ms: int) -> None:
-    """An operator who sets the clock of the Redis machine is followed, either way."""
+    """An operator may set the clock of the Redis machine, in either direction."""
     redis_clock = RedisClock()
     redis_clock.sync(50_000_000)
     redis_clock.sync(50_000_000 + step_ms)
@@ -53,8 +53,8 @@ def test_a_clock_that_was_set_is_followed(at: dict[str, float], step_ms: int) ->
     assert 50_000_000 + step_ms == redis_clock.now_ms()
 
 
-def test_two_clocks_that_drift_apart_find_together(at: dict[str, float]) -> None:
-    """If Redis's clock is the slower one, the looks of half a minute bring us back to it."""
+def test_drifting_clocks_are_aligned_again(at: dict[str, float]) -> None:
+    """If Redis's clock is slower, the readings of half a minute correct the difference."""
     redis_clock = RedisClock()
     redis_clock.sync(5_000_000)
     for second in range(1, 31):

@@ -1,4 +1,4 @@
-"""Errors of files, by what can mend them."""
+"""Errors of files, by their remedy."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ from fetchfleet.worker.util.file_errors import FINAL, FileFault, fault_of
 
 
 def faults(*names: str) -> set[FileFault]:
-    """Return what is at fault for errors of these names."""
+    """Return the fault of each of these errors."""
     return {fault_of(OSError(getattr(errno, name), "said")) for name in names}
 
 
-def test_each_error_has_the_fault_that_it_tells_of() -> None:
-    """A path or a size is at fault for one fetch; the rest may be at fault for all."""
+def test_each_error_has_its_fault() -> None:
+    """An error of a path or a size concerns one fetch. Others may concern all."""
     assert {FileFault.NAME} == faults(
         *("EINVAL", "EILSEQ", "ENAMETOOLONG", "ENOTDIR", "ELOOP", "EISDIR", "EEXIST", "ENOTEMPTY", "EXDEV"),
         *("EBUSY", "ETXTBSY", "EMLINK", "EOPNOTSUPP", "ENOTSUP", "ENOSYS"),
@@ -40,13 +40,13 @@ def test_each_error_has_the_fault_that_it_tells_of() -> None:
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
-def test_an_error_that_is_not_listed_is_waited_for(number: int) -> None:
-    """Only what is known to be final ends a fetch at once."""
+def test_an_unlisted_error_is_waited_for(number: int) -> None:
+    """Only an error known to be final ends a fetch at once."""
     fault = fault_of(OSError(number, os.strerror(number)))
 
     assert (fault is FileFault.OTHER) == (fault not in {*FINAL, FileFault.PERMISSION, FileFault.DISK})
 
 
 def test_an_error_without_a_number_is_waited_for() -> None:
-    """As when a file is shorter than it was."""
+    """As when a file is shorter than before."""
     assert {FileFault.OTHER} == {fault_of(error) for error in (OSError("short"), OSError(0, "x"))}
