@@ -12,7 +12,7 @@ REQUEST = [(b":method", b"GET"), (b":authority", b"a"), (b":scheme", b"https"), 
 
 
 async def test_a_client_uses_the_given_cookie_jar() -> None:
-    """httpx calls it to extract the cookies of each response."""
+    """The client calls it to extract the cookies of each response."""
     seen: list[int] = []
 
     class Watched(httpx.Cookies):
