@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fetchfleet.worker.http.answer import Answer
-from fetchfleet.worker.http.exchange import Request
-from fetchfleet.worker.http.trace import Trace
-from fetchfleet.worker.http.wire import Header, by_name
+from fetchfleet.worker.http.exchange import Answer, Request, Trace
+from fetchfleet.worker.http.http1.messages import by_name
+from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.policy.model import Timeouts
 
 

@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from fetchfleet.worker.http.connection_stats import ConnectionStats
-from fetchfleet.worker.http.exchange import Request, Response
+from fetchfleet.worker.http.exchange import Request, Response, Trace
 from fetchfleet.worker.http.net.dns import Resolver
 from fetchfleet.worker.http.net.guard import Dialler, GuardedNetwork
 from fetchfleet.worker.http.net.pool import LanePool
 from fetchfleet.worker.http.net.redis_guard import RedisAddresses
 from fetchfleet.worker.http.request_body import Blocks, Upload
-from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.policy.egress import Egress
 from fetchfleet.worker.policy.model import Timeouts

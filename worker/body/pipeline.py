@@ -27,7 +27,7 @@ from fetchfleet.worker.errors import (
     TooSlowError,
     TruncatedBodyError,
 )
-from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import CODING, run_in

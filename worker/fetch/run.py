@@ -38,8 +38,7 @@ from fetchfleet.worker.fetch.rules.validators import VALIDATOR_FIELDS, validator
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.gate import quota, retry_budget
 from fetchfleet.worker.gate.state import Breaker
-from fetchfleet.worker.http.answer import Answer
-from fetchfleet.worker.http.trace import Trace, timings_of
+from fetchfleet.worker.http.exchange import Answer, Trace, timings_of
 from fetchfleet.worker.lanes import log_events, settler
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions
 from fetchfleet.worker.sink.index_entry import Validators

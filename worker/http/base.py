@@ -6,8 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from fetchfleet.jobs.contract.entry import Hop
-from fetchfleet.worker.http.answer import Answer
-from fetchfleet.worker.http.trace import Trace
+from fetchfleet.worker.http.exchange import Answer, Trace
 from fetchfleet.worker.policy.model import LanePolicy, Timeouts
 
 KEEPALIVE_EXPIRY_S = 30.0

@@ -9,11 +9,9 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.urls import origin_of_url, parse_url
-from fetchfleet.worker.http.answer import Answer
-from fetchfleet.worker.http.exchange import Request
+from fetchfleet.worker.http.exchange import Answer, Request, Trace
 from fetchfleet.worker.http.net.pool import LanePools
 from fetchfleet.worker.http.request_body import Blocks, Upload, framing_of, open_content, own_headers
-from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.policy.model import Timeouts

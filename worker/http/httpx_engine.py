@@ -10,12 +10,10 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.urls import DEFAULT_PORTS, origin_of_url
-from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.compat import set_cookies
-from fetchfleet.worker.http.exchange import Request, Response
+from fetchfleet.worker.http.exchange import Answer, Request, Response, Trace
 from fetchfleet.worker.http.net.pool import LanePools
 from fetchfleet.worker.http.request_body import Blocks, Upload, framing_of, open_content, own_headers
-from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.observability import events, redact
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.settings import Settings

@@ -18,10 +18,9 @@ from fetchfleet.worker.errors import (
     RemoteProtocolError,
     WriteTimeoutError,
 )
-from fetchfleet.worker.http.exchange import Request
+from fetchfleet.worker.http.exchange import Request, Trace
 from fetchfleet.worker.http.http1.connection import MAX_UNREAD_BYTES, Http1Connection, Http1Response
 from fetchfleet.worker.http.request_body import Blocks
-from fetchfleet.worker.http.trace import Trace
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.aio import LoopBudget

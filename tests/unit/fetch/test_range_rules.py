@@ -27,7 +27,7 @@ from fetchfleet.worker.fetch.rules.range_rules import (
     url_digest,
     validator_of,
 )
-from fetchfleet.worker.http.answer import UNUSABLE
+from fetchfleet.worker.http.exchange import UNUSABLE
 
 URL = "http://x/a"
 GET = Hop("GET", URL)

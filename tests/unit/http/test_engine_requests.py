@@ -9,14 +9,13 @@ import pytest
 
 from fetchfleet.jobs.contract.entry import Hop
 from fetchfleet.jobs.contract.urls import canonical_url
-from fetchfleet.worker.http.answer import Answer
 from fetchfleet.worker.http.base import Engine
 from fetchfleet.worker.http.direct_engine import DirectEngine
-from fetchfleet.worker.http.exchange import Request, Response
+from fetchfleet.worker.http.exchange import Answer, Request, Response, Trace
+from fetchfleet.worker.http.http1.messages import by_name
 from fetchfleet.worker.http.httpx_engine import HttpxEngine, LaneTransport, WireResponse, build_client
 from fetchfleet.worker.http.net.pool import LanePools
-from fetchfleet.worker.http.trace import Trace
-from fetchfleet.worker.http.wire import Header, by_name
+from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.settings import ENGINES, Settings

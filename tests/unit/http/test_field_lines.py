@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.worker.errors import RemoteProtocolError
-from fetchfleet.worker.http.http1.heads import Head, read_head, usable_fields
+from fetchfleet.worker.http.http1.lenient import usable_fields
+from fetchfleet.worker.http.http1.messages import Head, read_head
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

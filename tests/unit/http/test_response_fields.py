@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetchfleet.worker.http.answer import FIRST_COUNTS, MUST_AGREE, UNUSABLE, value_of
+from fetchfleet.worker.http.exchange import FIRST_COUNTS, MUST_AGREE, UNUSABLE, value_of
 from tests.support.answers import answer_of
 
 

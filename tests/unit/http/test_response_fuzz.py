@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fetchfleet.worker.errors import RemoteProtocolError
-from fetchfleet.worker.http.http1.reader import ResponseReader
+from fetchfleet.worker.http.http1.messages import ResponseReader
 
 OK = b"HTTP/1.1 200 OK\r\n"
 NEXT = OK + b"Content-Length: 4\r\n\r\nnext"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from fetchfleet.worker.errors import RemoteProtocolError
-from fetchfleet.worker.http.http1.reader import (
+from fetchfleet.worker.http.http1.messages import (
     MAX_HEAD_BYTES,
     MAX_INTERIM_BYTES,
     MAX_INTERIM_HEADS,

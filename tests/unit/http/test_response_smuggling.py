@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fetchfleet.worker.errors import RemoteProtocolError
-from fetchfleet.worker.http.http1.reader import ResponseReader
+from fetchfleet.worker.http.http1.messages import ResponseReader
 
 OK = b"HTTP/1.1 200 OK\r\n"
 POISON = OK + b"Content-Length: 6\r\n\r\npoison"

@@ -12,8 +12,7 @@ from fetchfleet.worker.gate import gate, quota, retry_budget
 from fetchfleet.worker.gate.gate import HostSignal, Observation
 from fetchfleet.worker.gate.retry_after import retry_after_s
 from fetchfleet.worker.gate.state import Breaker
-from fetchfleet.worker.http.answer import Answer
-from fetchfleet.worker.http.trace import Trace
+from fetchfleet.worker.http.exchange import Answer, Trace
 
 
 def heed_head(session: FetchSession, trace: Trace, answer: Answer) -> None:

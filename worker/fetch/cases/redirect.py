@@ -8,7 +8,7 @@ from fetchfleet.worker.fetch.rules.decide import may_repeat
 from fetchfleet.worker.fetch.rules.outcome import Answered, AttemptOutcome, Failed, Redirected
 from fetchfleet.worker.fetch.rules.redirects import Allowed, RedirectRefused, follow, is_redirect
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.lanes.store import BatchCancelled, LaneLostError
 
 

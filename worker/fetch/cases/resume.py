@@ -17,7 +17,7 @@ from fetchfleet.worker.fetch.rules.range_rules import (
     validator_of,
 )
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.lanes import settler
 from fetchfleet.worker.sink.base import BodyWriter, HttpExchange, ResumePoint
 

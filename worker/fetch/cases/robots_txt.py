@@ -33,8 +33,7 @@ from fetchfleet.worker.gate.robots_rules import (
     RobotsStatus,
     status_of,
 )
-from fetchfleet.worker.http.answer import Answer
-from fetchfleet.worker.http.trace import Trace
+from fetchfleet.worker.http.exchange import Answer, Trace
 from fetchfleet.worker.lanes import log_events
 
 MAX_EXCHANGE_S = 60.0

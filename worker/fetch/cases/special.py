@@ -16,7 +16,7 @@ from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Interrupted, S
 from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
-from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions
 from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, Validators
 from fetchfleet.worker.util.clock import mono_s

@@ -10,7 +10,7 @@ from fetchfleet.worker.fetch.rules.decide import EXISTS, UNCHANGED, Finish
 from fetchfleet.worker.fetch.rules.outcome import AlreadyExists, AttemptOutcome, Interrupted, Unchanged
 from fetchfleet.worker.fetch.rules.validators import validators_of
 from fetchfleet.worker.fetch.services import FetchServices, FetchSession
-from fetchfleet.worker.http.answer import Answer
+from fetchfleet.worker.http.exchange import Answer
 from fetchfleet.worker.sink.base import Sink
 from fetchfleet.worker.sink.index_entry import IndexEntry, StoredBody
 

@@ -19,8 +19,7 @@ from fetchfleet.worker.errors import (
     WriteTimeoutError,
 )
 from fetchfleet.worker.http.exchange import Request
-from fetchfleet.worker.http.http1.heads import request_head
-from fetchfleet.worker.http.http1.reader import ResponseReader
+from fetchfleet.worker.http.http1.messages import ResponseReader, request_head
 from fetchfleet.worker.http.net.tls_transport import left_by_reset
 from fetchfleet.worker.http.request_body import BLOCK_BYTES, Blocks, Upload
 from fetchfleet.worker.http.wire import Header

@@ -17,10 +17,11 @@ from fetchfleet.worker.errors import (
     WriteTimeoutError,
 )
 from fetchfleet.worker.http.exchange import Request
+from fetchfleet.worker.http.http1.messages import by_name
 from fetchfleet.worker.http.http2.headers import ResponseHead, request_fields
 from fetchfleet.worker.http.http2.stream import RefusedError, Stream, UnansweredError
 from fetchfleet.worker.http.request_body import Blocks, Upload
-from fetchfleet.worker.http.wire import Header, by_name
+from fetchfleet.worker.http.wire import Header
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
 

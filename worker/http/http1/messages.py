@@ -1,9 +1,27 @@
-"""The response to one request, read from the bytes of its connection. Pure."""
+"""Messages of HTTP/1.1: the head of a request as bytes, and a response read from the bytes that come. Pure.
 
-from fetchfleet.worker.errors import RemoteProtocolError
+Response heads are read strictly by llhttp, else leniently if unambiguous (lenient.py).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import msgspec
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from fetchfleet.worker.errors import InvalidRequestError, RemoteProtocolError
 from fetchfleet.worker.http.http1.chunks import ChunkedBody
-from fetchfleet.worker.http.http1.heads import Head, read_head
-from fetchfleet.worker.http.wire import CHUNKED, UNTIL_CLOSE
+from fetchfleet.worker.http.http1.lenient import read_leniently
+from fetchfleet.worker.http.wire import Header
+
+CHUNKED = -1
+"""The body is sent in chunks."""
+
+UNTIL_CLOSE = -2
+"""The body ends with the connection."""
+
+MAX_LENGTH_DIGITS = 18
 
 MAX_HEAD_BYTES = 100 * 1024
 """The longest header section."""
@@ -15,6 +33,139 @@ MAX_INTERIM_HEADS = 100
 _BODYLESS = frozenset({101, 204, 304})
 
 _HTTP1 = b"HTTP/1."
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+"""A line feed alone ends a line too (RFC 9112 §2.2)."""
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_STRICT_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [0-9]{3}(?: ([\t\x20-\x7e\x80-\xff]*))?\r\n")
+_STRICT_FIELD = re.compile(rb"^(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)(?<![ \t])\r$", re.MULTILINE)
+
+_NO_CALLBACKS = object()
+"""llhttp calls nothing: the fields are taken from their lines."""
+
+_REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]++ HTTP/1\.1\r\n")
+_FIELD_LINE = re.compile(_TOKEN + rb": [\t\x20-\x7e\x80-\xff]*+\r\n")
+
+
+def request_head(method: str, target: bytes, fields: Sequence[Header]) -> bytes:
+    """Return the header section of a request.
+
+    Raises InvalidRequestError for what could be read as something else.
+    """
+    line = b"%b %b HTTP/1.1\r\n" % (method.encode(), target)
+    if _REQUEST_LINE.fullmatch(line) is None:
+        raise InvalidRequestError(f"no request line: {line[:100]!r}")
+    return line + _field_lines(tuple(fields))
+
+
+@lru_cache(maxsize=1024)
+def _field_lines(fields: tuple[Header, ...]) -> bytes:
+    """Return the lines, and the empty one. Most requests to a host have the same."""
+    lines = [b"%b: %b\r\n" % field for field in fields]
+    for line in lines:
+        if _FIELD_LINE.fullmatch(line) is None:
+            raise InvalidRequestError(f"no field line: {line[:100]!r}")
+    return b"".join([*lines, b"\r\n"])
+
+
+def by_name(fields: Sequence[Header]) -> dict[bytes, bytes]:
+    """Return the value of each field by its name in lower case; several lines are joined by a comma."""
+    named = {name.lower(): value for name, value in fields}
+    if len(named) < len(fields):
+        named.clear()
+        for sent, value in fields:
+            name = sent.lower()
+            named[name] = named[name] + b"," + value if name in named else value
+    return named
+
+
+def body_length(named: Mapping[bytes, bytes]) -> int:
+    """Return the length of a body that follows these fields, CHUNKED or UNTIL_CLOSE (RFC 9112 §6.3).
+
+    A Content-Length that was sent twice with one value counts once (RFC 9110 §8.6).
+    Raises RemoteProtocolError if two readers could disagree.
+    """
+    coding, value = named.get(b"transfer-encoding"), named.get(b"content-length")
+    if coding is not None:
+        if value is not None:
+            raise RemoteProtocolError("both Content-Length and Transfer-Encoding")
+        if coding.lower() != b"chunked":
+            raise RemoteProtocolError(f"Transfer-Encoding {coding[:100]!r}")
+        return CHUNKED
+    if value is None:
+        return UNTIL_CLOSE
+    if value.isdigit() and len(value) <= MAX_LENGTH_DIGITS:
+        return int(value)
+    lengths = {length.strip(b" \t") for length in value.split(b",")}
+    length = lengths.pop()
+    if lengths or not length.isdigit() or len(length) > MAX_LENGTH_DIGITS:
+        raise RemoteProtocolError(f"Content-Length {value[:100]!r}")
+    return int(length)
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """The status line and the fields of a response."""
+
+    status: int
+    phrase: bytes
+    version: str
+    """`HTTP/1.1` or `HTTP/1.0`."""
+    fields: list[Header]
+    by_name: Mapping[bytes, bytes]
+    lenient: bool
+    """Whether only a lenient reading made sense of it."""
+
+    @property
+    def persistent(self) -> bool:
+        """Whether the host keeps the connection open after the response (RFC 9112 §9.3)."""
+        options = self.by_name.get(b"connection", b"")
+        return self.version == "HTTP/1.1" and b"close" not in options.lower()
+
+    @property
+    def body_length(self) -> int:
+        """The length of a body that follows, CHUNKED or UNTIL_CLOSE."""
+        return body_length(self.by_name)
+
+
+def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
+    """Return the header section at the beginning and where it ends; None if it has not ended.
+
+    It begins with `HTTP/1.`. searched: up to where no end was found. Raises RemoteProtocolError.
+    """
+    end = received.find(b"\r\n\r\n", searched) + 4
+    if end >= 4 and (head := _read_strictly(received[:end])) is not None:
+        return head, end
+    lenient_end = _HEAD_END.search(received, searched)
+    if lenient_end is None:
+        return None
+    end = lenient_end.end()
+    read = read_leniently(received[:end])
+    named = by_name(read.fields)
+    return Head(read.status, read.phrase, read.version, read.fields, named, read.needed), end
+
+
+def _read_strictly(head: bytes) -> Head | None:
+    """Read what llhttp accepts, unless its meaning must be looked at more closely."""
+    parser = HttpResponseParser(_NO_CALLBACKS)
+    try:
+        parser.feed_data(head)
+    except HttpParserError:
+        return None
+    except HttpParserUpgrade:  # a complete 101
+        pass
+    status_line = _STRICT_STATUS_LINE.match(head)
+    if status_line is None:
+        return None
+    fields: list[Header] = _STRICT_FIELD.findall(head, status_line.end())
+    if len(fields) != head.count(b"\n") - 2:  # besides the status line and the empty one, each is a field
+        return None
+    named = by_name(fields)
+    coding = named.get(b"transfer-encoding")
+    if coding is not None and coding.lower() != b"chunked":
+        return None
+    version = "HTTP/1.0" if head.startswith(b"HTTP/1.0") else "HTTP/1.1"
+    return Head(parser.get_status_code(), status_line[1] or b"", version, fields, named, lenient=False)
 
 
 class ResponseReader:
