@@ -124,7 +124,7 @@ async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
         for number, address in enumerate(DIALLABLE):
             names.says[f"name{number}.example"] = [at(address)]
             names.says[f"mixed{number}.example"] = [at(PUBLIC, address), at(address, PUBLIC)]
-        names.says["rebound.example"] = [at(PUBLIC), at("169.254.169.254")]
+        names.says["rebound.example"] = [at(PUBLIC)]
         public.behaviour = _redirect
         hosts = {OPENED: {"ports": [OPENED_PORT]}}
         how: dict[str, Any] = {"nameservers": names.address, "timings": WorkerTimings(poll_delay_s=0.02)}
@@ -132,6 +132,7 @@ async def _trial(redis_url: str, out: Path) -> dict[str, Any]:
         with Packets().counted() as packets:
             async with worker:
                 stored = await worker.results(_allowed())
+                names.says["rebound.example"] = [at("169.254.169.254")]
                 refused = {way: await worker.results(urls) for way, urls in _urls().items()}
             sent = dict(packets.sent)
             await _dial("10.0.0.1")

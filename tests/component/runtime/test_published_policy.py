@@ -31,7 +31,7 @@ async def test_a_policy_is_written_once_and_again_if_redis_has_lost_it(
     key = keys.policy_file(digest)
     text = await redis.get(key)
     found = msgspec.json.decode(text)
-    await redis.set(key, b"marked", px=100)
+    await redis.set(key, b"marked", px=keys.POLICY_FILE_TTL_MS // 4)
     await worker.runtime.heartbeat.send()
     renewed, ttl_ms = await redis.get(key), await redis.pttl(key)
     await redis.delete(key)

@@ -121,7 +121,7 @@ async def test_the_file_of_the_worker_that_holds_a_lane_counts_for_it(redis: Red
     found = {}
     for lane, holder in (("held.example", owner), ("old.example", "worker-3")):
         await redis.hset(keys.lane(lane), mapping={"owner": holder, "state": "idle"})  # type: ignore[misc]
-        await redis.pexpire(keys.lane(lane), 1000)
+        await redis.pexpire(keys.lane(lane), 60_000)
         found[lane] = await policy_in_force(redis, NO_POLICY, lane)
     other = await policy_in_force(redis, NO_POLICY, "free.example")
 
@@ -159,7 +159,7 @@ async def test_a_file_that_cannot_be_read_here_is_said_to_be_so(
     """Not published yet, foreign, or with values that this version refuses."""
     await join("worker-1", FILE, publishes=False)
     if text is not None:
-        await redis.set(keys.policy_file(digest_of(FILE)), text, px=1000)
+        await redis.set(keys.policy_file(digest_of(FILE)), text, px=60_000)
     found = await policy_in_force(redis, NO_POLICY)
 
     assert Origin.ASSUMED == found.origin

@@ -166,7 +166,7 @@ async def test_names_of_no_workers_take_no_share_of_the_lanes(
     died = {"died": now - keys.WORKER_TTL_MS}
     await fleet.submit([url("/x"), url("/y", OTHER)])
     await redis.zadd(keys.WORKERS, {"live": now, **died})
-    await redis.set(keys.worker("live"), "{}", px=5000)
+    await redis.set(keys.worker("live"), "{}", px=60_000)
     await flood(redis, keys.WORKERS, "inf", "later{}")
     store = LaneStore(redis, "live", LEASE_MS)
     held = await store.acquire(LANE, int((await fields(redis))["generation"]), 1)
@@ -283,7 +283,7 @@ async def test_a_lane_that_is_lost_from_the_schedule_is_found(
         "both": [keys.ATTENTION, keys.lane(LANE)],
     }
     await redis.delete(*lost[of])
-    await redis.set(keys.waiting_at("x" * 5000, "normal"), "not a lane's", px=1000)
+    await redis.set(keys.waiting_at("x" * 5000, "normal"), "not a lane's", px=60_000)
     await repair.find_lost_lanes()
     assert await attention_ms(redis) is not None
     await lapse(redis)
