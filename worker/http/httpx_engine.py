@@ -137,7 +137,8 @@ class HttpxEngine:
         url, headers = self._origin(origin)
         content = await open_content(request, self._in_folder) if request.has_body else None
         try:
-            framing = framing_of(request.method, content)
+            sends = content is not None or request.method != "GET"
+            framing = framing_of(request.method, content) if sends else ()
             if request.headers or framing:
                 headers = headers.copy()
                 headers.update((*request.headers, *framing))
