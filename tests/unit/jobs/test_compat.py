@@ -1,4 +1,4 @@
-"""The parts of redis-py that jobs/compat.py relies on. A failure names what a release has changed."""
+"""The parts of redis-py that jobs/compat.py relies on. A failure names a change of a release."""
 
 import inspect
 from typing import Any
@@ -14,7 +14,7 @@ URLS = ["redis://h", "rediss://h", "unix:///run/redis.sock"]
 
 
 def made_by(pool: ConnectionPool) -> Any:
-    """A new connection of the pool, not connected."""
+    """Return a new connection of the pool, not connected."""
     return pool.make_connection()  # type: ignore[no-untyped-call]
 
 
@@ -45,7 +45,7 @@ async def test_the_pool_keeps_its_idle_connections_in_available_connections() ->
 async def test_a_release_disconnects_idle_connections_after_a_refused_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The connection that met the refusal, and those that were idle."""
+    """The connection with the refusal, and the idle ones."""
     pool = FailoverPool.from_url("redis://h")
     idle, refused = made_by(pool), made_by(pool)
     pool._in_use_connections |= {idle, refused}
@@ -82,7 +82,7 @@ def test_hiredis_packs_commands_as_redis_py_does() -> None:
     ["can_read_destructive", "connect", "disconnect", "pack_command", "read_response", "send_packed_command"],
 )
 def test_the_overridden_methods_exist(name: str) -> None:
-    """An override of a method that redis-py has renamed would never be called."""
+    """An override of a method that redis-py has renamed would not be called."""
     assert callable(getattr(AbstractConnection, name, None)), f"redis-py has no AbstractConnection.{name}"
     assert isinstance(AbstractConnection.is_connected, property)
 
@@ -108,6 +108,6 @@ def test_the_overridden_methods_exist(name: str) -> None:
         ("ERR unknown command 'FLY'", False),
     ],
 )
-def test_the_errors_of_a_server_that_can_never_be_used_are_known(reply: str, *, is_unsupported: bool) -> None:
-    """By their code, or by what a script says; a key that has such a name is not taken for one."""
+def test_the_errors_of_an_unusable_server_are_classified(reply: str, *, is_unsupported: bool) -> None:
+    """By their code, or by the reply of a script. A key with such a name is not mistaken for one."""
     assert is_unsupported == (unsupported_by(ResponseError(reply)) is not None)

@@ -1,4 +1,4 @@
-"""Asking only for what is newer: which validators count, and where they are sent."""
+"""Conditional requests: valid validators, and the requests that carry them."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ RECORD = IndexEntry(
     "tag", ['""', '"a"', 'W/"a"', '"!#~"', '"a,b"', '"' + "x" * (MAX_ETAG_BYTES - 2) + '"']
 )
 def test_an_entity_tag_is_quoted_and_may_be_weak(tag: str) -> None:
-    """As RFC 9110 §8.8.3 has it."""
+    """By RFC 9110 §8.8.3."""
     assert is_etag(tag)
 
 
@@ -41,8 +41,8 @@ def test_an_entity_tag_is_quoted_and_may_be_weak(tag: str) -> None:
         '"' + "x" * (MAX_ETAG_BYTES - 1) + '"',
     ],
 )
-def test_what_is_no_single_tag_is_none(tag: str) -> None:
-    """A `*` or a list would match what nobody has."""
+def test_only_a_single_entity_tag_is_accepted(tag: str) -> None:
+    """A `*` or a list would match other bodies."""
     assert not is_etag(tag)
 
 
@@ -68,8 +68,8 @@ def test_what_is_no_single_tag_is_none(tag: str) -> None:
         ("é" + DATE, False),
     ],
 )
-def test_a_date_is_one_that_can_be_read(text: str, *, date: bool) -> None:
-    """In any of the forms that hosts use; it is sent back as it came."""
+def test_a_date_must_be_readable(text: str, *, date: bool) -> None:
+    """In any of the forms that hosts use. It is sent back unchanged."""
     assert date is is_http_date(text)
 
 
@@ -88,14 +88,14 @@ def test_a_date_is_one_that_can_be_read(text: str, *, date: bool) -> None:
         ("revalidate", {"revalidate": True, "headers": {"If-None-Match": "*"}}),
     ],
 )
-def test_a_condition_that_cannot_be_is_refused_by_name(field: str, fields: dict[str, Any]) -> None:
-    """Said once, of a method that takes one, in a form that hosts read."""
+def test_an_invalid_condition_is_refused_by_name(field: str, fields: dict[str, Any]) -> None:
+    """It occurs once, with a suitable method, in a form that hosts read."""
     with pytest.raises(InvalidFetchError, match=f"^{field}: "):
         Fetch(url=URL, **fields)
 
 
-def test_what_a_fetch_has_becomes_conditions() -> None:
-    """Both of them: a host that knows If-None-Match goes by that (RFC 9110 §13.1.3)."""
+def test_the_validators_of_a_fetch_become_conditions() -> None:
+    """Both of them: If-None-Match takes precedence at the host (RFC 9110 §13.1.3)."""
     fetch = Fetch(url=URL, headers={"X": "y"}, etag='"e"', last_modified=DATE)
     request = Entry(id="x", deadline_ms=0, fetch=fetch).request
 
@@ -108,8 +108,8 @@ HEADERS = st.none() | st.text(max_size=20) | st.sampled_from(['"e"', DATE, "*", 
 
 @given(HEADERS, HEADERS)
 @example('"e"', "Sun, 06 Nov 99999999999 08:49:37 GMT")
-def test_whatever_a_host_says_can_be_given_back(etag: str | None, date: str | None) -> None:
-    """What a result carries is what a fetch takes, and what is remembered is read again."""
+def test_every_validator_of_a_result_is_valid_in_a_fetch(etag: str | None, date: str | None) -> None:
+    """Saved validators are read back unchanged."""
     said = {"etag": etag, "last-modified": date}
     found = validators_of(URL, said.get)
     record = IndexEntry(path="a", bytes=1, sha256="", stored_ms=1, **found._asdict())
@@ -121,8 +121,8 @@ def test_whatever_a_host_says_can_be_given_back(etag: str | None, date: str | No
 
 
 @pytest.mark.parametrize("fields", [{"etag": "*"}, {"etag": '"a"\r\nX: y'}, {"last_modified": "never\n"}])
-def test_a_record_that_cannot_be_sent_is_none(fields: dict[str, str]) -> None:
-    """Nothing on the disk is trusted to be a header."""
+def test_an_invalid_record_is_ignored(fields: dict[str, str]) -> None:
+    """Content of the disk is not trusted as a header."""
     record = msgspec.structs.replace(IndexEntry(path="a", bytes=1, sha256="", stored_ms=1, url=URL), **fields)
 
     assert from_json(to_json(record)) is None
@@ -130,7 +130,7 @@ def test_a_record_that_cannot_be_sent_is_none(fields: dict[str, str]) -> None:
 
 @given(st.sampled_from([URL, "http://a.example/y", "http://b.example/x"]), st.booleans())
 def test_validators_are_sent_to_the_url_that_gave_them(url: str, known: bool) -> None:  # noqa: FBT001
-    """And to no other, where they would mean nothing or tell something."""
+    """Other URLs would not know them, or learn from them."""
     request = Hop("GET", url, (("X", "y"),))
     asked = conditional(request, RECORD if known else None)
 
@@ -138,8 +138,8 @@ def test_validators_are_sent_to_the_url_that_gave_them(url: str, known: bool) ->
     assert (asked.method, asked.url, asked.headers[:1]) == ("GET", url, request.headers)
 
 
-def test_a_body_without_validators_is_asked_for_whole() -> None:
-    """There is nothing to compare."""
+def test_a_body_without_validators_is_requested_whole() -> None:
+    """No comparison is possible."""
     bare = IndexEntry(path="a", bytes=1, sha256="", stored_ms=1, url=URL)
 
     assert Hop("GET", URL) == conditional(Hop("GET", URL), bare)
@@ -156,13 +156,11 @@ def test_a_body_without_validators_is_asked_for_whole() -> None:
         ({"sha256": "1" * 64}, False),
     ],
 )
-def test_a_stored_body_spares_a_fetch_that_would_have_it_there(
-    fields: dict[str, Any], *, spared: bool
-) -> None:
-    """Another place, or a body that the fetch would refuse, is fetched whole."""
+def test_a_stored_body_serves_a_fetch_with_the_same_place(fields: dict[str, Any], *, spared: bool) -> None:
+    """A fetch with another place, or that would refuse the body, is made in full."""
     assert spared is usable(Fetch(url=URL, revalidate=True, **fields), RECORD)
 
 
-def test_an_answer_without_validators_has_none() -> None:
+def test_a_response_without_validators_has_none() -> None:
     """Only its URL."""
     assert Validators(URL, None, None) == validators_of(URL, lambda _: None)

@@ -1,4 +1,4 @@
-"""Entries in Redis are believed no more than a producer's fetches: what no worker writes is refused."""
+"""Entries in Redis, which are not trusted: an entry that no worker writes is refused."""
 
 import json
 from datetime import UTC, datetime
@@ -58,12 +58,12 @@ PART: dict[str, Any] = {"token": 1, "offset_bytes": 5, "of": url_digest(URL), "e
 
 
 def element(fetch: dict[str, Any] | None = None, **fields: Any) -> bytes:
-    """A serialized entry with these fields."""
+    """Return a serialized entry with these fields."""
     return HEAD + json.dumps({"fetch": fetch or {"url": URL}, **fields}).encode()
 
 
 def hopped(hop: dict[str, Any], fetch: dict[str, Any] | None = None, hops: int = 1) -> bytes:
-    """An entry after a redirect, its hop with these fields."""
+    """Return an entry after a redirect, its hop with these fields."""
     return element(fetch, hop={"method": "GET", "url": AWAY, **hop}, hops=hops)
 
 
@@ -114,7 +114,7 @@ NEAR = st.fixed_dictionaries(
 
 
 def check(entry: Entry) -> None:
-    """Every promise that the worker relies on."""
+    """Check every property that the worker relies on."""
     counts = (entry.attempts, entry.throttles, entry.interruptions, entry.crashes, entry.doubts)
     assert all(0 <= count <= 10**9 for count in counts)
     assert is_fetch_id(entry.id)
@@ -143,8 +143,8 @@ def check(entry: Entry) -> None:
 @example(
     {"fetch": POST, "hop": {"method": "POST", "url": AWAY, "body_file": "../../../etc/passwd"}, "hops": 1}
 )
-def test_an_entry_near_to_a_right_one_is_right_or_refused(fields: dict[str, Any]) -> None:
-    """And an accepted one is written as it is read."""
+def test_a_nearly_valid_entry_is_valid_or_refused(fields: dict[str, Any]) -> None:
+    """An accepted one is written as it is read."""
     try:
         entry = parse_entry(HEAD + json.dumps(fields).encode())
     except BadEntryError:
@@ -167,8 +167,8 @@ FULL = element(
 
 
 @given(st.lists(st.tuples(st.integers(0, len(FULL)), st.binary(max_size=3), st.integers(0, 3)), max_size=3))
-def test_a_damaged_entry_is_right_or_refused(damages: list[tuple[int, bytes, int]]) -> None:
-    """Bytes of it exchanged, inserted or missing."""
+def test_a_damaged_entry_is_valid_or_refused(damages: list[tuple[int, bytes, int]]) -> None:
+    """With bytes exchanged, inserted or missing."""
     damaged = FULL
     for place, put, cut in damages:
         damaged = damaged[:place] + put + damaged[place + cut :]
@@ -190,10 +190,10 @@ def test_a_damaged_entry_is_right_or_refused(damages: list[tuple[int, bytes, int
         max_size=MAX_HOPS,
     ),
 )
-def test_every_redirect_that_a_worker_follows_makes_an_entry(
+def test_every_followed_redirect_yields_a_valid_entry(
     fields: dict[str, Any], ways: list[tuple[int, str]]
 ) -> None:
-    """However often the request is redirected, and to whichever host."""
+    """After any number of redirects, to any hosts."""
     fetch = Fetch(**fields)
     entry = Entry(id=ID, deadline_ms=1, fetch=fetch)
     request = entry.request
@@ -237,9 +237,7 @@ def test_every_redirect_that_a_worker_follows_makes_an_entry(
         ({"headers": {"Accept": "*/*"}}, POST),
     ],
 )
-def test_a_hop_asks_for_nothing_that_its_fetch_does_not(
-    hop: dict[str, Any], fetch: dict[str, Any] | None
-) -> None:
+def test_a_hop_requests_no_more_than_its_fetch(hop: dict[str, Any], fetch: dict[str, Any] | None) -> None:
     """It is no second way to a request that a producer may not make."""
     with pytest.raises(BadEntryError):
         parse_entry(hopped(hop, fetch))
@@ -257,13 +255,13 @@ def test_a_hop_asks_for_nothing_that_its_fetch_does_not(
         ({"more": 1}, None),
     ],
 )
-def test_a_hop_that_a_worker_writes_is_read(hop: dict[str, Any], fetch: dict[str, Any] | None) -> None:
-    """Fields of a newer worker of this version are left out."""
+def test_a_hop_of_a_worker_is_read(hop: dict[str, Any], fetch: dict[str, Any] | None) -> None:
+    """Unknown fields of a newer worker are ignored."""
     assert parse_entry(hopped(hop, fetch)).hops == 1
 
 
 def test_the_url_of_a_hop_is_read_in_canonical_form() -> None:
-    """Its lane is that of its host, however the host is spelled."""
+    """Its lane is that of its host, in any spelling."""
     entry = parse_entry(hopped({"url": "HTTPS://B.example:443"}))
 
     assert ("https://b.example/", "b.example") == (entry.url, lane_of_url(entry.url))
@@ -307,14 +305,14 @@ def test_the_url_of_a_hop_is_read_in_canonical_form() -> None:
         ),
     ],
 )
-def test_a_ledger_or_note_that_no_worker_writes_is_refused(fields: dict[str, Any]) -> None:
-    """Counters below zero would be attempts beyond the policy's; a note is part of a file's name."""
+def test_an_impossible_ledger_or_note_is_refused(fields: dict[str, Any]) -> None:
+    """Negative counters would allow attempts beyond the policy. A note is part of a file name."""
     with pytest.raises(BadEntryError):
         parse_entry(element(**fields))
 
 
 def test_an_entry_may_be_as_large_as_a_fetch_and_its_hop() -> None:
-    """Nothing larger is read, or grows beyond that when it is written again."""
+    """Larger entries are refused, and no entry grows beyond that when it is written again."""
     largest = {**POST, "body_file": None, "body": "\0" * (MAX_MESSAGE_BYTES // 6 - 2000), "headers": {}}
     value = '"' * (MAX_HEADER_BYTES - 100)
     fetch = Fetch(**{**largest, "body": largest["body"][:-MAX_HEADER_BYTES], "headers": {"X": value}})
@@ -368,7 +366,7 @@ def test_an_entry_waits_in_the_lane_of_its_host_or_of_the_host_that_redirected_i
         f'{{"v":{"9" * 4000}}}',
     ],
 )
-def test_a_refusal_is_short_however_long_what_it_quotes(body: str) -> None:
+def test_a_refusal_is_short_for_any_quoted_text(body: str) -> None:
     """It goes to the log and the dead letters."""
     with pytest.raises(BadEntryError) as raised:
         parse_entry(HEAD + body.encode())
@@ -379,7 +377,7 @@ def test_a_refusal_is_short_however_long_what_it_quotes(body: str) -> None:
     assert len(str(refused.value)) == MAX_REFUSAL_CHARS
 
 
-def test_of_a_key_given_twice_the_last_counts_wherever_the_entry_is_read() -> None:
+def test_the_last_of_two_equal_keys_counts_for_every_reader() -> None:
     """It is checked like any other, and written once."""
     twice = HEAD + b'{"fetch":{"url":"http://a/"},"fetch":{"url":"http://b/"},"attempts":1,"attempts":2}'
     entry = parse_entry(twice)
@@ -391,23 +389,23 @@ def test_of_a_key_given_twice_the_last_counts_wherever_the_entry_is_read() -> No
 
 
 def test_the_url_of_a_newer_entry_is_canonical_or_empty() -> None:
-    """It goes into a result."""
+    """The URL becomes part of a result."""
     for url, read in (("HTTP://A.example", "http://a.example/"), ("http://u:p@a/", ""), ("javascript:x", "")):
         with pytest.raises(NewerEntryError) as raised:
             parse_entry(element({"url": url}, v=2))
         assert read == raised.value.url
 
 
-def test_a_partial_note_that_a_worker_writes_is_read() -> None:
-    """With either validator, and whether or not the length is known."""
+def test_a_partial_note_of_a_worker_is_read() -> None:
+    """With either validator, and with or without a length."""
     for change in ({}, {"total_bytes": 5}, {"etag": None, "last_modified": "Mon, 01 Jan 2024 00:00:00 GMT"}):
         note = msgspec.convert({**PART, **change}, PartialNote)
         entry = Entry(id=ID, deadline_ms=1, fetch=Fetch(url=URL), part=note)
         assert parse_entry(serialize_entry(entry)) == entry
 
 
-def test_the_head_is_no_part_of_what_is_parsed() -> None:
-    """The id and the deadline are fields of the head alone."""
+def test_the_head_is_not_part_of_the_json() -> None:
+    """The ID and the deadline are fields of the head alone."""
     entry = parse_entry(element(id="x", deadline_ms=-1))
 
     assert (ID, 1767312000000, HEAD_CHARS) == (entry.id, entry.deadline_ms, len(HEAD))
@@ -451,8 +449,8 @@ FIELDS = st.fixed_dictionaries(
 
 
 @given(FIELDS)
-def test_a_fetch_has_one_json_however_it_was_made(fields: dict[str, Any]) -> None:
-    """As a producer made it, as a worker read it, and each time that it was read again."""
+def test_a_fetch_has_one_json_form(fields: dict[str, Any]) -> None:
+    """As made by a producer, read by a worker, and read again."""
     try:
         written = encode(Fetch(**fields))
     except (InvalidFetchError, UnicodeEncodeError):
@@ -481,15 +479,15 @@ def test_a_fetch_has_one_json_however_it_was_made(fields: dict[str, Any]) -> Non
         {"meta": 10**5000},
     ],
 )
-def test_what_no_worker_could_read_is_never_enqueued(fields: dict[str, Any]) -> None:
-    """The producer hears of it, and no worker finds an unreadable element."""
+def test_an_unreadable_element_is_not_enqueued(fields: dict[str, Any]) -> None:
+    """The producer gets the error, and no worker finds an unreadable element."""
     with pytest.raises(InvalidFetchError, match=next(iter(fields))):
         serialize_new_entry(ID, Fetch(url=URL, **fields))
 
 
 @given(FIELDS)
-def test_the_record_of_a_fetch_is_the_same_whoever_computes_it(fields: dict[str, Any]) -> None:
-    """The producer, a worker that reads the entry, the next that reads it again, and one that is too old."""
+def test_the_record_of_a_fetch_is_the_same_for_every_reader(fields: dict[str, Any]) -> None:
+    """The producer, a worker that reads the entry, the next that reads it again, and an older one."""
     try:
         fetch = Fetch(**fields)
         new = serialize_new_entry(ID, fetch)

@@ -45,12 +45,12 @@ def errors_of(lines: list[str]) -> list[int]:
 def test_each_line_is_a_url_or_json_and_blank_and_hash_lines_are_skipped(
     lines: list[str], fetches: list[Fetch]
 ) -> None:
-    """In their order, with the white space around them dropped."""
+    """In order, without surrounding white space."""
     assert fetches == read_fetches(lines)
 
 
 def test_each_bad_line_is_named_by_its_number_in_the_file() -> None:
-    """Counted from 1, skipped lines included, and with what is wrong."""
+    """Counted from 1, skipped lines included, with the reason."""
     lines = ["# a list", "ftp://a/", "http://a.example/", "", '{"url":"http://a/","dest":"../x"}', "{"]
     with pytest.raises(BadLinesError) as caught:
         read_fetches(lines)
@@ -62,13 +62,13 @@ def test_each_bad_line_is_named_by_its_number_in_the_file() -> None:
 
 
 def test_nothing_is_returned_when_one_line_is_bad() -> None:
-    """All of it is good or none is used."""
+    """A list is used as a whole."""
     assert [101] == errors_of(["http://a.example/"] * 100 + ["x"])
 
 
 @pytest.mark.parametrize(("bad", "lines"), [(20, 20), (21, 21), (500, 21)])
-def test_the_first_twenty_bad_lines_are_told_and_the_rest_counted(bad: int, lines: int) -> None:
-    """A wrong file does not fill the screen; `errors` holds them all."""
+def test_the_first_twenty_bad_lines_are_named_and_the_rest_counted(bad: int, lines: int) -> None:
+    """A wrong file does not fill the screen. `errors` has them all."""
     with pytest.raises(BadLinesError) as caught:
         read_fetches(["x"] * bad)
 
@@ -80,15 +80,15 @@ def test_the_first_twenty_bad_lines_are_told_and_the_rest_counted(bad: int, line
 @pytest.mark.parametrize(
     "line", ['{"url":"http://a/\udc80"}', "http://a/\udc80", '{"url":"http://a/"} x', "[]"]
 )
-def test_a_line_is_taken_as_it_is_or_refused(line: str) -> None:
-    """Bytes that are no UTF-8 never become another request."""
+def test_a_line_is_used_unchanged_or_refused(line: str) -> None:
+    """Bytes that are no UTF-8 do not become another request."""
     with pytest.raises(InvalidFetchError):
         read_fetch(line)
 
 
 @given(st.lists(st.sampled_from(["http://a.example/", "", "# x", "bad", '{"url":"bad"}', "{"]), max_size=20))
 def test_exactly_the_bad_lines_are_named(lines: list[str]) -> None:
-    """In whatever order good, bad and skipped ones come."""
+    """In any order of good, bad and skipped lines."""
     bad = [n for n, line in enumerate(lines, 1) if line in {"bad", '{"url":"bad"}', "{"}]
     if bad:
         assert bad == errors_of(lines)
@@ -98,13 +98,13 @@ def test_exactly_the_bad_lines_are_named(lines: list[str]) -> None:
 
 @given(st.lists(st.text()))
 def test_arbitrary_lines_are_fetches_or_bad_lines(lines: list[str]) -> None:
-    """Nothing in a file raises anything else."""
+    """No content raises another error."""
     with suppress(BadLinesError):
         assert all(isinstance(fetch, Fetch) for fetch in read_fetches(lines))
 
 
 def dests_of(*fields: str) -> list[tuple[int, str]]:
-    """The bad lines of a list of fetches with these fields."""
+    """Return the bad lines of a list of fetches with these fields."""
     lines = [f'{{"url":"http://a.example/{place}",{field}}}' for place, field in enumerate(fields)]
     return [(line.number, line.error) for line in parse_list(["# dests", *lines]).bad_lines]
 
@@ -118,7 +118,7 @@ def dests_of(*fields: str) -> list[tuple[int, str]]:
     ],
 )
 def test_fetches_that_cannot_replace_each_others_bodies_may_have_one_dest(fields: tuple[str, ...]) -> None:
-    """Other names, a file that stays, and one fetch named twice by its key."""
+    """Other names, a file that stays, and one fetch listed twice by its key."""
     assert [] == dests_of(*fields)
 
 
@@ -134,7 +134,7 @@ def test_fetches_that_cannot_replace_each_others_bodies_may_have_one_dest(fields
     ],
 )
 def test_a_second_fetch_of_one_dest_is_a_bad_line_that_names_the_first(fields: tuple[str, ...]) -> None:
-    """Else both would be `stored`, and one body be left."""
+    """Otherwise both would be `stored`, and one body would be lost."""
     ((number, error),) = dests_of(*fields)
 
     assert 3 == number
@@ -142,7 +142,7 @@ def test_a_second_fetch_of_one_dest_is_a_bad_line_that_names_the_first(fields: t
 
 
 def test_every_further_fetch_of_one_dest_names_the_first() -> None:
-    """A refused one takes no dest."""
+    """A refused one occupies no dest."""
     lines = ['"dest":"x"', '"dest":"x","key":"k"', '"dest":"x","key":"k"', '"dest":"y"']
 
     assert [(3, "line 2"), (4, "line 2")] == [(n, e.split(" of ")[1][:6]) for n, e in dests_of(*lines)]
@@ -156,11 +156,11 @@ def test_every_further_fetch_of_one_dest_names_the_first() -> None:
     ],
 )
 def test_a_byte_that_is_not_utf8_is_named(line: str, error: str) -> None:
-    """With its place, instead of the surrogate that stands for it."""
+    """With its position, instead of the surrogate that stands for it."""
     assert [error] == [bad.error for bad in parse_list([line]).bad_lines]
 
 
-def test_a_list_comes_apart_into_fetches_and_bad_lines() -> None:
+def test_a_list_is_split_into_fetches_and_bad_lines() -> None:
     """Each bad line with its number, its text and the reason."""
     fetches, bad, sample = parse_list(["\ufeffurl", "", "http://a.example/ ", " ftp://x\n"])
 

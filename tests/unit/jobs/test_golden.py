@@ -1,4 +1,4 @@
-"""What earlier releases wrote, and what others wrote for them, is read as it was then."""
+"""Data of earlier releases, and of other programs for them, are read as they were then."""
 
 import json
 import tomllib
@@ -20,7 +20,7 @@ GOLDEN = ROOT / "tests" / "golden"
 
 
 def read_arq_job(text: bytes) -> Order:
-    """The order of a job as arq stored it."""
+    """Return the order of a job as arq stored it."""
     job = read_job(frozenset({FETCH}), text)
     return read_arguments(*job["a"], **job["k"])
 
@@ -35,7 +35,7 @@ READERS: dict[str, Callable[[bytes], Any]] = {
 
 
 def plain(value: Any) -> Any:
-    """With every field, also those that have their default, as JSON has it."""
+    """Return every field as JSON has it, defaults included."""
     match value:
         case msgspec.Struct():
             return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
@@ -48,7 +48,7 @@ def plain(value: Any) -> Any:
 
 
 def same(then: Any, now: Any) -> Any:
-    """What is now, without the fields that were not known then."""
+    """Return the present form without fields that were unknown then."""
     if isinstance(then, dict) and isinstance(now, dict):
         return {name: same(item, now[name]) for name, item in then.items() if name in now}
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
@@ -58,8 +58,8 @@ def same(then: Any, now: Any) -> Any:
 
 @pytest.mark.parametrize("kind", READERS)
 @pytest.mark.parametrize("folder", sorted(path.name for path in GOLDEN.iterdir() if path.is_dir()))
-def test_what_a_release_wrote_is_read_as_it_was_then(folder: str, kind: str) -> None:
-    """Line by line, each field as it was."""
+def test_data_of_each_release_are_read_unchanged(folder: str, kind: str) -> None:
+    """Line by line, each field with its value."""
     lines = [json.loads(line) for line in (GOLDEN / folder / f"{kind}.jsonl").read_text().splitlines()]
     for line in lines:
         now = plain(READERS[kind](line["given"].encode()))
@@ -69,7 +69,7 @@ def test_what_a_release_wrote_is_read_as_it_was_then(folder: str, kind: str) -> 
 
 
 def test_each_release_has_its_folder() -> None:
-    """The folder of this release exists, and the package names the version that is installed."""
+    """The folder of this release exists, and the package has the installed version."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
     assert version == __version__

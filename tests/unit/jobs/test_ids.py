@@ -1,4 +1,4 @@
-"""Ids, the paths and lanes made of them, and an entry's one string in Redis."""
+"""IDs, the paths and lanes derived from them, and the serialized form of an entry."""
 
 import base64
 import json
@@ -94,8 +94,8 @@ JSON = st.recursive(
     ("place", "name"),
     [(0, f"{BATCH}-00000000"), (255, f"{BATCH}-000000ff"), (MAX_BATCH_FETCHES - 1, f"{BATCH}-ffffffff")],
 )
-def test_a_fetch_id_says_its_batch_and_its_place(place: int, name: str) -> None:
-    """It is always 25 characters, so Lua may cut it off."""
+def test_a_fetch_id_contains_its_batch_and_its_place(place: int, name: str) -> None:
+    """It always has 25 characters, so that Lua can cut it off."""
     assert name == fetch_id(BATCH, place)
     assert (BATCH, FETCH_ID_CHARS, True) == (batch_of(name), len(name), is_fetch_id(name))
 
@@ -119,8 +119,8 @@ def test_a_fetch_id_says_its_batch_and_its_place(place: int, name: str) -> None:
         f"../{ID[3:]}",
     ],
 )
-def test_what_is_not_exactly_an_id_is_none(text: str) -> None:
-    """Keys and paths are made of ids, so nothing else may pass for one."""
+def test_text_that_is_not_exactly_an_id_is_refused(text: str) -> None:
+    """Keys and paths are made of IDs."""
     assert not is_fetch_id(text)
     assert not is_batch_id(text) or text == BATCH
 
@@ -134,14 +134,14 @@ def test_what_is_not_exactly_an_id_is_none(text: str) -> None:
         (0xFFFFFFFF, f"{BATCH}/ffffff/{BATCH}-ffffffff"),
     ],
 )
-def test_a_body_lies_with_255_others_in_a_folder_of_its_batch(place: int, path: str) -> None:
-    """No folder grows with the batch's size."""
+def test_a_folder_of_a_batch_has_at_most_256_bodies(place: int, path: str) -> None:
+    """No folder grows with the size of the batch."""
     assert path == path_of(fetch_id(BATCH, place))
 
 
 @given(st.integers(0, MAX_BATCH_FETCHES - 1), st.integers(0, MAX_BATCH_FETCHES - 1))
-def test_ids_sort_as_their_places_do(a: int, b: int) -> None:
-    """And two places have two ids and two paths."""
+def test_ids_sort_by_place(a: int, b: int) -> None:
+    """Two places have two IDs and two paths."""
     first, second = fetch_id(BATCH, a), fetch_id(BATCH, b)
 
     assert (first < second) is (a < b)
@@ -160,14 +160,14 @@ def test_ids_sort_as_their_places_do(a: int, b: int) -> None:
     ],
 )
 def test_a_lane_is_read_off_a_canonical_url_without_parsing_it(url: str) -> None:
-    """The same lane as the parser's."""
+    """The result is that of the parser."""
     parsed = parse_url(url)
 
     assert parsed.host == lane_of_url(parsed.text)
 
 
 def test_a_new_element_holds_the_time_allowed_in_its_head() -> None:
-    """Redis makes a deadline of it, by its own clock."""
+    """Redis computes the deadline by its own clock."""
     element = serialize_new_entry(ID, Fetch(url="http://a.example/", deadline_s=90))
 
     assert element.startswith(f"{ID}0000000090000".encode())
@@ -176,8 +176,8 @@ def test_a_new_element_holds_the_time_allowed_in_its_head() -> None:
     ) == parse_entry(element)
 
 
-def test_an_entry_knows_its_batch_its_request_and_when_it_was_submitted() -> None:
-    """Until a redirect leads elsewhere, the request is the fetch's own."""
+def test_an_entry_has_its_batch_its_request_and_its_submit_time() -> None:
+    """Until a redirect, the request is that of the fetch."""
     fetch = Fetch(url="http://a.example/", method="POST", headers={"X": "y"}, body="z", deadline_s=1)
     entry = Entry(id=ID, deadline_ms=5000, fetch=fetch)
     hop = Hop("GET", "http://b.example/")
@@ -188,8 +188,8 @@ def test_an_entry_knows_its_batch_its_request_and_when_it_was_submitted() -> Non
 
 
 @given(ENTRIES_WITH_HOPS)
-def test_an_entry_comes_out_of_its_element_unchanged(entry: Entry) -> None:
-    """Whatever its ledgers hold."""
+def test_an_entry_is_read_back_unchanged(entry: Entry) -> None:
+    """With any ledgers."""
     element = serialize_entry(entry)
 
     assert entry == parse_entry(element)
@@ -222,8 +222,8 @@ def test_an_entry_comes_out_of_its_element_unchanged(entry: Entry) -> None:
         GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/","meta":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
     ],
 )
-def test_what_is_no_entry_is_a_bad_element(element: bytes) -> None:
-    """Cut, garbled, of another version, or a fetch that may not be sent."""
+def test_an_invalid_element_is_refused(element: bytes) -> None:
+    """Cut, garbled, of another version, or with a fetch that may not be sent."""
     with pytest.raises(BadEntryError):
         parse_entry(element)
 
@@ -236,8 +236,8 @@ def test_what_is_no_entry_is_a_bad_element(element: bytes) -> None:
         (b'{"v":4}', ""),
     ],
 )
-def test_a_newer_element_is_told_from_a_bad_one(body: bytes, url: str) -> None:
-    """Its fields may be any; what every version has is read of it."""
+def test_a_newer_element_is_distinguished_from_a_bad_one(body: bytes, url: str) -> None:
+    """It may have any fields. Those of every version are read."""
     with pytest.raises(NewerEntryError) as raised:
         parse_entry(GOOD[:HEAD_CHARS] + body)
 
@@ -247,20 +247,20 @@ def test_a_newer_element_is_told_from_a_bad_one(body: bytes, url: str) -> None:
 @given(st.binary() | JSON.map(lambda body: GOOD[:HEAD_CHARS] + json.dumps(body).encode()))
 @example(GOOD[:HEAD_CHARS] + b'{"fetch":{"url":"http://a/"},"attempts":1e400}')
 def test_an_arbitrary_element_is_an_entry_or_a_bad_element(element: bytes) -> None:
-    """Nothing in Redis raises anything else in a worker."""
+    """No value in Redis raises another error in a worker."""
     with suppress(BadEntryError):
         assert isinstance(parse_entry(element), Entry)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.binary(max_size=3))
 def test_a_damaged_element_is_an_entry_or_a_bad_element(place: int, damage: bytes) -> None:
-    """A good one with a few bytes in it exchanged."""
+    """A valid one with a few bytes exchanged."""
     with suppress(BadEntryError):
         assert isinstance(parse_entry(GOOD[:place] + damage + GOOD[place + 1 :]), Entry)
 
 
 def test_a_body_of_1_mib_in_base64_can_be_enqueued() -> None:
-    """Its JSON is larger than itself."""
+    """Its JSON is larger than the body."""
     body = base64.b64encode(bytes(MAX_BODY_BYTES)).decode()
 
     assert serialize_new_entry(ID, Fetch(url="http://a.example/", method="POST", body_base64=body))
@@ -268,7 +268,7 @@ def test_a_body_of_1_mib_in_base64_can_be_enqueued() -> None:
 
 @pytest.mark.parametrize("name", ["a", "0", "bob", "b-1", "x" * 32, "taken-1"])
 def test_the_ids_of_an_inbox_begin_with_its_prefix(name: str) -> None:
-    """An ACL pattern selects them, and no new id of another batch."""
+    """An ACL pattern selects them, and no new ID of another batch."""
     prefix = inbox_prefix(name)
 
     assert is_inbox_name(name)
@@ -279,7 +279,7 @@ def test_the_ids_of_an_inbox_begin_with_its_prefix(name: str) -> None:
 
 
 def test_the_prefix_of_a_name_stays_the_same() -> None:
-    """ACL files hold it."""
+    """ACL files contain it."""
     assert "f81b637d" == inbox_prefix("bob")
 
 
@@ -295,7 +295,7 @@ def test_a_name_with_other_characters_or_a_reserved_name_is_no_inbox(name: str) 
 
 
 def test_an_id_derived_for_an_inbox_begins_with_its_prefix() -> None:
-    """The same text has another id elsewhere."""
+    """The same text has another ID elsewhere."""
     found = batch_id_for("import 2030", inbox="bob")
 
     assert is_batch_id(found)

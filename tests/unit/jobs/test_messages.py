@@ -1,4 +1,4 @@
-"""What comes in by the inbox and by arq: read into fetches by one set of rules, or refused in words."""
+"""Messages of the inbox and of arq: read into fetches by one set of rules, or refused with a reason."""
 
 import pickle
 import sys
@@ -66,7 +66,7 @@ NO_VERSIONS = [b"0", b"-1", b"1.0", b"1.5", b'"1"', b"true", b"null", b"[]", b"{
 
 
 def nested(depth: int) -> bytes:
-    """Lists within lists."""
+    """Return lists within lists."""
     return b"[" * depth + b"]" * depth
 
 
@@ -88,7 +88,7 @@ def nested(depth: int) -> bytes:
     ],
 )
 def test_a_message_is_a_url_a_fetch_or_many(message: bytes, order: Order | None) -> None:
-    """With white space around it or within."""
+    """With white space around it or within it."""
     read = read_message(message)
 
     assert (order or read) == read
@@ -134,16 +134,16 @@ def test_a_message_is_a_url_a_fetch_or_many(message: bytes, order: Order | None)
         (b'{"url":"http://a.example/","batch":"0123456789abcdef"}', "unknown field `batch`"),
     ],
 )
-def test_what_is_no_message_is_refused_with_its_reason(message: bytes, says: str) -> None:
-    """The place in it is named, and a name in another form than ours is no batch."""
+def test_an_invalid_message_is_refused_with_its_reason(message: bytes, says: str) -> None:
+    """The place in it is named. A name in another form is no batch."""
     with pytest.raises(InvalidFetchError) as caught:
         read_message(message)
 
     assert says in str(caught.value)
 
 
-def test_a_message_has_a_most_and_so_has_each_of_its_fetches() -> None:
-    """What Redis would not be sent is refused before it is, whatever it grows to on the way."""
+def test_the_sizes_of_a_message_and_its_fetches_are_limited() -> None:
+    """Too much for Redis is refused before it is sent, with any growth on the way."""
     at_most = b'{"url":"http://a.example/","meta":"' + b"x" * (MAX_MESSAGE_BYTES - 37) + b'"}'
     assert MAX_MESSAGE_BYTES == len(at_most)
 
@@ -171,7 +171,7 @@ def test_a_message_has_a_most_and_so_has_each_of_its_fetches() -> None:
 def test_a_jobs_arguments_are_a_fetch_or_a_list_and_perhaps_a_batch(
     arguments: tuple[Any, ...], order: Order
 ) -> None:
-    """The same things as in a message."""
+    """The same forms as in a message."""
     assert order == read_arguments(*arguments)
 
 
@@ -193,7 +193,7 @@ def test_a_jobs_arguments_are_a_fetch_or_a_list_and_perhaps_a_batch(
     ],
 )
 def test_other_arguments_are_refused_with_their_reason(arguments: tuple[Any, ...], says: str) -> None:
-    """A list of pairs, which Python would make a dict of, is no fetch either."""
+    """A list of pairs, which Python would convert to a dict, is no fetch either."""
     with pytest.raises(InvalidFetchError) as caught:
         read_arguments(*arguments)
 
@@ -206,7 +206,7 @@ def test_other_arguments_are_refused_with_their_reason(arguments: tuple[Any, ...
     [b'{"url":"http://a.example/","v":2}', b'{"fetches":7,"colour":"red","v":2}', b'{"v":2}'],
 )
 def test_a_message_for_a_newer_worker_is_neither_an_order_nor_refused(message: bytes) -> None:
-    """Whatever else it holds: its form may be one of later."""
+    """With any other content: its form may be a later one."""
     with pytest.raises(NewerMessageError):
         read_message(message)
     assert ReadMessages([], [], [(2, message)]) == read_all([message])
@@ -218,7 +218,7 @@ def test_a_message_for_a_newer_worker_is_neither_an_order_nor_refused(message: b
 )
 @example(b"\x80\x04\x95")
 def test_any_bytes_are_an_order_or_refused(message: bytes) -> None:
-    """Nothing that somebody pushes raises anything else, and the reason can be written down."""
+    """No pushed bytes raise another error, and the reason can be written."""
     asked, refused, newer = read_all([message])
 
     assert 1 == len(asked) + len(refused) + len(newer)
@@ -229,14 +229,14 @@ def test_any_bytes_are_an_order_or_refused(message: bytes) -> None:
     st.lists(ITEMS, max_size=3), st.none() | st.sampled_from([BATCH, "x"]) | JSON_VALUES, st.integers(0, 50)
 )
 def test_any_json_is_an_order_or_refused(items: list[Any], batch: Any, cut: int) -> None:
-    """Whole or cut short."""
+    """Complete or truncated."""
     text = msgspec.json.encode({"batch": batch, "fetches": items})
     for message in (text, text[: len(text) - cut], text[cut:]):
         assert 1 == sum(len(found) for found in read_all([message]))
 
 
 def outcome(read: Any, *arguments: Any) -> Fetch | str:
-    """The one fetch, or why not; items are counted from 0 where they are counted."""
+    """Return the one fetch, or the refusal. Items are counted from 0 if they are counted."""
     try:
         read_as = read(*arguments)
     except InvalidFetchError as error:
@@ -245,7 +245,7 @@ def outcome(read: Any, *arguments: Any) -> Fetch | str:
 
 
 def checked(item: Any) -> Fetch:
-    """As Fleet.submit reads an item."""
+    """Return an item as Fleet.submit reads it."""
     fetch = as_fetch(item)
     serialize_new_entry(fetch_id(BATCH, 0), fetch)
     return fetch
@@ -257,7 +257,7 @@ def checked(item: Any) -> Fetch:
 @example(["ab"])
 @example(None)
 def test_the_three_doors_agree(item: Any) -> None:
-    """What one takes all take, as the same fetch; what one refuses all refuse, in the same words."""
+    """They accept the same fetches, and refuse others with the same message."""
     text = msgspec.json.encode(item)
     item = msgspec.json.decode(text)
     by_python = outcome(checked, item)
@@ -272,7 +272,7 @@ def test_the_three_doors_agree(item: Any) -> None:
 
 @given(st.binary())
 def test_any_bytes_are_a_job(raw: bytes) -> None:
-    """One of ours, or one that says what is wrong: arq itself never meets bad bytes."""
+    """A valid one, or one that names its fault: arq itself receives no bad bytes."""
     job = read_job(KNOWN, raw)
 
     assert {"f", "a", "k", "et", "t"} == set(job)
@@ -280,7 +280,7 @@ def test_any_bytes_are_a_job(raw: bytes) -> None:
 
 
 def test_two_fetches_of_one_message_or_job_with_one_dest_are_refused() -> None:
-    """As in a list: one would replace the other's body."""
+    """As in a list: one body would replace the other."""
     fetches = [{"url": f"http://{host}.example/", "dest": "x"} for host in "ab"]
     with pytest.raises(InvalidFetchError, match="item 1: dest: 'x' is that of item 0 too"):
         read_message(msgspec.json.encode({"fetches": fetches}))
@@ -289,7 +289,7 @@ def test_two_fetches_of_one_message_or_job_with_one_dest_are_refused() -> None:
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -299,7 +299,7 @@ class Trap:
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
-    """Loading this one would make a file."""
+    """Loading this one would create a file."""
     path = tmp_path / "loaded"
     job = read_job(KNOWN, pickle.dumps({"f": "fetch", "a": [Trap(path)], "k": {}, "et": 0, "t": None}))
 
@@ -322,8 +322,8 @@ def test_a_pickle_is_never_loaded(tmp_path: Path) -> None:
         (b" " * (MAX_DOOR_BYTES + 1), "are the most"),
     ],
 )
-def test_a_job_that_is_none_of_ours_is_refused_in_a_few_words(raw: bytes, says: str) -> None:
-    """Whatever it holds: a time that no calendar has would end arq's loop."""
+def test_a_foreign_job_is_refused_with_a_short_message(raw: bytes, says: str) -> None:
+    """With any content: an impossible time would end the loop of arq."""
     job = read_job(KNOWN, raw)
 
     assert REFUSED == job["f"]
@@ -341,14 +341,14 @@ def test_a_job_that_is_none_of_ours_is_refused_in_a_few_words(raw: bytes, says: 
         (None, None),
     ],
 )
-def test_a_jobs_result_is_json_and_an_error_is_what_it_says(result: Any, text: Any) -> None:
+def test_the_result_of_a_job_is_json_and_an_error_is_its_text(result: Any, text: Any) -> None:
     """Any client of arq can read it."""
     assert {"r": text} == msgspec.json.decode(write_result({"r": result}))
 
 
 @pytest.mark.parametrize("argument", ["\ud800", 10**5000], ids=["half a pair", "a huge number"])
 def test_a_result_is_written_even_if_its_arguments_cannot_be(argument: Any) -> None:
-    """Whoever waits for it hears of it."""
+    """A waiting client receives it."""
     written = write_result({"r": "no", "a": [argument], "k": {}})
 
     assert {"r": "no", "a": [], "k": {}} == msgspec.json.decode(written)

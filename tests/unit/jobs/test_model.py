@@ -1,4 +1,4 @@
-"""The contract: what may be asked for, what comes back, and how a fault is named."""
+"""The contract: valid fetches, results, and the names of faults."""
 
 import json
 from collections.abc import Mapping
@@ -194,7 +194,7 @@ def refusal_of(fields: Mapping[str, Any]) -> str:
 
 @pytest.mark.parametrize("fields", ACCEPTED)
 def test_good_fields_make_a_fetch(fields: dict[str, Any]) -> None:
-    """The longest, the least and the strangest that may be sent; as fields and as JSON."""
+    """The longest, the shortest and the oddest valid values, as fields and as JSON."""
     made = as_fetch(fields)
 
     assert fields == {name: getattr(made, name) for name in fields}
@@ -225,7 +225,7 @@ def test_a_bad_field_is_refused_by_name(field: str, fields: dict[str, Any]) -> N
     ],
 )
 def test_a_fetch_made_in_python_is_checked_like_one_on_the_wire(field: str, value: Any) -> None:
-    """A Fetch that exists may be sent."""
+    """Every Fetch object is valid."""
     with pytest.raises(InvalidFetchError) as caught:
         Fetch(**{"url": URL, field: value})
 
@@ -249,8 +249,8 @@ def test_a_deadline_is_24_hours_unless_given(deadline_s: float | None, deadline_
 
 
 @pytest.mark.parametrize("item", [URL, {"url": URL}, Fetch(url=URL)])
-def test_a_fetch_is_made_of_what_producers_have_at_hand(item: Any) -> None:
-    """A URL, a dict, or itself."""
+def test_a_fetch_is_made_from_a_url_a_dict_or_a_fetch(item: Any) -> None:
+    """In each way to enqueue."""
     assert Fetch(url=URL) == as_fetch(item)
 
 
@@ -284,14 +284,14 @@ def test_a_fetch_may_have_2_mib_of_json_and_no_more() -> None:
         '{"url":"http://a/","meta":' + "[" * 100_000 + "]" * 100_000 + "}",
     ],
 )
-def test_what_is_no_json_of_a_fetch_is_refused(line: bytes | str) -> None:
-    """Cut short, of another kind, not UTF-8, or nested without end."""
+def test_json_that_is_no_fetch_is_refused(line: bytes | str) -> None:
+    """Truncated, of another kind, not UTF-8, or nested too deeply."""
     with pytest.raises(InvalidFetchError):
         decode_fetch(line)
 
 
-def test_a_result_survives_the_wire() -> None:
-    """Every field of it."""
+def test_a_result_is_read_back_unchanged() -> None:
+    """With every field."""
     result = Result(
         id="0123456789abcdef-00000000",
         url=URL,
@@ -313,8 +313,8 @@ def test_a_result_survives_the_wire() -> None:
     assert result == decode_result(encode(result))
 
 
-def test_a_result_on_the_wire_has_every_field_even_where_it_is_null() -> None:
-    """Readers need no knowledge of our defaults."""
+def test_a_result_on_the_wire_has_every_field() -> None:
+    """Null included: readers need no knowledge of the defaults."""
     result = Result(id="i", url=URL, outcome=Outcome.STORED, worker="w")
 
     assert list(Result.__struct_fields__) == list(json.loads(encode(result)))
@@ -322,7 +322,7 @@ def test_a_result_on_the_wire_has_every_field_even_where_it_is_null() -> None:
 
 @pytest.mark.parametrize(("kind", "count"), [(Outcome, 4), (Priority, 3), (Reason, len(Reason))])
 def test_an_unknown_outcome_priority_or_reason_is_refused(kind: type[Outcome], count: int) -> None:
-    """The lists are closed, and a word on the wire is its name in small letters."""
+    """The lists are closed, and the value on the wire is the name in lower case."""
     assert count == len(kind)
     assert [word.name.lower() for word in kind] == [word.value for word in kind]
     with pytest.raises(msgspec.ValidationError):
@@ -334,7 +334,7 @@ def test_an_unknown_outcome_priority_or_reason_is_refused(kind: type[Outcome], c
 @example({"priority": "low"}, URL)
 @example({"meta": float("inf")}, URL)
 def test_arbitrary_fields_are_a_fetch_or_an_invalid_fetch_error(fields: dict[str, Any], url: str) -> None:
-    """And what is a fetch comes out of its own JSON unchanged."""
+    """A valid fetch is read back from its own JSON unchanged."""
     try:
         made = as_fetch({**fields, "url": url})
     except InvalidFetchError:
@@ -345,7 +345,7 @@ def test_arbitrary_fields_are_a_fetch_or_an_invalid_fetch_error(fields: dict[str
 
 @given(st.binary() | st.text() | JSON.map(json.dumps))
 def test_an_arbitrary_line_is_a_fetch_or_an_invalid_fetch_error(line: bytes | str) -> None:
-    """Nothing that a producer writes raises anything else."""
+    """No input of a producer raises another error."""
     try:
         assert isinstance(decode_fetch(line), Fetch)
     except InvalidFetchError:
@@ -357,7 +357,7 @@ def test_an_arbitrary_line_is_a_fetch_or_an_invalid_fetch_error(line: bytes | st
     st.text() | st.text("a :~\t\r\n\0é", max_size=4),
 )
 def test_no_accepted_header_can_end_its_line(name: str, value: str) -> None:
-    """What is sent is one field, and h11 takes it."""
+    """An accepted header is one field, and h11 accepts it."""
     try:
         made = Fetch(url=URL, headers={name: value})
     except InvalidFetchError:
@@ -370,7 +370,7 @@ def test_no_accepted_header_can_end_its_line(name: str, value: str) -> None:
 
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "b..", ".fetchfleet", "\\", "c"]), max_size=6))
 def test_no_accepted_dest_leaves_the_out_folder(parts: list[str]) -> None:
-    """Resolved by anybody's rules, it is below where it began."""
+    """Resolved by any rules, it is below the folder."""
     dest = "/".join(parts)
     try:
         made = Fetch(url=URL, dest=dest)
@@ -384,7 +384,7 @@ def test_no_accepted_dest_leaves_the_out_folder(parts: list[str]) -> None:
 
 @given(st.text() | st.text("a \x00\x1f\x7f\ud800é", max_size=4) | st.text("é", min_size=95, max_size=105))
 def test_an_accepted_key_is_short_text_that_names_one_redis_key(key: str) -> None:
-    """What is accepted is kept as it is, and can be written down and read again."""
+    """It is kept unchanged, and can be written and read again."""
     try:
         made = Fetch(url=URL, key=key)
     except InvalidFetchError:
@@ -398,7 +398,7 @@ def test_an_accepted_key_is_short_text_that_names_one_redis_key(key: str) -> Non
 
 @given(st.none() | st.floats(0.001, MAX_DEADLINE_S))
 def test_a_fetch_without_a_deadline_has_a_day(deadline_s: float | None) -> None:
-    """In whole ms, never more than was given."""
+    """In whole ms, and not more than given."""
     made = Fetch(url=URL, deadline_s=deadline_s)
 
     assert int((deadline_s or 24 * 3600) * 1000) == made.deadline_ms

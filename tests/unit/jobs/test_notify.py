@@ -1,4 +1,4 @@
-"""Which lanes are handed over when many come due together."""
+"""The lanes that are handed over when many come due together."""
 
 from collections import Counter
 
@@ -14,13 +14,13 @@ WAKES = st.lists(
 
 
 def due_now(wakes: list[LaneNotification]) -> list[LaneNotification]:
-    """Those that are due already."""
+    """Return the lanes that are due already."""
     return [wake for wake in wakes if wake.due_in_ms <= 0]
 
 
 @given(WAKES)
-def test_a_few_of_those_that_are_due_and_all_that_are_due_later(wakes: list[LaneNotification]) -> None:
-    """None is made up, at least one is handed over if any is due, and none is due later unseen."""
+def test_some_due_lanes_and_all_later_lanes_are_handed_over(wakes: list[LaneNotification]) -> None:
+    """At least one due lane is handed over if there is one. Every later lane is included."""
     chosen = hints(wakes)
 
     assert len(due_now(chosen)) == min(HINTS, len(due_now(wakes)))

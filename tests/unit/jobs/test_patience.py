@@ -1,4 +1,4 @@
-"""How long a call waits for Redis, what it says meanwhile, and how a suspension counts."""
+"""The wait of a call for Redis, its messages, and the effect of a suspension."""
 
 import pytest
 from redis.exceptions import AuthenticationError, RedisError
@@ -11,7 +11,7 @@ AWAY = RedisConnectionError("Connection refused.")
 
 
 class Timeline:
-    """A clock that moves when somebody sleeps or calls; each call takes call_s."""
+    """A clock that moves with each sleep and each call; a call takes call_s."""
 
     def __init__(self, *, call_s: float = 0.0) -> None:
         self.now_s = 100.0
@@ -21,7 +21,7 @@ class Timeline:
         self.suspended_at: dict[int, float] = {}
 
     async def sleep(self, pause_s: float) -> None:
-        """Let the pause pass, and with it a suspension."""
+        """Let the pause pass, and a suspension with it."""
         self.now_s += pause_s + self.suspended_at.pop(self.calls, 0.0)
 
     def patience(self, limit_s: float) -> Patience:
@@ -44,7 +44,7 @@ class Timeline:
 
 
 async def test_a_call_is_repeated_until_redis_answers() -> None:
-    """Two lines are given: Redis is away, Redis is back."""
+    """Two lines are logged: Redis is away, Redis is back."""
     time = Timeline()
     assert "reply" == await time.patience(60).repeat(AWAY, time.fails_until, 130.0)
     assert 130 <= time.now_s <= 130 + LONGEST_PAUSE_S
@@ -54,7 +54,7 @@ async def test_a_call_is_repeated_until_redis_answers() -> None:
 
 
 async def test_the_patience_ends_with_the_last_error() -> None:
-    """It ends at the limit, and an attempt is made at the limit."""
+    """It ends at the limit, with an attempt at the limit."""
     time = Timeline()
     with pytest.raises(FleetUnreachableError, match="not answered for 5 s: Connection refused") as raised:
         await time.patience(5).repeat(AWAY, time.fails, AWAY)
@@ -65,7 +65,7 @@ async def test_the_patience_ends_with_the_last_error() -> None:
 
 
 async def test_without_patience_the_first_error_is_the_last() -> None:
-    """Nothing is repeated and nothing is said."""
+    """No call is repeated and no line is logged."""
     time = Timeline()
     with pytest.raises(FleetUnreachableError):
         await time.patience(0).repeat(AWAY, time.fails, AWAY)
@@ -74,7 +74,7 @@ async def test_without_patience_the_first_error_is_the_last() -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 async def test_a_lasting_error_ends_the_patience_at_once(*, first: bool) -> None:
-    """It is raised as it is, whether it comes first or later."""
+    """It is raised unchanged, at the first or a later call."""
     time, refused = Timeline(), AuthenticationError("invalid password")
     with pytest.raises(AuthenticationError):
         await time.patience(60).repeat(refused if first else AWAY, time.fails, refused)
@@ -82,7 +82,7 @@ async def test_a_lasting_error_ends_the_patience_at_once(*, first: bool) -> None
     assert (0 if first else 1) == len(time.said)
 
 
-async def test_attempts_that_hang_count() -> None:
+async def test_hanging_attempts_count() -> None:
     """A frozen Redis costs a timeout each time."""
     time = Timeline(call_s=10.0)
     with pytest.raises(FleetUnreachableError):
@@ -90,8 +90,8 @@ async def test_attempts_that_hang_count() -> None:
     assert 60 <= time.now_s - 100 <= 72
 
 
-async def test_a_suspension_is_no_fault_of_redis() -> None:
-    """After the clock has jumped the patience begins anew."""
+async def test_a_suspension_does_not_count() -> None:
+    """After a jump of the clock the patience starts again."""
     time = Timeline()
     time.suspended_at = {3: 3600.0}
     with pytest.raises(FleetUnreachableError):
@@ -99,8 +99,8 @@ async def test_a_suspension_is_no_fault_of_redis() -> None:
     assert 3600 + 5 <= time.now_s - 100 <= 3600 + 10
 
 
-def test_an_attempt_of_an_hour_was_a_suspension() -> None:
-    """An attempt has timeouts, so that a longer one means that the process did not run."""
+def test_an_attempt_of_an_hour_counts_as_a_suspension() -> None:
+    """An attempt has timeouts, so a longer one means that the process did not run."""
     outage = Outage(60)
     outage.add(LONGEST_CALL_S, LONGEST_CALL_S)
     assert LONGEST_CALL_S == outage.waited_s
@@ -108,8 +108,8 @@ def test_an_attempt_of_an_hour_was_a_suspension() -> None:
     assert 0 == outage.waited_s
 
 
-async def test_calls_that_wait_together_say_it_once() -> None:
-    """One line when Redis goes, one when it is back, however many calls wait."""
+async def test_concurrent_calls_log_an_outage_once() -> None:
+    """One line at its start and one at its end, for any number of calls."""
     time = Timeline()
     patience = time.patience(60)
 
@@ -122,7 +122,7 @@ async def test_calls_that_wait_together_say_it_once() -> None:
     assert 2 == len(time.said)
 
 
-async def test_the_next_outage_is_said_again() -> None:
+async def test_the_next_outage_is_logged_again() -> None:
     """Also after one that outlasted the patience."""
     time = Timeline()
     patience = time.patience(5)

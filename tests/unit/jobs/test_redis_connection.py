@@ -1,4 +1,4 @@
-"""Which Redis URLs are used, and what is said of those that are not."""
+"""The Redis URLs that are accepted, and the messages for others."""
 
 from pathlib import Path
 
@@ -51,14 +51,14 @@ REFUSED = [
 
 @pytest.mark.parametrize("url", UNCHECKED)
 def test_a_url_that_asks_for_unchecked_tls_is_refused(url: str) -> None:
-    """With what to do instead."""
+    """With the remedy."""
     with pytest.raises(RedisSetupError, match=r"unchecked; .* ssl_ca_certs=/path/ca.pem"):
         connection_pool(url)
 
 
 @pytest.mark.parametrize("url", CHECKED)
 def test_tls_checks_the_certificate_and_the_host_name(url: str) -> None:
-    """Whether the URL says so or not."""
+    """With and without parameters of the URL."""
     pool = connection_pool(url)
     assert issubclass(pool.connection_class, SSLConnection)
     options = pool.connection_kwargs
@@ -66,8 +66,8 @@ def test_tls_checks_the_certificate_and_the_host_name(url: str) -> None:
 
 
 @pytest.mark.parametrize(("url", "said"), REFUSED)
-def test_a_url_that_cannot_be_used_is_refused_and_not_quoted(url: str, said: str) -> None:
-    """What is wrong with it is said; what may be a password is not."""
+def test_an_unusable_url_is_refused_and_not_quoted(url: str, said: str) -> None:
+    """The fault is named, and a possible password is not shown."""
     with pytest.raises(RedisSetupError) as refused:
         connection_pool(url)
     assert said in str(refused.value)
@@ -75,8 +75,8 @@ def test_a_url_that_cannot_be_used_is_refused_and_not_quoted(url: str, said: str
     assert refused.value.__context__ is None or refused.value.__suppress_context__
 
 
-def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
-    """Before anything is dialled."""
+def test_a_file_without_a_certificate_is_named(tmp_path: Path) -> None:
+    """Before a connection is opened."""
     (tmp_path / "ca.pem").write_text("nothing")
     with pytest.raises(RedisSetupError, match=r"ca\.pem: "):
         connection_pool(f"rediss://h?ssl_ca_certs={tmp_path}/ca.pem")
@@ -92,6 +92,6 @@ def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
         f"unix:///{'x' * 106}",
     ],
 )
-def test_other_urls_are_used_as_they_are(url: str) -> None:
-    """No TLS is asked of them."""
+def test_other_urls_are_used_unchanged(url: str) -> None:
+    """They need no TLS."""
     assert not issubclass(connection_pool(url).connection_class, SSLConnection)

@@ -1,4 +1,4 @@
-"""Errors that time mends, and errors that it does not."""
+"""Errors of Redis that pass with time, and errors that do not."""
 
 import socket
 import ssl
@@ -86,14 +86,14 @@ LASTING = [
 
 @pytest.mark.parametrize("error", MENDED_BY_TIME, ids=str)
 def test_a_redis_that_is_away_or_busy_is_waited_for(error: Exception) -> None:
-    """It restarts, loads, fails over, is frozen, is full of clients or runs a script."""
+    """It restarts, loads, fails over, is frozen, has too many clients or runs a script."""
     assert passes(error)
     assert not is_refusal(error)
 
 
 @pytest.mark.parametrize("error", LASTING, ids=str)
-def test_what_only_a_person_can_mend_is_not_waited_for(error: Exception) -> None:
-    """A wrong password, user, database, type or certificate; and errors of other things than Redis."""
+def test_an_error_that_needs_an_operator_is_not_waited_for(error: Exception) -> None:
+    """A wrong password, user, database, type or certificate, and errors of other things than Redis."""
     assert not passes(error)
 
 

@@ -35,7 +35,7 @@ HOSTILE = st.text() | st.text("a\n\t\x1b\x7f\x9b\u202e\u2028\u2066\ufeff\ud800\U
 
 
 def test_every_control_and_format_character_is_unsafe() -> None:
-    """Those of the Unicode of this Python; what is seen, or needed to write, is not."""
+    """By the Unicode data of this Python. Visible characters and those of a script are safe."""
     unsafe = {code for code in range(sys.maxunicode + 1) if UNSAFE.match(chr(code))}
     controls = {
         code
@@ -49,8 +49,8 @@ def test_every_control_and_format_character_is_unsafe() -> None:
 
 
 @given(HOSTILE)
-def test_what_is_shown_is_one_line_and_says_what_was_there(text: str) -> None:
-    """Each escape can be read back; harmless text stays as it is."""
+def test_shown_text_is_one_line_with_readable_escapes(text: str) -> None:
+    """Harmless text stays unchanged."""
     safe = shown(text)
 
     assert not UNSAFE.search(safe)

@@ -1,4 +1,4 @@
-"""The JSON Schema of the contract says what the code does."""
+"""The JSON Schema of the contract agrees with the code."""
 
 import json
 import re
@@ -28,21 +28,21 @@ URLS = st.just("http://a.example/")
 
 
 def objects(of: Any, **more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Objects with some of the struct's fields, of any kind."""
+    """Return objects with some of the struct's fields, of any kind."""
     values = dict.fromkeys(of.__struct_fields__, VALUES) | {"unknown": VALUES} | more
     return st.fixed_dictionaries({}, optional=values)
 
 
 def test_the_files_are_what_the_script_writes() -> None:
-    """`./scripts/schema` has been run since the contract was changed."""
+    """`./scripts/schema` has been run since the contract changed."""
     found = {path.name: path.read_text() for path in schema.FOLDER.iterdir()}
 
     assert schema.files() == found
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_each_file_is_a_schema_whose_every_field_is_told_of(name: str) -> None:
-    """In the words of the docstring; references lead somewhere."""
+def test_each_file_is_a_schema_that_describes_every_field(name: str) -> None:
+    """In the words of the docstring. References resolve."""
     Draft202012Validator.check_schema(SCHEMAS[name])
     Draft202012Validator(SCHEMAS[name]).is_valid({})
     for definition in SCHEMAS[name]["$defs"].values():
@@ -51,7 +51,7 @@ def test_each_file_is_a_schema_whose_every_field_is_told_of(name: str) -> None:
 
 
 def test_lists_are_closed() -> None:
-    """A value that is not among them is no result, and an unknown field no fetch."""
+    """An unknown value is no result, and an unknown field no fetch."""
     definitions = SCHEMAS["result.json"]["$defs"] | SCHEMAS["message.json"]["$defs"]
 
     for of in (Outcome, Reason, Priority):
@@ -61,7 +61,7 @@ def test_lists_are_closed() -> None:
 
 
 def refused_for_its_form(text: bytes) -> bool:
-    """Whether the decoder refuses a fetch before it looks at what its fields hold."""
+    """Return whether the decoder refuses a fetch before it checks the values of its fields."""
     try:
         msgspec.json.decode(text, type=Fetch)
     except msgspec.ValidationError as error:
@@ -70,8 +70,8 @@ def refused_for_its_form(text: bytes) -> bool:
 
 
 @given(objects(Fetch, url=URLS | VALUES))
-def test_what_the_schema_refuses_as_a_fetch_the_decoder_refuses_for_its_form(given_: dict[str, Any]) -> None:
-    """And the other way round: they know the same fields with the same types."""
+def test_schema_and_decoder_refuse_the_same_fetches(given_: dict[str, Any]) -> None:
+    """In both directions: they have the same fields with the same types."""
     assert FETCH.is_valid(given_) != refused_for_its_form(json.dumps(given_).encode())
 
 
@@ -94,8 +94,8 @@ MESSAGES = st.fixed_dictionaries(
 
 
 @given(MESSAGES)
-def test_what_the_schema_takes_as_a_message_the_inbox_takes(message: dict[str, Any]) -> None:
-    """And nothing else."""
+def test_schema_and_inbox_accept_the_same_messages(message: dict[str, Any]) -> None:
+    """In both directions."""
     try:
         read_message(json.dumps(message).encode())
         taken = True
@@ -110,8 +110,8 @@ def test_what_the_schema_takes_as_a_message_the_inbox_takes(message: dict[str, A
 
 
 @given(objects(Result))
-def test_what_the_schema_takes_as_a_result_is_read_as_one(given_: dict[str, Any]) -> None:
-    """And what is written fits it."""
+def test_a_result_of_the_schema_is_read_as_a_result(given_: dict[str, Any]) -> None:
+    """A written result fits the schema."""
     try:
         read = decode_result(json.dumps(given_).encode())
     except msgspec.ValidationError:
@@ -122,7 +122,7 @@ def test_what_the_schema_takes_as_a_result_is_read_as_one(given_: dict[str, Any]
         assert RESULT.is_valid(json.loads(encode(read)))
 
 
-def test_a_result_as_it_is_written_fits_the_schema() -> None:
+def test_a_written_result_fits_the_schema() -> None:
     """With every field."""
     result = Result(
         id="x", url="http://a/", outcome=Outcome.FAILED, reason=Reason.TLS, worker="w", status=200

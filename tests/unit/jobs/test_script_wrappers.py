@@ -1,4 +1,4 @@
-"""Each Lua script is called by one typed function of jobs/scripts, and by nothing else."""
+"""Each Lua script is called by one typed function of jobs/scripts, and by no other."""
 
 import ast
 import re
@@ -18,14 +18,14 @@ CALL_TYPE = "Call"
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """The functions of a module."""
+    """Return the functions of a module."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
 
 def scripts_of(function: ast.AST) -> list[str]:
-    """The scripts that a function names in a call of `runner.run` or in a `Call`."""
+    """Return the scripts that a function names in a call of `runner.run` or in a `Call`."""
     names = []
     for node in ast.walk(function):
         if isinstance(node, ast.Call):
@@ -37,7 +37,7 @@ def scripts_of(function: ast.AST) -> list[str]:
 
 
 def wrappers() -> dict[str, list[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]]:
-    """The functions that call each script."""
+    """Return the functions that call each script."""
     found = defaultdict(list)
     for path in WRAPPERS:
         for function in functions(path) if path.stem != "runner" else ():
@@ -48,7 +48,7 @@ def wrappers() -> dict[str, list[tuple[Path, ast.FunctionDef | ast.AsyncFunction
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_has_one_public_wrapper_with_named_parameters(script: str) -> None:
-    """Its parameters are lanes, tokens and ids; the Lua file names the wrapper."""
+    """Its parameters are lanes, tokens and IDs. The Lua file names the wrapper."""
     [(path, function)] = wrappers()[script]
     parameters = [*function.args.args, *function.args.kwonlyargs]
     header = (ROOT / "jobs" / "lua" / f"{script}.lua").read_text()
@@ -60,7 +60,7 @@ def test_a_script_has_one_public_wrapper_with_named_parameters(script: str) -> N
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_documents_its_interface(script: str) -> None:
-    """Each Lua file says what its KEYS are and, unless the reply means nothing, what it returns."""
+    """Each Lua file describes its KEYS and its reply, if the reply has a meaning."""
     header = (ROOT / "jobs" / "lua" / f"{script}.lua").read_text()
 
     assert re.search("^-- KEYS: ", header, re.MULTILINE)

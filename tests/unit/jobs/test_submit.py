@@ -1,4 +1,4 @@
-"""What a submit sends, what it takes back, and what it tells its caller: all without Redis."""
+"""A submit without Redis: the data it sends, the data it takes back, and its errors."""
 
 import asyncio
 from collections import Counter
@@ -49,7 +49,7 @@ FETCHES = st.lists(
 
 
 def cut(fetches: list[Fetch]) -> list[Chunk]:
-    """The chunks of a list, at sizes at which few fetches make many."""
+    """Return the chunks of a list, at sizes at which few fetches make many."""
 
     async def cutting() -> list[Chunk]:
         return [chunk async for chunk in chunks(BATCH, fetches)]
@@ -59,7 +59,7 @@ def cut(fetches: list[Fetch]) -> list[Chunk]:
 
 
 def sent(script: Callable[[Redis], Coroutine[Any, Any, Any]], reply: Any) -> tuple[list[str], list[Any]]:
-    """The keys and arguments with which a script is called."""
+    """Return the keys and arguments with which a script is called."""
     calls: list[tuple[list[str], list[Any]]] = []
 
     async def run(_: Redis, name: str, names: list[str], args: list[Any]) -> Any:
@@ -72,7 +72,7 @@ def sent(script: Callable[[Redis], Coroutine[Any, Any, Any]], reply: Any) -> tup
 
 
 def submitted(chunk: Chunk) -> tuple[list[str], list[Any]]:
-    """The keys and arguments of the groups and of the fetches with a key, as submit.lua reads them."""
+    """Return the keys and arguments of the groups and of the fetches with a key, as submit.lua reads them."""
     names, args = sent(
         lambda redis: submission.submit(
             redis,
@@ -90,7 +90,7 @@ def submitted(chunk: Chunk) -> tuple[list[str], list[Any]]:
 
 
 def undone(chunk: Chunk, taken_ms: int) -> tuple[list[str], list[Any]]:
-    """The same as undo.lua reads them."""
+    """Return the same as undo.lua reads them."""
     names, args = sent(
         lambda redis: submission.undo(
             redis, batch_id=BATCH, groups=chunk.groups, keyed=chunk.keyed, taken_ms=taken_ms
@@ -101,7 +101,7 @@ def undone(chunk: Chunk, taken_ms: int) -> tuple[list[str], list[Any]]:
 
 
 def elements_of(chunk: Chunk) -> list[tuple[str, list[bytes]]]:
-    """Each group's lane and elements, read out of the arguments as submit.lua does."""
+    """Return each group's lane and elements, read from the arguments as submit.lua does."""
     _, (groups, *rest) = submitted(chunk)
     found = []
     for _ in range(int(groups)):
@@ -114,7 +114,7 @@ def elements_of(chunk: Chunk) -> list[tuple[str, list[bytes]]]:
 
 @given(FETCHES)
 def test_every_fetch_is_in_one_chunk_under_its_lane(fetches: list[Fetch]) -> None:
-    """In the order of the list within each lane and priority, with the counts that room is measured by."""
+    """In the order of the list within each lane and priority, with the counts for the backlog limit."""
     made = cut(fetches)
     sent = [
         (lane, parse_entry(placed(of, 0)))
@@ -145,8 +145,8 @@ def test_no_chunk_is_too_large(fetches: list[Fetch]) -> None:
 
 
 @given(FETCHES, st.integers(0, 10**12))
-def test_what_is_taken_back_is_what_was_sent(fetches: list[Fetch], now_ms: int) -> None:
-    """Element for element, as Redis has completed it; and the ids of those with a key."""
+def test_an_undo_takes_back_the_sent_elements(fetches: list[Fetch], now_ms: int) -> None:
+    """Element for element, as Redis has completed it, and the IDs of those with a key."""
     for chunk in cut(fetches):
         names, (groups, *rest) = undone(chunk, now_ms)
         for _, group in elements_of(chunk):
@@ -159,7 +159,7 @@ def test_what_is_taken_back_is_what_was_sent(fetches: list[Fetch], now_ms: int) 
 
 @given(st.integers(0, 10**12), st.none() | st.floats(0.001, 604800))
 def test_a_placed_element_has_its_deadline(now_ms: int, deadline_s: float | None) -> None:
-    """The time allowed, from when Redis took it."""
+    """The allowed time, from the time of its arrival in Redis."""
     fetch = Fetch(url="http://a.example/", deadline_s=deadline_s)
     entry = parse_entry(placed(serialize_new_entry(fetch_id(BATCH, 7), fetch), now_ms))
 
@@ -169,7 +169,7 @@ def test_a_placed_element_has_its_deadline(now_ms: int, deadline_s: float | None
 
 @given(FETCHES, FETCHES)
 def test_chunks_of_other_fetches_have_other_digests(one: list[Fetch], two: list[Fetch]) -> None:
-    """And the same ones the same."""
+    """Equal chunks have equal digests."""
     digests = [[chunk.digest() for chunk in cut(fetches)] for fetches in (one, two)]
 
     assert (one == two) == (digests[0] == digests[1])
@@ -177,7 +177,7 @@ def test_chunks_of_other_fetches_have_other_digests(one: list[Fetch], two: list[
 
 @given(st.integers(0, 6), st.dictionaries(st.integers(0, 5), st.sampled_from([*EARLIER, BATCH])))
 def test_a_receipt_has_an_id_for_every_item(count: int, repeated: dict[int, str]) -> None:
-    """Its own, or that of the fetch whose key it has; the batch to look at is where all of them are."""
+    """Its own, or that of the fetch with its key, and the batch that has all of them."""
     repeats = {
         fetch_id(BATCH, place): fetch_id(batch, 0) for place, batch in repeated.items() if place < count
     }
@@ -193,7 +193,7 @@ def test_a_receipt_has_an_id_for_every_item(count: int, repeated: dict[int, str]
 
 
 def letter(batch: str | None, host: str | None, reason: str, position: str) -> DeadLetter:
-    """A dead letter with these."""
+    """Return a dead letter with these fields."""
     of = fetch_id(batch, 0) if batch else None
     return DeadLetter(
         position=position, door="lane", reason=reason, note="", lane=host, id=of, fetch=None, text=""
@@ -206,10 +206,10 @@ def letter(batch: str | None, host: str | None, reason: str, position: str) -> D
     st.none() | st.sampled_from(["tls", "dns"]),
     st.none() | st.sampled_from(["1-0", "2-0"]),
 )
-def test_a_letter_is_taken_by_all_that_is_asked(
+def test_a_letter_must_match_every_given_filter(
     batch: str | None, host: str | None, reason: str | None, position: str | None
 ) -> None:
-    """What is not asked does not matter; a letter that lacks what is asked is not taken."""
+    """Filters that are not given have no effect. A letter without the field does not match."""
     which = DeadLetterFilter(batch, host, reason, position)
 
     assert DeadLetterFilter().matches(letter(batch, host, reason or "tls", position or "1-0"))
@@ -223,7 +223,7 @@ def test_a_letter_is_taken_by_all_that_is_asked(
 
 
 async def streamed(items: list[Fetchable]) -> AsyncIterator[Fetchable]:
-    """The items, from an asynchronous iterator."""
+    """Yield the items from an asynchronous iterator."""
     for item in items:
         yield item
 
@@ -236,8 +236,8 @@ CLASHING: list[Fetchable] = [
 
 
 @pytest.mark.parametrize("given_as", [list, tuple, iter, streamed])
-def test_the_second_fetch_of_one_dest_is_refused_whatever_holds_them(given_as: Callable[[Any], Any]) -> None:
-    """A list before anything is enqueued, an iterator when it comes there."""
+def test_the_second_fetch_of_one_dest_is_refused_in_every_container(given_as: Callable[[Any], Any]) -> None:
+    """In a list before any enqueueing, in an iterator when it arrives."""
 
     async def consumed() -> list[Chunk]:
         items = given_as(CLASHING)
@@ -247,8 +247,8 @@ def test_the_second_fetch_of_one_dest_is_refused_whatever_holds_them(given_as: C
         asyncio.run(consumed())
 
 
-def test_what_may_share_a_dest_or_has_none_is_passed_on() -> None:
-    """Also what is no fetch: the checks of its fields name that better."""
+def test_fetches_that_may_share_a_dest_are_passed_on() -> None:
+    """Also invalid fetches: the checks of their fields give a better message."""
     items: list[Any] = [
         "http://a.example/",
         "http://a.example/",
@@ -265,7 +265,7 @@ def test_what_may_share_a_dest_or_has_none_is_passed_on() -> None:
 
 
 def test_an_iterator_is_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be endless, and memory is not: later dests are still compared with the first ones."""
+    """It may be endless. Later dests are still compared with the first ones."""
     monkeypatch.setattr(fleet_module, "MAX_COMPARED_DESTS", 2)
     items = [Fetch(url="http://a.example/", dest=dest) for dest in ("a", "b", "c", "c")]
 

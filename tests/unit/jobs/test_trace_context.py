@@ -1,4 +1,4 @@
-"""Traces: what may be sent on, and what our own requests say of them."""
+"""Trace context: accepted values, and those of the worker's own requests."""
 
 import re
 from typing import Any
@@ -72,40 +72,40 @@ BAD_STATES = [
 
 
 @pytest.mark.parametrize("given_", GOOD)
-def test_a_traceparent_of_any_version_is_taken(given_: str) -> None:
-    """A later version begins like the one we know."""
+def test_a_traceparent_of_any_version_is_accepted(given_: str) -> None:
+    """A later version begins like version 00."""
     assert given_ == Fetch(url=URL, traceparent=given_).traceparent
 
 
 @pytest.mark.parametrize("given_", BAD)
-def test_what_is_no_traceparent_is_refused_by_name(given_: str) -> None:
-    """It is the caller's own input, so he is told."""
+def test_an_invalid_traceparent_is_refused_by_name(given_: str) -> None:
+    """It is the caller's input, so the caller gets an error."""
     with pytest.raises(InvalidFetchError, match=r"^traceparent: "):
         Fetch(url=URL, traceparent=given_)
 
 
 @pytest.mark.parametrize("given_", GOOD_STATES)
-def test_a_tracestate_is_taken_as_it_is(given_: str) -> None:
-    """Order and values are its vendors' business."""
+def test_a_tracestate_is_kept_unchanged(given_: str) -> None:
+    """Order and values belong to its vendors."""
     assert given_ == Fetch(url=URL, traceparent=GIVEN, tracestate=given_).tracestate
 
 
 @pytest.mark.parametrize("given_", BAD_STATES)
-def test_what_is_no_tracestate_is_refused_by_name(given_: str) -> None:
-    """Nothing that could not be sent, nor that a vendor would choke on."""
+def test_an_invalid_tracestate_is_refused_by_name(given_: str) -> None:
+    """A value that cannot be sent, or that vendors cannot read."""
     with pytest.raises(InvalidFetchError, match=r"^tracestate: "):
         Fetch(url=URL, traceparent=GIVEN, tracestate=given_)
 
 
 def test_a_tracestate_alone_is_refused() -> None:
-    """It says nothing without the trace that it is of."""
+    """It has no meaning without its trace."""
     with pytest.raises(InvalidFetchError, match=r"^tracestate: "):
         Fetch(url=URL, tracestate="a=1")
 
 
 @given(st.text() | st.text("0123456789abcdef-", min_size=50, max_size=60), st.none() | st.text())
-def test_what_is_taken_can_be_sent(traceparent: str, tracestate: str | None) -> None:
-    """As the value of a header, and written into a lane and read again."""
+def test_an_accepted_value_can_be_sent(traceparent: str, tracestate: str | None) -> None:
+    """As a header value, and written to a lane and read again."""
     try:
         made = Fetch(url=URL, traceparent=traceparent, tracestate=tracestate)
     except InvalidFetchError:
@@ -116,8 +116,8 @@ def test_what_is_taken_can_be_sent(traceparent: str, tracestate: str | None) -> 
     assert made == parse_entry(placed(serialize_new_entry(ID, made), 0)).fetch
 
 
-def test_every_door_takes_the_trace() -> None:
-    """Python, arq and the inbox; and all refuse the same."""
+def test_every_door_accepts_the_trace() -> None:
+    """Python, arq and the inbox. All refuse the same."""
     fetch = Fetch(url=URL, traceparent=GIVEN, tracestate="a=1")
     form: dict[str, Any] = {"url": URL, "traceparent": GIVEN, "tracestate": "a=1"}
 
@@ -133,13 +133,13 @@ SPAN = re.compile(r"(?!0{16})[0-9a-f]{16}")
 
 @given(chance, chance)
 def test_a_span_id_is_never_zero(high: float, low: float) -> None:
-    """Zero means that there is none."""
+    """Zero means no span."""
     assert SPAN.fullmatch(span_id(high, low))
 
 
 @given(st.sampled_from(GOOD), chance, chance)
-def test_the_trace_goes_on_under_a_span_of_our_own(traceparent: str, high: float, low: float) -> None:
-    """The same trace and the flags that mean something, in the version that we know."""
+def test_the_trace_continues_under_a_new_span(traceparent: str, high: float, low: float) -> None:
+    """The same trace with the known flags, in version 00."""
     sent = dict(carried(Hop("GET", URL), Fetch(url=URL, traceparent=traceparent), ID, high, low).headers)
     Fetch(url=URL, traceparent=sent["traceparent"])
     version, trace, parent, flags = sent["traceparent"].split("-")
@@ -158,8 +158,8 @@ def test_the_trace_goes_on_under_a_span_of_our_own(traceparent: str, high: float
         ({"Tracestate": "mine"}, {"X-Request-ID", "traceparent"}),
     ],
 )
-def test_what_the_caller_says_himself_stands(headers: dict[str, str], added: set[str]) -> None:
-    """His header is sent as it is, and ours of that name is not."""
+def test_a_header_of_the_caller_wins(headers: dict[str, str], added: set[str]) -> None:
+    """The worker's header of that name is not sent."""
     fetch = Fetch(url=URL, headers=headers, traceparent=GIVEN, tracestate="a=1")
     request = Hop("GET", URL, tuple(headers.items()))
 
@@ -169,8 +169,8 @@ def test_what_the_caller_says_himself_stands(headers: dict[str, str], added: set
     assert added == {name for name, _ in sent.headers[len(headers) :]}
 
 
-def test_without_a_trace_there_is_the_id_alone() -> None:
-    """And log lines have no field for what is not there."""
+def test_without_a_trace_only_the_id_is_sent() -> None:
+    """Log lines have no field for a missing trace."""
     fetch = Fetch(url=URL)
 
     assert (("X-Request-ID", ID),) == carried(Hop("GET", URL), fetch, ID, 0, 0).headers

@@ -1,4 +1,4 @@
-"""URLs at the fleet's door: one canonical spelling inside, every trick refused."""
+"""URLs at the doors of the fleet: one canonical spelling, and refusals of ambiguous ones."""
 # ruff: noqa: RUF001 - look-alike characters are the input under test
 
 from contextlib import suppress
@@ -283,19 +283,19 @@ def refusal_of(text: str) -> str:
 
 @pytest.mark.parametrize(("text", "canonical"), CANONICAL)
 def test_every_spelling_of_a_url_has_one_canonical_text(text: str, canonical: str) -> None:
-    """Case, default ports, fragments, dots and unsafe characters end in one spelling."""
+    """Case, default ports, fragments, dots and unsafe characters."""
     assert parse_url(text).text == canonical
 
 
 @pytest.mark.parametrize(("text", "host"), HOSTS)
 def test_every_spelling_of_a_host_has_one_canonical_host(text: str, host: str) -> None:
-    """Upper case, Unicode, the root's dot and IPv6 zeros all end in one host."""
+    """Upper case, Unicode, the dot of the root and IPv6 zeros."""
     assert parse_url(f"http://{text}/").host == host
 
 
 @pytest.mark.parametrize(("text", "host"), [*HOSTS, ("::1", "::1"), ("2001:DB8::0", "2001:db8::")])
 def test_a_host_alone_has_the_form_that_it_has_in_a_url(text: str, host: str) -> None:
-    """Policy tables and commands name hosts; an IPv6 address needs no brackets there."""
+    """Policy tables and commands name hosts. An IPv6 address needs no brackets there."""
     assert parse_host(text) == host
 
 
@@ -303,21 +303,21 @@ def test_a_host_alone_has_the_form_that_it_has_in_a_url(text: str, host: str) ->
     "text",
     ["", ".", "a b", "a/b", "a?", "a#b", "u@h", "a\n", "h:80", "http://h/", "*.a", "2130706433", "é/x"],
 )
-def test_what_is_no_host_alone_is_refused(text: str) -> None:
+def test_text_that_is_more_than_a_host_is_refused(text: str) -> None:
     """A port, a path or a pattern is no part of a host."""
     with pytest.raises(UrlError):
         parse_host(text)
 
 
 @given(ASCII_HOSTS)
-def test_an_ascii_host_is_taken_as_dns_takes_it(host: str) -> None:
-    """Whatever its labels begin or end with, and whether or not an A-label decodes."""
+def test_an_ascii_host_follows_the_rules_of_dns(host: str) -> None:
+    """With any first and last characters of its labels, and with any A-label."""
     assert parse_url(f"http://{host}:/").text == f"http://{host.lower()}/"
     assert parse_host(host) == host.lower()
 
 
-def test_a_url_comes_apart_into_scheme_host_and_port() -> None:
-    """The port is filled in, and an origin always writes it."""
+def test_a_url_has_scheme_host_and_port() -> None:
+    """The port is filled in, and an origin always has it."""
     url = parse_url("HTTPS://Example.com/a")
 
     assert url == FetchUrl("https://example.com/a", "https", "example.com", 443)
@@ -325,7 +325,7 @@ def test_a_url_comes_apart_into_scheme_host_and_port() -> None:
 
 
 def test_an_ipv6_host_has_brackets_in_text_and_origin_only() -> None:
-    """Sockets want the bare address, requests want the brackets."""
+    """Sockets need the bare address, requests the brackets."""
     url = parse_url("http://[0::1]:8080/x")
 
     assert url == FetchUrl("http://[::1]:8080/x", "http", "::1", 8080)
@@ -334,48 +334,48 @@ def test_an_ipv6_host_has_brackets_in_text_and_origin_only() -> None:
 
 @pytest.mark.parametrize("text", REFUSED_SCHEMES)
 def test_only_http_and_https_are_fetched(text: str) -> None:
-    """Another scheme, a relative URL and nothing at all are refused, with the form to write."""
+    """Another scheme, a relative URL and empty text are refused, with the valid form."""
     assert "write http://host/path" in refusal_of(text)
 
 
 @pytest.mark.parametrize("text", REFUSED_USERINFO)
 def test_a_user_or_password_before_the_host_is_refused(text: str) -> None:
-    """Userinfo is how `http://good@evil` fools a reader, and a secret in a log."""
+    """Userinfo disguises hosts (`http://good@evil`), and is a secret in a log."""
     assert "Authorization header" in refusal_of(text)
 
 
 @pytest.mark.parametrize("text", REFUSED_CHARACTERS)
 def test_controls_spaces_and_backslashes_are_refused_anywhere(text: str) -> None:
-    """What could end a header line, or read as a slash elsewhere, stops here."""
+    """They could end a header line, or count as a slash elsewhere."""
     assert "percent-encode or remove it" in refusal_of(text)
 
 
 @pytest.mark.parametrize("text", REFUSED_HOSTS)
 def test_a_host_that_is_no_dns_name_is_refused(text: str) -> None:
-    """Empty, overlong, percent-encoded and badly punycoded hosts never reach a resolver."""
+    """Empty, overlong, percent-encoded and invalid punycode hosts do not reach a resolver."""
     assert "host" in refusal_of(text)
 
 
 @pytest.mark.parametrize("host", REFUSED_IPV4)
 def test_a_host_that_ends_in_a_number_is_canonical_ipv4_or_refused(host: str) -> None:
-    """Decimal, octal, hex and short forms mean loopback to some resolver."""
+    """Decimal, octal, hex and short forms mean loopback to some resolvers."""
     assert "non-canonical" in refusal_of(f"http://{host}/")
 
 
 @pytest.mark.parametrize("text", REFUSED_IPV6)
 def test_a_malformed_ipv6_host_is_refused(text: str) -> None:
-    """Brackets hold one plain IPv6 address without a zone id."""
+    """Brackets contain one plain IPv6 address without a zone ID."""
     refusal_of(text)
 
 
 @pytest.mark.parametrize("port", REFUSED_PORTS)
 def test_a_port_is_1_to_65535_in_ascii_digits(port: str) -> None:
-    """Zero, too much, signs and other digits are refused."""
+    """Zero, larger numbers, signs and other digits are refused."""
     assert "port" in refusal_of(f"http://example.com:{port}/")
 
 
 def test_a_url_may_be_8192_bytes_long_and_no_longer() -> None:
-    """The bound holds for the text as given and as it would be sent."""
+    """The limit applies to the given text and to the canonical one."""
     longest = "http://a/" + "x" * (MAX_URL_BYTES - len("http://a/"))
 
     assert len(parse_url(longest).text) == MAX_URL_BYTES
@@ -384,8 +384,8 @@ def test_a_url_may_be_8192_bytes_long_and_no_longer() -> None:
     assert "longer than 8192" in refusal_of("http://a/#" + "x" * MAX_URL_BYTES)
 
 
-def test_a_refusal_never_quotes_what_may_be_secret() -> None:
-    """Messages go to logs, so userinfo and query stay out of them."""
+def test_a_refusal_quotes_no_secret() -> None:
+    """Messages go to logs, without userinfo and query."""
     messages = [
         refusal_of("http://bob:hunter2@example.com/"),
         refusal_of("http://example.com:x/?token=hunter2"),
@@ -396,7 +396,7 @@ def test_a_refusal_never_quotes_what_may_be_secret() -> None:
 
 
 def test_a_refusal_shows_a_hostile_host_short_and_escaped() -> None:
-    """A terminal sees neither controls nor kilobytes."""
+    """A terminal gets neither controls nor kilobytes."""
     message = refusal_of("http://\u202e" + "é" * 4000 + "/")
 
     assert len(message) < 1000
@@ -415,12 +415,12 @@ def test_a_refusal_shows_a_hostile_host_short_and_escaped() -> None:
     ],
 )
 def test_an_origin_is_scheme_host_and_port(a: str, b: str, *, same: bool) -> None:
-    """Path and query do not matter; each of the three does (RFC 6454 §5)."""
+    """Each of the three matters, path and query do not (RFC 6454 §5)."""
     assert same_origin(parse_url(a), parse_url(b)) is same
 
 
-def test_a_lane_is_the_host_whatever_the_scheme_and_port() -> None:
-    """One host is one lane, or its limits would hold per port."""
+def test_a_lane_is_the_host_for_every_scheme_and_port() -> None:
+    """Otherwise the limits of a host would apply to each port."""
     lanes = {
         lane_of_url(parse_url(text).text)
         for text in ("http://Example.com/", "https://example.com.:8443/x", "http://ｅxample.com")
@@ -433,7 +433,7 @@ def test_a_lane_is_the_host_whatever_the_scheme_and_port() -> None:
 @example("http://[::1%\ud800]/")
 @example("http://xn--\x80/")
 def test_arbitrary_text_is_parsed_to_ascii_or_refused_with_a_url_error(text: str) -> None:
-    """No input reaches a caller as another exception, or a socket as something else than ASCII."""
+    """No input raises another exception, or reaches a socket as other than ASCII."""
     url = parsed(text)
 
     assert url is None or url.text.isascii()
@@ -441,7 +441,7 @@ def test_arbitrary_text_is_parsed_to_ascii_or_refused_with_a_url_error(text: str
 
 @given(st.one_of(GOOD_URLS, URLISH, LABELS.map("http://{}.example/".format)))
 def test_parsing_a_canonical_text_again_changes_nothing(text: str) -> None:
-    """So a URL may cross the wire as text and be parsed on the other side."""
+    """A URL can be sent as text and parsed by the receiver."""
     url = parsed(text)
 
     assert url is None or parse_url(url.text) == url
@@ -457,7 +457,7 @@ def test_parsing_a_canonical_text_again_changes_nothing(text: str) -> None:
 @example("http://-/")
 @example("http://a.example/\n")
 @example("http://a.example/" + "a" * MAX_URL_BYTES)
-def test_the_quick_way_to_a_canonical_url_finds_the_same(text: str) -> None:
+def test_the_quick_path_to_a_canonical_url_gives_the_same_result(text: str) -> None:
     """The text, or the refusal."""
     found: list[str] = []
     for parse in (canonical_url, lambda text: parse_url(text).text):
@@ -470,15 +470,15 @@ def test_the_quick_way_to_a_canonical_url_finds_the_same(text: str) -> None:
 
 @given(GOOD_URLS)
 def test_a_good_url_is_never_refused(text: str) -> None:
-    """The properties here would hold for a parser that refused everything."""
+    """The other properties would hold for a parser that refuses everything."""
     assert parsed(text)
 
 
 @given(st.one_of(GOOD_URLS, URLISH))
 @example("http://example.com?@evil.example")
 @example("http://[::ffff:7f00:1]/a/%2e%2e/b")
-def test_httpx_and_urllib_read_the_same_url_as_we_do(text: str) -> None:
-    """A parser further on that saw another host would undo every check."""
+def test_httpx_and_urllib_read_the_same_url(text: str) -> None:
+    """A later parser that found another host would defeat every check."""
     url = parsed(text)
     if url is None:
         return
@@ -510,7 +510,7 @@ def spellings(address: IPv4Address) -> list[str]:
 @given(st.integers(0, 2**32 - 1).map(IPv4Address))
 @example(IPv4Address("127.0.0.1"))
 def test_every_spelling_of_an_address_is_one_host_or_refused(address: IPv4Address) -> None:
-    """A second name for a host would be a second lane, with a concurrency of its own."""
+    """A second name for a host would be a second lane, with its own concurrency."""
     base = parse_url("http://a.example/")
     hosts = set[str]()
     for host in spellings(address):
@@ -527,7 +527,7 @@ def test_every_spelling_of_an_address_is_one_host_or_refused(address: IPv4Addres
 
 @given(st.one_of(st.integers(0, 2**128 - 1), st.integers(0xFFFF << 32, (1 << 48) - 1)).map(IPv6Address))
 def test_every_spelling_of_an_ipv6_address_is_one_host(address: IPv6Address) -> None:
-    """Whichever zeros are written; one that maps an IPv4 address is that address."""
+    """With any zeros. A mapped address is its IPv4 address."""
     texts = [str(address), address.exploded, ":".join(f"{part:x}" for part in unpack(">8H", address.packed))]
     texts.append(f"{address.exploded[:30]}{IPv4Address(int(address) & 0xFFFFFFFF)}")
     hosts = {parse_host(text) for text in [*texts, *map(str.upper, texts)]}
@@ -536,6 +536,6 @@ def test_every_spelling_of_an_ipv6_address_is_one_host(address: IPv6Address) -> 
     assert {lane_of_name(text) for text in [*texts, *hosts]} == hosts
 
 
-def test_the_name_of_no_host_is_its_own_lane() -> None:
-    """Redis may hold a lane of any name."""
+def test_the_lane_of_an_invalid_host_is_its_name() -> None:
+    """Redis may have a lane of any name."""
     assert [lane_of_name(name) for name in ("", "a b", "\x9b", "::1::")] == ["", "a b", "\x9b", "::1::"]
