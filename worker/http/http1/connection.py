@@ -203,7 +203,8 @@ class Http1Connection(asyncio.BufferedProtocol):
             if received is not None:
                 return received
         piece = reader.take()
-        self._resume_reading()
+        if self._paused_reading:
+            self._resume_reading()
         return piece
 
     def _resume_reading(self) -> bool:
@@ -223,8 +224,7 @@ class Http1Connection(asyncio.BufferedProtocol):
         if not (reader.complete and reader.reusable) or self._transport.get_write_buffer_size():
             self.close()
             return
-        self._resume_reading()
-        if self._closed:  # by bytes behind the response
+        if self._paused_reading and self._resume_reading() and self._closed:  # by bytes behind the response
             return
         self._due_s = due_s = self._loop.time() + self._keepalive_s
         if due_s < self._look_s:

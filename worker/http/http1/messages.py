@@ -116,17 +116,6 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     lenient: bool
     """Whether only a lenient reading made sense of it."""
 
-    @property
-    def persistent(self) -> bool:
-        """Whether the host keeps the connection open after the response (RFC 9112 §9.3)."""
-        options = self.by_name.get(b"connection", b"")
-        return self.version == "HTTP/1.1" and b"close" not in options.lower()
-
-    @property
-    def body_length(self) -> int:
-        """The length of a body that follows, CHUNKED or UNTIL_CLOSE."""
-        return body_length(self.by_name)
-
 
 def read_head(received: bytes, searched: int = 0) -> tuple[Head, int] | None:
     """Return the header section at the beginning and where it ends; None if it has not ended.
@@ -286,9 +275,10 @@ class ResponseReader:
     def _begin_body(self, head: Head) -> None:
         bodyless = not self._has_body or head.status in _BODYLESS
         self.lenient = self.lenient or head.lenient
-        self.reusable = head.persistent and not self.lenient and 200 <= head.status <= 599
+        closing = head.version != "HTTP/1.1" or b"close" in head.by_name.get(b"connection", b"").lower()
+        self.reusable = 200 <= head.status <= 599 and not (closing or self.lenient)  # RFC 9112 §9.3
         try:
-            length = head.body_length
+            length = body_length(head.by_name)
         except RemoteProtocolError:
             if not bodyless:
                 raise
