@@ -63,11 +63,9 @@ class Ends:
         self.wakeups = Wakeups()
         self.ours: Http1Connection
 
-    def protocol(self, connected: socket.socket) -> Http1Connection:
+    def protocol(self) -> Http1Connection:
         """Make our end."""
-        self.ours = Http1Connection(
-            connected, self.wakeups, self.keepalive_s, self.idle.append, self.lost.append
-        )
+        self.ours = Http1Connection(self.wakeups, self.keepalive_s, self.idle.append, self.lost.append)
         return self.ours
 
     def send(self, data: bytes) -> None:
@@ -138,7 +136,7 @@ async def connected(keepalive_s: float = 30) -> AsyncIterator[Ends]:
         end.setblocking(False)  # noqa: FBT003 its argument
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is sent is there at once
     ends = Ends(theirs, keepalive_s)
-    await asyncio.get_running_loop().create_connection(lambda: ends.protocol(ours), sock=ours)
+    await asyncio.get_running_loop().create_connection(ends.protocol, sock=ours)
     try:
         yield ends
     finally:

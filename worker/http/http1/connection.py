@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import math
 import select
-import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, cast
 
@@ -39,7 +38,7 @@ CLOCK_STEP_S = 0.001
 
 
 class Http1Connection(asyncio.BufferedProtocol):
-    """A connection, given its connected socket; `connection_made` gives it the transport.
+    """A connection; `connection_made` gives it the transport.
 
     keepalive_s: how long it may be idle. idle: called when it is idle again. lost: called when it is closed.
     """
@@ -47,6 +46,7 @@ class Http1Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_budget",
         "_closed",
+        "_descriptor",
         "_due_s",
         "_error",
         "_idle",
@@ -62,12 +62,12 @@ class Http1Connection(asyncio.BufferedProtocol):
         "_received",
         "_request",
         "_room",
-        "_socket",
         "_timeouts",
         "_timer",
         "_transport",
         "_waiter",
         "address",
+        "gone",
         "heard",
     )
 
@@ -76,16 +76,15 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        connected: socket.socket,
         budget: LoopBudget,
         keepalive_s: float,
         idle: Callable[["Http1Connection"], None],
         lost: Callable[["Http1Connection"], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._socket = connected
+        self._descriptor = -1
+        """Of the socket."""
         self._poll = select.poll()
-        self._poll.register(connected, select.POLLIN)
         self._budget = budget
         self._keepalive_s = keepalive_s
         self._idle = idle
@@ -98,8 +97,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         """
         self.address: str | None = None
         """The host's."""
-        with contextlib.suppress(OSError):  # the host has hung up: reading will tell
-            self.address = connected.getpeername()[0]
+        self.gone = False
+        """Whether its socket is closed."""
         self._request: Request | None = None
         """The request whose response headers are awaited."""
         self._reader: ResponseReader | None = None
@@ -248,6 +247,10 @@ class Http1Connection(asyncio.BufferedProtocol):
         """Take the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         self._made = True
+        self._descriptor = transport.get_extra_info("socket").fileno()
+        self._poll.register(self._descriptor, select.POLLIN)
+        with contextlib.suppress(OSError):  # the host has hung up: reading will tell
+            self.address = transport.get_extra_info("peername")[0]
         if self._closed:
             self._loop.call_soon(self._transport.abort)  # uvloop would leave the socket open now
 
@@ -301,7 +304,7 @@ class Http1Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the end of the connection, whoever closed it; first what the host sent before it was reset."""
         under_tls = self._transport.get_extra_info("ssl_object") is not None
-        if exc is not None and not (self._closed or under_tls) and (left := left_by_reset(self._socket)):
+        if exc is not None and not (self._closed or under_tls) and (left := left_by_reset(self._descriptor)):
             self.data_received(left)
         if not self._closed:
             if exc is None:
@@ -310,6 +313,7 @@ class Http1Connection(asyncio.BufferedProtocol):
                 self._error = ReadError(str(exc) or "the connection broke")
                 self._error.__cause__ = exc
             self.close()
+        self.gone = True
         self._lost(self)
 
     def pause_writing(self) -> None:

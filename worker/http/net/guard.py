@@ -6,7 +6,9 @@ which the name may change. Host header, SNI and certificate checks use the name 
 
 import asyncio
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import TypeVar
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -23,6 +25,8 @@ from fetchfleet.worker.http.net.redis_guard import RedisAddresses, is_own_addres
 from fetchfleet.worker.policy.egress import Egress, Refusal, reached, remedy
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
+
+T = TypeVar("T")
 
 MAX_ADDRESSES = 8
 """How many addresses of one name are tried."""
@@ -77,10 +81,20 @@ class Dialler:
         self._stats = stats
 
     async def dial(self, port: int, timeout_s: float) -> socket.socket:
-        """Return a connected socket within `timeout_s`, name resolution included.
+        """Return a connected socket; see `connect`."""
+        return await self._dialled(_socket, port, timeout_s)
+
+    async def connect(self, protocol: asyncio.BaseProtocol, port: int, timeout_s: float) -> None:
+        """Give the protocol a connected transport within `timeout_s`, name resolution included.
 
         Raises EgressRefusedError, UnresolvedError, ConnectError or ConnectTimeoutError.
         """
+        await self._dialled(partial(_transport, protocol), port, timeout_s)
+
+    async def _dialled(
+        self, connect: Callable[[Sequence[str], int], Awaitable[T]], port: int, timeout_s: float
+    ) -> T:
+        """Vet the addresses of the host and connect to one of them."""
         began_s = mono_s()
         network, host = self._network, self.host
         await network.loop_budget.take()
@@ -88,7 +102,7 @@ class Dialler:
         try:
             async with asyncio.timeout(timeout_s):
                 addresses = await network.vetted(host, port, self.ports)
-                connected = await _connect(addresses, port)
+                connected = await connect(addresses, port)
         except TimeoutError:
             if not addresses:
                 raise NameTimeoutError(f"{host}: no answer within {timeout_s} s") from None
@@ -102,7 +116,19 @@ class Dialler:
         return connected
 
 
-async def _connect(addresses: Sequence[str], port: int) -> socket.socket:
+async def _transport(protocol: asyncio.BaseProtocol, addresses: Sequence[str], port: int) -> None:
+    """Connect the protocol to the first of the addresses that accepts; raises ConnectError."""
+    loop = asyncio.get_running_loop()
+    if len(addresses) > 1:
+        await loop.create_connection(lambda: protocol, sock=await _socket(addresses, port))
+        return
+    try:  # the loop makes the socket of one address in half the time
+        await loop.create_connection(lambda: protocol, addresses[0], port)
+    except OSError as error:
+        raise ConnectError(str(error)) from error
+
+
+async def _socket(addresses: Sequence[str], port: int) -> socket.socket:
     """Connect to the first of the addresses that accepts; raises ConnectError."""
     if len(addresses) > 1:
         addresses = to_try(addresses, MAX_ADDRESSES)

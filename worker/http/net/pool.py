@@ -7,7 +7,6 @@ fetches of a lane run at once, so none waits for a connection; with HTTP/2 it ma
 import asyncio
 import ssl
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 from fetchfleet.jobs.contract.field_checks import IDEMPOTENT_METHODS
@@ -112,6 +111,14 @@ class LanePool:
         began_s = mono_s()
         request.trace.opened = True
         timeout_s = request.timeouts.connect_s
+        if request.scheme == "http":
+            plain = Http1Connection(self.dialler.loop_budget, self._keepalive_s, self._keep, self._lost)
+            await self.dialler.connect(plain, request.port, timeout_s)
+            self._stats.opened += 1
+            self._open[plain] = (request.scheme, request.port)
+            if plain.gone:
+                self._lost(plain)
+            return self._dialled(plain, request, began_s)
         connected = await self.dialler.dial(request.port, timeout_s)
         self._stats.opened += 1
         made: list[AnyConnection] = []
@@ -122,30 +129,30 @@ class LanePool:
             if selected == "h2" and changed is not None:
                 connection = Http2Connection(budget, self._keepalive_s, changed, self._lost)
             else:
-                connection = Http1Connection(connected, budget, self._keepalive_s, self._keep, self._lost)
+                connection = Http1Connection(budget, self._keepalive_s, self._keep, self._lost)
             made.append(connection)
             self._open[connection] = (request.scheme, request.port)
             return connection
 
         try:
-            if request.scheme == "https":
-                connected_s = mono_s()
-                context = self._tls(changed is not None)
-                await start_tls(connected, context, request.host, timeout_s, protocol_of)
-                self._stats.tls_s.add(mono_s() - connected_s)
-            else:
-                loop = asyncio.get_running_loop()
-                await loop.create_connection(partial(protocol_of, None), sock=connected)
+            connected_s = mono_s()
+            context = self._tls(changed is not None)
+            await start_tls(connected, context, request.host, timeout_s, protocol_of)
+            self._stats.tls_s.add(mono_s() - connected_s)
         except BaseException:
             for connection in made:
                 self._lost(connection)
             self._stats.closed += not made
             raise
+        return self._dialled(made[0], request, began_s)
+
+    def _dialled(self, connection: AnyConnection, request: Request, began_s: float) -> AnyConnection:
+        """Return a connection that was opened for a request, unless the lane was closed meanwhile."""
         if self._emptied is not None:
-            made[0].close()
+            connection.close()
             raise ConnectError("the lane was closed meanwhile")
         request.trace.connect_s = mono_s() - began_s
-        return made[0]
+        return connection
 
     def _keep(self, connection: Http1Connection) -> None:
         """Take a connection that is idle again."""

@@ -6,6 +6,7 @@ only the end of the connection ends would be stored cut short.
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -95,7 +96,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass the end on, after what the host sent before it reset the connection."""
         if exc is not None and not self._ended:
-            self.data_received(left_by_reset(self._socket))
+            self.data_received(left_by_reset(self._socket.fileno()))
         self._ended = True
         if self._above is not None:
             self._above.connection_lost(self._error or exc)
@@ -238,14 +239,15 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return self._tls if name == "ssl_object" else self._below.get_extra_info(name, default)
 
 
-def left_by_reset(connected: socket.socket) -> bytes:
+def left_by_reset(descriptor: int) -> bytes:
     """Return what the kernel still has of a connection that a failed write has ended; to be asked in time.
 
-    A host that does not want the rest of a request body may respond, and reset the connection.
+    descriptor: of its socket. A host that does not want the rest of a request body may respond, and reset the
+    connection.
     """
     left = bytearray()
     with contextlib.suppress(OSError):
-        while len(left) < LEFT_BYTES and (piece := connected.recv(LEFT_BYTES)):
+        while len(left) < LEFT_BYTES and (piece := os.read(descriptor, LEFT_BYTES)):
             left += piece
     return bytes(left)
 
