@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TypeVar
 
-from aiohappyeyeballs import AddrInfoType, start_connection
+from aiohappyeyeballs import start_connection
 
 from fetchfleet.worker.errors import (
     ConnectError,
@@ -130,21 +130,38 @@ async def _transport(protocol: asyncio.BaseProtocol, addresses: Sequence[str], p
 
 async def _socket(addresses: Sequence[str], port: int) -> socket.socket:
     """Connect to the first of the addresses that accepts; raises ConnectError."""
-    if len(addresses) > 1:
-        addresses = to_try(addresses, MAX_ADDRESSES)
-    infos: list[AddrInfoType] = []
-    for address in addresses:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        infos.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)))
-
-    def new_socket(info: AddrInfoType) -> socket.socket:
-        made = socket.socket(*info[:3])
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return made
-
     try:
+        if len(addresses) == 1:
+            return await _connect_to(addresses[0], port)
+        infos = [
+            (_family(address), socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))
+            for address in to_try(addresses, MAX_ADDRESSES)
+        ]
         return await start_connection(
-            infos, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1, socket_factory=new_socket
+            infos,
+            happy_eyeballs_delay=NEXT_ADDRESS_S,
+            interleave=1,
+            socket_factory=lambda info: _new_socket(info[0]),
         )
     except (OSError, RuntimeError) as error:  # uvloop raises the latter, too
         raise ConnectError(str(error)) from error
+
+
+async def _connect_to(address: str, port: int) -> socket.socket:
+    connected = _new_socket(_family(address))
+    try:
+        await asyncio.get_running_loop().sock_connect(connected, (address, port))
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _new_socket(family: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
