@@ -5,6 +5,7 @@ import os
 import socket
 import ssl
 import struct
+import sys
 import threading
 from contextlib import suppress
 from typing import cast
@@ -100,6 +101,43 @@ async def test_alpn_selects_the_protocol_before_any_byte_is_read(tls: Tls) -> No
 
     assert selected == ["h2"]
     assert (bytes(above.received), above.lost, connected.fileno()) == (b"ok", [None], -1)
+
+
+@on_both_loops
+async def test_a_request_goes_out_with_the_end_of_the_handshake(tls: Tls) -> None:
+    """In one packet: the first one is the host's greeting's."""
+    counted = threading.Event()
+
+    def answer(*_: object) -> None:
+        counted.wait(10)
+
+    with TlsServer(HOST, tls.server, answer) as server:
+        above = await opened(server, tls)
+        above.transport.write(REQUEST)
+        await wait_until(lambda: server.requests, "the request")
+        sent = packets_sent(above)
+        counted.set()
+        await wait_until(lambda: above.lost, "the end")
+
+    assert sent == 2
+
+
+@on_both_loops
+async def test_the_end_of_the_handshake_waits_for_no_request(tls: Tls) -> None:
+    """The host may take its time for what it does then, and a request may come later."""
+    with TlsServer(HOST, tls.server) as server:
+        above = await opened(server, tls)
+        await wait_until(lambda: packets_sent(above) == 2, "the end of the handshake")
+        above.transport.write(REQUEST)
+        await wait_until(lambda: above.lost, "the end")
+
+    assert server.requests == [REQUEST]
+
+
+def packets_sent(above: Above) -> int:
+    """Return how many packets with data the connection has sent, by the kernel's struct tcp_info."""
+    info = above.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+    return int.from_bytes(info[156:160], sys.byteorder)  # tcpi_data_segs_out
 
 
 @pytest.mark.parametrize("farewell", [False, True], ids=["no close_notify", "close_notify"])

@@ -86,7 +86,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
                 return
             self._incoming.write(data[at : at + STEP_BYTES] if len(data) > STEP_BYTES else data)
             self.shake_hands()
-            if self._above is not None and not self._paused:
+            if self._above is not None and not self._paused and self._incoming.pending:
                 self._read(self._above)
 
     def eof_received(self) -> None:
@@ -128,11 +128,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._ended, self._error = True, error
             self._below.close()
             return
-        self._flush()
         self._above = self._protocol_of(self._tls.selected_alpn_protocol())
         self._above.connection_made(self)
         if not self.established.done():
             self.established.set_result(None)
+        # With the request that is written as soon as the handshake has ended, in one packet.
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _read(self, above: Receiver) -> None:
         """Pass on what can be decrypted."""
