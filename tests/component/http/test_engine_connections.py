@@ -97,7 +97,7 @@ async def test_a_lane_that_is_given_back_leaves_no_connection(
     both = LINE + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     ends = [o.OK, o.reset, o.garbage(both), o.truncated(b"half", 99), o.redirect("/"), o.NOT_FOUND]
     origin.behaviour = o.by_path({f"/{n}": end for n, end in enumerate(ends)}, o.OK)
-    worker = await start(engine=engine, policy={"concurrency": 4, "attempts": 2, "breaker_failures": 100})
+    worker = await start(engine=engine, policy={"concurrency": 4, "attempts": 1, "breaker_failures": 100})
     await worker.results(origin.url(f"/{number % len(ends)}") for number in range(60))
 
     await wait_until(lambda: not worker.runtime.lanes, "the end of the lane's stay")
