@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.runtime.timings import WorkerTimings
 from fetchfleet.worker.settings import ENGINES
 from tests.support import differences
@@ -28,7 +28,7 @@ QUICK = WorkerTimings(poll_delay_s=0.02)
 
 def tuned(timings: WorkerTimings = QUICK, **lanes: Any) -> WorkerTimings:
     """The timings, with those of lanes that are named."""
-    return replace(timings, lanes=LaneTuning(**lanes))
+    return replace(timings, lanes=LaneParameters(**lanes))
 
 
 on_both_engines = pytest.mark.usefixtures("engine")

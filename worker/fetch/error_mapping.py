@@ -47,7 +47,7 @@ from fetchfleet.worker.errors import (
 from fetchfleet.worker.fetch.rules.outcome import AttemptOutcome, Failed, Interrupted
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.lanes import log_events
-from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.util.file_errors import FileFault, fault_of
 
 _BEFORE_SENDING = (ConnectError, NoBodyFileError)
@@ -128,7 +128,7 @@ def outcome_of(
     error: Exception,
     *,
     status: int | None,
-    disk_pause_s: float = LaneTuning().disk_pause_s,
+    disk_pause_s: float = LaneParameters().disk_pause_s,
     out_refuses: bool = False,
 ) -> AttemptOutcome | None:
     """Return what an error of the exchange or the disk means; None for an error that no rule names: a bug.
@@ -182,7 +182,7 @@ async def failure_of(
     if isinstance(error, OSError) and (fault in {FileFault.DISK, FileFault.OTHER} or out_refuses):
         disk.refused(error)
     outcome = outcome_of(
-        error, status=status, disk_pause_s=services.tuning.disk_pause_s, out_refuses=out_refuses
+        error, status=status, disk_pause_s=services.parameters.disk_pause_s, out_refuses=out_refuses
     )
     if outcome is None:
         log_events.bug(lane.name, entry, error, services.log)

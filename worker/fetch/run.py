@@ -154,7 +154,8 @@ class Attempt:
         options = StorageOptions(None, lane.policy.durability)
         writer = services.sink.writer(entry, lane.token, expected, options, None, exchange)
         try:
-            save_bytes, save_s = services.tuning.checkpoint_bytes, mono_s() + services.tuning.checkpoint_s
+            save_bytes = services.parameters.checkpoint_bytes
+            save_s = mono_s() + services.parameters.checkpoint_s
             while piece := await answer.read():
                 writer.write(piece)
                 if writer.full or writer.size_bytes >= save_bytes or mono_s() >= save_s:

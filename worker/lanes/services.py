@@ -8,9 +8,9 @@ from enum import StrEnum
 from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.notifications import LaneNotification
+from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.lanes.settler import Settler
 from fetchfleet.worker.lanes.store import LaneStore
-from fetchfleet.worker.lanes.tuning import LaneTuning
 from fetchfleet.worker.observability.repeats import Repeats
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 from fetchfleet.worker.util.backoff import Pace
@@ -47,7 +47,7 @@ class LaneServices:
     log: FilteringBoundLogger
     returns: Pace
     """The looks at fetches that no live worker can do or read."""
-    tuning: LaneTuning = field(default_factory=LaneTuning)
+    parameters: LaneParameters = field(default_factory=LaneParameters)
     repeats: Repeats = field(default_factory=Repeats)
     """The conditions of lanes that last from one hold to the next, by event and lane."""
     quarantined: Counter[QuarantineReason] = field(default_factory=Counter)

@@ -24,7 +24,7 @@ from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
 from fetchfleet.jobs.scripts import settlement as scripts
 from fetchfleet.jobs.scripts.runner import Call
 from fetchfleet.worker.lanes.lane import Lane
-from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 
 GATHER_S = 0.01
@@ -108,7 +108,7 @@ class Settler:
         key_repair: KeyRepair | None = None,
         on_had_ended: Callable[[Lane, str], None] = lambda _, __: None,
         gather_more_s: float = GATHER_MORE_S,
-        max_waiting: int = LaneTuning().max_settlements,
+        max_waiting: int = LaneParameters().max_settlements,
     ) -> None:
         self._redis = redis
         self._for_all = for_all

@@ -155,7 +155,7 @@ async def _open_services(base: _Base, opened: AsyncExitStack) -> tuple[FetchServ
         chance=random.random,
         report_redis_error=health.report,
         log=log,
-        tuning=base.timings.lanes,
+        parameters=base.timings.lanes,
         abilities=abilities_of(base.registration),
         others=None if settings.alone else base.colleagues.abilities,
         returns=Pace(base.timings.lanes.newer_return_s, base.timings.lanes.return_every_s),

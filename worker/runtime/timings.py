@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from fetchfleet.worker.intake.inbox import InboxTimings
-from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.observability.repeats import CALM_S
 
 
@@ -38,4 +38,4 @@ class WorkerTimings:
     unsupported_retry_s: float = 5.0
     """Until an arq job of a newer version is tried again."""
     inbox: InboxTimings = field(default_factory=InboxTimings)
-    lanes: LaneTuning = field(default_factory=LaneTuning)
+    lanes: LaneParameters = field(default_factory=LaneParameters)

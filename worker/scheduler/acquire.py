@@ -65,7 +65,7 @@ class Acquirer:
         self._serve = serve
         self._wants_more = wants_more
         self._choose = choose
-        self._at_once = services.tuning.acquire_at_once
+        self._at_once = services.parameters.acquire_at_once
         self._under_way = 0
         """Lanes that are being acquired: they count towards this worker's share."""
         self._upkeep_looked = 0

@@ -55,7 +55,7 @@ async def drain(
     claim: the first fetches, if they are claimed already.
     """
     lane, services = session.lane, session.services
-    check_s = services.tuning.expiry_check_s
+    check_s = services.parameters.expiry_check_s
     services.pools.open(lane.pool, lane.name, lane.policy)
     try:
         if claim is not None:

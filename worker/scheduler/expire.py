@@ -44,7 +44,7 @@ async def end_expired(session: FetchSession) -> None:
     if ours_ms is not None and (earliest_ms is None or ours_ms < earliest_ms):
         await session.retry_until_lost(lambda: services.store.note_earliest(lane.name, lane.token, ours_ms))
         earliest_ms = ours_ms
-    next_ms = now_ms + int(services.tuning.expiry_check_s * 1000)
+    next_ms = now_ms + int(services.parameters.expiry_check_s * 1000)
     lane.check_expiry_at(min(next_ms, max(earliest_ms, now_ms + 1000)) if earliest_ms else next_ms)
 
 

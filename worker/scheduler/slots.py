@@ -10,7 +10,7 @@ from fetchfleet.worker.scheduler.expire import end_expired
 async def acquire_slot(session: FetchSession, entry: Entry) -> bool:
     """Return whether the worker has a slot for the fetch; False if the fetch or its lane needs care first."""
     lane, slots = session.lane, session.services.slots
-    check_s = session.services.tuning.expiry_check_s
+    check_s = session.services.parameters.expiry_check_s
 
     def tell(_: asyncio.Future[None]) -> None:
         lane.notify()

@@ -11,14 +11,14 @@ from fetchfleet import Fleet, Outcome
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.contract.entry import PartialNote, parse_entry
 from fetchfleet.jobs.redis_connection import connect
-from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.lanes.parameters import LaneParameters
 from tests.support.named_workers import NamedWorkers, asker, named_workers, results_of
 from tests.support.ranged import Ranged, body_of, range_of
 from tests.support.waiting import wait_until
 from tools.origin.server import Exchange, Origin
 
 HOST = "127.0.0.161"
-CHECKPOINT_BYTES = LaneTuning().checkpoint_bytes
+CHECKPOINT_BYTES = LaneParameters().checkpoint_bytes
 STOPS_AT = CHECKPOINT_BYTES + (4 << 20)
 SIZE = STOPS_AT + (4 << 20)
 BEFORE_S = 60.0

@@ -44,7 +44,7 @@ from fetchfleet.worker.fetch.rules.outcome import (
 )
 from fetchfleet.worker.gate.gate import HostSignal, Observation, attempt_ended
 from fetchfleet.worker.gate.state import Breaker, GateState
-from fetchfleet.worker.lanes.tuning import LaneTuning
+from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.scheduler.probe import cheapest
 from fetchfleet.worker.sink.index_entry import StoredAt, Validators
@@ -129,7 +129,7 @@ def sent_and_unanswered() -> Iterator[AttemptOutcome]:
     """Yield every outcome after which it is unknown if the host has processed the request."""
     yield from (Failed(reason=reason) for reason in Reason)
     yield from (Answered(status=status) for status in STATUSES if status not in {304, 429})
-    yield from (Interrupted(), Interrupted(reason=Reason.DISK, wait_s=LaneTuning().disk_pause_s))
+    yield from (Interrupted(), Interrupted(reason=Reason.DISK, wait_s=LaneParameters().disk_pause_s))
 
 
 def test_a_complete_body_is_stored() -> None:

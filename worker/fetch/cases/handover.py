@@ -82,7 +82,7 @@ async def _others(session: FetchSession) -> Sequence[Abilities]:
 def is_due(session: FetchSession) -> bool:
     """Return whether the lane goes to another worker now, for the fetches that are set aside."""
     lane = session.lane
-    turn_over = mono_s() >= lane.aside_since_s + session.services.tuning.turn_s
+    turn_over = mono_s() >= lane.aside_since_s + session.services.parameters.turn_s
     return turn_over or len(lane.aside) >= MAX_ASIDE
 
 

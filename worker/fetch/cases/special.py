@@ -97,7 +97,7 @@ class SpecialCases:
         body = BodyPipeline(answer, fetch, policy, max_bytes)
         if self._decoder is not None and not body.may_decode(self._decoder) and may_repeat(self._entry):
             return Interrupted(
-                wait_s=self._services.tuning.decoder_pause_s,
+                wait_s=self._services.parameters.decoder_pause_s,
                 note="as many bodies with large windows come as may",
             )
         whole = answer.status in {200, 203} and request.method == "GET"
@@ -157,9 +157,9 @@ class SpecialCases:
         writer = sink.writer(self._entry, lane.token, expected, options, taken, exchange)
         try:
             if not self.has_all:
-                tuning = self._services.tuning
-                save_bytes = writer.size_bytes + tuning.checkpoint_bytes
-                save_s = mono_s() + tuning.checkpoint_s
+                parameters = self._services.parameters
+                save_bytes = writer.size_bytes + parameters.checkpoint_bytes
+                save_s = mono_s() + parameters.checkpoint_s
                 await self.receive(body.receive, writer, exchange, save_bytes, save_s)
             return await writer.commit(lane.may_place) or Interrupted()
         except errors.ExistsError as error:
@@ -182,14 +182,15 @@ class SpecialCases:
 
         First at save_bytes, or at save_s (monotonic).
         """
-        tuning = self._services.tuning
+        parameters = self._services.parameters
         while True:
             if writer.full:
                 await writer.drain()
             if (writer.size_bytes >= save_bytes or mono_s() >= save_s) and writer.worth_keeping:
                 self._resume = self._resume or Resume(self._session, self._entry)
                 safe_bytes = await self._resume.checkpoint(writer, exchange)
-                save_bytes, save_s = safe_bytes + tuning.checkpoint_bytes, mono_s() + tuning.checkpoint_s
+                save_bytes = safe_bytes + parameters.checkpoint_bytes
+                save_s = mono_s() + parameters.checkpoint_s
             piece = await receive(writer.room)
             if not piece:
                 return

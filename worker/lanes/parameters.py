@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneTuning:
+class LaneParameters:
     """The defaults of a worker; tests shorten them."""
 
     acquire_at_once: int = 64
