@@ -52,23 +52,24 @@ local function values_of(hash_key, fields)
   return values
 end
 
--- Returns the type of the value at a key if it is not of this kind, else nil. The kind counter is a string that
--- INCRBY accepts.
+-- Returns the type of the value at a key if it is not of this kind, else nil and whether the key exists. The kind
+-- counter is a string that INCRBY accepts.
 local COUNTER_CHARS = 18
 local function conflicting_type(kind, key)
   local found = redis.call('TYPE', key)['ok']
-  if found == 'none' or found == kind then return nil end
+  if found == 'none' or found == kind then return nil, found == kind end
   if found ~= 'string' or kind ~= 'counter' then return found end
   local text = redis.call('GET', key)
   local whole = #text <= COUNTER_CHARS and (text == '0' or string.find(text, '^-?[1-9]%d*$'))
-  return not whole and found or nil
+  return not whole and found or nil, true
 end
 
 -- Fails if the key has a value of another kind. Called before the first write, because Redis does not roll a
--- failed script back. jobs/scripts/runner.py parses the message.
+-- failed script back. jobs/scripts/runner.py parses the message. Returns whether the key exists.
 local function must_be(kind, key)
-  local found = conflicting_type(kind, key)
-  if found then error('WRONGTYPE at "' .. key .. '": a ' .. found .. ', not a ' .. kind) end
+  local conflict, exists = conflicting_type(kind, key)
+  if conflict then error('WRONGTYPE at "' .. key .. '": a ' .. conflict .. ', not a ' .. kind) end
+  return exists
 end
 
 -- Returns whether the bytes are UTF-8. Sequences are replaced by a character, so that no rest can join another.
@@ -231,18 +232,25 @@ local function record_key(batch_key, segment)
 end
 
 -- Returns the batch's key, the record's key and '#' with the place in it; nil if the text is no fetch id.
-local keys_of_records = {} -- batch id with the segment → the two keys
+local keys_of_records = {} -- batch id → segment → the two keys
 local function recorded_at(id)
-  if #id ~= FETCH_ID_CHARS or not string.find(id, '^[0-9a-f]+%-[0-9a-f]+$') then return nil end
-  local batch_id, at = string.sub(id, 1, BATCH_ID_CHARS), tonumber(string.sub(id, BATCH_ID_CHARS + 2), 16)
-  local segment = at and (at - at % SEGMENT_PLACES) / SEGMENT_PLACES
-  local keys = at and keys_of_records[batch_id .. segment]
-  if at and not keys and is_batch_id(batch_id) then
+  local batch_id, digits = string.match(id, '^([0-9a-f]+)%-([0-9a-f]+)$')
+  if not batch_id or #batch_id ~= BATCH_ID_CHARS or #id ~= FETCH_ID_CHARS then return nil end
+  local at = tonumber(digits, 16)
+  local place = at % SEGMENT_PLACES
+  local segment = (at - place) / SEGMENT_PLACES
+  local segments = keys_of_records[batch_id]
+  if not segments then
+    segments = {}
+    keys_of_records[batch_id] = segments
+  end
+  local keys = segments[segment]
+  if not keys then
     local batch_key = BATCH_PREFIX .. batch_id
     keys = {batch_key, record_key(batch_key, segment)}
-    keys_of_records[batch_id .. segment] = keys
+    segments[segment] = keys
   end
-  if keys then return keys[1], keys[2], '#' .. at % SEGMENT_PLACES end
+  return keys[1], keys[2], '#' .. place
 end
 
 -- Returns the number of the last string of a record; another program may have set the total of the batch.

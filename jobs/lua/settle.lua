@@ -34,8 +34,8 @@ for i, entry in ipairs(values_of(KEYS[2], ids)) do claimed[ids[i]] = entry or ni
 
 local letters, postponed, gone, begun = {}, {}, {}, {}
 local batches = {} -- batch number → its key, counts, and the strings of its record to write
-local results = {} -- of each its id, batch, outcome, bytes, text and claimed entry
-local RESULT_PARTS = 6
+local results = {} -- each with its id, batch, outcome, bytes, text and claimed entry
+local no_longer = {} -- id → whether the fetch had ended
 
 local function drop_claim(id)
   claimed[id] = nil
@@ -52,26 +52,25 @@ local actions = {}
 local HAD_ENDED = 'the fetch had ended: the record of its batch does not have it'
 
 function actions.done(id, number_of_batch, outcome, bytes, text)
-  local entry = claimed[id]
-  drop_claim(id)
   local batch = batches[number_of_batch]
   if not batch then
     local first = 5 + 2 * number_of_batch
-    batch = {key = KEYS[first], results_key = KEYS[first + 1], outcomes = {}, records = {}, done = 0, counts = {bytes = 0}}
+    batch = {key = KEYS[first], results_key = KEYS[first + 1], records = {}, done = 0, bytes = 0, counts = {}}
     batches[number_of_batch] = batch
   end
-  batch.outcomes[outcome] = true
   local _, key, place = recorded_at(id)
   local record = batch.records[key]
   if not record then
     record = {sets = {}, results = {}}
     batch.records[key] = record
   end
-  local count, sets = #results, record.sets
-  record.results[#record.results + 1] = count
-  results[count + 1], results[count + 2], results[count + 3] = id, batch, outcome
-  results[count + 4], results[count + 5], results[count + 6] = bytes, text, entry
-  count = #sets
+  local result = {id = id, batch = batch, outcome = outcome, bytes = bytes, text = text, entry = claimed[id]}
+  drop_claim(id)
+  batch.counts[outcome] = 0
+  results[#results + 1] = result
+  record.results[#record.results + 1] = result
+  local sets = record.sets
+  local count = #sets
   sets[count + 1], sets[count + 2], sets[count + 3], sets[count + 4] = 'SET', 'u48', place, 0
 end
 
@@ -109,16 +108,15 @@ if #results > 0 and ARGV[7] == '1' then must_be('stream', KEYS[5]) end
 for _, batch in pairs(batches) do
   must_be('stream', batch.results_key)
   local fields = {'sealed', 'total', 'done', 'recorded', 'chunks', 'recorded_done', 'bytes'}
-  for outcome in pairs(batch.outcomes) do fields[#fields + 1] = outcome end
-  batch.fields, batch.before = fields, redis.call('HMGET', batch.key, unpack(fields))
-  local before = batch.before
+  for outcome in pairs(batch.counts) do fields[#fields + 1] = outcome end
+  local before = redis.call('HMGET', batch.key, unpack(fields))
+  batch.fields, batch.before = fields, before
   batch.recorded = has_record(before[4], before[5])
   local has_ended = before[1] == '1' and number(before[3]) >= number(before[2])
-  for key, bits in pairs(batch.records) do
-    must_be('string', key)
-    bits.exists = redis.call('EXISTS', key) == 1
+  for key, record in pairs(batch.records) do
+    record.exists = must_be('string', key)
     -- A record that is gone although its batch goes on is lost, and so is a batch without a total.
-    bits.counts = bits.exists and (batch.recorded or not before[2]) or batch.recorded and has_ended
+    record.counts = record.exists and (batch.recorded or not before[2]) or batch.recorded and has_ended
   end
 end
 
@@ -126,30 +124,28 @@ end
 -- A script whose first write frees memory may complete.
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'gate', ARGV[2]) end
 in_slices(#gone, function(first, last) redis.call('HDEL', KEYS[2], unpack(gone, first, last)) end)
-local reply, had_ended, done = {now}, {}, 0
+local reply, done = {now}, 0
 for _, batch in pairs(batches) do
-  for key, bits in pairs(batch.records) do
-    in_slices(#bits.results, function(first, last)
-      local old = bits.exists and redis.call('BITFIELD', key, unpack(bits.sets, 4 * first - 3, 4 * last)) or {}
+  for key, record in pairs(batch.records) do
+    in_slices(#record.results, function(first, last)
+      local old = record.exists and redis.call('BITFIELD', key, unpack(record.sets, 4 * first - 3, 4 * last)) or {}
       for i = first, last do
-        local at = bits.results[i]
-        if bits.counts and (old[i - first + 1] or 0) == 0 then
-          had_ended[at] = true
-          had_ended[results[at + 1]] = true
-          reply[#reply + 1] = results[at + 1]
+        local result = record.results[i]
+        if record.counts and (old[i - first + 1] or 0) == 0 then
+          no_longer[result.id] = true
+          reply[#reply + 1] = result.id
         else
-          local counts, outcome = batch.counts, results[at + 3]
           batch.done = batch.done + 1
-          counts.bytes = counts.bytes + results[at + 4]
-          counts[outcome] = (counts[outcome] or 0) + 1
-          done = done + 1
+          batch.bytes = batch.bytes + result.bytes
+          batch.counts[result.outcome] = batch.counts[result.outcome] + 1
         end
       end
     end)
   end
+  done = done + batch.done
 end
 for _, letter in ipairs(letters) do
-  if not had_ended[letter[3]] then
+  if not no_longer[letter[3]] then
     redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', letter[1], 'note', letter[2],
       'lane', ARGV[6], 'id', letter[3], 'element', letter[4])
   end
@@ -163,25 +159,26 @@ for id in pairs(begun) do
 end
 in_slices(#still, function(first, last) redis.call('HSET', KEYS[2], unpack(still, first, last)) end)
 in_slices(#postponed, function(first, last) redis.call('ZADD', KEYS[3], unpack(postponed, first, last)) end)
-for at = 0, #results - 1, RESULT_PARTS do
-  if had_ended[at] then
+for _, result in ipairs(results) do
+  if no_longer[result.id] then
     redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', ARGV[5], '*', 'door', 'lane', 'reason', 'invalid', 'note', HAD_ENDED,
-      'lane', ARGV[6], 'id', results[at + 1], 'element', results[at + 6])
+      'lane', ARGV[6], 'id', result.id, 'element', result.entry)
   else
-    redis.call('XADD', results[at + 2].results_key, '*', 'r', results[at + 5])
-    if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', results[at + 5]) end
+    redis.call('XADD', result.batch.results_key, '*', 'r', result.text)
+    if ARGV[7] == '1' then redis.call('XADD', KEYS[5], '*', 'r', result.text) end
   end
 end
 for _, batch in pairs(batches) do
-  local before, counts = batch.before, batch.counts
+  local before = batch.before
   if batch.done > 0 then
     local now_done = number(before[3]) + batch.done
     local changed = {'done', int(now_done)}
     if batch.recorded then
       changed[3], changed[4] = 'recorded_done', int(number(before[6]) + batch.done)
     end
+    batch.counts.bytes = batch.bytes
     for i = 7, #batch.fields do
-      local by = counts[batch.fields[i]] or 0
+      local by = batch.counts[batch.fields[i]]
       if by > 0 then
         changed[#changed + 1] = batch.fields[i]
         changed[#changed + 1] = int(number(before[i]) + by)
