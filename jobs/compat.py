@@ -9,6 +9,7 @@ import asyncio
 import re
 from typing import Any
 
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
@@ -17,7 +18,7 @@ from redis.asyncio.connection import (
     UnixDomainSocketConnection,
 )
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import InvalidResponse, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError, InvalidResponse, ReadOnlyError, ResponseError  # noqa: A004
 
 from fetchfleet.jobs.errors import UnsupportedRedisError
 
@@ -125,9 +126,32 @@ class _WriteRefusals:
             return found
         return bool(reader._buffer) or own._parser._reader.has_data()
 
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        """Return the next reply. Raises UnsupportedRedisError for one of a server that can never be used."""
+    async def _received(self) -> Any:
+        """Return the next reply if all of it has been received, else NOT_ENOUGH_DATA."""
+        own: Any = self
         try:
+            reply = own._parser._reader.gets()
+            first = reply[0] if isinstance(reply, list) and reply else reply
+            if isinstance(first, ConnectionError):
+                raise first  # noqa: TRY301 handled as an error of the reader
+        except BaseException:
+            await own.disconnect(nowait=True)
+            raise
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """Return the next reply. Raises UnsupportedRedisError for one of a server that can never be used.
+
+        redis-py sets a timer for each reply, also for one that has been received with those before it.
+        """
+        own: Any = self
+        try:
+            if own.is_connected and not args and not options:
+                reply = await self._received()
+                if reply is not NOT_ENOUGH_DATA:
+                    return reply
             return await super().read_response(*args, **options)  # type: ignore[misc]
         except (ResponseError, InvalidResponse) as error:
             if unsupported := unsupported_by(error):

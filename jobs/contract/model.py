@@ -87,6 +87,10 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+_UNSET = (field_checks.IfExists.REPLACE.value, None, False, None, None)
+"""The defaults of the fields of a fetch that few fetches set."""
+
+
 class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One request and where its body goes.
 
@@ -155,27 +159,31 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             body_checks.check(self.method, self.body, self.body_base64, self.body_file)
         if self.dest is not None:
             field_checks.dest(self.dest)
-        field_checks.if_exists(self.if_exists, self.dest)
         if self.sha256 is not None:
             msgspec.structs.force_setattr(self, "sha256", field_checks.sha256(self.sha256))
-        field_checks.max_bytes(self.max_bytes)
         if self.revalidate or self.etag is not None or self.last_modified is not None:
             conditions.check(
                 self.method, self.headers.items(), self.etag, self.last_modified, revalidate=self.revalidate
             )
-        field_checks.decode(self.headers, wanted=self.decode)
+        if (self.if_exists, self.max_bytes, self.decode, self.deadline_s, self.fallback) != _UNSET:
+            self._check_rarely_set()
         if self.priority is not Priority.NORMAL:
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
-        field_checks.deadline(self.deadline_s, MAX_DEADLINE_S)
-        if self.deadline_s is not None:  # 30 and 30.0 are one JSON
-            msgspec.structs.force_setattr(self, "deadline_s", float(self.deadline_s))
-        field_checks.fallback(self.fallback)
         if self.traceparent is not None or self.tracestate is not None:
             trace_context.check(self.traceparent, self.tracestate)
         if self.key is not None:
             field_checks.key(self.key)
         if self.meta is not None:
             msgspec.structs.force_setattr(self, "meta", field_checks.meta(self.meta))
+
+    def _check_rarely_set(self) -> None:
+        field_checks.if_exists(self.if_exists, self.dest)
+        field_checks.max_bytes(self.max_bytes)
+        field_checks.decode(self.headers, wanted=self.decode)
+        field_checks.deadline(self.deadline_s, MAX_DEADLINE_S)
+        if self.deadline_s is not None:  # 30 and 30.0 are one JSON
+            msgspec.structs.force_setattr(self, "deadline_s", float(self.deadline_s))
+        field_checks.fallback(self.fallback)
 
     def __repr__(self) -> str:
         return f"<Fetch {self.method} {shown_origin(self.url)}>"

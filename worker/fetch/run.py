@@ -230,8 +230,8 @@ async def finish_fetch(
     if result.outcome is Outcome.FAILED:
         session.settle(settler.failed(result, note or ""))
     lenient = trace is not None and trace.lenient
-    line = log_events.finished(lane.name, entry, result, note, services.log, lenient=lenient)
-    session.settle(settler.finished(result, line))
+    line = log_events.finished(lane.name, entry, result, note, lenient=lenient)
+    session.settle(settler.finished(result, line=line))
 
 
 def settle_retry(session: FetchSession, retry: Retry, outcome: AttemptOutcome = _UNATTEMPTED) -> None:

@@ -82,7 +82,7 @@ def quarantine(
         reason=Reason.INVALID,
         worker=services.worker_id,
     )
-    services.settler.add(lane, settler.finished(result, lambda: None))
+    services.settler.add(lane, settler.finished(result))
 
 
 def log_quarantine(lane: Lane, services: LaneServices, why: QuarantineReason, note: str) -> None:

@@ -1,7 +1,7 @@
 """The log lines of lanes and of their fetches, with their fields."""
 
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
@@ -85,7 +85,7 @@ def unverified_tls(lane: Lane, repeats: Repeats, log: FilteringBoundLogger) -> N
         log.warning(Event.LANE_UNVERIFIED_TLS, lane=lane.name, **suppressed(left_out))
 
 
-class FinishedLine(msgspec.Struct, frozen=True, kw_only=True):
+class FinishedLine(msgspec.Struct, kw_only=True):
     """The canonical line of a fetch."""
 
     worker: str
@@ -112,52 +112,49 @@ class FinishedLine(msgspec.Struct, frozen=True, kw_only=True):
     trace_id: str | msgspec.UnsetType
     event: Event = Event.FETCH_FINISHED
     level: str = "info"
-    timestamp: str
+    timestamp: str = ""
+    """The time at which it is written."""
 
 
 def finished(
-    lane_name: str,
-    entry: Entry,
-    result: Result,
-    note: str | None,
-    log: FilteringBoundLogger,
-    *,
-    lenient: bool = False,
-) -> Callable[[], None]:
-    """Return a function that writes the canonical line of a fetch, once its result is in Redis.
+    lane_name: str, entry: Entry, result: Result, note: str | None, *, lenient: bool = False
+) -> FinishedLine:
+    """Return the canonical line of a fetch, to be written once its result is in Redis.
 
     lenient: whether only a lenient reading made sense of the headers of a response.
     """
+    timings, traceparent = result.timings, entry.fetch.traceparent
+    return FinishedLine(
+        worker=result.worker,
+        id=result.id,
+        batch=entry.batch_id,
+        lane=lane_name,
+        method=entry.fetch.method,
+        url=redact.url(result.url),
+        status=result.status,
+        outcome=result.outcome,
+        reason=result.reason,
+        note=note,
+        bytes=result.bytes,
+        stale=result.stale,
+        attempts=result.attempts,
+        throttles=result.throttles,
+        interruptions=result.interruptions,
+        queue_ms=timings.queue_ms,
+        connect_ms=timings.connect_ms,
+        ttfb_ms=timings.ttfb_ms,
+        total_ms=timings.total_ms,
+        lenient=lenient or msgspec.UNSET,
+        trace_id=msgspec.UNSET if traceparent is None else trace_context.trace_id(traceparent),
+    )
 
-    def tell() -> None:
-        timings, traceparent = result.timings, entry.fetch.traceparent
-        line = FinishedLine(
-            worker=result.worker,
-            id=result.id,
-            batch=entry.batch_id,
-            lane=lane_name,
-            method=entry.fetch.method,
-            url=redact.url(result.url),
-            status=result.status,
-            outcome=result.outcome,
-            reason=result.reason,
-            note=note,
-            bytes=result.bytes,
-            stale=result.stale,
-            attempts=result.attempts,
-            throttles=result.throttles,
-            interruptions=result.interruptions,
-            queue_ms=timings.queue_ms,
-            connect_ms=timings.connect_ms,
-            ttfb_ms=timings.ttfb_ms,
-            total_ms=timings.total_ms,
-            lenient=lenient or msgspec.UNSET,
-            trace_id=msgspec.UNSET if traceparent is None else trace_context.trace_id(traceparent),
-            timestamp=timestamp(),
-        )
-        write_info(Event.FETCH_FINISHED, line, log)
 
-    return tell
+def write_finished(lines: Sequence[FinishedLine]) -> None:
+    """Write canonical lines, with the time."""
+    now = timestamp()
+    for line in lines:
+        line.timestamp = now
+    write_info(Event.FETCH_FINISHED, lines)
 
 
 def retry(

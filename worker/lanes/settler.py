@@ -24,6 +24,7 @@ from fetchfleet.jobs.contract.model import Outcome, Reason, Result, encode
 from fetchfleet.jobs.scripts import settlement as scripts
 from fetchfleet.jobs.scripts.runner import Call
 from fetchfleet.worker.lanes.lane import Lane
+from fetchfleet.worker.lanes.log_events import FinishedLine, write_finished
 from fetchfleet.worker.lanes.parameters import LaneParameters
 from fetchfleet.worker.redis_support.key_repair import KeyRepair
 
@@ -45,20 +46,27 @@ class Settlement(NamedTuple):
     """Called once Redis has the change."""
     ends: bool = True
     """Whether the fetch is no longer claimed afterwards."""
+    line: FinishedLine | None = None
+    """Written to the log then."""
 
 
-def finished(result: Result, done: Callable[[], None]) -> Settlement:
+def _nothing() -> None:
+    """Do nothing once Redis has a change."""
+
+
+def finished(
+    result: Result, done: Callable[[], None] = _nothing, line: FinishedLine | None = None
+) -> Settlement:
     """End the fetch with its result. Only a body that was stored now counts as received."""
-    received_bytes = result.bytes or 0 if result.outcome is Outcome.STORED else 0
-    change = scripts.finish(
-        result.id, outcome=result.outcome.value, received_bytes=received_bytes, result=encode(result)
-    )
-    return Settlement(change, done)
+    outcome = result.outcome
+    received_bytes = result.bytes or 0 if outcome is Outcome.STORED else 0
+    change = scripts.finish(result.id, outcome=outcome, received_bytes=received_bytes, result=encode(result))
+    return Settlement(change, done, line=line)
 
 
 def failed(result: Result, note: str) -> Settlement:
     """Copy the fetch to the dead letters; `finished` follows."""
-    return buried(result.id, result.reason or Reason.INTERNAL, note, lambda: None)
+    return buried(result.id, result.reason or Reason.INTERNAL, note, _nothing)
 
 
 def retried(entry: Entry, wait_s: float, done: Callable[[], None]) -> Settlement:
@@ -74,7 +82,7 @@ def started(entry: Entry, done: Callable[[], None]) -> Settlement:
 
 def rewritten(entry: Entry) -> Settlement:
     """Keep the fetch claimed, as this entry: after a crash the next owner resumes from it."""
-    return started(entry, lambda: None)
+    return started(entry, _nothing)
 
 
 def handed_back(fetch_id: str, wait_s: float, done: Callable[[], None]) -> Settlement:
@@ -89,7 +97,7 @@ def buried(fetch_id: str | bytes, reason: Reason, note: str, done: Callable[[], 
 
 def dropped(fetch_id: bytes) -> Settlement:
     """Forget a claim that belongs to no batch."""
-    return Settlement(scripts.drop(fetch_id), lambda: None)
+    return Settlement(scripts.drop(fetch_id), _nothing)
 
 
 class Settler:
@@ -236,12 +244,14 @@ class Settler:
         If such an entry is sent again after a lost reply, it would overwrite an entry that was claimed since.
         """
         items = list(settlements)
-        ending = {item.change.fetch_id for item in items if item.ends}
+        if not all(item.ends for item in items):
+            ending = {item.change.fetch_id for item in items if item.ends}
+            items = [item for item in items if item.ends or item.change.fetch_id not in ending]
         return scripts.settle_call(
             lane=lane.name,
             token=lane.token,
             gate=None if lane.gate_is_saved else lane.gate_to_save(),
-            changes=[item.change for item in items if item.ends or item.change.fetch_id not in ending],
+            changes=[item.change for item in items],
             to_all_results=self._for_all,
             leave=leave,
         )
@@ -275,13 +285,19 @@ class Settler:
         lane.clock.sync(reply.now_ms)
         lane.released = reply.left
         had_ended = [fetch_id.decode() for fetch_id in reply.had_ended]
+        lines: list[FinishedLine] = []
         for item in settlements:
+            fetch_id, kind, *_ = item.change
             if item.ends:
-                lane.drop(item.change.fetch_id)
-            if item.change.kind is scripts.ChangeKind.FINISH:
-                if had_ended and item.change.fetch_id in had_ended:
-                    self._on_had_ended(lane, str(item.change.fetch_id))
+                lane.drop(fetch_id)
+            if kind is scripts.ChangeKind.FINISH:
+                if had_ended and fetch_id in had_ended:
+                    self._on_had_ended(lane, str(fetch_id))
                     continue
                 self.finished += 1
+            if item.line is not None:
+                lines.append(item.line)
             item.done()
+        if lines:
+            write_finished(lines)
         lane.notify()

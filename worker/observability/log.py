@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
 from functools import lru_cache
@@ -134,6 +135,8 @@ class Event(StrEnum):
 
 OF_EVERY_LINE = frozenset({"event", "level", "timestamp", "worker"})
 """The fields that each line has."""
+ADDED_FIELDS = OF_EVERY_LINE - {"worker"}
+"""Those that structlog's chain adds."""
 
 
 class LineWriter:
@@ -152,7 +155,7 @@ class LineWriter:
         weakref.finalize(self, _write, stream, self._lines)  # at exit too
 
     def info(self, line: str) -> None:
-        """Write a line in the next iteration of the event loop, or at once if none runs in this thread."""
+        """Write one line or several in the next iteration of the event loop, or at once if none runs here."""
         self._lines.append(line)
         try:
             loop = asyncio.get_running_loop()
@@ -191,24 +194,22 @@ def _write(stream: TextIO, lines: list[str]) -> None:
 
 
 class JsonLines:
-    """Encodes lines as JSON: the processor of structlog, and the short way of a line that is a struct."""
+    """Encodes lines as JSON: the processor of structlog, and the short way of lines that are structs."""
 
     def __init__(self, writer: LineWriter, level: int) -> None:
         self._writer = writer
         self._has_info = level <= logging.INFO
-        self._encode = msgspec.json.Encoder(enc_hook=str).encode
+        encoder = msgspec.json.Encoder(enc_hook=str)
+        self._encode, self._encode_lines = encoder.encode, encoder.encode_lines
 
     def __call__(self, _: WrappedLogger, level: str, line: EventDict) -> str:
         """Return the line with its level and its time."""
-        return self._text({**line, "level": level, "timestamp": timestamp()})
+        return safe_json(self._encode({**line, "level": level, "timestamp": timestamp()})).decode()
 
-    def info(self, line: msgspec.Struct) -> None:
-        """Write a line of level info, unless such lines are left out."""
+    def info(self, lines: Sequence[msgspec.Struct]) -> None:
+        """Write lines of level info, unless such lines are left out."""
         if self._has_info:
-            self._writer.info(self._text(line))
-
-    def _text(self, line: object) -> str:
-        return safe_json(self._encode(line)).decode()
+            self._writer.info(safe_json(self._encode_lines(lines)[:-1]).decode())
 
 
 def timestamp() -> str:
@@ -249,20 +250,19 @@ def _shown_fields(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     return {name: shown(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
-def write_info(event: Event, line: msgspec.Struct, log: FilteringBoundLogger) -> None:
-    """Write a line of level info that is a struct: with the fields of every line, in the order of the class.
+def write_info(event: Event, lines: Sequence[msgspec.Struct]) -> None:
+    """Write lines of level info that are structs: with the fields of every line, in the order of the class.
 
-    As JSON it takes a shorter way than through structlog's chain.
+    As JSON they are encoded together, not each through structlog's chain.
     """
     first, *_ = structlog.get_config()["processors"]
     if isinstance(first, JsonLines):
-        first.info(line)
+        first.info(lines)
         return
-    fields = msgspec.structs.asdict(line)
-    log.info(
-        event,
-        **{name: fields[name] for name in fields.keys() - OF_EVERY_LINE if fields[name] is not msgspec.UNSET},
-    )
+    log = get_logger()
+    for line in lines:
+        fields = {name: of for name, of in msgspec.structs.asdict(line).items() if of is not msgspec.UNSET}
+        log.info(event, **{name: of for name, of in fields.items() if name not in ADDED_FIELDS})
 
 
 def get_logger(**fields: Any) -> FilteringBoundLogger:

@@ -1,14 +1,18 @@
 """The parts of redis-py that jobs/compat.py relies on. A failure names a change of a release."""
 
+import asyncio
 import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError, TimeoutError  # noqa: A004
 
 from fetchfleet.jobs.compat import CONNECTIONS, FailoverPool, unsupported_by
+from fetchfleet.jobs.errors import UnsupportedRedisError
 
 URLS = ["redis://h", "rediss://h", "unix:///run/redis.sock"]
 
@@ -111,3 +115,47 @@ def test_the_overridden_methods_exist(name: str) -> None:
 def test_the_errors_of_an_unusable_server_are_classified(reply: str, *, is_unsupported: bool) -> None:
     """By their code, or by the reply of a script. A key with such a name is not mistaken for one."""
     assert is_unsupported == (unsupported_by(ResponseError(reply)) is not None)
+
+
+@asynccontextmanager
+async def connected_to(sent: bytes) -> AsyncIterator[Any]:
+    """A connection to a server that has sent these bytes."""
+    ends: list[asyncio.StreamWriter] = []
+
+    async def send(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends.append(writer)
+        writer.write(sent)
+
+    server = await asyncio.start_server(send, "127.0.0.1")
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        pool = FailoverPool.from_url(f"redis://127.0.0.1:{port}", lib_name=None, lib_version=None)
+        connection = made_by(pool)
+        await connection.connect()
+        yield connection
+        await connection.disconnect(nowait=True)
+        for end in ends:
+            end.close()
+
+
+async def test_a_reply_that_was_received_with_another_needs_no_timer() -> None:
+    """Also an error, after which the connection goes on. The rest of a reply is waited for."""
+    async with connected_to(b":1\r\n$2\r\nab\r\n-WRONGTYPE no list\r\n*1\r\n:2\r\n$2\r\nc") as connection:
+        assert await connection.read_response() == 1
+        connection.socket_timeout = 0.0  # whatever has to be waited for times out
+        assert await connection.read_response() == b"ab"
+        with pytest.raises(ResponseError, match="no list"):
+            await connection.read_response()
+        assert await connection.read_response() == [2]
+        with pytest.raises(TimeoutError):
+            await connection.read_response()
+        assert not connection.is_connected
+
+
+async def test_bytes_that_are_no_reply_end_the_connection() -> None:
+    """What follows them cannot be read."""
+    async with connected_to(b":1\r\n?\r\n") as connection:
+        assert await connection.read_response() == 1
+        with pytest.raises(UnsupportedRedisError):
+            await connection.read_response()
+        assert not connection.is_connected

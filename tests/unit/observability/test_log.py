@@ -7,14 +7,13 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 import structlog
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Result, Timings
-from fetchfleet.worker.lanes.log_events import finished
+from fetchfleet.worker.lanes.log_events import finished, write_finished
 from fetchfleet.worker.observability import log
 from fetchfleet.worker.observability.log import LineWriter
 
@@ -150,14 +149,15 @@ def test_the_line_of_a_fetch_is_the_same_on_both_paths(stream: io.StringIO, trac
         bytes=3,
         timings=Timings(total_ms=1.5),
     )
-    told = finished("a", entry, result, "a note \x7f", log.get_logger(worker="one"))
-    told()
+    lines = [finished("a", entry, result, "a note \x7f"), finished("b", entry, result, None)]
+    write_finished(lines)
     written = stream.getvalue()
     with structlog.testing.capture_logs() as captured:
-        finished("a", entry, result, "a note \x7f", log.get_logger(worker="one"))()
+        write_finished(lines)
 
-    line: dict[str, Any] = json.loads(written)
-    [other] = captured
+    line, second = (json.loads(text) for text in written.splitlines())
+    other, second_other = captured
+    assert (second["lane"], second_other["lane"]) == ("b", "b")
     assert "\x7f" not in written
     level, at = other.pop("log_level"), line["timestamp"]
     assert [[*line][0], *[*line][-3:]] == ["worker", "event", "level", "timestamp"]  # noqa: RUF015 with the end
@@ -165,5 +165,5 @@ def test_the_line_of_a_fetch_is_the_same_on_both_paths(stream: io.StringIO, trac
     assert (line["url"], line["note"]) == ("http://a/?token=***", "a note \x7f")
     assert line.get("trace_id") == (trace and "a" * 32)
     log.configure(stream, level="warning")
-    told()
+    write_finished(lines)
     assert stream.getvalue() == written
