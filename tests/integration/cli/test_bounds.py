@@ -1,4 +1,4 @@
-"""Numbers out of range, at the doors of an operator and in Redis."""
+"""Numbers out of range, from an operator and in Redis."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ BATCH = "0123456789abcdef"
 
 
 async def enqueue_for_hosts_of_foreign_state(redis_url: str) -> None:
-    """Let a fetch wait for each of two hosts; the lane of one holds absurd numbers."""
+    """Let a fetch wait for each of two hosts, one with absurd numbers in its lane."""
     async with Fleet(redis_url) as fleet, connect(redis_url) as redis:
         await fleet.submit(["http://a.example/", "http://b.example/"])
         state = {"state": "scheduled", "due_ms": FAR, "shut_until_ms": FAR, "why": "pacing"}
@@ -24,7 +24,7 @@ async def enqueue_for_hosts_of_foreign_state(redis_url: str) -> None:
 
 
 def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redis_url: str) -> None:
-    """An older version may have set it. A pause works; taking the key back ends it."""
+    """An older version may have set it. A pause works, and unsetting the key removes it."""
     asyncio.run(enqueue_for_hosts_of_foreign_state(redis_url))
     commands = Commands(redis_url)
     refusals = [
@@ -68,7 +68,7 @@ def test_a_number_out_of_range_is_refused_and_one_in_redis_stops_no_command(redi
     ("number", "score"), [("x", float("inf")), ("9" * 30, float("-inf")), ("-1", 1e308), (str(FAR), -1.0)]
 )
 def test_no_number_in_redis_stops_a_command(redis_url: str, number: str, score: float) -> None:
-    """Whatever another program has written in place of counts, times and scores."""
+    """With any text in place of counts, times and scores."""
 
     async def fill() -> None:
         async with connect(redis_url) as redis:

@@ -1,4 +1,4 @@
-"""A command given as a Redis user that may not: it says which user may."""
+"""A command as a Redis user without its rights: the message names the user that has them."""
 
 import contextlib
 import re
@@ -55,7 +55,7 @@ COMMANDS |= {
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The file LIST, in the current folder."""
+    """Return the file LIST, in the current folder."""
     folder = tmp_path_factory.mktemp("listed")
     (folder / LIST).write_text("http://a.example/\n")
     with contextlib.chdir(folder):
@@ -64,13 +64,13 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[GuardedRedis]:
-    """A Redis with our users."""
+    """Start a Redis with the users of a fleet, and a worker that empties the inbox of `pusher`."""
     with guarded_redis.serve_guarded() as server:
         yield server
 
 
 def said_as(guarded: GuardedRedis, user: str, *arguments: str) -> str:
-    """The output of the command, given as that user."""
+    """Return the output of the command, run as that user."""
     environment = {"FETCHFLEET_REDIS_URL": guarded.url(user)}
     ended = CliRunner().invoke(app, arguments, env=environment)
     return str(ended.exception or "") + ended.output
@@ -81,7 +81,7 @@ def said_as(guarded: GuardedRedis, user: str, *arguments: str) -> str:
 def test_a_denied_command_names_the_user_that_may_and_that_user_is_not_denied(
     guarded: GuardedRedis, command: str
 ) -> None:
-    """Tried as every other user of ops/users.acl; what one may is in the answer as well."""
+    """Run as every other user of ops/users.acl. The message also names what the user may do."""
     needed = needed_for(command)
     said = {user: said_as(guarded, user, *COMMANDS[command]) for user in ROLES}
     denied = {user: text for user, text in said.items() if "docs/security.md" in text}
@@ -96,16 +96,18 @@ def test_a_denied_command_names_the_user_that_may_and_that_user_is_not_denied(
 
 
 @pytest.mark.parametrize("command", ["status", "explain", "pause", "dead list", "policy set"])
-def test_what_a_producer_may_not_needs_the_operator(guarded: GuardedRedis, command: str) -> None:
-    """The refused Redis command is named."""
+def test_a_command_that_a_producer_may_not_run_needs_the_operator(
+    guarded: GuardedRedis, command: str
+) -> None:
+    """The denied Redis command is named."""
     said = said_as(guarded, "producer", *COMMANDS[command])
 
     assert re.match(rf"{command}: the Redis user producer (may not run [a-z]+|is refused: )", said), said
     assert "The user operator of ops/users.acl may" in said
 
 
-def test_every_user_of_the_file_and_of_the_page_has_its_words() -> None:
-    """None is added without saying what it may do."""
+def test_every_user_of_the_file_and_of_the_page_has_a_description() -> None:
+    """A new user needs one too."""
     file = (guarded_redis.ROOT / "ops" / "users.acl").read_text()
     page = (guarded_redis.ROOT / "docs" / "security.md").read_text()
 

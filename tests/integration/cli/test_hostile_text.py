@@ -1,4 +1,4 @@
-"""Hostile text in Redis, under every command that reads it."""
+"""Hostile text in Redis, read by every command."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ async def fill(redis_url: str) -> None:
 
 
 async def clear(redis_url: str) -> None:
-    """Take out what no program of the fleet would have written."""
+    """Remove keys that no program of the fleet would have written."""
     async with connect(redis_url) as redis:
         await redis.delete(keys.worker(HOSTILE))
         await redis.zrem(keys.ATTENTION, HOSTILE)

@@ -15,7 +15,7 @@ from tests.support.commands import Commands
 
 
 def test_an_inbox_is_registered_listed_and_unregistered(redis_url: str) -> None:
-    """Its messages stay where they are; a second time changes nothing."""
+    """Its messages stay, and a repetition changes nothing."""
     operator = Commands(redis_url)
     for _ in range(2):
         added = operator.does("inbox", "add", "billing")
@@ -39,7 +39,7 @@ def test_an_inbox_is_registered_listed_and_unregistered(redis_url: str) -> None:
 
 
 def test_an_inbox_is_registered_and_its_user_made_in_one_step(redis_url: str, tmp_path: Path) -> None:
-    """Standard output is the line for the file of users, which Redis takes; the password is apart."""
+    """Standard output is the line for the ACL file, which Redis accepts. The password is separate."""
     kept = tmp_path / "password"
     made = Commands(redis_url).does("inbox", "add", "billing", "--user", "--passwords", str(kept))
     [line] = [line for line in made.splitlines() if line.startswith("user ")]
@@ -54,13 +54,13 @@ def test_an_inbox_is_registered_and_its_user_made_in_one_step(redis_url: str, tm
 
 
 @pytest.mark.parametrize("name", ["taken", "newer", "A", "a:b", "*", "x" * 33, "worker"])
-def test_a_name_that_no_inbox_may_have_is_bad_use(redis_url: str, name: str) -> None:
-    """Nothing is written."""
+def test_an_invalid_inbox_name_is_bad_use(redis_url: str, name: str) -> None:
+    """Redis is unchanged."""
     assert 2 == Commands(redis_url).asks("inbox", "add", name).code
 
 
 def test_the_number_of_inboxes_is_bounded(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker looks at all of them."""
+    """One worker reads all of them."""
     monkeypatch.setattr(users, "MAX_INBOXES", 1)
     operator = Commands(redis_url)
     operator.does("inbox", "add", "a")

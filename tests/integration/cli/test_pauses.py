@@ -14,13 +14,13 @@ HOST = "127.0.80.3"
 
 @pytest.fixture
 def operator(redis_url: str) -> Commands:
-    """A terminal."""
+    """Return a terminal."""
     return Commands(redis_url)
 
 
 @pytest.fixture
 def data(redis_url: str) -> Iterator[sync_redis.Redis]:
-    """A client to look into Redis."""
+    """Return a client to access Redis."""
     with sync_redis.Redis.from_url(redis_url) as client:
         yield client
 
@@ -33,7 +33,7 @@ def paused(operator: Commands, host: str) -> bool:
 
 
 def test_a_pause_of_everything_stops_a_host_that_was_resumed_before(operator: Commands) -> None:
-    """Resuming under a wider pause is refused with the commands that would do it."""
+    """A resume under a wider pause is refused with the commands that would work."""
     operator.does("pause", "default")
     refused = operator.asks("resume", HOST)
     operator.does("resume", "default")
@@ -47,7 +47,7 @@ def test_a_pause_of_everything_stops_a_host_that_was_resumed_before(operator: Co
 
 
 def test_an_exception_is_named_and_ends_with_its_pause(operator: Commands) -> None:
-    """`pause` lists it; a pause that does not stop it says so; nothing of it is left."""
+    """`pause` lists it, and a pause that it limits names it. No trace remains."""
     operator.does("pause", "*.example.com")
     operator.does("resume", "a.example.com", "--except")
     spared = operator.does("pause", "*.com")
@@ -69,8 +69,8 @@ def test_an_exception_is_named_and_ends_with_its_pause(operator: Commands) -> No
     assert "nothing is paused" in operator.does("pause")
 
 
-def test_policy_set_and_unset_are_no_way_round_a_pause(operator: Commands) -> None:
-    """The same rules, the same refusals, and other keys beside `paused` are kept."""
+def test_policy_set_and_unset_cannot_bypass_a_pause(operator: Commands) -> None:
+    """The same rules and refusals apply, and other keys beside `paused` are kept."""
     operator.does("policy", "set", HOST, "paused=true", "burst=3")
     operator.does("policy", "set", "default", "paused=true")
     refused = operator.asks("policy", "set", HOST, "paused=false", "burst=4")
@@ -88,7 +88,7 @@ def test_policy_set_and_unset_are_no_way_round_a_pause(operator: Commands) -> No
 def test_a_host_that_older_versions_resumed_is_stopped_and_named(
     operator: Commands, data: sync_redis.Redis
 ) -> None:
-    """The `paused: false` that they leave has no effect on a pause; `policy show` says that."""
+    """The `paused: false` that they leave has no effect on a pause. `policy show` reports it."""
     data.hset(keys.POLICY, mapping={"default": '{"paused":true}', HOST: '{"paused":false}'})
     data.incr(keys.POLICY_VERSION)
     shown = operator.does("policy", "show")
@@ -102,7 +102,7 @@ def test_a_host_that_older_versions_resumed_is_stopped_and_named(
 def test_workers_of_older_versions_read_the_tables_of_this_one(
     operator: Commands, data: sync_redis.Redis
 ) -> None:
-    """They skip every field whose value is no JSON object; the objects have keys that they know."""
+    """They skip every field whose value is no JSON object. The objects have keys that they know."""
     operator.does("pause", "default")
     operator.does("resume", HOST, "--except")
     found = {name: json.loads(text) for name, text in data.hgetall(keys.POLICY).items()}  # type: ignore[union-attr]
@@ -113,7 +113,7 @@ def test_workers_of_older_versions_read_the_tables_of_this_one(
 
 @pytest.mark.parametrize("text", [f"http://{HOST}:9000/x", f"{HOST}:9000", f" {HOST}", f"//{HOST}"])
 def test_a_host_that_was_never_fetched_is_paused_and_named(operator: Commands, text: str) -> None:
-    """A URL stands for its host; a name that no lane has is likely mistyped."""
+    """A URL stands for its host. A name without a lane may be mistyped."""
     if text.startswith("//"):
         assert 2 == operator.asks("pause", text).code
         return
@@ -125,10 +125,8 @@ def test_a_host_that_was_never_fetched_is_paused_and_named(operator: Commands, t
     assert f"{HOST} was not paused" in operator.does("resume", text)
 
 
-def test_a_mistyped_host_is_answered_with_the_one_that_is_meant(
-    operator: Commands, data: sync_redis.Redis
-) -> None:
-    """A lane that is known is not commented on, nor is a pattern that covers one."""
+def test_a_mistyped_host_gets_a_suggestion(operator: Commands, data: sync_redis.Redis) -> None:
+    """A known lane gets no comment, nor does a pattern that covers one."""
     data.zadd(keys.ATTENTION, {"img.example.com": 1})
     data.hset(keys.lane("img.example.com"), "state", "scheduled")
     assert "did you mean img.example.com?" in operator.does("pause", "imgs.example.com")
@@ -143,8 +141,8 @@ def test_a_mistyped_host_is_answered_with_the_one_that_is_meant(
     data.delete(keys.ATTENTION, keys.lane("img.example.com"))
 
 
-def test_explain_of_a_paused_host_says_since_when_and_how_to_resume_it(operator: Commands) -> None:
-    """Also while nothing waits for it, and whichever name was paused."""
+def test_explain_of_a_paused_host_names_its_start_and_the_remedy(operator: Commands) -> None:
+    """Also without waiting fetches, and for a pause of any wider name."""
     operator.does("pause", HOST)
     own = operator.reads("explain", f"http://{HOST}:9000/x")
     operator.does("resume", HOST)
@@ -161,15 +159,15 @@ def test_explain_of_a_paused_host_says_since_when_and_how_to_resume_it(operator:
 
 
 @pytest.mark.parametrize("what", ["default", "*.example.com"])
-def test_explain_takes_one_host(operator: Commands, what: str) -> None:
-    """A pattern has no lane of its own."""
+def test_explain_accepts_one_host(operator: Commands, what: str) -> None:
+    """A pattern has no lane."""
     said = operator.asks("explain", what)
     assert 2 == said.code
     assert "fetchfleet status" in said.text
 
 
 def test_dead_letters_are_found_by_any_form_of_their_host(operator: Commands, data: sync_redis.Redis) -> None:
-    """A URL stands for its host there too; what names no host is refused."""
+    """A URL stands for its host there too. Text that names no host is refused."""
     data.xadd(keys.DEAD, {"door": "inbox", "reason": "invalid", "lane": HOST, "element": "x"})
     found = [operator.does("dead", "list", "--host", text) for text in (HOST, f"http://{HOST}:9000/x")]
     refused = operator.asks("dead", "list", "--host", "a b")

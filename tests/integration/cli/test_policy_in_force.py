@@ -1,4 +1,4 @@
-"""The workers' policy in explain, policy show and status, given where its file is not."""
+"""The workers' policy in explain, policy show and status, on a machine without its file."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ OTHER = parse_policy("[default]\nattempts = 9\n", "fedcba9876543210")
 
 @pytest.fixture
 def commands(redis_url: str) -> Commands:
-    """A terminal elsewhere; one fetch waits for a.example, and two workers use FILE."""
+    """Return a terminal on another machine; one fetch waits for a.example, and two workers use FILE."""
     asyncio.run(set_up(redis_url, {"worker-1": FILE, "worker-2": FILE}))
     return Commands(redis_url)
 
@@ -40,7 +40,7 @@ async def set_up(redis_url: str, workers: dict[str, Policy]) -> None:
 
 
 def test_explain_and_policy_show_use_the_workers_policy_and_name_its_sources(commands: Commands) -> None:
-    """Their concurrency, their file, and what was set at run time."""
+    """Its concurrency, its file, and the keys set at run time."""
     commands.does("policy", "set", "a.example", "attempts=2")
     explained, shown = commands.reads("explain", "a.example"), commands.reads("policy", "show", "a.example")
     text, table = commands.does("explain", "a.example"), commands.does("policy", "show", "a.example")
@@ -72,7 +72,7 @@ def test_a_pause_of_the_workers_file_is_seen_and_lifted(commands: Commands) -> N
 
 
 def test_workers_that_differ_are_named_by_every_command(commands: Commands, redis_url: str) -> None:
-    """With what they do otherwise for the host."""
+    """With the values that differ for the host."""
     asyncio.run(set_up(redis_url, {"worker-3": OTHER}))
     explained, table = commands.does("explain", "a.example"), commands.does("policy", "show", "a.example")
     status = commands.does("status")
@@ -85,8 +85,8 @@ def test_workers_that_differ_are_named_by_every_command(commands: Commands, redi
     assert {"worker-1": FILE.digest, "worker-2": FILE.digest, "worker-3": OTHER.digest} == policies
 
 
-def test_without_workers_the_defaults_are_assumed_and_that_is_said(redis_url: str) -> None:
-    """By explain and by policy show, for people and machines."""
+def test_without_workers_the_defaults_are_assumed_with_a_notice(redis_url: str) -> None:
+    """By explain and by policy show, as text and as JSON."""
     commands = Commands(redis_url)
     said = [commands.does(*command, "a.example") for command in (("explain",), ("policy", "show"))]
     read = commands.reads("explain", "a.example")["policy"]

@@ -16,25 +16,25 @@ BROKEN = GateState(breaker=Breaker.OPEN, open_until_ms=FAR_MS, cool_until_ms=FAR
 
 @pytest.fixture
 def operator(redis_url: str) -> Commands:
-    """A terminal."""
+    """Return a terminal."""
     return Commands(redis_url)
 
 
 @pytest.fixture
 def data(redis_url: str) -> Iterator[sync_redis.Redis]:
-    """A client to write into Redis."""
+    """Return a client to access Redis."""
     with sync_redis.Redis.from_url(redis_url) as client:
         yield client
 
 
 def park(data: sync_redis.Redis, lane: str, gate: GateState) -> None:
-    """Make an idle lane with this state."""
+    """Create an idle lane with this state."""
     data.hset(keys.lane(lane), mapping={"state": "idle", "gate": to_json(gate), "shut_until_ms": FAR_MS})
     data.pexpire(keys.lane(lane), keys.GATE_TTL_MS)
 
 
-def test_reset_says_what_it_ends(operator: Commands, data: sync_redis.Redis) -> None:
-    """A URL stands for its host; a pause stays, and the answer says how to end it."""
+def test_reset_names_the_state_that_it_clears(operator: Commands, data: sync_redis.Redis) -> None:
+    """A URL stands for its host. A pause stays, and the output names the command that ends it."""
     park(data, HOST, BROKEN)
     operator.does("pause", "default")
     said = operator.does("reset", f"http://{HOST}:9000/")
@@ -54,7 +54,7 @@ def test_reset_says_what_it_ends(operator: Commands, data: sync_redis.Redis) -> 
 
 
 def test_a_pattern_resets_every_host_below_it(operator: Commands, data: sync_redis.Redis) -> None:
-    """Those that have something to forget are named."""
+    """Hosts with state to clear are named."""
     park(data, "a.cdn.net", BROKEN)
     park(data, "b.cdn.net", GateState())
     park(data, "c.org", BROKEN)
@@ -66,7 +66,7 @@ def test_a_pattern_resets_every_host_below_it(operator: Commands, data: sync_red
 
 
 def test_reset_of_an_unknown_host_is_an_error(operator: Commands, data: sync_redis.Redis) -> None:
-    """A mistyped one is answered with the one that is meant."""
+    """A mistyped one gets a suggestion."""
     data.hset(keys.lane("img.example.com"), "state", "scheduled")
     data.zadd(keys.ATTENTION, {"img.example.com": 1})
     said = operator.asks("reset", "imgs.example.com")

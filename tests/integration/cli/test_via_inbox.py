@@ -1,4 +1,4 @@
-"""Commands of a producer that has an inbox alone: submit and results with --via inbox."""
+"""Commands of a producer with only an inbox: submit and results with --via inbox."""
 
 import asyncio
 from collections.abc import Iterable, Iterator
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 
 async def nothing(_: Iterable[LaneNotification]) -> None:
-    """No lane is woken."""
+    """Wake no lane."""
 
 
 async def empty_inboxes(url: str, ended: Event) -> None:
-    """As a worker does, until the event."""
+    """Empty the inboxes as a worker does, until the event."""
     log = get_logger()
     async with connect(url) as client:
         reader = InboxReader(url, "w", Submitter(client, nothing), RedisErrorReporter(log), log)
@@ -42,7 +42,7 @@ async def empty_inboxes(url: str, ended: Event) -> None:
 
 @pytest.fixture
 def guarded() -> Iterator[GuardedRedis]:
-    """A Redis with our users, and a worker that empties the inbox of `pusher`."""
+    """Start a Redis with the users of a fleet, and a worker that empties the inbox of `pusher`."""
     with guarded_redis.serve_guarded() as server:
         with sync_redis.Redis.from_url(server.admin_url) as admin:
             admin.sadd(keys.INBOXES, "pusher")
@@ -59,7 +59,7 @@ def guarded() -> Iterator[GuardedRedis]:
 
 
 def test_a_pusher_submits_and_reads(guarded: GuardedRedis, tmp_path: Path) -> None:
-    """With nothing that its user may not; what it may not is bad use, in words."""
+    """Without a command that its user is denied. Other commands are bad use, with a message."""
     file = tmp_path / "urls.txt"
     file.write_text("http://a.example/1\nhttp://a.example/2\n")
     pusher = Commands(guarded.url("pusher"))

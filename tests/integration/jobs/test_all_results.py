@@ -1,4 +1,4 @@
-"""The stream of all results: every one once, to whole groups of consumers, bounded and never silently."""
+"""The stream of all results: each result once, to whole consumer groups, bounded; no silent loss."""
 
 from collections import Counter
 from typing import Any
@@ -21,38 +21,38 @@ DAY_MS = keys.RESULTS_TTL_MS
 
 
 async def finished(fleet: Fleet, redis: Redis, count: int) -> Batch:
-    """A batch with all its results."""
+    """Return a batch with all its results."""
     batch = await fleet.submit([url(f"/{place}") for place in range(count)])
     await (await LaneHold.begin(redis)).finish(count)
     return batch
 
 
 async def stream(redis: Redis) -> list[Result]:
-    """All that is in the stream."""
+    """Return everything in the stream."""
     return [decode_result(fields[b"r"]) for _, fields in await redis.xrange(keys.ALL_RESULTS)]
 
 
 async def read(redis: Redis, consumer: str, count: int = 100) -> list[tuple[bytes, Result]]:
-    """What the group has for this consumer, not acknowledged yet."""
+    """Return what the group has for this consumer, not yet acknowledged."""
     reply: Any = await redis.xreadgroup(GROUP, consumer, {keys.ALL_RESULTS: ">"}, count)
     rows = reply[0][1] if reply else []
     return [(row_id, decode_result(fields[b"r"])) for row_id, fields in rows]
 
 
 async def acknowledge(redis: Redis, rows: list[tuple[bytes, Result]]) -> None:
-    """These are done with."""
+    """Acknowledge these results."""
     await redis.xack(keys.ALL_RESULTS, GROUP, *(row_id for row_id, _ in rows))
 
 
 async def old(redis: Redis, count: int, age_ms: int, first: int = 0) -> None:
-    """So many results that were written so long ago."""
+    """Add that many results with an old time."""
     ms = await now_ms(redis) - age_ms
     for place in range(first, first + count):
         await ask(redis, "XADD", keys.ALL_RESULTS, f"{ms}-{place}", "r", b"{}")
 
 
 async def kept(redis: Redis, length: int, times: int = 1) -> list[Any]:
-    """Keep house: the lines that were written, each as event, groups and how many results."""
+    """Trim the stream; return the log lines, each as event, groups and number of results."""
     house = Housekeeping(redis, length, get_logger())
     with capture_logs() as lines:
         for _ in range(times):
@@ -65,8 +65,8 @@ async def kept(redis: Redis, length: int, times: int = 1) -> list[Any]:
 # Every result
 
 
-async def test_every_result_of_every_batch_is_there_once(fleet: Fleet, redis: Redis) -> None:
-    """Also of settlements that were sent twice."""
+async def test_every_result_of_every_batch_is_in_the_stream_once(fleet: Fleet, redis: Redis) -> None:
+    """Also after repeated settlements."""
     batches = [await finished(fleet, redis, count) for count in (3, 1, 5)]
     batch = await fleet.submit([url("/twice")])
     stay = await LaneHold.begin(redis)
@@ -81,7 +81,7 @@ async def test_every_result_of_every_batch_is_there_once(fleet: Fleet, redis: Re
 
 
 async def test_a_group_hands_each_result_to_one_consumer(fleet: Fleet, redis: Redis) -> None:
-    """And a second group sees all of them again."""
+    """A second group gets all of them again."""
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "$", mkstream=True)
     await redis.xgroup_create(keys.ALL_RESULTS, "audit", "0")
     batch = await finished(fleet, redis, 6)
@@ -93,8 +93,8 @@ async def test_a_group_hands_each_result_to_one_consumer(fleet: Fleet, redis: Re
     assert 6 == len(reply[0][1])
 
 
-async def test_what_a_dead_consumer_had_is_claimed_by_another(fleet: Fleet, redis: Redis) -> None:
-    """At least once: without XACK it stays pending, and XAUTOCLAIM finds it."""
+async def test_results_of_a_dead_consumer_are_claimed_by_another(fleet: Fleet, redis: Redis) -> None:
+    """At least once: without XACK a result stays pending, and XAUTOCLAIM finds it."""
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0", mkstream=True)
     await finished(fleet, redis, 5)
     got = await read(redis, "dies")
@@ -106,8 +106,8 @@ async def test_what_a_dead_consumer_had_is_claimed_by_another(fleet: Fleet, redi
     assert 0 == (await redis.xpending(keys.ALL_RESULTS, GROUP))["pending"]
 
 
-async def test_a_worker_may_write_none(fleet: Fleet, redis: Redis) -> None:
-    """The batch has its results all the same."""
+async def test_the_stream_can_be_disabled(fleet: Fleet, redis: Redis) -> None:
+    """The batch has its results nevertheless."""
     batch = await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     stay._settler = Settler(redis, lambda _: None, for_all=False)
@@ -120,7 +120,7 @@ async def test_a_worker_may_write_none(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_nothing_is_trimmed_within_the_bounds(fleet: Fleet, redis: Redis) -> None:
-    """Neither by length nor by age, and nothing is said, whoever has read what."""
+    """Neither by length nor by age, and no line is logged, for any readers."""
     await old(redis, 3, DAY_MS // 2)
     await finished(fleet, redis, 4)
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
@@ -130,16 +130,18 @@ async def test_nothing_is_trimmed_within_the_bounds(fleet: Fleet, redis: Redis) 
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 10])
-async def test_the_oldest_beyond_the_length_go(fleet: Fleet, redis: Redis, length: int) -> None:
-    """What is left are the newest, exactly as many."""
+async def test_the_oldest_results_above_the_length_are_trimmed(
+    fleet: Fleet, redis: Redis, length: int
+) -> None:
+    """Exactly the newest ones remain."""
     batch = await finished(fleet, redis, 10)
     assert [] == await kept(redis, length)
 
     assert (await results(redis, batch))[10 - length :] == await stream(redis)
 
 
-async def test_what_is_older_than_a_day_goes(fleet: Fleet, redis: Redis) -> None:
-    """However few there are."""
+async def test_results_older_than_a_day_are_trimmed(fleet: Fleet, redis: Redis) -> None:
+    """For any length."""
     await old(redis, 4, DAY_MS + 60_000)
     await old(redis, 2, DAY_MS - 60_000)
     batch = await finished(fleet, redis, 1)
@@ -159,8 +161,8 @@ async def test_a_long_stream_is_trimmed_in_pieces(fleet: Fleet, redis: Redis) ->
     assert 20 == await redis.xlen(keys.ALL_RESULTS)
 
 
-async def test_a_reader_without_a_group_is_no_reason_to_warn(redis: Redis) -> None:
-    """Whoever reads by position knows where it was."""
+async def test_a_reader_without_a_group_causes_no_warning(redis: Redis) -> None:
+    """It keeps its own position."""
     await old(redis, 10, 0)
     await redis.xread({keys.ALL_RESULTS: "0"})
 
@@ -170,7 +172,7 @@ async def test_a_reader_without_a_group_is_no_reason_to_warn(redis: Redis) -> No
 # Who loses by it
 
 
-async def test_a_group_that_lags_is_named_before_it_loses(redis: Redis) -> None:
+async def test_a_lagging_group_is_named_before_it_loses_results(redis: Redis) -> None:
     """Within a fifth of the bound, by length."""
     await old(redis, 9, 0)
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
@@ -190,7 +192,7 @@ async def test_a_group_that_lags_by_age_is_named_too(redis: Redis) -> None:
 
 @pytest.mark.parametrize("how", ["never read", "not acknowledged", "half read"])
 async def test_a_group_that_loses_results_is_named_first(redis: Redis, how: str) -> None:
-    """What it has not read, and what it has not acknowledged."""
+    """Results that it has not read, or not acknowledged."""
     await old(redis, 20, 0)
     for group in (GROUP, "audit"):
         await redis.xgroup_create(keys.ALL_RESULTS, group, "0")
@@ -210,7 +212,7 @@ async def test_a_group_that_loses_results_is_named_first(redis: Redis, how: str)
 
 
 async def test_groups_that_have_read_all_are_not_named(redis: Redis) -> None:
-    """What they have not acknowledged of the newer ones is theirs still."""
+    """Unacknowledged newer results are kept."""
     await old(redis, 20, 0)
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
     rows: Any = await redis.xreadgroup(GROUP, "x", {keys.ALL_RESULTS: ">"})
@@ -220,15 +222,15 @@ async def test_groups_that_have_read_all_are_not_named(redis: Redis) -> None:
     assert 8 == (await redis.xpending(keys.ALL_RESULTS, GROUP))["pending"]
 
 
-async def test_a_warning_is_given_once_a_minute(redis: Redis) -> None:
-    """The sweep comes every other second."""
+async def test_a_warning_is_logged_once_a_minute(redis: Redis) -> None:
+    """The sweep runs every other second."""
     await old(redis, 9, 0)
     await redis.xgroup_create(keys.ALL_RESULTS, GROUP, "0")
 
     assert 1 == len(await kept(redis, 10, times=5))
 
 
-async def test_an_empty_stream_needs_no_keeping(redis: Redis) -> None:
+async def test_an_empty_stream_is_not_trimmed(redis: Redis) -> None:
     """Also one with a group that waits for its first result."""
     assert [] == await kept(redis, 10)
     assert [] == await redis.keys("*")
@@ -240,7 +242,7 @@ async def test_an_empty_stream_needs_no_keeping(redis: Redis) -> None:
 
 
 async def test_expired_batches_leave_the_list(fleet: Fleet, redis: Redis) -> None:
-    """The others stay, and are told newest first."""
+    """The others stay, newest first."""
     batches = [await finished(fleet, redis, 1) for _ in range(5)]
     for batch in batches[::2]:
         await redis.delete(keys.batch(batch.id))
@@ -251,7 +253,7 @@ async def test_expired_batches_leave_the_list(fleet: Fleet, redis: Redis) -> Non
 
 
 async def test_many_expired_batches_leave_at_once(fleet: Fleet, redis: Redis) -> None:
-    """Whatever lives on among them."""
+    """With live ones among them."""
     lives = await finished(fleet, redis, 1)
     await redis.zadd(keys.BATCHES, {f"{number:016x}": number for number in range(1000)})
     await ForeignMembers(redis, get_logger()).remove_batches()

@@ -1,4 +1,4 @@
-"""Limits: what is full takes nothing more, says so, and loses nothing; and the counts they go by."""
+"""Backlog limits: a full fleet accepts no more, reports that and loses nothing; and their counts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -41,18 +41,18 @@ CHUNK = 3
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few fetches make many chunks, and who waits for room looks often."""
+    """Make many chunks of few fetches, and poll often for room."""
     monkeypatch.setattr(submit_module, "CHUNK_FETCHES", CHUNK)
     monkeypatch.setattr(submit_module, "FULL_PAUSE_S", 0.01)
 
 
 def urls(count: int, lane: str = LANE) -> list[str]:
-    """So many URLs of a lane."""
+    """Return that many URLs of a lane."""
     return [url(f"/{place}", lane) for place in range(count)]
 
 
 async def settle(redis: Redis, count: int, stay: LaneHold | None = None) -> LaneHold:
-    """So many fetches of the lane get their results."""
+    """Settle that many fetches of the lane."""
     stay = stay or await LaneHold.begin(redis)
     await stay.settle(*(stored(element) for element in (await stay.claim(count)).serialized))
     return stay
@@ -61,8 +61,8 @@ async def settle(redis: Redis, count: int, stay: LaneHold | None = None) -> Lane
 # Raise
 
 
-async def test_a_full_fleet_takes_nothing_of_a_list(redis_url: str, fleet: Fleet, redis: Redis) -> None:
-    """The limit and what is held are named, and Redis is as it was."""
+async def test_a_full_fleet_accepts_no_part_of_a_list(redis_url: str, fleet: Fleet, redis: Redis) -> None:
+    """The error names limit and backlog, and Redis is unchanged."""
     await fleet.submit(urls(3))
     before = await everything(redis)
     async with Fleet(redis_url, max_backlog=5) as limited:
@@ -73,8 +73,8 @@ async def test_a_full_fleet_takes_nothing_of_a_list(redis_url: str, fleet: Fleet
     assert before == await everything(redis)
 
 
-async def test_a_full_lane_takes_nothing_of_a_list(redis_url: str, fleet: Fleet, redis: Redis) -> None:
-    """Also what belongs to lanes with room stays out, and the lane is named."""
+async def test_a_full_lane_refuses_the_whole_list(redis_url: str, fleet: Fleet, redis: Redis) -> None:
+    """Fetches of lanes with room stay out too, and the lane is named."""
     await fleet.submit(urls(3))
     before = await everything(redis)
     async with Fleet(redis_url, max_lane_backlog=4) as limited:
@@ -87,7 +87,7 @@ async def test_a_full_lane_takes_nothing_of_a_list(redis_url: str, fleet: Fleet,
 
 
 async def test_a_list_of_many_chunks_is_measured_whole(redis_url: str, fleet: Fleet, redis: Redis) -> None:
-    """Its first chunk would have found room, the last not: none is sent."""
+    """The first chunk would fit, the last would not: none is sent."""
     await fleet.submit(urls(1))
     before = await everything(redis)
     async with Fleet(redis_url, max_backlog=3 * CHUNK) as limited:
@@ -99,8 +99,8 @@ async def test_a_list_of_many_chunks_is_measured_whole(redis_url: str, fleet: Fl
     assert 3 * CHUNK == await backlog(redis)
 
 
-async def test_an_iterator_keeps_what_came_before(redis_url: str, redis: Redis) -> None:
-    """The error says of which batch how much is in; the rest can be submitted later."""
+async def test_an_iterator_keeps_its_earlier_fetches(redis_url: str, redis: Redis) -> None:
+    """The error names the batch and the enqueued number. The rest can be submitted later."""
     async with Fleet(redis_url, max_backlog=2 * CHUNK + 1) as limited:
         with pytest.raises(FleetFullError, match=f"the first {2 * CHUNK} fetches are in") as caught:
             await limited.submit(iter(urls(4 * CHUNK)))
@@ -111,8 +111,8 @@ async def test_an_iterator_keeps_what_came_before(redis_url: str, redis: Redis) 
     assert urls(2 * CHUNK) == [url(path) for path in paths(await waiting(redis))]
 
 
-async def test_an_interrupted_iterator_goes_on_under_its_id(redis_url: str, redis: Redis) -> None:
-    """The same fetches under the same id, once there is room, are enqueued exactly once."""
+async def test_an_interrupted_iterator_continues_under_its_id(redis_url: str, redis: Redis) -> None:
+    """The same fetches under the same ID, once there is room, are enqueued exactly once."""
     async with Fleet(redis_url, max_backlog=CHUNK) as limited:
         with pytest.raises(FleetFullError):
             await limited.submit(iter(urls(2 * CHUNK)), batch_id=BATCH_ID)
@@ -126,10 +126,10 @@ async def test_an_interrupted_iterator_goes_on_under_its_id(redis_url: str, redi
 
 
 @pytest.mark.parametrize("limits", [{"max_backlog": 2}, {"max_lane_backlog": 2}], ids=str)
-async def test_what_is_larger_than_the_limit_goes_into_an_empty_fleet(
+async def test_a_list_above_the_limit_is_accepted_by_an_empty_fleet(
     redis_url: str, redis: Redis, limits: dict[str, Any]
 ) -> None:
-    """It would never go in otherwise."""
+    """It would be refused for ever otherwise."""
     async with Fleet(redis_url, **limits) as limited:
         await limited.submit(urls(CHUNK))
         with pytest.raises(FleetFullError):
@@ -139,7 +139,7 @@ async def test_what_is_larger_than_the_limit_goes_into_an_empty_fleet(
 
 
 async def test_claimed_and_postponed_fetches_count(redis_url: str, fleet: Fleet, redis: Redis) -> None:
-    """What has no result yet is there, wherever it waits."""
+    """Every fetch without a result counts, in any place."""
     await fleet.submit(urls(3))
     stay = await LaneHold.begin(redis)
     _, two, three = (await stay.claim()).serialized
@@ -155,7 +155,7 @@ async def test_claimed_and_postponed_fetches_count(redis_url: str, fleet: Fleet,
 
 
 async def waits(task: "asyncio.Task[object]", asked: list[int]) -> None:
-    """Until the task has found no room a few times more."""
+    """Wait until the task has found no room several more times."""
     enough = len(asked) + 3
     await wait_until(lambda: len(asked) >= enough, "more tries")
     assert not task.done()
@@ -163,7 +163,7 @@ async def waits(task: "asyncio.Task[object]", asked: list[int]) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each refusal that somebody waits through."""
+    """Count the refusals during a wait."""
     pauses: list[int] = []
     sleep = asyncio.sleep
 
@@ -178,14 +178,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("limits", [{"max_backlog": 5}, {"max_lane_backlog": 5}], ids=str)
 @pytest.mark.parametrize("kind", [list, iter])
-async def test_who_waits_goes_on_as_fetches_are_settled(
+async def test_a_waiting_submit_continues_as_fetches_are_settled(
     redis_url: str,
     redis: Redis,
     asked: list[int],
     limits: dict[str, Any],
     kind: Callable[[list[str]], list[str]],
 ) -> None:
-    """Chunk after chunk, never past the limit, until all of it is in; lists and iterators alike."""
+    """Chunk after chunk, never above the limit, for lists and iterators."""
     async with Fleet(redis_url, **limits) as limited:
         submitting = asyncio.create_task(limited.submit(kind(urls(3 * CHUNK)), when_full="wait"))
         await waits(submitting, asked)
@@ -222,10 +222,10 @@ async def test_a_chunk_larger_than_the_limit_waits_for_an_empty_fleet(
     await stay.finish()
 
 
-async def test_who_waits_hears_that_the_batch_is_cancelled(
+async def test_a_waiting_submit_ends_when_its_batch_is_cancelled(
     redis_url: str, redis: Redis, asked: list[int]
 ) -> None:
-    """There is nothing to wait for any more."""
+    """There is no more to wait for."""
     async with Fleet(redis_url, max_backlog=CHUNK) as limited:
         submitting = asyncio.create_task(limited.submit(urls(2 * CHUNK), batch_id=BATCH_ID, when_full="wait"))
         await waits(submitting, asked)
@@ -244,7 +244,7 @@ Meanwhile = Callable[[], Awaitable[object]]
 
 @pytest.fixture
 def full(redis_url: str, redis: Redis) -> Iterator[Callable[..., Submitter]]:
-    """A Submitter whose Redis is full after so many chunks; `meanwhile` happens before that."""
+    """Return a Submitter whose Redis is full after that many chunks; `meanwhile` runs before that."""
 
     def submitter(after: int, meanwhile: Meanwhile | None = None) -> Submitter:
         taken: list[int] = []
@@ -269,20 +269,20 @@ async def _make_room(redis_url: str) -> None:
 
 
 async def with_room(redis: Redis) -> None:
-    """Redis has memory again."""
+    """Give Redis memory again."""
     await redis.config_set("maxmemory", 0)
 
 
 def keyed(count: int) -> list[Fetch]:
-    """Fetches with keys, of two lanes."""
+    """Return a fetch with that key."""
     return [Fetch(url=at, key=f"k{place}") for place, at in enumerate([*urls(count), *urls(count, OTHER)])]
 
 
 @pytest.mark.parametrize("chunks", [1, 2, 5])
-async def test_a_list_that_redis_cannot_hold_is_taken_back(
+async def test_a_list_that_exceeds_the_memory_of_redis_is_taken_back(
     redis: Redis, full: Callable[..., Submitter], chunks: int
 ) -> None:
-    """No batch, no elements, no keys, nothing counted; submitted again later it is all there."""
+    """No batch, element, key or count remains. Submitted again later, it is complete."""
     submitter = full(after=chunks)
     with pytest.raises(RedisFullError, match="nothing was enqueued") as caught:
         await submitter.submit(keyed(3 * CHUNK), batch_id=BATCH_ID)
@@ -298,7 +298,7 @@ async def test_a_list_that_redis_cannot_hold_is_taken_back(
     assert urls(3 * CHUNK) == [url(path) for path in paths(await waiting(redis))]
 
 
-async def test_what_was_there_before_stays(
+async def test_an_undo_keeps_earlier_fetches(
     fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
 ) -> None:
     """Only the refused list is taken back, not its neighbours in the same lists."""
@@ -310,8 +310,8 @@ async def test_what_was_there_before_stays(
     assert 3 == await backlog(redis) == await open_in(redis)
 
 
-async def test_what_has_begun_is_not_taken_back(redis: Redis, full: Callable[..., Submitter]) -> None:
-    """The error says how many stay; they end, as a batch that is whole, and the rest may come again."""
+async def test_an_undo_keeps_started_fetches(redis: Redis, full: Callable[..., Submitter]) -> None:
+    """The error has their number. They end as a complete batch, and the rest may be submitted again."""
     stays: list[LaneHold] = []
 
     async def begin() -> None:
@@ -336,10 +336,10 @@ async def test_what_has_begun_is_not_taken_back(redis: Redis, full: Callable[...
     ).finish()
 
 
-async def test_a_batch_that_lost_its_rest_ends_with_what_had_begun(
+async def test_a_batch_without_its_rest_ends_with_its_started_fetches(
     fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
 ) -> None:
-    """Who waits for it does not wait for ever."""
+    """A waiting producer does not wait for ever."""
     stays: list[LaneHold] = []
 
     async def begin() -> None:
@@ -358,10 +358,10 @@ async def test_a_batch_that_lost_its_rest_ends_with_what_had_begun(
     assert (0, "idle") == (await backlog(redis), await state(redis))
 
 
-async def test_what_another_batch_counts_on_is_not_taken_back(
+async def test_an_undo_keeps_fetches_that_other_batches_refer_to(
     fleet: Fleet, redis: Redis, full: Callable[..., Submitter]
 ) -> None:
-    """Its `key` has been told to somebody: that fetch stays, the others of the list go."""
+    """Another producer has got its `key`: that fetch stays, the others are removed."""
     repeats: list[str] = []
 
     async def repeat() -> None:
@@ -379,8 +379,8 @@ async def test_what_another_batch_counts_on_is_not_taken_back(
     assert repeats == [of.id async for of in fleet.batch(BATCH_ID).results()]
 
 
-async def test_a_redis_with_a_little_room_takes_all_or_nothing(fleet: Fleet, redis: Redis) -> None:
-    """Twenty megabytes do not go into eight: what of it was in is taken out again."""
+async def test_a_redis_with_little_room_accepts_all_or_nothing(fleet: Fleet, redis: Redis) -> None:
+    """Twenty megabytes do not fit into eight: the enqueued part is removed again."""
     await fleet.submit(urls(1))
     heavy = [Fetch(url=at, method="POST", body="x" * 500_000) for at in urls(40)]
     before = await redis.dbsize()
@@ -396,10 +396,10 @@ async def test_a_redis_with_a_little_room_takes_all_or_nothing(fleet: Fleet, red
     assert (1, before) == (await backlog(redis), await redis.dbsize())
 
 
-async def test_a_full_redis_and_a_full_fleet_are_told_apart(
+async def test_a_full_redis_is_distinguished_from_a_full_fleet(
     redis: Redis, full: Callable[..., Submitter]
 ) -> None:
-    """No memory is never waited for as if it were a limit."""
+    """A lack of memory is not waited for as a limit is."""
     submitter = full(after=1)
     submitter._limits = Limits(fleet=100)
     with pytest.raises(RedisFullError):

@@ -1,4 +1,4 @@
-"""A batch as its producer sees it: how far it is, and each result once."""
+"""A batch as its producer sees it: its progress, and each result once."""
 
 import asyncio
 
@@ -17,18 +17,18 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for results asks again soon."""
+    """Poll for results often."""
     monkeypatch.setattr(batch_module, "READ_BLOCK_MS", 20)
 
 
 @pytest.fixture
 def short_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few results a read, so that few make many reads."""
+    """Return few results a read, so that there are many reads."""
     monkeypatch.setattr(batch_module, "READ_COUNT", 3)
 
 
 async def finished(fleet: Fleet, redis: Redis, count: int) -> Batch:
-    """A batch with all its results."""
+    """Return a batch with all its results."""
     batch = await fleet.submit([url(f"/{i}") for i in range(count)])
     await (await LaneHold.begin(redis)).finish()
     return batch
@@ -46,7 +46,7 @@ def urls(count: int) -> list[str]:
 async def test_each_result_is_read_once_in_order(
     fleet: Fleet, redis: Redis, short_reads: None, count: int
 ) -> None:
-    """However the results fall into reads."""
+    """With any number of results a read."""
     assert await read(await finished(fleet, redis, count)) == urls(count)
 
 
@@ -93,9 +93,7 @@ async def test_a_reader_asks_for_the_counts_only_when_the_end_may_be_near(
     assert 0 < reader.due <= 3
 
 
-async def test_a_result_that_is_written_again_is_left_out(
-    fleet: Fleet, redis: Redis, short_reads: None
-) -> None:
+async def test_a_repeated_result_is_left_out(fleet: Fleet, redis: Redis, short_reads: None) -> None:
     """A Redis that lost its last writes gets the results of these fetches a second time."""
     batch = await finished(fleet, redis, 7)
     rows = await redis.xrange(keys.results(batch.id))
@@ -127,7 +125,7 @@ async def test_rows_without_a_result_of_the_batch_are_left_out(
 
 @given(st.lists(st.integers(0, 16**8 - 1) | st.integers(0, 70_000)))
 def test_a_place_is_new_once(places: list[int]) -> None:
-    """In whichever order they come."""
+    """In any order."""
     read_places = ReadPlaces()
     assert [read_places.add(place) for place in places] == [
         place not in places[:at] for at, place in enumerate(places)
@@ -135,13 +133,13 @@ def test_a_place_is_new_once(places: list[int]) -> None:
 
 
 async def test_results_can_be_read_again(fleet: Fleet, redis: Redis) -> None:
-    """Reading takes nothing away."""
+    """A read deletes nothing."""
     batch = await finished(fleet, redis, 3)
     assert await read(batch) == await read(batch) == urls(3)
 
 
 async def test_another_process_reads_the_results(fleet: Fleet, redis: Redis, redis_url: str) -> None:
-    """Who knows the id needs nothing else."""
+    """It needs the ID only."""
     batch = await finished(fleet, redis, 3)
     async with Fleet(redis_url) as other:
         assert await read(other.batch(batch.id)) == urls(3)
@@ -157,7 +155,7 @@ async def test_trimmed_results_are_gone(fleet: Fleet, redis: Redis, short_reads:
 
 
 async def test_a_reader_that_stops_early_loses_nothing(fleet: Fleet, redis: Redis, short_reads: None) -> None:
-    """Only results of reads that were taken to their end are trimmed."""
+    """Only results of completely consumed reads are trimmed."""
     batch = await finished(fleet, redis, 7)
     reader = batch.results(trim=True)
     seen = [await anext(reader) for _ in range(4)]
@@ -165,7 +163,7 @@ async def test_a_reader_that_stops_early_loses_nothing(fleet: Fleet, redis: Redi
     assert [result.url for result in await results(redis, batch)] == urls(7)[3:]
 
 
-async def test_results_are_read_as_they_come(fleet: Fleet, redis: Redis) -> None:
+async def test_results_are_read_as_they_arrive(fleet: Fleet, redis: Redis) -> None:
     """A reader that began before the first result ends after the last."""
     batch = await fleet.submit(urls(3))
     seen: list[str] = []
@@ -186,10 +184,10 @@ async def test_results_are_read_as_they_come(fleet: Fleet, redis: Redis) -> None
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])
-async def test_a_reader_goes_on_where_another_stood(
+async def test_a_reader_continues_from_the_position_of_another(
     fleet: Fleet, redis: Redis, redis_url: str, short_reads: None, count: int
 ) -> None:
-    """At every position, in whichever process: what is behind it is read, each result once."""
+    """From every position, in any process: later results are read, each once."""
     batch = await finished(fleet, redis, count)
     async with Fleet(redis_url) as elsewhere:
         for taken in range(count + 1):
@@ -199,8 +197,8 @@ async def test_a_reader_goes_on_where_another_stood(
             assert urls(count) == before + [of.url async for of in after]
 
 
-async def test_a_position_outlives_what_was_trimmed(fleet: Fleet, redis: Redis, short_reads: None) -> None:
-    """A reader that trims may stop anywhere and be followed by one that stands where it stood."""
+async def test_a_position_outlives_trimmed_results(fleet: Fleet, redis: Redis, short_reads: None) -> None:
+    """A reader that trims may stop anywhere, and another may continue from its position."""
     batch = await finished(fleet, redis, 7)
     reader = batch.results(trim=True)
     before = [(await anext(reader)).url for _ in range(5)]
@@ -212,8 +210,8 @@ async def test_a_position_outlives_what_was_trimmed(fleet: Fleet, redis: Redis, 
     assert [] == [of async for of in batch.results(after=reader.position)]
 
 
-async def test_a_reader_at_the_end_waits_for_what_comes(fleet: Fleet, redis: Redis) -> None:
-    """Its position is that of the last result, not of the last look."""
+async def test_a_reader_at_the_end_waits_for_more(fleet: Fleet, redis: Redis) -> None:
+    """Its position is that of the last result, not of the last read."""
     batch = await fleet.submit(urls(2))
     stay = await LaneHold.begin(redis)
     one, two = (await stay.claim()).serialized
@@ -231,8 +229,10 @@ async def read_after(batch: Batch, position: str) -> list[str]:
     return [of.url async for of in batch.results(after=position)]
 
 
-async def test_who_does_not_follow_reads_what_is_there(fleet: Fleet, redis: Redis, short_reads: None) -> None:
-    """And stops, although the batch has not ended; nothing there is nothing read."""
+async def test_a_reader_without_follow_stops_at_the_present_end(
+    fleet: Fleet, redis: Redis, short_reads: None
+) -> None:
+    """Even if the batch has not ended, or there is no result yet."""
     batch = await fleet.submit(urls(9))
     assert [] == [of async for of in batch.results(follow=False)]
     stay = await LaneHold.begin(redis)
@@ -246,8 +246,8 @@ async def test_who_does_not_follow_reads_what_is_there(fleet: Fleet, redis: Redi
     assert urls(9)[4:] == [of.url async for of in later]
 
 
-async def test_a_batch_is_waited_for(fleet: Fleet, redis: Redis) -> None:
-    """The counters come back once all has its result."""
+async def test_wait_returns_the_counts_of_an_ended_batch(fleet: Fleet, redis: Redis) -> None:
+    """Once every fetch has its result."""
     batch = await fleet.submit(urls(2))
     waiter = asyncio.create_task(batch.wait())
     stay = await LaneHold.begin(redis)
@@ -265,8 +265,8 @@ async def test_an_empty_batch_has_no_results(fleet: Fleet) -> None:
     assert await read(await fleet.submit([])) == []
 
 
-async def test_an_unknown_batch_is_said_to_be_unknown(fleet: Fleet) -> None:
-    """Never made, or forgotten: both raise, and the message says what may have happened."""
+async def test_an_unknown_batch_raises(fleet: Fleet) -> None:
+    """Never created, or expired: the message names both causes."""
     batch = fleet.batch(BATCH_ID)
     with pytest.raises(UnknownBatchError, match="results expire 24 h"):
         await batch.counts()
@@ -281,8 +281,8 @@ async def test_an_unknown_batch_is_said_to_be_unknown(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("batch_id", ["", "x", "0" * 15, "0" * 17, "G" * 16, "A" * 16, "0" * 16 + "\n"])
-async def test_what_is_no_batch_id_is_refused(fleet: Fleet, batch_id: str) -> None:
-    """A mistyped id is told from one that is gone."""
+async def test_an_invalid_batch_id_is_refused(fleet: Fleet, batch_id: str) -> None:
+    """A mistyped ID differs from an expired one."""
     with pytest.raises(ValueError, match="is not a batch id"):
         fleet.batch(batch_id)
 
@@ -295,7 +295,7 @@ async def test_a_url_in_place_of_a_list_is_refused(fleet: Fleet, redis: Redis) -
 
 
 async def test_batches_are_listed_the_newest_first(fleet: Fleet, redis: Redis) -> None:
-    """Those that hold a fetch, with how far they are and when they were cancelled."""
+    """Those with fetches, with their progress and the time of cancellation."""
     one = await fleet.submit(urls(2))
     await fleet.submit([])
     await redis.zadd(keys.BATCHES, {one.id: 1})
@@ -311,7 +311,7 @@ async def test_batches_are_listed_the_newest_first(fleet: Fleet, redis: Redis) -
 
 
 async def test_only_ids_are_named_as_retries_of_a_batch(fleet: Fleet, redis: Redis) -> None:
-    """Another program may have written anything there."""
+    """Another program may have written other text there."""
     batch = await fleet.submit([url("/a")])
     text = b"0123456789abcdef \xff x" + b"y" * 5000
     await redis.hset(keys.batch(batch.id), "retried_as", text)  # type: ignore[misc, arg-type]
@@ -319,14 +319,14 @@ async def test_only_ids_are_named_as_retries_of_a_batch(fleet: Fleet, redis: Red
     assert [of.retried_as for of in await fleet.batches()] == [["0123456789abcdef"]]
 
 
-async def test_what_is_no_redis_url_is_refused() -> None:
-    """The message names the forms that are."""
+async def test_an_invalid_redis_url_is_refused() -> None:
+    """The message names the valid forms."""
     with pytest.raises(RedisSetupError, match="redis://HOST:PORT"):
         Fleet("http://localhost")
 
 
 async def test_a_fleet_may_be_closed_twice(redis_url: str) -> None:
-    """Closing is safe wherever it happens."""
+    """Closing is always safe."""
     door = Fleet(redis_url)
     await door.submit([])
     await door.aclose()

@@ -1,4 +1,4 @@
-"""Connections to Redis send at once, and see before a command what came without one."""
+"""Connections to Redis send at once, and find unexpected input before a command."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from tests.support.lanes import ask
 
 @pytest.fixture
 async def connection(redis_url: str) -> AsyncIterator[Any]:
-    """A connection that a pool has connected."""
+    """Return a connection that a pool has connected."""
     pool = connection_pool(redis_url)
     found = await pool.get_connection()
     yield found
@@ -23,14 +23,14 @@ async def connection(redis_url: str) -> AsyncIterator[Any]:
 
 
 async def unread(connection: Any) -> None:
-    """Return once a reply is there."""
+    """Return once a reply has arrived."""
     async with asyncio.timeout(5):
         while not await connection.can_read_destructive():  # noqa: ASYNC110 it is on its way
             await asyncio.sleep(0)
 
 
-async def test_a_reply_that_nobody_asked_for_is_seen(connection: Any) -> None:
-    """The pool would give it to the next command; read or still unread, it is there."""
+async def test_an_unsolicited_reply_is_detected(connection: Any) -> None:
+    """The pool would pass it to the next command, read or still unread."""
     assert not await connection.can_read_destructive()
 
     await connection.send_command("ECHO", "a")
@@ -40,7 +40,7 @@ async def test_a_reply_that_nobody_asked_for_is_seen(connection: Any) -> None:
     assert await connection.can_read_destructive() or await connection.read_response() == b"b"
 
 
-async def test_a_connection_that_redis_has_closed_is_seen(connection: Any, redis: Redis) -> None:
+async def test_a_connection_closed_by_redis_is_detected(connection: Any, redis: Redis) -> None:
     """Before a command is sent on it."""
     await connection.send_command("CLIENT", "ID")
     await ask(redis, "CLIENT", "KILL", "ID", await connection.read_response())
@@ -49,7 +49,7 @@ async def test_a_connection_that_redis_has_closed_is_seen(connection: Any, redis
         await unread(connection)
 
 
-async def test_more_than_a_socket_takes_at_once_is_sent(connection: Any) -> None:
+async def test_a_command_larger_than_the_socket_buffer_is_sent(connection: Any) -> None:
     """The connection waits for the socket then."""
     size_bytes = 8 << 20
     await connection.send_packed_command(connection.pack_command("ECHO", b"x" * size_bytes))

@@ -1,4 +1,4 @@
-"""Dead letters: what failed for good is there with its reason, and can be done again or dropped."""
+"""Dead letters: permanent failures with their reason, which can be retried or purged."""
 
 from typing import Any
 
@@ -34,14 +34,14 @@ async def fail(
     reason: Reason = Reason.HTTP_STATUS,
     lane: str = LANE,
 ) -> str:
-    """The fetches of a batch fail for good, as a worker would say it; the batch."""
+    """Fail the fetches of a batch permanently, as a worker does; return the batch."""
     batch = await fleet.submit(fetches)
     await fail_all(redis, reason, lane)
     return batch.id
 
 
 async def fail_all(redis: Redis, reason: Reason = Reason.HTTP_STATUS, lane: str = LANE) -> None:
-    """All that waits in the lane fails."""
+    """Fail everything that waits in the lane."""
     stay = await LaneHold.begin(redis, name=lane)
     for element in (await stay.claim(10_000)).serialized:
         of = parse_entry(element)
@@ -55,17 +55,17 @@ async def fail_all(redis: Redis, reason: Reason = Reason.HTTP_STATUS, lane: str 
 
 
 async def letters(fleet: Fleet, **which: Any) -> list[DeadLetter]:
-    """Those letters."""
+    """Return these letters."""
     return [letter async for letter in fleet.dead.iter(DeadLetterFilter(**which))]
 
 
 async def no_fetch(redis: Redis, text: str = "not JSON") -> None:
-    """A letter of another door, that holds no fetch."""
+    """Return a letter of another door, without a fetch."""
     await redis.xadd(keys.DEAD, {"door": "inbox", "reason": "invalid", "note": "no fetch", "element": text})
 
 
-async def test_what_failed_is_a_letter(fleet: Fleet, redis: Redis) -> None:
-    """With its reason, what exactly was wrong, where, and the fetch as it was asked for."""
+async def test_a_failed_fetch_is_a_letter(fleet: Fleet, redis: Redis) -> None:
+    """With its reason, the exact error, the place, and the submitted fetch."""
     fetch = Fetch(url=url("/x"), method="POST", body="b", meta={"any": [1]}, priority=Priority.LOW)
     batch = await fail(fleet, redis, [fetch], Reason.POISON)
     (letter,) = await letters(fleet)
@@ -75,8 +75,8 @@ async def test_what_failed_is_a_letter(fleet: Fleet, redis: Redis) -> None:
     assert fetch == letter.fetch
 
 
-async def test_what_was_stored_is_none(fleet: Fleet, redis: Redis) -> None:
-    """Neither is what was cancelled: only failures are."""
+async def test_a_stored_fetch_is_no_letter(fleet: Fleet, redis: Redis) -> None:
+    """Neither is a cancelled one: only failures are."""
     await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).finish()
     batch = await fleet.submit([url("/y")])
@@ -88,8 +88,8 @@ async def test_what_was_stored_is_none(fleet: Fleet, redis: Redis) -> None:
     assert [] == await letters(fleet)
 
 
-async def test_what_was_no_fetch_is_a_letter_too(fleet: Fleet, redis: Redis) -> None:
-    """Shown as far as it can be."""
+async def test_invalid_input_is_a_letter_too(fleet: Fleet, redis: Redis) -> None:
+    """Shown as far as possible."""
     await no_fetch(redis, "é" * 5000)
     await ask(redis, "XADD", keys.DEAD, "*", "element", b"\xff\x80\x04")
     long, binary = await letters(fleet)
@@ -99,8 +99,8 @@ async def test_what_was_no_fetch_is_a_letter_too(fleet: Fleet, redis: Redis) -> 
     assert ("\ufffd\ufffd\x04", None) == (binary.text, binary.id)
 
 
-async def test_letters_are_picked_by_batch_host_reason_and_position(fleet: Fleet, redis: Redis) -> None:
-    """Each alone, and together; what is not given does not matter."""
+async def test_letters_are_selected_by_batch_host_reason_and_position(fleet: Fleet, redis: Redis) -> None:
+    """Each filter alone, and together. Omitted filters have no effect."""
     one = await fail(fleet, redis, [url("/1"), url("/2")])
     two = await fail(fleet, redis, [url("/3", OTHER)], Reason.TLS, OTHER)
     await fail(fleet, redis, [url("/4")], Reason.TLS)
@@ -119,7 +119,7 @@ async def test_letters_are_picked_by_batch_host_reason_and_position(fleet: Fleet
 
 
 async def test_a_retry_is_a_new_fetch(fleet: Fleet, redis: Redis) -> None:
-    """The same request in a batch of its own, with its whole time; its letter is gone."""
+    """The same request in a new batch, with its full time. Its letter is deleted."""
     old = await fail(
         fleet, redis, [Fetch(url=url("/1"), meta=1, priority=Priority.HIGH), Fetch(url=url("/2"))]
     )
@@ -140,7 +140,7 @@ async def test_a_retry_is_a_new_fetch(fleet: Fleet, redis: Redis) -> None:
     assert 2 == (await fleet.batch(old).counts()).failed
 
 
-async def test_only_what_is_picked_is_done_again(fleet: Fleet, redis: Redis) -> None:
+async def test_only_selected_letters_are_retried(fleet: Fleet, redis: Redis) -> None:
     """The other letters stay."""
     await fail(fleet, redis, [url("/1")], Reason.TLS)
     await fail(fleet, redis, [url("/2")], Reason.DNS)
@@ -151,8 +151,8 @@ async def test_only_what_is_picked_is_done_again(fleet: Fleet, redis: Redis) -> 
     assert ["/2"] == paths(await waiting(redis))
 
 
-async def test_what_was_no_fetch_is_left(fleet: Fleet, redis: Redis) -> None:
-    """There is nothing to do again; it is counted."""
+async def test_a_letter_without_a_fetch_is_left(fleet: Fleet, redis: Redis) -> None:
+    """It cannot be retried, and is counted."""
     await no_fetch(redis)
     await fail(fleet, redis, [url("/1")])
     await no_fetch(redis)
@@ -162,7 +162,7 @@ async def test_what_was_no_fetch_is_left(fleet: Fleet, redis: Redis) -> None:
     assert ["invalid", "invalid"] == [letter.reason for letter in await letters(fleet)]
 
 
-async def test_nothing_to_do_again_makes_no_batch(fleet: Fleet, redis: Redis) -> None:
+async def test_a_retry_of_no_letter_makes_no_batch(fleet: Fleet, redis: Redis) -> None:
     """Not even an empty one."""
     await no_fetch(redis)
     done = await fleet.dead.retry()
@@ -171,8 +171,8 @@ async def test_nothing_to_do_again_makes_no_batch(fleet: Fleet, redis: Redis) ->
     assert [keys.DEAD.encode()] == await redis.keys("*")
 
 
-async def test_a_retry_does_not_ask_the_old_key(fleet: Fleet, redis: Redis) -> None:
-    """The failed fetch has the key still; the retry is a fetch all the same, and shows the key."""
+async def test_a_retry_ignores_the_old_key(fleet: Fleet, redis: Redis) -> None:
+    """The failed fetch still has the key. The retry is a new fetch, and shows the key."""
     failed = await fail(fleet, redis, [Fetch(url=url("/x"), key="k")])
     await fleet.dead.retry()
     repeated = await fleet.submit([Fetch(url=url("/x"), key="k")])
@@ -185,7 +185,7 @@ async def test_a_retry_does_not_ask_the_old_key(fleet: Fleet, redis: Redis) -> N
 async def test_a_batch_names_the_batches_of_its_retries_and_they_name_its_fetches(
     fleet: Fleet, redis: Redis
 ) -> None:
-    """Each new batch is of one old batch; what the old one has counted stays, and a retry may be retried."""
+    """Each new batch belongs to one old batch, whose counts stay. A retry may be retried."""
     one = await fail(fleet, redis, [url("/1"), url("/2")])
     two = await fail(fleet, redis, [url("/3", OTHER)], Reason.TLS, OTHER)
     before = await fleet.batch(one).counts()
@@ -216,7 +216,7 @@ async def test_a_batch_names_the_batches_of_its_retries_and_they_name_its_fetche
 
 
 async def test_a_batch_that_is_retried_in_parts_names_each_once(fleet: Fleet, redis: Redis) -> None:
-    """In the order of the retries; a link that is sent again changes nothing."""
+    """In the order of the retries. A repeated link changes nothing."""
     old = await fail(fleet, redis, [url("/1"), url("/2")])
     first, second = await letters(fleet)
     new = [
@@ -233,8 +233,8 @@ async def test_a_batch_that_is_retried_in_parts_names_each_once(fleet: Fleet, re
     assert 0 < await redis.pttl(keys.batch(old)) <= ttl_ms
 
 
-async def test_a_retry_of_a_batch_that_is_gone_leaves_nothing_behind(fleet: Fleet, redis: Redis) -> None:
-    """No key of the old batch comes back."""
+async def test_a_retry_of_an_expired_batch_leaves_nothing_behind(fleet: Fleet, redis: Redis) -> None:
+    """No key of the old batch is created."""
     old = await fail(fleet, redis, [url("/1")])
     await redis.delete(keys.batch(old))
     done = await fleet.dead.retry()
@@ -246,12 +246,12 @@ async def test_a_retry_of_a_batch_that_is_gone_leaves_nothing_behind(fleet: Flee
 
 
 class CrashError(Exception):
-    """The process ended."""
+    """The crash of the process."""
 
 
 @pytest.fixture
 def crashing(monkeypatch: pytest.MonkeyPatch, redis: Redis) -> pytest.MonkeyPatch:
-    """Whoever drops letters crashes before it has."""
+    """Crash before letters are deleted."""
 
     async def crash(*_: object) -> None:
         raise CrashError
@@ -265,7 +265,7 @@ def crashing(monkeypatch: pytest.MonkeyPatch, redis: Redis) -> pytest.MonkeyPatc
 async def test_a_retry_that_crashed_may_be_repeated(
     fleet: Fleet, redis: Redis, crashing: pytest.MonkeyPatch, pieces: int, meanwhile: str
 ) -> None:
-    """Between enqueuing and dropping: each letter is one fetch, whatever has come or gone since."""
+    """Between enqueueing and deletion: each letter is one fetch, with any changes since."""
     crashing.setattr(dead_module, "READ_COUNT", pieces)
     await no_fetch(redis)
     await fail(fleet, redis, [url(f"/{place}") for place in range(7)])
@@ -288,10 +288,10 @@ async def test_a_retry_that_crashed_may_be_repeated(
     assert all(letter.fetch is None for letter in await letters(fleet))
 
 
-async def test_what_fails_again_at_once_is_not_done_again_for_ever(
+async def test_a_fetch_that_fails_again_is_not_retried_endlessly(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A retry takes the letters that were there when it began."""
+    """A retry takes the letters that existed at its start."""
     monkeypatch.setattr(dead_module, "READ_COUNT", 2)
     await fail(fleet, redis, [url(f"/{place}") for place in range(6)])
     xdel = Redis.xdel
@@ -312,8 +312,8 @@ async def test_what_fails_again_at_once_is_not_done_again_for_ever(
     assert 6 == await backlog(redis)
 
 
-async def test_a_retry_that_finds_no_room_loses_nothing(redis_url: str, fleet: Fleet, redis: Redis) -> None:
-    """The letters stay until their fetches are in."""
+async def test_a_retry_without_room_loses_nothing(redis_url: str, fleet: Fleet, redis: Redis) -> None:
+    """The letters stay until their fetches are enqueued."""
     await fail(fleet, redis, [url("/1"), url("/2")])
     await fleet.submit([url("/waits")])
     async with Fleet(redis_url, max_backlog=2) as limited:
@@ -324,8 +324,8 @@ async def test_a_retry_that_finds_no_room_loses_nothing(redis_url: str, fleet: F
     assert ["/waits"] == paths(await waiting(redis))
 
 
-async def test_purged_letters_are_gone(fleet: Fleet, redis: Redis) -> None:
-    """Those that are picked, or all; nothing is enqueued."""
+async def test_purged_letters_are_deleted(fleet: Fleet, redis: Redis) -> None:
+    """The selected ones, or all. No fetch is enqueued."""
     await fail(fleet, redis, [url("/1"), url("/2")], Reason.TLS)
     await fail(fleet, redis, [url("/3")])
     await no_fetch(redis)
@@ -338,8 +338,8 @@ async def test_purged_letters_are_gone(fleet: Fleet, redis: Redis) -> None:
     assert 0 == await fleet.dead.purge()
 
 
-async def test_more_letters_than_a_read_are_all_seen(fleet: Fleet, redis: Redis) -> None:
-    """Read, done again and dropped in pieces."""
+async def test_more_letters_than_one_read_are_processed(fleet: Fleet, redis: Redis) -> None:
+    """Read, retried and deleted in pieces."""
     count = 1203
     batch = await fail(fleet, redis, [url(f"/{place}") for place in range(count)])
     assert [f"{batch}-{place:08x}" for place in range(count)] == [
@@ -353,10 +353,10 @@ async def test_more_letters_than_a_read_are_all_seen(fleet: Fleet, redis: Redis)
     assert count == await fleet.dead.purge()
 
 
-async def test_only_so_many_letters_are_kept(
+async def test_the_number_of_letters_is_bounded(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newest; Redis trims in blocks of a hundred."""
+    """The newest are kept. Redis trims in blocks of a hundred."""
     monkeypatch.setattr(keys, "DEAD_LENGTH", 300)
     batch = await fail(fleet, redis, [url(f"/{place}") for place in range(700)])
     left = [letter.id for letter in await letters(fleet)]
@@ -366,7 +366,7 @@ async def test_only_so_many_letters_are_kept(
 
 
 async def test_a_failure_settled_twice_is_one_letter(fleet: Fleet, redis: Redis) -> None:
-    """A settlement whose reply was lost is passed over the second time, its letter too."""
+    """A settlement whose reply was lost has no effect the second time, and its letter neither."""
     await fleet.submit([url("/x"), url("/y")])
     stay = await LaneHold.begin(redis)
     one, two = (await stay.claim()).serialized

@@ -46,14 +46,14 @@ OWN = batch_id_for("own", PUSHER)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[GuardedRedis]:
-    """A Redis with our users."""
+    """Start a Redis of this test."""
     with guarded_redis.serve_guarded() as guarded:
         yield guarded
 
 
 @pytest.fixture
 async def worker(server: GuardedRedis) -> AsyncIterator[Redis]:
-    """The worker's client, on an empty Redis in which the pusher's inbox is registered."""
+    """Return the worker's client, on an empty Redis with the registered inbox of the pusher."""
     async with connect(server.admin_url) as admin:
         await admin.flushall()
         await admin.acl_log_reset()
@@ -66,7 +66,7 @@ async def worker(server: GuardedRedis) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def fleet(server: GuardedRedis) -> AsyncIterator[Fleet]:
-    """An untrusted producer's door."""
+    """Return the client of an untrusted producer."""
     async with Fleet(server.url(PUSHER), via="inbox") as door:
         yield door
 
@@ -82,7 +82,7 @@ class Intake:
         self._reader = InboxReader(server.url("worker"), "w", submitter, report, log, timings)
 
     async def nothing(self, _: Iterable[LaneNotification]) -> None:
-        """No lane is woken."""
+        """Wake no lane."""
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._reader.run())
@@ -94,8 +94,8 @@ class Intake:
         await self._reader.aclose()
 
 
-async def test_a_pushers_whole_life_is_allowed(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
-    """Submit, counts, results and cancel, with nothing that its Redis user may not."""
+async def test_a_pusher_may_submit_read_and_cancel(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
+    """Without a command that its Redis user is denied."""
     async with Intake(server, worker):
         batch = await fleet.submit([Fetch(url=url("/1"), key="k"), url("/2"), {"url": url("/3")}])
         again = await fleet.submit([Fetch(url=url("/1"), key="k"), url("/4")])
@@ -121,10 +121,10 @@ async def test_a_pushers_whole_life_is_allowed(server: GuardedRedis, worker: Red
     assert set() == server.refused()
 
 
-async def test_an_iterator_and_a_long_list_go_in_parts(
+async def test_an_iterator_and_a_long_list_are_sent_in_parts(
     server: GuardedRedis, worker: Redis, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their ids are those of the lane; submitted again, they are enqueued once."""
+    """Their IDs are the same as without an inbox. Submitted again, they are enqueued once."""
     monkeypatch.setattr(client_module, "WHOLE_BYTES", 10_000)
     urls = [url(f"/{i}") for i in range(1003)]
 
@@ -148,7 +148,7 @@ async def test_an_iterator_and_a_long_list_go_in_parts(
 
 
 async def test_an_invalid_fetch_sends_nothing(worker: Redis, fleet: Fleet) -> None:
-    """A list is checked whole, two of one dest are refused, ids of others are a mistake."""
+    """A list is checked as a whole, two fetches of one dest are refused, IDs of others are an error."""
     with pytest.raises(InvalidFetchError, match="item 1: url"):
         await fleet.submit([url("/1"), "no URL"])
     with pytest.raises(InvalidFetchError, match="item 1"):
@@ -161,7 +161,7 @@ async def test_an_invalid_fetch_sends_nothing(worker: Redis, fleet: Fleet) -> No
 
 
 async def test_a_full_fleet_refuses_or_waits(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
-    """As the caller says; one that waits is not told that no worker runs."""
+    """By the argument of the caller. A waiting submit does not report missing workers."""
     async with Intake(server, worker, limit=1):
         await fleet.submit([url("/1")])
         with pytest.raises(FleetFullError, match="the limit is 1; nothing was enqueued"):
@@ -173,10 +173,10 @@ async def test_a_full_fleet_refuses_or_waits(server: GuardedRedis, worker: Redis
     assert ["/3"] == paths(await waiting(worker))
 
 
-async def test_without_a_worker_submit_says_so_and_may_be_repeated(
+async def test_a_submit_without_a_worker_raises_and_may_be_repeated(
     server: GuardedRedis, worker: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its patience; the messages of both calls are one batch."""
+    """After its patience. The messages of both calls are one batch."""
     monkeypatch.setattr(client_module, "LEAST_PATIENCE_S", 0.3)
     async with Fleet(server.url(PUSHER), via="inbox", redis_patience_s=0.3) as fleet:
         with pytest.raises(FleetUnreachableError, match="fetchfleet inbox add pusher") as caught:
@@ -188,7 +188,7 @@ async def test_without_a_worker_submit_says_so_and_may_be_repeated(
     assert ["/1"] == paths(await waiting(worker))
 
 
-async def test_a_redis_without_memory_is_told(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
+async def test_a_redis_without_memory_raises(server: GuardedRedis, worker: Redis, fleet: Fleet) -> None:
     """At the push, which is not made."""
     async with connect(server.admin_url) as admin:
         await admin.config_set("maxmemory", 1)
@@ -198,10 +198,10 @@ async def test_a_redis_without_memory_is_told(server: GuardedRedis, worker: Redi
     assert not await worker.exists(keys.inbox(PUSHER))
 
 
-async def test_what_a_pusher_may_not_names_the_role(
+async def test_a_denied_method_names_the_required_role(
     server: GuardedRedis, worker: Redis, fleet: Fleet
 ) -> None:
-    """Before Redis is asked; an inbox of another name is refused by Redis."""
+    """Before a command is sent. An inbox of another name is denied by Redis."""
     with pytest.raises(RoleError, match="pusher may not list batches"):
         await fleet.batches()
     with pytest.raises(RoleError, match="pusher may not look at dead letters"):

@@ -1,4 +1,4 @@
-"""A fetch's `key`: whoever asks for the same thing meanwhile is given the fetch that is there."""
+"""The `key` of a fetch: a repeated request gets the existing fetch."""
 
 import asyncio
 import random
@@ -38,17 +38,17 @@ ODD = [
 
 
 def keyed(key: str | None, path: str = "/x", deadline_s: float | None = None) -> Fetch:
-    """A fetch with that key."""
+    """Return a fetch with that key."""
     return Fetch(url=url(path), key=key, deadline_s=deadline_s)
 
 
 async def ids_waiting(redis: Redis) -> list[str]:
-    """The ids of what waits in the lane."""
+    """Return the IDs of the fetches that wait in the lane."""
     return [parse_entry(element).id for element in await waiting(redis)]
 
 
 async def test_the_same_key_is_the_same_fetch(fleet: Fleet, redis: Redis) -> None:
-    """A second batch with nothing new in it is the first batch, and has its ids."""
+    """A second batch without new fetches is the first batch, with its IDs."""
     first = await fleet.submit([keyed("k")])
     second = await fleet.submit([keyed("k", "/elsewhere")])
 
@@ -57,8 +57,8 @@ async def test_the_same_key_is_the_same_fetch(fleet: Fleet, redis: Redis) -> Non
     assert 1 == (await second.counts()).total == await backlog(redis)
 
 
-async def test_whoever_repeats_a_key_reads_the_result_of_the_first(fleet: Fleet, redis: Redis) -> None:
-    """Also after it has come, for as long as the key stands."""
+async def test_a_repeated_key_yields_the_result_of_the_first_fetch(fleet: Fleet, redis: Redis) -> None:
+    """Also after it has arrived, while the key exists."""
     await fleet.submit([keyed("k", "/first")])
     await (await LaneHold.begin(redis)).finish()
     again = await fleet.submit([keyed("k", "/second")])
@@ -67,7 +67,7 @@ async def test_whoever_repeats_a_key_reads_the_result_of_the_first(fleet: Fleet,
 
 
 async def test_a_key_twice_in_a_list_is_one_fetch(fleet: Fleet, redis: Redis) -> None:
-    """Each item has its id, the repeated ones the same, and only what is enqueued is counted."""
+    """Each item has its ID, the repeated ones the same, and only enqueued ones are counted."""
     batch = await fleet.submit([keyed("a"), keyed(None), keyed("a"), keyed("b"), keyed("a")])
     one, two, three, four, five = batch.ids
 
@@ -79,7 +79,7 @@ async def test_a_key_twice_in_a_list_is_one_fetch(fleet: Fleet, redis: Redis) ->
 
 
 async def test_a_key_in_two_chunks_of_a_list_is_one_fetch(fleet: Fleet, redis: Redis) -> None:
-    """Lists are cut into chunks, which know of each other's keys."""
+    """Chunks find each other's keys."""
     items = [keyed("k"), *[keyed(None)] * (CHUNK_FETCHES - 1), keyed("k"), keyed("last")]
     batch = await fleet.submit(items)
 
@@ -88,7 +88,7 @@ async def test_a_key_in_two_chunks_of_a_list_is_one_fetch(fleet: Fleet, redis: R
 
 
 async def test_a_batch_of_old_and_new_has_ids_of_both(fleet: Fleet, redis: Redis) -> None:
-    """It is a batch of its own, which ends with its own fetches."""
+    """It is a separate batch, which ends with its own fetches."""
     first, second = await fleet.submit([keyed("a")]), await fleet.submit([keyed("b")])
     mixed = await fleet.submit([keyed("a"), keyed("c"), keyed("b"), keyed(None)])
 
@@ -99,7 +99,7 @@ async def test_a_batch_of_old_and_new_has_ids_of_both(fleet: Fleet, redis: Redis
 
 
 async def test_a_batch_with_nothing_new_of_two_others_has_ended(fleet: Fleet) -> None:
-    """There is no one batch to look at: the ids say where the results will be."""
+    """No single batch has all of them: the IDs name the batches of the results."""
     first, second = await fleet.submit([keyed("a")]), await fleet.submit([keyed("b")])
     both = await fleet.submit([keyed("a"), keyed("b")])
 
@@ -109,7 +109,7 @@ async def test_a_batch_with_nothing_new_of_two_others_has_ended(fleet: Fleet) ->
 
 
 async def test_i29_racing_producers_make_one_fetch_of_a_key(redis_url: str, redis: Redis) -> None:
-    """Many at once, each with all keys in an order of its own: every one is told of the same ids."""
+    """Many at once, each with all keys in another order: all get the same IDs."""
     names = [f"k{number}" for number in range(60)]
     async with AsyncExitStack() as doors:
         fleets = [await doors.enter_async_context(Fleet(redis_url)) for _ in range(8)]
@@ -127,7 +127,7 @@ async def test_i29_racing_producers_make_one_fetch_of_a_key(redis_url: str, redi
 async def test_i29_fifty_racing_producers_of_a_key_have_one_fetch_and_its_batch(
     redis_url: str, redis: Redis
 ) -> None:
-    """Whoever was first: all get its id and a handle on its batch, where its result will be."""
+    """All get its ID and a handle on the batch with its result."""
     async with AsyncExitStack() as doors:
         fleets = [await doors.enter_async_context(Fleet(redis_url)) for _ in range(50)]
         made = await asyncio.gather(*(fleet.submit([keyed("k")]) for fleet in fleets))
@@ -138,7 +138,7 @@ async def test_i29_fifty_racing_producers_of_a_key_have_one_fetch_and_its_batch(
 
 
 async def test_racing_iterators_make_one_fetch_of_a_key(redis_url: str, redis: Redis) -> None:
-    """Also where the lists come in many chunks, which mix on their way."""
+    """Also with many interleaved chunks."""
     count = 2 * CHUNK_FETCHES + 7
     async with Fleet(redis_url) as one, Fleet(redis_url) as two:
         first, second = await asyncio.gather(
@@ -150,8 +150,8 @@ async def test_racing_iterators_make_one_fetch_of_a_key(redis_url: str, redis: R
     assert sorted(first.ids) == sorted(await ids_waiting(redis))
 
 
-async def test_a_list_said_twice_has_the_same_ids(fleet: Fleet, redis: Redis) -> None:
-    """A producer whose reply was lost says it again under its batch id, and nothing changes."""
+async def test_a_repeated_list_has_the_same_ids(fleet: Fleet, redis: Redis) -> None:
+    """After a lost reply, a producer repeats the submit under its batch ID, and nothing changes."""
     await fleet.submit([keyed("old")])
     items = [keyed("old"), keyed("a"), keyed(None), keyed("a")]
     first = await fleet.submit(items, batch_id=BATCH_ID)
@@ -166,10 +166,10 @@ async def test_a_list_said_twice_has_the_same_ids(fleet: Fleet, redis: Redis) ->
 @pytest.mark.parametrize(
     ("deadline_s", "stands_s"), [(None, DAY_S), (60, DAY_S), (DAY_S, DAY_S), (3 * DAY_S, 3 * DAY_S)]
 )
-async def test_a_key_stands_for_a_day_or_until_the_deadline(
+async def test_a_key_expires_after_a_day_or_the_deadline(
     fleet: Fleet, redis: Redis, deadline_s: float | None, stands_s: float
 ) -> None:
-    """Whichever is longer, counted from the first submit; a repeat does not prolong it."""
+    """The later of the two, from the first submit. A repeat does not prolong it."""
     await fleet.submit([keyed("k", deadline_s=deadline_s)])
     await redis.pexpire(keys.key("k"), int(stands_s * 1000) - 60_000)
     await fleet.submit([keyed("k", deadline_s=deadline_s)])
@@ -179,7 +179,7 @@ async def test_a_key_stands_for_a_day_or_until_the_deadline(
 
 
 async def test_a_new_key_has_its_whole_time(fleet: Fleet, redis: Redis) -> None:
-    """It is set in one go with the fetch."""
+    """It is set in one step with the fetch."""
     await fleet.submit([keyed("short"), keyed("long", deadline_s=3 * DAY_S)])
     short, long = await redis.pttl(keys.key("short")), await redis.pttl(keys.key("long"))
 
@@ -203,7 +203,7 @@ async def _is_gone(redis: Redis, name: str) -> bool:
 
 @pytest.mark.parametrize("key", ODD)
 async def test_a_key_may_be_any_text(fleet: Fleet, redis: Redis, key: str) -> None:
-    """What it holds means nothing to Redis, and its neighbours are other keys."""
+    """Its content has no meaning for Redis, and similar keys are different."""
     first = await fleet.submit([keyed(key), keyed("neighbour")])
     second = await fleet.submit([keyed(key)])
 
@@ -211,8 +211,8 @@ async def test_a_key_may_be_any_text(fleet: Fleet, redis: Redis, key: str) -> No
     assert 2 == await ask(redis, "LLEN", keys.waiting_at(LANE, "normal"))
 
 
-def test_every_submit_is_told_what_the_keys_stand_for(redis_url: str) -> None:
-    """Whatever lists come, with whatever keys: a dictionary would have said the same."""
+def test_every_submit_gets_the_fetches_of_its_keys(redis_url: str) -> None:
+    """For any lists with any keys: a dictionary gives the same."""
 
     @settings(max_examples=40, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.lists(st.none() | st.sampled_from("abc"), max_size=5), max_size=4))

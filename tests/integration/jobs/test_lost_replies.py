@@ -1,4 +1,4 @@
-"""A connection that breaks at any moment costs a call nothing: it has its effect, and once."""
+"""A connection that breaks at any moment costs a call nothing: it has its effect exactly once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,12 +22,12 @@ MOST_MESSAGES = 40
 
 
 class DyingProducerError(Exception):
-    """A producer that dies in the middle."""
+    """The death of a producer."""
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses, and few fetches a chunk and a read."""
+    """Use short timeouts and pauses."""
     monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.001)
     monkeypatch.setattr(submit_module, "CHUNK_FETCHES", 3)
     monkeypatch.setattr(batch_module, "READ_COUNT", 3)
@@ -37,7 +37,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def at_every_message(
     redis: Redis, redis_url: str, lost: Lost, scene: Callable[[Fleet], Awaitable[None]]
 ) -> None:
-    """Play the scene again and again, each time with the next message lost, until none is."""
+    """Repeat the scene, each time with the next message lost, until none is."""
     for at in range(1, MOST_MESSAGES):
         await redis.flushall()
         said: list[str] = []
@@ -53,7 +53,7 @@ async def at_every_message(
 
 @pytest.fixture(params=list(Lost))
 def lost(request: pytest.FixtureRequest) -> Lost:
-    """Return which message is lost."""
+    """Return the number of the lost message."""
     return Lost(request.param)
 
 
@@ -66,7 +66,7 @@ def urls(count: int) -> list[str]:
 async def test_a_submit_enqueues_each_fetch_once(
     redis: Redis, redis_url: str, lost: Lost, *, named: bool, streamed: bool
 ) -> None:
-    """Chunks are sent again by themselves: an iterator is consumed once."""
+    """Chunks are repeated internally: an iterator is consumed once."""
 
     async def scene(fleet: Fleet) -> None:
         fetches: list[str] | Iterator[str] = iter(urls(8)) if streamed else urls(8)
@@ -81,7 +81,7 @@ async def test_a_submit_enqueues_each_fetch_once(
 
 
 async def test_a_fetch_with_a_key_is_enqueued_once(redis: Redis, redis_url: str, lost: Lost) -> None:
-    """A repeated chunk finds its own keys and is given its own ids."""
+    """A repeated chunk finds its own keys and gets its own IDs."""
 
     async def scene(fleet: Fleet) -> None:
         batch = await fleet.submit([Fetch(url=url(f"/{i}"), key=f"k{i}") for i in range(4)])
@@ -93,7 +93,7 @@ async def test_a_fetch_with_a_key_is_enqueued_once(redis: Redis, redis_url: str,
 
 @pytest.mark.parametrize("trim", [True, False], ids=["trimmed", "kept"])
 async def test_each_result_is_read_once(redis: Redis, redis_url: str, lost: Lost, *, trim: bool) -> None:
-    """The reader goes on at its position, and what it trims was yielded."""
+    """The reader continues at its position, and trims only yielded results."""
 
     async def scene(fleet: Fleet) -> None:
         async with Fleet(redis_url) as direct:
@@ -107,7 +107,7 @@ async def test_each_result_is_read_once(redis: Redis, redis_url: str, lost: Lost
 
 
 async def test_a_cancel_cancels_once(redis: Redis, redis_url: str, lost: Lost) -> None:
-    """All lanes hear of it, and the counts come."""
+    """All lanes receive it, and the counts arrive."""
 
     async def scene(fleet: Fleet) -> None:
         async with Fleet(redis_url) as direct:
@@ -121,7 +121,7 @@ async def test_a_cancel_cancels_once(redis: Redis, redis_url: str, lost: Lost) -
 
 
 async def test_dead_letters_are_retried_and_purged_once(redis: Redis, redis_url: str, lost: Lost) -> None:
-    """Each letter becomes one fetch; a purge counts what it deleted."""
+    """Each letter becomes one fetch. A purge counts its deletions."""
 
     async def scene(fleet: Fleet) -> None:
         async with Fleet(redis_url) as direct:
@@ -146,7 +146,7 @@ async def test_dead_letters_are_retried_and_purged_once(redis: Redis, redis_url:
 async def test_a_list_is_taken_back_whole(
     redis: Redis, redis_url: str, lost: Lost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis runs out of memory at the last chunk: the others leave, although a reply about them was lost."""
+    """Redis runs out of memory at the last chunk: the others are removed, even if a reply was lost."""
     really = submission.submit
 
     async def until_the_last(redis: Redis, **chunk: object) -> object:
@@ -167,7 +167,7 @@ async def test_a_list_is_taken_back_whole(
 
 
 async def test_an_iterator_is_consumed_once(redis: Redis, redis_url: str) -> None:
-    """Its items are not asked for again when a chunk is."""
+    """Its items are not requested again when a chunk is repeated."""
     made = 0
 
     async def items() -> AsyncIterator[str]:
@@ -184,7 +184,7 @@ async def test_an_iterator_is_consumed_once(redis: Redis, redis_url: str) -> Non
 
 
 async def test_an_unnamed_submit_can_be_completed(redis: Redis, fleet: Fleet) -> None:
-    """Under the id of its batch, the same fetches add what is missing."""
+    """Under the ID of its batch, the same fetches add the missing ones."""
 
     def dying() -> Iterator[str]:
         yield from urls(7)
@@ -200,7 +200,7 @@ async def test_an_unnamed_submit_can_be_completed(redis: Redis, fleet: Fleet) ->
 
 
 async def test_fetches_that_redis_has_lost_are_sent_again(redis: Redis) -> None:
-    """After a failover that lost two chunks, a list is sent again by itself, an iterator by its producer."""
+    """After a failover that lost chunks, the client repeats a list, and the producer an iterator."""
     notified = 0
 
     async def notify(_: object) -> None:

@@ -20,7 +20,7 @@ LEEWAY = 1.1
 
 
 async def figure(redis: Redis, row: str) -> int:
-    """The first number of bytes in a row of the table: of Valkey; or of Redis, if it has its own."""
+    """Return the first number of bytes in a row of the table: of Valkey, or of Redis if it has its own."""
     found = re.search(rf"^\| {re.escape(row)} \| (\d+) bytes?(.*)", SIZING, re.MULTILINE)
     assert found, row
     is_valkey = (await redis.info("server")).get("server_name") == "valkey"
@@ -29,26 +29,26 @@ async def figure(redis: Redis, row: str) -> int:
 
 
 def url(place: int, host: str = "a.example") -> str:
-    """A URL of about 60 characters."""
+    """Return a URL of about 60 characters."""
     return f"http://{host}/images/2026/{place:08d}/picture-original.jpg"
 
 
 async def used(redis: Redis) -> int:
-    """The memory that the server uses, without the buffers of its clients and what Lua has not collected."""
+    """Return the memory of the server, without client buffers and uncollected Lua objects."""
     await redis.script_flush("SYNC")
     memory = await redis.info("memory")
     return int(memory["used_memory"] - memory["mem_clients_normal"])
 
 
 async def bytes_each(redis: Redis, fleet: Fleet, fetches: Iterable[Any]) -> float:
-    """How much each of COUNT fetches adds."""
+    """Return the memory that each of COUNT fetches adds."""
     before = await used(redis)
     await fleet.submit(fetches)
     return (await used(redis) - before) / COUNT
 
 
-async def test_a_waiting_fetch_a_key_and_a_host_take_what_the_page_says(fleet: Fleet, redis: Redis) -> None:
-    """With other fields a byte for each byte of JSON; a host once, however much waits for it."""
+async def test_the_memory_of_a_fetch_a_key_and_a_host_is_as_documented(fleet: Fleet, redis: Redis) -> None:
+    """Other fields cost a byte for each byte of JSON. A host costs once, for any number of fetches."""
     await bytes_each(redis, fleet, (url(place) for place in range(COUNT)))  # what Redis needs once
     plain = await bytes_each(redis, fleet, (url(place) for place in range(COUNT)))
     headers = {"Authorization": "Bearer " + "x" * 100}
@@ -70,7 +70,7 @@ async def test_a_waiting_fetch_a_key_and_a_host_take_what_the_page_says(fleet: F
 
 
 @pytest.mark.parametrize("what", ["a result", "a dead letter"])
-async def test_a_result_and_a_dead_letter_take_what_the_page_says(redis: Redis, what: str) -> None:
+async def test_the_memory_of_a_result_and_a_dead_letter_is_as_documented(redis: Redis, what: str) -> None:
     """Beyond their JSON."""
     of = "0123456789abcdef"
     result = Result(

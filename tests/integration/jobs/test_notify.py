@@ -1,4 +1,4 @@
-"""When a hand-off can be seen, whatever the clock of the machine that enqueued it says."""
+"""The time at which a notification becomes visible, for any clock of the enqueueing machine."""
 
 import time
 
@@ -17,7 +17,7 @@ MEANWHILE_MS = 60_000
 
 
 async def due_by_its_score(redis: Redis, due_in_ms: int) -> float:
-    """In how many ms, by Redis's clock, a worker whose clock is right sees the hand-off."""
+    """Return in how many ms, by Redis's clock, a worker with a correct clock sees the notification."""
     now_ms = await redis_now_ms(redis)
     await notify_lanes(arq_client(redis.connection_pool), [LaneNotification(LANE, 1, due_in_ms)])
     score = await redis.zscore(keys.QUEUE, keys.notification_job_id(LANE, 1))
@@ -27,19 +27,19 @@ async def due_by_its_score(redis: Redis, due_in_ms: int) -> float:
 
 @pytest.fixture(params=[OFF_S, 0.0, -OFF_S], ids=["ahead", "right", "behind"])
 def off_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
-    """How far this machine's clock is ahead of Redis's."""
+    """Return how far this machine's clock is ahead of Redis's."""
     right, by_s = time.time, float(request.param)
     monkeypatch.setattr(time, "time", lambda: right() + by_s)
     return by_s
 
 
-async def test_a_lane_that_is_due_is_seen_by_workers_behind(redis: Redis, off_s: float) -> None:
-    """Also by one whose clock is five minutes behind, from a producer whose clock is five ahead."""
+async def test_a_due_lane_is_visible_to_workers_with_a_slow_clock(redis: Redis, off_s: float) -> None:
+    """Five minutes slow, with a producer's clock five minutes fast."""
     assert await due_by_its_score(redis, 0) <= -(OFF_S - 1) * 1000
 
 
-async def test_a_lane_that_is_due_later_is_seen_in_time(redis: Redis, off_s: float) -> None:
-    """Never later than due; by a clock that is behind too early, which take.lua tells."""
+async def test_a_later_lane_is_visible_in_time(redis: Redis, off_s: float) -> None:
+    """Never later than due. With a slow clock too early, which take.lua detects."""
     due_in_ms = 3_600_000
     found = await due_by_its_score(redis, due_in_ms)
 

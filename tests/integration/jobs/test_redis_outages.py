@@ -1,4 +1,4 @@
-"""Redis in trouble costs those who follow a fleet a pause and two lines; if it refuses them, an error."""
+"""Failures of Redis cost a client a pause and two log lines. A denial raises an error."""
 
 import asyncio
 import os
@@ -29,28 +29,28 @@ Fault = Callable[[OwnRedis, Redis], AsyncFault]
 
 
 async def _killed(server: OwnRedis, _: Redis) -> AsyncFault:
-    """Killed, then started from its append-only file."""
+    """Kill Redis, then start it from its append-only file."""
     await asyncio.to_thread(server.stop)
     yield
     server.start()
 
 
 async def _frozen(server: OwnRedis, _: Redis) -> AsyncFault:
-    """Stopped, with its connections open."""
+    """Stop Redis, with its connections open."""
     server.freeze()
     yield
     server.thaw()
 
 
 async def _read_only(_: OwnRedis, admin: Redis) -> AsyncFault:
-    """Made a replica without a primary, then a primary again."""
+    """Make Redis a replica without a primary, then a primary again."""
     await admin.replicaof("127.0.0.1", 1)
     yield
     await admin.replicaof("NO", "ONE")
 
 
 async def _crowded(_: OwnRedis, admin: Redis) -> AsyncFault:
-    """Full of clients; all others were thrown out."""
+    """Fill Redis with clients, and disconnect all others."""
     await admin.config_set("maxclients", 1)
     await admin.client_kill_filter(_type="normal", skipme=True)
     yield
@@ -58,14 +58,14 @@ async def _crowded(_: OwnRedis, admin: Redis) -> AsyncFault:
 
 
 async def _lonely(_: OwnRedis, admin: Redis) -> AsyncFault:
-    """Without the replicas that it must have to accept writes."""
+    """Take away the replicas that Redis requires for writes."""
     await admin.config_set("min-replicas-to-write", 1)
     yield
     await admin.config_set("min-replicas-to-write", 0)
 
 
 async def _busy(server: OwnRedis, admin: Redis) -> AsyncFault:
-    """With a script that does not end."""
+    """Run an endless script."""
     await admin.config_set("lua-time-limit", 1)
     async with connect(server.url) as other:
         script = asyncio.create_task(ask(other, "EVAL", "while true do end", 0))
@@ -76,7 +76,7 @@ async def _busy(server: OwnRedis, admin: Redis) -> AsyncFault:
 
 
 async def _loading(server: OwnRedis, admin: Redis) -> AsyncFault:
-    """Restarted, and slow to load its data."""
+    """Restart Redis with slow loading."""
     await admin.mset({f"filler:{n}": os.urandom(2048) for n in range(150)})
     await asyncio.to_thread(server.stop)
     server.start("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
@@ -95,7 +95,7 @@ READS_GO_ON = {_read_only, _lonely}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short timeouts and pauses."""
+    """Use short timeouts and pauses."""
     monkeypatch.setattr(redis_connection, "SOCKET_TIMEOUT_S", REPLY_S)
     monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(batch_module, "READ_BLOCK_MS", 20)
@@ -104,7 +104,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[OwnRedis]:
-    """A Redis of this test."""
+    """Start a Redis of this test."""
     with own_redis() as running:
         yield running
 
@@ -168,8 +168,8 @@ async def reconnected(client: Redis) -> bool:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__[1:])
-async def test_every_call_waits_for_redis_and_goes_on(server: OwnRedis, fault: Fault) -> None:
-    """A submit halfway through its items, a reader, a wait, counts, a cancel and a list of batches."""
+async def test_every_call_waits_for_redis_and_continues(server: OwnRedis, fault: Fault) -> None:
+    """A submit within its items, a reader, a wait, counts, a cancel and a list of batches."""
     said: list[str] = []
     await wait_until(server.answers, "Redis")
     async with Fleet(server.url, redis_patience_s=PATIENCE_S, warn=said.append) as fleet:
@@ -181,7 +181,7 @@ async def test_every_call_waits_for_redis_and_goes_on(server: OwnRedis, fault: F
 
 @pytest.mark.parametrize("fault", [_killed, _frozen, _read_only], ids=lambda fault: fault.__name__[1:])
 async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: Fault) -> None:
-    """When the patience is over; the reader itself goes on later, as does one that begins at the place."""
+    """After the patience. The reader itself can continue later, and so can another from its position."""
     await wait_until(server.answers, "Redis")
     async with (
         Fleet(server.url, redis_patience_s=0.3, warn=list[str]().append) as fleet,
@@ -216,8 +216,8 @@ async def test_the_error_names_the_batch_and_the_place(server: OwnRedis, fault: 
     assert error.batch_id in str(error)
 
 
-async def test_a_refusal_is_raised_at_once(server: OwnRedis) -> None:
-    """A denied command, a wrong password, a database that is not there, a key of another type."""
+async def test_a_denial_is_raised_at_once(server: OwnRedis) -> None:
+    """A denied command, a wrong password, a missing database, a key of another type."""
     said: list[str] = []
     await wait_until(server.answers, "Redis")
     async with Redis.from_url(server.url) as admin:
@@ -240,8 +240,8 @@ async def test_a_refusal_is_raised_at_once(server: OwnRedis) -> None:
     assert [] == said
 
 
-async def test_a_suspended_process_goes_on(server: OwnRedis) -> None:
-    """A reader that was stopped for longer than a reply may take has each result once."""
+async def test_a_suspended_process_continues(server: OwnRedis) -> None:
+    """A reader that was stopped for longer than a reply timeout yields each result once."""
     program = (
         "import asyncio, sys\n"
         "from fetchfleet import Fleet\n"

@@ -1,4 +1,4 @@
-"""The Lua scripts reach Redis, also one that has forgotten them."""
+"""The Lua scripts run on any Redis, also one that has dropped them."""
 
 import pytest
 from redis.asyncio import Redis
@@ -12,12 +12,12 @@ from tests.support.lanes import LANE, ask, attention_ms, lapse, now_ms
 
 @pytest.mark.parametrize("script", runner.scripts())
 async def test_redis_compiles_every_script(redis: Redis, script: str) -> None:
-    """No script has a fault that Redis sees when it loads it."""
+    """No script has an error that Redis finds when it loads it."""
     assert await redis.script_load(runner.source_of(script))
 
 
 async def test_run_sends_a_forgotten_script_again(redis: Redis) -> None:
-    """SCRIPT FLUSH, a restart or a failover costs one more round trip and nothing else."""
+    """SCRIPT FLUSH, a restart or a failover costs one more round trip."""
     await redis.script_flush()
     assert await runner.run(redis, *ADOPT) == STALE
     await redis.script_flush()
@@ -34,20 +34,20 @@ async def test_run_needs_one_round_trip_for_a_known_script(redis: Redis) -> None
 
 
 async def test_run_many_sends_forgotten_scripts_again(redis: Redis) -> None:
-    """All calls are answered by a Redis that knew none of the scripts."""
+    """Redis knew none of the scripts, and every call gets its reply."""
     await redis.script_flush()
     assert await runner.run_many(redis, [ADOPT, SWEEP, ADOPT]) == [STALE, [], STALE]
 
 
 async def test_run_many_keeps_the_order_when_only_some_are_forgotten(redis: Redis) -> None:
-    """Each reply stands where its call stood."""
+    """Each reply has the position of its call."""
     await redis.script_flush()
     await runner.run(redis, *SWEEP)
     assert await runner.run_many(redis, [SWEEP, ADOPT, SWEEP]) == [[], STALE, []]
 
 
-async def test_run_many_brings_back_a_refused_call_as_an_exception(redis: Redis) -> None:
-    """One call that fails does not take the others' replies along."""
+async def test_run_many_returns_a_refused_call_as_an_exception(redis: Redis) -> None:
+    """The other calls keep their replies."""
     await lapse(redis)
     first, wrong, last = await runner.run_many(redis, [ADOPT, WRONG, SWEEP])
     assert (first, last) == (STALE, [])

@@ -33,7 +33,7 @@ OTHER = "b.example"
 
 
 class FailedProducerError(Exception):
-    """A producer that dies in the middle."""
+    """The death of a producer."""
 
 
 async def generation(redis: Redis, lane: str = LANE) -> int:
@@ -45,7 +45,7 @@ async def due_in_ms(redis: Redis, lane: str = LANE) -> float:
 
 
 async def shut_for_an_hour(fleet: Fleet, redis: Redis) -> int:
-    """Leave a waiting fetch in a lane that cools down; until when."""
+    """Leave a waiting fetch in a lane in a cool-down; return its end."""
     await fleet.submit([url("/before")])
     until_ms = await now_ms(redis) + HOUR_MS
     await (await LaneHold.begin(redis)).release(shut_until_ms=until_ms)
@@ -53,7 +53,7 @@ async def shut_for_an_hour(fleet: Fleet, redis: Redis) -> int:
 
 
 async def test_fetches_are_grouped_by_lane_and_priority(fleet: Fleet, redis: Redis) -> None:
-    """Every host has its lists, one for each priority, in the order of submitting."""
+    """Every host has its lists, one for each priority, in the order of submission."""
     await fleet.submit(
         [
             url("/1"),
@@ -90,7 +90,7 @@ async def test_the_deadline_counts_from_submit_by_the_clock_of_redis(fleet: Flee
 
 
 async def test_all_of_a_large_batch_arrives(fleet: Fleet, redis: Redis) -> None:
-    """100,000 fetches of one call wait in their lanes, none lost and none twice."""
+    """100,000 fetches of one call wait in their lanes, each once."""
     count, hosts = 100_000, 7
     batch = await fleet.submit(url(f"/{i}", f"h{i % hosts}.example") for i in range(count))
     lengths = [await ask(redis, "LLEN", keys.waiting_at(f"h{i}.example", "normal")) for i in range(hosts)]
@@ -99,8 +99,8 @@ async def test_all_of_a_large_batch_arrives(fleet: Fleet, redis: Redis) -> None:
     assert (await batch.counts()).total == count
 
 
-async def test_an_async_iterator_is_taken_as_it_comes(fleet: Fleet, redis: Redis) -> None:
-    """A producer may make its fetches while it submits them."""
+async def test_an_async_iterator_is_submitted_as_it_yields(fleet: Fleet, redis: Redis) -> None:
+    """A producer may create its fetches during the submit."""
 
     async def made() -> AsyncIterator[str]:
         for path in ("/1", "/2"):
@@ -111,22 +111,22 @@ async def test_an_async_iterator_is_taken_as_it_comes(fleet: Fleet, redis: Redis
 
 
 async def test_an_empty_batch_has_ended(fleet: Fleet, redis: Redis) -> None:
-    """Nothing to do is done at once, and no lane hears of it."""
+    """It ends at once, and no lane is woken."""
     batch = await fleet.submit([])
     assert (await batch.counts()).ended
     assert sorted(await redis.keys("*")) == sorted([keys.batch(batch.id).encode(), keys.BATCHES.encode()])
 
 
 async def test_a_batch_submitted_twice_changes_nothing(fleet: Fleet, redis: Redis) -> None:
-    """A producer that does not know whether it was heard may say it again."""
+    """A producer may repeat a submit with an unknown outcome."""
     await fleet.submit([url("/1"), url("/2")], batch_id=BATCH_ID)
     before = await everything(redis)
     await fleet.submit([url("/1"), url("/2")], batch_id=BATCH_ID)
     assert await everything(redis) == before
 
 
-async def test_a_chunk_sent_twice_wakes_nobody(redis: Redis) -> None:
-    """A chunk whose reply was lost is passed over the second time."""
+async def test_a_chunk_sent_twice_wakes_no_lane(redis: Redis) -> None:
+    """The repetition after a lost reply has no effect."""
     woken: list[str] = []
 
     async def notify(wakes: Iterable[LaneNotification]) -> None:
@@ -139,8 +139,8 @@ async def test_a_chunk_sent_twice_wakes_nobody(redis: Redis) -> None:
     assert woken == [LANE]
 
 
-async def test_a_producer_that_died_is_made_good(fleet: Fleet, redis: Redis) -> None:
-    """Submitting under the same id again adds exactly what was missing."""
+async def test_a_submit_of_a_dead_producer_can_be_completed(fleet: Fleet, redis: Redis) -> None:
+    """Submitting under the same ID again adds exactly the missing fetches."""
     count = 2 * CHUNK_FETCHES
 
     def dying() -> Iterator[str]:
@@ -169,14 +169,14 @@ async def test_a_producer_that_died_is_made_good(fleet: Fleet, redis: Redis) -> 
 async def test_a_list_with_a_bad_item_enqueues_nothing(
     fleet: Fleet, redis: Redis, place: int, bad: str | Fetch
 ) -> None:
-    """The item is named, wherever it stands, and Redis holds no key at all."""
+    """The item is named, at any position, and Redis holds no key."""
     with pytest.raises(InvalidFetchError, match=rf"^item {place}: "):
         await fleet.submit([*[url("/good")] * place, bad])
     assert await redis.keys("*") == []
 
 
-async def test_a_full_redis_takes_all_of_a_chunk_or_nothing(fleet: Fleet, redis: Redis) -> None:
-    """Out of memory is an error to the producer, who may send the whole again."""
+async def test_a_full_redis_accepts_all_of_a_chunk_or_nothing(fleet: Fleet, redis: Redis) -> None:
+    """The producer gets an out-of-memory error, and may repeat the submit."""
     await redis.config_set("maxmemory", 1)
     try:
         with pytest.raises(RedisFullError, match="nothing was enqueued"):
@@ -187,7 +187,7 @@ async def test_a_full_redis_takes_all_of_a_chunk_or_nothing(fleet: Fleet, redis:
 
 
 async def test_an_idle_lane_is_woken(fleet: Fleet, redis: Redis) -> None:
-    """It is scheduled for now, and arq holds the hand-off of its generation."""
+    """It is scheduled for now, and arq holds the notification of its generation."""
     await fleet.submit([url("/x")])
     assert await state(redis) == "scheduled"
     assert await due_in_ms(redis) <= 0
@@ -195,15 +195,15 @@ async def test_an_idle_lane_is_woken(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_each_lane_is_woken_once(fleet: Fleet, redis: Redis) -> None:
-    """Many fetches of many priorities make one hand-off a lane."""
+    """Many fetches of many priorities make one notification a lane."""
     await fleet.submit(
         Fetch(url=url("/x", lane), priority=priority) for lane in (LANE, OTHER) for priority in Priority
     )
     assert len(await notifications(redis)) == 2
 
 
-async def test_of_many_lanes_a_few_are_handed_over(fleet: Fleet, redis: Redis) -> None:
-    """All of them are there to be taken by whoever takes one."""
+async def test_only_some_of_many_lanes_are_notified(fleet: Fleet, redis: Redis) -> None:
+    """All of them can be acquired by a worker that acquires one."""
     lanes = [f"{number}.example" for number in range(3 * HINTS)]
     await fleet.submit([url("/x", lane) for lane in lanes])
     assert {await state(redis, lane) for lane in lanes} == {"scheduled"}
@@ -211,7 +211,7 @@ async def test_of_many_lanes_a_few_are_handed_over(fleet: Fleet, redis: Redis) -
 
 
 async def test_a_lane_that_is_due_is_not_woken_again(fleet: Fleet, redis: Redis) -> None:
-    """Its hand-off is on the way already."""
+    """Its notification exists already."""
     await fleet.submit([url("/1")])
     first = await generation(redis)
     await fleet.submit([url("/2")])
@@ -219,7 +219,7 @@ async def test_a_lane_that_is_due_is_not_woken_again(fleet: Fleet, redis: Redis)
 
 
 async def test_a_held_lane_is_not_woken(fleet: Fleet, redis: Redis) -> None:
-    """Its owner finds the new fetch by itself."""
+    """Its owner finds the new fetch itself."""
     await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
     await fleet.submit([url("/2")])
@@ -229,7 +229,7 @@ async def test_a_held_lane_is_not_woken(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_a_lane_that_waits_for_a_retry_is_woken(fleet: Fleet, redis: Redis) -> None:
-    """A lane that is due later, with no cool-down, has something to do now."""
+    """A lane that is due later, without a cool-down, has work now."""
     await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
@@ -241,8 +241,8 @@ async def test_a_lane_that_waits_for_a_retry_is_woken(fleet: Fleet, redis: Redis
     assert await due_in_ms(redis) <= 0
 
 
-async def test_a_lane_that_cools_down_is_left_alone(fleet: Fleet, redis: Redis) -> None:
-    """A new fetch does not break the quiet that the host has asked for."""
+async def test_a_lane_in_a_cool_down_is_not_woken(fleet: Fleet, redis: Redis) -> None:
+    """A new fetch does not end the cool-down."""
     until_ms = await shut_for_an_hour(fleet, redis)
     before = await everything(redis)
     await fleet.submit([url("/x")])
@@ -252,8 +252,8 @@ async def test_a_lane_that_cools_down_is_left_alone(fleet: Fleet, redis: Redis) 
     assert int((await fields(redis))["due_ms"]) == until_ms
 
 
-async def test_an_idle_lane_that_cools_down_is_woken_at_its_end(fleet: Fleet, redis: Redis) -> None:
-    """What comes while the host wants quiet is scheduled for when that ends."""
+async def test_an_idle_lane_in_a_cool_down_is_scheduled_for_its_end(fleet: Fleet, redis: Redis) -> None:
+    """A fetch submitted meanwhile waits until then."""
     await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
     until_ms = await now_ms(redis) + HOUR_MS
@@ -267,7 +267,7 @@ async def test_an_idle_lane_that_cools_down_is_woken_at_its_end(fleet: Fleet, re
 
 
 async def test_a_deadline_within_a_cool_down_wakes_the_lane(fleet: Fleet, redis: Redis) -> None:
-    """A lane that is shut is due when its first fetch must end, so that none outlives its time."""
+    """A closed lane is due at the first deadline, so that no fetch outlives its own."""
     until_ms = await shut_for_an_hour(fleet, redis)
     await fleet.submit([Fetch(url=url("/x"), deadline_s=60)])
     due_ms = int((await fields(redis))["due_ms"])

@@ -17,10 +17,8 @@ from fetchfleet.worker.runtime.live_policy import LivePolicy
 UNUSED = cast("Pools", None), cast("RedisHealth", None)
 
 
-async def test_a_pause_holds_although_the_tables_do_not_fit_the_workers_file(
-    fleet: Fleet, redis: Redis
-) -> None:
-    """The worker refuses the tables and keeps the keys it had; the pause ends with `resume`."""
+async def test_a_pause_holds_even_if_the_tables_conflict_with_the_file(fleet: Fleet, redis: Redis) -> None:
+    """The worker refuses the tables and keeps its previous keys. The pause ends with `resume`."""
     file = parse_policy("[default]\nretry_base_s = 20\nretry_cap_s = 50\nburst = 3\n")
     with capture_logs() as lines:
         live = LivePolicy(file, redis, {}, *UNUSED, get_logger())
@@ -42,8 +40,8 @@ async def test_a_pause_holds_although_the_tables_do_not_fit_the_workers_file(
     assert ("retry_cap_s" in refused, live.refused) == (True, "")
 
 
-async def test_large_tables_of_another_program_are_left_out(fleet: Fleet, redis: Redis) -> None:
-    """They do not come to a worker; what it says of the tables that it refuses stays short."""
+async def test_oversized_tables_are_ignored(fleet: Fleet, redis: Redis) -> None:
+    """They do not reach a worker, and its log line about them stays short."""
     large = "x" * (1 << 20)
     foreign = {large: "{}", "b.example": f'{{"x": "{large}"}}', "c.example": f'{{"{large[:60_000]}": 1}}'}
     with capture_logs() as lines:

@@ -1,4 +1,4 @@
-"""Changes of the policy tables in Redis by several operators at once, and their effect on lanes."""
+"""Concurrent changes of the policy tables in Redis, and their effect on lanes."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from fetchfleet.worker.policy.file import Policy
 from tests.support.lanes import LANE, LaneHold, fields, now_ms, state, url
 
 
-async def test_changes_of_operators_at_the_same_time_are_all_kept(fleet: Fleet, redis: Redis) -> None:
+async def test_concurrent_changes_of_operators_are_all_kept(fleet: Fleet, redis: Redis) -> None:
     """A pause is not lost to another key of the same table."""
     async with asyncio.TaskGroup() as group:
         for burst in range(1, 6):
@@ -26,8 +26,8 @@ async def test_changes_of_operators_at_the_same_time_are_all_kept(fleet: Fleet, 
     assert b"12" == await redis.get(keys.POLICY_VERSION)
 
 
-async def test_a_change_moves_a_table_to_the_present_name_of_its_host(fleet: Fleet, redis: Redis) -> None:
-    """A key of an older version's table can be unset; a malformed field stays as it is."""
+async def test_a_change_moves_a_table_to_the_canonical_name_of_its_host(fleet: Fleet, redis: Redis) -> None:
+    """A key of an older version's table can be unset. A malformed field stays."""
     old = {"::ffff:127.0.0.1": b'{"burst":1,"attempts":2}', "torn": b"{"}
     await redis.hset(keys.POLICY, mapping=old)  # type: ignore[misc]
 
@@ -36,8 +36,8 @@ async def test_a_change_moves_a_table_to_the_present_name_of_its_host(fleet: Fle
     assert await redis.hgetall(keys.POLICY) == {b"127.0.0.1": b'{"attempts":2}', b"torn": b"{"}  # type: ignore[misc]
 
 
-async def test_a_paused_lane_is_looked_at_when_it_gets_a_fetch(fleet: Fleet, redis: Redis) -> None:
-    """Its release says until when it is closed, which holds only while something waits."""
+async def test_a_paused_lane_is_checked_when_it_gets_a_fetch(fleet: Fleet, redis: Redis) -> None:
+    """Its release records the end of its closure, which applies only while a fetch waits."""
     batch = await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
     await batch.cancel()

@@ -1,4 +1,4 @@
-"""The lanes on the Redis that a fleet would run: an official image, over TCP."""
+"""The lanes on an official Redis image, over TCP."""
 
 from collections.abc import Iterator
 
@@ -11,15 +11,15 @@ from tests.support.lanes import run_lane_lifecycle
 
 @pytest.fixture
 def container_url() -> Iterator[str]:
-    """A Redis in a container of this test's own; skips where none can be run, and says why."""
+    """Start a Redis in a container of this test; skip with the reason if that is impossible."""
     if trouble := docker_trouble():
         pytest.skip(f"no container can be run: {trouble}")
     with redis_in_container() as url:
         yield url
 
 
-async def test_a_lane_lives_its_life_in_a_containers_redis(container_url: str) -> None:
-    """What holds on the test session's Redis holds on the official image."""
+async def test_a_lane_works_on_the_official_image(container_url: str) -> None:
+    """As on the Redis of the test session."""
     async with connect(container_url) as redis:
         await run_lane_lifecycle(container_url, redis)
         assert {"maxmemory-policy": "noeviction"} == await redis.config_get("maxmemory-policy")

@@ -1,4 +1,4 @@
-"""A Redis that is there already: used when it is empty, left alone when it is not."""
+"""An existing Redis for tests: used if it is empty, refused if it is not."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from tests.support.session_redis import Choice, ChoiceError, refuse_used_redis, 
 
 @pytest.fixture
 def somebodys() -> Iterator[Choice]:
-    """A Redis of its own, chosen by its URL."""
+    """Start a Redis, selected by its URL."""
     with serve_redis() as url:
         yield Choice("url", "a test says so", url)
 
@@ -26,8 +26,8 @@ def test_a_redis_that_holds_a_key_in_any_database_is_refused(somebodys: Choice) 
         assert b"s" == client.get("somebody")
 
 
-def test_an_empty_one_is_used_and_empty_again_afterwards(somebodys: Choice) -> None:
-    """So that the next run is not refused."""
+def test_an_empty_redis_is_used_and_left_empty(somebodys: Choice) -> None:
+    """The next run is not refused."""
     refuse_used_redis(somebodys)
     with serve(somebodys) as url, redis.Redis.from_url(url) as client:
         client.set("ours", "o")
@@ -35,7 +35,7 @@ def test_an_empty_one_is_used_and_empty_again_afterwards(somebodys: Choice) -> N
     refuse_used_redis(somebodys)
 
 
-def test_one_that_does_not_answer_is_refused() -> None:
+def test_an_unreachable_redis_is_refused() -> None:
     """In a sentence, without its password."""
     with pytest.raises(ChoiceError, match="cannot ask that Redis") as caught:
         refuse_used_redis(Choice("url", "", "redis://:hunter2@127.0.0.1:1/0"))
