@@ -1,4 +1,4 @@
-"""Cancelling, in Redis: every lane with a fetch of the batch hears of it, and nothing else is touched."""
+"""Cancelling, in Redis: every lane with a fetch of the batch is notified, and no other is touched."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,17 +50,17 @@ LISTS = ["returned", *Priority]
 
 
 async def flagged(redis: Redis, lane: str = LANE) -> set[str]:
-    """The cancelled batches that the lane knows of."""
+    """Return the cancelled batches that the lane knows."""
     return {of.decode() for of in await ask(redis, "SMEMBERS", keys.cancelled(lane))}
 
 
 async def due_in_ms(redis: Redis, lane: str = LANE) -> int:
-    """How long until the lane is due."""
+    """Return the time until the lane is due."""
     return int((await fields(redis, lane))["due_ms"]) - await now_ms(redis)
 
 
 async def everywhere(fleet: Fleet, redis: Redis) -> tuple[Batch, Batch]:
-    """Two batches, each with fetches in every queue of the lane; nobody holds it."""
+    """Return two batches, each with fetches in every queue of a lane that is not held."""
     one, two = [await fleet.submit([url(f"/{name}-back"), url(f"/{name}-retry")]) for name in ("one", "two")]
     stay = await LaneHold.begin(redis)
     elements = (await stay.claim()).serialized
@@ -76,7 +76,7 @@ async def everywhere(fleet: Fleet, redis: Redis) -> tuple[Batch, Batch]:
 
 
 async def _add(fleet: Fleet, redis: Redis, batch: Batch, fetch: Fetch) -> None:
-    """One more fetch of a batch of an older producer, as if it had not sealed it."""
+    """Add a fetch of a batch of an older producer, as if it had not sealed it."""
     await ask(redis, "HDEL", keys.batch(batch.id), "recorded")
     total = int(await ask(redis, "HGET", keys.batch(batch.id), "total"))
     made = await fleet.submit([fetch])
@@ -92,7 +92,7 @@ async def _add(fleet: Fleet, redis: Redis, batch: Batch, fetch: Fetch) -> None:
 
 
 async def test_a_lane_that_is_due_later_is_woken_now(fleet: Fleet, redis: Redis) -> None:
-    """Also one that cools down for an hour: cancelling asks nothing of its host."""
+    """Also in a cool-down of an hour: cancelling sends no request to the host."""
     batch = await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     assert await due_in_ms(redis) > HOUR_MS // 2
@@ -107,7 +107,7 @@ async def test_a_lane_that_is_due_later_is_woken_now(fleet: Fleet, redis: Redis)
 
 
 async def test_a_lane_that_is_due_is_woken_once(fleet: Fleet, redis: Redis) -> None:
-    """Its hand-off is on the way; whoever takes it is told."""
+    """Its notification exists already, and the next owner learns of the batch."""
     batch = await fleet.submit([url("/x")])
     before = await notifications(redis)
     await batch.cancel()
@@ -116,8 +116,8 @@ async def test_a_lane_that_is_due_is_woken_once(fleet: Fleet, redis: Redis) -> N
     assert {batch.id} == (await LaneHold.begin(redis)).held.cancelled
 
 
-async def test_the_owner_of_a_held_lane_hears_of_it(fleet: Fleet, redis: Redis) -> None:
-    """Its token stands, and the counter that all workers watch goes up."""
+async def test_the_owner_of_a_held_lane_is_notified(fleet: Fleet, redis: Redis) -> None:
+    """Its token stays valid, and the counter that all workers watch increases."""
     batch = await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     before = int(await redis.get(keys.CANCELS) or 0)
@@ -128,8 +128,8 @@ async def test_the_owner_of_a_held_lane_hears_of_it(fleet: Fleet, redis: Redis) 
     assert await stay.renew()
 
 
-async def test_only_lanes_of_the_batch_hear_of_it(fleet: Fleet, redis: Redis) -> None:
-    """The others' owners look through nothing."""
+async def test_only_lanes_of_the_batch_are_notified(fleet: Fleet, redis: Redis) -> None:
+    """Owners of others search nothing."""
     batch = await fleet.submit([url("/x")])
     await fleet.submit([url("/x", OTHER)])
     await batch.cancel()
@@ -138,7 +138,7 @@ async def test_only_lanes_of_the_batch_hear_of_it(fleet: Fleet, redis: Redis) ->
 
 
 async def test_an_idle_lane_stays_idle(fleet: Fleet, redis: Redis) -> None:
-    """Nothing of the batch is in it any more."""
+    """No fetch of the batch is in it any more."""
     batch = await fleet.submit([url("/x"), url("/x", OTHER)])
     await (await LaneHold.begin(redis)).finish()
     await batch.cancel()
@@ -147,8 +147,8 @@ async def test_an_idle_lane_stays_idle(fleet: Fleet, redis: Redis) -> None:
     assert {batch.id} == await flagged(redis, OTHER)
 
 
-async def test_a_lane_given_back_with_cancelled_fetches_is_due_at_once(fleet: Fleet, redis: Redis) -> None:
-    """Its owner had not heard yet; the next one does, although the lane is shut."""
+async def test_a_lane_released_with_cancelled_fetches_is_due_at_once(fleet: Fleet, redis: Redis) -> None:
+    """Its owner was not notified yet. The next one is, although the lane is closed."""
     batch = await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     await stay.claim()
@@ -160,8 +160,8 @@ async def test_a_lane_given_back_with_cancelled_fetches_is_due_at_once(fleet: Fl
     assert {batch.id} == (await LaneHold.begin(redis)).held.cancelled
 
 
-async def test_a_lane_given_back_empty_forgets_the_batch(fleet: Fleet, redis: Redis) -> None:
-    """Its last fetch had its result before its owner heard."""
+async def test_a_lane_released_empty_drops_the_batch(fleet: Fleet, redis: Redis) -> None:
+    """Its last fetch had its result before its owner was notified."""
     batch = await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
@@ -176,8 +176,8 @@ async def test_a_lane_given_back_empty_forgets_the_batch(fleet: Fleet, redis: Re
 # What is withdrawn
 
 
-async def test_all_of_a_batch_is_withdrawn_and_all_else_stays_in_order(fleet: Fleet, redis: Redis) -> None:
-    """Of every queue: handed back, each priority, retries that are not due."""
+async def test_a_batch_is_withdrawn_and_other_fetches_keep_their_order(fleet: Fleet, redis: Redis) -> None:
+    """From every queue: returned fetches, each priority, retries that are not due."""
     one, two = await everywhere(fleet, redis)
     before = {where: paths(await waiting(redis, where)) for where in LISTS}
     await one.cancel()
@@ -198,7 +198,7 @@ async def test_all_of_a_batch_is_withdrawn_and_all_else_stays_in_order(fleet: Fl
     await stay.release()
 
 
-async def test_a_large_queue_is_gone_through_in_stretches(fleet: Fleet, redis: Redis) -> None:
+async def test_a_large_queue_is_searched_in_pieces(fleet: Fleet, redis: Redis) -> None:
     """20,000 wait, every other one of another batch: each is found once, and the others keep their order."""
     count = 10_000
     batches = [f"{number:016x}" for number in range(2)]
@@ -229,8 +229,8 @@ async def test_a_large_queue_is_gone_through_in_stretches(fleet: Fleet, redis: R
 
 
 @pytest.mark.parametrize("count", [999, 1000, 1001, 2000])
-async def test_a_stretch_may_end_anywhere(fleet: Fleet, redis: Redis, count: int) -> None:
-    """A queue as long as a stretch, one less or one more: all of it is found."""
+async def test_a_piece_may_end_anywhere(fleet: Fleet, redis: Redis, count: int) -> None:
+    """A queue as long as a piece, one less or one more: everything is found."""
     batch = await fleet.submit([url(f"/{place}") for place in range(count)])
     await fleet.submit([url("/other")])
     await batch.cancel()
@@ -242,7 +242,7 @@ async def test_a_stretch_may_end_anywhere(fleet: Fleet, redis: Redis, count: int
 
 
 async def test_a_withdrawal_whose_reply_was_lost_is_found(fleet: Fleet, redis: Redis) -> None:
-    """What it claimed is named before the lane forgets the batch."""
+    """Its claims are named before the lane drops the batch."""
     batch = await fleet.submit([url("/1"), url("/2")])
     await batch.cancel()
     stay = await LaneHold.begin(redis)
@@ -258,7 +258,7 @@ async def test_a_withdrawal_whose_reply_was_lost_is_found(fleet: Fleet, redis: R
 
 
 async def test_only_the_owner_withdraws(fleet: Fleet, redis: Redis) -> None:
-    """A token of before is refused and changes nothing."""
+    """An earlier token is refused and changes nothing."""
     batch = await fleet.submit([url("/x")])
     stale = await LaneHold.begin(redis)
     await lapse(redis)
@@ -273,8 +273,8 @@ async def test_only_the_owner_withdraws(fleet: Fleet, redis: Redis) -> None:
     assert before == await everything(redis)
 
 
-async def test_what_a_dead_owner_had_withdrawn_is_ended_by_the_next(fleet: Fleet, redis: Redis) -> None:
-    """It is among the orphans, and the batch among the cancelled."""
+async def test_fetches_withdrawn_by_a_dead_owner_are_ended_by_the_next(fleet: Fleet, redis: Redis) -> None:
+    """They are among the orphans, and the batch among the cancelled."""
     batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
     await batch.cancel()
     first = await LaneHold.begin(redis, "first")
@@ -294,7 +294,7 @@ async def test_what_a_dead_owner_had_withdrawn_is_ended_by_the_next(fleet: Fleet
 # The batch itself
 
 
-async def test_results_that_had_come_stay(fleet: Fleet, redis: Redis) -> None:
+async def test_earlier_results_stay(fleet: Fleet, redis: Redis) -> None:
     """The counters add up, and each fetch has one result."""
     batch = await fleet.submit([url(f"/{place}") for place in range(4)])
     stay = await LaneHold.begin(redis)
@@ -311,7 +311,7 @@ async def test_results_that_had_come_stay(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_cancelling_twice_is_cancelling_once(fleet: Fleet, redis: Redis) -> None:
-    """The time of the first counts, and no lane is woken again."""
+    """The time of the first call counts, and no lane is woken again."""
     batch = await fleet.submit([url("/x")])
     await batch.cancel()
     before = await everything(redis)
@@ -323,15 +323,15 @@ async def test_cancelling_twice_is_cancelling_once(fleet: Fleet, redis: Redis) -
 
 
 async def test_an_unknown_batch_cannot_be_cancelled(fleet: Fleet, redis: Redis) -> None:
-    """Nothing is made by trying."""
+    """No key is created by the attempt."""
     with pytest.raises(UnknownBatchError, match=BATCH_ID):
         await fleet.batch(BATCH_ID).cancel()
     assert [] == await redis.keys("*")
 
 
 @pytest.mark.parametrize("count", [0, 2])
-async def test_a_batch_that_has_ended_stays_as_it_is(fleet: Fleet, redis: Redis, count: int) -> None:
-    """Neither its counters nor its time change, nor do lanes that others wait in."""
+async def test_an_ended_batch_is_unchanged(fleet: Fleet, redis: Redis, count: int) -> None:
+    """Neither its counters nor its time change, nor do other waiting lanes."""
     batch = await fleet.submit([url("/x")] * count)
     if count:
         await (await LaneHold.begin(redis)).finish()
@@ -345,8 +345,8 @@ async def test_a_batch_that_has_ended_stays_as_it_is(fleet: Fleet, redis: Redis,
     assert await redis.pttl(keys.batch(batch.id)) <= 60_000
 
 
-async def test_nothing_more_comes_to_a_cancelled_batch(fleet: Fleet, redis: Redis) -> None:
-    """Neither what was in it before nor anything else."""
+async def test_a_cancelled_batch_accepts_no_fetch(fleet: Fleet, redis: Redis) -> None:
+    """Neither a repeated nor a new one."""
     batch = await fleet.submit([url("/1")], batch_id=BATCH_ID)
     await batch.cancel()
     before = await everything(redis)
@@ -360,7 +360,7 @@ async def test_nothing_more_comes_to_a_cancelled_batch(fleet: Fleet, redis: Redi
 async def test_a_batch_cancelled_while_it_is_submitted_ends(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its producer is told at the next chunk; what was in ends as cancelled, and the batch is whole."""
+    """Its producer gets the error at the next chunk. Enqueued fetches end as cancelled."""
     monkeypatch.setattr(submit_module, "CHUNK_FETCHES", 2)
 
     async def made() -> AsyncIterator[str]:
@@ -381,7 +381,7 @@ async def test_a_batch_cancelled_while_it_is_submitted_ends(
 
 
 async def test_a_batch_of_many_lanes_is_cancelled_in_each(fleet: Fleet, redis: Redis) -> None:
-    """However many."""
+    """With any number of them."""
     lanes = [f"h{number}.example" for number in range(600)]
     batch = await fleet.submit(url("/x", lane) for lane in lanes)
     await batch.cancel()
@@ -390,7 +390,7 @@ async def test_a_batch_of_many_lanes_is_cancelled_in_each(fleet: Fleet, redis: R
 
 
 async def test_racing_cancels_and_submits_lose_nothing(fleet: Fleet, redis: Redis) -> None:
-    """Whatever was taken before the cancelling is withdrawn, whatever came after was refused."""
+    """Fetches accepted before the cancel are withdrawn, later ones are refused."""
     batch = await fleet.submit([url("/first")], batch_id=BATCH_ID)
     submits = [fleet.submit([url("/first"), url(f"/{n}")], batch_id=BATCH_ID) for n in range(5)]
     await asyncio.gather(*submits, batch.cancel(), return_exceptions=True)
@@ -407,7 +407,7 @@ async def test_racing_cancels_and_submits_lose_nothing(fleet: Fleet, redis: Redi
 
 
 async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, redis: Redis) -> None:
-    """It stays claimed where it is, to be ended there."""
+    """It stays claimed, to be ended there."""
     batch = await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
@@ -421,8 +421,8 @@ async def test_a_cancelled_fetch_is_not_handed_to_another_lane(fleet: Fleet, red
     await stay.release()
 
 
-async def test_a_fetch_handed_over_before_is_cancelled_where_it_is(fleet: Fleet, redis: Redis) -> None:
-    """The other lane is one of the batch's from then on."""
+async def test_a_fetch_transferred_before_is_cancelled_in_its_new_lane(fleet: Fleet, redis: Redis) -> None:
+    """That lane belongs to the batch from then on."""
     batch = await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized

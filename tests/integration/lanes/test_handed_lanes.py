@@ -17,7 +17,7 @@ NEEDS = "files !egress:ab"
 
 @pytest.fixture
 def store(redis: Redis) -> LaneStore:
-    """Redis as another worker sees it."""
+    """Return the store of one worker."""
     return LaneStore(redis, "other", LEASE_MS)
 
 
@@ -35,10 +35,10 @@ async def handed(redis: Redis) -> dict[bytes, bytes]:
     return found
 
 
-async def test_only_a_worker_that_was_meant_takes_the_lane_before_it_is_due(
+async def test_only_a_suitable_worker_acquires_the_lane_before_it_is_due(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """Whatever its share is; the fetches are in their order, and nothing is left of the mark."""
+    """With any share. The fetches are in order, and the mark is removed."""
     due_in_ms = await left(fleet, redis)
     marked, ttl_ms = await handed(redis), await redis.pttl(keys.HANDED)
     [early] = await store.acquire_many([LANE], 0)
@@ -54,8 +54,8 @@ async def test_only_a_worker_that_was_meant_takes_the_lane_before_it_is_due(
     assert paths(await waiting(redis, "returned")) == ["/0", "/1"]
 
 
-async def test_explain_says_which_worker_the_lane_waits_for(fleet: Fleet, redis: Redis) -> None:
-    """By the option that such a worker has."""
+async def test_explain_names_the_worker_that_the_lane_waits_for(fleet: Fleet, redis: Redis) -> None:
+    """By the option of such a worker."""
     await announce(redis, ["alive"])
     await left(fleet, redis)
     explained = await explain_lane(redis, Policy(), LANE)
@@ -64,10 +64,10 @@ async def test_explain_says_which_worker_the_lane_waits_for(fleet: Fleet, redis:
     assert explained.why == "its worker leaves it to a worker with --sink files (for dest or decode)"
 
 
-async def test_a_lane_that_no_such_worker_took_goes_to_any(
+async def test_a_lane_without_a_suitable_worker_goes_to_any(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """Also at once if a fetch is submitted to it: the mark is gone with the next owner."""
+    """Also at once if a fetch is submitted to it. The mark is removed with the next owner."""
     await left(fleet, redis)
     await fleet.submit([url("/2")])
     [taken] = await store.acquire_many([LANE], 0)
@@ -78,13 +78,13 @@ async def test_a_lane_that_no_such_worker_took_goes_to_any(
 
 
 @pytest.mark.parametrize("scheduled", [True, False])
-async def test_a_mark_without_a_lane_that_is_left_is_dropped(
+async def test_a_mark_without_its_lane_is_dropped(
     fleet: Fleet,
     redis: Redis,
     store: LaneStore,
     scheduled: bool,  # noqa: FBT001 a parameter of the test
 ) -> None:
-    """Of a lane that cools down, or is idle; another program may have written it."""
+    """Of a lane in a cool-down, or an idle one. Another program may have written it."""
     if scheduled:
         await left(fleet, redis, shut_until_ms=await now_ms(redis) + HOUR_MS)
     await redis.hset(keys.HANDED, LANE, NEEDS)  # type: ignore[misc]
@@ -95,8 +95,8 @@ async def test_a_mark_without_a_lane_that_is_left_is_dropped(
     assert await state(redis) == ("scheduled" if scheduled else None)
 
 
-async def test_beyond_so_many_lanes_one_waits_for_any_worker(fleet: Fleet, redis: Redis) -> None:
-    """Workers read all of them with each heartbeat."""
+async def test_above_the_bound_a_lane_waits_for_any_worker(fleet: Fleet, redis: Redis) -> None:
+    """Workers read all of the marks with each heartbeat."""
     await redis.hset(keys.HANDED, mapping={str(i): NEEDS for i in range(MAX_HANDED)})  # type: ignore[misc]
     due_in_ms = await left(fleet, redis)
 

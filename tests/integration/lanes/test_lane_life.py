@@ -1,4 +1,4 @@
-"""A lane's life: who may take it, in which order it is served, who is refused, how it is given back."""
+"""The life of a lane: acquisition, order of service, refusals, and release."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -49,7 +49,7 @@ GATE = GateState(failures=3, paced_ms=1.5)
 
 @pytest.fixture
 def store(redis: Redis) -> LaneStore:
-    """Redis as one worker sees it."""
+    """Return the store of one worker."""
     return LaneStore(redis, "owner", LEASE_MS)
 
 
@@ -58,21 +58,21 @@ async def generation(redis: Redis, lane: str = LANE) -> int:
 
 
 async def with_claimed(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[LaneHold, list[bytes]]:
-    """A held lane with so many claimed fetches."""
+    """Return a held lane with that many claimed fetches."""
     await fleet.submit([url(f"/{i}") for i in range(count)])
     stay = await LaneHold.begin(redis)
     return stay, (await stay.claim(count)).serialized
 
 
-async def test_a_lane_lives_its_life(redis_url: str, redis: Redis) -> None:
-    """Submit, take, claim, retry, crash, rescue and finish fit together."""
+async def test_a_lane_passes_through_all_its_states(redis_url: str, redis: Redis) -> None:
+    """Submit, acquire, claim, retry, crash, rescue and finish."""
     await run_lane_lifecycle(redis_url, redis)
 
 
 # Taking
 
 
-async def test_taking_gives_a_lease(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
+async def test_an_acquisition_gives_a_lease(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
     """The lane has an owner, and needs attention when the lease ends."""
     await fleet.submit([url("/x")])
     held = await store.acquire(LANE, await generation(redis))
@@ -84,7 +84,7 @@ async def test_taking_gives_a_lease(fleet: Fleet, redis: Redis, store: LaneStore
 
 
 async def test_tokens_grow(fleet: Fleet, redis: Redis) -> None:
-    """Whoever takes a lane later has the larger token, whichever lane it is."""
+    """A later acquisition has the larger token, in any lane."""
     tokens = []
     for lane in (LANE, OTHER, LANE):
         await fleet.submit([url("/x", lane)])
@@ -95,7 +95,7 @@ async def test_tokens_grow(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_i11_a_redis_that_lost_its_last_second_gives_no_token_twice(fleet: Fleet, redis: Redis) -> None:
-    """Who has a token of that second is refused, although nobody remembers him."""
+    """A holder of a token of that second is refused."""
     await fleet.submit([url("/1")])
     hash_, serial = await fields(redis), await redis.get(keys.SERIAL)
     forgotten = await LaneHold.begin(redis, "forgotten")
@@ -112,18 +112,18 @@ async def test_i11_a_redis_that_lost_its_last_second_gives_no_token_twice(fleet:
 
 
 @pytest.mark.parametrize("off_by", [-1, 1])
-async def test_a_hand_off_of_another_generation_is_ignored(
+async def test_a_notification_of_another_generation_is_ignored(
     fleet: Fleet, redis: Redis, store: LaneStore, off_by: int
 ) -> None:
-    """Only the hand-off that the lane waits for takes it."""
+    """Only the one that the lane waits for acquires it."""
     await fleet.submit([url("/x")])
     before = await everything(redis)
     assert await store.acquire(LANE, await generation(redis) + off_by) is None
     assert await everything(redis) == before
 
 
-async def test_a_hand_off_that_was_overtaken_is_ignored(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """A lane that was rescued is taken by its new hand-off only."""
+async def test_an_overtaken_notification_is_ignored(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
+    """A rescued lane is acquired by its new notification only."""
     await fleet.submit([url("/x")])
     old = await generation(redis)
     await lapse(redis)
@@ -132,30 +132,34 @@ async def test_a_hand_off_that_was_overtaken_is_ignored(fleet: Fleet, redis: Red
     assert isinstance(await store.acquire(LANE, await generation(redis)), AcquiredLane)
 
 
-async def test_a_hand_off_delivered_twice_takes_once(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """A held lane is nobody else's."""
+async def test_a_notification_delivered_twice_acquires_once(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
+    """A held lane has one owner."""
     await fleet.submit([url("/x")])
     number = await generation(redis)
     assert isinstance(await store.acquire(LANE, number), AcquiredLane)
     assert await store.acquire(LANE, number) is None
 
 
-async def test_a_lane_that_never_was_is_not_taken(redis: Redis, store: LaneStore) -> None:
-    """A hand-off of nothing makes nothing."""
+async def test_an_unknown_lane_is_not_acquired(redis: Redis, store: LaneStore) -> None:
+    """A notification of it creates no key."""
     assert await store.acquire(LANE, 1) is None
     assert await redis.keys("*") == []
 
 
-async def test_an_idle_lane_is_not_taken(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """Its last hand-off is worth nothing once it was given back."""
+async def test_an_idle_lane_is_not_acquired(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
+    """Its last notification has no effect after the release."""
     await fleet.submit([url("/x")])
     number = await generation(redis)
     await (await LaneHold.begin(redis)).finish()
     assert await store.acquire(LANE, number) is None
 
 
-async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """A clock that runs ahead brings the hand-off back later, and changes nothing."""
+async def test_an_early_notification_returns_the_remaining_wait(
+    fleet: Fleet, redis: Redis, store: LaneStore
+) -> None:
+    """A fast clock brings the notification back later, and changes nothing."""
     await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     before = await everything(redis)
@@ -166,10 +170,10 @@ async def test_a_hand_off_before_its_time_says_how_long(fleet: Fleet, redis: Red
 
 
 @pytest.mark.parametrize(("held", "taken"), [(0, True), (1, True), (2, False), (3, False), (None, True)])
-async def test_a_worker_takes_its_share_of_the_lanes(
+async def test_a_worker_acquires_its_share_of_the_lanes(
     fleet: Fleet, redis: Redis, store: LaneStore, held: int, *, taken: bool
 ) -> None:
-    """Of three lanes and two live workers none takes a third; the dead and the cooling count for nothing."""
+    """Two of three lanes beside another live worker. Dead workers and closed lanes do not count."""
     lanes = [LANE, OTHER, "c.example"]
     await fleet.submit([url("/x", lane) for lane in lanes])
     alive_ms = await now_ms(redis)
@@ -183,10 +187,8 @@ async def test_a_worker_takes_its_share_of_the_lanes(
     assert (await everything(redis) != before) is taken
 
 
-async def test_a_look_finds_the_lanes_that_wait_for_somebody(
-    fleet: Fleet, redis: Redis, store: LaneStore
-) -> None:
-    """Not those that are held or cool down; the one that has waited longest comes first."""
+async def test_a_look_finds_the_due_lanes(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
+    """Not those that are held or closed. The one that has waited longest is first."""
     await fleet.submit([url("/x")])
     for name in ("held.example", "cooling.example"):
         await fleet.submit([url("/x", name)])
@@ -200,10 +202,10 @@ async def test_a_look_finds_the_lanes_that_wait_for_somebody(
     assert await store.due(await now_ms(redis), 1) == [LANE]
 
 
-async def test_many_lanes_are_taken_at_once_and_no_more_than_a_share(
+async def test_many_lanes_are_acquired_at_once_up_to_the_share(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """Two of four with a rival alive; a lane that is not due is not taken, and is counted as if it were."""
+    """Two of four beside another live worker. A lane that is not due is left, and counts like the others."""
     lanes = [f"{name}.example" for name in "abcd"]
     await fleet.submit([url("/x", lane) for lane in lanes])
     await redis.zadd(keys.WORKERS, dict.fromkeys(("owner", "rival"), await now_ms(redis)))
@@ -214,10 +216,10 @@ async def test_many_lanes_are_taken_at_once_and_no_more_than_a_share(
     assert ["held", *["scheduled"] * 3] == [await state(redis, lane) for lane in lanes]
 
 
-async def test_a_lane_that_cannot_be_taken_keeps_no_other_back(
+async def test_a_failed_acquisition_does_not_affect_others(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """What Redis says of it comes in its place."""
+    """The error of Redis is at its position."""
     await fleet.submit([url("/x"), url("/x", OTHER)])
     await redis.delete(keys.lane(LANE))
     await redis.set(keys.lane(LANE), "foreign")
@@ -242,7 +244,7 @@ async def test_workers_that_are_expected_have_their_share(
 
 
 async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
-    """What the lane has learned of its host comes with the next take, also after it was idle."""
+    """The learned state of the host is returned with the next acquisition, also after idle time."""
     stay, (element,) = await with_claimed(fleet, redis)
     await stay.settle(stored(element))
     assert await stay.release(gate=GATE) is None
@@ -254,7 +256,7 @@ async def test_the_gate_outlives_its_owner(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_claims_are_served_in_order(fleet: Fleet, redis: Redis) -> None:
-    """Due retries, then what was handed back, then by priority, each first come first served."""
+    """Due retries, then returned fetches, then by priority, each first in, first out."""
     await fleet.submit([url("/retry"), url("/back1"), url("/back2")])
     stay = await LaneHold.begin(redis)
     retry, *_ = (await stay.claim(3)).serialized
@@ -269,7 +271,7 @@ async def test_claims_are_served_in_order(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_one_claim_crosses_all_queues(fleet: Fleet, redis: Redis) -> None:
-    """A claim takes as many as it asks for, in the same order as many small ones."""
+    """A claim returns as many as requested, in the order of many small ones."""
     for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
         await fleet.submit([Fetch(url=url(f"/{priority}"), priority=priority)])
     stay = await LaneHold.begin(redis)
@@ -279,15 +281,15 @@ async def test_one_claim_crosses_all_queues(fleet: Fleet, redis: Redis) -> None:
     assert await claimed(redis) == sorted(claim.serialized)
 
 
-async def test_a_claim_of_nothing_brings_nothing(fleet: Fleet, redis: Redis) -> None:
-    """An empty lane answers with an empty claim, which is not a refusal."""
+async def test_a_claim_from_an_empty_lane_is_empty(fleet: Fleet, redis: Redis) -> None:
+    """It is not a refusal."""
     stay, _ = await with_claimed(fleet, redis)
     claim = await stay.claim()
     assert (claim.serialized, claim.waiting, claim.next_retry_ms) == ([], 0, None)
 
 
-async def test_a_claim_tells_of_the_next_retry(fleet: Fleet, redis: Redis) -> None:
-    """A retry that is not due stays where it is, and the claim says how long."""
+async def test_a_claim_returns_the_time_of_the_next_retry(fleet: Fleet, redis: Redis) -> None:
+    """A retry that is not due stays."""
     stay, (element,) = await with_claimed(fleet, redis)
     await stay.settle(retried(element, 3600))
     claim = await stay.claim()
@@ -296,15 +298,15 @@ async def test_a_claim_tells_of_the_next_retry(fleet: Fleet, redis: Redis) -> No
     assert HOUR_MS - 60_000 < claim.next_retry_ms <= HOUR_MS
 
 
-async def test_a_claim_may_be_as_large_as_any_policy_asks(fleet: Fleet, redis: Redis) -> None:
-    """The largest concurrency does not overflow Lua's stack."""
+async def test_a_claim_may_have_the_largest_concurrency(fleet: Fleet, redis: Redis) -> None:
+    """Lua's stack does not overflow."""
     _, elements = await with_claimed(fleet, redis, 1000)
     assert len(elements) == 1000
     assert await claimed(redis) == sorted(elements)
 
 
-async def test_what_has_expired_is_found_wherever_it_waits(redis: Redis, fleet: Fleet) -> None:
-    """Behind others that have time left; they stay, in their order, and tell when the next must end."""
+async def test_expired_fetches_are_found_anywhere(redis: Redis, fleet: Fleet) -> None:
+    """Behind others with time left, which stay in order. The next deadline is returned."""
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
     late = [serialize_entry(entry(place, deadline_ms=1)) for place in range(3)]
     live = [serialize_entry(entry(place, deadline_ms=NEVER_MS - place)) for place in (7, 8, 9)]
@@ -320,8 +322,8 @@ async def test_what_has_expired_is_found_wherever_it_waits(redis: Redis, fleet: 
     assert sorted(late) == await claimed(redis)
 
 
-async def test_a_queue_is_looked_through_in_stretches(redis: Redis, fleet: Fleet) -> None:
-    """Each goes on where the one before it ended, whatever it took out."""
+async def test_a_queue_is_searched_in_pieces(redis: Redis, fleet: Fleet) -> None:
+    """Each continues from the end of the one before, after any removals."""
     await fleet.submit([Fetch(url=url("/live"), priority=Priority.LOW)])
     late = {1, 2, 5, 6}
     await put(redis, *(serialize_entry(entry(i, deadline_ms=1 if i in late else NEVER_MS)) for i in range(8)))
@@ -351,19 +353,19 @@ USES: dict[str, Use] = {
 
 
 async def rescued(redis: Redis, stay: LaneHold) -> None:
-    """The lease has lapsed; nobody has the lane yet."""
+    """Let the lease lapse; no worker holds the lane."""
     await lapse(redis)
     await reclaim(redis)
 
 
 async def taken_by_another(redis: Redis, stay: LaneHold) -> None:
-    """The lease has lapsed and somebody else has the lane."""
+    """Let the lease lapse and another worker acquire the lane."""
     await rescued(redis, stay)
     await LaneHold.begin(redis, "rival")
 
 
 async def taken_again_by_itself(redis: Redis, stay: LaneHold) -> None:
-    """The same worker has the lane a second time."""
+    """Let the same worker acquire the lane a second time."""
     await rescued(redis, stay)
     await LaneHold.begin(redis, "owner")
 
@@ -375,7 +377,7 @@ LOSSES = pytest.mark.parametrize("lost", [rescued, taken_by_another, taken_again
 @LOSSES
 @pytest.mark.parametrize("use", USES)
 async def test_a_stale_owner_is_refused(fleet: Fleet, redis: Redis, lost: Loss, use: str) -> None:
-    """Whoever has lost the lane can do nothing with it, and changes nothing by trying."""
+    """It can change nothing in the lane."""
     stay, (element,) = await with_claimed(fleet, redis)
     await fleet.submit([url("/waiting")])
     await lost(redis, stay)
@@ -387,7 +389,7 @@ async def test_a_stale_owner_is_refused(fleet: Fleet, redis: Redis, lost: Loss, 
 
 @LOSSES
 async def test_a_stale_owner_can_neither_settle_nor_renew(fleet: Fleet, redis: Redis, lost: Loss) -> None:
-    """The calls that speak for many lanes say which are lost."""
+    """Calls for many lanes return the lost ones."""
     stay, (element,) = await with_claimed(fleet, redis)
     await lost(redis, stay)
     stay.lane.gate = GATE
@@ -399,8 +401,8 @@ async def test_a_stale_owner_can_neither_settle_nor_renew(fleet: Fleet, redis: R
 
 
 @pytest.mark.parametrize("use", USES)
-async def test_a_lane_that_was_given_back_is_refused(fleet: Fleet, redis: Redis, use: str) -> None:
-    """The token of an idle lane opens nothing."""
+async def test_the_token_of_a_released_lane_is_refused(fleet: Fleet, redis: Redis, use: str) -> None:
+    """An idle lane has no valid token."""
     stay, (element,) = await with_claimed(fleet, redis)
     await stay.settle(stored(element))
     await stay.release()
@@ -410,8 +412,8 @@ async def test_a_lane_that_was_given_back_is_refused(fleet: Fleet, redis: Redis,
     assert await everything(redis) == before
 
 
-async def test_one_call_renews_the_lanes_that_are_still_ours(fleet: Fleet, redis: Redis) -> None:
-    """Each lane gets its own answer, in order, and only ours a longer lease."""
+async def test_one_call_renews_the_lanes_that_are_still_held(fleet: Fleet, redis: Redis) -> None:
+    """Each lane has its own reply, in order, and only held ones get a longer lease."""
     lanes = [LANE, OTHER, "c.example"]
     await fleet.submit([url("/x", lane) for lane in lanes])
     stays = [await LaneHold.begin(redis, name=lane) for lane in lanes]
@@ -423,8 +425,8 @@ async def test_one_call_renews_the_lanes_that_are_still_ours(fleet: Fleet, redis
     assert [await attention_ms(redis, lane) for lane in lanes] == [now + LEASE_MS, 1, now + LEASE_MS]
 
 
-async def test_what_was_adopted_has_its_new_ledger(fleet: Fleet, redis: Redis) -> None:
-    """Should this owner die too, the next one sees what the first death has cost."""
+async def test_adopted_fetches_have_their_new_ledgers(fleet: Fleet, redis: Redis) -> None:
+    """If this owner dies too, the next one finds the cost of the first death."""
     stay, (one, two) = await with_claimed(fleet, redis, 2)
     await stay.adopt(interrupted(one))
     assert await claimed(redis) == [interrupted(one), two]
@@ -434,7 +436,7 @@ async def test_what_was_adopted_has_its_new_ledger(fleet: Fleet, redis: Redis) -
 
 
 async def test_an_empty_lane_becomes_idle(fleet: Fleet, redis: Redis) -> None:
-    """It has no owner, needs no attention, and remembers its host for a while."""
+    """It has no owner, needs no attention, and keeps the state of its host for some time."""
     stay, (element,) = await with_claimed(fleet, redis)
     await stay.settle(stored(element))
     assert await stay.release(gate=GATE, why="cool-down") is None
@@ -446,8 +448,8 @@ async def test_an_empty_lane_becomes_idle(fleet: Fleet, redis: Redis) -> None:
     assert 0 < await redis.pttl(keys.lane(LANE)) <= keys.GATE_TTL_MS
 
 
-async def test_a_lane_that_is_used_again_is_not_forgotten(fleet: Fleet, redis: Redis) -> None:
-    """The TTL of an idle lane ends when fetches come."""
+async def test_a_lane_that_is_used_again_does_not_expire(fleet: Fleet, redis: Redis) -> None:
+    """The TTL of an idle lane ends when fetches arrive."""
     await fleet.submit([url("/1")])
     await (await LaneHold.begin(redis)).finish()
     assert await state(redis) == "idle"
@@ -456,7 +458,7 @@ async def test_a_lane_that_is_used_again_is_not_forgotten(fleet: Fleet, redis: R
 
 
 async def test_a_lane_with_waiting_fetches_is_due_now(fleet: Fleet, redis: Redis) -> None:
-    """Under a new generation, for whichever worker comes first."""
+    """Under a new generation, for any worker."""
     await fleet.submit([url("/x")])
     before = await generation(redis)
     wake = await (await LaneHold.begin(redis)).release()
@@ -468,7 +470,7 @@ async def test_a_lane_with_waiting_fetches_is_due_now(fleet: Fleet, redis: Redis
 
 
 async def test_a_lane_with_only_retries_is_due_at_the_next_one(fleet: Fleet, redis: Redis) -> None:
-    """Nobody looks at it before there is something to do."""
+    """No worker looks at it before."""
     stay, (one, two) = await with_claimed(fleet, redis, 2)
     await stay.settle(retried(one, 7200), retried(two, 3600))
     wake = await stay.release()
@@ -487,8 +489,8 @@ async def test_a_retry_that_is_due_makes_the_lane_due_now(fleet: Fleet, redis: R
     assert wake.due_in_ms == 0
 
 
-async def test_a_shut_lane_is_due_when_it_opens(fleet: Fleet, redis: Redis) -> None:
-    """A host that must wait costs nobody a slot until then."""
+async def test_a_closed_lane_is_due_when_it_opens(fleet: Fleet, redis: Redis) -> None:
+    """A host in a cool-down occupies no slot until then."""
     stay, _ = await with_claimed(fleet, redis)
     until_ms = await now_ms(redis) + HOUR_MS
     await stay.release(shut_until_ms=until_ms, why="cool-down")
@@ -499,10 +501,10 @@ async def test_a_shut_lane_is_due_when_it_opens(fleet: Fleet, redis: Redis) -> N
 
 
 @pytest.mark.parametrize("retry_in_s", [60, 7200])
-async def test_a_shut_lane_with_a_retry_is_due_at_the_later_of_both(
+async def test_a_closed_lane_with_a_retry_is_due_at_the_later_of_both(
     fleet: Fleet, redis: Redis, retry_in_s: int
 ) -> None:
-    """Neither the quiet nor the back-off is broken."""
+    """Cool-down and back-off are both kept."""
     stay, (element,) = await with_claimed(fleet, redis)
     await stay.settle(retried(element, retry_in_s))
     until_ms = await now_ms(redis) + HOUR_MS
@@ -511,8 +513,8 @@ async def test_a_shut_lane_with_a_retry_is_due_at_the_later_of_both(
     assert int((await fields(redis))["due_ms"]) == max(until_ms, retry_ms)
 
 
-async def test_a_shut_lane_is_due_when_the_first_of_its_fetches_must_end(fleet: Fleet, redis: Redis) -> None:
-    """A fetch ends when its time is up, although its host is not asked; one behind it may be the first."""
+async def test_a_closed_lane_is_due_at_its_first_deadline(fleet: Fleet, redis: Redis) -> None:
+    """A fetch ends at its deadline without a request. A later one in the queue may be the first."""
     stay, _ = await with_claimed(fleet, redis)
     before_ms = await now_ms(redis)
     await fleet.submit([Fetch(url=url("/1"), deadline_s=700), Fetch(url=url("/2"), deadline_s=600)])
@@ -520,8 +522,8 @@ async def test_a_shut_lane_is_due_when_the_first_of_its_fetches_must_end(fleet: 
     assert before_ms + 600_000 <= int((await fields(redis))["due_ms"]) < before_ms + 650_000
 
 
-async def test_a_lane_that_was_looked_through_knows_its_first_deadline(fleet: Fleet, redis: Redis) -> None:
-    """What is noted is what still waits, or what has come since the looking began."""
+async def test_a_searched_lane_has_its_first_deadline(fleet: Fleet, redis: Redis) -> None:
+    """It counts waiting fetches, and those that arrived during the search."""
     await fleet.submit([Fetch(url=url("/1"), deadline_s=60)])
     stay = await LaneHold.begin(redis)
     store, name, token = stay.store, stay.lane.name, stay.held.token
@@ -534,8 +536,8 @@ async def test_a_lane_that_was_looked_through_knows_its_first_deadline(fleet: Fl
     assert await now_ms(redis) + 31_000 > ((await store.overview(name)).earliest_ms or NEVER_MS)
 
 
-async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redis) -> None:
-    """In order, before what was handed back earlier and before what waits."""
+async def test_claimed_fetches_return_to_the_front(fleet: Fleet, redis: Redis) -> None:
+    """In order, before fetches that were returned earlier and before waiting ones."""
     stay, _ = await with_claimed(fleet, redis, 12)
     await put(redis, serialize_entry(entry(99)), where="returned")
     await fleet.submit([Fetch(url=url("/waiting"), priority=Priority.HIGH)])
@@ -545,15 +547,15 @@ async def test_what_was_claimed_goes_back_to_the_front(fleet: Fleet, redis: Redi
     assert order == [*(f"/{i}" for i in range(12)), "/99", "/waiting"]
 
 
-async def test_ledgers_that_changed_are_handed_back(fleet: Fleet, redis: Redis) -> None:
-    """What an interruption has cost is not forgotten; the others go back as they were."""
+async def test_changed_ledgers_are_returned(fleet: Fleet, redis: Redis) -> None:
+    """The cost of an interruption is kept. Other fetches are returned unchanged."""
     stay, (one, two) = await with_claimed(fleet, redis, 2)
     await stay.release(interrupted(two))
     assert await waiting(redis, "returned") == [one, interrupted(two)]
 
 
-async def test_a_ledger_of_what_is_not_claimed_is_passed_over(fleet: Fleet, redis: Redis) -> None:
-    """A fetch that was settled does not rise again."""
+async def test_the_ledger_of_an_unclaimed_fetch_is_ignored(fleet: Fleet, redis: Redis) -> None:
+    """A settled fetch does not return."""
     stay, (element,) = await with_claimed(fleet, redis)
     await stay.settle(stored(element))
     assert await stay.release(interrupted(element)) is None
@@ -564,7 +566,7 @@ async def test_a_ledger_of_what_is_not_claimed_is_passed_over(fleet: Fleet, redi
 
 
 async def test_a_transfer_wakes_the_other_lane(fleet: Fleet, redis: Redis) -> None:
-    """The fetch waits where the redirect leads, and that lane's worker is sent for."""
+    """The fetch waits in the lane of the redirect's target, which is scheduled."""
     stay, (element,) = await with_claimed(fleet, redis)
     wake = await stay.transfer(interrupted(element), OTHER, "high")
     assert wake == (OTHER, await generation(redis, OTHER), 0)
@@ -574,7 +576,7 @@ async def test_a_transfer_wakes_the_other_lane(fleet: Fleet, redis: Redis) -> No
 
 
 async def test_a_transfer_sent_twice_moves_once(fleet: Fleet, redis: Redis) -> None:
-    """A call whose reply was lost may be sent again."""
+    """A call whose reply was lost may be repeated."""
     stay, (element,) = await with_claimed(fleet, redis)
     await stay.transfer(element, OTHER)
     before = await everything(redis)
@@ -582,8 +584,8 @@ async def test_a_transfer_sent_twice_moves_once(fleet: Fleet, redis: Redis) -> N
     assert await everything(redis) == before
 
 
-async def test_a_transfer_to_a_held_lane_wakes_nobody(fleet: Fleet, redis: Redis) -> None:
-    """Its owner finds the fetch by itself."""
+async def test_a_transfer_to_a_held_lane_wakes_no_worker(fleet: Fleet, redis: Redis) -> None:
+    """Its owner finds the fetch itself."""
     stay, (element,) = await with_claimed(fleet, redis)
     await fleet.submit([url("/there", OTHER)])
     there = await LaneHold.begin(redis, "rival", OTHER)
@@ -592,7 +594,7 @@ async def test_a_transfer_to_a_held_lane_wakes_nobody(fleet: Fleet, redis: Redis
 
 
 async def test_a_transfer_to_the_same_lane_loses_nothing(fleet: Fleet, redis: Redis) -> None:
-    """The fetch goes to the end of the lane that it is in."""
+    """The fetch goes to the end of its own lane."""
     stay, (one, two) = await with_claimed(fleet, redis, 2)
     assert await stay.transfer(one, LANE) is None
     assert await state(redis) == "held"
@@ -601,7 +603,7 @@ async def test_a_transfer_to_the_same_lane_loses_nothing(fleet: Fleet, redis: Re
 
 
 async def test_a_claim_under_a_foreign_id_is_settled_like_any_other_later(fleet: Fleet, redis: Redis) -> None:
-    """No owner holds what it could not settle: it waits until the lane is released, and then for its turn."""
+    """No owner can settle it: it waits until the lane is released, and then for its turn."""
     stay, (element,) = await with_claimed(fleet, redis)
     stray, batch = serialize_entry(entry(9)), BATCH_ID
     await ask(redis, "HSET", keys.claimed(LANE), "x", stray, "y", b"garbage")

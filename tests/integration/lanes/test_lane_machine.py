@@ -91,7 +91,7 @@ def id_of(element: bytes) -> str:
 
 
 class LaneMachine(RuleBasedStateMachine):
-    """One lane, one producer, two workers; each knows only what it was told."""
+    """One lane, one producer, two workers; each knows only the replies that it got."""
 
     def __init__(self, redis_url: str) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.sent: list[tuple[LaneHold, list[Settlement]]] = []
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The outcome of async work, on the machine's own loop."""
+        """Return the result of a coroutine, on the loop of the machine."""
         return self.runner.run(work)
 
     async def _connected(self, redis_url: str) -> Any:
@@ -115,129 +115,129 @@ class LaneMachine(RuleBasedStateMachine):
 
     @initialize()
     def begins(self) -> None:
-        """Something waits from the first."""
+        """Mark the fetch as started; return its new element."""
         self.run(self._submit(3, Priority.NORMAL))
 
     @rule(count=COUNTS, priority=st.sampled_from(list(Priority)))
     def submit(self, count: int, priority: Priority) -> None:
-        """A producer adds a batch."""
+        """Add a batch, as a producer."""
         self.run(self._submit(count, priority))
 
     @rule(owner=OWNERS, off_by=st.sampled_from([0, 0, 0, -1, 1]), count=FIRST_COUNTS)
     def take(self, owner: str, off_by: int, count: int) -> None:
-        """A hand-off arrives, perhaps one of another generation."""
+        """Deliver a notification, perhaps of another generation."""
         self.run(self._take(owner, off_by, count=count))
 
     @rule(owner=OWNERS, count=FIRST_COUNTS)
     def look(self, owner: str, count: int) -> None:
-        """A worker takes the lane although it was not handed to it."""
+        """Acquire the lane without its notification."""
         self.run(self._take(owner, count=count, looked=True))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS, count=COUNTS)
     def claim(self, owner: str, count: int) -> None:
-        """A worker asks for more."""
+        """Claim more, as a worker."""
         if owner in self.stays:
             self.run(self._claim(owner, count))
 
     @rule(owner=OWNERS)
     def take_unheard(self, owner: str) -> None:
-        """The reply to a hand-off is lost: the lane is held, and nobody knows."""
+        """Lose the reply to a notification: the lane is held, and its owner does not know."""
         self.run(self._take_unheard(owner))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS, count=COUNTS)
     def claim_unheard(self, owner: str, count: int) -> None:
-        """The reply to a claim is lost."""
+        """Lose the reply to a claim."""
         if owner in self.stays:
             self.run(self._claim_unheard(owner, count))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS)
     def find_unheard(self, owner: str) -> None:
-        """A worker asks what it has claimed."""
+        """Read the claims of a worker."""
         if owner in self.stays:
             self.run(self._find_unheard(owner))
 
     @precondition(lambda self: any(self.hands.values()))
     @rule(owner=OWNERS, count=COUNTS)
     def begin(self, owner: str, count: int) -> None:
-        """A worker notes that it begins what it has in hand."""
+        """Mark the claimed fetches of a worker as started."""
         if self.hands[owner]:
             self.run(self._begin(owner, count))
 
     @precondition(lambda self: self.sent)
     @rule(place=st.integers(0, 100))
     def settle_again(self, place: int) -> None:
-        """What was settled long ago is sent once more: its reply was lost."""
+        """Repeat an old settlement whose reply was lost."""
         self.run(self._settle_again(place))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS)
     def crash(self, owner: str) -> None:
-        """A worker dies with all that it has in hand."""
+        """End a worker with all its claims."""
         self.stays.pop(owner, None)
         self.hands[owner] = []
 
     @rule(by_s=JUMPS_S)
     def clock_jumps(self, by_s: int) -> None:
-        """Redis's clock is set forward or back."""
+        """Set Redis's clock forward or back."""
         self.run(shifted_clock.shift(self.redis, by_s))
         self.set_back_s += max(0, -by_s)
 
     @precondition(lambda self: any(self.hands.values()))
     @rule(owner=OWNERS, count=COUNTS, how=st.sampled_from(list(SETTLEMENTS)), leave=st.booleans())
     def settle(self, owner: str, count: int, how: str, *, leave: bool) -> None:
-        """A worker ends or postpones what it has in hand, and says so twice; it may give the lane back so."""
+        """End or postpone claimed fetches, twice; perhaps release the lane with it."""
         if self.hands[owner]:
             self.run(self._settle(owner, count, how, leave=leave))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS, shut=st.booleans(), changed=st.booleans())
     def release(self, owner: str, *, shut: bool, changed: bool) -> None:
-        """A worker gives the lane back with what it has in hand."""
+        """Release the lane with its claims."""
         if owner in self.stays:
             self.run(self._release(owner, shut=shut, changed=changed))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS)
     def renew(self, owner: str) -> None:
-        """A worker asks for a longer lease."""
+        """Renew the lease."""
         if owner in self.stays:
             self.run(self._renew(owner))
 
     @precondition(lambda self: any(self.hands.values()))
     @rule(owner=OWNERS, count=COUNTS)
     def transfer(self, owner: str, count: int) -> None:
-        """A redirect leads to another host, and the worker says so twice."""
+        """Move a fetch to another host's lane, twice."""
         if self.hands[owner]:
             self.run(self._transfer(owner, count))
 
     @rule(place=st.integers(0, 100))
     def cancel(self, place: int) -> None:
-        """Somebody cancels a batch, perhaps for the second time, perhaps too late."""
+        """Cancel a batch, perhaps for the second time, perhaps too late."""
         self.run(self._cancel(self.batches[place % len(self.batches)]))
 
     @precondition(lambda self: self.stays)
     @rule(owner=OWNERS)
     def withdraw(self, owner: str) -> None:
-        """A worker has heard of cancelled batches and ends what it finds of them."""
+        """Withdraw cancelled batches and end their fetches."""
         if owner in self.stays:
             self.run(self._withdraw(owner))
 
     @rule()
     def lapse_and_rescue(self) -> None:
-        """So much time goes by that the lease or the wake is lost, and a sweep sees it."""
+        """Let the lease or the wake lapse, and sweep."""
         self.run(self._rescue(lapsed=True))
 
     @rule()
     def sweep(self) -> None:
-        """A sweep finds what is overdue, and nothing else."""
+        """Sweep: only overdue lanes change."""
         self.run(self._rescue(lapsed=False))
 
     @rule()
     def time_passes(self) -> None:
-        """Every retry is due, and a cool-down is over."""
+        """Make every retry due and end every cool-down."""
         self.run(self._time_passes())
 
     @invariant()
@@ -247,21 +247,21 @@ class LaneMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_open_fetch_is_counted(self) -> None:
-        """In its lane and in the fleet, neither more nor fewer."""
+        """In its lane and in the fleet, exactly."""
         self.run(self._check_counts())
 
     @invariant()
     def nothing_cancelled_is_forgotten(self) -> None:
-        """A lane where something of a cancelled batch is knows of it, and is looked at soon."""
+        """A lane with a fetch of a cancelled batch knows the batch, and is due soon."""
         self.run(self._check_cancelled())
 
     @invariant()
     def the_lane_agrees_with_itself(self) -> None:
-        """Its state, its owner, its TTL and its mark in ATTENTION fit together."""
+        """Its state, owner, TTL and score in ATTENTION fit together."""
         self.run(self._check_lane())
 
     def teardown(self) -> None:
-        """Whatever has happened, one worker can end it all; then nothing is left."""
+        """Let one worker end everything; then no key is left."""
         try:
             self.run(self._end_all())
         finally:

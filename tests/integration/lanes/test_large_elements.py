@@ -1,4 +1,4 @@
-"""Elements that are too large never reach a worker, and a claim has few bytes."""
+"""Oversized elements do not reach a worker, and the size of a claim is bounded."""
 
 from redis.asyncio import Redis
 
@@ -13,13 +13,13 @@ LARGE = b"x" * (MAX_ENTRY_BYTES + 1)
 
 
 async def letters(redis: Redis) -> list[tuple[bytes, bytes, int]]:
-    """The lane, the note and the size of each dead letter."""
+    """Return the fault and the element of each dead letter."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     return [(row[b"lane"], row[b"note"], len(row[b"element"])) for _, row in rows]
 
 
-async def test_an_element_that_is_too_large_becomes_a_short_dead_letter(fleet: Fleet, redis: Redis) -> None:
-    """Wherever it is in the lane; the fetches around it keep their order."""
+async def test_an_oversized_element_becomes_a_short_dead_letter(fleet: Fleet, redis: Redis) -> None:
+    """At any place in the lane. The fetches around it keep their order."""
     await put(redis, LARGE)
     await fleet.submit([url("/1"), url("/2")])
     await put(redis, LARGE, where="returned")
@@ -47,8 +47,10 @@ async def test_an_element_that_is_too_large_becomes_a_short_dead_letter(fleet: F
     assert f"{len(LARGE)} bytes".encode() in found_letters[0][1]
 
 
-async def test_a_claim_has_few_bytes_and_the_rest_keeps_its_order(fleet: Fleet, redis: Redis) -> None:
-    """At least one fetch, whatever its size."""
+async def test_the_bytes_of_a_claim_are_bounded_and_the_rest_keeps_its_order(
+    fleet: Fleet, redis: Redis
+) -> None:
+    """A claim has at least one fetch, of any size."""
     body = "x" * (1 << 20)
     count = CLAIM_BYTES // len(body) + 3
     await fleet.submit([Fetch(url=url(f"/{place}"), method="POST", body=body) for place in range(count)])

@@ -1,4 +1,4 @@
-"""What fetches and results cost Redis in memory."""
+"""The memory of Redis that fetches and results take."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ MOST_BESIDE_BYTES = 80
 
 
 def fetches() -> list[Fetch]:
-    """Such as a service enqueues: a long path, a query, a header, a cap."""
+    """Return typical fetches of a service: a long path, a query, a header, a size limit."""
     return [
         Fetch(
             url=url(f"/archive/2024/documents/{i:08d}/attachments/original.pdf?version={i % 7}&lang=en"),
@@ -37,13 +37,13 @@ def fetches() -> list[Fetch]:
 
 
 async def used_bytes(redis: Redis) -> int:
-    """What Redis has allocated for all its keys."""
+    """Return the memory of all keys in Redis."""
     found = await redis.info("memory")
     return int(found["used_memory_dataset"])
 
 
 async def test_i13_a_waiting_fetch_takes_no_more_than_twice_its_json(fleet: Fleet, redis: Redis) -> None:
-    """All that fifty thousand waiting fetches add to Redis, the keys of their lane and batch too."""
+    """With the keys of its lane and batch, for fifty thousand waiting fetches."""
     waiting = fetches()
     before = await used_bytes(redis)
     await fleet.submit(waiting)
@@ -53,8 +53,8 @@ async def test_i13_a_waiting_fetch_takes_no_more_than_twice_its_json(fleet: Flee
     await redis.flushall()
 
 
-async def test_i13_beside_a_short_fetch_little_is_kept(fleet: Fleet, redis: Redis) -> None:
-    """A bare URL takes its JSON and a few dozen bytes; from 70 bytes on that is less than twice its JSON."""
+async def test_i13_a_short_fetch_takes_little_beyond_its_json(fleet: Fleet, redis: Redis) -> None:
+    """A bare URL takes its JSON and a few dozen bytes, which from 70 bytes on is less than twice its JSON."""
     bare = len(msgspec.json.encode(Fetch(url=url("/"))))
     for path in ("/x", "/files/2024/{i:08d}.bin", "/" + "x" * (SHORTEST_JSON - bare)):
         waiting = [Fetch(url=url(path.format(i=i))) for i in range(COUNT // 4)]
@@ -68,7 +68,7 @@ async def test_i13_beside_a_short_fetch_little_is_kept(fleet: Fleet, redis: Redi
 
 
 async def test_i13_a_trimming_reader_keeps_the_results_of_a_batch_short(fleet: Fleet, redis: Redis) -> None:
-    """However many results come, in Redis is no more than what is still to be read."""
+    """With any number of results, only unread ones are in Redis."""
     batch = await fleet.submit([url("/x") for _ in range(COUNT)])
     stay = await LaneHold.begin(redis)
     seen = 0

@@ -43,20 +43,20 @@ def record_of(entry: Entry) -> int:
 
 
 async def record(redis: Redis, batch: Batch, count: int) -> list[int]:
-    """The first places of a batch's record."""
+    """Return the first places of a batch's record."""
     gets = [part for place in range(count) for part in ("GET", "u48", f"#{place}")]
     found: list[int] = await ask(redis, "BITFIELD_RO", keys.record(batch.id), *gets)
     return found
 
 
 async def letters(redis: Redis) -> list[tuple[str, bytes]]:
-    """The dead letters: the reason and the element of each."""
+    """Return the fault and the element of each dead letter."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     return [(row[b"reason"].decode(), row[b"element"]) for _, row in rows]
 
 
 def copy_of(element: bytes, *, place: int | None = None, **changed: Any) -> bytes:
-    """The entry with other fields, and perhaps at another place."""
+    """Return the entry with other fields, and perhaps another place."""
     of = parse_entry(element)
     if place is not None:
         changed["id"] = fetch_id(of.batch_id, place)
@@ -64,7 +64,7 @@ def copy_of(element: bytes, *, place: int | None = None, **changed: Any) -> byte
 
 
 async def test_submit_records_each_fetch_with_its_deadline(fleet: Fleet, redis: Redis) -> None:
-    """Of both lanes and both priorities, and the latest deadline of all."""
+    """In both lanes and both priorities, with the latest deadline of all."""
     batch = await fleet.submit(
         [
             Fetch(url=url("/1"), deadline_s=30),
@@ -84,8 +84,8 @@ async def test_submit_records_each_fetch_with_its_deadline(fleet: Fleet, redis: 
     assert 0 < await redis.pttl(keys.record(batch.id)) <= keys.UNFINISHED_TTL_MS
 
 
-async def test_a_claim_says_what_the_record_has(fleet: Fleet, redis: Redis) -> None:
-    """Its own number for each fetch of the batch, and why others are not."""
+async def test_a_claim_returns_the_values_of_the_record(fleet: Fleet, redis: Redis) -> None:
+    """A number for each fetch of the batch, and the reason for others."""
     batch = await fleet.submit([url("/1"), url("/2")])
     stay = await LaneHold.begin(redis)
     one, two = (await stay.claim(2)).serialized
@@ -109,10 +109,10 @@ async def test_a_claim_says_what_the_record_has(fleet: Fleet, redis: Redis) -> N
     ],
     ids=["another URL", "a dest", "meta", "another deadline"],
 )
-async def test_a_copy_that_differs_is_not_what_the_record_has(
+async def test_a_differing_copy_does_not_match_the_record(
     fleet: Fleet, redis: Redis, changed: dict[str, Any]
 ) -> None:
-    """Whatever field of the fetch it is, or the deadline."""
+    """In any field of the fetch, or the deadline."""
     await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
     (element,) = await ask(redis, "LRANGE", keys.waiting_at(LANE, "normal"), 0, -1)
@@ -123,7 +123,7 @@ async def test_a_copy_that_differs_is_not_what_the_record_has(
 
 
 async def test_counters_of_an_entry_are_not_in_the_record(fleet: Fleet, redis: Redis) -> None:
-    """An entry that was tried is the same fetch."""
+    """An entry after an attempt is the same fetch."""
     await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
@@ -135,7 +135,7 @@ async def test_counters_of_an_entry_are_not_in_the_record(fleet: Fleet, redis: R
 
 
 async def test_orphans_and_withdrawn_fetches_are_checked_too(fleet: Fleet, redis: Redis) -> None:
-    """Whichever way an entry comes out of a lane."""
+    """By every way out of a lane."""
     batch = await fleet.submit([url("/1"), url("/2")])
     first = await LaneHold.begin(redis)
     (one,) = (await first.claim(1)).serialized
@@ -181,15 +181,15 @@ async def test_a_fetch_that_is_in_two_lanes_has_one_result(fleet: Fleet, redis: 
 
 
 async def fields_of(redis: Redis, batch: Batch) -> dict[bytes, bytes]:
-    """The batch's hash."""
+    """Return the hash of the batch."""
     found: dict[bytes, bytes] = await ask(redis, "HGETALL", keys.batch(batch.id))
     return found
 
 
-async def test_after_a_batch_has_ended_its_fetches_are_known_to_have_ended(
+async def test_the_fetches_of_an_ended_batch_count_as_ended(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its record is gone and its hash tells; also if it was sealed after its last result."""
+    """Its record is gone and its hash decides, also if it was sealed after its last result."""
 
     async def late() -> AsyncIterator[str]:
         yield url("/late")
@@ -209,8 +209,8 @@ async def test_after_a_batch_has_ended_its_fetches_are_known_to_have_ended(
     assert (await stay.claim()).records[1:] == [ENDED]
 
 
-async def test_what_is_taken_back_has_ended(fleet: Fleet, redis: Redis) -> None:
-    """What began stays in the record; nothing of a batch that is taken back whole does."""
+async def test_an_undone_fetch_counts_as_ended(fleet: Fleet, redis: Redis) -> None:
+    """Started fetches stay in the record, but none of a batch that is undone completely."""
     sent: list[dict[str, object]] = []
     really = submission.submit
 
@@ -232,7 +232,7 @@ async def test_what_is_taken_back_has_ended(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_a_record_has_several_strings(fleet: Fleet, redis: Redis) -> None:
-    """A batch may have more fetches than a string has room for."""
+    """A batch may have more fetches than one string has room for."""
     far = keys.RECORD_SEGMENT_PLACES + 2
     batch = await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
@@ -252,10 +252,8 @@ async def test_a_record_has_several_strings(fleet: Fleet, redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("what", ["deleted", "of another type", "its batch lost"])
-async def test_a_record_or_a_batch_that_is_lost_does_not_lose_fetches(
-    fleet: Fleet, redis: Redis, what: str
-) -> None:
-    """Another program took it away: the fetches of the batch end all the same, each once."""
+async def test_a_lost_record_or_batch_loses_no_fetch(fleet: Fleet, redis: Redis, what: str) -> None:
+    """After a deletion by another program, each fetch of the batch ends once."""
     batch = await fleet.submit([url("/1"), url("/2")])
     if what == "its batch lost":
         await redis.delete(keys.batch(batch.id))
@@ -284,7 +282,7 @@ async def test_a_record_or_a_batch_that_is_lost_does_not_lose_fetches(
 
 
 async def test_a_batch_of_an_older_producer_is_served_as_before(fleet: Fleet, redis: Redis) -> None:
-    """Nothing is recorded, and what is claimed is not compared."""
+    """It has no record, and its claims are not compared."""
     batch = await older(fleet, [url("/1")])
     assert not await redis.exists(keys.record(batch.id))
     stay = await LaneHold.begin(redis)
@@ -299,7 +297,7 @@ async def test_a_batch_of_an_older_producer_is_served_as_before(fleet: Fleet, re
 async def test_a_batch_of_an_older_and_a_newer_producer_is_served_as_before(
     fleet: Fleet, redis: Redis, first: str
 ) -> None:
-    """Each sent a chunk: the record is not whole, so what it lacks is not refused."""
+    """Each sent a chunk: the record is incomplete, so missing fetches are not refused."""
     monkey = pytest.MonkeyPatch()
     turns = iter([first == "older", first != "older"])
     really = submission.submit
@@ -323,7 +321,7 @@ async def test_a_batch_of_an_older_and_a_newer_producer_is_served_as_before(
 
 
 async def older(fleet: Fleet, urls: list[str]) -> Batch:
-    """A batch as an older producer submits it."""
+    """Submit a batch as an older producer does."""
     really = submission.submit
 
     async def submit(client: Redis, **how: object) -> object:
@@ -335,7 +333,7 @@ async def older(fleet: Fleet, urls: list[str]) -> Batch:
 
 
 async def test_a_foreign_element_writes_nothing_into_a_record(fleet: Fleet, redis: Redis) -> None:
-    """A place far beyond the batch allocates no memory, and no key is made of a batch id that is none."""
+    """A place far beyond the batch allocates no memory, and an invalid batch ID creates no key."""
     await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
     (one,) = (await stay.claim()).serialized

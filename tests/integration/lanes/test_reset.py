@@ -16,7 +16,7 @@ BY = "alice@ops"
 
 
 async def broken(redis: Redis) -> GateState:
-    """The state of a host whose breaker is open for an hour."""
+    """Return the state of a host whose breaker is open for an hour."""
     until_ms = await now_ms(redis) + HOUR_MS
     return GateState(breaker=Breaker.OPEN, failures=5, opens=1, open_until_ms=until_ms, down_since_ms=1)
 
@@ -24,7 +24,7 @@ async def broken(redis: Redis) -> GateState:
 async def test_a_scheduled_lane_and_its_retries_are_due_at_once(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many retries there are; the next owner is told who reset it, once."""
+    """With any number of retries. The next owner learns once who reset it."""
     monkeypatch.setattr("fetchfleet.jobs.scripts.host_control.RETRIES_AT_ONCE", 2)
     monkeypatch.setattr("fetchfleet.worker.lanes.reset.RETRIES_AT_ONCE", 2)
     await fleet.submit([url(f"/{i}") for i in range(5)])
@@ -56,7 +56,7 @@ async def test_a_scheduled_lane_and_its_retries_are_due_at_once(
 
 
 async def test_an_idle_lane_is_open_for_its_next_fetch(fleet: Fleet, redis: Redis) -> None:
-    """It was released while its breaker was open, and Redis still knew until when."""
+    """It was released while its breaker was open, with the end of that in Redis."""
     await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
     await stay.finish()
@@ -99,15 +99,15 @@ async def test_a_held_lane_is_reset_by_its_owner_or_the_next_one(fleet: Fleet, r
     assert not done.pending
 
 
-async def test_a_lane_that_does_not_exist_is_left_out(fleet: Fleet, redis: Redis) -> None:
-    """And does not exist afterwards."""
+async def test_an_unknown_lane_is_left_out(fleet: Fleet, redis: Redis) -> None:
+    """It is not created."""
     assert [] == await reset(redis, fleet.notify, [LANE], BY)
     assert [None] == await host_control.reset_lanes(redis, [LANE], by=BY)
     assert await state(redis) is None
 
 
 async def test_a_pattern_finds_its_lanes_idle_ones_too(fleet: Fleet, redis: Redis) -> None:
-    """`default` finds all, a host itself if it is known."""
+    """`default` matches all, a host matches itself if it is known."""
     for lane in ("a.example.com", "b.a.example.com", "example.com", "127.0.80.3"):
         await fleet.submit([url("/1", lane)])
     await (await LaneHold.begin(redis, name="a.example.com")).finish()
@@ -122,7 +122,7 @@ async def test_a_pattern_finds_its_lanes_idle_ones_too(fleet: Fleet, redis: Redi
 async def test_retries_that_reach_redis_after_the_reset_are_made_due_too(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They were on their way; the owner makes them due, and brings back none that is gone."""
+    """They were in flight. The owner makes them due, and revives no ended one."""
     await fleet.submit([url(f"/{i}") for i in range(5)])
     stay = await LaneHold.begin(redis)
     await reset(redis, fleet.notify, [LANE], BY)

@@ -1,4 +1,4 @@
-"""Settling: exactly one result for each fetch, whatever is sent again, and retries that come back."""
+"""Settling: exactly one result for each fetch under any repetition, and retries that return."""
 
 import asyncio
 import pickle
@@ -67,7 +67,7 @@ GARBAGE = {
 
 
 async def begun(fleet: Fleet, redis: Redis, count: int = 1) -> tuple[Batch, LaneHold, list[bytes]]:
-    """A batch, all of which is claimed."""
+    """Return a batch with every fetch claimed."""
     batch = await fleet.submit([url(f"/{i}") for i in range(count)])
     stay = await LaneHold.begin(redis)
     return batch, stay, (await stay.claim(count)).serialized
@@ -78,28 +78,28 @@ async def ttl_ms(redis: Redis, batch: Batch) -> list[int]:
 
 
 async def letters(redis: Redis) -> list[tuple[str, bytes]]:
-    """The dead letters: what was wrong, and the element."""
+    """Return the fault and the element of each dead letter."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     return [(row[b"note"].decode(), row[b"element"]) for _, row in rows]
 
 
 def handed_back(element: bytes) -> Settlement:
-    """The fetch waits for an hour, as it is."""
+    """Let the fetch wait unchanged for an hour."""
     return Settlement(settlement.put_back(element[:25], wait_ms=HOUR_MS), lambda: None)
 
 
 def begins(element: bytes) -> Settlement:
-    """The fetch is begun, and this is its element from now on."""
+    """Mark the fetch as started; return its new element."""
     return Settlement(settlement.start(element[:25], serialized=element), lambda: None)
 
 
 async def seal(redis: Redis, batch: Batch) -> None:
-    """No more will come to the batch."""
+    """Seal the batch."""
     await batches.seal(redis, batch_id=batch.id)
 
 
 async def test_a_settled_fetch_has_its_result(fleet: Fleet, redis: Redis) -> None:
-    """It is claimed no more, and its result is in the stream of its batch."""
+    """It is no longer claimed, and its result is in the stream of its batch."""
     batch, stay, (one, two) = await begun(fleet, redis, 2)
     assert await stay.settle(stored(one))
     (result,) = await results(redis, batch)
@@ -108,7 +108,7 @@ async def test_a_settled_fetch_has_its_result(fleet: Fleet, redis: Redis) -> Non
 
 
 async def test_a_reply_holds_the_time_of_redis(fleet: Fleet, redis: Redis) -> None:
-    """The owner's clock is set by it."""
+    """It sets the clock of the owner."""
     _, stay, (element,) = await begun(fleet, redis)
     before_ms = await now_ms(redis)
     (now,) = await stay.settle(stored(element))
@@ -116,7 +116,7 @@ async def test_a_reply_holds_the_time_of_redis(fleet: Fleet, redis: Redis) -> No
 
 
 async def test_a_settlement_sent_twice_counts_once(fleet: Fleet, redis: Redis) -> None:
-    """A call whose reply was lost may be sent again: one result, counters once."""
+    """After a lost reply it may be repeated: one result, counters once."""
     batch, stay, elements = await begun(fleet, redis, 3)
     call = stay.settlement(*(stored(element) for element in elements[:2]))
     assert await runner.run(redis, *call)
@@ -127,7 +127,7 @@ async def test_a_settlement_sent_twice_counts_once(fleet: Fleet, redis: Redis) -
 
 
 async def test_two_results_for_one_fetch_are_one(fleet: Fleet, redis: Redis) -> None:
-    """The first result stands, also within one call."""
+    """The first result counts, also within one call."""
     batch, stay, (element,) = await begun(fleet, redis)
     await stay.settle(stored(element), ended(element, Outcome.FAILED, reason=Reason.INTERNAL))
     assert [result.outcome for result in await results(redis, batch)] == [Outcome.STORED]
@@ -135,7 +135,7 @@ async def test_two_results_for_one_fetch_are_one(fleet: Fleet, redis: Redis) -> 
 
 
 async def test_every_outcome_is_counted(fleet: Fleet, redis: Redis) -> None:
-    """A batch's counters add up, over outcomes and bytes."""
+    """The counters of a batch add up, over outcomes and bytes."""
     batch, stay, elements = await begun(fleet, redis, 5)
     outcomes = [Outcome.STORED, Outcome.STORED, Outcome.UNCHANGED, Outcome.FAILED, Outcome.CANCELLED]
     sizes = [5, 1 << 40, None, None, None]
@@ -149,7 +149,7 @@ async def test_every_outcome_is_counted(fleet: Fleet, redis: Redis) -> None:
 
 
 async def test_one_call_settles_many_batches(fleet: Fleet, redis: Redis) -> None:
-    """Each result goes to its own batch, whichever came first."""
+    """Each result goes to its own batch, in any order."""
     batches = [await fleet.submit([url(f"/{i}a"), url(f"/{i}b")]) for i in range(3)]
     stay = await LaneHold.begin(redis)
     elements = (await stay.claim()).serialized
@@ -160,7 +160,7 @@ async def test_one_call_settles_many_batches(fleet: Fleet, redis: Redis) -> None
 
 
 async def test_a_batch_lives_longer_while_fetches_are_open(fleet: Fleet, redis: Redis) -> None:
-    """The last result begins the time after which a batch is forgotten."""
+    """The last result starts the time after which a batch expires."""
     batch, stay, (one, two) = await begun(fleet, redis, 2)
     await stay.settle(stored(one))
     for ttl in await ttl_ms(redis, batch):
@@ -171,7 +171,7 @@ async def test_a_batch_lives_longer_while_fetches_are_open(fleet: Fleet, redis: 
 
 
 async def test_a_batch_that_is_still_being_submitted_has_not_ended(fleet: Fleet, redis: Redis) -> None:
-    """All results so far are not all results."""
+    """Further fetches may follow."""
     batch, stay, (element,) = await begun(fleet, redis)
     await ask(redis, "HDEL", keys.batch(batch.id), "sealed")
     await stay.settle(stored(element))
@@ -183,8 +183,8 @@ async def test_a_batch_that_is_still_being_submitted_has_not_ended(fleet: Fleet,
     assert 0 < (await ttl_ms(redis, batch))[0] <= keys.RESULTS_TTL_MS
 
 
-async def test_a_late_result_of_a_forgotten_batch_is_forgotten_too(fleet: Fleet, redis: Redis) -> None:
-    """Nothing is left in Redis without an end."""
+async def test_a_late_result_of_an_expired_batch_expires_too(fleet: Fleet, redis: Redis) -> None:
+    """No key without a TTL remains in Redis."""
     batch, stay, (element,) = await begun(fleet, redis)
     await redis.delete(keys.batch(batch.id))
     await stay.settle(stored(element))
@@ -196,7 +196,7 @@ async def test_a_late_result_of_a_forgotten_batch_is_forgotten_too(fleet: Fleet,
 
 
 async def test_a_retry_waits_for_its_time(fleet: Fleet, redis: Redis) -> None:
-    """It lies in `later`, due by Redis's clock, with its new ledger, and cannot be claimed."""
+    """It is in `later`, due by Redis's clock, with its new ledger, and cannot be claimed."""
     batch, stay, (element,) = await begun(fleet, redis)
     (now,) = await stay.settle(retried(element, 3600))
     ((waits, due_ms),) = (await later(redis)).items()
@@ -207,8 +207,8 @@ async def test_a_retry_waits_for_its_time(fleet: Fleet, redis: Redis) -> None:
     assert await results(redis, batch) == []
 
 
-async def test_a_retry_comes_back_when_it_is_due(fleet: Fleet, redis: Redis) -> None:
-    """With its time come, it is the first to be claimed."""
+async def test_a_due_retry_is_claimed_first(fleet: Fleet, redis: Redis) -> None:
+    """Before all other fetches."""
     _, stay, (one, _two) = await begun(fleet, redis, 2)
     await stay.settle(retried(one, 3600))
     (waits,) = await later(redis)
@@ -227,8 +227,8 @@ async def test_a_retry_sent_twice_waits_once(fleet: Fleet, redis: Redis) -> None
     assert await everything(redis) == before
 
 
-async def test_a_retry_sent_again_after_it_was_claimed_is_passed_over(fleet: Fleet, redis: Redis) -> None:
-    """A lost reply must not take the next attempt out of its owner's hands."""
+async def test_a_retry_sent_again_after_its_claim_is_ignored(fleet: Fleet, redis: Redis) -> None:
+    """A lost reply must not take the next attempt from its owner."""
     batch, stay, (element,) = await begun(fleet, redis)
     call = stay.settlement(retried(element, 0))
     await runner.run(redis, *call)
@@ -254,8 +254,8 @@ async def test_a_fetch_may_be_retried_many_times(fleet: Fleet, redis: Redis) -> 
 # Handed back, and begun
 
 
-async def test_what_is_handed_back_waits_unchanged(fleet: Fleet, redis: Redis) -> None:
-    """It lies in `later` as it was claimed, due by Redis's clock, and is claimed no more."""
+async def test_a_returned_fetch_waits_unchanged(fleet: Fleet, redis: Redis) -> None:
+    """It is in `later` as it was claimed, due by Redis's clock, and no longer claimed."""
     batch, stay, (one, two) = await begun(fleet, redis, 2)
     (now,) = await stay.settle(handed_back(one))
     assert await later(redis) == {one: now + HOUR_MS}
@@ -263,8 +263,8 @@ async def test_what_is_handed_back_waits_unchanged(fleet: Fleet, redis: Redis) -
     assert await results(redis, batch) == []
 
 
-async def test_what_is_no_longer_claimed_is_not_handed_back(fleet: Fleet, redis: Redis) -> None:
-    """After its result, or after it was handed back, nothing of it comes to wait."""
+async def test_an_unclaimed_fetch_cannot_be_returned(fleet: Fleet, redis: Redis) -> None:
+    """After its result, or after an earlier return."""
     _, stay, (one, two) = await begun(fleet, redis, 2)
     await stay.settle(stored(one), handed_back(two))
     before = await everything(redis)
@@ -272,8 +272,8 @@ async def test_what_is_no_longer_claimed_is_not_handed_back(fleet: Fleet, redis:
     assert await everything(redis) == before
 
 
-async def test_what_is_begun_stays_claimed_with_its_new_ledger(fleet: Fleet, redis: Redis) -> None:
-    """Whoever takes the lane over after a crash finds what was written before the fetch was begun."""
+async def test_a_started_fetch_stays_claimed_with_its_new_ledger(fleet: Fleet, redis: Redis) -> None:
+    """The next owner after a crash finds the ledger written before the start."""
     _, stay, (one, two) = await begun(fleet, redis, 2)
     await stay.settle(begins(interrupted(one)))
     assert await claimed(redis) == [interrupted(one), two]
@@ -284,8 +284,8 @@ async def test_what_is_begun_stays_claimed_with_its_new_ledger(fleet: Fleet, red
     assert await stay.settle(begins(two)) == []
 
 
-async def test_what_is_no_longer_claimed_is_not_begun(fleet: Fleet, redis: Redis) -> None:
-    """A fetch that has ended or waits does not come back into anybody's hands."""
+async def test_an_unclaimed_fetch_cannot_be_started(fleet: Fleet, redis: Redis) -> None:
+    """An ended or waiting fetch does not become claimed."""
     _, stay, (one, two) = await begun(fleet, redis, 2)
     await stay.settle(stored(one), handed_back(two))
     before = await everything(redis)
@@ -293,8 +293,8 @@ async def test_what_is_no_longer_claimed_is_not_begun(fleet: Fleet, redis: Redis
     assert await everything(redis) == before
 
 
-async def test_what_is_begun_may_end_in_the_same_call(fleet: Fleet, redis: Redis) -> None:
-    """Settlements count in the order in which they were made; a dead letter is what was claimed last."""
+async def test_a_started_fetch_may_end_in_the_same_call(fleet: Fleet, redis: Redis) -> None:
+    """Settlements apply in order. A dead letter has the last claimed element."""
     batch, stay, (one, two) = await begun(fleet, redis, 2)
     buried = settler.buried(two[:25], Reason.INTERNAL, "note", lambda: None)
     await stay.settle(begins(interrupted(one)), stored(one), begins(interrupted(two)), buried, stored(two))
@@ -304,7 +304,7 @@ async def test_what_is_begun_may_end_in_the_same_call(fleet: Fleet, redis: Redis
 
 
 async def test_thousands_are_claimed_and_settled_in_one_call(fleet: Fleet, redis: Redis) -> None:
-    """More than Lua's stack holds values."""
+    """Lua's stack is smaller than that."""
     batch, stay, elements = await begun(fleet, redis, 9000)
     assert len(elements) == 9000
     await stay.settle(*(retried(element, 0) for element in elements))
@@ -320,7 +320,7 @@ async def test_thousands_are_claimed_and_settled_in_one_call(fleet: Fleet, redis
 
 
 async def test_the_gate_is_saved_with_a_settlement(fleet: Fleet, redis: Redis) -> None:
-    """What the host has taught us outlives a crash; a gate that is unchanged is not written."""
+    """The learned state of the host outlives a crash. An unchanged gate is not written."""
     _, stay, (one, two) = await begun(fleet, redis, 2)
     stay.lane.gate = GATE
     await stay.settle(stored(one))
@@ -334,8 +334,8 @@ async def test_the_gate_is_saved_with_a_settlement(fleet: Fleet, redis: Redis) -
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-async def test_garbage_is_claimed_and_buried(fleet: Fleet, redis: Redis, name: str) -> None:
-    """What nobody of ours has put there stops no lane, and ends in the dead letters."""
+async def test_garbage_is_claimed_and_becomes_a_dead_letter(fleet: Fleet, redis: Redis, name: str) -> None:
+    """Foreign elements stop no lane."""
     garbage = GARBAGE[name]
     await fleet.submit([url("/good")])
     await put(redis, garbage, where="high")
@@ -355,8 +355,8 @@ async def test_garbage_is_claimed_and_buried(fleet: Fleet, redis: Redis, name: s
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-async def test_garbage_survives_a_crash_and_a_shut_lane(fleet: Fleet, redis: Redis, name: str) -> None:
-    """It is handed back and found again like any element, also where deadlines are looked at."""
+async def test_garbage_survives_a_crash_and_a_closed_lane(fleet: Fleet, redis: Redis, name: str) -> None:
+    """It is returned and found again like any element, also by a search for deadlines."""
     await fleet.submit([url("/good")])
     await put(redis, GARBAGE[name], where="high")
     stay = await LaneHold.begin(redis)
@@ -369,7 +369,7 @@ async def test_garbage_survives_a_crash_and_a_shut_lane(fleet: Fleet, redis: Red
 
 
 async def test_a_broken_entry_ends_its_fetch(fleet: Fleet, redis: Redis) -> None:
-    """Where the id can be read, the batch gets its result as well as the dead letters a copy."""
+    """If its ID can be read, the batch gets a result and the dead letters a copy."""
     batch, stay, (element,) = await begun(fleet, redis)
     broken = element[:60]
     await ask(redis, "HSET", keys.claimed(LANE), broken[:25], broken)
@@ -381,8 +381,8 @@ async def test_a_broken_entry_ends_its_fetch(fleet: Fleet, redis: Redis) -> None
     assert (await batch.counts()).failed == 1
 
 
-async def test_a_burial_sent_twice_leaves_one_letter(fleet: Fleet, redis: Redis) -> None:
-    """What is no longer claimed is not copied again."""
+async def test_a_dead_letter_sent_twice_is_written_once(fleet: Fleet, redis: Redis) -> None:
+    """An unclaimed element is not copied again."""
     await fleet.submit([url("/good")])
     await put(redis, b"garbage", where="high")
     stay = await LaneHold.begin(redis)
@@ -396,7 +396,7 @@ async def test_a_burial_sent_twice_leaves_one_letter(fleet: Fleet, redis: Redis)
 
 
 async def test_garbage_that_begins_alike_is_not_lost(fleet: Fleet, redis: Redis) -> None:
-    """Two pickles have the same head: both are found, one after the other if need be."""
+    """Two pickles have the same head: both are found, one after the other if necessary."""
     pickles = [pickle.dumps({"function": "fetch", "arguments": place}) for place in range(2)]
     assert pickles[0][:25] == pickles[1][:25]
     await fleet.submit([url("/good")])
@@ -418,7 +418,7 @@ async def test_garbage_that_begins_alike_is_not_lost(fleet: Fleet, redis: Redis)
 
 
 class Running:
-    """A Settler at work, and what has troubled it."""
+    """A running Settler, and its errors."""
 
     def __init__(self, redis: Redis) -> None:
         self.troubles: list[BaseException] = []
@@ -427,7 +427,7 @@ class Running:
 
 @pytest.fixture
 async def running(redis: Redis) -> AsyncIterator[Running]:
-    """A Settler whose task runs as long as the test."""
+    """Run a Settler for the duration of the test."""
     made = Running(redis)
     task = asyncio.create_task(made.settler.run())
     yield made
@@ -435,8 +435,8 @@ async def running(redis: Redis) -> AsyncIterator[Running]:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_the_settler_tells_when_redis_has_it(fleet: Fleet, redis: Redis, running: Running) -> None:
-    """`done` is called once, and the lane's hands are empty."""
+async def test_the_settler_reports_a_written_settlement(fleet: Fleet, redis: Redis, running: Running) -> None:
+    """`done` is called once, and the lane has no more to settle."""
     batch, stay, (element,) = await begun(fleet, redis)
     stay.lane.hold(parse_entry(element))
     told: list[str] = []
@@ -451,7 +451,7 @@ async def test_the_settler_tells_when_redis_has_it(fleet: Fleet, redis: Redis, r
 
 
 async def test_the_settler_settles_many_lanes_together(fleet: Fleet, redis: Redis, running: Running) -> None:
-    """One lane's refusal costs the others nothing."""
+    """The refusal of one lane does not affect the others."""
     lanes = [LANE, "b.example"]
     batch = await fleet.submit([url("/x", lane) for lane in lanes])
     stays = [await LaneHold.begin(redis, name=lane) for lane in lanes]
@@ -466,7 +466,7 @@ async def test_the_settler_settles_many_lanes_together(fleet: Fleet, redis: Redi
 
 
 async def test_the_settler_saves_a_gate_alone(fleet: Fleet, redis: Redis, running: Running) -> None:
-    """A cool-down is written although nothing was settled."""
+    """A cool-down is written without a settlement."""
     _, stay, _ = await begun(fleet, redis)
     stay.lane.gate = GATE
     running.settler.save_gate(stay.lane)
@@ -474,10 +474,8 @@ async def test_the_settler_saves_a_gate_alone(fleet: Fleet, redis: Redis, runnin
     assert from_json((await fields(redis))["gate"].encode()) == GATE
 
 
-async def test_the_settler_sends_again_until_redis_takes_it(
-    fleet: Fleet, redis: Redis, running: Running
-) -> None:
-    """A Redis that is full gets the result when it has room, and nothing is half written before."""
+async def test_the_settler_repeats_until_redis_accepts(fleet: Fleet, redis: Redis, running: Running) -> None:
+    """A full Redis gets the result when it has room, and half of it is never written."""
     batch, stay, (element,) = await begun(fleet, redis)
     stay.lane.gate = GATE
     before = await everything(redis)
@@ -497,7 +495,7 @@ async def test_the_settler_sends_again_until_redis_takes_it(
 async def test_the_settler_reaches_a_redis_that_forgot_the_scripts(
     fleet: Fleet, redis: Redis, running: Running
 ) -> None:
-    """A failover is no trouble."""
+    """As after a failover."""
     batch, stay, (element,) = await begun(fleet, redis)
     await redis.script_flush()
     running.settler.add(stay.lane, stored(element))
@@ -508,13 +506,13 @@ async def test_the_settler_reaches_a_redis_that_forgot_the_scripts(
 
 @pytest.fixture
 def endless(running: "Running") -> None:
-    """Who waits for more to settle waits until somebody cannot."""
+    """Make the gathering of settlements last until it is interrupted."""
     running.settler._gather_more_s = 3600
 
 
 @pytest.fixture
 async def busy(fleet: Fleet, redis: Redis) -> AsyncIterator[tuple[Batch, LaneHold, list[bytes]]]:
-    """Four claimed fetches, and as much in flight."""
+    """Return four claimed fetches, and four in flight."""
     batch, stay, elements = await begun(fleet, redis, 4)
     for number in range(4):
         stay.lane.in_flight[str(number)] = asyncio.create_task(asyncio.sleep(3600))
@@ -522,20 +520,20 @@ async def busy(fleet: Fleet, redis: Redis) -> AsyncIterator[tuple[Batch, LaneHol
     await aio.end(*stay.lane.in_flight.values())
 
 
-async def test_what_is_alone_is_written_at_once(
+async def test_a_single_settlement_is_written_at_once(
     fleet: Fleet, redis: Redis, running: Running, endless: None
 ) -> None:
-    """Nothing else is in flight that might be written with it."""
+    """No other fetch is in flight that could be written with it."""
     batch, stay, (element,) = await begun(fleet, redis)
     running.settler.add(stay.lane, stored(element))
     await wait_until(lambda: running.settler.finished, "its result")
     assert len(await results(redis, batch)) == 1
 
 
-async def test_more_is_gathered_while_more_is_in_flight(
+async def test_settlements_are_gathered_while_fetches_are_in_flight(
     busy: tuple[Batch, LaneHold, list[bytes]], redis: Redis, running: Running, endless: None
 ) -> None:
-    """All four are written by one call, once there is nothing else to wait for."""
+    """All four are written by one call, once no other is expected."""
     batch, stay, elements = busy
     for element in elements:
         running.settler.add(stay.lane, stored(element))
@@ -546,10 +544,10 @@ async def test_more_is_gathered_while_more_is_in_flight(
 
 
 @pytest.mark.parametrize("who", ["a fetch", "a lane that leaves", "a lane that looks for unknown claims"])
-async def test_whoever_waits_for_redis_to_know_is_not_kept_waiting(
+async def test_a_settlement_with_a_waiter_is_written_at_once(
     busy: tuple[Batch, LaneHold, list[bytes]], redis: Redis, running: Running, endless: None, who: str
 ) -> None:
-    """However much is in flight."""
+    """With any number of fetches in flight."""
     _, stay, (element, other, *_) = busy
     running.settler.add(stay.lane, stored(element))
     told = asyncio.Event()
@@ -564,8 +562,8 @@ async def test_whoever_waits_for_redis_to_know_is_not_kept_waiting(
     assert running.settler.count == 0
 
 
-async def test_a_full_redis_still_takes_results(fleet: Fleet, redis: Redis) -> None:
-    """Settling never stops half-way: what is taken from the claimed has its result."""
+async def test_a_full_redis_still_accepts_results(fleet: Fleet, redis: Redis) -> None:
+    """A settlement does not stop halfway: an unclaimed fetch has its result."""
     batch, stay, elements = await begun(fleet, redis, 3)
     await redis.config_set("maxmemory", 1)
     try:
@@ -578,7 +576,7 @@ async def test_a_full_redis_still_takes_results(fleet: Fleet, redis: Redis) -> N
 
 
 async def test_an_entry_of_an_unknown_batch_is_settled(fleet: Fleet, redis: Redis) -> None:
-    """A fetch whose batch nobody made ends all the same, and its traces expire."""
+    """Its fetch ends, and its keys expire."""
     await fleet.submit([url("/good")])
     await put(redis, serialize_entry(entry(5)))
     stay = await LaneHold.begin(redis)
@@ -586,10 +584,10 @@ async def test_an_entry_of_an_unknown_batch_is_settled(fleet: Fleet, redis: Redi
     assert await state(redis) == "idle"
 
 
-async def test_a_note_that_is_overtaken_is_not_written_over_what_came_after(
+async def test_an_overtaken_checkpoint_is_not_written(
     fleet: Fleet, redis: Redis, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint and the end of its attempt are sent twice; in between the next attempt is claimed."""
+    """A checkpoint and the end of its attempt are sent twice. In between, the next attempt is claimed."""
     _, stay, (element,) = await begun(fleet, redis)
     run_many, again = runner.run_many, retried(element, 0)
     lost: list[bytes] = []

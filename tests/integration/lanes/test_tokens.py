@@ -1,4 +1,4 @@
-"""Fencing tokens and counters, whatever another program has put in their place."""
+"""Fencing tokens and counters, with any values of another program in their place."""
 
 from typing import Any
 
@@ -28,10 +28,8 @@ YEAR_US = 366 * 24 * 3600 * 10**6
         (3 * 10**15, "1e300"),
     ],
 )
-async def test_tokens_grow_whatever_the_serial_is(
-    fleet: Fleet, redis: Redis, serial: int, token: Any
-) -> None:
-    """No token is given twice, none is too large for a double, and the serial is repaired and told."""
+async def test_tokens_grow_for_any_serial(fleet: Fleet, redis: Redis, serial: int, token: Any) -> None:
+    """No token is issued twice or too large for a double, and the serial is repaired and logged."""
     await fleet.submit([url("/1")])
     await redis.set(keys.SERIAL, serial)
     if token is not None:
@@ -56,7 +54,7 @@ async def test_tokens_grow_whatever_the_serial_is(
 
 
 async def taken(redis: Redis) -> LaneHold:
-    """The lane, whose generation is no number, taken all the same."""
+    """Return the lane, acquired although its generation is no number."""
     await ask(redis, "HSET", keys.lane(LANE), "generation", 1)
     return await LaneHold.begin(redis)
 
@@ -74,7 +72,7 @@ async def test_a_serial_a_little_ahead_of_the_clock_is_kept(fleet: Fleet, redis:
 
 @pytest.mark.parametrize("count", [-(10**17), LIMIT, 10**17])
 async def test_an_absurd_backlog_is_counted_again(fleet: Fleet, redis: Redis, count: int) -> None:
-    """From what the lanes hold."""
+    """From the contents of the lanes."""
     await fleet.submit([url("/1"), url("/2")])
     await redis.set(keys.BACKLOG, count)
     await KeyRepair(redis, LEASE_MS, lambda _: None, get_logger()).quarantine(keys.FIXED)
@@ -86,7 +84,7 @@ async def test_an_absurd_backlog_is_counted_again(fleet: Fleet, redis: Redis, co
 async def test_counters_of_other_programs_stop_nothing(
     fleet: Fleet, redis: Redis, name: str, value: str
 ) -> None:
-    """A chunk is taken whole and a fetch is settled, although a counter is none."""
+    """A chunk is accepted and a fetch is settled, with a counter that is no number."""
     batch = await fleet.submit(url(f"/{number}") for number in range(2))
     stay = await LaneHold.begin(redis)
     await ask(redis, "HSET", keys.lane(LANE) if name == "open" else keys.batch(batch.id), name, value)
