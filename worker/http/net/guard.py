@@ -6,11 +6,10 @@ which the name may change. Host header, SNI and certificate checks use the name 
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from functools import partial
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from fetchfleet.worker.errors import (
     ConnectError,
@@ -80,21 +79,11 @@ class Dialler:
         self._network = network
         self._stats = stats
 
-    async def dial(self, port: int, timeout_s: float) -> socket.socket:
-        """Return a connected socket; see `connect`."""
-        return await self._dialled(_socket, port, timeout_s)
-
     async def connect(self, protocol: asyncio.BaseProtocol, port: int, timeout_s: float) -> None:
         """Give the protocol a connected transport within `timeout_s`, name resolution included.
 
         Raises EgressRefusedError, UnresolvedError, ConnectError or ConnectTimeoutError.
         """
-        await self._dialled(partial(_transport, protocol), port, timeout_s)
-
-    async def _dialled(
-        self, connect: Callable[[Sequence[str], int], Awaitable[T]], port: int, timeout_s: float
-    ) -> T:
-        """Vet the addresses of the host and connect to one of them."""
         began_s = mono_s()
         network, host = self._network, self.host
         await network.loop_budget.take()
@@ -102,7 +91,7 @@ class Dialler:
         try:
             async with asyncio.timeout(timeout_s):
                 addresses = await network.vetted(host, port, self.ports)
-                connected = await connect(addresses, port)
+                await _connect(protocol, addresses, port)
         except TimeoutError:
             if not addresses:
                 raise NameTimeoutError(f"{host}: no answer within {timeout_s} s") from None
@@ -113,14 +102,13 @@ class Dialler:
                 network.resolver.forget(host)
             raise
         self._stats.tcp_s.add(mono_s() - began_s)
-        return connected
 
 
-async def _transport(protocol: asyncio.BaseProtocol, addresses: Sequence[str], port: int) -> None:
+async def _connect(protocol: asyncio.BaseProtocol, addresses: Sequence[str], port: int) -> None:
     """Connect the protocol to the first of the addresses that accepts; raises ConnectError."""
     loop = asyncio.get_running_loop()
     if len(addresses) > 1:
-        await loop.create_connection(lambda: protocol, sock=await _socket(addresses, port))
+        await loop.create_connection(lambda: protocol, sock=await _first_of(addresses, port))
         return
     try:  # the loop makes the socket of one address in half the time
         await loop.create_connection(lambda: protocol, addresses[0], port)
@@ -128,40 +116,13 @@ async def _transport(protocol: asyncio.BaseProtocol, addresses: Sequence[str], p
         raise ConnectError(str(error)) from error
 
 
-async def _socket(addresses: Sequence[str], port: int) -> socket.socket:
-    """Connect to the first of the addresses that accepts; raises ConnectError."""
+async def _first_of(addresses: Sequence[str], port: int) -> socket.socket:
+    """Return a socket that is connected to the first of the addresses that accepts; raises ConnectError."""
+    infos: list[AddrInfoType] = []
+    for address in to_try(addresses, MAX_ADDRESSES):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        infos.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port)))
     try:
-        if len(addresses) == 1:
-            return await _connect_to(addresses[0], port)
-        infos = [
-            (_family(address), socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))
-            for address in to_try(addresses, MAX_ADDRESSES)
-        ]
-        return await start_connection(
-            infos,
-            happy_eyeballs_delay=NEXT_ADDRESS_S,
-            interleave=1,
-            socket_factory=lambda info: _new_socket(info[0]),
-        )
+        return await start_connection(infos, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1)
     except (OSError, RuntimeError) as error:  # uvloop raises the latter, too
         raise ConnectError(str(error)) from error
-
-
-async def _connect_to(address: str, port: int) -> socket.socket:
-    connected = _new_socket(_family(address))
-    try:
-        await asyncio.get_running_loop().sock_connect(connected, (address, port))
-    except BaseException:
-        connected.close()
-        raise
-    return connected
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-def _new_socket(family: int) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return made

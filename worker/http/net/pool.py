@@ -19,7 +19,7 @@ from fetchfleet.worker.http.http2.connection import Http2Connection
 from fetchfleet.worker.http.http2.pool import Http1OnlyError, SharedConnections
 from fetchfleet.worker.http.net.guard import Dialler, GuardedNetwork
 from fetchfleet.worker.http.net.tls_contexts import TlsContexts
-from fetchfleet.worker.http.net.tls_transport import start_tls
+from fetchfleet.worker.http.net.tls_transport import TlsTransport
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import mono_s
 
@@ -119,8 +119,6 @@ class LanePool:
             if plain.gone:
                 self._lost(plain)
             return self._dialled(plain, request, began_s)
-        connected = await self.dialler.dial(request.port, timeout_s)
-        self._stats.opened += 1
         made: list[AnyConnection] = []
 
         def protocol_of(selected: str | None) -> AnyConnection:
@@ -134,10 +132,12 @@ class LanePool:
             self._open[connection] = (request.scheme, request.port)
             return connection
 
+        tls = TlsTransport(self._tls(changed is not None), request.host, protocol_of)
+        await self.dialler.connect(tls, request.port, timeout_s)
+        self._stats.opened += 1
         try:
             connected_s = mono_s()
-            context = self._tls(changed is not None)
-            await start_tls(connected, context, request.host, timeout_s, protocol_of)
+            await tls.handshake(timeout_s)
             self._stats.tls_s.add(mono_s() - connected_s)
         except BaseException:
             for connection in made:

@@ -7,7 +7,6 @@ only the end of the connection ends would be stored cut short.
 import asyncio
 import contextlib
 import os
-import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -52,16 +51,14 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def __init__(
         self,
-        connected: socket.socket,
         context: ssl.SSLContext,
         host: str,
         protocol_of: Callable[[str | None], Receiver],
     ) -> None:
         super().__init__()
-        self.established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._established: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the handshake has ended, well or with its error."""
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._socket = connected
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._protocol_of = protocol_of
         self._above: Receiver | None = None
@@ -78,6 +75,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._below = cast("asyncio.Transport", transport)  # uvloop has classes of its own
+        self._descriptor = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         """Decrypt what has arrived; keep what arrives while reading is paused."""
@@ -85,7 +83,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             if self._ended:
                 return
             self._incoming.write(data[at : at + STEP_BYTES] if len(data) > STEP_BYTES else data)
-            self.shake_hands()
+            self._shake_hands()
             if self._above is not None and not self._paused and self._incoming.pending:
                 self._read(self._above)
 
@@ -96,13 +94,13 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass the end on, after what the host sent before it reset the connection."""
         if exc is not None and not self._ended:
-            self.data_received(left_by_reset(self._socket.fileno()))
+            self.data_received(left_by_reset(self._descriptor))
         self._ended = True
         if self._above is not None:
             self._above.connection_lost(self._error or exc)
-        elif not self.established.done():
+        elif not self._established.done():
             closed = ConnectionError("the host closed the connection in the TLS handshake")
-            self.established.set_exception(self._error or exc or closed)
+            self._established.set_exception(self._error or exc or closed)
 
     def pause_writing(self) -> None:
         """Pass it on."""
@@ -114,7 +112,27 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._above is not None:
             self._above.resume_writing()
 
-    def shake_hands(self) -> None:
+    async def handshake(self, timeout_s: float) -> None:
+        """Make the handshake, once the transport below is connected; close that if it fails or is cancelled.
+
+        Raises TlsTimeoutError or TlsError.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                # Not earlier: uvloop would close the socket's number twice if the first write failed.
+                self._shake_hands()
+                await self._established
+        except BaseException as error:
+            self.abort()
+            if isinstance(error, TimeoutError):
+                raise TlsTimeoutError(f"no TLS handshake within {timeout_s} s") from None
+            if isinstance(error, OSError):  # an SSLError is one
+                raise TlsError(error if str(error) else "the TLS handshake failed") from error
+            raise
+        finally:
+            self._established.cancel()
+
+    def _shake_hands(self) -> None:
         """Begin the handshake, or go on with it, unless it has ended."""
         if self._ended or self._above is not None:
             return
@@ -130,8 +148,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return
         self._above = self._protocol_of(self._tls.selected_alpn_protocol())
         self._above.connection_made(self)
-        if not self.established.done():
-            self.established.set_result(None)
+        if not self._established.done():
+            self._established.set_result(None)
         # With the request that is written as soon as the handshake has ended, in one packet.
         asyncio.get_running_loop().call_soon(self._flush)
 
@@ -251,38 +269,3 @@ def left_by_reset(descriptor: int) -> bytes:
         while len(left) < LEFT_BYTES and (piece := os.read(descriptor, LEFT_BYTES)):
             left += piece
     return bytes(left)
-
-
-async def start_tls(
-    connected: socket.socket,
-    context: ssl.SSLContext,
-    host: str,
-    timeout_s: float,
-    protocol_of: Callable[[str | None], Receiver],
-) -> None:
-    """Make a handshake on a connected socket; close it if the handshake fails or is cancelled.
-
-    Raises TlsTimeoutError or TlsError.
-    """
-    try:
-        tls = TlsTransport(connected, context, host, protocol_of)
-    except BaseException:
-        connected.close()
-        raise
-    try:
-        async with asyncio.timeout(timeout_s):
-            # If this is cancelled, it closes the socket.
-            transport, _ = await asyncio.get_running_loop().create_connection(lambda: tls, sock=connected)
-            try:
-                # Not earlier: uvloop would close the socket's number twice if the first write failed.
-                tls.shake_hands()
-                await tls.established
-            except BaseException:
-                transport.abort()
-                raise
-    except TimeoutError:
-        raise TlsTimeoutError(f"no TLS handshake within {timeout_s} s") from None
-    except OSError as error:  # an SSLError is one
-        raise TlsError(error if str(error) else "the TLS handshake failed") from error
-    finally:
-        tls.established.cancel()
