@@ -30,11 +30,9 @@ MAX_UNREAD_BYTES = 256 * 1024
 MAX_UNREAD_PIECES = 256
 """Beyond either, the connection is not read from until its response is."""
 
-_SCRATCH = memoryview(bytearray(256 * 1024))
-"""Filled by the loop for any connection, which copies its bytes at once."""
+_SCRATCH = memoryview(bytearray(256 * 1024))  # for any connection, which copies its bytes at once
 
-CLOCK_STEP_S = 0.001
-"""The clock of uvloop counts milliseconds."""
+CLOCK_STEP_S = 0.001  # the clock of uvloop counts milliseconds
 
 
 class Http1Connection(asyncio.BufferedProtocol):
@@ -154,8 +152,7 @@ class Http1Connection(asyncio.BufferedProtocol):
             self.close()
             raise
         if (final := reader.head) is None:
-            assert self._error is not None
-            raise self._error
+            raise cast(FetchError, self._error)
         self._request = None
         head_of = (final.status, final.phrase, final.version, final.fields, final.by_name)
         return Http1Response(self, reader, *head_of, reader.lenient, self.address)

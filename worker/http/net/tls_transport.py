@@ -101,6 +101,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         elif not self._established.done():
             closed = ConnectionError("the host closed the connection in the TLS handshake")
             self._established.set_exception(self._error or exc or closed)
+            self._established.exception()  # mark as retrieved: a cancelled dial does not await it
 
     def pause_writing(self) -> None:
         """Pass it on."""
