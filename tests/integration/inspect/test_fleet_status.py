@@ -1,4 +1,4 @@
-"""The backlog of a fleet, whichever door its fetches wait at."""
+"""The backlog of a fleet, at every door."""
 
 import io
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ ENVELOPE = msgspec.json.encode({"fetches": [f"http://a.example/{i}" for i in ran
 
 @pytest.fixture
 async def arq(redis_url: str) -> AsyncIterator[ArqRedis]:
-    """A producer with plain arq."""
+    """Return a producer with plain arq."""
     client = arq_client(connection_pool(redis_url))
     yield client
     await client.aclose(close_connection_pool=True)
@@ -35,28 +35,26 @@ async def arq(redis_url: str) -> AsyncIterator[ArqRedis]:
 
 @pytest.fixture
 async def inbox(redis: Redis) -> AsyncIterator[str]:
-    """The key of the inbox, which the test may leave full."""
+    """Return the key of the inbox, which the test may leave full."""
     yield keys.INBOX
     await redis.delete(keys.INBOX, keys.TAKEN)
 
 
 def printed(status: FleetStatus) -> str:
-    """The text of `status` on a terminal of 80 columns."""
+    """Return the text of `status` on a terminal of 80 columns."""
     screen = io.StringIO()
     Console(file=screen, width=80).print(status_of(status))
     return screen.getvalue()
 
 
 async def enqueue(arq: ArqRedis, jobs: int, fetches: int) -> None:
-    """Enqueue arq jobs of so many fetches each."""
+    """Enqueue arq jobs with that many fetches each."""
     for job in range(jobs):
         await arq.enqueue_job("fetch", [f"http://a.example/{job}/{i}" for i in range(fetches)])
 
 
-async def test_what_waits_at_every_door_is_part_of_the_backlog(
-    redis: Redis, fleet: Fleet, arq: ArqRedis, inbox: str
-) -> None:
-    """Jobs and messages are counted in fetches; notifications and cron jobs in the same queue are not."""
+async def test_the_backlog_includes_every_door(redis: Redis, fleet: Fleet, arq: ArqRedis, inbox: str) -> None:
+    """Jobs and messages are counted in fetches. Notifications and cron jobs in the same queue are not."""
     await fleet.submit(["http://b.example/"])
     await enqueue(arq, 40, 25)
     await arq.enqueue_job("fetch", "http://a.example/one", batch="0123456789abcdef")
@@ -76,10 +74,10 @@ async def test_what_waits_at_every_door_is_part_of_the_backlog(
     assert "start one: fetchfleet worker" in text
 
 
-async def test_a_host_for_which_nothing_waits_may_still_be_meant_by_a_message(
+async def test_explain_mentions_messages_that_may_concern_an_idle_host(
     redis: Redis, fleet: Fleet, arq: ArqRedis, inbox: str
 ) -> None:
-    """Explain says how many messages no worker has enqueued yet; not for a lane where fetches wait."""
+    """Not for a lane with waiting fetches."""
     await fleet.submit(["http://b.example/"])
     quiet = await explain_lane(redis, Policy(), "a.example")
     await enqueue(arq, 2, 25)
@@ -92,7 +90,7 @@ async def test_a_host_for_which_nothing_waits_may_still_be_meant_by_a_message(
 
 
 async def test_the_age_of_the_backlog_is_that_of_its_oldest_arq_job(redis: Redis, arq: ArqRedis) -> None:
-    """The time when it was enqueued, however often it was put off; an invalid job has its score."""
+    """From its enqueueing, with any deferrals. An invalid job has its score."""
     await arq.enqueue_job("fetch", "http://a.example/", _job_id="old", _defer_by=timedelta(days=1))
     job = msgspec.json.decode(await redis.get(keys.arq_job("old")))
     await redis.set(
@@ -109,8 +107,8 @@ async def test_the_age_of_the_backlog_is_that_of_its_oldest_arq_job(redis: Redis
     assert (2, 2) == (put_off.backlog, invalid.backlog)
 
 
-async def test_a_report_that_cannot_be_read_leaves_a_worker_without_facts(redis: Redis) -> None:
-    """Written by another program, or by a version with another form."""
+async def test_an_unreadable_report_leaves_a_worker_without_facts(redis: Redis) -> None:
+    """Written by another program, or by another version."""
     now_ms = await redis_now_ms(redis)
     for name, text in (("a", b"\xff"), ("b", b'{"lanes": 3}'), ("c", b'{"finished": 1, "new": {}}')):
         await redis.zadd(keys.WORKERS, {name: now_ms})
@@ -120,8 +118,8 @@ async def test_a_report_that_cannot_be_read_leaves_a_worker_without_facts(redis:
     assert [("a", None), ("b", None), ("c", None)] == [(worker.id, worker.version) for worker in workers]
 
 
-async def test_a_full_inbox_alone_is_work_to_do_of_an_unknown_age(redis: Redis, inbox: str) -> None:
-    """Without a worker it says what to do."""
+async def test_a_full_inbox_alone_is_a_backlog_of_unknown_age(redis: Redis, inbox: str) -> None:
+    """Without a worker the output names the remedy."""
     await redis.rpush(inbox, "http://a.example/")  # type: ignore[misc]
     status = await fleet_status(redis)
 
@@ -129,10 +127,10 @@ async def test_a_full_inbox_alone_is_work_to_do_of_an_unknown_age(redis: Redis, 
     assert "start one: fetchfleet worker" in printed(status)
 
 
-async def test_more_than_a_door_is_read_of_counts_in_messages(
+async def test_unread_messages_count_as_one_fetch_each(
     redis: Redis, arq: ArqRedis, inbox: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each message that was not read is one fetch at least, and the status says so."""
+    """The status marks the figure as a minimum."""
     monkeypatch.setattr(doors, "READ_BYTES", 1000)
     monkeypatch.setattr(doors, "JOBS_LOOKED_AT", 4)
     await enqueue(arq, 1, 1)
@@ -145,7 +143,7 @@ async def test_more_than_a_door_is_read_of_counts_in_messages(
     assert "at least 26 fetches to do" in printed(status)
 
 
-async def test_an_inbox_whose_size_is_not_known_counts_in_messages(
+async def test_an_inbox_of_unknown_size_counts_in_messages(
     redis: Redis, inbox: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A managed Redis may deny MEMORY USAGE."""
@@ -161,7 +159,7 @@ async def test_an_inbox_whose_size_is_not_known_counts_in_messages(
 
 
 async def test_named_inboxes_and_messages_put_aside_are_counted(redis: Redis, inbox: str) -> None:
-    """Those put aside beside the others: no worker that runs may be able to read them."""
+    """The latter separately: possibly no running worker can read them."""
     await redis.sadd(keys.INBOXES, "bob", "Not a name")  # type: ignore[misc]
     lists = [inbox, keys.inbox("bob"), keys.taken("bob"), keys.NEWER, keys.newer("bob")]
     for key in lists:

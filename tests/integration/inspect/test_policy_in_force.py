@@ -1,4 +1,4 @@
-"""The policy of a fleet as commands elsewhere see it: that of the workers, with the source of each value."""
+"""The policy of a fleet for commands elsewhere: that of the workers, with the source of each value."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -38,7 +38,7 @@ Join = Callable[..., Awaitable[None]]
 
 @pytest.fixture
 def join(redis: Redis) -> Join:
-    """Adds a worker to the fleet, as its heartbeat does; without a policy it is of an older version."""
+    """Add a worker to the fleet, as its heartbeat does; without a policy it is of an older version."""
 
     async def join(name: str, policy: Policy | None = None, *, publishes: bool = True, **more: Any) -> None:
         now_ms = await redis_now_ms(redis)
@@ -82,7 +82,7 @@ async def test_each_value_has_the_table_that_it_comes_from(redis: Redis, fleet: 
 async def test_without_a_worker_that_publishes_its_policy_the_defaults_are_assumed(
     redis: Redis, join: Join
 ) -> None:
-    """No worker at all, or only workers of an older version; the notes say it, with the remedy."""
+    """Without any worker, or with older ones only. The notes name the remedy."""
     nobody = await policy_in_force(redis, NO_POLICY)
     await join("old-1")
     old = await policy_in_force(redis, NO_POLICY)
@@ -94,8 +94,8 @@ async def test_without_a_worker_that_publishes_its_policy_the_defaults_are_assum
     assert {"unknown": ["old-1"]} == old.summary(LANE)["workers"]
 
 
-async def test_workers_with_other_files_are_named_with_what_differs(redis: Redis, join: Join) -> None:
-    """The file of most workers is shown; for a host that all treat alike no values are listed."""
+async def test_workers_with_other_files_are_named_with_the_differences(redis: Redis, join: Join) -> None:
+    """The file of most workers is shown. For a host with equal values none are listed."""
     await join("worker-1", FILE)
     await join("worker-2", FILE)
     await join("worker-3", OTHER)
@@ -113,7 +113,7 @@ async def test_workers_with_other_files_are_named_with_what_differs(redis: Redis
 
 
 async def test_the_file_of_the_worker_that_holds_a_lane_counts_for_it(redis: Redis, join: Join) -> None:
-    """Most workers have another; an owner of an older version tells nothing."""
+    """Most workers have another. An owner of an older version publishes none."""
     await join("worker-1", FILE)
     await join("worker-2", FILE)
     await join("worker-3", OTHER)
@@ -136,10 +136,10 @@ async def test_the_file_of_the_worker_that_holds_a_lane_counts_for_it(redis: Red
     assert not any("which holds" in note for note in other.notes("free.example"))
 
 
-async def test_a_file_that_is_given_stands_in_for_the_workers_and_differences_are_named(
+async def test_a_given_file_replaces_that_of_the_workers_and_differences_are_named(
     redis: Redis, join: Join
 ) -> None:
-    """A file that the workers use as well has no note."""
+    """A file that the workers use too has no note."""
     alone = await policy_in_force(redis, FILE)
     await join("worker-1", FILE)
     same = await policy_in_force(redis, FILE)
@@ -153,9 +153,7 @@ async def test_a_file_that_is_given_stands_in_for_the_workers_and_differences_ar
 
 
 @pytest.mark.parametrize("text", [None, b"\xff", b'{"default": {"attempts": 0}}'])
-async def test_a_file_that_cannot_be_read_here_is_said_to_be_so(
-    redis: Redis, join: Join, text: bytes | None
-) -> None:
+async def test_an_unreadable_published_file_is_reported(redis: Redis, join: Join, text: bytes | None) -> None:
     """Not published yet, foreign, or with values that this version refuses."""
     await join("worker-1", FILE, publishes=False)
     if text is not None:
@@ -169,7 +167,7 @@ async def test_a_file_that_cannot_be_read_here_is_said_to_be_so(
 async def test_workers_that_do_not_use_the_tables_set_at_run_time_are_named(
     redis: Redis, fleet: Fleet, join: Join
 ) -> None:
-    """They refuse them, or have not read them yet; an older worker says nothing of it."""
+    """They refuse them, or have not read them yet. An older worker does not report it."""
     await overrides.change(redis, fleet.notify, "a.example", {"attempts": 2})
     version = (await redis.get(keys.POLICY_VERSION)).decode()
     await join("worker-1", FILE, policy_version=version)

@@ -1,4 +1,4 @@
-"""The arq door: a job becomes one batch however often it is run, and none is lost for want of room."""
+"""The arq door: a job becomes one batch in any number of runs, and none is lost for lack of room."""
 
 import asyncio
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ RUN = "job-1 2026-01-01"
 
 
 async def nothing(_: Iterable[LaneNotification]) -> None:
-    """No lane is woken."""
+    """Wake no lane."""
 
 
 def door_to(redis: Redis, limits: Limits = NO_LIMITS, notify: Any = nothing) -> ArqIngress:
@@ -38,7 +38,7 @@ async def letters(redis: Redis) -> list[dict[bytes, bytes]]:
 
 
 async def run_as_job(door: ArqIngress, *args: Any, job_try: int = 1, **kwargs: Any) -> Any:
-    """As arq would."""
+    """Run it as arq does."""
     live_lanes = SimpleNamespace(drained=asyncio.Event())
     runtime = SimpleNamespace(arq_ingress=door, timings=WorkerTimings(), live_lanes=live_lanes)
     ctx = {"runtime": runtime, "job_id": "job-1", "enqueue_time": "2026-01-01", "job_try": job_try}
@@ -46,7 +46,7 @@ async def run_as_job(door: ArqIngress, *args: Any, job_try: int = 1, **kwargs: A
 
 
 async def test_a_job_that_is_run_again_is_enqueued_once(redis: Redis) -> None:
-    """With the same receipt; the same job at another time is another batch."""
+    """With the same receipt. The same job at another time is another batch."""
     fetches = [url(f"/{i}") for i in range(1200)]
     first = await door_to(redis).fetch(RUN, (fetches,), {})
     again = await door_to(redis).fetch(RUN, (fetches,), {})
@@ -58,8 +58,8 @@ async def test_a_job_that_is_run_again_is_enqueued_once(redis: Redis) -> None:
     assert [*(f"/{i}" for i in range(1200)), "/other"] == paths(await waiting(redis))
 
 
-async def test_a_job_that_was_cut_off_goes_on_where_it_was(redis: Redis) -> None:
-    """What was in of it stays, the rest follows."""
+async def test_an_interrupted_job_continues(redis: Redis) -> None:
+    """Enqueued chunks stay, the rest follows."""
 
     async def crash(_: Iterable[LaneNotification]) -> None:
         raise KeyboardInterrupt
@@ -92,10 +92,10 @@ async def test_a_job_that_was_cut_off_goes_on_where_it_was(redis: Redis) -> None
         ((["x" * 10_000_000],), {}),
     ],
 )
-async def test_what_may_not_be_asked_for_is_refused_and_a_dead_letter(
+async def test_an_invalid_job_is_refused_and_becomes_a_dead_letter(
     redis: Redis, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    """Nothing of it is enqueued; the letter is short."""
+    """No fetch of it is enqueued. The letter is short."""
     with capture_logs() as lines, pytest.raises(InvalidFetchError) as caught:
         await run_as_job(door_to(redis), *args, **kwargs)
 
@@ -108,7 +108,7 @@ async def test_what_may_not_be_asked_for_is_refused_and_a_dead_letter(
 
 
 async def test_a_batch_of_other_fetches_is_the_callers_error(redis: Redis) -> None:
-    """The same batch again is none."""
+    """The same batch again is no error."""
     door = door_to(redis)
     for _ in range(2):
         assert BATCH_ID == (await run_as_job(door, url("/1"), batch=BATCH_ID))["batch"]
@@ -119,7 +119,7 @@ async def test_a_batch_of_other_fetches_is_the_callers_error(redis: Redis) -> No
 
 
 async def test_a_job_waits_while_the_fleet_is_full(redis: Redis, fleet: Fleet) -> None:
-    """It is tried again until it expires, not a thousand times."""
+    """It is retried until it expires, at growing intervals."""
     await fleet.submit([url("/1")])
     with pytest.raises(Retry):
         await run_as_job(door_to(redis, Limits(fleet=1)), url("/2"))
@@ -129,10 +129,10 @@ async def test_a_job_waits_while_the_fleet_is_full(redis: Redis, fleet: Fleet) -
     assert (by_name["fetch"].max_tries or 0) >= 24 * 3600
 
 
-async def test_i27_a_job_for_a_newer_worker_is_put_off_until_one_takes_it(
+async def test_i27_a_job_for_a_newer_worker_is_deferred_until_one_accepts_it(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever its arguments; it is told of once, and is no dead letter."""
+    """With any arguments. It is logged once, and is no dead letter."""
     old, newer = door_to(redis), door_to(redis)
     with capture_logs() as lines:
         for kwargs in ({"v": 2}, {"v": 2, "colour": "red"}):
@@ -161,10 +161,10 @@ async def test_a_job_for_a_newer_worker_is_tried_less_and_less_often(redis: Redi
     assert [5, 10, 20, 120, 120, 120] == waits_s
 
 
-async def test_a_job_is_tried_again_when_redis_goes_away(
+async def test_a_job_is_retried_after_an_error_of_redis(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error in between is not its result."""
+    """Such an error is not its result."""
     door = door_to(redis)
 
     async def gone(*_: Any, **__: Any) -> None:

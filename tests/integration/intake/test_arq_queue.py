@@ -1,4 +1,4 @@
-"""arq's queue: whatever another program puts there, the jobs in it run."""
+"""arq's queue: with any foreign content, the jobs in it run."""
 
 import json
 from collections.abc import AsyncIterator
@@ -23,14 +23,14 @@ FLOOD = 20_000
 
 @pytest.fixture
 async def queue(redis_url: str) -> AsyncIterator[VettedQueue]:
-    """The queue as arq's worker sees it."""
+    """Return the queue as arq's worker reads it."""
     client = vetted_queue(connection_pool(redis_url))
     yield client
     await client.aclose(close_connection_pool=True)
 
 
 async def due(queue: VettedQueue) -> list[bytes]:
-    """Return the jobs that arq gets to run, asked as it asks."""
+    """Return the jobs that arq gets, read as it reads them."""
     found: list[bytes] = await queue.zrangebyscore(
         keys.QUEUE, min=float("-inf"), start=0, num=320, max=await now_ms(queue)
     )
@@ -46,10 +46,8 @@ async def put(redis: Redis, name: str | bytes, score: float | str = PAST_MS, job
 
 
 @pytest.mark.parametrize("score", ["0", "-inf", "1", "-1e300"])
-async def test_members_without_a_job_hide_none_however_many_they_are(
-    redis: Redis, queue: VettedQueue, score: str
-) -> None:
-    """They are gone when the first job behind them is there."""
+async def test_members_without_a_job_hide_no_job(redis: Redis, queue: VettedQueue, score: str) -> None:
+    """They are removed when the first job behind them is read."""
     told: list[tuple[str, int]] = []
 
     async def on_foreign(key: str, _: str, count: int, __: bytes) -> None:
@@ -70,10 +68,10 @@ async def test_members_without_a_job_hide_none_however_many_they_are(
 @pytest.mark.parametrize(
     "name", [b"\xff", b"\xed\xa0\x80", b"\xc3", b"ok\xf5\x80\x80\x80", b"x" * 1025], ids=ascii
 )
-async def test_an_id_that_is_no_text_or_too_long_is_taken_out(
+async def test_an_id_that_is_no_text_or_too_long_is_removed(
     redis: Redis, queue: VettedQueue, name: bytes
 ) -> None:
-    """Also one with a job; a text in any alphabet stays."""
+    """Also one with a job. Text in any alphabet stays."""
     await put(redis, name)
     await put(redis, "éÖ😀")
     assert await due(queue) == ["éÖ😀".encode()]
@@ -91,8 +89,8 @@ async def test_a_job_with_a_score_that_arq_skips_gets_another(
     assert await redis.zscore(keys.QUEUE, "mine") == 1
 
 
-async def test_jobs_in_progress_hide_none(redis: Redis, queue: VettedQueue) -> None:
-    """They are not listed, and a mark that would never end is bounded; one of arq's stays as it is."""
+async def test_jobs_in_progress_hide_no_job(redis: Redis, queue: VettedQueue) -> None:
+    """They are not listed, and an endless mark is bounded. A mark of arq stays."""
     busy = [f"busy{i:03}" for i in range(400)]
     await redis.zadd(keys.QUEUE, dict.fromkeys(busy, PAST_MS))
     await redis.mset({keys.arq_job(name): b"{}" for name in busy})
@@ -106,7 +104,7 @@ async def test_jobs_in_progress_hide_none(redis: Redis, queue: VettedQueue) -> N
 
 
 async def test_a_job_that_is_too_large_is_refused_unread(redis: Redis, queue: VettedQueue) -> None:
-    """A few bytes take its place: which function refuses it, and why."""
+    """A few bytes replace it: the refusing function and the reason."""
     await put(redis, "large", job=b"\x80\x04" + b"x" * MAX_DOOR_BYTES)
     assert await due(queue) == [b"large"]
     raw = await redis.get(keys.arq_job("large"))
@@ -120,7 +118,7 @@ async def test_a_job_that_is_too_large_is_refused_unread(redis: Redis, queue: Ve
 
 
 @pytest.mark.parametrize("tries", [b"no number", b"9223372036854775807", b"-1", None])
-async def test_a_job_runs_whatever_stands_in_the_place_of_its_tries(
+async def test_a_job_runs_with_any_value_in_place_of_its_tries(
     redis: Redis, queue: VettedQueue, tries: bytes | None
 ) -> None:
     """Its tries count from one again."""
@@ -132,7 +130,7 @@ async def test_a_job_runs_whatever_stands_in_the_place_of_its_tries(
 
 
 async def test_arqs_own_worker_runs_every_job_of_such_a_queue(redis: Redis, queue: VettedQueue) -> None:
-    """It reads its queue as this project expects of it."""
+    """It reads its queue as this project assumes."""
     ran: list[str] = []
 
     async def note(_: Any, *args: Any, **__: Any) -> None:

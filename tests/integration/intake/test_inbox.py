@@ -1,4 +1,4 @@
-"""The inbox: whatever happens on the way, each message is in its lane once, or a dead letter once."""
+"""The inbox: under any failure, each message is in its lane once, or a dead letter once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -39,21 +39,21 @@ Open = Callable[..., InboxReader]
 
 
 class CrashError(Exception):
-    """The worker dies here."""
+    """The death of the worker."""
 
 
 async def nothing(_: Iterable[LaneNotification]) -> None:
-    """No lane is woken."""
+    """Wake no lane."""
 
 
 async def crash(_: Iterable[LaneNotification]) -> None:
-    """Dies after a chunk was enqueued."""
+    """Crash after a chunk was enqueued."""
     raise CrashError
 
 
 @pytest.fixture
 async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
-    """Makes intakes, each of a worker of its own."""
+    """Return a function that makes intakes, each of another worker that reads messages up to a version."""
     async with AsyncExitStack() as stack:
 
         def make(
@@ -69,34 +69,34 @@ async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
 
 
 async def push(redis: Redis, *messages: str | bytes | dict[str, Any]) -> None:
-    """At the end of the inbox."""
+    """Append to the inbox."""
     texts = [msgspec.json.encode(item) if isinstance(item, dict) else item for item in messages]
     await ask(redis, "RPUSH", keys.INBOX, *texts)
 
 
 async def lapse(redis: Redis) -> None:
-    """The lease on the inbox ended."""
+    """End the lease of the worker that empties the inbox."""
     await ask(redis, "HSET", keys.INTAKE, "until_ms", NOBODYS)
 
 
 async def left(redis: Redis) -> int:
-    """How many messages are not in yet."""
+    """Return the number of messages that are not enqueued yet."""
     return int(await ask(redis, "LLEN", keys.INBOX)) + int(await ask(redis, "LLEN", keys.TAKEN))
 
 
 async def empty(redis: Redis) -> bool:
-    """Whether every message is in, or a dead letter."""
+    """Return whether every message is enqueued or a dead letter."""
     return await left(redis) == 0
 
 
 async def drain(redis: Redis, intake: InboxReader) -> None:
-    """Take until nothing is left."""
+    """Take messages until none is left."""
     while await left(redis):
         await intake.step()
 
 
 async def running(redis: Redis, *intakes: InboxReader) -> None:
-    """Let them run until nothing is left."""
+    """Run the intakes until no message is left."""
     loops = [asyncio.create_task(one.run()) for one in intakes]
     try:
         await wait_until(lambda: empty(redis), "an empty inbox", 60)
@@ -105,21 +105,21 @@ async def running(redis: Redis, *intakes: InboxReader) -> None:
 
 
 async def dead(redis: Redis) -> list[tuple[str, str]]:
-    """The dead letters: what was wrong, and the beginning of what was found."""
+    """Return the note and the beginning of each dead letter."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     assert all((row[b"door"], row[b"reason"]) == (b"inbox", b"invalid") for _, row in rows)
     return [(row[b"note"].decode(), row[b"element"].decode()) for _, row in rows]
 
 
 async def batches(redis: Redis) -> set[str]:
-    """The batches that the waiting fetches are of."""
+    """Return the batches of the waiting fetches."""
     return {parse_entry(element).batch_id for element in await waiting(redis)}
 
 
 async def test_ten_thousand_messages_are_enqueued_each_once_and_in_their_order(
     redis: Redis, worker: Open
 ) -> None:
-    """In takes of at most 500, whatever their form, in each lane as they were pushed."""
+    """At most 500 a take, in any form, in each lane in the order of pushing."""
     for start in range(0, 10_000, 1000):
         texts = (url(f"/{i}", [LANE, OTHER_LANE][i % 2]) for i in range(start, start + 1000))
         await push(redis, *(text if i % 3 else {"url": text} for i, text in enumerate(texts)))
@@ -134,7 +134,7 @@ async def test_ten_thousand_messages_are_enqueued_each_once_and_in_their_order(
 async def test_many_fetches_in_one_message_are_one_batch_with_their_neighbours(
     redis: Redis, worker: Open
 ) -> None:
-    """Unless it has an id of its own."""
+    """Unless the message names a batch."""
     await push(redis, url("/0"), {"fetches": [url(f"/{i}") for i in range(1, 1001)]}, url("/1001"))
     await push(redis, {"fetches": []}, {"fetches": [url("/1002")], "batch": BATCH_ID})
     await drain(redis, worker())
@@ -144,10 +144,10 @@ async def test_many_fetches_in_one_message_are_one_batch_with_their_neighbours(
     assert BATCH_ID in await batches(redis)
 
 
-async def test_what_was_taken_by_a_worker_that_died_is_taken_again_under_the_same_batch(
+async def test_messages_of_a_dead_worker_are_taken_again_under_the_same_batch(
     redis: Redis, worker: Open
 ) -> None:
-    """Before the lease ends, others wait; after it the next one finds the very same messages."""
+    """Others wait until the lease ends. The next one finds the same messages."""
     await push(redis, url("/1"), url("/2"))
     one, two = worker("one"), worker("two")
     taken = await one.take()
@@ -160,10 +160,10 @@ async def test_what_was_taken_by_a_worker_that_died_is_taken_again_under_the_sam
     assert ["/1", "/2", "/3"] == paths(await waiting(redis))
 
 
-async def test_a_worker_that_dies_between_enqueuing_and_saying_so_enqueues_nothing_twice(
+async def test_a_worker_that_dies_before_its_acknowledgement_enqueues_nothing_twice(
     redis: Redis, worker: Open
 ) -> None:
-    """The next one repeats it without effect; what was refused is a dead letter once."""
+    """The next one repeats it without effect. A refused message is a dead letter once."""
     await push(redis, url("/1"), "no URL", {"fetches": [url("/2")], "batch": BATCH_ID})
     one, two = worker("one"), worker("two")
     taken = await take_messages(one)
@@ -176,10 +176,8 @@ async def test_a_worker_that_dies_between_enqueuing_and_saying_so_enqueues_nothi
     assert ["no URL"] == [text for _, text in await dead(redis)]
 
 
-async def test_a_worker_that_dies_in_the_middle_of_a_message_is_carried_on_from(
-    redis: Redis, worker: Open
-) -> None:
-    """A message becomes several chunks: what was in stays, the rest follows."""
+async def test_a_message_is_continued_after_the_death_of_its_worker(redis: Redis, worker: Open) -> None:
+    """A message becomes several chunks: enqueued ones stay, the rest follows."""
     await push(redis, {"fetches": [url(f"/{i}") for i in range(1700)]})
     with suppress(CrashError):
         await worker("one", crash).step()
@@ -192,7 +190,7 @@ async def test_a_worker_that_dies_in_the_middle_of_a_message_is_carried_on_from(
 
 
 async def test_a_worker_that_was_away_too_long_changes_nothing(redis: Redis, worker: Open) -> None:
-    """Its word that the messages are in is refused: others are in their place by now."""
+    """Its acknowledgement is refused: other messages are in their place by now."""
     one, two = worker("one"), worker("two")
     await push(redis, url("/1"))
     late = as_taken(await take_messages(one))
@@ -214,7 +212,7 @@ async def test_a_worker_that_was_away_too_long_changes_nothing(redis: Redis, wor
 async def test_workers_that_take_the_inbox_from_each_other_lose_and_repeat_nothing(
     redis: Redis, worker: Open
 ) -> None:
-    """Three of them, leases that end at any moment, messages that come all the while."""
+    """Three of them, with leases that end at any moment and a steady flow of messages."""
     loops = [asyncio.create_task(worker(f"w{i}").run()) for i in range(3)]
     try:
         for start in range(0, 3000, 20):
@@ -228,7 +226,7 @@ async def test_workers_that_take_the_inbox_from_each_other_lose_and_repeat_nothi
     assert [] == await dead(redis)
 
 
-async def test_a_worker_that_takes_long_keeps_the_inbox(redis: Redis, worker: Open) -> None:
+async def test_a_slow_worker_keeps_the_inbox(redis: Redis, worker: Open) -> None:
     """The lease is renewed while it enqueues."""
     go_on, begun = asyncio.Event(), asyncio.Event()
 
@@ -253,7 +251,7 @@ async def test_a_worker_that_takes_long_keeps_the_inbox(redis: Redis, worker: Op
 async def test_a_worker_whose_inbox_was_taken_over_stops_waiting_for_room(
     redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
-    """It leaves the messages to whoever has them now."""
+    """It leaves the messages to the present owner."""
     await fleet.submit([url("/before")])
     await push(redis, url("/1"))
     waits = asyncio.create_task(worker("one", limits=Limits(fleet=1), lease_ms=30).step())
@@ -266,8 +264,8 @@ async def test_a_worker_whose_inbox_was_taken_over_stops_waiting_for_room(
     await drain(redis, worker("three"))
 
 
-async def test_nothing_is_forgotten_however_long_no_worker_runs(redis: Redis, worker: Open) -> None:
-    """Who empties the inbox is forgotten after an hour, what is half in is not."""
+async def test_no_message_expires_without_workers(redis: Redis, worker: Open) -> None:
+    """The owner expires after an hour, half-enqueued messages do not."""
     await push(redis, url("/1"))
     one = worker()
     await one.take()
@@ -281,8 +279,8 @@ async def test_nothing_is_forgotten_however_long_no_worker_runs(redis: Redis, wo
     assert ["/1", "/2"] == paths(await waiting(redis))
 
 
-async def test_a_message_that_is_too_long_is_a_dead_letter_cut_short(redis: Redis, worker: Open) -> None:
-    """Its neighbours are none the worse for it; one of exactly the most is read."""
+async def test_an_oversized_message_becomes_a_truncated_dead_letter(redis: Redis, worker: Open) -> None:
+    """Its neighbours are enqueued. One of exactly the largest size is read."""
     most = b'{"fetches":["' + url("/2").encode() + b'"' + b" " * MAX_DOOR_BYTES
     await push(redis, url("/1"), b"x" * (MAX_DOOR_BYTES + 1), most[: MAX_DOOR_BYTES - 2] + b"]}", url("/3"))
     await drain(redis, worker())
@@ -292,10 +290,8 @@ async def test_a_message_that_is_too_long_is_a_dead_letter_cut_short(redis: Redi
     assert ("x" * 1000, f"the message has {MAX_DOOR_BYTES + 1} bytes") == (element, note.split(",")[0])
 
 
-async def test_each_message_that_is_none_is_a_dead_letter_once_with_its_reason(
-    redis: Redis, worker: Open
-) -> None:
-    """The good ones around it are in."""
+async def test_each_invalid_message_is_one_dead_letter_with_its_reason(redis: Redis, worker: Open) -> None:
+    """The valid ones around it are enqueued."""
     nested = b'{"url":"http://a.example/","meta":' + b"[" * 985 + b"]" * 985 + b"}"
     large = {"fetches": [url("/no"), {"url": url("/no"), "method": "POST", "meta": "x" * MAX_MESSAGE_BYTES}]}
     bad: list[str | bytes] = ["", "ftp://a/", "{", '{"fetches":["x"]}', nested]
@@ -330,7 +326,7 @@ async def test_a_batch_pushed_twice_is_enqueued_once(redis: Redis, worker: Open)
 async def test_other_fetches_under_the_id_of_a_batch_are_a_dead_letter(
     redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
-    """So are fetches for a batch that was cancelled."""
+    """So are fetches for a cancelled batch."""
     other = {"batch": BATCH_ID, "fetches": [url("/other")]}
     await push(redis, {"batch": BATCH_ID, "fetches": [url("/1")]}, other, url("/2"))
     one = worker()
@@ -346,10 +342,10 @@ async def test_other_fetches_under_the_id_of_a_batch_are_a_dead_letter(
     assert (True, True) == ("holds other fetches" in exists, "is cancelled" in ended)
 
 
-async def test_messages_whose_own_batch_went_wrong_are_dead_letters(
+async def test_messages_with_a_conflicting_batch_are_dead_letters(
     redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
-    """A worker of another release may have read them otherwise before it died; the inbox goes on."""
+    """A worker of another release may have read them differently before it died. The inbox continues."""
     await push(redis, url("/1"))
     one = worker()
     batch, _ = await take_messages(one)
@@ -364,7 +360,7 @@ async def test_messages_whose_own_batch_went_wrong_are_dead_letters(
 async def test_a_full_fleet_makes_the_inbox_wait_and_lose_nothing(
     redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
-    """It says so once, and goes on as soon as there is room."""
+    """It logs that once, and continues as soon as there is room."""
     await fleet.submit([url("/1"), url("/2")])
     await push(redis, url("/3"), "no URL", {"fetches": [url("/4")], "batch": BATCH_ID})
     one = worker(limits=Limits(fleet=2))
@@ -387,7 +383,7 @@ async def test_a_full_fleet_makes_the_inbox_wait_and_lose_nothing(
 async def test_a_worker_that_stops_while_the_fleet_is_full_leaves_the_messages_to_the_next(
     redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
-    """At once: it makes way."""
+    """At once: it releases the inbox."""
     await fleet.submit([url("/1")])
     await push(redis, url("/2"))
     one, two = worker("one", limits=Limits(fleet=1)), worker("two")
@@ -406,7 +402,7 @@ async def test_a_worker_that_stops_while_the_fleet_is_full_leaves_the_messages_t
 async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
     redis: Redis, worker: Open, when: str
 ) -> None:
-    """Wherever it runs out."""
+    """At any step."""
     one = worker()
     await push(redis, url("/1"), "no URL")
     if when == "before the enqueuing":
@@ -432,10 +428,10 @@ async def test_a_redis_without_memory_makes_the_inbox_wait_and_lose_nothing(
 
 @pytest.mark.parametrize("script", ["inbox_take", "submit", "inbox_ack"])
 @pytest.mark.parametrize("lost", ["the call", "the answer"])
-async def test_a_redis_that_goes_away_in_between_costs_no_message(
+async def test_an_outage_of_redis_costs_no_message(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch, script: str, lost: str
 ) -> None:
-    """Whether or not it did what it was asked before it went."""
+    """With or without the effect of the interrupted call."""
     really, faults = runner.run, iter([RedisConnectionError("gone"), OSError("gone")])
 
     async def run(client: Redis, name: str, *how: Any) -> Any:
@@ -453,10 +449,10 @@ async def test_a_redis_that_goes_away_in_between_costs_no_message(
     assert ["no URL"] == [text for _, text in await dead(redis)]
 
 
-async def test_a_bug_of_ours_does_not_end_the_intake(
+async def test_a_bug_does_not_end_the_intake(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is told, and tried again."""
+    """It is logged, and the take is repeated."""
     really, faults = module.read_all, iter([RuntimeError("a bug")])
 
     def read(*args: Any) -> Any:
@@ -473,8 +469,8 @@ async def test_a_bug_of_ours_does_not_end_the_intake(
     assert ["RuntimeError('a bug')"] == [line["error"] for line in lines if line["event"] == "redis.trouble"]
 
 
-async def test_what_is_pushed_at_the_head_goes_first(redis: Redis, worker: Open) -> None:
-    """LPUSH is for what is urgent."""
+async def test_messages_pushed_at_the_head_are_first(redis: Redis, worker: Open) -> None:
+    """LPUSH is for urgent messages."""
     await push(redis, url("/2"))
     await ask(redis, "LPUSH", keys.INBOX, url("/1"))
     await drain(redis, worker())
@@ -483,8 +479,8 @@ async def test_what_is_pushed_at_the_head_goes_first(redis: Redis, worker: Open)
 
 
 @pytest.mark.parametrize("until_ms", ["inf", "-inf", "nan", "1e300", "9" * 20, "x"])
-async def test_a_lease_that_no_worker_has_is_none(redis: Redis, worker: Open, until_ms: str) -> None:
-    """A time that is none, or is far ahead, does not lock the inbox."""
+async def test_an_invalid_lease_is_ignored(redis: Redis, worker: Open, until_ms: str) -> None:
+    """A time that is no number, or far ahead, does not lock the inbox."""
     await ask(redis, "HSET", keys.INTAKE, "token", "x", "until_ms", until_ms, "reads", "9 x")
     await push(redis, url("/1"))
     await worker().step()
@@ -492,8 +488,8 @@ async def test_a_lease_that_no_worker_has_is_none(redis: Redis, worker: Open, un
     assert ["/1"] == paths(await waiting(redis))
 
 
-async def test_what_others_put_among_the_taken_messages_holds_up_nothing(redis: Redis, worker: Open) -> None:
-    """Before the taking or after it, more than one take holds, too long: each is read as a message once."""
+async def test_foreign_entries_among_the_taken_messages_block_nothing(redis: Redis, worker: Open) -> None:
+    """Before or after the take, too many, too long: each is read as a message once."""
     await ask(redis, "RPUSH", keys.TAKEN, *(f"x{i}" for i in range(700)), b"x" * (MAX_DOOR_BYTES + 1))
     await push(redis, url("/1"), url("/2"))
     one = worker()
@@ -518,7 +514,7 @@ async def _pushed(redis: Redis, intake: InboxReader, *messages: str) -> InboxMes
 async def test_many_messages_that_are_too_long_are_dropped_a_few_at_a_time(
     redis: Redis, worker: Open
 ) -> None:
-    """One call never reads more than the bytes of a take, and one message."""
+    """One call reads at most the bytes of a take, and one message."""
     await push(redis, *([b"x" * (MAX_DOOR_BYTES + 1)] * 3), url("/1"))
     one = worker()
 
@@ -531,7 +527,7 @@ async def test_many_messages_that_are_too_long_are_dropped_a_few_at_a_time(
 async def test_a_value_of_another_type_at_a_key_of_the_inbox_is_put_aside(
     redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At once, by the worker that meets it; the inbox goes on."""
+    """At once, by the worker that finds it. The inbox continues."""
     monkeypatch.setattr(inbox_module, "WAIT_S", 0.05)
     log = get_logger()
     report, foreign = RedisErrorReporter(log), KeyRepair(redis, 5000, RedisErrorReporter(log), log)

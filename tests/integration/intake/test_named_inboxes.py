@@ -1,4 +1,4 @@
-"""Named inboxes: their pushers share nothing, learn what became of their messages, and delay no other."""
+"""Named inboxes: their pushers share nothing, get receipts, and delay no other."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -34,12 +34,12 @@ Open = Callable[..., InboxReader]
 
 
 async def nothing(_: Iterable[LaneNotification]) -> None:
-    """No lane is woken."""
+    """Wake no lane."""
 
 
 @pytest.fixture
 async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
-    """Makes intakes, each of a worker of its own, over two registered inboxes."""
+    """Return a function that makes intakes, each of another worker that reads messages up to a version."""
     await ask(redis, "SADD", keys.INBOXES, BOB, ALICE, "Not a name", "taken")
     async with AsyncExitStack() as stack:
 
@@ -54,20 +54,20 @@ async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
 
 
 async def push(redis: Redis, inbox: str, *messages: str | dict[str, Any]) -> None:
-    """At the end of the inbox."""
+    """Append to the inbox."""
     texts = [msgspec.json.encode(item) if isinstance(item, dict) else item for item in messages]
     await ask(redis, "RPUSH", keys.inbox(inbox), *texts)
 
 
 async def drain(redis: Redis, intake: InboxReader, *inboxes: str) -> None:
-    """Take until nothing is left."""
+    """Take messages until none is left."""
     names = [key(inbox) for inbox in inboxes or (BOB, ALICE, "") for key in (keys.inbox, keys.taken)]
     while await ask(redis, "EXISTS", *names):
         await intake.step()
 
 
 async def receipt(redis: Redis, batch_id: str, name: str = "") -> InboxReceipt:
-    """The receipt of a message."""
+    """Return the receipt of a message."""
     return decode_receipt(await ask(redis, "GET", keys.receipt(batch_id, name)))
 
 
@@ -77,7 +77,7 @@ async def refusals(redis: Redis) -> list[str]:
 
 
 async def test_a_flood_in_one_inbox_delays_no_other(redis: Redis, worker: Open) -> None:
-    """They take turns: a message of another is in after at most one take of the flood."""
+    """They take turns: a message of another is enqueued after at most one take of the flood."""
     one = worker()
     await push(redis, BOB, *(url(f"/{i}") for i in range(3000)))
     await one.step()  # leads from here on
@@ -94,8 +94,8 @@ async def test_a_flood_in_one_inbox_delays_no_other(redis: Redis, worker: Open) 
     assert 3002 == len(await waiting(redis))
 
 
-async def test_what_is_not_registered_waits(redis: Redis, worker: Open) -> None:
-    """Until an operator adds the name; another list of that form is no inbox at all."""
+async def test_an_unregistered_inbox_waits(redis: Redis, worker: Open) -> None:
+    """Until an operator adds the name. Another list of that form is no inbox at all."""
     one = worker()
     await redis.delete(keys.INBOXES)
     await push(redis, BOB, url("/1"))
@@ -110,7 +110,7 @@ async def test_what_is_not_registered_waits(redis: Redis, worker: Open) -> None:
 
 
 async def test_a_name_among_many_foreign_members_is_served(redis: Redis, worker: Open) -> None:
-    """They are removed a page at a time; no read grows with their number."""
+    """They are removed a page at a time, and no read grows with their number."""
     await ask(redis, "SADD", keys.INBOXES, *(f"Foreign {i}" for i in range(3000)))
     await push(redis, BOB, url("/1"))
     await drain(redis, worker())
@@ -120,7 +120,7 @@ async def test_a_name_among_many_foreign_members_is_served(redis: Redis, worker:
 
 
 async def test_batches_of_an_inbox_begin_with_its_prefix(redis: Redis, worker: Open) -> None:
-    """A batch may be named or not; a message for any other is a dead letter and changes no receipt."""
+    """A batch may be named or not. A message for any other is a dead letter and changes no receipt."""
     fetches = [url("/no")]
     await push(redis, BOB, url("/1"), {"batch": BOBS, "fetches": [url("/2")]})
     await push(redis, BOB, {"batch": OTHERS, "fetches": fetches}, {"batch": BATCH_ID, "fetches": fetches})
@@ -133,8 +133,8 @@ async def test_batches_of_an_inbox_begin_with_its_prefix(redis: Redis, worker: O
     assert not await ask(redis, "EXISTS", keys.receipt(OTHERS), keys.receipt(BATCH_ID))
 
 
-async def test_a_receipt_tells_what_became_of_a_message(redis: Redis, worker: Open) -> None:
-    """Under the name it asks for, and as the latest of its batch; for a day."""
+async def test_a_receipt_has_the_outcome_of_a_message(redis: Redis, worker: Open) -> None:
+    """Under the requested name, and as the latest of its batch, for a day."""
     one = worker()
     keyed = {"url": url("/1"), "key": "k"}
     await push(redis, BOB, {"batch": BOBS, "fetches": [keyed, keyed, url("/2")], "receipt": "a"})
@@ -153,7 +153,7 @@ async def test_a_receipt_tells_what_became_of_a_message(redis: Redis, worker: Op
 
 
 async def test_a_crash_between_enqueuing_and_the_receipt_repeats_it(redis: Redis, worker: Open) -> None:
-    """The fetches are in once, and the receipt is that of the first time."""
+    """The fetches are enqueued once, and the receipt is that of the first time."""
     keyed = [{"url": url(f"/{i}"), "key": f"k{i}"} for i in range(3)]
     await push(redis, BOB, {"batch": BOBS, "part": 1, "fetches": keyed[:2], "receipt": "1"})
     await push(redis, BOB, {"batch": BOBS, "part": 2, "fetches": keyed[1:], "last": True, "receipt": "2"})
@@ -173,7 +173,7 @@ async def test_a_crash_between_enqueuing_and_the_receipt_repeats_it(redis: Redis
 
 
 async def test_the_keys_of_an_inbox_are_its_own(redis: Redis, fleet: Fleet, worker: Open) -> None:
-    """No pusher learns of a fetch of others, or has one in their place."""
+    """No pusher can refer to fetches of others by their keys."""
     mine = await fleet.submit([Fetch(url=url("/producer"), key="k")])
     for inbox in (BOB, ALICE):
         batch_id = inbox_prefix(inbox) + "00000001"
@@ -188,7 +188,7 @@ async def test_the_keys_of_an_inbox_are_its_own(redis: Redis, fleet: Fleet, work
 
 
 async def test_a_batch_in_parts_is_enqueued_once_in_its_order(redis: Redis, worker: Open) -> None:
-    """A part that comes again changes nothing; one that comes too early, or is another, is refused."""
+    """A repeated part changes nothing. One that is too early, or different, is refused."""
 
     def part(number: int, count: int, path: str = "", **more: Any) -> dict[str, Any]:
         fetches = [url(f"/{number}-{i}{path}") for i in range(count)]
@@ -210,7 +210,7 @@ async def test_a_batch_in_parts_is_enqueued_once_in_its_order(redis: Redis, work
 
 
 async def test_a_message_cancels_a_batch_of_its_inbox(redis: Redis, fleet: Fleet, worker: Open) -> None:
-    """In the order of the messages; an unknown batch is told in the receipt, and no dead letter."""
+    """In the order of the messages. An unknown batch is reported in the receipt, without a dead letter."""
     await push(redis, BOB, {"batch": BOBS, "fetches": [url("/1")]}, {"cancel": BOBS, "receipt": "c"})
     await push(redis, BOB, {"cancel": BOBS[:-1] + "9"})
     one = worker()
@@ -226,10 +226,10 @@ async def test_a_message_cancels_a_batch_of_its_inbox(redis: Redis, fleet: Fleet
     assert 1 == len(await refusals(redis))
 
 
-async def test_a_full_fleet_refuses_waits_and_cancels_as_the_messages_say(
+async def test_a_full_fleet_refuses_waits_and_cancels_by_the_messages(
     redis: Redis, fleet: Fleet, worker: Open
 ) -> None:
-    """A cancel does not wait, in the same inbox or another; what waits is in as soon as there is room."""
+    """A cancel does not wait, in any inbox. Waiting fetches are enqueued as soon as there is room."""
     await fleet.submit([url("/before")])
     one = worker(Limits(fleet=1))
     refused, waits, old = BOBS[:-1] + "2", BOBS[:-1] + "3", OTHERS
@@ -258,7 +258,7 @@ async def test_a_full_fleet_refuses_waits_and_cancels_as_the_messages_say(
 async def test_a_pushers_garbage_displaces_no_other_dead_letters(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some of a minute are kept, short; the log tells of the rest. The shared inbox has no such limit."""
+    """A few per minute are kept, truncated, and the log counts the rest. The shared inbox is unlimited."""
     monkeypatch.setattr(scripts, "LETTERS_A_MINUTE", 3)
     await push(redis, BOB, *(f"{i} " + "x" * 5000 for i in range(30)))
     await push(redis, "", *(f"shared {i}" for i in range(5)))
@@ -272,8 +272,8 @@ async def test_a_pushers_garbage_displaces_no_other_dead_letters(
     assert 30 == len(told) + sum(line.get("suppressed", 0) for line in told)
 
 
-async def test_a_worker_that_does_not_lead_takes_nothing(redis: Redis, worker: Open) -> None:
-    """The lease of the shared inbox is that of all."""
+async def test_only_the_owner_of_the_shared_inbox_takes_messages(redis: Redis, worker: Open) -> None:
+    """Its lease covers all inboxes."""
     one, two = worker(), worker()
     await one.step()
     await push(redis, BOB, url("/1"))

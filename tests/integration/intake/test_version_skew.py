@@ -1,4 +1,4 @@
-"""Messages that only a newer worker can read are put aside for one, once, and hold up nothing else."""
+"""Messages that only a newer worker can read are put aside for it once, and block no others."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
@@ -26,7 +26,7 @@ OLD, NEW = 1, 2
 
 @pytest.fixture
 async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
-    """Makes intakes, each of a worker of its own that reads messages up to a version."""
+    """Return a function that makes intakes, each of another worker that reads messages up to a version."""
     async with AsyncExitStack() as stack:
 
         def make(reads: int = OLD, unsupported_s: float = 0.01) -> InboxReader:
@@ -43,37 +43,37 @@ async def worker(redis_url: str, redis: Redis) -> AsyncIterator[Open]:
 
 
 async def nothing(_: Any) -> None:
-    """No lane is woken."""
+    """Wake no lane."""
 
 
 def newer(path: str, version: int = NEW) -> bytes:
-    """A message that says it is of a newer version."""
+    """Return a message of a newer version."""
     return msgspec.json.encode({"url": url(path), "v": version})
 
 
 async def push(redis: Redis, *messages: str | bytes) -> None:
-    """At the end of the inbox."""
+    """Append to the inbox."""
     await ask(redis, "RPUSH", keys.INBOX, *messages)
 
 
 async def aside(redis: Redis) -> list[bytes]:
-    """The messages that are put aside, each behind its version."""
+    """Return the messages that are put aside, each after its version."""
     return list(await ask(redis, "LRANGE", keys.NEWER, 0, -1))
 
 
 async def lapse(redis: Redis) -> None:
-    """The worker that empties the inbox has died."""
+    """End the lease of the worker that empties the inbox."""
     await ask(redis, "HSET", keys.INTAKE, "until_ms", 0)
 
 
 async def drain(redis: Redis, intake: InboxReader) -> None:
-    """Take until nothing is left."""
+    """Take messages until none is left."""
     while await ask(redis, "EXISTS", keys.INBOX, keys.TAKEN):
         await intake.step()
 
 
-async def test_i27_a_message_for_a_newer_worker_waits_until_one_takes_it(redis: Redis, worker: Open) -> None:
-    """Its neighbours are in, or dead letters, at once; it is told of once, and a newer worker takes over."""
+async def test_i27_a_message_for_a_newer_worker_waits_for_it(redis: Redis, worker: Open) -> None:
+    """Its neighbours are enqueued, or dead letters, at once. It is logged once."""
     old, new = worker(), worker(NEW)
     later = newer("/3", NEW + 1)
     await push(redis, newer("/2"), url("/1"), later, "no URL")
@@ -95,7 +95,7 @@ async def test_i27_a_message_for_a_newer_worker_waits_until_one_takes_it(redis: 
 
 
 async def test_messages_behind_many_for_newer_workers_do_not_wait(redis: Redis, worker: Open) -> None:
-    """Each is read once: a second message behind them is in after one more take."""
+    """Each is read once: a message behind them is enqueued after one more take."""
     await push(redis, *(newer(f"/{i}") for i in range(1200)), url("/behind"))
     old = worker(unsupported_s=3600)
     for _ in range(3):
@@ -110,10 +110,10 @@ async def test_messages_behind_many_for_newer_workers_do_not_wait(redis: Redis, 
     assert sorted(b"2 " + newer(f"/{i}") for i in range(1200)) == sorted(await aside(redis))
 
 
-async def test_what_does_not_fit_beside_those_put_aside_is_a_dead_letter(
+async def test_messages_above_the_limits_become_dead_letters(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both limits hold; a sum that is not ours is counted again."""
+    """Both limits apply. A foreign sum is counted again."""
     monkeypatch.setattr(keys, "NEWER_LENGTH", 2)
     old = worker()
     await push(redis, *(newer(f"/{i}") for i in range(3)), url("/1"))
@@ -130,8 +130,8 @@ async def test_what_does_not_fit_beside_those_put_aside_is_a_dead_letter(
     assert ["/1"] == paths(await waiting(redis))
 
 
-async def test_anything_among_those_put_aside_is_a_message(redis: Redis, worker: Open) -> None:
-    """Without a version before it, it goes back to the inbox, where it is read like any other."""
+async def test_a_foreign_entry_among_those_put_aside_returns_to_the_inbox(redis: Redis, worker: Open) -> None:
+    """Without a version before it, it is read like any other message."""
     await ask(
         redis, "RPUSH", keys.NEWER, b"\xff", url("/1"), "1 " + url("/2"), b"999999999999999999999 x", ""
     )
@@ -144,10 +144,8 @@ async def test_anything_among_those_put_aside_is_a_message(redis: Redis, worker:
     assert 2 == await redis.xlen(keys.DEAD)
 
 
-async def test_an_old_worker_that_dies_half_way_leaves_what_a_newer_one_can_end(
-    redis: Redis, worker: Open
-) -> None:
-    """What was enqueued is not enqueued again, though the newer worker reads more of the messages."""
+async def test_a_newer_worker_completes_a_take_of_a_dead_older_one(redis: Redis, worker: Open) -> None:
+    """Enqueued fetches are not enqueued again, though the newer worker reads more of the messages."""
     await push(redis, url("/1"), newer("/2"), url("/3"))
     old, new = worker(), worker(NEW)
     taken = await old.orders_of().read(await take_messages(old), OLD)
@@ -161,10 +159,8 @@ async def test_an_old_worker_that_dies_half_way_leaves_what_a_newer_one_can_end(
     assert 0 == await redis.xlen(keys.DEAD)
 
 
-async def test_what_a_newer_worker_has_begun_an_old_one_leaves_to_newer_ones(
-    redis: Redis, worker: Open
-) -> None:
-    """It died after the enqueuing; the old worker cannot know what of it is in."""
+async def test_an_older_worker_leaves_a_take_of_a_dead_newer_one(redis: Redis, worker: Open) -> None:
+    """It cannot know which fetches are enqueued."""
     await push(redis, url("/1"), newer("/2"))
     first, old, second = worker(NEW), worker(), worker(NEW)
     begun = await take_messages(first)
@@ -180,7 +176,7 @@ async def test_what_a_newer_worker_has_begun_an_old_one_leaves_to_newer_ones(
 
 
 async def test_a_worker_that_was_away_too_long_puts_nothing_aside(redis: Redis, worker: Open) -> None:
-    """The messages are in another's hands."""
+    """Another worker has the messages."""
     await push(redis, newer("/1"))
     one, two = worker(), worker()
     found = await take_messages(one)
@@ -194,10 +190,10 @@ async def test_a_worker_that_was_away_too_long_puts_nothing_aside(redis: Redis, 
 
 
 @pytest.mark.parametrize("lost", ["the call", "the answer"])
-async def test_a_redis_that_goes_away_at_the_putting_aside_costs_no_message(
+async def test_an_outage_while_putting_aside_costs_no_message(
     redis: Redis, worker: Open, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    """Whether or not it did it before it went."""
+    """With or without the effect of the call."""
     really, faults = runner.run, iter([RedisConnectionError("gone")])
 
     async def run(client: Redis, name: str, *how: Any) -> Any:

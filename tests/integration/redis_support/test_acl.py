@@ -1,4 +1,4 @@
-"""ops/users.acl, loaded: each user can do its work, and no more."""
+"""ops/users.acl, loaded: each user can do its work."""
 
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -53,33 +53,33 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 @pytest.fixture
 def guarded() -> Iterator[GuardedRedis]:
-    """A Redis with our users, in which the test may leave only what keys.py allows."""
+    """Start a Redis with the users of a fleet."""
     with guarded_redis.serve_guarded() as server:
         yield server
 
 
 @pytest.fixture
 async def worker(guarded: GuardedRedis) -> AsyncIterator[Redis]:
-    """The worker's client."""
+    """Return the worker's client."""
     async with connect(guarded.url("worker")) as client:
         yield client
 
 
 @pytest.fixture
 async def admin(guarded: GuardedRedis) -> AsyncIterator[Redis]:
-    """A client that may do anything."""
+    """Return a client that may test the rights of others, on a Redis with the users of a fleet."""
     async with connect(guarded.admin_url) as client:
         yield client
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Which scripts each user has run."""
+    """Return the scripts that each user has run."""
     return count_scripts(monkeypatch)
 
 
 async def begin(worker: Redis, admin: Redis) -> LaneHold:
-    """The lane, taken by the worker's user."""
+    """Acquire the lane as the worker's user."""
     store = LaneStore(worker, "owner", LEASE_MS)
     held = await store.acquire(LANE, int((await fields(admin))["generation"]))
     assert isinstance(held, AcquiredLane)
@@ -87,7 +87,7 @@ async def begin(worker: Redis, admin: Redis) -> LaneHold:
 
 
 def test_redis_refuses_the_file_until_passwords_are_in_it(tmp_path: Path) -> None:
-    """Nobody runs a fleet with passwords that everybody can read."""
+    """The file of the repository has no usable passwords."""
     file = str(guarded_redis.ROOT / "ops" / "users.acl")
     command = redis.command({"aclfile": file, "port": "0", "unixsocket": "redis.sock"})
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=30, check=False)
@@ -95,10 +95,10 @@ def test_redis_refuses_the_file_until_passwords_are_in_it(tmp_path: Path) -> Non
     assert b"password hash must be exactly 64 characters" in ended.stdout
 
 
-async def test_a_producers_whole_life_is_allowed(
+async def test_a_producer_may_submit_follow_and_cancel(
     guarded: GuardedRedis, admin: Redis, worker: Redis, ran: Ran
 ) -> None:
-    """Every way to submit, to look and to cancel, with every script that this takes."""
+    """In every way, with every script of these."""
     async with Fleet(guarded.url("producer"), max_backlog=2000, max_lane_backlog=2000) as fleet:
         listed = await fleet.submit([Fetch(url=url("/1"), key="k"), Fetch(url=url("/2"))])
         await fleet.submit(url(f"/{i}") for i in range(CHUNK_FETCHES + 1))
@@ -128,10 +128,10 @@ async def test_a_producers_whole_life_is_allowed(
     assert set() == guarded.refused()
 
 
-async def test_a_producer_that_may_not_trim_reads_all_the_same(
+async def test_a_producer_without_the_right_to_trim_can_read(
     guarded: GuardedRedis, admin: Redis, worker: Redis
 ) -> None:
-    """The first refusal is enough: it is not asked again."""
+    """After one denial it no longer tries to trim."""
     async with Fleet(guarded.url("producer")) as fleet:
         batch = await fleet.submit([url("/1"), url("/2")])
         await (await begin(worker, admin)).finish()
@@ -139,8 +139,8 @@ async def test_a_producer_that_may_not_trim_reads_all_the_same(
     assert {Refusal("producer", "xtrim")} == guarded.refused()
 
 
-async def test_a_producer_that_may_not_see_lanes_sees_how_far_its_batch_is(guarded: GuardedRedis) -> None:
-    """The display does without what it is refused, and asks for it once."""
+async def test_a_producer_without_the_right_to_see_lanes_sees_its_progress(guarded: GuardedRedis) -> None:
+    """The display omits the denied data, after one attempt."""
     async with Fleet(guarded.url("producer")) as fleet, connect(guarded.url("producer")) as client:
         progress = Progress(client, await fleet.submit([url("/1")]))
         for _ in range(2):
@@ -149,7 +149,7 @@ async def test_a_producer_that_may_not_see_lanes_sees_how_far_its_batch_is(guard
     assert {Refusal("producer", "zrange")} == guarded.refused()
 
 
-async def test_an_operator_counts_what_waits_at_every_door(guarded: GuardedRedis, admin: Redis) -> None:
+async def test_an_operator_may_count_the_fetches_at_every_door(guarded: GuardedRedis, admin: Redis) -> None:
     """Messages of the inbox and arq jobs are read to be counted."""
     await admin.rpush(keys.INBOX, url("/1"), '{"fetches": ["http://a.example/", "http://a.example/"]}')  # type: ignore[misc]
     arq = arq_client(connection_pool(guarded.url("producer")))
@@ -163,8 +163,8 @@ async def test_an_operator_counts_what_waits_at_every_door(guarded: GuardedRedis
     assert set() == guarded.refused()
 
 
-async def test_plain_arq_is_a_producer(guarded: GuardedRedis) -> None:
-    """Enqueue a job, ask how it is and for its receipt."""
+async def test_plain_arq_may_produce(guarded: GuardedRedis) -> None:
+    """It enqueues a job, and reads its status and its receipt."""
     arq = arq_client(connection_pool(guarded.url("producer")))
     job = await arq.enqueue_job("fetch", url("/1"))
     assert job is not None
@@ -176,7 +176,7 @@ async def test_plain_arq_is_a_producer(guarded: GuardedRedis) -> None:
     assert set() == guarded.refused()
 
 
-async def test_a_pusher_pushes(guarded: GuardedRedis, admin: Redis) -> None:
+async def test_a_pusher_may_push(guarded: GuardedRedis, admin: Redis) -> None:
     """One message or many."""
     async with connect(guarded.url("pusher")) as client:
         assert 2 == await ask(client, "RPUSH", keys.INBOX, url("/1"), url("/2"))
@@ -184,8 +184,8 @@ async def test_a_pusher_pushes(guarded: GuardedRedis, admin: Redis) -> None:
     assert set() == guarded.refused()
 
 
-async def test_a_reader_consumes_all_results(guarded: GuardedRedis, admin: Redis) -> None:
-    """A group of its own, what one left undone taken over by another, all of it looked at."""
+async def test_a_reader_may_consume_all_results(guarded: GuardedRedis, admin: Redis) -> None:
+    """With its own group, the claim of pending results, and a read of the whole stream."""
     async with connect(guarded.url("reader")) as client:
         await client.xgroup_create(keys.ALL_RESULTS, "g", "0", mkstream=True)
         await admin.xadd(keys.ALL_RESULTS, {"r": "{}"})
@@ -200,10 +200,10 @@ async def test_a_reader_consumes_all_results(guarded: GuardedRedis, admin: Redis
     assert set() == guarded.refused()
 
 
-async def test_an_operator_looks_at_everything_and_retries_dead_letters(
+async def test_an_operator_may_inspect_everything_and_retry_dead_letters(
     guarded: GuardedRedis, admin: Redis, worker: Redis
 ) -> None:
-    """The fleet's picture, a batch with its results trimmed, dead letters retried and purged."""
+    """The status, a batch with its results trimmed, dead letters retried and purged."""
     async with Fleet(guarded.url("operator")) as fleet, connect(guarded.url("operator")) as client:
         batch = await fleet.submit([url("/1"), url("/2")])
         await worker.set(keys.worker("w"), b"{}", px=keys.WORKER_TTL_MS)

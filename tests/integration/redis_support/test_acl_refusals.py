@@ -1,4 +1,4 @@
-"""What ops/users.acl keeps from each user."""
+"""The rights that ops/users.acl denies to each user."""
 
 from collections.abc import Iterator
 
@@ -100,14 +100,14 @@ MAY_TRY = {
 
 @pytest.fixture
 def guarded() -> Iterator[GuardedRedis]:
-    """A Redis with our users."""
+    """Start a Redis with the users of a fleet."""
     with guarded_redis.serve_guarded() as server:
         yield server
 
 
 @pytest.mark.parametrize("user", MAY_NOT)
-async def test_what_a_user_may_not_do_is_refused(guarded: GuardedRedis, user: str) -> None:
-    """Other keys, the server itself, and what is another user's work."""
+async def test_forbidden_commands_of_each_user_are_denied(guarded: GuardedRedis, user: str) -> None:
+    """Other keys, the server itself, and the work of other users."""
     done: list[tuple[tuple[str | int, ...], object]] = []
     async with connect(guarded.url(user)) as client:
         for command in MAY_NOT[user]:
@@ -122,10 +122,8 @@ async def test_what_a_user_may_not_do_is_refused(guarded: GuardedRedis, user: st
 
 
 @pytest.mark.parametrize("user", MAY_NOT)
-async def test_redis_refuses_the_forgeries_of_users_that_are_not_trusted(
-    guarded: GuardedRedis, user: str
-) -> None:
-    """Only who is trusted may put anything into a lane or run scripts; nobody administers Redis."""
+async def test_redis_denies_forgeries_of_untrusted_users(guarded: GuardedRedis, user: str) -> None:
+    """Only trusted users may write to lanes or run scripts. No user may administer Redis."""
     may = set()
     async with connect(guarded.admin_url) as admin, connect(guarded.url(user)) as client:
         for name, command in FORGERIES.items():
@@ -137,8 +135,8 @@ async def test_redis_refuses_the_forgeries_of_users_that_are_not_trusted(
     assert {name for name, users in MAY_TRY.items() if user in users} == may
 
 
-async def test_a_script_that_does_too_much_is_refused_as_a_command_is(guarded: GuardedRedis) -> None:
-    """Every Redis says it in words of its own; callers see one error."""
+async def test_a_denial_within_a_script_is_the_same_error(guarded: GuardedRedis) -> None:
+    """Each server has its own text. Callers get one error."""
     names = [keys.INBOX, keys.TAKEN, keys.INTAKE, keys.DEAD, keys.INTAKE]
     call = runner.Call("inbox_take", names, ["token", 1000, 1000, 1, 1, 1, BATCH_ID, 1, 1, 0])
     async with connect(guarded.url("producer")) as client:
@@ -149,7 +147,7 @@ async def test_a_script_that_does_too_much_is_refused_as_a_command_is(guarded: G
 
 
 def test_every_user_of_the_file_is_tried() -> None:
-    """No user is added without saying what it may not do."""
+    """A new user must be added to this test."""
     file = (guarded_redis.ROOT / "ops" / "users.acl").read_text()
     assert {"default", *MAY_NOT} == {line.split()[1] for line in file.splitlines()}
     assert file.startswith("user default off\n")

@@ -1,4 +1,4 @@
-"""Each user of ops/users.acl, on each key and with each command of Redis: what ops/README.md says."""
+"""Each user of ops/users.acl, on each key and with each command of Redis, compared with ops/README.md."""
 
 import re
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ FOR_OTHERS = {
 
 @pytest.fixture(scope="module")
 def admin() -> Iterator["redis.Redis"]:
-    """A client that may ask what others may, on a Redis with our users."""
+    """Return a client that may test the rights of others, on a Redis with the users of a fleet."""
     with (
         guarded_redis.serve_guarded() as server,
         redis.Redis.from_url(server.admin_url, decode_responses=True) as client,
@@ -105,7 +105,7 @@ def admin() -> Iterator["redis.Redis"]:
 
 @pytest.fixture(scope="module")
 def commands(admin: "redis.Redis") -> list[ServerCommand]:
-    """Every command of the server."""
+    """Return every command of the server."""
     return server_commands(admin)
 
 
@@ -123,10 +123,10 @@ def rights_of_the_page() -> dict[str, dict[str, str]]:
     return found
 
 
-def test_each_user_reads_and_writes_the_keys_that_the_page_says(
+def test_each_user_reads_and_writes_the_documented_keys(
     admin: "redis.Redis", commands: list[ServerCommand]
 ) -> None:
-    """Tried with every command of the server that reads or writes; each key is in one row of the page."""
+    """Tested with every command that reads or writes. Each key is in one row of the page."""
     page = rights_of_the_page()
     rows = {key: [pattern for pattern in page if fnmatch(key, pattern)] for key in KEYS}
     assert {} == {key: patterns for key, patterns in rows.items() if len(patterns) != 1}
@@ -149,7 +149,7 @@ def test_each_user_reads_and_writes_the_keys_that_the_page_says(
 def test_a_user_may_use_no_key_of_others(
     admin: "redis.Redis", commands: list[ServerCommand], user: str
 ) -> None:
-    """Not with any command."""
+    """With any command."""
     calls = [of.on(key) for of in commands if of.takes_keys for key in FOREIGN]
 
     assert [] == [words for words, may in zip(calls, allowed(admin, user, calls), strict=True) if may]
@@ -159,7 +159,7 @@ def test_a_user_may_use_no_key_of_others(
 def test_a_user_may_run_few_commands_without_keys(
     admin: "redis.Redis", commands: list[ServerCommand], user: str
 ) -> None:
-    """What every client needs, and what the work of the user needs: nothing that administers Redis."""
+    """Those of every client and of the user's work: none administers Redis."""
     tried = [of for of in commands if not of.takes_keys]
     replies = allowed(admin, user, [of.on("") for of in tried])
     may = {of.name for of, is_allowed in zip(tried, replies, strict=True) if is_allowed}
@@ -170,10 +170,10 @@ def test_a_user_may_run_few_commands_without_keys(
 
 
 @pytest.mark.parametrize("user", sorted({*USERS} - TRUSTED))
-def test_a_user_that_is_not_trusted_has_exactly_its_commands(
+def test_an_untrusted_user_has_exactly_its_commands(
     admin: "redis.Redis", commands: list[ServerCommand], user: str
 ) -> None:
-    """On its own keys, and none on any other; no script, whatever its keys."""
+    """On its own keys, and none on others. No script, with any keys."""
     tried = [(of, key) for of in commands if of.takes_keys for key in KEYS]
     replies = allowed(admin, user, [of.on(key) for of, key in tried])
     found: dict[str, set[str]] = {}
@@ -185,8 +185,8 @@ def test_a_user_that_is_not_trusted_has_exactly_its_commands(
     assert [False] * 2 == allowed(admin, user, [["eval", "return 1", "0"], ["evalsha", "0" * 40, "0"]])
 
 
-def test_the_users_of_the_page_are_trusted_as_the_rules_say() -> None:
-    """Exactly those who may run scripts."""
+def test_the_trusted_users_of_the_page_are_those_of_the_rules() -> None:
+    """Exactly those that may run scripts."""
     with_scripts = {
         role.name for role in acl.ROLES if any("eval" in grant.commands.split() for grant in role.grants)
     }
@@ -200,8 +200,8 @@ def test_the_users_of_the_page_are_trusted_as_the_rules_say() -> None:
 
 
 @pytest.mark.parametrize("role", [role for role in acl.ROLES if role.is_trusted], ids=lambda role: role.name)
-def test_no_right_of_a_trusted_user_is_without_use(role: acl.Role) -> None:
-    """Each command that it may run is in one of its scripts, or is called by its code or by arq."""
+def test_every_right_of_a_trusted_user_is_needed(role: acl.Role) -> None:
+    """Each of its commands is in one of its scripts, or called by its code or by arq."""
     scripts, places = CALLERS[role.name]
     used = set(ALWAYS)
     for script in scripts:
@@ -218,14 +218,14 @@ def test_no_right_of_a_trusted_user_is_without_use(role: acl.Role) -> None:
 
 
 def test_the_file_of_the_repository_is_what_the_command_prints() -> None:
-    """`fetchfleet acl --template > ops/users.acl` has been run since the rules were changed."""
+    """`fetchfleet acl --template > ops/users.acl` has been run since the rules changed."""
     printed = CliRunner().invoke(app, ["acl", "--template"]).output
 
     assert printed == acl.template() == (ROOT / "ops" / "users.acl").read_text()
 
 
-def test_the_command_prints_a_file_with_digests_and_the_passwords_apart(tmp_path: Path) -> None:
-    """On standard error, or in a new file that others cannot read; never over another file."""
+def test_the_command_prints_digests_and_the_passwords_separately(tmp_path: Path) -> None:
+    """On standard error, or in a new file with mode 600. An existing file is not overwritten."""
     kept = tmp_path / "passwords"
     shown = CliRunner().invoke(app, ["acl"])
     apart = CliRunner().invoke(app, ["acl", "--passwords", str(kept)])
@@ -245,7 +245,7 @@ def test_the_command_prints_a_file_with_digests_and_the_passwords_apart(tmp_path
 
 
 def test_a_pusher_has_the_inbox_and_the_batches_of_its_name(admin: "redis.Redis") -> None:
-    """And not those of another name, nor the shared inbox; a name can be no pattern and no other user."""
+    """Neither those of another name, nor the shared inbox. A name cannot be a pattern or another user."""
     printed = CliRunner().invoke(app, ["acl", "--template", "--pusher", "billing", "--pusher", "news"]).output
     users = {line.split()[1]: line.split()[2:] for line in printed.splitlines()}
     assert [*users] == ["default", "producer", "billing", "news", "reader", "worker", "operator"]

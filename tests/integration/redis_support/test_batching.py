@@ -16,7 +16,7 @@ from tests.support.lanes import attention_ms, lapse
 
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many calls there were in each round trip."""
+    """Return the number of calls in each round trip."""
     made: list[int] = []
     run_many = runner.run_many
 
@@ -28,8 +28,8 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-async def test_what_is_asked_in_one_turn_goes_in_one_round_trip(redis: Redis, trips: list[int]) -> None:
-    """Each hears its own reply; what is asked later goes by itself."""
+async def test_calls_of_one_loop_iteration_share_a_round_trip(redis: Redis, trips: list[int]) -> None:
+    """Each gets its own reply. A later call is sent separately."""
     batcher = ScriptBatcher(redis)
     await lapse(redis)
 
@@ -40,8 +40,8 @@ async def test_what_is_asked_in_one_turn_goes_in_one_round_trip(redis: Redis, tr
     assert trips == [2, 1]
 
 
-async def test_what_redis_refuses_is_told_to_who_asked_for_it(redis: Redis) -> None:
-    """The others know nothing of it."""
+async def test_a_refusal_reaches_its_own_caller_only(redis: Redis) -> None:
+    """The others get their replies."""
     batcher = ScriptBatcher(redis)
     await lapse(redis)
 
@@ -51,8 +51,8 @@ async def test_what_redis_refuses_is_told_to_who_asked_for_it(redis: Redis) -> N
     await batcher.run(*SWEEP)
 
 
-async def test_a_redis_that_is_gone_is_told_to_all() -> None:
-    """Nobody waits for a reply that cannot come."""
+async def test_a_connection_error_reaches_every_caller() -> None:
+    """No caller waits for a reply that cannot come."""
     gone = Redis.from_url("unix:///nowhere/redis.sock")
     batcher = ScriptBatcher(gone)
 
@@ -62,8 +62,8 @@ async def test_a_redis_that_is_gone_is_told_to_all() -> None:
     await gone.aclose()
 
 
-async def test_a_caller_that_gives_up_stops_neither_its_call_nor_the_others(redis: Redis) -> None:
-    """What it asked for may be done all the same, as with any call that was sent."""
+async def test_a_cancelled_caller_stops_neither_its_call_nor_others(redis: Redis) -> None:
+    """Its call may still have its effect, as any call that was sent."""
     await lapse(redis)
     batcher = ScriptBatcher(redis)
     gives_up = asyncio.create_task(batcher.run(*SWEEP))
@@ -77,8 +77,8 @@ async def test_a_caller_that_gives_up_stops_neither_its_call_nor_the_others(redi
     assert await attention_ms(redis) is None, "nothing waits in the lane: the call took it out"
 
 
-async def test_what_is_under_way_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a Redis that does not answer, and no task is left."""
+async def test_pending_calls_end_with_the_batcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No caller waits for a Redis that does not answer, and no task is left."""
     asked = asyncio.Event()
 
     async def never(*_: object) -> None:

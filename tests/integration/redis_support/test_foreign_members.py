@@ -1,4 +1,4 @@
-"""Members of another program in the fleet's sets are gone in moments, and no lane waits for them."""
+"""Members of another program in the fleet's sets are removed quickly, and no lane waits for them."""
 
 from typing import Any
 
@@ -40,13 +40,13 @@ OTHER = "b.example"
 
 @pytest.fixture
 def foreign(redis: Redis) -> ForeignMembers:
-    """As a worker has it."""
+    """Return the repair of a worker."""
     return ForeignMembers(redis, get_logger(), within_s=30.0)
 
 
 @pytest.fixture
 def repair(redis: Redis) -> KeyRepair:
-    """As a worker has it."""
+    """Return the repair as a worker has it."""
     return KeyRepair(redis, LEASE_MS, lambda _: None, get_logger())
 
 
@@ -58,10 +58,10 @@ async def flood(redis: Redis, key: str, score: float | str, name: str = "z{:015x
 
 
 @pytest.mark.parametrize("score", ["-inf", "0", "now", "inf"])
-async def test_names_of_no_lanes_leave_the_schedule(
+async def test_names_without_a_lane_leave_the_schedule(
     fleet: Fleet, redis: Redis, foreign: ForeignMembers, score: str
 ) -> None:
-    """One line and one dead letter tell of all of them; lanes stay where they are."""
+    """One line and one dead letter report all of them. Lanes stay."""
     await fleet.submit([url("/x")])
     before = await attention_ms(redis)
     at = str(await now_ms(redis)) if score == "now" else score
@@ -99,8 +99,10 @@ async def test_no_worker_reads_a_large_member(fleet: Fleet, redis: Redis, foreig
         await redis.zrem(key, large)
 
 
-async def test_a_lane_is_reclaimed_before_names_of_no_lanes_are_removed(fleet: Fleet, redis: Redis) -> None:
-    """Lanes are sought from both ends of what is overdue, and so are those that are due."""
+async def test_a_lane_is_reclaimed_before_names_without_a_lane_are_removed(
+    fleet: Fleet, redis: Redis
+) -> None:
+    """Overdue and due lanes are searched from both ends."""
     await fleet.submit([url("/x")])
     await LaneHold.begin(redis, "dead")
     await redis.zadd(keys.ATTENTION, {LANE: await now_ms(redis) - 1})
@@ -125,8 +127,8 @@ async def test_a_lane_is_reclaimed_before_names_of_no_lanes_are_removed(fleet: F
     await redis.flushall()
 
 
-async def test_a_dead_workers_lanes_are_reclaimed_at_once_however_many(fleet: Fleet, redis: Redis) -> None:
-    """One run goes on until nothing is overdue."""
+async def test_all_lanes_of_a_dead_worker_are_reclaimed_at_once(fleet: Fleet, redis: Redis) -> None:
+    """One run continues until none is overdue."""
     lanes = [f"h{i}.example" for i in range(450)]
     await fleet.submit([url("/x", lane) for lane in lanes])
     await redis.zadd(keys.ATTENTION, dict.fromkeys(lanes, 1))
@@ -144,7 +146,7 @@ async def test_a_dead_workers_lanes_are_reclaimed_at_once_however_many(fleet: Fl
 async def test_a_lane_with_an_impossible_time_gets_another(
     fleet: Fleet, redis: Redis, foreign: ForeignMembers
 ) -> None:
-    """Also one whose own time is as far away; it is reclaimed and served."""
+    """Also if the time in its hash is impossible too. It is reclaimed and served."""
     await fleet.submit([url("/x")])
     await ask(redis, "HSET", keys.lane(LANE), "due_ms", "1e300")
     await ask(redis, "ZADD", keys.ATTENTION, "inf", LANE)
@@ -177,8 +179,8 @@ async def test_names_of_no_workers_take_no_share_of_the_lanes(
     await redis.flushall()
 
 
-async def test_a_worker_that_died_is_nothing_foreign(redis: Redis, foreign: ForeignMembers) -> None:
-    """Its report goes a moment earlier than its name."""
+async def test_a_dead_worker_is_no_foreign_member(redis: Redis, foreign: ForeignMembers) -> None:
+    """Its report expires a moment before its name."""
     now = await now_ms(redis)
     await redis.zadd(keys.WORKERS, {"dead": now - keys.WORKER_TTL_MS + 100, "long-dead": now - 60_000})
     await foreign.remove()
@@ -186,10 +188,10 @@ async def test_a_worker_that_died_is_nothing_foreign(redis: Redis, foreign: Fore
     await redis.delete(keys.WORKERS)
 
 
-async def test_deaths_of_another_program_do_not_excuse_a_fetch_that_kills(
+async def test_foreign_deaths_do_not_excuse_a_fetch_that_kills(
     fleet: Fleet, redis: Redis, foreign: ForeignMembers
 ) -> None:
-    """Those to come do not count, and a number that no fleet has is removed."""
+    """Future ones do not count, and an impossible number is removed."""
     await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis, "dead")).claim()
     await lapse(redis)
@@ -205,18 +207,18 @@ async def test_deaths_of_another_program_do_not_excuse_a_fetch_that_kills(
     await redis.flushall()
 
 
-async def test_fields_of_no_workers_are_removed_from_the_drains(
+async def test_fields_without_a_worker_are_removed_from_the_drains(
     redis: Redis, foreign: ForeignMembers
 ) -> None:
-    """They are not read meanwhile."""
+    """Meanwhile they have no effect."""
     await redis.hset(keys.DRAINS, mapping={f"z{i}": "1" for i in range(MANY)})  # type: ignore[misc]
     assert await drains.drained(redis) == {}
     await foreign.remove()
     assert not await redis.exists(keys.DRAINS)
 
 
-async def test_ids_of_no_batches_are_forgotten(fleet: Fleet, redis: Redis, foreign: ForeignMembers) -> None:
-    """Whatever their times; a batch stays, in its place."""
+async def test_ids_without_a_batch_are_removed(fleet: Fleet, redis: Redis, foreign: ForeignMembers) -> None:
+    """With any times. A batch stays in its place."""
     batch = await fleet.submit([url("/x")])
     await flood(redis, keys.BATCHES, "-inf")
     await flood(redis, keys.BATCHES, "inf", "y{:015x}")
@@ -226,7 +228,7 @@ async def test_ids_of_no_batches_are_forgotten(fleet: Fleet, redis: Redis, forei
 
 
 async def test_only_cancelled_batches_are_cancelled_in_a_lane(fleet: Fleet, redis: Redis) -> None:
-    """Ids of other batches, of none, and what is no id is removed, however much it is."""
+    """IDs of other batches, unknown IDs and other text are removed, in any amount."""
     batch, other = await fleet.submit([url("/x")]), await fleet.submit([url("/y")])
     await batch.cancel()
     ids = [f"{i:016x}" for i in range(MANY)]
@@ -247,10 +249,10 @@ async def test_only_cancelled_batches_are_cancelled_in_a_lane(fleet: Fleet, redi
     ],
 )
 @pytest.mark.parametrize("while_held", [False, True], ids=["due", "held"])
-async def test_whatever_is_in_a_lanes_hash_its_fetches_are_served(
+async def test_fetches_are_served_with_any_values_in_the_hash_of_their_lane(
     fleet: Fleet, redis: Redis, field: str, value: str, *, while_held: bool
 ) -> None:
-    """After a submit and a sweep at the latest, with all that the lane holds."""
+    """After a submit and a sweep at the latest, with everything in the lane."""
     await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis, "owner") if while_held else None
     await ask(redis, "HSET", keys.lane(LANE), field, value)
@@ -294,8 +296,8 @@ async def test_a_lane_that_is_lost_from_the_schedule_is_found(
     await redis.flushall()
 
 
-async def test_a_deadline_is_noted_in_place_of_what_is_no_number(fleet: Fleet, redis: Redis) -> None:
-    """Or a lane that cools down would miss it."""
+async def test_a_deadline_replaces_a_value_that_is_no_number(fleet: Fleet, redis: Redis) -> None:
+    """Otherwise a closed lane would miss it."""
     await fleet.submit([url("/x")])
     await ask(redis, "HSET", keys.lane(LANE), "earliest_ms", "nan")
     await fleet.submit([{"url": url("/y"), "deadline_s": 60}])
@@ -305,7 +307,7 @@ async def test_a_deadline_is_noted_in_place_of_what_is_no_number(fleet: Fleet, r
 async def test_a_held_lane_without_a_place_in_the_schedule_gets_one_with_the_next_submit(
     fleet: Fleet, redis: Redis
 ) -> None:
-    """Another program has made the lane; nobody holds it."""
+    """Another program has created the lane, and no worker holds it."""
     await ask(redis, "HSET", keys.lane(LANE), "state", "held", "token", "1")
     await fleet.submit([url("/x")])
     assert await attention_ms(redis) is not None
@@ -315,8 +317,8 @@ async def test_a_held_lane_without_a_place_in_the_schedule_gets_one_with_the_nex
 
 
 @pytest.mark.parametrize("score", ["inf", "1e300"])
-async def test_a_retry_that_is_never_due_is_due_now(fleet: Fleet, redis: Redis, score: str) -> None:
-    """Once the lane is given back."""
+async def test_a_retry_with_an_impossible_time_is_due_now(fleet: Fleet, redis: Redis, score: str) -> None:
+    """Once the lane is released."""
     await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     (element,) = (await stay.claim()).serialized
@@ -329,7 +331,9 @@ async def test_a_retry_that_is_never_due_is_due_now(fleet: Fleet, redis: Redis, 
 
 
 @pytest.mark.parametrize("found", [b"9" * 18, b"x", b"1e300", b"-5", b"z" * 100_000, None])
-async def test_the_turn_to_sweep_is_given_whatever_is_in_its_place(redis: Redis, found: bytes | None) -> None:
+async def test_the_turn_to_sweep_is_given_with_any_value_in_its_place(
+    redis: Redis, found: bytes | None
+) -> None:
     """Once in the interval, and again in the next."""
     if found is None:
         await redis.rpush(keys.SWEPT, "x")  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What something else has put at our keys is put aside, told of, and never run."""
+"""Foreign values at the fleet's keys are put aside, reported, and not executed."""
 
 import itertools
 from pathlib import Path
@@ -37,25 +37,25 @@ NO_COUNTS = ["abc", "", "1.5", "007", "1" * 30, "-"]
 
 @pytest.fixture
 def foreign(redis: Redis) -> KeyRepair:
-    """A worker's eye for what is not ours."""
+    """Return the repair of a worker."""
     return KeyRepair(redis, LEASE_MS, RedisErrorReporter(get_logger()), get_logger())
 
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
-    """What a pickle makes when it is loaded."""
+    """Return the file that a pickle creates when it is loaded."""
     return tmp_path / "canary"
 
 
 async def notes(redis: Redis) -> list[str]:
-    """Of each dead letter what was wrong."""
+    """Return the note of each dead letter."""
     return [row.get(b"note", b"").decode() for _, row in await ask(redis, "XRANGE", keys.DEAD, "-", "+")]
 
 
 async def test_i26_every_type_at_every_key_is_put_aside(
     redis: Redis, foreign: KeyRepair, canary: Path
 ) -> None:
-    """A dead letter and a line for each, the key free again; what is of its type stays."""
+    """With a dead letter and a line for each, and the key free again. A value of the right type stays."""
     for kind, (key, wanted) in itertools.product(TYPES, EVERY.items()):
         await plant(redis, key, kind, canary)
         with capture_logs() as lines:
@@ -70,8 +70,8 @@ async def test_i26_every_type_at_every_key_is_put_aside(
 
 
 @pytest.mark.parametrize("key", [key for key, kind in keys.FIXED.items() if kind == "counter"])
-async def test_i26_a_count_that_is_none_is_put_aside(redis: Redis, foreign: KeyRepair, key: str) -> None:
-    """What was there is in the dead letter; what counts stays."""
+async def test_i26_an_invalid_counter_is_put_aside(redis: Redis, foreign: KeyRepair, key: str) -> None:
+    """The dead letter has the value. A valid counter stays."""
     for text in NO_COUNTS:
         await redis.set(key, text)
         assert [found.key for found in await foreign.quarantine(keys.FIXED)] == [key]
@@ -86,7 +86,7 @@ async def test_i26_a_count_that_is_none_is_put_aside(redis: Redis, foreign: KeyR
 async def test_i26_fetches_whose_lane_was_overwritten_run(
     fleet: Fleet, redis: Redis, foreign: KeyRepair, canary: Path
 ) -> None:
-    """The lane is begun anew with all that waits in it, and nothing is counted twice."""
+    """The lane is created again with all its waiting fetches, and none is counted twice."""
     batch = await fleet.submit([url("/1"), url("/2"), url("/3")])
     await (await LaneHold.begin(redis)).claim(1)
     await plant(redis, keys.lane(LANE), "string", canary)
@@ -107,7 +107,7 @@ async def test_i26_fetches_whose_lane_was_overwritten_run(
     assert await state(redis) == "idle"
 
 
-async def test_i26_the_list_of_lanes_and_the_backlog_are_made_anew(
+async def test_i26_the_list_of_lanes_and_the_backlog_are_rebuilt(
     fleet: Fleet, redis: Redis, foreign: KeyRepair, canary: Path
 ) -> None:
     """From the lanes themselves."""
@@ -122,7 +122,7 @@ async def test_i26_the_list_of_lanes_and_the_backlog_are_made_anew(
 
 
 async def test_i26_a_name_that_is_no_text_does_not_stop_the_sweep(fleet: Fleet, redis: Redis) -> None:
-    """It goes, and the lanes that need it are woken."""
+    """It is removed, and the lanes in need are woken."""
     await fleet.submit([url("/1")])
     await lapse(redis)
     await redis.zadd(keys.ATTENTION, {b"\x80\x04\xff": 0})
@@ -130,10 +130,10 @@ async def test_i26_a_name_that_is_no_text_does_not_stop_the_sweep(fleet: Fleet, 
     assert await redis.zcard(keys.ATTENTION) == 1
 
 
-async def test_i26_what_stands_in_one_lanes_place_costs_no_other_its_lease(
+async def test_i26_a_foreign_value_for_one_lane_costs_no_other_its_lease(
     fleet: Fleet, redis: Redis, canary: Path
 ) -> None:
-    """All leases are renewed in one call, and it goes through for the others."""
+    """All leases are renewed in one call, which succeeds for the others."""
     await fleet.submit([url("/1"), url("/2", "b.example")])
     stays = [await LaneHold.begin(redis), await LaneHold.begin(redis, name="b.example")]
     await plant(redis, keys.lane(LANE), "list", canary)
@@ -143,10 +143,10 @@ async def test_i26_what_stands_in_one_lanes_place_costs_no_other_its_lease(
 
 
 @pytest.mark.parametrize("where", ["returned", "high", "normal", "low"])
-async def test_i26_a_claim_that_meets_something_foreign_loses_nothing(
+async def test_i26_a_claim_that_meets_a_foreign_value_loses_nothing(
     fleet: Fleet, redis: Redis, foreign: KeyRepair, canary: Path, where: str
 ) -> None:
-    """It takes nothing before it has seen all; put aside, the claim brings what was elsewhere."""
+    """It checks every queue before it claims. After the repair it returns the other fetches."""
     others = [name for name in ("returned", "high", "normal", "low") if name != where]
     await fleet.submit([url("/1")])
     stay = await LaneHold.begin(redis)
@@ -161,10 +161,10 @@ async def test_i26_a_claim_that_meets_something_foreign_loses_nothing(
 
 
 @pytest.mark.parametrize("turn", range(5))
-async def test_i26_a_producer_that_meets_something_foreign_is_told_and_enqueues_nothing(
+async def test_i26_a_producer_that_meets_a_foreign_value_gets_an_error_and_enqueues_nothing(
     fleet: Fleet, redis: Redis, canary: Path, turn: int
 ) -> None:
-    """Whatever is there instead of a key that a list goes to: the error names it, and what to do."""
+    """At any key of a list: the error names the key and the remedy."""
     mine = {**keys.kinds_of_batch(BATCH_ID), keys.key("k"): "string"}
     del mine[keys.results(BATCH_ID)]
     fixed = (keys.ATTENTION, keys.SERIAL, keys.BACKLOG, keys.BATCHES)

@@ -1,4 +1,4 @@
-"""Servers that can never serve a fleet: workers and producers end at once, with the reason."""
+"""Servers that cannot serve a fleet: workers and producers end at once, with the reason."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from tests.support.workers import fetchfleet
 
 
 async def start_on(url: str) -> None:
-    """Do what a worker does with Redis before it starts to work."""
+    """Check Redis as a worker does at its start."""
     async with connect(url) as redis:
         with startup_permissions():
             await await_usable_redis(redis, url, structlog.get_logger())
@@ -34,7 +34,7 @@ async def start_on(url: str) -> None:
 
 
 async def test_in_cluster_mode_workers_producers_and_commands_end_at_once() -> None:
-    """Whether its slots are assigned or not; the message names the remedy."""
+    """With and without assigned slots. The message names the remedy."""
     with TemporaryDirectory(prefix="ff-") as folder:
         url = f"unix://{folder}/redis.sock"
         address = f"127.84.{os.getpid() // 250 % 250}.{os.getpid() % 250 + 1}"  # of this process alone
@@ -74,7 +74,7 @@ async def test_a_replica_is_refused_with_the_address_of_its_primary() -> None:
 
 @pytest.mark.parametrize("command", ["EVALSHA", "MULTI"])
 async def test_a_redis_without_a_needed_command_is_refused(command: str) -> None:
-    """It was renamed: without EVALSHA no script can run, by workers or producers."""
+    """The command was renamed: without EVALSHA no script can run."""
     with own_redis("--rename-command", command, "") as server:
         await wait_until(server.answers, "Redis")
         async with connect(server.url) as redis:
@@ -100,7 +100,7 @@ async def without(command: str, url: str) -> None:
 
 
 async def test_a_sentinel_is_refused() -> None:
-    """By what it says of itself to a worker, and by what it lacks to a producer."""
+    """Workers use its INFO, producers its missing commands."""
     with TemporaryDirectory(prefix="ff-") as folder:
         url = f"unix://{folder}/redis.sock"
         (Path(folder) / "sentinel.conf").touch()

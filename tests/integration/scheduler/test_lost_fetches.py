@@ -19,25 +19,25 @@ Lines = list[Any]
 
 @pytest.fixture
 def lost(redis: Redis) -> LostFetches:
-    """Ends what is lost right after the last deadline."""
+    """Return an object that ends lost fetches right after the last deadline."""
     return LostFetches(redis, "sweeper", get_logger(), grace_s=0)
 
 
 async def late(redis: Redis, batch: Batch) -> None:
-    """The last deadline of the batch was a while ago."""
+    """Set the last deadline of the batch to an earlier time."""
     at_ms = await now_ms(redis)
     times = ("last_deadline_ms", at_ms - 1000, "taken_ms", at_ms - 2000)
     await ask(redis, "HSET", keys.batch(batch.id), *times)
 
 
 async def lose(redis: Redis) -> None:
-    """The lane is emptied by another program, and found so."""
+    """Empty the lane as another program would, and let a worker find that."""
     await redis.delete(*keys.waiting(LANE))
     await (await LaneHold.begin(redis)).release()
 
 
 async def test_lost_fetches_end_once_as_deadline(fleet: Fleet, redis: Redis, lost: LostFetches) -> None:
-    """Those that ended before keep their results; counts and streams are right, and the batch ends."""
+    """Earlier results stay. Counts and streams are correct, and the batch ends."""
     batch = await fleet.submit([Fetch(url=url(f"/{number}"), deadline_s=60) for number in range(4)])
     stay = await LaneHold.begin(redis)
     await stay.settle(*map(stored, (await stay.claim(1)).serialized))
@@ -66,7 +66,7 @@ async def test_lost_fetches_end_once_as_deadline(fleet: Fleet, redis: Redis, los
 async def test_many_lost_fetches_end_in_pieces(
     fleet: Fleet, redis: Redis, lost: LostFetches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis is never busy for long."""
+    """Redis is not busy for long."""
     monkeypatch.setattr(lost_fetches, "FETCHES_AT_ONCE", 2)
     batch = await fleet.submit([url(f"/{number}") for number in range(5)])
     await lose(redis)
@@ -92,10 +92,10 @@ async def test_a_last_deadline_of_another_program_ends_no_fetch(
 
 
 @pytest.mark.parametrize("why", ["waits", "has no record", "has results of older workers"])
-async def test_what_may_end_otherwise_is_left_alone(
+async def test_fetches_that_may_end_otherwise_are_left_alone(
     fleet: Fleet, redis: Redis, lost: LostFetches, why: str
 ) -> None:
-    """A lane ends its own fetches; without a whole record nobody knows which ones are open."""
+    """A lane ends its own fetches. Without a complete record the open ones are unknown."""
     batch = await fleet.submit(
         [Fetch(url=url("/1"), deadline_s=0.001), Fetch(url=url("/2"), deadline_s=0.001)]
     )

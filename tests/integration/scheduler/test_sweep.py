@@ -1,4 +1,4 @@
-"""The sweep: what a dead worker held and what a lost wake left comes back to life, once."""
+"""The sweep: lanes of dead workers and lanes with a lost wake are served again, once."""
 
 import asyncio
 
@@ -33,7 +33,7 @@ from tests.support.lanes import (
 
 @pytest.fixture
 def store(redis: Redis) -> LaneStore:
-    """Redis as the sweeping worker sees it."""
+    """Return the store of the sweeping worker."""
     return LaneStore(redis, "sweeper", LEASE_MS)
 
 
@@ -54,10 +54,10 @@ async def test_the_lane_of_a_dead_worker_is_rescued(fleet: Fleet, redis: Redis, 
 
 
 @pytest.mark.parametrize("found", [b"\xff", b"idle", None], ids=["junk", "idle", "nothing"])
-async def test_i26_a_lane_whose_state_is_not_what_we_wrote_is_served_all_the_same(
+async def test_i26_a_lane_with_a_foreign_state_is_served(
     fleet: Fleet, redis: Redis, store: LaneStore, found: bytes | None
 ) -> None:
-    """What waits in it does not wait for the next submit; one with nothing in it is let go."""
+    """Its fetches do not wait for the next submit. An empty one becomes idle."""
     await fleet.submit([url("/x")])
     for lane in (LANE, "empty.example"):
         await redis.delete(keys.lane(lane))
@@ -72,7 +72,7 @@ async def test_i26_a_lane_whose_state_is_not_what_we_wrote_is_served_all_the_sam
 
 
 async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """What the dead worker had claimed is the next one's, and the dead one is refused."""
+    """It gets the claims of the dead worker, whose token is refused."""
     batch = await fleet.submit([url(f"/{i}") for i in range(3)])
     dead = await LaneHold.begin(redis, "dead")
     elements = (await dead.claim(2)).serialized
@@ -90,7 +90,7 @@ async def test_the_new_holder_gets_the_orphans(fleet: Fleet, redis: Redis, store
 
 
 async def test_a_death_is_recorded_for_a_minute(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """The next owner of the lane learns how many other workers died."""
+    """The next owner of the lane learns the number of other deaths."""
     await fleet.submit([url("/x")])
     counted = []
     for number in range(3):
@@ -114,10 +114,8 @@ async def test_a_death_is_recorded_for_a_minute(fleet: Fleet, redis: Redis, stor
     assert await redis.zrange(keys.DEATHS, 0, -1) == [b"heir"]
 
 
-async def test_orphans_go_to_the_front_when_their_heir_leaves(
-    fleet: Fleet, redis: Redis, store: LaneStore
-) -> None:
-    """A holder that cannot serve them hands them back, in order."""
+async def test_orphans_return_to_the_front_on_release(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
+    """A holder that cannot serve them returns them in order."""
     await fleet.submit([url(f"/{i}") for i in range(4)])
     await (await LaneHold.begin(redis, "dead")).claim(3)
     await lapse(redis)
@@ -130,7 +128,7 @@ async def test_orphans_go_to_the_front_when_their_heir_leaves(
 async def test_a_holder_whose_lease_lapsed_keeps_the_lane_until_it_is_rescued(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """A worker that is late to renew, yet before the sweep, has lost nothing."""
+    """A late renewal before the sweep loses nothing."""
     await fleet.submit([url("/x")])
     stay = await LaneHold.begin(redis)
     await lapse(redis)
@@ -140,7 +138,7 @@ async def test_a_holder_whose_lease_lapsed_keeps_the_lane_until_it_is_rescued(
 
 
 async def test_a_lane_under_a_lease_is_left_alone(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """The sweep touches only what is overdue."""
+    """The sweep changes only overdue lanes."""
     await fleet.submit([url("/x")])
     await LaneHold.begin(redis)
     before = await everything(redis)
@@ -151,7 +149,7 @@ async def test_a_lane_under_a_lease_is_left_alone(fleet: Fleet, redis: Redis, st
 async def test_a_lane_whose_wake_was_lost_is_woken_again(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """A lane that is due and that nobody took gets a new hand-off; no owner was lost."""
+    """A due lane that no worker acquired gets a new notification. No owner was lost."""
     await fleet.submit([url("/x")])
     old = await generation(redis)
     await redis.delete(keys.QUEUE)
@@ -163,7 +161,7 @@ async def test_a_lane_whose_wake_was_lost_is_woken_again(
 
 
 async def test_a_lane_just_due_has_its_grace(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """A hand-off has time to arrive before the sweep makes another."""
+    """A notification has time to arrive before the sweep makes another."""
     before_ms = await now_ms(redis)
     await fleet.submit([url("/x")])
     due_ms = await attention_ms(redis)
@@ -180,16 +178,16 @@ async def test_a_rescued_lane_has_its_grace_again(fleet: Fleet, redis: Redis, st
     assert await reclaim(redis) == []
 
 
-async def test_sweeps_at_once_wake_a_lane_once(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """Two workers that sweep together make one hand-off."""
+async def test_concurrent_sweeps_wake_a_lane_once(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
+    """Two sweeps together make one notification."""
     await fleet.submit([url("/x")])
     await lapse(redis)
     found = await asyncio.gather(*(reclaim(redis) for _ in range(4)))
     assert sorted(map(len, found)) == [0, 0, 0, 1]
 
 
-async def test_an_idle_lane_is_taken_off_the_list(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """A stray mark of a lane that needs nothing is wiped, and wakes nobody."""
+async def test_an_idle_lane_is_removed_from_the_list(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
+    """Without a notification."""
     await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).finish()
     await lapse(redis)
@@ -201,7 +199,7 @@ async def test_an_idle_lane_is_taken_off_the_list(fleet: Fleet, redis: Redis, st
 
 
 async def test_one_sweep_rescues_many_lanes(fleet: Fleet, redis: Redis, store: LaneStore) -> None:
-    """The longest overdue come first, and no more than a sweep can carry."""
+    """The longest overdue come first, up to the bound of one sweep."""
     lanes = [f"h{i}.example" for i in range(5)]
     await fleet.submit([url("/x", lane) for lane in lanes])
     for place, lane in enumerate(reversed(lanes)):
@@ -228,7 +226,7 @@ async def test_a_sweep_works_on_a_redis_that_forgot_the_scripts(
 async def test_an_overdue_lane_that_cooled_down_is_due_now(
     fleet: Fleet, redis: Redis, store: LaneStore
 ) -> None:
-    """A lane shut until then is taken then, by the sweep's hand-off if its own was lost."""
+    """A lane that was closed until then is acquired by the sweep's notification if its own was lost."""
     await fleet.submit([url("/x")])
     await (await LaneHold.begin(redis)).release(shut_until_ms=await now_ms(redis) + HOUR_MS)
     number = await generation(redis)
