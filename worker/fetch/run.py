@@ -40,16 +40,19 @@ from fetchfleet.worker.gate import quota, retry_budget
 from fetchfleet.worker.gate.state import Breaker
 from fetchfleet.worker.http.exchange import Answer, Trace, timings_of
 from fetchfleet.worker.lanes import log_events, settler
+from fetchfleet.worker.policy.model import DURABILITIES
 from fetchfleet.worker.sink.base import Expected, HttpExchange, StorageOptions
 from fetchfleet.worker.sink.index_entry import Validators
 from fetchfleet.worker.util.clock import mono_s
 
 _UNATTEMPTED = Interrupted()
+_UNINDEXED = {durability: StorageOptions(None, durability) for durability in DURABILITIES}
+"""How a body that is not indexed is stored, by the policy's durability."""
 
 
 async def run_fetch(session: FetchSession, entry: Entry) -> None:
     """Run a claimed fetch that the gate has admitted, from its request to its settlement."""
-    if not entry.crashes and (entry.method in IDEMPOTENT_METHODS or may_repeat(entry)):
+    if not entry.crashes and (entry.fetch.method in IDEMPOTENT_METHODS or may_repeat(entry)):
         attempt = Attempt(session, entry)
         await attempt.run()
         await conclude(attempt)
@@ -66,6 +69,8 @@ async def attempted(session: FetchSession, entry: Entry) -> "Attempt":
 
 class Attempt:
     """One attempt at a fetch: the request, its redirects within the lane, the body into the sink."""
+
+    __slots__ = ("_expired", "entry", "hops", "outcome", "request", "session", "special", "status", "trace")
 
     def __init__(self, session: FetchSession, entry: Entry) -> None:
         self.session = session
@@ -150,8 +155,7 @@ class Attempt:
         expected = Expected(answer.length_bytes, entry.fetch.sha256, max_bytes)
         url, has_validators = self.request.url, answer.has_any(VALIDATOR_FIELDS)
         found = validators_of(url, answer.header) if has_validators else Validators(url)
-        exchange = HttpExchange(self.request, answer)
-        options = StorageOptions(None, lane.policy.durability)
+        exchange, options = HttpExchange(self.request, answer), _UNINDEXED[lane.policy.durability]
         writer = services.sink.writer(entry, lane.token, expected, options, None, exchange)
         try:
             save_bytes = services.parameters.checkpoint_bytes

@@ -192,7 +192,8 @@ def next_plain(session: FetchSession, besides: int = 0) -> Entry | None:
         or entry.tried
         or entry.interruptions
         or lane.policy.robots != "ignore"
-        or lane_of_url(entry.url) != lane.name
+        or entry.hop is not None
+        or lane_of_url(fetch.url) != lane.name
         or session.services.isolation.closed
         or session.services.settler.full
     ):
