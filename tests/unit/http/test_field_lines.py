@@ -132,6 +132,27 @@ def test_a_long_head_is_read_in_linear_time(lines: bytes) -> None:
     assert time.process_time() - began_s < 3
 
 
+LONG_AND_PLAIN = {
+    "spaces": b"X:" + b" " * 250_000,
+    "spaces behind a value": b"X: a" + b" " * 250_000,
+    "spaces between": b"X: a" + b" " * 250_000 + b"b",
+    "words": b"X:" + b" a" * 125_000 + b" ",
+    "fields": b"a:b\r\n" * 40_000 + b"X: y",
+}
+
+
+@pytest.mark.parametrize("lines", LONG_AND_PLAIN.values(), ids=LONG_AND_PLAIN.keys())
+def test_a_long_plain_head_takes_time_in_proportion(lines: bytes) -> None:
+    """Whitespace around a value is no part of it, however much there is."""
+    began_s = time.process_time()
+
+    head = read(OK + lines + b"\r\n\r\n")
+
+    assert time.process_time() - began_s < 3
+    assert not head.lenient
+    assert all(value == value.strip() for _, value in head.fields)
+
+
 def length_of(head: Head) -> int | None:
     """Return the length of the body, None if it is ambiguous."""
     try:
