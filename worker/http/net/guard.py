@@ -48,13 +48,14 @@ class GuardedNetwork:
 
         Raises EgressRefusedError if any of the addresses is refused, UnresolvedError if there is none.
         """
-        addresses = [host] if reached(host) is not None else await self.resolver.addresses(host)
+        literal = reached(host)
+        addresses = [host] if literal is not None else await self.resolver.addresses(host)
         own_redis = await self._own_redis.at(port) if port == self._own_redis.port else None
         for address in addresses:
-            refusal = None
-            if own_redis is not None and (parsed := reached(address)) is not None:
+            parsed, refusal = literal or reached(address), None
+            if own_redis is not None and parsed is not None:
                 refusal = Refusal.OWN_REDIS if own_redis.is_at(parsed, port, is_own_address) else None
-            refusal = refusal or self._egress.refusal(address, port, ports)
+            refusal = refusal or self._egress.refusal(parsed or address, port, ports)
             if refusal is not None:
                 raise EgressRefusedError(
                     f"{host} is at {address}, port {port} ({refusal.value}): {remedy(refusal)}"
