@@ -140,11 +140,9 @@ class HashedFile(FileIO):
 
 def write_all(file: int, blocks: Sequence[Block]) -> None:
     """Write every byte: on a nearly full disk write(2) takes a part without an error."""
-    at = 0
-    while at < len(blocks):
-        written = os.writev(file, blocks[at : at + MAX_BLOCKS])
-        while at < len(blocks) and written >= len(blocks[at]):
-            written -= len(blocks[at])
-            at += 1
-        if written:
-            blocks, at = [memoryview(blocks[at])[written:], *blocks[at + 1 :]], 0
+    while blocks:
+        some, blocks = blocks[:MAX_BLOCKS], blocks[MAX_BLOCKS:]
+        left_bytes = sum(map(len, some)) - os.writev(file, some)
+        if left_bytes:
+            rest = b"".join(some)[-left_bytes:]
+            blocks = [rest, *blocks]

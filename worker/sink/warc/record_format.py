@@ -8,7 +8,6 @@ from fetchfleet.worker.http.wire import Header, Wire
 
 VERSION = b"WARC/1.1\r\n"
 END = b"\r\n\r\n"
-CRLF = b"\r\n"
 
 ORIGINAL = b"X-Orig-"
 """Prefix of a header that described the bytes on the wire, and does not describe the record."""
@@ -23,8 +22,6 @@ _BASE32_PAIRS = [first + second for first in _BASE32 for second in _BASE32]
 
 _CHUNKED_FIELD = b"transfer-encoding"
 
-Field = tuple[str, str]
-
 
 class RecordedExchange(NamedTuple):
     """An exchange to be recorded, without the body of the response."""
@@ -38,13 +35,6 @@ class RecordedExchange(NamedTuple):
     """Whether the request had a body that is not recorded."""
 
 
-def head(kind: str, record_id: str, date: str, fields: Iterable[Field], length_bytes: int) -> bytes:
-    """Return the head of a record, up to its block of `length_bytes`."""
-    named = (("WARC-Type", kind), ("WARC-Record-ID", f"<{record_id}>"), ("WARC-Date", date), *fields)
-    lines = "".join([f"{name}: {value}\r\n" for name, value in named])
-    return VERSION + lines.encode() + b"Content-Length: %d\r\n\r\n" % length_bytes
-
-
 def info(record_id: str, date: str, filename: str, user_agent: str) -> bytes:
     """Return the first record of a segment, which names the software."""
     said = (
@@ -54,21 +44,27 @@ def info(record_id: str, date: str, filename: str, user_agent: str) -> bytes:
         ("http-header-user-agent", user_agent),
     )
     block = "".join(f"{name}: {value}\r\n" for name, value in said).encode()
-    fields = (("WARC-Filename", filename), ("Content-Type", "application/warc-fields"))
-    return head("warcinfo", record_id, date, fields, len(block)) + block + END
+    head = (
+        f"WARC/1.1\r\nWARC-Type: warcinfo\r\nWARC-Record-ID: <{record_id}>\r\nWARC-Date: {date}\r\n"
+        f"WARC-Filename: {filename}\r\nContent-Type: application/warc-fields\r\n"
+        f"Content-Length: {len(block)}\r\n\r\n"
+    )
+    return head.encode() + block + END
 
 
 def request(exchange: RecordedExchange, record_id: str, response_id: str) -> bytes:
     """Return the record of the request."""
     wire = exchange.wire
-    block = b"%s %s HTTP/1.1\r\n%s\r\n" % (wire.method.encode(), wire.target, _lines(wire.request_headers))
-    block += exchange.body
-    fields = [
-        *_of(exchange, response_id),
-        ("Content-Type", "application/http;msgtype=request"),
-        *((("WARC-Truncated", "length"),) if exchange.cut else ()),
-    ]
-    return head("request", record_id, exchange.date, fields, len(block)) + block + END
+    lines = _lines(wire.request_headers)
+    block = b"%b %b HTTP/1.1\r\n%b\r\n%b" % (wire.method.encode(), wire.target, lines, exchange.body)
+    cut = "WARC-Truncated: length\r\n" if exchange.cut else ""
+    head = (
+        f"WARC/1.1\r\nWARC-Type: request\r\nWARC-Record-ID: <{record_id}>\r\nWARC-Date: {exchange.date}\r\n"
+        f"WARC-Target-URI: {wire.url}\r\nWARC-Concurrent-To: <{response_id}>\r\n"
+        f"Fetchfleet-ID: {exchange.fetch_id}\r\nContent-Type: application/http;msgtype=request\r\n"
+        f"{cut}Content-Length: {len(block)}\r\n\r\n"
+    )
+    return head.encode() + block + END
 
 
 def response_head(wire: Wire) -> bytes:
@@ -78,13 +74,15 @@ def response_head(wire: Wire) -> bytes:
     bodies have no chunks any more, so Transfer-Encoding is renamed.
     """
     version = wire.version if wire.version in {"HTTP/1.0", "HTTP/1.1"} else "HTTP/1.1"
-    line = b"%s %d %s\r\n" % (version.encode(), wire.status, wire.phrase)
-    headers = wire.headers
-    if _CHUNKED_FIELD in [name.lower() for name, _ in headers]:
-        headers = [
-            (ORIGINAL + name if name.lower() == _CHUNKED_FIELD else name, value) for name, value in headers
-        ]
-    return line + _lines(headers) + CRLF
+    lines = _lines(wire.headers)
+    if _CHUNKED_FIELD in lines.lower():
+        lines = _lines(
+            [
+                (ORIGINAL + name if name.lower() == _CHUNKED_FIELD else name, value)
+                for name, value in wire.headers
+            ]
+        )
+    return b"%b %d %b\r\n%b\r\n" % (version.encode(), wire.status, wire.phrase, lines)
 
 
 def response(
@@ -100,15 +98,17 @@ def response(
     """
     record_id, request_id = ids
     wire = exchange.wire
-    fields = [
-        *_of(exchange, request_id),
-        *((("WARC-IP-Address", wire.address),) if wire.address else ()),
-        *((("WARC-Protocol", "h2"),) if wire.version.startswith("HTTP/2") else ()),
-        ("WARC-Block-Digest", digest_text(block_digest)),
-        ("WARC-Payload-Digest", digest_text(payload_digest)),
-        ("Content-Type", "application/http;msgtype=response"),
-    ]
-    return head("response", record_id, exchange.date, fields, length_bytes)
+    address = f"WARC-IP-Address: {wire.address}\r\n" if wire.address else ""
+    protocol = "WARC-Protocol: h2\r\n" if wire.version.startswith("HTTP/2") else ""
+    head = (
+        f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Record-ID: <{record_id}>\r\nWARC-Date: {exchange.date}\r\n"
+        f"WARC-Target-URI: {wire.url}\r\nWARC-Concurrent-To: <{request_id}>\r\n"
+        f"Fetchfleet-ID: {exchange.fetch_id}\r\n{address}{protocol}"
+        f"WARC-Block-Digest: {digest_text(block_digest)}\r\n"
+        f"WARC-Payload-Digest: {digest_text(payload_digest)}\r\n"
+        f"Content-Type: application/http;msgtype=response\r\nContent-Length: {length_bytes}\r\n\r\n"
+    )
+    return head.encode()
 
 
 def record_id(chance: bytes) -> str:
@@ -134,13 +134,5 @@ def block_bytes(found: bytes) -> tuple[int, int] | None:
     return None if said is None else (ends + len(END), int(said[1]))
 
 
-def _of(exchange: RecordedExchange, other_id: str) -> tuple[Field, ...]:
-    return (
-        ("WARC-Target-URI", exchange.wire.url),
-        ("WARC-Concurrent-To", f"<{other_id}>"),
-        ("Fetchfleet-ID", exchange.fetch_id),
-    )
-
-
 def _lines(headers: Iterable[Header]) -> bytes:
-    return b"".join([b"%s: %s\r\n" % header for header in headers])
+    return b"\r\n".join([*map(b": ".join, headers), b""])

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 from fetchfleet.worker.errors import InTheWayError
 from fetchfleet.worker.sink.files.directory import Directory
 from fetchfleet.worker.sink.files.partial_file import Block
+from fetchfleet.worker.sink.index_entry import StoredAt
 from fetchfleet.worker.sink.warc import record_format
 from fetchfleet.worker.sink.warc.segment import Segment
 from fetchfleet.worker.util.clock import mono_s
@@ -22,25 +23,24 @@ MAX_NAME_CHARS = 100
 
 
 class WarcRecord(NamedTuple):
-    """The record of a response, and the record that goes before it."""
+    """The record of a response, and the record of its request before it."""
 
-    before: Block
-    """The record of the request."""
     blocks: tuple[Block, ...]
-    """All bytes of the record, or those before a body that is in a partial file."""
+    """All bytes of both, or those before a body that is in a partial file."""
+    before_bytes: int
+    """Length of the request's record."""
     length_bytes: int
     """Length of the response's record."""
+    body_bytes: int
+    sha256: str
+    """Of the body."""
     partial: str | None = None
     """The name of that partial file."""
-    partial_bytes: int = 0
 
-
-class RecordPlace(NamedTuple):
-    """Where a record is: the segment, its first byte, and its length."""
-
-    path: str
-    offset: int
-    length: int
+    @property
+    def bytes(self) -> int:
+        """The length of both records."""
+        return self.before_bytes + self.length_bytes
 
 
 class RecordSource(Protocol):
@@ -48,15 +48,23 @@ class RecordSource(Protocol):
 
     durability: str
 
-    def record(self) -> WarcRecord:
-        """Return the record. Raises the fault of the body."""
-
     def may_place(self) -> bool:
         """Whether the worker still owns the lane; called at the last moment."""
 
+    def record(self) -> WarcRecord:
+        """Return the record. Raises the fault of the body."""
 
-WriteOutcome = RecordPlace | Exception | None
-"""None: the worker no longer owns the lane."""
+    def set_result(self, result: StoredAt | None) -> None:
+        """Take the place of the record; None if the worker no longer owns the lane."""
+
+    def set_error(self, error: BaseException) -> None:
+        """Take the error of the record."""
+
+    def notify(self) -> None:
+        """Report the outcome; called on the loop."""
+
+
+_Group = list[tuple[RecordSource, WarcRecord]]
 
 
 class SegmentLimits(NamedTuple):
@@ -64,18 +72,6 @@ class SegmentLimits(NamedTuple):
 
     max_bytes: int
     max_age_s: float
-
-
-class _Member(NamedTuple):
-    """A source of a group, its place in the list, and its record."""
-
-    place: int
-    source: RecordSource
-    record: WarcRecord
-
-    @property
-    def bytes(self) -> int:
-        return len(self.record.before) + self.record.length_bytes
 
 
 class Segments:
@@ -95,26 +91,24 @@ class Segments:
         """When the current segment must be closed, on the monotonic clock; None if there is none."""
         return None if self._current is None else self._current.opened_s + self._limits.max_age_s
 
-    def write(self, sources: list[RecordSource]) -> list[WriteOutcome]:
+    def write(self, sources: list[RecordSource]) -> None:
         """Append the records in groups; each group is one write, and succeeds or fails as a whole."""
-        outcomes: list[WriteOutcome] = [None] * len(sources)
-        group: list[_Member] = []
+        group: _Group = []
         group_bytes = 0
-        for index, source in enumerate(sources):
+        for source in sources:
             try:
-                member = _Member(index, source, source.record())
+                record = source.record()
             except Exception as error:  # noqa: BLE001 the body's own error, of any kind
-                outcomes[index] = error
+                source.set_error(error)
                 continue
             # A body in a partial file is a group of its own.
-            member_bytes = member.bytes if member.record.partial is None else self._max_group_bytes + 1
-            if group_bytes + member_bytes > self._max_group_bytes:
-                self._write_group(group, outcomes)
+            own_bytes = record.bytes if record.partial is None else self._max_group_bytes + 1
+            if group_bytes + own_bytes > self._max_group_bytes:
+                self._write_group(group)
                 group, group_bytes = [], 0
-            group.append(member)
-            group_bytes += member_bytes
-        self._write_group(group, outcomes)
-        return outcomes
+            group.append((source, record))
+            group_bytes += own_bytes
+        self._write_group(group)
 
     def close_old(self) -> None:
         """Close the current segment if it is old."""
@@ -127,12 +121,17 @@ class Segments:
             segment, self._current = self._current, None
             segment.close()
 
-    def _write_group(self, group: list[_Member], outcomes: list[WriteOutcome]) -> None:
-        owned = [member for member in group if member.source.may_place()]
+    def _write_group(self, group: _Group) -> None:
+        owned: _Group = []
+        for source, record in group:
+            if source.may_place():
+                owned.append((source, record))
+            else:
+                source.set_result(None)
         if not owned:
             return
         try:
-            segment = self._segment_for(sum(member.bytes for member in owned))
+            segment = self._segment_for(sum([record.bytes for _, record in owned]))
             offset = segment.size_bytes
             self._append(segment, owned)
             if segment.gone:  # the records are not where their results would say
@@ -141,32 +140,32 @@ class Segments:
             if isinstance(error, OSError) and fault_of(error) is FileFault.SIZE:
                 if self._current is not None and self._current.size_bytes > self._current.begin_bytes:
                     self.close()  # it may be the segment that is too large, not the records
-                    self._write_group(owned, outcomes)
+                    self._write_group(owned)
                     return
                 if len(owned) > 1:
-                    for member in owned:
-                        self._write_group([member], outcomes)
+                    for one in owned:
+                        self._write_group([one])
                     return
-            for member in owned:
-                outcomes[member.place] = type(error)(*error.args)
+            for source, _ in owned:
+                source.set_error(type(error)(*error.args))
             return
-        for member in owned:
-            offset += member.bytes
-            length_bytes = member.record.length_bytes
-            outcomes[member.place] = RecordPlace(segment.path, offset - length_bytes, length_bytes)
+        for source, record in owned:
+            offset += record.before_bytes
+            at = StoredAt(segment.path, record.body_bytes, record.sha256, offset, record.length_bytes)
+            source.set_result(at)
+            offset += record.length_bytes
 
-    def _append(self, segment: Segment, group: list[_Member]) -> None:
+    def _append(self, segment: Segment, group: _Group) -> None:
         """Append and sync a group; on an error the segment is as before, or closed."""
-        before_bytes, durability = segment.size_bytes, {member.source.durability for member in group}
-        first = group[0].record
+        before_bytes, durability = segment.size_bytes, {source.durability for source, _ in group}
+        first = group[0][1]
         try:
             if first.partial is None:
-                records = [member.record for member in group]
-                segment.append([block for record in records for block in (record.before, *record.blocks)])
+                segment.append([block for _, record in group for block in record.blocks])
             else:
                 file = self._directory.open_partial(first.partial)
                 try:
-                    segment.append_file((first.before, *first.blocks), file, first.partial_bytes)
+                    segment.append_file(first.blocks, file, first.body_bytes)
                 finally:
                     os.close(file)
             if durability != {"none"}:

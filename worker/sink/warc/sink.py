@@ -104,8 +104,7 @@ class RecordWriter(BufferedBody):
         self._writer = writer
         self._recorded = recorded
         self._http_head = b""
-        self._sha256 = ""
-        self._may_place: Callable[[], bool] = lambda: True
+        self._may_place: Callable[[], bool] = bool
         self.durability = durability
 
     @property
@@ -116,7 +115,7 @@ class RecordWriter(BufferedBody):
     def _new_digests(self) -> dict[str, Any]:
         """Return the hash objects that are to be fed with the whole body; one has the head already."""
         self._http_head = record_format.response_head(self._recorded.wire)
-        return super()._new_digests() | {BLOCK: hashlib.sha256(self._http_head)}
+        return {**super()._new_digests(), BLOCK: hashlib.sha256(self._http_head)}
 
     async def keep(self) -> int:
         """Keep nothing: half a response is no record."""
@@ -131,12 +130,11 @@ class RecordWriter(BufferedBody):
             await self.drain()
             await self._partial.written()
         self._may_place = may_place
-        placed = await self._writer.append(self)
-        if placed is None:
-            return None
-        if self._disk.refusals.in_a_row:
+        self._writer.add(self)
+        stored = await self.wait()
+        if stored is not None and self._disk.refusals.in_a_row:
             self._disk.accepted()
-        return StoredAt(placed.path, self.size_bytes, self._sha256, placed.offset, placed.length)
+        return stored
 
     def may_place(self) -> bool:
         """Whether the worker still owns the lane."""
@@ -144,15 +142,15 @@ class RecordWriter(BufferedBody):
 
     def record(self) -> WarcRecord:
         """Return the record; runs off the loop. Raises TruncatedBodyError or DigestMismatchError."""
-        large = self._partial is not None
-        self._sha256 = self._checked()
-        ids = record_format.record_id(os.urandom(16)), record_format.record_id(os.urandom(16))
-        length_bytes = len(self._http_head) + self.size_bytes
+        sha256, chance, http_head = self._checked(), os.urandom(32), self._http_head
+        record_id, request_id = record_format.record_id(chance[:16]), record_format.record_id(chance[16:])
         digests = self._digests[BLOCK].digest(), self._digests[SHA256].digest()
-        head = record_format.response(self._recorded, ids, *digests, length_bytes)
-        before = record_format.request(self._recorded, ids[1], ids[0])
-        length_bytes += len(head) + len(record_format.END)
-        if large:
-            blocks = (head, self._http_head)
-            return WarcRecord(before, blocks, length_bytes, self._partial_name(), self.size_bytes)
-        return WarcRecord(before, (head, self._http_head, *self._pieces, record_format.END), length_bytes)
+        block_bytes = len(http_head) + self.size_bytes
+        before = record_format.request(self._recorded, request_id, record_id)
+        head = record_format.response(self._recorded, (record_id, request_id), *digests, block_bytes)
+        begin = before + head + http_head
+        blocks, partial = (begin, *self._pieces, record_format.END), None
+        if self._partial is not None:
+            blocks, partial = (begin,), self._partial.name
+        length_bytes = len(head) + block_bytes + len(record_format.END)
+        return WarcRecord(blocks, len(before), length_bytes, self.size_bytes, sha256, partial)

@@ -6,11 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
-from fetchfleet.worker.sink.warc.segments import RecordPlace, RecordSource, Segments, WriteOutcome
-from fetchfleet.worker.util import aio
+from fetchfleet.worker.sink.warc.segments import RecordSource, Segments
 from fetchfleet.worker.util.clock import mono_s
-
-Waiting = tuple[RecordSource, aio.Pending[RecordPlace | None]]
 
 
 class SegmentWriter:
@@ -19,22 +16,17 @@ class SegmentWriter:
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="warc")
-        self._waiting: list[Waiting] = []
+        self._waiting: list[RecordSource] = []
         self._busy = False
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def append(self, source: RecordSource) -> RecordPlace | None:
-        """Return the place of the source's record once it is written; None if the lane is lost by then.
-
-        A cancelled caller still waits for it: a record in its segment counts.
-        """
-        loop = asyncio.get_running_loop()
-        place: aio.Pending[RecordPlace | None] = aio.Pending()
-        self._waiting.append((source, place))
+    def add(self, source: RecordSource) -> None:
+        """Append the source's record; the source gets the outcome."""
+        self._waiting.append(source)
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._hand_over)  # with all records of this turn of the loop
-        return await place.wait()
+            # So that all records of this turn of the loop go with it.
+            asyncio.get_running_loop().call_soon(self._hand_over)
 
     def close(self) -> None:
         """Write nothing more, and give the current segment its name; a second call does nothing."""
@@ -49,22 +41,18 @@ class SegmentWriter:
             self._thread.submit(self._segments.close).result()
 
     def _hand_over(self) -> None:
-        taken, self._waiting = self._waiting, []
-        sources = [source for source, _ in taken]
-        self._in_thread(partial(self._segments.write, sources), partial(self._written, taken))
+        sources, self._waiting = self._waiting, []
+        self._in_thread(partial(self._segments.write, sources), partial(self._written, sources))
 
     def _in_thread(self, work: Callable[[], object], then: Callable[..., None]) -> None:
         asyncio.get_running_loop().run_in_executor(self._thread, work).add_done_callback(then)
 
-    def _written(self, taken: list[Waiting], written: asyncio.Future[list[WriteOutcome]]) -> None:
+    def _written(self, sources: list[RecordSource], written: asyncio.Future[object]) -> None:
         bug = written.exception()
-        outcomes = written.result() if bug is None else [RuntimeError(repr(bug))] * len(taken)
-        for (_, place), outcome in zip(taken, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                place.set_error(outcome)
-            else:
-                place.set_result(outcome)
-            place.notify()
+        for source in sources:
+            if bug is not None:
+                source.set_error(RuntimeError(repr(bug)))
+            source.notify()
         self._busy = bool(self._waiting)
         if self._waiting:
             self._hand_over()
