@@ -17,8 +17,25 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _LENGTH = re.compile(rb"\r\nContent-Length: ([0-9]{1,18})\r\n", re.IGNORECASE)
 
-_BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-_BASE32_PAIRS = [first + second for first in _BASE32 for second in _BASE32]
+_BASE32 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567".ljust(256)
+"""The characters of 32 values, as a table of bytes.translate."""
+
+_BASE32_CHARS = 64
+"""Characters that are computed at once: a digest has 52, which are the last ones."""
+
+
+def _halvings() -> list[tuple[int, int, int]]:
+    """Return the steps that spread groups of 5 bits to bytes: the low halves, the high ones, their shift."""
+    steps, groups = [], _BASE32_CHARS
+    while groups > 1:
+        half_bits = 5 * groups // 2
+        low = sum((1 << half_bits) - 1 << 8 * at for at in range(0, _BASE32_CHARS, groups))
+        steps.append((low, low << half_bits, 3 * groups // 2))
+        groups //= 2
+    return steps
+
+
+_HALVINGS = _halvings()
 
 _CHUNKED_FIELD = b"transfer-encoding"
 
@@ -119,10 +136,11 @@ def record_id(chance: bytes) -> str:
 
 
 def digest_text(sha256: bytes) -> str:
-    """Format a digest as WARC tools write and check it: in base32, here in half the time of `base64`."""
+    """Format a digest as WARC tools write and check it: in base32, faster than by `base64`."""
     bits = int.from_bytes(sha256, "big") << 4
-    pairs = [_BASE32_PAIRS[bits >> shift & 1023] for shift in range(250, -1, -10)]
-    return f"sha256:{''.join(pairs)}===="
+    for low, high, shift in _HALVINGS:
+        bits = bits & low | (bits & high) << shift
+    return f"sha256:{bits.to_bytes(_BASE32_CHARS, 'big')[12:].translate(_BASE32).decode()}===="
 
 
 def block_bytes(found: bytes) -> tuple[int, int] | None:
