@@ -111,6 +111,7 @@ async def test_a_policy_that_is_set_holds_for_lanes_in_hand(
             from_place = len(origin.requests)
             shown = await operator.reads("policy", "show")
             held = await operator.reads("policy", "show", "127.0.3.53")
+            await wait_until(lambda: len(origin.requests) > from_place + 10, "requests under it")
             until_place = len(origin.requests)
             await operator.does("policy", "unset", "127.0.3.53", "concurrency")
             await wait_until(lambda: origin.in_progress >= 8, "the file's value to hold again")
