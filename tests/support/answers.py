@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fetchfleet.worker.http.exchange import Answer, Request, Trace
 from fetchfleet.worker.http.http1.messages import by_name
-from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.http.wire import Header, Room
 from fetchfleet.worker.policy.model import Timeouts
 
 
@@ -28,7 +28,7 @@ class Said:
         """No body."""
         return b""
 
-    async def receive(self, room: memoryview) -> bytes:  # noqa: ARG002 nothing comes
+    async def receive(self, room: Room) -> bytes:  # noqa: ARG002 nothing comes
         """No body."""
         return b""
 

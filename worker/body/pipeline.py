@@ -28,6 +28,7 @@ from fetchfleet.worker.errors import (
     TruncatedBodyError,
 )
 from fetchfleet.worker.http.exchange import Answer
+from fetchfleet.worker.http.wire import Room
 from fetchfleet.worker.policy.model import LanePolicy
 from fetchfleet.worker.util.clock import mono_s
 from fetchfleet.worker.util.executors import CODING, run_in
@@ -144,7 +145,7 @@ class BodyPipeline:
         self.length_bytes = coded_bytes if self._decoded is None else None
         """Length of the body as stored; None if unknown."""
 
-    async def receive(self, room: memoryview | None) -> bytes | memoryview:
+    async def receive(self, room: Room) -> bytes | memoryview:
         """Return the next bytes to store, like `read`; they may have been received into the room."""
         return await (self._answer.receive(room) if self._as_sent else self.read())
 

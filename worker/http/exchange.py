@@ -12,7 +12,7 @@ from fetchfleet.jobs.contract.model import Timings
 from fetchfleet.worker.errors import BadAnswerError, FetchError, RemoteProtocolError
 from fetchfleet.worker.http.http1.messages import UNTIL_CLOSE, body_length
 from fetchfleet.worker.http.request_body import Blocks, Upload
-from fetchfleet.worker.http.wire import Header, Wire
+from fetchfleet.worker.http.wire import Header, Room, Wire
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.clock import mono_s
 
@@ -121,10 +121,10 @@ class Response(Protocol):
         Raises ReadError, ReadTimeoutError or RemoteProtocolError.
         """
 
-    def receive(self, room: memoryview) -> Coroutine[Any, Any, bytes | memoryview]:
+    def receive(self, room: Room) -> Coroutine[Any, Any, bytes | memoryview]:
         """Return the next piece of the body, like `read`; it may have been received into the room.
 
-        That saves a large body from being copied. The room must not be empty.
+        That saves a large body from being copied. The room is asked for only if it can be used.
         """
 
     def close(self) -> None:
@@ -178,9 +178,9 @@ class Answer:
         """Whether the whole body has been read."""
         return self._response.ended
 
-    def receive(self, room: memoryview | None) -> Coroutine[Any, Any, bytes | memoryview]:
-        """Return the next piece, like `read`; it may have been received into the room, if there is one."""
-        return self._response.read() if room is None else self._response.receive(room)
+    def receive(self, room: Room) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return the next piece, like `read`; it may have been received into the room."""
+        return self._response.receive(room)
 
     def close(self) -> None:
         """End the exchange, complete or not; a second call does nothing."""

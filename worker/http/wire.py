@@ -1,9 +1,12 @@
 """The request and the response headers of an exchange, as they were sent. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 Header = tuple[bytes, bytes]
+
+Room = Callable[[], memoryview | None]
+"""Returns memory that the next piece of a body may be received into, None for none."""
 
 
 class Wire(NamedTuple):

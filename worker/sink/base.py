@@ -84,7 +84,6 @@ class BodyWriter(Protocol):
     def worth_keeping(self) -> bool:
         """Whether enough bytes have come to resume the body later."""
 
-    @property
     def room(self) -> memoryview | None:
         """Where the next piece may be received, if the body is a large one."""
 

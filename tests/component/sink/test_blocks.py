@@ -72,7 +72,7 @@ async def test_a_block_is_received_into_again_only_once_it_is_written(
         return writev(file, blocks)
 
     async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
-        assert writer.room is None
+        assert writer.room() is None
         await give(writer, BLOCK)
         monkeypatch.setattr(os, "writev", slowly)
         blocks: set[int] = set()
@@ -83,7 +83,7 @@ async def test_a_block_is_received_into_again_only_once_it_is_written(
                 may_write.set()
                 await draining
                 may_write.clear()
-            room = writer.room
+            room = writer.room()
             assert room is not None
             blocks.add(id(room.obj))
             room[: len(piece)] = piece

@@ -17,6 +17,7 @@ from fetchfleet.worker.fetch.rules.range_rules import RangeVerdict
 from fetchfleet.worker.fetch.rules.validators import conditional, validators_of
 from fetchfleet.worker.fetch.services import FetchSession
 from fetchfleet.worker.http.exchange import Answer
+from fetchfleet.worker.http.wire import Room
 from fetchfleet.worker.sink.base import BodyWriter, Expected, HttpExchange, StorageOptions
 from fetchfleet.worker.sink.index_entry import IndexEntry, StoredAt, Validators
 from fetchfleet.worker.util.clock import mono_s
@@ -172,7 +173,7 @@ class SpecialCases:
 
     async def receive(
         self,
-        receive: Callable[[memoryview | None], Awaitable[bytes | memoryview]],
+        receive: Callable[[Room], Awaitable[bytes | memoryview]],
         writer: BodyWriter,
         exchange: HttpExchange,
         save_bytes: int,

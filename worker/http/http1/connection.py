@@ -21,7 +21,7 @@ from fetchfleet.worker.http.exchange import Request
 from fetchfleet.worker.http.http1.messages import ResponseReader, request_head
 from fetchfleet.worker.http.net.tls_transport import left_by_reset
 from fetchfleet.worker.http.request_body import BLOCK_BYTES, Blocks, Upload
-from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.http.wire import Header, Room
 from fetchfleet.worker.policy.model import Timeouts
 from fetchfleet.worker.util.aio import LoopBudget
 from fetchfleet.worker.util.clock import mono_s
@@ -177,11 +177,8 @@ class Http1Connection(asyncio.BufferedProtocol):
         if head:
             self._transport.write(head)
 
-    async def read(self, reader: ResponseReader, room: memoryview | None = None) -> Any:
-        """Return what has come of the body, once there is some; empty at its end.
-
-        Bytes, or a part of the room; then nothing more is received until the next call.
-        """
+    async def read(self, reader: ResponseReader, room: Room | None = None) -> Any:
+        """Return what has come of the body, empty at its end; or part of the room, with no more received."""
         while not reader.pieces:
             if reader.complete:
                 return b""
@@ -191,7 +188,8 @@ class Http1Connection(asyncio.BufferedProtocol):
                 raise ReadError("the response was closed")
             if self._resume_reading():
                 continue  # the transport may have passed something on at once
-            self._room = reader.part_of(room)
+            if room is not None and self._transport.get_extra_info("ssl_object") is None:
+                self._room = reader.part_of(room)
             try:
                 await self._wait(self._timeouts.read_s)
             finally:
@@ -391,8 +389,8 @@ class Http1Response(msgspec.Struct, eq=False):
         """Return what has come of the body, once there is some; empty at its end."""
         return self._connection.read(self._reader)
 
-    def receive(self, room: memoryview) -> Coroutine[Any, Any, bytes | memoryview]:
-        """Return the next piece of the body; it may be in the room. Empty at the end."""
+    def receive(self, room: Room) -> Coroutine[Any, Any, bytes | memoryview]:
+        """Return what has come of the body, or comes into the room; empty at its end."""
         return self._connection.read(self._reader, room)
 
     def close(self) -> None:

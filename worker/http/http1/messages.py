@@ -13,7 +13,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from fetchfleet.worker.errors import InvalidRequestError, RemoteProtocolError
 from fetchfleet.worker.http.http1.chunks import ChunkedBody
 from fetchfleet.worker.http.http1.lenient import read_leniently
-from fetchfleet.worker.http.wire import Header
+from fetchfleet.worker.http.wire import Header, Room
 
 CHUNKED = -1
 """The body is sent in chunks."""
@@ -230,11 +230,11 @@ class ResponseReader:
             raise RemoteProtocolError("the host closed the connection before the last chunk")
         self.complete = True
 
-    def part_of(self, room: memoryview | None) -> memoryview | None:
+    def part_of(self, room: Room) -> memoryview | None:
         """Return the part of a room that the loop may fill with the next bytes of the body; None if none."""
-        if room is None or self.head is None or self.complete or self._chunks is not None:
+        if self._chunks is not None or (found := room()) is None:
             return None
-        return room if self._left_bytes == UNTIL_CLOSE else room[: self._left_bytes]
+        return found if self._left_bytes == UNTIL_CLOSE else found[: self._left_bytes]
 
     def skip(self, size_bytes: int) -> None:
         """Count bytes of the body that were received into such a part, without `feed`."""

@@ -78,7 +78,6 @@ class BufferedBody(aio.Pending[StoredAt | None]):
         if expected.max_bytes and expected.length_bytes is not None:
             self._refuse_overlong(expected.length_bytes)
 
-    @property
     def room(self) -> memoryview | None:
         """Where the next piece may be received, if the body is a large one."""
         if self._room is None and self._partial is not None:
