@@ -28,7 +28,7 @@ from tests.support.workers import QUICK_POLICY
 from tools.origin.behaviours import OK, latency
 from tools.origin.server import Origin
 
-FUZZ_S = float(os.environ.get("FETCHFLEET_TEST_FUZZ_S", "20"))
+FUZZ_S = float(os.environ.get("FETCHFLEET_TEST_FUZZ_S", "60"))
 """For how long the other program writes."""
 
 AT_ONCE = 5
