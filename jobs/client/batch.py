@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client.submit import Notify, Receipt
 from fetchfleet.jobs.contract.ids import batch_of, is_batch_id, is_fetch_id, place_of
-from fetchfleet.jobs.contract.model import Result, decode_result
+from fetchfleet.jobs.contract.model import Result, decode_result, encode
 from fetchfleet.jobs.errors import FleetUnreachableError, KeyTypeConflictError, UnknownBatchError
 from fetchfleet.jobs.patience import RedisCaller, once
 from fetchfleet.jobs.redis_connection import number_of, text_of
@@ -85,6 +85,15 @@ class ReadPlaces:
         return is_new
 
 
+class ReadResult(NamedTuple):
+    """A result that was read."""
+
+    position: str
+    result: Result
+    text: bytes
+    """Its JSON in one line, as it was written."""
+
+
 class Results(AsyncIterator[Result]):
     """A batch's results in the order in which they were written, each once.
 
@@ -125,17 +134,20 @@ class Results(AsyncIterator[Result]):
                 return result
         raise StopAsyncIteration
 
-    async def page(self) -> list[tuple[str, Result]]:
-        """Return all results that are read at once, each with its position; none at the end.
+    async def page(self) -> list[ReadResult]:
+        """Return all results that are read at once; none at the end.
 
         With `trim` the next call deletes them.
         """
-        found: list[tuple[str, Result]] = []
+        found: list[ReadResult] = []
         while not found and await self._has_rows():
             for row_id, fields in self._unread:
                 result = self._result_of(fields)
                 if result is not None:
-                    found.append((row_id.decode(), result))
+                    text = fields[b"r"]
+                    if b"\n" in text or b"\r" in text:  # white space of another program
+                        text = encode(result)
+                    found.append(ReadResult(row_id.decode(), result, text))
             self.position = self._unread[-1][0].decode()
             self._unread.clear()
         return found

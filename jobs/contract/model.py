@@ -15,7 +15,7 @@ from typing import Any, get_origin
 import msgspec
 
 from fetchfleet.jobs.contract import body_checks, conditions, field_checks, trace_context
-from fetchfleet.jobs.contract.urls import shown_origin
+from fetchfleet.jobs.contract.urls import UrlError, canonical_url, shown_origin
 from fetchfleet.jobs.errors import InvalidFetchError
 
 TOO_DEEP = "is nested too deeply (recursion limit)"
@@ -87,7 +87,7 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-_UNSET = (field_checks.IfExists.REPLACE.value, None, False, None, None)
+_UNSET = (field_checks.IfExists.REPLACE.value, None, False, None, None, None, None)
 """The defaults of the fields of a fetch that few fetches set."""
 
 
@@ -150,7 +150,10 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
     def __post_init__(self) -> None:
         """Check every field; put the URL, the method and others into canonical form."""
-        msgspec.structs.force_setattr(self, "url", field_checks.url(self.url))
+        try:
+            msgspec.structs.force_setattr(self, "url", canonical_url(self.url))
+        except UrlError as error:
+            raise InvalidFetchError(f"url: {error}") from None
         if self.method != "GET":
             msgspec.structs.force_setattr(self, "method", field_checks.method(self.method))
         if self.headers:
@@ -159,20 +162,17 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
             body_checks.check(self.method, self.body, self.body_base64, self.body_file)
         if self.dest is not None:
             field_checks.dest(self.dest)
-        if self.sha256 is not None:
-            msgspec.structs.force_setattr(self, "sha256", field_checks.sha256(self.sha256))
         if self.revalidate or self.etag is not None or self.last_modified is not None:
             conditions.check(
                 self.method, self.headers.items(), self.etag, self.last_modified, revalidate=self.revalidate
             )
-        if (self.if_exists, self.max_bytes, self.decode, self.deadline_s, self.fallback) != _UNSET:
+        rarely_set = (self.if_exists, self.max_bytes, self.decode, self.deadline_s, self.fallback)
+        if (*rarely_set, self.sha256, self.key) != _UNSET:
             self._check_rarely_set()
         if self.priority is not Priority.NORMAL:
             msgspec.structs.force_setattr(self, "priority", _priority(self.priority))
         if self.traceparent is not None or self.tracestate is not None:
             trace_context.check(self.traceparent, self.tracestate)
-        if self.key is not None:
-            field_checks.key(self.key)
         if self.meta is not None:
             msgspec.structs.force_setattr(self, "meta", field_checks.meta(self.meta))
 
@@ -184,6 +184,10 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         if self.deadline_s is not None:  # 30 and 30.0 are one JSON
             msgspec.structs.force_setattr(self, "deadline_s", float(self.deadline_s))
         field_checks.fallback(self.fallback)
+        if self.sha256 is not None:
+            msgspec.structs.force_setattr(self, "sha256", field_checks.sha256(self.sha256))
+        if self.key is not None:
+            field_checks.key(self.key)
 
     def __repr__(self) -> str:
         return f"<Fetch {self.method} {shown_origin(self.url)}>"

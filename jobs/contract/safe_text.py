@@ -40,7 +40,7 @@ def shown_json(encoded: str) -> str:
 
 
 def safe_json(encoded: bytes) -> bytes:
-    """Return JSON without line breaks with the same value and no unsafe character.
+    """Return JSON, or lines of it, with the same values and no unsafe character.
 
     In JSON the controls below the space are escaped: of ASCII characters only DEL may be unsafe.
     """

@@ -16,12 +16,12 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from fetchfleet.jobs import keys
-from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts
+from fetchfleet.jobs.client.batch import FROM_THE_START, Batch, Counts, ReadResult
 from fetchfleet.jobs.client.fleet import Fleet
 from fetchfleet.jobs.client.submit import WhenFull
 from fetchfleet.jobs.contract.fetch_list import NOT_TEXT, parse_list
 from fetchfleet.jobs.contract.ids import BATCH_ID_CHARS
-from fetchfleet.jobs.contract.model import Fetch, Result, encode
+from fetchfleet.jobs.contract.model import Fetch, encode
 from fetchfleet.jobs.contract.safe_text import safe_json
 from fetchfleet.jobs.errors import UnknownBatchError
 from fetchfleet.jobs.redis_connection import connect, redis_now_ms
@@ -287,7 +287,7 @@ async def follow(
                 for read in [page] if export is None else [[row] for row in page]:
                     await pass_on(read, progress.tally, report, export)
                     if part is not None:
-                        part.note(read[-1][0])
+                        part.note(read[-1].position)
                 unsaved += len(page)
                 if part is not None and report is not None and export is None and unsaved >= SAVE_EVERY:
                     part.save()
@@ -306,15 +306,15 @@ async def follow(
 
 
 async def pass_on(
-    read: Sequence[tuple[str, Result]], tally: Tally, report: ReportFile | None, export: JsonlExport | None
+    read: Sequence[ReadResult], tally: Tally, report: ReportFile | None, export: JsonlExport | None
 ) -> None:
-    """Count results, write them to the report, and export the records of one."""
+    """Count results, write them to the report as the workers wrote them, and export the records of one."""
     if report is not None:
-        report.add(b"".join([safe_json(encode(result)) + b"\n" for _, result in read]))
+        report.add(safe_json(b"".join([item.text + b"\n" for item in read])))
         report.flush()  # a result that is saved as read, or deleted, is not read again
-    tally.add(*(result for _, result in read))
+    tally.add(*[item.result for item in read])
     if export is not None:
-        [(position, result)] = read
+        [(position, result, _)] = read
         await export.add(result, position)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from fetchfleet import Batch, Counts, Fleet, InvalidFetchError, RedisSetupError,
 from fetchfleet.jobs import keys
 from fetchfleet.jobs.client import batch as batch_module
 from fetchfleet.jobs.client.batch import ReadPlaces
+from fetchfleet.jobs.contract.model import decode_result
 from tests.support.lanes import BATCH_ID, LaneHold, ask, results, stored, url
 from tests.support.waiting import wait_until
 
@@ -64,11 +66,31 @@ async def test_pages_hold_each_result_once_and_trim_what_was_returned(
     read: list[str] = []
     while page := await reader.page():
         assert await redis.xlen(keys.results(batch.id)) == count + 2 - len(read)
-        read += [result.url for _, result in page]
-        assert page[-1][0] == rows[len(read) - 1][0].decode()
+        read += [item.result.url for item in page]
+        assert page[-1].position == rows[len(read) - 1][0].decode()
     assert read == urls(count)
     assert await reader.page() == []
     assert await redis.xlen(keys.results(batch.id)) == 0
+
+
+async def test_a_page_has_the_json_of_valid_results_only_as_it_was_written_in_one_line(
+    fleet: Fleet, redis: Redis
+) -> None:
+    """A field of a newer worker stays. White space that another program has added goes."""
+    batch = await finished(fleet, redis, 3)
+    first, second, third = [fields[b"r"] for _, fields in await redis.xrange(keys.results(batch.id))]
+    await redis.xtrim(keys.results(batch.id), maxlen=0, approximate=False)
+    newer = first[:-1] + b',"newer":[1]}'
+    spread = msgspec.json.format(second, indent=1)
+    wrong = third.replace(b'"stored"', b'"lost"')
+    for text in (newer, spread, wrong, third[:-1], third):
+        await redis.xadd(keys.results(batch.id), {"r": text})
+
+    page = await batch.results().page()
+
+    assert b"\n" in spread
+    assert [item.text for item in page] == [newer, second, third]
+    assert [item.result for item in page] == [decode_result(text) for text in (first, second, third)]
 
 
 async def test_a_reader_asks_for_the_counts_only_when_the_end_may_be_near(
