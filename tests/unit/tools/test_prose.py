@@ -1,0 +1,59 @@
+"""The checker of prose: docstring openings, words and sentence length."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.prose import Rules, code_faults, faults, page_faults
+
+RULES = Rules.load()
+HERE = Path("x")
+
+
+def in_code(source: str) -> list[str]:
+    return [f"{fault.line}: {fault.text}" for fault in code_faults(source, HERE, RULES)]
+
+
+def in_page(source: str) -> list[str]:
+    return [f"{fault.line}: {fault.text}" for fault in page_faults(source, HERE, RULES)]
+
+
+def test_the_project_has_no_fault() -> None:
+    """Code, pages and tests follow tools/prose.toml."""
+    assert [*faults()] == []
+
+
+@pytest.mark.parametrize("opening", ["What", "Whether", "How", "Nothing"])
+def test_a_docstring_that_opens_with_a_clause_is_a_fault(opening: str) -> None:
+    """Modules, classes and functions alike."""
+    text = f'"""{opening} x."""'
+    source = f"{text}\nclass A:\n    {text}\n    def b(self):\n        {text}\n"
+    assert in_code(source) == [f"{line}: a docstring opens with '{opening}'" for line in (1, 3, 5)]
+
+
+def test_an_imperative_or_a_noun_phrase_is_none() -> None:
+    """A word that only begins like one is not it."""
+    assert in_code('"""Howling wolves."""\ndef a():\n    """Return whether it is open."""\n') == []
+
+
+def test_a_word_is_found_in_docstrings_and_comments_but_not_in_code_or_quotes() -> None:
+    """Names and quoted text are not prose."""
+    docstring = '    """Return it,\n    as told; see `told` and "he".\n    """\n'
+    source = f'he = "he"\n# the one he wants\ndef a():\n{docstring}'
+    found = in_code(source)
+    assert [text.split(":")[0] for text in found] == ["2", "5"]
+    assert all("write" in text or "subject" in text for text in found)
+
+
+def test_a_long_sentence_of_a_page_is_a_fault() -> None:
+    """Code blocks and tables do not count; a list item is a paragraph of its own."""
+    words = "word " * 24
+    assert in_page(f"{words}end.\n\n```\n{words * 3}\n```\n\n| {words * 3} |\n\n- {words}\n- {words}\n") == []
+    (found,) = in_page(f"# Title\n\n{words}\nand more.\n")
+    assert found.startswith("3: a sentence of 26 words")
+
+
+def test_punctuation_ends_a_sentence() -> None:
+    """Semicolons and colons too."""
+    part = "Word " * 20
+    assert in_page(f"{part}end. {part}end: {part}end; {part}end.\n") == []
