@@ -28,7 +28,7 @@ from fetchfleet import (
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379"
 REDIS_PATIENCE_S = 2.0
-"""A request waits no longer for Redis: its client is told to come again."""
+"""A request waits no longer for Redis: its client gets a 503 and comes again."""
 
 RETRY_AFTER_S = 5
 JSON_LINES = "application/jsonl"

@@ -1,4 +1,4 @@
-"""Every Redis key, with its type and how long it lives. No key is spelt anywhere else.
+"""Every Redis key, with its type and its lifetime. No other module spells a key.
 
 arq keeps keys of its own (`arq:job:…`, `arq:retry:…`, `arq:in-progress:…`, `arq:result:…`,
 `ff:queue:health-check`) for the jobs on QUEUE; they expire by arq's rules.

@@ -29,7 +29,7 @@ deserialize = msgspec.json.decode
 
 
 def arq_client(pool: Any) -> ArqRedis:
-    """Return arq's client on our connection pool. Jobs are JSON: pickle is never read or written."""
+    """Return arq's client on this connection pool. Jobs are JSON: pickle is never read or written."""
     return ArqRedis(
         pool_or_conn=pool,
         job_serializer=serialize,

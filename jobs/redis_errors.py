@@ -1,4 +1,4 @@
-"""The errors of Redis, told apart: those that time mends, and those that only a person can."""
+"""The errors of Redis, classified: those that pass with time, and those that need an operator."""
 
 import re
 import ssl

@@ -93,7 +93,7 @@ def is_resumed(frame: FrameType) -> bool:
 
 
 def file_of(code: CodeType) -> str:
-    """Return the path in the project of a function of ours, else an empty string.
+    """Return the path in the project of a function of this project, else an empty string.
 
     A class's annotations do not count, although reading them calls a function from Python 3.14 on.
     """

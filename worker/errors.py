@@ -32,7 +32,7 @@ class ForeignHostError(Exception):
 
 
 class ConnectError(FetchError):
-    """There is no connection to the host."""
+    """No connection to the host could be opened."""
 
 
 class EgressRefusedError(ConnectError):

@@ -50,7 +50,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ended(self) -> bool:
-        """Whether every fetch has a result and no more will be submitted."""
+        """True if every fetch has a result and no more will be submitted."""
         return self.sealed and self.done >= self.total
 
 

@@ -1,4 +1,4 @@
-"""The dead letters: fetches that failed for good, and input that is not a fetch."""
+"""The dead letters: fetches that failed permanently, and input that is not a fetch."""
 
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -21,9 +21,9 @@ SHOWN_CHARS = 2000
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """One dead letter.
 
-    position: its id in the stream. door: where it was found: lane, inbox, arq, or key for a value at one of
-    our keys. reason: of the closed list of results. note: the exact error. id, lane, fetch: None unless it is
-    a fetch. text: the input as found.
+    position: its id in the stream. door: where it was found: lane, inbox, arq, or key for a value at a
+    key of the fleet. reason: of the closed list of results. note: the exact error. id, lane, fetch: None
+    unless it is a fetch. text: the input as found.
     """
 
     position: str

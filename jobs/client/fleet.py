@@ -117,7 +117,7 @@ class Fleet:
 
     @property
     def dead(self) -> DeadLetters:
-        """The dead letters: fetches that failed for good, and input that is not a fetch."""
+        """The dead letters: fetches that failed permanently, and input that is not a fetch."""
         self._refuse_by_inbox("look at dead letters")
         return DeadLetters(self._redis, self._submitter, self.call)
 

@@ -76,7 +76,7 @@ class Chunk:
 
     @property
     def full(self) -> bool:
-        """Whether the next fetch belongs in another chunk."""
+        """Return True if the next fetch belongs in another chunk."""
         return self.count >= CHUNK_FETCHES or self.size_bytes >= CHUNK_BYTES
 
     def add(self, fetch_id: str, fetch: Fetch, serialized: bytes, key: str | None = None) -> None:

@@ -98,7 +98,7 @@ class Hop(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def has_body(self) -> bool:
-        """Whether the request has a body, from any source."""
+        """True if the request has a body, from any source."""
         return (self.body, self.body_base64, self.body_file) != (None, None, None)
 
 

@@ -28,7 +28,7 @@ class Method(StrEnum):
 
 
 class IfExists(StrEnum):
-    """How a fetch treats a file that exists at its dest."""
+    """The treatment of a file that exists at `dest`."""
 
     REPLACE = "replace"
     SKIP = "skip"
@@ -36,7 +36,7 @@ class IfExists(StrEnum):
 
 
 class Fallback(StrEnum):
-    """What is the result if the host is down: nothing, or the body stored before."""
+    """The result of a fetch whose host is down: none, or the body stored before."""
 
     NONE = "none"
     STALE = "stale"
@@ -57,7 +57,7 @@ MAX_DEST_PART_BYTES = 255
 MAX_KEY_BYTES = 200
 MAX_META_DEPTH = 100
 
-# Fields of the connection or of the message's framing are ours (RFC 9110 §7.6.1, RFC 9112 §6).
+# Fields of the connection or of the message's framing are set by the worker (RFC 9110 §7.6.1, RFC 9112 §6).
 RESERVED_HEADERS = frozenset(
     {
         "connection",

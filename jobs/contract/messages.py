@@ -287,7 +287,7 @@ def scoped_key(inbox: str, key: str) -> str:
 
 
 class MessageRefusal(StrEnum):
-    """Why a message was refused; a closed list."""
+    """The reason for which a message was refused; a closed list."""
 
     INVALID = "invalid"
     BATCH_EXISTS = "batch_exists"
@@ -324,7 +324,7 @@ decode_receipt = msgspec.json.Decoder(InboxReceipt).decode
 
 
 class ReceiptAddress(msgspec.Struct, frozen=True):
-    """Where the receipt of a message belongs: its batch, the name it asks for, and its part."""
+    """The place of a message's receipt: its batch, the name it asks for, and its part."""
 
     batch: str
     name: str = ""

@@ -28,7 +28,7 @@ MAX_DEADLINE_S = 7 * 24 * 3600.0
 
 
 class Outcome(StrEnum):
-    """How a fetch ended; closed."""
+    """The outcome of a fetch; a closed list."""
 
     STORED = "stored"
     UNCHANGED = "unchanged"
@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a fetch failed; a closed list. docs/results.md says what each means and what to do."""
+    """The reason for a failure; a closed list. docs/results.md explains each, with the remedy."""
 
     BAD_DEST = "bad_dest"
     BAD_ENCODING = "bad_encoding"
@@ -80,7 +80,7 @@ class Reason(StrEnum):
 
 
 class Priority(StrEnum):
-    """Which of a lane's fetches go first; within one priority, first come first served."""
+    """The order of a lane's fetches; within one priority, first in, first out."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -198,7 +198,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
     @property
     def is_plain(self) -> bool:
-        """Whether the request goes out as it is, and the body is stored as it comes, if the policy agrees."""
+        """True if the request goes out as it is, and the body is stored as it comes, if the policy agrees."""
         return not (
             self.decode
             or self.lines
@@ -215,7 +215,7 @@ class Fetch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of a fetch went, in ms; null for a stage that was not reached.
+    """The time that each stage of a fetch took, in ms; null for a stage that was not reached.
 
     queue_ms: from submit to the start of the last attempt.
     connect_ms: TCP and TLS of that attempt, 0 on a reused connection.
@@ -230,7 +230,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """How one fetch ended; exactly one is written for each.
+    """The result of one fetch. Each fetch gets exactly one.
 
     id: of the fetch: its batch's id, a hyphen, and its place in the batch as 8 hex digits.
     url: of the fetch, in canonical form.

@@ -18,7 +18,7 @@ _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})
 _MEMBER = re.compile(r"[a-z0-9][a-z0-9_*/@-]{0,255}=[ -+\--<>-~]{0,255}[!-+\--<>-~]")
 
 _KNOWN_FLAGS = 0b11
-"""Sampled, and random (level 2 §3.2.2.5); all others must be zero where we write (§3.2.2.5.2)."""
+"""Sampled, and random (level 2 §3.2.2.5); all others must be zero when written (§3.2.2.5.2)."""
 
 
 def trace_id(traceparent: str) -> str:
@@ -27,9 +27,9 @@ def trace_id(traceparent: str) -> str:
 
 
 def child(traceparent: str, span_id: str) -> str:
-    """Return the traceparent for our own span in the same trace.
+    """Return the traceparent for the fetch's span in the same trace.
 
-    It has version 00, the one we know, whatever the caller's version (§4.3).
+    It has version 00, the supported one, whatever the caller's version (§4.3).
     """
     flags = int(traceparent[53:55], 16) & _KNOWN_FLAGS
     return f"00-{trace_id(traceparent)}-{span_id}-{flags:02x}"

@@ -54,7 +54,7 @@ _ENDS_IN_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 
 
 class UrlError(ValueError):
-    """Why a URL is refused and what to do; never quotes its userinfo, path or query."""
+    """A refused URL: the reason and the remedy. The message never quotes userinfo, path or query."""
 
 
 class FetchUrl(NamedTuple):

@@ -26,7 +26,7 @@ class InboxMessages(NamedTuple):
 
 
 class NothingTaken(StrEnum):
-    """Why no message was taken.
+    """The reason for which no message was taken.
 
     The inbox is empty, or all messages that were looked at became dead letters, or another worker empties it.
     """
@@ -105,7 +105,7 @@ async def inbox_ack(
 
 
 class PutAside(StrEnum):
-    """Why messages were not put aside: their batch is partly enqueued, or another worker has the inboxes."""
+    """The reason for which messages stay: a partly enqueued batch, or another worker with the inboxes."""
 
     BATCH_BEGUN = "begun"
     OTHER_WORKER = "other"

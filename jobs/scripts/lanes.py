@@ -213,7 +213,7 @@ async def transfer(
 
 
 class RemovalKind(StrEnum):
-    """Which fetches `withdraw` claims: of a batch, with a deadline that has passed, or all."""
+    """The fetches that `withdraw` claims: those of a batch, those past their deadline, or all."""
 
     BATCH = "batch"
     EXPIRED = "expired"

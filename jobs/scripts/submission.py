@@ -60,7 +60,7 @@ class NoRoom(NamedTuple):
 
 
 class BatchRefusal(StrEnum):
-    """Why a batch takes no chunk."""
+    """The reason for which a batch takes no chunk."""
 
     CANCELLED = "cancelled"
     OTHER_FETCHES = "other"

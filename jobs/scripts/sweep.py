@@ -23,7 +23,7 @@ MAX_PROGRESS_MS = 150_000
 """More than a job of any function may take; arq marks a job as in progress for so long."""
 
 NAME = "\0"
-"""Stands for a member's name in the pattern of a key; no name of ours holds it."""
+"""Stands for a member's name in the pattern of a key; no valid name holds it."""
 
 
 async def sweep_turn(redis: Redis, *, every_ms: int) -> bool:

@@ -19,7 +19,7 @@ HOSTS = 20
 
 
 class Load(NamedTuple):
-    """How many each enqueues in a round. jobs: of arq; fewer, because the number does not affect its rate."""
+    """The number that each enqueues in a round. jobs: of arq; fewer, as its rate does not depend on it."""
 
     fetches: int
     jobs: int

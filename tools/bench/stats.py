@@ -27,7 +27,7 @@ class Target(NamedTuple):
 
     @property
     def is_most(self) -> bool:
-        """Whether the ratio may be at most the bound, as of CPU time, and not at least."""
+        """True if the bound is an upper one, as of CPU time."""
         return self.unit == "cpu_us"
 
     def ratio(self, loads: Mapping[str, Mapping[str, Mapping[str, float]]]) -> float | None:

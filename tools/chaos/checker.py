@@ -39,7 +39,7 @@ LOSES_ITS_LANES = frozenset(
 
 
 class Recovery(NamedTuple):
-    """How often a kind of fault occurred, and after each how long until work resumed."""
+    """The occurrences of a kind of fault, and the time after each until work resumed."""
 
     faults: int
     took_s: list[float]

@@ -102,7 +102,7 @@ class WorkerDeath(msgspec.Struct, frozen=True):
 
 
 class Leftovers(msgspec.Struct, frozen=True):
-    """What was left in Redis after the run, a line each. unix_s: Unix time minus time.monotonic."""
+    """Everything left in Redis after the run, a line each. unix_s: Unix time minus time.monotonic."""
 
     lines: list[str]
     unix_s: float

@@ -47,7 +47,7 @@ class Worker:
 
     @property
     def started(self) -> bool:
-        """Whether the process is ready to take lanes."""
+        """True if the process is ready to take lanes."""
         return b'"worker.started"' in self._log.read_bytes()
 
     def start(self) -> None:
@@ -133,12 +133,12 @@ class WorkerPool:
 
     @property
     def ready(self) -> bool:
-        """Whether all workers are ready."""
+        """True if all workers are ready."""
         return all(worker.started for worker in self.workers)
 
     @property
     def failed_starts(self) -> int:
-        """How often a worker exited at startup because Redis was unavailable."""
+        """The number of times a worker exited at startup because Redis was unavailable."""
         return sum(worker.failed_starts for worker in self.workers)
 
 

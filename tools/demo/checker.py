@@ -40,7 +40,7 @@ def summarize(name: str, report: Report) -> HostSummary:
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What to check against. hosts: each name as URLs spell it. limits: other than the default."""
+    """The expectations. hosts: each name as URLs spell it. limits: other than the default."""
 
     fetches: int
     hosts: Mapping[str, str]

@@ -1,6 +1,6 @@
 """Decides whether a body comes too slowly. Pure: bytes and waiting times are arguments.
 
-Only time spent waiting for the host counts, so that a slow disk of ours is not charged to it.
+Only time spent waiting for the host counts, so that a slow disk of the worker is not charged to it.
 """
 
 from typing import NamedTuple

@@ -151,12 +151,12 @@ class BodyPipeline:
 
     @property
     def decodes(self) -> bool:
-        """Whether the stored bytes differ from the bytes sent."""
+        """True if the stored bytes differ from the bytes sent."""
         return self._decoded is not None
 
     @property
     def coding_ended(self) -> bool:
-        """Whether a coding has marked the end of the body."""
+        """True if a coding has marked the end of the body."""
         return self._decoded is not None and self._decoded.ended
 
     @property
@@ -165,7 +165,7 @@ class BodyPipeline:
         return self._checker.count if self._checker is not None else None
 
     def may_decode(self, slot: DecoderSlot) -> bool:
-        """Whether the slot has a large decoder if the body needs one. Gives the decoder back otherwise."""
+        """True if the slot has a large decoder or the body needs none. Otherwise return the decoder."""
         if not self._large_decoder:
             slot.give_back()
         return not self._large_decoder or slot.take()

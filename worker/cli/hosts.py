@@ -221,7 +221,7 @@ def _list_pauses(redis_url: str | None, *, as_json: bool) -> None:
 
 
 async def _known(redis: Redis, name: str) -> tuple[bool, list[str]]:
-    """Return whether a lane of that name is known, and if not, names that are spelt like it."""
+    """Return whether a lane of that name is known, and if not, names that are spelled like it."""
     if name == DEFAULT or await lanes_of(redis, name, at_most=1):
         return True, []
     lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, LIKENED_TO - 1)]

@@ -1,6 +1,6 @@
-"""The story of a fetch: attempt it, learn from the outcome, decide what becomes of it, settle that.
+"""The story of a fetch: attempt it, learn from the outcome, decide the next step, settle that.
 
-A plain GET is told here as a whole; a cheap look leads to each special case (worker/fetch/cases/).
+This module has the whole of a plain GET; a cheap check leads to each special case (worker/fetch/cases/).
 """
 
 import asyncio

@@ -1,1 +1,1 @@
-"""What protects a host: cool-down, rate limit, breaker and concurrency of one lane. Pure."""
+"""The protection of a host: cool-down, rate limit, breaker and concurrency of one lane. Pure."""

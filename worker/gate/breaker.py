@@ -18,7 +18,7 @@ from fetchfleet.worker.util.backoff import upward_jitter_s
 
 
 class BreakerRules(NamedTuple):
-    """When the breaker opens and for how long."""
+    """The rules of the breaker: when it opens and for how long."""
 
     failures: int
     """In a row, after which it opens."""

@@ -32,7 +32,7 @@ ANSWERS_KEPT = 5
 
 
 class WaitReason(StrEnum):
-    """Why a lane is closed."""
+    """The reason for which a lane is closed."""
 
     COOL_DOWN = "cooling"
     BREAKER = "breaker"
@@ -120,7 +120,7 @@ def needs_clock(state: GateState, policy: LanePolicy) -> bool:
 def max_in_flight(state: GateState, policy: LanePolicy) -> int:
     """Return how many fetches may be in flight: one while the breaker is not closed.
 
-    Else the policy's limit, or what was learnt within its range.
+    Else the policy's limit, or the learned one within its range.
     """
     if state.breaker is not Breaker.CLOSED:
         return 1

@@ -1,4 +1,4 @@
-"""How many requests a host will still take: RateLimit fields, in their three generations. Pure.
+"""The quota that a host declares: RateLimit fields, in their three generations. Pure.
 
 - `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11): Lists of Strings with
   parameters (RFC 9651). In a quota `r` is what remains and `t` the seconds until it is restored; in a policy
@@ -21,7 +21,7 @@ MILLISECONDS_AFTER = 100_000_000_000
 
 
 class Quota(NamedTuple):
-    """How many requests the host takes in the rest of its window."""
+    """The number of requests that the host accepts in the rest of its window."""
 
     remaining: int
     window_s: float
@@ -31,7 +31,7 @@ Header = Callable[[str], str | None]
 
 
 class _Policy(NamedTuple):
-    """How many requests, or other units, the host takes in each window, and its length if that is known."""
+    """The requests, or other units, that the host accepts in each window, and its length if known."""
 
     quantity: int
     window_s: int | None

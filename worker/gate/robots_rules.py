@@ -1,7 +1,7 @@
-"""What a robots.txt allows (RFC 9309). Pure. The text, the clock and our name are arguments.
+"""The rules of a robots.txt (RFC 9309). Pure. The text, the clock and the product token are arguments.
 
-protego reads the rules. It gets only the groups that apply to us: a file that names ten thousand robots costs
-no more than one that names us.
+protego reads the rules. It gets only the groups of this client: a file that names ten thousand robots costs
+no more than one that names this one.
 """
 
 import re
@@ -100,7 +100,7 @@ def status_of(status: int) -> RobotsStatus:
 
 
 def token_of(user_agent: str) -> str:
-    """Return the product token by which a robots.txt names us (RFC 9309 §2.2.1)."""
+    """Return the product token by which a robots.txt names the client (RFC 9309 §2.2.1)."""
     return _TOKEN_END.split(user_agent.strip(), maxsplit=1)[0].lower() or "*"
 
 
@@ -133,7 +133,7 @@ def groups_for(token: str, text: str) -> str:
 
 
 def unavailable(token: str, now_ms: int) -> CachedRobots:
-    """Return an entry for an origin that cannot be requested: by our own rules, or for its certificate."""
+    """Return an entry for an origin that cannot be requested: by the egress rules, or for its certificate."""
     return CachedRobots(token=token, groups="", until_ms=now_ms + int(KEPT_UNASKABLE_S * 1000))
 
 

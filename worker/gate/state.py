@@ -1,4 +1,4 @@
-"""What a lane knows of its host. Saved with the lane, so that it outlives its owner. Pure."""
+"""The state of a host as its lane knows it. Saved with the lane, so that it outlives its owner. Pure."""
 
 import math
 from collections.abc import Callable
@@ -16,10 +16,10 @@ class Breaker(StrEnum):
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How many requests the host takes at once, as far as learnt (worker/gate/concurrency.py)."""
+    """The learned number of requests that the host takes at once (worker/gate/concurrency.py)."""
 
     now: float = 0.0
-    """0 before anything was learnt."""
+    """0 before anything was learned."""
     ceiling: int = 0
     """With so many in flight the host refused; 0 for never."""
     hold_until_ms: int = 0
@@ -106,7 +106,7 @@ def request_sent(state: GateState, now_ms: int) -> GateState:
 def reset(state: GateState) -> GateState:
     """Return the state without what keeps the host waiting: the fleet treats it as one that is well.
 
-    Breaker, cool-down, quota, learnt concurrency and the wait for a robots.txt end. What was sent still
+    Breaker, cool-down, quota, learned concurrency and the wait for a robots.txt end. What was sent still
     counts for the policy's rate and for the retry budget, and the last answers stay.
     """
     return GateState(

@@ -113,7 +113,7 @@ class Response(Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether the whole body has been read, so that `read` would return no more."""
+        """True if the whole body has been read, so that `read` would return no more."""
 
     def read(self) -> Coroutine[Any, Any, bytes]:
         """Return the next piece of the body, of any size; empty at its end.
@@ -175,7 +175,7 @@ class Answer:
 
     @property
     def ended(self) -> bool:
-        """Whether the whole body has been read."""
+        """True if the whole body has been read."""
         return self._response.ended
 
     def receive(self, room: Room) -> Coroutine[Any, Any, bytes | memoryview]:
@@ -225,7 +225,7 @@ class Answer:
 
     @property
     def ends_with_connection(self) -> bool:
-        """Whether only the end of the connection ends the body (RFC 9112 §6.3, last case)."""
+        """True if only the end of the connection ends the body (RFC 9112 §6.3, last case)."""
         if b"content-length" in self._by_name or b"transfer-encoding" in self._by_name:
             return False
         bodyless = self._request.method == "HEAD" or self.status in {204, 205, 304}

@@ -52,7 +52,7 @@ class _Job(msgspec.Struct):
 
 
 class CountedJob(NamedTuple):
-    """How many fetches an arq job holds, and when it was enqueued (Unix ms, 0 if that is not known)."""
+    """The number of fetches in an arq job, and the time of its enqueueing (Unix ms, 0 if unknown)."""
 
     fetches: int
     enqueued_ms: int

@@ -1,4 +1,4 @@
-"""Why a host or a fetch waits, from everything that Redis holds about it."""
+"""The reason for which a host or a fetch waits, from everything that Redis holds about it."""
 
 import time
 from collections.abc import Mapping

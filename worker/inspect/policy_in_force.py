@@ -26,7 +26,7 @@ DIGEST_SHOWN_CHARS = 8
 
 
 class Origin(StrEnum):
-    """Where the policy file comes from that is shown."""
+    """The source of the policy file that is shown."""
 
     WORKERS = "workers"
     """Published by the workers."""
@@ -37,7 +37,7 @@ class Origin(StrEnum):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where a value comes from: `default`, `file` or `override`, and from which table (None for default)."""
+    """The source of a value: `default`, `file` or `override`, and its table (None for default)."""
 
     source: str
     table: str | None = None

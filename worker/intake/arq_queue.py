@@ -25,7 +25,7 @@ CHECKED = 2_000
 MOST_CALLS = 10
 
 OnForeign = Callable[[str, str, int, bytes], Awaitable[None]]
-"""Is told of removed members: the key, what they are, how many, and the first of them."""
+"""Called for removed members with the key, their kind, their number, and the first of them."""
 
 NO_JOB = "member without a job"
 
@@ -56,7 +56,7 @@ class VettedQueue(ArqRedis):
 
 
 def vetted_queue(pool: ConnectionPool, on_foreign: OnForeign | None = None) -> VettedQueue:
-    """Return the client on our connection pool. Jobs are JSON, as those of `arq_client`."""
+    """Return the client on this connection pool. Jobs are JSON, as those of `arq_client`."""
     queue = VettedQueue(
         pool_or_conn=pool,
         job_serializer=serialize,

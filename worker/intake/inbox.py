@@ -48,7 +48,7 @@ Repair = Callable[[Mapping[str, str]], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxTimings:
-    """How long the inboxes are held, and how long to wait before looking again."""
+    """The time for which the inboxes are held, and the wait before the next look."""
 
     lease_ms: int = 5_000
     look_s: float = 0.05
@@ -90,7 +90,7 @@ class InboxLease:
 
 
 class InboxTurns:
-    """Which inbox is served next, while this worker empties them.
+    """The inbox that is served next, while this worker empties them.
 
     Those that wait for room, or had an error, are left out until a time by the monotonic clock.
     """

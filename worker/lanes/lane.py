@@ -138,12 +138,12 @@ class Lane:
 
     @property
     def serving(self) -> bool:
-        """Whether fetches may be started."""
+        """True if fetches may be started."""
         return not self.lost and not self.leaving and mono_s() < self.lease_ends_s
 
     @property
     def live(self) -> bool:
-        """Whether the lease holds by this worker's clock: only then may a file be put in its place."""
+        """True if the lease holds by this worker's clock: only then may a file be put in its place."""
         return not self.lost and mono_s() < self.lease_ends_s
 
     def may_place(self) -> bool:
@@ -152,7 +152,7 @@ class Lane:
 
     @property
     def gate(self) -> GateState:
-        """What the lane knows of its host. Changed by LaneSession.change_gate only."""
+        """The state of the host as the lane knows it. Changed by LaneSession.change_gate only."""
         if self._starts_ms or self._answers:
             self._gate = gate.caught_up(self._gate, self._starts_ms, self._answers)
             self._starts_ms.clear()
@@ -195,7 +195,7 @@ class Lane:
 
     @property
     def expiry_check_due(self) -> bool:
-        """Whether a fetch of the lane may have passed its deadline."""
+        """True if a fetch of the lane may have passed its deadline."""
         return self.clock.now_ms() >= self.expiry_check_ms
 
     def check_expiry_at(self, at_ms: int) -> None:
@@ -214,7 +214,7 @@ class Lane:
 
     @property
     def gate_is_saved(self) -> bool:
-        """Whether Redis has the state of the gate, or will have with a call under way."""
+        """True if Redis has the state of the gate, or will have with a call under way."""
         return self._gate is self._saved_gate and not self._starts_ms and not self._answers
 
     def gate_to_save(self) -> bytes:

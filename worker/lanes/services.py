@@ -18,7 +18,7 @@ from fetchfleet.worker.util.clock import RedisClock
 
 
 class QuarantineReason(StrEnum):
-    """Why a claimed element is no fetch of its lane; the field `why` of `lane.invalid`."""
+    """The reason for which a claimed element is no fetch of its lane; the field `why` of `lane.invalid`."""
 
     UNREADABLE = "unreadable"
     """It is no entry, or one that no worker writes."""

@@ -138,7 +138,7 @@ class Settler:
 
     @property
     def full(self) -> bool:
-        """Whether so much waits for Redis that no new fetch should be claimed."""
+        """True if so much waits for Redis that no new fetch should be claimed."""
         return self.count >= self._max_waiting
 
     def add(self, lane: Lane, settlement: Settlement) -> None:

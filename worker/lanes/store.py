@@ -65,7 +65,7 @@ AcquireResult = AcquiredLane | Early | Enough | None
 
 
 class Removal(NamedTuple):
-    """Which fetches to withdraw from a lane: those of a batch, the expired ones, or all."""
+    """The fetches to withdraw from a lane: those of a batch, the expired ones, or all."""
 
     kind: RemovalKind
     batch_id: str = ""
@@ -202,7 +202,7 @@ class LaneStore:
         )
 
     async def renew(self, lanes: Sequence[tuple[str, int]]) -> tuple[int, list[bool]]:
-        """Renew all leases in one call; return Redis's time, and for each lane whether it is still ours."""
+        """Renew all leases in one call; return Redis's time, and for each lane whether it is still held."""
         return await scripts.renew(self._redis, lanes, lease_ms=self._lease_ms)
 
     async def cancelled(self, lanes: Iterable[str]) -> CancelledBatches:

@@ -16,7 +16,7 @@ EndFetch = Callable[[Entry], Awaitable[object]]
 
 
 class Withdrawn(NamedTuple):
-    """How many fetches were ended, and the earliest deadline (Unix ms) of those that stay, 0 if none does."""
+    """The number of ended fetches, and the earliest deadline (Unix ms) of the others, 0 if none is left."""
 
     ended: int
     earliest_ms: int

@@ -25,7 +25,7 @@ class FailedResult(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """By which a result is told to be that of a fetch; only by the URL if an older worker wrote it."""
+    """The fields that match a result to its fetch; only the URL if an older worker wrote it."""
 
     url: str
     method: str | None = None

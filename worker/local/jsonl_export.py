@@ -36,7 +36,7 @@ class ExportError(CommandError):
 
 
 class ExportTarget(NamedTuple):
-    """Where records come from and go to."""
+    """The source and the target of records."""
 
     to: str
     """A file, or one of STANDARD_OUTPUT."""
@@ -47,7 +47,7 @@ class ExportTarget(NamedTuple):
 
 
 class ExportState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the export of a batch has come."""
+    """The progress of the export of a batch."""
 
     batch: str
     to: str

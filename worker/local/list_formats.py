@@ -17,7 +17,7 @@ _URL = re.compile(r"""["']?https?://[^\s"']+["']?""", re.IGNORECASE)
 _WORD = re.compile(r"[\w .-]+")
 _JSON_ARRAY = re.compile(r"""\[\s*(?:["{[\]]|$)""")
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
-"""The line by which Excel is told the delimiter of the rows below."""
+"""The line that gives Excel the delimiter of the rows below."""
 
 _COMPRESSED = {
     b"\x1f\x8b": ("gzip", "gzip -dc"),

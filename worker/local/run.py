@@ -59,7 +59,7 @@ class UnfinishedRunError(CommandError):
 
 
 class Outputs(NamedTuple):
-    """Where a command shows the progress of a batch and writes its results."""
+    """The places where a command shows the progress of a batch and writes its results."""
 
     console: Console
     report: Path | None = None
@@ -83,7 +83,7 @@ class Outputs(NamedTuple):
 
 
 class BacklogLimit(NamedTuple):
-    """How many fetches the fleet may have to do for more to be enqueued, and what happens above that."""
+    """The backlog up to which fetches are enqueued, and the behaviour above it."""
 
     max_backlog: int = 0
     """0: no limit."""

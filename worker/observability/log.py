@@ -272,7 +272,7 @@ def get_logger(**fields: Any) -> FilteringBoundLogger:
 
 
 class _LibraryHandler(logging.Handler):
-    """Logs the libraries' warnings as our event. Their INFO lines hold URLs with secrets and are dropped."""
+    """Logs the libraries' warnings as one event. Their INFO lines hold URLs with secrets and are dropped."""
 
     def __init__(self) -> None:
         super().__init__()

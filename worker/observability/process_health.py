@@ -37,7 +37,7 @@ class ToldHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskedWorker(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker that was asked; told: None if it did not answer in time."""
+    """A worker that was asked, with its answer; None if it did not answer in time."""
 
     pid: int
     told: ToldHealth | None
@@ -74,7 +74,7 @@ class ProcessHealth:
 
 
 class _Answer(asyncio.Protocol):
-    """Writes the answer to whoever connects, and closes."""
+    """Writes the answer to each connection, and closes it."""
 
     def __init__(self, told: Callable[[], bytes]) -> None:
         self._told = told

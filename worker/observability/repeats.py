@@ -7,7 +7,7 @@ EVERY_S = 60.0
 """A condition that lasts is logged at once, then once in this time."""
 
 MOST_CONDITIONS = 4096
-"""How many conditions are told apart in EVERY_S; those beyond count as one, which bounds memory and lines."""
+"""The conditions distinguished in EVERY_S; those beyond count as one, which bounds memory and lines."""
 
 BEYOND = "beyond"
 

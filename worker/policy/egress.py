@@ -1,6 +1,6 @@
 """The egress rule: which addresses and ports the fleet may dial. Pure.
 
-The tables are our own. `ipaddress.is_global` changes between Python releases, and is true for multicast,
+The tables are custom. `ipaddress.is_global` changes between Python releases, and is true for multicast,
 Azure's 168.63.129.16, `::127.0.0.1`, `64:ff9b::a9fe:a9fe` and others that lead inside. IPv4 is allowed except
 for its table. IPv6 is refused except for 2000::/3, and there too its table is refused.
 """
@@ -23,7 +23,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Refusal(StrEnum):
-    """Why an address may not be dialled; a closed list."""
+    """The reason for which an address may not be dialled; a closed list."""
 
     BENCHMARKING = "benchmarking"
     BROADCAST = "broadcast"
@@ -159,7 +159,7 @@ def remedy(refusal: Refusal) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OwnRedis:
-    """Where the fleet's Redis listens."""
+    """The addresses on which the fleet's Redis listens."""
 
     port: int
     addresses: frozenset[Address] = frozenset()

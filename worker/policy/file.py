@@ -74,7 +74,7 @@ class Policy:
     def overridden(
         self, overrides: Mapping[str, Table], marks: Mapping[str, PauseMark] | None = None
     ) -> "Policy":
-        """Return a policy in which the tables, by host, pattern or `default`, override ours.
+        """Return a policy in which the tables, by host, pattern or `default`, override those of this one.
 
         marks: which of them are pauses and exceptions (worker/policy/pauses.py). Raises PolicyError. The
         tables come from Redis: they cannot set FILE_ONLY keys.

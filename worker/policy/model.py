@@ -136,7 +136,7 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """How the whole fleet treats one host; docs/policy.md explains the keys."""
+    """The policy of one host, for the whole fleet; docs/policy.md explains the keys."""
 
     concurrency: int | Range = 8
     """Fetches in flight at once, 1 to 1000; or {min, max}: adapted to the host within these bounds."""
@@ -245,5 +245,5 @@ class LanePolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @cached_property
     def is_plain(self) -> bool:
-        """Whether requests go out as they are, and bodies are stored as they come, if the fetches agree."""
+        """True if requests go out as they are, and bodies are stored as they come, if the fetches agree."""
         return not (self.context or self.min_rate_bytes_per_s or self.fallback == Fallback.STALE)

@@ -1,4 +1,4 @@
-"""Which hosts are paused, by which pause and since when, and how a pause begins and ends. Pure.
+"""The pauses of hosts: by which table, since when, and how they begin and end. Pure.
 
 A pause of a name stops every host that the name covers. An exception lets a host or a pattern go on under
 wider pauses. Of both, the narrowest that covers a host counts. A `paused` key of the policy file pauses as
@@ -29,7 +29,7 @@ class MarkKind(StrEnum):
 
 
 class PauseMark(NamedTuple):
-    """When an operator paused a name, or made an exception of it (Unix ms)."""
+    """The time at which an operator paused a name, or excepted it from a pause (Unix ms)."""
 
     kind: str
     since_ms: int

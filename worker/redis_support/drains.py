@@ -1,4 +1,4 @@
-"""Which workers an operator has drained: they hold no lanes and take nothing in until that is taken back.
+"""The workers that an operator has drained: they hold no lanes and take nothing in until `undrain`.
 
 A field of the hash asks a worker to be drained, since when; ENDED asks it to take lanes again, and the worker
 removes the field. A drained worker whose field is missing writes it again: Redis may have lost it.
@@ -16,7 +16,7 @@ MOST = 10_000
 """How many workers may be drained at once."""
 
 KEPT_MS = 3600 * 1000
-"""How long the field of a worker stays that shows no sign of life: it may be cut off from Redis."""
+"""How long the field of a worker without heartbeats stays: it may be cut off from Redis."""
 
 
 async def drained(redis: Redis) -> dict[str, int]:

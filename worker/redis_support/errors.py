@@ -17,7 +17,7 @@ from fetchfleet.worker.observability import redact
 
 
 class UnreachableRedisError(CommandError):
-    """There is no Redis at the URL, or it rejects the credentials."""
+    """No Redis answers at the URL, or it rejects the credentials."""
 
 
 class DeniedError(CommandError):

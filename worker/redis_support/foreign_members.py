@@ -49,7 +49,7 @@ class _Range(NamedTuple):
     highest: float | str
     max_name_bytes: int = MAX_NAME_BYTES
     move_to: int | None = None
-    """The score that members of ours get, where none of ours belongs."""
+    """The score that the fleet's own members get where they do not belong."""
 
 
 class ForeignMembers:
@@ -118,7 +118,7 @@ class ForeignMembers:
                 await self.tell(key, "members, more than a fleet has", members, b"")
 
     async def tell(self, key: str, what: str, removed: int, first: bytes) -> None:
-        """Log that members were removed and keep one as a dead letter, unless that was told a moment ago."""
+        """Log that members were removed and keep one as a dead letter, unless it was logged just before."""
         left_out = self._repeats.admit((key, what), mono_s())
         if left_out is None:
             return

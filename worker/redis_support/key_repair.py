@@ -31,7 +31,7 @@ _CONFLICT_MESSAGES = ("WRONGTYPE", "value is not an integer")
 
 
 def is_key_conflict(error: object) -> bool:
-    """Whether Redis refused a call because a key holds a value of the wrong type."""
+    """Return whether Redis refused a call because a key holds a value of the wrong type."""
     if not isinstance(error, ResponseError):
         return False
     return isinstance(error, KeyTypeConflictError) or any(text in str(error) for text in _CONFLICT_MESSAGES)
@@ -125,7 +125,7 @@ class KeyRepair:
 
 
 class RepairingSubmitter(Submitter):
-    """Submits for the inbox and arq jobs, where no producer waits to be told of a conflicting key."""
+    """Submits for the inbox and arq jobs, where no producer waits for the report of a conflicting key."""
 
     def __init__(self, key_repair: KeyRepair, redis: Redis, notify: Notify, limits: Limits) -> None:
         super().__init__(redis, notify, limits)

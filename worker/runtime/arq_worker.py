@@ -149,7 +149,7 @@ async def run_told_worker(settings: Settings) -> None:
 async def run_worker(settings: Settings, health: ProcessHealth | None = None) -> None:
     """Run one worker until SIGTERM or SIGINT; it survives a Redis that goes away.
 
-    health: told what the worker is not ready for. Raises what `build` and Runtime.start raise.
+    health: receives what the worker is not ready for. Raises what `build` and Runtime.start raise.
     """
     signalled = aio.signals()
     starting = asyncio.create_task(start(settings), name="start")

@@ -94,7 +94,7 @@ class DrainSignal:
 
     @property
     def drained(self) -> bool:
-        """Whether this worker is drained."""
+        """True if this worker is drained."""
         return self._since_ms > 0
 
     async def heed(self, field: bytes | None, lanes: int) -> None:

@@ -102,7 +102,7 @@ class WorkerReporter:
 class FleetCheck:
     """Looks for other live workers with the same name, and for workers with other settings.
 
-    Workers of one name work, but their log lines cannot be told apart.
+    Workers of one name work, but their log lines cannot be distinguished.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class LiveLanes:
         self.undrained.set()
 
     def accepts(self) -> bool:
-        """Whether this worker may acquire lanes."""
+        """Return whether this worker may acquire lanes."""
         return not self.leaving and not self.drained.is_set() and not self._disk_guard.lacking
 
     async def begin(

@@ -38,7 +38,7 @@ from fetchfleet.worker.util import aio
 from fetchfleet.worker.util.clock import mono_s
 
 LEAVE_S = 2.0
-"""How long to wait for Redis when leaving the fleet; if it does not answer, our heartbeat expires instead."""
+"""How long to wait for Redis when leaving the fleet; if it does not answer, the heartbeat expires instead."""
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -120,7 +120,7 @@ class Runtime:
 
     @property
     def stopping(self) -> bool:
-        """Whether shutdown has begun."""
+        """True if shutdown has begun."""
         return self.live_lanes.leaving
 
     def not_ready(self) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Which lanes a worker holds, and when a fetch of them starts."""
+"""The lanes that a worker holds, and the start of their fetches."""

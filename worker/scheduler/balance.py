@@ -1,4 +1,4 @@
-"""Which lanes a worker gives back, so that every worker has its share of them. Pure.
+"""The lanes that a worker returns, so that every worker has its share of them. Pure.
 
 Giving a lane back has a price: fetches in flight may be cut short. So a worker gives none before it has held
 too many for a while, and then enough to stay at its share: between the share and the bound nothing moves.
@@ -38,7 +38,7 @@ class HeldLane(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """How many looks in a row have found too many lanes, and which lanes to give back now."""
+    """The number of checks in a row that found too many lanes, and the lanes to return now."""
 
     too_many: int
     give: list[str]

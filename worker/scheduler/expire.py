@@ -49,7 +49,7 @@ async def end_expired(session: FetchSession) -> None:
 
 
 async def end_if_dead(session: FetchSession) -> bool:
-    """If the host is dead, end everything that waits for it without an attempt; return whether it is."""
+    """End everything that waits for the host without an attempt if the host is dead; return whether it is."""
     lane = session.lane
     if not gate.is_dead(lane.gate, lane.policy, lane.clock.now_ms()):
         return False

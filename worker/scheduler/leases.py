@@ -43,7 +43,7 @@ class Leases:
 
     @property
     def renews(self) -> bool:
-        """Whether the leases are renewed in time: a worker that does not renew them sends no heartbeat."""
+        """True if the leases are renewed in time: a worker that does not renew them sends no heartbeat."""
         return mono_s() - self._renewed_s <= self._lease_s
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""Which fetch is sent to a host that may be down. Pure."""
+"""The fetch that is sent to a host that may be down. Pure."""
 
 from collections.abc import Sequence
 

@@ -8,11 +8,11 @@ class Continue(NamedTuple):
 
 
 class WaitForChange(NamedTuple):
-    """Nothing can start before something in the lane changes."""
+    """The verdict that no fetch can start before the lane changes."""
 
 
 class Wait(NamedTuple):
-    """Nothing can start for so long, unless something in the lane changes."""
+    """The verdict that no fetch can start for some time, unless the lane changes."""
 
     wait_s: float
 

@@ -26,12 +26,12 @@ class Expected(NamedTuple):
 
     @property
     def shows_the_whole(self) -> bool:
-        """Whether a body with these properties cannot be truncated."""
+        """True if a body with these properties cannot be truncated."""
         return self.length_bytes is not None or self.sha256 is not None or bool(self.digests)
 
 
 class StorageOptions(NamedTuple):
-    """How a body is stored."""
+    """The options for storing a body."""
 
     remember: Validators | None = None
     """Index the body with these validators, so that `StoredBodies` finds it. None: do not index it."""
@@ -78,14 +78,14 @@ class BodyWriter(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether a block is in memory: call `drain` before the next write."""
+        """True if a block is in memory: call `drain` before the next write."""
 
     @property
     def worth_keeping(self) -> bool:
-        """Whether enough bytes have come to resume the body later."""
+        """True if enough bytes have come to resume the body later."""
 
     def room(self) -> memoryview | None:
-        """Where the next piece may be received, if the body is a large one."""
+        """Return the room for the next piece, if the body is a large one."""
 
     def write(self, piece: bytes | memoryview) -> None:
         """Add a piece; a memoryview is the beginning of `room`. Raises OverlongBodyError."""
@@ -116,7 +116,7 @@ class StoredBodies(Protocol):
         """Return the index entry of an unchanged body that is where the fetch would store it."""
 
     async def unchanged(self, entry: IndexEntry) -> bool:
-        """Whether the file of an entry is still the body that was stored."""
+        """Return whether the file of an entry is still the body that was stored."""
 
     async def at_dest(self, fetch: Fetch) -> StoredBody | None:
         """Return the file at the fetch's `dest`."""
@@ -154,7 +154,7 @@ class Disk(Protocol):
         """Return the free space. Raises OSError."""
 
     async def may_not_write(self) -> bool:
-        """Whether the worker lacks the permission to write to its own folders."""
+        """Return whether the worker lacks the permission to write to its own folders."""
 
     def refused(self, error: OSError) -> None:
         """Count a body that the disk did not take; the next `space` checks that the disk takes anything."""
@@ -174,7 +174,7 @@ class Sink(Protocol):
 
     @property
     def keeps_heads(self) -> bool:
-        """Whether the response to a HEAD request is stored too."""
+        """True if the response to a HEAD request is stored too."""
 
     @property
     def disk(self) -> Disk:

@@ -17,7 +17,7 @@ class Space(NamedTuple):
     """None: the file system does not count files."""
     read_only: bool = False
     refuses: bool = False
-    """The disk does not take our writes, whatever space it reports: a quota, or a failing disk."""
+    """The disk does not take writes, whatever space it reports: a quota, or a failing disk."""
     error: str | None = None
     """The error of the writes that are refused."""
     displaced: bool = False

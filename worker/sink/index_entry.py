@@ -20,7 +20,7 @@ class Validators(NamedTuple):
 
 
 class StoredAt(NamedTuple):
-    """Where a body is stored; path is relative to the out folder."""
+    """The place of a stored body; path is relative to the out folder."""
 
     path: str
     size_bytes: int
@@ -68,14 +68,14 @@ def key_of(fetch: Fetch) -> str:
 
 
 def fits(fetch: Fetch, size_bytes: int, sha256: str | None) -> bool:
-    """Whether the fetch accepts a body of this size and digest."""
+    """Return whether the fetch accepts a body of this size and digest."""
     if fetch.max_bytes is not None and size_bytes > fetch.max_bytes:
         return False
     return fetch.sha256 is None or fetch.sha256 == sha256
 
 
 def usable(fetch: Fetch, entry: IndexEntry) -> bool:
-    """Whether the fetch accepts the body, and at the place where it is."""
+    """Return whether the fetch accepts the body, and at the place where it is."""
     placed = fetch.dest is None or fetch.dest == entry.path
     return placed and fits(fetch, entry.bytes, entry.sha256)
 

@@ -219,7 +219,7 @@ class Slots:
 
     @property
     def wanted(self) -> bool:
-        """Whether someone waits for a permit."""
+        """True if someone waits for a permit."""
         return bool(self._waiting)
 
     def queue(self) -> asyncio.Future[None]:

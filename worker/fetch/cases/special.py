@@ -47,7 +47,7 @@ class SpecialCases:
 
     @property
     def has_all(self) -> bool:
-        """Whether the response says that nothing of a partial body is missing."""
+        """True if the response says that nothing of a partial body is missing."""
         return self._resume is not None and self._resume.verdict is RangeVerdict.COMPLETE
 
     async def prepared(self, request: Hop) -> Hop:

@@ -1,1 +1,1 @@
-"""What an outcome means for a fetch. Pure."""
+"""The meaning of an outcome for its fetch. Pure."""

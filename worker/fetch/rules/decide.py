@@ -1,4 +1,4 @@
-"""What the outcome of an attempt means for the fetch. Pure. The clock and chance are arguments.
+"""The decision after an attempt: result, retry or wait. Pure. The clock and chance are arguments.
 
 Three counters are kept apart: failures cost an attempt, throttles and interruptions never do. One deadline
 bounds them all.

@@ -1,8 +1,8 @@
-"""Whether a body that broke off may be resumed, and what a response to that means. Pure.
+"""The resumption of a body that broke off, and the meaning of responses to it. Pure.
 
 RFC 9110: a range is requested with If-Range (§13.1.5), so that a body which has changed comes whole instead.
 Only a strong validator will do (§8.8.1, §8.8.3). A 206 is accepted only if its Content-Range (§14.4) begins
-at our offset.
+at the requested offset.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ Header = Callable[[str], str | None]
 
 
 class Validator(NamedTuple):
-    """How a host distinguishes versions of a body: one of the two is set."""
+    """The validator by which a host distinguishes versions of a body: one of the two is set."""
 
     etag: str | None = None
     last_modified: str | None = None

@@ -1,4 +1,4 @@
-"""Where a 3xx response leads, and what of the request may go there (RFC 9110 §15.4). Pure.
+"""The target of a 3xx response, and the request that may be sent there (RFC 9110 §15.4). Pure.
 
 Redirects are not left to httpx, which carries API keys, Proxy-Authorization and a shared cookie jar to other
 origins, and dials each hop unvetted. The caller counts hops, and dials each through the same egress check as

@@ -1,4 +1,4 @@
-"""Whether a body stored before stands in for a fetch whose host is down. Pure."""
+"""The decision to return a body stored before while the host is down. Pure."""
 
 from fetchfleet.jobs.contract.entry import Entry
 from fetchfleet.jobs.contract.field_checks import Fallback

@@ -1,4 +1,4 @@
-"""A connection to a host that speaks HTTP/1.1: one exchange at a time, on a transport of the event loop."""
+"""An HTTP/1.1 connection: one exchange at a time, on a transport of the event loop."""
 
 import asyncio
 import contextlib
@@ -123,7 +123,7 @@ class Http1Connection(asyncio.BufferedProtocol):
 
     @property
     def usable(self) -> bool:
-        """Whether it is idle, and the kernel knows of neither bytes nor an end that came meanwhile."""
+        """True if it is idle, and the kernel knows of neither bytes nor an end that came meanwhile."""
         idle = self._reader is None and not self._closed and self._loop.time() < self._due_s
         return idle and not self._poll.poll(0)
 
@@ -292,12 +292,12 @@ class Http1Connection(asyncio.BufferedProtocol):
                 self._budget.resolve(self._waiter)
 
     def eof_received(self) -> None:
-        """Take the host's end of the connection, which is ours too."""
+        """Take the host's end of the connection, which ends it in both directions."""
         self._end()
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take the end of the connection, whoever closed it; first what the host sent before it was reset."""
+        """Take the end of the connection, from either side; first what the host sent before it was reset."""
         under_tls = self._transport.get_extra_info("ssl_object") is not None
         if exc is not None and not (self._closed or under_tls) and (left := left_by_reset(self._descriptor)):
             self.data_received(left)
@@ -382,7 +382,7 @@ class Http1Response(msgspec.Struct, eq=False):
 
     @property
     def ended(self) -> bool:
-        """Whether the whole body has been read."""
+        """True if the whole body has been read."""
         return self._reader.complete and not self._reader.pieces
 
     def read(self) -> Coroutine[Any, Any, bytes]:

@@ -186,7 +186,7 @@ class ResponseReader:
         self.head: Head | None = None
         """The final header section, once it is complete."""
         self.pieces: list[bytes] = []
-        """The parts of the body that nobody has taken."""
+        """The parts of the body that were not read yet."""
         self.held_bytes = 0
         """The length of `pieces`."""
         self.complete = False

@@ -66,19 +66,19 @@ class Http2Connection(asyncio.Protocol):
 
     @property
     def room(self) -> int:
-        """How many more exchanges it takes now."""
+        """The number of further exchanges that it takes now."""
         return self._session.room if self.usable else 0
 
     @property
     def usable(self) -> bool:
-        """Whether it may take another exchange, now or later."""
+        """True if it may take another exchange, now or later."""
         if self.closed or self._session.draining:
             return False
         return bool(self._session.streams) or self._loop.time() < self._idle_since_s + self._keepalive_s
 
     @property
     def settled(self) -> bool:
-        """Whether its room is what the host has declared, and not a guess."""
+        """True if its room is what the host has declared, and not a guess."""
         return self._session.settled
 
     async def exchange(self, request: Request) -> "Http2Response":
@@ -200,7 +200,7 @@ class Http2Connection(asyncio.Protocol):
             self._changed()
 
     def eof_received(self) -> None:
-        """Take the host's end of the connection, which is ours too."""
+        """Take the host's end of the connection, which ends it in both directions."""
         self._end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -309,7 +309,7 @@ class Http2Response:
 
     @property
     def ended(self) -> bool:
-        """Whether the whole body has been read."""
+        """True if the whole body has been read."""
         return self._stream.ended and not self._stream.unread
 
     async def read(self) -> bytes:

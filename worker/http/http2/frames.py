@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 HEAD_BYTES = 9
 MAX_FRAME_BYTES = 16 * 1024
-"""The largest frame, as no larger one was allowed in our settings (RFC 9113 §4.2)."""
+"""The largest frame, as the settings allow no larger one (RFC 9113 §4.2)."""
 MAX_IDLE_FRAMES = 1000
 """More consecutive frames without a part of a response are a flood (RFC 9113 §10.5)."""
 

@@ -28,7 +28,7 @@ class Http1OnlyError(Exception):
 
 
 class OtherConnection(Protocol):
-    """A connection that speaks HTTP/1.1."""
+    """An HTTP/1.1 connection."""
 
     async def exchange(self, request: Request) -> Response:
         """Make one exchange."""
@@ -38,7 +38,7 @@ class OtherConnection(Protocol):
 
 
 class SharedConnections:
-    """All exchanges with an origin that is expected to speak HTTP/2.
+    """All exchanges with an origin that is expected to support HTTP/2.
 
     dial: opens a connection in the protocol that the host selects, and is given what it calls when its room
     may have changed.
@@ -50,7 +50,7 @@ class SharedConnections:
         stats: ConnectionStats,
     ) -> None:
         self.http1_only = False
-        """Whether the host turned out not to speak HTTP/2."""
+        """Whether the host turned out not to support HTTP/2."""
         self._dial = dial
         self._stats = stats
         self._connections: list[Http2Connection] = []

@@ -70,7 +70,7 @@ class Session:
 
     @property
     def room(self) -> int:
-        """How many more streams it takes now; one until the host has sent its settings."""
+        """The number of further streams that it takes now; one until the host has sent its settings."""
         if self.draining:
             return 0
         most = min(self._h2.remote_settings.max_concurrent_streams, MAX_STREAMS) if self.settled else 1
@@ -78,7 +78,7 @@ class Session:
 
     @property
     def unsent_bytes(self) -> int:
-        """How many bytes wait to be sent."""
+        """The number of bytes that wait to be sent."""
         return len(self._out)
 
     def open(self, fields: list[Header], method: str, *, whole: bool) -> Stream:

@@ -47,7 +47,7 @@ class Stream:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more can arrive."""
+        """True if nothing more can arrive."""
         return self.ended or self.error is not None
 
     def receive_interim(self) -> None:

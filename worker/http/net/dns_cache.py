@@ -15,7 +15,7 @@ MAX_NAMES = 10_000
 
 
 class DnsFailure(StrEnum):
-    """Why a name could not be resolved; a closed list."""
+    """The reason for which a name could not be resolved; a closed list."""
 
     NO_SUCH_NAME = "no such name, or it has no address"
     NOT_ASKED = "it could not be asked for"

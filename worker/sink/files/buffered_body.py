@@ -79,7 +79,7 @@ class BufferedBody(aio.Pending[StoredAt | None]):
             self._refuse_overlong(expected.length_bytes)
 
     def room(self) -> memoryview | None:
-        """Where the next piece may be received, if the body is a large one."""
+        """Return the room for the next piece, if the body is a large one."""
         if self._room is None and self._partial is not None:
             self._room = self._blocks[0] or memoryview(bytearray(ROOM_BYTES))
             self._blocks = self._room, self._blocks[1]
@@ -167,7 +167,7 @@ class BufferedBody(aio.Pending[StoredAt | None]):
 
 
 class BatchTimings(NamedTuple):
-    """When a turn of a thread ends, and when a disk counts as stuck or slow."""
+    """The limits of a turn of a thread, and of a disk that counts as stuck or slow."""
 
     turn_s: float = 0.005
     """After that, a thread reports what it has done and starts anew."""

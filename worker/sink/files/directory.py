@@ -1,7 +1,7 @@
 """Names below the out folder, looked up by descriptor: no symbolic link leads out of it.
 
 Each lookup starts at the out folder's descriptor and opens one folder after the other, none of them `..`. The
-descriptor of a folder below is held for a moment at most: if somebody moves that folder away, later bodies
+descriptor of a folder below is held for a moment at most: if that folder is moved away, later bodies
 must not follow. The out folder may be moved too: `confirm` tells, after a body has its name, if it is there.
 """
 
@@ -70,7 +70,7 @@ class Directory:
             os.close(root)
 
     def in_place(self) -> bool:
-        """Whether the path of the out folder still leads to the folder that was opened."""
+        """Return whether the path of the out folder still leads to the folder that was opened."""
         try:
             return self._opened == _identity(os.stat(self._out))  # noqa: PTH116 - a third of the cost
         except OSError:

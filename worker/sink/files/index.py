@@ -57,7 +57,7 @@ class BodyIndex:
         return entry if await self.unchanged(entry) else None
 
     async def unchanged(self, entry: IndexEntry) -> bool:
-        """Whether the file of an entry is still the body that was stored.
+        """Return whether the file of an entry is still the body that was stored.
 
         If its modification time or inode differs, the digest decides.
         """

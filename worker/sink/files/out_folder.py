@@ -143,7 +143,7 @@ class OutFolder:
         return None
 
     async def may_not_write(self) -> bool:
-        """Whether the worker lacks the permission to write to its own folders."""
+        """Return whether the worker lacks the permission to write to its own folders."""
         try:
             await run_in(self.for_names, self.directory.check_permission, self.own_folders)
         except (OSError, InTheWayError):

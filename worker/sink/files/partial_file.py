@@ -48,7 +48,7 @@ class PartialFile:
 
     @property
     def is_open(self) -> bool:
-        """Whether more can be written to it."""
+        """True if more can be written to it."""
         return self._file is not None
 
     def start(self, block: list[Block]) -> None:
@@ -58,7 +58,7 @@ class PartialFile:
     async def written(self) -> None:
         """Wait until every block is written. Raises the error of any of them."""
         if self._writing is not None:
-            await asyncio.wait([self._writing])  # instead of awaiting it: our cancellation must not reach it
+            await asyncio.wait([self._writing])  # instead of awaiting it: a cancellation must not reach it
             self._writing.result()
 
     async def _take(self, block: list[Block]) -> None:

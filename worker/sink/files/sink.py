@@ -85,7 +85,7 @@ class FileWriter(BufferedBody):
 
     @property
     def worth_keeping(self) -> bool:
-        """Whether enough bytes have come to resume the body later."""
+        """True if enough bytes have come to resume the body later."""
         return self.size_bytes >= RESUME_MIN_BYTES
 
     async def commit(self, may_place: Callable[[], bool]) -> StoredAt | None:

@@ -57,7 +57,7 @@ class Segment:
 
     @property
     def gone(self) -> bool:
-        """Whether its path leads to it no more: it, or a folder above it, was moved, removed or replaced."""
+        """True if its path no longer leads to it: it or a folder above was moved, removed or replaced."""
         if self._opening != self._directory.opening or not self._directory.in_place():
             return True
         found = self._directory.stat(self.path + OPEN)

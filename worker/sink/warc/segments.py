@@ -49,7 +49,7 @@ class RecordSource(Protocol):
     durability: str
 
     def may_place(self) -> bool:
-        """Whether the worker still owns the lane; called at the last moment."""
+        """Return whether the worker still owns the lane; called at the last moment."""
 
     def record(self) -> WarcRecord:
         """Return the record. Raises the fault of the body."""
@@ -68,7 +68,7 @@ _Group = list[tuple[RecordSource, WarcRecord]]
 
 
 class SegmentLimits(NamedTuple):
-    """When a segment is closed; a single larger record has one of its own."""
+    """The limits at which a segment is closed; a single larger record has its own segment."""
 
     max_bytes: int
     max_age_s: float
@@ -88,7 +88,7 @@ class Segments:
 
     @property
     def expires_s(self) -> float | None:
-        """When the current segment must be closed, on the monotonic clock; None if there is none."""
+        """The monotonic time at which the current segment must be closed; None without a segment."""
         return None if self._current is None else self._current.opened_s + self._limits.max_age_s
 
     def write(self, sources: list[RecordSource]) -> None:

@@ -137,7 +137,7 @@ class RecordWriter(BufferedBody):
         return stored
 
     def may_place(self) -> bool:
-        """Whether the worker still owns the lane."""
+        """Return whether the worker still owns the lane."""
         return self._may_place()
 
     def record(self) -> WarcRecord:
