@@ -1,4 +1,4 @@
-"""After a crash, a lost reply or a deploy nothing is lost, and nothing is done that is in doubt."""
+"""Crash recovery: no fetch is lost by a crash, a lost reply or a deploy. No unsafe request is repeated."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,17 +25,17 @@ PACED = {"rate_per_s": 0.5, "burst": 1}
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """A sweep does its work however short a time the worker has run."""
+    """Return timings with which a sweep also works just after the start of a worker."""
     return replace(QUICK, reclaim_delay_s=0.0)
 
 
 async def take_away(redis: Redis) -> None:
-    """The lane has another owner's token from here on, as after a crash."""
+    """Give the lane the token of another owner, as after a crash."""
     await redis.hset(keys.lane(HOST), "token", "0")  # type: ignore[misc]
 
 
 async def rewrite(redis: Redis, **changes: object) -> None:
-    """Each fetch that waits has another ledger."""
+    """Change these fields of each waiting entry."""
     elements = await waiting(redis, lane=HOST)
     await redis.delete(keys.waiting_at(HOST, "normal"))
     changed = [
@@ -53,12 +53,12 @@ async def ended(worker: OneWorker, batch: Batch) -> bool:
 async def test_a_claim_whose_reply_was_lost_is_found(
     origin: Origin, start: Start, redis: Redis, timings: WorkerTimings
 ) -> None:
-    """Although the lane is never given back meanwhile."""
+    """The worker still holds the lane. The fetch costs one attempt and one request."""
     half = o.HalfBody()
     origin.behaviour = o.by_path({"/held": half}, o.OK)
     worker = await start(policy={"concurrency": 1}, timings=tuned(timings, expiry_check_s=0.1))
     batch = await worker.submit([origin.url("/held"), origin.url("/lost"), origin.url("/next")])
-    await wait_until(lambda: origin.in_progress, "the first")
+    await wait_until(lambda: origin.in_progress, "the first request")
 
     await orphan_claim(redis, HOST)
     assert 2 == len(await claimed(redis, HOST))
@@ -70,15 +70,15 @@ async def test_a_claim_whose_reply_was_lost_is_found(
     assert 3 == len(origin.requests)
 
 
-async def test_a_post_that_was_only_claimed_is_made_by_the_next_worker(
+async def test_a_post_that_was_claimed_but_not_started_is_made_by_the_next_worker(
     origin: Origin, start: Start, redis: Redis
 ) -> None:
-    """What had begun may have been done by the host, and ends as interrupted; the other had not."""
+    """The host may have processed the started one, which ends as `interrupted`."""
     origin.behaviour = o.stall_headers(60)
     worker = await start(lease_s=LEASE_S, hosts={HOST: PACED})
     posts = [Fetch(url=origin.url(path), method="POST", body="x") for path in ("/begun", "/claimed")]
     batch = await worker.submit(posts)
-    await wait_until(lambda: origin.in_progress, "the first")
+    await wait_until(lambda: origin.in_progress, "the first request")
     assert [True, False] == [parse_entry(element).begun for element in await claimed(redis, HOST)]
 
     origin.behaviour = o.OK
@@ -91,16 +91,16 @@ async def test_a_post_that_was_only_claimed_is_made_by_the_next_worker(
     assert ["/begun", "/claimed"] == [request.target for request in origin.requests]
 
 
-async def test_what_workers_may_be_dying_of_is_tried_alone_and_alone_condemned(
+async def test_suspects_run_one_at_a_time_and_only_the_running_one_becomes_poison(
     origin: Origin, fleet: Fleet, start: Start, redis: Redis
 ) -> None:
-    """One fetch with two crashes is in flight at a time, beside all the others; only it is poison then."""
+    """A suspect has two crashes on record. Other fetches may be in flight beside it."""
     origin.behaviour = o.stall_headers(60)
     batch = await fleet.submit([origin.url(f"/suspect/{number}") for number in range(3)])
     await rewrite(redis, crashes=2, interruptions=2)
     others = await fleet.submit([origin.url(f"/other/{number}") for number in range(3)])
     worker = await start(lease_s=LEASE_S, policy={"concurrency": 6})
-    await wait_until(lambda: origin.in_progress == 4, "one suspect and the others")
+    await wait_until(lambda: origin.in_progress == 4, "one suspect and the other fetches")
 
     origin.behaviour = o.OK
     await take_away(redis)
@@ -112,10 +112,10 @@ async def test_what_workers_may_be_dying_of_is_tried_alone_and_alone_condemned(
     assert 1 == [request.target for request in origin.requests].count("/suspect/0")
 
 
-async def test_nothing_starts_beside_what_workers_may_be_dying_of(
+async def test_no_fetch_of_any_lane_starts_while_a_suspect_starts(
     origin: Origin, other: Origin, fleet: Fleet, start: Start, redis: Redis
 ) -> None:
-    """All lanes of the worker wait until it has ended: the worker could die of another fetch meanwhile."""
+    """It ends within 250 ms here. After that time, other fetches could start beside it."""
     origin.behaviour = o.by_path({"/suspect": o.latency(0.1)}, o.latency(0.02))
     other.behaviour = o.latency(0.02)
     suspect = await fleet.submit([origin.url("/suspect")])
@@ -137,7 +137,7 @@ async def test_nothing_starts_beside_what_workers_may_be_dying_of(
 
 @pytest.fixture
 async def newer(origin: Origin, fleet: Fleet, redis: Redis) -> Batch:
-    """A batch of one fetch that a newer worker has written."""
+    """Return a batch of one fetch with a deadline of 3 s, whose entry has version 2."""
     batch = await fleet.submit([Fetch(url=origin.url("/new"), deadline_s=3)])
     [element] = await waiting(redis, lane=HOST)
     raised = element[:HEAD_CHARS] + b'{"v":2,' + element[HEAD_CHARS + 1 :]
@@ -145,13 +145,13 @@ async def newer(origin: Origin, fleet: Fleet, redis: Redis) -> Batch:
     return batch
 
 
-async def test_i27_what_only_a_newer_worker_can_read_is_left_to_one(
+async def test_i27_an_entry_of_a_newer_version_is_left_to_a_newer_worker(
     origin: Origin, start: Start, redis: Redis, lines: Lines, newer: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An old one hands it back as it is, serves the rest of the lane, and says so."""
+    """The old worker returns the entry unchanged, logs `lane.newer` and serves the rest of the lane."""
     worker = await start(timings=tuned(newer_return_s=0.2))
     [old] = await worker.results([origin.url("/old")])
-    await wait_until(partial(later, redis, HOST), "the newer one to be put back")
+    await wait_until(partial(later, redis, HOST), "the entry of the newer version to be put back")
     assert "lane.newer" in {line["event"] for line in lines}
     assert ["/old"] == [request.target for request in origin.requests]
 
@@ -162,10 +162,10 @@ async def test_i27_what_only_a_newer_worker_can_read_is_left_to_one(
     assert (1, 0) == (result.attempts, result.interruptions)
 
 
-async def test_what_no_newer_worker_comes_for_ends_by_its_deadline(
+async def test_an_entry_of_a_newer_version_ends_at_its_deadline(
     origin: Origin, start: Start, newer: Batch
 ) -> None:
-    """With a result that names its URL, and nothing was asked of its host."""
+    """The result names its URL, and no request is sent."""
     await start(timings=tuned(newer_return_s=0.2))
     [result] = await results_of(newer)
 

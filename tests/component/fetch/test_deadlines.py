@@ -1,4 +1,4 @@
-"""The time that attempts have: far deadlines end their work as near ones do."""
+"""Deadlines of attempts: far ones share a timer, near ones have their own."""
 
 import asyncio
 
@@ -8,19 +8,19 @@ from fetchfleet.worker.util.aio import NEAR_S, Deadlines
 
 
 class Work:
-    """Work that would never end by itself."""
+    """Work that does not end by itself."""
 
     def __init__(self) -> None:
         self.ended = asyncio.Event()
 
     def expire(self) -> None:
-        """End it."""
+        """End the work; a second call fails."""
         assert not self.ended.is_set()
         self.ended.set()
 
 
 async def outlast(own: Deadlines, left_s: float) -> None:
-    """Return once the deadline has ended work that would never end."""
+    """Return once the deadline has ended the work."""
     work = Work()
     own.add(work, left_s)
     await work.ended.wait()
@@ -28,12 +28,12 @@ async def outlast(own: Deadlines, left_s: float) -> None:
 
 
 async def test_a_near_deadline_ends_its_work() -> None:
-    """It has a timer of its own."""
+    """A deadline at most `near_s` away has its own timer."""
     await outlast(Deadlines(), 0.01)
 
 
-async def test_far_deadlines_end_their_work_once_they_have_come_near() -> None:
-    """Each in its time, also those that were far at more than one look."""
+async def test_far_deadlines_end_their_work_in_order() -> None:
+    """Each gets a timer at the first look that finds it near."""
     own, ended = Deadlines(near_s=0.02, look_every_s=0.01), []
 
     async def bounded(left_s: float) -> None:
@@ -46,7 +46,7 @@ async def test_far_deadlines_end_their_work_once_they_have_come_near() -> None:
 
 
 async def test_discarded_deadlines_end_nothing() -> None:
-    """Neither a far one, nor one that has come near; other deadlines hold on."""
+    """One is far and one near. Another deadline still ends its work."""
     own = Deadlines(near_s=0.02, look_every_s=0.01)
     far, near = Work(), Work()
     own.add(far, 0.05)
@@ -61,8 +61,8 @@ async def test_discarded_deadlines_end_nothing() -> None:
     assert not near.ended.is_set()
 
 
-async def test_far_deadlines_have_no_timers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One timer looks at all of them every few seconds."""
+async def test_far_deadlines_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer fires every few seconds and looks at all of them."""
     own, timers = Deadlines(), list[object]()
 
     def call_later(*_: object) -> object:

@@ -1,4 +1,4 @@
-"""What one fetch brings: the request as given, the body byte for byte, a result true to both."""
+"""One fetch: the request as given, the body byte for byte, and a result that matches both."""
 
 import gzip
 import hashlib
@@ -26,10 +26,10 @@ ZERO_BYTES_SHA256 = hashlib.sha256(b"").hexdigest()
     ],
     ids=["plain", "empty", "204", "chunked", "gzip", "no-length"],
 )
-async def test_a_body_is_kept_byte_for_byte(
+async def test_a_body_is_stored_byte_for_byte(
     origin: Origin, worker: OneWorker, behaviour: Behaviour, body: bytes
 ) -> None:
-    """What the host sent is at the result's path, with its size and digest; nothing else is there."""
+    """The result has its path, size and digest. A content coding is not decoded."""
     origin.behaviour = behaviour
 
     result = await worker.one(origin.url("/a"))
@@ -41,8 +41,8 @@ async def test_a_body_is_kept_byte_for_byte(
     assert not worker.parts()
 
 
-async def test_a_large_body_is_kept_byte_for_byte(origin: Origin, worker: OneWorker) -> None:
-    """A body of many blocks arrives as one."""
+async def test_a_large_body_is_stored_byte_for_byte(origin: Origin, worker: OneWorker) -> None:
+    """It arrives in many blocks."""
     behaviour = o.big(5_000_001)
     origin.behaviour = behaviour
 
@@ -52,8 +52,8 @@ async def test_a_large_body_is_kept_byte_for_byte(origin: Origin, worker: OneWor
     assert hashlib.sha256(worker.body(result)).hexdigest() == behaviour.sha256
 
 
-async def test_a_part_that_was_asked_for_is_kept(origin: Origin, worker: OneWorker) -> None:
-    """A 206 answers a Range, and only a Range."""
+async def test_a_206_to_a_range_request_is_stored(origin: Origin, worker: OneWorker) -> None:
+    """The caller sent the Range header."""
     origin.behaviour = o.status(206, body=b"part")
 
     result = await worker.one(origin.url(), headers={"Range": "bytes=0-3"})
@@ -61,8 +61,8 @@ async def test_a_part_that_was_asked_for_is_kept(origin: Origin, worker: OneWork
     assert (result.outcome, result.status, worker.body(result)) == (Outcome.STORED, 206, b"part")
 
 
-async def test_a_part_that_nobody_asked_for_is_not_a_body(origin: Origin, worker: OneWorker) -> None:
-    """A 206 without a Range would pass off a piece as the whole."""
+async def test_a_206_without_a_range_request_is_a_protocol_error(origin: Origin, worker: OneWorker) -> None:
+    """A part of the body must not be stored as the whole."""
     origin.behaviour = o.status(206, body=b"part")
 
     result = await worker.one(origin.url())
@@ -71,8 +71,8 @@ async def test_a_part_that_nobody_asked_for_is_not_a_body(origin: Origin, worker
     assert not worker.files() | worker.parts()
 
 
-async def test_a_head_has_no_body(origin: Origin, worker: OneWorker) -> None:
-    """HEAD ends well, with a status and no file."""
+async def test_a_head_request_stores_no_file(origin: Origin, worker: OneWorker) -> None:
+    """The outcome is `stored`, with a status and without a path."""
     result = await worker.one(origin.url(), method="HEAD")
 
     assert [seen.method for seen in origin.requests] == ["HEAD"]
@@ -81,7 +81,7 @@ async def test_a_head_has_no_body(origin: Origin, worker: OneWorker) -> None:
 
 
 async def test_a_request_arrives_as_given(origin: Origin, worker: OneWorker) -> None:
-    """Method, target, headers and body are the producer's, to the byte."""
+    """Method, target, headers and body are those of the caller, to the byte."""
     body = '{"name": "Zoë"}'
     headers = {"X-Api-Key": "k", "Content-Type": "application/json"}
 
@@ -93,10 +93,10 @@ async def test_a_request_arrives_as_given(origin: Origin, worker: OneWorker) -> 
     assert Origin.header(seen, "Content-Type") == "application/json"
 
 
-async def test_the_worker_says_who_it_is_and_takes_bodies_as_they_are(
+async def test_a_request_has_a_user_agent_and_accepts_no_content_coding(
     origin: Origin, worker: OneWorker
 ) -> None:
-    """A User-Agent goes with every request, and no compression is asked for."""
+    """Accept-Encoding is `identity`, so the stored bytes are those of the resource."""
     await worker.one(origin.url())
 
     [seen] = origin.requests
@@ -105,24 +105,24 @@ async def test_the_worker_says_who_it_is_and_takes_bodies_as_they_are(
     assert [name for name, _ in seen.headers].count("user-agent") == 1
 
 
-async def test_a_fetch_may_say_who_it_is_itself(origin: Origin, worker: OneWorker) -> None:
-    """The producer's header takes the place of ours."""
+async def test_a_fetch_may_set_its_own_user_agent(origin: Origin, worker: OneWorker) -> None:
+    """The header is sent once, with the value of the caller."""
     await worker.one(origin.url(), headers={"user-agent": "theirs"})
 
     [seen] = origin.requests
     assert [value for name, value in seen.headers if name == "user-agent"] == ["theirs"]
 
 
-async def test_a_dest_is_honoured(origin: Origin, worker: OneWorker) -> None:
-    """The body goes where the producer wants it, folders made on the way."""
+async def test_a_body_is_stored_at_its_dest(origin: Origin, worker: OneWorker) -> None:
+    """Missing directories are created."""
     result = await worker.one(origin.url(), dest="a/b/c.bin")
 
     assert result.path == "a/b/c.bin"
     assert worker.files() == {"a/b/c.bin"}
 
 
-async def test_a_dest_is_replaced_whole(origin: Origin, worker: OneWorker) -> None:
-    """Whoever has the old file open keeps the old bytes: a new file takes its name."""
+async def test_a_new_body_replaces_the_file_at_its_dest(origin: Origin, worker: OneWorker) -> None:
+    """A process that has the old file open still reads the old bytes."""
     origin.behaviour = o.sequence(o.ok(b"old"), o.ok(b"new"))
     await worker.one(origin.url(), dest="a.bin")
 
@@ -131,8 +131,8 @@ async def test_a_dest_is_replaced_whole(origin: Origin, worker: OneWorker) -> No
         assert (old.read(), (worker.out / "a.bin").read_bytes()) == (b"old", b"new")
 
 
-async def test_a_failed_fetch_leaves_the_old_dest_alone(origin: Origin, worker: OneWorker) -> None:
-    """What stood at the dest stays there when no new body comes whole."""
+async def test_a_failed_fetch_keeps_the_old_file_at_its_dest(origin: Origin, worker: OneWorker) -> None:
+    """The new body is truncated."""
     origin.behaviour = o.sequence(o.ok(b"old"), o.truncated(b"ne", 3))
     await worker.one(origin.url(), dest="a.bin")
 
@@ -142,23 +142,25 @@ async def test_a_failed_fetch_leaves_the_old_dest_alone(origin: Origin, worker: 
     assert (worker.out / "a.bin").read_bytes() == b"old"
 
 
-async def test_a_body_with_the_right_digest_is_kept(origin: Origin, worker: OneWorker) -> None:
-    """The producer's sha256 is held against the body, in either case of its digits."""
+async def test_a_body_with_the_right_digest_is_stored(origin: Origin, worker: OneWorker) -> None:
+    """The hexadecimal digits may be in upper case."""
     result = await worker.one(origin.url(), sha256=hashlib.sha256(b"ok").hexdigest().upper())
 
     assert result.outcome is Outcome.STORED
 
 
-async def test_a_body_with_the_wrong_digest_is_not_kept(origin: Origin, worker: OneWorker) -> None:
-    """A body that is not the one the producer named never gets a name."""
+async def test_a_body_with_the_wrong_digest_is_not_stored(origin: Origin, worker: OneWorker) -> None:
+    """No file and no partial file remain."""
     result = await worker.one(origin.url(), sha256=ZERO_BYTES_SHA256)
 
     assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.DIGEST_MISMATCH)
     assert not worker.files() | worker.parts()
 
 
-async def test_a_body_that_says_it_is_too_large_is_not_read(origin: Origin, worker: OneWorker) -> None:
-    """Content-Length above max_bytes ends the fetch at once, after one request."""
+async def test_a_body_whose_content_length_exceeds_max_bytes_is_not_read(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """The fetch ends at once, after one request."""
     origin.behaviour = o.big(1 << 30)
 
     result = await worker.one(origin.url(), max_bytes=1000)
@@ -167,8 +169,8 @@ async def test_a_body_that_says_it_is_too_large_is_not_read(origin: Origin, work
     assert not worker.files() | worker.parts()
 
 
-async def test_a_body_that_turns_out_too_large_is_cut_off(origin: Origin, worker: OneWorker) -> None:
-    """Without a Content-Length the bytes are counted as they come."""
+async def test_a_body_without_a_length_is_cut_off_at_max_bytes(origin: Origin, worker: OneWorker) -> None:
+    """Its bytes are counted as they arrive."""
     origin.behaviour = o.chunked([b"x" * 600] * 2000)
 
     result = await worker.one(origin.url(), max_bytes=700_000)
@@ -177,22 +179,22 @@ async def test_a_body_that_turns_out_too_large_is_cut_off(origin: Origin, worker
     assert not worker.files() | worker.parts()
 
 
-async def test_a_body_of_exactly_max_bytes_is_kept(origin: Origin, worker: OneWorker) -> None:
-    """The bound itself is allowed."""
+async def test_a_body_of_exactly_max_bytes_is_stored(origin: Origin, worker: OneWorker) -> None:
+    """The limit is inclusive."""
     result = await worker.one(origin.url(), max_bytes=2)
 
     assert (result.outcome, result.bytes) == (Outcome.STORED, 2)
 
 
-async def test_the_policy_bounds_bodies_too(origin: Origin, start: Any) -> None:
-    """Without max_bytes of its own a fetch is held to the policy's."""
+async def test_the_policy_limits_bodies_too(origin: Origin, start: Any) -> None:
+    """Its `max_bytes` applies to fetches without their own."""
     worker = await start(policy={"max_bytes": 1})
 
     assert (await worker.one(origin.url())).reason is Reason.TOO_LARGE
 
 
-async def test_meta_comes_back_and_is_never_sent(origin: Origin, worker: OneWorker) -> None:
-    """Any JSON travels from the fetch to its result."""
+async def test_meta_is_in_the_result_and_not_in_the_request(origin: Origin, worker: OneWorker) -> None:
+    """It may be any JSON value."""
     meta = {"row": 7, "tags": ["a", None]}
 
     result = await worker.one(origin.url(), meta=meta)
@@ -201,8 +203,8 @@ async def test_meta_comes_back_and_is_never_sent(origin: Origin, worker: OneWork
     assert "row" not in repr(origin.requests)
 
 
-async def test_a_result_says_where_the_time_went(origin: Origin, worker: OneWorker) -> None:
-    """Every timing is there, and they add up."""
+async def test_a_result_has_consistent_timings(origin: Origin, worker: OneWorker) -> None:
+    """Connecting ends before the first byte arrives, and the total includes all phases."""
     origin.behaviour = o.latency(0.05)
 
     timings = (await worker.one(origin.url())).timings
@@ -217,7 +219,7 @@ async def test_a_result_says_where_the_time_went(origin: Origin, worker: OneWork
 
 
 async def test_a_result_names_its_fetch_and_its_worker(origin: Origin, worker: OneWorker) -> None:
-    """A batch's results carry the ids and URLs of its fetches, each once."""
+    """Each result has its own ID, the URL of its fetch and the name of the worker."""
     urls = [origin.url(f"/{n}") for n in range(3)]
 
     results = await worker.results(urls)
@@ -229,8 +231,8 @@ async def test_a_result_names_its_fetch_and_its_worker(origin: Origin, worker: O
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 418, 501])
-async def test_a_refusal_ends_the_fetch(origin: Origin, worker: OneWorker, status: int) -> None:
-    """A status that would be the same next time is not asked for twice."""
+async def test_a_4xx_or_501_ends_the_fetch(origin: Origin, worker: OneWorker, status: int) -> None:
+    """These statuses are permanent, so the request is not repeated."""
     origin.behaviour = o.status(status, body=b"go away")
 
     result = await worker.one(origin.url())
@@ -241,8 +243,10 @@ async def test_a_refusal_ends_the_fetch(origin: Origin, worker: OneWorker, statu
 
 
 @pytest.mark.parametrize("header", ["If-None-Match", "if-modified-since"])
-async def test_not_modified_is_unchanged(origin: Origin, worker: OneWorker, header: str) -> None:
-    """A 304 to a conditional request is an outcome of its own."""
+async def test_a_304_to_a_conditional_request_is_unchanged(
+    origin: Origin, worker: OneWorker, header: str
+) -> None:
+    """The caller set the condition in a header."""
     origin.behaviour = o.status(304)
 
     result = await worker.one(origin.url(), headers={header: '"etag"'})
@@ -251,8 +255,10 @@ async def test_not_modified_is_unchanged(origin: Origin, worker: OneWorker, head
     assert result.path is None
 
 
-async def test_not_modified_without_a_condition_is_nonsense(origin: Origin, worker: OneWorker) -> None:
-    """A 304 that nobody asked for brings no body, and is no success."""
+async def test_a_304_to_an_unconditional_request_is_a_protocol_error(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """It has no body to store."""
     origin.behaviour = o.status(304)
 
     result = await worker.one(origin.url())
@@ -270,8 +276,8 @@ async def test_not_modified_without_a_condition_is_nonsense(origin: Origin, work
     ],
     ids=["garbage", "two-framings", "two-lengths", "negative-length"],
 )
-async def test_what_is_not_http_is_no_body(origin: Origin, worker: OneWorker, raw: bytes) -> None:
-    """An answer that breaks the protocol is never kept."""
+async def test_a_malformed_response_is_not_stored(origin: Origin, worker: OneWorker, raw: bytes) -> None:
+    """Ambiguous framing counts as malformed (RFC 9112 §6.3)."""
     origin.behaviour = o.garbage(raw)
 
     result = await worker.one(origin.url())

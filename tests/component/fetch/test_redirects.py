@@ -1,4 +1,4 @@
-"""Where redirects lead, what goes along, and whose limits hold there."""
+"""Redirects: their targets, the headers they keep, and the limits of the target's host."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from tools.origin.server import Origin, requests_inside
 
 
 def countdown(target: str) -> str:
-    """/3 leads to /2, and so on."""
+    """Return /2 for /3, and so on."""
     return f"/{int(target[1:]) - 1}"
 
 
 async def test_a_redirect_within_the_host_is_followed_at_once(
     origin: Origin, worker: OneWorker, lines: Lines
 ) -> None:
-    """One attempt, one connection, one stay of the lane; the result names both URLs."""
+    """It takes one attempt, one connection and one acquisition of the lane."""
     origin.behaviour = o.by_path({"/a": o.redirect("/b"), "/b": o.ok(b"there")})
 
     result = await worker.one(origin.url("/a"))
@@ -32,10 +32,10 @@ async def test_a_redirect_within_the_host_is_followed_at_once(
     assert [line["event"] for line in lines].count("lane.taken") == 1
 
 
-async def test_a_redirect_to_another_host_is_followed_in_its_lane(
+async def test_a_redirect_to_another_host_is_followed_in_that_hosts_lane(
     origin: Origin, other: Origin, start: Start
 ) -> None:
-    """Fetches that a host sends elsewhere arrive there no faster than that host's limits let them."""
+    """The target's concurrency limits these requests."""
     worker = await start(policy={"concurrency": 8}, hosts={OTHER_HOST: {"concurrency": 2}})
     origin.behaviour = o.latency(0.02, o.redirect(other.url))
     other.behaviour = o.latency(0.02, o.ok(str.encode))
@@ -52,7 +52,7 @@ async def test_a_redirect_to_another_host_is_followed_in_its_lane(
 async def test_a_redirect_to_a_host_that_cools_down_waits(
     origin: Origin, other: Origin, worker: OneWorker, lines: Lines
 ) -> None:
-    """A Retry-After holds for those who are sent there, too, and not for the host that sends them."""
+    """The Retry-After of the target does not cool down the redirecting host."""
     origin.behaviour = o.redirect(other.url)
     other.behaviour = o.sequence(o.retry_after(1), o.OK)
 
@@ -63,10 +63,10 @@ async def test_a_redirect_to_a_host_that_cools_down_waits(
     assert {line["lane"] for line in lines if line["event"] == "lane.cooling"} == {OTHER_HOST}
 
 
-async def test_a_redirect_with_retry_after_is_not_followed_before(
+async def test_a_redirect_with_retry_after_is_followed_after_that_delay(
     origin: Origin, other: Origin, worker: OneWorker, lines: Lines
 ) -> None:
-    """Neither within the host nor to another one, whose lane then takes the fetch."""
+    """The delay applies to targets at the same host and at another, and cools no lane down."""
     origin.behaviour = o.by_path(
         {
             "/near": o.status(302, [("Location", "/there"), ("Retry-After", "0.5")]),
@@ -86,10 +86,10 @@ async def test_a_redirect_with_retry_after_is_not_followed_before(
     assert not [line for line in lines if line["event"] == "lane.cooling"]
 
 
-async def test_a_retry_behind_a_redirect_stays_in_the_lane_of_its_host(
+async def test_a_retry_behind_a_redirect_stays_in_the_lane_of_the_target(
     origin: Origin, other: Origin, worker: OneWorker
 ) -> None:
-    """The host that failed is asked again; the one that only pointed there is left in peace."""
+    """The redirecting host is not requested again."""
     origin.behaviour = o.redirect(other.url)
     other.behaviour = o.fail_times(2, 500)
 
@@ -99,10 +99,10 @@ async def test_a_retry_behind_a_redirect_stays_in_the_lane_of_its_host(
     assert (len(origin.requests), len(other.requests)) == (1, 3)
 
 
-async def test_a_post_behind_a_redirect_is_not_sent_twice(
+async def test_a_retry_behind_a_303_does_not_repeat_the_post(
     origin: Origin, other: Origin, worker: OneWorker
 ) -> None:
-    """The page after a POST may be asked for again, the POST may not."""
+    """Only the GET at the target is retried."""
     origin.behaviour = o.redirect(other.url, 303)
     other.behaviour = o.fail_times(1, 500)
 
@@ -113,7 +113,7 @@ async def test_a_post_behind_a_redirect_is_not_sent_twice(
 
 
 async def test_secrets_do_not_cross_origins(origin: Origin, other: Origin, worker: OneWorker) -> None:
-    """What was meant for one host is not shown to the next; what says how to answer goes along."""
+    """Authorization, Cookie and X-Api-Key are dropped. Accept-Language is kept."""
     origin.behaviour = o.redirect(other.url("/b"))
     secrets = {"Authorization": "Bearer s", "X-Api-Key": "s", "Cookie": "s=1"}
 
@@ -127,7 +127,7 @@ async def test_secrets_do_not_cross_origins(origin: Origin, other: Origin, worke
 
 
 async def test_secrets_do_not_cross_ports(origin: Origin, worker: OneWorker) -> None:
-    """Another port is another origin, although it is the same lane."""
+    """Another port is another origin, although it is in the same lane."""
     async with Origin.serving("127.0.0.11", o.OK) as neighbour:
         origin.behaviour = o.redirect(neighbour.url("/b"))
 
@@ -137,8 +137,8 @@ async def test_secrets_do_not_cross_ports(origin: Origin, worker: OneWorker) -> 
     assert Origin.header(neighbour.requests[0], "Authorization") is None
 
 
-async def test_headers_stay_within_an_origin(origin: Origin, worker: OneWorker) -> None:
-    """A redirect to the same origin is shown everything again."""
+async def test_headers_are_kept_within_an_origin(origin: Origin, worker: OneWorker) -> None:
+    """A redirect to the same origin gets all of them, also Authorization."""
     origin.behaviour = o.by_path({"/a": o.redirect("/b"), "/b": o.OK})
 
     await worker.one(origin.url("/a"), headers={"Authorization": "Bearer s"})
@@ -146,8 +146,8 @@ async def test_headers_stay_within_an_origin(origin: Origin, worker: OneWorker) 
     assert [Origin.header(seen, "Authorization") for seen in origin.requests] == ["Bearer s"] * 2
 
 
-async def test_as_many_hops_as_allowed_are_followed(origin: Origin, worker: OneWorker) -> None:
-    """Ten redirects and then a body."""
+async def test_ten_redirects_are_followed(origin: Origin, worker: OneWorker) -> None:
+    """The eleventh response has the body."""
     origin.behaviour = o.by_path({"/0": o.OK, "/": o.redirect(countdown)})
 
     result = await worker.one(origin.url(f"/{MAX_HOPS}"))
@@ -156,8 +156,8 @@ async def test_as_many_hops_as_allowed_are_followed(origin: Origin, worker: OneW
 
 
 @pytest.mark.parametrize("path", ["/11", "/loop"])
-async def test_one_hop_more_is_too_many(origin: Origin, worker: OneWorker, path: str) -> None:
-    """The eleventh redirect, or a loop, ends the fetch for good."""
+async def test_the_eleventh_redirect_ends_the_fetch(origin: Origin, worker: OneWorker, path: str) -> None:
+    """A loop ends the same way, without a retry."""
     origin.behaviour = o.by_path({"/0": o.OK, "/loop": o.redirect("/loop"), "/": o.redirect(countdown)})
 
     result = await worker.one(origin.url(path))
@@ -167,7 +167,7 @@ async def test_one_hop_more_is_too_many(origin: Origin, worker: OneWorker, path:
 
 
 async def test_hops_are_counted_across_hosts(origin: Origin, other: Origin, worker: OneWorker) -> None:
-    """Two hosts that send a fetch to and fro cannot keep it up."""
+    """Two hosts that redirect to each other end the fetch after ten redirects too."""
     origin.behaviour, other.behaviour = o.redirect(other.url), o.redirect(origin.url)
 
     result = await worker.one(origin.url("/a"))
@@ -177,10 +177,10 @@ async def test_hops_are_counted_across_hosts(origin: Origin, other: Origin, work
 
 
 @pytest.mark.parametrize("headers", [[], [("Location", "ftp://x/")], [("Location", "http://")]])
-async def test_a_redirect_to_nowhere_is_refused(
+async def test_a_redirect_without_a_valid_location_is_refused(
     origin: Origin, worker: OneWorker, headers: list[tuple[str, str]]
 ) -> None:
-    """A Location that is missing or no URL of ours ends the fetch after one request."""
+    """The header is missing, has no host, or has a scheme other than HTTP. The fetch is not retried."""
     origin.behaviour = o.status(302, headers)
 
     result = await worker.one(origin.url())
@@ -190,10 +190,10 @@ async def test_a_redirect_to_nowhere_is_refused(
 
 
 @pytest.mark.parametrize(("code", "method", "body"), [(303, "GET", b""), (307, "PUT", b"x")])
-async def test_the_status_decides_what_is_asked_next(
+async def test_the_status_of_a_redirect_decides_the_next_method(
     origin: Origin, worker: OneWorker, code: int, method: str, body: bytes
 ) -> None:
-    """303 asks with GET and without a body, 307 repeats the request."""
+    """A 303 leads to a GET without a body, a 307 repeats the request."""
     origin.behaviour = o.by_path({"/a": o.redirect("/b", code), "/b": o.OK})
 
     await worker.one(origin.url("/a"), method="PUT", body="x")
@@ -202,7 +202,7 @@ async def test_the_status_decides_what_is_asked_next(
 
 
 async def test_a_post_becomes_a_get_after_303(origin: Origin, worker: OneWorker) -> None:
-    """The usual answer to a form: see over there."""
+    """A 303 is the usual response to a form (RFC 9110 §15.4.4)."""
     origin.behaviour = o.by_path({"/a": o.redirect("/b", 303), "/b": o.OK})
 
     result = await worker.one(origin.url("/a"), method="POST", body="x")
@@ -212,10 +212,10 @@ async def test_a_post_becomes_a_get_after_303(origin: Origin, worker: OneWorker)
 
 
 @pytest.mark.parametrize("code", [307, 308])
-async def test_a_post_is_sent_once_to_where_its_host_wants_it(
+async def test_a_post_redirected_by_307_or_308_is_sent_once_to_the_target(
     origin: Origin, start: Start, tmp_path: Path, engine: str, code: int
 ) -> None:
-    """With its body, whatever that comes from: the host has done nothing with it."""
+    """Its body may be inline or a file. The redirecting host has not processed it."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "file").write_bytes(b"x" * 200_000)
     worker = await start(engine=engine, in_folder=tmp_path / "in")
@@ -231,10 +231,8 @@ async def test_a_post_is_sent_once_to_where_its_host_wants_it(
     assert {Origin.header(seen, "Content-Type") for seen in origin.requests} == {"text/plain"}
 
 
-async def test_a_post_that_was_redirected_is_no_more_repeated_than_another(
-    origin: Origin, worker: OneWorker
-) -> None:
-    """A host that hangs up may have done it; one that cannot be reached has not."""
+async def test_a_redirected_post_is_not_repeated_after_a_reset(origin: Origin, worker: OneWorker) -> None:
+    """The target may have processed it before the reset."""
     origin.behaviour = o.by_path({"/a": o.redirect("/b", 307), "/b": o.reset})
 
     result = await worker.one(origin.url("/a"), method="POST", body="x")
@@ -243,10 +241,10 @@ async def test_a_post_that_was_redirected_is_no_more_repeated_than_another(
     assert [seen.target for seen in origin.requests] == ["/a", "/b"]
 
 
-async def test_a_body_goes_to_another_host_only_if_the_policy_says_so(
+async def test_a_body_is_redirected_to_another_host_only_if_the_policy_allows_it(
     origin: Origin, other: Origin, start: Start
 ) -> None:
-    """Through that host's lane, with what describes the body and without secrets."""
+    """The policy of the redirecting host decides. Content-Type is kept, Authorization is not."""
     worker = await start(hosts={OTHER_HOST: {"redirect_bodies": True}})
     origin.behaviour, other.behaviour = o.redirect(other.url, 308), o.redirect(origin.url, 307)
     headers = {"Content-Type": "text/plain", "Authorization": "Bearer s"}
@@ -266,10 +264,10 @@ async def test_a_body_goes_to_another_host_only_if_the_policy_says_so(
     assert Origin.header(seen, "Authorization") is None
 
 
-async def test_a_fetch_that_failed_elsewhere_says_where(
+async def test_a_fetch_that_fails_behind_a_redirect_names_the_target(
     origin: Origin, other: Origin, worker: OneWorker
 ) -> None:
-    """final_url is the last URL that was asked."""
+    """`final_url` is the last requested URL."""
     origin.behaviour, other.behaviour = o.redirect(other.url), o.NOT_FOUND
 
     result = await worker.one(origin.url("/a"))

@@ -1,4 +1,4 @@
-"""A body that broke off goes on where it stopped, and what it comes to is what the host has."""
+"""Resuming: an interrupted body continues where it stopped, and matches the host's byte for byte."""
 
 import asyncio
 import hashlib
@@ -34,7 +34,7 @@ OLD: list[Header] = [
 
 
 def is_the_body(result: Result, worker: OneWorker) -> bool:
-    """Whether what is stored is the body, byte for byte, and nothing else is there."""
+    """Return whether the stored file is the body, after checking that no other file exists."""
     assert (result.outcome, result.bytes, result.sha256) == (Outcome.STORED, len(BODY), SHA256), result
     assert worker.files() == {result.path}
     assert not worker.parts()
@@ -42,10 +42,10 @@ def is_the_body(result: Result, worker: OneWorker) -> bool:
 
 
 @pytest.mark.parametrize("headers", [ETAG, OLD], ids=["etag", "last-modified"])
-async def test_a_body_goes_on_where_it_broke_off(
+async def test_an_interrupted_body_resumes_where_it_stopped(
     origin: Origin, worker: OneWorker, headers: list[Header]
 ) -> None:
-    """The host is asked for what is missing, as often as it breaks; each time costs an attempt."""
+    """It resumes after each interruption, with If-Range. Each costs an attempt."""
     origin.behaviour = ranged = Ranged(BODY, headers, [BREAK, 1_000_000])
 
     result = await worker.one(origin.url())
@@ -59,8 +59,8 @@ async def test_a_body_goes_on_where_it_broke_off(
     assert (result.status, result.attempts, result.interruptions) == (206, 3, 0)
 
 
-async def test_a_body_goes_on_after_a_reset(origin: Origin, worker: OneWorker) -> None:
-    """What was on its way is lost with the connection; the rest is asked for from what had come."""
+async def test_a_body_resumes_after_a_reset(origin: Origin, worker: OneWorker) -> None:
+    """Bytes in flight are lost. The range begins after the received ones."""
     origin.behaviour = Ranged(BODY, breaks=[2_500_000], ends=Exchange.abort)
 
     assert is_the_body(await worker.one(origin.url(), sha256=SHA256), worker)
@@ -68,8 +68,8 @@ async def test_a_body_goes_on_after_a_reset(origin: Origin, worker: OneWorker) -
     assert len(origin.requests) == 2
 
 
-async def test_a_body_goes_on_after_a_timeout(origin: Origin, start: Start) -> None:
-    """The attempt's total ran out in the middle: the next one takes the rest."""
+async def test_a_body_resumes_after_a_timeout(origin: Origin, start: Start) -> None:
+    """The first attempt stalls until its total timeout."""
     limits = Timeouts(connect_s=5, read_s=5, write_s=5, pool_s=5, total_s=4)
     worker = await start(policy={"timeout": limits})
     whole = Ranged(BODY)
@@ -87,10 +87,10 @@ async def test_a_body_goes_on_after_a_timeout(origin: Origin, start: Start) -> N
 
 
 @pytest.mark.parametrize("headers", [[], [("ETag", 'W/"one"')], [("Last-Modified", OLD[1][1]), OLD[1]]])
-async def test_without_a_strong_validator_a_body_starts_again(
+async def test_without_a_strong_validator_a_body_starts_from_0(
     origin: Origin, worker: OneWorker, headers: list[Header]
 ) -> None:
-    """Nobody could say that the rest is of the same."""
+    """The rest could be of another version. A Last-Modified equal to Date is weak (RFC 9110 §8.8.2.2)."""
     origin.behaviour = Ranged(BODY, headers, [BREAK])
 
     assert is_the_body(await worker.one(origin.url()), worker)
@@ -98,8 +98,8 @@ async def test_without_a_strong_validator_a_body_starts_again(
     assert [range_of(seen) for seen in origin.requests] == [None, None]
 
 
-async def test_a_small_body_starts_again(origin: Origin, worker: OneWorker) -> None:
-    """What is less than a block is not worth a range."""
+async def test_a_small_partial_body_starts_from_0(origin: Origin, worker: OneWorker) -> None:
+    """A partial body below 512 KiB is not kept."""
     origin.behaviour = Ranged(BODY, breaks=[400_000])
 
     assert is_the_body(await worker.one(origin.url()), worker)
@@ -107,8 +107,8 @@ async def test_a_small_body_starts_again(origin: Origin, worker: OneWorker) -> N
     assert [range_of(seen) for seen in origin.requests] == [None, None]
 
 
-async def test_a_body_that_has_changed_comes_whole(origin: Origin, worker: OneWorker) -> None:
-    """A 200 to the question for the rest takes the place of what was there."""
+async def test_a_changed_body_replaces_the_partial_one(origin: Origin, worker: OneWorker) -> None:
+    """The host responds to the range request with 200, because If-Range does not match."""
     other = body_of(2_000_000)[::-1]
     origin.behaviour = o.sequence(Ranged(BODY, breaks=[BREAK]), Ranged(other, [("ETag", '"two"')]))
 
@@ -119,8 +119,8 @@ async def test_a_body_that_has_changed_comes_whole(origin: Origin, worker: OneWo
     assert not worker.parts()
 
 
-def told(status: int, content_range: str, *headers: Header) -> Callable[[int, int], Twisted]:
-    """Answers to a range with these; {start}, {last} and {total} are filled in."""
+def range_response(status: int, content_range: str, *headers: Header) -> Callable[[int, int], Twisted]:
+    """Return a `twist` with this response; the names in content_range are replaced by numbers."""
 
     def twist(start: int, total: int) -> Twisted:
         numbers = {"start": start, "before": start - 1, "last": total - 1, "total": total, "more": total + 1}
@@ -133,20 +133,20 @@ def told(status: int, content_range: str, *headers: Header) -> Callable[[int, in
 @pytest.mark.parametrize(
     "twist",
     [
-        told(206, "bytes {before}-{last}/{total}"),
-        told(206, "bytes {start}-{last}/{more}"),
-        told(206, "bytes {start}-{last}/{total}", ("ETag", '"two"')),
-        told(206, "bytes {start}-{last}/{total}", ("ETag", 'W/"one"')),
-        told(206, "", ("Content-Type", "multipart/byteranges; boundary=x")),
-        told(416, "bytes */{total}"),
-        told(416, "bytes */{more}"),
+        range_response(206, "bytes {before}-{last}/{total}"),
+        range_response(206, "bytes {start}-{last}/{more}"),
+        range_response(206, "bytes {start}-{last}/{total}", ("ETag", '"two"')),
+        range_response(206, "bytes {start}-{last}/{total}", ("ETag", 'W/"one"')),
+        range_response(206, "", ("Content-Type", "multipart/byteranges; boundary=x")),
+        range_response(416, "bytes */{total}"),
+        range_response(416, "bytes */{more}"),
     ],
     ids=["start", "total", "etag", "weak", "multipart", "416", "416-longer"],
 )
-async def test_what_does_not_fit_is_never_appended(
+async def test_a_range_response_that_does_not_fit_is_never_appended(
     origin: Origin, worker: OneWorker, twist: Callable[[int, int], Twisted]
 ) -> None:
-    """The body is asked for from its beginning, at once and within the same attempt."""
+    """The body is requested from 0 at once, within the same attempt."""
     origin.behaviour = Ranged(BODY, breaks=[BREAK], twist=twist)
 
     result = await worker.one(origin.url())
@@ -161,54 +161,54 @@ OF_THE_CALLER = {"Range": RANGE}
 ANEW = [None, f"bytes={BREAK}-", None]
 
 CURLS: list[tuple[dict[str, str], int, str, tuple[Outcome, int], list[str | None]]] = [
-    # the caller's headers, the answer's status and Content-Range; what comes of it, what was asked for
+    # the caller's headers, the response's status and Content-Range; the result, the requested ranges
     (OF_THE_CALLER, 200, "", (Outcome.STORED, 200), [RANGE]),  # curl: ok, ok
     (OF_THE_CALLER, 200, "bytes 3/7", (Outcome.STORED, 200), [RANGE]),  # ok, ok
     (OF_THE_CALLER, 416, "", (Outcome.FAILED, 416), [RANGE]),  # ok, an error
     (OF_THE_CALLER, 416, "bytes */2", (Outcome.FAILED, 416), [RANGE]),  # ok, an error
     ({}, 200, "", (Outcome.STORED, 200), ANEW[:2]),  # a range error, a range error
     ({}, 200, "bytes 3/7", (Outcome.STORED, 200), ANEW[:2]),  # appended, appended
-    ({}, 416, "", (Outcome.STORED, 200), ANEW),  # taken for whole, an error
-    ({}, 416, "bytes */2", (Outcome.STORED, 200), ANEW),  # taken for whole, an error
+    ({}, 416, "", (Outcome.STORED, 200), ANEW),  # counted as whole, an error
+    ({}, 416, "bytes */2", (Outcome.STORED, 200), ANEW),  # counted as whole, an error
 ]
 """The sixteen rows of curl's test 1156, two a line: without its --fail and with it.
 
-Here a 4xx always is an error, so that both come to the same. What is resumed ends as what the host has: a
-half that does not fit is not kept, as curl does, but replaced.
+A 4xx is always an error here, so both rows have the same result. The comments show curl's results. Unlike
+curl, a fetch replaces a partial body that does not fit.
 """
 
 
-@pytest.mark.parametrize(("headers", "status", "content_range", "ends", "asked"), CURLS)
-async def test_curls_matrix_of_ranges_and_resuming(
+@pytest.mark.parametrize(("headers", "status", "content_range", "ends", "requested"), CURLS)
+async def test_ranges_and_resuming_as_in_curls_test_1156(
     origin: Origin,
     worker: OneWorker,
     headers: dict[str, str],
     status: int,
     content_range: str,
     ends: tuple[Outcome, int],
-    asked: list[str | None],
+    requested: list[str | None],
 ) -> None:
-    """A caller's own range is sent, what comes of it told as it is; a half is gone on with or had anew."""
-    told = [("Content-Range", content_range)] if content_range else []
+    """A caller's own range is sent once. A partial body is resumed or replaced."""
+    given = [("Content-Range", content_range)] if content_range else []
     content = BODY if status == 200 else b"body"
 
     async def caller(x: Exchange) -> None:
-        await x.respond(status, told, content)
+        await x.respond(status, given, content)
 
-    ranged = Ranged(BODY, breaks=[BREAK], twist=lambda *_: (status, told, content))
+    ranged = Ranged(BODY, breaks=[BREAK], twist=lambda *_: (status, given, content))
     origin.behaviour = caller if headers else ranged
 
     result = await worker.one(origin.url(), headers=headers)
 
     assert (result.outcome, result.status) == ends
     assert result.reason is (Reason.HTTP_STATUS if status == 416 and headers else None)
-    assert [range_of(seen) for seen in origin.requests] == asked
+    assert [range_of(seen) for seen in origin.requests] == requested
     assert result.outcome is Outcome.FAILED or is_the_body(result, worker)
     assert not worker.parts()
 
 
-async def test_416_at_the_end_is_the_end(origin: Origin, worker: OneWorker) -> None:
-    """All had come but the last chunk that says so: the host has no more."""
+async def test_a_416_for_a_range_at_the_end_completes_the_body(origin: Origin, worker: OneWorker) -> None:
+    """Only the last chunk was missing, so the stored length is the host's."""
     chunks = [BODY[at : at + 100_000] for at in range(0, len(BODY), 100_000)]
 
     async def without_end(x: Exchange) -> None:
@@ -225,8 +225,8 @@ async def test_416_at_the_end_is_the_end(origin: Origin, worker: OneWorker) -> N
     assert (result.status, result.attempts, len(origin.requests)) == (416, 2, 2)
 
 
-async def test_an_answer_without_a_body_leaves_the_half_as_it_is(origin: Origin, worker: OneWorker) -> None:
-    """A host that breaks, refuses and asks for quiet in between is asked on from where it stopped."""
+async def test_a_partial_body_is_kept_across_error_responses(origin: Origin, worker: OneWorker) -> None:
+    """Between the two parts the host responds with 503, 429 and 500."""
     rest = Ranged(BODY)
     between = [o.status(503), o.retry_after(0.05), o.status(500)]
     origin.behaviour = o.sequence(Ranged(BODY, breaks=[BREAK]), *between, rest)
@@ -237,8 +237,8 @@ async def test_an_answer_without_a_body_leaves_the_half_as_it_is(origin: Origin,
     assert rest.sent_bytes == [len(BODY) - BREAK]
 
 
-async def test_where_a_redirect_leads_the_body_goes_on(origin: Origin, worker: OneWorker) -> None:
-    """Only the host of the body is asked for a range, at the URL it came from."""
+async def test_a_body_behind_a_redirect_resumes_at_the_target(origin: Origin, worker: OneWorker) -> None:
+    """The redirecting URL is requested again, without a range."""
     ranged = Ranged(BODY, breaks=[BREAK])
     origin.behaviour = o.by_path({"/from": o.redirect("/to"), "/to": ranged})
 
@@ -251,10 +251,10 @@ async def test_where_a_redirect_leads_the_body_goes_on(origin: Origin, worker: O
 @pytest.mark.parametrize(
     "fields", [{"method": "POST", "retry_unsafe": True}, {"headers": {"Range": "bytes=0-"}}]
 )
-async def test_what_is_no_plain_get_starts_again(
+async def test_a_post_or_a_request_with_a_range_starts_from_0(
     origin: Origin, worker: OneWorker, fields: dict[str, Any]
 ) -> None:
-    """A POST is another request each time, and a caller's own range is sent as it is."""
+    """Only a GET without a caller's own Range is resumed."""
     origin.behaviour = Ranged(BODY, breaks=[BREAK])
 
     result = await worker.one(origin.url(), **fields)
@@ -263,8 +263,8 @@ async def test_what_is_no_plain_get_starts_again(
     assert len({range_of(seen) for seen in origin.requests}) == 1
 
 
-async def test_a_failed_fetch_leaves_nothing(origin: Origin, start: Start) -> None:
-    """The half goes when nobody will come for the rest."""
+async def test_a_failed_fetch_leaves_no_partial_file(origin: Origin, start: Start) -> None:
+    """The partial body is removed after the last attempt."""
     worker = await start(policy={"attempts": 2})
     origin.behaviour = Ranged(BODY, breaks=[BREAK, 10])
 
@@ -274,16 +274,16 @@ async def test_a_failed_fetch_leaves_nothing(origin: Origin, start: Start) -> No
     assert not worker.files() | worker.parts()
 
 
-async def test_more_than_the_whole_is_no_half(origin: Origin, worker: OneWorker) -> None:
-    """A host that goes on after what it called the end is asked again from 0."""
+async def test_a_range_response_longer_than_announced_is_discarded(origin: Origin, worker: OneWorker) -> None:
+    """The next attempt starts from 0."""
 
-    async def goes_on(x: Exchange) -> None:
+    async def overlong(x: Exchange) -> None:
         last = len(BODY) - 1
-        told = ("Content-Range", f"bytes {BREAK}-{last}/{len(BODY)}")
-        await x.send_head(206, [told, *ETAG, ("Transfer-Encoding", "chunked")])
+        given = ("Content-Range", f"bytes {BREAK}-{last}/{len(BODY)}")
+        await x.send_head(206, [given, *ETAG, ("Transfer-Encoding", "chunked")])
         await x.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
 
-    origin.behaviour = o.sequence(Ranged(BODY, breaks=[BREAK]), goes_on, Ranged(BODY))
+    origin.behaviour = o.sequence(Ranged(BODY, breaks=[BREAK]), overlong, Ranged(BODY))
 
     result = await worker.one(origin.url())
 
@@ -292,8 +292,8 @@ async def test_more_than_the_whole_is_no_half(origin: Origin, worker: OneWorker)
 
 
 @asynccontextmanager
-async def waiting_with_half(origin: Origin, worker: OneWorker) -> Any:
-    """A batch of one fetch that has half of its body and waits for the next attempt."""
+async def waiting_with_partial_body(origin: Origin, worker: OneWorker) -> Any:
+    """Yield a batch of one fetch that has a partial body and waits for its next attempt."""
     origin.behaviour = Ranged(BODY, breaks=[BREAK])
     batch = await worker.submit([Fetch(url=origin.url())])
     later = keys.later(lane_of_url(origin.url()))
@@ -301,20 +301,20 @@ async def waiting_with_half(origin: Origin, worker: OneWorker) -> Any:
     yield batch
 
 
-async def test_a_cancelled_fetch_leaves_nothing(origin: Origin, start: Start) -> None:
-    """Half of a body that nobody wants any more is removed."""
+async def test_a_cancelled_fetch_leaves_no_partial_file(origin: Origin, start: Start) -> None:
+    """It is cancelled while it waits for a retry in 3000 s."""
     worker = await start(policy={"retry_base_s": 3000, "retry_cap_s": 3000})
-    async with waiting_with_half(origin, worker) as batch:
+    async with waiting_with_partial_body(origin, worker) as batch:
         assert worker.parts()
         await batch.cancel()
         [result] = await results_of(batch)
 
     assert result.outcome is Outcome.CANCELLED
-    await wait_until(lambda: not worker.parts(), "the part's end")
+    await wait_until(lambda: not worker.parts(), "the partial file to be removed")
 
 
-async def test_a_worker_that_stops_hands_its_half_to_the_next(origin: Origin, start: Start) -> None:
-    """SIGTERM in the middle: what had come is kept, and charged as an interruption alone."""
+async def test_a_stopped_worker_leaves_its_partial_body_to_the_next(origin: Origin, start: Start) -> None:
+    """The stop counts as an interruption and costs no attempt."""
     first = await start(grace_s=0.1)
     origin.behaviour = o.sequence(_stalls, Ranged(BODY))
     batch = await first.submit([origin.url()])
@@ -329,15 +329,17 @@ async def test_a_worker_that_stops_hands_its_half_to_the_next(origin: Origin, st
     assert (result.attempts, result.interruptions, result.worker) == (1, 1, "two")
 
 
-async def test_a_half_on_another_disk_is_not_missed(origin: Origin, start: Start, tmp_path: Path) -> None:
-    """The next worker does not have it and starts at 0."""
+async def test_a_body_whose_partial_file_is_missing_starts_from_0(
+    origin: Origin, start: Start, tmp_path: Path
+) -> None:
+    """The next worker may have another disk."""
     first = await start(grace_s=0.1)
     origin.behaviour = o.sequence(_stalls, Ranged(BODY))
     batch = await first.submit([origin.url()])
     await wait_until(lambda: first.runtime.services.sink.disk.received_bytes == BREAK, "half a body")
     await first.stop()
     for part in (tmp_path / "out" / ".fetchfleet/parts").iterdir():
-        part.rename(tmp_path / part.name)  # as if it were another disk's
+        part.rename(tmp_path / part.name)  # as if it were on another disk
     second = await start()
 
     assert is_the_body((await results_of(batch))[0], second)
@@ -351,8 +353,8 @@ async def _stalls(x: Exchange) -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_checkpoint_is_noted_while_a_body_streams(origin: Origin, start: Start) -> None:
-    """What is claimed names so many bytes as are on disk, and costs no attempt."""
+async def test_a_checkpoint_is_recorded_during_the_transfer(origin: Origin, start: Start) -> None:
+    """The claimed entry notes how many bytes are synced to disk."""
     worker = await start(timings=tuned(checkpoint_bytes=1 << 20))
     origin.behaviour = _stalls
     batch = await worker.submit([origin.url()])
@@ -373,10 +375,10 @@ async def test_a_checkpoint_is_noted_while_a_body_streams(origin: Origin, start:
     assert part.name.endswith(f".{note.token}")
 
 
-async def test_halves_that_are_wanted_no_more_are_removed_off_the_loop(
+async def test_unwanted_partial_files_are_removed_off_the_event_loop(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gigabytes take a while: of a changed body, of one that failed, and of one that is elsewhere now."""
+    """Removing gigabytes takes long. The body changed, its fetch failed, or the redirect leads elsewhere."""
     on_the_loop: list[bool] = []
     drop = Directory.drop
 
@@ -400,5 +402,5 @@ async def test_halves_that_are_wanted_no_more_are_removed_off_the_loop(
 
     stored = Outcome.STORED
     assert [result.outcome for result in results] == [stored, Outcome.FAILED, stored, stored]
-    await wait_until(lambda: not worker.parts(), "the parts' end")
+    await wait_until(lambda: not worker.parts(), "the partial files to be removed")
     assert on_the_loop == [False] * 3

@@ -1,4 +1,4 @@
-"""What is tried again, how often, and what never is."""
+"""Retries: which failures are retried, how often, and which requests never are."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ SHORT = Timeouts(connect_s=0.5, read_s=0.2, write_s=0.5, pool_s=0.5, total_s=5)
 
 
 class Halfway:
-    """Sends half of a large body, waits until it is told, then breaks off or goes on."""
+    """A behaviour that sends half of a large body, waits for `go_on`, then runs `then`."""
 
     def __init__(self, then: Behaviour) -> None:
         self.is_halfway = asyncio.Event()
@@ -30,7 +30,7 @@ class Halfway:
         self._then = then
 
     async def __call__(self, x: Exchange) -> None:
-        """One answer that breaks in the middle."""
+        """Send the body, or a 304."""
         await x.send_head(200, [("Content-Length", str(2 << 20))])
         await x.send(b"x" * (1 << 20))
         self.is_halfway.set()
@@ -39,13 +39,13 @@ class Halfway:
 
 
 async def hang_up(x: Exchange) -> None:
-    """Closes, too early."""
+    """Close the connection before the end of the body."""
     x.close()
 
 
 @pytest.mark.parametrize("status", [408, 425, 500, 502, 503, 504, 506, 520, 522, 524, 529, 599])
-async def test_a_failure_that_may_pass_is_tried_again(origin: Origin, worker: OneWorker, status: int) -> None:
-    """Twice bad, then good: stored, with three attempts on the ledger."""
+async def test_a_temporary_failure_is_retried(origin: Origin, worker: OneWorker, status: int) -> None:
+    """Two failures and a success count as three attempts."""
     origin.behaviour = o.fail_times(2, status)
 
     result = await worker.one(origin.url())
@@ -55,8 +55,8 @@ async def test_a_failure_that_may_pass_is_tried_again(origin: Origin, worker: On
     assert len(origin.requests) == 3
 
 
-async def test_attempts_are_bounded(origin: Origin, start: Start) -> None:
-    """A host that never recovers gets as many requests as the policy says, and the last status is told."""
+async def test_the_policy_limits_the_attempts(origin: Origin, start: Start) -> None:
+    """The result has the last status."""
     worker = await start(policy={"attempts": 3})
     origin.behaviour = o.status(500)
 
@@ -66,8 +66,8 @@ async def test_attempts_are_bounded(origin: Origin, start: Start) -> None:
     assert (result.status, result.attempts, len(origin.requests)) == (500, 3, 3)
 
 
-async def test_a_refused_connection_is_tried_again(worker: OneWorker) -> None:
-    """Nobody listens: every attempt is spent, and the reason says so."""
+async def test_a_refused_connection_is_retried(worker: OneWorker) -> None:
+    """The default policy has five attempts."""
     with socket.socket() as unheard:
         unheard.bind((HOST, 0))
         result = await worker.one(f"http://{HOST}:{unheard.getsockname()[1]}/")
@@ -77,7 +77,7 @@ async def test_a_refused_connection_is_tried_again(worker: OneWorker) -> None:
 
 
 async def test_an_origin_that_comes_up_late_is_reached(start: Start) -> None:
-    """A host that refuses connections at first is served once it is there."""
+    """Its port refuses connections at first."""
     worker = await start(policy={"attempts": 100, "breaker_failures": 1000})
     with socket.socket() as place:
         place.bind((HOST, 0))
@@ -103,12 +103,12 @@ async def test_an_origin_that_comes_up_late_is_reached(start: Start) -> None:
         (o.stall_headers(0), Reason.PROTOCOL),
         (o.garbage(b"\x00 not HTTP\r\n\r\n"), Reason.PROTOCOL),
     ],
-    ids=["truncated", "cut-chunked", "reset-in-body", "reset", "no-answer", "garbage"],
+    ids=["truncated", "cut-chunked", "reset-in-body", "reset", "no-response", "garbage"],
 )
-async def test_a_broken_answer_is_tried_again(
+async def test_a_broken_response_is_retried(
     origin: Origin, worker: OneWorker, lines: Lines, broken: Behaviour, reason: Reason
 ) -> None:
-    """What came is thrown away, and the next answer is taken from its first byte."""
+    """The received bytes are discarded, and the stored body is that of the second response."""
     origin.behaviour = o.sequence(broken, o.ok(b"whole"))
 
     result = await worker.one(origin.url())
@@ -121,10 +121,10 @@ async def test_a_broken_answer_is_tried_again(
 
 
 @pytest.mark.parametrize("break_off", [hang_up, o.reset], ids=["truncated", "reset"])
-async def test_half_a_body_never_has_its_name(
+async def test_an_incomplete_body_never_has_the_final_name(
     origin: Origin, worker: OneWorker, break_off: Behaviour
 ) -> None:
-    """While a body comes and after it broke off, nothing stands under the final name."""
+    """It has none during the transfer and none after the connection broke."""
     halfway = Halfway(break_off)
     origin.behaviour = o.sequence(halfway, o.NOT_FOUND)
     batch = await worker.submit([origin.url()])
@@ -139,8 +139,8 @@ async def test_half_a_body_never_has_its_name(
     assert not worker.files() | worker.parts()
 
 
-async def test_a_host_that_says_nothing_is_given_up(origin: Origin, start: Start) -> None:
-    """The policy's read timeout ends an attempt that stalls before the head, by a reason of its own."""
+async def test_a_host_that_sends_no_header_times_out(origin: Origin, start: Start) -> None:
+    """The read timeout ends the attempt with its own reason, `first_byte_timeout`."""
     worker = await start(policy={"timeout": replace(SHORT, read_s=0.1), "attempts": 2})
     origin.behaviour = o.stall_headers(10)
 
@@ -150,8 +150,8 @@ async def test_a_host_that_says_nothing_is_given_up(origin: Origin, start: Start
     assert all(seen.aborted for seen in origin.requests)
 
 
-async def test_a_host_that_stops_in_the_middle_is_given_up(origin: Origin, start: Start) -> None:
-    """The read timeout holds between two pieces of a body, and what came is thrown away."""
+async def test_a_host_that_stalls_within_a_body_times_out(origin: Origin, start: Start) -> None:
+    """The read timeout applies between two pieces of the body."""
     worker = await start(policy={"timeout": replace(SHORT, read_s=0.1), "attempts": 1})
     origin.behaviour = Halfway(hang_up)
 
@@ -161,8 +161,8 @@ async def test_a_host_that_stops_in_the_middle_is_given_up(origin: Origin, start
     assert not worker.files() | worker.parts()
 
 
-async def test_a_trickle_is_given_up_in_the_end(origin: Origin, start: Start) -> None:
-    """Every piece in time, and still the whole may take no longer than the total."""
+async def test_a_slow_body_ends_at_the_total_timeout(origin: Origin, start: Start) -> None:
+    """Each piece arrives within the read timeout."""
     worker = await start(policy={"timeout": replace(SHORT, total_s=0.3), "attempts": 1})
     origin.behaviour = o.slow(b"x", 0.02, 1000)
 
@@ -172,8 +172,8 @@ async def test_a_trickle_is_given_up_in_the_end(origin: Origin, start: Start) ->
     assert not worker.files() | worker.parts()
 
 
-async def test_a_deadline_ends_an_attempt(origin: Origin, worker: OneWorker) -> None:
-    """A fetch whose own deadline passes under way is not tried again."""
+async def test_the_deadline_of_a_fetch_ends_its_attempt(origin: Origin, worker: OneWorker) -> None:
+    """No other attempt follows."""
     origin.behaviour = o.slow(b"x", 0.02, 1000)
 
     result = await worker.one(origin.url(), deadline_s=0.4)
@@ -183,7 +183,7 @@ async def test_a_deadline_ends_an_attempt(origin: Origin, worker: OneWorker) -> 
 
 
 async def test_a_retry_waits_in_redis(origin: Origin, start: Start) -> None:
-    """Between two attempts a fetch is an element with its ledger in Redis; no task and no lane waits."""
+    """Between two attempts the fetch has no task and holds no lane."""
     worker = await start(policy={"retry_base_s": 3000, "retry_cap_s": 3000})
     origin.behaviour = o.status(500)
     await worker.submit([origin.url()])
@@ -201,7 +201,7 @@ async def test_a_retry_waits_in_redis(origin: Origin, start: Start) -> None:
 
 
 async def test_a_post_is_not_repeated(origin: Origin, worker: OneWorker) -> None:
-    """A request that may have had its effect is sent once, whatever came back."""
+    """After a 500 or a reset, the host may have processed it."""
     origin.behaviour = o.by_path({"/500": o.status(500), "/reset": o.reset})
 
     results = await worker.results(
@@ -217,10 +217,10 @@ async def test_a_post_is_not_repeated(origin: Origin, worker: OneWorker) -> None
     [("POST", {"Idempotency-Key": "k"}), ("PATCH", {"idempotency-key": "k"}), ("PUT", {}), ("DELETE", {})],
     ids=["POST-keyed", "PATCH-keyed", "PUT", "DELETE"],
 )
-async def test_what_may_be_repeated_is(
+async def test_an_idempotent_request_is_repeated(
     origin: Origin, worker: OneWorker, method: str, headers: dict[str, str]
 ) -> None:
-    """An idempotent method, or an Idempotency-Key, allows another attempt; it brings the same request."""
+    """An Idempotency-Key makes a POST or PATCH repeatable. The second request has the same body."""
     origin.behaviour = o.fail_times(1, 500)
 
     result = await worker.one(origin.url(), method=method, headers=headers, body="again")
@@ -229,8 +229,8 @@ async def test_what_may_be_repeated_is(
     assert [seen.body for seen in origin.requests] == [b"again"] * 2
 
 
-async def test_a_post_that_was_never_sent_is_tried_again(worker: OneWorker) -> None:
-    """A refused connection had no effect on anybody."""
+async def test_a_post_whose_connection_was_refused_is_retried(worker: OneWorker) -> None:
+    """The host has received nothing."""
     with socket.socket() as unheard:
         unheard.bind((HOST, 0))
         url = f"http://{HOST}:{unheard.getsockname()[1]}/"
@@ -239,8 +239,8 @@ async def test_a_post_that_was_never_sent_is_tried_again(worker: OneWorker) -> N
     assert (result.reason, result.attempts) == (Reason.CONNECT, 5)
 
 
-async def test_a_post_that_was_throttled_is_tried_again(origin: Origin, worker: OneWorker) -> None:
-    """A host that says 429 has not done what was asked."""
+async def test_a_throttled_post_is_sent_again(origin: Origin, worker: OneWorker) -> None:
+    """A host that responds with 429 has not processed the request."""
     origin.behaviour = o.sequence(o.retry_after(1), o.OK)
 
     result = await worker.one(origin.url(), method="POST", body="x")

@@ -1,4 +1,4 @@
-"""Asking only for what is newer: by the caller's own validators, or by those that the workers remember."""
+"""Revalidation: conditional requests with the caller's validators or those of the stored body."""
 
 import hashlib
 import os
@@ -22,16 +22,16 @@ DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 
 
 class Versioned:
-    """A resource that says its version, and answers 304 to whoever has it."""
+    """A resource with validators that responds to its own ETag with 304."""
 
-    def __init__(self, body: bytes = b"as it is", *, tag: str = '"1"', says: bool = True) -> None:
+    def __init__(self, body: bytes = b"as it is", *, tag: str = '"1"', has_validators: bool = True) -> None:
         self.body = body
         self.tag = tag
-        self.says = says
+        self.has_validators = has_validators
 
     async def __call__(self, x: Exchange) -> None:
-        """The body, or nothing new."""
-        headers = [("ETag", self.tag), ("Last-Modified", DATE)] if self.says else []
+        """Send the body, or a 304."""
+        headers = [("ETag", self.tag), ("Last-Modified", DATE)] if self.has_validators else []
         if Origin.header(x.request, "If-None-Match") == self.tag:
             await x.respond(304, headers)
         else:
@@ -39,20 +39,20 @@ class Versioned:
 
 
 def conditions(origin: Origin) -> list[tuple[str | None, str | None]]:
-    """What each request said that its sender has."""
+    """Return the If-None-Match and If-Modified-Since of each request."""
     names = ("If-None-Match", "If-Modified-Since")
     return [(Origin.header(seen, names[0]), Origin.header(seen, names[1])) for seen in origin.requests]
 
 
 def assert_unchanged(result: Result, path: str | None, sha256: str | None) -> None:
-    """The result says so, with what is here, and what to ask with the next time."""
+    """Assert that the result is `unchanged`, with this file and the validators for the next request."""
     assert (result.outcome, result.status, result.stale) == (Outcome.UNCHANGED, 304, False)
     assert (result.path, result.sha256) == (path, sha256)
     assert (result.etag, result.last_modified) == ('"1"', DATE)
 
 
-async def test_a_result_carries_the_validators_of_its_answer(origin: Origin, worker: OneWorker) -> None:
-    """Of a body and of a HEAD."""
+async def test_a_result_has_the_validators_of_its_response(origin: Origin, worker: OneWorker) -> None:
+    """The same applies to HEAD requests."""
     origin.behaviour = Versioned()
 
     results = [await worker.one(origin.url(), method=method) for method in ("GET", "HEAD")]
@@ -65,7 +65,7 @@ async def test_a_result_carries_the_validators_of_its_answer(origin: Origin, wor
     [[], [("ETag", "1")], [("ETag", "*")], [("ETag", f'"{"x" * 2000}"'), ("Last-Modified", "never")]],
     ids=["none", "unquoted", "any", "too long"],
 )
-async def test_validators_that_cannot_be_sent_back_are_none(
+async def test_invalid_validators_are_not_in_the_result(
     origin: Origin, worker: OneWorker, headers: list[tuple[str, str]]
 ) -> None:
     """The body is stored all the same."""
@@ -76,8 +76,8 @@ async def test_validators_that_cannot_be_sent_back_are_none(
     assert (result.outcome, result.etag, result.last_modified) == (Outcome.STORED, None, None)
 
 
-async def test_what_the_caller_has_is_not_sent_again(origin: Origin, worker: OneWorker) -> None:
-    """By the validators of an earlier result; what is at the dest stays, and is named."""
+async def test_a_body_that_the_caller_has_is_not_transferred_again(origin: Origin, worker: OneWorker) -> None:
+    """The request has the validators of an earlier result. A file at the dest stays and is named."""
     origin.behaviour = Versioned()
     before = await worker.one(origin.url(), dest="a")
     validators = {"etag": before.etag, "last_modified": before.last_modified}
@@ -94,8 +94,8 @@ async def test_what_the_caller_has_is_not_sent_again(origin: Origin, worker: One
     assert worker.files() == {"a"}
 
 
-async def test_what_is_newer_is_stored(origin: Origin, worker: OneWorker) -> None:
-    """With its own validators."""
+async def test_a_newer_body_is_stored(origin: Origin, worker: OneWorker) -> None:
+    """The result has the new ETag."""
     origin.behaviour = Versioned(b"new", tag='"2"')
 
     result = await worker.one(origin.url(), etag='"1"')
@@ -103,8 +103,10 @@ async def test_what_is_newer_is_stored(origin: Origin, worker: OneWorker) -> Non
     assert (result.outcome, result.etag, worker.body(result)) == (Outcome.STORED, '"2"', b"new")
 
 
-async def test_the_workers_remember_what_they_have(origin: Origin, worker: OneWorker) -> None:
-    """The second batch transfers nothing, and its result names the file of the first."""
+async def test_a_body_that_the_workers_stored_is_not_transferred_again(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """The second result names the file of the first."""
     origin.behaviour = Versioned()
     before = await worker.one(origin.url(), revalidate=True)
 
@@ -113,13 +115,15 @@ async def test_the_workers_remember_what_they_have(origin: Origin, worker: OneWo
     assert before.outcome is Outcome.STORED
     assert_unchanged(after, before.path, hashlib.sha256(b"as it is").hexdigest())
     assert after.bytes == before.bytes
-    assert (await worker.fleet.batch(batch_of(after.id)).counts()).bytes == 0, "nothing came"
+    assert (await worker.fleet.batch(batch_of(after.id)).counts()).bytes == 0, "a 304 has no body"
     assert conditions(origin) == [(None, None), ('"1"', DATE)]
     assert worker.files() == {before.path}
 
 
-async def test_what_the_workers_have_is_replaced_by_what_is_newer(origin: Origin, worker: OneWorker) -> None:
-    """At the dest, and the third time that is what they have."""
+async def test_a_newer_body_replaces_the_stored_one_and_its_validators(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """The third request has the ETag of the second response."""
     versions = [Versioned(b"old"), Versioned(b"new", tag='"2"')]
     results = []
     for version in (versions[0], versions[1], versions[1]):
@@ -132,8 +136,8 @@ async def test_what_the_workers_have_is_replaced_by_what_is_newer(origin: Origin
     assert worker.body(results[2]) == b"new"
 
 
-async def test_without_revalidate_nothing_is_remembered(origin: Origin, worker: OneWorker) -> None:
-    """A fetch that does not want it is made whole, and leaves no record."""
+async def test_without_revalidate_no_record_is_written(origin: Origin, worker: OneWorker) -> None:
+    """The second request is unconditional."""
     origin.behaviour = Versioned()
 
     results = [await worker.one(origin.url()) for _ in range(2)]
@@ -144,24 +148,26 @@ async def test_without_revalidate_nothing_is_remembered(origin: Origin, worker: 
 
 
 def gone(file: Path) -> None:
-    """Somebody has tidied up."""
+    """Delete the file."""
     file.unlink()
 
 
 def edited(file: Path) -> None:
-    """Somebody has written into it, as much as was there."""
+    """Overwrite the file with as many other bytes."""
     file.write_bytes(b"AS IT IS")
     os.utime(file, (1, 1))
 
 
 def shorter(file: Path) -> None:
-    """Somebody has cut it."""
+    """Truncate the file."""
     file.write_bytes(b"as")
 
 
 @pytest.mark.parametrize("change", [gone, edited, shorter], ids=lambda change: change.__name__)
-async def test_what_is_not_as_it_was_is_fetched_whole(origin: Origin, worker: OneWorker, change: Any) -> None:
-    """Nobody is told that something unchanged is there which is not."""
+async def test_a_body_whose_file_changed_is_transferred_again(
+    origin: Origin, worker: OneWorker, change: Any
+) -> None:
+    """The request is unconditional, because the file no longer matches its record."""
     origin.behaviour = Versioned()
     await worker.one(origin.url(), dest="a", revalidate=True)
     change(worker.out / "a")
@@ -172,8 +178,10 @@ async def test_what_is_not_as_it_was_is_fetched_whole(origin: Origin, worker: On
     assert conditions(origin) == [(None, None)] * 2
 
 
-async def test_what_was_only_touched_is_still_what_it_was(origin: Origin, worker: OneWorker) -> None:
-    """Its digest says so."""
+async def test_a_file_with_another_time_and_the_same_digest_is_unchanged(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """A new modification time only causes the digest to be computed again."""
     origin.behaviour = Versioned()
     await worker.one(origin.url(), dest="a", revalidate=True)
     os.utime(worker.out / "a", (1, 1))
@@ -181,8 +189,8 @@ async def test_what_was_only_touched_is_still_what_it_was(origin: Origin, worker
     assert (await worker.one(origin.url(), dest="a", revalidate=True)).outcome is Outcome.UNCHANGED
 
 
-async def test_another_dest_gets_a_body_of_its_own(origin: Origin, worker: OneWorker) -> None:
-    """A fetch ends with its body where it wants it."""
+async def test_a_body_with_another_dest_is_transferred_again(origin: Origin, worker: OneWorker) -> None:
+    """Each dest gets its own file."""
     origin.behaviour = Versioned()
     await worker.one(origin.url(), dest="a", revalidate=True)
 
@@ -192,10 +200,10 @@ async def test_another_dest_gets_a_body_of_its_own(origin: Origin, worker: OneWo
     assert worker.files() == {"a", "b"}
 
 
-async def test_a_file_that_goes_while_its_host_is_asked_is_fetched_whole(
+async def test_a_body_whose_file_disappears_during_the_request_is_transferred_again(
     origin: Origin, worker: OneWorker
 ) -> None:
-    """The 304 is about something that is not there any more; nobody is charged for that."""
+    """The 304 is useless then. The request counts as an interruption and costs no attempt."""
     versioned = origin.behaviour = Versioned()
     await worker.one(origin.url(), dest="a", revalidate=True)
 
@@ -211,11 +219,11 @@ async def test_a_file_that_goes_while_its_host_is_asked_is_fetched_whole(
     assert conditions(origin) == [(None, None), ('"1"', DATE), (None, None)]
 
 
-async def test_an_unchanged_answer_that_nobody_asked_for_is_nonsense(
+async def test_a_304_is_a_protocol_error_if_the_host_gave_no_validators(
     origin: Origin, worker: OneWorker
 ) -> None:
-    """A host that gave no validators has nothing to compare with."""
-    origin.behaviour = o.sequence(Versioned(says=False), o.status(304))
+    """The second request is unconditional."""
+    origin.behaviour = o.sequence(Versioned(has_validators=False), o.status(304))
     await worker.one(origin.url(), revalidate=True)
 
     result = await worker.one(origin.url(), revalidate=True)
@@ -223,10 +231,10 @@ async def test_an_unchanged_answer_that_nobody_asked_for_is_nonsense(
     assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.PROTOCOL)
 
 
-async def test_a_callers_validators_do_not_go_to_another_origin(
+async def test_the_callers_validators_are_not_sent_to_another_origin(
     origin: Origin, other: Origin, worker: OneWorker
 ) -> None:
-    """They stay where they were given."""
+    """The redirected request is unconditional."""
     origin.behaviour, other.behaviour = o.redirect(other.url), Versioned()
 
     result = await worker.one(origin.url("/a"), etag='"1"', last_modified=DATE)
@@ -235,10 +243,10 @@ async def test_a_callers_validators_do_not_go_to_another_origin(
     assert result.outcome is Outcome.STORED
 
 
-async def test_what_the_workers_remember_is_said_only_to_whom_gave_it(
+async def test_stored_validators_are_sent_only_to_the_origin_that_gave_them(
     origin: Origin, other: Origin, worker: OneWorker
 ) -> None:
-    """Behind a redirect it is the last host that is asked, not the one that leads there."""
+    """Behind a redirect that is the last host, not the redirecting one."""
     origin.behaviour, other.behaviour = o.redirect(other.url), Versioned()
 
     results = [await worker.one(origin.url("/a"), revalidate=True) for _ in range(2)]
@@ -249,8 +257,8 @@ async def test_what_the_workers_remember_is_said_only_to_whom_gave_it(
     assert results[0].path == results[1].path
 
 
-async def test_a_redirect_to_somewhere_else_brings_the_whole_body(origin: Origin, worker: OneWorker) -> None:
-    """Two resources may have the same tag for different bodies."""
+async def test_a_redirect_to_another_url_transfers_the_whole_body(origin: Origin, worker: OneWorker) -> None:
+    """Two resources may have the same ETag for different bodies."""
     one, two = Versioned(b"one"), Versioned(b"two")
     origin.behaviour = o.by_path({"/1": one, "/2": two, "/": o.sequence(o.redirect("/1"), o.redirect("/2"))})
 
@@ -259,8 +267,8 @@ async def test_a_redirect_to_somewhere_else_brings_the_whole_body(origin: Origin
     assert [worker.body(result) for result in results] == [b"one", b"two"]
 
 
-def test_records_that_nobody_asks_for_are_dropped(tmp_path: Path) -> None:
-    """The old ones go, the young ones stay, and what is not there is no trouble."""
+def test_old_records_are_deleted(tmp_path: Path) -> None:
+    """Younger ones stay. A missing directory is no error."""
     (tmp_path / "out" / "0a").mkdir(parents=True)
     for name, age_s in (("old", 0.0), ("young", 200.0)):
         (tmp_path / "out" / "0a" / name).write_bytes(b"{}")
@@ -273,21 +281,21 @@ def test_records_that_nobody_asks_for_are_dropped(tmp_path: Path) -> None:
         assert sink.disk.directory.names("nowhere") == []
 
 
-async def test_a_worker_sweeps_when_it_starts_and_asking_keeps_a_record(
+async def test_a_starting_worker_deletes_records_that_were_not_used_lately(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was asked for lately stays, however long ago it was written."""
+    """A conditional request renews the time of its record."""
     monkeypatch.setattr(out_folder, "PAUSE_S", 0.0)
     origin.behaviour = Versioned()
     one = await start(worker_id="one")
-    for path in ("/asked", "/forgotten"):
+    for path in ("/used", "/forgotten"):
         await one.one(origin.url(path), revalidate=True)
     records = one.out / STORED
     for record in records.rglob("*.json"):
         os.utime(record, (0, 0))
-    await one.one(origin.url("/asked"), revalidate=True)
+    await one.one(origin.url("/used"), revalidate=True)
 
     await start(worker_id="two")
 
-    await wait_until(lambda: len(list(records.rglob("*.json"))) == 1, "one record gone")
-    assert (await one.one(origin.url("/asked"), revalidate=True)).outcome is Outcome.UNCHANGED
+    await wait_until(lambda: len(list(records.rglob("*.json"))) == 1, "one record to be deleted")
+    assert (await one.one(origin.url("/used"), revalidate=True)).outcome is Outcome.UNCHANGED

@@ -1,4 +1,4 @@
-"""What a host's robots.txt keeps us from, and what asking for it costs the host."""
+"""robots.txt: the URLs it disallows, and how it is requested (RFC 9309)."""
 
 import asyncio
 import socket
@@ -26,28 +26,30 @@ SHORT = Timeouts(connect_s=0.5, read_s=0.2, write_s=0.5, pool_s=0.5, total_s=5)
 
 @pytest.fixture
 async def obeying(start: Start) -> OneWorker:
-    """A worker whose policy says to obey."""
+    """Return a worker whose policy has `robots = "obey"`."""
     return await start(policy=OBEY)
 
 
-def says(text: str | bytes) -> Behaviour:
-    """A robots.txt of this text, and "ok" everywhere else."""
+def robots_txt(text: str | bytes) -> Behaviour:
+    """Return a site with a robots.txt of this text, and "ok" everywhere else."""
     return site(o.ok(text if isinstance(text, bytes) else text.encode()))
 
 
 def site(robots: Behaviour, pages: Behaviour = o.OK) -> Behaviour:
-    """The first answers for /robots.txt, the other for everything else."""
+    """Return a site with this response at /robots.txt, and the other everywhere else."""
     return o.by_path({"/robots.txt": robots, "/": pages})
 
 
 def targets(origin: Origin) -> list[str]:
-    """What the origin was asked for, in order."""
+    """Return the requested targets, in order."""
     return [seen.target for seen in origin.requests]
 
 
-async def test_what_is_disallowed_is_never_asked_for(origin: Origin, obeying: OneWorker) -> None:
-    """It fails with a reason of its own and costs no attempt; the rest is fetched."""
-    origin.behaviour = says("User-agent: *\nDisallow: /private\nAllow: /private/open\nDisallow: /*.gif$")
+async def test_a_disallowed_url_is_never_requested(origin: Origin, obeying: OneWorker) -> None:
+    """Its fetch costs no attempt. Allowed URLs are fetched."""
+    origin.behaviour = robots_txt(
+        "User-agent: *\nDisallow: /private\nAllow: /private/open\nDisallow: /*.gif$"
+    )
     paths = ["/a", "/private/a", "/private/open/a", "/b.gif", "/b.gif?x"]
 
     results = await obeying.run(origin.url(path) for path in paths)
@@ -60,8 +62,8 @@ async def test_what_is_disallowed_is_never_asked_for(origin: Origin, obeying: On
     assert {0, 1} == {result.attempts for result in results.values()}
 
 
-async def test_a_robots_txt_is_asked_for_once_and_first(origin: Origin, start: Start) -> None:
-    """However many fetches wait for it, in however many batches, and however many may run at once."""
+async def test_the_robots_txt_is_requested_once_and_before_all_fetches(origin: Origin, start: Start) -> None:
+    """Sixty fetches of three batches wait for it."""
     worker = await start(policy={**OBEY, "concurrency": 16})
     origin.behaviour = site(o.latency(0.05, o.ok(b"User-agent: *\nDisallow: /x")), o.latency(0.01))
     batches = [await worker.submit(origin.url(f"/{b}/{n}") for n in range(20)) for b in range(3)]
@@ -76,9 +78,9 @@ async def test_a_robots_txt_is_asked_for_once_and_first(origin: Origin, start: S
     assert origin.high_water > 1
 
 
-async def test_a_policy_that_ignores_asks_nothing(origin: Origin, worker: OneWorker, redis: Redis) -> None:
-    """By default a robots.txt is none of our business, and Redis holds none."""
-    origin.behaviour = says("User-agent: *\nDisallow: /")
+async def test_by_default_no_robots_txt_is_requested(origin: Origin, worker: OneWorker, redis: Redis) -> None:
+    """Redis holds none either."""
+    origin.behaviour = robots_txt("User-agent: *\nDisallow: /")
 
     result = await worker.one(origin.url("/a"))
 
@@ -87,15 +89,15 @@ async def test_a_policy_that_ignores_asks_nothing(origin: Origin, worker: OneWor
     assert [] == await redis.keys("ff:robots:*")
 
 
-async def test_the_group_that_names_us_counts(origin: Origin, start: Start) -> None:
-    """By the product token of the User-Agent that is sent, and then the others' groups do not."""
-    worker = await start(policy=OBEY, user_agent="OurBot/3.1 (+http://a.example)")
-    origin.behaviour = says("User-agent: ourbot\nDisallow: /ours\n\nUser-agent: *\nDisallow: /")
+async def test_the_group_of_the_user_agent_applies(origin: Origin, start: Start) -> None:
+    """It is found by product token. The group * does not apply then (RFC 9309 §2.2.1)."""
+    worker = await start(policy=OBEY, user_agent="TestBot/3.1 (+http://a.example)")
+    origin.behaviour = robots_txt("User-agent: testbot\nDisallow: /disallowed\n\nUser-agent: *\nDisallow: /")
 
-    ours, open_to_us = await worker.results([origin.url("/ours"), origin.url("/theirs")])
+    disallowed, allowed = await worker.results([origin.url("/disallowed"), origin.url("/allowed")])
 
-    assert (Reason.ROBOTS_DISALLOWED, Outcome.STORED) == (ours.reason, open_to_us.outcome)
-    assert "OurBot/3.1 (+http://a.example)" == Origin.header(origin.requests[0], "User-Agent")
+    assert (Reason.ROBOTS_DISALLOWED, Outcome.STORED) == (disallowed.reason, allowed.outcome)
+    assert "TestBot/3.1 (+http://a.example)" == Origin.header(origin.requests[0], "User-Agent")
 
 
 @pytest.mark.parametrize(
@@ -112,12 +114,12 @@ async def test_the_group_that_names_us_counts(origin: Origin, start: Start) -> N
         o.redirect("/robots.txt"),
         o.redirect("http://10.0.0.1/robots.txt"),
     ],
-    ids=["404", "401", "410", "empty", "junk", "bom", "nowhere", "ftp", "loop", "private"],
+    ids=["404", "401", "410", "empty", "junk", "bom", "no-location", "ftp", "loop", "private"],
 )
 async def test_without_rules_everything_is_allowed(
     origin: Origin, obeying: OneWorker, robots: Behaviour
 ) -> None:
-    """What is not there, says nothing or leads nowhere forbids nothing."""
+    """The robots.txt is missing, has no rules, or its redirect cannot be followed (RFC 9309 §2.3.1.3)."""
     origin.behaviour = site(robots)
 
     result = await obeying.one(origin.url("/a"))
@@ -135,12 +137,12 @@ async def test_without_rules_everything_is_allowed(
         o.garbage(b"\x00 not HTTP\r\n\r\n"),
         o.stall_headers(0),
     ],
-    ids=["503", "500", "reset", "truncated", "garbage", "no-answer"],
+    ids=["503", "500", "reset", "truncated", "garbage", "no-response"],
 )
-async def test_while_nobody_can_say_nothing_is_fetched(
+async def test_no_fetch_starts_while_the_robots_txt_is_unreachable(
     origin: Origin, obeying: OneWorker, lines: Lines, broken: Behaviour
 ) -> None:
-    """A robots.txt that cannot be had is asked for again, and no attempt is charged for it."""
+    """It is requested again, and no attempt is charged (RFC 9309 §2.3.1.4)."""
     origin.behaviour = site(o.sequence(broken, broken, o.ok(b"User-agent: *\nDisallow: /x")))
 
     stored, refused = await obeying.results([origin.url("/a"), origin.url("/x")])
@@ -151,8 +153,8 @@ async def test_while_nobody_can_say_nothing_is_fetched(
     assert 3 == len([line for line in lines if line["event"] == "lane.robots"])
 
 
-async def test_a_robots_txt_that_stalls_is_asked_for_again(origin: Origin, start: Start) -> None:
-    """The policy's time-outs hold for it."""
+async def test_a_robots_txt_that_stalls_is_requested_again(origin: Origin, start: Start) -> None:
+    """The timeouts of the policy apply to it."""
     worker = await start(policy={**OBEY, "timeout": SHORT})
 
     async def stall(_: Exchange) -> None:
@@ -167,8 +169,10 @@ async def test_a_robots_txt_that_stalls_is_asked_for_again(origin: Origin, start
 
 
 @pytest.mark.parametrize("code", [403, 429, 503])
-async def test_a_throttled_robots_txt_cools_the_lane(origin: Origin, obeying: OneWorker, code: int) -> None:
-    """A Retry-After there holds for the host, is counted as a throttle, and then all goes on."""
+async def test_a_retry_after_for_the_robots_txt_cools_the_lane_down(
+    origin: Origin, obeying: OneWorker, code: int
+) -> None:
+    """It counts as one throttle and costs no attempt."""
     origin.behaviour = site(o.sequence(o.retry_after(1, code), o.NOT_FOUND))
 
     results = await obeying.results(origin.url(f"/{n}") for n in range(5))
@@ -179,8 +183,10 @@ async def test_a_throttled_robots_txt_cools_the_lane(origin: Origin, obeying: On
     assert 2 == targets(origin).count("/robots.txt")
 
 
-async def test_a_host_without_an_answer_opens_the_breaker(origin: Origin, start: Start, lines: Lines) -> None:
-    """Failures to say count as any others: the host is left alone, and its fetches end with their time."""
+async def test_failed_requests_for_the_robots_txt_open_the_breaker(
+    origin: Origin, start: Start, lines: Lines
+) -> None:
+    """The fetches then end at their deadlines, without an attempt."""
     worker = await start(policy={**OBEY, "breaker_failures": 3, "breaker_reset_s": 60})
     origin.behaviour = site(o.status(500))
 
@@ -191,8 +197,8 @@ async def test_a_host_without_an_answer_opens_the_breaker(origin: Origin, start:
     assert "lane.breaker_open" in [line["event"] for line in lines]
 
 
-async def test_nobody_is_there_to_ask(start: Start) -> None:
-    """A host that gives no answer for long enough is dead for those who wait for its robots.txt too."""
+async def test_a_host_whose_robots_txt_stays_unreachable_is_dead(start: Start) -> None:
+    """Its fetches end with `host_dead`, as those of other dead hosts."""
     worker = await start(policy={**OBEY, "breaker_failures": 1, "breaker_reset_s": 0.1, "give_up_s": 0.15})
     with socket.socket() as unheard:
         unheard.bind((HOST, 0))
@@ -201,8 +207,8 @@ async def test_nobody_is_there_to_ask(start: Start) -> None:
     assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.HOST_DEAD, 0)
 
 
-async def test_an_address_that_may_not_be_dialled_is_refused_as_ever(start: Start) -> None:
-    """What can never be asked is no reason to wait: the fetch itself says what is wrong."""
+async def test_a_forbidden_address_is_refused_without_waiting_for_its_robots_txt(start: Start) -> None:
+    """The fetch fails with `egress_refused`."""
     worker = await start(policy=OBEY)
 
     result = await worker.one("http://10.0.0.1/a")
@@ -210,8 +216,8 @@ async def test_an_address_that_may_not_be_dialled_is_refused_as_ever(start: Star
     assert (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.EGRESS_REFUSED, 1)
 
 
-async def test_no_more_than_500_kib_are_read(origin: Origin, obeying: OneWorker) -> None:
-    """Rules within them hold, those after do not, and the rest of a huge one is not waited for."""
+async def test_at_most_500_kib_of_a_robots_txt_are_read(origin: Origin, obeying: OneWorker) -> None:
+    """Rules within this limit apply. The rest is not waited for (RFC 9309 §2.5)."""
     head = b"User-agent: *\nDisallow: /early\n"
     body = head + b"# x\n" * (MAX_BYTES // 4) + b"Disallow: /late\n"
 
@@ -228,10 +234,10 @@ async def test_no_more_than_500_kib_are_read(origin: Origin, obeying: OneWorker)
 
 
 @pytest.mark.parametrize("hops", [1, 5])
-async def test_redirects_to_a_robots_txt_are_followed(
+async def test_five_redirects_of_a_robots_txt_are_followed(
     origin: Origin, other: Origin, obeying: OneWorker, hops: int
 ) -> None:
-    """Five of them, to other hosts too; the rules are those of the host that was asked."""
+    """The rules apply to the host that was requested first (RFC 9309 §2.3.1.2)."""
     chain = [f"/hop/{n}" for n in range(1, hops)]
     places = [*map(origin.url, chain), other.url("/rules")]
     steps = {"/robots.txt": o.redirect(places[0])}
@@ -246,10 +252,10 @@ async def test_redirects_to_a_robots_txt_are_followed(
     assert ["/rules"] == targets(other)
 
 
-async def test_a_redirect_to_a_host_that_throttles_or_fails_does_not_blame_the_host_that_redirects(
+async def test_a_host_is_not_blamed_for_a_robots_txt_redirect_to_a_host_that_throttles_or_fails(
     origin: Origin, other: Origin, start: Start, lines: Lines
 ) -> None:
-    """The robots.txt is unavailable, and requested again once the other host's Retry-After is over."""
+    """The robots.txt counts as unreachable. It is requested again after the other host's Retry-After."""
     worker = await start(policy={**OBEY, "breaker_failures": 1, "breaker_reset_s": 3600})
     origin.behaviour = site(o.redirect(other.url("/rules")))
     other.behaviour = o.sequence(o.reset, o.status(500), o.retry_after(1), o.NOT_FOUND)
@@ -262,8 +268,8 @@ async def test_a_redirect_to_a_host_that_throttles_or_fails_does_not_blame_the_h
     assert not [line for line in lines if line["event"] in {"lane.cooling", "lane.breaker_open"}]
 
 
-async def test_a_sixth_redirect_is_none(origin: Origin, obeying: OneWorker) -> None:
-    """As if there were no robots.txt."""
+async def test_a_sixth_redirect_of_a_robots_txt_is_not_followed(origin: Origin, obeying: OneWorker) -> None:
+    """The host counts as one without a robots.txt."""
     origin.behaviour = o.by_path(
         {"/robots.txt": o.redirect("/hop/1"), "/hop/": o.redirect(lambda at: f"{at}1"), "/": o.OK}
     )
@@ -274,8 +280,10 @@ async def test_a_sixth_redirect_is_none(origin: Origin, obeying: OneWorker) -> N
     assert 1 + 5 + 1 == len(origin.requests)
 
 
-async def test_where_a_redirect_leads_is_asked_too(origin: Origin, other: Origin, obeying: OneWorker) -> None:
-    """Within the host and at another one: what is disallowed there is not followed."""
+async def test_a_redirect_to_a_disallowed_url_is_not_followed(
+    origin: Origin, other: Origin, obeying: OneWorker
+) -> None:
+    """The robots.txt of the target's host applies."""
     rules = o.ok(b"User-agent: *\nDisallow: /x")
     origin.behaviour = o.by_path(
         {
@@ -288,17 +296,17 @@ async def test_where_a_redirect_leads_is_asked_too(origin: Origin, other: Origin
     )
     other.behaviour = site(rules)
 
-    at_home, abroad, fine = await obeying.results(origin.url(path) for path in ("/a", "/b", "/c"))
+    near, far, allowed = await obeying.results(origin.url(path) for path in ("/a", "/b", "/c"))
 
-    assert (Reason.ROBOTS_DISALLOWED, Reason.ROBOTS_DISALLOWED) == (at_home.reason, abroad.reason)
-    assert (fine.outcome, fine.final_url) == (Outcome.STORED, origin.url("/d"))
+    assert (Reason.ROBOTS_DISALLOWED, Reason.ROBOTS_DISALLOWED) == (near.reason, far.reason)
+    assert (allowed.outcome, allowed.final_url) == (Outcome.STORED, origin.url("/d"))
     assert {"/robots.txt", "/a", "/b", "/c", "/d"} == set(targets(origin))
     assert ["/robots.txt"] == targets(other)
 
 
-async def test_each_port_has_its_own(origin: Origin, obeying: OneWorker) -> None:
-    """Another port is another origin in the same lane; a redirect there waits for its robots.txt."""
-    async with Origin.serving(HOST, says("User-agent: *\nDisallow: /x")) as neighbour:
+async def test_each_port_has_its_own_robots_txt(origin: Origin, obeying: OneWorker) -> None:
+    """Another port is another origin in the same lane. A redirect to it waits for its robots.txt."""
+    async with Origin.serving(HOST, robots_txt("User-agent: *\nDisallow: /x")) as neighbour:
         origin.behaviour = site(o.NOT_FOUND, o.redirect(neighbour.url))
 
         refused, stored = await obeying.results([origin.url("/x"), origin.url("/a")])
@@ -308,7 +316,7 @@ async def test_each_port_has_its_own(origin: Origin, obeying: OneWorker) -> None
 
 
 async def test_a_crawl_delay_is_kept(origin: Origin, start: Start) -> None:
-    """No two requests arrive closer than the host wants, its robots.txt and redirects among them."""
+    """It also applies to the robots.txt and to redirects."""
     worker = await start(policy={**OBEY, "concurrency": 8})
     origin.behaviour = o.by_path(
         {
@@ -326,8 +334,8 @@ async def test_a_crawl_delay_is_kept(origin: Origin, start: Start) -> None:
     assert min(after - before for before, after in pairwise(arrivals)) >= 0.4
 
 
-async def test_a_robots_txt_counts_towards_the_pace(origin: Origin, start: Start) -> None:
-    """It and its redirects take the places of fetches."""
+async def test_a_robots_txt_counts_towards_the_rate_limit(origin: Origin, start: Start) -> None:
+    """Its redirects count too."""
     worker = await start(policy={**OBEY, "rate_per_s": 5})
     origin.behaviour = o.by_path({"/robots.txt": o.redirect("/rules"), "/rules": o.NOT_FOUND, "/": o.OK})
 
@@ -339,10 +347,10 @@ async def test_a_robots_txt_counts_towards_the_pace(origin: Origin, start: Start
     assert min(after - before for before, after in pairwise(arrivals)) >= 0.1
 
 
-async def test_a_deadline_holds_while_a_redirect_of_the_robots_txt_waits_for_the_pace(
+async def test_a_deadline_ends_a_fetch_whose_robots_txt_waits_for_the_rate_limit(
     origin: Origin, start: Start
 ) -> None:
-    """The next request may go out in a minute only."""
+    """The next request may be sent only in a minute."""
     worker = await start(policy={**OBEY, "rate_per_s": 1 / 60})
     origin.behaviour = o.by_path({"/robots.txt": o.redirect("/rules")}, o.OK)
 
@@ -353,9 +361,9 @@ async def test_a_deadline_holds_while_a_redirect_of_the_robots_txt_waits_for_the
     assert ["/robots.txt"] == targets(origin)
 
 
-async def test_the_fleet_keeps_what_one_worker_was_told(origin: Origin, start: Start, redis: Redis) -> None:
-    """Another worker, and a later stay of the lane, ask nothing; Redis forgets within a day."""
-    origin.behaviour = says("User-agent: *\nDisallow: /x\nCrawl-delay: 0.1")
+async def test_the_workers_share_a_robots_txt(origin: Origin, start: Start, redis: Redis) -> None:
+    """Redis keeps it for at most 24 hours (RFC 9309 §2.4)."""
+    origin.behaviour = robots_txt("User-agent: *\nDisallow: /x\nCrawl-delay: 0.1")
     first = await start(policy=OBEY)
     await first.one(origin.url("/a"))
     await first.stop()
@@ -371,9 +379,11 @@ async def test_the_fleet_keeps_what_one_worker_was_told(origin: Origin, start: S
 
 
 @pytest.mark.parametrize("text", ["{", "null", '{"token": "other", "groups": "", "until_ms": 9}'])
-async def test_what_redis_holds_is_not_trusted(origin: Origin, start: Start, redis: Redis, text: str) -> None:
-    """Junk, or the answer for a robot of another name, is asked for anew."""
-    origin.behaviour = says("User-agent: *\nDisallow: /x")
+async def test_an_invalid_cached_robots_txt_is_requested_again(
+    origin: Origin, start: Start, redis: Redis, text: str
+) -> None:
+    """It is malformed, or of another product token."""
+    origin.behaviour = robots_txt("User-agent: *\nDisallow: /x")
     await redis.set(keys.robots(origin.url("")), text, px=60_000)
     worker = await start(policy=OBEY)
 
@@ -383,10 +393,10 @@ async def test_what_redis_holds_is_not_trusted(origin: Origin, start: Start, red
     assert ["/robots.txt"] == targets(origin)
 
 
-async def test_a_cancelled_batch_does_not_take_the_robots_txt_along(
+async def test_the_robots_txt_is_requested_again_after_its_batch_is_cancelled(
     origin: Origin, obeying: OneWorker
 ) -> None:
-    """The fetch in whose place it was asked for ends; the next one asks."""
+    """The cancelled fetch had requested it. The next fetch does so again."""
     stalled = asyncio.Event()
 
     async def stall(_: Exchange) -> None:
@@ -395,7 +405,7 @@ async def test_a_cancelled_batch_does_not_take_the_robots_txt_along(
 
     origin.behaviour = site(o.sequence(stall, o.NOT_FOUND))
     batch = await obeying.submit([origin.url("/a")])
-    await wait_until(stalled.is_set, "the question")
+    await wait_until(stalled.is_set, "the request for the robots.txt")
     other = await obeying.submit([origin.url("/b")])
     await batch.cancel()
 
@@ -404,8 +414,10 @@ async def test_a_cancelled_batch_does_not_take_the_robots_txt_along(
     assert ["/robots.txt", "/robots.txt", "/b"] == targets(origin)
 
 
-async def test_a_stop_while_asking_is_no_interruption(origin: Origin, start: Start) -> None:
-    """A POST that was never sent is made by the next worker, although it may not be repeated."""
+async def test_a_stop_while_the_robots_txt_is_requested_is_no_interruption(
+    origin: Origin, start: Start
+) -> None:
+    """The next worker sends the POST, although it may not be repeated."""
     stalled = asyncio.Event()
 
     async def stall(_: Exchange) -> None:
@@ -415,7 +427,7 @@ async def test_a_stop_while_asking_is_no_interruption(origin: Origin, start: Sta
     origin.behaviour = site(o.sequence(stall, o.NOT_FOUND))
     first = await start(policy=OBEY, grace_s=0.1)
     batch = await first.submit([{"url": origin.url("/a"), "method": "POST", "body": "x"}])
-    await wait_until(stalled.is_set, "the question")
+    await wait_until(stalled.is_set, "the request for the robots.txt")
     await first.stop()
     await start(policy=OBEY, worker_id="two")
 
@@ -425,8 +437,8 @@ async def test_a_stop_while_asking_is_no_interruption(origin: Origin, start: Sta
     assert ["GET", "GET", "POST"] == [seen.method for seen in origin.requests]
 
 
-async def test_a_fetch_that_is_started_as_its_question_ends_is_in_flight() -> None:
-    """The end of the question, told a moment later, is not that of the fetch."""
+async def test_a_fetch_started_at_the_end_of_its_robots_txt_request_is_in_flight() -> None:
+    """The done callback of the request runs later and must not end the fetch."""
     clock = RedisClock()
     clock.sync(0)
     lane = Lane("a.example", 1, LanePolicy(), GateState(), clock)
@@ -438,10 +450,10 @@ async def test_a_fetch_that_is_started_as_its_question_ends_is_in_flight() -> No
     def ended(task: asyncio.Task[None]) -> None:
         lane.end("1", task)
 
-    async def question() -> None:
+    async def robots_request() -> None:
         lane.start("1", fetch(), ended)
 
-    lane.start("1", question(), ended)
+    lane.start("1", robots_request(), ended)
     asked = lane.in_flight["1"]
     await asyncio.wait([asked])
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A host goes down between two batches: what was stored before is the result, where that is wanted."""
+"""The stale fallback: if the host is down, the body of an earlier batch is the result."""
 
 import asyncio
 import hashlib
@@ -22,17 +22,17 @@ BODY = b"as it was"
 
 @pytest.fixture
 async def careful(start: Start) -> OneWorker:
-    """A worker whose policy says to fall back."""
+    """Return a worker whose policy has `fallback = "stale"`."""
     return await start(policy=STALE)
 
 
 def records(worker: OneWorker) -> list[Path]:
-    """What is remembered."""
+    """Return the paths of the records of stored bodies."""
     return sorted((worker.out / ".fetchfleet" / "stored").rglob("*.json"))
 
 
 async def stored(origin: Origin, worker: OneWorker, path: str = "/a", **fields: Any) -> Result:
-    """The first batch, while the host is well."""
+    """Return the result of a fetch while the host is up."""
     origin.behaviour = o.ok(BODY)
     result = await worker.one(origin.url(path), **fields)
     assert result.outcome is Outcome.STORED
@@ -40,15 +40,17 @@ async def stored(origin: Origin, worker: OneWorker, path: str = "/a", **fields: 
 
 
 def assert_stands_in(before: Result, after: Result, worker: OneWorker) -> None:
-    """The second result is the first one's file."""
+    """Assert that the second result has the file of the first."""
     assert (after.outcome, after.stale) == (Outcome.UNCHANGED, True)
     assert (after.path, after.bytes, after.sha256) == (before.path, before.bytes, before.sha256)
     assert worker.body(after) == BODY
 
 
 @pytest.mark.parametrize("by", ["policy", "fetch"])
-async def test_what_was_stored_before_stands_in(origin: Origin, start: Start, lines: Lines, by: str) -> None:
-    """By the policy or the fetch's own word; the reason says what is wrong, the log that it is old."""
+async def test_the_stored_body_is_the_result_while_the_host_is_down(
+    origin: Origin, start: Start, lines: Lines, by: str
+) -> None:
+    """The policy or the fetch allows it. The result keeps the reason of the failure."""
     worker = await start(policy=STALE if by == "policy" else {"attempts": 2})
     fields = {} if by == "policy" else {"fallback": "stale"}
     before = await stored(origin, worker, **fields)
@@ -63,8 +65,8 @@ async def test_what_was_stored_before_stands_in(origin: Origin, start: Start, li
     assert (first["stale"], last["stale"], last["outcome"]) == (False, True, "unchanged")
 
 
-async def test_without_a_fallback_nothing_is_remembered(origin: Origin, worker: OneWorker) -> None:
-    """A file is written for no fetch that cannot use it, and a failure is one."""
+async def test_without_a_fallback_no_record_is_written(origin: Origin, worker: OneWorker) -> None:
+    """A later fetch that allows the fallback fails."""
     await stored(origin, worker)
     await stored(origin, worker, "/b", fallback="none")
     origin.behaviour = o.status(500)
@@ -75,8 +77,8 @@ async def test_without_a_fallback_nothing_is_remembered(origin: Origin, worker: 
     assert not (worker.out / ".fetchfleet" / "stored").exists()
 
 
-async def test_a_fetch_that_wants_none_gets_none(origin: Origin, careful: OneWorker) -> None:
-    """Its word counts for more than the policy's."""
+async def test_a_fetch_may_refuse_the_fallback(origin: Origin, careful: OneWorker) -> None:
+    """Its own `fallback` overrides that of the policy."""
     await stored(origin, careful)
     origin.behaviour = o.status(500)
 
@@ -85,8 +87,8 @@ async def test_a_fetch_that_wants_none_gets_none(origin: Origin, careful: OneWor
     assert (result.outcome, result.reason, result.path) == (Outcome.FAILED, Reason.HTTP_STATUS, None)
 
 
-async def test_a_host_that_is_gone_is_an_occasion(start: Start) -> None:
-    """Connections are refused, to the last attempt."""
+async def test_the_fallback_covers_refused_connections(start: Start) -> None:
+    """It takes effect after the last attempt."""
     worker = await start(policy=STALE)
     async with Origin.serving("127.0.0.13", o.OK) as origin:
         before = await stored(origin, worker)
@@ -98,8 +100,8 @@ async def test_a_host_that_is_gone_is_an_occasion(start: Start) -> None:
     assert (after.reason, after.status, after.attempts) == (Reason.CONNECT, None, 2)
 
 
-async def test_a_quiet_past_the_deadline_is_an_occasion(origin: Origin, careful: OneWorker) -> None:
-    """For the fetch that was throttled, and for one that finds the lane shut."""
+async def test_the_fallback_covers_a_cool_down_past_the_deadline(origin: Origin, careful: OneWorker) -> None:
+    """The first fetch is throttled. The second finds the lane closed."""
     before = await stored(origin, careful)
     origin.behaviour = o.retry_after(3600)
 
@@ -112,8 +114,8 @@ async def test_a_quiet_past_the_deadline_is_an_occasion(origin: Origin, careful:
     assert 2 == len(origin.requests)
 
 
-async def test_a_breaker_open_past_the_deadline_is_an_occasion(origin: Origin, start: Start) -> None:
-    """The host is left alone, and the fetch ends with its time."""
+async def test_the_fallback_covers_a_breaker_open_past_the_deadline(origin: Origin, start: Start) -> None:
+    """The fetches end at their deadlines, after two requests in all."""
     worker = await start(policy={**STALE, "attempts": 9, "breaker_failures": 1, "breaker_reset_s": 60})
     before = await stored(origin, worker)
     origin.behaviour = o.status(500)
@@ -126,8 +128,8 @@ async def test_a_breaker_open_past_the_deadline_is_an_occasion(origin: Origin, s
     assert 2 == len(origin.requests)
 
 
-async def test_a_dead_host_is_an_occasion(origin: Origin, start: Start) -> None:
-    """What need not be waited for any more."""
+async def test_the_fallback_covers_a_dead_host(origin: Origin, start: Start) -> None:
+    """The fetch has attempts left."""
     policy = {**STALE, "attempts": 9, "breaker_failures": 1, "breaker_reset_s": 0.05, "give_up_s": 0.01}
     worker = await start(policy=policy)
     before = await stored(origin, worker)
@@ -148,12 +150,12 @@ async def test_a_dead_host_is_an_occasion(origin: Origin, start: Start) -> None:
         (o.status(302), Reason.REDIRECT_REFUSED),
         (o.truncated(b"half", 8), Reason.TRUNCATED),
     ],
-    ids=["404", "408", "501", "nowhere", "truncated"],
+    ids=["404", "408", "501", "no-location", "truncated"],
 )
-async def test_an_answer_is_no_occasion(
+async def test_the_fallback_does_not_cover_a_host_that_is_up(
     origin: Origin, careful: OneWorker, behaviour: Behaviour, reason: Reason
 ) -> None:
-    """A host that is there has said what it has to say."""
+    """Only a 5xx other than 501 and 505 shows a failing host. A truncated body does not."""
     await stored(origin, careful)
     origin.behaviour = behaviour
 
@@ -163,8 +165,8 @@ async def test_an_answer_is_no_occasion(
     assert (result.path, result.bytes, result.sha256) == (None, None, None)
 
 
-async def test_a_robots_txt_is_no_occasion(origin: Origin, start: Start) -> None:
-    """What may not be fetched any more is not had by another way."""
+async def test_the_fallback_does_not_cover_a_disallowed_url(origin: Origin, start: Start) -> None:
+    """The robots.txt forbids the fetch after the body was stored."""
     first = await start(policy=STALE)
     await stored(origin, first, "/x")
     await first.stop()
@@ -176,17 +178,17 @@ async def test_a_robots_txt_is_no_occasion(origin: Origin, start: Start) -> None
     assert (result.outcome, result.reason) == (Outcome.FAILED, Reason.ROBOTS_DISALLOWED)
 
 
-@pytest.mark.parametrize("how", ["never", "gone", "cut", "changed", "linked"])
-async def test_only_a_file_that_is_there_as_it_was_stands_in(
+@pytest.mark.parametrize("how", ["never-stored", "deleted", "truncated", "changed", "linked"])
+async def test_a_missing_or_changed_file_is_no_fallback(
     origin: Origin, careful: OneWorker, tmp_path: Path, how: str
 ) -> None:
-    """One that was never stored, is gone or is another one by now does not."""
-    before = await stored(origin, careful, "/b" if how == "never" else "/a")
+    """A symbolic link to the same bytes is none either."""
+    before = await stored(origin, careful, "/b" if how == "never-stored" else "/a")
     assert before.path is not None
     file = careful.out / before.path
-    if how == "gone":
+    if how == "deleted":
         file.unlink()
-    elif how == "cut":
+    elif how == "truncated":
         file.write_bytes(BODY[:-1])
     elif how == "changed":
         file.write_bytes(BODY[::-1])
@@ -202,8 +204,10 @@ async def test_only_a_file_that_is_there_as_it_was_stands_in(
     assert (result.outcome, result.stale, result.path) == (Outcome.FAILED, False, None)
 
 
-async def test_a_file_that_was_copied_is_the_same(origin: Origin, careful: OneWorker) -> None:
-    """Another time of change, yet the same bytes."""
+async def test_a_file_with_another_time_and_the_same_bytes_is_a_fallback(
+    origin: Origin, careful: OneWorker
+) -> None:
+    """A copy may have another modification time."""
     before = await stored(origin, careful)
     assert before.path is not None
     os.utime(careful.out / before.path, (1, 1))
@@ -212,8 +216,8 @@ async def test_a_file_that_was_copied_is_the_same(origin: Origin, careful: OneWo
     assert_stands_in(before, await careful.one(origin.url("/a")), careful)
 
 
-async def test_what_stands_at_the_dest_stands_in(origin: Origin, careful: OneWorker) -> None:
-    """With its size, and with its digest only if somebody remembers it."""
+async def test_the_file_at_the_dest_is_a_fallback(origin: Origin, careful: OneWorker) -> None:
+    """Its digest is in the result only if a record has it. A fetch with a `sha256` needs that record."""
     before = await stored(origin, careful, dest="x/known")
     (careful.out / "unknown").write_bytes(BODY)
     origin.behaviour = o.status(500)
@@ -230,8 +234,8 @@ async def test_what_stands_at_the_dest_stands_in(origin: Origin, careful: OneWor
     assert_stands_in(before, elsewhere, careful)
 
 
-async def test_the_last_body_is_the_one_remembered(origin: Origin, careful: OneWorker) -> None:
-    """And what the fetch would have refused is not taken."""
+async def test_the_last_stored_body_is_the_fallback(origin: Origin, careful: OneWorker) -> None:
+    """A body above the `max_bytes` of the fetch is none."""
     await stored(origin, careful)
     origin.behaviour = o.ok(b"newer")
     newer = await careful.one(origin.url("/a"))
@@ -245,10 +249,10 @@ async def test_the_last_body_is_the_one_remembered(origin: Origin, careful: OneW
     assert 1 == len(records(careful))
 
 
-async def test_where_a_redirect_led_is_remembered_by_the_fetchs_own_url(
+async def test_a_body_behind_a_redirect_is_recorded_under_the_url_of_its_fetch(
     origin: Origin, other: Origin, start: Start
 ) -> None:
-    """The policy of the host that was asked for holds, not that of the one that had the body."""
+    """The policy of the host of this URL applies."""
     worker = await start(hosts={"127.0.0.11": STALE})
     other.behaviour = o.ok(BODY)
     origin.behaviour = o.redirect(other.url)
@@ -261,8 +265,8 @@ async def test_where_a_redirect_led_is_remembered_by_the_fetchs_own_url(
     assert after.final_url == other.url("/a")
 
 
-async def test_a_record_is_only_data(origin: Origin, careful: OneWorker, tmp_path: Path) -> None:
-    """One that leads out of the out folder, or is junk, is as good as none."""
+async def test_an_invalid_record_is_ignored(origin: Origin, careful: OneWorker, tmp_path: Path) -> None:
+    """Its path leads out of the out folder, or it is malformed."""
     await stored(origin, careful)
     [place] = records(careful)
     (tmp_path / "secret").write_bytes(BODY)
@@ -277,8 +281,10 @@ async def test_a_record_is_only_data(origin: Origin, careful: OneWorker, tmp_pat
     assert (Outcome.FAILED, Outcome.FAILED) == (out.outcome, junk.outcome)
 
 
-async def test_a_record_that_cannot_be_written_costs_no_body(origin: Origin, careful: OneWorker) -> None:
-    """What was fetched is stored all the same."""
+async def test_a_body_is_stored_although_its_record_cannot_be_written(
+    origin: Origin, careful: OneWorker
+) -> None:
+    """A file has the name of the folder for records."""
     (careful.out / ".fetchfleet" / "stored").write_text("in the way")
 
     result = await stored(origin, careful)
@@ -287,8 +293,10 @@ async def test_a_record_that_cannot_be_written_costs_no_body(origin: Origin, car
     assert {".fetchfleet/stored"} == careful.parts()
 
 
-async def test_an_old_body_is_no_dead_letter_and_not_received(origin: Origin, careful: OneWorker) -> None:
-    """It counts as unchanged, and its bytes came before."""
+async def test_a_fallback_makes_no_dead_letter_and_counts_no_bytes(
+    origin: Origin, careful: OneWorker
+) -> None:
+    """It counts as unchanged."""
     await stored(origin, careful)
     origin.behaviour = o.status(500)
     batch = await careful.submit([origin.url("/a"), origin.url("/never")])
@@ -300,8 +308,8 @@ async def test_an_old_body_is_no_dead_letter_and_not_received(origin: Origin, ca
     assert 1 == await careful.runtime.redis.xlen("ff:dead")
 
 
-async def test_a_cancelled_fetch_is_cancelled(origin: Origin, careful: OneWorker) -> None:
-    """Whatever its host does."""
+async def test_a_cancelled_fetch_gets_no_fallback(origin: Origin, careful: OneWorker) -> None:
+    """Its host stalls."""
     await stored(origin, careful)
     asked = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Which hosts are told what a fetch is part of, and which are not."""
+"""Trace context: only hosts that the policy lists receive it."""
 
 from fetchfleet import Outcome
 from tests.component.conftest import HOST, OTHER_HOST, Lines, Start
@@ -9,30 +9,30 @@ from tools.origin.server import Origin, Seen
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CONTEXT = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "rojo=1,congo=2"}
 NAMES = ("x-request-id", "traceparent", "tracestate")
-TOLD = {HOST: {"context": True}}
+LISTED = {HOST: {"context": True}}
 
 
-def told(seen: Seen) -> dict[str, str]:
-    """What of the context the request brought."""
+def context_of(seen: Seen) -> dict[str, str]:
+    """Return the headers of the request that carry the trace context."""
     return {name: value for name, value in seen.headers if name in NAMES}
 
 
-async def test_by_default_no_host_is_told(origin: Origin, worker: OneWorker) -> None:
-    """Most hosts are strangers."""
+async def test_by_default_no_host_receives_the_trace_context(origin: Origin, worker: OneWorker) -> None:
+    """It would leak identifiers to third parties."""
     await worker.one(origin.url(), **CONTEXT)
 
-    assert told(origin.requests[0]) == {}
+    assert context_of(origin.requests[0]) == {}
 
 
-async def test_a_listed_host_is_told_the_fetchs_id_and_its_trace(
+async def test_a_listed_host_receives_the_id_of_the_fetch_and_its_trace(
     origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """Each attempt is a span of its own in the caller's trace, and the log can be searched for it."""
-    worker = await start(hosts=TOLD)
+    """Each attempt is its own span of the caller's trace. The log lines have the trace ID."""
+    worker = await start(hosts=LISTED)
     origin.behaviour = o.fail_times(1, 500)
 
     result = await worker.one(origin.url(), **CONTEXT)
-    first, second = (told(seen) for seen in origin.requests)
+    first, second = (context_of(seen) for seen in origin.requests)
 
     assert {first["x-request-id"], second["x-request-id"]} == {result.id}
     assert {first["tracestate"], second["tracestate"]} == {CONTEXT["tracestate"]}
@@ -44,11 +44,11 @@ async def test_a_listed_host_is_told_the_fetchs_id_and_its_trace(
     assert {line["trace_id"] for line in of_fetch} == {TRACE}
 
 
-async def test_a_redirect_takes_the_context_only_to_hosts_that_are_listed(
+async def test_a_redirect_takes_the_trace_context_only_to_listed_hosts(
     origin: Origin, other: Origin, start: Start
 ) -> None:
-    """There and back again: the host in the middle hears nothing, the listed one the same both times."""
-    worker = await start(hosts=TOLD)
+    """The chain leads from a listed host to an unlisted one and back."""
+    worker = await start(hosts=LISTED)
     origin.behaviour = o.by_path({"/a": o.redirect("/b"), "/b": o.redirect(other.url("/c")), "/d": o.OK})
     other.behaviour = o.redirect(origin.url("/d"))
 
@@ -56,26 +56,28 @@ async def test_a_redirect_takes_the_context_only_to_hosts_that_are_listed(
     [unlisted] = other.requests
 
     assert result.outcome is Outcome.STORED
-    assert told(unlisted) == {}
+    assert context_of(unlisted) == {}
     assert [seen.target for seen in origin.requests] == ["/a", "/b", "/d"]
-    assert [told(seen)["x-request-id"] for seen in origin.requests] == [result.id] * 3
-    assert all(TRACE in told(seen)["traceparent"] for seen in origin.requests)
+    assert [context_of(seen)["x-request-id"] for seen in origin.requests] == [result.id] * 3
+    assert all(TRACE in context_of(seen)["traceparent"] for seen in origin.requests)
 
 
-async def test_what_leads_to_a_listed_host_is_told_there(origin: Origin, other: Origin, start: Start) -> None:
-    """The policy of the host that is asked counts, not that of the host which sent us."""
+async def test_a_redirect_to_a_listed_host_takes_the_trace_context_there(
+    origin: Origin, other: Origin, start: Start
+) -> None:
+    """The policy of the requested host decides, not that of the redirecting one."""
     worker = await start(hosts={OTHER_HOST: {"context": True}})
     origin.behaviour = o.redirect(other.url)
 
     result = await worker.one(origin.url("/a"))
 
-    assert told(origin.requests[0]) == {}
-    assert told(other.requests[0]) == {"x-request-id": result.id}
+    assert context_of(origin.requests[0]) == {}
+    assert context_of(other.requests[0]) == {"x-request-id": result.id}
 
 
-async def test_the_callers_own_headers_stand(origin: Origin, start: Start) -> None:
-    """Each once on the wire."""
-    worker = await start(hosts=TOLD)
+async def test_the_trace_headers_of_the_caller_are_kept(origin: Origin, start: Start) -> None:
+    """Each header is sent once."""
+    worker = await start(hosts=LISTED)
 
     await worker.one(origin.url(), headers={"X-Request-Id": "mine", "Traceparent": "own"}, **CONTEXT)
 
