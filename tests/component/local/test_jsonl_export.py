@@ -1,4 +1,4 @@
-"""The records of bodies, put together in one file: each once, wherever it was interrupted."""
+"""The export of the records of bodies to one file: each record once, after any interruption."""
 
 import asyncio
 import hashlib
@@ -21,7 +21,7 @@ Said = list[str]
 
 @pytest.fixture
 def target(tmp_path: Path) -> ExportTarget:
-    """A file, a folder of bodies, and where it is noted how far it is."""
+    """An export file, a folder of bodies, and the file with the export's position."""
     (tmp_path / "out").mkdir()
     return ExportTarget(str(tmp_path / "records"), tmp_path / "out", tmp_path / "note.json")
 
@@ -33,7 +33,7 @@ def said() -> Said:
 
 
 def stored(target: ExportTarget, name: str, body: bytes) -> Result:
-    """The result of a fetch whose body is there."""
+    """Write a body; return the result of its fetch."""
     (target.out / name).write_bytes(body)
     digest = hashlib.sha256(body).hexdigest()
     url = f"http://a.example/{name}"
@@ -48,7 +48,7 @@ async def take(
     after: int = 0,
     block_bytes: int = BLOCK_BYTES,
 ) -> None:
-    """The results gathered, at positions from 1-0 on."""
+    """Export the results, at positions from 1-0 on."""
     with JsonlExport(target, BATCH, said.append, resumes=resumes, block_bytes=block_bytes) as gathering:
         assert gathering.position == (f"{after}-0" if after else "0")
         for place, result in enumerate(results, start=after + 1):
@@ -57,17 +57,19 @@ async def take(
 
 
 def records(target: ExportTarget) -> bytes:
-    """The content of the file."""
+    """Return the content of the export file."""
     return Path(target.to).read_bytes()
 
 
 def append(target: ExportTarget, more: bytes, keep_bytes: int | None = None) -> None:
-    """Somebody else's hand at the file: something more, or all but the beginning gone."""
+    """Change the file as another process would: append, or truncate it."""
     Path(target.to).write_bytes(records(target)[:keep_bytes] + more)
 
 
-async def test_records_are_written_bare_a_line_each(target: ExportTarget, said: Said) -> None:
-    """Without the blank lines, the ends and the space around them; nothing of a fetch that stored nothing."""
+async def test_each_record_is_written_on_a_line_without_surrounding_space(
+    target: ExportTarget, said: Said
+) -> None:
+    """Blank lines are dropped. A fetch that stored no body adds nothing."""
     failed = Result(id="x", url="http://a.example/", outcome=Outcome.FAILED, worker="w")
     bodies = [b'\n {"a": 1}\t\r\n\r\n[2]\n', b"", b"3"]
     results = [stored(target, str(place), body) for place, body in enumerate(bodies)]
@@ -78,7 +80,7 @@ async def test_records_are_written_bare_a_line_each(target: ExportTarget, said: 
     assert not said
 
 
-async def test_a_large_body_comes_whole(target: ExportTarget, said: Said) -> None:
+async def test_a_large_body_is_exported_whole(target: ExportTarget, said: Said) -> None:
     """Over many blocks."""
     body = b"".join(b"%d\n" % place for place in range(1000))
 
@@ -87,8 +89,8 @@ async def test_a_large_body_comes_whole(target: ExportTarget, said: Said) -> Non
     assert records(target) == body
 
 
-async def test_it_goes_on_where_it_was(target: ExportTarget, said: Said) -> None:
-    """Records after the saved state are cut off; a new batch begins a new file."""
+async def test_an_export_continues_at_its_saved_position(target: ExportTarget, said: Said) -> None:
+    """Records after the saved position are cut off. A new batch begins a new file."""
     one, two = stored(target, "a", b"1\n"), stored(target, "b", b"2\n")
     await take(target, said, one)
     append(target, b"half a rec")
@@ -100,7 +102,7 @@ async def test_it_goes_on_where_it_was(target: ExportTarget, said: Said) -> None
     assert records(target) == b"2\n"
 
 
-async def test_being_cancelled_leaves_whole_bodies(
+async def test_a_cancelled_export_leaves_whole_bodies(
     target: ExportTarget, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file ends after a whole body, and the next command continues from there."""
@@ -129,8 +131,8 @@ async def test_being_cancelled_leaves_whole_bodies(
     assert records(target) == b"1\n" + b"2\n" * 50_000
 
 
-async def test_a_body_that_is_another_by_now_is_left_out(target: ExportTarget, said: Said) -> None:
-    """Each missing one is counted, the first is named; all others are written."""
+async def test_a_missing_or_changed_body_is_left_out(target: ExportTarget, said: Said) -> None:
+    """Such bodies are counted, and the first one is named. All others are exported."""
     one, two, three = (stored(target, name, name.encode()) for name in ("1", "2", "3"))
     (target.out / "1").write_bytes(b"8")
     (target.out / "2").unlink()
@@ -151,27 +153,29 @@ async def test_a_body_that_is_another_by_now_is_left_out(target: ExportTarget, s
 async def test_a_path_that_leads_out_of_the_folder_is_never_read(
     target: ExportTarget, said: Said, path: str
 ) -> None:
-    """Although the body there has the digest of the result."""
+    """Even if the body there has the digest of the result."""
     (target.out / "a").mkdir()
-    theirs = stored(target, "../secret", b"1")
+    outside = stored(target, "../secret", b"1")
 
     with pytest.raises(ExportError, match="the records of 1 bodies"):
-        await take(target, said, msgspec.structs.replace(theirs, path=path))
+        await take(target, said, msgspec.structs.replace(outside, path=path))
 
     assert records(target) == b""
     assert "its records are left out" in said[0]
 
 
-async def test_what_was_read_before_without_us_is_told(target: ExportTarget, said: Said) -> None:
-    """Results that were read without an export are reported as missing."""
+async def test_results_read_earlier_without_an_export_are_reported_as_missing(
+    target: ExportTarget, said: Said
+) -> None:
+    """The error has their number."""
     with JsonlExport(target, BATCH, said.append, resumes=True) as gathering:
         await gathering.add(stored(target, "a", b"1"), "7-0")
         with pytest.raises(ExportError, match="the records of 2 results"):
             gathering.check(3)
 
 
-async def test_another_file_is_refused(target: ExportTarget, said: Said) -> None:
-    """Where a batch goes on, half of its records would be elsewhere."""
+async def test_a_resumed_export_refuses_another_or_a_truncated_file(target: ExportTarget, said: Said) -> None:
+    """Its earlier records would be missing."""
     await take(target, said, stored(target, "a", b"1"))
 
     with pytest.raises(ExportError, match=f"go to {target.to}: give that"):
@@ -181,17 +185,17 @@ async def test_another_file_is_refused(target: ExportTarget, said: Said) -> None
         await take(target, said, resumes=True)
 
 
-async def test_a_full_disk_is_named(target: ExportTarget, said: Said) -> None:
-    """With the place that is full."""
+async def test_a_full_disk_is_reported_with_the_export_file(target: ExportTarget, said: Said) -> None:
+    """The message has the flag, the file and the cause."""
     with pytest.raises(ExportError, match="--lines-to /dev/full: No space left"):
         await take(target._replace(to="/dev/full"), said, stored(target, "a", b"1" * 100_000))
 
 
 def rotate(target: ExportTarget) -> Path:
-    """Move the file away and put another one in its place; return where it is."""
+    """Rename the file and create another one in its place; return the new path of the first."""
     path = Path(target.to)
     moved = path.rename(path.with_name("moved"))
-    path.write_bytes(b"somebody else's")
+    path.write_bytes(b"another file")
     return moved
 
 
@@ -200,14 +204,14 @@ def remove(target: ExportTarget) -> None:
     Path(target.to).unlink()
 
 
-async def test_a_file_that_takes_the_name_meanwhile_stays_as_it_is(target: ExportTarget, said: Said) -> None:
-    """The records are in the file that was moved away; one that was removed is an error."""
+async def test_an_export_leaves_a_new_file_under_its_name_unchanged(target: ExportTarget, said: Said) -> None:
+    """The records are in the renamed file. A removed file is an error."""
     result = stored(target, "1", b"[1]\n")
     with JsonlExport(target, BATCH, said.append, resumes=False) as gathering:
         await gathering.add(result, "1-0")
         moved = rotate(target)
         gathering.check(1)
-    assert (b"[1]\n", b"somebody else's") == (moved.read_bytes(), records(target))
+    assert (b"[1]\n", b"another file") == (moved.read_bytes(), records(target))
 
     remove(target)
     with JsonlExport(target, BATCH, said.append, resumes=False) as gathering:

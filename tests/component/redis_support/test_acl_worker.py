@@ -1,4 +1,4 @@
-"""A worker under its user of ops/users.acl: all of its work is allowed."""
+"""A worker as the Redis user of ops/users.acl: all of its work is permitted."""
 
 import json
 import re
@@ -32,39 +32,39 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 @pytest.fixture
 def guarded() -> Iterator[GuardedRedis]:
-    """A Redis with our users, in which the test may leave only what keys.py allows."""
+    """A Redis with the users of ops/users.acl; the test may leave only keys that keys.py allows."""
     with guarded_redis.serve_guarded() as server:
         yield server
 
 
 @pytest.fixture
 async def admin(guarded: GuardedRedis) -> AsyncIterator[Redis]:
-    """A client that may do anything."""
+    """A client with all permissions."""
     async with connect(guarded.admin_url) as client:
         yield client
 
 
 @pytest.fixture
 async def producer(guarded: GuardedRedis) -> AsyncIterator[Fleet]:
-    """A producer's door."""
+    """A client of the user producer."""
     async with Fleet(guarded.url("producer")) as fleet:
         yield fleet
 
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """Which scripts each user has run."""
+    """The scripts that each user has run."""
     return count_scripts(monkeypatch)
 
 
 async def swept(worker: OneWorker, batch: Batch) -> bool:
-    """Sweep; whether the batch has ended."""
+    """Sweep; return whether the batch has ended."""
     await worker.runtime.sweep.once()
     return (await batch.counts()).ended
 
 
 async def die_with_a_claim(guarded: GuardedRedis, admin: Redis) -> None:
-    """A worker that took the lane and claimed what was in it is seen no more."""
+    """Acquire the lane, claim its fetch and disappear, as a worker that dies."""
     async with connect(guarded.url("worker")) as client:
         store = LaneStore(client, "dead", LEASE_MS)
         held = await store.acquire(HOST, int((await fields(admin, HOST))["generation"]))
@@ -74,7 +74,7 @@ async def die_with_a_claim(guarded: GuardedRedis, admin: Redis) -> None:
 
 
 async def ends_what_it_cancels(producer: Fleet, origin: Origin) -> None:
-    """What runs, what waits and what waits to be retried of a batch ends as cancelled."""
+    """Cancel a batch with fetches in flight and waiting."""
     cancelled = await producer.submit([origin.url(f"/stall/{i}") for i in range(20)])
     await wait_until(lambda: origin.in_progress, "a request")
     await cancelled.cancel()
@@ -82,27 +82,27 @@ async def ends_what_it_cancels(producer: Fleet, origin: Origin) -> None:
 
 
 async def finds_what_it_has_not_heard_of(producer: Fleet, origin: Origin, admin: Redis, ran: Ran) -> None:
-    """The reply to a claim was lost."""
+    """Claim a fetch whose reply the worker never receives; the worker finds the claim."""
     half = o.HalfBody()
     origin.behaviour, before = half, origin.behaviour
     batch = await producer.submit([origin.url(f"/{number}") for number in range(20)])
     await wait_until(lambda: origin.in_progress, "a request")
     await orphan_claim(admin, HOST)
-    await wait_until(lambda: "claims" in ran["worker"], "a look at what is claimed")
+    await wait_until(lambda: "claims" in ran["worker"], "the claims to be compared")
     half.go_on.set()
     assert {Outcome.STORED} == {result.outcome for result in await results_of(batch)}
     origin.behaviour = before
 
 
 async def ends_what_is_too_late(producer: Fleet, origin: Origin) -> None:
-    """A deadline in the middle of a cool-down is kept."""
+    """Submit a fetch whose deadline passes in a cool-down."""
     await results_of(await producer.submit([{"url": origin.url("/429"), "deadline_s": 5}]))
     late = await producer.submit([{"url": origin.url("/ok"), "deadline_s": 0.5}])
     assert [Reason.THROTTLED] == [result.reason for result in await results_of(late)]
 
 
 async def takes_from_the_inbox(guarded: GuardedRedis, producer: Fleet, origin: Origin) -> None:
-    """A URL, a batch of its own, an empty one, what is no message, and what only a newer worker reads."""
+    """Push a batch, an empty batch, an invalid message, and one that only a newer worker can read."""
     named = {"batch": BATCH_ID, "fetches": [origin.url("/inbox")]}
     empty = {"batch": BATCH_ID[::-1], "fetches": []}
     async with connect(guarded.url("pusher")) as client:
@@ -119,7 +119,7 @@ async def _has_ended(producer: Fleet, batch_id: str) -> bool:
 
 
 async def takes_from_plain_arq(guarded: GuardedRedis, producer: Fleet, origin: Origin) -> None:
-    """A job and its receipt; one that is refused says why."""
+    """Enqueue an arq job and read its receipt; another one is refused with a reason."""
     arq = arq_client(connection_pool(guarded.url("producer")))
     good, bad = await arq.enqueue_job("fetch", origin.url("/arq")), await arq.enqueue_job("other")
     assert good is not None
@@ -134,7 +134,7 @@ async def takes_from_plain_arq(guarded: GuardedRedis, producer: Fleet, origin: O
 
 
 async def puts_aside_what_is_foreign(admin: Redis, worker: OneWorker, ran: Ran) -> None:
-    """Where the backlog was written over it is counted again."""
+    """Overwrite the backlog with a foreign value; the worker counts the backlog again."""
     await admin.set(keys.BACKLOG, "no number")
     worker.runtime.services.key_repair.check_soon()
     await wait_until(
@@ -143,7 +143,7 @@ async def puts_aside_what_is_foreign(admin: Redis, worker: OneWorker, ran: Ran) 
 
 
 async def waits_for_a_lane_that_is_not_due(guarded: GuardedRedis, admin: Redis) -> None:
-    """A hand-off that comes early is put off, and then taken."""
+    """Notify the worker of a lane too early; it acquires the lane once it is due."""
     name = "early.example"
     lane = {"state": "scheduled", "generation": "1", "due_ms": str(await now_ms(admin) + 300)}
     await admin.hset(keys.lane(name), mapping=lane)  # type: ignore[misc]
@@ -158,7 +158,7 @@ async def _is_idle(admin: Redis, name: str) -> bool:
 
 
 async def ends_what_is_lost(producer: Fleet, admin: Redis, worker: OneWorker) -> None:
-    """The entry of a fetch was removed, and its deadline is long past."""
+    """Remove the entry of a fetch whose deadline has passed."""
     batch = await producer.submit([{"url": "http://lost.invalid/", "deadline_s": 3600}])
     await admin.delete(keys.lane("lost.invalid"), *keys.waiting("lost.invalid"))
     await admin.zrem(keys.ATTENTION, "lost.invalid")
@@ -167,7 +167,7 @@ async def ends_what_is_lost(producer: Fleet, admin: Redis, worker: OneWorker) ->
     assert [Reason.DEADLINE] == [result.reason for result in await results_of(batch)]
 
 
-async def test_a_workers_whole_life_is_allowed(
+async def test_all_work_of_a_worker_is_permitted_to_its_redis_user(
     guarded: GuardedRedis,
     admin: Redis,
     producer: Fleet,
@@ -177,7 +177,7 @@ async def test_a_workers_whole_life_is_allowed(
     ran: Ran,
     lines: Lines,
 ) -> None:
-    """Every door, retries, dead letters, a redirect, a cancelled batch, a dead worker, the housekeeping."""
+    """Every ingress path, retries, dead letters, a redirect, cancellation, a dead worker, housekeeping."""
     origin.behaviour = o.by_path(
         {
             "/500": o.fail_times(1, 500),
@@ -211,7 +211,7 @@ async def test_a_workers_whole_life_is_allowed(
     await worker.runtime.housekeeping.run()
     assert 2 == await admin.xlen(keys.ALL_RESULTS)
     await worker.stop()
-    await admin.delete(keys.INBOX, keys.TAKEN, keys.INTAKE)  # what is for a newer worker would wait for one
+    await admin.delete(keys.INBOX, keys.TAKEN, keys.INTAKE)  # messages for newer workers stay
     await guarded_redis.submit_more_than_fits(guarded.url("worker"), admin)
 
     assert set() == guarded.refused()
@@ -219,13 +219,13 @@ async def test_a_workers_whole_life_is_allowed(
     assert WORKERS_SCRIPTS == ran["worker"]
 
 
-def test_every_script_is_some_users() -> None:
-    """A new script is run by a producer, an operator, a worker, or several of them."""
+def test_every_script_belongs_to_a_redis_user() -> None:
+    """A new script must be run by a producer, an operator, a worker, or several of them."""
     assert set(runner.scripts()) == OPERATORS_SCRIPTS | WORKERS_SCRIPTS
 
 
-def test_every_command_of_its_scripts_is_the_workers() -> None:
-    """Also those in branches that are seldom taken."""
+def test_a_workers_redis_user_may_run_every_command_of_its_scripts() -> None:
+    """Commands in rare branches too."""
     calls = [
         call
         for name in WORKERS_SCRIPTS

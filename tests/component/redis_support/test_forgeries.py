@@ -1,4 +1,4 @@
-"""A fleet under way is not disturbed by what users of Redis may forge."""
+"""Forged data of Redis users does not disturb a working fleet."""
 
 import json
 from collections import Counter
@@ -31,22 +31,22 @@ USERS = ("pusher", "reader", "operator", "producer")
 
 @pytest.fixture
 def guarded() -> Iterator[GuardedRedis]:
-    """A Redis with our users, in which the test may leave only what keys.py allows."""
+    """A Redis with the users of ops/users.acl; the test may leave only keys that keys.py allows."""
     with guarded_redis.serve_guarded() as server:
         yield server
 
 
 @pytest.fixture
 async def admin(guarded: GuardedRedis) -> AsyncIterator[Redis]:
-    """A client that may do anything."""
+    """A client with all permissions."""
     async with connect(guarded.admin_url) as client:
         yield client
 
 
-async def test_a_fleet_under_way_ends_every_fetch_once_whatever_its_users_forge(
+async def test_forged_entries_do_not_change_the_results_of_a_working_fleet(
     guarded: GuardedRedis, admin: Redis, start: Start, origin: Origin, other: Origin, lines: Lines
 ) -> None:
-    """Redis refuses users that are not trusted. What the others forge is quarantined, without a request."""
+    """Redis refuses untrusted users. Forgeries of the others are quarantined, without a request."""
     half = o.HalfBody()
     origin.behaviour = half
     worker = await start(redis_url=guarded.url("worker"), policy={"concurrency": 2, "attempts": 1})
@@ -93,10 +93,10 @@ async def test_a_fleet_under_way_ends_every_fetch_once_whatever_its_users_forge(
     await worker.stop()
 
 
-async def test_a_pusher_has_its_own_batches_and_reaches_no_others(
+async def test_a_pusher_can_write_only_its_own_batches(
     guarded: GuardedRedis, admin: Redis, start: Start, origin: Origin
 ) -> None:
-    """Whatever it pushes: the batch of a producer ends as if nothing had been pushed."""
+    """The batch of a producer ends as if nothing had been pushed."""
     await ask(admin, "SADD", keys.INBOXES, "pusher")
     origin.behaviour = half = o.HalfBody()
     worker = await start(redis_url=guarded.url("worker"))

@@ -1,4 +1,4 @@
-"""Foreign things at our keys: loud, and nobody's trouble for long."""
+"""Foreign values at the fleet's keys are reported and repaired, and delay fetches only briefly."""
 
 import pickle
 import random
@@ -30,12 +30,12 @@ COUNT = 10_000
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """A worker looks for what is not ours as often as a test can wait for."""
+    """Check the keys many times a second."""
     return replace(QUICK, key_check_s=0.1)
 
 
 async def submitted(worker: OneWorker, *urls: str) -> Batch:
-    """The fetches are in: a producer that is told of something foreign tries again."""
+    """Submit the fetches; retry while a key has a foreign type."""
     batches: list[Batch] = []
 
     async def taken() -> bool:
@@ -45,22 +45,22 @@ async def submitted(worker: OneWorker, *urls: str) -> Batch:
             return False
         return True
 
-    await wait_until(taken, "the fetches to be taken")
+    await wait_until(taken, "the fetches to be accepted")
     return batches[0]
 
 
 async def ended(batch: Batch) -> bool:
-    """Whether every fetch has its result."""
+    """Return whether every fetch has a result."""
     return (await batch.counts()).ended
 
 
 def saw_more(origin: Origin, than: int) -> bool:
-    """Whether more requests have come than so many."""
+    """Return whether the origin has received more requests than this number."""
     return len(origin.requests) > than
 
 
 async def put_aside(redis: Redis, kinds: Mapping[str, str]) -> bool:
-    """Whether nothing foreign is at these keys any more."""
+    """Return whether these keys have no foreign value any more."""
     for key, wanted in kinds.items():
         found = (await redis.type(key)).decode()
         if found not in {wanted, "none"} and (wanted, found) != ("counter", "string"):
@@ -69,15 +69,15 @@ async def put_aside(redis: Redis, kinds: Mapping[str, str]) -> bool:
 
 
 async def letters(redis: Redis) -> set[str]:
-    """The keys at which dead letters say something was."""
+    """Return the keys named by dead letters."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     return {row[b"note"].decode().partition(" was a ")[0] for _, row in rows if row.get(b"door") == b"key"}
 
 
-async def test_a_foreign_type_at_one_batchs_key_does_not_hold_up_another(
+async def test_a_key_conflict_of_one_batch_does_not_delay_another(
     origin: Origin, other: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """It is put aside with a line and a dead letter, and both batches have their results."""
+    """The value is moved to the dead letters with a log line, and both batches have their results."""
     worker = await start()
     dirty = "0" * 16
     await redis.set(keys.results(dirty), "not a stream", ex=60)
@@ -90,16 +90,16 @@ async def test_a_foreign_type_at_one_batchs_key_does_not_hold_up_another(
 
 
 @pytest.mark.parametrize("turn", TURNS)
-async def test_i26_something_foreign_at_the_fleets_keys_stops_nobody(
+async def test_i26_the_fleet_recovers_from_foreign_types_at_its_keys(
     origin: Origin, start: Start, redis: Redis, tmp_path: Path, turn: int
 ) -> None:
-    """Every key that a fleet has once is overwritten; what is submitted then has its results."""
+    """Every fixed key of the fleet is overwritten. Fetches submitted then have their results."""
     worker = await start(lease_s=2.0)
     await worker.one(origin.url("/before"))
-    # The dead letters first: what is planted there would overwrite those that tell of the others.
+    # The dead letters first: what is planted there would overwrite those about the others.
     for key in sorted(keys.FIXED, key=lambda key: key != keys.DEAD):
         await plant(redis, key, another(keys.FIXED[key], turn), tmp_path / "canary")
-    await wait_until(partial(put_aside, redis, keys.FIXED), "all to be put aside")
+    await wait_until(partial(put_aside, redis, keys.FIXED), "all to be quarantined")
 
     batch = await submitted(worker, origin.url("/after"))
     assert [Outcome.STORED] == [result.outcome for result in await results_of(batch)]
@@ -113,10 +113,10 @@ async def test_i26_something_foreign_at_the_fleets_keys_stops_nobody(
 
 
 @pytest.mark.parametrize("turn", [0, 2])
-async def test_i26_something_foreign_at_a_running_lanes_keys_stops_nobody(
+async def test_i26_a_held_lane_recovers_from_foreign_types_at_its_keys(
     origin: Origin, other: Origin, start: Start, redis: Redis, tmp_path: Path, turn: int
 ) -> None:
-    """Every key of a lane at work and of its batch is overwritten; what is submitted then has its results."""
+    """Every key of the lane and of its batch is overwritten. Fetches submitted then have their results."""
     origin.behaviour = o.by_path({"/slow": o.latency(0.3, o.OK), "/": o.OK})
     worker = await start(lease_s=2.0)
     lane = origin.url("/").split("/")[2].partition(":")[0]
@@ -127,7 +127,7 @@ async def test_i26_something_foreign_at_a_running_lanes_keys_stops_nobody(
         await plant(redis, key, another(wanted, turn), tmp_path / "canary")
         batch = await submitted(worker, origin.url("/after"), other.url("/after"))
         assert [Outcome.STORED] * 2 == [result.outcome for result in await results_of(batch)], key
-        await wait_until(partial(put_aside, redis, {key: wanted}), "the key to be put aside")
+        await wait_until(partial(put_aside, redis, {key: wanted}), "the key to be quarantined")
     assert not (tmp_path / "canary").exists()
     await worker.stop()
     await redis.flushall()
@@ -137,7 +137,7 @@ NO_TEXT = b"\xff\xfe"
 
 
 def of_the_right_type(lane: str) -> list[tuple[str | bytes, ...]]:
-    """Commands that put into keys of ours what is not ours, without changing their types."""
+    """Return commands that write foreign values into the fleet's keys, but keep the keys' types."""
     return [
         ("ZADD", keys.QUEUE, "1", NO_TEXT),
         ("ZADD", keys.ATTENTION, "1", NO_TEXT),
@@ -154,10 +154,10 @@ def of_the_right_type(lane: str) -> list[tuple[str | bytes, ...]]:
 
 
 @pytest.mark.parametrize("while_held", [False, True], ids=["idle", "held"])
-async def test_i26_foreign_members_of_our_own_keys_stop_nobody(
+async def test_i26_the_fleet_recovers_from_foreign_members_in_its_keys(
     origin: Origin, start: Start, redis: Redis, *, while_held: bool
 ) -> None:
-    """Nothing that has the right type and the wrong content ends a loop of a worker, or holds up a lane."""
+    """Values of the right type with invalid content neither end a loop of a worker nor delay a lane."""
     origin.behaviour = o.by_path({"/slow": o.latency(0.5, o.OK), "/": o.OK})
     worker = await start(lease_s=2.0)
     lane = origin.url("/").split("/")[2].partition(":")[0]
@@ -183,12 +183,12 @@ async def test_i26_foreign_members_of_our_own_keys_stop_nobody(
 
 
 async def is_clean(redis: Redis, key: str) -> bool:
-    """Whether what is no text is gone."""
+    """Return whether the member that is no text is gone."""
     return await redis.zscore(key, NO_TEXT) is None
 
 
 def garbage(chance: random.Random, place: int, canary: Path) -> bytes:
-    """What is no element, whichever way: noise, a pickle, half of one of ours, a head with anything."""
+    """Return an invalid entry: noise, a pickle, half an entry, or a bad payload after a valid head."""
     whole = serialize_entry(entry(place))
     noise = chance.randbytes(chance.randrange(1, 200))
     return chance.choice(
@@ -204,10 +204,10 @@ def garbage(chance: random.Random, place: int, canary: Path) -> bytes:
     )
 
 
-async def test_i26_ten_thousand_garbled_elements_are_dead_letters(
+async def test_i26_ten_thousand_garbled_entries_become_dead_letters(
     origin: Origin, start: Start, redis: Redis, tmp_path: Path
 ) -> None:
-    """Each with its reason, none ever run or fetched, and the fetches among them have their results."""
+    """Each has its reason, none is run or requested, and the fetches among them have their results."""
     chance = random.Random(26)
     bad = [garbage(chance, place, tmp_path / "canary") for place in range(COUNT)]
     worker = await start(policy={"concurrency": 1000})
@@ -225,5 +225,5 @@ async def test_i26_ten_thousand_garbled_elements_are_dead_letters(
 
 
 async def buried(redis: Redis) -> bool:
-    """Whether each is a dead letter."""
+    """Return whether every garbled entry is a dead letter."""
     return int(await redis.xlen(keys.DEAD)) == COUNT

@@ -1,4 +1,4 @@
-"""Errors of our own: told, and nobody waits for ever because of one."""
+"""Bugs of the worker: each is logged, and no fetch or loop waits for ever because of one."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ FAILURES = 3
 
 
 def failing_at_first(call: Call, calls: list[str]) -> Call:
-    """Does as the call does, but for the first few times; each is noted."""
+    """Return the call, which fails the first few times; each call is recorded."""
 
     async def made(*how: Any) -> Any:
         calls.append("")
@@ -33,10 +33,10 @@ def failing_at_first(call: Call, calls: list[str]) -> Call:
     return made
 
 
-async def test_a_bug_in_a_fetch_is_found_out_alone_in_a_lane_that_is_never_empty(
+async def test_a_bug_in_a_fetch_ends_that_fetch_alone_as_poison(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It counts as a crash: after three the fetch ends, without its lane having to be given back."""
+    """It counts as a crash. After three the fetch ends, although its lane was never released."""
 
     async def run(session: FetchSession, entry: Entry) -> None:
         if entry.fetch.url.endswith("/bug"):
@@ -50,15 +50,15 @@ async def test_a_bug_in_a_fetch_is_found_out_alone_in_a_lane_that_is_never_empty
     bug = results.pop(origin.url("/bug"))
     assert (Outcome.FAILED, Reason.POISON, 3) == (bug.outcome, bug.reason, bug.interruptions)
     assert {Outcome.STORED} == {result.outcome for result in results.values()}
-    told = [line for line in lines if line["event"] == "fetch.bug"]
-    assert [bug.id] * 3 == [line["id"] for line in told]
-    assert all("ZeroDivisionError" in line["error"] and "run" in line["trace"] for line in told)
+    logged = [line for line in lines if line["event"] == "fetch.bug"]
+    assert [bug.id] * 3 == [line["id"] for line in logged]
+    assert all("ZeroDivisionError" in line["error"] and "run" in line["trace"] for line in logged)
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "loop"), [(Heartbeat, "send", "sign of life"), (Settler, "_write", "settle")]
 )
-async def test_a_loop_of_the_worker_goes_on_after_a_bug(
+async def test_a_loop_of_the_worker_continues_after_a_bug(
     origin: Origin,
     start: Start,
     lines: Lines,
@@ -67,12 +67,14 @@ async def test_a_loop_of_the_worker_goes_on_after_a_bug(
     name: str,
     loop: str,
 ) -> None:
-    """It says so, once although the bug comes back, and what it had in hand is not lost."""
+    """A repeated bug is logged once, and the work in hand is not lost."""
     worker = await start(timings=replace(QUICK, heartbeat_s=0.05, restart_s=0.05))
     calls: list[str] = []
     monkeypatch.setattr(kind, name, failing_at_first(getattr(kind, name), calls))
     result = await worker.one(origin.url())
-    await wait_until(lambda: [line for line in lines if line["event"] == "worker.bug"], "the bug to be told")
+    await wait_until(
+        lambda: [line for line in lines if line["event"] == "worker.bug"], "the bug to be logged"
+    )
     await wait_until(lambda: len(calls) > FAILURES, "the end of the bug")
 
     assert Outcome.STORED == result.outcome

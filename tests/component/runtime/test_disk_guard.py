@@ -1,4 +1,4 @@
-"""A disk without room: nobody is blamed, nothing is hammered, and the work goes on when there is room."""
+"""A full or failing disk: no attempt is charged, claims pause, and work continues once there is room."""
 
 import asyncio
 import errno
@@ -30,7 +30,7 @@ LEAST_BYTES = 1000
 
 
 class Disk:
-    """What the disk is said to have left."""
+    """The free space that the disk reports."""
 
     def __init__(self) -> None:
         self.space = Space(2 * LEAST_BYTES)
@@ -38,7 +38,7 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    """A disk that is as full as the test says, looked at many times a second."""
+    """A disk with the free space that the test sets."""
     made = Disk()
 
     async def space(_: OutFolder) -> Space:
@@ -50,25 +50,25 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Workers look at the disk, and at lanes that they have declined, many times a second."""
+    """Check the disk, and declined lanes, many times a second."""
     return replace(tuned(disk_pause_s=0.05), disk_check_s=0.02, disk_full_defer_s=0.05)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MiB where bodies go, 3 of them taken."""
+    """A disk of 4 MiB for bodies, with 3 MiB used."""
     with mounted(tmp_path / "out") as out:
         (out / "filler").write_bytes(b"x" * (3 << 20))
         yield out
 
 
 def said(lines: Lines, event: str) -> list[Any]:
-    """Every line of that event."""
+    """Return every log line with this event."""
     return [line for line in lines if line["event"] == event]
 
 
 def count_offers(worker: OneWorker, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The lanes that are offered to the worker from here on."""
+    """Return the names of the lanes offered to the worker from here on."""
     offers: list[str] = []
     take = worker.runtime.take_lane
 
@@ -80,17 +80,17 @@ def count_offers(worker: OneWorker, monkeypatch: pytest.MonkeyPatch) -> list[str
     return offers
 
 
-async def test_a_disk_that_fills_up_again_and_again_is_told_once_a_minute(
+async def test_a_disk_that_fills_up_repeatedly_is_logged_once_a_minute(
     disk: Disk, worker: OneWorker, lines: Lines
 ) -> None:
-    """Another thing that it lacks is told at once, and so is the end of what was told."""
+    """A different shortage is logged at once, and so is its end."""
     guard = worker.runtime.disk_guard
     for space in (Space(0), Space(0, free_files=0), Space(1 << 40), Space(0), Space(1 << 40), Space(0)):
         disk.space = space
         await guard.check()
 
-    told = [line.get("wanting", "ok") for line in lines if line["event"] in {"disk.full", "disk.ok"}]
-    assert ["bytes", "files", "ok"] == told
+    logged = [line.get("wanting", "ok") for line in lines if line["event"] in {"disk.full", "disk.ok"}]
+    assert ["bytes", "files", "ok"] == logged
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ async def test_a_disk_that_fills_up_again_and_again_is_told_once_a_minute(
         (Space(1 << 40, read_only=True), "writing"),
     ],
 )
-async def test_without_room_no_lane_is_taken_until_there_is_some(
+async def test_a_worker_without_disk_space_takes_no_lane_until_there_is_some(
     disk: Disk,
     origin: Origin,
     start: Start,
@@ -110,7 +110,7 @@ async def test_without_room_no_lane_is_taken_until_there_is_some(
     space: Space,
     wanting: str,
 ) -> None:
-    """It is said once, with what is wanting, and once that it is over; no host is asked for anything."""
+    """Shortage and end are logged once each. No request is sent meanwhile."""
     worker = await start(min_free_bytes=LEAST_BYTES)
     disk.space = space
     await wait_until(lambda: said(lines, "disk.full"), "the worker to notice")
@@ -128,10 +128,10 @@ async def test_without_room_no_lane_is_taken_until_there_is_some(
     assert ok["free_bytes"] == 2 * LEAST_BYTES
 
 
-async def test_lanes_at_hand_go_to_a_worker_with_room(
+async def test_lanes_of_a_worker_without_disk_space_go_to_one_with_space(
     disk: Disk, origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """What is in flight ends where it is; what waits behind it is another's."""
+    """Requests in flight end on the first worker; waiting fetches move."""
     may_end = asyncio.Event()
     origin.behaviour = o.held(may_end)
     narrow = await start(worker_id="narrow", min_free_bytes=LEAST_BYTES, policy={"concurrency": 1})
@@ -149,10 +149,10 @@ async def test_lanes_at_hand_go_to_a_worker_with_room(
     assert len(origin.requests) == 3
 
 
-async def test_a_real_disk_that_is_full_is_noticed_and_waited_for(
+async def test_a_worker_notices_a_full_disk_and_waits_for_space(
     small_disk: Path, origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """It is the free space of the out folder that counts."""
+    """The free space of the out folder counts."""
     worker = await start(min_free_bytes=2 << 20)
     batch = await worker.submit([origin.url()])
     [line] = said(lines, "disk.full")
@@ -174,7 +174,7 @@ async def test_a_real_disk_that_is_full_is_noticed_and_waited_for(
 @pytest.mark.parametrize(
     "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO], ids=errno.errorcode.get
 )
-async def test_a_disk_that_refuses_is_nobodys_fault(
+async def test_a_disk_error_charges_no_attempt(
     origin: Origin,
     worker: OneWorker,
     lines: Lines,
@@ -183,7 +183,7 @@ async def test_a_disk_that_refuses_is_nobodys_fault(
     step: str,
     size_bytes: int,
 ) -> None:
-    """No attempt is charged, nothing is left, and the fetch goes on when the disk does."""
+    """The fetch is retried with reason disk, and no file is left behind."""
     if step != "name":
         disable_nameless_files(monkeypatch)
     real, refusals = getattr(Directory, step), iter([True, True])
@@ -201,11 +201,11 @@ async def test_a_disk_that_refuses_is_nobodys_fault(
     assert (result.outcome, result.attempts, result.interruptions) == (Outcome.STORED, 1, 2)
     assert [line["reason"] for line in said(lines, "fetch.retry")] == ["disk", "disk"]
     assert worker.files() == {result.path}
-    await wait_until(lambda: not worker.parts(), "nothing to be left")  # the worker may be trying the disk
+    await wait_until(lambda: not worker.parts(), "no partial file")  # the worker may be trying the disk
 
 
 class Refusing:
-    """A step of the sink that fails while it is told to; trials: whether also for the worker's own."""
+    """A step of the sink that fails while `now` is set. trials: also for the worker's own trial files."""
 
     def __init__(self, step: str, number: int, *, trials: bool) -> None:
         self.now = True
@@ -215,7 +215,7 @@ class Refusing:
         self._trials = trials
 
     def __call__(self, folders: Directory, part: str | int, *args: Any, **kwargs: Any) -> Any:
-        """The step, or the error."""
+        """Run the step, or raise the error."""
         trial = str(part).startswith("trial")
         if self.now and (self._trials or not trial):
             self.refused += not trial
@@ -229,7 +229,7 @@ class Refusing:
     ids=["everything", "only bodies", "only nameless ones"],
 )
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO], ids=errno.errorcode.get)
-async def test_a_disk_that_goes_on_refusing_stops_the_claims(
+async def test_repeated_disk_errors_stop_the_claims(
     origin: Origin,
     start: Start,
     lines: Lines,
@@ -238,7 +238,7 @@ async def test_a_disk_that_goes_on_refusing_stops_the_claims(
     step: str,
     trials: bool,  # noqa: FBT001
 ) -> None:
-    """A quota, or a disk that fails, has room by its own word: what it does counts; no host pays for it."""
+    """A full quota or a failing disk reports free space: the errors of writes count."""
     if step != "name":
         disable_nameless_files(monkeypatch)
     refusing = Refusing(step, number, trials=trials)
@@ -264,10 +264,10 @@ async def test_a_disk_that_goes_on_refusing_stops_the_claims(
     assert not worker.parts()
 
 
-async def test_a_disk_without_a_file_left_is_noticed(
+async def test_a_worker_notices_a_disk_without_free_inodes(
     tmp_path: Path, origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """Bytes are not all that a disk can lack."""
+    """The log line names files, as bytes are still free."""
     with mounted(tmp_path / "out", files=12) as out:
         worker = await start(min_free_bytes=0)
         fillers = [out / f"filler{n}" for n in range(12)]
@@ -285,10 +285,10 @@ async def test_a_disk_without_a_file_left_is_noticed(
     assert [line["wanting"] for line in said(lines, "disk.full")] == ["files"]
 
 
-async def test_a_disk_that_is_mounted_read_only_in_the_middle_of_a_body_is_waited_for(
+async def test_a_body_continues_after_a_read_only_remount_of_the_disk(
     tmp_path: Path, origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """The kernel does so after an error of the disk; what was on its way comes again, uncharged."""
+    """The kernel remounts a disk read-only after an error. The fetch is repeated, uncharged."""
     half, may_end = asyncio.Event(), asyncio.Event()
 
     async def in_two(x: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""Two workers with one name: a copied manifest, two containers of one host name."""
+"""Two workers with one name, as after copying a manifest, or in two containers with one host name."""
 
 import asyncio
 from dataclasses import replace
@@ -27,14 +27,14 @@ HEARTBEAT_S = 0.05
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Frequent heartbeats and looks."""
+    """Frequent heartbeats and name checks."""
     return replace(QUICK, heartbeat_s=HEARTBEAT_S, name_check_s=2 * HEARTBEAT_S)
 
 
-async def test_both_workers_of_one_name_work_and_are_shown_and_each_names_the_other(
+async def test_two_workers_with_one_name_both_work_and_each_warns_of_the_other(
     origin: Origin, other: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """Each takes its share of two hosts, and its results name the name."""
+    """Each holds one of two hosts, status shows both, and their results have the shared name."""
     may_end = asyncio.Event()
     origin.behaviour = other.behaviour = held(may_end)
     one, two = await start(worker_id="double"), await start(worker_id="double")
@@ -57,10 +57,10 @@ async def test_both_workers_of_one_name_work_and_are_shown_and_each_names_the_ot
     assert {(Outcome.STORED, "double")} == {(result.outcome, result.worker) for result in results}
 
 
-async def test_a_worker_that_is_started_again_under_its_name_is_no_double(
+async def test_a_worker_restarted_under_its_name_is_no_duplicate(
     start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """The entry of the one that died is still there, and so is the name that a run has announced."""
+    """The entry of the dead worker is still present, and so is the name that a run announced."""
     died = await start(worker_id="phoenix")
     left = keys.worker(died.runtime.registration.instance)
     seen = await redis.zrange(keys.WORKERS, 0, -1, withscores=True)
@@ -77,8 +77,8 @@ async def test_a_worker_that_is_started_again_under_its_name_is_no_double(
     assert await redis.zscore(keys.WORKERS, "phoenix") is None
 
 
-async def test_a_double_is_named_once_a_minute(redis: Redis, lines: Lines) -> None:
-    """However many heartbeats are sent meanwhile."""
+async def test_a_duplicate_name_is_logged_once_a_minute(redis: Redis, lines: Lines) -> None:
+    """Six checks within 62 seconds log two lines."""
     own = registration_of(Settings(worker_id="double"), 0)
     await redis.zadd(keys.WORKERS, {"double": 500_000})
     log = get_logger()

@@ -1,4 +1,4 @@
-"""An operator drains a worker: its lanes go to the others, and it takes nothing in until that ends."""
+"""A drained worker hands its lanes to the others, and takes in nothing until the drain ends."""
 
 from dataclasses import replace
 
@@ -26,13 +26,13 @@ from tools.origin.server import Origin
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Workers hear of a drain many times a second, and give back what does not end in 0.1 s."""
+    """Read drains many times a second; hand back fetches that do not end in 0.1 s."""
     inbox = InboxTimings(other_owner_s=0.02)
     return replace(tuned(give_back_within_s=0.1), heartbeat_s=0.05, inbox=inbox)
 
 
 async def is_drained(worker: OneWorker) -> None:
-    """Until the worker holds no lane and takes none."""
+    """Wait until the worker holds no lane and takes none."""
     live = worker.runtime.live_lanes
     await wait_until(lambda: live.drained.is_set() and not worker.runtime.lanes, "the worker to be drained")
 
@@ -40,7 +40,7 @@ async def is_drained(worker: OneWorker) -> None:
 async def test_a_drained_worker_hands_its_lanes_to_the_others(
     origin: Origin, other: Origin, start: Start, redis: Redis, lines: Lines
 ) -> None:
-    """Fetches that end soon do; others are handed back, charged no attempt. It is shown as draining."""
+    """A fetch that does not end soon is handed back, uncharged. Status shows the worker as draining."""
     one = await start(worker_id="one")
     origin.behaviour = o.stall_headers(60)
     batch = await one.submit([origin.url("/slow")])
@@ -75,10 +75,10 @@ async def test_a_drained_worker_hands_its_lanes_to_the_others(
     assert "worker.undrained" in {line["event"] for line in lines}
 
 
-async def test_while_the_only_worker_is_drained_everything_waits(
+async def test_everything_waits_while_the_only_worker_is_drained(
     origin: Origin, worker: OneWorker, redis: Redis, redis_url: str
 ) -> None:
-    """Lanes, the inbox and arq jobs; nothing is lost, the reason is shown, and all goes on afterwards."""
+    """Lanes, inbox messages and arq jobs wait. Explain shows the reason, and all continue afterwards."""
     instance = worker.runtime.registration.instance
     await drains.drain(redis, instance, await now_ms(redis))
     await is_drained(worker)
@@ -88,7 +88,7 @@ async def test_while_the_only_worker_is_drained_everything_waits(
     assert job is not None
     await redis.rpush(keys.INBOX, origin.url("/inbox"))  # type: ignore[misc]
     await redis.hdel(keys.DRAINS, instance)  # type: ignore[misc]
-    await wait_until(lambda: drains.drained(redis), "the worker to insist")
+    await wait_until(lambda: drains.drained(redis), "the worker to write its drain again")
 
     explained = await explain_lane(redis, Policy(), HOST)
     assert ("no worker", 0) == (explained.state, explained.in_flight)
@@ -103,8 +103,8 @@ async def test_while_the_only_worker_is_drained_everything_waits(
     await arq.aclose(close_connection_pool=True)
 
 
-async def test_a_drained_worker_leaves_nothing_behind_when_it_ends(worker: OneWorker, redis: Redis) -> None:
-    """Nor does one that was killed, after an hour."""
+async def test_the_drain_of_an_ended_worker_is_removed_from_redis(worker: OneWorker, redis: Redis) -> None:
+    """At once after a normal end. That of a killed worker is removed after an hour."""
     await drains.drain(redis, worker.runtime.registration.instance, 1)
     await is_drained(worker)
     await worker.stop()

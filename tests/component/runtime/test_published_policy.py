@@ -1,4 +1,4 @@
-"""A worker publishes its policy file once, and keeps it while it runs."""
+"""A worker publishes its policy file once, and keeps it in Redis while it runs."""
 
 from dataclasses import replace
 
@@ -17,14 +17,14 @@ from tools.redis_leftovers import leftovers
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """No heartbeat but those that the test sends."""
+    """Send no heartbeats but those of the test."""
     return replace(QUICK, heartbeat_s=3600)
 
 
 async def test_a_policy_is_written_once_and_again_if_redis_has_lost_it(
     start: Start, redis: Redis, redis_url: str
 ) -> None:
-    """A heartbeat only renews it, whatever its size."""
+    """A heartbeat only renews its time to live, for a policy of any size."""
     hosts = {f"h{i}.example": {"attempts": 2} for i in range(2000)}
     worker = await start(policy={"attempts": 7}, hosts=hosts)
     digest = digest_of(worker.settings.policy)
@@ -45,7 +45,7 @@ async def test_a_policy_is_written_once_and_again_if_redis_has_lost_it(
     assert [] == leftovers(redis_url)
 
 
-async def test_a_worker_without_a_policy_file_says_so(redis: Redis) -> None:
-    """There is nothing to publish, and no doubt about its values."""
+async def test_a_worker_without_a_policy_file_publishes_none(redis: Redis) -> None:
+    """Its digest says that it has no file, so the defaults apply."""
     assert NO_FILE == digest_of(Settings(worker_id="w").policy) == digest_of(NO_POLICY)
     assert [] == await redis.keys(keys.policy_file("*"))

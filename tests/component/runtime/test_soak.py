@@ -1,4 +1,4 @@
-"""Half an hour of bad weather in seconds: what a worker holds goes back to what it was."""
+"""Half an hour of faults in seconds: a worker's resources return to their initial level."""
 
 import asyncio
 import os
@@ -23,18 +23,18 @@ A_ROUND = 500
 CANCELLED_A_ROUND = 24
 HOST, OTHER_HOST = "127.0.63.11", "127.0.63.12"
 POLICY = {
-    "attempts": 1,  # retries would wait, and waiting is not what is looked at
+    "attempts": 1,  # retries would only wait
     "concurrency": 24,
     "breaker_failures": 1000,
     "timeout": Timeouts(connect_s=5, read_s=0.3, write_s=5, pool_s=5, total_s=60),
 }
 MOST_MORE_BYTES = 48 << 20
 MOST_MORE_FILES = 16
-"""Connections to Redis come as they are needed, and stay."""
+"""Connections to Redis are opened on demand and kept."""
 
 
 def weather(other: Origin) -> o.Behaviour:
-    """One fetch in eight has something about it, by its number."""
+    """Return the behaviour of a host that varies nine of forty responses, by the number in the path."""
     faults: dict[int, o.Behaviour] = {
         0: behaviours.reset,
         5: behaviours.stall_headers(1.0),
@@ -56,7 +56,7 @@ def weather(other: Origin) -> o.Behaviour:
 
 @pytest.fixture
 async def origins() -> AsyncIterator[tuple[Origin, Origin]]:
-    """A host with all sorts of faults, and one that it sends some fetches to."""
+    """A host with many faults, and the one that some of its redirects lead to."""
     async with (
         Origin.serving(OTHER_HOST, behaviours.OK) as other,
         Origin.serving(HOST, weather(other)) as origin,
@@ -65,7 +65,7 @@ async def origins() -> AsyncIterator[tuple[Origin, Origin]]:
 
 
 class Held:
-    """What the process holds at a moment."""
+    """A snapshot of the resources that the process holds."""
 
     def __init__(self) -> None:
         self.tasks = len(asyncio.all_tasks())
@@ -74,31 +74,33 @@ class Held:
 
 
 async def a_round(worker: OneWorker, origin: Origin, numbers: Iterator[int]) -> list[Result]:
-    """Some hundred fetches, and a batch that is cancelled while it is under way; then quiet."""
+    """Run some hundred fetches, cancel a batch under way, and wait until the worker is idle."""
     to_be_cancelled = await worker.submit(origin.url(f"/endless/{n}") for n in range(CANCELLED_A_ROUND))
     await wait_until(lambda: origin.in_progress >= CANCELLED_A_ROUND // 2, "the endless bodies")
     batch = await worker.submit(origin.url(f"/{next(numbers)}") for _ in range(A_ROUND))
     await to_be_cancelled.cancel()
     results = await results_of(batch) + await results_of(to_be_cancelled)
     await wait_until(lambda: not worker.runtime.lanes, "the lanes to be given back", timeout_s=30)
-    await wait_until(lambda: origin.in_progress == 0, "the origin to be at rest")
+    await wait_until(lambda: origin.in_progress == 0, "the origin to be idle")
     return results
 
 
 @pytest.mark.timeout(120 + FETCHES // 50)
-async def test_all_that_a_worker_holds_goes_back_to_what_it_was(
+async def test_a_worker_leaks_nothing_under_faults(
     origins: tuple[Origin, Origin], start: Start, lines: Lines
 ) -> None:
-    """Descriptors, tasks, memory and connections, after resets, time-outs, cancellations and redirects."""
+    """Descriptors, tasks, memory and connections, after resets, timeouts, cancellations and redirects."""
     origin, other = origins
-    left_by_others = tcp.connections(origin.url(), other.url())["time_wait"]  # who had these ports before
+    left_by_others = tcp.connections(origin.url(), other.url())[
+        "time_wait"
+    ]  # by earlier tests on these hosts
     worker = await start(policy=POLICY, max_in_flight=64)
     numbers = iter(range(10 * FETCHES + A_ROUND))
     await a_round(worker, origin, numbers)
     before, ends = Held(), Counter[str]()
     for _ in range(FETCHES // A_ROUND):
         ends.update(result.reason or result.outcome for result in await a_round(worker, origin, numbers))
-        origin.requests.clear()  # ours, and no part of the worker's memory
+        origin.requests.clear()  # memory of the test, not of the worker
         lines.clear()
 
     await wait_until(lambda: len(asyncio.all_tasks()) <= before.tasks, "every task to end")

@@ -1,4 +1,4 @@
-"""What a worker says of itself every ten seconds."""
+"""The stats that a worker logs every ten seconds."""
 
 import asyncio
 import mmap
@@ -31,18 +31,18 @@ HOST = "127.0.61.11"
 
 
 def beats(lines: Lines) -> Lines:
-    """The heartbeats so far."""
+    """Return the stats lines so far."""
     return [line for line in lines if line["event"] == "worker.heartbeat"]
 
 
 OFTEN = replace(QUICK, stats_s=0.0, loop_lag_s=0.02)
-"""A heartbeat at each look of the timer."""
+"""A stats line at each tick of the timer."""
 
 
-async def test_connections_are_counted_as_they_come_and_go(
+async def test_stats_count_opened_reused_and_closed_connections(
     origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """Opened where dialled, reused by each further exchange, closed with their lane: the origin agrees."""
+    """The origin counts the same number of connections."""
     worker = await start(policy={"concurrency": 2})
     origin.behaviour = o.latency(0.01)
 
@@ -60,14 +60,14 @@ async def test_connections_are_counted_as_they_come_and_go(
     assert beat["tls_p50_ms"] is beat["tls_p99_ms"] is None
 
 
-async def test_what_is_in_flight_is_told(origin: Origin, start: Start, lines: Lines) -> None:
-    """With its lane and its connections; each line counts what has come since the one before."""
+async def test_stats_count_requests_in_flight(origin: Origin, start: Start, lines: Lines) -> None:
+    """With lanes and connections. Each line counts the connections opened since the line before."""
     worker = await start(policy={"concurrency": 3}, timings=OFTEN)
     origin.behaviour = o.held(may_end := asyncio.Event())
     batch = await worker.submit(origin.url(f"/{n}") for n in range(3))
     await wait_until(lambda: origin.in_progress == 3, "the requests")
     before = len(beats(lines))
-    await wait_until(lambda: len(beats(lines)) > before, "a heartbeat")
+    await wait_until(lambda: len(beats(lines)) > before, "a stats line")
     beat = beats(lines)[-1]
     may_end.set()
     await batch.wait()
@@ -76,13 +76,13 @@ async def test_what_is_in_flight_is_told(origin: Origin, start: Start, lines: Li
     assert (beat["lanes"], beat["in_flight"], beat["open"]) == (1, 3, 3)
     assert beat["rss_bytes"] > 10 << 20
     assert beat["open_files"] > 10
-    assert sum(told["opened"] for told in beats(lines)) == origin.connections_opened == 3
-    assert sum(told["closed"] for told in beats(lines)) == 3
+    assert sum(line["opened"] for line in beats(lines)) == origin.connections_opened == 3
+    assert sum(line["closed"] for line in beats(lines)) == 3
     assert beats(lines)[-1]["open"] == 0
 
 
-async def test_a_loop_that_is_held_up_lags(worker: OneWorker, lines: Lines) -> None:
-    """What blocks it is seen in the longest lag."""
+async def test_stats_show_the_longest_lag_of_the_event_loop(worker: OneWorker, lines: Lines) -> None:
+    """The loop is blocked for 500 ms."""
     loop, held_up = asyncio.get_running_loop(), asyncio.Event()
 
     def hold_up() -> None:
@@ -100,8 +100,8 @@ async def test_a_loop_that_is_held_up_lags(worker: OneWorker, lines: Lines) -> N
     assert beats(lines)[-1]["lag_max_ms"] > 200
 
 
-async def test_a_handshake_that_is_cancelled_counts_its_connection_as_closed() -> None:
-    """It leaves no socket behind, and is no open connection any more."""
+async def test_a_cancelled_handshake_counts_its_connection_as_closed() -> None:
+    """It leaves no socket behind."""
     traffic, taken = ConnectionStats(), asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,7 +123,7 @@ async def test_a_handshake_that_is_cancelled_counts_its_connection_as_closed() -
 
 @asynccontextmanager
 async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, Path]]:
-    """A port that answers over TLS, and the authority to trust."""
+    """Yield a port that serves TLS, and the CA to trust."""
     authority = Authority(folder)
     own = authority.issue("own", f"IP:{HOST}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -151,8 +151,8 @@ async def served_over_tls(folder: Path) -> AsyncIterator[tuple[int, Path]]:
 
 
 @pytest.mark.skipif(not HAS_OPENSSL, reason="openssl is not installed")
-async def test_a_handshake_is_timed_and_the_connection_stays_one(tmp_path: Path) -> None:
-    """Under TLS it is still the connection that was dialled."""
+async def test_a_tls_connection_counts_once_and_its_handshake_is_timed(tmp_path: Path) -> None:
+    """The TCP connect and the handshake are timed separately."""
     traffic = ConnectionStats()
     async with (
         served_over_tls(tmp_path) as (port, trusted),
@@ -167,15 +167,15 @@ async def test_a_handshake_is_timed_and_the_connection_stays_one(tmp_path: Path)
     assert len(traffic.tcp_s.taken()) == len(traffic.tls_s.taken()) == 1
 
 
-def test_open_files_and_memory_are_this_processs(tmp_path: Path) -> None:
-    """Each file more is counted, and each page."""
+def test_open_files_and_memory_are_those_of_this_process(tmp_path: Path) -> None:
+    """Each opened file and each touched page counts."""
     before = open_files()
     with (tmp_path / "a").open("w"):
         assert open_files() == before + 1
     assert open_files() == before
 
     memory = rss_bytes()
-    with mmap.mmap(-1, 32 << 20) as block:  # pages that nobody has had before
+    with mmap.mmap(-1, 32 << 20) as block:  # new pages
         for at in range(0, len(block), mmap.PAGESIZE):
             block[at] = 1
         assert rss_bytes() - memory > len(block) // 2

@@ -1,4 +1,4 @@
-"""The fixture that finds what a test leaves behind finds it."""
+"""The fixture that reports sockets and files left behind by a test."""
 
 import asyncio
 import socket
@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.support.left_behind import OpenResources
 
 
-def test_an_open_socket_an_open_file_and_a_temporary_one_are_found(tmp_path: Path) -> None:
-    """Each by its name, until it is closed or gone."""
+def test_an_open_socket_an_open_file_and_a_temporary_file_are_reported(tmp_path: Path) -> None:
+    """Each by name, until it is closed or removed."""
     before = OpenResources()
     with socket.socket(), (tmp_path / "open").open("w"), tempfile.NamedTemporaryFile() as temporary:
         left = before.since()
@@ -19,8 +19,8 @@ def test_an_open_socket_an_open_file_and_a_temporary_one_are_found(tmp_path: Pat
     assert [] == before.since()
 
 
-def test_what_a_loop_has_open_for_itself_is_not_held_against_a_test() -> None:
-    """Its own pair of sockets goes with it."""
+def test_sockets_of_an_event_loop_are_not_reported() -> None:
+    """A loop closes its own socket pair."""
     before = OpenResources()
     asyncio.run(asyncio.sleep(0))
 

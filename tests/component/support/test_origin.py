@@ -1,4 +1,4 @@
-"""The judge is judged first: what the hostile origin does, and what it says that it saw."""
+"""The test origin: its behaviours, and its record of the requests."""
 
 import asyncio
 import hashlib
@@ -31,7 +31,7 @@ Run = Callable[[Coroutine[Any, Any, list[Seen]]], list[Seen]]
 
 @asynccontextmanager
 async def connected(origin: Origin) -> AsyncIterator[Streams]:
-    """A raw connection to the origin."""
+    """Yield a raw connection to the origin."""
     address = urlsplit(origin.url())
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:
@@ -41,33 +41,33 @@ async def connected(origin: Origin) -> AsyncIterator[Streams]:
 
 
 async def answers_to(behaviour: Behaviour, request: bytes = GET) -> bytes:
-    """All bytes that a raw client reads for this request before the origin closes."""
+    """Return all bytes that a raw client reads for this request before the origin closes."""
     async with Origin.serving(HOST, behaviour) as origin, connected(origin) as (reader, writer):
         writer.write(request)
         return await reader.read()
 
 
 async def one_get(behaviour: Behaviour, path: str = "/") -> tuple[httpx.Response, Origin]:
-    """What a real client got for one GET, redirects followed, and the origin that answered."""
+    """Return the response to one GET of httpx, redirects followed, and the origin."""
     client = httpx.AsyncClient(follow_redirects=True)
     async with Origin.serving(HOST, behaviour) as origin, client:
         return await client.get(origin.url(path)), origin
 
 
 async def statuses_of(behaviour: Behaviour, times: int) -> list[int]:
-    """The statuses of so many requests, one after the other."""
+    """Return the statuses of some requests, made one after the other."""
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         return [(await client.get(origin.url())).status_code for _ in range(times)]
 
 
 class Gate:
-    """A behaviour that answers nobody until it is opened."""
+    """A behaviour that does not respond until it is opened."""
 
     def __init__(self) -> None:
         self.is_open = asyncio.Event()
 
     async def __call__(self, x: Exchange) -> None:
-        """Answers once the gate is open."""
+        """Respond once the gate is open."""
         await self.is_open.wait()
         await x.respond(200)
 
@@ -76,7 +76,7 @@ class Gate:
 
 
 async def test_many_requests_share_a_connection() -> None:
-    """Keep-alive holds, and every request knows the connection it came by."""
+    """Keep-alive works, and each recorded request has the number of its connection."""
     async with Origin.serving(HOST, behaviours.ok(str.encode)) as origin, httpx.AsyncClient() as client:
         bodies = [(await client.get(origin.url(f"/{n}"))).text for n in range(5)]
 
@@ -85,8 +85,8 @@ async def test_many_requests_share_a_connection() -> None:
     assert {seen.connection for seen in origin.requests} == {1}
 
 
-async def test_pipelined_requests_are_answered_in_order() -> None:
-    """Bytes that arrive early wait for their turn."""
+async def test_pipelined_requests_get_their_responses_in_order() -> None:
+    """Both requests arrive in one write."""
     last = GET.replace(b"/a", b"/b").replace(b"Host: x", b"Host: x\r\nConnection: close")
 
     answer = await answers_to(behaviours.ok(str.encode), GET + last)
@@ -102,16 +102,16 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         b"GET / HTTP/1.0\r\n\r\n",
     ],
 )
-async def test_a_client_that_wants_no_more_is_let_go(request_bytes: bytes) -> None:
-    """Connection: close and HTTP/1.0 end the connection after the answer."""
+async def test_connection_close_and_http_1_0_end_the_connection(request_bytes: bytes) -> None:
+    """The response announces the close."""
     answer = await answers_to(behaviours.ok(b"bye"), request_bytes)
 
     assert b"\r\nConnection: close\r\n" in answer
     assert answer.endswith(b"bye")
 
 
-async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
-    """A body that only the end of file can end gets one."""
+async def test_a_response_without_a_length_ends_with_its_connection() -> None:
+    """Only the end of the connection delimits its body (RFC 9112 §6.3)."""
 
     async def endless(x: Exchange) -> None:
         await x.send_head(200)
@@ -120,8 +120,8 @@ async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
     assert (await answers_to(endless)).endswith(b"\r\n\r\nuntil the end")
 
 
-async def test_a_head_request_gets_the_head_alone() -> None:
-    """HEAD is answered with the length of a body that is not sent, and keep-alive survives it."""
+async def test_a_head_request_gets_no_body() -> None:
+    """The response has the Content-Length of the body that is not sent; the connection is reused."""
     async with Origin.serving(HOST, behaviours.ok(b"12345")) as origin, httpx.AsyncClient() as client:
         head = await client.head(origin.url())
         body = await client.get(origin.url())
@@ -131,8 +131,8 @@ async def test_a_head_request_gets_the_head_alone() -> None:
     assert origin.connections_opened == 1
 
 
-async def test_request_bodies_are_recorded_however_they_are_framed() -> None:
-    """Content-Length and chunked bodies both end up in the record."""
+async def test_request_bodies_are_recorded_with_either_framing() -> None:
+    """With a Content-Length, and chunked."""
 
     async def pieces() -> AsyncIterator[bytes]:
         yield b"in "
@@ -150,8 +150,8 @@ async def test_request_bodies_are_recorded_however_they_are_framed() -> None:
 # The record.
 
 
-async def test_high_water_counts_the_requests_that_were_in_progress_together() -> None:
-    """Requests held at a gate count at once, and later ones do not lower the mark."""
+async def test_high_water_counts_concurrent_requests() -> None:
+    """Held requests count at once, and later ones do not lower the mark."""
     gate = Gate()
     async with Origin.serving(HOST, gate) as origin, httpx.AsyncClient() as client:
         held = [asyncio.create_task(client.get(origin.url())) for _ in range(3)]
@@ -166,8 +166,8 @@ async def test_high_water_counts_the_requests_that_were_in_progress_together() -
     assert all(seen.arrived_s <= seen.finished_s < math.inf for seen in origin.requests)
 
 
-async def test_requests_in_turn_never_overlap() -> None:
-    """The mark stays at one for a client that waits for each answer."""
+async def test_sequential_requests_never_overlap() -> None:
+    """The mark stays at one."""
     async with Origin.serving(HOST, behaviours.OK) as origin, httpx.AsyncClient() as client:
         for _ in range(10):
             await client.get(origin.url())
@@ -175,8 +175,8 @@ async def test_requests_in_turn_never_overlap() -> None:
     assert origin.high_water == 1
 
 
-async def test_a_client_that_leaves_before_the_end_is_recorded_as_aborted() -> None:
-    """Leaving ends the exchange at once, though the behaviour would go on for ever."""
+async def test_a_request_closed_before_the_response_is_recorded_as_aborted() -> None:
+    """The close ends the exchange at once, although the behaviour would wait for ever."""
     async with Origin.serving(HOST, Gate()) as origin:
         async with connected(origin) as (_, writer):
             writer.write(GET)
@@ -187,8 +187,8 @@ async def test_a_client_that_leaves_before_the_end_is_recorded_as_aborted() -> N
     assert origin.requests[0].finished_s < math.inf
 
 
-async def test_a_client_that_leaves_in_the_middle_of_a_body_is_recorded_as_aborted() -> None:
-    """A large answer that nobody reads any more ends when its reader leaves."""
+async def test_a_request_closed_in_the_body_is_recorded_as_aborted() -> None:
+    """The close ends a large response whose bytes are no longer read."""
     async with Origin.serving(HOST, behaviours.big(1 << 30)) as origin:
         async with connected(origin) as (reader, writer):
             writer.write(GET)
@@ -199,8 +199,8 @@ async def test_a_client_that_leaves_in_the_middle_of_a_body_is_recorded_as_abort
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def test_a_client_that_leaves_with_its_request_is_recorded_as_aborted(run: Run) -> None:
-    """A request with an end of file on its heels ends at once, however a loop delivers them."""
+def test_a_request_followed_by_an_end_of_file_is_recorded_as_aborted(run: Run) -> None:
+    """It ends at once on both event loops, which deliver the two differently."""
 
     async def ask_and_leave() -> list[Seen]:
         async with Origin.serving(HOST, Gate()) as origin, connected(origin) as (reader, writer):
@@ -212,16 +212,16 @@ def test_a_client_that_leaves_with_its_request_is_recorded_as_aborted(run: Run) 
     assert [seen.aborted for seen in run(ask_and_leave())] == [True]
 
 
-async def test_a_client_that_leaves_after_the_answer_has_not_aborted() -> None:
-    """Closing an idle connection is nobody's fault."""
+async def test_a_connection_closed_after_the_response_is_not_recorded_as_aborted() -> None:
+    """Closing an idle connection is normal."""
     async with Origin.serving(HOST, behaviours.OK) as origin, httpx.AsyncClient() as client:
         await client.get(origin.url())
 
     assert [seen.aborted for seen in origin.requests] == [False]
 
 
-async def test_an_origin_that_hangs_up_does_not_blame_the_client() -> None:
-    """What happens to a connection that the origin closed is no abort of the client's."""
+async def test_a_connection_closed_by_the_origin_is_not_recorded_as_aborted() -> None:
+    """The behaviour runs on after its close."""
     is_lost = asyncio.Event()
 
     async def close_then_linger(x: Exchange) -> None:
@@ -238,8 +238,8 @@ async def test_an_origin_that_hangs_up_does_not_blame_the_client() -> None:
     assert [seen.aborted for seen in origin.requests] == [False]
 
 
-async def test_stop_does_not_wait_for_a_client_that_will_not_read() -> None:
-    """Bytes that nobody takes do not hold up the end."""
+async def test_stop_does_not_wait_for_a_client_that_does_not_read() -> None:
+    """Unsent bytes are dropped."""
     async with Origin.serving(HOST, behaviours.big(1 << 30)) as origin, connected(origin) as (_, writer):
         writer.transport.pause_reading()  # type: ignore[attr-defined] # it is a ReadTransport too
         writer.write(GET)
@@ -250,7 +250,7 @@ async def test_stop_does_not_wait_for_a_client_that_will_not_read() -> None:
 
 
 async def test_stop_ends_open_connections_and_running_behaviours() -> None:
-    """After stop no task is left, and the client finds the connection closed."""
+    """No task is left, and the client finds the connection closed."""
     tasks_before = asyncio.all_tasks()
     origin = await Origin.start(HOST, behaviour=Gate())
     async with connected(origin) as (reader, writer), connected(origin):
@@ -263,8 +263,8 @@ async def test_stop_ends_open_connections_and_running_behaviours() -> None:
     assert origin.in_progress == 0
 
 
-async def test_stop_names_what_broke() -> None:
-    """A mistake in a behaviour, or in a client's grammar, fails the test that made it."""
+async def test_stop_raises_errors_of_behaviours_and_bad_requests() -> None:
+    """A bug in a behaviour, or a malformed request, fails the test that made it."""
 
     async def broken(x: Exchange) -> None:
         raise LookupError(x.request.target)
@@ -278,10 +278,10 @@ async def test_stop_names_what_broke() -> None:
     assert client_fault.group_contains(ValueError)
 
 
-# Behaviours that ask for patience.
+# Behaviours that throttle or delay.
 
 
-async def test_announced_windows_are_recorded() -> None:
+async def test_retry_after_windows_are_recorded() -> None:
     """A throttled request opens a window, and only a request inside it is a breach."""
     behaviour = behaviours.sequence(behaviours.OK, behaviours.retry_after(30), behaviours.OK)
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
@@ -296,8 +296,8 @@ async def test_announced_windows_are_recorded() -> None:
     assert o.requests_inside(origin.windows, origin.requests, slack_s=29) == []
 
 
-async def test_a_date_opens_a_window_until_then() -> None:
-    """Retry-After may be a date, which counts in whole seconds."""
+async def test_a_retry_after_date_opens_a_window_until_then() -> None:
+    """An HTTP date has whole seconds (RFC 9110 §10.2.3)."""
     answer, origin = await one_get(behaviours.retry_after(formatdate(time.time() + 60, usegmt=True), 503))
 
     [(from_s, until_s)] = origin.windows
@@ -305,16 +305,16 @@ async def test_a_date_opens_a_window_until_then() -> None:
     assert until_s - from_s == pytest.approx(60, abs=2)
 
 
-async def test_a_wait_that_cannot_be_understood_opens_no_window() -> None:
-    """Nonsense is sent as it is, and binds nobody."""
+async def test_an_invalid_retry_after_opens_no_window() -> None:
+    """The value is sent unchanged."""
     answer, origin = await one_get(behaviours.retry_after("soon"))
 
     assert answer.headers["retry-after"] == "soon"
     assert origin.windows == []
 
 
-async def test_a_throttle_serves_only_so_many_requests_a_second() -> None:
-    """Every second that served fewer than the limit throttled nobody."""
+async def test_a_throttle_limits_the_requests_a_second() -> None:
+    """Two of a second are served; each other one gets 429 and opens a window."""
     behaviour = behaviours.throttle_window(2, 0.01)
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         statuses = [(await client.get(origin.url())).status_code for _ in range(9)]
@@ -325,7 +325,7 @@ async def test_a_throttle_serves_only_so_many_requests_a_second() -> None:
 
 
 async def test_a_trickle_arrives_whole() -> None:
-    """A slow body is slow, not short."""
+    """A slow body is complete."""
     answer, origin = await one_get(behaviours.slow(b"ab", 0.01, 5))
 
     [seen] = origin.requests
@@ -333,8 +333,8 @@ async def test_a_trickle_arrives_whole() -> None:
     assert seen.finished_s - seen.arrived_s >= 0.05
 
 
-async def test_latency_passes_before_the_answer() -> None:
-    """The wait comes first, then what follows it."""
+async def test_latency_passes_before_the_response() -> None:
+    """The given behaviour follows the delay."""
     answer, origin = await one_get(behaviours.latency(0.02, behaviours.status(418)))
 
     [seen] = origin.requests
@@ -345,15 +345,15 @@ async def test_latency_passes_before_the_answer() -> None:
 # Behaviours that fail.
 
 
-async def test_an_outage_heals_with_time() -> None:
-    """Failures last from the first request until the clock has passed the outage."""
+async def test_an_outage_ends_after_its_duration() -> None:
+    """Requests fail from the first one until the clock has passed the outage."""
     ticks = iter([100.0, 100.0, 104.9, 105.0])
 
     assert await statuses_of(behaviours.fail_for(5, 503, clock=lambda: next(ticks)), 3) == [503, 503, 200]
 
 
-async def test_failures_heal_after_a_number_of_requests() -> None:
-    """The first n requests fail, the others do not."""
+async def test_failures_end_after_a_number_of_requests() -> None:
+    """The first two requests fail, later ones do not."""
     assert await statuses_of(behaviours.fail_times(2, 500), 4) == [500, 500, 200, 200]
 
 
@@ -369,8 +369,10 @@ async def test_failures_heal_after_a_number_of_requests() -> None:
     ],
     ids=["truncated", "cut-chunked", "garbage", "stalled", "reset-in-body", "reset"],
 )
-async def test_a_broken_answer_is_broken(behaviour: Behaviour, error: type[Exception]) -> None:
-    """Each kind of broken answer reaches a real client as the error it stands for."""
+async def test_a_broken_response_raises_its_error_in_a_client(
+    behaviour: Behaviour, error: type[Exception]
+) -> None:
+    """Each kind raises the corresponding error in httpx, and none is recorded as aborted."""
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         with pytest.raises(error):
             await client.get(origin.url())
@@ -378,19 +380,19 @@ async def test_a_broken_answer_is_broken(behaviour: Behaviour, error: type[Excep
     assert [seen.aborted for seen in origin.requests] == [False]
 
 
-async def test_a_truncated_answer_ends_early() -> None:
-    """The wire holds the promised length and fewer bytes."""
+async def test_a_truncated_response_ends_early() -> None:
+    """The raw response has the announced length and fewer bytes."""
     answer = await answers_to(behaviours.truncated(b"half", 8))
 
     assert b"Content-Length: 8\r\n" in answer
     assert answer.endswith(b"\r\n\r\nhalf")
 
 
-# Behaviours that answer well, or choose.
+# Whole responses, and routes.
 
 
-async def test_chunks_arrive_as_one_body_and_the_connection_lives() -> None:
-    """A chunked body has an end of its own."""
+async def test_chunks_arrive_as_one_body_and_the_connection_is_reused() -> None:
+    """The last chunk delimits a chunked body."""
     behaviour = behaviours.chunked([b"one ", b"two ", b"x" * 100])
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         bodies = [(await client.get(origin.url())).content for _ in range(2)]
@@ -401,7 +403,7 @@ async def test_chunks_arrive_as_one_body_and_the_connection_lives() -> None:
 
 @pytest.mark.parametrize("size_bytes", [0, 1, o.BLOCK_BYTES, 3 * o.BLOCK_BYTES + 5])
 async def test_a_big_body_has_its_size_and_digest(size_bytes: int) -> None:
-    """What arrives is what the digest promises, at and around the edges of a block."""
+    """The digest matches at and around the edges of a block."""
     behaviour = behaviours.big(size_bytes)
     async with Origin.serving(HOST, behaviour) as origin, httpx.AsyncClient() as client:
         body = (await client.get(origin.url())).content
@@ -410,7 +412,7 @@ async def test_a_big_body_has_its_size_and_digest(size_bytes: int) -> None:
     assert hashlib.sha256(body).hexdigest() == behaviour.sha256
 
 
-async def test_the_path_chooses_and_the_longest_prefix_wins() -> None:
+async def test_a_request_is_routed_by_the_longest_prefix() -> None:
     """Routes, redirects and cookies compose."""
     behaviour = behaviours.by_path(
         {
@@ -425,21 +427,21 @@ async def test_the_path_chooses_and_the_longest_prefix_wins() -> None:
     assert [seen.target for seen in origin.requests] == ["/x", "/b/x"]
 
 
-async def test_no_route_is_not_found() -> None:
-    """A target outside every prefix gets the fallback."""
+async def test_a_request_without_a_route_gets_404() -> None:
+    """The target has no prefix of the table."""
     assert await statuses_of(behaviours.by_path({"/elsewhere": behaviours.OK}), 1) == [404]
 
 
-# The same origins in a child process, and a server nobody here wrote.
+# The same origins in a child process, and an independent server.
 
 
 def three_hosts() -> Mapping[str, Behaviour]:
-    """Two hosts: one serves, one throttles."""
+    """Return two hosts: one serves, one throttles."""
     return {"127.0.0.12": behaviours.ok(b"hello"), "127.0.0.13": behaviours.retry_after(60)}
 
 
-def test_origins_of_a_child_process_report_what_they_saw() -> None:
-    """A parent reads the child's record, on the clock that they share."""
+def test_origins_of_a_child_process_report_their_requests() -> None:
+    """Both processes use the same monotonic clock."""
     before_s = time.monotonic()
     with origins_in_child(three_hosts) as process:
         statuses = [httpx.get(url).status_code for url in process.urls.values()]
@@ -456,7 +458,7 @@ NGINX = pytest.param("nginx", marks=pytest.mark.skipif(not which("nginx"), reaso
 
 @pytest.mark.parametrize("kind", [NGINX, "http.server"])
 def test_a_folder_is_served_on_every_host_and_logged(tmp_path: Path, kind: Kind) -> None:
-    """Both servers give the same bytes on all hosts, keep connections, and log the same columns."""
+    """Both servers send the same bytes on all hosts and log the same columns."""
     (tmp_path / "page.txt").write_bytes(b"hello")
     with serve_folder(tmp_path, ["127.0.0.14", "127.0.0.15"], kind=kind) as server:
         answers = [httpx.get(f"{url}/page.txt") for url in server.base_urls]
@@ -473,8 +475,8 @@ def test_a_folder_is_served_on_every_host_and_logged(tmp_path: Path, kind: Kind)
         httpx.get(server.base_urls[0])
 
 
-async def test_a_folder_is_not_served_where_another_server_listens(tmp_path: Path) -> None:
-    """A taken port fails at once, instead of passing off its holder as ours."""
+async def test_a_folder_is_not_served_on_a_port_in_use(tmp_path: Path) -> None:
+    """It fails at once; otherwise the tests would use the other server."""
     async with Origin.serving(HOST, behaviours.OK) as origin:
         port = urlsplit(origin.url()).port or 0
         with pytest.raises(OSError, match="in use"), serve_folder(tmp_path, [HOST], port):
@@ -484,8 +486,8 @@ async def test_a_folder_is_not_served_where_another_server_listens(tmp_path: Pat
 # Waiting.
 
 
-async def test_waiting_gives_the_first_truthy_value() -> None:
-    """Plain and async predicates are asked until they agree."""
+async def test_wait_until_returns_the_first_truthy_value() -> None:
+    """For plain and async predicates."""
     values = iter([0, 0, 7])
 
     async def later() -> int:
@@ -495,7 +497,7 @@ async def test_waiting_gives_the_first_truthy_value() -> None:
     assert await wait_until(lambda: "at once", "a value", timeout_s=0) == "at once"
 
 
-async def test_waiting_in_vain_fails_with_a_sentence() -> None:
-    """The failure says for what, and how long."""
+async def test_wait_until_fails_after_its_timeout() -> None:
+    """The error names the condition and the time."""
     with pytest.raises(AssertionError, match=r"^waited 0\.01 s for rain$"):
         await wait_until(lambda: False, "rain", timeout_s=0.01)
