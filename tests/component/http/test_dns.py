@@ -1,4 +1,4 @@
-"""Names become addresses: what is asked, how often, for how long it counts, and what goes wrong."""
+"""DNS lookups: their questions, their cache, their failures, and the addresses that are dialled."""
 
 import asyncio
 import socket
@@ -33,19 +33,19 @@ ADDRESS, OTHER_ADDRESS = "192.0.2.1", "192.0.2.2"
 
 
 class Clock:
-    """Time that stands still until the test moves it on."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
 
     def __call__(self) -> float:
-        """The time as it stands."""
+        """Return the current time."""
         return self.now_s
 
 
 @asynccontextmanager
-async def asking(*servers: str, now_s: Callable[[], float] | None = None) -> AsyncIterator[Resolver]:
-    """A resolver of those servers, for the length of a block."""
+async def resolving(*servers: str, now_s: Callable[[], float] | None = None) -> AsyncIterator[Resolver]:
+    """Yield a resolver with these nameservers."""
     made = Resolver(servers, now_s) if now_s else Resolver(servers)
     try:
         yield made
@@ -53,44 +53,44 @@ async def asking(*servers: str, now_s: Callable[[], float] | None = None) -> Asy
         await made.aclose()
 
 
-async def test_a_name_has_addresses_of_both_families(names: Nameserver) -> None:
-    """Each once, also those behind an alias."""
+async def test_a_name_resolves_to_addresses_of_both_families(names: Nameserver) -> None:
+    """Duplicates are dropped, and aliases are followed."""
     names.says[NAME] = [at(ADDRESS, "2001:db8::1", ADDRESS)]
     names.says["alias.example"] = [alias("alias.example", "b.example", "c.example", ends_at=(ADDRESS,))]
-    async with asking(names.address) as resolver:
+    async with resolving(names.address) as resolver:
         assert {ADDRESS, "2001:db8::1"} == set(await resolver.addresses(NAME))
         assert [ADDRESS] == list(await resolver.addresses("alias.example"))
 
 
 @pytest.mark.parametrize("literal", ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"])
-async def test_an_address_is_its_own(names: Nameserver, literal: str) -> None:
-    """Nobody is asked."""
-    async with asking(names.address) as resolver:
+async def test_an_address_resolves_to_itself(names: Nameserver, literal: str) -> None:
+    """No nameserver is queried."""
+    async with resolving(names.address) as resolver:
         assert [literal] == list(await resolver.addresses(literal))
     assert not names.questions
 
 
-async def test_localhost_is_known_without_a_nameserver(names: Nameserver) -> None:
-    """RFC 6761 §6.3."""
-    async with asking(names.address) as resolver:
+async def test_localhost_resolves_without_a_nameserver(names: Nameserver) -> None:
+    """RFC 6761 §6.3 requires this."""
+    async with resolving(names.address) as resolver:
         assert "127.0.0.1" in await resolver.addresses("localhost")
     assert not names.questions
 
 
-async def test_all_who_ask_at_once_ask_once(names: Nameserver) -> None:
-    """The nameserver sees one question, also for a name that counts only now."""
+async def test_concurrent_lookups_send_one_question(names: Nameserver) -> None:
+    """They share its response, even with a TTL of 0."""
     names.says[NAME] = [at(ADDRESS)]
-    async with asking(names.address) as resolver:
+    async with resolving(names.address) as resolver:
         found = await asyncio.gather(*(resolver.addresses(NAME) for _ in range(50)))
 
     assert [(ADDRESS,)] * 50 == [tuple(addresses) for addresses in found]
     assert 1 == names.asked()
 
 
-async def test_who_goes_away_takes_the_answer_from_nobody(names: Nameserver) -> None:
-    """The others still hear it; and if all go, whoever comes later does not ask again."""
+async def test_a_cancelled_lookup_does_not_cancel_the_others(names: Nameserver) -> None:
+    """The remaining lookup gets the addresses, and a later one finds them in the cache."""
     names.says[NAME] = [at(ADDRESS, ttl_s=60)]
-    async with asking(names.address) as resolver:
+    async with resolving(names.address) as resolver:
         first, second, third = (asyncio.create_task(resolver.addresses(NAME)) for _ in range(3))
         await asyncio.sleep(0)
         first.cancel()
@@ -106,13 +106,13 @@ async def test_who_goes_away_takes_the_answer_from_nobody(names: Nameserver) -> 
 
 
 @pytest.mark.parametrize(("ttl_s", "kept_s"), [(1, 1), (60, 60), (86_400, 300)])
-async def test_an_answer_counts_for_its_ttl_and_at_most_for_five_minutes(
+async def test_addresses_are_cached_for_their_ttl_and_at_most_five_minutes(
     names: Nameserver, ttl_s: int, kept_s: int
 ) -> None:
-    """After that it is asked for anew, whatever the library below has kept."""
+    """After that the nameserver is queried again, whatever the resolver library has cached."""
     names.says[NAME] = [at(ADDRESS, ttl_s=ttl_s), at(OTHER_ADDRESS, ttl_s=ttl_s)]
     clock = Clock()
-    async with asking(names.address, now_s=clock) as resolver:
+    async with resolving(names.address, now_s=clock) as resolver:
         await resolver.addresses(NAME)
         clock.now_s += kept_s - 0.01
         before = await resolver.addresses(NAME)
@@ -123,20 +123,20 @@ async def test_an_answer_counts_for_its_ttl_and_at_most_for_five_minutes(
     assert 2 == names.asked()
 
 
-async def test_a_ttl_of_0_counts_only_now(names: Nameserver) -> None:
-    """The next one asks."""
+async def test_a_ttl_of_0_is_not_cached(names: Nameserver) -> None:
+    """The next lookup queries the nameserver again."""
     names.says[NAME] = [at(ADDRESS), at(OTHER_ADDRESS)]
-    async with asking(names.address) as resolver:
+    async with resolving(names.address) as resolver:
         found = [list(await resolver.addresses(NAME)) for _ in range(2)]
 
     assert [[ADDRESS], [OTHER_ADDRESS]] == found
 
 
-async def test_a_name_that_comes_to_be_is_found_seconds_later(names: Nameserver) -> None:
-    """Its absence counts for five seconds, whatever its zone says and the library below remembers."""
+async def test_a_name_that_is_created_is_found_seconds_later(names: Nameserver) -> None:
+    """A missing name is cached for five seconds, whatever its zone and the resolver library say."""
     names.says[NAME] = [NO_SUCH_NAME, at(ADDRESS)]
     clock = Clock()
-    async with asking(names.address, now_s=clock) as resolver:
+    async with resolving(names.address, now_s=clock) as resolver:
         for _ in range(3):
             with pytest.raises(NoSuchNameError):
                 await resolver.addresses(NAME)
@@ -147,11 +147,11 @@ async def test_a_name_that_comes_to_be_is_found_seconds_later(names: Nameserver)
     assert 1 == asked
 
 
-async def test_a_nameserver_that_failed_is_asked_again_after_a_second(names: Nameserver) -> None:
-    """It may well be better by then."""
+async def test_a_nameserver_that_failed_is_queried_again_after_a_second(names: Nameserver) -> None:
+    """Until then the failure is cached."""
     names.says[NAME] = [fails(SERVFAIL)]
     clock = Clock()
-    async with asking(names.address, now_s=clock) as resolver:
+    async with resolving(names.address, now_s=clock) as resolver:
         with pytest.raises(NameServerError):
             await resolver.addresses(NAME)
         names.says[NAME] = [at(ADDRESS)]
@@ -162,27 +162,27 @@ async def test_a_nameserver_that_failed_is_asked_again_after_a_second(names: Nam
         assert [ADDRESS] == list(await resolver.addresses(NAME))
 
 
-async def test_a_nameserver_that_is_not_there_has_failed() -> None:
-    """Nobody listens at its port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
-        nobody.bind(("127.0.53.2", 0))
-        port = nobody.getsockname()[1]
-    async with asking(f"127.0.53.2:{port}") as resolver:
+async def test_an_unreachable_nameserver_is_a_nameserver_error() -> None:
+    """No process listens at its port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+        unused.bind(("127.0.53.2", 0))
+        port = unused.getsockname()[1]
+    async with resolving(f"127.0.53.2:{port}") as resolver:
         with pytest.raises(NameServerError):
             await resolver.addresses(NAME)
 
 
-async def test_the_second_nameserver_is_asked_where_the_first_is_not_there(names: Nameserver) -> None:
-    """In the order in which they are named."""
+async def test_the_second_nameserver_is_queried_if_the_first_is_unreachable(names: Nameserver) -> None:
+    """Nameservers are queried in their configured order."""
     names.says[NAME] = [at(ADDRESS)]
-    async with asking("127.0.53.2:1", names.address) as resolver:
+    async with resolving("127.0.53.2:1", names.address) as resolver:
         assert [ADDRESS] == list(await resolver.addresses(NAME))
 
 
-async def test_a_silent_nameserver_is_waited_for_no_longer_than_the_limit(names: Nameserver) -> None:
-    """However often it is asked; and who comes next asks again."""
+async def test_a_silent_nameserver_fails_the_lookup_at_the_time_limit(names: Nameserver) -> None:
+    """The limit covers all tries of a lookup. The next lookup queries the nameserver again."""
     names.says[NAME] = [SILENCE]
-    async with asking(names.address) as resolver:
+    async with resolving(names.address) as resolver:
         resolver.limit_s = 0.2
         with pytest.raises(NameTimeoutError):
             await resolver.addresses(NAME)
@@ -192,17 +192,17 @@ async def test_a_silent_nameserver_is_waited_for_no_longer_than_the_limit(names:
         assert [ADDRESS] == list(await resolver.addresses(NAME))
 
 
-async def test_a_family_that_is_not_answered_for_costs_not_the_other(names: Nameserver) -> None:
-    """Some nameservers know no AAAA and say nothing."""
+async def test_one_address_family_resolves_without_a_response_for_the_other(names: Nameserver) -> None:
+    """Some nameservers do not respond to AAAA questions."""
     names.says[NAME], names.mute = [at(ADDRESS)], {AAAA}
-    async with asking(names.address) as resolver:
+    async with resolving(names.address) as resolver:
         assert [ADDRESS] == list(await resolver.addresses(NAME))
 
 
-async def test_what_is_under_way_is_not_lost_when_the_library_below_is_made_anew(names: Nameserver) -> None:
-    """A question that waits for its answer keeps the channel that it was asked by."""
+async def test_a_pending_lookup_survives_the_renewal_of_the_dns_channel(names: Nameserver) -> None:
+    """It keeps the channel by which its question was sent."""
     names.says |= {NAME: [SILENCE], "b.example": [NO_SUCH_NAME], "c.example": [at(OTHER_ADDRESS)]}
-    async with asking(names.address) as resolver:
+    async with resolving(names.address) as resolver:
         slow = asyncio.create_task(resolver.addresses(NAME))
         await wait_until(names.asked, "the question")
         with pytest.raises(NoSuchNameError):
@@ -213,10 +213,10 @@ async def test_what_is_under_way_is_not_lost_when_the_library_below_is_made_anew
         assert [ADDRESS] == list(await slow)
 
 
-async def test_of_a_thousand_addresses_a_few_are_tried(
+async def test_only_the_first_few_of_a_thousand_addresses_are_dialled(
     origin: Origin, start: Start, names: Nameserver
 ) -> None:
-    """They come over TCP; all are vetted, and the living one behind the dead ones is never reached."""
+    """They arrive over TCP. A live address beyond the limit is never reached; one within it is."""
     dead = [f"127.53.{number // 250}.{number % 250 + 1}" for number in range(1000)]
     names.says |= {"last.example": [at(*dead, HOST)], "soon.example": [at(*dead[: MAX_ADDRESSES - 1], HOST)]}
     worker = await start(policy={"attempts": 1}, nameservers=names.address)
@@ -229,10 +229,10 @@ async def test_of_a_thousand_addresses_a_few_are_tried(
     assert 1 == origin.connections_opened
 
 
-async def test_an_address_that_is_dead_costs_a_moment_while_another_lives(
+async def test_a_dead_ipv6_address_does_not_fail_a_fetch_if_ipv4_works(
     origin: Origin, start: Start, names: Nameserver
 ) -> None:
-    """IPv6 refuses, or says nothing at all: IPv4 is tried beside it (RFC 8305), within one attempt."""
+    """IPv6 refuses or is silent, so IPv4 is tried beside it (RFC 8305), within one attempt."""
     names.says[NAME] = [at("::1", HOST)]
     worker = await start(policy={"attempts": 1}, nameservers=names.address, allow_net="127.0.0.0/8,::1")
     refused = await worker.one(f"http://{NAME}:{origin.port}/refused")
@@ -243,10 +243,10 @@ async def test_an_address_that_is_dead_costs_a_moment_while_another_lives(
     assert [Outcome.STORED] * 2 == [refused.outcome, silent.outcome]
 
 
-async def test_a_name_that_led_nowhere_is_asked_for_anew(
+async def test_a_name_is_looked_up_again_after_a_failed_connection(
     origin: Origin, start: Start, names: Nameserver
 ) -> None:
-    """A host that has moved is found by the next attempt, whatever its TTL was."""
+    """The next attempt finds a host that has moved, whatever its TTL was."""
     names.says[NAME] = [at(OTHER_HOST, ttl_s=300), at(HOST, ttl_s=300)]
     worker = await start(nameservers=names.address)
     result = await worker.one(f"http://{NAME}:{origin.port}/")
@@ -254,10 +254,10 @@ async def test_a_name_that_led_nowhere_is_asked_for_anew(
     assert (Outcome.STORED, 2, 2) == (result.outcome, result.attempts, names.asked())
 
 
-async def test_hosts_that_are_dns_names_but_no_international_ones_are_fetched(
+async def test_dns_names_that_are_not_valid_idna_are_fetched(
     origin: Origin, start: Start, names: Nameserver, engine: str
 ) -> None:
-    """The name is resolved and sent in Host as the URL has it, in a redirect as well."""
+    """The name is resolved and sent in Host as the URL has it, also after a redirect."""
     there = o.redirect(lambda _: f"http://xn--i-7iq.ws:{origin.port}/")
     origin.behaviour = o.by_path({"/redirect": there}, otherwise=o.ok())
     hosts = ["xn--i-7iq.ws", "_foo.example.com", "-a--b-.example"]
@@ -274,10 +274,8 @@ async def test_hosts_that_are_dns_names_but_no_international_ones_are_fetched(
     assert {f"{host}:{origin.port}" for host in hosts} == asked
 
 
-async def test_connections_share_what_is_known_of_a_name(
-    origin: Origin, start: Start, names: Nameserver
-) -> None:
-    """A connection each, one question."""
+async def test_connections_share_cached_addresses(origin: Origin, start: Start, names: Nameserver) -> None:
+    """Twenty connections need one question."""
     names.says[NAME] = [at(HOST, ttl_s=300)]
     origin.behaviour = o.ok(b"ok", [("Connection", "close")])
     worker = await start(nameservers=names.address)
@@ -287,11 +285,11 @@ async def test_connections_share_what_is_known_of_a_name(
     assert (20, 1) == (origin.connections_opened, names.asked())
 
 
-async def test_nothing_is_left_of_a_question_that_is_given_up() -> None:
+async def test_closing_the_resolver_cancels_pending_lookups() -> None:
     """A worker that stops waits for no nameserver."""
     async with nameserver("127.0.53.3") as names:
         names.says[NAME] = [SILENCE]
-        async with asking(names.address) as resolver:
+        async with resolving(names.address) as resolver:
             waiting = asyncio.create_task(resolver.addresses(NAME))
             await wait_until(names.asked, "the question")
     await asyncio.wait([waiting])

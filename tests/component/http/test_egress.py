@@ -1,4 +1,4 @@
-"""Nothing is dialled that the operator did not allow, by whichever way a fetch gets there."""
+"""Egress rules: no route leads a fetch to an address that the operator did not allow."""
 
 import pytest
 
@@ -34,12 +34,12 @@ pytestmark = on_both_engines
 
 
 def was_refused(result: Result) -> bool:
-    """Refused by the egress rule, for good."""
+    """Return whether the egress rule refused the fetch, without a retry."""
     return (result.outcome, result.reason, result.attempts) == (Outcome.FAILED, Reason.EGRESS_REFUSED, 1)
 
 
 async def test_loopback_is_refused_unless_allowed(origin: Origin, start: Start) -> None:
-    """Out of the box a worker dials public addresses alone; the origin sees no connection."""
+    """By default a worker dials public addresses only; the origin sees no connection."""
     worker = await start(allow_net="")
 
     assert was_refused(await worker.one(origin.url()))
@@ -47,8 +47,8 @@ async def test_loopback_is_refused_unless_allowed(origin: Origin, start: Start) 
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "[::1]", "[::ffff:127.0.0.1]"])
-async def test_no_spelling_of_loopback_gets_through(start: Start, host: str) -> None:
-    """A name and a mapped address are the same address in the end."""
+async def test_no_spelling_of_loopback_is_dialled(start: Start, host: str) -> None:
+    """The rule applies to the resolved address, also if it is an IPv4-mapped one."""
     async with Origin.serving("127.0.0.1", o.OK) as origin:
         worker = await start(allow_net="")
         result = await worker.one(f"http://{host}:{origin.port}/")
@@ -67,20 +67,20 @@ async def test_no_spelling_of_loopback_gets_through(start: Start, host: str) -> 
         ("mapped.example", "::ffff:10.0.0.1"),
     ],
 )
-async def test_a_name_is_judged_by_where_it_leads(
+async def test_a_name_is_vetted_by_the_address_it_resolves_to(
     start: Start, names: Nameserver, name: str, address: str
 ) -> None:
-    """There is no list of names: what counts is the address."""
+    """The rule has no list of names."""
     worker = await start(allow_net="", nameservers=names.address)
     names.says[name] = [at(address)]
 
     assert was_refused(await worker.one(f"http://{name}/"))
 
 
-async def test_what_is_denied_is_refused_also_where_it_is_allowed(
+async def test_a_denied_address_is_refused_inside_an_allowed_network(
     origin: Origin, other: Origin, start: Start
 ) -> None:
-    """The rest of the network stays open."""
+    """The rest of the allowed network is dialled."""
     worker = await start(allow_net="127.0.0.0/8", deny_net=f"{OTHER_HOST}/32")
 
     assert was_refused(await worker.one(other.url()))
@@ -88,8 +88,8 @@ async def test_what_is_denied_is_refused_also_where_it_is_allowed(
     assert other.connections_opened == 0
 
 
-async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Nameserver) -> None:
-    """The addresses may be remembered, the verdict never is; and a lane's policy counts as it is now."""
+async def test_cached_addresses_are_vetted_for_each_connection(names: Nameserver) -> None:
+    """Addresses are cached, verdicts are not. A changed policy of the lane applies at once."""
     names.says[NAME] = [at("8.8.8.8", ttl_s=300)]
     network = GuardedNetwork(Egress(), Resolver([names.address]), RedisAddresses("127.0.0.1", 6379))
     pools = LanePools(network, TlsContexts(Policy()), ConnectionStats())
@@ -109,7 +109,7 @@ async def test_what_is_known_of_a_name_is_vetted_for_each_connection(names: Name
 
 
 async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: Origin, start: Start) -> None:
-    """An allowed host cannot send a fetch to one that is refused."""
+    """An allowed host cannot redirect a fetch to a refused one."""
     worker = await start(allow_net=f"{HOST}/32")
     origin.behaviour = o.redirect(other.url)
 
@@ -120,8 +120,8 @@ async def test_a_redirect_is_vetted_like_a_first_request(origin: Origin, other: 
     assert (origin.connections_opened, other.connections_opened) == (1, 0)
 
 
-async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, names: Nameserver) -> None:
-    """A name with mixed answers is trusted for none of them, wherever the bad one stands."""
+async def test_one_refused_address_refuses_the_name(origin: Origin, start: Start, names: Nameserver) -> None:
+    """Every address of a name is vetted, at any position in the DNS response."""
     worker = await start(allow_net=f"{HOST}/32", nameservers=names.address)
     names.says[NAME] = [at(HOST, OTHER_HOST), at(OTHER_HOST, HOST), at(*[HOST] * 20, "10.0.0.1")]
     url = f"http://{NAME}:{origin.port}/"
@@ -132,10 +132,10 @@ async def test_one_bad_address_refuses_the_name(origin: Origin, start: Start, na
     assert origin.connections_opened == 0
 
 
-async def test_the_address_that_was_vetted_is_the_one_dialled(
+async def test_the_worker_dials_the_address_that_it_vetted(
     origin: Origin, other: Origin, start: Start, names: Nameserver
 ) -> None:
-    """A name is resolved once a connection: what it is changed to afterwards is not asked."""
+    """A name is resolved once for each connection, so a later DNS change does not affect it."""
     worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
     names.says[NAME] = [at(HOST), at(OTHER_HOST)]
     url = f"http://{NAME}:{origin.port}/"
@@ -148,7 +148,7 @@ async def test_the_address_that_was_vetted_is_the_one_dialled(
 
 
 async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start, names: Nameserver) -> None:
-    """The next connection asks anew, and believes no more than the first."""
+    """With a TTL of 0, each new connection resolves the name and vets its addresses."""
     worker = await start(allow_net=f"{HOST}/32", policy={"concurrency": 1}, nameservers=names.address)
     names.says[NAME] = [at(HOST), at(OTHER_HOST)]
     origin.behaviour = o.ok(b"ok", [("Connection", "close")])
@@ -161,10 +161,10 @@ async def test_a_name_that_changes_is_vetted_again(origin: Origin, start: Start,
     assert origin.connections_opened == 1
 
 
-async def test_the_next_address_is_tried_when_one_refuses(
+async def test_the_next_address_is_tried_when_one_refuses_connections(
     origin: Origin, start: Start, names: Nameserver
 ) -> None:
-    """A dead address of a name does not hide the living one."""
+    """Both addresses are tried within one attempt."""
     worker = await start(nameservers=names.address)
     names.says[NAME] = [at(OTHER_HOST, HOST)]
 
@@ -185,10 +185,10 @@ async def test_the_next_address_is_tried_when_one_refuses(
         (SILENCE, Reason.DNS_TIMEOUT),
     ],
 )
-async def test_a_name_without_an_address_is_tried_again(
+async def test_a_name_that_does_not_resolve_is_retried(
     start: Start, names: Nameserver, says: Says, reason: Reason
 ) -> None:
-    """It may be known later; the reason says whether there is no such name, no telling, or no answer."""
+    """The reason distinguishes a missing name, a failing nameserver and a timeout."""
     hasty = {"connect_s": 0.2, "read_s": 1, "write_s": 1, "pool_s": 1, "total_s": 5}
     policy = {"attempts": 3, "timeout": Timeouts(**hasty)}
     worker = await start(policy=policy, nameservers=names.address)

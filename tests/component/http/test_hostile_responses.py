@@ -1,7 +1,4 @@
-"""Answers that break HTTP/1.1, or leave it unknown what comes next on a connection: it is not used again.
-
-The origin's count of connections is the judge.
-"""
+"""Responses that break HTTP/1.1 or leave their connection in doubt. It is not reused: the origin counts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -27,7 +24,7 @@ SMUGGLED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"
 
 
 def raw(*pieces: bytes) -> Behaviour:
-    """Sends these bytes, one piece after the other, and keeps the connection."""
+    """Return a behaviour that sends these bytes piece by piece and keeps the connection open."""
 
     async def answer(x: Exchange) -> None:
         for piece in pieces:
@@ -37,7 +34,7 @@ def raw(*pieces: bytes) -> Behaviour:
 
 
 def head(first: str, *fields: str) -> bytes:
-    """The head of an answer."""
+    """Return the head of a response."""
     return "\r\n".join([f"HTTP/1.1 {first}", *fields, "", ""]).encode("latin-1")
 
 
@@ -52,9 +49,9 @@ BROKEN = {
     "no status": b"HTTP/1.1 OK\r\n\r\n",
     "two framings": head("200 OK", "Content-Length: 2", "Transfer-Encoding: chunked")
     + b"2\r\nok\r\n0\r\n\r\n",
-    "two framings, turned round": head("200 OK", "Transfer-Encoding: chunked", "Content-Length: 2")
+    "two framings, reversed": head("200 OK", "Transfer-Encoding: chunked", "Content-Length: 2")
     + b"2\r\nok\r\n0\r\n\r\n",
-    "a framing nobody knows": head("200 OK", "Transfer-Encoding: gzip") + b"ok",
+    "an unknown framing": head("200 OK", "Transfer-Encoding: gzip") + b"ok",
     "two lengths": head("200 OK", "Content-Length: 2", "Content-Length: 3") + b"ok!",
     "two lengths in a list": head("200 OK", "Content-Length: 2, 3") + b"ok!",
     "a negative length": head("200 OK", "Content-Length: -2") + b"ok",
@@ -62,16 +59,16 @@ BROKEN = {
     "a length in words": head("200 OK", "Content-Length: two") + b"ok",
     "a length of 10^30": head("200 OK", f"Content-Length: {10**30}") + b"ok",
     "a folded length": head("200 OK", "Content-Length:", " 2", " 3") + b"ok",
-    "a name with a blank": head("200 OK", "Content-Length : 2") + b"ok",
+    "a space before the colon": head("200 OK", "Content-Length : 2") + b"ok",
     "a bad chunk size": head("200 OK", "Transfer-Encoding: chunked") + b"-2\r\nok\r\n0\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
-async def test_an_answer_that_breaks_the_protocol_costs_its_connection(
+async def test_a_response_that_breaks_the_protocol_costs_its_connection(
     origin: Origin, start: Start, broken: bytes
 ) -> None:
-    """It is never stored, and the next request goes over another connection and has its own answer."""
+    """It is never stored. The next request uses another connection and gets its own response."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = o.sequence(raw(broken), o.ok(b"mine"))
 
@@ -88,7 +85,7 @@ FOLLOWED = {
     "a second response": (OK + SMUGGLED,),
     "a second response, later": (OK, SMUGGLED),
     "a body longer than its length": (OK + b"k" * 10,),
-    "a line too many": (OK + b"\r\n",),
+    "an extra line": (OK + b"\r\n",),
     "a second response after chunks": (
         head("200 OK", "Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\n\r\n" + SMUGGLED,
     ),
@@ -96,10 +93,10 @@ FOLLOWED = {
 
 
 @pytest.mark.parametrize("pieces", FOLLOWED.values(), ids=FOLLOWED.keys())
-async def test_what_follows_an_answer_is_nobodys(
+async def test_data_after_a_response_is_discarded_with_its_connection(
     origin: Origin, start: Start, engine: str, pieces: tuple[bytes, ...]
 ) -> None:
-    """The answer stands, by its length; what came after it goes with its connection."""
+    """The body is stored by its declared length."""
     worker = await start(engine=engine, policy=ONE_AT_A_TIME)
     origin.behaviour = o.sequence(raw(*pieces), o.ok(b"mine"))
 
@@ -110,10 +107,10 @@ async def test_what_follows_an_answer_is_nobodys(
 
 
 @pytest.mark.parametrize("status", [304, 404, 503])
-async def test_an_answer_that_is_not_kept_may_not_carry_another_either(
+async def test_a_response_in_doubt_that_is_not_kept_costs_its_connection(
     origin: Origin, start: Start, status: int
 ) -> None:
-    """Whatever its status, and whether its framings contradict each other or more follows."""
+    """Its framings contradict each other, or more data follows. The status makes no difference."""
     worker = await start(policy=ONE_AT_A_TIME)
     both = head(f"{status} No", "Content-Length: 2", "Transfer-Encoding: chunked") + b"2\r\nno\r\n0\r\n\r\n"
     more = head(f"{status} No", "Content-Length: 0") + SMUGGLED
@@ -129,7 +126,7 @@ async def test_an_answer_that_is_not_kept_may_not_carry_another_either(
 
 
 async def test_a_304_with_a_body_leaves_the_file_as_it_is(origin: Origin, start: Start) -> None:
-    """What the caller has stays, and the connection goes."""
+    """The fetch is `unchanged`, and the connection is not reused."""
     worker = await start(policy=ONE_AT_A_TIME)
     etag = ("ETag", '"1"')
     changed = head("304 Not Modified", 'ETag: "1"', "Content-Length: 6") + b"poison"
@@ -149,10 +146,10 @@ async def test_a_304_with_a_body_leaves_the_file_as_it_is(origin: Origin, start:
 
 
 @pytest.mark.parametrize("lengths", [("2", "2"), ("2, 2",)], ids=["twice", "in a list"])
-async def test_a_length_that_is_said_twice_is_one_length(
+async def test_equal_content_lengths_count_as_one(
     origin: Origin, start: Start, lengths: tuple[str, ...]
 ) -> None:
-    """The same each time, it leaves no doubt (RFC 9110 §8.6), and the connection is used again."""
+    """They leave no doubt (RFC 9110 §8.6), so the connection is reused."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = raw(head("200 OK", *(f"Content-Length: {length}" for length in lengths)) + b"ok")
 
@@ -163,7 +160,7 @@ async def test_a_length_that_is_said_twice_is_one_length(
 
 
 def closes_when_used(close: Callable[[Exchange], None]) -> Behaviour:
-    """Answers the first request of a connection, and none after it."""
+    """Return a behaviour that responds to the first request of a connection and closes at the second."""
     seen: set[int] = set()
 
     async def answer(x: Exchange) -> None:
@@ -177,10 +174,10 @@ def closes_when_used(close: Callable[[Exchange], None]) -> Behaviour:
 
 
 @pytest.mark.parametrize("close", [Exchange.close, Exchange.abort], ids=["closed", "reset"])
-async def test_an_idle_connection_that_the_host_closed_is_one_request_more(
+async def test_an_idle_connection_that_the_host_closed_charges_no_attempt(
     origin: Origin, start: Start, engine: str, close: Callable[[Exchange], None]
 ) -> None:
-    """Made at once on a new connection, no attempt charged, and no wait."""
+    """The request is repeated at once on a new connection, without back-off."""
     worker = await start(engine=engine, policy={**ONE_AT_A_TIME, "retry_base_s": 60, "retry_cap_s": 60})
     origin.behaviour = closes_when_used(close)
 
@@ -190,10 +187,8 @@ async def test_an_idle_connection_that_the_host_closed_is_one_request_more(
     assert [(seen.target, seen.connection) for seen in origin.requests] == [("/1", 1), ("/2", 1), ("/2", 2)]
 
 
-async def test_of_many_idle_connections_none_is_tried_after_one_was_dead(
-    origin: Origin, start: Start
-) -> None:
-    """A host that closes them all costs each request one more, and none an attempt."""
+async def test_after_one_dead_idle_connection_no_other_is_tried(origin: Origin, start: Start) -> None:
+    """Each request is sent at most twice, and no attempt is charged."""
     worker = await start(policy={"concurrency": 4, "attempts": 1})
     go_on = asyncio.Event()
     closing = closes_when_used(Exchange.close)
@@ -212,8 +207,8 @@ async def test_of_many_idle_connections_none_is_tried_after_one_was_dead(
     assert all(per_path.count(f"/{n}") <= 2 for n in range(8))
 
 
-async def test_a_post_on_an_idle_connection_is_sent_once(origin: Origin, start: Start) -> None:
-    """Nobody knows whether the host has done it (RFC 9110 §9.2.2)."""
+async def test_a_post_on_an_idle_connection_that_closes_is_not_repeated(origin: Origin, start: Start) -> None:
+    """The host may have processed it (RFC 9110 §9.2.2)."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = closes_when_used(Exchange.close)
 
@@ -224,8 +219,10 @@ async def test_a_post_on_an_idle_connection_is_sent_once(origin: Origin, start: 
     assert len(origin.requests) == 2
 
 
-async def test_a_put_on_an_idle_connection_is_sent_again_whole(origin: Origin, start: Start) -> None:
-    """It may be repeated, so it is, from the first byte."""
+async def test_a_put_on_an_idle_connection_that_closes_is_repeated_whole(
+    origin: Origin, start: Start
+) -> None:
+    """PUT is idempotent. Its body is sent again from the first byte."""
     worker = await start(policy=ONE_AT_A_TIME)
     origin.behaviour = closes_when_used(Exchange.close)
 
@@ -236,8 +233,8 @@ async def test_a_put_on_an_idle_connection_is_sent_again_whole(origin: Origin, s
     assert [len(seen.body) for seen in origin.requests] == [0, 250_000, 250_000]
 
 
-async def test_a_new_connection_that_closes_is_an_attempt(origin: Origin, worker: OneWorker) -> None:
-    """Only one that was idle is excused."""
+async def test_a_new_connection_that_closes_charges_an_attempt(origin: Origin, worker: OneWorker) -> None:
+    """Only the close of an idle connection is free."""
     origin.behaviour = o.sequence(o.stall_headers(0), o.OK)
 
     result = await worker.one(origin.url())
@@ -245,8 +242,10 @@ async def test_a_new_connection_that_closes_is_an_attempt(origin: Origin, worker
     assert (result.outcome, result.attempts) == (Outcome.STORED, 2)
 
 
-async def test_an_answer_that_broke_off_in_its_head_is_an_attempt(origin: Origin, start: Start) -> None:
-    """The host had begun: on an idle connection, too, that is no close that crossed a request."""
+async def test_a_response_that_breaks_off_in_its_head_charges_an_attempt(
+    origin: Origin, start: Start
+) -> None:
+    """The host had begun to respond, so this is no close that crossed a request."""
     worker = await start(policy={"concurrency": 1})
     origin.behaviour = o.sequence(o.OK, o.garbage(b"HTTP/1.1 2"), o.OK)
 
@@ -260,7 +259,7 @@ async def test_an_answer_that_broke_off_in_its_head_is_an_attempt(origin: Origin
 
 @asynccontextmanager
 async def tls_origin(authority: Authority, answer: bytes) -> AsyncIterator[tuple[str, list[int]]]:
-    """Its URL, and its connections; it answers with these bytes, record by record."""
+    """Yield the URL of a TLS origin and its connections. The answer is split into records at `|`."""
     opened: list[int] = []
     ended = asyncio.Event()
 
@@ -284,10 +283,10 @@ async def tls_origin(authority: Authority, answer: bytes) -> AsyncIterator[tuple
 @pytest.mark.parametrize(
     ("answer", "connections"), [(OK + b"|" + SMUGGLED, 3), (OK, 1)], ids=["smuggled", "clean"]
 )
-async def test_a_second_response_in_a_tls_record_of_its_own_is_seen(
+async def test_a_second_response_in_its_own_tls_record_costs_the_connection(
     tmp_path_factory: pytest.TempPathFactory, answer: bytes, connections: int
 ) -> None:
-    """Though it has left the kernel, and nobody has read it; a connection without one is used again."""
+    """The record has left the kernel but is unread. Without it, the connection is reused."""
     authority = Authority(tmp_path_factory.mktemp("ca"))
     async with (
         tls_origin(authority, answer) as (url, opened),

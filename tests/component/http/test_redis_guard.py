@@ -1,4 +1,4 @@
-"""The fleet's own Redis is never dialled, whatever is allowed and however it is spelt."""
+"""The Redis of the fleet is never dialled by a fetch, whatever is allowed and however it is spelled."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ EVERYWHERE = "0.0.0.0/0,::/0"
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port: int = found.getsockname()[1]
         return port
@@ -30,7 +30,7 @@ def free_port() -> int:
 
 @pytest.fixture
 async def own() -> AsyncIterator[tuple[str, int]]:
-    """The URL of a Redis's unix socket, and the port on which it listens besides."""
+    """Yield the URL of a Redis's unix socket, and its TCP port."""
     port = free_port()
     with own_redis("--port", str(port), "--bind", "127.0.0.1") as server:
         await wait_until(server.answers, "Redis")
@@ -38,10 +38,10 @@ async def own() -> AsyncIterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("by_tcp", [True, False])
-async def test_no_spelling_reaches_our_own_redis(
+async def test_no_spelling_reaches_the_redis_of_the_fleet(
     own: tuple[str, int], start: Start, names: Nameserver, origin: Origin, *, by_tcp: bool
 ) -> None:
-    """Not by any address of this machine, a name or a redirect; if we speak by a unix socket neither."""
+    """Addresses of this machine, names and redirects are refused, also if the worker uses the unix socket."""
     url, port = own
     names.says[NAME] = [at("127.0.0.1", ttl_s=60)]
     origin.behaviour = o.redirect(f"http://127.0.0.1:{port}/")
@@ -56,17 +56,19 @@ async def test_no_spelling_reaches_our_own_redis(
     }
 
 
-async def test_a_port_beside_our_own_redis_is_dialled(
+async def test_other_ports_than_that_of_redis_are_dialled(
     own: tuple[str, int], start: Start, origin: Origin
 ) -> None:
-    """It is the one service that is shut off, not the machine."""
+    """The guard covers one service, not the machine."""
     worker = await start(redis_url=own[0], allow_net=EVERYWHERE)
 
     assert Outcome.STORED is (await worker.one(origin.url())).outcome
 
 
-async def test_our_own_redis_is_at_all_that_its_name_has_led_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it led to before may still be it; and while the name is not found, what was found counts on."""
+async def test_all_addresses_that_the_name_of_redis_has_had_are_guarded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Earlier addresses stay guarded, also while the name does not resolve."""
     said: list[Any] = [["10.0.0.7"], ["10.0.0.8", "fd00::8"], OSError("not found")]
 
     async def found(*_: Any, **__: Any) -> list[Any]:
@@ -85,8 +87,10 @@ async def test_our_own_redis_is_at_all_that_its_name_has_led_to(monkeypatch: pyt
     assert not said
 
 
-async def test_what_is_not_known_to_be_elsewhere_is_not_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis whose name has never been found may be anywhere at that port."""
+async def test_the_port_of_a_redis_whose_name_never_resolved_is_not_dialled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such a Redis may be at any address."""
 
     async def never(*_: Any, **__: Any) -> list[Any]:
         raise OSError("not found")
@@ -98,6 +102,6 @@ async def test_what_is_not_known_to_be_elsewhere_is_not_dialled(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("address", "ours"), [("127.0.0.1", True), ("::1", True), ("192.0.2.1", False)])
-def test_an_address_of_this_machine_is_told_without_a_packet(address: str, *, ours: bool) -> None:
-    """By what Linux would call from."""
+def test_an_address_of_this_machine_is_recognized_without_a_packet(address: str, *, ours: bool) -> None:
+    """Linux would use the address itself as the source address."""
     assert is_own_address(ip_address(address)) is ours

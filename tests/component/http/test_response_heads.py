@@ -1,4 +1,4 @@
-"""Response heads as hosts send them: bytes of any encoding, fields sent twice, odd field lines."""
+"""Response heads as hosts send them: bytes of any encoding, repeated fields, odd field lines."""
 
 import asyncio
 
@@ -26,8 +26,10 @@ LOCATIONS: dict[str, tuple[Headers, str]] = {
 """By path: the fields of a redirect, and the target that a browser would request."""
 
 
-async def test_a_redirect_leads_where_a_browser_would_go(origin: Origin, worker: OneWorker) -> None:
-    """By the bytes of its own Location, whatever the other fields are."""
+async def test_a_redirect_leads_to_the_target_that_a_browser_would_request(
+    origin: Origin, worker: OneWorker
+) -> None:
+    """Only the bytes of its Location decide, not those of other fields."""
     routes = {path: o.status(302, fields) for path, (fields, _) in LOCATIONS.items()}
     origin.behaviour = o.by_path({**routes, "/ok/": o.ok(str.encode)})
 
@@ -38,8 +40,8 @@ async def test_a_redirect_leads_where_a_browser_would_go(origin: Origin, worker:
     assert asked == {path: target for path, (_, target) in LOCATIONS.items()}
 
 
-async def test_validators_that_differ_are_not_used(origin: Origin, start: Start) -> None:
-    """Two ETags name no version; one that was sent twice does, and so does the first of two dates."""
+async def test_etags_that_differ_are_not_used(origin: Origin, start: Start) -> None:
+    """Equal ETags count as one, and the first of two dates counts. An ETag beyond ASCII is not used."""
     worker = await start(policy={"concurrency": 1})
     dates = [("Last-Modified", f"Tue, 0{day} Jan 2024 00:00:00 GMT") for day in (2, 9)]
     origin.behaviour = o.by_path(
@@ -74,10 +76,10 @@ ODD = {
 }
 
 
-async def test_a_head_that_is_odd_costs_the_connection_and_not_the_body(
+async def test_an_odd_head_costs_the_connection_but_not_the_body(
     origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """Each body is stored, and the next request goes over another connection; its log line tells."""
+    """The body is stored, the next request uses another connection, and the log line has `lenient`."""
     worker = await start(policy={"concurrency": 1, "attempts": 1})
     odd = TWICE | ODD
     origin.behaviour = o.sequence(*map(raw, odd.values()), o.OK)
@@ -92,7 +94,7 @@ async def test_a_head_that_is_odd_costs_the_connection_and_not_the_body(
 
 
 async def test_odd_fields_keep_their_meaning(origin: Origin, start: Start) -> None:
-    """A space before a colon and a fold change no value; a field in pieces is the field."""
+    """A space before a colon hides no field, and a fold becomes a space. The head arrives byte by byte."""
     worker = await start(policy={"concurrency": 1})
     pieces = [head("302 Found", "Location : /ok", "X: a", " b", "Content-Length: 0")]
     pieces = [bytes([byte]) for byte in pieces[0]]
@@ -113,7 +115,7 @@ async def test_odd_fields_keep_their_meaning(origin: Origin, start: Start) -> No
 
 
 async def test_an_odd_trailer_does_not_cost_the_body(origin: Origin, start: Start) -> None:
-    """The body is complete before its trailers come."""
+    """The body is complete before its trailers arrive."""
     worker = await start(policy={"concurrency": 1, "attempts": 1})
     origin.behaviour = raw(head("200 OK", "Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\nX A: b\r\n\r\n")
 
@@ -122,8 +124,8 @@ async def test_an_odd_trailer_does_not_cost_the_body(origin: Origin, start: Star
     assert (result.outcome, result.reason) == (Outcome.STORED, None)
 
 
-async def test_a_head_that_only_a_lenient_reader_could_frame_is_refused(origin: Origin, start: Start) -> None:
-    """Nothing of it is stored."""
+async def test_an_odd_line_that_frames_the_body_is_refused(origin: Origin, start: Start) -> None:
+    """The fetch fails with `protocol`, and no body is stored."""
     worker = await start(policy={"attempts": 1})
     framed = [
         "Content-Length : 2",

@@ -1,4 +1,4 @@
-"""Every wait of an exchange ends, each by its own bound and with its own reason."""
+"""Timeouts: each wait of an exchange has its own bound and its own reason."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ HOST = "127.0.5.3"
 
 @contextmanager
 def unreachable() -> Iterator[str]:
-    """The URL of a host whose kernel takes no more connections: what is sent to it is not answered."""
+    """Yield the URL of a host with a full accept queue: its kernel ignores further connections."""
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.socket())
         full.bind((HOST, 0))
@@ -40,13 +40,13 @@ def unreachable() -> Iterator[str]:
 
 
 async def stalled(x: Exchange) -> None:
-    """Says half of a head, and no more."""
+    """Send half of a head, and stall."""
     await x.raw(LINE + b"X: y\r\n")
     await asyncio.Event().wait()
 
 
-async def test_a_host_that_takes_no_connection_ends_by_the_connect_timeout(start: Start) -> None:
-    """Nothing was sent, so a POST is tried again too."""
+async def test_a_host_that_accepts_no_connection_fails_with_connect_timeout(start: Start) -> None:
+    """No request was sent, so a POST is retried too."""
     worker = await start(policy={"attempts": 2, "timeout": replace(PATIENT, connect_s=0.2)})
     with unreachable() as url:
         result = await worker.one(url, method="POST", body="x")
@@ -63,20 +63,20 @@ async def test_a_host_that_takes_no_connection_ends_by_the_connect_timeout(start
     ],
     ids=["no byte", "half a head", "an interim head"],
 )
-async def test_a_head_that_stalls_says_whether_it_had_begun(
+async def test_the_reason_of_a_stalled_head_depends_on_whether_it_had_begun(
     origin: Origin, start: Start, answer: Behaviour, reason: Reason
 ) -> None:
-    """The first byte has as long as any other; only the reason differs."""
+    """The read timeout bounds both waits; only the reason differs."""
     worker = await start(policy={"attempts": 1, "timeout": replace(PATIENT, read_s=0.2)})
     origin.behaviour = answer
 
     assert (await worker.one(origin.url())).reason is reason
 
 
-async def test_on_a_connection_that_is_used_again_the_first_byte_is_that_of_its_own_answer(
+async def test_the_first_byte_timeout_on_a_reused_connection_ignores_earlier_responses(
     origin: Origin, start: Start
 ) -> None:
-    """What the last answer brought does not count."""
+    """Bytes of the previous response do not turn it into a read timeout."""
     worker = await start(policy={"attempts": 1, "concurrency": 1, "timeout": replace(PATIENT, read_s=0.2)})
     origin.behaviour = o.by_path({"/": o.OK, "/held": o.silent})
 
@@ -86,7 +86,7 @@ async def test_on_a_connection_that_is_used_again_the_first_byte_is_that_of_its_
     assert origin.connections_opened == 1
 
 
-DRIPS = {
+TRICKLES = {
     "headers": (endless(LINE, itertools.repeat(b"X: y\r\n"), 0.05), 1),
     "1xx": (endless(b"", itertools.repeat(EARLY), 0.05), 5),
     "a body": (o.slow(b"x", 0.05, 100_000), 1),
@@ -95,11 +95,11 @@ DRIPS = {
 }
 
 
-@pytest.mark.parametrize(("answer", "attempts"), DRIPS.values(), ids=DRIPS.keys())
-async def test_whatever_a_host_does_the_deadline_ends_it(
+@pytest.mark.parametrize(("answer", "attempts"), TRICKLES.values(), ids=TRICKLES.keys())
+async def test_the_deadline_ends_a_fetch_whatever_its_host_sends(
     origin: Origin, start: Start, answer: Behaviour, attempts: int
 ) -> None:
-    """As `deadline`, be it the last attempt or not, though the policy would allow a minute."""
+    """The reason is `deadline` on the last attempt and on an earlier one. The policy allows a minute."""
     worker = await start(policy={"attempts": attempts, "timeout": PATIENT})
     origin.behaviour = answer
 
@@ -109,8 +109,8 @@ async def test_whatever_a_host_does_the_deadline_ends_it(
     assert not worker.files() | worker.parts()
 
 
-async def test_a_post_that_the_deadline_cuts_off_is_not_sent_again(origin: Origin, start: Start) -> None:
-    """It ends as `deadline` like any other."""
+async def test_a_post_cut_off_by_the_deadline_is_not_repeated(origin: Origin, start: Start) -> None:
+    """The reason is `deadline`, as for any other method."""
     worker = await start(policy={"timeout": PATIENT})
     origin.behaviour = o.silent
 
@@ -119,10 +119,10 @@ async def test_a_post_that_the_deadline_cuts_off_is_not_sent_again(origin: Origi
     assert (result.reason, len(origin.requests)) == (Reason.DEADLINE, 1)
 
 
-async def test_who_waits_for_a_slot_of_the_worker_waits_until_its_deadline(
+async def test_a_fetch_that_waits_for_a_slot_of_the_worker_ends_at_its_deadline(
     origin: Origin, other: Origin, start: Start
 ) -> None:
-    """Though all slots are taken for longer than that, it ends; so does what waits behind it."""
+    """The only slot stays taken for longer. The fetches queued behind it in its lane end too."""
     may_end = asyncio.Event()
     origin.behaviour = o.held(may_end)
     worker = await start(max_in_flight=1, policy={"concurrency": 1})
@@ -139,8 +139,10 @@ async def test_who_waits_for_a_slot_of_the_worker_waits_until_its_deadline(
     assert not other.requests
 
 
-async def test_a_robots_txt_that_drips_costs_no_more_than_the_deadline(origin: Origin, start: Start) -> None:
-    """The fetch in whose place it is asked for ends like those that wait for the answer."""
+async def test_a_robots_txt_that_trickles_costs_no_more_than_the_deadline(
+    origin: Origin, start: Start
+) -> None:
+    """The fetch that requested it and the fetches that wait for it all end with `deadline`."""
     worker = await start(policy={"robots": "obey", "timeout": PATIENT})
     origin.behaviour = o.slow(b"x", 0.05, 100_000)
 
