@@ -1,4 +1,4 @@
-"""Between the network and the disk: two blocks at most, and nobody waits for somebody else's disk."""
+"""The two blocks of a body between network and disk: their bounds, and the threads that write them."""
 
 import asyncio
 import errno
@@ -32,10 +32,10 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
         yield made
 
 
-async def test_while_one_block_is_written_the_next_is_filled_and_no_third(
+async def test_a_second_block_fills_while_the_first_is_written(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A body is received further at once, until there is a second block."""
+    """The writer waits when both blocks are full."""
     may_end, written, writev = threading.Event(), [], os.writev
 
     def slowly(file: int, blocks: list[bytes]) -> int:
@@ -61,10 +61,10 @@ async def test_while_one_block_is_written_the_next_is_filled_and_no_third(
     assert (sink.disk.path / stored.path).read_bytes() == BLOCK + b"the next" + BLOCK + b"rest"
 
 
-async def test_a_block_is_received_into_again_only_once_it_is_written(
+async def test_a_block_is_reused_only_after_it_is_written(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two blocks take a body of any size; its bytes stay as they came until the disk has them."""
+    """Two blocks are enough for a body of any size. Unwritten bytes are not overwritten."""
     may_write, writev, body = threading.Event(), os.writev, [bytes([at]) * 1000 for at in range(250)] * 8
 
     def slowly(file: int, blocks: list[bytes]) -> int:
@@ -97,8 +97,10 @@ async def test_a_block_is_received_into_again_only_once_it_is_written(
     assert stored.sha256 == hashlib.sha256(BLOCK + b"".join(body)).hexdigest()
 
 
-async def test_an_error_is_told_with_the_next_block(sink: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing more goes to a disk that has refused a block."""
+async def test_a_write_error_is_raised_at_the_next_block(
+    sink: FileSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No further block goes to the disk after an error."""
     asked = []
 
     def full(file: int, _: list[bytes]) -> int:
@@ -117,7 +119,7 @@ async def test_an_error_is_told_with_the_next_block(sink: FileSink, monkeypatch:
 
 
 async def test_tiny_pieces_are_joined(sink: FileSink) -> None:
-    """Many objects would take many times the memory of their bytes."""
+    """Each object costs many times the memory of its few bytes."""
     pieces = [some_bytes(size) for size in (*[1] * 5000, 5000, *[7] * 100, 4096, 1)]
     async with aclosing(sink.writer(ENTRY, 1, Expected())) as writer:
         for piece in pieces:
@@ -130,10 +132,10 @@ async def test_tiny_pieces_are_joined(sink: FileSink) -> None:
     assert (sink.disk.path / stored.path).read_bytes() == b"".join(pieces)
 
 
-async def test_stuck_large_bodies_keep_no_small_one_waiting(
+async def test_stuck_large_bodies_delay_no_small_body(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many large ones as there are threads stand still; a small one is placed all the same."""
+    """Every thread for large bodies is at a stalled disk. Small bodies have threads of their own."""
     stuck, go_on = [], threading.Event()
     create = sink.disk.directory.create
 
@@ -165,13 +167,13 @@ async def test_stuck_large_bodies_keep_no_small_one_waiting(
 
 @pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("size_bytes", [10, 4095])
-async def test_a_disk_that_takes_a_part_is_asked_to_take_the_rest(
+async def test_a_short_write_is_continued(
     sink: FileSink,
     monkeypatch: pytest.MonkeyPatch,
     size_bytes: int,
     nameless: bool,  # noqa: FBT001
 ) -> None:
-    """write(2) may take less than all of it, and says so only by a number."""
+    """write(2) may write fewer bytes than given, and reports it only by its return value."""
     if not nameless:
         disable_nameless_files(monkeypatch)
     writev = os.writev
@@ -188,10 +190,10 @@ async def test_a_disk_that_takes_a_part_is_asked_to_take_the_rest(
     assert (sink.disk.path / "a").read_bytes() == some_bytes(size_bytes)
 
 
-async def test_a_disk_that_is_full_in_the_middle_of_the_last_block_has_not_taken_the_body(
+async def test_a_disk_that_fills_up_within_the_last_block_fails_the_body(
     tmp_path: Path,
 ) -> None:
-    """The kernel takes what fits of it without an error; the body is not stored."""
+    """The kernel writes the bytes that fit and raises no error for them."""
     with mounted(tmp_path / "out") as out, opened(out) as sink:
         (out / "filler").write_bytes(b"x" * (3 << 20))
         with pytest.raises(OSError, match="No space left") as caught:
@@ -201,10 +203,10 @@ async def test_a_disk_that_is_full_in_the_middle_of_the_last_block_has_not_taken
         assert files(out) == {"filler"}
 
 
-async def test_cancelled_while_a_block_is_on_its_way_it_leaves_nothing(
+async def test_cancellation_during_a_write_leaves_no_file(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread is waited for: what it makes after we let go is removed too."""
+    """The writer waits for its thread, and then removes the file that the thread creates."""
     at_it, go_on = threading.Event(), threading.Event()
     create = sink.disk.directory.create
 
@@ -226,8 +228,8 @@ async def test_cancelled_while_a_block_is_on_its_way_it_leaves_nothing(
     assert files(sink.disk.path) == set()
 
 
-async def test_a_length_that_is_not_reached_is_noticed_with_blocks_on_their_way(sink: FileSink) -> None:
-    """A body that ends early is refused only once all that came is accounted for."""
+async def test_a_body_shorter_than_its_length_fails_while_blocks_are_being_written(sink: FileSink) -> None:
+    """The error counts all received bytes, also those not yet on disk."""
     with pytest.raises(Exception, match=f"{len(BLOCK) * 2} of {len(BLOCK) * 3} bytes came"):
         await keep(sink, BLOCK * 2, "a", expected=Expected(len(BLOCK) * 3))
 

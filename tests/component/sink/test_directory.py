@@ -1,4 +1,4 @@
-"""Nothing outside the out folder is ever touched, whatever is put in the way of a body."""
+"""The out folder as a boundary: no link or path leads a body outside it."""
 
 import os
 import threading
@@ -39,12 +39,12 @@ def outside(tmp_path: Path) -> Path:
 
 
 def is_untouched(outside: Path) -> bool:
-    """Whether the folder is as it was."""
+    """Return True if the folder is unchanged."""
     return files(outside) == {"file"} and (outside / "file").read_bytes() == b"theirs"
 
 
 def store(held_open: Directory, path: str) -> None:
-    """An empty file there, as a small body is stored."""
+    """Store an empty file at the path, as a small body is stored."""
     file, named = held_open.nameless(), False
     if file is not None:
         try:
@@ -68,10 +68,10 @@ def store(held_open: Directory, path: str) -> None:
     ],
     ids=["file", "dangling", "parent", "grandparent", "inside", "loop"],
 )
-async def test_a_link_in_the_way_is_refused(
+async def test_a_link_on_the_path_of_a_body_is_refused(
     sink: FileSink, outside: Path, dest: str, link: str, target: str
 ) -> None:
-    """At the final name or at a parent, wherever it leads; it stays, and the error names it."""
+    """The link is the final name or a parent and leads anywhere. It stays, and the error names it."""
     (sink.disk.path / "sibling").mkdir()
     (sink.disk.path / link).parent.mkdir(exist_ok=True)
     (sink.disk.path / link).symlink_to(target)
@@ -86,10 +86,10 @@ async def test_a_link_in_the_way_is_refused(
 
 @pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10], ids=["small", "large"])
 @pytest.mark.parametrize("planted", ["link", "folder"])
-async def test_what_is_planted_at_a_parts_name_is_refused(
+async def test_a_link_or_folder_at_the_name_of_a_partial_file_is_refused(
     sink: FileSink, outside: Path, monkeypatch: pytest.MonkeyPatch, planted: str, size_bytes: int
 ) -> None:
-    """A part is made by us and nobody else: nothing is written through a link."""
+    """The writer creates its partial file exclusively, so no write follows a link."""
     disable_nameless_files(monkeypatch)
     if planted == "link":
         (sink.disk.partial_folder / PART).symlink_to(outside / "file")
@@ -103,10 +103,10 @@ async def test_what_is_planted_at_a_parts_name_is_refused(
     assert not (sink.disk.path / "a").exists()
 
 
-async def test_what_is_planted_at_a_parts_name_hinders_no_body_that_needs_no_part(
+async def test_a_link_at_the_name_of_a_partial_file_does_not_affect_nameless_bodies(
     sink: FileSink, outside: Path
 ) -> None:
-    """It stays as it is, and so does what it leads to."""
+    """Link and target stay as they are."""
     (sink.disk.partial_folder / PART).symlink_to(outside / "file")
 
     assert await keep(sink, BODY, "a")
@@ -116,10 +116,8 @@ async def test_what_is_planted_at_a_parts_name_hinders_no_body_that_needs_no_par
     assert is_untouched(outside)
 
 
-async def test_a_part_that_could_not_be_removed_before_gives_way(
-    sink: FileSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disk that was read-only for a while kept it; that is no reason to fail."""
+async def test_a_leftover_partial_file_is_replaced(sink: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that was read-only for some time kept it."""
     disable_nameless_files(monkeypatch)
     (sink.disk.partial_folder / PART).write_bytes(b"older and longer than ours")
 
@@ -129,8 +127,10 @@ async def test_a_part_that_could_not_be_removed_before_gives_way(
     assert files(sink.disk.path) == {"a"}
 
 
-async def test_a_link_at_our_own_folder_is_refused_at_the_start(tmp_path: Path, outside: Path) -> None:
-    """The worker says what to remove; the out folder itself may be a link."""
+async def test_a_link_in_place_of_the_workers_own_folder_is_refused_at_the_start(
+    tmp_path: Path, outside: Path
+) -> None:
+    """The error names the link to remove. The out folder itself may be a link."""
     (tmp_path / "out").mkdir()
     (tmp_path / "alias").symlink_to(tmp_path / "out")
     with opened(tmp_path / "alias") as sink:
@@ -153,10 +153,10 @@ HOSTILE_PATHS = [
 
 
 @pytest.mark.parametrize("path", HOSTILE_PATHS)
-def test_no_path_leads_out_of_the_out_folder_whatever_calls(
+def test_no_call_accepts_a_path_that_leads_out_of_the_out_folder(
     sink: FileSink, outside: Path, tmp_path: Path, path: str
 ) -> None:
-    """Also where a fetch could never have that path: it may come from a result, a note or an index entry."""
+    """Such a path cannot come from a fetch, but from a result, a note or an index entry."""
     directory = sink.disk.directory
     (tmp_path / "out/a").mkdir()
     os.close(directory.create(PART))
@@ -185,8 +185,8 @@ def test_no_path_leads_out_of_the_out_folder_whatever_calls(
     assert is_untouched(outside)
 
 
-async def test_a_folder_that_was_moved_away_takes_no_body_along(sink: FileSink, tmp_path: Path) -> None:
-    """The next body of its name has a new folder, inside the out folder."""
+async def test_a_folder_that_was_moved_away_receives_no_further_body(sink: FileSink, tmp_path: Path) -> None:
+    """The next body with its name is stored in a new folder inside the out folder."""
     await keep(sink, BODY, "folder/a")
     (sink.disk.path / "folder").rename(tmp_path / "elsewhere")
 
@@ -197,13 +197,13 @@ async def test_a_folder_that_was_moved_away_takes_no_body_along(sink: FileSink, 
 
 
 @pytest.mark.parametrize("nameless", [True, False])
-async def test_of_bodies_that_are_stored_together_none_goes_along_with_a_folder_for_long(
+async def test_a_batch_opens_its_folders_again_after_a_moment(
     sink: FileSink,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     nameless: bool,  # noqa: FBT001
 ) -> None:
-    """A folder is entered anew once a moment is over, be it in the middle of them."""
+    """A folder that is moved during a batch receives bodies for that time at most."""
     if not nameless:
         disable_nameless_files(monkeypatch)
     now_s = 0.0
@@ -219,10 +219,10 @@ async def test_of_bodies_that_are_stored_together_none_goes_along_with_a_folder_
     assert files(sink.disk.path) == {"folder/c"}
 
 
-async def test_a_folder_that_vanishes_between_bodies_that_are_stored_together_is_made_again(
+async def test_a_folder_removed_during_a_batch_is_made_again(
     sink: FileSink,
 ) -> None:
-    """Somebody tidies up at that very moment: our own folder and the body's."""
+    """Another program removes the folder of the body and that of partial files."""
     with sink.disk.directory.held_open(60.0) as held_open:
         store(held_open, "folder/a")
         (sink.disk.path / "folder/a").unlink()
@@ -233,8 +233,10 @@ async def test_a_folder_that_vanishes_between_bodies_that_are_stored_together_is
     assert files(sink.disk.path) == {"folder/b"}
 
 
-async def test_what_is_remembered_leads_nowhere_else(origin: Origin, start: Start, outside: Path) -> None:
-    """The records of `fallback` are names in the out folder too."""
+async def test_the_index_does_not_follow_a_link_at_its_folder(
+    origin: Origin, start: Start, outside: Path
+) -> None:
+    """Index entries for `fallback` are files in the out folder too."""
     worker = await start(policy={"fallback": "stale"})
     (worker.out / ".fetchfleet/stored").symlink_to(outside)
 
@@ -246,10 +248,10 @@ async def test_what_is_remembered_leads_nowhere_else(origin: Origin, start: Star
 
 
 @pytest.mark.parametrize("planted", ["link", "folder", "link above"])
-async def test_the_log_says_aloud_what_is_in_the_way(
+async def test_an_error_line_names_the_path_that_is_in_the_way(
     origin: Origin, worker: OneWorker, lines: Lines, outside: Path, planted: str
 ) -> None:
-    """The fetch ends as `bad_dest`, and an error line names the path."""
+    """The fetch ends as `bad_dest`."""
     dest = "evil/file" if planted == "link above" else "evil"
     if planted == "folder":
         (worker.out / "evil").mkdir()
@@ -266,10 +268,10 @@ async def test_the_log_says_aloud_what_is_in_the_way(
     assert not worker.parts()
 
 
-async def test_a_disk_mounted_inside_the_out_folder_is_told_of(
+async def test_a_disk_mounted_inside_the_out_folder_is_named_in_the_note(
     origin: Origin, worker: OneWorker, lines: Lines
 ) -> None:
-    """No name can be moved across: the fetch ends, and the log says what is wrong."""
+    """rename(2) does not cross file systems, so the fetch ends as `bad_dest`."""
     with mounted(worker.out / "inner"):
         result = await worker.one(origin.url(), dest="inner/a")
 

@@ -1,4 +1,4 @@
-"""Errors of the disk at every step of a body: final for one fetch, or waited for."""
+"""Errors of the disk at every step of a body: final for one fetch, or retried later."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ SMALL, LARGE = 10, 2 * BLOCK_BYTES + 10
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Workers wait for the disk, and look at it, for a moment only."""
+    """Return timings with pauses and disk checks of 20 ms."""
     return replace(tuned(disk_pause_s=0.02), disk_check_s=0.02, disk_full_defer_s=0.05)
 
 
@@ -39,14 +39,14 @@ os_open = os.open
 
 
 class Failing:
-    """A system call that fails once where it concerns a body, not the worker's own trial."""
+    """A system call that fails once for a body, but not for the worker's trial file."""
 
     def __init__(self, real: Callable[..., Any]) -> None:
         self.real = real
         self.number: int | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the call, or raise the error."""
+        """Block if the name is one of the stuck, then name the file."""
         creates = self.real is not os_open or ("dir_fd" in kwargs and args[1] & os.O_EXCL)
         name = str(Path(f"/proc/self/fd/{args[0]}").readlink()) if isinstance(args[0], int) else str(args[0])
         if self.number is None or not creates or "trial" in name:
@@ -71,7 +71,7 @@ STEPS: list[Any] = [
     ("fsync", LARGE, {"durability": "full"}, {}),
     ("link", SMALL, {}, {"if_exists": "fail"}),
 ]
-"""Steps of a body, the size of one that takes it, the policy and the fields of its fetch."""
+"""A step, the size of a body that needs it, the policy, and the fields of its fetch."""
 
 MORE_STEPS: list[Any] = [
     ("create", SMALL, {}, {}),
@@ -80,11 +80,11 @@ MORE_STEPS: list[Any] = [
     ("rename", SMALL, {}, {}),
     ("rename", LARGE, {}, {}),
 ]
-"""tests/component/runtime/test_disk_guard.py has the errors of these that time mends."""
+"""Further steps: tests/component/runtime/test_disk_guard.py covers their transient errors."""
 
 
 def label(value: object) -> str:
-    """Return the part of a test's id."""
+    """Return the part of a test ID."""
     return str(value) if isinstance(value, str | int) else ""
 
 
@@ -99,7 +99,7 @@ async def test_an_error_of_one_name_or_size_ends_that_fetch_at_once(
     policy: dict[str, Any],
     fields: dict[str, Any],
 ) -> None:
-    """One request, the text of the error in the log, no word of a full disk, nothing left."""
+    """The fetch sends one request and leaves no file. The log has the error's text, but no `disk.full`."""
     disable_nameless_files(monkeypatch)
     worker = await start(policy=policy)
     origin.behaviour = o.ok(b"x" * size_bytes)
@@ -123,7 +123,7 @@ async def test_an_error_of_one_name_or_size_ends_that_fetch_at_once(
 
 
 @pytest.mark.parametrize(("step", "size_bytes", "policy", "fields"), STEPS, ids=label)
-async def test_an_error_that_time_mends_is_waited_for(
+async def test_a_transient_disk_error_is_retried(
     origin: Origin,
     start: Start,
     lines: Lines,
@@ -133,7 +133,7 @@ async def test_an_error_that_time_mends_is_waited_for(
     policy: dict[str, Any],
     fields: dict[str, Any],
 ) -> None:
-    """No attempt is charged, and the body is stored by the next one."""
+    """No attempt is charged, and the next one stores the body."""
     disable_nameless_files(monkeypatch)
     worker = await start(policy=policy)
     origin.behaviour = o.ok(b"x" * size_bytes)
@@ -150,23 +150,25 @@ async def test_an_error_that_time_mends_is_waited_for(
     assert not [line for line in lines if line["event"] in {"disk.full", "disk.refused"}]
 
 
-async def refused_until_mended(
-    worker: OneWorker, url: str, lines: Lines, mend: Callable[[], None], event: str
+async def refused_until_repaired(
+    worker: OneWorker, url: str, lines: Lines, repair: Callable[[], None], event: str
 ) -> tuple[Result, dict[str, Any]]:
-    """Fetch while nothing can be stored; mend that once the worker logs the event; return result and line."""
+    """Fetch while the disk refuses, repair it once the event is logged, and return result and line."""
     batch = await worker.submit([url])
-    await wait_until(lambda: [line for line in lines if line["event"] == event], "the worker to notice")
-    mend()
-    await wait_until(lambda: [line for line in lines if line["event"] == "disk.ok"], "the worker to go on")
+    await wait_until(
+        lambda: [line for line in lines if line["event"] == event], "the worker to log the event"
+    )
+    repair()
+    await wait_until(lambda: [line for line in lines if line["event"] == "disk.ok"], "the worker to continue")
     [result] = [result async for result in batch.results()]
     return result, next(line for line in lines if line["event"] == event)
 
 
 @pytest.mark.parametrize("name", ["EMFILE", "ESTALE", "EPERM"])
-async def test_a_worker_that_cannot_store_on_a_well_disk_says_so_and_waits(
+async def test_a_worker_that_cannot_store_on_a_healthy_disk_logs_it_and_waits(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """It lacks descriptors, memory or permissions for all bodies: no fetch is at fault, no disk is full."""
+    """It lacks descriptors or permissions for all bodies: no fetch fails, and the log has no `disk.full`."""
     disable_nameless_files(monkeypatch)
     number = getattr(errno, name)
     create, check_permission = Directory.create, Directory.check_permission
@@ -184,11 +186,11 @@ async def test_a_worker_that_cannot_store_on_a_well_disk_says_so_and_waits(
     monkeypatch.setattr(Directory, "create", refuse(create))
     monkeypatch.setattr(Directory, "check_permission", refuse(check_permission))
 
-    def mend() -> None:
+    def repair() -> None:
         nonlocal now
         now = False
 
-    result, line = await refused_until_mended(worker, origin.url(), lines, mend, "disk.refused")
+    result, line = await refused_until_repaired(worker, origin.url(), lines, repair, "disk.refused")
 
     assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
     assert (line["log_level"], line["wanting"]) == ("error", "writing")
@@ -196,10 +198,10 @@ async def test_a_worker_that_cannot_store_on_a_well_disk_says_so_and_waits(
     assert not [line for line in lines if line["event"] == "disk.full"]
 
 
-async def test_a_quota_is_a_full_disk(
+async def test_an_exceeded_quota_counts_as_a_full_disk(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Although there is space by the disk's own word; the line has the error."""
+    """The disk reports free space, so the log line has the error's text."""
     disable_nameless_files(monkeypatch)
     monkeypatch.setattr(disk_space, "PAUSE_S", 0.1)
     create, now = Directory.create, [True]
@@ -212,16 +214,14 @@ async def test_a_quota_is_a_full_disk(
     worker = await start()
     monkeypatch.setattr(Directory, "create", refuse)
 
-    result, line = await refused_until_mended(worker, origin.url(), lines, now.clear, "disk.full")
+    result, line = await refused_until_repaired(worker, origin.url(), lines, now.clear, "disk.full")
 
     assert (result.outcome, result.attempts) == (Outcome.STORED, 1)
     assert (line["wanting"], os.strerror(errno.EDQUOT) in line["error"]) == ("writing", True)
 
 
-async def test_an_out_folder_that_was_removed_is_made_again(
-    origin: Origin, worker: OneWorker, lines: Lines
-) -> None:
-    """A fetch may have to wait for that."""
+async def test_a_removed_out_folder_is_made_again(origin: Origin, worker: OneWorker, lines: Lines) -> None:
+    """The fetch may be interrupted once."""
     shutil.rmtree(worker.out)
 
     result = await worker.one(origin.url())
@@ -233,10 +233,10 @@ async def test_an_out_folder_that_was_removed_is_made_again(
     assert not [line for line in lines if line["event"] == "disk.full"]
 
 
-async def test_a_file_system_mounted_read_only_in_the_out_folder_is_named(
+async def test_a_read_only_mount_inside_the_out_folder_fails_only_its_own_fetches(
     origin: Origin, worker: OneWorker, lines: Lines
 ) -> None:
-    """The disk of the out folder takes bodies, so only fetches below that folder end."""
+    """The note names the mount. The disk of the out folder still stores bodies."""
     with mounted(worker.out / "inner") as inner:
         remount(inner, "ro")
         result = await worker.one(origin.url(), dest="inner/new/file")
@@ -249,7 +249,7 @@ async def test_a_file_system_mounted_read_only_in_the_out_folder_is_named(
 
 
 def test_a_read_only_out_folder_is_refused_at_the_start(tmp_path: Path) -> None:
-    """With the reason of the system, be it new or used before."""
+    """The error is that of the system, for a new folder and for one used before."""
     with mounted(tmp_path / "disk") as disk:
         used = Directory(disk / "used")
         used.open()

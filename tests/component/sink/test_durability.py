@@ -1,4 +1,4 @@
-"""What a body has behind it when its result is told: `durability`, and a death at any step."""
+"""Durability: what is synced before a result is written, and what a kill at any step leaves."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is asked of the disk from here on, in order, by call and name."""
+    """Return a list that receives each later fsync, rename and link, in order."""
     done: list[str] = []
     fsync, rename, link = os.fsync, os.rename, os.link
 
@@ -64,7 +64,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("full", ["fsync part", "rename", "fsync deeper", "fsync folder", "fsync out"]),
     ],
 )
-async def test_the_disk_is_asked_in_this_order(
+async def test_body_name_and_folders_are_synced_in_order(
     sink: FileSink,
     steps: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -72,7 +72,7 @@ async def test_the_disk_is_asked_in_this_order(
     expected: list[str],
     size_bytes: int,
 ) -> None:
-    """The body before it has its name; then the name, and the names of all folders that lead to it."""
+    """The body is synced before it has its name, and then every folder on the path to it."""
     disable_nameless_files(monkeypatch)
     kept = await keep(sink, some_bytes(size_bytes), "folder/deeper/a", StorageOptions(durability=durability))
 
@@ -82,10 +82,10 @@ async def test_the_disk_is_asked_in_this_order(
 
 
 @pytest.mark.parametrize(("durability", "expected"), [("none", ["link"]), ("file", ["fsync part", "rename"])])
-async def test_what_is_not_synced_needs_no_temporary_name(
+async def test_an_unsynced_small_body_has_no_temporary_name(
     sink: FileSink, steps: list[str], durability: str, expected: list[str]
 ) -> None:
-    """It has none until it has its own, where the disk can do that."""
+    """O_TMPFILE creates it and a link names it. A synced body starts as a partial file."""
     kept = await keep(sink, some_bytes(SMALL), "folder/deeper/a", StorageOptions(durability=durability))
 
     assert kept is not None
@@ -93,17 +93,17 @@ async def test_what_is_not_synced_needs_no_temporary_name(
     assert (sink.disk.path / kept.path).read_bytes() == some_bytes(SMALL)
 
 
-async def test_the_result_is_told_last(
+async def test_the_result_is_written_after_the_disk_is_synced(
     origin: Origin, start: Start, steps: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No reader of results is ahead of the disk, with the policy of the host."""
+    """The durability here comes from the policy of the host."""
     add = Settler.add
 
-    def told(*args: Any) -> None:
+    def noted(*args: Any) -> None:
         steps.append("result")
         add(*args)
 
-    monkeypatch.setattr(Settler, "add", told)
+    monkeypatch.setattr(Settler, "add", noted)
     worker = await start(hosts={"127.0.0.11": {"durability": "full"}})
 
     await worker.one(origin.url(), dest="folder/a")
@@ -112,10 +112,10 @@ async def test_the_result_is_told_last(
 
 
 @pytest.mark.parametrize("failing", ["part", "folder"])
-async def test_what_could_not_be_synced_is_fetched_again(
+async def test_a_body_with_a_failed_fsync_is_fetched_again(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    """Nobody syncs it once more: the body goes, no attempt is charged, and another takes its place."""
+    """The worker drops the file without a second fsync and charges no attempt."""
     fsync, asked = os.fsync, []
 
     def fails_once(file: int) -> None:
@@ -140,13 +140,13 @@ async def test_what_could_not_be_synced_is_fetched_again(
 
 @pytest.fixture(scope="module")
 def deaths() -> Iterator[Deaths]:
-    """The driver of sinks that are killed."""
+    """Yield the driver of sinks that are killed."""
     with driver() as running:
         yield running
 
 
 @BOTH
-@pytest.mark.parametrize("nameless", [True, False], ids=["nameless", "a part"])
+@pytest.mark.parametrize("nameless", [True, False], ids=["nameless", "partial file"])
 @pytest.mark.parametrize(
     ("durability", "if_exists", "old"),
     [
@@ -156,9 +156,9 @@ def deaths() -> Iterator[Deaths]:
         ("full", "replace", "old"),
         ("full", "fail", None),
     ],
-    ids=["new", "over an old one", "no other", "synced over an old one", "synced, no other"],
+    ids=["new", "replace", "fail if it exists", "synced replace", "synced, fail if it exists"],
 )
-def test_killed_at_any_step_it_leaves_a_whole_body_or_none(
+def test_a_kill_at_any_step_leaves_a_whole_body_or_none(
     deaths: Deaths,
     tmp_path: Path,
     size_bytes: int,
@@ -167,7 +167,7 @@ def test_killed_at_any_step_it_leaves_a_whole_body_or_none(
     old: str | None,
     nameless: bool,  # noqa: FBT001
 ) -> None:
-    """Kill -9 before each call that changes the disk: a whole body is at the name, or what was there."""
+    """Killed before any call that changes the disk, it leaves a whole body or the old one at the name."""
     lives = deaths(tmp_path, size_bytes, durability, if_exists, old, nameless=nameless)
 
     *killed, last = lives
@@ -180,12 +180,12 @@ def test_killed_at_any_step_it_leaves_a_whole_body_or_none(
     assert placing in last["steps"]
     assert len(killed) == len(last["steps"]) >= 5
     wholes = [life["found"] == "whole" for life in lives]
-    assert wholes == sorted(wholes), "once it has its name it keeps it"
+    assert wholes == sorted(wholes), "a body that has its name must keep it"
     assert not [life for life in killed if placing not in life["steps"] and life["found"] == "whole"]
 
 
-async def test_a_part_that_is_cut_short_is_dropped_whatever_its_durability(sink: FileSink) -> None:
-    """A sync is no reason to keep what did not come whole."""
+async def test_a_body_with_a_wrong_digest_is_dropped_at_full_durability(sink: FileSink) -> None:
+    """The sink checks the digest before it syncs."""
     with pytest.raises(errors.DigestMismatchError):
         await keep(sink, some_bytes(LARGE), "a", StorageOptions(durability="full"), sha256="0" * 64)
 

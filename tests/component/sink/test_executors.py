@@ -1,4 +1,4 @@
-"""Threads that stand still, of whichever kind, stop nobody who needs others."""
+"""Executors: blocked threads of one kind delay no work of another kind."""
 
 import asyncio
 import gzip
@@ -26,17 +26,17 @@ LEAST_BYTES, MOST_BYTES = 256 * 1024, 1024 * 1024
 
 
 async def answer(x: Exchange) -> None:
-    """Lines, packed where the path says so."""
+    """Respond with lines, gzipped if the path begins with /packed."""
     packed = x.request.target.startswith("/packed")
-    # Stored, not compressed: so that what comes is large, too.
+    # Level 0 keeps the packed body as large as the plain one.
     await x.respond(200, GZIPPED if packed else [], gzip.compress(LINES, 0) if packed else LINES)
 
 
 @pytest.mark.parametrize("kind", ["default", "hashing", "sending", "blocks"])
-async def test_what_is_looked_into_waits_for_nobody_elses_threads(
+async def test_decoding_and_line_checks_wait_for_no_other_executor(
     origin: Origin, start: Start, tmp_path: Path, kind: str
 ) -> None:
-    """Large files that are read or written on a disk that stands still, or names that no resolver answers."""
+    """Hashing or sending files on a stalled disk, or stuck DNS lookups, fill the other executor."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "file").write_bytes(LINES)
     worker = await start(in_folder=tmp_path / "in")
@@ -65,10 +65,10 @@ async def test_what_is_looked_into_waits_for_nobody_elses_threads(
 
 
 @pytest.mark.parametrize("name", ["plain", "small chunks", "decoded"])
-async def test_large_bodies_go_to_disk_in_large_pieces(
+async def test_large_bodies_are_written_in_large_pieces(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Of 256 KiB to 1 MiB, however they come; only the last one may be smaller."""
+    """Pieces have 256 KiB to 1 MiB for any size of chunks. Only the last one may be smaller."""
     body = os.urandom(1000) * 6000
     sizes: list[int] = []
     writev = os.writev

@@ -1,4 +1,4 @@
-"""Bodies on disk: at the final name there is a whole body or nothing."""
+"""The file sink: the final name has a whole body or no file."""
 
 import asyncio
 import errno
@@ -46,19 +46,19 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
 
 
 def entry(dest: str | None = None) -> Entry:
-    """A fetch for the sink."""
+    """Return a fetch for the sink."""
     return Entry(id=ID, deadline_ms=0, fetch=Fetch(url="http://x/", dest=dest))
 
 
 def files(folder: Path) -> set[str]:
-    """Every file below a folder."""
+    """Return every file below a folder."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
 async def keep(
     sink: FileSink, *chunks: bytes, dest: str | None = None, live: bool = True, **expected: Any
 ) -> StoredAt | None:
-    """The chunks received and committed."""
+    """Receive the chunks and commit them."""
     async with aclosing(sink.writer(entry(dest), 1, Expected(**expected))) as part:
         for chunk in chunks:
             await give(part, chunk)
@@ -66,7 +66,7 @@ async def keep(
 
 
 async def test_a_small_body_is_one_file(sink: FileSink) -> None:
-    """The path fans out by the id, and nothing temporary is left."""
+    """Its path fans out by the fetch ID, and no temporary file is left."""
     kept = await keep(sink, b"hel", b"lo")
 
     assert kept is not None
@@ -75,8 +75,8 @@ async def test_a_small_body_is_one_file(sink: FileSink) -> None:
     assert files(sink.disk.path) == {kept.path}
 
 
-async def test_a_body_of_no_bytes_is_a_file(sink: FileSink) -> None:
-    """Empty is not absent."""
+async def test_an_empty_body_is_an_empty_file(sink: FileSink) -> None:
+    """A result without a file would be a body that was not stored."""
     kept = await keep(sink, length_bytes=0)
 
     assert kept is not None
@@ -85,7 +85,7 @@ async def test_a_body_of_no_bytes_is_a_file(sink: FileSink) -> None:
 
 @pytest.mark.parametrize("size_bytes", [BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES + 5])
 async def test_a_large_body_is_whole(sink: FileSink, size_bytes: int) -> None:
-    """At and around the edges of a block every byte is there once."""
+    """At and around the edges of a block every byte is stored once."""
     body = os.urandom(size_bytes)
     chunks = [body[at : at + 65_000] for at in range(0, size_bytes, 65_000)]
 
@@ -97,8 +97,8 @@ async def test_a_large_body_is_whole(sink: FileSink, size_bytes: int) -> None:
     assert files(sink.disk.path) == {kept.path}
 
 
-async def test_only_two_blocks_wait_in_memory(sink: FileSink) -> None:
-    """What has come is on disk but for one block that is on its way and one that fills."""
+async def test_at_most_two_blocks_of_a_body_are_in_memory(sink: FileSink) -> None:
+    """One block is being written while the other fills."""
     chunk = b"x" * 60_000
     async with aclosing(sink.writer(entry(), 1, Expected())) as part:
         for number in range(1, 51):
@@ -107,8 +107,8 @@ async def test_only_two_blocks_wait_in_memory(sink: FileSink) -> None:
             assert number * len(chunk) - on_disk < 2 * (BLOCK_BYTES + len(chunk))
 
 
-async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
-    """Blocks that are already on disk go, too."""
+async def test_an_error_in_the_middle_of_a_body_leaves_no_file(sink: FileSink) -> None:
+    """Blocks that are already on disk are removed."""
 
     async def break_off(on_disk: list[str]) -> None:
         async with aclosing(sink.writer(entry(), 1, Expected())) as part:
@@ -126,7 +126,7 @@ async def test_an_error_in_the_middle_leaves_nothing(sink: FileSink) -> None:
 
 
 @pytest.mark.parametrize("flushed", [True, False], ids=["half on disk", "on its way to disk"])
-async def test_being_cancelled_again_and_again_leaves_nothing(sink: FileSink, flushed: bool) -> None:  # noqa: FBT001
+async def test_repeated_cancellation_leaves_no_file(sink: FileSink, flushed: bool) -> None:  # noqa: FBT001
     """A lane that lapses and is then lost cancels its fetches twice."""
     written = asyncio.Event()
 
@@ -155,9 +155,9 @@ async def test_being_cancelled_again_and_again_leaves_nothing(sink: FileSink, fl
         ({"max_bytes": 9}, OverlongBodyError),
         ({"sha256": "0" * 64}, errors.DigestMismatchError),
     ],
-    ids=["short", "long", "other"],
+    ids=["truncated", "overlong", "wrong digest"],
 )
-async def test_a_body_that_is_not_as_expected_leaves_nothing(
+async def test_a_body_with_a_wrong_length_or_digest_leaves_no_file(
     sink: FileSink, size_bytes: int, expected: dict[str, Any], error: type[Exception]
 ) -> None:
     """It is refused before it has a name, small or large."""
@@ -168,14 +168,14 @@ async def test_a_body_that_is_not_as_expected_leaves_nothing(
 
 
 @pytest.mark.parametrize("size_bytes", [10, BLOCK_BYTES + 10])
-async def test_nothing_is_placed_when_the_lane_is_no_longer_ours(sink: FileSink, size_bytes: int) -> None:
-    """A body that came whole has no name unless the lease still holds."""
+async def test_a_body_is_not_placed_after_its_lane_is_lost(sink: FileSink, size_bytes: int) -> None:
+    """A whole body gets its name only while the lease is held."""
     assert await keep(sink, b"x" * size_bytes, live=False) is None
     assert files(sink.disk.path) == set()
 
 
-async def test_two_owners_parts_do_not_meet(sink: FileSink) -> None:
-    """A worker that lost its lane and does not know it yet cannot write into the next one's part."""
+async def test_two_owners_of_a_fetch_have_separate_partial_files(sink: FileSink) -> None:
+    """A worker that lost its lane without noticing cannot write into the partial file of the next one."""
     big = BLOCK_BYTES + 1
     async with (
         aclosing(sink.writer(entry(), 1, Expected())) as old,
@@ -192,7 +192,7 @@ async def test_two_owners_parts_do_not_meet(sink: FileSink) -> None:
 
 
 async def test_a_dest_behind_a_symlink_is_refused(sink: FileSink, tmp_path: Path) -> None:
-    """A link in the out folder does not lead a body, or as much as a folder, out of it."""
+    """A link in the out folder leads no body and no folder out of it."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (sink.disk.path / "link").symlink_to(outside)
@@ -208,7 +208,7 @@ async def test_a_dest_behind_a_symlink_is_refused(sink: FileSink, tmp_path: Path
 
 
 async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Path) -> None:
-    """Whoever put it there meant something by it; it stays, and so does what it points to."""
+    """The link is not the worker's, so it stays, and so does its target."""
     outside = tmp_path / "outside"
     outside.write_bytes(b"theirs")
     (sink.disk.path / "a").symlink_to(outside)
@@ -221,8 +221,8 @@ async def test_a_dest_that_is_a_symlink_is_refused(sink: FileSink, tmp_path: Pat
     assert files(sink.disk.partial_folder) == set()
 
 
-async def test_a_folder_that_vanished_is_made_again(sink: FileSink) -> None:
-    """Somebody tidied up between two fetches to one folder."""
+async def test_a_removed_folder_is_made_again(sink: FileSink) -> None:
+    """Another program removes it between two fetches to one folder."""
     await keep(sink, b"x", dest="folder/a")
     (sink.disk.path / "folder/a").unlink()
     (sink.disk.path / "folder").rmdir()
@@ -233,8 +233,8 @@ async def test_a_folder_that_vanished_is_made_again(sink: FileSink) -> None:
 
 
 @pytest.mark.parametrize("dest", ["folder", "folder/file/below", "folder/loop/below"])
-async def test_a_dest_that_cannot_be_ends_the_fetch(origin: Origin, worker: OneWorker, dest: str) -> None:
-    """Where a folder stands no body goes, nor below a file or a loop; trying again would be vain."""
+async def test_an_impossible_dest_ends_the_fetch(origin: Origin, worker: OneWorker, dest: str) -> None:
+    """The dest is a folder, or below a file or a loop of links. A retry would fail again."""
     (worker.out / "folder").mkdir(parents=True)
     (worker.out / "folder/file").write_bytes(b"")
     (worker.out / "folder/loop").symlink_to("loop")
@@ -247,8 +247,8 @@ async def test_a_dest_that_cannot_be_ends_the_fetch(origin: Origin, worker: OneW
     assert not worker.parts()
 
 
-async def test_old_parts_are_dropped_at_the_start(sink: FileSink) -> None:
-    """What a worker that died left behind goes after a day; what may be alive stays."""
+async def test_old_partial_files_are_removed_at_the_start(sink: FileSink) -> None:
+    """A partial file older than a day has no writer. A younger one may have."""
     old, young = sink.disk.partial_folder / "old", sink.disk.partial_folder / "young"
     old.write_bytes(b"x")
     young.write_bytes(b"x")
@@ -259,11 +259,11 @@ async def test_old_parts_are_dropped_at_the_start(sink: FileSink) -> None:
     assert files(sink.disk.partial_folder) == {"young"}
 
 
-@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "a part"])
-async def test_a_full_disk_is_waited_for(
+@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "partial file"])
+async def test_enospc_is_retried_without_charging_an_attempt(
     origin: Origin, start: Start, lines: Lines, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """ENOSPC is nobody's fault: an interruption, no attempt, and the fetch goes on when there is room."""
+    """The fetch is interrupted, and continues when the disk has space."""
     worker = await start(timings=tuned(disk_pause_s=0.05))
     if step == "put":
         disable_nameless_files(monkeypatch)
@@ -286,7 +286,7 @@ async def test_a_full_disk_is_waited_for(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MiB."""
+    """Yield a disk of 4 MiB."""
     disk = tmp_path / "out"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
@@ -296,10 +296,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-async def test_a_large_body_waits_for_a_full_disk(
+async def test_a_large_body_waits_until_a_full_disk_has_space(
     small_disk: Path, origin: Origin, start: Start, lines: Lines
 ) -> None:
-    """A real disk that fills up in the middle of a body and is freed later."""
+    """A real disk fills up in the middle of the body and is freed later."""
     (small_disk / "filler").write_bytes(b"x" * (3 << 20))
     behaviour = o.big(2 << 20)
     origin.behaviour = behaviour

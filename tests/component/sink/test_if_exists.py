@@ -1,4 +1,4 @@
-"""What becomes of a file that stands where a body is to go."""
+"""`if_exists`: a file that is already at the `dest` of a fetch."""
 
 import asyncio
 
@@ -11,11 +11,11 @@ from tools.one_worker import OneWorker
 from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
-OLD = b"what was there"
+OLD = b"the old body"
 
 
-async def test_a_file_gives_way_unless_something_else_is_said(origin: Origin, worker: OneWorker) -> None:
-    """Whoever reads at the name finds the old body or the new one."""
+async def test_a_file_at_the_dest_is_replaced_by_default(origin: Origin, worker: OneWorker) -> None:
+    """A reader that has the old file open still reads the old body."""
     (worker.out / "a").write_bytes(OLD)
     with (worker.out / "a").open("rb") as reader:
         result = await worker.one(origin.url(), dest="a")
@@ -24,8 +24,8 @@ async def test_a_file_gives_way_unless_something_else_is_said(origin: Origin, wo
         assert reader.read() == OLD
 
 
-async def test_skip_asks_for_nothing_and_names_what_is_there(origin: Origin, worker: OneWorker) -> None:
-    """The fetch ends as `unchanged`, with path and bytes of the file, and no attempt is counted."""
+async def test_skip_sends_no_request_and_names_the_existing_file(origin: Origin, worker: OneWorker) -> None:
+    """The fetch ends as `unchanged` with path and size of the file, and counts no attempt."""
     (worker.out / "folder").mkdir()
     (worker.out / "folder/a").write_bytes(OLD)
 
@@ -37,8 +37,8 @@ async def test_skip_asks_for_nothing_and_names_what_is_there(origin: Origin, wor
     assert (origin.requests, worker.body(result)) == ([], OLD)
 
 
-async def test_fail_asks_for_nothing_and_says_exists(origin: Origin, worker: OneWorker) -> None:
-    """What is there stays."""
+async def test_fail_sends_no_request_and_ends_as_exists(origin: Origin, worker: OneWorker) -> None:
+    """The existing file stays."""
     (worker.out / "a").write_bytes(OLD)
 
     result = await worker.one(origin.url(), dest="a", if_exists="fail")
@@ -48,10 +48,12 @@ async def test_fail_asks_for_nothing_and_says_exists(origin: Origin, worker: One
     assert (worker.out / "a").read_bytes() == OLD
 
 
-@pytest.mark.parametrize("what", ["skip", "fail"])
-async def test_where_nothing_is_the_body_goes(origin: Origin, worker: OneWorker, what: str) -> None:
-    """Under its one name: the part is gone."""
-    result = await worker.one(origin.url(), dest="folder/a", if_exists=what)
+@pytest.mark.parametrize("if_exists", ["skip", "fail"])
+async def test_skip_and_fail_store_the_body_if_no_file_exists(
+    origin: Origin, worker: OneWorker, if_exists: str
+) -> None:
+    """The body has one name: its partial file is gone."""
+    result = await worker.one(origin.url(), dest="folder/a", if_exists=if_exists)
 
     assert (result.outcome, worker.body(result)) == (Outcome.STORED, b"ok")
     assert (worker.out / "folder/a").stat().st_nlink == 1
@@ -59,20 +61,25 @@ async def test_where_nothing_is_the_body_goes(origin: Origin, worker: OneWorker,
 
 
 @pytest.mark.parametrize(
-    ("what", "outcome", "reason", "path"),
+    ("if_exists", "outcome", "reason", "path"),
     [
         ("skip", Outcome.UNCHANGED, None, "a"),
         ("fail", Outcome.FAILED, Reason.EXISTS, None),
         ("replace", Outcome.STORED, None, "a"),
     ],
 )
-async def test_a_file_that_appears_meanwhile_counts(
-    origin: Origin, worker: OneWorker, what: str, outcome: Outcome, reason: Reason | None, path: str | None
+async def test_if_exists_applies_to_a_file_that_appears_during_the_fetch(
+    origin: Origin,
+    worker: OneWorker,
+    if_exists: str,
+    outcome: Outcome,
+    reason: Reason | None,
+    path: str | None,
 ) -> None:
-    """Between the request and the end of the body somebody else has put one there."""
+    """Another program creates the file between the request and the end of the body."""
     may_end = asyncio.Event()
     origin.behaviour = o.held(may_end)
-    batch = await worker.submit([{"url": origin.url(), "dest": "a", "if_exists": what}])
+    batch = await worker.submit([{"url": origin.url(), "dest": "a", "if_exists": if_exists}])
     await wait_until(lambda: origin.requests, "the request")
     (worker.out / "a").write_bytes(OLD)
     may_end.set()
@@ -81,12 +88,12 @@ async def test_a_file_that_appears_meanwhile_counts(
 
     assert (result.outcome, result.reason, result.path) == (outcome, reason, path)
     assert (result.status, result.attempts) == (200, 1)
-    assert (worker.out / "a").read_bytes() == (b"ok" if what == "replace" else OLD)
+    assert (worker.out / "a").read_bytes() == (b"ok" if if_exists == "replace" else OLD)
     assert not worker.parts()
 
 
-async def test_of_many_that_want_one_name_one_has_it(origin: Origin, worker: OneWorker) -> None:
-    """However they race, each other one is told that the name is taken."""
+async def test_one_of_many_fetches_with_the_same_dest_is_stored(origin: Origin, worker: OneWorker) -> None:
+    """Each other fetch ends as `exists`, in any order of the race."""
     fetches = [{"url": origin.url(f"/{n}"), "dest": "a", "if_exists": "fail"} for n in range(20)]
     origin.behaviour = o.ok(lambda target: target.encode())
 
@@ -98,8 +105,8 @@ async def test_of_many_that_want_one_name_one_has_it(origin: Origin, worker: One
     assert not worker.parts()
 
 
-async def test_what_is_skipped_takes_nothing_from_the_hosts_pace(origin: Origin, start: Start) -> None:
-    """A long list of which most is there is through at once."""
+async def test_skipped_fetches_do_not_count_against_the_rate_limit(origin: Origin, start: Start) -> None:
+    """A long list of which most files exist is done at once."""
     worker = await start(policy={"rate_per_s": 0.01})
     for number in range(50):
         (worker.out / str(number)).write_bytes(OLD)

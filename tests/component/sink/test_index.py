@@ -1,4 +1,4 @@
-"""What is remembered of bodies: it is of those that it came with, and no link leads to others."""
+"""The index of bodies: an entry counts only for its own body, and no link is followed."""
 
 import asyncio
 import os
@@ -37,19 +37,19 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
 
 
 def replace(file: Path, body: bytes) -> None:
-    """As another worker does it, at the very same time by the file's clock."""
+    """Replace the file as another worker does, with the same modification time."""
     changed_ns, another = file.stat().st_mtime_ns, file.with_name(".another")
     another.write_bytes(body)
     os.utime(another, ns=(changed_ns, changed_ns))
     another.rename(file)
 
 
-@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "a part"])
-@pytest.mark.parametrize("theirs", [THEIRS, b"longer than ours"], ids=["as long", "longer"])
-async def test_a_body_that_took_the_place_of_another_is_never_taken_for_it(
+@pytest.mark.parametrize("step", ["name", "put"], ids=["nameless", "partial file"])
+@pytest.mark.parametrize("theirs", [THEIRS, b"longer than ours"], ids=["same length", "longer"])
+async def test_an_index_entry_does_not_apply_to_a_body_that_replaced_its_own(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch, theirs: bytes, step: str
 ) -> None:
-    """Also where it comes between the other's having its name and its being remembered."""
+    """The other body comes after the first has its name and before its index entry is written."""
     if step == "put":
         disable_nameless_files(monkeypatch)
     real = getattr(Directory, step)
@@ -70,8 +70,8 @@ async def test_a_body_that_took_the_place_of_another_is_never_taken_for_it(
     assert (found.size_bytes, found.sha256) == (len(theirs), None)
 
 
-async def test_a_body_that_was_only_moved_is_still_the_one(sink: FileSink) -> None:
-    """Its digest says so, whatever its time and its number are."""
+async def test_a_moved_body_is_recognized_by_its_digest(sink: FileSink) -> None:
+    """Modification time and inode differ from those in the index."""
     await keep(sink, OURS, "a", REMEMBERED)
     (sink.disk.path / "a").unlink()
     (sink.disk.path / "a").write_bytes(OURS)
@@ -80,14 +80,12 @@ async def test_a_body_that_was_only_moved_is_still_the_one(sink: FileSink) -> No
     assert await sink.stored.known(FETCH) is not None
 
 
-@pytest.mark.parametrize("what", ["record", "folder", "body"])
-async def test_what_is_remembered_is_not_read_through_a_link(
-    sink: FileSink, tmp_path: Path, what: str
-) -> None:
-    """A link in the place of a record, of a folder of them, or of a body is as if nothing were there."""
+@pytest.mark.parametrize("what", ["entry", "folder", "body"])
+async def test_the_index_follows_no_link(sink: FileSink, tmp_path: Path, what: str) -> None:
+    """A link at an index entry, its folder or the body counts as a missing file."""
     await keep(sink, OURS, "a", REMEMBERED)
-    [record] = (sink.disk.path / STORED).rglob("*.json")
-    there = {"record": record, "folder": record.parent, "body": sink.disk.path / "a"}[what]
+    [entry] = (sink.disk.path / STORED).rglob("*.json")
+    there = {"entry": entry, "folder": entry.parent, "body": sink.disk.path / "a"}[what]
     there.rename(tmp_path / "moved")
     there.symlink_to(tmp_path / "moved")
 
@@ -97,8 +95,8 @@ async def test_what_is_remembered_is_not_read_through_a_link(
     assert (found is None) == (what == "body")
 
 
-async def test_no_record_behind_a_link_is_swept(sink: FileSink, tmp_path: Path) -> None:
-    """A folder of somebody else's, however old what is in it is."""
+async def test_the_index_sweep_follows_no_link(sink: FileSink, tmp_path: Path) -> None:
+    """Old files in a linked folder stay."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "old").write_bytes(b"")
@@ -112,10 +110,10 @@ async def test_no_record_behind_a_link_is_swept(sink: FileSink, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("by", ["revalidate", "etag"])
-async def test_a_link_at_the_dest_is_no_body_that_a_304_could_be_of(
+async def test_a_link_at_the_dest_is_not_reported_as_an_unchanged_body(
     origin: Origin, worker: OneWorker, tmp_path: Path, by: str
 ) -> None:
-    """What it leads to is not said to be unchanged, nor how large it is."""
+    """A 304 names neither path nor size of the target. Revalidation sends no If-None-Match."""
     not_modified = o.status(304, [("ETag", '"1"')])
     origin.behaviour = o.sequence(o.ok(OURS, [("ETag", '"1"')]), not_modified)
     await worker.one(origin.url(), dest="a", revalidate=True)
@@ -131,10 +129,10 @@ async def test_a_link_at_the_dest_is_no_body_that_a_304_could_be_of(
         assert result.outcome is Outcome.FAILED
 
 
-async def test_whole_files_that_are_read_keep_nobody_else_waiting(
+async def test_hashing_on_a_stalled_disk_delays_no_small_body_or_index_lookup(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half bodies and old ones on a disk that stands still: what is known and what is small goes on."""
+    """Two threads hash files. Cancelled lookups that have not begun end at once."""
     at_it: list[Any] = []
     go_on, hashed = threading.Event(), open_file.hashed
 
@@ -151,16 +149,19 @@ async def test_whole_files_that_are_read_keep_nobody_else_waiting(
     (sink.disk.partial_folder / f"{ID}.1").write_bytes(bytes(1 << 20))
     note = PartialNote(token=1, offset_bytes=1 << 20, of="")
     taking_over = asyncio.create_task(run_stoppable(HASHING, sink.partial_files.take, ID, note, 2))
-    await wait_until(lambda: at_it, "the half to be read")
+    await wait_until(lambda: at_it, "the partial file to be hashed")
     looking = [asyncio.create_task(sink.stored.known(FETCH)) for _ in range(10)]
     try:
-        await wait_until(lambda: len(at_it) == 2, "as many as may be reading")
+        await wait_until(lambda: len(at_it) == 2, "both threads to be hashing")
         assert await keep(sink, b"small", "small", place=8)
         assert await sink.stored.known(Fetch(url=FETCH.url, dest="b", headers={"X": "y"})) is not None
         assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 80)
         for waiting in looking:
             waiting.cancel()
-        await wait_until(lambda: sum(one.cancelled() for one in looking) == 9, "who has not begun to let go")
+        await wait_until(
+            lambda: sum(one.cancelled() for one in looking) == 9,
+            "the lookups that have not begun to be cancelled",
+        )
         assert len(at_it) == 2
     finally:
         go_on.set()

@@ -1,4 +1,4 @@
-"""An out folder that is moved, removed or replaced under a worker: results name no body that is elsewhere."""
+"""An out folder that is moved, removed or replaced under a worker: results name only bodies inside it."""
 
 import errno
 import shutil
@@ -35,28 +35,28 @@ BODY = b"x" * (2 * BLOCK_BYTES)
 
 @pytest.fixture
 def timings() -> WorkerTimings:
-    """Workers look at the folder when the test says; a fetch waits for it for a moment."""
+    """Return timings: the test starts each disk check, and a fetch is retried after 50 ms."""
     return replace(tuned(disk_pause_s=0.05), disk_check_s=3600, heartbeat_s=0.03)
 
 
 def move(out: Path) -> Path:
-    """Move the folder away; return where it is."""
+    """Move the folder away; return its new path."""
     return out.rename(out.with_name("out.old"))
 
 
-def said(lines: Lines, event: str) -> list[Any]:
-    """Return every line of that event."""
+def events(lines: Lines, event: str) -> list[Any]:
+    """Return every log line of the event."""
     return [line for line in lines if line["event"] == event]
 
 
 def replaced(out: Path) -> None:
-    """Move the folder away and make another one in its place, as `mv out out.old; mkdir out`."""
+    """Move the folder away and make another one in its place, as `mv out out.old; mkdir out` does."""
     move(out)
     out.mkdir()
 
 
 def linked(out: Path) -> None:
-    """Put a link in its place that leads to another folder."""
+    """Put a link to another folder in its place."""
     move(out)
     other = out.with_name("other")
     other.mkdir()
@@ -64,7 +64,7 @@ def linked(out: Path) -> None:
 
 
 def moved_with_its_parent(out: Path) -> None:
-    """Move the folder above."""
+    """Move the parent folder, and make the path again."""
     parent = out.parent.rename(out.parent.with_name("parent.old"))
     assert (parent / out.name).is_dir()
     out.mkdir(parents=True)
@@ -72,7 +72,7 @@ def moved_with_its_parent(out: Path) -> None:
 
 @pytest.mark.parametrize("sink", ["files", "warc"])
 @pytest.mark.parametrize("change", [replaced, linked, moved_with_its_parent, shutil.rmtree])
-async def test_what_is_stored_is_below_out_although_the_folder_was_replaced(
+async def test_bodies_are_stored_below_out_after_the_folder_was_replaced(
     origin: Origin,
     tmp_path: Path,
     lines: Lines,
@@ -81,20 +81,20 @@ async def test_what_is_stored_is_below_out_although_the_folder_was_replaced(
     redis_url: str,
     timings: WorkerTimings,
 ) -> None:
-    """Until the worker looks, bodies are handed back; then it opens the folder that has the path."""
+    """Until the disk check, bodies are retried. Then the worker opens the folder that has the path."""
     out = tmp_path / "parent" / "out"
     async with OneWorker(redis_url, out, timings=timings, sink=sink) as worker:
         before = await worker.one(origin.url("/before"))
         change(out)
         batch = await worker.submit([origin.url(f"/{n}") for n in range(8)])
-        await wait_until(lambda: said(lines, "fetch.retry"), "a body to be handed back")
+        await wait_until(lambda: events(lines, "fetch.retry"), "a body to be retried")
         assert 0 == (await batch.counts()).done
         await worker.runtime.disk_guard.check()
 
         results = await results_of(batch)
         assert {(Outcome.STORED, 1)} == {(result.outcome, result.attempts) for result in results}
-        assert [str(out)] == [line["out"] for line in said(lines, "disk.reopened")]
-        assert not said(lines, "disk.refused")
+        assert [str(out)] == [line["out"] for line in events(lines, "disk.reopened")]
+        assert not events(lines, "disk.refused")
     assert Outcome.STORED is before.outcome
     if sink == "files":
         assert {result.path for result in results} == {
@@ -106,14 +106,14 @@ async def test_what_is_stored_is_below_out_although_the_folder_was_replaced(
 
 
 def gone(_: Path) -> None:
-    """Leave nothing in its place."""
+    """Leave the path empty."""
 
 
 @pytest.mark.parametrize("instead", [gone, Path.touch], ids=["nothing", "a file"])
-async def test_without_its_folder_a_worker_starts_no_fetch_until_it_is_back(
+async def test_a_worker_without_its_out_folder_starts_no_fetch_until_it_is_back(
     origin: Origin, worker: OneWorker, lines: Lines, redis: Redis, instead: Callable[[Path], None]
 ) -> None:
-    """One event names the folder, and so does explain; no other folder is made."""
+    """One log event names the folder, and so does explain. The worker makes no other folder."""
     guard = worker.runtime.disk_guard
     away = move(worker.out)
     instead(worker.out)
@@ -123,7 +123,7 @@ async def test_without_its_folder_a_worker_starts_no_fetch_until_it_is_back(
 
     shown = f"lacks its out folder ({guard.error})"
     await wait_until(lambda: _is_shown(shown, redis), "a heartbeat")
-    [line] = said(lines, "disk.refused")
+    [line] = events(lines, "disk.refused")
     assert ("folder", "error") == (line["wanting"], line["log_level"])
     assert f"{worker.out} was moved, removed or replaced: " in line["error"]
     assert [] == origin.requests
@@ -133,18 +133,18 @@ async def test_without_its_folder_a_worker_starts_no_fetch_until_it_is_back(
 
     [result] = await results_of(batch)
     assert (Outcome.STORED, b"ok") == (result.outcome, worker.body(result))
-    assert 1 == len(said(lines, "disk.ok"))
-    assert not said(lines, "disk.reopened")
+    assert 1 == len(events(lines, "disk.ok"))
+    assert not events(lines, "disk.reopened")
 
 
-async def _is_shown(what: str, redis: Redis) -> bool:
-    return what in (await explain_lane(redis, Policy(), HOST)).why
+async def _is_shown(text: str, redis: Redis) -> bool:
+    return text in (await explain_lane(redis, Policy(), HOST)).why
 
 
-async def test_a_file_in_the_folder_that_was_moved_away_is_not_taken_for_one_at_dest(
+async def test_if_exists_ignores_files_in_an_out_folder_that_was_moved_away(
     origin: Origin, start: Start
 ) -> None:
-    """The fetch is made, and its body stored in the folder of now."""
+    """The request is sent, and its body is stored in the new folder."""
     worker = await start()
     first = await worker.one(origin.url(), dest="a/b")
     assert Outcome.STORED is first.outcome
@@ -163,8 +163,8 @@ def receive(sink: FileSink, body: bytes) -> FileWriter:
     return sink.writer(entry, 1, Expected(len(body)))
 
 
-async def test_a_small_body_under_way_goes_to_the_new_folder(tmp_path: Path) -> None:
-    """It is in memory until it is complete."""
+async def test_a_small_body_in_progress_is_stored_in_the_new_folder(tmp_path: Path) -> None:
+    """The body is in memory until it is complete."""
     out = tmp_path / "out"
     with opened(out) as sink:
         async with aclosing(receive(sink, b"body")) as writer:
@@ -177,7 +177,7 @@ async def test_a_small_body_under_way_goes_to_the_new_folder(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["another folder", "no folder yet"])
-async def test_a_large_body_under_way_ends_early(tmp_path: Path, back: bool) -> None:  # noqa: FBT001
+async def test_a_large_body_in_progress_fails_when_its_folder_is_moved(tmp_path: Path, back: bool) -> None:  # noqa: FBT001
     """Its partial file is in the folder that was moved away."""
     out = tmp_path / "out"
     with opened(out) as sink:
@@ -194,13 +194,13 @@ async def test_a_large_body_under_way_ends_early(tmp_path: Path, back: bool) -> 
 
 @pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("body", [b"small", BODY], ids=["small", "large"])
-async def test_a_body_that_is_named_in_a_moved_folder_is_not_reported(
+async def test_a_body_that_gets_its_name_in_a_moved_folder_is_not_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     body: bytes,
     nameless: bool,  # noqa: FBT001
 ) -> None:
-    """The move comes at the last moment, before anybody could look."""
+    """The folder moves right before the call that names the file."""
     if not nameless:
         disable_nameless_files(monkeypatch)
     out = tmp_path / "out"
@@ -225,8 +225,8 @@ async def test_a_body_that_is_named_in_a_moved_folder_is_not_reported(
 
 
 @pytest.mark.parametrize("folder", [".fetchfleet", ".fetchfleet/parts"])
-async def test_the_workers_own_folders_may_be_removed(tmp_path: Path, folder: str) -> None:
-    """They are made again; a body that was on its way there is handed back."""
+async def test_the_workers_own_folders_are_made_again(tmp_path: Path, folder: str) -> None:
+    """A body with its partial file in a removed folder fails. The next one is stored."""
     out = tmp_path / "out"
     with opened(out) as sink:
         async with aclosing(receive(sink, BODY)) as writer:
@@ -240,10 +240,10 @@ async def test_the_workers_own_folders_may_be_removed(tmp_path: Path, folder: st
     assert {stored.path} == files(out)
 
 
-async def test_a_folder_on_the_file_system_below_is_not_taken_for_the_one_that_was_mounted(
+async def test_a_folder_on_the_device_below_a_mount_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is made in it."""
+    """No file is created in it."""
     monkeypatch.setattr(out_folder, "_device_below", lambda folder: folder.stat().st_dev)
     out = tmp_path / "out"
     with opened(out) as sink:
@@ -257,12 +257,12 @@ async def test_a_folder_on_the_file_system_below_is_not_taken_for_the_one_that_w
 
 
 def mount(command: list[str]) -> None:
-    """Run the command, which changes what is mounted."""
+    """Run the command, which mounts or unmounts."""
     subprocess.run(command, check=True)
 
 
-async def test_the_folder_below_a_mount_is_not_taken_for_the_one_that_was_mounted(tmp_path: Path) -> None:
-    """After an unmount the path leads to a folder of the disk below; a disk that is mounted again is used."""
+async def test_the_folder_below_an_unmounted_disk_is_not_used(tmp_path: Path) -> None:
+    """After an unmount the path leads to the disk below. A disk that is mounted again is used."""
     with mounted(tmp_path / "out") as out:
         with opened(out) as sink:
             mount(["umount", "--lazy", str(out)])
@@ -276,17 +276,17 @@ async def test_the_folder_below_a_mount_is_not_taken_for_the_one_that_was_mounte
         assert b"body" == (out / stored.path).read_bytes()
 
 
-async def test_a_body_file_is_read_from_the_folder_that_has_the_path_of_the_in_folder(
+async def test_a_body_file_is_read_from_a_replaced_in_folder(
     origin: Origin, start: Start, tmp_path: Path, lines: Lines
 ) -> None:
-    """A missing folder is waited for."""
+    """The fetch is retried while the folder is missing."""
     source = tmp_path / "in"
     source.mkdir()
     (source / "file").write_bytes(b"old")
     worker = await start(in_folder=source)
     source.rename(tmp_path / "in.old")
     batch = await worker.submit([Fetch(url=origin.url(), method="PUT", body_file="file")])
-    await wait_until(lambda: said(lines, "fetch.retry"), "the fetch to be handed back")
+    await wait_until(lambda: events(lines, "fetch.retry"), "the fetch to be retried")
     source.mkdir()
     (source / "file").write_bytes(b"new")
 

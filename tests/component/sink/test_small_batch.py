@@ -1,4 +1,4 @@
-"""Small bodies are stored together: by one thread, and yet none has to wait for another's trouble."""
+"""Batches of small bodies: one thread stores them, and a stuck or failed body delays no other."""
 
 import asyncio
 import errno
@@ -33,7 +33,7 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
 
 
 def all_of(sink: FileSink, count: int) -> list[asyncio.Task[StoredAt | None]]:
-    """So many bodies, each on its way to a name of its own, all at once."""
+    """Start to store that many bodies at once, each under its own name."""
     return [
         asyncio.create_task(keep(sink, some_bytes(number), f"folder/{number}", place=number))
         for number in range(count)
@@ -41,7 +41,7 @@ def all_of(sink: FileSink, count: int) -> list[asyncio.Task[StoredAt | None]]:
 
 
 class Stuck:
-    """A disk on which bodies with some names stand still as they get them, until told to go on."""
+    """A disk that blocks before bodies with some names get them, until `go_on` is set."""
 
     def __init__(self, names: set[str]) -> None:
         self.at: list[str] = []
@@ -50,7 +50,7 @@ class Stuck:
         self._name = Directory.name
 
     def __call__(self, folders: Directory, file: int, path: str) -> bool:
-        """The step, at last."""
+        """Block if the name is one of the stuck, then name the file."""
         if path in self._names:
             self.at.append(path)
             self.go_on.wait(30)
@@ -59,17 +59,17 @@ class Stuck:
 
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
-    """Three of ten stand still."""
+    """Yield a disk on which three of ten bodies are stuck."""
     made = Stuck({"folder/0", "folder/4", "folder/9"})
     monkeypatch.setattr(Directory, "name", partialmethod(made))
     yield made
     made.go_on.set()
 
 
-async def test_all_that_wait_are_stored_by_one_thread(
+async def test_waiting_small_bodies_are_stored_by_one_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several would only stand in each other's way."""
+    """On a fast disk several threads contend for the folder and gain nothing."""
     at_it: set[int] = set()
     most, name = 0, Directory.name
 
@@ -95,8 +95,8 @@ async def test_all_that_wait_are_stored_by_one_thread(
     )
 
 
-async def test_bodies_that_are_stuck_hold_up_no_other(sink: FileSink, stuck: Stuck) -> None:
-    """Those after them find another thread, and those before them are told."""
+async def test_stuck_bodies_delay_no_other_body(sink: FileSink, stuck: Stuck) -> None:
+    """Another thread continues the batch. The bodies before a stuck one are committed."""
     tasks = all_of(sink, 10)
     others = [task for number, task in enumerate(tasks) if number not in {0, 4, 9}]
 
@@ -110,16 +110,16 @@ async def test_bodies_that_are_stuck_hold_up_no_other(sink: FileSink, stuck: Stu
     assert files(sink.disk.path) == {f"folder/{number}" for number in range(10)}
 
 
-async def test_a_disk_that_stands_still_has_no_more_threads_than_there_are(
+async def test_a_stalled_disk_uses_a_fixed_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many wait for it; once it goes on, so do they."""
+    """Thirty bodies wait, and all are stored once the disk continues."""
     every = Stuck({f"folder/{number}" for number in range(30)})
     monkeypatch.setattr(Directory, "name", partialmethod(every))
     with opened(tmp_path / "out", BatchTimings(stuck_s=0.001)) as sink:
         tasks = all_of(sink, 30)
         await wait_until(lambda: len(every.at) == THREADS, "all threads to be at it")
-        await asyncio.sleep(0.02)  # looks at what waits, in which nothing is to happen
+        await asyncio.sleep(0.02)  # long enough for several looks at the waiting bodies
         at_once = len(every.at)
         every.go_on.set()
         kept = await asyncio.gather(*tasks)
@@ -128,10 +128,10 @@ async def test_a_disk_that_stands_still_has_no_more_threads_than_there_are(
     assert all(kept)
 
 
-async def test_on_a_slow_disk_bodies_wait_beside_each_other(
+async def test_on_a_slow_disk_bodies_are_stored_in_parallel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a network's disk would have it: each answer takes its time, however many are asked for."""
+    """On a network disk each call has latency, which threads overlap."""
     together, name = threading.Barrier(THREADS), Directory.name
 
     def together_only(self: Directory, file: int, path: str) -> bool:
@@ -147,8 +147,8 @@ async def test_on_a_slow_disk_bodies_wait_beside_each_other(
     assert all(kept)
 
 
-async def test_what_is_wrong_with_one_body_is_told_of_that_alone(sink: FileSink) -> None:
-    """Those beside it are stored."""
+async def test_an_error_of_one_body_in_a_batch_fails_only_that_body(sink: FileSink) -> None:
+    """The other bodies of the batch are stored."""
     (sink.disk.path / "folder").mkdir()
     (sink.disk.path / "folder/2").symlink_to("nowhere")
     (sink.disk.path / "folder/3").write_bytes(b"theirs")
@@ -162,8 +162,8 @@ async def test_what_is_wrong_with_one_body_is_told_of_that_alone(sink: FileSink)
     assert (sink.disk.path / "folder/3").read_bytes() == b"theirs"
 
 
-async def test_a_disk_that_fills_up_among_them_has_what_it_took(tmp_path: Path) -> None:
-    """Each body is whole or not there, and each that is not was told so."""
+async def test_a_disk_that_fills_up_during_a_batch_keeps_the_bodies_that_fit(tmp_path: Path) -> None:
+    """Each body is whole, or missing with an error."""
     with mounted(tmp_path / "out", "1m") as out, opened(out) as sink:
         body = some_bytes(100_000)
         receiving = [keep(sink, body, f"folder/{number}", place=number) for number in range(20)]
@@ -179,10 +179,10 @@ async def test_a_disk_that_fills_up_among_them_has_what_it_took(tmp_path: Path) 
         assert len(stored) + len(errors) == 20
 
 
-async def test_who_is_cancelled_while_a_body_waits_is_told_that_it_is_there(
+async def test_a_fetch_cancelled_while_its_body_gets_its_name_receives_the_stored_path(
     sink: FileSink, stuck: Stuck
 ) -> None:
-    """What has its name counts, whoever has lost patience."""
+    """A body that has its name counts, also after repeated cancellation."""
     [receiving] = all_of(sink, 1)
     await wait_until(lambda: stuck.at, "the body to be at the disk")
     for _ in range(3):
@@ -196,8 +196,8 @@ async def test_who_is_cancelled_while_a_body_waits_is_told_that_it_is_there(
     assert files(sink.disk.path) == {"folder/0"}
 
 
-async def test_the_lease_is_looked_at_once_a_body_has_been_written(sink: FileSink) -> None:
-    """A lane that ends while its body waits, or is written, places nothing."""
+async def test_the_lease_is_checked_again_after_a_body_is_written(sink: FileSink) -> None:
+    """A lane that ends while its body waits or is written places no body."""
     entry = Entry(id=ID, deadline_ms=0, fetch=Fetch(url="http://x/"))
     looks = iter([True, False])
 
@@ -210,10 +210,10 @@ async def test_the_lease_is_looked_at_once_a_body_has_been_written(sink: FileSin
     assert files(sink.disk.path) == set()
 
 
-async def test_a_lane_that_is_lost_while_its_body_waits_loses_that_body_alone(
+async def test_a_lost_lane_loses_only_its_own_body_of_a_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bodies of other lanes that were handed over with it are stored."""
+    """The bodies of other lanes in the batch are stored."""
     at_first = Stuck({"folder/0"})
     monkeypatch.setattr(Directory, "name", partialmethod(at_first))
     lane = [True]
@@ -237,10 +237,10 @@ async def test_a_lane_that_is_lost_while_its_body_waits_loses_that_body_alone(
         assert files(sink.disk.path) == {"folder/0", "folder/1", "folder/2"}
 
 
-async def test_a_fetch_cancelled_while_its_body_waits_for_a_thread_gets_its_outcome(
+async def test_a_fetch_cancelled_while_its_body_waits_in_a_batch_receives_its_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The body is stored after the one before it, and so is the one behind it."""
+    """The body keeps its place in the batch, and the one after it is stored too."""
     at_first = Stuck({"folder/0"})
     monkeypatch.setattr(Directory, "name", partialmethod(at_first))
     with opened(tmp_path / "out", BatchTimings(stuck_s=60.0)) as sink:
@@ -256,10 +256,10 @@ async def test_a_fetch_cancelled_while_its_body_waits_for_a_thread_gets_its_outc
         assert files(sink.disk.path) == {"folder/0", "folder/1", "folder/2"}
 
 
-async def test_bodies_of_a_turn_are_confirmed_together(
+async def test_the_bodies_of_a_turn_are_confirmed_by_one_check_of_the_out_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One look at the path of the out folder, after all of them have their names; a moved one fails them."""
+    """The check follows after all have their names. A moved out folder fails all of them."""
     looks, in_place, out = [], Directory.in_place, tmp_path / "out"
 
     def noted(self: Directory) -> bool:
@@ -291,10 +291,10 @@ async def test_bodies_of_a_turn_are_confirmed_together(
     assert not [outcome for outcome in moved if not isinstance(outcome, OSError)]
 
 
-async def test_a_disk_without_nameless_files_is_asked_once(
+async def test_missing_support_for_nameless_files_is_detected_once(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network's disk says so; bodies are parts first there, as large ones are everywhere."""
+    """Some network disks have no O_TMPFILE. Small bodies then start as partial files, as large ones do."""
     asked, real = [], os.open
 
     def knows_none(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -312,10 +312,10 @@ async def test_a_disk_without_nameless_files_is_asked_once(
     assert files(sink.disk.path) == {"folder/0", "folder/1", "folder/2"}
 
 
-async def test_without_names_of_open_files_bodies_are_parts_first(
+async def test_without_proc_bodies_start_as_partial_files(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where /proc is not there, or not for us, nothing is given a name from there."""
+    """Naming a nameless file needs /proc/self/fd, which may be missing or not permitted."""
     monkeypatch.setattr(directory_module, "_OPEN_FILES", "/nowhere")
 
     assert await keep(sink, b"x", "folder/a")
@@ -324,16 +324,16 @@ async def test_without_names_of_open_files_bodies_are_parts_first(
     assert files(sink.disk.path) == {"folder/a"}
 
 
-async def test_after_the_end_nothing_is_stored(sink: FileSink) -> None:
-    """Who comes late hears of it, and does not wait for ever."""
+async def test_a_closed_sink_stores_no_body(sink: FileSink) -> None:
+    """A late body fails at once instead of waiting."""
     sink.close()
 
     with pytest.raises(RuntimeError):
         await keep(sink, b"x", "a")
 
 
-async def test_small_and_large_end_at_the_block(sink: FileSink) -> None:
-    """What is less than a block is stored with others, whatever its size."""
+async def test_bodies_around_the_size_of_a_block_are_stored_whole(sink: FileSink) -> None:
+    """A body smaller than a block is stored in a batch, a larger one by itself."""
     sizes = [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1]
     receiving = [keep(sink, some_bytes(size), str(size), place=place) for place, size in enumerate(sizes)]
 

@@ -1,4 +1,4 @@
-"""Hosts that send without end to a worker whose disk stands still: back-pressure bounds its memory."""
+"""Hosts that send without end to a worker with a stalled disk: back-pressure bounds its memory."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ from tools.origin.server import Exchange, Origin
 
 MAX_BYTES = 3 << 20
 MOST_IN_MEMORY_BYTES = 1536 * 1024
-"""Of a body: a block that is being written, one that is full, and the piece that filled it."""
+"""Of one body: a block that is being written, a full one, and the piece that filled it."""
 
 SMALL = 8
 ENDLESS = ("/chunks", "/tiny", "/unframed")
@@ -38,7 +38,7 @@ async def tiny(x: Exchange) -> None:
 
 
 async def unframed(x: Exchange) -> None:
-    """Send a body without end that only the end of the connection would end."""
+    """Send a body without end and without a length."""
     await x.send_head(200, [("Connection", "close")])
     while True:
         await x.send(bytes(1 << 16))
@@ -53,7 +53,7 @@ class StalledDisk:
         self._writev = os.writev
 
     def __call__(self, file: int, blocks: Any) -> int:
-        """Write the blocks at last."""
+        """Block if the name is one of the stuck, then name the file."""
         self.waiting += 1
         self.go_on.wait(30)
         return self._writev(file, blocks)
@@ -61,17 +61,17 @@ class StalledDisk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[StalledDisk]:
-    """A disk that stands still until the end of the test."""
+    """Yield a disk that stalls until the end of the test."""
     made = StalledDisk()
     monkeypatch.setattr(os, "writev", made)
     yield made
     made.go_on.set()
 
 
-async def test_endless_bodies_fill_two_blocks_each_while_the_disk_stands_still(
+async def test_endless_bodies_fill_two_blocks_each_while_the_disk_is_stalled(
     start: Start, origin: Origin, other: Origin, disk: StalledDisk
 ) -> None:
-    """Fetches that store nothing end meanwhile; the others end as usual once the disk goes on."""
+    """Fetches that store no body end meanwhile. The others end as usual once the disk continues."""
     origin.behaviour = o.by_path({"/chunks": chunks, "/tiny": tiny, "/unframed": unframed, "/whole": WHOLE})
     other.behaviour = o.by_path({"/small": o.ok(bytes(10_000))})
     worker = await start(policy={"max_bytes": MAX_BYTES, "concurrency": SMALL, "attempts": 1})

@@ -1,4 +1,4 @@
-"""Half a body on disk: who may go on with it, and what is read of it then."""
+"""Takeover of partial files: the fetch that may continue one, and the bytes that it keeps."""
 
 import asyncio
 import errno
@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 ENTRY = Entry(id="0123456789abcdef-00000007", deadline_ms=0, fetch=Fetch(url="http://x/"))
 BODY = body_of(2_000_000)
 HALF = 1_100_000
-GO_ON = threading.Event()
+NEVER_STOP = threading.Event()
 
 
 @pytest.fixture
@@ -39,42 +39,42 @@ def sink(tmp_path: Path) -> Iterator[FileSink]:
 
 
 def note(offset_bytes: int = HALF, token: int = 1) -> PartialNote:
-    """Half of the body, written in a stay of that token."""
+    """Return a note of half the body, written under the token."""
     return PartialNote(token=token, offset_bytes=offset_bytes, of="")
 
 
 def take(sink: FileSink, of: PartialNote, token: int = 2) -> takeover.TakenFile | None:
-    """The half, taken over by the stay of that token."""
-    return sink.partial_files.take(ENTRY.id, of, token, GO_ON)
+    """Take the partial file over under the token; return None if that fails."""
+    return sink.partial_files.take(ENTRY.id, of, token, NEVER_STOP)
 
 
 def names(sink: FileSink) -> set[str]:
-    """The parts that are there, by their tokens."""
+    """Return the tokens of the partial files on disk."""
     return {part.name.rpartition(".")[2] for part in sink.disk.partial_folder.iterdir()}
 
 
 async def half(sink: FileSink, size_bytes: int = HALF) -> int:
-    """Receive half a body and keep it; how much was kept."""
+    """Receive half a body and keep it; return the number of bytes kept."""
     async with aclosing(sink.writer(ENTRY, 1, Expected(len(BODY)))) as part:
         await write(part, BODY[:size_bytes])
         return await part.keep()
 
 
 async def write(part: FileWriter, body: bytes) -> None:
-    """The bytes, in pieces as they come from a socket."""
+    """Write the bytes in pieces, as they come from a socket."""
     for at in range(0, len(body), 60_000):
         await give(part, body[at : at + 60_000])
 
 
 async def rest(sink: FileSink, taken: takeover.TakenFile, at: int, **expected: Any) -> StoredAt | None:
-    """The body's other half, appended and committed."""
+    """Append the other half of the body and commit it."""
     async with aclosing(sink.writer(ENTRY, 2, Expected(len(BODY), **expected), resume=taken)) as part:
         await write(part, BODY[at:])
         return await part.commit(lambda: True)
 
 
-async def test_two_halves_are_one_body(sink: FileSink) -> None:
-    """What was kept is on disk to the last byte; size and digest are of the whole."""
+async def test_a_resumed_body_is_whole(sink: FileSink) -> None:
+    """The first half is on disk to the last byte. Size and digest are those of the whole body."""
     assert await half(sink) == HALF
     taken = take(sink, note())
     assert taken is not None
@@ -88,8 +88,8 @@ async def test_two_halves_are_one_body(sink: FileSink) -> None:
     assert names(sink) == set()
 
 
-async def test_what_came_after_the_note_is_cut_off(sink: FileSink) -> None:
-    """After a crash more may be on disk than is known to be safe there."""
+async def test_bytes_after_the_noted_offset_are_cut_off(sink: FileSink) -> None:
+    """After a crash the file may hold more bytes than were synced."""
     await half(sink)
     taken = take(sink, note(600_000))
     assert taken is not None
@@ -100,21 +100,21 @@ async def test_what_came_after_the_note_is_cut_off(sink: FileSink) -> None:
     assert (sink.disk.path / kept.path).read_bytes() == BODY
 
 
-async def test_less_than_the_note_says_is_no_half(sink: FileSink) -> None:
-    """A disk that lost its last writes starts again."""
+async def test_a_partial_file_shorter_than_its_note_is_removed(sink: FileSink) -> None:
+    """A disk lost its last writes, so the fetch starts at zero."""
     await half(sink)
 
     assert take(sink, note(HALF + 1)) is None
     assert names(sink) == set()
 
 
-async def test_what_is_not_there_cannot_be_taken(sink: FileSink) -> None:
-    """It is on another worker's disk."""
+async def test_a_missing_partial_file_is_not_taken_over(sink: FileSink) -> None:
+    """The file is on another worker's disk."""
     assert take(sink, note()) is None
 
 
-async def test_what_somebody_still_writes_cannot_be_taken(sink: FileSink) -> None:
-    """A worker that stood still may wake in the middle of a write: its part is left to it."""
+async def test_a_partial_file_with_a_live_writer_is_not_taken_over(sink: FileSink) -> None:
+    """A stalled worker may resume in the middle of a write, so its file stays."""
     async with aclosing(sink.writer(ENTRY, 1, Expected())) as part:
         await write(part, BODY[:HALF])
         assert take(sink, note(600_000)) is None
@@ -131,8 +131,8 @@ async def test_what_somebody_still_writes_cannot_be_taken(sink: FileSink) -> Non
     assert names(sink) == {"3"}
 
 
-async def test_whoever_is_told_to_stop_leaves_it_as_it_was(sink: FileSink) -> None:
-    """The hashing of a large part is not waited for when the lane must be let go of."""
+async def test_a_stopped_takeover_leaves_the_partial_file_as_it_was(sink: FileSink) -> None:
+    """A worker that must release a lane does not wait until a large file is hashed."""
     await half(sink)
     stop = threading.Event()
     stop.set()
@@ -141,16 +141,16 @@ async def test_whoever_is_told_to_stop_leaves_it_as_it_was(sink: FileSink) -> No
     assert names(sink) == {"1"}
 
 
-async def test_little_is_not_kept(sink: FileSink) -> None:
-    """What never came to disk is not put there for another attempt."""
+async def test_a_body_that_was_only_in_memory_is_not_kept(sink: FileSink) -> None:
+    """Its bytes are not written to disk for another attempt."""
     assert await half(sink, 500_000) == 0
     assert names(sink) == set()
 
 
-async def test_what_a_full_disk_did_not_take_is_not_kept(
+async def test_a_partial_file_with_a_failed_fsync_is_not_kept(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An fsync that fails says nothing of what is on disk, and is never asked twice."""
+    """A failed fsync leaves unknown bytes on disk."""
 
     def fails(_: int) -> None:
         raise OSError(5, os.strerror(5))
@@ -161,10 +161,10 @@ async def test_what_a_full_disk_did_not_take_is_not_kept(
     assert names(sink) == set()
 
 
-async def test_what_an_fsync_once_failed_for_is_not_kept(
+async def test_a_partial_file_is_not_kept_if_an_earlier_fsync_failed(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel tells an error once: the next fsync succeeds, and what it lost is lost all the same."""
+    """The kernel reports an error once: the next fsync succeeds although bytes are lost."""
     real, failures = os.fsync, iter([OSError(errno.EIO, os.strerror(errno.EIO))])
 
     def fails_once(file: int) -> None:
@@ -182,10 +182,10 @@ async def test_what_an_fsync_once_failed_for_is_not_kept(
     assert names(sink) == set()
 
 
-async def test_what_an_fsync_failed_for_that_nobody_waited_for_is_not_kept(
+async def test_a_failed_fsync_counts_although_its_fetch_was_cancelled(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fetch that is cancelled in the middle of a checkpoint heeds how that ends."""
+    """A fetch that is cancelled during a checkpoint still uses the outcome of that checkpoint."""
     syncing, go_on = threading.Event(), threading.Event()
 
     def fails_once(_: int) -> None:
@@ -209,10 +209,10 @@ async def test_what_an_fsync_failed_for_that_nobody_waited_for_is_not_kept(
     assert names(sink) == set()
 
 
-async def test_what_could_not_be_put_in_its_place_is_not_kept(
+async def test_a_body_that_cannot_be_renamed_is_not_kept(
     sink: FileSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk's own error is told, and nothing of the body stays."""
+    """The writer raises the error of the disk and removes the partial file."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28))
@@ -227,7 +227,7 @@ async def test_what_could_not_be_put_in_its_place_is_not_kept(
     assert names(sink) == set()
 
 
-async def test_being_cancelled_again_and_again_keeps_it_whole(sink: FileSink) -> None:
+async def test_repeated_cancellation_keeps_the_partial_file_whole(sink: FileSink) -> None:
     """A lane that lapses and is then lost cancels its fetches twice."""
     written, kept = asyncio.Event(), []
 
@@ -250,8 +250,8 @@ async def test_being_cancelled_again_and_again_keeps_it_whole(sink: FileSink) ->
     assert next(sink.disk.partial_folder.iterdir()).read_bytes() == BODY[:HALF]
 
 
-async def test_parts_that_nobody_comes_for_are_swept(sink: FileSink) -> None:
-    """Also while the worker runs: after a day without a write."""
+async def test_abandoned_partial_files_are_swept(sink: FileSink) -> None:
+    """The sweep also runs while the worker does, and removes files a day after their last write."""
     for name, written_s in {"old": 0, "young": None}.items():
         (sink.disk.partial_folder / name).write_bytes(b"x")
         if written_s is not None:

@@ -1,4 +1,4 @@
-"""Bodies as records of WARC segments: warcio reads what went over the wire, and results point at it."""
+"""The WARC sink: warcio reads the records of bodies as they were sent, and results point at them."""
 
 import asyncio
 import errno
@@ -37,12 +37,12 @@ LARGE = b"0123456789abcdef" * (3 * BLOCK_BYTES // 16) + b"odd"
 
 @pytest.fixture
 async def worker(start: Start) -> OneWorker:
-    """A worker that writes segments."""
+    """Start a worker that writes WARC segments."""
     return await start(sink="warc")
 
 
 async def odd(x: Exchange) -> None:
-    """A head that nobody would write, but that is one."""
+    """Send an unusual but valid response header."""
     body = b"\r\n\r\nWARC/1.1\r\n"
     head = b"HTTP/1.1 299 It  Is \xe4 Phrase\r\nX-oDD: \xfc\r\nSet-Cookie: a=1\r\nset-cookie: b=2\r\n"
     await x.send(head + b"Empty:\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -67,7 +67,7 @@ async def odd(x: Exchange) -> None:
 async def test_a_body_is_recorded_byte_for_byte(
     origin: Origin, worker: OneWorker, behaviour: Behaviour, body: bytes
 ) -> None:
-    """The record at the result's place has the body as it was sent; warcio agrees with every digest."""
+    """The result's offset and length lead to the record. warcio agrees with every digest."""
     origin.behaviour = behaviour
 
     result = await worker.one(origin.url("/a?b=c"))
@@ -84,8 +84,8 @@ async def test_a_body_is_recorded_byte_for_byte(
 
 
 @on_both_engines
-async def test_a_head_is_recorded_as_it_was_sent(origin: Origin, worker: OneWorker) -> None:
-    """Status line and fields, in their order and case, twice where they came twice, byte for byte."""
+async def test_a_response_header_is_recorded_byte_for_byte(origin: Origin, worker: OneWorker) -> None:
+    """Order, case and repetition of the fields are kept, and so is the status line."""
     origin.behaviour = odd
 
     result = await worker.one(origin.url())
@@ -96,10 +96,8 @@ async def test_a_head_is_recorded_as_it_was_sent(origin: Origin, worker: OneWork
     )
 
 
-async def test_chunks_are_joined_and_the_field_that_speaks_of_them_is_renamed(
-    origin: Origin, worker: OneWorker
-) -> None:
-    """What is left of Transfer-Encoding misleads no reader."""
+async def test_chunks_are_joined_and_transfer_encoding_is_renamed(origin: Origin, worker: OneWorker) -> None:
+    """A reader would otherwise look for chunks in the joined body."""
     origin.behaviour = o.chunked([b"5\r\n", b"0\r\n"])
 
     record = record_of(worker.out, await worker.one(origin.url()))
@@ -110,8 +108,8 @@ async def test_chunks_are_joined_and_the_field_that_speaks_of_them_is_renamed(
 
 
 @on_both_engines
-async def test_the_request_is_recorded_beside_its_answer(origin: Origin, worker: OneWorker) -> None:
-    """Its line, its fields and what it sent are what the host saw; the two records name one another."""
+async def test_the_request_is_recorded_beside_its_response(origin: Origin, worker: OneWorker) -> None:
+    """Request line, fields and body are those that the host received. Each record names the other."""
     fetch = Fetch(url=origin.url("/p"), method="POST", body="sent", headers={"X-Mine": "yes"})
     [result] = await worker.results([fetch])
 
@@ -128,8 +126,8 @@ async def test_the_request_is_recorded_beside_its_answer(origin: Origin, worker:
 
 
 @on_both_engines
-async def test_an_answer_to_head_is_recorded_without_a_body(origin: Origin, worker: OneWorker) -> None:
-    """Its fields speak of a body that did not come."""
+async def test_a_response_to_head_is_recorded_without_a_body(origin: Origin, worker: OneWorker) -> None:
+    """Its Content-Length describes a body that was not sent."""
     origin.behaviour = o.ok(b"not sent")
 
     result = await worker.one(origin.url(), method="HEAD")
@@ -139,8 +137,8 @@ async def test_an_answer_to_head_is_recorded_without_a_body(origin: Origin, work
     assert (record.http.get_header("Content-Length"), record.payload) == ("8", b"")
 
 
-async def test_where_a_redirect_led_is_what_is_recorded(origin: Origin, worker: OneWorker) -> None:
-    """The last request and its answer, under their own URL."""
+async def test_the_last_exchange_of_a_redirect_is_recorded(origin: Origin, worker: OneWorker) -> None:
+    """The record has the last request and response, under their own URL."""
     origin.behaviour = o.by_path({"/a": o.redirect("/b"), "/b": o.ok(b"there")})
 
     result = await worker.one(origin.url("/a"))
@@ -162,10 +160,10 @@ async def test_where_a_redirect_led_is_what_is_recorded(origin: Origin, worker: 
     ],
     ids=["truncated", "sha256", "max_bytes", "lines", "404"],
 )
-async def test_what_is_not_stored_is_not_recorded(
+async def test_a_body_that_fails_a_check_is_not_recorded(
     origin: Origin, start: Start, behaviour: Any, fields: dict[str, Any], reason: Reason, size: int
 ) -> None:
-    """The checks are those of files; no record, no part is left of a body that fails one."""
+    """The checks are those of the file sink. A failed body leaves no record and no partial file."""
     worker = await start(sink="warc", policy={"attempts": 1})
     origin.behaviour = behaviour(LARGE[:size])
 
@@ -177,8 +175,8 @@ async def test_what_is_not_stored_is_not_recorded(
     assert not worker.parts()
 
 
-async def test_records_are_lines_where_that_is_asked_for(origin: Origin, worker: OneWorker) -> None:
-    """`lines` counts as it does with files."""
+async def test_lines_are_counted_in_recorded_bodies(origin: Origin, worker: OneWorker) -> None:
+    """`lines` works as with the file sink."""
     origin.behaviour = o.ok(b"1\n2\n")
 
     result = await worker.one(origin.url(), lines=True)
@@ -187,10 +185,10 @@ async def test_records_are_lines_where_that_is_asked_for(origin: Origin, worker:
 
 
 @pytest.mark.parametrize("fields", [{"dest": "a/b"}, {"decode": True}], ids=["dest", "decode"])
-async def test_what_a_record_cannot_be_is_refused_before_anything_is_asked(
+async def test_dest_and_decode_are_refused_before_a_request(
     origin: Origin, start: Start, lines: Lines, fields: dict[str, Any]
 ) -> None:
-    """A file of a name, a decoded body: `bad_dest` if all workers are alike; the host sees nothing of it."""
+    """The fetch ends as `bad_dest` if every worker of the fleet writes WARC."""
     worker = await start(sink="warc", alone=True)
     result = await worker.one(origin.url(), **fields)
 
@@ -201,8 +199,8 @@ async def test_what_a_record_cannot_be_is_refused_before_anything_is_asked(
     assert not origin.requests
 
 
-async def test_half_a_body_is_had_again_from_its_start(origin: Origin, worker: OneWorker) -> None:
-    """An answer is recorded as one host gave it, or not at all: there is no resuming."""
+async def test_a_truncated_body_is_fetched_again_from_zero(origin: Origin, worker: OneWorker) -> None:
+    """A record holds one whole response, so the WARC sink does not resume."""
     etag = [("ETag", '"1"')]
 
     async def cut(x: Exchange) -> None:
@@ -219,8 +217,10 @@ async def test_half_a_body_is_had_again_from_its_start(origin: Origin, worker: O
     assert not worker.parts()
 
 
-async def test_the_half_that_a_worker_with_files_has_kept_is_of_no_use(origin: Origin, start: Start) -> None:
-    """A fleet may be turned over to segments while it works: the body comes from its start."""
+async def test_a_partial_file_of_a_file_sink_is_not_resumed_into_a_record(
+    origin: Origin, start: Start
+) -> None:
+    """A fleet may change its sink while fetches are under way: the body is fetched from zero."""
     etag = [("ETag", '"1"')]
 
     async def stands_still(x: Exchange) -> None:
@@ -235,7 +235,7 @@ async def test_the_half_that_a_worker_with_files_has_kept_is_of_no_use(origin: O
     def half() -> bool:
         return any((before.out / part).stat().st_size >= 2 * BLOCK_BYTES for part in before.parts())
 
-    await wait_until(half, "the half")
+    await wait_until(half, "the partial file")
     await before.stop()
     assert before.parts()
     after = await start(sink="warc", worker_id="two")
@@ -245,8 +245,8 @@ async def test_the_half_that_a_worker_with_files_has_kept_is_of_no_use(origin: O
     assert origin.header(origin.requests[-1], "Range") is None
 
 
-async def test_revalidate_has_nothing_to_go_by(origin: Origin, worker: OneWorker) -> None:
-    """What is in a segment is not remembered: the body comes whole, and is recorded, each time."""
+async def test_revalidate_fetches_a_recorded_body_again(origin: Origin, worker: OneWorker) -> None:
+    """The WARC sink has no index, so each response is recorded whole."""
     origin.behaviour = o.ok(b"same", [("ETag", '"1"')])
 
     results = [await worker.one(origin.url(), revalidate=True) for _ in range(2)]
@@ -255,10 +255,10 @@ async def test_revalidate_has_nothing_to_go_by(origin: Origin, worker: OneWorker
     assert results[0].offset != results[1].offset
 
 
-async def test_a_file_that_was_sent_is_cut_from_the_record(
+async def test_a_body_file_is_truncated_in_the_request_record(
     origin: Origin, start: Start, tmp_path: Path
 ) -> None:
-    """The request's record says so; it may be as large as any."""
+    """The record is marked with WARC-Truncated, because a body file may have any size."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a").write_bytes(b"sent")
     worker = await start(sink="warc", in_folder=tmp_path / "in")
@@ -272,10 +272,10 @@ async def test_a_file_that_was_sent_is_cut_from_the_record(
 
 @pytest.mark.skipif(not HAS_OPENSSL, reason="needs openssl")
 @on_both_engines
-async def test_an_answer_over_http2_is_recorded(
+async def test_a_response_over_http2_is_recorded_as_http11(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As HTTP/1.1, which readers know; the record says what it was."""
+    """WARC readers know HTTP/1.1. WARC-Protocol names the version that was used."""
     authority = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
     tls = server_tls(authority.issue("host", f"IP:{HTTP2_HOST}"))
@@ -290,8 +290,8 @@ async def test_an_answer_over_http2_is_recorded(
     assert hashlib.sha256(record.payload).hexdigest() == result.sha256
 
 
-async def test_a_worker_that_stops_gives_its_segment_its_name(origin: Origin, worker: OneWorker) -> None:
-    """Until then it has `.open` behind it; results name it as it will be."""
+async def test_a_stopping_worker_renames_its_segment(origin: Origin, worker: OneWorker) -> None:
+    """An open segment ends in `.open`. Results already name its final path."""
     result = await worker.one(origin.url())
     while_open = worker.files()
     await worker.stop()
@@ -302,7 +302,7 @@ async def test_a_worker_that_stops_gives_its_segment_its_name(origin: Origin, wo
 
 
 async def test_a_segment_is_closed_when_it_is_full(origin: Origin, start: Start) -> None:
-    """No closed one is larger than the setting, where no record is; each begins with its warcinfo."""
+    """Every segment begins with its own warcinfo record, and none is larger than `warc_max_bytes`."""
     worker = await start(sink="warc", warc_max_bytes=65536)
     origin.behaviour = o.ok(b"x" * 20_000)
 
@@ -316,10 +316,8 @@ async def test_a_segment_is_closed_when_it_is_full(origin: Origin, start: Start)
     assert {b"x" * 20_000} == {record_of(worker.out, result).payload for result in results}
 
 
-async def test_a_segment_is_closed_when_it_is_old_although_nothing_comes(
-    origin: Origin, start: Start
-) -> None:
-    """Whoever waits for whole segments need not wait for the next fetch; the next one begins another."""
+async def test_an_old_segment_is_closed_without_another_fetch(origin: Origin, start: Start) -> None:
+    """A reader of whole segments need not wait for the next fetch, which begins another segment."""
     worker = await start(sink="warc", warc_max_age_s=0.2)
     first = await worker.one(origin.url("/1"))
     await wait_until(lambda: worker.files() == {first.path}, "the name of the segment")
@@ -329,10 +327,10 @@ async def test_a_segment_is_closed_when_it_is_old_although_nothing_comes(
 
 
 @pytest.mark.parametrize("durability", ["none", "file", "full"])
-async def test_what_is_told_is_written_and_synced_where_that_is_asked_for(
+async def test_records_are_synced_as_durability_requires(
     origin: Origin, start: Start, durability: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many records share one sync; without `durability` there is none."""
+    """Records may share one sync. With `none` there is no sync."""
     synced: list[int] = []
     fdatasync = os.fdatasync
 
@@ -352,10 +350,10 @@ async def test_what_is_told_is_written_and_synced_where_that_is_asked_for(
 
 @pytest.mark.parametrize("size", [10, len(LARGE)], ids=["small", "large"])
 @pytest.mark.parametrize("call", ["writev", "fdatasync"])
-async def test_a_disk_that_refuses_costs_no_attempt_and_leaves_no_half_record(
+async def test_a_full_disk_charges_no_attempt_and_leaves_no_partial_record(
     origin: Origin, start: Start, call: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Part of a record goes to a full disk: it is cut off again, and the fetch waits, as with files."""
+    """The writer cuts the partial record off, and the fetch waits as with files."""
     quick = tuned(disk_pause_s=0.05)
     worker = await start(sink="warc", policy={"durability": "file"}, timings=quick)
     first = await worker.one(origin.url("/first"))
@@ -383,10 +381,10 @@ async def test_a_disk_that_refuses_costs_no_attempt_and_leaves_no_half_record(
     assert not worker.parts()
 
 
-async def test_nothing_is_recorded_once_the_lane_is_lost(
+async def test_no_record_is_written_after_the_lane_is_lost(
     origin: Origin, worker: OneWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease is asked for at the last moment, in the writer's thread; the fetch runs again."""
+    """The writer's thread checks the lease last. The fetch runs again."""
     lost: list[str] = []
     real = RecordWriter.may_place
 
@@ -404,8 +402,8 @@ async def test_nothing_is_recorded_once_the_lane_is_lost(
     assert kinds == ["warcinfo", "request", "response"]
 
 
-async def test_a_segment_that_was_removed_takes_nothing_more(origin: Origin, worker: OneWorker) -> None:
-    """Whoever cleans up under a worker loses what was there, and nothing that comes after."""
+async def test_a_removed_segment_receives_no_further_record(origin: Origin, worker: OneWorker) -> None:
+    """The worker makes the folder again and begins another segment."""
     await worker.one(origin.url("/1"))
     for path in (worker.out / "warc").iterdir():
         path.unlink()
@@ -414,8 +412,8 @@ async def test_a_segment_that_was_removed_takes_nothing_more(origin: Origin, wor
     assert record_of(worker.out, await worker.one(origin.url("/2"))).payload == b"ok"
 
 
-async def test_without_a_folder_for_segments_no_worker_starts(start: Start, tmp_path: Path) -> None:
-    """The error says what is in the way."""
+async def test_a_file_in_place_of_the_warc_folder_prevents_the_start(start: Start, tmp_path: Path) -> None:
+    """The error names the file, which stays."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/warc").write_bytes(b"mine")
 
@@ -427,7 +425,7 @@ async def test_without_a_folder_for_segments_no_worker_starts(start: Start, tmp_
 
 @pytest.fixture
 def left(tmp_path: Path) -> Left:
-    """Leaves a segment as its writer may have died in it, and has it recovered; what it is like then."""
+    """Return a function that recovers a segment of a dead writer, and returns the files that are left."""
     folders = Directory(tmp_path / "left")
 
     def recovered(found: bytes) -> dict[str, bytes]:
@@ -443,10 +441,10 @@ def left(tmp_path: Path) -> Left:
     return recovered
 
 
-async def test_a_half_record_of_a_dead_writer_is_cut_off(
+async def test_a_partial_record_of_a_dead_writer_is_cut_off(
     origin: Origin, worker: OneWorker, left: Left
 ) -> None:
-    """Wherever it broke off: what is left are the whole records before it, under the segment's own name."""
+    """For any point of death the segment keeps its whole records and gets its final name."""
     origin.behaviour = o.ok(b"\r\n\r\nWARC/1.1\r\nContent-Length: 1\r\n\r\n")
     result = await worker.one(origin.url())
     whole = segments(worker.out)[str(result.path)]
@@ -458,10 +456,10 @@ async def test_a_half_record_of_a_dead_writer_is_cut_off(
         assert left(whole[:size] + bytes(5000)) == ({"dead-1.warc": whole[:kept]} if kept else {}), size
 
 
-async def test_a_worker_makes_the_segments_of_the_dead_whole_and_no_others(
+async def test_a_worker_recovers_only_segments_of_dead_writers(
     origin: Origin, start: Start, worker: OneWorker
 ) -> None:
-    """One that is being written is locked, and stays as it is; a link or a folder of such a name, too."""
+    """The segment of a live writer is locked and stays. Links and folders with such a name stay too."""
     result = await worker.one(origin.url())
     whole = segments(worker.out)[str(result.path)]
     folder = worker.out / "warc"
@@ -486,10 +484,10 @@ async def test_a_worker_makes_the_segments_of_the_dead_whole_and_no_others(
     assert (worker.out / "elsewhere").read_bytes() == b"mine"
 
 
-async def test_a_segment_is_not_begun_where_one_of_its_name_is(
+async def test_a_segment_never_overwrites_a_file_of_its_name(
     origin: Origin, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock that was set back costs nothing that was written; ids of workers make no paths."""
+    """A clock that was set back costs no record. Worker IDs are made safe for paths."""
     worker = await start(sink="warc", worker_id="../a b/c")
     result = await worker.one(origin.url())
     name = Path(str(result.path)).name
@@ -505,10 +503,10 @@ async def test_a_segment_is_not_begun_where_one_of_its_name_is(
     assert (worker.out / "warc" / "taken.warc").read_bytes() == b"old"
 
 
-async def test_a_segment_that_has_grown_too_large_is_closed_and_only_a_record_that_is_too_large_fails(
+async def test_at_the_file_size_limit_only_records_too_large_for_a_new_segment_fail(
     origin: Origin, worker: OneWorker, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit of a file is that of the segment: bodies that fit into a new one are stored there."""
+    """EFBIG closes the segment. Bodies that fit into a new one are stored there."""
     limit_bytes = 40_000
     writev, sendfile = os.writev, os.sendfile
 
