@@ -1,4 +1,4 @@
-"""The command as a user gives it: what it prints, writes and ends with."""
+"""The command line as a user runs it: output, files and exit codes."""
 
 import asyncio
 import base64
@@ -23,12 +23,12 @@ LOOPBACK = ("--allow-net", "127.0.0.0/8")
 
 
 async def run(*arguments: str | Path, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-    """The command, off the loop that serves its origins."""
+    """Run the command in a thread, so that the loop can serve the origins."""
     return await asyncio.to_thread(fetchfleet, *arguments, stdin=stdin)
 
 
 async def test_run_stores_a_list_reports_each_result_and_exits_0(tmp_path: Path) -> None:
-    """A list in, bodies and JSON lines out, nothing to set up before."""
+    """The command needs no setup."""
     async with Origin.serving("127.0.0.161", ok(b"body")) as origin:
         listed = tmp_path / "list"
         listed.write_text(f"# a comment\n\n{origin.url('/a')}\n" + json.dumps({"url": origin.url("/b")}))
@@ -43,7 +43,7 @@ async def test_run_stores_a_list_reports_each_result_and_exits_0(tmp_path: Path)
 
 
 async def test_options_of_run_set_the_policy_and_headers(tmp_path: Path) -> None:
-    """They reach the workers: one fetch at a time, one attempt, a size limit, a header field."""
+    """The workers apply them: one fetch at a time, one attempt, a size limit, a header field."""
     behaviour = by_path({"/large": ok(b"x" * 2000), "/bad": status(500)}, otherwise=latency(0.02))
     async with Origin.serving("127.0.0.169", behaviour) as origin:
         listed = [origin.url(f"/{name}") for name in ("large", "bad", *range(8))]
@@ -59,8 +59,8 @@ async def test_options_of_run_set_the_policy_and_headers(tmp_path: Path) -> None
     assert all(origin.header(request, "x-request-id") for request in origin.requests)
 
 
-async def test_run_without_standard_streams_exits_as_with_them(tmp_path: Path) -> None:
-    """All three closed, as a daemon may be started; only the exit code tells how it went."""
+async def test_run_without_standard_streams_keeps_its_exit_code(tmp_path: Path) -> None:
+    """All three streams are closed, as for a daemon."""
     behaviour = by_path({"/gone": status(404)}, otherwise=ok(b"here"))
     async with Origin.serving("127.0.0.168", behaviour) as origin:
         (tmp_path / "list").write_text(f"{origin.url('/here')}\n{origin.url('/gone')}\n")
@@ -72,8 +72,8 @@ async def test_run_without_standard_streams_exits_as_with_them(tmp_path: Path) -
     assert 1 == len(stored(tmp_path / "out"))
 
 
-async def test_run_exits_1_when_some_failed_and_fetches_them_again_by_the_report(tmp_path: Path) -> None:
-    """A failure is in the summary and in the exit code. The list comes from standard input."""
+async def test_run_exits_1_after_a_failure_and_retries_it_from_the_report(tmp_path: Path) -> None:
+    """`--only-failed` fetches only what failed, with its fields. The list comes from standard input."""
     behaviour = by_path({"/gone": sequence(status(404), ok(b"back"))}, otherwise=ok(b"here"))
     out, report = tmp_path / "out", tmp_path / "report"
     async with Origin.serving("127.0.0.162", behaviour) as origin:
@@ -90,7 +90,7 @@ async def test_run_exits_1_when_some_failed_and_fetches_them_again_by_the_report
 
 
 def test_bad_lines_are_named_and_nothing_is_enqueued(tmp_path: Path) -> None:
-    """Every bad line is named with its number; the good ones are not fetched either."""
+    """The error has the number of each bad line. Valid lines are not fetched either."""
     listed = tmp_path / "list"
     listed.write_text('http://127.0.0.1/\nftp://x/\n{"url": "http://a/", "colour": "red"}\n')
     ended = fetchfleet("run", listed, "--out", tmp_path / "out")
@@ -102,19 +102,19 @@ def test_bad_lines_are_named_and_nothing_is_enqueued(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-async def test_invalid_lines_are_skipped_if_asked_and_written_with_the_reason(tmp_path: Path) -> None:
-    """The others are fetched; the summary counts the skipped ones, and the exit code does not."""
+async def test_skip_invalid_writes_invalid_lines_with_their_reasons(tmp_path: Path) -> None:
+    """The other lines are fetched. The summary counts skipped lines; the exit code ignores them."""
     listed, rejects = tmp_path / "list", tmp_path / "rejects"
     async with Origin.serving("127.0.0.167", ok(b"x")) as origin:
         lines = [origin.url("/a"), "ftp://x/", json.dumps({"url": origin.url("/b"), "dest": "b"})]
         twice = json.dumps({"url": origin.url("/c"), "dest": "b"})
         listed.write_bytes("\ufeff".encode() + "\r\n".join([*lines, "", twice]).encode() + b"\r\ncaf\xe9\r\n")
         refused = await run("run", listed, "--out", tmp_path / "out", *LOOPBACK)
-        asked_before = len(origin.requests)
+        requests_before = len(origin.requests)
         ended = await run("run", listed, "--out", tmp_path / "out", "--skip-invalid", rejects, *LOOPBACK)
     rejected = [json.loads(line) for line in rejects.read_text().splitlines()]
 
-    assert (2, 0) == (refused.returncode, asked_before)
+    assert (2, 0) == (refused.returncode, requests_before)
     assert "line 5: dest: 'b' is that of line 3 too" in refused.stderr
     assert "iconv -f" in refused.stderr
     assert "--skip-invalid" in refused.stderr
@@ -128,7 +128,7 @@ async def test_invalid_lines_are_skipped_if_asked_and_written_with_the_reason(tm
 
 @pytest.mark.parametrize("from_file", [True, False])
 def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) -> None:
-    """Bytes that are no text are not turned into another URL."""
+    """From a file and from standard input. The line is not converted to another URL."""
     listed = tmp_path / "list"
     listed.write_bytes(b"http://127.0.0.1/\nhttp://127.0.0.1/caf\xe9\n")
     command = [sys.executable, "-m", "fetchfleet.worker", "run", str(listed) if from_file else "-"]
@@ -157,8 +157,8 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path, *, from_file: bool) ->
         (("fly",), "fly"),
     ],
 )
-def test_bad_use_exits_2_and_says_what_is_wrong(arguments: tuple[str, ...], named: str) -> None:
-    """One sentence that names the fault, no traceback."""
+def test_a_usage_error_exits_2_and_names_the_fault(arguments: tuple[str, ...], named: str) -> None:
+    """Without a traceback."""
     ended = fetchfleet(*arguments)
 
     assert 2 == ended.returncode, ended.stderr
@@ -166,8 +166,8 @@ def test_bad_use_exits_2_and_says_what_is_wrong(arguments: tuple[str, ...], name
     assert "Traceback" not in ended.stderr
 
 
-def test_an_out_folder_that_cannot_be_used_is_named_before_the_work(redis_url: str, tmp_path: Path) -> None:
-    """By run and worker alike; nothing is left of the attempt."""
+def test_an_unusable_out_folder_is_reported_before_any_work(redis_url: str, tmp_path: Path) -> None:
+    """By run and by worker, in one line with the flag."""
     (tmp_path / "file").touch()
     a_list = "http://127.0.0.1/"
     no_folder = fetchfleet("run", "-", "--out", tmp_path / "file", stdin=a_list)
@@ -184,8 +184,8 @@ def test_an_out_folder_that_cannot_be_used_is_named_before_the_work(redis_url: s
         assert said in ended.stderr
 
 
-def test_a_worker_without_redis_says_so_and_exits_1() -> None:
-    """No traceback; the password of the URL is not shown."""
+def test_a_worker_that_cannot_reach_redis_exits_1() -> None:
+    """The message has no traceback and no password."""
     ended = fetchfleet("worker", "--redis", "redis://:hunter2@127.0.0.1:1/0")
 
     assert 1 == ended.returncode
@@ -194,10 +194,10 @@ def test_a_worker_without_redis_says_so_and_exits_1() -> None:
     assert "Traceback" not in ended.stderr
 
 
-async def test_an_interrupted_run_exits_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    """What was done is not done again, what was not is; Redis and workers are gone in between.
+async def test_an_interrupted_run_exits_130_and_the_same_command_continues_it(tmp_path: Path) -> None:
+    """Finished fetches are not repeated, although Redis and the workers have ended in between.
 
-    Table and report have the whole batch. Once it has ended, it is fetched again only if asked.
+    Table and report have the whole batch. A finished batch is fetched again only with `--again`.
     """
     listed, out, report = tmp_path / "list", tmp_path / "out", tmp_path / "report"
     command: list[str | Path] = ["run", listed, "--out", out, "--report", report, *LOOPBACK]
@@ -238,14 +238,14 @@ async def test_an_interrupted_run_exits_130_and_the_same_command_goes_on(tmp_pat
 
 
 def stored(out: Path) -> list[Path]:
-    """The bodies in an out folder."""
+    """Return the bodies in an out folder."""
     return [path for path in out.rglob("*") if path.is_file() and ".fetchfleet" not in path.parts]
 
 
-async def test_submit_prints_the_batch_and_with_wait_follows_it(
+async def test_submit_prints_the_batch_id_and_follows_it_with_wait(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Without --wait the batch's id is all of standard output; with it the exit code tells."""
+    """Standard output has only the ID. With --wait the exit code tells whether all fetches succeeded."""
     listed, report = tmp_path / "list", tmp_path / "report"
     async with Origin.serving("127.0.0.165", latency(0.01, ok(b"x"))) as origin:
         listed.write_text("\n".join(origin.url(f"/{i}") for i in range(30)))
@@ -268,16 +268,14 @@ async def test_submit_prints_the_batch_and_with_wait_follows_it(
 
 
 def test_the_command_prints_its_version() -> None:
-    """Without a Redis, and before any command."""
+    """It needs no Redis."""
     printed = fetchfleet("--version")
 
     assert (0, f"fetchfleet {__version__}\n", "") == (printed.returncode, printed.stdout, printed.stderr)
 
 
-async def test_health_tells_whether_this_machines_worker_shows_signs_of_life(
-    redis_url: str, tmp_path: Path
-) -> None:
-    """For a container's health check: 0 while its worker lives, 1 before and after."""
+async def test_health_exits_0_while_the_worker_sends_heartbeats(redis_url: str, tmp_path: Path) -> None:
+    """For a container's health check: 1 before the start, after the end, and for another worker's ID."""
     asked = {"FETCHFLEET_REDIS_URL": redis_url, "FETCHFLEET_WORKER_ID": "worker-1"}
     before = fetchfleet("health", **asked)
     with workers(1, redis_url, tmp_path) as running:
@@ -290,8 +288,8 @@ async def test_health_tells_whether_this_machines_worker_shows_signs_of_life(
     assert "sends heartbeats" in before.stderr
 
 
-async def test_a_run_elsewhere_than_on_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
-    """No escape sequences in a log file; who waits and why is in the lines."""
+async def test_a_run_without_a_terminal_prints_plain_lines(tmp_path: Path) -> None:
+    """Progress lines have no escape sequences."""
     async with Origin.serving("127.0.0.166", slow(b"drop", 0.2, 30)) as origin:
         ended = await run("run", "-", "--out", tmp_path / "out", *LOOPBACK, stdin=origin.url("/"))
 

@@ -1,4 +1,4 @@
-"""The commands that look after a running fleet, as an operator gives them."""
+"""The commands with which an operator looks after a running fleet."""
 
 import asyncio
 import json
@@ -24,17 +24,17 @@ NO_BATCH = "0123456789abcdef"
 
 
 class Operator:
-    """Gives commands to the fleet behind one Redis."""
+    """Runs commands for the fleet on one Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self._redis_url = redis_url
 
     async def asks(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """What the command says; off the loop that serves the origins."""
+        """Run a command in a thread, so that the loop can serve the origins; return its end."""
         return await asyncio.to_thread(fetchfleet, *arguments, FETCHFLEET_REDIS_URL=self._redis_url)
 
     async def reads(self, *arguments: str) -> list[Any]:
-        """The JSON lines that the command prints with --json."""
+        """Return the JSON lines that the command prints with --json."""
         said = await self.asks(*arguments, "--json")
         assert said.returncode == 0, said.stderr
         return [json.loads(line) for line in said.stdout.splitlines()]
@@ -42,12 +42,12 @@ class Operator:
 
 @pytest.fixture
 def operator(redis_url: str) -> Operator:
-    """Somebody with a terminal."""
+    """An operator of the test's fleet."""
     return Operator(redis_url)
 
 
 async def ended(batch: Batch) -> None:
-    """Until the batch has."""
+    """Wait until the batch has ended."""
     await wait_until(lambda: _ended(batch), f"batch {batch.id} to end", 30)
 
 
@@ -56,7 +56,7 @@ async def _ended(batch: Batch) -> bool:
 
 
 async def some_failed(fleet: Fleet, running: Workers, origin: Origin) -> Batch:
-    """A batch of three, of which one stored a body and two were refused one."""
+    """Fetch a batch of three: one is stored, two fail with an HTTP status."""
     await wait_until(running.started, "the workers")
     batch = await fleet.submit([origin.url("/here"), origin.url("/gone"), origin.url("/lost")])
     await ended(batch)
@@ -66,8 +66,10 @@ async def some_failed(fleet: Fleet, running: Workers, origin: Origin) -> Batch:
 BEHAVIOUR = by_path({"/gone": status(404), "/lost": status(410)}, otherwise=ok(b"body"))
 
 
-async def test_status_of_a_fleet_without_workers_says_what_to_do(fleet: Fleet, operator: Operator) -> None:
-    """The backlog, its age, and the command that would see to it."""
+async def test_status_without_workers_names_the_command_that_starts_one(
+    fleet: Fleet, operator: Operator
+) -> None:
+    """It also shows the backlog and its age."""
     await fleet.submit([f"http://a.example/{i}" for i in range(3)])
     said = await operator.asks("status")
     (read,) = await operator.reads("status")
@@ -80,10 +82,10 @@ async def test_status_of_a_fleet_without_workers_says_what_to_do(fleet: Fleet, o
     assert [("a.example", 3)] == [(lane["name"], lane["waiting"]) for lane in read["lanes"]]
 
 
-async def test_status_shows_who_is_busy_and_who_cools_down(
+async def test_status_shows_busy_and_cooling_lanes(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """One host is at work on an answer, one has asked for quiet, each lane says so."""
+    """One host holds its responses, the other one sends 429 with Retry-After."""
     may_end = asyncio.Event()
 
     async def busy_and_cooling() -> dict[str, Any] | None:
@@ -111,12 +113,12 @@ async def test_status_shows_who_is_busy_and_who_cools_down(
     assert "cooling" in said.stdout
 
 
-async def test_batches_lists_the_newest_first_with_their_state(
+async def test_batches_lists_the_newest_first_with_their_states(
     redis: Redis, fleet: Fleet, operator: Operator
 ) -> None:
-    """Running, being submitted, cancelled; a batch of nothing is not worth a line."""
+    """An empty batch has no line."""
     first = await fleet.submit(["http://a.example/1"])
-    await redis.zadd(keys.BATCHES, {first.id: 1})  # two may be made in the same millisecond
+    await redis.zadd(keys.BATCHES, {first.id: 1})  # both may have the same millisecond
     second = await fleet.submit(["http://a.example/2", "http://a.example/3"])
     await fleet.submit([])
     await second.cancel()
@@ -129,10 +131,10 @@ async def test_batches_lists_the_newest_first_with_their_state(
     assert said.stdout.index(second.id) < said.stdout.index(first.id)
 
 
-async def test_results_are_read_on_from_a_position(
+async def test_results_continue_after_a_printed_position(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """Each once: what was there, then what came behind the position that was printed."""
+    """The position after the last result leaves none. Results can be filtered by outcome."""
     async with Origin.serving("127.0.0.203", BEHAVIOUR) as origin:
         with workers(1, redis_url, tmp_path) as running:
             batch = await some_failed(fleet, running, origin)
@@ -151,7 +153,7 @@ async def test_results_are_read_on_from_a_position(
 async def test_dead_letters_are_listed_shown_retried_and_purged(
     redis_url: str, redis: Redis, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """By reason, host and batch; what is retried is a new batch, what is purged is gone."""
+    """By reason, host and batch. Retried letters become a new batch."""
     async with Origin.serving("127.0.0.204", BEHAVIOUR) as origin:
         with workers(1, redis_url, tmp_path) as running:
             batch = await some_failed(fleet, running, origin)
@@ -189,10 +191,10 @@ async def _length(redis: Redis, count: int) -> bool:
     return bool(await redis.xlen(keys.DEAD) == count)
 
 
-async def test_cancel_ends_a_batch_and_says_how_far_it_was(
+async def test_cancel_ends_a_batch_and_prints_its_counts(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """By a worker at once; without one it is told who will do it."""
+    """A worker cancels requests in flight at once."""
     async with Origin.serving("127.0.0.205", stall_headers(60)) as origin:
         with workers(1, redis_url, tmp_path):
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(30)])
@@ -215,10 +217,10 @@ async def test_cancel_ends_a_batch_and_says_how_far_it_was(
         (("dead", "purge", "--all", "--host", "a"), 2, "--all"),
     ],
 )
-async def test_what_cannot_be_done_is_said_with_the_remedy(
+async def test_an_error_names_the_remedy(
     operator: Operator, arguments: tuple[str, ...], code: int, named: str
 ) -> None:
-    """A sentence on standard error and an exit code; nothing on standard output."""
+    """The message is on standard error; standard output is empty."""
     said = await operator.asks(*arguments)
 
     assert (code, "") == (said.returncode, said.stdout)
@@ -227,8 +229,8 @@ async def test_what_cannot_be_done_is_said_with_the_remedy(
 
 
 @pytest.mark.parametrize("command", ["status", "batches", "dead list"])
-def test_without_redis_every_command_says_where_its_url_comes_from(command: str) -> None:
-    """One of the two is what has to be mended."""
+def test_an_unreachable_redis_error_names_the_sources_of_its_url(command: str) -> None:
+    """The flag or the variable must be corrected."""
     said = fetchfleet(*command.split(), "--redis", "redis://127.0.0.1:1", FETCHFLEET_REDIS_PATIENCE_S="0")
 
     assert 3 == said.returncode
@@ -237,7 +239,7 @@ def test_without_redis_every_command_says_where_its_url_comes_from(command: str)
 
 
 async def test_the_shell_completes_commands_and_batch_ids(redis_url: str, fleet: Fleet) -> None:
-    """As `fetchfleet --install-completion` sets it up for bash."""
+    """With the completion that `fetchfleet --install-completion` sets up for bash."""
     batch = await fleet.submit(["http://a.example/"])
 
     assert {"status", "batches", "results", "cancel", "dead"} <= set(
@@ -247,7 +249,7 @@ async def test_the_shell_completes_commands_and_batch_ids(redis_url: str, fleet:
 
 
 async def completions(redis_url: str, typed: str) -> list[str]:
-    """What the shell would offer after these words."""
+    """Return the shell's completions of these words."""
     words = typed.split(" ")
     environment = {
         **os.environ,

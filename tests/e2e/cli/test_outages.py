@@ -1,4 +1,4 @@
-"""Commands that follow a fleet wait for Redis, go on where they were, and say how to go on later."""
+"""Commands wait for Redis during an outage, and name the command that continues them."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ ENDS_S = 40.0
 
 
 class Ended(NamedTuple):
-    """How a command ended."""
+    """The exit code and output of a command."""
 
     code: int
     out: list[str]
@@ -39,7 +39,7 @@ class Ended(NamedTuple):
 
 
 class Command:
-    """A `fetchfleet` command that runs; the stack ends it."""
+    """A running `fetchfleet` command; the stack kills it."""
 
     def __init__(self, stack: ExitStack, *arguments: str | Path, patience_s: float = 30.0) -> None:
         self.process = Process(
@@ -59,7 +59,7 @@ class Command:
         return await asyncio.to_thread(self.process.stderr.readline)
 
     async def ended(self) -> Ended:
-        """Wait for its end; return what it has said since."""
+        """Wait for its end; return its exit code and the output since."""
         out, said = await asyncio.to_thread(self.process.communicate, timeout=ENDS_S)
         return Ended(self.process.returncode, out.splitlines(), said.splitlines())
 
@@ -69,8 +69,8 @@ def urls_in(lines: list[str]) -> Counter[str]:
     return Counter(json.loads(line)["url"] for line in lines)
 
 
-async def test_commands_wait_for_redis_and_go_on(tmp_path: Path) -> None:
-    """While Redis is away a submit is suspended as well, and new commands begin: each ends well."""
+async def test_commands_wait_for_redis_and_continue(tmp_path: Path) -> None:
+    """During the outage a submit is suspended, and new commands start. All end with 0."""
     go_on = asyncio.Event()
     report = tmp_path / "report"
     with ExitStack() as stack:
@@ -114,7 +114,7 @@ async def test_commands_wait_for_redis_and_go_on(tmp_path: Path) -> None:
 
 
 async def exits_with_3(command: Command) -> list[str]:
-    """Wait for the end of a command whose patience is over; return the words of the command that goes on."""
+    """Wait until the command gives up on Redis; return the words of the command that continues it."""
     ended = await command.ended()
     assert 3 == ended.code, ended
     assert 1 == len(ended.of_redis), ended
@@ -125,13 +125,13 @@ async def exits_with_3(command: Command) -> list[str]:
 
 
 async def again(server: OwnRedis) -> None:
-    """Start the server."""
+    """Start the server again."""
     server.start()
     await wait_until(server.answers, "Redis", STARTS_S)
 
 
-async def test_exit_3_names_the_command_that_goes_on(tmp_path: Path) -> None:
-    """A submit is completed, a report is continued; each result is there once."""
+async def test_exit_3_names_the_command_that_continues(tmp_path: Path) -> None:
+    """A submit is completed and a report is continued, with each result once."""
     go_on, report = asyncio.Event(), tmp_path / "my report"
     with ExitStack() as stack:
         server = stack.enter_context(own_redis())
@@ -164,7 +164,7 @@ async def test_exit_3_names_the_command_that_goes_on(tmp_path: Path) -> None:
 
 
 async def reported(server: OwnRedis, batch_id: str) -> bool:
-    """Return whether there are results, and all were read for a report and trimmed."""
+    """Return whether results exist, and all of them were reported and trimmed."""
     async with Fleet(server.url) as fleet, connect(server.url) as redis:
         counts = await fleet.batch(batch_id).counts()
         return counts.done >= 5 and await redis.xlen(keys.results(batch_id)) == 0

@@ -1,4 +1,4 @@
-"""No command shows a secret of a fetch unless it is told to."""
+"""Commands show no secret of a fetch without `--reveal`."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ BAD_LINES = "\n".join(
 
 
 def canaries(text: str) -> set[str]:
-    """Those that are in the text."""
+    """Return the canaries in the text."""
     return set(CANARY.findall(text.lower())) | ({PARENT} if PARENT in text else set())
 
 
@@ -87,15 +87,15 @@ async def filled(redis_url: str) -> str:
 
 
 def ask(redis_url: str, command: list[str]) -> str:
-    """All that the command says, run in this process."""
+    """Run the command in this process; return all of its output."""
     runner = CliRunner(env={"FETCHFLEET_REDIS_URL": redis_url, "COLUMNS": "500"})
     ended = runner.invoke(app, command, input=BAD_LINES)
     assert ended.exception is None or isinstance(ended.exception, CommandError | SystemExit), ended.exception
     return f"{ended.output}\n{ended.exception or ''}"
 
 
-def test_no_command_shows_a_secret_unless_it_is_told_to(redis_url: str) -> None:
-    """Headers, bodies, trace context, queries, and what meta calls a secret; the rest stays readable."""
+def test_no_command_shows_a_secret_without_reveal(redis_url: str) -> None:
+    """Headers, bodies, trace context, queries and secrets in meta are masked; the rest stays readable."""
     waiting = asyncio.run(filled(redis_url))
     plain = [
         *(["status"], ["batches"], ["results", ENDED[:16]], ["explain", HOST], ["explain", waiting]),

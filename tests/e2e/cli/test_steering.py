@@ -1,4 +1,4 @@
-"""A running fleet is steered and asked why: pause, resume, policy, explain; three workers."""
+"""A running fleet of three workers is steered: pause, resume, policy, drain, reset and explain."""
 
 import asyncio
 import json
@@ -22,53 +22,51 @@ NO_FETCH = "0123456789abcdef-00000001"
 
 
 class Operator:
-    """Gives commands to the fleet behind one Redis."""
+    """Runs commands for the fleet on one Redis."""
 
     def __init__(self, redis_url: str) -> None:
         self.environment = {"FETCHFLEET_REDIS_URL": redis_url}
 
     async def asks(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """What the command says; off the loop that serves the origins."""
+        """Run a command in a thread, so that the loop can serve the origins; return its end."""
         return await asyncio.to_thread(fetchfleet, *arguments, **self.environment)
 
     async def does(self, *arguments: str) -> str:
-        """What the command says; it must succeed."""
+        """Run a command that must succeed; return its output."""
         said = await self.asks(*arguments)
         assert said.returncode == 0, said.stderr
         return said.stdout
 
     async def reads(self, *arguments: str) -> dict[str, Any]:
-        """The JSON that the command prints with --json."""
+        """Return the JSON that the command prints with --json."""
         found: dict[str, Any] = json.loads(await self.does(*arguments, "--json"))
         return found
 
     async def reads_all(self, *named: str) -> list[dict[str, Any]]:
-        """What is explained of each."""
+        """Return the explanation of each host or fetch."""
         return await asyncio.gather(*(self.reads("explain", what) for what in named))
 
 
 @pytest.fixture
 def operator(redis_url: str) -> Operator:
-    """Somebody with a terminal."""
+    """An operator of the test's fleet."""
     return Operator(redis_url)
 
 
-async def everybody_knows(running: Workers, changes: int) -> None:
-    """Until each worker has heard of so many changes of the policy."""
-    await wait_until(
-        lambda: len(running.events("policy.changed")) >= changes * 3, "the workers to hear of it"
-    )
+async def all_have_changed(running: Workers, changes: int) -> None:
+    """Wait until each of three workers has logged this many policy changes."""
+    await wait_until(lambda: len(running.events("policy.changed")) >= changes * 3, "the workers to apply it")
 
 
 async def some_go_by(fleet: Fleet, origin: Origin) -> None:
-    """Until a steady host has served a few more, on whichever worker."""
+    """Wait until another host has served 30 requests."""
     await results_of(await fleet.submit([origin.url(f"/by/{i}") for i in range(30)]))
 
 
-async def test_a_paused_host_sees_nothing_until_it_is_resumed(
+async def test_a_paused_host_gets_no_request_until_it_is_resumed(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """What is in flight ends, nothing more is sent by any worker; afterwards all is fetched."""
+    """Requests in flight end. After the resume every fetch is stored at its first attempt."""
     hosts = {"paused": ("127.0.3.51", latency(0.02)), "other": ("127.0.3.52", latency(0.02))}
     async with serve_origins(hosts) as origins:
         paused = origins["paused"]
@@ -77,7 +75,7 @@ async def test_a_paused_host_sees_nothing_until_it_is_resumed(
             batch = await fleet.submit([paused.url(f"/{i}") for i in range(700)])
             await wait_until(lambda: len(paused.requests) >= 20, "some requests")
             said = await operator.does("pause", "127.0.3.51")
-            await everybody_knows(running, 1)
+            await all_have_changed(running, 1)
             await wait_until(lambda: not paused.in_progress, "what is in flight to end")
             seen = len(paused.requests)
             await some_go_by(fleet, origins["other"])
@@ -96,17 +94,17 @@ async def test_a_paused_host_sees_nothing_until_it_is_resumed(
     assert {1} == {result.attempts for result in results}
 
 
-async def test_a_policy_that_is_set_holds_for_lanes_in_hand(
+async def test_a_policy_change_applies_to_held_lanes(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """Less concurrency from one moment to the next; and the file's again once it is unset."""
+    """The concurrency falls at once, and returns to the file's value after unset."""
     async with Origin.serving("127.0.3.53", latency(0.02)) as origin:
         with workers(3, redis_url, tmp_path) as running:
             await wait_until(running.started, "the workers")
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(3000)])
             await wait_until(lambda: origin.in_progress >= 8, "the lane to be at work")
             await operator.does("policy", "set", "127.0.3.53", "concurrency=2")
-            await everybody_knows(running, 1)
+            await all_have_changed(running, 1)
             await wait_until(lambda: origin.in_progress <= 2, "what is in flight to end")
             from_place = len(origin.requests)
             shown = await operator.reads("policy", "show")
@@ -142,10 +140,10 @@ retry_cap_s = 3600
 )
 
 
-async def test_explain_says_why_a_host_or_a_fetch_waits(
+async def test_explain_names_the_reason_for_waiting(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """Cooling, breaker, pacing, a retry, concurrency, no worker; ended and unknown fetches."""
+    """Cool-down, breaker, rate limit, retry, concurrency and no worker, also of ended and unknown fetches."""
     may_end = asyncio.Event()
     hosts = {
         "cooling": ("127.0.3.61", retry_after(3600)),
@@ -159,13 +157,13 @@ async def test_explain_says_why_a_host_or_a_fetch_waits(
             name: await fleet.submit([o.url(f"/{i}") for i in range(6 if name != "retry" else 1)])
             for name, o in origins.items()
         }
-        nobody = await operator.reads("explain", "127.0.3.65")
+        unserved = await operator.reads("explain", "127.0.3.65")
         with workers(3, redis_url, tmp_path, WAITING):
             without_file = await wait_until(_explained(operator, "127.0.3.63", "pacing"), "pacing", 20)
             operator.environment["FETCHFLEET_POLICY"] = str(tmp_path / "policy.toml")
             reads = await asyncio.gather(
                 *(
-                    wait_until(_explained(operator, address, name), f"{name} to be said", 20, 0.2)
+                    wait_until(_explained(operator, address, name), f"{name} to be shown", 20, 0.2)
                     for name, (address, _) in hosts.items()
                 )
             )
@@ -178,8 +176,8 @@ async def test_explain_says_why_a_host_or_a_fetch_waits(
             ended, idle, unknown = await operator.reads_all(first, "127.0.3.65", NO_FETCH)
             await _end(batches)
 
-    assert "no worker" == nobody["state"]
-    assert "fetchfleet worker" in nobody["why"]
+    assert "no worker" == unserved["state"]
+    assert "fetchfleet worker" in unserved["why"]
     assert {name: name for name in hosts} == {name: read["state"] for name, read in found.items()}
     assert "asked for quiet by 429" in found["cooling"]["why"]
     assert "does not answer" in found["breaker"]["why"]
@@ -200,7 +198,7 @@ async def test_explain_says_why_a_host_or_a_fetch_waits(
 def _explained(operator: Operator, address: str, state: str) -> Any:
     async def explained() -> dict[str, Any] | None:
         read = await operator.reads("explain", address)
-        # A lane that is at work says so until its last answer is in.
+        # A busy lane is reported as such until its last response has ended.
         settled = read["in_flight"] == (2 if state == "busy" else 0)
         return read if read["state"] == state and settled else None
 
@@ -229,8 +227,8 @@ REFUSED = [
 ]
 
 
-async def test_what_cannot_be_done_is_said_and_changes_nothing(operator: Operator) -> None:
-    """A sentence that names what is wrong, exit code 2, and the policy is as it was."""
+async def test_a_refused_steering_command_names_the_fault_and_changes_nothing(operator: Operator) -> None:
+    """It exits with 2, and the policy is unchanged."""
     everything_said = await asyncio.gather(*(operator.asks(*arguments) for arguments, _ in REFUSED))
     for (arguments, named), said in zip(REFUSED, everything_said, strict=True):
         assert (2, "") == (said.returncode, said.stdout), arguments
@@ -239,10 +237,10 @@ async def test_what_cannot_be_done_is_said_and_changes_nothing(operator: Operato
     assert {} == await operator.reads("policy", "show")
 
 
-async def test_a_policy_set_before_any_worker_holds_for_the_first_request(
+async def test_a_policy_set_before_any_worker_applies_to_the_first_request(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """A pattern's table and the default's, laid over the file, are read as the lane is taken."""
+    """A live default overrides the default of the workers' file."""
     async with Origin.serving("127.0.3.66", latency(0.02)) as origin:
         await operator.does("policy", "set", "default", "concurrency=1", "attempts=2")
         batch = await fleet.submit([Fetch(url=origin.url(f"/{i}")) for i in range(20)])
@@ -252,8 +250,8 @@ async def test_a_policy_set_before_any_worker_holds_for_the_first_request(
     assert 1 == origin.high_water
 
 
-async def test_a_host_goes_on_under_a_wider_pause_as_an_exception_only(operator: Operator) -> None:
-    """The others stay paused until what paused them is resumed, and then nothing is left of it."""
+async def test_one_host_of_a_wider_pause_resumes_only_as_an_exception(operator: Operator) -> None:
+    """The others stay paused until the wider pause ends, and the exception ends with it."""
     await operator.does("pause", "default")
     refused = await operator.asks("resume", "a.example")
     await operator.does("resume", "a.example", "--except")
@@ -281,7 +279,7 @@ breaker_reset_s = 3600
 async def test_a_worker_is_drained_and_a_repaired_host_reset(
     redis_url: str, fleet: Fleet, operator: Operator, tmp_path: Path
 ) -> None:
-    """The other worker fetches what waited for the host, at once; then the drained one takes lanes again."""
+    """The other worker fetches the waiting fetches of the host at once after the reset."""
     async with Origin.serving("127.0.3.67", reset) as origin:
         with workers(2, redis_url, tmp_path, DOWN_FOR_LONG) as running:
             await wait_until(running.started, "the workers")
@@ -294,12 +292,12 @@ async def test_a_worker_is_drained_and_a_repaired_host_reset(
             reset_said = await operator.does("reset", origin.url("/"))
             results = await results_of(batch)
             again = await operator.does("undrain", drained)
-            nobody = await operator.asks("drain", "nobody")
+            unknown = await operator.asks("drain", "unknown")
 
     assert "is drained: holds no lane" in said
     assert {drained: True, other: False} == {of["id"]: of["draining"] for of in shown["workers"]}
     assert "127.0.3.67: reset" in reset_said
     assert {(Outcome.STORED, other)} == {(result.outcome, result.worker) for result in results}
     assert "takes lanes again" in again
-    assert 2 == nobody.returncode
-    assert other in nobody.stderr
+    assert 2 == unknown.returncode
+    assert other in unknown.stderr

@@ -1,4 +1,4 @@
-"""The examples as their users start them: the service under uvicorn, the script from a shell."""
+"""The examples as users start them: the service under uvicorn, the script from a shell."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ _LISTENS = re.compile(r"running on (http://[\d.:]+)")
 
 @asynccontextmanager
 async def service(redis_url: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service, which runs for the length of a block and is then asked to end."""
+    """Yield a client of the service; end the service with SIGTERM after the block."""
     log = folder / "service.log"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220 it only starts it
@@ -70,7 +70,7 @@ async def service(redis_url: str, folder: Path) -> AsyncIterator[httpx.AsyncClie
 
 
 async def ended(client: httpx.AsyncClient, status_url: str) -> dict[str, Any]:
-    """What the import's progress is once it has ended."""
+    """Wait until the import has ended; return its progress."""
 
     async def progress() -> dict[str, Any] | None:
         shown: dict[str, Any] = (await client.get(status_url)).json()
@@ -80,17 +80,17 @@ async def ended(client: httpx.AsyncClient, status_url: str) -> dict[str, Any]:
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:
-    """The objects of JSON lines."""
+    """Return the objects of JSON lines."""
     return [json.loads(line) for line in text.splitlines()]
 
 
 def times_seen(origin: Origin) -> Counter[str]:
-    """How often each path was asked for."""
+    """Return the number of requests for each path."""
     return Counter(seen.target for seen in origin.requests)
 
 
-async def test_an_import_is_accepted_ends_and_tells_its_results(redis_url: str, tmp_path: Path) -> None:
-    """Against a host that lies once, throttles once and lacks one: 202, a link, files that exist."""
+async def test_an_import_is_accepted_and_its_results_are_served(redis_url: str, tmp_path: Path) -> None:
+    """The host truncates one body, throttles one request and has no resource for another one."""
     behaviour = by_path(
         {
             "/gone": status(404),
@@ -123,8 +123,8 @@ async def test_an_import_is_accepted_ends_and_tells_its_results(redis_url: str, 
     assert "http_status" == results[0]["reason"]
 
 
-async def test_results_stream_while_the_import_goes_on(redis_url: str, tmp_path: Path) -> None:
-    """The first line is there before the last fetch may end."""
+async def test_results_stream_while_the_import_runs(redis_url: str, tmp_path: Path) -> None:
+    """The first line arrives before the last fetch may end."""
     may_end = asyncio.Event()
     async with (
         Origin.serving("127.0.0.192", by_path({"/held": held(may_end)}, otherwise=ok())) as origin,
@@ -145,7 +145,7 @@ async def test_results_stream_while_the_import_goes_on(redis_url: str, tmp_path:
 
 
 async def test_the_same_idempotency_key_is_the_same_import(redis_url: str, tmp_path: Path) -> None:
-    """Sent twice, fetched once; the key with another order is refused."""
+    """Every URL is fetched once. The key with another order gets 422."""
     async with (
         Origin.serving("127.0.0.193", ok()) as origin,
         service(redis_url, tmp_path) as client,
@@ -167,7 +167,7 @@ async def test_the_same_idempotency_key_is_the_same_import(redis_url: str, tmp_p
 
 
 async def test_an_import_can_be_stopped(redis_url: str, tmp_path: Path) -> None:
-    """What has not come yet ends as cancelled, on the wire as in the results."""
+    """Its unfinished fetches end as cancelled."""
     async with (
         Origin.serving("127.0.0.197", stall_headers(60)) as origin,
         service(redis_url, tmp_path) as client,
@@ -183,10 +183,10 @@ async def test_an_import_can_be_stopped(redis_url: str, tmp_path: Path) -> None:
     assert 20 == progress["cancelled"]
 
 
-async def test_what_is_not_valid_is_refused_and_nothing_enqueued(
+async def test_an_invalid_order_is_refused_and_nothing_is_enqueued(
     redis_url: str, redis: Redis, tmp_path: Path
 ) -> None:
-    """422 names the bad item; an id that is unknown or none at all is a 404."""
+    """422 names the bad item; an unknown or malformed ID gets 404."""
     async with service(redis_url, tmp_path) as client:
         bad_url = await client.post("/imports", json={"urls": ["http://a.example/", "ftp://a.example/"]})
         no_urls = await client.post("/imports", json={"urls": []})
@@ -200,8 +200,8 @@ async def test_what_is_not_valid_is_refused_and_nothing_enqueued(
     assert 0 == await redis.dbsize()
 
 
-async def test_without_redis_the_service_asks_for_patience(tmp_path: Path) -> None:
-    """503 with Retry-After on every route, not a word about where Redis was, no stream ended as if whole."""
+async def test_without_redis_the_service_responds_with_503_and_retry_after(tmp_path: Path) -> None:
+    """On every route, without Redis's address. An open stream ends as incomplete."""
     with ExitStack() as while_redis_lives:
         redis_url = while_redis_lives.enter_context(serve_redis())
         while_redis_lives.enter_context(nothing_stranded(redis_url))
@@ -223,9 +223,9 @@ async def test_without_redis_the_service_asks_for_patience(tmp_path: Path) -> No
     assert not any("redis.sock" in reply.text for reply in replies)
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl here")
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 async def test_the_curl_commands_of_the_page_work(redis_url: str, tmp_path: Path) -> None:
-    """As they stand there, with our service and host in place of theirs."""
+    """With the test's service and host in place of those on the page."""
     page = (ROOT / "examples" / "README.md").read_text()
     ordering, reading = (
         block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block
@@ -256,7 +256,7 @@ async def test_the_curl_commands_of_the_page_work(redis_url: str, tmp_path: Path
 
 
 async def nightly(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    """The script, off the loop that serves its origin."""
+    """Run the script in a thread, so that the loop can serve the origin."""
     command = [*NIGHTLY, *map(str, arguments)]
     return await asyncio.to_thread(
         subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False
@@ -264,7 +264,7 @@ async def nightly(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
 
 
 async def test_a_second_start_on_the_same_day_enqueues_nothing(redis_url: str, tmp_path: Path) -> None:
-    """It sums up the day's batch again; the next day is a batch of its own."""
+    """It prints the summary of the day's batch again. The next day has its own batch."""
     listed = tmp_path / "urls.txt"
     async with Origin.serving("127.0.0.195", ok(b"body")) as origin:
         listed.write_text("\n".join(origin.url(f"/{i}") for i in range(20)))
@@ -287,8 +287,10 @@ async def test_a_second_start_on_the_same_day_enqueues_nothing(redis_url: str, t
     assert "the list has changed" in shorter.stderr
 
 
-async def test_a_failure_is_named_on_standard_error_and_ends_with_1(redis_url: str, tmp_path: Path) -> None:
-    """The summary is printed all the same."""
+async def test_a_failed_fetch_is_printed_on_standard_error_with_exit_code_1(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """The summary is printed as well."""
     listed = tmp_path / "urls.txt"
     async with Origin.serving("127.0.0.196", by_path({"/here": ok()})) as origin:
         listed.write_text(f"{origin.url('/here')}\n{origin.url('/gone')}\n")
@@ -310,10 +312,10 @@ async def test_a_failure_is_named_on_standard_error_and_ends_with_1(redis_url: s
         (b"http://a.example/\n", "redis://:hunter2@127.0.0.1:1", 1, "Redis is not available"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_sentence(
+def test_an_error_of_the_script_is_one_line(
     text: bytes | None, redis: str, code: int, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """2 for bad use, 1 when Redis is away; one line, no password."""
+    """It exits with 2 for bad use and with 1 if Redis is unreachable, and shows no password."""
     listed = tmp_path / "urls.txt"
     if text is not None:
         listed.write_bytes(text)
@@ -327,7 +329,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 
 
 def test_the_wheel_carries_the_package_and_no_example(tmp_path: Path) -> None:
-    """Who installs fetchfleet gets jobs and worker."""
+    """Its only top-level package is fetchfleet."""
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=90)
     (wheel,) = tmp_path.glob("*.whl")

@@ -1,4 +1,4 @@
-"""Worker processes behind their doors, and those who knock: redis-cli, node, plain arq."""
+"""Worker processes and producers without the package: redis-cli, Node.js and plain arq."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ TAKEOVER_S = 40.0
 
 
 def program(name: str) -> str:
-    """Its path; the test is skipped where it is not installed."""
+    """Return the path of a program; skip the test if it is not installed."""
     found = shutil.which(name)
     if not found:
         pytest.skip(f"{name} is not installed")
@@ -37,7 +37,7 @@ def program(name: str) -> str:
 
 
 async def said_by(*command: str) -> str:
-    """What a program says, off the loop that serves our origins."""
+    """Run a program in a thread, so that the loop can serve the origins; return its output."""
     ended = await asyncio.to_thread(
         subprocess.run, command, capture_output=True, text=True, check=False, timeout=60
     )
@@ -46,7 +46,7 @@ async def said_by(*command: str) -> str:
 
 
 async def results(redis: Redis, count: int) -> list[Result]:
-    """So many results of all batches."""
+    """Wait for this many results; return the results of all batches."""
     await wait_until(lambda: _there_are(redis, count), f"{count} results", 60)
     return [decode_result(row[b"r"]) for _, row in await ask(redis, "XRANGE", keys.ALL_RESULTS, "-", "+")]
 
@@ -56,13 +56,13 @@ async def _there_are(redis: Redis, count: int) -> bool:
 
 
 async def dead(redis: Redis) -> list[tuple[str, str]]:
-    """The door and the note of each dead letter."""
+    """Return the ingress path and the note of each dead letter."""
     rows = await ask(redis, "XRANGE", keys.DEAD, "-", "+")
     return [(row[b"door"].decode(), row[b"note"].decode()) for _, row in rows]
 
 
-async def test_redis_cli_alone_is_a_producer(redis_url: str, redis: Redis, tmp_path: Path) -> None:
-    """A URL, one fetch and many are pushed; all are stored, what is none is a dead letter."""
+async def test_redis_cli_is_a_producer(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    """A URL, one fetch and a batch are pushed and stored. An invalid message becomes a dead letter."""
     cli = (program("redis-cli"), *cli_arguments(redis_url))
     async with Origin.serving("127.0.0.191", ok(b"body")) as origin:
         one = json.dumps({"url": origin.url("/b"), "dest": "b.bin"})
@@ -80,8 +80,8 @@ async def test_redis_cli_alone_is_a_producer(redis_url: str, redis: Redis, tmp_p
     assert [("inbox", "url")] == [(door, note.split(":")[0]) for door, note in await dead(redis)]
 
 
-async def test_node_without_a_package_pushes_and_reads_its_results(redis_url: str, tmp_path: Path) -> None:
-    """Sixty lines with a socket are a whole producer and consumer."""
+async def test_node_without_packages_pushes_fetches_and_reads_results(redis_url: str, tmp_path: Path) -> None:
+    """The client is sixty lines with a socket."""
     node = program("node")
     async with Origin.serving("127.0.0.192", ok(b"body")) as origin:
         one = json.dumps({"url": origin.url("/b"), "meta": {"name": "é"}})
@@ -94,31 +94,35 @@ async def test_node_without_a_package_pushes_and_reads_its_results(redis_url: st
     assert {"name": "é"} == by_url[origin.url("/b")]["meta"]
 
 
-async def test_plain_arq_is_a_producer_and_a_jobs_result_is_its_receipt(
+async def test_plain_arq_is_a_producer_and_gets_a_receipt(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """One fetch, a list, a batch of one's own; the ids are those of the results."""
+    """For one fetch, a list, and a batch with its own ID. The receipt has the IDs of the results."""
     async with Origin.serving("127.0.0.193", ok(b"body")) as origin, plain_arq(redis_url) as pool:
         with workers(1, redis_url, tmp_path):
-            asked: list[tuple[Any, dict[str, str]]] = [
+            calls: list[tuple[Any, dict[str, str]]] = [
                 (origin.url("/a"), {}),
                 ({"url": origin.url("/b")}, {}),
                 ([origin.url("/c"), {"url": origin.url("/d"), "dest": "d"}], {"batch": BATCH}),
                 ([origin.url("/c"), {"url": origin.url("/d"), "dest": "d"}], {"batch": BATCH}),
             ]
-            jobs = [await enqueue(pool, "fetch", what, **how) for what, how in asked]
+            jobs = [await enqueue(pool, "fetch", what, **how) for what, how in calls]
             said = [await job_outcome(pool, job) for job in jobs]
-            ended = [[result async for result in fleet.batch(told["batch"]).results()] for _, told in said]
+            ended = [
+                [result async for result in fleet.batch(receipt["batch"]).results()] for _, receipt in said
+            ]
 
     assert [True] * 4 == [well for well, _ in said]
-    assert [sorted(told["ids"]) for _, told in said] == [sorted(one.id for one in some) for some in ended]
+    assert [sorted(receipt["ids"]) for _, receipt in said] == [
+        sorted(one.id for one in some) for some in ended
+    ]
     assert {Outcome.STORED} == {one.outcome for some in ended for one in some}
     assert said[2] == said[3]
     assert (BATCH, 2) == (said[2][1]["batch"], len(ended[2]))
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -127,8 +131,10 @@ class Trap:
         return (Path.touch, (self._path,))
 
 
-async def test_plain_arq_is_told_why_a_job_was_refused(redis_url: str, redis: Redis, tmp_path: Path) -> None:
-    """In the job's result and among the dead letters; a pickle is not even looked into."""
+async def test_plain_arq_gets_the_reason_for_a_refused_job(
+    redis_url: str, redis: Redis, tmp_path: Path
+) -> None:
+    """In the job's result and as a dead letter. A pickle is never loaded."""
     async with (
         plain_arq(redis_url) as pool,
         plain_arq(redis_url, job_serializer=pickle.dumps) as pickling,
@@ -153,10 +159,10 @@ async def test_plain_arq_is_told_why_a_job_was_refused(redis_url: str, redis: Re
     assert not (tmp_path / "loaded").exists()
 
 
-async def test_a_job_that_arq_gives_out_again_is_enqueued_once(
+async def test_a_job_that_arq_runs_again_is_enqueued_once(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """As it does when the worker died after enqueuing and before saying so."""
+    """As after the death of a worker between enqueuing and storing the result."""
     async with Origin.serving("127.0.0.194", ok(b"body")) as origin, plain_arq(redis_url) as pool:
         job = await enqueue(pool, "fetch", [origin.url(f"/{i}") for i in range(5)])
         as_it_was = await redis.get(f"arq:job:{job.job_id}")
@@ -173,14 +179,14 @@ async def test_a_job_that_arq_gives_out_again_is_enqueued_once(
     assert (5, 5, 5) == (counts.total, counts.stored, requests)
 
 
-async def test_a_stopped_worker_makes_way_at_the_inbox(redis_url: str, redis: Redis, tmp_path: Path) -> None:
-    """The next worker need not wait for the end of its lease."""
+async def test_a_stopped_worker_releases_the_inbox(redis_url: str, redis: Redis, tmp_path: Path) -> None:
+    """The next worker does not wait for the end of its lease."""
 
     async def held() -> bool:
         return float(await ask(redis, "HGET", keys.INTAKE, "until_ms") or 0) > await now_ms(redis)
 
     with workers(1, redis_url, tmp_path) as first:
-        await wait_until(held, "somebody who empties the inbox")
+        await wait_until(held, "an owner of the inbox")
         first.processes[0].send_signal(signal.SIGTERM)
         await wait_until(lambda: first.processes[0].poll() is not None, "the worker's end", 20)
         left_held = await held()
@@ -188,13 +194,13 @@ async def test_a_stopped_worker_makes_way_at_the_inbox(redis_url: str, redis: Re
     assert not left_held
 
 
-async def test_a_killed_workers_inbox_is_emptied_by_another(
+async def test_another_worker_reads_the_inbox_after_a_kill(
     redis_url: str, redis: Redis, tmp_path: Path
 ) -> None:
-    """Killed with -9 in the middle of a flood: each message has one result."""
+    """SIGKILL arrives in the middle of a flood. Each message has one result."""
     async with Origin.serving("127.0.0.195", latency(0.01, ok(b"x"))) as origin:
         with workers(2, redis_url, tmp_path) as fleet:
-            await wait_until(lambda: ask(redis, "HGET", keys.INTAKE, "token"), "somebody at the inbox")
+            await wait_until(lambda: ask(redis, "HGET", keys.INTAKE, "token"), "an owner of the inbox")
             for start in range(0, 1500, 50):
                 await ask(redis, "RPUSH", keys.INBOX, *(origin.url(f"/{start + i}") for i in range(50)))
                 if start == 500:

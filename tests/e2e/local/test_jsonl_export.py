@@ -1,4 +1,4 @@
-"""`--lines-to`: the records of a batch's bodies in one file, each once, whatever happens to the command."""
+"""`--lines-to`: the records of a batch's bodies in one file, each once, also after an interruption."""
 
 import asyncio
 import json
@@ -16,23 +16,23 @@ LOOPBACK = ("--allow-net", "127.0.0.0/8")
 
 
 def records_of(target: str) -> list[str]:
-    """Three records that name the target."""
+    """Return three records that name the target."""
     return [json.dumps({"of": target, "row": row}) for row in range(3)]
 
 
 def body_of(target: str) -> bytes:
-    """The records in a body that is less tidy than what comes of it."""
+    """Return a body with the records, blank lines and spaces."""
     one, two, three = records_of(target)
     return f"\n  {one}\r\n\r\n{two}\n{three}".encode()
 
 
 async def run(*arguments: str | Path, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-    """The command, off the loop that serves its origins."""
+    """Run the command in a thread, so that the loop can serve the origins."""
     return await asyncio.to_thread(fetchfleet, *arguments, stdin=stdin)
 
 
-async def test_records_of_all_bodies_come_to_one_file(tmp_path: Path) -> None:
-    """Bare, a line each, a body's together; what failed adds nothing, and a file that was there is new."""
+async def test_records_of_all_bodies_are_exported_to_one_file(tmp_path: Path) -> None:
+    """A body's records stay together, failed fetches add nothing, and an old file is replaced."""
     behaviour = by_path({"/gone": status(404), "/bad": ok(b"1\n{\n")}, otherwise=ok(body_of))
     gathered = tmp_path / "records.jsonl"
     gathered.write_text("old\n" * 1000)
@@ -50,7 +50,7 @@ async def test_records_of_all_bodies_come_to_one_file(tmp_path: Path) -> None:
 
 
 class Some:
-    """Answers the first so many, and the others once they are let go."""
+    """Responds to the first requests, and to the others once `go_on` is set."""
 
     def __init__(self, count: int, then: Behaviour) -> None:
         self.go_on = asyncio.Event()
@@ -58,13 +58,13 @@ class Some:
         self._then = then
 
     async def __call__(self, x: Exchange) -> None:
-        """Each in its turn."""
+        """Respond to one request."""
         self._left -= 1
         await (self._then if self._left >= 0 else held(self.go_on, self._then))(x)
 
 
-async def test_a_run_that_goes_on_has_each_record_once(tmp_path: Path) -> None:
-    """Killed, it goes on behind what it wrote, as does its report; half a body's records are cut off."""
+async def test_a_continued_run_exports_each_record_once(tmp_path: Path) -> None:
+    """The first run is killed. A partial record at the end of the file is cut off."""
     behaviour, gathered = Some(10, ok(body_of)), tmp_path / "records.jsonl"
     report, note = tmp_path / "report.jsonl", tmp_path / "out/.fetchfleet/lines.json"
     targets = [f"/{place}" for place in range(20)]
@@ -88,8 +88,8 @@ async def test_a_run_that_goes_on_has_each_record_once(tmp_path: Path) -> None:
     assert not note.exists()
 
 
-async def test_bodies_that_are_not_there_are_told(redis_url: str, tmp_path: Path) -> None:
-    """The workers' folder must be here: what is missing is named with the remedy, and the command exits 1."""
+async def test_an_export_without_the_bodies_exits_1(redis_url: str, tmp_path: Path) -> None:
+    """The workers' out folder must be local. The message names the missing body and the remedy."""
     gathered = tmp_path / "records.jsonl"
     async with Origin.serving("127.0.0.194", ok(body_of)) as origin:
         with workers(1, redis_url, tmp_path):
@@ -102,8 +102,8 @@ async def test_bodies_that_are_not_there_are_told(redis_url: str, tmp_path: Path
     assert "" == gathered.read_text()
 
 
-async def test_a_reader_that_has_enough_ends_the_command(tmp_path: Path) -> None:
-    """Records come to standard output as bodies do; no traceback when it is closed."""
+async def test_a_closed_pipe_ends_the_export(tmp_path: Path) -> None:
+    """Records are written to standard output as bodies arrive. No traceback is printed."""
     async with Origin.serving("127.0.0.195", ok(lambda target: body_of(target) * 20_000)) as origin:
         (tmp_path / "list").write_text("\n".join(origin.url(f"/{place}") for place in range(3)))
         command: list[str | Path] = [
@@ -128,8 +128,8 @@ async def test_a_reader_that_has_enough_ends_the_command(tmp_path: Path) -> None
     assert b"Traceback" not in said
 
 
-def test_a_place_that_cannot_be_is_bad_use(tmp_path: Path) -> None:
-    """Said before anything is fetched."""
+def test_an_export_path_that_cannot_be_opened_exits_2(tmp_path: Path) -> None:
+    """Before any fetch."""
     ended = fetchfleet(
         "run", "-", "--out", tmp_path / "out", "--lines-to", "no/such/file", stdin="http://127.0.0.1/"
     )

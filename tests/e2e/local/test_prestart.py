@@ -1,4 +1,4 @@
-"""Workers that are begun before it is known what they are to do."""
+"""Workers that are started before their settings are known."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ with prestarted(2, main) as workers:
 
 
 async def test_forked_workers_share_no_descriptor_and_no_session_and_die_with_the_command() -> None:
-    """Also if they are stopped. A file that the command has inherited is open in the command alone."""
+    """Also if they are stopped. A file inherited by the command is open in the command alone."""
     inherited, pipe = os.pipe()
     file = f"pipe:[{os.fstat(pipe).st_ino}]"
     command = subprocess.Popen(  # noqa: ASYNC220 it only starts it
@@ -68,7 +68,7 @@ def threads_of(pid: int) -> list[Path]:
 
 
 def files_of(pid: int) -> set[str]:
-    """Return what the descriptors of a process lead to."""
+    """Return the targets of a process's descriptors."""
     return {str(descriptor.readlink()) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
 
 
@@ -80,8 +80,8 @@ def named(pid: int) -> str:
         return ""
 
 
-def test_where_nothing_is_to_be_done_they_end_with_the_block() -> None:
-    """A list with a bad line, say: nobody is told anything, and nobody stays."""
+def test_unused_prestarted_workers_end_with_the_block() -> None:
+    """As for a list with a bad line: they never get an order."""
     with prestarted(2) as processes:
         pids = {process.process.pid for process in processes}
         assert pids <= left_behind.children().keys()
@@ -89,8 +89,8 @@ def test_where_nothing_is_to_be_done_they_end_with_the_block() -> None:
     assert set() == pids & left_behind.children().keys()
 
 
-async def test_one_that_nobody_tells_anything_any_more_ends_by_itself() -> None:
-    """Its parent is gone, or has closed the pipe: that is no order, and no error."""
+async def test_a_prestarted_worker_exits_0_when_its_pipe_is_closed() -> None:
+    """The parent has ended or closed the pipe; it is not an error."""
     with prestarted(1) as (worker,):
         assert worker.process.stdin
         worker.process.stdin.close()
@@ -99,10 +99,10 @@ async def test_one_that_nobody_tells_anything_any_more_ends_by_itself() -> None:
         assert 0 == worker.process.returncode
 
 
-async def test_one_that_died_before_it_was_told_is_started_again_and_told(
+async def test_a_prestarted_worker_that_died_is_replaced_and_gets_its_settings(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Its death is found as any other is; the one in its place does the work."""
+    """The replacement does the work."""
     settings = {"redis_url": redis_url, "out": str(tmp_path / "bodies"), "allow_net": LOOPBACK}
     async with Origin.serving("127.0.0.155", ok(b"late")) as origin:
         batch = await fleet.submit([origin.url("/")])
@@ -120,8 +120,8 @@ async def test_one_that_died_before_it_was_told_is_started_again_and_told(
     assert "worker.started" in (tmp_path / "worker-1.log").read_text()
 
 
-async def test_one_that_cannot_do_what_it_is_told_is_given_up_and_its_log_says_why(tmp_path: Path) -> None:
-    """Three quick ends are enough; each wrote the same sentence to the log that the error names."""
+async def test_a_worker_with_bad_settings_is_given_up_after_three_quick_ends(tmp_path: Path) -> None:
+    """The error names the log, which has the reason of each end."""
 
     def is_given_up() -> bool:
         try:
@@ -135,6 +135,6 @@ async def test_one_that_cannot_do_what_it_is_told_is_given_up_and_its_log_says_w
         prestarted(1, quick_end_s=60) as (worker,),
         at_work([worker], {"engine": "none"}, tmp_path),
     ):
-        await wait_until(is_given_up, "the giving up", 60)
+        await wait_until(is_given_up, "the error", 60)
 
     assert MAX_QUICK_ENDS == (tmp_path / "worker-1.log").read_text().count("--engine none")

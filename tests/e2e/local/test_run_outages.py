@@ -1,4 +1,4 @@
-"""A run that is suspended, and whose embedded server is killed, stores and reports everything once."""
+"""Runs that are suspended, or whose embedded server is killed."""
 
 import asyncio
 import fcntl
@@ -57,11 +57,11 @@ class TerminalRun:
         return found
 
     def the_child(self, name: str) -> int:
-        """Return the pid of the child with this in its name or command, 0 if there is none."""
+        """Return the pid of the child with this text in its name or command, 0 if there is none."""
         return next((pid for pid, command in self.children().items() if name in command), 0)
 
     def said(self) -> str:
-        """Return what it has printed."""
+        """Return its output."""
         return self._screen.read_text(errors="replace")
 
 
@@ -85,7 +85,7 @@ def terminal_run(folder: Path, *arguments: str) -> Iterator[TerminalRun]:
 
 
 async def test_ctrl_z_suspends_the_workers_and_a_killed_server_is_started_again(tmp_path: Path) -> None:
-    """Longer than a lease; the server dies in the same run. Each result is in the report once."""
+    """The suspension outlasts a lease. The report has each result once."""
     go_on = asyncio.Event()
     async with Origin.serving("127.0.0.196", sequence(*[ok(b"x")] * 10, held(go_on, ok(b"x")))) as origin:
         (tmp_path / "list").write_text("\n".join(origin.url(f"/{place}") for place in range(30)))
@@ -116,7 +116,7 @@ async def test_ctrl_z_suspends_the_workers_and_a_killed_server_is_started_again(
 
 
 async def test_a_suspended_run_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
-    """A stopped process does not handle SIGTERM: its death takes the workers with it."""
+    """A stopped process does not handle SIGTERM; its workers end with it all the same."""
     go_on = asyncio.Event()
     async with Origin.serving("127.0.0.197", held(go_on)) as origin:
         (tmp_path / "list").write_text(origin.url("/x"))

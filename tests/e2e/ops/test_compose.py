@@ -1,4 +1,4 @@
-"""The fleet in containers: the compose file, and a trial in which a worker is killed."""
+"""The fleet in containers: the compose files, and a trial in which a worker is killed."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tools.demo import hosts
 
 TRIAL_VARIABLE = "FETCHFLEET_TEST_COMPOSE"
 DEMO_ENV = compose.ROOT / "ops" / "demo.env"
-# The demo's own, but for the subnet: it may be running beside us.
+# The demo's file with another subnet, as the demo may be running.
 TRIAL_ENV = DEMO_ENV.read_text().replace("172.31.251.0", "172.31.252.0")
 
 needs_compose = pytest.mark.skipif(
@@ -30,29 +30,29 @@ needs_compose = pytest.mark.skipif(
 
 
 def variables(text: str) -> dict[str, str]:
-    """What an env file sets."""
+    """Return the variables of an env file."""
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return dict(line.split("=", 1) for line in lines)
 
 
 def test_every_demo_host_has_an_alias_in_the_compose_file() -> None:
-    """A host without an alias could not be resolved."""
+    """A host without an alias cannot be resolved."""
     (aliases,) = re.findall(r"aliases:\s*\[(.*?)\]", compose.FILE.read_text(), re.DOTALL)
 
     assert set(hosts.BEHAVIOURS) == set(re.split(r",\s*", aliases))
 
 
-def test_the_demos_workers_may_dial_the_demos_network_and_nothing_else() -> None:
-    """The subnet and what is allowed are one and the same."""
-    told = variables(DEMO_ENV.read_text())
+def test_the_demos_workers_may_dial_only_the_demos_network() -> None:
+    """Subnet and allowed network are equal."""
+    variable = variables(DEMO_ENV.read_text())
 
-    assert told["FETCHFLEET_SUBNET"] == told["FETCHFLEET_ALLOW_NET"]
-    assert Egress() != Egress.parse(told["FETCHFLEET_ALLOW_NET"])
+    assert variable["FETCHFLEET_SUBNET"] == variable["FETCHFLEET_ALLOW_NET"]
+    assert Egress() != Egress.parse(variable["FETCHFLEET_ALLOW_NET"])
 
 
 @needs_compose
-def test_compose_takes_the_file_with_the_demo_and_without() -> None:
-    """What both versions of Compose read; the first lists the demo's services either way."""
+def test_compose_accepts_the_file_with_and_without_the_demo() -> None:
+    """By either version of Compose."""
     project = Project("fetchfleet", DEMO_ENV)
     demo = ("--profile", "demo")
 
@@ -65,18 +65,18 @@ def test_compose_takes_the_file_with_the_demo_and_without() -> None:
 
 
 @needs_compose
-def test_with_the_users_each_part_is_one_that_the_file_of_users_has() -> None:
-    """Redis loads the file, and workers are the user worker."""
+def test_the_users_file_is_loaded_and_workers_connect_as_its_user_worker() -> None:
+    """With compose.users.yml on top of docker-compose.yml."""
     users = ("--file", str(compose.ROOT / "ops" / "compose.users.yml"))
-    told = Project("fetchfleet", DEMO_ENV).said(*users, "config")
+    config = Project("fetchfleet", DEMO_ENV).said(*users, "config")
 
-    assert "--aclfile" in told
-    assert "redis://worker:only-a-demo@redis:6379/0" in told
+    assert "--aclfile" in config
+    assert "redis://worker:only-a-demo@redis:6379/0" in config
 
 
 @needs_compose
 def test_a_fleet_without_a_password_is_refused(tmp_path: Path) -> None:
-    """The error says which variable is missing."""
+    """The error names the missing variable."""
     empty = tmp_path / "env"
     empty.touch()
     ended = Project("fetchfleet", empty).run("config")
@@ -87,7 +87,7 @@ def test_a_fleet_without_a_password_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Iterator[Project]:
-    """The demo with three workers, under way; gone with its volumes and images afterwards."""
+    """Yield the running demo with three workers; remove its containers, volumes and images at the end."""
     if os.environ.get(TRIAL_VARIABLE) != "1":
         pytest.skip(f"{TRIAL_VARIABLE} is not 1; the trial builds images and takes a minute or two")
     if compose.command() is None:
@@ -108,7 +108,7 @@ def trial(tmp_path: Path) -> Iterator[Project]:
 async def test_one_of_three_workers_is_killed_and_every_result_arrives_once(
     trial: Project, tmp_path: Path
 ) -> None:
-    """Its lanes run elsewhere, no host sees more than its limit, and a stop ends the others with 0."""
+    """Other workers reclaim its lanes, every fetch has its outcome, and a stop ends them with 0."""
     (producer,) = trial.containers("producer")
     victim = await wait_until(lambda: at_work_on(trial, hosts.TRICKLING), "a worker on a slow host", 60)
     docker("kill", victim)
@@ -119,7 +119,7 @@ async def test_one_of_three_workers_is_killed_and_every_result_arrives_once(
     survivors = [worker for name, worker in workers.items() if name != victim]
     await wait_until(
         lambda: {"healthy"} == {inspected(worker, "State.Health.Status") for worker in survivors},
-        "the health of those that live",
+        "the survivors to be healthy",
         60,
     )
     trial.said("stop", "worker")
@@ -137,7 +137,7 @@ async def test_one_of_three_workers_is_killed_and_every_result_arrives_once(
 
 
 def at_work_on(project: Project, lane: str) -> str:
-    """The short id of the container whose worker has claimed fetches of that lane; "" while none has."""
+    """Return the short ID of the container whose worker has claims in the lane, "" if there is none."""
     ask = ("exec", "-T", "redis", "redis-cli")
     if project.said(*ask, "hlen", keys.claimed(lane)).strip() == "0":
         return ""
@@ -146,11 +146,11 @@ def at_work_on(project: Project, lane: str) -> str:
 
 
 def inspected(container: str, what: str) -> str:
-    """One thing that Docker knows of a container."""
+    """Return one property of a container."""
     return docker("inspect", "--format", f"{{{{.{what}}}}}", container).strip()
 
 
 def results_of(producer: str, folder: Path) -> list[dict[str, Any]]:
-    """What the producer wrote down."""
+    """Return the results that the producer wrote."""
     docker("cp", f"{producer}:/data/demo/results.jsonl", str(folder))
     return [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The commands of the operations page do what the page says: backup, restore, upgrade."""
+"""The commands of the operations page: backup, restore, upgrade."""
 
 import asyncio
 import os
@@ -47,7 +47,7 @@ except redis.ConnectionError as error:
 
 
 class Machine:
-    """A folder for the page's paths, and commands that stand in for those of a machine."""
+    """A folder for the page's paths, and stand-ins for the commands of a machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Machine:
         file.chmod(0o755)
 
     async def run(self, block: str) -> str:
-        """Run a block of the page; its output."""
+        """Run a block of the page; return its output."""
         block = block.replace("/var/lib/redis", str(self.folder / "redis"))
         block = block.replace("/srv/backup", str(self.folder / "backup"))
         block = block.replace("/opt/fetchfleet/bin/", "")
@@ -81,13 +81,13 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """A machine of its own."""
+    """A machine without commands."""
     return Machine(tmp_path)
 
 
 @pytest.fixture
 def server(machine: Machine) -> Iterator[OwnRedis]:
-    """A Redis whose data is in the machine's /var/lib/redis, and the commands that reach it."""
+    """A Redis with its data in the machine's /var/lib/redis, and the commands that reach it."""
     with own_redis() as server:
         server.shut_down()
         socket = server.socket
@@ -97,23 +97,23 @@ def server(machine: Machine) -> Iterator[OwnRedis]:
         machine.command("redis-server", f'#!/bin/sh\nexec {server_binary()} "$@" {options}\n')
         yield server
         with suppress(redis.RedisError, OSError), redis.Redis.from_url(server.url) as left:
-            left.shutdown(nosave=True)  # the one that the page starts in the background, if it is still there
+            left.shutdown(nosave=True)  # the page's background server, if it still runs
 
 
 def blocks_of(heading: str) -> list[str]:
-    """The bash blocks of a section of the page."""
+    """Return the bash blocks of a section of the page."""
     section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
 
 
 async def paths_in(client: Redis) -> list[bytes]:
-    """All that waits."""
+    """Return the waiting entries."""
     found: list[bytes] = await client.lrange(keys.waiting_at("a.example", "normal"), 0, -1)  # type: ignore[misc]
     return found
 
 
 async def test_a_backup_is_restored_by_the_commands_of_the_page(machine: Machine, server: OwnRedis) -> None:
-    """Fetches submitted after the snapshot are gone; those from before are back, and stay."""
+    """Fetches submitted before the snapshot are back, later ones are gone, and AOF is on again."""
     backup, restore = blocks_of("Backup")
     await wait_until(server.answers, "Redis")
     async with connect(server.url) as client, Fleet(server.url) as fleet:
@@ -139,7 +139,7 @@ async def test_a_backup_is_restored_by_the_commands_of_the_page(machine: Machine
 async def test_a_worker_is_upgraded_by_the_commands_of_the_page(
     machine: Machine, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loop ends once the new process is ready; status lists it."""
+    """The loop ends once the new process is ready, and status lists it."""
     (upgrade,) = blocks_of("Stop and upgrade")
     workers: list[subprocess.Popen[bytes]] = []
     name, restarted = f"worker-{os.getpid()}", machine.folder / "restarted"

@@ -1,4 +1,4 @@
-"""The wheel: complete, alone in its name, and usable beside packages called jobs and worker."""
+"""The wheel: complete, one package, and usable beside packages called jobs and worker."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout."""
+    """The built wheel of this checkout."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_has_every_module_script_and_schema(wheel: Path) -> None:
-    """Modules, Lua scripts, JSON schemas and the marker for type checkers."""
+    """And py.typed, the marker for type checkers."""
     wanted = [path for room in ("jobs", "worker") for path in (ROOT / room).rglob("*")]
     names = {
         f"fetchfleet/{path.relative_to(ROOT).as_posix()}"
@@ -36,16 +36,16 @@ def test_the_wheel_has_every_module_script_and_schema(wheel: Path) -> None:
 
 
 def test_the_wheel_installs_one_package(wheel: Path) -> None:
-    """Nothing called jobs or worker lands in site-packages."""
+    """It adds no top-level jobs or worker to site-packages."""
     roots = {name.partition("/")[0] for name in _files_in(wheel)}
 
     assert {"fetchfleet"} == {name for name in roots if not name.endswith(".dist-info")}
 
 
-def test_an_installed_fetchfleet_works_beside_packages_called_jobs_and_worker(
+def test_an_installed_fetchfleet_works_beside_other_jobs_and_worker_packages(
     wheel: Path, tmp_path: Path
 ) -> None:
-    """In an empty environment, run from a project that has packages of these names itself."""
+    """Installed into an empty environment, and used from a project that has packages of these names."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
     env = tmp_path / "env" / "bin"
     install = [str(env / "python"), "-m", "pip", "install", "-q", "--no-index", "--no-deps", str(wheel)]

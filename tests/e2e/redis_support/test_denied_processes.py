@@ -1,4 +1,4 @@
-"""A worker as a Redis user that may not run one."""
+"""A worker that connects as a Redis user without a worker's permissions."""
 
 import pytest
 
@@ -9,8 +9,8 @@ WHY_NOT = guarded_redis.why_unguarded()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 
-def test_a_worker_that_redis_refuses_ends_and_names_the_user_that_may() -> None:
-    """Its own user is named as well, without the password."""
+def test_a_denied_worker_exits_and_names_the_user_to_use() -> None:
+    """The message has its own user too, without the password."""
     with guarded_redis.serve_guarded() as guarded:
         ended = fetchfleet("worker", FETCHFLEET_REDIS_URL=guarded.url("producer"))
 

@@ -1,4 +1,4 @@
-"""The password of Redis is in no rendering, no log line and no message, whatever goes wrong."""
+"""The password of Redis appears in no representation, log line or message."""
 
 import io
 from collections.abc import Iterator
@@ -54,12 +54,12 @@ BAD_URLS = [
 
 
 def secrets_in(text: str) -> set[str]:
-    """What of the password is in the text."""
+    """Return the parts of the password in the text."""
     return {secret for secret in SECRETS if secret in text}
 
 
 def shown(*things: object) -> str:
-    """All that a log line, a prompt or a pretty traceback could show of them."""
+    """Return all that a log line, a prompt or a rich traceback could show of the objects."""
     screen = io.StringIO()
     for thing in things:
         Console(file=screen, width=500).print(thing)
@@ -67,8 +67,8 @@ def shown(*things: object) -> str:
 
 
 @pytest.mark.parametrize("url", URLS)
-async def test_nothing_that_holds_the_url_shows_it(url: str, tmp_path: Path) -> None:
-    """A producer's things and a worker's."""
+async def test_no_object_with_the_redis_url_shows_its_password(url: str, tmp_path: Path) -> None:
+    """Objects of producers and of workers."""
     settings = Settings(redis_url=url, out=tmp_path)
     async with Fleet(url) as fleet, connect(url) as redis:
         submitter = Submitter(redis, fleet.notify)
@@ -86,8 +86,8 @@ async def test_nothing_that_holds_the_url_shows_it(url: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("url", URLS)
-async def test_no_error_on_the_way_to_redis_shows_it(url: str, tmp_path: Path, stream: io.StringIO) -> None:
-    """Nor what it came from, nor what was logged meanwhile."""
+async def test_no_connection_error_shows_the_password(url: str, tmp_path: Path, stream: io.StringIO) -> None:
+    """Neither do its causes, nor the log."""
     errors: list[BaseException] = []
     async with Fleet(url, redis_patience_s=0) as fleet:
         with pytest.raises(RedisError) as of_a_producer:
@@ -100,14 +100,14 @@ async def test_no_error_on_the_way_to_redis_shows_it(url: str, tmp_path: Path, s
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """The error and all that a traceback would show before it."""
+    """Return the error and the errors that a traceback shows before it."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return [error, *(chain(before) if before else [])]
 
 
 @pytest.mark.parametrize("url", BAD_URLS)
-def test_no_error_about_a_bad_url_quotes_it(url: str) -> None:
-    """However the password came to be where it is."""
+def test_no_error_about_a_bad_url_shows_the_password(url: str) -> None:
+    """The password may be misplaced in the URL."""
     with pytest.raises(RedisSetupError) as of_jobs:
         Fleet(url)
     with pytest.raises(SettingsError) as of_a_worker:
@@ -119,8 +119,8 @@ def test_no_error_about_a_bad_url_quotes_it(url: str) -> None:
 
 @pytest.mark.parametrize("command", ["submit", "worker", "health"])
 @pytest.mark.parametrize("url", [NOWHERE, BAD_URLS[0]], ids=["unreachable", "bad"])
-def test_no_command_says_it(command: str, url: str, tmp_path: Path) -> None:
-    """One sentence, by the environment or by the flag; a submit also says how to go on."""
+def test_no_command_prints_the_password(command: str, url: str, tmp_path: Path) -> None:
+    """The error is one line, for the flag and for the variable; submit adds how to continue."""
     arguments = [command, *(["-"] if command == "submit" else [])]
     where = {"FETCHFLEET_OUT": str(tmp_path), "FETCHFLEET_REDIS_PATIENCE_S": "0"}
     goes_on = command == "submit" and url is NOWHERE
@@ -133,7 +133,7 @@ def test_no_command_says_it(command: str, url: str, tmp_path: Path) -> None:
 
 
 class Locked:
-    """A Redis with a password, which may go away and come back."""
+    """A Redis with a password that can be stopped and started."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder = folder
@@ -141,32 +141,32 @@ class Locked:
         self.start()
 
     def url(self, password: str = PASSWORD) -> str:
-        """The URL by which one comes in."""
+        """Return the URL with this password."""
         return f"unix://default:{quote(password, safe='')}@{self._folder}/redis.sock"
 
     def start(self) -> None:
-        """Be there, with nothing in it."""
+        """Start it, empty."""
         options = {"port": "0", "unixsocket": "redis.sock", "requirepass": PASSWORD}
         self._server = self._stack.enter_context(ExitStack())
         self._server.enter_context(serve(self._folder, options, self.url()))
 
     def stop(self) -> None:
-        """Go away."""
+        """Stop it."""
         self._server.close()
 
 
 @pytest.fixture
 def locked() -> Iterator[Locked]:
-    """A Redis that asks for PASSWORD."""
+    """A Redis that requires PASSWORD."""
     with TemporaryDirectory(prefix="ff-") as folder, ExitStack() as stack:
         yield Locked(Path(folder), stack)
 
 
 @pytest.mark.parametrize("command", ["submit", "worker", "health"])
-def test_a_wrong_password_is_said_to_be_wrong_and_not_said(
+def test_a_wrong_password_is_reported_without_printing_it(
     locked: Locked, command: str, tmp_path: Path
 ) -> None:
-    """One sentence, exit 1."""
+    """In one line, with exit code 1."""
     arguments = [command, *(["-"] if command == "submit" else [])]
     wrong = {"FETCHFLEET_OUT": str(tmp_path), "FETCHFLEET_REDIS_URL": locked.url(f"not {PASSWORD}")}
     ended = fetchfleet(*arguments, stdin="http://a.example/", **wrong)
@@ -175,17 +175,17 @@ def test_a_wrong_password_is_said_to_be_wrong_and_not_said(
     assert set() == secrets_in(ended.stderr + ended.stdout)
 
 
-async def test_a_worker_logs_none_of_it_while_redis_goes_away_or_refuses_it(
+async def test_a_worker_logs_no_password_while_redis_is_down_or_refuses_it(
     locked: Locked, tmp_path: Path
 ) -> None:
-    """It goes on when Redis is back and lets it in again."""
+    """It reconnects after the restart, before the password is changed."""
     with workers(1, locked.url(), tmp_path / "fleet") as running:
         await wait_until(running.started, "the worker to start")
         locked.stop()
-        await wait_until(lambda: trouble(running, "connect"), "trouble that is seen")
+        await wait_until(lambda: trouble(running, "connect"), "the error")
         locked.start()
         async with connect(locked.url()) as redis:
-            await wait_until(lambda: redis.zcard("ff:workers"), "a sign of life", timeout_s=30)
+            await wait_until(lambda: redis.zcard("ff:workers"), "a heartbeat", timeout_s=30)
             await redis.config_set("requirepass", "another")
             await redis.client_kill_filter(_type="normal", skipme=True)
             await wait_until(lambda: trouble(running, "invalid username"), "the refusal", timeout_s=30)
@@ -194,6 +194,6 @@ async def test_a_worker_logs_none_of_it_while_redis_goes_away_or_refuses_it(
 
 
 def trouble(running: Workers, said: str) -> bool:
-    """Whether the worker has logged such trouble with Redis."""
+    """Return whether the worker has logged an error of Redis with this text."""
     lines = running.events("redis.trouble") + running.events("redis.refusal")
     return any(said in line["error"].lower() for line in lines)

@@ -1,4 +1,4 @@
-"""A fleet on a Redis that speaks TLS only and asks each user for a password."""
+"""A fleet on a Redis that accepts only TLS and requires a password of each user."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -35,14 +35,14 @@ class TlsRedis(NamedTuple):
     folder: Path
 
     def url(self, user: str, host: str = NAMED, **parameters: str) -> str:
-        """As one who knows the CA, or says otherwise, comes in."""
+        """Return the URL of a user, which trusts the CA unless the parameters differ."""
         given = {"ssl_ca_certs": str(self.folder / "ca.pem"), **parameters}
         return self.guarded.over_tls(user, host, self.port, **given)
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a CA, Redis's certificate, a client's, and another CA."""
+    """A folder with a CA, certificates of Redis and of a client, and another CA."""
     folder = tmp_path_factory.mktemp("certificates")
     ca = Authority(folder)
     ca.issue("redis", f"IP:{NAMED}")
@@ -53,7 +53,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def serve(certificates: Path) -> Iterator[Callable[[str], TlsRedis]]:
-    """Starts the Redis; clients need a certificate if `tls-auth-clients` says so."""
+    """Start a Redis; `tls-auth-clients` determines whether it requires client certificates."""
     with ExitStack() as stack:
 
         def serve(auth_clients: str) -> TlsRedis:
@@ -68,34 +68,34 @@ def serve(certificates: Path) -> Iterator[Callable[[str], TlsRedis]]:
 
 @pytest.fixture
 def tls(serve: Callable[[str], TlsRedis]) -> TlsRedis:
-    """One that asks for no client's certificate."""
+    """A Redis that requires no client certificate."""
     return serve("no")
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """Return a port without a listener."""
     with socket.socket() as place:
         place.bind((NAMED, 0))
         return int(place.getsockname()[1])
 
 
 def wrong_host(tls: TlsRedis) -> str:
-    """An address that the certificate is not for."""
+    """Return a URL with an address that is not in the certificate."""
     return tls.url("worker", UNNAMED)
 
 
 def wrong_authority(tls: TlsRedis) -> str:
-    """Another CA than the one that vouches for Redis."""
+    """Return a URL with another CA than that of the certificate."""
     return tls.url("worker", ssl_ca_certs=str(tls.folder / "other.pem"))
 
 
 def no_authority(tls: TlsRedis) -> str:
-    """The CAs of the system, which do not know ours."""
+    """Return a URL with the system's CAs, which do not include that of the certificate."""
     return tls.guarded.over_tls("worker", NAMED, tls.port)
 
 
 def no_tls(tls: TlsRedis) -> str:
-    """Plain TCP to the TLS port."""
+    """Return a URL for plain TCP to the TLS port."""
     return no_authority(tls).replace("rediss:", "redis:")
 
 
@@ -108,7 +108,7 @@ WRONG = [
 
 
 async def test_a_fleet_works_over_tls(tls: TlsRedis, tmp_path: Path) -> None:
-    """A producer and a worker, each as its own user, know the CA and nothing else."""
+    """Producer and worker connect as their own users and trust the CA."""
     async with Origin.serving("127.0.0.175", o.OK) as origin, Fleet(tls.url("producer")) as fleet:
         with workers(1, tls.url("worker"), tmp_path / "fleet"):
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(20)])
@@ -118,8 +118,10 @@ async def test_a_fleet_works_over_tls(tls: TlsRedis, tmp_path: Path) -> None:
     assert set() == tls.guarded.refused()
 
 
-async def test_a_redis_that_asks_for_our_certificate_gets_it(serve: Callable[[str], TlsRedis]) -> None:
-    """By redis-py's names in the URL; without it Redis hangs up."""
+async def test_a_client_certificate_is_sent_to_a_redis_that_requires_one(
+    serve: Callable[[str], TlsRedis],
+) -> None:
+    """The URL has redis-py's parameters. Without them Redis closes the connection."""
     tls = serve("yes")
     ours = {
         "ssl_certfile": str(tls.folder / "client.pem"),
@@ -133,10 +135,10 @@ async def test_a_redis_that_asks_for_our_certificate_gets_it(serve: Callable[[st
 
 
 @pytest.mark.parametrize(("wrong", "said"), WRONG)
-def test_a_worker_says_what_is_wrong_with_tls(
+def test_a_worker_reports_the_cause_of_a_tls_failure(
     tls: TlsRedis, tmp_path: Path, wrong: Callable[[TlsRedis], str], said: str
 ) -> None:
-    """One sentence, exit 1, and the password in none of it."""
+    """In one line, with exit code 1 and without the password."""
     ended = fetchfleet("worker", "--out", tmp_path, FETCHFLEET_REDIS_URL=wrong(tls))
     assert (1, "", 1) == (ended.returncode, ended.stdout, len(ended.stderr.splitlines()))
     assert said in ended.stderr
@@ -144,10 +146,10 @@ def test_a_worker_says_what_is_wrong_with_tls(
 
 
 @pytest.mark.parametrize(("wrong", "said"), WRONG[:2])
-async def test_a_producer_is_told_what_is_wrong_with_tls(
+async def test_a_producer_gets_an_error_with_the_cause_of_a_tls_failure(
     tls: TlsRedis, wrong: Callable[[TlsRedis], str], said: str
 ) -> None:
-    """Nothing is sent to a server that cannot show who it is."""
+    """No command is sent to a server whose certificate does not verify."""
     async with Fleet(wrong(tls)) as fleet:
         with pytest.raises(RedisConnectionError, match=said):
             await fleet.submit(["http://a.example/"])

@@ -1,4 +1,4 @@
-"""Worker processes: stopped, killed, run by arq's own command."""
+"""Worker processes: stopped, killed, or run by arq's command."""
 
 import asyncio
 import os
@@ -24,10 +24,10 @@ from tools.origin.server import Origin
 CRASH_RECOVERY_S = 40.0
 
 
-async def test_sigterm_lets_short_fetches_end_hands_long_ones_back_and_exits_0(
+async def test_sigterm_finishes_short_fetches_hands_back_long_ones_and_exits_0(
     redis_url: str, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A deploy costs no attempt: the long fetch is finished by the next worker, as an interruption."""
+    """The next worker finishes the long fetch: one interruption, no attempt charged."""
     monkeypatch.setenv("FETCHFLEET_GRACE_S", "1")
     async with (
         Origin.serving("127.0.0.151", latency(0.3, ok(b"short"))) as short,
@@ -51,8 +51,10 @@ async def test_sigterm_lets_short_fetches_end_hands_long_ones_back_and_exits_0(
     assert 0 == results[short.url("/s")].interruptions
 
 
-async def test_a_killed_workers_lanes_run_elsewhere(redis_url: str, fleet: Fleet, tmp_path: Path) -> None:
-    """Killing with -9 loses nothing: what was claimed is done by the other worker, counted as interrupted."""
+async def test_another_worker_reclaims_the_lanes_of_a_killed_one(
+    redis_url: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    """Claimed fetches are repeated and count an interruption, not an attempt."""
     async with Origin.serving("127.0.0.153", slow(b"drop", 0.05, 10)) as origin:
         with workers(1, redis_url, tmp_path / "first") as first:
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(20)])
@@ -74,14 +76,14 @@ async def test_a_killed_workers_lanes_run_elsewhere(redis_url: str, fleet: Fleet
 
 
 def without_input() -> None:
-    """Close standard input, as a service manager may. A preexec_fn."""
+    """Close standard input, as a service manager may. For preexec_fn."""
     die_with_parent()
     os.close(0)
 
 
 @contextmanager
 def arq_worker(redis_url: str, out: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """`arq worker.main.WorkerSettings`, its settings from the environment, its standard input closed."""
+    """Run `arq` with WorkerSettings, settings from the environment, and standard input closed."""
     environment = {
         "FETCHFLEET_REDIS_URL": redis_url,
         "FETCHFLEET_OUT": str(out),
@@ -102,22 +104,22 @@ def arq_worker(redis_url: str, out: Path) -> Iterator["subprocess.Popen[bytes]"]
         process.wait()
 
 
-async def test_arqs_own_command_runs_a_worker_and_sigterm_ends_it_with_0(
+async def test_arqs_command_runs_a_worker_and_sigterm_ends_it_with_0(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Those who live in arq's CLI get the same worker."""
+    """It runs on uvloop and reports its health as other workers do."""
     async with Origin.serving("127.0.0.154", ok(b"by arq")) as origin:
         with arq_worker(redis_url, tmp_path / "bodies") as process:
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(20)])
             results = [result async for result in batch.results()]
-            told = [at.told for at in await asyncio.to_thread(ask_workers, None) if at.pid == process.pid]
+            reports = [at.told for at in await asyncio.to_thread(ask_workers, None) if at.pid == process.pid]
             process.send_signal(signal.SIGTERM)
             await wait_until(lambda: process.poll() is not None, "arq's end", 20)
             ended_with = process.returncode
 
     assert [Outcome.STORED] * 20 == [result.outcome for result in results]
     assert 0 == ended_with
-    assert [[]] == [health.not_ready for health in told if health]
+    assert [[]] == [health.not_ready for health in reports if health]
     assert b"worker.stopped" in (tmp_path / "arq.log").read_bytes()
     assert b'"loop":"uvloop"' in (tmp_path / "arq.log").read_bytes()
 
@@ -125,7 +127,7 @@ async def test_arqs_own_command_runs_a_worker_and_sigterm_ends_it_with_0(
 async def test_a_worker_with_closed_standard_streams_works_and_exits_0(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """No socket gets their numbers, at which libuv would abort."""
+    """No socket gets the descriptors 0 to 2: libuv would abort."""
     worker = [sys.executable, "-m", "fetchfleet.worker", "worker", "--allow-net", "127.0.0.0/8"]
     command = [*worker, "--redis", redis_url, "--out", str(tmp_path)]
     async with Origin.serving("127.0.0.155", ok(b"quietly")) as origin:
@@ -145,8 +147,8 @@ async def test_a_worker_with_closed_standard_streams_works_and_exits_0(
     assert (Outcome.STORED, 0) == (result.outcome, process.returncode)
 
 
-async def test_liveness_outlasts_redis_and_ends_with_the_loop(tmp_path: Path) -> None:
-    """An outage of Redis restarts no worker; a frozen process is found within seconds."""
+async def test_liveness_passes_in_a_redis_outage_and_fails_for_a_frozen_process(tmp_path: Path) -> None:
+    """An outage must restart no worker. Readiness fails during it."""
     name = f"live-{os.getpid()}"
 
     async def health(how: str) -> tuple[int, str]:
@@ -179,6 +181,6 @@ async def test_liveness_outlasts_redis_and_ends_with_the_loop(tmp_path: Path) ->
 
 
 async def failing(ended: Awaitable[tuple[int, str]]) -> tuple[int, str] | None:
-    """The output of a command that fails."""
+    """Return the exit code and output of a command that fails, else None."""
     code, said = await ended
     return (code, said) if code else None

@@ -1,4 +1,4 @@
-"""The bench runs, and its figures are of bytes that came."""
+"""The benchmark: its loads, its ratios and its profile."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ ABSENT = {peer.name for peer in PEERS if not peer.there}
 
 
 def bench(written: Path, *arguments: str) -> Any:
-    """What the bench writes of a run that ends well."""
+    """Run the benchmark; return the JSON that it writes."""
     command = ["./scripts/bench", *arguments, f"--json={written}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -24,7 +24,7 @@ def bench(written: Path, *arguments: str) -> Any:
 
 
 def assert_compared(figures: Mapping[str, Any], unit: str) -> None:
-    """Every figure has its rate, each peer its ratio, each way to run fetchfleet those to all peers."""
+    """Check that every figure has a rate, and every variant of fetchfleet a ratio to each peer."""
     peers = {name for name in figures if not is_own(name)}
     for name, figure in figures.items():
         assert figure[unit] > 0
@@ -33,7 +33,7 @@ def assert_compared(figures: Mapping[str, Any], unit: str) -> None:
 
 
 def test_a_run_measures_every_load_and_names_absent_programs(tmp_path: Path) -> None:
-    """With the machine, and one table of the ratios of all loads."""
+    """With the machine, the versions and a table of the ratios."""
     sizes = ["--small=40", "--many=4", "--large-mb=1", "--enqueued=500", "--rounds=1"]
     only = [f"--only={name}" for name in MEASURED]
     found = bench(tmp_path / "figures.json", "--quick", *sizes, *only)
@@ -52,8 +52,8 @@ def test_a_run_measures_every_load_and_names_absent_programs(tmp_path: Path) -> 
     assert {"python", "httpx", "arq"} <= found["versions"].keys()
 
 
-def test_the_profile_says_where_the_time_goes(tmp_path: Path) -> None:
-    """By room, and beside the worker: what its Redis took, and the clock."""
+def test_the_profile_divides_the_time_by_room(tmp_path: Path) -> None:
+    """With the CPU time of all rooms and the elapsed time."""
     found = bench(tmp_path / "figures.json", "profile", "--files=300", "--engine=httpx", "--sink=files")
     [profile] = found["profile"].values()
 

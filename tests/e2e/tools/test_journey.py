@@ -1,4 +1,4 @@
-"""How many files a fetch enters."""
+"""The number of source files that a fetch enters."""
 
 import re
 import subprocess
@@ -27,10 +27,7 @@ SPECIAL_CASES = {
 
 
 def test_a_run_of_one_url_enters_few_files() -> None:
-    """The worker calls functions of at most 35 files, with the command of 54, and none of a special case.
-
-    The architecture page has each of them.
-    """
+    """At most 35 files in the worker and 54 with the command. The architecture page lists each of them."""
     command = [sys.executable, "-m", "tools.journey", "--run"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
     files, in_worker = files_in(printed.stdout), files_in(printed.stdout.partition("in the command")[0])
