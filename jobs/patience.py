@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from fetchfleet.jobs.errors import FleetUnreachableError
 from fetchfleet.jobs.redis_connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S
-from fetchfleet.jobs.redis_errors import passes
+from fetchfleet.jobs.redis_errors import is_transient
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,15 +84,17 @@ class Patience:
     ) -> T:
         """Call the function, which failed with the error, until it succeeds.
 
-        Raises what is not mended by time at once, and FleetUnreachableError when the patience is over.
+        Raises an error that is not transient at once, and FleetUnreachableError when the patience is over.
         """
         outage = Outage(self._limit_s)
-        if passes(error) and not outage.is_over and self._away_since_s is None:
+        if is_transient(error) and not outage.is_over and self._away_since_s is None:
             self._away_since_s = self._now_s()
-            self._warn(f"Redis does not answer: {_said(error)}; waiting for it for up to {self._limit_s:g} s")
+            self._warn(
+                f"Redis does not answer: {_error_text(error)}; waiting for it for up to {self._limit_s:g} s"
+            )
         self._waiting += 1
         try:
-            while passes(error) and not outage.is_over:
+            while is_transient(error) and not outage.is_over:
                 began_s = self._now_s()
                 pause_s = outage.next_pause_s()
                 await self._sleep(pause_s)
@@ -104,17 +106,17 @@ class Patience:
                     error = again
                     outage.add(self._now_s() - woke_s, LONGEST_CALL_S)
                 else:
-                    self._say_back()
+                    self._warn_of_recovery()
                     return reply
         finally:
             self._waiting -= 1
             if not self._waiting:
                 self._away_since_s = None
-        if not passes(error):
+        if not is_transient(error):
             raise error
-        raise FleetUnreachableError(_unanswered(error, self._limit_s)) from error
+        raise FleetUnreachableError(_outage_text(error, self._limit_s)) from error
 
-    def _say_back(self) -> None:
+    def _warn_of_recovery(self) -> None:
         if self._away_since_s is not None:
             away_s = self._now_s() - self._away_since_s
             self._away_since_s = None
@@ -133,10 +135,10 @@ async def once(function: Callable[P, Awaitable[T]], /, *args: P.args, **named: P
     return await function(*args, **named)
 
 
-def _unanswered(error: Exception, limit_s: float) -> str:
+def _outage_text(error: Exception, limit_s: float) -> str:
     for_s = f" for {limit_s:g} s" if limit_s else ""
-    return f"Redis has not answered{for_s}: {_said(error)}"
+    return f"Redis has not answered{for_s}: {_error_text(error)}"
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return str(error).rstrip(".") or type(error).__name__

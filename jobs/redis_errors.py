@@ -11,7 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from fetchfleet.jobs.compat import takes_no_writes
 from fetchfleet.jobs.errors import JobsError
 
-_MENDED_BY_TIME = re.compile(r"(?:^|\W)(BUSY|CLUSTERDOWN|LOADING|TRYAGAIN|UNBLOCKED|UNKILLABLE) ")
+_TRANSIENT_CODES = re.compile(r"(?:^|\W)(BUSY|CLUSTERDOWN|LOADING|TRYAGAIN|UNBLOCKED|UNKILLABLE) ")
 """Codes of a Redis that runs a script, loads its data, or changes its role. They follow other words if a
 script of an older Redis met them."""
 
@@ -22,7 +22,7 @@ _OF_A_SOCKET = ConnectionAbortedError | ConnectionRefusedError | ConnectionReset
 """Errors of the operating system that redis-py may pass on. BrokenPipeError may be one of standard output."""
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Return whether the call that raised the error may succeed later without a change to its setup.
 
     Redis is away, starts, fails over, is frozen, is full of clients or is busy. False if it refuses the
@@ -32,10 +32,10 @@ def passes(error: BaseException) -> bool:
         return False
     if isinstance(error.__cause__, RedisError):  # redis-py wraps what Redis says to a new connection
         error = error.__cause__
-    if is_refusal(error) or any(map(_is_lasting, _chain(error))):
+    if is_refusal(error) or any(map(_is_permanent, _chain(error))):
         return False
     if isinstance(error, ResponseError):
-        return takes_no_writes(error) or _MENDED_BY_TIME.search(str(error)) is not None
+        return takes_no_writes(error) or _TRANSIENT_CODES.search(str(error)) is not None
     return isinstance(error, RedisConnectionError | RedisTimeoutError | _OF_A_SOCKET)
 
 
@@ -49,7 +49,7 @@ def is_of(error: object, *kinds: type[Exception]) -> bool:
     return isinstance(error, kinds) or isinstance(getattr(error, "__cause__", None), kinds)
 
 
-def _is_lasting(error: BaseException) -> bool:
+def _is_permanent(error: BaseException) -> bool:
     """Return whether the operating system or TLS reports what a retry does not change."""
     if isinstance(error, ssl.SSLError):
         return not isinstance(error, _CUT_TLS)

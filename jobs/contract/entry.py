@@ -58,20 +58,20 @@ class TooLargeEntryError(BadEntryError):
 class NewerEntryError(BadEntryError):
     """An entry that only a newer worker can read. url, record: of its fetch; the URL may be ""."""
 
-    def __init__(self, message: str, fetch_id: str, deadline_ms: int, glimpse: "_Glimpse") -> None:
+    def __init__(self, message: str, fetch_id: str, deadline_ms: int, outline: "_Outline") -> None:
         super().__init__(message)
         self.fetch_id = fetch_id
         self.deadline_ms = deadline_ms
-        self.url = _canonical(_glimpse_of_fetch(glimpse.fetch).url)
-        self.record = record_of(bytes(glimpse.fetch), deadline_ms)
-        self._glimpse = glimpse
+        self.url = _canonical(_decode_fetch_outline(outline.fetch).url)
+        self.record = record_of(bytes(outline.fetch), deadline_ms)
+        self._outline = outline
 
     def may_wait_in(self, lane: str) -> bool:
         """Return whether the lane may hold it, as far as this version can read it."""
-        hop = self._glimpse.hop
-        said = hop.get("url") if isinstance(hop, dict) else None
-        hop_url = _canonical(said) if isinstance(said, str) else ""
-        hops = self._glimpse.hops if isinstance(self._glimpse.hops, int) else MAX_HOPS
+        hop = self._outline.hop
+        url = hop.get("url") if isinstance(hop, dict) else None
+        hop_url = _canonical(url) if isinstance(url, str) else ""
+        hops = self._outline.hops if isinstance(self._outline.hops, int) else MAX_HOPS
         unread = not self.url or (hop is not None and not hop_url) or (hops and hop is None)
         return bool(unread) or _may_wait_in(lane, self.url, hop_url or None, hops)
 
@@ -213,11 +213,11 @@ class Entry(EntryData, frozen=True, kw_only=True):
         return self.deadline_ms - self.fetch.deadline_ms
 
 
-class _FetchGlimpse(msgspec.Struct):
+class _FetchOutline(msgspec.Struct):
     url: str = ""
 
 
-class _Glimpse(msgspec.Struct):
+class _Outline(msgspec.Struct):
     """The fields that every version of an entry has."""
 
     v: int = ENTRY_VERSION
@@ -228,8 +228,8 @@ class _Glimpse(msgspec.Struct):
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(EntryData).decode
-_glimpse = msgspec.json.Decoder(_Glimpse).decode
-_glimpse_of_fetch = msgspec.json.Decoder(_FetchGlimpse).decode
+_decode_outline = msgspec.json.Decoder(_Outline).decode
+_decode_fetch_outline = msgspec.json.Decoder(_FetchOutline).decode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ONLY_FETCH = b'{"fetch":'
 _BARE_BYTES = HEAD_CHARS + len('{"fetch":{"url":""}}')
@@ -379,10 +379,10 @@ def _canonical(url: str) -> str:
 def _refuse(serialized: bytes, fetch_id: str, deadline_ms: int, note: str) -> NoReturn:
     """Raise NewerEntryError if the entry is of a newer version, else BadEntryError."""
     with suppress(*_UNREADABLE):
-        glimpse = _glimpse(serialized[HEAD_CHARS:])
-        if glimpse.v > ENTRY_VERSION:
-            note = f"{fetch_id}: version {glimpse.v}; {ENTRY_VERSION} is the newest known here"
-            raise NewerEntryError(note, fetch_id, deadline_ms, glimpse)
+        outline = _decode_outline(serialized[HEAD_CHARS:])
+        if outline.v > ENTRY_VERSION:
+            note = f"{fetch_id}: version {outline.v}; {ENTRY_VERSION} is the newest known here"
+            raise NewerEntryError(note, fetch_id, deadline_ms, outline)
     raise BadEntryError(f"{fetch_id}: {note}")
 
 

@@ -25,7 +25,7 @@ class InboxMessages(NamedTuple):
     messages: list[bytes]
 
 
-class NothingTaken(StrEnum):
+class NoMessages(StrEnum):
     """The reason for which no message was taken.
 
     The inbox is empty, or all messages that were looked at became dead letters, or another worker empties it.
@@ -47,7 +47,7 @@ async def inbox_take(
     max_bytes: int,
     max_message_bytes: int,
     new_batch_id: str,
-) -> InboxMessages | NothingTaken:
+) -> InboxMessages | NoMessages:
     """Take messages, or those taken before and not acknowledged yet, under the batch id they had then.
 
     reads: the newest version that the worker reads. max_bytes: stop once the messages looked at have as many.
@@ -60,7 +60,7 @@ async def inbox_take(
         case [b"taken", batch_id, *messages]:
             return InboxMessages(batch_id.decode(), messages)
         case [reason]:
-            return NothingTaken(reason.decode())
+            return NoMessages(reason.decode())
         case reply:
             raise AssertionError(reply)
 

@@ -19,7 +19,7 @@ from fetchfleet.jobs.scripts import runner
 from fetchfleet.jobs.scripts.runner import Arg, Call
 
 _ANY_GENERATION = ""
-_WHATEVER_THE_SHARE = -1
+_NO_SHARE_LIMIT = -1
 
 UNRECORDED = 0
 """The batch is of an older producer, which writes no record."""
@@ -111,7 +111,7 @@ def take_call(
         ],
         [
             *(lane, _ANY_GENERATION if generation is None else generation, owner, lease_ms),
-            *(_WHATEVER_THE_SHARE if held is None else held, keys.WORKER_TTL_MS, busy_within_ms(lease_ms)),
+            *(_NO_SHARE_LIMIT if held is None else held, keys.WORKER_TTL_MS, busy_within_ms(lease_ms)),
             *(keys.DEATHS_WINDOW_MS, int(handed), count),
         ],
     )

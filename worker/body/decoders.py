@@ -106,7 +106,7 @@ class DecoderChain:
             if name not in _DECODERS:
                 raise UnknownCodingError(f"content coding {name[:40]!r} is none of {ACCEPT_ENCODING}")
         self._decoders = [_DECODERS[name]() for name in reversed(codings)]
-        self._came_bytes = [0] * len(codings)
+        self._decoded_bytes = [0] * len(codings)
         self._fed_bytes = 0
         self._streams = 0
         self._max_ratio = max_ratio
@@ -137,9 +137,9 @@ class DecoderChain:
                         raise CorruptError(f"{self._fed_bytes} coded bytes hold {self._streams} streams")
                     yield piece
                     continue
-                self._came_bytes[at] += len(piece)
+                self._decoded_bytes[at] += len(piece)
                 most = max(FREE_BYTES, self._max_ratio * self._fed_bytes)
-                if self._max_ratio and self._came_bytes[at] > most:
+                if self._max_ratio and self._decoded_bytes[at] > most:
                     times = f"{self._max_ratio} times as many"
                     raise InflatedError(
                         f"{self._fed_bytes} coded bytes have become more than {most}, {times}"

@@ -118,7 +118,7 @@ class BodyPipeline:
         read = answer.read
         if policy.min_rate_bytes_per_s:
             read = _PacedBody(read, MinRate(policy.min_rate_bytes_per_s, policy.min_rate_window_s)).read
-        told = names_of(encoding) if coded else ()
+        stored_as = names_of(encoding) if coded else ()
         self._decoded: _DecodedBody | None = None
         self._large_decoder = False
         if codings and fetch.decode:
@@ -126,7 +126,7 @@ class BodyPipeline:
             self._decoded = _DecodedBody(read, chain, coded_bytes, max_bytes)
             self._large_decoder = not LARGE_WINDOWS.isdisjoint(codings)
             read = self._decoded.read
-            told = tuple(name for name in told if name not in codings)
+            stored_as = tuple(name for name in stored_as if name not in codings)
         self._checker: JsonLinesChecker | None = None
         if fetch.lines:
             # A body without one of these ends with its connection, which may break (RFC 9112 §6.3).
@@ -140,7 +140,7 @@ class BodyPipeline:
         or TruncatedBodyError.
         """
         self._as_sent = read == answer.read
-        self.coding = _UNPRINTABLE.sub("?", ", ".join(told))[:MAX_CODING_CHARS] if told else None
+        self.coding = _UNPRINTABLE.sub("?", ", ".join(stored_as))[:MAX_CODING_CHARS] if stored_as else None
         """The codings in which the body is stored, with names of Content-Encoding that are no coding."""
         self.length_bytes = coded_bytes if self._decoded is None else None
         """Length of the body as stored; None if unknown."""
@@ -210,7 +210,7 @@ class _DecodedBody:
         self._chain = chain
         self._coded_bytes = coded_bytes
         self._max_coded_bytes = max_bytes + max_bytes // 8 + SLACK_BYTES if max_bytes else 0
-        self._came_bytes = 0
+        self._received_bytes = 0
         self._pieces: Iterator[bytes] | None = None
         """The rest of the chunk that came last."""
         self._wanted: dict[str, bytes] = {}
@@ -231,10 +231,10 @@ class _DecodedBody:
                 if not chunk:
                     self._finish()
                     return b""
-                self._came_bytes += len(chunk)
-                if self._max_coded_bytes and self._came_bytes > self._max_coded_bytes:
-                    said = f"{self._came_bytes} coded bytes are more than {self._max_coded_bytes}"
-                    raise OverlongBodyError(said)
+                self._received_bytes += len(chunk)
+                if self._max_coded_bytes and self._received_bytes > self._max_coded_bytes:
+                    note = f"{self._received_bytes} coded bytes are more than {self._max_coded_bytes}"
+                    raise OverlongBodyError(note)
                 self._pieces = self._decode(chunk)
                 in_place = len(chunk) <= IN_PLACE_BYTES  # even of a small chunk only the first step
             pieces = self._pieces
@@ -251,10 +251,10 @@ class _DecodedBody:
 
     def _finish(self) -> None:
         # Content-Length counts coded bytes (RFC 9110 §8.6).
-        if self._coded_bytes is not None and self._came_bytes != self._coded_bytes:
-            raise TruncatedBodyError(f"{self._came_bytes} of {self._coded_bytes} coded bytes came")
+        if self._coded_bytes is not None and self._received_bytes != self._coded_bytes:
+            raise TruncatedBodyError(f"{self._received_bytes} of {self._coded_bytes} coded bytes came")
         self._chain.finish()
-        self.ended = self._came_bytes > 0
+        self.ended = self._received_bytes > 0
         for name, digest in self._digests.items():
             if digest.digest() != self._wanted[name]:
                 raise DigestMismatchError(f"its {name}, coded, is {digest.hexdigest()}")

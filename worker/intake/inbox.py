@@ -24,7 +24,7 @@ from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
 from fetchfleet.jobs.errors import FullError, KeyTypeConflictError
 from fetchfleet.jobs.redis_connection import connect, text_of
 from fetchfleet.jobs.scripts import inbox as scripts
-from fetchfleet.jobs.scripts.inbox import InboxMessages, NothingTaken
+from fetchfleet.jobs.scripts.inbox import InboxMessages, NoMessages
 from fetchfleet.worker.intake.inbox_orders import InboxOrders, TakenMessages
 from fetchfleet.worker.observability import redact
 from fetchfleet.worker.observability.log import Event, suppressed
@@ -202,7 +202,7 @@ class InboxReader:
             if not await self._repair(_kinds_at_fault(error, inbox)):
                 raise
 
-    async def take(self, inbox: str = SHARED) -> InboxMessages | NothingTaken:
+    async def take(self, inbox: str = SHARED) -> InboxMessages | NoMessages:
         """Take the messages to enqueue next; after a crash, those that were taken before it."""
         return await scripts.inbox_take(
             self._redis,
@@ -315,7 +315,7 @@ class InboxReader:
         if turns is not None and inbox not in turns.recalled:
             await self._recall(turns, inbox)
         match await self.take(inbox):
-            case NothingTaken.OTHER_WORKER:
+            case NoMessages.OTHER_WORKER:
                 self._turns = None
                 await asyncio.sleep(self._timings.other_owner_s)
             case InboxMessages() as found:

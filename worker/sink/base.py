@@ -134,12 +134,12 @@ class PartialFiles(Protocol):
         note: PartialNote,
         token: int,
         *,
-        in_vain: Callable[[ResumePoint | None], None],
+        on_cancelled: Callable[[ResumePoint | None], None],
     ) -> ResumePoint | None:
         """Take over the partial file of a note under the lane's token; None if this disk has none.
 
         The file is hashed again, which takes as long as reading it. A caller cancelled meanwhile waits for
-        the end, and `in_vain` receives the outcome.
+        the end, and `on_cancelled` receives the outcome.
         """
 
 

@@ -78,7 +78,7 @@ async def end_of(task: asyncio.Future[Any]) -> None:
     """Return when the task has ended by itself, however often the caller is cancelled meanwhile."""
     while not task.done():
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task.add_done_callback(functools.partial(_tell, ended))
+        task.add_done_callback(functools.partial(_set_done, ended))
         with suppress(asyncio.CancelledError):
             await ended
 
@@ -90,7 +90,7 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
-def _tell(ended: asyncio.Future[None], _task: asyncio.Future[Any]) -> None:
+def _set_done(ended: asyncio.Future[None], _task: asyncio.Future[Any]) -> None:
     if not ended.done():
         ended.set_result(None)
 

@@ -33,12 +33,12 @@ async def run_stoppable(
     threads: Executor,
     work: Callable[..., T],
     *arguments: Any,
-    in_vain: Callable[[T], None] | None = None,
+    on_cancelled: Callable[[T], None] | None = None,
 ) -> T:
     """Run work that checks a threading.Event, its last argument, and ends early if it is set.
 
-    Cancellation sets the event and waits for the end of the work; `in_vain` then receives its result. Work
-    that has not started by then never does.
+    Cancellation sets the event and waits for the end of the work; `on_cancelled` then receives its result.
+    Work that has not started by then never does.
     """
     stop = threading.Event()
     submitted = threads.submit(work, *arguments, stop)
@@ -49,6 +49,6 @@ async def run_stoppable(
         stop.set()
         if not submitted.cancel():
             await aio.end_of(waiting)
-            if waiting.exception() is None and in_vain is not None:
-                in_vain(waiting.result())
+            if waiting.exception() is None and on_cancelled is not None:
+                on_cancelled(waiting.result())
         raise

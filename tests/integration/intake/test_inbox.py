@@ -19,7 +19,7 @@ from fetchfleet.jobs.contract.messages import MAX_DOOR_BYTES
 from fetchfleet.jobs.contract.model import MAX_MESSAGE_BYTES
 from fetchfleet.jobs.notifications import LaneNotification
 from fetchfleet.jobs.scripts import runner
-from fetchfleet.jobs.scripts.inbox import InboxMessages, NothingTaken, RefusedMessage
+from fetchfleet.jobs.scripts.inbox import InboxMessages, NoMessages, RefusedMessage
 from fetchfleet.worker.intake import inbox as inbox_module
 from fetchfleet.worker.intake import inbox_orders as module
 from fetchfleet.worker.intake.inbox import InboxReader, InboxTimings
@@ -153,7 +153,7 @@ async def test_messages_of_a_dead_worker_are_taken_again_under_the_same_batch(
     taken = await one.take()
     await push(redis, url("/3"))
 
-    assert await two.take() is NothingTaken.OTHER_WORKER
+    assert await two.take() is NoMessages.OTHER_WORKER
     await lapse(redis)
     assert taken == await two.take()
     await drain(redis, two)
@@ -518,7 +518,7 @@ async def test_many_messages_that_are_too_long_are_dropped_a_few_at_a_time(
     await push(redis, *([b"x" * (MAX_DOOR_BYTES + 1)] * 3), url("/1"))
     one = worker()
 
-    assert [NothingTaken.LOOK_AGAIN] * 3 == [await one.take() for _ in range(3)]
+    assert [NoMessages.LOOK_AGAIN] * 3 == [await one.take() for _ in range(3)]
     await drain(redis, one)
     assert ["/1"] == paths(await waiting(redis))
     assert 3 == len(await dead(redis))

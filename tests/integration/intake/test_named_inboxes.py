@@ -278,6 +278,6 @@ async def test_only_the_owner_of_the_shared_inbox_takes_messages(redis: Redis, w
     await one.step()
     await push(redis, BOB, url("/1"))
 
-    assert scripts.NothingTaken.OTHER_WORKER is await two.take(BOB)
+    assert scripts.NoMessages.OTHER_WORKER is await two.take(BOB)
     await drain(redis, one)
     assert ["/1"] == paths(await waiting(redis))

@@ -16,7 +16,7 @@ from redis.exceptions import (
 )
 
 from fetchfleet.jobs.errors import FleetUnreachableError, KeyTypeConflictError
-from fetchfleet.jobs.redis_errors import is_refusal, passes
+from fetchfleet.jobs.redis_errors import is_refusal, is_transient
 
 
 def from_socket(error: OSError) -> Exception:
@@ -87,14 +87,14 @@ LASTING = [
 @pytest.mark.parametrize("error", MENDED_BY_TIME, ids=str)
 def test_a_redis_that_is_away_or_busy_is_waited_for(error: Exception) -> None:
     """It restarts, loads, fails over, is frozen, has too many clients or runs a script."""
-    assert passes(error)
+    assert is_transient(error)
     assert not is_refusal(error)
 
 
 @pytest.mark.parametrize("error", LASTING, ids=str)
 def test_an_error_that_needs_an_operator_is_not_waited_for(error: Exception) -> None:
     """A wrong password, user, database, type or certificate, and errors of other things than Redis."""
-    assert not passes(error)
+    assert not is_transient(error)
 
 
 def test_a_refusal_is_a_password_or_a_permission() -> None:

@@ -56,7 +56,7 @@ class Resume:
                 self._carry_in_redis(ours)
 
         if partial_files is not None:
-            opened(await partial_files.take_over(self._entry.id, note, ours.token, in_vain=opened))
+            opened(await partial_files.take_over(self._entry.id, note, ours.token, on_cancelled=opened))
         if self.taken is None:
             self._carry(None)
             return request

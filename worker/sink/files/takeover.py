@@ -66,10 +66,10 @@ class Takeovers:
         note: PartialNote,
         token: int,
         *,
-        in_vain: Callable[[ResumePoint | None], None],
+        on_cancelled: Callable[[ResumePoint | None], None],
     ) -> TakenFile | None:
         """Take over the partial file of a note under the lane's token; None if this disk has none."""
-        return await run_stoppable(HASHING, self.take, fetch_id, note, token, in_vain=in_vain)
+        return await run_stoppable(HASHING, self.take, fetch_id, note, token, on_cancelled=on_cancelled)
 
     def take(self, fetch_id: str, note: PartialNote, token: int, stop: threading.Event) -> TakenFile | None:
         """Take over the partial file, cut to the note's offset; blocks, and ends early once `stop` is set.
