@@ -30,8 +30,8 @@ async def startup(ctx: dict[str, Any]) -> None:
     """Start the runtime."""
     log.configure(level=settings.log_level)
     health = ProcessHealth(settings.worker_id)
-    ctx["told"] = AsyncExitStack()
-    await ctx["told"].enter_async_context(health.told(os.environ))
+    ctx["health"] = AsyncExitStack()
+    await ctx["health"].enter_async_context(health.serve(os.environ))
     ctx["runtime"] = runtime = await start(settings)
     health.not_ready = runtime.not_ready
     WorkerSettings.redis_pool.on_foreign = runtime.foreign.tell
@@ -40,7 +40,7 @@ async def startup(ctx: dict[str, Any]) -> None:
 
 async def shutdown(ctx: dict[str, Any]) -> None:
     """Hand everything back."""
-    async with ctx["told"]:
+    async with ctx["health"]:
         await ctx["runtime"].stop()
 
 

@@ -39,7 +39,7 @@ from fetchfleet.worker.policy.pauses import Pauses, pauses_of
 NAMES_SHOWN = 20
 APPLIED_WITHIN_S = 5.0
 LOOK_EVERY_S = 0.1
-LIKENED_TO = 1000
+MAX_NAMES_COMPARED = 1000
 """Among so many lanes a command looks for the one whose name was mistyped."""
 
 
@@ -109,15 +109,16 @@ def pause(
 
     edited, known, like = query(redis, change)
     now = pauses_of(edited.after, {})
-    spared, ended = now.spared(name), sorted(pauses_of(edited.before, {}).excepted.keys() - now.excepted)
+    not_stopped = now.not_stopped(name)
+    ended = sorted(pauses_of(edited.before, {}).excepted.keys() - now.excepted)
     if as_json:
-        print_json({"name": name, "known": known, "not_stopped": spared, "ended_exceptions": ended})
+        print_json({"name": name, "known": known, "not_stopped": not_stopped, "ended_exceptions": ended})
         return
     echo(f"{name} is paused; go on with: fetchfleet resume {in_shell(name)}")
-    for other in spared[:NAMES_SHOWN]:
+    for other in not_stopped[:NAMES_SHOWN]:
         echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {in_shell(other)}")
-    if len(spared) > NAMES_SHOWN:
-        echo(f"and {len(spared) - NAMES_SHOWN} more exceptions; list them with: fetchfleet pause")
+    if len(not_stopped) > NAMES_SHOWN:
+        echo(f"and {len(not_stopped) - NAMES_SHOWN} more exceptions; list them with: fetchfleet pause")
     if not known:
         hint = f"; did you mean {' or '.join(like)}?" if like else ""
         echo(
@@ -190,14 +191,14 @@ def reset(
     if as_json:
         print_json({"name": name, "lanes": done})
         return
-    told = [one for one in done if one.reset or one.retries] if len(done) > 1 else done
-    for one in told[:NAMES_SHOWN]:
+    shown = [one for one in done if one.reset or one.retries] if len(done) > 1 else done
+    for one in shown[:NAMES_SHOWN]:
         echo(render.reset_line(one))
         stop = pauses.stop(one.lane)
         if stop is not None:
             echo(f"{one.lane}: {why_paused(one.lane, stop)}")
     if len(done) > 1:
-        echo(f"{render.count(len(done), 'host')} reset, {len(told)} of which had something to forget")
+        echo(f"{render.count(len(done), 'host')} reset, {len(shown)} of which had something to forget")
     late = [one for one in done if one.pending and one.held]
     if not workers:
         console.print(
@@ -224,5 +225,5 @@ async def _known(redis: Redis, name: str) -> tuple[bool, list[str]]:
     """Return whether a lane of that name is known, and if not, names that are spelled like it."""
     if name == DEFAULT or await lanes_of(redis, name, at_most=1):
         return True, []
-    lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, LIKENED_TO - 1)]
+    lanes = [text_of(lane) for lane in await redis.zrange(keys.ATTENTION, 0, MAX_NAMES_COMPARED - 1)]
     return False, get_close_matches(name.removeprefix(EVERY_HOST_BELOW), lanes, 2, 0.8)

@@ -50,7 +50,7 @@ def policy_set(
     edited = _change(name, values, redis)
     echo(f"{name}: {', '.join(pairs)}")
     if values.get(PAUSED) is True:
-        for other in pauses_of(edited.after, {}).spared(name):
+        for other in pauses_of(edited.after, {}).not_stopped(name):
             echo(f"not stopped: {other}, an exception; stop it with: fetchfleet pause {in_shell(other)}")
 
 

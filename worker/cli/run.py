@@ -183,8 +183,8 @@ def worker(redis: RedisUrl = None, *, flags: Mapping[str, Any]) -> None:
     On SIGTERM it returns its unfinished fetches to the fleet and exits.
     """
     from fetchfleet.worker.observability import log  # noqa: PLC0415 `run` needs none of them
-    from fetchfleet.worker.runtime.arq_worker import run_told_worker  # noqa: PLC0415
+    from fetchfleet.worker.runtime.arq_worker import run_monitored_worker  # noqa: PLC0415
 
     settings = worker_settings_from({**flags, "redis_url": redis})
     log.configure(level=settings.log_level)
-    run_until_signal(run_told_worker(settings))
+    run_until_signal(run_monitored_worker(settings))

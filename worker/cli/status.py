@@ -70,10 +70,10 @@ def _ask_workers(*, ready: bool) -> None:
     if not asked:
         raise CommandError("no worker of this user runs on this machine (or in this container)")
     faults = [
-        f"process {at.pid} does not answer: its event loop does not turn" for at in asked if not at.told
+        f"process {at.pid} does not answer: its event loop does not turn" for at in asked if not at.reply
     ]
     if ready:
-        faults += [f"{at.told.worker} {why}" for at in asked if at.told for why in at.told.not_ready]
+        faults += [f"{at.reply.worker} {why}" for at in asked if at.reply for why in at.reply.not_ready]
     if faults:
         raise CommandError("\n".join(faults))
 
@@ -105,12 +105,12 @@ def drain(worker: Worker, redis: RedisUrl = None) -> None:
         for instance in chosen:
             await drains.drain(client, instance, now_ms)
         reports = await _await(client, chosen, lambda of: of.draining, ANSWERS_WITHIN_S)
-        deaf = [instance for instance, report in reports.items() if not report.draining]
-        for instance in deaf:
+        unresponsive = [instance for instance, report in reports.items() if not report.draining]
+        for instance in unresponsive:
             await drains.forget(client, instance)
-        if deaf:
+        if unresponsive:
             raise CommandError(
-                f"{', '.join(deaf)} did not answer: a worker of an older version cannot be drained;"
+                f"{', '.join(unresponsive)} did not answer: a worker of an older version cannot be drained;"
                 " stop it with SIGTERM, which gives its lanes back as well"
             )
         return await _await(client, chosen, lambda of: not of.lanes, GIVES_BACK_WITHIN_S)

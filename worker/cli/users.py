@@ -78,11 +78,11 @@ def inbox_add(
 
     if not query(redis, add):
         raise CommandError(f"{MAX_INBOXES} inboxes are registered, which is the most; remove one first")
-    told = f"{name}: messages go to {keys.inbox(name)}, and its batch ids begin with {inbox_prefix(name)}"
+    message = f"{name}: messages go to {keys.inbox(name)}, and its batch ids begin with {inbox_prefix(name)}"
     if not user:
-        echo(told)
+        echo(message)
         return
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
     credentials = users.new_credentials(name)
     _hand_over(passwords, [credentials])
     echo(role.line(credentials.digest))

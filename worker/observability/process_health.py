@@ -1,4 +1,4 @@
-"""The health of a worker process, which it tells itself: that its loop turns, and what it is not ready for.
+"""The health of a worker process, as it reports it: that its loop turns, and what it is not ready for.
 
 The worker serves a Unix socket, and `fetchfleet health` asks every worker of the machine, without Redis. The
 socket is abstract (unix(7)): it has no file, ends with its process, and belongs to one network namespace,
@@ -29,7 +29,7 @@ _LISTENS = "00010000"  # __SO_ACCEPTCON among the flags of /proc/net/unix
 _PEER = struct.Struct("3i")  # struct ucred
 
 
-class ToldHealth(msgspec.Struct, frozen=True, kw_only=True):
+class HealthReply(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of a worker. not_ready: why it would take no work at this moment, empty if it would."""
 
     worker: str
@@ -40,7 +40,7 @@ class AskedWorker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that was asked, with its answer; None if it did not answer in time."""
 
     pid: int
-    told: ToldHealth | None
+    reply: HealthReply | None
 
 
 class ProcessHealth:
@@ -51,13 +51,13 @@ class ProcessHealth:
         self.not_ready: Callable[[], Iterable[str]] = lambda: ["is starting"]
 
     @asynccontextmanager
-    async def told(self, environment: Mapping[str, str]) -> AsyncIterator[None]:
+    async def serve(self, environment: Mapping[str, str]) -> AsyncIterator[None]:
         """Answer on the socket within the block, and feed systemd's watchdog if the environment names one."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(f"\0{_name_of(self._worker_id)}{secrets.token_hex(8)}")
             server = await asyncio.get_running_loop().create_unix_server(
-                lambda: _Answer(self._told), sock=listener
+                lambda: _Answer(self._reply), sock=listener
             )
         except BaseException:
             listener.close()
@@ -69,19 +69,19 @@ class ProcessHealth:
             await aio.end(feeding)
             server.close()
 
-    def _told(self) -> bytes:
-        return msgspec.json.encode(ToldHealth(worker=self._worker_id, not_ready=list(self.not_ready())))
+    def _reply(self) -> bytes:
+        return msgspec.json.encode(HealthReply(worker=self._worker_id, not_ready=list(self.not_ready())))
 
 
 class _Answer(asyncio.Protocol):
     """Writes the answer to each connection, and closes it."""
 
-    def __init__(self, told: Callable[[], bytes]) -> None:
-        self._told = told
+    def __init__(self, reply: Callable[[], bytes]) -> None:
+        self._reply = reply
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         connection = cast("asyncio.WriteTransport", transport)  # uvloop's is no subclass
-        connection.write(self._told())
+        connection.write(self._reply())
         connection.close()
 
 
@@ -121,7 +121,7 @@ def _ask(name: str, ends_s: float) -> AskedWorker | None:
         except ConnectionRefusedError:
             return None
         except OSError:  # a backlog full of earlier questions
-            return AskedWorker(pid=0, told=None)
+            return AskedWorker(pid=0, reply=None)
         # The kernel knows who listens, also if that process is frozen. It is 0 in another PID namespace.
         pid, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         if not pid or os.geteuid() not in {0, uid}:
@@ -130,9 +130,9 @@ def _ask(name: str, ends_s: float) -> AskedWorker | None:
         try:
             while piece := connection.recv(4096):
                 answer += piece
-            return AskedWorker(pid=pid, told=msgspec.json.decode(answer, type=ToldHealth))
+            return AskedWorker(pid=pid, reply=msgspec.json.decode(answer, type=HealthReply))
         except (OSError, msgspec.DecodeError):
-            return AskedWorker(pid=pid, told=None)
+            return AskedWorker(pid=pid, reply=None)
 
 
 def _listening(prefix: str) -> Iterator[str]:

@@ -29,7 +29,7 @@ _SPLIT = re.compile(r"([^/?#]*//[^/?#]*)?([^?#]*)(.*)", re.DOTALL)
 _VALUE = re.compile(r"=[^&]*")
 _PARAMETER = re.compile(r"[^&;#]+")
 _AFTER_A_SEGMENT = re.compile(r"[?&;#]")
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_CAMEL_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _WORD_ENDS = re.compile(r"[^a-z0-9]+")
 
 # In texts and decoded values, where a plus may stand for a space. They are compiled at their first use: a
@@ -191,7 +191,7 @@ def _words(name: str) -> list[str]:
         name = unquote_plus(name)
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name)
-    words = [word for word in _WORD_ENDS.split(_HUMP.sub("-", name).lower()) if word]
+    words = [word for word in _WORD_ENDS.split(_CAMEL_BOUNDARY.sub("-", name).lower()) if word]
     while words and words[-1].isdecimal():
         del words[-1]
     return [*words[:-1], words[-1].rstrip("0123456789")] if words else []

@@ -11,8 +11,8 @@ MOST_CONDITIONS = 4096
 
 BEYOND = "beyond"
 
-CALM_S = 3.0
-MAX_CALM_S = 60.0
+RECOVERY_S = 3.0
+MAX_RECOVERY_S = 60.0
 
 
 class Repeats:
@@ -57,26 +57,26 @@ class Ended(NamedTuple):
 class Trouble:
     """Failures of one thing, which count as one trouble until none has come for a while.
 
-    That while is calm_s. It doubles, up to MAX_CALM_S, with each trouble from the third on that begins within
-    MAX_CALM_S of the one before.
+    That while is recovery_s. It doubles, up to MAX_RECOVERY_S, with each trouble from the third on that
+    begins within MAX_RECOVERY_S of the one before.
     """
 
-    def __init__(self, calm_s: float = CALM_S) -> None:
+    def __init__(self, recovery_s: float = RECOVERY_S) -> None:
         self._began_s: float | None = None
         self._well_s: float | None = None
         """The first success since the last failure."""
         self._ended_s: float | None = None
         self._failed = 0
-        self._least_calm_s = self._calm_s = calm_s
+        self._least_recovery_s = self._recovery_s = recovery_s
         self._in_a_row = 0
 
     def failed(self, now_s: float) -> None:
         """Count a failure."""
         if self._began_s is None:
-            again = self._ended_s is not None and now_s - self._ended_s < MAX_CALM_S
+            again = self._ended_s is not None and now_s - self._ended_s < MAX_RECOVERY_S
             self._in_a_row = self._in_a_row + 1 if again else 1
             doublings = min(max(0, self._in_a_row - 2), 10)
-            self._calm_s = min(self._least_calm_s * 2**doublings, MAX_CALM_S)
+            self._recovery_s = min(self._least_recovery_s * 2**doublings, MAX_RECOVERY_S)
             self._began_s, self._failed = now_s, 0
         self._failed += 1
         self._well_s = None
@@ -87,7 +87,7 @@ class Trouble:
             return None
         if self._well_s is None:
             self._well_s = now_s
-        if now_s - self._well_s < self._calm_s:
+        if now_s - self._well_s < self._recovery_s:
             return None
         ended = Ended(self._well_s - self._began_s, self._failed)
         self._began_s, self._ended_s = None, now_s

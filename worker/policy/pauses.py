@@ -93,7 +93,7 @@ class Pauses(NamedTuple):
         """Return every name that has a pause, an exception or a key in the file."""
         return {*self.paused, *self.excepted, *self.lifted, *self.in_file}
 
-    def spared(self, name: str) -> list[str]:
+    def not_stopped(self, name: str) -> list[str]:
         """Return the exceptions that a pause of this name does not stop."""
         return sorted(other for other in self.excepted if other != name and concerns(name, other))
 

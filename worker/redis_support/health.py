@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fetchfleet.jobs.redis_errors import is_of, is_refusal
 from fetchfleet.worker.observability import events
-from fetchfleet.worker.observability.repeats import CALM_S, Repeats, Trouble
+from fetchfleet.worker.observability.repeats import RECOVERY_S, Repeats, Trouble
 from fetchfleet.worker.redis_support.key_repair import KeyRepair, is_key_conflict
 from fetchfleet.worker.util.clock import mono_s
 
@@ -50,12 +50,12 @@ class RedisErrorReporter:
     """
 
     def __init__(
-        self, log: FilteringBoundLogger, now_s: Callable[[], float] = mono_s, calm_s: float = CALM_S
+        self, log: FilteringBoundLogger, now_s: Callable[[], float] = mono_s, recovery_s: float = RECOVERY_S
     ) -> None:
         self._log = log
         self._now_s = now_s
         self._repeats = Repeats()
-        self._trouble = Trouble(calm_s)
+        self._trouble = Trouble(recovery_s)
 
     def __call__(self, error: object) -> None:
         """Log the error, a refusal (password, ACL) at level error, unless one of its kind was just logged."""

@@ -139,10 +139,10 @@ read_job = functools.partial(arq_jobs.read_job, KNOWN)
 """arq's deserializer: nothing is ever unpickled."""
 
 
-async def run_told_worker(settings: Settings) -> None:
-    """Run one worker, as run_worker does, that tells its health (worker/observability/process_health.py)."""
+async def run_monitored_worker(settings: Settings) -> None:
+    """Run one worker, as run_worker does, and serve its health (worker/observability/process_health.py)."""
     health = ProcessHealth(settings.worker_id)
-    async with health.told(os.environ):
+    async with health.serve(os.environ):
         await run_worker(settings, health)
 
 

@@ -86,7 +86,7 @@ async def build(settings: Settings, timings: WorkerTimings | None = None) -> Run
         with startup_permissions():
             await await_usable_redis(redis, settings.redis_url, log)
             timings = timings or WorkerTimings()
-            redis_errors = RedisErrorReporter(log, calm_s=timings.redis_calm_s)
+            redis_errors = RedisErrorReporter(log, recovery_s=timings.redis_recovery_s)
             key_repair = KeyRepair(
                 redis, int(settings.lease_s * 1000), redis_errors, log, timings.key_check_s
             )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from fetchfleet.worker.intake.inbox import InboxTimings
 from fetchfleet.worker.lanes.parameters import LaneParameters
-from fetchfleet.worker.observability.repeats import CALM_S
+from fetchfleet.worker.observability.repeats import RECOVERY_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class WorkerTimings:
     """Between two sweeps of the fleet."""
     reclaim_delay_s: float = 3.0
     """No lane is reclaimed so soon after Redis failed: owners may have results to write first."""
-    redis_calm_s: float = CALM_S
+    redis_recovery_s: float = RECOVERY_S
     """Without a Redis error until the trouble counts as over, or longer if trouble comes and goes."""
     restart_s: float = 1.0
     """Until a loop that raised is started again."""

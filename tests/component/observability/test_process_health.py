@@ -20,28 +20,28 @@ NAME = f"health-{os.getpid()}"
 
 async def reasons(name: str = NAME) -> list[list[str]]:
     """The reasons why the workers of that name are not ready."""
-    return [at.told.not_ready for at in await asyncio.to_thread(ask_workers, name) if at.told]
+    return [at.reply.not_ready for at in await asyncio.to_thread(ask_workers, name) if at.reply]
 
 
 async def test_a_worker_tells_what_it_is_not_ready_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it starts, without an answer from Redis, without space, and while it stops."""
     health = ProcessHealth(NAME)
-    async with health.told({}):
-        told = [await reasons()]
+    async with health.serve({}):
+        replies = [await reasons()]
         worker = await start(worker_id=NAME)
         health.not_ready = worker.runtime.not_ready
-        told.append(await reasons())
+        replies.append(await reasons())
         monkeypatch.setattr(keys, "WORKER_TTL_MS", 0)
-        told.append(await reasons())
+        replies.append(await reasons())
         monkeypatch.undo()
         worker.runtime.disk_guard.lacking = "bytes"
-        told.append(await reasons())
+        replies.append(await reasons())
         worker.runtime.leave()
-        told.append(await reasons())
+        replies.append(await reasons())
         await worker.stop()
     gone = await reasons()
 
-    assert told == [
+    assert replies == [
         [["is starting"]],
         [[]],
         [["has no answer from Redis"]],
@@ -53,15 +53,15 @@ async def test_a_worker_tells_what_it_is_not_ready_for(start: Start, monkeypatch
 
 async def test_a_loop_that_does_not_turn_gives_no_answer_and_then_all_of_them() -> None:
     """However often it was asked meanwhile."""
-    async with ProcessHealth(NAME).told({}):
+    async with ProcessHealth(NAME).serve({}):
         asking = [asyncio.to_thread(ask_workers, NAME, 0.2) for _ in range(3)]
         blocked = asyncio.gather(*asking)
         await asyncio.sleep(0)  # the threads begin
         time.sleep(0.5)  # noqa: ASYNC251 this is what is tested
-        told = [[(at.pid, at.told) for at in asked] for asked in await blocked]
+        replies = [[(at.pid, at.reply) for at in asked] for asked in await blocked]
         after = await reasons()
 
-    assert told == [[(os.getpid(), None)]] * 3
+    assert replies == [[(os.getpid(), None)]] * 3
     assert after == [["is starting"]]
 
 
@@ -69,15 +69,15 @@ async def test_workers_of_one_machine_are_told_apart_by_their_names() -> None:
     """Any that does not answer is named; a name of any length and of any characters will do."""
     names = [NAME, f"{NAME}-2", "wörker 3/\n" * 40]
     async with (
-        ProcessHealth(names[0]).told({}),
-        ProcessHealth(names[1]).told({}),
-        ProcessHealth(names[2]).told({}),
+        ProcessHealth(names[0]).serve({}),
+        ProcessHealth(names[1]).serve({}),
+        ProcessHealth(names[2]).serve({}),
     ):
         each = [await asyncio.to_thread(ask_workers, name) for name in names]
         everyone = await asyncio.to_thread(ask_workers, None)
 
-    assert [[name] for name in names] == [[at.told.worker for at in asked if at.told] for asked in each]
-    assert set(names) <= {at.told.worker for at in everyone if at.told}
+    assert [[name] for name in names] == [[at.reply.worker for at in asked if at.reply] for asked in each]
+    assert set(names) <= {at.reply.worker for at in everyone if at.reply}
 
 
 async def test_health_without_a_worker_of_that_name_fails() -> None:
@@ -109,7 +109,7 @@ async def test_systemds_watchdog_is_fed_twice_in_its_interval(tmp_path: Path, mi
                 return False
             return len(received) >= 3
 
-        async with ProcessHealth(NAME).told(environment):
+        async with ProcessHealth(NAME).serve(environment):
             if missing:
                 await reasons()
                 receive()

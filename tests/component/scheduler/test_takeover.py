@@ -21,7 +21,7 @@ from tools.origin import behaviours as o
 from tools.origin.server import Origin
 
 LEASE_S = 1.0
-CALM = replace(QUICK, redis_calm_s=0.3)
+CALM = replace(QUICK, redis_recovery_s=0.3)
 
 
 async def take_away(redis: Redis) -> None:

@@ -112,7 +112,7 @@ async def test_arqs_command_runs_a_worker_and_sigterm_ends_it_with_0(
         with arq_worker(redis_url, tmp_path / "bodies") as process:
             batch = await fleet.submit([origin.url(f"/{i}") for i in range(20)])
             results = [result async for result in batch.results()]
-            reports = [at.told for at in await asyncio.to_thread(ask_workers, None) if at.pid == process.pid]
+            reports = [at.reply for at in await asyncio.to_thread(ask_workers, None) if at.pid == process.pid]
             process.send_signal(signal.SIGTERM)
             await wait_until(lambda: process.poll() is not None, "arq's end", 20)
             ended_with = process.returncode

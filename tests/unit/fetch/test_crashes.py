@@ -7,8 +7,8 @@ from msgspec.structs import replace
 from fetchfleet.jobs.contract.entry import Entry, parse_entry, serialize_entry
 from fetchfleet.jobs.contract.model import Fetch, Outcome, Reason
 from fetchfleet.worker.fetch.rules.crashes import (
+    DEATHS_BY_ONE_FETCH,
     MAX_CRASHES,
-    QUIET_DEATHS,
     crashed,
     is_suspect,
     needs_start_marker,
@@ -18,8 +18,8 @@ from fetchfleet.worker.fetch.rules.decide import Finish
 
 NEW = Entry(id="0123456789abcdef-00000000", deadline_ms=1, fetch=Fetch(url="http://a.example/"))
 POISON = Finish(outcome=Outcome.FAILED, reason=Reason.POISON)
-QUIET = st.integers(0, QUIET_DEATHS)
-NOISY = st.integers(QUIET_DEATHS + 1, 1_000)
+QUIET = st.integers(0, DEATHS_BY_ONE_FETCH)
+NOISY = st.integers(DEATHS_BY_ONE_FETCH + 1, 1_000)
 
 
 def died_in_it(fetch: Entry, other_deaths: int, *, late: bool) -> Entry:

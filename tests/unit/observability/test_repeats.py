@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fetchfleet.worker.observability.repeats import (
-    CALM_S,
     EVERY_S,
-    MAX_CALM_S,
+    MAX_RECOVERY_S,
     MOST_CONDITIONS,
+    RECOVERY_S,
     Ended,
     Repeats,
     Trouble,
@@ -68,8 +68,8 @@ def test_a_trouble_lasts_from_its_first_failure_to_the_first_success_after_the_l
     trouble = Trouble()
     for at_s in (10.0, 11.0, 12.0):
         trouble.failed(at_s)
-    early = [trouble.succeeded(at_s) for at_s in (13.0, 14.0, 13.0 + CALM_S - 0.1)]
-    ended = trouble.succeeded(13.0 + CALM_S)
+    early = [trouble.succeeded(at_s) for at_s in (13.0, 14.0, 13.0 + RECOVERY_S - 0.1)]
+    ended = trouble.succeeded(13.0 + RECOVERY_S)
 
     assert early == [None] * 3
     assert ended == Ended(lasted_s=3.0, failed=3)
@@ -107,7 +107,7 @@ def test_intermittent_trouble_is_logged_less_and_less_often(period_s: int) -> No
 def test_troubles_that_are_far_apart_each_end_soon() -> None:
     """The required calm time is short again."""
     trouble = Trouble()
-    for start_s in (0.0, 1.0 + CALM_S + MAX_CALM_S, 1000.0):
+    for start_s in (0.0, 1.0 + RECOVERY_S + MAX_RECOVERY_S, 1000.0):
         trouble.failed(start_s)
         trouble.succeeded(start_s + 1)
-        assert trouble.succeeded(start_s + 1 + CALM_S) == Ended(lasted_s=1.0, failed=1)
+        assert trouble.succeeded(start_s + 1 + RECOVERY_S) == Ended(lasted_s=1.0, failed=1)

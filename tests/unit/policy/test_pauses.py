@@ -81,10 +81,10 @@ class Operators(RuleBasedStateMachine):
         self.found = paused(self.found, name, {}, self.now_ms)
         self.exceptions.discard(name)
         self.pauses.add(name)
-        spared = pauses_of(self.found, {}).spared(name)
+        not_stopped = pauses_of(self.found, {}).not_stopped(name)
         for lane in HOSTS:
             if concerns(name, lane) and not stopped(self.found, lane):
-                assert any(concerns(other, lane) for other in spared)
+                assert any(concerns(other, lane) for other in not_stopped)
 
     @rule(name=NAMES)
     def resume(self, name: str) -> None:
@@ -184,9 +184,9 @@ class MixedOperators(RuleBasedStateMachine):
         """Pause a name: every host below it is stopped, or named as an exception."""
         self.now_ms += 1
         self.found = paused(self.found, name, {}, self.now_ms)
-        spared = pauses_of(self.found, {}).spared(name)
+        not_stopped = pauses_of(self.found, {}).not_stopped(name)
         for lane in HOSTS:
-            if concerns(name, lane) and not any(concerns(other, lane) for other in spared):
+            if concerns(name, lane) and not any(concerns(other, lane) for other in not_stopped):
                 assert stopped(self.found, lane), lane
                 assert stopped_by_old_workers(self.found.tables, lane), lane
 
@@ -226,7 +226,7 @@ def test_a_host_resumed_by_an_older_version_stops_at_the_next_pause() -> None:
 def test_an_exception_ends_with_its_pause() -> None:
     """The next pause of all hosts stops all hosts."""
     found = resumed(paused(NOTHING, DEFAULT, {}, 1), "a.x.com", {}, 2, excepted=True)
-    assert ["a.x.com"] == pauses_of(found, {}).spared(DEFAULT)
+    assert ["a.x.com"] == pauses_of(found, {}).not_stopped(DEFAULT)
     assert NOTHING == resumed(found, DEFAULT, {}, 3, excepted=False)
 
 

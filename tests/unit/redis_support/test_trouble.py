@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from structlog.testing import capture_logs
 
 from fetchfleet.worker.observability.log import get_logger
-from fetchfleet.worker.observability.repeats import CALM_S, EVERY_S
+from fetchfleet.worker.observability.repeats import EVERY_S, RECOVERY_S
 from fetchfleet.worker.redis_support.health import RedisErrorReporter, concerns_all
 
 
@@ -71,7 +71,7 @@ def test_an_outage_is_logged_once_a_minute_with_a_count_and_at_its_end() -> None
         for tick in range(130 * 10):
             now_s = tick / 10
             trouble(AWAY[tick % len(AWAY)])
-        for now_s in (130.0, 132.0, 130.0 + CALM_S, 140.0):  # noqa: B007 the clock
+        for now_s in (130.0, 132.0, 130.0 + RECOVERY_S, 140.0):  # noqa: B007 the clock
             trouble.answered()
 
     assert ["redis.trouble"] * 3 + ["redis.back"] == [line["event"] for line in lines]

@@ -12,7 +12,7 @@ MAX_CRASHES = 3
 SOON_S = 0.25
 """A worker that dies within this time of the start of a fetch may well have died of it."""
 
-QUIET_DEATHS = MAX_CRASHES - 1
+DEATHS_BY_ONE_FETCH = MAX_CRASHES - 1
 """If more other workers died lately than one fetch accounts for, workers also die of something else."""
 
 _QUARTERS = 4
@@ -37,7 +37,7 @@ def crashed(entry: Entry, other_deaths: int = 0) -> Entry:
     A later one counts if the fetch had started: whole in a fleet that is quiet otherwise; half if workers die
     anyway; a quarter if the worker also outlived the start.
     """
-    if not entry.crashes or other_deaths <= QUIET_DEATHS:
+    if not entry.crashes or other_deaths <= DEATHS_BY_ONE_FETCH:
         return _cut_off(entry, _QUARTERS)
     return _cut_off(entry, _LATE_QUARTERS if entry.outlived else _SOON_QUARTERS)
 
