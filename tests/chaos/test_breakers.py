@@ -1,4 +1,4 @@
-"""A host goes down and comes back while the workers that probe it die."""
+"""A host fails and recovers while the workers that probe it are killed."""
 
 import math
 from functools import partial
@@ -25,16 +25,16 @@ breaker_cap_s = 1
 """
 
 
-async def test_i17_one_probe_at_a_time_whoever_dies_of_it_and_closed_once_the_host_is_well(
+async def test_i17_a_breaker_allows_one_probe_at_a_time_and_closes_after_the_recovery(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """The host stalls its probe, and the worker that waits for the answer is killed; twice."""
+    """The host stalls its probe, and the worker that waits for the response is killed, twice."""
     async with Origin.serving(HOST, status(500)) as origin:
         with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S=str(LEASE_S)) as hands:
             await hands.start_all("one", "two", "three")
             batch = await fleet.submit([origin.url(f"/{number}") for number in range(20)])
             await wait_until(lambda: hands.said("lane.breaker_open"), "the breaker to open", 20)
-            await wait_until(lambda: not origin.in_progress, "the last of those before it", 20)
+            await wait_until(lambda: not origin.in_progress, "the last request before it", 20)
             down_s = max(seen.finished_s for seen in origin.requests)
             origin.behaviour = stall_headers(60)
             for _ in range(2):

@@ -1,4 +1,4 @@
-"""A fleet under faults drawn by a seed: ./scripts/chaos, for as long as a run of all tests can wait."""
+"""A fleet under faults drawn from a seed: a short run of ./scripts/chaos."""
 
 import shutil
 import subprocess
@@ -13,13 +13,13 @@ from tools.chaos.schedule import Kind
 SEED = 2026
 MINUTES = 0.6
 FEWEST = 500
-"""A run in which less is done shows nothing."""
+"""A run with fewer fetches shows nothing."""
 
 LOST = "0123456789abcdef-00000001"
 
 
 def chaos(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """What the driver says and how it ends."""
+    """Run the driver; return its output and exit code."""
     return subprocess.run(
         [sys.executable, "-m", "tools.chaos", *map(str, arguments)],
         capture_output=True,
@@ -30,7 +30,7 @@ def chaos(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.timeout(300)
 def test_i01_no_acknowledged_fetch_is_lost() -> None:
-    """Each kind of fault comes; what was acknowledged ends once and rightly, and no host is pressed."""
+    """Every kind of fault occurs. The judge checks results and requests of the run's history."""
     run = chaos("--seed", SEED, "--minutes", MINUTES, "--keep")
     said = f"seed {SEED}:\n{run.stdout}\n{run.stderr}"
     assert 0 == run.returncode, said
@@ -42,8 +42,8 @@ def test_i01_no_acknowledged_fetch_is_lost() -> None:
     assert len(record.ended) >= FEWEST, said
 
 
-def test_a_breach_ends_with_1_and_is_named(tmp_path: Path) -> None:
-    """An id without a result is a breach, whatever else is right."""
+def test_a_breach_is_named_and_ends_with_exit_code_1(tmp_path: Path) -> None:
+    """An acknowledged ID without a result is a breach."""
     book = History(tmp_path)
     url = "http://127.0.8.1/gone/one"
     book.add("producer", [Attempted([url]), Acknowledged([LOST], [url])])

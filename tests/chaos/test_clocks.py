@@ -1,4 +1,4 @@
-"""Wall clocks that are five minutes off, at workers and at producers."""
+"""Wall clocks of workers and producers that are five minutes off."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ OFF_S = 300.0
 QUIET_S = 2.0
 ON_THE_WIRE_S = 0.4
 PROMPT_S = 15.0
-"""A fetch that one of the wrong clocks delays comes after minutes."""
+"""A fetch that is delayed by a wrong clock ends minutes later."""
 
 PACED, COOLING = "127.0.0.211", "127.0.0.212"
 PACE_PER_S = 10
@@ -24,14 +24,14 @@ POLICY = f"{QUICK_POLICY}concurrency = 4\n[host.'{PACED}']\nrate_per_s = {PACE_P
 
 
 def skewed(by_s: float) -> dict[str, str]:
-    """The environment of a process whose wall clock is off by so much."""
+    """Return the environment of a process whose wall clock is off by this much."""
     return {"PYTHONPATH": SHIM, "FETCHFLEET_TEST_SKEW_S": str(by_s)}
 
 
-async def test_i30_clocks_that_are_five_minutes_off_change_nothing(
+async def test_i30_skewed_clocks_change_neither_rate_limit_nor_cool_down(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """A worker behind, one ahead, a producer ahead: all ends soon, pace and quiet are kept."""
+    """A worker is behind, another one and a producer are ahead, and all fetches end soon."""
     async with (
         Origin.serving(PACED, latency(0.01, OK)) as paced,
         Origin.serving(COOLING, sequence(OK, retry_after(QUIET_S), OK)) as cooling,
@@ -52,7 +52,7 @@ async def test_i30_clocks_that_are_five_minutes_off_change_nothing(
                 **skewed(OFF_S),
             )
             of_ahead = fleet.batch(said.stdout.strip())
-            await wait_until(lambda: _ended(of_ahead), "the end of what came from ahead", PROMPT_S)
+            await wait_until(lambda: _ended(of_ahead), "the end of the batch from ahead", PROMPT_S)
             await hands.start_all("ahead", **skewed(OFF_S))
             batch = await fleet.submit(urls("b", 20))
             await wait_until(lambda: _ended(batch), "the end of the rest", PROMPT_S)

@@ -1,4 +1,4 @@
-"""Workers die by kill -9: their lanes run elsewhere soon, and a fetch that kills is found out alone."""
+"""Workers die by SIGKILL: their lanes are reclaimed soon, and a fetch that kills workers is isolated."""
 
 import asyncio
 import math
@@ -19,7 +19,7 @@ from tools.origin.server import Exchange, Origin, Seen
 
 RECOVERY_S = 15.0
 FLOODED_S = 2.0 + 3.0
-"""The lease, and a few looks of the sweep."""
+"""The lease and a few sweeps."""
 POISON_S = 60.0
 CONCURRENCY = 3
 POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
@@ -29,16 +29,16 @@ DEADLY, BESIDE = "127.0.0.216", "127.0.0.217"
 
 
 def under_way(origin: Origin) -> list[Seen]:
-    """The requests without an end."""
+    """Return the requests without an end."""
     return [seen for seen in origin.requests if seen.finished_s == math.inf]
 
 
-async def test_i04_i05_i14_what_a_killed_worker_held_runs_elsewhere_within_15_s(
+async def test_i04_i05_i14_lanes_of_a_killed_worker_are_reclaimed_within_15_s(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """However long its fetches are; no attempt is charged, no host sees more than it may.
+    """No attempt is charged, and the concurrency of each host stays within its limit.
 
-    A fetch of many renewals' length with another worker is made once.
+    A fetch of another worker that outlasts many renewals is made once.
     """
     may_end = asyncio.Event()
     async with (
@@ -72,10 +72,10 @@ async def test_i04_i05_i14_what_a_killed_worker_held_runs_elsewhere_within_15_s(
     assert 1 == len(steady.requests)
 
 
-async def test_i04_members_of_another_program_in_arqs_queue_do_not_delay_recovery(
+async def test_i04_foreign_members_in_arqs_queue_do_not_delay_recovery(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """The lane of a killed worker runs elsewhere as soon as without them, and its death is told."""
+    """A thousand members precede the lane. The reclaim is logged with the dead worker."""
     async with Origin.serving(BUSY, latency(0.05)) as origin:
         with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as hands:
             await hands.start_all("one", "two")
@@ -95,7 +95,7 @@ async def test_i04_members_of_another_program_in_arqs_queue_do_not_delay_recover
 
 @asynccontextmanager
 async def restarted(hands: NamedWorkers) -> AsyncIterator[None]:
-    """Whoever dies is started again, as a supervisor does."""
+    """Restart every worker that dies, as a supervisor does."""
 
     async def watch() -> None:
         while True:
@@ -112,10 +112,10 @@ async def restarted(hands: NamedWorkers) -> AsyncIterator[None]:
         await asyncio.wait([watching])
 
 
-async def test_i07_a_fetch_that_kills_its_worker_three_times_is_given_up_and_nobody_else(
+async def test_i07_a_fetch_that_kills_three_workers_ends_alone_as_poison(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """It ends as poison, with a dead letter; long ones beside it, in its lane and in others, are stored."""
+    """It becomes a dead letter. Long fetches of its lane and of another one are stored."""
     may_end = asyncio.Event()
     with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_LEASE_S="2") as hands:
 

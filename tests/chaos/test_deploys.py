@@ -1,4 +1,4 @@
-"""Workers are told to end, at any moment, again and again: nothing is lost, charged or done twice."""
+"""Workers get SIGTERM at any moment and repeatedly: nothing is lost, charged or stored twice."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ from tools.origin.server import Behaviour, Exchange, Origin
 
 GRACE_S = 0.5
 SHORTS = 200
-"""More than are made in the grace."""
+"""More than can be made in the grace period."""
 
 RESTARTS = 10
 LONG, BUSY = "127.0.2.60", "127.0.2.61"
@@ -27,18 +27,18 @@ POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
 
 
 class Stage:
-    """An origin that holds an answer before its head, in its body, or not, and the fetches for it."""
+    """Behaviours of an origin that hold a response before its header or in its body."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
 
     async def head(self, x: Exchange) -> None:
-        """Says nothing until it is let go."""
+        """Respond once `go_on` is set."""
         await self.go_on.wait()
         await x.respond(200, (), b"whole")
 
     async def body(self, x: Exchange) -> None:
-        """Sends a part of the body, and the rest once it is let go."""
+        """Send a part of the body, and the rest once `go_on` is set."""
         await x.send_head(200, [("Content-Length", "10")])
         await x.send(b"whole")
         await self.go_on.wait()
@@ -60,7 +60,7 @@ Moment = Callable[[Scene], Awaitable[object]]
 
 
 async def _at_start(_: Scene) -> None:
-    """As soon as it is ready, with lanes to take."""
+    """As soon as the worker is ready, with lanes to take."""
 
 
 async def _taking(scene: Scene) -> None:
@@ -76,7 +76,7 @@ async def _in_flight(scene: Scene) -> None:
 
 
 async def _settling(scene: Scene) -> None:
-    await wait_until(lambda: len(scene.origin.requests) >= 10, "answers", SOON_S, 0.005)
+    await wait_until(lambda: len(scene.origin.requests) >= 10, "responses", SOON_S, 0.005)
 
 
 async def _idle(scene: Scene) -> None:
@@ -119,16 +119,16 @@ async def _ended(batch: Batch) -> bool:
 
 
 async def terminated_at(name: str, place: int, folder: Path) -> None:
-    """A worker is ended at the moment, and another does what is left; each fetch has one result."""
+    """Terminate a worker at the moment; another one finishes the batch, with one result a fetch."""
     moment, kind = MOMENTS[name]
     stage = Stage()
-    answers: dict[str, Behaviour] = {
+    behaviours: dict[str, Behaviour] = {
         "head": stage.head,
         "body": stage.body,
         SHORT: latency(0.05, ok(b"whole")),
     }
     async with AsyncExitStack() as stack:
-        origin = await stack.enter_async_context(Origin.serving(f"127.0.2.{place}", answers[kind]))
+        origin = await stack.enter_async_context(Origin.serving(f"127.0.2.{place}", behaviours[kind]))
         server = stack.enter_context(own_redis())
         await wait_until(server.answers, "Redis")
         fleet = await stack.enter_async_context(Fleet(server.url))
@@ -160,7 +160,7 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
         )
         assert {0, 1} >= {result.interruptions for result in results.values()}, name
         assert count == len(results)
-        assert made - begun <= CONCURRENCY, name  # what was on its way to the host
+        assert made - begun <= CONCURRENCY, name  # requests on their way to the host
         assert worker.said("worker.stopped"), name
         assert not hands.parts(), name
         if kind == SHORT and moment is not _idle:
@@ -170,10 +170,10 @@ async def terminated_at(name: str, place: int, folder: Path) -> None:
             assert all(seen.aborted for seen in origin.requests[:made]), name
 
 
-async def test_i08_a_grace_that_is_long_enough_lets_a_long_fetch_end(
+async def test_i08_a_worker_finishes_a_long_fetch_within_its_grace_period(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """The worker ends after it, and nothing is handed back."""
+    """It exits afterwards and hands nothing back."""
     stage = Stage()
     async with Origin.serving(LONG, stage.body) as long:
         with named_workers(redis_url, tmp_path / "fleet", POLICY, FETCHFLEET_GRACE_S="60") as hands:
@@ -191,7 +191,7 @@ async def test_i08_a_grace_that_is_long_enough_lets_a_long_fetch_end(
 
 
 async def test_i08_sigterm_at_any_moment_loses_nothing_and_ends_with_0(tmp_path: Path) -> None:
-    """Nothing is begun after it, no attempt is charged, what is cut off is done by another."""
+    """No fetch starts after it, no attempt is charged, and another worker repeats interrupted fetches."""
     ended = await asyncio.gather(
         *(terminated_at(name, place, tmp_path) for place, name in enumerate(MOMENTS, 1)),
         return_exceptions=True,
@@ -200,10 +200,10 @@ async def test_i08_sigterm_at_any_moment_loses_nothing_and_ends_with_0(tmp_path:
     assert not failed, failed
 
 
-async def test_i07_ten_rolling_restarts_cost_one_long_fetch_nothing(
+async def test_i07_ten_rolling_restarts_charge_a_long_fetch_no_attempt(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """It is interrupted and begun again, its attempts stay one; what is made twice beside it was cut off."""
+    """It is interrupted and repeated. Only interrupted fetches are requested twice."""
     stage = Stage()
     async with (
         Origin.serving(LONG, stage.body) as long,

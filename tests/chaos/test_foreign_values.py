@@ -1,4 +1,4 @@
-"""Another program writes anything into the fleet's keys while it works."""
+"""Another program writes arbitrary values into the fleet's keys while the fleet works."""
 
 import asyncio
 import itertools
@@ -29,16 +29,16 @@ from tools.origin.behaviours import OK, latency
 from tools.origin.server import Origin
 
 FUZZ_S = float(os.environ.get("FETCHFLEET_TEST_FUZZ_S", "60"))
-"""For how long the other program writes."""
+"""The duration of the foreign writes."""
 
 AT_ONCE = 5
-"""Examples between two looks at the time."""
+"""Examples between two checks of the time."""
 
 END_S = 10.0
 """The fleet's fetches end within this time of the last foreign write."""
 
 RSS_BYTES = 320 << 20
-"""The most memory that a worker may take."""
+"""The most memory that a worker may use."""
 
 FETCHES = 6
 """Of each host in a batch."""
@@ -84,7 +84,7 @@ class Trial:
         self._judge()
 
     async def _submitted(self, urls: list[str]) -> Batch:
-        """Submit, again while a worker has not repaired a key that the submit needs."""
+        """Submit; retry while a key has a foreign type that a worker has not repaired yet."""
         batch_id = new_batch_id()
         async with asyncio.timeout(END_S):
             while True:
@@ -114,7 +114,7 @@ class Trial:
         await ask(self._redis, write.command, key, *values)  # type: ignore[arg-type]
 
     def _judge(self) -> None:
-        """Check that nothing forged was requested, that the workers live, and their memory."""
+        """Check that no forged request was made, that the workers live, and their peak memory."""
         for origin in self._origins:
             assert not [seen for seen in origin.requests if seen.target == FORGED]
             origin.requests.clear()
@@ -125,8 +125,8 @@ class Trial:
             assert int(peak) << 10 < RSS_BYTES, name
 
 
-def test_whatever_another_program_writes_the_fleets_fetches_end_once_and_soon(tmp_path: Path) -> None:
-    """Every kind of key, values near to right ones too: no forged request is made, and memory is bounded."""
+def test_all_fetches_are_stored_once_under_arbitrary_foreign_writes(tmp_path: Path) -> None:
+    """Values near to valid ones included. No forged request is made, and memory is bounded."""
     policy = f"{QUICK_POLICY}concurrency = 4\n"
     with (
         asyncio.Runner() as runner,

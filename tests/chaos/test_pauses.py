@@ -1,4 +1,4 @@
-"""A worker stands still for longer than its lease, or loses a lane: what it does then counts no more."""
+"""A worker that is frozen beyond its lease, or loses a lane: its late work does not count."""
 
 import asyncio
 import signal
@@ -20,13 +20,13 @@ RETOKENED, RENAMED = "127.0.0.220", "127.0.0.221"
 AWAY = "ff:test:away"
 
 HALF_BYTES = 700_000
-"""More than is kept in memory: half a body is on disk."""
+"""More than is buffered in memory, so that half a body is on disk."""
 
 SOON_S = 15.0
 
 
 class Halves:
-    """Answers each request with a body of its own: half of it at once, the rest when that request may end."""
+    """Responds to each request with its own body: one half at once, the other when `may_end` is set."""
 
     def __init__(self) -> None:
         self.may_end = [asyncio.Event() for _ in range(10)]
@@ -34,7 +34,7 @@ class Halves:
         self._numbers = count()
 
     async def __call__(self, x: Exchange) -> None:
-        """The nth request's body is made of n."""
+        """Send to the nth request a body made of n."""
         number = next(self._numbers)
         half = b"%d" % number * HALF_BYTES
         await x.send_head(200, [("Content-Length", str(2 * HALF_BYTES))])
@@ -44,12 +44,12 @@ class Halves:
         self.sent_all[number].set()
 
 
-async def test_i03_i06_a_worker_that_stood_still_writes_nothing_and_hangs_up(
+async def test_i03_i06_a_frozen_worker_writes_nothing_and_closes_its_requests_afterwards(
     redis_url: str, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """Its fetches were done elsewhere: their results and files stay, its own requests end, its parts go.
+    """Results and files of the next owner stay; the worker's requests and partial files are removed.
 
-    Be it that the rest of the body has come meanwhile, or that the host has still to send it.
+    One body was completed by the host meanwhile, the other one was not.
     """
     come, due = Halves(), Halves()
     async with Origin.serving(COMING, come) as whole, Origin.serving(DUE, due) as half:
@@ -66,22 +66,22 @@ async def test_i03_i06_a_worker_that_stood_still_writes_nothing_and_hangs_up(
             first.send(signal.SIGCONT)
             await wait_until(lambda: half.requests[0].aborted, "the stale request's end", SOON_S)
             await wait_until(lambda: len(first.said("lane.lost")) == 2, "the end of both lanes", SOON_S)
-            await wait_until(lambda: not hands.parts(), "the parts to go", SOON_S)
+            await wait_until(lambda: not hands.parts(), "the partial files to be removed", SOON_S)
             counts = await batch.counts()
             bodies = {(hands.out / str(result.path)).read_bytes() for result in results.values()}
-            told = first.said("fetch.finished")
+            finished = first.said("fetch.finished")
             assert 0 == await second.terminated()
 
     assert {"second"} == {result.worker for result in results.values()}
     assert {(Outcome.STORED, 1, 1)} == {_ledger(result) for result in results.values()}
     assert {b"1" * 2 * HALF_BYTES} == bodies
-    assert (2, [], 2) == (counts.done, told, len(hands.files()))
+    assert (2, [], 2) == (counts.done, finished, len(hands.files()))
 
 
-async def test_i06_a_lane_that_is_taken_away_is_let_go_of_within_a_renewal(
+async def test_i06_a_worker_gives_up_a_lost_lane_within_a_renewal(
     redis_url: str, redis: Redis, fleet: Fleet, tmp_path: Path
 ) -> None:
-    """With another's token on it, or gone: its request ends, its part goes, the next owner does it again."""
+    """The lane has another token or is gone. Requests and partial files end, and the fetch is repeated."""
     by_token, by_name = Halves(), Halves()
     async with Origin.serving(RETOKENED, by_token) as one, Origin.serving(RENAMED, by_name) as two:
         with named_workers(redis_url, tmp_path / "fleet", QUICK_POLICY, FETCHFLEET_LEASE_S="3") as hands:

@@ -1,4 +1,4 @@
-"""Redis goes away, freezes, takes no writes, lets nobody in, loses its place, is still loading."""
+"""Redis outages: restart, kill, freeze, read-only, refused connections, failover and loading."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ from tools.origin.server import Origin
 
 LEASE_S = 4.0
 AWAY_S = 7.0
-"""Longer than a lease, and than the time after which a sweep gives away what nobody renews."""
+"""Longer than a lease, and than the time after which a sweep reclaims lanes without a renewal."""
 
 RESUMED_S = 5.0
 TROUBLE_S = 30.0
@@ -36,7 +36,7 @@ CONCURRENCY = 2
 POLICY = f"{QUICK_POLICY}concurrency = {CONCURRENCY}\n"
 
 Step = Callable[[OwnRedis, Redis], Awaitable[object]]
-"""What is done to a Redis; the client was connected before."""
+"""A change of a Redis; the client is already connected."""
 
 
 async def _shut_down(server: OwnRedis, _: Redis) -> None:
@@ -69,7 +69,7 @@ async def _promote(_: OwnRedis, client: Redis) -> None:
 
 
 async def _crowd(_: OwnRedis, client: Redis) -> None:
-    """Everybody is thrown out, and the place is full."""
+    """Close all other connections and refuse new ones."""
     await client.config_set("maxclients", 1)
     await client.client_kill_filter(_type="normal", skipme=True)
 
@@ -89,7 +89,7 @@ HOST = "127.0.1.60"
 
 
 async def through(fault: str, place: int, folder: Path) -> None:
-    """Two workers and their hosts live through the fault, and nobody loses anything."""
+    """Run two workers and their hosts through the fault, and check that nothing is lost."""
     begin, end = FAULTS[fault]
     may_end = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -112,7 +112,7 @@ async def through(fault: str, place: int, folder: Path) -> None:
 
         await begin(server, client)
         may_end.set()  # these bodies end while their results cannot be written
-        await asyncio.sleep(AWAY_S)  # the fault itself: nothing is waited for
+        await asyncio.sleep(AWAY_S)  # the duration of the fault
         assert ["one", "two"] == hands.alive()
         seen = len(busy.requests)
         await end(server, client)
@@ -126,17 +126,17 @@ async def through(fault: str, place: int, folder: Path) -> None:
         assert ["one", "two"] == hands.alive()
         assert any(member.said("redis.trouble") for member in hands.members.values())
         for origin in (busy, long):
-            assert [] == answered_twice(origin)
+            assert [] == completed_twice(origin)
             assert origin.high_water <= CONCURRENCY
 
 
-def answered_twice(origin: Origin) -> list[str]:
-    """What was answered in full more than once."""
+def completed_twice(origin: Origin) -> list[str]:
+    """Return the targets that were fetched completely more than once."""
     whole = Counter(seen.target for seen in origin.requests if seen.status == 200 and not seen.aborted)
     return [target for target, times in whole.items() if times > 1]
 
 
-async def test_i09_i10_a_redis_in_trouble_ends_no_worker_and_costs_no_body(tmp_path: Path) -> None:
+async def test_i09_i10_a_redis_outage_ends_no_worker_and_repeats_no_complete_body(tmp_path: Path) -> None:
     """Restarted, killed, frozen, read-only or full for longer than a lease: one result for each fetch."""
     places = enumerate(FAULTS, 1)
     ended = await asyncio.gather(
@@ -149,8 +149,8 @@ async def test_i09_i10_a_redis_in_trouble_ends_no_worker_and_costs_no_body(tmp_p
         )
 
 
-async def test_i10_a_redis_that_hangs_is_found_by_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the socket: nobody has to put a limit of his own around a call."""
+async def test_i10_a_frozen_redis_causes_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket has a timeout, so that callers need none of their own."""
     monkeypatch.setattr(connecting, "SOCKET_TIMEOUT_S", 0.2)
     with own_redis() as server:
         await wait_until(server.answers, "Redis")
@@ -167,14 +167,14 @@ AT_ONCE = ("--repl-diskless-sync-delay", "0")
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-async def test_i09_a_failover_behind_the_same_address_is_noticed(tmp_path: Path) -> None:
-    """The old primary stays up as a replica: the worker lets go of it, and finds the new one."""
+async def test_i09_a_worker_follows_a_failover_behind_the_same_address(tmp_path: Path) -> None:
+    """The old primary keeps running as a read-only replica."""
     ports = free_port(), free_port()
     address = tmp_path / "redis.sock"
     async with AsyncExitStack() as stack:
@@ -205,12 +205,12 @@ async def _follows(client: Redis) -> bool:
 
 
 SLOWLY = ("--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024")
-"""Of each key it has to load Redis makes 50 ms, and listens meanwhile."""
+"""Redis takes 50 ms for each key that it loads, and handles connections meanwhile."""
 KEYS = 400
 
 
 async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path: Path) -> None:
-    """It says so once; SIGTERM ends one that waits with 0. One that ran before lives through it."""
+    """It logs that once, and SIGTERM ends it with 0. A worker that ran before continues."""
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.serving(HOST, OK))
         server = stack.enter_context(own_redis("--appendonly", "no"))
@@ -238,14 +238,14 @@ async def test_i09_a_worker_started_while_redis_is_loading_waits_for_it(tmp_path
                 async def joined() -> bool:
                     return "veteran" in await listed(client)
 
-                await wait_until(joined, "a sign of life", RESUMED_S)
+                await wait_until(joined, "a heartbeat", RESUMED_S)
 
     assert [Outcome.STORED] == [result.outcome for result in results.values()]
     assert [1, 1] == [len(member.said("redis.loading")) for member in members]
 
 
 async def _tell(server: OwnRedis, command: bytes) -> None:
-    """A client of redis-py would not get in."""
+    """Send a raw command: a client of redis-py would fail to connect."""
     reader, writer = await asyncio.open_unix_connection(server.socket)
     writer.write(command)
     assert b"+OK\r\n" == await reader.readline()
@@ -266,8 +266,8 @@ async def _acl(admin: Redis, *rules: str) -> None:
     await admin.execute_command("ACL", "SETUSER", "u", *rules)  # type: ignore[no-untyped-call]
 
 
-async def test_what_redis_refuses_is_said_at_once_and_in_one_sentence(tmp_path: Path) -> None:
-    """At the start it ends the worker; later it is an error, told once, until it is mended."""
+async def test_a_command_that_redis_denies_is_reported_in_one_line(tmp_path: Path) -> None:
+    """At startup the worker exits. Later it logs each error once, until the command is permitted."""
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.serving(HOST, OK))
         server = stack.enter_context(own_redis())
@@ -304,8 +304,8 @@ async def test_what_redis_refuses_is_said_at_once_and_in_one_sentence(tmp_path: 
     assert all("NoPermissionError" in line["error"] for line in refusals)
 
 
-async def test_i11_a_redis_that_syncs_always_loses_no_batch_that_was_acknowledged(tmp_path: Path) -> None:
-    """Killed in a burst of submits: all that producers were told is in is in, whole and waiting."""
+async def test_i11_a_redis_that_always_syncs_loses_no_acknowledged_batch(tmp_path: Path) -> None:
+    """Redis is killed in a burst of submits. Every acknowledged batch waits completely."""
     acknowledged: list[Batch] = []
     with own_redis("--appendfsync", "always") as server:
         await wait_until(server.answers, "Redis")
